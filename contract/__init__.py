@@ -1,0 +1,1 @@
+"""What the parties agree on: model card, ticket, party identity, API data types, settings, errors. Imports no other room."""

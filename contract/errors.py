@@ -1,0 +1,143 @@
+"""The one error tree of the project.
+
+    EncryptedInferenceError
+    +-- CallerError            the person or program calling us made a mistake: fix the input and try again
+    |   +-- ImageError         a file cannot be read as the image that the model asks for
+    |   +-- ModelFileError     model.onnx or card.json cannot be served as they are
+    |   +-- NeedsConfirmation  readable, but doubtful: proceed with --force
+    |   +-- Refused            the front end or a party will not do this for this caller
+    +-- PeerViolation          the other side broke the protocol: wrong frame, step, length, identity or ticket
+    |   +-- TicketInvalid      forged, expired, replayed or made for somebody else
+    |   +-- PeerReported       the other side ended the session and said why
+    +-- TransportError         the link failed
+    |   +-- PeerUnreachable    no connection could be made
+    |   +-- PeerDisconnected   an open connection ended
+    |   +-- DeadlineExceeded   a wait reached its deadline
+    +-- ConfigurationError     settings, certificates or files of this party are wrong
+    |   +-- MaterialSpent      an item of correlated randomness was used before: start a new session
+    +-- ComputationFailed      the protocol ran but its result cannot be trusted: run it again
+
+Every message is one line that says what happened and what to do. No message may carry an image, a share, a seed, a
+weight or a key: messages are shown, logged and sent to peers.
+"""
+
+from http import HTTPStatus
+from typing import ClassVar
+
+
+class EncryptedInferenceError(Exception):
+    """Root of the tree. `code` is stable and may be matched by programs; the text may change."""
+
+    code: ClassVar[str] = "internal"
+    http_status: ClassVar[HTTPStatus] = HTTPStatus.INTERNAL_SERVER_ERROR
+    exit_status: ClassVar[int] = 1
+
+
+class CallerError(EncryptedInferenceError):
+    """The input is wrong. Exit status 2, HTTP 400."""
+
+    code = "caller"
+    http_status = HTTPStatus.BAD_REQUEST
+    exit_status = 2
+
+
+class ImageError(CallerError):
+    """A file cannot be read as the image that the model card asks for."""
+
+    code = "image"
+
+
+class ModelFileError(CallerError):
+    """A model file or card cannot be served as it is."""
+
+    code = "model-file"
+
+
+class NeedsConfirmation(CallerError):  # noqa: N818 - the caller is asked, nothing is broken
+    """Readable but doubtful for this model (say, another body part). `--force` proceeds."""
+
+    code = "needs-confirmation"
+
+
+class Refused(CallerError):  # noqa: N818 - a refusal, named as such
+    """Not allowed for this caller now: unknown account, unknown model, spent budget, illegal state."""
+
+    code = "refused"
+    http_status = HTTPStatus.FORBIDDEN
+
+
+class PeerViolation(EncryptedInferenceError):  # noqa: N818
+    """The other side broke the protocol. The session ends; its material is spent."""
+
+    code = "peer-violation"
+    http_status = HTTPStatus.BAD_REQUEST
+    exit_status = 3
+
+
+class TicketInvalid(PeerViolation):
+    """A ticket is forged, expired, replayed or made for somebody else."""
+
+    code = "ticket-invalid"
+    http_status = HTTPStatus.UNAUTHORIZED
+
+
+class PeerReported(PeerViolation):
+    """The other side ended the session and said why (its words follow the colon)."""
+
+    code = "peer-reported"
+
+
+class TransportError(EncryptedInferenceError):
+    """The link between two parties failed."""
+
+    code = "transport"
+    http_status = HTTPStatus.BAD_GATEWAY
+    exit_status = 4
+
+
+class PeerUnreachable(TransportError):
+    """No connection could be made."""
+
+    code = "peer-unreachable"
+
+
+class PeerDisconnected(TransportError):
+    """An open connection ended before the session did."""
+
+    code = "peer-disconnected"
+
+
+class DeadlineExceeded(TransportError):
+    """A wait reached its deadline. Names the peer, the step and the time waited."""
+
+    code = "deadline-exceeded"
+
+    def __init__(self, *, peer: str, step: str, waited_seconds: float) -> None:
+        """Build the message from who was waited for, in which step, for how long (seconds)."""
+        super().__init__(
+            f"{peer} did not answer within {waited_seconds:.1f} s in step '{step}': check that it runs and is reachable, "
+            "then start a new session"
+        )
+        self.peer = peer
+        self.step = step
+        self.waited_seconds = waited_seconds
+
+
+class ConfigurationError(EncryptedInferenceError):
+    """This party's own settings, certificates or files are wrong."""
+
+    code = "configuration"
+    exit_status = 5
+
+
+class MaterialSpent(ConfigurationError):
+    """An item of correlated randomness was consumed before; using it twice would reveal secrets."""
+
+    code = "material-spent"
+
+
+class ComputationFailed(EncryptedInferenceError):  # noqa: N818
+    """The protocol ran to its end, but the result is implausible and must not be shown."""
+
+    code = "computation-failed"
+    exit_status = 6

@@ -1,0 +1,132 @@
+"""The model card: what a model is for, what image it asks for, and what its outputs mean. Public."""
+
+import math
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from contract.errors import ModelFileError
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,62}[a-z0-9])?$")]
+"""Names of models and organisations: lower case, digits and hyphens, as in a host name."""
+
+Version = Annotated[str, Field(pattern=r"^[0-9]+\.[0-9]+\.[0-9]+$")]
+
+MAX_CARD_BYTES = 1 << 20
+MAX_SIDE = 4096
+
+
+class Strict(BaseModel):
+    """Base of everything that crosses a boundary: frozen, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Modality(StrEnum):
+    """DICOM modalities that a model may accept (PS3.3 C.7.3.1.1.1)."""
+
+    CR = "CR"
+    DX = "DX"
+    MG = "MG"
+    CT = "CT"
+    MR = "MR"
+    US = "US"
+    OTHER = "OT"
+
+
+class Window(Strict):
+    """Linear window in stored units after the modality LUT, used for files that carry none."""
+
+    center: float
+    width: Annotated[float, Field(gt=0)]
+
+
+class InputSpecification(Strict):
+    """The tensor that the model asks for: float32, shape (channels, height, width)."""
+
+    modalities: tuple[Modality, ...] = Field(min_length=1)
+    body_parts: tuple[str, ...] = ()
+    """Accepted values of DICOM BodyPartExamined; empty: any."""
+    channels: Literal[1, 3] = 1
+    height: Annotated[int, Field(ge=8, le=MAX_SIDE)]
+    width: Annotated[int, Field(ge=8, le=MAX_SIDE)]
+    resize: Literal["bilinear-squash"] = "bilinear-squash"
+    """`bilinear-squash`: antialiased bilinear resampling to (height, width), aspect ratio not kept."""
+    window: Window | None = None
+    mean: tuple[float, ...]
+    standard_deviation: tuple[Annotated[float, Field(gt=0)], ...]
+
+    @model_validator(mode="after")
+    def _one_statistic_per_channel(self) -> Self:
+        if len(self.mean) != self.channels or len(self.standard_deviation) != self.channels:
+            raise ValueError(f"mean and standard_deviation need {self.channels} value(s), one for each channel")
+        return self
+
+
+class Metric(Strict):
+    """One reported figure with its data set, split and 95 % interval."""
+
+    name: str
+    value: float
+    interval_95: tuple[float, float] | None = None
+    data_set: str
+    split: str
+    examples: Annotated[int, Field(gt=0)]
+
+
+class OutputPolicy(StrEnum):
+    """What the data owner receives."""
+
+    LOGITS = "logits"
+    LABEL_ONLY = "label-only"
+
+
+class ModelCard(Strict):
+    """card.json. Public: shown to everybody who may list models."""
+
+    name: Name
+    version: Version
+    title: str
+    intended_use: str
+    task: Literal["classification"] = "classification"
+    input: InputSpecification
+    classes: tuple[str, ...] = Field(min_length=2)
+    calibration_temperature: Annotated[float, Field(gt=0)] = 1.0
+    """Probabilities are softmax(logits / calibration_temperature)."""
+    output_policy: OutputPolicy = OutputPolicy.LOGITS
+    metrics: tuple[Metric, ...] = ()
+    training: str
+    """Provenance: data, split, method, in words."""
+    citations: tuple[str, ...] = ()
+    model_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    """SHA-256 of model.onnx; checked at import and at start."""
+
+    @model_validator(mode="after")
+    def _classes_differ(self) -> Self:
+        if len(set(self.classes)) != len(self.classes):
+            raise ValueError("classes must differ from each other")
+        return self
+
+    def probabilities(self, logits: tuple[float, ...]) -> dict[str, float]:
+        """Calibrated softmax of float logits, by class name, in the order of `classes`."""
+        scaled = [logit / self.calibration_temperature for logit in logits]
+        largest = max(scaled)
+        weights = [math.exp(value - largest) for value in scaled]
+        total = sum(weights)
+        return {name: weight / total for name, weight in zip(self.classes, weights, strict=True)}
+
+
+def read_card(path: Path) -> ModelCard:
+    """Parse a card.json from outside. Raises ModelFileError naming the field that is wrong."""
+    try:
+        if path.stat().st_size > MAX_CARD_BYTES:
+            raise ModelFileError(f"{path}: larger than {MAX_CARD_BYTES} bytes; a model card is a short JSON file")
+        return ModelCard.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise ModelFileError(f"{path}: cannot be read ({error.strerror}); give the path of a card.json") from error
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the whole file"
+        raise ModelFileError(f"{path}: {where}: {first['msg']}; correct the card") from error
