@@ -1,1 +1,1 @@
-"""What the parties agree on: model card, ticket, party identity, API data types, settings, errors. Imports no other room."""
+"""What the parties agree on: cards, tickets, identities, API types, settings, errors. Imports no other room."""

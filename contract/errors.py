@@ -53,20 +53,20 @@ class ModelFileError(CallerError):
     code = "model-file"
 
 
-class NeedsConfirmation(CallerError):  # noqa: N818 - the caller is asked, nothing is broken
+class NeedsConfirmation(CallerError):
     """Readable but doubtful for this model (say, another body part). `--force` proceeds."""
 
     code = "needs-confirmation"
 
 
-class Refused(CallerError):  # noqa: N818 - a refusal, named as such
+class Refused(CallerError):
     """Not allowed for this caller now: unknown account, unknown model, spent budget, illegal state."""
 
     code = "refused"
     http_status = HTTPStatus.FORBIDDEN
 
 
-class PeerViolation(EncryptedInferenceError):  # noqa: N818
+class PeerViolation(EncryptedInferenceError):
     """The other side broke the protocol. The session ends; its material is spent."""
 
     code = "peer-violation"
@@ -115,8 +115,8 @@ class DeadlineExceeded(TransportError):
     def __init__(self, *, peer: str, step: str, waited_seconds: float) -> None:
         """Build the message from who was waited for, in which step, for how long (seconds)."""
         super().__init__(
-            f"{peer} did not answer within {waited_seconds:.1f} s in step '{step}': check that it runs and is reachable, "
-            "then start a new session"
+            f"{peer} did not answer within {waited_seconds:.1f} s in step '{step}': check that it runs and is "
+            "reachable, then start a new session"
         )
         self.peer = peer
         self.step = step
@@ -136,7 +136,7 @@ class MaterialSpent(ConfigurationError):
     code = "material-spent"
 
 
-class ComputationFailed(EncryptedInferenceError):  # noqa: N818
+class ComputationFailed(EncryptedInferenceError):
     """The protocol ran to its end, but the result is implausible and must not be shown."""
 
     code = "computation-failed"
