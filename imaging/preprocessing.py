@@ -1,0 +1,40 @@
+"""From a grey image in [0, 1] to the tensor that a model card asks for. Shared by training and serving."""
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from contract.errors import ImageError
+from contract.model_card import InputSpecification
+
+
+def to_model_input(pixels: NDArray[np.floating], specification: InputSpecification) -> NDArray[np.float32]:
+    """Resample, repeat over channels and normalise one grey image.
+
+    Args:
+        pixels: shape (rows, columns), values in [0, 1], as `imaging.reading.read_image` gives them.
+        specification: the input part of a model card.
+
+    Returns:
+        float32, shape (channels, height, width): (resampled - mean) / standard_deviation, channel by channel.
+
+    Raises:
+        ImageError: `pixels` is not a two-dimensional, finite image.
+    """
+    if pixels.ndim != 2 or 0 in pixels.shape:
+        raise ImageError(f"expected one grey image of rows and columns, got shape {pixels.shape}: pass a single image")
+    if not np.isfinite(pixels).all():
+        raise ImageError("the image holds values that are not finite numbers: export it again")
+    resampled = _bilinear_squash(pixels, height=specification.height, width=specification.width)
+    mean = np.asarray(specification.mean, dtype=np.float32)[:, np.newaxis, np.newaxis]
+    deviation = np.asarray(specification.standard_deviation, dtype=np.float32)[:, np.newaxis, np.newaxis]
+    return (resampled[np.newaxis] - mean) / deviation
+
+
+def _bilinear_squash(pixels: NDArray[np.floating], *, height: int, width: int) -> NDArray[np.float32]:
+    """Pillow's antialiased bilinear filter in floating point; an image of the right size passes unchanged."""
+    single = np.ascontiguousarray(pixels, dtype=np.float32)
+    if single.shape == (height, width):
+        return single
+    resampled = Image.fromarray(single).resize((width, height), Image.Resampling.BILINEAR)
+    return np.asarray(resampled, dtype=np.float32)
