@@ -1,0 +1,99 @@
+"""The private half of a compiled model: float32 tensors by the names that the public network gives them.
+
+Held by the model owner alone. The values never show in a repr, cannot be pickled, and are kept in an .npz file (NumPy's
+zip of .npy, read without pickle) that only its owner may read.
+"""
+
+import math
+import os
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Never
+
+import numpy as np
+from numpy.typing import NDArray
+
+from contract.errors import ModelFileError
+from secure_computation.network import Network
+
+Tensor32 = NDArray[np.float32]
+
+_NPY_HEADER_BYTES = 4096
+
+
+class PrivateWeights(Mapping[str, Tensor32]):
+    """Exactly the tensors that `network.weight_shapes()` names: float32, finite, read-only.
+
+    Raises ModelFileError where names, shapes or values do not fit the network; no value appears in the message.
+    """
+
+    def __init__(self, network: Network, tensors: Mapping[str, NDArray[np.floating]]) -> None:
+        """Copy and check `tensors`; the originals stay the caller's."""
+        shapes = network.weight_shapes()
+        if set(tensors) != set(shapes):
+            different = min(set(tensors) ^ set(shapes))
+            raise ModelFileError(f"weights and network disagree on tensor '{different}': import the model again")
+        self._tensors = {name: _checked(name, tensors[name], shape) for name, shape in shapes.items()}
+
+    def __getitem__(self, name: str) -> Tensor32:
+        return self._tensors[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+    def __repr__(self) -> str:
+        return f"<PrivateWeights: {len(self)} tensors, values withheld>"
+
+    def __reduce__(self) -> Never:
+        raise TypeError("private weights are not pickled: use save and load")
+
+    def save(self, path: Path) -> None:
+        """Write a new .npz file that only its owner may read (mode 0600). Raises FileExistsError where one stands."""
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            np.savez(file, allow_pickle=False, **self._tensors)
+
+    @classmethod
+    def load(cls, network: Network, path: Path) -> "PrivateWeights":
+        """Read what `save` wrote. Sizes are checked against the network before memory is taken."""
+        try:
+            with zipfile.ZipFile(path) as archive:
+                tensors = {name: _member(archive, name, shape) for name, shape in network.weight_shapes().items()}
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, NotImplementedError) as error:
+            raise ModelFileError(f"{path.name} cannot be read as weights: import the model again") from error
+        return cls(network, tensors)
+
+
+def _checked(name: str, tensor: NDArray[np.floating], shape: tuple[int, ...]) -> Tensor32:
+    if tensor.dtype.kind != "f" or tensor.shape != shape:
+        raise ModelFileError(
+            f"weight '{name}' has type {tensor.dtype} and shape {tensor.shape}, the network asks for floats of shape "
+            f"{shape}: import the model again"
+        )
+    with np.errstate(over="ignore"):
+        copy = np.array(tensor, dtype=np.float32, order="C")
+    if not np.isfinite(copy).all():
+        raise ModelFileError(f"weight '{name}' holds a value that is not finite in float32: train or export again")
+    copy.setflags(write=False)
+    return copy
+
+
+def _member(archive: zipfile.ZipFile, name: str, shape: tuple[int, ...]) -> Tensor32:
+    """One tensor of an .npz; its declared length must fit `shape` before a byte of it is read."""
+    entry = archive.getinfo(f"{name}.npy")
+    length = 4 * math.prod(shape)
+    if entry.file_size > length + _NPY_HEADER_BYTES:
+        raise ValueError("a tensor is longer than the network says")
+    with archive.open(entry) as file:
+        if np.lib.format.read_magic(file) != (1, 0):
+            raise ValueError("another version of .npy")
+        if np.lib.format.read_array_header_1_0(file) != (shape, False, np.dtype("<f4")):
+            raise ValueError("another shape or type than the network says")
+        data = file.read()
+    if len(data) != length:
+        raise ValueError("a tensor is cut off")
+    return np.frombuffer(data, dtype="<f4").reshape(shape)
