@@ -1,0 +1,238 @@
+"""What travels between a party and the front end: requests, answers and problems, all JSON.
+
+Nothing here can hold an image, a share, a seed or a weight: the front end decides who may run what, and records that
+it happened.
+"""
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated, Self
+from uuid import UUID
+
+from pydantic import AwareDatetime, ConfigDict, Field, JsonValue, model_validator
+
+from contract.model_card import ModelCard, Name, Strict, Version
+from contract.ticket import Engine, Purpose, Sha256
+
+MAX_PLAN_BYTES = 32 << 20
+"""Largest public plan that the front end stores and a client accepts."""
+
+ServerUrl = Annotated[str, Field(pattern=r"^wss?://[A-Za-z0-9.:\[\]-]{1,255}(/[A-Za-z0-9._~/-]*)?$", max_length=1024)]
+"""Where a party listens: a WebSocket URL without user, query or fragment."""
+
+Count = Annotated[int, Field(ge=0, lt=1 << 53)]
+Seconds = Annotated[float, Field(ge=0, lt=1e7, allow_inf_nan=False)]
+
+_SESSION = "5b1d3c1e-6f0a-4a53-9f0e-0d6f5f0c7c11"
+_HASH = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
+
+
+def _example(**fields: JsonValue) -> ConfigDict:
+    return ConfigDict(json_schema_extra={"examples": [fields]})
+
+
+class SessionState(StrEnum):
+    """Where a session stands. The last four are final."""
+
+    OPENED = "opened"
+    PREPARING = "preparing"
+    RUNNING = "running"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    EXPIRED = "expired"
+
+
+class SessionEventName(StrEnum):
+    """What can happen to a session."""
+
+    PREPARE = "prepare"
+    RUN = "run"
+    COMPLETE = "complete"
+    FAIL = "fail"
+    CANCEL = "cancel"
+    EXPIRE = "expire"
+
+
+class PartyAddress(Strict):
+    """An organisation and where its server listens."""
+
+    model_config = _example(organisation="north-lab", address="wss://inference.north-lab.example/session")
+
+    organisation: Name
+    address: ServerUrl
+
+
+class ModelEntry(Strict):
+    """One version of a model in the catalog."""
+
+    card: ModelCard
+    version: Version
+    plan_hash: Sha256
+    """SHA-256 of the plan's bytes as GET /v2/plans/{plan_hash} serves them."""
+    engines: tuple[Engine, ...] = Field(min_length=1)
+    model_owner: PartyAddress
+    crypto_provider: PartyAddress
+
+    @model_validator(mode="after")
+    def _version_is_the_cards(self) -> Self:
+        if self.version != self.card.version:
+            raise ValueError("version differs from the card's")
+        return self
+
+
+class ModelList(Strict):
+    """Every version that sessions may be opened for, newest first within a model."""
+
+    models: tuple[ModelEntry, ...]
+
+
+class ModelRegistration(Strict):
+    """What a model owner hands in to register a version. The organisation is its account's."""
+
+    card: ModelCard
+    plan: Annotated[str, Field(min_length=2, max_length=MAX_PLAN_BYTES, repr=False)]
+    """The public plan: JSON text, kept byte for byte (UTF-8), because its hash stands in tickets."""
+    plan_hash: Sha256
+    engines: tuple[Engine, ...] = Field(min_length=1)
+    address: ServerUrl
+    """Where this model owner's server listens."""
+    crypto_provider: PartyAddress
+
+
+class SessionRequest(Strict):
+    """Ask for a session."""
+
+    model_config = _example(model="pediatric-pneumonia-resnet18", engine="crypten", purpose="diagnose")
+
+    model: Name
+    version: Version | None = None
+    """Absent: the newest version in service."""
+    engine: Engine
+    purpose: Purpose = Purpose.DIAGNOSE
+
+
+class Failure(Strict):
+    """Why a session failed, in one line that carries nothing of image, share, weight or key."""
+
+    model_config = _example(
+        code="deadline-exceeded", message="model-owner of north-lab did not answer within 30.0 s in step 'open'"
+    )
+
+    code: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,39}$")]
+    """The `code` of a class in contract.errors."""
+    message: Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f\u2028\u2029]*$", min_length=1, max_length=500)]
+
+
+class PhaseSeconds(Strict):
+    """Wall-clock seconds of the two phases, as the data owner measured them."""
+
+    offline: Seconds
+    online: Seconds
+
+
+class SentBytes(Strict):
+    """Bytes that each party sent on the parties' channels, as the data owner counted them."""
+
+    data_owner: Count
+    model_owner: Count
+    crypto_provider: Count
+
+
+class SessionReport(Strict):
+    """What may be said about a session beside the event itself."""
+
+    seconds: PhaseSeconds | None = None
+    bytes_sent: SentBytes | None = None
+    failure: Failure | None = None
+
+
+class SessionEvent(Strict):
+    """Report what happened: `prepare`, `run`, `complete` or `fail`. Cancelling is DELETE; expiry is the clock's."""
+
+    model_config = _example(
+        event="complete",
+        report={
+            "seconds": {"offline": 3.1, "online": 1.2},
+            "bytes_sent": {"data_owner": 7340032, "model_owner": 7340032, "crypto_provider": 2097152},
+        },
+    )
+
+    event: SessionEventName
+    report: SessionReport | None = None
+
+    @model_validator(mode="after")
+    def _only_a_failure_has_a_reason(self) -> Self:
+        has_reason = self.report is not None and self.report.failure is not None
+        if has_reason != (self.event is SessionEventName.FAIL):
+            raise ValueError("report.failure goes with the event `fail`, and with no other")
+        return self
+
+
+class SessionView(Strict):
+    """One session as its parties may see it."""
+
+    model_config = _example(
+        id=_SESSION,
+        state="opened",
+        purpose="diagnose",
+        model="pediatric-pneumonia-resnet18",
+        version="1.0.0",
+        plan_hash=_HASH,
+        engine="crypten",
+        data_owner="st-mary",
+        model_owner="north-lab",
+        crypto_provider="trust-centre",
+        created_at="2026-01-01T12:00:00Z",
+        expires_at="2026-01-01T12:15:00Z",
+        ticket="eyJhbGciOiJFZERTQSIsInR5cCI6ImluZmVyZW5jZS10aWNrZXQrand0In0.e30.c2lnbmF0dXJl",
+    )
+
+    id: UUID
+    state: SessionState
+    purpose: Purpose
+    model: Name
+    version: Version
+    plan_hash: Sha256
+    engine: Engine
+    data_owner: Name
+    model_owner: Name
+    crypto_provider: Name
+    created_at: AwareDatetime
+    expires_at: AwareDatetime
+    ticket: str | None = Field(default=None, repr=False, max_length=8192)
+    """Stands in the answer to POST /v2/sessions only; the front end does not keep it."""
+    seconds: PhaseSeconds | None = None
+    bytes_sent: SentBytes | None = None
+    failure: Failure | None = None
+
+
+class Problem(Strict):
+    """An error, as RFC 9457 says (application/problem+json), with the stable code of our error tree."""
+
+    model_config = _example(
+        type="urn:encrypted-inference:problem:refused",
+        title="Forbidden",
+        status=403,
+        detail="only a clinician's account may open sessions: use the data owner's key",
+        instance="urn:uuid:0b6f6c0e-7f7f-4b8e-b6ad-37b2a5a6a1ce",
+        code="refused",
+    )
+
+    type: str
+    title: str
+    status: Annotated[int, Field(ge=400, le=599)]
+    detail: str
+    """One line that says what happened and what to do."""
+    instance: str
+    """Names this occurrence; the front end's log line carries the same id."""
+    code: str
+
+
+class Health(Strict):
+    """GET /v2/health/live and /v2/health/ready."""
+
+    model_config = _example(status="ready", time="2026-01-01T12:00:00Z")
+
+    status: str
+    time: datetime
