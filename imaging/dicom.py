@@ -1,0 +1,200 @@
+"""Grey, single-frame DICOM files: decode -> modality LUT -> VOI LUT or window -> MONOCHROME1 inversion last -> [0, 1].
+
+Only the tags listed here are ever parsed: names, identifiers and dates of the patient are skipped, not read.
+"""
+
+import io
+import re
+import zlib
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom import Dataset, dcmread
+from pydicom.encaps import get_frame
+from pydicom.filereader import read_dataset
+from pydicom.pixels.decoders.base import get_decoder
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
+
+from contract.errors import ImageError
+from contract.model_card import Window
+from imaging.codestream import codestream_size
+from imaging.formats import DecodedFile, ImageWarning, Limits, third_party_reader
+from imaging.grey_scale import apply_modality, to_display
+
+_NATIVE = ""
+_DECODERS = {
+    "1.2.840.10008.1.2": _NATIVE,  # implicit VR little endian
+    "1.2.840.10008.1.2.1": _NATIVE,  # explicit VR little endian
+    "1.2.840.10008.1.2.2": _NATIVE,  # explicit VR big endian
+    "1.2.840.10008.1.2.5": "pydicom",  # RLE
+    "1.2.840.10008.1.2.4.50": "pillow",  # JPEG baseline
+    "1.2.840.10008.1.2.4.51": "pillow",  # JPEG extended, of which 8 bits only
+    "1.2.840.10008.1.2.4.57": "gdcm",  # JPEG lossless
+    "1.2.840.10008.1.2.4.70": "gdcm",  # JPEG lossless, first-order prediction
+    "1.2.840.10008.1.2.4.80": "pyjpegls",  # JPEG-LS lossless
+    "1.2.840.10008.1.2.4.81": "pyjpegls",  # JPEG-LS near-lossless
+    "1.2.840.10008.1.2.4.90": "pillow",  # JPEG 2000 lossless
+    "1.2.840.10008.1.2.4.91": "pillow",  # JPEG 2000
+}
+"""Transfer syntax -> the pydicom plugin that decodes it; one each, so that a file never reads in two ways."""
+
+_CODESTREAMS = ("pillow", "gdcm", "pyjpegls")
+_JPEG_EXTENDED = "1.2.840.10008.1.2.4.51"
+_CONVERT = "convert it to uncompressed or JPEG 2000"
+
+_HEADER_TAGS: list[str] = [
+    "Modality",
+    "PresentationIntentType",
+    "BodyPartExamined",
+    "SamplesPerPixel",
+    "PhotometricInterpretation",
+    "PlanarConfiguration",
+    "NumberOfFrames",
+    "Rows",
+    "Columns",
+    "BitsAllocated",
+    "BitsStored",
+    "HighBit",
+    "PixelRepresentation",
+]
+_PIXEL_TAGS: list[str] = [
+    *_HEADER_TAGS,
+    "ModalityLUTSequence",
+    "RescaleSlope",
+    "RescaleIntercept",
+    "VOILUTSequence",
+    "WindowCenter",
+    "WindowWidth",
+    "VOILUTFunction",
+    "PixelData",
+]
+
+_HEADER_PREFIX_BYTES = 8 << 20
+_PLAIN_START = bytes(128) + b"DICM\x02\x00\x10\x00UI\x14\x00" + ExplicitVRLittleEndian.encode() + b"\0"
+"""Preamble and the one meta element (transfer syntax) that a data set in explicit VR little endian needs."""
+
+
+def read_dicom(source: BinaryIO, *, window: Window | None, limits: Limits) -> DecodedFile:
+    """Decode one grey DICOM image, 8 to 16 bits, signed or not, to float32 in [0, 1].
+
+    `window` (in units after the modality LUT) is used where the file has neither VOI LUT nor window; without any, the
+    image's own smallest and largest value become 0 and 1. Raises ImageError for everything else; size, colour and
+    compression are judged from the header before memory is taken for pixels.
+    """
+    with third_party_reader("the DICOM file"):
+        transfer_syntax, start = _transfer_syntax(source)
+        deflated = transfer_syntax == DeflatedExplicitVRLittleEndian
+        if deflated:
+            transfer_syntax = ExplicitVRLittleEndian
+        _check_compression(transfer_syntax)
+        prefix = _inflated(source, start, _HEADER_PREFIX_BYTES, whole=False) if deflated else source
+        _check_header(prefix, transfer_syntax, limits)
+        whole = _inflated(source, start, limits.max_file_bytes, whole=True) if deflated else source
+        whole.seek(0)
+        data_set = dcmread(whole, specific_tags=_PIXEL_TAGS)
+        if "PixelData" not in data_set:
+            raise ImageError("the DICOM file is cut short in its pixel data: export or copy it again")
+        stored = _decode(data_set, transfer_syntax)
+        values = apply_modality(stored, data_set)
+        pixels, warnings = to_display(values, data_set, window)
+        if data_set.PhotometricInterpretation == "MONOCHROME1":
+            np.subtract(np.float32(1), pixels, out=pixels)
+        return DecodedFile(
+            pixels=pixels,
+            modality=_code_string(data_set, "Modality"),
+            body_part=_code_string(data_set, "BodyPartExamined"),
+            warnings=(*warnings, *_intent(data_set)),
+        )
+
+
+def _transfer_syntax(source: BinaryIO) -> tuple[UID, int]:
+    """The transfer syntax and the offset at which the data set begins (after the file meta information)."""
+    source.seek(132)
+    meta = read_dataset(
+        source, is_implicit_VR=False, is_little_endian=True, stop_when=lambda tag, _vr, _length: tag >> 16 != 2
+    )
+    if "TransferSyntaxUID" not in meta:
+        raise ImageError("the DICOM file names no transfer syntax: export it again as a complete DICOM file")
+    return UID(str(meta.TransferSyntaxUID)), source.tell()
+
+
+def _inflated(source: BinaryIO, start: int, most_bytes: int, *, whole: bool) -> io.BytesIO:
+    """A deflated data set as a plain DICOM file of at most `most_bytes`; only its beginning unless `whole`."""
+    source.seek(start)
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    plain = inflater.decompress(source.read(), most_bytes)
+    if whole and not inflater.eof:
+        if inflater.unconsumed_tail:
+            raise ImageError(f"the DICOM file inflates to more than {most_bytes >> 20} MiB: {_CONVERT}")
+        raise ImageError("the DICOM file is cut short: export or copy it again")
+    return io.BytesIO(_PLAIN_START + plain)
+
+
+def _check_compression(transfer_syntax: UID) -> None:
+    if transfer_syntax in _DECODERS:
+        return
+    if transfer_syntax.is_valid and not transfer_syntax.is_private and transfer_syntax.name != transfer_syntax:
+        raise ImageError(f"DICOM files compressed as '{transfer_syntax.name}' cannot be decoded here: {_CONVERT}")
+    raise ImageError(f"the DICOM file is in an unknown transfer syntax: {_CONVERT}")
+
+
+def _check_header(source: BinaryIO, transfer_syntax: UID, limits: Limits) -> None:
+    """Refuse by header alone what cannot be one grey image within `limits`."""
+    source.seek(0)
+    header = dcmread(source, stop_before_pixels=True, specific_tags=_HEADER_TAGS)
+    if source.read(4) not in (b"\xe0\x7f\x10\x00", b"\x7f\xe0\x00\x10"):
+        raise ImageError("the DICOM file holds no picture (no pixel data), or is cut short: export the image itself")
+    if int(header.get("NumberOfFrames") or 1) != 1:
+        raise ImageError("the DICOM file holds several frames: export the one to diagnose as a file of its own")
+    if header.SamplesPerPixel != 1 or header.PhotometricInterpretation not in ("MONOCHROME1", "MONOCHROME2"):
+        raise ImageError("the DICOM file holds a colour picture: export the radiograph itself in grey")
+    limits.check_size(rows=int(header.Rows), columns=int(header.Columns))
+    allocated, stored = int(header.BitsAllocated), int(header.BitsStored)
+    if allocated not in (8, 16) or not 0 < stored <= allocated or header.PixelRepresentation not in (0, 1):
+        raise ImageError(f"DICOM pixels of {stored} bits in {allocated} are not read: export 8 to 16 bits")
+    if transfer_syntax == _JPEG_EXTENDED and stored != 8:
+        raise ImageError(
+            f"DICOM files compressed as JPEG Extended with {stored} bits cannot be decoded here: {_CONVERT}"
+        )
+
+
+def _decode(data_set: Dataset, transfer_syntax: UID) -> NDArray[np.integer]:
+    """Stored values, integers of shape (rows, columns)."""
+    plugin = _DECODERS[transfer_syntax]
+    shape = (int(data_set.Rows), int(data_set.Columns))
+    if plugin in _CODESTREAMS:
+        frame = get_frame(data_set.PixelData, 0, number_of_frames=1)
+        if codestream_size(frame) != shape:
+            raise ImageError("the DICOM header and its compressed picture differ in size: export the file again")
+    values, _ = get_decoder(transfer_syntax).as_array(data_set, raw=True, decoding_plugin=plugin)
+    if values.shape != shape or not np.issubdtype(values.dtype, np.integer):
+        raise ImageError("the DICOM file does not decode to one grey image: export it again")
+    return values if plugin in _CODESTREAMS else _used_bits(values, data_set)
+
+
+def _used_bits(values: NDArray[np.integer], data_set: Dataset) -> NDArray[np.integer]:
+    """Drop what old files keep in the unused bits (overlays), and extend the sign of what is left."""
+    allocated, stored = int(data_set.BitsAllocated), int(data_set.BitsStored)
+    above = allocated - 1 - int(data_set.get("HighBit", stored - 1))
+    if not 0 <= above <= allocated - stored:
+        raise ImageError("the DICOM header contradicts itself about the bits of a pixel: export the file again")
+    if stored == allocated:
+        return values
+    native = values.astype(values.dtype.newbyteorder("="))
+    return np.right_shift(np.left_shift(native, above), allocated - stored)
+
+
+def _code_string(data_set: Dataset, keyword: str) -> str | None:
+    """A DICOM code string; None where absent; never anything but the characters that the standard allows."""
+    value = str(data_set.get(keyword) or "").strip().upper()
+    if not value:
+        return None
+    return value if re.fullmatch(r"[A-Z0-9_ ]{1,16}", value) else "UNREADABLE"
+
+
+def _intent(data_set: Dataset) -> tuple[ImageWarning, ...]:
+    if data_set.get("PresentationIntentType") != "FOR PROCESSING":
+        return ()
+    text = "these are raw detector values (FOR PROCESSING), not the picture that radiologists read"
+    return (ImageWarning("for-processing", text, needs_confirmation=True),)

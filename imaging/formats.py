@@ -1,0 +1,142 @@
+"""What a file is, told by its content, and how large it may be. Every outside file is hostile until it is parsed.
+
+No message names the file: a file's name is often the patient's. The caller knows which file it gave.
+"""
+
+import io
+import os
+import stat
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from numpy import float32
+from numpy.typing import NDArray
+
+from contract.errors import ImageError
+
+# The filters of `warnings` belong to the whole process: only one reader at a time may set them aside.
+_WARNING_FILTERS = threading.Lock()
+
+
+class FileFormat(StrEnum):
+    """Formats that are read."""
+
+    PNG = "PNG"
+    JPEG = "JPEG"
+    DICOM = "DICOM"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Sizes above which a file is refused before memory is taken for it."""
+
+    max_pixels: int = 100_000_000
+    max_file_bytes: int = 512 << 20
+
+    def check_size(self, *, rows: int, columns: int) -> None:
+        """Raise ImageError for an image without pixels or with more than `max_pixels`."""
+        if rows <= 0 or columns <= 0:
+            raise ImageError("the image has no rows or no columns: export it again")
+        if rows * columns > self.max_pixels:
+            raise ImageError(
+                f"the image has {columns} x {rows} pixels, more than the limit of {self.max_pixels / 1e6:.0f} million: "
+                "export it smaller"
+            )
+
+
+@dataclass(frozen=True)
+class ImageWarning:
+    """Something the user should know. `code` is stable; `text` is one line and holds nothing personal."""
+
+    code: str
+    text: str
+    needs_confirmation: bool = False
+    """True: readable, but probably not what the model is for. The data owner must say that it is meant (--force)."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class DecodedFile:
+    """What a decoder hands to `imaging.reading`: float32 pixels (rows, columns) in [0, 1] and facts of the file."""
+
+    pixels: NDArray[float32]
+    modality: str | None = None
+    body_part: str | None = None
+    warnings: tuple[ImageWarning, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"DecodedFile(shape={self.pixels.shape}, modality={self.modality!r}, body_part={self.body_part!r})"
+
+
+class BoundedReader(io.BufferedReader):
+    """A file whose `read(n)` takes no more memory than the file has left, whatever length a header claims."""
+
+    def __init__(self, raw: io.FileIO) -> None:
+        """Take over `raw`; its size now is its size for good."""
+        super().__init__(raw)
+        self.byte_count = os.fstat(raw.fileno()).st_size
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """At most `size` bytes, at most those that are left."""
+        left = max(self.byte_count - self.tell(), 0)
+        return super().read(left if size is None or size < 0 else min(size, left))
+
+
+@contextmanager
+def open_bounded(path: Path, limits: Limits) -> Iterator[BoundedReader]:
+    """Open a regular file within `limits`. Raises ImageError for anything else, an empty file among it."""
+    try:
+        mode = path.stat().st_mode
+        if not stat.S_ISREG(mode):
+            raise ImageError("this is not a regular file: give the path of a PNG, JPEG or DICOM file")
+        raw = io.FileIO(path)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "not a valid path"
+        raise ImageError(f"the file cannot be opened ({reason}): give the path of a PNG, JPEG or DICOM file") from error
+    with BoundedReader(raw) as source:
+        if source.byte_count == 0:
+            raise ImageError("the file is empty (0 bytes): export or copy it again")
+        if source.byte_count > limits.max_file_bytes:
+            raise ImageError(
+                f"the file has {source.byte_count >> 20} MiB, more than the limit of "
+                f"{limits.max_file_bytes >> 20} MiB: export the image smaller"
+            )
+        yield source
+
+
+def sniff(source: BoundedReader) -> FileFormat:
+    """The format by its first bytes; the reader is left at its start. Raises ImageError for any other content."""
+    source.seek(0)
+    head = source.read(132)
+    source.seek(0)
+    if head.startswith(b"\x89PNG\r\n\x1a\n"):
+        return FileFormat.PNG
+    if head.startswith(b"\xff\xd8\xff"):
+        return FileFormat.JPEG
+    if head[128:132] == b"DICM":
+        return FileFormat.DICOM
+    raise ImageError("this is not a PNG, JPEG or DICOM file: export the image in one of these formats")
+
+
+@contextmanager
+def third_party_reader(what: str) -> Iterator[None]:
+    """Run library code on hostile bytes: its warnings are dropped, and whatever it raises becomes one ImageError.
+
+    The library's own words are not repeated, in the message or its cause, because they can quote the file.
+    """
+    with _WARNING_FILTERS, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            yield
+        except ImageError:
+            raise
+        except MemoryError:
+            raise ImageError(f"{what} does not fit into this machine's memory: export it smaller") from None
+        except Exception as error:  # noqa: BLE001 - decoders raise anything at all on damaged input
+            raise ImageError(
+                f"{what} is damaged or cut short ({type(error).__name__}): export or copy the file again"
+            ) from None

@@ -1,0 +1,118 @@
+"""A file -> a grey radiograph in [0, 1], with what the user should know about it -> the tensor for a model."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from contract.model_card import InputSpecification
+from imaging.dicom import read_dicom
+from imaging.formats import DecodedFile, FileFormat, ImageWarning, Limits, open_bounded, sniff
+from imaging.preprocessing import to_model_input
+from imaging.raster import read_raster
+
+__all__ = ["ImageFacts", "ImageWarning", "ModelInput", "Radiograph", "read_image", "read_model_input"]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ImageFacts:
+    """What may be shown about a file that was read. Holds nothing about the patient."""
+
+    format: FileFormat
+    modality: str | None
+    """DICOM Modality; None where the format or the file does not say."""
+    body_part: str | None
+    """DICOM BodyPartExamined in capital letters; None where the format or the file does not say."""
+    original_size: tuple[int, int]
+    """(rows, columns) of the file."""
+    warnings: tuple[ImageWarning, ...]
+
+    @property
+    def needs_confirmation(self) -> bool:
+        """Whether any warning asks the user to confirm before the image is used."""
+        return any(warning.needs_confirmation for warning in self.warnings)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Radiograph(ImageFacts):
+    """A grey image: float32, shape (rows, columns), values in [0, 1], larger is brighter on the screen."""
+
+    pixels: NDArray[np.float32] = field(repr=False)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ModelInput(ImageFacts):
+    """The tensor of the card: float32, shape (channels, height, width)."""
+
+    tensor: NDArray[np.float32] = field(repr=False)
+
+
+def read_image(path: Path, specification: InputSpecification, *, limits: Limits | None = None) -> Radiograph:
+    """Decode a PNG, JPEG or DICOM file, told by its content, for a model with this input.
+
+    The specification gives the window for files that carry none, and the modalities and body parts to warn about.
+    Raises ImageError, in one line that says what happened and what to do, for every file that is not one grey image
+    within `limits`.
+    """
+    limits = limits or Limits()
+    with open_bounded(path, limits) as source:
+        file_format = sniff(source)
+        if file_format is FileFormat.DICOM:
+            decoded = read_dicom(source, window=specification.window, limits=limits)
+        else:
+            decoded = read_raster(source, limits)
+    return Radiograph(
+        pixels=decoded.pixels,
+        format=file_format,
+        modality=decoded.modality,
+        body_part=decoded.body_part,
+        original_size=(decoded.pixels.shape[0], decoded.pixels.shape[1]),
+        warnings=(*decoded.warnings, *_suitability(decoded, file_format, specification), *_blank(decoded.pixels)),
+    )
+
+
+def read_model_input(path: Path, specification: InputSpecification, *, limits: Limits | None = None) -> ModelInput:
+    """`read_image`, then `to_model_input`: a file to exactly the tensor that the card asks for. Raises ImageError."""
+    image = read_image(path, specification, limits=limits)
+    return ModelInput(
+        tensor=to_model_input(image.pixels, specification),
+        format=image.format,
+        modality=image.modality,
+        body_part=image.body_part,
+        original_size=image.original_size,
+        warnings=image.warnings,
+    )
+
+
+def _suitability(
+    decoded: DecodedFile, file_format: FileFormat, specification: InputSpecification
+) -> tuple[ImageWarning, ...]:
+    """Warnings about a file that says it is not what the model was made for, or does not say what it is."""
+    accepted = ", ".join(specification.modalities)
+    if file_format is not FileFormat.DICOM:
+        text = (
+            f"{file_format} files do not say what they show: make sure that this is what the model reads ({accepted})"
+        )
+        return (ImageWarning("modality-unknown", text),)
+    found: list[ImageWarning] = []
+    if decoded.modality is None:
+        text = f"the file does not name its modality; the model was made for {accepted}"
+        found.append(ImageWarning("modality-unknown", text, needs_confirmation=True))
+    elif decoded.modality not in specification.modalities:
+        text = f"the file's modality is {decoded.modality}; the model was made for {accepted}"
+        found.append(ImageWarning("wrong-modality", text, needs_confirmation=True))
+    if specification.body_parts:
+        parts = ", ".join(specification.body_parts)
+        if decoded.body_part is None:
+            found.append(ImageWarning("body-part-unknown", f"the file names no body part; the model reads {parts}"))
+        elif decoded.body_part not in {part.upper() for part in specification.body_parts}:
+            text = f"the file's body part is {decoded.body_part}; the model was made for {parts}"
+            found.append(ImageWarning("wrong-body-part", text, needs_confirmation=True))
+    return tuple(found)
+
+
+def _blank(pixels: NDArray[np.float32]) -> tuple[ImageWarning, ...]:
+    if pixels.min() < pixels.max():
+        return ()
+    return (ImageWarning("blank", "every pixel of the image has the same value", needs_confirmation=True),)
