@@ -1,0 +1,48 @@
+"""What every command line of the project shares: how an app is made, run, and how it fails."""
+
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+import typer
+from rich.console import Console
+
+from contract.errors import EncryptedInferenceError
+
+
+def new_app(help_text: str) -> typer.Typer:
+    """A typer app in the project's manner. No pretty tracebacks: they print local variables, which may be secrets."""
+    return typer.Typer(
+        help=help_text,
+        add_completion=False,
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        pretty_exceptions_show_locals=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+
+
+def console() -> Console:
+    """The console for people. It writes to stderr: stdout belongs to results."""
+    return Console(stderr=True, highlight=False)
+
+
+def say(text: str) -> None:
+    """One line for people, on stderr, as it stands: no markup is read in it and it is not wrapped."""
+    console().print(text, markup=False, soft_wrap=True)
+
+
+def one_line(error: EncryptedInferenceError) -> str:
+    """The message with line breaks and control characters taken out: some of its words may be a peer's."""
+    text = " ".join(str(error).split())
+    return "".join(character for character in text if character.isprintable())
+
+
+def run(app: typer.Typer, *, name: str, arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the app and exit. An error of our tree becomes one line on stderr and the exit status of its class."""
+    try:
+        app(args=None if arguments is None else list(arguments), prog_name=name)
+    except EncryptedInferenceError as error:
+        say(f"{name}: {one_line(error)}")
+        sys.exit(error.exit_status)
+    sys.exit(0)

@@ -1,0 +1,234 @@
+"""Settings: one frozen object per process, built once at the entry point from a TOML file and the environment.
+
+Each party derives its own class and names its prefix:
+
+    class DealerSettings(PartySettings):
+        model_config = settings_config("CRYPTO_PROVIDER_")
+        listen: Address
+        credentials: Credentials
+
+    settings = load_settings(DealerSettings, Path("crypto-provider.toml"))
+
+A variable of the environment (`CRYPTO_PROVIDER_LISTEN`, `CRYPTO_PROVIDER_CREDENTIALS__KEY` for a nested key) replaces
+the file's value. Unknown keys are refused in both. Relative paths count from the folder of the configuration file.
+"""
+
+import dataclasses
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Self, TypeVar
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BaseModel, GetCoreSchemaHandler, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import CoreSchema, core_schema
+from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings.exceptions import SettingsError
+
+from contract.errors import ConfigurationError
+
+MAX_CONFIGURATION_BYTES = 1 << 20
+NESTED = "__"
+"""Stands between the names of nested keys in an environment variable."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Address:
+    """Where a server listens: host and TCP port, written `127.0.0.1:8443` or `[::1]:8443`. Port 0: any free one."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        """The form that `parse` reads."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read `host:port`. Raises ValueError, so that pydantic names the key."""
+        host, separator, port = text.rpartition(":")
+        bracketed = host.startswith("[") and host.endswith("]")
+        host = host[1:-1] if bracketed else host
+        if not separator or not host or not (port.isascii() and port.isdigit()) or (":" in host) != bracketed:
+            raise ValueError("write an address as host:port, say 127.0.0.1:8443 or [::1]:8443")
+        if int(port[:6]) > 65535:
+            raise ValueError("a port is a number from 0 to 65535")
+        return cls(host=host, port=int(port))
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Read from text; written back as text."""
+        from_text = core_schema.no_info_after_validator_function(cls.parse, core_schema.str_schema(max_length=300))
+        return core_schema.union_schema(
+            [core_schema.is_instance_schema(cls), from_text],
+            mode="left_to_right",
+            serialization=core_schema.to_string_ser_schema(),
+            custom_error_type="address",
+            custom_error_message="write an address as host:port with a port up to 65535, say 127.0.0.1:8443",
+        )
+
+
+def _url(text: str, *, schemes: tuple[str, ...]) -> str:
+    parts = urlsplit(text)
+    if parts.scheme not in schemes or not parts.hostname:
+        raise ValueError(f"write a URL that begins with {' or '.join(f'{scheme}://' for scheme in schemes)}")
+    if parts.username is not None or parts.password is not None:
+        raise ValueError("leave user names and passwords out of a URL; they end up in logs")
+    if parts.query or parts.fragment:
+        raise ValueError("leave the query and fragment out of the URL")
+    _ = parts.port  # raises ValueError where it is not a port
+    return text.rstrip("/")
+
+
+def _web_socket_url(text: str) -> str:
+    return _url(text, schemes=("ws", "wss"))
+
+
+def _http_url(text: str) -> str:
+    return _url(text, schemes=("http", "https"))
+
+
+WebSocketUrl = Annotated[str, AfterValidator(_web_socket_url)]
+"""Where a party is reached: ws:// or wss://, host, port, path. No trailing slash."""
+
+HttpUrl = Annotated[str, AfterValidator(_http_url)]
+"""Where the front end is reached: http:// or https://. No trailing slash."""
+
+
+def settings_config(env_prefix: str) -> SettingsConfigDict:
+    """The `model_config` of a party's settings: its prefix in the environment, frozen, unknown keys refused."""
+    return SettingsConfigDict(
+        env_prefix=env_prefix,
+        env_nested_delimiter=NESTED,
+        frozen=True,
+        extra="forbid",
+        validate_default=True,
+        hide_input_in_errors=True,  # an input may be a secret
+    )
+
+
+class PartySettings(BaseSettings):
+    """Base of every party's settings. Constructed directly it reads its arguments only; see `load_settings`."""
+
+    model_config = settings_config("")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments only: nothing is read behind the caller's back. `load_settings` adds file and environment."""
+        del settings_cls, env_settings, dotenv_settings, file_secret_settings
+        return (init_settings,)
+
+
+class _Environment(EnvSettingsSource):
+    """The environment, with addresses written as text and not as JSON."""
+
+    def field_is_complex(self, field: FieldInfo) -> bool:
+        return field.annotation is not Address and super().field_is_complex(field)
+
+
+S = TypeVar("S", bound=PartySettings)
+
+
+def load_settings(cls: type[S], path: Path | None) -> S:
+    """Build the process's settings from a TOML file (None: no file) and the environment, which goes first.
+
+    Raises ConfigurationError naming the file or variable, the key and what to do; values are never repeated.
+    """
+    written = _read_toml(path) if path is not None else {}
+    _refuse_unknown_variables(cls)
+    try:
+        environment = _Environment(cls)()
+    except SettingsError as error:
+        raise ConfigurationError(
+            f"environment: {error}; write lists and tables as JSON, or name one key with '{NESTED}'"
+        ) from None
+    try:
+        settings = cls(**_merged(written, environment))
+    except ValidationError as error:
+        errors = error.errors(include_url=False, include_input=False, include_context=False)
+        # A misspelt key is both missing and unknown: the second says more.
+        first = next((one for one in errors if one["type"] == "extra_forbidden"), errors[0])
+        raise ConfigurationError(_explain(cls, path, first["loc"], first["msg"], environment)) from None
+    folder = path.resolve().parent if path is not None else Path.cwd()
+    return settings.model_copy(
+        update={name: _resolved(getattr(settings, name), folder) for name in type(settings).model_fields}
+    )
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_CONFIGURATION_BYTES + 1)
+        if len(content) > MAX_CONFIGURATION_BYTES:
+            raise ConfigurationError(f"{path}: larger than {MAX_CONFIGURATION_BYTES} bytes; give a configuration file")
+        return tomllib.loads(content.decode())
+    except OSError as error:
+        raise ConfigurationError(f"{path}: cannot be read ({error.strerror}); check the path of --config") from error
+    except ValueError:
+        # The parser's words may repeat a part of the file, and the file may hold a secret.
+        raise ConfigurationError(f"{path}: is not a TOML file; correct it (https://toml.io)") from None
+
+
+def _refuse_unknown_variables(cls: type[PartySettings]) -> None:
+    prefix = str(cls.model_config.get("env_prefix", "")).upper()
+    if not prefix:
+        return
+    known = {name.upper() for name in cls.model_fields}
+    for variable in sorted(os.environ):
+        key = variable.upper().removeprefix(prefix)
+        if variable.upper().startswith(prefix) and key.partition(NESTED)[0] not in known:
+            raise ConfigurationError(
+                f"environment variable {variable} names no setting; unset it, or use one of "
+                f"{', '.join(sorted(prefix + name for name in known))}"
+            )
+
+
+def _merged(low: Mapping[str, Any], high: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(low)
+    for key, value in high.items():
+        both_tables = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = _merged(merged[key], value) if both_tables else value
+    return merged
+
+
+def _explain(
+    cls: type[PartySettings],
+    path: Path | None,
+    location: tuple[int | str, ...],
+    message: str,
+    environment: Mapping[str, Any],
+) -> str:
+    key = ".".join(str(part) for part in location) or "settings"
+    prefix = str(cls.model_config.get("env_prefix", "")).upper()
+    variable = prefix + str(location[0]).upper() if location else prefix
+    if location and location[0] in environment:
+        return f"environment variable {variable}: {key}: {message}; correct it"
+    if path is None:
+        return f"{key}: {message}; set {variable} or give a file with --config"
+    return f"{path}: {key}: {message}; correct the file"
+
+
+def _resolved(value: Any, folder: Path) -> Any:
+    """The same value with every relative path in it made absolute."""
+    if isinstance(value, Path):
+        return folder / value
+    if isinstance(value, BaseModel):
+        fields = type(value).model_fields
+        return value.model_copy(update={name: _resolved(getattr(value, name), folder) for name in fields})
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        changes = {field.name: _resolved(getattr(value, field.name), folder) for field in dataclasses.fields(value)}
+        return dataclasses.replace(value, **changes)
+    if isinstance(value, tuple):
+        return tuple(_resolved(item, folder) for item in value)
+    if isinstance(value, dict):
+        return {key: _resolved(item, folder) for key, item in value.items()}
+    return value
