@@ -1,0 +1,1 @@
+"""The only place that touches CrypTen's process-wide state: its import, communicator, random streams and tuples."""

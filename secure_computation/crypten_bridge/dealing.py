@@ -1,0 +1,209 @@
+"""What the dealer D deals for CrypTen's protocols, with the three roles side by side.
+
+CrypTen asks its tuple provider for five kinds of correlated randomness. The order and the shapes of a whole session are
+public and known beforehand (the *dealing list*, recorded by a dry run when the model is imported), so D can deal
+everything ahead of time:
+
+    D    draws a seed for P0 and one for P1, and derives from each what that party will derive
+    P0   derives all its shares from its seed: nothing else is ever sent to it
+    P1   derives all its shares from its seed but one tensor of each tuple, which D sends: the *correction*
+
+All elements are in the ring of integers mod 2^64, as int64. Sharings are additive (x = x0 + x1) or binary
+(x = x0 ^ x1). Source: CrypTen (Knott et al. 2021), section 4 and its `provider.py`; Beaver 1991 for triples.
+"""
+
+import json
+from collections.abc import Callable
+from enum import StrEnum
+from typing import Annotated, Any, Final, Literal, assert_never
+
+import torch
+from pydantic import Field, TypeAdapter, ValidationError
+
+from contract.errors import PeerViolation
+from contract.model_card import Strict
+from secure_computation.randomness import Seed
+
+Shape = tuple[Annotated[int, Field(ge=0, le=1 << 31)], ...]
+Share = torch.Tensor
+"""int64 share of one tensor."""
+
+ELEMENT_BYTES: Final = 8
+MAX_LIST_BYTES: Final = 16 << 20
+
+
+class Product(StrEnum):
+    """Bilinear maps that CrypTen multiplies shared tensors with."""
+
+    MUL = "mul"
+    MATMUL = "matmul"
+    CONV2D = "conv2d"
+
+
+class ConvolutionOptions(Strict):
+    """Public attributes of a conv2d, as torch takes them."""
+
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int] = (0, 0)
+    dilation: tuple[int, int] = (1, 1)
+    groups: int = 1
+
+
+class TripleRequest(Strict):
+    """a, b uniform, c = a * b for a bilinear `product`; additive shares of all three."""
+
+    kind: Literal["triple"] = "triple"
+    product: Product
+    left: Shape
+    right: Shape
+    output: Shape
+    convolution: ConvolutionOptions | None = None
+
+    def multiply(self, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+        """Apply the bilinear map in the ring."""
+        if self.product is Product.CONV2D:
+            options = self.convolution or ConvolutionOptions()
+            return torch.conv2d(
+                left,
+                right,
+                stride=options.stride,
+                padding=options.padding,
+                dilation=options.dilation,
+                groups=options.groups,
+            )
+        if self.product is Product.MATMUL:
+            return left @ right
+        return left * right
+
+
+class SquareRequest(Strict):
+    """r uniform and r * r; additive shares of both."""
+
+    kind: Literal["square"] = "square"
+    output: Shape
+
+
+class BinaryTripleRequest(Strict):
+    """a, b uniform, c = a & b; binary shares of all three. Left and right have the same shape."""
+
+    kind: Literal["binary-triple"] = "binary-triple"
+    output: Shape
+
+
+class BitRequest(Strict):
+    """A uniform bit for each element, shared both additively and in binary."""
+
+    kind: Literal["bit"] = "bit"
+    output: Shape
+
+
+class WrapRequest(Strict):
+    """r uniform and how often the sum of its shares wraps around 2^64; additive shares of both."""
+
+    kind: Literal["wrap"] = "wrap"
+    output: Shape
+
+
+Request = Annotated[
+    TripleRequest | SquareRequest | BinaryTripleRequest | BitRequest | WrapRequest, Field(discriminator="kind")
+]
+_LIST: TypeAdapter[tuple[Request, ...]] = TypeAdapter(tuple[Request, ...])
+
+
+def encode_dealing_list(requests: tuple[Request, ...]) -> bytes:
+    """Write a dealing list as canonical JSON, so that its hash is stable."""
+    return json.dumps(_LIST.dump_python(requests, mode="json"), sort_keys=True, separators=(",", ":")).encode()
+
+
+def decode_dealing_list(data: bytes) -> tuple[Request, ...]:
+    """Parse a dealing list from outside. Raises PeerViolation."""
+    if len(data) > MAX_LIST_BYTES:
+        raise PeerViolation(f"dealing list has {len(data)} bytes; at most {MAX_LIST_BYTES} are read")
+    try:
+        return _LIST.validate_json(data)
+    except ValidationError as error:
+        raise PeerViolation("dealing list is malformed; import the model again with this version") from error
+
+
+def correction_bytes(request: Request) -> int:
+    """Bytes of the one tensor that D sends P1 for a request."""
+    return ELEMENT_BYTES * torch.Size(request.output).numel()
+
+
+def count_wraps(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """How often left + right wraps around: -1, 0 or 1 for each element (signed representation)."""
+    total = left + right
+    under = (left < 0) & (right < 0) & (total >= 0)
+    over = (left > 0) & (right > 0) & (total < 0)
+    return over.long() - under.long()
+
+
+class PartyRandomness:
+    """Derives what one party draws from its dealt seed for the tuple at `step` of `item`."""
+
+    def __init__(self, seed: Seed, *, item: str, step: int) -> None:
+        """Bind the seed to one tuple of one item of material."""
+        self._seed = seed
+        self._item = item
+        self._step = step
+
+    def ring(self, label: str, shape: Shape) -> Share:
+        """Uniform ring elements."""
+        return torch.from_numpy(self._seed.stream(item=self._item, step=self._step, label=label).int64(shape))
+
+    def bits(self, label: str, shape: Shape) -> Share:
+        """Uniform bits as ring elements 0 and 1."""
+        return torch.from_numpy(self._seed.stream(item=self._item, step=self._step, label=label).bits(shape)).long()
+
+
+def deal(request: Request, p0: PartyRandomness, p1: PartyRandomness) -> Share:
+    """D: derive both parties' draws and return the correction that completes P1's shares."""
+    match request:
+        case TripleRequest():
+            a = p0.ring("a", request.left).add_(p1.ring("a", request.left))
+            b = p0.ring("b", request.right).add_(p1.ring("b", request.right))
+            return request.multiply(a, b).sub_(p0.ring("c", request.output))
+        case SquareRequest():
+            r = p0.ring("r", request.output).add_(p1.ring("r", request.output))
+            return r.mul_(r.clone()).sub_(p0.ring("r2", request.output))
+        case BinaryTripleRequest():
+            a = p0.ring("a", request.output).bitwise_xor_(p1.ring("a", request.output))
+            b = p0.ring("b", request.output).bitwise_xor_(p1.ring("b", request.output))
+            return a.bitwise_and_(b).bitwise_xor_(p0.ring("c", request.output))
+        case BitRequest():
+            bit = p0.bits("binary", request.output).bitwise_xor_(p1.bits("binary", request.output))
+            return bit.sub_(p0.ring("arithmetic", request.output))
+        case WrapRequest():
+            theta = count_wraps(p0.ring("r", request.output), p1.ring("r", request.output))
+            return theta.sub_(p0.ring("theta", request.output))
+        case _ as never:
+            assert_never(never)
+
+
+Last = Callable[[str, Shape], Share]
+
+
+def expand(request: Request, party: PartyRandomness, last: Last) -> tuple[Share, ...]:
+    """P0 and P1: derive a party's shares. `last` gives the tensor that P0 draws and P1 is sent.
+
+    P0 passes `party.ring`; P1 passes a function that returns the correction.
+    """
+    match request:
+        case TripleRequest():
+            return party.ring("a", request.left), party.ring("b", request.right), last("c", request.output)
+        case SquareRequest():
+            return party.ring("r", request.output), last("r2", request.output)
+        case BinaryTripleRequest():
+            return party.ring("a", request.output), party.ring("b", request.output), last("c", request.output)
+        case BitRequest():
+            return last("arithmetic", request.output), party.bits("binary", request.output)
+        case WrapRequest():
+            return party.ring("r", request.output), last("theta", request.output)
+        case _ as never:
+            assert_never(never)
+
+
+def describe(request: Request) -> str:
+    """Name a request for error messages."""
+    details: dict[str, Any] = request.model_dump(exclude={"kind"}, exclude_none=True)
+    return f"{request.kind} {details}"

@@ -1,0 +1,160 @@
+"""CrypTen's tuple provider on dealt material: each request must be the next one of the dealing list."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from contract.errors import PeerViolation
+from secure_computation.crypten_bridge.dealing import (
+    BinaryTripleRequest,
+    BitRequest,
+    ConvolutionOptions,
+    Last,
+    PartyRandomness,
+    Product,
+    Request,
+    Share,
+    SquareRequest,
+    TripleRequest,
+    WrapRequest,
+    describe,
+    expand,
+)
+from secure_computation.crypten_bridge.installation import load_crypten
+from secure_computation.randomness import Seed
+
+
+class Corrections:
+    """P1's corrections of one item, in one block of memory, in the order of the dealing list."""
+
+    def __init__(self, requests: tuple[Request, ...]) -> None:
+        """Allocate room for all of them; the size is public and comes from the party's own plan."""
+        self._shapes = [request.output for request in requests]
+        sizes = [torch.Size(shape).numel() for shape in self._shapes]
+        self._parts: tuple[Share, ...] = torch.split(torch.empty(sum(sizes), dtype=torch.int64), sizes)
+
+    def __repr__(self) -> str:
+        """Show nothing."""
+        return "Corrections(<secret>)"
+
+    def tensor(self, step: int) -> Share:
+        """View the correction of the request at `step`."""
+        return self._parts[step].view(self._shapes[step])
+
+
+class _PartyProvider:
+    """What P0's and P1's providers share: the walk through the dealing list."""
+
+    NAME = "dealt"
+
+    def __init__(self, requests: tuple[Request, ...], *, seed: Seed, item: str) -> None:
+        self._remaining: Iterator[tuple[int, Request]] = enumerate(requests)
+        self._seed = seed
+        self._item = item
+        self._crypten: Any = load_crypten()
+
+    def finished(self) -> bool:
+        """Whether every dealt tuple was used."""
+        return next(self._remaining, None) is None
+
+    def _last(self, party: PartyRandomness, step: int) -> Last:
+        raise NotImplementedError
+
+    def _take(self, asked: Request) -> tuple[Share, ...]:
+        step, dealt = next(self._remaining, (-1, None))
+        if dealt != asked:
+            dealt_text = "nothing more" if dealt is None else describe(dealt)
+            raise PeerViolation(
+                f"the computation asked for {describe(asked)} but the dealing list has {dealt_text}; "
+                "import the model again so that plan and dealing agree"
+            )
+        party = PartyRandomness(self._seed, item=self._item, step=step)
+        return expand(asked, party, self._last(party, step))
+
+    def _arithmetic(self, share: Share) -> Any:
+        return self._crypten.mpc.primitives.ArithmeticSharedTensor.from_shares(share, precision=0)
+
+    def _binary(self, share: Share) -> Any:
+        return self._crypten.mpc.primitives.BinarySharedTensor.from_shares(share, precision=0)
+
+    # CrypTen's interface: the names are its own.
+
+    def generate_additive_triple(
+        self, size0: torch.Size, size1: torch.Size, op: str, device: object = None, **options: Any
+    ) -> tuple[Any, Any, Any]:
+        """Shares of a, b and a * b for `op` in mul, matmul, conv2d."""
+        del device
+        a, b, c = self._take(triple_request(size0, size1, op, options))
+        return self._arithmetic(a), self._arithmetic(b), self._arithmetic(c)
+
+    def square(self, size: torch.Size, device: object = None) -> tuple[Any, Any]:
+        """Shares of r and r * r."""
+        del device
+        r, r2 = self._take(SquareRequest(output=tuple(size)))
+        return self._arithmetic(r), self._arithmetic(r2)
+
+    def generate_binary_triple(
+        self, size0: torch.Size, size1: torch.Size, device: object = None
+    ) -> tuple[Any, Any, Any]:
+        """Binary shares of a, b and a & b."""
+        del device
+        a, b, c = self._take(binary_triple_request(size0, size1))
+        return self._binary(a), self._binary(b), self._binary(c)
+
+    def wrap_rng(self, size: torch.Size, device: object = None) -> tuple[Any, Any]:
+        """Shares of r and of the wraps of its sharing."""
+        del device
+        r, theta = self._take(WrapRequest(output=tuple(size)))
+        return self._arithmetic(r), self._arithmetic(theta)
+
+    def B2A_rng(self, size: torch.Size, device: object = None) -> tuple[Any, Any]:  # noqa: N802 - CrypTen's name
+        """Arithmetic and binary shares of random bits."""
+        del device
+        arithmetic, binary = self._take(BitRequest(output=tuple(size)))
+        return self._arithmetic(arithmetic), self._binary(binary)
+
+
+class DataOwnerProvider(_PartyProvider):
+    """P0: everything comes out of its seed."""
+
+    def _last(self, party: PartyRandomness, step: int) -> Last:
+        del step
+        return party.ring
+
+
+class ModelOwnerProvider(_PartyProvider):
+    """P1: the last tensor of each tuple is the dealer's correction."""
+
+    def __init__(self, requests: tuple[Request, ...], *, seed: Seed, item: str, corrections: Corrections) -> None:
+        """Take the seed and the corrections of one item."""
+        super().__init__(requests, seed=seed, item=item)
+        self._corrections = corrections
+
+    def _last(self, party: PartyRandomness, step: int) -> Last:
+        del party
+        correction = self._corrections.tensor(step)
+        return lambda _label, _shape: correction
+
+
+def triple_request(left: torch.Size, right: torch.Size, op: str, options: dict[str, Any]) -> TripleRequest:
+    """Name an additive triple that CrypTen asks for. The output's shape follows from the map, on no data."""
+    product = Product(op)
+    convolution = None
+    if product is Product.CONV2D:
+        pairs = {name: _pair(value) for name, value in options.items() if name != "groups"}
+        convolution = ConvolutionOptions(groups=options.get("groups", 1), **pairs)
+    request = TripleRequest(product=product, left=tuple(left), right=tuple(right), output=(), convolution=convolution)
+    output = request.multiply(torch.empty(left, device="meta"), torch.empty(right, device="meta")).shape
+    return request.model_copy(update={"output": tuple(output)})
+
+
+def binary_triple_request(left: torch.Size, right: torch.Size) -> BinaryTripleRequest:
+    """Name a binary triple that CrypTen asks for; it broadcasts both sides before asking."""
+    if left != right:
+        raise PeerViolation(f"CrypTen asked for a binary triple of different shapes {tuple(left)} and {tuple(right)}")
+    return BinaryTripleRequest(output=tuple(left))
+
+
+def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int) else (int(value[0]), int(value[1]))

@@ -1,0 +1,72 @@
+"""One CrypTen session: what belongs to it, and how CrypTen finds it.
+
+CrypTen keeps its communicator, random generators and tuple provider in module globals. Here they live in a `Session`,
+found through a context variable, so that any number of sessions run at once in one process, each in its own thread.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from contract.errors import ConfigurationError
+from secure_computation.randomness import RandomStream
+
+
+class Communicator(Protocol):
+    """The part of CrypTen's communicator that two-party protocols use."""
+
+    def get_rank(self) -> int: ...
+    def get_world_size(self) -> int: ...
+
+
+class TupleProvider(Protocol):
+    """CrypTen's interface to a source of correlated randomness."""
+
+    NAME: str
+
+    def generate_additive_triple(
+        self, size0: torch.Size, size1: torch.Size, op: str, device: object = None, **options: object
+    ) -> tuple[object, object, object]: ...
+    def square(self, size: torch.Size, device: object = None) -> tuple[object, object]: ...
+    def generate_binary_triple(
+        self, size0: torch.Size, size1: torch.Size, device: object = None
+    ) -> tuple[object, object, object]: ...
+    def wrap_rng(self, size: torch.Size, device: object = None) -> tuple[object, object]: ...
+    def B2A_rng(self, size: torch.Size, device: object = None) -> tuple[object, object]: ...  # noqa: N802 - CrypTen's
+
+
+@dataclass(frozen=True, kw_only=True)
+class Session:
+    """Everything that CrypTen would keep in globals. Rank 0 is the data owner, rank 1 the model owner."""
+
+    communicator: Communicator
+    provider: TupleProvider
+    streams: dict[str, RandomStream]
+    """`prev` and `next`: shared by both parties, for zero sharings; `local`: this party's own."""
+
+
+_current: ContextVar[Session] = ContextVar("crypten_session")
+
+
+def current_session() -> Session:
+    """Return the session of this thread. Raises ConfigurationError outside of one."""
+    try:
+        return _current.get()
+    except LookupError:
+        raise ConfigurationError(
+            "CrypTen was used outside of a session; wrap the computation in crypten_bridge.session.activate(...)"
+        ) from None
+
+
+@contextmanager
+def activate(session: Session) -> Iterator[None]:
+    """Make `session` the one that CrypTen uses in this thread until the block ends."""
+    token = _current.set(session)
+    try:
+        yield
+    finally:
+        _current.reset(token)
