@@ -1,0 +1,155 @@
+"""`federated-learning`: train, choose, evaluate and publish models."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from contract.errors import ConfigurationError, EncryptedInferenceError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from federated_learning.publication import RunRecord
+
+application = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+Data = Annotated[Path, typer.Option(help="Folder of images: DATA/label/file.", file_okay=False, exists=True)]
+Manifest = Annotated[Path, typer.Option(help="CSV: file, label, patient, role.", dir_okay=False, exists=True)]
+
+
+@application.callback()
+def _callback() -> None:
+    """Train models and publish them. Nothing here runs when images are diagnosed."""
+
+
+@application.command()
+def train_centralised(
+    *,
+    data: Data,
+    manifest: Manifest,
+    output: Annotated[Path, typer.Option(help="Folder for checkpoints; the same one again resumes.", file_okay=False)],
+    training_role: Annotated[list[str] | None, typer.Option(help="Role to train on; repeat for several.")] = None,
+    validation_role: Annotated[str, typer.Option(help="Role to choose the epoch on.")] = "dev_val",
+    architecture: Annotated[str, typer.Option(help="resnet18 or resnet10-narrow.")] = "resnet18",
+    epochs: Annotated[int | None, typer.Option(min=1, help="Only at full size, instead of the three stages.")] = None,
+    seed: Annotated[int, typer.Option(help="The same seed on the same machine repeats the run.")] = 2018,
+    bfloat16: Annotated[bool, typer.Option(help="Half the time on processors with AVX-512 BF16 or AMX.")] = False,
+    description: Annotated[Path | None, typer.Option(help="JSON for another model than pediatric pneumonia.")] = None,
+    threads: Annotated[int, typer.Option(min=1)] = 2,
+) -> None:
+    """Train on the pooled images of all roles given: the baseline for federated training."""
+    import torch
+
+    from federated_learning.publication import PEDIATRIC_PNEUMONIA, RunRecord, read_description
+    from federated_learning.training import Stage, TrainingSettings
+
+    torch.set_num_threads(threads)
+    described = PEDIATRIC_PNEUMONIA if description is None else read_description(description)
+    if described.input.height != described.input.width:
+        raise ConfigurationError("training needs square images: give the description equal height and width")
+    settings = TrainingSettings(
+        architecture=architecture,
+        channels=described.input.channels,
+        classes=len(described.classes),
+        precision="bfloat16" if bfloat16 else "float32",
+        seed=seed,
+    )
+    if epochs is not None:
+        settings = settings.model_copy(update={"stages": (Stage(size=described.input.height, epochs=epochs),)})
+    roles = tuple(training_role or ("dev_train_A", "dev_train_B", "dev_train_C"))
+    record = RunRecord(settings=settings, description=described, training_roles=roles, validation_role=validation_role)
+    _train(record, data=data, manifest=manifest, output=output)
+
+
+def _train(record: RunRecord, *, data: Path, manifest: Path, output: Path) -> None:
+    from rich.console import Console
+
+    from federated_learning.data_source import ManifestSource, check_disjoint_patients, labels_of, load
+    from federated_learning.training import EpochResult, Trainer, fit
+
+    console = Console(stderr=True)
+    specification = record.description.input
+    source = ManifestSource(manifest=manifest, folder=data, classes=record.description.classes)
+    training, validation = source.examples(*record.training_roles), source.examples(record.validation_role)
+    check_disjoint_patients(training, validation)
+    output.mkdir(parents=True, exist_ok=True)
+    (output / "run.json").write_text(record.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    console.print(f"{len(training)} images to train on, {len(validation)} to choose on")
+    with _progress(console) as bar:
+        reading = bar.add_task("reading", total=len(training) + len(validation))
+        images = load(training, specification, cache=output / "images.npy", progress=lambda: bar.advance(reading))
+        held_out = load(validation, specification, progress=lambda: bar.advance(reading))
+        trainer = Trainer(record.settings, images=images, labels=labels_of(training))
+        cost = sum(stage.epochs * stage.size**2 for stage in record.settings.stages)
+        task = bar.add_task("training", total=cost)
+
+        def advance(done: int, batches: int) -> None:
+            passed = sum(record.settings.stage_of(epoch).size ** 2 for epoch in range(trainer.epoch))
+            now = record.settings.stage_of(trainer.epoch).size ** 2 * done / batches
+            bar.update(task, completed=passed + now)
+
+        def report(line: EpochResult) -> None:
+            console.print(
+                f"epoch {line.epoch} of {record.settings.epochs}, {line.size} px: loss {line.loss:.3f}, "
+                f"{record.validation_role} accuracy {line.accuracy:.3f}"
+            )
+
+        fit(
+            trainer,
+            images=held_out,
+            labels=labels_of(validation),
+            folder=output,
+            report=report,
+            progress=advance,
+        )
+    best = max(line.accuracy for line in trainer.history if line.final_size)
+    console.print(f"best {record.validation_role} accuracy {best:.4f}; publish it with: federated-learning publish")
+
+
+@application.command()
+def publish(
+    *,
+    run: Annotated[Path, typer.Option(help="Output folder of a finished training.", file_okay=False, exists=True)],
+    data: Data,
+    manifest: Manifest,
+    model: Annotated[Path, typer.Option(help="Folder for model.onnx, card.json and README.md.", file_okay=False)],
+    test_role: Annotated[list[str] | None, typer.Option(help="Role to report on; repeat for several.")] = None,
+    threads: Annotated[int, typer.Option(min=1)] = 2,
+) -> None:
+    """Export the chosen epoch, fit its temperature, and report it once on the test roles."""
+    import torch
+
+    from federated_learning.data_source import ManifestSource
+    from federated_learning.publication import publish as publish_run
+    from federated_learning.publication import read_run
+
+    torch.set_num_threads(threads)
+    source = ManifestSource(manifest=manifest, folder=data, classes=read_run(run).description.classes)
+    roles = tuple(test_role or ("dev_test_internal", "dev_test_official"))
+    publish_run(run, model, source=source, test_roles=roles, progress=typer.echo)
+    typer.echo(f"written: {model}")
+
+
+def _progress(console: Console) -> Progress:
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    left = (TimeElapsedColumn(), TextColumn("left:"), TimeRemainingColumn())
+    return Progress(TextColumn("{task.description}"), BarColumn(), *left, console=console)
+
+
+def main() -> None:
+    """Entry point: errors of ours become one line on stderr and their own exit status."""
+    try:
+        application()
+    except EncryptedInferenceError as error:
+        typer.echo(f"federated-learning: {error}", err=True)
+        sys.exit(error.exit_status)
+
+
+if __name__ == "__main__":
+    main()

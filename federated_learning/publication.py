@@ -1,0 +1,204 @@
+"""From a finished run to a model folder: model.onnx, card.json and README.md with the figures."""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from contract.errors import ConfigurationError
+from contract.model_card import InputSpecification, Metric, Modality, ModelCard, Name, Strict, Version
+from federated_learning.calibration import fit_temperature, softmax
+from federated_learning.data_source import DataSource, labels_of, load
+from federated_learning.evaluation import calibration_error, confusion_matrix, metrics
+from federated_learning.export import largest_difference, run_onnx, to_onnx, write_model
+from federated_learning.training import TrainingSettings, network_with, read
+
+T = TypeVar("T", bound=Strict)
+
+
+class Description(Strict):
+    """What people write about a model; the rest of the card is computed."""
+
+    name: Name
+    version: Version
+    title: str
+    intended_use: str
+    input: InputSpecification
+    classes: tuple[str, ...]
+    data_set: str
+    training: str
+    citations: tuple[str, ...]
+
+
+PEDIATRIC_PNEUMONIA = Description(
+    name="pediatric-pneumonia-resnet18",
+    version="1.0.0",
+    title="Pneumonia in chest radiographs of children: normal, bacterial or viral",
+    intended_use=(
+        "Research use only, not a medical device. Sorts frontal (anterior-posterior) chest radiographs of children of "
+        "one to five years into normal, bacterial pneumonia and viral pneumonia. Trained on one hospital's images, "
+        "stored as 8-bit JPEG; not validated on adults, other hospitals, other views or other findings, and its labels "
+        "are readings of radiographs, not laboratory results. Not for diagnosis or treatment of patients."
+    ),
+    input=InputSpecification(
+        modalities=(Modality.CR, Modality.DX),
+        body_parts=("CHEST", "THORAX"),
+        channels=1,
+        height=224,
+        width=224,
+        # Constants rather than statistics of the data: a federated site would have to reveal its own.
+        mean=(0.48,),
+        standard_deviation=(0.23,),
+    ),
+    classes=("normal", "bacteria", "virus"),
+    data_set="Kermany et al. 2018, chest X-ray, 224 x 224 JPEG",
+    training=(
+        "Trained from random weights on the radiographs of Kermany et al. 2018 (Guangzhou Women and Children's Medical "
+        "Center), split by patient; copies of an image are left out everywhere. The data owners of the federation are "
+        "pooled: this is the centralised baseline."
+    ),
+    citations=(
+        (
+            "Kermany, Daniel; Zhang, Kang; Goldbaum, Michael (2018), Labeled Optical Coherence Tomography (OCT) and "
+            "Chest X-Ray Images for Classification, Mendeley Data, V2, doi:10.17632/rscbjbr9sj.2, licence CC BY 4.0 "
+            "(https://creativecommons.org/licenses/by/4.0/). The images were resized to 224 x 224 pixels."
+        ),
+        (
+            "Kermany, D. S. et al. (2018), Identifying Medical Diagnoses and Treatable Diseases by Image-Based Deep "
+            "Learning, Cell 172(5), 1122-1131, doi:10.1016/j.cell.2018.02.010."
+        ),
+    ),
+)
+
+
+class RunRecord(Strict):
+    """run.json of a training folder: what `publish` needs besides best.pt."""
+
+    settings: TrainingSettings
+    description: Description
+    training_roles: tuple[str, ...]
+    validation_role: str
+
+
+def read_description(path: Path) -> Description:
+    """Parse a description from a JSON file. Raises ConfigurationError naming the field that is wrong."""
+    return _parse(Description, path)
+
+
+def read_run(folder: Path) -> RunRecord:
+    """The record of a run that was started in `folder`. Raises ConfigurationError."""
+    return _parse(RunRecord, folder / "run.json")
+
+
+def _parse(kind: type[T], path: Path) -> T:
+    try:
+        return kind.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise ConfigurationError(f"{path}: cannot be read ({error.strerror}); give another path") from error
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the whole file"
+        raise ConfigurationError(f"{path}: {where}: {first['msg']}; correct the file") from error
+
+
+def publish(
+    run: Path,
+    model: Path,
+    *,
+    source: DataSource,
+    test_roles: tuple[str, ...],
+    progress: Callable[[str], None] = lambda _text: None,
+) -> ModelCard:
+    """Export the chosen network of `run` into the folder `model` and measure the exported file itself.
+
+    The temperature is fitted on the validation role; each test role is looked at here for the first and only time.
+    Raises ConfigurationError or ModelFileError.
+    """
+    record = read_run(run)
+    description = record.description
+    weights = read(run / "best.pt")
+    exported = to_onnx(network_with(record.settings, weights), description.input)
+    model.mkdir(parents=True, exist_ok=True)
+    write_model(exported, model / "model.onnx")
+
+    examples = source.examples(record.validation_role)
+    images, labels = load(examples, description.input), labels_of(examples)
+    gap = largest_difference(network_with(record.settings, weights), model / "model.onnx", images[:16])
+    progress(f"exported; largest gap to the trained network over 16 images: {gap:.1e} (logits)")
+    logits = run_onnx(model / "model.onnx", images)
+    temperature = round(fit_temperature(logits, labels), 4)
+
+    figures: list[Metric] = []
+    confusions: dict[str, NDArray[np.int64]] = {}
+    for role in (record.validation_role, *test_roles):
+        examples = source.examples(role)
+        labels = labels_of(examples)
+        if role != record.validation_role:
+            logits = run_onnx(model / "model.onnx", load(examples, description.input))
+        probabilities = softmax(logits, temperature=temperature)
+        patients = [example.patient for example in examples]
+        figures += metrics(probabilities, labels, patients, data_set=description.data_set, split=role)
+        error = round(calibration_error(probabilities, labels), 4)
+        figures.append(
+            Metric(
+                name="expected calibration error (15 bins)",
+                value=error,
+                data_set=description.data_set,
+                split=role,
+                examples=len(labels),
+            )
+        )
+        confusions[role] = confusion_matrix(probabilities, labels)
+        progress(f"{role}: accuracy {(probabilities.argmax(1) == labels).mean():.4f}")
+    card = _card(record, figures, temperature=temperature, model_file=model / "model.onnx")
+    (model / "card.json").write_text(card.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    (model / "README.md").write_text(readme(card, confusions), encoding="utf-8")
+    return card
+
+
+def _card(record: RunRecord, figures: list[Metric], *, temperature: float, model_file: Path) -> ModelCard:
+    settings, description = record.settings, record.description
+    stages = ", then ".join(f"{stage.epochs} epochs at {stage.size} px" for stage in settings.stages)
+    method = (
+        f" Training rows: {', '.join(record.training_roles)}; epoch chosen on {record.validation_role}, where the "
+        f"temperature was fitted too. {settings.architecture}, {stages}; AdamW, peak rate {settings.peak_rate}, weight "
+        f"decay {settings.weight_decay}, label smoothing {settings.label_smoothing}, mixup "
+        f"{settings.augmentation.mixup}, averaged weights, seed {settings.seed}. Weights stored as float16; figures "
+        "measured on this file. Intervals: patient bootstrap."
+    )
+    return ModelCard(
+        name=description.name,
+        version=description.version,
+        title=description.title,
+        intended_use=description.intended_use,
+        input=description.input,
+        classes=description.classes,
+        calibration_temperature=temperature,
+        metrics=tuple(figures),
+        training=description.training + method,
+        citations=description.citations,
+        model_sha256=hashlib.sha256(model_file.read_bytes()).hexdigest(),
+    )
+
+
+def readme(card: ModelCard, confusions: Mapping[str, NDArray[np.int64]]) -> str:
+    """The card's figures and words as Markdown."""
+    lines = [f"# {card.title}", "", f"`{card.name}` {card.version}. {card.intended_use}", "", "## Results", ""]
+    lines += ["| split | images | figure | value | 95 % interval |", "| --- | --- | --- | --- | --- |"]
+    for metric in card.metrics:
+        interval = "" if metric.interval_95 is None else "{:.3f} to {:.3f}".format(*metric.interval_95)
+        lines.append(f"| {metric.split} | {metric.examples} | {metric.name} | {metric.value:.3f} | {interval} |")
+    lines += ["", "Intervals come from 2,000 draws of whole patients. Calibration temperature:"]
+    lines += [f"{card.calibration_temperature}.", ""]
+    for split, matrix in confusions.items():
+        lines += [f"Confusion on {split} (rows: true class):", "", f"| | {' | '.join(card.classes)} |"]
+        lines.append("| --- |" + " --- |" * len(card.classes))
+        lines += [f"| {name} | {' | '.join(map(str, row))} |" for name, row in zip(card.classes, matrix, strict=True)]
+        lines.append("")
+    lines += ["## Training", "", card.training, "", "## Data", ""]
+    lines += [f"- {citation}" for citation in card.citations]
+    return "\n".join(lines) + "\n"
