@@ -1,0 +1,280 @@
+"""How the parties talk to the front end: one synchronous call for each endpoint.
+
+The parties import this module only, so it imports nothing else of the service. Whatever the server or the network
+does, a call ends within its deadline, with a checked answer or an error of `contract.errors`.
+"""
+
+import hashlib
+import ipaddress
+import ssl
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self, TypeVar
+from urllib.parse import quote
+from uuid import UUID
+
+import httpx
+from pydantic import BaseModel, SecretStr, ValidationError
+
+from contract.api import (
+    MAX_PLAN_BYTES,
+    Health,
+    ModelEntry,
+    ModelList,
+    ModelRegistration,
+    PartyAddress,
+    Problem,
+    SessionEvent,
+    SessionEventName,
+    SessionReport,
+    SessionRequest,
+    SessionView,
+)
+from contract.errors import (
+    CallerError,
+    ConfigurationError,
+    DeadlineExceeded,
+    EncryptedInferenceError,
+    ModelFileError,
+    PeerDisconnected,
+    PeerReported,
+    PeerUnreachable,
+    PeerViolation,
+    Refused,
+)
+from contract.model_card import ModelCard
+from contract.ticket import Engine, Purpose
+
+MAX_ANSWER_BYTES = 8 << 20
+_MAX_WORDS = 500
+_PEER = "inference service"
+
+Answer = TypeVar("Answer", bound=BaseModel)
+
+
+class InferenceServiceClient:
+    """A connection to the front end under one account.
+
+    Args:
+        url: where the front end listens. Plain http is accepted on loopback only: the API key travels in each call.
+        api_key: this account's key.
+        authority: PEM file of the federation's authority, for https; None: the system's authorities.
+        timeout_seconds: the most that one call may take altogether.
+
+    Raises:
+        ConfigurationError: the URL is not https, or the authority's file cannot be read.
+    """
+
+    def __init__(
+        self, url: str, api_key: SecretStr, *, authority: Path | None = None, timeout_seconds: float = 30.0
+    ) -> None:
+        parsed = httpx.URL(url)
+        loopback = _is_loopback(parsed.host)
+        if parsed.scheme != "https" and not (parsed.scheme == "http" and loopback):
+            raise ConfigurationError(
+                f"{url[:200]}: the API key may not travel in clear; give an https:// URL (http:// is for loopback)"
+            )
+        self._url = url.rstrip("/")
+        self._timeout_seconds = timeout_seconds
+        self._http = httpx.Client(
+            headers={"Authorization": f"Bearer {api_key.get_secret_value()}", "Accept-Encoding": "identity"},
+            verify=_tls(authority) if parsed.scheme == "https" else True,
+            timeout=timeout_seconds,
+            trust_env=not loopback,  # a hospital's proxy stands between it and the world, never on loopback
+        )
+
+    def __repr__(self) -> str:
+        """The URL; never the key."""
+        return f"{type(self).__name__}({self._url!r})"
+
+    def __enter__(self) -> Self:
+        """Use as a context manager to close connections."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Close."""
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def ready(self) -> Health:
+        """Whether the front end can serve; raises as every call does."""
+        return self._ask(Health, "GET", "/v2/health/ready")
+
+    def models(self) -> tuple[ModelEntry, ...]:
+        """Every model version in service."""
+        return self._ask(ModelList, "GET", "/v2/models").models
+
+    def model(self, name: str, version: str | None = None) -> ModelEntry:
+        """One version of a model; the newest by default."""
+        query = f"?version={quote(version, safe='')}" if version is not None else ""
+        return self._ask(ModelEntry, "GET", f"/v2/models/{quote(name, safe='')}{query}")
+
+    def plan(self, plan_hash: str) -> bytes:
+        """The public plan with this SHA-256 (hex): JSON, at most `MAX_PLAN_BYTES`.
+
+        Raises PeerViolation when the bytes that came have another hash.
+        """
+        plan = self._call("GET", f"/v2/plans/{quote(plan_hash, safe='')}", limit=MAX_PLAN_BYTES)
+        if hashlib.sha256(plan).hexdigest() != plan_hash:
+            raise PeerViolation(
+                f"the {_PEER} sent a plan that does not have the hash asked for: do not use it, and tell its operator"
+            )
+        return plan
+
+    def register_model(
+        self,
+        *,
+        card: ModelCard,
+        plan: bytes,
+        engines: Sequence[Engine],
+        address: str,
+        crypto_provider: PartyAddress,
+    ) -> ModelEntry:
+        """Put a model version in service (a model owner's account).
+
+        Registering the same card and plan again replaces the addresses; anything else under a version that is taken
+        is refused.
+
+        Args:
+            card: the public card.
+            plan: the public plan, JSON in UTF-8; sessions are bound to its SHA-256.
+            engines: the engines that the plan has lowerings for.
+            address: WebSocket URL of this model owner's server.
+            crypto_provider: the dealer of this model's sessions.
+        """
+        try:
+            registration = ModelRegistration(
+                card=card,
+                plan=plan.decode(),
+                plan_hash=hashlib.sha256(plan).hexdigest(),
+                engines=tuple(engines),
+                address=address,
+                crypto_provider=crypto_provider,
+            )
+        except ValueError as error:  # not UTF-8, or a ValidationError
+            raise ModelFileError(
+                f"model {card.name} {card.version} cannot be registered: {_first(error)}; correct it and import again"
+            ) from error
+        return self._ask(ModelEntry, "PUT", f"/v2/models/{card.name}/versions/{card.version}", body=registration)
+
+    def withdraw_model(self, name: str, version: str) -> None:
+        """Take a version out of service (its owner's account): no new sessions."""
+        self._call("DELETE", f"/v2/models/{quote(name, safe='')}/versions/{quote(version, safe='')}")
+
+    def open_session(
+        self, *, model: str, engine: Engine, version: str | None = None, purpose: Purpose = Purpose.DIAGNOSE
+    ) -> SessionView:
+        """Open a session (a clinician's account). The answer's `ticket` is set, here and never again."""
+        try:
+            request = SessionRequest(model=model, version=version, engine=engine, purpose=purpose)
+        except ValidationError as error:
+            raise CallerError(f"a session cannot be asked for: {_first(error)}; correct the model's name") from error
+        view = self._ask(SessionView, "POST", "/v2/sessions", body=request)
+        if view.ticket is None:
+            raise PeerViolation(f"the {_PEER} opened a session without a ticket: update both to the same version")
+        return view
+
+    def session(self, session: UUID) -> SessionView:
+        """Where a session stands."""
+        return self._ask(SessionView, "GET", f"/v2/sessions/{session}")
+
+    def report(self, session: UUID, event: SessionEventName, report: SessionReport | None = None) -> SessionView:
+        """Tell what happened in a session. Raises Refused when that cannot happen in its state."""
+        body = SessionEvent(event=event, report=report)
+        return self._ask(SessionView, "POST", f"/v2/sessions/{session}/events", body=body)
+
+    def cancel(self, session: UUID) -> SessionView:
+        """End a session that has not ended yet (the account that opened it)."""
+        return self._ask(SessionView, "DELETE", f"/v2/sessions/{session}")
+
+    def _ask(self, kind: type[Answer], method: str, path: str, *, body: BaseModel | None = None) -> Answer:
+        content = self._call(method, path, body=body)
+        try:
+            return kind.model_validate_json(content)
+        except ValidationError as error:
+            raise PeerViolation(
+                f"the {_PEER} answered {method} {path[:200]} with something else than a {kind.__name__}: "
+                "update both to the same version"
+            ) from error
+
+    def _call(self, method: str, path: str, *, body: BaseModel | None = None, limit: int = MAX_ANSWER_BYTES) -> bytes:
+        content = body.model_dump_json().encode() if body is not None else None
+        headers = {"Content-Type": "application/json"} if body is not None else {}
+        start = time.monotonic()
+        try:
+            with self._http.stream(method, self._url + path, content=content, headers=headers) as response:
+                answer = self._read(response, limit=limit, step=f"{method} {path[:200]}", start=start)
+                if not response.is_success:
+                    raise _problem(response.status_code, answer)
+                return answer
+        except httpx.TimeoutException as error:
+            raise self._too_late(f"{method} {path[:200]}", start) from error
+        except httpx.ConnectError as error:
+            advice = "its certificate is not the federation's" if "CERTIFICATE" in str(error) else "check that it runs"
+            raise PeerUnreachable(
+                f"the {_PEER} at {self._url} cannot be reached: {advice}, or correct the URL"
+            ) from error
+        except (httpx.TransportError, httpx.StreamError) as error:
+            raise PeerDisconnected(
+                f"the {_PEER} at {self._url} ended the connection during {method} {path[:200]}: try again"
+            ) from error
+
+    def _read(self, response: httpx.Response, *, limit: int, step: str, start: float) -> bytes:
+        if response.headers.get("Content-Encoding", "identity") != "identity":
+            raise PeerViolation(f"the {_PEER} compressed its answer to {step}, which was not asked for: check the URL")
+        parts, length = [], 0
+        for part in response.iter_raw():
+            length += len(part)
+            if length > limit:
+                raise PeerViolation(f"the {_PEER} answered {step} with more than {limit} bytes: check the URL")
+            if time.monotonic() - start > self._timeout_seconds:
+                raise self._too_late(step, start)
+            parts.append(part)
+        return b"".join(parts)
+
+    @staticmethod
+    def _too_late(step: str, start: float) -> DeadlineExceeded:
+        return DeadlineExceeded(peer=f"the {_PEER}", step=step, waited_seconds=time.monotonic() - start)
+
+
+def _tls(authority: Path | None) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(cafile=str(authority) if authority is not None else None)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigurationError(f"{authority}: not a certificate in PEM; give the federation's authority") from error
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    return context
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _problem(status: int, answer: bytes) -> EncryptedInferenceError:
+    """The server's own words under the class that its code names; Refused for other refusals."""
+    try:
+        problem = Problem.model_validate_json(answer)
+    except ValidationError:
+        return PeerViolation(f"the {_PEER} answered HTTP {status} without saying why: check the URL")
+    words = "".join(character for character in problem.detail if character.isprintable())[:_MAX_WORDS]
+    if status >= 500:
+        return PeerReported(f"the {_PEER} could not do it: {words}")
+    same: dict[str, type[CallerError]] = {kind.code: kind for kind in (CallerError, ModelFileError)}
+    return same.get(problem.code, Refused)(words)
+
+
+def _first(error: ValueError) -> str:
+    if not isinstance(error, ValidationError):
+        return "the plan is not UTF-8"
+    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    return f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
