@@ -11,7 +11,6 @@ from contract.errors import ImageError
 from contract.model_card import Window
 from imaging.formats import ImageWarning
 
-
 _LARGEST = 1e30  # leaves room for differences of two values in float32
 
 
