@@ -13,6 +13,7 @@
     |   +-- PeerUnreachable    no connection could be made
     |   +-- PeerDisconnected   an open connection ended
     |   +-- DeadlineExceeded   a wait reached its deadline
+    |   +-- SessionCancelled   this side gave the session up while it waited
     +-- ConfigurationError     settings, certificates or files of this party are wrong
     |   +-- MaterialSpent      an item of correlated randomness was used before: start a new session
     +-- ComputationFailed      the protocol ran but its result cannot be trusted: run it again
@@ -121,6 +122,12 @@ class DeadlineExceeded(TransportError):
         self.peer = peer
         self.step = step
         self.waited_seconds = waited_seconds
+
+
+class SessionCancelled(TransportError):
+    """This side gave up a running session: the user, the front end or a shutdown asked for it."""
+
+    code = "session-cancelled"
 
 
 class ConfigurationError(EncryptedInferenceError):

@@ -1,0 +1,62 @@
+"""Two ends of a channel inside one process: same contract as the network, for tests, dry runs and benchmarks."""
+
+from collections.abc import Sequence
+
+from contract.identity import Party
+from secure_computation.channel.channel import Channel, Deadlines, Recorder
+from secure_computation.channel.stream import ByteStream, Deadline, InboundBuffer, Piece
+
+
+class MemoryStream(ByteStream):
+    """One end of a pair of buffers. Writing copies and never waits."""
+
+    def __init__(self, inbound: InboundBuffer, outbound: InboundBuffer) -> None:
+        """Read from `inbound`, write to `outbound`, which is the other end's inbound."""
+        self._inbound = inbound
+        self._outbound = outbound
+
+    @classmethod
+    def pair(cls) -> tuple["MemoryStream", "MemoryStream"]:
+        """Two connected ends."""
+        left, right = InboundBuffer(), InboundBuffer()
+        return cls(left, right), cls(right, left)
+
+    def write(self, pieces: Sequence[Piece], deadline: Deadline) -> None:
+        """Hand a copy to the other end; PeerDisconnected once either end has closed."""
+        for piece in pieces:
+            if not self._outbound.append(bytes(piece)):
+                raise deadline.disconnected("connection closed")
+
+    def read_some(self, deadline: Deadline) -> memoryview:
+        """See ByteStream."""
+        return self._inbound.read_some(deadline)
+
+    def read_into(self, view: memoryview, deadline: Deadline) -> None:
+        """See ByteStream."""
+        self._inbound.read_into(view, deadline)
+
+    def interrupt(self, reason: str) -> None:
+        """See ByteStream."""
+        self._inbound.interrupt(reason)
+
+    def close(self) -> None:
+        """See ByteStream."""
+        self._outbound.end("connection closed")
+        self._inbound.end("connection closed")
+
+
+def memory_pair(
+    left: Party,
+    right: Party,
+    deadlines: Deadlines | None = None,
+    *,
+    left_recorder: Recorder | None = None,
+    right_recorder: Recorder | None = None,
+) -> tuple[Channel, Channel]:
+    """The channel that `left` holds and the one that `right` holds. A recorder sees each frame its side receives."""
+    left_stream, right_stream = MemoryStream.pair()
+    chosen = deadlines or Deadlines()
+    return (
+        Channel(left_stream, peer=right, deadlines=chosen, recorder=left_recorder),
+        Channel(right_stream, peer=left, deadlines=chosen, recorder=right_recorder),
+    )
