@@ -1,0 +1,208 @@
+"""Rules that a reviewer would otherwise have to remember, read from the syntax tree of every module."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+ROOMS = (
+    "contract",
+    "imaging",
+    "secure_computation",
+    "inference_service",
+    "data_owner",
+    "model_owner",
+    "crypto_provider",
+    "federated_learning",
+    "benchmarks",
+    "scripts",
+)
+SECRET_ROOMS = ("secure_computation", "crypto_provider", "data_owner", "model_owner", "inference_service", "contract")
+"""Where every random number may be a key, a mask or a share."""
+
+RUNS_CODE_ON_LOAD = ("pickle", "cPickle", "_pickle", "dill", "cloudpickle", "marshal", "shelve", "joblib")
+WEAK_MODULES = ("random", "numpy.random")
+WEAK_TORCH = (
+    *("Generator", "default_generator", "manual_seed", "seed", "random", "bernoulli", "normal", "poisson"),
+    *("rand", "rand_like", "randn", "randn_like", "randint", "randint_like", "randperm", "multinomial"),
+)
+WEAK_METHODS = ("random_", "normal_", "uniform_", "bernoulli_", "exponential_", "geometric_", "cauchy_", "log_normal_")
+
+MAX_FUNCTION_LINES = 60
+MAX_MODULE_LINES = 450
+
+
+def names_of(tree: ast.AST) -> dict[str, str]:
+    """What local names stand for: `import numpy as np` makes np mean numpy."""
+    meanings = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                meanings[alias.asname or alias.name.split(".")[0]] = (
+                    alias.name if alias.asname else alias.name.split(".")[0]
+                )
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            for alias in node.names:
+                meanings[alias.asname or alias.name] = f"{node.module}.{alias.name}"
+    return meanings
+
+
+def mentioned(tree: ast.AST) -> Iterator[tuple[ast.expr, str]]:
+    """Every name or dotted attribute with its full meaning, say `numpy.random.default_rng`."""
+    meanings = names_of(tree)
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Attribute | ast.Name):
+            continue
+        head, _, tail = ast.unparse(node).partition(".")
+        yield node, ".".join(part for part in (meanings.get(head, head), tail) if part)
+
+
+def imports_of(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield from ((node.lineno, f"{node.module}.{alias.name}") for alias in node.names)
+
+
+def within(name: str, package: str) -> bool:
+    return name == package or name.startswith(f"{package}.")
+
+
+def loads_that_run_code(source: str) -> list[int]:
+    """Lines that import a serialiser which runs code on load, or load an array or checkpoint without refusing it."""
+    tree = ast.parse(source)
+    lines = [line for line, name in imports_of(tree) if any(within(name, bad) for bad in RUNS_CODE_ON_LOAD)]
+    meanings = {id(node): name for node, name in mentioned(tree)}
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call):
+            continue
+        called = meanings.get(id(node.func), "")
+        options = {option.arg: ast.unparse(option.value) for option in node.keywords}
+        if called == "numpy.load" and options.get("allow_pickle") != "False":
+            lines.append(node.lineno)
+        if called == "torch.load" and options.get("weights_only") != "True":
+            lines.append(node.lineno)
+        if options.get("allow_pickle") == "True" or called == "torch.jit.load":
+            lines.append(node.lineno)
+    return lines
+
+
+def torch_files(source: str) -> list[int]:
+    """Lines that read or write torch's own files, which only training keeps (its checkpoints)."""
+    return [node.lineno for node, name in mentioned(ast.parse(source)) if name in {"torch.load", "torch.save"}]
+
+
+def weak_randomness(source: str) -> list[int]:
+    """Lines that touch a generator which is not cryptographic."""
+    tree = ast.parse(source)
+    lines = [line for line, name in imports_of(tree) if any(within(name, weak) for weak in WEAK_MODULES)]
+    for node, name in mentioned(tree):
+        library, _, rest = name.partition(".")
+        weak = (
+            any(within(name, module) for module in WEAK_MODULES)
+            or (library == "torch" and rest.split(".")[0] in WEAK_TORCH)
+            or (isinstance(node, ast.Attribute) and node.attr in WEAK_METHODS)
+        )
+        if weak:
+            lines.append(node.lineno)
+    return lines
+
+
+def too_long(source: str) -> list[str]:
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.end_lineno is not None:
+            lines = node.end_lineno - node.lineno + 1
+            if lines > MAX_FUNCTION_LINES:
+                found.append(f"{node.name} has {lines} lines")
+    lines = source.count("\n")
+    return [*found, f"the module has {lines} lines"] if lines > MAX_MODULE_LINES else found
+
+
+def sources(*rooms: str) -> Iterator[tuple[str, str]]:
+    for room in rooms:
+        for file in sorted((ROOT / room).rglob("*.py")):
+            yield file.relative_to(ROOT).as_posix(), file.read_text()
+
+
+def test_nothing_that_is_loaded_runs_code() -> None:
+    found = [f"{path}:{line}" for path, text in sources(*ROOMS) for line in loads_that_run_code(text)]
+    assert found == []
+
+
+def test_serving_keeps_no_torch_files() -> None:
+    found = [f"{path}:{line}" for path, text in sources(*SECRET_ROOMS, "imaging") for line in torch_files(text)]
+    assert found == []
+    assert torch_files("import torch\ntorch.save(x, f)")
+
+
+def test_randomness_near_secrets_is_cryptographic() -> None:
+    found = [f"{path}:{line}" for path, text in sources(*SECRET_ROOMS) for line in weak_randomness(text)]
+    assert found == []
+
+
+def test_functions_and_modules_stay_readable() -> None:
+    assert [f"{path}: {what}" for path, text in sources(*ROOMS, "tests") for what in too_long(text)] == []
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import pickle",
+        "from pickle import loads",
+        "def f():\n    import marshal",
+        "import numpy as np\nnp.load('a.npy')",
+        "import numpy as np\nnp.load('a.npy', allow_pickle=True)",
+        "from numpy import load\nload('a.npy')",
+        "import torch\ntorch.load('a.pt')",
+        "import torch\ntorch.load('a.pt', weights_only=False)",
+    ],
+)
+def test_the_checker_sees_a_load_that_runs_code(source: str) -> None:
+    assert loads_that_run_code(source)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import numpy as np\nnp.load('a.npy', allow_pickle=False)",
+        "import json\njson.load(f)",
+        "import torch\ntorch.tensor(1)",
+    ],
+)
+def test_the_checker_lets_safe_loads_pass(source: str) -> None:
+    assert loads_that_run_code(source) == []
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import random",
+        "from random import randint",
+        "import numpy as np\nnp.random.default_rng()",
+        "from numpy.random import default_rng",
+        "import torch\ntorch.randint(0, 2, (3,))",
+        "import torch\ntorch.empty(3).random_()",
+        "import torch as t\nt.Generator()",
+        "from torch import rand\nrand(3)",
+        "import torch\ntorch.manual_seed(1)",
+    ],
+)
+def test_the_checker_sees_weak_randomness(source: str) -> None:
+    assert weak_randomness(source)
+
+
+@pytest.mark.parametrize(
+    "source", ["import secrets\nsecrets.token_bytes(32)", "import os\nos.urandom(3)", "randomness.stream(seed)"]
+)
+def test_the_checker_lets_cryptographic_randomness_pass(source: str) -> None:
+    assert weak_randomness(source) == []
+
+
+def test_the_checker_sees_length() -> None:
+    assert too_long("def f():\n" + "    x = 1\n" * MAX_FUNCTION_LINES)
+    assert too_long("x = 1\n" * (MAX_MODULE_LINES + 1))
+    assert too_long("def f():\n" + "    x = 1\n" * (MAX_FUNCTION_LINES - 1)) == []

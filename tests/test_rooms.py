@@ -1,0 +1,136 @@
+"""Who may import whom: the rule of CONTRIBUTING.md ("Rooms"), read from the syntax tree.
+
+Imports inside functions count too. Tests and benchmarks may import anything, but CrypTen only through the bridge.
+"""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+CLIENT = "inference_service.client"
+PARTY = ("contract", "secure_computation", CLIENT)
+ALLOWED: dict[str, tuple[str, ...]] = {
+    "contract": (),
+    "imaging": ("contract",),
+    "secure_computation": ("contract",),
+    "inference_service": ("contract",),
+    "crypto_provider": PARTY,
+    "data_owner": (*PARTY, "imaging"),
+    "model_owner": (*PARTY, "imaging"),
+    "federated_learning": ("contract", "imaging", "secure_computation.randomness"),
+}
+OPEN = ("benchmarks", "tests", "scripts")
+"""May import any room; no room may import them."""
+
+CRYPTEN_ALLOWED = ("secure_computation/crypten_bridge/", "benchmarks/peers/stock_crypten.py")
+CRYPTEN_ALLOWED_IN_TESTS = ("tests/secure_computation/crypten_bridge/",)
+
+
+def imported(tree: ast.AST, package: str) -> Iterator[tuple[int, str]]:
+    """Line and full dotted name of everything that a module imports; `from a import b` yields `a.b`."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                parents = package.split(".")
+                base = ".".join([*parents[: len(parents) - node.level + 1], *([base] if base else [])])
+            yield from ((node.lineno, f"{base}.{alias.name}") for alias in node.names)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) in {
+            "importlib.import_module",
+            "import_module",
+            "__import__",
+        }:
+            first = node.args[0] if node.args else None
+            if isinstance(first, ast.Constant) and isinstance(first.value, str):
+                yield node.lineno, first.value
+
+
+def within(name: str, package: str) -> bool:
+    return name == package or name.startswith(f"{package}.")
+
+
+def violations(path: str, source: str) -> list[str]:
+    """What a file at `path` (relative to the root, with slashes) may not import."""
+    room = path.split("/", maxsplit=1)[0]
+    package = ".".join(path.removesuffix(".py").removesuffix("/__init__").split("/"))
+    if not path.endswith("__init__.py"):
+        package = package.rpartition(".")[0]
+    found = []
+    for line, name in imported(ast.parse(source, filename=path), package):
+        if within(name, "crypten") and not path.startswith((*CRYPTEN_ALLOWED, *CRYPTEN_ALLOWED_IN_TESTS)):
+            found.append(f"{path}:{line} imports {name}: CrypTen is reached through secure_computation/crypten_bridge")
+        top = name.split(".", maxsplit=1)[0]
+        if room in OPEN or top == room or top not in {*ALLOWED, *OPEN}:
+            continue
+        if not any(within(name, allowed) for allowed in ALLOWED[room]):
+            found.append(f"{path}:{line} imports {name}: {room} may import {', '.join(ALLOWED[room]) or 'no room'}")
+    return found
+
+
+def python_files() -> list[str]:
+    return sorted(
+        file.relative_to(ROOT).as_posix() for room in (*ALLOWED, *OPEN) for file in (ROOT / room).rglob("*.py")
+    )
+
+
+@pytest.mark.parametrize("room", [*ALLOWED, *OPEN])
+def test_rooms_import_only_what_they_may(room: str) -> None:
+    files = [path for path in python_files() if path.startswith(f"{room}/")]
+    assert files or room == "scripts"
+    assert [line for path in files for line in violations(path, (ROOT / path).read_text())] == []
+
+
+def test_every_package_is_a_room() -> None:
+    packages = {file.parent.name for file in ROOT.glob("*/__init__.py")}
+    assert packages == {*ALLOWED, "benchmarks", "tests"}
+
+
+@pytest.mark.parametrize(
+    ("path", "source"),
+    [
+        ("contract/a.py", "import imaging"),
+        ("contract/a.py", "def f():\n    from secure_computation.wire import Frame"),
+        ("contract/a.py", "import importlib\nimportlib.import_module('model_owner.server')"),
+        ("imaging/a.py", "from data_owner import result"),
+        ("secure_computation/a.py", "import inference_service.client"),
+        ("secure_computation/a.py", "import tests"),
+        ("inference_service/a.py", "from secure_computation import network"),
+        ("crypto_provider/a.py", "import imaging"),
+        ("data_owner/a.py", "from inference_service import sessions"),
+        ("data_owner/a.py", "from inference_service.storage import Store"),
+        ("data_owner/a.py", "import model_owner"),
+        ("model_owner/a.py", "if True:\n    import federated_learning.training"),
+        ("federated_learning/a.py", "from secure_computation import wire"),
+        ("federated_learning/a.py", "import secure_computation"),
+        ("secure_computation/engines/crypten/a.py", "import crypten"),
+        ("secure_computation/engines/crypten/a.py", "from crypten.mpc import MPCTensor"),
+        ("benchmarks/a.py", "import crypten.mpc"),
+        ("tests/data_owner/a.py", "import crypten"),
+    ],
+)
+def test_the_checker_sees_a_violation(path: str, source: str) -> None:
+    assert violations(path, source)
+
+
+@pytest.mark.parametrize(
+    ("path", "source"),
+    [
+        ("contract/a.py", "import json\nfrom contract.errors import CallerError"),
+        ("secure_computation/channel/a.py", "from . import stream\nfrom ..wire import Frame"),
+        ("data_owner/a.py", "from inference_service.client import Client\nimport imaging.dicom"),
+        ("data_owner/a.py", "from inference_service import client"),
+        ("federated_learning/a.py", "from secure_computation.randomness import stream"),
+        ("federated_learning/a.py", "from secure_computation import randomness"),
+        ("secure_computation/crypten_bridge/a.py", "import crypten"),
+        ("benchmarks/peers/stock_crypten.py", "import crypten"),
+        ("tests/a.py", "import data_owner, model_owner"),
+    ],
+)
+def test_the_checker_lets_allowed_imports_pass(path: str, source: str) -> None:
+    assert violations(path, source) == []
