@@ -1,0 +1,63 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from contract.model_card import read_card
+from federated_learning.command import main
+from federated_learning.data_source import ManifestSource, labels_of, load
+from federated_learning.export import run_onnx
+from federated_learning.publication import Description
+from tests.federated_learning.conftest import CLASSES
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> int:
+    monkeypatch.setattr("sys.argv", ["federated-learning", *map(str, arguments)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert isinstance(ended.value.code, int)
+    return ended.value.code
+
+
+def test_train_and_publish(
+    drawn_data: tuple[Path, Path],
+    description: Description,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    manifest, folder = drawn_data
+    (tmp_path / "description.json").write_text(description.model_dump_json())
+    data = ("--data", folder, "--manifest", manifest, "--threads", "1")
+    train: list[str | Path] = ["train-centralised", *data, "--output", tmp_path / "run", "--epochs", "2"]
+    train += ["--architecture", "resnet10-narrow", "--description", tmp_path / "description.json"]
+    train += ["--training-role", "train", "--validation-role", "choose"]
+    assert run(monkeypatch, *train) == 0
+    assert "epoch 2 of 2" in capsys.readouterr().err
+    assert run(monkeypatch, *train) == 0  # nothing left to do
+    assert "best choose accuracy" in capsys.readouterr().err
+
+    published = ("publish", *data, "--run", tmp_path / "run", "--model", tmp_path / "model", "--test-role", "test")
+    assert run(monkeypatch, *published) == 0
+    card = read_card(tmp_path / "model" / "card.json")
+    source = ManifestSource(manifest=manifest, folder=folder, classes=CLASSES)
+    for split in ("choose", "test"):
+        examples = source.examples(split)
+        logits = run_onnx(tmp_path / "model" / "model.onnx", load(examples, card.input))
+        stated = next(metric for metric in card.metrics if metric.name == "accuracy" and metric.split == split)
+        assert stated.value == pytest.approx((logits.argmax(1) == labels_of(examples)).mean(), abs=1e-4)
+        assert stated.interval_95 is not None
+        assert stated.interval_95[0] <= stated.value <= stated.interval_95[1]
+        assert np.isfinite(logits).all()
+    assert "Confusion on test" in (tmp_path / "model" / "README.md").read_text()
+
+
+def test_errors_are_one_line_with_their_own_exit_status(
+    drawn_data: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest, folder = drawn_data
+    arguments = ("train-centralised", "--data", folder, "--manifest", manifest, "--output", tmp_path / "run")
+    assert run(monkeypatch, *arguments) == 5
+    error = capsys.readouterr().err
+    assert error.startswith("federated-learning: ")
+    assert error.count("\n") == 1
