@@ -30,7 +30,7 @@ def draw_phantom(*, seed: int, side: int = 1024) -> Plane:
     trunk = _inside(x / (0.86 + 0.10 * _step(y, 0.1, 0.6)), (y - 0.55) / 1.33, power=3.2, edge=0.05)
     neck = 0.9 * _inside(x / 0.21, (y + 1.0) / 0.60, power=4, edge=0.12)
     shoulders = _step(y - 0.26 * np.abs(x), -1.0, -0.9) * (1 - _step(y, -0.1, 0.5))
-    body = np.maximum.reduce([trunk, neck, shoulders * (1 - _step(np.abs(x), 0.90 - 0.2 * y, 1.0 - 0.2 * y))])
+    body = np.maximum.reduce([trunk, neck, shoulders * (1 - _step(np.abs(x) + 0.2 * y, 0.9, 1.0))])
     lungs = _lungs(x, y, edges)
     tissue = 1.00 * body - 0.62 * lungs
     tissue += 0.10 * _step(y, 0.35, 0.95) * body  # the abdomen is thicker
@@ -40,8 +40,8 @@ def draw_phantom(*, seed: int, side: int = 1024) -> Plane:
     density = tissue + bone * body
     density += 0.05 * _smooth_noise(random, side, cells=6) * body + 0.02 * _smooth_noise(random, side, cells=40)
     density += random.normal(0, 0.012, (side, side))
-    film = 1 - np.exp(-1.25 * np.clip(density - 0.02, 0, None))
-    return np.clip(film / np.quantile(film, 0.998), 0, 1)
+    film: Plane = 1 - np.exp(-1.25 * np.clip(density - 0.02, 0, None))
+    return np.clip(film / np.quantile(film, 0.998), 0, 1, out=film)
 
 
 def write_phantom(path: Path, *, seed: int = 1, side: int = 1024) -> None:
@@ -89,7 +89,7 @@ def _step(values: Plane, low: float, high: float) -> Plane:
 
 def _inside(x: Plane, y: Plane, *, power: float, edge: float) -> Plane:
     """1 inside the unit super-ellipse, 0 outside, smooth over `edge`."""
-    radius = (np.abs(x) ** power + np.abs(y) ** power) ** (1 / power)
+    radius: Plane = (np.abs(x) ** power + np.abs(y) ** power) ** (1 / power)
     return 1 - _step(radius, 1 - edge, 1 + edge)
 
 
@@ -120,7 +120,7 @@ def _heart_and_vessels(x: Plane, y: Plane, random: np.random.Generator) -> Plane
     arch = _ellipse(x, y, (0.11, -0.22), (0.11, 0.11), edge=0.3)
     roots = _ellipse(np.abs(x - 0.02), y, (0.22, 0.02), (0.10, 0.16), edge=0.8)
     windpipe = _inside((x + 0.01) / 0.05, (y + 0.62) / 0.45, power=4, edge=0.3)
-    core = np.maximum.reduce([heart, right_edge, 0.85 * vessels, 0.8 * arch])
+    core: Plane = np.maximum.reduce([heart, right_edge, 0.85 * vessels, 0.8 * arch])
     return 0.50 * core + 0.14 * roots - 0.20 * windpipe
 
 

@@ -1,0 +1,95 @@
+"""Small images in every format, made here."""
+
+import io
+import struct
+import zlib
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import UID, ExplicitVRLittleEndian
+
+from contract.model_card import InputSpecification, Modality, Window
+
+
+def specification(*, side: int = 16, window: Window | None = None) -> InputSpecification:
+    return InputSpecification(
+        modalities=(Modality.DX, Modality.CR),
+        body_parts=("CHEST",),
+        height=side,
+        width=side,
+        window=window,
+        mean=(0.5,),
+        standard_deviation=(0.25,),
+    )
+
+
+def picture(*, rows: int = 24, columns: int = 32, seed: int = 0, bits: int = 8) -> NDArray[np.uint16]:
+    values = np.random.default_rng(seed).integers(0, 1 << bits, (rows, columns), dtype=np.uint16)
+    values[0, 0], values[0, 1] = 0, (1 << bits) - 1
+    return values
+
+
+def data_set(
+    stored: NDArray[np.integer], *, bits: int = 8, changes: dict[str, object] | None = None, **tags: object
+) -> Dataset:
+    """A complete DX data set with these stored values, changed by `changes` and `tags` (None deletes one)."""
+    made = Dataset()
+    made.file_meta = FileMetaDataset()
+    made.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    made.SOPClassUID = UID("1.2.840.10008.5.1.4.1.1.1.1")
+    made.SOPInstanceUID = UID("2.25.1")
+    made.PatientName = "Secret^Name"
+    made.Modality, made.BodyPartExamined = "DX", "CHEST"
+    made.SamplesPerPixel, made.PhotometricInterpretation = 1, "MONOCHROME2"
+    made.Rows, made.Columns = stored.shape
+    made.BitsAllocated = 8 if bits <= 8 else 16
+    made.BitsStored, made.HighBit = bits, bits - 1
+    made.PixelRepresentation = int(stored.min() < 0)
+    made.PixelData = stored.astype("<i2" if bits > 8 else "i1" if stored.min() < 0 else "u1").tobytes()
+    if len(made.PixelData) % 2:
+        made.PixelData += b"\0"
+    made["PixelData"].VR = "OW" if bits > 8 else "OB"
+    for keyword, value in ((changes or {}) | tags).items():
+        if value is None:
+            delattr(made, keyword)
+        else:
+            setattr(made, keyword, value)
+    return made
+
+
+def dicom_bytes(made: Dataset) -> bytes:
+    target = io.BytesIO()
+    made.save_as(target, enforce_file_format=True)
+    return target.getvalue()
+
+
+def with_transfer_syntax(file: bytes, uid: str) -> bytes:
+    """The same file with another transfer syntax written in its header, of the same even length."""
+    old = ExplicitVRLittleEndian.encode() + b"\0"
+    new = uid.encode() + b"\0" * (len(uid) % 2)
+    length = struct.pack("<H", len(new))
+    at = file.index(b"UI" + struct.pack("<H", len(old)) + old)
+    group_length = struct.unpack_from("<I", file, 140)[0] + len(new) - len(old)
+    changed = file[:at] + b"UI" + length + new + file[at + 4 + len(old) :]
+    return changed[:140] + struct.pack("<I", group_length) + changed[144:]
+
+
+def png_bytes(values: NDArray[np.generic], *, mode: str | None = None) -> bytes:
+    target = io.BytesIO()
+    image = Image.fromarray(values)
+    (image.convert(mode) if mode else image).save(target, "PNG")
+    return target.getvalue()
+
+
+def huge_png_header(*, rows: int, columns: int) -> bytes:
+    """A PNG that claims a size and carries a few bytes."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">2I5B", columns, rows, 8, 0, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 99)) + chunk(b"IEND", b"")
+    )

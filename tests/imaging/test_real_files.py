@@ -1,0 +1,90 @@
+"""Real radiographs and the DICOM files that readers are tried on."""
+
+import ast
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pydicom import dcmread
+
+from contract.errors import ImageError
+from imaging import read_image
+from tests.imaging.samples import specification
+
+pytestmark = pytest.mark.real_data
+
+
+def rows_of(medical_data: Path, folder: str) -> list[dict[str, str]]:
+    with (medical_data / "dicom_nifti_manifest.csv").open() as file:
+        return [row for row in csv.DictReader(file) if row["dir"] == folder]
+
+
+def test_chest_radiographs_read_right(medical_data: Path) -> None:
+    rows = rows_of(medical_data, "dicom_chest")
+    assert len(rows) >= 3
+    for row in rows:
+        path = medical_data / "dicom_chest" / row["file"]
+        image = read_image(path, specification())
+        assert image.original_size == ast.literal_eval(row["shape"])
+        assert image.warnings == ()
+        values = dcmread(path).pixel_array.astype(np.float64)
+        assert abs(values.min() - float(row["pmin"])) <= 1  # decoders of lossy JPEG round differently
+        assert abs(values.max() - float(row["pmax"])) <= 1
+        agreement = np.corrcoef(values.ravel(), image.pixels.ravel())[0, 1]
+        assert agreement * (-1 if row["photometric"] == "MONOCHROME1" else 1) > 0.9
+        assert image.pixels[:, image.pixels.shape[1] // 2].mean() > image.pixels.mean()  # the spine is bright
+
+
+def test_other_dicom_files_read_or_are_refused(medical_data: Path) -> None:
+    refused_though_decodable = []
+    for row in rows_of(medical_data, "dicom_other"):
+        try:
+            image = read_image(medical_data / "dicom_other" / row["file"], specification())
+        except ImageError as error:
+            assert "\n" not in str(error)  # noqa: PT017 - either outcome is right
+            if row["decoded"] == "ok" and row["photometric"].startswith("MONOCHROME") and row["frames"] == "1":
+                refused_though_decodable.append(row["syntax"])
+        else:
+            assert image.original_size == ast.literal_eval(row["shape"])
+            assert row["decoded"] == "ok"
+            assert image.pixels.max() > image.pixels.min()
+    assert refused_though_decodable == ["JPEG Extended (Process 2 and 4)"]  # 12 bits: no freely licensed decoder
+
+
+def test_the_same_slice_in_every_lossless_compression_is_the_same_image(medical_data: Path) -> None:
+    reference = read_image(medical_data / "dicom_other" / "CTImage.dcm", specification()).pixels
+    names = ("Endian", "Lossless", "Deflated", "Process14")
+    paths = [
+        path
+        for path in sorted((medical_data / "dicom_other").glob("CTImage.dcm_*"))
+        if any(name in path.name for name in names)
+    ]
+    assert len(paths) >= 9
+    for path in paths:
+        np.testing.assert_array_equal(read_image(path, specification()).pixels, reference, err_msg=path.name)
+
+
+def test_training_images_are_grey(medical_data: Path) -> None:
+    for folder in ("kermany224", "kermany_native"):
+        for path in sorted((medical_data / folder).rglob("*.jp*g"))[::400]:
+            image = read_image(path, specification())
+            assert image.pixels.max() > 0.5
+            assert not image.needs_confirmation
+
+
+@pytest.mark.parametrize("name", ["JPEG-LL.dcm", "RG3_JPLL.dcm", "MR_small_jp2klossless.dcm", "MR_small_RLE.dcm"])
+def test_damaged_compressed_files_parse_or_are_refused(medical_data: Path, tmp_path: Path, name: str) -> None:
+    original = (medical_data / "dicom_other" / name).read_bytes()
+    random = np.random.default_rng(7)
+    for _ in range(8):
+        content = bytearray(original)
+        for at in random.integers(0, len(content), 12):
+            content[at] = random.integers(0, 256)
+        cut = len(content) if random.random() < 0.5 else int(random.integers(1, len(content)))
+        path = tmp_path / "damaged"
+        path.write_bytes(content[:cut])
+        try:
+            assert np.isfinite(read_image(path, specification()).pixels).all()
+        except ImageError as error:
+            assert "\n" not in str(error)  # noqa: PT017 - either outcome is right
