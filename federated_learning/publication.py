@@ -15,7 +15,7 @@ from federated_learning.calibration import fit_temperature, softmax
 from federated_learning.data_source import DataSource, labels_of, load
 from federated_learning.evaluation import calibration_error, confusion_matrix, metrics
 from federated_learning.export import largest_difference, run_onnx, to_onnx, write_model
-from federated_learning.training import TrainingSettings, network_with, read
+from federated_learning.training import TrainingSettings, network_with, read_weights
 
 T = TypeVar("T", bound=Strict)
 
@@ -76,7 +76,7 @@ PEDIATRIC_PNEUMONIA = Description(
 
 
 class RunRecord(Strict):
-    """run.json of a training folder: what `publish` needs besides best.pt."""
+    """run.json of a training folder: what `publish` needs besides best.npz."""
 
     settings: TrainingSettings
     description: Description
@@ -120,7 +120,7 @@ def publish(
     """
     record = read_run(run)
     description = record.description
-    weights = read(run / "best.pt")
+    weights = read_weights(run / "best.npz")
     exported = to_onnx(network_with(record.settings, weights), description.input)
     model.mkdir(parents=True, exist_ok=True)
     write_model(exported, model / "model.onnx")

@@ -3,10 +3,10 @@
 import json
 import math
 import os
-import pickle
+import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -169,29 +169,42 @@ class Trainer:
         """A new network that holds the averaged weights, in evaluation mode."""
         return network_with(self.settings, self.average)
 
-    def state(self) -> dict[str, Any]:
-        """All that `restore` needs, as tensors and plain values."""
-        return {
+    def state(self) -> dict[str, NDArray[Any]]:
+        """All that `restore` needs, as arrays by name: network/..., average/..., optimizer/<parameter>/..., facts."""
+        facts = {
             "settings": self.settings.model_dump_json(),
             "epoch": self.epoch,
             "step": self._step,
-            "network": self.network.state_dict(),
-            "average": self.average,
-            "optimizer": self._optimizer.state_dict(),
-            "history": json.dumps([line.model_dump() for line in self.history]),
+            "history": [line.model_dump() for line in self.history],
         }
+        arrays: dict[str, NDArray[Any]] = {"facts": np.array(json.dumps(facts))}
+        for part, tensors in (("network", self.network.state_dict()), ("average", self.average)):
+            arrays |= {f"{part}/{name}": value.detach().numpy() for name, value in tensors.items()}
+        for parameter, moments in self._optimizer.state_dict()["state"].items():
+            arrays |= {f"optimizer/{parameter}/{name}": value.numpy() for name, value in moments.items()}
+        return arrays
 
-    def restore(self, state: Mapping[str, Any]) -> None:
+    def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
         """Continue where `state` was taken. Raises ConfigurationError if it belongs to other settings."""
-        if state.get("settings") != self.settings.model_dump_json():
+        facts = json.loads(str(state["facts"]))
+        if facts["settings"] != self.settings.model_dump_json():
             raise ConfigurationError(
                 "the checkpoint was written with other settings: give the same ones again, or another output folder"
             )
-        self.epoch, self._step = int(state["epoch"]), int(state["step"])
-        self.network.load_state_dict(state["network"])
-        self.average = {name: value.clone() for name, value in state["average"].items()}
-        self._optimizer.load_state_dict(state["optimizer"])
-        self.history = [EpochResult.model_validate(line) for line in json.loads(state["history"])]
+        self.epoch, self._step = int(facts["epoch"]), int(facts["step"])
+        self.history = [EpochResult.model_validate(line) for line in facts["history"]]
+        self.network.load_state_dict(_part(state, "network"))
+        self.average = _part(state, "average")
+        moments: dict[int, dict[str, Tensor]] = {}
+        for name, value in _part(state, "optimizer").items():
+            parameter, moment = name.split("/")
+            moments.setdefault(int(parameter), {})[moment] = value
+        self._optimizer.load_state_dict(self._optimizer.state_dict() | {"state": moments})
+
+
+def _part(state: Mapping[str, NDArray[Any]], part: str) -> dict[str, Tensor]:
+    prefix = f"{part}/"
+    return {name.removeprefix(prefix): torch.tensor(state[name]) for name in state if name.startswith(prefix)}
 
 
 def _groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -209,19 +222,26 @@ def network_with(settings: TrainingSettings, weights: Mapping[str, Tensor]) -> n
     return network.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload,no-any-return]
 
 
-def save(state: Mapping[str, Any], path: Path) -> None:
-    """Write so that a crash leaves either the old file or the new one."""
+def save(arrays: Mapping[str, NDArray[Any]], path: Path) -> None:
+    """Write an .npz so that a crash leaves either the old file or the new one."""
     partial = path.with_suffix(".partial")
-    torch.save(dict(state), partial)
+    with partial.open("wb") as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]
     os.replace(partial, path)  # noqa: PTH105  (the atomic one, by name)
 
 
-def read(path: Path) -> dict[str, Any]:
-    """A state written by `save` on this machine; runs nothing on load. Raises ConfigurationError."""
+def read(path: Path) -> dict[str, NDArray[Any]]:
+    """Arrays written by `save`; nothing in the file is run. Raises ConfigurationError."""
     try:
-        return cast("dict[str, Any]", torch.load(path, weights_only=True, map_location="cpu"))
-    except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            return dict(arrays)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise ConfigurationError(f"{path}: is not a readable checkpoint; remove it to start over") from error
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The averaged weights in a file written by `save`. Raises ConfigurationError."""
+    return _part(read(path), "average")
 
 
 def fit(
@@ -233,12 +253,12 @@ def fit(
     report: Callable[[EpochResult], None] = lambda _line: None,
     progress: Callable[[int, int], None] = lambda _done, _all: None,
 ) -> nn.Module:
-    """Train to the end, from folder/checkpoint.pt if it exists, and return the network chosen on the validation data.
+    """Train to the end, from folder/checkpoint.npz if it exists, and return the network chosen on the validation data.
 
-    `images` and `labels` are the validation data. Kept in `folder`: checkpoint.pt after each epoch, and best.pt, the
+    `images` and `labels` are the validation data. Kept in `folder`: checkpoint.npz after each epoch, and best.npz, the
     averaged weights of the epoch with the highest validation accuracy among those measured at the final size.
     """
-    checkpoint, best = folder / "checkpoint.pt", folder / "best.pt"
+    checkpoint, best = folder / "checkpoint.npz", folder / "best.npz"
     if checkpoint.exists():
         trainer.restore(read(checkpoint))
     settings = trainer.settings
@@ -255,8 +275,8 @@ def fit(
             final_size=size == final_size,
         )
         if line.final_size and all(line.accuracy > old.accuracy for old in trainer.history if old.final_size):
-            save(trainer.average, best)
+            save({f"average/{name}": value.numpy() for name, value in trainer.average.items()}, best)
         trainer.history.append(line)
         save(trainer.state(), checkpoint)
         report(line)
-    return network_with(settings, read(best))
+    return network_with(settings, read_weights(best))

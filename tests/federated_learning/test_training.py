@@ -77,8 +77,8 @@ def test_a_resumed_run_ends_as_an_uninterrupted_one(tmp_path: Path) -> None:
     assert second.history == first.history
     for name, value in first.average.items():
         torch.testing.assert_close(second.average[name], value, rtol=0, atol=0)
-    best_whole, best_broken = read(whole / "best.pt"), read(broken / "best.pt")
-    assert all(torch.equal(best_whole[name], best_broken[name]) for name in best_whole)
+    best_whole, best_broken = read(whole / "best.npz"), read(broken / "best.npz")
+    assert all(np.array_equal(best_whole[name], best_broken[name]) for name in best_whole)
 
 
 def test_best_is_chosen_at_the_final_size_only(tmp_path: Path) -> None:
@@ -105,9 +105,9 @@ def test_checkpoint_of_other_settings_is_refused(tmp_path: Path) -> None:
     "content", [b"", b"not a checkpoint", b"PK\x03\x04 cut off", b"\x80\x02c__builtin__\nprint\n."]
 )
 def test_unreadable_checkpoint_is_refused(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "checkpoint.pt").write_bytes(content)
+    (tmp_path / "checkpoint.npz").write_bytes(content)
     with pytest.raises(ConfigurationError, match="not a readable checkpoint"):
-        read(tmp_path / "checkpoint.pt")
+        read(tmp_path / "checkpoint.npz")
 
 
 def test_unknown_architecture_names_the_known_ones() -> None:
