@@ -1,0 +1,1 @@
+"""ONNX file -> public network + private weights. Start at `compiling.compile_model`."""
