@@ -1,0 +1,123 @@
+"""Accounts and their API keys.
+
+A key is `ei-<prefix>-<secret>`: the prefix (8 hexadecimal digits) finds the account and may be shown to people, the
+secret is 256 bits from the operating system. Only SHA-256 of the whole key is stored. A fast hash is enough: nobody
+searches 2^256 keys, so the slow hashes made for passwords would only slow every call down.
+"""
+
+import hashlib
+import hmac
+import secrets
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from uuid import UUID, uuid4
+
+from pydantic import SecretStr, TypeAdapter, ValidationError
+from sqlalchemy import select
+
+from contract.errors import CallerError
+from contract.model_card import Name
+from inference_service.problems import NotFound, Unauthenticated
+from inference_service.storage import AccountRow, Clock, Database, utc_now
+
+_MAX_KEY_CHARACTERS = 128
+_NAME: TypeAdapter[str] = TypeAdapter(Name)
+
+
+class AccountRole(StrEnum):
+    """What an account may do."""
+
+    CLINICIAN = "clinician"
+    """Open and report its sessions, see its organisation's: a data owner."""
+    MODEL_OWNER = "model-owner"
+    """Register its models, see their sessions and report their failures."""
+    CRYPTO_PROVIDER = "crypto-provider"
+    """Read models and plans."""
+    OPERATOR = "operator"
+    """See every session."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Account:
+    """Who calls. No key in it."""
+
+    id: UUID
+    role: AccountRole
+    organisation: str
+    prefix: str
+    created_at: datetime
+    revoked_at: datetime | None
+
+
+class Accounts:
+    """The accounts in a database."""
+
+    def __init__(self, database: Database, *, clock: Clock = utc_now) -> None:
+        """Work on `database`."""
+        self._database = database
+        self._clock = clock
+
+    def add(self, *, role: AccountRole, organisation: str) -> tuple[Account, SecretStr]:
+        """Make an account and its key, which nobody can ask for again. Raises CallerError for a bad name."""
+        try:
+            _NAME.validate_python(organisation)
+        except ValidationError as error:
+            raise CallerError(
+                f"organisation {organisation[:64]!r}: write a name of lower-case letters, digits and hyphens"
+            ) from error
+        prefix = secrets.token_hex(4)
+        key = f"ei-{prefix}-{secrets.token_urlsafe(32)}"
+        row = AccountRow(
+            id=uuid4(),
+            role=role.value,
+            organisation=organisation,
+            prefix=prefix,
+            key_sha256=_digest(key),
+            created_at=self._clock(),
+            revoked_at=None,
+        )
+        with self._database.write() as session:
+            session.add(row)
+        return _account(row), SecretStr(key)
+
+    def authenticate(self, key: str) -> Account:
+        """The account of an API key. Raises Unauthenticated, in the same words whatever is wrong with the key."""
+        parts = key.split("-", 2)
+        prefix = parts[1] if len(parts) == 3 and len(key) <= _MAX_KEY_CHARACTERS else ""
+        with self._database.read() as session:
+            row = session.scalar(select(AccountRow).where(AccountRow.prefix == prefix))
+            stored = row.key_sha256 if row is not None else bytes(32)
+            matches = hmac.compare_digest(stored, _digest(key[:_MAX_KEY_CHARACTERS]))
+            if row is None or not matches or row.revoked_at is not None:
+                raise Unauthenticated("the API key belongs to no account: check it, or ask the operator for a new one")
+            return _account(row)
+
+    def list(self) -> tuple[Account, ...]:
+        """Every account, oldest first."""
+        with self._database.read() as session:
+            return tuple(_account(row) for row in session.scalars(select(AccountRow).order_by(AccountRow.created_at)))
+
+    def revoke(self, prefix: str) -> Account:
+        """Make the key with this prefix worthless from now on. Raises NotFound."""
+        with self._database.write() as session:
+            row = session.scalar(select(AccountRow).where(AccountRow.prefix == prefix))
+            if row is None:
+                raise NotFound(f"no account has the prefix {prefix[:16]!r}: see `inference-service account list`")
+            row.revoked_at = row.revoked_at or self._clock()
+            return _account(row)
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.sha256(key.encode(errors="surrogatepass")).digest()
+
+
+def _account(row: AccountRow) -> Account:
+    return Account(
+        id=row.id,
+        role=AccountRole(row.role),
+        organisation=row.organisation,
+        prefix=row.prefix,
+        created_at=row.created_at,
+        revoked_at=row.revoked_at,
+    )

@@ -1,0 +1,99 @@
+"""From the error tree to RFC 9457 answers, and the few refusals that only an HTTP service has.
+
+What a caller did wrong is told to the caller in the error's own words. What went wrong on this side (status 500 and
+above) is told to the log only: the answer carries an id under which the operator finds it.
+"""
+
+from http import HTTPStatus
+from uuid import UUID
+
+from contract.api import Problem
+from contract.errors import EncryptedInferenceError, Refused
+
+MEDIA_TYPE = "application/problem+json"
+_MAX_DETAIL = 500
+
+
+class Unauthenticated(Refused):
+    """No API key, or one that no account has (any more)."""
+
+    code = "unauthenticated"
+    http_status = HTTPStatus.UNAUTHORIZED
+
+
+class NotFound(Refused):
+    """Not there, or not this caller's to see: the two are not told apart."""
+
+    code = "not-found"
+    http_status = HTTPStatus.NOT_FOUND
+
+
+class Conflict(Refused):
+    """The thing is in a state in which this cannot happen."""
+
+    code = "conflict"
+    http_status = HTTPStatus.CONFLICT
+
+
+class TooLarge(Refused):
+    """The body is longer than this endpoint reads."""
+
+    code = "too-large"
+    http_status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+
+
+class NotJson(Refused):
+    """A body of another kind than JSON."""
+
+    code = "not-json"
+    http_status = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
+
+
+class TooSlow(Refused):
+    """The body did not arrive in time."""
+
+    code = "too-slow"
+    http_status = HTTPStatus.REQUEST_TIMEOUT
+
+
+class TooMany(Refused):
+    """This account has as many live sessions as it may have."""
+
+    code = "too-many"
+    http_status = HTTPStatus.TOO_MANY_REQUESTS
+
+
+class Unavailable(EncryptedInferenceError):
+    """The front end cannot serve now: its database does not answer."""
+
+    code = "unavailable"
+    http_status = HTTPStatus.SERVICE_UNAVAILABLE
+
+
+def problem_of(error: EncryptedInferenceError, *, request: UUID) -> Problem:
+    """The answer for an error of the tree; nothing of this side's inner affairs stands in it."""
+    if error.http_status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        return problem(error.http_status, code=error.code, detail=_inner(request), request=request)
+    return problem(error.http_status, code=error.code, detail=str(error), request=request)
+
+
+def internal_problem(*, request: UUID) -> Problem:
+    """The answer for an error that nobody foresaw."""
+    return problem(HTTPStatus.INTERNAL_SERVER_ERROR, code="internal", detail=_inner(request), request=request)
+
+
+def problem(status: HTTPStatus, *, code: str, detail: str, request: UUID) -> Problem:
+    """Build an answer; `detail` is cut to one printable line."""
+    line = "".join(character for character in " ".join(detail.split()) if character.isprintable())
+    return Problem(
+        type=f"urn:encrypted-inference:problem:{code}",
+        title=status.phrase,
+        status=status.value,
+        detail=line[:_MAX_DETAIL],
+        instance=f"urn:uuid:{request}",
+        code=code,
+    )
+
+
+def _inner(request: UUID) -> str:
+    return f"the inference service failed: try again, or give its operator this id: {request}"

@@ -1,0 +1,224 @@
+"""Sessions in the database: opened, changed by the rules of `sessions`, and ended by the clock.
+
+The clock is asked twice: whenever somebody looks at a session (so nobody ever sees one that should have ended), and by
+a sweep in the background (so that one nobody looks at ends too).
+"""
+
+from datetime import timedelta
+from uuid import UUID, uuid4
+
+from sqlalchemy import func, or_, select, update
+from sqlalchemy.orm import Session
+
+from contract.api import SessionEvent, SessionReport, SessionRequest, SessionState, SessionView
+from contract.api import SessionEventName as Event
+from contract.errors import CallerError, Refused
+from contract.ticket import Engine, Purpose
+from inference_service.accounts import Account, AccountRole
+from inference_service.catalog import Catalog
+from inference_service.metrics import Metrics
+from inference_service.problems import Conflict, NotFound, TooMany
+from inference_service.sessions import LIVE, Actor, next_state
+from inference_service.storage import Clock, Database, SessionEventRow, SessionRow, utc_now
+from inference_service.tickets import TicketOffice
+
+_LIVE = [state.value for state in LIVE]
+
+
+class Sessions:
+    """The sessions in a database. Thread-safe."""
+
+    def __init__(
+        self,
+        database: Database,
+        *,
+        catalog: Catalog,
+        tickets: TicketOffice,
+        metrics: Metrics,
+        lifetime: timedelta,
+        live_per_account: int,
+        clock: Clock = utc_now,
+    ) -> None:
+        """Work on `database`; a session lives for `lifetime`, an account may have `live_per_account` at once."""
+        self._database = database
+        self._catalog = catalog
+        self._tickets = tickets
+        self._metrics = metrics
+        self._lifetime = lifetime
+        self._live_per_account = live_per_account
+        self._clock = clock
+
+    def open(self, account: Account, request: SessionRequest) -> SessionView:
+        """Open a session and sign its ticket: the one answer that carries it.
+
+        Raises:
+            Refused: not a clinician's account; TooMany: too many live sessions; NotFound: no such model.
+            CallerError: the model has no lowering for the engine, or the purpose is not served yet.
+        """
+        if account.role is not AccountRole.CLINICIAN:
+            raise Refused("only a clinician's account may open sessions: use the data owner's key")
+        if request.purpose is not Purpose.DIAGNOSE:
+            raise CallerError(f"purpose {request.purpose.value} is not served yet: open a session to diagnose")
+        entry = self._catalog.model(request.model, request.version)
+        if request.engine not in entry.engines:
+            offered = ", ".join(entry.engines)
+            raise CallerError(f"this model does not run on engine {request.engine.value}: choose one of {offered}")
+        now = self._clock().replace(microsecond=0)  # tickets count whole seconds, and both end at the same one
+        row = SessionRow(
+            id=uuid4(),
+            account_id=account.id,
+            state=SessionState.OPENED.value,
+            purpose=request.purpose.value,
+            model=entry.card.name,
+            version=entry.version,
+            plan_hash=entry.plan_hash,
+            engine=request.engine.value,
+            data_owner=account.organisation,
+            model_owner=entry.model_owner.organisation,
+            crypto_provider=entry.crypto_provider.organisation,
+            created_at=now,
+            expires_at=now + self._lifetime,
+            report=SessionReport().model_dump_json(),
+        )
+        self.sweep(account=account)
+        with self._database.write() as session:
+            self._require_room(session, account)
+            session.add(row)
+        self._metrics.session(SessionState.OPENED)
+        return _view(row, ticket=self._tickets.ticket(row, output_policy=entry.card.output_policy))
+
+    def view(self, account: Account, session_id: UUID) -> SessionView:
+        """Where a session stands. Raises NotFound when it is not there or not this account's to see."""
+        self._expire(session_id)
+        with self._database.read() as session:
+            return _view(_visible(session, account, session_id))
+
+    def apply(self, account: Account, session_id: UUID, event: SessionEvent) -> SessionView:
+        """Record what happened.
+
+        Raises:
+            NotFound: as for `view`. Conflict: it cannot happen in this state, or another event won.
+            Refused: it is not this account's to report.
+        """
+        self._expire(session_id)
+        with self._database.write() as session:
+            row = _visible(session, account, session_id)
+            actor = _actor(account, row)
+            state = next_state(SessionState(row.state), event.event, actor=actor)
+            row.report = _merged(row.report, event.report, actor=actor)
+            self._move(session, row, event.event, state, account=account)
+        self._metrics.session(state)
+        return _view(row)
+
+    def sweep(self, *, account: Account | None = None) -> int:
+        """End the sessions whose time is over (all, or one account's); return how many."""
+        due = select(SessionRow.id).where(SessionRow.state.in_(_LIVE), SessionRow.expires_at <= self._clock())
+        if account is not None:
+            due = due.where(SessionRow.account_id == account.id)
+        with self._database.read() as session:
+            overdue = session.scalars(due).all()
+        return sum(self._expire(session_id) for session_id in overdue)
+
+    def _expire(self, session_id: UUID) -> bool:
+        """End one session if its time is over; whether it was."""
+        now = self._clock()
+        with self._database.read() as session:
+            seen = session.get(SessionRow, session_id)
+            if seen is None or seen.state not in _LIVE or seen.expires_at > now:
+                return False
+        with self._database.write() as session:
+            row = session.get(SessionRow, session_id)
+            if row is None or row.state not in _LIVE:
+                return False  # an event came in between
+            state = next_state(SessionState(row.state), Event.EXPIRE, actor=Actor.CLOCK)
+            self._move(session, row, Event.EXPIRE, state, account=None)
+        self._metrics.session(state)
+        return True
+
+    def _move(
+        self, session: Session, row: SessionRow, event: Event, state: SessionState, *, account: Account | None
+    ) -> None:
+        """Change the state where it is still the one that was read, and write the audit line."""
+        before = row.state
+        session.flush()
+        changed = session.scalars(
+            update(SessionRow)
+            .where(SessionRow.id == row.id, SessionRow.state == before)
+            .values(state=state.value)
+            .returning(SessionRow.id)
+        ).all()
+        if not changed:
+            raise Conflict("another event changed this session at the same time: ask for its state")
+        session.refresh(row)
+        session.add(
+            SessionEventRow(
+                session_id=row.id,
+                event=event.value,
+                state=state.value,
+                account_id=account.id if account is not None else None,
+                at=self._clock(),
+            )
+        )
+
+    def _require_room(self, session: Session, account: Account) -> None:
+        live = select(func.count()).where(SessionRow.account_id == account.id, SessionRow.state.in_(_LIVE))
+        if (session.scalar(live) or 0) >= self._live_per_account:
+            raise TooMany(
+                f"this account has {self._live_per_account} live sessions, the most it may have: end or cancel some"
+            )
+
+
+def _visible(session: Session, account: Account, session_id: UUID) -> SessionRow:
+    wanted = select(SessionRow).where(SessionRow.id == session_id)
+    if account.role is not AccountRole.OPERATOR:
+        is_clinician = account.role is AccountRole.CLINICIAN
+        is_model_owner = account.role is AccountRole.MODEL_OWNER
+        wanted = wanted.where(
+            or_(
+                (SessionRow.data_owner == account.organisation) & is_clinician,
+                (SessionRow.model_owner == account.organisation) & is_model_owner,
+            )
+        )
+    row = session.scalar(wanted)
+    if row is None:
+        raise NotFound("no session of yours has this id: check it, or open a new session")
+    return row
+
+
+def _actor(account: Account, row: SessionRow) -> Actor:
+    if account.id == row.account_id:
+        return Actor.DATA_OWNER
+    if account.role is AccountRole.MODEL_OWNER:
+        return Actor.MODEL_OWNER
+    raise Refused("only the account that opened a session, or its model's owner, may report on it: use that key")
+
+
+def _merged(stored: str, report: SessionReport | None, *, actor: Actor) -> str:
+    """What was reported so far and what is new; a model owner adds its reason to fail and nothing else."""
+    if report is None:
+        return stored
+    fields = {"failure"} if actor is Actor.MODEL_OWNER else set(SessionReport.model_fields)
+    news = {name: value for name in fields if (value := getattr(report, name)) is not None}
+    return SessionReport.model_validate_json(stored).model_copy(update=news).model_dump_json()
+
+
+def _view(row: SessionRow, *, ticket: str | None = None) -> SessionView:
+    report = SessionReport.model_validate_json(row.report)
+    return SessionView(
+        id=row.id,
+        state=SessionState(row.state),
+        purpose=Purpose(row.purpose),
+        model=row.model,
+        version=row.version,
+        plan_hash=row.plan_hash,
+        engine=Engine(row.engine),
+        data_owner=row.data_owner,
+        model_owner=row.model_owner,
+        crypto_provider=row.crypto_provider,
+        created_at=row.created_at,
+        expires_at=row.expires_at,
+        ticket=ticket,
+        seconds=report.seconds,
+        bytes_sent=report.bytes_sent,
+        failure=report.failure,
+    )

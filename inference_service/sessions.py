@@ -1,0 +1,90 @@
+"""The life of a session, in one table.
+
+A session is the front end's record that one image is being diagnosed. It never sees the computation, so it learns what
+happens from the parties' accounts, and from the clock when they fall silent:
+
+    opened --prepare--> preparing --run--> running --complete--> completed
+       `-------------------run--------------^
+    opened, preparing, running --fail--> failed, --cancel--> cancelled, --expire--> expired
+
+`opened` is entered when the session is made and its ticket signed. `prepare` says that the offline phase has begun; it
+may be skipped when material was in stock. `run` says that the image has been shared and the online phase has begun.
+
+Who may cause what follows from who can know it. Only the data owner (the account that opened the session) knows that
+it got its result, that it began a phase, or that it wants no result any more. That something broke, both the data
+owner and the model owner can see, and the first to say so is believed: either could stop the session by hanging up
+anyway. That time is over is the clock's to say and nobody else's: a process that died in `running` says nothing, and
+its session must still end.
+
+The last four states are final. No event leads out of them, so a late `complete` after `expired` or `cancelled` is
+refused instead of rewriting history. Two events that race for one session cannot both win: the store changes the
+state only where it is still the one that was read.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from contract.api import SessionEventName as Event
+from contract.api import SessionState as State
+from contract.errors import Refused
+from inference_service.problems import Conflict
+
+
+class Actor(StrEnum):
+    """Who causes an event."""
+
+    DATA_OWNER = "data owner"
+    MODEL_OWNER = "model owner"
+    CLOCK = "clock"
+
+
+@dataclass(frozen=True)
+class Transition:
+    """Where an event leads, and who may cause it."""
+
+    state: State
+    actors: frozenset[Actor]
+
+
+_DATA_OWNER = frozenset({Actor.DATA_OWNER})
+_BOTH_OWNERS = frozenset({Actor.DATA_OWNER, Actor.MODEL_OWNER})
+_CLOCK = frozenset({Actor.CLOCK})
+
+TRANSITIONS: dict[tuple[State, Event], Transition] = {
+    (State.OPENED, Event.PREPARE): Transition(State.PREPARING, _DATA_OWNER),
+    (State.OPENED, Event.RUN): Transition(State.RUNNING, _DATA_OWNER),
+    (State.OPENED, Event.FAIL): Transition(State.FAILED, _BOTH_OWNERS),
+    (State.OPENED, Event.CANCEL): Transition(State.CANCELLED, _DATA_OWNER),
+    (State.OPENED, Event.EXPIRE): Transition(State.EXPIRED, _CLOCK),
+    (State.PREPARING, Event.RUN): Transition(State.RUNNING, _DATA_OWNER),
+    (State.PREPARING, Event.FAIL): Transition(State.FAILED, _BOTH_OWNERS),
+    (State.PREPARING, Event.CANCEL): Transition(State.CANCELLED, _DATA_OWNER),
+    (State.PREPARING, Event.EXPIRE): Transition(State.EXPIRED, _CLOCK),
+    (State.RUNNING, Event.COMPLETE): Transition(State.COMPLETED, _DATA_OWNER),
+    (State.RUNNING, Event.FAIL): Transition(State.FAILED, _BOTH_OWNERS),
+    (State.RUNNING, Event.CANCEL): Transition(State.CANCELLED, _DATA_OWNER),
+    (State.RUNNING, Event.EXPIRE): Transition(State.EXPIRED, _CLOCK),
+}
+
+LIVE = frozenset(state for state, _ in TRANSITIONS)
+"""States that something can still happen to."""
+
+
+def next_state(state: State, event: Event, *, actor: Actor) -> State:
+    """Where `event` leads from `state`.
+
+    Raises:
+        Conflict: it cannot happen in this state.
+        Refused: it can, but not because of this actor.
+    """
+    transition = TRANSITIONS.get((state, event))
+    if transition is None:
+        raise Conflict(f"a session that is {state.value} cannot {event.value}: {_advice(state)}")
+    if actor not in transition.actors:
+        allowed = " or the ".join(sorted(transition.actors))
+        raise Refused(f"only the {allowed} of a session may report '{event.value}': use that account's key")
+    return transition.state
+
+
+def _advice(state: State) -> str:
+    return "ask for its state and go on from there" if state in LIVE else "it has ended; open a new session"

@@ -1,0 +1,58 @@
+"""Settings of the front end: one frozen object, from a TOML file and `INFERENCE_SERVICE_` variables."""
+
+import ipaddress
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import Field, model_validator
+
+from contract.settings import Address, PartySettings, settings_config
+from contract.ticket import SIGNING_KEY_FILE, NetworkProfile
+
+DATABASE_FILE = "inference-service.sqlite"
+
+
+class ServiceSettings(PartySettings):
+    """Everything that an operator may choose."""
+
+    model_config = settings_config("INFERENCE_SERVICE_")
+
+    data_folder: Path
+    """Holds the database and the ticket signing key; `inference-service init` makes it."""
+    listen: Address = Address(host="127.0.0.1", port=8080)
+    key: Path | None = None
+    certificate: Path | None = None
+    """The party's PEM files for TLS. Without them only loopback is served, or what stands behind `plain_http`."""
+    plain_http: bool = False
+    """True only where a proxy on this machine or a private link ends TLS in front of the service."""
+    session_seconds: Annotated[int, Field(ge=10, le=24 * 3600)] = 15 * 60
+    """How long a session and its ticket live."""
+    sweep_seconds: Annotated[float, Field(ge=0.05, le=3600)] = 30.0
+    """How often sessions that ran out of time are looked for."""
+    live_sessions_per_account: Annotated[int, Field(ge=1, le=100_000)] = 64
+    network_profile: NetworkProfile = NetworkProfile.LAN
+
+    @model_validator(mode="after")
+    def _keys_never_travel_in_clear(self) -> Self:
+        if (self.key is None) != (self.certificate is None):
+            raise ValueError("key and certificate go together: give both, or neither")
+        if self.certificate is None and not self.plain_http and not _is_loopback(self.listen.host):
+            raise ValueError("API keys would travel in clear: give key and certificate, or listen on loopback")
+        return self
+
+    @property
+    def database(self) -> Path:
+        """The SQLite file."""
+        return self.data_folder / DATABASE_FILE
+
+    @property
+    def signing_key(self) -> Path:
+        """The private key that signs tickets."""
+        return self.data_folder / SIGNING_KEY_FILE
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,39 @@
+"""What the front end puts into a ticket."""
+
+from uuid import uuid4
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from contract.model_card import OutputPolicy
+from contract.ticket import Engine, NetworkProfile, Purpose, TicketClaims, issue_ticket
+from inference_service.storage import SessionRow
+
+
+class TicketOffice:
+    """Signs tickets for sessions. Holds the signing key; never shows it."""
+
+    def __init__(self, key: Ed25519PrivateKey, *, network_profile: NetworkProfile) -> None:
+        """Sign with `key`."""
+        self._key = key
+        self._network_profile = network_profile
+
+    def ticket(self, session: SessionRow, *, output_policy: OutputPolicy) -> str:
+        """A ticket that lives exactly as long as its session."""
+        claims = TicketClaims(
+            jti=uuid4(),
+            session=session.id,
+            purpose=Purpose(session.purpose),
+            account=str(session.account_id),
+            model=session.model,
+            version=session.version,
+            plan_hash=session.plan_hash,
+            engine=Engine(session.engine),
+            data_owner=session.data_owner,
+            model_owner=session.model_owner,
+            crypto_provider=session.crypto_provider,
+            output_policy=output_policy,
+            network_profile=self._network_profile,
+            iat=int(session.created_at.timestamp()),
+            exp=int(session.expires_at.timestamp()),
+        )
+        return issue_ticket(claims, self._key)
