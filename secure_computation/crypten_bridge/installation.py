@@ -102,7 +102,7 @@ def _install(crypten: Any) -> None:
     crypten.communicator.get = lambda: current_session().communicator
     crypten.generators = _SessionGenerators()
     crypten.mpc.get_default_provider = lambda: current_session().provider
-    crypten.cryptensor.CrypTensor.AUTOGRAD_ENABLED = False
+    crypten.CrypTensor.AUTOGRAD_ENABLED = False
     replacements: dict[str, Any] = {
         "generate_random_ring_element": _random_ring_element,
         "generate_kbit_random_tensor": _random_bits,

@@ -1,6 +1,6 @@
 """CrypTen's tuple provider on dealt material: each request must be the next one of the dealing list."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -26,21 +26,19 @@ from secure_computation.randomness import Seed
 
 
 class Corrections:
-    """P1's corrections of one item, in one block of memory, in the order of the dealing list."""
+    """P1's corrections of one item, in the order of the dealing list."""
 
-    def __init__(self, requests: tuple[Request, ...]) -> None:
-        """Allocate room for all of them; the size is public and comes from the party's own plan."""
-        self._shapes = [request.output for request in requests]
-        sizes = [torch.Size(shape).numel() for shape in self._shapes]
-        self._parts: tuple[Share, ...] = torch.split(torch.empty(sum(sizes), dtype=torch.int64), sizes)
+    def __init__(self, tensors: Sequence[Share]) -> None:
+        """Keep one tensor for each request."""
+        self._tensors = tuple(tensors)
 
     def __repr__(self) -> str:
         """Show nothing."""
         return "Corrections(<secret>)"
 
     def tensor(self, step: int) -> Share:
-        """View the correction of the request at `step`."""
-        return self._parts[step].view(self._shapes[step])
+        """The correction of the request at `step`."""
+        return self._tensors[step]
 
 
 class _PartyProvider:

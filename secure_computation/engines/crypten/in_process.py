@@ -1,0 +1,125 @@
+"""All three roles of one inference in one process, over memory channels: for tests, checks and reading.
+
+It shows the whole protocol on one page and runs the same code as the parties do. It protects nothing: image and
+weights are in one process.
+"""
+
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from contract.identity import Party, Role
+from secure_computation.channel.channel import Channel, Deadlines, Recorder
+from secure_computation.channel.memory import memory_pair
+from secure_computation.channel.traffic import Traffic
+from secure_computation.engines.crypten.engine import (
+    agree_on_zero_sharing,
+    receive_data_owner_material,
+    receive_model_owner_material,
+    run_data_owner,
+    run_model_owner,
+    send_data_owner_material,
+    send_model_owner_material,
+)
+from secure_computation.engines.crypten.lowering import CrypTenLowering
+from secure_computation.material import DealtSeeds, ItemName
+from secure_computation.network import Network
+from secure_computation.private_weights import PrivateWeights
+from secure_computation.wire import Phase
+
+DATA_OWNER = Party(role=Role.DATA_OWNER, organisation="hospital")
+MODEL_OWNER = Party(role=Role.MODEL_OWNER, organisation="laboratory")
+CRYPTO_PROVIDER = Party(role=Role.CRYPTO_PROVIDER, organisation="dealer")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recorders:
+    """Who sees the frames that each online party receives from each peer."""
+
+    data_owner_from_model_owner: Recorder | None = None
+    data_owner_from_dealer: Recorder | None = None
+    model_owner_from_data_owner: Recorder | None = None
+    model_owner_from_dealer: Recorder | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class InProcessResult:
+    """Logits as the data owner reads them, and the traffic of the channel between P0 and P1, as P0 counted it."""
+
+    logits: NDArray[np.float64]
+    online: Traffic
+
+
+def run_in_process(
+    network: Network,
+    lowering: CrypTenLowering,
+    weights: PrivateWeights,
+    image: NDArray[np.float32],
+    *,
+    item: ItemName,
+    deadlines: Deadlines | None = None,
+    recorders: Recorders | None = None,
+) -> InProcessResult:
+    """Play D, P0 and P1, each in a thread, on a fresh item."""
+    see = recorders or Recorders()
+    p0_to_p1, p1_to_p0 = memory_pair(
+        DATA_OWNER,
+        MODEL_OWNER,
+        deadlines,
+        left_recorder=see.data_owner_from_model_owner,
+        right_recorder=see.model_owner_from_data_owner,
+    )
+    p0_to_d, d_to_p0 = memory_pair(DATA_OWNER, CRYPTO_PROVIDER, deadlines, left_recorder=see.data_owner_from_dealer)
+    p1_to_d, d_to_p1 = memory_pair(MODEL_OWNER, CRYPTO_PROVIDER, deadlines, left_recorder=see.model_owner_from_dealer)
+    seeds = DealtSeeds.fresh()
+
+    def dealer() -> None:
+        with _closed_on_failure(d_to_p0, d_to_p1):
+            send_data_owner_material(d_to_p0, seeds)
+            send_model_owner_material(d_to_p1, lowering, item=item, seeds=seeds)
+
+    def data_owner() -> NDArray[np.float64]:
+        with _closed_on_failure(p0_to_p1, p0_to_d):
+            return run_data_owner(
+                network,
+                image,
+                lowering=lowering,
+                material=receive_data_owner_material(p0_to_d, item),
+                zero_sharing=agree_on_zero_sharing(p0_to_p1, item=item),
+                channel=p0_to_p1,
+                on_layer=lambda _index, _total, _name: None,
+            )
+
+    def model_owner() -> None:
+        with _closed_on_failure(p1_to_p0, p1_to_d):
+            run_model_owner(
+                network,
+                weights,
+                lowering=lowering,
+                material=receive_model_owner_material(p1_to_d, lowering, item),
+                zero_sharing=agree_on_zero_sharing(p1_to_p0, item=item),
+                channel=p1_to_p0,
+                on_layer=lambda _index, _total, _name: None,
+            )
+
+    with ThreadPoolExecutor(max_workers=3, thread_name_prefix="in-process") as pool:
+        others: list[Future[None]] = [pool.submit(dealer), pool.submit(model_owner)]
+        logits = pool.submit(data_owner).result()
+        for future in others:
+            future.result()
+    return InProcessResult(logits=logits, online=p0_to_p1.traffic(Phase.ONLINE))
+
+
+@contextmanager
+def _closed_on_failure(*channels: Channel) -> Iterator[None]:
+    """Let the other roles notice at once when one fails."""
+    try:
+        yield
+    except BaseException:
+        for channel in channels:
+            channel.close()
+        raise

@@ -1,0 +1,79 @@
+"""Material: the correlated randomness of one inference, numbered, and used once.
+
+An *item* is the material of one session. It has a name that is never given twice, and each party notes in durable
+storage that it was consumed, before the first online message. A session that dies takes its item with it: using a
+correlation for two different inputs reveals their difference.
+"""
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NewType
+
+from contract.errors import ConfigurationError, MaterialSpent
+from secure_computation.randomness import Seed
+
+ItemName = NewType("ItemName", str)
+
+
+def item_name(*, session: str, plan_hash: str, data_owner: str, model_owner: str, version: str) -> ItemName:
+    """Name the item of a session. Bound to parties, model version and plan, so that a mix-up changes every stream."""
+    fields = f"{session}\n{plan_hash}\n{data_owner}\n{model_owner}\n{version}"
+    return ItemName(hashlib.sha256(fields.encode()).hexdigest())
+
+
+@dataclass(frozen=True, kw_only=True)
+class DealtSeeds:
+    """What the dealer draws for one item: a seed for each online party."""
+
+    data_owner: Seed
+    model_owner: Seed
+
+    @staticmethod
+    def fresh() -> "DealtSeeds":
+        """Draw both from the operating system."""
+        return DealtSeeds(data_owner=Seed.fresh(), model_owner=Seed.fresh())
+
+
+class ConsumptionLedger:
+    """Which items this party has consumed: one empty file for each, created exclusively and synced to disk.
+
+    The file system gives what is needed and nothing more: creation is atomic between processes, and an entry that was
+    synced survives a crash.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Keep the ledger in `folder`, which is made (0700) where it is missing."""
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._folder = folder
+
+    def consume(self, item: ItemName) -> None:
+        """Note that `item` is used now. Raises MaterialSpent where it was before."""
+        try:
+            descriptor = os.open(self._folder / item, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+        except FileExistsError:
+            raise MaterialSpent(
+                f"material {item[:12]} was consumed before and is never used twice; start a new session"
+            ) from None
+        except OSError as error:
+            raise ConfigurationError(
+                f"the ledger of consumed material in {self._folder} cannot be written ({error.strerror}); "
+                "free space or correct its permissions"
+            ) from error
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        self._sync_folder()
+
+    def consumed(self, item: ItemName) -> bool:
+        """Whether `item` was used before."""
+        return (self._folder / item).exists()
+
+    def _sync_folder(self) -> None:
+        descriptor = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

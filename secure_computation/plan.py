@@ -1,0 +1,69 @@
+"""The plan of a model version: the public network and each engine's lowering of it, under one hash.
+
+Written once by the model owner at import, served by the front end by its hash, read by the data owner and the crypto
+provider. Public: it holds shapes and counts, no weight and no image.
+"""
+
+import hashlib
+import json
+from typing import Annotated, Literal, NewType
+
+from pydantic import ValidationError
+
+from contract.errors import ModelFileError
+from contract.model_card import Strict
+from secure_computation.engines.crypten.lowering import MAX_CORRECTION_BYTES, CrypTenLowering, lower
+from secure_computation.network import Network, describe_invalid
+
+PlanHash = NewType("PlanHash", str)
+"""SHA-256 of a plan's canonical bytes, 64 hexadecimal digits."""
+
+MAX_PLAN_BYTES = 32 << 20
+
+
+class Lowerings(Strict):
+    """One lowering for each engine that can run the network."""
+
+    crypten: CrypTenLowering
+
+
+class Plan(Strict):
+    """What all parties must agree on before they compute together."""
+
+    format: Literal[1] = 1
+    network: Network
+    engines: Annotated[Lowerings, "by name of the engine"]
+
+    def canonical_bytes(self) -> bytes:
+        """The one JSON encoding of this plan: sorted keys, no spaces, ASCII."""
+        return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":")).encode("ascii")
+
+    def plan_hash(self) -> PlanHash:
+        """SHA-256 over `canonical_bytes`; tickets carry it."""
+        return hash_plan(self.canonical_bytes())
+
+
+def hash_plan(data: bytes) -> PlanHash:
+    """Hash a plan's bytes as served."""
+    return PlanHash(hashlib.sha256(data).hexdigest())
+
+
+def make_plan(network: Network) -> Plan:
+    """Lower a network for every engine. Takes seconds: the crypten engine runs it once on zeros."""
+    return Plan(network=network, engines=Lowerings(crypten=lower(network)))
+
+
+def parse_plan(data: bytes) -> Plan:
+    """Read a plan from outside. Raises ModelFileError for anything that is not exactly one valid plan."""
+    if len(data) > MAX_PLAN_BYTES:
+        raise ModelFileError(f"plan of {len(data)} bytes exceeds {MAX_PLAN_BYTES}: import the model again")
+    try:
+        plan = Plan.model_validate_json(data)
+    except ValidationError as error:
+        raise ModelFileError(f"plan is not valid ({describe_invalid(error)}): import the model again") from error
+    dealt = plan.engines.crypten.dealt_bytes()
+    if dealt > MAX_CORRECTION_BYTES:
+        raise ModelFileError(
+            f"plan asks for {dealt} dealt bytes, more than {MAX_CORRECTION_BYTES}: use a smaller model"
+        )
+    return plan
