@@ -1,0 +1,109 @@
+"""The baseline runner: right answers, plausible counts, and no process left behind."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.peers import stock_crypten
+from contract.errors import ComputationFailed, DeadlineExceeded
+from secure_computation.network import (
+    Add,
+    AveragePool,
+    Convolution2d,
+    FullyConnected,
+    GlobalAveragePool,
+    MaxPool,
+    Network,
+    Relu,
+    Reshape,
+)
+from secure_computation.private_weights import PrivateWeights
+
+SMALL = Network(
+    input_shape=(1, 8, 8),
+    operations=(
+        Convolution2d(
+            name="stem", inputs=("input",), shape=(2, 8, 8), weight_shape=(2, 1, 3, 3), bias=True, padding=(1, 1, 1, 1)
+        ),
+        Relu(name="relu1", inputs=("stem",), shape=(2, 8, 8)),
+        AveragePool(
+            name="pool",
+            inputs=("relu1",),
+            shape=(2, 4, 4),
+            kernel=(3, 3),
+            stride=(2, 2),
+            padding=(1, 1, 1, 1),
+            count_include_pad=True,
+        ),
+        Convolution2d(name="branch", inputs=("pool",), shape=(2, 4, 4), weight_shape=(2, 2, 1, 1), bias=False),
+        Add(name="sum", inputs=("pool", "branch"), shape=(2, 4, 4)),
+        MaxPool(name="largest", inputs=("sum",), shape=(2, 2, 2), kernel=(2, 2), stride=(2, 2)),
+        GlobalAveragePool(name="mean", inputs=("largest",), shape=(2, 1, 1)),
+        Reshape(name="flat", inputs=("mean",), shape=(2,)),
+        FullyConnected(name="head", inputs=("flat",), shape=(3,), in_features=2, out_features=3, bias=True),
+    ),
+    output="head",
+    classes=3,
+)
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> tuple[Path, Path, Path]:
+    """Network, weights and image on disk."""
+    generator = np.random.default_rng(7)
+    tensors = {name: generator.normal(size=shape).astype(np.float32) for name, shape in SMALL.weight_shapes().items()}
+    network, weights, image = (tmp_path / name for name in ("network.json", "weights.npz", "image.npy"))
+    network.write_bytes(SMALL.canonical_bytes())
+    PrivateWeights(SMALL, tensors).save(weights)
+    np.save(image, generator.normal(size=SMALL.input_shape).astype(np.float32), allow_pickle=False)
+    return network, weights, image
+
+
+def expected_logits(files: tuple[Path, Path, Path]) -> tuple[float, ...]:
+    import torch
+
+    from secure_computation.float_reference import evaluate
+
+    network, weights, image = files
+    batch = torch.from_numpy(np.load(image, allow_pickle=False)).unsqueeze(0)
+    output = evaluate(stock_crypten.read_network(network), PrivateWeights.load(SMALL, weights), batch)
+    return tuple(output.reshape(-1).tolist())
+
+
+def running_parties() -> list[str]:
+    found = []
+    for process in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            command = process.read_bytes()
+        except OSError:
+            continue
+        if b"benchmarks.peers.stock_crypten" in command and b"--rank" in command:
+            found.append(command.decode())
+    return found
+
+
+def test_answers_as_the_plain_evaluation_does(files: tuple[Path, Path, Path]) -> None:
+    result = stock_crypten.run(*files, timeout=100)
+    assert result.logits == pytest.approx(expected_logits(files), abs=0.01)
+    assert result.online_seconds > 0
+    assert result.rounds > 10
+    assert result.third_party_requests > 10
+    assert result.online_bytes > 8 * 64  # at least the image, in 64-bit numbers
+    assert result.third_party_bytes > 0
+    assert set(result.peak_rss_bytes) == {"data_owner", "model_owner", "third_party"}
+    assert all(size > 10_000_000 for size in result.peak_rss_bytes.values())
+
+
+def test_a_deadline_ends_the_processes(files: tuple[Path, Path, Path]) -> None:
+    with pytest.raises(DeadlineExceeded):
+        stock_crypten.run(*files, timeout=0.3)
+    assert not [command for command in running_parties() if str(files[0]) in command]
+
+
+def test_one_party_that_fails_ends_the_others(files: tuple[Path, Path, Path]) -> None:
+    np.save(files[2], np.zeros((1, 4, 4), dtype=np.float32), allow_pickle=False)
+    with pytest.raises(ComputationFailed, match="data_owner") as caught:
+        stock_crypten.run(*files, timeout=100)
+    assert "asks for" in str(caught.value)
+    assert not [command for command in running_parties() if str(files[0]) in command]
