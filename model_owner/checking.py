@@ -1,0 +1,133 @@
+"""What the model owner wants to know before serving: layers, value ranges, cost, and the gap to onnxruntime."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from contract.errors import ModelFileError
+from contract.model_card import InputSpecification, Strict
+from imaging.reading import read_model_input
+from model_owner.registry import RegisteredModel
+from secure_computation.float_reference import evaluate, value_ranges
+from secure_computation.network import Shape
+
+RANDOM_SAMPLES = 4
+RANDOM_SEED = 2018
+
+
+class LayerReport(Strict):
+    """One operation of the network."""
+
+    name: str
+    kind: str
+    shape: Shape
+    weights: int
+    multiplications: int
+    smallest: float
+    """Smallest value of the output over the samples."""
+    largest: float
+
+
+class CostReport(Strict):
+    """What one diagnosis costs under one engine, as its lowering predicts. Payload bytes, without frame headers."""
+
+    engine: str
+    one_way_trips: int
+    online_bytes_each_way: int
+    offline_bytes: int
+
+
+class CheckReport(Strict):
+    """Everything that `model-owner check` prints."""
+
+    name: str
+    version: str
+    plan_hash: str
+    samples: int
+    samples_are_random: bool
+    layers: tuple[LayerReport, ...]
+    costs: tuple[CostReport, ...]
+    max_abs_error: float
+    """Largest difference of a logit from onnxruntime's."""
+    labels_agree: int
+    """Samples on which both name the same class."""
+
+
+def check_model(model: RegisteredModel, files: tuple[Path, ...] = ()) -> CheckReport:
+    """Evaluate both halves in the clear, at the model owner, on files or on seeded random images.
+
+    Raises ImageError for a file that cannot be read, ModelFileError where onnxruntime refuses the model.
+    """
+    images = _images(files, model.card.input) if files else random_images(model.card.input)
+    expected = onnxruntime_logits(model.onnx_path, images)
+    network = model.plan.network
+    logits = evaluate(network, model.weights, torch.from_numpy(images)).numpy()
+    return CheckReport(
+        name=model.card.name,
+        version=model.card.version,
+        plan_hash=model.plan.plan_hash(),
+        samples=len(images),
+        samples_are_random=not files,
+        layers=_layers(model, images),
+        costs=_costs(model),
+        max_abs_error=float(np.abs(logits - expected).max()),
+        labels_agree=int((logits.argmax(axis=1) == expected.argmax(axis=1)).sum()),
+    )
+
+
+def random_images(specification: InputSpecification) -> NDArray[np.float32]:
+    """Seeded noise with the card's mean and standard deviation, cut to what a picture can hold, then normalised."""
+    shape = (RANDOM_SAMPLES, specification.channels, specification.height, specification.width)
+    mean = np.reshape(specification.mean, (1, -1, 1, 1))
+    deviation = np.reshape(specification.standard_deviation, (1, -1, 1, 1))
+    pixels = np.random.default_rng(RANDOM_SEED).normal(mean, deviation, shape).clip(0.0, 1.0)
+    return np.asarray((pixels - mean) / deviation, dtype=np.float32)
+
+
+def onnxruntime_logits(path: Path, images: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Logits (samples, classes) of the ONNX file, one image at a time."""
+    import onnxruntime
+    from onnxruntime.capi import onnxruntime_pybind11_state as failures
+
+    try:
+        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        entry = session.get_inputs()[0]
+        kind = np.float16 if entry.type == "tensor(float16)" else np.float32
+        rows = [session.run(None, {entry.name: image[np.newaxis].astype(kind)})[0] for image in images]
+    except (failures.Fail, failures.InvalidArgument, failures.InvalidGraph, failures.NotImplemented) as error:
+        raise ModelFileError("onnxruntime cannot run this model: export it again with standard operators") from error
+    return np.concatenate(rows).astype(np.float32)
+
+
+def _images(files: tuple[Path, ...], specification: InputSpecification) -> NDArray[np.float32]:
+    return np.stack([read_model_input(file, specification).tensor for file in files])
+
+
+def _layers(model: RegisteredModel, images: NDArray[np.float32]) -> tuple[LayerReport, ...]:
+    ranges = value_ranges(model.plan.network, model.weights, torch.from_numpy(images))
+    return tuple(
+        LayerReport(
+            name=operation.name,
+            kind=operation.kind,
+            shape=operation.shape,
+            weights=sum(int(np.prod(shape)) for shape in operation.weight_shapes().values()),
+            multiplications=operation.multiplications(),
+            smallest=ranges[operation.output].smallest,
+            largest=ranges[operation.output].largest,
+        )
+        for operation in model.plan.network.operations
+    )
+
+
+def _costs(model: RegisteredModel) -> tuple[CostReport, ...]:
+    crypten = model.plan.engines.crypten
+    return (
+        CostReport(
+            engine="crypten",
+            one_way_trips=crypten.openings,
+            online_bytes_each_way=crypten.opened_bytes_each_way,
+            offline_bytes=crypten.dealt_bytes(),
+        ),
+    )

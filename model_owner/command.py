@@ -1,0 +1,110 @@
+"""`model-owner`: import a model, check it.
+
+model-owner import model.onnx --card card.json
+model-owner check pediatric-pneumonia-resnet18 --samples chest.dcm
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from contract.command_line import new_app, run, say
+
+if TYPE_CHECKING:
+    from model_owner.checking import CheckReport
+
+app = new_app("The model owner: its weights never leave this machine.")
+
+DataFolder = Annotated[
+    Path,
+    typer.Option("--data-folder", envvar="MODEL_OWNER_DATA_FOLDER", help="Where imported models are kept."),
+]
+DEFAULT_DATA_FOLDER = Path("model-owner-data")
+
+
+@app.callback()
+def _group() -> None:
+    """The model owner: its weights never leave this machine."""
+
+
+@app.command("import")
+def import_model(
+    model: Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="The model, as ONNX.")],
+    card: Annotated[Path, typer.Option("--card", help="Its model card, card.json.")],
+    data_folder: DataFolder = DEFAULT_DATA_FOLDER,
+) -> None:
+    """Compile an ONNX model into a public plan and private weights, and keep both."""
+    from model_owner.registry import Registry
+
+    added = Registry(data_folder).add(model, card)
+    say(f"Imported {added.card.name} {added.card.version} into {added.folder}.")
+    say(f"Plan {added.plan.plan_hash()}; next: model-owner check {added.card.name}")
+
+
+@app.command()
+def check(
+    name: Annotated[str | None, typer.Argument(help="Needed where several models are imported.")] = None,
+    version: Annotated[str | None, typer.Option("--version", help="The newest where left out.")] = None,
+    samples: Annotated[
+        list[Path] | None, typer.Option("--samples", help="Image to try the model on; repeat for several.")
+    ] = None,
+    data_folder: DataFolder = DEFAULT_DATA_FOLDER,
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+) -> None:
+    """Report layers, value ranges, predicted cost, and the gap to onnxruntime."""
+    from model_owner.checking import check_model
+    from model_owner.registry import Registry
+
+    report = check_model(Registry(data_folder).load(name, version), tuple(samples or ()))
+    if as_json:
+        typer.echo(report.model_dump_json())
+    else:
+        _print_report(report)
+
+
+def _print_report(report: "CheckReport") -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    source = "seeded random images" if report.samples_are_random else "images"
+    layers = Table(title=f"{report.name} {report.version}, value ranges over {report.samples} {source}")
+    for heading in ("layer", "output", "weights", "million products", "smallest", "largest"):
+        layers.add_column(heading, justify="left" if heading in {"layer", "output"} else "right", no_wrap=True)
+    for layer in report.layers:
+        layers.add_row(
+            layer.name,
+            "x".join(str(size) for size in layer.shape),
+            f"{layer.weights:,}",
+            f"{layer.multiplications / 1e6:,.1f}",
+            f"{layer.smallest:.4g}",
+            f"{layer.largest:.4g}",
+        )
+    console.print(layers)
+    costs = Table(title="predicted for one diagnosis")
+    for heading in ("engine", "one-way trips", "online MB each way", "offline MB"):
+        costs.add_column(heading, justify="left" if heading == "engine" else "right")
+    for cost in report.costs:
+        costs.add_row(
+            cost.engine,
+            str(cost.one_way_trips),
+            f"{cost.online_bytes_each_way / 1e6:,.2f}",
+            f"{cost.offline_bytes / 1e6:,.2f}",
+        )
+    console.print(costs)
+    console.print(
+        f"Against onnxruntime: logits differ by at most {report.max_abs_error:.2g}; "
+        f"{report.labels_agree} of {report.samples} labels agree."
+    )
+    console.print(f"Plan {report.plan_hash}")
+
+
+def main() -> None:
+    """Entry point."""
+    run(app, name="model-owner")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,180 @@
+"""The model owner's folder of imported models: DATA/models/NAME/VERSION, readable by its owner only.
+
+    card.json       public: the model card
+    plan.json       public: network and lowerings, canonical bytes
+    weights.npz     private
+    model.onnx      private, with its external data if it has any: kept to compare with onnxruntime
+    manifest.json   SHA-256 of each of these, checked whenever a model is loaded
+
+A version is written once, into a temporary folder that is then renamed; it is never changed afterwards.
+"""
+
+import hashlib
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from pydantic import ValidationError
+
+from contract.errors import ConfigurationError, ModelFileError
+from contract.model_card import ModelCard, Strict, read_card
+from model_owner.onnx_import.compiling import CompiledModel, compile_model
+from secure_computation.plan import MAX_PLAN_BYTES, Plan, make_plan, parse_plan
+from secure_computation.private_weights import PrivateWeights
+
+CARD, PLAN, WEIGHTS, MODEL, MANIFEST = "card.json", "plan.json", "weights.npz", "model.onnx", "manifest.json"
+_MAX_MANIFEST_BYTES = 1 << 20
+_CHUNK = 1 << 20
+
+
+class Manifest(Strict):
+    """SHA-256 of every file of a version, by path relative to its folder."""
+
+    sha256: dict[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegisteredModel:
+    """An imported version, its hashes checked. Held by the model owner."""
+
+    folder: Path
+    card: ModelCard
+    plan: Plan
+    weights: PrivateWeights = field(repr=False)
+
+    @property
+    def onnx_path(self) -> Path:
+        """The imported model.onnx."""
+        return self.folder / MODEL
+
+
+class Registry:
+    """All imported versions under one data folder."""
+
+    def __init__(self, data_folder: Path) -> None:
+        """The folder need not exist yet; `add` makes it."""
+        self._models = data_folder / "models"
+
+    def add(self, model_path: Path, card_path: Path) -> RegisteredModel:
+        """Compile model.onnx, lower it for every engine, and store the version.
+
+        Raises ModelFileError where file or card cannot be served or the version exists, ConfigurationError where the
+        data folder cannot be written.
+        """
+        card = read_card(card_path)
+        folder = self._models / card.name / card.version
+        if folder.exists():
+            raise ModelFileError(
+                f"{card.name} {card.version} is imported already: give a changed model a new version in its card"
+            )
+        compiled = compile_model(model_path, card)
+        plan = make_plan(compiled.network)
+        try:
+            self._models.mkdir(mode=0o700, parents=True, exist_ok=True)
+            folder.parent.mkdir(mode=0o700, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".import-") as temporary:
+                content = Path(temporary) / "content"
+                _write_version(content, compiled, card, plan, model_path)
+                content.rename(folder)
+        except OSError as error:
+            raise ConfigurationError(
+                f"{folder} cannot be written ({error.strerror}): choose a data folder that this account may write"
+            ) from error
+        return RegisteredModel(folder=folder, card=card, plan=plan, weights=compiled.weights)
+
+    def versions(self) -> dict[str, tuple[str, ...]]:
+        """Versions of each imported model, oldest first, by name."""
+        names = sorted(path for path in self._models.glob("*") if path.is_dir())
+        found = {path.name: tuple(sorted(_version_folders(path), key=_version_order)) for path in names}
+        return {name: versions for name, versions in found.items() if versions}
+
+    def load(self, name: str | None = None, version: str | None = None) -> RegisteredModel:
+        """Load one version after checking all its hashes.
+
+        Args:
+            name: may be left out where only one model is imported.
+            version: the newest where left out.
+
+        Raises:
+            ModelFileError: no such version, or a file changed since its import.
+        """
+        known = self.versions()
+        if name is None and len(known) == 1:
+            name = next(iter(known))
+        if name not in known or version not in {None, *known[name]}:
+            listing = ", ".join(f"{known_name} {' '.join(versions)}" for known_name, versions in known.items())
+            raise ModelFileError(
+                f"no such model version is imported: import it, or name one of: {listing or 'none yet'}"
+            )
+        return _load_version(self._models / name / (version or known[name][-1]))
+
+
+def _version_folders(model: Path) -> list[str]:
+    return [path.name for path in model.iterdir() if (path / MANIFEST).is_file() and not path.name.startswith(".")]
+
+
+def _version_order(version: str) -> tuple[int, ...]:
+    return tuple(int(part) if part.isdecimal() else 0 for part in version.split("."))
+
+
+def _write_version(folder: Path, compiled: CompiledModel, card: ModelCard, plan: Plan, model_path: Path) -> None:
+    folder.mkdir(mode=0o700)
+    _write_private(folder / CARD, card.model_dump_json(indent=2).encode())
+    _write_private(folder / PLAN, plan.canonical_bytes())
+    compiled.weights.save(folder / WEIGHTS)
+    first, *external = compiled.files
+    _copy_private(model_path.parent / first, folder / MODEL)
+    for file in external:
+        _copy_private(model_path.parent / file, folder / file)
+    stored = [CARD, PLAN, WEIGHTS, MODEL, *(str(file) for file in external)]
+    manifest = Manifest(sha256={file: _hash_file(folder / file) for file in stored})
+    if hashlib.sha256((folder / PLAN).read_bytes()).hexdigest() != plan.plan_hash():
+        raise ConfigurationError(f"{PLAN} was not written whole: check the disk of the data folder and import again")
+    _write_private(folder / MANIFEST, manifest.model_dump_json(indent=2).encode())
+
+
+def _write_private(path: Path, data: bytes) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(data)
+
+
+def _copy_private(source: Path, target: Path) -> None:
+    target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with source.open("rb") as reader, os.fdopen(descriptor, "wb") as writer:
+        shutil.copyfileobj(reader, writer, _CHUNK)
+
+
+def _hash_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _load_version(folder: Path) -> RegisteredModel:
+    _check_manifest(folder)
+    card = read_card(folder / CARD)
+    plan_path = folder / PLAN
+    if plan_path.stat().st_size > MAX_PLAN_BYTES:
+        raise ModelFileError(f"{plan_path} is larger than {MAX_PLAN_BYTES} bytes: import the model again")
+    plan = parse_plan(plan_path.read_bytes())
+    weights = PrivateWeights.load(plan.network, folder / WEIGHTS)
+    return RegisteredModel(folder=folder, card=card, plan=plan, weights=weights)
+
+
+def _check_manifest(folder: Path) -> None:
+    path = folder / MANIFEST
+    damaged = f"{folder} changed since the import: delete the folder and import the model again"
+    try:
+        if path.stat().st_size > _MAX_MANIFEST_BYTES:
+            raise ModelFileError(damaged)
+        manifest = Manifest.model_validate_json(path.read_bytes())
+        if not {CARD, PLAN, WEIGHTS, MODEL} <= set(manifest.sha256):
+            raise ModelFileError(damaged)
+        for file, expected in manifest.sha256.items():
+            if ".." in PurePosixPath(file).parts or _hash_file(folder / file) != expected:
+                raise ModelFileError(damaged)
+    except (OSError, ValidationError) as error:
+        raise ModelFileError(damaged) from error
