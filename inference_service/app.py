@@ -1,0 +1,258 @@
+"""The front end as an ASGI app: its endpoints, and how they are put together.
+
+No endpoint takes an image, a share or a weight. The one body that is not a short JSON object is a model's
+registration, which carries the public plan as text.
+"""
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from http import HTTPStatus
+from typing import Annotated, Any
+from uuid import UUID
+
+from fastapi import Depends, FastAPI, Request, Response, Security
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from fastapi.routing import APIRouter
+from fastapi.security import HTTPBearer
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from structlog.typing import FilteringBoundLogger
+
+from contract.api import (
+    MAX_PLAN_BYTES,
+    Health,
+    ModelEntry,
+    ModelList,
+    ModelRegistration,
+    Problem,
+    SessionEvent,
+    SessionEventName,
+    SessionRequest,
+    SessionView,
+)
+from contract.errors import EncryptedInferenceError
+from contract.model_card import Name, Version
+from contract.ticket import Sha256, load_signing_key
+from inference_service.accounts import Account, Accounts
+from inference_service.catalog import Catalog
+from inference_service.front_door import FrontDoor, problem_response
+from inference_service.log import new_log
+from inference_service.metrics import Metrics
+from inference_service.problems import MEDIA_TYPE, problem
+from inference_service.session_store import Sessions
+from inference_service.settings import ServiceSettings
+from inference_service.storage import Clock, Database, utc_now
+from inference_service.tickets import TicketOffice
+
+
+@dataclass(frozen=True, kw_only=True)
+class Service:
+    """What the endpoints work with. One for each app."""
+
+    database: Database
+    accounts: Accounts
+    catalog: Catalog
+    sessions: Sessions
+    metrics: Metrics
+    clock: Clock
+
+
+def _service(request: Request) -> Service:
+    service = request.app.state.service
+    assert isinstance(service, Service)
+    return service
+
+
+def _account(request: Request) -> Account:
+    account = request.state.account  # put there by the front door, which lets nobody else in
+    assert isinstance(account, Account)
+    return account
+
+
+Parts = Annotated[Service, Depends(_service)]
+Caller = Annotated[Account, Depends(_account)]
+
+_open = APIRouter(tags=["health"])
+_closed = APIRouter(dependencies=[Security(HTTPBearer(auto_error=False, description="An account's API key"))])
+
+
+@_open.get("/v2/health/live")
+def live(parts: Parts) -> Health:
+    """The process answers."""
+    return Health(status="live", time=parts.clock())
+
+
+@_open.get("/v2/health/ready")
+def ready(parts: Parts) -> Health:
+    """The database answers too."""
+    parts.database.check()
+    return Health(status="ready", time=parts.clock())
+
+
+@_open.get("/metrics", response_class=Response)
+def metrics(parts: Parts) -> Response:
+    """Counters in the Prometheus text format."""
+    return Response(parts.metrics.exposition(), media_type=parts.metrics.content_type)
+
+
+@_closed.get("/v2/models", tags=["models"])
+def list_models(parts: Parts) -> ModelList:
+    """Every model version in service."""
+    return ModelList(models=parts.catalog.models())
+
+
+@_closed.get("/v2/models/{name}", tags=["models"])
+def get_model(parts: Parts, name: Name, version: Version | None = None) -> ModelEntry:
+    """One version of a model; the newest by default."""
+    return parts.catalog.model(name, version)
+
+
+@_closed.put("/v2/models/{name}/versions/{version}", tags=["models"])
+def register_model(
+    parts: Parts, caller: Caller, name: Name, version: Version, registration: ModelRegistration
+) -> ModelEntry:
+    """Put a version in service, or replace its addresses (a model owner's account)."""
+    return parts.catalog.register(caller, name=name, version=version, registration=registration)
+
+
+@_closed.delete("/v2/models/{name}/versions/{version}", tags=["models"], status_code=HTTPStatus.NO_CONTENT)
+def withdraw_model(parts: Parts, caller: Caller, name: Name, version: Version) -> None:
+    """Take a version out of service for good (its owner's account)."""
+    parts.catalog.withdraw(caller, name=name, version=version)
+
+
+@_closed.get("/v2/plans/{plan_hash}", tags=["models"], response_class=JSONResponse)
+def get_plan(parts: Parts, plan_hash: Sha256) -> Response:
+    """A public plan, byte for byte as it was registered."""
+    return Response(parts.catalog.plan(plan_hash), media_type="application/json")
+
+
+@_closed.post("/v2/sessions", tags=["sessions"], status_code=HTTPStatus.CREATED)
+def open_session(parts: Parts, caller: Caller, request: SessionRequest) -> SessionView:
+    """Open a session (a clinician's account). The ticket stands in this answer only."""
+    return parts.sessions.open(caller, request)
+
+
+@_closed.get("/v2/sessions/{session_id}", tags=["sessions"])
+def get_session(parts: Parts, caller: Caller, session_id: UUID) -> SessionView:
+    """Where a session of one's own organisation stands."""
+    return parts.sessions.view(caller, session_id)
+
+
+@_closed.post("/v2/sessions/{session_id}/events", tags=["sessions"])
+def report_event(parts: Parts, caller: Caller, session_id: UUID, event: SessionEvent) -> SessionView:
+    """Report what happened in a session."""
+    return parts.sessions.apply(caller, session_id, event)
+
+
+@_closed.delete("/v2/sessions/{session_id}", tags=["sessions"])
+def cancel_session(parts: Parts, caller: Caller, session_id: UUID) -> SessionView:
+    """End a session that has not ended yet (the account that opened it)."""
+    return parts.sessions.apply(caller, session_id, SessionEvent(event=SessionEventName.CANCEL))
+
+
+def create_app(
+    settings: ServiceSettings, *, clock: Clock = utc_now, log: FilteringBoundLogger | None = None
+) -> FastAPI:
+    """Put the front end together.
+
+    Args:
+        settings: as `load_settings` gives them; `inference-service init` has been run on the data folder.
+        clock: the present; tests pass their own.
+        log: where to log; stderr by default.
+
+    Raises:
+        ConfigurationError: the signing key is absent or wrong. Unavailable: the database cannot be opened.
+    """
+    log = log or new_log(sys.stderr)
+    service = _assemble(settings, clock)
+    app = FastAPI(
+        title="Encrypted inference for medical images: front end",
+        description="Who may run which model with whom, when, and what became of it. Never an image or a result.",
+        version="2.0.0",
+        docs_url=None,  # both pages load their scripts from elsewhere
+        redoc_url=None,
+        lifespan=_lifespan(service, settings, log),
+        responses={"default": _PROBLEM_RESPONSE},
+    )
+    app.state.service = service
+    app.include_router(_open)
+    app.include_router(_closed)
+    app.add_exception_handler(RequestValidationError, _malformed)
+    app.add_exception_handler(HTTPException, _no_such_route)
+    app.add_middleware(FrontDoor, accounts=service.accounts, metrics=service.metrics, log=log)
+    return app
+
+
+def _assemble(settings: ServiceSettings, clock: Clock) -> Service:
+    tickets = TicketOffice(load_signing_key(settings.signing_key), network_profile=settings.network_profile)
+    database, counters = Database(settings.database), Metrics()
+    catalog = Catalog(database, max_plan_bytes=MAX_PLAN_BYTES, clock=clock)
+    sessions = Sessions(
+        database,
+        catalog=catalog,
+        tickets=tickets,
+        metrics=counters,
+        lifetime=timedelta(seconds=settings.session_seconds),
+        live_per_account=settings.live_sessions_per_account,
+        clock=clock,
+    )
+    accounts = Accounts(database, clock=clock)
+    return Service(
+        database=database, accounts=accounts, catalog=catalog, sessions=sessions, metrics=counters, clock=clock
+    )
+
+
+def _lifespan(service: Service, settings: ServiceSettings, log: FilteringBoundLogger) -> Any:
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        sweeper = asyncio.create_task(_sweep(service.sessions, settings.sweep_seconds, log))
+        try:
+            yield
+        finally:
+            sweeper.cancel()
+            await asyncio.wait([sweeper])
+            service.database.close()
+
+    return lifespan
+
+
+async def _sweep(sessions: Sessions, every_seconds: float, log: FilteringBoundLogger) -> None:
+    while True:
+        try:
+            expired = await run_in_threadpool(sessions.sweep)
+            if expired:
+                log.info("expired", sessions=expired)
+        except EncryptedInferenceError as error:
+            log.error("sweep failed", code=error.code, reason=error)  # noqa: TRY400 - one line says it all
+        await asyncio.sleep(every_seconds)
+
+
+_PROBLEM_RESPONSE: dict[str, Any] = {
+    "description": "A problem (RFC 9457)",
+    "model": Problem,
+    "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+}
+
+
+async def _malformed(request: Request, error: Exception) -> JSONResponse:
+    """Name the first field that is wrong, never its value."""
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    where = ".".join(str(part)[:40] for part in first["loc"])
+    detail = f"{where}: {first['msg']}; correct the request (see /openapi.json)"
+    status = HTTPStatus.UNPROCESSABLE_ENTITY
+    return problem_response(problem(status, code="caller", detail=detail, request=request.state.request))
+
+
+async def _no_such_route(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    status = HTTPStatus(error.status_code)
+    detail = f"{status.phrase}: see /openapi.json for what can be asked"
+    code = "not-found" if status is HTTPStatus.NOT_FOUND else "caller"
+    return problem_response(problem(status, code=code, detail=detail, request=request.state.request))

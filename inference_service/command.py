@@ -1,0 +1,138 @@
+"""`inference-service`: set up, run, and hand out API keys.
+
+inference-service init --config service.toml        makes the data folder and the key that signs tickets
+inference-service account add --config service.toml --role clinician --organisation st-mary
+inference-service serve --config service.toml
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from contract.command_line import new_app, run, say
+from contract.errors import CallerError, ConfigurationError
+from contract.settings import load_settings
+from contract.ticket import new_signing_key
+from inference_service.accounts import AccountRole, Accounts
+from inference_service.settings import ServiceSettings
+from inference_service.storage import Database
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+app = new_app("The front end: who may run which model with whom, when, and what became of it.")
+account_app = new_app("Accounts and their API keys.")
+app.add_typer(account_app, name="account")
+
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option("--config", help="TOML file; INFERENCE_SERVICE_ variables of the environment replace its values."),
+]
+RoleOption = Annotated[str, typer.Option("--role", help=f"One of: {', '.join(AccountRole)}.")]
+OrganisationOption = Annotated[str, typer.Option("--organisation", help="Lower-case letters, digits, hyphens.")]
+PrefixArgument = Annotated[str, typer.Argument(help="The key's prefix, as `account list` shows it.")]
+
+
+@app.command()
+def init(config: ConfigOption = None) -> None:
+    """Make the data folder, its database and the ticket signing key; print the path of the public key."""
+    settings = load_settings(ServiceSettings, config)
+    try:
+        settings.data_folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigurationError(
+            f"{settings.data_folder}: cannot be made ({error.strerror}); choose another data_folder"
+        ) from error
+    public_key = new_signing_key(settings.data_folder)
+    Database(settings.database).close()
+    say("Every party pins this public key in its own settings:")
+    typer.echo(public_key)
+
+
+@app.command()
+def serve(config: ConfigOption = None) -> None:
+    """Serve until stopped. Prints the URL once it listens."""
+    from inference_service.app import create_app
+
+    settings = load_settings(ServiceSettings, config)
+    run_server(create_app(settings), settings)
+
+
+def run_server(service: "FastAPI", settings: ServiceSettings) -> None:
+    """Bind, print the URL on stdout, and serve until a signal arrives. Raises ConfigurationError."""
+    import socket
+    import ssl
+
+    import uvicorn
+
+    family = socket.AF_INET6 if ":" in settings.listen.host else socket.AF_INET
+    try:
+        listener = socket.create_server((settings.listen.host, settings.listen.port), family=family, backlog=128)
+    except OSError as error:
+        raise ConfigurationError(f"{settings.listen}: cannot listen ({error.strerror}); choose another port") from error
+    with listener:
+        configuration = uvicorn.Config(
+            service,
+            ws="none",
+            lifespan="on",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            ssl_keyfile=settings.key,
+            ssl_certfile=settings.certificate,
+            timeout_graceful_shutdown=10,
+        )
+        try:
+            configuration.load()
+        except (OSError, ssl.SSLError) as error:
+            raise ConfigurationError(
+                f"{settings.certificate}: key and certificate cannot be used together; enrol this party again"
+            ) from error
+        if configuration.ssl is not None:
+            configuration.ssl.minimum_version = ssl.TLSVersion.TLSv1_3
+        scheme = "https" if configuration.is_ssl else "http"
+        host = f"[{settings.listen.host}]" if family == socket.AF_INET6 else settings.listen.host
+        typer.echo(f"{scheme}://{host}:{listener.getsockname()[1]}")
+        uvicorn.Server(configuration).run(sockets=[listener])
+
+
+@account_app.command("add")
+def add_account(role: RoleOption, organisation: OrganisationOption, config: ConfigOption = None) -> None:
+    """Make an account and print its API key, once, alone on stdout."""
+    try:
+        wanted = AccountRole(role.replace("_", "-"))
+    except ValueError:
+        raise CallerError(f"there is no role {role[:40]!r}: choose one of {', '.join(AccountRole)}") from None
+    account, key = _accounts(config).add(role=wanted, organisation=organisation)
+    say(f"Account {account.prefix} ({wanted.value}, {organisation}). Its key, which cannot be shown again:")
+    typer.echo(key.get_secret_value())
+
+
+@account_app.command("list")
+def list_accounts(config: ConfigOption = None) -> None:
+    """One account a line: prefix, role, organisation, since when, and until when if revoked."""
+    for account in _accounts(config).list():
+        revoked = f"  revoked {account.revoked_at:%Y-%m-%d}" if account.revoked_at is not None else ""
+        typer.echo(
+            f"{account.prefix}  {account.role.value:<16}{account.organisation}  {account.created_at:%Y-%m-%d}{revoked}"
+        )
+
+
+@account_app.command("revoke")
+def revoke_account(prefix: PrefixArgument, config: ConfigOption = None) -> None:
+    """Make a key worthless, from its next call on."""
+    account = _accounts(config).revoke(prefix)
+    say(f"Revoked {account.prefix} ({account.role.value}, {account.organisation}).")
+
+
+def _accounts(config: Path | None) -> Accounts:
+    settings = load_settings(ServiceSettings, config)
+    if not settings.database.exists():
+        raise ConfigurationError(f"{settings.data_folder}: holds no database; run `inference-service init` first")
+    return Accounts(Database(settings.database))
+
+
+def main() -> None:
+    """Entry point."""
+    run(app, name="inference-service")
