@@ -10,9 +10,10 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Self
 
+from cryptography import x509
 from pydantic import TypeAdapter, ValidationError
 
-from contract.errors import PeerViolation
+from contract.errors import ConfigurationError, PeerViolation
 from contract.model_card import Name
 
 _NAME: TypeAdapter[str] = TypeAdapter(Name)
@@ -72,3 +73,19 @@ class Credentials:
     certificate: Path
     authority: Path
     """Certificate of the federation's authority."""
+
+
+def party_of_certificate(path: Path, *, role: Role) -> Party:
+    """Who this party itself is, by its own certificate. Raises ConfigurationError where it is not of `role`."""
+    try:
+        certificate = x509.load_pem_x509_certificate(path.read_bytes())
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except OSError as error:
+        raise ConfigurationError(f"{path}: cannot be read ({error.strerror}); check the path") from error
+    except (ValueError, x509.ExtensionNotFound) as error:
+        raise ConfigurationError(f"{path}: is not a party's certificate; make one with `federation enroll`") from error
+    uris = names.get_values_for_type(x509.UniformResourceIdentifier)
+    party = Party.from_uri(uris[0]) if len(uris) == 1 else None
+    if party is None or party.role is not role:
+        raise ConfigurationError(f"{path}: is not the certificate of a {role.value}; give the one enrolled for it")
+    return party

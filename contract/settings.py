@@ -21,13 +21,22 @@ from pathlib import Path
 from typing import Annotated, Any, Self, TypeVar
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, GetCoreSchemaHandler, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    SecretStr,
+    ValidationError,
+)
 from pydantic.fields import FieldInfo
 from pydantic_core import CoreSchema, core_schema
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError
 
 from contract.errors import ConfigurationError
+from contract.model_card import Name
 
 MAX_CONFIGURATION_BYTES = 1 << 20
 NESTED = "__"
@@ -232,3 +241,37 @@ def _resolved(value: Any, folder: Path) -> Any:
     if isinstance(value, dict):
         return {key: _resolved(item, folder) for key, item in value.items()}
     return value
+
+
+class FrontEnd(BaseModel):
+    """How a party reaches the inference service, and as whom."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    url: HttpUrl
+    api_key: SecretStr
+    """This party's key, as `inference-service account add` printed it once."""
+    authority: Path | None = None
+    """Certificate of the federation's authority, where the front end serves TLS with its party certificate."""
+
+
+class Peer(BaseModel):
+    """A party that is pinned: only this organisation is spoken to, whatever a ticket or the catalog says."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    organisation: Name
+    url: WebSocketUrl | None = None
+    """Where it listens; None: where the catalog says. The certificate decides who it is, not the address."""
+
+
+class Waiting(BaseModel):
+    """Deadlines in seconds. Every wait has one."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    connect: Annotated[float, Field(gt=0, le=600)] = 10.0
+    step: Annotated[float, Field(gt=0, le=3600)] = 60.0
+    """For the peer's next message, what it computes before included."""
+    material: Annotated[float, Field(gt=0, le=24 * 3600)] = 300.0
+    """For all of a session's correlated randomness."""

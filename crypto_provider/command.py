@@ -1,0 +1,41 @@
+"""The command line of the crypto provider."""
+
+import logging
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from contract.command_line import new_app, run, say
+from contract.settings import load_settings
+from crypto_provider.settings import CryptoProviderSettings
+
+app = new_app("The trusted crypto provider: deals correlated randomness ahead of each diagnosis, and learns nothing.")
+
+
+@app.callback()
+def _commands() -> None:
+    """Keep `serve` a command of its own, although it is the only one."""
+
+
+@app.command()
+def serve(config: Annotated[Path | None, typer.Option(help="TOML file of settings.")] = None) -> None:
+    """Serve sessions until interrupted."""
+    settings = load_settings(CryptoProviderSettings, config)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    import torch
+
+    from crypto_provider.server import DEALING_PATH, dealer_app
+    from inference_service.client import InferenceServiceClient
+    from secure_computation.channel import serving
+
+    torch.set_num_threads(settings.threads)
+    front_end = settings.inference_service
+    with InferenceServiceClient(front_end.url, front_end.api_key, authority=front_end.authority) as plans:
+        say(f"crypto provider: listening on ws://{settings.listen}{DEALING_PATH}")
+        serving.serve(dealer_app(settings, plans), settings.listen)
+
+
+def main() -> None:
+    """Entry point of `crypto-provider`."""
+    run(app, name="crypto-provider")

@@ -1,0 +1,98 @@
+"""The dealer's server: checks the ticket of whoever dials, reads the public plan, and sends."""
+
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from threading import Lock
+from typing import Final
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from starlette.applications import Starlette
+
+from contract.errors import TicketInvalid
+from contract.identity import Party, Role, party_of_certificate
+from contract.ticket import Engine, load_public_key
+from crypto_provider.dealer import SERVED, Dealer
+from crypto_provider.settings import CryptoProviderSettings
+from inference_service.client import InferenceServiceClient
+from secure_computation.admission import admit
+from secure_computation.channel.channel import Channel, Deadlines
+from secure_computation.channel.serving import Service, party_app
+from secure_computation.channel.tls import tls_context
+from secure_computation.engines.crypten.engine import send_data_owner_material, send_model_owner_material
+from secure_computation.material import ConsumptionLedger
+from secure_computation.plan import Plan, parse_plan
+from secure_computation.wire import Phase
+
+DEALING_PATH: Final = "/v2/dealing"
+_LOG = logging.getLogger(__name__)
+
+
+class PlanCache:
+    """The plans used last, by hash. A plan is public and never changes, so its hash is all that must be checked."""
+
+    def __init__(self, fetch: Callable[[str], bytes], *, size: int = 8) -> None:
+        """Fetch missing plans by hash with `fetch`, which checks the hash."""
+        self._fetch = fetch
+        self._size = size
+        self._plans: OrderedDict[str, Plan] = OrderedDict()
+        self._lock = Lock()
+
+    def get(self, plan_hash: str) -> Plan:
+        """Return the plan with this hash."""
+        with self._lock:
+            plan = self._plans.pop(plan_hash, None) or parse_plan(self._fetch(plan_hash))
+            self._plans[plan_hash] = plan
+            while len(self._plans) > self._size:
+                self._plans.popitem(last=False)
+            return plan
+
+
+class DealingHandler:
+    """Serves one party's channel: the ticket comes in, material goes out."""
+
+    def __init__(
+        self, *, own: Party, public_keys: Sequence[Ed25519PublicKey], plans: PlanCache, dealer: Dealer
+    ) -> None:
+        """Deal as `own`, for tickets signed by any of `public_keys`."""
+        self._own = own
+        self._public_keys = public_keys
+        self._plans = plans
+        self._dealer = dealer
+
+    def __call__(self, channel: Channel) -> None:
+        """Deal one half of one session. Raises for the caller (`serve_channel`) to tell the peer."""
+        _, claims = admit(channel, own=self._own, public_keys=self._public_keys)
+        if claims.engine is not Engine.CRYPTEN:
+            raise TicketInvalid(f"the ticket is for the engine '{claims.engine.value}', which is not dealt for here")
+        lowering = self._plans.get(claims.plan_hash).engines.crypten
+        item, seeds = self._dealer.claim(claims, channel.peer.role)
+        channel.set_phase(Phase.OFFLINE)
+        if channel.peer.role is Role.DATA_OWNER:
+            send_data_owner_material(channel, seeds)
+        else:
+            send_model_owner_material(channel, lowering, item=item, seeds=seeds)
+        channel.receive_end(step="material received")
+        _LOG.info("session %s: dealt to the %s, %d bytes", claims.session, channel.peer, channel.traffic().bytes_sent)
+
+
+def dealer_app(settings: CryptoProviderSettings, plans: InferenceServiceClient) -> Starlette:
+    """Build the dealer's server. Raises ConfigurationError for files that are wrong."""
+    own = party_of_certificate(settings.credentials.certificate, role=Role.CRYPTO_PROVIDER)
+    handler = DealingHandler(
+        own=own,
+        public_keys=[load_public_key(path) for path in settings.ticket_keys],
+        plans=PlanCache(plans.plan),
+        dealer=Dealer(ConsumptionLedger(settings.data_folder / "dealt")),
+    )
+    waiting = settings.waiting
+    return party_app(
+        Service(
+            path=DEALING_PATH,
+            handler=handler,
+            expect=SERVED,
+            context=tls_context(settings.credentials, server_side=True),
+            deadlines=Deadlines(connect_seconds=waiting.connect, step_seconds=waiting.step),
+            channels_at_once=settings.channels_at_once,
+        )
+    )

@@ -1,0 +1,28 @@
+"""Settings of the crypto provider, from a TOML file and `CRYPTO_PROVIDER_` variables."""
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from contract.identity import Credentials
+from contract.settings import Address, FrontEnd, PartySettings, Waiting, settings_config
+
+
+class CryptoProviderSettings(PartySettings):
+    """Everything that an operator may choose."""
+
+    model_config = settings_config("CRYPTO_PROVIDER_")
+
+    data_folder: Path
+    """Holds the ledger of what was dealt."""
+    listen: Address = Address(host="127.0.0.1", port=8082)
+    credentials: Credentials
+    ticket_keys: Annotated[tuple[Path, ...], Field(min_length=1)]
+    """Public keys of the inference service, pinned."""
+    inference_service: FrontEnd
+    """Where public plans are read."""
+    waiting: Waiting = Waiting()
+    channels_at_once: Annotated[int, Field(ge=1, le=1024)] = 16
+    threads: Annotated[int, Field(ge=1, le=256)] = 1
+    """Threads of one tensor operation."""

@@ -1,0 +1,48 @@
+"""The first frame of every connection between parties: the ticket that allows it.
+
+Whoever dials presents the ticket; whoever listens checks it against the front end's pinned keys and against the
+certificate of the other end. A ticket names organisations only: it can forbid a conversation, never introduce a key.
+"""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Final
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+from contract.errors import TicketInvalid
+from contract.identity import Party
+from contract.ticket import TicketClaims, verify_ticket
+from secure_computation.channel.channel import Channel
+from secure_computation.material import ItemName, item_name
+
+STEP: Final = "ticket"
+
+
+def present_ticket(channel: Channel, ticket: str) -> None:
+    """Send the ticket that allows this connection."""
+    channel.send_hello({"ticket": ticket}, step=STEP)
+
+
+def admit(channel: Channel, *, own: Party, public_keys: Sequence[Ed25519PublicKey]) -> tuple[str, TicketClaims]:
+    """Receive and check the ticket of whoever dialled; return it as it came, and what it says.
+
+    Raises TicketInvalid unless it is genuine, in time, and names both ends of this channel.
+    """
+    ticket = channel.receive_hello(step=STEP).get("ticket")
+    if not isinstance(ticket, str):
+        raise TicketInvalid(f"{channel.peer} presented no ticket: update it to the same version")
+    claims = verify_ticket(ticket, public_keys=public_keys, now=datetime.now(tz=UTC), party=own)
+    claims.require_party(channel.peer)
+    return ticket, claims
+
+
+def item_of(claims: TicketClaims) -> ItemName:
+    """Name the item of correlated randomness that a ticket's session uses."""
+    return item_name(
+        session=str(claims.session),
+        plan_hash=claims.plan_hash,
+        data_owner=claims.data_owner,
+        model_owner=claims.model_owner,
+        version=f"{claims.model} {claims.version}",
+    )

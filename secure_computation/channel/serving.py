@@ -1,0 +1,78 @@
+"""A party's server: an ASGI app with one WebSocket for channels and two health paths, run by uvicorn."""
+
+import ssl
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route, WebSocketRoute
+from starlette.websockets import WebSocket
+
+from contract.errors import ConfigurationError, Refused
+from contract.settings import Address
+from secure_computation.channel.channel import Channel, Deadlines
+from secure_computation.channel.websocket import serve_channel, uvicorn_options
+
+
+@dataclass(frozen=True, kw_only=True)
+class Service:
+    """What a party serves: one kind of channel, at one path, to some parties."""
+
+    path: str
+    handler: Callable[[Channel], None]
+    """Runs in a thread of its own for each channel."""
+    expect: Expected
+    context: ssl.SSLContext
+    deadlines: Deadlines
+    channels_at_once: int
+
+
+def party_app(service: Service) -> Starlette:
+    """Build the ASGI app. Channels beyond `channels_at_once` are told to come back later."""
+    room = threading.BoundedSemaphore(service.channels_at_once)
+
+    def handle(channel: Channel) -> None:
+        if not room.acquire(blocking=False):
+            raise Refused(f"{service.channels_at_once} sessions run already, which is the limit; try again in a moment")
+        try:
+            service.handler(channel)
+        finally:
+            room.release()
+
+    async def channel(websocket: WebSocket) -> None:
+        await serve_channel(
+            websocket, handle, context=service.context, expect=service.expect, deadlines=service.deadlines
+        )
+
+    async def live(request: Request) -> JSONResponse:
+        del request
+        return JSONResponse({"status": "live"})
+
+    async def ready(request: Request) -> JSONResponse:
+        del request
+        return JSONResponse({"status": "ready"})
+
+    return Starlette(
+        routes=[
+            WebSocketRoute(service.path, channel),
+            Route("/v2/health/live", live),
+            Route("/v2/health/ready", ready),
+        ]
+    )
+
+
+def serve(app: Starlette, address: Address) -> None:
+    """Run until interrupted. Raises ConfigurationError where the address cannot be had."""
+    server = uvicorn.Server(
+        uvicorn.Config(app, host=address.host, port=address.port, log_level="warning", **uvicorn_options())
+    )
+    try:
+        server.run()
+    except SystemExit as error:  # uvicorn's way to say that it could not bind
+        raise ConfigurationError(
+            f"cannot listen on {address}; free the port or choose another in the settings"
+        ) from error
