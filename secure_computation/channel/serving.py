@@ -14,8 +14,9 @@ from starlette.websockets import WebSocket
 
 from contract.errors import ConfigurationError, Refused
 from contract.settings import Address
+from secure_computation.channel.asgi import serve_channel, uvicorn_options
 from secure_computation.channel.channel import Channel, Deadlines
-from secure_computation.channel.websocket import serve_channel, uvicorn_options
+from secure_computation.channel.identity import Expected
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,158 @@
+"""Channels over WebSocket, the side that connects. `asgi` has the other.
+
+Inside the WebSocket runs TLS with certificates on both ends (`tls`), so `ws://` is as safe as `wss://` for what the
+parties say to each other; the outer TLS of `wss://`, checked as browsers do, helps through firewalls.
+"""
+
+import asyncio
+import ssl
+import threading
+from collections.abc import Coroutine
+from typing import Any
+from urllib.parse import urlsplit
+
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI
+
+from contract.errors import (
+    ConfigurationError,
+    EncryptedInferenceError,
+    PeerUnreachable,
+)
+from secure_computation.channel.bridge import BridgedStream
+from secure_computation.channel.channel import Channel, Deadlines, Recorder
+from secure_computation.channel.identity import Expected, describe, require_identity
+from secure_computation.channel.stream import ByteStream, Deadline
+from secure_computation.channel.tls import TlsStream
+
+MESSAGE_BYTES = 1 << 20
+"""Largest WebSocket message that either side accepts; the streams send at most 256 KiB and TLS framing."""
+
+PING_SECONDS = 20.0
+"""Keeps proxies from closing an idle connection. A missing answer ends nothing: the deadlines of the channel do."""
+
+WRITE_BUFFER_BYTES = 1 << 20
+CLOSE_SECONDS = 5.0
+HANDSHAKE_STEP = "tls handshake"
+
+
+def connect_channel(
+    url: str,
+    *,
+    context: ssl.SSLContext,
+    expect: Expected,
+    deadlines: Deadlines,
+    recorder: Recorder | None = None,
+) -> Channel:
+    """Dial a party's WebSocket, authenticate both ends, return the channel.
+
+    `context` is `tls_context(credentials, server_side=False)`. Raises PeerUnreachable, or PeerViolation where somebody
+    else answers. Whether the peer accepts this party shows at the first receive.
+    """
+    address = _address(url)
+    peer = f"{describe(expect)} at {address}"
+    deadline = Deadline(peer=peer, step=HANDSHAKE_STEP, seconds=deadlines.connect_seconds)
+    stream = TlsStream(connect_websocket(url, deadline), context, server_side=False)
+    try:
+        party = stream.handshake(deadline)
+        channel = Channel(stream, peer=party, deadlines=deadlines, recorder=recorder)
+        require_identity(channel, expect, found_at=f"the party at {address}", step=HANDSHAKE_STEP)
+    except EncryptedInferenceError:
+        stream.close()
+        raise
+    return channel
+
+
+def connect_websocket(url: str, deadline: Deadline) -> ByteStream:
+    """Open a `ws://` or `wss://` connection as a byte stream, through the environment's HTTP proxy if it names one.
+
+    Its event loop runs in a daemon thread until the stream is closed.
+    """
+    address = _address(url)
+    opened: list[BridgedStream] = []
+    failed: list[BaseException] = []
+    settled = threading.Event()
+
+    async def live() -> None:
+        try:
+            connection = await connect(
+                url,
+                compression=None,
+                max_size=MESSAGE_BYTES,
+                write_limit=WRITE_BUFFER_BYTES,
+                open_timeout=deadline.remaining(),
+                close_timeout=CLOSE_SECONDS,
+                ping_interval=PING_SECONDS,
+                ping_timeout=None,
+            )
+        except (OSError, InvalidURI, InvalidHandshake) as error:
+            failed.append(error)
+            return
+        stream = _client_stream(connection)
+        opened.append(stream)
+        settled.set()
+        await stream.run()
+
+    def thread() -> None:
+        try:
+            _run_loop(live())
+        finally:
+            settled.set()
+
+    threading.Thread(target=thread, name=f"websocket to {address}", daemon=True).start()
+    settled.wait()
+    if opened:
+        return opened[0]
+    raise _unreachable(failed[0] if failed else None, deadline.peer, address)
+
+
+def _client_stream(connection: ClientConnection) -> BridgedStream:
+    async def receive() -> bytes | None:
+        try:
+            message = await connection.recv(decode=False)
+        except ConnectionClosed:
+            return None
+        return bytes(message)
+
+    async def send(data: bytes) -> bool:
+        try:
+            await connection.send(data)
+        except ConnectionClosed:
+            return False
+        return True
+
+    return BridgedStream(asyncio.get_running_loop(), receive=receive, send=send, close=connection.close)
+
+
+def _run_loop(main: Coroutine[Any, Any, None]) -> None:
+    import uvloop
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(main)
+
+
+def _address(url: str) -> str:
+    """Host and port, for messages: a URL may carry a secret in its path or query."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port or {"ws": 80, "wss": 443}.get(parts.scheme)
+    except ValueError:
+        parts, port = urlsplit(""), None
+    if port is None or not parts.hostname:
+        raise ConfigurationError("a party's address must look like ws://host:port/path or wss://host:port/path")
+    return f"{parts.hostname}:{port}"
+
+
+def _unreachable(error: BaseException | None, peer: str, address: str) -> EncryptedInferenceError:
+    if isinstance(error, TimeoutError):
+        why = "no answer in time"
+    elif isinstance(error, ssl.SSLError):
+        why = f"its outer TLS is not valid here: {(error.reason or 'unknown').lower().replace('_', ' ')}"
+    elif isinstance(error, OSError):
+        why = error.strerror or "the connection failed"
+    elif isinstance(error, InvalidHandshake):
+        why = "what answers there does not speak WebSocket on this path"
+    else:
+        why = "the connection failed"
+    named = peer if address in peer else f"{peer} at {address}"
+    return PeerUnreachable(f"{named} cannot be reached ({why}): check the address and that the party runs")
