@@ -23,8 +23,29 @@ ServerUrl = Annotated[str, Field(pattern=r"^wss?://[A-Za-z0-9.:\[\]-]{1,255}(/[A
 Count = Annotated[int, Field(ge=0, lt=1 << 53)]
 Seconds = Annotated[float, Field(ge=0, lt=1e7, allow_inf_nan=False)]
 
+_CARD: JsonValue = {
+    "name": "pediatric-pneumonia-resnet18",
+    "version": "1.0.0",
+    "title": "Pneumonia in children's chest radiographs",
+    "intended_use": "Research only",
+    "input": {"modalities": ["CR", "DX"], "height": 224, "width": 224, "mean": [0.48], "standard_deviation": [0.23]},
+    "classes": ["normal", "bacteria", "virus"],
+    "training": "ResNet-18, trained centrally",
+    "model_sha256": "2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae",
+}
+_PLAN = '{"operations":[]}'
+_PLAN_HASH = "ba008b3ff2e64fd0f721e62a4159d1068da4c3f8ca432bf40a0414c167013059"
+_MODEL_OWNER: JsonValue = {"organisation": "north-lab", "address": "wss://inference.north-lab.example/session"}
+_CRYPTO_PROVIDER: JsonValue = {"organisation": "trust-centre", "address": "wss://dealer.trust-centre.example/session"}
+_ENTRY: JsonValue = {
+    "card": _CARD,
+    "version": "1.0.0",
+    "plan_hash": _PLAN_HASH,
+    "engines": ["crypten"],
+    "model_owner": _MODEL_OWNER,
+    "crypto_provider": _CRYPTO_PROVIDER,
+}
 _SESSION = "5b1d3c1e-6f0a-4a53-9f0e-0d6f5f0c7c11"
-_HASH = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
 
 
 def _example(**fields: JsonValue) -> ConfigDict:
@@ -66,6 +87,8 @@ class PartyAddress(Strict):
 class ModelEntry(Strict):
     """One version of a model in the catalog."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [_ENTRY]})
+
     card: ModelCard
     version: Version
     plan_hash: Sha256
@@ -84,11 +107,22 @@ class ModelEntry(Strict):
 class ModelList(Strict):
     """Every version that sessions may be opened for, newest first within a model."""
 
+    model_config = _example(models=[_ENTRY])
+
     models: tuple[ModelEntry, ...]
 
 
 class ModelRegistration(Strict):
     """What a model owner hands in to register a version. The organisation is its account's."""
+
+    model_config = _example(
+        card=_CARD,
+        plan=_PLAN,
+        plan_hash=_PLAN_HASH,
+        engines=["crypten"],
+        address="wss://inference.north-lab.example/session",
+        crypto_provider=_CRYPTO_PROVIDER,
+    )
 
     card: ModelCard
     plan: Annotated[str, Field(min_length=2, max_length=MAX_PLAN_BYTES, repr=False)]
@@ -178,7 +212,7 @@ class SessionView(Strict):
         purpose="diagnose",
         model="pediatric-pneumonia-resnet18",
         version="1.0.0",
-        plan_hash=_HASH,
+        plan_hash=_PLAN_HASH,
         engine="crypten",
         data_owner="st-mary",
         model_owner="north-lab",

@@ -198,11 +198,11 @@ class InferenceServiceClient:
         content = self._call(method, path, body=body)
         try:
             return kind.model_validate_json(content)
-        except ValidationError as error:
+        except ValidationError:
             raise PeerViolation(
                 f"the {_PEER} answered {method} {path[:200]} with something else than a {kind.__name__}: "
                 "update both to the same version"
-            ) from error
+            ) from None  # the cause repeats the answer, which may hold a ticket
 
     def _call(self, method: str, path: str, *, body: BaseModel | None = None, limit: int = MAX_ANSWER_BYTES) -> bytes:
         content = body.model_dump_json().encode() if body is not None else None

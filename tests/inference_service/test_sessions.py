@@ -1,0 +1,318 @@
+"""The life of a session: every legal step, every illegal one, the clock, and races."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from uuid import UUID
+
+import pytest
+from sqlalchemy import select
+
+from contract.api import (
+    Failure,
+    ModelRegistration,
+    PhaseSeconds,
+    SentBytes,
+    SessionEvent,
+    SessionReport,
+    SessionRequest,
+    SessionState,
+    SessionView,
+)
+from contract.api import SessionEventName as Event
+from contract.api import SessionState as State
+from contract.errors import CallerError, Refused
+from contract.identity import Party, Role
+from contract.ticket import PUBLIC_KEY_FILE, Engine, Purpose, load_public_key, verify_ticket
+from inference_service.accounts import Account
+from inference_service.problems import Conflict, NotFound, TooMany
+from inference_service.sessions import LIVE, TRANSITIONS, Actor, next_state
+from inference_service.storage import SessionEventRow
+from tests.inference_service.conftest import FrontEnd, Keys
+
+PAIRS = [(state, event) for state in State for event in Event]
+ILLEGAL = [pair for pair in PAIRS if pair not in TRANSITIONS]
+FINAL = {State.COMPLETED, State.FAILED, State.CANCELLED, State.EXPIRED}
+REQUEST = SessionRequest(model="resnet", engine=Engine.CRYPTEN)
+FAILURE = SessionReport(failure=Failure(code="transport", message="the link broke: try again"))
+PATH_TO: dict[State, list[Event]] = {
+    State.OPENED: [],
+    State.PREPARING: [Event.PREPARE],
+    State.RUNNING: [Event.PREPARE, Event.RUN],
+    State.COMPLETED: [Event.RUN, Event.COMPLETE],
+    State.FAILED: [Event.FAIL],
+    State.CANCELLED: [Event.CANCEL],
+}
+
+
+class TestTable:
+    def test_it_says_what_the_essay_says(self) -> None:
+        assert {pair: transition.state for pair, transition in TRANSITIONS.items()} == {
+            (State.OPENED, Event.PREPARE): State.PREPARING,
+            (State.OPENED, Event.RUN): State.RUNNING,
+            (State.PREPARING, Event.RUN): State.RUNNING,
+            (State.RUNNING, Event.COMPLETE): State.COMPLETED,
+            **{(state, Event.FAIL): State.FAILED for state in LIVE},
+            **{(state, Event.CANCEL): State.CANCELLED for state in LIVE},
+            **{(state, Event.EXPIRE): State.EXPIRED for state in LIVE},
+        }
+        assert set(State) - FINAL == LIVE
+
+    @pytest.mark.parametrize(("state", "event"), ILLEGAL)
+    @pytest.mark.parametrize("actor", Actor)
+    def test_an_illegal_event_is_a_conflict_whoever_causes_it(self, state: State, event: Event, actor: Actor) -> None:
+        with pytest.raises(Conflict, match=event.value):
+            next_state(state, event, actor=actor)
+
+    @pytest.mark.parametrize(("state", "event"), list(TRANSITIONS))
+    @pytest.mark.parametrize("actor", Actor)
+    def test_only_the_named_actors_cause_a_legal_event(self, state: State, event: Event, actor: Actor) -> None:
+        allowed = {Event.EXPIRE: {Actor.CLOCK}, Event.FAIL: {Actor.DATA_OWNER, Actor.MODEL_OWNER}}
+        if actor in allowed.get(event, {Actor.DATA_OWNER}):
+            assert next_state(state, event, actor=actor) is TRANSITIONS[state, event].state
+        else:
+            with pytest.raises(Refused, match="only the"):
+                next_state(state, event, actor=actor)
+
+
+@pytest.fixture
+def accounts(front_end: FrontEnd, keys: Keys, registered: ModelRegistration) -> dict[str, Account]:
+    return {name: front_end.service.accounts.authenticate(key) for name, key in vars(keys).items()}
+
+
+@pytest.fixture
+def clinician(accounts: dict[str, Account]) -> Account:
+    return accounts["clinician"]
+
+
+def event_of(name: Event) -> SessionEvent:
+    return SessionEvent(event=name, report=FAILURE if name is Event.FAIL else None)
+
+
+def session_in(front_end: FrontEnd, account: Account, state: State) -> UUID:
+    sessions = front_end.service.sessions
+    session = sessions.open(account, REQUEST).id
+    if state is State.EXPIRED:
+        front_end.clock.move(minutes=16)
+    for name in PATH_TO.get(state, []):
+        sessions.apply(account, session, event_of(name))
+    assert sessions.view(account, session).state is state
+    return session
+
+
+def trail(front_end: FrontEnd, session: UUID) -> list[tuple[str, bool]]:
+    with front_end.service.database.read() as database:
+        rows = database.scalars(
+            select(SessionEventRow).where(SessionEventRow.session_id == session).order_by(SessionEventRow.id)
+        )
+        return [(row.event, row.account_id is None) for row in rows]
+
+
+class TestOpening:
+    def test_the_ticket_says_what_was_asked_and_lives_as_long_as_the_session(
+        self, front_end: FrontEnd, clinician: Account, registered: ModelRegistration
+    ) -> None:
+        view = front_end.service.sessions.open(clinician, REQUEST)
+        assert view.ticket is not None
+        claims = verify_ticket(
+            view.ticket,
+            public_keys=[load_public_key(front_end.settings.data_folder / PUBLIC_KEY_FILE)],
+            now=front_end.clock(),
+            party=Party(role=Role.MODEL_OWNER, organisation="north-lab"),
+        )
+        assert (claims.session, claims.account) == (view.id, str(clinician.id))
+        assert (claims.model, claims.version, claims.plan_hash) == ("resnet", "1.0.0", registered.plan_hash)
+        assert (claims.data_owner, claims.model_owner, claims.crypto_provider) == (
+            "st-mary",
+            "north-lab",
+            "trust-centre",
+        )
+        assert (claims.iat, claims.exp) == (int(view.created_at.timestamp()), int(view.expires_at.timestamp()))
+        assert claims.exp - claims.iat == 15 * 60
+
+    def test_the_ticket_is_shown_once_and_not_kept(self, front_end: FrontEnd, clinician: Account) -> None:
+        view = front_end.service.sessions.open(clinician, REQUEST)
+        assert view.ticket is not None
+        assert view.ticket not in repr(view)
+        assert front_end.service.sessions.view(clinician, view.id).ticket is None
+        stored = b"".join(file.read_bytes() for file in front_end.settings.data_folder.glob("*.sqlite*"))
+        assert view.ticket.encode() not in stored
+
+    @pytest.mark.parametrize("who", ["model_owner", "operator", "crypto_provider"])
+    def test_only_a_clinician_opens_sessions(self, front_end: FrontEnd, accounts: dict[str, Account], who: str) -> None:
+        with pytest.raises(Refused, match="clinician"):
+            front_end.service.sessions.open(accounts[who], REQUEST)
+
+    def test_an_engine_that_the_model_lacks(self, front_end: FrontEnd, clinician: Account) -> None:
+        with pytest.raises(CallerError, match="crypten"):
+            front_end.service.sessions.open(clinician, SessionRequest(model="resnet", engine=Engine.MASKED))
+
+    def test_a_purpose_that_is_not_served(self, front_end: FrontEnd, clinician: Account) -> None:
+        request = SessionRequest(model="resnet", engine=Engine.CRYPTEN, purpose=Purpose.PREPARE)
+        with pytest.raises(CallerError, match="prepare"):
+            front_end.service.sessions.open(clinician, request)
+
+    @pytest.mark.parametrize(("model", "version"), [("absent", None), ("resnet", "9.9.9")])
+    def test_a_model_that_is_not_in_service(
+        self, front_end: FrontEnd, clinician: Account, model: str, version: str | None
+    ) -> None:
+        with pytest.raises(NotFound):
+            front_end.service.sessions.open(
+                clinician, SessionRequest(model=model, version=version, engine=Engine.CRYPTEN)
+            )
+
+    def test_live_sessions_of_an_account_are_limited(self, front_end: FrontEnd, clinician: Account) -> None:
+        sessions = front_end.service.sessions
+        opened = [sessions.open(clinician, REQUEST).id for _ in range(4)]
+        with pytest.raises(TooMany):
+            sessions.open(clinician, REQUEST)
+        sessions.apply(clinician, opened[0], event_of(Event.CANCEL))
+        sessions.open(clinician, REQUEST)
+        front_end.clock.move(minutes=16)
+        assert sessions.open(clinician, REQUEST).state is SessionState.OPENED  # the four have run out of time
+
+
+class TestEvents:
+    @pytest.mark.parametrize(("state", "event"), [(s, e) for s, e in TRANSITIONS if e is not Event.EXPIRE])
+    def test_a_legal_event_is_recorded_with_its_actor(
+        self, front_end: FrontEnd, clinician: Account, state: State, event: Event
+    ) -> None:
+        session = session_in(front_end, clinician, state)
+        after = front_end.service.sessions.apply(clinician, session, event_of(event))
+        assert after.state is TRANSITIONS[state, event].state
+        assert front_end.service.sessions.view(clinician, session) == after
+        assert trail(front_end, session)[-1] == (event.value, False)
+
+    @pytest.mark.parametrize(("state", "event"), ILLEGAL)
+    def test_an_illegal_event_changes_nothing(
+        self, front_end: FrontEnd, clinician: Account, state: State, event: Event
+    ) -> None:
+        session = session_in(front_end, clinician, state)
+        before, history = front_end.service.sessions.view(clinician, session), trail(front_end, session)
+        with pytest.raises(Conflict):
+            front_end.service.sessions.apply(clinician, session, event_of(event))
+        assert front_end.service.sessions.view(clinician, session) == before
+        assert trail(front_end, session) == history
+
+    def test_reports_add_up(self, front_end: FrontEnd, clinician: Account) -> None:
+        sessions = front_end.service.sessions
+        session = session_in(front_end, clinician, State.PREPARING)
+        sent = SentBytes(data_owner=1, model_owner=2, crypto_provider=3)
+        seconds = PhaseSeconds(offline=1.5, online=0.5)
+        sessions.apply(clinician, session, SessionEvent(event=Event.RUN, report=SessionReport(bytes_sent=sent)))
+        view = sessions.apply(
+            clinician, session, SessionEvent(event=Event.COMPLETE, report=SessionReport(seconds=seconds))
+        )
+        assert (view.bytes_sent, view.seconds, view.failure) == (sent, seconds, None)
+
+    def test_a_model_owner_reports_why_its_session_failed_and_nothing_else(
+        self, front_end: FrontEnd, accounts: dict[str, Account]
+    ) -> None:
+        session = session_in(front_end, accounts["clinician"], State.RUNNING)
+        report = FAILURE.model_copy(update={"seconds": PhaseSeconds(offline=9, online=9)})
+        view = front_end.service.sessions.apply(
+            accounts["model_owner"], session, SessionEvent(event=Event.FAIL, report=report)
+        )
+        assert (view.state, view.failure, view.seconds) == (State.FAILED, FAILURE.failure, None)
+
+    @pytest.mark.parametrize("who", ["model_owner", "colleague", "operator"])
+    def test_nobody_completes_a_session_for_the_data_owner(
+        self, front_end: FrontEnd, accounts: dict[str, Account], who: str
+    ) -> None:
+        session = session_in(front_end, accounts["clinician"], State.RUNNING)
+        with pytest.raises(Refused, match="only the"):
+            front_end.service.sessions.apply(accounts[who], session, event_of(Event.COMPLETE))
+        assert front_end.service.sessions.view(accounts[who], session).state is State.RUNNING
+
+    @pytest.mark.parametrize("who", ["stranger", "other_model_owner", "crypto_provider"])
+    def test_others_cannot_tell_a_session_from_none(
+        self, front_end: FrontEnd, accounts: dict[str, Account], who: str
+    ) -> None:
+        session = session_in(front_end, accounts["clinician"], State.RUNNING)
+        with pytest.raises(NotFound) as of_another:
+            front_end.service.sessions.view(accounts[who], session)
+        with pytest.raises(NotFound) as of_nobody:
+            front_end.service.sessions.view(accounts[who], UUID(int=0))
+        assert str(of_another.value) == str(of_nobody.value)
+        with pytest.raises(NotFound):
+            front_end.service.sessions.apply(accounts[who], session, event_of(Event.FAIL))
+
+    def test_organisations_of_the_same_name_but_another_role_see_nothing(
+        self, front_end: FrontEnd, accounts: dict[str, Account]
+    ) -> None:
+        from inference_service.accounts import AccountRole
+
+        session = session_in(front_end, accounts["clinician"], State.RUNNING)
+        namesake, _ = front_end.account(AccountRole.MODEL_OWNER, "st-mary")
+        with pytest.raises(NotFound):
+            front_end.service.sessions.view(namesake, session)
+
+
+class TestClock:
+    @pytest.mark.parametrize("state", sorted(LIVE))
+    def test_a_session_left_alone_expires_when_somebody_looks(
+        self, front_end: FrontEnd, clinician: Account, state: State
+    ) -> None:
+        session = session_in(front_end, clinician, state)
+        front_end.clock.move(minutes=14, seconds=59)
+        assert front_end.service.sessions.view(clinician, session).state is state
+        front_end.clock.move(seconds=1)
+        assert front_end.service.sessions.view(clinician, session).state is State.EXPIRED
+        assert trail(front_end, session)[-1] == ("expire", True)
+
+    def test_a_late_event_finds_the_session_expired(self, front_end: FrontEnd, clinician: Account) -> None:
+        session = session_in(front_end, clinician, State.RUNNING)
+        front_end.clock.move(minutes=15)
+        with pytest.raises(Conflict, match="expired"):
+            front_end.service.sessions.apply(clinician, session, event_of(Event.COMPLETE))
+        assert trail(front_end, session)[-1] == ("expire", True)
+
+    def test_the_sweep_ends_what_nobody_looks_at_and_only_that(self, front_end: FrontEnd, clinician: Account) -> None:
+        overdue = [session_in(front_end, clinician, state) for state in (State.OPENED, State.RUNNING)]
+        session_in(front_end, clinician, State.COMPLETED)
+        front_end.clock.move(minutes=15)
+        young = session_in(front_end, clinician, State.RUNNING)
+        for session in overdue:  # opening the young one swept this account already
+            assert trail(front_end, session)[-1] == ("expire", True)
+        assert front_end.service.sessions.sweep() == 0
+        front_end.clock.move(minutes=15)
+        assert front_end.service.sessions.sweep() == 1
+        assert trail(front_end, young)[-1] == ("expire", True)
+
+
+class TestRaces:
+    def test_of_two_events_at_once_one_wins(self, front_end: FrontEnd, clinician: Account) -> None:
+        sessions = front_end.service.sessions
+
+        def attempt(session: UUID, event: Event, barrier: threading.Barrier) -> SessionView | Conflict:
+            barrier.wait(timeout=10)
+            try:
+                return sessions.apply(clinician, session, event_of(event))
+            except Conflict as error:
+                return error
+
+        with ThreadPoolExecutor(4) as pool:
+            for _ in range(5):
+                session = session_in(front_end, clinician, State.RUNNING)
+                barrier = threading.Barrier(4)
+                events = [Event.COMPLETE, Event.FAIL, Event.CANCEL, Event.COMPLETE]
+                outcomes = list(pool.map(lambda event, s=session, b=barrier: attempt(s, event, b), events))
+                winners = [outcome for outcome in outcomes if isinstance(outcome, SessionView)]
+                assert len(winners) == 1
+                assert sessions.view(clinician, session).state is winners[0].state
+                assert [name for name, _ in trail(front_end, session)[2:]] != []
+                assert len(trail(front_end, session)) == 3
+
+    def test_a_stale_reader_cannot_overwrite(self, front_end: FrontEnd, clinician: Account) -> None:
+        """The last defence by itself: the state changes only where it is the one that was read."""
+        sessions, database = front_end.service.sessions, front_end.service.database
+        session = session_in(front_end, clinician, State.RUNNING)
+        with database.read() as reading:
+            from inference_service.storage import SessionRow
+
+            stale = reading.get(SessionRow, session)
+            assert stale is not None
+            reading.expunge(stale)
+        sessions.apply(clinician, session, event_of(Event.CANCEL))
+        with pytest.raises(Conflict, match="same time"), database.write() as writing:
+            sessions._move(writing, stale, Event.COMPLETE, State.COMPLETED, account=clinician)
+        assert sessions.view(clinician, session).state is State.CANCELLED
