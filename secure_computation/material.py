@@ -6,7 +6,9 @@ correlation for two different inputs reveals their difference.
 """
 
 import hashlib
+import json
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NewType
@@ -15,11 +17,14 @@ from contract.errors import ConfigurationError, MaterialSpent
 from secure_computation.randomness import Seed
 
 ItemName = NewType("ItemName", str)
+"""64 hexadecimal digits, as `item_name` makes them."""
+
+_ITEM_NAME = re.compile(r"[0-9a-f]{64}")
 
 
 def item_name(*, session: str, plan_hash: str, data_owner: str, model_owner: str, version: str) -> ItemName:
     """Name the item of a session. Bound to parties, model version and plan, so that a mix-up changes every stream."""
-    fields = f"{session}\n{plan_hash}\n{data_owner}\n{model_owner}\n{version}"
+    fields = json.dumps([session, plan_hash, data_owner, model_owner, version])
     return ItemName(hashlib.sha256(fields.encode()).hexdigest())
 
 
@@ -45,35 +50,48 @@ class ConsumptionLedger:
 
     def __init__(self, folder: Path) -> None:
         """Keep the ledger in `folder`, which is made (0700) where it is missing."""
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._folder = folder
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _sync(folder.parent)
+        except OSError as error:
+            raise self._unwritable(error) from error
 
     def consume(self, item: ItemName) -> None:
         """Note that `item` is used now. Raises MaterialSpent where it was before."""
         try:
-            descriptor = os.open(self._folder / item, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+            descriptor = os.open(self._file(item), os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+            _sync(self._folder)
         except FileExistsError:
             raise MaterialSpent(
                 f"material {item[:12]} was consumed before and is never used twice; start a new session"
             ) from None
         except OSError as error:
-            raise ConfigurationError(
-                f"the ledger of consumed material in {self._folder} cannot be written ({error.strerror}); "
-                "free space or correct its permissions"
-            ) from error
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        self._sync_folder()
+            raise self._unwritable(error) from error
 
     def consumed(self, item: ItemName) -> bool:
         """Whether `item` was used before."""
-        return (self._folder / item).exists()
+        return self._file(item).exists()
 
-    def _sync_folder(self) -> None:
-        descriptor = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    def _file(self, item: ItemName) -> Path:
+        if not _ITEM_NAME.fullmatch(item):
+            raise ValueError("an item's name has 64 hexadecimal digits")
+        return self._folder / item
+
+    def _unwritable(self, error: OSError) -> ConfigurationError:
+        return ConfigurationError(
+            f"the ledger of consumed material in {self._folder} cannot be written ({error.strerror}); "
+            "free space or correct its permissions"
+        )
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

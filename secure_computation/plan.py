@@ -49,18 +49,26 @@ def hash_plan(data: bytes) -> PlanHash:
 
 
 def make_plan(network: Network) -> Plan:
-    """Lower a network for every engine. Takes seconds: the crypten engine runs it once on zeros."""
+    """Lower a network for every engine. Takes a second: the crypten engine runs it once, on shapes."""
     return Plan(network=network, engines=Lowerings(crypten=lower(network)))
 
 
 def parse_plan(data: bytes) -> Plan:
-    """Read a plan from outside. Raises ModelFileError for anything that is not exactly one valid plan."""
+    """Read a plan from outside. Raises ModelFileError for anything that is not exactly one valid plan.
+
+    The lowerings must be those that this version makes of the network, so no reader works from a list of its sender's
+    choice.
+    """
     if len(data) > MAX_PLAN_BYTES:
         raise ModelFileError(f"plan of {len(data)} bytes exceeds {MAX_PLAN_BYTES}: import the model again")
     try:
-        plan = Plan.model_validate_json(data)
+        plan = Plan.model_validate_json(data, strict=True)
     except ValidationError as error:
         raise ModelFileError(f"plan is not valid ({describe_invalid(error)}): import the model again") from error
+    if plan.canonical_bytes() != data:
+        raise ModelFileError("plan is not in its canonical encoding: import the model again")
+    if plan.engines.crypten != lower(plan.network):
+        raise ModelFileError("plan's dealing list does not belong to its network: import the model with this version")
     dealt = plan.engines.crypten.dealt_bytes()
     if dealt > MAX_CORRECTION_BYTES:
         raise ModelFileError(

@@ -24,7 +24,7 @@ class OpeningChannel(Protocol):
 class TwoPartyCommunicator:
     """Opens shared values to both parties. `step` names the layer at work, for errors that say where it stopped."""
 
-    def __init__(self, *, rank: int, channel: OpeningChannel) -> None:
+    def __init__(self, *, rank: int, channel: OpeningChannel | None) -> None:
         """Join as rank 0 (data owner) or rank 1 (model owner)."""
         self._rank = rank
         self._channel = channel
@@ -52,7 +52,8 @@ class TwoPartyCommunicator:
         """
         combine = _combiner(op)
         if not batched:
-            assert isinstance(shares, torch.Tensor)
+            if not isinstance(shares, torch.Tensor):
+                raise ConfigurationError("CrypTen asked to open several tensors without batching them")
             return combine(self._exchange(shares), shares)
         parts = list(shares)
         joined = torch.cat([part.reshape(-1) for part in parts])
@@ -72,8 +73,10 @@ class TwoPartyCommunicator:
         raise ConfigurationError(f"CrypTen asked its communicator for '{name}', which two-party sessions do not offer")
 
     def _exchange(self, own: torch.Tensor) -> torch.Tensor:
-        received = self._channel.exchange_tensor(own.contiguous().numpy(), step=self.step)
-        return torch.from_numpy(received)
+        if self._channel is None:
+            raise ConfigurationError("this communicator has no channel to open values on")
+        received = self._channel.exchange_tensor(own.reshape(-1).numpy(), step=self.step)
+        return torch.from_numpy(received).view(own.shape)
 
 
 def _combiner(op: Any) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:

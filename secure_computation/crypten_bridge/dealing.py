@@ -12,15 +12,13 @@ All elements are in the ring of integers mod 2^64, as int64. Sharings are additi
 (x = x0 ^ x1). Source: CrypTen (Knott et al. 2021), section 4 and its `provider.py`; Beaver 1991 for triples.
 """
 
-import json
 from collections.abc import Callable
 from enum import StrEnum
 from typing import Annotated, Any, Final, Literal, assert_never
 
 import torch
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field
 
-from contract.errors import PeerViolation
 from contract.model_card import Strict
 from secure_computation.randomness import Seed
 
@@ -29,7 +27,6 @@ Share = torch.Tensor
 """int64 share of one tensor."""
 
 ELEMENT_BYTES: Final = 8
-MAX_LIST_BYTES: Final = 16 << 20
 
 
 class Product(StrEnum):
@@ -107,22 +104,6 @@ class WrapRequest(Strict):
 Request = Annotated[
     TripleRequest | SquareRequest | BinaryTripleRequest | BitRequest | WrapRequest, Field(discriminator="kind")
 ]
-_LIST: TypeAdapter[tuple[Request, ...]] = TypeAdapter(tuple[Request, ...])
-
-
-def encode_dealing_list(requests: tuple[Request, ...]) -> bytes:
-    """Write a dealing list as canonical JSON, so that its hash is stable."""
-    return json.dumps(_LIST.dump_python(requests, mode="json"), sort_keys=True, separators=(",", ":")).encode()
-
-
-def decode_dealing_list(data: bytes) -> tuple[Request, ...]:
-    """Parse a dealing list from outside. Raises PeerViolation."""
-    if len(data) > MAX_LIST_BYTES:
-        raise PeerViolation(f"dealing list has {len(data)} bytes; at most {MAX_LIST_BYTES} are read")
-    try:
-        return _LIST.validate_json(data)
-    except ValidationError as error:
-        raise PeerViolation("dealing list is malformed; import the model again with this version") from error
 
 
 def correction_bytes(request: Request) -> int:

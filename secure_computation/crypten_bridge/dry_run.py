@@ -1,38 +1,46 @@
-"""A session without a peer, on zeros: records which tuples a computation asks for and what it sends."""
+"""A session without a peer and without values: records which tuples a computation asks for and what it sends.
+
+Runs on torch's `meta` tensors, which have a shape but no memory: recording a large network takes a moment.
+"""
 
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from secure_computation.crypten_bridge.communicator import MODEL_OWNER_RANK, TwoPartyCommunicator
 from secure_computation.crypten_bridge.dealing import BitRequest, Request, SquareRequest, WrapRequest
 from secure_computation.crypten_bridge.installation import load_crypten
 from secure_computation.crypten_bridge.provider import binary_triple_request, triple_request
 from secure_computation.crypten_bridge.session import Session
-from secure_computation.randomness import Seed
+
+META = torch.device("meta")
 
 
-@dataclass
-class OpeningLog:
-    """Stands in for a channel: answers each opening with zeros and counts it."""
+class RecordingCommunicator(TwoPartyCommunicator):
+    """Answers each opening with nothing of its shape and counts it."""
 
-    payload_bytes_each_way: int = 0
-    openings: int = 0
+    def __init__(self) -> None:
+        """Stand in for either party: both open the same."""
+        super().__init__(rank=MODEL_OWNER_RANK, channel=None)
+        self.openings: list[tuple[int, ...]] = []
 
-    def exchange_tensor(self, own: NDArray[np.int64], /, *, step: str) -> NDArray[Any]:
-        """Count one opening."""
-        del step
-        self.payload_bytes_each_way += own.nbytes
-        self.openings += 1
-        return np.zeros_like(own)
+    def _exchange(self, own: torch.Tensor) -> torch.Tensor:
+        self.openings.append(tuple(own.shape))
+        return torch.empty_like(own)
+
+
+class RecordingStream:
+    """Stands in for a random stream: the shapes it would have given."""
+
+    def int64(self, shape: tuple[int, ...]) -> torch.Tensor:
+        """Ring elements without values."""
+        return torch.empty(shape, dtype=torch.int64, device=META)
 
 
 @dataclass
 class RecordingProvider:
-    """Answers every request with zeros and writes it down."""
+    """Answers every request with tensors of its shapes and writes it down."""
 
     NAME = "recording"
     requests: list[Request] = field(default_factory=list)
@@ -79,17 +87,14 @@ class RecordingProvider:
         return self._zeros(size), self._binary_zeros(size)
 
     def _zeros(self, size: torch.Size | tuple[int, ...]) -> Any:
-        return self._arithmetic.from_shares(torch.zeros(tuple(size), dtype=torch.int64), precision=0)
+        return self._arithmetic.from_shares(torch.empty(tuple(size), dtype=torch.int64, device=META), precision=0)
 
     def _binary_zeros(self, size: torch.Size | tuple[int, ...]) -> Any:
-        return self._binary.from_shares(torch.zeros(tuple(size), dtype=torch.int64), precision=0)
+        return self._binary.from_shares(torch.empty(tuple(size), dtype=torch.int64, device=META), precision=0)
 
 
-def recording_session() -> tuple[Session, RecordingProvider, OpeningLog]:
-    """Make a session that computes on zeros as the model owner would, and its two records."""
-    log = OpeningLog()
-    provider = RecordingProvider()
-    seed = Seed.fresh()  # hides nothing here: there is no peer and no data
-    streams = {name: seed.stream(item="dry run", step=0, label=name) for name in ("prev", "next", "local")}
-    communicator = TwoPartyCommunicator(rank=MODEL_OWNER_RANK, channel=log)
-    return Session(communicator=communicator, provider=provider, streams=streams), provider, log
+def recording_session() -> tuple[Session, RecordingProvider, RecordingCommunicator]:
+    """Make a session on shapes alone, and its two records."""
+    communicator, provider = RecordingCommunicator(), RecordingProvider()
+    streams = {name: RecordingStream() for name in ("prev", "next", "local")}
+    return Session(communicator=communicator, provider=provider, streams=streams), provider, communicator

@@ -20,8 +20,7 @@ from typing import Any
 import torch
 
 from contract.errors import ConfigurationError
-from secure_computation.crypten_bridge.session import current_session
-from secure_computation.randomness import RandomStream
+from secure_computation.crypten_bridge.session import RingStream, current_session
 
 SUPPORTED_VERSION = "0.4.1"
 _REGISTRATION = "torch.onnx._internal.registration"
@@ -43,7 +42,6 @@ def load_crypten() -> Any:
 
 
 def _import() -> Any:
-
     if _REGISTRATION not in sys.modules:
         placeholder = types.ModuleType(_REGISTRATION)
         placeholder.registry = None  # type: ignore[attr-defined]
@@ -71,25 +69,25 @@ class _ByDevice:
     def __init__(self, name: str) -> None:
         self._name = name
 
-    def __getitem__(self, device: object) -> RandomStream:
-        if torch.device(str(device)).type != "cpu":
+    def __getitem__(self, device: object) -> RingStream:
+        if torch.device(str(device)).type not in {"cpu", "meta"}:
             raise ConfigurationError(f"CrypTen sessions run on the CPU, not on {device}")
         return current_session().streams[self._name]
 
 
 def _random_ring_element(
-    size: torch.Size | tuple[int, ...], ring_size: int = 2**64, generator: RandomStream | None = None, **_: object
+    size: torch.Size | tuple[int, ...], ring_size: int = 2**64, generator: RingStream | None = None, **_: object
 ) -> torch.Tensor:
     if ring_size != 2**64:
         raise ConfigurationError(f"only the ring mod 2^64 is supported, not {ring_size}")
     stream = generator if generator is not None else current_session().streams["local"]
-    return torch.from_numpy(stream.int64(tuple(size)))
+    return torch.as_tensor(stream.int64(tuple(size)))
 
 
 def _random_bits(
     size: torch.Size | tuple[int, ...],
     bitlength: int | None = None,
-    generator: RandomStream | None = None,
+    generator: RingStream | None = None,
     **_: object,
 ) -> torch.Tensor:
     ring = _random_ring_element(size, generator=generator)

@@ -4,16 +4,15 @@ CrypTen keeps its communicator, random generators and tuple provider in module g
 found through a context variable, so that any number of sessions run at once in one process, each in its own thread.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
 from contract.errors import ConfigurationError
-from secure_computation.randomness import RandomStream
 
 
 class Communicator(Protocol):
@@ -39,13 +38,19 @@ class TupleProvider(Protocol):
     def B2A_rng(self, size: torch.Size, device: object = None) -> tuple[object, object]: ...  # noqa: N802 - CrypTen's
 
 
+class RingStream(Protocol):
+    """A `RandomStream`, or what stands in for one in a dry run."""
+
+    def int64(self, shape: tuple[int, ...], /) -> Any: ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class Session:
     """Everything that CrypTen would keep in globals. Rank 0 is the data owner, rank 1 the model owner."""
 
     communicator: Communicator
     provider: TupleProvider
-    streams: dict[str, RandomStream]
+    streams: Mapping[str, RingStream]
     """`prev` and `next`: shared by both parties, for zero sharings; `local`: this party's own."""
 
 

@@ -1,13 +1,14 @@
 """Lowers a public network for CrypTen: a dry run on zeros records every tuple and every opening of a session."""
 
-from typing import Annotated, Final, Literal
+import math
+from typing import Annotated, Any, Final, Literal
 
 import torch
 from pydantic import Field
 
 from contract.model_card import Strict
-from secure_computation.crypten_bridge.dealing import Request, correction_bytes
-from secure_computation.crypten_bridge.dry_run import recording_session
+from secure_computation.crypten_bridge.dealing import ELEMENT_BYTES, Request, correction_bytes
+from secure_computation.crypten_bridge.dry_run import META, recording_session
 from secure_computation.crypten_bridge.installation import load_crypten
 from secure_computation.crypten_bridge.session import activate
 from secure_computation.engines.crypten.evaluation import PRECISION_BITS, EncryptedTensor, evaluate
@@ -35,16 +36,18 @@ class CrypTenLowering(Strict):
 def lower(network: Network) -> CrypTenLowering:
     """Record the session of one image (batch 1)."""
     crypten = load_crypten()
-    session, provider, log = recording_session()
+    session, provider, communicator = recording_session()
     with activate(session), torch.inference_mode():
-        image = _zeros(crypten, (1, *network.input_shape))
-        weights = {name: _zeros(crypten, shape) for name, shape in network.weight_shapes().items()}
+        image = _without_values(crypten, (1, *network.input_shape))
+        weights = {name: _without_values(crypten, shape) for name, shape in network.weight_shapes().items()}
         evaluate(network, image, weights, lambda _index, _operation: None)
     return CrypTenLowering(
-        requests=tuple(provider.requests), openings=log.openings, opened_bytes_each_way=log.payload_bytes_each_way
+        requests=tuple(provider.requests),
+        openings=len(communicator.openings),
+        opened_bytes_each_way=sum(ELEMENT_BYTES * math.prod(shape) for shape in communicator.openings),
     )
 
 
-def _zeros(crypten: object, shape: Shape) -> EncryptedTensor:
-    share = torch.zeros(shape, dtype=torch.int64)
-    return crypten.mpc.MPCTensor.from_shares(share, precision=PRECISION_BITS)  # type: ignore[attr-defined]
+def _without_values(crypten: Any, shape: Shape) -> EncryptedTensor:
+    share = torch.empty(shape, dtype=torch.int64, device=META)
+    return crypten.mpc.MPCTensor.from_shares(share, precision=PRECISION_BITS)
