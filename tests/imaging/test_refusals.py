@@ -191,7 +191,12 @@ def test_200_megapixels_are_refused_before_memory_is_taken(folder: Path, kind: s
         content[at + 5 : at + 9] = (20_000).to_bytes(2, "big") + (10_000).to_bytes(2, "big")
         path.write_bytes(content)
     probe = subprocess.run(
-        [sys.executable, "-c", MEMORY_PROBE, str(path)], capture_output=True, text=True, check=True, timeout=60
+        [sys.executable, "-c", MEMORY_PROBE, str(path)],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+        cwd=Path(__file__).parents[2],
     )
     assert int(probe.stdout) < 32  # MiB
 
