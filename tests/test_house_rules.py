@@ -30,6 +30,12 @@ WEAK_TORCH = (
 )
 WEAK_METHODS = ("random_", "normal_", "uniform_", "bernoulli_", "exponential_", "geometric_", "cauchy_", "log_normal_")
 
+PUBLIC_RANDOMNESS = {
+    # Synthetic sample images of `model-owner check`: public, and the same in every run on purpose.
+    "model_owner/checking.py": "np.random.default_rng(RANDOM_SEED)",
+}
+"""Lines that may use a fast generator, by what stands in them."""
+
 MAX_FUNCTION_LINES = 60
 MAX_MODULE_LINES = 450
 
@@ -146,8 +152,13 @@ def test_serving_keeps_no_torch_files() -> None:
 
 
 def test_randomness_near_secrets_is_cryptographic() -> None:
-    found = [f"{path}:{line}" for path, text in sources(*SECRET_ROOMS) for line in weak_randomness(text)]
-    assert found == []
+    found = {
+        f"{path}:{line}"
+        for path, text in sources(*SECRET_ROOMS)
+        for line in weak_randomness(text)
+        if PUBLIC_RANDOMNESS.get(path, "no such words") not in text.splitlines()[line - 1]
+    }
+    assert found == set()
 
 
 def test_functions_and_modules_stay_readable() -> None:

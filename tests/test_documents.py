@@ -1,0 +1,104 @@
+"""Documents keep their promises: commands exist, links lead somewhere, samples load, figures are measured ones."""
+
+import importlib
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+import typer.main
+from click import Group
+
+from contract.settings import PartySettings, load_settings
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "scripts").glob("*.md")])
+ENTRY_POINTS: dict[str, str] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+
+SETTINGS = {
+    "inference-service": "inference_service.settings:ServiceSettings",
+    "crypto-provider": "crypto_provider.settings:CryptoProviderSettings",
+    "model-owner": "model_owner.settings:ModelOwnerSettings",
+    "data-owner": "data_owner.settings:DataOwnerSettings",
+}
+SAMPLES = sorted((ROOT / "docs" / "samples").glob("*.toml"))
+
+FIGURE = re.compile(r"\b\d[\d,.]*\s?(s|ms|seconds?|minutes?|MB|GB|MiB/s|MB/s|%)(?![\w-])")
+"""A time, a volume or a share."""
+
+
+def subcommands(command: str) -> set[str]:
+    module, _ = ENTRY_POINTS[command].split(":")
+    group = typer.main.get_command(importlib.import_module(module).app)
+    return set(group.commands) if isinstance(group, Group) else set()
+
+
+def commands_in(text: str) -> set[tuple[str, str]]:
+    """(command, subcommand) pairs in code: in blocks, and in table cells such as `federation init`, `request`."""
+    found = set()
+    for line in text.splitlines():
+        cell = line.split("|")[1] if line.startswith("|") else line
+        for command in ENTRY_POINTS:
+            for match in re.finditer(rf"(?:^|`|\| ){command} ([a-z][a-z-]+)", cell):
+                found.add((command, match.group(1)))
+                if line.startswith("|"):
+                    found |= {(command, other) for other in re.findall(r", `([a-z][a-z-]+)`", cell)}
+    return found
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_commands_exist(document: Path) -> None:
+    missing = [
+        f"{command} {sub}"
+        for command, sub in sorted(commands_in(document.read_text()))
+        if sub not in subcommands(command)
+    ]
+    assert missing == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_scripts_exist(document: Path) -> None:
+    scripts = set(re.findall(r"\bscripts/[a-z_]+(?:\.[a-z]+)?", document.read_text()))
+    assert [script for script in sorted(scripts) if not (ROOT / script).exists()] == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_somewhere(document: Path) -> None:
+    links = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", document.read_text())
+    local = [link for link in links if "://" not in link]
+    assert [link for link in local if not (document.parent / link).exists()] == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_code_that_is_named_exists(document: Path) -> None:
+    named = re.findall(
+        r"`((?:tests|contract|imaging|secure_computation|benchmarks|docs)/[\w/.]+)`", document.read_text()
+    )
+    ours = [name for name in named if not name.startswith("benchmarks/results")]
+    assert [name for name in ours if not (ROOT / name).exists()] == []
+
+
+@pytest.mark.parametrize("sample", SAMPLES, ids=lambda path: path.stem)
+def test_sample_settings_load(sample: Path) -> None:
+    module, name = SETTINGS[sample.stem].split(":")
+    kind = getattr(importlib.import_module(module), name)
+    assert issubclass(kind, PartySettings)
+    load_settings(kind, sample)
+
+
+def test_every_serving_party_has_a_sample() -> None:
+    assert {sample.stem for sample in SAMPLES} == set(SETTINGS)
+
+
+def test_readme_repeats_no_figure_by_hand() -> None:
+    figures = [match.group() for match in FIGURE.finditer((ROOT / "README.md").read_text())]
+    assert [figure for figure in figures if figure != "4 GB"] == []  # disk needed, not a measurement
+
+
+def test_the_checkers_see_what_is_wrong() -> None:
+    assert FIGURE.search("it takes 1.5 s on a laptop")
+    assert FIGURE.search("0.81 or 81 % accuracy")
+    assert not FIGURE.search("Python 3.11 or 3.12 with 4 parties, TLS 1.3 since 2018")
+    assert commands_in("| `federation init`, `enroll` | x |") == {("federation", "init"), ("federation", "enroll")}
+    assert commands_in("federation fly --folder x") == {("federation", "fly")}
+    assert "fly" not in subcommands("federation")
