@@ -17,9 +17,9 @@ from contract.errors import ConfigurationError, MaterialSpent
 from secure_computation.randomness import Seed
 
 ItemName = NewType("ItemName", str)
-"""64 hexadecimal digits, as `item_name` makes them."""
+"""64 hexadecimal digits, as `item_name` makes them; the dealer appends which half of the item it handed out."""
 
-_ITEM_NAME = re.compile(r"[0-9a-f]{64}")
+_ITEM_NAME = re.compile(r"[0-9a-f]{64}(\.[a-z_-]{1,32})?")
 
 
 def item_name(*, session: str, plan_hash: str, data_owner: str, model_owner: str, version: str) -> ItemName:
@@ -79,7 +79,7 @@ class ConsumptionLedger:
 
     def _file(self, item: ItemName) -> Path:
         if not _ITEM_NAME.fullmatch(item):
-            raise ValueError("an item's name has 64 hexadecimal digits")
+            raise ValueError("an item's name starts with 64 hexadecimal digits")
         return self._folder / item
 
     def _unwritable(self, error: OSError) -> ConfigurationError:
