@@ -1,9 +1,11 @@
-"""`model-owner`: import a model, check it.
+"""`model-owner`: import a model, check it, serve it.
 
 model-owner import model.onnx --card card.json
 model-owner check pediatric-pneumonia-resnet18 --samples chest.dcm
+model-owner serve --config model-owner.toml
 """
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -62,6 +64,35 @@ def check(
         typer.echo(report.model_dump_json())
     else:
         _print_report(report)
+
+
+@app.command()
+def serve(config: Annotated[Path | None, typer.Option(help="TOML file of settings.")] = None) -> None:
+    """Register every imported version at the front end and serve sessions until interrupted."""
+    from contract.settings import load_settings
+    from model_owner.settings import ModelOwnerSettings
+
+    settings = load_settings(ModelOwnerSettings, config)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    import torch
+
+    from inference_service.client import InferenceServiceClient
+    from model_owner.registry import Registry
+    from model_owner.server import INFERENCE_PATH, inference_app, load_models, register_models
+    from secure_computation.channel import serving
+    from secure_computation.crypten_bridge.installation import load_crypten
+
+    torch.set_num_threads(settings.threads)
+    load_crypten()  # takes seconds: before the first session, not in it
+    models = load_models(Registry(settings.data_folder))
+    front_end = settings.inference_service
+    with InferenceServiceClient(front_end.url, front_end.api_key, authority=front_end.authority) as client:
+        server = inference_app(settings, models, client)
+        register_models(settings, models, client)
+        for name, version in models:
+            say(f"model owner: serving {name} {version}")
+        say(f"model owner: listening on ws://{settings.listen}{INFERENCE_PATH}")
+        serving.serve(server, settings.listen)
 
 
 def _print_report(report: "CheckReport") -> None:

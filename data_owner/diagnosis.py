@@ -1,0 +1,77 @@
+"""The result of one diagnosis, as the clinician reads it. It stays on this machine."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from contract.model_card import ModelCard, Strict
+from contract.ticket import Engine
+from imaging import ImageWarning
+
+
+class ModelName(Strict):
+    """Which model answered."""
+
+    name: str
+    version: str
+
+
+class Finding(Strict):
+    """What the model says about an image."""
+
+    label: str
+    probabilities: Annotated[dict[str, float], Field(repr=False)]
+    """Calibrated, by class."""
+
+    @staticmethod
+    def from_logits(card: ModelCard, logits: tuple[float, ...]) -> "Finding":
+        """Read logits by a model's card: calibrated probabilities, and the label with the largest."""
+        probabilities = card.probabilities(logits)
+        return Finding(label=max(probabilities, key=lambda name: probabilities[name]), probabilities=probabilities)
+
+
+class Seconds(Strict):
+    """Wall-clock seconds, as the data owner measured them."""
+
+    offline: float
+    """From the session's opening to the end of the material's arrival; needs no image."""
+    online: float
+    """From the image's first share to the result."""
+
+
+class Bytes(Strict):
+    """What crossed the parties' channels, frame headers included."""
+
+    online: int
+    """Both directions, between data owner and model owner."""
+    offline: int
+    """Everything else: tickets, seeds, corrections."""
+    data_owner_sent: int
+    model_owner_sent: int
+    crypto_provider_sent: int
+
+
+class Warned(Strict):
+    """One thing that the clinician should know about the file."""
+
+    code: str
+    text: str
+
+    @staticmethod
+    def from_image(warning: ImageWarning) -> "Warned":
+        """Take over what the reader of the image noticed."""
+        return Warned(code=warning.code, text=warning.text)
+
+
+class Diagnosis(Strict):
+    """One file's answer."""
+
+    file: str
+    model: ModelName
+    engine: Engine
+    diagnosis: Finding
+    logits: Annotated[tuple[float, ...], Field(repr=False)]
+    warnings: tuple[Warned, ...]
+    seconds: Seconds
+    bytes: Bytes
+    one_way_trips: int

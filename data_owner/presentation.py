@@ -1,0 +1,76 @@
+"""How a diagnosis looks on a terminal: progress while it runs, and the answer. For people, on stderr and stdout."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.panel import Panel
+from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+from rich.table import Table
+from rich.text import Text
+
+from contract.model_card import ModelCard
+from data_owner.diagnosis import Diagnosis
+from data_owner.session import Progress
+
+BAR_WIDTH = 30
+
+
+@contextmanager
+def shown_progress(console: Console) -> Iterator[Progress]:
+    """Show stages and layers with the time left while the block runs; nothing where stderr is not a terminal."""
+    bars = Bars(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed:.0f}/{task.total:.0f} layers"),
+        TimeElapsedColumn(),
+        TextColumn("time left"),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+    with bars:
+        task = bars.add_task("starting", total=None)
+
+        def layer(index: int, total: int, name: str) -> None:
+            bars.update(task, completed=index, total=total, description=f"computing on shares: {name}")
+
+        def stage(words: str) -> None:
+            bars.reset(task, description=words, total=None)
+
+        yield Progress(stage=stage, layer=layer)
+
+
+def print_diagnosis(console: Console, diagnosis: Diagnosis, card: ModelCard) -> None:
+    """Print the answer, what it rests on, and what left this machine."""
+    table = Table.grid(padding=(0, 2))
+    ordered = sorted(diagnosis.diagnosis.probabilities.items(), key=lambda pair: -pair[1])
+    for name, probability in ordered:
+        style = "bold" if name == diagnosis.diagnosis.label else ""
+        bar = "█" * max(1, round(probability * BAR_WIDTH))
+        table.add_row(Text(name, style=style), Text(f"{probability:6.1%}", style=style), Text(bar, style="cyan"))
+    console.print(
+        Panel(
+            table,
+            title=Text(f"{diagnosis.file}: {diagnosis.diagnosis.label}", style="bold"),
+            subtitle=Text(f"{diagnosis.model.name} {diagnosis.model.version}, calibrated probabilities"),
+            expand=False,
+        )
+    )
+    for warning in diagnosis.warnings:
+        console.print(f"Warning: {warning.text}", markup=False)
+    console.print(f"Intended use: {card.intended_use}", markup=False)
+    _print_account(console, diagnosis)
+
+
+def _print_account(console: Console, diagnosis: Diagnosis) -> None:
+    sent, seconds = diagnosis.bytes, diagnosis.seconds
+    lines = (
+        f"Left this machine: {sent.data_owner_sent / 1e6:,.1f} MB to the model owner and the crypto provider, all of",
+        "it masked. The image, the result and the keys stayed here.",
+        f"Took {seconds.offline:.1f} s of preparation that needs no image, and {seconds.online:.1f} s online",
+        f"({diagnosis.one_way_trips} one-way trips, {sent.online / 1e6:,.1f} MB both ways, engine {diagnosis.engine.value}).",
+    )
+    console.print("\n".join(lines), markup=False, soft_wrap=True)

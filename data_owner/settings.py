@@ -1,0 +1,29 @@
+"""Settings of the data owner, from a TOML file and `DATA_OWNER_` variables."""
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from contract.identity import Credentials
+from contract.settings import FrontEnd, PartySettings, Peer, Waiting, settings_config
+
+
+class DataOwnerSettings(PartySettings):
+    """Everything that a data owner may choose. It dials out only and listens nowhere."""
+
+    model_config = settings_config("DATA_OWNER_")
+
+    data_folder: Path
+    """The ledger of consumed material."""
+    credentials: Credentials
+    ticket_keys: Annotated[tuple[Path, ...], Field(min_length=1)]
+    """Public keys of the inference service, pinned."""
+    inference_service: FrontEnd
+    model_owners: Annotated[tuple[Peer, ...], Field(min_length=1)]
+    """Model owners that this hospital computes with."""
+    crypto_providers: Annotated[tuple[Peer, ...], Field(min_length=1)]
+    """Crypto providers that this hospital trusts not to collude with a model owner."""
+    waiting: Waiting = Waiting()
+    threads: Annotated[int, Field(ge=1, le=256)] = 1
+    """Threads of one tensor operation."""

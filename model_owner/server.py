@@ -1,0 +1,207 @@
+"""The model owner's server: P1 of every session.
+
+data owner P0                 model owner P1                       crypto provider D
+--------------------------    ---------------------------------    ------------------
+ticket                 -->    checks ticket, peer, plan
+                              consumes the session's item
+                              ticket                        -->    checks ticket
+                              seed, corrections             <--    deals
+material ready         <--
+openings              <-->    openings, layer by layer
+logits                 <--    its share of the output
+result received        -->
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from ssl import SSLContext
+from typing import Final
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from starlette.applications import Starlette
+
+from contract.api import Failure, PartyAddress, SessionEventName, SessionReport
+from contract.command_line import one_line
+from contract.errors import EncryptedInferenceError, Refused, TicketInvalid
+from contract.identity import Party, Role, party_of_certificate
+from contract.ticket import Engine, TicketClaims, load_public_key
+from inference_service.client import InferenceServiceClient
+from model_owner.registry import RegisteredModel, Registry
+from model_owner.settings import ModelOwnerSettings
+from secure_computation.admission import admit, item_of, present_ticket
+from secure_computation.channel.channel import Channel, Deadlines
+from secure_computation.channel.serving import Service, party_app
+from secure_computation.channel.tls import tls_context
+from secure_computation.channel.websocket import connect_channel
+from secure_computation.engines.crypten.engine import (
+    ModelOwnerMaterial,
+    agree_on_zero_sharing,
+    receive_model_owner_material,
+    run_model_owner,
+)
+from secure_computation.engines.crypten.lowering import CrypTenLowering
+from secure_computation.material import ConsumptionLedger, ItemName
+from secure_computation.wire import Phase
+
+INFERENCE_PATH: Final = "/v2/inference"
+HostedModels = Mapping[tuple[str, str], RegisteredModel]
+"""By name and version."""
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DealerLink:
+    """How this model owner reaches the crypto provider."""
+
+    party: Party
+    url: str
+    context: SSLContext
+    deadlines: Deadlines
+
+
+class InferenceHandler:
+    """Serves one data owner's channel: one session, from the ticket to the result."""
+
+    def __init__(
+        self,
+        *,
+        own: Party,
+        public_keys: Sequence[Ed25519PublicKey],
+        models: HostedModels,
+        ledger: ConsumptionLedger,
+        dealer: DealerLink,
+        front_end: InferenceServiceClient,
+    ) -> None:
+        """Serve `models` as `own`, for tickets signed by any of `public_keys`."""
+        self._own = own
+        self._public_keys = public_keys
+        self._models = models
+        self._ledger = ledger
+        self._dealer = dealer
+        self._front_end = front_end
+
+    def __call__(self, channel: Channel) -> None:
+        """Run one session. Raises for the caller (`serve_channel`) to tell the peer."""
+        ticket, claims = admit(channel, own=self._own, public_keys=self._public_keys)
+        try:
+            self._run(channel, ticket, claims)
+        except EncryptedInferenceError as error:
+            self._report_failure(claims, error)
+            raise
+        _LOG.info("session %s: served to the %s", claims.session, channel.peer)
+
+    def _run(self, channel: Channel, ticket: str, claims: TicketClaims) -> None:
+        model = self._hosted(claims)
+        item = item_of(claims)
+        # Durable before anything is received for it; a replayed ticket stops here.
+        self._ledger.consume(item)
+        lowering = model.plan.engines.crypten
+        channel.set_phase(Phase.OFFLINE)
+        material = self._receive_material(channel, ticket, lowering, item)
+        zero_sharing = agree_on_zero_sharing(channel, item=item)
+        run_model_owner(
+            model.plan.network,
+            model.weights,
+            lowering=lowering,
+            material=material,
+            zero_sharing=zero_sharing,
+            channel=channel,
+            on_layer=lambda _index, _total, _name: None,
+        )
+        channel.receive_end(step="result received")
+
+    def _hosted(self, claims: TicketClaims) -> RegisteredModel:
+        model = self._models.get((claims.model, claims.version))
+        if model is None:
+            raise Refused(f"{claims.model} {claims.version} is not served here; ask the front end for the catalog")
+        if claims.plan_hash != model.plan.plan_hash():
+            raise TicketInvalid(
+                f"the ticket is for another plan of {claims.model} {claims.version} than the one served here; "
+                "the model owner must register this version again"
+            )
+        if claims.engine is not Engine.CRYPTEN:
+            raise Refused(f"the engine '{claims.engine.value}' is not offered here; choose crypten")
+        return model
+
+    def _receive_material(
+        self, channel: Channel, ticket: str, lowering: CrypTenLowering, item: ItemName
+    ) -> ModelOwnerMaterial:
+        link = self._dealer
+        dealer = connect_channel(link.url, context=link.context, expect=link.party, deadlines=link.deadlines)
+        try:
+            present_ticket(dealer, ticket)
+            dealer.set_phase(Phase.OFFLINE)
+            material = receive_model_owner_material(dealer, lowering, item)
+            dealer.send_end(step="material received")
+            # Public figures for the data owner's account of the session: sizes follow from the plan.
+            traffic = dealer.traffic()
+            channel.send_hello(
+                {"received_bytes": traffic.bytes_received, "sent_bytes": traffic.bytes_sent}, step="material ready"
+            )
+        finally:
+            dealer.close()
+        return material
+
+    def _report_failure(self, claims: TicketClaims, error: EncryptedInferenceError) -> None:
+        """Tell the front end, so that a session whose data owner vanished ends as failed too."""
+        report = SessionReport(failure=Failure(code=error.code, message=one_line(error)[:500]))
+        try:
+            self._front_end.report(claims.session, SessionEventName.FAIL, report)
+        except EncryptedInferenceError as refusal:
+            # The data owner may have reported first, or the front end may be down; the session expires there anyway.
+            _LOG.info("session %s: failure not recorded: %s", claims.session, refusal)
+
+
+def load_models(registry: Registry) -> dict[tuple[str, str], RegisteredModel]:
+    """Load every imported version; hashes are checked. Raises ModelFileError where one was changed."""
+    return {
+        (name, version): registry.load(name, version)
+        for name, versions in registry.versions().items()
+        for version in versions
+    }
+
+
+def register_models(settings: ModelOwnerSettings, models: HostedModels, front_end: InferenceServiceClient) -> None:
+    """Put every imported version in service at the front end."""
+    url = settings.public_url or f"ws://{settings.listen}{INFERENCE_PATH}"
+    dealer = PartyAddress(organisation=settings.crypto_provider.organisation, address=settings.crypto_provider.url)
+    for model in models.values():
+        front_end.register_model(
+            card=model.card,
+            plan=model.plan.canonical_bytes(),
+            engines=(Engine.CRYPTEN,),
+            address=url,
+            crypto_provider=dealer,
+        )
+
+
+def inference_app(settings: ModelOwnerSettings, models: HostedModels, front_end: InferenceServiceClient) -> Starlette:
+    """Build the model owner's server. Raises ConfigurationError for files that are wrong."""
+    own = party_of_certificate(settings.credentials.certificate, role=Role.MODEL_OWNER)
+    waiting = settings.waiting
+    deadlines = Deadlines(connect_seconds=waiting.connect, step_seconds=waiting.step)
+    handler = InferenceHandler(
+        own=own,
+        public_keys=[load_public_key(path) for path in settings.ticket_keys],
+        models=models,
+        ledger=ConsumptionLedger(settings.data_folder / "consumed"),
+        dealer=DealerLink(
+            party=Party(role=Role.CRYPTO_PROVIDER, organisation=settings.crypto_provider.organisation),
+            url=settings.crypto_provider.url,
+            context=tls_context(settings.credentials, server_side=False),
+            deadlines=deadlines,
+        ),
+        front_end=front_end,
+    )
+    served = tuple(Party(role=Role.DATA_OWNER, organisation=name) for name in settings.data_owners)
+    return party_app(
+        Service(
+            path=INFERENCE_PATH,
+            handler=handler,
+            expect=served or Role.DATA_OWNER,
+            context=tls_context(settings.credentials, server_side=True),
+            deadlines=deadlines,
+            channels_at_once=settings.sessions_at_once,
+        )
+    )
