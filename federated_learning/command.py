@@ -15,8 +15,11 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from federated_learning.publication import RunRecord
+    from federated_learning.training import Stage
 
 application = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+STAGES = "112x16,160x6,224x6"
 
 Data = Annotated[Path, typer.Option(help="Folder of images: DATA/label/file.", file_okay=False, exists=True)]
 Manifest = Annotated[Path, typer.Option(help="CSV: file, label, patient, role.", dir_okay=False, exists=True)]
@@ -36,7 +39,8 @@ def train_centralised(
     training_role: Annotated[list[str] | None, typer.Option(help="Role to train on; repeat for several.")] = None,
     validation_role: Annotated[str, typer.Option(help="Role to choose the epoch on.")] = "dev_val",
     architecture: Annotated[str, typer.Option(help="resnet18 or resnet10-narrow.")] = "resnet18",
-    epochs: Annotated[int | None, typer.Option(min=1, help="Only at full size, instead of the three stages.")] = None,
+    stages: Annotated[str, typer.Option(help="Image size x epochs, in order; the last at the model's size.")] = STAGES,
+    epochs: Annotated[int | None, typer.Option(min=1, help="At the model's size only, instead of stages.")] = None,
     seed: Annotated[int, typer.Option(help="The same seed on the same machine repeats the run.")] = 2018,
     bfloat16: Annotated[bool, typer.Option(help="Half the time on processors with AVX-512 BF16 or AMX.")] = False,
     description: Annotated[Path | None, typer.Option(help="JSON for another model than pediatric pneumonia.")] = None,
@@ -46,7 +50,7 @@ def train_centralised(
     import torch
 
     from federated_learning.publication import PEDIATRIC_PNEUMONIA, RunRecord, read_description
-    from federated_learning.training import Stage, TrainingSettings
+    from federated_learning.training import TrainingSettings
 
     torch.set_num_threads(threads)
     described = PEDIATRIC_PNEUMONIA if description is None else read_description(description)
@@ -58,12 +62,25 @@ def train_centralised(
         classes=len(described.classes),
         precision="bfloat16" if bfloat16 else "float32",
         seed=seed,
+        stages=_stages(stages if epochs is None else f"{described.input.height}x{epochs}"),
     )
-    if epochs is not None:
-        settings = settings.model_copy(update={"stages": (Stage(size=described.input.height, epochs=epochs),)})
+    if settings.stages[-1].size != described.input.height:
+        raise ConfigurationError(
+            f"the last stage must be at the model's size, {described.input.height}: change --stages"
+        )
     roles = tuple(training_role or ("dev_train_A", "dev_train_B", "dev_train_C"))
     record = RunRecord(settings=settings, description=described, training_roles=roles, validation_role=validation_role)
     _train(record, data=data, manifest=manifest, output=output)
+
+
+def _stages(text: str) -> tuple[Stage, ...]:
+    from federated_learning.training import Stage
+
+    try:
+        sizes_and_epochs = [map(int, part.split("x")) for part in text.split(",")]
+        return tuple(Stage(size=size, epochs=epochs) for size, epochs in sizes_and_epochs)
+    except ValueError as error:
+        raise ConfigurationError("--stages is a list such as 112x16,160x6,224x6: image size x epochs") from error
 
 
 def _train(record: RunRecord, *, data: Path, manifest: Path, output: Path) -> None:

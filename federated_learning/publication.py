@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,7 +16,7 @@ from federated_learning.calibration import fit_temperature, softmax
 from federated_learning.data_source import DataSource, labels_of, load
 from federated_learning.evaluation import calibration_error, confusion_matrix, metrics
 from federated_learning.export import largest_difference, run_onnx, to_onnx, write_model
-from federated_learning.training import TrainingSettings, network_with, read_weights
+from federated_learning.training import Chosen, Stage, TrainingSettings, network_with, read_chosen
 
 T = TypeVar("T", bound=Strict)
 
@@ -120,7 +121,7 @@ def publish(
     """
     record = read_run(run)
     description = record.description
-    weights = read_weights(run / "best.npz")
+    weights, chosen = read_chosen(run / "best.npz")
     exported = to_onnx(network_with(record.settings, weights), description.input)
     model.mkdir(parents=True, exist_ok=True)
     write_model(exported, model / "model.onnx")
@@ -154,21 +155,25 @@ def publish(
         )
         confusions[role] = confusion_matrix(probabilities, labels)
         progress(f"{role}: accuracy {(probabilities.argmax(1) == labels).mean():.4f}")
-    card = _card(record, figures, temperature=temperature, model_file=model / "model.onnx")
+    card = _card(record, chosen, figures, temperature=temperature, model_file=model / "model.onnx")
     (model / "card.json").write_text(card.model_dump_json(indent=2) + "\n", encoding="utf-8")
     (model / "README.md").write_text(readme(card, confusions), encoding="utf-8")
     return card
 
 
-def _card(record: RunRecord, figures: list[Metric], *, temperature: float, model_file: Path) -> ModelCard:
+def _card(
+    record: RunRecord, chosen: Chosen, figures: list[Metric], *, temperature: float, model_file: Path
+) -> ModelCard:
     settings, description = record.settings, record.description
-    stages = ", then ".join(f"{stage.epochs} epochs at {stage.size} px" for stage in settings.stages)
+    plan = _in_words(settings.stages)
+    for (_, stages), (begin, _) in pairwise(chosen.plans):
+        plan += f" (the learning rate of the first {begin} epochs follows an earlier plan: {_in_words(stages)})"
     method = (
-        f" Training rows: {', '.join(record.training_roles)}; epoch chosen on {record.validation_role}, where the "
-        f"temperature was fitted too. {settings.architecture}, {stages}; AdamW, peak rate {settings.peak_rate}, weight "
-        f"decay {settings.weight_decay}, label smoothing {settings.label_smoothing}, mixup "
-        f"{settings.augmentation.mixup}, averaged weights, seed {settings.seed}. Weights stored as float16; figures "
-        "measured on this file. Intervals: patient bootstrap."
+        f" Training rows: {', '.join(record.training_roles)}; epoch {chosen.epoch} chosen on {record.validation_role}, "
+        f"where the temperature was fitted too. {settings.architecture}, {plan}; AdamW, peak rate "
+        f"{settings.peak_rate}, weight decay {settings.weight_decay}, label smoothing {settings.label_smoothing}, "
+        f"mixup {settings.augmentation.mixup}, averaged weights, {settings.precision}, seed {settings.seed}. Weights "
+        "stored as float16; figures measured on this file. Intervals: patient bootstrap."
     )
     return ModelCard(
         name=description.name,
@@ -183,6 +188,10 @@ def _card(record: RunRecord, figures: list[Metric], *, temperature: float, model
         citations=description.citations,
         model_sha256=hashlib.sha256(model_file.read_bytes()).hexdigest(),
     )
+
+
+def _in_words(stages: tuple[Stage, ...]) -> str:
+    return ", then ".join(f"{stage.epochs} epochs at {stage.size} px" for stage in stages)
 
 
 def readme(card: ModelCard, confusions: Mapping[str, NDArray[np.int64]]) -> str:

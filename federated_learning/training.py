@@ -112,6 +112,8 @@ class Trainer:
         self.epoch = 0
         self._step = 0
         self.history: list[EpochResult] = []
+        self.plans: list[tuple[int, tuple[Stage, ...]]] = [(0, settings.stages)]
+        """Each plan of stages with the epoch from which it was followed: more than one if a run was replanned."""
 
     def _batches(self, stage: Stage) -> int:
         return max(1, len(self._images) // stage.batch)
@@ -171,28 +173,44 @@ class Trainer:
 
     def state(self) -> dict[str, NDArray[Any]]:
         """All that `restore` needs, as arrays by name: network/..., average/..., optimizer/<parameter>/..., facts."""
-        facts = {
-            "settings": self.settings.model_dump_json(),
-            "epoch": self.epoch,
-            "step": self._step,
-            "history": [line.model_dump() for line in self.history],
-        }
-        arrays: dict[str, NDArray[Any]] = {"facts": np.array(json.dumps(facts))}
+        arrays = {"facts": self._facts()}
         for part, tensors in (("network", self.network.state_dict()), ("average", self.average)):
             arrays |= {f"{part}/{name}": value.detach().numpy() for name, value in tensors.items()}
         for parameter, moments in self._optimizer.state_dict()["state"].items():
             arrays |= {f"optimizer/{parameter}/{name}": value.numpy() for name, value in moments.items()}
         return arrays
 
+    def _facts(self) -> NDArray[Any]:
+        facts = {
+            "settings": self.settings.model_dump_json(),
+            "epoch": self.epoch,
+            "step": self._step,
+            "history": [line.model_dump() for line in self.history],
+            "plans": [(epoch, [stage.model_dump() for stage in stages]) for epoch, stages in self.plans],
+        }
+        return np.array(json.dumps(facts))
+
+    def chosen(self) -> dict[str, NDArray[Any]]:
+        """The averaged weights and how they came about, as arrays by name: what is kept of the best epoch."""
+        return {"facts": self._facts()} | {f"average/{name}": value.numpy() for name, value in self.average.items()}
+
     def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
-        """Continue where `state` was taken. Raises ConfigurationError if it belongs to other settings."""
+        """Continue where `state` was taken.
+
+        The stages may differ, to shorten or extend a run; the learning rate then follows the new plan from here on.
+        Raises ConfigurationError if any other setting differs.
+        """
         facts = json.loads(str(state["facts"]))
-        if facts["settings"] != self.settings.model_dump_json():
+        then = TrainingSettings.model_validate_json(facts["settings"])
+        if then.model_copy(update={"stages": self.settings.stages}) != self.settings:
             raise ConfigurationError(
                 "the checkpoint was written with other settings: give the same ones again, or another output folder"
             )
         self.epoch, self._step = int(facts["epoch"]), int(facts["step"])
         self.history = [EpochResult.model_validate(line) for line in facts["history"]]
+        self.plans = [(begin, tuple(map(Stage.model_validate, stages))) for begin, stages in facts["plans"]]
+        if self.plans[-1][1] != self.settings.stages:
+            self.plans.append((self.epoch, self.settings.stages))
         self.network.load_state_dict(_part(state, "network"))
         self.average = _part(state, "average")
         moments: dict[int, dict[str, Tensor]] = {}
@@ -239,9 +257,18 @@ def read(path: Path) -> dict[str, NDArray[Any]]:
         raise ConfigurationError(f"{path}: is not a readable checkpoint; remove it to start over") from error
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """The averaged weights in a file written by `save`. Raises ConfigurationError."""
-    return _part(read(path), "average")
+class Chosen(Strict):
+    """How the kept weights came about."""
+
+    epoch: int
+    plans: tuple[tuple[int, tuple[Stage, ...]], ...]
+
+
+def read_chosen(path: Path) -> tuple[dict[str, Tensor], Chosen]:
+    """The averaged weights in a file written by `save`, and their history. Raises ConfigurationError."""
+    arrays = read(path)
+    facts = json.loads(str(arrays["facts"]))
+    return _part(arrays, "average"), Chosen.model_validate({"epoch": facts["epoch"], "plans": facts["plans"]})
 
 
 def fit(
@@ -274,9 +301,10 @@ def fit(
             accuracy=float((logits.argmax(1) == labels).mean()),
             final_size=size == final_size,
         )
-        if line.final_size and all(line.accuracy > old.accuracy for old in trainer.history if old.final_size):
-            save({f"average/{name}": value.numpy() for name, value in trainer.average.items()}, best)
+        better = line.final_size and all(line.accuracy > old.accuracy for old in trainer.history if old.final_size)
         trainer.history.append(line)
+        if better:
+            save(trainer.chosen(), best)
         save(trainer.state(), checkpoint)
         report(line)
-    return network_with(settings, read_weights(best))
+    return network_with(settings, read_chosen(best)[0])

@@ -8,7 +8,7 @@ import torch
 from contract.errors import ConfigurationError
 from federated_learning.architectures import build
 from federated_learning.augmentation import Augmentation, augment, mix
-from federated_learning.training import EpochResult, Stage, Trainer, TrainingSettings, fit, predict, read
+from federated_learning.training import EpochResult, Stage, Trainer, TrainingSettings, fit, predict, read, read_chosen
 from tests.federated_learning.conftest import draw
 
 
@@ -79,6 +79,17 @@ def test_a_resumed_run_ends_as_an_uninterrupted_one(tmp_path: Path) -> None:
         torch.testing.assert_close(second.average[name], value, rtol=0, atol=0)
     best_whole, best_broken = read(whole / "best.npz"), read(broken / "best.npz")
     assert all(np.array_equal(best_whole[name], best_broken[name]) for name in best_whole)
+
+
+def test_a_run_can_be_replanned_and_says_so(tmp_path: Path) -> None:
+    images, labels = pictures(24, 1)
+    fit(Trainer(settings(), images=images, labels=labels), images=images, labels=labels, folder=tmp_path)
+    longer = (Stage(size=16, epochs=2, batch=8), Stage(size=32, epochs=3, batch=8))
+    trainer = Trainer(settings(stages=longer), images=images, labels=labels)
+    fit(trainer, images=images, labels=labels, folder=tmp_path)
+    assert [line.epoch for line in trainer.history] == [1, 2, 3, 4, 5]
+    assert trainer.plans == [(0, settings().stages), (4, longer)]
+    assert read_chosen(tmp_path / "best.npz")[1].epoch in {3, 4, 5}
 
 
 def test_best_is_chosen_at_the_final_size_only(tmp_path: Path) -> None:
