@@ -95,7 +95,6 @@ def _train(record: RunRecord, *, data: Path, manifest: Path, output: Path) -> No
     training, validation = source.examples(*record.training_roles), source.examples(record.validation_role)
     check_disjoint_patients(training, validation)
     output.mkdir(parents=True, exist_ok=True)
-    (output / "run.json").write_text(record.model_dump_json(indent=2) + "\n", encoding="utf-8")
     console.print(f"{len(training)} images to train on, {len(validation)} to choose on")
     with _progress(console) as bar:
         reading = bar.add_task("reading", total=len(training) + len(validation))
@@ -116,14 +115,10 @@ def _train(record: RunRecord, *, data: Path, manifest: Path, output: Path) -> No
                 f"{record.validation_role} accuracy {line.accuracy:.3f}"
             )
 
-        fit(
-            trainer,
-            images=held_out,
-            labels=labels_of(validation),
-            folder=output,
-            report=report,
-            progress=advance,
-        )
+        truth = labels_of(validation)
+        fit(trainer, images=held_out, labels=truth, folder=output, report=report, progress=advance)
+    # Only now: settings that a checkpoint refused must not replace those it was made with.
+    (output / "run.json").write_text(record.model_dump_json(indent=2) + "\n", encoding="utf-8")
     best = max(line.accuracy for line in trainer.history if line.final_size)
     console.print(f"best {record.validation_role} accuracy {best:.4f}; publish it with: federated-learning publish")
 

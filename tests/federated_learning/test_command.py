@@ -37,6 +37,8 @@ def test_train_and_publish(
     assert run(monkeypatch, *train) == 0  # nothing left to do
     assert "best choose accuracy" in capsys.readouterr().err
 
+    assert run(monkeypatch, *train, "--seed", "1") == 5
+    assert "other settings" in capsys.readouterr().err
     published = ("publish", *data, "--run", tmp_path / "run", "--model", tmp_path / "model", "--test-role", "test")
     assert run(monkeypatch, *published) == 0
     card = read_card(tmp_path / "model" / "card.json")
