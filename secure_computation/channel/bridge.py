@@ -4,6 +4,8 @@ import asyncio
 import threading
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from typing import Any
 
 from secure_computation.channel.stream import ByteStream, Deadline, InboundBuffer, Piece
 
@@ -14,8 +16,8 @@ write before they read (`channel.EXCHANGE_AHEAD_BYTES`, 32 MiB), and bounds the 
 OUTBOUND_BYTES = 4 << 20
 """What a writer may hand over before it waits for the connection to take it."""
 
-CLOSE_SECONDS = 10.0
-"""How long `close` waits for bytes already written to leave."""
+CLOSE_SECONDS = 5.0
+"""How long `close` waits for bytes already written to leave, before it drops them."""
 
 
 class BridgedStream(ByteStream):
@@ -45,6 +47,7 @@ class BridgedStream(ByteStream):
         self._outbound: deque[bytes] = deque()
         self._unsent = 0
         self._work = asyncio.Event()
+        self._aborted = asyncio.Event()
         self._closing = False
         self._interrupted: str | None = None
         self._ended = False
@@ -91,7 +94,8 @@ class BridgedStream(ByteStream):
             self._closing = True
             self._changed.notify_all()
         self._call(self._work.set)
-        self._finished.wait(CLOSE_SECONDS)
+        if not self._finished.wait(CLOSE_SECONDS):
+            self._call(self._aborted.set)
 
     def _call(self, action: Callable[[], None]) -> None:
         try:
@@ -112,18 +116,21 @@ class BridgedStream(ByteStream):
 
     async def run(self) -> None:
         """Carry messages until the connection ends or this side has closed and everything is sent."""
-        pump = asyncio.create_task(self._pump())
-        drain = asyncio.create_task(self._drain())
+        pump: asyncio.Task[Any] = asyncio.create_task(self._pump())
+        drain: asyncio.Task[Any] = asyncio.create_task(self._drain())
+        abort: asyncio.Task[Any] = asyncio.create_task(self._aborted.wait())
         try:
-            done, _ = await asyncio.wait((pump, drain), return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait((pump, drain, abort), return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()
         finally:
             self._end()
-            pump.cancel()
-            drain.cancel()
-            await asyncio.gather(pump, drain, return_exceptions=True)
-            await self._close()
+            for task in (pump, drain, abort):
+                task.cancel()
+            await asyncio.gather(pump, drain, abort, return_exceptions=True)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(CLOSE_SECONDS):
+                    await self._close()
             self._finished.set()
 
     async def _pump(self) -> None:

@@ -19,7 +19,7 @@ from contract.errors import (
     EncryptedInferenceError,
     PeerUnreachable,
 )
-from secure_computation.channel.bridge import BridgedStream
+from secure_computation.channel.bridge import CLOSE_SECONDS, BridgedStream
 from secure_computation.channel.channel import Channel, Deadlines, Recorder
 from secure_computation.channel.identity import Expected, describe, require_identity
 from secure_computation.channel.stream import ByteStream, Deadline
@@ -32,7 +32,6 @@ PING_SECONDS = 20.0
 """Keeps proxies from closing an idle connection. A missing answer ends nothing: the deadlines of the channel do."""
 
 WRITE_BUFFER_BYTES = 1 << 20
-CLOSE_SECONDS = 5.0
 HANDSHAKE_STEP = "tls handshake"
 
 
@@ -121,7 +120,14 @@ def _client_stream(connection: ClientConnection) -> BridgedStream:
             return False
         return True
 
-    return BridgedStream(asyncio.get_running_loop(), receive=receive, send=send, close=connection.close)
+    async def close() -> None:
+        try:
+            await connection.close()
+        finally:
+            connection.transport.abort()  # where a peer that does not read keeps the last bytes from leaving
+            await connection.wait_closed()
+
+    return BridgedStream(asyncio.get_running_loop(), receive=receive, send=send, close=close)
 
 
 def _run_loop(main: Coroutine[Any, Any, None]) -> None:
