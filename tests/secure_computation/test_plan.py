@@ -1,0 +1,83 @@
+"""Plans: one encoding, one hash, and nothing accepted from outside that the network does not give."""
+
+import json
+from typing import Any
+
+import pytest
+
+from contract.errors import ModelFileError
+from secure_computation import plan as plan_module
+from secure_computation.plan import MAX_PLAN_BYTES, hash_plan, make_plan, parse_plan
+from tests.secure_computation.networks import small_network
+
+PLAN = make_plan(small_network())
+BYTES = PLAN.canonical_bytes()
+GOLDEN_HASH = "d9ece87d10eaa17a0d6d79065fe687e33e4f994250c441983803f9754192f238"
+"""Of the plan of `small_network()`: changes only with the plan's format or the protocols' dealing lists."""
+
+
+def altered(**changes: Any) -> bytes:
+    """The plan's JSON with some of the crypten lowering's fields replaced, canonical again."""
+    content = json.loads(BYTES)
+    content["engines"]["crypten"] |= changes
+    return json.dumps(content, sort_keys=True, separators=(",", ":")).encode()
+
+
+def test_round_trip() -> None:
+    assert parse_plan(BYTES) == PLAN
+    assert make_plan(small_network()).canonical_bytes() == BYTES
+
+
+def test_hash_is_stable() -> None:
+    assert hash_plan(BYTES) == PLAN.plan_hash() == GOLDEN_HASH
+    assert make_plan(small_network(7)).plan_hash() != GOLDEN_HASH
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"null",
+        b"{}",
+        b"\xff\xfe",
+        b"[" * 100_000,
+        BYTES[:-1],
+        BYTES + b" ",
+        b" " + BYTES,
+        BYTES.replace(b'"format":1', b'"format":2', 1),
+        BYTES.replace(b'"format":1', b'"format":"1"', 1),
+        json.dumps(json.loads(BYTES)).encode(),
+        altered(surprise=1),
+        altered(requests=[{"kind": "pickle"}]),
+    ],
+    ids=range(13),
+)
+def test_what_is_not_exactly_one_plan_is_refused(data: bytes) -> None:
+    with pytest.raises(ModelFileError, match="import the model") as caught:
+        parse_plan(data)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        altered(requests=[]),
+        altered(requests=[{"kind": "square", "output": [2**31, 2**31]}]),
+        altered(requests=json.loads(BYTES)["engines"]["crypten"]["requests"][::-1]),
+        altered(openings=1),
+        altered(opened_bytes_each_way=0),
+    ],
+    ids=range(5),
+)
+def test_dealing_list_of_the_senders_choice_is_refused(data: bytes) -> None:
+    with pytest.raises(ModelFileError, match="does not belong to its network"):
+        parse_plan(data)
+
+
+def test_sizes_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ModelFileError, match="exceeds"):
+        parse_plan(bytes(MAX_PLAN_BYTES + 1))
+    monkeypatch.setattr(plan_module, "MAX_CORRECTION_BYTES", PLAN.engines.crypten.dealt_bytes() - 1)
+    with pytest.raises(ModelFileError, match="smaller model"):
+        parse_plan(BYTES)
