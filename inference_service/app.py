@@ -177,6 +177,7 @@ def create_app(
         version="2.0.0",
         docs_url=None,  # both pages load their scripts from elsewhere
         redoc_url=None,
+        redirect_slashes=False,
         lifespan=_lifespan(service, settings, log),
         responses={"default": _PROBLEM_RESPONSE},
     )

@@ -204,13 +204,15 @@ class InferenceServiceClient:
                 "update both to the same version"
             ) from None  # the cause repeats the answer, which may hold a ticket
 
-    def _call(self, method: str, path: str, *, body: BaseModel | None = None, limit: int = MAX_ANSWER_BYTES) -> bytes:
+    def _call(self, method: str, path: str, *, body: BaseModel | None = None, limit: int | None = None) -> bytes:
         content = body.model_dump_json().encode() if body is not None else None
         headers = {"Content-Type": "application/json"} if body is not None else {}
         start = time.monotonic()
         try:
             with self._http.stream(method, self._url + path, content=content, headers=headers) as response:
-                answer = self._read(response, limit=limit, step=f"{method} {path[:200]}", start=start)
+                answer = self._read(
+                    response, limit=limit or MAX_ANSWER_BYTES, step=f"{method} {path[:200]}", start=start
+                )
                 if not response.is_success:
                     raise _problem(response.status_code, answer)
                 return answer

@@ -23,10 +23,10 @@ from contract.api import SessionState as State
 from contract.errors import CallerError, Refused
 from contract.identity import Party, Role
 from contract.ticket import PUBLIC_KEY_FILE, Engine, Purpose, load_public_key, verify_ticket
-from inference_service.accounts import Account
+from inference_service.accounts import Account, AccountRole
 from inference_service.problems import Conflict, NotFound, TooMany
 from inference_service.sessions import LIVE, TRANSITIONS, Actor, next_state
-from inference_service.storage import SessionEventRow
+from inference_service.storage import SessionEventRow, SessionRow
 from tests.inference_service.conftest import FrontEnd, Keys
 
 PAIRS = [(state, event) for state in State for event in Event]
@@ -182,16 +182,15 @@ class TestEvents:
         assert front_end.service.sessions.view(clinician, session) == after
         assert trail(front_end, session)[-1] == (event.value, False)
 
-    @pytest.mark.parametrize(("state", "event"), ILLEGAL)
-    def test_an_illegal_event_changes_nothing(
-        self, front_end: FrontEnd, clinician: Account, state: State, event: Event
-    ) -> None:
+    @pytest.mark.parametrize("state", State)
+    def test_no_illegal_event_changes_anything(self, front_end: FrontEnd, clinician: Account, state: State) -> None:
         session = session_in(front_end, clinician, state)
         before, history = front_end.service.sessions.view(clinician, session), trail(front_end, session)
-        with pytest.raises(Conflict):
-            front_end.service.sessions.apply(clinician, session, event_of(event))
-        assert front_end.service.sessions.view(clinician, session) == before
-        assert trail(front_end, session) == history
+        for event in (event for of, event in ILLEGAL if of is state):
+            with pytest.raises(Conflict):
+                front_end.service.sessions.apply(clinician, session, event_of(event))
+            assert front_end.service.sessions.view(clinician, session) == before
+            assert trail(front_end, session) == history
 
     def test_reports_add_up(self, front_end: FrontEnd, clinician: Account) -> None:
         sessions = front_end.service.sessions
@@ -239,8 +238,6 @@ class TestEvents:
     def test_organisations_of_the_same_name_but_another_role_see_nothing(
         self, front_end: FrontEnd, accounts: dict[str, Account]
     ) -> None:
-        from inference_service.accounts import AccountRole
-
         session = session_in(front_end, accounts["clinician"], State.RUNNING)
         namesake, _ = front_end.account(AccountRole.MODEL_OWNER, "st-mary")
         with pytest.raises(NotFound):
@@ -299,7 +296,6 @@ class TestRaces:
                 winners = [outcome for outcome in outcomes if isinstance(outcome, SessionView)]
                 assert len(winners) == 1
                 assert sessions.view(clinician, session).state is winners[0].state
-                assert [name for name, _ in trail(front_end, session)[2:]] != []
                 assert len(trail(front_end, session)) == 3
 
     def test_a_stale_reader_cannot_overwrite(self, front_end: FrontEnd, clinician: Account) -> None:
@@ -307,8 +303,6 @@ class TestRaces:
         sessions, database = front_end.service.sessions, front_end.service.database
         session = session_in(front_end, clinician, State.RUNNING)
         with database.read() as reading:
-            from inference_service.storage import SessionRow
-
             stale = reading.get(SessionRow, session)
             assert stale is not None
             reading.expunge(stale)

@@ -1,0 +1,308 @@
+"""The client against a real server on loopback, and against servers that misbehave."""
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+import uvicorn
+from pydantic import SecretStr
+
+from contract.api import Failure, PhaseSeconds, SentBytes, SessionEventName, SessionReport, SessionState
+from contract.errors import (
+    CallerError,
+    ConfigurationError,
+    DeadlineExceeded,
+    ModelFileError,
+    PeerDisconnected,
+    PeerReported,
+    PeerUnreachable,
+    PeerViolation,
+    Refused,
+)
+from contract.identity import Party, Role
+from contract.ticket import Engine
+from inference_service import client as client_module
+from inference_service.client import InferenceServiceClient
+from tests.inference_service.builders import PLAN, PROVIDER, card
+from tests.inference_service.conftest import FrontEnd, Keys
+
+ADDRESS = "wss://inference.north-lab.example"
+KEY = SecretStr("ei-00000000-CANARY")
+
+
+@contextmanager
+def listening(server: uvicorn.Server, listener: socket.socket) -> Iterator[None]:
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+    thread.start()
+    deadline = time.monotonic() + 20
+    while not server.started and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert server.started
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        thread.join(timeout=20)
+        listener.close()
+
+
+@pytest.fixture
+def url(front_end: FrontEnd) -> Iterator[str]:
+    configuration = uvicorn.Config(front_end.app, ws="none", lifespan="on", log_config=None, access_log=False)
+    listener = socket.create_server(("127.0.0.1", 0))
+    with listening(uvicorn.Server(configuration), listener):
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+@pytest.fixture
+def clinician(url: str, keys: Keys) -> Iterator[InferenceServiceClient]:
+    with InferenceServiceClient(url, SecretStr(keys.clinician), timeout_seconds=20) as client:
+        yield client
+
+
+@pytest.fixture
+def model_owner(url: str, keys: Keys) -> Iterator[InferenceServiceClient]:
+    with InferenceServiceClient(url, SecretStr(keys.model_owner), timeout_seconds=20) as client:
+        yield client
+
+
+def register(client: InferenceServiceClient, *, plan: bytes = PLAN.encode()) -> str:
+    return client.register_model(
+        card=card(), plan=plan, engines=[Engine.CRYPTEN], address=ADDRESS, crypto_provider=PROVIDER
+    ).plan_hash
+
+
+def test_a_whole_session(clinician: InferenceServiceClient, model_owner: InferenceServiceClient) -> None:
+    assert clinician.ready().status == "ready"
+    plan_hash = register(model_owner)
+    assert [entry.plan_hash for entry in clinician.models()] == [plan_hash]
+    assert clinician.model("resnet", "1.0.0") == clinician.model("resnet")
+    assert clinician.plan(plan_hash) == PLAN.encode()
+
+    opened = clinician.open_session(model="resnet", engine=Engine.CRYPTEN)
+    assert opened.ticket
+    assert clinician.report(opened.id, SessionEventName.PREPARE).state is SessionState.PREPARING
+    assert model_owner.session(opened.id).state is SessionState.PREPARING
+    clinician.report(opened.id, SessionEventName.RUN)
+    report = SessionReport(
+        seconds=PhaseSeconds(offline=2.5, online=0.5),
+        bytes_sent=SentBytes(data_owner=1, model_owner=2, crypto_provider=3),
+    )
+    done = clinician.report(opened.id, SessionEventName.COMPLETE, report)
+    assert (done.state, done.seconds, done.bytes_sent) == (SessionState.COMPLETED, report.seconds, report.bytes_sent)
+    with pytest.raises(Refused, match="completed cannot cancel"):
+        clinician.cancel(opened.id)
+
+    failed = clinician.open_session(model="resnet", engine=Engine.CRYPTEN)
+    reason = Failure(code="peer-disconnected", message="the data owner hung up: start again")
+    model_owner.report(failed.id, SessionEventName.FAIL, SessionReport(failure=reason))
+    assert clinician.session(failed.id).failure == reason
+
+    cancelled = clinician.open_session(model="resnet", engine=Engine.CRYPTEN)
+    assert clinician.cancel(cancelled.id).state is SessionState.CANCELLED
+
+    model_owner.withdraw_model("resnet", "1.0.0")
+    assert clinician.models() == ()
+
+
+def test_a_plan_of_many_megabytes_arrives_whole(
+    clinician: InferenceServiceClient, model_owner: InferenceServiceClient
+) -> None:
+    plan = b'{"layers": [' + b'"\\n",' * 500_000 + b"0]}"
+    assert clinician.plan(register(model_owner, plan=plan)) == plan
+
+
+def test_refusals_carry_the_servers_words(
+    clinician: InferenceServiceClient, model_owner: InferenceServiceClient, url: str
+) -> None:
+    register(model_owner)
+    with pytest.raises(Refused, match="no model absent"):
+        clinician.model("absent")
+    with pytest.raises(Refused, match="model owner's account"):
+        register(clinician)
+    with pytest.raises(Refused, match="no session of yours"):
+        clinician.session(UUID(int=0))
+    with pytest.raises(CallerError, match="engine masked"):
+        clinician.open_session(model="resnet", engine=Engine.MASKED)
+    with pytest.raises(CallerError, match="model's name"):
+        clinician.open_session(model="../etc", engine=Engine.CRYPTEN)
+    with pytest.raises(CallerError):
+        clinician.model("../sessions?x=1")
+    with pytest.raises(ModelFileError, match="UTF-8"):
+        register(model_owner, plan=b"\xff\xff")
+    with pytest.raises(ModelFileError, match="address"):
+        model_owner.register_model(
+            card=card(), plan=b"{}", engines=[Engine.CRYPTEN], address="http://x", crypto_provider=PROVIDER
+        )
+    with InferenceServiceClient(url, KEY) as nobody, pytest.raises(Refused, match="no account"):
+        nobody.models()
+
+
+def test_a_server_that_is_down(unused_port: int) -> None:
+    with (
+        InferenceServiceClient(f"http://127.0.0.1:{unused_port}", KEY) as client,
+        pytest.raises(PeerUnreachable, match="check that it runs"),
+    ):
+        client.models()
+
+
+@pytest.fixture
+def unused_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        assert isinstance(port, int)
+        return port
+
+
+@contextmanager
+def misbehaving(behave: Callable[[socket.socket], None]) -> Iterator[str]:
+    """A server that takes one request and then does as it likes."""
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def serve() -> None:
+        connection, _ = listener.accept()
+        with connection, suppress(OSError):  # an OSError: the client has had enough
+            connection.recv(65536)
+            behave(connection)
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        thread.join(timeout=10)
+        listener.close()
+        assert not thread.is_alive()
+
+
+def answering(body: bytes, *, status: str = "200 OK", headers: str = "") -> Callable[[socket.socket], None]:
+    head = f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n{headers}\r\n".encode()
+    return lambda connection: connection.sendall(head + body)
+
+
+def silent(connection: socket.socket) -> None:
+    connection.settimeout(5)
+    connection.recv(1)  # until the client hangs up
+
+
+def dripping(connection: socket.socket) -> None:
+    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n")
+    for _ in range(200):
+        connection.sendall(b" ")
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("behave", [silent, dripping])
+def test_a_slow_server_meets_the_deadline(behave: Callable[[socket.socket], None]) -> None:
+    start = time.monotonic()
+    with (
+        misbehaving(behave) as url,
+        InferenceServiceClient(url, KEY, timeout_seconds=0.3) as client,
+        pytest.raises(DeadlineExceeded, match="GET /v2/models") as caught,
+    ):
+        client.models()
+    assert 0.3 <= caught.value.waited_seconds <= 2
+    assert time.monotonic() - start < 4
+
+
+PROBLEM = (
+    b'{"type":"urn:x","title":"t","status":%d,"detail":"in its\\u001b[31m words","instance":"urn:y","code":"internal"}'
+)
+
+
+@pytest.mark.parametrize(
+    ("behave", "kind", "words"),
+    [
+        (lambda connection: None, PeerDisconnected, "ended the connection"),
+        (lambda connection: connection.sendall(b"garbage\r\n\r\n"), PeerDisconnected, "ended the connection"),
+        (answering(b"{}"), PeerViolation, "something else than a ModelList"),
+        (answering(b"\xff"), PeerViolation, "something else than a ModelList"),
+        (answering(b"<html>", status="502 Bad Gateway"), PeerViolation, "HTTP 502"),
+        (answering(b"", status="302 Found", headers="Location: /x\r\n"), PeerViolation, "HTTP 302"),
+        (answering(b"{}", headers="Content-Encoding: gzip\r\n"), PeerViolation, "compressed"),
+        (answering(b" " * 2000), PeerViolation, "more than 1000 bytes"),
+        (answering(PROBLEM % 500, status="500 Oops"), PeerReported, r"in its\[31m words"),
+        (answering(PROBLEM % 403, status="403 No"), Refused, r"in its\[31m words"),
+    ],
+)
+def test_a_misbehaving_server_is_an_error_of_ours(
+    behave: Callable[[socket.socket], None], kind: type[Exception], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client_module, "MAX_ANSWER_BYTES", 1000)
+    with (
+        misbehaving(behave) as url,
+        InferenceServiceClient(url, KEY, timeout_seconds=5) as client,
+        pytest.raises(kind, match=words) as caught,
+    ):
+        client.models()
+    assert type(caught.value) is kind
+    assert "CANARY" not in str(caught.value)
+
+
+def test_a_plan_with_another_hash_is_not_accepted() -> None:
+    with (
+        misbehaving(answering(b'{"other": "plan"}')) as url,
+        InferenceServiceClient(url, KEY) as client,
+        pytest.raises(PeerViolation, match="hash"),
+    ):
+        client.plan("0" * 64)
+
+
+@pytest.mark.parametrize("url", ["http://front-end.example", "ftp://127.0.0.1", "front-end", "http://10.0.0.1:8080"])
+def test_a_key_never_travels_in_clear(url: str) -> None:
+    with pytest.raises(ConfigurationError, match="in clear"):
+        InferenceServiceClient(url, KEY)
+
+
+def test_it_does_not_show_its_key() -> None:
+    with InferenceServiceClient("http://127.0.0.1:1", KEY) as client:
+        assert "CANARY" not in repr(client)
+
+
+def test_an_authority_that_is_no_certificate(tmp_path: Path) -> None:
+    (tmp_path / "ca.pem").write_text("garbage")
+    for path in (tmp_path / "ca.pem", tmp_path / "absent.pem"):
+        with pytest.raises(ConfigurationError, match=path.name):
+            InferenceServiceClient("https://127.0.0.1:1", KEY, authority=path)
+
+
+class TestTls:
+    @pytest.fixture
+    def federation(self, tmp_path: Path) -> tuple[Path, Path, Path]:
+        """Authority's certificate; key and certificate of the front end."""
+        from contract.authority import (
+            create_authority,
+            create_request,
+            party_credentials,
+            sign_request,
+            write_certificate,
+        )
+
+        party = Party(role=Role.INFERENCE_SERVICE, organisation="federation")
+        authority = create_authority(tmp_path / "authority")
+        request = create_request(party, tmp_path / "front-end", hosts=["127.0.0.1"])
+        files = party_credentials(party, tmp_path / "front-end")
+        write_certificate(files.certificate, sign_request(tmp_path / "authority", request, hosts=["127.0.0.1"]))
+        return authority, files.key, files.certificate
+
+    def test_the_federations_authority_vouches_for_the_front_end(
+        self, front_end: FrontEnd, keys: Keys, federation: tuple[Path, Path, Path]
+    ) -> None:
+        authority, key, certificate = federation
+        configuration = uvicorn.Config(
+            front_end.app, ws="none", log_config=None, ssl_keyfile=key, ssl_certfile=certificate
+        )
+        configuration.load()
+        listener = socket.create_server(("127.0.0.1", 0))
+        with listening(uvicorn.Server(configuration), listener):
+            url = f"https://127.0.0.1:{listener.getsockname()[1]}"
+            secret = SecretStr(keys.clinician)
+            with InferenceServiceClient(url, secret, authority=authority) as client:
+                assert client.models() == ()
+            with InferenceServiceClient(url, secret) as client, pytest.raises(PeerUnreachable, match="certificate"):
+                client.models()

@@ -1,0 +1,135 @@
+"""The command line: set up, accounts, and a server in a process of its own."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr, ValidationError
+
+from contract.command_line import run
+from contract.settings import Address
+from contract.ticket import PUBLIC_KEY_FILE, SIGNING_KEY_FILE, load_public_key
+from inference_service.client import InferenceServiceClient
+from inference_service.command import app
+from inference_service.settings import DATABASE_FILE, ServiceSettings
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "service.toml"
+    path.write_text('data_folder = "data"\nlisten = "127.0.0.1:0"\n')
+    return path
+
+
+def command(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as caught:
+        run(app, name="inference-service", arguments=arguments)
+    assert isinstance(caught.value.code, int)
+    return caught.value.code
+
+
+def test_init_makes_a_private_folder_and_prints_the_public_key(
+    config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command("init", "--config", str(config)) == 0
+    data = config.parent / "data"
+    printed = Path(capsys.readouterr().out.strip())
+    assert printed == data / PUBLIC_KEY_FILE
+    load_public_key(printed)
+    assert data.stat().st_mode & 0o777 == 0o700
+    assert (data / SIGNING_KEY_FILE).stat().st_mode & 0o777 == 0o600
+    assert (data / DATABASE_FILE).stat().st_mode & 0o777 == 0o600
+    assert command("init", "--config", str(config)) == 5  # never twice
+    assert "exists" in capsys.readouterr().err
+
+
+def test_accounts_from_the_command_line(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ("--config", str(config))
+    assert command("account", "list", *arguments) == 5
+    assert "init" in capsys.readouterr().err
+    command("init", *arguments)
+    capsys.readouterr()
+    assert command("account", "add", "--role", "model_owner", "--organisation", "north-lab", *arguments) == 0
+    out, err = capsys.readouterr()
+    key = out.strip()
+    prefix = key.split("-")[1]
+    assert key.startswith("ei-")
+    assert key not in err
+    assert command("account", "list", *arguments) == 0
+    listed = capsys.readouterr().out
+    assert prefix in listed
+    assert "model-owner" in listed
+    assert key not in listed
+    assert command("account", "revoke", prefix, *arguments) == 0
+    command("account", "list", *arguments)
+    assert "revoked" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("role", "organisation"), [("doctor", "st-mary"), ("clinician", "St Mary")])
+def test_a_bad_account_is_one_line_and_status_2(
+    config: Path, capsys: pytest.CaptureFixture[str], role: str, organisation: str
+) -> None:
+    command("init", "--config", str(config))
+    capsys.readouterr()
+    assert command("account", "add", "--role", role, "--organisation", organisation, "--config", str(config)) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert len(err.strip().splitlines()) == 1
+
+
+def test_serve_without_init_says_what_to_do(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command("serve", "--config", str(config)) == 5
+    assert SIGNING_KEY_FILE in capsys.readouterr().err
+
+
+def test_a_served_front_end_answers_and_stops_when_told(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command("init", "--config", str(config))
+    capsys.readouterr()
+    command("account", "add", "--role", "clinician", "--organisation", "st-mary", "--config", str(config))
+    key = capsys.readouterr().out.strip()
+    call = [sys.executable, "-m", "inference_service", "serve", "--config", str(config)]
+    with subprocess.Popen(call, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ) as process:
+        try:
+            assert process.stdout is not None
+            url = process.stdout.readline().strip()
+            with InferenceServiceClient(url, SecretStr(key)) as client:
+                assert client.models() == ()
+        finally:
+            process.send_signal(signal.SIGTERM)
+            out, err = process.communicate(timeout=20)
+    assert out == ""
+    assert '"route": "/v2/models"' in err
+    assert "Traceback" not in err
+    assert key not in err
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"listen": Address(host="0.0.0.0", port=80)},
+        {"listen": Address(host="front-end.example", port=80)},
+        {"key": Path("key.pem")},
+        {"certificate": Path("certificate.pem")},
+        {"session_seconds": 0},
+        {"unknown": 1},
+    ],
+)
+def test_settings_that_are_refused(tmp_path: Path, fields: dict[str, object]) -> None:
+    with pytest.raises(ValidationError):
+        ServiceSettings.model_validate({"data_folder": tmp_path} | fields)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"listen": Address(host="::1", port=80)},
+        {"listen": Address(host="localhost", port=80)},
+        {"listen": Address(host="0.0.0.0", port=80), "plain_http": True},
+        {"listen": Address(host="0.0.0.0", port=80), "key": Path("k.pem"), "certificate": Path("c.pem")},
+    ],
+)
+def test_settings_that_keep_keys_out_of_the_clear(tmp_path: Path, fields: dict[str, object]) -> None:
+    ServiceSettings.model_validate({"data_folder": tmp_path} | fields)
