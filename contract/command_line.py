@@ -1,5 +1,6 @@
 """What every command line of the project shares: how an app is made, run, and how it fails."""
 
+import logging
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -46,3 +47,9 @@ def run(app: typer.Typer, *, name: str, arguments: Sequence[str] | None = None) 
         say(f"{name}: {one_line(error)}")
         sys.exit(error.exit_status)
     sys.exit(0)
+
+
+def log_to_stderr() -> None:
+    """Log a server's own events, one line each, on stderr. Libraries only speak up when something is wrong."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # it logs every request with its URL

@@ -1,12 +1,11 @@
 """The command line of the crypto provider."""
 
-import logging
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from contract.command_line import new_app, run, say
+from contract.command_line import log_to_stderr, new_app, run, say
 from contract.settings import load_settings
 from crypto_provider.settings import CryptoProviderSettings
 
@@ -22,7 +21,7 @@ def _commands() -> None:
 def serve(config: Annotated[Path | None, typer.Option(help="TOML file of settings.")] = None) -> None:
     """Serve sessions until interrupted."""
     settings = load_settings(CryptoProviderSettings, config)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    log_to_stderr()
     import torch
 
     from crypto_provider.server import DEALING_PATH, dealer_app

@@ -71,6 +71,6 @@ def _print_account(console: Console, diagnosis: Diagnosis) -> None:
         f"Left this machine: {sent.data_owner_sent / 1e6:,.1f} MB to the model owner and the crypto provider, all of",
         "it masked. The image, the result and the keys stayed here.",
         f"Took {seconds.offline:.1f} s of preparation that needs no image, and {seconds.online:.1f} s online",
-        f"({diagnosis.one_way_trips} one-way trips, {sent.online / 1e6:,.1f} MB both ways, engine {diagnosis.engine.value}).",
+        f"({diagnosis.one_way_trips} one-way trips, {sent.online / 1e6:,.1f} MB both ways).",
     )
     console.print("\n".join(lines), markup=False, soft_wrap=True)

@@ -5,13 +5,12 @@ model-owner check pediatric-pneumonia-resnet18 --samples chest.dcm
 model-owner serve --config model-owner.toml
 """
 
-import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from contract.command_line import new_app, run, say
+from contract.command_line import log_to_stderr, new_app, run, say
 
 if TYPE_CHECKING:
     from model_owner.checking import CheckReport
@@ -73,7 +72,7 @@ def serve(config: Annotated[Path | None, typer.Option(help="TOML file of setting
     from model_owner.settings import ModelOwnerSettings
 
     settings = load_settings(ModelOwnerSettings, config)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    log_to_stderr()
     import torch
 
     from inference_service.client import InferenceServiceClient

@@ -23,7 +23,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "model_owner": (*PARTY, "imaging"),
     "federated_learning": ("contract", "imaging", "secure_computation.randomness"),
 }
-OPEN = ("benchmarks", "tests", "scripts")
+OPEN = ("benchmarks", "demonstration", "tests", "scripts")
 """May import any room; no room may import them."""
 
 CRYPTEN_ALLOWED = ("secure_computation/crypten_bridge/", "benchmarks/peers/stock_crypten.py")
@@ -88,7 +88,7 @@ def test_rooms_import_only_what_they_may(room: str) -> None:
 
 def test_every_package_is_a_room() -> None:
     packages = {file.parent.name for file in ROOT.glob("*/__init__.py")}
-    assert packages == {*ALLOWED, "benchmarks", "tests"}
+    assert packages == {*ALLOWED, "benchmarks", "demonstration", "tests"}
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,76 @@
+"""`scripts/demo`: the whole system on this machine."""
+
+import signal
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from contract.command_line import console, new_app, run
+from contract.ticket import Engine
+
+if TYPE_CHECKING:
+    from contract.model_card import ModelCard
+    from data_owner.diagnosis import Diagnosis
+    from demonstration.demo import Comparison
+
+app = new_app("Start all parties on loopback, diagnose the files (or a phantom radiograph), compare with plaintext.")
+
+
+@app.command()
+def demo(
+    files: Annotated[list[Path] | None, typer.Argument(metavar="FILE ...", help="DICOM, PNG or JPEG.")] = None,
+    engine: Annotated[Engine, typer.Option(help="How the network is evaluated on shares.")] = Engine.CRYPTEN,
+    model: Annotated[
+        Path | None, typer.Option(help="Folder with model.onnx and card.json, if not the shipped.")
+    ] = None,
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a file, alone on stdout.")] = False,
+) -> None:
+    """Start all parties on loopback, diagnose the files (or a phantom radiograph), compare with plaintext."""
+    with ExitStack() as stack:
+        with console().status("starting data owner, model owner, crypto provider and inference service"):
+            from contract.model_card import read_card
+            from demonstration.demo import MODEL_FOLDER, compare, running_federation
+
+            folder = model or MODEL_FOLDER
+            card = read_card(folder / "card.json")
+            absolute = [path.resolve() for path in files or []]
+            deployment, submitted = stack.enter_context(running_federation(absolute, folder))
+        for diagnosis, comparison in compare(deployment, submitted, engine, folder):
+            if as_json:
+                sys.stdout.write(comparison.model_dump_json() + "\n")
+                sys.stdout.flush()
+            else:
+                _print(diagnosis, comparison, card)
+            comparison.require_same_label()
+
+
+def _print(diagnosis: "Diagnosis", comparison: "Comparison", card: "ModelCard") -> None:
+    from rich.console import Console
+
+    from data_owner.presentation import print_diagnosis
+
+    output = Console(highlight=False)
+    print_diagnosis(output, diagnosis, card)
+    plaintext = comparison.plaintext
+    output.print(
+        f"The same model in clear (onnxruntime): {plaintext.label}, {plaintext.probabilities[plaintext.label]:.1%}; "
+        f"logits differ by at most {comparison.max_abs_error:.2g}.",
+        markup=False,
+        soft_wrap=True,
+    )
+    who = ", ".join(f"{role.replace('_', ' ')} {process}" for role, process in comparison.processes.items())
+    output.print(f"Processes: {who}.\n", markup=False, soft_wrap=True)
+
+
+def main() -> None:
+    """Entry point of `scripts/demo`. A termination signal unwinds like Ctrl-C, so that no process is left behind."""
+    signal.signal(signal.SIGTERM, lambda _signal, _frame: sys.exit(128 + signal.SIGTERM))
+    run(app, name="demo")
+
+
+if __name__ == "__main__":
+    main()

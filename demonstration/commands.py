@@ -1,0 +1,97 @@
+"""Runs the project's own command lines as subprocesses, in a way that leaves nothing behind."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from contract.errors import ConfigurationError
+
+STOP_SECONDS = 5.0
+_PROGRAMS = {
+    "federation": "contract.federation_command",
+    "inference-service": "inference_service.command",
+    "crypto-provider": "crypto_provider.command",
+    "model-owner": "model_owner.command",
+    "data-owner": "data_owner.command",
+}
+
+
+def command(program: str, arguments: Sequence[str]) -> list[str]:
+    """The command line of one of our programs, under this interpreter, wherever it is installed."""
+    start = f"import sys; from {_PROGRAMS[program]} import main; sys.argv[0] = {program!r}; main()"
+    return [sys.executable, "-c", start, *arguments]
+
+
+def call(program: str, *arguments: str, environment: Mapping[str, str], timeout_seconds: float = 120.0) -> str:
+    """Run one command to its end and return its stdout. Raises ConfigurationError with its words where it fails."""
+    try:
+        done = subprocess.run(  # noqa: S603 - our own programs, no shell
+            command(program, arguments),
+            env=dict(environment),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=timeout_seconds,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise ConfigurationError(f"{program} {arguments[0]} did not end within {timeout_seconds:.0f} s") from None
+    if done.returncode != 0:
+        raise ConfigurationError(f"{program} {arguments[0]} failed: {done.stderr.strip()[-2000:]}")
+    return done.stdout
+
+
+@dataclass(frozen=True, kw_only=True)
+class Server:
+    """One running server and where its words go."""
+
+    program: str
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def words(self) -> str:
+        """The end of what it printed."""
+        return self.log.read_text(errors="replace")[-2000:].strip()
+
+    def require_running(self) -> None:
+        """Raise ConfigurationError with its last words where it has ended."""
+        if self.process.poll() is not None:
+            raise ConfigurationError(f"{self.program} ended with exit status {self.process.returncode}: {self.words()}")
+
+
+def start(program: str, *arguments: str, environment: Mapping[str, str], log: Path) -> Server:
+    """Start one server; its output goes to `log`."""
+    with log.open("ab") as output:
+        process = subprocess.Popen(  # noqa: S603 - our own programs, no shell
+            command(program, arguments),
+            env=dict(environment),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    return Server(program=program, process=process, log=log)
+
+
+def stop(servers: Sequence[Server]) -> None:
+    """Ask all to end; end those that do not."""
+    for server in servers:
+        if server.process.poll() is None:
+            server.process.send_signal(signal.SIGTERM)
+    limit = time.monotonic() + STOP_SECONDS
+    for server in servers:
+        try:
+            server.process.wait(timeout=max(0.1, limit - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            server.process.kill()
+            server.process.wait()
+
+
+def quiet_environment() -> dict[str, str]:
+    """The environment without settings of the parties, which would reach into the demonstration."""
+    prefixes = ("INFERENCE_SERVICE_", "CRYPTO_PROVIDER_", "MODEL_OWNER_", "DATA_OWNER_")
+    return {name: value for name, value in os.environ.items() if not name.startswith(prefixes)}

@@ -1,0 +1,119 @@
+"""The demonstration: four processes on loopback, the real command line, and the plaintext model beside it."""
+
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+from pydantic import Field
+
+from contract.errors import ComputationFailed
+from contract.model_card import Strict
+from contract.ticket import Engine
+from data_owner.diagnosis import Bytes, Diagnosis, Finding, ModelName, Seconds, Warned
+from demonstration.commands import command
+from demonstration.deployment import Deployment, deployed
+from demonstration.plaintext import PlaintextModel
+from imaging.phantom import write_phantom
+
+MODEL_FOLDER = Path(__file__).resolve().parent.parent / "models" / "pediatric-pneumonia-resnet18"
+STOP_SECONDS = 5.0
+
+
+class Comparison(Strict):
+    """One file's encrypted answer beside the plaintext model's. One line of `--json`."""
+
+    file: str
+    model: ModelName
+    engine: Engine
+    diagnosis: Finding
+    plaintext: Finding
+    max_abs_error: float
+    """Largest difference between an encrypted and a plaintext logit."""
+    warnings: tuple[Warned, ...]
+    seconds: Seconds
+    bytes: Bytes
+    one_way_trips: int
+    processes: Annotated[dict[str, int], Field(min_length=4)]
+    """Process id of each party."""
+
+    def require_same_label(self) -> None:
+        """Raise ComputationFailed where the two answers differ."""
+        if self.diagnosis.label != self.plaintext.label:
+            raise ComputationFailed(
+                f"{self.file}: encrypted inference says {self.diagnosis.label}, the plaintext model "
+                f"{self.plaintext.label} (logits differ by {self.max_abs_error:.4f}); report this as a defect"
+            )
+
+
+@contextmanager
+def running_federation(files: Sequence[Path], model_folder: Path) -> Iterator[tuple[Deployment, Sequence[Path]]]:
+    """A deployment in a temporary folder, and the files to submit: a phantom radiograph where none are given."""
+    with tempfile.TemporaryDirectory(prefix="encrypted-inference-demo-") as name:
+        folder = Path(name)
+        if not files:
+            phantom = folder / "phantom.dcm"
+            write_phantom(phantom)
+            files = [phantom]
+        with deployed(folder, [model_folder]) as deployment:
+            yield deployment, files
+
+
+def compare(
+    deployment: Deployment, files: Sequence[Path], engine: Engine, model_folder: Path
+) -> Iterator[tuple[Diagnosis, Comparison]]:
+    """Submit files through `data-owner diagnose --force` and compare each answer. Its errors go to stderr.
+
+    Raises SystemExit with the command's status at the end where a file failed.
+    """
+    plaintext = PlaintextModel(model_folder)
+    arguments = ["diagnose", *map(str, files), "--config", str(deployment.data_owner_settings)]
+    process = subprocess.Popen(  # noqa: S603 - our own program, no shell
+        command("data-owner", [*arguments, "--engine", engine.value, "--json", "--force"]),
+        env=deployment.environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    processes = deployment.process_ids() | {"data_owner": process.pid}
+    try:
+        assert process.stdout is not None
+        for line in process.stdout:
+            diagnosis = Diagnosis.model_validate_json(line)
+            yield diagnosis, _comparison(diagnosis, plaintext, processes)
+        status = process.wait()
+    finally:
+        _end(process)
+    if status != 0:
+        sys.exit(status)
+
+
+def _comparison(diagnosis: Diagnosis, plaintext: PlaintextModel, processes: dict[str, int]) -> Comparison:
+    expected = plaintext.logits_of_file(Path(diagnosis.file))
+    return Comparison(
+        file=diagnosis.file,
+        model=diagnosis.model,
+        engine=diagnosis.engine,
+        diagnosis=diagnosis.diagnosis,
+        plaintext=Finding.from_logits(plaintext.card, tuple(float(value) for value in expected)),
+        max_abs_error=float(np.abs(np.asarray(diagnosis.logits) - expected).max()),
+        warnings=diagnosis.warnings,
+        seconds=diagnosis.seconds,
+        bytes=diagnosis.bytes,
+        one_way_trips=diagnosis.one_way_trips,
+        processes=processes,
+    )
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(timeout=STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()

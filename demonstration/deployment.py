@@ -1,0 +1,221 @@
+"""A whole federation on loopback: authority, certificates, accounts, settings, and four processes, in one folder.
+
+It types the commands that four people on four machines would type (docs/deployment.md), so what runs here is what
+runs there; only the addresses are loopback.
+"""
+
+import socket
+import ssl
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+import tomli_w
+
+from contract.errors import ConfigurationError
+from contract.identity import Role
+from demonstration.commands import Server, call, quiet_environment, start, stop
+
+HOSPITAL, LABORATORY, TRUST_CENTRE, OPERATOR = "st-mary", "north-lab", "trust-centre", "registry"
+HOST = "127.0.0.1"
+START_SECONDS = 90.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ports:
+    """Free loopback ports, one for each server."""
+
+    inference_service: int
+    crypto_provider: int
+    model_owner: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deployment:
+    """A running federation. The data owner is not a server: its command line dials out."""
+
+    folder: Path
+    ports: Ports
+    servers: dict[Role, Server]
+    environment: dict[str, str] = field(repr=False)
+
+    @property
+    def data_owner_settings(self) -> Path:
+        """The --config of `data-owner`."""
+        return self.folder / "data-owner.toml"
+
+    def process_ids(self) -> dict[str, int]:
+        """Process id of each server by role."""
+        return {role.value.replace("-", "_"): server.process.pid for role, server in self.servers.items()}
+
+
+@contextmanager
+def deployed(
+    folder: Path,
+    model_folders: Sequence[Path],
+    *,
+    threads: int = 1,
+    overrides: dict[str, dict[str, object]] | None = None,
+) -> Iterator[Deployment]:
+    """Set up and run a federation in `folder` that serves the models; stop it when the block ends, however it ends.
+
+    Args:
+        folder: empty, for this federation alone.
+        model_folders: each with model.onnx and card.json.
+        threads: of one tensor operation, in each party.
+        overrides: more settings by program, say {"model-owner": {"waiting": {"step": 2.0}}}.
+    """
+    environment = quiet_environment()
+    ports = Ports(**dict(zip(("inference_service", "crypto_provider", "model_owner"), _free_ports(3), strict=True)))
+    _enrol(folder, environment)
+    settings = _Settings(folder, ports, threads, overrides or {})
+    settings.write_front_end()
+    call("inference-service", "init", "--config", str(folder / "inference-service.toml"), environment=environment)
+    settings.write_parties({role: _account(folder, role, environment) for role in _ACCOUNTS})
+    for model_folder in model_folders:
+        arguments = [str(model_folder / "model.onnx"), "--card", str(model_folder / "card.json")]
+        data_folder = str(folder / "model-owner-data")
+        call("model-owner", "import", *arguments, "--data-folder", data_folder, environment=environment)
+    servers: dict[Role, Server] = {}
+    try:
+        # The model owner registers its models at the front end when it starts, so the front end goes first.
+        for role, port in (
+            (Role.INFERENCE_SERVICE, ports.inference_service),
+            (Role.CRYPTO_PROVIDER, ports.crypto_provider),
+            (Role.MODEL_OWNER, ports.model_owner),
+        ):
+            servers[role] = _serve(folder, role, environment)
+            if role is Role.INFERENCE_SERVICE:
+                _wait_until_live(servers[role], port, folder)
+        for role, port in ((Role.CRYPTO_PROVIDER, ports.crypto_provider), (Role.MODEL_OWNER, ports.model_owner)):
+            _wait_until_live(servers[role], port, folder)
+        yield Deployment(folder=folder, ports=ports, servers=servers, environment=environment)
+    finally:
+        stop(list(servers.values()))
+
+
+_ACCOUNTS = {
+    Role.DATA_OWNER: ("clinician", HOSPITAL),
+    Role.MODEL_OWNER: ("model-owner", LABORATORY),
+    Role.CRYPTO_PROVIDER: ("crypto-provider", TRUST_CENTRE),
+}
+_ORGANISATIONS = {
+    Role.DATA_OWNER: HOSPITAL,
+    Role.MODEL_OWNER: LABORATORY,
+    Role.CRYPTO_PROVIDER: TRUST_CENTRE,
+    Role.INFERENCE_SERVICE: OPERATOR,
+}
+
+
+def _enrol(folder: Path, environment: dict[str, str]) -> None:
+    authority = folder / "authority"
+    call("federation", "init", "--folder", str(authority), environment=environment)
+    for role, organisation in _ORGANISATIONS.items():
+        hosts = ["--host", HOST] if role is Role.INFERENCE_SERVICE else []
+        party = ["--role", role.value, "--organisation", organisation, "--folder", str(folder / "certificates")]
+        call("federation", "enroll", "--authority", str(authority), *party, *hosts, environment=environment)
+
+
+def _account(folder: Path, role: Role, environment: dict[str, str]) -> str:
+    account_role, organisation = _ACCOUNTS[role]
+    arguments = ["--role", account_role, "--organisation", organisation]
+    config = ["--config", str(folder / "inference-service.toml")]
+    return call("inference-service", "account", "add", *arguments, *config, environment=environment).strip()
+
+
+def _serve(folder: Path, role: Role, environment: dict[str, str]) -> Server:
+    config = str(folder / f"{role.value}.toml")
+    return start(role.value, "serve", "--config", config, environment=environment, log=folder / f"{role.value}.log")
+
+
+def _free_ports(count: int) -> list[int]:
+    sockets = [socket.create_server((HOST, 0)) for _ in range(count)]
+    ports = [int(one.getsockname()[1]) for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+def _wait_until_live(server: Server, port: int, folder: Path) -> None:
+    scheme = "https" if server.program == Role.INFERENCE_SERVICE.value else "http"
+    authority = str(folder / "certificates" / "authority.pem")
+    limit = time.monotonic() + START_SECONDS
+    with httpx.Client(verify=ssl.create_default_context(cafile=authority), trust_env=False, timeout=2.0) as client:
+        while time.monotonic() < limit:
+            server.require_running()
+            try:
+                if client.get(f"{scheme}://{HOST}:{port}/v2/health/live").is_success:
+                    return
+            except httpx.TransportError:
+                time.sleep(0.1)
+    raise ConfigurationError(f"{server.program} did not answer within {START_SECONDS:.0f} s: {server.words()}")
+
+
+class _Settings:
+    """Writes the TOML files that the four operators would write."""
+
+    def __init__(self, folder: Path, ports: Ports, threads: int, overrides: dict[str, dict[str, object]]) -> None:
+        self._folder = folder
+        self._ports = ports
+        self._threads = threads
+        self._overrides = overrides
+
+    def write_front_end(self) -> None:
+        certificates = "certificates/inference-service"
+        self._write(
+            "inference-service",
+            {
+                "data_folder": "inference-service-data",
+                "listen": f"{HOST}:{self._ports.inference_service}",
+                "key": f"{certificates}.key",
+                "certificate": f"{certificates}.pem",
+            },
+        )
+
+    def write_parties(self, keys: dict[Role, str]) -> None:
+        dealer_url = f"ws://{HOST}:{self._ports.crypto_provider}/v2/dealing"
+        self._write(
+            "crypto-provider",
+            {"listen": f"{HOST}:{self._ports.crypto_provider}"} | self._common(Role.CRYPTO_PROVIDER, keys),
+        )
+        self._write(
+            "model-owner",
+            {
+                "listen": f"{HOST}:{self._ports.model_owner}",
+                "crypto_provider": {"organisation": TRUST_CENTRE, "url": dealer_url},
+            }
+            | self._common(Role.MODEL_OWNER, keys),
+        )
+        self._write(
+            "data-owner",
+            {
+                "model_owners": [{"organisation": LABORATORY}],
+                "crypto_providers": [{"organisation": TRUST_CENTRE}],
+            }
+            | self._common(Role.DATA_OWNER, keys),
+        )
+
+    def _common(self, role: Role, keys: dict[Role, str]) -> dict[str, object]:
+        return {
+            "data_folder": f"{role.value}-data",
+            "threads": self._threads,
+            "ticket_keys": ["inference-service-data/ticket-key.public.pem"],
+            "credentials": {
+                "key": f"certificates/{role.value}.key",
+                "certificate": f"certificates/{role.value}.pem",
+                "authority": "certificates/authority.pem",
+            },
+            "inference_service": {
+                "url": f"https://{HOST}:{self._ports.inference_service}",
+                "api_key": keys[role],
+                "authority": "certificates/authority.pem",
+            },
+        }
+
+    def _write(self, program: str, settings: dict[str, object]) -> None:
+        path = self._folder / f"{program}.toml"
+        path.touch(mode=0o600)  # it will hold an API key
+        path.write_text(tomli_w.dumps(settings | self._overrides.get(program, {})))
