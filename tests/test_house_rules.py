@@ -17,7 +17,7 @@ ROOMS = (
     "crypto_provider",
     "federated_learning",
     "benchmarks",
-    "scripts",
+    "demonstration",
 )
 SECRET_ROOMS = ("secure_computation", "crypto_provider", "data_owner", "model_owner", "inference_service", "contract")
 """Where every random number may be a key, a mask or a share."""
