@@ -51,7 +51,7 @@ def read_onnx(path: Path) -> OnnxModel:
     external = _inline_external_data(model, path.parent)
     try:
         onnx.checker.check_model(model)
-    except onnx.checker.ValidationError as error:
+    except (onnx.checker.ValidationError, ValueError) as error:  # ValueError: text that is not UTF-8
         reason = " ".join(str(error).split())[:200]
         raise ModelFileError(f"{path.name} is not valid ONNX ({reason}): export the model again") from error
     files = (PurePosixPath(path.name), *sorted(external))
@@ -88,6 +88,8 @@ def _check_header(model: "onnx.ModelProto") -> int:
         raise ModelFileError(
             f"the model has sparse tensors or more than {MAX_NODES} nodes: export a dense, smaller one"
         )
+    if not all(isinstance(text, str) for text in _texts(graph)):  # protobuf hands out bytes that are not UTF-8
+        raise ModelFileError("a name in the model is not text: export the model again")
     versions = [entry.version for entry in model.opset_import if entry.domain in _OWN_DOMAINS]
     if len(versions) != 1 or not OLDEST_OPSET <= versions[0] <= NEWEST_OPSET:
         raise ModelFileError(
@@ -97,6 +99,15 @@ def _check_header(model: "onnx.ModelProto") -> int:
     if elements > MAX_WEIGHT_ELEMENTS or any(size < 0 for tensor in _tensors(graph) for size in tensor.dims):
         raise ModelFileError(f"the model declares {elements} weights, more than the {MAX_WEIGHT_ELEMENTS} supported")
     return int(versions[0])
+
+
+def _texts(graph: "onnx.GraphProto") -> Iterator[object]:
+    yield from (entry.name for entry in (*graph.initializer, *graph.input, *graph.output))
+    for node in graph.node:
+        yield from (node.op_type, node.name, *node.input, *node.output)
+        yield from (attribute.name for attribute in node.attribute)
+    for tensor in _tensors(graph):
+        yield from (text for entry in tensor.external_data for text in (entry.key, entry.value))
 
 
 def _tensors(graph: "onnx.GraphProto") -> Iterator["onnx.TensorProto"]:
