@@ -1,6 +1,7 @@
 """Who may import whom: the rule of CONTRIBUTING.md ("Rooms"), read from the syntax tree.
 
-Imports inside functions count too. Tests, benchmarks and the demonstration may import anything, but CrypTen only through the bridge.
+Imports inside functions count too. Tests, benchmarks and the demonstration may import anything, but CrypTen only
+through the bridge.
 """
 
 import ast
