@@ -40,8 +40,7 @@ class BridgedStream(ByteStream):
         self._receive = receive
         self._send = send
         self._close = close
-        self._inbound = InboundBuffer(on_taken=self._on_taken)
-        self._unread = 0
+        self._inbound = InboundBuffer(on_freed=self._on_freed)
         self._room = asyncio.Event()
         self._changed = threading.Condition()
         self._outbound: deque[bytes] = deque()
@@ -104,12 +103,8 @@ class BridgedStream(ByteStream):
             self._end()
             self._finished.set()
 
-    def _on_taken(self, count: int) -> None:
-        with self._changed:
-            was_full = self._unread >= INBOUND_BYTES
-            self._unread -= count
-            has_room = self._unread < INBOUND_BYTES
-        if was_full and has_room:
+    def _on_freed(self, before: int, after: int) -> None:
+        if before >= INBOUND_BYTES > after:
             self._call(self._room.set)
 
     # The loop's side
@@ -135,13 +130,9 @@ class BridgedStream(ByteStream):
 
     async def _pump(self) -> None:
         while (message := await self._receive()) is not None:
-            with self._changed:
-                self._unread += len(message)
-                is_full = self._unread >= INBOUND_BYTES
-                if is_full:
-                    self._room.clear()
-            self._inbound.append(message)
-            if is_full:
+            self._room.clear()
+            held = self._inbound.append(message)
+            if held is not None and held >= INBOUND_BYTES:
                 await self._room.wait()
 
     async def _drain(self) -> None:

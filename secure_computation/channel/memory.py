@@ -24,7 +24,7 @@ class MemoryStream(ByteStream):
     def write(self, pieces: Sequence[Piece], deadline: Deadline) -> None:
         """Hand a copy to the other end; PeerDisconnected once either end has closed."""
         for piece in pieces:
-            if not self._outbound.append(bytes(piece)):
+            if self._outbound.append(bytes(piece)) is None:
                 raise deadline.disconnected("connection closed")
 
     def read_some(self, deadline: Deadline) -> memoryview:

@@ -68,26 +68,33 @@ class ByteStream(ABC):
         """End the connection. The peer sees PeerDisconnected after the bytes already written. Never raises."""
 
 
+CHUNK_COST = 256
+"""Bytes of memory that a chunk takes beside its own: without it, a flood of tiny messages would look small."""
+
+
 class InboundBuffer:
     """Bytes that arrived and wait to be read: filled by a transport, emptied by one reader thread."""
 
-    def __init__(self, *, on_taken: Callable[[int], None] | None = None) -> None:
-        """Start empty; `on_taken(bytes)` tells the transport that a chunk's memory was freed."""
+    def __init__(self, *, on_freed: Callable[[int, int], None] | None = None) -> None:
+        """Start empty. `on_freed(before, after)` tells the transport how much memory is held when a read frees some."""
         self._changed = threading.Condition()
-        self._chunks: deque[memoryview] = deque()
+        self._chunks: deque[tuple[memoryview, int]] = deque()
+        self._held = 0
         self._ended: str | None = None
         self._interrupted: str | None = None
-        self._on_taken = on_taken
+        self._on_freed = on_freed
 
-    def append(self, data: bytes) -> bool:
-        """Add bytes that arrived. False, and they are dropped, once the stream has ended."""
+    def append(self, data: bytes) -> int | None:
+        """Add bytes that arrived; return the memory now held. None, and they are dropped, once the stream has ended."""
         with self._changed:
             if self._ended is not None:
-                return False
+                return None
             if data:
-                self._chunks.append(memoryview(data))
+                cost = len(data) + CHUNK_COST
+                self._chunks.append((memoryview(data), cost))
+                self._held += cost
                 self._changed.notify()
-            return True
+            return self._held
 
     def end(self, why: str) -> None:
         """Nothing follows: readers see PeerDisconnected after what has arrived. The first reason stays."""
@@ -113,12 +120,14 @@ class InboundBuffer:
                 raise deadline.exceeded()
             if not self._chunks:
                 raise deadline.disconnected(self._ended or "connection ended")
-            chunk = self._chunks.popleft()
+            chunk, cost = self._chunks.popleft()
             if limit is not None and len(chunk) > limit:
-                self._chunks.appendleft(chunk[limit:])
-                chunk = chunk[:limit]
-        if self._on_taken is not None:
-            self._on_taken(len(chunk))
+                self._chunks.appendleft((chunk[limit:], cost))
+                return chunk[:limit]
+            before, self._held = self._held, self._held - cost
+            after = self._held
+        if self._on_freed is not None:
+            self._on_freed(before, after)
         return chunk
 
     def read_into(self, view: memoryview, deadline: Deadline) -> None:

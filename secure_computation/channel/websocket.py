@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, WebSocketException
 
 from contract.errors import (
     ConfigurationError,
@@ -84,8 +84,9 @@ def connect_websocket(url: str, deadline: Deadline) -> ByteStream:
                 ping_interval=PING_SECONDS,
                 ping_timeout=None,
             )
-        except (OSError, InvalidURI, InvalidHandshake) as error:
+        except (OSError, WebSocketException) as error:
             failed.append(error)
+            settled.set()  # not only at the end of the thread: a slow name server may hold that up
             return
         stream = _client_stream(connection)
         opened.append(stream)

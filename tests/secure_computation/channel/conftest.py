@@ -41,7 +41,7 @@ class Authority:
         )
         self.path = self._write("authority.pem", certificate)
 
-    def issue(self, *uris: str, days: int = 1) -> Credentials:
+    def issue(self, *uris: str, days: int = 1, hosts: tuple[str, ...] = ()) -> Credentials:
         name = f"party-{len(list(self.folder.iterdir()))}"
         key = ec.generate_private_key(ec.SECP256R1())
         key_path = self.folder / f"{name}.key"
@@ -53,9 +53,9 @@ class Authority:
         )
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         builder = self._builder(key, subject, days=days)
-        if uris:
-            names = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(uri) for uri in uris])
-            builder = builder.add_extension(names, critical=False)
+        if uris or hosts:
+            names = [*map(x509.UniformResourceIdentifier, uris), *map(x509.DNSName, hosts)]
+            builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
         return Credentials(key=key_path, certificate=self._write(f"{name}.pem", builder), authority=self.path)
 
     def _builder(self, key: ec.EllipticCurvePrivateKey, subject: x509.Name, *, days: int) -> x509.CertificateBuilder:

@@ -27,9 +27,10 @@ from contract.identity import Credentials, Role
 from secure_computation.channel.asgi import serve_channel, uvicorn_options
 from secure_computation.channel.bridge import INBOUND_BYTES, OUTBOUND_BYTES
 from secure_computation.channel.channel import EXCHANGE_AHEAD_BYTES, Channel, Deadlines
+from secure_computation.channel.stream import Deadline, InboundBuffer
 from secure_computation.channel.tls import tls_context
 from secure_computation.channel.websocket import connect_channel
-from tests.secure_computation.channel.conftest import DEADLINES, LABORATORY, Server
+from tests.secure_computation.channel.conftest import DEADLINES, LABORATORY, Authority, Server
 
 
 @pytest.fixture(scope="module")
@@ -175,6 +176,7 @@ class OneShot:
     def __init__(self, context: ssl.SSLContext) -> None:
         self.context = context
         self.handler = lambda channel: None
+        self.options: dict[str, object] = {}
 
     def __enter__(self) -> str:
         async def endpoint(websocket: WebSocket) -> None:
@@ -183,7 +185,7 @@ class OneShot:
             )
 
         app = Starlette(routes=[WebSocketRoute("/", endpoint)])
-        options = uvicorn_options()
+        options = uvicorn_options() | self.options
         config = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="critical", lifespan="off", **options)
         self.server = uvicorn.Server(config)
         self.thread = threading.Thread(target=self.server.run, daemon=True)
@@ -210,6 +212,31 @@ def test_a_handlers_error_reaches_the_peer_in_words(one_shot: OneShot, context: 
         with pytest.raises(PeerReported, match=r"in step 'relu' \(refused\): the budget of this account is spent"):
             channel.receive_tensor((2,), np.int64, step="relu")
         channel.close()
+
+
+def test_outer_tls_is_checked_as_browsers_do(
+    one_shot: OneShot, context: ssl.SSLContext, authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = authority.issue(hosts=("localhost",))
+    one_shot.options = {"ssl_keyfile": site.key, "ssl_certfile": site.certificate}
+    one_shot.handler = lambda channel: channel.send_seed(bytes(32), step="seed")
+    with one_shot as url:
+        address = url.replace("ws://127.0.0.1", "wss://localhost")
+        with pytest.raises(PeerUnreachable, match="outer TLS is not valid here: certificate verify failed"):
+            dial(address, context)
+        monkeypatch.setenv("SSL_CERT_FILE", str(site.authority))
+        channel = dial(address, context)
+        assert channel.receive_seed(step="seed") == bytes(32)
+        channel.close()
+
+
+def test_a_flood_of_tiny_messages_counts_as_the_memory_it_takes() -> None:
+    buffer = InboundBuffer()
+    held = [buffer.append(b"x") for _ in range(3)]
+    assert held == [257, 514, 771]
+    deadline = Deadline(peer="peer", step="x", seconds=1)
+    buffer.read_into(memoryview(bytearray(2)), deadline)
+    assert buffer.append(b"") == 257
 
 
 def test_the_end_of_a_handler_flushes_and_closes(one_shot: OneShot, context: ssl.SSLContext) -> None:
