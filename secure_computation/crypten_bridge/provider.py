@@ -1,6 +1,6 @@
 """CrypTen's tuple provider on dealt material: each request must be the next one of the dealing list."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -47,26 +47,33 @@ class _PartyProvider:
     NAME = "dealt"
 
     def __init__(self, requests: tuple[Request, ...], *, seed: Seed, item: str) -> None:
-        self._remaining: Iterator[tuple[int, Request]] = enumerate(requests)
+        self._requests = requests
+        self._next = 0
         self._seed = seed
         self._item = item
         self._crypten: Any = load_crypten()
 
-    def finished(self) -> bool:
-        """Whether every dealt tuple was used."""
-        return next(self._remaining, None) is None
+    def check_finished(self) -> None:
+        """Raise PeerViolation unless every dealt tuple was used."""
+        if self._next != len(self._requests):
+            raise PeerViolation(
+                f"the computation used {self._next} of {len(self._requests)} dealt tuples; "
+                "import the model again so that plan and dealing agree"
+            )
 
     def _last(self, party: PartyRandomness, step: int) -> Last:
         raise NotImplementedError
 
     def _take(self, asked: Request) -> tuple[Share, ...]:
-        step, dealt = next(self._remaining, (-1, None))
+        step = self._next
+        dealt = self._requests[step] if step < len(self._requests) else None
         if dealt != asked:
             dealt_text = "nothing more" if dealt is None else describe(dealt)
             raise PeerViolation(
                 f"the computation asked for {describe(asked)} but the dealing list has {dealt_text}; "
                 "import the model again so that plan and dealing agree"
             )
+        self._next += 1
         party = PartyRandomness(self._seed, item=self._item, step=step)
         return expand(asked, party, self._last(party, step))
 

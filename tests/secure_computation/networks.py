@@ -1,5 +1,6 @@
 """Small networks, weights and images for tests, and one call that runs all three roles on them."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -81,7 +82,7 @@ def random_weights(network: Network, seed: int = 0) -> PrivateWeights:
     return PrivateWeights(
         network,
         {
-            name: (generator.normal(size=shape) / np.sqrt(max(1, np.prod(shape[1:])))).astype(np.float32)
+            name: (generator.normal(size=shape) / math.sqrt(math.prod(shape[1:]))).astype(np.float32)
             for name, shape in network.weight_shapes().items()
         },
     )

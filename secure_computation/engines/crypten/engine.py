@@ -146,6 +146,7 @@ def run_data_owner(
             for name, shape in network.weight_shapes().items()
         }
         output = evaluate(network, shared_image, weights, _progress(network, communicator, on_layer))
+        provider.check_finished()
         channel.set_phase(Phase.OUTPUT)
         # reveal: the data owner, and nobody else, learns the logits. That is the purpose of the computation.
         other = channel.receive_tensor((1, network.classes), np.int64, step="output share")
@@ -177,6 +178,7 @@ def run_model_owner(
             for name, shape in network.weight_shapes().items()
         }
         output = evaluate(network, shared_image, shared_weights, _progress(network, communicator, on_layer))
+        provider.check_finished()
         channel.set_phase(Phase.OUTPUT)
         # reveal: to the data owner only; with its own share it learns the logits, as the output policy allows.
         channel.send_tensor(output.share.contiguous().numpy(), step="output share")

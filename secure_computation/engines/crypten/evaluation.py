@@ -139,7 +139,7 @@ def _average_pool(x: EncryptedTensor, operation: AveragePool) -> EncryptedTensor
         return total.div(height * width)
     # Windows at the border hold fewer values: a public factor for each position.
     top, left, bottom, right = operation.padding
-    ones = functional.pad(torch.ones(1, 1, *x.size()[2:]), (left, right, top, bottom))
+    ones = functional.pad(torch.ones(1, 1, *x.size()[2:], device=x.share.device), (left, right, top, bottom))
     counts = functional.avg_pool2d(ones, operation.kernel, stride=operation.stride, divisor_override=1)
     return total * counts.reciprocal()
 

@@ -1,8 +1,10 @@
 """Lowers a public network for CrypTen: a dry run on zeros records every tuple and every opening of a session."""
 
 import math
+from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal
 
+import numpy as np
 import torch
 from pydantic import Field
 
@@ -13,6 +15,7 @@ from secure_computation.crypten_bridge.installation import load_crypten
 from secure_computation.crypten_bridge.session import activate
 from secure_computation.engines.crypten.evaluation import PRECISION_BITS, EncryptedTensor, evaluate
 from secure_computation.network import Network, Shape
+from secure_computation.wire import HEADER_BYTES, SEED_BYTES, tensor_prelude
 
 MAX_REQUESTS: Final = 100_000
 MAX_CORRECTION_BYTES: Final = 16 << 30
@@ -51,3 +54,33 @@ def lower(network: Network) -> CrypTenLowering:
 def _without_values(crypten: Any, shape: Shape) -> EncryptedTensor:
     share = torch.empty(shape, dtype=torch.int64, device=META)
     return crypten.mpc.MPCTensor.from_shares(share, precision=PRECISION_BITS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictedCost:
+    """What one image costs on the channels: bytes of frames, header and body, before encryption."""
+
+    online_bytes_each_way: int
+    """Between data owner and model owner, in each direction."""
+    online_trips: int
+    output_bytes: int
+    """Model owner to data owner."""
+    offline_bytes: int
+    """Crypto provider to both, and the seeds that data owner and model owner exchange."""
+
+
+def predict_cost(network: Network, lowering: CrypTenLowering) -> PredictedCost:
+    """Foretell the traffic of one image, exactly."""
+    seed = HEADER_BYTES + SEED_BYTES
+    corrections = sum(_tensor_frame(request.output) for request in lowering.requests)
+    return PredictedCost(
+        online_bytes_each_way=lowering.openings * _tensor_frame((0,)) + lowering.opened_bytes_each_way,
+        online_trips=lowering.openings,
+        output_bytes=_tensor_frame((1, network.classes)),
+        offline_bytes=4 * seed + corrections,
+    )
+
+
+def _tensor_frame(shape: Shape) -> int:
+    """Bytes of a frame that carries an int64 tensor."""
+    return HEADER_BYTES + len(tensor_prelude(shape, np.dtype(np.int64))) + ELEMENT_BYTES * math.prod(shape)
