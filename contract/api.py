@@ -11,6 +11,7 @@ from uuid import UUID
 
 from pydantic import AwareDatetime, ConfigDict, Field, JsonValue, model_validator
 
+from contract.errors import ComputationFailed, EncryptedInferenceError, PeerViolation, TransportError
 from contract.model_card import ModelCard, Name, Strict, Version
 from contract.ticket import Engine, Purpose, Sha256
 
@@ -19,6 +20,9 @@ MAX_PLAN_BYTES = 32 << 20
 
 ServerUrl = Annotated[str, Field(pattern=r"^wss?://[A-Za-z0-9.:\[\]-]{1,255}(/[A-Za-z0-9._~/-]*)?$", max_length=1024)]
 """Where a party listens: a WebSocket URL without user, query or fragment."""
+
+MAX_MESSAGE = 500
+"""Longest one-line message, in characters."""
 
 Count = Annotated[int, Field(ge=0, lt=1 << 53)]
 Seconds = Annotated[float, Field(ge=0, lt=1e7, allow_inf_nan=False)]
@@ -155,7 +159,19 @@ class Failure(Strict):
 
     code: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,39}$")]
     """The `code` of a class in contract.errors."""
-    message: Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f\u2028\u2029]*$", min_length=1, max_length=500)]
+    message: Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f\u2028\u2029]*$", min_length=1, max_length=MAX_MESSAGE)]
+
+    @classmethod
+    def of(cls, error: EncryptedInferenceError) -> Self:
+        """What may be reported of an error: its words where they are about the protocol or the link.
+
+        Errors of a caller's input or of a party's own set-up name files, and a file may bear a patient's name: of
+        those only the code leaves the machine.
+        """
+        line = "".join(character for character in " ".join(str(error).split()) if character.isprintable())
+        if not line or not isinstance(error, PeerViolation | TransportError | ComputationFailed):
+            line = f"a party stopped for a reason of its own ({error.code}): look at its own messages"
+        return cls(code=error.code, message=line[:MAX_MESSAGE])
 
 
 class PhaseSeconds(Strict):

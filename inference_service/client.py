@@ -61,7 +61,8 @@ class InferenceServiceClient:
         url: where the front end listens. Plain http is accepted on loopback only: the API key travels in each call.
         api_key: this account's key.
         authority: PEM file of the federation's authority, for https; None: the system's authorities.
-        timeout_seconds: the most that one call may take altogether.
+        timeout_seconds: deadline of each wait of a call (to connect, to send, for the answer to begin) and of the
+            answer's body as a whole.
 
     Raises:
         ConfigurationError: the URL is not https, or the authority's file cannot be read.

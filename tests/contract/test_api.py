@@ -5,6 +5,17 @@ from pydantic import BaseModel, ValidationError
 
 from contract import api
 from contract.api import Failure, PartyAddress, PhaseSeconds, SentBytes, SessionEvent, SessionRequest
+from contract.errors import (
+    ComputationFailed,
+    ConfigurationError,
+    EncryptedInferenceError,
+    ImageError,
+    MaterialSpent,
+    ModelFileError,
+    NeedsConfirmation,
+    PeerReported,
+    PeerUnreachable,
+)
 
 MODELS = [value for value in vars(api).values() if isinstance(value, type) and issubclass(value, BaseModel)]
 
@@ -50,6 +61,28 @@ def test_an_address_may_have_port_and_path(address: str) -> None:
 def test_a_failure_is_one_printable_line(message: str) -> None:
     with pytest.raises(ValidationError):
         Failure(code="transport", message=message)
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (PeerUnreachable("no connection to the dealer: check that it runs"), "no connection to the dealer: check that"),
+        (PeerReported("two\nlines and \x1b[31m colour\u2028"), "two lines and [31m colour"),
+        (ComputationFailed("x" * 600), "x" * 500),
+        (PeerReported(""), "of its own (peer-reported)"),
+    ],
+)
+def test_a_failure_of_the_protocol_is_reported_in_its_words(error: EncryptedInferenceError, message: str) -> None:
+    failure = Failure.of(error)
+    assert failure.code == error.code
+    assert message in failure.message
+
+
+@pytest.mark.parametrize("kind", [ImageError, ModelFileError, NeedsConfirmation, ConfigurationError, MaterialSpent])
+def test_words_that_may_name_a_file_stay_at_home(kind: type[EncryptedInferenceError]) -> None:
+    failure = Failure.of(kind("/archive/DOE_JANE.dcm: truncated"))
+    assert failure.code == kind.code
+    assert "DOE" not in failure.message
 
 
 @pytest.mark.parametrize("code", ["", "Upper", "with space", "1st", "a" * 41])

@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -15,10 +16,11 @@ from fastapi import FastAPI
 from contract.api import ModelRegistration
 from contract.settings import Address
 from contract.ticket import new_signing_key
-from inference_service.accounts import Account, AccountRole
+from inference_service.accounts import Account, AccountRole, Accounts
 from inference_service.app import Service, create_app
 from inference_service.log import new_log
-from inference_service.settings import ServiceSettings
+from inference_service.settings import DATABASE_FILE, ServiceSettings
+from inference_service.storage import Database
 from tests.inference_service.builders import registration
 
 
@@ -64,20 +66,6 @@ class FrontEnd:
         return asyncio.run(call())
 
 
-@pytest.fixture
-def settings(tmp_path: Path) -> ServiceSettings:
-    new_signing_key(tmp_path)
-    return ServiceSettings(data_folder=tmp_path, listen=Address(host="127.0.0.1", port=0), live_sessions_per_account=4)
-
-
-@pytest.fixture
-def front_end(settings: ServiceSettings) -> Iterator[FrontEnd]:
-    clock, log = MovableClock(), io.StringIO()
-    front_end = FrontEnd(create_app(settings, clock=clock, log=new_log(log)), clock, log, settings)
-    yield front_end
-    front_end.service.database.close()
-
-
 @dataclass(frozen=True)
 class Keys:
     """API keys of one account of each kind."""
@@ -93,17 +81,48 @@ class Keys:
     crypto_provider: str
 
 
+ACCOUNTS = {
+    "clinician": (AccountRole.CLINICIAN, "st-mary"),
+    "colleague": (AccountRole.CLINICIAN, "st-mary"),
+    "stranger": (AccountRole.CLINICIAN, "elsewhere"),
+    "model_owner": (AccountRole.MODEL_OWNER, "north-lab"),
+    "other_model_owner": (AccountRole.MODEL_OWNER, "south-lab"),
+    "operator": (AccountRole.OPERATOR, "federation"),
+    "crypto_provider": (AccountRole.CRYPTO_PROVIDER, "trust-centre"),
+}
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Keys]:
+    """A data folder with its signing key and accounts, made once: each test works on a copy."""
+    folder = tmp_path_factory.mktemp("template")
+    new_signing_key(folder)
+    database = Database(folder / DATABASE_FILE)
+    accounts = Accounts(database)
+    made = {name: accounts.add(role=role, organisation=organisation) for name, (role, organisation) in ACCOUNTS.items()}
+    database.close()
+    return folder, Keys(**{name: key.get_secret_value() for name, (_, key) in made.items()})
+
+
 @pytest.fixture
-def keys(front_end: FrontEnd) -> Keys:
-    return Keys(
-        clinician=front_end.account(AccountRole.CLINICIAN, "st-mary")[1],
-        colleague=front_end.account(AccountRole.CLINICIAN, "st-mary")[1],
-        stranger=front_end.account(AccountRole.CLINICIAN, "elsewhere")[1],
-        model_owner=front_end.account(AccountRole.MODEL_OWNER, "north-lab")[1],
-        other_model_owner=front_end.account(AccountRole.MODEL_OWNER, "south-lab")[1],
-        operator=front_end.account(AccountRole.OPERATOR, "federation")[1],
-        crypto_provider=front_end.account(AccountRole.CRYPTO_PROVIDER, "trust-centre")[1],
+def keys(template: tuple[Path, Keys]) -> Keys:
+    return template[1]
+
+
+@pytest.fixture
+def settings(tmp_path: Path, template: tuple[Path, Keys]) -> ServiceSettings:
+    shutil.copytree(template[0], tmp_path / "data")
+    return ServiceSettings(
+        data_folder=tmp_path / "data", listen=Address(host="127.0.0.1", port=0), live_sessions_per_account=4
     )
+
+
+@pytest.fixture
+def front_end(settings: ServiceSettings) -> Iterator[FrontEnd]:
+    clock, log = MovableClock(), io.StringIO()
+    front_end = FrontEnd(create_app(settings, clock=clock, log=new_log(log)), clock, log, settings)
+    yield front_end
+    front_end.service.database.close()
 
 
 @pytest.fixture

@@ -24,7 +24,6 @@ from contract.errors import (
     PeerViolation,
     Refused,
 )
-from contract.identity import Party, Role
 from contract.ticket import Engine
 from inference_service import client as client_module
 from inference_service.client import InferenceServiceClient
@@ -269,40 +268,3 @@ def test_an_authority_that_is_no_certificate(tmp_path: Path) -> None:
     for path in (tmp_path / "ca.pem", tmp_path / "absent.pem"):
         with pytest.raises(ConfigurationError, match=path.name):
             InferenceServiceClient("https://127.0.0.1:1", KEY, authority=path)
-
-
-class TestTls:
-    @pytest.fixture
-    def federation(self, tmp_path: Path) -> tuple[Path, Path, Path]:
-        """Authority's certificate; key and certificate of the front end."""
-        from contract.authority import (
-            create_authority,
-            create_request,
-            party_credentials,
-            sign_request,
-            write_certificate,
-        )
-
-        party = Party(role=Role.INFERENCE_SERVICE, organisation="federation")
-        authority = create_authority(tmp_path / "authority")
-        request = create_request(party, tmp_path / "front-end", hosts=["127.0.0.1"])
-        files = party_credentials(party, tmp_path / "front-end")
-        write_certificate(files.certificate, sign_request(tmp_path / "authority", request, hosts=["127.0.0.1"]))
-        return authority, files.key, files.certificate
-
-    def test_the_federations_authority_vouches_for_the_front_end(
-        self, front_end: FrontEnd, keys: Keys, federation: tuple[Path, Path, Path]
-    ) -> None:
-        authority, key, certificate = federation
-        configuration = uvicorn.Config(
-            front_end.app, ws="none", log_config=None, ssl_keyfile=key, ssl_certfile=certificate
-        )
-        configuration.load()
-        listener = socket.create_server(("127.0.0.1", 0))
-        with listening(uvicorn.Server(configuration), listener):
-            url = f"https://127.0.0.1:{listener.getsockname()[1]}"
-            secret = SecretStr(keys.clinician)
-            with InferenceServiceClient(url, secret, authority=authority) as client:
-                assert client.models() == ()
-            with InferenceServiceClient(url, secret) as client, pytest.raises(PeerUnreachable, match="certificate"):
-                client.models()

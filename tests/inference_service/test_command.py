@@ -1,15 +1,27 @@
 """The command line: set up, accounts, and a server in a process of its own."""
 
-import os
 import signal
+import socket
+import ssl
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from pydantic import SecretStr, ValidationError
 
+from contract.authority import (
+    create_authority,
+    create_request,
+    party_credentials,
+    sign_request,
+    write_certificate,
+)
 from contract.command_line import run
+from contract.errors import PeerUnreachable
+from contract.identity import Party, Role
 from contract.settings import Address
 from contract.ticket import PUBLIC_KEY_FILE, SIGNING_KEY_FILE, load_public_key
 from inference_service.client import InferenceServiceClient
@@ -85,25 +97,77 @@ def test_serve_without_init_says_what_to_do(config: Path, capsys: pytest.Capture
     assert SIGNING_KEY_FILE in capsys.readouterr().err
 
 
-def test_a_served_front_end_answers_and_stops_when_told(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    command("init", "--config", str(config))
-    capsys.readouterr()
-    command("account", "add", "--role", "clinician", "--organisation", "st-mary", "--config", str(config))
-    key = capsys.readouterr().out.strip()
+@contextmanager
+def served(config: Path) -> Iterator[tuple[str, list[str]]]:
+    """The URL of a front end in a process of its own, and, afterwards, what it wrote to stderr."""
+    written: list[str] = []
     call = [sys.executable, "-m", "inference_service", "serve", "--config", str(config)]
-    with subprocess.Popen(call, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ) as process:
+    with subprocess.Popen(call, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
-            url = process.stdout.readline().strip()
-            with InferenceServiceClient(url, SecretStr(key)) as client:
-                assert client.models() == ()
+            yield process.stdout.readline().strip(), written
         finally:
             process.send_signal(signal.SIGTERM)
             out, err = process.communicate(timeout=20)
+            written.append(err)
     assert out == ""
-    assert '"route": "/v2/models"' in err
-    assert "Traceback" not in err
-    assert key not in err
+
+
+@pytest.fixture
+def key(config: Path, capsys: pytest.CaptureFixture[str]) -> SecretStr:
+    """A clinician's key for a front end that has been set up."""
+    command("init", "--config", str(config))
+    capsys.readouterr()
+    command("account", "add", "--role", "clinician", "--organisation", "st-mary", "--config", str(config))
+    return SecretStr(capsys.readouterr().out.strip())
+
+
+def test_a_served_front_end_answers_and_stops_when_told(config: Path, key: SecretStr) -> None:
+    with served(config) as (url, written), InferenceServiceClient(url, key) as client:
+        assert client.models() == ()
+    assert '"route": "/v2/models"' in written[0]
+    assert "Traceback" not in written[0]
+    assert key.get_secret_value() not in written[0]
+
+
+def test_over_tls_the_federations_authority_vouches_for_it(config: Path, key: SecretStr, tmp_path: Path) -> None:
+    party = Party(role=Role.INFERENCE_SERVICE, organisation="federation")
+    authority = create_authority(tmp_path / "authority")
+    request = create_request(party, tmp_path / "front-end", hosts=["127.0.0.1"])
+    files = party_credentials(party, tmp_path / "front-end")
+    write_certificate(files.certificate, sign_request(tmp_path / "authority", request, hosts=["127.0.0.1"]))
+    config.write_text(config.read_text() + f'key = "{files.key}"\ncertificate = "{files.certificate}"\n')
+    with served(config) as (url, _):
+        assert url.startswith("https://")
+        with InferenceServiceClient(url, key, authority=authority) as client:
+            assert client.models() == ()
+        with InferenceServiceClient(url, key) as client, pytest.raises(PeerUnreachable, match="certificate"):
+            client.models()
+        old = ssl.create_default_context(cafile=str(authority))
+        old.maximum_version = ssl.TLSVersion.TLSv1_2
+        host, port = url.removeprefix("https://").split(":")
+        with (
+            socket.create_connection((host, int(port)), timeout=10) as plain,
+            pytest.raises(ssl.SSLError),
+        ):
+            old.wrap_socket(plain, server_hostname=host)
+
+
+def test_a_key_that_is_not_the_certificates(
+    config: Path, key: SecretStr, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("key", "certificate"):
+        (tmp_path / f"{name}.pem").write_text("garbage")
+    config.write_text(config.read_text() + 'key = "key.pem"\ncertificate = "certificate.pem"\n')
+    assert command("serve", "--config", str(config)) == 5
+    assert "enrol" in capsys.readouterr().err
+
+
+def test_a_port_that_is_taken(config: Path, key: SecretStr, capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        config.write_text(f'data_folder = "data"\nlisten = "127.0.0.1:{taken.getsockname()[1]}"\n')
+        assert command("serve", "--config", str(config)) == 5
+    assert "cannot listen" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
