@@ -3,7 +3,7 @@
     card.json       public: the model card
     plan.json       public: network and lowerings, canonical bytes
     weights.npz     private
-    model.onnx      private, with its external data if it has any: kept to compare with onnxruntime
+    onnx/           private: the given ONNX file with its external data, kept to compare with onnxruntime
     manifest.json   SHA-256 of each of these, checked whenever a model is loaded
 
 A version is written once, into a temporary folder that is then renamed; it is never changed afterwards.
@@ -24,15 +24,18 @@ from model_owner.onnx_import.compiling import CompiledModel, compile_model
 from secure_computation.plan import MAX_PLAN_BYTES, Plan, make_plan, parse_plan
 from secure_computation.private_weights import PrivateWeights
 
-CARD, PLAN, WEIGHTS, MODEL, MANIFEST = "card.json", "plan.json", "weights.npz", "model.onnx", "manifest.json"
+CARD, PLAN, WEIGHTS, ONNX, MANIFEST = "card.json", "plan.json", "weights.npz", "onnx", "manifest.json"
 _MAX_MANIFEST_BYTES = 1 << 20
 _CHUNK = 1 << 20
 
 
 class Manifest(Strict):
-    """SHA-256 of every file of a version, by path relative to its folder."""
+    """What a version's folder holds."""
 
+    model: str
+    """The ONNX file, relative to the folder."""
     sha256: dict[str, str]
+    """Of every file but this one, by path relative to the folder."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,14 +43,10 @@ class RegisteredModel:
     """An imported version, its hashes checked. Held by the model owner."""
 
     folder: Path
+    onnx_path: Path
     card: ModelCard
     plan: Plan
     weights: PrivateWeights = field(repr=False)
-
-    @property
-    def onnx_path(self) -> Path:
-        """The imported model.onnx."""
-        return self.folder / MODEL
 
 
 class Registry:
@@ -82,7 +81,7 @@ class Registry:
             raise ConfigurationError(
                 f"{folder} cannot be written ({error.strerror}): choose a data folder that this account may write"
             ) from error
-        return RegisteredModel(folder=folder, card=card, plan=plan, weights=compiled.weights)
+        return _load_version(folder)
 
     def versions(self) -> dict[str, tuple[str, ...]]:
         """Versions of each imported model, oldest first, by name."""
@@ -124,14 +123,11 @@ def _write_version(folder: Path, compiled: CompiledModel, card: ModelCard, plan:
     _write_private(folder / CARD, card.model_dump_json(indent=2).encode())
     _write_private(folder / PLAN, plan.canonical_bytes())
     compiled.weights.save(folder / WEIGHTS)
-    first, *external = compiled.files
-    _copy_private(model_path.parent / first, folder / MODEL)
-    for file in external:
-        _copy_private(model_path.parent / file, folder / file)
-    stored = [CARD, PLAN, WEIGHTS, MODEL, *(str(file) for file in external)]
-    manifest = Manifest(sha256={file: _hash_file(folder / file) for file in stored})
-    if hashlib.sha256((folder / PLAN).read_bytes()).hexdigest() != plan.plan_hash():
-        raise ConfigurationError(f"{PLAN} was not written whole: check the disk of the data folder and import again")
+    for file in compiled.files:
+        _copy_private(model_path.parent / file, folder, folder / ONNX / file)
+    onnx_files = [f"{ONNX}/{file}" for file in compiled.files]
+    hashes = {file: _hash_file(folder / file) for file in (CARD, PLAN, WEIGHTS, *onnx_files)}
+    manifest = Manifest(model=onnx_files[0], sha256=hashes)
     _write_private(folder / MANIFEST, manifest.model_dump_json(indent=2).encode())
 
 
@@ -141,8 +137,9 @@ def _write_private(path: Path, data: bytes) -> None:
         file.write(data)
 
 
-def _copy_private(source: Path, target: Path) -> None:
-    target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+def _copy_private(source: Path, folder: Path, target: Path) -> None:
+    for parent in reversed(target.relative_to(folder).parents):
+        (folder / parent).mkdir(mode=0o700, exist_ok=True)
     descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with source.open("rb") as reader, os.fdopen(descriptor, "wb") as writer:
         shutil.copyfileobj(reader, writer, _CHUNK)
@@ -154,27 +151,28 @@ def _hash_file(path: Path) -> str:
 
 
 def _load_version(folder: Path) -> RegisteredModel:
-    _check_manifest(folder)
+    manifest = _checked_manifest(folder)
     card = read_card(folder / CARD)
     plan_path = folder / PLAN
     if plan_path.stat().st_size > MAX_PLAN_BYTES:
         raise ModelFileError(f"{plan_path} is larger than {MAX_PLAN_BYTES} bytes: import the model again")
     plan = parse_plan(plan_path.read_bytes())
     weights = PrivateWeights.load(plan.network, folder / WEIGHTS)
-    return RegisteredModel(folder=folder, card=card, plan=plan, weights=weights)
+    return RegisteredModel(folder=folder, onnx_path=folder / manifest.model, card=card, plan=plan, weights=weights)
 
 
-def _check_manifest(folder: Path) -> None:
+def _checked_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST
     damaged = f"{folder} changed since the import: delete the folder and import the model again"
     try:
         if path.stat().st_size > _MAX_MANIFEST_BYTES:
             raise ModelFileError(damaged)
         manifest = Manifest.model_validate_json(path.read_bytes())
-        if not {CARD, PLAN, WEIGHTS, MODEL} <= set(manifest.sha256):
+        if not {CARD, PLAN, WEIGHTS, manifest.model} <= set(manifest.sha256):
             raise ModelFileError(damaged)
         for file, expected in manifest.sha256.items():
             if ".." in PurePosixPath(file).parts or _hash_file(folder / file) != expected:
                 raise ModelFileError(damaged)
     except (OSError, ValidationError) as error:
         raise ModelFileError(damaged) from error
+    return manifest

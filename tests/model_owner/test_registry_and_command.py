@@ -1,0 +1,246 @@
+"""A model's way into the data folder, back out of it, and through the command line."""
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from contract.errors import ModelFileError
+from model_owner import command
+from model_owner.checking import check_model, random_images
+from model_owner.registry import Registry
+from tests.model_owner.graphs import build, card_for, floats, node
+
+
+def tiny_model() -> onnx.ModelProto:
+    tensors = {"w": floats(4, 1, 3, 3), "b": floats(4, seed=1), "head": floats(4, 3, seed=2)}
+    nodes = [
+        node("Conv", ["image", "w", "b"], "c", strides=[2, 2]),
+        node("Relu", ["c"], "r"),
+        node("GlobalAveragePool", ["r"], "p"),
+        node("Flatten", ["p"], "f"),
+        node("Gemm", ["f", "head"], "logits"),
+    ]
+    return build(nodes, tensors, size=(1, 12, 10))
+
+
+def write_model(folder: Path, **card_changes: Any) -> tuple[Path, Path]:
+    folder.mkdir(exist_ok=True)
+    model, card = folder / "given.onnx", folder / "card.json"
+    model.write_bytes(tiny_model().SerializeToString())
+    card.write_text(card_for(model, height=12, width=10, class_count=3, **card_changes).model_dump_json())
+    return model, card
+
+
+@pytest.fixture(scope="module")
+def imported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder with one imported model; tests that change it take a copy."""
+    folder = tmp_path_factory.mktemp("imported")
+    Registry(folder / "data").add(*write_model(folder / "given"))
+    return folder / "data"
+
+
+def run(*arguments: str | Path) -> int:
+    """Exit status of the command line, in this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["model-owner", *(str(argument) for argument in arguments)])
+        with pytest.raises(SystemExit) as left:
+            command.main()
+    return int(left.value.code or 0)
+
+
+def test_an_imported_model_is_private_and_loads_again(imported: Path) -> None:
+    stored = imported / "models" / "tiny" / "1.0.0"
+    files = sorted(str(path.relative_to(stored)) for path in stored.rglob("*") if path.is_file())
+    assert files == ["card.json", "manifest.json", "onnx/given.onnx", "plan.json", "weights.npz"]
+    everything = [imported / "models", *(imported / "models").rglob("*")]
+    assert {path.stat().st_mode & 0o777 for path in everything if path.is_file()} == {0o600}
+    assert {path.stat().st_mode & 0o777 for path in everything if path.is_dir()} == {0o700}
+    model = Registry(imported).load()
+    assert model.card.name == "tiny"
+    assert model.plan.network.classes == 3
+    assert "withheld" in repr(model.weights)
+    assert "weights" not in repr(model).replace("weight_shape", "")
+
+
+def test_the_public_plan_holds_no_weight(imported: Path) -> None:
+    """Nothing in plan.json depends on the weights: another model of the same shape has the same plan."""
+    other = tiny_model()
+    for tensor in other.graph.initializer:
+        tensor.raw_data = bytes(len(tensor.raw_data))
+    folder = imported.parent / "other"
+    folder.mkdir()
+    (folder / "given.onnx").write_bytes(other.SerializeToString())
+    card = card_for(folder / "given.onnx", height=12, width=10, class_count=3, version="2.0.0")
+    (folder / "card.json").write_text(card.model_dump_json())
+    added = Registry(folder / "data").add(folder / "given.onnx", folder / "card.json")
+    assert added.plan.canonical_bytes() == (imported / "models" / "tiny" / "1.0.0" / "plan.json").read_bytes()
+
+
+def test_a_version_is_imported_once_and_the_newest_is_loaded(imported: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(imported, data)
+    registry = Registry(data)
+    with pytest.raises(ModelFileError, match="imported already: give a changed model a new version"):
+        registry.add(*write_model(tmp_path / "again"))
+    registry.add(*write_model(tmp_path / "newer", version="1.10.0"))
+    registry.add(*write_model(tmp_path / "older", version="1.9.0"))
+    assert registry.versions() == {"tiny": ("1.0.0", "1.9.0", "1.10.0")}
+    assert registry.load("tiny").card.version == "1.10.0"
+    assert registry.load("tiny", "1.9.0").card.version == "1.9.0"
+
+
+@pytest.mark.parametrize(
+    ("name", "version"), [("absent", None), ("tiny", "3.0.0"), ("../models/tiny", None), ("tiny", "../tiny/1.0.0")]
+)
+def test_a_version_that_is_not_there(imported: Path, name: str, version: str | None) -> None:
+    with pytest.raises(ModelFileError, match=r"name one of: tiny 1\.0\.0"):
+        Registry(imported).load(name, version)
+
+
+def test_nothing_is_imported_yet(tmp_path: Path) -> None:
+    with pytest.raises(ModelFileError, match="none yet"):
+        Registry(tmp_path).load()
+
+
+def flip_last_byte(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+def forget_weights(path: Path) -> None:
+    content = json.loads(path.read_text())
+    del content["sha256"]["weights.npz"]
+    path.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    ("file", "damage"),
+    [
+        *(
+            (name, flip_last_byte)
+            for name in ("card.json", "plan.json", "weights.npz", "onnx/given.onnx", "manifest.json")
+        ),
+        *((name, Path.unlink) for name in ("card.json", "plan.json", "weights.npz", "onnx/given.onnx")),
+        ("manifest.json", forget_weights),
+    ],
+)
+def test_a_stored_file_that_changed(imported: Path, tmp_path: Path, file: str, damage: Callable[[Path], None]) -> None:
+    shutil.copytree(imported, tmp_path / "data")
+    damage(tmp_path / "data" / "models" / "tiny" / "1.0.0" / file)
+    with pytest.raises(ModelFileError, match="changed since the import: delete the folder and import the model again"):
+        Registry(tmp_path / "data").load()
+
+
+def test_a_refused_import_leaves_nothing(tmp_path: Path) -> None:
+    model, card = write_model(tmp_path / "given", model_sha256="0" * 64)
+    with pytest.raises(ModelFileError):
+        Registry(tmp_path / "data").add(model, card)
+    assert not (tmp_path / "data").exists()
+
+
+def test_external_data_is_stored_too(tmp_path: Path) -> None:
+    """The stored copy keeps its external file, so that onnxruntime still runs it."""
+    folder = tmp_path / "given"
+    (folder / "weights").mkdir(parents=True)
+    path = folder / "given.onnx"
+    onnx.save_model(tiny_model(), path, save_as_external_data=True, location="weights/data.bin", size_threshold=0)
+    from model_owner.onnx_import.reading import read_onnx
+
+    card = card_for(path, height=12, width=10, class_count=3, model_sha256=read_onnx(path).sha256)
+    (folder / "card.json").write_text(card.model_dump_json())
+    added = Registry(tmp_path / "data").add(path, folder / "card.json")
+    assert (added.folder / "onnx" / "weights" / "data.bin").stat().st_mode & 0o777 == 0o600
+    assert check_model(Registry(tmp_path / "data").load()).max_abs_error < 1e-4
+
+
+def test_check_reports_ranges_cost_and_gap(imported: Path) -> None:
+    report = check_model(Registry(imported).load())
+    assert [layer.kind for layer in report.layers] == [
+        "convolution2d", "relu", "global_average_pool", "reshape", "fully_connected",
+    ]  # fmt: skip
+    assert report.layers[0].weights == 4 * 9 + 4
+    assert report.layers[0].multiplications == 4 * 5 * 4 * 9
+    assert report.layers[1].smallest == 0.0 < report.layers[1].largest == report.layers[0].largest
+    assert 0 < report.max_abs_error < 1e-4
+    assert report.labels_agree == report.samples == 4
+    (cost,) = report.costs
+    assert cost.engine == "crypten"
+    assert cost.one_way_trips > 2
+    assert cost.online_bytes_each_way > 8 * (4 * 5 * 4)  # at least one 64-bit opening for each ReLU
+
+
+def test_random_images_are_pictures_and_always_the_same(imported: Path) -> None:
+    card = Registry(imported).load().card
+    images = random_images(card.input)
+    np.testing.assert_array_equal(images, random_images(card.input))
+    pixels = images * card.input.standard_deviation[0] + card.input.mean[0]
+    assert pixels.min() >= -1e-6
+    assert pixels.max() <= 1 + 1e-6
+
+
+def test_command_line_from_import_to_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from PIL import Image
+
+    model, card = write_model(tmp_path / "given")
+    data = tmp_path / "data"
+    assert run("import", model, "--card", card, "--data-folder", data) == 0
+    assert capsys.readouterr().err.startswith("Imported tiny 1.0.0 into ")
+
+    sample = tmp_path / "sample.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (30, 20), dtype=np.uint8)).save(sample)
+    assert run("check", "--samples", sample, "--data-folder", data, "--json") == 0
+    report = json.loads(capsys.readouterr().out)
+    assert (report["name"], report["samples"], report["samples_are_random"]) == ("tiny", 1, False)
+    assert report["labels_agree"] == 1
+
+    assert run("check", "tiny", "--data-folder", data) == 0
+    shown = capsys.readouterr().out
+    assert "fully_connected1" in shown
+    assert "crypten" in shown
+    assert "4 of 4 labels agree" in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status"),
+    [
+        (("import", "absent.onnx", "--card", "absent.json"), 2),
+        (("import", "given.onnx", "--card", "absent.json"), 2),
+        (("import", "absent.onnx", "--card", "card.json"), 2),
+        (("import", "given.onnx", "--card", "card.json", "--data-folder", "card.json"), 5),
+        (("check", "absent"), 2),
+        (("check", "--samples", "card.json"), 2),
+    ],
+)
+def test_errors_are_one_line_on_stderr(
+    imported: Path, tmp_path: Path, arguments: tuple[str, ...], status: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_model(tmp_path, version="7.0.0")
+    named: list[str | Path] = [tmp_path / argument if "." in argument else argument for argument in arguments]
+    extra: list[str | Path] = [] if "--data-folder" in arguments else ["--data-folder", imported]
+    assert run(*named, *extra) == status
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("model-owner: ")
+    assert err.count("\n") == 1
+
+
+def test_help_starts_fast() -> None:
+    """Heavy libraries wait until a command needs them."""
+    code = (
+        "import sys, model_owner.command; "
+        "print([name for name in ('torch', 'onnx', 'onnxruntime', 'numpy') if name in sys.modules])"
+    )
+    start = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.strip() == "[]"
+    assert time.monotonic() - start < 10
