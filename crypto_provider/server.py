@@ -41,11 +41,15 @@ class PlanCache:
     def get(self, plan_hash: str) -> Plan:
         """Return the plan with this hash."""
         with self._lock:
-            plan = self._plans.pop(plan_hash, None) or parse_plan(self._fetch(plan_hash))
+            plan = self._plans.get(plan_hash)
+        if plan is None:
+            plan = parse_plan(self._fetch(plan_hash))  # not under the lock: it may take as long as a deadline
+        with self._lock:
             self._plans[plan_hash] = plan
+            self._plans.move_to_end(plan_hash)
             while len(self._plans) > self._size:
                 self._plans.popitem(last=False)
-            return plan
+        return plan
 
 
 class DealingHandler:

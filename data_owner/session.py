@@ -25,6 +25,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from ssl import SSLContext
 from typing import NewType
+from uuid import UUID
 
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -93,6 +94,7 @@ class _Outcome:
     seconds: Seconds
     bytes: Bytes
     one_way_trips: int
+    warnings: tuple[Warned, ...]
 
 
 class Diagnoser:
@@ -129,16 +131,15 @@ class Diagnoser:
         _confirm(image, force=force)
         progress.stage("opening a session")
         plan = parse_plan(self._front_end.plan(entry.plan_hash))
-        if plan.network.input_shape != image.tensor.shape:
+        if plan.network.input_shape != image.tensor.shape or plan.network.classes != len(entry.card.classes):
             raise PeerViolation(
-                f"the plan of {entry.card.name} asks for {plan.network.input_shape}, its card for "
-                f"{image.tensor.shape}; tell the model owner"
+                f"the plan of {entry.card.name} has another input or other classes than its card; tell its owner"
             )
         session = self._open(entry, engine)
         try:
             outcome = self._run(session, plan, image, progress)
         except EncryptedInferenceError as error:
-            self._report_failure(session, error)
+            self._report_failure(session.view.id, error)
             raise
         except KeyboardInterrupt:
             self._cancel(session)
@@ -147,6 +148,13 @@ class Diagnoser:
 
     def _open(self, entry: ModelEntry, engine: Engine) -> _OpenSession:
         view = self._front_end.open_session(model=entry.card.name, engine=engine, version=entry.version)
+        try:
+            return self._checked(view, entry, engine)
+        except EncryptedInferenceError as error:
+            self._report_failure(view.id, error)
+            raise
+
+    def _checked(self, view: SessionView, entry: ModelEntry, engine: Engine) -> _OpenSession:
         claims = verify_ticket(
             view.ticket or "", public_keys=self._public_keys, now=datetime.now(tz=UTC), party=self._own
         )
@@ -197,9 +205,9 @@ class Diagnoser:
             finished = time.perf_counter()
         seconds = Seconds(offline=prepared - started, online=finished - prepared)
         sent = _bytes(model_owner, dealer, ready)
-        self._report_completed(session, seconds, sent)
+        unrecorded = self._report_completed(session, seconds, sent)
         trips = model_owner.traffic(Phase.ONLINE).one_way_trips + model_owner.traffic(Phase.OUTPUT).one_way_trips
-        return _Outcome(logits=logits, seconds=seconds, bytes=sent, one_way_trips=trips)
+        return _Outcome(logits=logits, seconds=seconds, bytes=sent, one_way_trips=trips, warnings=unrecorded)
 
     def _connect(self, stack: ExitStack, url: str, party: Party, ticket: Ticket) -> Channel:
         channel = connect_channel(url, context=self._context, expect=party, deadlines=self._deadlines)
@@ -208,7 +216,8 @@ class Diagnoser:
         channel.set_phase(Phase.OFFLINE)
         return channel
 
-    def _report_completed(self, session: _OpenSession, seconds: Seconds, sent: Bytes) -> None:
+    def _report_completed(self, session: _OpenSession, seconds: Seconds, sent: Bytes) -> tuple[Warned, ...]:
+        """Tell the front end. Where it cannot be told, the result is still the clinician's, with a warning."""
         report = SessionReport(
             seconds=PhaseSeconds(offline=seconds.offline, online=seconds.online),
             bytes_sent=SentBytes(
@@ -217,12 +226,17 @@ class Diagnoser:
                 crypto_provider=sent.crypto_provider_sent,
             ),
         )
-        self._front_end.report(session.view.id, SessionEventName.COMPLETE, report)
+        try:
+            self._front_end.report(session.view.id, SessionEventName.COMPLETE, report)
+        except EncryptedInferenceError as error:
+            text = f"the front end did not record this result ({one_line(error)}): keep your own note of it"
+            return (Warned(code="not-recorded", text=text),)
+        return ()
 
-    def _report_failure(self, session: _OpenSession, error: EncryptedInferenceError) -> None:
+    def _report_failure(self, session: UUID, error: EncryptedInferenceError) -> None:
         report = SessionReport(failure=Failure(code=error.code, message=one_line(error)[:500]))
         try:
-            self._front_end.report(session.view.id, SessionEventName.FAIL, report)
+            self._front_end.report(session, SessionEventName.FAIL, report)
         except EncryptedInferenceError:
             # The model owner may have reported first, or the front end may be the one that is down. The error that
             # ended the session is what the user must see, and an unreported session expires.
@@ -286,7 +300,7 @@ def _diagnosis(path: Path, entry: ModelEntry, engine: Engine, image: ModelInput,
         engine=engine,
         diagnosis=Finding.from_logits(entry.card, logits),
         logits=logits,
-        warnings=tuple(Warned.from_image(warning) for warning in image.warnings),
+        warnings=(*(Warned.from_image(warning) for warning in image.warnings), *outcome.warnings),
         seconds=outcome.seconds,
         bytes=outcome.bytes,
         one_way_trips=outcome.one_way_trips,

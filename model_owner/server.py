@@ -23,8 +23,9 @@ from starlette.applications import Starlette
 
 from contract.api import Failure, PartyAddress, SessionEventName, SessionReport
 from contract.command_line import one_line
-from contract.errors import EncryptedInferenceError, Refused, TicketInvalid
+from contract.errors import EncryptedInferenceError, ModelFileError, Refused, TicketInvalid
 from contract.identity import Party, Role, party_of_certificate
+from contract.model_card import OutputPolicy
 from contract.ticket import Engine, TicketClaims, load_public_key
 from inference_service.client import InferenceServiceClient
 from model_owner.registry import RegisteredModel, Registry
@@ -84,6 +85,9 @@ class InferenceHandler:
     def __call__(self, channel: Channel) -> None:
         """Run one session. Raises for the caller (`serve_channel`) to tell the peer."""
         ticket, claims = admit(channel, own=self._own, public_keys=self._public_keys)
+        # Durable before anything is received for it. A replayed ticket stops here, and does not end the session that
+        # it was made for: that one may still be running.
+        self._ledger.consume(item_of(claims))
         try:
             self._run(channel, ticket, claims)
         except EncryptedInferenceError as error:
@@ -94,8 +98,6 @@ class InferenceHandler:
     def _run(self, channel: Channel, ticket: str, claims: TicketClaims) -> None:
         model = self._hosted(claims)
         item = item_of(claims)
-        # Durable before anything is received for it; a replayed ticket stops here.
-        self._ledger.consume(item)
         lowering = model.plan.engines.crypten
         channel.set_phase(Phase.OFFLINE)
         material = self._receive_material(channel, ticket, lowering, item)
@@ -118,6 +120,11 @@ class InferenceHandler:
         if claims.plan_hash != model.plan.plan_hash():
             raise TicketInvalid(
                 f"the ticket is for another plan of {claims.model} {claims.version} than the one served here; "
+                "the model owner must register this version again"
+            )
+        if claims.output_policy is not model.card.output_policy:
+            raise TicketInvalid(
+                f"the ticket allows another output of {claims.model} {claims.version} than its card; "
                 "the model owner must register this version again"
             )
         if claims.engine is not Engine.CRYPTEN:
@@ -163,7 +170,13 @@ def load_models(registry: Registry) -> dict[tuple[str, str], RegisteredModel]:
 
 
 def register_models(settings: ModelOwnerSettings, models: HostedModels, front_end: InferenceServiceClient) -> None:
-    """Put every imported version in service at the front end."""
+    """Put every imported version in service at the front end. Raises ModelFileError for one that no engine serves."""
+    for model in models.values():
+        if model.card.output_policy is not OutputPolicy.LOGITS:
+            raise ModelFileError(
+                f"{model.card.name} {model.card.version}: output policy '{model.card.output_policy.value}' is not "
+                "served yet, only 'logits'; change the card and import it as a new version"
+            )
     url = settings.public_url or f"ws://{settings.listen}{INFERENCE_PATH}"
     dealer = PartyAddress(organisation=settings.crypto_provider.organisation, address=settings.crypto_provider.url)
     for model in models.values():

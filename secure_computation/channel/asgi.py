@@ -10,7 +10,7 @@ import anyio.to_thread
 from starlette.websockets import WebSocket, WebSocketDisconnect
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
-from contract.errors import EncryptedInferenceError, PeerReported, TransportError
+from contract.errors import EncryptedInferenceError
 from secure_computation.channel.bridge import BridgedStream
 from secure_computation.channel.channel import Channel, Deadlines
 from secure_computation.channel.identity import Expected, require_identity
@@ -31,8 +31,8 @@ async def serve_channel(
 ) -> None:
     """Accept a WebSocket, authenticate both ends, run `handler` in a thread of its own, close.
 
-    An EncryptedInferenceError of the handshake or the handler goes to the log and, where it is not the link that
-    failed, to the peer; it never reaches the server. Run the server with `uvicorn_options`.
+    An EncryptedInferenceError of the handshake or the handler goes to the log and, after the handshake, to the peer;
+    it never reaches the server. Run the server with `uvicorn_options`.
     """
     await websocket.accept()
     stream = _asgi_stream(websocket)
@@ -106,8 +106,8 @@ def _serve(
         handler(channel)
     except EncryptedInferenceError as error:
         _LOG.warning("session with %s failed: %s", party, error)
-        if not isinstance(error, TransportError | PeerReported):
-            channel.send_error(error.code, str(error), step="end of session")
+        # Also where a link failed: it may be another one than this, and then the peer cannot know.
+        channel.send_error(error.code, str(error), step="end of session")
 
 
 def _asgi_stream(websocket: WebSocket) -> BridgedStream:
