@@ -1,0 +1,69 @@
+"""What one benchmark run is asked to do, checked before anything starts."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+from contract.errors import CallerError
+
+ROOT = Path(__file__).resolve().parent.parent
+MODELS = {"resnet18": ROOT / "models" / "pediatric-pneumonia-resnet18"}
+"""Short names of the shipped models. Any other model is named by its folder."""
+
+THREADS = 1
+"""Of one tensor operation, in every party and in the plaintext process."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Configuration:
+    """One latency benchmark: a model, on one image, by several engines."""
+
+    model: str
+    """How the results name the model: a name in MODELS, or the name on the card of a model given by its folder."""
+    model_folder: Path
+    """Holds model.onnx and card.json."""
+    engines: tuple[str, ...]
+    runs: int
+    """Measured runs of each engine, after one that is not counted."""
+    seed: int
+    """Of the phantom radiograph that is submitted."""
+    timeout_seconds: float
+    """For one run of one engine; what hangs longer ends the benchmark."""
+    save_folder: Path | None = None
+
+
+def parse_engines(text: str, known: Collection[str]) -> tuple[str, ...]:
+    """Read `crypten,plaintext`. Raises CallerError for an engine that is not among the known, or is named twice."""
+    engines = tuple(name.strip() for name in text.split(",") if name.strip())
+    unknown = [name for name in engines if name not in known]
+    if unknown or not engines:
+        what = f"unknown engine '{unknown[0][:60]}'" if unknown else "no engine named"
+        raise CallerError(f"{what}: give --engines some of {', '.join(known)}")
+    if len(set(engines)) != len(engines):
+        raise CallerError("--engines names an engine twice: name each once, --runs repeats all of them")
+    return engines
+
+
+def find_model(text: str) -> Path:
+    """Folder of a model: a name in MODELS, else a path. Raises CallerError where there is none."""
+    folder = MODELS.get(text) or Path(text).resolve()
+    missing = [name for name in ("card.json", "model.onnx") if not (folder / name).is_file()]
+    if not missing:
+        return folder
+    if text in MODELS:
+        raise CallerError(f"model '{text}' is not complete: {missing[0]} is missing from models/{folder.name}")
+    raise CallerError(
+        f"unknown model '{text[:200]}': give --model one of {', '.join(MODELS)}, or a folder with model.onnx and "
+        "card.json"
+    )
+
+
+def check_save_folder(folder: Path) -> None:
+    """Raise CallerError, before minutes of measuring, where results cannot be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise CallerError(f"{folder}: cannot be written ({error.strerror}); give --save another folder") from error

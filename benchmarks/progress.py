@@ -1,0 +1,45 @@
+"""How far a benchmark is, on stderr, for people. Nothing where stderr is not a terminal."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
+from rich.text import Text
+
+from benchmarks.measuring import OnStep, Step
+
+
+class _TimeLeft(ProgressColumn):
+    """Counts down to the end that the last step foresaw: engines differ too much for an average over steps."""
+
+    def render(self, task: Task) -> Text:
+        end = task.fields["end"]
+        if end is None:
+            return Text("time left: known after the warm-up")
+        minutes, seconds = divmod(round(max(0.0, end - time.monotonic())), 60)
+        return Text(f"time left {minutes}:{seconds:02d}")
+
+
+@contextmanager
+def shown_steps(console: Console) -> Iterator[OnStep]:
+    """Show steps with the time left while the block runs."""
+    progress = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed:.0f}/{task.total:.0f} runs"),
+        TimeElapsedColumn(),
+        _TimeLeft(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+    with progress:
+        task = progress.add_task("starting", total=1, end=None)
+
+        def show(step: Step) -> None:
+            end = None if step.seconds_left is None else time.monotonic() + step.seconds_left
+            progress.update(task, description=step.words, completed=step.done, total=step.total, end=end)
+
+        yield show
