@@ -54,16 +54,16 @@ class TwoPartyCommunicator:
         if not batched:
             if not isinstance(shares, torch.Tensor):
                 raise ConfigurationError("CrypTen asked to open several tensors without batching them")
-            return combine(self._exchange(shares), shares)
+            return combine(self.exchange(shares), shares)
         parts = list(shares)
         joined = torch.cat([part.reshape(-1) for part in parts])
-        opened = combine(self._exchange(joined), joined)
+        opened = combine(self.exchange(joined), joined)
         pieces = torch.split(opened, [part.numel() for part in parts])
         return [piece.view(part.shape) for piece, part in zip(pieces, parts, strict=True)]
 
     def gather(self, share: torch.Tensor, dst: int) -> list[torch.Tensor | None]:
         """Give rank `dst` both parties' tensors (the masked value of CrypTen's wrap count)."""
-        other = self._exchange(share)
+        other = self.exchange(share)
         if self._rank != dst:
             return [None]
         return [share, other] if self._rank == DATA_OWNER_RANK else [other, share]
@@ -72,7 +72,8 @@ class TwoPartyCommunicator:
         """Refuse the rest of CrypTen's interface: objects (pickle), broadcasts and groups have no place here."""
         raise ConfigurationError(f"CrypTen asked its communicator for '{name}', which two-party sessions do not offer")
 
-    def _exchange(self, own: torch.Tensor) -> torch.Tensor:
+    def exchange(self, own: torch.Tensor) -> torch.Tensor:
+        """Send this party's share and return the peer's, a new tensor of the same shape. Both must be masked."""
         if self._channel is None:
             raise ConfigurationError("this communicator has no channel to open values on")
         received = self._channel.exchange_tensor(own.reshape(-1).numpy(), step=self.step)

@@ -7,6 +7,7 @@ What is replaced, and why:
 - `generators`, `generate_random_ring_element`, `generate_kbit_random_tensor`: Mersenne Twisters that keep 32 bits of
   their seed -> AES-CTR streams of the session.
 - `mpc.get_default_provider`: the insecure first-party provider -> the session's dealt tuples.
+- `beaver.mul`, `matmul`, `conv2d`: the same protocol with fewer passes over memory (`products`).
 - autograd: switched off for good; it is a process-wide flag and inference does not need it.
 """
 
@@ -20,6 +21,7 @@ from typing import Any
 import torch
 
 from contract.errors import ConfigurationError
+from secure_computation.crypten_bridge.products import beaver_protocol
 from secure_computation.crypten_bridge.session import RingStream, current_session
 
 SUPPORTED_VERSION = "0.4.1"
@@ -101,6 +103,8 @@ def _install(crypten: Any) -> None:
     crypten.generators = _SessionGenerators()
     crypten.mpc.get_default_provider = lambda: current_session().provider
     crypten.CrypTensor.AUTOGRAD_ENABLED = False
+    for operation in ("mul", "matmul", "conv2d"):
+        setattr(crypten.mpc.primitives.beaver, operation, beaver_protocol(operation))
     replacements: dict[str, Any] = {
         "generate_random_ring_element": _random_ring_element,
         "generate_kbit_random_tensor": _random_bits,

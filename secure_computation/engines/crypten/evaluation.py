@@ -11,6 +11,7 @@ from typing import Any, Final, assert_never
 import torch
 from torch.nn import functional
 
+from secure_computation.crypten_bridge import comparison
 from secure_computation.crypten_bridge.installation import load_crypten
 from secure_computation.network import (
     INPUT,
@@ -69,7 +70,7 @@ def _apply(  # noqa: C901, PLR0911 - one line for each operation of a closed set
             product = x.matmul(weights[f"{operation.name}.weight"].t())
             return product + weights[f"{operation.name}.bias"] if operation.bias else product
         case Relu():
-            return x.relu()
+            return _relu(x)
         case Clip():
             return _clip(x, operation.high)
         case MaxPool():
@@ -124,9 +125,13 @@ def _with_share(x: EncryptedTensor, share: torch.Tensor) -> EncryptedTensor:
     return result
 
 
+def _relu(x: EncryptedTensor) -> EncryptedTensor:
+    return _with_share(x, comparison.relu(x.share))
+
+
 def _clip(x: EncryptedTensor, high: float) -> EncryptedTensor:
     """min(max(x, 0), high) = relu(x) - relu(x - high), both comparisons in one round."""
-    both = load_crypten().stack([x, x - high]).relu()
+    both = _relu(load_crypten().stack([x, x - high]))
     return both[0] - both[1]
 
 
@@ -172,6 +177,6 @@ def _largest(candidates: list[EncryptedTensor]) -> EncryptedTensor:
     while len(candidates) > 1:
         half = len(candidates) // 2
         left, right = crypten.stack(candidates[:half]), crypten.stack(candidates[half : 2 * half])
-        winners = right + (left - right).relu()
+        winners = right + _relu(left - right)
         candidates = [winners[index] for index in range(half)] + candidates[2 * half :]
     return candidates[0]
