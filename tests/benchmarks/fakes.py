@@ -1,0 +1,67 @@
+"""Engines that compute nothing, and a case that needs no model file."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.case import Case
+from benchmarks.measuring import Measurement, Opener
+from contract.errors import ComputationFailed
+from contract.model_card import InputSpecification, Modality, ModelCard
+
+EXPECTED = (0.5, -1.0, 2.0)
+
+
+def fake_case(folder: Path) -> Case:
+    card = ModelCard(
+        name="tiny",
+        version="1.2.3",
+        title="Tiny",
+        intended_use="tests",
+        input=InputSpecification(modalities=(Modality.DX,), height=8, width=8, mean=(0.5,), standard_deviation=(0.25,)),
+        classes=("a", "b", "c"),
+        training="none",
+        model_sha256="0" * 64,
+    )
+    return Case(folder, card, folder, folder / "image.dcm", folder / "tensor.npy", np.asarray(EXPECTED))
+
+
+def measurement(seconds: float = 1.0, *, logits: tuple[float, ...] = EXPECTED, memory: int = 100) -> Measurement:
+    return Measurement(
+        online_seconds=seconds,
+        offline_seconds=seconds / 2,
+        online_bytes=1000,
+        offline_bytes=10,
+        one_way_trips=7,
+        peak_rss_bytes={"data_owner": memory},
+        logits=logits,
+        details={"rounds": 3},
+    )
+
+
+class FakeEngine:
+    def __init__(self, name: str, diary: list[str], measurements: list[Measurement]) -> None:
+        self._name = name
+        self._diary = diary
+        self._measurements = iter(measurements)
+
+    def measure(self) -> Measurement:
+        self._diary.append(f"{self._name} measures")
+        try:
+            return next(self._measurements)
+        except StopIteration:
+            raise ComputationFailed(f"{self._name} broke") from None
+
+
+def fake_opener(name: str, diary: list[str], measurements: list[Measurement]) -> Opener:
+    @contextmanager
+    def opened(_case: Case, _timeout_seconds: float) -> Iterator[FakeEngine]:
+        diary.append(f"{name} opens")
+        try:
+            yield FakeEngine(name, diary, measurements)
+        finally:
+            diary.append(f"{name} closes")
+
+    return opened

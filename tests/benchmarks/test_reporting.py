@@ -1,0 +1,115 @@
+"""From runs to figures: medians, worst cases, keys, table and saved file."""
+
+import json
+from datetime import UTC, datetime
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from benchmarks.configuration import Configuration
+from benchmarks.machine import Machine, _processor, read_machine, read_versions
+from benchmarks.measuring import Run
+from benchmarks.reporting import Result, print_table, save, summarise
+from tests.benchmarks.fakes import fake_case, measurement
+
+REQUIRED = {
+    *("model", "engine", "size", "batch", "online_seconds", "offline_seconds", "online_bytes", "offline_bytes"),
+    *("one_way_trips", "peak_rss_bytes", "max_abs_error"),
+}
+MACHINE = Machine(processor="Abacus", cores=2, flags=("aes",), memory_bytes=1, kernel="Linux 1", load_average=0.25)
+
+
+def runs_of(engine: str, seconds: list[float]) -> list[Run]:
+    return [
+        Run(
+            engine=engine,
+            round=turn,
+            measurement=measurement(value, memory=100 * (turn + 1)),
+            max_abs_error=value / 1000,
+        )
+        for turn, value in enumerate(seconds)
+    ]
+
+
+RUNS = [*runs_of("crypten", [99.0, 3.0, 1.0, 2.0]), *runs_of("plaintext", [98.0, 0.4, 0.1, 0.2])]
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> list[Result]:
+    configuration = Configuration(
+        model="tiny",
+        model_folder=tmp_path,
+        engines=("plaintext", "crypten"),
+        runs=3,
+        seed=5,
+        timeout_seconds=1,
+    )
+    return summarise(RUNS, fake_case(tmp_path), configuration, MACHINE, {"python": "3"})
+
+
+def test_medians_and_worst_cases_without_the_warm_up(results: list[Result]) -> None:
+    assert [result.engine for result in results] == ["plaintext", "crypten"]
+    crypten = results[1]
+    assert crypten.online_seconds == 2.0
+    assert crypten.offline_seconds == 1.0
+    assert (crypten.online_seconds_range.smallest, crypten.online_seconds_range.largest) == (1.0, 3.0)
+    assert crypten.peak_rss_bytes == {"data_owner": 400}
+    assert crypten.max_abs_error == 0.003
+    assert crypten.runs == 3
+
+
+def test_an_even_number_of_runs_keeps_counts_whole(tmp_path: Path) -> None:
+    configuration = Configuration(
+        model="tiny", model_folder=tmp_path, engines=("crypten",), runs=2, seed=1, timeout_seconds=1
+    )
+    (result,) = summarise(RUNS[:3], fake_case(tmp_path), configuration, MACHINE, {})
+    assert (result.online_seconds, result.online_bytes, result.one_way_trips) == (2.0, 1000, 7)
+
+
+def test_json_lines_have_the_agreed_keys(results: list[Result]) -> None:
+    for result in results:
+        line = result.model_dump_json()
+        assert "\n" not in line
+        content = json.loads(line)
+        assert set(content) >= REQUIRED
+        assert (content["model"], content["size"], content["batch"]) == ("tiny", 8, 1)
+        assert content["machine"]["processor"] == "Abacus"
+
+
+def test_the_table_names_every_engine_and_figure(results: list[Result]) -> None:
+    output = StringIO()
+    print_table(Console(file=output, width=160), results)
+    text = output.getvalue()
+    for words in ("crypten", "plaintext", "2.000", "1.000 - 3.000", "data_owner", "Abacus", "tiny 1.2.3, 8 x 8"):
+        assert words in text
+
+
+def test_a_saved_file_holds_every_run_and_is_never_replaced(tmp_path: Path, results: list[Result]) -> None:
+    now = datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC)
+    path = save(tmp_path, results, RUNS, fake_case(tmp_path), now=now)
+    assert path.name == "latency-tiny-20300102T030405Z.json"
+    content = json.loads(path.read_text())
+    assert len(content["runs"]) == len(RUNS)
+    assert content["runs"][0]["measurement"]["details"] == {"rounds": 3}
+    assert [Result.model_validate(result) for result in content["results"]] == results
+    assert str(tmp_path) not in path.read_text()
+    with pytest.raises(FileExistsError):
+        save(tmp_path, results, RUNS, fake_case(tmp_path), now=now)
+
+
+def test_this_machine_can_be_described() -> None:
+    machine = read_machine()
+    assert machine.cores >= 1
+    assert machine.memory_bytes > 1 << 28
+    assert machine.processor
+    assert {"python", "torch", "crypten", "onnxruntime"} <= set(read_versions())
+
+
+def test_processor_facts_are_read_from_either_kind_of_description() -> None:
+    assert _processor("model name\t: Fast One\nflags\t\t: fpu aes avx2\n\nmodel name\t: Other\n") == (
+        "Fast One",
+        ("avx2", "aes"),
+    )
+    assert _processor("processor\t: 0\nFeatures\t: fp asimd aes\n") == ("", ("aes", "asimd"))
