@@ -1,9 +1,14 @@
 """Fixtures of every room."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.end_to_end.federation import Federation
 
 
 @pytest.fixture(scope="session")
@@ -14,3 +19,20 @@ def medical_data() -> Path:
     if not folder.is_dir():
         pytest.skip("no folder of real images: set MEDICAL_DATA to run this test")
     return folder
+
+
+@pytest.fixture(scope="session")
+def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Federation"]:
+    """All parties but the data owner, serving a tiny model from this process."""
+    from tests.end_to_end.federation import running_federation
+
+    with running_federation(tmp_path_factory.mktemp("federation")) as running:
+        yield running
+
+
+@pytest.fixture
+def chest(tmp_path: Path) -> Path:
+    """A radiograph that the tiny model reads without a warning."""
+    from tests.end_to_end.models import radiograph
+
+    return radiograph(tmp_path / "chest.dcm")

@@ -1,0 +1,313 @@
+"""A federation inside the test's process: the real front end, dealer and model owner on loopback, real certificates.
+
+Every party may be replaced by one that misbehaves: `fake` listens in its place, `dial` speaks in its place.
+"""
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import torch
+import uvicorn
+from pydantic import SecretStr
+
+from contract.api import ModelEntry, SessionState, SessionView
+from contract.authority import create_authority, create_request, party_credentials, sign_request, write_certificate
+from contract.identity import Credentials, Party, Role
+from contract.model_card import OutputPolicy
+from contract.settings import Address, Peer, Waiting
+from contract.settings import FrontEnd as FrontEndSettings
+from contract.ticket import (
+    PUBLIC_KEY_FILE,
+    SIGNING_KEY_FILE,
+    Engine,
+    Purpose,
+    TicketClaims,
+    issue_ticket,
+    load_signing_key,
+    new_signing_key,
+)
+from crypto_provider.server import DEALING_PATH, dealer_app
+from crypto_provider.settings import CryptoProviderSettings
+from data_owner.diagnosis import Diagnosis
+from data_owner.session import Diagnoser, Progress
+from data_owner.settings import DataOwnerSettings
+from inference_service.accounts import AccountRole
+from inference_service.app import create_app
+from inference_service.client import InferenceServiceClient
+from inference_service.settings import ServiceSettings
+from model_owner.registry import RegisteredModel, Registry
+from model_owner.server import INFERENCE_PATH, inference_app, register_models
+from model_owner.settings import DealerPeer, ModelOwnerSettings
+from secure_computation.channel.asgi import uvicorn_options
+from secure_computation.channel.channel import Channel, Deadlines, Recorder
+from secure_computation.channel.serving import Service, party_app
+from secure_computation.channel.tls import tls_context
+from secure_computation.channel.websocket import connect_channel
+from secure_computation.crypten_bridge.installation import load_crypten
+from tests.end_to_end.models import NAME, write_tiny_model
+
+HOSPITAL = Party(role=Role.DATA_OWNER, organisation="st-mary")
+LABORATORY = Party(role=Role.MODEL_OWNER, organisation="north-lab")
+TRUST_CENTRE = Party(role=Role.CRYPTO_PROVIDER, organisation="trust-centre")
+PARTIES = (HOSPITAL, LABORATORY, TRUST_CENTRE)
+WAITING = Waiting(connect=10, step=20, material=20)
+SHORT = Waiting(connect=10, step=1.5, material=1.5)
+SILENT = Progress(stage=lambda _: None, layer=lambda _index, _total, _name: None)
+ENDED = {SessionState.COMPLETED, SessionState.FAILED, SessionState.CANCELLED, SessionState.EXPIRED}
+
+
+class RecordingClient(InferenceServiceClient):
+    """Remembers the sessions that it opened."""
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self.opened: list[SessionView] = []
+
+    def open_session(self, **named: Any) -> SessionView:
+        view = super().open_session(**named)
+        self.opened.append(view)
+        return view
+
+
+@contextmanager
+def listening(app: Any, listener: socket.socket, **options: Any) -> Iterator[None]:
+    """Run an app on uvicorn in a thread."""
+    configuration = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=1, **options)
+    server = uvicorn.Server(configuration)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+    thread.start()
+    limit = time.monotonic() + 30
+    while not server.started and time.monotonic() < limit:
+        time.sleep(0.01)
+    assert server.started
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        thread.join(timeout=20)
+        listener.close()
+        assert not thread.is_alive()
+
+
+def loopback() -> tuple[socket.socket, int]:
+    listener = socket.create_server(("127.0.0.1", 0))
+    return listener, int(listener.getsockname()[1])
+
+
+def closed_port() -> int:
+    """A port that nobody listens on."""
+    listener, port = loopback()
+    listener.close()
+    return port
+
+
+@dataclass
+class Federation:
+    """Everything that runs, and the keys to all of it."""
+
+    folder: Path
+    front_end_url: str
+    front_end_keys: dict[Role, SecretStr]
+    models: dict[tuple[str, str], RegisteredModel]
+    issued: dict[Party, Credentials] = field(default_factory=dict)
+    model_owner_url: str = ""
+    dealer_url: str = ""
+    entry: ModelEntry | None = None
+
+    # Who is who
+
+    def credentials(self, party: Party) -> Credentials:
+        if party not in self.issued:
+            folder = self.folder / "certificates" / f"{party.role.value}-{party.organisation}"
+            request = create_request(party, folder)
+            credentials = party_credentials(party, folder)
+            authority = self.folder / "authority"
+            write_certificate(credentials.certificate, sign_request(authority, request))
+            write_certificate(credentials.authority, (authority / "authority.pem").read_bytes())
+            self.issued[party] = credentials
+        return self.issued[party]
+
+    def client(self, role: Role = Role.DATA_OWNER, kind: type[RecordingClient] = RecordingClient) -> RecordingClient:
+        return kind(self.front_end_url, self.front_end_keys[role], timeout_seconds=20)
+
+    @property
+    def model(self) -> RegisteredModel:
+        return self.models[NAME, "1.0.0"]
+
+    # Tickets
+
+    def ticket(self, view: SessionView | None = None, *, key: Path | None = None, **changes: Any) -> str:
+        """A ticket as the front end signs them, for a session that it need not know, with any changes."""
+        now = datetime.now(UTC)
+        claims = TicketClaims(
+            jti=uuid4(),
+            session=view.id if view is not None else uuid4(),
+            purpose=Purpose.DIAGNOSE,
+            account="test",
+            model=NAME,
+            version="1.0.0",
+            plan_hash=self.model.plan.plan_hash(),
+            engine=Engine.CRYPTEN,
+            data_owner=HOSPITAL.organisation,
+            model_owner=LABORATORY.organisation,
+            crypto_provider=TRUST_CENTRE.organisation,
+            output_policy=OutputPolicy.LOGITS,
+            iat=int(now.timestamp()),
+            exp=int((now + timedelta(minutes=5)).timestamp()),
+        ).model_copy(update=changes)
+        return issue_ticket(claims, load_signing_key(key or self.folder / "front-end" / SIGNING_KEY_FILE))
+
+    def expired_ticket(self) -> str:
+        now = int(datetime.now(UTC).timestamp())
+        return self.ticket(iat=now - 900, exp=now - 600)
+
+    def forged_ticket(self, folder: Path) -> str:
+        folder.mkdir()
+        new_signing_key(folder)
+        return self.ticket(key=folder / SIGNING_KEY_FILE)
+
+    # Parties that behave
+
+    def _common(self, party: Party) -> dict[str, Any]:
+        return {
+            "data_folder": self.folder / f"data-{uuid4().hex[:8]}",
+            "credentials": self.credentials(party),
+            "ticket_keys": (self.folder / "front-end" / PUBLIC_KEY_FILE,),
+            "inference_service": FrontEndSettings(
+                url=self.front_end_url, api_key=self.front_end_keys[party.role], authority=None
+            ),
+            "waiting": WAITING,
+        }
+
+    @contextmanager
+    def dealer(self, **changes: Any) -> Iterator[str]:
+        """A dealer with a ledger of its own (or `data_folder`); its URL."""
+        settings = CryptoProviderSettings(**self._common(TRUST_CENTRE) | changes)
+        front_end = settings.inference_service
+        listener, port = loopback()
+        with (
+            InferenceServiceClient(front_end.url, front_end.api_key, timeout_seconds=20) as plans,
+            listening(dealer_app(settings, plans), listener, **uvicorn_options()),
+        ):
+            yield f"ws://127.0.0.1:{port}{DEALING_PATH}"
+
+    @contextmanager
+    def model_owner(self, *, dealer_url: str | None = None, **changes: Any) -> Iterator[str]:
+        """A model owner's server with a ledger of its own, beside the one in the catalog; its URL."""
+        listener, port = loopback()
+        url = f"ws://127.0.0.1:{port}{INFERENCE_PATH}"
+        dealer = DealerPeer(organisation=TRUST_CENTRE.organisation, url=dealer_url or self.dealer_url)
+        common = self._common(LABORATORY) | {"crypto_provider": dealer, "public_url": url}
+        settings = ModelOwnerSettings(**common | changes)
+        with (
+            self.client(Role.MODEL_OWNER) as client,
+            listening(inference_app(settings, self.models, client), listener, **uvicorn_options()),
+        ):
+            if self.entry is None:
+                register_models(settings, self.models, client)
+            yield url
+
+    @contextmanager
+    def diagnoser(
+        self,
+        *,
+        model_owner_url: str | None = None,
+        dealer_url: str | None = None,
+        kind: type[RecordingClient] = RecordingClient,
+        **changes: Any,
+    ) -> Iterator[tuple[Diagnoser, RecordingClient]]:
+        """A data owner, who may be sent to other addresses than the catalog's."""
+        common = self._common(HOSPITAL) | {
+            "model_owners": (Peer(organisation=LABORATORY.organisation, url=model_owner_url),),
+            "crypto_providers": (Peer(organisation=TRUST_CENTRE.organisation, url=dealer_url),),
+        }
+        with self.client(kind=kind) as client:
+            yield Diagnoser(DataOwnerSettings(**common | changes), client), client
+
+    def diagnose(self, path: Path, **changes: Any) -> Diagnosis:
+        with self.diagnoser(**changes) as (diagnoser, _):
+            return diagnoser.diagnose(
+                path, diagnoser.choose_model(None), engine=Engine.CRYPTEN, force=False, progress=SILENT
+            )
+
+    def ended(self, view: SessionView) -> SessionView:
+        """The session, once both parties have said what they had to say."""
+        limit = time.monotonic() + 10
+        with self.client() as client:
+            while (seen := client.session(view.id)).state not in ENDED and time.monotonic() < limit:
+                time.sleep(0.02)
+        return seen
+
+    # Parties that do not
+
+    @contextmanager
+    def fake(self, party: Party, handler: Callable[[Channel], None], *, expect: Any = None) -> Iterator[str]:
+        """Somebody with this party's certificate who does what `handler` does; its URL."""
+        service = Service(
+            path="/fake",
+            handler=handler,
+            expect=expect or (Role.DATA_OWNER, Role.MODEL_OWNER),
+            context=tls_context(self.credentials(party), server_side=True),
+            deadlines=Deadlines(connect_seconds=10, step_seconds=10),
+            channels_at_once=16,
+        )
+        listener, port = loopback()
+        with listening(party_app(service), listener, **uvicorn_options()):
+            yield f"ws://127.0.0.1:{port}/fake"
+
+    @contextmanager
+    def dial(self, url: str, own: Party, peer: Party, *, recorder: Recorder | None = None) -> Iterator[Channel]:
+        """Somebody with `own`'s certificate at the other end of a real server."""
+        context = tls_context(self.credentials(own), server_side=False)
+        deadlines = Deadlines(connect_seconds=10, step_seconds=20)
+        channel = connect_channel(url, context=context, expect=peer, deadlines=deadlines, recorder=recorder)
+        try:
+            yield channel
+        finally:
+            channel.close()
+
+
+@contextmanager
+def running_federation(folder: Path) -> Iterator[Federation]:
+    """Front end, dealer and model owner with the tiny model; stopped when the block ends."""
+    torch.set_num_threads(1)
+    load_crypten()
+    create_authority(folder / "authority")
+    (folder / "front-end").mkdir(mode=0o700)
+    new_signing_key(folder / "front-end")
+    model_folder = write_tiny_model(folder / "model")
+    model = Registry(folder / "registry").add(model_folder / "model.onnx", model_folder / "card.json")
+    listener, port = loopback()
+    settings = ServiceSettings(data_folder=folder / "front-end", listen=Address(host="127.0.0.1", port=port))
+    app = create_app(settings)
+    service = app.state.service
+    keys = {
+        role: service.accounts.add(role=kind, organisation=organisation)[1]
+        for role, kind, organisation in (
+            (Role.DATA_OWNER, AccountRole.CLINICIAN, HOSPITAL.organisation),
+            (Role.MODEL_OWNER, AccountRole.MODEL_OWNER, LABORATORY.organisation),
+            (Role.CRYPTO_PROVIDER, AccountRole.CRYPTO_PROVIDER, TRUST_CENTRE.organisation),
+        )
+    }
+    federation = Federation(
+        folder=folder,
+        front_end_url=f"http://127.0.0.1:{port}",
+        front_end_keys=keys,
+        models={(NAME, "1.0.0"): model},
+    )
+    with ExitStack() as stack:
+        stack.enter_context(listening(app, listener, ws="none", lifespan="on"))
+        federation.dealer_url = stack.enter_context(federation.dealer())
+        federation.model_owner_url = stack.enter_context(federation.model_owner())
+        with federation.client() as client:
+            federation.entry = client.model(NAME)
+        yield federation
+    service.database.close()

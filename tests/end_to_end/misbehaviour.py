@@ -1,0 +1,58 @@
+"""What a party that does not follow the protocol does with an open channel, in the place of sending a 32-byte seed."""
+
+from collections.abc import Callable
+from contextlib import suppress
+
+import numpy as np
+
+from contract.errors import EncryptedInferenceError
+from secure_computation.channel.channel import Channel
+from secure_computation.channel.stream import Deadline
+from secure_computation.wire import Phase
+
+Deed = Callable[[Channel], None]
+
+
+def disconnect(channel: Channel) -> None:
+    channel.close()
+
+
+def stall(channel: Channel) -> None:
+    """Say nothing until the other end gives up."""
+    with suppress(EncryptedInferenceError):
+        while True:
+            channel._stream.read_some(Deadline(peer="the peer", step="stall", seconds=15))
+
+
+def send_garbage(channel: Channel) -> None:
+    channel._stream.write([b"\xc3" * 64], Deadline(peer="the peer", step="garbage", seconds=5))
+    stall(channel)
+
+
+def send_wrong_step(channel: Channel) -> None:
+    channel.send_seed(bytes(32), step="something else")
+    stall(channel)
+
+
+def send_wrong_kind(channel: Channel) -> None:
+    channel.send_tensor(np.zeros(4, np.int64), step="zero-sharing seed")
+    stall(channel)
+
+
+def send_wrong_phase(channel: Channel) -> None:
+    channel.set_phase(Phase.OUTPUT)
+    channel.send_seed(bytes(32), step="zero-sharing seed")
+    stall(channel)
+
+
+def report(channel: Channel) -> None:
+    channel.send_error("computation-failed", "the disk is full; try again later", step="any")
+
+
+VIOLATIONS: dict[str, tuple[Deed, str]] = {
+    "garbage": (send_garbage, "what it sent is not a frame"),
+    "wrong step": (send_wrong_step, "broke the protocol in step"),
+    "wrong kind": (send_wrong_kind, "broke the protocol in step"),
+    "wrong phase": (send_wrong_phase, "broke the protocol in step"),
+}
+"""By name: the deed, and what the other end says of it."""

@@ -1,0 +1,306 @@
+"""The model owner's server against data owners and dealers that fail, lie or fall silent."""
+
+import dataclasses
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from contract.api import SessionState, SessionView
+from contract.errors import (
+    EncryptedInferenceError,
+    ModelFileError,
+    PeerReported,
+    PeerUnreachable,
+)
+from contract.identity import Party, Role
+from contract.model_card import OutputPolicy
+from contract.settings import FrontEnd
+from contract.ticket import Engine, Purpose
+from demonstration.plaintext import PlaintextModel
+from inference_service.client import InferenceServiceClient
+from model_owner.registry import Registry
+from model_owner.server import load_models, register_models
+from model_owner.settings import DealerPeer, ModelOwnerSettings
+from secure_computation.admission import present_ticket
+from secure_computation.channel.channel import Channel
+from secure_computation.wire import Phase
+from tests.end_to_end import misbehaviour
+from tests.end_to_end.federation import (
+    HOSPITAL,
+    LABORATORY,
+    SHORT,
+    SILENT,
+    TRUST_CENTRE,
+    Federation,
+    closed_port,
+)
+from tests.end_to_end.misbehaviour import VIOLATIONS, Deed
+
+
+def words_of(channel: Channel, step: str = "material ready") -> str:
+    """Why the other end gives up."""
+    with pytest.raises(PeerReported) as caught:
+        channel.receive_hello(step=step)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def open_session(federation: Federation) -> SessionView:
+    with federation.client() as client:
+        return client.open_session(model="tiny-chest", engine=Engine.CRYPTEN)
+
+
+def failure_of(federation: Federation, view: SessionView) -> tuple[str, str]:
+    """Code and words under which a session ended as failed."""
+    ended = federation.ended(view)
+    assert ended.state is SessionState.FAILED
+    assert ended.failure is not None
+    assert "\n" not in ended.failure.message
+    return ended.failure.code, ended.failure.message
+
+
+Wrong = dict[str, tuple[Callable[[Federation, Path], str], str]]
+WRONG_TICKETS: Wrong = {
+    "expired": (lambda all_, _: all_.expired_ticket(), "has expired: open a new session"),
+    "forged": (lambda all_, path: all_.forged_ticket(path / "other"), "forged: no pinned key .* has signed it"),
+    "malformed": (lambda _, __: "a.b.c", "malformed: it is not a signed JWT"),
+    "another data owner's": (
+        lambda all_, _: all_.ticket(data_owner="elsewhere"),
+        "made for somebody else: it does not name the data-owner of st-mary",
+    ),
+    "another model owner's": (
+        lambda all_, _: all_.ticket(model_owner="south-lab"),
+        "made for somebody else: it does not name the model-owner of north-lab",
+    ),
+    "another plan's": (lambda all_, _: all_.ticket(plan_hash="0" * 64), "must register this version again"),
+    "another model's": (lambda all_, _: all_.ticket(model="absent"), "absent 1.0.0 is not served here"),
+    "another version's": (lambda all_, _: all_.ticket(version="9.0.0"), "9.0.0 is not served here"),
+    "another engine's": (lambda all_, _: all_.ticket(engine=Engine.MASKED), "not offered here; choose crypten"),
+    "another purpose's": (lambda all_, _: all_.ticket(purpose=Purpose.PREPARE), "open a session to diagnose"),
+    "another output's": (
+        lambda all_, _: all_.ticket(output_policy=OutputPolicy.LABEL_ONLY),
+        "allows another output .* than its card",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", WRONG_TICKETS)
+def test_a_wrong_ticket_is_refused_with_its_reason(federation: Federation, tmp_path: Path, case: str) -> None:
+    make, expected = WRONG_TICKETS[case]
+    with federation.dial(federation.model_owner_url, HOSPITAL, LABORATORY) as channel:
+        present_ticket(channel, make(federation, tmp_path))
+        channel.set_phase(Phase.OFFLINE)
+        assert re.search(expected, words_of(channel))
+
+
+@pytest.mark.parametrize("hello", [{}, {"ticket": 7}])
+def test_no_ticket(federation: Federation, hello: dict[str, Any]) -> None:
+    with federation.dial(federation.model_owner_url, HOSPITAL, LABORATORY) as channel:
+        channel.send_hello(hello, step="ticket")
+        assert "presented no ticket" in words_of(channel)
+
+
+def test_a_replayed_ticket_is_refused_and_the_session_that_it_is_for_goes_on(
+    federation: Federation, chest: Path
+) -> None:
+    session = open_session(federation)
+    ticket = session.ticket or ""
+    with federation.dial(federation.model_owner_url, HOSPITAL, LABORATORY) as first:
+        present_ticket(first, ticket)
+        first.set_phase(Phase.OFFLINE)
+        first.receive_hello(step="material ready")
+        with federation.dial(federation.model_owner_url, HOSPITAL, LABORATORY) as second:
+            present_ticket(second, ticket)
+            assert "never used twice; start a new session" in words_of(second)
+        with federation.client() as client:
+            assert client.session(session.id).state is SessionState.OPENED
+
+
+@pytest.mark.parametrize("role", [Role.MODEL_OWNER, Role.CRYPTO_PROVIDER, Role.INFERENCE_SERVICE])
+def test_a_certificate_of_the_wrong_role_is_refused(federation: Federation, role: Role) -> None:
+    intruder = Party(role=role, organisation="st-mary")
+    with federation.dial(federation.model_owner_url, intruder, LABORATORY) as channel:
+        reason = words_of(channel, step="tls handshake")
+    assert f"is {role.value} of st-mary, where a data-owner was expected: check" in reason
+
+
+def test_only_listed_data_owners_are_served(federation: Federation) -> None:
+    stranger = Party(role=Role.DATA_OWNER, organisation="elsewhere")
+    with (
+        federation.model_owner(data_owners=("st-mary",)) as url,
+        federation.dial(url, stranger, LABORATORY) as channel,
+    ):
+        assert "where data-owner of st-mary was expected" in words_of(channel, step="tls handshake")
+
+
+def ready(channel: Channel, ticket: str) -> None:
+    """Play an honest data owner until its zero-sharing seed is due."""
+    present_ticket(channel, ticket)
+    channel.set_phase(Phase.OFFLINE)
+    channel.receive_hello(step="material ready")
+
+
+@pytest.mark.parametrize("case", VIOLATIONS)
+def test_a_data_owner_that_breaks_the_protocol(federation: Federation, case: str) -> None:
+    deed, expected = VIOLATIONS[case]
+    session = open_session(federation)
+    with (
+        federation.model_owner(waiting=SHORT) as url,
+        federation.dial(url, HOSPITAL, LABORATORY) as channel,
+    ):
+        ready(channel, session.ticket or "")
+        deed(channel)
+    code, words = failure_of(federation, session)
+    assert code == "peer-violation"
+    assert expected in words
+    assert "data-owner of st-mary" in words
+    assert "start a new session" in words
+
+
+def online(channel: Channel) -> None:
+    """Go on as an honest data owner until the first opening is due."""
+    channel.send_seed(bytes(32), step="zero-sharing seed")
+    channel.receive_seed(step="zero-sharing seed")
+
+
+@pytest.mark.parametrize("further", [None, online], ids=["offline", "online"])
+@pytest.mark.parametrize("deed", [misbehaviour.disconnect, misbehaviour.stall])
+def test_a_data_owner_that_goes_away(
+    federation: Federation, chest: Path, deed: Deed, further: Callable[[Channel], None] | None
+) -> None:
+    """Its session fails by name, step and time waited; another one on the same server meanwhile is right."""
+    session = open_session(federation)
+    with (
+        federation.model_owner(waiting=SHORT) as url,
+        federation.dial(url, HOSPITAL, LABORATORY) as channel,
+    ):
+        ready(channel, session.ticket or "")
+        if further is not None:
+            further(channel)
+        diagnosis = federation.diagnose(chest, model_owner_url=url)
+        deed(channel)
+        code, words = failure_of(federation, session)
+    step = "zero-sharing seed" if further is None else "convolution1 "
+    assert f"in step '{step}" in words
+    assert "start a new session" in words
+    assert words.startswith("data-owner of st-mary ")
+    if deed is misbehaviour.stall:
+        assert code == "deadline-exceeded"
+        assert re.search(r"within \d+\.\d s", words)
+    else:
+        assert code == "peer-disconnected"
+    expected = PlaintextModel(federation.folder / "model").logits_of_file(chest)
+    np.testing.assert_allclose(diagnosis.logits, expected, atol=0.02)
+
+
+def after_ticket(deed: Deed) -> Deed:
+    def handler(channel: Channel) -> None:
+        channel.receive_hello(step="ticket")
+        channel.set_phase(Phase.OFFLINE)
+        deed(channel)
+
+    return handler
+
+
+BAD_DEALERS: dict[str, tuple[Deed, str]] = {
+    "disconnects": (after_ticket(misbehaviour.disconnect), "crypto-provider of trust-centre disconnected in step"),
+    "stalls": (after_ticket(misbehaviour.stall), "crypto-provider of trust-centre did not answer within"),
+    "garbage": (after_ticket(misbehaviour.send_garbage), "crypto-provider of trust-centre broke the protocol in step"),
+    "wrong step": (after_ticket(misbehaviour.send_wrong_step), "crypto-provider of trust-centre broke the protocol"),
+    "reports": (after_ticket(misbehaviour.report), "the disk is full; try again later"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_DEALERS)
+def test_a_dealer_that_fails_is_named_to_the_data_owner(federation: Federation, chest: Path, case: str) -> None:
+    deed, expected = BAD_DEALERS[case]
+    with (
+        federation.fake(TRUST_CENTRE, deed) as dealer_url,
+        federation.model_owner(dealer_url=dealer_url, waiting=SHORT) as url,
+        federation.diagnoser(model_owner_url=url) as (diagnoser, client),
+    ):
+        reason = error_of(diagnoser, chest)
+        assert isinstance(reason, PeerReported)
+        assert expected in str(reason)
+        _, words = failure_of(federation, client.opened[0])
+        assert expected in words
+
+
+def error_of(diagnoser: Any, chest: Path) -> EncryptedInferenceError:
+    with pytest.raises(EncryptedInferenceError) as caught:
+        diagnoser.diagnose(chest, diagnoser.choose_model(None), engine=Engine.CRYPTEN, force=False, progress=SILENT)
+    assert "\n" not in str(caught.value)
+    return caught.value
+
+
+def test_a_dealer_that_is_down_is_named_to_the_data_owner(federation: Federation, chest: Path) -> None:
+    dealer_url = f"ws://127.0.0.1:{closed_port()}/v2/dealing"
+    with (
+        federation.model_owner(dealer_url=dealer_url) as url,
+        federation.diagnoser(model_owner_url=url) as (diagnoser, client),
+    ):
+        reason = error_of(diagnoser, chest)
+        assert re.search(
+            "model-owner of north-lab ended the session .*crypto-provider of trust-centre .*cannot be reached.*check "
+            "the address and that the party runs",
+            str(reason),
+        )
+        assert "cannot be reached" in failure_of(federation, client.opened[0])[1]
+
+
+def test_an_impostor_in_the_dealers_place(federation: Federation, chest: Path) -> None:
+    with (
+        federation.fake(Party(role=Role.CRYPTO_PROVIDER, organisation="impostor"), misbehaviour.stall) as dealer_url,
+        federation.model_owner(dealer_url=dealer_url) as url,
+        federation.diagnoser(model_owner_url=url) as (diagnoser, client),
+    ):
+        reason = error_of(diagnoser, chest)
+        assert "is crypto-provider of impostor, where crypto-provider of trust-centre was expected" in str(reason)
+        assert failure_of(federation, client.opened[0])[0] in {"peer-violation", "peer-reported"}
+
+
+def test_sessions_above_the_limit_are_told_to_come_back(federation: Federation) -> None:
+    session = open_session(federation)
+    with (
+        federation.model_owner(sessions_at_once=1) as url,
+        federation.dial(url, HOSPITAL, LABORATORY) as first,
+        federation.dial(url, HOSPITAL, LABORATORY) as second,
+    ):
+        ready(first, session.ticket or "")
+        assert "1 sessions run already, which is the limit; try again in a moment" in words_of(second, step="ticket")
+
+
+def settings_of(federation: Federation, **changes: Any) -> ModelOwnerSettings:
+    return ModelOwnerSettings(
+        **federation._common(LABORATORY)
+        | {"crypto_provider": DealerPeer(organisation="trust-centre", url=federation.dealer_url)}
+        | changes
+    )
+
+
+def test_a_model_that_only_gives_labels_is_not_put_in_service(federation: Federation) -> None:
+    model = federation.model
+    card = model.card.model_copy(update={"output_policy": OutputPolicy.LABEL_ONLY, "version": "3.0.0"})
+    changed = dataclasses.replace(model, card=card)
+    with (
+        federation.client(Role.MODEL_OWNER) as client,
+        pytest.raises(ModelFileError, match=r"'label-only' is not served yet.*change the card"),
+    ):
+        register_models(settings_of(federation), {("tiny-chest", "3.0.0"): changed}, client)
+
+
+def test_every_imported_version_is_loaded_and_checked(federation: Federation) -> None:
+    assert set(load_models(Registry(federation.folder / "registry"))) == {("tiny-chest", "1.0.0")}
+
+
+def test_models_cannot_be_registered_while_the_front_end_is_down(federation: Federation) -> None:
+    front_end = FrontEnd(url=f"http://127.0.0.1:{closed_port()}", api_key=federation.front_end_keys[Role.MODEL_OWNER])
+    with (
+        InferenceServiceClient(front_end.url, front_end.api_key) as client,
+        pytest.raises(PeerUnreachable, match=r"inference service .* cannot be reached: check that it runs"),
+    ):
+        register_models(settings_of(federation, inference_service=front_end), federation.models, client)
