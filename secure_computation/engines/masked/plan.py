@@ -1,0 +1,402 @@
+"""The public fixed-point plan of the masked engine: one step for each value, with its ring, scale and chunk layout.
+
+Every value is a tensor of integers in a ring of `ring_bits` bits (two's complement), standing for integer / scale. It
+is additively shared: a mask at the data owner, the masked value at the model owner. A plan holds no weight; scales and
+rings reveal coarse magnitudes of them, bounds are therefore given in whole bits only.
+
+What each step computes is written as code in `secure_computation.reference`, which the engine equals in every element.
+A plan from outside is hostile: building a `MaskedLowering` checks names, shapes, rings and layouts.
+"""
+
+import math
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from contract.model_card import Strict
+from secure_computation.engines.masked.layouts import MAX_CHUNK_BITS, MAX_CHUNKS
+from secure_computation.network import (
+    INPUT,
+    MAX_ACTIVATION_ELEMENTS,
+    MAX_MULTIPLICATIONS,
+    MAX_OPERATIONS,
+    MAX_TENSOR_ELEMENTS,
+    NO_PADDING,
+    Add,
+    AnyShape,
+    AveragePool,
+    Concat,
+    Convolution2d,
+    FullyConnected,
+    MaxPool,
+    Pad,
+    Padding,
+    Pair,
+    Reshape,
+    Shape,
+    ValueName,
+)
+
+MAX_RING_BITS = 32
+MIN_RING_BITS = 3
+MAX_STEPS = 4 * MAX_OPERATIONS
+WEIGHT_LIMIT = 127 * 256 + 127
+"""Largest |integer weight|: what two balanced digits of 8 bits can hold."""
+
+RingBits = Annotated[int, Field(ge=MIN_RING_BITS, le=MAX_RING_BITS)]
+Shift = Annotated[int, Field(ge=0, le=MAX_RING_BITS - 2)]
+ChunkBits = Annotated[int, Field(ge=1, le=MAX_CHUNK_BITS)]
+Chunks = Annotated[tuple[ChunkBits, ...], Field(max_length=MAX_CHUNKS)]
+Factor = Annotated[int, Field(ge=1, lt=1 << (MAX_RING_BITS - 1))]
+RingInteger = Annotated[int, Field(gt=-(1 << (MAX_RING_BITS - 1)), lt=1 << (MAX_RING_BITS - 1))]
+Scale = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Bits = Annotated[int, Field(ge=0, le=64)]
+
+
+class FixedValue(Strict):
+    """How a value is held. `integer / scale` is the real number."""
+
+    ring_bits: RingBits
+    """The largest ring that any reader needs; a reader with a smaller ring cuts the value to it."""
+    scale: Scale
+    calibrated_bits: Bits
+    """Bits of the largest |integer| over the calibration images."""
+    worst_case_bits: Bits
+    """Bits that no image within the input's bounds can exceed; 64 stands for 64 and more."""
+
+
+class BaseStep(Strict):
+    """What every step has: its name (also its output's), the values it reads, the shape and form of what it makes."""
+
+    name: ValueName
+    inputs: tuple[ValueName, ...] = Field(max_length=256)
+    shape: AnyShape
+    value: FixedValue
+
+    @property
+    def output(self) -> str:
+        """Name of the value that this step makes: its own."""
+        return self.name
+
+    @property
+    def elements(self) -> int:
+        """Elements of the value that this step makes."""
+        return math.prod(self.shape)
+
+    def infer(self, inputs: tuple[Shape, ...]) -> Shape:
+        """Output shape for these input shapes. Raises ValueError where the step cannot take them."""
+        if len(inputs) != 1:
+            raise ValueError(f"needs one input, got {len(inputs)}")
+        return inputs[0]
+
+    def check_rings(self, inputs: tuple[FixedValue, ...]) -> None:
+        """Public-linear steps work in the ring of their output, to which wider inputs are cut. Raises ValueError."""
+        if any(value.ring_bits < self.value.ring_bits for value in inputs):
+            raise ValueError("the ring of an input is narrower than the ring of the result")
+
+
+class InputStep(BaseStep):
+    """The image, rounded to integers by the data owner. Always the first step."""
+
+    kind: Literal["input"] = "input"
+
+    def infer(self, inputs: tuple[Shape, ...]) -> Shape:
+        if inputs:
+            raise ValueError("the input reads nothing")
+        return self.shape
+
+
+class LinearStep(BaseStep):
+    """W * x + b with the private integer tensors `OPERATION.weight` and `OPERATION.bias`, in ring `value.ring_bits`.
+
+    Every LinearStep has a bias, whether the network's operation has one or not: it may hold the rounding term of the
+    truncation that follows. The mask of `inputs[0]` is always one that the dealer knows.
+    """
+
+    kind: Literal["linear"] = "linear"
+    operation: Annotated[Convolution2d | FullyConnected, Field(discriminator="kind")]
+    """Geometry; its `inputs` are the network's, this step's `inputs` are what is read here."""
+    weight_scale: Scale
+
+    @property
+    def weight_name(self) -> str:
+        return f"{self.operation.name}.weight"
+
+    @property
+    def bias_name(self) -> str:
+        return f"{self.operation.name}.bias"
+
+    @property
+    def weight_shape(self) -> Shape:
+        return self.operation.weight_shapes()[self.weight_name]
+
+    def infer(self, inputs: tuple[Shape, ...]) -> Shape:
+        return self.operation.infer(inputs)
+
+
+class AddStep(BaseStep):
+    """factors[0] * a + factors[1] * b; the factors bring both to one scale and are mostly powers of two."""
+
+    kind: Literal["add"] = "add"
+    factors: tuple[Factor, Factor]
+
+    def infer(self, inputs: tuple[Shape, ...]) -> Shape:
+        return Add(name=self.name, inputs=self.inputs, shape=self.shape).infer(inputs)
+
+
+class ConcatStep(BaseStep):
+    """factors[i] * inputs[i], one after the other along the first axis."""
+
+    kind: Literal["concat"] = "concat"
+    factors: tuple[Factor, ...] = Field(min_length=2, max_length=256)
+
+    def infer(self, inputs: tuple[Shape, ...]) -> Shape:
+        if len(self.factors) != len(inputs):
+            raise ValueError("needs one factor for each input")
+        return Concat(name=self.name, inputs=self.inputs, shape=self.shape).infer(inputs)
+
+
+class SumPoolStep(BaseStep):
+    """Sum over each window, padding counting as zeros; average = sum / divisor, folded into the scale.
+
+    Where the network leaves padding out of the divisor (`count_include_pad` false), each sum is multiplied by
+    divisor / (cells of its window inside the picture), a whole number at every position. A global pool is a pool whose
+    kernel is the picture.
+    """
+
+    kind: Literal["sum_pool"] = "sum_pool"
+    kernel: Pair
+    stride: Pair
+    padding: Padding = NO_PADDING
+    count_include_pad: bool = True
+    divisor: Factor
+
+    def infer(self, inputs: tuple[Shape, ...]) -> Shape:
+        return AveragePool(
+            name=self.name,
+            inputs=self.inputs,
+            shape=self.shape,
+            kernel=self.kernel,
+            stride=self.stride,
+            padding=self.padding,
+            count_include_pad=self.count_include_pad,
+        ).infer(inputs)
+
+
+class PadStep(BaseStep):
+    """Surround each channel by a public integer."""
+
+    kind: Literal["pad"] = "pad"
+    padding: Padding
+    constant: RingInteger
+
+    def infer(self, inputs: tuple[Shape, ...]) -> Shape:
+        return Pad(name=self.name, inputs=self.inputs, shape=self.shape, padding=self.padding).infer(inputs)
+
+
+class ReshapeStep(BaseStep):
+    """The same elements in row-major order under another shape."""
+
+    kind: Literal["reshape"] = "reshape"
+
+    def infer(self, inputs: tuple[Shape, ...]) -> Shape:
+        return Reshape(name=self.name, inputs=self.inputs, shape=self.shape).infer(inputs)
+
+
+class OffsetStep(BaseStep):
+    """x + offset, public: a rounding term where no bias can carry it."""
+
+    kind: Literal["offset"] = "offset"
+    offset: RingInteger
+
+
+class _ComparisonStep(BaseStep):
+    """A step with a round trip. Reads its input cut to `ring_bits`; the result has a fresh mask that the dealer knows.
+
+    Result ring: `value.ring_bits`, wider or narrower than `ring_bits`.
+    """
+
+    ring_bits: RingBits
+
+    def _check_width(self, chunks: tuple[int, ...], bits: int) -> None:
+        if sum(chunks) != bits:
+            raise ValueError(f"chunks {chunks} do not add up to the {bits} bits to compare")
+
+    def check_rings(self, inputs: tuple[FixedValue, ...]) -> None:
+        if inputs[0].ring_bits < self.ring_bits:
+            raise ValueError("the ring of the input is narrower than the ring of the comparison")
+
+
+class ReluStep(_ComparisonStep):
+    """max(0, floor(z / 2^shift)) for -2^(ring_bits-1) + 2^shift <= z < 2^(ring_bits-1)."""
+
+    kind: Literal["relu"] = "relu"
+    shift: Shift
+    high_chunks: Chunks
+    """Of the comparison of ring_bits - shift - 1 bits that decides the sign."""
+    low_chunks: Chunks
+    """Of the comparison of shift bits that decides the carry; none where shift is 0."""
+
+    @model_validator(mode="after")
+    def _layout(self) -> Self:
+        self._check_width(self.high_chunks, self.ring_bits - self.shift - 1)
+        self._check_width(self.low_chunks, self.shift)
+        return self
+
+
+class TruncateStep(_ComparisonStep):
+    """floor(z / 2^shift), sign kept.
+
+    For |z| < 2^(ring_bits-1) where `value.ring_bits` <= ring_bits - shift; for |z| < 2^(ring_bits-2) where the result's
+    ring is wider than that (with shift 0 this only widens the ring).
+    """
+
+    kind: Literal["truncate"] = "truncate"
+    shift: Shift
+    low_chunks: Chunks
+
+    @model_validator(mode="after")
+    def _layout(self) -> Self:
+        if self.shift > self.ring_bits - 2:
+            raise ValueError("a truncation must leave two bits at least")
+        self._check_width(self.low_chunks, self.shift)
+        return self
+
+    @property
+    def widens(self) -> bool:
+        """Whether the result's ring is wider than the bits that are left, which takes one spare bit of the input."""
+        return self.value.ring_bits > self.ring_bits - self.shift
+
+
+class MaxPoolStep(_ComparisonStep):
+    """Largest value in each window for |x| < 2^(ring_bits-2), in ring `ring_bits`, which is also the result's.
+
+    Height first, then width; along each axis a tree: cells 0 and 1, 2 and 3, ... compared, an odd last one moves up.
+    Each comparison is max(a, b) = b + ReLU(a - b) with shift 0. Cells outside the picture hold `padding_constant`.
+    The result's mask is known to the dealer where the input's is.
+    """
+
+    kind: Literal["max_pool"] = "max_pool"
+    kernel: Pair
+    stride: Pair
+    padding: Padding = NO_PADDING
+    high_chunks: Chunks
+
+    @property
+    def padding_constant(self) -> int:
+        """The smallest value that is allowed: it never wins against a larger one."""
+        return 1 - (1 << (self.ring_bits - 2))
+
+    @model_validator(mode="after")
+    def _layout(self) -> Self:
+        self._check_width(self.high_chunks, self.ring_bits - 1)
+        if self.value.ring_bits != self.ring_bits:
+            raise ValueError("a max pool keeps its ring")
+        return self
+
+    def infer(self, inputs: tuple[Shape, ...]) -> Shape:
+        return MaxPool(
+            name=self.name,
+            inputs=self.inputs,
+            shape=self.shape,
+            kernel=self.kernel,
+            stride=self.stride,
+            padding=self.padding,
+        ).infer(inputs)
+
+
+class ClipStep(_ComparisonStep):
+    """min(x, limit) = limit - ReLU(limit - x), shift 0, for |x| and limit < 2^(ring_bits-2).
+
+    A clip to [0, limit] is a ReluStep followed by this.
+    """
+
+    kind: Literal["clip"] = "clip"
+    limit: Annotated[int, Field(gt=0, lt=1 << (MAX_RING_BITS - 2))]
+    high_chunks: Chunks
+
+    @model_validator(mode="after")
+    def _layout(self) -> Self:
+        self._check_width(self.high_chunks, self.ring_bits - 1)
+        if self.limit >= 1 << (self.ring_bits - 2):
+            raise ValueError("the limit does not fit the ring")
+        return self
+
+
+Step = (
+    InputStep
+    | LinearStep
+    | AddStep
+    | ConcatStep
+    | SumPoolStep
+    | PadStep
+    | ReshapeStep
+    | OffsetStep
+    | ReluStep
+    | TruncateStep
+    | MaxPoolStep
+    | ClipStep
+)
+"""The closed set: an engine that handles these handles every plan."""
+
+
+class MaskedLowering(Strict):
+    """The public part of a model that the masked engine adds: steps in topological order, `input` first."""
+
+    steps: tuple[Annotated[Step, Field(discriminator="kind")], ...] = Field(min_length=2, max_length=MAX_STEPS)
+    output: ValueName
+    """The logits: the model owner sends its share, cut to this value's ring."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        values: dict[str, BaseStep] = {}
+        known: set[str] = set()
+        for step in self.steps:
+            where = f"step '{step.name}' ({step.kind})"
+            if step.name in values:
+                raise ValueError(f"{where}: the name is taken twice")
+            if isinstance(step, InputStep) != (step is self.steps[0] and step.name == INPUT):
+                raise ValueError(f"{where}: the first step must be '{INPUT}' and no other may be one")
+            if any(name not in values for name in step.inputs):
+                raise ValueError(f"{where}: reads a value that no earlier step makes")
+            inputs = [values[name] for name in step.inputs]
+            try:
+                inferred = step.infer(tuple(source.shape for source in inputs))
+                step.check_rings(tuple(source.value for source in inputs))
+            except ValueError as error:
+                raise ValueError(f"{where}: {error}") from error
+            if inferred != step.shape:
+                raise ValueError(f"{where}: makes shape {inferred}, but declares {step.shape}")
+            if isinstance(step, LinearStep) and step.inputs[0] not in known:
+                raise ValueError(f"{where}: reads a value whose mask the dealer does not know")
+            values[step.name] = step
+            if _mask_is_dealt(step, known):
+                known.add(step.name)
+        if self.output not in values:
+            raise ValueError(f"no step makes the output '{self.output}'")
+        self._check_totals()
+        return self
+
+    def _check_totals(self) -> None:
+        if max(step.elements for step in self.steps) > MAX_TENSOR_ELEMENTS:
+            raise ValueError("a value has more elements than are supported")
+        if sum(step.elements for step in self.steps) > 4 * MAX_ACTIVATION_ELEMENTS:
+            raise ValueError("the values together have more elements than are supported")
+        linear = (step.operation.multiplications() for step in self.steps if isinstance(step, LinearStep))
+        if sum(linear) > MAX_MULTIPLICATIONS:
+            raise ValueError("more multiplications than are supported")
+
+    def step(self, name: str) -> Step:
+        """The step that makes this value. Raises KeyError where none does."""
+        return {step.name: step for step in self.steps}[name]
+
+    def last_uses(self) -> dict[str, int]:
+        """Index of the last step that reads each value, so that an evaluator can let it go after that."""
+        return {name: index for index, step in enumerate(self.steps) for name in step.inputs}
+
+
+def _mask_is_dealt(step: Step, known: set[str]) -> bool:
+    """Whether the dealer knows the mask of this step's value."""
+    if isinstance(step, InputStep | ReluStep | TruncateStep | ClipStep):
+        return True
+    return not isinstance(step, LinearStep) and known.issuperset(step.inputs)
