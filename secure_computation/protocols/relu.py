@@ -35,13 +35,15 @@ values.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final
 
 import numpy as np
 
+from secure_computation.protocols.bundle import Bundle, BundleLayout
 from secure_computation.protocols.comparison import Chain, compare_as_p0, compare_as_p1, deal_comparison
-from secure_computation.protocols.draws import BitArray, Draws, RingElements, Words
-from secure_computation.ring import Bits, Reduced, reduce_to_bits, reduce_to_ring
+from secure_computation.protocols.draws import BitArray, Draws, RingElements
+from secure_computation.ring import Bits, reduce_to_bits, reduce_to_ring
 
 OUTPUT_MASK: Final = "output mask"
 _HIGH, _LOW = "high", "low"
@@ -85,37 +87,28 @@ class ReluShape:
         wrap_bits = self.output_bits - self.quotient_bits
         return rings | ({"g": wrap_bits, "m1 g": wrap_bits} if wrap_bits > 0 else {})
 
+    @cached_property
+    def corrections(self) -> BundleLayout:
+        """D -> P1, offline: tables of the high and the low chain; P1's XOR share of g; its ring shares."""
+        low = self.low.word_types if self.low else ()
+        rings = tuple(self.dealt_rings.values())
+        return BundleLayout(count=self.count, word_types=(*self.high.word_types, *low), bit_arrays=1, ring_bits=rings)
 
-@dataclass(frozen=True, kw_only=True)
-class Corrections:
-    """D -> P1, offline."""
+    @cached_property
+    def prepared(self) -> BundleLayout:
+        """P0 -> P1, offline: z0 + r0."""
+        return BundleLayout(count=self.count, ring_bits=(self.ring_bits,))
 
-    high: tuple[Words, ...]
-    low: tuple[Words, ...]
-    top: Bits
-    """P1's XOR share of g."""
-    shares: dict[str, Reduced]
-    """P1's ring shares, by the names of `ReluShape.dealt_rings`."""
+    @cached_property
+    def from_p1(self) -> BundleLayout:
+        """P1 -> P0, online: C; the high chain's bits, the low chain's, P1's shares of dd and (for f > 0) dc."""
+        low = self.low.sent_bits() + 1 if self.low else 0
+        return BundleLayout(count=self.count, bit_arrays=self.high.sent_bits() + 1 + low, ring_bits=(self.ring_bits,))
 
-
-@dataclass(frozen=True, kw_only=True)
-class FromP1:
-    """P1 -> P0, online."""
-
-    opened: Reduced
-    """C."""
-    bits: tuple[Bits, ...]
-    """The high chain's, the low chain's, then P1's shares of dd and (for f > 0) dc."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class FromP0:
-    """P0 -> P1, online."""
-
-    bits: tuple[Bits, ...]
-    """P0's shares of dd and (for f > 0) dc."""
-    output: Reduced
-    """y0 - rho'."""
+    @cached_property
+    def from_p0(self) -> BundleLayout:
+        """P0 -> P1, online: P0's shares of dd and (for f > 0) dc; y0 - rho'."""
+        return BundleLayout(count=self.count, bit_arrays=2 if self.low else 1, ring_bits=(self.output_bits,))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +123,7 @@ class _Opened:
 # D, the dealer
 
 
-def deal_relu(shape: ReluShape, *, p0: Draws, p1: Draws) -> Corrections:
+def deal_relu(shape: ReluShape, *, p0: Draws, p1: Draws) -> Bundle:
     """D: everything that P1's seed cannot give."""
     k, f = shape.ring_bits, shape.truncated_bits
     r = reduce_to_ring(p0.ring("mask", shape.count, bits=k) + p1.ring("mask", shape.count, bits=k), k).values
@@ -143,14 +136,13 @@ def deal_relu(shape: ReluShape, *, p0: Draws, p1: Draws) -> Corrections:
         dealt |= {"m2": m2, "m1 m2": m1 * m2}
     high = deal_comparison(shape.high, _low_bits(q, shape.quotient_bits - 1), p0=p0, p1=p1, name=_HIGH)
     low = deal_comparison(shape.low, _low_bits(r, f), p0=p0, p1=p1, name=_LOW) if shape.low else []
-    return Corrections(
-        high=tuple(high),
-        low=tuple(low),
-        top=reduce_to_bits(g.astype(np.uint8) ^ p0.bits("g bit", shape.count)),
-        shares={
-            name: reduce_to_ring(dealt[name] - p0.ring(_share(name), shape.count, bits=bits), bits)
+    return Bundle(
+        words=(*high, *low),
+        bits=(reduce_to_bits(g.astype(np.uint8) ^ p0.bits("g bit", shape.count)),),
+        rings=tuple(
+            reduce_to_ring(dealt[name] - p0.ring(_share(name), shape.count, bits=bits), bits)
             for name, bits in shape.dealt_rings.items()
-        },
+        ),
     )
 
 
@@ -172,14 +164,14 @@ class ReluAsP0:
         self.output_mask = draw_output_mask(shape, draws)
         """rho': P0's half of the masked form of y, known before the input is."""
 
-    def prepare(self, z0: RingElements) -> Reduced:
+    def prepare(self, z0: RingElements) -> Bundle:
         """Offline: hide P0's share of z. Goes to P1."""
         k = self._shape.ring_bits
-        return reduce_to_ring(z0 + self._draws.ring("mask", self._shape.count, bits=k), k)
+        return Bundle(rings=(reduce_to_ring(z0 + self._draws.ring("mask", self._shape.count, bits=k), k),))
 
-    def answer(self, received: FromP1) -> FromP0:
+    def answer(self, received: Bundle) -> Bundle:
         """Online: P1's message in, P0's message out."""
-        shape, draws, c = self._shape, self._draws, received.opened.values
+        shape, draws, c = self._shape, self._draws, received.rings[0].values
         bits = [array.values for array in received.bits]
         high_bits, rest = bits[: shape.high.sent_bits()], bits[shape.high.sent_bits() :]
         quotient = _quotient(shape, c)
@@ -198,7 +190,7 @@ class ReluAsP0:
             opened = _Opened(c=c, dd=own_dd ^ rest[0], dc=own_dc ^ rest[1])
         shares = {name: draws.ring(_share(name), shape.count, bits=bits) for name, bits in shape.dealt_rings.items()}
         y0 = _combine(shape, opened, shares, public=False)
-        return FromP0(bits=own, output=reduce_to_ring(y0 - self.output_mask, shape.output_bits))
+        return Bundle(bits=own, rings=(reduce_to_ring(y0 - self.output_mask, shape.output_bits),))
 
 
 # P1, the model owner
@@ -207,43 +199,47 @@ class ReluAsP0:
 class ReluAsP1:
     """P1's part of one layer. Call `open` and send what it returns; then `finish` with P0's answer."""
 
-    def __init__(self, shape: ReluShape, draws: Draws, corrections: Corrections, hidden_z0: Reduced) -> None:
-        """Take P1's draws of this step, D's corrections and P0's z0 + r0."""
+    def __init__(self, shape: ReluShape, draws: Draws, corrections: Bundle, prepared: Bundle) -> None:
+        """Take P1's draws of this step, D's corrections and what P0 prepared."""
         self._shape = shape
         self._draws = draws
         self._corrections = corrections
-        self._hidden_z0 = hidden_z0
+        self._hidden_z0 = prepared.rings[0].values
         self._opened: tuple[RingElements, BitArray, BitArray | None] | None = None
 
-    def open(self, z1: RingElements) -> FromP1:
+    def open(self, z1: RingElements) -> Bundle:
         """Online: mask and open z; P1's share of the comparison's outcome, masked."""
         shape, draws, k = self._shape, self._draws, self._shape.ring_bits
         r1 = draws.ring("mask", shape.count, bits=k)
-        opened = reduce_to_ring(z1 + self._hidden_z0.values + r1 + np.uint32(1 << (k - 1)), k)
+        opened = reduce_to_ring(z1 + self._hidden_z0 + r1 + np.uint32(1 << (k - 1)), k)
         c = opened.values
         quotient = _quotient(shape, c)
         high_sent, own_d = compare_as_p1(
             shape.high,
             _low_bits(quotient, shape.quotient_bits - 1),
-            self._corrections.high,
+            self._corrections.words[: len(shape.high.word_types)],
             draws=draws,
             name=_HIGH,
         )
         cm = _top(shape, quotient).astype(np.uint8)
-        own_dd = own_d ^ cm ^ self._corrections.top.values ^ draws.bits("m1", shape.count)
+        own_dd = own_d ^ cm ^ self._corrections.bits[0].values ^ draws.bits("m1", shape.count)
         sent = [*high_sent]
         own_dc = None
         if shape.low is not None:
             low_sent, own_carry = compare_as_p1(
-                shape.low, _low_bits(c, shape.truncated_bits), self._corrections.low, draws=draws, name=_LOW
+                shape.low,
+                _low_bits(c, shape.truncated_bits),
+                self._corrections.words[len(shape.high.word_types) :],
+                draws=draws,
+                name=_LOW,
             )
             own_dc = own_carry ^ draws.bits("m2", shape.count)
             sent += low_sent
         self._opened = (c, own_dd, own_dc)
         sent += [own_dd] if own_dc is None else [own_dd, own_dc]
-        return FromP1(opened=opened, bits=tuple(reduce_to_bits(array) for array in sent))
+        return Bundle(rings=(opened,), bits=tuple(reduce_to_bits(array) for array in sent))
 
-    def finish(self, received: FromP0) -> RingElements:
+    def finish(self, received: Bundle) -> RingElements:
         """Online: P1's half of y in masked form, y - rho', reduced to k_out bits."""
         if self._opened is None:
             raise RuntimeError("open comes before finish")
@@ -251,9 +247,9 @@ class ReluAsP1:
         c, own_dd, own_dc = self._opened
         dc = None if own_dc is None else own_dc ^ received.bits[1].values
         opened = _Opened(c=c, dd=own_dd ^ received.bits[0].values, dc=dc)
-        shares = {name: share.values for name, share in self._corrections.shares.items()}
+        shares = dict(zip(shape.dealt_rings, (ring.values for ring in self._corrections.rings), strict=True))
         y1 = _combine(shape, opened, shares, public=True)
-        return reduce_to_ring(y1 + received.output.values, shape.output_bits).values
+        return reduce_to_ring(y1 + received.rings[0].values, shape.output_bits).values
 
 
 # Both
