@@ -1,8 +1,8 @@
 """Truncation: y = floor(z / 2^f), in one round trip, without a comparison of signs.
 
-Two forms, by the ring of y. `narrow`: z in a ring of k bits, any value; y in the ring of k - f bits. `wide`: y in a
-ring of k_out bits, chosen freely, with one spare bit in z: -2^(k-2) <= z < 2^(k-2). P0 holds z0, fixed before the input
-exists, P1 holds z1; afterwards y is in masked form. With q = floor(r / 2^f), g the top bit of r:
+Two forms, by the ring of y. `narrow`: z in a ring of k bits, any value; y in a ring of at most k - f bits. `wide`: y in
+a wider ring of k_out bits, with one spare bit in z: -2^(k-2) <= z < 2^(k-2). P0 holds z0, fixed before the input is
+known, P1 holds z1; afterwards y is in masked form. With q = floor(r / 2^f), g the top bit of r:
 
     D                          P0, data owner                         P1, model owner
     ------------------------   ------------------------------------   ---------------------------------------------
@@ -17,10 +17,12 @@ exists, P1 holds z1; afterwards y is in masked form. With q = floor(r / 2^f), g 
                                its share of dc, y0 - rho'      -->
     with carry = [C mod 2^f < r mod 2^f] = dc + (1 - 2 dc) * m2:
 
-    narrow, offset 2^(k-1):  y = floor(C / 2^f) - q - carry - 2^(k-1-f)                        mod 2^(k-f)
+    narrow, offset 2^(k-1):  y = floor(C / 2^f) - q - carry - 2^(k-1-f)                        mod 2^k_out
     wide,   offset 2^(k-2):  y = floor(C / 2^f) - q - carry - 2^(k-2-f) + 2^(k-f) * wrap       mod 2^k_out
                              wrap = (1 - top bit of C) * g: z + offset < 2^(k-1), so C wrapped if its top bit is
                              gone and r had it
+
+For f = 0 there is no carry: the wide form then only widens the ring.
 
 What is opened, and to whom: C to both (hidden by r, which neither knows), dc to both (hidden by m2).
 
@@ -34,8 +36,8 @@ import numpy as np
 
 from secure_computation.protocols.bundle import Bundle, BundleLayout
 from secure_computation.protocols.comparison import Chain, compare_as_p0, compare_as_p1, deal_comparison
-from secure_computation.protocols.draws import BitArray, Draws, RingElements
-from secure_computation.ring import reduce_to_bits, reduce_to_ring
+from secure_computation.protocols.draws import BitArray, Draws, RingElements, Words
+from secure_computation.ring import Bits, reduce_to_bits, reduce_to_ring
 
 _LOW = "low"
 
@@ -49,20 +51,21 @@ class TruncationShape:
     ring_bits: int
     """k."""
     truncated_bits: int
-    """f, at least 1."""
+    """f."""
     output_bits: int
-    """k_out; k - f for the narrow form."""
-    low: Chain
-    """Cuts r mod 2^f."""
-    wide: bool
-    """Whether the wide form is run, which needs one spare bit in z."""
+    """k_out."""
+    low: Chain | None
+    """Cuts r mod 2^f; None for f = 0."""
 
     def __post_init__(self) -> None:
-        """Refuse chains and rings that do not fit."""
-        if self.low.bits != self.truncated_bits:
-            raise ValueError(f"the low chain has {self.low.bits} bits, not {self.truncated_bits}")
-        if not self.wide and self.output_bits != self.ring_bits - self.truncated_bits:
-            raise ValueError(f"without a spare bit, y has {self.ring_bits - self.truncated_bits} bits")
+        """Refuse a chain that does not fit."""
+        if (self.low.bits if self.low else 0) != self.truncated_bits:
+            raise ValueError(f"the low chain does not have {self.truncated_bits} bits")
+
+    @property
+    def wide(self) -> bool:
+        """Whether the wide form is run, which needs one spare bit in z."""
+        return self.output_bits > self.ring_bits - self.truncated_bits
 
     @property
     def offset_bits(self) -> int:
@@ -72,15 +75,18 @@ class TruncationShape:
     @property
     def dealt_rings(self) -> dict[str, int]:
         """Ring of each dealt share, in bits, by name."""
-        rings = {"q": self.output_bits, "m2": self.output_bits}
+        rings = {"q": self.output_bits}
+        if self.low:
+            rings |= {"m2": self.output_bits}
         wrap_bits = self.output_bits - self.ring_bits + self.truncated_bits
-        return rings | ({"g": wrap_bits} if self.wide and wrap_bits > 0 else {})
+        return rings | ({"g": wrap_bits} if self.wide else {})
 
     @cached_property
     def corrections(self) -> BundleLayout:
         """D -> P1, offline: tables of the chain; P1's ring shares."""
         rings = tuple(self.dealt_rings.values())
-        return BundleLayout(count=self.count, word_types=self.low.word_types, ring_bits=rings)
+        words = self.low.word_types if self.low else ()
+        return BundleLayout(count=self.count, word_types=words, ring_bits=rings)
 
     @cached_property
     def prepared(self) -> BundleLayout:
@@ -90,12 +96,13 @@ class TruncationShape:
     @cached_property
     def from_p1(self) -> BundleLayout:
         """P1 -> P0, online: C; the chain's bits, P1's share of dc."""
-        return BundleLayout(count=self.count, bit_arrays=self.low.sent_bits() + 1, ring_bits=(self.ring_bits,))
+        bits = self.low.sent_bits() + 1 if self.low else 0
+        return BundleLayout(count=self.count, bit_arrays=bits, ring_bits=(self.ring_bits,))
 
     @cached_property
     def from_p0(self) -> BundleLayout:
         """P0 -> P1, online: P0's share of dc; y0 - rho'."""
-        return BundleLayout(count=self.count, bit_arrays=1, ring_bits=(self.output_bits,))
+        return BundleLayout(count=self.count, bit_arrays=1 if self.low else 0, ring_bits=(self.output_bits,))
 
 
 # D, the dealer
@@ -105,10 +112,13 @@ def deal_truncation(shape: TruncationShape, *, p0: Draws, p1: Draws) -> Bundle:
     """D: everything that P1's seed cannot give."""
     k, f = shape.ring_bits, shape.truncated_bits
     r = reduce_to_ring(p0.ring("mask", shape.count, bits=k) + p1.ring("mask", shape.count, bits=k), k).values
-    m2 = (p0.bits("m2", shape.count) ^ p1.bits("m2", shape.count)).astype(np.uint32)
-    dealt = {"q": r >> np.uint32(f), "m2": m2, "g": r >> np.uint32(k - 1)}
+    dealt = {"q": r >> np.uint32(f), "g": r >> np.uint32(k - 1)}
+    words: list[Words] = []
+    if shape.low:
+        dealt["m2"] = (p0.bits("m2", shape.count) ^ p1.bits("m2", shape.count)).astype(np.uint32)
+        words = deal_comparison(shape.low, r & np.uint32((1 << f) - 1), p0=p0, p1=p1, name=_LOW)
     return Bundle(
-        words=tuple(deal_comparison(shape.low, r & np.uint32((1 << f) - 1), p0=p0, p1=p1, name=_LOW)),
+        words=tuple(words),
         rings=tuple(
             reduce_to_ring(dealt[name] - p0.ring(_share(name), shape.count, bits=bits), bits)
             for name, bits in shape.dealt_rings.items()
@@ -142,14 +152,17 @@ class TruncationAsP0:
     def answer(self, received: Bundle) -> Bundle:
         """Online: P1's message in, P0's message out."""
         shape, draws, c = self._shape, self._draws, received.rings[0].values
-        bits = [array.values for array in received.bits]
-        own_carry = compare_as_p0(
-            shape.low, c & np.uint32((1 << shape.truncated_bits) - 1), bits[:-1], draws=draws, name=_LOW
-        )
-        own_dc = own_carry ^ draws.bits("m2", shape.count)
+        own: tuple[Bits, ...] = ()
+        dc = None
+        if shape.low:
+            bits = [array.values for array in received.bits]
+            low = c & np.uint32((1 << shape.truncated_bits) - 1)
+            own_carry = compare_as_p0(shape.low, low, bits[:-1], draws=draws, name=_LOW)
+            own_dc = own_carry ^ draws.bits("m2", shape.count)
+            own, dc = (reduce_to_bits(own_dc),), own_dc ^ bits[-1]
         shares = {name: draws.ring(_share(name), shape.count, bits=ring) for name, ring in shape.dealt_rings.items()}
-        y0 = _combine(shape, c, own_dc ^ bits[-1], shares, public=False)
-        return Bundle(bits=(reduce_to_bits(own_dc),), rings=(reduce_to_ring(y0 - self.output_mask, shape.output_bits),))
+        y0 = _combine(shape, c, dc, shares, public=False)
+        return Bundle(bits=own, rings=(reduce_to_ring(y0 - self.output_mask, shape.output_bits),))
 
 
 # P1, the model owner
@@ -164,20 +177,18 @@ class TruncationAsP1:
         self._draws = draws
         self._corrections = corrections
         self._hidden_z0 = prepared.rings[0].values
-        self._opened: tuple[RingElements, BitArray] | None = None
+        self._opened: tuple[RingElements, BitArray | None] | None = None
 
     def open(self, z1: RingElements) -> Bundle:
         """Online: mask and open z; P1's share of the carry, masked."""
         shape, draws, k = self._shape, self._draws, self._shape.ring_bits
         r1 = draws.ring("mask", shape.count, bits=k)
         opened = reduce_to_ring(z1 + self._hidden_z0 + r1 + np.uint32(1 << shape.offset_bits), k)
-        sent, own_carry = compare_as_p1(
-            shape.low,
-            opened.values & np.uint32((1 << shape.truncated_bits) - 1),
-            self._corrections.words,
-            draws=draws,
-            name=_LOW,
-        )
+        if shape.low is None:
+            self._opened = (opened.values, None)
+            return Bundle(rings=(opened,))
+        low = opened.values & np.uint32((1 << shape.truncated_bits) - 1)
+        sent, own_carry = compare_as_p1(shape.low, low, self._corrections.words, draws=draws, name=_LOW)
         own_dc = own_carry ^ draws.bits("m2", shape.count)
         self._opened = (opened.values, own_dc)
         return Bundle(rings=(opened,), bits=tuple(reduce_to_bits(array) for array in (*sent, own_dc)))
@@ -189,7 +200,8 @@ class TruncationAsP1:
         c, own_dc = self._opened
         names = self._shape.dealt_rings
         shares = dict(zip(names, (ring.values for ring in self._corrections.rings), strict=True))
-        y1 = _combine(self._shape, c, own_dc ^ received.bits[0].values, shares, public=True)
+        dc = None if own_dc is None else own_dc ^ received.bits[0].values
+        y1 = _combine(self._shape, c, dc, shares, public=True)
         return reduce_to_ring(y1 + received.rings[0].values, self._shape.output_bits).values
 
 
@@ -202,14 +214,16 @@ def _share(name: str) -> str:
 
 
 def _combine(
-    shape: TruncationShape, c: RingElements, dc: BitArray, shares: dict[str, RingElements], *, public: bool
+    shape: TruncationShape, c: RingElements, dc: BitArray | None, shares: dict[str, RingElements], *, public: bool
 ) -> RingElements:
     """One party's share of y. Exactly one party (P1) adds the terms that hold no share."""
     k, f = shape.ring_bits, shape.truncated_bits
-    carried = dc.astype(np.uint32)
-    y: RingElements = (carried + carried - np.uint32(1)) * shares["m2"] - shares["q"]
+    y: RingElements = np.uint32(0) - shares["q"]
     if public:
-        y += (c >> np.uint32(f)) - np.uint32(1 << (shape.offset_bits - f)) - carried
+        y += (c >> np.uint32(f)) - np.uint32(1 << (shape.offset_bits - f))
+    if dc is not None:
+        carried = dc.astype(np.uint32)
+        y += (carried + carried - np.uint32(1)) * shares["m2"] - (carried if public else np.uint32(0))
     if "g" in shares:
         lost = np.uint32(1) - (c >> np.uint32(k - 1))
         y += np.uint32((1 << (k - f)) & 0xFFFFFFFF) * lost * shares["g"]
