@@ -1,0 +1,94 @@
+"""Public-linear operations: each party applies them to its half of a masked value, without a message.
+
+For x = x0 + x1 and a public linear map L with a constant c: P0 holds L(x0), P1 holds L(x1) + c. So every function here
+takes one half; `with_constants` says whether this half carries the constants, which exactly one party's (P1's) does.
+All arithmetic is mod 2^32, so mod 2^k for every ring that a value may have.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+
+from secure_computation.network import Padding, Pair
+from secure_computation.protocols.draws import RingElements
+
+
+class Pool(Protocol):
+    """Geometry of a sum pool (`engines.masked.plan.SumPoolStep`)."""
+
+    @property
+    def kernel(self) -> Pair: ...
+    @property
+    def stride(self) -> Pair: ...
+    @property
+    def padding(self) -> Padding: ...
+    @property
+    def count_include_pad(self) -> bool: ...
+    @property
+    def divisor(self) -> int: ...
+
+
+def add(halves: Sequence[RingElements], factors: Sequence[int]) -> RingElements:
+    """factors[0] * x + factors[1] * y."""
+    return _scaled(halves[0], factors[0]) + _scaled(halves[1], factors[1])
+
+
+def concatenate(halves: Sequence[RingElements], factors: Sequence[int]) -> RingElements:
+    """factors[i] * x_i, one after the other along the first axis."""
+    return np.concatenate([_scaled(half, factor) for half, factor in zip(halves, factors, strict=True)])
+
+
+def offset(half: RingElements, constant: int, *, with_constants: bool) -> RingElements:
+    """The sum of x and a constant."""
+    return half + _constant(constant) if with_constants else half
+
+
+def pad(half: RingElements, padding: Padding, constant: int, *, with_constants: bool) -> RingElements:
+    """Surround each channel, (channels, height, width), by a constant. Padding is (top, left, bottom, right)."""
+    if not any(padding):
+        return half
+    top, left, bottom, right = padding
+    value = _constant(constant) if with_constants else np.uint32(0)
+    return np.pad(half, ((0, 0), (top, bottom), (left, right)), constant_values=value)
+
+
+def sum_pool(half: RingElements, pool: Pool) -> RingElements:
+    """Sum over each window, padding counting as zeros; see `SumPoolStep` for windows that hold padding."""
+    if pool.kernel == half.shape[1:] and not any(pool.padding):
+        whole: RingElements = half.sum(axis=(1, 2), keepdims=True, dtype=np.uint32)
+        return whole
+    total = _window_sums(half, pool)
+    if pool.count_include_pad or not any(pool.padding):
+        return total
+    # Whole factors by position: divisor / (cells of the window inside the picture).
+    inside = _window_sums(np.ones((1, *half.shape[1:]), np.uint32), pool)
+    return total * (np.uint32(pool.divisor) // inside)
+
+
+def _window_sums(values: RingElements, pool: Pool) -> RingElements:
+    padded = pad(values, pool.padding, 0, with_constants=False)
+    total: RingElements | None = None
+    for cells in window_cells(padded, pool.kernel, pool.stride):
+        total = cells.copy() if total is None else np.add(total, cells, out=total)
+    assert total is not None  # a kernel has at least one cell
+    return total
+
+
+def window_cells(values: RingElements, kernel: Pair, stride: Pair) -> list[RingElements]:
+    """For each cell of the kernel, row by row: that cell of every window, as a view (channels, rows, columns)."""
+    rows = (values.shape[1] - kernel[0]) // stride[0] + 1
+    columns = (values.shape[2] - kernel[1]) // stride[1] + 1
+    return [
+        values[:, y : y + (rows - 1) * stride[0] + 1 : stride[0], x : x + (columns - 1) * stride[1] + 1 : stride[1]]
+        for y in range(kernel[0])
+        for x in range(kernel[1])
+    ]
+
+
+def _scaled(half: RingElements, factor: int) -> RingElements:
+    return half if factor == 1 else half * _constant(factor)
+
+
+def _constant(value: int) -> np.uint32:
+    return np.uint32(value & 0xFFFFFFFF)
