@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from contract.errors import PeerViolation
+from contract.errors import MaterialSpent, PeerViolation
 from secure_computation.crypten_bridge.dealing import (
     BinaryTripleRequest,
     BitRequest,
@@ -30,15 +30,19 @@ class Corrections:
 
     def __init__(self, tensors: Sequence[Share]) -> None:
         """Keep one tensor for each request."""
-        self._tensors = tuple(tensors)
+        self._tensors: list[Share | None] = list(tensors)
 
     def __repr__(self) -> str:
         """Show nothing."""
         return "Corrections(<secret>)"
 
-    def tensor(self, step: int) -> Share:
-        """The correction of the request at `step`."""
-        return self._tensors[step]
+    def take(self, step: int) -> Share:
+        """The correction of the request at `step`, once; its memory is then the caller's. MaterialSpent afterwards."""
+        tensor = self._tensors[step]
+        if tensor is None:
+            raise MaterialSpent("a dealt tuple was asked for twice; start a new session")
+        self._tensors[step] = None
+        return tensor
 
 
 class _PartyProvider:
@@ -138,7 +142,7 @@ class ModelOwnerProvider(_PartyProvider):
 
     def _last(self, party: PartyRandomness, step: int) -> Last:
         del party
-        correction = self._corrections.tensor(step)
+        correction = self._corrections.take(step)
         return lambda _label, _shape: correction
 
 

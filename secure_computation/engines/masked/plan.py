@@ -111,12 +111,16 @@ class LinearStep(BaseStep):
 
     Every LinearStep has a bias, whether the network's operation has one or not: it may hold the rounding term of the
     truncation that follows. The mask of `inputs[0]` is always one that the dealer knows.
+
+    weight = round(real weight * weight_scale), bias = round(real bias * value.scale) + rounding.
     """
 
     kind: Literal["linear"] = "linear"
     operation: Annotated[Convolution2d | FullyConnected, Field(discriminator="kind")]
     """Geometry; its `inputs` are the network's, this step's `inputs` are what is read here."""
     weight_scale: Scale
+    rounding: Annotated[int, Field(ge=0, lt=1 << (MAX_RING_BITS - 2))]
+    """Half of what the next truncation cuts to 1, so that it rounds; public."""
 
     @property
     def weight_name(self) -> str:
@@ -247,7 +251,7 @@ class ReluStep(_ComparisonStep):
 class TruncateStep(_ComparisonStep):
     """floor(z / 2^shift), sign kept.
 
-    For |z| < 2^(ring_bits-1) where `value.ring_bits` <= ring_bits - shift; for |z| < 2^(ring_bits-2) where the result's
+    For |z| < 2^(ring_bits-1) where `value.ring_bits` is ring_bits - shift; for |z| < 2^(ring_bits-2) where the result's
     ring is wider than that (with shift 0 this only widens the ring).
     """
 
@@ -259,6 +263,8 @@ class TruncateStep(_ComparisonStep):
     def _layout(self) -> Self:
         if self.shift > self.ring_bits - 2:
             raise ValueError("a truncation must leave two bits at least")
+        if self.value.ring_bits < self.ring_bits - self.shift:
+            raise ValueError("a truncation must keep all bits that are left")
         self._check_width(self.low_chunks, self.shift)
         return self
 

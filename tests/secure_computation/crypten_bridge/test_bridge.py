@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from contract.errors import ConfigurationError, DeadlineExceeded, PeerViolation
+from contract.errors import ConfigurationError, DeadlineExceeded, MaterialSpent, PeerViolation
 from secure_computation.channel.channel import Deadlines
 from secure_computation.channel.memory import memory_pair
 from secure_computation.crypten_bridge.communicator import TwoPartyCommunicator
@@ -248,6 +248,12 @@ class TestDealingList:
             crypten.mpc.primitives.beaver.wraps(x._tensor)
         assert [request.kind for request in provider.requests] == ["square", "wrap"]
         assert communicator.openings == [(3,), (3,)]
+
+    def test_a_correction_is_taken_once(self) -> None:
+        corrections = Corrections([torch.ones(1, dtype=torch.int64)])
+        assert corrections.take(0).tolist() == [1]
+        with pytest.raises(MaterialSpent):
+            corrections.take(0)
 
     def test_repr_hides_corrections(self) -> None:
         assert repr(Corrections([torch.full((2,), 77)])) == "Corrections(<secret>)"
