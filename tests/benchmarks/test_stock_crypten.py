@@ -101,6 +101,7 @@ def test_a_deadline_ends_the_processes(files: tuple[Path, Path, Path]) -> None:
     assert not [command for command in running_parties() if str(files[0]) in command]
 
 
+@pytest.mark.slow
 def test_one_party_that_fails_ends_the_others(files: tuple[Path, Path, Path]) -> None:
     np.save(files[2], np.zeros((1, 4, 4), dtype=np.float32), allow_pickle=False)
     with pytest.raises(ComputationFailed, match="data_owner") as caught:
