@@ -136,14 +136,16 @@ class Diagnoser:
                 f"the plan of {entry.card.name} has another input or other classes than its card; tell its owner"
             )
         session = self._open(entry, engine)
-        try:
-            outcome = self._run(session, plan, image, progress)
-        except EncryptedInferenceError as error:
-            self._report_failure(session.view.id, error)
-            raise
-        except KeyboardInterrupt:
-            self._cancel(session)
-            raise
+        with ExitStack() as channels:
+            # The front end hears of the end before the peers do: they would report that this party has gone.
+            try:
+                outcome = self._run(session, plan, image, progress, channels)
+            except EncryptedInferenceError as error:
+                self._report_failure(session.view.id, error)
+                raise
+            except KeyboardInterrupt:
+                self._cancel(session)
+                raise
         return _diagnosis(path, entry, engine, image, outcome)
 
     def _open(self, entry: ModelEntry, engine: Engine) -> _OpenSession:
@@ -174,7 +176,9 @@ class Diagnoser:
             crypto_provider_url=crypto_provider.url or entry.crypto_provider.address,
         )
 
-    def _run(self, session: _OpenSession, plan: Plan, image: ModelInput, progress: Progress) -> _Outcome:
+    def _run(
+        self, session: _OpenSession, plan: Plan, image: ModelInput, progress: Progress, channels: ExitStack
+    ) -> _Outcome:
         started = time.perf_counter()
         item = item_of(session.claims)
         lowering = plan.engines.crypten
@@ -182,36 +186,35 @@ class Diagnoser:
         self._front_end.report(session.view.id, SessionEventName.PREPARE)
         # Durable before the first message that depends on it.
         self._ledger.consume(item)
-        with ExitStack() as stack:
-            model_owner = self._connect(stack, session.model_owner_url, session.model_owner, session.ticket)
-            dealer = self._connect(stack, session.crypto_provider_url, session.crypto_provider, session.ticket)
-            material = receive_data_owner_material(dealer, item)
-            dealer.send_end(step="material received")
-            ready = model_owner.receive_hello(step="material ready", wait_seconds=self._settings.waiting.material)
-            zero_sharing = agree_on_zero_sharing(model_owner, item=item)
-            self._front_end.report(session.view.id, SessionEventName.RUN)
-            prepared = time.perf_counter()
-            progress.stage("computing on shares")
-            logits = run_data_owner(
-                plan.network,
-                image.tensor,
-                lowering=lowering,
-                material=material,
-                zero_sharing=zero_sharing,
-                channel=model_owner,
-                on_layer=progress.layer,
-            )
-            model_owner.send_end(step="result received")
-            finished = time.perf_counter()
+        model_owner = self._connect(channels, session.model_owner_url, session.model_owner, session.ticket)
+        dealer = self._connect(channels, session.crypto_provider_url, session.crypto_provider, session.ticket)
+        material = receive_data_owner_material(dealer, item)
+        dealer.send_end(step="material received")
+        ready = model_owner.receive_hello(step="material ready", wait_seconds=self._settings.waiting.material)
+        zero_sharing = agree_on_zero_sharing(model_owner, item=item)
+        self._front_end.report(session.view.id, SessionEventName.RUN)
+        prepared = time.perf_counter()
+        progress.stage("computing on shares")
+        logits = run_data_owner(
+            plan.network,
+            image.tensor,
+            lowering=lowering,
+            material=material,
+            zero_sharing=zero_sharing,
+            channel=model_owner,
+            on_layer=progress.layer,
+        )
+        model_owner.send_end(step="result received")
+        finished = time.perf_counter()
         seconds = Seconds(offline=prepared - started, online=finished - prepared)
         sent = _bytes(model_owner, dealer, ready)
         unrecorded = self._report_completed(session, seconds, sent)
         trips = model_owner.traffic(Phase.ONLINE).one_way_trips + model_owner.traffic(Phase.OUTPUT).one_way_trips
         return _Outcome(logits=logits, seconds=seconds, bytes=sent, one_way_trips=trips, warnings=unrecorded)
 
-    def _connect(self, stack: ExitStack, url: str, party: Party, ticket: Ticket) -> Channel:
+    def _connect(self, channels: ExitStack, url: str, party: Party, ticket: Ticket) -> Channel:
         channel = connect_channel(url, context=self._context, expect=party, deadlines=self._deadlines)
-        stack.callback(channel.close)
+        channels.callback(channel.close)
         present_ticket(channel, ticket)
         channel.set_phase(Phase.OFFLINE)
         return channel

@@ -154,7 +154,7 @@ def test_a_data_owner_that_breaks_the_protocol(federation: Federation, case: str
     ):
         ready(channel, session.ticket or "")
         deed(channel)
-    code, words = failure_of(federation, session)
+        code, words = failure_of(federation, session)
     assert code == "peer-violation"
     assert expected in words
     assert "data-owner of st-mary" in words

@@ -1,0 +1,200 @@
+"""The dealer's server: whom it deals to, what it sends, and what becomes of it when others fail."""
+
+import re
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from contract.errors import DeadlineExceeded, PeerReported, PeerUnreachable
+from contract.identity import Party, Role
+from contract.settings import FrontEnd
+from contract.ticket import Engine, Purpose
+from crypto_provider.server import PlanCache
+from secure_computation.admission import present_ticket
+from secure_computation.channel.channel import Channel
+from secure_computation.wire import Frame, Kind, Phase
+from tests.end_to_end.federation import (
+    HOSPITAL,
+    LABORATORY,
+    SHORT,
+    TRUST_CENTRE,
+    Federation,
+    closed_port,
+)
+from tests.end_to_end.misbehaviour import VIOLATIONS
+
+
+def ask(channel: Channel, ticket: str) -> bytes:
+    """The seed, or the error that the dealer reports."""
+    present_ticket(channel, ticket)
+    channel.set_phase(Phase.OFFLINE)
+    return channel.receive_seed(step="seed")
+
+
+def refusal(channel: Channel, ticket: str) -> str:
+    with pytest.raises(PeerReported) as caught:
+        ask(channel, ticket)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+WRONG_TICKETS: dict[str, tuple[Callable[[Federation, Path], str], str]] = {
+    "expired": (lambda all_, _: all_.expired_ticket(), "has expired: open a new session"),
+    "forged": (lambda all_, path: all_.forged_ticket(path / "other"), "forged: no pinned key .* has signed it"),
+    "malformed": (lambda _, __: "a.b.c", "malformed: it is not a signed JWT"),
+    "another data owner's": (lambda all_, _: all_.ticket(data_owner="elsewhere"), "made for somebody else"),
+    "another dealer's": (lambda all_, _: all_.ticket(crypto_provider="elsewhere"), "made for somebody else"),
+    "another engine's": (lambda all_, _: all_.ticket(engine=Engine.MASKED), "which is not dealt for here"),
+    "another purpose's": (lambda all_, _: all_.ticket(purpose=Purpose.PREPARE), "open a session to diagnose"),
+    "an unknown plan's": (lambda all_, _: all_.ticket(plan_hash="0" * 64), "plan"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG_TICKETS)
+def test_a_wrong_ticket_is_refused_with_its_reason(federation: Federation, tmp_path: Path, case: str) -> None:
+    make, expected = WRONG_TICKETS[case]
+    with federation.dial(federation.dealer_url, HOSPITAL, TRUST_CENTRE) as channel:
+        assert re.search(expected, refusal(channel, make(federation, tmp_path)))
+
+
+@pytest.mark.parametrize("role", [Role.CRYPTO_PROVIDER, Role.INFERENCE_SERVICE])
+def test_a_certificate_of_the_wrong_role_is_refused(federation: Federation, role: Role) -> None:
+    intruder = Party(role=role, organisation="st-mary")
+    with (
+        federation.dial(federation.dealer_url, intruder, TRUST_CENTRE) as channel,
+        pytest.raises(PeerReported, match="where a data-owner or a model-owner was expected: check"),
+    ):
+        channel.receive_seed(step="tls handshake")
+
+
+def test_a_model_owners_ticket_is_of_no_use_to_another_model_owner(federation: Federation) -> None:
+    other = Party(role=Role.MODEL_OWNER, organisation="south-lab")
+    with federation.dial(federation.dealer_url, other, TRUST_CENTRE) as channel:
+        assert "does not name the model-owner of south-lab" in refusal(channel, federation.ticket())
+
+
+def test_a_half_is_dealt_once(federation: Federation) -> None:
+    ticket = federation.ticket()
+    with federation.dial(federation.dealer_url, HOSPITAL, TRUST_CENTRE) as first:
+        assert len(ask(first, ticket)) == 32
+    with federation.dial(federation.dealer_url, HOSPITAL, TRUST_CENTRE) as second:
+        assert "(material-spent)" in (words := refusal(second, ticket))
+        assert "start a new session" in words
+
+
+def test_a_dealer_that_restarted_between_the_halves_refuses_the_second(federation: Federation, tmp_path: Path) -> None:
+    ticket = federation.ticket()
+    with (
+        federation.dealer(data_folder=tmp_path / "data") as url,
+        federation.dial(url, HOSPITAL, TRUST_CENTRE) as channel,
+    ):
+        ask(channel, ticket)
+    with (
+        federation.dealer(data_folder=tmp_path / "data") as url,
+        federation.dial(url, LABORATORY, TRUST_CENTRE) as channel,
+    ):
+        assert "its seeds are forgotten; start a new session" in refusal(channel, ticket)
+
+
+def test_the_data_owner_is_sent_a_seed_and_nothing_else(federation: Federation) -> None:
+    frames: list[Frame] = []
+    with federation.dial(federation.dealer_url, HOSPITAL, TRUST_CENTRE, recorder=frames.append) as channel:
+        ask(channel, federation.ticket())
+        channel.send_end(step="material received")
+    assert [(frame.kind, len(frame.body)) for frame in frames] == [(Kind.SEED, 32)]
+
+
+@pytest.mark.parametrize("case", VIOLATIONS)
+def test_a_party_that_breaks_the_protocol_is_told_so(federation: Federation, case: str) -> None:
+    """In the place of its ticket. Another party on the same server is served meanwhile."""
+    deed, _ = VIOLATIONS[case]
+    with (
+        federation.dial(federation.dealer_url, HOSPITAL, TRUST_CENTRE) as channel,
+        federation.dial(federation.dealer_url, HOSPITAL, TRUST_CENTRE) as other,
+    ):
+        deed(channel)
+        assert len(ask(other, federation.ticket())) == 32
+        with pytest.raises(PeerReported, match="st-mary broke the protocol in step 'ticket'"):
+            channel.receive_end(step="any")
+
+
+def test_a_party_that_falls_silent_is_given_up(federation: Federation, caplog: pytest.LogCaptureFixture) -> None:
+    with (
+        federation.dealer(waiting=SHORT) as url,
+        federation.dial(url, HOSPITAL, TRUST_CENTRE) as channel,
+        pytest.raises(PeerReported, match=r"data-owner of st-mary did not answer within .* in step 'ticket'"),
+    ):
+        channel.receive_seed(step="seed")
+    assert "did not answer within" in caplog.text
+
+
+def test_the_front_end_is_down(federation: Federation) -> None:
+    """Whoever asks for material hears that the dealer cannot read the plan, and why."""
+    front_end = FrontEnd(
+        url=f"http://127.0.0.1:{closed_port()}", api_key=federation.front_end_keys[Role.CRYPTO_PROVIDER]
+    )
+    with (
+        federation.dealer(inference_service=front_end) as url,
+        federation.dial(url, HOSPITAL, TRUST_CENTRE) as channel,
+    ):
+        assert "the inference service at" in (words := refusal(channel, federation.ticket()))
+        assert "cannot be reached: check that it runs" in words
+
+
+def test_plans_are_fetched_once_and_the_oldest_is_forgotten(federation: Federation) -> None:
+    plan = federation.model.plan.canonical_bytes()
+    fetched: list[str] = []
+
+    def fetch(plan_hash: str) -> bytes:
+        fetched.append(plan_hash)
+        return plan
+
+    cache = PlanCache(fetch, size=2)
+    for plan_hash in ("a", "a", "b", "a", "c", "a", "b"):
+        cache.get(plan_hash)
+    assert fetched == ["a", "b", "c", "b"]
+
+
+def test_a_slow_fetch_holds_up_no_other_session(federation: Federation) -> None:
+    plan = federation.model.plan.canonical_bytes()
+    arrived, release = threading.Event(), threading.Event()
+
+    def fetch(plan_hash: str) -> bytes:
+        if plan_hash == "slow":
+            arrived.set()
+            release.wait(10)
+            raise DeadlineExceeded(peer="the inference service", step="GET plan", waited_seconds=10)
+        return plan
+
+    cache = PlanCache(fetch)
+
+    def slow() -> None:
+        with pytest.raises(DeadlineExceeded):
+            cache.get("slow")
+
+    thread = threading.Thread(target=slow)
+    thread.start()
+    assert arrived.wait(5)
+    other = threading.Thread(target=cache.get, args=("other",))
+    other.start()
+    other.join(5)
+    assert not other.is_alive()
+    release.set()
+    thread.join(5)
+
+
+def test_a_plan_that_could_not_be_fetched_is_asked_for_again(federation: Federation) -> None:
+    plan = federation.model.plan.canonical_bytes()
+    answers = [PeerUnreachable("the inference service cannot be reached: check that it runs"), None]
+
+    def fetch(_: str) -> bytes:
+        if (error := answers.pop(0)) is not None:
+            raise error
+        return plan
+
+    cache = PlanCache(fetch)
+    with pytest.raises(PeerUnreachable):
+        cache.get("a")
+    assert cache.get("a").network.classes == 3
