@@ -156,7 +156,7 @@ def test_a_model_owner_that_counts_wrongly(federation: Federation, chest: Path, 
 
 @pytest.mark.parametrize("place", ["model_owner_url", "dealer_url"])
 def test_a_peer_that_is_down(federation: Federation, chest: Path, place: str) -> None:
-    settings = {place: f"ws://127.0.0.1:{closed_port()}/v2"}
+    settings: dict[str, Any] = {place: f"ws://127.0.0.1:{closed_port()}/v2"}
     with federation.diagnoser(**settings) as (diagnoser, client):
         caught = attempt(diagnoser, chest)
         assert type(caught) is PeerUnreachable
@@ -180,10 +180,9 @@ def test_somebody_else_answers(federation: Federation, chest: Path, case: str) -
     def handler(channel: Channel) -> None:
         received.append(channel.receive_hello(step="ticket"))
 
-    with (
-        federation.fake(party, handler) as url,
-        federation.diagnoser(**{place: url}) as (diagnoser, client),
-    ):
+    with ExitStack() as stack:
+        settings: dict[str, Any] = {place: stack.enter_context(federation.fake(party, handler))}
+        diagnoser, client = stack.enter_context(federation.diagnoser(**settings))
         caught = attempt(diagnoser, chest)
         assert type(caught) is PeerViolation
         assert f"is {party}, where " in str(caught)
@@ -225,7 +224,8 @@ def test_a_wrong_ticket_goes_nowhere_and_the_session_ends(
 
 @pytest.mark.parametrize("role", ["model_owners", "crypto_providers"])
 def test_a_party_that_is_not_pinned_is_not_spoken_to(federation: Federation, chest: Path, role: str) -> None:
-    with federation.diagnoser(**{role: (Peer(organisation="another"),)}) as (diagnoser, client):
+    settings: dict[str, Any] = {role: (Peer(organisation="another"),)}
+    with federation.diagnoser(**settings) as (diagnoser, client):
         entry = client.model("tiny-chest")
         with pytest.raises(TicketInvalid, match=r"does not pin; nothing was sent\. Add it to the settings only if"):
             diagnoser.diagnose(chest, entry, engine=Engine.CRYPTEN, force=False, progress=SILENT)
@@ -346,8 +346,7 @@ def test_waiting_for_material_has_its_own_deadline(federation: Federation, chest
 
 def test_counts_agree_on_both_sides(federation: Federation, chest: Path) -> None:
     """Bytes of the three parties add up to what crossed the channels, and the online part is the larger."""
-    with ExitStack() as stack:
-        diagnoser, _ = stack.enter_context(federation.diagnoser())
+    with federation.diagnoser() as (diagnoser, _):
         entry = diagnoser.choose_model(None)
         diagnosis = diagnoser.diagnose(chest, entry, engine=Engine.CRYPTEN, force=False, progress=SILENT)
     sent = diagnosis.bytes
