@@ -41,3 +41,63 @@ def unpack(words: NDArray[np.uint32], bits: int, values: NDArray[np.uint32]) -> 
         word = position >> 5
         pair = np.uint64(words[word]) | (np.uint64(words[word + 1]) << np.uint64(32))
         values[index] = np.uint32((pair >> np.uint64(position & 31)) & mask)
+
+
+@jit
+def split_digits(values: NDArray[np.uint32], top: int, left: int, planes: NDArray[np.int8]) -> None:
+    """Write the balanced base-256 digits of (C, H, W) into the inside of (digits, C, padded H, padded W)."""
+    balance = np.uint32(0x80808080)
+    channels, height, width = values.shape
+    for digit in range(planes.shape[0]):
+        shift = np.uint32(8 * digit)
+        for channel in range(channels):
+            for row in range(height):
+                source = values[channel, row]
+                target = planes[digit, channel, row + top, left : left + width]
+                for column in range(width):
+                    target[column] = np.int8(((source[column] + balance) ^ balance) >> shift)
+
+
+@jit
+def windows_to_rows(  # noqa: PLR0917  # numba takes positional arguments quickest
+    planes: NDArray[np.int8],
+    kernel: tuple[int, int],
+    stride: tuple[int, int],
+    dilation: tuple[int, int],
+    band: tuple[int, int, int],
+    rows: NDArray[np.int8],
+) -> None:
+    """Write what each kernel tap sees, one row for each digit, channel and tap; see `elementwise.windows_to_rows`."""
+    first, last, width = band
+    across = stride[1]
+    for digit in range(planes.shape[0]):
+        row = 0
+        for channel in range(planes.shape[1]):
+            for down in range(kernel[0]):
+                for right in range(kernel[1]):
+                    target = rows[digit, row]
+                    start = 0
+                    for y in range(first, last):
+                        source = planes[digit, channel, y * stride[0] + down * dilation[0]]
+                        offset = right * dilation[1]
+                        if across == 1:  # apart, so that it becomes a plain copy
+                            for x in range(width):
+                                target[start + x] = source[offset + x]
+                        else:
+                            for x in range(width):
+                                target[start + x] = source[offset + x * across]
+                        start += width
+                    row += 1
+
+
+@jit
+def combine(products: tuple[NDArray[np.int32], ...], mask: int, output: NDArray[np.uint32]) -> None:
+    """Set output to the sum of products[s] * 2^(8 s), cut by `mask`; (N, columns), products may have more columns."""
+    cut = np.uint32(mask)
+    for row in range(output.shape[0]):
+        target = output[row]
+        for column in range(target.size):
+            total = np.uint32(0)
+            for index in range(len(products)):
+                total += np.uint32(products[index][row, column]) << np.uint32(8 * index)
+            target[column] = total & cut

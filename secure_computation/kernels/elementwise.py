@@ -8,10 +8,14 @@ loaded.
 import functools
 import importlib.util
 from types import ModuleType
-from typing import Final
+from typing import Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+
+Pair: TypeAlias = tuple[int, int]
+Padding: TypeAlias = tuple[int, int, int, int]
+Band: TypeAlias = tuple[int, int, int]
 
 _CHUNK: Final = 1 << 16
 """Elements unpacked to single bits at a time (a multiple of 8, so that each chunk fills whole bytes)."""
@@ -80,3 +84,92 @@ def unpack_numpy(body: NDArray[np.uint8], count: int, bits: int) -> NDArray[np.u
 
 def _to_bits(values: NDArray[np.uint32]) -> NDArray[np.uint8]:
     return np.unpackbits(values.astype("<u4", copy=False).view(np.uint8), bitorder="little").reshape(-1, 32)
+
+
+def split_digits(
+    values: NDArray[np.uint32], digits: int, padding: Padding, *, use_compiled: bool | None = None
+) -> NDArray[np.int8]:
+    """Balanced base-256 digits: value = sum of digit_i * 256^i mod 256^digits, each digit in [-128, 127].
+
+    Args:
+        values: (channels, height, width), held mod 2^32.
+        digits: how many, 1 to 4; more significant ones are left out.
+        padding: zeros around each channel: top, left, bottom, right.
+        use_compiled: see above.
+
+    Returns: int8 (digits, channels, top + height + bottom, left + width + right), digit 0 the lowest.
+    """
+    top, left, bottom, right = padding
+    channels, height, width = values.shape
+    planes = np.zeros((digits, channels, top + height + bottom, left + width + right), np.int8)
+    twin = _twin(use_compiled=use_compiled)
+    if twin is not None:
+        twin.split_digits(values, top, left, planes)
+        return planes
+    inside = planes[:, :, top : top + height, left : left + width]
+    for digit, plane in enumerate(balanced_digits_numpy(values, digits)):
+        inside[digit] = plane
+    return planes
+
+
+def balanced_digits_numpy(values: NDArray[np.uint32], digits: int) -> NDArray[np.int8]:
+    """Balanced base-256 digits of any shape: int8 (digits, ...).
+
+    Adding 128 to every digit makes them the plain bytes of value + 0x80808080; taking 128 off a byte flips its top bit.
+    """
+    bytes_of = (values + np.uint32(0x80808080)) ^ np.uint32(0x80808080)
+    return np.stack([(bytes_of >> np.uint32(8 * digit)).astype(np.uint8).view(np.int8) for digit in range(digits)])
+
+
+def windows_to_rows(
+    planes: NDArray[np.int8],
+    rows: NDArray[np.int8],
+    *,
+    kernel: Pair,
+    stride: Pair,
+    dilation: Pair,
+    band: Band,
+    use_compiled: bool | None = None,
+) -> None:
+    """Lay out the windows of a convolution as the right factor of a matrix product (im2col, channels first).
+
+    Args:
+        planes: (digits, channels, padded height, padded width).
+        rows: filled by this; (digits, at least channels * kernel taps, at least outputs in the band). What lies behind
+            the taps and outputs is left as it was.
+        kernel: height and width.
+        stride: down and across.
+        dilation: down and across.
+        band: first output row, one behind the last output row, and outputs in a row.
+        use_compiled: see above.
+    """
+    twin = _twin(use_compiled=use_compiled)
+    if twin is not None:
+        twin.windows_to_rows(planes, kernel, stride, dilation, band, rows)
+        return
+    digits, channels = planes.shape[:2]
+    first, last, width = band
+    taps = kernel[0] * kernel[1]
+    for tap in range(taps):
+        top, left = first * stride[0] + tap // kernel[1] * dilation[0], tap % kernel[1] * dilation[1]
+        seen = planes[:, :, top:, left:][:, :, :: stride[0], :: stride[1]][:, :, : last - first, :width]
+        rows[:, tap : channels * taps : taps, : (last - first) * width] = seen.reshape(digits, channels, -1)
+
+
+def combine(
+    products: tuple[NDArray[np.int32], ...],
+    bits: int,
+    output: NDArray[np.uint32],
+    *,
+    use_compiled: bool | None = None,
+) -> None:
+    """Set output (N, columns) to the sum of products[s] * 2^(8 s) mod 2^bits; products may have more columns."""
+    mask = (1 << bits) - 1
+    twin = _twin(use_compiled=use_compiled)
+    if twin is not None:
+        twin.combine(products, mask, output)
+        return
+    output[:] = 0
+    for index, product in enumerate(products):
+        output += product[:, : output.shape[1]].view(np.uint32) << np.uint32(8 * index)
+    output &= np.uint32(mask)

@@ -1,0 +1,91 @@
+"""The compiled loops equal their NumPy twins."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from secure_computation.kernels import elementwise
+
+without_deadline = settings(deadline=None)  # the first call compiles
+seeds = st.integers(0, 2**32 - 1)
+
+
+def test_the_compiled_twins_are_there() -> None:
+    """numba is a dependency; without it this suite would compare NumPy with itself."""
+    assert elementwise.compiled() is not None
+
+
+@without_deadline
+@given(seeds, st.integers(0, 200), st.integers(1, 32))
+def test_packing(seed: int, count: int, bits: int) -> None:
+    values = np.random.default_rng(seed).integers(0, 2**bits, count).astype(np.uint32)
+    body = elementwise.pack(values, bits)
+    assert body.tobytes() == elementwise.pack_numpy(values, bits).tobytes()
+    np.testing.assert_array_equal(elementwise.unpack(body, count, bits), values)
+    np.testing.assert_array_equal(elementwise.unpack_numpy(body, count, bits), values)
+
+
+@pytest.mark.parametrize("bits", [1, 17, 20, 31])
+def test_packing_more_than_a_chunk(bits: int) -> None:
+    count = (1 << 17) + 3
+    values = np.random.default_rng(bits).integers(0, 2**bits, count).astype(np.uint32)
+    body = elementwise.pack(values, bits, use_compiled=False)
+    assert body.tobytes() == elementwise.pack(values, bits, use_compiled=True).tobytes()
+    np.testing.assert_array_equal(elementwise.unpack(body, count, bits, use_compiled=False), values)
+    np.testing.assert_array_equal(elementwise.unpack(body, count, bits, use_compiled=True), values)
+
+
+@without_deadline
+@given(seeds, st.integers(1, 4), st.tuples(*[st.integers(0, 2)] * 4), st.tuples(*[st.integers(1, 6)] * 3))
+def test_digits_make_up_the_value(
+    seed: int, digits: int, padding: tuple[int, int, int, int], shape: tuple[int, int, int]
+) -> None:
+    values = np.random.default_rng(seed).integers(0, 2**32, shape, dtype=np.uint32)
+    values.flat[0] = (0x80808080, 0x7F7F7F7F, 0x80000000, 0xFFFFFFFF)[seed % 4]
+    planes = elementwise.split_digits(values, digits, padding, use_compiled=True)
+    np.testing.assert_array_equal(planes, elementwise.split_digits(values, digits, padding, use_compiled=False))
+    total = sum(planes[digit].astype(object) * 256**digit for digit in range(digits)) % 256**digits
+    top, left, bottom, right = padding
+    wanted = np.pad(values, ((0, 0), (top, bottom), (left, right))).astype(object) % 256**digits
+    assert (total == wanted).all()
+
+
+@without_deadline
+@given(seeds, *[st.tuples(st.integers(1, 3), st.integers(1, 3))] * 3, st.integers(1, 3), st.integers(0, 2))
+def test_windows(
+    seed: int, kernel: tuple[int, int], stride: tuple[int, int], dilation: tuple[int, int], height: int, first: int
+) -> None:
+    width, last = 4, first + height
+    size = [
+        (count - 1) * s + d * (k - 1) + 1
+        for count, s, d, k in zip((last, width), stride, dilation, kernel, strict=True)
+    ]
+    planes = np.random.default_rng(seed).integers(-128, 128, (2, 3, *size)).astype(np.int8)
+    taps = kernel[0] * kernel[1]
+    filled = []
+    for use_compiled in (False, True):
+        rows = np.full((2, 3 * taps + 2, height * width + 1), 99, np.int8)
+        elementwise.windows_to_rows(
+            planes, rows, kernel=kernel, stride=stride, dilation=dilation, band=(first, last, width),
+            use_compiled=use_compiled,
+        )  # fmt: skip
+        filled.append(rows)
+    np.testing.assert_array_equal(filled[0], filled[1])
+    assert (filled[0][:, 3 * taps :] == 99).all()
+    assert (filled[0][:, :, height * width :] == 99).all()
+    last_tap = filled[0][1, 3 * taps - 1, height * width - 1]
+    assert last_tap == planes[1, 2, -1, -1]
+
+
+@without_deadline
+@given(seeds, st.integers(1, 4), st.integers(1, 32))
+def test_combining(seed: int, count: int, bits: int) -> None:
+    generator = np.random.default_rng(seed)
+    products = tuple(generator.integers(-(2**31), 2**31, (3, 8)).astype(np.int32) for _ in range(count))
+    wanted = sum(product[:, :5].astype(object) << (8 * index) for index, product in enumerate(products)) % 2**bits
+    for use_compiled in (False, True):
+        output = np.full((3, 9), 7, np.uint32)
+        elementwise.combine(products, bits, output[:, 2:7], use_compiled=use_compiled)
+        assert (output[:, 2:7] == wanted).all()
+        assert (output[:, [0, 1, 7, 8]] == 7).all()
