@@ -139,19 +139,19 @@ class TruncationAsP0:
 
     def __init__(self, shape: TruncationShape, draws: Draws) -> None:
         """Take P0's draws of this step."""
-        self._shape = shape
+        self.shape = shape
         self._draws = draws
         self.output_mask = draw_output_mask(shape, draws)
         """rho': P0's half of the masked form of y, known before the input is."""
 
     def prepare(self, z0: RingElements) -> Bundle:
         """Offline: hide P0's share of z. Goes to P1."""
-        k = self._shape.ring_bits
-        return Bundle(rings=(reduce_to_ring(z0 + self._draws.ring("mask", self._shape.count, bits=k), k),))
+        k = self.shape.ring_bits
+        return Bundle(rings=(reduce_to_ring(z0 + self._draws.ring("mask", self.shape.count, bits=k), k),))
 
     def answer(self, received: Bundle) -> Bundle:
         """Online: P1's message in, P0's message out."""
-        shape, draws, c = self._shape, self._draws, received.rings[0].values
+        shape, draws, c = self.shape, self._draws, received.rings[0].values
         own: tuple[Bits, ...] = ()
         dc = None
         if shape.low:

@@ -78,12 +78,12 @@ def run_in_process(
     seeds = DealtSeeds.fresh()
 
     def dealer() -> None:
-        with _closed_on_failure(d_to_p0, d_to_p1):
+        with closed_on_failure(d_to_p0, d_to_p1):
             send_data_owner_material(d_to_p0, seeds)
             send_model_owner_material(d_to_p1, lowering, item=item, seeds=seeds)
 
     def data_owner() -> NDArray[np.float64]:
-        with _closed_on_failure(p0_to_p1, p0_to_d):
+        with closed_on_failure(p0_to_p1, p0_to_d):
             return run_data_owner(
                 network,
                 image,
@@ -95,7 +95,7 @@ def run_in_process(
             )
 
     def model_owner() -> None:
-        with _closed_on_failure(p1_to_p0, p1_to_d):
+        with closed_on_failure(p1_to_p0, p1_to_d):
             run_model_owner(
                 network,
                 weights,
@@ -115,7 +115,7 @@ def run_in_process(
 
 
 @contextmanager
-def _closed_on_failure(*channels: Channel) -> Iterator[None]:
+def closed_on_failure(*channels: Channel) -> Iterator[None]:
     """Let the other roles notice at once when one fails."""
     try:
         yield

@@ -1,0 +1,57 @@
+"""What an engine does in a session, for the parties that run it. Every engine has these three sides.
+
+    offline    dealer.deal                 data_owner.prepare           model_owner.prepare
+    online                                 data_owner.run               model_owner.run
+
+A side is made for one plan and may serve any number of sessions, one item of material each; it keeps nothing of them.
+"""
+
+from collections.abc import Callable
+from typing import Generic, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from contract.identity import Role
+from secure_computation.channel.channel import Channel
+from secure_computation.material import DealtSeeds, ItemName
+
+OnLayer = Callable[[int, int, str], None]
+"""Progress: (index, total, name of the operation), called before each operation."""
+
+Prepared = TypeVar("Prepared")
+"""One party's material of one item. Used for one image."""
+
+
+class DealerSide(Protocol):
+    """D."""
+
+    def deal(self, channel: Channel, *, to: Role, item: ItemName, seeds: DealtSeeds) -> None:
+        """Send the data owner or the model owner its half of an item."""
+        ...
+
+
+class DataOwnerSide(Protocol, Generic[Prepared]):
+    """P0."""
+
+    def prepare(self, *, item: ItemName, dealer: Channel, model_owner: Channel) -> Prepared:
+        """Offline: receive and make what the online phase needs. No image is needed for it."""
+        ...
+
+    def run(
+        self, image: NDArray[np.float32], prepared: Prepared, *, model_owner: Channel, on_layer: OnLayer
+    ) -> NDArray[np.float64]:
+        """Online: the logits, shape (classes,), of an image of the network's input shape."""
+        ...
+
+
+class ModelOwnerSide(Protocol, Generic[Prepared]):
+    """P1."""
+
+    def prepare(self, *, item: ItemName, dealer: Channel, data_owner: Channel) -> Prepared:
+        """Offline: receive and make what the online phase needs."""
+        ...
+
+    def run(self, prepared: Prepared, *, data_owner: Channel) -> None:
+        """Online: take part; learns nothing."""
+        ...

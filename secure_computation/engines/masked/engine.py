@@ -1,0 +1,300 @@
+"""The masked engine's sides of a session: the walk's roles, on channels.
+
+D                          P0, data owner                         P1, model owner
+------------------------   ------------------------------------   ---------------------------------------------
+offline
+                                                           <--    name of the weights' version
+model seed, s1                                             -->
+s0                  -->
+                           name of the Delta it keeps      -->
+                                                           <--    name of the version; Delta, if P0 lacks it
+corrections, by move                                       -->
+                           hidden shares, by move          -->
+online
+                           masked image                    -->
+                           for each comparison:            <--    opening
+                                                           -->    (answer)
+output
+                                                           <--    its share of the logits, cut to their ring
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from contract.errors import PeerViolation
+from contract.identity import Role
+from secure_computation.channel.channel import Channel
+from secure_computation.engines.interface import OnLayer
+from secure_computation.engines.masked.integer_weights import IntegerWeights
+from secure_computation.engines.masked.plan import InputStep, LinearStep, MaskedLowering, Step
+from secure_computation.engines.masked.roles import (
+    ComparisonShape,
+    DataOwnerOffline,
+    DealerPass,
+    ModelOwnerItem,
+    ModelOwnerOffline,
+    ModelOwnerOnline,
+    PreparedDataOwner,
+    PreparedMaps,
+    input_layout,
+    mask_image,
+    output_layout,
+)
+from secure_computation.engines.masked.walk import Move
+from secure_computation.engines.masked.weights import (
+    derive_model_seed,
+    prepare_deltas,
+    prepare_masks,
+    prepare_own,
+    receive_deltas,
+    send_deltas,
+)
+from secure_computation.material import DealtSeeds, ItemName
+from secure_computation.protocols.bundle import Bundle, BundleLayout
+from secure_computation.protocols.draws import RingElements
+from secure_computation.randomness import Seed
+from secure_computation.reference import logits_of, quantise_image
+from secure_computation.ring import reduce_to_ring, signed
+from secure_computation.wire import Phase
+
+VERSION_NAME: Final = re.compile(r"[0-9a-f]{32}")
+"""Name of one version of a model owner's weights, drawn at random at import. Public."""
+
+
+def _send(channel: Channel, layout: BundleLayout, bundle: Bundle, *, step: str) -> None:
+    channel.send_bytes(layout.pack(bundle).data, step=step)
+
+
+def _receive(channel: Channel, layout: BundleLayout, *, step: str) -> Bundle:
+    body = np.empty(layout.body_bytes, np.uint8)
+    channel.receive_into(body.data, step=step)
+    return layout.unpack(body, peer=str(channel.peer), step=step)
+
+
+def _version_name(fields: Mapping[str, object], channel: Channel) -> str:
+    name = fields.get("weights")
+    if not isinstance(name, str) or not VERSION_NAME.fullmatch(name):
+        raise PeerViolation(f"{channel.peer} did not name its weights; update it to the same version")
+    return name
+
+
+# D, the dealer
+
+
+class MaskedDealer:
+    """D's side of one plan."""
+
+    def __init__(self, lowering: MaskedLowering, *, key: Seed) -> None:
+        """Deal for `lowering`; `key` is the dealer's own, from which the seeds of weight masks come."""
+        self._lowering = lowering
+        self._key = key
+        self._masks: tuple[tuple[str, str], PreparedMaps] | None = None
+
+    def deal(self, channel: Channel, *, to: Role, item: ItemName, seeds: DealtSeeds) -> None:
+        """See DealerSide."""
+        if to is Role.DATA_OWNER:
+            channel.send_seed(seeds.data_owner.reveal_to_channel(), step="seed")
+            return
+        version = _version_name(channel.receive_hello(step="weights version"), channel)
+        organisation = channel.peer.organisation
+        model_seed = derive_model_seed(self._key, model_owner=organisation, version_name=version)
+        channel.send_seed(model_seed.reveal_to_channel(), step="model seed")
+        channel.send_seed(seeds.model_owner.reveal_to_channel(), step="seed")
+
+        def send(move: Move, layout: BundleLayout, bundle: Bundle) -> None:
+            _send(channel, layout, bundle, step=f"correction, {move}")
+
+        masks = self._prepared((organisation, version), model_seed)
+        DealerPass(self._lowering, masks, p0=seeds.data_owner, p1=seeds.model_owner, item=item, send=send).run()
+
+    def _prepared(self, version: tuple[str, str], model_seed: Seed) -> PreparedMaps:
+        """A, laid out; kept for the version served last, since laying out takes longer than dealing."""
+        kept = self._masks
+        if kept is None or kept[0] != version:
+            kept = (version, prepare_masks(self._lowering, model_seed))
+            self._masks = kept
+        return kept[1]
+
+
+# P0, the data owner
+
+
+class DeltaStore(Protocol):
+    """Where the data owner keeps masked weights. What it keeps is uniform without the dealer's seed."""
+
+    def load(self, model_owner: str, version: str, lowering: MaskedLowering) -> dict[str, RingElements] | None:
+        """Delta of each linear step, or None."""
+        ...
+
+    def save(
+        self, model_owner: str, version: str, lowering: MaskedLowering, deltas: Mapping[str, RingElements]
+    ) -> None:
+        """Keep Delta."""
+        ...
+
+    def newest(self, model_owner: str, lowering: MaskedLowering) -> str | None:
+        """Name of the version that is kept for a model owner and plan, if any."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataOwnerItem:
+    """P0's material of one item."""
+
+    prepared: PreparedDataOwner = field(repr=False)
+
+
+class MaskedDataOwner:
+    """P0's side of one plan."""
+
+    def __init__(self, lowering: MaskedLowering, *, store: DeltaStore) -> None:
+        """Evaluate `lowering`, keeping masked weights in `store`."""
+        self._lowering = lowering
+        self._store = store
+        self._deltas: tuple[tuple[str, str], PreparedMaps] | None = None
+
+    def prepare(self, *, item: ItemName, dealer: Channel, model_owner: Channel) -> DataOwnerItem:
+        """See DataOwnerSide."""
+        seed = Seed(dealer.receive_seed(step="seed"))
+        deltas = self._fetch_deltas(model_owner)
+
+        def send(move: Move, layout: BundleLayout, bundle: Bundle) -> None:
+            _send(model_owner, layout, bundle, step=f"hidden share, {move}")
+
+        prepared = DataOwnerOffline(self._lowering, deltas, seed=seed, item=item, send=send).prepare()
+        return DataOwnerItem(prepared=prepared)
+
+    def _fetch_deltas(self, channel: Channel) -> PreparedMaps:
+        owner = channel.peer.organisation
+        kept = self._store.newest(owner, self._lowering)
+        channel.send_hello({"weights": kept}, step="masked weights kept")
+        version = _version_name(channel.receive_hello(step="masked weights"), channel)
+        if version != kept:
+            received = receive_deltas(
+                self._lowering, lambda step, layout: _receive(channel, layout, step=f"masked weights, {step.name}")
+            )
+            self._store.save(owner, version, self._lowering, received)
+        if self._deltas is None or self._deltas[0] != (owner, version):
+            loaded = self._store.load(owner, version, self._lowering)
+            if loaded is None:
+                raise PeerViolation(f"the masked weights of {channel.peer} were not kept; start a new session")
+            self._deltas = ((owner, version), prepare_deltas(self._lowering, loaded))
+        return self._deltas[1]
+
+    def run(
+        self, image: NDArray[np.float32], prepared: DataOwnerItem, *, model_owner: Channel, on_layer: OnLayer
+    ) -> NDArray[np.float64]:
+        """See DataOwnerSide."""
+        mine, channel = prepared.prepared, model_owner
+        channel.set_phase(Phase.ONLINE)
+        step = _input_step(self._lowering)
+        integers = quantise_image(self._lowering, image)
+        _send(channel, input_layout(step), mask_image(step, integers, mine), step="masked image")
+        total = len(mine.comparisons)
+        for index, (move, part) in enumerate(mine.comparisons):
+            on_layer(index, total, move.step)
+            opening = _receive(channel, part.shape.from_p1, step=f"opening, {move}")
+            _send(channel, part.shape.from_p0, part.answer(opening), step=f"answer, {move}")
+        channel.set_phase(Phase.OUTPUT)
+        # reveal: the data owner, and nobody else, learns the logits. That is the purpose of the computation.
+        other = _receive(channel, output_layout(self._lowering), step="output share").rings[0]
+        total_share = reduce_to_ring(other.values + mine.output_share.reshape(-1), other.bits)
+        return logits_of(self._lowering, signed(total_share).astype(np.int64))
+
+
+# P1, the model owner
+
+
+class MaskedModelOwner:
+    """P1's side of one plan."""
+
+    def __init__(self, lowering: MaskedLowering, weights: IntegerWeights, *, version: str) -> None:
+        """Evaluate `lowering` with private integer weights; `version` names them."""
+        self._lowering = lowering
+        self._weights = weights
+        self._version = version
+        self._maps = prepare_own(lowering, weights)
+        self._biases = {step.name: _bias(step, weights) for step in lowering.steps if isinstance(step, LinearStep)}
+
+    def prepare(self, *, item: ItemName, dealer: Channel, data_owner: Channel) -> "PreparedModelOwner":
+        """See ModelOwnerSide."""
+        dealer.send_hello({"weights": self._version}, step="weights version")
+        model_seed = Seed(dealer.receive_seed(step="model seed"))
+        seed = Seed(dealer.receive_seed(step="seed"))
+        self._serve_deltas(data_owner, model_seed)
+
+        def from_dealer(move: Move, layout: BundleLayout) -> Bundle:
+            return _receive(dealer, layout, step=f"correction, {move}")
+
+        def from_data_owner(move: Move, layout: BundleLayout) -> Bundle:
+            return _receive(data_owner, layout, step=f"hidden share, {move}")
+
+        collected = ModelOwnerOffline(self._lowering, from_dealer=from_dealer, from_data_owner=from_data_owner)
+        return PreparedModelOwner(item=item, seed=seed, material=collected.collect())
+
+    def _serve_deltas(self, channel: Channel, model_seed: Seed) -> None:
+        kept = channel.receive_hello(step="masked weights kept").get("weights")
+        channel.send_hello({"weights": self._version}, step="masked weights")
+        if kept == self._version:
+            return
+
+        def send(step: LinearStep, layout: BundleLayout, bundle: Bundle) -> None:
+            _send(channel, layout, bundle, step=f"masked weights, {step.name}")
+
+        send_deltas(self._lowering, self._weights, model_seed, send)
+
+    def run(self, prepared: "PreparedModelOwner", *, data_owner: Channel) -> None:
+        """See ModelOwnerSide."""
+        channel = data_owner
+        channel.set_phase(Phase.ONLINE)
+        image = _receive(channel, input_layout(_input_step(self._lowering)), step="masked image")
+
+        def exchange(move: Move, shape: ComparisonShape, opening: Bundle) -> Bundle:
+            _send(channel, shape.from_p1, opening, step=f"opening, {move}")
+            return _receive(channel, shape.from_p0, step=f"answer, {move}")
+
+        share = ModelOwnerOnline(
+            self._lowering,
+            self._maps,
+            self._biases,
+            prepared.material,
+            seed=prepared.seed,
+            name=prepared.item,
+            image=image,
+            exchange=exchange,
+            on_step=_ignore,
+        ).run()
+        channel.set_phase(Phase.OUTPUT)
+        layout = output_layout(self._lowering)
+        # reveal: to the data owner only, and cut to its ring: an uncut share would tell row sums of the weights.
+        cut = reduce_to_ring(share.reshape(-1), layout.ring_bits[0])
+        _send(channel, layout, Bundle(rings=(cut,)), step="output share")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreparedModelOwner:
+    """P1's material of one item."""
+
+    item: ItemName
+    seed: Seed
+    material: ModelOwnerItem = field(repr=False)
+
+
+def _input_step(lowering: MaskedLowering) -> InputStep:
+    step = lowering.steps[0]
+    assert isinstance(step, InputStep)  # checked when the plan was built
+    return step
+
+
+def _bias(step: LinearStep, weights: IntegerWeights) -> RingElements:
+    bias: RingElements = weights[step.bias_name].astype(np.uint32)
+    return bias.reshape(-1, *([1] * (len(step.shape) - 1)))
+
+
+def _ignore(step: Step) -> None:
+    del step

@@ -1,0 +1,182 @@
+"""The one walk through a masked plan that every role takes, in the same order, on its own half of each value.
+
+A role says what it does where randomness or the peer is needed (`input`, `linear`, `relu`, `truncate`); everything else
+is public-linear and happens here. Each of those four is a *move* with a number, by which all roles draw from their
+seeds and name their messages. A max pool or a clip is several moves.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import assert_never
+
+import numpy as np
+
+from secure_computation.engines.masked.plan import (
+    AddStep,
+    ClipStep,
+    ConcatStep,
+    InputStep,
+    LinearStep,
+    MaskedLowering,
+    MaxPoolStep,
+    OffsetStep,
+    PadStep,
+    ReluStep,
+    ReshapeStep,
+    Step,
+    SumPoolStep,
+    TruncateStep,
+)
+from secure_computation.protocols import public_linear
+from secure_computation.protocols.comparison import Chain
+from secure_computation.protocols.draws import RingElements
+from secure_computation.protocols.relu import ReluShape
+from secure_computation.protocols.truncation import TruncationShape
+
+
+@dataclass(frozen=True)
+class Move:
+    """One move: its number says which streams of a seed it draws from, its step's name what messages say."""
+
+    number: int
+    step: str
+
+    def __str__(self) -> str:
+        """Name of the move on the wire and in errors."""
+        return f"{self.step} ({self.number})"
+
+
+class Walk(ABC):
+    """One role's pass. Halves are uint32 arrays in the network's shapes."""
+
+    with_constants: bool = False
+    """Whether this role's half carries public constants: P1's does, nobody else's."""
+
+    def __init__(self, lowering: MaskedLowering) -> None:
+        """Walk `lowering` from its first step."""
+        self._lowering = lowering
+        self._moves = 0
+        self._at = ""
+
+    @abstractmethod
+    def input(self, step: InputStep, move: Move) -> RingElements:
+        """This role's half of the image."""
+
+    @abstractmethod
+    def linear(self, step: LinearStep, half: RingElements, move: Move) -> RingElements:
+        """This role's half of W * x + b."""
+
+    @abstractmethod
+    def relu(self, shape: ReluShape, half: RingElements, move: Move) -> RingElements:
+        """This role's half of max(0, floor(z / 2^f)), flat."""
+
+    @abstractmethod
+    def truncate(self, shape: TruncationShape, half: RingElements, move: Move) -> RingElements:
+        """This role's half of floor(z / 2^f), flat."""
+
+    def before(self, step: Step) -> None:  # noqa: B027 - most roles have nothing to say
+        """Called before each step: progress."""
+
+    def run(self) -> RingElements:
+        """Walk the whole plan; return this role's half of the output. Halves go as soon as they are unused."""
+        halves: dict[str, RingElements] = {}
+        last_uses = self._lowering.last_uses()
+        for index, step in enumerate(self._lowering.steps):
+            self.before(step)
+            self._at = step.name
+            halves[step.name] = self._step(step, [halves[name] for name in step.inputs])
+            for name in set(step.inputs):
+                if last_uses[name] == index and name != self._lowering.output:
+                    del halves[name]
+        return halves[self._lowering.output]
+
+    def _move(self) -> Move:
+        self._moves += 1
+        return Move(self._moves - 1, self._at)
+
+    def _step(self, step: Step, halves: list[RingElements]) -> RingElements:  # noqa: C901, PLR0911, PLR0912 - a closed set
+        match step:
+            case InputStep():
+                return self.input(step, self._move())
+            case LinearStep():
+                return self.linear(step, halves[0], self._move())
+            case AddStep():
+                return public_linear.add(halves, step.factors)
+            case ConcatStep():
+                return public_linear.concatenate(halves, step.factors)
+            case SumPoolStep():
+                return public_linear.sum_pool(halves[0], step)
+            case PadStep():
+                return public_linear.pad(halves[0], step.padding, step.constant, with_constants=self.with_constants)
+            case ReshapeStep():
+                return halves[0].reshape(step.shape)
+            case OffsetStep():
+                return public_linear.offset(halves[0], step.offset, with_constants=self.with_constants)
+            case ReluStep():
+                return self._relu(step, halves[0])
+            case TruncateStep():
+                return self._truncate(step, halves[0])
+            case MaxPoolStep():
+                return self._max_pool(step, halves[0])
+            case ClipStep():
+                return self._clip(step, halves[0])
+            case _ as never:
+                assert_never(never)
+
+    def _relu(self, step: ReluStep, half: RingElements) -> RingElements:
+        shape = ReluShape(
+            count=half.size,
+            ring_bits=step.ring_bits,
+            truncated_bits=step.shift,
+            output_bits=step.value.ring_bits,
+            high=Chain(step.high_chunks),
+            low=_chain(step.low_chunks),
+        )
+        return self.relu(shape, half.reshape(-1), self._move()).reshape(step.shape)
+
+    def _truncate(self, step: TruncateStep, half: RingElements) -> RingElements:
+        shape = TruncationShape(
+            count=half.size,
+            ring_bits=step.ring_bits,
+            truncated_bits=step.shift,
+            output_bits=step.value.ring_bits,
+            low=_chain(step.low_chunks),
+        )
+        return self.truncate(shape, half.reshape(-1), self._move()).reshape(step.shape)
+
+    def _positive_part(self, difference: RingElements, step: MaxPoolStep | ClipStep, output_bits: int) -> RingElements:
+        """The half of ReLU(difference), without truncation."""
+        shape = ReluShape(
+            count=difference.size,
+            ring_bits=step.ring_bits,
+            truncated_bits=0,
+            output_bits=output_bits,
+            high=Chain(step.high_chunks),
+            low=None,
+        )
+        return self.relu(shape, difference.reshape(-1), self._move()).reshape(difference.shape)
+
+    def _clip(self, step: ClipStep, half: RingElements) -> RingElements:
+        """min(x, limit) = limit - ReLU(limit - x)."""
+        limit = np.uint32(step.limit if self.with_constants else 0)
+        return limit - self._positive_part(limit - half, step, step.value.ring_bits)
+
+    def _max_pool(self, step: MaxPoolStep, half: RingElements) -> RingElements:
+        """Columns of each window first, then its rows: a 3 x 3 window takes 4 comparisons, 8 if taken cell by cell."""
+        padded = public_linear.pad(half, step.padding, step.padding_constant, with_constants=self.with_constants)
+        (kernel_height, kernel_width), (stride_height, stride_width) = step.kernel, step.stride
+        down = self._largest(public_linear.window_cells(padded, (kernel_height, 1), (stride_height, 1)), step)
+        return self._largest(public_linear.window_cells(down, (1, kernel_width), (1, stride_width)), step)
+
+    def _largest(self, cells: list[RingElements], step: MaxPoolStep) -> RingElements:
+        """Maximum by a tree of max(a, b) = b + ReLU(a - b); each level is one move."""
+        while len(cells) > 1:
+            pairs = len(cells) // 2
+            left, right = np.stack(cells[0 : 2 * pairs : 2]), np.stack(cells[1 : 2 * pairs : 2])
+            winners = right + self._positive_part(left - right, step, step.ring_bits)
+            cells = [*winners, *cells[2 * pairs :]]
+        return cells[0]
+
+
+def _chain(chunks: tuple[int, ...]) -> Chain | None:
+    return Chain(chunks) if chunks else None
