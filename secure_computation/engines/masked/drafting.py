@@ -1,0 +1,434 @@
+"""First half of the lowering: which steps, at which scales. Rings and layouts come afterwards.
+
+A value is `fine` from a private product until the next truncation: many bits, and a mask that the dealer does not know.
+All other values are `coarse`: about `activation_bits` bits, dealt mask. A private product reads coarse values only.
+
+Scales are exact fractions. The weight scale of a product can be any number, so each product gets the scale at which it
+meets its partners: sum pools put factors such as 9 into the scale of a residual stream, and every product that is added
+to the stream takes the same factor, so that the two differ by a power of two.
+"""
+
+import math
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Final, assert_never
+
+import numpy as np
+
+from contract.errors import ModelFileError
+from secure_computation.engines.masked.calibration import RealRange
+from secure_computation.engines.masked.plan import MAX_RING_BITS, WEIGHT_LIMIT
+from secure_computation.network import (
+    INPUT,
+    Add,
+    AnyShape,
+    AveragePool,
+    Clip,
+    Concat,
+    Convolution2d,
+    FullyConnected,
+    GlobalAveragePool,
+    MaxPool,
+    Network,
+    Operation,
+    Pad,
+    Relu,
+    Reshape,
+    Shape,
+)
+from secure_computation.private_weights import PrivateWeights
+
+_SPARE_BITS: Final = 4
+"""A coarse value that has grown (sum pools, concatenation) by more than this is truncated before a product."""
+_LARGEST_FACTOR: Final = 1 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Precision:
+    """How finely to compute. More bits: smaller error, wider rings, more traffic."""
+
+    activation_bits: int = 11
+    """Bits of the largest activation of each layer over the calibration images, without sign."""
+    weight_bits: int = 10
+    """Bits of the largest weight of each layer, without sign."""
+    headroom_bits: int = 2
+    """By how many bits an image may exceed the calibration before a value leaves its ring."""
+
+
+@dataclass(kw_only=True, eq=False)
+class Draft:
+    """One step to be. `scale` of a fine value is set when the truncation behind it is drafted."""
+
+    name: str
+    kind: str
+    inputs: tuple["Draft", ...]
+    shape: AnyShape
+    range: RealRange
+    fine: bool
+    operation: Operation | None = None
+    scale: Fraction | None = None
+    shift: int = 0
+    rounding: int = 0
+    narrow: bool = False
+    """Of a max pool: its ring is small, and only a comparison may read it."""
+    not_negative: bool = False
+    readers: list["Draft"] = field(default_factory=list)
+
+    def known_scale(self) -> Fraction:
+        """The scale, once set."""
+        assert self.scale is not None, self.name
+        return self.scale
+
+
+class Drafting:
+    """Walks a network once and collects drafts in the order of evaluation."""
+
+    def __init__(
+        self, network: Network, weights: PrivateWeights, ranges: dict[str, RealRange], precision: Precision
+    ) -> None:
+        """`ranges`: of every value of the network, by name."""
+        self.drafts: list[Draft] = []
+        self._network, self._weights, self._ranges, self._precision = network, weights, ranges, precision
+        self._by_value: dict[str, Draft] = {}
+        self._coarse: dict[str, Draft] = {}
+        self._deferred: dict[str, Relu] = {}
+        self._readers: dict[str, list[Operation]] = {}
+        self._names = {INPUT, *(operation.name for operation in network.operations)}
+        for operation in network.operations:
+            for name in operation.inputs:
+                self._readers.setdefault(name, []).append(operation)
+
+    def run(self) -> Draft:
+        """Draft everything; returns the draft of the output."""
+        bits = self._precision.activation_bits
+        scale = _power_of_two_scale(bits, self._ranges[INPUT].magnitude)
+        self._by_value[INPUT] = self._draft(INPUT, "input", (), self._network.input_shape, INPUT, scale=scale)
+        for operation in self._network.operations:
+            draft = self._lower(operation)
+            if draft is not None:
+                self._by_value[operation.name] = draft
+        output = self._by_value[self._network.output]
+        if output.fine:
+            self._settle(output)
+        return output
+
+    def _lower(self, operation: Operation) -> Draft | None:
+        match operation:
+            case Convolution2d() | FullyConnected():
+                source = self._for_product(operation.inputs[0])
+                return self._draft(
+                    operation.name, "linear", (source,), operation.shape, operation.name, fine=True, operation=operation
+                )
+            case Relu():
+                return self._relu(operation)
+            case Clip():
+                return self._clip(operation)
+            case MaxPool():
+                return self._max_pool(operation)
+            case Add() | Concat() | Pad() | Reshape() | AveragePool() | GlobalAveragePool():
+                return self._public_linear(operation)
+            case _:
+                assert_never(operation)
+
+    def _draft(
+        self,
+        name: str,
+        kind: str,
+        inputs: tuple[Draft, ...],
+        shape: AnyShape,
+        value: str,
+        *,
+        fine: bool = False,
+        operation: Operation | None = None,
+        scale: Fraction | None = None,
+    ) -> Draft:
+        """Append a draft whose real values are those of the network's `value`."""
+        draft = Draft(
+            name=name,
+            kind=kind,
+            inputs=inputs,
+            shape=shape,
+            range=self._ranges[value],
+            fine=fine,
+            operation=operation,
+            scale=scale,
+        )
+        for source in inputs:
+            source.readers.append(draft)
+        self.drafts.append(draft)
+        return draft
+
+    def _new_name(self, base: str, suffix: str) -> str:
+        name, number = f"{base[:48]}_{suffix}", 1
+        while name in self._names:
+            number += 1
+            name = f"{base[:48]}_{suffix}{number}"
+        self._names.add(name)
+        return name
+
+    # Values as their readers ask for them.
+
+    def _for_product(self, value: str) -> Draft:
+        """A coarse form of a value, with a dealt mask and not too many bits."""
+        draft = self._for_sum(value)
+        if not draft.fine:
+            bits = self._precision.activation_bits + _SPARE_BITS
+            if draft.range.magnitude * draft.known_scale() <= 1 << bits:
+                return draft
+        if value not in self._coarse:
+            self._coarse[value] = self._truncation(draft, value, self._ranges[value].magnitude)
+        return self._coarse[value]
+
+    def _for_sum(self, value: str) -> Draft:
+        """A form of a value in any ring: the small ring of a max pool is left first."""
+        draft = self._by_value[value]
+        if not draft.narrow:
+            return draft
+        if value not in self._coarse:
+            kind = "relu" if draft.not_negative else "truncate"
+            wide = self._draft(
+                self._new_name(value, "wide"), kind, (draft,), draft.shape, value, scale=draft.known_scale()
+            )
+            wide.not_negative = draft.not_negative
+            self._coarse[value] = wide
+        return self._coarse[value]
+
+    # Comparisons.
+
+    def _truncation(self, source: Draft, value: str, magnitude: float) -> Draft:
+        draft = self._draft(self._new_name(value, "truncated"), "truncate", (source,), source.shape, value)
+        draft.not_negative = source.not_negative
+        self._cut(draft, source, magnitude, self._precision.activation_bits)
+        return draft
+
+    def _cut(self, draft: Draft, source: Draft, magnitude: float, bits: int) -> None:
+        """Set shift and scale so that a real `magnitude` has at most `bits` bits; round through a bias or an offset."""
+        if source.fine:
+            self._settle(source)
+        scale = source.known_scale()
+        magnitude = max(magnitude, source.range.magnitude / 64)  # a layer that was dead on the calibration images
+        draft.shift = max(0, _ceil_log2(Fraction(magnitude) * scale / (1 << bits))) if magnitude else 0
+        draft.shift = min(draft.shift, MAX_RING_BITS - 4)
+        draft.scale = scale / (1 << draft.shift)
+        if draft.shift:
+            self._round(draft, source, 1 << (draft.shift - 1))
+
+    def _relu(self, operation: Relu) -> Draft | None:
+        source = self._by_value[operation.inputs[0]]
+        readers = self._readers.get(operation.name, [])
+        if source.fine and len(readers) == 1 and isinstance(readers[0], MaxPool):
+            self._deferred[operation.name] = operation
+            return None
+        return self._rectified(operation.name, source, operation)
+
+    def _rectified(self, name: str, source: Draft, operation: Relu | Clip) -> Draft:
+        draft = self._draft(name, "relu", (source,), source.shape, operation.name)
+        draft.not_negative = True
+        bits = self._precision.activation_bits - self._averaging_bits(operation.name)
+        if source.fine:
+            self._cut(draft, source, self._ranges[operation.name].magnitude, bits)
+        else:
+            draft.scale = source.known_scale()
+        return draft
+
+    def _averaging_bits(self, value: str) -> int:
+        """Bits that a value can do without because all of its readers average it: half of log2 of the cells."""
+        fewest = math.inf
+        for reader in self._readers.get(value, []):
+            if isinstance(reader, AveragePool):
+                fewest = min(fewest, math.prod(reader.kernel))
+            elif isinstance(reader, GlobalAveragePool):
+                fewest = min(fewest, math.prod(self._network.shapes()[value][1:]))
+            else:
+                return 0
+        return int(math.log2(fewest) / 2) if math.isfinite(fewest) else 0
+
+    def _clip(self, operation: Clip) -> Draft:
+        source = self._by_value[operation.inputs[0]]
+        rectified = source
+        if source.fine or not source.not_negative:
+            rectified = self._rectified(self._new_name(operation.name, "rectified"), source, operation)
+            rectified.range = RealRange(smallest=0.0, largest=max(0.0, source.range.largest))
+        draft = self._draft(operation.name, "clip", (rectified,), operation.shape, operation.name, operation=operation)
+        draft.scale, draft.not_negative = rectified.scale, True
+        return draft
+
+    def _max_pool(self, operation: MaxPool) -> Draft:
+        value = operation.inputs[0]
+        relu = self._deferred.get(value)
+        source = self._by_value[relu.inputs[0] if relu else value]
+        if source.fine:
+            base, magnitude = (relu.inputs[0] if relu else value), self._ranges[value].magnitude
+            source = self._truncation(source, base, magnitude)
+        name = self._new_name(operation.name, "tree") if relu else operation.name
+        tree = self._draft(name, "max_pool", (source,), operation.shape, operation.name, operation=operation)
+        tree.scale, tree.narrow, tree.not_negative = source.scale, True, source.not_negative
+        tree.range = source.range
+        if relu is None:
+            return tree
+        draft = self._draft(operation.name, "relu", (tree,), operation.shape, operation.name, scale=tree.scale)
+        draft.not_negative = True
+        return draft
+
+    # Public-linear operations.
+
+    def _public_linear(self, operation: Add | Concat | Pad | Reshape | AveragePool | GlobalAveragePool) -> Draft:
+        sources = tuple(self._for_sum(name) for name in operation.inputs)
+        kind = "sum_pool" if isinstance(operation, GlobalAveragePool | AveragePool) else operation.kind
+        draft = self._draft(
+            operation.name,
+            kind,
+            sources,
+            operation.shape,
+            operation.name,
+            fine=any(source.fine for source in sources),
+            operation=operation,
+        )
+        draft.not_negative = all(source.not_negative for source in sources) and not (
+            isinstance(operation, Pad) and operation.value < 0
+        )
+        if not draft.fine:
+            self._scale_from_inputs(draft)
+        return draft
+
+    def _scale_from_inputs(self, draft: Draft) -> None:
+        scales = [source.known_scale() for source in draft.inputs]
+        draft.scale = common_scale(scales) * divisor_of(draft)
+        if max(draft.scale / scale for scale in scales) > _LARGEST_FACTOR * divisor_of(draft):
+            raise ModelFileError(
+                f"'{draft.name}' joins values of too different magnitude: scale the branches alike and train again"
+            )
+
+    def _settle(self, draft: Draft) -> None:
+        """Choose the scales of all products behind a fine value and carry them forward to it."""
+        if draft.scale is not None:
+            return
+        products, settled, between = _behind(draft)
+        if products:
+            anchor = next((scale for scale in settled), Fraction(1))
+            self._scale_products(products, anchor)
+        for step in between:
+            self._scale_from_inputs(step)
+
+    def _scale_products(self, products: dict[Draft, int], anchor: Fraction) -> None:
+        """Products behind one value: at one scale where they meet, the anchor's times a power of two.
+
+        products: how much the scale grows from each product to where they meet.
+        """
+        target = 1 << self._precision.weight_bits
+        exponents, limits = [], []
+        for product, growth in products.items():
+            unit = anchor / growth / product.inputs[0].known_scale()
+            largest = Fraction(float(np.abs(self._weights[f"{product.name}.weight"]).max())) or Fraction(1, 1024)
+            exponents.append(_floor_log2(target / (largest * unit)))
+            limits.append(_floor_log2(WEIGHT_LIMIT / (largest * unit)))
+        exponent = min(max(exponents), *limits)
+        for product, growth in products.items():
+            product.scale = anchor / growth * Fraction(2) ** exponent
+
+    def _round(self, draft: Draft, source: Draft, half: int) -> None:
+        """Put `half` where it reaches only this truncation: into a bias, or into an offset of its own."""
+        behind = source
+        while len(behind.readers) == 1:
+            if behind.kind == "linear":
+                behind.rounding = half
+                return
+            direct = [one for one in behind.inputs if one.fine and one.scale == behind.scale]
+            if behind.kind not in {"add", "reshape"} or not direct:
+                break
+            behind = direct[0]
+        offset = Draft(
+            name=self._new_name(draft.name, "rounding"),
+            kind="offset",
+            inputs=(source,),
+            shape=source.shape,
+            range=source.range,
+            fine=source.fine,
+            scale=source.scale,
+            rounding=half,
+            not_negative=source.not_negative,
+            readers=[draft],
+        )
+        source.readers[source.readers.index(draft)] = offset
+        draft.inputs = (offset,)
+        self.drafts.insert(self.drafts.index(draft), offset)
+
+
+def divisor_of(draft: Draft) -> int:
+    """By how much a sum pool's integers exceed the mean; 1 for every other step."""
+    operation = draft.operation
+    if isinstance(operation, GlobalAveragePool):
+        return math.prod(draft.inputs[0].shape[1:])
+    if not isinstance(operation, AveragePool):
+        return 1
+    if operation.count_include_pad or not any(operation.padding):
+        return math.prod(operation.kernel)
+    top, left, *_ = operation.padding
+    (height, width), (rows, columns) = image_size(draft.inputs[0].shape), image_size(operation.shape)
+    inside = [
+        {_cells(index * stride - before, kernel, size) for index in range(count)}
+        for count, stride, before, kernel, size in (
+            (rows, operation.stride[0], top, operation.kernel[0], height),
+            (columns, operation.stride[1], left, operation.kernel[1], width),
+        )
+    ]
+    divisor = math.lcm(*(a * b for a in inside[0] for b in inside[1]))
+    if divisor > _LARGEST_FACTOR:
+        raise ModelFileError(
+            f"average pool '{draft.name}' divides by too many different counts: export it with count_include_pad=True"
+        )
+    return divisor
+
+
+def image_size(shape: Shape) -> tuple[int, int]:
+    """Height and width of an image's shape."""
+    _, height, width = shape
+    return height, width
+
+
+def _cells(start: int, kernel: int, size: int) -> int:
+    return min(start + kernel, size) - max(start, 0)
+
+
+def _behind(draft: Draft) -> tuple[dict[Draft, int], list[Fraction], list[Draft]]:
+    """What a fine value without a scale depends on, through public-linear steps without a scale.
+
+    Returns the products that have no scale yet, with the growth of scale on the way; the scales, as seen at `draft`, of
+    all values that have one; and the steps in between, in order of evaluation, `draft` last.
+    """
+    products: dict[Draft, int] = {}
+    settled: list[Fraction] = []
+    between: dict[Draft, None] = {}
+
+    def visit(value: Draft, growth: int) -> None:
+        if value.scale is not None:
+            settled.append(value.scale * growth)
+        elif value.kind == "linear":
+            products.setdefault(value, growth)
+        elif value not in between:
+            for source in value.inputs:
+                visit(source, growth * divisor_of(value))
+            between[value] = None
+
+    visit(draft, 1)
+    return products, settled, list(between)
+
+
+def common_scale(scales: list[Fraction]) -> Fraction:
+    """The smallest scale that is a whole multiple of each."""
+    numerator = math.lcm(*(scale.numerator for scale in scales))
+    return Fraction(numerator, math.gcd(*(scale.denominator for scale in scales)))
+
+
+def _floor_log2(value: Fraction) -> int:
+    exponent = value.numerator.bit_length() - value.denominator.bit_length()
+    return exponent if Fraction(2) ** exponent <= value else exponent - 1
+
+
+def _ceil_log2(value: Fraction) -> int:
+    return -_floor_log2(1 / value)
+
+
+def _power_of_two_scale(bits: int, magnitude: float) -> Fraction:
+    """The largest power of two at which `magnitude` has at most `bits` bits."""
+    return Fraction(2) ** _floor_log2(Fraction(1 << bits) / Fraction(magnitude or 1.0))

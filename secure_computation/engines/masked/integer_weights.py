@@ -1,0 +1,67 @@
+"""The private integers of a masked plan: weights and biases as the engine multiplies them. Held by the model owner."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Never
+
+import numpy as np
+from numpy.typing import NDArray
+
+from contract.errors import ModelFileError
+from secure_computation.engines.masked.plan import WEIGHT_LIMIT, LinearStep, MaskedLowering
+from secure_computation.private_weights import PrivateWeights
+
+IntegerTensor = NDArray[np.int32] | NDArray[np.int64]
+
+_BIAS_LIMIT = 1 << 52  # beyond it, a float64 no longer holds every integer
+
+
+class IntegerWeights(Mapping[str, IntegerTensor]):
+    """int32 weights (|w| <= WEIGHT_LIMIT) and int64 biases by name, for every LinearStep; read-only, never shown."""
+
+    def __init__(self, tensors: Mapping[str, IntegerTensor]) -> None:
+        """Take over `tensors` and make them read-only."""
+        self._tensors = dict(tensors)
+        for tensor in self._tensors.values():
+            tensor.setflags(write=False)
+
+    def __getitem__(self, name: str) -> Any:
+        return self._tensors[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+    def __repr__(self) -> str:
+        return f"<IntegerWeights: {len(self)} tensors, values withheld>"
+
+    def __reduce__(self) -> Never:
+        raise TypeError("private weights are not pickled: round them again from PrivateWeights")
+
+
+def round_weights(lowering: MaskedLowering, weights: PrivateWeights) -> IntegerWeights:
+    """The integers of this plan from the model's real weights; the same ones each time.
+
+    Raises ModelFileError where weights do not fit the plan, naming the layer.
+    """
+    tensors: dict[str, IntegerTensor] = {}
+    for step in lowering.steps:
+        if isinstance(step, LinearStep):
+            tensors |= _round_layer(step, weights)
+    return IntegerWeights(tensors)
+
+
+def _round_layer(step: LinearStep, weights: PrivateWeights) -> dict[str, IntegerTensor]:
+    if step.weight_name not in weights or weights[step.weight_name].shape != step.weight_shape:
+        raise ModelFileError(f"layer '{step.name}' of the plan has other weights: import the model again")
+    weight = np.rint(weights[step.weight_name].astype(np.float64) * step.weight_scale)
+    bias = np.zeros(step.weight_shape[0])
+    if step.operation.bias:
+        bias = np.rint(weights[step.bias_name].astype(np.float64) * step.value.scale)
+    if np.abs(weight).max() > WEIGHT_LIMIT or np.abs(bias).max() > _BIAS_LIMIT:
+        raise ModelFileError(f"layer '{step.name}' has weights beyond the plan's integers: import the model again")
+    return {
+        step.weight_name: weight.astype(np.int32),
+        step.bias_name: bias.astype(np.int64) + step.rounding,
+    }

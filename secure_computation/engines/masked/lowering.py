@@ -1,0 +1,208 @@
+"""Second half of the lowering: rings and chunk layouts for the drafted steps, and the private integers.
+
+Runs at the model owner, at import. The ring of a value is the widest that a reader asks for. A comparison asks for its
+input's audited range, everything else for the ring of its own result, because sums and products may wrap around on the
+way as long as the value that is compared in the end does not.
+"""
+
+import math
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from contract.errors import ModelFileError
+from secure_computation.engines.masked.bounds import (
+    Bounds,
+    audit,
+    bits_of,
+    clip_limit,
+    factors_of,
+    pad_constant,
+    weight_scale_of,
+)
+from secure_computation.engines.masked.calibration import calibrate
+from secure_computation.engines.masked.drafting import Draft, Drafting, Precision, divisor_of, image_size
+from secure_computation.engines.masked.integer_weights import IntegerWeights, round_weights
+from secure_computation.engines.masked.layouts import best_chunks
+from secure_computation.engines.masked.plan import (
+    MAX_RING_BITS,
+    MIN_RING_BITS,
+    AddStep,
+    ClipStep,
+    ConcatStep,
+    FixedValue,
+    InputStep,
+    LinearStep,
+    MaskedLowering,
+    MaxPoolStep,
+    OffsetStep,
+    PadStep,
+    ReluStep,
+    ReshapeStep,
+    Step,
+    SumPoolStep,
+    TruncateStep,
+)
+from secure_computation.network import (
+    INPUT,
+    NO_PADDING,
+    AveragePool,
+    Convolution2d,
+    FullyConnected,
+    MaxPool,
+    Network,
+    Pad,
+)
+from secure_computation.private_weights import PrivateWeights
+
+_DEFAULT: Final = Precision()
+
+
+def lower_masked(
+    network: Network,
+    weights: PrivateWeights,
+    calibration: NDArray[np.float32],
+    *,
+    precision: Precision = _DEFAULT,
+    input_magnitude: float | None = None,
+) -> tuple[MaskedLowering, IntegerWeights]:
+    """Lower a network for the masked engine.
+
+    Args:
+        network: public.
+        weights: private, the model owner's.
+        calibration: float32 (images, channels, height, width), typical inputs; they set scales and rings.
+        precision: bits of activations, weights and headroom.
+        input_magnitude: largest |value| that an input may hold; 2^headroom_bits times the calibration's where left out.
+
+    Returns:
+        The public plan and the private integers.
+
+    Raises:
+        ModelFileError: a value needs more than 32 bits, or the calibration does not fit; the message names the layer.
+    """
+    ranges = dict(calibrate(network, weights, calibration))
+    drafting = Drafting(network, weights, ranges, precision)
+    output = drafting.run()
+    magnitude = input_magnitude or ranges[INPUT].magnitude * (1 << precision.headroom_bits)
+    rings = _Rings(drafting.drafts, output, audit(drafting.drafts, weights, input_magnitude=magnitude), precision)
+    lowering = MaskedLowering(steps=tuple(rings.step(draft) for draft in drafting.drafts), output=output.name)
+    return lowering, round_weights(lowering, weights)
+
+
+class _Rings:
+    """Ring of each value, and ring of each comparison."""
+
+    def __init__(self, drafts: list[Draft], output: Draft, bounds: dict[Draft, Bounds], precision: Precision) -> None:
+        self._bounds, self._precision = bounds, precision
+        self._values: dict[Draft, int] = {}
+        self._comparisons: dict[Draft, int] = {}
+        demand = dict.fromkeys(drafts, MIN_RING_BITS)
+        demand[output] = self._ring_for(output, signs=1)
+        for draft in reversed(drafts):
+            asked = self._assign(draft, demand[draft])
+            for source in draft.inputs:
+                demand[source] = max(demand[source], asked)
+
+    def _ring_for(self, value: Draft, *, signs: int, extra: int = 0) -> int:
+        """Bits such that |value| + extra <= 2^(bits - signs)."""
+        bound = math.ceil(self._bounds[value].expected(self._precision.headroom_bits)) + extra
+        return max(MIN_RING_BITS, (bound - 1).bit_length() + signs)
+
+    def _assign(self, draft: Draft, demand: int) -> int:
+        """Set the rings of a draft whose readers ask for `demand` bits; returns what it asks of its inputs."""
+        asked = ring = demand
+        source = draft.inputs[0] if draft.inputs else draft
+        match draft.kind:
+            case "relu":
+                asked = max(self._ring_for(source, signs=1, extra=1 << draft.shift), draft.shift + 2)
+            case "clip":
+                asked = max(self._ring_for(source, signs=2, extra=1), clip_limit(draft).bit_length() + 2)
+            case "max_pool":
+                asked = ring = max(self._ring_for(source, signs=2, extra=1), demand)
+            case "truncate":
+                asked, ring = self._truncation(draft, source, demand)
+            case _:
+                pass
+        if max(asked, ring) > MAX_RING_BITS:
+            raise ModelFileError(
+                f"layer '{draft.name}' needs a ring of {max(asked, ring)} bits, more than {MAX_RING_BITS}: import with "
+                f"fewer activation or weight bits (now {self._precision.activation_bits} and "
+                f"{self._precision.weight_bits}), or train for smaller activations"
+            )
+        self._values[draft], self._comparisons[draft] = ring, asked
+        return asked
+
+    def _truncation(self, draft: Draft, source: Draft, demand: int) -> tuple[int, int]:
+        """(ring of the comparison, ring of the result): no spare bit where the readers need no more than is left."""
+        wide = max(self._ring_for(source, signs=2, extra=1), draft.shift + MIN_RING_BITS)
+        if demand + draft.shift < wide:
+            narrow = max(self._ring_for(source, signs=1, extra=1), demand + draft.shift)
+            return narrow, narrow - draft.shift
+        return wide, max(demand, wide - draft.shift)
+
+    def step(self, draft: Draft) -> Step:  # noqa: C901, PLR0911, PLR0912  (one case for each kind of step)
+        """The public step of a draft."""
+        common: dict[str, Any] = {
+            "name": draft.name,
+            "inputs": tuple(source.name for source in draft.inputs),
+            "shape": draft.shape,
+            "value": self._fixed(draft),
+        }
+        operation, ring = draft.operation, self._comparisons[draft]
+        match draft.kind:
+            case "input":
+                return InputStep(**common)
+            case "linear":
+                assert isinstance(operation, Convolution2d | FullyConnected)
+                scale = weight_scale_of(draft)
+                return LinearStep(**common, operation=operation, weight_scale=scale, rounding=draft.rounding)
+            case "add":
+                first, second = factors_of(draft)
+                return AddStep(**common, factors=(first, second))
+            case "concat":
+                return ConcatStep(**common, factors=factors_of(draft))
+            case "sum_pool":
+                return SumPoolStep(**common, **_pool(draft), divisor=divisor_of(draft))
+            case "pad":
+                assert isinstance(operation, Pad)
+                return PadStep(**common, padding=operation.padding, constant=pad_constant(draft))
+            case "reshape":
+                return ReshapeStep(**common)
+            case "offset":
+                return OffsetStep(**common, offset=draft.rounding)
+            case "relu":
+                high, low = best_chunks(ring - draft.shift - 1), best_chunks(draft.shift)
+                return ReluStep(**common, ring_bits=ring, shift=draft.shift, high_chunks=high, low_chunks=low)
+            case "truncate":
+                low = best_chunks(draft.shift)
+                return TruncateStep(**common, ring_bits=ring, shift=draft.shift, low_chunks=low)
+            case "max_pool":
+                assert isinstance(operation, MaxPool)
+                return MaxPoolStep(**common, **_pool(draft), ring_bits=ring, high_chunks=best_chunks(ring - 1))
+            case "clip":
+                high = best_chunks(ring - 1)
+                return ClipStep(**common, ring_bits=ring, limit=clip_limit(draft), high_chunks=high)
+            case other:
+                raise AssertionError(f"no such kind of step: {other}")
+
+    def _fixed(self, draft: Draft) -> FixedValue:
+        bounds = self._bounds[draft]
+        return FixedValue(
+            ring_bits=self._values[draft],
+            scale=float(draft.known_scale()),
+            calibrated_bits=bits_of(bounds.calibrated),
+            worst_case_bits=bits_of(bounds.worst_case),
+        )
+
+
+def _pool(draft: Draft) -> dict[str, Any]:
+    """Geometry of a pool; a global one is a window as large as the picture."""
+    operation = draft.operation
+    if isinstance(operation, AveragePool | MaxPool):
+        geometry = {"kernel": operation.kernel, "stride": operation.stride, "padding": operation.padding}
+        counted = {"count_include_pad": operation.count_include_pad} if isinstance(operation, AveragePool) else {}
+        return geometry | counted
+    whole = image_size(draft.inputs[0].shape)
+    return {"kernel": whole, "stride": whole, "padding": NO_PADDING}
