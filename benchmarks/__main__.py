@@ -5,7 +5,7 @@ import sys
 import tempfile
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
@@ -17,6 +17,8 @@ from contract.model_card import read_card
 if TYPE_CHECKING:
     from benchmarks.case import Case
     from benchmarks.measuring import Run
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 app = new_app("Benchmarks. benchmarks/README.md says what is measured and how.")
 
@@ -66,7 +68,10 @@ def _benchmark(configuration: Configuration, *, as_json: bool) -> None:
         for result in results:
             sys.stdout.write(result.model_dump_json() + "\n")
     else:
-        reporting.print_table(Console(highlight=False), results)
+        output = Console(highlight=False)
+        if not output.is_terminal:
+            output.width = reporting.TABLE_WIDTH  # a file or a pipe has none, and 80 would cut figures off
+        reporting.print_table(output, results)
     if configuration.save_folder is not None:
         say(f"every run: {reporting.save(configuration.save_folder, results, runs, case)}")
 
@@ -89,16 +94,16 @@ def _measure(configuration: Configuration) -> "tuple[Case, list[Run]]":
     return case, runs
 
 
-def _stop_once(number: int, _frame: FrameType | None) -> None:
+def _stop_once(number: int, _frame: FrameType | None) -> NoReturn:
     """Unwind, so that every process is ended; a second signal must not interrupt that."""
-    for one in (signal.SIGINT, signal.SIGTERM):
+    for one in STOP_SIGNALS:
         signal.signal(one, signal.SIG_IGN)
     sys.exit(128 + number)
 
 
 def main() -> None:
     """Entry point of `scripts/bench`."""
-    for one in (signal.SIGINT, signal.SIGTERM):
+    for one in STOP_SIGNALS:
         signal.signal(one, _stop_once)
     run(app, name="bench")
 

@@ -19,6 +19,9 @@ from contract.model_card import Strict
 FORMAT = 1
 """Of saved files. Raised where a reader of the old form would go wrong."""
 
+TABLE_WIDTH = 140
+"""Columns of text that the table needs at most."""
+
 
 class Range(Strict):
     """Smallest and largest of the measured runs."""
@@ -114,9 +117,9 @@ def print_table(console: Console, results: Sequence[Result]) -> None:
         memory = "\n".join(f"{party} {size / 1e6:,.0f}" for party, size in result.peak_rss_bytes.items())
         table.add_row(
             result.engine,
-            f"{result.online_seconds:.3f}",
-            f"{spread.smallest:.3f} - {spread.largest:.3f}",
-            f"{result.offline_seconds:.3f}",
+            f"{result.online_seconds:.3g}",
+            f"{spread.smallest:.3g} - {spread.largest:.3g}",
+            f"{result.offline_seconds:.3g}",
             f"{result.online_bytes / 1e6:,.1f}",
             f"{result.offline_bytes / 1e6:,.1f}",
             f"{result.one_way_trips}",

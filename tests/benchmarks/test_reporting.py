@@ -11,7 +11,7 @@ from rich.console import Console
 from benchmarks.configuration import Configuration
 from benchmarks.machine import Machine, _processor, read_machine, read_versions
 from benchmarks.measuring import Run
-from benchmarks.reporting import Result, print_table, save, summarise
+from benchmarks.reporting import TABLE_WIDTH, Result, print_table, save, summarise
 from tests.benchmarks.fakes import fake_case, measurement
 
 REQUIRED = {
@@ -80,9 +80,9 @@ def test_json_lines_have_the_agreed_keys(results: list[Result]) -> None:
 
 def test_the_table_names_every_engine_and_figure(results: list[Result]) -> None:
     output = StringIO()
-    print_table(Console(file=output, width=160), results)
+    print_table(Console(file=output, width=TABLE_WIDTH), results)
     text = output.getvalue()
-    for words in ("crypten", "plaintext", "2.000", "1.000 - 3.000", "data_owner", "Abacus", "tiny 1.2.3, 8 x 8"):
+    for words in ("crypten", "plaintext", "1 - 3", "0.1 - 0.4", "data_owner", "Abacus", "tiny 1.2.3, 8 x 8"):
         assert words in text
 
 
