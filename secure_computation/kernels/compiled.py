@@ -1,7 +1,8 @@
 """Loops compiled by numba. Each has a NumPy twin in `secure_computation.kernels.elementwise`, which is its reference.
 
 Import this module through `elementwise.compiled()` only: numba takes half a second to load and may be absent.
-The first call of a function compiles it (a second or so); later processes read the result from `__pycache__`.
+The first call of a function compiles it (a second or so); later processes read the result from `__pycache__`, which is
+trusted as the compiled Python beside it is. `elementwise.warm_up` gets this over before a session.
 All arrays are contiguous; the callers in `elementwise` check shapes and allocate outputs.
 """
 
@@ -59,45 +60,18 @@ def split_digits(values: NDArray[np.uint32], top: int, left: int, planes: NDArra
 
 
 @jit
-def windows_to_rows(  # noqa: PLR0917  # numba takes positional arguments quickest
-    planes: NDArray[np.int8],
-    kernel: tuple[int, int],
-    stride: tuple[int, int],
-    dilation: tuple[int, int],
-    band: tuple[int, int, int],
-    rows: NDArray[np.int8],
-) -> None:
-    """Write what each kernel tap sees, one row for each digit, channel and tap; see `elementwise.windows_to_rows`."""
-    first, last, width = band
-    across = stride[1]
-    for digit in range(planes.shape[0]):
-        row = 0
-        for channel in range(planes.shape[1]):
-            for down in range(kernel[0]):
-                for right in range(kernel[1]):
-                    target = rows[digit, row]
-                    start = 0
-                    for y in range(first, last):
-                        source = planes[digit, channel, y * stride[0] + down * dilation[0]]
-                        offset = right * dilation[1]
-                        if across == 1:  # apart, so that it becomes a plain copy
-                            for x in range(width):
-                                target[start + x] = source[offset + x]
-                        else:
-                            for x in range(width):
-                                target[start + x] = source[offset + x * across]
-                        start += width
-                    row += 1
-
-
-@jit
-def combine(products: tuple[NDArray[np.int32], ...], mask: int, output: NDArray[np.uint32]) -> None:
-    """Set output to the sum of products[s] * 2^(8 s), cut by `mask`; (N, columns), products may have more columns."""
+def combine(products: NDArray[np.int32], mask: int, output: NDArray[np.uint32], first: int, last: int) -> None:
+    """Set output[:, first:last] to the sum of products[s] * 2^(8 s), cut by `mask`."""
     cut = np.uint32(mask)
     for row in range(output.shape[0]):
-        target = output[row]
+        target = output[row, first:last]
+        source = products[0, row]
         for column in range(target.size):
-            total = np.uint32(0)
-            for index in range(len(products)):
-                total += np.uint32(products[index][row, column]) << np.uint32(8 * index)
-            target[column] = total & cut
+            target[column] = np.uint32(source[column])
+        for index in range(1, products.shape[0]):
+            source = products[index, row]
+            shift = np.uint32(8 * index)
+            for column in range(target.size):
+                target[column] += np.uint32(source[column]) << shift
+        for column in range(target.size):
+            target[column] &= cut

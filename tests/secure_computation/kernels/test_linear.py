@@ -179,5 +179,14 @@ def test_repr_shows_no_weight() -> None:
 def test_a_machine_whose_sums_saturate_gets_the_plain_variant(monkeypatch: pytest.MonkeyPatch) -> None:
     assert choose_variant() in VARIANTS
     exact = torch._int_mm
-    monkeypatch.setattr(torch, "_int_mm", lambda a, b: exact(a, b).clamp(-(2**15), 2**15 - 1))
+
+    def saturating(left: torch.Tensor, right: torch.Tensor, *, out: torch.Tensor) -> None:
+        out.copy_(exact(left, right).clamp(-(2**15), 2**15 - 1))
+
+    monkeypatch.setattr(torch, "_int_mm", saturating)
+    assert choose_variant.__wrapped__() == "plain"
+
+
+def test_a_machine_without_8_bit_products_gets_the_plain_variant(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(torch, "_int_mm")
     assert choose_variant.__wrapped__() == "plain"
