@@ -4,7 +4,8 @@ import signal
 import sys
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
@@ -68,8 +69,15 @@ def _print(diagnosis: "Diagnosis", comparison: "Comparison", card: "ModelCard") 
 
 def main() -> None:
     """Entry point of `scripts/demo`. A termination signal unwinds like Ctrl-C, so that no process is left behind."""
-    signal.signal(signal.SIGTERM, lambda _signal, _frame: sys.exit(128 + signal.SIGTERM))
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _unwind)
     run(app, name="demo")
+
+
+def _unwind(number: int, _frame: FrameType | None) -> NoReturn:
+    for other in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(other, signal.SIG_IGN)  # a second one must not interrupt the cleaning up
+    sys.exit(128 + number)
 
 
 if __name__ == "__main__":

@@ -91,7 +91,14 @@ def stop(servers: Sequence[Server]) -> None:
             server.process.wait()
 
 
-def quiet_environment() -> dict[str, str]:
-    """The environment without settings of the parties, which would reach into the demonstration."""
+def quiet_environment(*, temporary: Path | None = None) -> dict[str, str]:
+    """The environment without settings of the parties, which would reach into the demonstration.
+
+    Temporary files of libraries go to `temporary`, if given, which is made.
+    """
     prefixes = ("INFERENCE_SERVICE_", "CRYPTO_PROVIDER_", "MODEL_OWNER_", "DATA_OWNER_")
-    return {name: value for name, value in os.environ.items() if not name.startswith(prefixes)}
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(prefixes)}
+    if temporary is None:
+        return kept
+    temporary.mkdir(mode=0o700, exist_ok=True)
+    return kept | {"TMPDIR": str(temporary)}

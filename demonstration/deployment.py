@@ -8,6 +8,7 @@ import socket
 import ssl
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -68,33 +69,35 @@ def deployed(
         threads: of one tensor operation, in each party.
         overrides: more settings by program, say {"model-owner": {"waiting": {"step": 2.0}}}.
     """
-    environment = quiet_environment()
+    environment = quiet_environment(temporary=folder / "temporary")
     ports = Ports(**dict(zip(("inference_service", "crypto_provider", "model_owner"), _free_ports(3), strict=True)))
-    _enrol(folder, environment)
-    settings = _Settings(folder, ports, threads, overrides or {})
-    settings.write_front_end()
-    call("inference-service", "init", "--config", str(folder / "inference-service.toml"), environment=environment)
-    settings.write_parties({role: _account(folder, role, environment) for role in _ACCOUNTS})
+    with ThreadPoolExecutor(max_workers=1) as pool:  # the import takes longest, and needs nothing of the rest
+        imported = pool.submit(_import, folder, model_folders, environment)
+        _enrol(folder, environment)
+        settings = _Settings(folder, ports, threads, overrides or {})
+        settings.write_front_end()
+        call("inference-service", "init", "--config", str(folder / "inference-service.toml"), environment=environment)
+        settings.write_parties({role: _account(folder, role, environment) for role in _ACCOUNTS})
+        imported.result()
+    servers: dict[Role, Server] = {}
+    try:
+        servers[Role.INFERENCE_SERVICE] = _serve(folder, Role.INFERENCE_SERVICE, environment)
+        servers[Role.CRYPTO_PROVIDER] = _serve(folder, Role.CRYPTO_PROVIDER, environment)
+        # The model owner registers its models at the front end when it starts.
+        _wait_until_live(servers[Role.INFERENCE_SERVICE], ports.inference_service, folder)
+        servers[Role.MODEL_OWNER] = _serve(folder, Role.MODEL_OWNER, environment)
+        _wait_until_live(servers[Role.CRYPTO_PROVIDER], ports.crypto_provider, folder)
+        _wait_until_live(servers[Role.MODEL_OWNER], ports.model_owner, folder)
+        yield Deployment(folder=folder, ports=ports, servers=servers, environment=environment)
+    finally:
+        stop(list(servers.values()))
+
+
+def _import(folder: Path, model_folders: Sequence[Path], environment: dict[str, str]) -> None:
     for model_folder in model_folders:
         arguments = [str(model_folder / "model.onnx"), "--card", str(model_folder / "card.json")]
         data_folder = str(folder / "model-owner-data")
         call("model-owner", "import", *arguments, "--data-folder", data_folder, environment=environment)
-    servers: dict[Role, Server] = {}
-    try:
-        # The model owner registers its models at the front end when it starts, so the front end goes first.
-        for role, port in (
-            (Role.INFERENCE_SERVICE, ports.inference_service),
-            (Role.CRYPTO_PROVIDER, ports.crypto_provider),
-            (Role.MODEL_OWNER, ports.model_owner),
-        ):
-            servers[role] = _serve(folder, role, environment)
-            if role is Role.INFERENCE_SERVICE:
-                _wait_until_live(servers[role], port, folder)
-        for role, port in ((Role.CRYPTO_PROVIDER, ports.crypto_provider), (Role.MODEL_OWNER, ports.model_owner)):
-            _wait_until_live(servers[role], port, folder)
-        yield Deployment(folder=folder, ports=ports, servers=servers, environment=environment)
-    finally:
-        stop(list(servers.values()))
 
 
 _ACCOUNTS = {

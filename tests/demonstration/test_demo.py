@@ -1,0 +1,186 @@
+"""`scripts/demo`: four processes, one object a line, and nothing left behind however it ends."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from contract.errors import ComputationFailed
+from demonstration.demo import Comparison
+from tests.end_to_end.models import CLASSES, radiograph, write_tiny_model
+
+ROOT = Path(__file__).resolve().parents[2]
+PATIENCE = 150.0
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_model(tmp_path_factory.mktemp("tiny"))
+
+
+@dataclass(frozen=True)
+class Demo:
+    """One run whose temporary files all stand in one folder, by which its processes are found too."""
+
+    process: subprocess.Popen[str]
+    temporary: Path
+
+    def wait_for(self, name: str) -> None:
+        """Until a file of this name appears."""
+        limit = time.monotonic() + PATIENCE
+        while not any(self.temporary.rglob(name)):
+            assert self.process.poll() is None, self.process.communicate()
+            assert time.monotonic() < limit
+            time.sleep(0.05)
+
+    def finish(self) -> tuple[str, str]:
+        return self.process.communicate(timeout=PATIENCE)
+
+    def left_behind(self) -> list[str]:
+        """Files, and processes that name or stand in the folder."""
+        found = [str(path.relative_to(self.temporary)) for path in self.temporary.iterdir()]
+        return found + [words for words in command_lines() if str(self.temporary) in words]
+
+
+def command_lines() -> Iterator[str]:
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdecimal() and int(folder.name) != os.getpid():
+            try:
+                words = (folder / "cmdline").read_bytes() + (folder / "environ").read_bytes()
+            except OSError:
+                continue
+            yield words.replace(b"\0", b" ").decode(errors="replace")
+
+
+@pytest.fixture
+def temporary(tmp_path: Path) -> Path:
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    return folder
+
+
+def start(temporary: Path, model: Path, *arguments: str | Path) -> Demo:
+    words = [sys.executable, "-m", "demonstration", "--model", str(model), *(str(one) for one in arguments)]
+    process = subprocess.Popen(
+        words,
+        cwd=ROOT,
+        env=os.environ | {"TMPDIR": str(temporary)},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    return Demo(process, temporary)
+
+
+PROBABILITIES = {"label", "probabilities"}
+KEYS: dict[str, set[str] | None] = {
+    "file": None,
+    "model": {"name", "version"},
+    "engine": None,
+    "diagnosis": PROBABILITIES,
+    "plaintext": PROBABILITIES,
+    "max_abs_error": None,
+    "warnings": None,
+    "seconds": {"offline", "online"},
+    "bytes": {"online", "offline", "data_owner_sent", "model_owner_sent", "crypto_provider_sent"},
+    "one_way_trips": None,
+    "processes": {"data_owner", "model_owner", "crypto_provider", "inference_service"},
+}
+"""What item 9 of the demonstration's description asks for."""
+
+
+def test_json_alone_on_stdout_and_nothing_left(temporary: Path, tiny_model: Path, tmp_path: Path) -> None:
+    """Two files: a CT, which the demonstration submits with --force, and one that is not an image."""
+    scan = radiograph(tmp_path / "scan.dcm", Modality="CT")
+    text = tmp_path / "notes.txt"
+    text.write_text("not an image\n" * 50)
+    demo = start(temporary, tiny_model, "--json", scan, text)
+    stdout, stderr = demo.finish()
+    assert demo.process.returncode == 2
+    assert stderr.strip() == f"data-owner: {text}: not a PNG, JPEG or DICOM file: {stderr.strip().split(': ', 3)[-1]}"
+    (line,) = stdout.splitlines()
+    shown = json.loads(line)
+    assert set(shown) == set(KEYS)
+    for key, inner in KEYS.items():
+        assert inner is None or set(shown[key]) == inner, key
+    assert shown["file"] == str(scan)
+    assert shown["engine"] == "crypten"
+    assert shown["model"] == {"name": "tiny-chest", "version": "1.0.0"}
+    assert [warning["code"] for warning in shown["warnings"]] == ["wrong-modality"]
+    assert shown["diagnosis"]["label"] == shown["plaintext"]["label"]
+    assert set(shown["diagnosis"]["probabilities"]) == set(CLASSES)
+    assert shown["max_abs_error"] < 0.02
+    assert len({*shown["processes"].values(), demo.process.pid, os.getpid()}) == 6
+    assert min(shown["bytes"].values()) > 0
+    assert demo.left_behind() == []
+
+
+@pytest.mark.parametrize(
+    ("moment", "number"),
+    [
+        ("authority.pem", signal.SIGINT),
+        ("model-owner.log", signal.SIGTERM),
+        pytest.param("model-owner.log", signal.SIGINT, marks=pytest.mark.slow),
+        pytest.param("phantom.dcm", signal.SIGTERM, marks=pytest.mark.slow),
+        pytest.param("consumed/*", signal.SIGTERM, marks=pytest.mark.slow),
+        pytest.param("consumed/*", signal.SIGINT, marks=pytest.mark.slow),
+        pytest.param("consumed/*", signal.SIGHUP, marks=pytest.mark.slow),
+    ],
+)
+def test_a_signal_leaves_nothing_behind(temporary: Path, tiny_model: Path, moment: str, number: signal.Signals) -> None:
+    """While it sets up, while servers start, and while it computes."""
+    demo = start(temporary, tiny_model, "--json")
+    demo.wait_for(moment)
+    demo.process.send_signal(number)
+    stdout, stderr = demo.finish()
+    assert demo.process.returncode != 0
+    assert "Traceback" not in stderr
+    assert stdout == ""
+    assert demo.left_behind() == []
+
+
+@pytest.mark.parametrize("damage", ["card.json", pytest.param("model.onnx", marks=pytest.mark.slow)])
+def test_a_model_folder_that_is_not_one(temporary: Path, tmp_path: Path, damage: str) -> None:
+    folder = write_tiny_model(tmp_path / "model")
+    (folder / damage).write_bytes(b"{}")
+    demo = start(temporary, folder, "--json")
+    stdout, stderr = demo.finish()
+    assert demo.process.returncode in {2, 5}
+    assert stdout == ""
+    assert len(stderr.splitlines()) == 1
+    assert damage in stderr
+    assert demo.left_behind() == []
+
+
+def comparison(*, plaintext: str) -> Comparison:
+    finding = {"label": "normal", "probabilities": {"normal": 1.0}}
+    return Comparison.model_validate(
+        {
+            "file": "chest.dcm",
+            "model": {"name": "tiny", "version": "1.0.0"},
+            "engine": "crypten",
+            "diagnosis": finding,
+            "plaintext": finding | {"label": plaintext},
+            "max_abs_error": 0.5,
+            "warnings": (),
+            "seconds": {"offline": 1.0, "online": 1.0},
+            "bytes": dict.fromkeys(KEYS["bytes"] or set(), 1),
+            "one_way_trips": 1,
+            "processes": dict.fromkeys(KEYS["processes"] or set(), 1),
+        }
+    )
+
+
+def test_answers_that_differ_are_a_failure() -> None:
+    comparison(plaintext="normal").require_same_label()
+    with pytest.raises(ComputationFailed, match="encrypted inference says normal, the plaintext model virus"):
+        comparison(plaintext="virus").require_same_label()
