@@ -56,6 +56,11 @@ class TripleRequest(Strict):
     output: Shape
     convolution: ConvolutionOptions | None = None
 
+    @property
+    def has_weights(self) -> bool:
+        """Whether the right factor is a layer's weights: known before the image is, so opened beforehand."""
+        return self.product is not Product.MUL
+
     def multiply(self, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
         """Apply the bilinear map in the ring."""
         if self.product is Product.CONV2D:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from secure_computation.crypten_bridge.communicator import MODEL_OWNER_RANK, TwoPartyCommunicator
-from secure_computation.crypten_bridge.dealing import BitRequest, Request, SquareRequest, WrapRequest
+from secure_computation.crypten_bridge.dealing import BitRequest, Request, SquareRequest, TripleRequest, WrapRequest
 from secure_computation.crypten_bridge.installation import load_crypten
 from secure_computation.crypten_bridge.provider import binary_triple_request, triple_request
 from secure_computation.crypten_bridge.session import Session
@@ -44,6 +44,8 @@ class RecordingProvider:
     """Answers every request with tensors of its shapes and writes it down."""
 
     NAME = "recording"
+    weights_are_opened: bool
+    """Whether each layer's masked weights were opened before the session, as the engine does."""
     requests: list[Request] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -60,6 +62,13 @@ class RecordingProvider:
         request = triple_request(size0, size1, op, options)
         self.requests.append(request)
         return self._zeros(request.left), self._zeros(request.right), self._zeros(request.output)
+
+    def opened_right(self) -> torch.Tensor | None:
+        """The weights' delta of the last request, without values."""
+        request = self.requests[-1]
+        if not (self.weights_are_opened and isinstance(request, TripleRequest) and request.has_weights):
+            return None
+        return torch.empty(request.right, dtype=torch.int64, device=META)
 
     def square(self, size: torch.Size, device: object = None) -> tuple[Any, Any]:
         """Record a square."""
@@ -94,8 +103,8 @@ class RecordingProvider:
         return self._binary.from_shares(torch.empty(tuple(size), dtype=torch.int64, device=META), precision=0)
 
 
-def recording_session() -> tuple[Session, RecordingProvider, RecordingCommunicator]:
+def recording_session(*, weights_are_opened: bool) -> tuple[Session, RecordingProvider, RecordingCommunicator]:
     """Make a session on shapes alone, and its two records."""
-    communicator, provider = RecordingCommunicator(), RecordingProvider()
+    communicator, provider = RecordingCommunicator(), RecordingProvider(weights_are_opened=weights_are_opened)
     streams = {name: RecordingStream() for name in ("prev", "next", "local")}
     return Session(communicator=communicator, provider=provider, streams=streams), provider, communicator

@@ -1,6 +1,7 @@
 """CrypTen's tuple provider on dealt material: each request must be the next one of the dealing list."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -50,8 +51,17 @@ class _PartyProvider:
 
     NAME = "dealt"
 
-    def __init__(self, requests: tuple[Request, ...], *, seed: Seed, item: str) -> None:
+    def __init__(
+        self,
+        requests: tuple[Request, ...],
+        *,
+        seed: Seed,
+        item: str,
+        opened: Mapping[int, Share] = MappingProxyType({}),
+    ) -> None:
+        """Take the party's seed of one item; `opened`: y - b of the triples whose right factor was opened before."""
         self._requests = requests
+        self._opened = opened
         self._next = 0
         self._seed = seed
         self._item = item
@@ -97,6 +107,10 @@ class _PartyProvider:
         a, b, c = self._take(triple_request(size0, size1, op, options))
         return self._arithmetic(a), self._arithmetic(b), self._arithmetic(c)
 
+    def opened_right(self) -> Share | None:
+        """Delta = y - b of the additive triple given last, where both parties opened it before the session."""
+        return self._opened.get(self._next - 1)
+
     def square(self, size: torch.Size, device: object = None) -> tuple[Any, Any]:
         """Shares of r and r * r."""
         del device
@@ -135,9 +149,17 @@ class DataOwnerProvider(_PartyProvider):
 class ModelOwnerProvider(_PartyProvider):
     """P1: the last tensor of each tuple is the dealer's correction."""
 
-    def __init__(self, requests: tuple[Request, ...], *, seed: Seed, item: str, corrections: Corrections) -> None:
+    def __init__(
+        self,
+        requests: tuple[Request, ...],
+        *,
+        seed: Seed,
+        item: str,
+        corrections: Corrections,
+        opened: Mapping[int, Share] = MappingProxyType({}),
+    ) -> None:
         """Take the seed and the corrections of one item."""
-        super().__init__(requests, seed=seed, item=item)
+        super().__init__(requests, seed=seed, item=item, opened=opened)
         self._corrections = corrections
 
     def _last(self, party: PartyRandomness, step: int) -> Last:

@@ -31,6 +31,9 @@ class TupleProvider(Protocol):
     def generate_additive_triple(
         self, size0: torch.Size, size1: torch.Size, op: str, device: object = None, **options: object
     ) -> tuple[Any, Any, Any]: ...
+    def opened_right(self) -> torch.Tensor | None:
+        """Delta = y - b of the additive triple given last, where both parties opened it before the session."""
+
     def square(self, size: torch.Size, device: object = None) -> tuple[Any, Any]: ...
     def generate_binary_triple(
         self, size0: torch.Size, size1: torch.Size, device: object = None

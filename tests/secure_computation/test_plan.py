@@ -12,7 +12,7 @@ from tests.secure_computation.networks import small_network
 
 PLAN = make_plan(small_network())
 BYTES = PLAN.canonical_bytes()
-GOLDEN_HASH = "d9ece87d10eaa17a0d6d79065fe687e33e4f994250c441983803f9754192f238"
+GOLDEN_HASH = "6c18095aff46f61f5e57c6fb5e258baf109a4462f2aed850151bab79f97acd6f"
 """Of the plan of `small_network()`: changes only with the plan's format or the protocols' dealing lists."""
 
 

@@ -5,15 +5,16 @@
     offline
     deal: for each tuple       receive_data_owner_material: seed     receive_model_owner_material: seed,
       the correction                                                   corrections
-                               zero_sharing_streams: one seed each way, between P0 and P1 alone
+                               agree_on_zero_sharing: one seed each way, between P0 and P1 alone
+                               open_masked_weights: both learn w - b of each layer with weights w
     online
-                               share of the image (no message)       share of the weights (no message)
+                               share of the image (no message)       share of the image (no message)
                                openings of masked values, both ways, layer by layer
     output
                                receive P1's share, add, decode       send its share of the logits to P0
 
-Sharing the inputs costs no message: P0 adds its image to a pseudo-random sharing of zero (CrypTen, section 4.1), P1's
-weights are their own share, and the dealt masks of the first opening hide both.
+Sharing the image costs no message: P0 adds it to a pseudo-random sharing of zero (CrypTen, section 4.1), and the dealt
+masks hide it wherever it is opened.
 """
 
 from collections.abc import Callable, Iterator
@@ -24,10 +25,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from contract.errors import ComputationFailed
+from contract.errors import ComputationFailed, PeerViolation
 from secure_computation.channel.channel import Channel
 from secure_computation.crypten_bridge.communicator import DATA_OWNER_RANK, MODEL_OWNER_RANK, TwoPartyCommunicator
-from secure_computation.crypten_bridge.dealing import PartyRandomness, Share, deal
+from secure_computation.crypten_bridge.dealing import PartyRandomness, Product, Share, deal
 from secure_computation.crypten_bridge.installation import load_crypten
 from secure_computation.crypten_bridge.provider import Corrections, DataOwnerProvider, ModelOwnerProvider
 from secure_computation.crypten_bridge.session import Session, activate
@@ -121,6 +122,50 @@ def agree_on_zero_sharing(channel: Channel, *, item: ItemName) -> ZeroSharing:
     return ZeroSharing(next=streams[0], previous=streams[1])
 
 
+class MaskedWeights:
+    """w - b of each layer with weights w under the dealt mask b, by the triple's place in the dealing list."""
+
+    def __init__(self, opened: dict[int, Share]) -> None:
+        """Keep what was opened."""
+        self.opened = opened
+
+    def __repr__(self) -> str:
+        """Show nothing."""
+        return f"<MaskedWeights: {len(self.opened)} layers, values withheld>"
+
+
+def open_masked_weights(
+    network: Network,
+    weights: PrivateWeights | None,
+    *,
+    lowering: CrypTenLowering,
+    material: DataOwnerMaterial | ModelOwnerMaterial,
+    channel: Channel,
+) -> MaskedWeights:
+    """P0 <-> P1, offline: open each layer's masked weights, which needs no image. `weights`: at P1; None at P0.
+
+    Weights are their own sharing (0, w). P0 sends -b0 and P1 w - b1: each uniform to the other, who lacks b0 or b1.
+    """
+    layers = [operation for operation in network.operations if operation.weight_shapes()]
+    triples = lowering.weight_triples()
+    if len(triples) != len(layers):
+        raise PeerViolation(
+            f"the dealing list has {len(triples)} layers with weights, the network {len(layers)}; "
+            "import the model again so that plan and dealing agree"
+        )
+    opened: dict[int, Share] = {}
+    with torch.inference_mode(), channel.phase(Phase.OFFLINE):
+        for (step, triple), layer in zip(triples.items(), layers, strict=True):
+            own = PartyRandomness(material.seed, item=material.item, step=step).ring("b", triple.right).neg_()
+            if weights is not None:
+                weight = _encode(weights[f"{layer.name}.weight"])
+                own.add_(weight.t() if triple.product is Product.MATMUL else weight)
+            # reveal: the weights under the dealt mask b, which is uniform and used once.
+            other = channel.exchange_tensor(own.numpy(), step=f"masked weights of {layer.name}")
+            opened[step] = own.add_(torch.from_numpy(other))
+    return MaskedWeights(opened)
+
+
 def run_data_owner(
     network: Network,
     image: NDArray[np.float32],
@@ -130,19 +175,25 @@ def run_data_owner(
     zero_sharing: ZeroSharing,
     channel: Channel,
     on_layer: OnLayer,
+    masked_weights: MaskedWeights | None = None,
 ) -> NDArray[np.float64]:
     """P0, online: evaluate on shares and return the logits, float64 of shape (classes,).
 
     `image`: float32 of the network's input shape, in clear; it leaves this function only as shares under dealt masks.
+    `masked_weights`: of `open_masked_weights`, where the caller did that ahead; otherwise it is done first.
     """
-    provider = DataOwnerProvider(lowering.requests, seed=material.seed, item=material.item)
+    if masked_weights is None:
+        masked_weights = open_masked_weights(network, None, lowering=lowering, material=material, channel=channel)
+    provider = DataOwnerProvider(
+        lowering.requests, seed=material.seed, item=material.item, opened=masked_weights.opened
+    )
     communicator = TwoPartyCommunicator(rank=DATA_OWNER_RANK, channel=channel)
     session = _session(communicator, provider, zero_sharing)
     with activate(session), torch.inference_mode():
         channel.set_phase(Phase.ONLINE)
         shared_image = _share_image(DATA_OWNER_RANK, (1, *network.input_shape), image[None])
-        weights = {name: _share_weight(shape, None) for name, shape in network.weight_shapes().items()}
-        output = evaluate(network, shared_image, weights, _progress(network, communicator, on_layer))
+        shared_weights = _share_weights(network, None)
+        output = evaluate(network, shared_image, shared_weights, _progress(network, communicator, on_layer))
         provider.check_finished()
         channel.set_phase(Phase.OUTPUT)
         # reveal: the data owner, and nobody else, learns the logits. That is the purpose of the computation.
@@ -160,17 +211,24 @@ def run_model_owner(
     zero_sharing: ZeroSharing,
     channel: Channel,
     on_layer: OnLayer,
+    masked_weights: MaskedWeights | None = None,
 ) -> None:
-    """P1, online: evaluate on shares and give P0 the output's share. Learns nothing."""
+    """P1, online: evaluate on shares and give P0 the output's share. Learns nothing. Otherwise as P0."""
+    if masked_weights is None:
+        masked_weights = open_masked_weights(network, weights, lowering=lowering, material=material, channel=channel)
     provider = ModelOwnerProvider(
-        lowering.requests, seed=material.seed, item=material.item, corrections=material.corrections
+        lowering.requests,
+        seed=material.seed,
+        item=material.item,
+        corrections=material.corrections,
+        opened=masked_weights.opened,
     )
     communicator = TwoPartyCommunicator(rank=MODEL_OWNER_RANK, channel=channel)
     session = _session(communicator, provider, zero_sharing)
     with activate(session), torch.inference_mode():
         channel.set_phase(Phase.ONLINE)
         shared_image = _share_image(MODEL_OWNER_RANK, (1, *network.input_shape), None)
-        shared_weights = {name: _share_weight(shape, weights[name]) for name, shape in network.weight_shapes().items()}
+        shared_weights = _share_weights(network, weights)
         output = evaluate(network, shared_image, shared_weights, _progress(network, communicator, on_layer))
         provider.check_finished()
         channel.set_phase(Phase.OUTPUT)
@@ -198,14 +256,20 @@ def _share_image(rank: int, shape: Shape, image: NDArray[np.float32] | None) -> 
     return crypten.mpc.MPCTensor.from_shares(arithmetic.share, precision=PRECISION_BITS)
 
 
-def _share_weight(shape: Shape, weight: NDArray[np.float32] | None) -> EncryptedTensor:
-    """Share a weight as (0, weight); given at P1 and None at P0.
+def _share_weights(network: Network, weights: PrivateWeights | None) -> dict[str, EncryptedTensor]:
+    """Share biases as (0, bias); `weights` is given at P1 and None at P0.
 
-    As good as a random sharing, and a random one costs a sixth of the online time: shares of weights are only ever
-    opened under dealt masks, and what P1 sends of the output holds the sum of all biases in any case.
+    As good as a random sharing: biases are only added, and what P1 sends of the output holds their sum in any case.
+    Of the other weights, whose masked values are open, nothing but their shape is used: zeros that take no memory.
     """
-    share = torch.zeros((), dtype=torch.int64).expand(shape) if weight is None else _encode(weight)
-    return load_crypten().mpc.MPCTensor.from_shares(share, precision=PRECISION_BITS)
+    crypten = load_crypten()
+    shared = {}
+    for name, shape in network.weight_shapes().items():
+        share = torch.zeros((), dtype=torch.int64).expand(shape)
+        if weights is not None and name.endswith(".bias"):
+            share = _encode(weights[name])
+        shared[name] = crypten.mpc.MPCTensor.from_shares(share, precision=PRECISION_BITS)
+    return shared
 
 
 def _encode(value: NDArray[np.float32]) -> torch.Tensor:

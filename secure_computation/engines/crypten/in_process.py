@@ -51,7 +51,12 @@ class InProcessResult:
     """Logits as the data owner reads them, and the traffic of the channel between P0 and P1, as P0 counted it."""
 
     logits: NDArray[np.float64]
+    offline: Traffic
     online: Traffic
+    output_bytes: int
+    """Model owner to data owner, at the end."""
+    dealt_bytes: int
+    """Crypto provider to both."""
 
 
 def run_in_process(
@@ -76,6 +81,8 @@ def run_in_process(
     p0_to_d, d_to_p0 = memory_pair(DATA_OWNER, CRYPTO_PROVIDER, deadlines, left_recorder=see.data_owner_from_dealer)
     p1_to_d, d_to_p1 = memory_pair(MODEL_OWNER, CRYPTO_PROVIDER, deadlines, left_recorder=see.model_owner_from_dealer)
     seeds = DealtSeeds.fresh()
+    for channel in (p0_to_p1, p1_to_p0, p0_to_d, d_to_p0, p1_to_d, d_to_p1):
+        channel.set_phase(Phase.OFFLINE)
 
     def dealer() -> None:
         with closed_on_failure(d_to_p0, d_to_p1):
@@ -111,7 +118,13 @@ def run_in_process(
         logits = pool.submit(data_owner).result()
         for future in others:
             future.result()
-    return InProcessResult(logits=logits, online=p0_to_p1.traffic(Phase.ONLINE))
+    return InProcessResult(
+        logits=logits,
+        offline=p0_to_p1.traffic(Phase.OFFLINE),
+        online=p0_to_p1.traffic(Phase.ONLINE),
+        output_bytes=p0_to_p1.traffic(Phase.OUTPUT).bytes_received,
+        dealt_bytes=d_to_p0.traffic().bytes_sent + d_to_p1.traffic().bytes_sent,
+    )
 
 
 @contextmanager

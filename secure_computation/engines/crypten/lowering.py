@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 
 from contract.model_card import Strict
-from secure_computation.crypten_bridge.dealing import ELEMENT_BYTES, Request, correction_bytes
+from secure_computation.crypten_bridge.dealing import ELEMENT_BYTES, Request, TripleRequest, correction_bytes
 from secure_computation.crypten_bridge.dry_run import META, recording_session
 from secure_computation.crypten_bridge.installation import load_crypten
 from secure_computation.crypten_bridge.session import activate
@@ -27,9 +27,17 @@ class CrypTenLowering(Strict):
     precision_bits: Literal[16] = 16
     requests: Annotated[tuple[Request, ...], Field(max_length=MAX_REQUESTS)]
     openings: Annotated[int, Field(ge=0)]
-    """Openings in a session: each is one message in both directions at once, one one-way trip."""
+    """Openings of the online phase: each is one message in both directions at once, one one-way trip."""
     opened_bytes_each_way: Annotated[int, Field(ge=0)]
     """Payload of all openings in one direction, without frame headers."""
+
+    def weight_triples(self) -> dict[int, TripleRequest]:
+        """The triples of layers with weights by their place in the list, in the order of the network's operations."""
+        return {
+            step: request
+            for step, request in enumerate(self.requests)
+            if isinstance(request, TripleRequest) and request.has_weights
+        }
 
     def dealt_bytes(self) -> int:
         """Bytes of corrections that the crypto provider sends the model owner for one image."""
@@ -39,7 +47,7 @@ class CrypTenLowering(Strict):
 def lower(network: Network) -> CrypTenLowering:
     """Record the session of one image (batch 1)."""
     crypten = load_crypten()
-    session, provider, communicator = recording_session()
+    session, provider, communicator = recording_session(weights_are_opened=True)
     with activate(session), torch.inference_mode():
         image = _without_values(crypten, (1, *network.input_shape))
         weights = {name: _without_values(crypten, shape) for name, shape in network.weight_shapes().items()}
@@ -65,8 +73,15 @@ class PredictedCost:
     online_trips: int
     output_bytes: int
     """Model owner to data owner."""
-    offline_bytes: int
-    """Crypto provider to both, and the seeds that data owner and model owner exchange."""
+    dealer_bytes: int
+    """Crypto provider to both."""
+    masked_weights_bytes_each_way: int
+    """Between data owner and model owner before the image is used: masked weights, and a seed."""
+
+    @property
+    def offline_bytes(self) -> int:
+        """All that crosses before the online phase."""
+        return self.dealer_bytes + 2 * self.masked_weights_bytes_each_way
 
 
 def predict_cost(network: Network, lowering: CrypTenLowering) -> PredictedCost:
@@ -77,7 +92,9 @@ def predict_cost(network: Network, lowering: CrypTenLowering) -> PredictedCost:
         online_bytes_each_way=lowering.openings * _tensor_frame((0,)) + lowering.opened_bytes_each_way,
         online_trips=lowering.openings,
         output_bytes=_tensor_frame((1, network.classes)),
-        offline_bytes=4 * seed + corrections,
+        dealer_bytes=2 * seed + corrections,
+        masked_weights_bytes_each_way=seed
+        + sum(_tensor_frame(triple.right) for triple in lowering.weight_triples().values()),
     )
 
 

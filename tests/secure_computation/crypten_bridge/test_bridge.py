@@ -239,7 +239,7 @@ class TestDealingList:
             binary_triple_request(torch.Size((2,)), torch.Size((3,)))
 
     def test_every_protocol_asks_as_its_dry_run_did(self) -> None:
-        session, provider, communicator = recording_session()
+        session, provider, communicator = recording_session(weights_are_opened=False)
         with activate(session):
             crypten = load_crypten()
             x = crypten.mpc.MPCTensor.from_shares(torch.empty(3, dtype=torch.int64, device="meta"))
@@ -278,7 +278,11 @@ def test_failed_session_ends_alone_and_leaves_nothing_behind(monkeypatch: pytest
     weights, image = random_weights(network), random_image(network)
     lowering = lower(network)
     shorter = CrypTenLowering.model_validate(lowering.model_dump() | {"requests": lowering.requests[:-1]})
-    with pytest.raises(PeerViolation, match="nothing more"):
+    without_bit = [request for request in lowering.requests if request.kind != "bit"]
+    other = CrypTenLowering.model_validate(lowering.model_dump() | {"requests": without_bit})
+    with pytest.raises(PeerViolation, match="asked for bit"):
+        in_process.run_in_process(network, other, weights, image, item=ITEM)
+    with pytest.raises(PeerViolation, match="layers with weights"):
         in_process.run_in_process(network, shorter, weights, image, item=ITEM)
     with pytest.raises(ConfigurationError):
         current_session()

@@ -31,7 +31,7 @@ def tensor(share: torch.Tensor, precision: int = 16) -> Any:
 
 def record(program: Program, *shapes: tuple[int, ...]) -> tuple[tuple[Request, ...], list[int]]:
     """The dealing list of a program, and the size of each opening."""
-    session, provider, communicator = recording_session()
+    session, provider, communicator = recording_session(weights_are_opened=False)
     with activate(session), torch.inference_mode():
         program(*(tensor(torch.empty(shape, dtype=torch.int64, device=META)) for shape in shapes))
     return tuple(provider.requests), [int(np.prod(shape)) for shape in communicator.openings]

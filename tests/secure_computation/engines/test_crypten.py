@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contract.errors import ComputationFailed, ModelFileError, PeerViolation
+from secure_computation.crypten_bridge.dealing import SquareRequest
 from secure_computation.engines.crypten.engine import PLAUSIBLE_LOGIT
 from secure_computation.engines.crypten.in_process import run_in_process
 from secure_computation.engines.crypten.lowering import lower, predict_cost
@@ -106,6 +107,9 @@ def test_operation_equals_its_float_reference_at_its_declared_cost(name: str) ->
     online = result.online
     assert (online.bytes_sent, online.bytes_received) == (cost.online_bytes_each_way, cost.online_bytes_each_way)
     assert online.one_way_trips == online.frames_sent == cost.online_trips
+    assert result.offline.bytes_sent == result.offline.bytes_received == cost.masked_weights_bytes_each_way
+    assert result.dealt_bytes == cost.dealer_bytes
+    assert result.output_bytes == cost.output_bytes
 
 
 def test_fully_connected_without_bias_on_a_vector() -> None:
@@ -184,7 +188,7 @@ def test_implausible_result_is_refused(logit: float) -> None:
 def test_dealing_list_that_is_too_long_is_refused() -> None:
     network = small_network()
     lowering = lower(network)
-    longer = lowering.model_copy(update={"requests": (*lowering.requests, lowering.requests[-1])})
+    longer = lowering.model_copy(update={"requests": (*lowering.requests, SquareRequest(output=(1,)))})
     with pytest.raises(PeerViolation, match="dealt tuples"):
         run_in_process(network, longer, random_weights(network), random_image(network), item=ITEM)
 

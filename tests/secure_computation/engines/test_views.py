@@ -92,7 +92,7 @@ def test_openings_are_uniform(two_views: tuple[Views, Views], link: str, which: 
     Openings of B2A carry one random bit in 64 (the rest is zero by construction), so they are tested by that bit.
     """
     frames = vars(two_views[which])[link]
-    elements = payload(frames, Phase.ONLINE).view("<i8")
+    elements = np.concatenate([payload(frames, phase) for phase in (Phase.OFFLINE, Phase.ONLINE)]).view("<i8")
     single = elements[(elements == 0) | (elements == 1)]
     full = elements[(elements != 0) & (elements != 1)]
     assert single.size == 2 * 16 * 16
@@ -105,10 +105,16 @@ def test_openings_are_uniform(two_views: tuple[Views, Views], link: str, which: 
     assert np.all(np.abs(ones - 0.5) < 5.5 * 0.5 / np.sqrt(full.size))
 
 
-def test_two_runs_on_one_image_share_no_element(two_views: tuple[Views, Views]) -> None:
+def test_masked_weights_are_fresh_in_each_session(two_views: tuple[Views, Views]) -> None:
+    masked = [payload(view.data_owner_from_model_owner, Phase.OFFLINE).view("<i8") for view in two_views]
+    assert masked[0].size == sum(WEIGHTS[name].size for name in WEIGHTS if name.endswith(".weight"))
+    assert not np.intersect1d(masked[0], masked[1]).size
+
+
+def test_two_runs_share_no_element(two_views: tuple[Views, Views]) -> None:
     for link in ("model_owner_from_data_owner", "data_owner_from_model_owner", "model_owner_from_dealer"):
         first, second = (
-            np.concatenate([payload(vars(view)[link], phase) for phase in (Phase.HANDSHAKE, Phase.ONLINE)]).view("<i8")
+            np.concatenate([payload(vars(view)[link], phase) for phase in (Phase.OFFLINE, Phase.ONLINE)]).view("<i8")
             for view in (two_views[0], views(random_image(NETWORK)))
         )
         common = np.intersect1d(first, second)
@@ -117,6 +123,6 @@ def test_two_runs_on_one_image_share_no_element(two_views: tuple[Views, Views]) 
 
 def test_output_share_alone_says_nothing_about_the_logits() -> None:
     """P1's share of the logits, which only P0 receives, is spread over the ring."""
-    shares = np.concatenate([payload(views(BLACK).data_owner_from_model_owner, Phase.OUTPUT).view("<i8")] * 1)
+    shares = payload(views(BLACK).data_owner_from_model_owner, Phase.OUTPUT).view("<i8")
     assert shares.size == 3
     assert np.abs(shares).max() > 1 << 40
