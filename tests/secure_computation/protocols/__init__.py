@@ -1,0 +1,1 @@
+"""Every protocol with all three roles on one page, known answers included."""
