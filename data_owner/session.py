@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from ssl import SSLContext
-from typing import NewType
+from typing import Any, NewType
 from uuid import UUID
 
 import numpy as np
@@ -44,6 +44,7 @@ from contract.identity import Party, Role, party_of_certificate
 from contract.settings import Peer
 from contract.ticket import Engine, TicketClaims, load_public_key, verify_ticket
 from data_owner.diagnosis import Bytes, Diagnosis, Finding, ModelName, Seconds, Warned
+from data_owner.masked_weights import MaskedWeightsFolder
 from data_owner.settings import DataOwnerSettings
 from imaging import ModelInput, read_model_input
 from inference_service.client import InferenceServiceClient
@@ -51,12 +52,8 @@ from secure_computation.admission import item_of, present_ticket
 from secure_computation.channel.channel import Channel, Deadlines
 from secure_computation.channel.tls import tls_context
 from secure_computation.channel.websocket import connect_channel
-from secure_computation.engines.crypten.engine import (
-    OnLayer,
-    agree_on_zero_sharing,
-    receive_data_owner_material,
-    run_data_owner,
-)
+from secure_computation.engines.choosing import data_owner_side
+from secure_computation.engines.interface import DataOwnerSide, OnLayer
 from secure_computation.material import ConsumptionLedger
 from secure_computation.plan import Plan, parse_plan
 from secure_computation.wire import Phase
@@ -108,6 +105,8 @@ class Diagnoser:
         self._public_keys: Sequence[Ed25519PublicKey] = [load_public_key(path) for path in settings.ticket_keys]
         self._context: SSLContext = tls_context(settings.credentials, server_side=False)
         self._ledger = ConsumptionLedger(settings.data_folder / "consumed")
+        self._masked_weights = MaskedWeightsFolder(settings.data_folder / "masked-weights")
+        self._sides: dict[tuple[str, Engine], DataOwnerSide[Any]] = {}
         self._deadlines = Deadlines(connect_seconds=settings.waiting.connect, step_seconds=settings.waiting.step)
 
     def choose_model(self, name: str | None) -> ModelEntry:
@@ -181,29 +180,21 @@ class Diagnoser:
     ) -> _Outcome:
         started = time.perf_counter()
         item = item_of(session.claims)
-        lowering = plan.engines.crypten
+        side = self._side(session.claims, plan)
         progress.stage("preparing offline material")
         self._front_end.report(session.view.id, SessionEventName.PREPARE)
         # Durable before the first message that depends on it.
         self._ledger.consume(item)
         model_owner = self._connect(channels, session.model_owner_url, session.model_owner, session.ticket)
         dealer = self._connect(channels, session.crypto_provider_url, session.crypto_provider, session.ticket)
-        material = receive_data_owner_material(dealer, item)
+        patience = self._settings.waiting.material
+        material = side.prepare(item=item, dealer=dealer, model_owner=model_owner, patience_seconds=patience)
         dealer.send_end(step="material received")
-        ready = model_owner.receive_hello(step="material ready", wait_seconds=self._settings.waiting.material)
-        zero_sharing = agree_on_zero_sharing(model_owner, item=item)
+        ready = model_owner.receive_hello(step="material ready", wait_seconds=patience)
         self._front_end.report(session.view.id, SessionEventName.RUN)
         prepared = time.perf_counter()
         progress.stage("computing on shares")
-        logits = run_data_owner(
-            plan.network,
-            image.tensor,
-            lowering=lowering,
-            material=material,
-            zero_sharing=zero_sharing,
-            channel=model_owner,
-            on_layer=progress.layer,
-        )
+        logits = side.run(image.tensor, material, model_owner=model_owner, on_layer=progress.layer)
         model_owner.send_end(step="result received")
         finished = time.perf_counter()
         seconds = Seconds(offline=prepared - started, online=finished - prepared)
@@ -211,6 +202,13 @@ class Diagnoser:
         unrecorded = self._report_completed(session, seconds, sent)
         trips = model_owner.traffic(Phase.ONLINE).one_way_trips + model_owner.traffic(Phase.OUTPUT).one_way_trips
         return _Outcome(logits=logits, seconds=seconds, bytes=sent, one_way_trips=trips, warnings=unrecorded)
+
+    def _side(self, claims: TicketClaims, plan: Plan) -> DataOwnerSide[Any]:
+        """The engine of a ticket for its plan; kept, because it keeps masked weights ready for the next image."""
+        key = (claims.plan_hash, claims.engine)
+        if key not in self._sides:
+            self._sides[key] = data_owner_side(plan, claims.engine, store=self._masked_weights)
+        return self._sides[key]
 
     def _connect(self, channels: ExitStack, url: str, party: Party, ticket: Ticket) -> Channel:
         channel = connect_channel(url, context=self._context, expect=party, deadlines=self._deadlines)

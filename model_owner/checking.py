@@ -10,6 +10,7 @@ from contract.errors import ModelFileError
 from contract.model_card import InputSpecification, Strict
 from imaging.reading import read_model_input
 from model_owner.registry import RegisteredModel
+from secure_computation.engines.crypten.lowering import predict_cost
 from secure_computation.float_reference import evaluate, value_ranges
 from secure_computation.network import Shape
 
@@ -122,12 +123,12 @@ def _layers(model: RegisteredModel, images: NDArray[np.float32]) -> tuple[LayerR
 
 
 def _costs(model: RegisteredModel) -> tuple[CostReport, ...]:
-    crypten = model.plan.engines.crypten
+    cost = predict_cost(model.plan.network, model.plan.engines.crypten)
     return (
         CostReport(
             engine="crypten",
-            one_way_trips=crypten.openings,
-            online_bytes_each_way=crypten.opened_bytes_each_way,
-            offline_bytes=crypten.dealt_bytes(),
+            one_way_trips=cost.online_trips,
+            online_bytes_each_way=cost.online_bytes_each_way,
+            offline_bytes=cost.offline_bytes,
         ),
     )

@@ -13,10 +13,11 @@ result received        -->
 """
 
 import logging
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from ssl import SSLContext
-from typing import Final
+from typing import Any, Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from starlette.applications import Starlette
@@ -35,14 +36,9 @@ from secure_computation.channel.channel import Channel, Deadlines
 from secure_computation.channel.serving import Service, party_app
 from secure_computation.channel.tls import tls_context
 from secure_computation.channel.websocket import connect_channel
-from secure_computation.engines.crypten.engine import (
-    ModelOwnerMaterial,
-    agree_on_zero_sharing,
-    receive_model_owner_material,
-    run_model_owner,
-)
-from secure_computation.engines.crypten.lowering import CrypTenLowering
-from secure_computation.material import ConsumptionLedger, ItemName
+from secure_computation.engines.choosing import model_owner_side, offered_engines
+from secure_computation.engines.interface import ModelOwnerSide
+from secure_computation.material import ConsumptionLedger
 from secure_computation.wire import Phase
 
 INFERENCE_PATH: Final = "/v2/inference"
@@ -81,6 +77,8 @@ class InferenceHandler:
         self._ledger = ledger
         self._dealer = dealer
         self._front_end = front_end
+        self._sides: dict[tuple[str, Engine], ModelOwnerSide[Any]] = {}
+        self._making = threading.Lock()
 
     def __call__(self, channel: Channel) -> None:
         """Run one session. Raises for the caller (`serve_channel`) to tell the peer."""
@@ -96,22 +94,21 @@ class InferenceHandler:
         _LOG.info("session %s: served to the %s", claims.session, channel.peer)
 
     def _run(self, channel: Channel, ticket: str, claims: TicketClaims) -> None:
-        model = self._hosted(claims)
-        item = item_of(claims)
-        lowering = model.plan.engines.crypten
+        side = self._side(self._hosted(claims), claims.engine)
         channel.set_phase(Phase.OFFLINE)
-        material = self._receive_material(channel, ticket, lowering, item)
-        zero_sharing = agree_on_zero_sharing(channel, item=item)
-        run_model_owner(
-            model.plan.network,
-            model.weights,
-            lowering=lowering,
-            material=material,
-            zero_sharing=zero_sharing,
-            channel=channel,
-            on_layer=lambda _index, _total, _name: None,
-        )
+        material = self._prepare(side, channel, ticket, claims)
+        side.run(material, data_owner=channel)
         channel.receive_end(step="result received")
+
+    def _side(self, model: RegisteredModel, engine: Engine) -> ModelOwnerSide[Any]:
+        """The engine of a model's plan; kept, because it lays out weights."""
+        key = (model.plan.plan_hash(), engine)
+        with self._making:
+            if key not in self._sides:
+                self._sides[key] = model_owner_side(
+                    model.plan, engine, weights=model.weights, weights_version=model.weights_version
+                )
+            return self._sides[key]
 
     def _hosted(self, claims: TicketClaims) -> RegisteredModel:
         model = self._models.get((claims.model, claims.version))
@@ -127,19 +124,18 @@ class InferenceHandler:
                 f"the ticket allows another output of {claims.model} {claims.version} than its card; "
                 "the model owner must register this version again"
             )
-        if claims.engine is not Engine.CRYPTEN:
-            raise Refused(f"the engine '{claims.engine.value}' is not offered here; choose crypten")
+        if claims.engine not in offered_engines(model.plan):
+            raise Refused(f"the engine '{claims.engine.value}' is not offered for this model; choose crypten")
         return model
 
-    def _receive_material(
-        self, channel: Channel, ticket: str, lowering: CrypTenLowering, item: ItemName
-    ) -> ModelOwnerMaterial:
+    def _prepare(self, side: ModelOwnerSide[Any], channel: Channel, ticket: str, claims: TicketClaims) -> Any:
+        """Fetch and make the material of one session, and tell the data owner that it is there."""
         link = self._dealer
         dealer = connect_channel(link.url, context=link.context, expect=link.party, deadlines=link.deadlines)
         try:
             present_ticket(dealer, ticket)
             dealer.set_phase(Phase.OFFLINE)
-            material = receive_model_owner_material(dealer, lowering, item)
+            material = side.prepare(item=item_of(claims), dealer=dealer, data_owner=channel)
             dealer.send_end(step="material received")
             # Public figures for the data owner's account of the session: sizes follow from the plan.
             traffic = dealer.traffic()
@@ -183,7 +179,7 @@ def register_models(settings: ModelOwnerSettings, models: HostedModels, front_en
         front_end.register_model(
             card=model.card,
             plan=model.plan.canonical_bytes(),
-            engines=(Engine.CRYPTEN,),
+            engines=offered_engines(model.plan),
             address=url,
             crypto_provider=dealer,
         )

@@ -184,7 +184,7 @@ def test_a_data_owner_that_goes_away(
         diagnosis = federation.diagnose(chest, model_owner_url=url)
         deed(channel)
         code, words = failure_of(federation, session)
-    step = "zero-sharing seed" if further is None else "convolution1 "
+    step = "zero-sharing seed" if further is None else "masked weights of convolution1"
     assert f"in step '{step}" in words
     assert "start a new session" in words
     assert words.startswith("data-owner of st-mary ")
