@@ -11,20 +11,25 @@ from starlette.applications import Starlette
 
 from contract.errors import TicketInvalid
 from contract.identity import Party, Role, party_of_certificate
-from contract.ticket import Engine, load_public_key
+from contract.ticket import Engine, TicketClaims, load_public_key
 from crypto_provider.dealer import SERVED, Dealer
+from crypto_provider.key import load_or_make_key
 from crypto_provider.settings import CryptoProviderSettings
 from inference_service.client import InferenceServiceClient
 from secure_computation.admission import admit
 from secure_computation.channel.channel import Channel, Deadlines
 from secure_computation.channel.serving import Service, party_app
 from secure_computation.channel.tls import tls_context
-from secure_computation.engines.crypten.engine import send_data_owner_material, send_model_owner_material
+from secure_computation.engines.choosing import dealer_side, offered_engines
+from secure_computation.engines.interface import DealerSide
 from secure_computation.material import ConsumptionLedger
 from secure_computation.plan import Plan, parse_plan
+from secure_computation.randomness import Seed
 from secure_computation.wire import Phase
 
 DEALING_PATH: Final = "/v2/dealing"
+KEPT_SIDES: Final = 8
+"""Plans whose masks of weights stay laid out: about 35 MB for a ResNet-18."""
 _LOG = logging.getLogger(__name__)
 
 
@@ -56,28 +61,39 @@ class DealingHandler:
     """Serves one party's channel: the ticket comes in, material goes out."""
 
     def __init__(
-        self, *, own: Party, public_keys: Sequence[Ed25519PublicKey], plans: PlanCache, dealer: Dealer
+        self, *, own: Party, public_keys: Sequence[Ed25519PublicKey], plans: PlanCache, dealer: Dealer, key: Seed
     ) -> None:
-        """Deal as `own`, for tickets signed by any of `public_keys`."""
+        """Deal as `own`, for tickets signed by any of `public_keys`. `key`: the dealer's, for masks of weights."""
         self._own = own
         self._public_keys = public_keys
         self._plans = plans
         self._dealer = dealer
+        self._key = key
+        self._sides: OrderedDict[tuple[str, Engine], DealerSide] = OrderedDict()
+        self._making = Lock()
 
     def __call__(self, channel: Channel) -> None:
         """Deal one half of one session. Raises for the caller (`serve_channel`) to tell the peer."""
         _, claims = admit(channel, own=self._own, public_keys=self._public_keys)
-        if claims.engine is not Engine.CRYPTEN:
-            raise TicketInvalid(f"the ticket is for the engine '{claims.engine.value}', which is not dealt for here")
-        lowering = self._plans.get(claims.plan_hash).engines.crypten
+        plan = self._plans.get(claims.plan_hash)
+        if claims.engine not in offered_engines(plan):
+            raise TicketInvalid(f"the ticket is for the engine '{claims.engine.value}', which its plan does not have")
+        side = self._side(claims, plan)
         item, seeds = self._dealer.claim(claims, channel.peer.role)
         channel.set_phase(Phase.OFFLINE)
-        if channel.peer.role is Role.DATA_OWNER:
-            send_data_owner_material(channel, seeds)
-        else:
-            send_model_owner_material(channel, lowering, item=item, seeds=seeds)
+        side.deal(channel, to=channel.peer.role, item=item, seeds=seeds)
         channel.receive_end(step="material received")
         _LOG.info("session %s: dealt to the %s, %d bytes", claims.session, channel.peer, channel.traffic().bytes_sent)
+
+    def _side(self, claims: TicketClaims, plan: Plan) -> DealerSide:
+        """The engine of a plan; kept, because it keeps masks of weights laid out."""
+        key = (claims.plan_hash, claims.engine)
+        with self._making:
+            side = self._sides.pop(key, None) or dealer_side(plan, claims.engine, key=self._key)
+            self._sides[key] = side
+            while len(self._sides) > KEPT_SIDES:
+                self._sides.popitem(last=False)
+        return side
 
 
 def dealer_app(settings: CryptoProviderSettings, plans: InferenceServiceClient) -> Starlette:
@@ -88,6 +104,7 @@ def dealer_app(settings: CryptoProviderSettings, plans: InferenceServiceClient) 
         public_keys=[load_public_key(path) for path in settings.ticket_keys],
         plans=PlanCache(plans.plan),
         dealer=Dealer(ConsumptionLedger(settings.data_folder / "dealt")),
+        key=load_or_make_key(settings.data_folder),
     )
     waiting = settings.waiting
     return party_app(

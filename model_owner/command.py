@@ -34,11 +34,15 @@ def import_model(
     model: Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="The model, as ONNX.")],
     card: Annotated[Path, typer.Option("--card", help="Its model card, card.json.")],
     data_folder: DataFolder = DEFAULT_DATA_FOLDER,
+    calibration: Annotated[
+        list[Path] | None,
+        typer.Option("--calibration", help="Image to measure ranges on; repeat for several. Phantoms if left out."),
+    ] = None,
 ) -> None:
     """Compile an ONNX model into a public plan and private weights, and keep both."""
     from model_owner.registry import Registry
 
-    added = Registry(data_folder).add(model, card)
+    added = Registry(data_folder).add(model, card, tuple(calibration or ()))
     say(f"Imported {added.card.name} {added.card.version} into {added.folder}.")
     say(f"Plan {added.plan.plan_hash()}; next: model-owner check {added.card.name}")
 

@@ -11,16 +11,21 @@ A version is written once, into a temporary folder that is then renamed; it is n
 
 import hashlib
 import os
+import secrets
 import shutil
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import Annotated
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from contract.errors import ConfigurationError, ModelFileError
 from contract.model_card import ModelCard, Strict, read_card
+from model_owner.calibration import calibration_images
 from model_owner.onnx_import.compiling import CompiledModel, compile_model
+from secure_computation.engines.masked.lowering import lower_masked
 from secure_computation.plan import MAX_PLAN_BYTES, Plan, make_plan, parse_plan
 from secure_computation.private_weights import PrivateWeights
 
@@ -36,6 +41,9 @@ class Manifest(Strict):
     """The ONNX file, relative to the folder."""
     sha256: dict[str, str]
     """Of every file but this one, by path relative to the folder."""
+    weights_version: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+    """Drawn at random at import; public. Names these weights to the crypto provider, so that no two versions of
+    weights are ever hidden by the same mask."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +55,7 @@ class RegisteredModel:
     card: ModelCard
     plan: Plan
     weights: PrivateWeights = field(repr=False)
+    weights_version: str
 
 
 class Registry:
@@ -56,8 +65,10 @@ class Registry:
         """The folder need not exist yet; `add` makes it."""
         self._models = data_folder / "models"
 
-    def add(self, model_path: Path, card_path: Path) -> RegisteredModel:
+    def add(self, model_path: Path, card_path: Path, calibration: Sequence[Path] = ()) -> RegisteredModel:
         """Compile model.onnx, lower it for every engine, and store the version.
+
+        `calibration`: images on which the ranges of values are measured; phantom radiographs where there are none.
 
         Raises ModelFileError where file or card cannot be served or the version exists, ConfigurationError where the
         data folder cannot be written.
@@ -69,7 +80,9 @@ class Registry:
                 f"{card.name} {card.version} is imported already: give a changed model a new version in its card"
             )
         compiled = compile_model(model_path, card)
-        plan = make_plan(compiled.network)
+        images = calibration_images(card.input, calibration)
+        masked, _ = lower_masked(compiled.network, compiled.weights, images)
+        plan = make_plan(compiled.network, masked)
         try:
             self._models.mkdir(mode=0o700, parents=True, exist_ok=True)
             folder.parent.mkdir(mode=0o700, exist_ok=True)
@@ -127,7 +140,7 @@ def _write_version(folder: Path, compiled: CompiledModel, card: ModelCard, plan:
         _copy_private(model_path.parent / file, folder, folder / ONNX / file)
     onnx_files = [f"{ONNX}/{file}" for file in compiled.files]
     hashes = {file: _hash_file(folder / file) for file in (CARD, PLAN, WEIGHTS, *onnx_files)}
-    manifest = Manifest(model=onnx_files[0], sha256=hashes)
+    manifest = Manifest(model=onnx_files[0], sha256=hashes, weights_version=secrets.token_hex(16))
     _write_private(folder / MANIFEST, manifest.model_dump_json(indent=2).encode())
 
 
@@ -158,7 +171,14 @@ def _load_version(folder: Path) -> RegisteredModel:
         raise ModelFileError(f"{plan_path} is larger than {MAX_PLAN_BYTES} bytes: import the model again")
     plan = parse_plan(plan_path.read_bytes())
     weights = PrivateWeights.load(plan.network, folder / WEIGHTS)
-    return RegisteredModel(folder=folder, onnx_path=folder / manifest.model, card=card, plan=plan, weights=weights)
+    return RegisteredModel(
+        folder=folder,
+        onnx_path=folder / manifest.model,
+        card=card,
+        plan=plan,
+        weights=weights,
+        weights_version=manifest.weights_version,
+    )
 
 
 def _checked_manifest(folder: Path) -> Manifest:

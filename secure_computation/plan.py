@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from contract.errors import ModelFileError
 from contract.model_card import Strict
 from secure_computation.engines.crypten.lowering import MAX_CORRECTION_BYTES, CrypTenLowering, lower
+from secure_computation.engines.masked.plan import MaskedLowering
 from secure_computation.network import Network, describe_invalid
 
 PlanHash = NewType("PlanHash", str)
@@ -25,6 +26,8 @@ class Lowerings(Strict):
     """One lowering for each engine that can run the network."""
 
     crypten: CrypTenLowering
+    masked: MaskedLowering | None = None
+    """None where the network has an operation or a range that the masked engine cannot take."""
 
 
 class Plan(Strict):
@@ -48,9 +51,9 @@ def hash_plan(data: bytes) -> PlanHash:
     return PlanHash(hashlib.sha256(data).hexdigest())
 
 
-def make_plan(network: Network) -> Plan:
-    """Lower a network for every engine. Takes a second: the crypten engine runs it once, on shapes."""
-    return Plan(network=network, engines=Lowerings(crypten=lower(network)))
+def make_plan(network: Network, masked: MaskedLowering | None = None) -> Plan:
+    """Put a network's lowerings together. Takes seconds: the crypten engine runs it once without values."""
+    return Plan(network=network, engines=Lowerings(crypten=lower(network), masked=masked))
 
 
 def parse_plan(data: bytes) -> Plan:

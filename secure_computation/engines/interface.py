@@ -34,8 +34,11 @@ class DealerSide(Protocol):
 class DataOwnerSide(Protocol, Generic[Prepared]):
     """P0."""
 
-    def prepare(self, *, item: ItemName, dealer: Channel, model_owner: Channel) -> Prepared:
-        """Offline: receive and make what the online phase needs. No image is needed for it."""
+    def prepare(self, *, item: ItemName, dealer: Channel, model_owner: Channel, patience_seconds: float) -> Prepared:
+        """Offline: receive and make what the online phase needs. No image is needed for it.
+
+        `patience_seconds`: how long a wait may take that includes dealing to the model owner.
+        """
         ...
 
     def run(

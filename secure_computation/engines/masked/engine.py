@@ -158,8 +158,11 @@ class MaskedDataOwner:
         self._store = store
         self._deltas: tuple[tuple[str, str], PreparedMaps] | None = None
 
-    def prepare(self, *, item: ItemName, dealer: Channel, model_owner: Channel) -> DataOwnerItem:
+    def prepare(
+        self, *, item: ItemName, dealer: Channel, model_owner: Channel, patience_seconds: float
+    ) -> DataOwnerItem:
         """See DataOwnerSide."""
+        del patience_seconds  # no wait here includes dealing
         seed = Seed(dealer.receive_seed(step="seed"))
         deltas = self._fetch_deltas(model_owner)
 

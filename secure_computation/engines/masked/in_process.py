@@ -107,7 +107,9 @@ def run_in_process(
     def data_owner() -> NDArray[np.float64]:
         with closed_on_failure(p0_to_p1, p0_to_d):
             p0_to_p1.set_phase(Phase.OFFLINE)
-            prepared = parties.data_owner.prepare(item=item, dealer=p0_to_d, model_owner=p0_to_p1)
+            prepared = parties.data_owner.prepare(
+                item=item, dealer=p0_to_d, model_owner=p0_to_p1, patience_seconds=60.0
+            )
             return parties.data_owner.run(
                 image, prepared, model_owner=p0_to_p1, on_layer=lambda _index, _total, _name: None
             )

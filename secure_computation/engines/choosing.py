@@ -1,0 +1,49 @@
+"""Which engine evaluates a plan: makes the side of a session that a ticket names."""
+
+from typing import Any
+
+from contract.errors import Refused
+from contract.ticket import Engine
+from secure_computation.engines.crypten.sides import CrypTenDataOwner, CrypTenDealer, CrypTenModelOwner
+from secure_computation.engines.interface import DataOwnerSide, DealerSide, ModelOwnerSide
+from secure_computation.engines.masked.engine import DeltaStore, MaskedDataOwner, MaskedDealer, MaskedModelOwner
+from secure_computation.engines.masked.integer_weights import round_weights
+from secure_computation.engines.masked.plan import MaskedLowering
+from secure_computation.plan import Plan
+from secure_computation.private_weights import PrivateWeights
+from secure_computation.randomness import Seed
+
+
+def offered_engines(plan: Plan) -> tuple[Engine, ...]:
+    """The engines that a plan has lowerings for, the default first."""
+    return (Engine.CRYPTEN,) if plan.engines.masked is None else (Engine.MASKED, Engine.CRYPTEN)
+
+
+def dealer_side(plan: Plan, engine: Engine, *, key: Seed) -> DealerSide:
+    """D's side. `key`: the dealer's own."""
+    if engine is Engine.CRYPTEN:
+        return CrypTenDealer(plan.engines.crypten)
+    return MaskedDealer(_masked(plan), key=key)
+
+
+def data_owner_side(plan: Plan, engine: Engine, *, store: DeltaStore) -> DataOwnerSide[Any]:
+    """P0's side. `store`: where masked weights are kept."""
+    if engine is Engine.CRYPTEN:
+        return CrypTenDataOwner(plan.network, plan.engines.crypten)
+    return MaskedDataOwner(_masked(plan), store=store)
+
+
+def model_owner_side(
+    plan: Plan, engine: Engine, *, weights: PrivateWeights, weights_version: str
+) -> ModelOwnerSide[Any]:
+    """P1's side. `weights_version`: the public name of these weights, drawn when they were imported."""
+    if engine is Engine.CRYPTEN:
+        return CrypTenModelOwner(plan.network, weights, plan.engines.crypten)
+    lowering = _masked(plan)
+    return MaskedModelOwner(lowering, round_weights(lowering, weights), version=weights_version)
+
+
+def _masked(plan: Plan) -> MaskedLowering:
+    if plan.engines.masked is None:
+        raise Refused("this model cannot be evaluated by the masked engine; use --engine crypten")
+    return plan.engines.masked
