@@ -1,0 +1,324 @@
+"""Small random networks with every operation, their masked plans, and all three roles run on them."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from secure_computation import reference
+from secure_computation.engines.crypten.in_process import Recorders
+from secure_computation.engines.masked import engine
+from secure_computation.engines.masked.engine import DeltaStore, MaskedDataOwner, MaskedDealer, MaskedModelOwner
+from secure_computation.engines.masked.in_process import (
+    InProcessParties,
+    InProcessResult,
+    MemoryStore,
+    run_in_process,
+)
+from secure_computation.engines.masked.integer_weights import IntegerWeights
+from secure_computation.engines.masked.lowering import lower_masked
+from secure_computation.engines.masked.plan import MaskedLowering, Step
+from secure_computation.engines.masked.walk import Walk
+from secure_computation.material import ItemName
+from secure_computation.network import (
+    INPUT,
+    Add,
+    AveragePool,
+    Clip,
+    Concat,
+    FullyConnected,
+    MaxPool,
+    Network,
+    Operation,
+    Pad,
+    Relu,
+    Reshape,
+)
+from secure_computation.private_weights import PrivateWeights
+from secure_computation.protocols.draws import RingElements
+from secure_computation.randomness import Seed
+from tests.secure_computation.networks import CLASSES, classifier, convolution, random_weights
+
+ITEM = ItemName("0" * 64)
+VERSION = "0123456789abcdef" * 2
+
+Image = NDArray[np.float32]
+Shape3 = tuple[int, int, int]
+
+
+# Networks
+
+
+class _Builder:
+    """Grows a network at random, one block at a time; `kinds` are the blocks to choose from."""
+
+    def __init__(self, seed: int) -> None:
+        self._random = np.random.default_rng(seed)
+        self._names = 0
+        self.operations: list[Operation] = []
+        self.shape: Shape3 = (self._int(1, 3), self._int(5, 9), self._int(5, 9))
+        self.input_shape = self.shape
+        self.value = INPUT
+
+    def _int(self, low: int, high: int) -> int:
+        return int(self._random.integers(low, high + 1))
+
+    def name(self, kind: str) -> str:
+        self._names += 1
+        return f"{kind}{self._names}"
+
+    def add(self, operation: Operation) -> None:
+        self.operations.append(operation)
+        self.value = operation.name
+        shape = operation.shape
+        if len(shape) == 3:
+            self.shape = (shape[0], shape[1], shape[2])
+
+    def _inferred(self, operation: Any) -> Any:
+        return operation.model_copy(update={"shape": operation.infer((self.shape,))})
+
+    def block(self, kind: str) -> None:
+        getattr(self, f"_{kind}")()
+
+    def _convolve(self, source: str, out: int, kernel: int = 1, **more: Any) -> Operation:
+        operation = convolution(self.name("conv"), source, self.shape, out, kernel, **more)
+        self.operations.append(operation)
+        return operation
+
+    def _conv(self) -> None:
+        channels, height, width = self.shape
+        groups = channels if channels > 1 and self._int(0, 2) == 0 else 1
+        dilation = (self._int(1, 2), self._int(1, 2))
+        kernel = 3 if min(height, width) > 2 * max(dilation) else 1
+        self.add(
+            convolution(
+                self.name("conv"),
+                self.value,
+                self.shape,
+                groups * self._int(1, 3),
+                kernel,
+                stride=(self._int(1, 2), self._int(1, 2)),
+                padding=tuple(self._int(0, 2) for _ in range(4)),
+                dilation=dilation,
+                groups=groups,
+                bias=bool(self._int(0, 1)),
+            )
+        )
+
+    def _relu(self) -> None:
+        self.add(Relu(name=self.name("relu"), inputs=(self.value,), shape=self.shape))
+
+    def _clip(self) -> None:
+        high = float(self._random.choice([0.5, 1.0, 6.0]))
+        self.add(Clip(name=self.name("clip"), inputs=(self.value,), shape=self.shape, high=high))
+
+    def _window(self) -> dict[str, Any]:
+        side = min(self._int(2, 3), *self.shape[1:])
+        padding = tuple(self._int(0, min(1, side - 1)) for _ in range(4))
+        stride = (self._int(1, 2), self._int(1, 2))
+        return {"inputs": (self.value,), "shape": (1, 1, 1), "kernel": (side, side)} | {
+            "stride": stride,
+            "padding": padding,
+        }
+
+    def _max(self) -> None:
+        self.add(self._inferred(MaxPool(name=self.name("max"), **self._window())))
+
+    def _average(self) -> None:
+        include = bool(self._int(0, 1))
+        pool = AveragePool(name=self.name("average"), count_include_pad=include, **self._window())
+        self.add(self._inferred(pool))
+
+    def _pad(self) -> None:
+        padding = (self._int(0, 1), self._int(0, 1), self._int(1, 2), self._int(0, 1))
+        value = float(self._random.choice([0.0, 0.25, -1.0]))
+        pad = Pad(name=self.name("pad"), inputs=(self.value,), shape=(1, 1, 1), padding=padding, value=value)
+        self.add(self._inferred(pad))
+
+    def _residual(self) -> None:
+        """ReLU(conv(ReLU(conv(x))) + x)."""
+        start, channels = self.value, self.shape[0]
+        first = self._convolve(start, channels, 3, padding=(1, 1, 1, 1))
+        relu = Relu(name=self.name("relu"), inputs=(first.name,), shape=first.shape)
+        self.operations.append(relu)
+        second = self._convolve(relu.name, channels, 3, padding=(1, 1, 1, 1), bias=False)
+        self.add(Add(name=self.name("add"), inputs=(second.name, start), shape=second.shape))
+        self._relu()
+
+    def _shortcut(self) -> None:
+        """conv(x) + conv(x), without a non-linearity on either branch."""
+        first, second = (self._convolve(self.value, 2) for _ in range(2))
+        self.add(Add(name=self.name("add"), inputs=(second.name, first.name), shape=first.shape))
+
+    def _branches(self) -> None:
+        """concat(ReLU(conv(x)), x, conv(x))."""
+        start = self.value
+        first, second = (self._convolve(start, self._int(1, 2)) for _ in range(2))
+        relu = Relu(name=self.name("relu"), inputs=(first.name,), shape=first.shape)
+        self.operations.append(relu)
+        concat = Concat(name=self.name("concat"), inputs=(relu.name, start, second.name), shape=(1, 1, 1))
+        shape = concat.infer((relu.shape, self.shape, second.shape))
+        self.add(concat.model_copy(update={"shape": shape}))
+
+    def _turn(self) -> None:
+        channels, height, width = self.shape
+        self.add(Reshape(name=self.name("reshape"), inputs=(self.value,), shape=(channels, width, height)))
+
+    def hidden_layer(self) -> None:
+        """Flatten, fully connected, ReLU."""
+        size = int(np.prod(self.shape))
+        self.add(Reshape(name=self.name("flat"), inputs=(self.value,), shape=(size,)))
+        hidden = FullyConnected(
+            name=self.name("hidden"),
+            inputs=(self.value,),
+            shape=(4,),
+            in_features=size,
+            out_features=4,
+            bias=True,
+        )
+        self.add(hidden)
+        self.add(Relu(name=self.name("relu"), inputs=(self.value,), shape=(4,)))
+
+
+BLOCKS = (
+    "conv",
+    "relu",
+    "clip",
+    "max",
+    "average",
+    "pad",
+    "residual",
+    "shortcut",
+    "branches",
+    "turn",
+)
+
+
+def random_network(seed: int) -> Network:
+    """Five blocks in random order, of which one is of the kind that the seed names; then a classifier's head."""
+    random = np.random.default_rng(seed)
+    kinds = ["conv", *random.choice(BLOCKS, 4), BLOCKS[seed % len(BLOCKS)]]
+    random.shuffle(kinds)
+    builder = _Builder(seed)
+    for kind in kinds:
+        builder.block(str(kind))
+    if seed % 3 == 0:
+        builder.hidden_layer()
+    return classifier(builder.input_shape, builder.operations)
+
+
+def network_of(*kinds: str, seed: int = 0) -> Network:
+    """These blocks, in this order, and a head."""
+    builder = _Builder(seed)
+    for kind in kinds:
+        builder.block(kind)
+    return classifier(builder.input_shape, builder.operations)
+
+
+# Plans and parties
+
+
+@dataclass(frozen=True)
+class Model:
+    """A lowered model with images that it may see."""
+
+    network: Network
+    lowering: MaskedLowering
+    integers: IntegerWeights
+    images: Image
+
+    def expected(self, image: Image) -> dict[str, NDArray[np.int64]]:
+        """Every value of the integer reference."""
+        values: dict[str, NDArray[np.int64]] = {}
+        integers = reference.quantise_image(self.lowering, image)
+        reference.evaluate(
+            self.lowering, self.integers, integers, observe=lambda name, value: values.update({name: value.copy()})
+        )
+        return values
+
+    def expected_logits(self, image: Image) -> NDArray[np.float64]:
+        return reference.logits_of(self.lowering, self.expected(image)[self.lowering.output])
+
+
+def lowered(network: Network, *, seed: int = 0, weights: PrivateWeights | None = None) -> Model:
+    images = np.random.default_rng(seed + 500).normal(size=(4, *network.input_shape)).astype(np.float32)
+    lowering, integers = lower_masked(network, weights or random_weights(network, seed), images)
+    return Model(network, lowering, integers, images)
+
+
+def parties_of(
+    model: Model, *, key: Seed | None = None, store: DeltaStore | None = None, version: str = VERSION
+) -> InProcessParties:
+    return InProcessParties(
+        dealer=MaskedDealer(model.lowering, key=key or Seed.fresh()),
+        data_owner=MaskedDataOwner(model.lowering, store=store or MemoryStore()),
+        model_owner=MaskedModelOwner(model.lowering, model.integers, version=version),
+    )
+
+
+def run(
+    model: Model,
+    image: Image,
+    *,
+    parties: InProcessParties | None = None,
+    item: ItemName = ITEM,
+    recorders: Recorders | None = None,
+) -> InProcessResult:
+    return run_in_process(parties or parties_of(model), image, item=item, recorders=recorders)
+
+
+# Halves
+
+
+@dataclass(frozen=True)
+class Halves:
+    """Each role's half of every value, as the roles' own code computed it."""
+
+    dealer: dict[str, RingElements] = field(default_factory=dict)
+    """Where the dealer knows the mask: P0's half. Zeros elsewhere."""
+    data_owner: dict[str, RingElements] = field(default_factory=dict)
+    model_owner: dict[str, RingElements] = field(default_factory=dict)
+
+
+def _recorded(role: type[Walk], halves: dict[str, RingElements]) -> type[Walk]:
+    class Recorded(role):  # type: ignore[valid-type, misc]  # a class chosen at run time
+        def _step(self, step: Step, inputs: list[RingElements]) -> RingElements:
+            half: RingElements = super()._step(step, inputs)
+            halves[step.name] = half.copy()
+            return half
+
+    return Recorded
+
+
+@contextmanager
+def recorded_halves(monkeypatch: pytest.MonkeyPatch) -> Iterator[Halves]:
+    """Record the halves of all runs in this block; the last run's stay."""
+    halves = Halves()
+    with monkeypatch.context() as patch:
+        for name, kept in (
+            ("DealerPass", halves.dealer),
+            ("DataOwnerOffline", halves.data_owner),
+            ("ModelOwnerOnline", halves.model_owner),
+        ):
+            patch.setattr(engine, name, _recorded(getattr(engine, name), kept))
+        yield halves
+
+
+def check_every_value(model: Model, image: Image, halves: Halves, result: InProcessResult) -> None:
+    """The halves of every value add up to the reference; the dealer follows every mask that a linear step reads."""
+    expected = model.expected(image)
+    assert set(halves.data_owner) == set(halves.model_owner) == set(halves.dealer) == set(expected)
+    for step in model.lowering.steps:
+        mask = np.uint32((1 << step.value.ring_bits) - 1)
+        total = (halves.data_owner[step.name] + halves.model_owner[step.name]) & mask
+        wanted = expected[step.name].astype(np.uint32) & mask
+        assert np.array_equal(total, wanted), f"{step.name} ({step.kind}) differs from the reference"
+        if step.kind == "linear":
+            (source,) = step.inputs
+            np.testing.assert_array_equal(halves.dealer[source], halves.data_owner[source])
+    np.testing.assert_array_equal(result.logits, model.expected_logits(image))
+    assert result.logits.shape == (CLASSES,)
