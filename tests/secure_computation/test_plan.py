@@ -12,7 +12,7 @@ from tests.secure_computation.networks import small_network
 
 PLAN = make_plan(small_network())
 BYTES = PLAN.canonical_bytes()
-GOLDEN_HASH = "6c18095aff46f61f5e57c6fb5e258baf109a4462f2aed850151bab79f97acd6f"
+GOLDEN_HASH = "0fff91b5e0ee8cca13322dae4882b626b7c039d9777da32c19df03cc2ff6be25"
 """Of the plan of `small_network()`: changes only with the plan's format or the protocols' dealing lists."""
 
 

@@ -70,19 +70,8 @@ def run_in_process(
     recorders: Recorders | None = None,
 ) -> InProcessResult:
     """Play D, P0 and P1, each in a thread, on a fresh item."""
-    see = recorders or Recorders()
-    p0_to_p1, p1_to_p0 = memory_pair(
-        DATA_OWNER,
-        MODEL_OWNER,
-        deadlines,
-        left_recorder=see.data_owner_from_model_owner,
-        right_recorder=see.model_owner_from_data_owner,
-    )
-    p0_to_d, d_to_p0 = memory_pair(DATA_OWNER, CRYPTO_PROVIDER, deadlines, left_recorder=see.data_owner_from_dealer)
-    p1_to_d, d_to_p1 = memory_pair(MODEL_OWNER, CRYPTO_PROVIDER, deadlines, left_recorder=see.model_owner_from_dealer)
+    (p0_to_p1, p1_to_p0), (p0_to_d, d_to_p0), (p1_to_d, d_to_p1) = _links(deadlines, recorders or Recorders())
     seeds = DealtSeeds.fresh()
-    for channel in (p0_to_p1, p1_to_p0, p0_to_d, d_to_p0, p1_to_d, d_to_p1):
-        channel.set_phase(Phase.OFFLINE)
 
     def dealer() -> None:
         with closed_on_failure(d_to_p0, d_to_p1):
