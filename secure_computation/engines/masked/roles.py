@@ -16,6 +16,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from contract.errors import MaterialSpent
 from secure_computation.engines.masked.plan import InputStep, LinearStep, MaskedLowering, Step
 from secure_computation.engines.masked.walk import Move, Walk
 from secure_computation.kernels.linear import PreparedWeights, linear_map
@@ -84,9 +85,17 @@ class DealerPass(Walk):
 class PreparedDataOwner:
     """All that P0 needs online, made before the image exists. Used for one image."""
 
-    input_mask: RingElements = field(repr=False)
+    unspent_input_mask: list[RingElements] = field(repr=False)
+    """rho of the image; empty once an image was masked."""
     comparisons: tuple[tuple[Move, ReluAsP0 | TruncationAsP0], ...] = field(repr=False)
     output_share: RingElements = field(repr=False)
+
+    def spend_input_mask(self) -> RingElements:
+        """Give rho, once: under one mask, two images would show P1 their difference. Raises MaterialSpent."""
+        try:
+            return self.unspent_input_mask.pop()
+        except IndexError:
+            raise MaterialSpent("this material has masked an image before; start a new session") from None
 
 
 class DataOwnerOffline(Walk):
@@ -108,7 +117,9 @@ class DataOwnerOffline(Walk):
         """Walk the plan and keep what the online phase needs."""
         output = self.run()
         assert self._input_mask is not None  # the first step is the input
-        return PreparedDataOwner(input_mask=self._input_mask, comparisons=tuple(self._comparisons), output_share=output)
+        return PreparedDataOwner(
+            unspent_input_mask=[self._input_mask], comparisons=tuple(self._comparisons), output_share=output
+        )
 
     def _draws(self, move: Move) -> Draws:
         return Draws(self._seed, item=self._item, step=move.number)
@@ -146,6 +157,13 @@ class ModelOwnerItem:
     corrections: dict[Move, Bundle] = field(repr=False)
     prepared: dict[Move, Bundle] = field(repr=False)
     """What P0 hid and sent."""
+
+    def spend_correction(self, move: Move) -> Bundle:
+        """Give what D dealt for a move, once. Raises MaterialSpent."""
+        try:
+            return self.corrections.pop(move)
+        except KeyError:
+            raise MaterialSpent("this material was used for an image before; start a new session") from None
 
 
 class ModelOwnerOffline(Walk):
@@ -200,8 +218,8 @@ def output_layout(lowering: MaskedLowering) -> BundleLayout:
 
 
 def mask_image(step: InputStep, image: NDArray[np.int64], prepared: PreparedDataOwner) -> Bundle:
-    """P0, online: v = x - rho. `image`: the integers of the plan, in the input's shape."""
-    masked = image.astype(np.uint32) - prepared.input_mask
+    """P0, online: v = x - rho. `image`: the integers of the plan, in the input's shape. Raises MaterialSpent."""
+    masked = image.astype(np.uint32) - prepared.spend_input_mask()
     return Bundle(rings=(reduce_to_ring(masked.reshape(-1), step.value.ring_bits),))
 
 
@@ -248,13 +266,15 @@ class ModelOwnerOnline(Walk):
             lambda v: linear_map(self._weights[step.name], v),
             half,
             self._biases[step.name],
-            correction=self._item.corrections.pop(move),
+            correction=self._item.spend_correction(move),
         )
 
     def relu(self, shape: ReluShape, half: RingElements, move: Move) -> RingElements:
-        part = ReluAsP1(shape, self._draws(move), self._item.corrections.pop(move), self._item.prepared.pop(move))
+        part = ReluAsP1(shape, self._draws(move), self._item.spend_correction(move), self._item.prepared.pop(move))
         return part.finish(self._exchange(move, shape, part.open(half)))
 
     def truncate(self, shape: TruncationShape, half: RingElements, move: Move) -> RingElements:
-        part = TruncationAsP1(shape, self._draws(move), self._item.corrections.pop(move), self._item.prepared.pop(move))
+        part = TruncationAsP1(
+            shape, self._draws(move), self._item.spend_correction(move), self._item.prepared.pop(move)
+        )
         return part.finish(self._exchange(move, shape, part.open(half)))
