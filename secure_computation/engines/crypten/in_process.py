@@ -116,6 +116,24 @@ def run_in_process(
     )
 
 
+def _links(deadlines: Deadlines | None, see: Recorders) -> tuple[tuple[Channel, Channel], ...]:
+    """Both ends of P0 - P1, P0 - D and P1 - D, in the offline phase."""
+    links = (
+        memory_pair(
+            DATA_OWNER,
+            MODEL_OWNER,
+            deadlines,
+            left_recorder=see.data_owner_from_model_owner,
+            right_recorder=see.model_owner_from_data_owner,
+        ),
+        memory_pair(DATA_OWNER, CRYPTO_PROVIDER, deadlines, left_recorder=see.data_owner_from_dealer),
+        memory_pair(MODEL_OWNER, CRYPTO_PROVIDER, deadlines, left_recorder=see.model_owner_from_dealer),
+    )
+    for end in (end for link in links for end in link):
+        end.set_phase(Phase.OFFLINE)
+    return links
+
+
 @contextmanager
 def closed_on_failure(*channels: Channel) -> Iterator[None]:
     """Let the other roles notice at once when one fails."""
