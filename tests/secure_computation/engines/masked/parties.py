@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from contract.errors import ModelFileError
 from secure_computation import reference
 from secure_computation.engines.crypten.in_process import Recorders
 from secure_computation.engines.masked import engine
+from secure_computation.engines.masked.drafting import Precision
 from secure_computation.engines.masked.engine import DeltaStore, MaskedDataOwner, MaskedDealer, MaskedModelOwner
 from secure_computation.engines.masked.in_process import (
     InProcessParties,
@@ -219,6 +221,46 @@ def network_of(*kinds: str, seed: int = 0) -> Network:
     return classifier(builder.input_shape, builder.operations)
 
 
+def narrow_resnet18(size: int) -> Network:
+    """The layers of ResNet-18 with an average pool in the stem, on few channels."""
+    operations: list[Operation] = []
+
+    def add(operation: Operation) -> Operation:
+        operations.append(operation)
+        return operation
+
+    def relu(source: Operation) -> Operation:
+        return add(Relu(name=f"{source.name}_relu", inputs=(source.name,), shape=source.shape))
+
+    def image(operation: Operation) -> Shape3:
+        shape = operation.shape
+        assert len(shape) == 3
+        return shape
+
+    stem = relu(add(convolution("stem", INPUT, (1, size, size), 2, 7, stride=(2, 2), padding=(3, 3, 3, 3))))
+    pool = AveragePool(
+        name="pool",
+        inputs=(stem.name,),
+        shape=(1, 1, 1),
+        kernel=(3, 3),
+        stride=(2, 2),
+        padding=(1, 1, 1, 1),
+        count_include_pad=True,
+    )
+    last = add(pool.model_copy(update={"shape": pool.infer((stem.shape,))}))
+    for stage, channels in enumerate((2, 3, 4, 5)):
+        for block in range(2):
+            name = f"s{stage}b{block}"
+            stride = (2, 2) if stage and not block else (1, 1)
+            around = {"padding": (1, 1, 1, 1)}
+            first = relu(add(convolution(f"{name}c1", last.name, image(last), channels, 3, stride=stride, **around)))
+            second = add(convolution(f"{name}c2", first.name, image(first), channels, 3, **around))
+            if stage and not block:
+                last = add(convolution(f"{name}short", last.name, image(last), channels, 1, stride=stride))
+            last = relu(add(Add(name=f"{name}add", inputs=(second.name, last.name), shape=second.shape)))
+    return classifier((1, size, size), operations)
+
+
 # Plans and parties
 
 
@@ -245,8 +287,15 @@ class Model:
 
 
 def lowered(network: Network, *, seed: int = 0, weights: PrivateWeights | None = None) -> Model:
+    """At the usual precision, or at a coarser one where that would not fit 32 bits."""
     images = np.random.default_rng(seed + 500).normal(size=(4, *network.input_shape)).astype(np.float32)
-    lowering, integers = lower_masked(network, weights or random_weights(network, seed), images)
+    weights = weights or random_weights(network, seed)
+    try:
+        lowering, integers = lower_masked(network, weights, images)
+    except ModelFileError:
+        lowering, integers = lower_masked(
+            network, weights, images, precision=Precision(activation_bits=7, weight_bits=7)
+        )
     return Model(network, lowering, integers, images)
 
 

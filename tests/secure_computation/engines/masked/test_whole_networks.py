@@ -22,6 +22,7 @@ from tests.secure_computation.engines.masked.parties import (
     Model,
     check_every_value,
     lowered,
+    narrow_resnet18,
     network_of,
     parties_of,
     random_network,
@@ -66,6 +67,13 @@ def test_each_block_between_convolutions(block: str, monkeypatch: pytest.MonkeyP
     model = lowered(network_of("conv", block, "conv", seed=7), seed=7)
     with recorded_halves(monkeypatch) as halves:
         check_every_value(model, model.images[1], halves, run(model, model.images[1]))
+
+
+def test_the_layers_of_resnet18(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = lowered(narrow_resnet18(64))
+    with recorded_halves(monkeypatch) as halves:
+        for image in model.images:
+            check_every_value(model, image, halves, run(model, image))
 
 
 def test_ten_items_on_one_image_have_ten_sets_of_masks(monkeypatch: pytest.MonkeyPatch) -> None:
