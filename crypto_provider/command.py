@@ -7,6 +7,7 @@ import typer
 
 from contract.command_line import log_to_stderr, new_app, run, say
 from contract.settings import load_settings
+from contract.ticket import Engine
 from crypto_provider.settings import CryptoProviderSettings
 
 app = new_app("The trusted crypto provider: deals correlated randomness ahead of each diagnosis, and learns nothing.")
@@ -27,8 +28,10 @@ def serve(config: Annotated[Path | None, typer.Option(help="TOML file of setting
     from crypto_provider.server import DEALING_PATH, dealer_app
     from inference_service.client import InferenceServiceClient
     from secure_computation.channel import serving
+    from secure_computation.engines.choosing import warm_up
 
     torch.set_num_threads(settings.threads)
+    warm_up(Engine.MASKED)  # takes seconds: before the first session, not in it
     front_end = settings.inference_service
     with InferenceServiceClient(front_end.url, front_end.api_key, authority=front_end.authority) as plans:
         say(f"crypto provider: listening on ws://{settings.listen}{DEALING_PATH}")

@@ -31,7 +31,7 @@ def diagnose(
     files: Annotated[list[Path], typer.Argument(metavar="FILE ...", help="DICOM, PNG or JPEG.")],
     config: Annotated[Path | None, typer.Option(help="TOML file of settings.")] = None,
     model: Annotated[str | None, typer.Option(help="Needed where several models are offered.")] = None,
-    engine: Annotated[Engine, typer.Option(help="How the network is evaluated on shares.")] = Engine.CRYPTEN,
+    engine: Annotated[Engine, typer.Option(help="How the network is evaluated on shares.")] = Engine.MASKED,
     *,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a file, on stdout.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Submit images with warnings that ask to confirm.")] = False,
@@ -45,10 +45,10 @@ def diagnose(
 
         from data_owner.session import Diagnoser
         from inference_service.client import InferenceServiceClient
-        from secure_computation.crypten_bridge.installation import load_crypten
+        from secure_computation.engines.choosing import warm_up
 
         torch.set_num_threads(settings.threads)
-        load_crypten()  # takes seconds: before the first session, not in it
+        warm_up(engine)  # takes seconds: before the first session, not in it
     front_end = settings.inference_service
     statuses = [0]
     with InferenceServiceClient(front_end.url, front_end.api_key, authority=front_end.authority) as client:

@@ -73,6 +73,7 @@ def check(
 def serve(config: Annotated[Path | None, typer.Option(help="TOML file of settings.")] = None) -> None:
     """Register every imported version at the front end and serve sessions until interrupted."""
     from contract.settings import load_settings
+    from contract.ticket import Engine
     from model_owner.settings import ModelOwnerSettings
 
     settings = load_settings(ModelOwnerSettings, config)
@@ -83,10 +84,11 @@ def serve(config: Annotated[Path | None, typer.Option(help="TOML file of setting
     from model_owner.registry import Registry
     from model_owner.server import INFERENCE_PATH, inference_app, load_models, register_models
     from secure_computation.channel import serving
-    from secure_computation.crypten_bridge.installation import load_crypten
+    from secure_computation.engines.choosing import warm_up
 
     torch.set_num_threads(settings.threads)
-    load_crypten()  # takes seconds: before the first session, not in it
+    for engine in Engine:
+        warm_up(engine)  # takes seconds: before the first session, not in it
     models = load_models(Registry(settings.data_folder))
     front_end = settings.inference_service
     with InferenceServiceClient(front_end.url, front_end.api_key, authority=front_end.authority) as client:

@@ -6,9 +6,9 @@ provider. Public: it holds shapes and counts, no weight and no image.
 
 import hashlib
 import json
-from typing import Annotated, Literal, NewType
+from typing import Literal, NewType, Self
 
-from pydantic import ValidationError
+from pydantic import ValidationError, model_validator
 
 from contract.errors import ModelFileError
 from contract.model_card import Strict
@@ -35,7 +35,16 @@ class Plan(Strict):
 
     format: Literal[1] = 1
     network: Network
-    engines: Annotated[Lowerings, "by name of the engine"]
+    engines: Lowerings
+
+    @model_validator(mode="after")
+    def _one_network(self) -> Self:
+        masked = self.engines.masked
+        if masked is not None:
+            image, logits = masked.steps[0].shape, masked.step(masked.output).shape
+            if image != self.network.input_shape or logits != (self.network.classes,):
+                raise ValueError("the masked lowering has another input or other classes than the network")
+        return self
 
     def canonical_bytes(self) -> bytes:
         """The one JSON encoding of this plan: sorted keys, no spaces, ASCII."""
@@ -59,8 +68,7 @@ def make_plan(network: Network, masked: MaskedLowering | None = None) -> Plan:
 def parse_plan(data: bytes) -> Plan:
     """Read a plan from outside. Raises ModelFileError for anything that is not exactly one valid plan.
 
-    The lowerings must be those that this version makes of the network, so no reader works from a list of its sender's
-    choice.
+    Whoever uses the crypten lowering calls `require_own_dealing_list` as well; it takes longer.
     """
     if len(data) > MAX_PLAN_BYTES:
         raise ModelFileError(f"plan of {len(data)} bytes exceeds {MAX_PLAN_BYTES}: import the model again")
@@ -70,11 +78,18 @@ def parse_plan(data: bytes) -> Plan:
         raise ModelFileError(f"plan is not valid ({describe_invalid(error)}): import the model again") from error
     if plan.canonical_bytes() != data:
         raise ModelFileError("plan is not in its canonical encoding: import the model again")
-    if plan.engines.crypten != lower(plan.network):
-        raise ModelFileError("plan's dealing list does not belong to its network: import the model with this version")
     dealt = plan.engines.crypten.dealt_bytes()
     if dealt > MAX_CORRECTION_BYTES:
         raise ModelFileError(
             f"plan asks for {dealt} dealt bytes, more than {MAX_CORRECTION_BYTES}: use a smaller model"
         )
     return plan
+
+
+def require_own_dealing_list(plan: Plan) -> None:
+    """Raise ModelFileError unless the crypten lowering is the one that this version makes of the network.
+
+    So no party deals or computes from a list of its sender's choice. Loads CrypTen, which takes seconds the first time.
+    """
+    if plan.engines.crypten != lower(plan.network):
+        raise ModelFileError("plan's dealing list does not belong to its network: import the model with this version")

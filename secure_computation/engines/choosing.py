@@ -4,12 +4,15 @@ from typing import Any
 
 from contract.errors import Refused
 from contract.ticket import Engine
+from secure_computation.crypten_bridge.installation import load_crypten
 from secure_computation.engines.crypten.sides import CrypTenDataOwner, CrypTenDealer, CrypTenModelOwner
 from secure_computation.engines.interface import DataOwnerSide, DealerSide, ModelOwnerSide
 from secure_computation.engines.masked.engine import DeltaStore, MaskedDataOwner, MaskedDealer, MaskedModelOwner
 from secure_computation.engines.masked.integer_weights import round_weights
 from secure_computation.engines.masked.plan import MaskedLowering
-from secure_computation.plan import Plan
+from secure_computation.kernels import elementwise
+from secure_computation.kernels.linear import choose_variant
+from secure_computation.plan import Plan, require_own_dealing_list
 from secure_computation.private_weights import PrivateWeights
 from secure_computation.randomness import Seed
 
@@ -19,9 +22,19 @@ def offered_engines(plan: Plan) -> tuple[Engine, ...]:
     return (Engine.CRYPTEN,) if plan.engines.masked is None else (Engine.MASKED, Engine.CRYPTEN)
 
 
+def warm_up(engine: Engine) -> None:
+    """Load what an engine needs for its first session: CrypTen, or compiled loops. Takes seconds."""
+    if engine is Engine.CRYPTEN:
+        load_crypten()
+    else:
+        elementwise.warm_up()
+        choose_variant()
+
+
 def dealer_side(plan: Plan, engine: Engine, *, key: Seed) -> DealerSide:
     """D's side. `key`: the dealer's own."""
     if engine is Engine.CRYPTEN:
+        require_own_dealing_list(plan)
         return CrypTenDealer(plan.engines.crypten)
     return MaskedDealer(_masked(plan), key=key)
 
@@ -29,6 +42,7 @@ def dealer_side(plan: Plan, engine: Engine, *, key: Seed) -> DealerSide:
 def data_owner_side(plan: Plan, engine: Engine, *, store: DeltaStore) -> DataOwnerSide[Any]:
     """P0's side. `store`: where masked weights are kept."""
     if engine is Engine.CRYPTEN:
+        require_own_dealing_list(plan)
         return CrypTenDataOwner(plan.network, plan.engines.crypten)
     return MaskedDataOwner(_masked(plan), store=store)
 
@@ -38,6 +52,7 @@ def model_owner_side(
 ) -> ModelOwnerSide[Any]:
     """P1's side. `weights_version`: the public name of these weights, drawn when they were imported."""
     if engine is Engine.CRYPTEN:
+        require_own_dealing_list(plan)
         return CrypTenModelOwner(plan.network, weights, plan.engines.crypten)
     lowering = _masked(plan)
     return MaskedModelOwner(lowering, round_weights(lowering, weights), version=weights_version)
