@@ -103,6 +103,23 @@ def reduce_to_bits(values: NDArray[np.uint8]) -> Bits:
     return Bits(np.asarray(values & np.uint8(1)), 1, _MAKER)
 
 
+def cut_to_ring(values: NDArray[np.uint32], bits: int) -> Reduced:
+    """As `reduce_to_ring`, without a copy: `values` itself is cut, and the caller gives it up."""
+    _check_bits(bits)
+    if values.dtype != np.uint32:
+        raise ValueError(f"ring elements to cut in place are uint32, not {values.dtype}")
+    values &= _mask(bits)
+    return Reduced(values, bits, _MAKER)
+
+
+def cut_to_bits(values: NDArray[np.uint8]) -> tuple[Bits, ...]:
+    """As `reduce_to_bits` for each row of (arrays, count), without a copy: the caller gives `values` up."""
+    if values.dtype != np.uint8:
+        raise ValueError(f"bits are held in uint8, not {values.dtype}")
+    values &= np.uint8(1)
+    return tuple(Bits(row, 1, _MAKER) for row in values)
+
+
 def signed(values: Reduced) -> NDArray[np.int32]:
     """Representatives in [-2^(bits-1), 2^(bits-1)), as int32 of the same shape."""
     shift = MAX_RING_BITS - values.bits

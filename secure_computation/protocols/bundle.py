@@ -4,13 +4,13 @@ Each protocol declares the layout of its three messages (D -> P1 offline, P1 -> 
 it, so what a layer costs is known beforehand and a message of any other length is refused.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from secure_computation.protocols.draws import Words
-from secure_computation.ring import Bits, Reduced, pack, packed_bytes, reduce_to_bits, unpack, unpack_bits
+from secure_computation.ring import Bits, Reduced, cut_to_bits, pack, packed_bytes, unpack, unpack_bits
 from secure_computation.wire import violation
 
 
@@ -22,6 +22,8 @@ class Bundle:
     """Tables of bits, one word for each element. Uniform as they are: a pad covers every bit."""
     bits: tuple[Bits, ...] = ()
     rings: tuple[Reduced, ...] = ()
+    body: NDArray[np.uint8] | None = field(default=None, compare=False)
+    """The message's body, where the words lie in it already (see `BundleLayout.room`)."""
 
     def __repr__(self) -> str:
         """Say how many arrays there are."""
@@ -48,6 +50,18 @@ class BundleLayout:
         bits = [packed_bytes((self.bit_arrays, self.count), 1)]
         return [*words, *bits, *(packed_bytes((self.count,), ring) for ring in self.ring_bits)]
 
+    def room(self) -> tuple[NDArray[np.uint8], tuple[Words, ...]]:
+        """An empty body, and the place of each array of words in it: large tables are written where they are sent."""
+        body = np.zeros(self.body_bytes, np.uint8)
+        return body, self._words_in(body)
+
+    def _words_in(self, body: NDArray[np.uint8]) -> tuple[Words, ...]:
+        offsets = np.cumsum([0, *self._sizes()])
+        return tuple(
+            body[offset : offset + self.count * word.itemsize].view(word)
+            for offset, word in zip(offsets, self.word_types, strict=False)
+        )
+
     def pack(self, bundle: Bundle) -> NDArray[np.uint8]:
         """The message's body, uint8 of shape (body_bytes,). Raises ValueError for a bundle of another layout."""
         if (
@@ -56,41 +70,43 @@ class BundleLayout:
             or tuple(ring.bits for ring in bundle.rings) != self.ring_bits
         ):
             raise ValueError(f"{bundle} does not have the declared layout")
-        body = np.zeros(self.body_bytes, np.uint8)
-        parts = [word.view(np.uint8) for word in bundle.words]
-        parts.append(_pack_bit_arrays(bundle.bits))
-        parts += [pack(ring) for ring in bundle.rings]
-        offset = 0
-        for part, size in zip(parts, self._sizes(), strict=True):
+        body, words = (bundle.body, ()) if bundle.body is not None else self.room()
+        for place, word in zip(words, bundle.words, strict=bool(words)):
+            place[:] = word
+        sizes = self._sizes()
+        offset = sum(sizes[: len(self.word_types)])
+        parts = [*_pack_bit_arrays(bundle.bits), *(pack(ring) for ring in bundle.rings)]
+        for part in parts:
             body[offset : offset + part.size] = part
-            offset += size
+            offset += part.size
         return body
 
     def unpack(self, body: NDArray[np.uint8], *, peer: str, step: str) -> Bundle:
         """Read a message's body. Raises PeerViolation, naming peer and step, for one of another length or padding."""
         if body.size != self.body_bytes:
             raise violation(f"expected {self.body_bytes} bytes, got {body.size}", peer=peer, step=step)
-        cuts = np.cumsum(self._sizes())[:-1]
-        parts = np.split(body, cuts)
-        words = len(self.word_types)
-        rings = zip(parts[words + 1 :], self.ring_bits, strict=True)
+        parts = np.split(body, np.cumsum(self._sizes())[:-1])[len(self.word_types) :]
+        rings = zip(parts[1:], self.ring_bits, strict=True)
         return Bundle(
-            words=tuple(
-                part.view(word)[: self.count] for part, word in zip(parts[:words], self.word_types, strict=True)
-            ),
-            bits=_unpack_bit_arrays(parts[words], self.bit_arrays, self.count, peer=peer, step=step),
+            words=self._words_in(body),
+            bits=_unpack_bit_arrays(parts[0], self.bit_arrays, self.count, peer=peer, step=step),
             rings=tuple(unpack(part, (self.count,), ring, peer=peer, step=step) for part, ring in rings),
         )
 
 
-def _pack_bit_arrays(arrays: tuple[Bits, ...]) -> NDArray[np.uint8]:
+def _pack_bit_arrays(arrays: tuple[Bits, ...]) -> list[NDArray[np.uint8]]:
     if not arrays:
-        return np.empty(0, np.uint8)
-    return np.packbits(np.concatenate([array.values for array in arrays]), bitorder="little")
+        return []
+    values = [array.values for array in arrays]
+    if values[0].size % 8:  # an array ends inside a byte, where the next one begins
+        values = [np.concatenate(values)]
+    return [np.packbits(array, bitorder="little") for array in values]
 
 
 def _unpack_bit_arrays(part: NDArray[np.uint8], arrays: int, count: int, *, peer: str, step: str) -> tuple[Bits, ...]:
     if arrays == 0:
         return ()
-    together = unpack_bits(part, (arrays, count), peer=peer, step=step).values
-    return tuple(reduce_to_bits(together[index]) for index in range(arrays))
+    if count % 8 == 0:
+        rows = part.reshape(arrays, count // 8)
+        return tuple(unpack_bits(row, (count,), peer=peer, step=step) for row in rows)
+    return cut_to_bits(np.array(unpack_bits(part, (arrays, count), peer=peer, step=step).values))

@@ -23,7 +23,7 @@ Cost for each comparison: D sends P1 2^(m-1) words for chunk 0 and 2^(m-j) for c
 2020, Escudero et al. 2020); docs/protocol.md, "Comparison".
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
@@ -31,7 +31,8 @@ from typing import Final, Literal
 
 import numpy as np
 
-from secure_computation.protocols.draws import BitArray, Draws, RingElements, Words
+from secure_computation.kernels.comparing import Chunk, add_entry, complete_table, hide_product, look_up
+from secure_computation.protocols.draws import BitArray, BlockDraws, Draws, RingElements, Words
 
 MAX_CHUNK_BITS: Final = 6
 Monomial = frozenset[int]
@@ -66,6 +67,12 @@ class Chain:
     def bits(self) -> int:
         """Bits of c and r."""
         return sum(self.chunk_bits)
+
+    @cached_property
+    def chunks(self) -> tuple[Chunk, ...]:
+        """Where each chunk lies in a value."""
+        starts = (sum(self.chunk_bits[:index]) for index in range(len(self.chunk_bits)))
+        return tuple(Chunk(start, bits) for start, bits in zip(starts, self.chunk_bits, strict=True))
 
     @cached_property
     def products(self) -> tuple[Product, ...]:
@@ -108,105 +115,107 @@ def _products(chunks: int) -> Iterator[Product]:
             yield Product(chunk=chunk, table="equal", source=target | {chunk}, target=target)
 
 
-# Tables in words: bit i of a word is entry i.
+# Tables in words: bit i of a word is entry i. Names follow the docstring above; T is kept only where D needs it whole.
 
 
-def _cut(chain: Chain, values: RingElements) -> list[RingElements]:
-    chunks, shift = [], 0
-    for bits in chain.chunk_bits:
-        chunks.append((values >> np.uint32(shift)) & np.uint32((1 << bits) - 1))
-        shift += bits
-    return chunks
+def deal_comparison(
+    chain: Chain, r: RingElements, *, p0: Draws, p1: Draws, name: str, out: Sequence[Words] | None = None
+) -> list[Words]:
+    """D: the words that complete P1's tables, in the order of `chain.word_types`.
 
-
-def _one_hot(chunk: RingElements, word: np.dtype[np.unsignedinteger]) -> Words:
-    return np.left_shift(np.ones(1, word), chunk.astype(word))
-
-
-def _above(equal: Words, chunk_bits: int) -> Words:
-    """T from H: entry i is the XOR of all entries above i."""
-    word = equal >> equal.dtype.type(1)
-    for step in range(chunk_bits):
-        word ^= word >> word.dtype.type(1 << step)
-    return word
-
-
-def _read(table: Words, chunk: RingElements) -> BitArray:
-    return (np.right_shift(table, chunk.astype(table.dtype)) & table.dtype.type(1)).astype(np.uint8)
-
-
-def _times(table: Words, bit: BitArray) -> Words:
-    """The table where the bit is 1, zeros where it is 0."""
-    return table & (np.zeros(1, table.dtype) - bit.astype(table.dtype))
-
-
-def _tables(chain: Chain, draws: Draws, name: str, count: int) -> tuple[list[Words], list[Words]]:
-    """P0's shares of H and of T by chunk (D derives the same)."""
-    equal = [draws.words(f"{name} equal {j}", count, _word_type(bits)) for j, bits in enumerate(chain.chunk_bits)]
-    return equal, [_above(table, bits) for table, bits in zip(equal, chain.chunk_bits, strict=True)]
-
-
-def deal_comparison(chain: Chain, r: RingElements, *, p0: Draws, p1: Draws, name: str) -> list[Words]:
-    """D: the words that complete P1's tables, in the order of `chain.word_types`. `r`: shape (count,), below 2^bits."""
-    count = r.size
-    equal, less = _tables(chain, p0, name, count)
-    corrections: list[Words] = [
-        table ^ _one_hot(chunk, table.dtype) for table, chunk in zip(equal, _cut(chain, r), strict=True)
-    ]
+    Args:
+        chain: how r is cut.
+        r: shape (count,); bits above the chain's are not looked at.
+        p0: P0's draws of this step.
+        p1: P1's draws of this step.
+        name: of the comparison, in the labels of the streams.
+        out: arrays to write to, instead of new ones.
+    """
+    count, m = r.size, len(chain.chunks)
+    words = [np.empty(count, word) for word in chain.word_types] if out is None else list(out)
+    equal = [p0.words(_equal(name, j), count, chain.word_types[j]) for j in range(m)]
+    less = [complete_table(equal[j], r, chain.chunks[j], out=words[j]) for j in range(m)]
     for index, product in enumerate(chain.products):
         x = (less if product.table == "less" else equal)[product.chunk]
-        b = p1.bits(f"{name} hide {index}", count)
-        tau = p0.words(f"{name} tau {index}", count, x.dtype)
-        corrections.append(tau ^ _times(x, b))
-    return corrections
+        b = p1.bits(_hide(name, index), count)
+        tau = p0.words(_tau(name, index), count, x.dtype)
+        hide_product(x, b, tau, out=words[m + index])
+    return words
 
 
 def compare_as_p1(
     chain: Chain, c: RingElements, corrections: Sequence[Words], *, draws: Draws, name: str
 ) -> tuple[list[BitArray], BitArray]:
-    """P1: the bits p to send to P0, one array for each product, and P1's share of [c < r]."""
-    chunks = _cut(chain, c)
+    """P1: the bits p to send to P0, one array for each product, and P1's share of [c < r].
+
+    Bits of `c` above the chain's are not looked at.
+    """
+    chunks = chain.chunks
     m = len(chunks)
-    equal = [_read(corrections[j], chunks[j]) for j in range(m)]
-    less = [_read(_above(corrections[j], chain.chunk_bits[j]), chunks[j]) for j in range(m)]
+    equal, less = _look_up_all(chain, corrections[:m], c)
     coefficient: dict[Monomial, BitArray] = {subset: np.zeros(c.size, np.uint8) for subset in _subsets(range(1, m))}
     for j in range(m):
         above = frozenset(range(j + 1, m))
         for target in _subsets(range(j + 1, m)):
-            coefficient[target] = coefficient[target] ^ (less[j] & _all(equal, above - target, c.size))
+            coefficient[target] ^= _times_all(less[j], equal, above - target)
     sent = []
     for index, product in enumerate(chain.products):
-        u = _all(equal, product.source, c.size) if product.table == "less" else coefficient[product.source]
-        sent.append(u ^ draws.bits(f"{name} hide {index}", c.size))
-        share = _read(corrections[m + index], chunks[product.chunk])
-        coefficient[product.target] = coefficient[product.target] ^ share
+        first, *rest = product.source
+        u = _times_all(equal[first], equal, rest) if product.table == "less" else coefficient[product.source]
+        sent.append(u ^ draws.bits(_hide(name, index), c.size))
+        add_entry(coefficient[product.target], corrections[m + index], c, chunks[product.chunk])
     return sent, coefficient[frozenset()]
 
 
 def compare_as_p0(chain: Chain, c: RingElements, received: Sequence[BitArray], *, draws: Draws, name: str) -> BitArray:
-    """P0: its share of [c < r], from P1's bits p."""
-    chunks = _cut(chain, c)
+    """P0: its share of [c < r], from P1's bits p. Bits of `c` above the chain's are not looked at."""
+    chunks = chain.chunks
     m = len(chunks)
-    equal_tables, less_tables = _tables(chain, draws, name, c.size)
-    equal = [_read(table, chunk) for table, chunk in zip(equal_tables, chunks, strict=True)]
-    less = [_read(table, chunk) for table, chunk in zip(less_tables, chunks, strict=True)]
+    tables = [draws.words(_equal(name, j), c.size, chain.word_types[j]) for j in range(m)]
+    equal, less = _look_up_all(chain, tables, c)
     own: dict[Monomial, BitArray] = {subset: np.zeros(c.size, np.uint8) for subset in _subsets(range(1, m))}
     for j in range(m):
-        above = frozenset(range(j + 1, m))
-        own[above] = own[above] ^ less[j]
+        own[frozenset(range(j + 1, m))] ^= less[j]
     for index, (product, p) in enumerate(zip(chain.products, received, strict=True)):
         x = (less if product.table == "less" else equal)[product.chunk]
-        tau = draws.words(f"{name} tau {index}", c.size, _word_type(chain.chunk_bits[product.chunk]))
-        own[product.target] = own[product.target] ^ (x & p) ^ _read(tau, chunks[product.chunk])
+        total = own[product.target]
+        total ^= x & p
+        tau = draws.words(_tau(name, index), c.size, chain.word_types[m + index])
+        add_entry(total, tau, c, chunks[product.chunk])
     share = np.zeros(c.size, np.uint8)
     for monomial, bit in own.items():
-        share ^= bit & _all(equal, monomial, c.size)
+        share ^= _times_all(bit, equal, monomial)
     return share
 
 
-def _all(bits: Sequence[BitArray], which: Monomial, count: int) -> BitArray:
-    """Product of some of the bits; 1 for none."""
-    product = np.ones(count, np.uint8)
+def expand_for_p0(chain: Chain, draws: BlockDraws, count: int, *, name: str) -> None:
+    """P0: draw ahead what `compare_as_p0` will read of each stream."""
+    for j in range(len(chain.chunks)):
+        draws.expand(_equal(name, j), count * chain.word_types[j].itemsize)
+    for index in range(len(chain.products)):
+        draws.expand(_tau(name, index), count * chain.word_types[len(chain.chunks) + index].itemsize)
+
+
+def _equal(name: str, chunk: int) -> str:
+    return f"{name} equal {chunk}"
+
+
+def _tau(name: str, product: int) -> str:
+    return f"{name} tau {product}"
+
+
+def _hide(name: str, product: int) -> str:
+    return f"{name} hide {product}"
+
+
+def _look_up_all(chain: Chain, tables: Sequence[Words], c: RingElements) -> tuple[list[BitArray], list[BitArray]]:
+    """By chunk, the entries at c of H and of T."""
+    pairs = [look_up(table, c, chunk) for table, chunk in zip(tables, chain.chunks, strict=True)]
+    return [equal for equal, _ in pairs], [less for _, less in pairs]
+
+
+def _times_all(bit: BitArray, bits: Sequence[BitArray], which: Iterable[int]) -> BitArray:
+    """A bit times some of the bits."""
     for index in which:
-        product &= bits[index]
-    return product
+        bit = bit & bits[index]
+    return bit

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from secure_computation.randomness import Seed
+from secure_computation.randomness import RandomStream, Seed
 
 RingElements = NDArray[np.uint32]
 BitArray = NDArray[np.uint8]
@@ -28,11 +28,19 @@ class Draws:
         """Show nothing but where this is."""
         return f"Draws(step {self._step})"
 
-    def _take(self, label: str, byte_count: int) -> NDArray[np.uint8]:
+    def in_blocks(self) -> "BlockDraws":
+        """Draw the streams that are still untouched, block after block of a layer's elements."""
+        return BlockDraws(self)
+
+    def open_stream(self, label: str) -> RandomStream:
+        """Open a stream for good."""
         if label in self._used:
             raise RuntimeError(f"the stream '{label}' of step {self._step} was drawn before; a stream is used once")
         self._used.add(label)
-        return self._seed.stream(item=self._item, step=self._step, label=label).uint8(byte_count)
+        return self._seed.stream(item=self._item, step=self._step, label=label)
+
+    def _take(self, label: str, byte_count: int) -> NDArray[np.uint8]:
+        return self.open_stream(label).uint8(byte_count)
 
     def ring(self, label: str, shape: int | tuple[int, ...], *, bits: int) -> RingElements:
         """Uniform elements of the ring of `bits` bits."""
@@ -47,3 +55,45 @@ class Draws:
     def words(self, label: str, count: int, dtype: np.dtype[np.unsignedinteger]) -> Words:
         """Uniform words."""
         return self._take(label, count * dtype.itemsize).view(dtype.newbyteorder("<"))
+
+
+class BlockDraws(Draws):
+    """Draws that read each stream on where the last call ended, so that a layer is worked through in blocks.
+
+    Equal to drawing the whole layer at once if every block but the last has a multiple of 8 elements.
+    """
+
+    __slots__ = ("_expanded", "_streams", "_whole")
+
+    def __init__(self, whole: Draws) -> None:
+        """Share the record of used streams with `whole`."""
+        self._whole = whole
+        self._step = whole._step
+        self._streams: dict[str, RandomStream] = {}
+        self._expanded: dict[str, NDArray[np.uint8]] = {}
+
+    def in_blocks(self) -> "BlockDraws":
+        """These are."""
+        return self
+
+    def open_stream(self, label: str) -> RandomStream:
+        """Open a stream for good."""
+        return self._whole.open_stream(label)
+
+    def expand(self, label: str, byte_count: int) -> None:
+        """Draw the first bytes of a stream ahead, while there is nothing else to do."""
+        self._expanded[label] = self._stream(label).uint8(byte_count)
+
+    def _stream(self, label: str) -> RandomStream:
+        if label not in self._streams:
+            self._streams[label] = self.open_stream(label)
+        return self._streams[label]
+
+    def _take(self, label: str, byte_count: int) -> NDArray[np.uint8]:
+        ahead = self._expanded.get(label)
+        if ahead is None:
+            return self._stream(label).uint8(byte_count)
+        if ahead.size < byte_count:
+            raise RuntimeError(f"the stream '{label}' of step {self._step} was drawn ahead too short")
+        self._expanded[label] = ahead[byte_count:]
+        return ahead[:byte_count]

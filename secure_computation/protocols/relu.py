@@ -40,13 +40,22 @@ from typing import Final
 
 import numpy as np
 
+from secure_computation.kernels.comparing import BLOCK, ReluConstants, blocks, combine_relu
 from secure_computation.protocols.bundle import Bundle, BundleLayout
-from secure_computation.protocols.comparison import Chain, compare_as_p0, compare_as_p1, deal_comparison
+from secure_computation.protocols.comparison import (
+    Chain,
+    compare_as_p0,
+    compare_as_p1,
+    deal_comparison,
+    expand_for_p0,
+)
 from secure_computation.protocols.draws import BitArray, Draws, RingElements
-from secure_computation.ring import Bits, reduce_to_bits, reduce_to_ring
+from secure_computation.ring import cut_to_bits, cut_to_ring
 
 OUTPUT_MASK: Final = "output mask"
 _HIGH, _LOW = "high", "low"
+_SHARES: Final = ("m1", "q", "m1 q", "m2", "m1 m2", "g", "m1 g")
+"""All that a layer may be dealt in rings, in the order of `combine_relu`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,39 +120,47 @@ class ReluShape:
         return BundleLayout(count=self.count, bit_arrays=2 if self.low else 1, ring_bits=(self.output_bits,))
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Opened:
-    """What both parties know when they combine their shares."""
-
-    c: RingElements
-    dd: BitArray
-    dc: BitArray | None
-
-
 # D, the dealer
 
 
 def deal_relu(shape: ReluShape, *, p0: Draws, p1: Draws) -> Bundle:
     """D: everything that P1's seed cannot give."""
-    k, f = shape.ring_bits, shape.truncated_bits
-    r = reduce_to_ring(p0.ring("mask", shape.count, bits=k) + p1.ring("mask", shape.count, bits=k), k).values
-    q = r >> np.uint32(f)
+    k, f, count = shape.ring_bits, shape.truncated_bits, shape.count
+    r = p0.ring("mask", count, bits=k) + p1.ring("mask", count, bits=k)
+    r &= np.uint32((1 << k) - 1)
+    body, words = shape.corrections.room()
+    bits = np.empty((1, count), np.uint8)
+    rings = {name: np.empty(count, np.uint32) for name in shape.dealt_rings}
+    s0, s1 = p0.in_blocks(), p1.in_blocks()
+    for part in blocks(count):
+        size = part.stop - part.start
+        tables = [word[part] for word in words]
+        q = r[part] >> np.uint32(f)
+        high = len(shape.high.word_types)
+        deal_comparison(shape.high, q, p0=s0, p1=s1, name=_HIGH, out=tables[:high])
+        if shape.low:
+            deal_comparison(shape.low, r[part], p0=s0, p1=s1, name=_LOW, out=tables[high:])
+        dealt = _dealt_values(shape, q, s0, s1)
+        bits[0, part] = dealt["g"].astype(np.uint8) ^ s0.bits("g bit", size)
+        for name, ring in rings.items():
+            np.subtract(dealt[name], s0.ring(_share(name), size, bits=32), out=ring[part])
+    return Bundle(
+        words=words,
+        bits=cut_to_bits(bits),
+        rings=tuple(cut_to_ring(rings[name], ring_bits) for name, ring_bits in shape.dealt_rings.items()),
+        body=body,
+    )
+
+
+def _dealt_values(shape: ReluShape, q: RingElements, s0: Draws, s1: Draws) -> dict[str, RingElements]:
+    """What D shares in rings, of one block, by name."""
     g = q >> np.uint32(shape.quotient_bits - 1)
-    m1 = (p0.bits("m1", shape.count) ^ p1.bits("m1", shape.count)).astype(np.uint32)
+    m1 = (s0.bits("m1", q.size) ^ s1.bits("m1", q.size)).astype(np.uint32)
     dealt = {"m1": m1, "q": q, "m1 q": m1 * q, "g": g, "m1 g": m1 * g}
     if shape.low:
-        m2 = (p0.bits("m2", shape.count) ^ p1.bits("m2", shape.count)).astype(np.uint32)
+        m2 = (s0.bits("m2", q.size) ^ s1.bits("m2", q.size)).astype(np.uint32)
         dealt |= {"m2": m2, "m1 m2": m1 * m2}
-    high = deal_comparison(shape.high, _low_bits(q, shape.quotient_bits - 1), p0=p0, p1=p1, name=_HIGH)
-    low = deal_comparison(shape.low, _low_bits(r, f), p0=p0, p1=p1, name=_LOW) if shape.low else []
-    return Bundle(
-        words=(*high, *low),
-        bits=(reduce_to_bits(g.astype(np.uint8) ^ p0.bits("g bit", shape.count)),),
-        rings=tuple(
-            reduce_to_ring(dealt[name] - p0.ring(_share(name), shape.count, bits=bits), bits)
-            for name, bits in shape.dealt_rings.items()
-        ),
-    )
+    return dealt
 
 
 def draw_output_mask(shape: ReluShape, draws: Draws) -> RingElements:
@@ -161,36 +178,56 @@ class ReluAsP0:
         """Take P0's draws of this step."""
         self.shape = shape
         self._draws = draws
+        self._blocks = draws.in_blocks()
         self.output_mask = draw_output_mask(shape, draws)
         """rho': P0's half of the masked form of y, known before the input is."""
 
     def prepare(self, z0: RingElements) -> Bundle:
         """Offline: hide P0's share of z. Goes to P1."""
         k = self.shape.ring_bits
-        return Bundle(rings=(reduce_to_ring(z0 + self._draws.ring("mask", self.shape.count, bits=k), k),))
+        return Bundle(rings=(cut_to_ring(z0 + self._draws.ring("mask", self.shape.count, bits=k), k),))
+
+    def expand(self) -> None:
+        """Draw ahead what `answer` needs: some 70 bytes an element. For the time that P0 waits; may be left out."""
+        shape, count = self.shape, self.shape.count
+        expand_for_p0(shape.high, self._blocks, count, name=_HIGH)
+        if shape.low:
+            expand_for_p0(shape.low, self._blocks, count, name=_LOW)
+        for label in ("g bit", "m1", "m2") if shape.low else ("g bit", "m1"):
+            self._blocks.expand(label, (count + 7) // 8)
+        for name in shape.dealt_rings:
+            self._blocks.expand(_share(name), 4 * count)
 
     def answer(self, received: Bundle) -> Bundle:
         """Online: P1's message in, P0's message out."""
-        shape, draws, c = self.shape, self._draws, received.rings[0].values
-        bits = [array.values for array in received.bits]
-        high_bits, rest = bits[: shape.high.sent_bits()], bits[shape.high.sent_bits() :]
-        quotient = _quotient(shape, c)
-        own_d = compare_as_p0(
-            shape.high, _low_bits(quotient, shape.quotient_bits - 1), high_bits, draws=draws, name=_HIGH
-        )
-        own_dd = own_d ^ draws.bits("g bit", shape.count) ^ draws.bits("m1", shape.count)
+        shape, c = self.shape, received.rings[0].values
+        own = np.empty((shape.from_p0.bit_arrays, shape.count), np.uint8)
+        y0 = np.empty(shape.count, np.uint32)
+        constants, zeros = _constants(shape, public=False), _zeros(shape)
+        for part in blocks(shape.count):
+            mine = self._own_bits(c[part], [array.values[part] for array in received.bits])
+            for index, array in enumerate(mine):
+                own[index, part] = array
+            opened = [array ^ received.bits[index - len(mine)].values[part] for index, array in enumerate(mine)]
+            size = part.stop - part.start
+            shares = {name: self._blocks.ring(_share(name), size, bits=32) for name in shape.dealt_rings}
+            dd, dc = opened if shape.low else (opened[0], zeros.bits[:size])
+            ordered = tuple(shares.get(name, zeros.ring[:size]) for name in _SHARES)
+            combine_relu(c[part], dd, dc, ordered, constants, self.output_mask[part], out=y0[part])
+        self._blocks = self._draws.in_blocks()  # frees what was drawn ahead
+        return Bundle(bits=cut_to_bits(own), rings=(cut_to_ring(y0, shape.output_bits),))
+
+    def _own_bits(self, c: RingElements, bits: list[BitArray]) -> list[BitArray]:
+        """P0's shares of dd and (for f > 0) dc, of one block."""
+        shape, draws = self.shape, self._blocks
+        sent = shape.high.sent_bits()
+        dd = compare_as_p0(shape.high, _quotient(shape, c), bits[:sent], draws=draws, name=_HIGH)
+        dd ^= draws.bits("g bit", c.size) ^ draws.bits("m1", c.size)
         if shape.low is None:
-            own: tuple[Bits, ...] = (reduce_to_bits(own_dd),)
-            opened = _Opened(c=c, dd=own_dd ^ rest[0], dc=None)
-        else:
-            low_bits, rest = rest[: shape.low.sent_bits()], rest[shape.low.sent_bits() :]
-            own_carry = compare_as_p0(shape.low, _low_bits(c, shape.truncated_bits), low_bits, draws=draws, name=_LOW)
-            own_dc = own_carry ^ draws.bits("m2", shape.count)
-            own = (reduce_to_bits(own_dd), reduce_to_bits(own_dc))
-            opened = _Opened(c=c, dd=own_dd ^ rest[0], dc=own_dc ^ rest[1])
-        shares = {name: draws.ring(_share(name), shape.count, bits=bits) for name, bits in shape.dealt_rings.items()}
-        y0 = _combine(shape, opened, shares, public=False)
-        return Bundle(bits=own, rings=(reduce_to_ring(y0 - self.output_mask, shape.output_bits),))
+            return [dd]
+        dc = compare_as_p0(shape.low, c, bits[sent : sent + shape.low.sent_bits()], draws=draws, name=_LOW)
+        dc ^= draws.bits("m2", c.size)
+        return [dd, dc]
 
 
 # P1, the model owner
@@ -205,51 +242,59 @@ class ReluAsP1:
         self._draws = draws
         self._corrections = corrections
         self._hidden_z0 = prepared.rings[0].values
-        self._opened: tuple[RingElements, BitArray, BitArray | None] | None = None
+        self._opened: tuple[RingElements, BitArray] | None = None
 
     def open(self, z1: RingElements) -> Bundle:
         """Online: mask and open z; P1's share of the comparison's outcome, masked."""
-        shape, draws, k = self._shape, self._draws, self._shape.ring_bits
-        r1 = draws.ring("mask", shape.count, bits=k)
-        opened = reduce_to_ring(z1 + self._hidden_z0 + r1 + np.uint32(1 << (k - 1)), k)
-        c = opened.values
+        shape, k = self._shape, self._shape.ring_bits
+        c = self._draws.ring("mask", shape.count, bits=k)
+        bits = np.empty((shape.from_p1.bit_arrays, shape.count), np.uint8)
+        draws = self._draws.in_blocks()
+        for part in blocks(shape.count):
+            block = c[part]  # so far r1
+            block += z1[part]
+            block += self._hidden_z0[part]
+            block += np.uint32(1 << (k - 1))
+            block &= np.uint32((1 << k) - 1)
+            for index, array in enumerate(self._open_block(block, part, draws)):
+                bits[index, part] = array
+        opened = cut_to_ring(c, k)
+        rows = cut_to_bits(bits)
+        self._opened = (opened.values, bits[-shape.from_p0.bit_arrays :])
+        return Bundle(rings=(opened,), bits=rows)
+
+    def _open_block(self, c: RingElements, part: slice, draws: Draws) -> list[BitArray]:
+        """The chains' bits, P1's shares of dd and (for f > 0) dc, of one block."""
+        shape, dealt = self._shape, self._corrections
+        tables = [word[part] for word in dealt.words]
+        high = len(shape.high.word_types)
         quotient = _quotient(shape, c)
-        high_sent, own_d = compare_as_p1(
-            shape.high,
-            _low_bits(quotient, shape.quotient_bits - 1),
-            self._corrections.words[: len(shape.high.word_types)],
-            draws=draws,
-            name=_HIGH,
-        )
-        cm = _top(shape, quotient).astype(np.uint8)
-        own_dd = own_d ^ cm ^ self._corrections.bits[0].values ^ draws.bits("m1", shape.count)
-        sent = [*high_sent]
-        own_dc = None
-        if shape.low is not None:
-            low_sent, own_carry = compare_as_p1(
-                shape.low,
-                _low_bits(c, shape.truncated_bits),
-                self._corrections.words[len(shape.high.word_types) :],
-                draws=draws,
-                name=_LOW,
-            )
-            own_dc = own_carry ^ draws.bits("m2", shape.count)
-            sent += low_sent
-        self._opened = (c, own_dd, own_dc)
-        sent += [own_dd] if own_dc is None else [own_dd, own_dc]
-        return Bundle(rings=(opened,), bits=tuple(reduce_to_bits(array) for array in sent))
+        sent, dd = compare_as_p1(shape.high, quotient, tables[:high], draws=draws, name=_HIGH)
+        dd ^= (quotient >> np.uint32(shape.quotient_bits - 1)).astype(np.uint8)
+        dd ^= dealt.bits[0].values[part]
+        dd ^= draws.bits("m1", c.size)
+        if shape.low is None:
+            return [*sent, dd]
+        low_sent, dc = compare_as_p1(shape.low, c, tables[high:], draws=draws, name=_LOW)
+        dc ^= draws.bits("m2", c.size)
+        return [*sent, *low_sent, dd, dc]
 
     def finish(self, received: Bundle) -> RingElements:
         """Online: P1's half of y in masked form, y - rho', reduced to k_out bits."""
         if self._opened is None:
             raise RuntimeError("open comes before finish")
         shape = self._shape
-        c, own_dd, own_dc = self._opened
-        dc = None if own_dc is None else own_dc ^ received.bits[1].values
-        opened = _Opened(c=c, dd=own_dd ^ received.bits[0].values, dc=dc)
+        c, own = self._opened
+        y = np.empty(shape.count, np.uint32)
+        constants, zeros = _constants(shape, public=True), _zeros(shape)
         shares = dict(zip(shape.dealt_rings, (ring.values for ring in self._corrections.rings), strict=True))
-        y1 = _combine(shape, opened, shares, public=True)
-        return reduce_to_ring(y1 + received.rings[0].values, shape.output_bits).values
+        for part in blocks(shape.count):
+            size = part.stop - part.start
+            dd = own[0, part] ^ received.bits[0].values[part]
+            dc = own[1, part] ^ received.bits[1].values[part] if shape.low else zeros.bits[:size]
+            ordered = tuple(shares[name][part] if name in shares else zeros.ring[:size] for name in _SHARES)
+            combine_relu(c[part], dd, dc, ordered, constants, received.rings[0].values[part], out=y[part])
+        return y
 
 
 # Both
@@ -260,40 +305,37 @@ def _share(name: str) -> str:
     return f"share of {name}"
 
 
-def _low_bits(values: RingElements, bits: int) -> RingElements:
-    return values & np.uint32((1 << bits) - 1)
-
-
 def _quotient(shape: ReluShape, c: RingElements) -> RingElements:
     """C', h bits."""
     if shape.truncated_bits == 0:
         return c
-    return _low_bits((c >> np.uint32(shape.truncated_bits)) - np.uint32(1), shape.quotient_bits)
+    quotient = (c >> np.uint32(shape.truncated_bits)) - np.uint32(1)
+    return quotient & np.uint32((1 << shape.quotient_bits) - 1)
 
 
-def _top(shape: ReluShape, quotient: RingElements) -> RingElements:
-    """Top bit of C': cm."""
-    return quotient >> np.uint32(shape.quotient_bits - 1)
+@dataclass(frozen=True)
+class _Zeros:
+    """Stand for what a layer does without: carry and shares."""
+
+    bits: BitArray
+    ring: RingElements
 
 
-def _combine(shape: ReluShape, opened: _Opened, shares: dict[str, RingElements], *, public: bool) -> RingElements:
-    """One party's share of y. Exactly one party (P1) adds the terms that hold no share."""
+def _zeros(shape: ReluShape) -> _Zeros:
+    size = min(shape.count, BLOCK)
+    return _Zeros(np.zeros(size, np.uint8), np.zeros(size, np.uint32))
+
+
+def _constants(shape: ReluShape, *, public: bool) -> ReluConstants:
     h = shape.quotient_bits
-    one = np.uint32(1) if public else np.uint32(0)
-    wrap = np.uint32((1 << h) & 0xFFFFFFFF)
-    quotient = _quotient(shape, opened.c)
-    cm = _top(shape, quotient)
-    dd = opened.dd.astype(np.uint32)
-    sign = np.uint32(1) - dd - dd  # 1 - 2 dd
-    constant = quotient + wrap * (np.uint32(1) - cm) - np.uint32(1 << (h - 1))
-    if opened.dc is not None:
-        constant += np.uint32(1)
-    d = one * dd + sign * shares["m1"]
-    y: RingElements = constant * d - dd * shares["q"] - sign * shares["m1 q"]
-    if "g" in shares:
-        y += wrap * cm * (dd * shares["g"] + sign * shares["m1 g"])
-    if opened.dc is not None:
-        dc = opened.dc.astype(np.uint32)
-        carry_sign = np.uint32(1) - dc - dc
-        y -= dc * d + carry_sign * (dd * shares["m2"] + sign * shares["m1 m2"])
-    return y
+    return ReluConstants(
+        public=int(public),
+        truncated_bits=shape.truncated_bits,
+        borrow=1 if shape.truncated_bits else 0,
+        quotient_bits=h,
+        quotient_mask=(1 << h) - 1,
+        wrap=(1 << h) & 0xFFFFFFFF,
+        middle=1 << (h - 1),
+        output_mask=(1 << shape.output_bits) - 1,
+        sign_of_rest=1 if public else 0xFFFFFFFF,
+    )

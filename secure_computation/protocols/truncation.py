@@ -34,12 +34,21 @@ from functools import cached_property
 
 import numpy as np
 
+from secure_computation.kernels.comparing import BLOCK, TruncationConstants, blocks, combine_truncation
 from secure_computation.protocols.bundle import Bundle, BundleLayout
-from secure_computation.protocols.comparison import Chain, compare_as_p0, compare_as_p1, deal_comparison
-from secure_computation.protocols.draws import BitArray, Draws, RingElements, Words
-from secure_computation.ring import Bits, reduce_to_bits, reduce_to_ring
+from secure_computation.protocols.comparison import (
+    Chain,
+    compare_as_p0,
+    compare_as_p1,
+    deal_comparison,
+    expand_for_p0,
+)
+from secure_computation.protocols.draws import BitArray, Draws, RingElements
+from secure_computation.ring import cut_to_bits, cut_to_ring
 
 _LOW = "low"
+_SHARES = ("q", "m2", "g")
+"""All that a layer may be dealt in rings, in the order of `combine_truncation`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,19 +119,24 @@ class TruncationShape:
 
 def deal_truncation(shape: TruncationShape, *, p0: Draws, p1: Draws) -> Bundle:
     """D: everything that P1's seed cannot give."""
-    k, f = shape.ring_bits, shape.truncated_bits
-    r = reduce_to_ring(p0.ring("mask", shape.count, bits=k) + p1.ring("mask", shape.count, bits=k), k).values
-    dealt = {"q": r >> np.uint32(f), "g": r >> np.uint32(k - 1)}
-    words: list[Words] = []
-    if shape.low:
-        dealt["m2"] = (p0.bits("m2", shape.count) ^ p1.bits("m2", shape.count)).astype(np.uint32)
-        words = deal_comparison(shape.low, r & np.uint32((1 << f) - 1), p0=p0, p1=p1, name=_LOW)
+    k, f, count = shape.ring_bits, shape.truncated_bits, shape.count
+    r = p0.ring("mask", count, bits=k) + p1.ring("mask", count, bits=k)
+    r &= np.uint32((1 << k) - 1)
+    body, words = shape.corrections.room()
+    rings = {name: np.empty(count, np.uint32) for name in shape.dealt_rings}
+    s0, s1 = p0.in_blocks(), p1.in_blocks()
+    for part in blocks(count):
+        size = part.stop - part.start
+        dealt = {"q": r[part] >> np.uint32(f), "g": r[part] >> np.uint32(k - 1)}
+        if shape.low:
+            deal_comparison(shape.low, r[part], p0=s0, p1=s1, name=_LOW, out=[word[part] for word in words])
+            dealt["m2"] = (s0.bits("m2", size) ^ s1.bits("m2", size)).astype(np.uint32)
+        for name, ring in rings.items():
+            np.subtract(dealt[name], s0.ring(_share(name), size, bits=32), out=ring[part])
     return Bundle(
-        words=tuple(words),
-        rings=tuple(
-            reduce_to_ring(dealt[name] - p0.ring(_share(name), shape.count, bits=bits), bits)
-            for name, bits in shape.dealt_rings.items()
-        ),
+        words=words,
+        rings=tuple(cut_to_ring(rings[name], bits) for name, bits in shape.dealt_rings.items()),
+        body=body,
     )
 
 
@@ -141,28 +155,43 @@ class TruncationAsP0:
         """Take P0's draws of this step."""
         self.shape = shape
         self._draws = draws
+        self._blocks = draws.in_blocks()
         self.output_mask = draw_output_mask(shape, draws)
         """rho': P0's half of the masked form of y, known before the input is."""
 
     def prepare(self, z0: RingElements) -> Bundle:
         """Offline: hide P0's share of z. Goes to P1."""
         k = self.shape.ring_bits
-        return Bundle(rings=(reduce_to_ring(z0 + self._draws.ring("mask", self.shape.count, bits=k), k),))
+        return Bundle(rings=(cut_to_ring(z0 + self._draws.ring("mask", self.shape.count, bits=k), k),))
+
+    def expand(self) -> None:
+        """Draw ahead what `answer` needs. For the time that P0 waits; may be left out."""
+        shape, count = self.shape, self.shape.count
+        if shape.low:
+            expand_for_p0(shape.low, self._blocks, count, name=_LOW)
+            self._blocks.expand("m2", (count + 7) // 8)
+        for name in shape.dealt_rings:
+            self._blocks.expand(_share(name), 4 * count)
 
     def answer(self, received: Bundle) -> Bundle:
         """Online: P1's message in, P0's message out."""
-        shape, draws, c = self.shape, self._draws, received.rings[0].values
-        own: tuple[Bits, ...] = ()
-        dc = None
-        if shape.low:
-            bits = [array.values for array in received.bits]
-            low = c & np.uint32((1 << shape.truncated_bits) - 1)
-            own_carry = compare_as_p0(shape.low, low, bits[:-1], draws=draws, name=_LOW)
-            own_dc = own_carry ^ draws.bits("m2", shape.count)
-            own, dc = (reduce_to_bits(own_dc),), own_dc ^ bits[-1]
-        shares = {name: draws.ring(_share(name), shape.count, bits=ring) for name, ring in shape.dealt_rings.items()}
-        y0 = _combine(shape, c, dc, shares, public=False)
-        return Bundle(bits=own, rings=(reduce_to_ring(y0 - self.output_mask, shape.output_bits),))
+        shape, draws, c = self.shape, self._blocks, received.rings[0].values
+        own = np.empty((shape.from_p0.bit_arrays, shape.count), np.uint8)
+        y0 = np.empty(shape.count, np.uint32)
+        constants, zeros = _constants(shape, public=False), _zeros(shape)
+        for part in blocks(shape.count):
+            size = part.stop - part.start
+            dc = zeros.bits[:size]
+            if shape.low:
+                *chain, p1_dc = (array.values[part] for array in received.bits)
+                own_dc = compare_as_p0(shape.low, c[part], chain, draws=draws, name=_LOW) ^ draws.bits("m2", size)
+                own[0, part] = own_dc
+                dc = own_dc ^ p1_dc
+            shares = {name: draws.ring(_share(name), size, bits=32) for name in shape.dealt_rings}
+            ordered = tuple(shares.get(name, zeros.ring[:size]) for name in _SHARES)
+            combine_truncation(c[part], dc, ordered, constants, self.output_mask[part], out=y0[part])
+        self._blocks = self._draws.in_blocks()  # frees what was drawn ahead
+        return Bundle(bits=cut_to_bits(own), rings=(cut_to_ring(y0, shape.output_bits),))
 
 
 # P1, the model owner
@@ -177,32 +206,45 @@ class TruncationAsP1:
         self._draws = draws
         self._corrections = corrections
         self._hidden_z0 = prepared.rings[0].values
-        self._opened: tuple[RingElements, BitArray | None] | None = None
+        self._opened: tuple[RingElements, BitArray] | None = None
 
     def open(self, z1: RingElements) -> Bundle:
         """Online: mask and open z; P1's share of the carry, masked."""
-        shape, draws, k = self._shape, self._draws, self._shape.ring_bits
-        r1 = draws.ring("mask", shape.count, bits=k)
-        opened = reduce_to_ring(z1 + self._hidden_z0 + r1 + np.uint32(1 << shape.offset_bits), k)
-        if shape.low is None:
-            self._opened = (opened.values, None)
-            return Bundle(rings=(opened,))
-        low = opened.values & np.uint32((1 << shape.truncated_bits) - 1)
-        sent, own_carry = compare_as_p1(shape.low, low, self._corrections.words, draws=draws, name=_LOW)
-        own_dc = own_carry ^ draws.bits("m2", shape.count)
-        self._opened = (opened.values, own_dc)
-        return Bundle(rings=(opened,), bits=tuple(reduce_to_bits(array) for array in (*sent, own_dc)))
+        shape, k = self._shape, self._shape.ring_bits
+        c = self._draws.ring("mask", shape.count, bits=k)
+        bits = np.empty((shape.from_p1.bit_arrays, shape.count), np.uint8)
+        draws = self._draws.in_blocks()
+        for part in blocks(shape.count):
+            block = c[part]  # so far r1
+            block += z1[part]
+            block += self._hidden_z0[part]
+            block += np.uint32(1 << shape.offset_bits)
+            block &= np.uint32((1 << k) - 1)
+            if shape.low:
+                tables = [word[part] for word in self._corrections.words]
+                sent, carry = compare_as_p1(shape.low, block, tables, draws=draws, name=_LOW)
+                for index, array in enumerate((*sent, carry ^ draws.bits("m2", block.size))):
+                    bits[index, part] = array
+        opened = cut_to_ring(c, k)
+        rows = cut_to_bits(bits)
+        self._opened = (opened.values, bits[shape.from_p1.bit_arrays - shape.from_p0.bit_arrays :])
+        return Bundle(rings=(opened,), bits=rows)
 
     def finish(self, received: Bundle) -> RingElements:
         """Online: P1's half of y in masked form, y - rho', reduced to k_out bits."""
         if self._opened is None:
             raise RuntimeError("open comes before finish")
-        c, own_dc = self._opened
-        names = self._shape.dealt_rings
-        shares = dict(zip(names, (ring.values for ring in self._corrections.rings), strict=True))
-        dc = None if own_dc is None else own_dc ^ received.bits[0].values
-        y1 = _combine(self._shape, c, dc, shares, public=True)
-        return reduce_to_ring(y1 + received.rings[0].values, self._shape.output_bits).values
+        shape = self._shape
+        c, own = self._opened
+        y = np.empty(shape.count, np.uint32)
+        constants, zeros = _constants(shape, public=True), _zeros(shape)
+        shares = dict(zip(shape.dealt_rings, (ring.values for ring in self._corrections.rings), strict=True))
+        for part in blocks(shape.count):
+            size = part.stop - part.start
+            dc = own[0, part] ^ received.bits[0].values[part] if shape.low else zeros.bits[:size]
+            ordered = tuple(shares[name][part] if name in shares else zeros.ring[:size] for name in _SHARES)
+            combine_truncation(c[part], dc, ordered, constants, received.rings[0].values[part], out=y[part])
+        return y
 
 
 # Both
@@ -213,18 +255,27 @@ def _share(name: str) -> str:
     return f"share of {name}"
 
 
-def _combine(
-    shape: TruncationShape, c: RingElements, dc: BitArray | None, shares: dict[str, RingElements], *, public: bool
-) -> RingElements:
-    """One party's share of y. Exactly one party (P1) adds the terms that hold no share."""
+@dataclass(frozen=True)
+class _Zeros:
+    """Stand for what a layer does without: carry and shares."""
+
+    bits: BitArray
+    ring: RingElements
+
+
+def _zeros(shape: TruncationShape) -> _Zeros:
+    size = min(shape.count, BLOCK)
+    return _Zeros(np.zeros(size, np.uint8), np.zeros(size, np.uint32))
+
+
+def _constants(shape: TruncationShape, *, public: bool) -> TruncationConstants:
     k, f = shape.ring_bits, shape.truncated_bits
-    y: RingElements = np.uint32(0) - shares["q"]
-    if public:
-        y += (c >> np.uint32(f)) - np.uint32(1 << (shape.offset_bits - f))
-    if dc is not None:
-        carried = dc.astype(np.uint32)
-        y += (carried + carried - np.uint32(1)) * shares["m2"] - (carried if public else np.uint32(0))
-    if "g" in shares:
-        lost = np.uint32(1) - (c >> np.uint32(k - 1))
-        y += np.uint32((1 << (k - f)) & 0xFFFFFFFF) * lost * shares["g"]
-    return y
+    return TruncationConstants(
+        public=int(public),
+        ring_bits=k,
+        truncated_bits=f,
+        middle=1 << (shape.offset_bits - f),
+        wrap=(1 << (k - f)) & 0xFFFFFFFF,
+        output_mask=(1 << shape.output_bits) - 1,
+        sign_of_rest=1 if public else 0xFFFFFFFF,
+    )
