@@ -122,6 +122,7 @@ def publish(
     record = read_run(run)
     description = record.description
     weights, chosen = read_chosen(run / "best.npz")
+    trained = read_chosen(run / "checkpoint.npz")[1].epoch
     exported = to_onnx(network_with(record.settings, weights), description.input)
     model.mkdir(parents=True, exist_ok=True)
     write_model(exported, model / "model.onnx")
@@ -155,25 +156,26 @@ def publish(
         )
         confusions[role] = confusion_matrix(probabilities, labels)
         progress(f"{role}: accuracy {(probabilities.argmax(1) == labels).mean():.4f}")
-    card = _card(record, chosen, figures, temperature=temperature, model_file=model / "model.onnx")
+    card = _card(record, chosen, trained, figures, temperature=temperature, model_file=model / "model.onnx")
     (model / "card.json").write_text(card.model_dump_json(indent=2) + "\n", encoding="utf-8")
     (model / "README.md").write_text(readme(card, confusions), encoding="utf-8")
     return card
 
 
 def _card(
-    record: RunRecord, chosen: Chosen, figures: list[Metric], *, temperature: float, model_file: Path
+    record: RunRecord, chosen: Chosen, trained: int, figures: list[Metric], *, temperature: float, model_file: Path
 ) -> ModelCard:
     settings, description = record.settings, record.description
-    plan = _in_words(settings.stages)
-    for (_, stages), (begin, _) in pairwise(chosen.plans):
-        plan += f" (the learning rate of the first {begin} epochs follows an earlier plan: {_in_words(stages)})"
+    plan = _in_words(chosen.plans[-1][1])
+    for (begin, stages), (end, _) in pairwise(chosen.plans):
+        plan += f" (in epochs {begin + 1} to {end} the learning rate followed an earlier plan: {_in_words(stages)})"
     method = (
-        f" Training rows: {', '.join(record.training_roles)}; epoch {chosen.epoch} chosen on {record.validation_role}, "
-        f"where the temperature was fitted too. {settings.architecture}, {plan}; AdamW, peak rate "
-        f"{settings.peak_rate}, weight decay {settings.weight_decay}, label smoothing {settings.label_smoothing}, "
-        f"mixup {settings.augmentation.mixup}, averaged weights, {settings.precision}, seed {settings.seed}. Weights "
-        "stored as float16; figures measured on this file. Intervals: patient bootstrap."
+        f" Training rows: {', '.join(record.training_roles)}. Of {trained} epochs trained, epoch {chosen.epoch} was "
+        f"chosen on {record.validation_role}, where the temperature was fitted too. {settings.architecture}; planned: "
+        f"{plan}; AdamW, peak rate {settings.peak_rate}, weight decay {settings.weight_decay}, label smoothing "
+        f"{settings.label_smoothing}, flips, rotation, shift, scale, contrast and brightness, mixup "
+        f"{settings.augmentation.mixup}, averaged weights, {settings.precision}, seed {settings.seed}. Weights stored "
+        "as float16; figures measured on this file. Intervals: patient bootstrap."
     )
     return ModelCard(
         name=description.name,
@@ -201,8 +203,8 @@ def readme(card: ModelCard, confusions: Mapping[str, NDArray[np.int64]]) -> str:
     for metric in card.metrics:
         interval = "" if metric.interval_95 is None else "{:.3f} to {:.3f}".format(*metric.interval_95)
         lines.append(f"| {metric.split} | {metric.examples} | {metric.name} | {metric.value:.3f} | {interval} |")
-    lines += ["", "Intervals come from 2,000 draws of whole patients. Calibration temperature:"]
-    lines += [f"{card.calibration_temperature}.", ""]
+    temperature = card.calibration_temperature
+    lines += ["", f"Intervals come from 2,000 draws of whole patients. Calibration temperature: {temperature}.", ""]
     for split, matrix in confusions.items():
         lines += [f"Confusion on {split} (rows: true class):", "", f"| | {' | '.join(card.classes)} |"]
         lines.append("| --- |" + " --- |" * len(card.classes))

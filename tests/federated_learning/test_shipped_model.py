@@ -1,0 +1,90 @@
+"""The model in models/: its file, its card, and its figures on real radiographs."""
+
+import hashlib
+import math
+import random
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from PIL import Image
+
+from contract.model_card import ModelCard, read_card
+from federated_learning.calibration import fit_temperature, softmax
+from federated_learning.data_source import Example, ManifestSource, check_disjoint_patients, labels_of, load
+from federated_learning.evaluation import accuracy
+from federated_learning.export import MAX_BYTES, OPERATORS, run_onnx
+
+FOLDER = Path(__file__).parents[2] / "models" / "pediatric-pneumonia-resnet18"
+TRAINING_ROLES = ("dev_train_A", "dev_train_B", "dev_train_C")
+TEST_ROLES = ("dev_test_internal", "dev_test_official")
+
+
+@pytest.fixture(scope="module")
+def card() -> ModelCard:
+    return read_card(FOLDER / "card.json")
+
+
+@pytest.fixture(scope="module")
+def source(medical_data: Path, card: ModelCard) -> ManifestSource:
+    manifest, folder = medical_data / "kermany_manifest.csv", medical_data / "kermany224"
+    return ManifestSource(manifest=manifest, folder=folder, classes=card.classes)
+
+
+def stated(card: ModelCard, split: str) -> float:
+    return next(metric.value for metric in card.metrics if (metric.name, metric.split) == ("accuracy", split))
+
+
+def test_card_belongs_to_the_file(card: ModelCard) -> None:
+    content = (FOLDER / "model.onnx").read_bytes()
+    assert len(content) < MAX_BYTES
+    assert hashlib.sha256(content).hexdigest() == card.model_sha256
+    assert {node.op_type for node in onnx.load_model_from_string(content).graph.node} <= OPERATORS
+    assert card.classes == ("normal", "bacteria", "virus")
+    assert "10.17632/rscbjbr9sj.2" in " ".join(card.citations)
+    assert "not a medical device" in card.intended_use
+
+
+def test_every_split_is_reported_with_intervals(card: ModelCard) -> None:
+    for split in ("dev_val", *TEST_ROLES):
+        intervals = [metric.interval_95 for metric in card.metrics if metric.split == split and "ROC" in metric.name]
+        assert len(intervals) == 1
+        assert intervals[0] is not None
+    assert stated(card, "dev_val") >= 0.80
+
+
+def plain_input(example: Example, card: ModelCard) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+    """The tensor without `imaging`: these files are grey JPEGs of the model's size already."""
+    with Image.open(example.path) as image:
+        grey = np.asarray(image.convert("L"), dtype=np.float32) / np.float32(255)
+    return ((grey - np.float32(card.input.mean[0])) / np.float32(card.input.standard_deviation[0]))[np.newaxis]
+
+
+@pytest.mark.real_data
+def test_a_sample_is_read_and_predicted_as_stated(card: ModelCard, source: ManifestSource) -> None:
+    examples = random.Random(7).sample(source.examples("dev_val"), 40)
+    images = load(examples, card.input)
+    np.testing.assert_array_equal(images, np.stack([plain_input(example, card) for example in examples]))
+    expected = stated(card, "dev_val")
+    found = accuracy(softmax(run_onnx(FOLDER / "model.onnx", images)), labels_of(examples))
+    assert abs(found - expected) < 3.5 * math.sqrt(expected * (1 - expected) / len(examples))
+
+
+@pytest.mark.real_data
+def test_no_patient_is_in_two_splits(source: ManifestSource) -> None:
+    training = source.examples(*TRAINING_ROLES)
+    for role in ("dev_val", *TEST_ROLES):
+        check_disjoint_patients(training, source.examples(role))
+
+
+@pytest.mark.slow
+@pytest.mark.real_data
+@pytest.mark.parametrize("role", ["dev_val", *TEST_ROLES])
+def test_stated_accuracy_is_found_again(card: ModelCard, source: ManifestSource, role: str) -> None:
+    examples = source.examples(role)
+    logits, labels = run_onnx(FOLDER / "model.onnx", load(examples, card.input)), labels_of(examples)
+    # one image in a hundred may fall on the other side of a tie on another processor
+    assert accuracy(softmax(logits), labels) == pytest.approx(stated(card, role), abs=0.01)
+    if role == "dev_val":
+        assert fit_temperature(logits, labels) == pytest.approx(card.calibration_temperature, rel=0.01)
