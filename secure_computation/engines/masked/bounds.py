@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secure_computation.engines.masked.drafting import Draft, divisor_of
+from secure_computation.engines.masked.integer_weights import diffuse
 from secure_computation.network import Clip, Concat, Convolution2d, FullyConnected, Pad, Shape
 from secure_computation.private_weights import PrivateWeights
 
@@ -135,7 +136,7 @@ def _joined(draft: Draft, sources: list[_Interval]) -> _Interval:
 def _linear(draft: Draft, source: _Interval, weights: PrivateWeights) -> _Interval:
     operation = draft.operation
     assert isinstance(operation, Convolution2d | FullyConnected)
-    weight = np.rint(weights[f"{draft.name}.weight"].astype(np.float64) * weight_scale_of(draft))
+    weight = diffuse(weights[f"{draft.name}.weight"], weight_scale_of(draft))
     groups = operation.groups if isinstance(operation, Convolution2d) else 1
     split = weight.reshape(groups, weight.shape[0] // groups, weight.shape[1], -1)
     positive, negative = split.clip(min=0).sum(axis=3), split.clip(max=0).sum(axis=3)

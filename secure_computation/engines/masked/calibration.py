@@ -18,10 +18,11 @@ BATCH: Final = 4
 
 @dataclass(frozen=True, kw_only=True)
 class RealRange:
-    """Smallest and largest element of one value."""
+    """Smallest and largest element of one value, and the mean of its squares."""
 
     smallest: float
     largest: float
+    mean_square: float
 
     @property
     def magnitude(self) -> float:
@@ -44,8 +45,12 @@ def calibrate(network: Network, weights: PrivateWeights, images: NDArray[np.floa
         smallest, largest = (float(bound) for bound in torch.aminmax(value))
         if not np.isfinite([smallest, largest]).all():
             raise ModelFileError(f"value '{name}' is not finite on the calibration images: train or export again")
-        known = ranges.get(name, RealRange(smallest=smallest, largest=largest))
-        ranges[name] = RealRange(smallest=min(smallest, known.smallest), largest=max(largest, known.largest))
+        known = ranges.get(name, RealRange(smallest=smallest, largest=largest, mean_square=0.0))
+        ranges[name] = RealRange(
+            smallest=min(smallest, known.smallest),
+            largest=max(largest, known.largest),
+            mean_square=known.mean_square + float(value.square().mean()) * len(value) / len(images),
+        )
 
     for start in range(0, len(images), BATCH):
         batch = torch.from_numpy(images[start : start + BATCH])

@@ -9,7 +9,7 @@ to the stream takes the same factor, so that the two differ by a power of two.
 """
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Final, assert_never
 
@@ -40,6 +40,10 @@ from secure_computation.private_weights import PrivateWeights
 
 _SPARE_BITS: Final = 4
 """A coarse value that has grown (sum pools, concatenation) by more than this is truncated before a product."""
+_INPUT_EXTRA_BITS: Final = 1
+_MOST_EXTRA_BITS: Final = 3
+_DIFFUSED_BITS: Final = 2
+"""By how much error diffusion lowers the error of rounded weights."""
 _LARGEST_FACTOR: Final = 1 << 20
 
 
@@ -47,10 +51,13 @@ _LARGEST_FACTOR: Final = 1 << 20
 class Precision:
     """How finely to compute. More bits: smaller error, wider rings, more traffic."""
 
-    activation_bits: int = 11
-    """Bits of the largest activation of each layer over the calibration images, without sign."""
-    weight_bits: int = 10
-    """Bits of the largest weight of each layer, without sign."""
+    activation_bits: int = 8
+    """Bits, without sign, of the largest activation over the calibration images, in the layer with most elements.
+    Smaller layers get up to three more: they cost less."""
+    weight_bits: int = 11
+    """Bits, without sign, of the largest weight of each layer, at most."""
+    guard_bits: int = 0
+    """Weights get no more bits than to keep their rounding this far below that of the activations."""
     headroom_bits: int = 2
     """By how many bits an image may exceed the calibration before a value leaves its ring."""
 
@@ -93,6 +100,7 @@ class Drafting:
         self._coarse: dict[str, Draft] = {}
         self._deferred: dict[str, Relu] = {}
         self._readers: dict[str, list[Operation]] = {}
+        self._most_elements = max(math.prod(shape) for shape in network.shapes().values())
         self._names = {INPUT, *(operation.name for operation in network.operations)}
         for operation in network.operations:
             for name in operation.inputs:
@@ -100,7 +108,7 @@ class Drafting:
 
     def run(self) -> Draft:
         """Draft everything; returns the draft of the output."""
-        bits = self._precision.activation_bits
+        bits = self._precision.activation_bits + _INPUT_EXTRA_BITS
         scale = _power_of_two_scale(bits, self._ranges[INPUT].magnitude)
         self._by_value[INPUT] = self._draft(INPUT, "input", (), self._network.input_shape, INPUT, scale=scale)
         for operation in self._network.operations:
@@ -109,7 +117,7 @@ class Drafting:
                 self._by_value[operation.name] = draft
         output = self._by_value[self._network.output]
         if output.fine:
-            self._settle(output)
+            self._settle(output, None)
         return output
 
     def _lower(self, operation: Operation) -> Draft | None:
@@ -172,7 +180,7 @@ class Drafting:
         """A coarse form of a value, with a dealt mask and not too many bits."""
         draft = self._for_sum(value)
         if not draft.fine:
-            bits = self._precision.activation_bits + _SPARE_BITS
+            bits = self._bits(draft.shape) + _SPARE_BITS
             if draft.range.magnitude * draft.known_scale() <= 1 << bits:
                 return draft
         if value not in self._coarse:
@@ -198,16 +206,19 @@ class Drafting:
     def _truncation(self, source: Draft, value: str, magnitude: float) -> Draft:
         draft = self._draft(self._new_name(value, "truncated"), "truncate", (source,), source.shape, value)
         draft.not_negative = source.not_negative
-        self._cut(draft, source, magnitude, self._precision.activation_bits)
+        self._cut(draft, source, magnitude, self._bits(source.shape))
         return draft
 
     def _cut(self, draft: Draft, source: Draft, magnitude: float, bits: int) -> None:
         """Set shift and scale so that a real `magnitude` has at most `bits` bits; round through a bias or an offset."""
+        magnitude = (
+            max(magnitude, source.range.magnitude / 64) or 1.0
+        )  # a layer that was dead on the calibration images
+        target = Fraction(1 << bits) / Fraction(magnitude)
         if source.fine:
-            self._settle(source)
+            self._settle(source, target)
         scale = source.known_scale()
-        magnitude = max(magnitude, source.range.magnitude / 64)  # a layer that was dead on the calibration images
-        draft.shift = max(0, _ceil_log2(Fraction(magnitude) * scale / (1 << bits))) if magnitude else 0
+        draft.shift = max(0, _ceil_log2(scale / target))
         draft.shift = min(draft.shift, MAX_RING_BITS - 4)
         draft.scale = scale / (1 << draft.shift)
         if draft.shift:
@@ -224,12 +235,17 @@ class Drafting:
     def _rectified(self, name: str, source: Draft, operation: Relu | Clip) -> Draft:
         draft = self._draft(name, "relu", (source,), source.shape, operation.name)
         draft.not_negative = True
-        bits = self._precision.activation_bits - self._averaging_bits(operation.name)
+        bits = self._bits(operation.shape) - self._averaging_bits(operation.name)
         if source.fine:
             self._cut(draft, source, self._ranges[operation.name].magnitude, bits)
         else:
             draft.scale = source.known_scale()
         return draft
+
+    def _bits(self, shape: Shape) -> int:
+        """Activation bits of a layer of this shape: half a bit more for each halving of the elements."""
+        ratio = self._most_elements / math.prod(shape)
+        return self._precision.activation_bits + min(_MOST_EXTRA_BITS, int(math.log2(ratio) / 2))
 
     def _averaging_bits(self, value: str) -> int:
         """Bits that a value can do without because all of its readers average it: half of log2 of the cells."""
@@ -248,7 +264,7 @@ class Drafting:
         rectified = source
         if source.fine or not source.not_negative:
             rectified = self._rectified(self._new_name(operation.name, "rectified"), source, operation)
-            rectified.range = RealRange(smallest=0.0, largest=max(0.0, source.range.largest))
+            rectified.range = replace(source.range, smallest=0.0, largest=max(0.0, source.range.largest))
         draft = self._draft(operation.name, "clip", (rectified,), operation.shape, operation.name, operation=operation)
         draft.scale, draft.not_negative = rectified.scale, True
         return draft
@@ -299,32 +315,50 @@ class Drafting:
                 f"'{draft.name}' joins values of too different magnitude: scale the branches alike and train again"
             )
 
-    def _settle(self, draft: Draft) -> None:
-        """Choose the scales of all products behind a fine value and carry them forward to it."""
+    def _settle(self, draft: Draft, target: Fraction | None) -> None:
+        """Choose the scales of all products behind a fine value and carry them forward to it.
+
+        target: scale of the truncation that is to come; None at the output.
+        """
         if draft.scale is not None:
             return
         products, settled, between = _behind(draft)
         if products:
-            anchor = next((scale for scale in settled), Fraction(1))
-            self._scale_products(products, anchor)
+            anchor = settled[0] if settled else Fraction(1)
+            exponent = max(self._exponent(product, anchor / growth, target) for product, growth in products.items())
+            limits = (self._limit(product, anchor / growth) for product, growth in products.items())
+            exponent = min(exponent, *limits, _floor_log2(self._largest_integer / (_magnitude(draft) * anchor)))
+            for product, growth in products.items():
+                product.scale = anchor / growth * Fraction(2) ** exponent
         for step in between:
             self._scale_from_inputs(step)
 
-    def _scale_products(self, products: dict[Draft, int], anchor: Fraction) -> None:
-        """Products behind one value: at one scale where they meet, the anchor's times a power of two.
+    @property
+    def _largest_integer(self) -> Fraction:
+        """What surely fits a ring with headroom, a sign and a spare bit."""
+        return Fraction(1 << (MAX_RING_BITS - 3 - self._precision.headroom_bits))
 
-        products: how much the scale grows from each product to where they meet.
-        """
-        target = 1 << self._precision.weight_bits
-        exponents, limits = [], []
-        for product, growth in products.items():
-            unit = anchor / growth / product.inputs[0].known_scale()
-            largest = Fraction(float(np.abs(self._weights[f"{product.name}.weight"]).max())) or Fraction(1, 1024)
-            exponents.append(_floor_log2(target / (largest * unit)))
-            limits.append(_floor_log2(WEIGHT_LIMIT / (largest * unit)))
-        exponent = min(max(exponents), *limits)
-        for product, growth in products.items():
-            product.scale = anchor / growth * Fraction(2) ** exponent
+    def _exponent(self, product: Draft, unit: Fraction, target: Fraction | None) -> int:
+        """The scale that a product would like to have, as unit * 2^exponent."""
+        source = product.inputs[0]
+        weight_scale = Fraction(1 << self._precision.weight_bits) / self._largest_weight(product)
+        exponent = _floor_log2(weight_scale * source.known_scale() / unit)
+        if target is None:
+            return exponent
+        # Rounding the weights moves the sum by about the norm of the integers that they meet, an eighth to a quarter
+        # of it as their errors cancel (`diffuse`); rounding the result moves it by 2^shift.
+        inputs = math.prod(self._weights[f"{product.name}.weight"].shape[1:])
+        norm = math.sqrt(inputs * source.range.mean_square) * float(source.known_scale())
+        shift = max(0, math.ceil(math.log2(max(1.0, norm))) - _DIFFUSED_BITS + self._precision.guard_bits)
+        return min(exponent, _ceil_log2(target * (1 << shift) / unit))
+
+    def _limit(self, product: Draft, unit: Fraction) -> int:
+        """The largest exponent for which weights and results fit."""
+        fitting = (WEIGHT_LIMIT - 1) * product.inputs[0].known_scale() / (self._largest_weight(product) * unit)
+        return min(_floor_log2(fitting), _floor_log2(self._largest_integer / (_magnitude(product) * unit)))
+
+    def _largest_weight(self, product: Draft) -> Fraction:
+        return Fraction(float(np.abs(self._weights[f"{product.name}.weight"]).max())) or Fraction(1, 1024)
 
     def _round(self, draft: Draft, source: Draft, half: int) -> None:
         """Put `half` where it reaches only this truncation: into a bias, or into an offset of its own."""
@@ -418,6 +452,10 @@ def common_scale(scales: list[Fraction]) -> Fraction:
     """The smallest scale that is a whole multiple of each."""
     numerator = math.lcm(*(scale.numerator for scale in scales))
     return Fraction(numerator, math.gcd(*(scale.denominator for scale in scales)))
+
+
+def _magnitude(draft: Draft) -> Fraction:
+    return Fraction(draft.range.magnitude) or Fraction(1)
 
 
 def _floor_log2(value: Fraction) -> int:

@@ -112,7 +112,8 @@ class LinearStep(BaseStep):
     Every LinearStep has a bias, whether the network's operation has one or not: it may hold the rounding term of the
     truncation that follows. The mask of `inputs[0]` is always one that the dealer knows.
 
-    weight = round(real weight * weight_scale), bias = round(real bias * value.scale) + rounding.
+    weight = real weight * weight_scale, rounded by error diffusion (`integer_weights.diffuse`);
+    bias = round(real bias * value.scale) + rounding.
     """
 
     kind: Literal["linear"] = "linear"

@@ -1,0 +1,98 @@
+"""What one image costs under a masked plan: body bytes of every message, counted by a walk that sends nothing."""
+
+import numpy as np
+
+from contract.model_card import Strict
+from secure_computation.engines.masked.plan import InputStep, LinearStep, MaskedLowering
+from secure_computation.engines.masked.walk import Move, Walk
+from secure_computation.engines.masked.weights import delta_layout, linear_steps
+from secure_computation.protocols import linear
+from secure_computation.protocols.draws import RingElements
+from secure_computation.protocols.relu import ReluShape
+from secure_computation.protocols.truncation import TruncationShape
+from secure_computation.ring import packed_bytes
+
+
+class Cost(Strict):
+    """Bytes of message bodies, without frame headers, and one-way trips on the way from image to result."""
+
+    dealer_to_model_owner: int = 0
+    """Offline."""
+    data_owner_to_model_owner_offline: int = 0
+    data_owner_to_model_owner: int = 0
+    """Online."""
+    model_owner_to_data_owner: int = 0
+    """Online."""
+    trips: int = 0
+
+    def __add__(self, other: "Cost") -> "Cost":
+        """Cost of both."""
+        mine, others = self.model_dump(), other.model_dump()
+        return Cost(**{name: mine[name] + others[name] for name in mine})
+
+    @property
+    def online_bytes(self) -> int:
+        """Both ways."""
+        return self.data_owner_to_model_owner + self.model_owner_to_data_owner
+
+    @property
+    def offline_bytes(self) -> int:
+        """Dealt corrections and prepared shares."""
+        return self.dealer_to_model_owner + self.data_owner_to_model_owner_offline
+
+
+def declared_costs(lowering: MaskedLowering) -> dict[str, Cost]:
+    """Cost of each step, by its name; opening the result is counted with the step that makes it."""
+    walk = _CostWalk(lowering)
+    walk.run()
+    output = lowering.step(lowering.output)
+    opened = packed_bytes(output.shape, output.value.ring_bits)
+    walk.costs[output.name] += Cost(model_owner_to_data_owner=opened, trips=1)
+    return walk.costs
+
+
+def total_cost(lowering: MaskedLowering) -> Cost:
+    """Cost of one image."""
+    return sum(declared_costs(lowering).values(), Cost())
+
+
+def masked_weight_bytes(lowering: MaskedLowering) -> int:
+    """Body bytes of the masked weights, model owner to data owner, once for each version of the weights."""
+    return sum(delta_layout(step).body_bytes for _, step in linear_steps(lowering))
+
+
+class _CostWalk(Walk):
+    """Counts instead of sending; halves are zeros without memory of their own."""
+
+    def __init__(self, lowering: MaskedLowering) -> None:
+        super().__init__(lowering)
+        self.costs: dict[str, Cost] = {step.name: Cost() for step in lowering.steps}
+
+    def input(self, step: InputStep, move: Move) -> RingElements:
+        self.costs[move.step] += Cost(data_owner_to_model_owner=packed_bytes(step.shape, step.value.ring_bits), trips=1)
+        return _zeros(step.shape)
+
+    def linear(self, step: LinearStep, half: RingElements, move: Move) -> RingElements:
+        layout = linear.correction_layout(step.shape, bits=step.value.ring_bits)
+        self.costs[move.step] += Cost(dealer_to_model_owner=layout.body_bytes)
+        return _zeros(step.shape)
+
+    def relu(self, shape: ReluShape, half: RingElements, move: Move) -> RingElements:
+        return self._comparison(shape, move)
+
+    def truncate(self, shape: TruncationShape, half: RingElements, move: Move) -> RingElements:
+        return self._comparison(shape, move)
+
+    def _comparison(self, shape: ReluShape | TruncationShape, move: Move) -> RingElements:
+        self.costs[move.step] += Cost(
+            dealer_to_model_owner=shape.corrections.body_bytes,
+            data_owner_to_model_owner_offline=shape.prepared.body_bytes,
+            data_owner_to_model_owner=shape.from_p0.body_bytes,
+            model_owner_to_data_owner=shape.from_p1.body_bytes,
+            trips=2,
+        )
+        return _zeros((shape.count,))
+
+
+def _zeros(shape: tuple[int, ...]) -> RingElements:
+    return np.broadcast_to(np.uint32(0), shape)
