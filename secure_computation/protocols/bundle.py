@@ -85,7 +85,11 @@ class BundleLayout:
         """Read a message's body. Raises PeerViolation, naming peer and step, for one of another length or padding."""
         if body.size != self.body_bytes:
             raise violation(f"expected {self.body_bytes} bytes, got {body.size}", peer=peer, step=step)
-        parts = np.split(body, np.cumsum(self._sizes())[:-1])[len(self.word_types) :]
+        parts = np.split(body, np.cumsum(self._sizes())[:-1])
+        tables, parts = parts[: len(self.word_types)], parts[len(self.word_types) :]
+        for table, word in zip(tables, self.word_types, strict=True):
+            if table[self.count * word.itemsize :].any():
+                raise violation("bytes are set behind the last table", peer=peer, step=step)
         rings = zip(parts[1:], self.ring_bits, strict=True)
         return Bundle(
             words=self._words_in(body),
