@@ -95,22 +95,6 @@ def test_garbage_of_the_right_length_gives_no_result_or_a_useless_one(message: s
         assert not np.array_equal(session.logits, EXPECTED)
 
 
-def test_elements_beyond_the_ring_do_not_arrive() -> None:
-    """Bits behind the last element are the only place where an unreduced value could hide."""
-
-    def change(step: str, body: Body) -> Body:
-        if step != "output share":
-            return body
-        longer = body.copy()
-        longer[-1] |= 0x80
-        return longer
-
-    step = MODEL.lowering.step(MODEL.lowering.output)
-    assert step.elements * step.value.ring_bits % 8, "the last byte must have room"
-    session = Session(parties_of(MODEL), IMAGE, change=change).run()
-    assert "bits are set behind the last packed element" in str(session.errors[Role.DATA_OWNER])
-
-
 # Names of versions
 
 MALFORMED: list[object] = [None, 5, "", "A" * 32, "0" * 31, "0" * 33, "../" * 11, f"{VERSION}\n", ["0" * 32]]
