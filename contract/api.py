@@ -148,6 +148,7 @@ class SessionRequest(Strict):
     """Absent: the newest version in service."""
     engine: Engine
     purpose: Purpose = Purpose.DIAGNOSE
+    """`diagnose`: one image. `prepare`: stock material for a later one; for engines that can, and without `run`."""
 
 
 class Failure(Strict):
@@ -198,7 +199,10 @@ class SessionReport(Strict):
 
 
 class SessionEvent(Strict):
-    """Report what happened: `prepare`, `run`, `complete` or `fail`. Cancelling is DELETE; expiry is the clock's."""
+    """Report what happened: `prepare`, `run`, `complete` or `fail`. Cancelling is DELETE; expiry is the clock's.
+
+    A session to prepare has no `run`: it goes from `prepare` to `complete`.
+    """
 
     model_config = _example(
         event="complete",

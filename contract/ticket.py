@@ -64,6 +64,10 @@ class Engine(StrEnum):
     MASKED = "masked"
 
 
+STOCKED_ENGINES = frozenset({Engine.MASKED})
+"""Engines whose material can be prepared ahead and kept."""
+
+
 class NetworkProfile(StrEnum):
     """What link the parties should choose parameters for."""
 

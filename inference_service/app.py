@@ -134,7 +134,10 @@ def get_plan(parts: Parts, plan_hash: Sha256) -> Response:
 
 @_closed.post("/v2/sessions", tags=["sessions"], status_code=HTTPStatus.CREATED)
 def open_session(parts: Parts, caller: Caller, request: SessionRequest) -> SessionView:
-    """Open a session (a clinician's account). The ticket stands in this answer only."""
+    """Open a session to diagnose one image, or to prepare material for a later one (a clinician's account).
+
+    The ticket stands in this answer only.
+    """
     return parts.sessions.open(caller, request)
 
 
@@ -146,7 +149,7 @@ def get_session(parts: Parts, caller: Caller, session_id: UUID) -> SessionView:
 
 @_closed.post("/v2/sessions/{session_id}/events", tags=["sessions"])
 def report_event(parts: Parts, caller: Caller, session_id: UUID, event: SessionEvent) -> SessionView:
-    """Report what happened in a session."""
+    """Report what happened in a session: to diagnose `prepare`, `run`, `complete`; to prepare `prepare`, `complete`."""
     return parts.sessions.apply(caller, session_id, event)
 
 

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from contract.api import SessionEvent, SessionReport, SessionRequest, SessionState, SessionView
 from contract.api import SessionEventName as Event
 from contract.errors import CallerError, Refused
-from contract.ticket import Engine, Purpose
+from contract.ticket import STOCKED_ENGINES, Engine, Purpose
 from inference_service.accounts import Account, AccountRole
 from inference_service.catalog import Catalog
 from inference_service.metrics import Metrics
@@ -53,12 +53,14 @@ class Sessions:
 
         Raises:
             Refused: not a clinician's account; TooMany: too many live sessions; NotFound: no such model.
-            CallerError: the model has no lowering for the engine, or the purpose is not served yet.
+            CallerError: the model has no lowering for the engine, or the engine's material cannot be stocked.
         """
         if account.role is not AccountRole.CLINICIAN:
             raise Refused("only a clinician's account may open sessions: use the data owner's key")
-        if request.purpose is not Purpose.DIAGNOSE:
-            raise CallerError(f"purpose {request.purpose.value} is not served yet: open a session to diagnose")
+        if request.purpose is Purpose.PREPARE and request.engine not in STOCKED_ENGINES:
+            raise CallerError(
+                f"material of engine {request.engine.value} cannot be prepared ahead: open a session to diagnose"
+            )
         entry = self._catalog.model(request.model, request.version)
         if request.engine not in entry.engines:
             offered = ", ".join(entry.engines)
@@ -104,7 +106,7 @@ class Sessions:
         with self._database.write() as session:
             row = _visible(session, account, session_id)
             actor = _actor(account, row)
-            state = next_state(SessionState(row.state), event.event, actor=actor)
+            state = next_state(Purpose(row.purpose), SessionState(row.state), event.event, actor=actor)
             row.report = _merged(row.report, event.report, actor=actor)
             self._move(session, row, event.event, state, account=account)
         self._metrics.session(state)
@@ -130,7 +132,7 @@ class Sessions:
             row = session.get(SessionRow, session_id)
             if row is None or row.state not in _LIVE:
                 return False  # an event came in between
-            state = next_state(SessionState(row.state), Event.EXPIRE, actor=Actor.CLOCK)
+            state = next_state(Purpose(row.purpose), SessionState(row.state), Event.EXPIRE, actor=Actor.CLOCK)
             self._move(session, row, Event.EXPIRE, state, account=None)
         self._metrics.session(state)
         return True

@@ -1,14 +1,22 @@
-"""The life of a session, in one table.
+"""The life of a session, in one table for each purpose.
 
-A session is the front end's record that one image is being diagnosed. It never sees the computation, so it learns what
-happens from the parties' accounts, and from the clock when they fall silent:
+A session is the front end's record that one image is being diagnosed, or that material is being stocked for a later
+one. It never sees the computation, so it learns what happens from the parties' accounts, and from the clock when they
+fall silent:
 
+    to diagnose
     opened --prepare--> preparing --run--> running --complete--> completed
        `-------------------run--------------^
+
+    to prepare
+    opened --prepare--> preparing --complete--> completed
+
+    both
     opened, preparing, running --fail--> failed, --cancel--> cancelled, --expire--> expired
 
-`opened` is entered when the session is made and its ticket signed. `prepare` says that the offline phase has begun; it
-may be skipped when material was in stock. `run` says that the image has been shared and the online phase has begun.
+`opened` is entered when the session is made and its ticket signed. `prepare` says that the offline phase has begun; a
+diagnosis skips it when material was in stock. `run` says that the image has been shared and the online phase has begun;
+a session to prepare has none, and is completed when both parties have stocked their halves.
 
 Who may cause what follows from who can know it. Only the data owner (the account that opened the session) knows that
 it got its result, that it began a phase, or that it wants no result any more. That something broke, both the data
@@ -27,6 +35,7 @@ from enum import StrEnum
 from contract.api import SessionEventName as Event
 from contract.api import SessionState as State
 from contract.errors import Refused
+from contract.ticket import Purpose
 from inference_service.problems import Conflict
 
 
@@ -50,41 +59,55 @@ _DATA_OWNER = frozenset({Actor.DATA_OWNER})
 _BOTH_OWNERS = frozenset({Actor.DATA_OWNER, Actor.MODEL_OWNER})
 _CLOCK = frozenset({Actor.CLOCK})
 
-TRANSITIONS: dict[tuple[State, Event], Transition] = {
-    (State.OPENED, Event.PREPARE): Transition(State.PREPARING, _DATA_OWNER),
-    (State.OPENED, Event.RUN): Transition(State.RUNNING, _DATA_OWNER),
-    (State.OPENED, Event.FAIL): Transition(State.FAILED, _BOTH_OWNERS),
-    (State.OPENED, Event.CANCEL): Transition(State.CANCELLED, _DATA_OWNER),
-    (State.OPENED, Event.EXPIRE): Transition(State.EXPIRED, _CLOCK),
-    (State.PREPARING, Event.RUN): Transition(State.RUNNING, _DATA_OWNER),
-    (State.PREPARING, Event.FAIL): Transition(State.FAILED, _BOTH_OWNERS),
-    (State.PREPARING, Event.CANCEL): Transition(State.CANCELLED, _DATA_OWNER),
-    (State.PREPARING, Event.EXPIRE): Transition(State.EXPIRED, _CLOCK),
-    (State.RUNNING, Event.COMPLETE): Transition(State.COMPLETED, _DATA_OWNER),
-    (State.RUNNING, Event.FAIL): Transition(State.FAILED, _BOTH_OWNERS),
-    (State.RUNNING, Event.CANCEL): Transition(State.CANCELLED, _DATA_OWNER),
-    (State.RUNNING, Event.EXPIRE): Transition(State.EXPIRED, _CLOCK),
+Table = dict[tuple[State, Event], Transition]
+
+
+def _endings(*live: State) -> Table:
+    """How a session can end early, in any state that is not final."""
+    ends = {
+        Event.FAIL: Transition(State.FAILED, _BOTH_OWNERS),
+        Event.CANCEL: Transition(State.CANCELLED, _DATA_OWNER),
+        Event.EXPIRE: Transition(State.EXPIRED, _CLOCK),
+    }
+    return {(state, event): end for state in live for event, end in ends.items()}
+
+
+TRANSITIONS: dict[Purpose, Table] = {
+    Purpose.DIAGNOSE: {
+        (State.OPENED, Event.PREPARE): Transition(State.PREPARING, _DATA_OWNER),
+        (State.OPENED, Event.RUN): Transition(State.RUNNING, _DATA_OWNER),
+        (State.PREPARING, Event.RUN): Transition(State.RUNNING, _DATA_OWNER),
+        (State.RUNNING, Event.COMPLETE): Transition(State.COMPLETED, _DATA_OWNER),
+        **_endings(State.OPENED, State.PREPARING, State.RUNNING),
+    },
+    Purpose.PREPARE: {
+        (State.OPENED, Event.PREPARE): Transition(State.PREPARING, _DATA_OWNER),
+        (State.PREPARING, Event.COMPLETE): Transition(State.COMPLETED, _DATA_OWNER),
+        **_endings(State.OPENED, State.PREPARING),
+    },
 }
 
-LIVE = frozenset(state for state, _ in TRANSITIONS)
+LIVE = frozenset(state for table in TRANSITIONS.values() for state, _ in table)
 """States that something can still happen to."""
 
 
-def next_state(state: State, event: Event, *, actor: Actor) -> State:
-    """Where `event` leads from `state`.
+def next_state(purpose: Purpose, state: State, event: Event, *, actor: Actor) -> State:
+    """Where `event` leads from `state` in a session of this purpose.
 
     Raises:
         Conflict: it cannot happen in this state.
         Refused: it can, but not because of this actor.
     """
-    transition = TRANSITIONS.get((state, event))
+    transition = TRANSITIONS[purpose].get((state, event))
     if transition is None:
-        raise Conflict(f"a session that is {state.value} cannot {event.value}: {_advice(state)}")
+        raise Conflict(f"a session that is {state.value} cannot {event.value}: {_advice(purpose, state)}")
     if actor not in transition.actors:
         allowed = " or the ".join(sorted(transition.actors))
         raise Refused(f"only the {allowed} of a session may report '{event.value}': use that account's key")
     return transition.state
 
 
-def _advice(state: State) -> str:
-    return "ask for its state and go on from there" if state in LIVE else "it has ended; open a new session"
+def _advice(purpose: Purpose, state: State) -> str:
+    if state not in LIVE:
+        return "it has ended; open a new session"
+    return f"it is one to {purpose.value}; ask for its state and go on from there"

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from contract.errors import TicketInvalid
 from contract.identity import Party
-from contract.ticket import Purpose, TicketClaims, verify_ticket
+from contract.ticket import STOCKED_ENGINES, Purpose, TicketClaims, verify_ticket
 from secure_computation.channel.channel import Channel
 from secure_computation.material import ItemName, item_name
 
@@ -27,15 +27,19 @@ def present_ticket(channel: Channel, ticket: str) -> None:
 def admit(channel: Channel, *, own: Party, public_keys: Sequence[Ed25519PublicKey]) -> tuple[str, TicketClaims]:
     """Receive and check the ticket of whoever dialled; return it as it came, and what it says.
 
-    Raises TicketInvalid unless it is genuine, in time, to diagnose, and names both ends of this channel.
+    Raises TicketInvalid unless it is genuine, in time, to diagnose or for material that can be stocked, and names both
+    ends of this channel.
     """
     ticket = channel.receive_hello(step=STEP).get("ticket")
     if not isinstance(ticket, str):
         raise TicketInvalid(f"{channel.peer} presented no ticket: update it to the same version")
     claims = verify_ticket(ticket, public_keys=public_keys, now=datetime.now(tz=UTC), party=own)
     claims.require_party(channel.peer)
-    if claims.purpose is not Purpose.DIAGNOSE:
-        raise TicketInvalid(f"the ticket is to {claims.purpose.value}, not served here yet; open a session to diagnose")
+    if claims.purpose is Purpose.PREPARE and claims.engine not in STOCKED_ENGINES:
+        raise TicketInvalid(
+            f"the ticket is to prepare for the engine '{claims.engine.value}', whose material cannot be stocked; "
+            "open a session to diagnose"
+        )
     return ticket, claims
 
 

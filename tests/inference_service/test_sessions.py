@@ -27,12 +27,24 @@ from inference_service.accounts import Account, AccountRole
 from inference_service.problems import Conflict, NotFound, TooMany
 from inference_service.sessions import LIVE, TRANSITIONS, Actor, next_state
 from inference_service.storage import SessionEventRow, SessionRow
+from tests.inference_service.builders import card, registration
 from tests.inference_service.conftest import FrontEnd, Keys
 
 PAIRS = [(state, event) for state in State for event in Event]
-ILLEGAL = [pair for pair in PAIRS if pair not in TRANSITIONS]
+LEGAL = [(purpose, *pair) for purpose, table in TRANSITIONS.items() for pair in table]
+ILLEGAL = [(purpose, *pair) for purpose in Purpose for pair in PAIRS if pair not in TRANSITIONS[purpose]]
 FINAL = {State.COMPLETED, State.FAILED, State.CANCELLED, State.EXPIRED}
+STATES = [
+    (purpose, state)
+    for purpose in Purpose
+    for state in State
+    if state in FINAL or (state, Event.FAIL) in TRANSITIONS[purpose]
+]
 REQUEST = SessionRequest(model="resnet", engine=Engine.CRYPTEN)
+REQUESTS = {
+    Purpose.DIAGNOSE: REQUEST,
+    Purpose.PREPARE: SessionRequest(model="resnet", engine=Engine.MASKED, purpose=Purpose.PREPARE),
+}
 FAILURE = SessionReport(failure=Failure(code="transport", message="the link broke: try again"))
 PATH_TO: dict[State, list[Event]] = {
     State.OPENED: [],
@@ -42,36 +54,54 @@ PATH_TO: dict[State, list[Event]] = {
     State.FAILED: [Event.FAIL],
     State.CANCELLED: [Event.CANCEL],
 }
+PATHS = {Purpose.DIAGNOSE: PATH_TO, Purpose.PREPARE: PATH_TO | {State.COMPLETED: [Event.PREPARE, Event.COMPLETE]}}
+
+
+def endings(*live: State) -> dict[tuple[State, Event], State]:
+    ends = {Event.FAIL: State.FAILED, Event.CANCEL: State.CANCELLED, Event.EXPIRE: State.EXPIRED}
+    return {(state, event): end for state in live for event, end in ends.items()}
 
 
 class TestTable:
     def test_it_says_what_the_essay_says(self) -> None:
-        assert {pair: transition.state for pair, transition in TRANSITIONS.items()} == {
+        said = {
+            purpose: {pair: transition.state for pair, transition in table.items()}
+            for purpose, table in TRANSITIONS.items()
+        }
+        assert said[Purpose.DIAGNOSE] == {
             (State.OPENED, Event.PREPARE): State.PREPARING,
             (State.OPENED, Event.RUN): State.RUNNING,
             (State.PREPARING, Event.RUN): State.RUNNING,
             (State.RUNNING, Event.COMPLETE): State.COMPLETED,
-            **{(state, Event.FAIL): State.FAILED for state in LIVE},
-            **{(state, Event.CANCEL): State.CANCELLED for state in LIVE},
-            **{(state, Event.EXPIRE): State.EXPIRED for state in LIVE},
+            **endings(State.OPENED, State.PREPARING, State.RUNNING),
         }
+        assert said[Purpose.PREPARE] == {
+            (State.OPENED, Event.PREPARE): State.PREPARING,
+            (State.PREPARING, Event.COMPLETE): State.COMPLETED,
+            **endings(State.OPENED, State.PREPARING),
+        }
+        assert set(said) == set(Purpose)
         assert set(State) - FINAL == LIVE
 
-    @pytest.mark.parametrize(("state", "event"), ILLEGAL)
+    @pytest.mark.parametrize(("purpose", "state", "event"), ILLEGAL)
     @pytest.mark.parametrize("actor", Actor)
-    def test_an_illegal_event_is_a_conflict_whoever_causes_it(self, state: State, event: Event, actor: Actor) -> None:
+    def test_an_illegal_event_is_a_conflict_whoever_causes_it(
+        self, purpose: Purpose, state: State, event: Event, actor: Actor
+    ) -> None:
         with pytest.raises(Conflict, match=event.value):
-            next_state(state, event, actor=actor)
+            next_state(purpose, state, event, actor=actor)
 
-    @pytest.mark.parametrize(("state", "event"), list(TRANSITIONS))
+    @pytest.mark.parametrize(("purpose", "state", "event"), LEGAL)
     @pytest.mark.parametrize("actor", Actor)
-    def test_only_the_named_actors_cause_a_legal_event(self, state: State, event: Event, actor: Actor) -> None:
+    def test_only_the_named_actors_cause_a_legal_event(
+        self, purpose: Purpose, state: State, event: Event, actor: Actor
+    ) -> None:
         allowed = {Event.EXPIRE: {Actor.CLOCK}, Event.FAIL: {Actor.DATA_OWNER, Actor.MODEL_OWNER}}
         if actor in allowed.get(event, {Actor.DATA_OWNER}):
-            assert next_state(state, event, actor=actor) is TRANSITIONS[state, event].state
+            assert next_state(purpose, state, event, actor=actor) is TRANSITIONS[purpose][state, event].state
         else:
             with pytest.raises(Refused, match="only the"):
-                next_state(state, event, actor=actor)
+                next_state(purpose, state, event, actor=actor)
 
 
 @pytest.fixture
@@ -84,16 +114,24 @@ def clinician(accounts: dict[str, Account]) -> Account:
     return accounts["clinician"]
 
 
+@pytest.fixture
+def stocking(front_end: FrontEnd, keys: Keys) -> None:
+    """A version that the masked engine serves as well, in place of the one that it does not."""
+    newer = registration(card=card(version="1.1.0"), engines=(Engine.MASKED, Engine.CRYPTEN))
+    account = front_end.service.accounts.authenticate(keys.model_owner)
+    front_end.service.catalog.register(account, name="resnet", version="1.1.0", registration=newer)
+
+
 def event_of(name: Event) -> SessionEvent:
     return SessionEvent(event=name, report=FAILURE if name is Event.FAIL else None)
 
 
-def session_in(front_end: FrontEnd, account: Account, state: State) -> UUID:
+def session_in(front_end: FrontEnd, account: Account, state: State, *, purpose: Purpose = Purpose.DIAGNOSE) -> UUID:
     sessions = front_end.service.sessions
-    session = sessions.open(account, REQUEST).id
+    session = sessions.open(account, REQUESTS[purpose]).id
     if state is State.EXPIRED:
         front_end.clock.move(minutes=16)
-    for name in PATH_TO.get(state, []):
+    for name in PATHS[purpose].get(state, []):
         sessions.apply(account, session, event_of(name))
     assert sessions.view(account, session).state is state
     return session
@@ -146,10 +184,20 @@ class TestOpening:
         with pytest.raises(CallerError, match="crypten"):
             front_end.service.sessions.open(clinician, SessionRequest(model="resnet", engine=Engine.MASKED))
 
-    def test_a_purpose_that_is_not_served(self, front_end: FrontEnd, clinician: Account) -> None:
+    def test_an_engine_whose_material_cannot_be_stocked(self, front_end: FrontEnd, clinician: Account) -> None:
         request = SessionRequest(model="resnet", engine=Engine.CRYPTEN, purpose=Purpose.PREPARE)
-        with pytest.raises(CallerError, match="prepare"):
+        with pytest.raises(CallerError, match="of engine crypten cannot be prepared ahead: open a session to diagnose"):
             front_end.service.sessions.open(clinician, request)
+
+    def test_a_ticket_to_prepare_says_so(self, front_end: FrontEnd, clinician: Account, stocking: None) -> None:
+        view = front_end.service.sessions.open(clinician, REQUESTS[Purpose.PREPARE])
+        claims = verify_ticket(
+            view.ticket or "",
+            public_keys=[load_public_key(front_end.settings.data_folder / PUBLIC_KEY_FILE)],
+            now=front_end.clock(),
+            party=Party(role=Role.DATA_OWNER, organisation="st-mary"),
+        )
+        assert (claims.purpose, view.purpose) == (Purpose.PREPARE, Purpose.PREPARE)
 
     @pytest.mark.parametrize(("model", "version"), [("absent", None), ("resnet", "9.9.9")])
     def test_a_model_that_is_not_in_service(
@@ -171,22 +219,25 @@ class TestOpening:
         assert sessions.open(clinician, REQUEST).state is SessionState.OPENED  # the four have run out of time
 
 
+@pytest.mark.usefixtures("stocking")
 class TestEvents:
-    @pytest.mark.parametrize(("state", "event"), [(s, e) for s, e in TRANSITIONS if e is not Event.EXPIRE])
+    @pytest.mark.parametrize(("purpose", "state", "event"), [legal for legal in LEGAL if legal[2] is not Event.EXPIRE])
     def test_a_legal_event_is_recorded_with_its_actor(
-        self, front_end: FrontEnd, clinician: Account, state: State, event: Event
+        self, front_end: FrontEnd, clinician: Account, purpose: Purpose, state: State, event: Event
     ) -> None:
-        session = session_in(front_end, clinician, state)
+        session = session_in(front_end, clinician, state, purpose=purpose)
         after = front_end.service.sessions.apply(clinician, session, event_of(event))
-        assert after.state is TRANSITIONS[state, event].state
+        assert after.state is TRANSITIONS[purpose][state, event].state
         assert front_end.service.sessions.view(clinician, session) == after
         assert trail(front_end, session)[-1] == (event.value, False)
 
-    @pytest.mark.parametrize("state", State)
-    def test_no_illegal_event_changes_anything(self, front_end: FrontEnd, clinician: Account, state: State) -> None:
-        session = session_in(front_end, clinician, state)
+    @pytest.mark.parametrize(("purpose", "state"), STATES)
+    def test_no_illegal_event_changes_anything(
+        self, front_end: FrontEnd, clinician: Account, purpose: Purpose, state: State
+    ) -> None:
+        session = session_in(front_end, clinician, state, purpose=purpose)
         before, history = front_end.service.sessions.view(clinician, session), trail(front_end, session)
-        for event in (event for of, event in ILLEGAL if of is state):
+        for event in (event for for_, of, event in ILLEGAL if (for_, of) == (purpose, state)):
             with pytest.raises(Conflict):
                 front_end.service.sessions.apply(clinician, session, event_of(event))
             assert front_end.service.sessions.view(clinician, session) == before
