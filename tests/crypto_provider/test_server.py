@@ -7,13 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from contract.errors import DeadlineExceeded, PeerReported, PeerUnreachable
+from contract.errors import DeadlineExceeded, PeerReported, PeerUnreachable, TicketInvalid
 from contract.identity import Party, Role
 from contract.settings import FrontEnd
-from contract.ticket import Engine, Purpose
-from crypto_provider.server import PlanCache
+from contract.ticket import PUBLIC_KEY_FILE, Engine, Purpose, load_public_key
+from crypto_provider.dealer import Dealer
+from crypto_provider.server import DealingHandler, PlanCache
 from secure_computation.admission import present_ticket
 from secure_computation.channel.channel import Channel
+from secure_computation.channel.memory import memory_pair
+from secure_computation.material import ConsumptionLedger
+from secure_computation.randomness import Seed
 from secure_computation.wire import Frame, Kind, Phase
 from tests.end_to_end.federation import (
     HOSPITAL,
@@ -46,7 +50,6 @@ WRONG_TICKETS: dict[str, tuple[Callable[[Federation, Path], str], str]] = {
     "malformed": (lambda _, __: "a.b.c", "malformed: it is not a signed JWT"),
     "another data owner's": (lambda all_, _: all_.ticket(data_owner="elsewhere"), "made for somebody else"),
     "another dealer's": (lambda all_, _: all_.ticket(crypto_provider="elsewhere"), "made for somebody else"),
-    "another engine's": (lambda all_, _: all_.ticket(engine=Engine.MASKED), "which is not dealt for here"),
     "another purpose's": (lambda all_, _: all_.ticket(purpose=Purpose.PREPARE), "open a session to diagnose"),
     "an unknown plan's": (lambda all_, _: all_.ticket(plan_hash="0" * 64), "plan"),
 }
@@ -198,3 +201,20 @@ def test_a_plan_that_could_not_be_fetched_is_asked_for_again(federation: Federat
     with pytest.raises(PeerUnreachable):
         cache.get("a")
     assert cache.get("a").network.classes == 3
+
+
+def test_an_engine_that_the_plan_does_not_have(federation: Federation, tmp_path: Path) -> None:
+    plan = federation.model.plan
+    plan = plan.model_copy(update={"engines": plan.engines.model_copy(update={"masked": None})})
+    handler = DealingHandler(
+        own=TRUST_CENTRE,
+        public_keys=[load_public_key(federation.folder / "front-end" / PUBLIC_KEY_FILE)],
+        plans=PlanCache(lambda _: plan.canonical_bytes()),
+        dealer=Dealer(ConsumptionLedger(tmp_path)),
+        key=Seed.fresh(),
+    )
+    own, dealers = memory_pair(HOSPITAL, TRUST_CENTRE)
+    present_ticket(own, federation.ticket(plan_hash=plan.plan_hash(), engine=Engine.MASKED))
+    with pytest.raises(TicketInvalid, match="the engine 'masked', which its plan does not have"):
+        handler(dealers)
+    assert list(tmp_path.iterdir()) == []

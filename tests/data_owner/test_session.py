@@ -26,6 +26,7 @@ from contract.identity import Party, Role
 from contract.settings import Peer, Waiting
 from contract.ticket import Engine
 from data_owner.session import Diagnoser, Progress
+from model_owner.server import InferenceHandler
 from secure_computation.channel.channel import Channel
 from secure_computation.wire import Phase
 from tests.end_to_end import misbehaviour
@@ -38,7 +39,7 @@ from tests.end_to_end.federation import (
     RecordingClient,
     closed_port,
 )
-from tests.end_to_end.misbehaviour import VIOLATIONS, Deed
+from tests.end_to_end.misbehaviour import VIOLATIONS, Deed, sabotage
 from tests.end_to_end.models import radiograph
 
 
@@ -74,18 +75,15 @@ def model_owner_that(federation: Federation, deed: Deed) -> Iterator[dict[str, A
 
 @contextmanager
 def model_owner_that_later(federation: Federation, deed: Deed) -> Iterator[dict[str, Any]]:
-    """The same, after it has said that its material is ready and agreed on the zero sharing."""
+    """One that is honest until it would send its first frame of the online phase."""
+    honest = InferenceHandler.__call__
 
-    def handler(channel: Channel) -> None:
-        channel.receive_hello(step="ticket")
-        channel.set_phase(Phase.OFFLINE)
-        channel.send_hello({"received_bytes": 1, "sent_bytes": 1}, step="material ready")
-        channel.send_seed(bytes(32), step="zero-sharing seed")
-        channel.receive_seed(step="zero-sharing seed")
-        deed(channel)
-        misbehaviour.stall(channel)
+    def handler(self: InferenceHandler, channel: Channel) -> None:
+        honest(self, sabotage(channel, Phase.ONLINE, deed))
 
-    with federation.fake(LABORATORY, handler) as url:
+    with federation.model_owner() as url, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(InferenceHandler, "__call__", handler)
+        patch.setattr(InferenceHandler, "_report_failure", lambda *_: None)
         yield {"model_owner_url": url}
 
 
@@ -340,7 +338,6 @@ def test_waiting_for_material_has_its_own_deadline(federation: Federation, chest
     ):
         caught = attempt(diagnoser, chest)
     assert isinstance(caught, DeadlineExceeded)
-    assert caught.step == "material ready"
     assert caught.waited_seconds < 3
 
 

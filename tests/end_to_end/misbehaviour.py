@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Any
 
 import numpy as np
 
@@ -52,3 +53,34 @@ VIOLATIONS: dict[str, tuple[Deed, str]] = {
     "wrong phase": (send_wrong_phase, "broke the protocol in step"),
 }
 """By name: the deed, and what the other end says of it."""
+
+
+class Sabotage(EncryptedInferenceError):
+    """Ends the honest code of a party that has misbehaved."""
+
+
+SENDING = ("send_tensor", "exchange_tensor", "send_bytes", "send_seed", "send_hello", "send_end")
+
+
+def sabotage(channel: Channel, phase: Phase, deed: Deed) -> Channel:
+    """Let an honest party do `deed` in the place of the first frame that it would send in `phase`.
+
+    What it says afterwards comes too late: the channel stays open until the other end has drawn its conclusion.
+    """
+    honest = {name: getattr(channel, name) for name in SENDING}
+
+    def instead(name: str) -> Callable[..., Any]:
+        def send(*arguments: Any, **named: Any) -> Any:
+            if channel._phase is not phase:
+                return honest[name](*arguments, **named)
+            for other, method in honest.items():
+                setattr(channel, other, method)
+            deed(channel)
+            stall(channel)
+            raise Sabotage("the test made this party misbehave: expected")
+
+        return send
+
+    for name in SENDING:
+        setattr(channel, name, instead(name))
+    return channel

@@ -158,7 +158,8 @@ def elements(views: Views, receiver: Role, sender: Role) -> NDArray[np.int64]:
     """Ring elements of all TENSOR frames, without single bits (openings of B2A, 0 or 1 by construction)."""
     bodies = [frame.body for frame in views.frames[receiver, sender] if frame.kind is Kind.TENSOR]
     ring: NDArray[np.int64] = np.frombuffer(b"".join(body[2 + 4 * body[1] :] for body in bodies), "<i8")
-    return ring[(ring != 0) & (ring != 1)]
+    many: NDArray[np.int64] = ring[(ring != 0) & (ring != 1)]
+    return many
 
 
 @pytest.mark.parametrize("link", [(MODEL_OWNER, DATA_OWNER), (DATA_OWNER, MODEL_OWNER), (MODEL_OWNER, DEALER)])

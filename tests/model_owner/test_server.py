@@ -2,24 +2,31 @@
 
 import dataclasses
 import re
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from uuid import UUID, uuid4
 
 import numpy as np
 import pytest
 
-from contract.api import SessionState, SessionView
+import data_owner.session
+from contract.api import SessionEventName, SessionReport, SessionState, SessionView
 from contract.errors import (
     EncryptedInferenceError,
     ModelFileError,
     PeerReported,
     PeerUnreachable,
+    TransportError,
 )
 from contract.identity import Party, Role
 from contract.model_card import OutputPolicy
 from contract.settings import FrontEnd
 from contract.ticket import Engine, Purpose
+from data_owner.session import Diagnoser
 from demonstration.plaintext import PlaintextModel
 from inference_service.client import InferenceServiceClient
 from model_owner.registry import Registry
@@ -27,6 +34,8 @@ from model_owner.server import load_models, register_models
 from model_owner.settings import DealerPeer, ModelOwnerSettings
 from secure_computation.admission import present_ticket
 from secure_computation.channel.channel import Channel
+from secure_computation.channel.stream import Deadline
+from secure_computation.channel.websocket import connect_channel
 from secure_computation.wire import Phase
 from tests.end_to_end import misbehaviour
 from tests.end_to_end.federation import (
@@ -35,10 +44,13 @@ from tests.end_to_end.federation import (
     SHORT,
     SILENT,
     TRUST_CENTRE,
+    WAITING,
     Federation,
+    RecordingClient,
     closed_port,
 )
-from tests.end_to_end.misbehaviour import VIOLATIONS, Deed
+from tests.end_to_end.misbehaviour import VIOLATIONS, Deed, Sabotage, sabotage
+from tests.end_to_end.models import radiograph
 
 
 def words_of(channel: Channel, step: str = "material ready") -> str:
@@ -79,7 +91,6 @@ WRONG_TICKETS: Wrong = {
     "another plan's": (lambda all_, _: all_.ticket(plan_hash="0" * 64), "must register this version again"),
     "another model's": (lambda all_, _: all_.ticket(model="absent"), "absent 1.0.0 is not served here"),
     "another version's": (lambda all_, _: all_.ticket(version="9.0.0"), "9.0.0 is not served here"),
-    "another engine's": (lambda all_, _: all_.ticket(engine=Engine.MASKED), "not offered here; choose crypten"),
     "another purpose's": (lambda all_, _: all_.ticket(purpose=Purpose.PREPARE), "open a session to diagnose"),
     "another output's": (
         lambda all_, _: all_.ticket(output_policy=OutputPolicy.LABEL_ONLY),
@@ -112,7 +123,7 @@ def test_a_replayed_ticket_is_refused_and_the_session_that_it_is_for_goes_on(
     with federation.dial(federation.model_owner_url, HOSPITAL, LABORATORY) as first:
         present_ticket(first, ticket)
         first.set_phase(Phase.OFFLINE)
-        first.receive_hello(step="material ready")
+        first._stream.read_some(Deadline(peer="the model owner", step="any", seconds=20))  # it has begun
         with federation.dial(federation.model_owner_url, HOSPITAL, LABORATORY) as second:
             present_ticket(second, ticket)
             assert "never used twice; start a new session" in words_of(second)
@@ -137,55 +148,85 @@ def test_only_listed_data_owners_are_served(federation: Federation) -> None:
         assert "where data-owner of st-mary was expected" in words_of(channel, step="tls handshake")
 
 
-def ready(channel: Channel, ticket: str) -> None:
-    """Play an honest data owner until its zero-sharing seed is due."""
-    present_ticket(channel, ticket)
-    channel.set_phase(Phase.OFFLINE)
-    channel.receive_hello(step="material ready")
+class Vanished(RecordingClient):
+    """The front end's client of a data owner that does not say that its session failed."""
+
+    def report(self, session: UUID, event: SessionEventName, report: SessionReport | None = None) -> SessionView:
+        if event is SessionEventName.FAIL:
+            return self.opened[-1]
+        return super().report(session, event, report)
 
 
-@pytest.mark.parametrize("case", VIOLATIONS)
-def test_a_data_owner_that_breaks_the_protocol(federation: Federation, case: str) -> None:
-    deed, expected = VIOLATIONS[case]
-    session = open_session(federation)
+@contextmanager
+def bad_data_owner(
+    federation: Federation, url: str, phase: Phase, deed: Deed
+) -> Iterator[tuple[RecordingClient, Future[None]]]:
+    """A data owner that is honest until it would send its first frame of `phase` to the model owner.
+
+    Data owners that come later are honest to the end.
+    """
+    deeds = [deed]
+
+    def dial(*arguments: Any, expect: Party, **named: Any) -> Channel:
+        channel = connect_channel(*arguments, expect=expect, **named)
+        return sabotage(channel, phase, deeds.pop()) if expect == LABORATORY and deeds else channel
+
+    def run(diagnoser: Diagnoser, path: Path) -> None:
+        with pytest.raises((Sabotage, TransportError)):
+            diagnoser.diagnose(path, diagnoser.choose_model(None), engine=Engine.CRYPTEN, force=False, progress=SILENT)
+
     with (
-        federation.model_owner(waiting=SHORT) as url,
-        federation.dial(url, HOSPITAL, LABORATORY) as channel,
+        pytest.MonkeyPatch.context() as patch,
+        ThreadPoolExecutor(max_workers=1) as pool,
+        federation.diagnoser(model_owner_url=url, kind=Vanished) as (diagnoser, client),
     ):
-        ready(channel, session.ticket or "")
-        deed(channel)
-        code, words = failure_of(federation, session)
+        patch.setattr(data_owner.session, "connect_channel", dial)
+        running = pool.submit(run, diagnoser, radiograph(federation.folder / f"{uuid4().hex}.dcm"))
+        yield client, running
+        running.result(60)
+
+
+PHASES = pytest.mark.parametrize("phase", [Phase.OFFLINE, Phase.ONLINE], ids=["offline", "online"])
+
+
+@PHASES
+@pytest.mark.parametrize("case", VIOLATIONS)
+def test_a_data_owner_that_breaks_the_protocol(federation: Federation, case: str, phase: Phase) -> None:
+    deed, expected = VIOLATIONS[case]
+    with (
+        federation.model_owner() as url,
+        bad_data_owner(federation, url, phase, deed) as (client, running),
+    ):
+        running.result(60)
+        code, words = failure_of(federation, client.opened[0])
     assert code == "peer-violation"
     assert expected in words
-    assert "data-owner of st-mary" in words
-    assert "start a new session" in words
+    assert words.startswith("data-owner of st-mary broke the protocol in step '")
+    assert words.endswith("start a new session")
 
 
-def online(channel: Channel) -> None:
-    """Go on as an honest data owner until the first opening is due."""
-    channel.send_seed(bytes(32), step="zero-sharing seed")
-    channel.receive_seed(step="zero-sharing seed")
-
-
-@pytest.mark.parametrize("further", [None, online], ids=["offline", "online"])
+@PHASES
 @pytest.mark.parametrize("deed", [misbehaviour.disconnect, misbehaviour.stall])
-def test_a_data_owner_that_goes_away(
-    federation: Federation, chest: Path, deed: Deed, further: Callable[[Channel], None] | None
-) -> None:
+def test_a_data_owner_that_goes_away(federation: Federation, chest: Path, deed: Deed, phase: Phase) -> None:
     """Its session fails by name, step and time waited; another one on the same server meanwhile is right."""
-    session = open_session(federation)
-    with (
-        federation.model_owner(waiting=SHORT) as url,
-        federation.dial(url, HOSPITAL, LABORATORY) as channel,
-    ):
-        ready(channel, session.ticket or "")
-        if further is not None:
-            further(channel)
-        diagnosis = federation.diagnose(chest, model_owner_url=url)
+    reached, go_on = threading.Event(), threading.Event()
+
+    def later(channel: Channel) -> None:
+        reached.set()
+        go_on.wait(60)
         deed(channel)
-        code, words = failure_of(federation, session)
-    step = "zero-sharing seed" if further is None else "masked weights of convolution1"
-    assert f"in step '{step}" in words
+
+    waiting = SHORT if deed is misbehaviour.stall else WAITING
+    with (
+        federation.model_owner(waiting=waiting) as url,
+        bad_data_owner(federation, url, phase, later) as (client, running),
+    ):
+        assert reached.wait(60)
+        diagnosis = federation.diagnose(chest, model_owner_url=url)
+        go_on.set()
+        running.result(60)
+        code, words = failure_of(federation, client.opened[0])
+    assert re.search("in step '.+'", words)
     assert "start a new session" in words
     assert words.startswith("data-owner of st-mary ")
     if deed is misbehaviour.stall:
@@ -268,10 +309,11 @@ def test_sessions_above_the_limit_are_told_to_come_back(federation: Federation) 
     with (
         federation.model_owner(sessions_at_once=1) as url,
         federation.dial(url, HOSPITAL, LABORATORY) as first,
-        federation.dial(url, HOSPITAL, LABORATORY) as second,
     ):
-        ready(first, session.ticket or "")
-        assert "1 sessions run already, which is the limit; try again in a moment" in words_of(second, step="ticket")
+        present_ticket(first, session.ticket or "")
+        first._stream.read_some(Deadline(peer="the model owner", step="any", seconds=20))  # it has begun
+        with federation.dial(url, HOSPITAL, LABORATORY) as second:
+            assert "1 sessions run already, which is the limit; try again" in words_of(second, step="ticket")
 
 
 def settings_of(federation: Federation, **changes: Any) -> ModelOwnerSettings:
@@ -304,3 +346,13 @@ def test_models_cannot_be_registered_while_the_front_end_is_down(federation: Fed
         pytest.raises(PeerUnreachable, match=r"inference service .* cannot be reached: check that it runs"),
     ):
         register_models(settings_of(federation, inference_service=front_end), federation.models, client)
+
+
+def test_an_engine_that_the_plan_does_not_have(federation: Federation) -> None:
+    model = federation.model
+    plan = model.plan.model_copy(update={"engines": model.plan.engines.model_copy(update={"masked": None})})
+    other = dataclasses.replace(federation, models={("tiny-chest", "1.0.0"): dataclasses.replace(model, plan=plan)})
+    with other.model_owner() as url, other.dial(url, HOSPITAL, LABORATORY) as channel:
+        present_ticket(channel, federation.ticket(plan_hash=plan.plan_hash(), engine=Engine.MASKED))
+        channel.set_phase(Phase.OFFLINE)
+        assert "the engine 'masked' is not offered for this model; choose crypten" in words_of(channel)

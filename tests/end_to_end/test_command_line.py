@@ -1,0 +1,311 @@
+"""`data-owner diagnose` against four real processes: bad files, bad settings, bad luck, and what is left behind."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tomli_w
+
+from contract.identity import Role
+from contract.ticket import PUBLIC_KEY_FILE, new_signing_key
+from data_owner import command
+from data_owner.diagnosis import Diagnosis
+from demonstration.commands import command as command_line
+from demonstration.deployment import Deployment, deployed
+from demonstration.plaintext import PlaintextModel
+from tests.end_to_end.federation import closed_port
+from tests.end_to_end.models import CLASSES, PATIENT, radiograph, write_tiny_model
+from tests.imaging.samples import data_set, dicom_bytes, huge_png_header, picture, png_bytes, with_transfer_syntax
+
+
+@pytest.fixture(scope="module")
+def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+    model = write_tiny_model(tmp_path_factory.mktemp("tiny"))
+    with deployed(tmp_path_factory.mktemp("deployment"), [model]) as running:
+        yield running
+
+
+@dataclass(frozen=True)
+class Outcome:
+    status: int
+    stdout: str
+    stderr: str
+
+
+def in_process(capfd: pytest.CaptureFixture[str], *arguments: str | Path) -> Outcome:
+    """The command line in this process: CrypTen is loaded once for all."""
+    capfd.readouterr()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["data-owner", *(str(argument) for argument in arguments)])
+        with pytest.raises(SystemExit) as left:
+            command.main()
+    captured = capfd.readouterr()
+    return Outcome(int(left.value.code or 0), captured.out, captured.err)
+
+
+def changed_settings(deployment: Deployment, target: Path, **changes: Any) -> Path:
+    """The data owner's settings with these changes, at `target`; its relative paths are made absolute."""
+    settings = tomllib.loads(deployment.data_owner_settings.read_text())
+    settings["data_folder"] = str(deployment.folder / settings["data_folder"])
+    settings["ticket_keys"] = [str(deployment.folder / key) for key in settings["ticket_keys"]]
+    settings["credentials"] = {name: str(deployment.folder / path) for name, path in settings["credentials"].items()}
+    front_end = settings["inference_service"]
+    front_end["authority"] = str(deployment.folder / front_end["authority"])
+    for key, value in changes.items():
+        settings[key] = settings[key] | value if isinstance(value, dict) and key in settings else value
+    target.write_text(tomli_w.dumps(settings))
+    return target
+
+
+def bad_files(folder: Path) -> dict[Path, str]:
+    """A file of each kind that cannot be diagnosed, and what is said of it."""
+    grey = dicom_bytes(data_set(picture(), PatientName=PATIENT))
+    content = {
+        "notes.txt": (b"not an image\n" * 50, "not a PNG, JPEG or DICOM"),
+        "zero.dcm": (b"", "empty"),
+        "no-pixels.dcm": (dicom_bytes(data_set(picture(), changes={"PixelData": None})), "no pixel data"),
+        "truncated.dcm": (grey[:-100], "cut short"),
+        "unknown-syntax.dcm": (with_transfer_syntax(grey, "1.2.3.4"), "unknown transfer syntax"),
+        "colour.dcm": (
+            dicom_bytes(data_set(picture(), changes={"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB"})),
+            "colour",
+        ),
+        "colour.png": (png_bytes(np.random.default_rng(0).integers(0, 256, (20, 20, 3), dtype=np.uint8)), "colour"),
+        "frames.dcm": (dicom_bytes(data_set(picture(), changes={"NumberOfFrames": 2})), "several frames"),
+        "scan.dcm": (dicom_bytes(data_set(picture(), changes={"Modality": "CT"})), "submit it anyway with --force"),
+        "200-megapixels.png": (huge_png_header(rows=20_000, columns=10_000), "limit of 100 million"),
+    }
+    for name, (data, _) in content.items():
+        (folder / name).write_bytes(data)
+    return {folder / name: words for name, (_, words) in content.items()} | {folder / "absent.dcm": "No such file"}
+
+
+@dataclass(frozen=True)
+class MixedRun:
+    """One real command over good and bad files."""
+
+    good: tuple[Path, Path]
+    bad: dict[Path, str]
+    outcome: Outcome
+
+
+@pytest.fixture(scope="module")
+def mixed_run(deployment: Deployment, tmp_path_factory: pytest.TempPathFactory) -> MixedRun:
+    folder = tmp_path_factory.mktemp("images")
+    first = radiograph(folder / "first.dcm", seed=1)
+    last = folder / "last.png"
+    last.write_bytes(png_bytes(picture(seed=5).astype(np.uint8)))
+    bad = bad_files(folder)
+    arguments = ["diagnose", str(first), *map(str, bad), str(last), "--config", str(deployment.data_owner_settings)]
+    done = subprocess.run(
+        command_line("data-owner", [*arguments, "--json"]),
+        env=deployment.environment,
+        capture_output=True,
+        text=True,
+        timeout=180,
+        check=False,
+    )
+    return MixedRun((first, last), bad, Outcome(done.returncode, done.stdout, done.stderr))
+
+
+def test_json_is_alone_on_stdout_and_one_object_a_file(mixed_run: MixedRun, tmp_path: Path) -> None:
+    lines = mixed_run.outcome.stdout.splitlines()
+    answers = [Diagnosis.model_validate_json(line) for line in lines]
+    assert [answer.file for answer in answers] == [str(path) for path in mixed_run.good]
+    plaintext = PlaintextModel(write_tiny_model(tmp_path))
+    for path, answer in zip(mixed_run.good, answers, strict=True):
+        np.testing.assert_allclose(answer.logits, plaintext.logits_of_file(path), atol=0.02)
+        assert sum(answer.diagnosis.probabilities.values()) == pytest.approx(1)
+        assert tuple(answer.diagnosis.probabilities) == CLASSES
+    assert [warning.code for warning in answers[0].warnings] == []
+    assert [warning.code for warning in answers[1].warnings] == ["modality-unknown"]
+    assert set(json.loads(lines[0])) == set(Diagnosis.model_fields)
+
+
+def test_each_bad_file_has_one_line_and_stops_no_other(mixed_run: MixedRun) -> None:
+    assert mixed_run.outcome.status == 2
+    lines = mixed_run.outcome.stderr.splitlines()
+    assert len(lines) == len(mixed_run.bad)
+    for (path, words), line in zip(mixed_run.bad.items(), lines, strict=True):
+        assert line.startswith(f"data-owner: {path}: ")
+        assert words in line
+
+
+def test_force_submits_with_the_warning(
+    deployment: Deployment, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = radiograph(tmp_path / "scan.dcm", Modality="CT")
+    settings = deployment.data_owner_settings
+    refused = in_process(capfd, "diagnose", path, "--config", settings)
+    assert (refused.status, refused.stdout) == (2, "")
+    assert refused.stderr == (
+        f"data-owner: {path}: the file's modality is CT; the model was made for CR, DX; submit it anyway with --force\n"
+    )
+    done = in_process(capfd, "diagnose", path, "--config", settings, "--force", "--model", "tiny-chest")
+    assert (done.status, done.stderr) == (0, "")
+    for words in ("Warning: the file's modality is CT", "tiny-chest 1.0.0", "Intended use: tests", *CLASSES):
+        assert words in done.stdout
+    assert re.search(r"Left this machine: \d+\.\d MB to the model owner and the crypto provider", done.stdout)
+    assert "The image, the result and the keys stayed here." in done.stdout
+
+
+WRONG_SETTINGS: dict[str, tuple[dict[str, Any], int, str]] = {
+    "front end down": (
+        {"inference_service": {"url": f"https://127.0.0.1:{closed_port()}"}},
+        4,
+        "the inference service at https://127.0.0.1:\\d+ cannot be reached: check that it runs, or correct the URL",
+    ),
+    "another account's key": (
+        {"inference_service": {"api_key": "ei-00000000-CANARYCANARYCANARY"}},
+        2,
+        "key",
+    ),
+    "dealer down": (
+        {"crypto_providers": [{"organisation": "trust-centre", "url": f"ws://127.0.0.1:{closed_port()}/v2/dealing"}]},
+        4,
+        "crypto-provider of trust-centre at 127.0.0.1:\\d+ cannot be reached .*: check the address and that",
+    ),
+    "model owner down": (
+        {"model_owners": [{"organisation": "north-lab", "url": f"ws://127.0.0.1:{closed_port()}/v2/inference"}]},
+        4,
+        "model-owner of north-lab at 127.0.0.1:\\d+ cannot be reached .*: check the address and that",
+    ),
+    "dealer not pinned": ({"crypto_providers": [{"organisation": "another"}]}, 3, "does not pin; nothing was sent"),
+    "unknown setting": ({"colour": "blue"}, 5, "colour: .*; correct the file"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG_SETTINGS)
+def test_wrong_settings_end_in_one_line(
+    deployment: Deployment, chest: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], case: str
+) -> None:
+    changes, status, words = WRONG_SETTINGS[case]
+    settings = changed_settings(deployment, tmp_path / "settings.toml", **changes)
+    done = in_process(capfd, "diagnose", chest, "--config", settings, "--json")
+    assert done.status == status
+    assert done.stdout == ""
+    assert len(done.stderr.splitlines()) == 1
+    assert done.stderr.startswith("data-owner: ")
+    assert re.search(words, done.stderr)
+    assert "CANARY" not in done.stderr
+
+
+def test_a_front_end_whose_key_is_not_pinned(
+    deployment: Deployment, chest: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    new_signing_key(tmp_path)
+    settings = changed_settings(deployment, tmp_path / "settings.toml", ticket_keys=[str(tmp_path / PUBLIC_KEY_FILE)])
+    done = in_process(capfd, "diagnose", chest, "--config", settings)
+    assert done.status == 3
+    assert "ticket is forged: no pinned key of the inference service has signed it" in done.stderr
+
+
+def test_an_unknown_model(deployment: Deployment, chest: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    done = in_process(capfd, "diagnose", chest, "--config", deployment.data_owner_settings, "--model", "absent")
+    assert (done.status, done.stdout) == (2, "")
+    assert len(done.stderr.splitlines()) == 1
+    assert "absent" in done.stderr or "no model" in done.stderr
+
+
+def test_an_engine_that_the_model_does_not_offer(
+    deployment: Deployment, chest: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    done = in_process(capfd, "diagnose", chest, "--config", deployment.data_owner_settings, "--engine", "masked")
+    assert (done.status, done.stdout) == (2, "")
+    assert "choose one of crypten" in done.stderr
+
+
+@pytest.mark.parametrize("role", [Role.CRYPTO_PROVIDER, Role.MODEL_OWNER])
+def test_a_process_that_stalls_and_comes_back(
+    deployment: Deployment, chest: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], role: Role
+) -> None:
+    """Stopped as by a debugger: connections open, nobody answers. The session fails in time; the next one is right."""
+    settings = changed_settings(
+        deployment, tmp_path / "settings.toml", waiting={"connect": 1, "step": 2, "material": 2}
+    )
+    process = deployment.servers[role].process
+    os.kill(process.pid, signal.SIGSTOP)
+    try:
+        done = in_process(capfd, "diagnose", chest, "--config", settings)
+    finally:
+        os.kill(process.pid, signal.SIGCONT)
+    assert (done.status, done.stdout) == (4, "")
+    assert len(done.stderr.splitlines()) == 1
+    assert re.search(r"(did not answer within|cannot be reached \(no answer in time\))", done.stderr)
+    assert f"{role.value} of " in done.stderr
+    again = in_process(capfd, "diagnose", chest, "--config", deployment.data_owner_settings, "--json")
+    assert again.status == 0, again.stderr
+
+
+def test_a_model_that_changed_on_disk_is_not_served(deployment: Deployment, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(deployment.folder / "model-owner-data", data)
+    weights = next(data.rglob("weights.npz"))
+    content = bytearray(weights.read_bytes())
+    content[len(content) // 2] ^= 1
+    weights.write_bytes(content)
+    done = subprocess.run(
+        command_line("model-owner", ["serve", "--config", str(deployment.folder / "model-owner.toml")]),
+        env=deployment.environment | {"MODEL_OWNER_DATA_FOLDER": str(data)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("model-owner: ")
+    assert line.endswith("changed since the import: delete the folder and import the model again")
+
+
+TICKET = re.compile(rb"eyJ[A-Za-z0-9_-]{16,}\.[A-Za-z0-9_-]{16,}\.")
+"""A compact JWT."""
+
+
+def test_nothing_secret_is_left_behind(deployment: Deployment, mixed_run: MixedRun) -> None:
+    """Everything that the run left: logs, ledgers, the database, settings, and what it printed."""
+    left = {path: path.read_bytes() for path in deployment.folder.rglob("*") if path.is_file()}
+    printed = (mixed_run.outcome.stdout + mixed_run.outcome.stderr).encode()
+    logs = {path.name for path in left if path.suffix == ".log" and left[path]}
+    assert logs == {"inference-service.log", "crypto-provider.log", "model-owner.log"}
+
+    settings = {path: tomllib.loads(path.read_text()) for path in deployment.folder.glob("*.toml")}
+    for path, values in settings.items():
+        if "inference_service" in values:
+            key = values["inference_service"]["api_key"].encode()
+            assert [other for other, content in left.items() if key in content] == [path]
+            assert key not in printed
+            assert key.rpartition(b"-")[2] not in printed
+
+    for path, content in left.items():
+        if path.suffix == ".key" or path.name == "ticket-key.pem":
+            assert path.stat().st_mode & 0o077 == 0
+            for line in content.splitlines()[1:-1]:
+                assert [other for other, text in left.items() if line in text] == [path]
+                assert line not in printed
+
+    image = mixed_run.good[0].read_bytes()
+    stored = np.random.default_rng(1).integers(0, 4096, (48, 40), dtype=np.uint16).tobytes()
+    assert stored[:24] in image
+    assert PATIENT.encode() in image
+    for content in (*left.values(), printed):
+        assert TICKET.search(content) is None
+        assert PATIENT.encode() not in content
+        assert not any(stored[at : at + 24] in content for at in range(0, len(stored) - 24, 240))
+    for name in (path.name for path in (*mixed_run.good, *mixed_run.bad)):
+        assert [path for path, content in left.items() if name.encode() in content] == []
+    # Weights stay in the model owner's folder, and the results at the data owner.
+    outside = b"".join(content for path, content in left.items() if path.suffix in {".log", ".sqlite"})
+    assert b"probabilities" not in outside
+    assert b'logits"' not in outside.replace(b'"output_policy":"logits"', b"")
