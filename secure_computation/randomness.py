@@ -53,6 +53,10 @@ class Seed:
         """Return the raw 32 bytes, for a SEED frame to the party that the seed is meant for and for nothing else."""
         return self._value
 
+    def reveal_to_stock(self) -> bytes:
+        """Return the raw 32 bytes, for the file in which its holder stocks material, and for nothing else."""
+        return self._value
+
     def stream(self, *, item: str, step: int, label: str) -> "RandomStream":
         """Open the stream for one purpose. Opening the same purpose twice repeats it: each is read once, by rule."""
         item_bytes, label_bytes = item.encode(), label.encode()

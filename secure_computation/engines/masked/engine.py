@@ -147,6 +147,10 @@ class DataOwnerItem:
     """P0's material of one item."""
 
     prepared: PreparedDataOwner = field(repr=False)
+    seed: Seed
+    """As dealt: all of `prepared` but the output share follows from it (see `stock`)."""
+    weights_version: str
+    """Which masked weights it was prepared with."""
 
 
 class MaskedDataOwner:
@@ -164,15 +168,15 @@ class MaskedDataOwner:
         """See DataOwnerSide."""
         del patience_seconds  # no wait here includes dealing
         seed = Seed(dealer.receive_seed(step="seed"))
-        deltas = self._fetch_deltas(model_owner)
+        version, deltas = self._fetch_deltas(model_owner)
 
         def send(move: Move, layout: BundleLayout, bundle: Bundle) -> None:
             _send(model_owner, layout, bundle, step=f"hidden share, {move}")
 
         prepared = DataOwnerOffline(self._lowering, deltas, seed=seed, item=item, send=send).prepare()
-        return DataOwnerItem(prepared=prepared)
+        return DataOwnerItem(prepared=prepared, seed=seed, weights_version=version)
 
-    def _fetch_deltas(self, channel: Channel) -> PreparedMaps:
+    def _fetch_deltas(self, channel: Channel) -> tuple[str, PreparedMaps]:
         owner = channel.peer.organisation
         kept = self._store.newest(owner, self._lowering)
         channel.send_hello({"weights": kept}, step="masked weights kept")
@@ -187,7 +191,7 @@ class MaskedDataOwner:
             if loaded is None:
                 raise PeerViolation(f"the masked weights of {channel.peer} were not kept; start a new session")
             self._deltas = ((owner, version), prepare_deltas(self._lowering, loaded))
-        return self._deltas[1]
+        return version, self._deltas[1]
 
     def run(
         self, image: NDArray[np.float32], prepared: DataOwnerItem, *, model_owner: Channel, on_layer: OnLayer
@@ -201,6 +205,7 @@ class MaskedDataOwner:
         total = len(mine.comparisons)
         for index, (move, part) in enumerate(mine.comparisons):
             on_layer(index, total, move.step)
+            part.expand()  # while P1 computes
             opening = _receive(channel, part.shape.from_p1, step=f"opening, {move}")
             _send(channel, part.shape.from_p0, part.answer(opening), step=f"answer, {move}")
         channel.set_phase(Phase.OUTPUT)
