@@ -10,7 +10,7 @@ from secure_computation.engines.interface import DataOwnerSide, DealerSide, Mode
 from secure_computation.engines.masked.engine import DeltaStore, MaskedDataOwner, MaskedDealer, MaskedModelOwner
 from secure_computation.engines.masked.integer_weights import round_weights
 from secure_computation.engines.masked.plan import MaskedLowering
-from secure_computation.kernels import elementwise
+from secure_computation.kernels import comparing, elementwise
 from secure_computation.kernels.linear import choose_variant
 from secure_computation.plan import Plan, require_own_dealing_list
 from secure_computation.private_weights import PrivateWeights
@@ -28,6 +28,7 @@ def warm_up(engine: Engine) -> None:
         load_crypten()
     else:
         elementwise.warm_up()
+        comparing.warm_up()
         choose_variant()
 
 

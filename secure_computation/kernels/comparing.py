@@ -20,7 +20,7 @@ RingElements = NDArray[np.uint32]
 BitArray = NDArray[np.uint8]
 Words = NDArray[np.unsignedinteger]
 
-BLOCK: Final = 1 << 15
+BLOCK: Final = 1 << 16
 """Elements of a block: a multiple of 8, so that packed bits of a block fill whole bytes."""
 
 
@@ -151,8 +151,8 @@ def combine_relu(
     dc: BitArray,
     shares: tuple[RingElements, ...],
     constants: ReluConstants,
-    rest: RingElements,
     *,
+    rest: RingElements,
     out: RingElements,
     use_compiled: bool | None = None,
 ) -> None:
@@ -211,8 +211,8 @@ def combine_truncation(
     dc: BitArray,
     shares: tuple[RingElements, ...],
     constants: TruncationConstants,
-    rest: RingElements,
     *,
+    rest: RingElements,
     out: RingElements,
     use_compiled: bool | None = None,
 ) -> None:
@@ -239,3 +239,18 @@ def combine_truncation(
     y += np.uint32(constants.wrap) * (np.uint32(1) - (opened >> np.uint32(constants.ring_bits - 1))) * g
     y += np.uint32(constants.sign_of_rest) * rest
     np.bitwise_and(y, np.uint32(constants.output_mask), out=out)
+
+
+def warm_up() -> None:
+    """Compile every loop for every kind of table, or load it, now rather than in the middle of a session."""
+    values, bit = np.ones(2, np.uint32), np.ones(2, np.uint8)
+    for bits in range(3, 7):
+        table = np.ones(2, f"<u{(1 << bits) // 8}")
+        look_up(table, values, Chunk(0, bits))
+        add_entry(bit, table, values, Chunk(0, bits))
+        above = complete_table(table, values, Chunk(0, bits), out=table.copy())
+        hide_product(above, bit, table, out=table.copy())
+    relu = ReluConstants(1, 1, 1, 1, 1, 1, 1, 1, 1)
+    combine_relu(values, bit, bit, (values,) * 7, relu, rest=values, out=values.copy())
+    truncation = TruncationConstants(1, 2, 1, 1, 1, 1, 1)
+    combine_truncation(values, bit, (values,) * 3, truncation, rest=values, out=values.copy())

@@ -18,7 +18,7 @@ jit = numba.njit(cache=True, nogil=True, boundscheck=False)
 
 
 @jit
-def look_up(
+def look_up(  # noqa: PLR0917 - arguments of a compiled loop go by position
     table: Words, values: NDArray[np.uint32], shift: int, bits: int, equal: BitArray, less: BitArray
 ) -> None:
     """Set `equal` to the entry at a chunk of each value, `less` to the XOR of the entries above it."""
@@ -49,7 +49,7 @@ def add_entry(table: Words, values: NDArray[np.uint32], shift: int, bits: int, t
 
 
 @jit
-def complete_table(
+def complete_table(  # noqa: PLR0917 - as above
     table: Words, values: NDArray[np.uint32], shift: int, bits: int, completed: Words, above: Words
 ) -> None:
     """Set `completed` to the table plus the one-hot table of a chunk, `above` to the XOR of all entries above each."""
@@ -84,7 +84,7 @@ def hide_product(table: Words, bit: BitArray, pad: Words, hidden: Words) -> None
 
 
 @jit
-def combine_relu(
+def combine_relu(  # noqa: PLR0917 - as above
     opened: NDArray[np.uint32],
     dd: BitArray,
     dc: BitArray,
@@ -117,7 +117,7 @@ def combine_relu(
 
 
 @jit
-def combine_truncation(
+def combine_truncation(  # noqa: PLR0917 - as above
     opened: NDArray[np.uint32],
     dc: BitArray,
     shares: tuple[NDArray[np.uint32], ...],

@@ -24,6 +24,11 @@ class Draws:
         self._step = step
         self._used: set[str] = set()
 
+    @property
+    def step(self) -> int:
+        """The step that these belong to."""
+        return self._step
+
     def __repr__(self) -> str:
         """Show nothing but where this is."""
         return f"Draws(step {self._step})"
@@ -68,7 +73,7 @@ class BlockDraws(Draws):
     def __init__(self, whole: Draws) -> None:
         """Share the record of used streams with `whole`."""
         self._whole = whole
-        self._step = whole._step
+        self._step = whole.step
         self._streams: dict[str, RandomStream] = {}
         self._expanded: dict[str, NDArray[np.uint8]] = {}
 

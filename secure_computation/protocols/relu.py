@@ -213,7 +213,7 @@ class ReluAsP0:
             shares = {name: self._blocks.ring(_share(name), size, bits=32) for name in shape.dealt_rings}
             dd, dc = opened if shape.low else (opened[0], zeros.bits[:size])
             ordered = tuple(shares.get(name, zeros.ring[:size]) for name in _SHARES)
-            combine_relu(c[part], dd, dc, ordered, constants, self.output_mask[part], out=y0[part])
+            combine_relu(c[part], dd, dc, ordered, constants, rest=self.output_mask[part], out=y0[part])
         self._blocks = self._draws.in_blocks()  # frees what was drawn ahead
         return Bundle(bits=cut_to_bits(own), rings=(cut_to_ring(y0, shape.output_bits),))
 
@@ -293,7 +293,7 @@ class ReluAsP1:
             dd = own[0, part] ^ received.bits[0].values[part]
             dc = own[1, part] ^ received.bits[1].values[part] if shape.low else zeros.bits[:size]
             ordered = tuple(shares[name][part] if name in shares else zeros.ring[:size] for name in _SHARES)
-            combine_relu(c[part], dd, dc, ordered, constants, received.rings[0].values[part], out=y[part])
+            combine_relu(c[part], dd, dc, ordered, constants, rest=received.rings[0].values[part], out=y[part])
         return y
 
 

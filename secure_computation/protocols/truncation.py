@@ -189,7 +189,7 @@ class TruncationAsP0:
                 dc = own_dc ^ p1_dc
             shares = {name: draws.ring(_share(name), size, bits=32) for name in shape.dealt_rings}
             ordered = tuple(shares.get(name, zeros.ring[:size]) for name in _SHARES)
-            combine_truncation(c[part], dc, ordered, constants, self.output_mask[part], out=y0[part])
+            combine_truncation(c[part], dc, ordered, constants, rest=self.output_mask[part], out=y0[part])
         self._blocks = self._draws.in_blocks()  # frees what was drawn ahead
         return Bundle(bits=cut_to_bits(own), rings=(cut_to_ring(y0, shape.output_bits),))
 
@@ -243,7 +243,7 @@ class TruncationAsP1:
             size = part.stop - part.start
             dc = own[0, part] ^ received.bits[0].values[part] if shape.low else zeros.bits[:size]
             ordered = tuple(shares[name][part] if name in shares else zeros.ring[:size] for name in _SHARES)
-            combine_truncation(c[part], dc, ordered, constants, received.rings[0].values[part], out=y[part])
+            combine_truncation(c[part], dc, ordered, constants, rest=received.rings[0].values[part], out=y[part])
         return y
 
 
