@@ -103,7 +103,7 @@ def test_json_alone_on_stdout_and_nothing_left(temporary: Path, tiny_model: Path
     scan = radiograph(tmp_path / "scan.dcm", Modality="CT")
     text = tmp_path / "notes.txt"
     text.write_text("not an image\n" * 50)
-    demo = start(temporary, tiny_model, "--json", scan, text)
+    demo = start(temporary, tiny_model, "--json", "--engine", "crypten", scan, text)
     stdout, stderr = demo.finish()
     assert demo.process.returncode == 2
     (words,) = stderr.splitlines()

@@ -218,14 +218,6 @@ def test_an_unknown_model(deployment: Deployment, chest: Path, capfd: pytest.Cap
     assert "absent" in done.stderr or "no model" in done.stderr
 
 
-def test_an_engine_that_the_model_does_not_offer(
-    deployment: Deployment, chest: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    done = in_process(capfd, "diagnose", chest, "--config", deployment.data_owner_settings, "--engine", "masked")
-    assert (done.status, done.stdout) == (2, "")
-    assert "choose one of crypten" in done.stderr
-
-
 @pytest.mark.parametrize("role", [Role.CRYPTO_PROVIDER, Role.MODEL_OWNER])
 def test_a_process_that_stalls_and_comes_back(
     deployment: Deployment, chest: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], role: Role

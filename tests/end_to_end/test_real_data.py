@@ -1,0 +1,95 @@
+"""The shipped model on real radiographs, through real processes: the encrypted answer is the plaintext one."""
+
+import csv
+import subprocess
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from contract.ticket import Engine
+from data_owner.diagnosis import Diagnosis
+from demonstration.commands import command
+from demonstration.demo import MODEL_FOLDER
+from demonstration.deployment import Deployment, deployed
+from demonstration.plaintext import PlaintextModel
+
+pytestmark = pytest.mark.real_data
+
+SEED = 20_240_501
+ENGINES = pytest.mark.parametrize("engine", [Engine.CRYPTEN, Engine.MASKED])
+SECONDS_PER_IMAGE = 120.0
+TOLERANCE = 0.02
+
+
+@pytest.fixture(scope="module")
+def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+    with deployed(tmp_path_factory.mktemp("deployment"), [MODEL_FOLDER]) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def plaintext() -> PlaintextModel:
+    return PlaintextModel(MODEL_FOLDER)
+
+
+def radiographs(medical_data: Path, count: int) -> list[Path]:
+    """A seeded sample of the internal test set, which the model was not chosen on."""
+    with (medical_data / "kermany_manifest.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["role"] == "dev_test_internal"]
+    chosen = np.random.default_rng(SEED).permutation(len(rows))[:count]
+    return [medical_data / "kermany224" / rows[index]["label"] / rows[index]["file"] for index in chosen]
+
+
+def dicoms(medical_data: Path) -> list[Path]:
+    return sorted((medical_data / "dicom_chest").glob("*.dcm"))
+
+
+def require_same_answers(
+    deployment: Deployment, plaintext: PlaintextModel, files: Sequence[Path], engine: Engine
+) -> None:
+    assert files
+    arguments = ["diagnose", *map(str, files), "--config", str(deployment.data_owner_settings)]
+    done = subprocess.run(
+        command("data-owner", [*arguments, "--engine", engine.value, "--json", "--force"]),
+        env=deployment.environment,
+        capture_output=True,
+        text=True,
+        timeout=SECONDS_PER_IMAGE * len(files),
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    answers = [Diagnosis.model_validate_json(line) for line in done.stdout.splitlines()]
+    assert [answer.file for answer in answers] == [str(path) for path in files]
+    for path, answer in zip(files, answers, strict=True):
+        expected = plaintext.logits_of_file(path)
+        np.testing.assert_allclose(answer.logits, expected, atol=TOLERANCE, err_msg=path.name)
+        assert answer.diagnosis.label == plaintext.card.classes[int(np.argmax(expected))]
+        assert answer.engine is engine
+
+
+@ENGINES
+def test_two_radiographs_and_a_dicom(
+    deployment: Deployment, plaintext: PlaintextModel, medical_data: Path, engine: Engine
+) -> None:
+    files = [*radiographs(medical_data, 2), dicoms(medical_data)[-1]]
+    require_same_answers(deployment, plaintext, files, engine)
+
+
+@pytest.mark.slow
+@ENGINES
+def test_twenty_radiographs(
+    deployment: Deployment, plaintext: PlaintextModel, medical_data: Path, engine: Engine
+) -> None:
+    require_same_answers(deployment, plaintext, radiographs(medical_data, 20), engine)
+
+
+@pytest.mark.slow
+@ENGINES
+def test_every_chest_dicom(
+    deployment: Deployment, plaintext: PlaintextModel, medical_data: Path, engine: Engine
+) -> None:
+    files = dicoms(medical_data)
+    assert len(files) == 3
+    require_same_answers(deployment, plaintext, files, engine)
