@@ -17,6 +17,9 @@ from secure_computation.channel.channel import Channel
 from secure_computation.material import ItemName, item_name
 
 STEP: Final = "ticket"
+STOCKED_ITEM_STEP: Final = "stocked item"
+"""Follows a ticket to diagnose with an engine whose material can be stocked: the data owner names the item that it
+wants to spend, or none; the model owner repeats the name, or gives none where it does not have the item."""
 
 
 def present_ticket(channel: Channel, ticket: str) -> None:

@@ -17,7 +17,7 @@ from contract.errors import ConfigurationError, MaterialSpent
 from secure_computation.randomness import Seed
 
 ItemName = NewType("ItemName", str)
-"""64 hexadecimal digits, as `item_name` makes them; the dealer appends which half of the item it handed out."""
+"""64 hexadecimal digits, as `item_name` makes them; ledgers append which half was handed out, or `.prepared`."""
 
 _ITEM_NAME = re.compile(r"[0-9a-f]{64}(\.[a-z_-]{1,32})?")
 
@@ -53,7 +53,7 @@ class ConsumptionLedger:
         self._folder = folder
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _sync(folder.parent)
+            sync_folder(folder.parent)
         except OSError as error:
             raise self._unwritable(error) from error
 
@@ -65,7 +65,7 @@ class ConsumptionLedger:
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
-            _sync(self._folder)
+            sync_folder(self._folder)
         except FileExistsError:
             raise MaterialSpent(
                 f"material {item[:12]} was consumed before and is never used twice; start a new session"
@@ -76,6 +76,10 @@ class ConsumptionLedger:
     def consumed(self, item: ItemName) -> bool:
         """Whether `item` was used before."""
         return self._file(item).exists()
+
+    def consume_preparation(self, item: ItemName) -> None:
+        """Note that `item` is being prepared to be stocked, which happens once as well. Raises MaterialSpent."""
+        self.consume(ItemName(f"{item}.prepared"))
 
     def _file(self, item: ItemName) -> Path:
         if not _ITEM_NAME.fullmatch(item):
@@ -89,7 +93,8 @@ class ConsumptionLedger:
         )
 
 
-def _sync(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Make what was created or renamed in `folder` survive a crash."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
