@@ -34,7 +34,7 @@ class Seconds(Strict):
     """Wall-clock seconds, as the data owner measured them."""
 
     offline: float
-    """From the session's opening to the end of the material's arrival; needs no image."""
+    """From the session's opening until the material is there; needs no image. Next to nothing where it was in stock."""
     online: float
     """From the image's first share to the result."""
 
@@ -45,7 +45,7 @@ class Bytes(Strict):
     online: int
     """Both directions, between data owner and model owner."""
     offline: int
-    """Everything else: tickets, seeds, corrections."""
+    """Everything else in this session: tickets, seeds, corrections. What stocking took was spent before it."""
     data_owner_sent: int
     model_owner_sent: int
     crypto_provider_sent: int
@@ -75,3 +75,5 @@ class Diagnosis(Strict):
     seconds: Seconds
     bytes: Bytes
     one_way_trips: int
+    stocked: bool = False
+    """Whether the material was prepared ahead."""

@@ -1,5 +1,7 @@
 """One diagnosis, from a file to a result: the data owner's P0 and its dealings with the front end.
 
+Without an item in stock:
+
 front end                  data owner P0                             model owner P1      crypto provider D
 -----------------------    --------------------------------------    ----------------    -----------------
 card, plan          -->    file -> tensor
@@ -15,12 +17,34 @@ session, ticket     -->    checks ticket, pins both peers
                            logits                             <--
                            result received                    -->
                     <--    completed, seconds and bytes
+
+(With an engine whose material can be stocked, "no item" follows the ticket to the model owner.)
+
+With an item in stock that was prepared for exactly these parties, this model version and plan:
+
+session, ticket     -->    checks ticket, pins both peers
+                           ticket                             -->
+                           consumes an item of its stock
+                           name of the item                   -->    consumes its half
+                           name of the item                   <--    (none: both prepare now, as above)
+                    <--    running
+                           and so on, without the crypto provider
+
+Stocking an item, ahead and without an image:
+
+session, ticket     -->    checks ticket, pins both peers
+                    <--    preparing
+                           the offline phase, as above
+                           material ready                     <--    has stocked its half
+                           stocks its half
+                           material stocked                   -->
+                    <--    completed, seconds and bytes
 """
 
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from ssl import SSLContext
@@ -34,6 +58,7 @@ from numpy.typing import NDArray
 from contract.api import Failure, ModelEntry, PhaseSeconds, SentBytes, SessionEventName, SessionReport, SessionView
 from contract.command_line import one_line
 from contract.errors import (
+    CallerError,
     ConfigurationError,
     EncryptedInferenceError,
     NeedsConfirmation,
@@ -42,18 +67,22 @@ from contract.errors import (
 )
 from contract.identity import Party, Role, party_of_certificate
 from contract.settings import Peer
-from contract.ticket import Engine, TicketClaims, load_public_key, verify_ticket
+from contract.ticket import STOCKED_ENGINES, Engine, Purpose, TicketClaims, load_public_key, verify_ticket
 from data_owner.diagnosis import Bytes, Diagnosis, Finding, ModelName, Seconds, Warned
 from data_owner.masked_weights import MaskedWeightsFolder
 from data_owner.settings import DataOwnerSettings
+from data_owner.stock import DataOwnerStock
 from imaging import ModelInput, read_model_input
 from inference_service.client import InferenceServiceClient
-from secure_computation.admission import item_of, present_ticket
+from secure_computation.admission import STOCKED_ITEM_STEP, item_of, present_ticket
 from secure_computation.channel.channel import Channel, Deadlines
 from secure_computation.channel.tls import tls_context
+from secure_computation.channel.traffic import Traffic
 from secure_computation.channel.websocket import connect_channel
 from secure_computation.engines.choosing import data_owner_side
 from secure_computation.engines.interface import DataOwnerSide, OnLayer
+from secure_computation.engines.masked.engine import DataOwnerItem
+from secure_computation.engines.masked.stock import stockable
 from secure_computation.material import ConsumptionLedger
 from secure_computation.plan import Plan, parse_plan
 from secure_computation.wire import Phase
@@ -86,11 +115,33 @@ class _OpenSession:
 
 
 @dataclass(frozen=True, kw_only=True)
+class _Offline:
+    """What the offline phase left: material for one image, and whom it came from."""
+
+    material: Any = field(repr=False)
+    model_owner: Channel
+    dealer: Channel | None
+    """None where the item was in stock."""
+    ready: dict[str, object]
+    """The model owner's account of its traffic with the dealer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stocked:
+    """What stocking one item took."""
+
+    seconds: float
+    bytes: Bytes
+    warnings: tuple[Warned, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class _Outcome:
     logits: NDArray[np.float64]
     seconds: Seconds
     bytes: Bytes
     one_way_trips: int
+    stocked: bool
     warnings: tuple[Warned, ...]
 
 
@@ -105,7 +156,9 @@ class Diagnoser:
         self._public_keys: Sequence[Ed25519PublicKey] = [load_public_key(path) for path in settings.ticket_keys]
         self._context: SSLContext = tls_context(settings.credentials, server_side=False)
         self._ledger = ConsumptionLedger(settings.data_folder / "consumed")
+        self._stock = DataOwnerStock(settings.data_folder / "stock", days=settings.stock_days, ledger=self._ledger)
         self._masked_weights = MaskedWeightsFolder(settings.data_folder / "masked-weights")
+        self._lost: list[str] = []
         self._sides: dict[tuple[str, Engine], DataOwnerSide[Any]] = {}
         self._deadlines = Deadlines(connect_seconds=settings.waiting.connect, step_seconds=settings.waiting.step)
 
@@ -134,32 +187,73 @@ class Diagnoser:
             raise PeerViolation(
                 f"the plan of {entry.card.name} has another input or other classes than its card; tell its owner"
             )
-        session = self._open(entry, engine)
+        session = self._open(entry, engine, Purpose.DIAGNOSE)
+        with self._ending(session) as channels:
+            outcome = self._run(session, plan, image, progress, channels)
+        return _diagnosis(path, entry, engine, image, outcome)
+
+    def stock(self, entry: ModelEntry, *, engine: Engine, progress: Progress) -> Stocked:
+        """Prepare one item ahead, and keep it for a later diagnosis; the model owner keeps its half.
+
+        Raises an error of the tree; the session then ends as failed at the front end, and neither party keeps a half.
+        """
+        if engine not in STOCKED_ENGINES:
+            raise CallerError(f"material of the engine '{engine.value}' cannot be prepared ahead; use --engine masked")
+        progress.stage("opening a session")
+        plan = parse_plan(self._front_end.plan(entry.plan_hash))
+        lowering = stockable(plan)
+        session = self._open(entry, engine, Purpose.PREPARE)
+        claims, item = session.claims, item_of(session.claims)
+        with self._ending(session) as channels:
+            started = time.perf_counter()
+            self._report_preparing(session, progress)
+            self._ledger.consume_preparation(item)
+            model_owner = self._connect(channels, session.model_owner_url, session.model_owner, session.ticket)
+            offline = self._prepare(session, plan, model_owner, channels)
+            self._stock.put(claims, lowering, offline.material, name=item)
+            model_owner.send_end(step="material stocked")
+            seconds = Seconds(offline=time.perf_counter() - started, online=0.0)
+            sent = _bytes(offline)
+            unrecorded = self._report_completed(session, seconds, sent)
+        return Stocked(seconds=seconds.offline, bytes=sent, warnings=(*self._dropped(), *unrecorded))
+
+    @contextmanager
+    def _ending(self, session: _OpenSession) -> Iterator[ExitStack]:
+        """Whatever ends the session early is reported, and its channels are closed."""
         with ExitStack() as channels:
             # The front end hears of the end before the peers do: they would report that this party has gone.
             try:
-                outcome = self._run(session, plan, image, progress, channels)
+                yield channels
             except EncryptedInferenceError as error:
                 self._report_failure(session.view.id, error)
                 raise
             except KeyboardInterrupt:
                 self._cancel(session)
                 raise
-        return _diagnosis(path, entry, engine, image, outcome)
 
-    def _open(self, entry: ModelEntry, engine: Engine) -> _OpenSession:
-        view = self._front_end.open_session(model=entry.card.name, engine=engine, version=entry.version)
+    def _open(self, entry: ModelEntry, engine: Engine, purpose: Purpose) -> _OpenSession:
+        view = self._front_end.open_session(
+            model=entry.card.name, engine=engine, version=entry.version, purpose=purpose
+        )
         try:
-            return self._checked(view, entry, engine)
+            return self._checked(view, entry, engine, purpose)
         except EncryptedInferenceError as error:
             self._report_failure(view.id, error)
             raise
 
-    def _checked(self, view: SessionView, entry: ModelEntry, engine: Engine) -> _OpenSession:
+    def _checked(self, view: SessionView, entry: ModelEntry, engine: Engine, purpose: Purpose) -> _OpenSession:
         claims = verify_ticket(
             view.ticket or "", public_keys=self._public_keys, now=datetime.now(tz=UTC), party=self._own
         )
-        if claims.session != view.id or claims.plan_hash != entry.plan_hash or claims.engine is not engine:
+        asked = (view.id, entry.card.name, entry.version, entry.plan_hash, engine, purpose)
+        if asked != (
+            claims.session,
+            claims.model,
+            claims.version,
+            claims.plan_hash,
+            claims.engine,
+            claims.purpose,
+        ):
             raise TicketInvalid(
                 "the ticket is for another session than the one asked for; tell the front end's operator"
             )
@@ -179,29 +273,88 @@ class Diagnoser:
         self, session: _OpenSession, plan: Plan, image: ModelInput, progress: Progress, channels: ExitStack
     ) -> _Outcome:
         started = time.perf_counter()
-        item = item_of(session.claims)
-        side = self._side(session.claims, plan)
-        progress.stage("preparing offline material")
-        self._front_end.report(session.view.id, SessionEventName.PREPARE)
-        # Durable before the first message that depends on it.
-        self._ledger.consume(item)
-        model_owner = self._connect(channels, session.model_owner_url, session.model_owner, session.ticket)
-        dealer = self._connect(channels, session.crypto_provider_url, session.crypto_provider, session.ticket)
-        patience = self._settings.waiting.material
-        material = side.prepare(item=item, dealer=dealer, model_owner=model_owner, patience_seconds=patience)
-        dealer.send_end(step="material received")
-        ready = model_owner.receive_hello(step="material ready", wait_seconds=patience)
+        offline = self._offline(session, plan, progress, channels)
+        model_owner = offline.model_owner
         self._front_end.report(session.view.id, SessionEventName.RUN)
         prepared = time.perf_counter()
+        side = self._side(session.claims, plan)
         progress.stage("computing on shares")
-        logits = side.run(image.tensor, material, model_owner=model_owner, on_layer=progress.layer)
+        logits = side.run(image.tensor, offline.material, model_owner=model_owner, on_layer=progress.layer)
         model_owner.send_end(step="result received")
         finished = time.perf_counter()
         seconds = Seconds(offline=prepared - started, online=finished - prepared)
-        sent = _bytes(model_owner, dealer, ready)
+        sent = _bytes(offline)
         unrecorded = self._report_completed(session, seconds, sent)
         trips = model_owner.traffic(Phase.ONLINE).one_way_trips + model_owner.traffic(Phase.OUTPUT).one_way_trips
-        return _Outcome(logits=logits, seconds=seconds, bytes=sent, one_way_trips=trips, warnings=unrecorded)
+        return _Outcome(
+            logits=logits,
+            seconds=seconds,
+            bytes=sent,
+            one_way_trips=trips,
+            stocked=offline.dealer is None,
+            warnings=(*self._dropped(), *unrecorded),
+        )
+
+    def _offline(self, session: _OpenSession, plan: Plan, progress: Progress, channels: ExitStack) -> _Offline:
+        """Material for one image: from the stock where both parties have an item, else prepared now."""
+        claims = session.claims
+        held = self._stock.holds(claims)
+        if held:
+            progress.stage("taking material from stock")
+        else:
+            self._report_preparing(session, progress)
+        # Durable before the first message that depends on it.
+        self._ledger.consume(item_of(claims))
+        model_owner = self._connect(channels, session.model_owner_url, session.model_owner, session.ticket)
+        if claims.engine in STOCKED_ENGINES:
+            material = self._spend(claims, plan, model_owner)
+            if material is not None:
+                nothing: dict[str, object] = {"received_bytes": 0, "sent_bytes": 0}
+                return _Offline(material=material, model_owner=model_owner, dealer=None, ready=nothing)
+        if held:
+            self._report_preparing(session, progress)
+        return self._prepare(session, plan, model_owner, channels)
+
+    def _spend(self, claims: TicketClaims, plan: Plan, model_owner: Channel) -> DataOwnerItem | None:
+        """Agree with the model owner on a stocked item, which is consumed on both sides; None for none."""
+        # Consumed here before its name leaves, so that no other session can name it.
+        taken = self._stock.take(claims, stockable(plan))
+        name = None if taken is None else taken.binding.item
+        model_owner.send_hello({"item": name}, step=STOCKED_ITEM_STEP)
+        if taken is None:
+            return None
+        material = taken.restore()
+        patience = self._settings.waiting.material
+        answered = model_owner.receive_hello(step=STOCKED_ITEM_STEP, wait_seconds=patience).get("item")
+        if answered == name:
+            return material
+        if answered is not None:
+            raise PeerViolation(f"{model_owner.peer} answered with another stocked item; start a new session")
+        self._lost.append(
+            f"{model_owner.peer} no longer has the stocked item {taken.binding.item[:12]}: it is dropped, and material "
+            "was prepared now"
+        )
+        return None
+
+    def _prepare(self, session: _OpenSession, plan: Plan, model_owner: Channel, channels: ExitStack) -> _Offline:
+        """The offline phase, with the dealer and the model owner."""
+        side, patience = self._side(session.claims, plan), self._settings.waiting.material
+        dealer = self._connect(channels, session.crypto_provider_url, session.crypto_provider, session.ticket)
+        item = item_of(session.claims)
+        material = side.prepare(item=item, dealer=dealer, model_owner=model_owner, patience_seconds=patience)
+        dealer.send_end(step="material received")
+        ready = model_owner.receive_hello(step="material ready", wait_seconds=patience)
+        return _Offline(material=material, model_owner=model_owner, dealer=dealer, ready=ready)
+
+    def _report_preparing(self, session: _OpenSession, progress: Progress) -> None:
+        progress.stage("preparing offline material")
+        self._front_end.report(session.view.id, SessionEventName.PREPARE)
+
+    def _dropped(self) -> tuple[Warned, ...]:
+        """What happened to the stock in this session."""
+        words = (*self._stock.warnings(), *self._lost)
+        self._lost.clear()
+        return tuple(Warned(code="stock-dropped", text=text) for text in words)
 
     def _side(self, claims: TicketClaims, plan: Plan) -> DataOwnerSide[Any]:
         """The engine of a ticket for its plan; kept, because it keeps masked weights ready for the next image."""
@@ -266,11 +419,13 @@ def _pinned(peers: Sequence[Peer], organisation: str, *, what: str) -> Peer:
     )
 
 
-def _bytes(model_owner: Channel, dealer: Channel, ready: dict[str, object]) -> Bytes:
+def _bytes(offline: _Offline) -> Bytes:
     """Add up what crossed the channels. What the model owner exchanged with the dealer is its own account of it."""
-    dealt = _count(ready.get("received_bytes"), model_owner)
-    asked = _count(ready.get("sent_bytes"), model_owner)
-    whole, with_dealer = model_owner.traffic(), dealer.traffic()
+    model_owner = offline.model_owner
+    dealt = _count(offline.ready.get("received_bytes"), model_owner)
+    asked = _count(offline.ready.get("sent_bytes"), model_owner)
+    whole = model_owner.traffic()
+    with_dealer = Traffic() if offline.dealer is None else offline.dealer.traffic()
     online = sum(
         part.bytes_sent + part.bytes_received
         for part in (model_owner.traffic(Phase.ONLINE), model_owner.traffic(Phase.OUTPUT))
@@ -305,4 +460,5 @@ def _diagnosis(path: Path, entry: ModelEntry, engine: Engine, image: ModelInput,
         seconds=outcome.seconds,
         bytes=outcome.bytes,
         one_way_trips=outcome.one_way_trips,
+        stocked=outcome.stocked,
     )

@@ -15,7 +15,7 @@ class DataOwnerSettings(PartySettings):
     model_config = settings_config("DATA_OWNER_")
 
     data_folder: Path
-    """The ledger of consumed material."""
+    """The ledger of consumed material, stocked material, and masked weights."""
     credentials: Credentials
     ticket_keys: Annotated[tuple[Path, ...], Field(min_length=1)]
     """Public keys of the inference service, pinned."""
@@ -25,5 +25,7 @@ class DataOwnerSettings(PartySettings):
     crypto_providers: Annotated[tuple[Peer, ...], Field(min_length=1)]
     """Crypto providers that this hospital trusts not to collude with a model owner."""
     waiting: Waiting = Waiting()
+    stock_days: Annotated[float, Field(gt=0, le=365)] = 7.0
+    """How long material that `data-owner prepare` stocked is kept."""
     threads: Annotated[int, Field(ge=1, le=256)] = 1
     """Threads of one tensor operation."""

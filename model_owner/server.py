@@ -10,10 +10,25 @@ material ready         <--
 openings              <-->    openings, layer by layer
 logits                 <--    its share of the output
 result received        -->
+
+With an engine whose material can be stocked, the data owner names a stocked item after its ticket, or none:
+
+ticket to diagnose     -->    checks ticket, peer, plan
+name of an item        -->    consumes its half of that item
+name of the item       <--
+openings              <-->    and so on, without the crypto provider
+
+ticket to prepare      -->    checks ticket, peer, plan, room in the stock
+                              (the offline phase, as above)
+                              stocks its half
+material ready         <--
+material stocked       -->    (or drops its half)
 """
 
 import logging
+import re
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from ssl import SSLContext
@@ -24,26 +39,31 @@ from starlette.applications import Starlette
 
 from contract.api import Failure, PartyAddress, SessionEventName, SessionReport
 from contract.command_line import one_line
-from contract.errors import EncryptedInferenceError, ModelFileError, Refused, TicketInvalid
+from contract.errors import EncryptedInferenceError, ModelFileError, PeerViolation, Refused, TicketInvalid
 from contract.identity import Party, Role, party_of_certificate
 from contract.model_card import OutputPolicy
-from contract.ticket import Engine, TicketClaims, load_public_key
+from contract.ticket import STOCKED_ENGINES, Engine, Purpose, TicketClaims, load_public_key
 from inference_service.client import InferenceServiceClient
 from model_owner.registry import RegisteredModel, Registry
 from model_owner.settings import ModelOwnerSettings
-from secure_computation.admission import admit, item_of, present_ticket
+from model_owner.stock import ModelOwnerStock
+from secure_computation.admission import STOCKED_ITEM_STEP, admit, item_of, present_ticket
 from secure_computation.channel.channel import Channel, Deadlines
 from secure_computation.channel.serving import Service, party_app
 from secure_computation.channel.tls import tls_context
+from secure_computation.channel.traffic import Traffic
 from secure_computation.channel.websocket import connect_channel
 from secure_computation.engines.choosing import model_owner_side, offered_engines
 from secure_computation.engines.interface import ModelOwnerSide
-from secure_computation.material import ConsumptionLedger
+from secure_computation.engines.masked.engine import PreparedModelOwner
+from secure_computation.engines.masked.stock import stockable
+from secure_computation.material import ConsumptionLedger, ItemName
 from secure_computation.wire import Phase
 
 INFERENCE_PATH: Final = "/v2/inference"
 HostedModels = Mapping[tuple[str, str], RegisteredModel]
 """By name and version."""
+_ITEM: Final = re.compile(r"[0-9a-f]{64}")
 _LOG = logging.getLogger(__name__)
 
 
@@ -67,6 +87,7 @@ class InferenceHandler:
         public_keys: Sequence[Ed25519PublicKey],
         models: HostedModels,
         ledger: ConsumptionLedger,
+        stock: ModelOwnerStock,
         dealer: DealerLink,
         front_end: InferenceServiceClient,
     ) -> None:
@@ -75,6 +96,7 @@ class InferenceHandler:
         self._public_keys = public_keys
         self._models = models
         self._ledger = ledger
+        self._stock = stock
         self._dealer = dealer
         self._front_end = front_end
         self._sides: dict[tuple[str, Engine], ModelOwnerSide[Any]] = {}
@@ -85,20 +107,53 @@ class InferenceHandler:
         ticket, claims = admit(channel, own=self._own, public_keys=self._public_keys)
         # Durable before anything is received for it. A replayed ticket stops here, and does not end the session that
         # it was made for: that one may still be running.
-        self._ledger.consume(item_of(claims))
+        preparing = claims.purpose is Purpose.PREPARE
+        if preparing:
+            self._ledger.consume_preparation(item_of(claims))
+        else:
+            self._ledger.consume(item_of(claims))
         try:
-            self._run(channel, ticket, claims)
+            (self._stock_item if preparing else self._run)(channel, ticket, claims)
         except EncryptedInferenceError as error:
             self._report_failure(claims, error)
             raise
-        _LOG.info("session %s: served to the %s", claims.session, channel.peer)
+        _LOG.info("session %s: %s for the %s", claims.session, "stocked" if preparing else "served", channel.peer)
 
     def _run(self, channel: Channel, ticket: str, claims: TicketClaims) -> None:
-        side = self._side(self._hosted(claims), claims.engine)
+        model = self._hosted(claims)
+        side = self._side(model, claims.engine)
         channel.set_phase(Phase.OFFLINE)
-        material = self._prepare(side, channel, ticket, claims)
+        material = self._spend(channel, model, claims) if claims.engine in STOCKED_ENGINES else None
+        if material is None:
+            material, traffic = self._prepare(side, channel, ticket, claims)
+            _tell_ready(channel, traffic)
         side.run(material, data_owner=channel)
         channel.receive_end(step="result received")
+
+    def _stock_item(self, channel: Channel, ticket: str, claims: TicketClaims) -> None:
+        """Prepare an item for a later session and keep this party's half, if the data owner keeps its own."""
+        model = self._hosted(claims)
+        side, lowering = self._side(model, claims.engine), stockable(model.plan)
+        channel.set_phase(Phase.OFFLINE)
+        with self._stock.room(claims):
+            material, traffic = self._prepare(side, channel, ticket, claims)
+            with self._stock.kept(claims, lowering, material, weights_version=model.weights_version):
+                _tell_ready(channel, traffic)
+                channel.receive_end(step="material stocked")
+
+    def _spend(self, channel: Channel, model: RegisteredModel, claims: TicketClaims) -> PreparedModelOwner | None:
+        """The stocked item that the data owner names, consumed; None where it names none or it is not there."""
+        named = channel.receive_hello(step=STOCKED_ITEM_STEP).get("item")
+        if named is None:
+            return None
+        if not isinstance(named, str) or not _ITEM.fullmatch(named):
+            raise PeerViolation(f"{channel.peer} named a stocked item wrongly; update it to the same version")
+        item, lowering = ItemName(named), stockable(model.plan)
+        material = self._stock.take(claims, lowering, item, weights_version=model.weights_version)
+        if material is None:
+            _LOG.info("session %s: item %s is not in stock", claims.session, item[:12])
+        channel.send_hello({"item": None if material is None else item}, step=STOCKED_ITEM_STEP)
+        return material
 
     def _side(self, model: RegisteredModel, engine: Engine) -> ModelOwnerSide[Any]:
         """The engine of a model's plan; kept, because it lays out weights."""
@@ -128,8 +183,10 @@ class InferenceHandler:
             raise Refused(f"the engine '{claims.engine.value}' is not offered for this model; choose crypten")
         return model
 
-    def _prepare(self, side: ModelOwnerSide[Any], channel: Channel, ticket: str, claims: TicketClaims) -> Any:
-        """Fetch and make the material of one session, and tell the data owner that it is there."""
+    def _prepare(
+        self, side: ModelOwnerSide[Any], channel: Channel, ticket: str, claims: TicketClaims
+    ) -> tuple[Any, Traffic]:
+        """Fetch and make the material of one session; what crossed the link to the dealer for it."""
         link = self._dealer
         dealer = connect_channel(link.url, context=link.context, expect=link.party, deadlines=link.deadlines)
         try:
@@ -137,14 +194,9 @@ class InferenceHandler:
             dealer.set_phase(Phase.OFFLINE)
             material = side.prepare(item=item_of(claims), dealer=dealer, data_owner=channel)
             dealer.send_end(step="material received")
-            # Public figures for the data owner's account of the session: sizes follow from the plan.
-            traffic = dealer.traffic()
-            channel.send_hello(
-                {"received_bytes": traffic.bytes_received, "sent_bytes": traffic.bytes_sent}, step="material ready"
-            )
+            return material, dealer.traffic()
         finally:
             dealer.close()
-        return material
 
     def _report_failure(self, claims: TicketClaims, error: EncryptedInferenceError) -> None:
         """Tell the front end, so that a session whose data owner vanished ends as failed too."""
@@ -154,6 +206,13 @@ class InferenceHandler:
         except EncryptedInferenceError as refusal:
             # The data owner may have reported first, or the front end may be down; the session expires there anyway.
             _LOG.info("session %s: failure not recorded: %s", claims.session, refusal)
+
+
+def _tell_ready(channel: Channel, traffic: Traffic) -> None:
+    """Public figures for the data owner's account of the session: sizes follow from the plan."""
+    channel.send_hello(
+        {"received_bytes": traffic.bytes_received, "sent_bytes": traffic.bytes_sent}, step="material ready"
+    )
 
 
 def load_models(registry: Registry) -> dict[tuple[str, str], RegisteredModel]:
@@ -190,11 +249,20 @@ def inference_app(settings: ModelOwnerSettings, models: HostedModels, front_end:
     own = party_of_certificate(settings.credentials.certificate, role=Role.MODEL_OWNER)
     waiting = settings.waiting
     deadlines = Deadlines(connect_seconds=waiting.connect, step_seconds=waiting.step)
+    ledger = ConsumptionLedger(settings.data_folder / "consumed")
     handler = InferenceHandler(
         own=own,
         public_keys=[load_public_key(path) for path in settings.ticket_keys],
         models=models,
-        ledger=ConsumptionLedger(settings.data_folder / "consumed"),
+        ledger=ledger,
+        stock=ModelOwnerStock(
+            settings.data_folder / "stock",
+            days=settings.stock_days,
+            most_items=settings.stock_per_data_owner,
+            ledger=ledger,
+            warn=_LOG.warning,
+            clock=time.time,
+        ),
         dealer=DealerLink(
             party=Party(role=Role.CRYPTO_PROVIDER, organisation=settings.crypto_provider.organisation),
             url=settings.crypto_provider.url,

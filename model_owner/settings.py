@@ -22,7 +22,7 @@ class ModelOwnerSettings(PartySettings):
     model_config = settings_config("MODEL_OWNER_")
 
     data_folder: Path
-    """Imported models and the ledger of consumed material."""
+    """Imported models, the ledger of consumed material, and stocked material."""
     listen: Address = Address(host="127.0.0.1", port=8081)
     public_url: WebSocketUrl | None = None
     """Where data owners reach this server, if not where it listens (behind a proxy, say)."""
@@ -36,5 +36,9 @@ class ModelOwnerSettings(PartySettings):
     waiting: Waiting = Waiting()
     sessions_at_once: Annotated[int, Field(ge=1, le=256)] = 4
     """Each holds its corrections in memory: about 300 MB for a ResNet-18 at 224 x 224."""
+    stock_per_data_owner: Annotated[int, Field(ge=0, le=10_000)] = 32
+    """Items that one data owner may stock here; each takes about 120 MB of disk for a ResNet-18 at 224 x 224."""
+    stock_days: Annotated[float, Field(gt=0, le=365)] = 7.0
+    """How long a stocked item is kept."""
     threads: Annotated[int, Field(ge=1, le=256)] = 1
     """Threads of one tensor operation."""

@@ -17,7 +17,6 @@ from contract.errors import Refused
 from secure_computation.engines.masked.engine import DataOwnerItem, PreparedModelOwner
 from secure_computation.engines.masked.plan import LinearStep, MaskedLowering
 from secure_computation.engines.masked.roles import (
-    ComparisonShape,
     DataOwnerOffline,
     ModelOwnerItem,
     ModelOwnerOffline,
@@ -28,8 +27,6 @@ from secure_computation.material import ItemName
 from secure_computation.plan import Plan
 from secure_computation.protocols.bundle import Bundle, BundleLayout
 from secure_computation.protocols.draws import RingElements
-from secure_computation.protocols.relu import ReluAsP0
-from secure_computation.protocols.truncation import TruncationAsP0
 from secure_computation.randomness import SEED_BYTES, Seed
 from secure_computation.ring import reduce_to_ring
 from secure_computation.stock_folder import Body
@@ -81,16 +78,10 @@ class _DrawnAgain(DataOwnerOffline):
         del half, move
         return np.broadcast_to(np.uint32(0), step.shape)
 
-    def _compare(
-        self, shape: ComparisonShape, part: ReluAsP0 | TruncationAsP0, half: RingElements, move: Move
-    ) -> RingElements:
-        del shape, half
-        self._comparisons.append((move, part))
-        return part.output_mask
-
 
 def _send_nothing(move: Move, layout: BundleLayout, bundle: Bundle) -> None:
-    raise AssertionError(f"{move} was sent when the item was made: {layout}, {bundle}")
+    """All of it was sent when the item was made."""
+    del move, layout, bundle
 
 
 # P1, the model owner

@@ -1,0 +1,114 @@
+"""The data owner's stock: its halves of prepared items, each for one later diagnosis."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from contract.errors import MaterialSpent
+from contract.model_card import Strict
+from contract.ticket import STOCKED_ENGINES, TicketClaims
+from secure_computation.engines.masked.engine import DataOwnerItem
+from secure_computation.engines.masked.plan import MaskedLowering
+from secure_computation.engines.masked.stock import data_owner_bodies, data_owner_sizes, restore_data_owner
+from secure_computation.material import ConsumptionLedger, ItemName
+from secure_computation.stock_folder import Binding, Body, StockFolder
+
+
+class StockedModel(Strict):
+    """How much is stocked for one version of a model. Nothing here is secret."""
+
+    model: str
+    version: str
+    model_owner: str
+    crypto_provider: str
+    items: int
+    oldest_seconds: Annotated[float, Field(ge=0)]
+    """Age of the oldest item."""
+    newest_seconds: Annotated[float, Field(ge=0)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TakenItem:
+    """An item that was consumed here and that no other session gets."""
+
+    binding: Binding
+    lowering: MaskedLowering
+    bodies: list[Body]
+
+    def __repr__(self) -> str:
+        """Name the item; show nothing of it."""
+        return f"TakenItem({self.binding.item[:12]})"
+
+    def restore(self) -> DataOwnerItem:
+        """Draw P0's material again. Raises PeerViolation where the file's content does not fit the plan."""
+        return restore_data_owner(
+            self.lowering,
+            self.bodies,
+            item=self.binding.name,
+            weights_version=self.binding.weights_version,
+        )
+
+
+class DataOwnerStock:
+    """P0's stocked items of all models."""
+
+    def __init__(
+        self, folder: Path, *, days: float, ledger: ConsumptionLedger, clock: Callable[[], float] = time.time
+    ) -> None:
+        """Keep items in `folder` for `days`; `ledger` notes which were used."""
+        self._warnings: list[str] = []
+        self._clock = clock
+        self._folder = StockFolder(folder, days=days, ledger=ledger, warn=self._warnings.append, clock=clock)
+
+    def put(self, claims: TicketClaims, lowering: MaskedLowering, item: DataOwnerItem, *, name: ItemName) -> None:
+        """Keep what was prepared under a ticket."""
+        binding = Binding.of(claims, item=name, weights_version=item.weights_version, now=self._clock())
+        self._folder.put(binding, data_owner_bodies(lowering, item))
+
+    def holds(self, claims: TicketClaims) -> bool:
+        """Whether there is an item that a session with this ticket may spend."""
+        return claims.engine in STOCKED_ENGINES and any(self._fitting(claims))
+
+    def take(self, claims: TicketClaims, lowering: MaskedLowering) -> TakenItem | None:
+        """Consume the oldest fitting item; None where there is none left."""
+        for binding in self._fitting(claims):
+            try:
+                bodies = self._folder.take(binding, data_owner_sizes(lowering))
+            except MaterialSpent:
+                continue  # another process was quicker
+            if bodies is not None:
+                return TakenItem(binding=binding, lowering=lowering, bodies=bodies)
+        return None
+
+    def warnings(self) -> tuple[str, ...]:
+        """What was dropped as damaged since this was asked last."""
+        warnings = tuple(self._warnings)
+        self._warnings.clear()
+        return warnings
+
+    def summary(self) -> tuple[StockedModel, ...]:
+        """What is stocked, by model version and parties."""
+        now = self._clock()
+        groups: dict[tuple[str, str, str, str], list[float]] = {}
+        for binding in self._folder.bindings():
+            key = (binding.model, binding.version, binding.model_owner, binding.crypto_provider)
+            groups.setdefault(key, []).append(max(0.0, now - binding.stocked_at))
+        return tuple(
+            StockedModel(
+                model=model,
+                version=version,
+                model_owner=model_owner,
+                crypto_provider=crypto_provider,
+                items=len(ages),
+                oldest_seconds=max(ages),
+                newest_seconds=min(ages),
+            )
+            for (model, version, model_owner, crypto_provider), ages in sorted(groups.items())
+        )
+
+    def _fitting(self, claims: TicketClaims) -> list[Binding]:
+        return [binding for binding in self._folder.bindings() if binding.fits(claims)]

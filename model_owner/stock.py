@@ -1,0 +1,101 @@
+"""The model owner's stock: its halves of prepared items, in a folder for each data owner."""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from contract.errors import MaterialSpent, Refused
+from contract.ticket import TicketClaims
+from secure_computation.engines.masked.engine import PreparedModelOwner
+from secure_computation.engines.masked.plan import MaskedLowering
+from secure_computation.engines.masked.stock import model_owner_bodies, model_owner_sizes, restore_model_owner
+from secure_computation.material import ConsumptionLedger, ItemName
+from secure_computation.stock_folder import Binding, StockFolder
+
+
+class ModelOwnerStock:
+    """P1's stocked items. For use by several threads of one process."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        days: float,
+        most_items: int,
+        ledger: ConsumptionLedger,
+        warn: Callable[[str], None],
+        clock: Callable[[], float],
+    ) -> None:
+        """Keep at most `most_items` for each data owner in `folder`, for `days`; drops what is too old now."""
+        self._folder = folder
+        self._most_items = most_items
+        self._ledger = ledger
+        self._clock = clock
+        self._open: Callable[[Path], StockFolder] = lambda path: StockFolder(
+            path, days=days, ledger=ledger, warn=warn, clock=clock
+        )
+        self._arriving: dict[str, int] = {}
+        self._lock = threading.Lock()
+        for path in folder.iterdir() if folder.is_dir() else ():
+            self._open(path).bindings()
+
+    @contextmanager
+    def room(self, claims: TicketClaims) -> Iterator[None]:
+        """Hold a place for one more item while it is prepared. Raises Refused where the data owner has its number."""
+        owner = claims.data_owner
+        with self._lock:
+            arriving = self._arriving.get(owner, 0)
+            if len(self._of(owner).bindings()) + arriving >= self._most_items:
+                raise Refused(
+                    f"{self._most_items} items are stocked for {owner}, the most that it may have; diagnose with them, "
+                    "or wait until they are too old"
+                )
+            self._arriving[owner] = arriving + 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._arriving[owner] -= 1
+
+    @contextmanager
+    def kept(
+        self, claims: TicketClaims, lowering: MaskedLowering, prepared: PreparedModelOwner, *, weights_version: str
+    ) -> Iterator[None]:
+        """Keep an item; drop it where the block, in which the data owner keeps its half, fails."""
+        binding = Binding.of(claims, item=prepared.item, weights_version=weights_version, now=self._clock())
+        folder = self._of(claims.data_owner)
+        folder.put(binding, model_owner_bodies(lowering, prepared))
+        try:
+            yield
+        except BaseException:
+            folder.drop(prepared.item)
+            raise
+
+    def take(
+        self, claims: TicketClaims, lowering: MaskedLowering, item: ItemName, *, weights_version: str
+    ) -> PreparedModelOwner | None:
+        """Consume the item that a data owner named; None where it is not kept (expired, damaged, lost, other weights).
+
+        Raises: MaterialSpent where it was used before; Refused where it is for something else than this session.
+        """
+        folder = self._of(claims.data_owner)
+        binding = folder.find(item)
+        if binding is None:
+            if self._ledger.consumed(item):
+                raise MaterialSpent(f"stocked item {item[:12]} was used before and is never used twice; name another")
+            return None
+        if not binding.fits(claims):
+            raise Refused(
+                f"stocked item {item[:12]} is for {binding.model} {binding.version} with other parties or another plan "
+                "than this session; name one that was prepared for exactly this"
+            )
+        if binding.weights_version != weights_version:
+            folder.drop(item)  # the version was imported anew: what the data owner keeps masks other weights
+            return None
+        bodies = folder.take(binding, model_owner_sizes(lowering))
+        return None if bodies is None else restore_model_owner(lowering, bodies, item=item)
+
+    def _of(self, data_owner: str) -> StockFolder:
+        """The folder of one data owner, whose name is one of the contract's: no path."""
+        return self._open(self._folder / data_owner)
