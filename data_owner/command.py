@@ -1,6 +1,8 @@
 """`data-owner`: submit images and read the answers.
 
 data-owner diagnose chest.dcm --config data-owner.toml
+data-owner prepare --count 8 --config data-owner.toml
+data-owner stock --config data-owner.toml
 """
 
 import sys
@@ -10,9 +12,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from contract.command_line import console, new_app, one_line, run, say
-from contract.errors import EncryptedInferenceError
+from contract.errors import CallerError, EncryptedInferenceError
 from contract.settings import load_settings
-from contract.ticket import Engine
+from contract.ticket import STOCKED_ENGINES, Engine
 
 if TYPE_CHECKING:
     from contract.api import ModelEntry
@@ -77,6 +79,79 @@ def _diagnose_one(
         from rich.console import Console
 
         print_diagnosis(Console(highlight=False), diagnosis, entry.card)
+
+
+@app.command()
+def prepare(
+    count: Annotated[int, typer.Option(min=1, max=1000, help="How many items; one is spent by each diagnosis.")] = 1,
+    config: Annotated[Path | None, typer.Option(help="TOML file of settings.")] = None,
+    model: Annotated[str | None, typer.Option(help="Needed where several models are offered.")] = None,
+    engine: Annotated[Engine, typer.Option(help="Only the masked engine's material can be stocked.")] = Engine.MASKED,
+) -> None:
+    """Stock material for later diagnoses, which then need no crypto provider and no preparation. Needs no image."""
+    from data_owner.settings import DataOwnerSettings
+
+    if engine not in STOCKED_ENGINES:
+        raise CallerError(f"material of the engine '{engine.value}' cannot be prepared ahead; use --engine masked")
+    settings = load_settings(DataOwnerSettings, config)
+    with console().status("starting"):
+        import torch
+
+        from data_owner.presentation import shown_progress
+        from data_owner.session import Diagnoser
+        from inference_service.client import InferenceServiceClient
+        from secure_computation.engines.choosing import warm_up
+
+        torch.set_num_threads(settings.threads)
+        warm_up(engine)
+    front_end = settings.inference_service
+    with InferenceServiceClient(front_end.url, front_end.api_key, authority=front_end.authority) as client:
+        diagnoser = Diagnoser(settings, client)
+        entry = diagnoser.choose_model(model)
+        for number in range(1, count + 1):
+            with shown_progress(console()) as progress:
+                stocked = diagnoser.stock(entry, engine=engine, progress=progress)
+            for warning in stocked.warnings:
+                say(f"data-owner: {warning.text}")
+            megabytes = stocked.bytes.offline / 1e6
+            say(
+                f"stocked {number} of {count} for {entry.card.name} {entry.version}: {stocked.seconds:.1f} s, "
+                f"{megabytes:,.1f} MB"
+            )
+
+
+@app.command()
+def stock(
+    config: Annotated[Path | None, typer.Option(help="TOML file of settings.")] = None,
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line, on stdout.")] = False,
+) -> None:
+    """List what is stocked: how many items for which model version, and how old."""
+    from data_owner.settings import DataOwnerSettings
+    from data_owner.stock import open_stock
+
+    settings = load_settings(DataOwnerSettings, config)
+    kept = open_stock(settings)
+    lines = kept.summary()
+    for warning in kept.warnings():
+        say(f"data-owner: {warning}")
+    for line in lines:
+        if as_json:
+            typer.echo(line.model_dump_json())
+            continue
+        typer.echo(
+            f"{line.model} {line.version}: {line.items} for {line.model_owner} and {line.crypto_provider}, "
+            f"the oldest {_age(line.oldest_seconds)} old, kept for {settings.stock_days:g} days"
+        )
+    if not lines and not as_json:
+        typer.echo("nothing is stocked; see data-owner prepare")
+
+
+def _age(seconds: float) -> str:
+    """An age in words: 40 minutes, 5.2 hours, 3.0 days."""
+    if seconds < 3600:
+        return f"{seconds / 60:.0f} minutes"
+    return f"{seconds / 3600:.1f} hours" if seconds < 48 * 3600 else f"{seconds / 86400:.1f} days"
 
 
 def main() -> None:

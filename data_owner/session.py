@@ -71,7 +71,7 @@ from contract.ticket import STOCKED_ENGINES, Engine, Purpose, TicketClaims, load
 from data_owner.diagnosis import Bytes, Diagnosis, Finding, ModelName, Seconds, Warned
 from data_owner.masked_weights import MaskedWeightsFolder
 from data_owner.settings import DataOwnerSettings
-from data_owner.stock import DataOwnerStock
+from data_owner.stock import open_ledger, open_stock
 from imaging import ModelInput, read_model_input
 from inference_service.client import InferenceServiceClient
 from secure_computation.admission import STOCKED_ITEM_STEP, item_of, present_ticket
@@ -83,7 +83,6 @@ from secure_computation.engines.choosing import data_owner_side
 from secure_computation.engines.interface import DataOwnerSide, OnLayer
 from secure_computation.engines.masked.engine import DataOwnerItem
 from secure_computation.engines.masked.stock import stockable
-from secure_computation.material import ConsumptionLedger
 from secure_computation.plan import Plan, parse_plan
 from secure_computation.wire import Phase
 
@@ -155,8 +154,8 @@ class Diagnoser:
         self._own = party_of_certificate(settings.credentials.certificate, role=Role.DATA_OWNER)
         self._public_keys: Sequence[Ed25519PublicKey] = [load_public_key(path) for path in settings.ticket_keys]
         self._context: SSLContext = tls_context(settings.credentials, server_side=False)
-        self._ledger = ConsumptionLedger(settings.data_folder / "consumed")
-        self._stock = DataOwnerStock(settings.data_folder / "stock", days=settings.stock_days, ledger=self._ledger)
+        self._ledger = open_ledger(settings)
+        self._stock = open_stock(settings, self._ledger)
         self._masked_weights = MaskedWeightsFolder(settings.data_folder / "masked-weights")
         self._lost: list[str] = []
         self._sides: dict[tuple[str, Engine], DataOwnerSide[Any]] = {}

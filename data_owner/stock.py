@@ -11,6 +11,7 @@ from pydantic import Field
 from contract.errors import MaterialSpent
 from contract.model_card import Strict
 from contract.ticket import STOCKED_ENGINES, TicketClaims
+from data_owner.settings import DataOwnerSettings
 from secure_computation.engines.masked.engine import DataOwnerItem
 from secure_computation.engines.masked.plan import MaskedLowering
 from secure_computation.engines.masked.stock import data_owner_bodies, data_owner_sizes, restore_data_owner
@@ -112,3 +113,14 @@ class DataOwnerStock:
 
     def _fitting(self, claims: TicketClaims) -> list[Binding]:
         return [binding for binding in self._folder.bindings() if binding.fits(claims)]
+
+
+def open_stock(settings: DataOwnerSettings, ledger: ConsumptionLedger | None = None) -> DataOwnerStock:
+    """The stock and the ledger that a data owner's settings name. Raises ConfigurationError where the disk will not."""
+    ledger = ledger or open_ledger(settings)
+    return DataOwnerStock(settings.data_folder / "stock", days=settings.stock_days, ledger=ledger)
+
+
+def open_ledger(settings: DataOwnerSettings) -> ConsumptionLedger:
+    """Where this data owner notes what it consumed."""
+    return ConsumptionLedger(settings.data_folder / "consumed")
