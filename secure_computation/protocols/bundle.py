@@ -92,7 +92,7 @@ class BundleLayout:
                 raise violation("bytes are set behind the last table", peer=peer, step=step)
         rings = zip(parts[1:], self.ring_bits, strict=True)
         return Bundle(
-            words=self._words_in(body),
+            words=tuple(word.copy() for word in self._words_in(body)),  # or they would keep all of the body
             bits=_unpack_bit_arrays(parts[0], self.bit_arrays, self.count, peer=peer, step=step),
             rings=tuple(unpack(part, (self.count,), ring, peer=peer, step=step) for part, ring in rings),
         )
