@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from contract.model_card import ModelCard, read_card
+from contract.onnx_runtime import load_onnxruntime
 from imaging import read_model_input
 
 
@@ -14,8 +15,7 @@ class PlaintextModel:
 
     def __init__(self, folder: Path, *, threads: int = 1) -> None:
         """Load model.onnx and card.json."""
-        import onnxruntime
-
+        onnxruntime = load_onnxruntime()
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         self.card: ModelCard = read_card(folder / "card.json")

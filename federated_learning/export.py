@@ -14,6 +14,7 @@ from torch import nn
 
 from contract.errors import ModelFileError
 from contract.model_card import InputSpecification
+from contract.onnx_runtime import load_onnxruntime
 
 OPERATORS = frozenset({
     "Conv", "BatchNormalization", "Relu", "AveragePool", "GlobalAveragePool", "ReduceMean", "Gemm", "MatMul",
@@ -99,8 +100,7 @@ def _check(model: onnx.ModelProto) -> None:
 
 def run_onnx(model: Path | onnx.ModelProto, images: NDArray[np.float32], *, batch: int = 32) -> NDArray[np.float32]:
     """Logits of onnxruntime on the CPU for normalised images: (n, channels, height, width) -> (n, classes)."""
-    import onnxruntime
-
+    onnxruntime = load_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     source = str(model) if isinstance(model, Path) else model.SerializeToString()

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from contract.errors import ModelFileError
 from contract.model_card import InputSpecification, Strict
+from contract.onnx_runtime import load_onnxruntime
 from imaging.reading import read_model_input
 from model_owner.registry import RegisteredModel
 from secure_computation.engines.crypten.lowering import predict_cost
@@ -89,7 +90,7 @@ def random_images(specification: InputSpecification) -> NDArray[np.float32]:
 
 def onnxruntime_logits(path: Path, images: NDArray[np.float32]) -> NDArray[np.float32]:
     """Logits (samples, classes) of the ONNX file, one image at a time."""
-    import onnxruntime
+    onnxruntime = load_onnxruntime()
     from onnxruntime.capi import onnxruntime_pybind11_state as failures
 
     try:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # contract/onnx_runtime.py says why; tests import onnxruntime themselves
+
 if TYPE_CHECKING:
     from tests.end_to_end.federation import Federation
 
