@@ -1,0 +1,572 @@
+"""Material that is prepared ahead: kept by both parties, spent by one diagnosis, never twice."""
+
+import dataclasses
+import errno
+import logging
+import os
+import re
+import stat
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from contract.api import SessionState
+from contract.errors import CallerError, ConfigurationError, EncryptedInferenceError, PeerReported
+from contract.identity import Party, Role
+from contract.ticket import Engine, Purpose
+from crypto_provider.dealer import Dealer
+from data_owner.diagnosis import Diagnosis
+from data_owner.session import Diagnoser, Stocked
+from data_owner.stock import DataOwnerStock, TakenItem
+from imaging import read_model_input
+from secure_computation import reference
+from secure_computation.admission import STOCKED_ITEM_STEP, present_ticket
+from secure_computation.channel.channel import Channel
+from secure_computation.engines.masked.integer_weights import round_weights
+from secure_computation.engines.masked.stock import stockable
+from secure_computation.material import ConsumptionLedger, ItemName
+from secure_computation.randomness import Seed
+from secure_computation.stock_folder import Binding, Body, StockFolder
+from secure_computation.wire import Phase
+from tests.end_to_end.federation import (
+    HOSPITAL,
+    LABORATORY,
+    SHORT,
+    SILENT,
+    TRUST_CENTRE,
+    Federation,
+    RecordingClient,
+)
+from tests.end_to_end.models import PATIENT, radiograph
+
+Logits = NDArray[np.float64]
+MASKED_TICKET = {"engine": Engine.MASKED}
+
+
+@dataclass
+class Parties:
+    """A data owner and a model owner with folders of their own, and what they did with stocked items."""
+
+    federation: Federation
+    folder: Path
+    model_owner_url: str
+    dealt: list[Role] = field(default_factory=list)
+    """Who was dealt a half, in order."""
+    taken: list[tuple[Path, str]] = field(default_factory=list)
+    """Which items were taken out of which folder, whole."""
+
+    @property
+    def data_owner_stock(self) -> Path:
+        return self.folder / "p0" / "stock"
+
+    @property
+    def model_owner_stock(self) -> Path:
+        return self.folder / "p1" / "stock" / HOSPITAL.organisation
+
+    def items(self, folder: Path) -> list[str]:
+        return sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+
+    def consumed(self, party: str, item: str) -> bool:
+        return ConsumptionLedger(self.folder / party / "consumed").consumed(ItemName(item))
+
+    @contextmanager
+    def diagnoser(self, **changes: Any) -> Iterator[tuple[Diagnoser, RecordingClient]]:
+        settings = {"data_folder": self.folder / "p0", "model_owner_url": self.model_owner_url} | changes
+        with self.federation.diagnoser(**settings) as both:
+            yield both
+
+    def stock(self, **changes: Any) -> Stocked:
+        with self.diagnoser(**changes) as (diagnoser, _):
+            return diagnoser.stock(diagnoser.choose_model(None), engine=Engine.MASKED, progress=SILENT)
+
+    def diagnose(self, path: Path, **changes: Any) -> Diagnosis:
+        with self.diagnoser(**changes) as (diagnoser, _):
+            entry = diagnoser.choose_model(None)
+            return diagnoser.diagnose(path, entry, engine=Engine.MASKED, force=False, progress=SILENT)
+
+    def expected(self, path: Path) -> Logits:
+        """The integer reference's answer."""
+        model = self.federation.model
+        lowering = stockable(model.plan)
+        integers = reference.quantise_image(lowering, read_model_input(path, model.card.input).tensor)
+        weights = round_weights(lowering, model.weights)
+        return reference.logits_of(lowering, reference.evaluate(lowering, weights, integers))
+
+    def check(self, diagnosis: Diagnosis, path: Path, *, stocked: bool) -> None:
+        np.testing.assert_array_equal(diagnosis.logits, self.expected(path))
+        assert diagnosis.stocked is stocked
+
+    def never_twice(self) -> None:
+        assert len(self.taken) == len(set(self.taken))
+
+
+@contextmanager
+def running(federation: Federation, folder: Path, **changes: Any) -> Iterator[Parties]:
+    """Both owners, watched."""
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        federation.model_owner(data_folder=folder / "p1", **changes) as url,
+    ):
+        parties = Parties(federation, folder, url)
+        claim, take = Dealer.claim, StockFolder.take
+
+        def watched_claim(self: Dealer, claims: Any, role: Role) -> Any:
+            parties.dealt.append(role)
+            return claim(self, claims, role)
+
+        def watched_take(self: StockFolder, binding: Binding, sizes: Any) -> list[Body] | None:
+            bodies = take(self, binding, sizes)
+            if bodies is not None:
+                parties.taken.append((self._folder, binding.item))
+            return bodies
+
+        patch.setattr(Dealer, "claim", watched_claim)
+        patch.setattr(StockFolder, "take", watched_take)
+        yield parties
+
+
+@pytest.fixture
+def parties(federation: Federation, tmp_path: Path) -> Iterator[Parties]:
+    with running(federation, tmp_path / "parties") as both:
+        yield both
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+# What it is for
+
+
+def test_a_stocked_item_gives_the_references_answer_without_the_dealer(parties: Parties, chest: Path) -> None:
+    with parties.diagnoser() as (diagnoser, client):
+        entry = diagnoser.choose_model(None)
+        stocked = diagnoser.stock(entry, engine=Engine.MASKED, progress=SILENT)
+        assert stocked.warnings == ()
+        assert sorted(parties.dealt) == [Role.DATA_OWNER, Role.MODEL_OWNER]
+        assert parties.items(parties.data_owner_stock) == parties.items(parties.model_owner_stock)
+        prepared, (item,) = client.session(client.opened[0].id), parties.items(parties.data_owner_stock)
+        assert (prepared.state, prepared.purpose) == (SessionState.COMPLETED, Purpose.PREPARE)
+        diagnosis = diagnoser.diagnose(chest, entry, engine=Engine.MASKED, force=False, progress=SILENT)
+        parties.check(diagnosis, chest, stocked=True)
+        assert len(parties.dealt) == 2
+        assert diagnosis.bytes.crypto_provider_sent == 0
+        assert diagnosis.bytes.offline < 10_000 < stocked.bytes.offline
+        assert client.session(client.opened[1].id).state is SessionState.COMPLETED
+        assert parties.items(parties.data_owner_stock) == parties.items(parties.model_owner_stock) == []
+        assert parties.consumed("p0", item)
+        assert parties.consumed("p1", item)
+        again = diagnoser.diagnose(chest, entry, engine=Engine.MASKED, force=False, progress=SILENT)
+        parties.check(again, chest, stocked=False)
+        assert len(parties.dealt) == 4
+    parties.never_twice()
+
+
+def test_a_stock_outlives_its_processes_and_is_spent_oldest_first(parties: Parties, tmp_path: Path) -> None:
+    paths = [radiograph(tmp_path / f"{seed}.dcm", seed=seed) for seed in range(3)]
+    for _ in range(2):
+        parties.stock()
+    for path, stocked in zip(paths, (True, True, False), strict=True):
+        parties.check(parties.diagnose(path), path, stocked=stocked)
+    parties.never_twice()
+    assert len(parties.taken) == 4
+
+
+def test_files_are_readable_by_their_owner_alone_and_say_nothing_secret(
+    parties: Parties, chest: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    seeds: list[bytes] = []
+    reveal = Seed.reveal_to_stock
+
+    def watched(self: Seed) -> bytes:
+        seeds.append(reveal(self))
+        return seeds[-1]
+
+    shown: list[str] = []
+    restore = TakenItem.restore
+
+    def restored(self: TakenItem) -> Any:
+        item = restore(self)
+        shown.extend((repr(self), repr(item)))
+        return item
+
+    monkeypatch.setattr(Seed, "reveal_to_stock", watched)
+    monkeypatch.setattr(TakenItem, "restore", restored)
+    parties.stock()
+    for folder in (parties.data_owner_stock, parties.model_owner_stock):
+        assert mode(folder) == 0o700
+        (path,) = folder.iterdir()
+        assert mode(path) == 0o600
+        assert re.fullmatch(r"[0-9a-f]{64}", path.name)
+    parties.diagnose(chest)
+    assert len(seeds) == 2
+    text = caplog.text + "".join(shown)
+    assert shown
+    for secret in seeds:
+        assert secret.hex() not in text
+        assert repr(secret)[2:-1] not in text
+    assert PATIENT not in text
+
+
+def test_the_command_line_lists_counts_and_ages(parties: Parties) -> None:
+    parties.stock()
+    ledger = ConsumptionLedger(parties.folder / "p0" / "consumed")
+    now = [Path(parties.data_owner_stock / parties.items(parties.data_owner_stock)[0]).stat().st_mtime + 7200.0]
+    stock = DataOwnerStock(parties.data_owner_stock, days=7, ledger=ledger, clock=lambda: now[0])
+    (line,) = stock.summary()
+    assert (line.model, line.version, line.items) == ("tiny-chest", "1.0.0", 1)
+    assert 7199 < line.oldest_seconds < 7202
+    now[0] += 7 * 86400
+    assert stock.summary() == ()
+    assert parties.items(parties.data_owner_stock) == []
+
+
+# Refusals
+
+
+def test_only_the_masked_engine_is_stocked(parties: Parties) -> None:
+    with parties.diagnoser() as (diagnoser, client):
+        with pytest.raises(CallerError, match="'crypten' cannot be prepared ahead; use --engine masked"):
+            diagnoser.stock(diagnoser.choose_model(None), engine=Engine.CRYPTEN, progress=SILENT)
+        assert client.opened == []
+
+
+@pytest.mark.parametrize("peer", [LABORATORY, TRUST_CENTRE], ids=lambda party: party.role.value)
+def test_a_replayed_ticket_to_prepare_is_refused(parties: Parties, peer: Party) -> None:
+    with parties.diagnoser() as (diagnoser, client):
+        diagnoser.stock(diagnoser.choose_model(None), engine=Engine.MASKED, progress=SILENT)
+        ticket = client.opened[0].ticket or ""
+    url = parties.model_owner_url if peer == LABORATORY else parties.federation.dealer_url
+    with parties.federation.dial(url, HOSPITAL, peer) as channel:
+        present_ticket(channel, ticket)
+        with pytest.raises(PeerReported, match=r"material-spent|was dealt before"):
+            channel.receive_hello(step="any")
+    assert len(parties.items(parties.model_owner_stock)) == 1
+
+
+def answer(parties: Parties, item: object, *, own: Party = HOSPITAL, url: str | None = None, **claims: Any) -> object:
+    """What the model owner says to a data owner who wants to spend this item."""
+    with parties.federation.dial(url or parties.model_owner_url, own, LABORATORY) as channel:
+        present_ticket(channel, parties.federation.ticket(**MASKED_TICKET | claims))
+        channel.set_phase(Phase.OFFLINE)
+        channel.send_hello({"item": item}, step=STOCKED_ITEM_STEP)
+        return channel.receive_hello(step=STOCKED_ITEM_STEP).get("item")
+
+
+def test_an_item_is_not_spent_twice(parties: Parties, chest: Path) -> None:
+    parties.stock()
+    (item,) = parties.items(parties.model_owner_stock)
+    parties.diagnose(chest)
+    with pytest.raises(PeerReported, match="was used before and is never used twice; name another"):
+        answer(parties, item)
+
+
+def test_an_item_that_comes_back_from_a_backup_is_not_spent_again(parties: Parties, chest: Path) -> None:
+    """The files of both parties are put back; their ledgers remember."""
+    parties.stock()
+    kept = {
+        path: path.read_bytes()
+        for folder in (parties.data_owner_stock, parties.model_owner_stock)
+        for path in folder.iterdir()
+    }
+    parties.diagnose(chest)
+    for path, content in kept.items():
+        path.write_bytes(content)
+    with pytest.raises(PeerReported, match="never used twice"):
+        answer(parties, next(iter(kept)).name)
+    parties.check(parties.diagnose(chest), chest, stocked=False)
+    parties.never_twice()
+    assert not any(path.exists() for path in kept)
+
+
+def test_an_item_for_another_model_or_dealer_is_refused_and_stays(parties: Parties, chest: Path) -> None:
+    model = parties.federation.model
+    other = dataclasses.replace(model, card=model.card.model_copy(update={"version": "2.0.0"}))
+    both = dataclasses.replace(parties.federation, models=parties.federation.models | {("tiny-chest", "2.0.0"): other})
+    parties.stock()
+    (item,) = parties.items(parties.model_owner_stock)
+    words = "for tiny-chest 1.0.0 with other parties or another plan"
+    with pytest.raises(PeerReported, match=words):
+        answer(parties, item, crypto_provider="elsewhere")
+    parties.stock()
+    with both.model_owner(data_folder=parties.folder / "p1") as url, pytest.raises(PeerReported, match=words):
+        answer(parties, item, url=url, version="2.0.0")
+    assert len(parties.items(parties.model_owner_stock)) == 2
+    parties.check(parties.diagnose(chest), chest, stocked=True)
+
+
+def test_an_item_of_another_data_owner_is_not_there_for_this_one(parties: Parties, chest: Path) -> None:
+    parties.stock()
+    (item,) = parties.items(parties.model_owner_stock)
+    stranger = Party(role=Role.DATA_OWNER, organisation="other-hospital")
+    assert answer(parties, item, own=stranger, data_owner="other-hospital") is None
+    parties.check(parties.diagnose(chest), chest, stocked=True)
+
+
+@pytest.mark.parametrize("name", ["../consumed", "0" * 63, "0" * 64 + ".prepared", "A" * 64, 7, ["0" * 64]])
+def test_a_name_that_is_none_is_refused(parties: Parties, name: object) -> None:
+    with pytest.raises(PeerReported, match="named a stocked item wrongly; update it to the same version"):
+        answer(parties, name)
+
+
+def test_an_item_that_was_never_stocked(parties: Parties) -> None:
+    assert answer(parties, "0" * 64) is None
+
+
+@pytest.mark.parametrize("claimed", ["f" * 64, 7])
+def test_a_model_owner_that_answers_with_another_item(parties: Parties, chest: Path, claimed: object) -> None:
+    parties.stock()
+    send = Channel.send_hello
+
+    def lie(self: Channel, fields: Any, *, step: str) -> None:
+        lies = step == STOCKED_ITEM_STEP and self.peer.role is Role.DATA_OWNER
+        send(self, {"item": claimed} if lies else fields, step=step)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Channel, "send_hello", lie)
+        with pytest.raises(EncryptedInferenceError, match="answered with another stocked item; start a new session"):
+            parties.diagnose(chest)
+    parties.check(parties.diagnose(chest), chest, stocked=False)
+
+
+def test_the_model_owner_limits_what_a_data_owner_stocks(federation: Federation, tmp_path: Path, chest: Path) -> None:
+    with running(federation, tmp_path / "parties", stock_per_data_owner=1) as parties:
+        parties.stock()
+        with pytest.raises(PeerReported, match="1 items are stocked for st-mary, the most that it may have"):
+            parties.stock()
+        assert len(parties.items(parties.data_owner_stock)) == len(parties.items(parties.model_owner_stock)) == 1
+        parties.check(parties.diagnose(chest), chest, stocked=True)
+        parties.stock()
+
+
+# Losses
+
+
+def truncated(content: bytes) -> bytes:
+    return content[:-1]
+
+
+def extended(content: bytes) -> bytes:
+    return content + b"\0"
+
+
+def flipped_at(place: int) -> Callable[[bytes], bytes]:
+    def flip(content: bytes) -> bytes:
+        at = place % len(content)
+        return content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :]
+
+    return flip
+
+
+DAMAGE: dict[str, Callable[[bytes], bytes]] = {
+    "truncated": truncated,
+    "extended": extended,
+    "empty": lambda _: b"",
+    "another format": flipped_at(17),
+    "a long binding": flipped_at(21),
+    "a changed binding": flipped_at(40),
+    "a changed seed": flipped_at(-100),
+    "a changed digest": flipped_at(-1),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGE)
+@pytest.mark.parametrize("party", ["p0", "p1"])
+def test_a_damaged_file_is_dropped_and_material_prepared_now(
+    parties: Parties, chest: Path, caplog: pytest.LogCaptureFixture, party: str, case: str
+) -> None:
+    parties.stock()
+    folder = parties.data_owner_stock if party == "p0" else parties.model_owner_stock
+    (path,) = folder.iterdir()
+    path.write_bytes(DAMAGE[case](path.read_bytes()))
+    diagnosis = parties.diagnose(chest)
+    parties.check(diagnosis, chest, stocked=False)
+    (warning,) = diagnosis.warnings
+    assert warning.code == "stock-dropped"
+    words = f"stocked item {path.name[:12]} was damaged and is dropped; check the disk"
+    if party == "p0":
+        assert words in warning.text
+    else:
+        assert f"no longer has the stocked item {path.name[:12]}" in warning.text
+        assert words in caplog.text
+    assert not path.exists()
+    assert parties.items(parties.data_owner_stock) == []
+
+
+def test_a_model_owner_that_lost_its_half(parties: Parties, chest: Path) -> None:
+    parties.stock()
+    next(parties.model_owner_stock.iterdir()).unlink()
+    parties.check(parties.diagnose(chest), chest, stocked=False)
+    assert parties.items(parties.data_owner_stock) == []
+    assert parties.diagnose(chest).warnings == ()
+
+
+def test_weights_that_were_imported_anew_make_stocked_items_useless(parties: Parties, chest: Path) -> None:
+    model = dataclasses.replace(parties.federation.model, weights_version="ab" * 16)
+    anew = dataclasses.replace(parties.federation, models={("tiny-chest", "1.0.0"): model})
+    parties.stock()
+    with anew.model_owner(data_folder=parties.folder / "p1") as url:
+        parties.check(parties.diagnose(chest, model_owner_url=url), chest, stocked=False)
+    assert parties.items(parties.model_owner_stock) == []
+
+
+def test_items_expire_where_the_server_starts(federation: Federation, tmp_path: Path, chest: Path) -> None:
+    with running(federation, tmp_path / "parties") as parties:
+        parties.stock()
+    with running(federation, tmp_path / "parties", stock_days=1e-7) as parties:
+        assert parties.items(parties.model_owner_stock) == []
+        parties.check(parties.diagnose(chest), chest, stocked=False)
+
+
+def test_a_disk_that_is_full_leaves_no_half(parties: Parties, monkeypatch: pytest.MonkeyPatch) -> None:
+    put = DataOwnerStock.put
+
+    def full(self: DataOwnerStock, *arguments: Any, **named: Any) -> None:
+        def fail(descriptor: int) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", fail)
+            put(self, *arguments, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DataOwnerStock, "put", full)
+        with parties.diagnoser() as (diagnoser, client):
+            with pytest.raises(ConfigurationError, match=r"cannot be read or written \(No space left") as caught:
+                diagnoser.stock(diagnoser.choose_model(None), engine=Engine.MASKED, progress=SILENT)
+            assert "\n" not in str(caught.value)
+            assert parties.federation.ended(client.opened[0]).state is SessionState.FAILED
+    assert parties.items(parties.data_owner_stock) == []
+    parties.stock()  # the model owner has dropped its half by now, or will when it hears of the end
+    assert parties.items(parties.data_owner_stock) == parties.items(parties.model_owner_stock)
+
+
+def test_a_file_in_the_place_of_the_folder(parties: Parties) -> None:
+    (parties.folder / "p0").mkdir(parents=True)
+    (parties.folder / "p0" / "stock").write_text("")
+    with pytest.raises(ConfigurationError, match=r"stocked material in .* cannot be read or written"):
+        parties.stock()
+
+
+# Races and ends
+
+
+def test_of_two_diagnoses_that_race_for_one_item_one_gets_it(parties: Parties, tmp_path: Path) -> None:
+    paths = [radiograph(tmp_path / f"{seed}.dcm", seed=seed) for seed in range(3)]
+    parties.stock()
+    with ThreadPoolExecutor(max_workers=3) as pool:
+        diagnoses = list(pool.map(parties.diagnose, paths))
+    assert sorted(diagnosis.stocked for diagnosis in diagnoses) == [False, False, True]
+    for path, diagnosis in zip(paths, diagnoses, strict=True):
+        parties.check(diagnosis, path, stocked=diagnosis.stocked)
+    parties.never_twice()
+
+
+class Killed(Exception):
+    """Ends a party without a word: nothing handles it."""
+
+
+@dataclass
+class Killer:
+    """Ends the party with `peer` at the other end at its n-th message, before or after it crosses."""
+
+    peer: Role
+    number: int
+    after: bool
+    seen: int = 0
+    online: set[Role] = field(default_factory=set)
+    """Who sent in the online phase, by the peer's role."""
+
+    def cross(self, channel: Channel, cross: Callable[[], Any], *, sends: bool) -> Any:
+        if channel.peer.role is not self.peer:
+            if sends and channel._phase is Phase.ONLINE:
+                self.online.add(channel.peer.role)
+            return cross()
+        self.seen += 1
+        dies = self.seen > self.number
+        if dies and not (self.after and self.seen == self.number + 1):
+            raise Killed
+        if sends and channel._phase is Phase.ONLINE:
+            self.online.add(channel.peer.role)
+        result = cross()
+        if dies:
+            raise Killed
+        return result
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        send, receive = Channel._send, Channel._receive
+
+        def killing_send(channel: Channel, *arguments: Any) -> None:
+            self.cross(channel, lambda: send(channel, *arguments), sends=True)
+
+        def killing_receive(channel: Channel, *arguments: Any, **named: Any) -> Any:
+            return self.cross(channel, lambda: receive(channel, *arguments, **named), sends=False)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Channel, "_send", killing_send)
+            patch.setattr(Channel, "_receive", killing_receive)
+            yield
+
+
+MESSAGES = 10
+"""Between both owners in a stocked diagnosis of the tiny model: ticket, item, answer, image, two openings and answers,
+the output share, the end.
+"""
+POINTS = [(peer, number, after) for peer in ("p0", "p1") for number in range(MESSAGES) for after in (False, True)]
+SAMPLE = {("p0", 1, True), ("p0", 3, True), ("p1", 2, False), ("p1", 4, False)}
+
+
+def slow_unless(sample: set[tuple[str, int, bool]], points: list[tuple[str, int, bool]]) -> list[Any]:
+    return [pytest.param(*point, marks=[] if point in sample else [pytest.mark.slow]) for point in points]
+
+
+@pytest.mark.parametrize(("party", "number", "after"), slow_unless(SAMPLE, POINTS))
+def test_a_party_killed_in_a_diagnosis_takes_its_item_with_it(
+    parties: Parties, chest: Path, party: str, number: int, *, after: bool
+) -> None:
+    parties.stock()
+    (item,) = parties.items(parties.data_owner_stock)
+    killer = Killer(Role.MODEL_OWNER if party == "p0" else Role.DATA_OWNER, number, after)
+    with killer.at_work(), pytest.raises((Killed, EncryptedInferenceError)):
+        parties.diagnose(chest, waiting=SHORT)
+    assert killer.seen > number
+    for owner, folder in (("p0", parties.data_owner_stock), ("p1", parties.model_owner_stock)):
+        assert parties.consumed(owner, item) != (item in parties.items(folder)), "neither consumed nor unused"
+        if killer.online:
+            assert parties.consumed(owner, item)
+    spent_at_model_owner = parties.consumed("p1", item)
+    parties.check(parties.diagnose(chest), chest, stocked=not parties.consumed("p0", item))
+    if spent_at_model_owner:
+        with pytest.raises(PeerReported, match="never used twice"):
+            answer(parties, item)
+    parties.never_twice()
+
+
+PREPARING = [(party, number, after) for party in ("p0", "p1") for number in range(9) for after in (False, True)]
+
+
+@pytest.mark.parametrize(("party", "number", "after"), slow_unless({("p0", 7, True), ("p1", 6, False)}, PREPARING))
+def test_a_party_killed_while_it_stocks_harms_nobody(
+    parties: Parties, chest: Path, party: str, number: int, *, after: bool
+) -> None:
+    killer = Killer(Role.MODEL_OWNER if party == "p0" else Role.DATA_OWNER, number, after)
+    with killer.at_work():
+        try:
+            parties.stock(waiting=SHORT)
+        except (Killed, EncryptedInferenceError):
+            pass
+    assert killer.seen > 0
+    for _ in range(2):
+        diagnosis = parties.diagnose(chest)
+        parties.check(diagnosis, chest, stocked=diagnosis.stocked)
+    assert parties.items(parties.data_owner_stock) == []
+    parties.never_twice()
