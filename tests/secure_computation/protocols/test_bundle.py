@@ -121,6 +121,7 @@ def test_draws_are_reduced_and_repeatable_by_the_dealer() -> None:
 def test_streams_of_different_purposes_share_nothing(other: tuple[str, int, str]) -> None:
     seed = Seed.fresh()
     item, step, label = other
-    first = Draws(seed, item="i", step=1).ring("x", 1000, bits=32)
-    second = Draws(seed, item=item, step=step).ring(label, 1000, bits=32)
+    word = np.dtype("<u8")
+    first = Draws(seed, item="i", step=1).words("x", 1000, word)
+    second = Draws(seed, item=item, step=step).words(label, 1000, word)
     assert np.intersect1d(first, second).size == 0

@@ -89,7 +89,7 @@ def test_shares_and_messages_are_uniform_for_every_input(layout: tuple[int, ...]
     words = deal_comparison(chain, r, p0=draws(seeds.p0), p1=draws(seeds.p1), name="x")
     comparison = compare(chain, c, r, seeds)
     seen_by_p0 = [*comparison.sent, comparison.p0]
-    bound = 5.5 * 0.5 / np.sqrt(count)
+    bound = 6.5 * 0.5 / np.sqrt(count)
     for first in range(len(seen_by_p0)):
         for second in range(first + 1):
             together = seen_by_p0[first] ^ seen_by_p0[second] if first != second else seen_by_p0[first]
