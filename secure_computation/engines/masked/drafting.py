@@ -51,7 +51,7 @@ _LARGEST_FACTOR: Final = 1 << 20
 class Precision:
     """How finely to compute. More bits: smaller error, wider rings, more traffic."""
 
-    activation_bits: int = 8
+    activation_bits: int = 9
     """Bits, without sign, of the largest activation over the calibration images, in the layer with most elements.
     Smaller layers get up to three more: they cost less."""
     weight_bits: int = 11
