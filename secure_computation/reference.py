@@ -19,6 +19,7 @@ from secure_computation.engines.masked.plan import (
     ClipStep,
     ConcatStep,
     InputStep,
+    LabelStep,
     LinearStep,
     MaskedLowering,
     MaxPoolStep,
@@ -57,6 +58,11 @@ def logits_of(lowering: MaskedLowering, integers: NDArray[Any]) -> NDArray[np.fl
     return np.asarray(integers, dtype=np.float64) / lowering.step(lowering.output).value.scale
 
 
+def label_of(logits: NDArray[Any]) -> int:
+    """The index of the largest logit, the lowest of equals."""
+    return int(np.argmax(logits))
+
+
 def evaluate(
     lowering: MaskedLowering,
     weights: IntegerWeights,
@@ -66,6 +72,8 @@ def evaluate(
     audit: bool = True,
 ) -> Integers:
     """Logits as integers, int64 of shape (classes,), for an image as `quantise_image` gives it.
+
+    Where the plan gives a label: 1 for the class with the largest logit, 0 for the others.
 
     `observe(name, value)` is called for every value in order. With `audit`, raises ModelFileError where a value leaves
     the range in which the engine is exact, naming the step; without it, such a value passes unnoticed here, while the
@@ -116,6 +124,8 @@ def _apply(step: Step, inputs: list[torch.Tensor], weights: IntegerWeights) -> t
             return _windows(padded, step.kernel, step.stride).amax(dim=(-2, -1))
         case ClipStep():
             return inputs[0].clamp(max=step.limit)
+        case LabelStep():
+            return (torch.arange(step.elements) == label_of(inputs[0].numpy())).to(torch.int64)
         case InputStep():
             raise AssertionError("the input is given, not computed")
         case _:
@@ -172,7 +182,7 @@ def _audit(step: Step, inputs: list[torch.Tensor]) -> None:
             _require(step, inputs[0], step.ring_bits - 1)
         case TruncateStep():
             _require(step, inputs[0], step.ring_bits - (2 if step.widens else 1))
-        case MaxPoolStep() | ClipStep():
+        case MaxPoolStep() | ClipStep() | LabelStep():
             _require(step, inputs[0], step.ring_bits - 2)
         case _:
             pass

@@ -17,8 +17,15 @@ from secure_computation.private_weights import PrivateWeights
 from secure_computation.randomness import Seed
 
 
+def gives_label(plan: Plan) -> bool:
+    """Whether the data owner learns a label and no logits."""
+    return plan.engines.masked is not None and plan.engines.masked.gives_label
+
+
 def offered_engines(plan: Plan) -> tuple[Engine, ...]:
-    """The engines that a plan has lowerings for, the default first."""
+    """The engines that a plan has lowerings for, the default first. Only the masked one can keep to a label."""
+    if gives_label(plan):
+        return (Engine.MASKED,)
     return (Engine.CRYPTEN,) if plan.engines.masked is None else (Engine.MASKED, Engine.CRYPTEN)
 
 
@@ -34,6 +41,7 @@ def warm_up(engine: Engine) -> None:
 
 def dealer_side(plan: Plan, engine: Engine, *, key: Seed) -> DealerSide:
     """D's side. `key`: the dealer's own."""
+    _require_offered(plan, engine)
     if engine is Engine.CRYPTEN:
         require_own_dealing_list(plan)
         return CrypTenDealer(plan.engines.crypten)
@@ -42,6 +50,7 @@ def dealer_side(plan: Plan, engine: Engine, *, key: Seed) -> DealerSide:
 
 def data_owner_side(plan: Plan, engine: Engine, *, store: DeltaStore) -> DataOwnerSide[Any]:
     """P0's side. `store`: where masked weights are kept."""
+    _require_offered(plan, engine)
     if engine is Engine.CRYPTEN:
         require_own_dealing_list(plan)
         return CrypTenDataOwner(plan.network, plan.engines.crypten)
@@ -52,11 +61,19 @@ def model_owner_side(
     plan: Plan, engine: Engine, *, weights: PrivateWeights, weights_version: str
 ) -> ModelOwnerSide[Any]:
     """P1's side. `weights_version`: the public name of these weights, drawn when they were imported."""
+    _require_offered(plan, engine)
     if engine is Engine.CRYPTEN:
         require_own_dealing_list(plan)
         return CrypTenModelOwner(plan.network, weights, plan.engines.crypten)
     lowering = _masked(plan)
     return MaskedModelOwner(lowering, round_weights(lowering, weights), version=weights_version)
+
+
+def _require_offered(plan: Plan, engine: Engine) -> None:
+    if engine not in offered_engines(plan) and gives_label(plan):
+        raise Refused(
+            f"this model gives labels only, and the engine '{engine.value}' opens logits; use --engine masked"
+        )
 
 
 def _masked(plan: Plan) -> MaskedLowering:

@@ -7,7 +7,8 @@ A side is made for one plan and may serve any number of sessions, one item of ma
 """
 
 from collections.abc import Callable
-from typing import Generic, Protocol, TypeVar
+from dataclasses import dataclass, field
+from typing import Generic, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,19 @@ from secure_computation.material import DealtSeeds, ItemName
 
 OnLayer = Callable[[int, int, str], None]
 """Progress: (index, total, name of the operation), called before each operation."""
+
+
+@dataclass(frozen=True)
+class Label:
+    """The answer of a model that gives labels only."""
+
+    index: int | None = field(repr=False)
+    """Of the class; None where what was opened is no label, because a party deviated. Not an error, because the model
+    owner would see it, and it could depend on the image: refuse it after the session has ended like any other."""
+
+
+Answer: TypeAlias = NDArray[np.float64] | Label
+"""Logits, shape (classes,), or a label: the plan says which."""
 
 Prepared = TypeVar("Prepared")
 """One party's material of one item. Used for one image."""
@@ -41,10 +55,8 @@ class DataOwnerSide(Protocol, Generic[Prepared]):
         """
         ...
 
-    def run(
-        self, image: NDArray[np.float32], prepared: Prepared, *, model_owner: Channel, on_layer: OnLayer
-    ) -> NDArray[np.float64]:
-        """Online: the logits, shape (classes,), of an image of the network's input shape."""
+    def run(self, image: NDArray[np.float32], prepared: Prepared, *, model_owner: Channel, on_layer: OnLayer) -> Answer:
+        """Online: the answer for an image of the network's input shape."""
         ...
 
 

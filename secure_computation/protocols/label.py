@@ -72,6 +72,11 @@ class LabelShape:
             raise ValueError(f"the chain has {self.chain.bits} bits, not {self.ring_bits - 1}")
 
     @property
+    def count(self) -> int:
+        """Values that come out: one bit for each class."""
+        return self.classes
+
+    @property
     def pairs(self) -> int:
         """Comparisons."""
         return self.classes * (self.classes - 1) // 2
@@ -206,6 +211,8 @@ class LabelAsP0:
     def __init__(self, shape: LabelShape, draws: Draws) -> None:
         """Take P0's draws of this step."""
         self.shape = shape
+        self.output_mask = np.zeros(shape.classes, np.uint32)
+        """The label has no mask: its bits are XOR-shared and opened to P0."""
         self._draws = draws
         self._tree: _Tree | None = None
 
@@ -251,7 +258,7 @@ class LabelAsP1:
 
     def __init__(self, shape: LabelShape, draws: Draws, corrections: Bundle, triples: Bundle, prepared: Bundle) -> None:
         """Take P1's draws of this step, what D dealt and what P0 prepared."""
-        self._shape = shape
+        self.shape = shape
         self._draws = draws
         self._corrections = corrections
         self._triples = triples
@@ -260,7 +267,7 @@ class LabelAsP1:
 
     def open(self, z1: RingElements) -> Bundle:
         """Online: mask and open the differences; compare."""
-        shape, k, draws = self._shape, self._shape.ring_bits, self._draws
+        shape, k, draws = self.shape, self.shape.ring_bits, self._draws
         c = _differences(z1) + self._hidden + draws.ring("mask", shape.pairs, bits=k) + np.uint32(1 << (k - 1))
         opened = reduce_to_ring(c, k)
         sent, wins = compare_as_p1(shape.chain, opened.values, self._corrections.words, draws=draws, name=_SIGN)

@@ -8,6 +8,7 @@ from secure_computation.engines.masked.walk import Move, Walk
 from secure_computation.engines.masked.weights import delta_layout, linear_steps
 from secure_computation.protocols import linear
 from secure_computation.protocols.draws import RingElements
+from secure_computation.protocols.label import LabelShape
 from secure_computation.protocols.relu import ReluShape
 from secure_computation.protocols.truncation import TruncationShape
 from secure_computation.ring import packed_bytes
@@ -45,6 +46,8 @@ def declared_costs(lowering: MaskedLowering) -> dict[str, Cost]:
     """Cost of each step, by its name; opening the result is counted with the step that makes it."""
     walk = _CostWalk(lowering)
     walk.run()
+    if lowering.gives_label:
+        return walk.costs
     output = lowering.step(lowering.output)
     opened = packed_bytes(output.shape, output.value.ring_bits)
     walk.costs[output.name] += Cost(model_owner_to_data_owner=opened, trips=1)
@@ -82,6 +85,17 @@ class _CostWalk(Walk):
 
     def truncate(self, shape: TruncationShape, half: RingElements, move: Move) -> RingElements:
         return self._comparison(shape, move)
+
+    def label(self, shape: LabelShape, half: RingElements, move: Move, products: Move) -> RingElements:
+        layers = [shape.layer(index).body_bytes for index in range(len(shape.widths))]
+        self.costs[move.step] += Cost(
+            dealer_to_model_owner=shape.corrections.body_bytes + shape.triples.body_bytes,
+            data_owner_to_model_owner_offline=shape.prepared.body_bytes,
+            data_owner_to_model_owner=sum(layers),
+            model_owner_to_data_owner=shape.opening.body_bytes + sum(layers) + shape.label.body_bytes,
+            trips=2 * len(layers) + 1,
+        )
+        return _zeros(half.shape)
 
     def _comparison(self, shape: ReluShape | TruncationShape, move: Move) -> RingElements:
         self.costs[move.step] += Cost(

@@ -16,6 +16,9 @@ online
                                                            -->    (answer)
 output
                                                            <--    its share of the logits, cut to their ring
+
+Where the plan gives a label, its comparison is the last opening, `protocols.label` says what follows, and P1 sends its
+share of the label in place of that of the logits.
 """
 
 import re
@@ -29,7 +32,7 @@ from numpy.typing import NDArray
 from contract.errors import PeerViolation
 from contract.identity import Role
 from secure_computation.channel.channel import Channel
-from secure_computation.engines.interface import OnLayer
+from secure_computation.engines.interface import Answer, Label, OnLayer
 from secure_computation.engines.masked.integer_weights import IntegerWeights
 from secure_computation.engines.masked.plan import InputStep, LinearStep, MaskedLowering, Step
 from secure_computation.engines.masked.roles import (
@@ -57,6 +60,7 @@ from secure_computation.engines.masked.weights import (
 from secure_computation.material import DealtSeeds, ItemName
 from secure_computation.protocols.bundle import Bundle, BundleLayout
 from secure_computation.protocols.draws import RingElements
+from secure_computation.protocols.label import LabelAsP0, LabelAsP1
 from secure_computation.randomness import Seed
 from secure_computation.reference import logits_of, quantise_image
 from secure_computation.ring import reduce_to_ring, signed
@@ -195,7 +199,7 @@ class MaskedDataOwner:
 
     def run(
         self, image: NDArray[np.float32], prepared: DataOwnerItem, *, model_owner: Channel, on_layer: OnLayer
-    ) -> NDArray[np.float64]:
+    ) -> Answer:
         """See DataOwnerSide."""
         mine, channel = prepared.prepared, model_owner
         channel.set_phase(Phase.ONLINE)
@@ -205,6 +209,8 @@ class MaskedDataOwner:
         total = len(mine.comparisons)
         for index, (move, part) in enumerate(mine.comparisons):
             on_layer(index, total, move.step)
+            if isinstance(part, LabelAsP0):
+                return _label_as_p0(channel, move, part)
             part.expand()  # while P1 computes
             opening = _receive(channel, part.shape.from_p1, step=f"opening, {move}")
             _send(channel, part.shape.from_p0, part.answer(opening), step=f"answer, {move}")
@@ -266,7 +272,7 @@ class MaskedModelOwner:
             _send(channel, shape.from_p1, opening, step=f"opening, {move}")
             return _receive(channel, shape.from_p0, step=f"answer, {move}")
 
-        share = ModelOwnerOnline(
+        walk = ModelOwnerOnline(
             self._lowering,
             self._maps,
             self._biases,
@@ -276,7 +282,11 @@ class MaskedModelOwner:
             image=image,
             exchange=exchange,
             on_step=_ignore,
-        ).run()
+        )
+        share = walk.run()
+        if walk.label_to_open is not None:
+            _label_as_p1(channel, *walk.label_to_open, share)
+            return
         channel.set_phase(Phase.OUTPUT)
         layout = output_layout(self._lowering)
         # reveal: to the data owner only, and cut to its ring: an uncut share would tell row sums of the weights.
@@ -291,6 +301,31 @@ class PreparedModelOwner:
     item: ItemName
     seed: Seed
     material: ModelOwnerItem = field(repr=False)
+
+
+# The label, where no logits are opened
+
+
+def _label_as_p0(channel: Channel, move: Move, part: LabelAsP0) -> Label:
+    shape = part.shape
+    part.open(_receive(channel, shape.opening, step=f"opening, {move}"))
+    for index in range(len(shape.widths)):
+        layout, step = shape.layer(index), f"products {index}, {move}"
+        _send(channel, layout, part.answer(_receive(channel, layout, step=step)), step=step)
+    channel.set_phase(Phase.OUTPUT)
+    return Label(part.finish(_receive(channel, shape.label, step="label share")))
+
+
+def _label_as_p1(channel: Channel, move: Move, part: LabelAsP1, logits_half: RingElements) -> None:
+    shape = part.shape
+    _send(channel, shape.opening, part.open(logits_half), step=f"opening, {move}")
+    for index in range(len(shape.widths)):
+        layout, step = shape.layer(index), f"products {index}, {move}"
+        _send(channel, layout, part.mask(), step=step)
+        part.multiply(_receive(channel, layout, step=step))
+    channel.set_phase(Phase.OUTPUT)
+    # reveal: to the data owner only: with its own share, the label and nothing else.
+    _send(channel, shape.label, part.label(), step="label share")
 
 
 def _input_step(lowering: MaskedLowering) -> InputStep:

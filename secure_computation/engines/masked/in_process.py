@@ -22,6 +22,7 @@ from secure_computation.engines.crypten.in_process import (
     Recorders,
     closed_on_failure,
 )
+from secure_computation.engines.interface import Answer, Label
 from secure_computation.engines.masked.engine import MaskedDataOwner, MaskedDealer, MaskedModelOwner
 from secure_computation.engines.masked.plan import MaskedLowering
 from secure_computation.material import DealtSeeds, ItemName
@@ -31,15 +32,22 @@ from secure_computation.wire import Phase
 
 @dataclass(frozen=True, kw_only=True)
 class InProcessResult:
-    """Logits as the data owner reads them, and the traffic of the channels, by phase."""
+    """The answer as the data owner reads it, and the traffic of the channels, by phase."""
 
-    logits: NDArray[np.float64]
+    answer: Answer
     online: Traffic
     """Between P0 and P1, as P0 counted it: online and output."""
     offline: Traffic
     """Between P0 and P1, as P0 counted it."""
     dealt: Traffic
     """Between D and P1, as P1 counted it."""
+
+    @property
+    def logits(self) -> NDArray[np.float64]:
+        """The answer of a plan that gives logits. Raises TypeError for a label."""
+        if isinstance(self.answer, Label):
+            raise TypeError("this plan gives a label and no logits")
+        return self.answer
 
 
 class MemoryStore:
@@ -104,7 +112,7 @@ def run_in_process(
             parties.dealer.deal(d_to_p0, to=Role.DATA_OWNER, item=item, seeds=seeds)
             parties.dealer.deal(d_to_p1, to=Role.MODEL_OWNER, item=item, seeds=seeds)
 
-    def data_owner() -> NDArray[np.float64]:
+    def data_owner() -> Answer:
         with closed_on_failure(p0_to_p1, p0_to_d):
             p0_to_p1.set_phase(Phase.OFFLINE)
             prepared = parties.data_owner.prepare(
@@ -122,10 +130,10 @@ def run_in_process(
 
     with ThreadPoolExecutor(max_workers=3, thread_name_prefix="in-process") as pool:
         others: list[Future[None]] = [pool.submit(dealer), pool.submit(model_owner)]
-        logits = pool.submit(data_owner).result()
+        answer = pool.submit(data_owner).result()
         for future in others:
             future.result()
     online = p0_to_p1.traffic(Phase.ONLINE) + p0_to_p1.traffic(Phase.OUTPUT)
     return InProcessResult(
-        logits=logits, online=online, offline=p0_to_p1.traffic(Phase.OFFLINE), dealt=p1_to_d.traffic()
+        answer=answer, online=online, offline=p0_to_p1.traffic(Phase.OFFLINE), dealt=p1_to_d.traffic()
     )

@@ -6,6 +6,7 @@ way as long as the value that is compared in the end does not.
 """
 
 import math
+from itertools import count
 from typing import Any, Final
 
 import numpy as np
@@ -33,6 +34,7 @@ from secure_computation.engines.masked.plan import (
     ConcatStep,
     FixedValue,
     InputStep,
+    LabelStep,
     LinearStep,
     MaskedLowering,
     MaxPoolStep,
@@ -66,6 +68,7 @@ def lower_masked(
     *,
     precision: Precision = _DEFAULT,
     input_magnitude: float | None = None,
+    label_only: bool = False,
 ) -> tuple[MaskedLowering, IntegerWeights]:
     """Lower a network for the masked engine.
 
@@ -75,6 +78,7 @@ def lower_masked(
         calibration: float32 (images, channels, height, width), typical inputs; they set scales and rings.
         precision: bits of activations, weights and headroom.
         input_magnitude: largest |value| that an input may hold; 2^headroom_bits times the calibration's where left out.
+        label_only: open the label of the largest logit, and no logits.
 
     Returns:
         The public plan and the private integers.
@@ -86,20 +90,45 @@ def lower_masked(
     drafting = Drafting(network, weights, ranges, precision)
     output = drafting.run()
     magnitude = input_magnitude or ranges[INPUT].magnitude * (1 << precision.headroom_bits)
-    rings = _Rings(drafting.drafts, output, audit(drafting.drafts, weights, input_magnitude=magnitude), precision)
-    lowering = MaskedLowering(steps=tuple(rings.step(draft) for draft in drafting.drafts), output=output.name)
+    bounds = audit(drafting.drafts, weights, input_magnitude=magnitude)
+    rings = _Rings(drafting.drafts, output, bounds, precision, label_only=label_only)
+    steps = tuple(rings.step(draft) for draft in drafting.drafts)
+    if label_only:
+        steps = (*steps, _label_step(steps[drafting.drafts.index(output)], {step.name for step in steps}))
+    lowering = MaskedLowering(steps=steps, output=steps[-1].name if label_only else output.name)
     return lowering, round_weights(lowering, weights)
+
+
+def _label_step(logits: Step, names: set[str]) -> LabelStep:
+    ring = logits.value.ring_bits
+    return LabelStep(
+        name=next(name for name in (f"label{'_' * extra}" for extra in count()) if name not in names),
+        inputs=(logits.name,),
+        shape=logits.shape,
+        value=FixedValue(ring_bits=MIN_RING_BITS, scale=1.0, calibrated_bits=1, worst_case_bits=1),
+        ring_bits=ring,
+        high_chunks=best_chunks(ring - 1),
+    )
 
 
 class _Rings:
     """Ring of each value, and ring of each comparison."""
 
-    def __init__(self, drafts: list[Draft], output: Draft, bounds: dict[Draft, Bounds], precision: Precision) -> None:
+    def __init__(
+        self,
+        drafts: list[Draft],
+        output: Draft,
+        bounds: dict[Draft, Bounds],
+        precision: Precision,
+        *,
+        label_only: bool,
+    ) -> None:
         self._bounds, self._precision = bounds, precision
         self._values: dict[Draft, int] = {}
         self._comparisons: dict[Draft, int] = {}
         demand = dict.fromkeys(drafts, MIN_RING_BITS)
-        demand[output] = self._ring_for(output, signs=1)
+        # Logits that are compared need a spare bit, for their differences.
+        demand[output] = self._ring_for(output, signs=2, extra=1) if label_only else self._ring_for(output, signs=1)
         for draft in reversed(drafts):
             asked = self._assign(draft, demand[draft])
             for source in draft.inputs:

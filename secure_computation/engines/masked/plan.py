@@ -330,6 +330,27 @@ class ClipStep(_ComparisonStep):
         return self
 
 
+class LabelStep(_ComparisonStep):
+    """One bit for each logit, 1 for the largest, the first of equals; |x| < 2^(ring_bits-2), or differences would wrap.
+
+    Only ever the last step, in plans of models whose card says `label-only`. Its bits are XOR-shared, not in a ring,
+    and opened to the data owner alone: the logits are opened to nobody.
+    """
+
+    kind: Literal["label"] = "label"
+    high_chunks: Chunks
+
+    @model_validator(mode="after")
+    def _layout(self) -> Self:
+        self._check_width(self.high_chunks, self.ring_bits - 1)
+        return self
+
+    def infer(self, inputs: tuple[Shape, ...]) -> Shape:
+        if len(inputs) != 1 or len(inputs[0]) != 1 or inputs[0][0] < 2:
+            raise ValueError("a label is one of at least two logits")
+        return inputs[0]
+
+
 Step = (
     InputStep
     | LinearStep
@@ -343,6 +364,7 @@ Step = (
     | TruncateStep
     | MaxPoolStep
     | ClipStep
+    | LabelStep
 )
 """The closed set: an engine that handles these handles every plan."""
 
@@ -352,7 +374,7 @@ class MaskedLowering(Strict):
 
     steps: tuple[Annotated[Step, Field(discriminator="kind")], ...] = Field(min_length=2, max_length=MAX_STEPS)
     output: ValueName
-    """The logits: the model owner sends its share, cut to this value's ring."""
+    """The logits: the model owner sends its share, cut to this value's ring. Or a LabelStep."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -381,8 +403,14 @@ class MaskedLowering(Strict):
                 known.add(step.name)
         if self.output not in values:
             raise ValueError(f"no step makes the output '{self.output}'")
+        self._check_label()
         self._check_totals()
         return self
+
+    def _check_label(self) -> None:
+        labels = [step for step in self.steps if isinstance(step, LabelStep)]
+        if labels and (labels != [self.steps[-1]] or self.output != labels[0].name):
+            raise ValueError("a label must be the last step and the output, and there is one at most")
 
     def _check_totals(self) -> None:
         if max(step.elements for step in self.steps) > MAX_TENSOR_ELEMENTS:
@@ -396,6 +424,11 @@ class MaskedLowering(Strict):
     def step(self, name: str) -> Step:
         """The step that makes this value. Raises KeyError where none does."""
         return {step.name: step for step in self.steps}[name]
+
+    @property
+    def gives_label(self) -> bool:
+        """Whether the data owner learns a label and no logits."""
+        return isinstance(self.steps[-1], LabelStep)
 
     def last_uses(self) -> dict[str, int]:
         """Index of the last step that reads each value, so that an evaluator can let it go after that."""

@@ -21,9 +21,10 @@ from secure_computation.engines.masked.plan import InputStep, LinearStep, Masked
 from secure_computation.engines.masked.walk import Move, Walk
 from secure_computation.kernels.linear import PreparedWeights, linear_map
 from secure_computation.material import ItemName
-from secure_computation.protocols import linear, relu, truncation
+from secure_computation.protocols import label, linear, relu, truncation
 from secure_computation.protocols.bundle import Bundle, BundleLayout
 from secure_computation.protocols.draws import Draws, RingElements
+from secure_computation.protocols.label import LabelAsP0, LabelAsP1, LabelShape
 from secure_computation.protocols.relu import ReluAsP0, ReluAsP1, ReluShape
 from secure_computation.protocols.truncation import TruncationAsP0, TruncationAsP1, TruncationShape
 from secure_computation.randomness import Seed
@@ -35,6 +36,8 @@ PreparedMaps: TypeAlias = Mapping[str, PreparedWeights]
 """By the name of the linear step: A at the dealer, Delta at the data owner, W at the model owner."""
 
 ComparisonShape: TypeAlias = ReluShape | TruncationShape
+ComparisonAsP0: TypeAlias = ReluAsP0 | TruncationAsP0 | LabelAsP0
+"""P0's part of one move with openings. A label is always the last."""
 
 
 def input_mask(step: InputStep, draws: Draws) -> RingElements:
@@ -80,6 +83,13 @@ class DealerPass(Walk):
         self._send(move, shape.corrections, truncation.deal_truncation(shape, p0=p0, p1=p1))
         return truncation.draw_output_mask(shape, p0)
 
+    def label(self, shape: LabelShape, half: RingElements, move: Move, products: Move) -> RingElements:
+        p0, p1 = self._draws(move)
+        corrections, triples = label.deal_label(shape, p0=p0, p1=p1)
+        self._send(move, shape.corrections, corrections)
+        self._send(products, shape.triples, triples)
+        return _nothing(half.shape)
+
 
 @dataclass(frozen=True, kw_only=True)
 class PreparedDataOwner:
@@ -87,8 +97,9 @@ class PreparedDataOwner:
 
     unspent_input_mask: list[RingElements] = field(repr=False)
     """rho of the image; empty once an image was masked."""
-    comparisons: tuple[tuple[Move, ReluAsP0 | TruncationAsP0], ...] = field(repr=False)
+    comparisons: tuple[tuple[Move, ComparisonAsP0], ...] = field(repr=False)
     output_share: RingElements = field(repr=False)
+    """Zeros where the output is a label."""
 
     def spend_input_mask(self) -> RingElements:
         """Give rho, once: under one mask, two images would show P1 their difference. Raises MaterialSpent."""
@@ -111,7 +122,7 @@ class DataOwnerOffline(Walk):
         self._item = item
         self._send = send
         self._input_mask: RingElements | None = None
-        self._comparisons: list[tuple[Move, ReluAsP0 | TruncationAsP0]] = []
+        self._comparisons: list[tuple[Move, ComparisonAsP0]] = []
 
     def prepare(self) -> PreparedDataOwner:
         """Walk the plan and keep what the online phase needs."""
@@ -142,8 +153,11 @@ class DataOwnerOffline(Walk):
     def truncate(self, shape: TruncationShape, half: RingElements, move: Move) -> RingElements:
         return self._compare(shape, TruncationAsP0(shape, self._draws(move)), half, move)
 
+    def label(self, shape: LabelShape, half: RingElements, move: Move, products: Move) -> RingElements:
+        return self._compare(shape, LabelAsP0(shape, self._draws(move)), half, move)
+
     def _compare(
-        self, shape: ComparisonShape, part: ReluAsP0 | TruncationAsP0, half: RingElements, move: Move
+        self, shape: ComparisonShape | LabelShape, part: ComparisonAsP0, half: RingElements, move: Move
     ) -> RingElements:
         self._send(move, shape.prepared, part.prepare(half))
         self._comparisons.append((move, part))
@@ -196,7 +210,12 @@ class ModelOwnerOffline(Walk):
     def truncate(self, shape: TruncationShape, half: RingElements, move: Move) -> RingElements:
         return self._compare(shape, move)
 
-    def _compare(self, shape: ComparisonShape, move: Move) -> RingElements:
+    def label(self, shape: LabelShape, half: RingElements, move: Move, products: Move) -> RingElements:
+        self._compare(shape, move)
+        self._corrections[products] = self._from_dealer(products, shape.triples)
+        return _nothing(half.shape)
+
+    def _compare(self, shape: ComparisonShape | LabelShape, move: Move) -> RingElements:
         self._corrections[move] = self._from_dealer(move, shape.corrections)
         self._prepared[move] = self._from_data_owner(move, shape.prepared)
         return _nothing((shape.count,))
@@ -243,6 +262,8 @@ class ModelOwnerOnline(Walk):
     ) -> None:
         """Evaluate on `image` (v = x - rho). `exchange` sends P0 an opening and returns its answer."""
         super().__init__(lowering)
+        self.label_to_open: tuple[Move, LabelAsP1] | None = None
+        """Where the output is a label: P1's part of it, which takes the half of the logits that `run` returns."""
         self._weights = weights
         self._biases = biases
         self._item = item
@@ -278,3 +299,9 @@ class ModelOwnerOnline(Walk):
             shape, self._draws(move), self._item.spend_correction(move), self._item.prepared.pop(move)
         )
         return part.finish(self._exchange(move, shape, part.open(half)))
+
+    def label(self, shape: LabelShape, half: RingElements, move: Move, products: Move) -> RingElements:
+        corrections, triples = self._item.spend_correction(move), self._item.spend_correction(products)
+        part = LabelAsP1(shape, self._draws(move), corrections, triples, self._item.prepared.pop(move))
+        self.label_to_open = (move, part)
+        return half

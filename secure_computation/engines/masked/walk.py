@@ -1,8 +1,8 @@
 """The one walk through a masked plan that every role takes, in the same order, on its own half of each value.
 
-A role says what it does where randomness or the peer is needed (`input`, `linear`, `relu`, `truncate`); everything else
-is public-linear and happens here. Each of those four is a *move* with a number, by which all roles draw from their
-seeds and name their messages. A max pool or a clip is several moves.
+A role says what it does where randomness or the peer is needed (`input`, `linear`, `relu`, `truncate`, `label`);
+everything else is public-linear and happens here. Each of those five is a *move* with a number, by which all roles draw
+from their seeds and name their messages. A max pool or a clip is several moves.
 """
 
 from abc import ABC, abstractmethod
@@ -16,6 +16,7 @@ from secure_computation.engines.masked.plan import (
     ClipStep,
     ConcatStep,
     InputStep,
+    LabelStep,
     LinearStep,
     MaskedLowering,
     MaxPoolStep,
@@ -30,6 +31,7 @@ from secure_computation.engines.masked.plan import (
 from secure_computation.protocols import public_linear
 from secure_computation.protocols.comparison import Chain
 from secure_computation.protocols.draws import RingElements
+from secure_computation.protocols.label import LabelShape
 from secure_computation.protocols.relu import ReluShape
 from secure_computation.protocols.truncation import TruncationShape
 
@@ -73,6 +75,13 @@ class Walk(ABC):
     @abstractmethod
     def truncate(self, shape: TruncationShape, half: RingElements, move: Move) -> RingElements:
         """This role's half of floor(z / 2^f), flat."""
+
+    @abstractmethod
+    def label(self, shape: LabelShape, half: RingElements, move: Move, products: Move) -> RingElements:
+        """Begin to open the label of logits. `products` names what is dealt for products; it draws nothing.
+
+        What this returns is no half of a value: the label's bits are XOR-shared, and the session opens them.
+        """
 
     def before(self, step: Step) -> None:  # noqa: B027 - most roles have nothing to say
         """Called before each step: progress."""
@@ -120,6 +129,9 @@ class Walk(ABC):
                 return self._max_pool(step, halves[0])
             case ClipStep():
                 return self._clip(step, halves[0])
+            case LabelStep():
+                shape = LabelShape(classes=step.elements, ring_bits=step.ring_bits, chain=Chain(step.high_chunks))
+                return self.label(shape, halves[0], self._move(), self._move())
             case _ as never:
                 assert_never(never)
 

@@ -14,6 +14,7 @@ from secure_computation.channel.channel import Channel, Deadlines, Recorder
 from secure_computation.channel.memory import MemoryStream
 from secure_computation.channel.stream import Piece
 from secure_computation.engines.crypten.in_process import CRYPTO_PROVIDER, DATA_OWNER, MODEL_OWNER, closed_on_failure
+from secure_computation.engines.interface import Label
 from secure_computation.engines.masked.in_process import InProcessParties
 from secure_computation.material import DealtSeeds, ItemName
 from secure_computation.wire import Frame, Phase
@@ -64,6 +65,7 @@ class Session:
     frames: dict[str, list[Frame]] = field(default_factory=lambda: {link: [] for link in LINKS})
     """What each party received from each other one."""
     logits: NDArray[np.float64] | None = None
+    label: Label | None = None
     errors: dict[Role, BaseException] = field(default_factory=dict)
     prepared: dict[Role, Any] = field(default_factory=dict)
 
@@ -96,9 +98,13 @@ class Session:
                     item=self._item(Role.DATA_OWNER), dealer=p0_d, model_owner=p0_p1, patience_seconds=20
                 )
                 self.prepared[Role.DATA_OWNER] = prepared
-                self.logits = sides.data_owner.run(
+                answer = sides.data_owner.run(
                     self.image, prepared, model_owner=p0_p1, on_layer=lambda _index, _total, _name: None
                 )
+                if isinstance(answer, Label):
+                    self.label = answer
+                else:
+                    self.logits = answer
 
         def model_owner() -> None:
             with closed_on_failure(p1_p0, p1_d):
