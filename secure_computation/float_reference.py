@@ -12,6 +12,7 @@ import torch.nn.functional as F  # noqa: N812  (torch's own convention)
 
 from secure_computation.network import (
     INPUT,
+    Activation,
     Add,
     AveragePool,
     Clip,
@@ -86,7 +87,7 @@ def value_ranges(network: Network, weights: PrivateWeights, images: torch.Tensor
     return ranges
 
 
-def _apply(operation: Operation, inputs: list[torch.Tensor], weights: dict[str, torch.Tensor]) -> torch.Tensor:  # noqa: C901, PLR0911  (one case for each kind of operation)
+def _apply(operation: Operation, inputs: list[torch.Tensor], weights: dict[str, torch.Tensor]) -> torch.Tensor:  # noqa: C901, PLR0911, PLR0912  (one case for each kind of operation)
     first = inputs[0]
     match operation:
         case Convolution2d():
@@ -97,6 +98,8 @@ def _apply(operation: Operation, inputs: list[torch.Tensor], weights: dict[str, 
             return torch.relu(first)
         case Clip():
             return first.clamp(0.0, operation.high)
+        case Activation():
+            return _activation(operation, first)
         case MaxPool():
             return F.max_pool2d(_pad(first, operation.padding, -torch.inf), operation.kernel, operation.stride)
         case AveragePool():
@@ -113,6 +116,18 @@ def _apply(operation: Operation, inputs: list[torch.Tensor], weights: dict[str, 
             return first.reshape(first.shape[0], *operation.shape)
         case _:
             assert_never(operation)
+
+
+def _activation(operation: Activation, value: torch.Tensor) -> torch.Tensor:
+    match operation.function:
+        case "sigmoid":
+            return torch.sigmoid(value)
+        case "tanh":
+            return torch.tanh(value)
+        case "silu":
+            return F.silu(value)
+        case "gelu":
+            return F.gelu(value, approximate="tanh")
 
 
 def _pad(value: torch.Tensor, padding: Padding, constant: float) -> torch.Tensor:

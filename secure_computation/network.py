@@ -156,6 +156,16 @@ class Clip(BaseOperation):
     high: Annotated[Finite, Field(gt=0)]
 
 
+class Activation(BaseOperation):
+    """A smooth function, element by element. Only CrypTen's tensors compute it under encryption, as an approximation.
+
+    silu(x) = x * sigmoid(x); gelu(x) = x * Phi(x) in its tanh form, 0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))).
+    """
+
+    kind: Literal["activation"] = "activation"
+    function: Literal["sigmoid", "tanh", "silu", "gelu"]
+
+
 class _Pool(BaseOperation):
     kernel: Pair
     stride: Pair
@@ -242,6 +252,7 @@ Operation = (
     | FullyConnected
     | Relu
     | Clip
+    | Activation
     | MaxPool
     | AveragePool
     | GlobalAveragePool

@@ -9,6 +9,7 @@ import numpy as np
 from model_owner.onnx_import.draft import ChannelAffine, Double, Draft, Node
 from secure_computation.network import (
     NO_PADDING,
+    Activation,
     Add,
     AveragePool,
     Clip,
@@ -140,10 +141,40 @@ def _subtract(draft: Draft, node: Node) -> None:
 def _multiply(draft: Draft, node: Node) -> None:
     constant_index = _constant_index(draft, node)
     if constant_index is None:
-        raise node.unsupported("both operands depend on the image", "only Add may combine two such values")
+        _multiply_by_gate(draft, node)
+        return
     value = draft.value(node, 1 - constant_index)
     scale = _by_channel(node, draft.floats(node, constant_index), draft.shapes[value])
     _affine(draft, node, value, scale, np.zeros(1))
+
+
+def _multiply_by_gate(draft: Draft, node: Node) -> None:
+    """X * sigmoid(x) is SiLU; no other product of two values that depend on the image is supported."""
+    sigmoids = {
+        made.output: made.inputs[0]
+        for made in draft.operations
+        if isinstance(made, Activation) and made.function == "sigmoid"
+    }
+    for value, gate in ((draft.value(node, 0), draft.value(node, 1)), (draft.value(node, 1), draft.value(node, 0))):
+        if sigmoids.get(gate) == value:
+            draft.emit(node, Activation, (value,), function="silu")
+            return
+    raise node.unsupported(
+        "both operands depend on the image", "only Add may combine two such values, or x * Sigmoid(x)"
+    )
+
+
+def _sigmoid(draft: Draft, node: Node) -> None:
+    draft.emit(node, Activation, (draft.value(node, 0),), function="sigmoid")
+
+
+def _tanh(draft: Draft, node: Node) -> None:
+    draft.emit(node, Activation, (draft.value(node, 0),), function="tanh")
+
+
+def _gelu(draft: Draft, node: Node) -> None:
+    """Both forms as the tanh form: they differ by less than 0.0005, which is less than the encrypted one's error."""
+    draft.emit(node, Activation, (draft.value(node, 0),), function="gelu")
 
 
 def _divide(draft: Draft, node: Node) -> None:
@@ -347,6 +378,7 @@ HANDLERS: Mapping[str, Handler] = MappingProxyType(
         "Div": _divide,
         "Dropout": _dropout,
         "Flatten": _flatten,
+        "Gelu": _gelu,
         "Gemm": _gemm,
         "GlobalAveragePool": _global_average_pool,
         "Identity": Draft.alias,
@@ -357,6 +389,8 @@ HANDLERS: Mapping[str, Handler] = MappingProxyType(
         "ReduceMean": _reduce_mean,
         "Relu": _relu,
         "Reshape": _reshape,
+        "Sigmoid": _sigmoid,
         "Sub": _subtract,
+        "Tanh": _tanh,
     }
 )

@@ -43,12 +43,23 @@ _ARROW_STARTS: Final = (
 
 def relu(share: torch.Tensor) -> torch.Tensor:
     """Shares of max(x, 0) from int64 shares of x, of any shape, both with the same fractional bits."""
+    x = share.reshape(-1)
+    return _product(current_session(), x, not_negative(share).view(-1), share.shape).view(share.shape)
+
+
+def not_negative(share: torch.Tensor) -> torch.Tensor:
+    """Shares of the whole number 1 where x >= 0 and 0 elsewhere, from int64 shares of x, of any shape."""
     session = current_session()
     x = share.reshape(-1)
     # The sum of both shares, as binary shares; its highest bit is the sign.
     total = _carries(session, x, share.shape).bitwise_left_shift_(1).bitwise_xor_(x)
     negative = total.bitwise_right_shift_(63).bitwise_and_(1)
-    return _product(session, x, _not(session, negative, share.shape), share.shape).view(share.shape)
+    return _not(session, negative, share.shape).view(share.shape)
+
+
+def product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """Shares of left * right in the ring, element by element, without truncation; both of one shape."""
+    return _product(current_session(), left.reshape(-1), right.reshape(-1), left.shape).view(left.shape)
 
 
 class _Conjunction:

@@ -8,8 +8,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
+from contract.errors import ModelFileError
 from model_owner.onnx_import.reading import NEWEST_OPSET, OLDEST_OPSET
-from tests.model_owner.graphs import agree, build, floats, kinds, node
+from tests.model_owner.graphs import agree, build, compiled, floats, kinds, node
 
 quick = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 opsets = st.sampled_from([11, 13, 15, 17, 18, 20, 22])
@@ -257,3 +258,29 @@ def test_both_ends_of_the_opset_range(opset: int) -> None:
         node("Relu", ["n"], "r"),
     ]
     agree(build(nodes, {"w": floats(4, 1, 3, 3), **BATCH_NORM}, opset=opset, flatten="r"))
+
+
+@pytest.mark.parametrize(("operator", "function"), [("Sigmoid", "sigmoid"), ("Tanh", "tanh")])
+def test_smooth_functions(operator: str, function: str) -> None:
+    network = agree(build([node(operator, ["image"], "y")], {}, size=(2, 4, 5), flatten="y"))
+    assert [getattr(operation, "function", None) for operation in network.operations] == [function, None]
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_a_value_times_its_sigmoid_is_one_operation(swapped: bool) -> None:
+    factors = ["gate", "image"] if swapped else ["image", "gate"]
+    gate, product = node("Sigmoid", ["image"], "gate"), node("Mul", factors, "y")
+    network = agree(build([gate, product], {}, size=(2, 4, 5), flatten="y"))
+    assert [getattr(operation, "function", None) for operation in network.operations] == ["silu", None]
+
+
+def test_gelu_in_its_tanh_form() -> None:
+    gelu = node("Gelu", ["image"], "y", approximate="tanh")
+    network = agree(build([gelu], {}, size=(2, 4, 5), opset=20, flatten="y"))
+    assert getattr(network.operations[0], "function", None) == "gelu"
+
+
+def test_the_product_of_a_value_and_another_ones_sigmoid_is_refused() -> None:
+    nodes = [node("Relu", ["image"], "r"), node("Sigmoid", ["r"], "gate"), node("Mul", ["image", "gate"], "y")]
+    with pytest.raises(ModelFileError, match="both operands depend on the image"):
+        compiled(build(nodes, {}, size=(2, 4, 5), flatten="y"))

@@ -76,8 +76,8 @@ NORM = {"g": floats(1), "o": floats(1), "m": floats(1), "v": np.ones(1, np.float
 
 REFUSALS: dict[str, tuple[Callable[[], onnx.ModelProto], str]] = {
     "an operator that is not there": (
-        lambda: refused(node("Sigmoid", ["image"], "y")),
-        "operator Sigmoid in node 'node_y': not supported under encryption; replace it before the export by .*Relu",
+        lambda: refused(node("Softplus", ["image"], "y")),
+        "operator Softplus in node 'node_y': not supported under encryption; replace it before the export by .*Relu",
     ),
     "a product of two activations": (lambda: refused(node("Mul", ["image", "image"], "y")), "only Add may combine"),
     "custom domain": (with_custom_domain, "standard operators only"),

@@ -11,10 +11,12 @@ from typing import Any, Final, assert_never
 import torch
 from torch.nn import functional
 
-from secure_computation.crypten_bridge import comparison
+from secure_computation.crypten_bridge import activations, comparison
+from secure_computation.crypten_bridge.activations import with_share
 from secure_computation.crypten_bridge.installation import load_crypten
 from secure_computation.network import (
     INPUT,
+    Activation,
     Add,
     AveragePool,
     Clip,
@@ -59,7 +61,7 @@ def evaluate(
     return values[network.output]
 
 
-def _apply(  # noqa: C901, PLR0911 - one line for each operation of a closed set
+def _apply(  # noqa: C901, PLR0911, PLR0912 - one line for each operation of a closed set
     operation: Operation, inputs: list[EncryptedTensor], weights: Mapping[str, EncryptedTensor]
 ) -> EncryptedTensor:
     x = inputs[0]
@@ -73,6 +75,8 @@ def _apply(  # noqa: C901, PLR0911 - one line for each operation of a closed set
             return _relu(x)
         case Clip():
             return _clip(x, operation.high)
+        case Activation():
+            return activations.apply_activation(operation.function, x)
         case MaxPool():
             return _max_pool(x, operation)
         case AveragePool():
@@ -115,18 +119,11 @@ def _pad(x: EncryptedTensor, padding: Padding, value: float) -> EncryptedTensor:
 
 def _share_sum(x: EncryptedTensor, dimensions: tuple[int, ...]) -> EncryptedTensor:
     """Sum over dimensions, which stay with size 1. Local: each party sums its share."""
-    return _with_share(x, x.share.sum(dim=dimensions, keepdim=True))
-
-
-def _with_share(x: EncryptedTensor, share: torch.Tensor) -> EncryptedTensor:
-    result = x.shallow_copy()
-    result._tensor = x._tensor.shallow_copy()  # noqa: SLF001 - CrypTen has no public way to give a tensor a new share
-    result.share = share
-    return result
+    return with_share(x, x.share.sum(dim=dimensions, keepdim=True))
 
 
 def _relu(x: EncryptedTensor) -> EncryptedTensor:
-    return _with_share(x, comparison.relu(x.share))
+    return with_share(x, comparison.relu(x.share))
 
 
 def _clip(x: EncryptedTensor, high: float) -> EncryptedTensor:
@@ -139,7 +136,7 @@ def _average_pool(x: EncryptedTensor, operation: AveragePool) -> EncryptedTensor
     padded = _pad(x, operation.padding, 0.0)
     height, width = operation.kernel
     pooled = functional.avg_pool2d(padded.share, operation.kernel, stride=operation.stride, divisor_override=1)
-    total = _with_share(padded, pooled)
+    total = with_share(padded, pooled)
     if operation.count_include_pad or not any(operation.padding):
         return total.div(height * width)
     # Windows at the border hold fewer values: a public factor for each position.

@@ -14,6 +14,7 @@ from secure_computation.engines.crypten.in_process import run_in_process
 from secure_computation.engines.crypten.lowering import lower, predict_cost
 from secure_computation.network import (
     INPUT,
+    Activation,
     Add,
     AveragePool,
     Clip,
@@ -71,6 +72,10 @@ CASES: dict[str, list[Operation]] = {
     "convolution, depthwise": [convolution("c", INPUT, SHAPE, 4, 3, groups=2)],
     "relu": [Relu(name="relu", inputs=(INPUT,), shape=SHAPE)],
     "clip": [Clip(name="clip", inputs=(INPUT,), shape=SHAPE, high=0.75)],
+    "sigmoid": [Activation(name="smooth", inputs=(INPUT,), shape=SHAPE, function="sigmoid")],
+    "tanh": [Activation(name="smooth", inputs=(INPUT,), shape=SHAPE, function="tanh")],
+    "silu": [Activation(name="smooth", inputs=(INPUT,), shape=SHAPE, function="silu")],
+    "gelu": [Activation(name="smooth", inputs=(INPUT,), shape=SHAPE, function="gelu")],
     "max pool": [pool(MaxPool, kernel=(2, 2), stride=(2, 2))],
     "max pool, padding": [pool(MaxPool, kernel=(3, 3), stride=(2, 2), padding=(1, 1, 1, 1))],
     "max pool, odd window": [pool(MaxPool, kernel=(3, 1), stride=(1, 2), padding=(2, 0, 0, 0))],
@@ -110,6 +115,21 @@ def test_operation_equals_its_float_reference_at_its_declared_cost(name: str) ->
     assert result.offline.bytes_sent == result.offline.bytes_received == cost.masked_weights_bytes_each_way
     assert result.dealt_bytes == cost.dealer_bytes
     assert result.output_bytes == cost.output_bytes
+
+
+@pytest.mark.parametrize("function", ["sigmoid", "tanh", "silu", "gelu"])
+def test_smooth_functions_hold_far_out_and_close_to_zero(function: Any) -> None:
+    network = flattened(SHAPE, [Activation(name="smooth", inputs=(INPUT,), shape=SHAPE, function=function)])
+    # One logit for each of three points: the weights pick elements, so nothing averages out.
+    points = np.array([[0.0, -0.001, 1.0], [-7.5, 5.9, -6.1], [16.1, -15.9, 8.05], [900.0, -900.0, 31000.0]])
+    for chosen in points.astype(np.float32):
+        weight = np.zeros((CLASSES, 60), np.float32)
+        weight[range(CLASSES), range(CLASSES)] = 1.0 if abs(chosen).max() < 100 else 0.01
+        weights = changed(random_weights(network), network, {"fc.weight": weight, "fc.bias": np.zeros(3, np.float32)})
+        image = np.zeros(SHAPE, np.float32)
+        image.reshape(-1)[:CLASSES] = chosen
+        expected = plain_logits(network, weights, image)
+        assert np.abs(run_all(network, weights, image).logits - expected).max() < 0.002 + 2e-3 * abs(expected).max()
 
 
 def test_fully_connected_without_bias_on_a_vector() -> None:
