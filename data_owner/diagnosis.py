@@ -20,14 +20,19 @@ class Finding(Strict):
     """What the model says about an image."""
 
     label: str
-    probabilities: Annotated[dict[str, float], Field(repr=False)]
-    """Calibrated, by class."""
+    probabilities: Annotated[dict[str, float] | None, Field(repr=False)]
+    """Calibrated, by class; None for a model that gives its label only."""
 
     @staticmethod
     def from_logits(card: ModelCard, logits: tuple[float, ...]) -> "Finding":
         """Read logits by a model's card: calibrated probabilities, and the label with the largest."""
         probabilities = card.probabilities(logits)
         return Finding(label=max(probabilities, key=lambda name: probabilities[name]), probabilities=probabilities)
+
+    @staticmethod
+    def from_label(card: ModelCard, index: int) -> "Finding":
+        """Name the label of a model that gives nothing else."""
+        return Finding(label=card.classes[index], probabilities=None)
 
 
 class Seconds(Strict):
@@ -70,7 +75,8 @@ class Diagnosis(Strict):
     model: ModelName
     engine: Engine
     diagnosis: Finding
-    logits: Annotated[tuple[float, ...], Field(repr=False)]
+    logits: Annotated[tuple[float, ...] | None, Field(repr=False)]
+    """None for a model that gives its label only."""
     warnings: tuple[Warned, ...]
     seconds: Seconds
     bytes: Bytes

@@ -45,24 +45,27 @@ def shown_progress(console: Console) -> Iterator[Progress]:
 
 def print_diagnosis(console: Console, diagnosis: Diagnosis, card: ModelCard) -> None:
     """Print the answer, what it rests on, and what left this machine."""
-    table = Table.grid(padding=(0, 2))
-    ordered = sorted(diagnosis.diagnosis.probabilities.items(), key=lambda pair: -pair[1])
-    for name, probability in ordered:
-        style = "bold" if name == diagnosis.diagnosis.label else ""
-        bar = "█" * max(1, round(probability * BAR_WIDTH))
-        table.add_row(Text(name, style=style), Text(f"{probability:6.1%}", style=style), Text(bar, style="cyan"))
-    console.print(
-        Panel(
-            table,
-            title=Text(f"{diagnosis.file}: {diagnosis.diagnosis.label}", style="bold"),
-            subtitle=Text(f"{diagnosis.model.name} {diagnosis.model.version}, calibrated probabilities"),
-            expand=False,
-        )
-    )
+    finding, model = diagnosis.diagnosis, f"{diagnosis.model.name} {diagnosis.model.version}"
+    if finding.probabilities is None:
+        content: Table | Text = Text(finding.label, style="bold")
+        subtitle = f"{model}, which gives its label only"
+    else:
+        content, subtitle = _bars(finding.label, finding.probabilities), f"{model}, calibrated probabilities"
+    title = Text(f"{diagnosis.file}: {finding.label}", style="bold")
+    console.print(Panel(content, title=title, subtitle=Text(subtitle), expand=False))
     for warning in diagnosis.warnings:
         console.print(f"Warning: {warning.text}", markup=False)
     console.print(f"Intended use: {card.intended_use}", markup=False)
     _print_account(console, diagnosis)
+
+
+def _bars(label: str, probabilities: dict[str, float]) -> Table:
+    table = Table.grid(padding=(0, 2))
+    for name, probability in sorted(probabilities.items(), key=lambda pair: -pair[1]):
+        style = "bold" if name == label else ""
+        bar = "█" * max(1, round(probability * BAR_WIDTH))
+        table.add_row(Text(name, style=style), Text(f"{probability:6.1%}", style=style), Text(bar, style="cyan"))
+    return table
 
 
 def _print_account(console: Console, diagnosis: Diagnosis) -> None:

@@ -51,9 +51,7 @@ from ssl import SSLContext
 from typing import Any, NewType
 from uuid import UUID
 
-import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from numpy.typing import NDArray
 
 from contract.api import Failure, ModelEntry, PhaseSeconds, SentBytes, SessionEventName, SessionReport, SessionView
 from contract.command_line import one_line
@@ -66,6 +64,7 @@ from contract.errors import (
     TicketInvalid,
 )
 from contract.identity import Party, Role, party_of_certificate
+from contract.model_card import OutputPolicy
 from contract.settings import Peer
 from contract.ticket import STOCKED_ENGINES, Engine, Purpose, TicketClaims, load_public_key, verify_ticket
 from data_owner.diagnosis import Bytes, Diagnosis, Finding, ModelName, Seconds, Warned
@@ -79,8 +78,8 @@ from secure_computation.channel.channel import Channel, Deadlines
 from secure_computation.channel.tls import tls_context
 from secure_computation.channel.traffic import Traffic
 from secure_computation.channel.websocket import connect_channel
-from secure_computation.engines.choosing import data_owner_side
-from secure_computation.engines.interface import DataOwnerSide, OnLayer
+from secure_computation.engines.choosing import data_owner_side, gives_label
+from secure_computation.engines.interface import Answer, DataOwnerSide, Label, OnLayer
 from secure_computation.engines.masked.engine import DataOwnerItem
 from secure_computation.engines.masked.stock import stockable
 from secure_computation.plan import Plan, parse_plan
@@ -136,7 +135,7 @@ class Stocked:
 
 @dataclass(frozen=True, kw_only=True)
 class _Outcome:
-    logits: NDArray[np.float64]
+    answer: Answer
     seconds: Seconds
     bytes: Bytes
     one_way_trips: int
@@ -182,9 +181,13 @@ class Diagnoser:
         _confirm(image, force=force)
         progress.stage("opening a session")
         plan = parse_plan(self._front_end.plan(entry.plan_hash))
-        if plan.network.input_shape != image.tensor.shape or plan.network.classes != len(entry.card.classes):
+        if (
+            plan.network.input_shape != image.tensor.shape
+            or plan.network.classes != len(entry.card.classes)
+            or gives_label(plan) != (entry.card.output_policy is OutputPolicy.LABEL_ONLY)
+        ):
             raise PeerViolation(
-                f"the plan of {entry.card.name} has another input or other classes than its card; tell its owner"
+                f"the plan of {entry.card.name} has another input, classes or output than its card; tell its owner"
             )
         session = self._open(entry, engine, Purpose.DIAGNOSE)
         with self._ending(session) as channels:
@@ -244,7 +247,8 @@ class Diagnoser:
         claims = verify_ticket(
             view.ticket or "", public_keys=self._public_keys, now=datetime.now(tz=UTC), party=self._own
         )
-        asked = (view.id, entry.card.name, entry.version, entry.plan_hash, engine, purpose)
+        card = entry.card
+        asked = (view.id, card.name, entry.version, entry.plan_hash, engine, purpose, card.output_policy)
         if asked != (
             claims.session,
             claims.model,
@@ -252,6 +256,7 @@ class Diagnoser:
             claims.plan_hash,
             claims.engine,
             claims.purpose,
+            claims.output_policy,
         ):
             raise TicketInvalid(
                 "the ticket is for another session than the one asked for; tell the front end's operator"
@@ -278,7 +283,7 @@ class Diagnoser:
         prepared = time.perf_counter()
         side = self._side(session.claims, plan)
         progress.stage("computing on shares")
-        logits = side.run(image.tensor, offline.material, model_owner=model_owner, on_layer=progress.layer)
+        answer = side.run(image.tensor, offline.material, model_owner=model_owner, on_layer=progress.layer)
         model_owner.send_end(step="result received")
         finished = time.perf_counter()
         seconds = Seconds(offline=prepared - started, online=finished - prepared)
@@ -286,7 +291,7 @@ class Diagnoser:
         unrecorded = self._report_completed(session, seconds, sent)
         trips = model_owner.traffic(Phase.ONLINE).one_way_trips + model_owner.traffic(Phase.OUTPUT).one_way_trips
         return _Outcome(
-            logits=logits,
+            answer=answer,
             seconds=seconds,
             bytes=sent,
             one_way_trips=trips,
@@ -448,12 +453,23 @@ def _count(value: object, channel: Channel) -> int:
 
 
 def _diagnosis(path: Path, entry: ModelEntry, engine: Engine, image: ModelInput, outcome: _Outcome) -> Diagnosis:
-    logits = tuple(float(value) for value in outcome.logits)
+    answer = outcome.answer
+    if not isinstance(answer, Label):
+        logits = tuple(float(value) for value in answer)
+        finding = Finding.from_logits(entry.card, logits)
+    elif answer.index is None:
+        # Only now, when the session has ended for everybody: see `Label`.
+        raise PeerViolation(
+            f"what was opened is no label: {entry.model_owner.organisation} or the crypto provider did not follow the "
+            "protocol. There is no result; ask them before you submit the image again"
+        )
+    else:
+        finding, logits = Finding.from_label(entry.card, answer.index), None
     return Diagnosis(
         file=str(path),
         model=ModelName(name=entry.card.name, version=entry.card.version),
         engine=engine,
-        diagnosis=Finding.from_logits(entry.card, logits),
+        diagnosis=finding,
         logits=logits,
         warnings=(*(Warned.from_image(warning) for warning in image.warnings), *outcome.warnings),
         seconds=outcome.seconds,

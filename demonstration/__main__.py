@@ -57,9 +57,11 @@ def _print(diagnosis: "Diagnosis", comparison: "Comparison", card: "ModelCard") 
     output = Console(highlight=False)
     print_diagnosis(output, diagnosis, card)
     plaintext = comparison.plaintext
+    probability = "" if plaintext.probabilities is None else f", {plaintext.probabilities[plaintext.label]:.1%}"
+    error = comparison.max_abs_error
+    difference = "no logits to compare" if error is None else f"logits differ by at most {error:.2g}"
     output.print(
-        f"The same model in clear (onnxruntime): {plaintext.label}, {plaintext.probabilities[plaintext.label]:.1%}; "
-        f"logits differ by at most {comparison.max_abs_error:.2g}.",
+        f"The same model in clear (onnxruntime): {plaintext.label}{probability}; {difference}.",
         markup=False,
         soft_wrap=True,
     )

@@ -32,8 +32,8 @@ class Comparison(Strict):
     engine: Engine
     diagnosis: Finding
     plaintext: Finding
-    max_abs_error: float
-    """Largest difference between an encrypted and a plaintext logit."""
+    max_abs_error: float | None
+    """Largest difference between an encrypted and a plaintext logit; None for a model that gives its label only."""
     warnings: tuple[Warned, ...]
     seconds: Seconds
     bytes: Bytes
@@ -44,9 +44,10 @@ class Comparison(Strict):
     def require_same_label(self) -> None:
         """Raise ComputationFailed where the two answers differ."""
         if self.diagnosis.label != self.plaintext.label:
+            difference = "" if self.max_abs_error is None else f" (logits differ by {self.max_abs_error:.4f})"
             raise ComputationFailed(
                 f"{self.file}: encrypted inference says {self.diagnosis.label}, the plaintext model "
-                f"{self.plaintext.label} (logits differ by {self.max_abs_error:.4f}); report this as a defect"
+                f"{self.plaintext.label}{difference}; report this as a defect"
             )
 
 
@@ -100,7 +101,9 @@ def _comparison(diagnosis: Diagnosis, plaintext: PlaintextModel, processes: dict
         engine=diagnosis.engine,
         diagnosis=diagnosis.diagnosis,
         plaintext=Finding.from_logits(plaintext.card, tuple(float(value) for value in expected)),
-        max_abs_error=float(np.abs(np.asarray(diagnosis.logits) - expected).max()),
+        max_abs_error=None
+        if diagnosis.logits is None
+        else float(np.abs(np.asarray(diagnosis.logits) - expected).max()),
         warnings=diagnosis.warnings,
         seconds=diagnosis.seconds,
         bytes=diagnosis.bytes,

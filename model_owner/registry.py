@@ -22,7 +22,7 @@ from typing import Annotated
 from pydantic import Field, ValidationError
 
 from contract.errors import ConfigurationError, ModelFileError
-from contract.model_card import ModelCard, Strict, read_card
+from contract.model_card import ModelCard, OutputPolicy, Strict, read_card
 from model_owner.calibration import calibration_images
 from model_owner.onnx_import.compiling import CompiledModel, compile_model
 from secure_computation.engines.masked.lowering import lower_masked
@@ -81,7 +81,8 @@ class Registry:
             )
         compiled = compile_model(model_path, card)
         images = calibration_images(card.input, calibration)
-        masked, _ = lower_masked(compiled.network, compiled.weights, images)
+        label_only = card.output_policy is OutputPolicy.LABEL_ONLY
+        masked, _ = lower_masked(compiled.network, compiled.weights, images, label_only=label_only)
         plan = make_plan(compiled.network, masked)
         try:
             self._models.mkdir(mode=0o700, parents=True, exist_ok=True)

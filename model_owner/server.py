@@ -53,7 +53,7 @@ from secure_computation.channel.serving import Service, party_app
 from secure_computation.channel.tls import tls_context
 from secure_computation.channel.traffic import Traffic
 from secure_computation.channel.websocket import connect_channel
-from secure_computation.engines.choosing import model_owner_side, offered_engines
+from secure_computation.engines.choosing import gives_label, model_owner_side, offered_engines
 from secure_computation.engines.interface import ModelOwnerSide
 from secure_computation.engines.masked.engine import PreparedModelOwner
 from secure_computation.engines.masked.stock import stockable
@@ -180,7 +180,8 @@ class InferenceHandler:
                 "the model owner must register this version again"
             )
         if claims.engine not in offered_engines(model.plan):
-            raise Refused(f"the engine '{claims.engine.value}' is not offered for this model; choose crypten")
+            offered = " or ".join(engine.value for engine in offered_engines(model.plan))
+            raise Refused(f"the engine '{claims.engine.value}' is not offered for this model; choose {offered}")
         return model
 
     def _prepare(
@@ -227,10 +228,10 @@ def load_models(registry: Registry) -> dict[tuple[str, str], RegisteredModel]:
 def register_models(settings: ModelOwnerSettings, models: HostedModels, front_end: InferenceServiceClient) -> None:
     """Put every imported version in service at the front end. Raises ModelFileError for one that no engine serves."""
     for model in models.values():
-        if model.card.output_policy is not OutputPolicy.LOGITS:
+        if gives_label(model.plan) != (model.card.output_policy is OutputPolicy.LABEL_ONLY):
             raise ModelFileError(
-                f"{model.card.name} {model.card.version}: output policy '{model.card.output_policy.value}' is not "
-                "served yet, only 'logits'; change the card and import it as a new version"
+                f"{model.card.name} {model.card.version}: its plan does not keep to the output policy "
+                f"'{model.card.output_policy.value}' of its card; import it again as a new version"
             )
     url = settings.public_url or f"ws://{settings.listen}{INFERENCE_PATH}"
     dealer = PartyAddress(organisation=settings.crypto_provider.organisation, address=settings.crypto_provider.url)

@@ -62,7 +62,7 @@ class ProductEngine:
             offline_bytes=diagnosis.bytes.offline,
             one_way_trips=diagnosis.one_way_trips,
             peak_rss_bytes={"data_owner": finished.peak_rss_bytes} | self._servers_memory(),
-            logits=diagnosis.logits,
+            logits=diagnosis.logits or (),
             details={
                 "data_owner_sent_bytes": diagnosis.bytes.data_owner_sent,
                 "model_owner_sent_bytes": diagnosis.bytes.model_owner_sent,

@@ -9,7 +9,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from contract.model_card import InputSpecification, Modality, ModelCard
+from contract.model_card import InputSpecification, Modality, ModelCard, OutputPolicy
 from tests.imaging.samples import data_set, dicom_bytes
 
 SIDE = 32
@@ -29,7 +29,14 @@ def tiny_weights(seed: int = 0) -> dict[str, NDArray[np.float32]]:
     }
 
 
-def write_tiny_model(folder: Path, *, name: str = NAME, version: str = "1.0.0", seed: int = 0) -> Path:
+def write_tiny_model(
+    folder: Path,
+    *,
+    name: str = NAME,
+    version: str = "1.0.0",
+    seed: int = 0,
+    output_policy: OutputPolicy = OutputPolicy.LOGITS,
+) -> Path:
     """1 x 32 x 32 -> conv, ReLU, average pool, conv, ReLU, global average pool, fully connected -> 3 classes."""
     folder.mkdir(parents=True, exist_ok=True)
     nodes = [
@@ -66,6 +73,7 @@ def write_tiny_model(folder: Path, *, name: str = NAME, version: str = "1.0.0", 
             standard_deviation=(0.25,),
         ),
         classes=CLASSES,
+        output_policy=output_policy,
         training="random weights",
         model_sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
     )
