@@ -51,7 +51,7 @@ _LARGEST_FACTOR: Final = 1 << 20
 class Precision:
     """How finely to compute. More bits: smaller error, wider rings, more traffic."""
 
-    activation_bits: int = 9
+    activation_bits: int = 10
     """Bits, without sign, of the largest activation over the calibration images, in the layer with most elements.
     Smaller layers get up to three more: they cost less."""
     weight_bits: int = 11
@@ -290,6 +290,10 @@ class Drafting:
 
     def _public_linear(self, operation: Add | Concat | Pad | Reshape | AveragePool | GlobalAveragePool) -> Draft:
         sources = tuple(self._for_sum(name) for name in operation.inputs)
+        if isinstance(operation, AveragePool | GlobalAveragePool) and self._sum_is_too_large(sources[0], operation):
+            sources = (self._for_product(operation.inputs[0]),)
+        if isinstance(operation, Add | Concat) and not any(source.fine for source in sources):
+            sources = tuple(self._aligned(source, operation) for source in sources)
         kind = "sum_pool" if isinstance(operation, GlobalAveragePool | AveragePool) else operation.kind
         draft = self._draft(
             operation.name,
@@ -305,6 +309,26 @@ class Drafting:
         )
         if not draft.fine:
             self._scale_from_inputs(draft)
+        return draft
+
+    def _sum_is_too_large(self, source: Draft, operation: AveragePool | GlobalAveragePool) -> bool:
+        """Whether a pool of a fine value, of a scale that is set already, would leave every ring."""
+        whole = source.shape[1:] if isinstance(operation, GlobalAveragePool) else operation.kernel
+        settled = _behind(source)[1] if source.fine else []
+        bound = self._largest_integer / (Fraction(self._ranges[operation.name].magnitude) or Fraction(1))
+        return any(scale * math.prod(whole) > bound for scale in settled)
+
+    def _aligned(self, source: Draft, operation: Add | Concat) -> Draft:
+        """A coarse value no finer than the sum that it enters can make use of."""
+        bits = self._bits(operation.shape) + _SPARE_BITS
+        useful = Fraction(1 << bits) / (Fraction(self._ranges[operation.name].magnitude) or Fraction(1))
+        if source.known_scale() <= useful:
+            return source
+        draft = self._draft(self._new_name(source.name, "aligned"), "truncate", (source,), source.shape, operation.name)
+        draft.range, draft.not_negative = source.range, source.not_negative
+        draft.shift = min(_ceil_log2(source.known_scale() / useful), MAX_RING_BITS - 4)
+        draft.scale = source.known_scale() / (1 << draft.shift)
+        self._round(draft, source, 1 << (draft.shift - 1))
         return draft
 
     def _scale_from_inputs(self, draft: Draft) -> None:
