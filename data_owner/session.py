@@ -44,7 +44,7 @@ session, ticket     -->    checks ticket, pins both peers
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from ssl import SSLContext
@@ -69,6 +69,7 @@ from contract.settings import Peer
 from contract.ticket import STOCKED_ENGINES, Engine, Purpose, TicketClaims, load_public_key, verify_ticket
 from data_owner.diagnosis import Bytes, Diagnosis, Finding, ModelName, Seconds, Warned
 from data_owner.masked_weights import MaskedWeightsFolder
+from data_owner.offline import Offline
 from data_owner.settings import DataOwnerSettings
 from data_owner.stock import open_ledger, open_stock
 from imaging import ModelInput, read_model_input
@@ -76,7 +77,6 @@ from inference_service.client import InferenceServiceClient
 from secure_computation.admission import STOCKED_ITEM_STEP, item_of, present_ticket
 from secure_computation.channel.channel import Channel, Deadlines
 from secure_computation.channel.tls import tls_context
-from secure_computation.channel.traffic import Traffic
 from secure_computation.channel.websocket import connect_channel
 from secure_computation.engines.choosing import data_owner_side, gives_label
 from secure_computation.engines.interface import Answer, DataOwnerSide, Label, OnLayer
@@ -110,18 +110,6 @@ class _OpenSession:
     model_owner_url: str
     crypto_provider: Party
     crypto_provider_url: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Offline:
-    """What the offline phase left: material for one image, and whom it came from."""
-
-    material: Any = field(repr=False)
-    model_owner: Channel
-    dealer: Channel | None
-    """None where the item was in stock."""
-    ready: dict[str, object]
-    """The model owner's account of its traffic with the dealer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,7 +203,7 @@ class Diagnoser:
             self._stock.put(claims, lowering, offline.material, name=item)
             model_owner.send_end(step="material stocked")
             seconds = Seconds(offline=time.perf_counter() - started, online=0.0)
-            sent = _bytes(offline)
+            sent = offline.bytes()
             unrecorded = self._report_completed(session, seconds, sent)
         return Stocked(seconds=seconds.offline, bytes=sent, warnings=(*self._dropped(), *unrecorded))
 
@@ -287,7 +275,7 @@ class Diagnoser:
         model_owner.send_end(step="result received")
         finished = time.perf_counter()
         seconds = Seconds(offline=prepared - started, online=finished - prepared)
-        sent = _bytes(offline)
+        sent = offline.bytes()
         unrecorded = self._report_completed(session, seconds, sent)
         trips = model_owner.traffic(Phase.ONLINE).one_way_trips + model_owner.traffic(Phase.OUTPUT).one_way_trips
         return _Outcome(
@@ -299,7 +287,7 @@ class Diagnoser:
             warnings=(*self._dropped(), *unrecorded),
         )
 
-    def _offline(self, session: _OpenSession, plan: Plan, progress: Progress, channels: ExitStack) -> _Offline:
+    def _offline(self, session: _OpenSession, plan: Plan, progress: Progress, channels: ExitStack) -> Offline:
         """Material for one image: from the stock where both parties have an item, else prepared now."""
         claims = session.claims
         held = self._stock.holds(claims)
@@ -313,8 +301,7 @@ class Diagnoser:
         if claims.engine in STOCKED_ENGINES:
             material = self._spend(claims, plan, model_owner)
             if material is not None:
-                nothing: dict[str, object] = {"received_bytes": 0, "sent_bytes": 0}
-                return _Offline(material=material, model_owner=model_owner, dealer=None, ready=nothing)
+                return Offline.from_stock(material, model_owner)
         if held:
             self._report_preparing(session, progress)
         return self._prepare(session, plan, model_owner, channels)
@@ -340,7 +327,7 @@ class Diagnoser:
         )
         return None
 
-    def _prepare(self, session: _OpenSession, plan: Plan, model_owner: Channel, channels: ExitStack) -> _Offline:
+    def _prepare(self, session: _OpenSession, plan: Plan, model_owner: Channel, channels: ExitStack) -> Offline:
         """The offline phase, with the dealer and the model owner."""
         side, patience = self._side(session.claims, plan), self._settings.waiting.material
         dealer = self._connect(channels, session.crypto_provider_url, session.crypto_provider, session.ticket)
@@ -348,7 +335,7 @@ class Diagnoser:
         material = side.prepare(item=item, dealer=dealer, model_owner=model_owner, patience_seconds=patience)
         dealer.send_end(step="material received")
         ready = model_owner.receive_hello(step="material ready", wait_seconds=patience)
-        return _Offline(material=material, model_owner=model_owner, dealer=dealer, ready=ready)
+        return Offline(material=material, model_owner=model_owner, dealer=dealer, ready=ready)
 
     def _report_preparing(self, session: _OpenSession, progress: Progress) -> None:
         progress.stage("preparing offline material")
@@ -421,35 +408,6 @@ def _pinned(peers: Sequence[Peer], organisation: str, *, what: str) -> Peer:
         f"the ticket names {organisation} as {what}, which this data owner does not pin; nothing was sent. "
         "Add it to the settings only if you trust it"
     )
-
-
-def _bytes(offline: _Offline) -> Bytes:
-    """Add up what crossed the channels. What the model owner exchanged with the dealer is its own account of it."""
-    model_owner = offline.model_owner
-    dealt = _count(offline.ready.get("received_bytes"), model_owner)
-    asked = _count(offline.ready.get("sent_bytes"), model_owner)
-    whole = model_owner.traffic()
-    with_dealer = Traffic() if offline.dealer is None else offline.dealer.traffic()
-    online = sum(
-        part.bytes_sent + part.bytes_received
-        for part in (model_owner.traffic(Phase.ONLINE), model_owner.traffic(Phase.OUTPUT))
-    )
-    everything = (
-        whole.bytes_sent + whole.bytes_received + with_dealer.bytes_sent + with_dealer.bytes_received + dealt + asked
-    )
-    return Bytes(
-        online=online,
-        offline=everything - online,
-        data_owner_sent=whole.bytes_sent + with_dealer.bytes_sent,
-        model_owner_sent=whole.bytes_received + asked,
-        crypto_provider_sent=with_dealer.bytes_received + dealt,
-    )
-
-
-def _count(value: object, channel: Channel) -> int:
-    if not isinstance(value, int) or not 0 <= value < 1 << 53:
-        raise PeerViolation(f"{channel.peer} counted its bytes wrongly in step 'material ready'; start a new session")
-    return value
 
 
 def _diagnosis(path: Path, entry: ModelEntry, engine: Engine, image: ModelInput, outcome: _Outcome) -> Diagnosis:

@@ -7,139 +7,30 @@ import os
 import re
 import stat
 import time
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from contract.api import SessionState
 from contract.errors import CallerError, ConfigurationError, EncryptedInferenceError, PeerReported
 from contract.identity import Party, Role
 from contract.ticket import Engine, Purpose
-from crypto_provider.dealer import Dealer
-from data_owner.diagnosis import Diagnosis
-from data_owner.session import Diagnoser, Stocked
 from data_owner.stock import DataOwnerStock, TakenItem
-from imaging import read_model_input
-from secure_computation import reference
 from secure_computation.admission import STOCKED_ITEM_STEP, present_ticket
 from secure_computation.channel.channel import Channel
-from secure_computation.engines.masked.integer_weights import round_weights
-from secure_computation.engines.masked.stock import stockable
-from secure_computation.material import ConsumptionLedger, ItemName
+from secure_computation.material import ConsumptionLedger
 from secure_computation.randomness import Seed
-from secure_computation.stock_folder import Binding, Body, StockFolder
-from secure_computation.wire import Phase
 from tests.end_to_end.federation import (
     HOSPITAL,
     LABORATORY,
-    SHORT,
     SILENT,
     TRUST_CENTRE,
     Federation,
-    RecordingClient,
 )
 from tests.end_to_end.models import PATIENT, radiograph
-
-Logits = NDArray[np.float64]
-MASKED_TICKET = {"engine": Engine.MASKED}
-
-
-@dataclass
-class Parties:
-    """A data owner and a model owner with folders of their own, and what they did with stocked items."""
-
-    federation: Federation
-    folder: Path
-    model_owner_url: str
-    dealt: list[Role] = field(default_factory=list)
-    """Who was dealt a half, in order."""
-    taken: list[tuple[Path, str]] = field(default_factory=list)
-    """Which items were taken out of which folder, whole."""
-
-    @property
-    def data_owner_stock(self) -> Path:
-        return self.folder / "p0" / "stock"
-
-    @property
-    def model_owner_stock(self) -> Path:
-        return self.folder / "p1" / "stock" / HOSPITAL.organisation
-
-    def items(self, folder: Path) -> list[str]:
-        return sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
-
-    def consumed(self, party: str, item: str) -> bool:
-        return ConsumptionLedger(self.folder / party / "consumed").consumed(ItemName(item))
-
-    @contextmanager
-    def diagnoser(self, **changes: Any) -> Iterator[tuple[Diagnoser, RecordingClient]]:
-        settings: dict[str, Any] = {
-            "data_folder": self.folder / "p0",
-            "model_owner_url": self.model_owner_url,
-        } | changes
-        with self.federation.diagnoser(**settings) as both:
-            yield both
-
-    def stock(self, **changes: Any) -> Stocked:
-        with self.diagnoser(**changes) as (diagnoser, _):
-            return diagnoser.stock(diagnoser.choose_model(None), engine=Engine.MASKED, progress=SILENT)
-
-    def diagnose(self, path: Path, **changes: Any) -> Diagnosis:
-        with self.diagnoser(**changes) as (diagnoser, _):
-            entry = diagnoser.choose_model(None)
-            return diagnoser.diagnose(path, entry, engine=Engine.MASKED, force=False, progress=SILENT)
-
-    def expected(self, path: Path) -> Logits:
-        """The integer reference's answer."""
-        model = self.federation.model
-        lowering = stockable(model.plan)
-        integers = reference.quantise_image(lowering, read_model_input(path, model.card.input).tensor)
-        weights = round_weights(lowering, model.weights)
-        return reference.logits_of(lowering, reference.evaluate(lowering, weights, integers))
-
-    def check(self, diagnosis: Diagnosis, path: Path, *, stocked: bool) -> None:
-        np.testing.assert_array_equal(diagnosis.logits, self.expected(path))
-        assert diagnosis.stocked is stocked
-
-    def never_twice(self) -> None:
-        assert len(self.taken) == len(set(self.taken))
-
-
-@contextmanager
-def running(federation: Federation, folder: Path, **changes: Any) -> Iterator[Parties]:
-    """Both owners, watched."""
-    with (
-        pytest.MonkeyPatch.context() as patch,
-        federation.model_owner(data_folder=folder / "p1", **changes) as url,
-    ):
-        parties = Parties(federation, folder, url)
-        claim, take = Dealer.claim, StockFolder.take
-
-        def watched_claim(self: Dealer, claims: Any, role: Role) -> Any:
-            parties.dealt.append(role)
-            return claim(self, claims, role)
-
-        def watched_take(self: StockFolder, binding: Binding, sizes: Any) -> list[Body] | None:
-            bodies = take(self, binding, sizes)
-            if bodies is not None:
-                parties.taken.append((self._folder, binding.item))
-            return bodies
-
-        patch.setattr(Dealer, "claim", watched_claim)
-        patch.setattr(StockFolder, "take", watched_take)
-        yield parties
-
-
-@pytest.fixture
-def parties(federation: Federation, tmp_path: Path) -> Iterator[Parties]:
-    with running(federation, tmp_path / "parties") as both:
-        yield both
+from tests.end_to_end.stocking import Parties, answer, running
 
 
 def mode(path: Path) -> int:
@@ -254,15 +145,6 @@ def test_a_replayed_ticket_to_prepare_is_refused(parties: Parties, peer: Party) 
         with pytest.raises(PeerReported, match=r"material-spent|was dealt before"):
             channel.receive_hello(step="any")
     assert len(parties.items(parties.model_owner_stock)) == 1
-
-
-def answer(parties: Parties, item: object, *, own: Party = HOSPITAL, url: str | None = None, **claims: Any) -> object:
-    """What the model owner says to a data owner who wants to spend this item."""
-    with parties.federation.dial(url or parties.model_owner_url, own, LABORATORY) as channel:
-        present_ticket(channel, parties.federation.ticket(**MASKED_TICKET | claims))
-        channel.set_phase(Phase.OFFLINE)
-        channel.send_hello({"item": item}, step=STOCKED_ITEM_STEP)
-        return channel.receive_hello(step=STOCKED_ITEM_STEP).get("item")
 
 
 def test_an_item_is_not_spent_twice(parties: Parties, chest: Path) -> None:
@@ -445,103 +327,4 @@ def test_of_two_diagnoses_that_race_for_one_item_one_gets_it(parties: Parties, t
     assert sorted(diagnosis.stocked for diagnosis in diagnoses) == [False, False, True]
     for path, diagnosis in zip(paths, diagnoses, strict=True):
         parties.check(diagnosis, path, stocked=diagnosis.stocked)
-    parties.never_twice()
-
-
-class Killed(Exception):
-    """Ends a party without a word: nothing handles it."""
-
-
-@dataclass
-class Killer:
-    """Ends the party with `peer` at the other end at its n-th message, before or after it crosses."""
-
-    peer: Role
-    number: int
-    after: bool
-    seen: int = 0
-    online: set[Role] = field(default_factory=set)
-    """Who sent in the online phase, by the peer's role."""
-
-    def cross(self, channel: Channel, cross: Callable[[], Any], *, sends: bool) -> Any:
-        if channel.peer.role is not self.peer:
-            if sends and channel._phase is Phase.ONLINE:
-                self.online.add(channel.peer.role)
-            return cross()
-        self.seen += 1
-        dies = self.seen > self.number
-        if dies and not (self.after and self.seen == self.number + 1):
-            raise Killed
-        if sends and channel._phase is Phase.ONLINE:
-            self.online.add(channel.peer.role)
-        result = cross()
-        if dies:
-            raise Killed
-        return result
-
-    @contextmanager
-    def at_work(self) -> Iterator[None]:
-        send, receive = Channel._send, Channel._receive
-
-        def killing_send(channel: Channel, *arguments: Any) -> None:
-            self.cross(channel, lambda: send(channel, *arguments), sends=True)
-
-        def killing_receive(channel: Channel, *arguments: Any, **named: Any) -> Any:
-            return self.cross(channel, lambda: receive(channel, *arguments, **named), sends=False)
-
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(Channel, "_send", killing_send)
-            patch.setattr(Channel, "_receive", killing_receive)
-            yield
-
-
-MESSAGES = 10
-"""Between both owners in a stocked diagnosis of the tiny model: ticket, item, answer, image, two openings and answers,
-the output share, the end.
-"""
-POINTS = [(peer, number, after) for peer in ("p0", "p1") for number in range(MESSAGES) for after in (False, True)]
-SAMPLE = {("p0", 1, True), ("p0", 3, True), ("p1", 2, False), ("p1", 4, False)}
-
-
-def slow_unless(sample: set[tuple[str, int, bool]], points: list[tuple[str, int, bool]]) -> list[Any]:
-    return [pytest.param(*point, marks=[] if point in sample else [pytest.mark.slow]) for point in points]
-
-
-@pytest.mark.parametrize(("party", "number", "after"), slow_unless(SAMPLE, POINTS))
-def test_a_party_killed_in_a_diagnosis_takes_its_item_with_it(
-    parties: Parties, chest: Path, party: str, number: int, *, after: bool
-) -> None:
-    parties.stock()
-    (item,) = parties.items(parties.data_owner_stock)
-    killer = Killer(Role.MODEL_OWNER if party == "p0" else Role.DATA_OWNER, number, after)
-    with killer.at_work(), suppress(Killed, EncryptedInferenceError):
-        parties.diagnose(chest, waiting=SHORT)
-    assert killer.seen > number
-    for owner, folder in (("p0", parties.data_owner_stock), ("p1", parties.model_owner_stock)):
-        assert parties.consumed(owner, item) or item in parties.items(folder), "neither consumed nor unused"
-        if killer.online:
-            assert parties.consumed(owner, item)
-    unused, spent_at_model_owner = not parties.consumed("p0", item), parties.consumed("p1", item)
-    parties.check(parties.diagnose(chest), chest, stocked=unused)
-    if spent_at_model_owner:
-        with pytest.raises(PeerReported, match="never used twice"):
-            answer(parties, item)
-    parties.never_twice()
-
-
-PREPARING = [(party, number, after) for party in ("p0", "p1") for number in range(9) for after in (False, True)]
-
-
-@pytest.mark.parametrize(("party", "number", "after"), slow_unless({("p0", 7, True), ("p1", 6, False)}, PREPARING))
-def test_a_party_killed_while_it_stocks_harms_nobody(
-    parties: Parties, chest: Path, party: str, number: int, *, after: bool
-) -> None:
-    killer = Killer(Role.MODEL_OWNER if party == "p0" else Role.DATA_OWNER, number, after)
-    with killer.at_work(), suppress(Killed, EncryptedInferenceError):
-        parties.stock(waiting=SHORT)
-    assert killer.seen > 0
-    for _ in range(2):
-        diagnosis = parties.diagnose(chest)
-        parties.check(diagnosis, chest, stocked=diagnosis.stocked)
-    assert parties.items(parties.data_owner_stock) == []
     parties.never_twice()

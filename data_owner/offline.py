@@ -1,0 +1,55 @@
+"""What the offline phase leaves to the data owner, and what crossed the channels of a session."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from contract.errors import PeerViolation
+from data_owner.diagnosis import Bytes
+from secure_computation.channel.channel import Channel
+from secure_computation.channel.traffic import Traffic
+from secure_computation.wire import Phase
+
+
+@dataclass(frozen=True, kw_only=True)
+class Offline:
+    """Material for one image, and whom it came from."""
+
+    material: Any = field(repr=False)
+    model_owner: Channel
+    dealer: Channel | None
+    """None where the item was in stock."""
+    ready: dict[str, object]
+    """The model owner's account of its traffic with the dealer."""
+
+    @staticmethod
+    def from_stock(material: Any, model_owner: Channel) -> "Offline":
+        """Material that cost nothing in this session."""
+        return Offline(
+            material=material, model_owner=model_owner, dealer=None, ready={"received_bytes": 0, "sent_bytes": 0}
+        )
+
+    def bytes(self) -> Bytes:
+        """What has crossed the channels so far. What the model owner exchanged with the dealer is its own account."""
+        dealt, asked = self._count("received_bytes"), self._count("sent_bytes")
+        whole = self.model_owner.traffic()
+        with_dealer = Traffic() if self.dealer is None else self.dealer.traffic()
+        online = sum(
+            part.bytes_sent + part.bytes_received
+            for part in (self.model_owner.traffic(Phase.ONLINE), self.model_owner.traffic(Phase.OUTPUT))
+        )
+        both = whole + with_dealer
+        return Bytes(
+            online=online,
+            offline=both.bytes_sent + both.bytes_received + dealt + asked - online,
+            data_owner_sent=both.bytes_sent,
+            model_owner_sent=whole.bytes_received + asked,
+            crypto_provider_sent=with_dealer.bytes_received + dealt,
+        )
+
+    def _count(self, name: str) -> int:
+        value = self.ready.get(name)
+        if not isinstance(value, int) or not 0 <= value < 1 << 53:
+            raise PeerViolation(
+                f"{self.model_owner.peer} counted its bytes wrongly in step 'material ready'; start a new session"
+            )
+        return value
