@@ -1,11 +1,19 @@
 """How far a benchmark is, on stderr, for people. Nothing where stderr is not a terminal."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.text import Text
 
 from benchmarks.measuring import OnStep, Step
@@ -43,3 +51,22 @@ def shown_steps(console: Console) -> Iterator[OnStep]:
             progress.update(task, description=step.words, completed=step.done, total=step.total, end=end)
 
         yield show
+
+
+@contextmanager
+def shown_count(console: Console, what: str) -> Iterator[Callable[[int, int], None]]:
+    """Show how many of many are done, with the time left, while the block runs; call with (done, total)."""
+    progress = Progress(
+        TextColumn(what),
+        BarColumn(),
+        TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+        TimeElapsedColumn(),
+        TextColumn("time left"),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+    with progress:
+        task = progress.add_task(what, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from benchmarks.measuring import Opener
 
-NAMES = ("crypten", "stock-crypten", "plaintext")
+NAMES = ("masked", "crypten", "stock-crypten", "plaintext")
 
 
 def openers() -> Mapping[str, "Opener"]:
@@ -16,4 +16,9 @@ def openers() -> Mapping[str, "Opener"]:
     from benchmarks.engines.stock_crypten import stock
     from contract.ticket import Engine
 
-    return {"crypten": product(Engine.CRYPTEN), "stock-crypten": stock, "plaintext": plaintext}
+    return {
+        "masked": product(Engine.MASKED),
+        "crypten": product(Engine.CRYPTEN),
+        "stock-crypten": stock,
+        "plaintext": plaintext,
+    }

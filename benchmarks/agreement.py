@@ -1,0 +1,101 @@
+"""How often the masked engine's answer is the plain model's, over whole sets of images.
+
+The integer reference stands in for the engine: tests show that the two are equal in every element of every value, so
+hundreds of images need no parties. Every value is audited against its ring on the way.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.machine import Machine, read_machine, read_versions
+from contract.errors import CallerError
+from contract.model_card import Strict, read_card
+from demonstration.plaintext import PlaintextModel
+from federated_learning.data_source import ManifestSource
+from imaging import read_model_input
+from model_owner.calibration import calibration_images
+from model_owner.onnx_import.compiling import compile_model
+from secure_computation import reference
+from secure_computation.engines.masked.lowering import lower_masked
+
+CLEAR_MARGIN = 0.1
+"""Where the plain model's two largest logits differ by more, the labels must agree."""
+
+
+class Disagreement(Strict):
+    """One image on which the labels differ: its place in the list, never its name, and the plain model's margin."""
+
+    index: int
+    margin: float
+
+
+class Agreement(Strict):
+    """Labels and logits of one set of images."""
+
+    model: str
+    version: str
+    images: int
+    labels_agree: int
+    disagreements: tuple[Disagreement, ...]
+    clear_disagreements: int
+    """Of these, how many with a margin above 0.1."""
+    mean_abs_error: float
+    """Mean over images of the largest distance of a logit from onnxruntime's."""
+    max_abs_error: float
+    machine: Machine
+    versions: dict[str, str]
+
+
+def measure_agreement(model_folder: Path, images: Sequence[Path], on_image: Callable[[int, int], None]) -> Agreement:
+    """Compare over `images`. The plan is calibrated as an import without images would. Raises CallerError for none."""
+    if not images:
+        raise CallerError("no image given: name files or folders of images")
+    plaintext = PlaintextModel(model_folder)
+    card = plaintext.card
+    compiled = compile_model(model_folder / "model.onnx", card)
+    lowering, weights = lower_masked(compiled.network, compiled.weights, calibration_images(card.input, ()))
+    errors, disagreements = [], []
+    for index, path in enumerate(images):
+        on_image(index, len(images))
+        tensor = read_model_input(path, card.input).tensor
+        expected = plaintext.logits(tensor)
+        integers = reference.quantise_image(lowering, tensor)
+        logits = reference.logits_of(lowering, reference.evaluate(lowering, weights, integers, audit=True))
+        errors.append(float(np.abs(logits - expected).max()))
+        if int(logits.argmax()) != int(expected.argmax()):
+            second, first = np.sort(expected)[-2:]
+            disagreements.append(Disagreement(index=index, margin=float(first - second)))
+    return Agreement(
+        model=card.name,
+        version=card.version,
+        images=len(images),
+        labels_agree=len(images) - len(disagreements),
+        disagreements=tuple(disagreements),
+        clear_disagreements=sum(one.margin > CLEAR_MARGIN for one in disagreements),
+        mean_abs_error=float(np.mean(errors)),
+        max_abs_error=float(np.max(errors)),
+        machine=read_machine(),
+        versions=read_versions(),
+    )
+
+
+def chosen_images(
+    paths: Sequence[Path], model_folder: Path, *, manifest: Path | None, roles: Sequence[str]
+) -> tuple[Path, ...]:
+    """Files as they are and every file below a folder; with a manifest, the rows of these roles in one folder.
+
+    Raises CallerError where paths and manifest do not go together.
+    """
+    if manifest is None:
+        return tuple(file for path in paths for file in _files_below(path))
+    if len(paths) != 1 or not roles:
+        raise CallerError("with --manifest, name one folder of images and at least one --role")
+    classes = read_card(model_folder / "card.json").classes
+    source = ManifestSource(manifest=manifest, folder=paths[0], classes=classes)
+    return tuple(example.path for example in source.examples(*roles))
+
+
+def _files_below(path: Path) -> list[Path]:
+    return sorted(one for one in path.rglob("*") if one.is_file()) if path.is_dir() else [path]
