@@ -11,6 +11,7 @@ import typer
 
 from benchmarks.configuration import MODELS, Configuration, check_save_folder, find_model, parse_engines
 from benchmarks.engines import NAMES, openers
+from benchmarks.variants import MAX_POOL, write_with_max_pool
 from contract.command_line import console, new_app, run, say
 from contract.model_card import read_card
 
@@ -31,7 +32,7 @@ def _group() -> None:
 @app.command()
 def latency(
     engines: Annotated[str, typer.Option(help="Which to measure, in turns, separated by commas.")] = ",".join(NAMES),
-    model: Annotated[str, typer.Option(help="resnet18, or a folder with model.onnx and card.json.")] = "resnet18",
+    model: Annotated[str, typer.Option(help="resnet18, resnet18-maxpool, or a folder.")] = "resnet18",
     *,
     runs: Annotated[int, typer.Option(min=1, help="Measured runs of each engine, after a warm-up.")] = 3,
     seed: Annotated[int, typer.Option(min=0, help="Of the phantom radiograph that is submitted.")] = 1,
@@ -104,7 +105,10 @@ def _measure(configuration: Configuration) -> "tuple[Case, list[Run]]":
     from benchmarks.progress import shown_steps
 
     with tempfile.TemporaryDirectory(prefix="benchmark-") as name, shown_steps(console()) as on_step:
-        case = prepare(configuration.model_folder, Path(name), seed=configuration.seed)
+        folder = configuration.model_folder
+        if configuration.model == MAX_POOL:
+            folder = write_with_max_pool(folder, Path(name) / MAX_POOL)
+        case = prepare(folder, Path(name), seed=configuration.seed)
         every = openers()
         runs = measure_in_turns(
             case,

@@ -4,11 +4,15 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.variants import MAX_POOL
 from contract.errors import CallerError
 
 ROOT = Path(__file__).resolve().parent.parent
-MODELS = {"resnet18": ROOT / "models" / "pediatric-pneumonia-resnet18"}
-"""Short names of the shipped models. Any other model is named by its folder."""
+MODELS = {
+    "resnet18": ROOT / "models" / "pediatric-pneumonia-resnet18",
+    MAX_POOL: ROOT / "models" / "pediatric-pneumonia-resnet18",
+}
+"""Short names of the shipped models and of variants made from them. Any other model is named by its folder."""
 
 THREADS = 1
 """Of one tensor operation, in every party and in the plaintext process."""
