@@ -218,6 +218,36 @@ def test_an_unknown_model(deployment: Deployment, chest: Path, capfd: pytest.Cap
     assert "absent" in done.stderr or "no model" in done.stderr
 
 
+def test_material_is_prepared_listed_and_spent(
+    deployment: Deployment, chest: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    config = ("--config", changed_settings(deployment, tmp_path / "settings.toml", data_folder=str(tmp_path / "data")))
+    assert in_process(capfd, "stock", *config).stdout == "nothing is stocked; see data-owner prepare\n"
+    prepared = in_process(capfd, "prepare", "--count", "2", *config)
+    assert (prepared.status, prepared.stdout) == (0, "")
+    assert re.search(r"stocked 2 of 2 for tiny-chest 1\.0\.0: \d+\.\d s, [\d.]+ MB", prepared.stderr)
+    listed = in_process(capfd, "stock", *config)
+    assert listed.stdout == (
+        "tiny-chest 1.0.0: 2 for north-lab and trust-centre, the oldest 0 minutes old, kept for 7 days\n"
+    )
+    assert json.loads(in_process(capfd, "stock", "--json", *config).stdout)["items"] == 2
+    for expected in (True, True, False):
+        done = in_process(capfd, "diagnose", chest, "--json", *config)
+        assert done.status == 0
+        assert json.loads(done.stdout)["stocked"] is expected
+    assert "nothing is stocked" in in_process(capfd, "stock", *config).stdout
+
+
+def test_only_the_masked_engines_material_is_prepared(
+    deployment: Deployment, capfd: pytest.CaptureFixture[str]
+) -> None:
+    config = ("--config", deployment.data_owner_settings)
+    done = in_process(capfd, "prepare", "--engine", "crypten", *config)
+    assert (done.status, done.stdout) == (2, "")
+    words = "data-owner: material of the engine 'crypten' cannot be prepared ahead; use --engine masked"
+    assert words in done.stderr.splitlines()
+
+
 @pytest.mark.parametrize("role", [Role.CRYPTO_PROVIDER, Role.MODEL_OWNER])
 def test_a_process_that_stalls_and_comes_back(
     deployment: Deployment, chest: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], role: Role
