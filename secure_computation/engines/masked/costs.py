@@ -50,6 +50,8 @@ def declared_costs(lowering: MaskedLowering) -> dict[str, Cost]:
         return walk.costs
     output = lowering.step(lowering.output)
     opened = packed_bytes(output.shape, output.value.ring_bits)
+    if lowering.heat_map is not None:
+        opened += packed_bytes(lowering.heat_map.shape, lowering.heat_map.value.ring_bits)
     walk.costs[output.name] += Cost(model_owner_to_data_owner=opened, trips=1)
     return walk.costs
 

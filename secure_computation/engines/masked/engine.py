@@ -18,13 +18,13 @@ output
                                                            <--    its share of the logits, cut to their ring
 
 Where the plan gives a label, its comparison is the last opening, `protocols.label` says what follows, and P1 sends its
-share of the label in place of that of the logits.
+share of the label in place of that of the logits. Where it has a heat map, P1 sends its share of that as well.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,6 +46,7 @@ from secure_computation.engines.masked.roles import (
     PreparedMaps,
     input_layout,
     mask_image,
+    opened_layout,
     output_layout,
 )
 from secure_computation.engines.masked.walk import Move
@@ -65,6 +66,9 @@ from secure_computation.randomness import Seed
 from secure_computation.reference import logits_of, quantise_image
 from secure_computation.ring import reduce_to_ring, signed
 from secure_computation.wire import Phase
+
+OnHeatMap: TypeAlias = Callable[[NDArray[np.float64]], None]
+"""Given the class activation maps, (classes, height, width), as truncated before they were opened."""
 
 VERSION_NAME: Final = re.compile(r"[0-9a-f]{32}")
 """Name of one version of a model owner's weights, drawn at random at import. Public."""
@@ -198,9 +202,15 @@ class MaskedDataOwner:
         return version, self._deltas[1]
 
     def run(
-        self, image: NDArray[np.float32], prepared: DataOwnerItem, *, model_owner: Channel, on_layer: OnLayer
+        self,
+        image: NDArray[np.float32],
+        prepared: DataOwnerItem,
+        *,
+        model_owner: Channel,
+        on_layer: OnLayer,
+        on_heat_map: OnHeatMap | None = None,
     ) -> Answer:
-        """See DataOwnerSide."""
+        """See DataOwnerSide. `on_heat_map` is given the heat map where the plan opens one."""
         mine, channel = prepared.prepared, model_owner
         channel.set_phase(Phase.ONLINE)
         step = _input_step(self._lowering)
@@ -218,7 +228,19 @@ class MaskedDataOwner:
         # reveal: the data owner, and nobody else, learns the logits. That is the purpose of the computation.
         other = _receive(channel, output_layout(self._lowering), step="output share").rings[0]
         total_share = reduce_to_ring(other.values + mine.output_share.reshape(-1), other.bits)
+        if self._lowering.heat_map is not None:
+            heat_map = self._open_heat_map(self._lowering.heat_map, mine, channel)
+            if on_heat_map is not None:
+                on_heat_map(heat_map)
         return logits_of(self._lowering, signed(total_share).astype(np.int64))
+
+    def _open_heat_map(self, step: Step, mine: PreparedDataOwner, channel: Channel) -> NDArray[np.float64]:
+        # reveal: the data owner, and nobody else, learns the truncated map, because the model's owner allows it.
+        other = _receive(channel, opened_layout(step), step="heat map share").rings[0]
+        _, truncation = mine.comparisons[-1]
+        opened = reduce_to_ring(other.values + truncation.output_mask, other.bits)
+        integers = signed(opened).astype(np.float64).reshape(step.shape)
+        return np.asarray(integers / step.value.scale)
 
 
 # P1, the model owner
@@ -292,6 +314,11 @@ class MaskedModelOwner:
         # reveal: to the data owner only, and cut to its ring: an uncut share would tell row sums of the weights.
         cut = reduce_to_ring(share.reshape(-1), layout.ring_bits[0])
         _send(channel, layout, Bundle(rings=(cut,)), step="output share")
+        if walk.heat_map is not None and self._lowering.heat_map is not None:
+            layout = opened_layout(self._lowering.heat_map)
+            # reveal: to the data owner only, cut to its ring, after truncation.
+            cut = reduce_to_ring(walk.heat_map.reshape(-1), layout.ring_bits[0])
+            _send(channel, layout, Bundle(rings=(cut,)), step="heat map share")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from contract.errors import ModelFileError
-from secure_computation.engines.masked.plan import WEIGHT_LIMIT, LinearStep, MaskedLowering
+from secure_computation.engines.masked.plan import WEIGHT_LIMIT, HeatMapStep, LinearStep, MaskedLowering
 from secure_computation.private_weights import PrivateWeights
 
 IntegerTensor = NDArray[np.int32] | NDArray[np.int64]
@@ -64,6 +64,8 @@ def diffuse(weight: NDArray[np.float32], scale: float) -> NDArray[np.float64]:
 
 
 def _round_layer(step: LinearStep, weights: PrivateWeights) -> dict[str, IntegerTensor]:
+    if isinstance(step, HeatMapStep):
+        return _round_heat_map(step, weights)
     if step.weight_name not in weights or weights[step.weight_name].shape != step.weight_shape:
         raise ModelFileError(f"layer '{step.name}' of the plan has other weights: import the model again")
     weight = diffuse(weights[step.weight_name], step.weight_scale)
@@ -75,4 +77,18 @@ def _round_layer(step: LinearStep, weights: PrivateWeights) -> dict[str, Integer
     return {
         step.weight_name: weight.astype(np.int32),
         step.bias_name: bias.astype(np.int64) + step.rounding,
+    }
+
+
+def _round_heat_map(step: HeatMapStep, weights: PrivateWeights) -> dict[str, IntegerTensor]:
+    """The head's weights once more, as a 1 x 1 convolution without a bias of its own."""
+    source = f"{step.weights_of}.weight"
+    if source not in weights or weights[source].shape != step.weight_shape[:2]:
+        raise ModelFileError(f"the heat map of the plan has other weights than '{source}': import the model again")
+    weight = diffuse(weights[source], step.weight_scale)
+    if np.abs(weight).max() > WEIGHT_LIMIT:
+        raise ModelFileError("the heat map has weights beyond the plan's integers: import the model again")
+    return {
+        step.weight_name: weight.astype(np.int32).reshape(step.weight_shape),
+        step.bias_name: np.full(step.weight_shape[0], step.rounding, np.int64),
     }

@@ -139,6 +139,19 @@ class LinearStep(BaseStep):
         return self.operation.infer(inputs)
 
 
+class HeatMapStep(LinearStep):
+    """Class activation map: the head's weights applied at every place of the last feature map, one picture a class.
+
+    For heads of global average pool and fully connected layer: the mean of a class's picture is its logit less the
+    bias. The weights are those of the LinearStep `weights_of`, under a weight mask of their own. Truncated by the last
+    step, whose result is opened to the data owner beside the logits.
+    """
+
+    kind: Literal["heat_map"] = "heat_map"  # type: ignore[assignment]  # the tag of a subclass is its own
+    operation: Convolution2d  # 1 x 1
+    weights_of: ValueName
+
+
 class AddStep(BaseStep):
     """factors[0] * a + factors[1] * b; the factors bring both to one scale and are mostly powers of two."""
 
@@ -354,6 +367,7 @@ class LabelStep(_ComparisonStep):
 Step = (
     InputStep
     | LinearStep
+    | HeatMapStep
     | AddStep
     | ConcatStep
     | SumPoolStep
@@ -404,6 +418,7 @@ class MaskedLowering(Strict):
         if self.output not in values:
             raise ValueError(f"no step makes the output '{self.output}'")
         self._check_label()
+        self._check_heat_map()
         self._check_totals()
         return self
 
@@ -411,6 +426,22 @@ class MaskedLowering(Strict):
         labels = [step for step in self.steps if isinstance(step, LabelStep)]
         if labels and (labels != [self.steps[-1]] or self.output != labels[0].name):
             raise ValueError("a label must be the last step and the output, and there is one at most")
+
+    def _check_heat_map(self) -> None:
+        maps = [step for step in self.steps if isinstance(step, HeatMapStep)]
+        if not maps:
+            return
+        last = self.steps[-1]
+        if maps != [self.steps[-2]] or not isinstance(last, TruncateStep) or last.inputs != (maps[0].name,):
+            raise ValueError(
+                "a heat map must be the last step but one, truncated by the last, and there is one at most"
+            )
+        head = {step.name: step for step in self.steps}.get(maps[0].weights_of)
+        classes, channels, height, width = maps[0].operation.weight_shape
+        if not isinstance(head, LinearStep) or head.weight_shape != (classes, channels) or (height, width) != (1, 1):
+            raise ValueError("a heat map must apply the weights of a fully connected layer at every place")
+        if self.output == last.name:
+            raise ValueError("a heat map is opened beside the logits, not in their place")
 
     def _check_totals(self) -> None:
         if max(step.elements for step in self.steps) > MAX_TENSOR_ELEMENTS:
@@ -429,6 +460,13 @@ class MaskedLowering(Strict):
     def gives_label(self) -> bool:
         """Whether the data owner learns a label and no logits."""
         return isinstance(self.steps[-1], LabelStep)
+
+    @property
+    def heat_map(self) -> TruncateStep | None:
+        """The step whose value is opened to the data owner beside the logits, if any."""
+        last = self.steps[-1]
+        mapped = len(self.steps) > 1 and isinstance(self.steps[-2], HeatMapStep)
+        return last if mapped and isinstance(last, TruncateStep) else None
 
     def last_uses(self) -> dict[str, int]:
         """Index of the last step that reads each value, so that an evaluator can let it go after that."""

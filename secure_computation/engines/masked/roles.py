@@ -232,7 +232,11 @@ def input_layout(step: InputStep) -> BundleLayout:
 
 def output_layout(lowering: MaskedLowering) -> BundleLayout:
     """P1 -> P0, output: P1's share of the logits."""
-    step = lowering.step(lowering.output)
+    return opened_layout(lowering.step(lowering.output))
+
+
+def opened_layout(step: Step) -> BundleLayout:
+    """P1 -> P0, output: P1's share of a value that is opened."""
     return BundleLayout(count=step.elements, ring_bits=(step.value.ring_bits,))
 
 

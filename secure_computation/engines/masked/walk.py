@@ -59,6 +59,8 @@ class Walk(ABC):
         self._lowering = lowering
         self._moves = 0
         self._at = ""
+        self.heat_map: RingElements | None = None
+        """Once `run` has ended: this role's half of the heat map, where the plan opens one."""
 
     @abstractmethod
     def input(self, step: InputStep, move: Move) -> RingElements:
@@ -97,6 +99,8 @@ class Walk(ABC):
             for name in set(step.inputs):
                 if last_uses[name] == index and name != self._lowering.output:
                     del halves[name]
+        if self._lowering.heat_map is not None:
+            self.heat_map = halves[self._lowering.heat_map.name]
         return halves[self._lowering.output]
 
     def _move(self) -> Move:

@@ -66,6 +66,7 @@ class Session:
     """What each party received from each other one."""
     logits: NDArray[np.float64] | None = None
     label: Label | None = None
+    heat_maps: list[NDArray[np.float64]] = field(default_factory=list)
     errors: dict[Role, BaseException] = field(default_factory=dict)
     prepared: dict[Role, Any] = field(default_factory=dict)
 
@@ -99,7 +100,11 @@ class Session:
                 )
                 self.prepared[Role.DATA_OWNER] = prepared
                 answer = sides.data_owner.run(
-                    self.image, prepared, model_owner=p0_p1, on_layer=lambda _index, _total, _name: None
+                    self.image,
+                    prepared,
+                    model_owner=p0_p1,
+                    on_layer=lambda _index, _total, _name: None,
+                    on_heat_map=self.heat_maps.append,
                 )
                 if isinstance(answer, Label):
                     self.label = answer

@@ -1,0 +1,167 @@
+"""Encrypted heat map: the class activation map (Zhou et al. 2016) of a plan's head, opened to the data owner.
+
+For heads of global average pool and fully connected layer, the layer's weights W applied at every place of the last
+feature map x give one picture for each class; the mean over a picture is the class's logit less its bias. To a masked
+plan it adds two steps behind all others, so that every stream before them stays as it was:
+
+    D                          P0, data owner                         P1, model owner
+    ------------------------   ------------------------------------   ---------------------------------------------
+    one more private linear map on x (protocols.linear), with a pad t and a weight mask A' of its own
+    a narrow truncation (protocols.truncation) to 7 bits and the headroom
+    output
+                                                               <--    its half of the truncated map, cut to its ring
+
+Two masks on one W. P0 holds Delta = W - A of the fully connected layer and Delta' = W - A' of this one. A and A' are
+drawn from different streams, so the two are independent one-time pads: (Delta, Delta') is uniform and the same for
+every W. What must not happen, one mask on two different W, cannot: A' belongs to this step's number and to the version
+of the weights like every other mask. x keeps its one mask rho and feeds two maps; each has its own t.
+
+What P0 learns is the truncated map of every class, as its own half is fixed by its seed: P1's message follows from the
+map. It is truncated before it is opened because an exact one is a linear system for W: with it, a data owner that
+deviates learns the last layer in a handful of queries, and even a truncated one tells more than logits
+(docs/threat-model.md). Only for models whose owner allows it, never with labels only.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from contract.errors import ModelFileError
+from secure_computation import reference
+from secure_computation.engines.masked.drafting import image_size
+from secure_computation.engines.masked.integer_weights import IntegerWeights, round_weights
+from secure_computation.engines.masked.layouts import best_chunks
+from secure_computation.engines.masked.plan import (
+    MAX_RING_BITS,
+    MIN_RING_BITS,
+    FixedValue,
+    HeatMapStep,
+    LinearStep,
+    MaskedLowering,
+    ReluStep,
+    ReshapeStep,
+    Step,
+    SumPoolStep,
+    TruncateStep,
+)
+from secure_computation.network import Convolution2d, FullyConnected
+from secure_computation.private_weights import PrivateWeights
+
+SHOWN_BITS: Final = 7
+"""Bits of the largest value of a map over the calibration images, without sign."""
+
+
+@dataclass(frozen=True)
+class _Head:
+    classifier: LinearStep
+    features: ReluStep
+    """The last feature map, (channels, height, width)."""
+
+
+def add_heat_map(
+    lowering: MaskedLowering, weights: PrivateWeights, calibration: NDArray[np.float32], *, headroom_bits: int = 2
+) -> tuple[MaskedLowering, IntegerWeights]:
+    """Append the heat map of every class to a plan that gives logits.
+
+    Args:
+        lowering: as `lower_masked` makes it.
+        weights: private, the model owner's.
+        calibration: float32 (images, channels, height, width), typical inputs; they set the map's ring.
+        headroom_bits: by how many bits an image may exceed the calibration.
+
+    Raises:
+        ModelFileError: the plan gives a label, its head is another, or the map does not fit a ring.
+    """
+    head = _find_head(lowering)
+    channels, (height, width) = head.features.shape[0], image_size(head.features.shape)
+    classes = head.classifier.elements
+    name = _free_name(lowering, "heat_map_sums")
+    operation = Convolution2d(
+        name=name,
+        inputs=(head.features.name,),
+        shape=(classes, height, width),
+        weight_shape=(classes, channels, 1, 1),
+        bias=False,
+    )
+    bound = _largest(lowering, weights, head, calibration)
+    ring = max(MIN_RING_BITS + 1, bound.bit_length() + headroom_bits + 1)
+    shift = max(0, bound.bit_length() - SHOWN_BITS)
+    if ring > MAX_RING_BITS:
+        raise ModelFileError(f"the heat map needs a ring of {ring} bits, more than {MAX_RING_BITS}: import without it")
+    scale = head.features.value.scale * head.classifier.weight_scale
+    sums = HeatMapStep(
+        name=name,
+        inputs=(head.features.name,),
+        shape=operation.shape,
+        value=FixedValue(ring_bits=ring, scale=scale, calibrated_bits=bound.bit_length(), worst_case_bits=64),
+        operation=operation,
+        weights_of=head.classifier.operation.name,
+        weight_scale=head.classifier.weight_scale,
+        rounding=(1 << shift) >> 1,
+    )
+    shown = TruncateStep(
+        name=_free_name(lowering, "heat_map"),
+        inputs=(name,),
+        shape=operation.shape,
+        value=FixedValue(
+            ring_bits=ring - shift,
+            scale=scale / (1 << shift),
+            calibrated_bits=bound.bit_length() - shift,
+            worst_case_bits=64,
+        ),
+        ring_bits=ring,
+        shift=shift,
+        low_chunks=best_chunks(shift),
+    )
+    steps = (*(_widened(step, head.features.name, ring) for step in lowering.steps), sums, shown)
+    extended = MaskedLowering(steps=steps, output=lowering.output)
+    return extended, round_weights(extended, weights)
+
+
+def _find_head(lowering: MaskedLowering) -> _Head:
+    classifier = lowering.step(lowering.output)
+    if not isinstance(classifier, LinearStep) or not isinstance(classifier.operation, FullyConnected):
+        raise ModelFileError("a heat map needs a plan whose output is a fully connected layer with logits")
+    step: Step = lowering.step(classifier.inputs[0])
+    pooled = False
+    while isinstance(step, ReshapeStep | TruncateStep | SumPoolStep):
+        source = lowering.step(step.inputs[0])
+        if isinstance(step, SumPoolStep):
+            if pooled or step.kernel != source.shape[1:] or any(step.padding):
+                break
+            pooled = True
+        step = source
+    if not pooled or not isinstance(step, ReluStep) or len(step.shape) != len(("channels", "height", "width")):
+        raise ModelFileError("a heat map needs a head of ReLU, global average pool and fully connected layer")
+    return _Head(classifier, step)
+
+
+def _largest(lowering: MaskedLowering, weights: PrivateWeights, head: _Head, calibration: NDArray[np.float32]) -> int:
+    """Largest |integer| of the map before truncation over the calibration images."""
+    integers = round_weights(lowering, weights)
+    weight = integers[head.classifier.weight_name].astype(np.int64)
+    found = [1]
+
+    def observe(name: str, value: NDArray[np.int64]) -> None:
+        if name == head.features.name:
+            found.append(int(np.abs(np.einsum("kc,cyx->kyx", weight, value)).max()))
+
+    for image in calibration:
+        reference.evaluate(lowering, integers, reference.quantise_image(lowering, image), observe=observe, audit=False)
+    return max(found)
+
+
+def _widened(step: Step, name: str, ring: int) -> Step:
+    """The feature map in a ring that its second reader needs too."""
+    if step.name != name or step.value.ring_bits >= ring:
+        return step
+    return step.model_copy(update={"value": step.value.model_copy(update={"ring_bits": ring})})
+
+
+def _free_name(lowering: MaskedLowering, base: str) -> str:
+    name, taken = base, {step.name for step in lowering.steps}
+    while name in taken:
+        name += "_"
+    return name
