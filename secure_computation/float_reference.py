@@ -5,7 +5,7 @@ Runs where both halves of a model may be seen: at the model owner (`model-owner 
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import assert_never
+from typing import Literal, assert_never
 
 import torch
 import torch.nn.functional as F  # noqa: N812  (torch's own convention)
@@ -99,7 +99,7 @@ def _apply(operation: Operation, inputs: list[torch.Tensor], weights: dict[str, 
         case Clip():
             return first.clamp(0.0, operation.high)
         case Activation():
-            return _activation(operation, first)
+            return activation(operation.function, first)
         case MaxPool():
             return F.max_pool2d(_pad(first, operation.padding, -torch.inf), operation.kernel, operation.stride)
         case AveragePool():
@@ -118,8 +118,9 @@ def _apply(operation: Operation, inputs: list[torch.Tensor], weights: dict[str, 
             assert_never(operation)
 
 
-def _activation(operation: Activation, value: torch.Tensor) -> torch.Tensor:
-    match operation.function:
+def activation(function: Literal["sigmoid", "tanh", "silu", "gelu"], value: torch.Tensor) -> torch.Tensor:
+    """A smooth function, element by element."""
+    match function:
         case "sigmoid":
             return torch.sigmoid(value)
         case "tanh":

@@ -1,5 +1,7 @@
 """Plain evaluation of a masked plan in whole numbers: what the masked engine equals in every element of every value.
 
+After a CrypTenStep the two agree to about CrypTen's precision only (`MaskedLowering.is_exact` says so).
+
 Runs where both halves of a model may be seen: at the model owner (`model-owner check`), in benchmarks and in tests.
 Values are int64 arrays of the network's shapes, one image at a time.
 """
@@ -15,9 +17,11 @@ from numpy.typing import NDArray
 from contract.errors import ImageError, ModelFileError
 from secure_computation.engines.masked.integer_weights import IntegerWeights
 from secure_computation.engines.masked.plan import (
+    CRYPTEN_SCALE,
     AddStep,
     ClipStep,
     ConcatStep,
+    CrypTenStep,
     InputStep,
     LabelStep,
     LinearStep,
@@ -31,6 +35,7 @@ from secure_computation.engines.masked.plan import (
     SumPoolStep,
     TruncateStep,
 )
+from secure_computation.float_reference import activation
 from secure_computation.network import Convolution2d, Padding, Pair
 
 Integers = NDArray[np.int64]
@@ -124,6 +129,8 @@ def _apply(step: Step, inputs: list[torch.Tensor], weights: IntegerWeights) -> t
             return _windows(padded, step.kernel, step.stride).amax(dim=(-2, -1))
         case ClipStep():
             return inputs[0].clamp(max=step.limit)
+        case CrypTenStep():
+            return _smooth(step, inputs[0])
         case LabelStep():
             return (torch.arange(step.elements) == label_of(inputs[0].numpy())).to(torch.int64)
         case InputStep():
@@ -149,6 +156,12 @@ def _linear(step: LinearStep, value: torch.Tensor, weights: IntegerWeights) -> t
         groups=operation.groups,
     )
     return product[0].to(torch.int64) + bias[:, None, None]
+
+
+def _smooth(step: CrypTenStep, value: torch.Tensor) -> torch.Tensor:
+    """In floating point: CrypTen's own result has an error of about 0.002 that differs from run to run."""
+    x = value.to(torch.float64) * step.multiplier / float(CRYPTEN_SCALE << step.divided_bits)
+    return (activation(step.function, x) * step.value.scale).round().to(torch.int64)
 
 
 def position_factors(step: SumPoolStep, input_shape: tuple[int, ...]) -> Integers:
@@ -182,7 +195,7 @@ def _audit(step: Step, inputs: list[torch.Tensor]) -> None:
             _require(step, inputs[0], step.ring_bits - 1)
         case TruncateStep():
             _require(step, inputs[0], step.ring_bits - (2 if step.widens else 1))
-        case MaxPoolStep() | ClipStep() | LabelStep():
+        case MaxPoolStep() | ClipStep() | CrypTenStep() | LabelStep():
             _require(step, inputs[0], step.ring_bits - 2)
         case _:
             pass

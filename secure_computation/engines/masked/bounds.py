@@ -9,12 +9,13 @@ from numpy.typing import NDArray
 
 from secure_computation.engines.masked.drafting import Draft, divisor_of
 from secure_computation.engines.masked.integer_weights import diffuse
-from secure_computation.network import Clip, Concat, Convolution2d, FullyConnected, Pad, Shape
+from secure_computation.network import Activation, Clip, Concat, Convolution2d, FullyConnected, Pad, Shape
 from secure_computation.private_weights import PrivateWeights
 
 Vector = NDArray[np.float64]
 
 UNBOUNDED_BITS: Final = 64
+_CRYPTEN_SLACK: Final = 1.01
 _LARGEST: Final = float(1 << 62)
 
 
@@ -65,7 +66,7 @@ def _input(draft: Draft, magnitude: float) -> _Interval:
     return _Interval(np.full(draft.shape[0], -bound), np.full(draft.shape[0], bound))
 
 
-def _propagate(draft: Draft, sources: list[_Interval], weights: PrivateWeights) -> _Interval:  # noqa: PLR0911  (one case for each kind of step)
+def _propagate(draft: Draft, sources: list[_Interval], weights: PrivateWeights) -> _Interval:  # noqa: C901, PLR0911  (one case for each kind of step)
     first = sources[0]
     match draft.kind:
         case "linear":
@@ -87,6 +88,8 @@ def _propagate(draft: Draft, sources: list[_Interval], weights: PrivateWeights) 
         case "relu" | "truncate":
             low, high = (np.floor(bound / (1 << draft.shift)) for bound in (first.low, first.high))
             return _Interval(low.clip(min=0), high.clip(min=0)) if draft.kind == "relu" else _Interval(low, high)
+        case "crypten":
+            return _activated(draft, first)
         case "max_pool":
             return first
         case "clip":
@@ -94,6 +97,18 @@ def _propagate(draft: Draft, sources: list[_Interval], weights: PrivateWeights) 
             return _Interval(first.low.clip(max=limit), first.high.clip(max=limit))
         case other:
             raise AssertionError(f"no such kind of step: {other}")
+
+
+def _activated(draft: Draft, source: _Interval) -> _Interval:
+    """Between -0.3 (-1 for tanh) and 1, or x where the function grows with it, and what CrypTen's rounding adds."""
+    assert isinstance(draft.operation, Activation)
+    scale = float(draft.known_scale())
+    grows = draft.operation.function in {"silu", "gelu"}
+    ratio = scale / float(draft.inputs[0].known_scale())
+    high = source.high.clip(min=0) * ratio * _CRYPTEN_SLACK if grows else np.zeros_like(source.high)
+    lowest = {"sigmoid": 0.0, "tanh": -1.0}.get(draft.operation.function, -0.3)
+    slack = scale * (_CRYPTEN_SLACK - 1)
+    return _Interval(np.full_like(source.low, lowest * scale - slack), np.maximum(high, scale) + slack)
 
 
 def _is_padded(draft: Draft) -> bool:

@@ -1,8 +1,12 @@
-"""What one image costs under a masked plan: body bytes of every message, counted by a walk that sends nothing."""
+"""What one image costs under a masked plan: body bytes of every message, counted by a walk that sends nothing.
+
+Where CrypTen computes, both parties send at once: that is one trip.
+"""
 
 import numpy as np
 
 from contract.model_card import Strict
+from secure_computation.engines.masked.activation import ActivationShape
 from secure_computation.engines.masked.plan import InputStep, LinearStep, MaskedLowering
 from secure_computation.engines.masked.walk import Move, Walk
 from secure_computation.engines.masked.weights import delta_layout, linear_steps
@@ -87,6 +91,17 @@ class _CostWalk(Walk):
 
     def truncate(self, shape: TruncationShape, half: RingElements, move: Move) -> RingElements:
         return self._comparison(shape, move)
+
+    def activate(self, shape: ActivationShape, half: RingElements, move: Move) -> RingElements:
+        opened = shape.dealing.opened_bytes
+        self.costs[move.step] += Cost(
+            dealer_to_model_owner=shape.corrections.body_bytes,
+            data_owner_to_model_owner_offline=shape.prepared.body_bytes,
+            data_owner_to_model_owner=shape.from_p0.body_bytes + opened,
+            model_owner_to_data_owner=shape.from_p1.body_bytes + opened,
+            trips=2 + len(shape.dealing.openings),
+        )
+        return _zeros((shape.count,))
 
     def label(self, shape: LabelShape, half: RingElements, move: Move, products: Move) -> RingElements:
         layers = [shape.layer(index).body_bytes for index in range(len(shape.widths))]

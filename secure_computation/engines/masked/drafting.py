@@ -17,9 +17,15 @@ import numpy as np
 
 from contract.errors import ModelFileError
 from secure_computation.engines.masked.calibration import RealRange
-from secure_computation.engines.masked.plan import MAX_RING_BITS, WEIGHT_LIMIT
+from secure_computation.engines.masked.plan import (
+    CRYPTEN_SCALE,
+    MAX_CRYPTEN_ELEMENTS,
+    MAX_RING_BITS,
+    WEIGHT_LIMIT,
+)
 from secure_computation.network import (
     INPUT,
+    Activation,
     Add,
     AnyShape,
     AveragePool,
@@ -131,6 +137,8 @@ class Drafting:
                 return self._relu(operation)
             case Clip():
                 return self._clip(operation)
+            case Activation():
+                return self._activation(operation)
             case MaxPool():
                 return self._max_pool(operation)
             case Add() | Concat() | Pad() | Reshape() | AveragePool() | GlobalAveragePool():
@@ -267,6 +275,21 @@ class Drafting:
             rectified.range = replace(source.range, smallest=0.0, largest=max(0.0, source.range.largest))
         draft = self._draft(operation.name, "clip", (rectified,), operation.shape, operation.name, operation=operation)
         draft.scale, draft.not_negative = rectified.scale, True
+        return draft
+
+    def _activation(self, operation: Activation) -> Draft:
+        """CrypTen reads any ring and any scale, and gives 16 fractional bits under a dealt mask."""
+        if math.prod(operation.shape) > MAX_CRYPTEN_ELEMENTS:
+            raise ModelFileError(
+                f"'{operation.name}' ({operation.function}) has more than {MAX_CRYPTEN_ELEMENTS} elements, too many "
+                "for CrypTen: train with ReLU in large layers"
+            )
+        source = self._for_sum(operation.inputs[0])
+        if source.fine:
+            magnitude = source.range.magnitude or 1.0
+            self._settle(source, Fraction(1 << self._bits(operation.shape)) / Fraction(magnitude))
+        draft = self._draft(operation.name, "crypten", (source,), operation.shape, operation.name, operation=operation)
+        draft.scale = Fraction(CRYPTEN_SCALE)
         return draft
 
     def _max_pool(self, operation: MaxPool) -> Draft:

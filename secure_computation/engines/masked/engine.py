@@ -14,6 +14,7 @@ online
                            masked image                    -->
                            for each comparison:            <--    opening
                                                            -->    (answer)
+                           where CrypTen computes: its     <->    openings, before the answer
 output
                                                            <--    its share of the logits, cut to their ring
 
@@ -33,6 +34,7 @@ from contract.errors import PeerViolation
 from contract.identity import Role
 from secure_computation.channel.channel import Channel
 from secure_computation.engines.interface import Answer, Label, OnLayer
+from secure_computation.engines.masked.activation import ActivationAsP0, ActivationAsP1
 from secure_computation.engines.masked.integer_weights import IntegerWeights
 from secure_computation.engines.masked.plan import InputStep, LinearStep, MaskedLowering, Step
 from secure_computation.engines.masked.roles import (
@@ -221,9 +223,14 @@ class MaskedDataOwner:
             on_layer(index, total, move.step)
             if isinstance(part, LabelAsP0):
                 return _label_as_p0(channel, move, part)
-            part.expand()  # while P1 computes
+            if not isinstance(part, ActivationAsP0):
+                part.expand()  # while P1 computes
             opening = _receive(channel, part.shape.from_p1, step=f"opening, {move}")
-            _send(channel, part.shape.from_p0, part.answer(opening), step=f"answer, {move}")
+            if isinstance(part, ActivationAsP0):
+                answer = part.answer(opening, channel, step_name=f"CrypTen, {move}")
+            else:
+                answer = part.answer(opening)
+            _send(channel, part.shape.from_p0, answer, step=f"answer, {move}")
         channel.set_phase(Phase.OUTPUT)
         # reveal: the data owner, and nobody else, learns the logits. That is the purpose of the computation.
         other = _receive(channel, output_layout(self._lowering), step="output share").rings[0]
@@ -294,6 +301,11 @@ class MaskedModelOwner:
             _send(channel, shape.from_p1, opening, step=f"opening, {move}")
             return _receive(channel, shape.from_p0, step=f"answer, {move}")
 
+        def activate(move: Move, part: ActivationAsP1, half: RingElements) -> RingElements:
+            _send(channel, part.shape.from_p1, part.open(half), step=f"opening, {move}")
+            part.compute(channel, step_name=f"CrypTen, {move}")
+            return part.finish(_receive(channel, part.shape.from_p0, step=f"answer, {move}"))
+
         walk = ModelOwnerOnline(
             self._lowering,
             self._maps,
@@ -303,6 +315,7 @@ class MaskedModelOwner:
             name=prepared.item,
             image=image,
             exchange=exchange,
+            activate=activate,
             on_step=_ignore,
         )
         share = walk.run()

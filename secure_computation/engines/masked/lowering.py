@@ -6,6 +6,7 @@ way as long as the value that is compared in the end does not.
 """
 
 import math
+from fractions import Fraction
 from itertools import count
 from typing import Any, Final
 
@@ -27,11 +28,13 @@ from secure_computation.engines.masked.drafting import Draft, Drafting, Precisio
 from secure_computation.engines.masked.integer_weights import IntegerWeights, round_weights
 from secure_computation.engines.masked.layouts import best_chunks
 from secure_computation.engines.masked.plan import (
+    CRYPTEN_SCALE,
     MAX_RING_BITS,
     MIN_RING_BITS,
     AddStep,
     ClipStep,
     ConcatStep,
+    CrypTenStep,
     FixedValue,
     InputStep,
     LabelStep,
@@ -49,6 +52,7 @@ from secure_computation.engines.masked.plan import (
 from secure_computation.network import (
     INPUT,
     NO_PADDING,
+    Activation,
     AveragePool,
     Convolution2d,
     FullyConnected,
@@ -59,6 +63,8 @@ from secure_computation.network import (
 from secure_computation.private_weights import PrivateWeights
 
 _DEFAULT: Final = Precision()
+_MOST_DIVIDED_BITS: Final = 24
+_FINEST_MULTIPLIER: Final = 1 << 12
 
 
 def lower_masked(
@@ -148,6 +154,8 @@ class _Rings:
                 asked = max(self._ring_for(source, signs=1, extra=1 << draft.shift), draft.shift + 2)
             case "clip":
                 asked = max(self._ring_for(source, signs=2, extra=1), clip_limit(draft).bit_length() + 2)
+            case "crypten":
+                asked = self._ring_for(source, signs=2, extra=1)
             case "max_pool":
                 asked = ring = max(self._ring_for(source, signs=2, extra=1), demand)
             case "truncate":
@@ -207,6 +215,16 @@ class _Rings:
             case "truncate":
                 low = best_chunks(draft.shift)
                 return TruncateStep(**common, ring_bits=ring, shift=draft.shift, low_chunks=low)
+            case "crypten":
+                assert isinstance(operation, Activation)
+                multiplier, divided_bits = _to_crypten(draft)
+                return CrypTenStep(
+                    **common,
+                    function=operation.function,
+                    ring_bits=ring,
+                    multiplier=multiplier,
+                    divided_bits=divided_bits,
+                )
             case "max_pool":
                 assert isinstance(operation, MaxPool)
                 return MaxPoolStep(**common, **_pool(draft), ring_bits=ring, high_chunks=best_chunks(ring - 1))
@@ -224,6 +242,16 @@ class _Rings:
             calibrated_bits=bits_of(bounds.calibrated),
             worst_case_bits=bits_of(bounds.worst_case),
         )
+
+
+def _to_crypten(draft: Draft) -> tuple[int, int]:
+    """Multiplier and divided bits for CrypTen: exact where the scale is a power of two, else to 13 bits."""
+    ratio = Fraction(CRYPTEN_SCALE) / draft.inputs[0].known_scale()
+    for divided_bits in range(_MOST_DIVIDED_BITS + 1):
+        multiplier = ratio * (1 << divided_bits)
+        if (multiplier.denominator == 1 or multiplier >= _FINEST_MULTIPLIER) and multiplier < 1 << (MAX_RING_BITS - 1):
+            return round(multiplier), divided_bits
+    raise ModelFileError(f"the values that '{draft.name}' reads are too large or too small: train with others")
 
 
 def _pool(draft: Draft) -> dict[str, Any]:

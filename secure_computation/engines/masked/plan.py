@@ -22,6 +22,7 @@ from secure_computation.network import (
     MAX_OPERATIONS,
     MAX_TENSOR_ELEMENTS,
     NO_PADDING,
+    Activation,
     Add,
     AnyShape,
     AveragePool,
@@ -40,6 +41,9 @@ from secure_computation.network import (
 MAX_RING_BITS = 32
 MIN_RING_BITS = 3
 MAX_STEPS = 4 * MAX_OPERATIONS
+MAX_CRYPTEN_ELEMENTS = 1 << 21
+"""Of one value computed by CrypTen, for which about 500 bytes are dealt for each element."""
+CRYPTEN_SCALE = 1 << 16
 WEIGHT_LIMIT = 127 * 256 + 127
 """Largest |integer weight|: what two balanced digits of 8 bits can hold."""
 
@@ -343,6 +347,35 @@ class ClipStep(_ComparisonStep):
         return self
 
 
+class CrypTenStep(_ComparisonStep):
+    """A smooth function on CrypTen's tensors, for |x| < 2^(ring_bits-2): approximate, unlike every other step.
+
+    x * multiplier / 2^divided_bits has 16 fractional bits, to which CrypTen's scale holds; so has the result.
+    """
+
+    kind: Literal["crypten"] = "crypten"
+    function: Literal["sigmoid", "tanh", "silu", "gelu"]
+    multiplier: Factor
+    divided_bits: Annotated[int, Field(ge=0, le=24)]
+
+    @model_validator(mode="after")
+    def _scale(self) -> Self:
+        if self.value.scale != CRYPTEN_SCALE:
+            raise ValueError(f"the result's scale must be {CRYPTEN_SCALE}")
+        if self.elements > MAX_CRYPTEN_ELEMENTS:
+            raise ValueError(f"more than {MAX_CRYPTEN_ELEMENTS} elements to be computed by CrypTen")
+        return self
+
+    def check_rings(self, inputs: tuple[FixedValue, ...]) -> None:
+        super().check_rings(inputs)
+        ratio = inputs[0].scale * self.multiplier / (CRYPTEN_SCALE << self.divided_bits)
+        if abs(ratio - 1) > 2**-12:
+            raise ValueError("the multiplier does not bring the input to 16 fractional bits")
+
+    def infer(self, inputs: tuple[Shape, ...]) -> Shape:
+        return Activation(name=self.name, inputs=self.inputs, shape=self.shape, function=self.function).infer(inputs)
+
+
 class LabelStep(_ComparisonStep):
     """One bit for each logit, 1 for the largest, the first of equals; |x| < 2^(ring_bits-2), or differences would wrap.
 
@@ -378,6 +411,7 @@ Step = (
     | TruncateStep
     | MaxPoolStep
     | ClipStep
+    | CrypTenStep
     | LabelStep
 )
 """The closed set: an engine that handles these handles every plan."""
@@ -468,6 +502,11 @@ class MaskedLowering(Strict):
         mapped = len(self.steps) > 1 and isinstance(self.steps[-2], HeatMapStep)
         return last if mapped and isinstance(last, TruncateStep) else None
 
+    @property
+    def is_exact(self) -> bool:
+        """Whether the engine equals the integer reference in every element: not where CrypTen computes."""
+        return not any(isinstance(step, CrypTenStep) for step in self.steps)
+
     def last_uses(self) -> dict[str, int]:
         """Index of the last step that reads each value, so that an evaluator can let it go after that."""
         return {name: index for index, step in enumerate(self.steps) for name in step.inputs}
@@ -475,6 +514,6 @@ class MaskedLowering(Strict):
 
 def _mask_is_dealt(step: Step, known: set[str]) -> bool:
     """Whether the dealer knows the mask of this step's value."""
-    if isinstance(step, InputStep | ReluStep | TruncateStep | ClipStep):
+    if isinstance(step, InputStep | ReluStep | TruncateStep | ClipStep | CrypTenStep):
         return True
     return not isinstance(step, LinearStep) and known.issuperset(step.inputs)

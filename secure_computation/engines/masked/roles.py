@@ -17,11 +17,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from contract.errors import MaterialSpent
+from secure_computation.engines.masked.activation import (
+    ActivationAsP0,
+    ActivationAsP1,
+    ActivationShape,
+    deal_activation,
+)
 from secure_computation.engines.masked.plan import InputStep, LinearStep, MaskedLowering, Step
 from secure_computation.engines.masked.walk import Move, Walk
 from secure_computation.kernels.linear import PreparedWeights, linear_map
 from secure_computation.material import ItemName
-from secure_computation.protocols import label, linear, relu, truncation
+from secure_computation.protocols import label, linear, relu, truncation, widening
 from secure_computation.protocols.bundle import Bundle, BundleLayout
 from secure_computation.protocols.draws import Draws, RingElements
 from secure_computation.protocols.label import LabelAsP0, LabelAsP1, LabelShape
@@ -36,7 +42,7 @@ PreparedMaps: TypeAlias = Mapping[str, PreparedWeights]
 """By the name of the linear step: A at the dealer, Delta at the data owner, W at the model owner."""
 
 ComparisonShape: TypeAlias = ReluShape | TruncationShape
-ComparisonAsP0: TypeAlias = ReluAsP0 | TruncationAsP0 | LabelAsP0
+ComparisonAsP0: TypeAlias = ReluAsP0 | TruncationAsP0 | ActivationAsP0 | LabelAsP0
 """P0's part of one move with openings. A label is always the last."""
 
 
@@ -82,6 +88,11 @@ class DealerPass(Walk):
         p0, p1 = self._draws(move)
         self._send(move, shape.corrections, truncation.deal_truncation(shape, p0=p0, p1=p1))
         return truncation.draw_output_mask(shape, p0)
+
+    def activate(self, shape: ActivationShape, half: RingElements, move: Move) -> RingElements:
+        (p0, p1), step = self._seeds, move.number
+        self._send(move, shape.corrections, deal_activation(shape, p0=p0, p1=p1, item=self._item, step=step))
+        return widening.draw_output_mask(shape.widening, self._draws(move)[0])
 
     def label(self, shape: LabelShape, half: RingElements, move: Move, products: Move) -> RingElements:
         p0, p1 = self._draws(move)
@@ -153,11 +164,19 @@ class DataOwnerOffline(Walk):
     def truncate(self, shape: TruncationShape, half: RingElements, move: Move) -> RingElements:
         return self._compare(shape, TruncationAsP0(shape, self._draws(move)), half, move)
 
+    def activate(self, shape: ActivationShape, half: RingElements, move: Move) -> RingElements:
+        part = ActivationAsP0(shape, self._seed, item=self._item, step=move.number)
+        return self._compare(shape, part, half, move)
+
     def label(self, shape: LabelShape, half: RingElements, move: Move, products: Move) -> RingElements:
         return self._compare(shape, LabelAsP0(shape, self._draws(move)), half, move)
 
     def _compare(
-        self, shape: ComparisonShape | LabelShape, part: ComparisonAsP0, half: RingElements, move: Move
+        self,
+        shape: ComparisonShape | ActivationShape | LabelShape,
+        part: ComparisonAsP0,
+        half: RingElements,
+        move: Move,
     ) -> RingElements:
         self._send(move, shape.prepared, part.prepare(half))
         self._comparisons.append((move, part))
@@ -210,12 +229,15 @@ class ModelOwnerOffline(Walk):
     def truncate(self, shape: TruncationShape, half: RingElements, move: Move) -> RingElements:
         return self._compare(shape, move)
 
+    def activate(self, shape: ActivationShape, half: RingElements, move: Move) -> RingElements:
+        return self._compare(shape, move)
+
     def label(self, shape: LabelShape, half: RingElements, move: Move, products: Move) -> RingElements:
         self._compare(shape, move)
         self._corrections[products] = self._from_dealer(products, shape.triples)
         return _nothing(half.shape)
 
-    def _compare(self, shape: ComparisonShape | LabelShape, move: Move) -> RingElements:
+    def _compare(self, shape: ComparisonShape | ActivationShape | LabelShape, move: Move) -> RingElements:
         self._corrections[move] = self._from_dealer(move, shape.corrections)
         self._prepared[move] = self._from_data_owner(move, shape.prepared)
         return _nothing((shape.count,))
@@ -262,9 +284,13 @@ class ModelOwnerOnline(Walk):
         name: ItemName,
         image: Bundle,
         exchange: Callable[[Move, ComparisonShape, Bundle], Bundle],
+        activate: Callable[[Move, ActivationAsP1, RingElements], RingElements],
         on_step: Callable[[Step], None],
     ) -> None:
-        """Evaluate on `image` (v = x - rho). `exchange` sends P0 an opening and returns its answer."""
+        """Evaluate on `image` (v = x - rho). `exchange` sends P0 an opening and returns its answer.
+
+        `activate` plays a layer that CrypTen computes, from P1's half of x to its half of y.
+        """
         super().__init__(lowering)
         self.label_to_open: tuple[Move, LabelAsP1] | None = None
         """Where the output is a label: P1's part of it, which takes the half of the logits that `run` returns."""
@@ -275,6 +301,7 @@ class ModelOwnerOnline(Walk):
         self._name = name
         self._image = image
         self._exchange = exchange
+        self._activate_with = activate
         self._on_step = on_step
 
     def before(self, step: Step) -> None:
@@ -303,6 +330,11 @@ class ModelOwnerOnline(Walk):
             shape, self._draws(move), self._item.spend_correction(move), self._item.prepared.pop(move)
         )
         return part.finish(self._exchange(move, shape, part.open(half)))
+
+    def activate(self, shape: ActivationShape, half: RingElements, move: Move) -> RingElements:
+        corrections, prepared = self._item.spend_correction(move), self._item.prepared.pop(move)
+        part = ActivationAsP1(shape, self._seed, corrections, prepared, item=self._name, step=move.number)
+        return self._activate_with(move, part, half)
 
     def label(self, shape: LabelShape, half: RingElements, move: Move, products: Move) -> RingElements:
         corrections, triples = self._item.spend_correction(move), self._item.spend_correction(products)

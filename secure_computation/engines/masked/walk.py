@@ -1,8 +1,8 @@
 """The one walk through a masked plan that every role takes, in the same order, on its own half of each value.
 
-A role says what it does where randomness or the peer is needed (`input`, `linear`, `relu`, `truncate`, `label`);
-everything else is public-linear and happens here. Each of those five is a *move* with a number, by which all roles draw
-from their seeds and name their messages. A max pool or a clip is several moves.
+A role says what it does where randomness or the peer is needed (`input`, `linear`, `relu`, `truncate`, `activate`,
+`label`); everything else is public-linear and happens here. Each of those six is a *move* with a number, by which all
+roles draw from their seeds and name their messages. A max pool or a clip is several moves.
 """
 
 from abc import ABC, abstractmethod
@@ -11,10 +11,12 @@ from typing import assert_never
 
 import numpy as np
 
+from secure_computation.engines.masked.activation import ActivationShape
 from secure_computation.engines.masked.plan import (
     AddStep,
     ClipStep,
     ConcatStep,
+    CrypTenStep,
     InputStep,
     LabelStep,
     LinearStep,
@@ -34,6 +36,7 @@ from secure_computation.protocols.draws import RingElements
 from secure_computation.protocols.label import LabelShape
 from secure_computation.protocols.relu import ReluShape
 from secure_computation.protocols.truncation import TruncationShape
+from secure_computation.protocols.widening import WideningShape
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,10 @@ class Walk(ABC):
     @abstractmethod
     def truncate(self, shape: TruncationShape, half: RingElements, move: Move) -> RingElements:
         """This role's half of floor(z / 2^f), flat."""
+
+    @abstractmethod
+    def activate(self, shape: ActivationShape, half: RingElements, move: Move) -> RingElements:
+        """This role's half of a smooth function of x that CrypTen computes, flat."""
 
     @abstractmethod
     def label(self, shape: LabelShape, half: RingElements, move: Move, products: Move) -> RingElements:
@@ -133,6 +140,8 @@ class Walk(ABC):
                 return self._max_pool(step, halves[0])
             case ClipStep():
                 return self._clip(step, halves[0])
+            case CrypTenStep():
+                return self._activate(step, halves[0])
             case LabelStep():
                 shape = LabelShape(classes=step.elements, ring_bits=step.ring_bits, chain=Chain(step.high_chunks))
                 return self.label(shape, halves[0], self._move(), self._move())
@@ -159,6 +168,13 @@ class Walk(ABC):
             low=_chain(step.low_chunks),
         )
         return self.truncate(shape, half.reshape(-1), self._move()).reshape(step.shape)
+
+    def _activate(self, step: CrypTenStep, half: RingElements) -> RingElements:
+        widening = WideningShape(count=half.size, ring_bits=step.ring_bits, output_bits=step.value.ring_bits)
+        shape = ActivationShape(
+            function=step.function, widening=widening, multiplier=step.multiplier, divided_bits=step.divided_bits
+        )
+        return self.activate(shape, half.reshape(-1), self._move()).reshape(step.shape)
 
     def _positive_part(self, difference: RingElements, step: MaxPoolStep | ClipStep, output_bits: int) -> RingElements:
         """The half of ReLU(difference), without truncation."""

@@ -1,0 +1,262 @@
+"""A smooth function in the middle of a masked plan: widened to 64 bits, computed on CrypTen's tensors, masked again.
+
+    D                          P0, data owner                         P1, model owner
+    ------------------------   ------------------------------------   ---------------------------------------------
+    offline
+    corrections of the widening and of each tuple that CrypTen will
+    ask for                                                    -->
+                               x0 + r0                         -->
+    online
+                                                               <--    C (see `protocols.widening`)
+                               x * multiplier / 2^divided_bits, now with 16 fractional bits; CrypTen's openings,
+                               both ways at once, as `crypten_bridge.activations` makes them
+                               y0 - rho'                       -->
+
+Which tuples CrypTen asks for follows from function and number of elements: each party records it by a dry run of its
+own, so nobody deals or computes from another party's list. The seeds' streams for these tuples go by an item name of
+their own, so that none is shared with the masked protocols. CrypTen's pseudo-random sharings of zero are not needed:
+x enters with the sharing that it has, and all that is opened lies under a dealt mask.
+"""
+
+import math
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import torch
+
+from contract.errors import ConfigurationError, MaterialSpent
+from secure_computation.crypten_bridge.activations import Function, apply_activation
+from secure_computation.crypten_bridge.communicator import (
+    DATA_OWNER_RANK,
+    MODEL_OWNER_RANK,
+    OpeningChannel,
+    TwoPartyCommunicator,
+)
+from secure_computation.crypten_bridge.dealing import ELEMENT_BYTES, PartyRandomness, Request, Share, deal
+from secure_computation.crypten_bridge.dry_run import META, recording_session
+from secure_computation.crypten_bridge.installation import load_crypten
+from secure_computation.crypten_bridge.provider import Corrections, DataOwnerProvider, ModelOwnerProvider
+from secure_computation.crypten_bridge.session import Session, activate
+from secure_computation.protocols.bundle import Bundle, BundleLayout
+from secure_computation.protocols.draws import Draws, RingElements
+from secure_computation.protocols.widening import (
+    WORD,
+    WideElements,
+    WideningAsP0,
+    WideningAsP1,
+    WideningShape,
+    deal_widening,
+)
+from secure_computation.randomness import Seed
+from secure_computation.wire import tensor_prelude
+
+PRECISION_BITS = 16
+"""Fractional bits of CrypTen's tensors, and so of what this makes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dealing:
+    """What a dry run recorded."""
+
+    requests: tuple[Request, ...]
+    openings: tuple[int, ...]
+    """Elements of each message of CrypTen's openings, in one direction."""
+
+    @property
+    def correction_elements(self) -> int:
+        """Elements of all corrections together."""
+        return sum(math.prod(request.output) for request in self.requests)
+
+    @property
+    def opened_bytes(self) -> int:
+        """Body bytes of all openings in one direction."""
+        return sum(len(tensor_prelude((size,), np.dtype(np.int64))) + ELEMENT_BYTES * size for size in self.openings)
+
+
+@lru_cache(maxsize=256)
+def _dealing(function: Function, count: int, divided_bits: int) -> Dealing:
+    session, provider, communicator = recording_session(weights_are_opened=False)
+    with activate(session), torch.inference_mode():
+        _evaluate(function, torch.empty((count,), dtype=torch.int64, device=META), divided_bits)
+    return Dealing(
+        requests=tuple(provider.requests), openings=tuple(math.prod(shape) for shape in communicator.openings)
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActivationShape:
+    """The public parameters of one layer. `x_integer * multiplier / 2^divided_bits` is x with 16 fractional bits."""
+
+    function: Function
+    widening: WideningShape
+    multiplier: int
+    divided_bits: int
+
+    @property
+    def count(self) -> int:
+        """Elements."""
+        return self.widening.count
+
+    @property
+    def dealing(self) -> Dealing:
+        """What CrypTen asks for and opens. The first call in a process loads CrypTen, which takes seconds."""
+        return _dealing(self.function, self.count, self.divided_bits)
+
+    @cached_property
+    def corrections(self) -> BundleLayout:
+        """D -> P1, offline: of the widening, then of each tuple, mod 2^64."""
+        count = self.widening.correction_elements + self.dealing.correction_elements
+        return BundleLayout(count=count, word_types=(WORD,))
+
+    @property
+    def prepared(self) -> BundleLayout:
+        """P0 -> P1, offline: x0 + r0."""
+        return self.widening.prepared
+
+    @property
+    def from_p1(self) -> BundleLayout:
+        """P1 -> P0, online: C."""
+        return self.widening.from_p1
+
+    @property
+    def from_p0(self) -> BundleLayout:
+        """P0 -> P1, online, after CrypTen's openings: y0 - rho'."""
+        return self.widening.from_p0
+
+
+# D, the dealer
+
+
+def deal_activation(shape: ActivationShape, *, p0: Seed, p1: Seed, item: str, step: int) -> Bundle:
+    """D: everything that P1's seed cannot give."""
+    draws = [Draws(seed, item=item, step=step) for seed in (p0, p1)]
+    body, (words,) = shape.corrections.room()
+    at = shape.widening.correction_elements
+    words[:at] = deal_widening(shape.widening, p0=draws[0], p1=draws[1])
+    own = _tuples_item(item, step)
+    with torch.inference_mode():
+        for number, request in enumerate(shape.dealing.requests):
+            parties = [PartyRandomness(seed, item=own, step=number) for seed in (p0, p1)]
+            correction = deal(request, *parties).reshape(-1).numpy()
+            words[at : at + correction.size] = correction.view(WORD)
+            at += correction.size
+    return Bundle(words=(words,), body=body)
+
+
+# P0, the data owner
+
+
+class ActivationAsP0:
+    """P0's part of one layer. Call `prepare`, send what it returns; then `answer` P1's opening, and send that."""
+
+    def __init__(self, shape: ActivationShape, seed: Seed, *, item: str, step: int) -> None:
+        """Take P0's seed of this item."""
+        self.shape = shape
+        self._seed, self._item, self._step = seed, item, step
+        self._widening = WideningAsP0(shape.widening, Draws(seed, item=item, step=step))
+        self.output_mask = self._widening.output_mask
+        """rho': P0's half of the masked form of y, known before the input is."""
+
+    def prepare(self, x0: RingElements) -> Bundle:
+        """Offline: hide P0's share of x. Goes to P1."""
+        return self._widening.prepare(x0)
+
+    def answer(self, received: Bundle, channel: OpeningChannel, *, step_name: str) -> Bundle:
+        """Online: P1's opening in, CrypTen's openings on `channel`, P0's last message out."""
+        x0 = self._widening.widen(received)
+        item = _tuples_item(self._item, self._step)
+        provider = DataOwnerProvider(self.shape.dealing.requests, seed=self._seed, item=item)
+        y0 = _compute(self.shape, x0, provider, rank=DATA_OWNER_RANK, channel=channel, step_name=step_name)
+        return self._widening.narrow(y0)
+
+
+# P1, the model owner
+
+
+class ActivationAsP1:
+    """P1's part of one layer. `open` and send what it returns; `compute`; then `finish` with P0's answer."""
+
+    def __init__(
+        self, shape: ActivationShape, seed: Seed, corrections: Bundle, prepared: Bundle, *, item: str, step: int
+    ) -> None:
+        """Take P1's seed of this item, D's corrections and what P0 prepared."""
+        self.shape = shape
+        words = corrections.words[0].astype(np.uint64, copy=False)
+        at = shape.widening.correction_elements
+        draws = Draws(seed, item=item, step=step)
+        self._widening = WideningAsP1(shape.widening, draws, words[:at], prepared)
+        tensors: list[Share] = []
+        for request in shape.dealing.requests:
+            size = math.prod(request.output)
+            tensors.append(torch.from_numpy(words[at : at + size].view(np.int64).copy()).view(request.output))
+            at += size
+        self._provider = ModelOwnerProvider(
+            shape.dealing.requests, seed=seed, item=_tuples_item(item, step), corrections=Corrections(tensors)
+        )
+        self._y1: WideElements | None = None
+
+    def open(self, x1: RingElements) -> Bundle:
+        """Online: mask and open x."""
+        return self._widening.open(x1)
+
+    def compute(self, channel: OpeningChannel, *, step_name: str) -> None:
+        """Online: CrypTen's openings on `channel`. Raises MaterialSpent the second time."""
+        x1 = self._widening.widen()
+        self._y1 = _compute(self.shape, x1, self._provider, rank=MODEL_OWNER_RANK, channel=channel, step_name=step_name)
+
+    def finish(self, received: Bundle) -> RingElements:
+        """Online: P1's half of y in masked form, y - rho', reduced to its ring."""
+        if self._y1 is None:
+            raise MaterialSpent("this layer was not computed; start a new session")
+        return self._widening.narrow(self._y1, received)
+
+
+# Both
+
+
+class _NothingDrawn:
+    """In place of a stream for sharings of zero: making a tensor, CrypTen draws an empty one, and must draw no more."""
+
+    def int64(self, shape: tuple[int, ...]) -> torch.Tensor:
+        """No elements. Raises ConfigurationError for more."""
+        if math.prod(shape):
+            raise ConfigurationError("CrypTen asked for a fresh sharing, which a masked plan does not provide")
+        return torch.empty(shape, dtype=torch.int64)
+
+
+_NO_STREAMS = MappingProxyType({name: _NothingDrawn() for name in ("prev", "next", "local")})
+
+
+def _tuples_item(item: str, step: int) -> str:
+    """The name under which both parties and D draw CrypTen's tuples: no item of material is called so."""
+    return f"{item}/{step}"
+
+
+def _compute(
+    shape: ActivationShape,
+    share: WideElements,
+    provider: DataOwnerProvider | ModelOwnerProvider,
+    *,
+    rank: int,
+    channel: OpeningChannel,
+    step_name: str,
+) -> WideElements:
+    """One party's share of y with 16 fractional bits, mod 2^64."""
+    communicator = TwoPartyCommunicator(rank=rank, channel=channel)
+    communicator.step = step_name
+    scaled = torch.from_numpy((share * np.uint64(shape.multiplier)).view(np.int64))
+    session = Session(communicator=communicator, provider=provider, streams=_NO_STREAMS)
+    with activate(session), torch.inference_mode():
+        result = _evaluate(shape.function, scaled, shape.divided_bits)
+        provider.check_finished()
+    words: WideElements = result.share.contiguous().numpy().view(np.uint64)
+    return words
+
+
+def _evaluate(function: Function, share: torch.Tensor, divided_bits: int) -> Any:
+    """CrypTen's tensor of the function; `share` has 16 + divided_bits fractional bits."""
+    x = load_crypten().mpc.MPCTensor.from_shares(share, precision=PRECISION_BITS)
+    return apply_activation(function, x.div(1 << divided_bits) if divided_bits else x)
