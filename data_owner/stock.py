@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
@@ -12,11 +12,12 @@ from contract.errors import MaterialSpent
 from contract.model_card import Strict
 from contract.ticket import STOCKED_ENGINES, TicketClaims
 from data_owner.settings import DataOwnerSettings
-from secure_computation.engines.masked.engine import DataOwnerItem
-from secure_computation.engines.masked.plan import MaskedLowering
-from secure_computation.engines.masked.stock import data_owner_bodies, data_owner_sizes, restore_data_owner
 from secure_computation.material import ConsumptionLedger, ItemName
 from secure_computation.stock_folder import Binding, Body, StockFolder
+
+if TYPE_CHECKING:  # the engine takes seconds to load, which listing the stock does without
+    from secure_computation.engines.masked.engine import DataOwnerItem
+    from secure_computation.engines.masked.plan import MaskedLowering
 
 
 class StockedModel(Strict):
@@ -37,15 +38,17 @@ class TakenItem:
     """An item that was consumed here and that no other session gets."""
 
     binding: Binding
-    lowering: MaskedLowering
+    lowering: "MaskedLowering"
     bodies: list[Body]
 
     def __repr__(self) -> str:
         """Name the item; show nothing of it."""
         return f"TakenItem({self.binding.item[:12]})"
 
-    def restore(self) -> DataOwnerItem:
+    def restore(self) -> "DataOwnerItem":
         """Draw P0's material again. Raises PeerViolation where the file's content does not fit the plan."""
+        from secure_computation.engines.masked.stock import restore_data_owner
+
         return restore_data_owner(
             self.lowering,
             self.bodies,
@@ -65,8 +68,10 @@ class DataOwnerStock:
         self._clock = clock
         self._folder = StockFolder(folder, days=days, ledger=ledger, warn=self._warnings.append, clock=clock)
 
-    def put(self, claims: TicketClaims, lowering: MaskedLowering, item: DataOwnerItem, *, name: ItemName) -> None:
+    def put(self, claims: TicketClaims, lowering: "MaskedLowering", item: "DataOwnerItem", *, name: ItemName) -> None:
         """Keep what was prepared under a ticket."""
+        from secure_computation.engines.masked.stock import data_owner_bodies
+
         binding = Binding.of(claims, item=name, weights_version=item.weights_version, now=self._clock())
         self._folder.put(binding, data_owner_bodies(lowering, item))
 
@@ -74,8 +79,10 @@ class DataOwnerStock:
         """Whether there is an item that a session with this ticket may spend."""
         return claims.engine in STOCKED_ENGINES and any(self._fitting(claims))
 
-    def take(self, claims: TicketClaims, lowering: MaskedLowering) -> TakenItem | None:
+    def take(self, claims: TicketClaims, lowering: "MaskedLowering") -> TakenItem | None:
         """Consume the oldest fitting item; None where there is none left."""
+        from secure_computation.engines.masked.stock import data_owner_sizes
+
         for binding in self._fitting(claims):
             try:
                 bodies = self._folder.take(binding, data_owner_sizes(lowering))

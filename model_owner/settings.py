@@ -37,7 +37,7 @@ class ModelOwnerSettings(PartySettings):
     sessions_at_once: Annotated[int, Field(ge=1, le=256)] = 4
     """Each holds its corrections in memory: about 300 MB for a ResNet-18 at 224 x 224."""
     stock_per_data_owner: Annotated[int, Field(ge=0, le=10_000)] = 32
-    """Items that one data owner may stock here; each takes about 120 MB of disk for a ResNet-18 at 224 x 224."""
+    """Items that one data owner may stock here; each takes some 185 MB of disk for a ResNet-18 at 224 x 224."""
     stock_days: Annotated[float, Field(gt=0, le=365)] = 7.0
     """How long a stocked item is kept."""
     threads: Annotated[int, Field(ge=1, le=256)] = 1
