@@ -15,13 +15,12 @@ import torch.nn.functional as F  # noqa: N812  (torch's own convention)
 from numpy.typing import NDArray
 
 from contract.errors import ImageError, ModelFileError
+from secure_computation.engines.masked.crypten_step import CRYPTEN_SCALE, CrypTenStep
 from secure_computation.engines.masked.integer_weights import IntegerWeights
 from secure_computation.engines.masked.plan import (
-    CRYPTEN_SCALE,
     AddStep,
     ClipStep,
     ConcatStep,
-    CrypTenStep,
     InputStep,
     LabelStep,
     LinearStep,

@@ -7,7 +7,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from secure_computation.engines.masked.drafting import Draft, divisor_of
+from secure_computation.engines.masked.drafts import Draft, divisor_of
 from secure_computation.engines.masked.integer_weights import diffuse
 from secure_computation.network import Activation, Clip, Concat, Convolution2d, FullyConnected, Pad, Shape
 from secure_computation.private_weights import PrivateWeights

@@ -9,7 +9,7 @@ to the stream takes the same factor, so that the two differ by a power of two.
 """
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from fractions import Fraction
 from typing import Final, assert_never
 
@@ -17,12 +17,17 @@ import numpy as np
 
 from contract.errors import ModelFileError
 from secure_computation.engines.masked.calibration import RealRange
-from secure_computation.engines.masked.plan import (
-    CRYPTEN_SCALE,
-    MAX_CRYPTEN_ELEMENTS,
-    MAX_RING_BITS,
-    WEIGHT_LIMIT,
+from secure_computation.engines.masked.crypten_step import CRYPTEN_SCALE, MAX_CRYPTEN_ELEMENTS
+from secure_computation.engines.masked.drafts import (
+    LARGEST_FACTOR,
+    Draft,
+    Precision,
+    behind,
+    divisor_of,
+    magnitude_of,
 )
+from secure_computation.engines.masked.scales import ceil_log2, common_scale, floor_log2, power_of_two_scale
+from secure_computation.engines.masked.step_bases import MAX_RING_BITS, WEIGHT_LIMIT
 from secure_computation.network import (
     INPUT,
     Activation,
@@ -50,47 +55,6 @@ _INPUT_EXTRA_BITS: Final = 1
 _MOST_EXTRA_BITS: Final = 3
 _DIFFUSED_BITS: Final = 2
 """By how much error diffusion lowers the error of rounded weights."""
-_LARGEST_FACTOR: Final = 1 << 20
-
-
-@dataclass(frozen=True, kw_only=True)
-class Precision:
-    """How finely to compute. More bits: smaller error, wider rings, more traffic."""
-
-    activation_bits: int = 10
-    """Bits, without sign, of the largest activation over the calibration images, in the layer with most elements.
-    Smaller layers get up to three more: they cost less."""
-    weight_bits: int = 11
-    """Bits, without sign, of the largest weight of each layer, at most."""
-    guard_bits: int = 0
-    """Weights get no more bits than to keep their rounding this far below that of the activations."""
-    headroom_bits: int = 2
-    """By how many bits an image may exceed the calibration before a value leaves its ring."""
-
-
-@dataclass(kw_only=True, eq=False)
-class Draft:
-    """One step to be. `scale` of a fine value is set when the truncation behind it is drafted."""
-
-    name: str
-    kind: str
-    inputs: tuple["Draft", ...]
-    shape: AnyShape
-    range: RealRange
-    fine: bool
-    operation: Operation | None = None
-    scale: Fraction | None = None
-    shift: int = 0
-    rounding: int = 0
-    narrow: bool = False
-    """Of a max pool: its ring is small, and only a comparison may read it."""
-    not_negative: bool = False
-    readers: list["Draft"] = field(default_factory=list)
-
-    def known_scale(self) -> Fraction:
-        """The scale, once set."""
-        assert self.scale is not None, self.name
-        return self.scale
 
 
 class Drafting:
@@ -115,7 +79,7 @@ class Drafting:
     def run(self) -> Draft:
         """Draft everything; returns the draft of the output."""
         bits = self._precision.activation_bits + _INPUT_EXTRA_BITS
-        scale = _power_of_two_scale(bits, self._ranges[INPUT].magnitude)
+        scale = power_of_two_scale(bits, self._ranges[INPUT].magnitude)
         self._by_value[INPUT] = self._draft(INPUT, "input", (), self._network.input_shape, INPUT, scale=scale)
         for operation in self._network.operations:
             draft = self._lower(operation)
@@ -226,7 +190,7 @@ class Drafting:
         if source.fine:
             self._settle(source, target)
         scale = source.known_scale()
-        draft.shift = max(0, _ceil_log2(scale / target))
+        draft.shift = max(0, ceil_log2(scale / target))
         draft.shift = min(draft.shift, MAX_RING_BITS - 4)
         draft.scale = scale / (1 << draft.shift)
         if draft.shift:
@@ -337,7 +301,7 @@ class Drafting:
     def _sum_is_too_large(self, source: Draft, operation: AveragePool | GlobalAveragePool) -> bool:
         """Whether a pool of a fine value, of a scale that is set already, would leave every ring."""
         whole = source.shape[1:] if isinstance(operation, GlobalAveragePool) else operation.kernel
-        settled = _behind(source)[1] if source.fine else []
+        settled = behind(source)[1] if source.fine else []
         bound = self._largest_integer / (Fraction(self._ranges[operation.name].magnitude) or Fraction(1))
         return any(scale * math.prod(whole) > bound for scale in settled)
 
@@ -349,7 +313,7 @@ class Drafting:
             return source
         draft = self._draft(self._new_name(source.name, "aligned"), "truncate", (source,), source.shape, operation.name)
         draft.range, draft.not_negative = source.range, source.not_negative
-        draft.shift = min(_ceil_log2(source.known_scale() / useful), MAX_RING_BITS - 4)
+        draft.shift = min(ceil_log2(source.known_scale() / useful), MAX_RING_BITS - 4)
         draft.scale = source.known_scale() / (1 << draft.shift)
         self._round(draft, source, 1 << (draft.shift - 1))
         return draft
@@ -357,7 +321,7 @@ class Drafting:
     def _scale_from_inputs(self, draft: Draft) -> None:
         scales = [source.known_scale() for source in draft.inputs]
         draft.scale = common_scale(scales) * divisor_of(draft)
-        if max(draft.scale / scale for scale in scales) > _LARGEST_FACTOR * divisor_of(draft):
+        if max(draft.scale / scale for scale in scales) > LARGEST_FACTOR * divisor_of(draft):
             raise ModelFileError(
                 f"'{draft.name}' joins values of too different magnitude: scale the branches alike and train again"
             )
@@ -369,12 +333,12 @@ class Drafting:
         """
         if draft.scale is not None:
             return
-        products, settled, between = _behind(draft)
+        products, settled, between = behind(draft)
         if products:
             anchor = settled[0] if settled else Fraction(1)
             exponent = max(self._exponent(product, anchor / growth, target) for product, growth in products.items())
             limits = (self._limit(product, anchor / growth) for product, growth in products.items())
-            exponent = min(exponent, *limits, _floor_log2(self._largest_integer / (_magnitude(draft) * anchor)))
+            exponent = min(exponent, *limits, floor_log2(self._largest_integer / (magnitude_of(draft) * anchor)))
             for product, growth in products.items():
                 product.scale = anchor / growth * Fraction(2) ** exponent
         for step in between:
@@ -389,7 +353,7 @@ class Drafting:
         """The scale that a product would like to have, as unit * 2^exponent."""
         source = product.inputs[0]
         weight_scale = Fraction(1 << self._precision.weight_bits) / self._largest_weight(product)
-        exponent = _floor_log2(weight_scale * source.known_scale() / unit)
+        exponent = floor_log2(weight_scale * source.known_scale() / unit)
         if target is None:
             return exponent
         # Rounding the weights moves the sum by about the norm of the integers that they meet, an eighth to a quarter
@@ -397,12 +361,12 @@ class Drafting:
         inputs = math.prod(self._weights[f"{product.name}.weight"].shape[1:])
         norm = math.sqrt(inputs * source.range.mean_square) * float(source.known_scale())
         shift = max(0, math.ceil(math.log2(max(1.0, norm))) - _DIFFUSED_BITS + self._precision.guard_bits)
-        return min(exponent, _ceil_log2(target * (1 << shift) / unit))
+        return min(exponent, ceil_log2(target * (1 << shift) / unit))
 
     def _limit(self, product: Draft, unit: Fraction) -> int:
         """The largest exponent for which weights and results fit."""
         fitting = (WEIGHT_LIMIT - 1) * product.inputs[0].known_scale() / (self._largest_weight(product) * unit)
-        return min(_floor_log2(fitting), _floor_log2(self._largest_integer / (_magnitude(product) * unit)))
+        return min(floor_log2(fitting), floor_log2(self._largest_integer / (magnitude_of(product) * unit)))
 
     def _largest_weight(self, product: Draft) -> Fraction:
         return Fraction(float(np.abs(self._weights[f"{product.name}.weight"]).max())) or Fraction(1, 1024)
@@ -433,87 +397,3 @@ class Drafting:
         source.readers[source.readers.index(draft)] = offset
         draft.inputs = (offset,)
         self.drafts.insert(self.drafts.index(draft), offset)
-
-
-def divisor_of(draft: Draft) -> int:
-    """By how much a sum pool's integers exceed the mean; 1 for every other step."""
-    operation = draft.operation
-    if isinstance(operation, GlobalAveragePool):
-        return math.prod(draft.inputs[0].shape[1:])
-    if not isinstance(operation, AveragePool):
-        return 1
-    if operation.count_include_pad or not any(operation.padding):
-        return math.prod(operation.kernel)
-    top, left, *_ = operation.padding
-    (height, width), (rows, columns) = image_size(draft.inputs[0].shape), image_size(operation.shape)
-    inside = [
-        {_cells(index * stride - before, kernel, size) for index in range(count)}
-        for count, stride, before, kernel, size in (
-            (rows, operation.stride[0], top, operation.kernel[0], height),
-            (columns, operation.stride[1], left, operation.kernel[1], width),
-        )
-    ]
-    divisor = math.lcm(*(a * b for a in inside[0] for b in inside[1]))
-    if divisor > _LARGEST_FACTOR:
-        raise ModelFileError(
-            f"average pool '{draft.name}' divides by too many different counts: export it with count_include_pad=True"
-        )
-    return divisor
-
-
-def image_size(shape: Shape) -> tuple[int, int]:
-    """Height and width of an image's shape."""
-    _, height, width = shape
-    return height, width
-
-
-def _cells(start: int, kernel: int, size: int) -> int:
-    return min(start + kernel, size) - max(start, 0)
-
-
-def _behind(draft: Draft) -> tuple[dict[Draft, int], list[Fraction], list[Draft]]:
-    """What a fine value without a scale depends on, through public-linear steps without a scale.
-
-    Returns the products that have no scale yet, with the growth of scale on the way; the scales, as seen at `draft`, of
-    all values that have one; and the steps in between, in order of evaluation, `draft` last.
-    """
-    products: dict[Draft, int] = {}
-    settled: list[Fraction] = []
-    between: dict[Draft, None] = {}
-
-    def visit(value: Draft, growth: int) -> None:
-        if value.scale is not None:
-            settled.append(value.scale * growth)
-        elif value.kind == "linear":
-            products.setdefault(value, growth)
-        elif value not in between:
-            for source in value.inputs:
-                visit(source, growth * divisor_of(value))
-            between[value] = None
-
-    visit(draft, 1)
-    return products, settled, list(between)
-
-
-def common_scale(scales: list[Fraction]) -> Fraction:
-    """The smallest scale that is a whole multiple of each."""
-    numerator = math.lcm(*(scale.numerator for scale in scales))
-    return Fraction(numerator, math.gcd(*(scale.denominator for scale in scales)))
-
-
-def _magnitude(draft: Draft) -> Fraction:
-    return Fraction(draft.range.magnitude) or Fraction(1)
-
-
-def _floor_log2(value: Fraction) -> int:
-    exponent = value.numerator.bit_length() - value.denominator.bit_length()
-    return exponent if Fraction(2) ** exponent <= value else exponent - 1
-
-
-def _ceil_log2(value: Fraction) -> int:
-    return -_floor_log2(1 / value)
-
-
-def _power_of_two_scale(bits: int, magnitude: float) -> Fraction:
-    """The largest power of two at which `magnitude` has at most `bits` bits."""
-    return Fraction(2) ** _floor_log2(Fraction(1 << bits) / Fraction(magnitude or 1.0))

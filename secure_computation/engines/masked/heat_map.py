@@ -30,13 +30,10 @@ from numpy.typing import NDArray
 
 from contract.errors import ModelFileError
 from secure_computation import reference
-from secure_computation.engines.masked.drafting import image_size
+from secure_computation.engines.masked.drafts import image_size
 from secure_computation.engines.masked.integer_weights import IntegerWeights, round_weights
 from secure_computation.engines.masked.layouts import best_chunks
 from secure_computation.engines.masked.plan import (
-    MAX_RING_BITS,
-    MIN_RING_BITS,
-    FixedValue,
     HeatMapStep,
     LinearStep,
     MaskedLowering,
@@ -46,6 +43,7 @@ from secure_computation.engines.masked.plan import (
     SumPoolStep,
     TruncateStep,
 )
+from secure_computation.engines.masked.step_bases import MAX_RING_BITS, MIN_RING_BITS, FixedValue
 from secure_computation.network import Convolution2d, FullyConnected
 from secure_computation.private_weights import PrivateWeights
 

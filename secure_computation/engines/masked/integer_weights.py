@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from contract.errors import ModelFileError
-from secure_computation.engines.masked.plan import WEIGHT_LIMIT, HeatMapStep, LinearStep, MaskedLowering
+from secure_computation.engines.masked.plan import HeatMapStep, LinearStep, MaskedLowering
+from secure_computation.engines.masked.step_bases import WEIGHT_LIMIT
 from secure_computation.private_weights import PrivateWeights
 
 IntegerTensor = NDArray[np.int32] | NDArray[np.int64]

@@ -24,18 +24,15 @@ from secure_computation.engines.masked.bounds import (
     weight_scale_of,
 )
 from secure_computation.engines.masked.calibration import calibrate
-from secure_computation.engines.masked.drafting import Draft, Drafting, Precision, divisor_of, image_size
+from secure_computation.engines.masked.crypten_step import CRYPTEN_SCALE, CrypTenStep
+from secure_computation.engines.masked.drafting import Drafting
+from secure_computation.engines.masked.drafts import Draft, Precision, divisor_of, image_size
 from secure_computation.engines.masked.integer_weights import IntegerWeights, round_weights
 from secure_computation.engines.masked.layouts import best_chunks
 from secure_computation.engines.masked.plan import (
-    CRYPTEN_SCALE,
-    MAX_RING_BITS,
-    MIN_RING_BITS,
     AddStep,
     ClipStep,
     ConcatStep,
-    CrypTenStep,
-    FixedValue,
     InputStep,
     LabelStep,
     LinearStep,
@@ -49,6 +46,7 @@ from secure_computation.engines.masked.plan import (
     SumPoolStep,
     TruncateStep,
 )
+from secure_computation.engines.masked.step_bases import MAX_RING_BITS, MIN_RING_BITS, FixedValue
 from secure_computation.network import (
     INPUT,
     NO_PADDING,

@@ -8,13 +8,22 @@ What each step computes is written as code in `secure_computation.reference`, wh
 A plan from outside is hostile: building a `MaskedLowering` checks names, shapes, rings and layouts.
 """
 
-import math
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from contract.model_card import Strict
-from secure_computation.engines.masked.layouts import MAX_CHUNK_BITS, MAX_CHUNKS
+from secure_computation.engines.masked.crypten_step import MAX_CRYPTEN_ELEMENTS, CrypTenStep
+from secure_computation.engines.masked.step_bases import (
+    MAX_RING_BITS,
+    BaseStep,
+    Chunks,
+    ComparisonStep,
+    Factor,
+    RingInteger,
+    Scale,
+    Shift,
+)
 from secure_computation.network import (
     INPUT,
     MAX_ACTIVATION_ELEMENTS,
@@ -22,9 +31,7 @@ from secure_computation.network import (
     MAX_OPERATIONS,
     MAX_TENSOR_ELEMENTS,
     NO_PADDING,
-    Activation,
     Add,
-    AnyShape,
     AveragePool,
     Concat,
     Convolution2d,
@@ -38,65 +45,7 @@ from secure_computation.network import (
     ValueName,
 )
 
-MAX_RING_BITS = 32
-MIN_RING_BITS = 3
 MAX_STEPS = 4 * MAX_OPERATIONS
-MAX_CRYPTEN_ELEMENTS = 1 << 21
-"""Of one value computed by CrypTen, for which about 500 bytes are dealt for each element."""
-CRYPTEN_SCALE = 1 << 16
-WEIGHT_LIMIT = 127 * 256 + 127
-"""Largest |integer weight|: what two balanced digits of 8 bits can hold."""
-
-RingBits = Annotated[int, Field(ge=MIN_RING_BITS, le=MAX_RING_BITS)]
-Shift = Annotated[int, Field(ge=0, le=MAX_RING_BITS - 2)]
-ChunkBits = Annotated[int, Field(ge=1, le=MAX_CHUNK_BITS)]
-Chunks = Annotated[tuple[ChunkBits, ...], Field(max_length=MAX_CHUNKS)]
-Factor = Annotated[int, Field(ge=1, lt=1 << (MAX_RING_BITS - 1))]
-RingInteger = Annotated[int, Field(gt=-(1 << (MAX_RING_BITS - 1)), lt=1 << (MAX_RING_BITS - 1))]
-Scale = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Bits = Annotated[int, Field(ge=0, le=64)]
-
-
-class FixedValue(Strict):
-    """How a value is held. `integer / scale` is the real number."""
-
-    ring_bits: RingBits
-    """The largest ring that any reader needs; a reader with a smaller ring cuts the value to it."""
-    scale: Scale
-    calibrated_bits: Bits
-    """Bits of the largest |integer| over the calibration images."""
-    worst_case_bits: Bits
-    """Bits that no image within the input's bounds can exceed; 64 stands for 64 and more."""
-
-
-class BaseStep(Strict):
-    """What every step has: its name (also its output's), the values it reads, the shape and form of what it makes."""
-
-    name: ValueName
-    inputs: tuple[ValueName, ...] = Field(max_length=256)
-    shape: AnyShape
-    value: FixedValue
-
-    @property
-    def output(self) -> str:
-        """Name of the value that this step makes: its own."""
-        return self.name
-
-    @property
-    def elements(self) -> int:
-        """Elements of the value that this step makes."""
-        return math.prod(self.shape)
-
-    def infer(self, inputs: tuple[Shape, ...]) -> Shape:
-        """Output shape for these input shapes. Raises ValueError where the step cannot take them."""
-        if len(inputs) != 1:
-            raise ValueError(f"needs one input, got {len(inputs)}")
-        return inputs[0]
-
-    def check_rings(self, inputs: tuple[FixedValue, ...]) -> None:
-        """Public-linear steps work in the ring of their output, to which wider inputs are cut. Raises ValueError."""
-        if any(value.ring_bits < self.value.ring_bits for value in inputs):
-            raise ValueError("the ring of an input is narrower than the ring of the result")
 
 
 class InputStep(BaseStep):
@@ -232,24 +181,7 @@ class OffsetStep(BaseStep):
     offset: RingInteger
 
 
-class _ComparisonStep(BaseStep):
-    """A step with a round trip. Reads its input cut to `ring_bits`; the result has a fresh mask that the dealer knows.
-
-    Result ring: `value.ring_bits`, wider or narrower than `ring_bits`.
-    """
-
-    ring_bits: RingBits
-
-    def _check_width(self, chunks: tuple[int, ...], bits: int) -> None:
-        if sum(chunks) != bits:
-            raise ValueError(f"chunks {chunks} do not add up to the {bits} bits to compare")
-
-    def check_rings(self, inputs: tuple[FixedValue, ...]) -> None:
-        if inputs[0].ring_bits < self.ring_bits:
-            raise ValueError("the ring of the input is narrower than the ring of the comparison")
-
-
-class ReluStep(_ComparisonStep):
+class ReluStep(ComparisonStep):
     """max(0, floor(z / 2^shift)) for -2^(ring_bits-1) + 2^shift <= z < 2^(ring_bits-1)."""
 
     kind: Literal["relu"] = "relu"
@@ -261,12 +193,12 @@ class ReluStep(_ComparisonStep):
 
     @model_validator(mode="after")
     def _layout(self) -> Self:
-        self._check_width(self.high_chunks, self.ring_bits - self.shift - 1)
-        self._check_width(self.low_chunks, self.shift)
+        self.check_width(self.high_chunks, self.ring_bits - self.shift - 1)
+        self.check_width(self.low_chunks, self.shift)
         return self
 
 
-class TruncateStep(_ComparisonStep):
+class TruncateStep(ComparisonStep):
     """floor(z / 2^shift), sign kept.
 
     For |z| < 2^(ring_bits-1) where `value.ring_bits` is ring_bits - shift; for |z| < 2^(ring_bits-2) where the result's
@@ -283,7 +215,7 @@ class TruncateStep(_ComparisonStep):
             raise ValueError("a truncation must leave two bits at least")
         if self.value.ring_bits < self.ring_bits - self.shift:
             raise ValueError("a truncation must keep all bits that are left")
-        self._check_width(self.low_chunks, self.shift)
+        self.check_width(self.low_chunks, self.shift)
         return self
 
     @property
@@ -292,7 +224,7 @@ class TruncateStep(_ComparisonStep):
         return self.value.ring_bits > self.ring_bits - self.shift
 
 
-class MaxPoolStep(_ComparisonStep):
+class MaxPoolStep(ComparisonStep):
     """Largest value in each window for |x| < 2^(ring_bits-2), in ring `ring_bits`, which is also the result's.
 
     Height first, then width; along each axis a tree: cells 0 and 1, 2 and 3, ... compared, an odd last one moves up.
@@ -313,7 +245,7 @@ class MaxPoolStep(_ComparisonStep):
 
     @model_validator(mode="after")
     def _layout(self) -> Self:
-        self._check_width(self.high_chunks, self.ring_bits - 1)
+        self.check_width(self.high_chunks, self.ring_bits - 1)
         if self.value.ring_bits != self.ring_bits:
             raise ValueError("a max pool keeps its ring")
         return self
@@ -329,7 +261,7 @@ class MaxPoolStep(_ComparisonStep):
         ).infer(inputs)
 
 
-class ClipStep(_ComparisonStep):
+class ClipStep(ComparisonStep):
     """min(x, limit) = limit - ReLU(limit - x), shift 0, for |x| and limit < 2^(ring_bits-2).
 
     A clip to [0, limit] is a ReluStep followed by this.
@@ -341,42 +273,13 @@ class ClipStep(_ComparisonStep):
 
     @model_validator(mode="after")
     def _layout(self) -> Self:
-        self._check_width(self.high_chunks, self.ring_bits - 1)
+        self.check_width(self.high_chunks, self.ring_bits - 1)
         if self.limit >= 1 << (self.ring_bits - 2):
             raise ValueError("the limit does not fit the ring")
         return self
 
 
-class CrypTenStep(_ComparisonStep):
-    """A smooth function on CrypTen's tensors, for |x| < 2^(ring_bits-2): approximate, unlike every other step.
-
-    x * multiplier / 2^divided_bits has 16 fractional bits, to which CrypTen's scale holds; so has the result.
-    """
-
-    kind: Literal["crypten"] = "crypten"
-    function: Literal["sigmoid", "tanh", "silu", "gelu"]
-    multiplier: Factor
-    divided_bits: Annotated[int, Field(ge=0, le=24)]
-
-    @model_validator(mode="after")
-    def _scale(self) -> Self:
-        if self.value.scale != CRYPTEN_SCALE:
-            raise ValueError(f"the result's scale must be {CRYPTEN_SCALE}")
-        if self.elements > MAX_CRYPTEN_ELEMENTS:
-            raise ValueError(f"more than {MAX_CRYPTEN_ELEMENTS} elements to be computed by CrypTen")
-        return self
-
-    def check_rings(self, inputs: tuple[FixedValue, ...]) -> None:
-        super().check_rings(inputs)
-        ratio = inputs[0].scale * self.multiplier / (CRYPTEN_SCALE << self.divided_bits)
-        if abs(ratio - 1) > 2**-12:
-            raise ValueError("the multiplier does not bring the input to 16 fractional bits")
-
-    def infer(self, inputs: tuple[Shape, ...]) -> Shape:
-        return Activation(name=self.name, inputs=self.inputs, shape=self.shape, function=self.function).infer(inputs)
-
-
-class LabelStep(_ComparisonStep):
+class LabelStep(ComparisonStep):
     """One bit for each logit, 1 for the largest, the first of equals; |x| < 2^(ring_bits-2), or differences would wrap.
 
     Only ever the last step, in plans of models whose card says `label-only`. Its bits are XOR-shared, not in a ring,
@@ -388,7 +291,7 @@ class LabelStep(_ComparisonStep):
 
     @model_validator(mode="after")
     def _layout(self) -> Self:
-        self._check_width(self.high_chunks, self.ring_bits - 1)
+        self.check_width(self.high_chunks, self.ring_bits - 1)
         return self
 
     def infer(self, inputs: tuple[Shape, ...]) -> Shape:
@@ -482,6 +385,8 @@ class MaskedLowering(Strict):
             raise ValueError("a value has more elements than are supported")
         if sum(step.elements for step in self.steps) > 4 * MAX_ACTIVATION_ELEMENTS:
             raise ValueError("the values together have more elements than are supported")
+        if sum(step.elements for step in self.steps if isinstance(step, CrypTenStep)) > 8 * MAX_CRYPTEN_ELEMENTS:
+            raise ValueError("more elements to be computed by CrypTen than are supported")
         linear = (step.operation.multiplications() for step in self.steps if isinstance(step, LinearStep))
         if sum(linear) > MAX_MULTIPLICATIONS:
             raise ValueError("more multiplications than are supported")

@@ -12,11 +12,11 @@ from typing import assert_never
 import numpy as np
 
 from secure_computation.engines.masked.activation import ActivationShape
+from secure_computation.engines.masked.crypten_step import CrypTenStep
 from secure_computation.engines.masked.plan import (
     AddStep,
     ClipStep,
     ConcatStep,
-    CrypTenStep,
     InputStep,
     LabelStep,
     LinearStep,

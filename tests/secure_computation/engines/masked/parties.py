@@ -13,7 +13,7 @@ from contract.errors import ModelFileError
 from secure_computation import reference
 from secure_computation.engines.crypten.in_process import Recorders
 from secure_computation.engines.masked import engine
-from secure_computation.engines.masked.drafting import Precision
+from secure_computation.engines.masked.drafts import Precision
 from secure_computation.engines.masked.engine import DeltaStore, MaskedDataOwner, MaskedDealer, MaskedModelOwner
 from secure_computation.engines.masked.in_process import (
     InProcessParties,

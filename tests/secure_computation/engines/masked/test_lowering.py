@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from contract.errors import ModelFileError
 from secure_computation import float_reference, reference
-from secure_computation.engines.masked.drafting import Precision
+from secure_computation.engines.masked.drafts import Precision
 from secure_computation.engines.masked.integer_weights import IntegerWeights, diffuse, round_weights
 from secure_computation.engines.masked.layouts import ONLINE_WEIGHT, best_chunks, online_bits, table_bits, tables
 from secure_computation.engines.masked.lowering import lower_masked

@@ -1,21 +1,37 @@
 """Networks with a smooth function in the middle: masked around it, CrypTen inside, against float."""
 
+import json
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
+from contract.errors import MaterialSpent, ModelFileError, PeerViolation
+from contract.identity import Role
 from secure_computation import reference
+from secure_computation.engines.masked import drafting
 from secure_computation.engines.masked.costs import Cost, declared_costs
+from secure_computation.engines.masked.crypten_step import CrypTenStep
 from secure_computation.engines.masked.integer_weights import IntegerWeights
 from secure_computation.engines.masked.lowering import lower_masked
-from secure_computation.engines.masked.plan import CrypTenStep, MaskedLowering
+from secure_computation.engines.masked.plan import MaskedLowering
+from secure_computation.engines.masked.stock import (
+    data_owner_bodies,
+    data_owner_sizes,
+    model_owner_bodies,
+    model_owner_sizes,
+    restore_data_owner,
+    restore_model_owner,
+)
 from secure_computation.network import Network
 from secure_computation.private_weights import PrivateWeights
-from secure_computation.wire import Frame, Kind
+from secure_computation.wire import Frame, Kind, tensor_prelude
 from tests.model_owner.graphs import build, compiled, floats, node
-from tests.secure_computation.engines.masked.parties import Model, parties_of
-from tests.secure_computation.engines.masked.sessions import Session
+from tests.secure_computation.engines.masked.parties import ITEM, VERSION, Model, parties_of
+from tests.secure_computation.engines.masked.sessions import LINKS, Body, Session
+from tests.secure_computation.engines.masked.test_stock import answer, prepared
 from tests.secure_computation.networks import plain_logits
 
 TOLERANCE = 0.01
@@ -88,6 +104,11 @@ FUNCTIONS = ("Sigmoid", "Silu", "Tanh", "Gelu")
 CASES = [(function, "conv") for function in FUNCTIONS] + [("Silu", stem) for stem in ("pool", "image", "max")]
 
 
+@pytest.fixture(scope="module")
+def silu() -> Smooth:
+    return smooth("Silu")
+
+
 @pytest.mark.parametrize(("function", "stem"), CASES)
 def test_against_float_at_the_declared_cost(function: str, stem: str) -> None:
     case = smooth(function, stem=stem)
@@ -128,3 +149,99 @@ def about(frames: list[Frame], name: str, *messages: str) -> list[Frame]:
         for frame in frames
         if frame.step.partition(", ")[0] in messages and frame.step.partition(", ")[2].startswith(f"{name} (")
     ]
+
+
+def test_a_restored_item_gives_the_same_logits_and_is_spent_once(silu: Smooth) -> None:
+    lowering, image = silu.lowering, silu.model.images[1]
+    parties = parties_of(silu.model)
+    p0, p1 = prepared(parties)
+    own, other = list(data_owner_bodies(lowering, p0)), list(model_owner_bodies(lowering, p1))
+    assert tuple(body.size for body in own) == data_owner_sizes(lowering)
+    assert tuple(body.size for body in other) == model_owner_sizes(lowering)
+    again = restore_data_owner(lowering, own, item=ITEM, weights_version=VERSION)
+    theirs = restore_model_owner(lowering, other, item=ITEM)
+    result = np.asarray(answer(parties, image, again, theirs))
+    assert np.abs(result - plain_logits(silu.network, silu.weights, image)).max() < TOLERANCE
+    with pytest.raises(MaterialSpent):
+        again.prepared.spend_input_mask()
+
+
+def test_what_each_party_receives_does_not_depend_on_the_image_and_is_uniform(silu: Smooth) -> None:
+    images = (silu.model.images[0], np.zeros_like(silu.model.images[0]))
+    sessions = [Session(parties_of(silu.model), image).run() for image in images]
+    for link in LINKS:
+        outlines = [
+            [(frame.kind, frame.phase, frame.step, len(frame.body)) for frame in session.frames[link]]
+            for session in sessions
+        ]
+        assert outlines[0] == outlines[1], link
+    step = next(step for step in silu.lowering.steps if isinstance(step, CrypTenStep))
+    header = len(tensor_prelude((1,), np.dtype(np.int64)))
+    for session in sessions:
+        for link in ("data_owner_from_model_owner", "model_owner_from_data_owner"):
+            openings = [
+                np.frombuffer(frame.body[header:], "<u8") for frame in about(session.frames[link], step.name, "CrypTen")
+            ]
+            bits = [words for words in openings if words.max() < 2]  # opened for `B2A_rng`: one bit in each word
+            assert len(bits) == 1
+            assert abs(bits[0].mean() - 0.5) < 5.5 * 0.5 / np.sqrt(bits[0].size)
+            received = np.concatenate([words for words in openings if words.max() >= 2]).view("u1")
+            assert received.size > 10_000
+            counts = np.bincount(received, minlength=256)
+            expected = received.size / 256
+            assert 150 < float(((counts - expected) ** 2 / expected).sum()) < 380
+        (dealt,) = about(session.frames["model_owner_from_dealer"], step.name, "correction")
+        ones = np.unpackbits(np.frombuffer(dealt.body, np.uint8))
+        assert abs(ones.mean() - 0.5) < 5.5 * 0.5 / np.sqrt(ones.size)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"multiplier": 3}, "does not bring the input to 16 fractional bits"),
+        ({"divided_bits": 3}, "does not bring the input to 16 fractional bits"),
+        ({"ring_bits": 32}, "narrower than the ring"),
+        ({"function": "exp"}, "function"),
+        ({"value": {"scale": 256.0}}, "the result's scale must be"),
+        ({"shape": [4, 6, 5]}, "makes shape"),
+    ],
+)
+def test_a_plan_that_does_not_fit_is_refused(silu: Smooth, change: dict[str, Any], message: str) -> None:
+    content = json.loads(silu.lowering.model_dump_json())
+    step = next(step for step in content["steps"] if step["kind"] == "crypten")
+    for name, value in change.items():
+        step[name] = step[name] | value if isinstance(value, dict) else value
+    with pytest.raises(ValidationError, match=message):
+        MaskedLowering.model_validate_json(json.dumps(content), strict=True)
+
+
+def test_too_large_a_layer_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(drafting, "MAX_CRYPTEN_ELEMENTS", 100)
+    with pytest.raises(ModelFileError, match=r"'activation1' \(sigmoid\) has more than 100 elements"):
+        smooth("Sigmoid")
+
+
+def test_corrections_cut_short_are_refused_before_the_image_is_sent(silu: Smooth) -> None:
+    def cut(step: str, body: Body) -> Body:
+        return body[:-8] if step.startswith("correction, activation1") else body
+
+    session = Session(parties_of(silu.model), silu.model.images[0], change=cut).run()
+    assert isinstance(session.errors[Role.MODEL_OWNER], PeerViolation)
+    assert session.logits is None
+    assert about(session.frames["data_owner_from_model_owner"], "activation1", "opening") == []
+
+
+def test_two_smooth_layers_one_of_them_last() -> None:
+    nodes = [
+        node("Conv", ["image", "w"], "c"),
+        node("Tanh", ["c"], "t"),
+        node("Flatten", ["t"], "f"),
+        node("Gemm", ["f", "v"], "g"),
+        node("Sigmoid", ["g"], "logits"),
+    ]
+    network, weights = compiled(build(nodes, {"w": floats(2, 1, 3, 3), "v": floats(16, 3, seed=2) / 2}, size=(1, 4, 6)))
+    images = floats(4, 1, 4, 6, seed=3)
+    lowering, integers = lower_masked(network, weights, images)
+    assert lowering.output == "activation2"
+    session = Session(parties_of(Model(network, lowering, integers, images)), images[0]).run()
+    assert np.abs(session.honest() - plain_logits(network, weights, images[0])).max() < TOLERANCE
