@@ -78,6 +78,14 @@ def agreement(
         save.write_text(result.model_dump_json(indent=2) + "\n")
 
 
+@app.command()
+def figures() -> None:
+    """Put the newest saved results on README's page."""
+    from benchmarks.figures import write
+
+    write()
+
+
 def _benchmark(configuration: Configuration, *, as_json: bool) -> None:
     from rich.console import Console
 

@@ -1,0 +1,89 @@
+"""The figures on README's page: a table made from saved results, never by hand.
+
+`scripts/bench figures` writes it between two markers; a test holds the page against the results.
+"""
+
+import json
+import re
+from pathlib import Path
+from typing import Any, Final
+
+from benchmarks.configuration import ROOT
+from contract.errors import CallerError
+
+RESULTS: Final = ROOT / "benchmarks" / "results"
+README: Final = ROOT / "README.md"
+BEGIN, END = "<!-- figures: made by scripts/bench figures -->", "<!-- end of figures -->"
+_BLOCK = re.compile(f"{re.escape(BEGIN)}.*?{re.escape(END)}", re.DOTALL)
+_COLUMNS = (
+    "engine",
+    "online s (range)",
+    "offline s",
+    "online MB",
+    "offline MB",
+    "one-way trips",
+    "largest party MB",
+    "logit error",
+)
+
+
+def newest(folder: Path, model: str) -> Path:
+    """The newest latency result of a model. Raises CallerError where there is none."""
+    found = sorted(folder.glob(f"latency-{model}-2*.json"))
+    if not found:
+        raise CallerError(
+            f"no result of {model} in {folder}: run scripts/bench latency --model {model} --save {folder}"
+        )
+    return found[-1]
+
+
+def render(folder: Path = RESULTS, models: tuple[str, ...] = ("resnet18", "resnet18-maxpool")) -> str:
+    """The block for README, markers included. Raises CallerError where a result is missing."""
+    parts = [BEGIN]
+    for model in models:
+        path = newest(folder, model)
+        parts += ["", *_table(json.loads(path.read_text()), path)]
+    return "\n".join([*parts, "", END])
+
+
+def _table(content: dict[str, Any], path: Path) -> list[str]:
+    results = content["results"]
+    first = results[0]
+    machine = first["machine"]
+    title = (
+        f"**{first['model']}**, {first['size']} x {first['size']}, one image, loopback, {machine['cores']} cores "
+        f"({machine['processor']}), {first['threads']} thread a party, medians of {first['runs']} runs in turns "
+        f"([{path.name}](benchmarks/results/{path.name})):"
+    )
+    lines = [title, "", f"| {' | '.join(_COLUMNS)} |", "| --- " * len(_COLUMNS) + "|"]
+    return lines + [_row(result) for result in results]
+
+
+def _row(result: dict[str, Any]) -> str:
+    spread = result["online_seconds_range"]
+    largest = max(result["peak_rss_bytes"].values())
+    cells = (
+        result["engine"],
+        f"{result['online_seconds']:.3g} ({spread['smallest']:.3g} - {spread['largest']:.3g})",
+        f"{result['offline_seconds']:.3g}",
+        f"{result['online_bytes'] / 1e6:,.1f}",
+        f"{result['offline_bytes'] / 1e6:,.1f}",
+        str(result["one_way_trips"]),
+        f"{largest / 1e6:,.0f}",
+        f"{result['max_abs_error']:.2g}",
+    )
+    return f"| {' | '.join(cells)} |"
+
+
+def shown(readme: Path = README) -> str:
+    """The block as it stands on the page. Raises CallerError where the markers are missing."""
+    found = _BLOCK.search(readme.read_text())
+    if found is None:
+        raise CallerError(f"{readme.name} has lost its markers '{BEGIN}' and '{END}': put them back")
+    return found.group()
+
+
+def write(readme: Path = README) -> None:
+    """Put the newest results on the page."""
+    text, block = readme.read_text(), render()
+    readme.write_text(text.replace(shown(readme), block))
