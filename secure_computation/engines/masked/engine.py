@@ -112,7 +112,9 @@ class MaskedDealer:
             return
         version = _version_name(channel.receive_hello(step="weights version"), channel)
         organisation = channel.peer.organisation
-        model_seed = derive_model_seed(self._key, model_owner=organisation, version_name=version)
+        model_seed = derive_model_seed(
+            self._key, model_owner=organisation, version_name=version, lowering=self._lowering
+        )
         channel.send_seed(model_seed.reveal_to_channel(), step="model seed")
         channel.send_seed(seeds.model_owner.reveal_to_channel(), step="seed")
 

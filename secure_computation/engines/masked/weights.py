@@ -8,6 +8,7 @@ A model seed belongs to one version of one model's weights. D derives it from a 
 so it keeps no list; a new import has a new name, so two versions of weights never share a mask.
 """
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
@@ -30,9 +31,14 @@ def linear_steps(lowering: MaskedLowering) -> Iterator[tuple[int, LinearStep]]:
     return enumerate(steps)
 
 
-def derive_model_seed(dealer_key: Seed, *, model_owner: str, version_name: str) -> Seed:
-    """D: the seed of A for one version of weights. `version_name` is drawn at random when the version is imported."""
-    item = f"{model_owner}\n{version_name}"
+def derive_model_seed(dealer_key: Seed, *, model_owner: str, version_name: str, lowering: MaskedLowering) -> Seed:
+    """D: the seed of A for one version of weights in one plan.
+
+    `version_name` is drawn at random when the version is imported. The plan is bound in as well, so that one name used
+    for two plans would not repeat a mask.
+    """
+    plan = hashlib.sha256(lowering.model_dump_json().encode()).hexdigest()
+    item = f"{model_owner}\n{version_name}\n{plan}"
     return Seed(dealer_key.stream(item=item, step=0, label="model seed").uint8(32).tobytes())
 
 

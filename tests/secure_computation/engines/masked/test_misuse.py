@@ -180,16 +180,19 @@ def _own(model: Model, name: str) -> RingElements:
     return weights
 
 
-def test_model_seeds_belong_to_dealer_owner_and_version() -> None:
+def test_model_seeds_belong_to_dealer_owner_version_and_plan() -> None:
     key = Seed.fresh()
+    plan = other_weights().lowering
+    other_plan = plan.model_copy(update={"output": plan.steps[0].name})
     seeds = {
-        derive_model_seed(used, model_owner=owner, version_name=version).reveal_to_channel()
+        derive_model_seed(used, model_owner=owner, version_name=version, lowering=lowering).reveal_to_channel()
         for used in (key, Seed.fresh())
         for owner in ("laboratory", "rival")
         for version in (VERSION, OTHER_VERSION)
+        for lowering in (plan, other_plan)
     }
-    assert len(seeds) == 8
-    again = derive_model_seed(key, model_owner="rival", version_name=VERSION)
+    assert len(seeds) == 16
+    again = derive_model_seed(key, model_owner="rival", version_name=VERSION, lowering=plan)
     assert again.reveal_to_channel() in seeds
 
 
