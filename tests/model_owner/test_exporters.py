@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from model_owner.onnx_import.compiling import lower
 from model_owner.onnx_import.reading import read_onnx
 from secure_computation.float_reference import evaluate
+from secure_computation.network import Activation
 from tests.model_owner.graphs import kinds
 
 
@@ -68,3 +69,33 @@ def test_torch_export(module: nn.Module, exporter: str, tmp_path: Path) -> None:
         "convolution2d", "relu", "max_pool", "convolution2d", "clip", "convolution2d", "convolution2d", "add", "relu",
         "global_average_pool", "reshape", "fully_connected",
     ]  # fmt: skip
+
+
+class Smooth(nn.Module):
+    """SiLU, sigmoid and tanh, which torch writes in its own ways."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(1, 4, 3), nn.SiLU(), nn.Conv2d(4, 4, 3), nn.Sigmoid(), nn.Flatten(), nn.Linear(64, 3), nn.Tanh()
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.layers(images)  # type: ignore[no-any-return]
+
+
+@pytest.mark.filterwarnings("ignore:You are using the legacy TorchScript-based ONNX export:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:The feature will be removed:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.isinstance\\(treespec, LeafSpec\\). is deprecated:FutureWarning")
+@pytest.mark.parametrize("dynamo", [True, False])
+def test_smooth_functions_as_torch_writes_them(tmp_path: Path, dynamo: bool) -> None:
+    torch.manual_seed(1)
+    module, path = Smooth().eval(), tmp_path / "model.onnx"
+    torch.onnx.export(module, (torch.zeros(1, 1, 8, 8),), path, dynamo=dynamo, verbose=False)
+    network, weights = lower(read_onnx(path))
+    functions = [operation.function for operation in network.operations if isinstance(operation, Activation)]
+    assert functions == ["silu", "sigmoid", "tanh"]
+    images = torch.randn(1, 1, 8, 8)
+    with torch.inference_mode():
+        expected = module(images).numpy()
+    np.testing.assert_allclose(evaluate(network, weights, images).numpy(), expected, rtol=1e-4, atol=1e-5)

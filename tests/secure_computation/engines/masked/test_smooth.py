@@ -26,6 +26,7 @@ from secure_computation.engines.masked.stock import (
     restore_model_owner,
 )
 from secure_computation.network import Network
+from secure_computation.plan import make_plan, parse_plan
 from secure_computation.private_weights import PrivateWeights
 from secure_computation.wire import Frame, Kind, tensor_prelude
 from tests.model_owner.graphs import build, compiled, floats, node
@@ -193,6 +194,11 @@ def test_what_each_party_receives_does_not_depend_on_the_image_and_is_uniform(si
         (dealt,) = about(session.frames["model_owner_from_dealer"], step.name, "correction")
         ones = np.unpackbits(np.frombuffer(dealt.body, np.uint8))
         assert abs(ones.mean() - 0.5) < 5.5 * 0.5 / np.sqrt(ones.size)
+
+
+def test_a_plan_with_such_a_step_travels(silu: Smooth) -> None:
+    plan = make_plan(silu.network, silu.lowering)
+    assert parse_plan(plan.canonical_bytes()) == plan
 
 
 @pytest.mark.parametrize(
