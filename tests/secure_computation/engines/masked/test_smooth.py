@@ -251,3 +251,13 @@ def test_two_smooth_layers_one_of_them_last() -> None:
     assert lowering.output == "activation2"
     session = Session(parties_of(Model(network, lowering, integers, images)), images[0]).run()
     assert np.abs(session.honest() - plain_logits(network, weights, images[0])).max() < TOLERANCE
+
+
+def test_a_label_and_no_logits_behind_a_smooth_layer(silu: Smooth) -> None:
+    lowering, integers = lower_masked(silu.network, silu.weights, silu.model.images, label_only=True)
+    model = Model(silu.network, lowering, integers, silu.model.images)
+    for image in silu.model.images[:3]:
+        session = Session(parties_of(model), image).run()
+        assert session.errors == {}
+        assert session.label is not None
+        assert session.label.index == int(np.argmax(plain_logits(silu.network, silu.weights, image)))
