@@ -15,6 +15,8 @@ from data_owner.diagnosis import Diagnosis
 from data_owner.session import Progress
 
 BAR_WIDTH = 30
+FRAME = 8
+"""Columns that a panel adds to its title."""
 
 
 @contextmanager
@@ -52,7 +54,8 @@ def print_diagnosis(console: Console, diagnosis: Diagnosis, card: ModelCard) -> 
     else:
         content, subtitle = _bars(finding.label, finding.probabilities), f"{model}, calibrated probabilities"
     title = Text(f"{diagnosis.file}: {finding.label}", style="bold")
-    console.print(Panel(content, title=title, subtitle=Text(subtitle), expand=False))
+    width = min(console.width, max(len(title), len(subtitle), BAR_WIDTH + 24) + FRAME)
+    console.print(Panel(content, title=title, subtitle=Text(subtitle), width=width))
     for warning in diagnosis.warnings:
         console.print(f"Warning: {warning.text}", markup=False)
     console.print(f"Intended use: {card.intended_use}", markup=False)
@@ -70,10 +73,11 @@ def _bars(label: str, probabilities: dict[str, float]) -> Table:
 
 def _print_account(console: Console, diagnosis: Diagnosis) -> None:
     sent, seconds = diagnosis.bytes, diagnosis.seconds
+    prepared = "to fetch stocked material" if diagnosis.stocked else "of preparation that needs no image"
     lines = (
         f"Left this machine: {sent.data_owner_sent / 1e6:,.1f} MB to the model owner and the crypto provider, all of",
         "it masked. The image, the result and the keys stayed here.",
-        f"Took {seconds.offline:.1f} s of preparation that needs no image, and {seconds.online:.1f} s online",
+        f"Took {seconds.offline:.1f} s {prepared}, and {seconds.online:.1f} s online",
         f"({diagnosis.one_way_trips} one-way trips, {sent.online / 1e6:,.1f} MB both ways).",
     )
     console.print("\n".join(lines), markup=False, soft_wrap=True)
