@@ -315,6 +315,7 @@ class Diagnoser:
         if taken is None:
             return None
         material = taken.restore()
+        self._side(claims, plan).draw_ahead(material)  # while the model owner reads its half
         patience = self._settings.waiting.material
         answered = model_owner.receive_hello(step=STOCKED_ITEM_STEP, wait_seconds=patience).get("item")
         if answered == name:
@@ -334,6 +335,8 @@ class Diagnoser:
         item = item_of(session.claims)
         material = side.prepare(item=item, dealer=dealer, model_owner=model_owner, patience_seconds=patience)
         dealer.send_end(step="material received")
+        if session.claims.purpose is Purpose.DIAGNOSE:
+            side.draw_ahead(material)  # while the model owner's half arrives
         ready = model_owner.receive_hello(step="material ready", wait_seconds=patience)
         return Offline(material=material, model_owner=model_owner, dealer=dealer, ready=ready)
 

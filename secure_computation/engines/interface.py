@@ -55,6 +55,10 @@ class DataOwnerSide(Protocol, Generic[Prepared]):
         """
         ...
 
+    def draw_ahead(self, prepared: Prepared) -> None:
+        """Offline, where it is known that an image follows: do what would otherwise be done in its way."""
+        ...
+
     def run(self, image: NDArray[np.float32], prepared: Prepared, *, model_owner: Channel, on_layer: OnLayer) -> Answer:
         """Online: the answer for an image of the network's input shape."""
         ...

@@ -85,6 +85,9 @@ class CrypTenDataOwner:
             ),
         )
 
+    def draw_ahead(self, prepared: PreparedDataOwner) -> None:
+        """See DataOwnerSide. All draws together would take too much memory here: nothing is drawn ahead."""
+
     def run(
         self, image: NDArray[np.float32], prepared: PreparedDataOwner, *, model_owner: Channel, on_layer: OnLayer
     ) -> NDArray[np.float64]:
