@@ -71,7 +71,7 @@ def test_what_is_not_exactly_one_plan_is_refused(data: bytes) -> None:
     ids=range(5),
 )
 def test_dealing_list_of_the_senders_choice_is_refused(data: bytes) -> None:
-    with pytest.raises(ModelFileError, match="does not belong to its network|more than"):
+    with pytest.raises(ModelFileError, match=r"does not belong to its network|more than"):
         require_own_dealing_list(parse_plan(data))
 
 
