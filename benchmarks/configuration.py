@@ -48,6 +48,14 @@ def parse_engines(text: str, known: Collection[str]) -> tuple[str, ...]:
     return engines
 
 
+def parse_sides(text: str) -> tuple[int, ...]:
+    """Read `64,128`. Raises CallerError for anything but two or more sides of 32 to 1024 pixels."""
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isascii() and part.isdigit() and 32 <= int(part[:6]) <= 1024 for part in parts) or len(parts) < 2:
+        raise CallerError("give --sides two or more numbers of 32 to 1024 pixels, say 64,128,224")
+    return tuple(int(part) for part in parts)
+
+
 def find_model(text: str) -> Path:
     """Folder of a model: a name in MODELS, else a path. Raises CallerError where there is none."""
     folder = MODELS.get(text) or Path(text).resolve()

@@ -2,6 +2,7 @@
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 from contract.model_card import read_card
 
@@ -12,7 +13,6 @@ def write_with_max_pool(base: Path, folder: Path) -> Path:
     """Write `base` with the average pool of its stem turned into a max pool, as the usual ResNet-18 has; return it."""
     import onnx
 
-    folder.mkdir()
     model = onnx.load(base / "model.onnx")
     for node in model.graph.node:
         if node.op_type == "AveragePool":
@@ -20,15 +20,32 @@ def write_with_max_pool(base: Path, folder: Path) -> Path:
             kept = [one for one in node.attribute if one.name != "count_include_pad"]
             del node.attribute[:]
             node.attribute.extend(kept)
-    content = model.SerializeToString()
+    return _write(base, folder, model.SerializeToString(), {"name": MAX_POOL})
+
+
+def write_resized(base: Path, folder: Path, side: int) -> Path:
+    """Write `base` for inputs of side x side pixels; return it."""
+    import onnx
+
+    model = onnx.load(base / "model.onnx")
+    for dimension in model.graph.input[0].type.tensor_type.shape.dim[-2:]:
+        dimension.dim_value = side
+    del model.graph.value_info[:]  # shapes of the old size
+    card = read_card(base / "card.json")
+    resized = card.input.model_copy(update={"height": side, "width": side})
+    return _write(base, folder, model.SerializeToString(), {"name": f"{card.name}-{side}", "input": resized})
+
+
+def _write(base: Path, folder: Path, content: bytes, changes: dict[str, Any]) -> Path:
+    folder.mkdir()
     (folder / "model.onnx").write_bytes(content)
     card = read_card(base / "card.json").model_copy(
         update={
-            "name": MAX_POOL,
-            "intended_use": "Measuring only: the weights were trained for another pool, so answers mean nothing.",
+            "intended_use": "Measuring only: the weights were trained for another network, so answers mean nothing.",
             "metrics": (),
             "model_sha256": hashlib.sha256(content).hexdigest(),
         }
+        | changes
     )
     (folder / "card.json").write_text(card.model_dump_json(indent=2))
     return folder

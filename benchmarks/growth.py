@@ -1,0 +1,80 @@
+"""How the masked engine's cost grows with the picture: the same network at several sizes, the sizes in turns."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+
+from benchmarks.case import prepare
+from benchmarks.engines.product import product
+from benchmarks.machine import Machine, read_machine, read_versions
+from benchmarks.measuring import measure_in_turns
+from benchmarks.variants import write_resized
+from contract.model_card import Strict
+from contract.ticket import Engine
+
+
+class SizeCost(Strict):
+    """Medians at one size."""
+
+    side: int
+    online_seconds: float
+    offline_seconds: float
+    online_bytes: int
+    offline_bytes: int
+    one_way_trips: int
+
+
+class Growth(Strict):
+    """Costs by size, and what a straight line in the number of pixels makes of them."""
+
+    model: str
+    runs: int
+    sizes: tuple[SizeCost, ...]
+    online_bytes_per_pixel: float
+    online_microseconds_per_pixel: float
+    online_seconds_at_no_pixels: float
+    """What the line leaves for an empty picture: trips and calls."""
+    machine: Machine
+    versions: dict[str, str]
+
+
+def measure_growth(
+    base: Path, folder: Path, *, sides: Sequence[int], runs: int, timeout_seconds: float, on_side: Callable[[int], None]
+) -> Growth:
+    """Measure each size on servers of its own, after a warm-up."""
+    costs = []
+    for side in sides:
+        on_side(side)
+        place = folder / str(side)
+        place.mkdir()
+        case = prepare(write_resized(base, place / "model", side), place, seed=1)
+        openers = {"masked": product(Engine.MASKED)}
+        measured = measure_in_turns(
+            case, openers, runs=runs, timeout_seconds=timeout_seconds, on_step=lambda _step: None
+        )
+        found = [run.measurement for run in measured if run.round > 0]
+        costs.append(
+            SizeCost(
+                side=side,
+                online_seconds=median(one.online_seconds for one in found),
+                offline_seconds=median(one.offline_seconds for one in found),
+                online_bytes=found[0].online_bytes,
+                offline_bytes=found[0].offline_bytes,
+                one_way_trips=found[0].one_way_trips,
+            )
+        )
+    pixels = np.array([cost.side**2 for cost in costs], dtype=np.float64)
+    slope, start = np.polyfit(pixels, [cost.online_seconds for cost in costs], 1)
+    bytes_slope, _ = np.polyfit(pixels, [cost.online_bytes for cost in costs], 1)
+    return Growth(
+        model=base.name,
+        runs=runs,
+        sizes=tuple(costs),
+        online_bytes_per_pixel=float(bytes_slope),
+        online_microseconds_per_pixel=float(slope * 1e6),
+        online_seconds_at_no_pixels=float(start),
+        machine=read_machine(),
+        versions=read_versions(),
+    )
