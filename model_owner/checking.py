@@ -6,12 +6,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from contract.errors import ModelFileError
+from contract.errors import ImageError, ModelFileError
 from contract.model_card import InputSpecification, Strict
 from contract.onnx_runtime import load_onnxruntime
 from imaging.reading import read_model_input
 from model_owner.registry import RegisteredModel
+from secure_computation import reference
 from secure_computation.engines.crypten.lowering import predict_cost
+from secure_computation.engines.masked.costs import total_cost
+from secure_computation.engines.masked.integer_weights import round_weights
 from secure_computation.float_reference import evaluate, value_ranges
 from secure_computation.network import Shape
 
@@ -33,12 +36,24 @@ class LayerReport(Strict):
 
 
 class CostReport(Strict):
-    """What one diagnosis costs under one engine, as its lowering predicts. Payload bytes, without frame headers."""
+    """What one diagnosis costs under one engine, as its lowering declares. Without masked weights, sent once."""
 
     engine: str
     one_way_trips: int
-    online_bytes_each_way: int
+    online_bytes: int
+    """Both ways."""
     offline_bytes: int
+
+
+class FixedPointReport(Strict):
+    """The masked engine's answers on the samples, by its integer reference, which it equals in every element."""
+
+    max_abs_error: float | None
+    """Largest difference of a logit from onnxruntime's; None where the plan gives labels only."""
+    labels_agree: int
+    """Samples on which both name the same class."""
+    out_of_range: str | None
+    """What the audit said of the first sample with a value beyond its ring; such samples are not compared."""
 
 
 class CheckReport(Strict):
@@ -55,6 +70,8 @@ class CheckReport(Strict):
     """Largest difference of a logit from onnxruntime's."""
     labels_agree: int
     """Samples on which both name the same class."""
+    fixed_point: FixedPointReport | None
+    """None where the masked engine cannot take the model."""
 
 
 def check_model(model: RegisteredModel, files: tuple[Path, ...] = ()) -> CheckReport:
@@ -76,6 +93,7 @@ def check_model(model: RegisteredModel, files: tuple[Path, ...] = ()) -> CheckRe
         costs=_costs(model),
         max_abs_error=float(np.abs(logits - expected).max()),
         labels_agree=int((logits.argmax(axis=1) == expected.argmax(axis=1)).sum()),
+        fixed_point=_fixed_point(model, images, expected),
     )
 
 
@@ -124,12 +142,43 @@ def _layers(model: RegisteredModel, images: NDArray[np.float32]) -> tuple[LayerR
 
 
 def _costs(model: RegisteredModel) -> tuple[CostReport, ...]:
-    cost = predict_cost(model.plan.network, model.plan.engines.crypten)
-    return (
-        CostReport(
-            engine="crypten",
-            one_way_trips=cost.online_trips,
-            online_bytes_each_way=cost.online_bytes_each_way,
-            offline_bytes=cost.offline_bytes,
-        ),
+    crypten = predict_cost(model.plan.network, model.plan.engines.crypten)
+    found = CostReport(
+        engine="crypten",
+        one_way_trips=crypten.online_trips,
+        online_bytes=2 * crypten.online_bytes_each_way,
+        offline_bytes=crypten.offline_bytes,
+    )
+    if model.plan.engines.masked is None:
+        return (found,)
+    masked = total_cost(model.plan.engines.masked)
+    declared = CostReport(
+        engine="masked",
+        one_way_trips=masked.trips,
+        online_bytes=masked.data_owner_to_model_owner + masked.model_owner_to_data_owner,
+        offline_bytes=masked.dealer_to_model_owner + masked.data_owner_to_model_owner_offline,
+    )
+    return (declared, found)
+
+
+def _fixed_point(
+    model: RegisteredModel, images: NDArray[np.float32], expected: NDArray[np.float32]
+) -> FixedPointReport | None:
+    lowering = model.plan.engines.masked
+    if lowering is None:
+        return None
+    weights = round_weights(lowering, model.weights)
+    errors, agree, out_of_range = [], 0, None
+    for image, wanted in zip(images, expected, strict=True):
+        try:
+            output = reference.evaluate(lowering, weights, reference.quantise_image(lowering, image))
+        except (ModelFileError, ImageError) as error:
+            out_of_range = out_of_range or str(error)
+            continue
+        agree += int(reference.label_of(output) == wanted.argmax())
+        errors.append(float(np.abs(reference.logits_of(lowering, output) - wanted).max()))
+    return FixedPointReport(
+        max_abs_error=None if lowering.gives_label or not errors else max(errors),
+        labels_agree=agree,
+        out_of_range=out_of_range,
     )

@@ -13,6 +13,8 @@ import typer
 from contract.command_line import log_to_stderr, new_app, run, say
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from model_owner.checking import CheckReport
 
 app = new_app("The model owner: its weights never leave this machine.")
@@ -120,13 +122,13 @@ def _print_report(report: "CheckReport") -> None:
         )
     console.print(layers)
     costs = Table(title="predicted for one diagnosis")
-    for heading in ("engine", "one-way trips", "online MB each way", "offline MB"):
+    for heading in ("engine", "one-way trips", "online MB", "offline MB"):
         costs.add_column(heading, justify="left" if heading == "engine" else "right")
     for cost in report.costs:
         costs.add_row(
             cost.engine,
             str(cost.one_way_trips),
-            f"{cost.online_bytes_each_way / 1e6:,.2f}",
+            f"{cost.online_bytes / 1e6:,.2f}",
             f"{cost.offline_bytes / 1e6:,.2f}",
         )
     console.print(costs)
@@ -134,7 +136,21 @@ def _print_report(report: "CheckReport") -> None:
         f"Against onnxruntime: logits differ by at most {report.max_abs_error:.2g}; "
         f"{report.labels_agree} of {report.samples} labels agree."
     )
+    _print_fixed_point(console, report)
     console.print(f"Plan {report.plan_hash}")
+
+
+def _print_fixed_point(console: "Console", report: "CheckReport") -> None:
+    fixed = report.fixed_point
+    if fixed is None:
+        console.print("The masked engine cannot take this model: it is served by the crypten engine.")
+        return
+    gap = "" if fixed.max_abs_error is None else f"logits differ by at most {fixed.max_abs_error:.2g}; "
+    console.print(f"The masked engine: {gap}{fixed.labels_agree} of {report.samples} labels agree.")
+    if fixed.out_of_range is not None:
+        console.print(
+            f"A sample leaves the range that the plan allows: {fixed.out_of_range}", markup=False, soft_wrap=True
+        )
 
 
 def main() -> None:

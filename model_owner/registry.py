@@ -10,6 +10,7 @@ A version is written once, into a temporary folder that is then renamed; it is n
 """
 
 import hashlib
+import logging
 import os
 import secrets
 import shutil
@@ -26,12 +27,14 @@ from contract.model_card import ModelCard, OutputPolicy, Strict, read_card
 from model_owner.calibration import calibration_images
 from model_owner.onnx_import.compiling import CompiledModel, compile_model
 from secure_computation.engines.masked.lowering import lower_masked
+from secure_computation.engines.masked.plan import MaskedLowering
 from secure_computation.plan import MAX_PLAN_BYTES, Plan, make_plan, parse_plan
 from secure_computation.private_weights import PrivateWeights
 
 CARD, PLAN, WEIGHTS, ONNX, MANIFEST = "card.json", "plan.json", "weights.npz", "onnx", "manifest.json"
 _MAX_MANIFEST_BYTES = 1 << 20
 _CHUNK = 1 << 20
+_LOG = logging.getLogger(__name__)
 
 
 class Manifest(Strict):
@@ -80,10 +83,7 @@ class Registry:
                 f"{card.name} {card.version} is imported already: give a changed model a new version in its card"
             )
         compiled = compile_model(model_path, card)
-        images = calibration_images(card.input, calibration)
-        label_only = card.output_policy is OutputPolicy.LABEL_ONLY
-        masked, _ = lower_masked(compiled.network, compiled.weights, images, label_only=label_only)
-        plan = make_plan(compiled.network, masked)
+        plan = make_plan(compiled.network, _masked_lowering(compiled, card, calibration))
         try:
             self._models.mkdir(mode=0o700, parents=True, exist_ok=True)
             folder.parent.mkdir(mode=0o700, exist_ok=True)
@@ -122,6 +122,20 @@ class Registry:
                 f"no such model version is imported: import it, or name one of: {listing or 'none yet'}"
             )
         return _load_version(self._models / name / (version or known[name][-1]))
+
+
+def _masked_lowering(compiled: CompiledModel, card: ModelCard, calibration: Sequence[Path]) -> MaskedLowering | None:
+    """The masked engine's half of the plan; None, with a warning, where only the crypten engine can take the model."""
+    images = calibration_images(card.input, calibration)
+    label_only = card.output_policy is OutputPolicy.LABEL_ONLY
+    try:
+        lowering, _ = lower_masked(compiled.network, compiled.weights, images, label_only=label_only)
+    except ModelFileError as error:
+        if label_only:
+            raise  # only the masked engine can keep logits from the data owner
+        _LOG.warning("the masked engine cannot take this model, the crypten engine serves it alone: %s", error)
+        return None
+    return lowering
 
 
 def _version_folders(model: Path) -> list[str]:

@@ -15,9 +15,11 @@ import onnx
 import pytest
 
 from contract.errors import ModelFileError
+from contract.ticket import Engine
 from model_owner import command
 from model_owner.checking import check_model, random_images
 from model_owner.registry import Registry
+from secure_computation.engines.choosing import offered_engines
 from secure_computation.engines.masked.plan import LinearStep, SumPoolStep
 from secure_computation.plan import parse_plan
 from tests.model_owner.graphs import build, card_for, floats, node
@@ -186,10 +188,32 @@ def test_check_reports_ranges_cost_and_gap(imported: Path) -> None:
     assert report.layers[1].smallest == 0.0 < report.layers[1].largest == report.layers[0].largest
     assert 0 < report.max_abs_error < 1e-4
     assert report.labels_agree == report.samples == 4
-    (cost,) = report.costs
-    assert cost.engine == "crypten"
-    assert cost.one_way_trips > 2
-    assert cost.online_bytes_each_way > 8 * (4 * 5 * 4)  # at least one 64-bit opening for each ReLU
+    masked, crypten = report.costs
+    assert (masked.engine, crypten.engine) == ("masked", "crypten")
+    assert masked.one_way_trips == 4  # the image, an opening and its answer, the output
+    assert crypten.online_bytes > 2 * 8 * (4 * 5 * 4)  # at least one 64-bit opening for each ReLU
+    assert crypten.online_bytes > 10 * masked.online_bytes
+    assert report.fixed_point is not None
+    assert report.fixed_point.max_abs_error is not None
+    assert report.fixed_point.max_abs_error < 0.02
+    assert (report.fixed_point.labels_agree, report.fixed_point.out_of_range) == (4, None)
+
+
+def test_a_model_that_the_masked_engine_cannot_take_is_served_by_the_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*_arguments: object, **_options: object) -> None:
+        raise ModelFileError("layer 'c' needs 33 bits: scale it down")
+
+    monkeypatch.setattr("model_owner.registry.lower_masked", refuse)
+    added = Registry(tmp_path / "data").add(*write_model(tmp_path / "given"))
+    assert offered_engines(added.plan) == (Engine.CRYPTEN,)
+    assert "layer 'c' needs 33 bits" in caplog.text
+    report = check_model(added)
+    assert report.fixed_point is None
+    assert [cost.engine for cost in report.costs] == ["crypten"]
+    with pytest.raises(ModelFileError, match="33 bits"):
+        Registry(tmp_path / "other").add(*write_model(tmp_path / "labels", output_policy="label-only"))
 
 
 def test_random_images_are_pictures_and_always_the_same(imported: Path) -> None:
