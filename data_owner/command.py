@@ -33,7 +33,9 @@ def diagnose(
     files: Annotated[list[Path], typer.Argument(metavar="FILE ...", help="DICOM, PNG or JPEG.")],
     config: Annotated[Path | None, typer.Option(help="TOML file of settings.")] = None,
     model: Annotated[str | None, typer.Option(help="Needed where several models are offered.")] = None,
-    engine: Annotated[Engine, typer.Option(help="How the network is evaluated on shares.")] = Engine.MASKED,
+    engine: Annotated[
+        Engine | None, typer.Option(help="How the network is evaluated on shares; if left out, the model's first.")
+    ] = None,
     *,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a file, on stdout.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Submit images with warnings that ask to confirm.")] = False,
@@ -50,15 +52,17 @@ def diagnose(
         from secure_computation.engines.choosing import warm_up
 
         torch.set_num_threads(settings.threads)
-        warm_up(engine)  # takes seconds: before the first session, not in it
     front_end = settings.inference_service
     statuses = [0]
     with InferenceServiceClient(front_end.url, front_end.api_key, authority=front_end.authority) as client:
         diagnoser = Diagnoser(settings, client)
         entry = diagnoser.choose_model(model)
+        chosen = engine or entry.engines[0]
+        with console().status("starting"):
+            warm_up(chosen)  # takes seconds: before the first session, not in it
         for path in files:
             try:
-                _diagnose_one(diagnoser, path, entry, engine=engine, as_json=as_json, force=force)
+                _diagnose_one(diagnoser, path, entry, engine=chosen, as_json=as_json, force=force)
             except EncryptedInferenceError as error:
                 say(f"data-owner: {path}: {one_line(error)}")
                 statuses.append(error.exit_status)
