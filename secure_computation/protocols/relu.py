@@ -40,7 +40,7 @@ from typing import Final
 
 import numpy as np
 
-from secure_computation.kernels.comparing import BLOCK, ReluConstants, blocks, combine_relu
+from secure_computation.kernels.comparing import ReluConstants, blocks, combine_relu
 from secure_computation.protocols.bundle import Bundle, BundleLayout
 from secure_computation.protocols.comparison import (
     Chain,
@@ -50,9 +50,9 @@ from secure_computation.protocols.comparison import (
     expand_for_p0,
 )
 from secure_computation.protocols.draws import BitArray, Draws, RingElements
+from secure_computation.protocols.opening import OUTPUT_MASK, draw_mask, draw_whole_mask, hide_share, share_label, zeros
 from secure_computation.ring import cut_to_bits, cut_to_ring
 
-OUTPUT_MASK: Final = "output mask"
 _HIGH, _LOW = "high", "low"
 _SHARES: Final = ("m1", "q", "m1 q", "m2", "m1 m2", "g", "m1 g")
 """All that a layer may be dealt in rings, in the order of `combine_relu`."""
@@ -126,8 +126,7 @@ class ReluShape:
 def deal_relu(shape: ReluShape, *, p0: Draws, p1: Draws) -> Bundle:
     """D: everything that P1's seed cannot give."""
     k, f, count = shape.ring_bits, shape.truncated_bits, shape.count
-    r = p0.ring("mask", count, bits=k) + p1.ring("mask", count, bits=k)
-    r &= np.uint32((1 << k) - 1)
+    r = draw_whole_mask(count, bits=k, p0=p0, p1=p1)
     body, words = shape.corrections.room()
     bits = np.empty((1, count), np.uint8)
     rings = {name: np.empty(count, np.uint32) for name in shape.dealt_rings}
@@ -143,7 +142,7 @@ def deal_relu(shape: ReluShape, *, p0: Draws, p1: Draws) -> Bundle:
         dealt = _dealt_values(shape, q, s0, s1)
         bits[0, part] = dealt["g"].astype(np.uint8) ^ s0.bits("g bit", size)
         for name, ring in rings.items():
-            np.subtract(dealt[name], s0.ring(_share(name), size, bits=32), out=ring[part])
+            np.subtract(dealt[name], s0.ring(share_label(name), size, bits=32), out=ring[part])
     return Bundle(
         words=words,
         bits=cut_to_bits(bits),
@@ -184,8 +183,7 @@ class ReluAsP0:
 
     def prepare(self, z0: RingElements) -> Bundle:
         """Offline: hide P0's share of z. Goes to P1."""
-        k = self.shape.ring_bits
-        return Bundle(rings=(cut_to_ring(z0 + self._draws.ring("mask", self.shape.count, bits=k), k),))
+        return hide_share(z0, self._draws, bits=self.shape.ring_bits)
 
     def expand(self) -> None:
         """Draw ahead what `answer` needs: some 70 bytes an element. For the time that P0 waits; may be left out."""
@@ -196,23 +194,23 @@ class ReluAsP0:
         for label in ("g bit", "m1", "m2") if shape.low else ("g bit", "m1"):
             self._blocks.expand(label, (count + 7) // 8)
         for name in shape.dealt_rings:
-            self._blocks.expand(_share(name), 4 * count)
+            self._blocks.expand(share_label(name), 4 * count)
 
     def answer(self, received: Bundle) -> Bundle:
         """Online: P1's message in, P0's message out."""
         shape, c = self.shape, received.rings[0].values
         own = np.empty((shape.from_p0.bit_arrays, shape.count), np.uint8)
         y0 = np.empty(shape.count, np.uint32)
-        constants, zeros = _constants(shape, public=False), _zeros(shape)
+        constants, nothing = _constants(shape, public=False), zeros(shape.count)
         for part in blocks(shape.count):
             mine = self._own_bits(c[part], [array.values[part] for array in received.bits])
             for index, array in enumerate(mine):
                 own[index, part] = array
             opened = [array ^ received.bits[index - len(mine)].values[part] for index, array in enumerate(mine)]
             size = part.stop - part.start
-            shares = {name: self._blocks.ring(_share(name), size, bits=32) for name in shape.dealt_rings}
-            dd, dc = opened if shape.low else (opened[0], zeros.bits[:size])
-            ordered = tuple(shares.get(name, zeros.ring[:size]) for name in _SHARES)
+            shares = {name: self._blocks.ring(share_label(name), size, bits=32) for name in shape.dealt_rings}
+            dd, dc = opened if shape.low else (opened[0], nothing.bits[:size])
+            ordered = tuple(shares.get(name, nothing.ring[:size]) for name in _SHARES)
             combine_relu(c[part], dd, dc, ordered, constants, rest=self.output_mask[part], out=y0[part])
         self._blocks = self._draws.in_blocks()  # frees what was drawn ahead
         return Bundle(bits=cut_to_bits(own), rings=(cut_to_ring(y0, shape.output_bits),))
@@ -247,7 +245,7 @@ class ReluAsP1:
     def open(self, z1: RingElements) -> Bundle:
         """Online: mask and open z; P1's share of the comparison's outcome, masked."""
         shape, k = self._shape, self._shape.ring_bits
-        c = self._draws.ring("mask", shape.count, bits=k)
+        c = draw_mask(self._draws, shape.count, bits=k)
         bits = np.empty((shape.from_p1.bit_arrays, shape.count), np.uint8)
         draws = self._draws.in_blocks()
         for part in blocks(shape.count):
@@ -286,23 +284,18 @@ class ReluAsP1:
         shape = self._shape
         c, own = self._opened
         y = np.empty(shape.count, np.uint32)
-        constants, zeros = _constants(shape, public=True), _zeros(shape)
+        constants, nothing = _constants(shape, public=True), zeros(shape.count)
         shares = dict(zip(shape.dealt_rings, (ring.values for ring in self._corrections.rings), strict=True))
         for part in blocks(shape.count):
             size = part.stop - part.start
             dd = own[0, part] ^ received.bits[0].values[part]
-            dc = own[1, part] ^ received.bits[1].values[part] if shape.low else zeros.bits[:size]
-            ordered = tuple(shares[name][part] if name in shares else zeros.ring[:size] for name in _SHARES)
+            dc = own[1, part] ^ received.bits[1].values[part] if shape.low else nothing.bits[:size]
+            ordered = tuple(shares[name][part] if name in shares else nothing.ring[:size] for name in _SHARES)
             combine_relu(c[part], dd, dc, ordered, constants, rest=received.rings[0].values[part], out=y[part])
         return y
 
 
 # Both
-
-
-def _share(name: str) -> str:
-    """The label under which P0's ring share of a dealt value is drawn."""
-    return f"share of {name}"
 
 
 def _quotient(shape: ReluShape, c: RingElements) -> RingElements:
@@ -311,19 +304,6 @@ def _quotient(shape: ReluShape, c: RingElements) -> RingElements:
         return c
     quotient = (c >> np.uint32(shape.truncated_bits)) - np.uint32(1)
     return quotient & np.uint32((1 << shape.quotient_bits) - 1)
-
-
-@dataclass(frozen=True)
-class _Zeros:
-    """Stand for what a layer does without: carry and shares."""
-
-    bits: BitArray
-    ring: RingElements
-
-
-def _zeros(shape: ReluShape) -> _Zeros:
-    size = min(shape.count, BLOCK)
-    return _Zeros(np.zeros(size, np.uint8), np.zeros(size, np.uint32))
 
 
 def _constants(shape: ReluShape, *, public: bool) -> ReluConstants:

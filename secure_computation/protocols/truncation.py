@@ -34,7 +34,7 @@ from functools import cached_property
 
 import numpy as np
 
-from secure_computation.kernels.comparing import BLOCK, TruncationConstants, blocks, combine_truncation
+from secure_computation.kernels.comparing import TruncationConstants, blocks, combine_truncation
 from secure_computation.protocols.bundle import Bundle, BundleLayout
 from secure_computation.protocols.comparison import (
     Chain,
@@ -44,6 +44,7 @@ from secure_computation.protocols.comparison import (
     expand_for_p0,
 )
 from secure_computation.protocols.draws import BitArray, Draws, RingElements
+from secure_computation.protocols.opening import OUTPUT_MASK, draw_mask, draw_whole_mask, hide_share, share_label, zeros
 from secure_computation.ring import cut_to_bits, cut_to_ring
 
 _LOW = "low"
@@ -120,8 +121,7 @@ class TruncationShape:
 def deal_truncation(shape: TruncationShape, *, p0: Draws, p1: Draws) -> Bundle:
     """D: everything that P1's seed cannot give."""
     k, f, count = shape.ring_bits, shape.truncated_bits, shape.count
-    r = p0.ring("mask", count, bits=k) + p1.ring("mask", count, bits=k)
-    r &= np.uint32((1 << k) - 1)
+    r = draw_whole_mask(count, bits=k, p0=p0, p1=p1)
     body, words = shape.corrections.room()
     rings = {name: np.empty(count, np.uint32) for name in shape.dealt_rings}
     s0, s1 = p0.in_blocks(), p1.in_blocks()
@@ -132,7 +132,7 @@ def deal_truncation(shape: TruncationShape, *, p0: Draws, p1: Draws) -> Bundle:
             deal_comparison(shape.low, r[part], p0=s0, p1=s1, name=_LOW, out=[word[part] for word in words])
             dealt["m2"] = (s0.bits("m2", size) ^ s1.bits("m2", size)).astype(np.uint32)
         for name, ring in rings.items():
-            np.subtract(dealt[name], s0.ring(_share(name), size, bits=32), out=ring[part])
+            np.subtract(dealt[name], s0.ring(share_label(name), size, bits=32), out=ring[part])
     return Bundle(
         words=words,
         rings=tuple(cut_to_ring(rings[name], bits) for name, bits in shape.dealt_rings.items()),
@@ -142,7 +142,7 @@ def deal_truncation(shape: TruncationShape, *, p0: Draws, p1: Draws) -> Bundle:
 
 def draw_output_mask(shape: TruncationShape, draws: Draws) -> RingElements:
     """D and P0: rho', the mask under which P1 will hold the output. Shape (count,), ring of k_out bits."""
-    return draws.ring("output mask", shape.count, bits=shape.output_bits)
+    return draws.ring(OUTPUT_MASK, shape.count, bits=shape.output_bits)
 
 
 # P0, the data owner
@@ -161,8 +161,7 @@ class TruncationAsP0:
 
     def prepare(self, z0: RingElements) -> Bundle:
         """Offline: hide P0's share of z. Goes to P1."""
-        k = self.shape.ring_bits
-        return Bundle(rings=(cut_to_ring(z0 + self._draws.ring("mask", self.shape.count, bits=k), k),))
+        return hide_share(z0, self._draws, bits=self.shape.ring_bits)
 
     def expand(self) -> None:
         """Draw ahead what `answer` needs. For the time that P0 waits; may be left out."""
@@ -171,24 +170,24 @@ class TruncationAsP0:
             expand_for_p0(shape.low, self._blocks, count, name=_LOW)
             self._blocks.expand("m2", (count + 7) // 8)
         for name in shape.dealt_rings:
-            self._blocks.expand(_share(name), 4 * count)
+            self._blocks.expand(share_label(name), 4 * count)
 
     def answer(self, received: Bundle) -> Bundle:
         """Online: P1's message in, P0's message out."""
         shape, draws, c = self.shape, self._blocks, received.rings[0].values
         own = np.empty((shape.from_p0.bit_arrays, shape.count), np.uint8)
         y0 = np.empty(shape.count, np.uint32)
-        constants, zeros = _constants(shape, public=False), _zeros(shape)
+        constants, nothing = _constants(shape, public=False), zeros(shape.count)
         for part in blocks(shape.count):
             size = part.stop - part.start
-            dc = zeros.bits[:size]
+            dc = nothing.bits[:size]
             if shape.low:
                 *chain, p1_dc = (array.values[part] for array in received.bits)
                 own_dc = compare_as_p0(shape.low, c[part], chain, draws=draws, name=_LOW) ^ draws.bits("m2", size)
                 own[0, part] = own_dc
                 dc = own_dc ^ p1_dc
-            shares = {name: draws.ring(_share(name), size, bits=32) for name in shape.dealt_rings}
-            ordered = tuple(shares.get(name, zeros.ring[:size]) for name in _SHARES)
+            shares = {name: draws.ring(share_label(name), size, bits=32) for name in shape.dealt_rings}
+            ordered = tuple(shares.get(name, nothing.ring[:size]) for name in _SHARES)
             combine_truncation(c[part], dc, ordered, constants, rest=self.output_mask[part], out=y0[part])
         self._blocks = self._draws.in_blocks()  # frees what was drawn ahead
         return Bundle(bits=cut_to_bits(own), rings=(cut_to_ring(y0, shape.output_bits),))
@@ -211,7 +210,7 @@ class TruncationAsP1:
     def open(self, z1: RingElements) -> Bundle:
         """Online: mask and open z; P1's share of the carry, masked."""
         shape, k = self._shape, self._shape.ring_bits
-        c = self._draws.ring("mask", shape.count, bits=k)
+        c = draw_mask(self._draws, shape.count, bits=k)
         bits = np.empty((shape.from_p1.bit_arrays, shape.count), np.uint8)
         draws = self._draws.in_blocks()
         for part in blocks(shape.count):
@@ -237,35 +236,17 @@ class TruncationAsP1:
         shape = self._shape
         c, own = self._opened
         y = np.empty(shape.count, np.uint32)
-        constants, zeros = _constants(shape, public=True), _zeros(shape)
+        constants, nothing = _constants(shape, public=True), zeros(shape.count)
         shares = dict(zip(shape.dealt_rings, (ring.values for ring in self._corrections.rings), strict=True))
         for part in blocks(shape.count):
             size = part.stop - part.start
-            dc = own[0, part] ^ received.bits[0].values[part] if shape.low else zeros.bits[:size]
-            ordered = tuple(shares[name][part] if name in shares else zeros.ring[:size] for name in _SHARES)
+            dc = own[0, part] ^ received.bits[0].values[part] if shape.low else nothing.bits[:size]
+            ordered = tuple(shares[name][part] if name in shares else nothing.ring[:size] for name in _SHARES)
             combine_truncation(c[part], dc, ordered, constants, rest=received.rings[0].values[part], out=y[part])
         return y
 
 
 # Both
-
-
-def _share(name: str) -> str:
-    """The label under which P0's ring share of a dealt value is drawn."""
-    return f"share of {name}"
-
-
-@dataclass(frozen=True)
-class _Zeros:
-    """Stand for what a layer does without: carry and shares."""
-
-    bits: BitArray
-    ring: RingElements
-
-
-def _zeros(shape: TruncationShape) -> _Zeros:
-    size = min(shape.count, BLOCK)
-    return _Zeros(np.zeros(size, np.uint8), np.zeros(size, np.uint32))
 
 
 def _constants(shape: TruncationShape, *, public: bool) -> TruncationConstants:

@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 from contract.errors import MaterialSpent
 from secure_computation.protocols.bundle import Bundle, BundleLayout
 from secure_computation.protocols.draws import Draws, RingElements
+from secure_computation.protocols.opening import OUTPUT_MASK, draw_mask, draw_whole_mask, hide_share
 from secure_computation.ring import Reduced, cut_to_ring, reduce_to_ring
 
 WideElements = NDArray[np.uint64]
@@ -78,15 +79,14 @@ class WideningShape:
 def deal_widening(shape: WideningShape, *, p0: Draws, p1: Draws) -> WideElements:
     """D: P1's shares of r and of g, one after the other."""
     k, count = shape.ring_bits, shape.count
-    r = p0.ring("mask", count, bits=k) + p1.ring("mask", count, bits=k)
-    r &= np.uint32((1 << k) - 1)
+    r = draw_whole_mask(count, bits=k, p0=p0, p1=p1)
     dealt = np.concatenate([r, r >> np.uint32(k - 1)]).astype(np.uint64)
     return dealt - _own_shares(shape, p0)
 
 
 def draw_output_mask(shape: WideningShape, draws: Draws) -> RingElements:
     """D and P0: rho', the mask under which P1 will hold y. Shape (count,), ring of k_out bits."""
-    return draws.ring("output mask", shape.count, bits=shape.output_bits)
+    return draws.ring(OUTPUT_MASK, shape.count, bits=shape.output_bits)
 
 
 # P0, the data owner
@@ -104,8 +104,7 @@ class WideningAsP0:
 
     def prepare(self, x0: RingElements) -> Bundle:
         """Offline: hide P0's share of x. Goes to P1."""
-        k = self._shape.ring_bits
-        return Bundle(rings=(cut_to_ring(x0.reshape(-1) + self._draws.ring("mask", self._shape.count, bits=k), k),))
+        return hide_share(x0.reshape(-1), self._draws, bits=self._shape.ring_bits)
 
     def widen(self, received: Bundle) -> WideElements:
         """Online: P0's share of x mod 2^64, shape (count,), from P1's opening."""
@@ -134,7 +133,7 @@ class WideningAsP1:
     def open(self, x1: RingElements) -> Bundle:
         """Online: mask and open x."""
         k = self._shape.ring_bits
-        c = x1.reshape(-1) + self._hidden_x0 + self._draws.ring("mask", self._shape.count, bits=k)
+        c = x1.reshape(-1) + self._hidden_x0 + draw_mask(self._draws, self._shape.count, bits=k)
         c += np.uint32(1 << (k - 2))
         self._opened = cut_to_ring(c, k)
         return Bundle(rings=(self._opened,))

@@ -192,7 +192,9 @@ class MaskedDataOwner:
 
     def _fetch_deltas(self, channel: Channel) -> tuple[str, PreparedMaps]:
         owner = channel.peer.organisation
-        kept = self._store.newest(owner, self._lowering)
+        # What is laid out in memory is not read from the store again for each image.
+        known_owner, known_version = self._deltas[0] if self._deltas else (None, None)
+        kept = known_version if known_owner == owner else self._store.newest(owner, self._lowering)
         channel.send_hello({"weights": kept}, step="masked weights kept")
         version = _version_name(channel.receive_hello(step="masked weights"), channel)
         if version != kept:
