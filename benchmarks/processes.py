@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from contract.errors import ComputationFailed, DeadlineExceeded
+from demonstration.commands import end
 
 POLL_SECONDS = 0.05
-STOP_SECONDS = 5.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +53,7 @@ def run_watched(
     try:
         peak = _watch(process, name, timeout_seconds)
     finally:
-        _end(process)
+        end(process)
     if process.returncode != 0:
         raise ComputationFailed(f"{name} ended with exit status {process.returncode}: {last_words(errors)}")
     return Finished(output=output.read_text(), peak_rss_bytes=peak)
@@ -74,13 +74,3 @@ def _watch(process: subprocess.Popen[bytes], name: str, timeout_seconds: float) 
             raise DeadlineExceeded(peer=name, step="one run", waited_seconds=timeout_seconds)
         time.sleep(POLL_SECONDS)
     return peak
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    if process.poll() is None:
-        process.terminate()
-        try:
-            process.wait(timeout=STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()

@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from contract.errors import ConfigurationError
 
@@ -102,3 +103,14 @@ def quiet_environment(*, temporary: Path | None = None) -> dict[str, str]:
         return kept
     temporary.mkdir(mode=0o700, exist_ok=True)
     return kept | {"TMPDIR": str(temporary)}
+
+
+def end(process: subprocess.Popen[Any]) -> None:
+    """Ask a process to end, and end it where it does not."""
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(timeout=STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()

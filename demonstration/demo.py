@@ -15,13 +15,12 @@ from contract.errors import ComputationFailed
 from contract.model_card import Strict
 from contract.ticket import Engine
 from data_owner.diagnosis import Bytes, Diagnosis, Finding, ModelName, Seconds, Warned
-from demonstration.commands import command
+from demonstration.commands import command, end
 from demonstration.deployment import Deployment, deployed
 from demonstration.plaintext import PlaintextModel
 from imaging.phantom import write_phantom
 
 MODEL_FOLDER = Path(__file__).resolve().parent.parent / "models" / "pediatric-pneumonia-resnet18"
-STOP_SECONDS = 5.0
 
 
 class Comparison(Strict):
@@ -88,7 +87,7 @@ def compare(
             yield diagnosis, _comparison(diagnosis, plaintext, processes)
         status = process.wait()
     finally:
-        _end(process)
+        end(process)
     if status != 0:
         sys.exit(status)
 
@@ -110,13 +109,3 @@ def _comparison(diagnosis: Diagnosis, plaintext: PlaintextModel, processes: dict
         one_way_trips=diagnosis.one_way_trips,
         processes=processes,
     )
-
-
-def _end(process: subprocess.Popen[str]) -> None:
-    if process.poll() is None:
-        process.terminate()
-        try:
-            process.wait(timeout=STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
