@@ -40,7 +40,7 @@ def test_failure_is_told_in_the_programs_last_words(tmp_path: Path) -> None:
 
 
 def test_a_program_that_hangs_is_ended_even_if_it_will_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("benchmarks.processes.STOP_SECONDS", 0.2)
+    monkeypatch.setattr("demonstration.commands.STOP_SECONDS", 0.2)
     note = tmp_path / "process"
     stubborn = f"""
 import os, pathlib, signal, time
