@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from contract.errors import ComputationFailed, DeadlineExceeded
-from demonstration.commands import end
+from demonstration.commands import end, termination_held
 
 POLL_SECONDS = 0.05
 
@@ -48,12 +48,14 @@ def run_watched(
         DeadlineExceeded: it took longer than `timeout_seconds`; it was ended.
     """
     output, errors = folder / f"{name}.out", folder / f"{name}.err"
-    with output.open("wb") as out, errors.open("wb") as err:
-        process = subprocess.Popen(command, env=dict(environment), stdin=subprocess.DEVNULL, stdout=out, stderr=err)
+    process: subprocess.Popen[bytes] | None = None
     try:
+        with termination_held(), output.open("wb") as out, errors.open("wb") as err:
+            process = subprocess.Popen(command, env=dict(environment), stdin=subprocess.DEVNULL, stdout=out, stderr=err)
         peak = _watch(process, name, timeout_seconds)
     finally:
-        end(process)
+        if process is not None:
+            end(process)
     if process.returncode != 0:
         raise ComputationFailed(f"{name} ended with exit status {process.returncode}: {last_words(errors)}")
     return Finished(output=output.read_text(), peak_rss_bytes=peak)

@@ -4,8 +4,10 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from typing import Any
 from contract.errors import ConfigurationError
 
 STOP_SECONDS = 5.0
+TERMINATION_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _PROGRAMS = {
     "federation": "contract.federation_command",
     "inference-service": "inference_service.command",
@@ -65,8 +68,32 @@ class Server:
             raise ConfigurationError(f"{self.program} ended with exit status {self.process.returncode}: {self.words()}")
 
 
+@contextmanager
+def termination_held() -> Iterator[None]:
+    """Hold back signals that ask this program to end until the block ends, then deliver them.
+
+    A program that starts a process and keeps it where its cleaning up finds it does both in such a block: a signal in
+    between would leave the process behind. The process itself does not inherit this.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals are delivered to the main thread alone
+        return
+    arrived: list[int] = []
+    handlers = {number: signal.getsignal(number) for number in TERMINATION_SIGNALS}
+    held = {number: handler for number, handler in handlers.items() if callable(handler)}
+    for number in held:
+        signal.signal(number, lambda number, _frame: arrived.append(number))
+    try:
+        yield
+    finally:
+        for number, handler in held.items():
+            signal.signal(number, handler)
+        for one in arrived:
+            signal.raise_signal(one)
+
+
 def start(program: str, *arguments: str, environment: Mapping[str, str], log: Path) -> Server:
-    """Start one server; its output goes to `log`."""
+    """Start one server; its output goes to `log`. Who ends it must know it before a signal does: `termination_held`."""
     with log.open("ab") as output:
         process = subprocess.Popen(  # noqa: S603 - our own programs, no shell
             command(program, arguments),

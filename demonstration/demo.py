@@ -15,7 +15,7 @@ from contract.errors import ComputationFailed
 from contract.model_card import Strict
 from contract.ticket import Engine
 from data_owner.diagnosis import Bytes, Diagnosis, Finding, ModelName, Seconds, Warned
-from demonstration.commands import command, end
+from demonstration.commands import command, end, termination_held
 from demonstration.deployment import Deployment, deployed
 from demonstration.plaintext import PlaintextModel
 from imaging.phantom import write_phantom
@@ -72,22 +72,25 @@ def compare(
     """
     plaintext = PlaintextModel(model_folder)
     arguments = ["diagnose", *map(str, files), "--config", str(deployment.data_owner_settings)]
-    process = subprocess.Popen(  # noqa: S603 - our own program, no shell
-        command("data-owner", [*arguments, "--engine", engine.value, "--json", "--force"]),
-        env=deployment.environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    processes = deployment.process_ids() | {"data_owner": process.pid}
+    process: subprocess.Popen[str] | None = None
     try:
+        with termination_held():
+            process = subprocess.Popen(  # noqa: S603 - our own program, no shell
+                command("data-owner", [*arguments, "--engine", engine.value, "--json", "--force"]),
+                env=deployment.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+        processes = deployment.process_ids() | {"data_owner": process.pid}
         assert process.stdout is not None
         for line in process.stdout:
             diagnosis = Diagnosis.model_validate_json(line)
             yield diagnosis, _comparison(diagnosis, plaintext, processes)
         status = process.wait()
     finally:
-        end(process)
+        if process is not None:
+            end(process)
     if status != 0:
         sys.exit(status)
 

@@ -18,7 +18,7 @@ import tomli_w
 
 from contract.errors import ConfigurationError
 from contract.identity import Role
-from demonstration.commands import Server, call, quiet_environment, start, stop
+from demonstration.commands import Server, call, quiet_environment, start, stop, termination_held
 
 HOSPITAL, LABORATORY, TRUST_CENTRE, OPERATOR = "st-mary", "north-lab", "trust-centre", "registry"
 HOST = "127.0.0.1"
@@ -81,11 +81,11 @@ def deployed(
         imported.result()
     servers: dict[Role, Server] = {}
     try:
-        servers[Role.INFERENCE_SERVICE] = _serve(folder, Role.INFERENCE_SERVICE, environment)
-        servers[Role.CRYPTO_PROVIDER] = _serve(folder, Role.CRYPTO_PROVIDER, environment)
+        _serve(servers, folder, Role.INFERENCE_SERVICE, environment)
+        _serve(servers, folder, Role.CRYPTO_PROVIDER, environment)
         # The model owner registers its models at the front end when it starts.
         _wait_until_live(servers[Role.INFERENCE_SERVICE], ports.inference_service, folder)
-        servers[Role.MODEL_OWNER] = _serve(folder, Role.MODEL_OWNER, environment)
+        _serve(servers, folder, Role.MODEL_OWNER, environment)
         _wait_until_live(servers[Role.CRYPTO_PROVIDER], ports.crypto_provider, folder)
         _wait_until_live(servers[Role.MODEL_OWNER], ports.model_owner, folder)
         yield Deployment(folder=folder, ports=ports, servers=servers, environment=environment)
@@ -129,9 +129,10 @@ def _account(folder: Path, role: Role, environment: dict[str, str]) -> str:
     return call("inference-service", "account", "add", *arguments, *config, environment=environment).strip()
 
 
-def _serve(folder: Path, role: Role, environment: dict[str, str]) -> Server:
-    config = str(folder / f"{role.value}.toml")
-    return start(role.value, "serve", "--config", config, environment=environment, log=folder / f"{role.value}.log")
+def _serve(servers: dict[Role, Server], folder: Path, role: Role, environment: dict[str, str]) -> None:
+    arguments = ("serve", "--config", str(folder / f"{role.value}.toml"))
+    with termination_held():
+        servers[role] = start(role.value, *arguments, environment=environment, log=folder / f"{role.value}.log")
 
 
 def _free_ports(count: int) -> list[int]:

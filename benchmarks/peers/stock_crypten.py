@@ -28,6 +28,7 @@ import torch
 
 from contract.command_line import one_line, say
 from contract.errors import CallerError, ComputationFailed, DeadlineExceeded, EncryptedInferenceError
+from demonstration.commands import termination_held
 from secure_computation.network import (
     INPUT,
     MAX_NETWORK_BYTES,
@@ -121,7 +122,7 @@ def _processes(folder: Path, paths: Sequence[str], timeout: float) -> Iterator[l
     try:
         for rank, party in enumerate(PARTIES):
             command = [sys.executable, "-m", "benchmarks.peers.stock_crypten", *paths, "--timeout", str(timeout)]
-            with (folder / f"{party}.log").open("wb") as log:
+            with termination_held(), (folder / f"{party}.log").open("wb") as log:
                 processes.append(
                     subprocess.Popen(
                         [*command, "--rank", str(rank), "--report", str(folder / f"{party}.json")],

@@ -1,14 +1,16 @@
 """Our own programs as subprocesses."""
 
+import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
 from contract.errors import ConfigurationError
-from demonstration.commands import Server, call, quiet_environment, start, stop
+from demonstration.commands import Server, call, quiet_environment, start, stop, termination_held
 
 
 def test_the_environment_carries_no_partys_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -51,3 +53,47 @@ def test_stopping_ends_what_does_not_want_to(tmp_path: Path, monkeypatch: pytest
         time.sleep(0.02)
     stop([Server(program="stubborn", process=process, log=log)])
     assert process.returncode == -9
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_waits_until_the_started_process_is_known(number: signal.Signals) -> None:
+    def unwind(number: int, _frame: object) -> None:
+        sys.exit(128 + number)
+
+    previous = {one: signal.signal(one, unwind) for one in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    known: list[str] = []
+
+    def start_and_keep() -> None:
+        with termination_held():
+            signal.raise_signal(number)
+            known.append("started")
+
+    try:
+        with pytest.raises(SystemExit) as caught:
+            start_and_keep()
+        assert all(signal.getsignal(one) is unwind for one in previous)
+    finally:
+        for one, handler in previous.items():
+            signal.signal(one, handler)
+    assert caught.value.code == 128 + number
+    assert known == ["started"]
+
+
+def test_an_ignored_signal_stays_ignored_and_other_threads_hold_nothing() -> None:
+    previous = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with termination_held():
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+            signal.raise_signal(signal.SIGHUP)
+        done: list[bool] = []
+
+        def elsewhere() -> None:
+            with termination_held():
+                done.append(True)
+
+        thread = threading.Thread(target=elsewhere)
+        thread.start()
+        thread.join()
+        assert done == [True]
+    finally:
+        signal.signal(signal.SIGHUP, previous)
