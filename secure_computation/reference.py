@@ -15,24 +15,20 @@ import torch.nn.functional as F  # noqa: N812  (torch's own convention)
 from numpy.typing import NDArray
 
 from contract.errors import ImageError, ModelFileError
+from secure_computation.engines.masked.comparison_steps import ClipStep, LabelStep, MaxPoolStep, ReluStep, TruncateStep
 from secure_computation.engines.masked.crypten_step import CRYPTEN_SCALE, CrypTenStep
 from secure_computation.engines.masked.integer_weights import IntegerWeights
 from secure_computation.engines.masked.plan import (
     AddStep,
-    ClipStep,
     ConcatStep,
     InputStep,
-    LabelStep,
     LinearStep,
     MaskedLowering,
-    MaxPoolStep,
     OffsetStep,
     PadStep,
-    ReluStep,
     ReshapeStep,
     Step,
     SumPoolStep,
-    TruncateStep,
 )
 from secure_computation.float_reference import activation
 from secure_computation.network import Convolution2d, Padding, Pair

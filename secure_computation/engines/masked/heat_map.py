@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 
 from contract.errors import ModelFileError
 from secure_computation import reference
+from secure_computation.engines.masked.comparison_steps import ReluStep, TruncateStep
 from secure_computation.engines.masked.drafts import image_size
 from secure_computation.engines.masked.integer_weights import IntegerWeights, round_weights
 from secure_computation.engines.masked.layouts import best_chunks
@@ -37,11 +38,9 @@ from secure_computation.engines.masked.plan import (
     HeatMapStep,
     LinearStep,
     MaskedLowering,
-    ReluStep,
     ReshapeStep,
     Step,
     SumPoolStep,
-    TruncateStep,
 )
 from secure_computation.engines.masked.step_bases import MAX_RING_BITS, MIN_RING_BITS, FixedValue
 from secure_computation.network import Convolution2d, FullyConnected

@@ -24,6 +24,7 @@ from secure_computation.engines.masked.bounds import (
     weight_scale_of,
 )
 from secure_computation.engines.masked.calibration import calibrate
+from secure_computation.engines.masked.comparison_steps import ClipStep, LabelStep, MaxPoolStep, ReluStep, TruncateStep
 from secure_computation.engines.masked.crypten_step import CRYPTEN_SCALE, CrypTenStep
 from secure_computation.engines.masked.drafting import Drafting
 from secure_computation.engines.masked.drafts import Draft, Precision, divisor_of, image_size
@@ -31,20 +32,15 @@ from secure_computation.engines.masked.integer_weights import IntegerWeights, ro
 from secure_computation.engines.masked.layouts import best_chunks
 from secure_computation.engines.masked.plan import (
     AddStep,
-    ClipStep,
     ConcatStep,
     InputStep,
-    LabelStep,
     LinearStep,
     MaskedLowering,
-    MaxPoolStep,
     OffsetStep,
     PadStep,
-    ReluStep,
     ReshapeStep,
     Step,
     SumPoolStep,
-    TruncateStep,
 )
 from secure_computation.engines.masked.step_bases import MAX_RING_BITS, MIN_RING_BITS, FixedValue
 from secure_computation.network import (

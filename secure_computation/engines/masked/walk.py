@@ -12,23 +12,19 @@ from typing import assert_never
 import numpy as np
 
 from secure_computation.engines.masked.activation import ActivationShape
+from secure_computation.engines.masked.comparison_steps import ClipStep, LabelStep, MaxPoolStep, ReluStep, TruncateStep
 from secure_computation.engines.masked.crypten_step import CrypTenStep
 from secure_computation.engines.masked.plan import (
     AddStep,
-    ClipStep,
     ConcatStep,
     InputStep,
-    LabelStep,
     LinearStep,
     MaskedLowering,
-    MaxPoolStep,
     OffsetStep,
     PadStep,
-    ReluStep,
     ReshapeStep,
     Step,
     SumPoolStep,
-    TruncateStep,
 )
 from secure_computation.protocols import public_linear
 from secure_computation.protocols.comparison import Chain

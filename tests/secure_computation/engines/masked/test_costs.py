@@ -4,8 +4,9 @@ from collections import defaultdict
 
 import pytest
 
+from secure_computation.engines.masked.comparison_steps import ClipStep, MaxPoolStep, ReluStep, TruncateStep
 from secure_computation.engines.masked.costs import Cost, declared_costs, masked_weight_bytes, total_cost
-from secure_computation.engines.masked.plan import ClipStep, MaskedLowering, MaxPoolStep, ReluStep, TruncateStep
+from secure_computation.engines.masked.plan import MaskedLowering
 from secure_computation.network import Network
 from secure_computation.wire import HEADER_BYTES, Frame, Kind
 from tests.secure_computation.engines.masked.parties import (

@@ -9,11 +9,12 @@ from numpy.typing import NDArray
 
 from contract.errors import ModelFileError, PeerViolation
 from secure_computation import float_reference
+from secure_computation.engines.masked.comparison_steps import TruncateStep
 from secure_computation.engines.masked.costs import total_cost
 from secure_computation.engines.masked.heat_map import SHOWN_BITS, add_heat_map
 from secure_computation.engines.masked.integer_weights import IntegerWeights, round_weights
 from secure_computation.engines.masked.lowering import lower_masked
-from secure_computation.engines.masked.plan import HeatMapStep, MaskedLowering, TruncateStep
+from secure_computation.engines.masked.plan import HeatMapStep, MaskedLowering
 from secure_computation.network import INPUT, Network, Relu
 from secure_computation.wire import Kind, Phase
 from tests.secure_computation.engines.masked.parties import (

@@ -12,10 +12,11 @@ from secure_computation import reference
 from secure_computation.engines.choosing import dealer_side, gives_label, model_owner_side, offered_engines
 from secure_computation.engines.crypten.lowering import lower
 from secure_computation.engines.interface import Label
+from secure_computation.engines.masked.comparison_steps import LabelStep
 from secure_computation.engines.masked.costs import total_cost
 from secure_computation.engines.masked.in_process import run_in_process
 from secure_computation.engines.masked.lowering import lower_masked
-from secure_computation.engines.masked.plan import LabelStep, LinearStep, MaskedLowering
+from secure_computation.engines.masked.plan import LinearStep, MaskedLowering
 from secure_computation.plan import Lowerings, Plan, parse_plan
 from secure_computation.randomness import Seed
 from secure_computation.wire import Frame, Kind, Phase

@@ -15,20 +15,12 @@ from pydantic import ValidationError
 
 from contract.errors import ModelFileError
 from secure_computation import float_reference, reference
+from secure_computation.engines.masked.comparison_steps import MaxPoolStep, ReluStep, TruncateStep
 from secure_computation.engines.masked.drafts import Precision
 from secure_computation.engines.masked.integer_weights import IntegerWeights, diffuse, round_weights
 from secure_computation.engines.masked.layouts import ONLINE_WEIGHT, best_chunks, online_bits, table_bits, tables
 from secure_computation.engines.masked.lowering import lower_masked
-from secure_computation.engines.masked.plan import (
-    AddStep,
-    LinearStep,
-    MaskedLowering,
-    MaxPoolStep,
-    OffsetStep,
-    ReluStep,
-    SumPoolStep,
-    TruncateStep,
-)
+from secure_computation.engines.masked.plan import AddStep, LinearStep, MaskedLowering, OffsetStep, SumPoolStep
 from secure_computation.network import (
     INPUT,
     Add,
