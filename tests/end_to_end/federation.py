@@ -232,11 +232,9 @@ class Federation:
         with self.client(kind=kind) as client:
             yield Diagnoser(DataOwnerSettings(**common | changes), client), client
 
-    def diagnose(self, path: Path, **changes: Any) -> Diagnosis:
+    def diagnose(self, path: Path, *, engine: Engine = Engine.CRYPTEN, **changes: Any) -> Diagnosis:
         with self.diagnoser(**changes) as (diagnoser, _):
-            return diagnoser.diagnose(
-                path, diagnoser.choose_model(None), engine=Engine.CRYPTEN, force=False, progress=SILENT
-            )
+            return diagnoser.diagnose(path, diagnoser.choose_model(None), engine=engine, force=False, progress=SILENT)
 
     def ended(self, view: SessionView) -> SessionView:
         """The session, once both parties have said what they had to say."""
