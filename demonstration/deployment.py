@@ -84,10 +84,10 @@ def deployed(
         _serve(servers, folder, Role.INFERENCE_SERVICE, environment)
         _serve(servers, folder, Role.CRYPTO_PROVIDER, environment)
         # The model owner registers its models at the front end when it starts.
-        _wait_until_live(servers[Role.INFERENCE_SERVICE], ports.inference_service, folder)
+        wait_until_live(servers[Role.INFERENCE_SERVICE], ports.inference_service, folder)
         _serve(servers, folder, Role.MODEL_OWNER, environment)
-        _wait_until_live(servers[Role.CRYPTO_PROVIDER], ports.crypto_provider, folder)
-        _wait_until_live(servers[Role.MODEL_OWNER], ports.model_owner, folder)
+        wait_until_live(servers[Role.CRYPTO_PROVIDER], ports.crypto_provider, folder)
+        wait_until_live(servers[Role.MODEL_OWNER], ports.model_owner, folder)
         yield Deployment(folder=folder, ports=ports, servers=servers, environment=environment)
     finally:
         stop(list(servers.values()))
@@ -143,7 +143,8 @@ def _free_ports(count: int) -> list[int]:
     return ports
 
 
-def _wait_until_live(server: Server, port: int, folder: Path) -> None:
+def wait_until_live(server: Server, port: int, folder: Path) -> None:
+    """Return when a server of the federation in `folder` answers. Raises ConfigurationError where it does not."""
     scheme = "https" if server.program == Role.INFERENCE_SERVICE.value else "http"
     authority = str(folder / "certificates" / "authority.pem")
     limit = time.monotonic() + START_SECONDS
