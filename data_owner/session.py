@@ -42,34 +42,27 @@ session, ticket     -->    checks ticket, pins both peers
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from ssl import SSLContext
-from typing import Any, NewType
-from uuid import UUID
+from typing import Any
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-
-from contract.api import Failure, ModelEntry, PhaseSeconds, SentBytes, SessionEventName, SessionReport, SessionView
-from contract.command_line import one_line
+from contract.api import ModelEntry, SessionEventName
 from contract.errors import (
     CallerError,
     ConfigurationError,
-    EncryptedInferenceError,
     NeedsConfirmation,
     PeerViolation,
-    TicketInvalid,
 )
-from contract.identity import Party, Role, party_of_certificate
+from contract.identity import Party
 from contract.model_card import OutputPolicy
-from contract.settings import Peer
-from contract.ticket import STOCKED_ENGINES, Engine, Purpose, TicketClaims, load_public_key, verify_ticket
+from contract.ticket import STOCKED_ENGINES, Engine, Purpose, TicketClaims
 from data_owner.diagnosis import Bytes, Diagnosis, Finding, ModelName, Seconds, Warned
 from data_owner.masked_weights import MaskedWeightsFolder
 from data_owner.offline import Offline
+from data_owner.session_desk import OpenSession, SessionDesk, Ticket
 from data_owner.settings import DataOwnerSettings
 from data_owner.stock import open_ledger, open_stock
 from imaging import ModelInput, read_model_input
@@ -85,8 +78,6 @@ from secure_computation.engines.masked.stock import stockable
 from secure_computation.plan import Plan, parse_plan
 from secure_computation.wire import Phase
 
-Ticket = NewType("Ticket", str)
-
 OnStage = Callable[[str], None]
 """Progress in words: which stage begins."""
 
@@ -97,19 +88,6 @@ class Progress:
 
     stage: OnStage
     layer: OnLayer
-
-
-@dataclass(frozen=True, kw_only=True)
-class _OpenSession:
-    """A session that the front end opened and this party has checked."""
-
-    view: SessionView
-    ticket: Ticket
-    claims: TicketClaims
-    model_owner: Party
-    model_owner_url: str
-    crypto_provider: Party
-    crypto_provider_url: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,8 +116,7 @@ class Diagnoser:
         """Read this party's keys. Raises ConfigurationError for files that are wrong."""
         self._settings = settings
         self._front_end = front_end
-        self._own = party_of_certificate(settings.credentials.certificate, role=Role.DATA_OWNER)
-        self._public_keys: Sequence[Ed25519PublicKey] = [load_public_key(path) for path in settings.ticket_keys]
+        self._desk = SessionDesk(settings, front_end)
         self._context: SSLContext = tls_context(settings.credentials, server_side=False)
         self._ledger = open_ledger(settings)
         self._stock = open_stock(settings, self._ledger)
@@ -177,8 +154,8 @@ class Diagnoser:
             raise PeerViolation(
                 f"the plan of {entry.card.name} has another input, classes or output than its card; tell its owner"
             )
-        session = self._open(entry, engine, Purpose.DIAGNOSE)
-        with self._ending(session) as channels:
+        session = self._desk.open(entry, engine, Purpose.DIAGNOSE)
+        with self._desk.ending(session) as channels:
             outcome = self._run(session, plan, image, progress, channels)
         return _diagnosis(path, entry, engine, image, outcome)
 
@@ -192,9 +169,9 @@ class Diagnoser:
         progress.stage("opening a session")
         plan = parse_plan(self._front_end.plan(entry.plan_hash))
         lowering = stockable(plan)
-        session = self._open(entry, engine, Purpose.PREPARE)
+        session = self._desk.open(entry, engine, Purpose.PREPARE)
         claims, item = session.claims, item_of(session.claims)
-        with self._ending(session) as channels:
+        with self._desk.ending(session) as channels:
             started = time.perf_counter()
             self._report_preparing(session, progress)
             self._ledger.consume_preparation(item)
@@ -204,70 +181,16 @@ class Diagnoser:
             model_owner.send_end(step="material stocked")
             seconds = Seconds(offline=time.perf_counter() - started, online=0.0)
             sent = offline.bytes()
-            unrecorded = self._report_completed(session, seconds, sent)
+            unrecorded = self._desk.report_completed(session, seconds, sent)
         return Stocked(seconds=seconds.offline, bytes=sent, warnings=(*self._dropped(), *unrecorded))
 
-    @contextmanager
-    def _ending(self, session: _OpenSession) -> Iterator[ExitStack]:
-        """Whatever ends the session early is reported, and its channels are closed."""
-        with ExitStack() as channels:
-            # The front end hears of the end before the peers do: they would report that this party has gone.
-            try:
-                yield channels
-            except EncryptedInferenceError as error:
-                self._report_failure(session.view.id, error)
-                raise
-            except KeyboardInterrupt:
-                self._cancel(session)
-                raise
-
-    def _open(self, entry: ModelEntry, engine: Engine, purpose: Purpose) -> _OpenSession:
-        view = self._front_end.open_session(
-            model=entry.card.name, engine=engine, version=entry.version, purpose=purpose
-        )
-        try:
-            return self._checked(view, entry, engine, purpose)
-        except EncryptedInferenceError as error:
-            self._report_failure(view.id, error)
-            raise
-
-    def _checked(self, view: SessionView, entry: ModelEntry, engine: Engine, purpose: Purpose) -> _OpenSession:
-        claims = verify_ticket(
-            view.ticket or "", public_keys=self._public_keys, now=datetime.now(tz=UTC), party=self._own
-        )
-        card = entry.card
-        asked = (view.id, card.name, entry.version, entry.plan_hash, engine, purpose, card.output_policy)
-        if asked != (
-            claims.session,
-            claims.model,
-            claims.version,
-            claims.plan_hash,
-            claims.engine,
-            claims.purpose,
-            claims.output_policy,
-        ):
-            raise TicketInvalid(
-                "the ticket is for another session than the one asked for; tell the front end's operator"
-            )
-        model_owner = _pinned(self._settings.model_owners, claims.model_owner, what="model owner")
-        crypto_provider = _pinned(self._settings.crypto_providers, claims.crypto_provider, what="crypto provider")
-        return _OpenSession(
-            view=view,
-            ticket=Ticket(view.ticket or ""),
-            claims=claims,
-            model_owner=Party(role=Role.MODEL_OWNER, organisation=claims.model_owner),
-            model_owner_url=model_owner.url or entry.model_owner.address,
-            crypto_provider=Party(role=Role.CRYPTO_PROVIDER, organisation=claims.crypto_provider),
-            crypto_provider_url=crypto_provider.url or entry.crypto_provider.address,
-        )
-
     def _run(
-        self, session: _OpenSession, plan: Plan, image: ModelInput, progress: Progress, channels: ExitStack
+        self, session: OpenSession, plan: Plan, image: ModelInput, progress: Progress, channels: ExitStack
     ) -> _Outcome:
         started = time.perf_counter()
         offline = self._offline(session, plan, progress, channels)
         model_owner = offline.model_owner
-        self._front_end.report(session.view.id, SessionEventName.RUN)
+        self._desk.report(session, SessionEventName.RUN)
         prepared = time.perf_counter()
         side = self._side(session.claims, plan)
         progress.stage("computing on shares")
@@ -276,7 +199,7 @@ class Diagnoser:
         finished = time.perf_counter()
         seconds = Seconds(offline=prepared - started, online=finished - prepared)
         sent = offline.bytes()
-        unrecorded = self._report_completed(session, seconds, sent)
+        unrecorded = self._desk.report_completed(session, seconds, sent)
         trips = model_owner.traffic(Phase.ONLINE).one_way_trips + model_owner.traffic(Phase.OUTPUT).one_way_trips
         return _Outcome(
             answer=answer,
@@ -287,7 +210,7 @@ class Diagnoser:
             warnings=(*self._dropped(), *unrecorded),
         )
 
-    def _offline(self, session: _OpenSession, plan: Plan, progress: Progress, channels: ExitStack) -> Offline:
+    def _offline(self, session: OpenSession, plan: Plan, progress: Progress, channels: ExitStack) -> Offline:
         """Material for one image: from the stock where both parties have an item, else prepared now."""
         claims = session.claims
         held = self._stock.holds(claims)
@@ -328,7 +251,7 @@ class Diagnoser:
         )
         return None
 
-    def _prepare(self, session: _OpenSession, plan: Plan, model_owner: Channel, channels: ExitStack) -> Offline:
+    def _prepare(self, session: OpenSession, plan: Plan, model_owner: Channel, channels: ExitStack) -> Offline:
         """The offline phase, with the dealer and the model owner."""
         side, patience = self._side(session.claims, plan), self._settings.waiting.material
         dealer = self._connect(channels, session.crypto_provider_url, session.crypto_provider, session.ticket)
@@ -340,9 +263,9 @@ class Diagnoser:
         ready = model_owner.receive_hello(step="material ready", wait_seconds=patience)
         return Offline(material=material, model_owner=model_owner, dealer=dealer, ready=ready)
 
-    def _report_preparing(self, session: _OpenSession, progress: Progress) -> None:
+    def _report_preparing(self, session: OpenSession, progress: Progress) -> None:
         progress.stage("preparing offline material")
-        self._front_end.report(session.view.id, SessionEventName.PREPARE)
+        self._desk.report(session, SessionEventName.PREPARE)
 
     def _dropped(self) -> tuple[Warned, ...]:
         """What happened to the stock in this session."""
@@ -364,53 +287,11 @@ class Diagnoser:
         channel.set_phase(Phase.OFFLINE)
         return channel
 
-    def _report_completed(self, session: _OpenSession, seconds: Seconds, sent: Bytes) -> tuple[Warned, ...]:
-        """Tell the front end. Where it cannot be told, the result is still the clinician's, with a warning."""
-        report = SessionReport(
-            seconds=PhaseSeconds(offline=seconds.offline, online=seconds.online),
-            bytes_sent=SentBytes(
-                data_owner=sent.data_owner_sent,
-                model_owner=sent.model_owner_sent,
-                crypto_provider=sent.crypto_provider_sent,
-            ),
-        )
-        try:
-            self._front_end.report(session.view.id, SessionEventName.COMPLETE, report)
-        except EncryptedInferenceError as error:
-            text = f"the front end did not record this result ({one_line(error)}): keep your own note of it"
-            return (Warned(code="not-recorded", text=text),)
-        return ()
-
-    def _report_failure(self, session: UUID, error: EncryptedInferenceError) -> None:
-        report = SessionReport(failure=Failure(code=error.code, message=one_line(error)[:500]))
-        try:
-            self._front_end.report(session, SessionEventName.FAIL, report)
-        except EncryptedInferenceError:
-            # The model owner may have reported first, or the front end may be the one that is down. The error that
-            # ended the session is what the user must see, and an unreported session expires.
-            return
-
-    def _cancel(self, session: _OpenSession) -> None:
-        try:
-            self._front_end.cancel(session.view.id)
-        except EncryptedInferenceError:
-            return  # it expires
-
 
 def _confirm(image: ModelInput, *, force: bool) -> None:
     doubts = [warning.text for warning in image.warnings if warning.needs_confirmation]
     if doubts and not force:
         raise NeedsConfirmation(f"{'; '.join(doubts)}; submit it anyway with --force")
-
-
-def _pinned(peers: Sequence[Peer], organisation: str, *, what: str) -> Peer:
-    for peer in peers:
-        if peer.organisation == organisation:
-            return peer
-    raise TicketInvalid(
-        f"the ticket names {organisation} as {what}, which this data owner does not pin; nothing was sent. "
-        "Add it to the settings only if you trust it"
-    )
 
 
 def _diagnosis(path: Path, entry: ModelEntry, engine: Engine, image: ModelInput, outcome: _Outcome) -> Diagnosis:

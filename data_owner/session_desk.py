@@ -1,0 +1,150 @@
+"""A session at the front end: opened, its ticket checked, and what became of it told.
+
+A ticket can only restrict who speaks: the parties that it names must be pinned in this data owner's own settings.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import NewType
+from uuid import UUID
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+from contract.api import Failure, ModelEntry, PhaseSeconds, SentBytes, SessionEventName, SessionReport, SessionView
+from contract.command_line import one_line
+from contract.errors import EncryptedInferenceError, TicketInvalid
+from contract.identity import Party, Role, party_of_certificate
+from contract.settings import Peer
+from contract.ticket import Engine, Purpose, TicketClaims, load_public_key, verify_ticket
+from data_owner.diagnosis import Bytes, Seconds, Warned
+from data_owner.settings import DataOwnerSettings
+from inference_service.client import InferenceServiceClient
+
+Ticket = NewType("Ticket", str)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenSession:
+    """A session that the front end opened and this party has checked."""
+
+    view: SessionView
+    ticket: Ticket
+    claims: TicketClaims
+    model_owner: Party
+    model_owner_url: str
+    crypto_provider: Party
+    crypto_provider_url: str
+
+
+class SessionDesk:
+    """Opens sessions at the front end and tells it how they go on."""
+
+    def __init__(self, settings: DataOwnerSettings, front_end: InferenceServiceClient) -> None:
+        """Read this party's certificate and pinned keys. Raises ConfigurationError for files that are wrong."""
+        self._settings = settings
+        self._front_end = front_end
+        self._own = party_of_certificate(settings.credentials.certificate, role=Role.DATA_OWNER)
+        self._public_keys: Sequence[Ed25519PublicKey] = [load_public_key(path) for path in settings.ticket_keys]
+
+    def open(self, entry: ModelEntry, engine: Engine, purpose: Purpose) -> OpenSession:
+        """Open a session. Raises TicketInvalid where its ticket says anything else than what was asked for."""
+        view = self._front_end.open_session(
+            model=entry.card.name, engine=engine, version=entry.version, purpose=purpose
+        )
+        try:
+            return self._checked(view, entry, engine, purpose)
+        except EncryptedInferenceError as error:
+            self._report_failure(view.id, error)
+            raise
+
+    def _checked(self, view: SessionView, entry: ModelEntry, engine: Engine, purpose: Purpose) -> OpenSession:
+        claims = verify_ticket(
+            view.ticket or "", public_keys=self._public_keys, now=datetime.now(tz=UTC), party=self._own
+        )
+        card = entry.card
+        asked = (view.id, card.name, entry.version, entry.plan_hash, engine, purpose, card.output_policy)
+        if asked != (
+            claims.session,
+            claims.model,
+            claims.version,
+            claims.plan_hash,
+            claims.engine,
+            claims.purpose,
+            claims.output_policy,
+        ):
+            raise TicketInvalid(
+                "the ticket is for another session than the one asked for; tell the front end's operator"
+            )
+        model_owner = _pinned(self._settings.model_owners, claims.model_owner, what="model owner")
+        crypto_provider = _pinned(self._settings.crypto_providers, claims.crypto_provider, what="crypto provider")
+        return OpenSession(
+            view=view,
+            ticket=Ticket(view.ticket or ""),
+            claims=claims,
+            model_owner=Party(role=Role.MODEL_OWNER, organisation=claims.model_owner),
+            model_owner_url=model_owner.url or entry.model_owner.address,
+            crypto_provider=Party(role=Role.CRYPTO_PROVIDER, organisation=claims.crypto_provider),
+            crypto_provider_url=crypto_provider.url or entry.crypto_provider.address,
+        )
+
+    @contextmanager
+    def ending(self, session: OpenSession) -> Iterator[ExitStack]:
+        """Whatever ends the session early is reported, and its channels are closed."""
+        with ExitStack() as channels:
+            # The front end hears of the end before the peers do: they would report that this party has gone.
+            try:
+                yield channels
+            except EncryptedInferenceError as error:
+                self._report_failure(session.view.id, error)
+                raise
+            except KeyboardInterrupt:
+                self._cancel(session)
+                raise
+
+    def report(self, session: OpenSession, event: SessionEventName) -> None:
+        """Tell that a phase begins."""
+        self._front_end.report(session.view.id, event)
+
+    def report_completed(self, session: OpenSession, seconds: Seconds, sent: Bytes) -> tuple[Warned, ...]:
+        """Tell the front end. Where it cannot be told, the result is still the clinician's, with a warning."""
+        report = SessionReport(
+            seconds=PhaseSeconds(offline=seconds.offline, online=seconds.online),
+            bytes_sent=SentBytes(
+                data_owner=sent.data_owner_sent,
+                model_owner=sent.model_owner_sent,
+                crypto_provider=sent.crypto_provider_sent,
+            ),
+        )
+        try:
+            self._front_end.report(session.view.id, SessionEventName.COMPLETE, report)
+        except EncryptedInferenceError as error:
+            text = f"the front end did not record this result ({one_line(error)}): keep your own note of it"
+            return (Warned(code="not-recorded", text=text),)
+        return ()
+
+    def _report_failure(self, session: UUID, error: EncryptedInferenceError) -> None:
+        report = SessionReport(failure=Failure(code=error.code, message=one_line(error)[:500]))
+        try:
+            self._front_end.report(session, SessionEventName.FAIL, report)
+        except EncryptedInferenceError:
+            # The model owner may have reported first, or the front end may be the one that is down. The error that
+            # ended the session is what the user must see, and an unreported session expires.
+            return
+
+    def _cancel(self, session: OpenSession) -> None:
+        try:
+            self._front_end.cancel(session.view.id)
+        except EncryptedInferenceError:
+            return  # it expires
+
+
+def _pinned(peers: Sequence[Peer], organisation: str, *, what: str) -> Peer:
+    for peer in peers:
+        if peer.organisation == organisation:
+            return peer
+    raise TicketInvalid(
+        f"the ticket names {organisation} as {what}, which this data owner does not pin; nothing was sent. "
+        "Add it to the settings only if you trust it"
+    )
