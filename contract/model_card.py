@@ -77,10 +77,12 @@ class Metric(Strict):
 
 
 class OutputPolicy(StrEnum):
-    """What the data owner receives."""
+    """The most that the data owner receives."""
 
     LOGITS = "logits"
     LABEL_ONLY = "label-only"
+    LOGITS_AND_HEAT_MAP = "logits-and-heat-map"
+    """Logits and a class activation map of every class: it tells more of the weights (docs/threat-model.md)."""
 
 
 class ModelCard(Strict):

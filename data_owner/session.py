@@ -57,7 +57,6 @@ from contract.errors import (
     PeerViolation,
 )
 from contract.identity import Party
-from contract.model_card import OutputPolicy
 from contract.ticket import STOCKED_ENGINES, Engine, Purpose, TicketClaims
 from data_owner.diagnosis import Bytes, Diagnosis, Finding, ModelName, Seconds, Warned
 from data_owner.masked_weights import MaskedWeightsFolder
@@ -71,7 +70,7 @@ from secure_computation.admission import STOCKED_ITEM_STEP, item_of, present_tic
 from secure_computation.channel.channel import Channel, Deadlines
 from secure_computation.channel.tls import tls_context
 from secure_computation.channel.websocket import connect_channel
-from secure_computation.engines.choosing import data_owner_side, gives_label
+from secure_computation.engines.choosing import data_owner_side, output_of
 from secure_computation.engines.interface import Answer, DataOwnerSide, Label, OnLayer
 from secure_computation.engines.masked.engine import DataOwnerItem
 from secure_computation.engines.masked.stock import stockable
@@ -149,7 +148,7 @@ class Diagnoser:
         if (
             plan.network.input_shape != image.tensor.shape
             or plan.network.classes != len(entry.card.classes)
-            or gives_label(plan) != (entry.card.output_policy is OutputPolicy.LABEL_ONLY)
+            or output_of(plan) is not entry.card.output_policy
         ):
             raise PeerViolation(
                 f"the plan of {entry.card.name} has another input, classes or output than its card; tell its owner"

@@ -26,6 +26,7 @@ from contract.errors import ConfigurationError, ModelFileError
 from contract.model_card import ModelCard, OutputPolicy, Strict, read_card
 from model_owner.calibration import calibration_images
 from model_owner.onnx_import.compiling import CompiledModel, compile_model
+from secure_computation.engines.masked.heat_map import add_heat_map
 from secure_computation.engines.masked.lowering import lower_masked
 from secure_computation.engines.masked.plan import MaskedLowering
 from secure_computation.plan import MAX_PLAN_BYTES, Plan, make_plan, parse_plan
@@ -127,12 +128,16 @@ class Registry:
 def _masked_lowering(compiled: CompiledModel, card: ModelCard, calibration: Sequence[Path]) -> MaskedLowering | None:
     """The masked engine's half of the plan; None, with a warning, where only the crypten engine can take the model."""
     images = calibration_images(card.input, calibration)
-    label_only = card.output_policy is OutputPolicy.LABEL_ONLY
+    policy = card.output_policy
     try:
-        lowering, _ = lower_masked(compiled.network, compiled.weights, images, label_only=label_only)
+        lowering, _ = lower_masked(
+            compiled.network, compiled.weights, images, label_only=policy is OutputPolicy.LABEL_ONLY
+        )
+        if policy is OutputPolicy.LOGITS_AND_HEAT_MAP:
+            lowering, _ = add_heat_map(lowering, compiled.weights, images)
     except ModelFileError as error:
-        if label_only:
-            raise  # only the masked engine can keep logits from the data owner
+        if policy is not OutputPolicy.LOGITS:
+            raise  # only the masked engine can keep logits from the data owner, or open a heat map
         _LOG.warning("the masked engine cannot take this model, the crypten engine serves it alone: %s", error)
         return None
     return lowering

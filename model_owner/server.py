@@ -41,7 +41,6 @@ from contract.api import Failure, PartyAddress, SessionEventName, SessionReport
 from contract.command_line import one_line
 from contract.errors import EncryptedInferenceError, ModelFileError, PeerViolation, Refused, TicketInvalid
 from contract.identity import Party, Role, party_of_certificate
-from contract.model_card import OutputPolicy
 from contract.ticket import STOCKED_ENGINES, Engine, Purpose, TicketClaims, load_public_key
 from inference_service.client import InferenceServiceClient
 from model_owner.registry import RegisteredModel, Registry
@@ -53,7 +52,7 @@ from secure_computation.channel.serving import Service, party_app
 from secure_computation.channel.tls import tls_context
 from secure_computation.channel.traffic import Traffic
 from secure_computation.channel.websocket import connect_channel
-from secure_computation.engines.choosing import gives_label, model_owner_side, offered_engines
+from secure_computation.engines.choosing import model_owner_side, offered_engines, output_of
 from secure_computation.engines.interface import ModelOwnerSide
 from secure_computation.engines.masked.engine import PreparedModelOwner
 from secure_computation.engines.masked.stock import stockable
@@ -228,7 +227,7 @@ def load_models(registry: Registry) -> dict[tuple[str, str], RegisteredModel]:
 def register_models(settings: ModelOwnerSettings, models: HostedModels, front_end: InferenceServiceClient) -> None:
     """Put every imported version in service at the front end. Raises ModelFileError for one that no engine serves."""
     for model in models.values():
-        if gives_label(model.plan) != (model.card.output_policy is OutputPolicy.LABEL_ONLY):
+        if output_of(model.plan) is not model.card.output_policy:
             raise ModelFileError(
                 f"{model.card.name} {model.card.version}: its plan does not keep to the output policy "
                 f"'{model.card.output_policy.value}' of its card; import it again as a new version"

@@ -3,6 +3,7 @@
 from typing import Any
 
 from contract.errors import Refused
+from contract.model_card import OutputPolicy
 from contract.ticket import Engine
 from secure_computation.crypten_bridge.installation import load_crypten
 from secure_computation.engines.crypten.sides import CrypTenDataOwner, CrypTenDealer, CrypTenModelOwner
@@ -17,14 +18,23 @@ from secure_computation.private_weights import PrivateWeights
 from secure_computation.randomness import Seed
 
 
-def gives_label(plan: Plan) -> bool:
-    """Whether the data owner learns a label and no logits."""
-    return plan.engines.masked is not None and plan.engines.masked.gives_label
+def output_of(plan: Plan) -> OutputPolicy:
+    """What the data owner learns from a plan: the policy that the card must state."""
+    masked = plan.engines.masked
+    if masked is None:
+        return OutputPolicy.LOGITS
+    if masked.gives_label:
+        return OutputPolicy.LABEL_ONLY
+    return OutputPolicy.LOGITS if masked.heat_map is None else OutputPolicy.LOGITS_AND_HEAT_MAP
 
 
 def offered_engines(plan: Plan) -> tuple[Engine, ...]:
-    """The engines that a plan has lowerings for, the default first. Only the masked one can keep to a label."""
-    if gives_label(plan):
+    """The engines that a plan has lowerings for, the default first.
+
+    Only the masked one can keep to a label. It alone opens heat maps too; the other then gives logits, which is less
+    than the card allows.
+    """
+    if output_of(plan) is OutputPolicy.LABEL_ONLY:
         return (Engine.MASKED,)
     return (Engine.CRYPTEN,) if plan.engines.masked is None else (Engine.MASKED, Engine.CRYPTEN)
 
@@ -70,7 +80,7 @@ def model_owner_side(
 
 
 def _require_offered(plan: Plan, engine: Engine) -> None:
-    if engine not in offered_engines(plan) and gives_label(plan):
+    if engine not in offered_engines(plan) and output_of(plan) is OutputPolicy.LABEL_ONLY:
         raise Refused(
             f"this model gives labels only, and the engine '{engine.value}' opens logits; use --engine masked"
         )

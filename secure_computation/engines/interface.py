@@ -33,6 +33,9 @@ class Label:
 Answer: TypeAlias = NDArray[np.float64] | Label
 """Logits, shape (classes,), or a label: the plan says which."""
 
+OnHeatMap: TypeAlias = Callable[[NDArray[np.float64]], None]
+"""Given the class activation maps, shape (classes, height, width), as they were opened: truncated."""
+
 Prepared = TypeVar("Prepared")
 """One party's material of one item. Used for one image."""
 
@@ -59,8 +62,19 @@ class DataOwnerSide(Protocol, Generic[Prepared]):
         """Offline, where it is known that an image follows: do what would otherwise be done in its way."""
         ...
 
-    def run(self, image: NDArray[np.float32], prepared: Prepared, *, model_owner: Channel, on_layer: OnLayer) -> Answer:
-        """Online: the answer for an image of the network's input shape."""
+    def run(
+        self,
+        image: NDArray[np.float32],
+        prepared: Prepared,
+        *,
+        model_owner: Channel,
+        on_layer: OnLayer,
+        on_heat_map: OnHeatMap | None = None,
+    ) -> Answer:
+        """Online: the answer for an image of the network's input shape.
+
+        `on_heat_map` is given the heat map where this engine and plan open one.
+        """
         ...
 
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,12 @@ import onnx
 import pytest
 
 from contract.errors import ModelFileError
+from contract.model_card import OutputPolicy
 from contract.ticket import Engine
 from model_owner import command
 from model_owner.checking import check_model, random_images
 from model_owner.registry import Registry
-from secure_computation.engines.choosing import offered_engines
+from secure_computation.engines.choosing import offered_engines, output_of
 from secure_computation.engines.masked.plan import LinearStep, SumPoolStep
 from secure_computation.plan import parse_plan
 from tests.model_owner.graphs import build, card_for, floats, node
@@ -214,6 +216,35 @@ def test_a_model_that_the_masked_engine_cannot_take_is_served_by_the_other(
     assert [cost.engine for cost in report.costs] == ["crypten"]
     with pytest.raises(ModelFileError, match="33 bits"):
         Registry(tmp_path / "other").add(*write_model(tmp_path / "labels", output_policy="label-only"))
+    with pytest.raises(ModelFileError, match="33 bits"):
+        Registry(tmp_path / "other").add(*write_model(tmp_path / "maps", output_policy="logits-and-heat-map"))
+
+
+def test_a_card_that_allows_heat_maps_has_a_plan_that_opens_them(tmp_path: Path) -> None:
+    added = Registry(tmp_path / "data").add(*write_model(tmp_path / "given", output_policy="logits-and-heat-map"))
+    assert output_of(added.plan) is OutputPolicy.LOGITS_AND_HEAT_MAP
+    masked = added.plan.engines.masked
+    assert masked is not None
+    assert masked.heat_map is not None
+    assert masked.heat_map.shape == (3, 5, 4)
+    report = check_model(added)
+    assert report.fixed_point is not None
+    assert report.fixed_point.max_abs_error is not None
+
+
+def test_a_network_without_the_head_that_a_heat_map_needs_is_refused(tmp_path: Path) -> None:
+    model = build(
+        [node("Conv", ["image", "w"], "c"), node("GlobalAveragePool", ["c"], "p"), node("Flatten", ["p"], "logits")],
+        {"w": floats(3, 1, 3, 3)},
+        size=(1, 12, 10),
+    )
+    path, card = tmp_path / "given.onnx", tmp_path / "card.json"
+    path.write_bytes(model.SerializeToString())
+    for policy, refused in (("logits-and-heat-map", True), ("logits", False)):
+        given = card_for(path, height=12, width=10, class_count=3, output_policy=policy)
+        card.write_text(given.model_dump_json())
+        with pytest.raises(ModelFileError, match="a heat map needs") if refused else nullcontext():
+            Registry(tmp_path / policy).add(path, card)
 
 
 def test_random_images_are_pictures_and_always_the_same(imported: Path) -> None:

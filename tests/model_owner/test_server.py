@@ -324,13 +324,16 @@ def settings_of(federation: Federation, **changes: Any) -> ModelOwnerSettings:
     )
 
 
-def test_a_model_whose_plan_opens_more_than_its_card_says_is_not_put_in_service(federation: Federation) -> None:
+@pytest.mark.parametrize("policy", [OutputPolicy.LABEL_ONLY, OutputPolicy.LOGITS_AND_HEAT_MAP])
+def test_a_model_whose_plan_opens_something_else_than_its_card_says_is_not_put_in_service(
+    federation: Federation, policy: OutputPolicy
+) -> None:
     model = federation.model
-    card = model.card.model_copy(update={"output_policy": OutputPolicy.LABEL_ONLY, "version": "3.0.0"})
+    card = model.card.model_copy(update={"output_policy": policy, "version": "3.0.0"})
     changed = dataclasses.replace(model, card=card)
     with (
         federation.client(Role.MODEL_OWNER) as client,
-        pytest.raises(ModelFileError, match=r"does not keep to the output policy 'label-only'.*import it again"),
+        pytest.raises(ModelFileError, match=rf"does not keep to the output policy '{policy.value}'.*import it again"),
     ):
         register_models(settings_of(federation), {("tiny-chest", "3.0.0"): changed}, client)
 

@@ -22,7 +22,7 @@ from secure_computation.engines.crypten.engine import (
     send_model_owner_material,
 )
 from secure_computation.engines.crypten.lowering import CrypTenLowering
-from secure_computation.engines.interface import OnLayer
+from secure_computation.engines.interface import OnHeatMap, OnLayer
 from secure_computation.material import DealtSeeds, ItemName
 from secure_computation.network import Network
 from secure_computation.private_weights import PrivateWeights
@@ -89,9 +89,16 @@ class CrypTenDataOwner:
         """See DataOwnerSide. All draws together would take too much memory here: nothing is drawn ahead."""
 
     def run(
-        self, image: NDArray[np.float32], prepared: PreparedDataOwner, *, model_owner: Channel, on_layer: OnLayer
+        self,
+        image: NDArray[np.float32],
+        prepared: PreparedDataOwner,
+        *,
+        model_owner: Channel,
+        on_layer: OnLayer,
+        on_heat_map: OnHeatMap | None = None,
     ) -> NDArray[np.float64]:
-        """See DataOwnerSide."""
+        """See DataOwnerSide. This engine opens logits only: it would take a product on CrypTen's tensors more."""
+        del on_heat_map
         return run_data_owner(
             self._network,
             image,

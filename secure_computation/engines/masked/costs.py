@@ -8,7 +8,7 @@ import numpy as np
 from contract.model_card import Strict
 from secure_computation.engines.masked.activation import ActivationShape
 from secure_computation.engines.masked.plan import InputStep, LinearStep, MaskedLowering
-from secure_computation.engines.masked.walk import Move, Walk
+from secure_computation.engines.masked.walk import Move, Walk, heat_map_shape
 from secure_computation.engines.masked.weights import delta_layout, linear_steps
 from secure_computation.protocols import linear
 from secure_computation.protocols.draws import RingElements
@@ -55,7 +55,7 @@ def declared_costs(lowering: MaskedLowering) -> dict[str, Cost]:
     output = lowering.step(lowering.output)
     opened = packed_bytes(output.shape, output.value.ring_bits)
     if lowering.heat_map is not None:
-        opened += packed_bytes(lowering.heat_map.shape, lowering.heat_map.value.ring_bits)
+        opened += heat_map_shape(lowering.heat_map).opened.body_bytes
     walk.costs[output.name] += Cost(model_owner_to_data_owner=opened, trips=1)
     return walk.costs
 

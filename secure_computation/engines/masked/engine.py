@@ -23,9 +23,9 @@ share of the label in place of that of the logits. Where it has a heat map, P1 s
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final, Protocol, TypeAlias
+from typing import Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,8 +33,9 @@ from numpy.typing import NDArray
 from contract.errors import PeerViolation
 from contract.identity import Role
 from secure_computation.channel.channel import Channel
-from secure_computation.engines.interface import Answer, Label, OnLayer
+from secure_computation.engines.interface import Answer, Label, OnHeatMap, OnLayer
 from secure_computation.engines.masked.activation import ActivationAsP0, ActivationAsP1
+from secure_computation.engines.masked.comparison_steps import TruncateStep
 from secure_computation.engines.masked.integer_weights import IntegerWeights
 from secure_computation.engines.masked.plan import InputStep, LinearStep, MaskedLowering, Step
 from secure_computation.engines.masked.roles import (
@@ -48,10 +49,9 @@ from secure_computation.engines.masked.roles import (
     PreparedMaps,
     input_layout,
     mask_image,
-    opened_layout,
     output_layout,
 )
-from secure_computation.engines.masked.walk import Move
+from secure_computation.engines.masked.walk import Move, heat_map_shape
 from secure_computation.engines.masked.weights import (
     derive_model_seed,
     prepare_deltas,
@@ -63,6 +63,7 @@ from secure_computation.engines.masked.weights import (
 from secure_computation.material import DealtSeeds, ItemName
 from secure_computation.protocols.bundle import Bundle, BundleLayout
 from secure_computation.protocols.draws import RingElements
+from secure_computation.protocols.heat_map import open_heat_map, share_heat_map
 from secure_computation.protocols.label import LabelAsP0, LabelAsP1
 from secure_computation.protocols.relu import ReluAsP0
 from secure_computation.protocols.truncation import TruncationAsP0
@@ -70,9 +71,6 @@ from secure_computation.randomness import Seed
 from secure_computation.reference import logits_of, quantise_image
 from secure_computation.ring import reduce_to_ring, signed
 from secure_computation.wire import Phase
-
-OnHeatMap: TypeAlias = Callable[[NDArray[np.float64]], None]
-"""Given the class activation maps, (classes, height, width), as truncated before they were opened."""
 
 VERSION_NAME: Final = re.compile(r"[0-9a-f]{32}")
 """Name of one version of a model owner's weights, drawn at random at import. Public."""
@@ -251,13 +249,12 @@ class MaskedDataOwner:
                 on_heat_map(heat_map)
         return logits_of(self._lowering, signed(total_share).astype(np.int64))
 
-    def _open_heat_map(self, step: Step, mine: PreparedDataOwner, channel: Channel) -> NDArray[np.float64]:
-        # reveal: the data owner, and nobody else, learns the truncated map, because the model's owner allows it.
-        other = _receive(channel, opened_layout(step), step="heat map share").rings[0]
+    def _open_heat_map(self, step: TruncateStep, mine: PreparedDataOwner, channel: Channel) -> NDArray[np.float64]:
+        shape = heat_map_shape(step)
+        other = _receive(channel, shape.opened, step="heat map share")
         _, truncation = mine.comparisons[-1]
-        opened = reduce_to_ring(other.values + truncation.output_mask, other.bits)
-        integers = signed(opened).astype(np.float64).reshape(step.shape)
-        return np.asarray(integers / step.value.scale)
+        # reveal: the data owner, and nobody else, learns the truncated map, because the model's owner allows it.
+        return open_heat_map(shape, other, truncation.output_mask) / step.value.scale
 
 
 # P1, the model owner
@@ -338,10 +335,9 @@ class MaskedModelOwner:
         cut = reduce_to_ring(share.reshape(-1), layout.ring_bits[0])
         _send(channel, layout, Bundle(rings=(cut,)), step="output share")
         if walk.heat_map is not None and self._lowering.heat_map is not None:
-            layout = opened_layout(self._lowering.heat_map)
+            shape = heat_map_shape(self._lowering.heat_map)
             # reveal: to the data owner only, cut to its ring, after truncation.
-            cut = reduce_to_ring(walk.heat_map.reshape(-1), layout.ring_bits[0])
-            _send(channel, layout, Bundle(rings=(cut,)), step="heat map share")
+            _send(channel, shape.opened, share_heat_map(shape, walk.heat_map), step="heat map share")
 
 
 @dataclass(frozen=True, kw_only=True)

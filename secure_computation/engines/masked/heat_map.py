@@ -1,25 +1,7 @@
-"""Encrypted heat map: the class activation map (Zhou et al. 2016) of a plan's head, opened to the data owner.
+"""The heat map of a plan that gives logits: which steps are added, and in which rings. `protocols.heat_map` runs them.
 
-For heads of global average pool and fully connected layer, the layer's weights W applied at every place of the last
-feature map x give one picture for each class; the mean over a picture is the class's logit less its bias. To a masked
-plan it adds two steps behind all others, so that every stream before them stays as it was:
-
-    D                          P0, data owner                         P1, model owner
-    ------------------------   ------------------------------------   ---------------------------------------------
-    one more private linear map on x (protocols.linear), with a pad t and a weight mask A' of its own
-    a narrow truncation (protocols.truncation) to 7 bits and the headroom
-    output
-                                                               <--    its half of the truncated map, cut to its ring
-
-Two masks on one W. P0 holds Delta = W - A of the fully connected layer and Delta' = W - A' of this one. A and A' are
-drawn from different streams, so the two are independent one-time pads: (Delta, Delta') is uniform and the same for
-every W. What must not happen, one mask on two different W, cannot: A' belongs to this step's number and to the version
-of the weights like every other mask. x keeps its one mask rho and feeds two maps; each has its own t.
-
-What P0 learns is the truncated map of every class, as its own half is fixed by its seed: P1's message follows from the
-map. It is truncated before it is opened because an exact one is a linear system for W: with it, a data owner that
-deviates learns the last layer in a handful of queries, and even a truncated one tells more than logits
-(docs/threat-model.md). Only for models whose owner allows it, never with labels only.
+Behind all others, so that every stream before them stays as it was: the head's weights as a 1 x 1 convolution on the
+last feature map, and a narrow truncation to 7 bits and the headroom.
 """
 
 from dataclasses import dataclass
@@ -131,7 +113,10 @@ def _find_head(lowering: MaskedLowering) -> _Head:
             pooled = True
         step = source
     if not pooled or not isinstance(step, ReluStep) or len(step.shape) != len(("channels", "height", "width")):
-        raise ModelFileError("a heat map needs a head of ReLU, global average pool and fully connected layer")
+        raise ModelFileError(
+            "a heat map needs a head of ReLU, global average pool and fully connected layer; "
+            "give the card another output_policy"
+        )
     return _Head(classifier, step)
 
 

@@ -257,6 +257,8 @@ class MaskedLowering(Strict):
             raise ValueError(
                 "a heat map must be the last step but one, truncated by the last, and there is one at most"
             )
+        if last.widens:
+            raise ValueError("a heat map is truncated into a ring of what is left of its bits")
         head = {step.name: step for step in self.steps}.get(maps[0].weights_of)
         classes, channels, height, width = maps[0].operation.weight_shape
         if not isinstance(head, LinearStep) or head.weight_shape != (classes, channels) or (height, width) != (1, 1):

@@ -254,11 +254,7 @@ def input_layout(step: InputStep) -> BundleLayout:
 
 def output_layout(lowering: MaskedLowering) -> BundleLayout:
     """P1 -> P0, output: P1's share of the logits."""
-    return opened_layout(lowering.step(lowering.output))
-
-
-def opened_layout(step: Step) -> BundleLayout:
-    """P1 -> P0, output: P1's share of a value that is opened."""
+    step = lowering.step(lowering.output)
     return BundleLayout(count=step.elements, ring_bits=(step.value.ring_bits,))
 
 

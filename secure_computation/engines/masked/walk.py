@@ -14,6 +14,7 @@ import numpy as np
 from secure_computation.engines.masked.activation import ActivationShape
 from secure_computation.engines.masked.comparison_steps import ClipStep, LabelStep, MaxPoolStep, ReluStep, TruncateStep
 from secure_computation.engines.masked.crypten_step import CrypTenStep
+from secure_computation.engines.masked.drafts import image_size
 from secure_computation.engines.masked.plan import (
     AddStep,
     ConcatStep,
@@ -29,6 +30,7 @@ from secure_computation.engines.masked.plan import (
 from secure_computation.protocols import public_linear
 from secure_computation.protocols.comparison import Chain
 from secure_computation.protocols.draws import RingElements
+from secure_computation.protocols.heat_map import HeatMapShape
 from secure_computation.protocols.label import LabelShape
 from secure_computation.protocols.relu import ReluShape
 from secure_computation.protocols.truncation import TruncationShape
@@ -204,6 +206,20 @@ class Walk(ABC):
             winners = right + self._positive_part(left - right, step, step.ring_bits)
             cells = [*winners, *cells[2 * pairs :]]
         return cells[0]
+
+
+def heat_map_shape(step: TruncateStep) -> HeatMapShape:
+    """The protocol's parameters, from the step that a plan opens as a heat map."""
+    height, width = image_size(step.shape)
+    return HeatMapShape(
+        classes=step.shape[0],
+        height=height,
+        width=width,
+        ring_bits=step.ring_bits,
+        truncated_bits=step.shift,
+        output_bits=step.value.ring_bits,
+        low=_chain(step.low_chunks),
+    )
 
 
 def _chain(chunks: tuple[int, ...]) -> Chain | None:

@@ -8,7 +8,11 @@ import torch
 from numpy.typing import NDArray
 
 from contract.errors import ModelFileError, PeerViolation
+from contract.model_card import OutputPolicy
+from contract.ticket import Engine
 from secure_computation import float_reference
+from secure_computation.engines.choosing import offered_engines, output_of
+from secure_computation.engines.crypten.lowering import lower
 from secure_computation.engines.masked.comparison_steps import TruncateStep
 from secure_computation.engines.masked.costs import total_cost
 from secure_computation.engines.masked.heat_map import SHOWN_BITS, add_heat_map
@@ -16,6 +20,7 @@ from secure_computation.engines.masked.integer_weights import IntegerWeights, ro
 from secure_computation.engines.masked.lowering import lower_masked
 from secure_computation.engines.masked.plan import HeatMapStep, MaskedLowering
 from secure_computation.network import INPUT, Network, Relu
+from secure_computation.plan import Lowerings, Plan, parse_plan
 from secure_computation.wire import Kind, Phase
 from tests.secure_computation.engines.masked.parties import (
     Image,
@@ -151,7 +156,25 @@ def test_a_share_cut_short_names_peer_and_step() -> None:
     assert "'heat map share'" in str(error)
 
 
+# Engines
+
+
+def test_what_a_plan_gives_is_read_from_it_and_the_other_engine_gives_logits() -> None:
+    plan = parse_plan(
+        Plan(network=NETWORK, engines=Lowerings(crypten=lower(NETWORK), masked=LOWERING)).canonical_bytes()
+    )
+    assert output_of(plan) is OutputPolicy.LOGITS_AND_HEAT_MAP
+    assert offered_engines(plan) == (Engine.MASKED, Engine.CRYPTEN)
+
+
 # Plans that do not fit
+
+
+def test_a_map_that_is_opened_in_a_wider_ring_is_refused() -> None:
+    steps = [step.model_dump() for step in LOWERING.steps]
+    steps[-1]["value"]["ring_bits"] += 1
+    with pytest.raises(ValueError, match="a ring of what is left of its bits"):
+        MaskedLowering.model_validate({"steps": steps, "output": "fc"})
 
 
 def test_a_head_without_relu_or_a_label_is_refused() -> None:

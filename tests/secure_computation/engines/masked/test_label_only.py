@@ -7,9 +7,10 @@ import pytest
 
 from contract.errors import ModelFileError, PeerViolation, Refused
 from contract.identity import Role
+from contract.model_card import OutputPolicy
 from contract.ticket import Engine
 from secure_computation import reference
-from secure_computation.engines.choosing import dealer_side, gives_label, model_owner_side, offered_engines
+from secure_computation.engines.choosing import dealer_side, model_owner_side, offered_engines, output_of
 from secure_computation.engines.crypten.lowering import lower
 from secure_computation.engines.interface import Label
 from secure_computation.engines.masked.comparison_steps import LabelStep
@@ -136,7 +137,8 @@ def plan_of(model: Model) -> Plan:
 
 def test_only_the_masked_engine_is_offered_for_labels() -> None:
     plan = parse_plan(plan_of(MODEL).canonical_bytes())
-    assert gives_label(plan)
+    assert output_of(plan) is OutputPolicy.LABEL_ONLY
+    assert output_of(plan_of(LOGITS)) is OutputPolicy.LOGITS
     assert offered_engines(plan) == (Engine.MASKED,)
     assert offered_engines(plan_of(LOGITS)) == (Engine.MASKED, Engine.CRYPTEN)
     with pytest.raises(Refused, match="gives labels only, and the engine 'crypten' opens logits; use --engine masked"):
