@@ -181,6 +181,9 @@ def _by_digits(weights: PreparedWeights, values: NDArray[np.uint32]) -> NDArray[
     rows = np.empty((digits, terms, _padded(band * width)), np.int8)
     right_factor = torch.from_numpy(rows).view(digits * terms, -1)
     products = torch.empty(digits, weights.matrix.shape[0], rows.shape[2], dtype=torch.int32)
+    # Not for its answer: only with this call does a thread that is new take over what `torch.set_num_threads` says.
+    # The 8-bit product does not ask by itself, and took every core in each new session's thread.
+    torch.get_num_threads()
     for first in range(0, height, band):
         last = min(height, first + band)
         elementwise.windows_to_rows(

@@ -1,6 +1,10 @@
 """Linear maps against sums in Python's integers, with every attribute and on the edges of the ring."""
 
 import itertools
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -190,3 +194,35 @@ def test_a_machine_whose_sums_saturate_gets_the_plain_variant(monkeypatch: pytes
 def test_a_machine_without_8_bit_products_gets_the_plain_variant(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(torch, "_int_mm")
     assert choose_variant.__wrapped__() == "plain"
+
+
+_IN_A_NEW_THREAD = """
+import os, threading
+import numpy as np, torch
+from secure_computation.kernels import elementwise
+from secure_computation.kernels.linear import linear_map, prepare_weights
+from secure_computation.network import Convolution2d
+
+torch.set_num_threads(1)
+elementwise.warm_up()  # loads libraries that bring a thread of their own
+layer = Convolution2d(name="c", inputs=("i",), shape=(64, 56, 56), weight_shape=(64, 64, 1, 1), bias=False)
+weights = prepare_weights(layer, np.ones(layer.weight_shape, np.int32), bits=24, variant="digits")
+counts = []
+
+def multiply() -> None:
+    counts.append(len(os.listdir("/proc/self/task")))
+    linear_map(weights, np.ones((64, 56, 56), np.uint32))
+    counts.append(len(os.listdir("/proc/self/task")))
+
+thread = threading.Thread(target=multiply)
+thread.start()
+thread.join()
+print(counts[1] - counts[0])
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="counts threads where Linux lists them")
+def test_a_new_thread_multiplies_on_as_many_threads_as_were_set() -> None:
+    environment = os.environ | {"OMP_NUM_THREADS": "3"}
+    command = [sys.executable, "-c", _IN_A_NEW_THREAD]
+    assert subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout == "0\n"
