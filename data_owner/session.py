@@ -193,7 +193,7 @@ class Diagnoser:
         prepared = time.perf_counter()
         side = self._side(session.claims, plan)
         progress.stage("computing on shares")
-        answer = side.run(image.tensor, offline.material, model_owner=model_owner, on_layer=progress.layer)
+        (answer,) = side.run([image.tensor], [offline.material], model_owner=model_owner, on_layer=progress.layer)
         model_owner.send_end(step="result received")
         finished = time.perf_counter()
         seconds = Seconds(offline=prepared - started, online=finished - prepared)

@@ -126,7 +126,7 @@ class InferenceHandler:
         if material is None:
             material, traffic = self._prepare(side, channel, ticket, claims)
             _tell_ready(channel, traffic)
-        side.run(material, data_owner=channel)
+        side.run([material], data_owner=channel)
         channel.receive_end(step="result received")
 
     def _stock_item(self, channel: Channel, ticket: str, claims: TicketClaims) -> None:

@@ -3,10 +3,12 @@
     offline    dealer.deal                 data_owner.prepare           model_owner.prepare
     online                                 data_owner.run               model_owner.run
 
-A side is made for one plan and may serve any number of sessions, one item of material each; it keeps nothing of them.
+A side is made for one plan and may serve any number of sessions; it keeps nothing of them. A session evaluates one
+image or, with an engine that can (`choosing.most_images`), several. Each takes an item of material of its own; items
+are prepared one after the other.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeAlias, TypeVar
 
@@ -64,16 +66,16 @@ class DataOwnerSide(Protocol, Generic[Prepared]):
 
     def run(
         self,
-        image: NDArray[np.float32],
-        prepared: Prepared,
+        images: Sequence[NDArray[np.float32]],
+        prepared: Sequence[Prepared],
         *,
         model_owner: Channel,
         on_layer: OnLayer,
         on_heat_map: OnHeatMap | None = None,
-    ) -> Answer:
-        """Online: the answer for an image of the network's input shape.
+    ) -> tuple[Answer, ...]:
+        """Online: the answers for images of the network's input shape, at least one, each with its own material.
 
-        `on_heat_map` is given the heat map where this engine and plan open one.
+        `on_heat_map` is given the heat map of each image, in their order, where this engine and plan open one.
         """
         ...
 
@@ -85,6 +87,6 @@ class ModelOwnerSide(Protocol, Generic[Prepared]):
         """Offline: receive and make what the online phase needs."""
         ...
 
-    def run(self, prepared: Prepared, *, data_owner: Channel) -> None:
-        """Online: take part; learns nothing."""
+    def run(self, prepared: Sequence[Prepared], *, data_owner: Channel) -> None:
+        """Online: take part, with the material of each image, in the data owner's order; learns nothing."""
         ...

@@ -1,5 +1,6 @@
 """The crypten engine's three sides of a session (`engines.interface`), on its three calls."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -90,25 +91,30 @@ class CrypTenDataOwner:
 
     def run(
         self,
-        image: NDArray[np.float32],
-        prepared: PreparedDataOwner,
+        images: Sequence[NDArray[np.float32]],
+        prepared: Sequence[PreparedDataOwner],
         *,
         model_owner: Channel,
         on_layer: OnLayer,
         on_heat_map: OnHeatMap | None = None,
-    ) -> NDArray[np.float64]:
-        """See DataOwnerSide. This engine opens logits only: it would take a product on CrypTen's tensors more."""
+    ) -> tuple[NDArray[np.float64], ...]:
+        """See DataOwnerSide. One image: see `choosing.most_images`.
+
+        This engine opens logits only: a heat map would take a product on CrypTen's tensors more.
+        """
         del on_heat_map
-        return run_data_owner(
+        (image,), (mine,) = images, prepared
+        logits = run_data_owner(
             self._network,
             image,
             lowering=self._lowering,
-            material=prepared.material,
-            zero_sharing=prepared.zero_sharing,
-            masked_weights=prepared.masked_weights,
+            material=mine.material,
+            zero_sharing=mine.zero_sharing,
+            masked_weights=mine.masked_weights,
             channel=model_owner,
             on_layer=on_layer,
         )
+        return (logits,)
 
 
 class CrypTenModelOwner:
@@ -132,15 +138,16 @@ class CrypTenModelOwner:
             ),
         )
 
-    def run(self, prepared: PreparedModelOwner, *, data_owner: Channel) -> None:
-        """See ModelOwnerSide."""
+    def run(self, prepared: Sequence[PreparedModelOwner], *, data_owner: Channel) -> None:
+        """See ModelOwnerSide. One image: see `choosing.most_images`."""
+        (mine,) = prepared
         run_model_owner(
             self._network,
             self._weights,
             lowering=self._lowering,
-            material=prepared.material,
-            zero_sharing=prepared.zero_sharing,
-            masked_weights=prepared.masked_weights,
+            material=mine.material,
+            zero_sharing=mine.zero_sharing,
+            masked_weights=mine.masked_weights,
             channel=data_owner,
             on_layer=lambda _index, _total, _name: None,
         )

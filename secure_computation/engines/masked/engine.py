@@ -18,13 +18,17 @@ online
 output
                                                            <--    its share of the logits, cut to their ring
 
+Online, a session may evaluate several images, each with an item of its own. Both sides take the images through the
+same comparison one after the other before they go on to the next (see `turns`), so n images take the trips of one.
+
 Where the plan gives a label, its comparison is the last opening, `protocols.label` says what follows, and P1 sends its
 share of the label in place of that of the logits. Where it has a heat map, P1 sends its share of that as well.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final, Protocol
 
 import numpy as np
@@ -51,6 +55,7 @@ from secure_computation.engines.masked.roles import (
     mask_image,
     output_layout,
 )
+from secure_computation.engines.masked.turns import Pause, in_turns
 from secure_computation.engines.masked.walk import Move, heat_map_shape
 from secure_computation.engines.masked.weights import (
     derive_model_seed,
@@ -178,9 +183,8 @@ class MaskedDataOwner:
         self, *, item: ItemName, dealer: Channel, model_owner: Channel, patience_seconds: float
     ) -> DataOwnerItem:
         """See DataOwnerSide."""
-        del patience_seconds  # no wait here includes dealing
         seed = Seed(dealer.receive_seed(step="seed"))
-        version, deltas = self._fetch_deltas(model_owner)
+        version, deltas = self._fetch_deltas(model_owner, patience_seconds)
 
         def send(move: Move, layout: BundleLayout, bundle: Bundle) -> None:
             _send(model_owner, layout, bundle, step=f"hidden share, {move}")
@@ -188,13 +192,15 @@ class MaskedDataOwner:
         prepared = DataOwnerOffline(self._lowering, deltas, seed=seed, item=item, send=send).prepare()
         return DataOwnerItem(prepared=prepared, seed=seed, weights_version=version)
 
-    def _fetch_deltas(self, channel: Channel) -> tuple[str, PreparedMaps]:
+    def _fetch_deltas(self, channel: Channel, patience_seconds: float) -> tuple[str, PreparedMaps]:
         owner = channel.peer.organisation
         # What is laid out in memory is not read from the store again for each image.
         known_owner, known_version = self._deltas[0] if self._deltas else (None, None)
         kept = known_version if known_owner == owner else self._store.newest(owner, self._lowering)
         channel.send_hello({"weights": kept}, step="masked weights kept")
-        version = _version_name(channel.receive_hello(step="masked weights"), channel)
+        # The model owner may still collect the item before this one from the dealer.
+        hello = channel.receive_hello(step="masked weights", wait_seconds=patience_seconds)
+        version = _version_name(hello, channel)
         if version != kept:
             received = receive_deltas(
                 self._lowering, lambda step, layout: _receive(channel, layout, step=f"masked weights, {step.name}")
@@ -215,31 +221,35 @@ class MaskedDataOwner:
 
     def run(
         self,
-        image: NDArray[np.float32],
-        prepared: DataOwnerItem,
+        images: Sequence[NDArray[np.float32]],
+        prepared: Sequence[DataOwnerItem],
         *,
         model_owner: Channel,
         on_layer: OnLayer,
         on_heat_map: OnHeatMap | None = None,
-    ) -> Answer:
-        """See DataOwnerSide. `on_heat_map` is given the heat map where the plan opens one."""
-        mine, channel = prepared.prepared, model_owner
+    ) -> tuple[Answer, ...]:
+        """See DataOwnerSide."""
+        channel, items = model_owner, [item.prepared for item in prepared]
         channel.set_phase(Phase.ONLINE)
         step = _input_step(self._lowering)
-        integers = quantise_image(self._lowering, image)
-        _send(channel, input_layout(step), mask_image(step, integers, mine), step="masked image")
-        total = len(mine.comparisons)
-        for index, (move, part) in enumerate(mine.comparisons):
+        integers = [quantise_image(self._lowering, image) for image in images]
+        masked = [mask_image(step, image, item) for image, item in zip(integers, items, strict=True)]
+        for bundle in masked:
+            _send(channel, input_layout(step), bundle, step="masked image")
+        total = len(items[0].comparisons)
+        for index, (move, _) in enumerate(items[0].comparisons):
             on_layer(index, total, move.step)
-            if isinstance(part, LabelAsP0):
-                return _label_as_p0(channel, move, part)
-            opening = _receive(channel, part.shape.from_p1, step=f"opening, {move}")
-            if isinstance(part, ActivationAsP0):
-                answer = part.answer(opening, channel, step_name=f"CrypTen, {move}")
-            else:
-                answer = part.answer(opening)
-            _send(channel, part.shape.from_p0, answer, step=f"answer, {move}")
+            parts = [item.comparisons[index][1] for item in items]
+            labels = [part for part in parts if isinstance(part, LabelAsP0)]
+            if labels:
+                return _labels_as_p0(channel, move, labels)
+            for part in parts:
+                if not isinstance(part, LabelAsP0):
+                    _answer(channel, move, part)
         channel.set_phase(Phase.OUTPUT)
+        return tuple(self._open(item, channel, on_heat_map) for item in items)
+
+    def _open(self, mine: PreparedDataOwner, channel: Channel, on_heat_map: OnHeatMap | None) -> NDArray[np.float64]:
         # reveal: the data owner, and nobody else, learns the logits. That is the purpose of the computation.
         other = _receive(channel, output_layout(self._lowering), step="output share").rings[0]
         total_share = reduce_to_ring(other.values + mine.output_share.reshape(-1), other.bits)
@@ -255,6 +265,16 @@ class MaskedDataOwner:
         _, truncation = mine.comparisons[-1]
         # reveal: the data owner, and nobody else, learns the truncated map, because the model's owner allows it.
         return open_heat_map(shape, other, truncation.output_mask) / step.value.scale
+
+
+def _answer(channel: Channel, move: Move, part: ReluAsP0 | TruncationAsP0 | ActivationAsP0) -> None:
+    """Receive P1's opening of one comparison of one image, and answer it."""
+    opening = _receive(channel, part.shape.from_p1, step=f"opening, {move}")
+    if isinstance(part, ActivationAsP0):
+        answer = part.answer(opening, channel, step_name=f"CrypTen, {move}")
+    else:
+        answer = part.answer(opening)
+    _send(channel, part.shape.from_p0, answer, step=f"answer, {move}")
 
 
 # P1, the model owner
@@ -298,46 +318,64 @@ class MaskedModelOwner:
 
         send_deltas(self._lowering, self._weights, model_seed, send)
 
-    def run(self, prepared: "PreparedModelOwner", *, data_owner: Channel) -> None:
+    def run(self, prepared: Sequence["PreparedModelOwner"], *, data_owner: Channel) -> None:
         """See ModelOwnerSide."""
         channel = data_owner
         channel.set_phase(Phase.ONLINE)
-        image = _receive(channel, input_layout(_input_step(self._lowering)), step="masked image")
+        layout = input_layout(_input_step(self._lowering))
+        images = [_receive(channel, layout, step="masked image") for _ in prepared]
+        walked = in_turns(
+            [partial(self._walk, item, image, channel) for item, image in zip(prepared, images, strict=True)]
+        )
+        labels = [(*walk.label_to_open, share) for walk, share in walked if walk.label_to_open is not None]
+        if labels:
+            _labels_as_p1(channel, labels)
+            return
+        channel.set_phase(Phase.OUTPUT)
+        for walk, share in walked:
+            self._give_output(channel, share, walk.heat_map)
+
+    def _walk(
+        self, item: "PreparedModelOwner", image: Bundle, channel: Channel, pause: Pause
+    ) -> tuple[ModelOwnerOnline, RingElements]:
+        """Evaluate on one masked image; other images have their turn while this one's answer is on its way."""
 
         def exchange(move: Move, shape: ComparisonShape, opening: Bundle) -> Bundle:
             _send(channel, shape.from_p1, opening, step=f"opening, {move}")
+            pause()
             return _receive(channel, shape.from_p0, step=f"answer, {move}")
 
         def activate(move: Move, part: ActivationAsP1, half: RingElements) -> RingElements:
+            pause()  # CrypTen's own messages go to and fro: first, every image has its last answer
             _send(channel, part.shape.from_p1, part.open(half), step=f"opening, {move}")
             part.compute(channel, step_name=f"CrypTen, {move}")
-            return part.finish(_receive(channel, part.shape.from_p0, step=f"answer, {move}"))
+            result = part.finish(_receive(channel, part.shape.from_p0, step=f"answer, {move}"))
+            pause()
+            return result
 
         walk = ModelOwnerOnline(
             self._lowering,
             self._maps,
             self._biases,
-            prepared.material,
-            seed=prepared.seed,
-            name=prepared.item,
+            item.material,
+            seed=item.seed,
+            name=item.item,
             image=image,
             exchange=exchange,
             activate=activate,
             on_step=_ignore,
         )
-        share = walk.run()
-        if walk.label_to_open is not None:
-            _label_as_p1(channel, *walk.label_to_open, share)
-            return
-        channel.set_phase(Phase.OUTPUT)
+        return walk, walk.run()
+
+    def _give_output(self, channel: Channel, share: RingElements, heat_map: RingElements | None) -> None:
         layout = output_layout(self._lowering)
         # reveal: to the data owner only, and cut to its ring: an uncut share would tell row sums of the weights.
         cut = reduce_to_ring(share.reshape(-1), layout.ring_bits[0])
         _send(channel, layout, Bundle(rings=(cut,)), step="output share")
-        if walk.heat_map is not None and self._lowering.heat_map is not None:
+        if heat_map is not None and self._lowering.heat_map is not None:
             shape = heat_map_shape(self._lowering.heat_map)
             # reveal: to the data owner only, cut to its ring, after truncation.
-            _send(channel, shape.opened, share_heat_map(shape, walk.heat_map), step="heat map share")
+            _send(channel, shape.opened, share_heat_map(shape, heat_map), step="heat map share")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -352,26 +390,34 @@ class PreparedModelOwner:
 # The label, where no logits are opened
 
 
-def _label_as_p0(channel: Channel, move: Move, part: LabelAsP0) -> Label:
-    shape = part.shape
-    part.open(_receive(channel, shape.opening, step=f"opening, {move}"))
+def _labels_as_p0(channel: Channel, move: Move, parts: Sequence[LabelAsP0]) -> tuple[Label, ...]:
+    shape = parts[0].shape
+    for part in parts:
+        part.open(_receive(channel, shape.opening, step=f"opening, {move}"))
     for index in range(len(shape.widths)):
         layout, step = shape.layer(index), f"products {index}, {move}"
-        _send(channel, layout, part.answer(_receive(channel, layout, step=step)), step=step)
+        for part in parts:
+            _send(channel, layout, part.answer(_receive(channel, layout, step=step)), step=step)
     channel.set_phase(Phase.OUTPUT)
-    return Label(part.finish(_receive(channel, shape.label, step="label share")))
+    return tuple(Label(part.finish(_receive(channel, shape.label, step="label share"))) for part in parts)
 
 
-def _label_as_p1(channel: Channel, move: Move, part: LabelAsP1, logits_half: RingElements) -> None:
-    shape = part.shape
-    _send(channel, shape.opening, part.open(logits_half), step=f"opening, {move}")
+def _labels_as_p1(channel: Channel, labels: Sequence[tuple[Move, LabelAsP1, RingElements]]) -> None:
+    """Of each image: where its label is opened, P1's part of it, its half of the logits."""
+    (move, first, _), parts = labels[0], [part for _, part, _ in labels]
+    shape = first.shape
+    for _, part, logits_half in labels:
+        _send(channel, shape.opening, part.open(logits_half), step=f"opening, {move}")
     for index in range(len(shape.widths)):
         layout, step = shape.layer(index), f"products {index}, {move}"
-        _send(channel, layout, part.mask(), step=step)
-        part.multiply(_receive(channel, layout, step=step))
+        for part in parts:
+            _send(channel, layout, part.mask(), step=step)
+        for part in parts:
+            part.multiply(_receive(channel, layout, step=step))
     channel.set_phase(Phase.OUTPUT)
-    # reveal: to the data owner only: with its own share, the label and nothing else.
-    _send(channel, shape.label, part.label(), step="label share")
+    for part in parts:
+        # reveal: to the data owner only: with its own share, the label and nothing else.
+        _send(channel, shape.label, part.label(), step="label share")
 
 
 def _input_step(lowering: MaskedLowering) -> InputStep:

@@ -1,10 +1,10 @@
-"""All three roles of one masked inference in one process, over memory channels: for tests, checks and reading.
+"""All three roles of one masked session in one process, over memory channels: for tests, checks and reading.
 
 It shows the whole protocol on one page and runs the same code as the parties do. It protects nothing: image and
 weights are in one process.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -32,15 +32,22 @@ from secure_computation.wire import Phase
 
 @dataclass(frozen=True, kw_only=True)
 class InProcessResult:
-    """The answer as the data owner reads it, and the traffic of the channels, by phase."""
+    """The answers as the data owner reads them, and the traffic of the channels, by phase."""
 
-    answer: Answer
+    answers: tuple[Answer, ...]
+    """One for each image."""
     online: Traffic
     """Between P0 and P1, as P0 counted it: online and output."""
     offline: Traffic
     """Between P0 and P1, as P0 counted it."""
     dealt: Traffic
     """Between D and P1, as P1 counted it."""
+
+    @property
+    def answer(self) -> Answer:
+        """Of a session with one image."""
+        (answer,) = self.answers
+        return answer
 
     @property
     def logits(self) -> NDArray[np.float64]:
@@ -94,7 +101,19 @@ def run_in_process(
     deadlines: Deadlines | None = None,
     recorders: Recorders | None = None,
 ) -> InProcessResult:
-    """Play D, P0 and P1, each in a thread, on a fresh item."""
+    """Play D, P0 and P1, each in a thread, on one image with a fresh item."""
+    return run_batch_in_process(parties, [image], items=[item], deadlines=deadlines, recorders=recorders)
+
+
+def run_batch_in_process(
+    parties: InProcessParties,
+    images: Sequence[NDArray[np.float32]],
+    *,
+    items: Sequence[ItemName],
+    deadlines: Deadlines | None = None,
+    recorders: Recorders | None = None,
+) -> InProcessResult:
+    """Play D, P0 and P1, each in a thread, on images with a fresh item each, in one session."""
     see = recorders or Recorders()
     p0_to_p1, p1_to_p0 = memory_pair(
         DATA_OWNER,
@@ -105,35 +124,37 @@ def run_in_process(
     )
     p0_to_d, d_to_p0 = memory_pair(DATA_OWNER, CRYPTO_PROVIDER, deadlines, left_recorder=see.data_owner_from_dealer)
     p1_to_d, d_to_p1 = memory_pair(MODEL_OWNER, CRYPTO_PROVIDER, deadlines, left_recorder=see.model_owner_from_dealer)
-    seeds = DealtSeeds.fresh()
+    seeds = {item: DealtSeeds.fresh() for item in items}
 
     def dealer() -> None:
         with closed_on_failure(d_to_p0, d_to_p1):
-            parties.dealer.deal(d_to_p0, to=Role.DATA_OWNER, item=item, seeds=seeds)
-            parties.dealer.deal(d_to_p1, to=Role.MODEL_OWNER, item=item, seeds=seeds)
+            for channel, role in ((d_to_p0, Role.DATA_OWNER), (d_to_p1, Role.MODEL_OWNER)):
+                for item in items:
+                    parties.dealer.deal(channel, to=role, item=item, seeds=seeds[item])
 
-    def data_owner() -> Answer:
+    def data_owner() -> tuple[Answer, ...]:
         with closed_on_failure(p0_to_p1, p0_to_d):
             p0_to_p1.set_phase(Phase.OFFLINE)
-            prepared = parties.data_owner.prepare(
-                item=item, dealer=p0_to_d, model_owner=p0_to_p1, patience_seconds=60.0
-            )
+            prepared = [
+                parties.data_owner.prepare(item=item, dealer=p0_to_d, model_owner=p0_to_p1, patience_seconds=60.0)
+                for item in items
+            ]
             return parties.data_owner.run(
-                image, prepared, model_owner=p0_to_p1, on_layer=lambda _index, _total, _name: None
+                images, prepared, model_owner=p0_to_p1, on_layer=lambda _index, _total, _name: None
             )
 
     def model_owner() -> None:
         with closed_on_failure(p1_to_p0, p1_to_d):
             p1_to_p0.set_phase(Phase.OFFLINE)
-            prepared = parties.model_owner.prepare(item=item, dealer=p1_to_d, data_owner=p1_to_p0)
+            prepared = [parties.model_owner.prepare(item=item, dealer=p1_to_d, data_owner=p1_to_p0) for item in items]
             parties.model_owner.run(prepared, data_owner=p1_to_p0)
 
     with ThreadPoolExecutor(max_workers=3, thread_name_prefix="in-process") as pool:
         others: list[Future[None]] = [pool.submit(dealer), pool.submit(model_owner)]
-        answer = pool.submit(data_owner).result()
+        answers = pool.submit(data_owner).result()
         for future in others:
             future.result()
     online = p0_to_p1.traffic(Phase.ONLINE) + p0_to_p1.traffic(Phase.OUTPUT)
     return InProcessResult(
-        answer=answer, online=online, offline=p0_to_p1.traffic(Phase.OFFLINE), dealt=p1_to_d.traffic()
+        answers=answers, online=online, offline=p0_to_p1.traffic(Phase.OFFLINE), dealt=p1_to_d.traffic()
     )

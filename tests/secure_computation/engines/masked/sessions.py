@@ -99,9 +99,9 @@ class Session:
                     item=self._item(Role.DATA_OWNER), dealer=p0_d, model_owner=p0_p1, patience_seconds=20
                 )
                 self.prepared[Role.DATA_OWNER] = prepared
-                answer = sides.data_owner.run(
-                    self.image,
-                    prepared,
+                (answer,) = sides.data_owner.run(
+                    [self.image],
+                    [prepared],
                     model_owner=p0_p1,
                     on_layer=lambda _index, _total, _name: None,
                     on_heat_map=self.heat_maps.append,
@@ -116,7 +116,7 @@ class Session:
                 p1_p0.set_phase(Phase.OFFLINE)
                 prepared = sides.model_owner.prepare(item=self._item(Role.MODEL_OWNER), dealer=p1_d, data_owner=p1_p0)
                 self.prepared[Role.MODEL_OWNER] = prepared
-                sides.model_owner.run(prepared, data_owner=p1_p0)
+                sides.model_owner.run([prepared], data_owner=p1_p0)
 
         with ThreadPoolExecutor(max_workers=3) as pool:
             futures: dict[Role, Future[None]] = {

@@ -217,8 +217,8 @@ def test_material_masks_one_image_only() -> None:
     left, _ = memory_pair(DATA_OWNER, MODEL_OWNER, right_recorder=received.append)
     with pytest.raises(MaterialSpent, match="start a new session"):
         parties.data_owner.run(
-            MODEL.images[1],
-            session.prepared[Role.DATA_OWNER],
+            [MODEL.images[1]],
+            [session.prepared[Role.DATA_OWNER]],
             model_owner=left,
             on_layer=lambda _index, _total, _name: None,
         )
@@ -235,7 +235,7 @@ def test_material_opens_one_image_only() -> None:
     masked = next(frame for frame in session.frames["model_owner_from_data_owner"] if frame.step == "masked image")
     data_owner.send_bytes(masked.body, step="masked image")
     with pytest.raises(MaterialSpent, match="start a new session"):
-        parties.model_owner.run(session.prepared[Role.MODEL_OWNER], data_owner=model_owner)
+        parties.model_owner.run([session.prepared[Role.MODEL_OWNER]], data_owner=model_owner)
     assert model_owner.traffic().frames_sent == 0
 
 

@@ -11,9 +11,11 @@ from pydantic import ValidationError
 from contract.errors import MaterialSpent, ModelFileError, PeerViolation
 from contract.identity import Role
 from secure_computation import reference
+from secure_computation.engines.interface import Label
 from secure_computation.engines.masked import drafting
 from secure_computation.engines.masked.costs import Cost, declared_costs
 from secure_computation.engines.masked.crypten_step import CrypTenStep
+from secure_computation.engines.masked.in_process import run_batch_in_process
 from secure_computation.engines.masked.integer_weights import IntegerWeights
 from secure_computation.engines.masked.lowering import lower_masked
 from secure_computation.engines.masked.plan import MaskedLowering
@@ -25,6 +27,7 @@ from secure_computation.engines.masked.stock import (
     restore_data_owner,
     restore_model_owner,
 )
+from secure_computation.material import ItemName
 from secure_computation.network import Network
 from secure_computation.plan import make_plan, parse_plan
 from secure_computation.private_weights import PrivateWeights
@@ -262,3 +265,15 @@ def test_a_label_and_no_logits_behind_a_smooth_layer(silu: Smooth) -> None:
         assert session.errors == {}
         assert session.label is not None
         assert session.label.index == int(np.argmax(plain_logits(silu.network, silu.weights, image)))
+
+
+def test_a_batch_takes_turns_at_cryptens_layer(silu: Smooth) -> None:
+    """CrypTen's own messages go to and fro, so the images pass such a layer one by one."""
+    images = list(silu.model.images[:3])
+    items = [ItemName(f"{index:064x}") for index in range(3)]
+    result = run_batch_in_process(parties_of(silu.model), images, items=items)
+    for image, logits in zip(images, result.answers, strict=True):
+        integers = reference.evaluate(silu.lowering, silu.integers, reference.quantise_image(silu.lowering, image))
+        expected = reference.logits_of(silu.lowering, integers)
+        assert not isinstance(logits, Label)
+        assert np.abs(logits - expected).max() < CRYPTEN_TOLERANCE

@@ -51,8 +51,10 @@ def prepared(parties: InProcessParties) -> tuple[DataOwnerItem, PreparedModelOwn
 def answer(parties: InProcessParties, image: Image, p0: DataOwnerItem, p1: PreparedModelOwner) -> object:
     p0_p1, p1_p0 = memory_pair(DATA_OWNER, MODEL_OWNER)
     with ThreadPoolExecutor(max_workers=1) as pool:
-        other = pool.submit(parties.model_owner.run, p1, data_owner=p1_p0)
-        result = parties.data_owner.run(image, p0, model_owner=p0_p1, on_layer=lambda _index, _total, _name: None)
+        other = pool.submit(parties.model_owner.run, [p1], data_owner=p1_p0)
+        (result,) = parties.data_owner.run(
+            [image], [p0], model_owner=p0_p1, on_layer=lambda _index, _total, _name: None
+        )
         other.result()
     return result
 
