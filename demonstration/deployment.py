@@ -7,7 +7,7 @@ runs there; only the addresses are loopback.
 import socket
 import ssl
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -32,6 +32,18 @@ class Ports:
     inference_service: int
     crypto_provider: int
     model_owner: int
+
+    def of(self, server: Role) -> int:
+        """Port of one of the three."""
+        return {
+            Role.INFERENCE_SERVICE: self.inference_service,
+            Role.CRYPTO_PROVIDER: self.crypto_provider,
+            Role.MODEL_OWNER: self.model_owner,
+        }[server]
+
+
+Routes = Mapping[tuple[Role, Role], int]
+"""The port at which the first dials the second, where that is not the second's own: something stands in between."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +72,8 @@ def deployed(
     *,
     threads: int = 1,
     overrides: dict[str, dict[str, object]] | None = None,
+    ports: Ports | None = None,
+    routes: Routes | None = None,
 ) -> Iterator[Deployment]:
     """Set up and run a federation in `folder` that serves the models; stop it when the block ends, however it ends.
 
@@ -68,13 +82,15 @@ def deployed(
         model_folders: each with model.onnx and card.json.
         threads: of one tensor operation, in each party.
         overrides: more settings by program, say {"model-owner": {"waiting": {"step": 2.0}}}.
+        ports: where the servers listen; free ones where left out.
+        routes: detours between two parties, see `Routes`.
     """
     environment = quiet_environment(temporary=folder / "temporary")
-    ports = Ports(**dict(zip(("inference_service", "crypto_provider", "model_owner"), _free_ports(3), strict=True)))
+    ports = ports or free_ports()
     with ThreadPoolExecutor(max_workers=1) as pool:  # the import takes longest, and needs nothing of the rest
         imported = pool.submit(_import, folder, model_folders, environment)
         _enrol(folder, environment)
-        settings = _Settings(folder, ports, threads, overrides or {})
+        settings = _Settings(folder, ports, threads, overrides or {}, routes or {})
         settings.write_front_end()
         call("inference-service", "init", "--config", str(folder / "inference-service.toml"), environment=environment)
         settings.write_parties({role: _account(folder, role, environment) for role in _ACCOUNTS})
@@ -135,12 +151,13 @@ def _serve(servers: dict[Role, Server], folder: Path, role: Role, environment: d
         servers[role] = start(role.value, *arguments, environment=environment, log=folder / f"{role.value}.log")
 
 
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server((HOST, 0)) for _ in range(count)]
+def free_ports() -> Ports:
+    """Ports that nobody listens on now."""
+    sockets = [socket.create_server((HOST, 0)) for _ in range(3)]
     ports = [int(one.getsockname()[1]) for one in sockets]
     for one in sockets:
         one.close()
-    return ports
+    return Ports(**dict(zip(("inference_service", "crypto_provider", "model_owner"), ports, strict=True)))
 
 
 def wait_until_live(server: Server, port: int, folder: Path) -> None:
@@ -162,8 +179,11 @@ def wait_until_live(server: Server, port: int, folder: Path) -> None:
 class _Settings:
     """Writes the TOML files that the four operators would write."""
 
-    def __init__(self, folder: Path, ports: Ports, threads: int, overrides: dict[str, dict[str, object]]) -> None:
+    def __init__(
+        self, folder: Path, ports: Ports, threads: int, overrides: dict[str, dict[str, object]], routes: Routes
+    ) -> None:
         self._folder = folder
+        self._routes = routes
         self._ports = ports
         self._threads = threads
         self._overrides = overrides
@@ -181,7 +201,6 @@ class _Settings:
         )
 
     def write_parties(self, keys: dict[Role, str]) -> None:
-        dealer_url = f"ws://{HOST}:{self._ports.crypto_provider}/v2/dealing"
         self._write(
             "crypto-provider",
             {"listen": f"{HOST}:{self._ports.crypto_provider}"} | self._common(Role.CRYPTO_PROVIDER, keys),
@@ -190,18 +209,29 @@ class _Settings:
             "model-owner",
             {
                 "listen": f"{HOST}:{self._ports.model_owner}",
-                "crypto_provider": {"organisation": TRUST_CENTRE, "url": dealer_url},
+                "crypto_provider": {"organisation": TRUST_CENTRE, "url": self._dealer_url(Role.MODEL_OWNER)},
             }
             | self._common(Role.MODEL_OWNER, keys),
         )
         self._write(
             "data-owner",
             {
-                "model_owners": [{"organisation": LABORATORY}],
-                "crypto_providers": [{"organisation": TRUST_CENTRE}],
+                "model_owners": [{"organisation": LABORATORY} | self._detour(Role.MODEL_OWNER, "inference")],
+                "crypto_providers": [{"organisation": TRUST_CENTRE} | self._detour(Role.CRYPTO_PROVIDER, "dealing")],
             }
             | self._common(Role.DATA_OWNER, keys),
         )
+
+    def _port(self, client: Role, server: Role) -> int:
+        return self._routes.get((client, server), self._ports.of(server))
+
+    def _dealer_url(self, client: Role) -> str:
+        return f"ws://{HOST}:{self._port(client, Role.CRYPTO_PROVIDER)}/v2/dealing"
+
+    def _detour(self, server: Role, path: str) -> dict[str, str]:
+        """The data owner learns addresses from the catalog; a detour is pinned in its settings."""
+        port = self._routes.get((Role.DATA_OWNER, server))
+        return {} if port is None else {"url": f"ws://{HOST}:{port}/v2/{path}"}
 
     def _common(self, role: Role, keys: dict[Role, str]) -> dict[str, object]:
         return {
@@ -214,7 +244,7 @@ class _Settings:
                 "authority": "certificates/authority.pem",
             },
             "inference_service": {
-                "url": f"https://{HOST}:{self._ports.inference_service}",
+                "url": f"https://{HOST}:{self._port(role, Role.INFERENCE_SERVICE)}",
                 "api_key": keys[role],
                 "authority": "certificates/authority.pem",
             },

@@ -1,0 +1,99 @@
+"""Links between parties: what they are like, and what a computation costs over them.
+
+seconds = trips x latency + bytes in line / bandwidth + computing
+
+Plain arithmetic over what the engines declare or count; `scripts/bench networks` holds it against measurements.
+"""
+
+from typing import Annotated, Final
+
+from pydantic import Field
+
+from contract.errors import CallerError
+from contract.model_card import Strict
+
+MAX_MILLISECONDS: Final = 2_000.0
+"""One way. A satellite takes 270."""
+MIN_MEGABITS, MAX_MEGABITS = 0.1, 400_000.0
+
+Milliseconds = Annotated[float, Field(ge=0.0, le=MAX_MILLISECONDS)]
+Megabits = Annotated[float, Field(ge=MIN_MEGABITS, le=MAX_MEGABITS)]
+
+
+class Link(Strict):
+    """What lies between two parties: the same in both directions, which do not disturb each other."""
+
+    name: str
+    one_way_milliseconds: Milliseconds
+    """Latency. Half of what `ping` says."""
+    megabits_per_second: Megabits | None
+    """Rate of each direction; None: no limit."""
+
+    @property
+    def latency_seconds(self) -> float:
+        """One way."""
+        return self.one_way_milliseconds / 1e3
+
+    @property
+    def bytes_per_second(self) -> float | None:
+        """Rate of each direction; None: no limit."""
+        return None if self.megabits_per_second is None else self.megabits_per_second * 1e6 / 8
+
+    def words(self) -> str:
+        """For people."""
+        if self == LOOPBACK:
+            return self.name
+        rate = "no limit" if self.megabits_per_second is None else f"{self.megabits_per_second:g} Mbit/s"
+        return f"{self.name} ({rate}, {self.one_way_milliseconds:g} ms one way)"
+
+
+LOOPBACK: Final = Link(name="loopback", one_way_milliseconds=0.0, megabits_per_second=None)
+LINKS: Final = (
+    LOOPBACK,
+    Link(name="lan", one_way_milliseconds=1.0, megabits_per_second=1_000.0),
+    Link(name="hospital", one_way_milliseconds=10.0, megabits_per_second=100.0),
+    Link(name="wan", one_way_milliseconds=20.0, megabits_per_second=100.0),
+    # AriaNN's tables say "WAN 70 ms" and name no rate. We read the 70 ms as one way, the reading that is harder for us.
+    # Its ResNet-18 takes 4.2 s longer there than on its LAN, with 148 MB: no less than 280 Mbit/s. We take fewer.
+    Link(name="ariann-wan", one_way_milliseconds=70.0, megabits_per_second=100.0),
+)
+"""The profiles, by name. The hospital's is an uplink as clinics have; the others are usual in the literature."""
+
+
+def find_link(text: str) -> Link:
+    """A profile by its name, or a link spelt out: `latency_ms=15,mbit=50`. Raises CallerError for anything else."""
+    named = {link.name: link for link in LINKS}
+    if text in named:
+        return named[text]
+    known = f"give one of {', '.join(named)}, or say latency_ms=15,mbit=50"
+    values: dict[str, float] = {}
+    for part in text.split(","):
+        key, separator, value = (piece.strip() for piece in part.partition("="))
+        if not separator or key not in {"latency_ms", "mbit"} or key in values:
+            raise CallerError(f"unknown network '{text[:60]}': {known}")
+        try:
+            values[key] = float(value)
+        except ValueError:
+            raise CallerError(f"network '{text[:60]}': {key} is not a number; {known}") from None
+    if values.keys() != {"latency_ms", "mbit"}:
+        raise CallerError(f"network '{text[:60]}' needs both a latency and a rate: {known}")
+    latency, rate = values["latency_ms"], values["mbit"]
+    if not 0.0 <= latency <= MAX_MILLISECONDS:
+        raise CallerError(f"network '{text[:60]}': latency_ms must be from 0 to {MAX_MILLISECONDS:g}, one way")
+    if not MIN_MEGABITS <= rate <= MAX_MEGABITS:
+        raise CallerError(f"network '{text[:60]}': mbit must be from {MIN_MEGABITS:g} to {MAX_MEGABITS:g}")
+    return Link(name=f"{latency:g}ms-{rate:g}mbit", one_way_milliseconds=latency, megabits_per_second=rate)
+
+
+def predict_seconds(link: Link, *, trips: int, bytes_in_line: float, computing_seconds: float) -> float:
+    """Seconds of one phase over a link.
+
+    Args:
+        link: between every two parties.
+        trips: messages that each wait for the one before.
+        bytes_in_line: what has to pass one after another: the sum of both directions where the parties take turns,
+            the larger direction where both send at once.
+        computing_seconds: what the phase takes without a network; on loopback, measured.
+    """
+    transfer = 0.0 if link.bytes_per_second is None else bytes_in_line / link.bytes_per_second
+    return trips * link.latency_seconds + transfer + computing_seconds
