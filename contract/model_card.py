@@ -43,6 +43,23 @@ class Window(Strict):
     width: Annotated[float, Field(gt=0)]
 
 
+class FrameChoice(StrEnum):
+    """Which picture of a file with several is read: frames of a DICOM file, pages of a TIFF, slices of a volume."""
+
+    ONLY = "only"
+    """None is chosen: a file with several is refused."""
+    FIRST = "first"
+    MIDDLE = "middle"
+
+
+class ColourChoice(StrEnum):
+    """What becomes of a picture in colours. One whose colours are all grey is read as grey in any case."""
+
+    REFUSE = "refuse"
+    LUMINANCE = "luminance"
+    """Its brightness is read (ITU-R BT.601), as of an ultrasound picture with coloured marks."""
+
+
 class InputSpecification(Strict):
     """The tensor that the model asks for: float32, shape (channels, height, width)."""
 
@@ -55,6 +72,8 @@ class InputSpecification(Strict):
     resize: Literal["bilinear-squash"] = "bilinear-squash"
     """`bilinear-squash`: antialiased bilinear resampling to (height, width), aspect ratio not kept."""
     window: Window | None = None
+    frame: FrameChoice = FrameChoice.ONLY
+    colour: ColourChoice = ColourChoice.REFUSE
     mean: tuple[float, ...]
     standard_deviation: tuple[Annotated[float, Field(gt=0)], ...]
 

@@ -1,4 +1,6 @@
-"""Grey, single-frame DICOM files: decode -> modality LUT -> VOI LUT or window -> MONOCHROME1 inversion last -> [0, 1].
+"""DICOM files: one frame -> decode -> modality LUT -> VOI LUT or window -> MONOCHROME1 inversion last -> [0, 1].
+
+Pictures in colours are made grey after decoding (`colour`); they have neither LUT nor window.
 
 Only the tags listed here are ever parsed: names, identifiers and dates of the patient are skipped, not read.
 """
@@ -17,12 +19,14 @@ from pydicom import Dataset, dcmread
 from pydicom.encaps import get_frame
 from pydicom.filereader import read_dataset
 from pydicom.pixels.decoders.base import get_decoder
+from pydicom.pixels.processing import apply_color_lut
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
 
 from contract.errors import ImageError
-from contract.model_card import Window
+from contract.model_card import InputSpecification
 from imaging.codestream import codestream_size
-from imaging.formats import DecodedFile, ImageWarning, Limits, third_party_reader
+from imaging.colour import grey_of_colours
+from imaging.formats import DecodedFile, ImageWarning, Limits, chosen_frame, third_party_reader
 from imaging.grey_scale import apply_modality, to_display
 
 _NATIVE = ""
@@ -64,8 +68,7 @@ _HEADER_TAGS: list[str] = [
     "HighBit",
     "PixelRepresentation",
 ]
-_PIXEL_TAGS: list[str] = [
-    *_HEADER_TAGS,
+_TRANSFORMATION_TAGS = (
     "ModalityLUTSequence",
     "RescaleSlope",
     "RescaleIntercept",
@@ -73,6 +76,22 @@ _PIXEL_TAGS: list[str] = [
     "WindowCenter",
     "WindowWidth",
     "VOILUTFunction",
+)
+_PALETTE_TAGS = tuple(
+    f"{colour}PaletteColorLookupTable{what}" for colour in ("Red", "Green", "Blue") for what in ("Descriptor", "Data")
+)
+_FRAME_GROUPS = ("PixelValueTransformationSequence", "FrameVOILUTSequence")
+"""Functional groups (PS3.3 C.7.6.16) that say of a frame what older files say of the whole."""
+
+_GREY = ("MONOCHROME1", "MONOCHROME2")
+_COLOURS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_RCT", "YBR_ICT")
+_PALETTE = "PALETTE COLOR"
+_PIXEL_TAGS: list[str] = [
+    *_HEADER_TAGS,
+    *_TRANSFORMATION_TAGS,
+    *_PALETTE_TAGS,
+    "SharedFunctionalGroupsSequence",
+    "PerFrameFunctionalGroupsSequence",
     "PixelData",
 ]
 
@@ -81,37 +100,68 @@ _PLAIN_START = bytes(128) + b"DICM\x02\x00\x10\x00UI\x14\x00" + ExplicitVRLittle
 """Preamble and the one meta element (transfer syntax) that a data set in explicit VR little endian needs."""
 
 
-def read_dicom(source: BinaryIO, *, window: Window | None, limits: Limits) -> DecodedFile:
-    """Decode one grey DICOM image, 8 to 16 bits, signed or not, to float32 in [0, 1].
+def read_dicom(source: BinaryIO, specification: InputSpecification, limits: Limits) -> DecodedFile:
+    """Decode one frame, grey of 8 to 16 bits (signed or not) or in colours of 8, to grey float32 in [0, 1].
 
-    `window` (in units after the modality LUT) is used where the file has neither VOI LUT nor window; without any, the
-    image's own smallest and largest value become 0 and 1. Raises ImageError for everything else; size, colour and
-    compression are judged from the header before memory is taken for pixels.
+    Which frame, and whether colours are read, is for the card to say. Its window (in units after the modality LUT) is
+    used where the file has neither VOI LUT nor window; without any, the frame's own smallest and largest value become
+    0 and 1. Raises ImageError for everything else; size, colours and compression are judged from the header before
+    memory is taken for pixels.
     """
     with third_party_reader("the DICOM file"):
         transfer_syntax, start = _transfer_syntax(source)
         deflated = transfer_syntax == DeflatedExplicitVRLittleEndian
+        name = transfer_syntax.name
         if deflated:
             transfer_syntax = ExplicitVRLittleEndian
         _check_compression(transfer_syntax)
         prefix = _inflated(source, start, _HEADER_PREFIX_BYTES, whole=False) if deflated else source
-        _check_header(prefix, transfer_syntax, limits)
+        frames = _check_header(prefix, transfer_syntax, specification, limits)
+        frame = chosen_frame(specification.frame, frames)
         whole = _inflated(source, start, limits.max_file_bytes, whole=True) if deflated else source
         whole.seek(0)
         data_set = dcmread(whole, specific_tags=_PIXEL_TAGS)
         if "PixelData" not in data_set:
             raise ImageError("the DICOM file is cut short in its pixel data: export or copy it again")
-        stored = _decode(data_set, transfer_syntax)
-        values = apply_modality(stored, data_set)
-        pixels, warnings = to_display(values, data_set, window)
-        if data_set.PhotometricInterpretation == "MONOCHROME1":
-            np.subtract(np.float32(1), pixels, out=pixels)
+        pixels, warnings = _pixels(data_set, transfer_syntax, specification, frame=frame, frames=frames)
         return DecodedFile(
             pixels=pixels,
+            encoding=f"{name}, {data_set.PhotometricInterpretation}, {int(data_set.BitsStored)} bits",
+            frames=frames,
+            frame=frame + 1,
             modality=_code_string(data_set, "Modality"),
             body_part=_code_string(data_set, "BodyPartExamined"),
             warnings=(*warnings, *_intent(data_set)),
         )
+
+
+def _pixels(
+    data_set: Dataset, transfer_syntax: UID, specification: InputSpecification, *, frame: int, frames: int
+) -> tuple[NDArray[np.float32], tuple[ImageWarning, ...]]:
+    if data_set.PhotometricInterpretation not in _GREY:
+        colours = _decode_colours(data_set, transfer_syntax, frame=frame, frames=frames)
+        return grey_of_colours(colours, specification.colour)
+    stored = _decode(data_set, transfer_syntax, frame=frame, frames=frames)
+    told = _transformations(data_set, frame)
+    pixels, warnings = to_display(apply_modality(stored, told), told, specification.window)
+    if data_set.PhotometricInterpretation == "MONOCHROME1":
+        np.subtract(np.float32(1), pixels, out=pixels)
+    return pixels, warnings
+
+
+def _transformations(data_set: Dataset, frame: int) -> Dataset:
+    """LUTs, rescale and window of one frame: its own, else those shared by all frames, else those of the file."""
+    told = Dataset()
+    groups = data_set.get("PerFrameFunctionalGroupsSequence") or []
+    own = [groups[frame]] if frame < len(groups) else []
+    places = [data_set]
+    for group in (*(data_set.get("SharedFunctionalGroupsSequence") or [])[:1], *own):
+        places += [item for name in _FRAME_GROUPS for item in (group.get(name) or [])[:1]]
+    for place in places:
+        for tag in _TRANSFORMATION_TAGS:
+            if tag in place:
+                told[tag] = place[tag]
+    return told
 
 
 def _transfer_syntax(source: BinaryIO) -> tuple[UID, int]:
@@ -145,16 +195,14 @@ def _check_compression(transfer_syntax: UID) -> None:
     raise ImageError(f"the DICOM file is in an unknown transfer syntax: {_CONVERT}")
 
 
-def _check_header(source: BinaryIO, transfer_syntax: UID, limits: Limits) -> None:
-    """Refuse by header alone what cannot be one grey image within `limits`."""
+def _check_header(source: BinaryIO, transfer_syntax: UID, specification: InputSpecification, limits: Limits) -> int:
+    """Refuse by header alone what holds no frame to read within `limits`; return how many frames it holds."""
     source.seek(0)
     header = dcmread(source, stop_before_pixels=True, specific_tags=_HEADER_TAGS)
     if source.read(4) not in (b"\xe0\x7f\x10\x00", b"\x7f\xe0\x00\x10"):
         raise ImageError("the DICOM file holds no picture (no pixel data), or is cut short: export the image itself")
-    if int(header.get("NumberOfFrames") or 1) != 1:
-        raise ImageError("the DICOM file holds several frames: export the one to diagnose as a file of its own")
-    if header.SamplesPerPixel != 1 or header.PhotometricInterpretation not in ("MONOCHROME1", "MONOCHROME2"):
-        raise ImageError("the DICOM file holds a colour picture: export the radiograph itself in grey")
+    frames = int(header.get("NumberOfFrames") or 1)
+    chosen_frame(specification.frame, frames)
     limits.check_size(rows=int(header.Rows), columns=int(header.Columns))
     allocated, stored = int(header.BitsAllocated), int(header.BitsStored)
     if allocated not in (8, 16) or not 0 < stored <= allocated or header.PixelRepresentation not in (0, 1):
@@ -163,22 +211,57 @@ def _check_header(source: BinaryIO, transfer_syntax: UID, limits: Limits) -> Non
         raise ImageError(
             f"DICOM files compressed as JPEG Extended with {stored} bits cannot be decoded here: {_CONVERT}"
         )
+    _check_colours(header, transfer_syntax)
+    return frames
 
 
-def _decode(data_set: Dataset, transfer_syntax: UID) -> NDArray[np.integer]:
-    """Stored values, integers of shape (rows, columns)."""
+def _check_colours(header: Dataset, transfer_syntax: UID) -> None:
+    kind, samples = str(header.PhotometricInterpretation), int(header.SamplesPerPixel)
+    if samples != (3 if kind in _COLOURS else 1) or kind not in (*_GREY, *_COLOURS, _PALETTE):
+        raise ImageError(f"DICOM pictures of {samples} sample(s) as '{_printable(kind)}' are not read: {_CONVERT}")
+    if kind in _GREY:
+        return
+    if kind != _PALETTE and (int(header.BitsAllocated), int(header.BitsStored)) != (8, 8):
+        raise ImageError("DICOM pictures in colours are read with 8 bits a colour only: export it with 8")
+    if _DECODERS[transfer_syntax] == "gdcm":
+        raise ImageError(f"DICOM pictures in colours are not read from JPEG Lossless: {_CONVERT}")
+
+
+def _decode(data_set: Dataset, transfer_syntax: UID, *, frame: int, frames: int) -> NDArray[np.integer]:
+    """Stored values of one frame, integers of shape (rows, columns)."""
     plugin = _DECODERS[transfer_syntax]
     shape = (int(data_set.Rows), int(data_set.Columns))
     if plugin in _CODESTREAMS:
-        frame = get_frame(data_set.PixelData, 0, number_of_frames=1)
-        if codestream_size(frame) != shape:
-            raise ImageError("the DICOM header and its compressed picture differ in size: export the file again")
+        codestream = _codestream(data_set, shape, frame=frame, frames=frames)
         if plugin == "gdcm":
-            return _decode_apart(frame, data_set, transfer_syntax)
-    values, _ = get_decoder(transfer_syntax).as_array(data_set, raw=True, decoding_plugin=plugin)
+            return _decode_apart(codestream, data_set, transfer_syntax)
+    values, _ = get_decoder(transfer_syntax).as_array(data_set, raw=True, index=frame, decoding_plugin=plugin)
     if values.shape != shape or not np.issubdtype(values.dtype, np.integer):
         raise ImageError("the DICOM file does not decode to one grey image: export it again")
     return values if plugin in _CODESTREAMS else _used_bits(values, data_set)
+
+
+def _decode_colours(data_set: Dataset, transfer_syntax: UID, *, frame: int, frames: int) -> NDArray[np.uint8]:
+    """One frame in red, green and blue, (rows, columns, 3), 8 bits each."""
+    plugin = _DECODERS[transfer_syntax]
+    shape = (int(data_set.Rows), int(data_set.Columns))
+    if plugin in _CODESTREAMS:
+        _codestream(data_set, shape, frame=frame, frames=frames)
+    values, _ = get_decoder(transfer_syntax).as_array(data_set, index=frame, decoding_plugin=plugin)
+    if data_set.PhotometricInterpretation == _PALETTE:
+        looked_up = apply_color_lut(values, data_set)
+        values = looked_up if looked_up.dtype == np.uint8 else (looked_up >> 8).astype(np.uint8)
+    if values.shape != (*shape, 3) or values.dtype != np.uint8:
+        raise ImageError("the DICOM file does not decode to one picture in colours of 8 bits: export it again")
+    return values
+
+
+def _codestream(data_set: Dataset, shape: tuple[int, int], *, frame: int, frames: int) -> bytes:
+    """One frame's compressed bytes. Raises ImageError where they promise another size than the header."""
+    compressed = get_frame(data_set.PixelData, frame, number_of_frames=frames)
+    if codestream_size(compressed) != shape:
+        raise ImageError("the DICOM header and its compressed picture differ in size: export the file again")
+    return compressed
 
 
 def _decode_apart(frame: bytes, data_set: Dataset, transfer_syntax: UID) -> NDArray[np.integer]:
@@ -210,8 +293,10 @@ def _used_bits(values: NDArray[np.integer], data_set: Dataset) -> NDArray[np.int
 def _code_string(data_set: Dataset, keyword: str) -> str | None:
     """A DICOM code string; None where absent; never anything but the characters that the standard allows."""
     value = str(data_set.get(keyword) or "").strip().upper()
-    if not value:
-        return None
+    return _printable(value) if value else None
+
+
+def _printable(value: str) -> str:
     return value if re.fullmatch(r"[A-Z0-9_ ]{1,16}", value) else "UNREADABLE"
 
 

@@ -8,6 +8,7 @@ import os
 import stat
 import threading
 import warnings
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from numpy import float32
 from numpy.typing import NDArray
 
 from contract.errors import ImageError
+from contract.model_card import FrameChoice
 
 # The filters of `warnings` belong to the whole process: only one reader at a time may set them aside.
 _WARNING_FILTERS = threading.Lock()
@@ -28,7 +30,13 @@ class FileFormat(StrEnum):
 
     PNG = "PNG"
     JPEG = "JPEG"
+    TIFF = "TIFF"
     DICOM = "DICOM"
+    NIFTI = "NIfTI"
+
+
+READ = "PNG, JPEG, TIFF, DICOM or NIfTI"
+"""For messages."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +72,11 @@ class DecodedFile:
     """What a decoder hands to `imaging.reading`: float32 pixels (rows, columns) in [0, 1] and facts of the file."""
 
     pixels: NDArray[float32]
+    encoding: str
+    """How the file holds them: compression, colours, bits."""
+    frames: int = 1
+    frame: int = 1
+    """Which of `frames` pictures this is, counted from 1."""
     modality: str | None = None
     body_part: str | None = None
     warnings: tuple[ImageWarning, ...] = ()
@@ -92,11 +105,11 @@ def open_bounded(path: Path, limits: Limits) -> Iterator[BoundedReader]:
     try:
         mode = path.stat().st_mode
         if not stat.S_ISREG(mode):
-            raise ImageError("this is not a regular file: give the path of a PNG, JPEG or DICOM file")
+            raise ImageError(f"this is not a regular file: give the path of a {READ} file")
         raw = io.FileIO(path)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "not a valid path"
-        raise ImageError(f"the file cannot be opened ({reason}): give the path of a PNG, JPEG or DICOM file") from error
+        raise ImageError(f"the file cannot be opened ({reason}): give the path of a {READ} file") from error
     with BoundedReader(raw) as source:
         if source.byte_count == 0:
             raise ImageError("the file is empty (0 bytes): export or copy it again")
@@ -111,15 +124,46 @@ def open_bounded(path: Path, limits: Limits) -> Iterator[BoundedReader]:
 def sniff(source: BoundedReader) -> FileFormat:
     """The format by its first bytes; the reader is left at its start. Raises ImageError for any other content."""
     source.seek(0)
-    head = source.read(132)
+    head = source.read(540)
     source.seek(0)
     if head.startswith(b"\x89PNG\r\n\x1a\n"):
         return FileFormat.PNG
     if head.startswith(b"\xff\xd8\xff"):
         return FileFormat.JPEG
-    if head[128:132] == b"DICM":
+    if head[128:132] == b"DICM":  # before TIFF: a DICOM file's preamble may make it both
         return FileFormat.DICOM
-    raise ImageError("this is not a PNG, JPEG or DICOM file: export the image in one of these formats")
+    if head.startswith((b"II*\0", b"MM\0*")):
+        return FileFormat.TIFF
+    if is_nifti(inflated_start(head) if head.startswith(GZIP) else head):
+        return FileFormat.NIFTI
+    raise ImageError(f"this is not a {READ} file: export the image in one of these formats")
+
+
+GZIP = b"\x1f\x8b\x08"
+
+
+def is_nifti(head: bytes) -> bool:
+    """Whether a file that is not compressed begins as NIfTI-1 or NIfTI-2 in one file."""
+    return head[344:348] == b"n+1\0" or head[4:12] == b"n+2\0\r\n\x1a\n"
+
+
+def inflated_start(compressed: bytes) -> bytes:
+    """As much of the beginning of a gzip stream as these bytes give; nothing where they are damaged."""
+    try:
+        return zlib.decompressobj(16 + zlib.MAX_WBITS).decompress(compressed, 540)
+    except zlib.error:
+        return b""
+
+
+def chosen_frame(choice: FrameChoice, frames: int) -> int:
+    """Index of the picture to read, from 0. Raises ImageError where there are several and none is to be chosen."""
+    if frames < 1:
+        raise ImageError("the file holds no picture: export it again")
+    if frames == 1 or choice is FrameChoice.FIRST:
+        return 0
+    if choice is FrameChoice.MIDDLE:
+        return frames // 2
+    raise ImageError("the file holds several pictures: export the one to diagnose as a file of its own")
 
 
 @contextmanager

@@ -47,10 +47,15 @@ def to_display(
         if math.isfinite(center) and math.isfinite(width) and width >= narrowest and width > 0:
             return windowed(values, center=center, width=width, function=function), ()
         text = "the file's window is not usable; the image's full range was shown instead"
-        return _full_range(values), (ImageWarning("bad-window", text),)
-    if card_window is not None:
-        return windowed(values, center=card_window.center, width=card_window.width, function="LINEAR_EXACT"), ()
-    return _full_range(values), ()
+        return stretched(values, None), (ImageWarning("bad-window", text),)
+    return stretched(values, card_window), ()
+
+
+def stretched(values: NDArray[np.float32], window: Window | None) -> NDArray[np.float32]:
+    """Values of a file that names no window -> [0, 1]: by the card's, else from the smallest value to the largest."""
+    if window is None:
+        return _full_range(values)
+    return windowed(values, center=window.center, width=window.width, function="LINEAR_EXACT")
 
 
 def windowed(values: NDArray[np.float32], *, center: float, width: float, function: str) -> NDArray[np.float32]:

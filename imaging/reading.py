@@ -9,10 +9,14 @@ from numpy.typing import NDArray
 from contract.model_card import InputSpecification
 from imaging.dicom import read_dicom
 from imaging.formats import DecodedFile, FileFormat, ImageWarning, Limits, open_bounded, sniff
+from imaging.nifti import read_nifti
 from imaging.preprocessing import to_model_input
 from imaging.raster import read_raster
 
 __all__ = ["ImageFacts", "ImageWarning", "ModelInput", "Radiograph", "read_image", "read_model_input"]
+
+
+_READERS = {FileFormat.DICOM: read_dicom, FileFormat.NIFTI: read_nifti}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -20,6 +24,11 @@ class ImageFacts:
     """What may be shown about a file that was read. Holds nothing about the patient."""
 
     format: FileFormat
+    encoding: str
+    """How the file holds the picture: compression, colours, bits."""
+    frames: int
+    frame: int
+    """Which of `frames` pictures of the file was read, counted from 1."""
     modality: str | None
     """DICOM Modality; None where the format or the file does not say."""
     body_part: str | None
@@ -49,22 +58,22 @@ class ModelInput(ImageFacts):
 
 
 def read_image(path: Path, specification: InputSpecification, *, limits: Limits | None = None) -> Radiograph:
-    """Decode a PNG, JPEG or DICOM file, told by its content, for a model with this input.
+    """Decode a PNG, JPEG, TIFF, DICOM or NIfTI file, told by its content, for a model with this input.
 
-    The specification gives the window for files that carry none, and the modalities and body parts to warn about.
-    Raises ImageError, in one line that says what happened and what to do, for every file that is not one grey image
-    within `limits`.
+    The specification gives the window for files that carry none, the frame of files with several, what becomes of
+    colours, and the modalities and body parts to warn about. Raises ImageError, in one line that says what happened and
+    what to do, for every other file, and for any beyond `limits`.
     """
     limits = limits or Limits()
     with open_bounded(path, limits) as source:
         file_format = sniff(source)
-        if file_format is FileFormat.DICOM:
-            decoded = read_dicom(source, window=specification.window, limits=limits)
-        else:
-            decoded = read_raster(source, limits)
+        decoded = _READERS.get(file_format, read_raster)(source, specification, limits)
     return Radiograph(
         pixels=decoded.pixels,
         format=file_format,
+        encoding=decoded.encoding,
+        frames=decoded.frames,
+        frame=decoded.frame,
         modality=decoded.modality,
         body_part=decoded.body_part,
         original_size=(decoded.pixels.shape[0], decoded.pixels.shape[1]),
@@ -78,6 +87,9 @@ def read_model_input(path: Path, specification: InputSpecification, *, limits: L
     return ModelInput(
         tensor=to_model_input(image.pixels, specification),
         format=image.format,
+        encoding=image.encoding,
+        frames=image.frames,
+        frame=image.frame,
         modality=image.modality,
         body_part=image.body_part,
         original_size=image.original_size,

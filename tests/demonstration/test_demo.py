@@ -107,7 +107,7 @@ def test_json_alone_on_stdout_and_nothing_left(temporary: Path, tiny_model: Path
     stdout, stderr = demo.finish()
     assert demo.process.returncode == 2
     (words,) = stderr.splitlines()
-    assert words.startswith(f"data-owner: {text}: this is not a PNG, JPEG or DICOM file: ")
+    assert words.startswith(f"data-owner: {text}: this is not a PNG, JPEG, TIFF, DICOM or NIfTI file: ")
     (line,) = stdout.splitlines()
     shown = json.loads(line)
     assert set(shown) == set(KEYS)

@@ -3,18 +3,28 @@
 import io
 import struct
 import zlib
+from typing import Any
 
+import nibabel
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
-from contract.model_card import InputSpecification, Modality, Window
+from contract.model_card import ColourChoice, FrameChoice, InputSpecification, Modality, Window
 
 
-def specification(*, side: int = 16, window: Window | None = None) -> InputSpecification:
+def specification(
+    *,
+    side: int = 16,
+    window: Window | None = None,
+    frame: FrameChoice = FrameChoice.ONLY,
+    colour: ColourChoice = ColourChoice.REFUSE,
+) -> InputSpecification:
     return InputSpecification(
+        frame=frame,
+        colour=colour,
         modalities=(Modality.DX, Modality.CR),
         body_parts=("CHEST",),
         height=side,
@@ -59,6 +69,28 @@ def data_set(
     return made
 
 
+def colour_picture(*, rows: int = 24, columns: int = 32, seed: int = 0) -> NDArray[np.uint8]:
+    return np.random.default_rng(seed).integers(0, 256, (rows, columns, 3), dtype=np.uint8)
+
+
+def colour_data_set(colours: NDArray[np.uint8], **tags: object) -> Dataset:
+    """A complete data set of 8-bit colours, pixel by pixel."""
+    made = data_set(colours[..., 0].astype(np.uint16), changes=dict(tags))
+    made.SamplesPerPixel, made.PhotometricInterpretation, made.PlanarConfiguration = 3, "RGB", 0
+    made.PixelData = colours.tobytes()
+    return made
+
+
+def palette_data_set(indices: NDArray[np.uint8], palette: NDArray[np.uint16], **tags: object) -> Dataset:
+    """A complete data set of indices into a table of 16-bit colours, (entries, 3)."""
+    made = data_set(indices.astype(np.uint16), changes=dict(tags))
+    made.PhotometricInterpretation = "PALETTE COLOR"
+    for column, colour in enumerate(("Red", "Green", "Blue")):
+        setattr(made, f"{colour}PaletteColorLookupTableDescriptor", [len(palette) % 65536, 0, 16])
+        setattr(made, f"{colour}PaletteColorLookupTableData", palette[:, column].astype("<u2").tobytes())
+    return made
+
+
 def dicom_bytes(made: Dataset) -> bytes:
     target = io.BytesIO()
     made.save_as(target, enforce_file_format=True)
@@ -81,6 +113,27 @@ def png_bytes(values: NDArray[np.generic], *, mode: str | None = None) -> bytes:
     image = Image.fromarray(values)
     (image.convert(mode) if mode else image).save(target, "PNG")
     return target.getvalue()
+
+
+def tiff_bytes(pages: list[NDArray[Any]]) -> bytes:
+    target = io.BytesIO()
+    first, *others = [Image.fromarray(page) for page in pages]
+    first.save(target, "TIFF", save_all=True, append_images=others)
+    return target.getvalue()
+
+
+def volume(*, shape: tuple[int, ...] = (5, 6, 7), seed: int = 0) -> NDArray[np.int16]:
+    return np.random.default_rng(seed).integers(-1000, 1000, shape, dtype=np.int16)
+
+
+def nifti_bytes(
+    values: NDArray[Any],
+    *,
+    affine: NDArray[np.float64] | None = None,
+    kind: type[nibabel.Nifti1Image] = nibabel.Nifti1Image,
+) -> bytes:
+    content: bytes = kind(values, np.eye(4) if affine is None else affine).to_bytes()
+    return content
 
 
 def huge_png_header(*, rows: int, columns: int) -> bytes:

@@ -1,5 +1,6 @@
 """Files that are not one grey image: one line that says what happened and what to do, and no memory taken."""
 
+import gzip
 import io
 import os
 import resource
@@ -19,12 +20,18 @@ from pydicom.uid import JPEG2000Lossless, RLELossless
 from contract.errors import ImageError
 from imaging import Limits, read_image
 from tests.imaging.samples import (
+    colour_data_set,
+    colour_picture,
     data_set,
     dicom_bytes,
     huge_png_header,
+    nifti_bytes,
+    palette_data_set,
     picture,
     png_bytes,
     specification,
+    tiff_bytes,
+    volume,
     with_transfer_syntax,
 )
 
@@ -55,7 +62,7 @@ def changed(**tags: object) -> bytes:
 
 
 def colour_png() -> bytes:
-    return png_bytes(np.random.default_rng(0).integers(0, 256, (20, 20, 3), dtype=np.uint8))
+    return png_bytes(colour_picture())
 
 
 def cut_run_lengths() -> bytes:
@@ -76,10 +83,13 @@ def animated_png() -> bytes:
     return target.getvalue()
 
 
+INDICES = np.arange(24 * 32, dtype=np.uint8).reshape(24, 32)
+PALETTE = np.random.default_rng(0).integers(0, 1 << 16, (256, 3), dtype=np.uint16)
+
 CASES: dict[str, tuple[Callable[[], bytes], str]] = {
     "empty": (bytes, "empty"),
-    "text": (lambda: b"this is no image\n" * 20, "not a PNG, JPEG or DICOM"),
-    "gif": (lambda: b"GIF89a" + bytes(300), "not a PNG, JPEG or DICOM"),
+    "text": (lambda: b"this is no image\n" * 20, "not a PNG, JPEG, TIFF, DICOM or NIfTI"),
+    "gif": (lambda: b"GIF89a" + bytes(300), "not a PNG, JPEG, TIFF, DICOM or NIfTI"),
     "only a signature": (lambda: b"\x89PNG\r\n\x1a\n", "damaged"),
     "cut PNG": (lambda: png_bytes(picture(rows=99))[:-1000], "damaged"),
     "cut JPEG": (lambda: jpeg("L")[:-200], "damaged"),
@@ -97,9 +107,33 @@ CASES: dict[str, tuple[Callable[[], bytes], str]] = {
     "no rows": (lambda: changed(Rows=None), "damaged"),
     "zero rows": (lambda: changed(Rows=0), "no rows"),
     "huge DICOM": (lambda: changed(Rows=20_000, Columns=10_000), "limit of 100 million"),
-    "colour DICOM": (lambda: changed(SamplesPerPixel=3, PhotometricInterpretation="RGB"), "colour"),
-    "palette": (lambda: changed(PhotometricInterpretation="PALETTE COLOR"), "colour"),
-    "several frames": (lambda: changed(NumberOfFrames=2), "several frames"),
+    "colour DICOM": (lambda: dicom_bytes(colour_data_set(colour_picture())), "colour picture"),
+    "colour DICOM cut short": (lambda: changed(SamplesPerPixel=3, PhotometricInterpretation="RGB"), "damaged"),
+    "colours of 16 bits": (
+        lambda: dicom_bytes(colour_data_set(colour_picture(), BitsAllocated=16, BitsStored=16, HighBit=15)),
+        "8 bits a colour",
+    ),
+    "JPEG Lossless in colours": (
+        lambda: with_transfer_syntax(dicom_bytes(colour_data_set(colour_picture())), "1.2.840.10008.1.2.4.70"),
+        "not read from JPEG Lossless",
+    ),
+    "palette": (lambda: dicom_bytes(palette_data_set(INDICES, PALETTE)), "colour picture"),
+    "palette without its table": (lambda: changed(PhotometricInterpretation="PALETTE COLOR"), "damaged"),
+    "CMYK": (lambda: changed(SamplesPerPixel=4, PhotometricInterpretation="CMYK"), "4 sample(s) as 'CMYK'"),
+    "hidden words": (lambda: grey().replace(b"MONOCHROME2", b"Secret^Name"), "'UNREADABLE' are not read"),
+    "several frames": (lambda: changed(NumberOfFrames=2), "several pictures"),
+    "more frames than there are": (lambda: changed(NumberOfFrames=1 << 30), "several pictures"),
+    "no frames": (lambda: changed(NumberOfFrames=-1), "holds no picture"),
+    "cut TIFF": (lambda: tiff_bytes([picture().astype(np.uint8)])[:-200], "damaged"),
+    "several pages": (lambda: tiff_bytes([picture().astype(np.uint8)] * 2), "several pictures"),
+    "TIFF of floats": (lambda: tiff_bytes([picture().astype(np.float32)]), "colour mode F"),
+    "TIFF of 32 bits": (lambda: tiff_bytes([picture().astype(np.int32) - 9]), "outside 16 bits"),
+    "several slices": (lambda: nifti_bytes(volume()), "several pictures"),
+    "cut NIfTI": (lambda: nifti_bytes(volume())[:-100], "several pictures"),
+    "cut gzip": (lambda: gzip.compress(nifti_bytes(volume()))[:-100], "cut short"),
+    "gzip of a text": (lambda: gzip.compress(b"no image" * 99), "not a PNG, JPEG, TIFF, DICOM or NIfTI"),
+    "NIfTI of one plane": (lambda: nifti_bytes(volume()[..., 0]), "no volume of grey values"),
+    "NIfTI of colours": (lambda: nifti_bytes(volume().astype(np.complex64)), "no volume of grey values"),
     "one bit": (lambda: changed(BitsAllocated=1, BitsStored=1, HighBit=0), "8 to 16 bits"),
     "32 bits": (lambda: changed(BitsAllocated=32, BitsStored=32, HighBit=31), "8 to 16 bits"),
     "high bit": (lambda: changed(HighBit=3), "contradicts"),
