@@ -76,7 +76,7 @@ def test_every_dicom_file_reads_as_pydicom_shows_it_or_is_refused(medical_data: 
             continue
         expected = as_pydicom_shows_it(path)
         assert image.original_size == expected.shape, path.name
-        slope, offset = np.polyfit(expected.ravel(), image.pixels.ravel(), 1)
+        slope, offset = np.polyfit(expected.ravel()[::17], image.pixels.ravel()[::17], 1)
         assert (slope < 0) == (row["photometric"] == "MONOCHROME1"), path.name
         np.testing.assert_allclose(image.pixels, slope * expected + offset, atol=3e-3, err_msg=path.name)
     assert refused.keys() == REFUSED.keys()
