@@ -1,11 +1,13 @@
 """`data-owner`: submit images and read the answers.
 
 data-owner diagnose chest.dcm --config data-owner.toml
+data-owner diagnose chest.dcm --heat-map chest.png --config data-owner.toml
 data-owner prepare --count 8 --config data-owner.toml
 data-owner stock --config data-owner.toml
 """
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -39,6 +41,10 @@ def diagnose(
     *,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a file, on stdout.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Submit images with warnings that ask to confirm.")] = False,
+    heat_map: Annotated[
+        Path | None,
+        typer.Option(metavar="PNG", help="New picture of what speaks for the answer; for several FILEs, a folder."),
+    ] = None,
 ) -> None:
     """Submit images one after the other. A file that fails does not stop the next; the worst exit status is kept."""
     from data_owner.settings import DataOwnerSettings
@@ -47,6 +53,7 @@ def diagnose(
     with console().status("starting"):
         import torch
 
+        from data_owner.heat_map import places_for, require_heat_map
         from data_owner.session import Diagnoser
         from inference_service.client import InferenceServiceClient
         from secure_computation.engines.choosing import warm_up
@@ -58,11 +65,15 @@ def diagnose(
         diagnoser = Diagnoser(settings, client)
         entry = diagnoser.choose_model(model)
         chosen = engine or entry.engines[0]
+        places: Sequence[Path | None] = [None] * len(files)
+        if heat_map is not None:
+            require_heat_map(entry.card, chosen)
+            places = places_for(files, heat_map)
         with console().status("starting"):
             warm_up(chosen)  # takes seconds: before the first session, not in it
-        for path in files:
+        for path, place in zip(files, places, strict=True):
             try:
-                _diagnose_one(diagnoser, path, entry, engine=chosen, as_json=as_json, force=force)
+                _diagnose_one(diagnoser, path, entry, engine=chosen, as_json=as_json, force=force, heat_map=place)
             except EncryptedInferenceError as error:
                 say(f"data-owner: {path}: {one_line(error)}")
                 statuses.append(error.exit_status)
@@ -71,12 +82,19 @@ def diagnose(
 
 
 def _diagnose_one(
-    diagnoser: "Diagnoser", path: Path, entry: "ModelEntry", *, engine: Engine, as_json: bool, force: bool
+    diagnoser: "Diagnoser",
+    path: Path,
+    entry: "ModelEntry",
+    *,
+    engine: Engine,
+    as_json: bool,
+    force: bool,
+    heat_map: Path | None,
 ) -> None:
     from data_owner.presentation import print_diagnosis, shown_progress
 
     with shown_progress(console()) as progress:
-        diagnosis = diagnoser.diagnose(path, entry, engine=engine, force=force, progress=progress)
+        diagnosis = diagnoser.diagnose(path, entry, engine=engine, force=force, progress=progress, heat_map=heat_map)
     if as_json:
         typer.echo(diagnosis.model_dump_json())
     else:

@@ -1,12 +1,15 @@
 """The result of one diagnosis, as the clinician reads it. It stays on this machine."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from contract.model_card import ModelCard, Strict
 from contract.ticket import Engine
 from imaging import ImageWarning
+
+HeatMapGrid = tuple[tuple[float, ...], ...]
+"""Rows from top to bottom, each from left to right."""
 
 
 class ModelName(Strict):
@@ -83,3 +86,13 @@ class Diagnosis(Strict):
     one_way_trips: int
     stocked: bool = False
     """Whether the material was prepared ahead."""
+    heat_map: Annotated[dict[str, HeatMapGrid] | None, Field(repr=False)] = None
+    """Class activation map of each class, where the model's owner allows it: what speaks for the class (above 0) and
+    against it, over the whole picture, in logits: the mean of a grid is the class's logit less a constant."""
+    heat_map_file: str | None = None
+    """The picture with the map of `diagnosis.label` over it, where it was asked for."""
+
+    @model_serializer(mode="wrap")
+    def _only_heat_maps_that_are(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields: dict[str, Any] = handler(self)
+        return {name: value for name, value in fields.items() if value is not None or "heat_map" not in name}

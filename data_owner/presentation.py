@@ -58,6 +58,8 @@ def print_diagnosis(console: Console, diagnosis: Diagnosis, card: ModelCard) -> 
     console.print(Panel(content, title=title, subtitle=Text(subtitle), width=width))
     for warning in diagnosis.warnings:
         console.print(f"Warning: {warning.text}", markup=False)
+    if diagnosis.heat_map_file is not None:
+        console.print(f"Heat map of {finding.label}: {diagnosis.heat_map_file}", markup=False, soft_wrap=True)
     console.print(f"Intended use: {card.intended_use}", markup=False)
     _print_account(console, diagnosis)
 

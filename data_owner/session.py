@@ -44,10 +44,13 @@ session, ticket     -->    checks ticket, pins both peers
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from ssl import SSLContext
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from contract.api import ModelEntry, SessionEventName
 from contract.errors import (
@@ -57,8 +60,10 @@ from contract.errors import (
     PeerViolation,
 )
 from contract.identity import Party
+from contract.model_card import ModelCard
 from contract.ticket import STOCKED_ENGINES, Engine, Purpose, TicketClaims
-from data_owner.diagnosis import Bytes, Diagnosis, Finding, ModelName, Seconds, Warned
+from data_owner.diagnosis import Bytes, Diagnosis, Finding, HeatMapGrid, ModelName, Seconds, Warned
+from data_owner.heat_map import require_heat_map, write_heat_map
 from data_owner.masked_weights import MaskedWeightsFolder
 from data_owner.offline import Offline
 from data_owner.session_desk import OpenSession, SessionDesk, Ticket
@@ -101,6 +106,8 @@ class Stocked:
 @dataclass(frozen=True, kw_only=True)
 class _Outcome:
     answer: Answer
+    heat_map: NDArray[np.float64] | None = field(repr=False)
+    """(classes, rows, columns)."""
     seconds: Seconds
     bytes: Bytes
     one_way_trips: int
@@ -135,11 +142,23 @@ class Diagnoser:
             raise ConfigurationError(f"choose a model with --model; offered by your model owners: {listing}")
         return self._front_end.model(offered.pop())
 
-    def diagnose(self, path: Path, entry: ModelEntry, *, engine: Engine, force: bool, progress: Progress) -> Diagnosis:
+    def diagnose(
+        self,
+        path: Path,
+        entry: ModelEntry,
+        *,
+        engine: Engine,
+        force: bool,
+        progress: Progress,
+        heat_map: Path | None = None,
+    ) -> Diagnosis:
         """Submit one file. Raises an error of the tree; the session then ends as failed at the front end.
 
-        `force` submits a file with warnings that ask for confirmation.
+        `force` submits a file with warnings that ask for confirmation. `heat_map`: a new PNG file for the picture with
+        the heat map over it; refused before anything is sent where the model's owner does not allow one.
         """
+        if heat_map is not None:
+            require_heat_map(entry.card, engine)
         progress.stage("reading the image")
         image = read_model_input(path, entry.card.input)
         _confirm(image, force=force)
@@ -156,7 +175,8 @@ class Diagnoser:
         session = self._desk.open(entry, engine, Purpose.DIAGNOSE)
         with self._desk.ending(session) as channels:
             outcome = self._run(session, plan, image, progress, channels)
-        return _diagnosis(path, entry, engine, image, outcome)
+        diagnosis = _diagnosis(path, entry, engine, image, outcome)
+        return diagnosis if heat_map is None else _with_heat_map_file(diagnosis, image, heat_map)
 
     def stock(self, entry: ModelEntry, *, engine: Engine, progress: Progress) -> Stocked:
         """Prepare one item ahead, and keep it for a later diagnosis; the model owner keeps its half.
@@ -193,7 +213,14 @@ class Diagnoser:
         prepared = time.perf_counter()
         side = self._side(session.claims, plan)
         progress.stage("computing on shares")
-        (answer,) = side.run([image.tensor], [offline.material], model_owner=model_owner, on_layer=progress.layer)
+        heat_maps: list[NDArray[np.float64]] = []
+        (answer,) = side.run(
+            [image.tensor],
+            [offline.material],
+            model_owner=model_owner,
+            on_layer=progress.layer,
+            on_heat_map=heat_maps.append,
+        )
         model_owner.send_end(step="result received")
         finished = time.perf_counter()
         seconds = Seconds(offline=prepared - started, online=finished - prepared)
@@ -202,6 +229,7 @@ class Diagnoser:
         trips = model_owner.traffic(Phase.ONLINE).one_way_trips + model_owner.traffic(Phase.OUTPUT).one_way_trips
         return _Outcome(
             answer=answer,
+            heat_map=heat_maps[0] if heat_maps else None,
             seconds=seconds,
             bytes=sent,
             one_way_trips=trips,
@@ -317,4 +345,24 @@ def _diagnosis(path: Path, entry: ModelEntry, engine: Engine, image: ModelInput,
         bytes=outcome.bytes,
         one_way_trips=outcome.one_way_trips,
         stocked=outcome.stocked,
+        heat_map=None if outcome.heat_map is None else _grids(entry.card, outcome.heat_map),
     )
+
+
+def _grids(card: ModelCard, heat_map: NDArray[np.float64]) -> dict[str, HeatMapGrid]:
+    return {
+        name: tuple(tuple(float(value) for value in row) for row in grid)
+        for name, grid in zip(card.classes, heat_map, strict=True)
+    }
+
+
+def _with_heat_map_file(diagnosis: Diagnosis, image: ModelInput, path: Path) -> Diagnosis:
+    """Draw the map of the decided class. Where that fails, the result is still the clinician's, with a warning."""
+    if diagnosis.heat_map is None:
+        raise PeerViolation("the model's plan opened no heat map, against its card; tell its owner")
+    try:
+        write_heat_map(path, image.picture, np.array(diagnosis.heat_map[diagnosis.diagnosis.label]))
+    except OSError as error:
+        text = f"the heat map was not written to {path} ({error.strerror}); the numbers are in the output of --json"
+        return diagnosis.model_copy(update={"warnings": (*diagnosis.warnings, Warned(code="no-heat-map", text=text))})
+    return diagnosis.model_copy(update={"heat_map_file": str(path)})

@@ -27,6 +27,10 @@ def demo(
     model: Annotated[
         Path | None, typer.Option(help="Folder with model.onnx and card.json, if not the shipped.")
     ] = None,
+    heat_map: Annotated[
+        Path | None,
+        typer.Option(metavar="PNG", help="New picture of what speaks for the answer; for several FILEs, a folder."),
+    ] = None,
     *,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a file, alone on stdout.")] = False,
 ) -> None:
@@ -40,7 +44,7 @@ def demo(
             card = read_card(folder / "card.json")
             absolute = [path.resolve() for path in files or []]
             deployment, submitted = stack.enter_context(running_federation(absolute, folder))
-        for diagnosis, comparison in compare(deployment, submitted, engine, folder):
+        for diagnosis, comparison in compare(deployment, submitted, engine, folder, heat_map=heat_map):
             if as_json:
                 sys.stdout.write(comparison.model_dump_json() + "\n")
                 sys.stdout.flush()

@@ -64,14 +64,18 @@ def running_federation(files: Sequence[Path], model_folder: Path) -> Iterator[tu
 
 
 def compare(
-    deployment: Deployment, files: Sequence[Path], engine: Engine, model_folder: Path
+    deployment: Deployment, files: Sequence[Path], engine: Engine, model_folder: Path, *, heat_map: Path | None = None
 ) -> Iterator[tuple[Diagnosis, Comparison]]:
     """Submit files through `data-owner diagnose --force` and compare each answer. Its errors go to stderr.
+
+    `heat_map` is the command's: a new PNG, or a folder.
 
     Raises SystemExit with the command's status at the end where a file failed.
     """
     plaintext = PlaintextModel(model_folder)
     arguments = ["diagnose", *map(str, files), "--config", str(deployment.data_owner_settings)]
+    if heat_map is not None:
+        arguments += ["--heat-map", str(heat_map.resolve())]
     process: subprocess.Popen[str] | None = None
     try:
         with termination_held():

@@ -1,11 +1,16 @@
 """From a grey image in [0, 1] to the tensor that a model card asks for. Shared by training and serving."""
 
+from typing import Final
+
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from contract.errors import ImageError
 from contract.model_card import InputSpecification
+
+PICTURE_SIDE: Final = 1024
+"""Pixels on the longer side of a picture for the screen."""
 
 
 def to_model_input(pixels: NDArray[np.floating], specification: InputSpecification) -> NDArray[np.float32]:
@@ -29,6 +34,15 @@ def to_model_input(pixels: NDArray[np.floating], specification: InputSpecificati
     mean = np.asarray(specification.mean, dtype=np.float32)[:, np.newaxis, np.newaxis]
     deviation = np.asarray(specification.standard_deviation, dtype=np.float32)[:, np.newaxis, np.newaxis]
     return (resampled[np.newaxis] - mean) / deviation
+
+
+def to_picture(pixels: NDArray[np.floating]) -> NDArray[np.uint8]:
+    """A grey image in [0, 1], (rows, columns), for the screen: 8 bits, `PICTURE_SIDE` at most on the longer side."""
+    rows, columns = pixels.shape
+    factor = min(1.0, PICTURE_SIDE / max(rows, columns))
+    size = (max(1, round(rows * factor)), max(1, round(columns * factor)))
+    shown = _bilinear_squash(pixels, height=size[0], width=size[1])
+    return np.asarray(np.rint(shown.clip(0, 1) * 255), np.uint8)
 
 
 def _bilinear_squash(pixels: NDArray[np.floating], *, height: int, width: int) -> NDArray[np.float32]:

@@ -10,7 +10,7 @@ from contract.model_card import InputSpecification
 from imaging.dicom import read_dicom
 from imaging.formats import DecodedFile, FileFormat, ImageWarning, Limits, open_bounded, sniff
 from imaging.nifti import read_nifti
-from imaging.preprocessing import to_model_input
+from imaging.preprocessing import to_model_input, to_picture
 from imaging.raster import read_raster
 
 __all__ = ["ImageFacts", "ImageWarning", "ModelInput", "Radiograph", "read_image", "read_model_input"]
@@ -52,9 +52,12 @@ class Radiograph(ImageFacts):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ModelInput(ImageFacts):
-    """The tensor of the card: float32, shape (channels, height, width)."""
+    """The tensor of the card, and the same picture for people."""
 
     tensor: NDArray[np.float32] = field(repr=False)
+    """float32, shape (channels, height, width)."""
+    picture: NDArray[np.uint8] = field(repr=False)
+    """All that the model sees, in the file's proportions: see `to_picture`."""
 
 
 def read_image(path: Path, specification: InputSpecification, *, limits: Limits | None = None) -> Radiograph:
@@ -86,6 +89,7 @@ def read_model_input(path: Path, specification: InputSpecification, *, limits: L
     image = read_image(path, specification, limits=limits)
     return ModelInput(
         tensor=to_model_input(image.pixels, specification),
+        picture=to_picture(image.pixels),
         format=image.format,
         encoding=image.encoding,
         frames=image.frames,

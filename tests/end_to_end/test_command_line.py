@@ -18,6 +18,7 @@ import pytest
 import tomli_w
 
 from contract.identity import Role
+from contract.model_card import OutputPolicy
 from contract.ticket import PUBLIC_KEY_FILE, new_signing_key
 from data_owner import command
 from data_owner.diagnosis import Diagnosis
@@ -40,7 +41,7 @@ from tests.imaging.samples import (
 
 @pytest.fixture(scope="module")
 def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
-    model = write_tiny_model(tmp_path_factory.mktemp("tiny"))
+    model = write_tiny_model(tmp_path_factory.mktemp("tiny"), output_policy=OutputPolicy.LOGITS_AND_HEAT_MAP)
     with deployed(tmp_path_factory.mktemp("deployment"), [model]) as running:
         yield running
 
@@ -136,7 +137,7 @@ def test_json_is_alone_on_stdout_and_one_object_a_file(mixed_run: MixedRun, tmp_
         assert tuple(answer.diagnosis.probabilities or {}) == CLASSES
     assert [warning.code for warning in answers[0].warnings] == []
     assert [warning.code for warning in answers[1].warnings] == ["modality-unknown"]
-    assert set(json.loads(lines[0])) == set(Diagnosis.model_fields)
+    assert set(json.loads(lines[0])) == set(Diagnosis.model_fields) - {"heat_map", "heat_map_file"}
 
 
 def test_each_bad_file_has_one_line_and_stops_no_other(mixed_run: MixedRun) -> None:
@@ -244,6 +245,27 @@ def test_material_is_prepared_listed_and_spent(
     assert "nothing is stocked" in in_process(capfd, "stock", *config).stdout
 
 
+def test_heat_maps_of_several_files_go_into_a_folder(
+    deployment: Deployment, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    chests = [radiograph(tmp_path / f"{name}.dcm", seed=seed) for seed, name in enumerate(("one", "two"))]
+    config, folder = ("--config", deployment.data_owner_settings), tmp_path / "maps"
+    done = in_process(capfd, "diagnose", *chests, *config, "--json", "--heat-map", folder)
+    assert done.status == 0
+    answers = [Diagnosis.model_validate_json(line) for line in done.stdout.splitlines()]
+    written = [str(folder / f"{name}.dcm.heat-map.png") for name in ("one", "two")]
+    assert [answer.heat_map_file for answer in answers] == written
+    assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {0o600}
+    for answer in answers:
+        assert answer.heat_map is not None
+        assert {np.shape(grid) for grid in answer.heat_map.values()} == {(16, 16)}
+    again = in_process(capfd, "diagnose", *chests, *config, "--heat-map", folder)
+    assert (again.status, again.stdout) == (2, "")
+    assert "one.dcm.heat-map.png exists already; name another place for the heat map" in again.stderr
+    shown = in_process(capfd, "diagnose", chests[0], *config, "--heat-map", tmp_path / "map.png")
+    assert f"Heat map of {answers[0].diagnosis.label}: {tmp_path / 'map.png'}" in shown.stdout
+
+
 def test_only_the_masked_engines_material_is_prepared(
     deployment: Deployment, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -337,4 +359,5 @@ def test_nothing_secret_is_left_behind(deployment: Deployment, mixed_run: MixedR
     # Weights stay in the model owner's folder, and the results at the data owner.
     outside = b"".join(content for path, content in left.items() if path.suffix in {".log", ".sqlite"})
     assert b"probabilities" not in outside
-    assert b'logits"' not in outside.replace(b'"output_policy":"logits"', b"")
+    assert b'logits"' not in outside
+    assert b'"heat_map":{' not in outside

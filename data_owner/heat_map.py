@@ -1,0 +1,116 @@
+"""A heat map over the picture that was submitted, as PNG: the clinician's file. Nothing of it leaves this machine.
+
+The map is a coarse grid, 7 x 7 for a ResNet at 224 pixels, over the whole picture: the model sees all of it, resampled
+without cutting anything off (`imaging.preprocessing`), so grid and picture share their edges. Shown is what speaks for
+the class; cells that speak against it stay grey. Colours go from 0 to the grid's largest value, so that two maps cannot
+be compared by their colours.
+"""
+
+import io
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from contract.errors import CallerError, Refused
+from contract.model_card import ModelCard, OutputPolicy
+from contract.ticket import Engine
+
+SUFFIX: Final = ".heat-map.png"
+MOST_OPAQUE: Final = 0.6
+"""Of the colours, where the grid is largest: the picture stays visible below."""
+
+# The colours' path in OKLCH: lightness and hue rise evenly at one chroma, so that equal steps look equally large.
+_LIGHTNESS = (0.30, 0.92)
+_CHROMA = 0.125
+_HUE_DEGREES = (300.0, 460.0)
+"""From purple over red to yellow."""
+
+
+def require_heat_map(card: ModelCard, engine: Engine) -> None:
+    """Raise Refused or CallerError where a diagnosis would bring no heat map."""
+    if card.output_policy is not OutputPolicy.LOGITS_AND_HEAT_MAP:
+        raise Refused(f"the model's owner does not allow heat maps of {card.name} {card.version}; leave out --heat-map")
+    if engine is not Engine.MASKED:
+        raise CallerError(f"the engine '{engine.value}' opens no heat maps; use --engine masked")
+
+
+def places_for(files: Sequence[Path], target: Path) -> tuple[Path, ...]:
+    """Where the heat map of each file goes: `target` for a single one, else a folder, which is made.
+
+    Raises CallerError where one exists already or cannot be written: asked before anything is sent.
+    """
+    folder, places = target, tuple(target / f"{file.name}{SUFFIX}" for file in files)
+    if len(set(places)) != len(places):
+        raise CallerError("two of the files have one name, and so would their heat maps; submit them one by one")
+    if len(files) == 1 and not target.is_dir():
+        if target.suffix.lower() != ".png":
+            raise CallerError(f"{target}: a heat map is written as PNG; give a name that ends in .png, or a folder")
+        folder, places = target.parent, (target,)
+    else:
+        try:
+            folder.mkdir(mode=0o700, exist_ok=True)
+        except OSError as error:
+            raise CallerError(f"{folder}: cannot be made a folder ({error.strerror}); name another one") from error
+    for place in places:
+        if place.exists():
+            raise CallerError(f"{place} exists already; name another place for the heat map")
+    if not os.access(folder, os.W_OK):
+        raise CallerError(f"{folder}: not a folder that can be written; name another place for the heat map")
+    return places
+
+
+def write_heat_map(path: Path, picture: NDArray[np.uint8], grid: NDArray[np.float64]) -> None:
+    """Write `draw_heat_map` into a new file that only its owner can read. Raises OSError."""
+    content = draw_heat_map(picture, grid)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+
+
+def draw_heat_map(picture: NDArray[np.uint8], grid: NDArray[np.float64]) -> bytes:
+    """PNG of the picture under the map of one class.
+
+    Args:
+        picture: grey, shape (rows, columns).
+        grid: the class activation map, shape (rows, columns) of its own, over the whole picture.
+    """
+    evidence = np.maximum(grid, 0).astype(np.float32)
+    if evidence.any():
+        evidence /= evidence.max()
+    rows, columns = picture.shape
+    strength = np.asarray(Image.fromarray(evidence).resize((columns, rows), Image.Resampling.BILINEAR)).clip(0, 1)
+    opacity = MOST_OPAQUE * strength[:, :, np.newaxis]
+    over = colours()[np.rint(strength * 255).astype(np.uint8)]
+    blended = picture[:, :, np.newaxis] * (1 - opacity) + over * opacity
+    target = io.BytesIO()
+    Image.fromarray(np.rint(blended).astype(np.uint8)).save(target, format="PNG")
+    return target.getvalue()
+
+
+def colours() -> NDArray[np.uint8]:
+    """256 colours from little to much, uint8 (256, 3) in sRGB. OKLab: B. Ottosson 2020, a perceptual colour space."""
+    lightness = np.linspace(*_LIGHTNESS, 256)
+    hue = np.deg2rad(np.linspace(*_HUE_DEGREES, 256))
+    a, b = _CHROMA * np.cos(hue), _CHROMA * np.sin(hue)
+    cones = np.stack(
+        [
+            lightness + 0.3963377774 * a + 0.2158037573 * b,
+            lightness - 0.1055613458 * a - 0.0638541728 * b,
+            lightness - 0.0894841775 * a - 1.2914855480 * b,
+        ]
+    )
+    from_cones = np.array(
+        [
+            [4.0767416621, -3.3077115913, 0.2309699292],
+            [-1.2684380046, 2.6097574011, -0.3413193965],
+            [-0.0041960863, -0.7034186147, 1.7076147010],
+        ]
+    )
+    linear = (from_cones @ cones**3).clip(0, 1)
+    encoded = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
+    return np.asarray(np.rint(255 * encoded.T), np.uint8)

@@ -1,0 +1,31 @@
+"""The class activation map in clear, by onnxruntime on the ONNX file: what an encrypted heat map is compared with."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from contract.onnx_runtime import load_onnxruntime
+
+
+def float_maps(model_path: Path, tensor: NDArray[np.float32]) -> NDArray[np.float64]:
+    """The last layer's weights at every place of what the global average pool reads: (classes, rows, columns).
+
+    For files that end in average pool, flatten and Gemm.
+    """
+    model = onnx.load(model_path)
+    (pool,) = [node for node in model.graph.node if node.op_type in {"GlobalAveragePool", "ReduceMean"}][-1:]
+    head = model.graph.node[-1]
+    assert head.op_type == "Gemm"
+    assert {attribute.name: attribute.i for attribute in head.attribute}["transB"] == 1
+    weights = {one.name: numpy_helper.to_array(one) for one in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == "Cast" and node.input[0] in weights:
+            weights[node.output[0]] = weights[node.input[0]]
+    features = pool.input[0]
+    model.graph.output.append(helper.make_tensor_value_info(features, TensorProto.FLOAT, None))
+    session = load_onnxruntime().InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    (found,) = session.run([features], {session.get_inputs()[0].name: tensor[None]})
+    return np.asarray(np.einsum("kc,cyx->kyx", weights[head.input[1]].astype(np.float64), found[0]), np.float64)
