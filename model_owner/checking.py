@@ -10,6 +10,7 @@ from contract.errors import ImageError, ModelFileError
 from contract.model_card import InputSpecification, Strict
 from contract.onnx_runtime import load_onnxruntime
 from imaging.reading import read_model_input
+from model_owner.onnx_import.smooth import final_softmax
 from model_owner.registry import RegisteredModel
 from secure_computation import reference
 from secure_computation.engines.crypten.lowering import predict_cost
@@ -107,18 +108,31 @@ def random_images(specification: InputSpecification) -> NDArray[np.float32]:
 
 
 def onnxruntime_logits(path: Path, images: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Logits (samples, classes) of the ONNX file, one image at a time."""
+    """Logits (samples, classes) of the ONNX file, one image at a time: what its final softmax reads, if it has one."""
     onnxruntime = load_onnxruntime()
     from onnxruntime.capi import onnxruntime_pybind11_state as failures
 
     try:
-        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(_ending_in_logits(path), providers=["CPUExecutionProvider"])
         entry = session.get_inputs()[0]
         kind = np.float16 if entry.type == "tensor(float16)" else np.float32
         rows = [session.run(None, {entry.name: image[np.newaxis].astype(kind)})[0] for image in images]
     except (failures.Fail, failures.InvalidArgument, failures.InvalidGraph, failures.NotImplemented) as error:
         raise ModelFileError("onnxruntime cannot run this model: export it again with standard operators") from error
     return np.concatenate(rows).astype(np.float32)
+
+
+def _ending_in_logits(path: Path) -> str | bytes:
+    """What onnxruntime is to load: the file, or a copy without its final softmax."""
+    import onnx
+
+    model = onnx.load(path)
+    last = final_softmax(model.graph)
+    if last is None:
+        return str(path)
+    last.op_type = "Identity"
+    del last.attribute[:]
+    return bytes(model.SerializeToString())
 
 
 def _images(files: tuple[Path, ...], specification: InputSpecification) -> NDArray[np.float32]:

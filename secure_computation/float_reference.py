@@ -27,6 +27,7 @@ from secure_computation.network import (
     Padding,
     Relu,
     Reshape,
+    Softmax,
 )
 from secure_computation.private_weights import PrivateWeights
 
@@ -100,6 +101,8 @@ def _apply(operation: Operation, inputs: list[torch.Tensor], weights: dict[str, 
             return first.clamp(0.0, operation.high)
         case Activation():
             return activation(operation.function, first)
+        case Softmax():
+            return torch.softmax(first, dim=1)
         case MaxPool():
             return F.max_pool2d(_pad(first, operation.padding, -torch.inf), operation.kernel, operation.stride)
         case AveragePool():

@@ -31,6 +31,7 @@ MAX_TENSOR_ELEMENTS = 1 << 26
 MAX_ACTIVATION_ELEMENTS = 1 << 29
 MAX_WEIGHT_ELEMENTS = 1 << 28
 MAX_MULTIPLICATIONS = 1 << 42
+MAX_SOFTMAX = 1 << 12
 
 ValueName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
 Extent = Annotated[int, Field(ge=1, le=1 << 24)]
@@ -166,6 +167,17 @@ class Activation(BaseOperation):
     function: Literal["sigmoid", "tanh", "silu", "gelu"]
 
 
+class Softmax(BaseOperation):
+    """exp(x) / sum of exp(x): over the channels at each place, or over a vector's features. CrypTen's, as above."""
+
+    kind: Literal["softmax"] = "softmax"
+
+    def _infer_one(self, shape: Shape) -> Shape:
+        if not 2 <= shape[0] <= MAX_SOFTMAX:
+            raise ValueError(f"a softmax runs over 2 to {MAX_SOFTMAX} channels or features, not over {shape[0]}")
+        return shape
+
+
 class _Pool(BaseOperation):
     kernel: Pair
     stride: Pair
@@ -253,6 +265,7 @@ Operation = (
     | Relu
     | Clip
     | Activation
+    | Softmax
     | MaxPool
     | AveragePool
     | GlobalAveragePool

@@ -156,7 +156,8 @@ def _linear(step: LinearStep, value: torch.Tensor, weights: IntegerWeights) -> t
 def _smooth(step: CrypTenStep, value: torch.Tensor) -> torch.Tensor:
     """In floating point: CrypTen's own result has an error below 0.001 that differs from run to run."""
     x = value.to(torch.float64) * step.multiplier / float(CRYPTEN_SCALE << step.divided_bits)
-    return (activation(step.function, x) * step.value.scale).round().to(torch.int64)
+    y = torch.softmax(x, dim=0) if step.function == "softmax" else activation(step.function, x)
+    return (y * step.value.scale).round().to(torch.int64)
 
 
 def position_factors(step: SumPoolStep, input_shape: tuple[int, ...]) -> Integers:

@@ -1,5 +1,6 @@
 """Compile an ONNX model: walk its nodes in order, fold what is constant, lower the rest, check the result whole."""
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
@@ -13,11 +14,14 @@ from model_owner.onnx_import.draft import Array, Draft, Node
 from model_owner.onnx_import.folding import FOLDABLE, finish, fold_constant
 from model_owner.onnx_import.operators import HANDLERS
 from model_owner.onnx_import.reading import OnnxModel, read_onnx
+from model_owner.onnx_import.smooth import final_softmax
 from secure_computation.network import Network, describe_invalid, parse_network
 from secure_computation.private_weights import PrivateWeights
 
 if TYPE_CHECKING:
     import onnx
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +47,13 @@ def compile_model(path: Path, card: ModelCard) -> CompiledModel:
         )
     network, weights = lower(model)
     _check_card(network, card)
+    last = final_softmax(model.graph)
+    if last is not None:
+        _LOG.warning(
+            "the model ends in %s, which is left out: its output is logits, of which the data owner computes "
+            "probabilities itself",
+            last.op_type,
+        )
     return CompiledModel(network=network, weights=weights, files=model.files)
 
 
@@ -79,7 +90,14 @@ def _start(model: OnnxModel) -> Draft:
     inputs = [entry for entry in model.graph.input if entry.name not in constants]
     if len(inputs) != 1 or len(model.graph.output) != 1:
         raise ModelFileError("the model must have one input (the image) and one output (the logits): export it so")
-    return Draft(opset=model.opset, input_name=inputs[0].name, input_shape=_input_shape(inputs[0]), constants=constants)
+    last = final_softmax(model.graph)
+    return Draft(
+        opset=model.opset,
+        input_name=inputs[0].name,
+        input_shape=_input_shape(inputs[0]),
+        constants=constants,
+        final_softmax=None if last is None else last.output[0],
+    )
 
 
 def _input_shape(entry: "onnx.ValueInfoProto") -> tuple[int, int, int]:

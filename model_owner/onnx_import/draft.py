@@ -72,6 +72,8 @@ class Draft:
     input_name: str
     input_shape: tuple[int, int, int]
     constants: dict[str, Array] = field(repr=False)
+    final_softmax: str | None = None
+    """ONNX name of what a Softmax or LogSoftmax makes that ends the model, if any."""
     operations: list[BaseOperation] = field(default_factory=list)
     tensors: dict[str, dict[str, Double]] = field(default_factory=dict, repr=False)
     shapes: dict[str, Shape] = field(default_factory=dict)

@@ -6,10 +6,10 @@ from types import MappingProxyType
 
 import numpy as np
 
+from model_owner.onnx_import import smooth
 from model_owner.onnx_import.draft import ChannelAffine, Double, Draft, Node
 from secure_computation.network import (
     NO_PADDING,
-    Activation,
     Add,
     AveragePool,
     Clip,
@@ -141,40 +141,11 @@ def _subtract(draft: Draft, node: Node) -> None:
 def _multiply(draft: Draft, node: Node) -> None:
     constant_index = _constant_index(draft, node)
     if constant_index is None:
-        _multiply_by_gate(draft, node)
+        smooth.multiply_by_gate(draft, node)
         return
     value = draft.value(node, 1 - constant_index)
     scale = _by_channel(node, draft.floats(node, constant_index), draft.shapes[value])
     _affine(draft, node, value, scale, np.zeros(1))
-
-
-def _multiply_by_gate(draft: Draft, node: Node) -> None:
-    """X * sigmoid(x) is SiLU; no other product of two values that depend on the image is supported."""
-    sigmoids = {
-        made.output: made.inputs[0]
-        for made in draft.operations
-        if isinstance(made, Activation) and made.function == "sigmoid"
-    }
-    for value, gate in ((draft.value(node, 0), draft.value(node, 1)), (draft.value(node, 1), draft.value(node, 0))):
-        if sigmoids.get(gate) == value:
-            draft.emit(node, Activation, (value,), function="silu")
-            return
-    raise node.unsupported(
-        "both operands depend on the image", "only Add may combine two such values, or x * Sigmoid(x)"
-    )
-
-
-def _sigmoid(draft: Draft, node: Node) -> None:
-    draft.emit(node, Activation, (draft.value(node, 0),), function="sigmoid")
-
-
-def _tanh(draft: Draft, node: Node) -> None:
-    draft.emit(node, Activation, (draft.value(node, 0),), function="tanh")
-
-
-def _gelu(draft: Draft, node: Node) -> None:
-    """Both forms as the tanh form: they differ by less than 0.0005, which is less than the encrypted one's error."""
-    draft.emit(node, Activation, (draft.value(node, 0),), function="gelu")
 
 
 def _divide(draft: Draft, node: Node) -> None:
@@ -378,10 +349,11 @@ HANDLERS: Mapping[str, Handler] = MappingProxyType(
         "Div": _divide,
         "Dropout": _dropout,
         "Flatten": _flatten,
-        "Gelu": _gelu,
+        "Gelu": smooth.gelu,
         "Gemm": _gemm,
         "GlobalAveragePool": _global_average_pool,
         "Identity": Draft.alias,
+        "LogSoftmax": smooth.log_softmax,
         "MatMul": _matrix_product,
         "MaxPool": _max_pool,
         "Mul": _multiply,
@@ -389,8 +361,9 @@ HANDLERS: Mapping[str, Handler] = MappingProxyType(
         "ReduceMean": _reduce_mean,
         "Relu": _relu,
         "Reshape": _reshape,
-        "Sigmoid": _sigmoid,
+        "Sigmoid": smooth.sigmoid,
+        "Softmax": smooth.softmax,
         "Sub": _subtract,
-        "Tanh": _tanh,
+        "Tanh": smooth.tanh,
     }
 )

@@ -45,7 +45,7 @@ def apply_activation(function: Function, x: Any) -> Any:
     factors[0] = 2 * positive - _one()
     parts = comparison.product(candidates.share, factors)
     magnitude = with_share(x, parts[0] - parts[1] - parts[2])
-    logistic = _reciprocal(_exponential(_odd_function(function, magnitude)) + 1)
+    logistic = _reciprocal(exponential(_odd_function(function, magnitude)) + 1)
     # s(-u) = 1 - s(u): half plus a signed half.
     signed = with_share(x, comparison.product((logistic - 0.5).share, factors[0]))
     if function == "tanh":
@@ -78,10 +78,14 @@ def _odd_function(function: Function, magnitude: Any) -> Any:
             return (magnitude + cube * _GELU_CUBIC) * _GELU_FACTOR
 
 
-def _exponential(u: Any) -> Any:
-    """exp(-u) for 0 <= u <= 32."""
+def exponential(u: Any, *, cubic: bool = False) -> Any:
+    """exp(-u) for an encrypted u, 0 <= u <= 32.
+
+    `cubic` takes one round more and leaves out less: 64 (u / 64)^4 / 24 of the result, not 64 (u / 64)^3 / 6.
+    """
     t = u.div(1 << _HALVINGS)
-    result = t.square().div(2) - t + 1
+    square = t.square()
+    result = (square * (0.5 - t * (1 / 6)) if cubic else square.div(2)) - t + 1
     for _ in range(_HALVINGS):
         result = result.square()
     return result

@@ -99,3 +99,32 @@ def test_smooth_functions_as_torch_writes_them(tmp_path: Path, dynamo: bool) -> 
     with torch.inference_mode():
         expected = module(images).numpy()
     np.testing.assert_allclose(evaluate(network, weights, images).numpy(), expected, rtol=1e-4, atol=1e-5)
+
+
+class Soft(nn.Module):
+    """Softmax amid a network and at its end, as classifiers are often exported."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(1, 4, 3), nn.Softmax(dim=1), nn.Conv2d(4, 4, 3), nn.Flatten(), nn.Linear(64, 3)
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.softmax(self.layers(images), dim=-1)
+
+
+@pytest.mark.filterwarnings("ignore:You are using the legacy TorchScript-based ONNX export:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:The feature will be removed:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.isinstance\\(treespec, LeafSpec\\). is deprecated:FutureWarning")
+@pytest.mark.parametrize("dynamo", [True, False])
+def test_softmax_as_torch_writes_it(tmp_path: Path, dynamo: bool) -> None:
+    torch.manual_seed(1)
+    module, path = Soft().eval(), tmp_path / "model.onnx"
+    torch.onnx.export(module, (torch.zeros(1, 1, 8, 8),), path, dynamo=dynamo, verbose=False)
+    network, weights = lower(read_onnx(path))
+    assert kinds(network) == ["convolution2d", "softmax", "convolution2d", "reshape", "fully_connected"]
+    images = torch.randn(1, 1, 8, 8)
+    with torch.inference_mode():
+        expected = module.layers(images).numpy()
+    np.testing.assert_allclose(evaluate(network, weights, images).numpy(), expected, rtol=1e-4, atol=1e-5)

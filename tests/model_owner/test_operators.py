@@ -3,13 +3,16 @@
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 from contract.errors import ModelFileError
 from model_owner.onnx_import.reading import NEWEST_OPSET, OLDEST_OPSET
+from secure_computation.float_reference import evaluate
 from tests.model_owner.graphs import agree, build, compiled, floats, kinds, node
 
 quick = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -284,3 +287,94 @@ def test_the_product_of_a_value_and_another_ones_sigmoid_is_refused() -> None:
     nodes = [node("Relu", ["image"], "r"), node("Sigmoid", ["r"], "gate"), node("Mul", ["image", "gate"], "y")]
     with pytest.raises(ModelFileError, match="both operands depend on the image"):
         compiled(build(nodes, {}, size=(2, 4, 5), flatten="y"))
+
+
+@pytest.mark.parametrize(("opset", "axis"), [(13, 1), (17, -3), (22, 1)])
+def test_softmax_over_channels_amid_a_network(opset: int, axis: int) -> None:
+    nodes = [node("Softmax", ["image"], "s", axis=axis), node("Conv", ["s", "w"], "y")]
+    network = agree(build(nodes, {"w": floats(2, 3, 1, 1)}, size=(3, 4, 5), opset=opset, flatten="y"))
+    assert kinds(network) == ["softmax", "convolution2d", "reshape"]
+
+
+@pytest.mark.parametrize(("opset", "attributes"), [(11, {}), (11, {"axis": -1}), (13, {}), (17, {"axis": 1})])
+def test_softmax_over_features_amid_a_network(opset: int, attributes: dict[str, int]) -> None:
+    nodes = [
+        node("Flatten", ["image"], "f"),
+        node("Softmax", ["f"], "s", **attributes),
+        node("Gemm", ["s", "w"], "logits"),
+    ]
+    network = agree(build(nodes, {"w": floats(42, 3)}, opset=opset))
+    assert kinds(network) == ["reshape", "softmax", "fully_connected"]
+
+
+ENDINGS: dict[str, list[Any]] = {
+    "a vector": [node("Flatten", ["g"], "f"), node("Softmax", ["f"], "logits", axis=1)],
+    "log": [node("Flatten", ["g"], "f"), node("LogSoftmax", ["f"], "logits")],
+    "an image of one place": [node("Softmax", ["g"], "s", axis=1), node("Flatten", ["s"], "logits")],
+    "behind it": [
+        node("Flatten", ["g"], "f"),
+        node("Softmax", ["f"], "s"),
+        node("Identity", ["s"], "i"),
+        node("Reshape", ["i", "whole"], "logits"),
+    ],
+}
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_a_softmax_that_ends_the_model_is_left_out(ending: str) -> None:
+    """What is left gives logits: their softmax is what the model gave."""
+    nodes = [node("Conv", ["image", "w"], "c"), node("GlobalAveragePool", ["c"], "g"), *ENDINGS[ending]]
+    tensors = {"w": floats(4, 1, 3, 3)} | ({"whole": np.array([0, -1])} if ending == "behind it" else {})
+    model = build(nodes, tensors)
+    network, weights = compiled(model)
+    assert kinds(network) == ["convolution2d", "global_average_pool", "reshape"]
+    images = floats(2, *network.input_shape, seed=1)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    given = torch.from_numpy(session.run(None, {"image": images})[0])
+    logits = evaluate(network, weights, torch.from_numpy(images)).float()
+    wanted = torch.log_softmax(logits, dim=1) if ending == "log" else torch.softmax(logits, dim=1)
+    assert torch.allclose(given, wanted, atol=1e-5)
+
+
+def test_a_softmax_that_is_read_elsewhere_too_stays() -> None:
+    nodes = [
+        node("Flatten", ["image"], "f"),
+        node("Softmax", ["f"], "s"),
+        node("Relu", ["s"], "r"),
+        node("Add", ["s", "r"], "logits"),
+    ]
+    assert kinds(agree(build(nodes, {}))) == ["reshape", "softmax", "relu", "add"]
+
+
+SOFTMAX_REFUSALS: dict[str, tuple[list[Any], int, str]] = {
+    "width": (
+        [node("Softmax", ["image"], "y")],
+        17,
+        "runs over axis -1 of a value of shape .1, 3, 4, 5.; only",
+    ),
+    "batch": ([node("Softmax", ["image"], "y", axis=0)], 17, "runs over axis 0 of"),
+    "whole image": ([node("Softmax", ["image"], "y", axis=1)], 11, "axis 1 and all that follow, as before opset 13"),
+    "logarithm": (
+        [node("LogSoftmax", ["image"], "l", axis=1), node("Relu", ["l"], "y")],
+        17,
+        "LogSoftmax in node 'node_l': a logarithm is not supported under encryption; use Softmax here",
+    ),
+    "output of places": (
+        [node("Softmax", ["image"], "y", axis=1)],
+        17,
+        "ends the model with a value of shape .3, 4",
+    ),
+    "one channel": (
+        [node("Conv", ["image", "w"], "c"), node("Softmax", ["c"], "s", axis=1), node("Relu", ["s"], "y")],
+        17,
+        "a softmax runs over 2 to 4096 channels or features, not over 1",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", SOFTMAX_REFUSALS)
+def test_a_softmax_that_is_not_supported(case: str) -> None:
+    nodes, opset, message = SOFTMAX_REFUSALS[case]
+    tensors = {"w": floats(1, 3, 1, 1)} if case == "one channel" else {}
+    with pytest.raises(ModelFileError, match=message):
+        compiled(build(nodes, tensors, size=(3, 4, 5), opset=opset, flatten="y"))

@@ -312,3 +312,20 @@ def test_help_starts_fast() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == "[]"
     assert time.monotonic() - start < 10
+
+
+def test_a_final_softmax_is_left_out_with_a_note_and_the_check_compares_logits(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model, card = write_model(tmp_path / "given")
+    proto = tiny_model()
+    proto.graph.node[-1].output[0] = proto.graph.node[-1].name = "scores"
+    proto.graph.node.append(node("Softmax", ["scores"], "logits", axis=1))
+    model.write_bytes(proto.SerializeToString())
+    card.write_text(card_for(model, height=12, width=10, class_count=3).model_dump_json())
+    added = Registry(tmp_path / "data").add(model, card)
+    assert "the model ends in Softmax, which is left out" in caplog.text
+    assert "softmax" not in {operation.kind for operation in added.plan.network.operations}
+    report = check_model(added)
+    assert report.max_abs_error < 1e-4
+    assert report.labels_agree == report.samples

@@ -14,6 +14,7 @@ from torch.nn import functional
 from secure_computation.crypten_bridge import activations, comparison
 from secure_computation.crypten_bridge.activations import with_share
 from secure_computation.crypten_bridge.installation import load_crypten
+from secure_computation.crypten_bridge.softmax import softmax
 from secure_computation.network import (
     INPUT,
     Activation,
@@ -32,6 +33,7 @@ from secure_computation.network import (
     Relu,
     Reshape,
     Shape,
+    Softmax,
 )
 
 PRECISION_BITS: Final = 16
@@ -77,6 +79,8 @@ def _apply(  # noqa: C901, PLR0911, PLR0912 - one line for each operation of a c
             return _clip(x, operation.high)
         case Activation():
             return activations.apply_activation(operation.function, x)
+        case Softmax():
+            return softmax(x)
         case MaxPool():
             return _max_pool(x, operation)
         case AveragePool():

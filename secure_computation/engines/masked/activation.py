@@ -1,4 +1,4 @@
-"""A smooth function in the middle of a masked plan: widened to 64 bits, computed on CrypTen's tensors, masked again.
+"""A smooth function or a softmax amid a masked plan: widened to 64 bits, computed on CrypTen's tensors, masked again.
 
     D                          P0, data owner                         P1, model owner
     ------------------------   ------------------------------------   ---------------------------------------------
@@ -9,13 +9,13 @@
     online
                                                                <--    C (see `protocols.widening`)
                                x * multiplier / 2^divided_bits, now with 16 fractional bits; CrypTen's openings,
-                               both ways at once, as `crypten_bridge.activations` makes them
+                               both ways at once, as `crypten_bridge.activations` and `softmax` make them
                                y0 - rho'                       -->
 
-Which tuples CrypTen asks for follows from function and number of elements: each party records it by a dry run of its
-own, so nobody deals or computes from another party's list. The seeds' streams for these tuples go by an item name of
-their own, so that none is shared with the masked protocols. CrypTen's pseudo-random sharings of zero are not needed:
-x enters with the sharing that it has, and all that is opened lies under a dealt mask.
+Which tuples CrypTen asks for follows from function, number of elements and, for a softmax, how they are arranged: each
+party records it by a dry run of its own, so nobody deals or computes from another party's list. The seeds' streams for
+these tuples go by an item name of their own, so that none is shared with the masked protocols. CrypTen's pseudo-random
+sharings of zero are not needed: x enters with the sharing that it has, and all that is opened lies under a dealt mask.
 """
 
 import math
@@ -28,7 +28,7 @@ import numpy as np
 import torch
 
 from contract.errors import ConfigurationError, MaterialSpent
-from secure_computation.crypten_bridge.activations import Function, apply_activation
+from secure_computation.crypten_bridge.activations import apply_activation
 from secure_computation.crypten_bridge.communicator import (
     DATA_OWNER_RANK,
     MODEL_OWNER_RANK,
@@ -40,6 +40,8 @@ from secure_computation.crypten_bridge.dry_run import META, recording_session
 from secure_computation.crypten_bridge.installation import load_crypten
 from secure_computation.crypten_bridge.provider import Corrections, DataOwnerProvider, ModelOwnerProvider
 from secure_computation.crypten_bridge.session import Session, activate
+from secure_computation.crypten_bridge.softmax import softmax
+from secure_computation.engines.masked.crypten_step import CrypTenFunction
 from secure_computation.protocols.bundle import Bundle, BundleLayout
 from secure_computation.protocols.draws import Draws, RingElements
 from secure_computation.protocols.widening import (
@@ -52,6 +54,9 @@ from secure_computation.protocols.widening import (
 )
 from secure_computation.randomness import Seed
 from secure_computation.wire import tensor_prelude
+
+Image = tuple[int, int]
+"""Channels, and places at which each of them has an element."""
 
 PRECISION_BITS = 16
 """Fractional bits of CrypTen's tensors, and so of what this makes."""
@@ -77,10 +82,10 @@ class Dealing:
 
 
 @lru_cache(maxsize=256)
-def _dealing(function: Function, count: int, divided_bits: int) -> Dealing:
+def _dealing(function: CrypTenFunction, image: Image | None, count: int, divided_bits: int) -> Dealing:
     session, provider, communicator = recording_session(weights_are_opened=False)
     with activate(session), torch.inference_mode():
-        _evaluate(function, torch.empty((count,), dtype=torch.int64, device=META), divided_bits)
+        _evaluate(function, image, torch.empty((count,), dtype=torch.int64, device=META), divided_bits)
     return Dealing(
         requests=tuple(provider.requests), openings=tuple(math.prod(shape) for shape in communicator.openings)
     )
@@ -90,10 +95,12 @@ def _dealing(function: Function, count: int, divided_bits: int) -> Dealing:
 class ActivationShape:
     """The public parameters of one layer. `x_integer * multiplier / 2^divided_bits` is x with 16 fractional bits."""
 
-    function: Function
+    function: CrypTenFunction
     widening: WideningShape
     multiplier: int
     divided_bits: int
+    image: Image | None = None
+    """For a softmax, which runs over the channels of each image; None for a function of one element."""
 
     @property
     def count(self) -> int:
@@ -103,7 +110,7 @@ class ActivationShape:
     @property
     def dealing(self) -> Dealing:
         """What CrypTen asks for and opens. The first call in a process loads CrypTen, which takes seconds."""
-        return _dealing(self.function, self.count, self.divided_bits)
+        return _dealing(self.function, self.image, self.count, self.divided_bits)
 
     @cached_property
     def corrections(self) -> BundleLayout:
@@ -250,13 +257,18 @@ def _compute(
     scaled = torch.from_numpy((share * np.uint64(shape.multiplier)).view(np.int64))
     session = Session(communicator=communicator, provider=provider, streams=_NO_STREAMS)
     with activate(session), torch.inference_mode():
-        result = _evaluate(shape.function, scaled, shape.divided_bits)
+        result = _evaluate(shape.function, shape.image, scaled, shape.divided_bits)
         provider.check_finished()
     words: WideElements = result.share.contiguous().numpy().view(np.uint64)
     return words
 
 
-def _evaluate(function: Function, share: torch.Tensor, divided_bits: int) -> Any:
-    """CrypTen's tensor of the function; `share` has 16 + divided_bits fractional bits."""
+def _evaluate(function: CrypTenFunction, image: Image | None, share: torch.Tensor, divided_bits: int) -> Any:
+    """CrypTen's tensor of the function, flat; `share`, flat as well, has 16 + divided_bits fractional bits."""
     x = load_crypten().mpc.MPCTensor.from_shares(share, precision=PRECISION_BITS)
-    return apply_activation(function, x.div(1 << divided_bits) if divided_bits else x)
+    if divided_bits:
+        x = x.div(1 << divided_bits)
+    if function != "softmax":
+        return apply_activation(function, x)
+    assert image is not None
+    return softmax(x.reshape(-1, *image)).reshape(share.numel())

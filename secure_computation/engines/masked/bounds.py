@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from secure_computation.engines.masked.drafts import Draft, divisor_of
 from secure_computation.engines.masked.integer_weights import diffuse
-from secure_computation.network import Activation, Clip, Concat, Convolution2d, FullyConnected, Pad, Shape
+from secure_computation.network import Activation, Clip, Concat, Convolution2d, FullyConnected, Pad, Shape, Softmax
 from secure_computation.private_weights import PrivateWeights
 
 Vector = NDArray[np.float64]
@@ -100,13 +100,14 @@ def _propagate(draft: Draft, sources: list[_Interval], weights: PrivateWeights) 
 
 
 def _activated(draft: Draft, source: _Interval) -> _Interval:
-    """Between -0.3 (-1 for tanh) and 1, or x where the function grows with it, and what CrypTen's rounding adds."""
-    assert isinstance(draft.operation, Activation)
+    """Between -1 and 1, or x where the function grows with it, and what CrypTen's rounding adds."""
+    assert isinstance(draft.operation, Activation | Softmax)
+    function = draft.operation.function if isinstance(draft.operation, Activation) else "softmax"
     scale = float(draft.known_scale())
-    grows = draft.operation.function in {"silu", "gelu"}
+    grows = function in {"silu", "gelu"}
     ratio = scale / float(draft.inputs[0].known_scale())
     high = source.high.clip(min=0) * ratio * _CRYPTEN_SLACK if grows else np.zeros_like(source.high)
-    lowest = {"sigmoid": 0.0, "tanh": -1.0}.get(draft.operation.function, -0.3)
+    lowest = {"sigmoid": 0.0, "tanh": -1.0, "softmax": 0.0}.get(function, -0.3)
     slack = scale * (_CRYPTEN_SLACK - 1)
     return _Interval(np.full_like(source.low, lowest * scale - slack), np.maximum(high, scale) + slack)
 

@@ -5,21 +5,25 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from secure_computation.engines.masked.step_bases import ComparisonStep, Factor, FixedValue
-from secure_computation.network import Activation, Shape
+from secure_computation.network import Activation, Shape, Softmax
 
 MAX_CRYPTEN_ELEMENTS = 1 << 21
 """Of one value computed by CrypTen, for which about 500 bytes are dealt for each element; eight times that in all."""
 CRYPTEN_SCALE = 1 << 16
 
 
-class CrypTenStep(ComparisonStep):
-    """A smooth function on CrypTen's tensors, for |x| < 2^(ring_bits-2): approximate, unlike every other step.
+CrypTenFunction = Literal["sigmoid", "tanh", "silu", "gelu", "softmax"]
 
-    x * multiplier / 2^divided_bits has 16 fractional bits, to which CrypTen's scale holds; so has the result.
+
+class CrypTenStep(ComparisonStep):
+    """A smooth function, or a softmax over the first axis, on CrypTen's tensors: approximate, unlike every other step.
+
+    |x| < 2^(ring_bits-2). x * multiplier / 2^divided_bits has 16 fractional bits, to which CrypTen's scale holds, and
+    so has the result.
     """
 
     kind: Literal["crypten"] = "crypten"
-    function: Literal["sigmoid", "tanh", "silu", "gelu"]
+    function: CrypTenFunction
     multiplier: Factor
     divided_bits: Annotated[int, Field(ge=0, le=24)]
 
@@ -38,4 +42,6 @@ class CrypTenStep(ComparisonStep):
             raise ValueError("the multiplier does not bring the input to 16 fractional bits")
 
     def infer(self, inputs: tuple[Shape, ...]) -> Shape:
+        if self.function == "softmax":
+            return Softmax(name=self.name, inputs=self.inputs, shape=self.shape).infer(inputs)
         return Activation(name=self.name, inputs=self.inputs, shape=self.shape, function=self.function).infer(inputs)

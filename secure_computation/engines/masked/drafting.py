@@ -19,14 +19,13 @@ from contract.errors import ModelFileError
 from secure_computation.engines.masked.calibration import RealRange
 from secure_computation.engines.masked.crypten_step import CRYPTEN_SCALE, MAX_CRYPTEN_ELEMENTS
 from secure_computation.engines.masked.drafts import (
-    LARGEST_FACTOR,
     Draft,
     Precision,
     behind,
-    divisor_of,
     magnitude_of,
+    scale_from_inputs,
 )
-from secure_computation.engines.masked.scales import ceil_log2, common_scale, floor_log2, power_of_two_scale
+from secure_computation.engines.masked.scales import ceil_log2, floor_log2, power_of_two_scale
 from secure_computation.engines.masked.step_bases import MAX_RING_BITS, WEIGHT_LIMIT
 from secure_computation.network import (
     INPUT,
@@ -46,6 +45,7 @@ from secure_computation.network import (
     Relu,
     Reshape,
     Shape,
+    Softmax,
 )
 from secure_computation.private_weights import PrivateWeights
 
@@ -53,6 +53,8 @@ _SPARE_BITS: Final = 4
 """A coarse value that has grown (sum pools, concatenation) by more than this is truncated before a product."""
 _INPUT_EXTRA_BITS: Final = 1
 _MOST_EXTRA_BITS: Final = 3
+_SOFTMAX_BITS: Final = 10
+"""Fractional bits of what a softmax reads, at least where the ring allows it."""
 _DIFFUSED_BITS: Final = 2
 """By how much error diffusion lowers the error of rounded weights."""
 
@@ -101,7 +103,7 @@ class Drafting:
                 return self._relu(operation)
             case Clip():
                 return self._clip(operation)
-            case Activation():
+            case Activation() | Softmax():
                 return self._activation(operation)
             case MaxPool():
                 return self._max_pool(operation)
@@ -241,17 +243,18 @@ class Drafting:
         draft.scale, draft.not_negative = rectified.scale, True
         return draft
 
-    def _activation(self, operation: Activation) -> Draft:
+    def _activation(self, operation: Activation | Softmax) -> Draft:
         """CrypTen reads any ring and any scale, and gives 16 fractional bits under a dealt mask."""
         if math.prod(operation.shape) > MAX_CRYPTEN_ELEMENTS:
             raise ModelFileError(
-                f"'{operation.name}' ({operation.function}) has more than {MAX_CRYPTEN_ELEMENTS} elements, too many "
-                "for CrypTen: train with ReLU in large layers"
+                f"'{operation.name}' has more than {MAX_CRYPTEN_ELEMENTS} elements: train with ReLU in large layers"
             )
         source = self._for_sum(operation.inputs[0])
         if source.fine:
-            magnitude = source.range.magnitude or 1.0
-            self._settle(source, Fraction(1 << self._bits(operation.shape)) / Fraction(magnitude))
+            target = Fraction(1 << self._bits(operation.shape)) / (Fraction(source.range.magnitude) or Fraction(1))
+            if isinstance(operation, Softmax):  # an error of x is one of the result, relatively, however large x is
+                target = max(target, Fraction(1 << _SOFTMAX_BITS))
+            self._settle(source, target)
         draft = self._draft(operation.name, "crypten", (source,), operation.shape, operation.name, operation=operation)
         draft.scale = Fraction(CRYPTEN_SCALE)
         return draft
@@ -295,7 +298,7 @@ class Drafting:
             isinstance(operation, Pad) and operation.value < 0
         )
         if not draft.fine:
-            self._scale_from_inputs(draft)
+            scale_from_inputs(draft)
         return draft
 
     def _sum_is_too_large(self, source: Draft, operation: AveragePool | GlobalAveragePool) -> bool:
@@ -318,14 +321,6 @@ class Drafting:
         self._round(draft, source, 1 << (draft.shift - 1))
         return draft
 
-    def _scale_from_inputs(self, draft: Draft) -> None:
-        scales = [source.known_scale() for source in draft.inputs]
-        draft.scale = common_scale(scales) * divisor_of(draft)
-        if max(draft.scale / scale for scale in scales) > LARGEST_FACTOR * divisor_of(draft):
-            raise ModelFileError(
-                f"'{draft.name}' joins values of too different magnitude: scale the branches alike and train again"
-            )
-
     def _settle(self, draft: Draft, target: Fraction | None) -> None:
         """Choose the scales of all products behind a fine value and carry them forward to it.
 
@@ -342,7 +337,7 @@ class Drafting:
             for product, growth in products.items():
                 product.scale = anchor / growth * Fraction(2) ** exponent
         for step in between:
-            self._scale_from_inputs(step)
+            scale_from_inputs(step)
 
     @property
     def _largest_integer(self) -> Fraction:

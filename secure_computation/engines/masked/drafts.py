@@ -7,6 +7,7 @@ from typing import Final
 
 from contract.errors import ModelFileError
 from secure_computation.engines.masked.calibration import RealRange
+from secure_computation.engines.masked.scales import common_scale
 from secure_computation.network import AnyShape, AveragePool, GlobalAveragePool, Operation, Shape
 
 LARGEST_FACTOR: Final = 1 << 20
@@ -115,3 +116,13 @@ def behind(draft: Draft) -> tuple[dict[Draft, int], list[Fraction], list[Draft]]
 
 def magnitude_of(draft: Draft) -> Fraction:
     return Fraction(draft.range.magnitude) or Fraction(1)
+
+
+def scale_from_inputs(draft: Draft) -> None:
+    """Set the scale at which the inputs of a public-linear step meet. Raises ModelFileError where they cannot."""
+    scales = [source.known_scale() for source in draft.inputs]
+    draft.scale = common_scale(scales) * divisor_of(draft)
+    if max(draft.scale / scale for scale in scales) > LARGEST_FACTOR * divisor_of(draft):
+        raise ModelFileError(
+            f"'{draft.name}' joins values of too different magnitude: scale the branches alike and train again"
+        )

@@ -53,6 +53,7 @@ from secure_computation.network import (
     MaxPool,
     Network,
     Pad,
+    Softmax,
 )
 from secure_computation.private_weights import PrivateWeights
 
@@ -210,11 +211,11 @@ class _Rings:
                 low = best_chunks(draft.shift)
                 return TruncateStep(**common, ring_bits=ring, shift=draft.shift, low_chunks=low)
             case "crypten":
-                assert isinstance(operation, Activation)
+                assert isinstance(operation, Activation | Softmax)
                 multiplier, divided_bits = _to_crypten(draft)
                 return CrypTenStep(
                     **common,
-                    function=operation.function,
+                    function=operation.function if isinstance(operation, Activation) else "softmax",
                     ring_bits=ring,
                     multiplier=multiplier,
                     divided_bits=divided_bits,

@@ -5,6 +5,7 @@ A role says what it does where randomness or the peer is needed (`input`, `linea
 roles draw from their seeds and name their messages. A max pool or a clip is several moves.
 """
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import assert_never
@@ -170,7 +171,11 @@ class Walk(ABC):
     def _activate(self, step: CrypTenStep, half: RingElements) -> RingElements:
         widening = WideningShape(count=half.size, ring_bits=step.ring_bits, output_bits=step.value.ring_bits)
         shape = ActivationShape(
-            function=step.function, widening=widening, multiplier=step.multiplier, divided_bits=step.divided_bits
+            function=step.function,
+            widening=widening,
+            multiplier=step.multiplier,
+            divided_bits=step.divided_bits,
+            image=(step.shape[0], math.prod(step.shape[1:])) if step.function == "softmax" else None,
         )
         return self.activate(shape, half.reshape(-1), self._move()).reshape(step.shape)
 

@@ -27,6 +27,7 @@ from secure_computation.network import (
     Pad,
     Relu,
     Reshape,
+    Softmax,
 )
 from tests.secure_computation.networks import (
     CLASSES,
@@ -76,6 +77,12 @@ CASES: dict[str, list[Operation]] = {
     "tanh": [Activation(name="smooth", inputs=(INPUT,), shape=SHAPE, function="tanh")],
     "silu": [Activation(name="smooth", inputs=(INPUT,), shape=SHAPE, function="silu")],
     "gelu": [Activation(name="smooth", inputs=(INPUT,), shape=SHAPE, function="gelu")],
+    "softmax over channels": [*convolved(), Softmax(name="softmax", inputs=("c",), shape=(4, 4, 3))],
+    "softmax over features": [
+        Reshape(name="vector", inputs=(INPUT,), shape=(60,)),
+        FullyConnected(name="hidden", inputs=("vector",), shape=(5,), in_features=60, out_features=5, bias=True),
+        Softmax(name="softmax", inputs=("hidden",), shape=(5,)),
+    ],
     "max pool": [pool(MaxPool, kernel=(2, 2), stride=(2, 2))],
     "max pool, padding": [pool(MaxPool, kernel=(3, 3), stride=(2, 2), padding=(1, 1, 1, 1))],
     "max pool, odd window": [pool(MaxPool, kernel=(3, 1), stride=(1, 2), padding=(2, 0, 0, 0))],

@@ -58,6 +58,15 @@ def test_error_over_the_whole_range(function: Function, multiplier: int, divided
     assert np.all(np.abs(y - wanted) < 0.001 + np.abs(x) / scale / 2**13)
 
 
+@pytest.mark.parametrize("channels", [2, 3, 10])
+def test_a_softmax_runs_over_the_channels_of_each_image(channels: int) -> None:
+    x = np.random.default_rng(channels).normal(size=(2, channels, 30)) * np.geomspace(0.1, 300, 30) * 1024
+    widening = WideningShape(count=x.size, ring_bits=24, output_bits=20)
+    shape = ActivationShape(function="softmax", widening=widening, multiplier=64, divided_bits=0, image=(channels, 30))
+    y = play(shape, np.rint(x).astype(np.int64).reshape(-1)).reshape(x.shape) / 65536
+    assert np.abs(y - torch.softmax(torch.from_numpy(np.rint(x) / 1024), dim=1).numpy()).max() < 0.002
+
+
 def test_tuples_of_another_item_give_noise() -> None:
     shape = ActivationShape(
         function="sigmoid",

@@ -65,6 +65,7 @@ def smooth(function: str, *, stem: str = "conv") -> Smooth:
     inputs = {
         "Silu": [node("Sigmoid", ["c"], "gate"), node("Mul", ["c", "gate"], "s")],
         "Gelu": [node("Gelu", ["c"], "s", approximate="tanh")],
+        "Softmax": [node("Softmax", ["c"], "s", axis=1)],
     }.get(function, [node(function, ["c"], "s")])
     before = {
         "conv": [node("Conv", ["image", "w1"], "c", pads=[1, 1, 1, 1])],
@@ -105,13 +106,19 @@ def smooth(function: str, *, stem: str = "conv") -> Smooth:
     return Smooth(network, weights, Model(network, lowering, integers, images))
 
 
-FUNCTIONS = ("Sigmoid", "Silu", "Tanh", "Gelu")
+FUNCTIONS = ("Sigmoid", "Silu", "Tanh", "Gelu", "Softmax")
 CASES = [(function, "conv") for function in FUNCTIONS] + [("Silu", stem) for stem in ("pool", "image", "max")]
+CASES += [("Softmax", stem) for stem in ("pool", "image")]
 
 
 @pytest.fixture(scope="module")
 def silu() -> Smooth:
     return smooth("Silu")
+
+
+@pytest.fixture(scope="module")
+def gated() -> Smooth:
+    return smooth("Softmax")
 
 
 @pytest.mark.parametrize(("function", "stem"), CASES)
@@ -171,16 +178,20 @@ def test_a_restored_item_gives_the_same_logits_and_is_spent_once(silu: Smooth) -
         again.prepared.spend_input_mask()
 
 
-def test_what_each_party_receives_does_not_depend_on_the_image_and_is_uniform(silu: Smooth) -> None:
-    images = (silu.model.images[0], np.zeros_like(silu.model.images[0]))
-    sessions = [Session(parties_of(silu.model), image).run() for image in images]
+@pytest.mark.parametrize(("fixture", "comparisons"), [("silu", 1), ("gated", 3)])
+def test_what_each_party_receives_does_not_depend_on_the_image_and_is_uniform(
+    fixture: str, comparisons: int, request: pytest.FixtureRequest
+) -> None:
+    case: Smooth = request.getfixturevalue(fixture)
+    images = (case.model.images[0], np.zeros_like(case.model.images[0]))
+    sessions = [Session(parties_of(case.model), image).run() for image in images]
     for link in LINKS:
         outlines = [
             [(frame.kind, frame.phase, frame.step, len(frame.body)) for frame in session.frames[link]]
             for session in sessions
         ]
         assert outlines[0] == outlines[1], link
-    step = next(step for step in silu.lowering.steps if isinstance(step, CrypTenStep))
+    step = next(step for step in case.lowering.steps if isinstance(step, CrypTenStep))
     header = len(tensor_prelude((1,), np.dtype(np.int64)))
     for session in sessions:
         for link in ("data_owner_from_model_owner", "model_owner_from_data_owner"):
@@ -188,8 +199,9 @@ def test_what_each_party_receives_does_not_depend_on_the_image_and_is_uniform(si
                 np.frombuffer(frame.body[header:], "<u8") for frame in about(session.frames[link], step.name, "CrypTen")
             ]
             bits = [words for words in openings if words.max() < 2]  # opened for `B2A_rng`: one bit in each word
-            assert len(bits) == 1
-            assert abs(bits[0].mean() - 0.5) < 5.5 * 0.5 / np.sqrt(bits[0].size)
+            assert len(bits) == comparisons  # batches of them
+            opened = np.concatenate(bits)
+            assert abs(opened.mean() - 0.5) < 5.5 * 0.5 / np.sqrt(opened.size)
             received = np.concatenate([words for words in openings if words.max() >= 2]).view("u1")
             assert received.size > 10_000
             counts = np.bincount(received, minlength=256)
@@ -227,7 +239,7 @@ def test_a_plan_that_does_not_fit_is_refused(silu: Smooth, change: dict[str, Any
 
 def test_too_large_a_layer_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(drafting, "MAX_CRYPTEN_ELEMENTS", 100)
-    with pytest.raises(ModelFileError, match=r"'activation1' \(sigmoid\) has more than 100 elements"):
+    with pytest.raises(ModelFileError, match=r"'activation1' has more than 100 elements"):
         smooth("Sigmoid")
 
 
@@ -255,6 +267,29 @@ def test_two_smooth_layers_one_of_them_last() -> None:
     assert lowering.output == "activation2"
     session = Session(parties_of(Model(network, lowering, integers, images)), images[0]).run()
     assert np.abs(session.honest() - plain_logits(network, weights, images[0])).max() < TOLERANCE
+
+
+def test_a_softmax_over_features() -> None:
+    nodes = [
+        node("Flatten", ["image"], "f"),
+        node("Gemm", ["f", "w"], "g"),
+        node("Softmax", ["g"], "s", axis=-1),
+        node("Gemm", ["s", "v"], "logits"),
+    ]
+    network, weights = compiled(build(nodes, {"w": floats(24, 7) / 2, "v": floats(7, 3, seed=2)}, size=(1, 4, 6)))
+    images = floats(4, 1, 4, 6, seed=3)
+    lowering, integers = lower_masked(network, weights, images)
+    session = Session(parties_of(Model(network, lowering, integers, images)), images[0]).run()
+    expected = plain_logits(network, weights, images[0])
+    assert np.ptp(expected) > 10 * TOLERANCE
+    assert np.abs(session.honest() - expected).max() < TOLERANCE
+
+
+@pytest.mark.parametrize("channels", [1, 4097])
+def test_a_softmax_over_too_few_or_too_many_is_refused(gated: Smooth, channels: int) -> None:
+    step = next(step for step in gated.lowering.steps if isinstance(step, CrypTenStep))
+    with pytest.raises(ValueError, match=f"runs over 2 to 4096 channels or features, not over {channels}"):
+        step.infer(((channels, 6, 6),))
 
 
 def test_a_label_and_no_logits_behind_a_smooth_layer(silu: Smooth) -> None:
