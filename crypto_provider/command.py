@@ -31,7 +31,8 @@ def serve(config: Annotated[Path | None, typer.Option(help="TOML file of setting
     from secure_computation.engines.choosing import warm_up
 
     torch.set_num_threads(settings.threads)
-    warm_up(Engine.MASKED)  # takes seconds: before the first session, not in it
+    for engine in Engine:  # which plans will come, nobody knows
+        warm_up(engine)  # takes seconds: before the first session, not in it
     front_end = settings.inference_service
     with InferenceServiceClient(front_end.url, front_end.api_key, authority=front_end.authority) as plans:
         say(f"crypto provider: listening on ws://{settings.listen}{DEALING_PATH}")

@@ -75,7 +75,7 @@ from secure_computation.admission import STOCKED_ITEM_STEP, item_of, present_tic
 from secure_computation.channel.channel import Channel, Deadlines
 from secure_computation.channel.tls import tls_context
 from secure_computation.channel.websocket import connect_channel
-from secure_computation.engines.choosing import data_owner_side, output_of
+from secure_computation.engines.choosing import data_owner_side, output_of, warm_up_for
 from secure_computation.engines.interface import Answer, DataOwnerSide, Label, OnLayer
 from secure_computation.engines.masked.engine import DataOwnerItem
 from secure_computation.engines.masked.stock import stockable
@@ -172,6 +172,7 @@ class Diagnoser:
             raise PeerViolation(
                 f"the plan of {entry.card.name} has another input, classes or output than its card; tell its owner"
             )
+        warm_up_for(plan, engine)  # before the session, whose deadlines others keep
         session = self._desk.open(entry, engine, Purpose.DIAGNOSE)
         with self._desk.ending(session) as channels:
             outcome = self._run(session, plan, image, progress, channels)
@@ -188,6 +189,7 @@ class Diagnoser:
         progress.stage("opening a session")
         plan = parse_plan(self._front_end.plan(entry.plan_hash))
         lowering = stockable(plan)
+        warm_up_for(plan, engine)
         session = self._desk.open(entry, engine, Purpose.PREPARE)
         claims, item = session.claims, item_of(session.claims)
         with self._desk.ending(session) as channels:

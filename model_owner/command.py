@@ -86,12 +86,14 @@ def serve(config: Annotated[Path | None, typer.Option(help="TOML file of setting
     from model_owner.registry import Registry
     from model_owner.server import INFERENCE_PATH, inference_app, load_models, register_models
     from secure_computation.channel import serving
-    from secure_computation.engines.choosing import warm_up
+    from secure_computation.engines.choosing import warm_up, warm_up_for
 
     torch.set_num_threads(settings.threads)
     for engine in Engine:
         warm_up(engine)  # takes seconds: before the first session, not in it
     models = load_models(Registry(settings.data_folder))
+    for model in models.values():
+        warm_up_for(model.plan, Engine.MASKED)
     front_end = settings.inference_service
     with InferenceServiceClient(front_end.url, front_end.api_key, authority=front_end.authority) as client:
         server = inference_app(settings, models, client)

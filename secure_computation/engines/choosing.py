@@ -8,9 +8,11 @@ from contract.ticket import Engine
 from secure_computation.crypten_bridge.installation import load_crypten
 from secure_computation.engines.crypten.sides import CrypTenDataOwner, CrypTenDealer, CrypTenModelOwner
 from secure_computation.engines.interface import DataOwnerSide, DealerSide, ModelOwnerSide
+from secure_computation.engines.masked.crypten_step import CrypTenStep
 from secure_computation.engines.masked.engine import DeltaStore, MaskedDataOwner, MaskedDealer, MaskedModelOwner
 from secure_computation.engines.masked.integer_weights import round_weights
 from secure_computation.engines.masked.plan import MaskedLowering
+from secure_computation.engines.masked.walk import activation_shape
 from secure_computation.kernels import comparing, elementwise
 from secure_computation.kernels.linear import choose_variant
 from secure_computation.plan import Plan, require_own_dealing_list
@@ -47,6 +49,14 @@ def warm_up(engine: Engine) -> None:
         elementwise.warm_up()
         comparing.warm_up()
         choose_variant()
+
+
+def warm_up_for(plan: Plan, engine: Engine) -> None:
+    """Load what a plan needs beyond `warm_up`: CrypTen, where a masked plan has steps for it. Takes seconds."""
+    if engine is Engine.MASKED and plan.engines.masked is not None:
+        for step in plan.engines.masked.steps:
+            if isinstance(step, CrypTenStep):
+                _ = activation_shape(step).dealing  # found by a dry run of CrypTen, and kept
 
 
 def dealer_side(plan: Plan, engine: Engine, *, key: Seed) -> DealerSide:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -28,6 +29,7 @@ from contract.ticket import Engine
 from data_owner.session import Diagnoser, Progress
 from model_owner.server import InferenceHandler
 from secure_computation.channel.channel import Channel
+from secure_computation.plan import Plan
 from secure_computation.wire import Phase
 from tests.end_to_end import misbehaviour
 from tests.end_to_end.federation import (
@@ -304,6 +306,28 @@ def test_doubtful_images_ask_for_force_before_a_session_is_opened(federation: Fe
         entry = diagnoser.choose_model(None)
         diagnosis = diagnoser.diagnose(path, entry, engine=Engine.CRYPTEN, force=True, progress=SILENT)
     assert [warning.code for warning in diagnosis.warnings] == ["wrong-modality"]
+
+
+@pytest.mark.parametrize("stocks", [False, True])
+def test_what_a_plan_needs_is_loaded_before_a_session_is_opened(
+    federation: Federation, chest: Path, stocks: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its deadlines run from then on, and others wait."""
+    asked: list[Engine] = []
+
+    def stop(plan: Plan, engine: Engine) -> None:
+        assert plan.engines.masked is not None
+        asked.append(engine)
+        raise Refused("enough seen")
+
+    monkeypatch.setattr("data_owner.session.warm_up_for", stop)
+    with federation.diagnoser() as (diagnoser, client):
+        entry = diagnoser.choose_model(None)
+        begin = diagnoser.stock if stocks else partial(diagnoser.diagnose, chest, force=False)
+        with pytest.raises(Refused, match="enough seen"):
+            begin(entry, engine=Engine.MASKED, progress=SILENT)
+        assert client.opened == []
+    assert asked == [Engine.MASKED]
 
 
 def test_an_unknown_model(federation: Federation) -> None:

@@ -169,15 +169,7 @@ class Walk(ABC):
         return self.truncate(shape, half.reshape(-1), self._move()).reshape(step.shape)
 
     def _activate(self, step: CrypTenStep, half: RingElements) -> RingElements:
-        widening = WideningShape(count=half.size, ring_bits=step.ring_bits, output_bits=step.value.ring_bits)
-        shape = ActivationShape(
-            function=step.function,
-            widening=widening,
-            multiplier=step.multiplier,
-            divided_bits=step.divided_bits,
-            image=(step.shape[0], math.prod(step.shape[1:])) if step.function == "softmax" else None,
-        )
-        return self.activate(shape, half.reshape(-1), self._move()).reshape(step.shape)
+        return self.activate(activation_shape(step), half.reshape(-1), self._move()).reshape(step.shape)
 
     def _positive_part(self, difference: RingElements, step: MaxPoolStep | ClipStep, output_bits: int) -> RingElements:
         """The half of ReLU(difference), without truncation."""
@@ -224,6 +216,17 @@ def heat_map_shape(step: TruncateStep) -> HeatMapShape:
         truncated_bits=step.shift,
         output_bits=step.value.ring_bits,
         low=_chain(step.low_chunks),
+    )
+
+
+def activation_shape(step: CrypTenStep) -> ActivationShape:
+    """The public parameters of a step that CrypTen computes."""
+    return ActivationShape(
+        function=step.function,
+        widening=WideningShape(count=step.elements, ring_bits=step.ring_bits, output_bits=step.value.ring_bits),
+        multiplier=step.multiplier,
+        divided_bits=step.divided_bits,
+        image=(step.shape[0], math.prod(step.shape[1:])) if step.function == "softmax" else None,
     )
 
 

@@ -10,9 +10,11 @@ from pydantic import ValidationError
 
 from contract.errors import MaterialSpent, ModelFileError, PeerViolation
 from contract.identity import Role
+from contract.ticket import Engine
 from secure_computation import reference
+from secure_computation.engines.choosing import warm_up_for
 from secure_computation.engines.interface import Label
-from secure_computation.engines.masked import drafting
+from secure_computation.engines.masked import activation, drafting
 from secure_computation.engines.masked.costs import Cost, declared_costs
 from secure_computation.engines.masked.crypten_step import CrypTenStep
 from secure_computation.engines.masked.in_process import run_batch_in_process
@@ -215,6 +217,15 @@ def test_what_each_party_receives_does_not_depend_on_the_image_and_is_uniform(
 def test_a_plan_with_such_a_step_travels(silu: Smooth) -> None:
     plan = make_plan(silu.network, silu.lowering)
     assert parse_plan(plan.canonical_bytes()) == plan
+
+
+def test_once_a_plan_is_warm_a_session_needs_no_dry_run(gated: Smooth, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor does it load CrypTen, which takes seconds: the dry run did."""
+    activation._dealing.cache_clear()
+    warm_up_for(make_plan(gated.network, gated.lowering), Engine.MASKED)
+    monkeypatch.setattr(activation, "recording_session", lambda **_: pytest.fail("a dry run in the session"))
+    session = Session(parties_of(gated.model), gated.model.images[0]).run()
+    assert session.honest().shape == (3,)
 
 
 @pytest.mark.parametrize(
