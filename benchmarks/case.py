@@ -13,6 +13,10 @@ from imaging import read_model_input
 from imaging.phantom import write_phantom
 
 
+MOST_PICTURES = 16
+"""Different ones in one benchmark of single images; later rounds begin again."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class CompiledFiles:
     """The two halves of the compiled model, as files."""
@@ -21,25 +25,55 @@ class CompiledFiles:
     weights: Path
 
 
+@dataclass(frozen=True, kw_only=True)
+class Pictures:
+    """What one round submits: as many phantom radiographs as the batch asks for."""
+
+    seeds: tuple[int, ...]
+    images: tuple[Path, ...]
+    """DICOM files: what a data owner submits."""
+    tensor: Path
+    """float32 .npy, shape (batch, channels, height, width): what they become. For engines that read no images."""
+    expected: NDArray[np.float64] = field(repr=False)
+    """Logits of onnxruntime in clear, shape (batch, classes)."""
+
+    def error_of(self, logits: tuple[float, ...]) -> float:
+        """Largest distance of a logit from the expected one. Raises ComputationFailed where they cannot be compared.
+
+        `logits` are those of the first picture, then those of the second, and so on.
+        """
+        expected = self.expected.reshape(-1)
+        if len(logits) != len(expected) or not np.isfinite(logits).all():
+            raise ComputationFailed(
+                f"an engine answered with {len(logits)} logits, not all finite or not {len(expected)}: report this"
+            )
+        return float(np.abs(np.asarray(logits) - expected).max())
+
+
 @dataclass(frozen=True)
 class Case:
-    """A model and one image, in a folder of its own."""
+    """A model and its pictures, in a folder of its own."""
 
     model_folder: Path
     card: ModelCard
     folder: Path
     """Temporary; engines may keep files in folders of their own below it."""
-    image: Path
-    """The phantom radiograph, a DICOM file: what a data owner submits."""
-    tensor: Path
-    """float32 .npy of the card's input shape: what the image becomes. For engines that read no images."""
-    expected: NDArray[np.float64] = field(repr=False)
-    """Logits of onnxruntime in clear."""
+    rounds: tuple[Pictures, ...]
+    """What each round submits, the warm-up first; where there are more rounds, they begin again."""
 
     @property
     def size(self) -> int:
         """Side of the model's square input, in pixels."""
         return self.card.input.height
+
+    @property
+    def batch(self) -> int:
+        """Pictures in one evaluation."""
+        return len(self.rounds[0].images)
+
+    def pictures(self, turn: int) -> Pictures:
+        """What a round submits; round 0 is the warm-up."""
+        return self.rounds[turn % len(self.rounds)]
 
     @cached_property
     def compiled(self) -> CompiledFiles:
@@ -52,25 +86,39 @@ class Case:
         model.weights.save(files.weights)
         return files
 
-    def error_of(self, logits: tuple[float, ...]) -> float:
-        """Largest distance of a logit from the expected one. Raises ComputationFailed where they cannot be compared."""
-        if len(logits) != len(self.expected) or not np.isfinite(logits).all():
-            raise ComputationFailed(
-                f"an engine answered with {len(logits)} logits, not all finite or not {len(self.expected)}: report this"
-            )
-        return float(np.abs(np.asarray(logits) - self.expected).max())
 
+def prepare(model_folder: Path, folder: Path, *, seed: int, rounds: int = 1, batch: int = 1) -> Case:
+    """Draw the pictures, each round others, and compute the right answers.
 
-def prepare(model_folder: Path, folder: Path, *, seed: int) -> Case:
-    """Draw the image and compute the right answer. Raises CallerError where the model's input is not square."""
+    Drawing takes a second a picture, so there are only as many as rounds (MOST_PICTURES at most) or as one batch holds:
+    each round of a batch begins with another one. Raises CallerError where the model's input is not square.
+    """
     from demonstration.plaintext import PlaintextModel
 
     card = read_card(model_folder / "card.json")
     if card.input.height != card.input.width:
         raise CallerError(f"{card.name} takes {card.input.height} x {card.input.width} images: benchmark a square one")
-    image, tensor = folder / "phantom.dcm", folder / "tensor.npy"
-    write_phantom(image, seed=seed)
-    pixels = read_model_input(image, card.input).tensor
-    np.save(tensor, pixels, allow_pickle=False)
-    expected = PlaintextModel(model_folder).logits(pixels)
-    return Case(model_folder, card, folder, image, tensor, expected)
+    plain = PlaintextModel(model_folder)
+    different = max(min(rounds, MOST_PICTURES), batch)
+    paths, tensors, logits = [], [], []
+    for number in range(different):
+        path = folder / f"phantom-{number}.dcm"
+        write_phantom(path, seed=seed + number)
+        tensor = read_model_input(path, card.input).tensor
+        paths.append(path)
+        tensors.append(tensor)
+        logits.append(plain.logits(tensor))
+    found = []
+    for turn in range(rounds):
+        chosen = [(turn + place) % different for place in range(batch)]
+        tensor_path = folder / f"tensor-{turn}.npy"
+        np.save(tensor_path, np.stack([tensors[one] for one in chosen]), allow_pickle=False)
+        found.append(
+            Pictures(
+                seeds=tuple(seed + one for one in chosen),
+                images=tuple(paths[one] for one in chosen),
+                tensor=tensor_path,
+                expected=np.stack([logits[one] for one in chosen]),
+            )
+        )
+    return Case(model_folder, card, folder, tuple(found))

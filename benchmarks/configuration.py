@@ -6,6 +6,7 @@ from pathlib import Path
 
 from benchmarks.variants import MAX_POOL
 from contract.errors import CallerError
+from contract.model_card import read_card
 
 ROOT = Path(__file__).resolve().parent.parent
 MODELS = {
@@ -20,7 +21,7 @@ THREADS = 1
 
 @dataclass(frozen=True, kw_only=True)
 class Configuration:
-    """One latency benchmark: a model, on one image, by several engines."""
+    """One cell of a latency benchmark: a model, at one size and batch, by several engines."""
 
     model: str
     """How the results name the model: a name in MODELS, or the name on the card of a model given by its folder."""
@@ -30,10 +31,13 @@ class Configuration:
     runs: int
     """Measured runs of each engine, after one that is not counted."""
     seed: int
-    """Of the phantom radiograph that is submitted."""
+    """Of the first phantom radiograph; those of later rounds follow."""
     timeout_seconds: float
     """For one run of one engine; what hangs longer ends the benchmark."""
-    save_folder: Path | None = None
+    batch: int = 1
+    """Images in one evaluation."""
+    side: int | None = None
+    """Of the square pictures, in pixels; None for the model's own."""
 
 
 def parse_engines(text: str, known: Collection[str]) -> tuple[str, ...]:
@@ -48,12 +52,28 @@ def parse_engines(text: str, known: Collection[str]) -> tuple[str, ...]:
     return engines
 
 
+def parse_numbers(text: str, *, option: str, least: int, most: int) -> tuple[int, ...]:
+    """Read `1,8`. Raises CallerError for anything but different whole numbers from `least` to `most`."""
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isascii() and part.isdigit() and least <= int(part[:6]) <= most for part in parts):
+        raise CallerError(f"give {option} numbers from {least} to {most}, separated by commas")
+    numbers = tuple(int(part) for part in parts)
+    if len(set(numbers)) != len(numbers):
+        raise CallerError(f"{option} names a number twice: name each once")
+    return numbers
+
+
 def parse_sides(text: str) -> tuple[int, ...]:
     """Read `64,128`. Raises CallerError for anything but two or more sides of 32 to 1024 pixels."""
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part.isascii() and part.isdigit() and 32 <= int(part[:6]) <= 1024 for part in parts) or len(parts) < 2:
+    numbers = parse_numbers(text, option="--sides", least=32, most=1024)
+    if len(numbers) < 2:
         raise CallerError("give --sides two or more numbers of 32 to 1024 pixels, say 64,128,224")
-    return tuple(int(part) for part in parts)
+    return numbers
+
+
+def name_of(text: str, folder: Path) -> str:
+    """How results name a model that was asked for as `text`."""
+    return text if text in MODELS else read_card(folder / "card.json").name
 
 
 def find_model(text: str) -> Path:

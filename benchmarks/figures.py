@@ -15,6 +15,8 @@ RESULTS: Final = ROOT / "benchmarks" / "results"
 README: Final = ROOT / "README.md"
 BEGIN, END = "<!-- figures: made by scripts/bench figures -->", "<!-- end of figures -->"
 _BLOCK = re.compile(f"{re.escape(BEGIN)}.*?{re.escape(END)}", re.DOTALL)
+READABLE: Final = (1, 2)
+"""Versions of result files that hold what this table shows."""
 _COLUMNS = (
     "engine",
     "online s (range)",
@@ -28,8 +30,14 @@ _COLUMNS = (
 
 
 def newest(folder: Path, model: str) -> Path:
-    """The newest latency result of a model. Raises CallerError where there is none."""
-    found = sorted(folder.glob(f"latency-{model}-2*.json"))
+    """The result of a model that `report` keeps, else the newest that `latency --save` wrote.
+
+    Raises CallerError where there is none.
+    """
+    kept = folder / f"latency-{model}.json"
+    if kept.is_file():
+        return kept
+    found = sorted(folder.glob(f"latency-{model}-[0-9]*.json"), key=lambda path: path.stem.rpartition("-")[2])
     if not found:
         raise CallerError(
             f"no result of {model} in {folder}: run scripts/bench latency --model {model} --save {folder}"
@@ -37,17 +45,24 @@ def newest(folder: Path, model: str) -> Path:
     return found[-1]
 
 
+def _read(path: Path) -> list[dict[str, Any]]:
+    content = json.loads(path.read_text())
+    if content.get("format") not in READABLE:
+        raise CallerError(f"{path.name} is a result file of a version that this program does not read: measure again")
+    results: list[dict[str, Any]] = content.get("result", content)["results"]
+    return results
+
+
 def render(folder: Path = RESULTS, models: tuple[str, ...] = ("resnet18", "resnet18-maxpool")) -> str:
     """The block for README, markers included. Raises CallerError where a result is missing."""
     parts = [BEGIN]
     for model in models:
         path = newest(folder, model)
-        parts += ["", *_table(json.loads(path.read_text()), path)]
+        parts += ["", *_table(_read(path), path)]
     return "\n".join([*parts, "", END])
 
 
-def _table(content: dict[str, Any], path: Path) -> list[str]:
-    results = content["results"]
+def _table(results: list[dict[str, Any]], path: Path) -> list[str]:
     first = results[0]
     machine = first["machine"]
     title = (

@@ -49,12 +49,12 @@ def measure_growth(
         on_side(side)
         place = folder / str(side)
         place.mkdir()
-        case = prepare(write_resized(base, place / "model", side), place, seed=1)
+        case = prepare(write_resized(base, place / "model", side), place, seed=1, rounds=runs + 1)
         openers = {"masked": product(Engine.MASKED)}
         measured = measure_in_turns(
             case, openers, runs=runs, timeout_seconds=timeout_seconds, on_step=lambda _step: None
         )
-        found = [run.measurement for run in measured if run.round > 0]
+        found = [run.measurement for run in measured.of("masked")]
         costs.append(
             SizeCost(
                 side=side,

@@ -1,10 +1,12 @@
 """What the figures depend on besides our code: processor, memory, versions, and how busy the machine was."""
 
+import hashlib
 import os
 import platform
 from importlib.metadata import version
 from pathlib import Path
 
+from benchmarks.configuration import ROOT
 from contract.model_card import Strict
 
 NOTABLE_FLAGS = (
@@ -14,6 +16,12 @@ NOTABLE_FLAGS = (
 """Processor features that change arithmetic or encryption by more than a little, as /proc/cpuinfo names them."""
 
 LIBRARIES = ("torch", "crypten", "onnxruntime", "numpy", "cryptography")
+
+PRODUCT = (
+    *("contract", "imaging", "secure_computation", "inference_service"),
+    *("data_owner", "model_owner", "crypto_provider"),
+)
+"""Rooms whose code runs in a diagnosis."""
 
 
 class Machine(Strict):
@@ -43,8 +51,21 @@ def read_machine() -> Machine:
 
 
 def read_versions() -> dict[str, str]:
-    """Versions of Python and of the libraries that do the work."""
-    return {"python": platform.python_version()} | {name: version(name) for name in LIBRARIES}
+    """Versions of Python, of the libraries that do the work, and of the product's own code."""
+    libraries = {name: version(name) for name in LIBRARIES}
+    return {"python": platform.python_version()} | libraries | {"product": product_version()}
+
+
+def product_version() -> str:
+    """First digits of a SHA-256 over the product's source: what runs when an image is diagnosed.
+
+    Not a commit: results are committed after they were measured, and documents change without changing what runs.
+    """
+    digest = hashlib.sha256()
+    for room in PRODUCT:
+        for path in sorted((ROOT / room).rglob("*.py")):
+            digest.update(str(path.relative_to(ROOT)).encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:16]
 
 
 def _processor(description: str) -> tuple[str, tuple[str, ...]]:

@@ -6,12 +6,22 @@ from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from benchmarks.case import Case
+from benchmarks.case import Case, Pictures
+
+
+@dataclass(frozen=True, kw_only=True)
+class Link:
+    """Payload that crossed one link in one direction."""
+
+    sender: str
+    receiver: str
+    offline_bytes: int
+    online_bytes: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """One evaluation of one image. benchmarks/README.md says what is timed from where to where."""
+    """One evaluation of one image or batch. benchmarks/README.md says what is timed from where to where."""
 
     online_seconds: float
     offline_seconds: float
@@ -21,6 +31,11 @@ class Measurement:
     peak_rss_bytes: Mapping[str, int]
     """By party."""
     logits: tuple[float, ...]
+    """Of the first picture, then of the second, and so on."""
+    links: tuple[Link, ...] = ()
+    """Empty where an engine does not tell its links apart."""
+    cpu_seconds: Mapping[str, float] = field(default_factory=dict)
+    """By party; benchmarks/README.md says what each engine's figure includes. Empty where it is not measured."""
     details: Mapping[str, float] = field(default_factory=dict)
     """What only this engine counts; kept in saved results."""
 
@@ -28,12 +43,20 @@ class Measurement:
 class Engine(Protocol):
     """One way to evaluate the model of a case, set up and ready."""
 
-    def measure(self) -> Measurement:
-        """Evaluate the image once."""
+    def measure(self, pictures: Pictures) -> Measurement:
+        """Evaluate these pictures once, as one batch."""
         ...
 
 
-Opener = Callable[[Case, float], AbstractContextManager[Engine]]
+@dataclass(frozen=True)
+class NotServed:
+    """What an opener gives in place of an engine that cannot do what the case asks for."""
+
+    reason: str
+    """One line for the row of the table that would hold its figures."""
+
+
+Opener = Callable[[Case, float], AbstractContextManager[Engine | NotServed]]
 """Sets an engine up for a case, with a limit in seconds for each run, and takes it down again."""
 
 
@@ -45,6 +68,19 @@ class Run:
     round: int
     measurement: Measurement
     max_abs_error: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """Everything that one benchmark found."""
+
+    runs: tuple[Run, ...]
+    not_served: Mapping[str, str]
+    """Engines without runs, and why."""
+
+    def of(self, engine: str) -> tuple[Run, ...]:
+        """Runs of one engine that count: without the warm-up."""
+        return tuple(run for run in self.runs if run.engine == engine and run.round > 0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +99,7 @@ OnStep = Callable[[Step], None]
 
 def measure_in_turns(
     case: Case, openers: Mapping[str, Opener], *, runs: int, timeout_seconds: float, on_step: OnStep
-) -> list[Run]:
+) -> Measured:
     """Warm up each engine once, then measure `runs` rounds, each engine once a round.
 
     Taking turns, so that whatever else the machine does meets all engines alike. Whatever happens, every engine is
@@ -72,22 +108,29 @@ def measure_in_turns(
     total = (runs + 1) * len(openers)
     walls: dict[str, float] = {}
     found: list[Run] = []
+    not_served: dict[str, str] = {}
     with ExitStack() as stack:
         engines: dict[str, Engine] = {}
         for name, opener in openers.items():
             on_step(Step(words=f"{name}: setting up", done=0, total=total, seconds_left=None))
-            engines[name] = stack.enter_context(opener(case, timeout_seconds))
+            opened = stack.enter_context(opener(case, timeout_seconds))
+            if isinstance(opened, NotServed):
+                not_served[name] = opened.reason
+            else:
+                engines[name] = opened
+        total = (runs + 1) * len(engines)
         for turn in range(runs + 1):
+            pictures = case.pictures(turn)
             for name, engine in engines.items():
                 words = f"{name}: run {turn} of {runs}" if turn else f"{name}: warm-up"
                 left = _seconds_left(walls, list(engines), runs=runs, done=len(found))
                 on_step(Step(words=words, done=len(found), total=total, seconds_left=left))
                 started = time.monotonic()
-                measurement = engine.measure()
+                measurement = engine.measure(pictures)
                 walls[name] = time.monotonic() - started
-                error = case.error_of(measurement.logits)
+                error = pictures.error_of(measurement.logits)
                 found.append(Run(engine=name, round=turn, measurement=measurement, max_abs_error=error))
-    return found
+    return Measured(runs=tuple(found), not_served=not_served)
 
 
 def _seconds_left(walls: Mapping[str, float], names: Sequence[str], *, runs: int, done: int) -> float | None:

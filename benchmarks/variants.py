@@ -9,6 +9,15 @@ from contract.model_card import read_card
 MAX_POOL = "resnet18-maxpool"
 
 
+def variant(base: Path, folder: Path, *, model: str, side: int | None) -> Path:
+    """The folder of the model to measure: `base` itself, or a variant of it written below `folder`."""
+    if model == MAX_POOL:
+        base = write_with_max_pool(base, folder / MAX_POOL)
+    if side is not None and read_card(base / "card.json").input.height != side:
+        base = write_resized(base, folder / "resized", side)
+    return base
+
+
 def write_with_max_pool(base: Path, folder: Path) -> Path:
     """Write `base` with the average pool of its stem turned into a max pool, as the usual ResNet-18 has; return it."""
     import onnx

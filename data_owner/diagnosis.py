@@ -4,6 +4,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
+from contract.identity import Role
 from contract.model_card import ModelCard, Strict
 from contract.ticket import Engine
 from imaging import ImageWarning
@@ -47,6 +48,16 @@ class Seconds(Strict):
     """From the image's first share to the result."""
 
 
+class LinkBytes(Strict):
+    """What crossed one link in one direction, frame headers included."""
+
+    sender: Role
+    receiver: Role
+    offline: int
+    """Tickets included."""
+    online: int
+
+
 class Bytes(Strict):
     """What crossed the parties' channels, frame headers included."""
 
@@ -57,6 +68,8 @@ class Bytes(Strict):
     data_owner_sent: int
     model_owner_sent: int
     crypto_provider_sent: int
+    links: tuple[LinkBytes, ...]
+    """The same by link: this party counted its own; the model owner told what crossed its link to the dealer."""
 
 
 class Warned(Strict):

@@ -4,7 +4,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from contract.errors import PeerViolation
-from data_owner.diagnosis import Bytes
+from contract.identity import Role
+from data_owner.diagnosis import Bytes, LinkBytes
 from secure_computation.channel.channel import Channel
 from secure_computation.channel.traffic import Traffic
 from secure_computation.wire import Phase
@@ -33,10 +34,8 @@ class Offline:
         dealt, asked = self._count("received_bytes"), self._count("sent_bytes")
         whole = self.model_owner.traffic()
         with_dealer = Traffic() if self.dealer is None else self.dealer.traffic()
-        online = sum(
-            part.bytes_sent + part.bytes_received
-            for part in (self.model_owner.traffic(Phase.ONLINE), self.model_owner.traffic(Phase.OUTPUT))
-        )
+        answered = self.model_owner.traffic(Phase.ONLINE) + self.model_owner.traffic(Phase.OUTPUT)
+        online = answered.bytes_sent + answered.bytes_received
         both = whole + with_dealer
         return Bytes(
             online=online,
@@ -44,6 +43,12 @@ class Offline:
             data_owner_sent=both.bytes_sent,
             model_owner_sent=whole.bytes_received + asked,
             crypto_provider_sent=with_dealer.bytes_received + dealt,
+            links=(
+                *_both_ways(Role.MODEL_OWNER, whole=whole, online=answered),
+                *_both_ways(Role.CRYPTO_PROVIDER, whole=with_dealer, online=Traffic()),
+                LinkBytes(sender=Role.MODEL_OWNER, receiver=Role.CRYPTO_PROVIDER, offline=asked, online=0),
+                LinkBytes(sender=Role.CRYPTO_PROVIDER, receiver=Role.MODEL_OWNER, offline=dealt, online=0),
+            ),
         )
 
     def _count(self, name: str) -> int:
@@ -53,3 +58,21 @@ class Offline:
                 f"{self.model_owner.peer} counted its bytes wrongly in step 'material ready'; start a new session"
             )
         return value
+
+
+def _both_ways(peer: Role, *, whole: Traffic, online: Traffic) -> tuple[LinkBytes, LinkBytes]:
+    """This party's link to a peer, in its two directions."""
+    return (
+        LinkBytes(
+            sender=Role.DATA_OWNER,
+            receiver=peer,
+            offline=whole.bytes_sent - online.bytes_sent,
+            online=online.bytes_sent,
+        ),
+        LinkBytes(
+            sender=peer,
+            receiver=Role.DATA_OWNER,
+            offline=whole.bytes_received - online.bytes_received,
+            online=online.bytes_received,
+        ),
+    )

@@ -25,10 +25,18 @@ class PlaintextModel:
 
     def logits(self, tensor: NDArray[np.float32]) -> NDArray[np.float64]:
         """Logits (classes,) of one input (channels, height, width)."""
-        name = self._session.get_inputs()[0].name
-        (output,) = self._session.run(None, {name: tensor[None]})
-        logits: NDArray[np.float64] = np.asarray(output, dtype=np.float64)[0]
+        logits: NDArray[np.float64] = self.logits_of_batch(tensor[None])[0]
         return logits
+
+    def logits_of_batch(self, tensors: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Logits (batch, classes) of inputs (batch, channels, height, width), all in one call where the model can.
+
+        A model file that fixes its batch at one evaluates them one after the other.
+        """
+        asked = self._session.get_inputs()[0]
+        parts = np.split(tensors, len(tensors)) if asked.shape[0] == 1 else [tensors]
+        outputs = [self._session.run(None, {asked.name: part})[0] for part in parts]
+        return np.asarray(np.concatenate(outputs), dtype=np.float64)
 
     def logits_of_file(self, path: Path) -> NDArray[np.float64]:
         """Read a file as the data owner does, then `logits`."""

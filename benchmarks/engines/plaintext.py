@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from benchmarks.case import Case
+from benchmarks.case import Case, Pictures
 from benchmarks.configuration import ROOT, THREADS
 from benchmarks.measuring import Measurement
 from benchmarks.processes import run_watched
@@ -30,9 +30,9 @@ class Plaintext:
         self._folder = folder
         self._timeout_seconds = timeout_seconds
 
-    def measure(self) -> Measurement:
-        """Evaluate the image once."""
-        arguments = [str(self._case.model_folder), str(self._case.tensor), "--threads", str(THREADS)]
+    def measure(self, pictures: Pictures) -> Measurement:
+        """Evaluate the pictures once."""
+        arguments = [str(self._case.model_folder), str(pictures.tensor), "--threads", str(THREADS)]
         finished = run_watched(
             [sys.executable, "-m", "benchmarks.peers.plaintext", *arguments],
             name="plaintext",
@@ -49,4 +49,5 @@ class Plaintext:
             one_way_trips=0,
             peak_rss_bytes={"plaintext": finished.peak_rss_bytes},
             logits=tuple(result["logits"]),
+            cpu_seconds={"plaintext": result["cpu_seconds"]},
         )

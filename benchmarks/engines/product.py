@@ -4,28 +4,33 @@ The parties do not know that they are measured. What is reported is what `data-o
 user; memory is read from outside.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from typing import TypeVar
 
 from pydantic import ValidationError
 
-from benchmarks.case import Case
+from benchmarks.case import Case, Pictures
 from benchmarks.configuration import THREADS
-from benchmarks.measuring import Measurement, Opener
-from benchmarks.processes import peak_rss_bytes, run_watched
+from benchmarks.measuring import Link, Measurement, NotServed, Opener
+from benchmarks.processes import cpu_seconds, last_words, peak_rss_bytes, run_watched
 from contract.errors import ComputationFailed
 from contract.ticket import Engine as Protocol
-from data_owner.diagnosis import Diagnosis
+from data_owner.diagnosis import Bytes, Diagnosis
 from demonstration.commands import command
 from demonstration.deployment import Deployment, deployed
+
+Figure = TypeVar("Figure", int, float)
 
 
 def product(protocol: Protocol) -> Opener:
     """Opener of one engine of ours."""
 
     @contextmanager
-    def opened(case: Case, timeout_seconds: float) -> Iterator[ProductEngine]:
+    def opened(case: Case, timeout_seconds: float) -> Iterator[ProductEngine | NotServed]:
+        if case.batch > 1:
+            yield NotServed("answers one image a session")
+            return
         folder = case.folder / f"product-{protocol.value}"
         folder.mkdir()
         with deployed(folder, [case.model_folder], threads=THREADS) as deployment:
@@ -44,9 +49,10 @@ class ProductEngine:
         self._deployment = deployment
         self._timeout_seconds = timeout_seconds
 
-    def measure(self) -> Measurement:
-        """Submit the image once."""
-        arguments = ["diagnose", str(self._case.image), "--config", str(self._deployment.data_owner_settings)]
+    def measure(self, pictures: Pictures) -> Measurement:
+        """Submit the pictures once."""
+        before = self._servers_cpu_seconds()
+        arguments = ["diagnose", str(pictures.images[0]), "--config", str(self._deployment.data_owner_settings)]
         finished = run_watched(
             command("data-owner", [*arguments, "--engine", self._protocol.value, "--json", "--force"]),
             name="data-owner",
@@ -63,6 +69,9 @@ class ProductEngine:
             one_way_trips=diagnosis.one_way_trips,
             peak_rss_bytes={"data_owner": finished.peak_rss_bytes} | self._servers_memory(),
             logits=diagnosis.logits or (),
+            links=_links(diagnosis.bytes),
+            cpu_seconds={"data_owner": finished.cpu_seconds}
+            | {party: spent - before[party] for party, spent in self._servers_cpu_seconds().items()},
             details={
                 "data_owner_sent_bytes": diagnosis.bytes.data_owner_sent,
                 "model_owner_sent_bytes": diagnosis.bytes.model_owner_sent,
@@ -71,14 +80,32 @@ class ProductEngine:
         )
 
     def _servers_memory(self) -> dict[str, int]:
+        return self._of_servers(peak_rss_bytes)
+
+    def _servers_cpu_seconds(self) -> dict[str, float]:
+        return self._of_servers(cpu_seconds)
+
+    def _of_servers(self, read: Callable[[int], Figure | None]) -> dict[str, Figure]:
         found = {}
         for party, process_id in self._deployment.process_ids().items():
-            peak = peak_rss_bytes(process_id)
-            if peak is None:
-                log = Path(self._deployment.folder / f"{party.replace('_', '-')}.log")
-                raise ComputationFailed(f"{party} ended during the benchmark: {log.read_text()[-300:]}")
-            found[party] = peak
+            value = read(process_id)
+            if value is None:
+                log = last_words(self._deployment.folder / f"{party.replace('_', '-')}.log")
+                raise ComputationFailed(f"{party} ended during the benchmark: {log}")
+            found[party] = value
         return found
+
+
+def _links(counted: Bytes) -> tuple[Link, ...]:
+    return tuple(
+        Link(
+            sender=one.sender.value.replace("-", "_"),
+            receiver=one.receiver.value.replace("-", "_"),
+            offline_bytes=one.offline,
+            online_bytes=one.online,
+        )
+        for one in counted.links
+    )
 
 
 def _parse(output: str) -> Diagnosis:

@@ -1,6 +1,6 @@
-"""onnxruntime on one image, in a process of its own.
+"""onnxruntime on one batch of images, in a process of its own.
 
-python -m benchmarks.peers.plaintext MODEL_FOLDER IMAGE.npy
+python -m benchmarks.peers.plaintext MODEL_FOLDER IMAGES.npy
 """
 
 import argparse
@@ -14,19 +14,22 @@ from demonstration.plaintext import PlaintextModel
 
 
 def main() -> None:
-    """Evaluate twice and print logits and seconds of the second: the first lets onnxruntime plan its memory."""
-    parser = argparse.ArgumentParser(prog="plaintext", description="Evaluate one image with onnxruntime.")
+    """Evaluate twice and print logits, wall and processor seconds of the second.
+
+    The first lets onnxruntime plan its memory.
+    """
+    parser = argparse.ArgumentParser(prog="plaintext", description="Evaluate images with onnxruntime.")
     parser.add_argument("model_folder", type=Path, help="holds model.onnx and card.json")
-    parser.add_argument("image", type=Path, help="float32 array of the model's input shape, .npy")
+    parser.add_argument("images", type=Path, help="float32 array, shape (batch, channels, height, width), .npy")
     parser.add_argument("--threads", type=int, default=1, help="of one operation")
     arguments = parser.parse_args()
     model = PlaintextModel(arguments.model_folder, threads=arguments.threads)
-    image = np.load(arguments.image, allow_pickle=False)
-    model.logits(image)
-    started = time.perf_counter()
-    logits = model.logits(image)
-    seconds = time.perf_counter() - started
-    print(json.dumps({"logits": logits.tolist(), "seconds": seconds}))
+    images = np.load(arguments.images, allow_pickle=False)
+    model.logits_of_batch(images)
+    started, started_cpu = time.perf_counter(), time.process_time()
+    logits = model.logits_of_batch(images)
+    seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - started_cpu
+    print(json.dumps({"logits": logits.reshape(-1).tolist(), "seconds": seconds, "cpu_seconds": cpu_seconds}))
 
 
 if __name__ == "__main__":

@@ -72,12 +72,14 @@ class StockCrypTenResult:
     third_party_requests: int
     """Round trips between data owner and third party, in the same time."""
     peak_rss_bytes: Mapping[str, int]
+    cpu_seconds: Mapping[str, float]
+    """Processor time of each process while the online clock ran; of the third party, from its first request on."""
 
 
 def run(
     network_path: Path, weights_path: Path, image_path: Path, *, timeout: float = DEFAULT_TIMEOUT_SECONDS
 ) -> StockCrypTenResult:
-    """Evaluate one image, float32 of the network's input shape in an .npy file, in three new processes.
+    """Evaluate images, float32 of shape (batch, *input shape) in an .npy file, in three new processes.
 
     The processes are gone when this returns or raises. Raises DeadlineExceeded after `timeout` seconds, and
     ComputationFailed with the last words of the process that failed.
@@ -103,6 +105,9 @@ def _combine(owner: dict[str, Any], model: dict[str, Any], third: dict[str, Any]
         third_party_requests=int(third["requests"]),
         peak_rss_bytes={
             party: int(report["peak_rss_bytes"]) for party, report in zip(PARTIES, (owner, model, third), strict=True)
+        },
+        cpu_seconds={
+            party: float(report["cpu_seconds"]) for party, report in zip(PARTIES, (owner, model, third), strict=True)
         },
     )
 
@@ -185,27 +190,30 @@ def _take_part(rank: int, network_path: Path, weights_path: Path, image_path: Pa
     if rank == THIRD_PARTY:
         content = _deal(crypten)
     else:
-        image = _read_image(image_path, network) if rank == DATA_OWNER else None
+        images = _read_images(image_path, network)
+        image = images if rank == DATA_OWNER else None
         weights = PrivateWeights.load(network, weights_path) if rank == MODEL_OWNER else None
-        content = _compute(crypten, network, image, weights)
+        content = _compute(crypten, network, image, weights, batch=len(images))  # a public number
     report.write_text(json.dumps({**content, "peak_rss_bytes": _peak_rss_bytes()}))
 
 
 def _deal(crypten: Any) -> dict[str, float]:
+    started = time.process_time()
     crypten.mpc.provider.TTPServer()  # returns when the data owner shuts down
+    cpu_seconds = time.process_time() - started
     statistics = crypten.communicator.get().get_communication_stats()
     # For each request it receives a message, answers with a size and sends the tensor; one message more says goodbye.
-    return {"bytes": statistics["bytes"], "requests": (statistics["rounds"] - 1) // 3}
+    return {"bytes": statistics["bytes"], "requests": (statistics["rounds"] - 1) // 3, "cpu_seconds": cpu_seconds}
 
 
 def _compute(
-    crypten: Any, network: Network, image: torch.Tensor | None, weights: PrivateWeights | None
+    crypten: Any, network: Network, image: torch.Tensor | None, weights: PrivateWeights | None, *, batch: int
 ) -> dict[str, Any]:
     crypten.init()
     communicator = crypten.communicator.get()
     with crypten.no_grad():
         # Who does not hold a tensor passes zeros of its shape.
-        plain = torch.zeros(1, *network.input_shape) if image is None else image
+        plain = torch.zeros(batch, *network.input_shape) if image is None else image
         encrypted_image = crypten.cryptensor(plain, src=DATA_OWNER)
         encrypted_weights = {
             name: crypten.cryptensor(
@@ -215,17 +223,18 @@ def _compute(
         }
         communicator.barrier()
         communicator.reset_communication_stats()
-        started = time.perf_counter()
+        started, started_cpu = time.perf_counter(), time.process_time()
         logits = evaluate(crypten, network, encrypted_image, encrypted_weights).get_plain_text(dst=DATA_OWNER)
-        seconds = time.perf_counter() - started
+        seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - started_cpu
     statistics = communicator.get_communication_stats()
     crypten.uninit()
     held = logits.reshape(-1).tolist() if image is not None else []
-    return {"logits": held, "seconds": seconds, "bytes": statistics["bytes"], "rounds": statistics["rounds"]}
+    counted = {"bytes": statistics["bytes"], "rounds": statistics["rounds"]}
+    return {"logits": held, "seconds": seconds, "cpu_seconds": cpu_seconds} | counted
 
 
 def evaluate(crypten: Any, network: Network, image: Any, weights: Mapping[str, Any]) -> Any:
-    """The network on CrypTen's own tensor methods, as a user of CrypTen would write it. Output: (1, classes)."""
+    """The network on CrypTen's own tensor methods, as a user of CrypTen would write it. Output: (batch, classes)."""
     values = {INPUT: image}
     last_uses = network.last_uses()
     for index, operation in enumerate(network.operations):
@@ -263,7 +272,7 @@ def _apply(  # noqa: C901, PLR0911  (one case for each operation)
         case Pad():
             return _pad(x, operation.padding, operation.value)
         case Reshape():
-            return x.reshape(1, *operation.shape)
+            return x.reshape(x.size()[0], *operation.shape)
         case _:
             raise _unsupported(operation)
 
@@ -303,11 +312,11 @@ def read_network(path: Path) -> Network:
         return parse_network(file.read(MAX_NETWORK_BYTES + 1))
 
 
-def _read_image(path: Path, network: Network) -> torch.Tensor:
-    image = np.load(path, allow_pickle=False, mmap_mode="r")
-    if image.dtype != np.float32 or image.shape != network.input_shape:
-        raise CallerError(f"{path}: holds {image.dtype} {image.shape}, the network asks for {network.input_shape}")
-    return torch.from_numpy(np.array(image)).unsqueeze(0)
+def _read_images(path: Path, network: Network) -> torch.Tensor:
+    images = np.load(path, allow_pickle=False, mmap_mode="r")
+    if images.dtype != np.float32 or images.ndim != 4 or images.shape[1:] != network.input_shape:
+        raise CallerError(f"{path}: holds {images.dtype} {images.shape}, the network asks for {network.input_shape}")
+    return torch.from_numpy(np.array(images))
 
 
 def _peak_rss_bytes() -> int:
@@ -322,7 +331,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="stock_crypten", description="Evaluate one image on CrypTen as published.")
     parser.add_argument("network", type=Path, help="network.json of a compiled model")
     parser.add_argument("weights", type=Path, help="its weights, .npz")
-    parser.add_argument("image", type=Path, help="float32 array of the network's input shape, .npy")
+    parser.add_argument("image", type=Path, help="float32 array, (batch, *input shape), .npy")
     parser.add_argument("--timeout", type=float, default=DEFAULT_TIMEOUT_SECONDS, help="seconds for the whole run")
     parser.add_argument("--rank", type=int, choices=range(3), help=argparse.SUPPRESS)
     parser.add_argument("--report", type=Path, help=argparse.SUPPRESS)

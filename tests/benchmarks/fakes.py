@@ -6,15 +6,15 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.case import Case
-from benchmarks.measuring import Measurement, Opener
+from benchmarks.case import Case, Pictures
+from benchmarks.measuring import Link, Measurement, NotServed, Opener
 from contract.errors import ComputationFailed
 from contract.model_card import InputSpecification, Modality, ModelCard
 
 EXPECTED = (0.5, -1.0, 2.0)
 
 
-def fake_case(folder: Path) -> Case:
+def fake_case(folder: Path, *, rounds: int = 1) -> Case:
     card = ModelCard(
         name="tiny",
         version="1.2.3",
@@ -25,7 +25,16 @@ def fake_case(folder: Path) -> Case:
         training="none",
         model_sha256="0" * 64,
     )
-    return Case(folder, card, folder, folder / "image.dcm", folder / "tensor.npy", np.asarray(EXPECTED))
+    pictures = tuple(
+        Pictures(
+            seeds=(turn + 1,),
+            images=(folder / f"{turn}.dcm",),
+            tensor=folder / f"{turn}.npy",
+            expected=np.asarray([EXPECTED]),
+        )
+        for turn in range(rounds)
+    )
+    return Case(folder, card, folder, pictures)
 
 
 def measurement(seconds: float = 1.0, *, logits: tuple[float, ...] = EXPECTED, memory: int = 100) -> Measurement:
@@ -36,6 +45,8 @@ def measurement(seconds: float = 1.0, *, logits: tuple[float, ...] = EXPECTED, m
         offline_bytes=10,
         one_way_trips=7,
         peak_rss_bytes={"data_owner": memory},
+        links=(Link(sender="data_owner", receiver="model_owner", offline_bytes=4, online_bytes=900),),
+        cpu_seconds={"data_owner": seconds / 4},
         logits=logits,
         details={"rounds": 3},
     )
@@ -47,7 +58,7 @@ class FakeEngine:
         self._diary = diary
         self._measurements = iter(measurements)
 
-    def measure(self) -> Measurement:
+    def measure(self, pictures: Pictures) -> Measurement:
         self._diary.append(f"{self._name} measures")
         try:
             return next(self._measurements)
@@ -65,3 +76,9 @@ def fake_opener(name: str, diary: list[str], measurements: list[Measurement]) ->
             diary.append(f"{name} closes")
 
     return opened
+
+
+@contextmanager
+def refusing_opener(_case: Case, _timeout_seconds: float) -> Iterator[NotServed]:
+    """An engine that cannot do what is asked."""
+    yield NotServed("takes one image at a time")

@@ -7,14 +7,14 @@ import pytest
 
 from benchmarks.measuring import Step, measure_in_turns
 from contract.errors import ComputationFailed
-from tests.benchmarks.fakes import EXPECTED, fake_case, fake_opener, measurement
+from tests.benchmarks.fakes import EXPECTED, fake_case, fake_opener, measurement, refusing_opener
 
 
 def test_engines_take_turns_after_one_warm_up(tmp_path: Path) -> None:
     diary: list[str] = []
     openers = {name: fake_opener(name, diary, [measurement()] * 3) for name in ("first", "second")}
     runs = measure_in_turns(fake_case(tmp_path), openers, runs=2, timeout_seconds=1, on_step=lambda _: None)
-    assert [(run.engine, run.round) for run in runs] == [
+    assert [(run.engine, run.round) for run in runs.runs] == [
         (name, turn) for turn in (0, 1, 2) for name in ("first", "second")
     ]
     assert diary == [
@@ -53,7 +53,20 @@ def test_errors_are_distances_from_the_expected_logits(tmp_path: Path) -> None:
     off = (EXPECTED[0] + 0.25, EXPECTED[1] - 0.5, EXPECTED[2])
     openers = {"engine": fake_opener("engine", [], [measurement(), measurement(logits=off)])}
     runs = measure_in_turns(fake_case(tmp_path), openers, runs=1, timeout_seconds=1, on_step=lambda _: None)
-    assert [run.max_abs_error for run in runs] == [0.0, 0.5]
+    assert [run.max_abs_error for run in runs.runs] == [0.0, 0.5]
+
+
+def test_an_engine_that_cannot_serve_says_why_and_the_others_go_on(tmp_path: Path) -> None:
+    openers = {"small": refusing_opener, "engine": fake_opener("engine", [], [measurement()] * 2)}
+    found = measure_in_turns(fake_case(tmp_path), openers, runs=1, timeout_seconds=1, on_step=lambda _: None)
+    assert found.not_served == {"small": "takes one image at a time"}
+    assert [run.engine for run in found.runs] == ["engine", "engine"]
+    assert len(found.of("engine")) == 1
+
+
+def test_each_round_submits_other_pictures(tmp_path: Path) -> None:
+    case = fake_case(tmp_path, rounds=3)
+    assert [case.pictures(turn).seeds for turn in range(4)] == [(1,), (2,), (3,), (1,)]
 
 
 @pytest.mark.parametrize("logits", [EXPECTED[:2], (*EXPECTED[:2], float("nan"))])
@@ -81,7 +94,7 @@ def test_steps_tell_how_far_and_how_long(tmp_path: Path, monkeypatch: pytest.Mon
         def __exit__(self, *_: object) -> None:
             return None
 
-        def measure(self) -> object:
+        def measure(self, pictures: object) -> object:
             now[0] += self.seconds
             return measurement()
 

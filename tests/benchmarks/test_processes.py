@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.processes import Finished, peak_rss_bytes, run_watched
+from benchmarks.processes import Finished, cpu_seconds, peak_rss_bytes, run_watched
 from contract.errors import ComputationFailed, DeadlineExceeded
 
 
@@ -32,6 +32,30 @@ def test_output_and_peak_memory(tmp_path: Path) -> None:
     assert 200_000_000 < grown.peak_rss_bytes < 500_000_000
     small = run_python("import time; time.sleep(0.3)", tmp_path)
     assert 1_000_000 < small.peak_rss_bytes < 100_000_000
+
+
+BUSY = "import time\nwhile time.process_time() < 0.3: pass\n"
+
+
+def test_processor_time_includes_what_the_program_started(tmp_path: Path) -> None:
+    alone = run_python(BUSY, tmp_path)
+    assert alone.cpu_seconds >= 0.3
+    child = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {BUSY!r}], check=True)"
+    assert run_python(child, tmp_path).cpu_seconds >= 0.3
+    assert run_python("import time; time.sleep(0.5)", tmp_path).cpu_seconds < 0.5
+
+
+def test_processor_time_of_a_running_process_and_its_child() -> None:
+    source = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {BUSY + 'input()'!r}])"
+    process = subprocess.Popen([sys.executable, "-c", source], stdin=subprocess.PIPE)
+    try:
+        limit = time.monotonic() + 60
+        while (cpu_seconds(process.pid) or 0.0) < 0.3:
+            assert time.monotonic() < limit
+            time.sleep(0.05)
+    finally:
+        process.communicate(b"\n")
+    assert cpu_seconds(process.pid) is None
 
 
 def test_failure_is_told_in_the_programs_last_words(tmp_path: Path) -> None:

@@ -10,8 +10,9 @@ from rich.console import Console
 
 from benchmarks.configuration import Configuration
 from benchmarks.machine import Machine, _processor, read_machine, read_versions
-from benchmarks.measuring import Run
-from benchmarks.reporting import TABLE_WIDTH, Result, print_table, save, summarise
+from benchmarks.measuring import Measured, Run
+from benchmarks.reporting import FORMAT, TABLE_WIDTH, Result, Summary, print_table, read_saved, save, summarise
+from contract.errors import CallerError
 from tests.benchmarks.fakes import fake_case, measurement
 
 REQUIRED = {
@@ -33,23 +34,31 @@ def runs_of(engine: str, seconds: list[float]) -> list[Run]:
     ]
 
 
-RUNS = [*runs_of("crypten", [99.0, 3.0, 1.0, 2.0]), *runs_of("plaintext", [98.0, 0.4, 0.1, 0.2])]
+NOW = datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC)
+RUNS = (*runs_of("crypten", [99.0, 3.0, 1.0, 2.0]), *runs_of("plaintext", [98.0, 0.4, 0.1, 0.2]))
 
 
 @pytest.fixture
-def results(tmp_path: Path) -> list[Result]:
+def summary(tmp_path: Path) -> Summary:
     configuration = Configuration(
         model="tiny",
         model_folder=tmp_path,
-        engines=("plaintext", "crypten"),
+        engines=("plaintext", "small", "crypten"),
         runs=3,
         seed=5,
         timeout_seconds=1,
     )
-    return summarise(RUNS, fake_case(tmp_path), configuration, MACHINE, {"python": "3"})
+    measured = Measured(runs=RUNS, not_served={"small": "takes no such image"})
+    case = fake_case(tmp_path, rounds=3)
+    return summarise(measured, case, configuration, MACHINE, {"python": "3"}, now=NOW)
 
 
-def test_medians_and_worst_cases_without_the_warm_up(results: list[Result]) -> None:
+@pytest.fixture
+def results(summary: Summary) -> tuple[Result, ...]:
+    return summary.results
+
+
+def test_medians_and_worst_cases_without_the_warm_up(results: tuple[Result, ...]) -> None:
     assert [result.engine for result in results] == ["plaintext", "crypten"]
     crypten = results[1]
     assert crypten.online_seconds == 2.0
@@ -58,17 +67,22 @@ def test_medians_and_worst_cases_without_the_warm_up(results: list[Result]) -> N
     assert crypten.peak_rss_bytes == {"data_owner": 400}
     assert crypten.max_abs_error == 0.003
     assert crypten.runs == 3
+    assert crypten.total_seconds == 3.0
+    assert crypten.cpu_seconds == {"data_owner": 0.5}
+    assert (crypten.links[0].sender, crypten.links[0].online_bytes) == ("data_owner", 900)
+    assert crypten.pictures == 3  # rounds 1 and 2, and round 3 begins again with the first
 
 
 def test_an_even_number_of_runs_keeps_counts_whole(tmp_path: Path) -> None:
     configuration = Configuration(
         model="tiny", model_folder=tmp_path, engines=("crypten",), runs=2, seed=1, timeout_seconds=1
     )
-    (result,) = summarise(RUNS[:3], fake_case(tmp_path), configuration, MACHINE, {})
+    measured = Measured(runs=RUNS[:3], not_served={})
+    (result,) = summarise(measured, fake_case(tmp_path), configuration, MACHINE, {}).results
     assert (result.online_seconds, result.online_bytes, result.one_way_trips) == (2.0, 1000, 7)
 
 
-def test_json_lines_have_the_agreed_keys(results: list[Result]) -> None:
+def test_json_lines_have_the_agreed_keys(results: tuple[Result, ...]) -> None:
     for result in results:
         line = result.model_dump_json()
         assert "\n" not in line
@@ -78,25 +92,51 @@ def test_json_lines_have_the_agreed_keys(results: list[Result]) -> None:
         assert content["machine"]["processor"] == "Abacus"
 
 
-def test_the_table_names_every_engine_and_figure(results: list[Result]) -> None:
+def test_the_table_names_every_engine_and_figure(summary: Summary) -> None:
     output = StringIO()
-    print_table(Console(file=output, width=TABLE_WIDTH), results)
+    print_table(Console(file=output, width=TABLE_WIDTH), summary)
     text = output.getvalue()
-    for words in ("crypten", "plaintext", "1 - 3", "0.1 - 0.4", "data_owner", "Abacus", "tiny 1.2.3, 8 x 8"):
+    for words in ("crypten", "plaintext", "1 - 3", "0.1 - 0.4", "data_owner 0.50", "Abacus", "tiny, 8 x 8"):
         assert words in text
+    assert "takes no such image" in text
 
 
-def test_a_saved_file_holds_every_run_and_is_never_replaced(tmp_path: Path, results: list[Result]) -> None:
-    now = datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC)
-    path = save(tmp_path, results, RUNS, fake_case(tmp_path), now=now)
-    assert path.name == "latency-tiny-20300102T030405Z.json"
+def test_a_saved_file_holds_every_run_and_is_never_replaced(tmp_path: Path, summary: Summary) -> None:
+    path = save(tmp_path, summary)
+    assert path.name == "latency-tiny-8px-20300102T030405Z.json"
     content = json.loads(path.read_text())
     assert len(content["runs"]) == len(RUNS)
     assert content["runs"][0]["measurement"]["details"] == {"rounds": 3}
-    assert [Result.model_validate(result) for result in content["results"]] == results
+    assert read_saved(path) == Summary.model_validate_json(path.read_text())
+    assert read_saved(path).results == summary.results
     assert str(tmp_path) not in path.read_text()
     with pytest.raises(FileExistsError):
-        save(tmp_path, results, RUNS, fake_case(tmp_path), now=now)
+        save(tmp_path, summary)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"format": 1}, f"of version 1, and this program reads version {FORMAT}"),
+        ({"format": None}, "of version None"),
+        ({"results": 3}, "is not what"),
+    ],
+)
+def test_a_file_of_another_version_is_refused_in_plain_words(
+    tmp_path: Path, summary: Summary, change: dict[str, object], words: str
+) -> None:
+    path = save(tmp_path, summary)
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(CallerError, match=words) as caught:
+        read_saved(path)
+    assert "measure again" in str(caught.value)
+
+
+def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "letter.json"
+    path.write_text("dear reader")
+    with pytest.raises(CallerError, match="cannot be read"):
+        read_saved(path)
 
 
 def test_this_machine_can_be_described() -> None:

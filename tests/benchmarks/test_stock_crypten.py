@@ -56,7 +56,7 @@ def files(tmp_path: Path) -> tuple[Path, Path, Path]:
     network, weights, image = (tmp_path / name for name in ("network.json", "weights.npz", "image.npy"))
     network.write_bytes(SMALL.canonical_bytes())
     PrivateWeights(SMALL, tensors).save(weights)
-    np.save(image, generator.normal(size=SMALL.input_shape).astype(np.float32), allow_pickle=False)
+    np.save(image, generator.normal(size=(2, *SMALL.input_shape)).astype(np.float32), allow_pickle=False)
     return network, weights, image
 
 
@@ -66,7 +66,7 @@ def expected_logits(files: tuple[Path, Path, Path]) -> tuple[float, ...]:
     from secure_computation.float_reference import evaluate
 
     network, weights, image = files
-    batch = torch.from_numpy(np.load(image, allow_pickle=False)).unsqueeze(0)
+    batch = torch.from_numpy(np.load(image, allow_pickle=False))
     output = evaluate(stock_crypten.read_network(network), PrivateWeights.load(SMALL, weights), batch)
     return tuple(output.reshape(-1).tolist())
 
@@ -93,6 +93,8 @@ def test_answers_as_the_plain_evaluation_does(files: tuple[Path, Path, Path]) ->
     assert result.third_party_bytes > 0
     assert set(result.peak_rss_bytes) == {"data_owner", "model_owner", "third_party"}
     assert all(size > 10_000_000 for size in result.peak_rss_bytes.values())
+    assert set(result.cpu_seconds) == set(result.peak_rss_bytes)
+    assert all(seconds > 0 for seconds in result.cpu_seconds.values())
 
 
 def test_a_deadline_ends_the_processes(files: tuple[Path, Path, Path]) -> None:
@@ -103,8 +105,8 @@ def test_a_deadline_ends_the_processes(files: tuple[Path, Path, Path]) -> None:
 
 @pytest.mark.slow
 def test_one_party_that_fails_ends_the_others(files: tuple[Path, Path, Path]) -> None:
-    np.save(files[2], np.zeros((1, 4, 4), dtype=np.float32), allow_pickle=False)
-    with pytest.raises(ComputationFailed, match="data_owner") as caught:
+    np.save(files[2], np.zeros((1, 1, 4, 4), dtype=np.float32), allow_pickle=False)
+    with pytest.raises(ComputationFailed, match="_owner") as caught:
         stock_crypten.run(*files, timeout=100)
     assert "asks for" in str(caught.value)
     assert not [command for command in running_parties() if str(files[0]) in command]

@@ -1,0 +1,1 @@
+"""Subcommands of `scripts/bench`, one module each; benchmarks/__main__.py lists them."""
