@@ -12,7 +12,6 @@ from contract.model_card import ModelCard, read_card
 from imaging import read_model_input
 from imaging.phantom import write_phantom
 
-
 MOST_PICTURES = 16
 """Different ones in one benchmark of single images; later rounds begin again."""
 

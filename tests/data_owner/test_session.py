@@ -372,5 +372,13 @@ def test_counts_agree_on_both_sides(federation: Federation, chest: Path) -> None
         diagnosis = diagnoser.diagnose(chest, entry, engine=Engine.CRYPTEN, force=False, progress=SILENT)
     sent = diagnosis.bytes
     assert sent.data_owner_sent + sent.model_owner_sent + sent.crypto_provider_sent == sent.online + sent.offline
-    assert min(vars(sent).values()) > 0
+    assert min(sent.data_owner_sent, sent.model_owner_sent, sent.crypto_provider_sent, sent.offline) > 0
+    assert sum(link.online for link in sent.links) == sent.online
+    assert sum(link.offline for link in sent.links) == sent.offline
+    for role, total in (
+        (Role.DATA_OWNER, sent.data_owner_sent),
+        (Role.MODEL_OWNER, sent.model_owner_sent),
+        (Role.CRYPTO_PROVIDER, sent.crypto_provider_sent),
+    ):
+        assert sum(link.online + link.offline for link in sent.links if link.sender is role) == total
     assert diagnosis.one_way_trips > 10
