@@ -168,7 +168,7 @@ def test_json_has_it_only_where_there_is_one() -> None:
         logits=None,
         warnings=(),
         seconds=Seconds(offline=1, online=1),
-        bytes=Bytes(online=1, offline=1, data_owner_sent=1, model_owner_sent=1, crypto_provider_sent=1),
+        bytes=Bytes(online=1, offline=1, data_owner_sent=1, model_owner_sent=1, crypto_provider_sent=1, links=()),
         one_way_trips=1,
     )
     plain = json.loads(diagnosis.model_dump_json())
