@@ -20,7 +20,7 @@ from pydicom.encaps import get_frame
 from pydicom.filereader import read_dataset
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.processing import apply_color_lut
-from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ExplicitVRLittleEndian
 
 from contract.errors import ImageError
 from contract.model_card import InputSpecification
@@ -50,6 +50,7 @@ _WORKER = Path(__file__).with_name("jpeg_lossless_worker.py")
 _WORKER_SECONDS = 60
 
 _CODESTREAMS = ("pillow", "gdcm", "pyjpegls")
+_JPEG_BASELINE = "1.2.840.10008.1.2.4.50"
 _JPEG_EXTENDED = "1.2.840.10008.1.2.4.51"
 _CONVERT = "convert it to uncompressed or JPEG 2000"
 
@@ -225,6 +226,9 @@ def _check_colours(header: Dataset, transfer_syntax: UID) -> None:
         raise ImageError("DICOM pictures in colours are read with 8 bits a colour only: export it with 8")
     if _DECODERS[transfer_syntax] == "gdcm":
         raise ImageError(f"DICOM pictures in colours are not read from JPEG Lossless: {_CONVERT}")
+    if transfer_syntax in (_JPEG_BASELINE, _JPEG_EXTENDED) and kind == "RGB":
+        # Some such files hold what they say, more hold YBR: nobody can tell.
+        raise ImageError(f"DICOM pictures marked RGB are not read from JPEG, which seldom holds RGB: {_CONVERT}")
 
 
 def _decode(data_set: Dataset, transfer_syntax: UID, *, frame: int, frames: int) -> NDArray[np.integer]:
@@ -249,11 +253,20 @@ def _decode_colours(data_set: Dataset, transfer_syntax: UID, *, frame: int, fram
         _codestream(data_set, shape, frame=frame, frames=frames)
     values, _ = get_decoder(transfer_syntax).as_array(data_set, index=frame, decoding_plugin=plugin)
     if data_set.PhotometricInterpretation == _PALETTE:
+        if transfer_syntax == ExplicitVRBigEndian:
+            _turn_palette_bytes(data_set)
         looked_up = apply_color_lut(values, data_set)
         values = looked_up if looked_up.dtype == np.uint8 else (looked_up >> 8).astype(np.uint8)
     if values.shape != (*shape, 3) or values.dtype != np.uint8:
         raise ImageError("the DICOM file does not decode to one picture in colours of 8 bits: export it again")
     return values
+
+
+def _turn_palette_bytes(data_set: Dataset) -> None:
+    """pydicom looks colours up in tables of little-endian words whatever the file's own order is."""
+    for tag in _PALETTE_TAGS:
+        if tag.endswith("Data"):
+            data_set[tag].value = np.frombuffer(data_set[tag].value, ">u2").astype("<u2").tobytes()
 
 
 def _codestream(data_set: Dataset, shape: tuple[int, int], *, frame: int, frames: int) -> bytes:
