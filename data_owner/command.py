@@ -4,6 +4,7 @@ data-owner diagnose chest.dcm --config data-owner.toml
 data-owner diagnose chest.dcm --heat-map chest.png --config data-owner.toml
 data-owner prepare --count 8 --config data-owner.toml
 data-owner stock --config data-owner.toml
+data-owner inspect chest.dcm --card card.json --preview seen.png
 """
 
 import sys
@@ -32,7 +33,7 @@ def _group() -> None:
 
 @app.command()
 def diagnose(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE ...", help="DICOM, PNG or JPEG.")],
+    files: Annotated[list[Path], typer.Argument(metavar="FILE ...", help="DICOM, NIfTI, PNG, JPEG or TIFF.")],
     config: Annotated[Path | None, typer.Option(help="TOML file of settings.")] = None,
     model: Annotated[str | None, typer.Option(help="Needed where several models are offered.")] = None,
     engine: Annotated[
@@ -174,6 +175,28 @@ def _age(seconds: float) -> str:
     if seconds < 3600:
         return f"{seconds / 60:.0f} minutes"
     return f"{seconds / 3600:.1f} hours" if seconds < 48 * 3600 else f"{seconds / 86400:.1f} days"
+
+
+@app.command()
+def inspect(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="DICOM, NIfTI, PNG, JPEG or TIFF.")],
+    card: Annotated[Path | None, typer.Option(help="A model's card.json, to see what it would be given.")] = None,
+    preview: Annotated[Path | None, typer.Option(metavar="PNG", help="New picture of what would be submitted.")] = None,
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+) -> None:
+    """Say what a file is and what would be submitted, without any network. Exit status 1: refused, with the reason."""
+    from contract.model_card import read_card
+    from data_owner.inspection import described, inspect_file
+
+    inspection = inspect_file(file, None if card is None else read_card(card), preview)
+    if as_json:
+        typer.echo(inspection.model_dump_json())
+    elif inspection.readable:
+        typer.echo(described(inspection))
+    if not inspection.readable:
+        say(f"data-owner: {file}: {inspection.reason}")
+        sys.exit(1)
 
 
 def main() -> None:

@@ -19,6 +19,7 @@ from PIL import Image
 from contract.errors import CallerError, Refused
 from contract.model_card import ModelCard, OutputPolicy
 from contract.ticket import Engine
+from data_owner.private_files import write_new
 
 SUFFIX: Final = ".heat-map.png"
 MOST_OPAQUE: Final = 0.6
@@ -66,10 +67,7 @@ def places_for(files: Sequence[Path], target: Path) -> tuple[Path, ...]:
 
 def write_heat_map(path: Path, picture: NDArray[np.uint8], grid: NDArray[np.float64]) -> None:
     """Write `draw_heat_map` into a new file that only its owner can read. Raises OSError."""
-    content = draw_heat_map(picture, grid)
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
+    write_new(path, draw_heat_map(picture, grid))
 
 
 def draw_heat_map(picture: NDArray[np.uint8], grid: NDArray[np.float64]) -> bytes:

@@ -22,7 +22,9 @@ app = new_app("Start all parties on loopback, diagnose the files (or a phantom r
 
 @app.command()
 def demo(
-    files: Annotated[list[Path] | None, typer.Argument(metavar="FILE ...", help="DICOM, PNG or JPEG.")] = None,
+    files: Annotated[
+        list[Path] | None, typer.Argument(metavar="FILE ...", help="DICOM, NIfTI, PNG, JPEG or TIFF.")
+    ] = None,
     engine: Annotated[Engine, typer.Option(help="How the network is evaluated on shares.")] = Engine.MASKED,
     model: Annotated[
         Path | None, typer.Option(help="Folder with model.onnx and card.json, if not the shipped.")

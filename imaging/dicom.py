@@ -263,7 +263,7 @@ def _decode_colours(data_set: Dataset, transfer_syntax: UID, *, frame: int, fram
 
 
 def _turn_palette_bytes(data_set: Dataset) -> None:
-    """pydicom looks colours up in tables of little-endian words whatever the file's own order is."""
+    """Pydicom looks colours up in tables of little-endian words whatever the file's own order is."""
     for tag in _PALETTE_TAGS:
         if tag.endswith("Data"):
             data_set[tag].value = np.frombuffer(data_set[tag].value, ">u2").astype("<u2").tobytes()

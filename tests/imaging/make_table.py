@@ -101,7 +101,7 @@ def outcome(folder: Path, made: Dataset, syntax: str) -> str:
     """`yes`, `no`, or a dash for what cannot be written. Raises AssertionError where it reads as another picture."""
     content = in_syntax(folder, made, syntax)
     if content is None:
-        return "–"
+        return "-"
     original, path = folder / "original", folder / "tried"
     original.write_bytes(dicom_bytes(made))
     path.write_bytes(content)

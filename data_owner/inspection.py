@@ -1,0 +1,144 @@
+"""What a file is, and what would be submitted of it: read as `data-owner diagnose` reads it, without any network."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from contract.errors import CallerError, ImageError
+from contract.model_card import ColourChoice, FrameChoice, InputSpecification, Modality, ModelCard, Strict
+from data_owner.diagnosis import Warned
+from data_owner.private_files import write_new
+from imaging import ImageFacts, read_image, to_model_input
+
+_ANY_PICTURE = InputSpecification(
+    modalities=tuple(Modality),
+    height=8,
+    width=8,
+    mean=(0.0,),
+    standard_deviation=(1.0,),
+    frame=FrameChoice.MIDDLE,
+    colour=ColourChoice.LUMINANCE,
+)
+"""For looking without a model: whatever can be read. Its size is never used."""
+
+_OF_A_MODEL = frozenset({"modality-unknown", "wrong-modality", "body-part-unknown", "wrong-body-part"})
+"""Warnings that a picture may not be what a model was made for: without a model there is nothing to say."""
+
+
+class Submitted(Strict):
+    """The tensor that a model would be given, as shares."""
+
+    model: str
+    version: str
+    channels: int
+    height: int
+    width: int
+
+
+class Inspection(Strict):
+    """One line of `data-owner inspect --json`. Holds nothing of the patient but what the picture shows."""
+
+    file: str
+    readable: bool
+    reason: str | None = None
+    """Why it is refused, and what to do."""
+    format: str | None = None
+    encoding: str | None = None
+    rows: int | None = None
+    columns: int | None = None
+    frames: int | None = None
+    frame: int | None = None
+    """Which of `frames` pictures is read, counted from 1."""
+    modality: str | None = None
+    body_part: str | None = None
+    warnings: tuple[Warned, ...] = ()
+    needs_confirmation: bool = False
+    """Whether `diagnose` would ask for --force."""
+    submitted: Submitted | None = None
+    """None without a card."""
+
+
+def inspect_file(path: Path, card: ModelCard | None, preview: Path | None) -> Inspection:
+    """Read one file as the model of `card` asks, or in any way at all without one; write what is seen to `preview`.
+
+    The preview is what the model sees, at its size; without a card, the whole picture. A file that cannot be read is
+    told of, not raised. Raises CallerError where the preview cannot be written.
+    """
+    specification = _ANY_PICTURE if card is None else card.input
+    try:
+        image = read_image(path, specification)
+    except ImageError as error:
+        return Inspection(file=str(path), readable=False, reason=str(error))
+    if preview is not None:
+        _write_preview(preview, image.pixels if card is None else _as_seen(image.pixels, card.input))
+    return _of(path, image, card)
+
+
+def _as_seen(pixels: NDArray[np.float32], asked: InputSpecification) -> NDArray[np.float32]:
+    """The first channel of the model's tensor, back in [0, 1]."""
+    seen = to_model_input(pixels, asked)[0]
+    seen *= np.float32(asked.standard_deviation[0])
+    seen += np.float32(asked.mean[0])
+    return seen
+
+
+def _write_preview(path: Path, pixels: NDArray[np.float32]) -> None:
+    target = io.BytesIO()
+    Image.fromarray(np.rint(np.clip(pixels, 0, 1) * 255).astype(np.uint8)).save(target, "PNG")
+    try:
+        write_new(path, target.getvalue())
+    except OSError as error:
+        raise CallerError(f"{path}: the preview cannot be written ({error.strerror}); name another place") from error
+
+
+def _of(path: Path, image: ImageFacts, card: ModelCard | None) -> Inspection:
+    warnings = tuple(one for one in image.warnings if card is not None or one.code not in _OF_A_MODEL)
+    rows, columns = image.original_size
+    submitted = None
+    if card is not None:
+        asked = card.input
+        submitted = Submitted(
+            model=card.name, version=card.version, channels=asked.channels, height=asked.height, width=asked.width
+        )
+    return Inspection(
+        file=str(path),
+        readable=True,
+        format=image.format.value,
+        encoding=image.encoding,
+        rows=rows,
+        columns=columns,
+        frames=image.frames,
+        frame=image.frame,
+        modality=image.modality,
+        body_part=image.body_part,
+        warnings=tuple(Warned.from_image(warning) for warning in warnings),
+        needs_confirmation=any(warning.needs_confirmation for warning in warnings),
+        submitted=submitted,
+    )
+
+
+def described(inspection: Inspection) -> str:
+    """The same for people, some lines of text."""
+    facts = {
+        "file": f"{inspection.format}, {inspection.encoding}",
+        "picture": f"{inspection.columns} x {inspection.rows} pixels",
+        "read": "the only picture" if inspection.frames == 1 else f"picture {inspection.frame} of {inspection.frames}",
+        "modality": inspection.modality or "not named",
+        "body part": inspection.body_part or "not named",
+    }
+    if (asked := inspection.submitted) is None:
+        facts["submitted"] = "nothing yet: give --card card.json to see what its model would be given"
+    else:
+        facts["submitted"] = (
+            f"{asked.channels} x {asked.height} x {asked.width} values in [0, 1], normalised, as shares, "
+            f"to {asked.model} {asked.version}"
+        )
+    facts["stays here"] = "the file, the patient's name and all else that it says"
+    lines = [f"{name + ':':12}{value}" for name, value in facts.items()]
+    lines += [f"Warning: {warning.text}" for warning in inspection.warnings]
+    if inspection.needs_confirmation:
+        lines.append("data-owner diagnose would submit it with --force only.")
+    return "\n".join(lines)

@@ -1,0 +1,108 @@
+"""`data-owner inspect`: without a network, in words and as JSON, with a preview for the clinician alone."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from contract.errors import CallerError
+from contract.model_card import read_card
+from data_owner.inspection import Inspection, inspect_file
+from demonstration.commands import command
+from imaging import read_image
+from tests.end_to_end.models import PATIENT, SIDE, write_tiny_model
+from tests.imaging.samples import colour_data_set, colour_picture, data_set, dicom_bytes, picture, tiff_bytes
+
+
+@pytest.fixture
+def chest(tmp_path: Path) -> Path:
+    path = tmp_path / "chest.dcm"
+    path.write_bytes(dicom_bytes(data_set(picture(), PatientName=PATIENT)))
+    return path
+
+
+def run(*words: str | Path) -> tuple[int, str, str]:
+    done = subprocess.run(
+        command("data-owner", ["inspect", *(str(word) for word in words)]), capture_output=True, text=True, check=False
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_what_would_be_submitted(chest: Path, tmp_path: Path) -> None:
+    card = write_tiny_model(tmp_path / "model") / "card.json"
+    preview = tmp_path / "seen.png"
+    status, stdout, stderr = run(chest, "--card", card, "--preview", preview)
+    assert (status, stderr) == (0, "")
+    for words in (
+        "DICOM, Explicit VR Little Endian, MONOCHROME2, 8 bits",
+        "32 x 24 pixels",
+        "1 x 32 x 32 values",
+        "DX",
+    ):
+        assert words in stdout
+    assert PATIENT not in stdout
+    assert preview.stat().st_mode & 0o777 == 0o600
+    with Image.open(preview) as image:
+        assert image.size == (SIDE, SIDE)
+    again = run(chest, "--preview", preview)
+    assert again[0] == 2
+    assert "name another place" in again[2]
+
+
+def test_a_file_that_is_refused_says_why(tmp_path: Path) -> None:
+    colours = tmp_path / "colours.dcm"
+    colours.write_bytes(dicom_bytes(colour_data_set(colour_picture())))
+    card = write_tiny_model(tmp_path / "model") / "card.json"
+    status, stdout, stderr = run(colours, "--card", card, "--json")
+    shown = Inspection.model_validate_json(stdout)
+    assert (status, shown.readable, shown.submitted) == (1, False, None)
+    assert stderr == f"data-owner: {colours}: {shown.reason}\n"
+    assert "colour picture" in (shown.reason or "")
+    assert inspect_file(colours, None, None).readable
+
+
+def test_wrong_usage() -> None:
+    assert run("--absent")[0] == 2
+
+
+def test_a_preview_without_a_card_is_the_whole_picture(tmp_path: Path) -> None:
+    path, preview = tmp_path / "pages.tiff", tmp_path / "seen.png"
+    path.write_bytes(tiff_bytes([picture(bits=16, seed=seed) for seed in range(3)]))
+    shown = inspect_file(path, None, preview)
+    assert (shown.frame, shown.frames, shown.warnings) == (2, 3, ())
+    with Image.open(preview) as image:
+        np.testing.assert_allclose(np.asarray(image), picture(bits=16, seed=1) / 257, atol=0.51)
+
+
+def test_warnings_are_those_of_diagnose(chest: Path, tmp_path: Path) -> None:
+    card = read_card(write_tiny_model(tmp_path / "model") / "card.json")
+    chest.write_bytes(dicom_bytes(data_set(picture(), Modality="CT")))
+    shown = inspect_file(chest, card, None)
+    assert [one.code for one in shown.warnings] == [one.code for one in read_image(chest, card.input).warnings]
+    assert shown.needs_confirmation
+
+
+def test_inspecting_loads_neither_torch_nor_a_network_library(chest: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from data_owner.inspection import inspect_file; "
+        f"inspect_file(Path({str(chest)!r}), None, None); "
+        "print([name for name in ('torch', 'httpx', 'websockets', 'numba') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_a_preview_that_cannot_be_written(chest: Path, tmp_path: Path) -> None:
+    with pytest.raises(CallerError, match="cannot be written"):
+        inspect_file(chest, None, tmp_path / "absent" / "seen.png")
+
+
+def test_json_holds_nothing_of_the_patient(chest: Path) -> None:
+    status, stdout, _ = run(chest, "--json")
+    assert status == 0
+    assert set(json.loads(stdout)) == set(Inspection.model_fields)
+    assert PATIENT not in stdout
