@@ -79,7 +79,7 @@ def inspect_file(path: Path, card: ModelCard | None, preview: Path | None) -> In
 
 def _as_seen(pixels: NDArray[np.float32], asked: InputSpecification) -> NDArray[np.float32]:
     """The first channel of the model's tensor, back in [0, 1]."""
-    seen = to_model_input(pixels, asked)[0]
+    seen: NDArray[np.float32] = to_model_input(pixels, asked)[0]
     seen *= np.float32(asked.standard_deviation[0])
     seen += np.float32(asked.mean[0])
     return seen
