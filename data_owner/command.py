@@ -52,14 +52,9 @@ def diagnose(
 
     settings = load_settings(DataOwnerSettings, config)
     with console().status("starting"):
-        import torch
-
         from data_owner.heat_map import places_for, require_heat_map
         from data_owner.session import Diagnoser
         from inference_service.client import InferenceServiceClient
-        from secure_computation.engines.choosing import warm_up
-
-        torch.set_num_threads(settings.threads)
     front_end = settings.inference_service
     statuses = [0]
     with InferenceServiceClient(front_end.url, front_end.api_key, authority=front_end.authority) as client:
@@ -71,7 +66,7 @@ def diagnose(
             require_heat_map(entry.card, chosen)
             places = places_for(files, heat_map)
         with console().status("starting"):
-            warm_up(chosen)  # takes seconds: before the first session, not in it
+            diagnoser.warm_up(chosen, stocked_for=entry)  # takes seconds: before the first session, not in it
         for path, place in zip(files, places, strict=True):
             try:
                 _diagnose_one(diagnoser, path, entry, engine=chosen, as_json=as_json, force=force, heat_map=place)
@@ -118,19 +113,16 @@ def prepare(
         raise CallerError(f"material of the engine '{engine.value}' cannot be prepared ahead; use --engine masked")
     settings = load_settings(DataOwnerSettings, config)
     with console().status("starting"):
-        import torch
-
         from data_owner.presentation import shown_progress
         from data_owner.session import Diagnoser
         from inference_service.client import InferenceServiceClient
-        from secure_computation.engines.choosing import warm_up
 
-        torch.set_num_threads(settings.threads)
-        warm_up(engine)
     front_end = settings.inference_service
     with InferenceServiceClient(front_end.url, front_end.api_key, authority=front_end.authority) as client:
         diagnoser = Diagnoser(settings, client)
         entry = diagnoser.choose_model(model)
+        with console().status("starting"):
+            diagnoser.warm_up(engine)
         for number in range(1, count + 1):
             with shown_progress(console()) as progress:
                 stocked = diagnoser.stock(entry, engine=engine, progress=progress)

@@ -75,7 +75,7 @@ from secure_computation.admission import STOCKED_ITEM_STEP, item_of, present_tic
 from secure_computation.channel.channel import Channel, Deadlines
 from secure_computation.channel.tls import tls_context
 from secure_computation.channel.websocket import connect_channel
-from secure_computation.engines.choosing import data_owner_side, output_of, warm_up_for
+from secure_computation.engines.choosing import data_owner_side, output_of, warm_up, warm_up_for, warm_up_online
 from secure_computation.engines.interface import Answer, DataOwnerSide, Label, OnLayer
 from secure_computation.engines.masked.engine import DataOwnerItem
 from secure_computation.engines.masked.stock import stockable
@@ -142,6 +142,24 @@ class Diagnoser:
             raise ConfigurationError(f"choose a model with --model; offered by your model owners: {listing}")
         return self._front_end.model(offered.pop())
 
+    def warm_up(self, engine: Engine, *, stocked_for: ModelEntry | None = None) -> None:
+        """Load what sessions of an engine need: seconds that would else be spent in the first one.
+
+        With material in stock for `stocked_for`, only what the online phase needs, which does without torch.
+        """
+        if stocked_for is not None and engine in STOCKED_ENGINES and self._stock.keeps(stocked_for):
+            warm_up_online()
+            return
+        import torch
+
+        torch.set_num_threads(self._settings.threads)
+        warm_up(engine)
+
+    def _warm_up_for(self, plan: Plan, engine: Engine) -> None:
+        if plan.engines.masked is not None and not plan.engines.masked.is_exact:
+            self.warm_up(engine)  # CrypTen computes in the online phase, so that needs torch after all
+        warm_up_for(plan, engine)
+
     def diagnose(
         self,
         path: Path,
@@ -172,7 +190,7 @@ class Diagnoser:
             raise PeerViolation(
                 f"the plan of {entry.card.name} has another input, classes or output than its card; tell its owner"
             )
-        warm_up_for(plan, engine)  # before the session, whose deadlines others keep
+        self._warm_up_for(plan, engine)  # before the session, whose deadlines others keep
         session = self._desk.open(entry, engine, Purpose.DIAGNOSE)
         with self._desk.ending(session) as channels:
             outcome = self._run(session, plan, image, progress, channels)
@@ -189,7 +207,7 @@ class Diagnoser:
         progress.stage("opening a session")
         plan = parse_plan(self._front_end.plan(entry.plan_hash))
         lowering = stockable(plan)
-        warm_up_for(plan, engine)
+        self._warm_up_for(plan, engine)
         session = self._desk.open(entry, engine, Purpose.PREPARE)
         claims, item = session.claims, item_of(session.claims)
         with self._desk.ending(session) as channels:
@@ -282,6 +300,7 @@ class Diagnoser:
 
     def _prepare(self, session: OpenSession, plan: Plan, model_owner: Channel, channels: ExitStack) -> Offline:
         """The offline phase, with the dealer and the model owner."""
+        self.warm_up(session.claims.engine)  # where stock was expected and lost; else long done
         side, patience = self._side(session.claims, plan), self._settings.waiting.material
         dealer = self._connect(channels, session.crypto_provider_url, session.crypto_provider, session.ticket)
         item = item_of(session.claims)

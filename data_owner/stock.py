@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
+from contract.api import ModelEntry
 from contract.errors import MaterialSpent
 from contract.model_card import Strict
 from contract.ticket import STOCKED_ENGINES, TicketClaims
@@ -78,6 +79,11 @@ class DataOwnerStock:
     def holds(self, claims: TicketClaims) -> bool:
         """Whether there is an item that a session with this ticket may spend."""
         return claims.engine in STOCKED_ENGINES and any(self._fitting(claims))
+
+    def keeps(self, entry: ModelEntry) -> bool:
+        """Whether there is an item for this version of a model, before a ticket says with whom."""
+        wanted = (entry.card.name, entry.version, entry.plan_hash)
+        return any((kept.model, kept.version, kept.plan_hash) == wanted for kept in self._folder.bindings())
 
     def take(self, claims: TicketClaims, lowering: "MaskedLowering") -> TakenItem | None:
         """Consume the oldest fitting item; None where there is none left."""

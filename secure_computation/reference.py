@@ -14,9 +14,10 @@ import torch
 import torch.nn.functional as F  # noqa: N812  (torch's own convention)
 from numpy.typing import NDArray
 
-from contract.errors import ImageError, ModelFileError
+from contract.errors import ModelFileError
 from secure_computation.engines.masked.comparison_steps import ClipStep, LabelStep, MaxPoolStep, ReluStep, TruncateStep
 from secure_computation.engines.masked.crypten_step import CRYPTEN_SCALE, CrypTenStep
+from secure_computation.engines.masked.fixed_point import logits_of, quantise_image
 from secure_computation.engines.masked.integer_weights import IntegerWeights
 from secure_computation.engines.masked.plan import (
     AddStep,
@@ -33,29 +34,12 @@ from secure_computation.engines.masked.plan import (
 from secure_computation.float_reference import activation
 from secure_computation.network import Convolution2d, Padding, Pair
 
+__all__ = ["Integers", "Observer", "evaluate", "label_of", "logits_of", "position_factors", "quantise_image"]
+
 Integers = NDArray[np.int64]
 Observer = Callable[[str, Integers], None]
 
 _EXACT_IN_FLOAT64 = float(1 << 53)
-
-
-def quantise_image(lowering: MaskedLowering, image: NDArray[np.float32]) -> Integers:
-    """Round a model input, float32 of the network's input shape, to the plan's integers. Runs at the data owner.
-
-    Raises ImageError where shape or values are not those of the plan's input.
-    """
-    step = lowering.steps[0]
-    if image.shape != step.shape:
-        raise ImageError(f"the image has shape {image.shape}, the plan asks for {step.shape}: prepare it by the card")
-    integers = np.rint(image.astype(np.float64) * step.value.scale)
-    if not np.isfinite(integers).all() or np.abs(integers).max() >= 1 << min(62, step.value.worst_case_bits):
-        raise ImageError("the image holds values beyond the plan's input: prepare it by the model's card")
-    return integers.astype(np.int64)
-
-
-def logits_of(lowering: MaskedLowering, integers: NDArray[Any]) -> NDArray[np.float64]:
-    """Real logits, float64, of the output integers."""
-    return np.asarray(integers, dtype=np.float64) / lowering.step(lowering.output).value.scale
 
 
 def label_of(logits: NDArray[Any]) -> int:

@@ -12,18 +12,21 @@ All elements are in the ring of integers mod 2^64, as int64. Sharings are additi
 (x = x0 ^ x1). Source: CrypTen (Knott et al. 2021), section 4 and its `provider.py`; Beaver 1991 for triples.
 """
 
+import math
 from collections.abc import Callable
 from enum import StrEnum
-from typing import Annotated, Any, Final, Literal, assert_never
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeAlias, assert_never
 
-import torch
 from pydantic import Field
 
 from contract.model_card import Strict
 from secure_computation.randomness import Seed
 
+if TYPE_CHECKING:  # a plan is read without torch, which takes a second to load
+    import torch
+
 Shape = tuple[Annotated[int, Field(ge=0, le=1 << 31)], ...]
-Share = torch.Tensor
+Share: TypeAlias = "torch.Tensor"
 """int64 share of one tensor."""
 
 ELEMENT_BYTES: Final = 8
@@ -61,9 +64,11 @@ class TripleRequest(Strict):
         """Whether the right factor is a layer's weights: known before the image is, so opened beforehand."""
         return self.product is not Product.MUL
 
-    def multiply(self, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    def multiply(self, left: Share, right: Share) -> Share:
         """Apply the bilinear map in the ring."""
         if self.product is Product.CONV2D:
+            import torch
+
             options = self.convolution or ConvolutionOptions()
             return torch.conv2d(
                 left,
@@ -113,10 +118,10 @@ Request = Annotated[
 
 def correction_bytes(request: Request) -> int:
     """Bytes of the one tensor that D sends P1 for a request."""
-    return ELEMENT_BYTES * torch.Size(request.output).numel()
+    return ELEMENT_BYTES * math.prod(request.output)
 
 
-def count_wraps(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+def count_wraps(left: Share, right: Share) -> Share:
     """How often left + right wraps around: -1, 0 or 1 for each element (signed representation)."""
     total = left + right
     under = (left < 0) & (right < 0) & (total >= 0)
@@ -135,10 +140,14 @@ class PartyRandomness:
 
     def ring(self, label: str, shape: Shape) -> Share:
         """Uniform ring elements."""
+        import torch
+
         return torch.from_numpy(self._seed.stream(item=self._item, step=self._step, label=label).int64(shape))
 
     def bits(self, label: str, shape: Shape) -> Share:
         """Uniform bits as ring elements 0 and 1."""
+        import torch
+
         return torch.from_numpy(self._seed.stream(item=self._item, step=self._step, label=label).bits(shape)).long()
 
 

@@ -107,7 +107,7 @@ class _PartyProvider:
         a, b, c = self._take(triple_request(size0, size1, op, options))
         return self._arithmetic(a), self._arithmetic(b), self._arithmetic(c)
 
-    def opened_right(self) -> Share | None:
+    def opened_right(self) -> torch.Tensor | None:
         """Delta = y - b of the additive triple given last, where both parties opened it before the session."""
         return self._opened.get(self._next - 1)
 

@@ -1,12 +1,13 @@
-"""Which engine evaluates a plan: makes the side of a session that a ticket names."""
+"""Which engine evaluates a plan: makes the side of a session that a ticket names.
+
+What loads CrypTen or torch is imported where it is needed: the data owner answers from its stock without either.
+"""
 
 from typing import Any
 
 from contract.errors import Refused
 from contract.model_card import OutputPolicy
 from contract.ticket import Engine
-from secure_computation.crypten_bridge.installation import load_crypten
-from secure_computation.engines.crypten.sides import CrypTenDataOwner, CrypTenDealer, CrypTenModelOwner
 from secure_computation.engines.interface import DataOwnerSide, DealerSide, ModelOwnerSide
 from secure_computation.engines.masked.crypten_step import CrypTenStep
 from secure_computation.engines.masked.engine import DeltaStore, MaskedDataOwner, MaskedDealer, MaskedModelOwner
@@ -42,13 +43,20 @@ def offered_engines(plan: Plan) -> tuple[Engine, ...]:
 
 
 def warm_up(engine: Engine) -> None:
-    """Load what an engine needs for its first session: CrypTen, or compiled loops. Takes seconds."""
+    """Load what an engine needs for its first session: CrypTen, or torch and compiled loops. Takes seconds."""
     if engine is Engine.CRYPTEN:
+        from secure_computation.crypten_bridge.installation import load_crypten
+
         load_crypten()
     else:
-        elementwise.warm_up()
-        comparing.warm_up()
+        warm_up_online()
         choose_variant()
+
+
+def warm_up_online() -> None:
+    """Load what the data owner needs online in the masked engine: compiled loops, and no torch."""
+    elementwise.warm_up()
+    comparing.warm_up()
 
 
 def warm_up_for(plan: Plan, engine: Engine) -> None:
@@ -63,6 +71,8 @@ def dealer_side(plan: Plan, engine: Engine, *, key: Seed) -> DealerSide:
     """D's side. `key`: the dealer's own."""
     _require_offered(plan, engine)
     if engine is Engine.CRYPTEN:
+        from secure_computation.engines.crypten.sides import CrypTenDealer
+
         require_own_dealing_list(plan)
         return CrypTenDealer(plan.engines.crypten)
     return MaskedDealer(_masked(plan), key=key)
@@ -72,6 +82,8 @@ def data_owner_side(plan: Plan, engine: Engine, *, store: DeltaStore) -> DataOwn
     """P0's side. `store`: where masked weights are kept."""
     _require_offered(plan, engine)
     if engine is Engine.CRYPTEN:
+        from secure_computation.engines.crypten.sides import CrypTenDataOwner
+
         require_own_dealing_list(plan)
         return CrypTenDataOwner(plan.network, plan.engines.crypten)
     return MaskedDataOwner(_masked(plan), store=store)
@@ -83,6 +95,8 @@ def model_owner_side(
     """P1's side. `weights_version`: the public name of these weights, drawn when they were imported."""
     _require_offered(plan, engine)
     if engine is Engine.CRYPTEN:
+        from secure_computation.engines.crypten.sides import CrypTenModelOwner
+
         require_own_dealing_list(plan)
         return CrypTenModelOwner(plan.network, weights, plan.engines.crypten)
     lowering = _masked(plan)

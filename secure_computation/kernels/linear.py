@@ -17,15 +17,17 @@ import functools
 import math
 import time
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from secure_computation.kernels import elementwise
 from secure_computation.kernels.elementwise import Pair
 from secure_computation.network import NO_PADDING, Convolution2d, FullyConnected, Padding, Shape
+
+if TYPE_CHECKING:
+    import torch  # at run time in functions: the data owner needs it offline only, and it takes a second to load
 
 LinearLayer: TypeAlias = Convolution2d | FullyConnected
 Variant: TypeAlias = Literal["plain", "digits"]
@@ -43,7 +45,7 @@ class PreparedWeights:
     variant: Variant
     digits: int
     """Balanced base-256 digits of a weight; 0 in the plain variant."""
-    matrix: torch.Tensor = field(repr=False)
+    matrix: "torch.Tensor" = field(repr=False)
     """plain: int32 in the layer's shape, kernels spread out by dilation.
     digits: int8 (padded out, digits * padded inputs), highest digit first."""
 
@@ -80,6 +82,8 @@ def prepare_weights(
 
     Raises: ValueError for another shape, dtype or ring.
     """
+    import torch
+
     if not 1 <= bits <= 32:
         raise ValueError(f"a ring has 1 to 32 bits, not {bits}")
     if weights.shape != _weight_shape(layer) or weights.dtype not in (np.dtype(np.int32), np.dtype(np.uint32)):
@@ -157,6 +161,8 @@ def _seconds(weights: PreparedWeights, values: NDArray[np.uint32]) -> float:
 
 
 def _plain(weights: PreparedWeights, values: NDArray[np.uint32]) -> NDArray[np.uint32]:
+    import torch
+
     layer = weights.layer
     tensor = torch.from_numpy(values.view(np.int32))
     if isinstance(layer, FullyConnected):
@@ -169,6 +175,8 @@ def _plain(weights: PreparedWeights, values: NDArray[np.uint32]) -> NDArray[np.u
 
 
 def _by_digits(weights: PreparedWeights, values: NDArray[np.uint32]) -> NDArray[np.uint32]:
+    import torch
+
     shape = _geometry(weights.layer)
     digits = _ring_digits(weights.bits)
     height, width = _rows_and_columns(weights.layer.shape)

@@ -266,6 +266,33 @@ def test_heat_maps_of_several_files_go_into_a_folder(
     assert f"Heat map of {answers[0].diagnosis.label}: {tmp_path / 'map.png'}" in shown.stdout
 
 
+_LISTING_TORCH = """
+import atexit, sys
+atexit.register(lambda: print("torch" in sys.modules, "secure_computation.engines.masked.engine" in sys.modules))
+from data_owner.command import main
+main()
+"""
+
+
+def test_an_answer_from_stock_loads_no_torch(
+    deployment: Deployment, chest: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    config = ("--config", changed_settings(deployment, tmp_path / "settings.toml", data_folder=str(tmp_path / "data")))
+    assert in_process(capfd, "prepare", *config).status == 0
+    for stocked in (True, False):
+        done = subprocess.run(
+            [sys.executable, "-c", _LISTING_TORCH, "diagnose", str(chest), "--json", *map(str, config)],
+            env=deployment.environment,
+            capture_output=True,
+            text=True,
+            timeout=180,
+            check=True,
+        )
+        diagnosis, loaded = done.stdout.splitlines()
+        assert json.loads(diagnosis)["stocked"] is stocked
+        assert loaded == f"{not stocked} True"
+
+
 def test_only_the_masked_engines_material_is_prepared(
     deployment: Deployment, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -5,15 +5,10 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal
 
 import numpy as np
-import torch
 from pydantic import Field
 
 from contract.model_card import Strict
 from secure_computation.crypten_bridge.dealing import ELEMENT_BYTES, Request, TripleRequest, correction_bytes
-from secure_computation.crypten_bridge.dry_run import META, recording_session
-from secure_computation.crypten_bridge.installation import load_crypten
-from secure_computation.crypten_bridge.session import activate
-from secure_computation.engines.crypten.evaluation import PRECISION_BITS, EncryptedTensor, evaluate
 from secure_computation.network import Network, Shape
 from secure_computation.wire import HEADER_BYTES, SEED_BYTES, tensor_prelude
 
@@ -46,6 +41,14 @@ class CrypTenLowering(Strict):
 
 def lower(network: Network) -> CrypTenLowering:
     """Record the session of one image (batch 1)."""
+    # Here, because a plan is read without CrypTen and torch, which take seconds to load.
+    import torch
+
+    from secure_computation.crypten_bridge.dry_run import recording_session
+    from secure_computation.crypten_bridge.installation import load_crypten
+    from secure_computation.crypten_bridge.session import activate
+    from secure_computation.engines.crypten.evaluation import evaluate
+
     crypten = load_crypten()
     session, provider, communicator = recording_session(weights_are_opened=True)
     with activate(session), torch.inference_mode():
@@ -59,7 +62,12 @@ def lower(network: Network) -> CrypTenLowering:
     )
 
 
-def _without_values(crypten: Any, shape: Shape) -> EncryptedTensor:
+def _without_values(crypten: Any, shape: Shape) -> Any:
+    import torch
+
+    from secure_computation.crypten_bridge.dry_run import META
+    from secure_computation.engines.crypten.evaluation import PRECISION_BITS
+
     share = torch.empty(shape, dtype=torch.int64, device=META)
     return crypten.mpc.MPCTensor.from_shares(share, precision=PRECISION_BITS)
 

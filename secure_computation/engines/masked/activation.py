@@ -16,31 +16,20 @@ Which tuples CrypTen asks for follows from function, number of elements and, for
 party records it by a dry run of its own, so nobody deals or computes from another party's list. The seeds' streams for
 these tuples go by an item name of their own, so that none is shared with the masked protocols. CrypTen's pseudo-random
 sharings of zero are not needed: x enters with the sharing that it has, and all that is opened lies under a dealt mask.
+
+What runs on CrypTen stands in `activation_on_crypten`, imported when a plan first asks for it: the data owner evaluates
+other plans without torch.
 """
 
 import math
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
-from types import MappingProxyType
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
-from contract.errors import ConfigurationError, MaterialSpent
-from secure_computation.crypten_bridge.activations import apply_activation
-from secure_computation.crypten_bridge.communicator import (
-    DATA_OWNER_RANK,
-    MODEL_OWNER_RANK,
-    OpeningChannel,
-    TwoPartyCommunicator,
-)
-from secure_computation.crypten_bridge.dealing import ELEMENT_BYTES, PartyRandomness, Request, Share, deal
-from secure_computation.crypten_bridge.dry_run import META, recording_session
-from secure_computation.crypten_bridge.installation import load_crypten
-from secure_computation.crypten_bridge.provider import Corrections, DataOwnerProvider, ModelOwnerProvider
-from secure_computation.crypten_bridge.session import Session, activate
-from secure_computation.crypten_bridge.softmax import softmax
+from contract.errors import MaterialSpent
+from secure_computation.crypten_bridge.dealing import ELEMENT_BYTES, Request
 from secure_computation.engines.masked.crypten_step import CrypTenFunction
 from secure_computation.protocols.bundle import Bundle, BundleLayout
 from secure_computation.protocols.draws import Draws, RingElements
@@ -55,11 +44,11 @@ from secure_computation.protocols.widening import (
 from secure_computation.randomness import Seed
 from secure_computation.wire import tensor_prelude
 
+if TYPE_CHECKING:
+    from secure_computation.crypten_bridge.communicator import OpeningChannel
+
 Image = tuple[int, int]
 """Channels, and places at which each of them has an element."""
-
-PRECISION_BITS = 16
-"""Fractional bits of CrypTen's tensors, and so of what this makes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,16 +70,6 @@ class Dealing:
         return sum(len(tensor_prelude((size,), np.dtype(np.int64))) + ELEMENT_BYTES * size for size in self.openings)
 
 
-@lru_cache(maxsize=256)
-def _dealing(function: CrypTenFunction, image: Image | None, count: int, divided_bits: int) -> Dealing:
-    session, provider, communicator = recording_session(weights_are_opened=False)
-    with activate(session), torch.inference_mode():
-        _evaluate(function, image, torch.empty((count,), dtype=torch.int64, device=META), divided_bits)
-    return Dealing(
-        requests=tuple(provider.requests), openings=tuple(math.prod(shape) for shape in communicator.openings)
-    )
-
-
 @dataclass(frozen=True, kw_only=True)
 class ActivationShape:
     """The public parameters of one layer. `x_integer * multiplier / 2^divided_bits` is x with 16 fractional bits."""
@@ -110,7 +89,9 @@ class ActivationShape:
     @property
     def dealing(self) -> Dealing:
         """What CrypTen asks for and opens. The first call in a process loads CrypTen, which takes seconds."""
-        return _dealing(self.function, self.image, self.count, self.divided_bits)
+        from secure_computation.engines.masked.activation_on_crypten import record_dealing
+
+        return record_dealing(self.function, self.image, self.count, self.divided_bits)
 
     @cached_property
     def corrections(self) -> BundleLayout:
@@ -139,17 +120,16 @@ class ActivationShape:
 
 def deal_activation(shape: ActivationShape, *, p0: Seed, p1: Seed, item: str, step: int) -> Bundle:
     """D: everything that P1's seed cannot give."""
+    from secure_computation.engines.masked.activation_on_crypten import deal_tuples
+
     draws = [Draws(seed, item=item, step=step) for seed in (p0, p1)]
     body, (words,) = shape.corrections.room()
     at = shape.widening.correction_elements
     words[:at] = deal_widening(shape.widening, p0=draws[0], p1=draws[1])
     own = _tuples_item(item, step)
-    with torch.inference_mode():
-        for number, request in enumerate(shape.dealing.requests):
-            parties = [PartyRandomness(seed, item=own, step=number) for seed in (p0, p1)]
-            correction = deal(request, *parties).reshape(-1).numpy()
-            words[at : at + correction.size] = correction.view(WORD)
-            at += correction.size
+    for correction in deal_tuples(shape.dealing.requests, p0=p0, p1=p1, item=own):
+        words[at : at + correction.size] = correction.view(WORD)
+        at += correction.size
     return Bundle(words=(words,), body=body)
 
 
@@ -171,12 +151,13 @@ class ActivationAsP0:
         """Offline: hide P0's share of x. Goes to P1."""
         return self._widening.prepare(x0)
 
-    def answer(self, received: Bundle, channel: OpeningChannel, *, step_name: str) -> Bundle:
+    def answer(self, received: Bundle, channel: "OpeningChannel", *, step_name: str) -> Bundle:
         """Online: P1's opening in, CrypTen's openings on `channel`, P0's last message out."""
+        from secure_computation.engines.masked.activation_on_crypten import compute_as_p0
+
         x0 = self._widening.widen(received)
         item = _tuples_item(self._item, self._step)
-        provider = DataOwnerProvider(self.shape.dealing.requests, seed=self._seed, item=item)
-        y0 = _compute(self.shape, x0, provider, rank=DATA_OWNER_RANK, channel=channel, step_name=step_name)
+        y0 = compute_as_p0(self.shape, x0, channel, seed=self._seed, item=item, step_name=step_name)
         return self._widening.narrow(y0)
 
 
@@ -190,18 +171,15 @@ class ActivationAsP1:
         self, shape: ActivationShape, seed: Seed, corrections: Bundle, prepared: Bundle, *, item: str, step: int
     ) -> None:
         """Take P1's seed of this item, D's corrections and what P0 prepared."""
+        from secure_computation.engines.masked.activation_on_crypten import model_owner_provider
+
         self.shape = shape
         words = corrections.words[0].astype(np.uint64, copy=False)
         at = shape.widening.correction_elements
         draws = Draws(seed, item=item, step=step)
         self._widening = WideningAsP1(shape.widening, draws, words[:at], prepared)
-        tensors: list[Share] = []
-        for request in shape.dealing.requests:
-            size = math.prod(request.output)
-            tensors.append(torch.from_numpy(words[at : at + size].view(np.int64).copy()).view(request.output))
-            at += size
-        self._provider = ModelOwnerProvider(
-            shape.dealing.requests, seed=seed, item=_tuples_item(item, step), corrections=Corrections(tensors)
+        self._provider = model_owner_provider(
+            shape.dealing.requests, words[at:], seed=seed, item=_tuples_item(item, step)
         )
         self._y1: WideElements | None = None
 
@@ -209,10 +187,12 @@ class ActivationAsP1:
         """Online: mask and open x."""
         return self._widening.open(x1)
 
-    def compute(self, channel: OpeningChannel, *, step_name: str) -> None:
+    def compute(self, channel: "OpeningChannel", *, step_name: str) -> None:
         """Online: CrypTen's openings on `channel`. Raises MaterialSpent the second time."""
+        from secure_computation.engines.masked.activation_on_crypten import compute_as_p1
+
         x1 = self._widening.widen()
-        self._y1 = _compute(self.shape, x1, self._provider, rank=MODEL_OWNER_RANK, channel=channel, step_name=step_name)
+        self._y1 = compute_as_p1(self.shape, x1, channel, self._provider, step_name=step_name)
 
     def finish(self, received: Bundle) -> RingElements:
         """Online: P1's half of y in masked form, y - rho', reduced to its ring."""
@@ -224,51 +204,6 @@ class ActivationAsP1:
 # Both
 
 
-class _NothingDrawn:
-    """In place of a stream for sharings of zero: making a tensor, CrypTen draws an empty one, and must draw no more."""
-
-    def int64(self, shape: tuple[int, ...]) -> torch.Tensor:
-        """No elements. Raises ConfigurationError for more."""
-        if math.prod(shape):
-            raise ConfigurationError("CrypTen asked for a fresh sharing, which a masked plan does not provide")
-        return torch.empty(shape, dtype=torch.int64)
-
-
-_NO_STREAMS = MappingProxyType({name: _NothingDrawn() for name in ("prev", "next", "local")})
-
-
 def _tuples_item(item: str, step: int) -> str:
     """The name under which both parties and D draw CrypTen's tuples: no item of material is called so."""
     return f"{item}/{step}"
-
-
-def _compute(
-    shape: ActivationShape,
-    share: WideElements,
-    provider: DataOwnerProvider | ModelOwnerProvider,
-    *,
-    rank: int,
-    channel: OpeningChannel,
-    step_name: str,
-) -> WideElements:
-    """One party's share of y with 16 fractional bits, mod 2^64."""
-    communicator = TwoPartyCommunicator(rank=rank, channel=channel)
-    communicator.step = step_name
-    scaled = torch.from_numpy((share * np.uint64(shape.multiplier)).view(np.int64))
-    session = Session(communicator=communicator, provider=provider, streams=_NO_STREAMS)
-    with activate(session), torch.inference_mode():
-        result = _evaluate(shape.function, shape.image, scaled, shape.divided_bits)
-        provider.check_finished()
-    words: WideElements = result.share.contiguous().numpy().view(np.uint64)
-    return words
-
-
-def _evaluate(function: CrypTenFunction, image: Image | None, share: torch.Tensor, divided_bits: int) -> Any:
-    """CrypTen's tensor of the function, flat; `share`, flat as well, has 16 + divided_bits fractional bits."""
-    x = load_crypten().mpc.MPCTensor.from_shares(share, precision=PRECISION_BITS)
-    if divided_bits:
-        x = x.div(1 << divided_bits)
-    if function != "softmax":
-        return apply_activation(function, x)
-    assert image is not None
-    return softmax(x.reshape(-1, *image)).reshape(share.numel())

@@ -2,16 +2,17 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from contract.errors import ModelFileError
-from secure_computation.float_reference import evaluate
 from secure_computation.network import Network
 from secure_computation.private_weights import PrivateWeights
+
+if TYPE_CHECKING:
+    import torch
 
 BATCH: Final = 4
 
@@ -35,13 +36,17 @@ def calibrate(network: Network, weights: PrivateWeights, images: NDArray[np.floa
 
     Raises ModelFileError where the images do not fit the network or a value is not finite.
     """
+    import torch
+
+    from secure_computation.float_reference import evaluate
+
     if images.ndim != 4 or len(images) == 0 or images.shape[1:] != network.input_shape:
         raise ModelFileError(
             f"calibration images of shape {images.shape} do not fit: give one or more of shape {network.input_shape}"
         )
     ranges: dict[str, RealRange] = {}
 
-    def observe(name: str, value: torch.Tensor) -> None:
+    def observe(name: str, value: "torch.Tensor") -> None:
         smallest, largest = (float(bound) for bound in torch.aminmax(value))
         if not np.isfinite([smallest, largest]).all():
             raise ModelFileError(f"value '{name}' is not finite on the calibration images: train or export again")

@@ -40,6 +40,7 @@ from secure_computation.channel.channel import Channel
 from secure_computation.engines.interface import Answer, Label, OnHeatMap, OnLayer
 from secure_computation.engines.masked.activation import ActivationAsP0, ActivationAsP1
 from secure_computation.engines.masked.comparison_steps import TruncateStep
+from secure_computation.engines.masked.fixed_point import logits_of, quantise_image
 from secure_computation.engines.masked.integer_weights import IntegerWeights
 from secure_computation.engines.masked.plan import InputStep, LinearStep, MaskedLowering, Step
 from secure_computation.engines.masked.roles import (
@@ -73,7 +74,6 @@ from secure_computation.protocols.label import LabelAsP0, LabelAsP1
 from secure_computation.protocols.relu import ReluAsP0
 from secure_computation.protocols.truncation import TruncationAsP0
 from secure_computation.randomness import Seed
-from secure_computation.reference import logits_of, quantise_image
 from secure_computation.ring import reduce_to_ring, signed
 from secure_computation.wire import Phase
 
