@@ -274,14 +274,16 @@ class Federation:
 
 
 @contextmanager
-def running_federation(folder: Path, *, output_policy: OutputPolicy = OutputPolicy.LOGITS) -> Iterator[Federation]:
+def running_federation(
+    folder: Path, *, output_policy: OutputPolicy = OutputPolicy.LOGITS, softmax: bool = False
+) -> Iterator[Federation]:
     """Front end, dealer and model owner with the tiny model; stopped when the block ends."""
     torch.set_num_threads(1)
     load_crypten()
     create_authority(folder / "authority")
     (folder / "front-end").mkdir(mode=0o700)
     new_signing_key(folder / "front-end")
-    model_folder = write_tiny_model(folder / "model", output_policy=output_policy)
+    model_folder = write_tiny_model(folder / "model", output_policy=output_policy, softmax=softmax)
     model = Registry(folder / "registry").add(model_folder / "model.onnx", model_folder / "card.json")
     listener, port = loopback()
     settings = ServiceSettings(data_folder=folder / "front-end", listen=Address(host="127.0.0.1", port=port))

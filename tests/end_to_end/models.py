@@ -36,19 +36,28 @@ def write_tiny_model(
     version: str = "1.0.0",
     seed: int = 0,
     output_policy: OutputPolicy = OutputPolicy.LOGITS,
+    softmax: bool = False,
 ) -> Path:
-    """1 x 32 x 32 -> conv, ReLU, average pool, conv, ReLU, global average pool, fully connected -> 3 classes."""
+    """1 x 32 x 32 -> conv, ReLU, average pool, conv, ReLU, global average pool, fully connected -> 3 classes.
+
+    `softmax`: in place of the second ReLU, over channels, and once more at the end, over classes.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     nodes = [
         helper.make_node("Conv", ["image", "c1.weight", "c1.bias"], ["c1"], name="c1", pads=[1, 1, 1, 1]),
         helper.make_node("Relu", ["c1"], ["r1"], name="r1"),
         helper.make_node("AveragePool", ["r1"], ["p1"], name="p1", kernel_shape=[2, 2], strides=[2, 2]),
         helper.make_node("Conv", ["p1", "c2.weight", "c2.bias"], ["c2"], name="c2", pads=[1, 1, 1, 1]),
-        helper.make_node("Relu", ["c2"], ["r2"], name="r2"),
+        helper.make_node("Softmax", ["c2"], ["r2"], name="r2", axis=1)
+        if softmax
+        else helper.make_node("Relu", ["c2"], ["r2"], name="r2"),
         helper.make_node("GlobalAveragePool", ["r2"], ["gap"], name="gap"),
         helper.make_node("Flatten", ["gap"], ["flat"], name="flat"),
         helper.make_node("Gemm", ["flat", "fc.weight", "fc.bias"], ["logits"], name="fc", transB=1),
     ]
+    if softmax:
+        nodes[-1].output[0] = "scores"
+        nodes.append(helper.make_node("Softmax", ["scores"], ["logits"], name="end"))
     graph = helper.make_graph(
         nodes,
         "tiny",
