@@ -23,6 +23,8 @@ from demonstration.commands import Server, call, quiet_environment, start, stop,
 HOSPITAL, LABORATORY, TRUST_CENTRE, OPERATOR = "st-mary", "north-lab", "trust-centre", "registry"
 HOST = "127.0.0.1"
 START_SECONDS = 90.0
+IMPORT_SECONDS = 600.0
+"""Of one model: a VGG-16 takes 15 on two free cores, and more on busy ones."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +115,8 @@ def _import(folder: Path, model_folders: Sequence[Path], environment: dict[str, 
     for model_folder in model_folders:
         arguments = [str(model_folder / "model.onnx"), "--card", str(model_folder / "card.json")]
         data_folder = str(folder / "model-owner-data")
-        call("model-owner", "import", *arguments, "--data-folder", data_folder, environment=environment)
+        more = ["--data-folder", data_folder]
+        call("model-owner", "import", *arguments, *more, environment=environment, timeout_seconds=IMPORT_SECONDS)
 
 
 _ACCOUNTS = {

@@ -1,0 +1,114 @@
+"""A hospital that does on demand what `data-owner diagnose` and `data-owner prepare` do, as often as it is told to.
+
+    python -m benchmarks.hospital --config data-owner.toml --data-folder FOLDER --image FILE
+
+It diagnoses the image once, so that weights are fetched and everything is warm, and prints a report. Then it answers
+each order, a line of JSON on stdin, with a report, a line of JSON on stdout, and ends when stdin does. Many of them
+wait for one starting signal this way, which command lines that start and end cannot.
+"""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field
+
+from contract.command_line import one_line, say
+from contract.errors import EncryptedInferenceError
+from contract.model_card import Strict
+from contract.settings import load_settings
+from contract.ticket import Engine
+
+if TYPE_CHECKING:
+    from contract.api import ModelEntry
+    from data_owner.session import Diagnoser, Progress
+
+
+class Order(Strict):
+    """What to do, and how often, one after the other."""
+
+    what: Literal["diagnose", "stock"]
+    count: Annotated[int, Field(ge=1, le=1000)]
+
+
+class Report(Strict):
+    """What each repetition took."""
+
+    seconds: tuple[float, ...]
+    """From the file to the result, or from asking for an item to its being stocked."""
+    online_seconds: tuple[float, ...]
+    """Of diagnoses; empty for stocking."""
+    stocked: int
+    """How many diagnoses took their material from stock."""
+
+
+def main() -> None:
+    """Serve orders until stdin ends."""
+    parser = argparse.ArgumentParser(prog="hospital", description="Diagnose one image as often as stdin asks.")
+    parser.add_argument("--config", type=Path, required=True, help="of data-owner")
+    parser.add_argument("--data-folder", type=Path, required=True, help="replaces the configured one")
+    parser.add_argument("--image", type=Path, required=True)
+    arguments = parser.parse_args()
+    try:
+        _serve(arguments.config, arguments.data_folder, arguments.image)
+    except EncryptedInferenceError as error:
+        say(f"hospital: {one_line(error)}")
+        sys.exit(error.exit_status)
+
+
+def _serve(config: Path, data_folder: Path, image: Path) -> None:
+    import torch
+
+    from data_owner.session import Diagnoser, Progress
+    from data_owner.settings import DataOwnerSettings
+    from inference_service.client import InferenceServiceClient
+    from secure_computation.engines.choosing import warm_up
+
+    settings = load_settings(DataOwnerSettings, config).model_copy(update={"data_folder": data_folder})
+    torch.set_num_threads(settings.threads)
+    warm_up(Engine.MASKED)
+    front_end = settings.inference_service
+    silent = Progress(stage=lambda _words: None, layer=lambda _index, _total, _name: None)
+    with InferenceServiceClient(front_end.url, front_end.api_key, authority=front_end.authority) as client:
+        diagnoser = Diagnoser(settings, client)
+        entry = diagnoser.choose_model(None)
+        _reply(_diagnose(diagnoser, entry, image, silent, count=1))
+        for line in sys.stdin:
+            order = Order.model_validate_json(line)
+            if order.what == "stock":
+                _reply(_stock(diagnoser, entry, silent, count=order.count))
+            else:
+                _reply(_diagnose(diagnoser, entry, image, silent, count=order.count))
+
+
+def _diagnose(diagnoser: "Diagnoser", entry: "ModelEntry", image: Path, progress: "Progress", *, count: int) -> Report:
+    walls, found = [], []
+    for _ in range(count):
+        started = time.perf_counter()
+        found.append(diagnoser.diagnose(image, entry, engine=Engine.MASKED, force=True, progress=progress))
+        walls.append(time.perf_counter() - started)
+    return Report(
+        seconds=tuple(walls),
+        online_seconds=tuple(one.seconds.online for one in found),
+        stocked=sum(one.stocked for one in found),
+    )
+
+
+def _stock(diagnoser: "Diagnoser", entry: "ModelEntry", progress: "Progress", *, count: int) -> Report:
+    walls = []
+    for _ in range(count):
+        started = time.perf_counter()
+        diagnoser.stock(entry, engine=Engine.MASKED, progress=progress)
+        walls.append(time.perf_counter() - started)
+    return Report(seconds=tuple(walls), online_seconds=(), stocked=0)
+
+
+def _reply(report: Report) -> None:
+    sys.stdout.write(report.model_dump_json() + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
