@@ -1,8 +1,7 @@
 """AriaNN's table: what it published beside what the masked engine takes for the same networks on this machine."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -16,15 +15,16 @@ from pydantic import Field
 
 from benchmarks import ariann_models
 from benchmarks.configuration import THREADS
+from benchmarks.emulation import deployed_over
 from benchmarks.machine import Machine, read_machine, read_versions
 from benchmarks.measuring import OnStep, Step
 from benchmarks.reporting import Range
 from benchmarks.submitting import Submitted, submit
 from contract.errors import CallerError
 from contract.model_card import Strict
-from demonstration.deployment import Deployment, deployed
 from demonstration.plaintext import PlaintextModel
 from imaging.phantom import write_phantom
+from secure_computation.links import Link
 
 FORMAT: Final = 1
 PUBLISHED = Path(__file__).resolve().parent / "published" / "ariann.json"
@@ -76,6 +76,7 @@ class LinkCost(Strict):
     """What one image costs over one kind of link: medians, and the range of the runs."""
 
     link: str
+    """Its name."""
     online_seconds: float
     online_seconds_range: Range
     offline_seconds: float
@@ -106,20 +107,13 @@ class AriannTable(Strict):
     taken: str
     published: PublishedTable
     rows: tuple[Row, ...]
+    links: tuple[Link, ...]
+    """What lay between every two of our parties."""
     runs: int
     batch: Literal[1] = 1
     threads: int
     machine: Machine
     versions: dict[str, str]
-
-
-Deploy = Callable[[Path, Sequence[Path]], AbstractContextManager[Deployment]]
-"""Starts a federation in a folder that serves models, over one kind of link."""
-
-
-def links() -> Mapping[str, Deploy]:
-    """Kinds of link by the names that --networks takes."""
-    return {"loopback": partial(deployed, threads=THREADS)}
 
 
 def read_published() -> PublishedTable:
@@ -144,7 +138,7 @@ class Plan:
     """What is measured."""
 
     rows: tuple[str, ...]
-    links: tuple[str, ...]
+    links: tuple[Link, ...]
     runs: int
     timeout_seconds: float
     """For all images over one kind of link."""
@@ -167,17 +161,18 @@ def measure_ariann(folder: Path, plan: Plan, on_step: OnStep) -> AriannTable:
         expected = PlaintextModel(model_folder).logits_of_file(image)
         ours = []
         for link in steps.over(row, plan.links):
-            place = folder / f"{row.name}-{link}"
+            place = folder / f"{row.name}-{link.name}"
             place.mkdir()
-            with links()[link](place, [model_folder]) as deployment:
+            with deployed_over(place, [model_folder], link) as deployment:
                 submitted = submit(deployment, [image] * (plan.runs + 1), timeout_seconds=plan.timeout_seconds)
-            ours.append(_cost(link, submitted, expected))
+            ours.append(_cost(link.name, submitted, expected))
         rows.append(Row(published=row, ours=tuple(ours)))
     return AriannTable(
         format=FORMAT,
         taken=datetime.now(tz=UTC).isoformat(timespec="seconds"),
         published=published,
         rows=tuple(rows),
+        links=plan.links,
         runs=plan.runs,
         threads=THREADS,
         machine=machine,
@@ -229,13 +224,13 @@ class _Steps:
         self._done = 0
         self._started = time.monotonic()
 
-    def over(self, row: PublishedRow, names: Sequence[str]) -> Iterator[str]:
-        for name in names:
+    def over(self, row: PublishedRow, links: Sequence[Link]) -> Iterator[Link]:
+        for link in links:
             passed = time.monotonic() - self._started
             left = passed * self._weight_left / self._weight_done if self._weight_done else None
-            words = f"{row.title}: {name}"
+            words = f"{row.title}: {link.name}"
             self._on_step(Step(words=words, done=self._done, total=self._total, seconds_left=left))
-            yield name
+            yield link
             self._done += 1
             self._weight_done += _weight(row)
             self._weight_left -= _weight(row)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from benchmarks.ariann import AriannTable, LinkCost, PublishedRow
 
-DEFAULT_LINKS = "loopback"
+DEFAULT_LINKS = "loopback,lan,ariann-wan"
 
 
 def ariann(
@@ -27,12 +27,13 @@ def ariann(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object, alone on stdout.")] = False,
 ) -> None:
     """AriaNN's published table beside the masked engine on the same networks, with random weights."""
-    from benchmarks.ariann import NETWORKS, Plan, links, measure_ariann, parse_names
+    from benchmarks.ariann import NETWORKS, Plan, measure_ariann, parse_names
     from benchmarks.progress import shown_steps
+    from secure_computation.links import LINKS, find_link
 
     plan = Plan(
         rows=parse_names(rows or ",".join(NETWORKS), tuple(NETWORKS), option="--rows"),
-        links=parse_names(networks, tuple(links()), option="--networks"),
+        links=tuple(map(find_link, parse_names(networks, tuple(link.name for link in LINKS), option="--networks"))),
         runs=runs,
         timeout_seconds=timeout,
     )
@@ -43,23 +44,27 @@ def ariann(
 
 
 def ariann_table(result: "AriannTable") -> "Table":
-    """Seconds and megabytes of one image: theirs in their columns, ours a line for each kind of link."""
+    """Seconds and megabytes of one image: three lines of theirs, then one of ours for each kind of link."""
     from rich.table import Table
 
     published = result.published
+    links = ", ".join(link.words() for link in result.links)
     table = Table(
         title=f"AriaNN as published (batches), and the masked engine (one image, medians of {result.runs})",
         caption=f"AriaNN: CPU {published.cpu_machine}; GPU {published.gpu_machine}; WAN {published.wan}. Ours: "
         f"{result.machine.processor}, {result.machine.cores} core(s), {result.threads} thread(s) a party; load when it "
-        f"began: {result.machine.load_average:.1f}. Random weights; error: the largest of a logit from onnxruntime's.",
+        f"began: {result.machine.load_average:.1f}. Links: {links}. Random weights. "
+        "Whole batch: AriaNN's seconds for an image times its images. Error: the largest of a logit from onnxruntime's, "
+        "beside the largest logit.",
     )
     table.add_column("network")
     table.add_column("system, link")
-    for heading in ("preprocessing s", "online s", "(range)", "online MB", "offline MB", "one-way trips", "error"):
+    headings = ("offline s", "online s", "(range)", "whole batch s", "online MB", "offline MB", "trips", "error")
+    for heading in headings:
         table.add_column(heading, justify="right")
     for row in result.rows:
         for number, line in enumerate(_published_lines(row.published)):
-            table.add_row((row.published.title, f"(theirs: batch {row.published.batch})", "")[number], *line)
+            table.add_row((row.published.title, f"their batch: {row.published.batch}", "")[number], *line)
         for cost in row.ours:
             table.add_row("", f"ours, {cost.link}", *_own_line(cost))
         table.add_section()
@@ -74,11 +79,12 @@ def _published_lines(row: "PublishedRow") -> list[tuple[str, ...]]:
             f"{row.preprocessing_seconds:g}",
             f"{row.lan_cpu_seconds:g}",
             "",
+            f"{row.batch * row.lan_cpu_seconds:.3g}",
             f"{row.online_megabytes:g}",
             offline,
         ),
-        ("AriaNN, LAN, GPU", "", f"{row.lan_gpu_seconds:g}"),
-        ("AriaNN, WAN, CPU", "", f"{row.wan_cpu_seconds:g}"),
+        ("AriaNN, LAN, GPU", "", f"{row.lan_gpu_seconds:g}", "", f"{row.batch * row.lan_gpu_seconds:.3g}"),
+        ("AriaNN, WAN, CPU", "", f"{row.wan_cpu_seconds:g}", "", f"{row.batch * row.wan_cpu_seconds:.3g}"),
     ]
 
 
@@ -88,6 +94,7 @@ def _own_line(cost: "LinkCost") -> tuple[str, ...]:
         f"{cost.offline_seconds:.3g}",
         f"{cost.online_seconds:.3g}",
         f"{spread.smallest:.3g} - {spread.largest:.3g}",
+        "",
         f"{cost.online_bytes / 1e6:,.2f}",
         f"{cost.offline_bytes / 1e6:,.2f}",
         f"{cost.one_way_trips}",

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from benchmarks.__main__ import app
-from benchmarks.ariann import NETWORKS, Plan, links, measure_ariann, parse_names, read_published
+from benchmarks.ariann import NETWORKS, Plan, measure_ariann, parse_names, read_published
 from benchmarks.ariann_models import write_network
 from benchmarks.commands.ariann import ariann_table
 from benchmarks.commands.giving import TABLE_WIDTH
@@ -23,6 +23,7 @@ from model_owner.calibration import calibration_images
 from model_owner.onnx_import.compiling import compile_model
 from secure_computation import reference
 from secure_computation.engines.masked.lowering import lower_masked
+from secure_computation.links import LOOPBACK
 
 TRANSCRIBED = {
     "lenet-28": (128, 0.041, 0.055, 0.035, 0.143, 0.43, None),
@@ -131,8 +132,7 @@ def test_names_are_read_in_order() -> None:
 @pytest.mark.slow
 def test_a_row_is_measured_and_shown_beside_theirs(tmp_path: Path) -> None:
     steps: list[Step] = []
-    plan = Plan(rows=("lenet-28",), links=("loopback",), runs=2, timeout_seconds=300)
-    assert set(plan.links) <= set(links())
+    plan = Plan(rows=("lenet-28",), links=(LOOPBACK,), runs=2, timeout_seconds=300)
     result = measure_ariann(tmp_path, plan, steps.append)
     assert [step.words for step in steps] == ["LeNet, 28 px: loopback"]
     (row,) = result.rows
