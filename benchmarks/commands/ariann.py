@@ -54,8 +54,8 @@ def ariann_table(result: "AriannTable") -> "Table":
         caption=f"AriaNN: CPU {published.cpu_machine}; GPU {published.gpu_machine}; WAN {published.wan}. Ours: "
         f"{result.machine.processor}, {result.machine.cores} core(s), {result.threads} thread(s) a party; load when it "
         f"began: {result.machine.load_average:.1f}. Links: {links}. Random weights. "
-        "Whole batch: AriaNN's seconds for an image times its images. Error: the largest of a logit from onnxruntime's, "
-        "beside the largest logit.",
+        "Whole batch: AriaNN's seconds for an image times its images. Error: the largest of a logit from "
+        "onnxruntime's, beside the largest logit.",
     )
     table.add_column("network")
     table.add_column("system, link")
