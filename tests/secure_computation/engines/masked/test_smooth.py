@@ -14,7 +14,7 @@ from contract.ticket import Engine
 from secure_computation import reference
 from secure_computation.engines.choosing import warm_up_for
 from secure_computation.engines.interface import Label
-from secure_computation.engines.masked import activation, drafting
+from secure_computation.engines.masked import activation_on_crypten, drafting
 from secure_computation.engines.masked.costs import Cost, declared_costs
 from secure_computation.engines.masked.crypten_step import CrypTenStep
 from secure_computation.engines.masked.in_process import run_batch_in_process
@@ -221,9 +221,9 @@ def test_a_plan_with_such_a_step_travels(silu: Smooth) -> None:
 
 def test_once_a_plan_is_warm_a_session_needs_no_dry_run(gated: Smooth, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nor does it load CrypTen, which takes seconds: the dry run did."""
-    activation._dealing.cache_clear()
+    activation_on_crypten.record_dealing.cache_clear()
     warm_up_for(make_plan(gated.network, gated.lowering), Engine.MASKED)
-    monkeypatch.setattr(activation, "recording_session", lambda **_: pytest.fail("a dry run in the session"))
+    monkeypatch.setattr(activation_on_crypten, "recording_session", lambda **_: pytest.fail("a dry run in the session"))
     session = Session(parties_of(gated.model), gated.model.images[0]).run()
     assert session.honest().shape == (3,)
 
