@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from contract.errors import ConfigurationError
-from contract.model_card import InputSpecification, Metric, Modality, ModelCard, Name, Strict, Version
+from contract.model_card import InputSpecification, Metric, Modality, ModelCard, Name, OutputPolicy, Strict, Version
 from federated_learning.calibration import fit_temperature, softmax
 from federated_learning.data_source import DataSource, labels_of, load
 from federated_learning.evaluation import calibration_error, confusion_matrix, metrics
@@ -33,6 +33,7 @@ class Description(Strict):
     data_set: str
     training: str
     citations: tuple[str, ...]
+    output_policy: OutputPolicy = OutputPolicy.LOGITS
 
 
 PEDIATRIC_PNEUMONIA = Description(
@@ -73,6 +74,8 @@ PEDIATRIC_PNEUMONIA = Description(
             "Learning, Cell 172(5), 1122-1131, doi:10.1016/j.cell.2018.02.010."
         ),
     ),
+    # Its weights are public, so a heat map gives nothing of them away.
+    output_policy=OutputPolicy.LOGITS_AND_HEAT_MAP,
 )
 
 
@@ -185,6 +188,7 @@ def _card(
         input=description.input,
         classes=description.classes,
         calibration_temperature=temperature,
+        output_policy=description.output_policy,
         metrics=tuple(figures),
         training=description.training + method,
         citations=description.citations,

@@ -14,6 +14,8 @@ from demonstration.commands import command
 from demonstration.demo import MODEL_FOLDER
 from demonstration.deployment import Deployment, deployed
 from demonstration.plaintext import PlaintextModel
+from imaging import read_model_input
+from tests.end_to_end.float_maps import float_maps
 
 pytestmark = pytest.mark.real_data
 
@@ -93,3 +95,30 @@ def test_every_chest_dicom(
     files = dicoms(medical_data)
     assert len(files) == 3
     require_same_answers(deployment, plaintext, files, engine)
+
+
+@pytest.mark.slow
+def test_heat_maps_are_the_floating_point_ones_within_truncation(
+    deployment: Deployment, plaintext: PlaintextModel, medical_data: Path, tmp_path: Path
+) -> None:
+    files = radiographs(medical_data, 2)
+    arguments = ["diagnose", *map(str, files), "--config", str(deployment.data_owner_settings), "--json"]
+    done = subprocess.run(
+        command("data-owner", [*arguments, "--heat-map", str(tmp_path / "maps")]),
+        env=deployment.environment,
+        capture_output=True,
+        text=True,
+        timeout=SECONDS_PER_IMAGE * len(files),
+        check=True,
+    )
+    answers = [Diagnosis.model_validate_json(line) for line in done.stdout.splitlines()]
+    opened = np.array([list((answer.heat_map or {}).values()) for answer in answers])
+    tensors = [read_model_input(path, plaintext.card.input).tensor for path in files]
+    expected = np.stack([float_maps(MODEL_FOLDER / "model.onnx", tensor) for tensor in tensors])
+    assert opened.shape == (2, 3, 7, 7)
+    step = float(np.diff(np.unique(opened)).min())
+    assert np.abs(opened - expected).max() < 2 * step
+    assert np.abs(expected).max() > 8 * step
+    assert np.corrcoef(opened.ravel(), expected.ravel())[0, 1] > 0.98
+    for answer in answers:
+        assert Path(answer.heat_map_file or "").is_file()

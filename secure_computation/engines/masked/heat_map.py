@@ -4,14 +4,16 @@ Behind all others, so that every stream before them stays as it was: the head's 
 last feature map, and a narrow truncation to 7 bits and the headroom.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from contract.errors import ModelFileError
-from secure_computation import reference
+from secure_computation.engines.masked.calibration import BATCH
 from secure_computation.engines.masked.comparison_steps import ReluStep, TruncateStep
 from secure_computation.engines.masked.drafts import image_size
 from secure_computation.engines.masked.integer_weights import IntegerWeights, round_weights
@@ -25,7 +27,8 @@ from secure_computation.engines.masked.plan import (
     SumPoolStep,
 )
 from secure_computation.engines.masked.step_bases import MAX_RING_BITS, MIN_RING_BITS, FixedValue
-from secure_computation.network import Convolution2d, FullyConnected
+from secure_computation.float_reference import evaluate
+from secure_computation.network import Convolution2d, FullyConnected, Network
 from secure_computation.private_weights import PrivateWeights
 
 SHOWN_BITS: Final = 7
@@ -40,12 +43,18 @@ class _Head:
 
 
 def add_heat_map(
-    lowering: MaskedLowering, weights: PrivateWeights, calibration: NDArray[np.float32], *, headroom_bits: int = 2
+    network: Network,
+    lowering: MaskedLowering,
+    weights: PrivateWeights,
+    calibration: NDArray[np.float32],
+    *,
+    headroom_bits: int = 2,
 ) -> tuple[MaskedLowering, IntegerWeights]:
     """Append the heat map of every class to a plan that gives logits.
 
     Args:
-        lowering: as `lower_masked` makes it.
+        network: public.
+        lowering: of `network`, as `lower_masked` makes it.
         weights: private, the model owner's.
         calibration: float32 (images, channels, height, width), typical inputs; they set the map's ring.
         headroom_bits: by how many bits an image may exceed the calibration.
@@ -64,12 +73,12 @@ def add_heat_map(
         weight_shape=(classes, channels, 1, 1),
         bias=False,
     )
-    bound = _largest(lowering, weights, head, calibration)
+    scale = head.features.value.scale * head.classifier.weight_scale
+    bound = max(1, math.ceil(scale * _largest(network, weights, head, calibration)))
     ring = max(MIN_RING_BITS + 1, bound.bit_length() + headroom_bits + 1)
     shift = max(0, bound.bit_length() - SHOWN_BITS)
     if ring > MAX_RING_BITS:
         raise ModelFileError(f"the heat map needs a ring of {ring} bits, more than {MAX_RING_BITS}: import without it")
-    scale = head.features.value.scale * head.classifier.weight_scale
     sums = HeatMapStep(
         name=name,
         inputs=(head.features.name,),
@@ -120,18 +129,18 @@ def _find_head(lowering: MaskedLowering) -> _Head:
     return _Head(classifier, step)
 
 
-def _largest(lowering: MaskedLowering, weights: PrivateWeights, head: _Head, calibration: NDArray[np.float32]) -> int:
-    """Largest |integer| of the map before truncation over the calibration images."""
-    integers = round_weights(lowering, weights)
-    weight = integers[head.classifier.weight_name].astype(np.int64)
-    found = [1]
+def _largest(network: Network, weights: PrivateWeights, head: _Head, calibration: NDArray[np.float32]) -> float:
+    """Largest |element| of a map in floating point over the calibration images."""
+    weight = torch.tensor(weights[head.classifier.weight_name])
+    found = [0.0]
 
-    def observe(name: str, value: NDArray[np.int64]) -> None:
+    def observe(name: str, value: torch.Tensor) -> None:
         if name == head.features.name:
-            found.append(int(np.abs(np.einsum("kc,cyx->kyx", weight, value)).max()))
+            found.append(float(torch.einsum("kc,bcyx->bkyx", weight, value).abs().max()))
 
-    for image in calibration:
-        reference.evaluate(lowering, integers, reference.quantise_image(lowering, image), observe=observe, audit=False)
+    for start in range(0, len(calibration), BATCH):
+        batch = torch.from_numpy(calibration[start : start + BATCH])
+        evaluate(network, weights, batch, dtype=torch.float32, observe=observe)
     return max(found)
 
 

@@ -47,7 +47,7 @@ NETWORK = _network()
 WEIGHTS = random_weights(NETWORK, 3)
 IMAGES: Image = np.random.default_rng(8).normal(size=(6, *NETWORK.input_shape)).astype(np.float32)
 PLAIN, _ = lower_masked(NETWORK, WEIGHTS, IMAGES)
-LOWERING, INTEGERS = add_heat_map(PLAIN, WEIGHTS, IMAGES)
+LOWERING, INTEGERS = add_heat_map(NETWORK, PLAIN, WEIGHTS, IMAGES)
 MODEL = Model(NETWORK, LOWERING, INTEGERS, IMAGES)
 SUMS, SHOWN = LOWERING.steps[-2:]
 
@@ -183,10 +183,10 @@ def test_a_head_without_relu_or_a_label_is_refused() -> None:
     images = np.random.default_rng(1).normal(size=(2, 1, 16, 16)).astype(np.float32)
     lowering, _ = lower_masked(network, weights, images)
     with pytest.raises(ModelFileError, match="needs a head of ReLU, global average pool and fully connected"):
-        add_heat_map(lowering, weights, images)
+        add_heat_map(network, lowering, weights, images)
     labels, _ = lower_masked(NETWORK, WEIGHTS, IMAGES, label_only=True)
     with pytest.raises(ModelFileError, match="needs a plan whose output is a fully connected layer with logits"):
-        add_heat_map(labels, WEIGHTS, IMAGES)
+        add_heat_map(NETWORK, labels, WEIGHTS, IMAGES)
 
 
 @pytest.mark.parametrize(
