@@ -63,41 +63,24 @@ def add_heat_map(
         ModelFileError: the plan gives a label, its head is another, or the map does not fit a ring.
     """
     head = _find_head(lowering)
-    channels, (height, width) = head.features.shape[0], image_size(head.features.shape)
-    classes = head.classifier.elements
-    name = _free_name(lowering, "heat_map_sums")
-    operation = Convolution2d(
-        name=name,
-        inputs=(head.features.name,),
-        shape=(classes, height, width),
-        weight_shape=(classes, channels, 1, 1),
-        bias=False,
-    )
     scale = head.features.value.scale * head.classifier.weight_scale
-    bound = max(1, math.ceil(scale * _largest(network, weights, head, calibration)))
-    ring = max(MIN_RING_BITS + 1, bound.bit_length() + headroom_bits + 1)
-    shift = max(0, bound.bit_length() - SHOWN_BITS)
+    bound = max(1, math.ceil(scale * _largest(network, weights, head, calibration))).bit_length()
+    ring = max(MIN_RING_BITS + 1, bound + headroom_bits + 1)
     if ring > MAX_RING_BITS:
         raise ModelFileError(f"the heat map needs a ring of {ring} bits, more than {MAX_RING_BITS}: import without it")
-    sums = HeatMapStep(
-        name=name,
-        inputs=(head.features.name,),
-        shape=operation.shape,
-        value=FixedValue(ring_bits=ring, scale=scale, calibrated_bits=bound.bit_length(), worst_case_bits=64),
-        operation=operation,
-        weights_of=head.classifier.operation.name,
-        weight_scale=head.classifier.weight_scale,
+    shift = max(0, bound - SHOWN_BITS)
+    sums = _sums_step(
+        head,
+        name=_free_name(lowering, "heat_map_sums"),
+        value=FixedValue(ring_bits=ring, scale=scale, calibrated_bits=bound, worst_case_bits=64),
         rounding=(1 << shift) >> 1,
     )
     shown = TruncateStep(
         name=_free_name(lowering, "heat_map"),
-        inputs=(name,),
-        shape=operation.shape,
+        inputs=(sums.name,),
+        shape=sums.shape,
         value=FixedValue(
-            ring_bits=ring - shift,
-            scale=scale / (1 << shift),
-            calibrated_bits=bound.bit_length() - shift,
-            worst_case_bits=64,
+            ring_bits=ring - shift, scale=scale / (1 << shift), calibrated_bits=bound - shift, worst_case_bits=64
         ),
         ring_bits=ring,
         shift=shift,
@@ -106,6 +89,28 @@ def add_heat_map(
     steps = (*(_widened(step, head.features.name, ring) for step in lowering.steps), sums, shown)
     extended = MaskedLowering(steps=steps, output=lowering.output)
     return extended, round_weights(extended, weights)
+
+
+def _sums_step(head: _Head, *, name: str, value: FixedValue, rounding: int) -> HeatMapStep:
+    channels, (height, width) = head.features.shape[0], image_size(head.features.shape)
+    classes = head.classifier.elements
+    operation = Convolution2d(
+        name=name,
+        inputs=(head.features.name,),
+        shape=(classes, height, width),
+        weight_shape=(classes, channels, 1, 1),
+        bias=False,
+    )
+    return HeatMapStep(
+        name=name,
+        inputs=operation.inputs,
+        shape=operation.shape,
+        value=value,
+        operation=operation,
+        weights_of=head.classifier.operation.name,
+        weight_scale=head.classifier.weight_scale,
+        rounding=rounding,
+    )
 
 
 def _find_head(lowering: MaskedLowering) -> _Head:
