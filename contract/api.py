@@ -13,7 +13,7 @@ from pydantic import AwareDatetime, ConfigDict, Field, JsonValue, model_validato
 
 from contract.errors import ComputationFailed, EncryptedInferenceError, PeerViolation, TransportError
 from contract.model_card import ModelCard, Name, Strict, Version
-from contract.ticket import Engine, Purpose, Sha256
+from contract.ticket import Engine, Images, Purpose, Sha256
 
 MAX_PLAN_BYTES = 32 << 20
 """Largest public plan that the front end stores and a client accepts."""
@@ -148,7 +148,9 @@ class SessionRequest(Strict):
     """Absent: the newest version in service."""
     engine: Engine
     purpose: Purpose = Purpose.DIAGNOSE
-    """`diagnose`: one image. `prepare`: stock material for a later one; for engines that can, and without `run`."""
+    """`diagnose`: images. `prepare`: stock material for a later one; for engines that can, and without `run`."""
+    images: Images = 1
+    """How many the session will evaluate together; more than one with engines that can."""
 
 
 class Failure(Strict):
@@ -249,6 +251,7 @@ class SessionView(Strict):
     version: Version
     plan_hash: Sha256
     engine: Engine
+    images: Images = 1
     data_owner: Name
     model_owner: Name
     crypto_provider: Name

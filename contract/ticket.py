@@ -52,7 +52,7 @@ class Purpose(StrEnum):
     """What a session may do."""
 
     DIAGNOSE = "diagnose"
-    """Evaluate one image."""
+    """Evaluate images."""
     PREPARE = "prepare"
     """Stock correlated randomness for later diagnoses."""
 
@@ -66,6 +66,16 @@ class Engine(StrEnum):
 
 STOCKED_ENGINES = frozenset({Engine.MASKED})
 """Engines whose material can be prepared ahead and kept."""
+
+
+BATCHED_ENGINES = frozenset({Engine.MASKED})
+"""Engines that evaluate several images in one session."""
+
+MAX_IMAGES = 16
+"""The most images of one session."""
+
+Images = Annotated[int, Field(ge=1, le=MAX_IMAGES)]
+"""How many images a session evaluates."""
 
 
 class NetworkProfile(StrEnum):
@@ -95,6 +105,8 @@ class TicketClaims(Strict):
     crypto_provider: Name
     """Organisations, one for each role."""
     output_policy: OutputPolicy
+    images: Images = 1
+    """How many the session may evaluate; each takes an item of material of its own. Public."""
     network_profile: NetworkProfile = NetworkProfile.LAN
     iat: int
     exp: int
@@ -104,6 +116,12 @@ class TicketClaims(Strict):
     def _expires_after_it_was_issued(self) -> Self:
         if not 0 <= self.iat < self.exp < 2**40:
             raise ValueError("exp must come after iat")
+        return self
+
+    @model_validator(mode="after")
+    def _several_images_are_diagnosed_by_an_engine_that_can(self) -> Self:
+        if self.images > 1 and (self.purpose is not Purpose.DIAGNOSE or self.engine not in BATCHED_ENGINES):
+            raise ValueError("several images need an engine that takes them, and a session to diagnose")
         return self
 
     def require_party(self, party: Party) -> None:

@@ -1,6 +1,6 @@
 """Who is dealt what, once.
 
-    for one session          D                                   to
+    for each item            D                                   to
     ---------------------    ------------------------------      ------------
     first party dials        draws a seed for P0, one for P1
     P0 dials                 its seed                            P0, once
@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from contract.errors import MaterialSpent, PeerViolation, Refused
 from contract.identity import Role
 from contract.ticket import TicketClaims
-from secure_computation.admission import item_of
+from secure_computation.admission import items_of
 from secure_computation.material import ConsumptionLedger, DealtSeeds, ItemName
 
 SERVED = (Role.DATA_OWNER, Role.MODEL_OWNER)
@@ -42,22 +42,27 @@ class Dealer:
         self._pending: dict[ItemName, _Pending] = {}
         self._lock = threading.Lock()
 
-    def claim(self, claims: TicketClaims, role: Role) -> tuple[ItemName, DealtSeeds]:
-        """Give the seeds of a ticket's session, to deal the half of `role` from. MaterialSpent the second time."""
+    def claim(self, claims: TicketClaims, role: Role) -> dict[ItemName, DealtSeeds]:
+        """Give the seeds of each item of a ticket's session, to deal the halves of `role` from, in order.
+
+        Raises MaterialSpent the second time.
+        """
         if role not in SERVED:
             raise PeerViolation(f"a {role.value} is dealt nothing; only the data owner and the model owner are")
-        item = item_of(claims)
         with self._lock:
             self._forget_expired()
-            pending = self._pending.get(item)
-            if pending is None:
-                pending = self._draw(item, claims)
-            # Durable before the first byte: a crash may waste an item, never repeat one.
-            self._ledger.consume(_half(item, role))
-            pending.served.add(role)
-            if pending.served == set(SERVED):
-                del self._pending[item]
-        return item, pending.seeds
+            return {item: self._claim(item, claims, role) for item in items_of(claims)}
+
+    def _claim(self, item: ItemName, claims: TicketClaims, role: Role) -> DealtSeeds:
+        pending = self._pending.get(item)
+        if pending is None:
+            pending = self._draw(item, claims)
+        # Durable before the first byte: a crash may waste an item, never repeat one.
+        self._ledger.consume(_half(item, role))
+        pending.served.add(role)
+        if pending.served == set(SERVED):
+            del self._pending[item]
+        return pending.seeds
 
     def _draw(self, item: ItemName, claims: TicketClaims) -> _Pending:
         if any(self._ledger.consumed(_half(item, role)) for role in SERVED):

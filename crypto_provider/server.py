@@ -20,7 +20,7 @@ from secure_computation.admission import admit
 from secure_computation.channel.channel import Channel, Deadlines
 from secure_computation.channel.serving import Service, party_app
 from secure_computation.channel.tls import tls_context
-from secure_computation.engines.choosing import dealer_side, offered_engines
+from secure_computation.engines.choosing import dealer_side, offered_engines, require_room
 from secure_computation.engines.interface import DealerSide
 from secure_computation.material import ConsumptionLedger
 from secure_computation.plan import Plan, parse_plan
@@ -78,10 +78,12 @@ class DealingHandler:
         plan = self._plans.get(claims.plan_hash)
         if claims.engine not in offered_engines(plan):
             raise TicketInvalid(f"the ticket is for the engine '{claims.engine.value}', which its plan does not have")
+        require_room(plan, claims.engine, claims.images)
         side = self._side(claims, plan)
-        item, seeds = self._dealer.claim(claims, channel.peer.role)
+        dealt = self._dealer.claim(claims, channel.peer.role)
         channel.set_phase(Phase.OFFLINE)
-        side.deal(channel, to=channel.peer.role, item=item, seeds=seeds)
+        for item, seeds in dealt.items():
+            side.deal(channel, to=channel.peer.role, item=item, seeds=seeds)
         channel.receive_end(step="material received")
         _LOG.info("session %s: dealt to the %s, %d bytes", claims.session, channel.peer, channel.traffic().bytes_sent)
 

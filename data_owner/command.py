@@ -2,6 +2,7 @@
 
 data-owner diagnose chest.dcm --config data-owner.toml
 data-owner diagnose chest.dcm --heat-map chest.png --config data-owner.toml
+data-owner diagnose *.dcm --batch 8 --config data-owner.toml
 data-owner prepare --count 8 --config data-owner.toml
 data-owner stock --config data-owner.toml
 data-owner inspect chest.dcm --card card.json --preview seen.png
@@ -17,10 +18,13 @@ import typer
 from contract.command_line import console, new_app, one_line, run, say
 from contract.errors import CallerError, EncryptedInferenceError
 from contract.settings import load_settings
-from contract.ticket import STOCKED_ENGINES, Engine
+from contract.ticket import BATCHED_ENGINES, MAX_IMAGES, STOCKED_ENGINES, Engine
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from contract.api import ModelEntry
+    from data_owner.results import Submission
     from data_owner.session import Diagnoser
 
 app = new_app("The data owner: submits radiographs that nobody else can read. Research use only, not a medical device.")
@@ -40,6 +44,10 @@ def diagnose(
         Engine | None, typer.Option(help="How the network is evaluated on shares; if left out, the model's first.")
     ] = None,
     *,
+    batch: Annotated[
+        int,
+        typer.Option(min=1, max=MAX_IMAGES, help="Images to evaluate together in one session; masked engine only."),
+    ] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a file, on stdout.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Submit images with warnings that ask to confirm.")] = False,
     heat_map: Annotated[
@@ -47,7 +55,7 @@ def diagnose(
         typer.Option(metavar="PNG", help="New picture of what speaks for the answer; for several FILEs, a folder."),
     ] = None,
 ) -> None:
-    """Submit images one after the other. A file that fails does not stop the next; the worst exit status is kept."""
+    """Submit images, one after the other or in batches. What fails does not stop the next; the worst status is kept."""
     from data_owner.settings import DataOwnerSettings
 
     settings = load_settings(DataOwnerSettings, config)
@@ -65,38 +73,52 @@ def diagnose(
         if heat_map is not None:
             require_heat_map(entry.card, chosen)
             places = places_for(files, heat_map)
+        if batch > 1 and chosen not in BATCHED_ENGINES:
+            raise CallerError(
+                f"the engine '{chosen.value}' evaluates one image a session; use --engine masked or --batch 1"
+            )
         with console().status("starting"):
             diagnoser.warm_up(chosen, stocked_for=entry)  # takes seconds: before the first session, not in it
-        for path, place in zip(files, places, strict=True):
+        waiting: list[Submission] = []
+        for number, (path, place) in enumerate(zip(files, places, strict=True), start=1):
             try:
-                _diagnose_one(diagnoser, path, entry, engine=chosen, as_json=as_json, force=force, heat_map=place)
+                waiting.append(diagnoser.read(path, entry, force=force, heat_map=place))
             except EncryptedInferenceError as error:
-                say(f"data-owner: {path}: {one_line(error)}")
-                statuses.append(error.exit_status)
+                statuses.append(_report(path, error))
+            if len(waiting) == batch or (waiting and number == len(files)):
+                statuses += _submit(diagnoser, waiting, entry, engine=chosen, as_json=as_json)
+                waiting.clear()
     if max(statuses):
         sys.exit(max(statuses))
 
 
-def _diagnose_one(
-    diagnoser: "Diagnoser",
-    path: Path,
-    entry: "ModelEntry",
-    *,
-    engine: Engine,
-    as_json: bool,
-    force: bool,
-    heat_map: Path | None,
-) -> None:
+def _submit(
+    diagnoser: "Diagnoser", submissions: "Sequence[Submission]", entry: "ModelEntry", *, engine: Engine, as_json: bool
+) -> list[int]:
+    """Run one session and show its results; the exit statuses of what failed."""
+    from rich.console import Console
+
     from data_owner.presentation import print_diagnosis, shown_progress
 
-    with shown_progress(console()) as progress:
-        diagnosis = diagnoser.diagnose(path, entry, engine=engine, force=force, progress=progress, heat_map=heat_map)
-    if as_json:
-        typer.echo(diagnosis.model_dump_json())
-    else:
-        from rich.console import Console
+    try:
+        with shown_progress(console()) as progress:
+            results = diagnoser.submit(submissions, entry, engine=engine, progress=progress)
+    except EncryptedInferenceError as error:
+        return [_report(submission.path, error) for submission in submissions]
+    statuses = []
+    for submission, result in zip(submissions, results, strict=True):
+        if isinstance(result, EncryptedInferenceError):
+            statuses.append(_report(submission.path, result))
+        elif as_json:
+            typer.echo(result.model_dump_json())
+        else:
+            print_diagnosis(Console(highlight=False), result, entry.card)
+    return statuses
 
-        print_diagnosis(Console(highlight=False), diagnosis, entry.card)
+
+def _report(path: Path, error: EncryptedInferenceError) -> int:
+    say(f"data-owner: {path}: {one_line(error)}")
+    return error.exit_status
 
 
 @app.command()

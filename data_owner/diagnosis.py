@@ -84,6 +84,15 @@ class Warned(Strict):
         return Warned(code=warning.code, text=warning.text)
 
 
+class Batch(Strict):
+    """The session's images: they were evaluated together."""
+
+    images: int
+    """How many. Seconds, bytes and one-way trips are those of the whole session, in the answer to each of them."""
+    index: int
+    """Which one this is, from 0."""
+
+
 class Diagnosis(Strict):
     """One file's answer."""
 
@@ -99,6 +108,8 @@ class Diagnosis(Strict):
     one_way_trips: int
     stocked: bool = False
     """Whether the material was prepared ahead."""
+    batch: Batch = Batch(images=1, index=0)
+    """The images that were evaluated with this one."""
     heat_map: Annotated[dict[str, HeatMapGrid] | None, Field(repr=False)] = None
     """Class activation map of each class, where the model's owner allows it: what speaks for the class (above 0) and
     against it, over the whole picture, in logits: the mean of a grid is the class's logit less a constant."""

@@ -1,5 +1,6 @@
 """What the offline phase leaves to the data owner, and what crossed the channels of a session."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,17 +14,17 @@ from secure_computation.wire import Phase
 
 @dataclass(frozen=True, kw_only=True)
 class Offline:
-    """Material for one image, and whom it came from."""
+    """Material for the images of a session, and whom it came from."""
 
-    material: Any = field(repr=False)
+    material: Sequence[Any] = field(repr=False)
     model_owner: Channel
     dealer: Channel | None
-    """None where the item was in stock."""
+    """None where the items were in stock."""
     ready: dict[str, object]
     """The model owner's account of its traffic with the dealer."""
 
     @staticmethod
-    def from_stock(material: Any, model_owner: Channel) -> "Offline":
+    def from_stock(material: Sequence[Any], model_owner: Channel) -> "Offline":
         """Material that cost nothing in this session."""
         return Offline(
             material=material, model_owner=model_owner, dealer=None, ready={"received_bytes": 0, "sent_bytes": 0}

@@ -76,7 +76,9 @@ def _bars(label: str, probabilities: dict[str, float]) -> Table:
 def _print_account(console: Console, diagnosis: Diagnosis) -> None:
     sent, seconds = diagnosis.bytes, diagnosis.seconds
     prepared = "to fetch stocked material" if diagnosis.stocked else "of preparation that needs no image"
+    together = diagnosis.batch.images
     lines = (
+        *((f"All figures are those of {together} images that were evaluated together.",) if together > 1 else ()),
         f"Left this machine: {sent.data_owner_sent / 1e6:,.1f} MB to the model owner and the crypto provider, all of",
         "it masked. The image, the result and the keys stayed here.",
         f"Took {seconds.offline:.1f} s {prepared}, and {seconds.online:.1f} s online",

@@ -1,4 +1,6 @@
-"""One diagnosis, from a file to a result: the data owner's P0 and its dealings with the front end.
+"""One session, from files to results: the data owner's P0 and its dealings with the front end.
+
+A session evaluates one image or, with an engine that can, several together; each takes an item of material of its own.
 
 Without an item in stock:
 
@@ -7,7 +9,7 @@ front end                  data owner P0                             model owner
 card, plan          -->    file -> tensor
 session, ticket     -->    checks ticket, pins both peers
                     <--    preparing
-                           consumes the session's item
+                           consumes the session's items
                            ticket                             -->    (fetches its material from D)
                            ticket                             ------------------------>  checks, deals
                            seed                               <------------------------
@@ -20,13 +22,13 @@ session, ticket     -->    checks ticket, pins both peers
 
 (With an engine whose material can be stocked, "no item" follows the ticket to the model owner.)
 
-With an item in stock that was prepared for exactly these parties, this model version and plan:
+With an item in stock for each image, prepared for exactly these parties, this model version and plan:
 
 session, ticket     -->    checks ticket, pins both peers
                            ticket                             -->
-                           consumes an item of its stock
-                           name of the item                   -->    consumes its half
-                           name of the item                   <--    (none: both prepare now, as above)
+                           consumes items of its stock
+                           names of the items                 -->    consumes its halves
+                           names of the items                 <--    (none: both prepare now, as above)
                     <--    running
                            and so on, without the crypto provider
 
@@ -42,12 +44,12 @@ session, ticket     -->    checks ticket, pins both peers
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from ssl import SSLContext
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,31 +58,42 @@ from contract.api import ModelEntry, SessionEventName
 from contract.errors import (
     CallerError,
     ConfigurationError,
+    EncryptedInferenceError,
     NeedsConfirmation,
     PeerViolation,
 )
 from contract.identity import Party
-from contract.model_card import ModelCard
 from contract.ticket import STOCKED_ENGINES, Engine, Purpose, TicketClaims
-from data_owner.diagnosis import Bytes, Diagnosis, Finding, HeatMapGrid, ModelName, Seconds, Warned
-from data_owner.heat_map import require_heat_map, write_heat_map
+from data_owner.diagnosis import Bytes, Diagnosis, Seconds, Warned
+from data_owner.heat_map import require_heat_map
 from data_owner.masked_weights import MaskedWeightsFolder
 from data_owner.offline import Offline
+from data_owner.results import Outcome, Submission, result_of
 from data_owner.session_desk import OpenSession, SessionDesk, Ticket
 from data_owner.settings import DataOwnerSettings
 from data_owner.stock import open_ledger, open_stock
 from imaging import ModelInput, read_model_input
 from inference_service.client import InferenceServiceClient
-from secure_computation.admission import STOCKED_ITEM_STEP, item_of, present_ticket
+from secure_computation.admission import STOCKED_ITEM_STEP, item_of, items_of, present_ticket
 from secure_computation.channel.channel import Channel, Deadlines
 from secure_computation.channel.tls import tls_context
 from secure_computation.channel.websocket import connect_channel
-from secure_computation.engines.choosing import data_owner_side, output_of, warm_up, warm_up_for, warm_up_online
-from secure_computation.engines.interface import Answer, DataOwnerSide, Label, OnLayer
+from secure_computation.engines.choosing import (
+    data_owner_side,
+    output_of,
+    require_room,
+    warm_up,
+    warm_up_for,
+    warm_up_online,
+)
+from secure_computation.engines.interface import DataOwnerSide, OnLayer
 from secure_computation.engines.masked.engine import DataOwnerItem
 from secure_computation.engines.masked.stock import stockable
 from secure_computation.plan import Plan, parse_plan
 from secure_computation.wire import Phase
+
+DRAWN_AHEAD: Final = 3
+"""Images whose draws are made before the online phase: some 170 MB each for a ResNet-18 at 224 x 224."""
 
 OnStage = Callable[[str], None]
 """Progress in words: which stage begins."""
@@ -100,18 +113,6 @@ class Stocked:
 
     seconds: float
     bytes: Bytes
-    warnings: tuple[Warned, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Outcome:
-    answer: Answer
-    heat_map: NDArray[np.float64] | None = field(repr=False)
-    """(classes, rows, columns)."""
-    seconds: Seconds
-    bytes: Bytes
-    one_way_trips: int
-    stocked: bool
     warnings: tuple[Warned, ...]
 
 
@@ -170,32 +171,52 @@ class Diagnoser:
         progress: Progress,
         heat_map: Path | None = None,
     ) -> Diagnosis:
-        """Submit one file. Raises an error of the tree; the session then ends as failed at the front end.
-
-        `force` submits a file with warnings that ask for confirmation. `heat_map`: a new PNG file for the picture with
-        the heat map over it; refused before anything is sent where the model's owner does not allow one.
-        """
-        if heat_map is not None:
-            require_heat_map(entry.card, engine)
+        """Read and submit one file in a session of its own. Raises what `read` and `submit` raise and return."""
         progress.stage("reading the image")
+        submission = self.read(path, entry, force=force, heat_map=heat_map)
+        (result,) = self.submit([submission], entry, engine=engine, progress=progress)
+        if isinstance(result, EncryptedInferenceError):
+            raise result
+        return result
+
+    def read(self, path: Path, entry: ModelEntry, *, force: bool, heat_map: Path | None = None) -> Submission:
+        """Read one file as a model asks for it. Raises for a file that should not be submitted.
+
+        `force` accepts a file with warnings that ask for confirmation. `heat_map`: see Submission.
+        """
         image = read_model_input(path, entry.card.input)
         _confirm(image, force=force)
+        return Submission(path=path, image=image, heat_map=heat_map)
+
+    def submit(
+        self, submissions: Sequence[Submission], entry: ModelEntry, *, engine: Engine, progress: Progress
+    ) -> tuple[Diagnosis | PeerViolation, ...]:
+        """Have images evaluated together in one session; the result of each, in order.
+
+        Raises an error of the tree where there is no result at all; the session then ends as failed at the front end.
+        Heat maps are refused before anything is sent where the model's owner does not allow them.
+        """
+        if any(submission.heat_map is not None for submission in submissions):
+            require_heat_map(entry.card, engine)
         progress.stage("opening a session")
         plan = parse_plan(self._front_end.plan(entry.plan_hash))
         if (
-            plan.network.input_shape != image.tensor.shape
+            any(plan.network.input_shape != submission.image.tensor.shape for submission in submissions)
             or plan.network.classes != len(entry.card.classes)
             or output_of(plan) is not entry.card.output_policy
         ):
             raise PeerViolation(
                 f"the plan of {entry.card.name} has another input, classes or output than its card; tell its owner"
             )
+        require_room(plan, engine, len(submissions))
         self._warm_up_for(plan, engine)  # before the session, whose deadlines others keep
-        session = self._desk.open(entry, engine, Purpose.DIAGNOSE)
+        session = self._desk.open(entry, engine, Purpose.DIAGNOSE, images=len(submissions))
         with self._desk.ending(session) as channels:
-            outcome = self._run(session, plan, image, progress, channels)
-        diagnosis = _diagnosis(path, entry, engine, image, outcome)
-        return diagnosis if heat_map is None else _with_heat_map_file(diagnosis, image, heat_map)
+            images = [submission.image.tensor for submission in submissions]
+            outcome = self._run(session, plan, images, progress, channels)
+        return tuple(
+            result_of(submission, entry, engine, outcome, index) for index, submission in enumerate(submissions)
+        )
 
     def stock(self, entry: ModelEntry, *, engine: Engine, progress: Progress) -> Stocked:
         """Prepare one item ahead, and keep it for a later diagnosis; the model owner keeps its half.
@@ -216,7 +237,7 @@ class Diagnoser:
             self._ledger.consume_preparation(item)
             model_owner = self._connect(channels, session.model_owner_url, session.model_owner, session.ticket)
             offline = self._prepare(session, plan, model_owner, channels)
-            self._stock.put(claims, lowering, offline.material, name=item)
+            self._stock.put(claims, lowering, offline.material[0], name=item)
             model_owner.send_end(step="material stocked")
             seconds = Seconds(offline=time.perf_counter() - started, online=0.0)
             sent = offline.bytes()
@@ -224,8 +245,13 @@ class Diagnoser:
         return Stocked(seconds=seconds.offline, bytes=sent, warnings=(*self._dropped(), *unrecorded))
 
     def _run(
-        self, session: OpenSession, plan: Plan, image: ModelInput, progress: Progress, channels: ExitStack
-    ) -> _Outcome:
+        self,
+        session: OpenSession,
+        plan: Plan,
+        images: Sequence[NDArray[np.float32]],
+        progress: Progress,
+        channels: ExitStack,
+    ) -> Outcome:
         started = time.perf_counter()
         offline = self._offline(session, plan, progress, channels)
         model_owner = offline.model_owner
@@ -234,9 +260,9 @@ class Diagnoser:
         side = self._side(session.claims, plan)
         progress.stage("computing on shares")
         heat_maps: list[NDArray[np.float64]] = []
-        (answer,) = side.run(
-            [image.tensor],
-            [offline.material],
+        answers = side.run(
+            images,
+            offline.material,
             model_owner=model_owner,
             on_layer=progress.layer,
             on_heat_map=heat_maps.append,
@@ -247,9 +273,9 @@ class Diagnoser:
         sent = offline.bytes()
         unrecorded = self._desk.report_completed(session, seconds, sent)
         trips = model_owner.traffic(Phase.ONLINE).one_way_trips + model_owner.traffic(Phase.OUTPUT).one_way_trips
-        return _Outcome(
-            answer=answer,
-            heat_map=heat_maps[0] if heat_maps else None,
+        return Outcome(
+            answers=answers,
+            heat_maps=tuple(heat_maps),
             seconds=seconds,
             bytes=sent,
             one_way_trips=trips,
@@ -258,7 +284,7 @@ class Diagnoser:
         )
 
     def _offline(self, session: OpenSession, plan: Plan, progress: Progress, channels: ExitStack) -> Offline:
-        """Material for one image: from the stock where both parties have an item, else prepared now."""
+        """Material for each image: from the stock where both parties have items for all, else prepared now."""
         claims = session.claims
         held = self._stock.holds(claims)
         if held:
@@ -266,7 +292,8 @@ class Diagnoser:
         else:
             self._report_preparing(session, progress)
         # Durable before the first message that depends on it.
-        self._ledger.consume(item_of(claims))
+        for item in items_of(claims):
+            self._ledger.consume(item)
         model_owner = self._connect(channels, session.model_owner_url, session.model_owner, session.ticket)
         if claims.engine in STOCKED_ENGINES:
             material = self._spend(claims, plan, model_owner)
@@ -276,25 +303,25 @@ class Diagnoser:
             self._report_preparing(session, progress)
         return self._prepare(session, plan, model_owner, channels)
 
-    def _spend(self, claims: TicketClaims, plan: Plan, model_owner: Channel) -> DataOwnerItem | None:
-        """Agree with the model owner on a stocked item, which is consumed on both sides; None for none."""
-        # Consumed here before its name leaves, so that no other session can name it.
+    def _spend(self, claims: TicketClaims, plan: Plan, model_owner: Channel) -> list[DataOwnerItem] | None:
+        """Agree with the model owner on stocked items, which are consumed on both sides; None for none."""
+        # Consumed here before their names leave, so that no other session can name them.
         taken = self._stock.take(claims, stockable(plan))
-        name = None if taken is None else taken.binding.item
-        model_owner.send_hello({"item": name}, step=STOCKED_ITEM_STEP)
-        if taken is None:
+        names = [one.binding.item for one in taken]
+        model_owner.send_hello({"items": names}, step=STOCKED_ITEM_STEP)
+        if not taken:
             return None
-        material = taken.restore()
-        self._side(claims, plan).draw_ahead(material)  # while the model owner reads its half
+        material = [one.restore() for one in taken]
+        self._draw_ahead(claims, plan, material)  # while the model owner reads its halves
         patience = self._settings.waiting.material
-        answered = model_owner.receive_hello(step=STOCKED_ITEM_STEP, wait_seconds=patience).get("item")
-        if answered == name:
+        answered = model_owner.receive_hello(step=STOCKED_ITEM_STEP, wait_seconds=patience).get("items")
+        if answered == names:
             return material
-        if answered is not None:
-            raise PeerViolation(f"{model_owner.peer} answered with another stocked item; start a new session")
+        if answered != []:
+            raise PeerViolation(f"{model_owner.peer} answered with other stocked items; start a new session")
+        words = ", ".join(name[:12] for name in names)
         self._lost.append(
-            f"{model_owner.peer} no longer has the stocked item {taken.binding.item[:12]}: it is dropped, and material "
-            "was prepared now"
+            f"{model_owner.peer} no longer has what was stocked ({words}): it is dropped, and material was prepared now"
         )
         return None
 
@@ -303,13 +330,20 @@ class Diagnoser:
         self.warm_up(session.claims.engine)  # where stock was expected and lost; else long done
         side, patience = self._side(session.claims, plan), self._settings.waiting.material
         dealer = self._connect(channels, session.crypto_provider_url, session.crypto_provider, session.ticket)
-        item = item_of(session.claims)
-        material = side.prepare(item=item, dealer=dealer, model_owner=model_owner, patience_seconds=patience)
+        material = [
+            side.prepare(item=item, dealer=dealer, model_owner=model_owner, patience_seconds=patience)
+            for item in items_of(session.claims)
+        ]
         dealer.send_end(step="material received")
         if session.claims.purpose is Purpose.DIAGNOSE:
-            side.draw_ahead(material)  # while the model owner's half arrives
+            self._draw_ahead(session.claims, plan, material)  # while the model owner's half arrives
         ready = model_owner.receive_hello(step="material ready", wait_seconds=patience)
         return Offline(material=material, model_owner=model_owner, dealer=dealer, ready=ready)
+
+    def _draw_ahead(self, claims: TicketClaims, plan: Plan, material: Sequence[Any]) -> None:
+        """For the first images; those after them are drawn while the model owner computes."""
+        for one in material[:DRAWN_AHEAD]:
+            self._side(claims, plan).draw_ahead(one)
 
     def _report_preparing(self, session: OpenSession, progress: Progress) -> None:
         progress.stage("preparing offline material")
@@ -340,50 +374,3 @@ def _confirm(image: ModelInput, *, force: bool) -> None:
     doubts = [warning.text for warning in image.warnings if warning.needs_confirmation]
     if doubts and not force:
         raise NeedsConfirmation(f"{'; '.join(doubts)}; submit it anyway with --force")
-
-
-def _diagnosis(path: Path, entry: ModelEntry, engine: Engine, image: ModelInput, outcome: _Outcome) -> Diagnosis:
-    answer = outcome.answer
-    if not isinstance(answer, Label):
-        logits = tuple(float(value) for value in answer)
-        finding = Finding.from_logits(entry.card, logits)
-    elif answer.index is None:
-        # Only now, when the session has ended for everybody: see `Label`.
-        raise PeerViolation(
-            f"what was opened is no label: {entry.model_owner.organisation} or the crypto provider did not follow the "
-            "protocol. There is no result; ask them before you submit the image again"
-        )
-    else:
-        finding, logits = Finding.from_label(entry.card, answer.index), None
-    return Diagnosis(
-        file=str(path),
-        model=ModelName(name=entry.card.name, version=entry.card.version),
-        engine=engine,
-        diagnosis=finding,
-        logits=logits,
-        warnings=(*(Warned.from_image(warning) for warning in image.warnings), *outcome.warnings),
-        seconds=outcome.seconds,
-        bytes=outcome.bytes,
-        one_way_trips=outcome.one_way_trips,
-        stocked=outcome.stocked,
-        heat_map=None if outcome.heat_map is None else _grids(entry.card, outcome.heat_map),
-    )
-
-
-def _grids(card: ModelCard, heat_map: NDArray[np.float64]) -> dict[str, HeatMapGrid]:
-    return {
-        name: tuple(tuple(float(value) for value in row) for row in grid)
-        for name, grid in zip(card.classes, heat_map, strict=True)
-    }
-
-
-def _with_heat_map_file(diagnosis: Diagnosis, image: ModelInput, path: Path) -> Diagnosis:
-    """Draw the map of the decided class. Where that fails, the result is still the clinician's, with a warning."""
-    if diagnosis.heat_map is None:
-        raise PeerViolation("the model's plan opened no heat map, against its card; tell its owner")
-    try:
-        write_heat_map(path, image.picture, np.array(diagnosis.heat_map[diagnosis.diagnosis.label]))
-    except OSError as error:
-        text = f"the heat map was not written to {path} ({error.strerror}); the numbers are in the output of --json"
-        return diagnosis.model_copy(update={"warnings": (*diagnosis.warnings, Warned(code="no-heat-map", text=text))})
-    return diagnosis.model_copy(update={"heat_map_file": str(path)})

@@ -48,23 +48,25 @@ class SessionDesk:
         self._own = party_of_certificate(settings.credentials.certificate, role=Role.DATA_OWNER)
         self._public_keys: Sequence[Ed25519PublicKey] = [load_public_key(path) for path in settings.ticket_keys]
 
-    def open(self, entry: ModelEntry, engine: Engine, purpose: Purpose) -> OpenSession:
+    def open(self, entry: ModelEntry, engine: Engine, purpose: Purpose, *, images: int = 1) -> OpenSession:
         """Open a session. Raises TicketInvalid where its ticket says anything else than what was asked for."""
         view = self._front_end.open_session(
-            model=entry.card.name, engine=engine, version=entry.version, purpose=purpose
+            model=entry.card.name, engine=engine, version=entry.version, purpose=purpose, images=images
         )
         try:
-            return self._checked(view, entry, engine, purpose)
+            return self._checked(view, entry, engine, purpose, images)
         except EncryptedInferenceError as error:
             self._report_failure(view.id, error)
             raise
 
-    def _checked(self, view: SessionView, entry: ModelEntry, engine: Engine, purpose: Purpose) -> OpenSession:
+    def _checked(
+        self, view: SessionView, entry: ModelEntry, engine: Engine, purpose: Purpose, images: int
+    ) -> OpenSession:
         claims = verify_ticket(
             view.ticket or "", public_keys=self._public_keys, now=datetime.now(tz=UTC), party=self._own
         )
         card = entry.card
-        asked = (view.id, card.name, entry.version, entry.plan_hash, engine, purpose, card.output_policy)
+        asked = (view.id, card.name, entry.version, entry.plan_hash, engine, purpose, card.output_policy, images)
         if asked != (
             claims.session,
             claims.model,
@@ -73,6 +75,7 @@ class SessionDesk:
             claims.engine,
             claims.purpose,
             claims.output_policy,
+            claims.images,
         ):
             raise TicketInvalid(
                 "the ticket is for another session than the one asked for; tell the front end's operator"

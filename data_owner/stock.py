@@ -77,26 +77,35 @@ class DataOwnerStock:
         self._folder.put(binding, data_owner_bodies(lowering, item))
 
     def holds(self, claims: TicketClaims) -> bool:
-        """Whether there is an item that a session with this ticket may spend."""
-        return claims.engine in STOCKED_ENGINES and any(self._fitting(claims))
+        """Whether there are items enough that a session with this ticket may spend: one for each image."""
+        return claims.engine in STOCKED_ENGINES and len(self._fitting(claims)) >= claims.images
 
     def keeps(self, entry: ModelEntry) -> bool:
         """Whether there is an item for this version of a model, before a ticket says with whom."""
         wanted = (entry.card.name, entry.version, entry.plan_hash)
         return any((kept.model, kept.version, kept.plan_hash) == wanted for kept in self._folder.bindings())
 
-    def take(self, claims: TicketClaims, lowering: "MaskedLowering") -> TakenItem | None:
-        """Consume the oldest fitting item; None where there is none left."""
+    def take(self, claims: TicketClaims, lowering: "MaskedLowering") -> tuple[TakenItem, ...]:
+        """Consume the oldest fitting items, one for each image; none where there are too few."""
         from secure_computation.engines.masked.stock import data_owner_sizes
 
-        for binding in self._fitting(claims):
+        fitting, taken = self._fitting(claims), list[TakenItem]()
+        if len(fitting) < claims.images:
+            return ()
+        for binding in fitting:
             try:
                 bodies = self._folder.take(binding, data_owner_sizes(lowering))
             except MaterialSpent:
                 continue  # another process was quicker
             if bodies is not None:
-                return TakenItem(binding=binding, lowering=lowering, bodies=bodies)
-        return None
+                taken.append(TakenItem(binding=binding, lowering=lowering, bodies=bodies))
+            if len(taken) == claims.images:
+                return tuple(taken)
+        self._warnings.extend(
+            f"the stocked item {item.binding.item[:12]} is dropped: none was left for another image of its session"
+            for item in taken
+        )
+        return ()
 
     def warnings(self) -> tuple[str, ...]:
         """What was dropped as damaged since this was asked last."""

@@ -170,13 +170,21 @@ class InferenceServiceClient:
         self._call("DELETE", f"/v2/models/{quote(name, safe='')}/versions/{quote(version, safe='')}")
 
     def open_session(
-        self, *, model: str, engine: Engine, version: str | None = None, purpose: Purpose = Purpose.DIAGNOSE
+        self,
+        *,
+        model: str,
+        engine: Engine,
+        version: str | None = None,
+        purpose: Purpose = Purpose.DIAGNOSE,
+        images: int = 1,
     ) -> SessionView:
         """Open a session (a clinician's account). The answer's `ticket` is set, here and never again."""
         try:
-            request = SessionRequest(model=model, version=version, engine=engine, purpose=purpose)
+            request = SessionRequest(model=model, version=version, engine=engine, purpose=purpose, images=images)
         except ValidationError as error:
-            raise CallerError(f"a session cannot be asked for: {_first(error)}; correct the model's name") from error
+            raise CallerError(
+                f"a session cannot be asked for: {_first(error)}; correct the model's name or the number of images"
+            ) from error
         view = self._ask(SessionView, "POST", "/v2/sessions", body=request)
         if view.ticket is None:
             raise PeerViolation(f"the {_PEER} opened a session without a ticket: update both to the same version")

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from contract.api import SessionEvent, SessionReport, SessionRequest, SessionState, SessionView
 from contract.api import SessionEventName as Event
 from contract.errors import CallerError, Refused
-from contract.ticket import STOCKED_ENGINES, Engine, Purpose
+from contract.ticket import BATCHED_ENGINES, STOCKED_ENGINES, Engine, Purpose
 from inference_service.accounts import Account, AccountRole
 from inference_service.catalog import Catalog
 from inference_service.metrics import Metrics
@@ -53,7 +53,7 @@ class Sessions:
 
         Raises:
             Refused: not a clinician's account; TooMany: too many live sessions; NotFound: no such model.
-            CallerError: the model has no lowering for the engine, or the engine's material cannot be stocked.
+            CallerError: the model has no lowering for the engine, or the engine cannot do what is asked of it.
         """
         if account.role is not AccountRole.CLINICIAN:
             raise Refused("only a clinician's account may open sessions: use the data owner's key")
@@ -61,6 +61,10 @@ class Sessions:
             raise CallerError(
                 f"material of engine {request.engine.value} cannot be prepared ahead: open a session to diagnose"
             )
+        if request.images > 1 and request.purpose is Purpose.PREPARE:
+            raise CallerError("a session to prepare stocks one item: ask for 1 image, and open one session for each")
+        if request.images > 1 and request.engine not in BATCHED_ENGINES:
+            raise CallerError(f"engine {request.engine.value} evaluates one image a session: ask for 1 image")
         entry = self._catalog.model(request.model, request.version)
         if request.engine not in entry.engines:
             offered = ", ".join(entry.engines)
@@ -75,6 +79,7 @@ class Sessions:
             version=entry.version,
             plan_hash=entry.plan_hash,
             engine=request.engine.value,
+            images=request.images,
             data_owner=account.organisation,
             model_owner=entry.model_owner.organisation,
             crypto_provider=entry.crypto_provider.organisation,
@@ -214,6 +219,7 @@ def _view(row: SessionRow, *, ticket: str | None = None) -> SessionView:
         version=row.version,
         plan_hash=row.plan_hash,
         engine=Engine(row.engine),
+        images=row.images,
         data_owner=row.data_owner,
         model_owner=row.model_owner,
         crypto_provider=row.crypto_provider,

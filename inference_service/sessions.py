@@ -1,8 +1,8 @@
 """The life of a session, in one table for each purpose.
 
-A session is the front end's record that one image is being diagnosed, or that material is being stocked for a later
-one. It never sees the computation, so it learns what happens from the parties' accounts, and from the clock when they
-fall silent:
+A session is the front end's record that images are being diagnosed together (mostly one), or that material is being
+stocked for a later one. It never sees the computation, so it learns what happens from the parties' accounts, and from
+the clock when they fall silent:
 
     to diagnose
     opened --prepare--> preparing --run--> running --complete--> completed

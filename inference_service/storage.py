@@ -126,6 +126,7 @@ class SessionRow(Base):
     version: Mapped[str] = mapped_column(String(64))
     plan_hash: Mapped[str] = mapped_column(String(64))
     engine: Mapped[str] = mapped_column(String(16))
+    images: Mapped[int]
     data_owner: Mapped[str] = mapped_column(String(64))
     model_owner: Mapped[str] = mapped_column(String(64))
     crypto_provider: Mapped[str] = mapped_column(String(64))

@@ -32,6 +32,7 @@ class TicketOffice:
             model_owner=session.model_owner,
             crypto_provider=session.crypto_provider,
             output_policy=output_policy,
+            images=session.images,
             network_profile=self._network_profile,
             iat=int(session.created_at.timestamp()),
             exp=int(session.expires_at.timestamp()),

@@ -3,7 +3,7 @@
 data owner P0                 model owner P1                       crypto provider D
 --------------------------    ---------------------------------    ------------------
 ticket                 -->    checks ticket, peer, plan
-                              consumes the session's item
+                              consumes the session's items, one an image
                               ticket                        -->    checks ticket
                               seed, corrections             <--    deals
 material ready         <--
@@ -11,11 +11,11 @@ openings              <-->    openings, layer by layer
 logits                 <--    its share of the output
 result received        -->
 
-With an engine whose material can be stocked, the data owner names a stocked item after its ticket, or none:
+With an engine whose material can be stocked, the data owner names stocked items after its ticket, or none:
 
 ticket to diagnose     -->    checks ticket, peer, plan
-name of an item        -->    consumes its half of that item
-name of the item       <--
+names of items         -->    consumes its halves of those items
+names of the items     <--
 openings              <-->    and so on, without the crypto provider
 
 ticket to prepare      -->    checks ticket, peer, plan, room in the stock
@@ -46,13 +46,13 @@ from inference_service.client import InferenceServiceClient
 from model_owner.registry import RegisteredModel, Registry
 from model_owner.settings import ModelOwnerSettings
 from model_owner.stock import ModelOwnerStock
-from secure_computation.admission import STOCKED_ITEM_STEP, admit, item_of, present_ticket
+from secure_computation.admission import STOCKED_ITEM_STEP, admit, item_of, items_of, present_ticket
 from secure_computation.channel.channel import Channel, Deadlines
 from secure_computation.channel.serving import Service, party_app
 from secure_computation.channel.tls import tls_context
 from secure_computation.channel.traffic import Traffic
 from secure_computation.channel.websocket import connect_channel
-from secure_computation.engines.choosing import model_owner_side, offered_engines, output_of
+from secure_computation.engines.choosing import model_owner_side, offered_engines, output_of, require_room
 from secure_computation.engines.interface import ModelOwnerSide
 from secure_computation.engines.masked.engine import PreparedModelOwner
 from secure_computation.engines.masked.stock import stockable
@@ -89,6 +89,7 @@ class InferenceHandler:
         stock: ModelOwnerStock,
         dealer: DealerLink,
         front_end: InferenceServiceClient,
+        images_per_session: int,
     ) -> None:
         """Serve `models` as `own`, for tickets signed by any of `public_keys`."""
         self._own = own
@@ -98,6 +99,7 @@ class InferenceHandler:
         self._stock = stock
         self._dealer = dealer
         self._front_end = front_end
+        self._images_per_session = images_per_session
         self._sides: dict[tuple[str, Engine], ModelOwnerSide[Any]] = {}
         self._making = threading.Lock()
 
@@ -110,7 +112,8 @@ class InferenceHandler:
         if preparing:
             self._ledger.consume_preparation(item_of(claims))
         else:
-            self._ledger.consume(item_of(claims))
+            for item in items_of(claims):
+                self._ledger.consume(item)
         try:
             (self._stock_item if preparing else self._run)(channel, ticket, claims)
         except EncryptedInferenceError as error:
@@ -126,7 +129,7 @@ class InferenceHandler:
         if material is None:
             material, traffic = self._prepare(side, channel, ticket, claims)
             _tell_ready(channel, traffic)
-        side.run([material], data_owner=channel)
+        side.run(material, data_owner=channel)
         channel.receive_end(step="result received")
 
     def _stock_item(self, channel: Channel, ticket: str, claims: TicketClaims) -> None:
@@ -135,24 +138,27 @@ class InferenceHandler:
         side, lowering = self._side(model, claims.engine), stockable(model.plan)
         channel.set_phase(Phase.OFFLINE)
         with self._stock.room(claims):
-            material, traffic = self._prepare(side, channel, ticket, claims)
+            (material,), traffic = self._prepare(side, channel, ticket, claims)
             with self._stock.kept(claims, lowering, material, weights_version=model.weights_version):
                 _tell_ready(channel, traffic)
                 channel.receive_end(step="material stocked")
 
-    def _spend(self, channel: Channel, model: RegisteredModel, claims: TicketClaims) -> PreparedModelOwner | None:
-        """The stocked item that the data owner names, consumed; None where it names none or it is not there."""
-        named = channel.receive_hello(step=STOCKED_ITEM_STEP).get("item")
-        if named is None:
+    def _spend(self, channel: Channel, model: RegisteredModel, claims: TicketClaims) -> list[PreparedModelOwner] | None:
+        """The stocked items that the data owner names, consumed; None where it names none or one is not there."""
+        named = _named_items(channel, claims)
+        if not named:
             return None
-        if not isinstance(named, str) or not _ITEM.fullmatch(named):
-            raise PeerViolation(f"{channel.peer} named a stocked item wrongly; update it to the same version")
-        item, lowering = ItemName(named), stockable(model.plan)
-        material = self._stock.take(claims, lowering, item, weights_version=model.weights_version)
-        if material is None:
-            _LOG.info("session %s: item %s is not in stock", claims.session, item[:12])
-        channel.send_hello({"item": None if material is None else item}, step=STOCKED_ITEM_STEP)
-        return material
+        lowering, found = stockable(model.plan), []
+        for item in named:
+            material = self._stock.take(claims, lowering, item, weights_version=model.weights_version)
+            if material is None:
+                # The data owner has consumed the others with it: they are consumed here as well.
+                _LOG.info("session %s: item %s is not in stock", claims.session, item[:12])
+            else:
+                found.append(material)
+        complete = len(found) == len(named)
+        channel.send_hello({"items": named if complete else []}, step=STOCKED_ITEM_STEP)
+        return found if complete else None
 
     def _side(self, model: RegisteredModel, engine: Engine) -> ModelOwnerSide[Any]:
         """The engine of a model's plan; kept, because it lays out weights."""
@@ -181,18 +187,22 @@ class InferenceHandler:
         if claims.engine not in offered_engines(model.plan):
             offered = " or ".join(engine.value for engine in offered_engines(model.plan))
             raise Refused(f"the engine '{claims.engine.value}' is not offered for this model; choose {offered}")
+        if claims.images > self._images_per_session:
+            most = self._images_per_session
+            raise Refused(f"at most {most} images are evaluated in one session here; use --batch {most} or less")
+        require_room(model.plan, claims.engine, claims.images)
         return model
 
     def _prepare(
         self, side: ModelOwnerSide[Any], channel: Channel, ticket: str, claims: TicketClaims
-    ) -> tuple[Any, Traffic]:
-        """Fetch and make the material of one session; what crossed the link to the dealer for it."""
+    ) -> tuple[list[Any], Traffic]:
+        """Fetch and make the material of each image of a session; what crossed the link to the dealer for it."""
         link = self._dealer
         dealer = connect_channel(link.url, context=link.context, expect=link.party, deadlines=link.deadlines)
         try:
             present_ticket(dealer, ticket)
             dealer.set_phase(Phase.OFFLINE)
-            material = side.prepare(item=item_of(claims), dealer=dealer, data_owner=channel)
+            material = [side.prepare(item=item, dealer=dealer, data_owner=channel) for item in items_of(claims)]
             dealer.send_end(step="material received")
             return material, dealer.traffic()
         finally:
@@ -206,6 +216,20 @@ class InferenceHandler:
         except EncryptedInferenceError as refusal:
             # The data owner may have reported first, or the front end may be down; the session expires there anyway.
             _LOG.info("session %s: failure not recorded: %s", claims.session, refusal)
+
+
+def _named_items(channel: Channel, claims: TicketClaims) -> list[ItemName]:
+    """The stocked items that a data owner wants to spend: none, or one for each image."""
+    named = channel.receive_hello(step=STOCKED_ITEM_STEP).get("items")
+    if named == []:
+        return []
+    if (
+        not isinstance(named, list)
+        or len(named) != claims.images
+        or not all(isinstance(item, str) and _ITEM.fullmatch(item) for item in named)
+    ):
+        raise PeerViolation(f"{channel.peer} named stocked items wrongly; update it to the same version")
+    return [ItemName(item) for item in named]
 
 
 def _tell_ready(channel: Channel, traffic: Traffic) -> None:
@@ -270,6 +294,7 @@ def inference_app(settings: ModelOwnerSettings, models: HostedModels, front_end:
             deadlines=deadlines,
         ),
         front_end=front_end,
+        images_per_session=settings.images_per_session,
     )
     served = tuple(Party(role=Role.DATA_OWNER, organisation=name) for name in settings.data_owners)
     return party_app(

@@ -8,6 +8,7 @@ from pydantic import Field
 from contract.identity import Credentials
 from contract.model_card import Name
 from contract.settings import Address, FrontEnd, PartySettings, Peer, Waiting, WebSocketUrl, settings_config
+from contract.ticket import MAX_IMAGES
 
 
 class DealerPeer(Peer):
@@ -35,7 +36,9 @@ class ModelOwnerSettings(PartySettings):
     """Organisations that are served; empty: every data owner of the federation."""
     waiting: Waiting = Waiting()
     sessions_at_once: Annotated[int, Field(ge=1, le=256)] = 4
-    """Each holds its corrections in memory: about 300 MB for a ResNet-18 at 224 x 224."""
+    """Each holds its corrections in memory: about 300 MB for a ResNet-18 at 224 x 224 and one image."""
+    images_per_session: Annotated[int, Field(ge=1, le=MAX_IMAGES)] = 8
+    """Most images that a data owner may have evaluated together; each beyond the first takes some 180 MB more."""
     stock_per_data_owner: Annotated[int, Field(ge=0, le=10_000)] = 32
     """Items that one data owner may stock here; each takes some 185 MB of disk for a ResNet-18 at 224 x 224."""
     stock_days: Annotated[float, Field(gt=0, le=365)] = 7.0

@@ -17,9 +17,9 @@ from secure_computation.channel.channel import Channel
 from secure_computation.material import ItemName, item_name
 
 STEP: Final = "ticket"
-STOCKED_ITEM_STEP: Final = "stocked item"
-"""Follows a ticket to diagnose with an engine whose material can be stocked: the data owner names the item that it
-wants to spend, or none; the model owner repeats the name, or gives none where it does not have the item."""
+STOCKED_ITEM_STEP: Final = "stocked items"
+"""Follows a ticket to diagnose with an engine whose material can be stocked: the data owner names the items that it
+wants to spend, one for each image, or none; the model owner repeats the names, or gives none where it lacks an item."""
 
 
 def present_ticket(channel: Channel, ticket: str) -> None:
@@ -46,12 +46,22 @@ def admit(channel: Channel, *, own: Party, public_keys: Sequence[Ed25519PublicKe
     return ticket, claims
 
 
+def items_of(claims: TicketClaims) -> tuple[ItemName, ...]:
+    """Name the items of correlated randomness that a ticket's session may prepare: one for each image."""
+    return tuple(_item_of(claims, index) for index in range(claims.images))
+
+
 def item_of(claims: TicketClaims) -> ItemName:
-    """Name the item of correlated randomness that a ticket's session uses."""
+    """Name the item of a ticket's only image, or of its first."""
+    return _item_of(claims, 0)
+
+
+def _item_of(claims: TicketClaims, index: int) -> ItemName:
     return item_name(
         session=str(claims.session),
         plan_hash=claims.plan_hash,
         data_owner=claims.data_owner,
         model_owner=claims.model_owner,
         version=f"{claims.model} {claims.version}",
+        index=index,
     )

@@ -1,8 +1,8 @@
 """Material: the correlated randomness of one inference, numbered, and used once.
 
-An *item* is the material of one session. It has a name that is never given twice, and each party notes in durable
-storage that it was consumed, before the first online message. A session that dies takes its item with it: using a
-correlation for two different inputs reveals their difference.
+An *item* is the material of one image. It has a name that is never given twice, and each party notes in durable storage
+that it was consumed, before the first online message. A session that dies takes its items with it: using a correlation
+for two different inputs reveals their difference.
 """
 
 import hashlib
@@ -22,9 +22,14 @@ ItemName = NewType("ItemName", str)
 _ITEM_NAME = re.compile(r"[0-9a-f]{64}(\.[a-z_-]{1,32})?")
 
 
-def item_name(*, session: str, plan_hash: str, data_owner: str, model_owner: str, version: str) -> ItemName:
-    """Name the item of a session. Bound to parties, model version and plan, so that a mix-up changes every stream."""
-    fields = json.dumps([session, plan_hash, data_owner, model_owner, version])
+def item_name(
+    *, session: str, plan_hash: str, data_owner: str, model_owner: str, version: str, index: int = 0
+) -> ItemName:
+    """Name the item of a session's image number `index`, from 0.
+
+    Bound to parties, model version and plan, so that a mix-up changes every stream.
+    """
+    fields = json.dumps([session, plan_hash, data_owner, model_owner, version, index])
     return ItemName(hashlib.sha256(fields.encode()).hexdigest())
 
 

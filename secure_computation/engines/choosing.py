@@ -7,8 +7,9 @@ from typing import Any
 
 from contract.errors import Refused
 from contract.model_card import OutputPolicy
-from contract.ticket import Engine
+from contract.ticket import BATCHED_ENGINES, Engine
 from secure_computation.engines.interface import DataOwnerSide, DealerSide, ModelOwnerSide
+from secure_computation.engines.masked.batch import most_images
 from secure_computation.engines.masked.crypten_step import CrypTenStep
 from secure_computation.engines.masked.engine import DeltaStore, MaskedDataOwner, MaskedDealer, MaskedModelOwner
 from secure_computation.engines.masked.integer_weights import round_weights
@@ -40,6 +41,17 @@ def offered_engines(plan: Plan) -> tuple[Engine, ...]:
     if output_of(plan) is OutputPolicy.LABEL_ONLY:
         return (Engine.MASKED,)
     return (Engine.CRYPTEN,) if plan.engines.masked is None else (Engine.MASKED, Engine.CRYPTEN)
+
+
+def require_room(plan: Plan, engine: Engine, images: int) -> None:
+    """Raise Refused where a session has more images than its engine and plan allow."""
+    if images == 1:
+        return
+    if engine not in BATCHED_ENGINES:
+        raise Refused(f"the engine '{engine.value}' evaluates one image a session; use --engine masked or --batch 1")
+    most = most_images(_masked(plan))
+    if images > most:
+        raise Refused(f"a session of this model has at most {most} images, not {images}; use --batch {most}")
 
 
 def warm_up(engine: Engine) -> None:

@@ -4,7 +4,7 @@
     online                                 data_owner.run               model_owner.run
 
 A side is made for one plan and may serve any number of sessions; it keeps nothing of them. A session evaluates one
-image or, with an engine that can (`choosing.most_images`), several. Each takes an item of material of its own; items
+image or, with an engine that can (`choosing.require_room`), several. Each takes an item of material of its own; items
 are prepared one after the other.
 """
 

@@ -20,6 +20,7 @@ from contract.errors import ConfigurationError, TicketInvalid
 from contract.identity import Party, Role
 from contract.model_card import OutputPolicy
 from contract.ticket import (
+    MAX_IMAGES,
     MAX_TICKET_CHARACTERS,
     SIGNING_KEY_FILE,
     Engine,
@@ -167,6 +168,10 @@ def _deep_header() -> str:
         (lambda: changed(surprise=1), "claim surprise"),
         (lambda: changed(exp=CLAIMS.iat), "malformed"),
         (lambda: changed(exp=10**30), "malformed"),
+        (lambda: changed(images=0), "claim images"),
+        (lambda: changed(images=MAX_IMAGES + 1), "claim images"),
+        (lambda: changed(images=2, engine="crypten"), "malformed"),
+        (lambda: changed(images=2, engine="masked", purpose="prepare"), "malformed"),
         (lambda: changed(iss="mallory"), "claim iss"),
         (lambda: changed(engine="plaintext"), "claim engine"),
         (lambda: changed(plan_hash="A" * 64), "claim plan_hash"),

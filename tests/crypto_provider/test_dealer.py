@@ -13,7 +13,8 @@ from contract.model_card import OutputPolicy
 from contract.ticket import Engine, Purpose, TicketClaims
 from crypto_provider import dealer as dealer_module
 from crypto_provider.dealer import Dealer
-from secure_computation.material import ConsumptionLedger, DealtSeeds
+from secure_computation.admission import items_of
+from secure_computation.material import ConsumptionLedger, DealtSeeds, ItemName
 
 
 def claims(session: UUID | None = None, *, seconds: int = 60) -> TicketClaims:
@@ -40,6 +41,12 @@ def seeds(dealt: DealtSeeds) -> tuple[bytes, bytes]:
     return dealt.data_owner.reveal_to_channel(), dealt.model_owner.reveal_to_channel()
 
 
+def only(dealt: dict[ItemName, DealtSeeds]) -> tuple[ItemName, DealtSeeds]:
+    """What is dealt for a session with one image."""
+    (pair,) = dealt.items()
+    return pair
+
+
 @pytest.fixture
 def dealer(tmp_path: Path) -> Dealer:
     return Dealer(ConsumptionLedger(tmp_path / "dealt"))
@@ -49,8 +56,8 @@ def dealer(tmp_path: Path) -> Dealer:
 def test_both_halves_come_from_the_same_seeds_in_either_order(dealer: Dealer, first: Role) -> None:
     second = Role.MODEL_OWNER if first is Role.DATA_OWNER else Role.DATA_OWNER
     session = claims()
-    item, dealt = dealer.claim(session, first)
-    same_item, same = dealer.claim(session, second)
+    item, dealt = only(dealer.claim(session, first))
+    same_item, same = only(dealer.claim(session, second))
     assert (item, seeds(dealt)) == (same_item, seeds(same))
     assert len(set(seeds(dealt))) == 2
 
@@ -79,20 +86,31 @@ def test_a_restart_between_the_halves_spends_the_session(tmp_path: Path, role: R
     restarted = Dealer(ConsumptionLedger(tmp_path / "dealt"))
     with pytest.raises(MaterialSpent, match="its seeds are forgotten; start a new session"):
         restarted.claim(session, role)
-    assert seeds(restarted.claim(claims(), role)[1])  # other sessions go on
+    assert seeds(only(restarted.claim(claims(), role))[1])  # other sessions go on
 
 
 def test_every_session_has_seeds_of_its_own(dealer: Dealer) -> None:
-    dealt = [seeds(dealer.claim(claims(), Role.DATA_OWNER)[1]) for _ in range(5)]
+    dealt = [seeds(only(dealer.claim(claims(), Role.DATA_OWNER))[1]) for _ in range(5)]
     assert len({seed for pair in dealt for seed in pair}) == 10
+
+
+def test_every_image_of_a_session_has_an_item_and_seeds_of_its_own(dealer: Dealer) -> None:
+    session = claims().model_copy(update={"images": 3, "engine": Engine.MASKED})
+    first = dealer.claim(session, Role.DATA_OWNER)
+    assert list(first) == list(items_of(session))
+    assert len({seed for dealt in first.values() for seed in seeds(dealt)}) == 6
+    second = dealer.claim(session, Role.MODEL_OWNER)
+    assert {item: seeds(dealt) for item, dealt in second.items()} == {item: seeds(d) for item, d in first.items()}
+    with pytest.raises(MaterialSpent):
+        dealer.claim(session, Role.DATA_OWNER)
 
 
 @pytest.mark.parametrize("changed", [{"plan_hash": "1" * 64}, {"version": "2.0.0"}, {"data_owner": "elsewhere"}])
 def test_a_session_id_with_other_parties_or_plan_is_another_item(dealer: Dealer, changed: dict[str, str]) -> None:
     session = claims()
     other = session.model_copy(update=changed)
-    item, dealt = dealer.claim(session, Role.DATA_OWNER)
-    other_item, other_dealt = dealer.claim(other, Role.MODEL_OWNER)
+    item, dealt = only(dealer.claim(session, Role.DATA_OWNER))
+    other_item, other_dealt = only(dealer.claim(other, Role.MODEL_OWNER))
     assert item != other_item
     assert not set(seeds(dealt)) & set(seeds(other_dealt))
 
@@ -137,7 +155,7 @@ def test_sessions_that_wait_for_their_second_half_are_limited(dealer: Dealer, mo
 
 
 def test_nothing_that_is_kept_or_shown_holds_a_seed(dealer: Dealer, tmp_path: Path) -> None:
-    _, dealt = dealer.claim(claims(), Role.DATA_OWNER)
+    _, dealt = only(dealer.claim(claims(), Role.DATA_OWNER))
     kept = b"".join(path.name.encode() + path.read_bytes() for path in (tmp_path / "dealt").iterdir())
     for seed in seeds(dealt):
         assert seed not in kept

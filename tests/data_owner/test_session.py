@@ -205,6 +205,10 @@ WRONG_TICKETS: dict[str, tuple[Callable[[Federation, Path], str], str]] = {
     "forged": (lambda all_, path: all_.forged_ticket(path / "other"), "forged: no pinned key .* has signed it"),
     "empty": (lambda _, __: "", "malformed"),
     "another data owner's": (lambda all_, _: all_.ticket(data_owner="elsewhere"), "made for somebody else"),
+    "for more images": (
+        lambda all_, _: all_.ticket(images=2, engine=Engine.MASKED),
+        "for another session than the one asked for",
+    ),
     "another session's": (lambda all_, _: all_.ticket(), "for another session than the one asked for"),
 }
 

@@ -125,5 +125,6 @@ def answer(parties: Parties, item: object, *, own: Party = HOSPITAL, url: str | 
     with parties.federation.dial(url or parties.model_owner_url, own, LABORATORY) as channel:
         present_ticket(channel, parties.federation.ticket(**MASKED_TICKET | claims))
         channel.set_phase(Phase.OFFLINE)
-        channel.send_hello({"item": item}, step=STOCKED_ITEM_STEP)
-        return channel.receive_hello(step=STOCKED_ITEM_STEP).get("item")
+        channel.send_hello({"items": [item]}, step=STOCKED_ITEM_STEP)
+        answered = channel.receive_hello(step=STOCKED_ITEM_STEP)["items"]
+        return answered[0] if answered else None

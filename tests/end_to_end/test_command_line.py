@@ -293,6 +293,43 @@ def test_an_answer_from_stock_loads_no_torch(
         assert loaded == f"{not stocked} True"
 
 
+def test_a_batch_is_one_session_and_a_bad_file_takes_no_place_in_it(
+    deployment: Deployment, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    paths = [radiograph(tmp_path / f"{seed}.dcm", seed=seed) for seed in range(3)]
+    files = [paths[0], tmp_path / "absent.dcm", *paths[1:]]
+    common = (*files, "--config", deployment.data_owner_settings, "--batch", "2")
+    done = in_process(capfd, "diagnose", *common, "--json")
+    assert done.status == 2
+    assert re.fullmatch(rf"data-owner: {files[1]}: .*No such file.*\n", done.stderr)
+    answers = [Diagnosis.model_validate_json(line) for line in done.stdout.splitlines()]
+    assert [answer.file for answer in answers] == [str(path) for path in paths]
+    assert [(answer.batch.images, answer.batch.index) for answer in answers] == [(2, 0), (2, 1), (1, 0)]
+    assert answers[0].seconds == answers[1].seconds != answers[2].seconds
+    for path, answer in zip(paths, answers, strict=True):
+        alone = in_process(capfd, "diagnose", path, "--config", deployment.data_owner_settings, "--json")
+        assert Diagnosis.model_validate_json(alone.stdout).logits == answer.logits
+    shown = in_process(capfd, "diagnose", *paths[:2], "--config", deployment.data_owner_settings, "--batch", "8")
+    assert shown.status == 0
+    assert "All figures are those of 2 images that were evaluated together." in shown.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--batch", "2", "--engine", "crypten"), "'crypten' evaluates one image a session; use --engine masked"),
+        (("--batch", "0"), "batch"),
+        (("--batch", "17"), "batch"),
+    ],
+)
+def test_a_batch_that_cannot_be(
+    deployment: Deployment, chest: Path, capfd: pytest.CaptureFixture[str], arguments: tuple[str, ...], words: str
+) -> None:
+    done = in_process(capfd, "diagnose", chest, "--config", deployment.data_owner_settings, *arguments)
+    assert (done.status, done.stdout) == (2, "")
+    assert words in done.stderr
+
+
 def test_only_the_masked_engines_material_is_prepared(
     deployment: Deployment, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -199,7 +199,7 @@ def test_an_item_of_another_data_owner_is_not_there_for_this_one(parties: Partie
 
 def test_a_name_that_is_none_is_refused(parties: Parties) -> None:
     for name in ("../consumed", "0" * 63, "0" * 64 + ".prepared", "A" * 64, 7, ["0" * 64]):
-        with pytest.raises(PeerReported, match="named a stocked item wrongly; update it to the same version"):
+        with pytest.raises(PeerReported, match="named stocked items wrongly; update it to the same version"):
             answer(parties, name)
 
 
@@ -214,11 +214,11 @@ def test_a_model_owner_that_answers_with_another_item(parties: Parties, chest: P
 
     def lie(self: Channel, fields: Any, *, step: str) -> None:
         lies = step == STOCKED_ITEM_STEP and self.peer.role is Role.DATA_OWNER
-        send(self, {"item": claimed} if lies else fields, step=step)
+        send(self, {"items": [claimed]} if lies else fields, step=step)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Channel, "send_hello", lie)
-        with pytest.raises(EncryptedInferenceError, match="answered with another stocked item; start a new session"):
+        with pytest.raises(EncryptedInferenceError, match="answered with other stocked items; start a new session"):
             parties.diagnose(chest)
     parties.check(parties.diagnose(chest), chest, stocked=False)
 
@@ -253,7 +253,7 @@ def test_a_damaged_file_is_dropped_and_material_prepared_now(
     if party == "p0":
         assert words in warning.text
     else:
-        assert f"no longer has the stocked item {path.name[:12]}" in warning.text
+        assert f"no longer has what was stocked ({path.name[:12]})" in warning.text
         assert words in caplog.text
     assert not path.exists()
     assert parties.items(parties.data_owner_stock) == []

@@ -130,6 +130,9 @@ def test_refusals_carry_the_servers_words(
         clinician.open_session(model="resnet", engine=Engine.MASKED)
     with pytest.raises(CallerError, match="model's name"):
         clinician.open_session(model="../etc", engine=Engine.CRYPTEN)
+    for images in (0, 17):
+        with pytest.raises(CallerError, match="a session cannot be asked for: images"):
+            clinician.open_session(model="resnet", engine=Engine.MASKED, images=images)
     with pytest.raises(CallerError):
         clinician.model("../sessions?x=1")
     with pytest.raises(ModelFileError, match="UTF-8"):

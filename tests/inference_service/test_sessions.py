@@ -189,6 +189,31 @@ class TestOpening:
         with pytest.raises(CallerError, match="of engine crypten cannot be prepared ahead: open a session to diagnose"):
             front_end.service.sessions.open(clinician, request)
 
+    @pytest.mark.parametrize(
+        ("request_", "words"),
+        [
+            (SessionRequest(model="resnet", engine=Engine.CRYPTEN, images=2), "crypten evaluates one image a session"),
+            (REQUESTS[Purpose.PREPARE].model_copy(update={"images": 2}), "a session to prepare stocks one item"),
+        ],
+    )
+    def test_several_images_where_they_cannot_be(
+        self, front_end: FrontEnd, clinician: Account, stocking: None, request_: SessionRequest, words: str
+    ) -> None:
+        with pytest.raises(CallerError, match=words):
+            front_end.service.sessions.open(clinician, request_)
+
+    def test_a_ticket_says_how_many_images(self, front_end: FrontEnd, clinician: Account, stocking: None) -> None:
+        request = SessionRequest(model="resnet", engine=Engine.MASKED, images=3)
+        view = front_end.service.sessions.open(clinician, request)
+        claims = verify_ticket(
+            view.ticket or "",
+            public_keys=[load_public_key(front_end.settings.data_folder / PUBLIC_KEY_FILE)],
+            now=front_end.clock(),
+            party=Party(role=Role.DATA_OWNER, organisation="st-mary"),
+        )
+        assert (claims.images, view.images) == (3, 3)
+        assert front_end.service.sessions.view(clinician, view.id).images == 3
+
     def test_a_ticket_to_prepare_says_so(self, front_end: FrontEnd, clinician: Account, stocking: None) -> None:
         view = front_end.service.sessions.open(clinician, REQUESTS[Purpose.PREPARE])
         claims = verify_ticket(

@@ -6,13 +6,20 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from contract.errors import ConfigurationError, MaterialSpent
 from secure_computation.material import ConsumptionLedger, DealtSeeds, ItemName, item_name
 
-FIELDS = {"session": "s", "plan_hash": "p", "data_owner": "hospital", "model_owner": "laboratory", "version": "1.0"}
+FIELDS: dict[str, Any] = {
+    "session": "s",
+    "plan_hash": "p",
+    "data_owner": "hospital",
+    "model_owner": "laboratory",
+    "version": "1.0",
+}
 ITEM = item_name(**FIELDS)
 
 
@@ -70,6 +77,7 @@ def test_one_of_many_threads_wins(tmp_path: Path) -> None:
 CONTENDER = """
 import sys
 from pathlib import Path
+from typing import Any
 from contract.errors import MaterialSpent
 from secure_computation.material import ConsumptionLedger
 ledger = ConsumptionLedger(Path(sys.argv[1]))
@@ -129,6 +137,11 @@ def test_only_item_names_reach_the_file_system(tmp_path: Path, name: str) -> Non
 @pytest.mark.parametrize("field", sorted(FIELDS))
 def test_item_name_depends_on_every_field(field: str) -> None:
     assert item_name(**FIELDS | {field: "other"}) != ITEM
+
+
+def test_each_image_of_a_session_has_an_item_of_its_own() -> None:
+    assert item_name(**FIELDS, index=0) == ITEM
+    assert len({item_name(**FIELDS, index=index) for index in range(16)}) == 16
 
 
 def test_fields_of_an_item_name_cannot_run_into_each_other() -> None:

@@ -98,7 +98,7 @@ class CrypTenDataOwner:
         on_layer: OnLayer,
         on_heat_map: OnHeatMap | None = None,
     ) -> tuple[NDArray[np.float64], ...]:
-        """See DataOwnerSide. One image: see `choosing.most_images`.
+        """See DataOwnerSide. One image: see `choosing.require_room`.
 
         This engine opens logits only: a heat map would take a product on CrypTen's tensors more.
         """
@@ -139,7 +139,7 @@ class CrypTenModelOwner:
         )
 
     def run(self, prepared: Sequence[PreparedModelOwner], *, data_owner: Channel) -> None:
-        """See ModelOwnerSide. One image: see `choosing.most_images`."""
+        """See ModelOwnerSide. One image: see `choosing.require_room`."""
         (mine,) = prepared
         run_model_owner(
             self._network,

@@ -65,6 +65,13 @@ def total_cost(lowering: MaskedLowering) -> Cost:
     return sum(declared_costs(lowering).values(), Cost())
 
 
+def largest_answer_bytes(lowering: MaskedLowering) -> int:
+    """The largest body that the data owner sends in reply to one opening."""
+    walk = _CostWalk(lowering)
+    walk.run()
+    return walk.largest_answer
+
+
 def masked_weight_bytes(lowering: MaskedLowering) -> int:
     """Body bytes of the masked weights, model owner to data owner, once for each version of the weights."""
     return sum(delta_layout(step).body_bytes for _, step in linear_steps(lowering))
@@ -76,6 +83,7 @@ class _CostWalk(Walk):
     def __init__(self, lowering: MaskedLowering) -> None:
         super().__init__(lowering)
         self.costs: dict[str, Cost] = {step.name: Cost() for step in lowering.steps}
+        self.largest_answer = 0
 
     def input(self, step: InputStep, move: Move) -> RingElements:
         self.costs[move.step] += Cost(data_owner_to_model_owner=packed_bytes(step.shape, step.value.ring_bits), trips=1)
@@ -115,6 +123,7 @@ class _CostWalk(Walk):
         return _zeros(half.shape)
 
     def _comparison(self, shape: ReluShape | TruncationShape, move: Move) -> RingElements:
+        self.largest_answer = max(self.largest_answer, shape.from_p0.body_bytes)
         self.costs[move.step] += Cost(
             dealer_to_model_owner=shape.corrections.body_bytes,
             data_owner_to_model_owner_offline=shape.prepared.body_bytes,

@@ -6,15 +6,19 @@ import numpy as np
 import pytest
 
 from contract.errors import MaterialSpent
+from contract.ticket import MAX_IMAGES
 from secure_computation import reference
+from secure_computation.channel.bridge import INBOUND_BYTES
 from secure_computation.engines.interface import Label
-from secure_computation.engines.masked.costs import total_cost
+from secure_computation.engines.masked import batch
+from secure_computation.engines.masked.costs import largest_answer_bytes, total_cost
 from secure_computation.engines.masked.in_process import InProcessResult, run_batch_in_process
 from secure_computation.engines.masked.lowering import lower_masked
 from secure_computation.engines.masked.turns import Pause, in_turns
 from secure_computation.material import ItemName
 from secure_computation.wire import HEADER_BYTES
 from tests.secure_computation.engines.masked.parties import Image, Model, lowered, network_of, parties_of
+from tests.secure_computation.engines.masked.sessions import Session
 from tests.secure_computation.networks import random_weights, small_network
 
 
@@ -75,6 +79,35 @@ def test_one_item_masks_one_image_of_a_batch(model: Model) -> None:
 def test_images_and_material_are_equally_many(model: Model) -> None:
     with pytest.raises(ValueError, match="zip"):
         run_batch_in_process(parties_of(model), list(model.images[:3]), items=items(2))
+
+
+# How many
+
+
+def test_what_both_sides_may_send_at_once_fits_what_a_transport_takes_in() -> None:
+    assert batch.ANSWERS_BYTES < INBOUND_BYTES
+
+
+@pytest.mark.parametrize("limit", ["ANSWERS_BYTES", "MATERIAL_BYTES"])
+def test_a_plan_limits_the_images_of_a_session(model: Model, monkeypatch: pytest.MonkeyPatch, limit: str) -> None:
+    assert batch.most_images(model.lowering) == MAX_IMAGES
+    size = {
+        "ANSWERS_BYTES": largest_answer_bytes(model.lowering),
+        "MATERIAL_BYTES": total_cost(model.lowering).offline_bytes,
+    }[limit]
+    assert size > 0
+    for bytes_, expected in ((3 * size, 3), (3 * size - 1, 2), (size - 1, 1)):
+        monkeypatch.setattr(batch, limit, bytes_)
+        assert batch.most_images(model.lowering) == expected
+
+
+def test_the_largest_answer_is_what_is_sent(model: Model) -> None:
+    session = Session(parties_of(model), model.images[0]).run()
+    session.honest()
+    frames = session.frames["model_owner_from_data_owner"]
+    assert largest_answer_bytes(model.lowering) == max(
+        len(frame.body) for frame in frames if frame.step.startswith("answer")
+    )
 
 
 # Turns
