@@ -298,8 +298,8 @@ def test_a_batch_is_one_session_and_a_bad_file_takes_no_place_in_it(
 ) -> None:
     paths = [radiograph(tmp_path / f"{seed}.dcm", seed=seed) for seed in range(3)]
     files = [paths[0], tmp_path / "absent.dcm", *paths[1:]]
-    common = (*files, "--config", deployment.data_owner_settings, "--batch", "2")
-    done = in_process(capfd, "diagnose", *common, "--json")
+    settings = deployment.data_owner_settings
+    done = in_process(capfd, "diagnose", *files, "--config", settings, "--batch", "2", "--json")
     assert done.status == 2
     assert re.fullmatch(rf"data-owner: {files[1]}: .*No such file.*\n", done.stderr)
     answers = [Diagnosis.model_validate_json(line) for line in done.stdout.splitlines()]
@@ -307,10 +307,14 @@ def test_a_batch_is_one_session_and_a_bad_file_takes_no_place_in_it(
     assert [(answer.batch.images, answer.batch.index) for answer in answers] == [(2, 0), (2, 1), (1, 0)]
     assert answers[0].seconds == answers[1].seconds != answers[2].seconds
     for path, answer in zip(paths, answers, strict=True):
-        alone = in_process(capfd, "diagnose", path, "--config", deployment.data_owner_settings, "--json")
-        assert Diagnosis.model_validate_json(alone.stdout).logits == answer.logits
-    shown = in_process(capfd, "diagnose", *paths[:2], "--config", deployment.data_owner_settings, "--batch", "8")
+        alone = in_process(capfd, "diagnose", path, "--config", settings, "--json")
+        single = Diagnosis.model_validate_json(alone.stdout)
+        assert (single.logits, single.heat_map) == (answer.logits, answer.heat_map)
+        assert answer.heat_map is not None
+    maps = ("--batch", "8", "--heat-map", tmp_path / "maps")
+    shown = in_process(capfd, "diagnose", *paths[:2], "--config", settings, *maps)
     assert shown.status == 0
+    assert {path.name for path in (tmp_path / "maps").iterdir()} == {f"{seed}.dcm.heat-map.png" for seed in range(2)}
     assert "All figures are those of 2 images that were evaluated together." in shown.stdout
 
 
