@@ -26,6 +26,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.peers import relayed_gloo
+from benchmarks.peers.relayed_gloo import rendezvous_url
+from benchmarks.relay import Relay
 from contract.command_line import one_line, say
 from contract.errors import CallerError, ComputationFailed, DeadlineExceeded, EncryptedInferenceError
 from demonstration.commands import termination_held
@@ -77,17 +80,23 @@ class StockCrypTenResult:
 
 
 def run(
-    network_path: Path, weights_path: Path, image_path: Path, *, timeout: float = DEFAULT_TIMEOUT_SECONDS
+    network_path: Path,
+    weights_path: Path,
+    image_path: Path,
+    *,
+    timeout: float = DEFAULT_TIMEOUT_SECONDS,
+    relay: Relay | None = None,
 ) -> StockCrypTenResult:
     """Evaluate images, float32 of shape (batch, *input shape) in an .npy file, in three new processes.
 
-    The processes are gone when this returns or raises. Raises DeadlineExceeded after `timeout` seconds, and
-    ComputationFailed with the last words of the process that failed.
+    The processes are gone when this returns or raises. With `relay`, every two of them are connected through it.
+    Raises DeadlineExceeded after `timeout` seconds, and ComputationFailed with the last words of the process that
+    failed.
     """
     with tempfile.TemporaryDirectory(prefix="stock-crypten-") as name:
         folder = Path(name)
         paths = [str(path.resolve()) for path in (network_path, weights_path, image_path)]
-        with _processes(folder, paths, timeout) as processes:
+        with _processes(folder, paths, timeout, relay) as processes:
             _wait(processes, folder, timeout)
         reports = [json.loads((folder / f"{party}.json").read_text()) for party in PARTIES]
     return _combine(*reports)
@@ -113,11 +122,14 @@ def _combine(owner: dict[str, Any], model: dict[str, Any], third: dict[str, Any]
 
 
 @contextmanager
-def _processes(folder: Path, paths: Sequence[str], timeout: float) -> Iterator[list[subprocess.Popen[bytes]]]:
+def _processes(
+    folder: Path, paths: Sequence[str], timeout: float, relay: Relay | None
+) -> Iterator[list[subprocess.Popen[bytes]]]:
+    meeting = str(folder / "rendezvous")
     environment = {
         **os.environ,
         "DISTRIBUTED_BACKEND": "gloo",
-        "RENDEZVOUS": f"file://{folder / 'rendezvous'}",
+        "RENDEZVOUS": f"file://{meeting}" if relay is None else rendezvous_url(meeting, relay.control_port),
         "WORLD_SIZE": "2",
         "GLOO_SOCKET_IFNAME": "lo",
         "OMP_NUM_THREADS": "1",
@@ -186,6 +198,7 @@ def import_crypten() -> Any:
 def _take_part(rank: int, network_path: Path, weights_path: Path, image_path: Path, report: Path) -> None:
     torch.set_num_threads(1)
     crypten = import_crypten()
+    relayed_gloo.register()  # used where the parties meet through a relay
     network = read_network(network_path)
     if rank == THIRD_PARTY:
         content = _deal(crypten)

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from benchmarks.peers import stock_crypten
+from benchmarks.relay import relayed
 from contract.errors import ComputationFailed, DeadlineExceeded
+from secure_computation.links import Link
 from secure_computation.network import (
     Add,
     AveragePool,
@@ -95,6 +97,15 @@ def test_answers_as_the_plain_evaluation_does(files: tuple[Path, Path, Path]) ->
     assert all(size > 10_000_000 for size in result.peak_rss_bytes.values())
     assert set(result.cpu_seconds) == set(result.peak_rss_bytes)
     assert all(seconds > 0 for seconds in result.cpu_seconds.values())
+
+
+@pytest.mark.slow
+def test_over_a_relay_it_answers_the_same_and_every_trip_takes_its_time(files: tuple[Path, Path, Path]) -> None:
+    link = Link(name="slow", one_way_milliseconds=10.0, megabits_per_second=1000.0)
+    with relayed(link) as relay:
+        result = stock_crypten.run(*files, timeout=200, relay=relay)
+    assert result.logits == pytest.approx(expected_logits(files), abs=0.01)
+    assert result.online_seconds >= 0.010 * (result.rounds + 2 * result.third_party_requests)
 
 
 def test_a_deadline_ends_the_processes(files: tuple[Path, Path, Path]) -> None:
