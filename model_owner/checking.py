@@ -11,6 +11,7 @@ from contract.model_card import InputSpecification, Strict
 from contract.onnx_runtime import load_onnxruntime
 from imaging.reading import read_model_input
 from model_owner.onnx_import.smooth import final_softmax
+from model_owner.prediction import LinkPrediction, predict_over_links
 from model_owner.registry import RegisteredModel
 from secure_computation import reference
 from secure_computation.engines.crypten.lowering import predict_cost
@@ -67,6 +68,8 @@ class CheckReport(Strict):
     samples_are_random: bool
     layers: tuple[LayerReport, ...]
     costs: tuple[CostReport, ...]
+    predictions: tuple[LinkPrediction, ...]
+    """Seconds over usual links; computing is estimated on the machine of the reference measurement."""
     max_abs_error: float
     """Largest difference of a logit from onnxruntime's."""
     labels_agree: int
@@ -92,6 +95,7 @@ def check_model(model: RegisteredModel, files: tuple[Path, ...] = ()) -> CheckRe
         samples_are_random=not files,
         layers=_layers(model, images),
         costs=_costs(model),
+        predictions=predict_over_links(model.plan),
         max_abs_error=float(np.abs(logits - expected).max()),
         labels_agree=int((logits.argmax(axis=1) == expected.argmax(axis=1)).sum()),
         fixed_point=_fixed_point(model, images, expected),

@@ -134,12 +134,26 @@ def _print_report(report: "CheckReport") -> None:
             f"{cost.offline_bytes / 1e6:,.2f}",
         )
     console.print(costs)
+    _print_predictions(console, report)
     console.print(
         f"Against onnxruntime: logits differ by at most {report.max_abs_error:.2g}; "
         f"{report.labels_agree} of {report.samples} labels agree."
     )
     _print_fixed_point(console, report)
     console.print(f"Plan {report.plan_hash}")
+
+
+def _print_predictions(console: "Console", report: "CheckReport") -> None:
+    from rich.table import Table
+
+    from model_owner.prediction import REFERENCE
+
+    table = Table(title="seconds predicted by network", caption=f"computing as on {REFERENCE}")
+    for heading in ("network", "engine", "online s", "offline s"):
+        table.add_column(heading, justify="right" if heading.endswith(" s") else "left")
+    for one in report.predictions:
+        table.add_row(one.link.words(), one.engine.value, f"{one.online_seconds:.3g}", f"{one.offline_seconds:.3g}")
+    console.print(table)
 
 
 def _print_fixed_point(console: "Console", report: "CheckReport") -> None:

@@ -85,15 +85,18 @@ def find_link(text: str) -> Link:
     return Link(name=f"{latency:g}ms-{rate:g}mbit", one_way_milliseconds=latency, megabits_per_second=rate)
 
 
-def predict_seconds(link: Link, *, trips: int, bytes_in_line: float, computing_seconds: float) -> float:
-    """Seconds of one phase over a link.
+class PhaseCost(Strict):
+    """What one phase of a computation costs, whatever lies between the parties."""
 
-    Args:
-        link: between every two parties.
-        trips: messages that each wait for the one before.
-        bytes_in_line: what has to pass one after another: the sum of both directions where the parties take turns,
-            the larger direction where both send at once.
-        computing_seconds: what the phase takes without a network; on loopback, measured.
-    """
-    transfer = 0.0 if link.bytes_per_second is None else bytes_in_line / link.bytes_per_second
-    return trips * link.latency_seconds + transfer + computing_seconds
+    trips: Annotated[int, Field(ge=0)]
+    """Messages on the longest chain in which each waits for the one before."""
+    bytes_in_line: Annotated[int, Field(ge=0)]
+    """What has to pass one after another: the sum of both directions where the parties take turns, the larger one
+    where both send at once, and of links that work at the same time the busiest."""
+    computing_seconds: Annotated[float, Field(ge=0.0)]
+    """Without a network: on loopback, measured or estimated."""
+
+    def seconds_over(self, link: Link) -> float:
+        """Seconds that the phase takes where this link is between every two parties."""
+        transfer = 0.0 if link.bytes_per_second is None else self.bytes_in_line / link.bytes_per_second
+        return self.trips * link.latency_seconds + transfer + self.computing_seconds

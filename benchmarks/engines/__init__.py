@@ -5,20 +5,26 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from benchmarks.measuring import Opener
+    from secure_computation.links import Link
 
 NAMES = ("masked", "crypten", "stock-crypten", "plaintext")
 
 
-def openers() -> Mapping[str, "Opener"]:
-    """How each engine is set up. Imports what engines need, which takes a moment."""
+def openers(link: "Link | None" = None) -> Mapping[str, "Opener"]:
+    """How each engine is set up, with a link of this kind between its parties; loopback where none is given.
+
+    Imports what engines need, which takes a moment.
+    """
     from benchmarks.engines.plaintext import plaintext
     from benchmarks.engines.product import product
     from benchmarks.engines.stock_crypten import stock
     from contract.ticket import Engine
+    from secure_computation.links import LOOPBACK
 
+    between = link or LOOPBACK
     return {
-        "masked": product(Engine.MASKED),
-        "crypten": product(Engine.CRYPTEN),
-        "stock-crypten": stock,
+        "masked": product(Engine.MASKED, between),
+        "crypten": product(Engine.CRYPTEN, between),
+        "stock-crypten": stock(between),
         "plaintext": plaintext,
     }

@@ -1,4 +1,4 @@
-"""Our own engines, measured as a hospital would meet them: four processes on loopback and the real command line.
+"""Our own engines, measured as a hospital would meet them: four processes on one machine and the real command line.
 
 The parties do not know that they are measured. What is reported is what `data-owner diagnose --json` reports to its
 user; memory is read from outside.
@@ -11,29 +11,31 @@ from typing import TypeVar
 from pydantic import ValidationError
 
 from benchmarks.case import Case, Pictures
-from benchmarks.configuration import THREADS
-from benchmarks.measuring import Link, Measurement, NotServed, Opener
+from benchmarks.emulation import deployed_over
+from benchmarks.measuring import Link as Traffic
+from benchmarks.measuring import Measurement, NotServed, Opener
 from benchmarks.processes import cpu_seconds, last_words, peak_rss_bytes, run_watched
 from contract.errors import ComputationFailed
 from contract.ticket import Engine as Protocol
 from data_owner.diagnosis import Bytes, Diagnosis
 from demonstration.commands import command
-from demonstration.deployment import Deployment, deployed
+from demonstration.deployment import Deployment
+from secure_computation.links import LOOPBACK, Link
 
 Figure = TypeVar("Figure", int, float)
 
 
-def product(protocol: Protocol) -> Opener:
-    """Opener of one engine of ours."""
+def product(protocol: Protocol, link: Link = LOOPBACK) -> Opener:
+    """Opener of one engine of ours, with such a link between every two parties."""
 
     @contextmanager
     def opened(case: Case, timeout_seconds: float) -> Iterator[ProductEngine | NotServed]:
         if case.batch > 1:
             yield NotServed("answers one image a session")
             return
-        folder = case.folder / f"product-{protocol.value}"
+        folder = case.folder / f"product-{protocol.value}-{link.name}"
         folder.mkdir()
-        with deployed(folder, [case.model_folder], threads=THREADS) as deployment:
+        with deployed_over(folder, [case.model_folder], link) as deployment:
             yield ProductEngine(protocol, case, deployment, timeout_seconds)
 
     return opened
@@ -96,9 +98,9 @@ class ProductEngine:
         return found
 
 
-def _links(counted: Bytes) -> tuple[Link, ...]:
+def _links(counted: Bytes) -> tuple[Traffic, ...]:
     return tuple(
-        Link(
+        Traffic(
             sender=one.sender.value.replace("-", "_"),
             receiver=one.receiver.value.replace("-", "_"),
             offline_bytes=one.offline,

@@ -191,6 +191,7 @@ def test_check_reports_ranges_cost_and_gap(imported: Path) -> None:
     assert 0 < report.max_abs_error < 1e-4
     assert report.labels_agree == report.samples == 4
     masked, crypten = report.costs
+    assert {(one.engine.value, one.link.name) for one in report.predictions} >= {("masked", "wan"), ("crypten", "lan")}
     assert (masked.engine, crypten.engine) == ("masked", "crypten")
     assert masked.one_way_trips == 4  # the image, an opening and its answer, the output
     assert crypten.online_bytes > 2 * 8 * (4 * 5 * 4)  # at least one 64-bit opening for each ReLU

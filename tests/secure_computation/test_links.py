@@ -3,18 +3,19 @@
 import pytest
 
 from contract.errors import CallerError
-from secure_computation.links import LINKS, LOOPBACK, Link, find_link, predict_seconds
+from secure_computation.links import LINKS, LOOPBACK, Link, PhaseCost, find_link
 
 
 def test_cost_by_hand() -> None:
     link = Link(name="x", one_way_milliseconds=10.0, megabits_per_second=100.0)
     # 37 trips of 10 ms; 18 MB at 12.5 MB/s; 0.2 s of computing.
-    seconds = predict_seconds(link, trips=37, bytes_in_line=18e6, computing_seconds=0.2)
-    assert seconds == pytest.approx(0.37 + 1.44 + 0.2)
+    cost = PhaseCost(trips=37, bytes_in_line=18_000_000, computing_seconds=0.2)
+    assert cost.seconds_over(link) == pytest.approx(0.37 + 1.44 + 0.2)
 
 
 def test_loopback_costs_computing_only() -> None:
-    assert predict_seconds(LOOPBACK, trips=1000, bytes_in_line=1e12, computing_seconds=0.25) == 0.25
+    cost = PhaseCost(trips=1000, bytes_in_line=10**12, computing_seconds=0.25)
+    assert cost.seconds_over(LOOPBACK) == 0.25
 
 
 def test_profiles_are_found_by_name() -> None:

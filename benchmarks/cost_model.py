@@ -1,0 +1,116 @@
+"""From what an engine counted on loopback to what it would take over another link; see `secure_computation.links`."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from benchmarks.figures import READABLE, RESULTS, newest
+from contract.errors import CallerError
+from contract.model_card import Strict
+from contract.ticket import Engine
+from model_owner.prediction import OFFLINE_TRIPS
+from secure_computation.links import Link, PhaseCost
+
+
+class EngineCost(Strict):
+    """One engine's phases, computing included."""
+
+    engine: str
+    online: PhaseCost
+    offline: PhaseCost
+
+
+class Prediction(Strict):
+    """Seconds of one image over one link."""
+
+    engine: str
+    link: Link
+    online_seconds: float
+    offline_seconds: float
+
+
+class Predictions(Strict):
+    """What `scripts/bench predict` prints."""
+
+    model: str
+    source: str
+    """The saved result, measured on loopback, that they come from."""
+    predictions: tuple[Prediction, ...]
+
+
+def cost_of(engine: str, measurements: Sequence[Mapping[str, Any]]) -> EngineCost:
+    """Cost of an engine from its runs on loopback, each a `Measurement` as saved: medians of its seconds and counts.
+
+    Which bytes pass one after another is known for the engines here. Of any other all are counted, which is at most
+    twice too many.
+    """
+
+    def middle(name: str) -> float:
+        return median(float(one[name]) for one in measurements)
+
+    def detail(name: str) -> int:
+        return int(median(float(one["details"][name]) for one in measurements))
+
+    online, offline = int(middle("online_bytes")), int(middle("offline_bytes"))
+    online_trips, offline_trips = int(middle("one_way_trips")), 0
+    if engine in {"masked", "crypten"}:
+        online_trips -= 1  # the last message says that the result arrived: nobody waits for it
+    match engine:
+        case "masked":  # online the parties take turns; offline the dealer's link is the busiest of three
+            offline, offline_trips = detail("crypto_provider_sent_bytes"), OFFLINE_TRIPS[Engine.MASKED]
+        case "crypten":  # both send at once; offline, masked weights follow what the dealer sends
+            online //= 2
+            dealt = detail("crypto_provider_sent_bytes")
+            offline, offline_trips = dealt + (offline - dealt) // 2, OFFLINE_TRIPS[Engine.CRYPTEN]
+        case "stock-crypten":  # both send at once, between answers of the third party
+            dealt = detail("third_party_bytes")
+            online = dealt + (online - dealt) // 2
+    return EngineCost(
+        engine=engine,
+        online=PhaseCost(trips=online_trips, bytes_in_line=online, computing_seconds=middle("online_seconds")),
+        offline=PhaseCost(trips=offline_trips, bytes_in_line=offline, computing_seconds=middle("offline_seconds")),
+    )
+
+
+def predict(cost: EngineCost, link: Link) -> Prediction:
+    """Seconds over a link."""
+    return Prediction(
+        engine=cost.engine,
+        link=link,
+        online_seconds=cost.online.seconds_over(link),
+        offline_seconds=cost.offline.seconds_over(link),
+    )
+
+
+def predict_from_saved(model: str, links: Sequence[Link], folder: Path = RESULTS) -> Predictions:
+    """Every engine of the newest saved latency result over each link.
+
+    Raises CallerError where there is none, or it is of a version that is not known here.
+    """
+    path = newest(folder, model)
+    costs = [cost_of(engine, runs) for engine, runs in _saved_runs(path).items()]
+    return Predictions(
+        model=model,
+        source=path.name,
+        predictions=tuple(predict(cost, link) for link in links for cost in costs),
+    )
+
+
+def _saved_runs(path: Path) -> dict[str, list[Mapping[str, Any]]]:
+    """Measurements by engine, the warm-up left out."""
+    try:
+        content = json.loads(path.read_text())
+        version = content["format"]
+        content = content.get("result", content)  # as `report` keeps it
+        runs = [(run["engine"], run["round"], run["measurement"]) for run in content["runs"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CallerError(f"{path}: not a result of scripts/bench latency; delete it or give another") from error
+    if version not in READABLE:
+        raise CallerError(f"{path}: a result of version {version}, which is not known here; measure again")
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for engine, turn, measurement in runs:
+        if turn > 0:
+            found.setdefault(engine, []).append(measurement)
+    return found

@@ -1,0 +1,319 @@
+"""The engines over emulated links, beside what the cost model foretells from their runs on loopback."""
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median, median_low
+from typing import Any, Final
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.case import Case
+from benchmarks.configuration import THREADS, Configuration
+from benchmarks.cost_model import EngineCost, cost_of, predict
+from benchmarks.emulation import MeasuredLink, measure_link
+from benchmarks.engines import openers
+from benchmarks.machine import Machine, read_machine, read_versions
+from benchmarks.measuring import Engine, Measurement, NotServed, OnStep, Opener, Step
+from benchmarks.relay import relayed
+from benchmarks.reporting import Range
+from contract.errors import CallerError
+from contract.model_card import Strict
+from secure_computation.links import LOOPBACK, Link, find_link
+
+FORMAT: Final = 1
+"""Of saved files. Raised where a reader of the old form would go wrong."""
+SLOW_SECONDS: Final = 40.0
+"""An engine that is foretold to take longer over a link is run once there, and the row says so."""
+FIRST_DIFFERS: Final = frozenset({"masked"})
+"""Engines whose first session fetches what later ones have (masked weights): warmed up over every link."""
+WITHOUT_NETWORK: Final = frozenset({"plaintext"})
+"""Measured on loopback alone: no link would change it."""
+TABLE_WIDTH: Final = 130
+
+
+class LinkFacts(Strict):
+    """A link that was asked for, and what the relay made of it on this machine."""
+
+    link: Link
+    measured: MeasuredLink | None
+    """None on loopback: no relay stands there."""
+
+
+class NetworkRow(Strict):
+    """One engine over one link."""
+
+    engine: str
+    network: str
+    runs: int
+    """Measured ones. 1 where the engine is slow over this link."""
+    online_seconds: float
+    online_seconds_range: Range
+    offline_seconds: float
+    offline_seconds_range: Range
+    online_bytes: int
+    offline_bytes: int
+    one_way_trips: int
+    max_abs_error: float
+    """Largest of all runs: distance of a logit from onnxruntime's."""
+    predicted_online_seconds: float | None
+    """By the cost model, from the runs on loopback; None there."""
+    predicted_offline_seconds: float | None
+    online_prediction_error: float | None
+    """(predicted - measured) / measured."""
+    offline_prediction_error: float | None
+
+
+class SavedRun(Strict):
+    """One run as it was, warm-ups (round 0) too."""
+
+    network: str
+    engine: str
+    round: int
+    measurement: dict[str, Any]
+    max_abs_error: float
+
+
+class Networks(Strict):
+    """Everything that `scripts/bench networks` keeps."""
+
+    format: int
+    taken: str
+    model: str
+    model_version: str
+    size: int
+    batch: int
+    threads: int
+    seed: int
+    links: tuple[LinkFacts, ...]
+    costs: tuple[EngineCost, ...]
+    """What the predictions rest on."""
+    rows: tuple[NetworkRow, ...]
+    runs: tuple[SavedRun, ...]
+    machine: Machine
+    versions: dict[str, str]
+
+
+def parse_networks(text: str) -> tuple[Link, ...]:
+    """Read `loopback,lan,wan`, or with links spelt out `lan;latency_ms=15,mbit=50`.
+
+    Raises CallerError for an unknown network, or one that is named twice.
+    """
+    separator = ";" if ";" in text or "=" in text else ","
+    links = tuple(find_link(name.strip()) for name in text.split(separator) if name.strip())
+    if not links:
+        raise CallerError("no network named: give --networks some, say loopback,lan")
+    if len(set(links)) != len(links):
+        raise CallerError("--networks names a network twice: name each once, --runs repeats all of them")
+    return links
+
+
+def measure_networks(configuration: Configuration, case: Case, links: Sequence[Link], on_step: OnStep) -> Networks:
+    """Measure every engine of `configuration` over every link: loopback first, whether asked for or not.
+
+    What stands between the parties is taken down link by link, whatever happens.
+    """
+    machine = read_machine()
+    ordered = (LOOPBACK, *(link for link in links if link != LOOPBACK))
+    if case.batch != 1:
+        raise CallerError("networks are measured with one image at a time: leave --batch out")
+    campaign = _Campaign(configuration, case, ordered, on_step)
+    facts = [LinkFacts(link=link, measured=campaign.measure(link)) for link in ordered]
+    return Networks(
+        format=FORMAT,
+        taken=datetime.now(tz=UTC).isoformat(timespec="seconds"),
+        model=configuration.model,
+        model_version=case.card.version,
+        size=case.size,
+        batch=1,
+        threads=THREADS,
+        seed=configuration.seed,
+        links=tuple(facts),
+        costs=tuple(campaign.costs.values()),
+        rows=tuple(row for link in ordered for engine in configuration.engines if (row := campaign.row(engine, link))),
+        runs=tuple(campaign.runs),
+        machine=machine,
+        versions=read_versions(),
+    )
+
+
+class _Campaign:
+    """What was measured so far."""
+
+    def __init__(self, configuration: Configuration, case: Case, links: Sequence[Link], on_step: OnStep) -> None:
+        self._configuration = configuration
+        self._case = case
+        self._links = links
+        self._on_step = on_step
+        self.runs: list[SavedRun] = []
+        self.costs: dict[str, EngineCost] = {}
+        self._walls: dict[str, float] = {}
+        """Seconds of one run on loopback, the start of processes included, by engine."""
+        self._set_up_seconds: dict[str, float] = {}
+
+    def measure(self, link: Link) -> MeasuredLink | None:
+        """All engines over one link, in turns."""
+        every: Mapping[str, Opener] = openers(link)
+        checked = None
+        if link != LOOPBACK:
+            self._say(f"{link.name}: measuring the relay", self._turns(link), link)
+            with relayed(link) as relay:
+                checked = measure_link(relay, link)
+        with ExitStack() as stack:
+            opened: dict[str, Engine] = {}
+            for name in self._engines(link):
+                self._say(f"{link.name}, {name}: setting up", self._turns(link), link)
+                started = time.monotonic()
+                engine = stack.enter_context(every[name](self._case, self._configuration.timeout_seconds))
+                if isinstance(engine, NotServed):
+                    raise CallerError(f"{name} {engine.reason}: leave it out of --engines")
+                opened[name] = engine
+                self._set_up_seconds[name] = time.monotonic() - started
+            turns = self._turns(link)
+            for done, (name, turn) in enumerate(turns):
+                words = f"run {turn} of {self._configuration.runs}" if turn else "warm-up"
+                self._say(f"{link.name}, {name}: {words}", turns[done:], link)
+                started = time.monotonic()
+                pictures = self._case.pictures(turn)
+                self._keep(name, link, turn, opened[name].measure(pictures))
+                if link == LOOPBACK:
+                    self._walls[name] = time.monotonic() - started
+        if link == LOOPBACK:
+            self.costs = {name: cost_of(name, self._measured(name, link)) for name in self._engines(link)}
+        return checked
+
+    def _engines(self, link: Link) -> list[str]:
+        return [name for name in self._configuration.engines if link == LOOPBACK or name not in WITHOUT_NETWORK]
+
+    def _turns(self, link: Link) -> list[tuple[str, int]]:
+        """Engine and round of every run over a link; round 0 is the warm-up."""
+        return [
+            (name, turn)
+            for turn in range(self._configuration.runs + 1)
+            for name in self._engines(link)
+            if self._is_run(name, link, turn)
+        ]
+
+    def row(self, engine: str, link: Link) -> NetworkRow | None:
+        """Figures of one engine over one link; None where it was not run there."""
+        measured = self._measured(engine, link)
+        if not measured:
+            return None
+        online = [float(one["online_seconds"]) for one in measured]
+        offline = [float(one["offline_seconds"]) for one in measured]
+        foretold = None if link == LOOPBACK else predict(self.costs[engine], link)
+        return NetworkRow(
+            engine=engine,
+            network=link.name,
+            runs=len(measured),
+            online_seconds=median(online),
+            online_seconds_range=Range(smallest=min(online), largest=max(online)),
+            offline_seconds=median(offline),
+            offline_seconds_range=Range(smallest=min(offline), largest=max(offline)),
+            online_bytes=median_low(int(one["online_bytes"]) for one in measured),
+            offline_bytes=median_low(int(one["offline_bytes"]) for one in measured),
+            one_way_trips=median_low(int(one["one_way_trips"]) for one in measured),
+            max_abs_error=max(
+                run.max_abs_error for run in self.runs if (run.engine, run.network) == (engine, link.name)
+            ),
+            predicted_online_seconds=None if foretold is None else foretold.online_seconds,
+            predicted_offline_seconds=None if foretold is None else foretold.offline_seconds,
+            online_prediction_error=_relative(foretold.online_seconds, median(online)) if foretold else None,
+            offline_prediction_error=_relative(foretold.offline_seconds, median(offline)) if foretold else None,
+        )
+
+    def _is_run(self, engine: str, link: Link, turn: int) -> bool:
+        if link == LOOPBACK or not self.costs or self._foretold(engine, link) <= SLOW_SECONDS:
+            return True
+        return turn == 1 or (turn == 0 and engine in FIRST_DIFFERS)
+
+    def _foretold(self, engine: str, link: Link) -> float:
+        """Seconds of one run over a link."""
+        foretold = predict(self.costs[engine], link)
+        return foretold.online_seconds + foretold.offline_seconds
+
+    def _keep(self, engine: str, link: Link, turn: int, measurement: Measurement) -> None:
+        self.runs.append(
+            SavedRun(
+                network=link.name,
+                engine=engine,
+                round=turn,
+                measurement=asdict(measurement),
+                max_abs_error=self._case.pictures(turn).error_of(measurement.logits),
+            )
+        )
+
+    def _measured(self, engine: str, link: Link) -> list[dict[str, Any]]:
+        return [
+            run.measurement for run in self.runs if (run.engine, run.network) == (engine, link.name) and run.round > 0
+        ]
+
+    def _say(self, words: str, left: Sequence[tuple[str, int]], link: Link) -> None:
+        later = self._links[self._links.index(link) + 1 :]
+        total = sum(len(self._turns(one)) for one in self._links)
+        done = total - len(left) - sum(len(self._turns(one)) for one in later)
+        seconds = None
+        if self.costs:
+            seconds = sum(self._wall(name, link) for name, _ in left)
+            for one in later:
+                seconds += sum(self._wall(name, one) for name, _ in self._turns(one))
+                seconds += sum(self._set_up_seconds[name] for name in self._engines(one))
+        self._on_step(Step(words=words, done=done, total=total, seconds_left=seconds))
+
+    def _wall(self, engine: str, link: Link) -> float:
+        """Seconds that one run is foretold to take, the start of processes included."""
+        at_home = predict(self.costs[engine], LOOPBACK)
+        return self._walls[engine] + self._foretold(engine, link) - at_home.online_seconds - at_home.offline_seconds
+
+
+def _relative(foretold: float, measured: float) -> float | None:
+    return (foretold - measured) / measured if measured else None
+
+
+def save_networks(folder: Path, result: Networks) -> Path:
+    """Write the result as one new JSON file; return its path."""
+    path = folder / f"networks-{result.model}-{datetime.now(tz=UTC):%Y%m%dT%H%M%SZ}.json"
+    with path.open("x") as file:
+        json.dump(result.model_dump(mode="json"), file, indent=2)
+        file.write("\n")
+    return path
+
+
+def print_networks(console: Console, result: Networks) -> None:
+    """Print the figures for people."""
+    table = Table(
+        title=f"{result.model} {result.model_version}, {result.size} x {result.size}, one image, by network",
+        caption=f"{result.machine.processor}, {result.machine.cores} core(s), {result.threads} thread(s) a party; load "
+        f"when it began: {result.machine.load_average:.1f}",
+    )
+    for heading in ("network", "engine"):
+        table.add_column(heading)
+    for heading in ("runs", "online s", "(range)", "predicted", "off by", "offline s", "predicted", "off by"):
+        table.add_column(heading, justify="right")
+    links = {facts.link.name: facts.link for facts in result.links}
+    shown: set[str] = set()
+    for row in result.rows:
+        spread = row.online_seconds_range
+        table.add_row(
+            "" if row.network in shown else links[row.network].words(),
+            row.engine,
+            str(row.runs),
+            f"{row.online_seconds:.3g}",
+            f"{spread.smallest:.3g} - {spread.largest:.3g}",
+            _shown(row.predicted_online_seconds, ".3g"),
+            _shown(row.online_prediction_error, "+.0%"),
+            f"{row.offline_seconds:.3g}",
+            _shown(row.predicted_offline_seconds, ".3g"),
+            _shown(row.offline_prediction_error, "+.0%"),
+        )
+        shown.add(row.network)
+    console.print(table)
+
+
+def _shown(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)

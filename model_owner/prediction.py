@@ -1,0 +1,100 @@
+"""What a model will cost over a link, from what its plan declares: for the model owner, before anybody computes.
+
+Trips and bytes are exact. Computing is an estimate: it grows with the number of products, calibrated on the shipped
+ResNet-18 on the machine of the reference measurement. Others are faster or slower; the network's part is the same.
+"""
+
+from typing import Final
+
+from contract.model_card import Strict
+from contract.ticket import Engine
+from secure_computation.engines.choosing import offered_engines
+from secure_computation.engines.crypten.lowering import predict_cost
+from secure_computation.engines.masked.costs import total_cost
+from secure_computation.links import LINKS, Link, PhaseCost
+from secure_computation.plan import Plan
+
+OFFLINE_TRIPS: Final = {Engine.MASKED: 24, Engine.CRYPTEN: 25}
+"""Of a session without stock, from its opening at the front end to the material at both parties: TCP, TLS and
+WebSocket handshakes, tickets, and dealing. Counted with a tiny model on slow relays; no model changes it. Where the
+link is so slow that idle connections to the front end close in between, five more are needed."""
+
+REFERENCE: Final = "2 cores of an AMD EPYC, one thread a party (benchmarks/results)"
+
+
+class Speed(Strict):
+    """Seconds of computing in one phase: a start, and a part that grows with the products."""
+
+    start_seconds: float
+    seconds_per_million_products: float
+
+    def seconds(self, products: int) -> float:
+        """Estimate for a network of so many products."""
+        return self.start_seconds + self.seconds_per_million_products * products / 1e6
+
+
+SPEEDS: Final = {
+    # growth-resnet18.json, 64 to 448 pixels a side: a straight line through both ends.
+    Engine.MASKED: (
+        Speed(start_seconds=0.06, seconds_per_million_products=0.000_100),
+        Speed(start_seconds=0.3, seconds_per_million_products=0.000_310),
+    ),
+    # latency-resnet18-*.json, one size only: all of it is taken to grow.
+    Engine.CRYPTEN: (
+        Speed(start_seconds=0.0, seconds_per_million_products=0.001_28),
+        Speed(start_seconds=0.0, seconds_per_million_products=0.001_12),
+    ),
+}
+"""Online and offline, on the machine of the reference measurement."""
+
+
+class LinkPrediction(Strict):
+    """Seconds of one diagnosis over one link."""
+
+    engine: Engine
+    link: Link
+    online_seconds: float
+    offline_seconds: float
+    """Nothing of it is waited for where material was stocked ahead."""
+
+
+def predict_over_links(plan: Plan, links: tuple[Link, ...] = LINKS) -> tuple[LinkPrediction, ...]:
+    """Every engine that the plan offers over every link."""
+    offered = offered_engines(plan)
+    return tuple(
+        LinkPrediction(
+            engine=engine,
+            link=link,
+            online_seconds=online.seconds_over(link),
+            offline_seconds=offline.seconds_over(link),
+        )
+        for engine, (online, offline) in declared_phases(plan).items()
+        for link in links
+        if engine in offered
+    )
+
+
+def declared_phases(plan: Plan) -> dict[Engine, tuple[PhaseCost, PhaseCost]]:
+    """Online and offline cost by engine, as the lowerings declare them."""
+    products = sum(operation.multiplications() for operation in plan.network.operations)
+    found = {}
+    if plan.engines.masked is not None:
+        masked = total_cost(plan.engines.masked)
+        # The parties take turns online. Offline the dealer and the data owner send to the model owner at once.
+        line = max(masked.dealer_to_model_owner, masked.data_owner_to_model_owner_offline)
+        found[Engine.MASKED] = _phases(Engine.MASKED, masked.trips, masked.online_bytes, line, products)
+    crypten = predict_cost(plan.network, plan.engines.crypten)
+    # Openings go both ways at once. Offline, masked weights follow the dealer's corrections.
+    line = crypten.dealer_bytes + crypten.masked_weights_bytes_each_way
+    found[Engine.CRYPTEN] = _phases(Engine.CRYPTEN, crypten.online_trips, crypten.online_bytes_each_way, line, products)
+    return found
+
+
+def _phases(engine: Engine, trips: int, online: int, offline: int, products: int) -> tuple[PhaseCost, PhaseCost]:
+    speed_online, speed_offline = SPEEDS[engine]
+    return (
+        PhaseCost(trips=trips, bytes_in_line=online, computing_seconds=speed_online.seconds(products)),
+        PhaseCost(
+            trips=OFFLINE_TRIPS[engine], bytes_in_line=offline, computing_seconds=speed_offline.seconds(products)
+        ),
+    )

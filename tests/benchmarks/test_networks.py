@@ -1,0 +1,219 @@
+"""`networks` and `predict`: the cost model by hand, turns over links with engines that compute nothing, mistakes."""
+
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+
+from benchmarks import emulation, networks
+from benchmarks.__main__ import app
+from benchmarks.configuration import Configuration
+from benchmarks.cost_model import cost_of, predict, predict_from_saved
+from benchmarks.measuring import Measurement, Opener, Step
+from benchmarks.networks import Networks, measure_networks, parse_networks, save_networks
+from contract.command_line import run
+from contract.errors import CallerError
+from contract.ticket import Engine
+from model_owner.prediction import OFFLINE_TRIPS
+from secure_computation.links import LOOPBACK, Link, find_link
+from tests.benchmarks.fakes import fake_case, fake_opener, measurement
+
+LINK = Link(name="x", one_way_milliseconds=10.0, megabits_per_second=8.0)  # 1 MB/s
+
+
+def counted(**details: int) -> Measurement:
+    return replace(
+        measurement(2.0), online_bytes=3_000_000, offline_bytes=5_000_000, one_way_trips=101, details=details
+    )
+
+
+@pytest.mark.parametrize(
+    ("engine", "details", "online", "offline"),
+    [
+        # 100 trips (of ours, the last is not waited for) are 1 s; computing is 2 s online, 1 s offline.
+        # The parties take turns: 3 MB. The dealer's link: 4 MB.
+        ("masked", {"crypto_provider_sent_bytes": 4_000_000}, 6.0, 5.0 + 0.01 * OFFLINE_TRIPS[Engine.MASKED]),
+        # Both send at once: 1.5 MB. 4 MB dealt, then 1 MB of masked weights, half of it each way.
+        ("crypten", {"crypto_provider_sent_bytes": 4_000_000}, 4.5, 5.5 + 0.01 * OFFLINE_TRIPS[Engine.CRYPTEN]),
+        # 1 MB from the third party, the rest both ways at once.
+        ("stock-crypten", {"third_party_bytes": 1_000_000}, 5.01, 6.0),
+        ("somebody-else", {}, 6.01, 6.0),
+    ],
+)
+def test_cost_model_by_hand(engine: str, details: dict[str, int], online: float, offline: float) -> None:
+    cost = cost_of(engine, [asdict(counted(**details))])
+    found = predict(cost, LINK)
+    assert found.online_seconds == pytest.approx(online)
+    assert found.offline_seconds == pytest.approx(offline)
+    at_home = predict(cost, LOOPBACK)
+    assert (at_home.online_seconds, at_home.offline_seconds) == (2.0, 1.0)
+
+
+def saved_result(folder: Path, *, version: int = 1) -> Path:
+    path = folder / "latency-tiny-20260101T000000Z.json"
+    runs = [
+        {"engine": "stock-crypten", "round": turn, "measurement": asdict(counted(third_party_bytes=1_000_000))}
+        for turn in range(3)
+    ]
+    runs[0]["measurement"] |= {"online_seconds": 1000.0}  # type: ignore[operator]  # a warm-up, which does not count
+    path.write_text(json.dumps({"format": version, "runs": runs}))
+    return path
+
+
+def test_predictions_come_from_the_newest_saved_result_without_its_warm_up(tmp_path: Path) -> None:
+    path = saved_result(tmp_path)
+    found = predict_from_saved("tiny", [LOOPBACK, LINK], tmp_path)
+    assert found.source == path.name
+    assert [(one.link.name, one.online_seconds) for one in found.predictions] == [("loopback", 2.0), ("x", 5.01)]
+
+
+def test_a_result_of_another_version_is_refused(tmp_path: Path) -> None:
+    saved_result(tmp_path, version=99)
+    with pytest.raises(CallerError, match="version 99"):
+        predict_from_saved("tiny", [LINK], tmp_path)
+
+
+def test_a_file_that_is_no_result_is_refused(tmp_path: Path) -> None:
+    saved_result(tmp_path).write_text("{}")
+    with pytest.raises(CallerError, match="not a result"):
+        predict_from_saved("tiny", [LINK], tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["networks", "--networks", "moon"], "unknown network 'moon'"),
+        (["networks", "--networks", "lan,lan"], "twice"),
+        (["networks", "--networks", ","], "no network named"),
+        (["networks", "--networks", "lan", "--engines", "quantum"], "unknown engine 'quantum'"),
+        (["networks", "--model", "resnet9000"], "unknown model"),
+        (["predict", "--network", "latency_ms=99999,mbit=1"], "from 0 to 2000"),
+        (["predict", "--network", "lan", "--model", "unheard-of"], "no result of unheard-of"),
+    ],
+)
+def test_mistakes_get_one_line_and_exit_status_2(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], words: str
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        run(app, name="bench", arguments=arguments)
+    assert caught.value.code == 2
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert words in output.err
+    assert output.err.count("\n") == 1
+
+
+def test_predict_prints_every_engine_over_the_network_that_was_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    saved_result(tmp_path)
+    arguments = ["predict", "--network", "latency_ms=10,mbit=8", "--model", "tiny", "--results", str(tmp_path)]
+    with pytest.raises(SystemExit) as caught:
+        run(app, name="bench", arguments=[*arguments, "--json"])
+    assert caught.value.code == 0
+    (found,) = json.loads(capsys.readouterr().out)["predictions"]
+    assert (found["engine"], found["online_seconds"]) == ("stock-crypten", 5.01)
+    with pytest.raises(SystemExit):
+        run(app, name="bench", arguments=arguments)
+    assert "latency-tiny-20260101T000000Z.json" in capsys.readouterr().out
+
+
+def test_a_spelt_out_network_may_stand_beside_profiles() -> None:
+    assert parse_networks("lan; latency_ms=15,mbit=50") == (find_link("lan"), find_link("latency_ms=15,mbit=50"))
+    assert parse_networks("lan,wan") == (find_link("lan"), find_link("wan"))
+
+
+def measured(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, *, slow_bytes: int
+) -> tuple[Networks, list[str], list[Step]]:
+    """Two engines over loopback and one link, two runs each; `crypten` has so many bytes to send."""
+    monkeypatch.setattr(emulation, "TRANSFER_SECONDS", 0.05)
+    diary: list[str] = []
+    steps: list[Step] = []
+    quick = replace(measurement(), details={"crypto_provider_sent_bytes": 0})
+    slow = replace(quick, online_bytes=slow_bytes)
+
+    def openers(link: Link) -> Mapping[str, Opener]:
+        return {
+            "masked": fake_opener(f"{link.name} masked", diary, [quick] * 3),
+            "crypten": fake_opener(f"{link.name} crypten", diary, [slow] * 3),
+            "plaintext": fake_opener(f"{link.name} plaintext", diary, [measurement()] * 3),
+        }
+
+    monkeypatch.setattr(networks, "openers", openers)
+    configuration = Configuration(
+        model="tiny",
+        model_folder=folder,
+        engines=("masked", "crypten", "plaintext"),
+        runs=2,
+        seed=1,
+        timeout_seconds=10,
+    )
+    result = measure_networks(configuration, fake_case(folder, rounds=3), [LINK], steps.append)
+    return result, diary, steps
+
+
+def test_every_engine_runs_over_every_link_beside_its_prediction(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result, diary, steps = measured(tmp_path, monkeypatch, slow_bytes=2_000_000)
+    assert [(row.network, row.engine, row.runs) for row in result.rows] == [
+        *[("loopback", name, 2) for name in ("masked", "crypten", "plaintext")],
+        *[("x", name, 2) for name in ("masked", "crypten")],  # no link changes plaintext
+    ]
+    row = result.rows[4]
+    # 6 of 7 trips of 10 ms, 1 MB at 1 MB/s, 1 s of computing; the engine that computes nothing took 1 s.
+    assert row.predicted_online_seconds == pytest.approx(2.06)
+    assert row.online_prediction_error == pytest.approx(1.06)
+    assert result.rows[0].predicted_online_seconds is None
+    facts = result.links[1].measured
+    assert facts is not None
+    assert facts.round_trip_milliseconds >= 20.0
+    assert diary.count("x masked closes") == 1
+    assert steps[-1].done == steps[-1].total - 1
+    assert steps[-1].seconds_left is not None
+    kept = Networks.model_validate_json(save_networks(tmp_path, result).read_text())
+    assert kept.model_dump(mode="json") == result.model_dump(mode="json")
+
+
+def test_an_engine_that_is_slow_over_a_link_runs_once_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    result, diary, _ = measured(tmp_path, monkeypatch, slow_bytes=200_000_000)
+    assert [row.runs for row in result.rows] == [2, 2, 2, 2, 1]
+    assert diary.count("x crypten measures") == 1
+    assert diary.count("loopback crypten measures") == 3
+
+
+@pytest.mark.slow
+def test_a_tiny_model_over_an_emulated_link(tmp_path: Path) -> None:
+    import os
+    import subprocess
+
+    from benchmarks.configuration import ROOT
+    from tests.benchmarks.test_latency import own_files, processes_below
+    from tests.end_to_end.models import write_tiny_model
+
+    model = write_tiny_model(tmp_path / "model")
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    arguments = ["--model", str(model), "--networks", "latency_ms=20,mbit=1000", "--runs", "1", "--json"]
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks", "networks", *arguments],
+        cwd=ROOT,
+        env=os.environ | {"TMPDIR": str(temporary)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr
+    result = Networks.model_validate_json(done.stdout)
+    rows = {row.engine: row for row in result.rows if row.network != "loopback"}
+    assert set(rows) == {"masked", "crypten", "stock-crypten"}
+    for row in rows.values():
+        assert row.online_seconds >= 0.020 * (row.one_way_trips - 1)  # every trip took its latency
+        assert row.max_abs_error < 0.01
+    assert processes_below(tmp_path) == []
+    assert own_files(temporary) == []

@@ -1,0 +1,72 @@
+"""Predictions before anything is computed: the declared cost over a link, and constants that fit saved results."""
+
+import json
+from pathlib import Path
+from statistics import median
+
+import pytest
+
+from benchmarks.cost_model import cost_of
+from benchmarks.figures import RESULTS, newest
+from contract.model_card import OutputPolicy
+from contract.ticket import Engine
+from model_owner.prediction import OFFLINE_TRIPS, SPEEDS, Speed, declared_phases, predict_over_links
+from model_owner.registry import RegisteredModel, Registry
+from secure_computation.links import Link
+from tests.end_to_end.models import write_tiny_model
+
+PRODUCTS = 1_734_886_912
+"""Of the shipped ResNet-18."""
+
+
+def imported(folder: Path, output_policy: OutputPolicy = OutputPolicy.LOGITS) -> RegisteredModel:
+    model = write_tiny_model(folder / "model", output_policy=output_policy)
+    return Registry(folder / "data").add(model / "model.onnx", model / "card.json", ())
+
+
+def test_seconds_by_hand(tmp_path: Path) -> None:
+    plan = imported(tmp_path).plan
+    link = Link(name="x", one_way_milliseconds=100.0, megabits_per_second=1.0)
+    online, offline = declared_phases(plan)[Engine.MASKED]
+    assert online.trips == 6  # the image, two ReLUs to and fro, the result
+    # A megabit a second is 125,000 bytes.
+    masked = predict_over_links(plan, (link,))[0]
+    computing = SPEEDS[Engine.MASKED][0].start_seconds
+    assert masked.online_seconds == pytest.approx(0.6 + online.bytes_in_line / 125_000 + computing, abs=0.001)
+    network = OFFLINE_TRIPS[Engine.MASKED] * 0.1 + offline.bytes_in_line / 125_000
+    assert masked.offline_seconds == pytest.approx(network + SPEEDS[Engine.MASKED][1].start_seconds, abs=0.001)
+
+
+def test_only_engines_that_are_offered_are_predicted(tmp_path: Path) -> None:
+    plan = imported(tmp_path, OutputPolicy.LABEL_ONLY).plan
+    assert {one.engine for one in predict_over_links(plan)} == {Engine.MASKED}
+
+
+def test_computing_grows_with_the_products() -> None:
+    speed = Speed(start_seconds=0.5, seconds_per_million_products=0.001)
+    assert speed.seconds(0) == 0.5
+    assert speed.seconds(2_000_000_000) == 2.5
+
+
+@pytest.mark.parametrize("engine", list(Engine))
+def test_constants_fit_the_newest_saved_result(engine: Engine) -> None:
+    # Within a factor of 2: another machine may have measured it, and the constants are an estimate.
+    content = json.loads(newest(RESULTS, "resnet18").read_text())
+    runs = [run["measurement"] for run in content["runs"] if run["engine"] == engine.value and run["round"] > 0]
+    for speed, phase in zip(SPEEDS[engine], ("online_seconds", "offline_seconds"), strict=True):
+        assert 0.5 < speed.seconds(PRODUCTS) / median(run[phase] for run in runs) < 2.0
+
+
+@pytest.mark.slow
+def test_what_is_declared_is_what_was_counted(tmp_path: Path) -> None:
+    # The shipped model's plan against the newest saved result: trips to one, bytes but for small messages.
+    folder = Path(__file__).resolve().parents[2] / "models" / "pediatric-pneumonia-resnet18"
+    plan = Registry(tmp_path).add(folder / "model.onnx", folder / "card.json", ()).plan
+    assert sum(operation.multiplications() for operation in plan.network.operations) == PRODUCTS
+    content = json.loads(newest(RESULTS, "resnet18").read_text())
+    for engine, phases in declared_phases(plan).items():
+        runs = [run["measurement"] for run in content["runs"] if run["engine"] == engine.value and run["round"] > 0]
+        counted = cost_of(engine.value, runs)
+        for declared, found in zip(phases, (counted.online, counted.offline), strict=True):
+            assert declared.trips == pytest.approx(found.trips, abs=1)
+            assert declared.bytes_in_line == pytest.approx(found.bytes_in_line, rel=0.001)
