@@ -67,7 +67,7 @@ def evaluate(
                 name.removeprefix(f"{operation.name}."): torch.tensor(weights[name], dtype=dtype)
                 for name in operation.weight_shapes()
             }
-            value = _apply(operation, [values[name] for name in operation.inputs], tensors)
+            value = apply(operation, [values[name] for name in operation.inputs], tensors)
             values[operation.output] = value
             if observe is not None:
                 observe(operation.output, value)
@@ -88,7 +88,8 @@ def value_ranges(network: Network, weights: PrivateWeights, images: torch.Tensor
     return ranges
 
 
-def _apply(operation: Operation, inputs: list[torch.Tensor], weights: dict[str, torch.Tensor]) -> torch.Tensor:  # noqa: C901, PLR0911, PLR0912  (one case for each kind of operation)
+def apply(operation: Operation, inputs: list[torch.Tensor], weights: dict[str, torch.Tensor]) -> torch.Tensor:  # noqa: C901, PLR0911, PLR0912  (one case for each kind of operation)
+    """One operation on a batch. `weights` are its own, by their names without the operation's: `weight`, `bias`."""
     first = inputs[0]
     match operation:
         case Convolution2d():

@@ -1,0 +1,122 @@
+"""What a researcher would use instead, and ours beside it: what each is, whom it trusts, and how it is set up here."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from benchmarks.measuring import Opener
+
+SMALL_SIDE = 64
+"""Pixels. CHEETAH computes homomorphically: minutes at full size, so it is measured on small images only."""
+
+NAMES = (
+    *("masked", "crypten", "stock-crypten", "spu-semi2k", "spu-cheetah"),
+    *("plaintext-torch", "plaintext-onnxruntime"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Peer:
+    """One system as it is compared."""
+
+    system: str
+    """Its name and version, for people."""
+    configuration: str
+    """How it is set up here."""
+    trust: str
+    """Who must be trusted with what. Rows with different words here do not buy the same thing."""
+    opener: "Opener"
+    full_size: bool = True
+    small: bool = False
+    """Also measured on small images, beside what is measured only there."""
+    counts_trips: bool = False
+    prepare: Callable[[], object] | None = None
+    """Makes it available; raises ConfigurationError where it cannot be."""
+
+
+_DEALER = (
+    "Two parties and a dealer, all following the protocol. None of the three learns image or weights alone; the dealer "
+    "together with either party learns what the other holds."
+)
+_ALONE = "None: one process sees image and weights in clear."
+_SPU = "float numbers as 64-bit fixed point (FM64), {}; SPU's own TCP links on loopback, not encrypted; 2 processes"
+
+
+def catalogue(*, install: bool) -> Mapping[str, Peer]:
+    """Every peer by name, in the order of NAMES. `install`: SPU's environment may be made where it is missing."""
+    from benchmarks.engines.plaintext import plaintext, plaintext_torch
+    from benchmarks.engines.product import product
+    from benchmarks.engines.stock_crypten import stock
+    from contract.ticket import Engine
+
+    ours = "the product: 4 processes, TLS between all, tickets; material dealt for this image (offline)"
+    return {
+        "masked": Peer(
+            system="ours, masked",
+            configuration=ours,
+            trust=_DEALER,
+            opener=product(Engine.MASKED),
+            small=True,
+            counts_trips=True,
+        ),
+        "crypten": Peer(
+            system="ours, crypten",
+            configuration=ours,
+            trust=_DEALER,
+            opener=product(Engine.CRYPTEN),
+            counts_trips=True,
+        ),
+        "stock-crypten": Peer(
+            system="CrypTen 0.4.1",
+            configuration="provider TTP, 64-bit fixed point; gloo on loopback, not encrypted; 3 processes",
+            trust=_DEALER
+            + " Its random numbers are not cryptographic, so this is its design, not what its code keeps.",
+            opener=stock,
+            counts_trips=True,
+        ),
+        **_spu(install=install),
+        "plaintext-torch": Peer(
+            system="torch, in clear",
+            configuration="float32, the compiled network; 1 process",
+            trust=_ALONE,
+            opener=plaintext_torch,
+        ),
+        "plaintext-onnxruntime": Peer(
+            system="onnxruntime, in clear",
+            configuration="float32, model.onnx; 1 process",
+            trust=_ALONE,
+            opener=plaintext,
+            small=True,
+        ),
+    }
+
+
+def _spu(*, install: bool) -> Mapping[str, Peer]:
+    from benchmarks.engines.spu import spu
+    from benchmarks.peers.spu_environment import require
+
+    def prepare() -> object:
+        return require(install=install)
+
+    return {
+        "spu-semi2k": Peer(
+            system="SPU 0.9.5, SEMI2K",
+            configuration=_SPU.format("multiplication triples from the first party (TrustedFirstParty), its default"),
+            trust="Two parties following the protocol, and the data owner trusted by the model owner: it deals the "
+            "triples, knows both parties' seeds and could open the weights. SPU offers a third party for that, whose "
+            "server is not in its package.",
+            opener=spu("SEMI2K"),
+            small=True,
+            prepare=prepare,
+        ),
+        "spu-cheetah": Peer(
+            system="SPU 0.9.5, CHEETAH",
+            configuration=_SPU.format("homomorphic encryption and oblivious transfer, its defaults"),
+            trust="Two parties following the protocol, and nobody else: no dealer. The strongest of the rows.",
+            opener=spu("CHEETAH"),
+            full_size=False,
+            small=True,
+            prepare=prepare,
+        ),
+    }

@@ -98,8 +98,12 @@ def run(
         paths = [str(path.resolve()) for path in (network_path, weights_path, image_path)]
         with _processes(folder, paths, timeout, relay) as processes:
             _wait(processes, folder, timeout)
-        reports = [json.loads((folder / f"{party}.json").read_text()) for party in PARTIES]
-    return _combine(*reports)
+        try:
+            return _combine(*(json.loads((folder / f"{party}.json").read_text()) for party in PARTIES))
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            raise ComputationFailed(
+                "stock CrypTen: a process left a report that cannot be read: report this"
+            ) from error
 
 
 def _combine(owner: dict[str, Any], model: dict[str, Any], third: dict[str, Any]) -> StockCrypTenResult:
