@@ -6,6 +6,7 @@ data-owner diagnose *.dcm --batch 8 --config data-owner.toml
 data-owner prepare --count 8 --config data-owner.toml
 data-owner stock --config data-owner.toml
 data-owner inspect chest.dcm --card card.json --preview seen.png
+data-owner doctor --config data-owner.toml
 """
 
 import sys
@@ -210,6 +211,30 @@ def inspect(
         typer.echo(described(inspection))
     if not inspection.readable:
         say(f"data-owner: {file}: {inspection.reason}")
+        sys.exit(1)
+
+
+@app.command()
+def doctor(
+    config: Annotated[Path | None, typer.Option(help="TOML file of settings.")] = None,
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a check, on stdout.")] = False,
+) -> None:
+    """Check whether this machine can take part, and say what to tell the IT department. Exit status 1: it cannot."""
+    from data_owner.doctor import Verdict, described, examine
+    from data_owner.settings import DataOwnerSettings
+    from inference_service.client import InferenceServiceClient
+
+    settings = load_settings(DataOwnerSettings, config)
+    front_end, seconds = settings.inference_service, settings.waiting.connect
+    failed = False
+    with InferenceServiceClient(
+        front_end.url, front_end.api_key, authority=front_end.authority, timeout_seconds=seconds
+    ) as client:
+        for check in examine(settings, client):
+            typer.echo(check.model_dump_json() if as_json else described(check))
+            failed = failed or check.verdict is Verdict.BAD
+    if failed:
         sys.exit(1)
 
 

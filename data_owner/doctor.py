@@ -1,0 +1,276 @@
+"""`data-owner doctor`: whether this machine can take part, and what to tell the IT department where it cannot.
+
+Sends no image and opens no session. It asks the front end for its catalog, and shakes hands with the parties.
+"""
+
+import os
+import shutil
+import socket
+import ssl
+import stat
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+from enum import StrEnum
+from functools import partial
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx
+from cryptography import x509
+
+from contract.api import ModelEntry
+from contract.command_line import one_line
+from contract.errors import EncryptedInferenceError
+from contract.identity import Party, Role
+from contract.model_card import Strict
+from contract.ticket import LEEWAY
+from data_owner.settings import DataOwnerSettings
+from inference_service.client import InferenceServiceClient
+from secure_computation.channel.channel import Deadlines
+from secure_computation.channel.tls import tls_context
+from secure_computation.channel.websocket import connect_channel
+
+NEEDED_BYTES = 2 << 30
+"""Free on disk: masked weights of a model, a few stocked items, and room."""
+RENEW_BEFORE = timedelta(days=30)
+_PROXIES = ("http", "https", "no")
+
+
+class Verdict(StrEnum):
+    """How one check ended."""
+
+    GOOD = "good"
+    DOUBTFUL = "doubtful"
+    """Works today, or could not be told."""
+    BAD = "bad"
+
+
+class Check(Strict):
+    """One thing that was looked at."""
+
+    name: str
+    verdict: Verdict
+    found: str
+    advice: str | None = None
+    """What to do, or to tell the IT department."""
+
+
+class _Bad(Exception):
+    def __init__(self, found: str, advice: str, verdict: Verdict = Verdict.BAD) -> None:
+        super().__init__(found)
+        self.found, self.advice, self.verdict = found, advice, verdict
+
+
+@dataclass(frozen=True)
+class _Named:
+    name: str
+    look: Callable[[], str]
+    """What was found; raises `_Bad` or an error of the tree."""
+
+
+def examine(settings: DataOwnerSettings, client: InferenceServiceClient) -> Iterator[Check]:
+    """Look at everything in turn. Every check has an end: the deadlines of the settings hold."""
+    front_end = urlsplit(settings.inference_service.url)
+    yield from map(_examined, _own_checks(settings))
+    reached = [_examined(check) for check in _front_end_checks(settings)]
+    yield from reached
+    if any(check.verdict is Verdict.BAD for check in reached):
+        advice = f"once {front_end.hostname} can be reached, run data-owner doctor again"
+        yield Check(name="parties", verdict=Verdict.DOUBTFUL, found="not looked at", advice=advice)
+        return
+    entries: list[ModelEntry] = []
+    yield _examined(_Named("account", lambda: _catalog(client, entries)))
+    for party, url in _addresses(settings, entries).items():
+        yield _examined(_Named(str(party), partial(_shake_hands, settings, url, party)))
+
+
+def _examined(check: _Named) -> Check:
+    try:
+        return Check(name=check.name, verdict=Verdict.GOOD, found=check.look())
+    except _Bad as bad:
+        return Check(name=check.name, verdict=bad.verdict, found=bad.found, advice=bad.advice)
+    except EncryptedInferenceError as error:
+        found, _, advice = one_line(error).partition(": ")
+        return Check(name=check.name, verdict=Verdict.BAD, found=found, advice=advice or None)
+
+
+def described(check: Check) -> str:
+    """The same for people: a line, and one more where something is to be done."""
+    line = f"{check.verdict.value:9}{check.name}: {check.found}"
+    return line if check.advice is None else f"{line}\n{'':9}-> {check.advice}"
+
+
+# This machine
+
+
+def _own_checks(settings: DataOwnerSettings) -> Sequence[_Named]:
+    credentials = settings.credentials
+    return (
+        _Named("private key", lambda: _private(credentials.key)),
+        _Named("certificate", lambda: _dates(credentials.certificate, "federation request and enroll make a new one")),
+        _Named("authority", lambda: _dates(credentials.authority, "ask the federation for its new one")),
+        _Named("disk", lambda: _disk(settings.data_folder)),
+        _Named("proxy", _proxy),
+    )
+
+
+def _private(path: Path) -> str:
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
+        raise _Bad(f"{path} cannot be read ({error.strerror})", "correct credentials.key in the settings") from None
+    if stat.S_IMODE(mode) & 0o077:
+        raise _Bad(f"{path} can be read by other accounts of this machine", f"chmod 600 {path}")
+    return f"{path}, for this account alone"
+
+
+def _dates(path: Path, advice: str) -> str:
+    try:
+        certificate = x509.load_pem_x509_certificate(path.read_bytes())
+    except (OSError, ValueError):
+        raise _Bad(f"{path} is not a certificate in PEM", "correct the path in the settings") from None
+    now, begin, end = datetime.now(UTC), certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    if now < begin:
+        raise _Bad(f"{path} is valid from {begin:%Y-%m-%d %H:%M} UTC only", "set this machine's clock")
+    if now > end:
+        raise _Bad(f"{path} was valid until {end:%Y-%m-%d}", advice)
+    if end - now < RENEW_BEFORE:
+        raise _Bad(f"{path} is valid until {end:%Y-%m-%d}, {(end - now).days} more days", advice, Verdict.DOUBTFUL)
+    return f"{path}, valid until {end:%Y-%m-%d}"
+
+
+def _disk(folder: Path) -> str:
+    place = next((parent for parent in (folder, *folder.parents) if parent.is_dir()), Path("/"))
+    if not os.access(place, os.W_OK):
+        raise _Bad(f"{place} cannot be written", "give this account the right to, or choose another data_folder")
+    free = shutil.disk_usage(place).free
+    if free < NEEDED_BYTES:
+        advice = f"free {NEEDED_BYTES >> 30} GiB, or choose another data_folder"
+        raise _Bad(f"{free / 1e9:.1f} GB free under {place}", advice, Verdict.DOUBTFUL)
+    return f"{free / 1e9:.0f} GB free under {place}"
+
+
+def _proxy() -> str:
+    named = {kind: value for kind, value in urllib.request.getproxies().items() if kind in _PROXIES}
+    # A proxy's address may carry a password.
+    shown = [f"{kind}: {urlsplit(value).hostname or 'set'}" for kind, value in sorted(named.items()) if kind != "no"]
+    if not shown:
+        return "none in the environment"
+    return f"{', '.join(shown)}; it must let WebSocket through, and TLS without opening it"
+
+
+# The way to the front end
+
+
+def _front_end_checks(settings: DataOwnerSettings) -> Sequence[_Named]:
+    url, seconds = settings.inference_service.url, settings.waiting.connect
+    parts = urlsplit(url)
+    host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
+    proxied = urllib.request.getproxies().get(parts.scheme) and not urllib.request.proxy_bypass(host)
+    checks = [] if proxied else [_Named("front end: address", lambda: _connects(host, port, seconds))]
+    if parts.scheme == "https" and not proxied:
+        checks.append(_Named("front end: certificate", lambda: _not_inspected(settings, host, port, seconds)))
+    return (*checks, _Named("clock", lambda: _clock(settings, url, seconds)))
+
+
+def _connects(host: str, port: int, seconds: float) -> str:
+    try:
+        addresses = {found[4][0] for found in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)}
+    except OSError:
+        raise _Bad(f"the name {host} is not known here", f"IT department: make {host} known to DNS") from None
+    try:
+        socket.create_connection((host, port), timeout=seconds).close()
+    except OSError as error:
+        why = "no answer" if isinstance(error, TimeoutError) else error.strerror or "refused"
+        advice = f"IT department: allow TCP from here to {host} port {port}; or the front end is down"
+        raise _Bad(f"{host} port {port} cannot be reached ({why})", advice) from None
+    return f"{host} ({', '.join(sorted(map(str, addresses)))}) port {port} answers"
+
+
+def _not_inspected(settings: DataOwnerSettings, host: str, port: int, seconds: float) -> str:
+    """Whoever opens TLS on the way shows a certificate of its own."""
+    authority = settings.inference_service.authority
+    try:
+        context = ssl.create_default_context(cafile=None if authority is None else str(authority))
+        with (
+            socket.create_connection((host, port), timeout=seconds) as plain,
+            context.wrap_socket(plain, server_hostname=host),
+        ):
+            return "is the federation's" if authority else "is known to this machine"
+    except ssl.SSLCertVerificationError as error:
+        shown = _issuer(host, port, seconds)
+        advice = (
+            f"IT department: do not inspect TLS to {host} port {port}. Or the settings' `authority` is not the one of "
+            "this federation"
+        )
+        raise _Bad(f"made by {shown}, which is not the federation ({error.verify_message})", advice) from None
+    except OSError as error:
+        raise _Bad(f"TLS fails ({type(error).__name__})", f"ask who runs {host}, and what is on the way") from None
+
+
+def _issuer(host: str, port: int, seconds: float) -> str:
+    try:
+        pem = ssl.get_server_certificate((host, port), timeout=seconds)
+        issuer = x509.load_pem_x509_certificate(pem.encode()).issuer.rfc4514_string()
+    except (OSError, ValueError):
+        return "somebody"
+    return "".join(character for character in issuer if character.isprintable())[:100]
+
+
+def _clock(settings: DataOwnerSettings, url: str, seconds: float) -> str:
+    authority = settings.inference_service.authority
+    context = ssl.create_default_context(cafile=None if authority is None else str(authority))
+    try:
+        answer = httpx.get(f"{url}/v2/health/live", verify=context, timeout=seconds)
+        theirs = parsedate_to_datetime(answer.headers["date"])
+    except (httpx.HTTPError, KeyError, ValueError):
+        raise _Bad("the front end's clock could not be read", "see the lines above", Verdict.DOUBTFUL) from None
+    apart = abs((datetime.now(UTC) - theirs).total_seconds())
+    if apart > LEEWAY.total_seconds():
+        raise _Bad(f"{apart:.0f} s from the front end's", "IT department: keep this machine's clock by NTP")
+    return f"within {max(apart, 1):.0f} s of the front end's"
+
+
+# The parties
+
+
+def _catalog(client: InferenceServiceClient, entries: list[ModelEntry]) -> str:
+    entries += client.models()
+    return f"accepted; {len(entries)} model(s) in the catalog"
+
+
+def _addresses(settings: DataOwnerSettings, entries: Sequence[ModelEntry]) -> dict[Party, str]:
+    """Where each pinned party listens: by the settings, else by the catalog. One without an address is left out."""
+    listed = {
+        Party(role=Role.MODEL_OWNER, organisation=one.model_owner.organisation): one.model_owner for one in entries
+    }
+    listed |= {
+        Party(role=Role.CRYPTO_PROVIDER, organisation=one.crypto_provider.organisation): one.crypto_provider
+        for one in entries
+    }
+    found: dict[Party, str] = {}
+    for role, pinned in ((Role.MODEL_OWNER, settings.model_owners), (Role.CRYPTO_PROVIDER, settings.crypto_providers)):
+        for peer in pinned:
+            party = Party(role=role, organisation=peer.organisation)
+            if peer.url is not None:
+                found[party] = peer.url
+            elif party in listed:
+                found[party] = listed[party].address
+    return found
+
+
+def _shake_hands(settings: DataOwnerSettings, url: str, party: Party) -> str:
+    """Dial as a session would, and leave before a ticket is due."""
+    waiting = settings.waiting
+    channel = connect_channel(
+        url,
+        context=tls_context(settings.credentials, server_side=False),
+        expect=party,
+        deadlines=Deadlines(connect_seconds=waiting.connect, step_seconds=waiting.step),
+    )
+    channel.close()
+    parts = urlsplit(url)
+    return f"{parts.hostname} port {parts.port or (443 if parts.scheme == 'wss' else 80)}: WebSocket and TLS reach it"
