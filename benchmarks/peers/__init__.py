@@ -72,7 +72,7 @@ def catalogue(*, install: bool) -> Mapping[str, Peer]:
             configuration="provider TTP, 64-bit fixed point; gloo on loopback, not encrypted; 3 processes",
             trust=_DEALER
             + " Its random numbers are not cryptographic, so this is its design, not what its code keeps.",
-            opener=stock,
+            opener=stock(),
             counts_trips=True,
         ),
         **_spu(install=install),
