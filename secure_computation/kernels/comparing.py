@@ -8,13 +8,14 @@ Callers work through a layer in blocks of `BLOCK` elements, so that what one loo
 """
 
 import functools
-import importlib.util
 from collections.abc import Iterator
 from types import ModuleType
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from secure_computation.kernels.elementwise import load_compiled
 
 RingElements = NDArray[np.uint32]
 BitArray = NDArray[np.uint8]
@@ -43,13 +44,7 @@ class Chunk(NamedTuple):
 @functools.cache
 def compiled() -> ModuleType | None:
     """Return the compiled twins, loaded at the first call, or None without numba or a place for what it compiles."""
-    if importlib.util.find_spec("numba") is None:
-        return None
-    try:
-        from secure_computation.kernels import compiled_comparing as module
-    except RuntimeError:  # no folder that numba may write its cache to
-        return None
-    return module
+    return load_compiled("secure_computation.kernels.compiled_comparing")
 
 
 def _twin(*, use_compiled: bool | None) -> ModuleType | None:

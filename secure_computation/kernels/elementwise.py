@@ -6,12 +6,16 @@ loaded.
 """
 
 import functools
+import importlib
 import importlib.util
+import logging
 from types import ModuleType
 from typing import Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+
+_LOG = logging.getLogger(__name__)
 
 Pair: TypeAlias = tuple[int, int]
 Padding: TypeAlias = tuple[int, int, int, int]
@@ -24,13 +28,30 @@ _CHUNK: Final = 1 << 16
 @functools.cache
 def compiled() -> ModuleType | None:
     """Return the compiled twins, loaded at the first call, or None without numba or a place for what it compiles."""
+    return load_compiled("secure_computation.kernels.compiled")
+
+
+def load_compiled(name: str) -> ModuleType | None:
+    """Import a module of compiled loops, or say in the log why not. None without numba or a place for its cache.
+
+    Compiled anew in each process, loops would cost more seconds than they save in a command that answers once.
+    """
     if importlib.util.find_spec("numba") is None:
         return None
     try:
-        from secure_computation.kernels import compiled as module
-    except RuntimeError:  # no folder that numba may write its cache to
+        return importlib.import_module(name)
+    except RuntimeError:  # numba's word for: no folder to write to
+        _say_that_nothing_is_kept()
         return None
-    return module
+
+
+@functools.cache
+def _say_that_nothing_is_kept() -> None:
+    """Once a process."""
+    _LOG.warning(
+        "compiled loops cannot be kept: neither this installation nor the user's cache folder can be written; NumPy is "
+        "used, which is several times slower. Set NUMBA_CACHE_DIR to a folder that nobody else can write to"
+    )
 
 
 def _twin(*, use_compiled: bool | None) -> ModuleType | None:
