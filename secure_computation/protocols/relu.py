@@ -34,7 +34,7 @@ Source: docs/protocol.md, "ReLU"; Boyle et al. 2020 and Escudero et al. 2020 for
 values.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Final
 
@@ -49,7 +49,7 @@ from secure_computation.protocols.comparison import (
     deal_comparison,
     expand_for_p0,
 )
-from secure_computation.protocols.draws import BitArray, Draws, RingElements
+from secure_computation.protocols.draws import BitArray, BlockDraws, Draws, RingElements
 from secure_computation.protocols.opening import OUTPUT_MASK, draw_mask, draw_whole_mask, hide_share, share_label, zeros
 from secure_computation.ring import cut_to_bits, cut_to_ring
 
@@ -178,6 +178,7 @@ class ReluAsP0:
         self.shape = shape
         self._draws = draws
         self._blocks = draws.in_blocks()
+        self._spent: BlockDraws | None = None
         self.output_mask = draw_output_mask(shape, draws)
         """rho': P0's half of the masked form of y, known before the input is."""
 
@@ -212,7 +213,7 @@ class ReluAsP0:
             dd, dc = opened if shape.low else (opened[0], nothing.bits[:size])
             ordered = tuple(shares.get(name, nothing.ring[:size]) for name in _SHARES)
             combine_relu(c[part], dd, dc, ordered, constants, rest=self.output_mask[part], out=y0[part])
-        self._blocks = self._draws.in_blocks()  # frees what was drawn ahead
+        self._spent, self._blocks = self._blocks, self._draws.in_blocks()
         return Bundle(bits=cut_to_bits(own), rings=(cut_to_ring(y0, shape.output_bits),))
 
     def _own_bits(self, c: RingElements, bits: list[BitArray]) -> list[BitArray]:
@@ -226,6 +227,10 @@ class ReluAsP0:
         dc = compare_as_p0(shape.low, c, bits[sent : sent + shape.low.sent_bits()], draws=draws, name=_LOW)
         dc ^= draws.bits("m2", c.size)
         return [dd, dc]
+
+    def release(self) -> None:
+        """Free what was drawn ahead, for the time that P0 waits: giving memory back takes as long as a loop over it."""
+        self._spent = None
 
 
 # P1, the model owner
@@ -276,6 +281,10 @@ class ReluAsP1:
         low_sent, dc = compare_as_p1(shape.low, c, tables[high:], draws=draws, name=_LOW)
         dc ^= draws.bits("m2", c.size)
         return [*sent, *low_sent, dd, dc]
+
+    def release(self) -> None:
+        """Free the tables, which `open` alone needs, for the time that P1 waits for P0's answer."""
+        self._corrections = replace(self._corrections, words=(), body=None)
 
     def finish(self, received: Bundle) -> RingElements:
         """Online: P1's half of y in masked form, y - rho', reduced to k_out bits."""

@@ -29,7 +29,7 @@ What is opened, and to whom: C to both (hidden by r, which neither knows), dc to
 Source: docs/protocol.md, "Truncation"; Escudero et al. 2020 for the masked form.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -43,7 +43,7 @@ from secure_computation.protocols.comparison import (
     deal_comparison,
     expand_for_p0,
 )
-from secure_computation.protocols.draws import BitArray, Draws, RingElements
+from secure_computation.protocols.draws import BitArray, BlockDraws, Draws, RingElements
 from secure_computation.protocols.opening import OUTPUT_MASK, draw_mask, draw_whole_mask, hide_share, share_label, zeros
 from secure_computation.ring import cut_to_bits, cut_to_ring
 
@@ -156,6 +156,7 @@ class TruncationAsP0:
         self.shape = shape
         self._draws = draws
         self._blocks = draws.in_blocks()
+        self._spent: BlockDraws | None = None
         self.output_mask = draw_output_mask(shape, draws)
         """rho': P0's half of the masked form of y, known before the input is."""
 
@@ -189,8 +190,12 @@ class TruncationAsP0:
             shares = {name: draws.ring(share_label(name), size, bits=32) for name in shape.dealt_rings}
             ordered = tuple(shares.get(name, nothing.ring[:size]) for name in _SHARES)
             combine_truncation(c[part], dc, ordered, constants, rest=self.output_mask[part], out=y0[part])
-        self._blocks = self._draws.in_blocks()  # frees what was drawn ahead
+        self._spent, self._blocks = self._blocks, self._draws.in_blocks()
         return Bundle(bits=cut_to_bits(own), rings=(cut_to_ring(y0, shape.output_bits),))
+
+    def release(self) -> None:
+        """Free what was drawn ahead, for the time that P0 waits: giving memory back takes as long as a loop over it."""
+        self._spent = None
 
 
 # P1, the model owner
@@ -228,6 +233,10 @@ class TruncationAsP1:
         rows = cut_to_bits(bits)
         self._opened = (opened.values, bits[shape.from_p1.bit_arrays - shape.from_p0.bit_arrays :])
         return Bundle(rings=(opened,), bits=rows)
+
+    def release(self) -> None:
+        """Free the tables, which `open` alone needs, for the time that P1 waits for P0's answer."""
+        self._corrections = replace(self._corrections, words=(), body=None)
 
     def finish(self, received: Bundle) -> RingElements:
         """Online: P1's half of y in masked form, y - rho', reduced to k_out bits."""

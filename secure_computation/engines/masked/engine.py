@@ -47,6 +47,7 @@ from secure_computation.engines.masked.roles import (
     ComparisonShape,
     DataOwnerOffline,
     DealerPass,
+    Meanwhile,
     ModelOwnerItem,
     ModelOwnerOffline,
     ModelOwnerOnline,
@@ -275,6 +276,8 @@ def _answer(channel: Channel, move: Move, part: ReluAsP0 | TruncationAsP0 | Acti
     else:
         answer = part.answer(opening)
     _send(channel, part.shape.from_p0, answer, step=f"answer, {move}")
+    if not isinstance(part, ActivationAsP0):
+        part.release()
 
 
 # P1, the model owner
@@ -340,8 +343,9 @@ class MaskedModelOwner:
     ) -> tuple[ModelOwnerOnline, RingElements]:
         """Evaluate on one masked image; other images have their turn while this one's answer is on its way."""
 
-        def exchange(move: Move, shape: ComparisonShape, opening: Bundle) -> Bundle:
+        def exchange(move: Move, shape: ComparisonShape, opening: Bundle, meanwhile: Meanwhile) -> Bundle:
             _send(channel, shape.from_p1, opening, step=f"opening, {move}")
+            meanwhile()
             pause()
             return _receive(channel, shape.from_p0, step=f"answer, {move}")
 

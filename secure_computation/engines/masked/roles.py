@@ -38,6 +38,8 @@ from secure_computation.ring import reduce_to_ring
 
 Send: TypeAlias = Callable[[Move, BundleLayout, Bundle], None]
 Receive: TypeAlias = Callable[[Move, BundleLayout], Bundle]
+Meanwhile: TypeAlias = Callable[[], None]
+"""What P1 does while P0 answers."""
 PreparedMaps: TypeAlias = Mapping[str, PreparedWeights]
 """By the name of the linear step: A at the dealer, Delta at the data owner, W at the model owner."""
 
@@ -279,11 +281,12 @@ class ModelOwnerOnline(Walk):
         seed: Seed,
         name: ItemName,
         image: Bundle,
-        exchange: Callable[[Move, ComparisonShape, Bundle], Bundle],
+        exchange: Callable[[Move, ComparisonShape, Bundle, Meanwhile], Bundle],
         activate: Callable[[Move, ActivationAsP1, RingElements], RingElements],
         on_step: Callable[[Step], None],
     ) -> None:
-        """Evaluate on `image` (v = x - rho). `exchange` sends P0 an opening and returns its answer.
+        """Evaluate on `image` (v = x - rho). `exchange` sends P0 an opening, calls its last argument and
+        returns P0's answer.
 
         `activate` plays a layer that CrypTen computes, from P1's half of x to its half of y.
         """
@@ -299,6 +302,7 @@ class ModelOwnerOnline(Walk):
         self._exchange = exchange
         self._activate_with = activate
         self._on_step = on_step
+        self._spent: ReluAsP1 | TruncationAsP1 | None = None
 
     def before(self, step: Step) -> None:
         self._on_step(step)
@@ -319,13 +323,24 @@ class ModelOwnerOnline(Walk):
 
     def relu(self, shape: ReluShape, half: RingElements, move: Move) -> RingElements:
         part = ReluAsP1(shape, self._draws(move), self._item.spend_correction(move), self._item.prepared.pop(move))
-        return part.finish(self._exchange(move, shape, part.open(half)))
+        return self._play(part, shape, half, move)
 
     def truncate(self, shape: TruncationShape, half: RingElements, move: Move) -> RingElements:
         part = TruncationAsP1(
             shape, self._draws(move), self._item.spend_correction(move), self._item.prepared.pop(move)
         )
-        return part.finish(self._exchange(move, shape, part.open(half)))
+        return self._play(part, shape, half, move)
+
+    def _play(
+        self, part: ReluAsP1 | TruncationAsP1, shape: ComparisonShape, half: RingElements, move: Move
+    ) -> RingElements:
+        def meanwhile() -> None:
+            self._spent = None
+            part.release()
+
+        result = part.finish(self._exchange(move, shape, part.open(half), meanwhile))
+        self._spent = part  # freed in the next wait, not in the way of the layers before it
+        return result
 
     def activate(self, shape: ActivationShape, half: RingElements, move: Move) -> RingElements:
         corrections, prepared = self._item.spend_correction(move), self._item.prepared.pop(move)
