@@ -13,11 +13,12 @@ from benchmarks.commands.latency import latency
 from benchmarks.commands.networks import networks
 from benchmarks.commands.peers import peers
 from benchmarks.commands.predict import predict
+from benchmarks.commands.report import report
 from benchmarks.commands.scale import scale
 from contract.command_line import new_app, run
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-COMMANDS = (latency, networks, predict, peers, agreement, growth, ariann, scale, figures)
+COMMANDS = (latency, networks, predict, peers, ariann, scale, growth, agreement, report, figures)
 """One function each, in benchmarks/commands. They import what measures inside, so that --help is quick."""
 
 app = new_app("Benchmarks. benchmarks/README.md says what is measured and how.")

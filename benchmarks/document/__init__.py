@@ -1,0 +1,1 @@
+"""docs/benchmarks.md: kept results (`parts`), what is written about them (`sections`), plots, and the page itself."""

@@ -1,0 +1,313 @@
+"""What the page says about each part, made from its kept result. A part without one is said not to be measured."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from benchmarks.ariann import AriannTable, LinkCost
+from benchmarks.document import plots
+from benchmarks.document.parts import PartFile, read_part
+from benchmarks.document.text import machine_words, megabytes, seconds, spread, table
+from benchmarks.growth import Growth
+from benchmarks.layers import Layers
+from benchmarks.reporting import Result, Summary
+from benchmarks.scale import Scale
+
+MISSING: Final = "*Not measured: there is no result of this part.*"
+
+
+@dataclass(frozen=True)
+class Section:
+    """Text, and the plots that it shows, by file name."""
+
+    text: str
+    plots: Mapping[str, bytes] = field(default_factory=dict)
+
+
+Render = Callable[[Path], Section]
+
+
+def _source(kept: PartFile) -> str:
+    """Where the figures stand, and under which load."""
+    name = f"{kept.part}.json"
+    return (
+        f"[{name}](../benchmarks/results/{name}), {kept.taken[:10]}, code {kept.code}, load when it began "
+        f"{kept.machine.load_average:.1f}."
+    )
+
+
+def _picture(name: str, words: str) -> str:
+    return f"![{words}](plots/{name})"
+
+
+def machine(folder: Path) -> Section:
+    """The machine and the versions, by the first latency result."""
+    found = read_part("latency-resnet18", folder, Summary)
+    if found is None:
+        return Section(MISSING)
+    first = found[1].results[0]
+    versions = ", ".join(f"{name} {version}" for name, version in first.versions.items())
+    return Section(
+        f"- Machine: {machine_words(first.machine)}.\n- {first.threads} thread for a tensor operation in each party.\n"
+        f"- Versions: {versions}."
+    )
+
+
+def latency(folder: Path) -> Section:
+    """One image, both models."""
+    parts = []
+    traffic: dict[str, dict[str, float]] = {}
+    for name in ("latency-resnet18", "latency-resnet18-maxpool"):
+        found = read_part(name, folder, Summary)
+        if found is None:
+            parts.append(f"**{name.removeprefix('latency-')}**. {MISSING}")
+            continue
+        kept, summary = found
+        parts += [_latency_title(summary), _source(kept), _costs(summary), _by_link(summary), _by_party(summary)]
+        label = name.removeprefix("latency-")
+        for result in summary.results:
+            if result.online_bytes:
+                traffic.setdefault(f"{label}\nonline", {})[result.engine] = result.online_bytes / 1e6
+            if result.offline_bytes:
+                traffic.setdefault(f"{label}\noffline", {})[result.engine] = result.offline_bytes / 1e6
+    drawn = {}
+    if traffic:
+        drawn["traffic.svg"] = plots.grouped_bars(traffic, up="megabytes an image (log)")
+        parts.append(_picture("traffic.svg", "traffic by system"))
+    return Section("\n\n".join(parts), drawn)
+
+
+def _latency_title(summary: Summary) -> str:
+    first = summary.first()
+    runs = f", medians of {summary.results[0].runs} runs in turns" if summary.results else ""
+    pictures = f", {summary.results[0].pictures} phantoms" if summary.results else ""
+    images = "one image" if first.batch == 1 else f"{first.batch} images at once"
+    return f"**{first.model}**, {first.size} x {first.size}, {images}{runs}{pictures}:"
+
+
+def _costs(summary: Summary) -> str:
+    rows: list[tuple[str, ...]] = [
+        (
+            result.engine,
+            _spread(result, "online"),
+            _spread(result, "offline"),
+            _spread(result, "total"),
+            megabytes(result.online_bytes),
+            megabytes(result.offline_bytes),
+            str(result.one_way_trips),
+            f"{result.max_abs_error:.2g}",
+        )
+        for result in summary.results
+    ]
+    rows += [(one.engine, f"not measured: {one.not_measured}", *[""] * 6) for one in summary.not_measured]
+    headings = ("engine", "online s (range)", "offline s", "total s", "online MB", "offline MB", "one-way trips")
+    return table((*headings, "largest logit error"), rows)
+
+
+def _spread(result: Result, phase: str) -> str:
+    middle = {"online": result.online_seconds, "offline": result.offline_seconds, "total": result.total_seconds}[phase]
+    ends = {
+        "online": result.online_seconds_range,
+        "offline": result.offline_seconds_range,
+        "total": result.total_seconds_range,
+    }[phase]
+    return "0" if ends.largest == 0 else spread(middle, ends.smallest, ends.largest)
+
+
+def _by_link(summary: Summary) -> str:
+    rows = [
+        (
+            result.engine,
+            f"{_party(link.sender)} to {_party(link.receiver)}",
+            megabytes(link.online_bytes),
+            megabytes(link.offline_bytes),
+        )
+        for result in summary.results
+        for link in result.links
+    ]
+    return table(("engine", "link and direction", "online MB", "offline MB"), rows)
+
+
+def _by_party(summary: Summary) -> str:
+    rows = [
+        (
+            result.engine,
+            _party(party),
+            seconds(result.cpu_seconds[party]) if party in result.cpu_seconds else "not measured",
+            f"{size / 1e6:,.0f}",
+        )
+        for result in summary.results
+        for party, size in result.peak_rss_bytes.items()
+    ]
+    return table(("engine", "party", "processor s", "peak memory MB"), rows)
+
+
+def _party(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def batch(folder: Path) -> Section:
+    """Several images in one evaluation."""
+    found = read_part("batch", folder, Summary)
+    if found is None:
+        return Section(MISSING)
+    kept, summary = found
+    return Section("\n\n".join([_latency_title(summary), _source(kept), _costs(summary)]))
+
+
+def growth(folder: Path) -> Section:
+    """By size."""
+    found = read_part("growth", folder, Growth)
+    if found is None:
+        return Section(MISSING)
+    kept, result = found
+    rows = [
+        (
+            f"{one.side} x {one.side}",
+            seconds(one.online_seconds),
+            seconds(one.offline_seconds),
+            megabytes(one.online_bytes),
+            megabytes(one.offline_bytes),
+            str(one.one_way_trips),
+        )
+        for one in result.sizes
+    ]
+    line = (
+        f"A straight line through the online medians: {result.online_microseconds_per_pixel:.2f} microseconds and "
+        f"{result.online_bytes_per_pixel:,.0f} bytes a pixel, and {seconds(result.online_seconds_at_no_pixels)} s that "
+        f"do not depend on the size. Medians of {result.runs} runs."
+    )
+    headings = ("size", "online s", "offline s", "online MB", "offline MB", "one-way trips")
+    return Section("\n\n".join([_source(kept), table(headings, rows), line]))
+
+
+def ariann(folder: Path) -> Section:
+    """Published beside measured."""
+    found = read_part("ariann", folder, AriannTable)
+    if found is None:
+        return Section(MISSING)
+    kept, result = found
+    rows: list[tuple[str, ...]] = []
+    for row in result.rows:
+        theirs = row.published
+        megabytes_online = f"{theirs.online_megabytes:,g}"
+        megabytes_offline = "" if theirs.offline_megabytes is None else f"{theirs.offline_megabytes:,g}"
+        before = f"{theirs.preprocessing_seconds:g}"
+        name = f"{theirs.title}, batch {theirs.batch}"
+        for where, value in (
+            ("LAN, CPU", theirs.lan_cpu_seconds),
+            ("LAN, GPU", theirs.lan_gpu_seconds),
+            ("WAN, CPU", theirs.wan_cpu_seconds),
+        ):
+            rows.append((name, f"AriaNN, {where}", before, f"{value:g}", megabytes_online, megabytes_offline, ""))
+            name = before = megabytes_online = megabytes_offline = ""
+        for cost in row.ours:
+            rows.append(("", f"ours, {cost.link}", *_own_cost(cost)))
+    published = result.published
+    words = (
+        f"AriaNN: {published.source}; CPU {published.cpu_machine}; GPU {published.gpu_machine}; LAN {published.lan}; WAN "
+        f"{published.wan}. Ours: {machine_words(result.machine)}; medians of {result.runs} runs over "
+        f"{', '.join(link.words() for link in result.links)}."
+    )
+    headings = ("network", "system", "offline s", "online s", "online MB", "offline MB", "one-way trips")
+    return Section("\n\n".join([_source(kept), table(headings, rows), words]))
+
+
+def _own_cost(cost: LinkCost) -> tuple[str, ...]:
+    ends = cost.online_seconds_range
+    return (
+        seconds(cost.offline_seconds),
+        spread(cost.online_seconds, ends.smallest, ends.largest),
+        f"{cost.online_bytes / 1e6:,.2f}",
+        f"{cost.offline_bytes / 1e6:,.2f}",
+        str(cost.one_way_trips),
+    )
+
+
+def scale(folder: Path) -> Section:
+    """Throughput by sessions."""
+    found = read_part("scale", folder, Scale)
+    if found is None:
+        return Section(MISSING)
+    kept, result = found
+    lines: dict[str, list[tuple[float, float]]] = {}
+    rows = []
+    for level in result.levels:
+        material = "from stock" if level.stocked else "dealt on demand"
+        lines.setdefault(material, []).append((level.sessions, level.images_per_minute))
+        memory = level.peak_rss_bytes
+        rows.append(
+            (
+                str(level.sessions),
+                material,
+                f"{level.images_per_minute:.3g}",
+                seconds(level.latency_seconds.median),
+                seconds(level.latency_seconds.p95),
+                seconds(level.online_seconds.median),
+                seconds(level.online_seconds.p95),
+                f"{memory.get('model_owner', 0) / 1e6:,.0f}",
+            )
+        )
+    stocked = ", ".join(f"{one.items_per_minute:.3g} with {one.sessions}" for one in result.stocking)
+    headings = ("at once", "material", "images a minute", "seconds an image, p50", "p95", "online s, p50", "p95")
+    title = (
+        f"**{result.model}**, {result.height} x {result.width}, {result.images_per_session} images of each hospital at "
+        f"each level. Items stocked a minute, by hospitals at once: {stocked}."
+    )
+    return Section(
+        "\n\n".join(
+            [
+                title,
+                _source(kept),
+                table((*headings, "model owner's peak memory so far MB"), rows),
+                _picture("throughput.svg", "images a minute by sessions at once"),
+            ]
+        ),
+        {"throughput.svg": plots.lines(lines, across="hospitals at once", up="images a minute")},
+    )
+
+
+LAYER_SHARE: Final = 0.01
+"""Layers below this share of the whole are drawn and listed together."""
+
+
+def layers(folder: Path) -> Section:
+    """Where the online time goes."""
+    found = read_part("layers", folder, Layers)
+    if found is None:
+        return Section(MISSING)
+    kept, result = found
+    whole = sum(one.model_owner_seconds for one in result.layers)
+    bars: dict[str, dict[str, float]] = {}
+    kinds: dict[str, tuple[int, float, float]] = {}
+    for one in result.layers:
+        name = one.name if one.model_owner_seconds >= LAYER_SHARE * whole else "all others"
+        bar = bars.setdefault(name, {"model owner, and waiting": 0.0, "data owner computes": 0.0})
+        answer = min(one.data_owner_cpu_seconds, one.model_owner_seconds)
+        bar["model owner, and waiting"] += (one.model_owner_seconds - answer) * 1e3
+        bar["data owner computes"] += answer * 1e3
+        count, wall, cpu = kinds.get(one.kind, (0, 0.0, 0.0))
+        kinds[one.kind] = (count + 1, wall + one.model_owner_seconds, cpu + one.data_owner_cpu_seconds)
+    rows = [
+        (kind, str(count), f"{wall * 1e3:.1f}", f"{cpu * 1e3:.1f}", f"{wall / whole:.0%}")
+        for kind, (count, wall, cpu) in sorted(kinds.items(), key=lambda item: -item[1][1])
+    ]
+    headings = ("kind of layer", "layers", "ms", "of these, data owner computes, ms", "share")
+    title = f"**{result.model}**, {result.size} x {result.size}, medians of {result.runs} runs for each layer:"
+    return Section(
+        "\n\n".join([title, _source(kept), table(headings, rows), _picture("layers.svg", "online time by layer")]),
+        {"layers.svg": plots.stacked_bars(bars, across="milliseconds, one image")},
+    )
+
+
+SECTIONS: Final[Mapping[str, Render]] = {
+    "machine": machine,
+    "latency": latency,
+    "batch": batch,
+    "ariann": ariann,
+    "scale": scale,
+    "growth": growth,
+    "layers": layers,
+}
+"""By the name of the place in the template."""

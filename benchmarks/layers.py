@@ -1,0 +1,157 @@
+"""Where the masked engine's online time goes, layer by layer: both parties in one process, without links or encryption.
+
+The parties' own classes are run and timed through what they tell anyway: P0 its progress, P1 the step that begins.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+from unittest.mock import patch
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.machine import Machine, read_machine, read_versions
+from contract.model_card import Strict, read_card
+from imaging import read_model_input
+from imaging.phantom import write_phantom
+from model_owner.calibration import calibration_images
+from model_owner.onnx_import.compiling import compile_model
+from secure_computation.channel.channel import Channel
+from secure_computation.engines.interface import Answer, OnHeatMap, OnLayer
+from secure_computation.engines.masked import engine
+from secure_computation.engines.masked.engine import DataOwnerItem, MaskedDataOwner, MaskedDealer, MaskedModelOwner
+from secure_computation.engines.masked.in_process import InProcessParties, MemoryStore, run_in_process
+from secure_computation.engines.masked.lowering import lower_masked
+from secure_computation.engines.masked.plan import MaskedLowering, Step
+from secure_computation.engines.masked.step_bases import ComparisonStep
+from secure_computation.material import ItemName
+from secure_computation.randomness import Seed
+
+
+class LayerTime(Strict):
+    """One step of the plan: medians of the runs."""
+
+    name: str
+    kind: str
+    elements: int
+    """Of its result."""
+    has_round_trip: bool
+    model_owner_seconds: float
+    """From the step's beginning to the next one's, by P1's clock: its own work and its wait for P0."""
+    data_owner_cpu_seconds: float
+    """P0's processor time for its answer; 0 where it has no part."""
+
+
+class Layers(Strict):
+    """One network, layer by layer."""
+
+    model: str
+    size: int
+    runs: int
+    layers: tuple[LayerTime, ...]
+    machine: Machine
+    versions: dict[str, str]
+
+
+class _Clock:
+    """Marks by name, each with the wall clock and the thread's processor time."""
+
+    def __init__(self) -> None:
+        self.marks: list[tuple[str, float, float]] = []
+
+    def mark(self, name: str) -> None:
+        self.marks.append((name, time.perf_counter(), time.thread_time()))
+
+    def wall_seconds(self) -> dict[str, float]:
+        return self._differences(1)
+
+    def cpu_seconds(self) -> dict[str, float]:
+        return self._differences(2)
+
+    def _differences(self, which: int) -> dict[str, float]:
+        """From each mark to the next; a name may come more than once."""
+        found: dict[str, float] = {}
+        for before, after in pairwise(self.marks):
+            name = before[0]
+            found[name] = found.get(name, 0.0) + float(after[which]) - float(before[which])
+        return found
+
+
+class _TimedDataOwner(MaskedDataOwner):
+    """P0, whose progress is noted. It draws ahead, as in a session."""
+
+    def __init__(self, lowering: MaskedLowering) -> None:
+        super().__init__(lowering, store=MemoryStore())
+        self.clock = _Clock()
+
+    def run(
+        self,
+        images: Sequence[NDArray[np.float32]],
+        prepared: Sequence[DataOwnerItem],
+        *,
+        model_owner: Channel,
+        on_layer: OnLayer,
+        on_heat_map: OnHeatMap | None = None,
+    ) -> tuple[Answer, ...]:
+        for item in prepared:
+            self.draw_ahead(item)
+        self.clock = _Clock()
+        answers = super().run(
+            images, prepared, model_owner=model_owner, on_layer=lambda _index, _total, name: self.clock.mark(name)
+        )
+        self.clock.mark("")
+        return answers
+
+
+def measure_layers(model_folder: Path, folder: Path, *, runs: int, on_run: Callable[[int], None]) -> Layers:
+    """Evaluate a phantom `runs` times after a warm-up."""
+    import torch
+
+    torch.set_num_threads(1)
+    machine = read_machine()
+    image = folder / "phantom.dcm"
+    write_phantom(image, seed=1)
+    card = read_card(model_folder / "card.json")
+    tensor = read_model_input(image, card.input).tensor
+    compiled = compile_model(model_folder / "model.onnx", card)
+    lowering, weights = lower_masked(compiled.network, compiled.weights, calibration_images(card.input, ()))
+    data_owner = _TimedDataOwner(lowering)
+    parties = InProcessParties(
+        dealer=MaskedDealer(lowering, key=Seed.fresh()),
+        data_owner=data_owner,
+        model_owner=MaskedModelOwner(lowering, weights, version="0" * 32),
+    )
+    walls, answers = [], []
+    for turn in range(runs + 1):
+        on_run(turn)
+        clock = _Clock()
+        # P1 tells each step to a function that ignores it; here it is noted.
+        with patch.object(engine, "_ignore", lambda step, clock=clock: clock.mark(step.name)):
+            run_in_process(parties, tensor, item=ItemName(f"{turn:064x}"))
+        # Its last step ends where P0 has the answer.
+        clock.marks.append(data_owner.clock.marks[-1])
+        if turn:
+            walls.append(clock.wall_seconds())
+            answers.append(data_owner.clock.cpu_seconds())
+    return Layers(
+        model=card.name,
+        size=card.input.height,
+        runs=runs,
+        layers=tuple(_layer(step, walls, answers) for step in lowering.steps),
+        machine=machine,
+        versions=read_versions(),
+    )
+
+
+def _layer(step: Step, walls: Sequence[dict[str, float]], answers: Sequence[dict[str, float]]) -> LayerTime:
+    return LayerTime(
+        name=step.name,
+        kind=type(step).__name__.removesuffix("Step"),
+        elements=step.elements,
+        has_round_trip=isinstance(step, ComparisonStep),
+        model_owner_seconds=median(wall.get(step.name, 0.0) for wall in walls),
+        data_owner_cpu_seconds=median(answer.get(step.name, 0.0) for answer in answers),
+    )
