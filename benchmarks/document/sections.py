@@ -202,12 +202,11 @@ def ariann(folder: Path) -> Section:
         ):
             rows.append((name, f"AriaNN, {where}", before, f"{value:g}", megabytes_online, megabytes_offline, ""))
             name = before = megabytes_online = megabytes_offline = ""
-        for cost in row.ours:
-            rows.append(("", f"ours, {cost.link}", *_own_cost(cost)))
+        rows += [("", f"ours, {cost.link}", *_own_cost(cost)) for cost in row.ours]
     published = result.published
     words = (
-        f"AriaNN: {published.source}; CPU {published.cpu_machine}; GPU {published.gpu_machine}; LAN {published.lan}; WAN "
-        f"{published.wan}. Ours: {machine_words(result.machine)}; medians of {result.runs} runs over "
+        f"AriaNN: {published.source}; CPU {published.cpu_machine}; GPU {published.gpu_machine}; LAN {published.lan}; "
+        f"WAN {published.wan}. Ours: {machine_words(result.machine)}; medians of {result.runs} runs over "
         f"{', '.join(link.words() for link in result.links)}."
     )
     headings = ("network", "system", "offline s", "online s", "online MB", "offline MB", "one-way trips")
