@@ -95,6 +95,27 @@ def growth(plan: Plan, folder: Path) -> Strict:
         )
 
 
+def networks(plan: Plan, folder: Path) -> Strict:
+    """Over emulated links. Without `crypten`, which is stock CrypTen's protocol and would take five minutes more."""
+    from benchmarks.case import prepare
+    from benchmarks.networks import measure_networks
+    from benchmarks.progress import shown_steps
+    from secure_computation.links import LINKS
+
+    runs, model_folder = plan.runs or 3, find_model(plan.model)
+    configuration = Configuration(
+        model=name_of(plan.model, model_folder),
+        model_folder=model_folder,
+        engines=("masked", "stock-crypten"),
+        runs=runs,
+        seed=1,
+        timeout_seconds=plan.timeout_seconds,
+    )
+    case = prepare(model_folder, folder, seed=1, rounds=runs + 1)
+    with shown_steps(console()) as on_step:
+        return measure_networks(configuration, case, LINKS, on_step)
+
+
 def ariann(plan: Plan, folder: Path) -> Strict:
     """AriaNN's table beside ours."""
     from benchmarks import ariann as comparison
@@ -148,6 +169,7 @@ PARTS: Final = (
     Part(name="latency-resnet18", minutes=3.0, measure=latency),
     Part(name="latency-resnet18-maxpool", minutes=3.0, measure=latency_with_max_pool),
     Part(name="batch", minutes=2.0, measure=batch),
+    Part(name="networks", minutes=9.0, measure=networks),
     Part(name="ariann", minutes=6.0, measure=ariann),
     Part(name="scale", minutes=3.5, measure=scale),
     Part(name="growth", minutes=2.0, measure=growth),

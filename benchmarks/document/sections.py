@@ -11,6 +11,7 @@ from benchmarks.document.parts import PartFile, read_part
 from benchmarks.document.text import machine_words, megabytes, seconds, spread, table
 from benchmarks.growth import Growth
 from benchmarks.layers import Layers
+from benchmarks.networks import Networks
 from benchmarks.reporting import Result, Summary
 from benchmarks.scale import Scale
 
@@ -182,6 +183,69 @@ def growth(folder: Path) -> Section:
     return Section("\n\n".join([_source(kept), table(headings, rows), line]))
 
 
+def networks(folder: Path) -> Section:
+    """By network, measured and predicted."""
+    found = read_part("networks", folder, Networks)
+    if found is None:
+        return Section(MISSING)
+    kept, result = found
+    links = {facts.link.name: facts for facts in result.links}
+    bars: dict[str, dict[str, float]] = {}
+    rows = []
+    for row in result.rows:
+        ends, before = row.online_seconds_range, row.offline_seconds_range
+        if row.runs > 1:
+            shown = spread(row.online_seconds, ends.smallest, ends.largest)
+            shown_before = spread(row.offline_seconds, before.smallest, before.largest) if before.largest else "0"
+        else:
+            shown, shown_before = seconds(row.online_seconds), seconds(row.offline_seconds)
+        rows.append(
+            (
+                links[row.network].link.words(),
+                row.engine,
+                str(row.runs),
+                shown,
+                _predicted(row.predicted_online_seconds, row.online_prediction_error),
+                shown_before,
+                _predicted(row.predicted_offline_seconds, row.offline_prediction_error),
+            )
+        )
+        bars.setdefault(row.network, {})[row.engine] = row.online_seconds
+    emulated = [
+        f"{name}: {facts.measured.round_trip_milliseconds:.1f} ms, {_rate(facts.measured.megabits_per_second)}"
+        for name, facts in links.items()
+        if facts.measured is not None
+    ]
+    words = (
+        f"What the relay made of each link, round trip and rate, measured before the runs: {'; '.join(emulated)}. "
+        "Predictions follow from the runs on loopback: trips x latency + bytes in line / rate + computing."
+    )
+    headings = ("network", "engine", "runs", "online s", "predicted", "offline s", "predicted")
+    return Section(
+        "\n\n".join(
+            [
+                f"**{result.model}**, {result.size} x {result.size}, one image:",
+                _source(kept),
+                table(headings, rows),
+                words,
+                _picture("networks.svg", "online seconds by network"),
+            ]
+        ),
+        {"networks.svg": plots.grouped_bars(bars, up="online seconds, one image (log)")},
+    )
+
+
+def _rate(megabits: float | None) -> str:
+    return "no limit" if megabits is None else f"{megabits:,.0f} Mbit/s"
+
+
+def _predicted(value: float | None, error: float | None) -> str:
+    """A prediction, and how far it is off."""
+    if value is None:
+        return ""
+    return seconds(value) if error is None else f"{seconds(value)} ({error:+.0%})"
+
+
 def ariann(folder: Path) -> Section:
     """Published beside measured."""
     found = read_part("ariann", folder, AriannTable)
@@ -304,6 +368,7 @@ SECTIONS: Final[Mapping[str, Render]] = {
     "machine": machine,
     "latency": latency,
     "batch": batch,
+    "networks": networks,
     "ariann": ariann,
     "scale": scale,
     "growth": growth,

@@ -6,7 +6,7 @@ user; memory is read from outside.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from pydantic import ValidationError
 
@@ -16,13 +16,18 @@ from benchmarks.measuring import Link as Traffic
 from benchmarks.measuring import Measurement, NotServed, Opener
 from benchmarks.processes import cpu_seconds, last_words, peak_rss_bytes, run_watched
 from contract.errors import ComputationFailed
+from contract.ticket import BATCHED_ENGINES
 from contract.ticket import Engine as Protocol
 from data_owner.diagnosis import Bytes, Diagnosis
 from demonstration.commands import command
 from demonstration.deployment import Deployment
+from model_owner.settings import ModelOwnerSettings
 from secure_computation.links import LOOPBACK, Link
 
 Figure = TypeVar("Figure", int, float)
+
+LARGEST_BATCH: Final = ModelOwnerSettings.model_fields["images_per_session"].default
+"""What a model owner allows who sets nothing else."""
 
 
 def product(protocol: Protocol, link: Link = LOOPBACK) -> Opener:
@@ -30,8 +35,11 @@ def product(protocol: Protocol, link: Link = LOOPBACK) -> Opener:
 
     @contextmanager
     def opened(case: Case, timeout_seconds: float) -> Iterator[ProductEngine | NotServed]:
-        if case.batch > 1:
-            yield NotServed("answers one image a session")
+        if case.batch > 1 and protocol not in BATCHED_ENGINES:
+            yield NotServed("evaluates one image a session")
+            return
+        if case.batch > LARGEST_BATCH:
+            yield NotServed(f"the model owner takes {LARGEST_BATCH} images a session, as it is set up here")
             return
         folder = case.folder / f"product-{protocol.value}-{link.name}"
         folder.mkdir()
@@ -54,7 +62,9 @@ class ProductEngine:
     def measure(self, pictures: Pictures) -> Measurement:
         """Submit the pictures once."""
         before = self._servers_cpu_seconds()
-        arguments = ["diagnose", str(pictures.images[0]), "--config", str(self._deployment.data_owner_settings)]
+        arguments = ["diagnose", *map(str, pictures.images), "--config", str(self._deployment.data_owner_settings)]
+        if self._case.batch > 1:
+            arguments += ["--batch", str(self._case.batch)]
         finished = run_watched(
             command("data-owner", [*arguments, "--engine", self._protocol.value, "--json", "--force"]),
             name="data-owner",
@@ -62,7 +72,8 @@ class ProductEngine:
             folder=self._deployment.folder,
             timeout_seconds=self._timeout_seconds,
         )
-        diagnosis = _parse(finished.output)
+        diagnoses = _parse(finished.output, images=self._case.batch)
+        diagnosis = diagnoses[0]  # seconds, bytes and trips are the session's, the same in each
         return Measurement(
             online_seconds=diagnosis.seconds.online,
             offline_seconds=diagnosis.seconds.offline,
@@ -70,7 +81,7 @@ class ProductEngine:
             offline_bytes=diagnosis.bytes.offline,
             one_way_trips=diagnosis.one_way_trips,
             peak_rss_bytes={"data_owner": finished.peak_rss_bytes} | self._servers_memory(),
-            logits=diagnosis.logits or (),
+            logits=tuple(logit for one in diagnoses for logit in one.logits or ()),
             links=_links(diagnosis.bytes),
             cpu_seconds={"data_owner": finished.cpu_seconds}
             | {party: spent - before[party] for party, spent in self._servers_cpu_seconds().items()},
@@ -110,8 +121,11 @@ def _links(counted: Bytes) -> tuple[Traffic, ...]:
     )
 
 
-def _parse(output: str) -> Diagnosis:
+def _parse(output: str, *, images: int) -> list[Diagnosis]:
     try:
-        return Diagnosis.model_validate_json(output)
+        found = [Diagnosis.model_validate_json(line) for line in output.splitlines()]
     except ValidationError as error:
-        raise ComputationFailed("data-owner diagnose --json did not print one diagnosis: report this") from error
+        raise ComputationFailed("data-owner diagnose --json did not print a diagnosis a line: report this") from error
+    if len(found) != images or [one.batch.images for one in found] != [images] * images:
+        raise ComputationFailed(f"data-owner diagnose did not answer {images} image(s) in one session: report this")
+    return found

@@ -1,5 +1,6 @@
 """From runs to figures: medians, worst cases, keys, table and saved file."""
 
+import dataclasses
 import json
 from datetime import UTC, datetime
 from io import StringIO
@@ -38,19 +39,17 @@ NOW = datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC)
 RUNS = (*runs_of("crypten", [99.0, 3.0, 1.0, 2.0]), *runs_of("plaintext", [98.0, 0.4, 0.1, 0.2]))
 
 
+def configuration(folder: Path) -> Configuration:
+    return Configuration(
+        model="tiny", model_folder=folder, engines=("plaintext", "small", "crypten"), runs=3, seed=5, timeout_seconds=1
+    )
+
+
 @pytest.fixture
 def summary(tmp_path: Path) -> Summary:
-    configuration = Configuration(
-        model="tiny",
-        model_folder=tmp_path,
-        engines=("plaintext", "small", "crypten"),
-        runs=3,
-        seed=5,
-        timeout_seconds=1,
-    )
     measured = Measured(runs=RUNS, not_served={"small": "takes no such image"})
     case = fake_case(tmp_path, rounds=3)
-    return summarise(measured, case, configuration, MACHINE, {"python": "3"}, now=NOW)
+    return summarise(measured, case, configuration(tmp_path), MACHINE, {"python": "3"}, now=NOW)
 
 
 @pytest.fixture
@@ -74,11 +73,9 @@ def test_medians_and_worst_cases_without_the_warm_up(results: tuple[Result, ...]
 
 
 def test_an_even_number_of_runs_keeps_counts_whole(tmp_path: Path) -> None:
-    configuration = Configuration(
-        model="tiny", model_folder=tmp_path, engines=("crypten",), runs=2, seed=1, timeout_seconds=1
-    )
+    one = dataclasses.replace(configuration(tmp_path), engines=("crypten",), runs=2)
     measured = Measured(runs=RUNS[:3], not_served={})
-    (result,) = summarise(measured, fake_case(tmp_path), configuration, MACHINE, {}).results
+    (result,) = summarise(measured, fake_case(tmp_path), one, MACHINE, {}).results
     assert (result.online_seconds, result.online_bytes, result.one_way_trips) == (2.0, 1000, 7)
 
 

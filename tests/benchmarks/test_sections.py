@@ -1,0 +1,216 @@
+"""Sections of the page: each shows the figures of its kept result, and its plot."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.ariann import AriannTable, LinkCost, Row, read_published
+from benchmarks.cost_model import EngineCost
+from benchmarks.document import writing
+from benchmarks.document.parts import PartFile, path_of
+from benchmarks.emulation import MeasuredLink
+from benchmarks.growth import Growth, SizeCost
+from benchmarks.layers import Layers, LayerTime
+from benchmarks.measuring import Measured
+from benchmarks.networks import LinkFacts, NetworkRow, Networks
+from benchmarks.reporting import FORMAT, Range, summarise
+from benchmarks.scale import Level, Quantiles, Scale, Stocking
+from contract.model_card import Strict
+from secure_computation.links import LINKS
+from tests.benchmarks.fakes import fake_case
+from tests.benchmarks.test_reporting import MACHINE, NOW, RUNS, configuration
+
+ONE = Range(smallest=0.9, largest=1.1)
+FACTS: dict[str, Any] = {"threads": 1, "machine": MACHINE, "versions": {"python": "3"}}
+
+
+def keep(folder: Path, name: str, result: Strict) -> None:
+    kept = PartFile(
+        format=FORMAT,
+        part=name,
+        taken=NOW.isoformat(),
+        wall_seconds=1.0,
+        code="c0de",
+        machine=MACHINE,
+        result=result.model_dump(mode="json"),
+    )
+    path_of(name, folder).write_text(kept.model_dump_json())
+
+
+def networks() -> Networks:
+    def row(network: str, *, runs: int, predicted: float | None) -> NetworkRow:
+        return NetworkRow(
+            engine="masked",
+            network=network,
+            runs=runs,
+            online_seconds=1.0,
+            online_seconds_range=ONE,
+            offline_seconds=0.0,
+            offline_seconds_range=Range(smallest=0, largest=0),
+            online_bytes=1,
+            offline_bytes=1,
+            one_way_trips=3,
+            max_abs_error=0.1,
+            predicted_online_seconds=predicted,
+            predicted_offline_seconds=None,
+            online_prediction_error=None if predicted is None else predicted - 1,
+            offline_prediction_error=None,
+        )
+
+    relay = MeasuredLink(round_trip_milliseconds=2.05, median_round_trip_milliseconds=2.1, megabits_per_second=990.0)
+    costs: tuple[EngineCost, ...] = ()
+    return Networks(
+        format=1,
+        taken="2030",
+        model="tiny",
+        model_version="1.0.0",
+        size=8,
+        batch=1,
+        seed=1,
+        links=(LinkFacts(link=LINKS[0], measured=None), LinkFacts(link=LINKS[1], measured=relay)),
+        costs=costs,
+        rows=(row("loopback", runs=3, predicted=None), row("lan", runs=1, predicted=1.25)),
+        runs=(),
+        **FACTS,
+    )
+
+
+def ariann() -> AriannTable:
+    published = read_published()
+    cost = LinkCost(
+        link="lan",
+        online_seconds=1.0,
+        online_seconds_range=ONE,
+        offline_seconds=2.0,
+        offline_seconds_range=ONE,
+        online_bytes=123_450_000,
+        offline_bytes=1,
+        weights_bytes=1,
+        one_way_trips=77,
+        max_abs_error=0.1,
+        largest_logit=1.0,
+        peak_rss_bytes={},
+    )
+    return AriannTable(
+        format=1,
+        taken="2030",
+        published=published,
+        rows=(Row(published=published.rows[0], ours=(cost,)),),
+        links=LINKS[:2],
+        runs=3,
+        **FACTS,
+    )
+
+
+def scale() -> Scale:
+    quantiles = Quantiles(smallest=0.5, median=1.5, p95=2.5, largest=3.0)
+    levels = tuple(
+        Level(
+            sessions=sessions,
+            stocked=stocked,
+            images=4,
+            seconds=10.0,
+            images_per_minute=24.0 * sessions,
+            latency_seconds=quantiles,
+            online_seconds=quantiles,
+            peak_rss_bytes={"model_owner": 654_000_000},
+        )
+        for sessions in (1, 2)
+        for stocked in (False, True)
+    )
+    return Scale(
+        format=1,
+        taken="2030",
+        model="tiny",
+        model_version="1.0.0",
+        height=8,
+        width=8,
+        images_per_session=4,
+        levels=levels,
+        stocking=(Stocking(sessions=2, items=8, seconds=10.0, items_per_minute=48.0),),
+        **FACTS,
+    )
+
+
+def growth() -> Growth:
+    size = SizeCost(
+        side=64, online_seconds=0.5, offline_seconds=1.5, online_bytes=10, offline_bytes=20, one_way_trips=9
+    )
+    return Growth(
+        model="tiny",
+        runs=3,
+        sizes=(size,),
+        online_bytes_per_pixel=321.0,
+        online_microseconds_per_pixel=4.5,
+        online_seconds_at_no_pixels=0.07,
+        machine=MACHINE,
+        versions={},
+    )
+
+
+def layers() -> Layers:
+    def layer(name: str, kind: str, seconds: float, *, answer: float = 0.0) -> LayerTime:
+        return LayerTime(
+            name=name,
+            kind=kind,
+            elements=1,
+            has_round_trip=answer > 0,
+            model_owner_seconds=seconds,
+            data_owner_cpu_seconds=answer,
+        )
+
+    found = (layer("stem", "Linear", 0.03), layer("relu", "Relu", 0.06, answer=0.02), layer("add", "Add", 0.0001))
+    return Layers(model="tiny", size=8, runs=9, layers=found, machine=MACHINE, versions={})
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    measured = Measured(runs=RUNS, not_served={"small": "takes no such image"})
+    summary = summarise(measured, fake_case(tmp_path), configuration(tmp_path), MACHINE, {"python": "3.x"}, now=NOW)
+    for name in ("latency-resnet18", "latency-resnet18-maxpool", "batch"):
+        keep(tmp_path, name, summary)
+    for name, result in {
+        "networks": networks(),
+        "ariann": ariann(),
+        "scale": scale(),
+        "growth": growth(),
+        "layers": layers(),
+    }.items():
+        keep(tmp_path, name, result)
+    return tmp_path
+
+
+def test_the_page_shows_what_was_measured(results: Path) -> None:
+    page = writing.render(results)
+    for words in (
+        "Machine: Abacus, 2 cores",
+        "python 3.x",
+        "| crypten | 2 (1 - 3) |",
+        "| small | not measured: takes no such image |",
+        "| crypten | data owner to model owner |",
+        "| crypten | data owner | 0.5 | 0 |",
+        "| loopback | masked | 3 | 1 (0.9 - 1.1) |",
+        "| masked | 1 | 1 | 1.25 (+25%) |",
+        "lan: 2.0 ms, 990 Mbit/s",
+        "| ours, lan | 2 | 1 (0.9 - 1.1) | 123.45 |",
+        "AriaNN, WAN, CPU",
+        "| 2 | from stock | 48 | 1.5 | 2.5 |",
+        "48 with 2",
+        "| 64 x 64 | 0.5 | 1.5 |",
+        "| Relu | 1 | 60.0 | 20.0 | 67% |",
+        "c0de",
+    ):
+        assert words in page.text, words
+    assert set(page.plots) == {"traffic.svg", "networks.svg", "throughput.svg", "layers.svg"}
+    assert b"all others" in page.plots["layers.svg"]
+
+
+def test_writing_removes_plots_that_are_no_longer_shown(results: Path, tmp_path: Path) -> None:
+    page = tmp_path / "docs" / "benchmarks.md"
+    writing.write(results, page)
+    assert (page.parent / "plots" / "networks.svg").is_file()
+    path_of("networks", results).unlink()
+    writing.write(results, page)
+    assert not (page.parent / "plots" / "networks.svg").exists()
+    assert page.read_text() == writing.render(results).text
