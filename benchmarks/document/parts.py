@@ -116,6 +116,24 @@ def networks(plan: Plan, folder: Path) -> Strict:
         return measure_networks(configuration, case, LINKS, on_step)
 
 
+def peers(plan: Plan, folder: Path) -> Strict:
+    """What a researcher would use instead. SPU is installed where it is missing."""
+    from benchmarks.comparison import measure_peers
+    from benchmarks.peers import catalogue
+    from benchmarks.progress import shown_steps
+
+    with shown_steps(console()) as on_step:
+        return measure_peers(
+            find_model(plan.model),
+            folder,
+            peers=catalogue(install=True),
+            runs=plan.runs or 3,
+            seed=1,
+            timeout_seconds=plan.timeout_seconds,
+            on_step=on_step,
+        )
+
+
 def ariann(plan: Plan, folder: Path) -> Strict:
     """AriaNN's table beside ours."""
     from benchmarks import ariann as comparison
@@ -170,6 +188,7 @@ PARTS: Final = (
     Part(name="latency-resnet18-maxpool", minutes=3.0, measure=latency_with_max_pool),
     Part(name="batch", minutes=2.0, measure=batch),
     Part(name="networks", minutes=9.0, measure=networks),
+    Part(name="peers", minutes=7.0, measure=peers),
     Part(name="ariann", minutes=6.0, measure=ariann),
     Part(name="scale", minutes=3.5, measure=scale),
     Part(name="growth", minutes=2.0, measure=growth),

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks.ariann import AriannTable, LinkCost
+from benchmarks.comparison import PeerRow, Peers, Spread
 from benchmarks.document import plots
 from benchmarks.document.parts import PartFile, read_part
 from benchmarks.document.text import machine_words, megabytes, seconds, spread, table
@@ -246,6 +247,44 @@ def _predicted(value: float | None, error: float | None) -> str:
     return seconds(value) if error is None else f"{seconds(value)} ({error:+.0%})"
 
 
+def peers(folder: Path) -> Section:
+    """Other systems, and what each trusts."""
+    found = read_part("peers", folder, Peers)
+    if found is None:
+        return Section(MISSING)
+    kept, result = found
+    rows = [(f"{row.size} x {row.size}", row.system, *_peer_figures(row)) for row in result.rows]
+    headings = ("size", "system", "online s (range)", "offline s", "online MB", "offline MB", "largest logit error")
+    told = {row.system: f"- {row.system}: {row.configuration}. Trust: {row.trust}" for row in result.rows}
+    versions = ", ".join(f"{name} {version}" for name, version in result.spu_versions.items())
+    title = (
+        f"**{result.model}**, one image, medians of {result.runs} runs in turns. An answer counts as the same within "
+        f"{result.agreement:g} of onnxruntime's logits."
+    )
+    parts = [title, _source(kept), table((*headings, "outcome"), rows), "\n".join(told.values())]
+    if versions:
+        parts.append(f"In SPU's environment: {versions}.")
+    return Section("\n\n".join(parts))
+
+
+def _peer_figures(row: PeerRow) -> tuple[str, ...]:
+    outcome = row.status.value if row.reason is None else f"{row.status.value}: {row.reason}"
+    if row.label_equal is False:
+        outcome += "; another label"
+
+    def shown(part: Spread | None) -> str:
+        if part is None:
+            return ""
+        return spread(part.median, part.smallest, part.largest) if part.largest else "0"
+
+    def counted(count: int | None) -> str:
+        return "not counted" if count is None else megabytes(count)
+
+    error = "" if row.max_logit_error is None else f"{row.max_logit_error:.2g}"
+    online, offline = row.online_seconds, row.offline_seconds
+    return (shown(online), shown(offline), counted(row.online_bytes), counted(row.offline_bytes), error, outcome)
+
+
 def ariann(folder: Path) -> Section:
     """Published beside measured."""
     found = read_part("ariann", folder, AriannTable)
@@ -369,6 +408,7 @@ SECTIONS: Final[Mapping[str, Render]] = {
     "latency": latency,
     "batch": batch,
     "networks": networks,
+    "peers": peers,
     "ariann": ariann,
     "scale": scale,
     "growth": growth,

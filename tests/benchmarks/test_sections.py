@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from benchmarks.ariann import AriannTable, LinkCost, Row, read_published
+from benchmarks.comparison import PeerRow, Peers, Spread, Status
 from benchmarks.cost_model import EngineCost
 from benchmarks.document import writing
 from benchmarks.document.parts import PartFile, path_of
@@ -72,6 +73,47 @@ def networks() -> Networks:
         costs=costs,
         rows=(row("loopback", runs=3, predicted=None), row("lan", runs=1, predicted=1.25)),
         runs=(),
+        **FACTS,
+    )
+
+
+def peers() -> Peers:
+    measured = PeerRow(
+        peer="masked",
+        system="ours",
+        configuration="as in service",
+        trust="two parties and a dealer",
+        size=8,
+        status=Status.MEASURED,
+        reason=None,
+        runs=3,
+        online_seconds=Spread(median=1.0, smallest=0.9, largest=1.1),
+        offline_seconds=Spread(median=0.0, smallest=0.0, largest=0.0),
+        setup_seconds=None,
+        online_bytes=2_500_000,
+        offline_bytes=None,
+        one_way_trips=3,
+        cpu_seconds={},
+        peak_rss_bytes={},
+        max_logit_error=0.01,
+        label_equal=True,
+        evaluations=(),
+    )
+    nothing = {"online_seconds": None, "offline_seconds": None, "online_bytes": None, "max_logit_error": None}
+    missing = measured.model_copy(
+        update=nothing | {"system": "other", "status": Status.NOT_INSTALLED, "reason": "no wheel for this machine"}
+    )
+    return Peers(
+        taken="2030",
+        model="tiny",
+        model_version="1.0.0",
+        model_sha256="0" * 64,
+        seed=1,
+        runs=3,
+        agreement=0.05,
+        expected=(),
+        rows=(measured, missing),
+        spu_versions={},
         **FACTS,
     )
 
@@ -172,6 +214,7 @@ def results(tmp_path: Path) -> Path:
         keep(tmp_path, name, summary)
     for name, result in {
         "networks": networks(),
+        "peers": peers(),
         "ariann": ariann(),
         "scale": scale(),
         "growth": growth(),
@@ -192,6 +235,9 @@ def test_the_page_shows_what_was_measured(results: Path) -> None:
         "| crypten | data owner | 0.5 | 0 |",
         "| loopback | masked | 3 | 1 (0.9 - 1.1) |",
         "| masked | 1 | 1 | 1.25 (+25%) |",
+        "| 8 x 8 | ours | 1 (0.9 - 1.1) | 0 | 2.5 | not counted | 0.01 | measured |",
+        "not installed: no wheel for this machine |",
+        "Trust: two parties and a dealer",
         "lan: 2.0 ms, 990 Mbit/s",
         "| ours, lan | 2 | 1 (0.9 - 1.1) | 123.45 |",
         "AriaNN, WAN, CPU",
