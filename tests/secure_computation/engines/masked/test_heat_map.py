@@ -14,7 +14,7 @@ from secure_computation import float_reference
 from secure_computation.engines.choosing import offered_engines, output_of
 from secure_computation.engines.crypten.lowering import lower
 from secure_computation.engines.masked.comparison_steps import TruncateStep
-from secure_computation.engines.masked.costs import total_cost
+from secure_computation.engines.masked.costs import masked_weight_bytes, total_cost
 from secure_computation.engines.masked.heat_map import SHOWN_BITS, add_heat_map
 from secure_computation.engines.masked.integer_weights import IntegerWeights, round_weights
 from secure_computation.engines.masked.lowering import lower_masked
@@ -109,12 +109,20 @@ def test_about_eight_bits_are_shown() -> None:
 
 
 def test_cost_is_as_declared() -> None:
+    total = total_cost(LOWERING)
     session = Session(parties_of(MODEL), IMAGES[0]).run()
-    frames = session.frames["data_owner_from_model_owner"]
-    online = [frame for frame in frames if frame.phase is not Phase.OFFLINE and frame.kind is Kind.BYTES]
-    sent = sum(len(frame.body) for frame in online if not frame.step.startswith("masked weights"))
-    assert sent == total_cost(LOWERING).model_owner_to_data_owner
-    assert total_cost(LOWERING).trips == total_cost(PLAIN).trips + 2
+
+    def measured(link: str, *, online: bool) -> int:
+        frames = [frame for frame in session.frames[link] if frame.kind is Kind.BYTES]
+        kept = [frame for frame in frames if (frame.phase in {Phase.ONLINE, Phase.OUTPUT}) == online]
+        return sum(len(frame.body) for frame in kept)
+
+    assert measured("model_owner_from_dealer", online=False) == total.dealer_to_model_owner
+    assert measured("model_owner_from_data_owner", online=False) == total.data_owner_to_model_owner_offline
+    assert measured("model_owner_from_data_owner", online=True) == total.data_owner_to_model_owner
+    assert measured("data_owner_from_model_owner", online=True) == total.model_owner_to_data_owner
+    assert measured("data_owner_from_model_owner", online=False) == masked_weight_bytes(LOWERING)
+    assert run(MODEL, IMAGES[0]).online.one_way_trips == total.trips == total_cost(PLAIN).trips + 2
 
 
 # What is seen
