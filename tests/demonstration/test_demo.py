@@ -91,7 +91,7 @@ KEYS: dict[str, set[str] | None] = {
     "max_abs_error": None,
     "warnings": None,
     "seconds": {"offline", "online"},
-    "bytes": {"online", "offline", "data_owner_sent", "model_owner_sent", "crypto_provider_sent"},
+    "bytes": {"online", "offline", "data_owner_sent", "model_owner_sent", "crypto_provider_sent", "links"},
     "one_way_trips": None,
     "processes": {"data_owner", "model_owner", "crypto_provider", "inference_service"},
 }
@@ -121,7 +121,9 @@ def test_json_alone_on_stdout_and_nothing_left(temporary: Path, tiny_model: Path
     assert set(shown["diagnosis"]["probabilities"]) == set(CLASSES)
     assert shown["max_abs_error"] < 0.02
     assert len({*shown["processes"].values(), demo.process.pid, os.getpid()}) == 6
+    links = shown["bytes"].pop("links")
     assert min(shown["bytes"].values()) > 0
+    assert {link["sender"] for link in links} == {"data-owner", "model-owner", "crypto-provider"}
     assert demo.left_behind() == []
 
 
@@ -174,7 +176,7 @@ def comparison(*, plaintext: str) -> Comparison:
             "max_abs_error": 0.5,
             "warnings": (),
             "seconds": {"offline": 1.0, "online": 1.0},
-            "bytes": dict.fromkeys(KEYS["bytes"] or set(), 1),
+            "bytes": dict.fromkeys(KEYS["bytes"] or set(), 1) | {"links": ()},
             "one_way_trips": 1,
             "processes": dict.fromkeys(KEYS["processes"] or set(), 1),
         }
