@@ -54,12 +54,12 @@ def ariann_table(result: "AriannTable") -> "Table":
         caption=f"AriaNN: CPU {published.cpu_machine}; GPU {published.gpu_machine}; WAN {published.wan}. Ours: "
         f"{result.machine.processor}, {result.machine.cores} core(s), {result.threads} thread(s) a party; load when it "
         f"began: {result.machine.load_average:.1f}. Links: {links}. Random weights. "
-        "Whole batch: AriaNN's seconds for an image times its images. Error: the largest of a logit from "
+        "Batch: AriaNN's seconds for an image times its images. Error: the largest of a logit from "
         "onnxruntime's, beside the largest logit.",
     )
-    table.add_column("network")
-    table.add_column("system, link")
-    headings = ("offline s", "online s", "(range)", "whole batch s", "online MB", "offline MB", "trips", "error")
+    table.add_column("network", no_wrap=True)
+    table.add_column("system, link", no_wrap=True)
+    headings = ("offline s", "online s", "(range)", "batch s", "online MB", "offline MB", "trips", "error")
     for heading in headings:
         table.add_column(heading, justify="right")
     for row in result.rows:

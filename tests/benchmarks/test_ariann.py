@@ -10,11 +10,22 @@ import pytest
 from rich.console import Console
 
 from benchmarks.__main__ import app
-from benchmarks.ariann import NETWORKS, Plan, measure_ariann, parse_names, read_published
+from benchmarks.ariann import (
+    NETWORKS,
+    AriannTable,
+    LinkCost,
+    Plan,
+    Row,
+    measure_ariann,
+    parse_names,
+    read_published,
+)
 from benchmarks.ariann_models import write_network
 from benchmarks.commands.ariann import ariann_table
 from benchmarks.commands.giving import TABLE_WIDTH
+from benchmarks.machine import read_machine
 from benchmarks.measuring import Step
+from benchmarks.reporting import Range
 from contract.command_line import run
 from contract.errors import CallerError
 from contract.model_card import read_card
@@ -23,7 +34,7 @@ from model_owner.calibration import calibration_images
 from model_owner.onnx_import.compiling import compile_model
 from secure_computation import reference
 from secure_computation.engines.masked.lowering import lower_masked
-from secure_computation.links import LOOPBACK
+from secure_computation.links import LOOPBACK, find_link
 
 TRANSCRIBED = {
     "lenet-28": (128, 0.041, 0.055, 0.035, 0.143, 0.43, None),
@@ -130,7 +141,7 @@ def test_names_are_read_in_order() -> None:
 
 
 @pytest.mark.slow
-def test_a_row_is_measured_and_shown_beside_theirs(tmp_path: Path) -> None:
+def test_a_row_is_measured(tmp_path: Path) -> None:
     steps: list[Step] = []
     plan = Plan(rows=("lenet-28",), links=(LOOPBACK,), runs=2, timeout_seconds=300)
     result = measure_ariann(tmp_path, plan, steps.append)
@@ -144,9 +155,40 @@ def test_a_row_is_measured_and_shown_beside_theirs(tmp_path: Path) -> None:
     assert cost.max_abs_error < 0.1 * cost.largest_logit
     assert {"data_owner", "model_owner", "crypto_provider", "inference_service"} == set(cost.peak_rss_bytes)
     assert json.loads(result.model_dump_json())["format"] == 1
+
+
+def test_the_table_shows_theirs_and_ours() -> None:
+    wide = Range(smallest=0.0123456, largest=0.123456)
+    cost = LinkCost(
+        link="ariann-wan",
+        online_seconds=0.0345678,
+        online_seconds_range=wide,
+        offline_seconds=0.0456789,
+        offline_seconds_range=wide,
+        online_bytes=53_110_000,
+        offline_bytes=1_234_560_000,
+        weights_bytes=1,
+        one_way_trips=123,
+        max_abs_error=0.0123,
+        largest_logit=12.3,
+        peak_rss_bytes={},
+    )
+    published = read_published()
+    table = AriannTable(
+        format=1,
+        taken="2026-01-01T00:00:00+00:00",
+        published=published,
+        rows=tuple(Row(published=row, ours=(cost,)) for row in published.rows),
+        links=(find_link("ariann-wan"),),
+        runs=3,
+        threads=1,
+        machine=read_machine(),
+        versions={},
+    )
     output = io.StringIO()
-    Console(width=TABLE_WIDTH, file=output).print(ariann_table(result))
+    Console(width=TABLE_WIDTH, file=output).print(ariann_table(table))
     shown = output.getvalue()
-    assert "19.88" not in shown  # rows that were not asked for
-    for words in ("AriaNN, WAN, CPU", "0.143", "ours, loopback", "m5d.4xlarge"):
+    for words in ("AriaNN, WAN, CPU", "0.143", "18.3", "ours, ariann-wan", "ResNet-18, 224 px", "3,254", "m5d.4xlarge"):
         assert words in shown
+    assert "70 ms one way" in " ".join(shown.split())
+    assert shown.count("0.0346") == len(published.rows)
