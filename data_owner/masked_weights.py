@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from contract.errors import ConfigurationError, PeerViolation
 from secure_computation.engines.masked.plan import MaskedLowering
@@ -24,6 +25,8 @@ from secure_computation.ring import reduce_to_ring
 _FORMAT: Final = b"masked weights 1\n"
 _DIGEST_BYTES: Final = 32
 
+_Body = NDArray[np.uint8]
+
 
 class MaskedWeightsFolder:
     """Keeps the newest masked weights of each plan and model owner."""
@@ -32,17 +35,24 @@ class MaskedWeightsFolder:
         """Keep files in `folder`, which is made (0700) where it is missing."""
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._folder = folder
+        self._just_read: tuple[Path, _Body] | None = None
+        """Between `newest` and `load`, so that the file is read and its digest computed once."""
 
     def newest(self, model_owner: str, lowering: MaskedLowering) -> str | None:
         """Name of the version that is kept and whole, if any."""
         for path in self._folder.glob(f"{_prefix(model_owner, lowering)}.*"):
-            if self._read(path, lowering) is not None:
+            body = self._read(path, lowering)
+            if body is not None:
+                self._just_read = (path, body)
                 return path.name.rpartition(".")[2]
         return None
 
     def load(self, model_owner: str, version: str, lowering: MaskedLowering) -> dict[str, RingElements] | None:
         """Delta of each linear step by its name, or None where it is not kept or damaged."""
-        body = self._read(self._path(model_owner, version, lowering), lowering)
+        path = self._path(model_owner, version, lowering)
+        (known, body), self._just_read = self._just_read or (None, None), None
+        if known != path:
+            body = self._read(path, lowering)
         if body is None:
             return None
         deltas: dict[str, RingElements] = {}
@@ -87,7 +97,7 @@ class MaskedWeightsFolder:
         return self._folder / f"{_prefix(model_owner, lowering)}.{version}"
 
     @staticmethod
-    def _read(path: Path, lowering: MaskedLowering) -> "np.ndarray[tuple[int, ...], np.dtype[np.uint8]] | None":
+    def _read(path: Path, lowering: MaskedLowering) -> _Body | None:
         """The packed tensors of a whole file, or None."""
         wanted = sum(delta_layout(step).body_bytes for _, step in linear_steps(lowering))
         try:

@@ -45,6 +45,7 @@ session, ticket     -->    checks ticket, pins both peers
 
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,6 +130,7 @@ class Diagnoser:
         self._stock = open_stock(settings, self._ledger)
         self._masked_weights = MaskedWeightsFolder(settings.data_folder / "masked-weights")
         self._lost: list[str] = []
+        self._loading: Future[None] | None = None
         self._sides: dict[tuple[str, Engine], DataOwnerSide[Any]] = {}
         self._deadlines = Deadlines(connect_seconds=settings.waiting.connect, step_seconds=settings.waiting.step)
 
@@ -146,10 +148,13 @@ class Diagnoser:
     def warm_up(self, engine: Engine, *, stocked_for: ModelEntry | None = None) -> None:
         """Load what sessions of an engine need: seconds that would else be spent in the first one.
 
-        With material in stock for `stocked_for`, only what the online phase needs, which does without torch.
+        With material in stock for `stocked_for`, only what the online phase needs, which does without torch; and that
+        loads beside the session's first steps, which mostly wait for others.
         """
         if stocked_for is not None and engine in STOCKED_ENGINES and self._stock.keeps(stocked_for):
-            warm_up_online()
+            loader = ThreadPoolExecutor(1)
+            self._loading = loader.submit(warm_up_online)
+            loader.shutdown(wait=False)
             return
         import torch
 
@@ -256,6 +261,8 @@ class Diagnoser:
         offline = self._offline(session, plan, progress, channels)
         model_owner = offline.model_owner
         self._desk.report(session, SessionEventName.RUN)
+        if self._loading is not None:
+            self._loading.result()
         prepared = time.perf_counter()
         side = self._side(session.claims, plan)
         progress.stage("computing on shares")
