@@ -40,14 +40,14 @@ def require(folder: Path = FOLDER, *, install: bool, timeout_seconds: float = IN
     """Its Python; installs it first where that is allowed and needed.
 
     Raises ConfigurationError that says why SPU cannot be used here. The words of pip are not in it (they may name a
-    private index); they are in the `.log` files of `folder`.
+    private index); they are in the `.err` files of `folder`.
     """
     if (found := find(folder)) is not None:
         return found
     if not install:
-        raise ConfigurationError("not installed: leave --no-install out, or drop the peers named spu-")
+        raise ConfigurationError("SPU is missing: leave --no-install out, or drop the peers named spu-")
     if sys.version_info[:2] != PYTHON:
-        raise ConfigurationError("not installed: SPU 0.9.5 exists for Python 3.11, and .venv has another: remake .venv")
+        raise ConfigurationError("SPU 0.9.5 exists for Python 3.11, and .venv has another: remake .venv with it")
     with _alone(folder):
         return find(folder) or _install(folder, timeout_seconds)
 
@@ -82,11 +82,11 @@ def _step(folder: Path, name: str, command: list[str], timeout_seconds: float) -
         run_watched(command, name=name, environment=quiet_environment(), folder=folder, timeout_seconds=timeout_seconds)
     except ComputationFailed as error:
         raise ConfigurationError(
-            f"not installed: step '{name}' failed; is the package index reachable? Its words: {folder.name}/{name}.err"
+            f"SPU: step '{name}' failed; is the package index reachable? Its words: {folder.name}/{name}.err"
         ) from error
     except DeadlineExceeded as error:
         raise ConfigurationError(
-            f"not installed: step '{name}' took more than {timeout_seconds:.0f} s; try again on a faster link"
+            f"SPU: step '{name}' took more than {timeout_seconds:.0f} s; try again on a faster link"
         ) from error
 
 

@@ -131,7 +131,7 @@ def test_the_files_hold_all_that_it_needs(tmp_path: Path, files: tuple[Path, Pat
 def test_nothing_is_installed_unasked(tmp_path: Path) -> None:
     folder = tmp_path / "environment"
     assert spu_environment.find(folder) is None
-    with pytest.raises(ConfigurationError, match="not installed"):
+    with pytest.raises(ConfigurationError, match="SPU is missing"):
         spu_environment.require(folder, install=False)
     assert spu_environment.versions(folder) == {}
     assert not folder.exists()
