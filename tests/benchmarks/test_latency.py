@@ -117,6 +117,18 @@ def benchmark(model: Path, *arguments: str) -> subprocess.Popen[str]:
 
 
 @pytest.mark.slow
+def test_a_batch_by_the_engines_that_can(tiny_model: Path) -> None:
+    process = benchmark(tiny_model, "--engines", "masked,crypten,plaintext", "--runs", "1", "--batch", "3", "--json")
+    output, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    lines = {line["engine"]: line for line in map(json.loads, output.splitlines())}
+    assert lines["crypten"]["not_measured"] == "evaluates one image a session"
+    for engine in ("masked", "plaintext"):
+        assert lines[engine]["batch"] == 3
+        assert lines[engine]["max_abs_error"] < 0.01
+
+
+@pytest.mark.slow
 def test_all_engines_agree_on_a_tiny_model(tiny_model: Path) -> None:
     results = tiny_model.parent / "results"
     process = benchmark(tiny_model, "--runs", "2", "--json", "--save", str(results))
