@@ -1,14 +1,13 @@
 """What the page says about each part, made from its kept result. A part without one is said not to be measured."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from benchmarks.ariann import AriannTable, LinkCost
-from benchmarks.comparison import PeerRow, Peers, Spread
 from benchmarks.document import plots
-from benchmarks.document.parts import PartFile, read_part
+from benchmarks.document.other_systems import ariann, peers
+from benchmarks.document.parts import read_part
+from benchmarks.document.section import MISSING, Section, picture, source
 from benchmarks.document.text import machine_words, megabytes, seconds, spread, table
 from benchmarks.growth import Growth
 from benchmarks.layers import Layers
@@ -16,31 +15,7 @@ from benchmarks.networks import Networks
 from benchmarks.reporting import Result, Summary
 from benchmarks.scale import Scale
 
-MISSING: Final = "*Not measured: there is no result of this part.*"
-
-
-@dataclass(frozen=True)
-class Section:
-    """Text, and the plots that it shows, by file name."""
-
-    text: str
-    plots: Mapping[str, bytes] = field(default_factory=dict)
-
-
 Render = Callable[[Path], Section]
-
-
-def _source(kept: PartFile) -> str:
-    """Where the figures stand, and under which load."""
-    name = f"{kept.part}.json"
-    return (
-        f"[{name}](../benchmarks/results/{name}), {kept.taken[:10]}, code {kept.code}, load when it began "
-        f"{kept.machine.load_average:.1f}."
-    )
-
-
-def _picture(name: str, words: str) -> str:
-    return f"![{words}](plots/{name})"
 
 
 def machine(folder: Path) -> Section:
@@ -66,7 +41,7 @@ def latency(folder: Path) -> Section:
             parts.append(f"**{name.removeprefix('latency-')}**. {MISSING}")
             continue
         kept, summary = found
-        parts += [_latency_title(summary), _source(kept), _costs(summary), _by_link(summary), _by_party(summary)]
+        parts += [_latency_title(summary), source(kept), _costs(summary), _by_link(summary), _by_party(summary)]
         label = name.removeprefix("latency-")
         for result in summary.results:
             if result.online_bytes:
@@ -76,7 +51,7 @@ def latency(folder: Path) -> Section:
     drawn = {}
     if traffic:
         drawn["traffic.svg"] = plots.grouped_bars(traffic, up="megabytes an image (log)")
-        parts.append(_picture("traffic.svg", "traffic by system"))
+        parts.append(picture("traffic.svg", "traffic by system"))
     return Section("\n\n".join(parts), drawn)
 
 
@@ -155,7 +130,7 @@ def batch(folder: Path) -> Section:
     if found is None:
         return Section(MISSING)
     kept, summary = found
-    return Section("\n\n".join([_latency_title(summary), _source(kept), _costs(summary)]))
+    return Section("\n\n".join([_latency_title(summary), source(kept), _costs(summary)]))
 
 
 def growth(folder: Path) -> Section:
@@ -181,7 +156,7 @@ def growth(folder: Path) -> Section:
         f"do not depend on the size. Medians of {result.runs} runs."
     )
     headings = ("size", "online s", "offline s", "online MB", "offline MB", "one-way trips")
-    return Section("\n\n".join([_source(kept), table(headings, rows), line]))
+    return Section("\n\n".join([source(kept), table(headings, rows), line]))
 
 
 def networks(folder: Path) -> Section:
@@ -226,10 +201,10 @@ def networks(folder: Path) -> Section:
         "\n\n".join(
             [
                 f"**{result.model}**, {result.size} x {result.size}, one image:",
-                _source(kept),
+                source(kept),
                 table(headings, rows),
                 words,
-                _picture("networks.svg", "online seconds by network"),
+                picture("networks.svg", "online seconds by network"),
             ]
         ),
         {"networks.svg": plots.grouped_bars(bars, up="online seconds, one image (log)")},
@@ -245,86 +220,6 @@ def _predicted(value: float | None, error: float | None) -> str:
     if value is None:
         return ""
     return seconds(value) if error is None else f"{seconds(value)} ({error:+.0%})"
-
-
-def peers(folder: Path) -> Section:
-    """Other systems, and what each trusts."""
-    found = read_part("peers", folder, Peers)
-    if found is None:
-        return Section(MISSING)
-    kept, result = found
-    rows = [(f"{row.size} x {row.size}", row.system, *_peer_figures(row)) for row in result.rows]
-    headings = ("size", "system", "online s (range)", "offline s", "online MB", "offline MB", "largest logit error")
-    told = {row.system: f"- {row.system}: {row.configuration}. Trust: {row.trust}" for row in result.rows}
-    versions = ", ".join(f"{name} {version}" for name, version in result.spu_versions.items())
-    title = (
-        f"**{result.model}**, one image, medians of {result.runs} runs in turns. An answer counts as the same within "
-        f"{result.agreement:g} of onnxruntime's logits."
-    )
-    parts = [title, _source(kept), table((*headings, "outcome"), rows), "\n".join(told.values())]
-    if versions:
-        parts.append(f"In SPU's environment: {versions}.")
-    return Section("\n\n".join(parts))
-
-
-def _peer_figures(row: PeerRow) -> tuple[str, ...]:
-    outcome = row.status.value if row.reason is None else f"{row.status.value}: {row.reason}"
-    if row.label_equal is False:
-        outcome += "; another label"
-
-    def shown(part: Spread | None) -> str:
-        if part is None:
-            return ""
-        return spread(part.median, part.smallest, part.largest) if part.largest else "0"
-
-    def counted(count: int | None) -> str:
-        return "not counted" if count is None else megabytes(count)
-
-    error = "" if row.max_logit_error is None else f"{row.max_logit_error:.2g}"
-    online, offline = row.online_seconds, row.offline_seconds
-    return (shown(online), shown(offline), counted(row.online_bytes), counted(row.offline_bytes), error, outcome)
-
-
-def ariann(folder: Path) -> Section:
-    """Published beside measured."""
-    found = read_part("ariann", folder, AriannTable)
-    if found is None:
-        return Section(MISSING)
-    kept, result = found
-    rows: list[tuple[str, ...]] = []
-    for row in result.rows:
-        theirs = row.published
-        megabytes_online = f"{theirs.online_megabytes:,g}"
-        megabytes_offline = "" if theirs.offline_megabytes is None else f"{theirs.offline_megabytes:,g}"
-        before = f"{theirs.preprocessing_seconds:g}"
-        name = f"{theirs.title}, batch {theirs.batch}"
-        for where, value in (
-            ("LAN, CPU", theirs.lan_cpu_seconds),
-            ("LAN, GPU", theirs.lan_gpu_seconds),
-            ("WAN, CPU", theirs.wan_cpu_seconds),
-        ):
-            rows.append((name, f"AriaNN, {where}", before, f"{value:g}", megabytes_online, megabytes_offline, ""))
-            name = before = megabytes_online = megabytes_offline = ""
-        rows += [("", f"ours, {cost.link}", *_own_cost(cost)) for cost in row.ours]
-    published = result.published
-    words = (
-        f"AriaNN: {published.source}; CPU {published.cpu_machine}; GPU {published.gpu_machine}; LAN {published.lan}; "
-        f"WAN {published.wan}. Ours: {machine_words(result.machine)}; medians of {result.runs} runs over "
-        f"{', '.join(link.words() for link in result.links)}."
-    )
-    headings = ("network", "system", "offline s", "online s", "online MB", "offline MB", "one-way trips")
-    return Section("\n\n".join([_source(kept), table(headings, rows), words]))
-
-
-def _own_cost(cost: LinkCost) -> tuple[str, ...]:
-    ends = cost.online_seconds_range
-    return (
-        seconds(cost.offline_seconds),
-        spread(cost.online_seconds, ends.smallest, ends.largest),
-        f"{cost.online_bytes / 1e6:,.2f}",
-        f"{cost.offline_bytes / 1e6:,.2f}",
-        str(cost.one_way_trips),
-    )
 
 
 def scale(folder: Path) -> Section:
@@ -361,9 +256,9 @@ def scale(folder: Path) -> Section:
         "\n\n".join(
             [
                 title,
-                _source(kept),
+                source(kept),
                 table((*headings, "model owner's peak memory so far MB"), rows),
-                _picture("throughput.svg", "images a minute by sessions at once"),
+                picture("throughput.svg", "images a minute by sessions at once"),
             ]
         ),
         {"throughput.svg": plots.lines(lines, across="hospitals at once", up="images a minute")},
@@ -398,7 +293,7 @@ def layers(folder: Path) -> Section:
     headings = ("kind of layer", "layers", "ms", "of these, data owner computes, ms", "share")
     title = f"**{result.model}**, {result.size} x {result.size}, medians of {result.runs} runs for each layer:"
     return Section(
-        "\n\n".join([title, _source(kept), table(headings, rows), _picture("layers.svg", "online time by layer")]),
+        "\n\n".join([title, source(kept), table(headings, rows), picture("layers.svg", "online time by layer")]),
         {"layers.svg": plots.stacked_bars(bars, across="milliseconds, one image")},
     )
 

@@ -15,7 +15,8 @@ from benchmarks.__main__ import app
 from benchmarks.configuration import ROOT
 from benchmarks.document import parts, plots, writing
 from benchmarks.document.parts import Part, PartFile, Plan, measure_parts, parse_parts, path_of, read_part
-from benchmarks.document.sections import MISSING, SECTIONS
+from benchmarks.document.section import MISSING
+from benchmarks.document.sections import SECTIONS
 from benchmarks.figures import RESULTS
 from benchmarks.layers import Layers
 from benchmarks.reporting import FORMAT, Summary
