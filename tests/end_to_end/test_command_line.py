@@ -28,18 +28,10 @@ from demonstration.commands import call
 from demonstration.commands import command as command_line
 from demonstration.deployment import Deployment, deployed
 from demonstration.plaintext import PlaintextModel
+from tests.end_to_end.bad_files import bad_files
 from tests.end_to_end.federation import closed_port
 from tests.end_to_end.models import CLASSES, PATIENT, radiograph, write_tiny_model
-from tests.imaging.samples import (
-    colour_data_set,
-    colour_picture,
-    data_set,
-    dicom_bytes,
-    huge_png_header,
-    picture,
-    png_bytes,
-    with_transfer_syntax,
-)
+from tests.imaging.samples import picture, png_bytes
 
 
 @pytest.fixture(scope="module")
@@ -79,26 +71,6 @@ def changed_settings(deployment: Deployment, target: Path, **changes: Any) -> Pa
         settings[key] = settings[key] | value if isinstance(value, dict) and key in settings else value
     target.write_text(tomli_w.dumps(settings))
     return target
-
-
-def bad_files(folder: Path) -> dict[Path, str]:
-    """A file of each kind that cannot be diagnosed, and what is said of it."""
-    grey = dicom_bytes(data_set(picture(), PatientName=PATIENT))
-    content = {
-        "notes.txt": (b"not an image\n" * 50, "not a PNG, JPEG, TIFF, DICOM or NIfTI"),
-        "zero.dcm": (b"", "empty"),
-        "no-pixels.dcm": (dicom_bytes(data_set(picture(), changes={"PixelData": None})), "no pixel data"),
-        "truncated.dcm": (grey[:-100], "cut short"),
-        "unknown-syntax.dcm": (with_transfer_syntax(grey, "1.2.3.4"), "unknown transfer syntax"),
-        "colour.dcm": (dicom_bytes(colour_data_set(colour_picture())), "colour"),
-        "colour.png": (png_bytes(colour_picture()), "colour"),
-        "frames.dcm": (dicom_bytes(data_set(picture(), changes={"NumberOfFrames": 2})), "several pictures"),
-        "scan.dcm": (dicom_bytes(data_set(picture(), changes={"Modality": "CT"})), "submit it anyway with --force"),
-        "200-megapixels.png": (huge_png_header(rows=20_000, columns=10_000), "limit of 100 million"),
-    }
-    for name, (data, _) in content.items():
-        (folder / name).write_bytes(data)
-    return {folder / name: words for name, (_, words) in content.items()} | {folder / "absent.dcm": "No such file"}
 
 
 @dataclass(frozen=True)
@@ -262,9 +234,6 @@ def test_heat_maps_of_several_files_go_into_a_folder(
     for answer in answers:
         assert answer.heat_map is not None
         assert {np.shape(grid) for grid in answer.heat_map.values()} == {(16, 16)}
-    again = in_process(capfd, "diagnose", *chests, *config, "--heat-map", folder)
-    assert (again.status, again.stdout) == (2, "")
-    assert "one.dcm.heat-map.png exists already; name another place for the heat map" in again.stderr
     shown = in_process(capfd, "diagnose", chests[0], *config, "--heat-map", tmp_path / "map.png")
     assert f"Heat map of {answers[0].diagnosis.label}: {tmp_path / 'map.png'}" in shown.stdout
 
