@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from io import BytesIO
+from math import floor, log10
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -74,6 +75,8 @@ def grouped_bars(
         axes.grid(visible=False, axis="x")
         if logarithmic:
             axes.set_yscale("log")
+            smallest = min(value for group in groups.values() for value in group.values())
+            axes.set_ylim(bottom=10 ** floor(log10(smallest) - 0.3))  # so that the smallest bar is one
         axes.legend(ncols=2)
 
     return _drawn(draw, height=height)
@@ -90,6 +93,7 @@ def stacked_bars(rows: Mapping[str, Mapping[str, float]], *, across: str) -> byt
             values = [row.get(name, 0.0) for row in rows.values()]
             axes.barh(labels, values, left=lefts, color=COLOURS[number % len(COLOURS)], label=name)
             lefts = [left + value for left, value in zip(lefts, values, strict=True)]
+        axes.margins(y=0.01)
         axes.invert_yaxis()
         axes.set_xlabel(across)
         axes.grid(visible=False, axis="y")
