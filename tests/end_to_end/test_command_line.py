@@ -10,10 +10,7 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import timedelta
-from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -21,15 +18,12 @@ import pytest
 from contract.identity import Role
 from contract.model_card import OutputPolicy
 from contract.ticket import PUBLIC_KEY_FILE, new_signing_key
-from data_owner import doctor
 from data_owner.diagnosis import Diagnosis
-from demonstration.commands import call
 from demonstration.commands import command as command_line
 from demonstration.deployment import Deployment, deployed
 from demonstration.plaintext import PlaintextModel
 from tests.end_to_end.bad_files import bad_files
 from tests.end_to_end.command_line import WRONG_SETTINGS, Outcome, changed_settings, in_process
-from tests.end_to_end.federation import closed_port
 from tests.end_to_end.models import CLASSES, PATIENT, radiograph, write_tiny_model
 from tests.imaging.samples import picture, png_bytes
 
@@ -278,101 +272,6 @@ def test_a_process_that_stalls_and_comes_back(
     assert f"{role.value} of " in done.stderr
     again = in_process(capfd, "diagnose", chest, "--config", deployment.data_owner_settings, "--json")
     assert again.status == 0, again.stderr
-
-
-def doctors_findings(
-    capfd: pytest.CaptureFixture[str], settings: Path
-) -> tuple[int, dict[str, tuple[str, str, str | None]]]:
-    done = in_process(capfd, "doctor", "--json", "--config", settings)
-    assert done.stderr == ""
-    checks = [json.loads(line) for line in done.stdout.splitlines()]
-    return done.status, {one["name"]: (one["verdict"], one["found"], one["advice"]) for one in checks}
-
-
-PARTIES_SEEN = ("model-owner of north-lab", "crypto-provider of trust-centre")
-"""Dialled, and left before a ticket was due."""
-
-
-def test_the_doctor_finds_a_healthy_machine(deployment: Deployment, capfd: pytest.CaptureFixture[str]) -> None:
-    status, found = doctors_findings(capfd, deployment.data_owner_settings)
-    assert status == 0, found
-    ways = ("front end: address", "front end: certificate", "clock", "account")
-    assert tuple(found) == ("private key", "certificate", "authority", "disk", "proxy", *ways, *PARTIES_SEEN)
-    assert {verdict for verdict, _, _ in found.values()} <= {"good", "doubtful"}
-    shown = in_process(capfd, "doctor", "--config", deployment.data_owner_settings)
-    assert "good     account: accepted; 1 model(s) in the catalog" in shown.stdout.splitlines()
-    logs = [server.log.read_text() for server in deployment.servers.values()]
-    assert not any("Traceback" in log for log in logs)
-
-
-ILL: dict[str, tuple[dict[str, Any], str, str]] = {
-    "front end down": (
-        {"inference_service": {"url": f"https://127.0.0.1:{closed_port()}"}},
-        "front end: address",
-        "IT department: allow TCP from here",
-    ),
-    "unknown name": (
-        {"inference_service": {"url": "https://no-such-host.invalid:8443"}},
-        "front end: address",
-        "IT department: make no-such-host.invalid known to DNS",
-    ),
-    "another account's key": (
-        {"inference_service": {"api_key": "ei-00000000-CANARYCANARYCANARY"}},
-        "account",
-        "key",
-    ),
-    "model owner down": (
-        {"model_owners": [{"organisation": "north-lab", "url": f"ws://127.0.0.1:{closed_port()}/v2/inference"}]},
-        "model-owner of north-lab",
-        "check the address and that the party runs",
-    ),
-}
-
-
-@pytest.mark.parametrize("case", ILL)
-def test_the_doctor_says_what_is_wrong(
-    deployment: Deployment, tmp_path: Path, capfd: pytest.CaptureFixture[str], case: str
-) -> None:
-    changes, name, words = ILL[case]
-    status, found = doctors_findings(capfd, changed_settings(deployment, tmp_path / "settings.toml", **changes))
-    assert status == 1
-    assert found[name][0] == "bad"
-    assert words in " ".join(map(str, found[name]))
-    assert "CANARY" not in str(found)
-
-
-def test_the_doctor_finds_who_opens_tls_on_the_way(
-    deployment: Deployment, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    """The data owner trusts another authority than the front end's: what an inspecting proxy looks like."""
-    environment = deployment.environment
-    call("federation", "init", "--folder", str(tmp_path / "other"), environment=environment)
-    authority = str(tmp_path / "other" / "authority.pem")
-    settings = changed_settings(deployment, tmp_path / "settings.toml", inference_service={"authority": authority})
-    status, found = doctors_findings(capfd, settings)
-    assert status == 1
-    assert found["front end: certificate"][0] == "bad"
-    assert "IT department: do not inspect TLS" in str(found["front end: certificate"][2])
-    assert found["parties"][:2] == ("doubtful", "not looked at")
-
-
-def test_the_doctor_looks_at_the_clock_and_at_files(
-    deployment: Deployment, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    later = timedelta(minutes=2)
-    monkeypatch.setattr("data_owner.doctor.parsedate_to_datetime", lambda text: parsedate_to_datetime(text) + later)
-    monkeypatch.setattr(doctor, "RENEW_BEFORE", timedelta(days=36500))
-    monkeypatch.setattr(doctor, "NEEDED_BYTES", 1 << 60)
-    key = tmp_path / "open.key"
-    key.write_bytes((deployment.folder / "certificates" / "data-owner.key").read_bytes())
-    key.chmod(0o644)
-    settings = changed_settings(deployment, tmp_path / "settings.toml", credentials={"key": str(key)})
-    status, found = doctors_findings(capfd, settings)
-    assert status == 1
-    assert found["clock"][0] == "bad"
-    assert "NTP" in str(found["clock"][2])
-    assert found["private key"][::2] == ("bad", f"chmod 600 {key}")
-    assert [found[name][0] for name in ("certificate", "disk")] == ["doubtful", "doubtful"]
 
 
 def test_a_model_that_changed_on_disk_is_not_served(deployment: Deployment, tmp_path: Path) -> None:
