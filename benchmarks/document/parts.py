@@ -244,7 +244,7 @@ def measure_parts(plan: Plan, folder: Path, *, only: Sequence[str], again: Seque
 
 
 def _measure_part(part: Part, plan: Plan, folder: Path) -> None:
-    machine, started = read_machine(), time.monotonic()
+    machine, code, started = read_machine(), product_version(), time.monotonic()
     with tempfile.TemporaryDirectory(prefix="benchmark-") as temporary:
         result = part.measure(plan, Path(temporary))
     seconds = time.monotonic() - started
@@ -253,7 +253,7 @@ def _measure_part(part: Part, plan: Plan, folder: Path) -> None:
         part=part.name,
         taken=datetime.now(tz=UTC).isoformat(timespec="seconds"),
         wall_seconds=round(seconds, 1),
-        code=product_version(),
+        code=code,
         machine=machine,
         result=result.model_dump(mode="json"),
     )
