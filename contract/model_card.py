@@ -116,6 +116,8 @@ class ModelCard(Strict):
     classes: tuple[str, ...] = Field(min_length=2)
     calibration_temperature: Annotated[float, Field(gt=0)] = 1.0
     """Probabilities are softmax(logits / calibration_temperature)."""
+    uncertain_below: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """An answer whose largest probability is below this is shown as uncertain; None: none is."""
     output_policy: OutputPolicy = OutputPolicy.LOGITS
     metrics: tuple[Metric, ...] = ()
     training: str
@@ -129,6 +131,16 @@ class ModelCard(Strict):
         if len(set(self.classes)) != len(self.classes):
             raise ValueError("classes must differ from each other")
         return self
+
+    @model_validator(mode="after")
+    def _uncertainty_needs_probabilities(self) -> Self:
+        if self.uncertain_below is not None and self.output_policy is OutputPolicy.LABEL_ONLY:
+            raise ValueError("uncertain_below needs probabilities, which output_policy label-only does not give")
+        return self
+
+    def is_uncertain(self, probabilities: dict[str, float]) -> bool:
+        """Whether an answer is to be shown as uncertain."""
+        return self.uncertain_below is not None and max(probabilities.values()) < self.uncertain_below
 
     def probabilities(self, logits: tuple[float, ...]) -> dict[str, float]:
         """Calibrated softmax of float logits, by class name, in the order of `classes`."""

@@ -26,12 +26,18 @@ class Finding(Strict):
     label: str
     probabilities: Annotated[dict[str, float] | None, Field(repr=False)]
     """Calibrated, by class; None for a model that gives its label only."""
+    uncertain: bool = False
+    """Whether the largest probability is below the card's `uncertain_below`: then `label` is no answer to rely on."""
 
     @staticmethod
     def from_logits(card: ModelCard, logits: tuple[float, ...]) -> "Finding":
         """Read logits by a model's card: calibrated probabilities, and the label with the largest."""
         probabilities = card.probabilities(logits)
-        return Finding(label=max(probabilities, key=lambda name: probabilities[name]), probabilities=probabilities)
+        return Finding(
+            label=max(probabilities, key=lambda name: probabilities[name]),
+            probabilities=probabilities,
+            uncertain=card.is_uncertain(probabilities),
+        )
 
     @staticmethod
     def from_label(card: ModelCard, index: int) -> "Finding":

@@ -53,7 +53,8 @@ def print_diagnosis(console: Console, diagnosis: Diagnosis, card: ModelCard) -> 
         subtitle = f"{model}, which gives its label only"
     else:
         content, subtitle = _bars(finding.label, finding.probabilities), f"{model}, calibrated probabilities"
-    title = Text(f"{diagnosis.file}: {finding.label}", style="bold")
+    answer = f"uncertain, most like {finding.label}" if finding.uncertain else finding.label
+    title = Text(f"{diagnosis.file}: {answer}", style="bold")
     width = min(console.width, max(len(title), len(subtitle), BAR_WIDTH + 24) + FRAME)
     console.print(Panel(content, title=title, subtitle=Text(subtitle), width=width))
     for warning in diagnosis.warnings:

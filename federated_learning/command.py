@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from federated_learning.publication import RunRecord
     from federated_learning.training import Stage
 
-application = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 STAGES = "112x16,160x6,224x6"
 
@@ -25,12 +25,12 @@ Data = Annotated[Path, typer.Option(help="Folder of images: DATA/label/file.", f
 Manifest = Annotated[Path, typer.Option(help="CSV: file, label, patient, role.", dir_okay=False, exists=True)]
 
 
-@application.callback()
+@app.callback()
 def _callback() -> None:
     """Train models and publish them. Nothing here runs when images are diagnosed."""
 
 
-@application.command()
+@app.command()
 def train_centralised(
     *,
     data: Data,
@@ -123,7 +123,7 @@ def _train(record: RunRecord, *, data: Path, manifest: Path, output: Path) -> No
     console.print(f"best {record.validation_role} accuracy {best:.4f}; publish it with: federated-learning publish")
 
 
-@application.command()
+@app.command()
 def publish(
     *,
     run: Annotated[Path, typer.Option(help="Output folder of a finished training.", file_okay=False, exists=True)],
@@ -147,6 +147,34 @@ def publish(
     typer.echo(f"written: {model}")
 
 
+@app.command()
+def measure(
+    *,
+    model: Annotated[Path, typer.Option(help="Folder with model.onnx and card.json.", file_okay=False, exists=True)],
+    data: Data,
+    manifest: Manifest,
+    data_set: Annotated[str, typer.Option(help="What the images are, as the card shall say it.")],
+    validation_role: Annotated[str, typer.Option(help="Role to fit temperature and threshold on.")] = "dev_val",
+    test_role: Annotated[list[str] | None, typer.Option(help="Role to report on; repeat for several.")] = None,
+) -> None:
+    """Measure a published model anew: temperature, threshold of uncertainty and figures; its card is rewritten."""
+    from contract.model_card import read_card
+    from federated_learning.data_source import ManifestSource
+    from federated_learning.publication import measure as measure_model
+
+    card = read_card(model / "card.json")
+    measure_model(
+        card,
+        model,
+        source=ManifestSource(manifest=manifest, folder=data, classes=card.classes),
+        data_set=data_set,
+        validation_role=validation_role,
+        test_roles=tuple(test_role or ("dev_test_internal", "dev_test_official")),
+        progress=typer.echo,
+    )
+    typer.echo(f"written: {model}")
+
+
 def _progress(console: Console) -> Progress:
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -157,7 +185,7 @@ def _progress(console: Console) -> Progress:
 def main() -> None:
     """Entry point: errors of ours become one line on stderr and their own exit status."""
     try:
-        application()
+        app()
     except EncryptedInferenceError as error:
         typer.echo(f"federated-learning: {error}", err=True)
         sys.exit(error.exit_status)

@@ -64,6 +64,39 @@ def calibration_error(probabilities: Probabilities, labels: Labels, *, bins: int
     return float(gap.sum() / weight.sum())
 
 
+def coverage(probabilities: Probabilities, *, uncertain_below: float) -> float:
+    """Share of examples whose largest probability reaches the threshold."""
+    return float((probabilities.max(1) >= uncertain_below).mean())
+
+
+def selective_accuracy(probabilities: Probabilities, labels: Labels, *, uncertain_below: float) -> float:
+    """Accuracy over the examples whose largest probability reaches the threshold; nan where none does."""
+    kept = probabilities.max(1) >= uncertain_below
+    return accuracy(probabilities[kept], labels[kept]) if kept.any() else float("nan")
+
+
+def uncertainty_threshold(probabilities: Probabilities, labels: Labels, *, wanted: float) -> float | None:
+    """From which largest probability on answers are right often enough: the card's `uncertain_below`.
+
+    The smallest of 0.01, 0.02, ..., 0.99 at which the share `wanted` of the answers that reach it is right, on
+    calibrated probabilities of validation data. Hundredths, because the order of a few examples means nothing. None
+    where all answers together are right often enough; 0.99 where no threshold does, so that hardly any answer counts.
+    Raises ConfigurationError without examples. Source: selective classification (Geifman and El-Yaniv 2017), without
+    its guarantee.
+    """
+    if not len(probabilities) == len(labels) > 0:
+        raise ConfigurationError("a threshold needs at least one validation example, and a label for each")
+    if accuracy(probabilities, labels) >= wanted:
+        return None
+    thresholds = [hundredth / 100 for hundredth in range(1, 100)]
+    reached = (
+        threshold
+        for threshold in thresholds
+        if selective_accuracy(probabilities, labels, uncertain_below=threshold) >= wanted
+    )
+    return next(reached, thresholds[-1])
+
+
 Figure = Callable[[Probabilities, Labels], float]
 
 FIGURES: tuple[tuple[str, Figure], ...] = (
@@ -71,6 +104,20 @@ FIGURES: tuple[tuple[str, Figure], ...] = (
     ("macro recall", macro_recall),
     ("macro one-versus-rest ROC-AUC", macro_area_under_curve),
 )
+
+
+def certain_figures(uncertain_below: float) -> tuple[tuple[str, Figure], ...]:
+    """What a threshold does: how many answers it leaves, and how often those are right."""
+    return (
+        (
+            f"share of answers with a probability of at least {uncertain_below:g}",
+            lambda probabilities, _labels: coverage(probabilities, uncertain_below=uncertain_below),
+        ),
+        (
+            "accuracy of those answers",
+            lambda probabilities, labels: selective_accuracy(probabilities, labels, uncertain_below=uncertain_below),
+        ),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,13 +149,16 @@ def patient_bootstrap(
     owner = np.asarray([position[name] for name in patients])
     images_of = [np.flatnonzero(owner == index) for index in range(len(names))]
     generator = np.random.default_rng(seed)
+    value = figure(probabilities, labels)
+    if np.isnan(value):
+        return Estimate(value=value, low=value, high=value)
     values = []
     for _ in range(draws):
         drawn = generator.integers(len(names), size=len(names))
         chosen = np.concatenate([images_of[index] for index in drawn])
         values.append(figure(probabilities[chosen], labels[chosen]))
     low, high = np.nanpercentile(values, [2.5, 97.5])
-    return Estimate(value=figure(probabilities, labels), low=float(low), high=float(high))
+    return Estimate(value=value, low=float(low), high=float(high))
 
 
 def metrics(
@@ -118,12 +168,18 @@ def metrics(
     *,
     data_set: str,
     split: str,
+    uncertain_below: float | None = None,
     draws: int = 2000,
 ) -> tuple[Metric, ...]:
-    """Every figure of `FIGURES` in the form of the model card, rounded to four places."""
+    """Every figure of `FIGURES`, and of the threshold if there is one, as the model card has them, to four places.
+
+    A figure that is not defined on these examples is left out.
+    """
     reported = []
-    for name, figure in FIGURES:
+    for name, figure in FIGURES if uncertain_below is None else FIGURES + certain_figures(uncertain_below):
         estimate = patient_bootstrap(figure, probabilities, labels, patients, draws=draws)
+        if np.isnan(estimate.value):
+            continue
         reported.append(
             Metric(
                 name=name,

@@ -14,11 +14,14 @@ from contract.errors import ConfigurationError
 from contract.model_card import InputSpecification, Metric, Modality, ModelCard, Name, OutputPolicy, Strict, Version
 from federated_learning.calibration import fit_temperature, softmax
 from federated_learning.data_source import DataSource, labels_of, load
-from federated_learning.evaluation import calibration_error, confusion_matrix, metrics
+from federated_learning.evaluation import calibration_error, confusion_matrix, metrics, uncertainty_threshold
 from federated_learning.export import largest_difference, run_onnx, to_onnx, write_model
 from federated_learning.training import Chosen, Stage, TrainingSettings, network_with, read_chosen
 
 T = TypeVar("T", bound=Strict)
+
+WANTED_ACCURACY = 0.9
+"""Of the answers that are not shown as uncertain, on validation data."""
 
 
 class Description(Strict):
@@ -119,55 +122,82 @@ def publish(
 ) -> ModelCard:
     """Export the chosen network of `run` into the folder `model` and measure the exported file itself.
 
-    The temperature is fitted on the validation role; each test role is looked at here for the first and only time.
-    Raises ConfigurationError or ModelFileError.
+    Temperature and threshold are fitted on the validation role; each test role is looked at here for the first and
+    only time. Raises ConfigurationError or ModelFileError.
     """
     record = read_run(run)
     description = record.description
     weights, chosen = read_chosen(run / "best.npz")
     trained = read_chosen(run / "checkpoint.npz")[1].epoch
-    exported = to_onnx(network_with(record.settings, weights), description.input)
+    network = network_with(record.settings, weights)
     model.mkdir(parents=True, exist_ok=True)
-    write_model(exported, model / "model.onnx")
+    write_model(to_onnx(network, description.input), model / "model.onnx")
 
-    examples = source.examples(record.validation_role)
-    images, labels = load(examples, description.input), labels_of(examples)
-    gap = largest_difference(network_with(record.settings, weights), model / "model.onnx", images[:16])
-    progress(f"exported; largest gap to the trained network over 16 images: {gap:.1e} (logits)")
-    logits = run_onnx(model / "model.onnx", images)
-    temperature = round(fit_temperature(logits, labels), 4)
+    images = load(source.examples(record.validation_role)[:16], description.input)
+    gap = largest_difference(network_with(record.settings, weights), model / "model.onnx", images)
+    progress(f"exported; largest gap to the trained network over {len(images)} images: {gap:.1e} (logits)")
+    card = _card(record, chosen, trained, model_file=model / "model.onnx")
+    return measure(
+        card,
+        model,
+        source=source,
+        data_set=description.data_set,
+        validation_role=record.validation_role,
+        test_roles=test_roles,
+        progress=progress,
+    )
 
+
+def measure(
+    card: ModelCard,
+    model: Path,
+    *,
+    source: DataSource,
+    data_set: str,
+    validation_role: str,
+    test_roles: tuple[str, ...],
+    progress: Callable[[str], None] = lambda _text: None,
+) -> ModelCard:
+    """Measure model.onnx of the folder `model`, and write its card and README.md with what was found.
+
+    Temperature and `uncertain_below` are fitted on the validation role; then every role is reported. The rest of the
+    card stays. Raises ConfigurationError.
+    """
     figures: list[Metric] = []
     confusions: dict[str, NDArray[np.int64]] = {}
-    for role in (record.validation_role, *test_roles):
+    temperature, threshold = 1.0, None
+    for role in (validation_role, *test_roles):
         examples = source.examples(role)
         labels = labels_of(examples)
-        if role != record.validation_role:
-            logits = run_onnx(model / "model.onnx", load(examples, description.input))
+        logits = run_onnx(model / "model.onnx", load(examples, card.input))
+        if role == validation_role:
+            before = calibration_error(softmax(logits), labels)
+            temperature = round(fit_temperature(logits, labels), 4)
+            threshold = uncertainty_threshold(softmax(logits, temperature=temperature), labels, wanted=WANTED_ACCURACY)
+            progress(f"{role}: expected calibration error before calibration {before:.4f}")
         probabilities = softmax(logits, temperature=temperature)
         patients = [example.patient for example in examples]
-        figures += metrics(probabilities, labels, patients, data_set=description.data_set, split=role)
-        error = round(calibration_error(probabilities, labels), 4)
-        figures.append(
-            Metric(
-                name="expected calibration error (15 bins)",
-                value=error,
-                data_set=description.data_set,
-                split=role,
-                examples=len(labels),
-            )
+        reported = metrics(probabilities, labels, patients, data_set=data_set, split=role, uncertain_below=threshold)
+        error = Metric(
+            name="expected calibration error (15 bins)",
+            value=round(calibration_error(probabilities, labels), 4),
+            data_set=data_set,
+            split=role,
+            examples=len(labels),
         )
+        figures += [*reported, error]
         confusions[role] = confusion_matrix(probabilities, labels)
-        progress(f"{role}: accuracy {(probabilities.argmax(1) == labels).mean():.4f}")
-    card = _card(record, chosen, trained, figures, temperature=temperature, model_file=model / "model.onnx")
-    (model / "card.json").write_text(card.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    (model / "README.md").write_text(readme(card, confusions), encoding="utf-8")
-    return card
+        for metric in (*reported, error):
+            progress(f"{role}: {metric.name} {metric.value:.4f}")
+    measured = card.model_copy(
+        update={"calibration_temperature": temperature, "uncertain_below": threshold, "metrics": tuple(figures)}
+    )
+    (model / "card.json").write_text(measured.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    (model / "README.md").write_text(readme(measured, confusions, validation_role=validation_role), encoding="utf-8")
+    return measured
 
 
-def _card(
-    record: RunRecord, chosen: Chosen, trained: int, figures: list[Metric], *, temperature: float, model_file: Path
-) -> ModelCard:
+def _card(record: RunRecord, chosen: Chosen, trained: int, *, model_file: Path) -> ModelCard:
     settings, description = record.settings, record.description
     plan = _in_words(chosen.plans[-1][1])
     for (begin, stages), (end, _) in pairwise(chosen.plans):
@@ -187,9 +217,7 @@ def _card(
         intended_use=description.intended_use,
         input=description.input,
         classes=description.classes,
-        calibration_temperature=temperature,
         output_policy=description.output_policy,
-        metrics=tuple(figures),
         training=description.training + method,
         citations=description.citations,
         model_sha256=hashlib.sha256(model_file.read_bytes()).hexdigest(),
@@ -200,7 +228,7 @@ def _in_words(stages: tuple[Stage, ...]) -> str:
     return ", then ".join(f"{stage.epochs} epochs at {stage.size} px" for stage in stages)
 
 
-def readme(card: ModelCard, confusions: Mapping[str, NDArray[np.int64]]) -> str:
+def readme(card: ModelCard, confusions: Mapping[str, NDArray[np.int64]], *, validation_role: str) -> str:
     """The card's figures and words as Markdown."""
     lines = [f"# {card.title}", "", f"`{card.name}` {card.version}. {card.intended_use}", "", "## Results", ""]
     lines += ["| split | images | figure | value | 95 % interval |", "| --- | --- | --- | --- | --- |"]
@@ -209,6 +237,14 @@ def readme(card: ModelCard, confusions: Mapping[str, NDArray[np.int64]]) -> str:
         lines.append(f"| {metric.split} | {metric.examples} | {metric.name} | {metric.value:.3f} | {interval} |")
     temperature = card.calibration_temperature
     lines += ["", f"Intervals come from 2,000 draws of whole patients. Calibration temperature: {temperature}.", ""]
+    if card.uncertain_below is not None:
+        words = (
+            f"An answer whose probability is below {card.uncertain_below:g} is shown as uncertain. This threshold was "
+            f"chosen on {validation_role} alone, with the temperature: the smallest, in hundredths, at which "
+            f"{WANTED_ACCURACY:.0%} of the answers that reach it are right there. On other data it may be fewer; the "
+            "table says how many on the test splits, which were looked at afterwards."
+        )
+        lines += [words, ""]
     for split, matrix in confusions.items():
         lines += [f"Confusion on {split} (rows: true class):", "", f"| | {' | '.join(card.classes)} |"]
         lines.append("| --- |" + " --- |" * len(card.classes))

@@ -42,7 +42,7 @@ def test_the_label_is_the_models_and_comes_alone(labels: Federation, tmp_path: P
         diagnosis = diagnose(labels, path)
         assert diagnosis.diagnosis.label == CLASSES[int(plaintext.logits_of_file(path).argmax())]
         shown = json.loads(diagnosis.model_dump_json())
-        assert shown["diagnosis"] == {"label": diagnosis.diagnosis.label, "probabilities": None}
+        assert shown["diagnosis"] == {"label": diagnosis.diagnosis.label, "probabilities": None, "uncertain": False}
         assert shown["logits"] is None
 
 

@@ -53,6 +53,12 @@ def test_train_and_publish(
         assert np.isfinite(logits).all()
     assert "Confusion on test" in (tmp_path / "model" / "README.md").read_text()
 
+    words = card.model_copy(update={"title": "Other words", "metrics": (), "calibration_temperature": 9.0})
+    (tmp_path / "model" / "card.json").write_text(words.model_dump_json())
+    measured = ("--model", tmp_path / "model", "--data-set", description.data_set, "--test-role", "test")
+    assert run(monkeypatch, "measure", *data[:4], *measured, "--validation-role", "choose") == 0
+    assert read_card(tmp_path / "model" / "card.json") == card.model_copy(update={"title": "Other words"})
+
 
 def test_errors_are_one_line_with_their_own_exit_status(
     drawn_data: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -12,9 +12,13 @@ from federated_learning.evaluation import (
     area_under_curve,
     calibration_error,
     confusion_matrix,
+    coverage,
     macro_area_under_curve,
     macro_recall,
+    metrics,
     patient_bootstrap,
+    selective_accuracy,
+    uncertainty_threshold,
 )
 
 LABELS = np.array([0, 0, 0, 1, 1, 2])
@@ -55,6 +59,59 @@ def test_calibration_error_by_hand() -> None:
     sure = np.array([[0.9, 0.1], [0.9, 0.1], [0.55, 0.45], [0.55, 0.45]])
     # confidence .9 with one of two right, .55 with both right
     assert calibration_error(sure, np.array([0, 1, 0, 0]), bins=10) == pytest.approx((0.4 + 0.45) / 2)
+
+
+def two_classes(*confidences: float) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
+    return np.array([[confidence, 1 - confidence] for confidence in confidences])
+
+
+def test_threshold_by_hand() -> None:
+    probabilities = two_classes(0.95, 0.9, 0.85, 0.8, 0.75, 0.6, 0.55)
+    labels = np.array([0, 0, 0, 0, 1, 0, 1])
+    # from .55 on 5 of 7 are right, from .6 on 5 of 6, from .75 on 4 of 5, from .8 on 4 of 4
+    assert uncertainty_threshold(probabilities, labels, wanted=0.7) is None
+    assert uncertainty_threshold(probabilities, labels, wanted=0.83) == 0.56
+    assert uncertainty_threshold(probabilities, labels, wanted=0.9) == 0.76
+    assert coverage(probabilities, uncertain_below=0.8) == pytest.approx(4 / 7)
+    assert selective_accuracy(probabilities, labels, uncertain_below=0.75) == pytest.approx(4 / 5)
+
+
+def test_threshold_where_no_answer_is_right_often_enough() -> None:
+    assert uncertainty_threshold(two_classes(0.9, 0.8), np.array([1, 1]), wanted=0.9) == 0.99
+    with pytest.raises(ConfigurationError, match="at least one"):
+        uncertainty_threshold(np.empty((0, 2)), np.empty(0, dtype=np.int64), wanted=0.9)
+
+
+@given(st.lists(st.tuples(st.floats(0.5, 1), st.booleans()), min_size=1, max_size=40), st.floats(0.5, 1))
+def test_threshold_is_the_smallest_that_keeps_its_promise(answers: list[tuple[float, bool]], wanted: float) -> None:
+    probabilities = two_classes(*(confidence for confidence, _ in answers))
+    labels = np.array([0 if right else 1 for _, right in answers])
+    right = probabilities.argmax(1) == labels
+    threshold = uncertainty_threshold(probabilities, labels, wanted=wanted)
+    if threshold is None:
+        assert right.mean() >= wanted
+        return
+    keeps = [
+        hundredth
+        for hundredth in range(1, 100)
+        if (kept := probabilities.max(1) >= hundredth / 100).any() and right[kept].mean() >= wanted
+    ]
+    assert round(threshold * 100) == min(keeps, default=99)
+
+
+def test_figures_of_a_threshold_are_reported_and_left_out_where_undefined() -> None:
+    patients = list("aabbcc")
+
+    def figures(threshold: float | None) -> dict[str, float]:
+        reported = metrics(
+            PROBABILITIES, LABELS, patients, data_set="drawn", split="test", uncertain_below=threshold, draws=20
+        )
+        return {metric.name: metric.value for metric in reported}
+
+    assert len(figures(None)) == 3
+    assert figures(0.6)["share of answers with a probability of at least 0.6"] == pytest.approx(4 / 6, abs=1e-4)
+    assert figures(0.6)["accuracy of those answers"] == pytest.approx(3 / 4)
+    assert "accuracy of those answers" not in figures(0.9)
 
 
 def test_bootstrap_draws_patients_not_images() -> None:

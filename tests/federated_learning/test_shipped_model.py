@@ -13,8 +13,9 @@ from PIL import Image
 from contract.model_card import ModelCard, read_card
 from federated_learning.calibration import fit_temperature, softmax
 from federated_learning.data_source import Example, ManifestSource, check_disjoint_patients, labels_of, load
-from federated_learning.evaluation import accuracy
+from federated_learning.evaluation import accuracy, coverage, selective_accuracy, uncertainty_threshold
 from federated_learning.export import MAX_BYTES, OPERATORS, run_onnx
+from federated_learning.publication import WANTED_ACCURACY
 
 FOLDER = Path(__file__).parents[2] / "models" / "pediatric-pneumonia-resnet18"
 TRAINING_ROLES = ("dev_train_A", "dev_train_B", "dev_train_C")
@@ -32,8 +33,8 @@ def source(medical_data: Path, card: ModelCard) -> ManifestSource:
     return ManifestSource(manifest=manifest, folder=folder, classes=card.classes)
 
 
-def stated(card: ModelCard, split: str) -> float:
-    return next(metric.value for metric in card.metrics if (metric.name, metric.split) == ("accuracy", split))
+def stated(card: ModelCard, split: str, name: str = "accuracy") -> float:
+    return next(metric.value for metric in card.metrics if (metric.name, metric.split) == (name, split))
 
 
 def test_card_belongs_to_the_file(card: ModelCard) -> None:
@@ -52,6 +53,15 @@ def test_every_split_is_reported_with_intervals(card: ModelCard) -> None:
         assert len(intervals) == 1
         assert intervals[0] is not None
     assert stated(card, "dev_val") >= 0.80
+
+
+def test_answers_that_are_not_uncertain_are_right_as_often_as_promised(card: ModelCard) -> None:
+    assert card.uncertain_below is not None
+    share = f"share of answers with a probability of at least {card.uncertain_below:g}"
+    assert stated(card, "dev_val", "accuracy of those answers") >= WANTED_ACCURACY
+    for split in ("dev_val", *TEST_ROLES):
+        assert 0.3 < stated(card, split, share) < 0.9
+        assert stated(card, split, "accuracy of those answers") > stated(card, split)
 
 
 def plain_input(example: Example, card: ModelCard) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
@@ -86,5 +96,14 @@ def test_stated_accuracy_is_found_again(card: ModelCard, source: ManifestSource,
     logits, labels = run_onnx(FOLDER / "model.onnx", load(examples, card.input)), labels_of(examples)
     # one image in a hundred may fall on the other side of a tie on another processor
     assert accuracy(softmax(logits), labels) == pytest.approx(stated(card, role), abs=0.01)
+    assert card.uncertain_below is not None
+    threshold, probabilities = card.uncertain_below, softmax(logits, temperature=card.calibration_temperature)
+    share = f"share of answers with a probability of at least {threshold:g}"
+    assert coverage(probabilities, uncertain_below=threshold) == pytest.approx(stated(card, role, share), abs=0.01)
+    right = selective_accuracy(probabilities, labels, uncertain_below=threshold)
+    assert right == pytest.approx(stated(card, role, "accuracy of those answers"), abs=0.01)
     if role == "dev_val":
         assert fit_temperature(logits, labels) == pytest.approx(card.calibration_temperature, rel=0.01)
+        assert uncertainty_threshold(probabilities, labels, wanted=WANTED_ACCURACY) == pytest.approx(
+            threshold, abs=0.01
+        )
