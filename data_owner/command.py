@@ -7,6 +7,7 @@ data-owner prepare --count 8 --config data-owner.toml
 data-owner stock --config data-owner.toml
 data-owner inspect chest.dcm --card card.json --preview seen.png
 data-owner doctor --config data-owner.toml
+data-owner ui --config data-owner.toml
 """
 
 import sys
@@ -236,6 +237,20 @@ def doctor(
             failed = failed or check.verdict is Verdict.BAD
     if failed:
         sys.exit(1)
+
+
+@app.command()
+def ui(
+    config: Annotated[Path | None, typer.Option(help="TOML file of settings.")] = None,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Of 127.0.0.1; 0: any free one.")] = 0,
+    *,
+    browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page in a browser.")] = True,
+) -> None:
+    """Serve the clinician's page on this machine: drop images, read answers. Prints its address on stdout."""
+    from data_owner.settings import DataOwnerSettings
+    from data_owner.ui.server import serve_page
+
+    serve_page(load_settings(DataOwnerSettings, config), port=port, browser=browser)
 
 
 def main() -> None:

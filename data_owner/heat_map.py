@@ -77,16 +77,30 @@ def draw_heat_map(picture: NDArray[np.uint8], grid: NDArray[np.float64]) -> byte
         picture: grey, shape (rows, columns).
         grid: the class activation map, shape (rows, columns) of its own, over the whole picture.
     """
+    rows, columns = picture.shape
+    strength = _strength(grid, rows=rows, columns=columns)
+    opacity = MOST_OPAQUE * strength[:, :, np.newaxis]
+    over = colours()[np.rint(strength * 255).astype(np.uint8)]
+    return _png(np.rint(picture[:, :, np.newaxis] * (1 - opacity) + over * opacity).astype(np.uint8))
+
+
+def draw_layer(grid: NDArray[np.float64], *, rows: int, columns: int) -> bytes:
+    """PNG of the map of one class alone, to be laid over a picture: the more speaks for the class, the more opaque."""
+    level = np.rint(_strength(grid, rows=rows, columns=columns) * 255).astype(np.uint8)
+    return _png(np.dstack([colours()[level], level]))
+
+
+def _strength(grid: NDArray[np.float64], *, rows: int, columns: int) -> NDArray[np.float32]:
+    """What speaks for the class, over a picture of this size, of its largest value."""
     evidence = np.maximum(grid, 0).astype(np.float32)
     if evidence.any():
         evidence /= evidence.max()
-    rows, columns = picture.shape
-    strength = np.asarray(Image.fromarray(evidence).resize((columns, rows), Image.Resampling.BILINEAR)).clip(0, 1)
-    opacity = MOST_OPAQUE * strength[:, :, np.newaxis]
-    over = colours()[np.rint(strength * 255).astype(np.uint8)]
-    blended = picture[:, :, np.newaxis] * (1 - opacity) + over * opacity
+    return np.asarray(Image.fromarray(evidence).resize((columns, rows), Image.Resampling.BILINEAR)).clip(0, 1)
+
+
+def _png(picture: NDArray[np.uint8]) -> bytes:
     target = io.BytesIO()
-    Image.fromarray(np.rint(blended).astype(np.uint8)).save(target, format="PNG")
+    Image.fromarray(picture).save(target, format="PNG")
     return target.getvalue()
 
 

@@ -73,23 +73,29 @@ def inspect_file(path: Path, card: ModelCard | None, preview: Path | None) -> In
     except ImageError as error:
         return Inspection(file=str(path), readable=False, reason=str(error))
     if preview is not None:
-        _write_preview(preview, image.pixels if card is None else _as_seen(image.pixels, card.input))
+        _write_preview(
+            preview, image.pixels if card is None else as_seen(to_model_input(image.pixels, card.input), card)
+        )
     return _of(path, image, card)
 
 
-def _as_seen(pixels: NDArray[np.float32], asked: InputSpecification) -> NDArray[np.float32]:
-    """The first channel of the model's tensor, back in [0, 1]."""
-    seen: NDArray[np.float32] = to_model_input(pixels, asked)[0]
-    seen *= np.float32(asked.standard_deviation[0])
-    seen += np.float32(asked.mean[0])
+def as_seen(tensor: NDArray[np.float32], card: ModelCard) -> NDArray[np.float32]:
+    """The first channel of the model's tensor, shape (height, width), back in [0, 1]."""
+    asked = card.input
+    seen: NDArray[np.float32] = tensor[0] * np.float32(asked.standard_deviation[0]) + np.float32(asked.mean[0])
     return seen
 
 
-def _write_preview(path: Path, pixels: NDArray[np.float32]) -> None:
+def as_png(pixels: NDArray[np.float32]) -> bytes:
+    """A grey picture in [0, 1] as an 8-bit PNG."""
     target = io.BytesIO()
     Image.fromarray(np.rint(np.clip(pixels, 0, 1) * 255).astype(np.uint8)).save(target, "PNG")
+    return target.getvalue()
+
+
+def _write_preview(path: Path, pixels: NDArray[np.float32]) -> None:
     try:
-        write_new(path, target.getvalue())
+        write_new(path, as_png(pixels))
     except OSError as error:
         raise CallerError(f"{path}: the preview cannot be written ({error.strerror}); name another place") from error
 

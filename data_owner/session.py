@@ -65,6 +65,7 @@ from contract.errors import (
 )
 from contract.identity import Party
 from contract.ticket import STOCKED_ENGINES, Engine, Purpose, TicketClaims
+from data_owner.cancellation import Cancellation
 from data_owner.diagnosis import Bytes, Diagnosis, Seconds, Warned
 from data_owner.heat_map import require_heat_map
 from data_owner.masked_weights import MaskedWeightsFolder
@@ -107,6 +108,19 @@ class Progress:
     stage: OnStage
     layer: OnLayer
 
+    def until(self, cancellation: Cancellation) -> "Progress":
+        """The same, that raises SessionCancelled at the first stage or layer after the session was given up."""
+
+        def stage(words: str) -> None:
+            cancellation.check()
+            self.stage(words)
+
+        def layer(index: int, total: int, name: str) -> None:
+            cancellation.check()
+            self.layer(index, total, name)
+
+        return Progress(stage=stage, layer=layer)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Stocked:
@@ -131,6 +145,7 @@ class Diagnoser:
         self._masked_weights = MaskedWeightsFolder(settings.data_folder / "masked-weights")
         self._lost: list[str] = []
         self._loading: Future[None] | None = None
+        self._cancellation = Cancellation()
         self._sides: dict[tuple[str, Engine], DataOwnerSide[Any]] = {}
         self._deadlines = Deadlines(connect_seconds=settings.waiting.connect, step_seconds=settings.waiting.step)
 
@@ -194,13 +209,21 @@ class Diagnoser:
         return Submission(path=path, image=image, heat_map=heat_map)
 
     def submit(
-        self, submissions: Sequence[Submission], entry: ModelEntry, *, engine: Engine, progress: Progress
+        self,
+        submissions: Sequence[Submission],
+        entry: ModelEntry,
+        *,
+        engine: Engine,
+        progress: Progress,
+        cancellation: Cancellation | None = None,
     ) -> tuple[Diagnosis | PeerViolation, ...]:
         """Have images evaluated together in one session; the result of each, in order.
 
         Raises an error of the tree where there is no result at all; the session then ends as failed at the front end.
-        Heat maps are refused before anything is sent where the model's owner does not allow them.
+        Heat maps are refused before anything is sent where the model's owner does not allow them. `cancellation` gives
+        the session up: it then raises SessionCancelled, and ends as cancelled at the front end.
         """
+        progress = self._until(cancellation, progress)
         if any(submission.heat_map is not None for submission in submissions):
             require_heat_map(entry.card, engine)
         progress.stage("opening a session")
@@ -223,11 +246,15 @@ class Diagnoser:
             result_of(submission, entry, engine, outcome, index) for index, submission in enumerate(submissions)
         )
 
-    def stock(self, entry: ModelEntry, *, engine: Engine, progress: Progress) -> Stocked:
+    def stock(
+        self, entry: ModelEntry, *, engine: Engine, progress: Progress, cancellation: Cancellation | None = None
+    ) -> Stocked:
         """Prepare one item ahead, and keep it for a later diagnosis; the model owner keeps its half.
 
         Raises an error of the tree; the session then ends as failed at the front end, and neither party keeps a half.
+        `cancellation`: as in `submit`.
         """
+        progress = self._until(cancellation, progress)
         if engine not in STOCKED_ENGINES:
             raise CallerError(f"material of the engine '{engine.value}' cannot be prepared ahead; use --engine masked")
         progress.stage("opening a session")
@@ -248,6 +275,11 @@ class Diagnoser:
             sent = offline.bytes()
             unrecorded = self._desk.report_completed(session, seconds, sent)
         return Stocked(seconds=seconds.offline, bytes=sent, warnings=(*self._dropped(), *unrecorded))
+
+    def _until(self, cancellation: Cancellation | None, progress: Progress) -> Progress:
+        """Let the session that begins now be given up."""
+        self._cancellation = cancellation or Cancellation()
+        return progress.until(self._cancellation)
 
     def _run(
         self,
@@ -372,6 +404,7 @@ class Diagnoser:
     def _connect(self, channels: ExitStack, url: str, party: Party, ticket: Ticket) -> Channel:
         channel = connect_channel(url, context=self._context, expect=party, deadlines=self._deadlines)
         channels.callback(channel.close)
+        self._cancellation.watch(channel)
         present_ticket(channel, ticket)
         channel.set_phase(Phase.OFFLINE)
         return channel

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from contract.api import Failure, ModelEntry, PhaseSeconds, SentBytes, SessionEventName, SessionReport, SessionView
 from contract.command_line import one_line
-from contract.errors import EncryptedInferenceError, TicketInvalid
+from contract.errors import EncryptedInferenceError, SessionCancelled, TicketInvalid
 from contract.identity import Party, Role, party_of_certificate
 from contract.settings import Peer
 from contract.ticket import Engine, Purpose, TicketClaims, load_public_key, verify_ticket
@@ -99,11 +99,11 @@ class SessionDesk:
             # The front end hears of the end before the peers do: they would report that this party has gone.
             try:
                 yield channels
+            except (KeyboardInterrupt, SessionCancelled):
+                self._cancel(session)
+                raise
             except EncryptedInferenceError as error:
                 self._report_failure(session.view.id, error)
-                raise
-            except KeyboardInterrupt:
-                self._cancel(session)
                 raise
 
     def report(self, session: OpenSession, event: SessionEventName) -> None:

@@ -2,7 +2,16 @@
 
 from imaging.formats import Limits
 from imaging.preprocessing import to_model_input
-from imaging.reading import ImageFacts, ImageWarning, ModelInput, Radiograph, read_image, read_model_input
+from imaging.reading import (
+    ImageFacts,
+    ImageWarning,
+    ModelInput,
+    Radiograph,
+    Viewing,
+    read_for_viewing,
+    read_image,
+    read_model_input,
+)
 
 __all__ = [
     "ImageFacts",
@@ -10,6 +19,8 @@ __all__ = [
     "Limits",
     "ModelInput",
     "Radiograph",
+    "Viewing",
+    "read_for_viewing",
     "read_image",
     "read_model_input",
     "to_model_input",

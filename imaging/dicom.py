@@ -26,8 +26,8 @@ from contract.errors import ImageError
 from contract.model_card import InputSpecification
 from imaging.codestream import codestream_size
 from imaging.colour import grey_of_colours
-from imaging.formats import DecodedFile, ImageWarning, Limits, chosen_frame, third_party_reader
-from imaging.grey_scale import apply_modality, to_display
+from imaging.formats import DecodedFile, ImageWarning, Limits, Values, chosen_frame, third_party_reader
+from imaging.grey_scale import apply_modality, linear_window, to_display
 
 _NATIVE = ""
 _DECODERS = {
@@ -124,7 +124,7 @@ def read_dicom(source: BinaryIO, specification: InputSpecification, limits: Limi
         data_set = dcmread(whole, specific_tags=_PIXEL_TAGS)
         if "PixelData" not in data_set:
             raise ImageError("the DICOM file is cut short in its pixel data: export or copy it again")
-        pixels, warnings = _pixels(data_set, transfer_syntax, specification, frame=frame, frames=frames)
+        pixels, warnings, values = _pixels(data_set, transfer_syntax, specification, frame=frame, frames=frames)
         return DecodedFile(
             pixels=pixels,
             encoding=f"{name}, {data_set.PhotometricInterpretation}, {int(data_set.BitsStored)} bits",
@@ -133,21 +133,24 @@ def read_dicom(source: BinaryIO, specification: InputSpecification, limits: Limi
             modality=_code_string(data_set, "Modality"),
             body_part=_code_string(data_set, "BodyPartExamined"),
             warnings=(*warnings, *_intent(data_set)),
+            values=values,
         )
 
 
 def _pixels(
     data_set: Dataset, transfer_syntax: UID, specification: InputSpecification, *, frame: int, frames: int
-) -> tuple[NDArray[np.float32], tuple[ImageWarning, ...]]:
+) -> tuple[NDArray[np.float32], tuple[ImageWarning, ...], Values | None]:
     if data_set.PhotometricInterpretation not in _GREY:
         colours = _decode_colours(data_set, transfer_syntax, frame=frame, frames=frames)
-        return grey_of_colours(colours, specification.colour)
+        return *grey_of_colours(colours, specification.colour), None
     stored = _decode(data_set, transfer_syntax, frame=frame, frames=frames)
     told = _transformations(data_set, frame)
-    pixels, warnings = to_display(apply_modality(stored, told), told, specification.window)
-    if data_set.PhotometricInterpretation == "MONOCHROME1":
+    values = apply_modality(stored, told)
+    pixels, warnings = to_display(values, told, specification.window)
+    inverted = data_set.PhotometricInterpretation == "MONOCHROME1"
+    if inverted:
         np.subtract(np.float32(1), pixels, out=pixels)
-    return pixels, warnings
+    return pixels, warnings, Values(values=values, inverted=inverted, window=linear_window(told))
 
 
 def _transformations(data_set: Dataset, frame: int) -> Dataset:

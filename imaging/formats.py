@@ -11,7 +11,7 @@ import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from numpy import float32
 from numpy.typing import NDArray
 
 from contract.errors import ImageError
-from contract.model_card import FrameChoice
+from contract.model_card import FrameChoice, Window
 
 # The filters of `warnings` belong to the whole process: only one reader at a time may set them aside.
 _WARNING_FILTERS = threading.Lock()
@@ -68,6 +68,18 @@ class ImageWarning:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class Values:
+    """What a window is applied to, for whoever wants to look through another one."""
+
+    values: NDArray[float32] = field(repr=False)
+    """Shape (rows, columns), in units after the modality LUT."""
+    inverted: bool = False
+    """Whether small values are bright."""
+    window: Window | None = None
+    """The file's own linear window, where it has one."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class DecodedFile:
     """What a decoder hands to `imaging.reading`: float32 pixels (rows, columns) in [0, 1] and facts of the file."""
 
@@ -80,6 +92,8 @@ class DecodedFile:
     modality: str | None = None
     body_part: str | None = None
     warnings: tuple[ImageWarning, ...] = ()
+    values: Values | None = None
+    """None where `pixels` are all there is."""
 
     def __repr__(self) -> str:
         return f"DecodedFile(shape={self.pixels.shape}, modality={self.modality!r}, body_part={self.body_part!r})"

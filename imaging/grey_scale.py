@@ -51,6 +51,16 @@ def to_display(
     return stretched(values, card_window), ()
 
 
+def linear_window(data_set: Dataset) -> Window | None:
+    """The file's window, where it is linear and used: for people who look. See `to_display` for what is submitted."""
+    center, width = _number(data_set, "WindowCenter"), _number(data_set, "WindowWidth")
+    if data_set.get("VOILUTSequence") or center is None or width is None:
+        return None
+    linear = str(data_set.get("VOILUTFunction") or "LINEAR").upper() != "SIGMOID"
+    usable = math.isfinite(center) and math.isfinite(width) and width > 0
+    return Window(center=center, width=width) if linear and usable else None
+
+
 def stretched(values: NDArray[np.float32], window: Window | None) -> NDArray[np.float32]:
     """Values of a file that names no window -> [0, 1]: by the card's, else from the smallest value to the largest."""
     if window is None:

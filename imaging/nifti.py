@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from contract.errors import ImageError
 from contract.model_card import InputSpecification
-from imaging.formats import GZIP, DecodedFile, ImageWarning, Limits, chosen_frame, is_nifti, third_party_reader
+from imaging.formats import GZIP, DecodedFile, ImageWarning, Limits, Values, chosen_frame, is_nifti, third_party_reader
 from imaging.grey_scale import stretched
 
 _LEFT_TO_RIGHT, _BELOW_TO_ABOVE = 0, 2
@@ -52,6 +52,7 @@ def read_nifti(source: BinaryIO, specification: InputSpecification, limits: Limi
             frames=slices,
             frame=chosen + 1,
             warnings=_several(image.shape[3:]),
+            values=Values(values=values),
         )
 
 

@@ -38,11 +38,14 @@ def to_model_input(pixels: NDArray[np.floating], specification: InputSpecificati
 
 def to_picture(pixels: NDArray[np.floating]) -> NDArray[np.uint8]:
     """A grey image in [0, 1], (rows, columns), for the screen: 8 bits, `PICTURE_SIDE` at most on the longer side."""
+    return np.asarray(np.rint(for_screen(pixels).clip(0, 1) * 255), np.uint8)
+
+
+def for_screen(pixels: NDArray[np.floating]) -> NDArray[np.float32]:
+    """One grey image, (rows, columns), in its proportions, `PICTURE_SIDE` at most on the longer side."""
     rows, columns = pixels.shape
     factor = min(1.0, PICTURE_SIDE / max(rows, columns))
-    size = (max(1, round(rows * factor)), max(1, round(columns * factor)))
-    shown = _bilinear_squash(pixels, height=size[0], width=size[1])
-    return np.asarray(np.rint(shown.clip(0, 1) * 255), np.uint8)
+    return _bilinear_squash(pixels, height=max(1, round(rows * factor)), width=max(1, round(columns * factor)))
 
 
 def _bilinear_squash(pixels: NDArray[np.floating], *, height: int, width: int) -> NDArray[np.float32]:

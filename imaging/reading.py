@@ -12,8 +12,18 @@ from imaging.formats import DecodedFile, FileFormat, ImageWarning, Limits, open_
 from imaging.nifti import read_nifti
 from imaging.preprocessing import to_model_input, to_picture
 from imaging.raster import read_raster
+from imaging.viewing import Viewing, to_viewing
 
-__all__ = ["ImageFacts", "ImageWarning", "ModelInput", "Radiograph", "read_image", "read_model_input"]
+__all__ = [
+    "ImageFacts",
+    "ImageWarning",
+    "ModelInput",
+    "Radiograph",
+    "Viewing",
+    "read_for_viewing",
+    "read_image",
+    "read_model_input",
+]
 
 
 _READERS = {FileFormat.DICOM: read_dicom, FileFormat.NIFTI: read_nifti}
@@ -67,10 +77,18 @@ def read_image(path: Path, specification: InputSpecification, *, limits: Limits 
     colours, and the modalities and body parts to warn about. Raises ImageError, in one line that says what happened and
     what to do, for every other file, and for any beyond `limits`.
     """
+    file_format, decoded = _decode(path, specification, limits)
+    return _radiograph(file_format, decoded, specification)
+
+
+def _decode(path: Path, specification: InputSpecification, limits: Limits | None) -> tuple[FileFormat, DecodedFile]:
     limits = limits or Limits()
     with open_bounded(path, limits) as source:
         file_format = sniff(source)
-        decoded = _READERS.get(file_format, read_raster)(source, specification, limits)
+        return file_format, _READERS.get(file_format, read_raster)(source, specification, limits)
+
+
+def _radiograph(file_format: FileFormat, decoded: DecodedFile, specification: InputSpecification) -> Radiograph:
     return Radiograph(
         pixels=decoded.pixels,
         format=file_format,
@@ -86,7 +104,19 @@ def read_image(path: Path, specification: InputSpecification, *, limits: Limits 
 
 def read_model_input(path: Path, specification: InputSpecification, *, limits: Limits | None = None) -> ModelInput:
     """`read_image`, then `to_model_input`: a file to exactly the tensor that the card asks for. Raises ImageError."""
-    image = read_image(path, specification, limits=limits)
+    return _model_input(read_image(path, specification, limits=limits), specification)
+
+
+def read_for_viewing(
+    path: Path, specification: InputSpecification, *, limits: Limits | None = None
+) -> tuple[ModelInput, Viewing]:
+    """`read_model_input`, and the values behind the picture, for somebody who wants to look through another window."""
+    file_format, decoded = _decode(path, specification, limits)
+    image = _model_input(_radiograph(file_format, decoded, specification), specification)
+    return image, to_viewing(decoded)
+
+
+def _model_input(image: Radiograph, specification: InputSpecification) -> ModelInput:
     return ModelInput(
         tensor=to_model_input(image.pixels, specification),
         picture=to_picture(image.pixels),

@@ -1,0 +1,43 @@
+"""Giving up a running session from another thread: at its next layer, or while it waits for a peer."""
+
+import threading
+from typing import TYPE_CHECKING
+
+from contract.errors import SessionCancelled
+
+if TYPE_CHECKING:  # it takes long to load, and the clinician's page is up before it
+    from secure_computation.channel.channel import Channel
+
+
+class Cancellation:
+    """One session's, or one file's: it cannot be taken back."""
+
+    def __init__(self) -> None:
+        """Not cancelled."""
+        self._lock = threading.Lock()
+        self._cancelled = False
+        self._channels: list[Channel] = []
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether `cancel` was called."""
+        return self._cancelled
+
+    def cancel(self) -> None:
+        """Wake whoever waits for a peer, and stop at the next layer. May be called from anywhere, more than once."""
+        with self._lock:
+            self._cancelled = True
+            channels = tuple(self._channels)
+        for channel in channels:
+            channel.cancel("it was stopped here")
+
+    def check(self) -> None:
+        """Raise SessionCancelled where the session was given up."""
+        if self._cancelled:
+            raise SessionCancelled("the session was stopped here; submit the image again for a result")
+
+    def watch(self, channel: "Channel") -> None:
+        """Let waits of this channel end with the session."""
+        with self._lock:
+            self._channels.append(channel)
+        self.check()

@@ -1,0 +1,138 @@
+"""What was dropped on the page: one entry for each file, with its pictures in a folder that goes with it."""
+
+import secrets
+import shutil
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from data_owner.ui.words import Told
+
+if TYPE_CHECKING:  # takes long to load, and the page is up before it
+    from data_owner.diagnosis import Diagnosis
+    from imaging import ImageWarning, ModelInput
+
+MOST_ENTRIES: Final = 200
+
+
+class State(StrEnum):
+    """Where an entry stands."""
+
+    WAITING = "waiting"
+    """For the model's card: without it nobody knows how to read the file."""
+    UNREADABLE = "unreadable"
+    READY = "ready"
+    QUEUED = "queued"
+    RUNNING = "running"
+    STOPPING = "stopping"
+    FAILED = "failed"
+    ANSWERED = "answered"
+
+
+BUSY: Final = (State.QUEUED, State.RUNNING, State.STOPPING)
+CAN_SUBMIT: Final = (State.READY, State.FAILED)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """What the viewer needs to know of an entry's values, see imaging.Viewing."""
+
+    rows: int
+    columns: int
+    low: float
+    high: float
+    inverted: bool
+    center: float
+    width: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What is shown of a file beside its pictures. Nothing of the patient."""
+
+    format: str
+    encoding: str
+    rows: int
+    columns: int
+    frames: int
+    frame: int
+    modality: str | None
+    body_part: str | None
+    look: Look
+    seen_rows: int
+    seen_columns: int
+
+
+@dataclass(kw_only=True, eq=False)
+class Entry:
+    """One file. Changed under the workplace's lock only."""
+
+    number: int
+    """By which it is called: its file's name often is the patient's."""
+    folder: Path
+    drop: str
+    """Names the files that were dropped together."""
+    file_name: str = field(repr=False)
+    """Shown where the patient's data are."""
+    digest: str = field(default="", repr=False)
+    """SHA-256 of the file."""
+    patient: bytes | None = field(default=None, repr=False)
+    """See Patient.told_apart."""
+    id: str = field(default_factory=lambda: secrets.token_urlsafe(12))
+    state: State = State.WAITING
+    error: Told | None = None
+    facts: Facts | None = None
+    warnings: tuple["ImageWarning", ...] = ()
+    image: "ModelInput | None" = field(default=None, repr=False)
+    """Kept until it is answered."""
+    diagnosis: "Diagnosis | None" = field(default=None, repr=False)
+    record: str | None = None
+    """Of the answer, in the history."""
+    picture_kept: bool = False
+    separate: bool = False
+    """The user said that several patients in one drop are meant."""
+
+    def __repr__(self) -> str:
+        """Which entry; nothing of its file."""
+        return f"Entry({self.number}, {self.state})"
+
+    @property
+    def name(self) -> str:
+        """What it is called."""
+        return f"Image {self.number}"
+
+    @property
+    def file(self) -> Path:
+        """The file as it was dropped."""
+        return self.folder / "file"
+
+    @property
+    def original(self) -> Path:
+        """PNG of the whole picture, as the file says it is shown."""
+        return self.folder / "original.png"
+
+    @property
+    def seen(self) -> Path:
+        """PNG of what the model sees, at its size."""
+        return self.folder / "seen.png"
+
+    @property
+    def values(self) -> Path:
+        """The values behind the picture, as `Look` says: unsigned 16 bits, little endian, row by row."""
+        return self.folder / "values"
+
+    @property
+    def busy(self) -> bool:
+        """Whether a session has it, or will."""
+        return self.state in BUSY
+
+    @property
+    def needs_confirmation(self) -> bool:
+        """Whether a warning asks for it."""
+        return any(warning.needs_confirmation for warning in self.warnings)
+
+    def delete_files(self) -> None:
+        """Forget the file and its pictures."""
+        self.image = None
+        shutil.rmtree(self.folder, ignore_errors=True)

@@ -1,0 +1,122 @@
+"""What this workstation keeps of its answers: one small file for each, for the clinician alone (0600 in 0700).
+
+Kept are date, model, answer and a digest of the file, by which the image can be found again in the archive. No name, no
+file name, nothing else of the patient; a picture only where the clinician asks for it.
+"""
+
+import re
+import secrets
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AwareDatetime, Field, ValidationError
+
+from contract.errors import ConfigurationError
+from contract.model_card import Name, Strict, Version
+from contract.ticket import Engine
+from data_owner.private_files import write_new
+from data_owner.ui.timings import write_whole
+
+_RECORD = re.compile(r"[0-9]{8}T[0-9]{6}-[0-9a-f]{16}")
+_MAX_BYTES = 64 << 10
+
+
+class Record(Strict):
+    """One answer."""
+
+    id: Annotated[str, Field(pattern=_RECORD.pattern, max_length=40)]
+    date: AwareDatetime
+    file_digest: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", repr=False)]
+    """SHA-256 of the file as it was dropped."""
+    model: Name
+    version: Version
+    engine: Engine
+    label: Annotated[str, Field(repr=False)]
+    probabilities: Annotated[dict[str, float] | None, Field(repr=False)]
+    uncertain: bool
+    seconds: float
+    """From submission to answer, as the session measured it."""
+    bytes_sent: int
+    """By this workstation."""
+
+
+def new_id(now: datetime) -> str:
+    """A name for a record: it sorts by date."""
+    return f"{now:%Y%m%dT%H%M%S}-{secrets.token_hex(8)}"
+
+
+class History:
+    """The records in one folder."""
+
+    def __init__(self, folder: Path) -> None:
+        """Keep records in `folder`, which is made (0700) where it is missing."""
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigurationError(f"{folder}: cannot be made ({error.strerror}); correct data_folder") from error
+        self._folder = folder
+
+    def add(self, record: Record) -> bool:
+        """Keep a record. False where the disk will not."""
+        return write_whole(self._path(record.id), record.model_dump_json().encode())
+
+    def records(self) -> list[Record]:
+        """What is kept, the newest first; damaged files are left out."""
+        names = (path.stem for path in self._folder.glob("*.json"))
+        found = (self._read(name) for name in sorted(names, reverse=True) if _RECORD.fullmatch(name))
+        return [record for record in found if record is not None]
+
+    def keep_picture(self, record: str, png: bytes) -> bool:
+        """Keep a picture with a record. False where the disk will not, or the record is gone."""
+        if not self._path(record).exists():
+            return False
+        try:
+            write_new(self._picture(record), png)
+        except FileExistsError:
+            return True
+        except OSError:
+            return False
+        return True
+
+    def picture(self, record: str) -> Path | None:
+        """The picture that is kept with a record, if any."""
+        path = self._picture(record)
+        return path if path.is_file() else None
+
+    def delete(self, record: str) -> None:
+        """Forget a record and its picture."""
+        for path in (self._picture(record), self._path(record)):
+            path.unlink(missing_ok=True)
+
+    def delete_all(self) -> None:
+        """Forget everything, damaged files included."""
+        for path in self._folder.iterdir():
+            if path.suffix in (".json", ".png"):
+                path.unlink(missing_ok=True)
+
+    def _read(self, record: str) -> Record | None:
+        path = self._path(record)
+        try:
+            if path.stat().st_size > _MAX_BYTES:
+                return None
+            return Record.model_validate_json(path.read_bytes())
+        except (OSError, ValidationError):
+            return None
+
+    def _path(self, record: str) -> Path:
+        return self._folder / f"{_checked(record)}.json"
+
+    def _picture(self, record: str) -> Path:
+        return self._folder / f"{_checked(record)}.png"
+
+
+def is_name(text: str) -> bool:
+    """Whether a text, say of a request, can be the name of a record."""
+    return _RECORD.fullmatch(text) is not None
+
+
+def _checked(record: str) -> str:
+    if not is_name(record):
+        raise ValueError("not the name of a record")
+    return record

@@ -1,0 +1,314 @@
+"""The thread that computes: it connects, loads what sessions need, and runs them one after the other."""
+
+import threading
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final
+
+from contract.api import ModelEntry
+from contract.errors import (
+    ConfigurationError,
+    EncryptedInferenceError,
+    ImageError,
+    Refused,
+    SessionCancelled,
+    TransportError,
+)
+from contract.ticket import STOCKED_ENGINES
+from data_owner.settings import DataOwnerSettings
+from data_owner.ui.entries import Entry, State
+from data_owner.ui.history import Record, new_id
+from data_owner.ui.timings import Run
+from data_owner.ui.words import Told, told, told_unexpected
+from data_owner.ui.workplace import Activity, Connection, Preparing, Step, StockLevel, Workplace
+
+if TYPE_CHECKING:
+    from data_owner.diagnosis import Diagnosis
+    from data_owner.session import Diagnoser, Progress
+    from inference_service.client import InferenceServiceClient
+
+PAGE_FIRST_SECONDS: Final = 1.0
+"""Loading begins after the page was asked for, or after this."""
+RETRY_SECONDS: Final = 20.0
+"""Between attempts to reach a front end that cannot be reached."""
+_JOIN_SECONDS = 10.0
+
+_STEPS = {
+    "opening a session": Step.OPENING,
+    "taking material from stock": Step.MATERIAL,
+    "preparing offline material": Step.MATERIAL,
+    "computing on shares": Step.LAYERS,
+}
+_FROM_STOCK = "taking material from stock"
+
+
+class Runner:
+    """One thread, one session at a time."""
+
+    def __init__(self, settings: DataOwnerSettings, workplace: Workplace) -> None:
+        """Do nothing yet."""
+        self._settings = settings
+        self._workplace = workplace
+        self._client: InferenceServiceClient | None = None
+        self._diagnoser: Diagnoser | None = None
+        self._closing = False
+        self._page_shown = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="sessions", daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def page_shown(self) -> None:
+        """The page is up: now load the rest."""
+        self._page_shown.set()
+
+    def reconnect(self) -> None:
+        """Try again now."""
+        with self._workplace.changing():
+            if self._workplace.connection is Connection.OFFLINE:
+                self._workplace.connection = Connection.STARTING
+        self._workplace.wake.set()
+
+    def close(self) -> None:
+        """End, with the session that runs."""
+        self._closing = True
+        self._page_shown.set()
+        activity = self._workplace.activity
+        if activity is not None:
+            activity.cancellation.cancel()
+        self._workplace.wake.set()
+        if self._thread.is_alive():
+            self._thread.join(_JOIN_SECONDS)
+
+    def _work(self) -> None:
+        self._page_shown.wait(PAGE_FIRST_SECONDS)
+        while not self._closing:
+            self._workplace.wake.clear()
+            if self._workplace.connection is not Connection.READY or self._other_model_wanted():
+                self._guarded(self._connect, self._offline)
+            if self._workplace.connection is Connection.READY:
+                self._work_off()
+            elif self._workplace.connection_error is not None:
+                self._workplace.fail_queue(self._workplace.connection_error)
+            offline = self._workplace.connection is Connection.OFFLINE
+            if not self._closing:
+                self._workplace.wake.wait(RETRY_SECONDS if offline else None)
+        if self._client is not None:
+            self._client.close()
+
+    def _guarded(self, do: Callable[[], None], failed: Callable[[Told], None]) -> None:
+        """Do something; whatever goes wrong is told, and the thread lives on."""
+        try:
+            do()
+        except EncryptedInferenceError as error:
+            failed(told(error))
+        except Exception as error:  # noqa: BLE001 - the last resort of a thread: told, without words that may hold anything
+            failed(told_unexpected(error))
+
+    # Connection
+
+    def _other_model_wanted(self) -> bool:
+        wanted, model = self._workplace.wanted_model, self._workplace.model
+        return wanted is not None and (model is None or model.card.name != wanted)
+
+    def _connect(self) -> None:
+        """Learn the catalog, then load what a session needs."""
+        from data_owner.session import Diagnoser
+        from inference_service.client import InferenceServiceClient
+
+        front_end = self._settings.inference_service
+        if self._client is None:
+            self._client = InferenceServiceClient(front_end.url, front_end.api_key, authority=front_end.authority)
+        if self._diagnoser is None:
+            self._diagnoser = Diagnoser(self._settings, self._client)
+        model = self._choose(self._client)
+        with self._workplace.changing():
+            self._workplace.connection, self._workplace.connection_error = Connection.WARMING, None
+        if model != self._workplace.model:
+            self._workplace.adopt(model)
+        self._read_waiting()
+        self._count_stock()
+        self._diagnoser.warm_up(model.engines[0], stocked_for=model)
+        with self._workplace.changing():
+            self._workplace.connection = Connection.READY
+
+    def _choose(self, client: "InferenceServiceClient") -> ModelEntry:
+        pinned = {peer.organisation for peer in self._settings.model_owners}
+        newest: dict[str, ModelEntry] = {}
+        for entry in client.models():
+            if entry.model_owner.organisation in pinned:
+                newest.setdefault(entry.card.name, entry)  # newest first within a model
+        if not newest:
+            raise ConfigurationError("the model owners that this workstation works with offer no model now; ask them")
+        place = self._workplace
+        with place.changing():
+            place.offered = tuple(sorted(newest))
+            if place.wanted_model not in newest:
+                place.wanted_model = None
+        before = place.model.card.name if place.model is not None else None
+        wanted = place.wanted_model or (before if before in newest else place.offered[0])
+        return newest[wanted]
+
+    def _offline(self, error: Told) -> None:
+        with self._workplace.changing():
+            self._workplace.connection, self._workplace.connection_error = Connection.OFFLINE, error
+
+    def _read_waiting(self) -> None:
+        from data_owner.ui.intake import read_file
+
+        for entry in self._workplace.waiting():
+            read_file(self._workplace, entry)
+
+    def _count_stock(self) -> None:
+        from data_owner.stock import open_stock
+
+        model = self._workplace.model
+        if model is None:
+            return
+        lines = [
+            line
+            for line in open_stock(self._settings).summary()
+            if (line.model, line.version) == (model.card.name, model.version)
+        ]
+        with self._workplace.changing():
+            self._workplace.stock = StockLevel(
+                items=sum(line.items for line in lines),
+                oldest_seconds=max((line.oldest_seconds for line in lines), default=None),
+                days=self._settings.stock_days,
+            )
+
+    # Work
+
+    def _work_off(self) -> None:
+        """What is in the queue, images before material."""
+        self._read_waiting()
+        while self._workplace.connection is Connection.READY and not (self._closing or self._other_model_wanted()):
+            if (entry := self._workplace.next_entry()) is not None:
+                self._guarded(lambda: self._diagnose(entry), lambda error: self._failed(entry, error))
+            elif self._workplace.preparing.left > 0:
+                self._guarded(self._prepare_one, self._preparing_failed)
+            else:
+                break
+            with self._workplace.changing():
+                self._workplace.activity = None
+            self._guarded(self._count_stock, lambda _error: None)
+
+    def _diagnose(self, entry: Entry) -> None:
+        from data_owner.results import Submission
+
+        diagnoser, model = self._ready()
+        activity = self._begin(entry, model)
+        if (current := self._current(diagnoser, model)) != model:
+            with self._workplace.changing():
+                entry.state = State.READY
+            self._workplace.adopt(current)
+            self._read_waiting()
+            raise Refused("the model has changed since you looked: look at the picture again, then submit it")
+        image = entry.image
+        if image is None:
+            raise ImageError("the picture is gone: drop the file again")
+        results = diagnoser.submit(
+            [Submission(path=entry.file, image=image)],
+            model,
+            engine=model.engines[0],
+            progress=self._progress(activity, model),
+            cancellation=activity.cancellation,
+        )
+        (result,) = results
+        if isinstance(result, EncryptedInferenceError):
+            raise result
+        self._workplace.timings.finish(_kind(activity, model), activity.run, total=activity.elapsed())
+        self._answered(entry, result)
+
+    def _current(self, diagnoser: "Diagnoser", model: ModelEntry) -> ModelEntry:
+        """What the catalog has of a model now."""
+        try:
+            return diagnoser.choose_model(model.card.name)
+        except TransportError as error:
+            self._offline(told(error))
+            raise
+
+    def _ready(self) -> "tuple[Diagnoser, ModelEntry]":
+        if self._diagnoser is None or self._workplace.model is None:
+            raise ConfigurationError("the page is not connected yet; try again in a moment")
+        return self._diagnoser, self._workplace.model
+
+    def _begin(self, entry: Entry | None, model: ModelEntry) -> Activity:
+        place = self._workplace
+        activity = Activity(entry=None if entry is None else entry.id, run=Run(expected=None))
+        activity.from_stock = entry is not None and place.stock.items > 0
+        activity.run.expected = place.timings.expected(_kind(activity, model))
+        with place.changing():
+            place.activity = activity
+            if entry is not None:
+                entry.state = State.RUNNING
+        return activity
+
+    def _progress(self, activity: Activity, model: ModelEntry) -> "Progress":
+        from data_owner.session import Progress
+
+        place = self._workplace
+
+        def stage(words: str) -> None:
+            with place.changing():
+                activity.step = _STEPS.get(words, activity.step)
+                if activity.step is Step.MATERIAL:
+                    activity.from_stock = words == _FROM_STOCK
+                    activity.run.expected = place.timings.expected(_kind(activity, model))
+                activity.run.reach(activity.step.value, at=activity.elapsed())
+
+        def layer(index: int, total: int, _name: str) -> None:
+            with place.changing():
+                activity.layer, activity.layers = index + 1, total
+                activity.run.reach(f"layer {index + 1} of {total}", at=activity.elapsed())
+
+        return Progress(stage=stage, layer=layer)
+
+    def _answered(self, entry: Entry, diagnosis: "Diagnosis") -> None:
+        now, finding = datetime.now(tz=UTC), diagnosis.diagnosis
+        record = Record(
+            id=new_id(now),
+            date=now,
+            file_digest=entry.digest,
+            model=diagnosis.model.name,
+            version=diagnosis.model.version,
+            engine=diagnosis.engine,
+            label=finding.label,
+            probabilities=finding.probabilities,
+            uncertain=finding.uncertain,
+            seconds=diagnosis.seconds.offline + diagnosis.seconds.online,
+            bytes_sent=diagnosis.bytes.data_owner_sent,
+        )
+        kept = self._workplace.history.add(record)
+        with self._workplace.changing():
+            entry.record = record.id if kept else None
+            entry.diagnosis, entry.image, entry.state = diagnosis, None, State.ANSWERED
+
+    def _failed(self, entry: Entry, error: Told) -> None:
+        with self._workplace.changing():
+            entry.error = error
+            entry.state = State.FAILED
+
+    def _prepare_one(self) -> None:
+        diagnoser, model = self._ready()
+        engine = next((engine for engine in model.engines if engine in STOCKED_ENGINES), None)
+        if engine is None:
+            raise Refused("material for this model cannot be prepared ahead; images can be submitted all the same")
+        activity, preparing = self._begin(None, model), self._workplace.preparing
+        progress = self._progress(activity, model)
+        diagnoser.stock(model, engine=engine, progress=progress, cancellation=activity.cancellation)
+        self._workplace.timings.finish(_kind(activity, model), activity.run, total=activity.elapsed())
+        with self._workplace.changing():
+            preparing.done += 1
+
+    def _preparing_failed(self, error: Told) -> None:
+        with self._workplace.changing():
+            stopped = error.code == SessionCancelled.code
+            self._workplace.preparing = Preparing(error=None if stopped else error)
+
+
+def _kind(activity: Activity, model: ModelEntry) -> str:
+    """Runs that take about as long."""
+    what = "prepare" if activity.entry is None else "from stock" if activity.from_stock else "prepared in the session"
+    return f"{model.card.name} {model.version} {model.engines[0].value}, {what}"

@@ -1,0 +1,200 @@
+"""What the templates are given: numbers and states as people read them."""
+
+import hashlib
+from datetime import datetime
+from functools import cache
+from importlib.resources import files
+from typing import Any, Final
+
+from jinja2 import Environment, PackageLoader, select_autoescape
+
+from contract.identity import Role
+from data_owner.ui.entries import CAN_SUBMIT, Entry, State
+from data_owner.ui.workplace import MOST_PREPARED, Connection, Step, Workplace
+
+STATES: Final = {
+    State.WAITING: "Being read",
+    State.UNREADABLE: "Cannot be read",
+    State.READY: "Ready to submit",
+    State.QUEUED: "In the queue",
+    State.RUNNING: "Running",
+    State.STOPPING: "Stopping",
+    State.FAILED: "No result",
+    State.ANSWERED: "Answered",
+}
+CONNECTIONS: Final = {
+    Connection.STARTING: "Connecting",
+    Connection.WARMING: "Getting ready",
+    Connection.READY: "Ready",
+    Connection.OFFLINE: "Offline",
+}
+REGIONS: Final = ("status", "queue", "entry", "stock")
+_WHO = {Role.DATA_OWNER: "This workstation", Role.MODEL_OWNER: "Model owner", Role.CRYPTO_PROVIDER: "Crypto provider"}
+LOW_STOCK: Final = 3
+
+
+@cache
+def templates() -> Environment:
+    """The page's templates; everything that is put into them is escaped."""
+    environment = Environment(
+        loader=PackageLoader("data_owner.ui"),
+        autoescape=select_autoescape(default_for_string=True, default=True),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        auto_reload=False,
+    )
+    filters = {
+        "age": age,
+        "amount": amount,
+        "duration": duration,
+        "percent": percent,
+        "sentence": sentence,
+        "when": when,
+    }
+    environment.filters |= filters
+    environment.globals |= {"STATES": STATES, "State": State, "Connection": Connection, "CONNECTIONS": CONNECTIONS}
+    return environment
+
+
+@cache
+def asset(name: str) -> bytes | None:
+    """A file that the page loads; None where there is none of this name."""
+    kind = name.rpartition(".")[2]
+    place = files("data_owner.ui") / "static" / name
+    return place.read_bytes() if kind in MEDIA_TYPES and "/" not in name and place.is_file() else None
+
+
+MEDIA_TYPES: Final = {"css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
+
+
+def amount(count: int) -> str:
+    """Bytes for people."""
+    if count < 1000:
+        return f"{count} B"
+    return f"{count / 1e3:,.1f} kB" if count < 1_000_000 else f"{count / 1e6:,.1f} MB"
+
+
+def duration(seconds: float) -> str:
+    """What a session took, for people."""
+    return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+
+
+def age(seconds: float) -> str:
+    """An age in words."""
+    if seconds < 90:
+        return "a minute"
+    if seconds < 7200:
+        return f"{seconds / 60:.0f} minutes"
+    return f"{seconds / 3600:.0f} hours" if seconds < 48 * 3600 else f"{seconds / 86400:.0f} days"
+
+
+def sentence(text: str) -> str:
+    """A warning's words as a sentence."""
+    return f"{text[:1].upper()}{text[1:]}."
+
+
+def percent(share: float) -> str:
+    """A probability; never 100 % or 0 %, which no model knows."""
+    return f"{min(max(share * 100, 0.1), 99.9):.1f} %"
+
+
+def when(date: datetime) -> str:
+    """A date in this workstation's time zone."""
+    return f"{date.astimezone():%Y-%m-%d %H:%M}"
+
+
+def context(place: Workplace, chosen: str | None, theme: str) -> dict[str, Any]:
+    """All that the page's parts need."""
+    entries = place.entries()
+    entry = place.entry(chosen) if chosen else None
+    entry = entry or (entries[-1] if entries else None)
+    return {
+        "place": place,
+        "theme": theme,
+        "entries": entries,
+        "entry": entry,
+        "card": place.model.card if place.model is not None else None,
+        "ready": [one for one in entries if place.can_submit_at_once(one)],
+        "can_submit": entry is not None and entry.state in CAN_SUBMIT and entry.image is not None,
+        "patients": place.patients_of(entry) if entry is not None else 0,
+        "result": result(place, entry) if entry is not None and entry.diagnosis is not None else None,
+        "low_stock": LOW_STOCK,
+        "most_prepared": MOST_PREPARED,
+    }
+
+
+def result(place: Workplace, entry: Entry) -> dict[str, Any]:
+    """An answer, as it is shown."""
+    diagnosis = entry.diagnosis
+    assert diagnosis is not None
+    finding = diagnosis.diagnosis
+    probabilities = finding.probabilities or {}
+    maps = list(diagnosis.heat_map or {})
+    organisations = {
+        Role.MODEL_OWNER: place.model.model_owner.organisation if place.model else "",
+        Role.CRYPTO_PROVIDER: place.model.crypto_provider.organisation if place.model else "",
+        Role.DATA_OWNER: "",
+    }
+    return {
+        "diagnosis": diagnosis,
+        "label": finding.label,
+        "uncertain": finding.uncertain,
+        "bars": sorted(probabilities.items(), key=lambda pair: -pair[1]),
+        "maps": [(index, name, name == finding.label) for index, name in enumerate(maps)],
+        "links": [
+            {
+                "to": link.receiver,
+                "sender": _WHO[link.sender],
+                "receiver": _WHO[link.receiver],
+                "sender_organisation": organisations[link.sender],
+                "receiver_organisation": organisations[link.receiver],
+                "bytes": link.offline + link.online,
+                "offline": link.offline,
+                "online": link.online,
+                "left": link.sender is Role.DATA_OWNER,
+            }
+            for link in diagnosis.bytes.links
+            if link.offline + link.online
+        ],
+    }
+
+
+def region(name: str, given: dict[str, Any]) -> tuple[str, str]:
+    """One part of the page as HTML, and a key that changes with it."""
+    html = templates().get_template(f"{name}.html").render(given)
+    return html, hashlib.sha256(html.encode()).hexdigest()[:16]
+
+
+def progress(place: Workplace) -> dict[str, Any] | None:
+    """How far the session is that runs now."""
+    with place.looking():
+        activity = place.activity
+        if activity is None:
+            return None
+        elapsed = activity.elapsed()
+        fraction, left = activity.run.fraction(at=elapsed), activity.run.left(at=elapsed)
+        return {
+            "entry": activity.entry,
+            "step": activity.step.value,
+            "words": _words(activity.step, activity.layer, activity.layers, from_stock=activity.from_stock),
+            "fraction": fraction,
+            "elapsed": round(elapsed, 1),
+            "left": None if left is None else round(left, 1),
+            "time": _time(elapsed, left),
+        }
+
+
+def _words(step: Step, layer: int, layers: int, *, from_stock: bool) -> str:
+    if step is Step.LAYERS:
+        return f"Computing on shares: layer {layer} of {layers}" if layers else "Computing on shares"
+    if step is Step.MATERIAL:
+        return "Taking offline material from stock" if from_stock else "Preparing offline material"
+    return "Opening a session"
+
+
+def _time(elapsed: float, left: float | None) -> str:
+    if left is None:
+        return f"{elapsed:.0f} s so far; how long it takes is not known yet on this workstation"
+    if left <= 0:
+        return f"{elapsed:.0f} s so far, longer than usual"
+    return f"about {left:.0f} s left" if left >= 1 else "about 1 s left"

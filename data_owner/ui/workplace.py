@@ -1,0 +1,264 @@
+"""What the page knows: the entries, the model, the stock, and how far the session is.
+
+Shared by requests and the runner. Everything here is behind one lock; whatever changes rings the bell.
+"""
+
+import secrets
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, Final
+
+from contract.api import ModelEntry
+from contract.errors import CallerError, EncryptedInferenceError, Refused
+from data_owner.cancellation import Cancellation
+from data_owner.ui.bell import Bell
+from data_owner.ui.entries import CAN_SUBMIT, MOST_ENTRIES, Entry, Facts, State
+from data_owner.ui.folders import Folders
+from data_owner.ui.history import History
+from data_owner.ui.timings import Run, Timings
+from data_owner.ui.words import Told, told
+
+if TYPE_CHECKING:
+    from imaging import ModelInput
+
+MOST_PREPARED: Final = 50
+"""Items that one request to prepare may ask for."""
+
+
+class Connection(StrEnum):
+    """Where the connection to the front end stands."""
+
+    STARTING = "starting"
+    WARMING = "warming"
+    """The catalog is there; what sessions need is being loaded."""
+    READY = "ready"
+    OFFLINE = "offline"
+
+
+class Step(StrEnum):
+    """Steps of a session as they are shown."""
+
+    QUEUED = "queued"
+    OPENING = "opening"
+    MATERIAL = "material"
+    LAYERS = "layers"
+
+
+@dataclass(kw_only=True)
+class Activity:
+    """The session that runs."""
+
+    entry: str | None
+    """None where material is prepared ahead."""
+    run: Run
+    cancellation: Cancellation = field(default_factory=Cancellation)
+    started: float = field(default_factory=time.monotonic)
+    step: Step = Step.OPENING
+    from_stock: bool = False
+    layer: int = 0
+    layers: int = 0
+
+    def elapsed(self) -> float:
+        """Seconds since it began."""
+        return time.monotonic() - self.started
+
+
+@dataclass(frozen=True, kw_only=True)
+class StockLevel:
+    """Items for the chosen model."""
+
+    items: int
+    oldest_seconds: float | None
+    days: float
+
+
+@dataclass(kw_only=True)
+class Preparing:
+    """Stocking that was asked for."""
+
+    wanted: int = 0
+    done: int = 0
+    error: Told | None = None
+
+    @property
+    def left(self) -> int:
+        """Items still to prepare."""
+        return self.wanted - self.done
+
+
+class Workplace:
+    """The state of one page."""
+
+    def __init__(self, folders: Folders, *, stock_days: float) -> None:
+        """Begin empty, with what earlier pages left in the history."""
+        self.folders = folders
+        self.history = History(folders.history)
+        self.timings = Timings(folders.timings)
+        self.bell = Bell()
+        self.connection = Connection.STARTING
+        self.connection_error: Told | None = None
+        self.model: ModelEntry | None = None
+        self.offered: tuple[str, ...] = ()
+        self.wanted_model: str | None = None
+        self.stock = StockLevel(items=0, oldest_seconds=None, days=stock_days)
+        self.preparing = Preparing()
+        self.activity: Activity | None = None
+        self.wake = threading.Event()
+        """Set where the runner has something to do."""
+        self.patient_key = secrets.token_bytes(32)
+        self._entries: dict[str, Entry] = {}
+        self._queue: list[str] = []
+        self._numbers = 0
+        self._lock = threading.RLock()
+
+    @contextmanager
+    def changing(self) -> Iterator[None]:
+        """Change something, and say so."""
+        with self._lock:
+            yield
+        self.bell.ring()
+
+    @contextmanager
+    def looking(self) -> Iterator[None]:
+        """Look at several things that belong together."""
+        with self._lock:
+            yield
+
+    # Entries
+
+    def entries(self) -> list[Entry]:
+        """All, in the order in which they came."""
+        with self._lock:
+            return list(self._entries.values())
+
+    def entry(self, name: str) -> Entry | None:
+        """One, by its id."""
+        return self._entries.get(name)
+
+    def new_entry(self, *, drop: str, file_name: str) -> Entry:
+        """An entry for a file that arrives. Raises Refused where there are too many."""
+        with self.changing():
+            if len(self._entries) >= MOST_ENTRIES:
+                raise Refused(f"the page holds {MOST_ENTRIES} images already: remove some, then drop this one again")
+            self._numbers += 1
+            entry = Entry(number=self._numbers, folder=self.folders.new_entry(), drop=drop, file_name=file_name)
+            self._entries[entry.id] = entry
+            return entry
+
+    def was_read(self, entry: Entry, image: "ModelInput", facts: Facts) -> None:
+        """An entry's file has become a picture."""
+        with self.changing():
+            entry.image, entry.facts, entry.warnings = image, facts, image.warnings
+            entry.state, entry.error = State.READY, None
+
+    def was_refused(self, entry: Entry, error: EncryptedInferenceError) -> None:
+        """An entry's file cannot be read."""
+        with self.changing():
+            entry.state, entry.error = State.UNREADABLE, told(error)
+
+    def waiting(self) -> list[Entry]:
+        """Entries to read when the model is known."""
+        return [entry for entry in self.entries() if entry.state is State.WAITING]
+
+    def patients_of(self, entry: Entry) -> int:
+        """How many patients the files name that were dropped with this one; 0 or 1 where there is nothing to ask."""
+        together = (other for other in self.entries() if other.drop == entry.drop and not other.separate)
+        return len({other.patient for other in together if other.patient is not None})
+
+    def separate(self, entry: Entry) -> None:
+        """The user means it: the files of this drop are of several patients."""
+        with self.changing():
+            for other in self._entries.values():
+                if other.drop == entry.drop:
+                    other.separate = True
+
+    def keep_one_patient(self, entry: Entry) -> None:
+        """Remove what was dropped with this entry and names another patient."""
+        for other in self.entries():
+            if other.drop == entry.drop and other.patient not in (None, entry.patient) and not other.busy:
+                self.remove(other)
+
+    def remove(self, entry: Entry) -> None:
+        """Forget an entry and its files. Raises CallerError where a session has it."""
+        with self.changing():
+            if entry.busy:
+                raise CallerError("this image is being submitted: stop it first, then remove it")
+            self._entries.pop(entry.id, None)
+        entry.delete_files()
+
+    # Sessions
+
+    def submit(self, entry: Entry, *, confirmed: bool) -> None:
+        """Put an entry into the queue. Raises CallerError where it may not be submitted as it is."""
+        with self.changing():
+            if entry.state not in CAN_SUBMIT:
+                raise CallerError(f"{entry.name} cannot be submitted now: it is {entry.state}")
+            if self.patients_of(entry) > 1:
+                raise CallerError("the files dropped together name several patients: say which are meant")
+            if entry.needs_confirmation and not confirmed:
+                raise CallerError("this image has warnings: tick the box that you want to submit it anyway")
+            entry.state, entry.error = State.QUEUED, None
+            self._queue.append(entry.id)
+        self.wake.set()
+
+    def can_submit_at_once(self, entry: Entry) -> bool:
+        """Whether it may be submitted without a question."""
+        return entry.state is State.READY and not entry.needs_confirmation and self.patients_of(entry) <= 1
+
+    def stop(self, entry: Entry) -> None:
+        """Take an entry out of the queue, or end its session."""
+        with self.changing():
+            if entry.id in self._queue:
+                self._queue.remove(entry.id)
+                entry.state = State.READY
+            elif entry.state is State.RUNNING and self.activity is not None and self.activity.entry == entry.id:
+                entry.state = State.STOPPING
+                self.activity.cancellation.cancel()
+
+    def prepare(self, count: int) -> None:
+        """Ask for items in stock. Raises CallerError for a number that cannot be meant."""
+        with self.changing():
+            if not 1 <= count <= MOST_PREPARED:
+                raise CallerError(f"prepare 1 to {MOST_PREPARED} items at a time")
+            before = self.preparing
+            self.preparing = Preparing(wanted=count) if before.left <= 0 else before
+            if before.left > 0:
+                before.wanted = min(before.wanted + count, before.done + MOST_PREPARED)
+        self.wake.set()
+
+    def stop_preparing(self) -> None:
+        """Prepare no more."""
+        with self.changing():
+            self.preparing = Preparing()
+            if self.activity is not None and self.activity.entry is None:
+                self.activity.cancellation.cancel()
+
+    def next_entry(self) -> Entry | None:
+        """The entry whose turn it is, out of the queue."""
+        with self.changing():
+            return self._entries[self._queue.pop(0)] if self._queue else None
+
+    def fail_queue(self, error: Told) -> None:
+        """Nothing can be submitted now: give all back to the user."""
+        with self.changing():
+            for name in self._queue:
+                self._entries[name].state, self._entries[name].error = State.FAILED, error
+            self._queue.clear()
+            self.preparing = Preparing(error=error) if self.preparing.left > 0 else self.preparing
+
+    def queue_position(self, entry: Entry) -> int:
+        """How many go before it."""
+        with self._lock:
+            return self._queue.index(entry.id) if entry.id in self._queue else 0
+
+    def adopt(self, model: ModelEntry) -> None:
+        """Read for this model from now on; what is not submitted yet is read again."""
+        with self.changing():
+            self.model = model
+            for entry in self._entries.values():
+                if entry.state in (*CAN_SUBMIT, State.UNREADABLE):
+                    entry.state, entry.error, entry.image = State.WAITING, None, None
