@@ -45,7 +45,8 @@ def newest(folder: Path, model: str) -> Path:
     return found[-1]
 
 
-def _read(path: Path) -> list[dict[str, Any]]:
+def read_results(path: Path) -> list[dict[str, Any]]:
+    """One engine's figures each. Raises CallerError for a file of another version."""
     content = json.loads(path.read_text())
     if content.get("format") not in READABLE:
         raise CallerError(f"{path.name} is a result file of a version that this program does not read: measure again")
@@ -58,7 +59,7 @@ def render(folder: Path = RESULTS, models: tuple[str, ...] = ("resnet18", "resne
     parts = [BEGIN]
     for model in models:
         path = newest(folder, model)
-        parts += ["", *_table(_read(path), path)]
+        parts += ["", *_table(read_results(path), path)]
     return "\n".join([*parts, "", END])
 
 

@@ -1,12 +1,10 @@
 """Predictions before anything is computed: the declared cost over a link, and constants that fit saved results."""
 
-import json
 from pathlib import Path
-from statistics import median
 
 import pytest
 
-from benchmarks.figures import RESULTS, newest
+from benchmarks.figures import RESULTS, newest, read_results
 from contract.model_card import OutputPolicy
 from contract.ticket import Engine
 from model_owner.prediction import OFFLINE_TRIPS, SPEEDS, Speed, declared_phases, predict_over_links
@@ -50,10 +48,9 @@ def test_computing_grows_with_the_products() -> None:
 @pytest.mark.parametrize("engine", list(Engine))
 def test_constants_fit_the_newest_saved_result(engine: Engine) -> None:
     # Within a factor of 2: another machine may have measured it, and the constants are an estimate.
-    content = json.loads(newest(RESULTS, "resnet18").read_text())
-    runs = [run["measurement"] for run in content["runs"] if run["engine"] == engine.value and run["round"] > 0]
+    (result,) = (one for one in read_results(newest(RESULTS, "resnet18")) if one["engine"] == engine.value)
     for speed, phase in zip(SPEEDS[engine], ("online_seconds", "offline_seconds"), strict=True):
-        assert 0.5 < speed.seconds(PRODUCTS) / median(run[phase] for run in runs) < 2.0
+        assert 0.5 < speed.seconds(PRODUCTS) / result[phase] < 2.0
 
 
 @pytest.mark.slow
