@@ -225,12 +225,19 @@ class Federation:
         **changes: Any,
     ) -> Iterator[tuple[Diagnoser, RecordingClient]]:
         """A data owner, who may be sent to other addresses than the catalog's."""
+        settings = self.data_owner_settings(model_owner_url=model_owner_url, dealer_url=dealer_url, **changes)
+        with self.client(kind=kind) as client:
+            yield Diagnoser(settings, client), client
+
+    def data_owner_settings(
+        self, *, model_owner_url: str | None = None, dealer_url: str | None = None, **changes: Any
+    ) -> DataOwnerSettings:
+        """Settings of a data owner with a data folder of its own; addresses are the catalog's where left out."""
         common = self._common(HOSPITAL) | {
             "model_owners": (Peer(organisation=LABORATORY.organisation, url=model_owner_url),),
             "crypto_providers": (Peer(organisation=TRUST_CENTRE.organisation, url=dealer_url),),
         }
-        with self.client(kind=kind) as client:
-            yield Diagnoser(DataOwnerSettings(**common | changes), client), client
+        return DataOwnerSettings(**common | changes)
 
     def diagnose(self, path: Path, *, engine: Engine = Engine.CRYPTEN, **changes: Any) -> Diagnosis:
         with self.diagnoser(**changes) as (diagnoser, _):
@@ -275,7 +282,11 @@ class Federation:
 
 @contextmanager
 def running_federation(
-    folder: Path, *, output_policy: OutputPolicy = OutputPolicy.LOGITS, softmax: bool = False
+    folder: Path,
+    *,
+    output_policy: OutputPolicy = OutputPolicy.LOGITS,
+    softmax: bool = False,
+    uncertain_below: float | None = None,
 ) -> Iterator[Federation]:
     """Front end, dealer and model owner with the tiny model; stopped when the block ends."""
     torch.set_num_threads(1)
@@ -283,7 +294,9 @@ def running_federation(
     create_authority(folder / "authority")
     (folder / "front-end").mkdir(mode=0o700)
     new_signing_key(folder / "front-end")
-    model_folder = write_tiny_model(folder / "model", output_policy=output_policy, softmax=softmax)
+    model_folder = write_tiny_model(
+        folder / "model", output_policy=output_policy, softmax=softmax, uncertain_below=uncertain_below
+    )
     model = Registry(folder / "registry").add(model_folder / "model.onnx", model_folder / "card.json")
     listener, port = loopback()
     settings = ServiceSettings(data_folder=folder / "front-end", listen=Address(host="127.0.0.1", port=port))

@@ -37,6 +37,7 @@ def write_tiny_model(
     seed: int = 0,
     output_policy: OutputPolicy = OutputPolicy.LOGITS,
     softmax: bool = False,
+    uncertain_below: float | None = None,
 ) -> Path:
     """1 x 32 x 32 -> conv, ReLU, average pool, conv, ReLU, global average pool, fully connected -> 3 classes.
 
@@ -82,6 +83,7 @@ def write_tiny_model(
             standard_deviation=(0.25,),
         ),
         classes=CLASSES,
+        uncertain_below=uncertain_below,
         output_policy=output_policy,
         training="random weights",
         model_sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
