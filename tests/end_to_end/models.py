@@ -16,6 +16,14 @@ SIDE = 32
 CLASSES = ("normal", "bacteria", "virus")
 NAME = "tiny-chest"
 PATIENT = "Canary^Patient"
+INPUT = InputSpecification(
+    modalities=(Modality.CR, Modality.DX),
+    body_parts=("CHEST",),
+    height=SIDE,
+    width=SIDE,
+    mean=(0.5,),
+    standard_deviation=(0.25,),
+)
 
 
 def tiny_weights(seed: int = 0) -> dict[str, NDArray[np.float32]]:
@@ -74,14 +82,7 @@ def write_tiny_model(
         version=version,
         title="Tiny",
         intended_use="tests",
-        input=InputSpecification(
-            modalities=(Modality.CR, Modality.DX),
-            body_parts=("CHEST",),
-            height=SIDE,
-            width=SIDE,
-            mean=(0.5,),
-            standard_deviation=(0.25,),
-        ),
+        input=INPUT,
         classes=CLASSES,
         uncertain_below=uncertain_below,
         output_policy=output_policy,
