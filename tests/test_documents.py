@@ -10,6 +10,7 @@ import typer.main
 from click import Group
 
 from benchmarks import figures
+from contract.model_card import read_card
 from contract.settings import PartySettings, load_settings
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -89,6 +90,22 @@ def test_sample_settings_load(sample: Path) -> None:
 
 def test_every_serving_party_has_a_sample() -> None:
     assert {sample.stem for sample in SAMPLES} == set(SETTINGS)
+
+
+def test_clinicians_find_every_message_of_the_page() -> None:
+    from data_owner.ui import words
+
+    script = (ROOT / "data_owner" / "ui" / "static" / "page.js").read_text()
+    titles = {title for title, _ in words._WORDS.values()} | {words.told_unexpected(ValueError()).title}
+    text = (ROOT / "docs" / "clinician.md").read_text()
+    assert sorted(title for title in titles if f"| {title} |" not in text) == []
+    told = set(re.findall(r"(?m)^\| ([A-Z][^|]+) \| [a-z]", text.partition("the page says")[2]))
+    assert sorted(title for title in told - titles if title != "Not open here" and title not in script) == []
+
+
+def test_clinicians_read_the_threshold_of_the_shipped_card() -> None:
+    card = read_card(ROOT / "models" / "pediatric-pneumonia-resnet18" / "card.json")
+    assert f"the threshold is {card.uncertain_below:g}:" in (ROOT / "docs" / "clinician.md").read_text()
 
 
 def test_readme_repeats_no_figure_by_hand() -> None:

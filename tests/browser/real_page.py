@@ -1,0 +1,32 @@
+"""The page as a clinician starts it, before a federation of processes that serves the shipped model."""
+
+import subprocess
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from demonstration.commands import command, end
+from demonstration.demo import MODEL_FOLDER
+from demonstration.deployment import Deployment, deployed
+
+
+@contextmanager
+def real_federation() -> Iterator[Deployment]:
+    """Four parties on loopback with the shipped model."""
+    with tempfile.TemporaryDirectory() as name, deployed(Path(name), [MODEL_FOLDER]) as deployment:
+        yield deployment
+
+
+@contextmanager
+def started_page(deployment: Deployment, arguments: Sequence[str] = ()) -> Iterator[tuple[str, int]]:
+    """`data-owner ui` as a process: the address that it printed, and its process id."""
+    settings = ["ui", "--no-browser", "--config", str(deployment.data_owner_settings), *arguments]
+    process = subprocess.Popen(
+        command("data-owner", settings), env=deployment.environment, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stdout is not None
+        yield process.stdout.readline().strip(), process.pid
+    finally:
+        end(process)
