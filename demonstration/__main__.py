@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from contract.command_line import console, new_app, run
+from contract.errors import CallerError
 from contract.ticket import Engine
 
 if TYPE_CHECKING:
@@ -35,17 +36,24 @@ def demo(
     ] = None,
     *,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a file, alone on stdout.")] = False,
+    ui: Annotated[bool, typer.Option("--ui", help="Open the clinician's page instead, until Ctrl-C.")] = False,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Of the page; 0: any free one.")] = 0,
 ) -> None:
     """Start all parties on loopback, diagnose the files (or a phantom radiograph), compare with plaintext."""
+    if ui and (files or as_json or heat_map):
+        raise CallerError("with --ui images are dropped on the page: leave out FILE, --json and --heat-map")
     with ExitStack() as stack:
         with console().status("starting data owner, model owner, crypto provider and inference service"):
             from contract.model_card import read_card
-            from demonstration.demo import MODEL_FOLDER, compare, running_federation
+            from demonstration.demo import MODEL_FOLDER, compare, running_federation, show_page
 
             folder = model or MODEL_FOLDER
             card = read_card(folder / "card.json")
             absolute = [path.resolve() for path in files or []]
             deployment, submitted = stack.enter_context(running_federation(absolute, folder))
+        if ui:
+            show_page(deployment, submitted, port=port)
+            return
         for diagnosis, comparison in compare(deployment, submitted, engine, folder, heat_map=heat_map):
             if as_json:
                 sys.stdout.write(comparison.model_dump_json() + "\n")

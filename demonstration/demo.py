@@ -11,6 +11,7 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
+from contract.command_line import say
 from contract.errors import ComputationFailed
 from contract.model_card import Strict
 from contract.ticket import Engine
@@ -91,6 +92,25 @@ def compare(
         for line in process.stdout:
             diagnosis = Diagnosis.model_validate_json(line)
             yield diagnosis, _comparison(diagnosis, plaintext, processes)
+        status = process.wait()
+    finally:
+        if process is not None:
+            end(process)
+    if status != 0:
+        sys.exit(status)
+
+
+def show_page(deployment: Deployment, images: Sequence[Path], *, port: int) -> None:
+    """Serve the clinician's page until it is ended; tell of images to drop on it."""
+    arguments = ["ui", "--config", str(deployment.data_owner_settings), "--port", str(port)]
+    process: subprocess.Popen[bytes] | None = None
+    for path in images:
+        say(f"demo: an image to drop on the page, of nobody at all: {path}")
+    try:
+        with termination_held():
+            process = subprocess.Popen(  # noqa: S603 - our own program, no shell
+                command("data-owner", arguments), env=deployment.environment, stdin=subprocess.DEVNULL
+            )
         status = process.wait()
     finally:
         if process is not None:

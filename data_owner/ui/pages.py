@@ -129,7 +129,7 @@ class Pages:
         return HTMLResponse(html)
 
     async def state(self, request: Request) -> Response:
-        """What has changed since a revision; waits for it. `keys`: what the browser shows, by region."""
+        """What has changed since a revision; waits for it. `key-...`: what the browser shows, by region."""
         query = request.query_params
         since = int(query["since"]) if query.get("since", "").isdigit() else -1
         patience = POLL_SECONDS if self._place.activity is None else TICK_SECONDS
@@ -139,7 +139,7 @@ class Pages:
         changed = {
             name: {"html": html, "key": key}
             for name, (html, key) in zip(REGIONS, shown, strict=True)
-            if query.get(name) != key
+            if query.get(f"key-{name}") != key
         }
         chosen = given["entry"]
         return JSONResponse(

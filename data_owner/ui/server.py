@@ -68,8 +68,9 @@ def _listener(port: int) -> socket.socket:
     try:
         return socket.create_server((HOST, port))
     except OSError as error:
+        why = os.strerror(error.errno or 0)
         raise ConfigurationError(
-            f"port {port} of this machine cannot be had ({error.strerror}); choose another with --port, or none"
+            f"port {port} of this machine cannot be had ({why}); choose another with --port, or leave it out"
         ) from error
 
 

@@ -136,7 +136,7 @@
     const query = new URLSearchParams({ entry: chosen });
     const asked = chosen;
     if (poll.entry === chosen) query.set("since", String(revision));
-    for (const region of document.querySelectorAll("[data-region]")) query.set(region.dataset.region, region.dataset.key);
+    for (const region of document.querySelectorAll("[data-region]")) query.set(`key-${region.dataset.region}`, region.dataset.key);
     waiting = new AbortController();
     const response = await fetch(`/state?${query}`, { headers: { Accept: "application/json" }, signal: waiting.signal });
     if (!response.ok) throw new Error("refused");
@@ -283,8 +283,9 @@
     const button = find("patient-toggle");
     if (!button) return;
     const place = find("patient");
-    button.addEventListener("click", async () => {
+    const toggle = async () => {
       const show = place.hidden;
+      kept.patient = show ? button.dataset.patient : "";
       if (show) {
         try {
           const response = await fetch(button.dataset.patient);
@@ -299,10 +300,13 @@
       place.hidden = !show;
       button.setAttribute("aria-expanded", String(show));
       button.textContent = show ? "Hide patient" : "Show patient";
-    });
+    };
+    button.addEventListener("click", toggle);
+    if (kept.patient === button.dataset.patient) toggle();
   }
 
-  const digits = (value, span) => value.toFixed(span > 200 ? 0 : span > 20 ? 1 : 2);
+  const digits = (value, span, unit) => value.toFixed(span > 50 ? 0 : 2) + unit;
+  const kept = { patient: "", window: null };  // of the entry that is shown, over changes of its state
 
   function windowing() {
     const canvas = find("windowed");
@@ -317,10 +321,11 @@
     const at = (slider, from, to) => from + ((to - from) * slider.value) / 1000;
     const write = () => {
       const values = [at(center, low, high), at(width, 0, span)];
-      find("window-center-value").textContent = digits(values[0], span);
-      find("window-width-value").textContent = digits(values[1], span);
-      center.setAttribute("aria-valuetext", digits(values[0], span));
-      width.setAttribute("aria-valuetext", digits(values[1], span));
+      const words = values.map((value) => digits(value, span, canvas.dataset.unit));
+      find("window-center-value").textContent = words[0];
+      find("window-width-value").textContent = words[1];
+      center.setAttribute("aria-valuetext", words[0]);
+      width.setAttribute("aria-valuetext", words[1]);
       return values;
     };
     const reset = () => {
@@ -333,6 +338,7 @@
     const draw = async () => {
       const [middle, wide] = write();
       asked = true;
+      kept.window = { of: canvas.dataset.values, center: center.value, width: width.value };
       if (steps === null) {
         const response = await fetch(canvas.dataset.values);
         if (!response.ok) return;
@@ -355,9 +361,15 @@
     for (const slider of [center, width]) slider.addEventListener("input", draw);
     find("window-reset").addEventListener("click", () => {
       asked = false;
+      kept.window = null;
       reset();
     });
     reset();
+    if (kept.window && kept.window.of === canvas.dataset.values) {
+      center.value = kept.window.center;
+      width.value = kept.window.width;
+      draw();
+    }
   }
 
   function heatMap() {

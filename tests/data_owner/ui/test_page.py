@@ -72,11 +72,13 @@ def test_what_is_shown_is_what_the_model_sees(page: Page, chest: Path) -> None:
 def test_the_state_survives_a_reload_and_another_tab(page: Page, chest: Path) -> None:
     entry = answered(page, chest)
     assert page.html() == page.html(entry)
+    page.drop(chest)
     state = page.get("/state", params={"entry": entry}).json()
     assert state["entry"] == entry
     assert set(state["regions"]) == {"status", "queue", "entry", "stock"}
-    keys = {name: part["key"] for name, part in state["regions"].items()}
+    keys = {f"key-{name}": part["key"] for name, part in state["regions"].items()}
     again = page.get("/state", params={"entry": entry} | keys).json()
+    assert again["entry"] == entry
     assert again["regions"] == {}
     assert again["progress"] is None
 
