@@ -1,4 +1,4 @@
-"""The page as a clinician starts it, before a federation of processes that serves the shipped model."""
+"""The page as a clinician starts it, before a federation of processes."""
 
 import subprocess
 import tempfile
@@ -12,9 +12,9 @@ from demonstration.deployment import Deployment, deployed
 
 
 @contextmanager
-def real_federation() -> Iterator[Deployment]:
-    """Four parties on loopback with the shipped model."""
-    with tempfile.TemporaryDirectory() as name, deployed(Path(name), [MODEL_FOLDER]) as deployment:
+def real_federation(model_folder: Path = MODEL_FOLDER) -> Iterator[Deployment]:
+    """Four parties on loopback, by default with the shipped model."""
+    with tempfile.TemporaryDirectory() as name, deployed(Path(name), [model_folder]) as deployment:
         yield deployment
 
 
