@@ -80,6 +80,7 @@ def test_an_answer_below_the_threshold_is_uncertain(visit: Visiting, parties: Fe
 
 def test_by_keyboard_alone(visit: Visiting, chest: Path) -> None:
     page = visit()
+    page.on("filechooser", lambda _chooser: None)  # Playwright takes choosers from now on, long before the first
     ready(page)
     page.keyboard.press("Tab")
     expect(page.locator("a.skip")).to_be_focused()
@@ -123,6 +124,16 @@ def test_several_files_of_one_patient(visit: Visiting, tmp_path: Path) -> None:
     expect(page.locator("[data-testid=entry-link][data-state=answered]")).to_have_count(3)
     page.get_by_test_id("history-link").click()
     expect(page.get_by_test_id("record")).to_have_count(3)
+
+
+def test_the_image_that_is_chosen_is_the_one_that_is_shown(visit: Visiting, tmp_path: Path) -> None:
+    page = visit()
+    bring(page, *(radiograph(tmp_path / f"{seed}.dcm", seed=seed) for seed in range(3)))
+    expect(page.get_by_test_id("entry").get_by_role("heading", name="Image 1")).to_be_visible()
+    page.get_by_test_id("entry-link").filter(has_text="Image 2").click()
+    expect(page.get_by_test_id("entry").get_by_role("heading", name="Image 2")).to_be_visible()
+    page.go_back()
+    expect(page.get_by_test_id("entry").get_by_role("heading", name="Image 1")).to_be_visible()
 
 
 def test_several_patients_in_one_drop_are_asked_about(visit: Visiting, tmp_path: Path) -> None:

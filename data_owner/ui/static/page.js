@@ -181,7 +181,8 @@
     region.dataset.key = part.key;
     for (const [id, value] of typed) if (find(id)) find(id).value = value;
     if (focused && find(focused) && !find(focused).disabled) find(focused).focus({ preventScroll: true });
-    if (name === "entry") entryReplaced(was, inside);
+    // A button that was pressed is disabled meanwhile, and has lost the focus to the body.
+    if (name === "entry") entryReplaced(was, inside || before === document.body);
   }
 
   function entryReplaced(was, inside) {
