@@ -3,12 +3,14 @@
 Where CrypTen computes, both parties send at once: that is one trip.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from contract.model_card import Strict
 from secure_computation.engines.masked.activation import ActivationShape
 from secure_computation.engines.masked.plan import InputStep, LinearStep, MaskedLowering
-from secure_computation.engines.masked.walk import Move, Walk, heat_map_shape
+from secure_computation.engines.masked.walk import Compared, Move, Walk, heat_map_shape
 from secure_computation.engines.masked.weights import delta_layout, linear_steps
 from secure_computation.protocols import linear
 from secure_computation.protocols.draws import RingElements
@@ -66,7 +68,7 @@ def total_cost(lowering: MaskedLowering) -> Cost:
 
 
 def largest_answer_bytes(lowering: MaskedLowering) -> int:
-    """The largest body that the data owner sends in reply to one opening."""
+    """The most that the data owner sends in reply to the openings of one layer, in bytes of bodies."""
     walk = _CostWalk(lowering)
     walk.run()
     return walk.largest_answer
@@ -96,6 +98,14 @@ class _CostWalk(Walk):
 
     def relu(self, shape: ReluShape, half: RingElements, move: Move) -> RingElements:
         return self._comparison(shape, move)
+
+    def relus(self, parts: Sequence[Compared]) -> list[RingElements]:
+        largest = self.largest_answer
+        zeros = super().relus(parts)
+        # All parts are opened before the first is answered: they wait for the network together.
+        self.costs[parts[0].move.step] += Cost(trips=-2 * (len(parts) - 1))
+        self.largest_answer = max(largest, sum(part.shape.from_p0.body_bytes for part in parts))
+        return zeros
 
     def truncate(self, shape: TruncationShape, half: RingElements, move: Move) -> RingElements:
         return self._comparison(shape, move)

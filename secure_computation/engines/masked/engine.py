@@ -26,7 +26,7 @@ share of the label in place of that of the logits. Where it has a heat map, P1 s
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, Protocol
@@ -216,9 +216,10 @@ class MaskedDataOwner:
 
     def draw_ahead(self, prepared: DataOwnerItem) -> None:
         """See DataOwnerSide. Takes about 75 bytes of memory a comparison until its layer is answered."""
-        for _, part in prepared.prepared.comparisons:
-            if isinstance(part, ReluAsP0 | TruncationAsP0):
-                part.expand()
+        for layer in prepared.prepared.layers:
+            for _, part in layer:
+                if isinstance(part, ReluAsP0 | TruncationAsP0):
+                    part.expand()
 
     def run(
         self,
@@ -237,14 +238,14 @@ class MaskedDataOwner:
         masked = [mask_image(step, image, item) for image, item in zip(integers, items, strict=True)]
         for bundle in masked:
             _send(channel, input_layout(step), bundle, step="masked image")
-        total = len(items[0].comparisons)
-        for index, (move, _) in enumerate(items[0].comparisons):
-            on_layer(index, total, move.step)
-            parts = [item.comparisons[index][1] for item in items]
-            labels = [part for part in parts if isinstance(part, LabelAsP0)]
+        total = len(items[0].layers)
+        for index, layers in enumerate(zip(*(item.layers for item in items), strict=True)):
+            moves = [one for layer in layers for one in layer]  # image by image, as P1 opens them
+            on_layer(index, total, moves[0][0].step)
+            labels = [part for _, part in moves if isinstance(part, LabelAsP0)]
             if labels:
-                return _labels_as_p0(channel, move, labels)
-            for part in parts:
+                return _labels_as_p0(channel, moves[0][0], labels)
+            for move, part in moves:
                 if not isinstance(part, LabelAsP0):
                     _answer(channel, move, part)
         channel.set_phase(Phase.OUTPUT)
@@ -263,7 +264,7 @@ class MaskedDataOwner:
     def _open_heat_map(self, step: TruncateStep, mine: PreparedDataOwner, channel: Channel) -> NDArray[np.float64]:
         shape = heat_map_shape(step)
         other = _receive(channel, shape.opened, step="heat map share")
-        _, truncation = mine.comparisons[-1]
+        ((_, truncation),) = mine.layers[-1]
         # reveal: the data owner, and nobody else, learns the truncated map, because the model's owner allows it.
         return open_heat_map(shape, other, truncation.output_mask) / step.value.scale
 
@@ -343,11 +344,17 @@ class MaskedModelOwner:
     ) -> tuple[ModelOwnerOnline, RingElements]:
         """Evaluate on one masked image; other images have their turn while this one's answer is on its way."""
 
-        def exchange(move: Move, shape: ComparisonShape, opening: Bundle, meanwhile: Meanwhile) -> Bundle:
-            _send(channel, shape.from_p1, opening, step=f"opening, {move}")
+        def exchange(
+            openings: Iterable[tuple[Move, ComparisonShape, Bundle]], meanwhile: Meanwhile
+        ) -> Iterator[Bundle]:
+            sent = []
+            for move, shape, opening in openings:
+                _send(channel, shape.from_p1, opening, step=f"opening, {move}")
+                sent.append((move, shape))
             meanwhile()
             pause()
-            return _receive(channel, shape.from_p0, step=f"answer, {move}")
+            for move, shape in sent:
+                yield _receive(channel, shape.from_p0, step=f"answer, {move}")
 
         def activate(move: Move, part: ActivationAsP1, half: RingElements) -> RingElements:
             pause()  # CrypTen's own messages go to and fro: first, every image has its last answer

@@ -9,7 +9,7 @@ DataOwnerOnline      to P1: masked image; answers             from P1: openings
 ModelOwnerOnline     to P0: openings; its output share        from P0: masked image; answers
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -24,7 +24,7 @@ from secure_computation.engines.masked.activation import (
     deal_activation,
 )
 from secure_computation.engines.masked.plan import InputStep, LinearStep, MaskedLowering, Step
-from secure_computation.engines.masked.walk import Move, Walk
+from secure_computation.engines.masked.walk import Compared, Move, Walk
 from secure_computation.kernels.linear import PreparedWeights, linear_map
 from secure_computation.material import ItemName
 from secure_computation.protocols import label, linear, relu, truncation, widening
@@ -44,8 +44,11 @@ PreparedMaps: TypeAlias = Mapping[str, PreparedWeights]
 """By the name of the linear step: A at the dealer, Delta at the data owner, W at the model owner."""
 
 ComparisonShape: TypeAlias = ReluShape | TruncationShape
+Exchange: TypeAlias = Callable[[Iterable[tuple[Move, ComparisonShape, Bundle]], Meanwhile], Iterator[Bundle]]
 ComparisonAsP0: TypeAlias = ReluAsP0 | TruncationAsP0 | ActivationAsP0 | LabelAsP0
 """P0's part of one move with openings. A label is always the last."""
+ComparedLayer: TypeAlias = tuple[tuple[Move, ComparisonAsP0], ...]
+"""One or several moves, all opened before the first is answered."""
 
 
 def input_mask(step: InputStep, draws: Draws) -> RingElements:
@@ -110,7 +113,7 @@ class PreparedDataOwner:
 
     unspent_input_mask: list[RingElements] = field(repr=False)
     """rho of the image; empty once an image was masked."""
-    comparisons: tuple[tuple[Move, ComparisonAsP0], ...] = field(repr=False)
+    layers: tuple[ComparedLayer, ...] = field(repr=False)
     output_share: RingElements = field(repr=False)
     """Zeros where the output is a label."""
 
@@ -135,15 +138,13 @@ class DataOwnerOffline(Walk):
         self._item = item
         self._send = send
         self._input_mask: RingElements | None = None
-        self._comparisons: list[tuple[Move, ComparisonAsP0]] = []
+        self._layers: list[ComparedLayer] = []
 
     def prepare(self) -> PreparedDataOwner:
         """Walk the plan and keep what the online phase needs."""
         output = self.run()
         assert self._input_mask is not None  # the first step is the input
-        return PreparedDataOwner(
-            unspent_input_mask=[self._input_mask], comparisons=tuple(self._comparisons), output_share=output
-        )
+        return PreparedDataOwner(unspent_input_mask=[self._input_mask], layers=tuple(self._layers), output_share=output)
 
     def _draws(self, move: Move) -> Draws:
         return Draws(self._seed, item=self._item, step=move.number)
@@ -163,6 +164,12 @@ class DataOwnerOffline(Walk):
     def relu(self, shape: ReluShape, half: RingElements, move: Move) -> RingElements:
         return self._compare(shape, ReluAsP0(shape, self._draws(move)), half, move)
 
+    def relus(self, parts: Sequence[Compared]) -> list[RingElements]:
+        begin = len(self._layers)
+        halves = super().relus(parts)
+        self._layers[begin:] = [tuple(one for layer in self._layers[begin:] for one in layer)]
+        return halves
+
     def truncate(self, shape: TruncationShape, half: RingElements, move: Move) -> RingElements:
         return self._compare(shape, TruncationAsP0(shape, self._draws(move)), half, move)
 
@@ -181,7 +188,7 @@ class DataOwnerOffline(Walk):
         move: Move,
     ) -> RingElements:
         self._send(move, shape.prepared, part.prepare(half))
-        self._comparisons.append((move, part))
+        self._layers.append(((move, part),))
         return part.output_mask
 
 
@@ -281,12 +288,12 @@ class ModelOwnerOnline(Walk):
         seed: Seed,
         name: ItemName,
         image: Bundle,
-        exchange: Callable[[Move, ComparisonShape, Bundle, Meanwhile], Bundle],
+        exchange: Exchange,
         activate: Callable[[Move, ActivationAsP1, RingElements], RingElements],
         on_step: Callable[[Step], None],
     ) -> None:
-        """Evaluate on `image` (v = x - rho). `exchange` sends P0 an opening, calls its last argument and
-        returns P0's answer.
+        """Evaluate on `image` (v = x - rho). `exchange` sends P0 each opening as it is made, calls its last argument,
+        and gives P0's answers one by one.
 
         `activate` plays a layer that CrypTen computes, from P1's half of x to its half of y.
         """
@@ -302,7 +309,7 @@ class ModelOwnerOnline(Walk):
         self._exchange = exchange
         self._activate_with = activate
         self._on_step = on_step
-        self._spent: ReluAsP1 | TruncationAsP1 | None = None
+        self._spent: list[ReluAsP1 | TruncationAsP1] = []
 
     def before(self, step: Step) -> None:
         self._on_step(step)
@@ -322,25 +329,37 @@ class ModelOwnerOnline(Walk):
         )
 
     def relu(self, shape: ReluShape, half: RingElements, move: Move) -> RingElements:
-        part = ReluAsP1(shape, self._draws(move), self._item.spend_correction(move), self._item.prepared.pop(move))
-        return self._play(part, shape, half, move)
+        (result,) = self.relus([Compared(move=move, shape=shape, half=half)])
+        return result
+
+    def relus(self, parts: Sequence[Compared]) -> list[RingElements]:
+        return self._play(
+            [(one.move, one.shape, ReluAsP1(one.shape, *self._material(one.move)), one.half) for one in parts]
+        )
 
     def truncate(self, shape: TruncationShape, half: RingElements, move: Move) -> RingElements:
-        part = TruncationAsP1(
-            shape, self._draws(move), self._item.spend_correction(move), self._item.prepared.pop(move)
-        )
-        return self._play(part, shape, half, move)
+        (result,) = self._play([(move, shape, TruncationAsP1(shape, *self._material(move)), half)])
+        return result
+
+    def _material(self, move: Move) -> tuple[Draws, Bundle, Bundle]:
+        return self._draws(move), self._item.spend_correction(move), self._item.prepared.pop(move)
 
     def _play(
-        self, part: ReluAsP1 | TruncationAsP1, shape: ComparisonShape, half: RingElements, move: Move
-    ) -> RingElements:
-        def meanwhile() -> None:
-            self._spent = None
-            part.release()
+        self, playing: Sequence[tuple[Move, ComparisonShape, ReluAsP1 | TruncationAsP1, RingElements]]
+    ) -> list[RingElements]:
+        """Open all parts of a layer, then take up each answer as it comes."""
+        parts = [part for _, _, part, _ in playing]
 
-        result = part.finish(self._exchange(move, shape, part.open(half), meanwhile))
-        self._spent = part  # freed in the next wait, not in the way of the layers before it
-        return result
+        def meanwhile() -> None:
+            self._spent.clear()
+            for part in parts:
+                part.release()
+
+        openings = ((move, shape, part.open(half)) for move, shape, part, half in playing)
+        answers = self._exchange(openings, meanwhile)
+        results = [part.finish(answer) for part, answer in zip(parts, answers, strict=True)]
+        self._spent += parts  # freed in the next wait, not in the way of the layers before it
+        return results
 
     def activate(self, shape: ActivationShape, half: RingElements, move: Move) -> RingElements:
         corrections, prepared = self._item.spend_correction(move), self._item.prepared.pop(move)

@@ -2,13 +2,14 @@
 
 A role says what it does where randomness or the peer is needed (`input`, `linear`, `relu`, `truncate`, `activate`,
 `label`); everything else is public-linear and happens here. Each of those six is a *move* with a number, by which all
-roles draw from their seeds and name their messages. A max pool or a clip is several moves.
+roles draw from their seeds and name their messages. A max pool, a clip and a large layer are several moves.
 """
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import assert_never
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final, assert_never
 
 import numpy as np
 
@@ -37,6 +38,13 @@ from secure_computation.protocols.relu import ReluShape
 from secure_computation.protocols.truncation import TruncationShape
 from secure_computation.protocols.widening import WideningShape
 
+PART_ELEMENTS: Final = 1 << 16
+"""A larger layer of comparisons crosses in parts, each a move with messages of its own: P0 answers one while P1 opens
+the next. All parts are opened before the first answer is needed, so the layer waits for the network once.
+"""
+_ALIGNED: Final = 64
+"""Packed bits and rings of a part then end where a byte ends."""
+
 
 @dataclass(frozen=True)
 class Move:
@@ -48,6 +56,23 @@ class Move:
     def __str__(self) -> str:
         """Name of the move on the wire and in errors."""
         return f"{self.step} ({self.number})"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compared:
+    """A part of a layer, which one move compares."""
+
+    move: Move
+    shape: ReluShape
+    half: RingElements = field(repr=False)
+    """Flat."""
+
+
+def parts_of(count: int) -> tuple[slice, ...]:
+    """A layer of `count` elements in parts of about `PART_ELEMENTS`, all but the last of one size. Public."""
+    parts = max(1, round(count / PART_ELEMENTS))
+    size = -(-count // (parts * _ALIGNED)) * _ALIGNED
+    return tuple(slice(start, min(count, start + size)) for start in range(0, count, size))
 
 
 class Walk(ABC):
@@ -75,6 +100,10 @@ class Walk(ABC):
     @abstractmethod
     def relu(self, shape: ReluShape, half: RingElements, move: Move) -> RingElements:
         """This role's half of max(0, floor(z / 2^f)), flat."""
+
+    def relus(self, parts: Sequence[Compared]) -> list[RingElements]:
+        """`relu` of every part of one layer. A role that would wait between them does better than one by one."""
+        return [self.relu(part.shape, part.half, part.move) for part in parts]
 
     @abstractmethod
     def truncate(self, shape: TruncationShape, half: RingElements, move: Move) -> RingElements:
@@ -156,7 +185,16 @@ class Walk(ABC):
             high=Chain(step.high_chunks),
             low=_chain(step.low_chunks),
         )
-        return self.relu(shape, half.reshape(-1), self._move()).reshape(step.shape)
+        return self._in_parts(shape, half.reshape(-1)).reshape(step.shape)
+
+    def _in_parts(self, shape: ReluShape, half: RingElements) -> RingElements:
+        """`relu` of a layer, which may be several moves."""
+        parts = [
+            Compared(move=self._move(), shape=replace(shape, count=part.stop - part.start), half=half[part])
+            for part in parts_of(shape.count)
+        ]
+        halves = self.relus(parts)
+        return halves[0] if len(halves) == 1 else np.concatenate(halves)
 
     def _truncate(self, step: TruncateStep, half: RingElements) -> RingElements:
         shape = TruncationShape(
@@ -181,7 +219,7 @@ class Walk(ABC):
             high=Chain(step.high_chunks),
             low=None,
         )
-        return self.relu(shape, difference.reshape(-1), self._move()).reshape(difference.shape)
+        return self._in_parts(shape, difference.reshape(-1)).reshape(difference.shape)
 
     def _clip(self, step: ClipStep, half: RingElements) -> RingElements:
         """min(x, limit) = limit - ReLU(limit - x)."""
