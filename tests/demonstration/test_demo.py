@@ -81,7 +81,7 @@ def start(temporary: Path, model: Path, *arguments: str | Path) -> Demo:
     return Demo(process, temporary)
 
 
-PROBABILITIES = {"label", "probabilities"}
+PROBABILITIES = {"label", "probabilities", "uncertain"}
 KEYS: dict[str, set[str] | None] = {
     "file": None,
     "model": {"name", "version"},
