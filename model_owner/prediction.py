@@ -34,7 +34,7 @@ class Speed(Strict):
 
 
 SPEEDS: Final = {
-    # growth-resnet18.json, 64 to 448 pixels a side: a straight line through both ends.
+    # growth.json, 64 to 448 pixels a side: a straight line through both ends.
     Engine.MASKED: (
         Speed(start_seconds=0.06, seconds_per_million_products=0.000_100),
         Speed(start_seconds=0.3, seconds_per_million_products=0.000_310),
