@@ -39,7 +39,7 @@ SPEEDS: Final = {
         Speed(start_seconds=0.06, seconds_per_million_products=0.000_100),
         Speed(start_seconds=0.3, seconds_per_million_products=0.000_310),
     ),
-    # latency-resnet18-*.json, one size only: all of it is taken to grow.
+    # latency-resnet18.json, one size only: all of it is taken to grow.
     Engine.CRYPTEN: (
         Speed(start_seconds=0.0, seconds_per_million_products=0.001_28),
         Speed(start_seconds=0.0, seconds_per_million_products=0.001_12),
