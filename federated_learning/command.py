@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
 
-    from federated_learning.publication import RunRecord
+    from federated_learning.records import RunRecord
     from federated_learning.training import Stage
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -49,7 +49,8 @@ def train_centralised(
     """Train on the pooled images of all roles given: the baseline for federated training."""
     import torch
 
-    from federated_learning.publication import PEDIATRIC_PNEUMONIA, RunRecord, read_description
+    from federated_learning.publication import PEDIATRIC_PNEUMONIA
+    from federated_learning.records import RunRecord, read_description
     from federated_learning.training import TrainingSettings
 
     torch.set_num_threads(threads)
@@ -138,7 +139,7 @@ def publish(
 
     from federated_learning.data_source import ManifestSource
     from federated_learning.publication import publish as publish_run
-    from federated_learning.publication import read_run
+    from federated_learning.records import read_run
 
     torch.set_num_threads(threads)
     source = ManifestSource(manifest=manifest, folder=data, classes=read_run(run).description.classes)

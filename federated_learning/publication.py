@@ -4,39 +4,20 @@ import hashlib
 from collections.abc import Callable, Mapping
 from itertools import pairwise
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ValidationError
 
-from contract.errors import ConfigurationError
-from contract.model_card import InputSpecification, Metric, Modality, ModelCard, Name, OutputPolicy, Strict, Version
+from contract.model_card import InputSpecification, Metric, Modality, ModelCard, OutputPolicy
 from federated_learning.calibration import fit_temperature, softmax
 from federated_learning.data_source import DataSource, labels_of, load
 from federated_learning.evaluation import calibration_error, confusion_matrix, metrics, uncertainty_threshold
 from federated_learning.export import largest_difference, run_onnx, to_onnx, write_model
-from federated_learning.training import Chosen, Stage, TrainingSettings, network_with, read_chosen
-
-T = TypeVar("T", bound=Strict)
+from federated_learning.records import Description, RunRecord, read_run
+from federated_learning.training import Chosen, Stage, network_with, read_chosen
 
 WANTED_ACCURACY = 0.9
 """Of the answers that are not shown as uncertain, on validation data."""
-
-
-class Description(Strict):
-    """What people write about a model; the rest of the card is computed."""
-
-    name: Name
-    version: Version
-    title: str
-    intended_use: str
-    input: InputSpecification
-    classes: tuple[str, ...]
-    data_set: str
-    training: str
-    citations: tuple[str, ...]
-    output_policy: OutputPolicy = OutputPolicy.LOGITS
 
 
 PEDIATRIC_PNEUMONIA = Description(
@@ -80,36 +61,6 @@ PEDIATRIC_PNEUMONIA = Description(
     # Its weights are public, so a heat map gives nothing of them away.
     output_policy=OutputPolicy.LOGITS_AND_HEAT_MAP,
 )
-
-
-class RunRecord(Strict):
-    """run.json of a training folder: what `publish` needs besides best.npz."""
-
-    settings: TrainingSettings
-    description: Description
-    training_roles: tuple[str, ...]
-    validation_role: str
-
-
-def read_description(path: Path) -> Description:
-    """Parse a description from a JSON file. Raises ConfigurationError naming the field that is wrong."""
-    return _parse(Description, path)
-
-
-def read_run(folder: Path) -> RunRecord:
-    """The record of a run that was started in `folder`. Raises ConfigurationError."""
-    return _parse(RunRecord, folder / "run.json")
-
-
-def _parse(kind: type[T], path: Path) -> T:
-    try:
-        return kind.model_validate_json(path.read_bytes())
-    except OSError as error:
-        raise ConfigurationError(f"{path}: cannot be read ({error.strerror}); give another path") from error
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the whole file"
-        raise ConfigurationError(f"{path}: {where}: {first['msg']}; correct the file") from error
 
 
 def publish(

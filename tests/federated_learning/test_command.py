@@ -7,7 +7,7 @@ from contract.model_card import read_card
 from federated_learning.command import main
 from federated_learning.data_source import ManifestSource, labels_of, load
 from federated_learning.export import run_onnx
-from federated_learning.publication import Description
+from federated_learning.records import Description
 from tests.federated_learning.conftest import CLASSES
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from contract.errors import ConfigurationError
 from federated_learning.data_source import ManifestSource, check_disjoint_patients, labels_of, load
-from federated_learning.publication import Description
+from federated_learning.records import Description
 from imaging.reading import read_model_input
 from tests.federated_learning.conftest import CLASSES
 

@@ -10,7 +10,7 @@ from torch import nn
 from contract.errors import ModelFileError
 from federated_learning.architectures import build
 from federated_learning.export import OPERATORS, largest_difference, run_onnx, to_onnx, write_model
-from federated_learning.publication import Description
+from federated_learning.records import Description
 from federated_learning.training import predict
 
 
