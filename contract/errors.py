@@ -6,6 +6,7 @@
     |   +-- ModelFileError     model.onnx or card.json cannot be served as they are
     |   +-- NeedsConfirmation  readable, but doubtful: proceed with --force
     |   +-- Refused            the front end or a party will not do this for this caller
+    |       +-- BudgetSpent    nothing is wrong, but this account has used what it may for now
     +-- PeerViolation          the other side broke the protocol: wrong frame, step, length, identity or ticket
     |   +-- TicketInvalid      forged, expired, replayed or made for somebody else
     |   +-- PeerReported       the other side ended the session and said why
@@ -61,10 +62,17 @@ class NeedsConfirmation(CallerError):
 
 
 class Refused(CallerError):
-    """Not allowed for this caller now: unknown account, unknown model, spent budget, illegal state."""
+    """Not allowed for this caller now: unknown account, unknown model, illegal state."""
 
     code = "refused"
     http_status = HTTPStatus.FORBIDDEN
+
+
+class BudgetSpent(Refused):
+    """This account has used up what it may use of a model, or of the service, for now. The message says until when."""
+
+    code = "budget-spent"
+    http_status = HTTPStatus.TOO_MANY_REQUESTS
 
 
 class PeerViolation(EncryptedInferenceError):
@@ -86,6 +94,11 @@ class PeerReported(PeerViolation):
     """The other side ended the session and said why (its words follow the colon)."""
 
     code = "peer-reported"
+
+    def __init__(self, message: str, *, reported: str = "") -> None:
+        """`reported`: the code that the other side gave. Words from outside: only to be compared."""
+        super().__init__(message)
+        self.reported = reported
 
 
 class TransportError(EncryptedInferenceError):

@@ -33,6 +33,7 @@ from contract.api import (
     SessionView,
 )
 from contract.errors import (
+    BudgetSpent,
     CallerError,
     ConfigurationError,
     DeadlineExceeded,
@@ -280,7 +281,7 @@ def _problem(status: int, answer: bytes) -> EncryptedInferenceError:
     words = "".join(character for character in problem.detail if character.isprintable())[:_MAX_WORDS]
     if status >= 500:
         return PeerReported(f"the {_PEER} could not do it: {words}")
-    same: dict[str, type[CallerError]] = {kind.code: kind for kind in (CallerError, ModelFileError)}
+    same: dict[str, type[CallerError]] = {kind.code: kind for kind in (BudgetSpent, CallerError, ModelFileError)}
     return same.get(problem.code, Refused)(words)
 
 

@@ -30,7 +30,11 @@ _WORDS: dict[type[EncryptedInferenceError], tuple[str, str]] = {
     errors.NeedsConfirmation: ("This image needs your confirmation", "Look at the warnings, then submit it anyway."),
     errors.Refused: (
         "The request was refused",
-        "The line below says why. Where a budget is used up, ask whoever runs the front end. Then submit again.",
+        "The line below says why. Ask whoever runs the front end, then submit again.",
+    ),
+    errors.BudgetSpent: (
+        "The budget is used up",
+        f"No more answers now: the line below says why. {_NOTHING_LOST} Wait, or ask for a larger budget.",
     ),
     errors.CallerError: ("This was not possible", "The line below says why. Correct it, then submit again."),
     errors.TicketInvalid: (
@@ -66,10 +70,15 @@ _WORDS: dict[type[EncryptedInferenceError], tuple[str, str]] = {
 
 def told(error: EncryptedInferenceError) -> Told:
     """The words for an error: those of its class, else of the nearest one above it."""
-    for kind in type(error).__mro__:
+    if isinstance(error, errors.PeerReported) and error.reported == errors.BudgetSpent.code:
+        kinds: tuple[type, ...] = (errors.BudgetSpent,)  # the other side keeps budgets as the front end does
+        code = errors.BudgetSpent.code
+    else:
+        kinds, code = type(error).__mro__, error.code
+    for kind in kinds:
         if kind in _WORDS:
             title, advice = _WORDS[kind]
-            return Told(code=error.code, title=title, advice=advice, detail=one_line(error))
+            return Told(code=code, title=title, advice=advice, detail=one_line(error))
     return told_unexpected(error)
 
 

@@ -304,10 +304,11 @@ class Channel:
         return view
 
     def _raise_report(self, header: Header, step: str, deadline: Deadline) -> None:
-        words = self._read(header.length, deadline)
-        self._note(header, step, (words,))
-        code, message = wire.parse_error(bytes(words), peer=str(self.peer), step=step)
-        raise PeerReported(f"{self.peer} ended the session in step '{step}' ({code}): {message}")
+        body = self._read(header.length, deadline)
+        self._note(header, step, (body,))
+        code, message = wire.parse_error(bytes(body), peer=str(self.peer), step=step)
+        words = f"{self.peer} ended the session in step '{step}' ({code}): {message}"
+        raise PeerReported(words, reported=code)
 
     def _note(self, header: Header, step: str, body: Sequence[memoryview]) -> None:
         self._received += 1

@@ -14,6 +14,7 @@ from pydantic import SecretStr
 
 from contract.api import Failure, PhaseSeconds, SentBytes, SessionEventName, SessionReport, SessionState
 from contract.errors import (
+    BudgetSpent,
     CallerError,
     ConfigurationError,
     DeadlineExceeded,
@@ -215,6 +216,7 @@ def test_a_slow_server_meets_the_deadline(behave: Callable[[socket.socket], None
 PROBLEM = (
     b'{"type":"urn:x","title":"t","status":%d,"detail":"in its\\u001b[31m words","instance":"urn:y","code":"internal"}'
 )
+SPENT = (PROBLEM % 429).replace(b'"internal"', b'"budget-spent"')
 
 
 @pytest.mark.parametrize(
@@ -230,6 +232,7 @@ PROBLEM = (
         (answering(b" " * 2000), PeerViolation, "more than 1000 bytes"),
         (answering(PROBLEM % 500, status="500 Oops"), PeerReported, r"in its\[31m words"),
         (answering(PROBLEM % 403, status="403 No"), Refused, r"in its\[31m words"),
+        (answering(SPENT, status="429 Too Many Requests"), BudgetSpent, r"in its\[31m words"),
     ],
 )
 def test_a_misbehaving_server_is_an_error_of_ours(

@@ -13,7 +13,14 @@ import pytest
 from PIL import Image
 
 from contract import errors
-from contract.errors import ConfigurationError, DeadlineExceeded, EncryptedInferenceError, SessionCancelled
+from contract.errors import (
+    BudgetSpent,
+    ConfigurationError,
+    DeadlineExceeded,
+    EncryptedInferenceError,
+    PeerReported,
+    SessionCancelled,
+)
 from data_owner.cancellation import Cancellation
 from data_owner.heat_map import draw_layer
 from data_owner.session import Progress
@@ -84,6 +91,14 @@ def test_every_error_has_a_title_and_a_next_step(kind: type[EncryptedInferenceEr
     assert words.title != told(EncryptedInferenceError("")).title
     assert len(words.advice) > 20
     assert words.detail == str(error)
+
+
+def test_a_budget_that_the_model_owner_keeps_is_told_as_the_front_ends_is() -> None:
+    ours = told(BudgetSpent("20 answers a day: wait until tomorrow"))
+    theirs = told(PeerReported("model owner: wait until tomorrow", reported=BudgetSpent.code))
+    assert (theirs.code, theirs.title, theirs.advice) == (ours.code, ours.title, ours.advice)
+    assert "wait until tomorrow" in theirs.detail
+    assert told(PeerReported("wait until tomorrow", reported="refused")).title != ours.title
 
 
 def test_a_heat_maps_layer_is_opaque_where_most_speaks_for_the_class() -> None:

@@ -232,6 +232,7 @@ def test_a_reported_error_carries_the_peers_words_without_control_characters(pai
         PeerReported, match=r"data-owner of st-mary ended the session in step 'relu' \(refused\): spent b"
     ) as e:
         pair[1].receive_tensor((2,), np.int64, step="relu")
+    assert e.value.reported == "refused"
     assert str(e.value).isprintable()
     assert len(str(e.value).encode()) < wire.MAX_ERROR_BYTES + 100
 
