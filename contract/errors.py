@@ -6,7 +6,9 @@
     |   +-- ModelFileError     model.onnx or card.json cannot be served as they are
     |   +-- NeedsConfirmation  readable, but doubtful: proceed with --force
     |   +-- Refused            the front end or a party will not do this for this caller
-    |       +-- BudgetSpent    nothing is wrong, but this account has used what it may for now
+    |       +-- BudgetSpent    so many images or items were allowed for a period, and are used up
+    |       +-- TooFast        more sessions a minute than are allowed
+    |       +-- ModelWithdrawn its owner took this version out of service
     +-- PeerViolation          the other side broke the protocol: wrong frame, step, length, identity or ticket
     |   +-- TicketInvalid      forged, expired, replayed or made for somebody else
     |   +-- PeerReported       the other side ended the session and said why
@@ -17,6 +19,7 @@
     |   +-- SessionCancelled   this side gave the session up while it waited
     +-- ConfigurationError     settings, certificates or files of this party are wrong
     |   +-- MaterialSpent      an item of correlated randomness was used before: start a new session
+    |   +-- AuditLogBroken     entries of an audit log were removed, altered or moved
     +-- ComputationFailed      the protocol ran but its result cannot be trusted: run it again
 
 Every message is one line that says what happened and what to do. No message may carry an image, a share, a seed, a
@@ -68,11 +71,34 @@ class Refused(CallerError):
     http_status = HTTPStatus.FORBIDDEN
 
 
-class BudgetSpent(Refused):
-    """This account has used up what it may use of a model, or of the service, for now. The message says until when."""
+class _RefusedForNow(Refused):
+    """Refused until some time has passed."""
+
+    http_status = HTTPStatus.TOO_MANY_REQUESTS
+
+    def __init__(self, message: str, *, retry_after_seconds: int | None = None) -> None:
+        """`retry_after_seconds`: when the same may be asked for again; None where that is not known."""
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
+
+
+class BudgetSpent(_RefusedForNow):
+    """What was allowed for a period is used up. The message says whose, when it renews and whom to ask for more."""
 
     code = "budget-spent"
-    http_status = HTTPStatus.TOO_MANY_REQUESTS
+
+
+class TooFast(_RefusedForNow):
+    """More sessions in the last minute than are allowed. The message says how long to wait."""
+
+    code = "too-fast"
+
+
+class ModelWithdrawn(Refused):
+    """Its owner took this version of a model out of service for good. Choose another version."""
+
+    code = "model-withdrawn"
+    http_status = HTTPStatus.GONE
 
 
 class PeerViolation(EncryptedInferenceError):
@@ -154,6 +180,12 @@ class MaterialSpent(ConfigurationError):
     """An item of correlated randomness was consumed before; using it twice would reveal secrets."""
 
     code = "material-spent"
+
+
+class AuditLogBroken(ConfigurationError):
+    """An audit log is not what was written, or lacks entries that somebody else has seen."""
+
+    code = "audit-log-broken"
 
 
 class ComputationFailed(EncryptedInferenceError):

@@ -39,11 +39,13 @@ from contract.errors import (
     DeadlineExceeded,
     EncryptedInferenceError,
     ModelFileError,
+    ModelWithdrawn,
     PeerDisconnected,
     PeerReported,
     PeerUnreachable,
     PeerViolation,
     Refused,
+    TooFast,
 )
 from contract.model_card import ModelCard
 from contract.ticket import Engine, Purpose
@@ -51,6 +53,11 @@ from contract.ticket import Engine, Purpose
 MAX_ANSWER_BYTES = 8 << 20
 _MAX_WORDS = 500
 _PEER = "inference service"
+
+_SAME_ERRORS: dict[str, type[CallerError]] = {
+    kind.code: kind for kind in (BudgetSpent, CallerError, ModelFileError, ModelWithdrawn, TooFast)
+}
+"""What the front end tells under these codes is raised here as what it was there."""
 
 Answer = TypeVar("Answer", bound=BaseModel)
 
@@ -281,8 +288,7 @@ def _problem(status: int, answer: bytes) -> EncryptedInferenceError:
     words = "".join(character for character in problem.detail if character.isprintable())[:_MAX_WORDS]
     if status >= 500:
         return PeerReported(f"the {_PEER} could not do it: {words}")
-    same: dict[str, type[CallerError]] = {kind.code: kind for kind in (BudgetSpent, CallerError, ModelFileError)}
-    return same.get(problem.code, Refused)(words)
+    return _SAME_ERRORS.get(problem.code, Refused)(words)
 
 
 def _first(error: ValueError) -> str:

@@ -51,6 +51,17 @@ def init(config: ConfigOption = None) -> None:
 
 
 @app.command()
+def upgrade(config: ConfigOption = None) -> None:
+    """Bring the database of an earlier release to this one. Stop the service and make a backup first."""
+    settings = load_settings(ServiceSettings, config)
+    target = settings.database
+    if isinstance(target, Path) and not target.exists():
+        raise ConfigurationError(f"{settings.data_folder}: holds no database; run `inference-service init` first")
+    Database(target, upgrade=True).close()
+    say("The database is of this release.")
+
+
+@app.command()
 def serve(config: ConfigOption = None) -> None:
     """Serve until stopped. Prints the URL once it listens."""
     from inference_service.app import create_app
@@ -128,9 +139,15 @@ def revoke_account(prefix: PrefixArgument, config: ConfigOption = None) -> None:
 
 def _accounts(config: Path | None) -> Accounts:
     settings = load_settings(ServiceSettings, config)
-    if not settings.database.exists():
+    return Accounts(open_database(settings))
+
+
+def open_database(settings: ServiceSettings) -> Database:
+    """The database that `init` made. Raises ConfigurationError where there is none."""
+    target = settings.database
+    if isinstance(target, Path) and not target.exists():
         raise ConfigurationError(f"{settings.data_folder}: holds no database; run `inference-service init` first")
-    return Accounts(Database(settings.database))
+    return Database(target)
 
 
 def main() -> None:

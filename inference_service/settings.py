@@ -4,10 +4,12 @@ import ipaddress
 from pathlib import Path
 from typing import Annotated, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, SecretStr, model_validator
+from sqlalchemy import URL
 
 from contract.settings import Address, PartySettings, settings_config
 from contract.ticket import SIGNING_KEY_FILE, NetworkProfile
+from inference_service.storage import postgresql_url
 
 DATABASE_FILE = "inference-service.sqlite"
 
@@ -19,6 +21,8 @@ class ServiceSettings(PartySettings):
 
     data_folder: Path
     """Holds the database and the ticket signing key; `inference-service init` makes it."""
+    database_url: SecretStr | None = None
+    """postgresql://user:password@host/name; absent: a SQLite file in `data_folder`."""
     listen: Address = Address(host="127.0.0.1", port=8080)
     key: Path | None = None
     certificate: Path | None = None
@@ -41,9 +45,11 @@ class ServiceSettings(PartySettings):
         return self
 
     @property
-    def database(self) -> Path:
-        """The SQLite file."""
-        return self.data_folder / DATABASE_FILE
+    def database(self) -> Path | URL:
+        """The SQLite file, or where PostgreSQL is. Raises ConfigurationError for a URL of another kind."""
+        if self.database_url is None:
+            return self.data_folder / DATABASE_FILE
+        return postgresql_url(self.database_url.get_secret_value())
 
     @property
     def signing_key(self) -> Path:

@@ -1,24 +1,27 @@
-"""The front end's memory: accounts, model versions, plans, sessions and what happened to them, in SQLite.
+"""The front end's memory: accounts, model versions, plans, sessions and what happened to them.
 
-Nothing here can hold an image, a share, a seed or a weight; API keys are kept as SHA-256 digests, tickets not at all.
-Write transactions begin with BEGIN IMMEDIATE: a transaction that reads and then writes holds the only write lock from
-its first line, so it never fails half-way because another one wrote in between.
+In SQLite, or in PostgreSQL where several machines are to share it. Nothing here can hold an image, a share, a seed or
+a weight; API keys are kept as SHA-256 digests, tickets not at all. A write transaction holds the only write lock from
+its first line (SQLite: BEGIN IMMEDIATE; PostgreSQL: an advisory lock), so one that reads and then writes never fails
+half-way because another one wrote in between, and what it counted still holds when it commits.
 """
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 from sqlalchemy import (
     URL,
+    BigInteger,
     Connection,
     DateTime,
     Dialect,
     Engine,
     ForeignKey,
+    Index,
     LargeBinary,
     String,
     Text,
@@ -27,11 +30,14 @@ from sqlalchemy import (
     Uuid,
     create_engine,
     event,
+    make_url,
     text,
 )
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import ArgumentError, InterfaceError, OperationalError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
+from contract.errors import ConfigurationError, EncryptedInferenceError
+from inference_service import schema
 from inference_service.problems import Unavailable
 
 Clock = Callable[[], datetime]
@@ -39,6 +45,9 @@ Clock = Callable[[], datetime]
 
 _BEGIN = "inference_service_begin"
 _BUSY_SECONDS = 10
+_POSTGRESQL = "postgresql"
+_WRITE_LOCK: Final = 0x1EFE12CE
+"""Number of the advisory lock that writers to one PostgreSQL database take."""
 
 
 def utc_now() -> datetime:
@@ -79,6 +88,8 @@ class AccountRow(Base):
     key_sha256: Mapped[bytes] = mapped_column(LargeBinary(32))
     created_at: Mapped[datetime] = mapped_column(UtcDateTime)
     revoked_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    allowance: Mapped[str | None] = mapped_column(Text)
+    """A contract.allowance.Allowance as JSON; absent: the settings' for its role."""
 
 
 class PlanRow(Base):
@@ -111,12 +122,18 @@ class ModelVersionRow(Base):
     crypto_provider_address: Mapped[str] = mapped_column(String(1024))
     registered_at: Mapped[datetime] = mapped_column(UtcDateTime)
     withdrawn_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    allowances: Mapped[str | None] = mapped_column(Text)
+    """The contract.allowance.ModelAllowances that its owner registered, as JSON; absent: none."""
 
 
 class SessionRow(Base):
     """A session: who runs which model with whom, and what became of it."""
 
     __tablename__ = "sessions"
+    __table_args__ = (
+        Index("ix_sessions_by_account", "account_id", "created_at"),
+        Index("ix_sessions_by_data_owner", "data_owner", "model", "created_at"),
+    )
 
     id: Mapped[UUID] = mapped_column(Uuid, primary_key=True)
     account_id: Mapped[UUID] = mapped_column(ForeignKey("accounts.id"), index=True)
@@ -136,8 +153,19 @@ class SessionRow(Base):
     """A contract.api.SessionReport as JSON: everything reported so far."""
 
 
+class AuditHeadRow(Base):
+    """How far a model owner's audit log had come when it last told."""
+
+    __tablename__ = "audit_heads"
+
+    organisation: Mapped[str] = mapped_column(String(64), primary_key=True)
+    number: Mapped[int] = mapped_column(BigInteger)
+    hash: Mapped[str] = mapped_column(String(64))
+    at: Mapped[datetime] = mapped_column(UtcDateTime)
+
+
 class SessionEventRow(Base):
-    """The audit trail: one line for each event, never changed."""
+    """What happened in sessions: one line for each event, never changed."""
 
     __tablename__ = "session_events"
 
@@ -154,15 +182,35 @@ class SessionEventRow(Base):
 class Database:
     """An open database. Thread-safe; every transaction is one `with` block."""
 
-    def __init__(self, path: Path) -> None:
-        """Open the file, making it and its tables if they are not there. Raises Unavailable when it cannot."""
-        self._engine = _engine(path)
-        self._writing = self._engine.execution_options(**{_BEGIN: "BEGIN IMMEDIATE"})
+    def __init__(self, target: Path | URL, *, upgrade: bool = False) -> None:
+        """Open a SQLite file (made where it is missing) or the PostgreSQL database at a URL.
+
+        An empty database gets this release's tables, and one of an earlier release as well where `upgrade` says so.
+        Raises ConfigurationError for one of another release, Unavailable where it cannot be opened.
+        """
+        self._engine, self._writing = _engines(target)
         try:
-            path.touch(mode=0o600)
-            Base.metadata.create_all(self._writing)
-        except (OperationalError, OSError) as error:
-            raise Unavailable(f"{path}: the database cannot be opened; check the folder and its permissions") from error
+            if isinstance(target, Path):
+                target.touch(mode=0o600)
+            with self._engine.begin() as connection:
+                revision = schema.revision_of(connection)
+            if upgrade or revision is None:
+                self._migrate()
+            else:
+                schema.require_current(revision)
+        except (OperationalError, InterfaceError, OSError) as error:
+            self.close()
+            words = f"{_words(target)} cannot be opened; check that it is there and may be written"
+            raise Unavailable(words) from error
+        except EncryptedInferenceError:
+            self.close()
+            raise
+
+    def _migrate(self) -> None:
+        """Run the steps that are missing, in one transaction: all of them happen, or none."""
+        with _available(), self._writing.begin() as connection:
+            _lock(connection)
+            schema.migrate(connection)
 
     @contextmanager
     def read(self) -> Iterator[Session]:
@@ -174,6 +222,7 @@ class Database:
     def write(self) -> Iterator[Session]:
         """One transaction under the write lock; rolled back when the block raises. Raises Unavailable as above."""
         with _available(), Session(self._writing, expire_on_commit=False) as session, session.begin():
+            _lock(session.connection())
             yield session
 
     def check(self) -> None:
@@ -186,15 +235,61 @@ class Database:
         self._engine.dispose()
 
 
+def postgresql_url(written: str) -> URL:
+    """Read `postgresql://user:password@host/name`. Raises ConfigurationError, which does not repeat it."""
+    try:
+        url = make_url(written)
+    except ArgumentError:
+        url = None
+    if url is None or url.drivername not in {_POSTGRESQL, f"{_POSTGRESQL}+psycopg"}:
+        raise ConfigurationError("database_url: write postgresql://user:password@host/name, or leave it out for SQLite")
+    return url.set(drivername=f"{_POSTGRESQL}+psycopg")
+
+
+def _words(target: Path | URL) -> str:
+    return f"{target}: the database" if isinstance(target, Path) else f"the database at {target.host or 'this machine'}"
+
+
+def _lock(connection: Connection) -> None:
+    if connection.dialect.name == _POSTGRESQL:  # SQLite's BEGIN IMMEDIATE has it already
+        connection.execute(text("SELECT pg_advisory_xact_lock(:number)"), {"number": _WRITE_LOCK})
+
+
 @contextmanager
 def _available() -> Iterator[None]:
     try:
         yield
-    except OperationalError as error:
+    except (OperationalError, InterfaceError) as error:
         raise Unavailable("the database does not answer: check its disk and restart the service") from error
 
 
-def _engine(path: Path) -> Engine:
+def _engines(target: Path | URL) -> tuple[Engine, Engine]:
+    """For reading and for writing, over the same connections."""
+    if isinstance(target, Path):
+        engine = _sqlite(target)
+        return engine, engine.execution_options(**{_BEGIN: "BEGIN IMMEDIATE"})
+    try:
+        engine = _postgresql(target)
+    except ModuleNotFoundError:
+        raise ConfigurationError("PostgreSQL needs psycopg: install the extra `postgresql`") from None
+    return engine.execution_options(isolation_level="REPEATABLE READ"), engine
+
+
+def _postgresql(url: URL) -> Engine:
+    milliseconds = _BUSY_SECONDS * 1000
+    return create_engine(
+        url,
+        connect_args={
+            "connect_timeout": _BUSY_SECONDS,
+            "options": f"-c lock_timeout={milliseconds} -c statement_timeout={3 * milliseconds}",
+        },
+        isolation_level="READ COMMITTED",  # behind the write lock, each statement sees all that was committed
+        pool_pre_ping=True,  # a server that was restarted meanwhile costs nobody an error
+        hide_parameters=True,
+    )
+
+
+def _sqlite(path: Path) -> Engine:
     engine = create_engine(
         URL.create("sqlite", database=str(path)),
         connect_args={"timeout": _BUSY_SECONDS},
