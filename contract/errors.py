@@ -21,6 +21,7 @@
     |   +-- MaterialSpent      an item of correlated randomness was used before: start a new session
     |   +-- AuditLogBroken     entries of an audit log were removed, altered or moved
     +-- ComputationFailed      the protocol ran but its result cannot be trusted: run it again
+        +-- AggregationAborted a training round ended before anything was unmasked: it is run again with fresh keys
 
 Every message is one line that says what happened and what to do. No message may carry an image, a share, a seed, a
 weight or a key: messages are shown, logged and sent to peers.
@@ -193,3 +194,14 @@ class ComputationFailed(EncryptedInferenceError):
 
     code = "computation-failed"
     exit_status = 6
+
+
+class AggregationAborted(ComputationFailed):
+    """Too few hospitals are left in a training round. Nothing was unmasked; run it again with fresh keys and masks."""
+
+    code = "aggregation-aborted"
+
+    def __init__(self, message: str, *, shares_released: bool = False) -> None:
+        """`shares_released`: some hospitals answered the last step, so they refuse this round again: run the next."""
+        super().__init__(message)
+        self.shares_released = shares_released

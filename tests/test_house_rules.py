@@ -19,7 +19,15 @@ ROOMS = (
     "benchmarks",
     "demonstration",
 )
-SECRET_ROOMS = ("secure_computation", "crypto_provider", "data_owner", "model_owner", "inference_service", "contract")
+SECRET_ROOMS = (
+    "secure_computation",
+    "crypto_provider",
+    "data_owner",
+    "model_owner",
+    "inference_service",
+    "contract",
+    "federated_learning/secure_aggregation",
+)
 """Where every random number may be a key, a mask or a share."""
 
 RUNS_CODE_ON_LOAD = ("pickle", "cPickle", "_pickle", "dill", "cloudpickle", "marshal", "shelve", "joblib")

@@ -1,0 +1,272 @@
+"""From updates and counts to ring elements and back.
+
+Updates are rounded to a public grid, one for each tensor, and summed mod 2^16 (or 2^32); what rounding and clipping
+cut off is kept by the hospital and added to its next update (error feedback, Seide et al. 2014; Karimireddy et al.
+2019), so nothing is lost, only late. Counts and sums go beside them, exactly, mod 2^64.
+
+Hospital i with n_i of N examples sends round(M * n_i / N * u / limit) for each element u, clipped to the limit, where
+M = 2^15 - 33 (2^31 - 33). The weights n_i / N add up to one, so the sum of any number of hospitals stays within the
+ring: each of at most 64 adds at most 1/2 by rounding. Decoding divides by the examples of those in the sum.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from math import prod
+from types import MappingProxyType
+from typing import Any, Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from contract.errors import ComputationFailed, ConfigurationError
+from federated_learning.secure_aggregation.masking import UpdateArray
+from federated_learning.secure_aggregation.terms import MAX_HOSPITALS
+
+FloatArray = NDArray[np.float32]
+_CHUNK: Final = 1 << 15
+_EXACT_RANGE: Final = (1 << 62) // MAX_HOSPITALS
+HEADROOM: Final = 4.0
+"""A limit is this many times the last mean update's largest element: single hospitals move further than the mean."""
+SMALLEST_LIMIT: Final = 1e-9
+
+
+@dataclass(frozen=True)
+class ExactField:
+    """A sum that must not be rounded: its shape, and how many binary digits after the point are kept (0 for counts)."""
+
+    shape: tuple[int, ...]
+    fractional_bits: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class VectorLayout:
+    """Which tensors lie where in a RingVector: `update` by name and shape, `exact` by name, both in the given order."""
+
+    update: Mapping[str, tuple[int, ...]]
+    exact: Mapping[str, ExactField]
+    ring_bits: Literal[16, 32] = 16
+
+    def __post_init__(self) -> None:
+        """Keep copies that nobody changes."""
+        object.__setattr__(self, "update", MappingProxyType(dict(self.update)))
+        object.__setattr__(self, "exact", MappingProxyType(dict(self.exact)))
+        for name, field in self.exact.items():
+            if not 0 <= field.fractional_bits <= 40:
+                raise ConfigurationError(f"sum '{name}' keeps 0 to 40 binary digits, not {field.fractional_bits}")
+
+    @cached_property
+    def update_length(self) -> int:
+        """Elements of the update part."""
+        return sum(prod(shape) for shape in self.update.values())
+
+    @cached_property
+    def exact_length(self) -> int:
+        """Elements of the exact part."""
+        return sum(prod(field.shape) for field in self.exact.values())
+
+    @property
+    def largest(self) -> int:
+        """M: the encoded value of an element at its limit when one hospital has all examples."""
+        return (1 << (self.ring_bits - 1)) - 1 - MAX_HOSPITALS // 2
+
+    def slices(self) -> dict[str, slice]:
+        """Where each tensor lies in the update part."""
+        found, start = {}, 0
+        for name, shape in self.update.items():
+            found[name] = slice(start, start + prod(shape))
+            start += prod(shape)
+        return found
+
+    def rounding_bound(self, limit: float, *, hospitals: int, weight: int, weight_total: int) -> float:
+        """The largest error of an element of a decoded mean without clipping.
+
+        `weight`: examples of the `hospitals` in the sum, `weight_total`: N. Half a grid step for each hospital, and
+        half a per cent more for the arithmetic of float32.
+        """
+        return 0.5025 * hospitals * limit / self.largest * weight_total / weight
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class EncodedUpdate:
+    """`update`: what is masked and sent. `residual`: (update_length,) float32, for the hospital's next update.
+
+    The hospital takes over the residual when its vector was in the sum, and not otherwise.
+    """
+
+    update: UpdateArray
+    residual: FloatArray
+
+    def __repr__(self) -> str:
+        """Show the length only."""
+        return f"EncodedUpdate(<{self.update.size} elements>)"
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpdateEncoding:
+    """Encodes one round's updates. Everything here is public and the same at all hospitals.
+
+    limits: for each tensor, what an element is clipped to (absolute value, in units of the weights).
+    weight_total: examples (N) of all hospitals together. max_norm: Euclidean norm that an update may have.
+    """
+
+    layout: VectorLayout
+    limits: Mapping[str, float]
+    weight_total: int
+    max_norm: float
+
+    def __post_init__(self) -> None:
+        """Refuse limits that do not fit the layout."""
+        if set(self.limits) != set(self.layout.update):
+            raise ConfigurationError("each tensor of the update needs one limit: the coordinator runs another network")
+        if not all(SMALLEST_LIMIT <= limit < 1e30 for limit in self.limits.values()):
+            raise ConfigurationError(f"limits of updates lie between {SMALLEST_LIMIT} and 1e30")
+        if self.weight_total < 1 or not self.max_norm > 0:
+            raise ConfigurationError("the federation's number of examples and the largest norm are positive")
+
+    def encode(
+        self, update: Mapping[str, FloatArray], *, hospital: str, weight: int, residual: FloatArray | None = None
+    ) -> EncodedUpdate:
+        """Encode new minus global weights (float32, shapes of the layout) of a hospital with `weight` examples.
+
+        Raises ComputationFailed, naming hospital and tensor, for values that are not finite or a norm above `max_norm`;
+        ConfigurationError for other tensors than the layout's.
+        """
+        self._check(update, hospital, weight)
+        length = self.layout.update_length
+        if residual is not None and (residual.shape != (length,) or residual.dtype != np.float32):
+            raise ConfigurationError(f"hospital {hospital} kept the rest of another network's update: remove its file")
+        encoded: UpdateArray = np.empty(length, np.uint16 if self.layout.ring_bits == 16 else np.uint32)
+        left = np.empty(length, np.float32)
+        for name, where in self.layout.slices().items():
+            values = np.ravel(update[name])
+            before = None if residual is None else residual[where]
+            self._encode_tensor(
+                values, before, encoded=encoded[where], left=left[where], limit=self.limits[name], weight=weight
+            )
+        return EncodedUpdate(encoded, left)
+
+    def _encode_tensor(
+        self,
+        values: FloatArray,
+        before: FloatArray | None,
+        *,
+        encoded: UpdateArray,
+        left: FloatArray,
+        limit: float,
+        weight: int,
+    ) -> None:
+        factor = weight / self.weight_total * self.layout.largest / limit
+        # float32 holds every element of the small ring exactly; the large one needs float64.
+        wide = np.float32 if self.layout.ring_bits == 16 else np.float64
+        signed = encoded.view(np.int16 if self.layout.ring_bits == 16 else np.int32)
+        for start in range(0, values.size, _CHUNK):
+            piece = slice(start, start + _CHUNK)
+            whole: NDArray[np.floating[Any]] = values[piece].astype(wide)
+            if before is not None:
+                whole += before[piece]
+            grid = np.clip(whole, -limit, limit)
+            grid *= wide(factor)
+            np.rint(grid, out=grid)
+            signed[piece] = grid
+            grid /= wide(factor)
+            left[piece] = whole - grid
+
+    def _check(self, update: Mapping[str, FloatArray], hospital: str, weight: int) -> None:
+        if not 1 <= weight <= self.weight_total:
+            raise ConfigurationError(
+                f"hospital {hospital} weighs its update with {weight} examples, of {self.weight_total} in the "
+                "federation: its data changed since the federation counted. Start the federation again"
+            )
+        if {name: value.shape for name, value in update.items()} != dict(self.layout.update):
+            raise ConfigurationError(
+                f"hospital {hospital} has an update with other tensors or shapes than the federation's network: use "
+                "the same architecture, classes and channels"
+            )
+        squares = 0.0
+        for name, value in update.items():
+            if value.dtype != np.float32:
+                raise ConfigurationError(f"hospital {hospital}: tensor '{name}' is {value.dtype}, not float32")
+            flat = np.ravel(value)
+            square = float(np.dot(flat, flat))
+            if not np.isfinite(square) and not np.isfinite(flat).all():
+                raise ComputationFailed(
+                    f"hospital {hospital}: the update of tensor '{name}' holds values that are not finite: local "
+                    "training diverged. Lower the learning rate or look at its data; the round goes on without it"
+                )
+            squares += square
+        norm = squares**0.5
+        if not norm <= self.max_norm:
+            raise ComputationFailed(
+                f"hospital {hospital}: its update has norm {norm:.3g}, above the federation's {self.max_norm:.3g}: "
+                "local training diverged or its data is not what it should be; the round goes on without it"
+            )
+
+    def decode(self, total: UpdateArray, *, weight: int) -> dict[str, FloatArray]:
+        """The weighted mean update from the sum; `weight`: examples of the hospitals in the sum together."""
+        if not 1 <= weight <= self.weight_total:
+            raise ComputationFailed(
+                f"the sum has the weight of {weight} examples, of {self.weight_total} in the federation: a hospital "
+                "sent a wrong count. Start the federation again"
+            )
+        signed = total.view(np.int16 if self.layout.ring_bits == 16 else np.int32)
+        mean = {}
+        for name, where in self.layout.slices().items():
+            step = self.limits[name] / self.layout.largest * self.weight_total / weight
+            wide = np.float32 if self.layout.ring_bits == 16 else np.float64
+            scaled: NDArray[np.floating[Any]] = signed[where].astype(wide)
+            scaled *= step
+            mean[name] = scaled.astype(np.float32, copy=False).reshape(self.layout.update[name])
+        return mean
+
+
+def encode_exact(
+    layout: VectorLayout, values: Mapping[str, NDArray[np.int64] | NDArray[np.float64]], *, hospital: str
+) -> NDArray[np.uint64]:
+    """Encode counts and sums (int64 as they are, float64 rounded to the field's binary digits).
+
+    Raises ComputationFailed, naming hospital and sum, for values that are not finite or could overflow a sum of 64.
+    """
+    if {name: value.shape for name, value in values.items()} != {name: f.shape for name, f in layout.exact.items()}:
+        raise ConfigurationError(f"hospital {hospital} has other counts and sums than the federation: same settings?")
+    parts = []
+    for name, field in layout.exact.items():
+        value = np.ravel(values[name])
+        room = _EXACT_RANGE >> field.fractional_bits
+        if not np.isfinite(value).all() or (value.size and float(np.abs(value.astype(np.float64)).max()) >= room):
+            raise ComputationFailed(
+                f"hospital {hospital}: sum '{name}' is not finite or too large to be added up: look at its data"
+            )
+        if value.dtype.kind in "iu":
+            scaled = value.astype(np.int64) << field.fractional_bits
+        else:
+            scaled = np.rint(np.ldexp(value, field.fractional_bits)).astype(np.int64)
+        parts.append(scaled.view(np.uint64))
+    return np.concatenate(parts) if parts else np.zeros(0, np.uint64)
+
+
+def decode_exact(layout: VectorLayout, total: NDArray[np.uint64]) -> dict[str, NDArray[np.int64] | NDArray[np.float64]]:
+    """The sums: int64 where a field has no fractional bits, float64 otherwise."""
+    signed, start = total.view(np.int64), 0
+    sums: dict[str, NDArray[np.int64] | NDArray[np.float64]] = {}
+    for name, field in layout.exact.items():
+        part = signed[start : start + prod(field.shape)].reshape(field.shape)
+        sums[name] = part if field.fractional_bits == 0 else np.ldexp(part.astype(np.float64), -field.fractional_bits)
+        start += prod(field.shape)
+    return sums
+
+
+def first_limits(weights: Mapping[str, FloatArray], *, fraction: float = 0.5, floor: float = 0.05) -> dict[str, float]:
+    """Limits for the first round, from the public initial weights: a fraction of each tensor's largest element."""
+    return {name: max(fraction * float(np.abs(value).max(initial=0.0)), floor) for name, value in weights.items()}
+
+
+def next_limits(limits: Mapping[str, float], mean_update: Mapping[str, FloatArray]) -> dict[str, float]:
+    """Limits for the next round, from the last mean update, which everybody knows: nothing else is revealed for them.
+
+    They rise at once (a clipped round makes them up to four times larger) and fall by at most half a round.
+    """
+    return {
+        name: min(max(HEADROOM * float(np.abs(mean_update[name]).max(initial=0.0)), limit / 2, SMALLEST_LIMIT), 1e29)
+        for name, limit in limits.items()
+    }

@@ -1,0 +1,196 @@
+"""The secrets of one hospital in one round, and what is derived from them. All are drawn afresh for each attempt."""
+
+import hashlib
+import secrets
+from dataclasses import dataclass
+from typing import Final, NewType, Self
+
+from cryptography.exceptions import InvalidSignature, InvalidTag
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from contract.errors import PeerViolation
+from federated_learning.secure_aggregation.messages import (
+    ADVERTISEMENT_BYTES,
+    BITMAP_BYTES,
+    CONFIRMATION_BYTES,
+    HEADER_BYTES,
+    KEY_BYTES,
+    SIGNATURE_BYTES,
+    Kind,
+    body_of,
+    header,
+    speaker,
+)
+from federated_learning.secure_aggregation.sharing import SECRET_BYTES
+from federated_learning.secure_aggregation.terms import RoundTerms
+from secure_computation.randomness import Seed
+
+Transcript = NewType("Transcript", bytes)
+"""SHA-256 of the directory: which hospitals take part, with which keys."""
+
+_MASK: Final = b"encrypted-medical-inference/secure-aggregation/1/pairwise-mask"
+_SEAL: Final = b"encrypted-medical-inference/secure-aggregation/1/sealed-shares"
+_COMMIT: Final = b"encrypted-medical-inference/secure-aggregation/1/self-mask"
+_SIGN: Final = b"encrypted-medical-inference/secure-aggregation/1/signature"
+_NONCE: Final = bytes(12)
+"""Each sealing key is derived for one message in one direction, so its only nonce may be zero."""
+
+
+class RoundSecrets:
+    """Two X25519 keys and the seed of the self mask. Their values never show in a repr, a log or an exception."""
+
+    __slots__ = ("mask_key", "sealing_key", "self_seed")
+
+    def __init__(self, *, sealing_key: X25519PrivateKey, mask_key: X25519PrivateKey, self_seed: bytes) -> None:
+        """Take given secrets. Only known-answer tests give any; a round uses `fresh`."""
+        self.sealing_key = sealing_key
+        self.mask_key = mask_key
+        self.self_seed = self_seed
+
+    @classmethod
+    def fresh(cls) -> Self:
+        """Draw new ones from the operating system."""
+        return cls(
+            sealing_key=X25519PrivateKey.generate(),
+            mask_key=X25519PrivateKey.generate(),
+            self_seed=secrets.token_bytes(SECRET_BYTES),
+        )
+
+    def __repr__(self) -> str:
+        """Show nothing."""
+        return "RoundSecrets(<secret>)"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Refuse to be serialised by accident."""
+        raise TypeError("the secrets of a round are not serialised: a restarted round draws new ones")
+
+
+@dataclass(frozen=True)
+class PublicKeys:
+    """What one hospital advertised: 32 bytes each."""
+
+    sealing: bytes
+    mask: bytes
+    commitment: bytes
+
+
+def commitment(terms: RoundTerms, name: str, self_seed: bytes) -> bytes:
+    """SHA-256 by which the coordinator knows a recovered self seed. Hides it: the seed has 256 random bits."""
+    return hashlib.sha256(_COMMIT + terms.session + bytes([terms.indices[name]]) + self_seed).digest()
+
+
+def public_of(private: bytes) -> bytes:
+    """The X25519 public key of 32 private bytes."""
+    return X25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw()
+
+
+def write_advertisement(terms: RoundTerms, name: str, own: RoundSecrets, signing_key: Ed25519PrivateKey) -> bytes:
+    """The round's public keys, signed with the site's long-lived key."""
+    keys = (
+        own.sealing_key.public_key().public_bytes_raw(),
+        own.mask_key.public_key().public_bytes_raw(),
+        commitment(terms, name, own.self_seed),
+    )
+    content = header(terms, Kind.ADVERTISEMENT, name) + b"".join(keys)
+    return content + signing_key.sign(_SIGN + content)
+
+
+def read_advertisement(terms: RoundTerms, name: str, message: bytes) -> PublicKeys:
+    """Check an advertisement's session and signature. Raises PeerViolation naming the hospital."""
+    body = body_of(terms, message, Kind.ADVERTISEMENT, name, body_bytes=ADVERTISEMENT_BYTES - HEADER_BYTES)
+    _verify(terms, name, message, "round keys")
+    sealing, mask, committed = (bytes(body[at : at + KEY_BYTES]) for at in range(0, 3 * KEY_BYTES, KEY_BYTES))
+    return PublicKeys(sealing, mask, committed)
+
+
+def check_distinct(terms: RoundTerms, keys: dict[str, PublicKeys]) -> None:
+    """Refuse one public key in two places: a pair of hospitals with the same key would know each other's masks."""
+    holders: dict[bytes, str] = {}
+    for name in terms.ordered(frozenset(keys)):
+        for value in (keys[name].sealing, keys[name].mask):
+            if value in holders:
+                raise PeerViolation(
+                    f"hospital {name} advertises a key in {terms} that hospital {holders[value]} advertises already: "
+                    "one of them copies the other, or its random numbers are broken"
+                )
+            holders[value] = name
+
+
+def write_confirmation(
+    terms: RoundTerms, name: str, transcript: Transcript, view: tuple[int, int], signing_key: Ed25519PrivateKey
+) -> bytes:
+    """Sign who shared and who is in the sum (`view`, both as bits), as this hospital was told."""
+    content = header(terms, Kind.CONFIRMATION, name) + view[1].to_bytes(BITMAP_BYTES, "little")
+    return content + signing_key.sign(_confirmed(content, transcript, view))
+
+
+def check_confirmation(
+    terms: RoundTerms, name: str, message: bytes, transcript: Transcript, view: tuple[int, int]
+) -> None:
+    """Check that a hospital was told the same as this side. Raises PeerViolation naming it."""
+    body = body_of(terms, message, Kind.CONFIRMATION, name, body_bytes=CONFIRMATION_BYTES - HEADER_BYTES)
+    if int.from_bytes(body[:BITMAP_BYTES], "little") != view[1]:
+        raise PeerViolation(f"hospital {name} was told of other survivors of {terms}: nothing is unmasked")
+    content = message[:-SIGNATURE_BYTES]
+    _verify(terms, name, _confirmed(content, transcript, view) + message[-SIGNATURE_BYTES:], "survivors", signed=True)
+
+
+def _confirmed(content: bytes, transcript: Transcript, view: tuple[int, int]) -> bytes:
+    return _SIGN + content + transcript + view[0].to_bytes(BITMAP_BYTES, "little")
+
+
+def _verify(terms: RoundTerms, name: str, message: bytes, what: str, *, signed: bool = False) -> None:
+    content = message[:-SIGNATURE_BYTES]
+    try:
+        terms.roster[name].verify(message[-SIGNATURE_BYTES:], content if signed else _SIGN + content)
+    except InvalidSignature as error:
+        raise PeerViolation(
+            f"{speaker(name)}: the signature of its {what} in {terms} is wrong: another key than the roster's, or "
+            "other participants. Compare the key's fingerprint with the hospital"
+        ) from error
+
+
+@dataclass(frozen=True)
+class PairwiseKeys:
+    """Derives what two hospitals share, in one session and directory, from a private and the other's public key."""
+
+    terms: RoundTerms
+    transcript: Transcript
+
+    def mask_seed(self, own: X25519PrivateKey, *, name: str, peer: str, peer_key: bytes) -> Seed:
+        """The seed of the mask between `name`, who calls this, and `peer`: the same on both sides."""
+        low, high = sorted((self.terms.indices[name], self.terms.indices[peer]))
+        return Seed(self._derive(own, peer, peer_key, _MASK + bytes([low, high])))
+
+    def seal(self, own: X25519PrivateKey, text: bytes, *, sender: str, recipient: str, peer_key: bytes) -> bytes:
+        """Encrypt for `recipient`; called by `sender`."""
+        info = self._direction(sender, recipient)
+        return AESGCM(self._derive(own, recipient, peer_key, info)).encrypt(_NONCE, text, info)
+
+    def unseal(self, own: X25519PrivateKey, text: bytes, *, sender: str, recipient: str, peer_key: bytes) -> bytes:
+        """Decrypt what `sender` sealed; called by `recipient`. Raises PeerViolation naming the sender."""
+        info = self._direction(sender, recipient)
+        try:
+            return AESGCM(self._derive(own, sender, peer_key, info)).decrypt(_NONCE, text, info)
+        except InvalidTag as error:
+            raise PeerViolation(
+                f"hospital {sender}: its shares in {self.terms} do not open: they were changed on the way, or it was "
+                "told of other participants"
+            ) from error
+
+    def _direction(self, sender: str, recipient: str) -> bytes:
+        return _SEAL + bytes([self.terms.indices[sender], self.terms.indices[recipient]])
+
+    def _derive(self, own: X25519PrivateKey, peer: str, peer_key: bytes, info: bytes) -> bytes:
+        try:
+            shared = own.exchange(X25519PublicKey.from_public_bytes(peer_key))
+        except ValueError as error:  # a point of small order, whose "secret" everybody knows
+            raise PeerViolation(
+                f"hospital {peer} advertises a degenerate key in {self.terms}: it cannot take part"
+            ) from error
+        salt = self.terms.session + self.transcript
+        return HKDF(algorithm=SHA256(), length=SECRET_BYTES, salt=salt, info=info).derive(shared)

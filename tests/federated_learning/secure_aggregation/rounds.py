@@ -1,0 +1,131 @@
+"""Runs whole rounds in memory, with hospitals that drop out where a test wants them to."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from federated_learning.secure_aggregation import (
+    CoordinatorAggregation,
+    HospitalAggregation,
+    RingVector,
+    RoundHistory,
+    RoundTerms,
+    least_threshold,
+)
+
+COMMON = hashlib.sha256(b"the same model for everybody").digest()
+STEPS = ("advertise", "share", "mask", "confirm", "unmask")
+"""Where a hospital may drop out: it does not send the message of this step nor any later one."""
+
+
+def signing_keys(count: int) -> dict[str, Ed25519PrivateKey]:
+    """Keys that are the same in every run."""
+    return {
+        f"hospital-{chr(97 + index)}": Ed25519PrivateKey.from_private_bytes(bytes([index + 1]) * 32)
+        for index in range(count)
+    }
+
+
+def make_terms(
+    keys: Mapping[str, Ed25519PrivateKey],
+    *,
+    round_number: int = 3,
+    attempt: int = 0,
+    update_length: int = 5,
+    exact_length: int = 2,
+    ring_bits: Literal[16, 32] = 16,
+    common: bytes = COMMON,
+    purpose: str = "update",
+) -> RoundTerms:
+    return RoundTerms(
+        federation_id="pneumonia",
+        purpose=purpose,
+        round_number=round_number,
+        attempt=attempt,
+        roster={name: key.public_key() for name, key in keys.items()},
+        threshold=least_threshold(len(keys)),
+        update_length=update_length,
+        ring_bits=ring_bits,
+        exact_length=exact_length,
+        common_hash=common,
+    )
+
+
+def hospitals_for(
+    terms: RoundTerms, keys: Mapping[str, Ed25519PrivateKey], histories: Mapping[str, RoundHistory] | None = None
+) -> dict[str, HospitalAggregation]:
+    return {
+        name: HospitalAggregation(
+            terms,
+            name=name,
+            signing_key=key,
+            history=RoundHistory() if histories is None else histories[name],
+        )
+        for name, key in keys.items()
+    }
+
+
+def random_vector(terms: RoundTerms, seed: int) -> RingVector:
+    generator = np.random.default_rng(seed)
+    exact = generator.integers(0, 1 << 64, terms.exact_length, dtype=np.uint64)
+    if terms.ring_bits == 16:
+        return RingVector(generator.integers(0, 1 << 16, terms.update_length, dtype=np.uint16), exact)
+    return RingVector(generator.integers(0, 1 << 32, terms.update_length, dtype=np.uint32), exact)
+
+
+def plain_sum(terms: RoundTerms, vectors: Mapping[str, RingVector], names: frozenset[str]) -> RingVector:
+    total = RingVector.zeros(terms)
+    for name in names:
+        total.add(vectors[name])
+    return total
+
+
+@dataclass
+class View:
+    """Everything that the coordinator saw of one round."""
+
+    received: dict[str, list[tuple[str, bytes]]] = field(default_factory=lambda: {step: [] for step in STEPS})
+    total: RingVector | None = None
+
+    def of(self, step: str) -> dict[str, bytes]:
+        return dict(self.received[step])
+
+
+def run_round(
+    terms: RoundTerms,
+    hospitals: Mapping[str, HospitalAggregation],
+    vectors: Mapping[str, RingVector],
+    drops: Mapping[str, str] | None = None,
+    view: View | None = None,
+) -> tuple[RingVector, CoordinatorAggregation]:
+    """One whole round; `drops`: hospital -> the step that it does not reach. Raises what the two sides raise."""
+    view = View() if view is None else view
+    alive = {name: STEPS.index((drops or {}).get(name, "")) if name in (drops or {}) else 99 for name in hospitals}
+    coordinator = CoordinatorAggregation(terms)
+
+    def collect(step: str, messages: Mapping[str, bytes]) -> None:
+        for name, message in messages.items():
+            view.received[step].append((name, message))
+            coordinator.receive(name, message)
+
+    def those(step: str, among: Mapping[str, object]) -> list[str]:
+        return [name for name in among if alive[name] > STEPS.index(step)]
+
+    collect("advertise", {name: hospitals[name].advertise() for name in those("advertise", hospitals)})
+    directory = coordinator.directory()
+    present = view.of("advertise")
+    collect("share", {name: hospitals[name].share_keys(directory) for name in those("share", present)})
+    deliveries = coordinator.deliveries()
+    collect("mask", {name: hospitals[name].mask(vectors[name], deliveries[name]) for name in those("mask", deliveries)})
+    survivors = coordinator.survivors()
+    present = view.of("mask")
+    collect("confirm", {name: hospitals[name].confirm(survivors) for name in those("confirm", present)})
+    confirmations = coordinator.confirmations()
+    present = view.of("confirm")
+    collect("unmask", {name: hospitals[name].unmask(confirmations) for name in those("unmask", present)})
+    view.total = coordinator.total()
+    return view.total, coordinator
