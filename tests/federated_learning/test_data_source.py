@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 
 from contract.errors import ConfigurationError
-from federated_learning.data_source import ManifestSource, check_disjoint_patients, labels_of, load
+from federated_learning.data_source import (
+    FolderSource,
+    ManifestSource,
+    PatientSplit,
+    check_disjoint_patients,
+    labels_of,
+    load,
+    open_source,
+)
 from federated_learning.records import Description
 from imaging.reading import read_model_input
 from tests.federated_learning.conftest import CLASSES
@@ -36,13 +44,118 @@ def test_copies_are_never_used(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "row", ["../a.png,plain,p,train", "a.png,unheard,p,train", "a.png,plain,,train", "a.png,plain,p,", "a.png"]
+    "row",
+    [
+        "../a.png,plain,p,train",
+        "a.png,unheard,p,train",
+        "a.png,plain,,train",
+        "a.png,plain,p,",
+        "a.png",
+        ",plain,p,train",
+        "x.png,plain,p,train",
+        "a.png,plain,p,train,more",
+    ],
 )
 def test_bad_rows_are_named_by_line(tmp_path: Path, row: str) -> None:
     manifest = tmp_path / "manifest.csv"
     manifest.write_text(f"file,label,patient,role\nx.png,plain,p,train\n{row}\n")
     with pytest.raises(ConfigurationError, match="line 3"):
         ManifestSource(manifest=manifest, folder=tmp_path, classes=CLASSES)
+
+
+def test_paths_within_the_folder(tmp_path: Path) -> None:
+    manifest = tmp_path / "table.csv"
+    manifest.write_text("\ufeffpath,label\n2024/01/a.dcm,plain\nb.dcm,bright\n", encoding="utf-8")
+    source = open_source(tmp_path / "images", classes=CLASSES, table=manifest)
+    assert source.roles == ("all",)
+    first, second = source.examples("all")
+    assert first.path == tmp_path / "images" / "2024" / "01" / "a.dcm"
+    assert (first.label, second.label) == (0, 1)
+    assert first.patient != second.patient
+
+
+@pytest.mark.parametrize("path", ["../a.dcm", "/etc/passwd", "b/../../a.dcm"])
+def test_paths_out_of_the_folder_are_refused(tmp_path: Path, path: str) -> None:
+    manifest = tmp_path / "table.csv"
+    manifest.write_text(f"path,label\n{path},plain\n")
+    with pytest.raises(ConfigurationError, match="line 2"):
+        open_source(tmp_path, classes=CLASSES, table=manifest)
+
+
+@pytest.mark.parametrize("text", ["", "file,label\n", "label,patient\nplain,p\n", "file\na.png\n"])
+def test_tables_without_rows_or_columns_are_refused(tmp_path: Path, text: str) -> None:
+    manifest = tmp_path / "table.csv"
+    manifest.write_text(text)
+    with pytest.raises(ConfigurationError, match=r"table\.csv"):
+        ManifestSource(manifest=manifest, folder=tmp_path, classes=CLASSES)
+
+
+def touch(folder: Path, *names: str) -> Path:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    return folder
+
+
+def test_class_folders(tmp_path: Path) -> None:
+    touch(tmp_path, "striped/b.dcm", "plain/p7/study/1.dcm", "plain/p7/2.dcm", "bright/p7/3.dcm", "striped/a")
+    touch(tmp_path, "SOURCE.txt", ".git/x", "plain/.DS_Store", "plain/Thumbs.db", "plain/p7/DICOMDIR")
+    source = FolderSource(tmp_path, classes=CLASSES)
+    assert source.roles == ("all",)
+    found = [(example.path.relative_to(tmp_path).as_posix(), example.label) for example in source.examples("all")]
+    assert found == [
+        ("plain/p7/2.dcm", 0),
+        ("plain/p7/study/1.dcm", 0),
+        ("bright/p7/3.dcm", 1),
+        ("striped/a", 2),
+        ("striped/b.dcm", 2),
+    ]
+    assert len({example.patient for example in source.examples("all")}) == 3
+
+
+def test_role_folders(tmp_path: Path) -> None:
+    touch(tmp_path, "train/plain/a.png", "train/bright/a.png", "test/plain/a.png")
+    source = open_source(tmp_path, classes=CLASSES)
+    assert source.roles == ("test", "train")
+    assert len(source.examples("train")) == 2
+    check_disjoint_patients(source.examples("train"), source.examples("test"))
+    with pytest.raises(ConfigurationError, match="its roles are: test, train"):
+        source.examples("validation")
+
+
+@pytest.mark.parametrize(
+    ("files", "named"),
+    [
+        (["plain/a.png", "unheard/b.png"], "unheard"),  # a class that the federation does not have
+        (["train/plain/a.png", "train/unheard/b.png"], "unheard"),
+        (["plain/a.png", "loose.png"], "loose.png"),  # would silently not be used
+        (["PLAIN/a.png"], "lies outside the folder of a class"),
+        (["plain/.hidden"], "holds no image"),
+    ],
+)
+def test_folders_in_wrong_places_are_named(tmp_path: Path, files: list[str], named: str) -> None:
+    with pytest.raises(ConfigurationError, match=named):
+        FolderSource(touch(tmp_path, *files), classes=CLASSES)
+
+
+def test_a_folder_that_there_is_not(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="cannot be read"):
+        FolderSource(tmp_path / "none", classes=CLASSES)
+
+
+def test_a_split_keeps_patients_together_and_moves_nobody(drawn_data: tuple[Path, Path]) -> None:
+    manifest, folder = drawn_data
+    source = ManifestSource(manifest=manifest, folder=folder, classes=CLASSES)
+    split = PatientSplit(source, "train", validation_share=0.4, seed=3)
+    training, validation = split.examples("training"), split.examples("validation")
+    check_disjoint_patients(training, validation)
+    assert sorted([*training, *validation], key=str) == sorted(source.examples("train"), key=str)
+    assert split.reread().examples("validation") == validation
+    manifest.write_text(manifest.read_text() + "new.png,plain,somebody,train\n")
+    assert {*split.reread().examples("training", "validation")} > {*training, *validation}
+    assert {*validation} <= {*split.reread().examples("validation")}
+    with pytest.raises(ConfigurationError, match="between 0 and 1"):
+        PatientSplit(source, "train", validation_share=1)
 
 
 def test_unreadable_manifests(tmp_path: Path) -> None:

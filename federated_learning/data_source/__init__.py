@@ -1,0 +1,34 @@
+"""Where training images come from: folders of images or DICOM files, with class folders or a table (CSV).
+
+`open_source` reads the listing, `prepare` the images of some of its roles, lazily: what is held in memory does not grow
+with the data set.
+"""
+
+from federated_learning.data_source.examples import (
+    DataSource,
+    Example,
+    PatientSplit,
+    check_disjoint_patients,
+    labels_of,
+    load,
+)
+from federated_learning.data_source.folders import FolderSource
+from federated_learning.data_source.images import ImageArray, LazyImages
+from federated_learning.data_source.preparing import Prepared, open_source, prepare
+from federated_learning.data_source.table import ManifestSource
+
+__all__ = [
+    "DataSource",
+    "Example",
+    "FolderSource",
+    "ImageArray",
+    "LazyImages",
+    "ManifestSource",
+    "PatientSplit",
+    "Prepared",
+    "check_disjoint_patients",
+    "labels_of",
+    "load",
+    "open_source",
+    "prepare",
+]

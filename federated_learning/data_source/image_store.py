@@ -1,0 +1,192 @@
+"""Resampled pictures in one file on the disk, found again by what they were made of."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+import imaging
+from contract.errors import ConfigurationError, ImageError
+from contract.model_card import InputSpecification, Strict
+from imaging.reading import read_model_input
+
+FORMAT: Final = 1
+READERS: Final = ("numpy", "pillow", "pydicom", "pyjpegls", "python-gdcm", "nibabel")
+"""Libraries whose version may change a pixel."""
+CHUNK: Final = 1 << 20
+MARGIN: Final = 1 << 28
+"""Bytes that must stay free on the disk."""
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A file that was left out, and why."""
+
+    path: Path
+    reason: str
+
+
+@dataclass(frozen=True, eq=False)
+class Stored:
+    """Pictures and where they came from: `pixels[i]` is of file `kept[i]`."""
+
+    pixels: NDArray[np.float32]
+    """(kept, height, width), grey in [0, 1], mapped from the file, read-only."""
+    kept: tuple[int, ...]
+    skipped: tuple[Skipped, ...]
+
+
+class _Index(Strict):
+    """Stands beside the pictures; written last, so that what it stands beside is whole."""
+
+    format: int
+    kept: tuple[int, ...]
+    skipped: dict[int, str]
+
+
+def read_into_store(
+    files: Sequence[Path],
+    specification: InputSpecification,
+    *,
+    folder: Path,
+    label: str,
+    whose: str,
+    skip_unusable: bool,
+    progress: Callable[[int, int], None],
+) -> Stored:
+    """Read `files`, or find them read before in `folder`; pictures of other content under the same label are removed.
+
+    `whose` begins error messages. Raises ConfigurationError.
+    """
+    picture = specification.model_copy(update={"channels": 1, "mean": (0.0,), "standard_deviation": (1.0,)})
+    key = _key(files, picture, skip_unusable=skip_unusable)
+    prefix = hashlib.sha256(label.encode()).hexdigest()[:8]
+    data, index = folder / f"{prefix}-{key}.pixels", folder / f"{prefix}-{key}.json"
+    if (found := _read_index(index)) is None or not _has_size(data, len(found.kept), picture):
+        for old in (*folder.glob(f"{prefix}-*.pixels"), *folder.glob(f"{prefix}-*.json")):
+            old.unlink(missing_ok=True)
+        found = _Writer(picture=picture, whose=whose, skip_unusable=skip_unusable).write(files, data, progress)
+        _write_private(index, found.model_dump_json().encode())
+    pixels = np.memmap(data, np.float32, mode="r", shape=(len(found.kept), picture.height, picture.width))
+    skipped = tuple(Skipped(files[number], reason) for number, reason in found.skipped.items())
+    return Stored(pixels, found.kept, skipped)
+
+
+def _key(files: Sequence[Path], picture: InputSpecification, *, skip_unusable: bool) -> str:
+    """SHA-256 of all that decides the pictures: contents of the files in order, specification, and what reads them."""
+    digest = hashlib.sha256()
+    digest.update(json.dumps([FORMAT, skip_unusable, {name: version(name) for name in READERS}]).encode())
+    digest.update(picture.model_dump_json().encode())
+    for source in sorted(Path(imaging.__file__).parent.glob("*.py")):
+        digest.update(source.read_bytes())
+    for path in files:
+        digest.update(_digest_of(path))
+    return digest.hexdigest()[:32]
+
+
+def _digest_of(path: Path) -> bytes:
+    if not path.is_file():  # never wait for a pipe; whoever reads the picture says what is wrong
+        return bytes(32)
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            while block := file.read(CHUNK):
+                digest.update(block)
+    except OSError:
+        return bytes(32)
+    return digest.digest()
+
+
+def _read(path: Path, picture: InputSpecification) -> NDArray[np.float32]:
+    """(height, width). Raises ImageError, also where serving would ask whether the file is meant."""
+    image = read_model_input(path, picture)
+    doubts = [warning.text for warning in image.warnings if warning.needs_confirmation]
+    if doubts:
+        raise ImageError(doubts[0])
+    return np.asarray(image.tensor[0])
+
+
+def _bytes_of(count: int, picture: InputSpecification) -> int:
+    return count * picture.height * picture.width * np.dtype(np.float32).itemsize
+
+
+def _has_size(data: Path, count: int, picture: InputSpecification) -> bool:
+    return data.is_file() and data.stat().st_size == _bytes_of(count, picture)
+
+
+def _read_index(path: Path) -> _Index | None:
+    try:
+        found = _Index.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError):
+        return None
+    return found if found.format == FORMAT else None
+
+
+def _write_private(path: Path, content: bytes) -> None:
+    partial = path.with_name(f"{path.name}.{os.getpid()}")
+    with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+        file.write(content)
+    partial.replace(path)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Writer:
+    """Reads file after file and appends its picture; only one is in memory at a time."""
+
+    picture: InputSpecification
+    whose: str
+    skip_unusable: bool
+
+    def write(self, files: Sequence[Path], data: Path, progress: Callable[[int, int], None]) -> _Index:
+        """Raises ConfigurationError for a file that cannot be used, unless it shall be skipped, and for a full disk."""
+        partial = data.with_name(f"{data.name}.{os.getpid()}")
+        kept: list[int] = []
+        skipped: dict[int, str] = {}
+        try:
+            data.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._check_room(len(files), data.parent)
+            with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as output:
+                for number, path in enumerate(files):
+                    try:
+                        output.write(self._pixels(path).tobytes())
+                        kept.append(number)
+                    except ImageError as error:
+                        skipped[number] = str(error)
+                    progress(number + 1, len(files))
+            if not kept:
+                raise ConfigurationError(f"{self.whose}none of {len(files)} files can be used; give others")
+            partial.replace(data)
+        except OSError as error:
+            raise ConfigurationError(
+                f"{data.parent}: pictures cannot be kept there ({error.strerror}); give another folder"
+            ) from error
+        finally:
+            partial.unlink(missing_ok=True)
+        return _Index(format=FORMAT, kept=tuple(kept), skipped=skipped)
+
+    def _pixels(self, path: Path) -> NDArray[np.float32]:
+        """(height, width). Raises ImageError for a file that shall be skipped, ConfigurationError where none shall."""
+        try:
+            return _read(path, self.picture)
+        except ImageError as error:
+            if self.skip_unusable:
+                raise
+            raise ConfigurationError(
+                f"{self.whose}{path}: {error}; or leave such files out on purpose, with --skip-unusable"
+            ) from error
+
+    def _check_room(self, count: int, folder: Path) -> None:
+        needed = _bytes_of(count, self.picture)
+        if shutil.disk_usage(folder).free < needed + MARGIN:
+            raise ConfigurationError(
+                f"{folder}: {count} pictures take {needed / 1e6:,.0f} MB there, which are not free; give another folder"
+            )

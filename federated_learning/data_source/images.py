@@ -1,0 +1,56 @@
+"""Images that stay on the disk until they are asked for."""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from contract.model_card import InputSpecification
+
+
+class ImageArray(Protocol):
+    """What training needs of images: an array of shape (images, channels, height, width), or what behaves as one."""
+
+    def __len__(self) -> int:
+        """How many images."""
+        ...
+
+    def __getitem__(self, chosen: Any, /) -> NDArray[np.float32]:
+        """Images by a slice or an array of indices: normalised float32, (chosen, channels, height, width)."""
+        ...
+
+
+class LazyImages:
+    """Grey pictures in a file mapped into memory, normalised as a model asks for when they are read."""
+
+    def __init__(
+        self, pixels: NDArray[np.float32], *, mean: Sequence[float], standard_deviation: Sequence[float]
+    ) -> None:
+        """`pixels`: (images, height, width), resampled, in [0, 1]; one mean and deviation for each channel."""
+        self.pixels = pixels
+        self._mean = np.asarray(mean, dtype=np.float32)[:, np.newaxis, np.newaxis]
+        self._deviation = np.asarray(standard_deviation, dtype=np.float32)[:, np.newaxis, np.newaxis]
+
+    @classmethod
+    def of(cls, pixels: NDArray[np.float32], specification: InputSpecification) -> "LazyImages":
+        """With the specification's statistics."""
+        return cls(pixels, mean=specification.mean, standard_deviation=specification.standard_deviation)
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """(images, channels, height, width)."""
+        count, height, width = self.pixels.shape
+        return count, len(self._mean), height, width
+
+    def __len__(self) -> int:
+        """How many images."""
+        return len(self.pixels)
+
+    def __getitem__(self, chosen: slice | NDArray[np.integer]) -> NDArray[np.float32]:
+        """float32, (chosen, channels, height, width): bit for bit what serving makes of the same files."""
+        return np.asarray((self.pixels[chosen][:, np.newaxis] - self._mean) / self._deviation)
+
+    def with_statistics(self, mean: Sequence[float], standard_deviation: Sequence[float]) -> "LazyImages":
+        """The same pictures with other statistics, say those that hospitals agreed on."""
+        return LazyImages(self.pixels, mean=mean, standard_deviation=standard_deviation)
