@@ -60,12 +60,31 @@ class ColourChoice(StrEnum):
     """Its brightness is read (ITU-R BT.601), as of an ultrasound picture with coloured marks."""
 
 
+class AgeRange(Strict):
+    """Ages of patients in completed years, both ends included: 1 to 5 holds until the sixth birthday."""
+
+    youngest: Annotated[int, Field(ge=0, lt=130)]
+    oldest: Annotated[int, Field(ge=0, lt=130)]
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.youngest > self.oldest:
+            raise ValueError("youngest must not be above oldest")
+        return self
+
+    def __str__(self) -> str:
+        """As people say it."""
+        return f"{self.youngest} to {self.oldest} years"
+
+
 class InputSpecification(Strict):
     """The tensor that the model asks for: float32, shape (channels, height, width)."""
 
     modalities: tuple[Modality, ...] = Field(min_length=1)
     body_parts: tuple[str, ...] = ()
     """Accepted values of DICOM BodyPartExamined; empty: any."""
+    ages: AgeRange | None = None
+    """Ages that the model was made for, by DICOM PatientAge or birth and study dates; None: any."""
     channels: Literal[1, 3] = 1
     height: Annotated[int, Field(ge=8, le=MAX_SIDE)]
     width: Annotated[int, Field(ge=8, le=MAX_SIDE)]

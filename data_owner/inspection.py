@@ -1,6 +1,7 @@
 """What a file is, and what would be submitted of it: read as `data-owner diagnose` reads it, without any network."""
 
 import io
+from enum import StrEnum
 from pathlib import Path
 
 import numpy as np
@@ -8,10 +9,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from contract.errors import CallerError, ImageError
-from contract.model_card import ColourChoice, FrameChoice, InputSpecification, Modality, ModelCard, Strict
+from contract.model_card import AgeRange, ColourChoice, FrameChoice, InputSpecification, Modality, ModelCard, Strict
 from data_owner.diagnosis import Warned
 from data_owner.private_files import write_new
 from imaging import ImageFacts, read_image, to_model_input
+from imaging.formats import FileFormat
+from imaging.reading import AGE_UNKNOWN, WRONG_AGE
 
 _ANY_PICTURE = InputSpecification(
     modalities=tuple(Modality),
@@ -24,8 +27,18 @@ _ANY_PICTURE = InputSpecification(
 )
 """For looking without a model: whatever can be read. Its size is never used."""
 
-_OF_A_MODEL = frozenset({"modality-unknown", "wrong-modality", "body-part-unknown", "wrong-body-part"})
+_OF_A_MODEL = frozenset(
+    {"modality-unknown", "wrong-modality", "body-part-unknown", "wrong-body-part", AGE_UNKNOWN, WRONG_AGE}
+)
 """Warnings that a picture may not be what a model was made for: without a model there is nothing to say."""
+
+
+class AgeFit(StrEnum):
+    """How the age that a file gives fits the ages that a model was made for. The age itself is the patient's."""
+
+    FITS = "fits"
+    OUTSIDE = "outside"
+    NOT_NAMED = "not-named"
 
 
 class Submitted(Strict):
@@ -36,6 +49,8 @@ class Submitted(Strict):
     channels: int
     height: int
     width: int
+    ages: AgeRange | None
+    """Ages of patients that the model was made for."""
 
 
 class Inspection(Strict):
@@ -54,6 +69,8 @@ class Inspection(Strict):
     """Which of `frames` pictures is read, counted from 1."""
     modality: str | None = None
     body_part: str | None = None
+    age: AgeFit | None = None
+    """How the patient's age fits the model, whose ages `submitted` names; None without a card that names any."""
     warnings: tuple[Warned, ...] = ()
     needs_confirmation: bool = False
     """Whether `diagnose` would ask for --force."""
@@ -107,7 +124,12 @@ def _of(path: Path, image: ImageFacts, card: ModelCard | None) -> Inspection:
     if card is not None:
         asked = card.input
         submitted = Submitted(
-            model=card.name, version=card.version, channels=asked.channels, height=asked.height, width=asked.width
+            model=card.name,
+            version=card.version,
+            channels=asked.channels,
+            height=asked.height,
+            width=asked.width,
+            ages=asked.ages,
         )
     return Inspection(
         file=str(path),
@@ -120,10 +142,25 @@ def _of(path: Path, image: ImageFacts, card: ModelCard | None) -> Inspection:
         frame=image.frame,
         modality=image.modality,
         body_part=image.body_part,
+        age=None if submitted is None or submitted.ages is None else _age_fit(image),
         warnings=tuple(Warned.from_image(warning) for warning in warnings),
         needs_confirmation=any(warning.needs_confirmation for warning in warnings),
         submitted=submitted,
     )
+
+
+def _age_fit(image: ImageFacts) -> AgeFit:
+    codes = {warning.code for warning in image.warnings}
+    if WRONG_AGE in codes:
+        return AgeFit.OUTSIDE
+    return AgeFit.FITS if image.format is FileFormat.DICOM and AGE_UNKNOWN not in codes else AgeFit.NOT_NAMED
+
+
+_AGE_WORDS = {
+    AgeFit.FITS: "within the model's {ages}",
+    AgeFit.OUTSIDE: "outside the model's {ages}",
+    AgeFit.NOT_NAMED: "not named; the model was made for {ages}",
+}
 
 
 def described(inspection: Inspection) -> str:
@@ -135,7 +172,10 @@ def described(inspection: Inspection) -> str:
         "modality": inspection.modality or "not named",
         "body part": inspection.body_part or "not named",
     }
-    if (asked := inspection.submitted) is None:
+    asked = inspection.submitted
+    if asked is not None and asked.ages is not None and inspection.age is not None:
+        facts["age"] = _AGE_WORDS[inspection.age].format(ages=asked.ages)
+    if asked is None:
         facts["submitted"] = "nothing yet: give --card card.json to see what its model would be given"
     else:
         facts["submitted"] = (

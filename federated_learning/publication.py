@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from contract.model_card import InputSpecification, Metric, Modality, ModelCard, OutputPolicy
+from contract.model_card import AgeRange, InputSpecification, Metric, Modality, ModelCard, OutputPolicy
 from federated_learning.calibration import fit_temperature, softmax
 from federated_learning.data_source import DataSource, labels_of, load
 from federated_learning.evaluation import calibration_error, confusion_matrix, metrics, uncertainty_threshold
@@ -33,6 +33,7 @@ PEDIATRIC_PNEUMONIA = Description(
     input=InputSpecification(
         modalities=(Modality.CR, Modality.DX),
         body_parts=("CHEST", "THORAX"),
+        ages=AgeRange(youngest=1, oldest=5),
         channels=1,
         height=224,
         width=224,

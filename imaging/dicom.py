@@ -2,7 +2,8 @@
 
 Pictures in colours are made grey after decoding (`colour`); they have neither LUT nor window.
 
-Only the tags listed here are ever parsed: names, identifiers and dates of the patient are skipped, not read.
+Only the tags listed here are ever parsed: the patient's name and identifiers are skipped, not read; age and dates too,
+unless the model's card names the ages that it was made for (`patient_age`).
 """
 
 import io
@@ -28,6 +29,7 @@ from imaging.codestream import codestream_size
 from imaging.colour import grey_of_colours
 from imaging.formats import DecodedFile, ImageWarning, Limits, Values, chosen_frame, third_party_reader
 from imaging.grey_scale import apply_modality, linear_window, to_display
+from imaging.patient_age import AGE_TAGS, completed_years
 
 _NATIVE = ""
 _DECODERS = {
@@ -121,7 +123,9 @@ def read_dicom(source: BinaryIO, specification: InputSpecification, limits: Limi
         frame = chosen_frame(specification.frame, frames)
         whole = _inflated(source, start, limits.max_file_bytes, whole=True) if deflated else source
         whole.seek(0)
-        data_set = dcmread(whole, specific_tags=_PIXEL_TAGS)
+        data_set = dcmread(
+            whole, specific_tags=_PIXEL_TAGS if specification.ages is None else [*_PIXEL_TAGS, *AGE_TAGS]
+        )
         if "PixelData" not in data_set:
             raise ImageError("the DICOM file is cut short in its pixel data: export or copy it again")
         pixels, warnings, values = _pixels(data_set, transfer_syntax, specification, frame=frame, frames=frames)
@@ -132,6 +136,7 @@ def read_dicom(source: BinaryIO, specification: InputSpecification, limits: Limi
             frame=frame + 1,
             modality=_code_string(data_set, "Modality"),
             body_part=_code_string(data_set, "BodyPartExamined"),
+            years=completed_years(data_set),
             warnings=(*warnings, *_intent(data_set)),
             values=values,
         )

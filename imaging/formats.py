@@ -91,6 +91,8 @@ class DecodedFile:
     """Which of `frames` pictures this is, counted from 1."""
     modality: str | None = None
     body_part: str | None = None
+    years: frozenset[int] = field(default=frozenset(), repr=False)
+    """The patient's age in completed years, see `completed_years`; looked for where the model asks for it only."""
     warnings: tuple[ImageWarning, ...] = ()
     values: Values | None = None
     """None where `pixels` are all there is."""

@@ -1,12 +1,14 @@
 """A file -> a grey radiograph in [0, 1], with what the user should know about it -> the tensor for a model."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from contract.model_card import InputSpecification
+from contract.model_card import AgeRange, InputSpecification
 from imaging.dicom import read_dicom
 from imaging.formats import DecodedFile, FileFormat, ImageWarning, Limits, open_bounded, sniff
 from imaging.nifti import read_nifti
@@ -15,6 +17,8 @@ from imaging.raster import read_raster
 from imaging.viewing import Viewing, to_viewing
 
 __all__ = [
+    "AGE_UNKNOWN",
+    "WRONG_AGE",
     "ImageFacts",
     "ImageWarning",
     "ModelInput",
@@ -25,6 +29,10 @@ __all__ = [
     "read_model_input",
 ]
 
+
+AGE_UNKNOWN: Final = "age-unknown"
+WRONG_AGE: Final = "wrong-age"
+"""Codes of warnings."""
 
 _READERS = {FileFormat.DICOM: read_dicom, FileFormat.NIFTI: read_nifti}
 
@@ -74,8 +82,8 @@ def read_image(path: Path, specification: InputSpecification, *, limits: Limits 
     """Decode a PNG, JPEG, TIFF, DICOM or NIfTI file, told by its content, for a model with this input.
 
     The specification gives the window for files that carry none, the frame of files with several, what becomes of
-    colours, and the modalities and body parts to warn about. Raises ImageError, in one line that says what happened and
-    what to do, for every other file, and for any beyond `limits`.
+    colours, and the modalities, body parts and ages to warn about. Raises ImageError, in one line that says what
+    happened and what to do, for every other file, and for any beyond `limits`.
     """
     file_format, decoded = _decode(path, specification, limits)
     return _radiograph(file_format, decoded, specification)
@@ -136,10 +144,10 @@ def _suitability(
 ) -> tuple[ImageWarning, ...]:
     """Warnings about a file that says it is not what the model was made for, or does not say what it is."""
     accepted = ", ".join(specification.modalities)
+    ages = specification.ages
     if file_format is not FileFormat.DICOM:
-        text = (
-            f"{file_format} files do not say what they show: make sure that this is what the model reads ({accepted})"
-        )
+        reads = accepted if ages is None else f"{accepted}; ages {ages}"
+        text = f"{file_format} files do not say what they show: make sure that this is what the model reads ({reads})"
         return (ImageWarning("modality-unknown", text),)
     found: list[ImageWarning] = []
     if decoded.modality is None:
@@ -155,7 +163,21 @@ def _suitability(
         elif decoded.body_part not in {part.upper() for part in specification.body_parts}:
             text = f"the file's body part is {decoded.body_part}; the model was made for {parts}"
             found.append(ImageWarning("wrong-body-part", text, needs_confirmation=True))
+    if ages is not None:
+        found += _age(decoded.years, ages)
     return tuple(found)
+
+
+def _age(years: frozenset[int], ages: AgeRange) -> Iterator[ImageWarning]:
+    """What the clinician should know of the patient's age. The age itself is the patient's, and is not repeated."""
+    if not years:
+        yield ImageWarning(AGE_UNKNOWN, f"the file names no age; the model was made for patients of {ages}")
+    elif max(years) > ages.oldest:
+        text = f"by the file, the patient is older than the model was made for ({ages})"
+        yield ImageWarning(WRONG_AGE, text, needs_confirmation=True)
+    elif min(years) < ages.youngest:
+        text = f"by the file, the patient is younger than the model was made for ({ages})"
+        yield ImageWarning(WRONG_AGE, text, needs_confirmation=True)
 
 
 def _blank(pixels: NDArray[np.float32]) -> tuple[ImageWarning, ...]:

@@ -12,6 +12,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian
 from contract.errors import ImageError
 from imaging import Limits
 from imaging.formats import FileFormat, open_bounded, sniff, third_party_reader
+from imaging.patient_age import AGE_TAGS, completed_years
 
 _TAGS: dict[str, str] = {
     "name": "PatientName",
@@ -19,6 +20,7 @@ _TAGS: dict[str, str] = {
     "born": "PatientBirthDate",
     "study": "StudyDate",
 }
+_WHOLE_TAGS = sorted({*_TAGS.values(), *AGE_TAGS})
 _LONGEST = 80
 
 
@@ -30,6 +32,8 @@ class Patient:
     identifier: str
     born: str
     study: str
+    age: str
+    """At the study."""
 
     def __repr__(self) -> str:
         """Nothing of the patient."""
@@ -49,11 +53,13 @@ def read_patient(path: Path) -> Patient | None:
                 return None
             if read_file_meta_info(path).get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
                 return None  # all of it would have to be inflated first
-            header = dcmread(source, stop_before_pixels=True, specific_tags=[*_TAGS.values()])
+            header = dcmread(source, stop_before_pixels=True, specific_tags=_WHOLE_TAGS)
             found = {name: _text(header, tag) for name, tag in _TAGS.items()}
+            age = _age(completed_years(header))
     except ImageError:
         return None
-    patient = Patient(**{name: _date(text) if name in ("born", "study") else text for name, text in found.items()})
+    dated = {name: _date(text) if name in ("born", "study") else text for name, text in found.items()}
+    patient = Patient(**dated, age=age)
     return patient if any(getattr(patient, each.name) for each in fields(patient)) else None
 
 
@@ -61,6 +67,12 @@ def _text(header: Dataset, tag: str) -> str:
     """One value, of printable characters; a name without the separators of its parts."""
     words = str(header.get(tag) or "").replace("^", " ").replace("=", " ").split()
     return "".join(character for character in " ".join(words) if character.isprintable())[:_LONGEST]
+
+
+def _age(years: frozenset[int]) -> str:
+    """In words; where the file contradicts itself, both."""
+    words = [f"{number} year{'' if number == 1 else 's'}" if number else "under 1 year" for number in sorted(years)]
+    return " or ".join(words)
 
 
 def _date(text: str) -> str:

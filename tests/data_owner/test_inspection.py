@@ -11,7 +11,7 @@ from PIL import Image
 
 from contract.errors import CallerError
 from contract.model_card import read_card
-from data_owner.inspection import Inspection, inspect_file
+from data_owner.inspection import Inspection, described, inspect_file
 from demonstration.commands import command
 from imaging import read_image
 from tests.end_to_end.models import PATIENT, SIDE, write_tiny_model
@@ -84,6 +84,24 @@ def test_warnings_are_those_of_diagnose(chest: Path, tmp_path: Path) -> None:
     shown = inspect_file(chest, card, None)
     assert [one.code for one in shown.warnings] == [one.code for one in read_image(chest, card.input).warnings]
     assert shown.needs_confirmation
+
+
+@pytest.mark.parametrize(
+    ("age", "fit", "words"),
+    [
+        ("004Y", "fits", "within the model's 1 to 5 years"),
+        ("040Y", "outside", "outside the model's 1 to 5 years"),
+        (None, "not-named", "not named; the model was made for 1 to 5 years"),
+    ],
+)
+def test_the_patients_age_beside_the_models(chest: Path, tmp_path: Path, age: str | None, fit: str, words: str) -> None:
+    card = read_card(write_tiny_model(tmp_path / "model") / "card.json")
+    chest.write_bytes(dicom_bytes(data_set(picture(), changes={"PatientAge": age})))
+    shown = inspect_file(chest, card, None)
+    assert (shown.age, shown.needs_confirmation) == (fit, fit == "outside")
+    assert words in described(shown)
+    assert inspect_file(chest, None, None).age is None
+    assert "40" not in described(shown)
 
 
 def test_inspecting_loads_neither_torch_nor_a_network_library(chest: Path) -> None:

@@ -28,6 +28,7 @@ def bad_files(folder: Path) -> dict[Path, str]:
         "colour.png": (png_bytes(colour_picture()), "colour"),
         "frames.dcm": (dicom_bytes(data_set(picture(), changes={"NumberOfFrames": 2})), "several pictures"),
         "scan.dcm": (dicom_bytes(data_set(picture(), changes={"Modality": "CT"})), "submit it anyway with --force"),
+        "adult.dcm": (dicom_bytes(data_set(picture(), PatientAge="061Y")), "older than the model was made for"),
         "200-megapixels.png": (huge_png_header(rows=20_000, columns=10_000), "limit of 100 million"),
     }
     for name, (data, _) in content.items():

@@ -9,7 +9,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from contract.model_card import InputSpecification, Modality, ModelCard, OutputPolicy
+from contract.model_card import AgeRange, InputSpecification, Modality, ModelCard, OutputPolicy
 from tests.imaging.samples import data_set, dicom_bytes
 
 SIDE = 32
@@ -19,6 +19,7 @@ PATIENT = "Canary^Patient"
 INPUT = InputSpecification(
     modalities=(Modality.CR, Modality.DX),
     body_parts=("CHEST",),
+    ages=AgeRange(youngest=1, oldest=5),
     height=SIDE,
     width=SIDE,
     mean=(0.5,),

@@ -12,7 +12,7 @@ from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
-from contract.model_card import ColourChoice, FrameChoice, InputSpecification, Modality, Window
+from contract.model_card import AgeRange, ColourChoice, FrameChoice, InputSpecification, Modality, Window
 
 
 def specification(
@@ -21,8 +21,10 @@ def specification(
     window: Window | None = None,
     frame: FrameChoice = FrameChoice.ONLY,
     colour: ColourChoice = ColourChoice.REFUSE,
+    ages: AgeRange | None = None,
 ) -> InputSpecification:
     return InputSpecification(
+        ages=ages,
         frame=frame,
         colour=colour,
         modalities=(Modality.DX, Modality.CR),
@@ -50,7 +52,7 @@ def data_set(
     made.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     made.SOPClassUID = UID("1.2.840.10008.5.1.4.1.1.1.1")
     made.SOPInstanceUID = UID("2.25.1")
-    made.PatientName = "Secret^Name"
+    made.PatientName, made.PatientAge = "Secret^Name", "004Y"
     made.Modality, made.BodyPartExamined = "DX", "CHEST"
     made.SamplesPerPixel, made.PhotometricInterpretation = 1, "MONOCHROME2"
     made.Rows, made.Columns = stored.shape

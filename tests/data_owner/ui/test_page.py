@@ -5,6 +5,7 @@ import stat
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -252,16 +253,26 @@ def test_an_absurd_number_of_items_is_refused(page: Page, count: str) -> None:
     assert page.workplace.preparing.left == 0
 
 
-def test_an_image_with_doubts_needs_confirmation(page: Page, tmp_path: Path) -> None:
-    (entry,) = page.ready().drop(radiograph(tmp_path / "hand.dcm", BodyPartExamined="HAND"))
+@pytest.mark.parametrize(
+    ("tags", "code", "words"),
+    [
+        ({"BodyPartExamined": "HAND"}, "wrong-body-part", "HAND"),
+        ({"PatientAge": "040Y"}, "wrong-age", "older than the model was made for (1 to 5 years)"),
+    ],
+)
+def test_an_image_with_doubts_needs_confirmation(
+    page: Page, tmp_path: Path, tags: dict[str, Any], code: str, words: str
+) -> None:
+    (entry,) = page.ready().drop(radiograph(tmp_path / "doubtful.dcm", **tags))
     html = page.html(entry)
-    assert 'data-code="wrong-body-part"' in html
+    assert f'data-code="{code}"' in html
+    assert words in html
     assert 'data-testid="confirm"' in html
     assert page.post(f"/entries/{entry}/submit").status_code == 400
     assert page.state(entry) == "ready"
     assert page.post(f"/entries/{entry}/submit", confirm="yes").status_code == 204
     page.wait_for(entry, "answered")
-    assert "HAND" in page.html(entry)
+    assert words in page.html(entry)
 
 
 def test_several_patients_in_one_drop_are_asked_about(page: Page, tmp_path: Path) -> None:
