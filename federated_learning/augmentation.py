@@ -1,51 +1,131 @@
-"""Random changes of training images, drawn from a given generator so that a run can be repeated."""
+"""Random changes of training images for radiographs, by MONAI's transforms; the same seed draws the same changes."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
-import torch.nn.functional as F  # noqa: N812  (torch's own convention)
+from pydantic import Field
 from torch import Generator, Tensor
 
+from contract.model_card import Strict
 
-@dataclass(frozen=True, kw_only=True)
-class Augmentation:
-    """Strength of each change; 0 switches it off."""
+if TYPE_CHECKING:
+    from monai.transforms.compose import Compose
 
-    flip_probability: float = 0.5
-    rotation_degrees: float = 10.0
-    shift: float = 0.06
+
+class Augmentation(Strict):
+    """Strength of each change; 0 switches it off. Intensities are in units of the data's standard deviation."""
+
+    flip_probability: float = Field(default=0.5, ge=0, le=1)
+    rotation_degrees: float = Field(default=12.0, ge=0, le=180)
+    shift: float = Field(default=0.08, ge=0, lt=1)
     """Largest shift as a fraction of the side."""
-    scale: float = 0.12
-    contrast: float = 0.2
-    brightness: float = 0.15
-    """Largest brightness offset in units of the training set's standard deviation."""
-    mixup: float = 0.2
+    scale: float = Field(default=0.15, ge=0, lt=1)
+    """Largest change of either side's length, drawn for height and width apart."""
+    gamma: float = Field(default=0.3, ge=0)
+    """Largest natural logarithm of the exponent on grey values, as another tube voltage or film would change them."""
+    contrast: float = Field(default=0.25, ge=0, lt=1)
+    brightness: float = Field(default=0.2, ge=0)
+    noise: float = Field(default=0.0, ge=0)
+    """Largest standard deviation of added Gaussian noise."""
+    erase_probability: float = Field(default=0.3, ge=0, le=1)
+    """Of setting one rectangle, up to a third of either side, to the mean grey value."""
+    mixup: float = Field(default=0.2, ge=0)
     """Parameter of the Beta distribution of mixing weights (Zhang et al. 2018)."""
 
 
-def _uniform(count: int, spread: float, generator: Generator) -> Tensor:
-    return (torch.rand(count, generator=generator) * 2 - 1) * spread
+NONE = Augmentation(
+    flip_probability=0, rotation_degrees=0, shift=0, scale=0, gamma=0, contrast=0, brightness=0, erase_probability=0,
+    mixup=0,
+)  # fmt: skip
+"""No change at all; MONAI is then not even imported."""
+
+
+Transform = Callable[[Tensor], Any]
+
+
+@lru_cache(maxsize=8)
+def _pipeline(settings: Augmentation, size: int) -> "Compose | None":
+    if settings.model_copy(update={"mixup": 0.0}) == NONE:
+        return None
+    from monai.transforms.compose import Compose
+
+    return Compose([*_moves(settings, size), *_changes_of_grey(settings, size)])
+
+
+def _moves(settings: Augmentation, size: int) -> Iterator[Transform]:
+    from monai.transforms.spatial.array import RandAffine, RandFlip
+
+    if settings.flip_probability:
+        yield RandFlip(prob=settings.flip_probability, spatial_axis=1)
+    if settings.rotation_degrees or settings.shift or settings.scale:
+        yield RandAffine(
+            prob=1.0,
+            rotate_range=math.radians(settings.rotation_degrees),
+            translate_range=(settings.shift * size,) * 2,
+            scale_range=(settings.scale,) * 2,
+            padding_mode="border",
+            spatial_size=(size, size),
+            cache_grid=True,
+        )
+
+
+def _changes_of_grey(settings: Augmentation, size: int) -> Iterator[Transform]:
+    from monai.transforms.intensity.array import (
+        RandAdjustContrast,
+        RandCoarseDropout,
+        RandGaussianNoise,
+        RandScaleIntensity,
+        RandShiftIntensity,
+    )
+
+    if settings.gamma:
+        yield RandAdjustContrast(prob=1.0, gamma=(math.exp(-settings.gamma), math.exp(settings.gamma)))
+    if settings.contrast:
+        yield RandScaleIntensity(factors=settings.contrast, prob=1.0)
+    if settings.brightness:
+        yield RandShiftIntensity(offsets=settings.brightness, prob=1.0)
+    if settings.noise:
+        yield RandGaussianNoise(prob=1.0, std=settings.noise)
+    if settings.erase_probability:
+        yield RandCoarseDropout(
+            holes=1,
+            spatial_size=max(1, size // 10),
+            max_spatial_size=max(2, size // 3),
+            fill_value=0.0,
+            prob=settings.erase_probability,
+        )
+
+
+@contextmanager
+def _plain_tensors() -> Iterator[None]:
+    """MONAI without its record of what was done to each tensor: half the time of a transform."""
+    from monai.data.meta_obj import get_track_meta, set_track_meta
+
+    before = get_track_meta()
+    set_track_meta(False)
+    try:
+        yield
+    finally:
+        set_track_meta(before)
 
 
 def augment(images: Tensor, settings: Augmentation, generator: Generator) -> Tensor:
     """Move and re-light each image of a normalised batch (batch, channels, height, width); same shape and dtype.
 
-    What moves in from outside repeats the border.
+    Images are square. What moves in from outside repeats the border.
     """
-    count = len(images)
-    angle = _uniform(count, math.radians(settings.rotation_degrees), generator)
-    zoom = 1 + _uniform(count, settings.scale, generator)
-    mirror = torch.where(torch.rand(count, generator=generator) < settings.flip_probability, -1.0, 1.0)
-    # affine_grid's own coordinates run over [-1, 1], so a shift of the whole side is 2
-    shift_x, shift_y = (_uniform(count, 2 * settings.shift, generator) for _ in range(2))
-    cosine, sine = torch.cos(angle) * zoom, torch.sin(angle) * zoom
-    rows = (torch.stack([mirror * cosine, -sine, shift_x], 1), torch.stack([mirror * sine, cosine, shift_y], 1))
-    grid = F.affine_grid(torch.stack(rows, 1), list(images.shape), align_corners=False)
-    moved = F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
-    gain = 1 + _uniform(count, settings.contrast, generator)
-    offset = _uniform(count, settings.brightness, generator)
-    return moved * gain.view(-1, 1, 1, 1) + offset.view(-1, 1, 1, 1)
+    pipeline = _pipeline(settings, images.shape[-1])
+    if pipeline is None:
+        return images
+    seed = int(torch.randint(2**32, (1,), generator=generator))
+    with _plain_tensors():
+        pipeline.set_random_state(seed=seed)
+        changed = [cast("Any", pipeline(image)) for image in images.clone()]  # some change their input
+    return torch.stack(changed).to(images.dtype)
 
 
 def mix(images: Tensor, targets: Tensor, settings: Augmentation, generator: Generator) -> tuple[Tensor, Tensor]:

@@ -15,10 +15,11 @@ from torch import nn
 from contract.errors import ModelFileError
 from contract.model_card import InputSpecification
 from contract.onnx_runtime import load_onnxruntime
+from federated_learning.architectures import folded
 
 OPERATORS = frozenset({
-    "Conv", "BatchNormalization", "Relu", "AveragePool", "GlobalAveragePool", "ReduceMean", "Gemm", "MatMul",
-    "Add", "Flatten", "Reshape", "Cast", "Constant", "Identity",
+    "Conv", "Relu", "AveragePool", "MaxPool", "GlobalAveragePool", "ReduceMean", "Gemm", "MatMul", "Add", "Flatten",
+    "Reshape", "Cast", "Constant", "Identity",
 })  # fmt: skip
 """What an exported model may consist of: all of it is within reach of the encrypted engines."""
 
@@ -30,6 +31,8 @@ HALF_FROM_ELEMENTS = 256
 def to_onnx(network: nn.Module, specification: InputSpecification) -> onnx.ModelProto:
     """Trace `network` into an ONNX graph `image` (batch, channels, height, width) -> `logits` (batch, classes).
 
+    Normalisation is folded into plain convolutions with biases first; the network itself is left as it was.
+
     Raises ModelFileError if the graph needs an operator outside `OPERATORS` or exceeds `MAX_BYTES`.
     """
     example = torch.zeros(2, specification.channels, specification.height, specification.width)
@@ -40,7 +43,7 @@ def to_onnx(network: nn.Module, specification: InputSpecification) -> onnx.Model
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the exporter's own deprecations: nothing here can act on them
             program = torch.onnx.export(
-                network.to(memory_format=torch.contiguous_format).eval(),  # type: ignore[call-overload]
+                folded(network).to(memory_format=torch.contiguous_format),  # type: ignore[call-overload]
                 (example,),
                 dynamo=True,
                 external_data=False,
@@ -115,7 +118,7 @@ def run_onnx(model: Path | onnx.ModelProto, images: NDArray[np.float32], *, batc
 
 def largest_difference(network: nn.Module, model: Path | onnx.ModelProto, images: NDArray[np.float32]) -> float:
     """Largest absolute gap between the logits of the network and of its exported model: float16 rounding, mostly."""
-    from federated_learning.training import predict
+    from federated_learning.networks import predict
 
     return float(np.abs(predict(network, images) - run_onnx(model, images)).max())
 

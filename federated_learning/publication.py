@@ -13,8 +13,10 @@ from federated_learning.calibration import fit_temperature, softmax
 from federated_learning.data_source import DataSource, labels_of, load
 from federated_learning.evaluation import calibration_error, confusion_matrix, metrics, uncertainty_threshold
 from federated_learning.export import largest_difference, run_onnx, to_onnx, write_model
+from federated_learning.networks import network_with
 from federated_learning.records import Description, RunRecord, read_run
-from federated_learning.training import Chosen, Stage, network_with, read_chosen
+from federated_learning.settings import Stage
+from federated_learning.training import Chosen, read_chosen
 
 WANTED_ACCURACY = 0.9
 """Of the answers that are not shown as uncertain, on validation data."""

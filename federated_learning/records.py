@@ -14,7 +14,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from contract.errors import ConfigurationError
 from contract.model_card import InputSpecification, Name, OutputPolicy, Strict, Version
-from federated_learning.training import TrainingSettings
+from federated_learning.settings import TrainingSettings
 
 T = TypeVar("T", bound=Strict)
 V = TypeVar("V")

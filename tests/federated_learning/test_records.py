@@ -14,7 +14,7 @@ from federated_learning.records import (
     read_run,
     write_run,
 )
-from federated_learning.training import TrainingSettings
+from federated_learning.settings import TrainingSettings
 
 
 def test_a_run_is_read_as_it_was_written(tmp_path: Path, description: Description) -> None:

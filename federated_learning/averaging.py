@@ -1,0 +1,66 @@
+"""Federated averaging (McMahan et al. 2017) and the moving average of the global weights."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from contract.errors import ConfigurationError
+from federated_learning.checkpoints import Arrays, part, with_prefix
+from federated_learning.networks import Weights, new_network, shared_weights
+from federated_learning.settings import TrainingSettings
+
+
+def weighted_mean(updates: Sequence[Mapping[str, Tensor]], examples: Sequence[int]) -> Weights:
+    """sum(n_i * update_i) / sum(n_i). Raises ConfigurationError if there is no example at all."""
+    total = sum(examples)
+    if total <= 0:
+        raise ConfigurationError("no hospital trained in this round: all have stopped early")
+    first = updates[0]
+    mean = {name: torch.zeros_like(value) for name, value in first.items()}
+    for update, count in zip(updates, examples, strict=True):
+        for name, value in update.items():
+            mean[name].add_(value, alpha=count / total)
+    return mean
+
+
+class GlobalModel:
+    """The global weights and their moving average over the rounds, which is what is evaluated and kept."""
+
+    def __init__(self, settings: TrainingSettings) -> None:
+        """Both start as the network that the settings' seed initialises, so every site can compute it."""
+        self._decay = settings.average_decay
+        self.weights = shared_weights(new_network(settings))
+        self.average = {name: value.clone() for name, value in self.weights.items()}
+        self.batches = 0
+        """Trained so far, by each hospital."""
+
+    @torch.no_grad()
+    def apply(self, update: Mapping[str, Tensor], *, batches: int) -> None:
+        """Add the mean update of a round of so many batches. Raises ConfigurationError for one that does not fit."""
+        if update.keys() != self.weights.keys():
+            raise ConfigurationError("the update is of another network: give every site the same settings")
+        self.batches += batches
+        # The decay grows from 0: otherwise the random start would weigh on the average for the first epochs.
+        decay = min(self._decay, self.batches / (self.batches + 10)) ** batches
+        for name, value in update.items():
+            if value.shape != self.weights[name].shape or not torch.isfinite(value).all():
+                raise ConfigurationError(f"the update of '{name}' has a wrong shape or a value that is not finite")
+        for name, value in update.items():
+            self.weights[name] += value
+            self.average[name].lerp_(self.weights[name], 1 - decay)
+
+    def state(self) -> Arrays:
+        """Copies of all there is, as arrays by name."""
+        arrays: Arrays = {"global": np.array(json.dumps({"batches": self.batches}))}
+        arrays |= with_prefix("weights", self.weights) | with_prefix("average", self.average)
+        return {name: array.copy() for name, array in arrays.items()}
+
+    def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
+        """Continue where `state` was taken."""
+        self.batches = int(json.loads(str(state["global"]))["batches"])
+        self.weights, self.average = part(state, "weights"), part(state, "average")

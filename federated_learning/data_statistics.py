@@ -1,0 +1,91 @@
+"""Sums over a hospital's images that say how to normalise and to weigh, and what follows from the hospitals' total.
+
+Every sum is an exact integer, so that secure aggregation of hospitals' sums gives what the pooled data would.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from contract.errors import ConfigurationError
+
+LEVELS = 4095
+"""Pixel values in [0, 1] are counted in 1 / 4095: 12 bits, the depth of most radiographs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PixelSums:
+    """Sums over all pixels, by channel: how many, their values and their squares in units of LEVELS."""
+
+    count: tuple[int, ...]
+    total: tuple[int, ...]
+    squares: tuple[int, ...]
+
+    def __add__(self, other: Self) -> "PixelSums":
+        """Of both data sets together."""
+        return PixelSums(
+            count=_added(self.count, other.count),
+            total=_added(self.total, other.total),
+            squares=_added(self.squares, other.squares),
+        )
+
+
+def _added(first: tuple[int, ...], second: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(one + two for one, two in zip(first, second, strict=True))
+
+
+def pixel_sums(images: Iterable[NDArray[np.floating]]) -> PixelSums:
+    """Over images (channels, height, width) with values in [0, 1]. Raises ConfigurationError without any image."""
+    sums: PixelSums | None = None
+    for image in images:
+        values = np.rint(np.clip(image, 0, 1).astype(np.float64) * LEVELS).astype(np.int64)
+        own = PixelSums(
+            count=tuple(channel.size for channel in values),
+            total=tuple(int(channel.sum()) for channel in values),
+            squares=tuple(int((channel * channel).sum()) for channel in values),
+        )
+        sums = own if sums is None else sums + own
+    if sums is None:
+        raise ConfigurationError("there is no image to take the mean of: check the data folder")
+    return sums
+
+
+def mean_and_deviation(sums: PixelSums) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel, rounded to four places as a model card states them."""
+    means, deviations = [], []
+    for count, total, squares in zip(sums.count, sums.total, sums.squares, strict=True):
+        if count <= 0:
+            raise ConfigurationError("the hospitals' pixel sums cover no pixel: check their data")
+        variance = (squares * count - total * total) / (count * LEVELS) ** 2
+        if variance <= 0:
+            raise ConfigurationError("all training images have one and the same grey value: check the data")
+        means.append(round(total / (count * LEVELS), 4))
+        deviations.append(max(1e-4, round(math.sqrt(variance), 4)))
+    return tuple(means), tuple(deviations)
+
+
+def class_counts(labels: NDArray[np.int64], classes: int) -> tuple[int, ...]:
+    """How many examples each class has. Raises ConfigurationError for a label outside 0 .. classes - 1."""
+    if len(labels) and not (labels.min() >= 0 and labels.max() < classes):
+        raise ConfigurationError(f"a label lies outside the {classes} classes: check the class list")
+    return tuple(int(count) for count in np.bincount(labels, minlength=classes))
+
+
+def class_weights(counts: Sequence[int], *, power: float) -> tuple[float, ...]:
+    """Loss weight of each class: inverse frequency to `power`, scaled so that the mean over the examples is 1.
+
+    Raises ConfigurationError if a class has no example at any hospital: such a model could never answer it.
+    """
+    empty = [index for index, count in enumerate(counts) if count <= 0]
+    if empty:
+        raise ConfigurationError(
+            f"class number {empty[0] + 1} of {len(counts)} has no training image at any hospital: leave the class out "
+            "or add images"
+        )
+    raw = [count**-power for count in counts]
+    scale = sum(counts) / sum(weight * count for weight, count in zip(raw, counts, strict=True))
+    return tuple(weight * scale for weight in raw)

@@ -1,0 +1,161 @@
+"""What decides a training run besides its data, and the rounds that follow from it."""
+
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import Field, ValidationError, model_validator
+
+from contract.errors import ConfigurationError
+from contract.model_card import Strict
+from federated_learning.architectures import Pool
+from federated_learning.augmentation import Augmentation
+
+
+class Stage(Strict):
+    """Some epochs at one image size; small images first make training several times faster."""
+
+    size: int = Field(ge=8)
+    epochs: int = Field(ge=1)
+    batch: int = Field(default=32, ge=2)
+
+
+class TrainingSettings(Strict):
+    """The same for a centralised run, a hospital alone and a federation. The last stage has the model's input size."""
+
+    architecture: str = "resnet18"
+    pool: Pool = "average"
+    channels: int = Field(default=1, ge=1)
+    classes: int = Field(default=3, ge=2)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    stages: tuple[Stage, ...] = Field(
+        default=(Stage(size=112, epochs=16), Stage(size=160, epochs=6), Stage(size=224, epochs=6)), min_length=1
+    )
+    optimizer: Literal["sgd", "adam", "adamw"] = "adamw"
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    """Of SGD."""
+    peak_rate: float = Field(default=1.5e-3, gt=0)
+    warm_up: float = Field(default=0.15, ge=0, lt=1)
+    """Fraction of the run in which the learning rate rises; afterwards it falls as a cosine to zero."""
+    weight_decay: float = Field(default=0.05, ge=0)
+    label_smoothing: float = Field(default=0.1, ge=0, lt=1)
+    class_balance: float = Field(default=0.0, ge=0, le=1)
+    """Power of a class's inverse frequency in its weight in the loss: 0 counts examples, 1 counts classes."""
+    average_decay: float = Field(default=0.995, ge=0, lt=1)
+    """Per batch, of the moving average of the global weights, which is what is evaluated and kept."""
+    sync_every: int | None = Field(default=None, ge=1)
+    """Batches that each hospital trains between two aggregations; None: its share of one epoch."""
+    proximal: float = Field(default=0.0, ge=0)
+    """Weight of FedProx's pull towards the global weights (Li et al. 2020, mu)."""
+    local_patience: int | None = Field(default=None, ge=1)
+    """Rounds without a lower loss on a hospital's own held-out images after which it stops; None: never."""
+    augmentation: Augmentation = Augmentation()
+    precision: Literal["float32", "bfloat16"] = "float32"
+    seed: int = 2018
+
+    @property
+    def epochs(self) -> int:
+        """Of all stages together."""
+        return sum(stage.epochs for stage in self.stages)
+
+
+def read_settings(path: Path) -> TrainingSettings:
+    """Settings from a JSON file. Raises ConfigurationError naming the field that is wrong."""
+    try:
+        return _parsed(path.read_bytes(), str(path))
+    except OSError as error:
+        raise ConfigurationError(f"{path}: cannot be read ({error.strerror}); give another path") from error
+
+
+def changed(settings: TrainingSettings, **values: Any) -> TrainingSettings:
+    """A copy with other values, checked like any settings. Raises ConfigurationError."""
+    return _parsed(settings.model_copy(update=values).model_dump_json(warnings=False), "training settings")
+
+
+def _parsed(text: bytes | str, source: str) -> TrainingSettings:
+    try:
+        return TrainingSettings.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the whole file"
+        raise ConfigurationError(f"{source}: {where}: {first['msg']}; correct it") from error
+
+
+def in_words(settings: TrainingSettings) -> str:
+    """How a model was trained, for its card."""
+    changes = settings.augmentation
+    optimizer = {"sgd": f"SGD with momentum {settings.momentum:g}", "adam": "Adam", "adamw": "AdamW"}
+    said = [
+        f"{settings.architecture} with {settings.pool} pool",
+        (
+            f"{optimizer[settings.optimizer]}, peak rate {settings.peak_rate:g}, warm-up over {settings.warm_up:.0%} "
+            f"of the run, then cosine; weight decay {settings.weight_decay:g}"
+        ),
+        f"dropout {settings.dropout:g}, label smoothing {settings.label_smoothing:g}",
+        (
+            f"flips, rotation up to {changes.rotation_degrees:g} degrees, shift up to {changes.shift:.0%}, scale up "
+            f"to {changes.scale:.0%}, changes of gamma, contrast and brightness, rectangles erased, mixup "
+            f"{changes.mixup:g}"
+        ),
+        f"moving average of weights, {settings.average_decay:g} per batch",
+    ]
+    if settings.class_balance:
+        said.append(f"classes weighed by their inverse frequency to the power {settings.class_balance:g}")
+    if settings.proximal:
+        said.append(f"FedProx with mu {settings.proximal:g}")
+    return "; ".join([*said, settings.precision, f"seed {settings.seed}"])
+
+
+class RoundTask(Strict):
+    """What every hospital does in one round. `begin` and `end`, parts of the whole run, set the learning rate."""
+
+    number: int = Field(ge=0)
+    epoch: int = Field(ge=0)
+    size: int = Field(ge=8)
+    batch: int = Field(ge=2)
+    batches: int = Field(ge=1)
+    begin: float = Field(ge=0, le=1)
+    end: float = Field(ge=0, le=1)
+    last_of_epoch: bool
+    final_size: bool
+    """Whether images have the size of the last stage, the model's own."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.begin >= self.end:
+            raise ValueError("begin must lie before end")
+        return self
+
+
+def plan_rounds(settings: TrainingSettings, *, examples: int, hospitals: int = 1) -> tuple[RoundTask, ...]:
+    """The rounds of a run over `examples` training images in all, shared by `hospitals`.
+
+    In an epoch the hospitals together draw as many images as there are, so a federation computes as much as a
+    centralised run. Every hospital trains the same number of batches, whatever its size.
+    """
+    rounds: list[tuple[int, Stage, int, bool]] = []
+    epoch = 0
+    for stage in settings.stages:
+        for _ in range(stage.epochs):
+            left = max(1, examples // (hospitals * stage.batch))
+            while left > 0:
+                batches = min(left, settings.sync_every or left)
+                left -= batches
+                rounds.append((epoch, stage, batches, left == 0))
+            epoch += 1
+    total, done, tasks = sum(batches for _, _, batches, _ in rounds), 0, []
+    for number, (epoch, stage, batches, last) in enumerate(rounds):
+        tasks.append(
+            RoundTask(
+                number=number,
+                epoch=epoch,
+                size=stage.size,
+                batch=stage.batch,
+                batches=batches,
+                begin=done / total,
+                end=(done + batches) / total,
+                last_of_epoch=last,
+                final_size=stage.size == settings.stages[-1].size,
+            )
+        )
+        done += batches
+    return tuple(tasks)
