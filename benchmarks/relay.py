@@ -22,10 +22,11 @@ import socket
 import struct
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from contract.errors import ComputationFailed, ConfigurationError
 from demonstration.commands import end, quiet_environment, termination_held
@@ -43,6 +44,12 @@ BUFFER_BYTES = 262_144
 """What may wait before the line, besides what is on it; routers and TCP stacks hold about as much."""
 CATCH_UP_SECONDS = 0.002
 """What a sender that fills the line may catch up where this process was late to read: the bytes were there."""
+WATCHED_SECONDS = 0.000_15
+SHORT_SECONDS = 0.005
+"""On links of less latency than this, the relay wakes up too early and watches the clock: who sleeps wakes up late."""
+PROBES = 41
+MAX_LATENESS_SECONDS = 0.000_05
+"""What the relay takes off a short link's latency for its own waking up, at most: what it measured when it started."""
 ANSWER_SECONDS = 20.0
 
 
@@ -108,27 +115,64 @@ def _announced_port(output: IO[str]) -> int:
 class _Line:
     """One direction of one link."""
 
-    def __init__(self, latency_seconds: float, bytes_per_second: float | None) -> None:
+    def __init__(self, latency_seconds: float, bytes_per_second: float | None, lateness_seconds: float) -> None:
         self.latency_seconds = latency_seconds
+        self._lateness_seconds = lateness_seconds
+        self.watched_seconds = WATCHED_SECONDS if latency_seconds < SHORT_SECONDS else 0.0
+        """Before bytes are due, the clock is watched for so long."""
         self._seconds_per_byte = 0.0 if bytes_per_second is None else 1.0 / bytes_per_second
         self._free_at = 0.0
 
     def enter(self, size: int, now: float, *, had_waited: bool) -> float:
-        """When `size` bytes that are read now will be delivered: behind all that came before, at the line's rate.
+        """When `size` bytes that came at `now` will be delivered: behind all that came before, at the line's rate.
 
-        Never sooner than one latency from now, even where bytes had waited to be read and may catch up.
+        Never sooner than one latency after `now`, even where bytes had waited to be read and may catch up; but for how
+        late this process learns of them.
         """
+        now -= self._lateness_seconds
         arrived = now - CATCH_UP_SECONDS if had_waited else now
         self._free_at = max(self._free_at, arrived) + size * self._seconds_per_byte
         return max(self._free_at, now) + self.latency_seconds
 
 
+class _Reader(asyncio.StreamReader):
+    """Knows when its last bytes came, which is a little before who waits for them wakes up."""
+
+    came = 0.0
+
+    def feed_data(self, data: Any) -> None:
+        """Take in what the socket had."""
+        self.came = asyncio.get_running_loop().time()
+        super().feed_data(data)
+
+
+async def _listen_at(
+    port: int, serve: Callable[[_Reader, asyncio.StreamWriter], Awaitable[None]], *, limit: int
+) -> asyncio.Server:
+    """`asyncio.start_server`, with readers that know when bytes came. Raises OSError where the port is taken."""
+    loop = asyncio.get_running_loop()
+
+    def factory() -> asyncio.StreamReaderProtocol:
+        reader = _Reader(limit=limit, loop=loop)
+        return asyncio.StreamReaderProtocol(reader, lambda _reader, writer: serve(reader, writer), loop=loop)
+
+    return await loop.create_server(factory, HOST, port)
+
+
+async def _dial(port: int, *, limit: int) -> tuple[_Reader, asyncio.StreamWriter]:
+    """`asyncio.open_connection`, with such a reader."""
+    loop = asyncio.get_running_loop()
+    reader = _Reader(limit=limit, loop=loop)
+    transport, protocol = await loop.create_connection(
+        lambda: asyncio.StreamReaderProtocol(reader, loop=loop), HOST, port
+    )
+    return reader, asyncio.StreamWriter(transport, protocol, reader, loop)
+
+
 class _Direction:
     """One direction of one connection: reads, lets the line say when, writes."""
 
-    def __init__(
-        self, line: _Line, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, chunk: int, limit: int
-    ) -> None:
+    def __init__(self, line: _Line, reader: _Reader, writer: asyncio.StreamWriter, *, chunk: int, limit: int) -> None:
         self._line = line
         self._reader = reader
         self._writer = writer
@@ -142,6 +186,7 @@ class _Direction:
     async def take(self) -> None:
         """Read until the sender ends or breaks off."""
         now = asyncio.get_running_loop().time
+        opened = now()  # what came before waited for the handshake
         data: bytes | None = b"?"
         full = False
         while data:
@@ -151,7 +196,8 @@ class _Direction:
                 data = None
             size = len(data or b"")
             self._held += size
-            self._under_way.put_nowait((self._line.enter(size, now(), had_waited=full), data))
+            came = max(self._reader.came, opened) if data else now()
+            self._under_way.put_nowait((self._line.enter(size, came, had_waited=full), data))
             full = size == self._chunk
             while self._held > self._limit:
                 self._room.clear()
@@ -162,7 +208,11 @@ class _Direction:
         now = asyncio.get_running_loop().time
         while True:
             due, data = await self._under_way.get()
-            await asyncio.sleep(due - now())
+            # Where more follows, an exact moment would be of no use, and watching for each piece would cost much time.
+            watched = self._line.watched_seconds if self._under_way.empty() else 0.0
+            await asyncio.sleep(due - now() - watched)
+            while watched and now() < due:
+                pass
             if data is None:
                 _break_off(self._writer)
                 return
@@ -187,9 +237,12 @@ class _Program:
         self._limit = on_the_line + BUFFER_BYTES
         self._links: dict[str, tuple[_Line, _Line]] = {}
         self._servers: list[asyncio.Server] = []
+        self._lateness_seconds = 0.0
 
     async def run(self) -> None:
         """Take orders until standard input ends."""
+        if self._latency_seconds < SHORT_SECONDS:
+            self._lateness_seconds = await _measured_lateness()
         control = await asyncio.start_server(self._obey, HOST, 0)
         print(control.sockets[0].getsockname()[1], flush=True)
         ended = asyncio.Event()
@@ -203,19 +256,18 @@ class _Program:
         await writer.drain()
         writer.close()
 
-    async def _listen(self, link: str, target: int) -> int:
-        there, back = self._links.setdefault(
-            link,
-            (
-                _Line(self._latency_seconds, self._bytes_per_second),
-                _Line(self._latency_seconds, self._bytes_per_second),
-            ),
-        )
+    def _line(self) -> _Line:
+        return _Line(self._latency_seconds, self._bytes_per_second, self._lateness_seconds)
 
-        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _listen(self, link: str, target: int) -> int:
+        if link not in self._links:
+            self._links[link] = (self._line(), self._line())
+        there, back = self._links[link]
+
+        async def serve(reader: _Reader, writer: asyncio.StreamWriter) -> None:
             await asyncio.sleep(2 * self._latency_seconds)  # before a client may send, its handshake goes and returns
             try:
-                far_reader, far_writer = await asyncio.open_connection(HOST, target, limit=self._chunk)
+                far_reader, far_writer = await _dial(target, limit=self._chunk)
             except OSError:
                 _break_off(writer)
                 return
@@ -223,14 +275,14 @@ class _Program:
 
         for port in PORTS:
             with suppress(OSError):
-                self._servers.append(await asyncio.start_server(serve, HOST, port, limit=self._chunk))
+                self._servers.append(await _listen_at(port, serve, limit=self._chunk))
                 return port
         raise OSError("no free port")
 
     async def _carry(
         self,
-        near: tuple[asyncio.StreamReader, asyncio.StreamWriter],
-        far: tuple[asyncio.StreamReader, asyncio.StreamWriter],
+        near: tuple[_Reader, asyncio.StreamWriter],
+        far: tuple[_Reader, asyncio.StreamWriter],
         there: _Line,
         back: _Line,
     ) -> None:
@@ -251,6 +303,33 @@ class _Program:
         finally:
             for task in tasks:
                 task.cancel()
+
+
+async def _measured_lateness() -> float:
+    """Seconds from bytes being sent to this process knowing of them, in the quieter half of some attempts."""
+    loop = asyncio.get_running_loop()
+    near, far = socket.socketpair()
+    known: list[float] = []
+
+    def learn() -> None:
+        known.append(loop.time())
+        near.recv(1)
+
+    def send() -> list[float]:
+        sent = []
+        for _ in range(PROBES):
+            time.sleep(0.001)
+            sent.append(time.monotonic())
+            far.send(b"?")
+        time.sleep(0.001)
+        return sent
+
+    with near, far:
+        loop.add_reader(near.fileno(), learn)
+        sent = await asyncio.to_thread(send)
+        loop.remove_reader(near.fileno())
+    late = sorted(knew - was_sent for was_sent, knew in zip(sent, known, strict=False))
+    return min(max(late[len(late) // 4], 0.0), MAX_LATENESS_SECONDS) if late else 0.0
 
 
 def _break_off(writer: asyncio.StreamWriter) -> None:

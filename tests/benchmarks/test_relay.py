@@ -50,6 +50,17 @@ def test_round_trip_and_throughput_are_within_5_percent_of_what_was_asked(monkey
     assert 76.0 < max(rates) < 84.0
 
 
+def test_a_round_trip_over_a_lan_is_within_5_percent_of_what_was_asked() -> None:
+    # The median of many, tried until other work on the machine lets one try pass undisturbed.
+    lan = Link(name="lan", one_way_milliseconds=1.0, megabits_per_second=None)
+    medians: list[float] = []
+    limit = time.monotonic() + 60
+    with relayed(lan) as relay:
+        while not medians or (min(medians) >= 2.1 and time.monotonic() < limit):
+            medians.append(measure_link(relay, lan, round_trips=50).median_round_trip_milliseconds)
+    assert 1.9 <= min(medians) < 2.1
+
+
 def test_no_byte_comes_before_its_latency_and_all_come_in_order() -> None:
     content = np.random.default_rng(1).integers(0, 256, 400_000, dtype=np.uint8).tobytes()
     with relayed(SLOW) as relay, listening() as server:
