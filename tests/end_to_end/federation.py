@@ -43,6 +43,7 @@ from inference_service.accounts import AccountRole
 from inference_service.app import create_app
 from inference_service.client import InferenceServiceClient
 from inference_service.settings import ServiceSettings
+from inference_service.storage import Clock, utc_now
 from model_owner.registry import RegisteredModel, Registry
 from model_owner.server import INFERENCE_PATH, inference_app, register_models
 from model_owner.settings import DealerPeer, ModelOwnerSettings
@@ -60,6 +61,7 @@ TRUST_CENTRE = Party(role=Role.CRYPTO_PROVIDER, organisation="trust-centre")
 PARTIES = (HOSPITAL, LABORATORY, TRUST_CENTRE)
 WAITING = Waiting(connect=10, step=20, material=20)
 SHORT = Waiting(connect=10, step=1.5, material=1.5)
+ENDS_WITHIN_SECONDS = 10.0
 SILENT = Progress(stage=lambda _: None, layer=lambda _index, _total, _name: None)
 ENDED = {SessionState.COMPLETED, SessionState.FAILED, SessionState.CANCELLED, SessionState.EXPIRED}
 
@@ -121,6 +123,8 @@ class Federation:
     model_owner_url: str = ""
     dealer_url: str = ""
     entry: ModelEntry | None = None
+    front_end: Any = None
+    """The front end's parts, for tests that look behind its door."""
 
     # Who is who
 
@@ -245,7 +249,7 @@ class Federation:
 
     def ended(self, view: SessionView) -> SessionView:
         """The session, once both parties have said what they had to say."""
-        limit = time.monotonic() + 10
+        limit = time.monotonic() + ENDS_WITHIN_SECONDS
         with self.client() as client:
             while (seen := client.session(view.id)).state not in ENDED and time.monotonic() < limit:
                 time.sleep(0.02)
@@ -287,8 +291,10 @@ def running_federation(
     output_policy: OutputPolicy = OutputPolicy.LOGITS,
     softmax: bool = False,
     uncertain_below: float | None = None,
+    clock: Clock = utc_now,
+    **front_end: Any,
 ) -> Iterator[Federation]:
-    """Front end, dealer and model owner with the tiny model; stopped when the block ends."""
+    """Front end, dealer and model owner with the tiny model; stopped when the block ends. `front_end`: its settings."""
     torch.set_num_threads(1)
     load_crypten()
     create_authority(folder / "authority")
@@ -299,8 +305,10 @@ def running_federation(
     )
     model = Registry(folder / "registry").add(model_folder / "model.onnx", model_folder / "card.json")
     listener, port = loopback()
-    settings = ServiceSettings(data_folder=folder / "front-end", listen=Address(host="127.0.0.1", port=port))
-    app = create_app(settings)
+    settings = ServiceSettings(
+        data_folder=folder / "front-end", listen=Address(host="127.0.0.1", port=port), **front_end
+    )
+    app = create_app(settings, clock=clock)
     service = app.state.service
     keys = {
         role: service.accounts.add(role=kind, organisation=organisation)[1]
@@ -311,6 +319,7 @@ def running_federation(
         )
     }
     federation = Federation(
+        front_end=service,
         folder=folder,
         front_end_url=f"http://127.0.0.1:{port}",
         front_end_keys=keys,

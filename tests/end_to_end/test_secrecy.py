@@ -28,8 +28,8 @@ from secure_computation.engines.crypten.engine import SCALE
 from secure_computation.wire import Frame, Kind, Phase
 from tests.end_to_end.federation import Federation
 from tests.end_to_end.models import radiograph, tiny_weights
+from tests.end_to_end.traces import forms
 
-SCALES = (SCALE, 1 << 12, *(1 << bits for bits in range(7, 12)))
 DATA_OWNER, MODEL_OWNER, DEALER = Role.DATA_OWNER, Role.MODEL_OWNER, Role.CRYPTO_PROVIDER
 
 
@@ -95,15 +95,6 @@ def engine(request: pytest.FixtureRequest) -> Engine:
 def two_views(federation: Federation, images: list[Path], engine: Engine) -> list[Views]:
     """Of an image and its negative. Each data owner is new, and is sent the masked weights too."""
     return [views_of(federation, path, engine) for path in images]
-
-
-def forms(values: NDArray[np.float32]) -> list[bytes]:
-    """How a tensor would be recognised: floats, and fixed point at scales of both engines; pieces of 24 bytes."""
-    wide = values.astype(np.float64)
-    whole = [values.astype("<f4"), values.astype("<f8"), values.astype("<f2")]
-    whole += [np.rint(wide * scale).astype(kind) for scale in SCALES for kind in ("<i8", "<i4")]
-    texts = [text for array in whole for text in (array.tobytes(), (-array).tobytes())]
-    return [text[at : at + 24] for text in texts for at in range(0, max(1, len(text) - 24), max(24, len(text) // 8))]
 
 
 def secrets(federation: Federation, path: Path) -> list[bytes]:

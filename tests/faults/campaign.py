@@ -1,0 +1,216 @@
+"""A campaign: many faults over several cells at once, and what came of them.
+
+The points are all messages that undisturbed scenarios pass on each link, each way, times what can be done to a message.
+A campaign takes them in an order drawn from its seed, each scenario and link in turn, so that a small one meets all.
+"""
+
+import gc
+import io
+import queue
+import random
+import threading
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import func, select
+
+from imaging import read_model_input
+from inference_service.sessions import LIVE
+from inference_service.storage import SessionRow
+from tests.end_to_end.federation import Federation, running_federation
+from tests.end_to_end.models import PATIENT, tiny_weights
+from tests.end_to_end.traces import forms
+from tests.faults.fault import Fault, Kind, Link, Way
+from tests.faults.harness import HANGS_AFTER_SECONDS, Cell, Scenario, Trial, Watch, running_cell, watching
+
+Point = tuple[Scenario, Fault]
+OnTrial = Callable[[Trial], None]
+REPORTED = 2
+"""Messages each way between a model owner and the front end after a cut: the report and its answer, at least."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Campaign:
+    """What faults led to. `failures` is empty or the campaign failed."""
+
+    seed: int
+    trials: tuple[Trial, ...]
+    failures: tuple[str, ...]
+    seconds: float
+
+    @property
+    def struck(self) -> int:
+        """Faults whose message came."""
+        return sum(trial.struck for trial in self.trials)
+
+    def summary(self) -> dict[str, Any]:
+        """For a result file: counts by what was done, where, and what the data owner saw."""
+        struck = [trial for trial in self.trials if trial.struck and trial.fault is not None]
+
+        def counts(of: Callable[[Any], str]) -> dict[str, int]:
+            return dict(sorted(Counter(of(trial) for trial in struck).items()))
+
+        return {
+            "format": 1,
+            "taken": datetime.now(UTC).isoformat(timespec="seconds"),
+            "seed": self.seed,
+            "faults": self.struck,
+            "not_met": len(self.trials) - self.struck,
+            "failures": list(self.failures),
+            "wall_seconds": round(self.seconds, 1),
+            "longest_scenario_seconds": round(max(trial.seconds for trial in self.trials), 2),
+            "by_kind": counts(lambda trial: trial.fault.kind.value),
+            "by_link": counts(lambda trial: trial.fault.link.value),
+            "by_scenario": counts(lambda trial: trial.scenario.value),
+            "by_outcome": counts(lambda trial: trial.outcome),
+        }
+
+
+def points(cell: Cell, *, seed: int) -> Iterator[Point]:
+    """All points, without end: each round goes through every scenario, link and way in an order of its own."""
+    lengths = {(scenario, *end): count for scenario in Scenario for end, count in _lengths(cell, scenario).items()}
+    drawn = random.Random(seed)
+    groups: dict[tuple[Scenario, Link, Kind], list[Fault]] = defaultdict(list)
+    while True:
+        for (scenario, link, way), count in lengths.items():
+            for kind in Kind:
+                faults = [Fault(kind=kind, link=link, way=way, number=number) for number in range(count)]
+                groups[scenario, link, kind] += faults
+        for faults in groups.values():
+            drawn.shuffle(faults)
+        while groups:
+            for key in drawn.sample(sorted(groups), len(groups)):
+                yield key[0], groups[key].pop()
+                if not groups[key]:
+                    del groups[key]
+
+
+def _lengths(cell: Cell, scenario: Scenario) -> dict[tuple[Link, Way], int]:
+    """Messages of an undisturbed scenario; the second run, because the first one also brings the masked weights."""
+    for _ in range(2):
+        trial = cell.trial(scenario, None)
+        if trial.failures:
+            raise AssertionError(f"without a fault: {'; '.join(trial.failures)}")
+    return {**trial.messages, (Link.REPORTS, Way.OUT): REPORTED, (Link.REPORTS, Way.BACK): REPORTED}
+
+
+def run(folder: Path, *, faults: int, cells: int, seed: int, on_trial: OnTrial = lambda _: None) -> Campaign:
+    """Run a campaign of so many faults in a federation of its own."""
+    started, output = datetime.now(UTC), io.StringIO()
+    clock = _Clock()
+    with ExitStack() as stack:
+        stack.enter_context(redirect_stdout(output))
+        stack.enter_context(redirect_stderr(output))
+        watch = stack.enter_context(watching())
+        serving = running_federation(folder / "federation", clock=clock, live_sessions_per_account=100_000)
+        federation = stack.enter_context(serving)
+        running = [stack.enter_context(running_cell(federation, folder / f"cell-{n}", watch)) for n in range(cells)]
+        drawn = points(running[0], seed=seed)
+        chosen = [next(drawn) for _ in range(faults)]
+        for cell in running[1:]:
+            _lengths(cell, Scenario.FRESH)  # which brings the masked weights
+        before = _held()
+        trials = _spread(running, chosen, on_trial)
+        failures = [f"{trial.scenario.value}; {trial.fault}: {what}" for trial in trials for what in trial.failures]
+        failures += watch.used_twice() + _grown(before) + _left_live(federation, clock)
+    watch.logged.append(output.getvalue())
+    failures += leaks(federation, folder, watch, running)
+    seconds = (datetime.now(UTC) - started).total_seconds()
+    return Campaign(seed=seed, trials=tuple(trials), failures=tuple(failures), seconds=seconds)
+
+
+def _spread(cells: Sequence[Cell], chosen: Sequence[Point], on_trial: OnTrial) -> list[Trial]:
+    """Each cell takes the next point when it is done with one."""
+    waiting: queue.SimpleQueue[Point] = queue.SimpleQueue()
+    for point in chosen:
+        waiting.put(point)
+    trials: list[Trial] = []
+
+    def work(cell: Cell) -> None:
+        while True:
+            try:
+                scenario, fault = waiting.get_nowait()
+            except queue.Empty:
+                return
+            trials.append(cell.trial(scenario, fault))
+            on_trial(trials[-1])
+
+    threads = [threading.Thread(target=work, args=(cell,)) for cell in cells]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(trials) == len(chosen), "a cell died; its traceback is above"
+    return trials
+
+
+class _Clock:
+    """The front end's clock, which can be set forward."""
+
+    def __init__(self) -> None:
+        self.ahead = timedelta()
+
+    def __call__(self) -> datetime:
+        return datetime.now(UTC) + self.ahead
+
+
+def _left_live(federation: Federation, clock: _Clock) -> list[str]:
+    """Sessions whose end nobody could report must end by themselves when their time is over."""
+    clock.ahead = timedelta(days=1)
+    federation.front_end.sessions.sweep()
+    live = select(func.count()).select_from(SessionRow).where(SessionRow.state.in_([state.value for state in LIVE]))
+    with federation.front_end.database.read() as session:
+        count = session.scalar(live) or 0
+    return [f"{count} sessions were left open after their time"] if count else []
+
+
+def _held() -> tuple[int, int]:
+    gc.collect()
+    return threading.active_count(), len(list(Path("/proc/self/fd").iterdir()))
+
+
+ROOM = 24
+"""Threads and descriptors that pools may take at first use: far fewer than one for each fault."""
+
+
+def _grown(before: tuple[int, int]) -> list[str]:
+    """Sessions that wait for somebody who stalled hold a thread until their deadline; then nothing may be left."""
+    limit, after = time.monotonic() + HANGS_AFTER_SECONDS, _held()
+    while any(new > old + ROOM for old, new in zip(before, after, strict=True)) and time.monotonic() < limit:
+        time.sleep(0.5)
+        after = _held()
+    names = ("threads", "open files")
+    return [
+        f"{name} grew from {old} to {new}"
+        for name, old, new in zip(names, before, after, strict=True)
+        if new > old + ROOM
+    ]
+
+
+def leaks(federation: Federation, folder: Path, watch: Watch, cells: Sequence[Cell]) -> list[str]:
+    """Secrets in what was logged or raised, in what front end and crypto provider keep, and at the wrong party."""
+    specification = federation.model.card.input
+    tensors = [read_model_input(path, specification).tensor for cell in cells for path in cell.images]
+    images = [PATIENT.encode(), *(form for tensor in tensors for form in forms(tensor))]
+    rows = [row for values in tiny_weights().values() if values.ndim > 1 for row in values.reshape(len(values), -1)]
+    weights = [form for row in rows for form in forms(row)]
+    keys = [key.get_secret_value().encode() for key in federation.front_end_keys.values()]
+    logged = "\n".join(watch.logged).encode()
+    places = {"the logs": (logged, images + weights + keys)}
+    for path in sorted(folder.rglob("*")):
+        parts = path.relative_to(folder).parts
+        if not path.is_file() or {"model", "registry"} & set(parts) or path.suffix == ".dcm":
+            continue
+        places[str(path.relative_to(folder))] = (
+            path.read_bytes(),
+            images + ([] if "model-owner" in parts else weights),
+        )
+    return [
+        f"a secret in {place}" for place, (content, secrets) in places.items() if any(s in content for s in secrets)
+    ]
