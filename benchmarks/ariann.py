@@ -20,7 +20,6 @@ from benchmarks.machine import Machine, read_machine, read_versions
 from benchmarks.measuring import OnStep, Step
 from benchmarks.reporting import Range
 from benchmarks.submitting import Submitted, submit
-from contract.errors import CallerError
 from contract.model_card import Strict
 from demonstration.plaintext import PlaintextModel
 from imaging.phantom import write_phantom
@@ -119,18 +118,6 @@ class AriannTable(Strict):
 def read_published() -> PublishedTable:
     """AriaNN's figures."""
     return PublishedTable.model_validate_json(PUBLISHED.read_bytes())
-
-
-def parse_names(text: str, known: Sequence[str], *, option: str) -> tuple[str, ...]:
-    """Read `lenet-28,vgg16-32`. Raises CallerError for a name that is not known, or is given twice."""
-    names = tuple(name.strip() for name in text.split(",") if name.strip())
-    unknown = [name for name in names if name not in known]
-    if unknown or not names:
-        what = f"'{unknown[0][:60]}' is not known" if unknown else "nothing is named"
-        raise CallerError(f"{option}: {what}; give some of {', '.join(known)}")
-    if len(set(names)) != len(names):
-        raise CallerError(f"{option} names one twice: name each once")
-    return names
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,6 +11,7 @@ from contract.errors import CallerError, ComputationFailed
 from contract.model_card import ModelCard, read_card
 from imaging import read_model_input
 from imaging.phantom import write_phantom
+from secure_computation.network import Network, parse_network
 
 MOST_PICTURES = 16
 """Different ones in one benchmark of single images; later rounds begin again."""
@@ -84,6 +85,11 @@ class Case:
         files.network.write_bytes(model.network.canonical_bytes())
         model.weights.save(files.weights)
         return files
+
+    @cached_property
+    def network(self) -> Network:
+        """The compiled model without its weights."""
+        return parse_network(self.compiled.network.read_bytes())
 
 
 def prepare(model_folder: Path, folder: Path, *, seed: int, rounds: int = 1, batch: int = 1) -> Case:

@@ -165,18 +165,6 @@ class _Entry:
             self.stack.close()
 
 
-def parse_peers(text: str, known: Sequence[str]) -> tuple[str, ...]:
-    """Read `masked,spu-semi2k`. Raises CallerError for a peer that is not among the known, or is named twice."""
-    names = tuple(name.strip() for name in text.split(",") if name.strip())
-    unknown = [name for name in names if name not in known]
-    if unknown or not names:
-        what = f"unknown peer '{unknown[0][:60]}'" if unknown else "no peer named"
-        raise CallerError(f"{what}: give --peers some of {', '.join(known)}")
-    if len(set(names)) != len(names):
-        raise CallerError("--peers names a peer twice: name each once, --runs repeats all of them")
-    return names
-
-
 def measure_peers(
     model_folder: Path,
     folder: Path,

@@ -40,16 +40,16 @@ class Configuration:
     """Of the square pictures, in pixels; None for the model's own."""
 
 
-def parse_engines(text: str, known: Collection[str]) -> tuple[str, ...]:
-    """Read `crypten,plaintext`. Raises CallerError for an engine that is not among the known, or is named twice."""
-    engines = tuple(name.strip() for name in text.split(",") if name.strip())
-    unknown = [name for name in engines if name not in known]
-    if unknown or not engines:
-        what = f"unknown engine '{unknown[0][:60]}'" if unknown else "no engine named"
-        raise CallerError(f"{what}: give --engines some of {', '.join(known)}")
-    if len(set(engines)) != len(engines):
-        raise CallerError("--engines names an engine twice: name each once, --runs repeats all of them")
-    return engines
+def parse_names(text: str, known: Collection[str], *, noun: str, option: str) -> tuple[str, ...]:
+    """Read `crypten,plaintext`. Raises CallerError for a `noun` that is not known or is named twice, and for none."""
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    unknown = [name for name in names if name not in known]
+    if unknown or not names:
+        what = f"unknown {noun} '{unknown[0][:60]}'" if unknown else f"no {noun} named"
+        raise CallerError(f"{what}: give {option} some of {', '.join(known)}")
+    if len(set(names)) != len(names):
+        raise CallerError(f"{option} names one twice: name each {noun} once")
+    return names
 
 
 def parse_numbers(text: str, *, option: str, least: int, most: int) -> tuple[int, ...]:

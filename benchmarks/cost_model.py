@@ -4,14 +4,16 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, Final
 
 from benchmarks.figures import READABLE, RESULTS, newest
+from benchmarks.overlap import network_of, waited_share
 from contract.errors import CallerError
 from contract.model_card import Strict
 from contract.ticket import Engine
 from model_owner.prediction import OFFLINE_TRIPS
 from secure_computation.links import Link, PhaseCost
+from secure_computation.network import Network
 
 
 class EngineCost(Strict):
@@ -40,11 +42,20 @@ class Predictions(Strict):
     predictions: tuple[Prediction, ...]
 
 
-def cost_of(engine: str, measurements: Sequence[Mapping[str, Any]]) -> EngineCost:
+GLOO_TRIPS_OF_ROUND: Final = 4
+"""Of one of CrypTen's openings, over gloo. Its all-reduce first reduces one half of the tensor at each party, then
+hands the halves on; and gloo sends a message only when word has come that the receiver waits for it. So word and
+message, twice."""
+GLOO_TRIPS_OF_REQUEST: Final = 8
+"""Of one of CrypTen's questions to the third party, over gloo: the question's length, word that the question is waited
+for, the question, the length of the answer's shape, word, the shape, word, the answer."""
+
+
+def cost_of(engine: str, measurements: Sequence[Mapping[str, Any]], network: Network | None = None) -> EngineCost:
     """Cost of an engine from its runs on loopback, each a `Measurement` as saved: medians of its seconds and counts.
 
     Which bytes pass one after another is known for the engines here. Of any other all are counted, which is at most
-    twice too many.
+    twice too many; so are those of `masked` where its `network` is not given.
     """
 
     def middle(name: str) -> float:
@@ -58,7 +69,10 @@ def cost_of(engine: str, measurements: Sequence[Mapping[str, Any]]) -> EngineCos
     if engine in {"masked", "crypten"}:
         online_trips -= 1  # the last message says that the result arrived: nobody waits for it
     match engine:
-        case "masked":  # online the parties take turns; offline the dealer's link is the busiest of three
+        case "masked":  # online in turns, but for large layers; offline the dealer's link is the busiest of three
+            if network is not None:
+                answered = median(_answered(one) for one in measurements)
+                online -= int((1 - waited_share(network)) * min(answered, online - answered))
             offline, offline_trips = detail("crypto_provider_sent_bytes"), OFFLINE_TRIPS[Engine.MASKED]
         case "crypten":  # both send at once; offline, masked weights follow what the dealer sends
             online //= 2
@@ -67,10 +81,21 @@ def cost_of(engine: str, measurements: Sequence[Mapping[str, Any]]) -> EngineCos
         case "stock-crypten":  # both send at once, between answers of the third party
             dealt = detail("third_party_bytes")
             online = dealt + (online - dealt) // 2
+            online_trips = GLOO_TRIPS_OF_ROUND * detail("rounds")
+            online_trips += GLOO_TRIPS_OF_REQUEST * detail("third_party_requests")
     return EngineCost(
         engine=engine,
         online=PhaseCost(trips=online_trips, bytes_in_line=online, computing_seconds=middle("online_seconds")),
         offline=PhaseCost(trips=offline_trips, bytes_in_line=offline, computing_seconds=middle("offline_seconds")),
+    )
+
+
+def _answered(measurement: Mapping[str, Any]) -> int:
+    """Bytes from the data owner to the model owner while the image waits."""
+    return sum(
+        int(link["online_bytes"])
+        for link in measurement["links"]
+        if (link["sender"], link["receiver"]) == ("data_owner", "model_owner")
     )
 
 
@@ -90,7 +115,8 @@ def predict_from_saved(model: str, links: Sequence[Link], folder: Path = RESULTS
     Raises CallerError where there is none, or it is of a version that is not known here.
     """
     path = newest(folder, model)
-    costs = [cost_of(engine, runs) for engine, runs in _saved_runs(path).items()]
+    network = network_of(model)
+    costs = [cost_of(engine, runs, network) for engine, runs in _saved_runs(path).items()]
     return Predictions(
         model=model,
         source=path.name,

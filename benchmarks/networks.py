@@ -1,4 +1,4 @@
-"""The engines over emulated links, beside what the cost model foretells from their runs on loopback."""
+"""The engines over emulated links. `foretelling` holds what the cost model says beside what is measured here."""
 
 import json
 import time
@@ -10,8 +10,7 @@ from pathlib import Path
 from statistics import median, median_low
 from typing import Any, Final
 
-from rich.console import Console
-from rich.table import Table
+from pydantic import model_validator
 
 from benchmarks.case import Case
 from benchmarks.configuration import THREADS, Configuration
@@ -26,7 +25,7 @@ from contract.errors import CallerError
 from contract.model_card import Strict
 from secure_computation.links import LOOPBACK, Link, find_link
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 """Of saved files. Raised where a reader of the old form would go wrong."""
 SLOW_SECONDS: Final = 40.0
 """An engine that is foretold to take longer over a link is run once there, and the row says so."""
@@ -34,7 +33,6 @@ FIRST_DIFFERS: Final = frozenset({"masked"})
 """Engines whose first session fetches what later ones have (masked weights): warmed up over every link."""
 WITHOUT_NETWORK: Final = frozenset({"plaintext"})
 """Measured on loopback alone: no link would change it."""
-TABLE_WIDTH: Final = 130
 
 
 class LinkFacts(Strict):
@@ -61,12 +59,6 @@ class NetworkRow(Strict):
     one_way_trips: int
     max_abs_error: float
     """Largest of all runs: distance of a logit from onnxruntime's."""
-    predicted_online_seconds: float | None
-    """By the cost model, from the runs on loopback; None there."""
-    predicted_offline_seconds: float | None
-    online_prediction_error: float | None
-    """(predicted - measured) / measured."""
-    offline_prediction_error: float | None
 
 
 class SavedRun(Strict):
@@ -91,12 +83,28 @@ class Networks(Strict):
     threads: int
     seed: int
     links: tuple[LinkFacts, ...]
-    costs: tuple[EngineCost, ...]
-    """What the predictions rest on."""
     rows: tuple[NetworkRow, ...]
     runs: tuple[SavedRun, ...]
     machine: Machine
     versions: dict[str, str]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_predictions(cls, content: Any) -> Any:
+        """Files of format 1 held predictions of that day's cost model as well. What was measured stands unchanged."""
+        if not isinstance(content, dict) or content.get("format") != 1:
+            return content
+        rows = [{name: row[name] for name in row if "predict" not in name} for row in content["rows"]]
+        return {name: content[name] for name in content if name != "costs"} | {"format": FORMAT, "rows": rows}
+
+    def measured(self, engine: str, link: Link) -> list[dict[str, Any]]:
+        """Runs of an engine over a link, the warm-up left out."""
+        return runs_that_count(self.runs, engine, link)
+
+
+def runs_that_count(runs: Sequence[SavedRun], engine: str, link: Link) -> list[dict[str, Any]]:
+    """Measurements of an engine over a link, the warm-up left out."""
+    return [run.measurement for run in runs if (run.engine, run.network) == (engine, link.name) and run.round > 0]
 
 
 def parse_networks(text: str) -> tuple[Link, ...]:
@@ -134,7 +142,6 @@ def measure_networks(configuration: Configuration, case: Case, links: Sequence[L
         threads=THREADS,
         seed=configuration.seed,
         links=tuple(facts),
-        costs=tuple(campaign.costs.values()),
         rows=tuple(row for link in ordered for engine in configuration.engines if (row := campaign.row(engine, link))),
         runs=tuple(campaign.runs),
         machine=machine,
@@ -184,7 +191,10 @@ class _Campaign:
                 if link == LOOPBACK:
                     self._walls[name] = time.monotonic() - started
         if link == LOOPBACK:
-            self.costs = {name: cost_of(name, self._measured(name, link)) for name in self._engines(link)}
+            self.costs = {
+                name: cost_of(name, runs_that_count(self.runs, name, link), self._case.network)
+                for name in self._engines(link)
+            }
         return checked
 
     def _engines(self, link: Link) -> list[str]:
@@ -201,12 +211,11 @@ class _Campaign:
 
     def row(self, engine: str, link: Link) -> NetworkRow | None:
         """Figures of one engine over one link; None where it was not run there."""
-        measured = self._measured(engine, link)
+        measured = runs_that_count(self.runs, engine, link)
         if not measured:
             return None
         online = [float(one["online_seconds"]) for one in measured]
         offline = [float(one["offline_seconds"]) for one in measured]
-        foretold = None if link == LOOPBACK else predict(self.costs[engine], link)
         return NetworkRow(
             engine=engine,
             network=link.name,
@@ -221,10 +230,6 @@ class _Campaign:
             max_abs_error=max(
                 run.max_abs_error for run in self.runs if (run.engine, run.network) == (engine, link.name)
             ),
-            predicted_online_seconds=None if foretold is None else foretold.online_seconds,
-            predicted_offline_seconds=None if foretold is None else foretold.offline_seconds,
-            online_prediction_error=_relative(foretold.online_seconds, median(online)) if foretold else None,
-            offline_prediction_error=_relative(foretold.offline_seconds, median(offline)) if foretold else None,
         )
 
     def _is_run(self, engine: str, link: Link, turn: int) -> bool:
@@ -248,11 +253,6 @@ class _Campaign:
             )
         )
 
-    def _measured(self, engine: str, link: Link) -> list[dict[str, Any]]:
-        return [
-            run.measurement for run in self.runs if (run.engine, run.network) == (engine, link.name) and run.round > 0
-        ]
-
     def _say(self, words: str, left: Sequence[tuple[str, int]], link: Link) -> None:
         later = self._links[self._links.index(link) + 1 :]
         total = sum(len(self._turns(one)) for one in self._links)
@@ -271,10 +271,6 @@ class _Campaign:
         return self._walls[engine] + self._foretold(engine, link) - at_home.online_seconds - at_home.offline_seconds
 
 
-def _relative(foretold: float, measured: float) -> float | None:
-    return (foretold - measured) / measured if measured else None
-
-
 def save_networks(folder: Path, result: Networks) -> Path:
     """Write the result as one new JSON file; return its path."""
     path = folder / f"networks-{result.model}-{datetime.now(tz=UTC):%Y%m%dT%H%M%SZ}.json"
@@ -282,38 +278,3 @@ def save_networks(folder: Path, result: Networks) -> Path:
         json.dump(result.model_dump(mode="json"), file, indent=2)
         file.write("\n")
     return path
-
-
-def print_networks(console: Console, result: Networks) -> None:
-    """Print the figures for people."""
-    table = Table(
-        title=f"{result.model} {result.model_version}, {result.size} x {result.size}, one image, by network",
-        caption=f"{result.machine.processor}, {result.machine.cores} core(s), {result.threads} thread(s) a party; load "
-        f"when it began: {result.machine.load_average:.1f}",
-    )
-    for heading in ("network", "engine"):
-        table.add_column(heading)
-    for heading in ("runs", "online s", "(range)", "predicted", "off by", "offline s", "predicted", "off by"):
-        table.add_column(heading, justify="right")
-    links = {facts.link.name: facts.link for facts in result.links}
-    shown: set[str] = set()
-    for row in result.rows:
-        spread = row.online_seconds_range
-        table.add_row(
-            "" if row.network in shown else links[row.network].words(),
-            row.engine,
-            str(row.runs),
-            f"{row.online_seconds:.3g}",
-            f"{spread.smallest:.3g} - {spread.largest:.3g}",
-            _shown(row.predicted_online_seconds, ".3g"),
-            _shown(row.online_prediction_error, "+.0%"),
-            f"{row.offline_seconds:.3g}",
-            _shown(row.predicted_offline_seconds, ".3g"),
-            _shown(row.offline_prediction_error, "+.0%"),
-        )
-        shown.add(row.network)
-    console.print(table)
-
-
-def _shown(value: float | None, form: str) -> str:
-    return "" if value is None else format(value, form)

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from benchmarks.commands.giving import check_file, give
+from benchmarks.commands.options import AsJson, SaveFile
+from benchmarks.configuration import parse_names
 from contract.command_line import console
 
 if TYPE_CHECKING:
@@ -23,17 +25,17 @@ def ariann(
     *,
     runs: Annotated[int, typer.Option(min=1, max=100, help="Measured images of each, after a warm-up.")] = 5,
     timeout: Annotated[float, typer.Option(min=1, help="Seconds for all images of one row over one link.")] = 900,
-    save: Annotated[Path | None, typer.Option(help="Also write the result to this JSON file.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object, alone on stdout.")] = False,
+    save: SaveFile = None,
+    as_json: AsJson = False,
 ) -> None:
     """AriaNN's published table beside the masked engine on the same networks, with random weights."""
-    from benchmarks.ariann import NETWORKS, Plan, measure_ariann, parse_names
+    from benchmarks.ariann import NETWORKS, Plan, measure_ariann
+    from benchmarks.networks import parse_networks
     from benchmarks.progress import shown_steps
-    from secure_computation.links import LINKS, find_link
 
     plan = Plan(
-        rows=parse_names(rows or ",".join(NETWORKS), tuple(NETWORKS), option="--rows"),
-        links=tuple(map(find_link, parse_names(networks, tuple(link.name for link in LINKS), option="--networks"))),
+        rows=parse_names(rows, NETWORKS, noun="row", option="--rows") if rows else tuple(NETWORKS),
+        links=parse_networks(networks),
         runs=runs,
         timeout_seconds=timeout,
     )

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from benchmarks.commands.options import ALL_ENGINES, Engines, SaveFolder, Seed, Timeout
 from benchmarks.configuration import (
     Configuration,
     check_save_folder,
     find_model,
     name_of,
-    parse_engines,
+    parse_names,
     parse_numbers,
 )
 from benchmarks.engines import NAMES
@@ -23,15 +24,15 @@ if TYPE_CHECKING:
 
 
 def latency(
-    engines: Annotated[str, typer.Option(help="Which to measure, in turns, separated by commas.")] = ",".join(NAMES),
+    engines: Engines = ALL_ENGINES,
     model: Annotated[str, typer.Option(help="resnet18, resnet18-maxpool, a folder; or several.")] = "resnet18",
     batch: Annotated[str, typer.Option(help="Images in one evaluation, separated by commas.")] = "1",
     size: Annotated[str, typer.Option(help="Sides in pixels, separated by commas; if left out, the model's.")] = "",
     *,
     runs: Annotated[int, typer.Option(min=1, help="Measured runs of each engine, after a warm-up.")] = 5,
-    seed: Annotated[int, typer.Option(min=0, help="Of the first phantom radiograph; each run has another.")] = 1,
-    timeout: Annotated[float, typer.Option(min=1, help="Seconds that one run may take.")] = 600,
-    save: Annotated[Path | None, typer.Option(help="Also write every run to JSON files in this folder.")] = None,
+    seed: Seed = 1,
+    timeout: Timeout = 600,
+    save: SaveFolder = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object an engine, alone on stdout.")] = False,
 ) -> None:
     """Seconds, traffic and memory from a hospital's file to its result: medians, engines in turns."""
@@ -40,7 +41,7 @@ def latency(
         Configuration(
             model=name_of(name, folder),
             model_folder=folder,
-            engines=parse_engines(engines, NAMES),
+            engines=parse_names(engines, NAMES, noun="engine", option="--engines"),
             runs=runs,
             seed=seed,
             timeout_seconds=timeout,

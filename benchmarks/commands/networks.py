@@ -7,40 +7,42 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from benchmarks.configuration import Configuration, check_save_folder, find_model, name_of, parse_engines
+from benchmarks.commands.options import ALL_ENGINES, AsJson, Engines, Model, SaveFolder, Seed, Timeout
+from benchmarks.configuration import Configuration, check_save_folder, find_model, name_of, parse_names
 from benchmarks.engines import NAMES
 from contract.command_line import console, say
 from secure_computation.links import LINKS
 
 if TYPE_CHECKING:
-    from benchmarks.networks import Networks
+    from benchmarks.foretelling import ForetoldNetworks
     from secure_computation.links import Link
 
 _ALL = ",".join(link.name for link in LINKS)
 
 
 def networks(
-    engines: Annotated[str, typer.Option(help="Which to measure, in turns, separated by commas.")] = ",".join(NAMES),
-    model: Annotated[str, typer.Option(help="resnet18, resnet18-maxpool, or a folder.")] = "resnet18",
+    engines: Engines = ALL_ENGINES,
+    model: Model = "resnet18",
     *,
     names: Annotated[
         str, typer.Option("--networks", help="Profiles, separated by commas; or 'lan;latency_ms=15,mbit=50'.")
     ] = _ALL,
     runs: Annotated[int, typer.Option(min=1, help="Measured runs; one where an engine is slow over a link.")] = 3,
-    seed: Annotated[int, typer.Option(min=0, help="Of the phantom radiograph that is submitted.")] = 1,
-    timeout: Annotated[float, typer.Option(min=1, help="Seconds that one run may take.")] = 900,
-    save: Annotated[Path | None, typer.Option(help="Also write every run to a JSON file in this folder.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+    seed: Seed = 1,
+    timeout: Timeout = 900,
+    save: SaveFolder = None,
+    as_json: AsJson = False,
 ) -> None:
     """Seconds of one image over emulated links, beside what the cost model foretells from loopback."""
-    from benchmarks.networks import TABLE_WIDTH, parse_networks, print_networks, save_networks
+    from benchmarks.foretelling import TABLE_WIDTH, print_networks
+    from benchmarks.networks import parse_networks, save_networks
 
     links = parse_networks(names)
     folder = find_model(model)
     configuration = Configuration(
         model=name_of(model, folder),
         model_folder=folder,
-        engines=parse_engines(engines, NAMES),
+        engines=parse_names(engines, NAMES, noun="engine", option="--engines"),
         runs=runs,
         seed=seed,
         timeout_seconds=timeout,
@@ -61,8 +63,9 @@ def networks(
         say(f"every run: {save_networks(save, result)}")
 
 
-def _measured(configuration: Configuration, links: "tuple[Link, ...]") -> "Networks":
+def _measured(configuration: Configuration, links: "tuple[Link, ...]") -> "ForetoldNetworks":
     from benchmarks.case import prepare
+    from benchmarks.foretelling import foretell
     from benchmarks.networks import measure_networks
     from benchmarks.progress import shown_steps
     from benchmarks.variants import variant
@@ -70,4 +73,4 @@ def _measured(configuration: Configuration, links: "tuple[Link, ...]") -> "Netwo
     with tempfile.TemporaryDirectory(prefix="benchmark-") as name, shown_steps(console()) as on_step:
         folder = variant(configuration.model_folder, Path(name), model=configuration.model, side=configuration.side)
         case = prepare(folder, Path(name), seed=configuration.seed, rounds=configuration.runs + 1)
-        return measure_networks(configuration, case, links, on_step)
+        return foretell(measure_networks(configuration, case, links, on_step), case.network)

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from benchmarks.commands.options import AsJson
 from secure_computation.links import LINKS
 
 
@@ -17,7 +18,7 @@ def predict(
     model: Annotated[str, typer.Option(help="resnet18 or resnet18-maxpool: one with a saved result.")] = "resnet18",
     *,
     results: Annotated[Path | None, typer.Option(help="Folder of saved latency results, if not the committed.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """What one image would take over other networks: trips x latency + bytes / bandwidth + computing."""
     from benchmarks.cost_model import predict_from_saved

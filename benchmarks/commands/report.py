@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from benchmarks.commands.options import Timeout
 from benchmarks.configuration import check_save_folder
 from benchmarks.figures import README, RESULTS
 from contract.command_line import say
@@ -16,7 +17,7 @@ def report(
     model: Annotated[str, typer.Option(help="resnet18, or a folder; for trials.")] = "resnet18",
     *,
     runs: Annotated[int | None, typer.Option(min=1, help="In place of each part's own number; for trials.")] = None,
-    timeout: Annotated[float, typer.Option(min=1, help="Seconds that one run may take.")] = 900,
+    timeout: Timeout = 900,
     save: Annotated[Path, typer.Option(help="Folder of kept results.")] = RESULTS,
     page: Annotated[Path | None, typer.Option(help="Write the page here; if left out, docs/benchmarks.md.")] = None,
     write_only: Annotated[bool, typer.Option("--write-only", help="Measure nothing.")] = False,

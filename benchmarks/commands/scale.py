@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from benchmarks.commands.giving import check_file, give
+from benchmarks.commands.options import AsJson, OneModel, SaveFile
 from benchmarks.configuration import MODELS, find_model
 from contract.command_line import console
 from contract.errors import CallerError
@@ -19,12 +20,12 @@ if TYPE_CHECKING:
 
 def scale(
     sessions: Annotated[str, typer.Option(help="How many at once, rising, separated by commas.")] = "1,2,4,8",
-    model: Annotated[str, typer.Option(help="resnet18, or a folder with model.onnx and card.json.")] = "resnet18",
+    model: OneModel = "resnet18",
     *,
     images: Annotated[int, typer.Option(min=1, max=100, help="Of each hospital at each level.")] = 4,
     timeout: Annotated[float, typer.Option(min=1, help="Seconds that one level may take.")] = 600,
-    save: Annotated[Path | None, typer.Option(help="Also write the result to this JSON file.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object, alone on stdout.")] = False,
+    save: SaveFile = None,
+    as_json: AsJson = False,
 ) -> None:
     """Several hospitals at once against one model owner, with material dealt on demand and from stock."""
     from benchmarks.progress import shown_steps

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
-from benchmarks.configuration import Configuration, find_model, name_of
+from benchmarks.configuration import Configuration, find_model, name_of, parse_names
 from benchmarks.machine import Machine, product_version, read_machine
 from benchmarks.reporting import FORMAT, SavedFile, read_file
 from contract.command_line import console, say
@@ -216,13 +216,8 @@ def read_part(name: str, folder: Path, kind: type[SavedFile]) -> tuple[PartFile,
 
 
 def parse_parts(text: str, *, option: str) -> tuple[str, ...]:
-    """Read `layers,growth`; all for nothing. Raises CallerError for a part that there is not."""
-    known = [part.name for part in PARTS]
-    names = tuple(name.strip() for name in text.split(",") if name.strip())
-    unknown = [name for name in names if name not in known]
-    if unknown:
-        raise CallerError(f"unknown part '{unknown[0][:60]}': give {option} some of {', '.join(known)}")
-    return names
+    """Read `layers,growth`; none for nothing. Raises CallerError for a part that there is not."""
+    return parse_names(text, [part.name for part in PARTS], noun="part", option=option) if text.strip() else ()
 
 
 def measure_parts(plan: Plan, folder: Path, *, only: Sequence[str], again: Sequence[str]) -> None:

@@ -9,9 +9,11 @@ from benchmarks.document.other_systems import ariann, peers
 from benchmarks.document.parts import read_part
 from benchmarks.document.section import MISSING, Section, picture, source
 from benchmarks.document.text import machine_words, megabytes, seconds, spread, table
+from benchmarks.foretelling import error_words, foretell, percent, rows_with_predictions
 from benchmarks.growth import Growth
 from benchmarks.layers import Layers
 from benchmarks.networks import Networks
+from benchmarks.overlap import network_of
 from benchmarks.reporting import Result, Summary
 from benchmarks.scale import Scale
 
@@ -164,11 +166,11 @@ def networks(folder: Path) -> Section:
     found = read_part("networks", folder, Networks)
     if found is None:
         return Section(MISSING)
-    kept, result = found
+    kept, result = found[0], foretell(found[1], network_of(found[1].model))
     links = {facts.link.name: facts for facts in result.links}
     bars: dict[str, dict[str, float]] = {}
     rows = []
-    for row in result.rows:
+    for row, foretold in rows_with_predictions(result):
         ends, before = row.online_seconds_range, row.offline_seconds_range
         if row.runs > 1:
             shown = spread(row.online_seconds, ends.smallest, ends.largest)
@@ -181,9 +183,9 @@ def networks(folder: Path) -> Section:
                 row.engine,
                 str(row.runs),
                 shown,
-                _predicted(row.predicted_online_seconds, row.online_prediction_error),
+                _predicted(foretold.online_seconds, foretold.online_error) if foretold else "",
                 shown_before,
-                _predicted(row.predicted_offline_seconds, row.offline_prediction_error),
+                _predicted(foretold.offline_seconds, foretold.offline_error) if foretold else "",
             )
         )
         bars.setdefault(row.network, {})[row.engine] = row.online_seconds
@@ -194,7 +196,8 @@ def networks(folder: Path) -> Section:
     ]
     words = (
         f"What the relay made of each link, round trip and rate, measured before the runs: {'; '.join(emulated)}. "
-        "Predictions follow from the runs on loopback: trips x latency + bytes in line / rate + computing."
+        "Predictions follow from the runs on loopback: trips x latency + bytes in line / rate + computing. They are "
+        f"off by, lowest to highest: {error_words(result)}."
     )
     headings = ("network", "engine", "runs", "online s", "predicted", "offline s", "predicted")
     return Section(
@@ -215,11 +218,9 @@ def _rate(megabits: float | None) -> str:
     return "no limit" if megabits is None else f"{megabits:,.0f} Mbit/s"
 
 
-def _predicted(value: float | None, error: float | None) -> str:
+def _predicted(value: float, error: float | None) -> str:
     """A prediction, and how far it is off."""
-    if value is None:
-        return ""
-    return seconds(value) if error is None else f"{seconds(value)} ({error:+.0%})"
+    return seconds(value) if error is None else f"{seconds(value)} ({percent(error)})"
 
 
 def scale(folder: Path) -> Section:

@@ -10,8 +10,27 @@ from benchmarks.case import Case, Pictures
 from benchmarks.measuring import Link, Measurement, NotServed, Opener
 from contract.errors import ComputationFailed
 from contract.model_card import InputSpecification, Modality, ModelCard
+from secure_computation.network import INPUT, FullyConnected, Network, Relu, Reshape
 
 EXPECTED = (0.5, -1.0, 2.0)
+
+
+NETWORK = Network(
+    input_shape=(1, 8, 8),
+    operations=(
+        Relu(name="relu", inputs=(INPUT,), shape=(1, 8, 8)),
+        Reshape(name="flat", inputs=("relu",), shape=(64,)),
+        FullyConnected(name="head", inputs=("flat",), shape=(3,), in_features=64, out_features=3, bias=True),
+    ),
+    output="head",
+    classes=3,
+)
+
+
+class FakeCase(Case):
+    """Has no model file."""
+
+    network = NETWORK
 
 
 def fake_case(folder: Path, *, rounds: int = 1) -> Case:
@@ -34,7 +53,7 @@ def fake_case(folder: Path, *, rounds: int = 1) -> Case:
         )
         for turn in range(rounds)
     )
-    return Case(folder, card, folder, pictures)
+    return FakeCase(folder, card, folder, pictures)
 
 
 def measurement(seconds: float = 1.0, *, logits: tuple[float, ...] = EXPECTED, memory: int = 100) -> Measurement:

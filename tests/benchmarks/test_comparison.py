@@ -12,7 +12,7 @@ import pytest
 
 from benchmarks.__main__ import app
 from benchmarks.case import Case, Pictures
-from benchmarks.comparison import PeerRow, Peers, Status, measure_peers, parse_peers, read_peers
+from benchmarks.comparison import PeerRow, Peers, Status, measure_peers, read_peers
 from benchmarks.comparison_table import print_peers, tell_doubtful
 from benchmarks.engines import plaintext
 from benchmarks.measuring import Measurement, Opener, Step
@@ -217,14 +217,6 @@ def test_every_peer_is_known_and_states_its_trust() -> None:
     assert all(one.trust and one.configuration and (one.full_size or one.small) for one in known.values())
 
 
-@pytest.mark.parametrize(
-    ("text", "words"), [("masked,quantum", "unknown peer 'quantum'"), (",", "no peer"), ("masked,masked", "twice")]
-)
-def test_peers_that_make_no_sense_are_refused(text: str, words: str) -> None:
-    with pytest.raises(CallerError, match=words):
-        parse_peers(text, NAMES)
-
-
 def test_a_plaintext_program_that_prints_no_answer(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         plaintext, "run_watched", lambda *_a, **_o: Finished(output="{}", peak_rss_bytes=1, cpu_seconds=1.0)
@@ -273,8 +265,22 @@ def test_the_command_compares_and_says_who_is_missing(
     assert torch.online_seconds.median > 0
 
 
-def test_a_mistake_gets_one_line_and_exit_status_2(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--peers", "masked,quantum"], "unknown peer 'quantum': give --peers some of masked"),
+        (["--peers", ","], "no peer named"),
+        (["--peers", "masked,masked"], "--peers names one twice"),
+        (["--model", "resnet9000"], "unknown model 'resnet9000'"),
+        (["--save", "nowhere/peers.json"], "is not a file in a folder that exists"),
+    ],
+)
+def test_mistakes_get_one_line_and_exit_status_2(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], words: str
+) -> None:
     with pytest.raises(SystemExit) as caught:
-        run(app, name="bench", arguments=["peers", "--peers", "quantum"])
+        run(app, name="bench", arguments=["peers", *arguments])
     assert caught.value.code == 2
-    assert capsys.readouterr().err.count("\n") == 1
+    errors = capsys.readouterr().err
+    assert words in errors
+    assert errors.count("\n") == 1

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.__main__ import app
-from benchmarks.configuration import MODELS, ROOT, find_model, parse_engines
+from benchmarks.configuration import MODELS, ROOT, find_model, parse_names
 from benchmarks.engines import NAMES, openers
 from contract.command_line import run
 from contract.errors import CallerError
@@ -25,7 +25,7 @@ def test_every_name_has_an_engine() -> None:
 
 
 def test_engines_are_read_in_order() -> None:
-    assert parse_engines("plaintext, crypten", NAMES) == ("plaintext", "crypten")
+    assert parse_names("plaintext, crypten", NAMES, noun="engine", option="--engines") == ("plaintext", "crypten")
 
 
 @pytest.mark.parametrize(

@@ -7,21 +7,30 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from benchmarks import emulation, networks
 from benchmarks.__main__ import app
 from benchmarks.configuration import Configuration
 from benchmarks.cost_model import cost_of, predict, predict_from_saved
+from benchmarks.foretelling import ForetoldNetworks, error_words, foretell, rows_with_predictions
+from benchmarks.measuring import Link as Traffic
 from benchmarks.measuring import Measurement, Opener, Step
-from benchmarks.networks import Networks, measure_networks, parse_networks, save_networks
+from benchmarks.networks import FORMAT, Networks, measure_networks, parse_networks, save_networks
+from benchmarks.overlap import network_of, waited_share
 from contract.command_line import run
 from contract.errors import CallerError
 from contract.ticket import Engine
 from model_owner.prediction import OFFLINE_TRIPS
+from secure_computation.engines.masked.walk import PART_ELEMENTS
 from secure_computation.links import LOOPBACK, Link, find_link
+from secure_computation.network import Clip, FullyConnected, GlobalAveragePool, MaxPool, Network, Relu, Reshape
 from tests.benchmarks.fakes import fake_case, fake_opener, measurement
 
 LINK = Link(name="x", one_way_milliseconds=10.0, megabits_per_second=8.0)  # 1 MB/s
+
+
+STOCK = {"third_party_bytes": 1_000_000, "rounds": 40, "third_party_requests": 30}
 
 
 def counted(**details: int) -> Measurement:
@@ -38,8 +47,8 @@ def counted(**details: int) -> Measurement:
         ("masked", {"crypto_provider_sent_bytes": 4_000_000}, 6.0, 5.0 + 0.01 * OFFLINE_TRIPS[Engine.MASKED]),
         # Both send at once: 1.5 MB. 4 MB dealt, then 1 MB of masked weights, half of it each way.
         ("crypten", {"crypto_provider_sent_bytes": 4_000_000}, 4.5, 5.5 + 0.01 * OFFLINE_TRIPS[Engine.CRYPTEN]),
-        # 1 MB from the third party, the rest both ways at once.
-        ("stock-crypten", {"third_party_bytes": 1_000_000}, 5.01, 6.0),
+        # 1 MB from the third party, the rest both ways at once. Of 40 openings and 30 questions come 400 trips.
+        ("stock-crypten", STOCK, 8.0, 6.0),
         ("somebody-else", {}, 6.01, 6.0),
     ],
 )
@@ -52,12 +61,61 @@ def test_cost_model_by_hand(engine: str, details: dict[str, int], online: float,
     assert (at_home.online_seconds, at_home.offline_seconds) == (2.0, 1.0)
 
 
+def test_answers_to_parts_of_a_large_layer_cross_while_the_model_owner_opens_the_next() -> None:
+    # Of 3 MB the data owner answers 1 MB. In 4 parts, all but the last quarter of the answer meets the openings.
+    links = (
+        Traffic(sender="data_owner", receiver="model_owner", offline_bytes=0, online_bytes=1_000_000),
+        Traffic(sender="model_owner", receiver="data_owner", offline_bytes=0, online_bytes=2_000_000),
+    )
+    run = asdict(replace(counted(crypto_provider_sent_bytes=0), links=links))
+    network = network_of_relus(4 * PART_ELEMENTS)
+    assert waited_share(network) == 0.25
+    assert cost_of("masked", [run], network).online.bytes_in_line == 2_250_000
+    assert cost_of("masked", [run]).online.bytes_in_line == 3_000_000
+
+
+def test_the_parts_are_those_of_every_comparison() -> None:
+    assert waited_share(network_of_relus(64)) == 1.0
+    two = Network(
+        input_shape=(1, 512, 512),
+        operations=(
+            # Columns: 2 comparisons at 256 x 512 places, then rows: 2 at 256 x 256.
+            MaxPool(
+                name="pool", inputs=("input",), shape=(1, 256, 256), kernel=(3, 3), stride=(2, 2), padding=(0, 0, 1, 1)
+            ),
+            Clip(name="clip", inputs=("pool",), shape=(1, 256, 256), high=6.0),
+            GlobalAveragePool(name="mean", inputs=("clip",), shape=(1, 1, 1)),
+            Reshape(name="flat", inputs=("mean",), shape=(1,)),
+            FullyConnected(name="head", inputs=("flat",), shape=(3,), in_features=1, out_features=3, bias=True),
+        ),
+        output="head",
+        classes=3,
+    )
+    columns, rows = 256 * 513, 256 * 256
+    assert waited_share(two) == pytest.approx((2 * columns / 2 + 2 * rows + 2 * rows) / (2 * columns + 4 * rows))
+
+
+def network_of_relus(elements: int) -> Network:
+    return Network(
+        input_shape=(1, elements // 8, 8),
+        operations=(
+            Relu(name="relu", inputs=("input",), shape=(1, elements // 8, 8)),
+            GlobalAveragePool(name="mean", inputs=("relu",), shape=(1, 1, 1)),
+            Reshape(name="flat", inputs=("mean",), shape=(1,)),
+            FullyConnected(name="head", inputs=("flat",), shape=(3,), in_features=1, out_features=3, bias=True),
+        ),
+        output="head",
+        classes=3,
+    )
+
+
+def test_a_model_that_is_not_known_by_name_has_no_network_here() -> None:
+    assert network_of("somebody's") is None
+
+
 def saved_result(folder: Path, *, version: int = 1) -> Path:
     path = folder / "latency-tiny-20260101T000000Z.json"
-    runs = [
-        {"engine": "stock-crypten", "round": turn, "measurement": asdict(counted(third_party_bytes=1_000_000))}
-        for turn in range(3)
-    ]
+    runs = [{"engine": "stock-crypten", "round": turn, "measurement": asdict(counted(**STOCK))} for turn in range(3)]
     runs[0]["measurement"] |= {"online_seconds": 1000.0}  # type: ignore[operator]  # a warm-up, which does not count
     path.write_text(json.dumps({"format": version, "runs": runs}))
     return path
@@ -67,7 +125,7 @@ def test_predictions_come_from_the_newest_saved_result_without_its_warm_up(tmp_p
     path = saved_result(tmp_path)
     found = predict_from_saved("tiny", [LOOPBACK, LINK], tmp_path)
     assert found.source == path.name
-    assert [(one.link.name, one.online_seconds) for one in found.predictions] == [("loopback", 2.0), ("x", 5.01)]
+    assert [(one.link.name, one.online_seconds) for one in found.predictions] == [("loopback", 2.0), ("x", 8.0)]
 
 
 def test_a_result_of_another_version_is_refused(tmp_path: Path) -> None:
@@ -115,7 +173,7 @@ def test_predict_prints_every_engine_over_the_network_that_was_asked_for(
         run(app, name="bench", arguments=[*arguments, "--json"])
     assert caught.value.code == 0
     (found,) = json.loads(capsys.readouterr().out)["predictions"]
-    assert (found["engine"], found["online_seconds"]) == ("stock-crypten", 5.01)
+    assert (found["engine"], found["online_seconds"]) == ("stock-crypten", 8.0)
     with pytest.raises(SystemExit):
         run(app, name="bench", arguments=arguments)
     assert "latency-tiny-20260101T000000Z.json" in capsys.readouterr().out
@@ -164,11 +222,16 @@ def test_every_engine_runs_over_every_link_beside_its_prediction(
         *[("loopback", name, 2) for name in ("masked", "crypten", "plaintext")],
         *[("x", name, 2) for name in ("masked", "crypten")],  # no link changes plaintext
     ]
-    row = result.rows[4]
+    foretold = foretell(result, None)
+    (*home, (_, masked), (row, crypten)) = rows_with_predictions(foretold)
+    assert [one for _, one in home] == [None] * 3
+    assert (row.network, row.engine) == ("x", "crypten")
+    assert masked is not None
+    assert crypten is not None
     # 6 of 7 trips of 10 ms, 1 MB at 1 MB/s, 1 s of computing; the engine that computes nothing took 1 s.
-    assert row.predicted_online_seconds == pytest.approx(2.06)
-    assert row.online_prediction_error == pytest.approx(1.06)
-    assert result.rows[0].predicted_online_seconds is None
+    assert crypten.online_seconds == pytest.approx(2.06)
+    assert crypten.online_error == pytest.approx(1.06)
+    assert "crypten online +106%" in error_words(foretold)
     facts = result.links[1].measured
     assert facts is not None
     assert facts.round_trip_milliseconds >= 20.0
@@ -177,6 +240,20 @@ def test_every_engine_runs_over_every_link_beside_its_prediction(
     assert steps[-1].seconds_left is not None
     kept = Networks.model_validate_json(save_networks(tmp_path, result).read_text())
     assert kept.model_dump(mode="json") == result.model_dump(mode="json")
+    assert foretell(kept, None).predictions == foretold.predictions
+
+
+def test_a_file_of_the_first_format_is_read_without_the_predictions_of_its_day(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result, _, _ = measured(tmp_path, monkeypatch, slow_bytes=0)
+    old = result.model_dump(mode="json") | {"format": 1, "costs": [{"engine": "masked"}]}
+    for row in old["rows"]:
+        row |= {"predicted_online_seconds": 99.0, "offline_prediction_error": None}
+    kept = Networks.model_validate_json(json.dumps(old))
+    assert kept.model_dump(mode="json") == result.model_dump(mode="json")
+    with pytest.raises(ValidationError):
+        Networks.model_validate_json(json.dumps(old | {"format": FORMAT}))
 
 
 def test_an_engine_that_is_slow_over_a_link_runs_once_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -209,7 +286,8 @@ def test_a_tiny_model_over_an_emulated_link(tmp_path: Path) -> None:
         timeout=600,
     )
     assert done.returncode == 0, done.stderr
-    result = Networks.model_validate_json(done.stdout)
+    result = ForetoldNetworks.model_validate_json(done.stdout)
+    assert [one.engine for one in result.predictions] == ["masked", "crypten", "stock-crypten"]
     rows = {row.engine: row for row in result.rows if row.network != "loopback"}
     assert set(rows) == {"masked", "crypten", "stock-crypten"}
     for row in rows.values():
