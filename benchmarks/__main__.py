@@ -5,6 +5,7 @@ import sys
 from types import FrameType
 from typing import NoReturn
 
+from benchmarks.commands.aggregation import aggregation
 from benchmarks.commands.agreement import agreement
 from benchmarks.commands.ariann import ariann
 from benchmarks.commands.figures import figures
@@ -18,7 +19,7 @@ from benchmarks.commands.scale import scale
 from contract.command_line import new_app, run
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-COMMANDS = (latency, networks, predict, peers, ariann, scale, growth, agreement, report, figures)
+COMMANDS = (latency, networks, predict, peers, ariann, scale, growth, aggregation, agreement, report, figures)
 """One function each, in benchmarks/commands. They import what measures inside, so that --help is quick."""
 
 app = new_app("Benchmarks. benchmarks/README.md says what is measured and how.")

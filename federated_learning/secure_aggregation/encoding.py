@@ -160,17 +160,19 @@ class UpdateEncoding:
         # float32 holds every element of the small ring exactly; the large one needs float64.
         wide = np.float32 if self.layout.ring_bits == 16 else np.float64
         signed = encoded.view(np.int16 if self.layout.ring_bits == 16 else np.int32)
+        buffers: NDArray[np.floating[Any]] = np.empty((2, min(_CHUNK, values.size)), wide)
         for start in range(0, values.size, _CHUNK):
             piece = slice(start, start + _CHUNK)
-            whole: NDArray[np.floating[Any]] = values[piece].astype(wide)
+            whole, grid = buffers[:, : values[piece].size]
+            whole[:] = values[piece]
             if before is not None:
                 whole += before[piece]
-            grid = np.clip(whole, -limit, limit)
+            np.clip(whole, -limit, limit, out=grid)
             grid *= wide(factor)
             np.rint(grid, out=grid)
             signed[piece] = grid
-            grid /= wide(factor)
-            left[piece] = whole - grid
+            grid *= wide(1 / factor)
+            np.subtract(whole, grid, out=left[piece], casting="same_kind")
 
     def _check(self, update: Mapping[str, FloatArray], hospital: str, weight: int) -> None:
         if not 1 <= weight <= self.weight_total:
