@@ -190,7 +190,8 @@ class UpdateEncoding:
             if value.dtype != np.float32:
                 raise ConfigurationError(f"hospital {hospital}: tensor '{name}' is {value.dtype}, not float32")
             flat = np.ravel(value)
-            square = float(np.dot(flat, flat))
+            with np.errstate(over="ignore", invalid="ignore"):  # told apart below
+                square = float(np.dot(flat, flat))
             if not np.isfinite(square) and not np.isfinite(flat).all():
                 raise ComputationFailed(
                     f"hospital {hospital}: the update of tensor '{name}' holds values that are not finite: local "

@@ -129,3 +129,60 @@ def run_round(
     collect("unmask", {name: hospitals[name].unmask(confirmations) for name in those("unmask", present)})
     view.total = coordinator.total()
     return view.total, coordinator
+
+
+ADVERTISE, SHARE, MASK, CONFIRM, UNMASK = range(5)
+
+
+class Running:
+    """A round of four hospitals (three must survive) that a test stops where it wants to interfere."""
+
+    def __init__(self, count: int = 4) -> None:
+        self.keys = signing_keys(count)
+        self.terms = make_terms(self.keys)
+        self.hospitals = hospitals_for(self.terms, self.keys)
+        self.coordinator = CoordinatorAggregation(self.terms)
+        self.vectors = {name: random_vector(self.terms, index) for index, name in enumerate(self.keys)}
+
+    @property
+    def first(self) -> HospitalAggregation:
+        return self.hospitals["hospital-a"]
+
+    def answer(self, step: int, name: str, told: bytes) -> bytes:
+        """One hospital's message of a step, after the coordinator told it `told`."""
+        hospital = self.hospitals[name]
+        return (
+            hospital.advertise,
+            lambda: hospital.share_keys(told),
+            lambda: hospital.mask(self.vectors[name], told),
+            lambda: hospital.confirm(told),
+            lambda: hospital.unmask(told),
+        )[step]()
+
+    def end(self, step: int) -> dict[str, bytes]:
+        """What the coordinator tells each hospital after a step."""
+        if step == SHARE:
+            return self.coordinator.deliveries()
+        c = self.coordinator
+        told = (c.directory, None, c.survivors, c.confirmations)[step]
+        assert told is not None
+        message = told()
+        return dict.fromkeys(self.hospitals, message)
+
+    def before(self, step: int) -> dict[str, bytes]:
+        """Run everything before a step; what the coordinator then tells each hospital."""
+        told = dict.fromkeys(self.hospitals, b"")
+        for earlier in range(step):
+            for name in self.hospitals:
+                self.coordinator.receive(name, self.answer(earlier, name, told[name]))
+            told = self.end(earlier)
+        return told
+
+    def finish(self, step: int, told: dict[str, bytes]) -> RingVector:
+        """Run this step and everything after it."""
+        for later in range(step, 5):
+            for name in self.hospitals:
+                self.coordinator.receive(name, self.answer(later, name, told[name]))
+            if later < UNMASK:
+                told = self.end(later)
+        return self.coordinator.total()

@@ -1,0 +1,262 @@
+"""Updates and counts in the ring and back: rounding within the stated bound, nothing lost, nothing wrapped."""
+
+from typing import Any, Literal
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from contract.errors import ComputationFailed, ConfigurationError
+from federated_learning.secure_aggregation import (
+    ExactField,
+    RingVector,
+    UpdateEncoding,
+    VectorLayout,
+    decode_exact,
+    encode_exact,
+    first_limits,
+    next_limits,
+)
+from tests.federated_learning.secure_aggregation.rounds import (
+    View,
+    hospitals_for,
+    make_terms,
+    plain_sum,
+    run_round,
+    signing_keys,
+)
+
+SHAPES: dict[str, tuple[int, ...]] = {"conv.weight": (4, 3, 3, 3), "fc.weight": (3, 8), "fc.bias": (3,), "scale": ()}
+EXACT = {"examples": ExactField((1,)), "classes": ExactField((3,)), "loss": ExactField((), 24)}
+LAYOUT = VectorLayout(update=SHAPES, exact=EXACT)
+WIDE = VectorLayout(update=SHAPES, exact=EXACT, ring_bits=32)
+Update = dict[str, NDArray[np.float32]]
+
+
+def drawn(generator: np.random.Generator, size: float = 0.01) -> Update:
+    return {name: (size * generator.standard_normal(shape)).astype(np.float32) for name, shape in SHAPES.items()}
+
+
+def encoding(layout: VectorLayout = LAYOUT, limit: float = 0.1, total: int = 100, norm: float = 1e6) -> UpdateEncoding:
+    return UpdateEncoding(layout=layout, limits=dict.fromkeys(SHAPES, limit), weight_total=total, max_norm=norm)
+
+
+def mean_of(updates: dict[str, Update], weights: dict[str, int], name: str) -> NDArray[np.float64]:
+    total = sum(weights.values())
+    mean = np.zeros(SHAPES[name])
+    for who, update in updates.items():
+        mean += weights[who] / total * update[name].astype(np.float64)
+    return mean
+
+
+@pytest.mark.parametrize("ring_bits", [16, 32])
+@pytest.mark.parametrize("dropped", [False, True])
+def test_secure_and_plain_aggregation_give_the_same_weights(ring_bits: Literal[16, 32], dropped: bool) -> None:
+    """Identical to the plain sum of the encoded updates; within the stated rounding of the floats' weighted mean."""
+    layout = LAYOUT if ring_bits == 16 else WIDE
+    keys = signing_keys(4)
+    terms = make_terms(
+        keys, update_length=layout.update_length, exact_length=layout.exact_length, ring_bits=layout.ring_bits
+    )
+    generator = np.random.default_rng(1)
+    weights = {name: 10 * index + 10 for index, name in enumerate(keys)}
+    updates = {name: drawn(generator) for name in keys}
+    encoder = encoding(layout)
+    vectors = {
+        name: RingVector(
+            encoder.encode(updates[name], hospital=name, weight=weights[name]).update,
+            encode_exact(layout, counts(weights[name], [weights[name], 0, 0], 0.25), hospital=name),
+        )
+        for name in keys
+    }
+    pattern = {"hospital-d": "mask"} if dropped else {}
+    total, coordinator = run_round(terms, hospitals_for(terms, keys), vectors, pattern)
+    plain = plain_sum(terms, vectors, coordinator.in_sum)
+    assert np.array_equal(total.update, plain.update)
+    assert np.array_equal(total.exact, plain.exact)
+
+    sums = decode_exact(layout, total.exact)
+    weight = int(sums["examples"][0])
+    assert weight == sum(weights[name] for name in coordinator.in_sum)
+    assert sums["loss"] == 0.25 * len(coordinator.in_sum)
+    secure, clear = encoder.decode(total.update, weight=weight), encoder.decode(plain.update, weight=weight)
+    bound = layout.rounding_bound(0.1, hospitals=len(coordinator.in_sum), weight=weight, weight_total=100)
+    kept = {name: weights[name] for name in coordinator.in_sum}
+    for name in SHAPES:
+        assert np.array_equal(secure[name], clear[name])
+        expected = mean_of({who: updates[who] for who in kept}, kept, name)
+        assert np.abs(secure[name] - expected).max() <= bound + 1e-9
+    assert bound < (1e-5 if ring_bits == 16 else 1e-9)
+
+
+def counts(examples: int, classes: list[int], loss: float) -> dict[str, Any]:
+    return {
+        "examples": np.array([examples], np.int64),
+        "classes": np.array(classes, np.int64),
+        "loss": np.array(loss, np.float64),
+    }
+
+
+def test_bytes_are_half_of_float32() -> None:
+    """Everything that a hospital sends in a round, beside 4 bytes for each weight."""
+    keys = signing_keys(3)
+    terms = make_terms(keys, update_length=100_000, exact_length=100)
+    view = View()
+    run_round(terms, hospitals_for(terms, keys), dict.fromkeys(keys, RingVector.zeros(terms)), {}, view)
+    sent = dict.fromkeys(keys, 0)
+    for messages in view.received.values():
+        for name, message in messages:
+            sent[name] += len(message)
+    assert max(sent.values()) < 0.51 * 4 * 100_000
+
+
+@given(st.integers(0, 1 << 32), st.sampled_from([LAYOUT, WIDE]), st.integers(1, 64))
+@settings(max_examples=25, deadline=None)
+def test_no_sum_wraps(seed: int, layout: VectorLayout, hospitals: int) -> None:
+    """All hospitals at the limit with the same sign, weights of any kind: the mean is the limit, not its opposite."""
+    generator = np.random.default_rng(seed)
+    weights = [int(weight) for weight in generator.integers(1, 1000, hospitals)]
+    encoder = encoding(layout, limit=0.3, total=sum(weights))
+    update = {name: np.full(shape, 5.0, np.float32) for name, shape in SHAPES.items()}
+    total = encoder.encode(update, hospital="a", weight=weights[0]).update
+    for weight in weights[1:]:
+        total = total + encoder.encode(update, hospital="a", weight=weight).update
+    mean = encoder.decode(total, weight=sum(weights))
+    bound = layout.rounding_bound(0.3, hospitals=hospitals, weight=1, weight_total=1)
+    assert all(np.abs(mean[name] - 0.3).max() <= bound + 1e-7 for name in SHAPES)
+
+
+@given(st.integers(0, 1 << 32), st.sampled_from([0.001, 0.02, 1.0]))
+@settings(max_examples=25, deadline=None)
+def test_error_feedback_loses_nothing(seed: int, limit: float) -> None:
+    """Over rounds, what was decoded plus what is kept equals what was trained, rounded and clipped or not."""
+    generator = np.random.default_rng(seed)
+    encoder = encoding(limit=limit, total=50)
+    decoded = np.zeros(LAYOUT.update_length)
+    trained = np.zeros(LAYOUT.update_length)
+    residual = None
+    for _ in range(6):
+        update = drawn(generator)
+        encoded = encoder.encode(update, hospital="a", weight=20, residual=residual)
+        residual = encoded.residual
+        # Alone in the sum: the mean is this hospital's update.
+        mean = encoder.decode(encoded.update, weight=20)
+        decoded += np.concatenate([mean[name].ravel() for name in SHAPES])
+        trained += np.concatenate([update[name].ravel() for name in SHAPES])
+    assert residual is not None
+    assert np.abs(decoded + residual - trained).max() < 1e-6
+    if limit == 1.0:
+        assert np.abs(residual).max() <= 0.51 * limit / LAYOUT.largest * 50 / 20
+
+
+def test_clipped_limits_grow_until_they_fit_and_fall_slowly() -> None:
+    limits = dict.fromkeys(SHAPES, 0.001)
+    update = {name: np.full(shape, 0.5, np.float32) for name, shape in SHAPES.items()}
+    for _ in range(8):
+        encoder = UpdateEncoding(layout=LAYOUT, limits=limits, weight_total=10, max_norm=1e6)
+        mean = encoder.decode(encoder.encode(update, hospital="a", weight=10).update, weight=10)
+        limits = next_limits(limits, mean)
+    assert all(1.9 < limit < 2.1 for limit in limits.values())
+    nothing = {name: np.zeros(shape, np.float32) for name, shape in SHAPES.items()}
+    assert all(0.95 < limit < 1.05 for limit in next_limits(limits, nothing).values())
+
+
+def test_first_limits_come_from_public_weights() -> None:
+    weights = {"a": np.array([2.0, -4.0], np.float32), "b": np.zeros(3, np.float32), "c": np.zeros(0, np.float32)}
+    assert first_limits(weights) == {"a": 2.0, "b": 0.05, "c": 0.05}
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_values_that_are_not_finite_are_refused(bad: float) -> None:
+    update = drawn(np.random.default_rng(1))
+    update["fc.weight"][1, 2] = bad
+    with pytest.raises(ComputationFailed, match=r"hospital st-mary: the update of tensor 'fc.weight' .* not finite"):
+        encoding().encode(update, hospital="st-mary", weight=10)
+
+
+@pytest.mark.parametrize("size", [1e3, 1e25])
+def test_a_huge_norm_is_refused(size: float) -> None:
+    """1e25 squared is more than float32 holds."""
+    update = drawn(np.random.default_rng(1), size)
+    with pytest.raises(ComputationFailed, match=r"hospital st-mary: its update has norm .*, above"):
+        encoding(norm=100).encode(update, hospital="st-mary", weight=10)
+
+
+def test_an_update_of_another_network_is_refused() -> None:
+    update = drawn(np.random.default_rng(1))
+    for changed in (
+        {**update, "more": update["scale"]},
+        {name: value for name, value in update.items() if name != "scale"},
+        {**update, "fc.bias": np.zeros(4, np.float32)},
+    ):
+        with pytest.raises(ConfigurationError, match="hospital st-mary has an update with other tensors or shapes"):
+            encoding().encode(changed, hospital="st-mary", weight=10)
+    doubled: Any = {**update, "scale": np.zeros((), np.float64)}
+    with pytest.raises(ConfigurationError, match="hospital st-mary: tensor 'scale' is float64"):
+        encoding().encode(doubled, hospital="st-mary", weight=10)
+    with pytest.raises(ConfigurationError, match="hospital st-mary kept the rest of another network's update"):
+        encoding().encode(update, hospital="st-mary", weight=10, residual=np.zeros(3, np.float32))
+
+
+@pytest.mark.parametrize("weight", [0, -1, 101])
+def test_a_weight_outside_of_the_federation_is_refused(weight: int) -> None:
+    with pytest.raises(ConfigurationError, match=f"hospital st-mary weighs its update with {weight} examples"):
+        encoding().encode(drawn(np.random.default_rng(1)), hospital="st-mary", weight=weight)
+    with pytest.raises(ComputationFailed, match="a hospital sent a wrong count"):
+        encoding().decode(np.zeros(LAYOUT.update_length, np.uint16), weight=weight)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"limits": {}}, {"limits": dict.fromkeys(SHAPES, 0.0)}, {"weight_total": 0}, {"max_norm": float("nan")}],
+)
+def test_an_encoding_that_cannot_work_is_refused(change: dict[str, Any]) -> None:
+    settings: dict[str, Any] = {
+        "layout": LAYOUT,
+        "limits": dict.fromkeys(SHAPES, 0.1),
+        "weight_total": 10,
+        "max_norm": 1.0,
+    }
+    with pytest.raises(ConfigurationError):
+        UpdateEncoding(**{**settings, **change})
+
+
+@given(st.lists(st.integers(-(1 << 55), 1 << 55), min_size=3, max_size=64))
+@settings(max_examples=50)
+def test_counts_are_summed_exactly(values: list[int]) -> None:
+    layout = VectorLayout(update={}, exact={"pixels": ExactField((1,))})
+    total = np.zeros(1, np.uint64)
+    for value in values:
+        total += encode_exact(layout, {"pixels": np.array([value], np.int64)}, hospital="a")
+    assert int(decode_exact(layout, total)["pixels"][0]) == sum(values)
+
+
+@given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=64))
+@settings(max_examples=50)
+def test_metric_sums_are_rounded_to_their_digits(values: list[float]) -> None:
+    layout = VectorLayout(update={}, exact={"loss": ExactField((), 24)})
+    total = np.zeros(1, np.uint64)
+    for value in values:
+        total += encode_exact(layout, {"loss": np.array(value)}, hospital="a")
+    assert abs(float(decode_exact(layout, total)["loss"]) - float(np.sum(values))) <= len(values) * 2.0**-24
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), 1e18])
+def test_sums_that_cannot_be_added_are_refused(bad: float) -> None:
+    values = counts(1, [1, 0, 0], bad)
+    with pytest.raises(ComputationFailed, match="hospital st-mary: sum 'loss' is not finite or too large"):
+        encode_exact(LAYOUT, values, hospital="st-mary")
+
+
+def test_other_sums_are_refused() -> None:
+    with pytest.raises(ConfigurationError, match="hospital st-mary has other counts and sums"):
+        encode_exact(LAYOUT, {"examples": np.array([1], np.int64)}, hospital="st-mary")
+    with pytest.raises(ConfigurationError, match="keeps 0 to 40 binary digits"):
+        VectorLayout(update={}, exact={"loss": ExactField((1,), 41)})
+
+
+def test_nothing_of_an_update_is_shown() -> None:
+    encoded = encoding().encode(drawn(np.random.default_rng(1)), hospital="a", weight=10)
+    assert repr(encoded) == f"EncodedUpdate(<{LAYOUT.update_length} elements>)"
