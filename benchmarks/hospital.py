@@ -71,7 +71,7 @@ def _serve(config: Path, data_folder: Path, image: Path) -> None:
     warm_up(Engine.MASKED)
     front_end = settings.inference_service
     silent = Progress(stage=lambda _words: None, layer=lambda _index, _total, _name: None)
-    with InferenceServiceClient(front_end.url, front_end.api_key, authority=front_end.authority) as client:
+    with InferenceServiceClient.of(front_end) as client:
         diagnoser = Diagnoser(settings, client)
         entry = diagnoser.choose_model(None)
         _reply(_diagnose(diagnoser, entry, image, silent, count=1))

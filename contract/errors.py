@@ -12,6 +12,7 @@
     +-- PeerViolation          the other side broke the protocol: wrong frame, step, length, identity or ticket
     |   +-- TicketInvalid      forged, expired, replayed or made for somebody else
     |   +-- PeerReported       the other side ended the session and said why
+    |   +-- CertificateRefused the other side's certificate is revoked, or not valid by this side's clock
     +-- TransportError         the link failed
     |   +-- PeerUnreachable    no connection could be made
     |   +-- PeerDisconnected   an open connection ended
@@ -28,7 +29,10 @@ weight or a key: messages are shown, logged and sent to peers.
 """
 
 from http import HTTPStatus
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from contract.identity import Party
 
 
 class EncryptedInferenceError(Exception):
@@ -126,6 +130,17 @@ class PeerReported(PeerViolation):
         """`reported`: the code that the other side gave. Words from outside: only to be compared."""
         super().__init__(message)
         self.reported = reported
+
+
+class CertificateRefused(PeerViolation):
+    """The other side holds a key of this federation, but its certificate is revoked or out of date."""
+
+    code = "certificate-refused"
+
+    def __init__(self, message: str, *, party: "Party") -> None:
+        """`party`: whom the certificate names, so that it can be told."""
+        super().__init__(message)
+        self.party = party
 
 
 class TransportError(EncryptedInferenceError):

@@ -2,7 +2,12 @@
 
 on the authority's machine   federation init --folder authority
 on each party's machine      federation request --role data-owner --organisation st-mary --folder credentials
-on the authority's machine   federation enroll st-mary.csr --authority authority --out st-mary.pem
+on the authority's machine   federation enroll data-owner.csr --authority authority --out data-owner.pem
+on each party's machine      federation install data-owner.pem --authority authority.pem --revocations revoked.crl ...
+
+later, on a party's machine  federation renew --role data-owner --organisation st-mary --folder credentials
+                             (enroll and install as before; no telephone is needed)
+on the authority's machine   federation revoke --authority authority --role data-owner --organisation st-mary
 """
 
 from pathlib import Path
@@ -10,19 +15,21 @@ from typing import Annotated
 
 import typer
 
-from contract.authority import (
-    AUTHORITY_CERTIFICATE,
-    AUTHORITY_KEY,
-    create_authority,
-    create_request,
-    party_credentials,
-    read_certificate,
-    read_request,
-    sign_request,
-    write_certificate,
-)
+from contract.authority import AUTHORITY_KEY, LIST_DAYS, Authority, Reason, create_authority
+from contract.certificates import read_certificate, said
 from contract.command_line import new_app, run, say
+from contract.enrolment import (
+    AUTHORITY_CERTIFICATE,
+    REVOCATIONS,
+    create_renewal,
+    create_request,
+    install_certificate,
+    install_revocations,
+    party_credentials,
+    read_request,
+)
 from contract.errors import CallerError, ConfigurationError, PeerViolation
+from contract.files import write_new
 from contract.identity import Party, Role
 
 app = new_app("The federation's authority, and certificates for its parties.")
@@ -44,7 +51,8 @@ AuthorityOption = Annotated[Path, typer.Option("--authority", help="The authorit
 def init(folder: FolderOption) -> None:
     """Make the federation's authority. Do it once, on a machine of its own or offline."""
     certificate = create_authority(folder)
-    say(f"Wrote {folder / AUTHORITY_KEY} (keep it here, back it up) and {certificate} (give it to every party).")
+    say(f"Wrote {folder / AUTHORITY_KEY} (keep it here, back it up).")
+    say(f"Wrote {certificate} and {folder / REVOCATIONS} (no certificate is revoked): give both to every party.")
     say("Next, on each party's machine: federation request --role ROLE --organisation NAME --folder credentials")
 
 
@@ -56,10 +64,35 @@ def request(role: RoleOption, organisation: OrganisationOption, folder: FolderOp
     files = party_credentials(party, folder)
     say(f"Wrote {files.key} (never leaves this machine) and {path} for the {party}.")
     say(f"Fingerprint: {read_request(path).fingerprint}")
-    say(
-        f"Next: send {path} to the authority and tell it the fingerprint some other way; put the certificate that "
-        f"comes back at {files.certificate} and the authority's at {files.authority}."
-    )
+    say(f"Next: send {path} to the authority and tell it the fingerprint some other way; then federation install.")
+
+
+@app.command()
+def renew(
+    role: RoleOption,
+    organisation: OrganisationOption,
+    folder: FolderOption,
+    authority: Annotated[
+        Path | None, typer.Option("--authority", help="The authority's folder, in one step: for trials on one machine.")
+    ] = None,
+    days: DaysOption = 365,
+) -> None:
+    """Make a party's next key and a signing request that the current key vouches for, on the party's machine.
+
+    Nothing in use changes until federation install, and then without a restart.
+    """
+    party = _party(role, organisation)
+    path = create_renewal(party, folder)
+    if authority is not None:
+        opened, wanted, signed = Authority.open(authority), read_request(path), folder / f"{role.value}.signed.pem"
+        opened.require_renewal(wanted)
+        write_new(signed, opened.sign(wanted, days=days, hosts=wanted.hosts), mode=0o644)
+        _install(party, folder, signed)
+        signed.unlink()
+        path.unlink()
+        return
+    say(f"Wrote {path}, which the current key of the {party} vouches for.")
+    say(f"Next: send {path} to the authority, which runs federation enroll; then federation install.")
 
 
 @app.command()
@@ -79,6 +112,8 @@ def enroll(
 ) -> None:
     """Sign a party's request, on the authority's machine.
 
+    A request made by federation renew is signed without asking, where the certificate that it renews is good today.
+
     With --role, --organisation and --folder in place of a request, makes key, request and certificate in one step:
     for trials on one machine, since the party's key should be made where it stays.
     """
@@ -90,31 +125,106 @@ def enroll(
         raise CallerError("give either REQUEST.csr and --out, or --role, --organisation and --folder")
 
 
+@app.command()
+def install(
+    certificate: Annotated[
+        Path | None, typer.Argument(metavar="[CERTIFICATE.pem]", help="What the authority signed.")
+    ] = None,
+    *,
+    role: RoleOption,
+    organisation: OrganisationOption,
+    folder: FolderOption,
+    authority: Annotated[
+        Path | None, typer.Option("--authority", help="The authority's certificate; needed the first time.")
+    ] = None,
+    revocations: Annotated[
+        Path | None, typer.Option("--revocations", help="The authority's list of revoked certificates.")
+    ] = None,
+) -> None:
+    """Put a certificate, a list of revoked certificates, or both in place, on the party's machine.
+
+    Everything is checked first. A server that runs uses them from its next connection on.
+    """
+    party = _party(role, organisation)
+    if certificate is not None:
+        _install(party, folder, certificate, authority=authority, revocations=revocations)
+    elif revocations is not None:
+        files = party_credentials(party, folder)
+        install_revocations(folder / REVOCATIONS, revocations, read_certificate(authority or files.authority))
+        say(f"Wrote {folder / REVOCATIONS}.")
+    else:
+        raise CallerError("give a certificate, or --revocations, or both")
+
+
+@app.command()
+def revoke(
+    certificate: Annotated[
+        Path | None, typer.Argument(metavar="[CERTIFICATE.pem]", help="One certificate that this authority signed.")
+    ] = None,
+    *,
+    authority: AuthorityOption,
+    role: Annotated[
+        Role | None, typer.Option("--role", help="With --organisation: all certificates of a party.")
+    ] = None,
+    organisation: Annotated[str | None, typer.Option("--organisation", help="With --role.")] = None,
+    reason: Annotated[Reason, typer.Option("--reason", help="Stands in the list.")] = Reason.KEY_COMPROMISE,
+    days: Annotated[int, typer.Option("--days", help="How long the list is good.")] = LIST_DAYS,
+) -> None:
+    """Sign a new list of revoked certificates, on the authority's machine; every party must then be given it.
+
+    With neither a certificate nor a party, the list stays as it is and is good for --days more.
+    """
+    opened = Authority.open(authority)
+    if certificate is not None and role is None and organisation is None:
+        chosen = [opened.require_issued(read_certificate(certificate))]
+    elif certificate is None and role is not None and organisation is not None:
+        party = _party(role, organisation)
+        chosen = opened.issued_to(party)
+        if not chosen:
+            raise CallerError(f"the {party} has no certificate of this authority that is valid today")
+    elif certificate is None and role is None and organisation is None:
+        chosen = []
+    else:
+        raise CallerError("give either CERTIFICATE.pem, or --role and --organisation, or neither to extend the list")
+    path = opened.revoke(chosen, reason, days=days)
+    for one in chosen:
+        say(f"Revoked certificate {one.serial:x} of the {one.party}.")
+    say(f"Wrote {path}, good for {days} days. Next: give it to every party (federation install --revocations).")
+
+
 def _sign(authority: Path, path: Path, out: Path, *, days: int, yes: bool) -> None:
-    wanted = read_request(path)
+    opened, wanted = Authority.open(authority), read_request(path)
     say(f"{path} asks for a certificate for the {wanted.party}, hosts: {', '.join(wanted.hosts) or 'none'}.")
-    say(f"Fingerprint: {wanted.fingerprint}")
-    if not yes:
-        typer.confirm("Did the party read you this fingerprint? Sign?", abort=True, err=True)
-    write_certificate(out, sign_request(authority, path, days=days, hosts=wanted.hosts))
-    say(f"Wrote {out}, valid for {days} days. Next: send it and {authority / AUTHORITY_CERTIFICATE} to the party.")
+    if wanted.renewal is not None:
+        opened.require_renewal(wanted)
+        say("The key of its current certificate vouches for it.")
+    else:
+        say(f"Fingerprint: {wanted.fingerprint}")
+        if not yes:
+            typer.confirm("Did the party read you this fingerprint? Sign?", abort=True, err=True)
+    write_new(out, opened.sign(wanted, days=days, hosts=wanted.hosts), mode=0o644)
+    sent = f"{authority / AUTHORITY_CERTIFICATE} and {authority / REVOCATIONS}"
+    say(f"Wrote {out}, valid for {days} days. Next: send it, {sent} to the party.")
 
 
 def _enroll_here(authority: Path, party: Party, folder: Path, *, days: int, hosts: list[str]) -> None:
-    files = party_credentials(party, folder)
-    _copy_authority(authority / AUTHORITY_CERTIFICATE, files.authority)
+    opened, files = Authority.open(authority), party_credentials(party, folder)
+    if files.authority.exists() and read_certificate(files.authority) != opened.certificate:
+        raise ConfigurationError(f"{files.authority}: is another federation's authority; choose another folder")
     path = create_request(party, folder, hosts=hosts)
-    write_certificate(files.certificate, sign_request(authority, path, days=days, hosts=hosts))
+    signed = folder / f"{party.role.value}.signed.pem"
+    write_new(signed, opened.sign(read_request(path), days=days, hosts=hosts), mode=0o644)
+    _install(party, folder, signed, authority=authority / AUTHORITY_CERTIFICATE, revocations=authority / REVOCATIONS)
+    signed.unlink()
     path.unlink()
-    say(f"Wrote {files.key}, {files.certificate} and {files.authority} for the {party}.")
 
 
-def _copy_authority(source: Path, target: Path) -> None:
-    content = read_certificate(source)
-    if not target.exists():
-        write_certificate(target, content)
-    elif read_certificate(target) != content:
-        raise ConfigurationError(f"{target}: is another federation's authority; choose another folder")
+def _install(
+    party: Party, folder: Path, certificate: Path, *, authority: Path | None = None, revocations: Path | None = None
+) -> None:
+    installed = install_certificate(party, folder, certificate, authority=authority, revocations=revocations)
+    files = party_credentials(party, folder)
+    say(f"{files.certificate} and {files.key} are in place for the {party}, until {said(installed.ends)}.")
 
 
 def _party(role: Role, organisation: str) -> Party:

@@ -6,14 +6,14 @@ parties, TLS runs inside a WebSocket, wherever the socket ends.
 """
 
 from dataclasses import dataclass
+from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
-from typing import Self
+from typing import Annotated, Self
 
-from cryptography import x509
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
-from contract.errors import ConfigurationError, PeerViolation
+from contract.errors import PeerViolation
 from contract.model_card import Name
 
 _NAME: TypeAdapter[str] = TypeAdapter(Name)
@@ -67,25 +67,21 @@ class Party:
 
 @dataclass(frozen=True, kw_only=True)
 class Credentials:
-    """Files by which a party proves who it is and checks others: PEM, the key readable by its owner only."""
+    """Files by which a party proves who it is and checks others: PEM, the key readable by its owner only.
+
+    A running party reads them anew when they change.
+    """
 
     key: Path
     certificate: Path
     authority: Path
     """Certificate of the federation's authority."""
+    revocations: Path | None = None
+    """The authority's list of revoked certificates; None: revoked certificates are accepted until they end."""
+    clock_skew_seconds: Annotated[float, Field(ge=0, le=3600)] = 30.0
+    """How far this machine's clock may be from a peer's, for certificates and tickets."""
 
-
-def party_of_certificate(path: Path, *, role: Role) -> Party:
-    """Who this party itself is, by its own certificate. Raises ConfigurationError where it is not of `role`."""
-    try:
-        certificate = x509.load_pem_x509_certificate(path.read_bytes())
-        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except OSError as error:
-        raise ConfigurationError(f"{path}: cannot be read ({error.strerror}); check the path") from error
-    except (ValueError, x509.ExtensionNotFound) as error:
-        raise ConfigurationError(f"{path}: is not a party's certificate; make one with `federation enroll`") from error
-    uris = names.get_values_for_type(x509.UniformResourceIdentifier)
-    party = Party.from_uri(uris[0]) if len(uris) == 1 else None
-    if party is None or party.role is not role:
-        raise ConfigurationError(f"{path}: is not the certificate of a {role.value}; give the one enrolled for it")
-    return party
+    @property
+    def clock_skew(self) -> timedelta:
+        """The tolerance, typed."""
+        return timedelta(seconds=self.clock_skew_seconds)

@@ -253,6 +253,8 @@ class FrontEnd(BaseModel):
     """This party's key, as `inference-service account add` printed it once."""
     authority: Path | None = None
     """Certificate of the federation's authority, where the front end serves TLS with its party certificate."""
+    revocations: Path | None = None
+    """The authority's list of revoked certificates, for the front end's; None: none is checked."""
 
 
 class Peer(BaseModel):

@@ -35,7 +35,7 @@ from contract.model_card import Name, OutputPolicy, Strict, Version
 
 MAX_TICKET_CHARACTERS = 8 * 1024
 LEEWAY = timedelta(seconds=30)
-"""How far the clocks of two parties may differ."""
+"""How far the clocks of two parties may differ where nothing else is configured."""
 
 SIGNING_KEY_FILE = "ticket-key.pem"
 PUBLIC_KEY_FILE = "ticket-key.public.pem"
@@ -169,9 +169,15 @@ def verify_ticket(
     claims = _parse(_verified_payload(token, public_keys))
     seconds, slack = now.timestamp(), leeway.total_seconds()
     if claims.exp + slack <= seconds:
-        raise TicketInvalid(f"ticket of session {claims.session} has expired: open a new session")
+        raise TicketInvalid(
+            f"ticket of session {claims.session} has expired: open a new session; if this one was opened just now, the "
+            f"clock of the {party} is ahead of the front end's by {seconds - claims.iat:.0f} s"
+        )
     if claims.iat - slack > seconds:
-        raise TicketInvalid(f"ticket of session {claims.session} is not yet valid: set this machine's clock")
+        raise TicketInvalid(
+            f"ticket of session {claims.session} is not yet valid: the clock of the {party} is behind the front end's "
+            f"by {claims.iat - seconds:.0f} s (tolerated: {slack:g} s); set it"
+        )
     claims.require_party(party)
     return claims
 

@@ -34,7 +34,7 @@ def serve(config: Annotated[Path | None, typer.Option(help="TOML file of setting
     for engine in Engine:  # which plans will come, nobody knows
         warm_up(engine)  # takes seconds: before the first session, not in it
     front_end = settings.inference_service
-    with InferenceServiceClient(front_end.url, front_end.api_key, authority=front_end.authority) as plans:
+    with InferenceServiceClient.of(front_end) as plans:
         say(f"crypto provider: listening on ws://{settings.listen}{DEALING_PATH}")
         serving.serve(dealer_app(settings, plans), settings.listen)
 

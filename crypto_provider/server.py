@@ -3,21 +3,24 @@
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from threading import Lock
 from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from starlette.applications import Starlette
 
+from contract.certificates import party_of_certificate
 from contract.errors import TicketInvalid
-from contract.identity import Party, Role, party_of_certificate
-from contract.ticket import Engine, TicketClaims, load_public_key
-from crypto_provider.dealer import SERVED, Dealer
+from contract.identity import Party, Role
+from contract.ticket import LEEWAY, Engine, TicketClaims, load_public_key
+from crypto_provider.dealer import Dealer
 from crypto_provider.key import load_or_make_key
 from crypto_provider.settings import CryptoProviderSettings
 from inference_service.client import InferenceServiceClient
 from secure_computation.admission import admit
 from secure_computation.channel.channel import Channel, Deadlines
+from secure_computation.channel.identity import Expected
 from secure_computation.channel.serving import Service, party_app
 from secure_computation.channel.tls import tls_context
 from secure_computation.engines.choosing import dealer_side, offered_engines, require_room
@@ -61,10 +64,18 @@ class DealingHandler:
     """Serves one party's channel: the ticket comes in, material goes out."""
 
     def __init__(
-        self, *, own: Party, public_keys: Sequence[Ed25519PublicKey], plans: PlanCache, dealer: Dealer, key: Seed
+        self,
+        *,
+        own: Party,
+        public_keys: Sequence[Ed25519PublicKey],
+        plans: PlanCache,
+        dealer: Dealer,
+        key: Seed,
+        leeway: timedelta = LEEWAY,
     ) -> None:
         """Deal as `own`, for tickets signed by any of `public_keys`. `key`: the dealer's, for masks of weights."""
         self._own = own
+        self._leeway = leeway
         self._public_keys = public_keys
         self._plans = plans
         self._dealer = dealer
@@ -74,7 +85,7 @@ class DealingHandler:
 
     def __call__(self, channel: Channel) -> None:
         """Deal one half of one session. Raises for the caller (`serve_channel`) to tell the peer."""
-        _, claims = admit(channel, own=self._own, public_keys=self._public_keys)
+        _, claims = admit(channel, own=self._own, public_keys=self._public_keys, leeway=self._leeway)
         plan = self._plans.get(claims.plan_hash)
         if claims.engine not in offered_engines(plan):
             raise TicketInvalid(f"the ticket is for the engine '{claims.engine.value}', which its plan does not have")
@@ -107,15 +118,25 @@ def dealer_app(settings: CryptoProviderSettings, plans: InferenceServiceClient) 
         plans=PlanCache(plans.plan),
         dealer=Dealer(ConsumptionLedger(settings.data_folder / "dealt")),
         key=load_or_make_key(settings.data_folder),
+        leeway=settings.credentials.clock_skew,
     )
     waiting = settings.waiting
     return party_app(
         Service(
             path=DEALING_PATH,
             handler=handler,
-            expect=SERVED,
+            expect=_served(settings),
             context=tls_context(settings.credentials, server_side=True),
             deadlines=Deadlines(connect_seconds=waiting.connect, step_seconds=waiting.step),
             channels_at_once=settings.channels_at_once,
         )
     )
+
+
+def _served(settings: CryptoProviderSettings) -> Expected:
+    """Who is dealt to: the pinned organisations, or everybody of a role where none is pinned."""
+    pinned = ((Role.DATA_OWNER, settings.data_owners), (Role.MODEL_OWNER, settings.model_owners))
+    expected: list[Party | Role] = []
+    for role, organisations in pinned:
+        expected += [Party(role=role, organisation=name) for name in organisations] or [role]
+    return tuple(expected)

@@ -6,6 +6,7 @@ from typing import Annotated
 from pydantic import Field
 
 from contract.identity import Credentials
+from contract.model_card import Name
 from contract.settings import Address, FrontEnd, PartySettings, Waiting, settings_config
 
 
@@ -22,6 +23,10 @@ class CryptoProviderSettings(PartySettings):
     """Public keys of the inference service, pinned."""
     inference_service: FrontEnd
     """Where public plans are read."""
+    data_owners: tuple[Name, ...] = ()
+    """Organisations that are dealt to, pinned; empty: every data owner of the federation."""
+    model_owners: tuple[Name, ...] = ()
+    """Likewise for model owners."""
     waiting: Waiting = Waiting()
     channels_at_once: Annotated[int, Field(ge=1, le=1024)] = 16
     threads: Annotated[int, Field(ge=1, le=256)] = 1

@@ -67,7 +67,7 @@ def diagnose(
         from inference_service.client import InferenceServiceClient
     front_end = settings.inference_service
     statuses = [0]
-    with InferenceServiceClient(front_end.url, front_end.api_key, authority=front_end.authority) as client:
+    with InferenceServiceClient.of(front_end) as client:
         diagnoser = Diagnoser(settings, client)
         entry = diagnoser.choose_model(model)
         chosen = engine or entry.engines[0]
@@ -142,7 +142,7 @@ def prepare(
         from inference_service.client import InferenceServiceClient
 
     front_end = settings.inference_service
-    with InferenceServiceClient(front_end.url, front_end.api_key, authority=front_end.authority) as client:
+    with InferenceServiceClient.of(front_end) as client:
         diagnoser = Diagnoser(settings, client)
         entry = diagnoser.choose_model(model)
         with console().status("starting"):
@@ -229,9 +229,7 @@ def doctor(
     settings = load_settings(DataOwnerSettings, config)
     front_end, seconds = settings.inference_service, settings.waiting.connect
     failed = False
-    with InferenceServiceClient(
-        front_end.url, front_end.api_key, authority=front_end.authority, timeout_seconds=seconds
-    ) as client:
+    with InferenceServiceClient.of(front_end, timeout_seconds=seconds) as client:
         for check in examine(settings, client):
             typer.echo(check.model_dump_json() if as_json else described(check))
             failed = failed or check.verdict is Verdict.BAD

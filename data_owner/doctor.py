@@ -22,10 +22,12 @@ import httpx
 from cryptography import x509
 
 from contract.api import ModelEntry
+from contract.certificates import read_certificate
 from contract.command_line import one_line
 from contract.errors import EncryptedInferenceError
-from contract.identity import Party, Role
+from contract.identity import Credentials, Party, Role
 from contract.model_card import Strict
+from contract.revocation import EXTEND_BEFORE, RevocationList
 from contract.ticket import LEEWAY
 from data_owner.settings import DataOwnerSettings
 from inference_service.client import InferenceServiceClient
@@ -110,8 +112,9 @@ def _own_checks(settings: DataOwnerSettings) -> Sequence[_Named]:
     credentials = settings.credentials
     return (
         _Named("private key", lambda: _private(credentials.key)),
-        _Named("certificate", lambda: _dates(credentials.certificate, "federation request and enroll make a new one")),
+        _Named("certificate", lambda: _dates(credentials.certificate, "federation renew asks for a new one")),
         _Named("authority", lambda: _dates(credentials.authority, "ask the federation for its new one")),
+        _Named("revocations", lambda: _revocations(credentials)),
         _Named("disk", lambda: _disk(settings.data_folder)),
         _Named("proxy", _proxy),
     )
@@ -140,6 +143,21 @@ def _dates(path: Path, advice: str) -> str:
     if end - now < RENEW_BEFORE:
         raise _Bad(f"{path} is valid until {end:%Y-%m-%d}, {(end - now).days} more days", advice, Verdict.DOUBTFUL)
     return f"{path}, valid until {end:%Y-%m-%d}"
+
+
+def _revocations(credentials: Credentials) -> str:
+    if credentials.revocations is None:
+        advice = (
+            "set credentials.revocations in the settings to the authority's list (federation install --revocations)"
+        )
+        raise _Bad("no list of revoked certificates is configured", advice, Verdict.DOUBTFUL)
+    found = RevocationList.read(credentials.revocations, read_certificate(credentials.authority))
+    now, advice = datetime.now(UTC), "ask the federation for its newest list; federation install puts it in place"
+    if found.ends < now:
+        raise _Bad(f"{found.path} was good until {found.ends:%Y-%m-%d}", advice)
+    if found.ends - now < EXTEND_BEFORE:
+        raise _Bad(f"{found.path} is good until {found.ends:%Y-%m-%d}", advice, Verdict.DOUBTFUL)
+    return f"{found.path}, good until {found.ends:%Y-%m-%d}"
 
 
 def _disk(folder: Path) -> str:

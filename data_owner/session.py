@@ -49,7 +49,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from ssl import SSLContext
 from typing import Any, Final
 
 import numpy as np
@@ -78,7 +77,7 @@ from imaging import ModelInput, read_model_input
 from inference_service.client import InferenceServiceClient
 from secure_computation.admission import STOCKED_ITEM_STEP, item_of, items_of, present_ticket
 from secure_computation.channel.channel import Channel, Deadlines
-from secure_computation.channel.tls import tls_context
+from secure_computation.channel.tls import TlsContext, tls_context
 from secure_computation.channel.websocket import connect_channel
 from secure_computation.engines.choosing import (
     data_owner_side,
@@ -139,7 +138,7 @@ class Diagnoser:
         self._settings = settings
         self._front_end = front_end
         self._desk = SessionDesk(settings, front_end)
-        self._context: SSLContext = tls_context(settings.credentials, server_side=False)
+        self._context: TlsContext = tls_context(settings.credentials, server_side=False)
         self._ledger = open_ledger(settings)
         self._stock = open_stock(settings, self._ledger)
         self._masked_weights = MaskedWeightsFolder(settings.data_folder / "masked-weights")

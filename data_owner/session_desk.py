@@ -13,9 +13,10 @@ from uuid import UUID
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from contract.api import Failure, ModelEntry, PhaseSeconds, SentBytes, SessionEventName, SessionReport, SessionView
+from contract.certificates import party_of_certificate
 from contract.command_line import one_line
 from contract.errors import EncryptedInferenceError, SessionCancelled, TicketInvalid
-from contract.identity import Party, Role, party_of_certificate
+from contract.identity import Party, Role
 from contract.settings import Peer
 from contract.ticket import Engine, Purpose, TicketClaims, load_public_key, verify_ticket
 from data_owner.diagnosis import Bytes, Seconds, Warned
@@ -63,7 +64,11 @@ class SessionDesk:
         self, view: SessionView, entry: ModelEntry, engine: Engine, purpose: Purpose, images: int
     ) -> OpenSession:
         claims = verify_ticket(
-            view.ticket or "", public_keys=self._public_keys, now=datetime.now(tz=UTC), party=self._own
+            view.ticket or "",
+            public_keys=self._public_keys,
+            now=datetime.now(tz=UTC),
+            party=self._own,
+            leeway=self._settings.credentials.clock_skew,
         )
         card = entry.card
         asked = (view.id, card.name, entry.version, entry.plan_hash, engine, purpose, card.output_policy, images)

@@ -245,11 +245,13 @@ class _Settings:
                 "key": f"certificates/{role.value}.key",
                 "certificate": f"certificates/{role.value}.pem",
                 "authority": "certificates/authority.pem",
+                "revocations": "certificates/revoked.crl",
             },
             "inference_service": {
                 "url": f"https://{HOST}:{self._port(role, Role.INFERENCE_SERVICE)}",
                 "api_key": keys[role],
                 "authority": "certificates/authority.pem",
+                "revocations": "certificates/revoked.crl",
             },
         }
 

@@ -48,6 +48,7 @@ from contract.errors import (
     TooFast,
 )
 from contract.model_card import ModelCard
+from contract.settings import FrontEnd
 from contract.ticket import Engine, Purpose
 
 MAX_ANSWER_BYTES = 8 << 20
@@ -69,6 +70,7 @@ class InferenceServiceClient:
         url: where the front end listens. Plain http is accepted on loopback only: the API key travels in each call.
         api_key: this account's key.
         authority: PEM file of the federation's authority, for https; None: the system's authorities.
+        revocations: the authority's list of revoked certificates, read when the client is made; None: none is checked.
         timeout_seconds: deadline of each wait of a call (to connect, to send, for the answer to begin) and of the
             answer's body as a whole.
 
@@ -77,7 +79,13 @@ class InferenceServiceClient:
     """
 
     def __init__(
-        self, url: str, api_key: SecretStr, *, authority: Path | None = None, timeout_seconds: float = 30.0
+        self,
+        url: str,
+        api_key: SecretStr,
+        *,
+        authority: Path | None = None,
+        revocations: Path | None = None,
+        timeout_seconds: float = 30.0,
     ) -> None:
         parsed = httpx.URL(url)
         loopback = _is_loopback(parsed.host)
@@ -89,9 +97,20 @@ class InferenceServiceClient:
         self._timeout_seconds = timeout_seconds
         self._http = httpx.Client(
             headers={"Authorization": f"Bearer {api_key.get_secret_value()}", "Accept-Encoding": "identity"},
-            verify=_tls(authority) if parsed.scheme == "https" else True,
+            verify=_tls(authority, revocations) if parsed.scheme == "https" else True,
             timeout=timeout_seconds,
             trust_env=not loopback,  # a hospital's proxy stands between it and the world, never on loopback
+        )
+
+    @classmethod
+    def of(cls, front_end: FrontEnd, *, timeout_seconds: float = 30.0) -> Self:
+        """The client that a party's settings describe."""
+        return cls(
+            front_end.url,
+            front_end.api_key,
+            authority=front_end.authority,
+            revocations=front_end.revocations,
+            timeout_seconds=timeout_seconds,
         )
 
     def __repr__(self) -> str:
@@ -236,7 +255,7 @@ class InferenceServiceClient:
         except httpx.TimeoutException as error:
             raise self._too_late(f"{method} {path[:200]}", start) from error
         except httpx.ConnectError as error:
-            advice = "its certificate is not the federation's" if "CERTIFICATE" in str(error) else "check that it runs"
+            advice = _advice(str(error))
             raise PeerUnreachable(
                 f"the {_PEER} at {self._url} cannot be reached: {advice}, or correct the URL"
             ) from error
@@ -263,13 +282,27 @@ class InferenceServiceClient:
         return DeadlineExceeded(peer=f"the {_PEER}", step=step, waited_seconds=time.monotonic() - start)
 
 
-def _tls(authority: Path | None) -> ssl.SSLContext:
+def _tls(authority: Path | None, revocations: Path | None = None) -> ssl.SSLContext:
     try:
         context = ssl.create_default_context(cafile=str(authority) if authority is not None else None)
+        if revocations is not None:
+            context.load_verify_locations(cafile=str(revocations))
+            context.verify_flags |= ssl.VerifyFlags.VERIFY_CRL_CHECK_LEAF
     except (OSError, ssl.SSLError) as error:
-        raise ConfigurationError(f"{authority}: not a certificate in PEM; give the federation's authority") from error
+        raise ConfigurationError(
+            f"{authority} or {revocations}: not in PEM; give the federation's authority and its list"
+        ) from error
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     return context
+
+
+def _advice(words: str) -> str:
+    """What to do where no connection was made, by OpenSSL's words."""
+    if "certificate revoked" in words:
+        return "its certificate was revoked; tell its operator"
+    if "CRL" in words:
+        return "the list of revoked certificates has ended or is not the authority's; put the newest there"
+    return "its certificate is not the federation's" if "CERTIFICATE" in words else "check that it runs"
 
 
 def _is_loopback(host: str) -> bool:

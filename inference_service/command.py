@@ -15,6 +15,7 @@ from contract.errors import CallerError, ConfigurationError
 from contract.settings import load_settings
 from contract.ticket import new_signing_key
 from inference_service.accounts import AccountRole, Accounts
+from inference_service.renewal import follow_renewals
 from inference_service.settings import ServiceSettings
 from inference_service.storage import Database
 
@@ -102,6 +103,8 @@ def run_server(service: "FastAPI", settings: ServiceSettings) -> None:
             ) from error
         if configuration.ssl is not None:
             configuration.ssl.minimum_version = ssl.TLSVersion.TLSv1_3
+            if settings.certificate is not None and settings.key is not None:
+                follow_renewals(configuration.ssl, certificate=settings.certificate, key=settings.key)
         scheme = "https" if configuration.is_ssl else "http"
         host = f"[{settings.listen.host}]" if family == socket.AF_INET6 else settings.listen.host
         typer.echo(f"{scheme}://{host}:{listener.getsockname()[1]}")

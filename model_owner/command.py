@@ -95,7 +95,7 @@ def serve(config: Annotated[Path | None, typer.Option(help="TOML file of setting
     for model in models.values():
         warm_up_for(model.plan, Engine.MASKED)
     front_end = settings.inference_service
-    with InferenceServiceClient(front_end.url, front_end.api_key, authority=front_end.authority) as client:
+    with InferenceServiceClient.of(front_end) as client:
         server = inference_app(settings, models, client)
         register_models(settings, models, client)
         for name, version in models:

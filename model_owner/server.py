@@ -31,17 +31,18 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from ssl import SSLContext
+from datetime import timedelta
 from typing import Any, Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from starlette.applications import Starlette
 
 from contract.api import Failure, PartyAddress, SessionEventName, SessionReport
+from contract.certificates import party_of_certificate
 from contract.command_line import one_line
 from contract.errors import EncryptedInferenceError, ModelFileError, PeerViolation, Refused, TicketInvalid
-from contract.identity import Party, Role, party_of_certificate
-from contract.ticket import STOCKED_ENGINES, Engine, Purpose, TicketClaims, load_public_key
+from contract.identity import Party, Role
+from contract.ticket import LEEWAY, STOCKED_ENGINES, Engine, Purpose, TicketClaims, load_public_key
 from inference_service.client import InferenceServiceClient
 from model_owner.registry import RegisteredModel, Registry
 from model_owner.settings import ModelOwnerSettings
@@ -49,7 +50,7 @@ from model_owner.stock import ModelOwnerStock
 from secure_computation.admission import STOCKED_ITEM_STEP, admit, item_of, items_of, present_ticket
 from secure_computation.channel.channel import Channel, Deadlines
 from secure_computation.channel.serving import Service, party_app
-from secure_computation.channel.tls import tls_context
+from secure_computation.channel.tls import TlsContext, tls_context
 from secure_computation.channel.traffic import Traffic
 from secure_computation.channel.websocket import connect_channel
 from secure_computation.engines.choosing import model_owner_side, offered_engines, output_of, require_room
@@ -72,7 +73,7 @@ class DealerLink:
 
     party: Party
     url: str
-    context: SSLContext
+    context: TlsContext
     deadlines: Deadlines
 
 
@@ -90,6 +91,7 @@ class InferenceHandler:
         dealer: DealerLink,
         front_end: InferenceServiceClient,
         images_per_session: int,
+        leeway: timedelta = LEEWAY,
     ) -> None:
         """Serve `models` as `own`, for tickets signed by any of `public_keys`."""
         self._own = own
@@ -100,12 +102,13 @@ class InferenceHandler:
         self._dealer = dealer
         self._front_end = front_end
         self._images_per_session = images_per_session
+        self._leeway = leeway
         self._sides: dict[tuple[str, Engine], ModelOwnerSide[Any]] = {}
         self._making = threading.Lock()
 
     def __call__(self, channel: Channel) -> None:
         """Run one session. Raises for the caller (`serve_channel`) to tell the peer."""
-        ticket, claims = admit(channel, own=self._own, public_keys=self._public_keys)
+        ticket, claims = admit(channel, own=self._own, public_keys=self._public_keys, leeway=self._leeway)
         # Durable before anything is received for it. A replayed ticket stops here, and does not end the session that
         # it was made for: that one may still be running.
         preparing = claims.purpose is Purpose.PREPARE
@@ -295,6 +298,7 @@ def inference_app(settings: ModelOwnerSettings, models: HostedModels, front_end:
         ),
         front_end=front_end,
         images_per_session=settings.images_per_session,
+        leeway=settings.credentials.clock_skew,
     )
     served = tuple(Party(role=Role.DATA_OWNER, organisation=name) for name in settings.data_owners)
     return party_app(

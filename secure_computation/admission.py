@@ -5,14 +5,14 @@ certificate of the other end. A ticket names organisations only: it can forbid a
 """
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from contract.errors import TicketInvalid
 from contract.identity import Party
-from contract.ticket import STOCKED_ENGINES, Purpose, TicketClaims, verify_ticket
+from contract.ticket import LEEWAY, STOCKED_ENGINES, Purpose, TicketClaims, verify_ticket
 from secure_computation.channel.channel import Channel
 from secure_computation.material import ItemName, item_name
 
@@ -27,16 +27,18 @@ def present_ticket(channel: Channel, ticket: str) -> None:
     channel.send_hello({"ticket": ticket}, step=STEP)
 
 
-def admit(channel: Channel, *, own: Party, public_keys: Sequence[Ed25519PublicKey]) -> tuple[str, TicketClaims]:
+def admit(
+    channel: Channel, *, own: Party, public_keys: Sequence[Ed25519PublicKey], leeway: timedelta = LEEWAY
+) -> tuple[str, TicketClaims]:
     """Receive and check the ticket of whoever dialled; return it as it came, and what it says.
 
     Raises TicketInvalid unless it is genuine, in time, to diagnose or for material that can be stocked, and names both
-    ends of this channel.
+    ends of this channel. `leeway`: how far this machine's clock may be from the front end's.
     """
     ticket = channel.receive_hello(step=STEP).get("ticket")
     if not isinstance(ticket, str):
         raise TicketInvalid(f"{channel.peer} presented no ticket: update it to the same version")
-    claims = verify_ticket(ticket, public_keys=public_keys, now=datetime.now(tz=UTC), party=own)
+    claims = verify_ticket(ticket, public_keys=public_keys, now=datetime.now(tz=UTC), party=own, leeway=leeway)
     claims.require_party(channel.peer)
     if claims.purpose is Purpose.PREPARE and claims.engine not in STOCKED_ENGINES:
         raise TicketInvalid(

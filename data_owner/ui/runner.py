@@ -119,7 +119,7 @@ class Runner:
 
         front_end = self._settings.inference_service
         if self._client is None:
-            self._client = InferenceServiceClient(front_end.url, front_end.api_key, authority=front_end.authority)
+            self._client = InferenceServiceClient.of(front_end)
         if self._diagnoser is None:
             self._diagnoser = Diagnoser(self._settings, self._client)
         model = self._choose(self._client)

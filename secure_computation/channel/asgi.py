@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import ssl
 from collections.abc import Callable
 from typing import Any
 
@@ -13,10 +12,10 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from contract.errors import EncryptedInferenceError
 from secure_computation.channel.bridge import BridgedStream
 from secure_computation.channel.channel import Channel, Deadlines
-from secure_computation.channel.identity import Expected, require_identity
+from secure_computation.channel.identity import HANDSHAKE_STEP, Expected, open_channel
 from secure_computation.channel.stream import Deadline
-from secure_computation.channel.tls import TlsStream
-from secure_computation.channel.websocket import HANDSHAKE_STEP, MESSAGE_BYTES, PING_SECONDS, WRITE_BUFFER_BYTES
+from secure_computation.channel.tls import TlsContext, TlsStream
+from secure_computation.channel.websocket import MESSAGE_BYTES, PING_SECONDS, WRITE_BUFFER_BYTES
 
 _LOG = logging.getLogger(__name__)
 
@@ -25,7 +24,7 @@ async def serve_channel(
     websocket: WebSocket,
     handler: Callable[[Channel], None],
     *,
-    context: ssl.SSLContext,
+    context: TlsContext,
     expect: Expected,
     deadlines: Deadlines,
 ) -> None:
@@ -89,23 +88,22 @@ def _serve(
     stream: BridgedStream,
     handler: Callable[[Channel], None],
     *,
-    context: ssl.SSLContext,
+    context: TlsContext,
     expect: Expected,
     deadlines: Deadlines,
     client: str,
 ) -> None:
     tls = TlsStream(stream, context, server_side=True)
+    deadline = Deadline(peer=client, step=HANDSHAKE_STEP, seconds=deadlines.connect_seconds)
     try:
-        party = tls.handshake(Deadline(peer=client, step=HANDSHAKE_STEP, seconds=deadlines.connect_seconds))
-        channel = Channel(tls, peer=party, deadlines=deadlines)
-        require_identity(channel, expect, found_at=client, step=HANDSHAKE_STEP)
+        channel = open_channel(tls, expect=expect, found_at=client, deadline=deadline, deadlines=deadlines)
     except EncryptedInferenceError as error:
         _LOG.warning("connection refused: %s", error)
         return
     try:
         handler(channel)
     except EncryptedInferenceError as error:
-        _LOG.warning("session with %s failed: %s", party, error)
+        _LOG.warning("session with %s failed: %s", channel.peer, error)
         # Also where a link failed: it may be another one than this, and then the peer cannot know.
         channel.send_error(error.code, str(error), step="end of session")
 

@@ -2,9 +2,13 @@
 
 from typing import TypeAlias
 
-from contract.errors import PeerViolation
+from contract.errors import CertificateRefused, PeerViolation
 from contract.identity import Party, Role
-from secure_computation.channel.channel import Channel
+from secure_computation.channel.channel import Channel, Deadlines, Recorder
+from secure_computation.channel.stream import Deadline
+from secure_computation.channel.tls import TlsStream
+
+HANDSHAKE_STEP = "tls handshake"
 
 Expected: TypeAlias = Party | Role | tuple[Party | Role, ...]
 """Whom a connection may end at: one party, anybody of a role, or any of several."""
@@ -27,3 +31,35 @@ def require_identity(channel: Channel, expected: Expected, *, found_at: str, ste
     )
     channel.send_error(error.code, str(error), step=step)
     raise error
+
+
+def open_channel(
+    stream: TlsStream,
+    *,
+    expect: Expected,
+    found_at: str,
+    deadline: Deadline,
+    deadlines: Deadlines,
+    recorder: Recorder | None = None,
+) -> Channel:
+    """Shake hands and return the channel, to a party that this party meant and whose certificate is good.
+
+    Args:
+        stream: not yet used.
+        expect: whom it may end at.
+        found_at: the other end in words, whoever it is.
+        deadline: of the handshake.
+        deadlines: of the channel.
+        recorder: see Channel.
+
+    Raises what `TlsStream.handshake` raises, and PeerViolation for another party; the peer is told either.
+    """
+    try:
+        party = stream.handshake(deadline)
+    except CertificateRefused as error:
+        refused = Channel(stream, peer=error.party, deadlines=deadlines)
+        refused.send_error(error.code, str(error), step=HANDSHAKE_STEP)
+        raise
+    channel = Channel(stream, peer=party, deadlines=deadlines, recorder=recorder)
+    require_identity(channel, expect, found_at=found_at, step=HANDSHAKE_STEP)
+    return channel

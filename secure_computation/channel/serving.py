@@ -1,6 +1,5 @@
 """A party's server: an ASGI app with one WebSocket for channels and two health paths, run by uvicorn."""
 
-import ssl
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from contract.settings import Address
 from secure_computation.channel.asgi import serve_channel, uvicorn_options
 from secure_computation.channel.channel import Channel, Deadlines
 from secure_computation.channel.identity import Expected
+from secure_computation.channel.tls import TlsContext
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +27,7 @@ class Service:
     handler: Callable[[Channel], None]
     """Runs in a thread of its own for each channel."""
     expect: Expected
-    context: ssl.SSLContext
+    context: TlsContext
     deadlines: Deadlines
     channels_at_once: int
 

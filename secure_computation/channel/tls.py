@@ -3,15 +3,16 @@
 A load balancer or inspecting proxy that ends an outer TLS connection sees only ciphertext of this one.
 """
 
-import os
 import ssl
-import stat
 import threading
 from collections.abc import Sequence
 
 from contract.errors import ConfigurationError, EncryptedInferenceError, PeerViolation, TransportError
-from contract.identity import Credentials, Party
+from contract.identity import Party
 from secure_computation.channel.stream import ByteStream, Deadline, Piece
+from secure_computation.channel.trust import TlsContext, tls_context
+
+__all__ = ["CIPHERTEXT_BYTES", "TlsContext", "TlsStream", "tls_context"]
 
 CIPHERTEXT_BYTES = 256 << 10
 """Plaintext is encrypted and handed on in pieces of this size: one message each, the fastest size on WebSocket."""
@@ -19,47 +20,16 @@ CIPHERTEXT_BYTES = 256 << 10
 RECORD_BYTES = 16 << 10
 
 
-def tls_context(credentials: Credentials, *, server_side: bool) -> ssl.SSLContext:
-    """TLS 1.3 with certificates on both ends. Raises ConfigurationError naming the file that is wrong.
-
-    Names of hosts are not checked: a party is named by a URI in its certificate, see `TlsStream.handshake`.
-    """
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER if server_side else ssl.PROTOCOL_TLS_CLIENT)
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_REQUIRED
-    if server_side:
-        context.num_tickets = 0  # connections are not resumed, and a ticket would be one more thing to read
-    try:
-        mode = credentials.key.stat().st_mode
-        context.load_verify_locations(cafile=credentials.authority)
-        context.load_cert_chain(credentials.certificate, credentials.key, password=_no_password)
-    except ssl.SSLError as error:
-        raise ConfigurationError(
-            f"{credentials.certificate}, its key and {credentials.authority} do not belong together or are not PEM "
-            f"({_reason(error)}): enrol again with `federation enroll`"
-        ) from error
-    except OSError as error:
-        names = f"{credentials.key}, {credentials.certificate} and {credentials.authority}"
-        raise ConfigurationError(f"one of {names} cannot be read ({error.strerror}): check the paths") from error
-    if os.name == "posix" and stat.S_IMODE(mode) & 0o077:
-        raise ConfigurationError(f"{credentials.key} can be read by others: `chmod 600` it")
-    return context
-
-
-def _no_password() -> str:
-    raise ConfigurationError("the party's key is encrypted: give one without a password, readable by its owner only")
-
-
 class TlsStream(ByteStream):
     """TLS over `inner`. Call `handshake` first."""
 
-    def __init__(self, inner: ByteStream, context: ssl.SSLContext, *, server_side: bool) -> None:
-        """Wrap `inner`, which this stream owns from now on."""
+    def __init__(self, inner: ByteStream, context: TlsContext, *, server_side: bool) -> None:
+        """Wrap `inner`, which this stream owns from now on. What `context` holds now holds for the whole connection."""
         self._inner = inner
+        self._trust = context.trust()
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
-        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=server_side)
+        self._tls = self._trust.ssl_context.wrap_bio(self._incoming, self._outgoing, server_side=server_side)
         self._state = threading.Lock()  # OpenSSL's connection object is not for two threads at once
         self._writing = threading.Lock()  # keeps ciphertext in order; held while waiting, unlike _state
 
@@ -67,19 +37,24 @@ class TlsStream(ByteStream):
         """Authenticate both ends; return who the peer is. Raises PeerViolation for a certificate not of this
         federation, ConfigurationError where the peer refuses ours.
 
-        A client returns before the server has judged its certificate: a refusal shows at its first read.
+        CertificateRefused is raised after TLS stands, so that the peer can be told why: `identity.open_channel`
+        does. A client returns before the server has judged its certificate: a refusal shows at its first read.
         """
         while True:
             try:
                 self._tls.do_handshake()
                 self._flush(deadline)
-                return _party(self._tls, deadline)
+                break
             except ssl.SSLWantReadError:
                 self._flush(deadline)
                 self._incoming.write(self._inner.read_some(deadline))
             except ssl.SSLError as error:
                 self._send_alert(deadline)
                 raise _translated(error, deadline) from error
+        shown = self._tls.getpeercert(binary_form=True)
+        if shown is None:
+            raise PeerViolation(f"{deadline.peer} showed no certificate: it must enrol with `federation enroll`")
+        return self._trust.judge(shown, found_at=deadline.peer)
 
     def write(self, pieces: Sequence[Piece], deadline: Deadline) -> None:
         """See ByteStream."""
@@ -159,18 +134,6 @@ class TlsStream(ByteStream):
                 self._incoming.write(chunk)
 
 
-def _party(tls: ssl.SSLObject, deadline: Deadline) -> Party:
-    certificate = tls.getpeercert() or {}
-    names = certificate.get("subjectAltName", ())
-    uris = [str(entry[1]) for entry in names if isinstance(entry, tuple) and entry[0] == "URI"]
-    if len(uris) != 1:
-        raise PeerViolation(
-            f"{deadline.peer} has a certificate that names {len(uris)} parties instead of one: it must enrol with "
-            "`federation enroll`"
-        )
-    return Party.from_uri(uris[0])
-
-
 def _reason(error: ssl.SSLError) -> str:
     return (error.reason or "no reason given").lower().replace("_", " ")
 
@@ -180,7 +143,7 @@ def _translated(error: ssl.SSLError, deadline: Deadline) -> EncryptedInferenceEr
     if isinstance(error, ssl.SSLCertVerificationError):
         return PeerViolation(
             f"{deadline.peer} has a certificate that this party does not accept ({error.verify_message}): it must be "
-            "valid today and enrolled with the same federation"
+            "enrolled with the same federation"
         )
     reason = _reason(error)
     if "did not return a certificate" in reason:

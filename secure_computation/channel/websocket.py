@@ -21,9 +21,9 @@ from contract.errors import (
 )
 from secure_computation.channel.bridge import CLOSE_SECONDS, BridgedStream
 from secure_computation.channel.channel import Channel, Deadlines, Recorder
-from secure_computation.channel.identity import Expected, describe, require_identity
+from secure_computation.channel.identity import HANDSHAKE_STEP, Expected, describe, open_channel
 from secure_computation.channel.stream import ByteStream, Deadline
-from secure_computation.channel.tls import TlsStream
+from secure_computation.channel.tls import TlsContext, TlsStream
 
 MESSAGE_BYTES = 1 << 20
 """Largest WebSocket message that either side accepts; the streams send at most 256 KiB and TLS framing."""
@@ -32,13 +32,12 @@ PING_SECONDS = 20.0
 """Keeps proxies from closing an idle connection. A missing answer ends nothing: the deadlines of the channel do."""
 
 WRITE_BUFFER_BYTES = 1 << 20
-HANDSHAKE_STEP = "tls handshake"
 
 
 def connect_channel(
     url: str,
     *,
-    context: ssl.SSLContext,
+    context: TlsContext,
     expect: Expected,
     deadlines: Deadlines,
     recorder: Recorder | None = None,
@@ -51,15 +50,20 @@ def connect_channel(
     address = _address(url)
     peer = f"{describe(expect)} at {address}"
     deadline = Deadline(peer=peer, step=HANDSHAKE_STEP, seconds=deadlines.connect_seconds)
+    context.trust().require_own_valid()  # in better words than the peer could
     stream = TlsStream(connect_websocket(url, deadline), context, server_side=False)
     try:
-        party = stream.handshake(deadline)
-        channel = Channel(stream, peer=party, deadlines=deadlines, recorder=recorder)
-        require_identity(channel, expect, found_at=f"the party at {address}", step=HANDSHAKE_STEP)
+        return open_channel(
+            stream,
+            expect=expect,
+            found_at=f"the party at {address}",
+            deadline=deadline,
+            deadlines=deadlines,
+            recorder=recorder,
+        )
     except EncryptedInferenceError:
         stream.close()
         raise
-    return channel
 
 
 def connect_websocket(url: str, deadline: Deadline) -> ByteStream:

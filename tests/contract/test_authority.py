@@ -13,15 +13,9 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from typer.testing import CliRunner
 
 from contract import federation_command
-from contract.authority import (
-    create_authority,
-    create_request,
-    party_credentials,
-    read_request,
-    sign_request,
-    write_certificate,
-)
+from contract.authority import create_authority, sign_request
 from contract.command_line import new_app, one_line, run
+from contract.enrolment import create_request, party_credentials, read_request
 from contract.errors import CallerError, ConfigurationError, EncryptedInferenceError, PeerViolation
 from contract.identity import Credentials, Party, Role
 
@@ -38,7 +32,7 @@ def authority(tmp_path: Path) -> Path:
 def enrolled(authority: Path, party: Party, folder: Path) -> Credentials:
     files = party_credentials(party, folder)
     request = create_request(party, folder)
-    write_certificate(files.certificate, sign_request(authority, request))
+    files.certificate.write_bytes(sign_request(authority, request))
     if not files.authority.exists():
         files.authority.write_bytes((authority / "authority.pem").read_bytes())
     return files

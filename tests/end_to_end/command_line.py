@@ -65,7 +65,8 @@ def changed_settings(deployment: Deployment, target: Path, **changes: Any) -> Pa
     settings["ticket_keys"] = [str(deployment.folder / key) for key in settings["ticket_keys"]]
     settings["credentials"] = {name: str(deployment.folder / path) for name, path in settings["credentials"].items()}
     front_end = settings["inference_service"]
-    front_end["authority"] = str(deployment.folder / front_end["authority"])
+    for file in ("authority", "revocations"):
+        front_end[file] = str(deployment.folder / front_end[file])
     for key, value in changes.items():
         settings[key] = settings[key] | value if isinstance(value, dict) and key in settings else value
     target.write_text(tomli_w.dumps(settings))

@@ -19,7 +19,8 @@ import uvicorn
 from pydantic import SecretStr
 
 from contract.api import ModelEntry, SessionState, SessionView
-from contract.authority import create_authority, create_request, party_credentials, sign_request, write_certificate
+from contract.authority import create_authority, sign_request
+from contract.enrolment import create_request, install_certificate, party_credentials
 from contract.identity import Credentials, Party, Role
 from contract.model_card import OutputPolicy
 from contract.settings import Address, Peer, Waiting
@@ -132,11 +133,13 @@ class Federation:
         if party not in self.issued:
             folder = self.folder / "certificates" / f"{party.role.value}-{party.organisation}"
             request = create_request(party, folder)
-            credentials = party_credentials(party, folder)
             authority = self.folder / "authority"
-            write_certificate(credentials.certificate, sign_request(authority, request))
-            write_certificate(credentials.authority, (authority / "authority.pem").read_bytes())
-            self.issued[party] = credentials
+            signed = folder / "signed.pem"
+            signed.write_bytes(sign_request(authority, request))
+            install_certificate(
+                party, folder, signed, authority=authority / "authority.pem", revocations=authority / "revoked.crl"
+            )
+            self.issued[party] = party_credentials(party, folder)
         return self.issued[party]
 
     def client(self, role: Role = Role.DATA_OWNER, kind: type[RecordingClient] = RecordingClient) -> RecordingClient:

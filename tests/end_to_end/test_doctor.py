@@ -33,6 +33,7 @@ def doctors_findings(
     return done.status, {one["name"]: (one["verdict"], one["found"], one["advice"]) for one in checks}
 
 
+OWN_CHECKS = ("private key", "certificate", "authority", "revocations", "disk", "proxy")
 PARTIES_SEEN = ("model-owner of north-lab", "crypto-provider of trust-centre")
 """Dialled, and left before a ticket was due."""
 
@@ -41,7 +42,16 @@ def test_the_doctor_finds_a_healthy_machine(deployment: Deployment, capfd: pytes
     status, found = doctors_findings(capfd, deployment.data_owner_settings)
     assert status == 0, found
     ways = ("front end: address", "front end: certificate", "clock", "account")
-    assert tuple(found) == ("private key", "certificate", "authority", "disk", "proxy", *ways, *PARTIES_SEEN)
+    assert tuple(found) == (
+        "private key",
+        "certificate",
+        "authority",
+        "revocations",
+        "disk",
+        "proxy",
+        *ways,
+        *PARTIES_SEEN,
+    )
     assert {verdict for verdict, _, _ in found.values()} <= {"good", "doubtful"}
     shown = in_process(capfd, "doctor", "--config", deployment.data_owner_settings)
     assert "good     account: accepted; 1 model(s) in the catalog" in shown.stdout.splitlines()

@@ -10,21 +10,24 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 from pydantic import SecretStr, ValidationError
 
-from contract.authority import (
-    create_authority,
-    create_request,
-    party_credentials,
-    sign_request,
-    write_certificate,
-)
+from contract.authority import Authority, Reason, create_authority, sign_request
+from contract.certificates import PartyCertificate
 from contract.command_line import run
+from contract.enrolment import (
+    create_renewal,
+    create_request,
+    install_certificate,
+    party_credentials,
+    read_request,
+)
 from contract.errors import PeerUnreachable
 from contract.identity import Party, Role
 from contract.settings import Address
 from contract.ticket import PUBLIC_KEY_FILE, SIGNING_KEY_FILE, load_public_key
-from inference_service.client import InferenceServiceClient
+from inference_service.client import InferenceServiceClient, _advice
 from inference_service.command import app
 from inference_service.settings import DATABASE_FILE, ServiceSettings
 
@@ -135,7 +138,7 @@ def test_over_tls_the_federations_authority_vouches_for_it(config: Path, key: Se
     authority = create_authority(tmp_path / "authority")
     request = create_request(party, tmp_path / "front-end", hosts=["127.0.0.1"])
     files = party_credentials(party, tmp_path / "front-end")
-    write_certificate(files.certificate, sign_request(tmp_path / "authority", request, hosts=["127.0.0.1"]))
+    files.certificate.write_bytes(sign_request(tmp_path / "authority", request, hosts=["127.0.0.1"]))
     config.write_text(config.read_text() + f'key = "{files.key}"\ncertificate = "{files.certificate}"\n')
     with served(config) as (url, _):
         assert url.startswith("https://")
@@ -151,6 +154,53 @@ def test_over_tls_the_federations_authority_vouches_for_it(config: Path, key: Se
             pytest.raises(ssl.SSLError),
         ):
             old.wrap_socket(plain, server_hostname=host)
+
+
+def test_a_renewed_certificate_is_served_without_a_restart(config: Path, key: SecretStr, tmp_path: Path) -> None:
+    """And once the old one is revoked, nobody who shows it is believed. An open connection goes on through both."""
+    party = Party(role=Role.INFERENCE_SERVICE, organisation="federation")
+    create_authority(tmp_path / "authority")
+    authority, folder = Authority.open(tmp_path / "authority"), tmp_path / "front-end"
+    issuer, revoked = authority.folder / "authority.pem", authority.folder / "revoked.crl"
+
+    def client_at(url: str) -> InferenceServiceClient:
+        return InferenceServiceClient(url, key, authority=issuer, revocations=revoked)
+
+    signed = tmp_path / "signed.pem"
+    signed.write_bytes(
+        authority.sign(read_request(create_request(party, folder, hosts=["127.0.0.1"])), hosts=["127.0.0.1"])
+    )
+    install_certificate(party, folder, signed, authority=issuer, revocations=revoked)
+    files = party_credentials(party, folder)
+    config.write_text(config.read_text() + f'key = "{files.key}"\ncertificate = "{files.certificate}"\n')
+    with served(config) as (url, _), client_at(url) as early:
+        assert early.models() == ()
+        wanted = read_request(create_renewal(party, folder))
+        first = signed.read_bytes()
+        signed.write_bytes(authority.sign(wanted, hosts=wanted.hosts))
+        (folder / "inference-service.next.key").replace(files.key)  # half done: the old pair is served
+        with client_at(url) as client:
+            assert client.models() == ()
+        install_certificate(party, folder, signed)
+        assert certificate_at(url, issuer).serial_number == PartyCertificate.read(signed).serial
+        (tmp_path / "first.pem").write_bytes(first)
+        authority.revoke([PartyCertificate.read(tmp_path / "first.pem")], Reason.SUPERSEDED)
+        with client_at(url) as client:
+            assert client.models() == ()
+        authority.revoke(authority.issued_to(party), Reason.KEY_COMPROMISE)
+        with client_at(url) as client, pytest.raises(PeerUnreachable, match="was revoked"):
+            client.models()
+        assert early.models() == ()
+
+
+def certificate_at(url: str, authority: Path) -> x509.Certificate:
+    host, port = url.removeprefix("https://").split(":")
+    pem = ssl.get_server_certificate((host, int(port)), ca_certs=str(authority), timeout=20)
+    return x509.load_pem_x509_certificate(pem.encode())
+
+
+def test_a_list_that_has_ended_stops_a_call(tmp_path: Path) -> None:
+    assert "has ended" in _advice("[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: CRL has expired")
 
 
 def test_a_key_that_is_not_the_certificates(

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from contract.errors import (
+    CertificateRefused,
     ConfigurationError,
-    EncryptedInferenceError,
     PeerReported,
     PeerViolation,
 )
@@ -19,34 +19,10 @@ from secure_computation.channel.identity import Expected, require_identity
 from secure_computation.channel.memory import MemoryStream
 from secure_computation.channel.stream import Deadline
 from secure_computation.channel.tls import TlsStream, tls_context
+from secure_computation.channel.trust import _ssl_context
 from secure_computation.channel.websocket import connect_channel
 from tests.secure_computation.channel.conftest import DEADLINES, HOSPITAL, LABORATORY, Authority, Server
-
-
-def run(stream: TlsStream, name: str) -> Party | EncryptedInferenceError:
-    """Handshake and, as TLS 1.3 needs it for a client to learn its fate, one read."""
-    try:
-        party = stream.handshake(Deadline(peer=name, step="handshake", seconds=5))
-        channel = Channel(stream, peer=party, deadlines=DEADLINES)
-        channel.send_end(step="hello")
-        channel.receive_end(step="hello")
-    except EncryptedInferenceError as error:
-        stream.close()
-        return error
-    return party
-
-
-def meet(client: ssl.SSLContext, server: ssl.SSLContext) -> tuple[object, object]:
-    """What the client and the server make of each other."""
-    left, right = MemoryStream.pair()
-    ends = (TlsStream(left, client, server_side=False), TlsStream(right, server, server_side=True))
-    with ThreadPoolExecutor(2) as pool:
-        first, second = pool.submit(run, ends[0], "the server"), pool.submit(run, ends[1], "the client")
-        return first.result(10), second.result(10)
-
-
-def contexts(client: Credentials, server: Credentials) -> tuple[ssl.SSLContext, ssl.SSLContext]:
-    return tls_context(client, server_side=False), tls_context(server, server_side=True)
+from tests.secure_computation.channel.handshakes import Bare, at, contexts, meet, run
 
 
 def test_each_side_learns_the_others_party(hospital: Credentials, laboratory: Credentials) -> None:
@@ -73,18 +49,21 @@ def test_a_server_of_another_authority_is_refused(hospital: Credentials, tmp_pat
 
 
 def test_an_expired_certificate_is_refused(laboratory: Credentials, authority: Authority) -> None:
-    client, server = meet(*contexts(authority.issue(HOSPITAL.uri, days=-1), laboratory))
-    assert isinstance(server, PeerViolation)
-    assert "certificate has expired" in str(server)
-    assert isinstance(client, ConfigurationError)
-    assert "certificate expired" in str(client)
+    late = at(authority.issue(HOSPITAL.uri, days=-1), server_side=False, days=-2)
+    client, server = meet(late, tls_context(laboratory, server_side=True))
+    assert isinstance(server, CertificateRefused)
+    assert isinstance(client, PeerReported)
+    for side in (server, client):
+        assert "the certificate of the client, the data-owner of st-mary, ended at" in str(side)
 
 
 def test_a_client_without_certificate_is_refused(laboratory: Credentials, authority: Authority) -> None:
     bare = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     bare.check_hostname = False
     bare.load_verify_locations(authority.path)
-    client, server = meet(bare, tls_context(laboratory, server_side=True))
+    client, server = meet(
+        Bare(tls_context(laboratory, server_side=False), bare), tls_context(laboratory, server_side=True)
+    )
     assert isinstance(server, PeerViolation)
     assert "showed no certificate" in str(server)
     assert isinstance(client, ConfigurationError)
@@ -96,7 +75,7 @@ def test_tls_1_2_is_refused(laboratory: Credentials, hospital: Credentials) -> N
     old.maximum_version = ssl.TLSVersion.TLSv1_2
     old.load_verify_locations(hospital.authority)
     old.load_cert_chain(hospital.certificate, hospital.key)
-    _, server = meet(old, tls_context(laboratory, server_side=True))
+    _, server = meet(Bare(tls_context(hospital, server_side=False), old), tls_context(laboratory, server_side=True))
     assert isinstance(server, PeerViolation)
 
 
@@ -113,7 +92,8 @@ def test_tls_1_2_is_refused(laboratory: Credentials, hospital: Credentials) -> N
 def test_a_certificate_that_names_no_single_party_is_refused(
     uris: tuple[str, ...], words: str, laboratory: Credentials, authority: Authority
 ) -> None:
-    _, server = meet(*contexts(authority.issue(*uris), laboratory))
+    bad = _ssl_context(authority.issue(*uris), server_side=False)
+    _, server = meet(Bare(tls_context(laboratory, server_side=False), bad), tls_context(laboratory, server_side=True))
     assert isinstance(server, PeerViolation)
     assert words in str(server)
 
@@ -207,13 +187,13 @@ def test_a_server_of_the_wrong_organisation_is_refused(server: Server, hospital:
 
 
 def test_a_refused_client_learns_why_at_its_first_receive(server: Server, authority: Authority) -> None:
-    context = tls_context(authority.issue(HOSPITAL.uri, days=-1), server_side=False)
+    context = at(authority.issue(HOSPITAL.uri, days=-1), server_side=False, days=-2)
     channel = connect_channel(server.url, context=context, expect=LABORATORY, deadlines=DEADLINES)
 
     def greet() -> None:
         channel.send_hello({}, step="hello")
         channel.receive_tensor((1,), np.uint8, step="hello")
 
-    with pytest.raises(ConfigurationError, match=r"refuses the certificate of this party \(.*certificate expired\)"):
+    with pytest.raises(PeerReported, match=r"the data-owner of st-mary, ended at .*compare the two"):
         greet()
     channel.close()

@@ -1,7 +1,6 @@
 """The network's own troubles: nobody there, strangers, slow peers, a server that stops."""
 
 import socket
-import ssl
 import threading
 import time
 
@@ -28,21 +27,21 @@ from secure_computation.channel.asgi import serve_channel, uvicorn_options
 from secure_computation.channel.bridge import INBOUND_BYTES, OUTBOUND_BYTES
 from secure_computation.channel.channel import EXCHANGE_AHEAD_BYTES, Channel, Deadlines
 from secure_computation.channel.stream import Deadline, InboundBuffer
-from secure_computation.channel.tls import tls_context
+from secure_computation.channel.tls import TlsContext, tls_context
 from secure_computation.channel.websocket import connect_channel
 from tests.secure_computation.channel.conftest import DEADLINES, LABORATORY, Authority, Server
 
 
 @pytest.fixture(scope="module")
-def context(hospital: Credentials) -> ssl.SSLContext:
+def context(hospital: Credentials) -> TlsContext:
     return tls_context(hospital, server_side=False)
 
 
-def dial(url: str, context: ssl.SSLContext, deadlines: Deadlines = DEADLINES) -> Channel:
+def dial(url: str, context: TlsContext, deadlines: Deadlines = DEADLINES) -> Channel:
     return connect_channel(url, context=context, expect=LABORATORY, deadlines=deadlines)
 
 
-def test_nobody_listens(context: ssl.SSLContext) -> None:
+def test_nobody_listens(context: TlsContext) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         port = taken.getsockname()[1]
@@ -50,12 +49,12 @@ def test_nobody_listens(context: ssl.SSLContext) -> None:
             dial(f"ws://127.0.0.1:{port}/channel?token=secret", context)
 
 
-def test_an_unknown_host(context: ssl.SSLContext) -> None:
+def test_an_unknown_host(context: TlsContext) -> None:
     with pytest.raises(PeerUnreachable, match=r"at nowhere\.invalid:80 cannot be reached"):
         dial("ws://nowhere.invalid/channel", context)
 
 
-def test_a_silent_host_is_given_up(context: ssl.SSLContext) -> None:
+def test_a_silent_host_is_given_up(context: TlsContext) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
         started = time.monotonic()
@@ -64,13 +63,13 @@ def test_a_silent_host_is_given_up(context: ssl.SSLContext) -> None:
         assert time.monotonic() - started < 2
 
 
-def test_a_wrong_path(context: ssl.SSLContext, server: Server) -> None:
+def test_a_wrong_path(context: TlsContext, server: Server) -> None:
     with pytest.raises(PeerUnreachable, match="does not speak WebSocket on this path") as caught:
         dial(server.url + "/secret-path", context)
     assert "secret" not in str(caught.value)
 
 
-def test_outer_tls_where_there_is_none(context: ssl.SSLContext, server: Server) -> None:
+def test_outer_tls_where_there_is_none(context: TlsContext, server: Server) -> None:
     with pytest.raises(PeerUnreachable, match="outer TLS"):
         dial(server.url.replace("ws://", "wss://"), context)
 
@@ -78,7 +77,7 @@ def test_outer_tls_where_there_is_none(context: ssl.SSLContext, server: Server) 
 @pytest.mark.parametrize(
     "url", ["http://localhost/", "ws://", "localhost:80", "ws://host:notaport/", "ws://host:99999/"]
 )
-def test_a_malformed_address(url: str, context: ssl.SSLContext) -> None:
+def test_a_malformed_address(url: str, context: TlsContext) -> None:
     with pytest.raises(ConfigurationError, match="ws://host:port/path"):
         dial(url, context)
 
@@ -103,7 +102,7 @@ def _short_close(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("message", [b"", b"\x00" * 100, "text", b"\x16\x03\x01\x02\x00" + bytes(512), bytes(2 << 20)])
-def test_strangers_leave_the_server_healthy(message: bytes | str, server: Server, context: ssl.SSLContext) -> None:
+def test_strangers_leave_the_server_healthy(message: bytes | str, server: Server, context: TlsContext) -> None:
     with connect(server.url, compression=None, max_size=None) as stranger:
         if message and not isinstance(message, str):
             with pytest.raises(ConnectionClosed):
@@ -117,7 +116,7 @@ def test_strangers_leave_the_server_healthy(message: bytes | str, server: Server
 
 
 @pytest.mark.usefixtures("_short_close")
-def test_a_reader_that_stalls_holds_the_writer_back_until_the_deadline(server: Server, context: ssl.SSLContext) -> None:
+def test_a_reader_that_stalls_holds_the_writer_back_until_the_deadline(server: Server, context: TlsContext) -> None:
     channel = dial(server.url, context, Deadlines(step_seconds=0.5, slowest_bytes_per_second=1e12))
     stalled = server.accepted.get(timeout=5)
     with pytest.raises(DeadlineExceeded, match=r"model-owner of north-lab did not answer .* in step 'corrections'"):
@@ -128,7 +127,7 @@ def test_a_reader_that_stalls_holds_the_writer_back_until_the_deadline(server: S
 
 
 @pytest.mark.usefixtures("_short_close")
-def test_a_server_is_held_back_by_a_stalled_client(server: Server, context: ssl.SSLContext) -> None:
+def test_a_server_is_held_back_by_a_stalled_client(server: Server, context: TlsContext) -> None:
     channel = dial(server.url, context)
     dealer = server.accepted.get(timeout=5)
     dealer.deadlines = Deadlines(step_seconds=0.5, slowest_bytes_per_second=1e12)
@@ -139,7 +138,7 @@ def test_a_server_is_held_back_by_a_stalled_client(server: Server, context: ssl.
 
 
 @pytest.mark.usefixtures("_short_close")
-def test_a_cancelled_writer_stops_waiting(server: Server, context: ssl.SSLContext) -> None:
+def test_a_cancelled_writer_stops_waiting(server: Server, context: TlsContext) -> None:
     channel = dial(server.url, context)
     server.accepted.get(timeout=5)
     timer = threading.Timer(0.5, channel.cancel, ("shutting down",))
@@ -153,7 +152,7 @@ def test_transports_take_in_what_an_exchange_writes_ahead() -> None:
     assert INBOUND_BYTES >= 2 * EXCHANGE_AHEAD_BYTES
 
 
-def test_sessions_run_at_once(server: Server, context: ssl.SSLContext) -> None:
+def test_sessions_run_at_once(server: Server, context: TlsContext) -> None:
     pairs = []
     for _ in range(12):
         channel = dial(server.url, context)
@@ -176,7 +175,7 @@ def one_shot(laboratory: Credentials) -> "OneShot":
 class OneShot:
     """A server whose handler is the test's."""
 
-    def __init__(self, context: ssl.SSLContext) -> None:
+    def __init__(self, context: TlsContext) -> None:
         self.context = context
         self.handler = lambda channel: None
         self.options: dict[str, object] = {}
@@ -203,7 +202,7 @@ class OneShot:
         assert not self.thread.is_alive()
 
 
-def test_a_handlers_error_reaches_the_peer_in_words(one_shot: OneShot, context: ssl.SSLContext) -> None:
+def test_a_handlers_error_reaches_the_peer_in_words(one_shot: OneShot, context: TlsContext) -> None:
     def refuse(channel: Channel) -> None:
         channel.receive_hello(step="hello")
         raise Refused("the budget of this account is spent: ask the model owner")
@@ -218,7 +217,7 @@ def test_a_handlers_error_reaches_the_peer_in_words(one_shot: OneShot, context: 
 
 
 def test_outer_tls_is_checked_as_browsers_do(
-    one_shot: OneShot, context: ssl.SSLContext, authority: Authority, monkeypatch: pytest.MonkeyPatch
+    one_shot: OneShot, context: TlsContext, authority: Authority, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     site = authority.issue(hosts=("localhost",))
     one_shot.options = {"ssl_keyfile": site.key, "ssl_certfile": site.certificate}
@@ -242,7 +241,7 @@ def test_a_flood_of_tiny_messages_counts_as_the_memory_it_takes() -> None:
     assert buffer.append(b"") == 257
 
 
-def test_the_end_of_a_handler_flushes_and_closes(one_shot: OneShot, context: ssl.SSLContext) -> None:
+def test_the_end_of_a_handler_flushes_and_closes(one_shot: OneShot, context: TlsContext) -> None:
     own = np.arange(2 << 20)
     one_shot.handler = lambda channel: channel.send_tensor(own, step="all")
     with one_shot as url:
@@ -254,7 +253,7 @@ def test_the_end_of_a_handler_flushes_and_closes(one_shot: OneShot, context: ssl
         channel.close()
 
 
-def test_a_server_that_stops_ends_its_sessions(one_shot: OneShot, context: ssl.SSLContext) -> None:
+def test_a_server_that_stops_ends_its_sessions(one_shot: OneShot, context: TlsContext) -> None:
     ended: list[TransportError] = []
 
     def wait(channel: Channel) -> None:
@@ -272,7 +271,7 @@ def test_a_server_that_stops_ends_its_sessions(one_shot: OneShot, context: ssl.S
     channel.close()
 
 
-def test_threads_end_with_their_channels(server: Server, context: ssl.SSLContext) -> None:
+def test_threads_end_with_their_channels(server: Server, context: TlsContext) -> None:
     before = threading.active_count()
     for _ in range(5):
         channel = dial(server.url, context)
