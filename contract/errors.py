@@ -137,7 +137,7 @@ class CertificateRefused(PeerViolation):
 
     code = "certificate-refused"
 
-    def __init__(self, message: str, *, party: "Party") -> None:
+    def __init__(self, message: str, *, party: "Party | None" = None) -> None:
         """`party`: whom the certificate names, so that it can be told."""
         super().__init__(message)
         self.party = party

@@ -57,8 +57,9 @@ def open_channel(
     try:
         party = stream.handshake(deadline)
     except CertificateRefused as error:
-        refused = Channel(stream, peer=error.party, deadlines=deadlines)
-        refused.send_error(error.code, str(error), step=HANDSHAKE_STEP)
+        if error.party is not None:
+            refused = Channel(stream, peer=error.party, deadlines=deadlines)
+            refused.send_error(error.code, str(error), step=HANDSHAKE_STEP)
         raise
     channel = Channel(stream, peer=party, deadlines=deadlines, recorder=recorder)
     require_identity(channel, expect, found_at=found_at, step=HANDSHAKE_STEP)

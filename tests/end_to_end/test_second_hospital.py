@@ -49,7 +49,7 @@ def hospital(federation: Federation, key: SecretStr) -> Iterator[Diagnoser]:
         yield Diagnoser(settings, client)
 
 
-def diagnose(diagnoser: Diagnoser, path: Path, progress: Progress = SILENT) -> tuple[float, ...]:
+def diagnose(diagnoser: Diagnoser, path: Path, progress: Progress = SILENT) -> tuple[float, ...] | None:
     entry = diagnoser.choose_model(None)
     return diagnoser.diagnose(path, entry, engine=Engine.MASKED, force=False, progress=progress).logits
 
