@@ -1,6 +1,6 @@
-"""Figures of a classifier from its probabilities, with intervals that respect that a patient has several images."""
+"""Figures with intervals that respect that a patient has several images, and differences between two models."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,60 +8,27 @@ from numpy.typing import NDArray
 
 from contract.errors import ConfigurationError
 from contract.model_card import Metric
+from federated_learning import figures
+from federated_learning.figures import Figure, Labels, Probabilities, Weights, once
 
-Probabilities = NDArray[np.floating]
-"""Shape (examples, classes)."""
-Labels = NDArray[np.int64]
-"""Class indices, shape (examples,)."""
+DRAWS = 2000
+BLOCK = 1 << 23
+"""Weights (draws x examples) that are in memory at a time."""
 
 
 def confusion_matrix(probabilities: Probabilities, labels: Labels) -> NDArray[np.int64]:
     """Counts, shape (classes, classes): row = true class, column = the most probable one."""
-    classes = probabilities.shape[1]
-    pairs = labels * classes + probabilities.argmax(1)
-    return np.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
+    return figures.confusion(probabilities, labels, np.ones((1, len(labels))))[0].astype(np.int64)
 
 
 def accuracy(probabilities: Probabilities, labels: Labels) -> float:
     """Share of examples whose most probable class is the true one."""
-    return float((probabilities.argmax(1) == labels).mean())
+    return once(figures.accuracy, probabilities, labels)
 
 
-def macro_recall(probabilities: Probabilities, labels: Labels) -> float:
-    """Mean over the classes that occur of the share found (balanced accuracy)."""
-    matrix = confusion_matrix(probabilities, labels)
-    totals = matrix.sum(1)
-    present = totals > 0
-    return float((matrix.diagonal()[present] / totals[present]).mean())
-
-
-def area_under_curve(scores: NDArray[np.floating], positive: NDArray[np.bool_]) -> float:
-    """ROC-AUC: the probability that a positive scores above a negative, ties counting half. nan if a side is empty."""
-    positives = int(positive.sum())
-    negatives = len(positive) - positives
-    if positives == 0 or negatives == 0:
-        return float("nan")
-    _, inverse, counts = np.unique(scores, return_inverse=True, return_counts=True)
-    last_rank = np.cumsum(counts)
-    ranks = (last_rank - (counts - 1) / 2)[inverse]  # tied scores share their mean rank
-    return float((ranks[positive].sum() - positives * (positives + 1) / 2) / (positives * negatives))
-
-
-def macro_area_under_curve(probabilities: Probabilities, labels: Labels) -> float:
-    """Mean one-versus-rest ROC-AUC over the classes for which it is defined."""
-    areas = [area_under_curve(probabilities[:, index], labels == index) for index in range(probabilities.shape[1])]
-    defined = [area for area in areas if not np.isnan(area)]
-    return float(np.mean(defined)) if defined else float("nan")
-
-
-def calibration_error(probabilities: Probabilities, labels: Labels, *, bins: int = 15) -> float:
-    """Expected calibration error: mean gap between confidence and accuracy over equal-width bins of confidence."""
-    confidence = probabilities.max(1)
-    correct = probabilities.argmax(1) == labels
-    index = np.minimum((confidence * bins).astype(np.int64), bins - 1)
-    weight = np.bincount(index, minlength=bins)
-    gap = np.abs(np.bincount(index, correct, bins) - np.bincount(index, confidence, bins))
-    return float(gap.sum() / weight.sum())
+def calibration_error(probabilities: Probabilities, labels: Labels) -> float:
+    """Expected calibration error over `figures.BINS` equal bins of confidence."""
+    return once(figures.calibration_error, probabilities, labels)
 
 
 def coverage(probabilities: Probabilities, *, uncertain_below: float) -> float:
@@ -71,8 +38,7 @@ def coverage(probabilities: Probabilities, *, uncertain_below: float) -> float:
 
 def selective_accuracy(probabilities: Probabilities, labels: Labels, *, uncertain_below: float) -> float:
     """Accuracy over the examples whose largest probability reaches the threshold; nan where none does."""
-    kept = probabilities.max(1) >= uncertain_below
-    return accuracy(probabilities[kept], labels[kept]) if kept.any() else float("nan")
+    return once(figures.selective_accuracy(uncertain_below), probabilities, labels)
 
 
 def uncertainty_threshold(probabilities: Probabilities, labels: Labels, *, wanted: float) -> float | None:
@@ -97,26 +63,19 @@ def uncertainty_threshold(probabilities: Probabilities, labels: Labels, *, wante
     return next(reached, thresholds[-1])
 
 
-Figure = Callable[[Probabilities, Labels], float]
-
 FIGURES: tuple[tuple[str, Figure], ...] = (
-    ("accuracy", accuracy),
-    ("macro recall", macro_recall),
-    ("macro one-versus-rest ROC-AUC", macro_area_under_curve),
+    ("accuracy", figures.accuracy),
+    ("Matthews correlation coefficient", figures.matthews_correlation),
+    ("macro recall", figures.macro_recall),
+    ("macro one-versus-rest ROC-AUC", figures.macro_area_under_curve),
 )
 
 
 def certain_figures(uncertain_below: float) -> tuple[tuple[str, Figure], ...]:
     """What a threshold does: how many answers it leaves, and how often those are right."""
     return (
-        (
-            f"share of answers with a probability of at least {uncertain_below:g}",
-            lambda probabilities, _labels: coverage(probabilities, uncertain_below=uncertain_below),
-        ),
-        (
-            "accuracy of those answers",
-            lambda probabilities, labels: selective_accuracy(probabilities, labels, uncertain_below=uncertain_below),
-        ),
+        (f"share of answers with a probability of at least {uncertain_below:g}", figures.coverage(uncertain_below)),
+        ("accuracy of those answers", figures.selective_accuracy(uncertain_below)),
     )
 
 
@@ -128,37 +87,112 @@ class Estimate:
     low: float
     high: float
 
+    @property
+    def excludes_zero(self) -> bool:
+        """Of a difference: whether it is significant at 5 %."""
+        return not self.low <= 0 <= self.high
+
+
+def _draws(patients: Sequence[str], *, draws: int, seed: int) -> Iterator[Weights]:
+    """Blocks of weightings: whole patients drawn with replacement, as many as there are."""
+    names = sorted(set(patients))
+    position = {name: index for index, name in enumerate(names)}
+    owner = np.asarray([position[name] for name in patients])
+    generator = np.random.default_rng(seed)
+    left, block = draws, max(1, BLOCK // len(owner))
+    while left > 0:
+        now = min(left, block)
+        drawn = [generator.integers(len(names), size=len(names)) for _ in range(now)]
+        counts = np.stack([np.bincount(one, minlength=len(names)) for one in drawn])
+        yield counts[:, owner].astype(np.float64)
+        left -= now
+
+
+def _estimates(
+    figure: Callable[[Weights], NDArray[np.float64]], patients: Sequence[str], *, draws: int, seed: int
+) -> tuple[Estimate, ...]:
+    """Of several figures at once: `figure` gives (draws, figures)."""
+    values = figure(np.ones((1, len(patients))))[0]
+    drawn = np.concatenate([figure(weights) for weights in _draws(patients, draws=draws, seed=seed)])
+    drawn[:, np.isnan(values)] = 0  # what is not defined has no interval
+    low, high = np.nanpercentile(drawn, [2.5, 97.5], axis=0)
+    low, high = (np.where(np.isnan(values), np.nan, one) for one in (low, high))
+    return tuple(
+        Estimate(value=float(value), low=float(one), high=float(other))
+        for value, one, other in zip(values, low, high, strict=True)
+    )
+
 
 def patient_bootstrap(
-    figure: Figure,
+    wanted: Sequence[Figure],
     probabilities: Probabilities,
     labels: Labels,
     patients: Sequence[str],
     *,
-    draws: int = 2000,
+    draws: int = DRAWS,
     seed: int = 0,
-) -> Estimate:
-    """Percentile interval over resampled patients: whole patients are drawn with replacement, all their images along.
+) -> tuple[Estimate, ...]:
+    """Percentile intervals over resampled patients: whole patients are drawn with replacement, all their images along.
 
     Images of one patient resemble each other, so that resampling images would give intervals that are too narrow.
     """
-    if not len(probabilities) == len(labels) == len(patients) > 0:
+    _check_lengths(labels, patients, probabilities)
+    return _estimates(
+        lambda weights: np.stack([figure(probabilities, labels, weights) for figure in wanted], 1),
+        patients,
+        draws=draws,
+        seed=seed,
+    )
+
+
+def paired_difference(
+    wanted: Sequence[Figure],
+    first: Probabilities,
+    second: Probabilities,
+    labels: Labels,
+    patients: Sequence[str],
+    *,
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> tuple[Estimate, ...]:
+    """Figures of `first` less those of `second` on the same examples, both with the same draws of patients.
+
+    What is hard for both falls out, so that the interval is narrower than two intervals side by side suggest.
+    """
+    _check_lengths(labels, patients, first, second)
+
+    def difference(weights: Weights) -> NDArray[np.float64]:
+        return np.stack([figure(first, labels, weights) - figure(second, labels, weights) for figure in wanted], 1)
+
+    return _estimates(difference, patients, draws=draws, seed=seed)
+
+
+def _check_lengths(labels: Labels, patients: Sequence[str], *probabilities: Probabilities) -> None:
+    if not len(patients) == len(labels) > 0 or any(len(one) != len(labels) for one in probabilities):
         raise ConfigurationError("evaluation needs as many labels and patients as predictions, and at least one")
-    names = sorted(set(patients))
-    position = {name: index for index, name in enumerate(names)}
-    owner = np.asarray([position[name] for name in patients])
-    images_of = [np.flatnonzero(owner == index) for index in range(len(names))]
-    generator = np.random.default_rng(seed)
-    value = figure(probabilities, labels)
-    if np.isnan(value):
-        return Estimate(value=value, low=value, high=value)
-    values = []
-    for _ in range(draws):
-        drawn = generator.integers(len(names), size=len(names))
-        chosen = np.concatenate([images_of[index] for index in drawn])
-        values.append(figure(probabilities[chosen], labels[chosen]))
-    low, high = np.nanpercentile(values, [2.5, 97.5])
-    return Estimate(value=value, low=float(low), high=float(high))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReliabilityBin:
+    """Answers of about the same confidence."""
+
+    confidence: float
+    """Their mean largest probability."""
+    accuracy: float
+    count: int
+
+
+def reliability(probabilities: Probabilities, labels: Labels, *, bins: int = 10) -> tuple[ReliabilityBin, ...]:
+    """How often answers are right, by how confident they are: equal bins of confidence, without the empty ones."""
+    confidence, right = probabilities.max(1), probabilities.argmax(1) == labels
+    place = np.minimum((confidence * bins).astype(np.int64), bins - 1)
+    return tuple(
+        ReliabilityBin(
+            confidence=float(confidence[inside].mean()), accuracy=float(right[inside].mean()), count=int(inside.sum())
+        )
+        for inside in (place == number for number in range(bins))
+        if inside.any()
+    )
 
 
 def metrics(
@@ -169,25 +203,23 @@ def metrics(
     data_set: str,
     split: str,
     uncertain_below: float | None = None,
-    draws: int = 2000,
+    draws: int = DRAWS,
 ) -> tuple[Metric, ...]:
     """Every figure of `FIGURES`, and of the threshold if there is one, as the model card has them, to four places.
 
     A figure that is not defined on these examples is left out.
     """
-    reported = []
-    for name, figure in FIGURES if uncertain_below is None else FIGURES + certain_figures(uncertain_below):
-        estimate = patient_bootstrap(figure, probabilities, labels, patients, draws=draws)
-        if np.isnan(estimate.value):
-            continue
-        reported.append(
-            Metric(
-                name=name,
-                value=round(estimate.value, 4),
-                interval_95=(round(estimate.low, 4), round(estimate.high, 4)),
-                data_set=data_set,
-                split=split,
-                examples=len(labels),
-            )
+    names, wanted = zip(*(FIGURES + (certain_figures(uncertain_below) if uncertain_below else ())), strict=True)
+    estimates = patient_bootstrap(wanted, probabilities, labels, patients, draws=draws)
+    return tuple(
+        Metric(
+            name=name,
+            value=round(estimate.value, 4),
+            interval_95=(round(estimate.low, 4), round(estimate.high, 4)),
+            data_set=data_set,
+            split=split,
+            examples=len(labels),
         )
-    return tuple(reported)
+        for name, estimate in zip(names, estimates, strict=True)
+        if not np.isnan(estimate.value)
+    )

@@ -1,4 +1,5 @@
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -6,20 +7,34 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contract.errors import ConfigurationError
+from federated_learning import evaluation, figures
 from federated_learning.calibration import fit_temperature, negative_log_likelihood, softmax
 from federated_learning.evaluation import (
+    DRAWS,
+    Estimate,
     accuracy,
-    area_under_curve,
     calibration_error,
     confusion_matrix,
     coverage,
-    macro_area_under_curve,
-    macro_recall,
     metrics,
+    paired_difference,
     patient_bootstrap,
+    reliability,
     selective_accuracy,
     uncertainty_threshold,
 )
+from federated_learning.figures import Figure, once
+
+
+def bootstrapped(*data: Any, **options: int) -> Estimate:
+    (estimate,) = patient_bootstrap([figures.accuracy], *data, **options)
+    return estimate
+
+
+def difference(*data: Any, **options: int) -> Estimate:
+    (estimate,) = paired_difference([figures.accuracy], *data, **options)
+    return estimate
+
 
 LABELS = np.array([0, 0, 0, 1, 1, 2])
 PROBABILITIES = np.array(
@@ -30,15 +45,16 @@ PROBABILITIES = np.array(
 def test_figures_by_hand() -> None:
     assert confusion_matrix(PROBABILITIES, LABELS).tolist() == [[2, 1, 0], [1, 1, 0], [0, 0, 1]]
     assert accuracy(PROBABILITIES, LABELS) == pytest.approx(4 / 6)
-    assert macro_recall(PROBABILITIES, LABELS) == pytest.approx((2 / 3 + 1 / 2 + 1) / 3)
+    assert once(figures.macro_recall, PROBABILITIES, LABELS) == pytest.approx((2 / 3 + 1 / 2 + 1) / 3)
     # class 0: positives .8 .6 .2 against .1 .5 .3: 3 + 3 + 1 of 9 pairs; class 1: .8 .4 against .1 .3 .7 .3: 4 + 3 of 8
-    assert macro_area_under_curve(PROBABILITIES, LABELS) == pytest.approx((7 / 9 + 7 / 8 + 1) / 3)
+    assert once(figures.macro_area_under_curve, PROBABILITIES, LABELS) == pytest.approx((7 / 9 + 7 / 8 + 1) / 3)
 
 
 def test_a_class_that_does_not_occur_counts_nowhere() -> None:
     chosen = slice(0, 5)
-    assert macro_recall(PROBABILITIES[chosen], LABELS[chosen]) == pytest.approx((2 / 3 + 1 / 2) / 2)
-    assert np.isfinite(macro_area_under_curve(PROBABILITIES[chosen], LABELS[chosen]))
+    assert once(figures.macro_recall, PROBABILITIES[chosen], LABELS[chosen]) == pytest.approx((2 / 3 + 1 / 2) / 2)
+    assert np.isfinite(once(figures.macro_area_under_curve, PROBABILITIES[chosen], LABELS[chosen]))
+    assert np.isnan(once(figures.recall_of(2), PROBABILITIES[chosen], LABELS[chosen]))
 
 
 @given(st.lists(st.tuples(st.integers(0, 4), st.booleans()), min_size=2, max_size=20))
@@ -48,7 +64,7 @@ def test_area_under_curve_is_the_share_of_ordered_pairs(pairs: list[tuple[int, b
     compared = [
         1.0 if a > b else 0.5 if a == b else 0.0 for a, b in itertools.product(scores[positive], scores[~positive])
     ]
-    area = area_under_curve(scores, positive)
+    area = float(figures.area_under_curve(scores, positive, np.ones((1, len(scores))))[0])
     if compared:
         assert area == pytest.approx(np.mean(compared))
     else:
@@ -58,7 +74,7 @@ def test_area_under_curve_is_the_share_of_ordered_pairs(pairs: list[tuple[int, b
 def test_calibration_error_by_hand() -> None:
     sure = np.array([[0.9, 0.1], [0.9, 0.1], [0.55, 0.45], [0.55, 0.45]])
     # confidence .9 with one of two right, .55 with both right
-    assert calibration_error(sure, np.array([0, 1, 0, 0]), bins=10) == pytest.approx((0.4 + 0.45) / 2)
+    assert calibration_error(sure, np.array([0, 1, 0, 0])) == pytest.approx((0.4 + 0.45) / 2)
 
 
 def two_classes(*confidences: float) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
@@ -102,16 +118,16 @@ def test_threshold_is_the_smallest_that_keeps_its_promise(answers: list[tuple[fl
 def test_figures_of_a_threshold_are_reported_and_left_out_where_undefined() -> None:
     patients = list("aabbcc")
 
-    def figures(threshold: float | None) -> dict[str, float]:
+    def figures_of(threshold: float | None) -> dict[str, float]:
         reported = metrics(
             PROBABILITIES, LABELS, patients, data_set="drawn", split="test", uncertain_below=threshold, draws=20
         )
         return {metric.name: metric.value for metric in reported}
 
-    assert len(figures(None)) == 3
-    assert figures(0.6)["share of answers with a probability of at least 0.6"] == pytest.approx(4 / 6, abs=1e-4)
-    assert figures(0.6)["accuracy of those answers"] == pytest.approx(3 / 4)
-    assert "accuracy of those answers" not in figures(0.9)
+    assert len(figures_of(None)) == len(evaluation.FIGURES)
+    assert figures_of(0.6)["share of answers with a probability of at least 0.6"] == pytest.approx(4 / 6, abs=1e-4)
+    assert figures_of(0.6)["accuracy of those answers"] == pytest.approx(3 / 4)
+    assert "accuracy of those answers" not in figures_of(0.9)
 
 
 def test_bootstrap_draws_patients_not_images() -> None:
@@ -121,21 +137,103 @@ def test_bootstrap_draws_patients_not_images() -> None:
     probabilities = np.tile([1.0, 0.0], (100, 1))
     probabilities[90:] = [0.0, 1.0]
     patients = ["a"] * 90 + ["b"] * 10
-    estimate = patient_bootstrap(accuracy, probabilities, labels, patients, draws=400)
+    estimate = bootstrapped(probabilities, labels, patients, draws=400)
     assert (estimate.low, estimate.value, estimate.high) == (0.0, 0.9, 1.0)
-    by_image = patient_bootstrap(accuracy, probabilities, labels, [str(i) for i in range(100)], draws=400)
+    by_image = bootstrapped(probabilities, labels, [str(i) for i in range(100)], draws=400)
     assert 0.8 < by_image.low < by_image.high < 1.0
+
+
+FAR_FROM_EVEN = {
+    # scikit-learn 1.9.1 on these examples: accuracy_score, matthews_corrcoef, balanced_accuracy_score, log_loss,
+    # recall_score(average=None), roc_auc_score(multi_class="ovr", average="macro"); without weights, and with them
+    "accuracy": (figures.accuracy, 0.2857142857142857, 0.14285714285714285),
+    "correlation": (figures.matthews_correlation, -0.049286405809014416, -0.3491486243775878),
+    "macro recall": (figures.macro_recall, 0.2833333333333334, 0.12037037037037036),
+    "recall 0": (figures.recall_of(0), 0.4, 0.25),
+    "recall 1": (figures.recall_of(1), 0.2, 0.0),
+    "recall 2": (figures.recall_of(2), 0.25, 0.1111111111111111),
+    "log loss": (figures.log_loss, 1.3710245285837874, 1.446016298960603),
+    "macro area": (figures.macro_area_under_curve, 0.4787037037037038, 0.3122940059214569),
+}
+TWENTIETHS = [
+    *([2, 6, 12], [0, 1, 19], [5, 6, 9], [5, 1, 14], [8, 1, 11], [4, 8, 8], [10, 7, 3], [5, 6, 9], [10, 4, 6]),
+    *([18, 0, 2], [5, 1, 14], [5, 3, 12], [5, 12, 3], [2, 9, 9]),
+]
+TRUTH = np.array([0, 1, 2, 0, 1, 2, 0, 1, 2, 0, 0, 1, 1, 2])
+COUNTS = np.array([2, 1, 1, 3, 2, 2, 2, 1, 3, 0, 1, 0, 0, 3], dtype=np.float64)
+
+
+@pytest.mark.parametrize("name", FAR_FROM_EVEN)
+def test_figures_are_those_of_scikit_learn(name: str) -> None:
+    figure, plain, weighted = FAR_FROM_EVEN[name]
+    probabilities = np.array(TWENTIETHS) / 20
+    found = figure(probabilities, TRUTH, np.stack([np.ones(len(TRUTH)), COUNTS]))
+    np.testing.assert_allclose(found, [plain, weighted], rtol=1e-12)
+
+
+ALL_FIGURES = (
+    *(figures.accuracy, figures.macro_recall, figures.matthews_correlation, figures.macro_area_under_curve),
+    *(figures.log_loss, figures.calibration_error, figures.recall_of(1)),
+    *(figures.coverage(0.6), figures.selective_accuracy(0.6)),
+)
+
+
+@pytest.mark.parametrize("figure", ALL_FIGURES)
+@given(times=st.lists(st.integers(0, 3), min_size=6, max_size=6).filter(any))
+def test_a_weight_counts_as_copies_of_the_example(figure: Figure, times: list[int]) -> None:
+    weighted = figure(PROBABILITIES, LABELS, np.array([times], dtype=np.float64))[0]
+    copied = once(figure, PROBABILITIES.repeat(times, 0), LABELS.repeat(times))
+    np.testing.assert_allclose(weighted, copied, rtol=1e-9, atol=1e-12)
+
+
+def test_reliability_by_hand() -> None:
+    sure = np.array([[0.95, 0.05], [0.93, 0.07], [0.55, 0.45], [1.0, 0.0]])
+    low, high = reliability(sure, np.array([0, 1, 1, 0]))
+    assert (low.count, low.accuracy, low.confidence) == (1, 0.0, 0.55)
+    assert (high.count, high.accuracy) == (3, pytest.approx(2 / 3))
+    assert high.confidence == pytest.approx((0.95 + 0.93 + 1) / 3)
+
+
+def test_a_difference_is_paired() -> None:
+    # The second is wrong wherever the first is, and on ten images more: each draw finds it at least as bad.
+    generator = np.random.default_rng(5)
+    labels = np.zeros(200, dtype=np.int64)
+    patients = [str(index // 4) for index in range(200)]
+    first = np.tile([1.0, 0.0], (200, 1))
+    first[generator.permutation(200)[:60]] = [0.0, 1.0]
+    second = first.copy()
+    second[::20] = [0.0, 1.0]
+    gap = difference(first, second, labels, patients, draws=500)
+    assert gap.value == pytest.approx(accuracy(first, labels) - accuracy(second, labels))
+    assert 0 <= gap.low < gap.value < gap.high < 0.2
+    alone = bootstrapped(first, labels, patients, draws=500)
+    assert gap.high - gap.low < alone.high - alone.low
+    same = difference(first, first, labels, patients, draws=50)
+    assert (same.low, same.value, same.high) == (0, 0, 0)
+    assert not same.excludes_zero
+    opposite = difference(second, first, labels, patients, draws=500)
+    assert (opposite.low, opposite.high) == (pytest.approx(-gap.high), pytest.approx(-gap.low))
+
+
+def test_blocks_of_draws_give_what_one_block_gives(monkeypatch: pytest.MonkeyPatch) -> None:
+    def estimate() -> Estimate:
+        return bootstrapped(PROBABILITIES, LABELS, list("aabbcc"), draws=50)
+
+    whole = estimate()
+    monkeypatch.setattr(evaluation, "BLOCK", 6 * 7)
+    assert estimate() == whole
+    assert DRAWS == 2000  # what the model's README says
 
 
 def test_bootstrap_repeats_with_its_seed() -> None:
     patients = list("aabbcc")
-    first, second = (patient_bootstrap(accuracy, PROBABILITIES, LABELS, patients, draws=50, seed=9) for _ in range(2))
+    first, second = (bootstrapped(PROBABILITIES, LABELS, patients, draws=50, seed=9) for _ in range(2))
     assert first == second
 
 
 def test_bootstrap_refuses_unequal_lengths() -> None:
     with pytest.raises(ConfigurationError, match="as many labels"):
-        patient_bootstrap(accuracy, PROBABILITIES, LABELS, ["a"])
+        bootstrapped(PROBABILITIES, LABELS, ["a"])
 
 
 def test_temperature_is_recovered() -> None:
