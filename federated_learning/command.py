@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from contract.errors import ConfigurationError, EncryptedInferenceError
+from federated_learning.report.command import evaluate, report
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from federated_learning.settings import Stage
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app.command()(evaluate)
+app.command()(report)
 
 Data = Annotated[Path, typer.Option(help="Folder of images: DATA/label/file.", file_okay=False, exists=True)]
 Manifest = Annotated[Path, typer.Option(help="CSV: file, label, patient, role.", dir_okay=False, exists=True)]
@@ -102,7 +105,7 @@ def _train(record: RunRecord, *, data: Path, manifest: Path, output: Path) -> No
     from rich.console import Console
 
     from federated_learning.data_source import ManifestSource, check_disjoint_patients, labels_of, load
-    from federated_learning.records import write_run
+    from federated_learning.records import RoundRecord, append_round, write_run
     from federated_learning.training import EpochResult, Trainer, fit, with_class_weights
 
     console = Console(stderr=True)
@@ -125,6 +128,13 @@ def _train(record: RunRecord, *, data: Path, manifest: Path, output: Path) -> No
             bar.update(task, completed=done, total=everything)
 
         def report(line: EpochResult) -> None:
+            kept = RoundRecord(
+                round=line.epoch,
+                training_loss=line.loss,
+                validation_loss=line.validation_loss,
+                validation_accuracy=line.accuracy,
+            )
+            append_round(output, kept)
             console.print(
                 f"epoch {line.epoch} of {record.settings.epochs}, {line.size} px: loss {line.loss:.3f}, "
                 f"{record.validation_role} accuracy {line.accuracy:.3f}"

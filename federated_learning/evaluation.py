@@ -18,7 +18,7 @@ BLOCK = 1 << 23
 
 def confusion_matrix(probabilities: Probabilities, labels: Labels) -> NDArray[np.int64]:
     """Counts, shape (classes, classes): row = true class, column = the most probable one."""
-    return figures.confusion(probabilities, labels, np.ones((1, len(labels))))[0].astype(np.int64)
+    return np.asarray(figures.confusion(probabilities, labels, np.ones((1, len(labels))))[0], np.int64)
 
 
 def accuracy(probabilities: Probabilities, labels: Labels) -> float:

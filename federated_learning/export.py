@@ -16,6 +16,7 @@ from contract.errors import ModelFileError
 from contract.model_card import InputSpecification
 from contract.onnx_runtime import load_onnxruntime
 from federated_learning.architectures import folded
+from federated_learning.data_source import ImageArray
 
 OPERATORS = frozenset({
     "Conv", "Relu", "AveragePool", "MaxPool", "GlobalAveragePool", "ReduceMean", "Gemm", "MatMul", "Add", "Flatten",
@@ -101,7 +102,7 @@ def _check(model: onnx.ModelProto) -> None:
         raise ModelFileError(f"the model takes {model.ByteSize()} bytes, more than {MAX_BYTES}: use a smaller network")
 
 
-def run_onnx(model: Path | onnx.ModelProto, images: NDArray[np.float32], *, batch: int = 32) -> NDArray[np.float32]:
+def run_onnx(model: Path | onnx.ModelProto, images: ImageArray, *, batch: int = 32) -> NDArray[np.float32]:
     """Logits of onnxruntime on the CPU for normalised images: (n, channels, height, width) -> (n, classes)."""
     onnxruntime = load_onnxruntime()
     options = onnxruntime.SessionOptions()

@@ -44,7 +44,7 @@ def confusion(probabilities: Probabilities, labels: Labels, weights: Weights) ->
     """(draws, classes, classes): row = true class, column = the most probable one."""
     classes = probabilities.shape[1]
     pairs = labels * classes + probabilities.argmax(1)
-    return (weights @ np.eye(classes * classes)[pairs]).reshape(-1, classes, classes)
+    return np.asarray(weights @ np.eye(classes * classes)[pairs]).reshape(-1, classes, classes)
 
 
 def recalls(probabilities: Probabilities, labels: Labels, weights: Weights) -> NDArray[np.float64]:
@@ -69,7 +69,7 @@ def matthews_correlation(probabilities: Probabilities, labels: Labels, weights: 
     true, answered, total = matrix.sum(2), matrix.sum(1), matrix.sum((1, 2))
     covariance = np.trace(matrix, axis1=1, axis2=2) * total - (true * answered).sum(1)
     spread = np.sqrt((total**2 - (true**2).sum(1)) * (total**2 - (answered**2).sum(1)))
-    return np.divide(covariance, spread, out=np.zeros_like(total), where=spread > 0)
+    return np.asarray(np.divide(covariance, spread, out=np.zeros_like(total), where=spread > 0))
 
 
 def area_under_curve(scores: NDArray[np.floating], positive: NDArray[np.bool_], weights: Weights) -> Values:

@@ -13,7 +13,7 @@ from federated_learning.data_source.examples import (
     load,
 )
 from federated_learning.data_source.folders import FolderSource
-from federated_learning.data_source.images import ImageArray, LazyImages
+from federated_learning.data_source.images import ImageArray, LazyImages, OnDemandImages
 from federated_learning.data_source.preparing import Prepared, open_source, prepare
 from federated_learning.data_source.table import ManifestSource
 
@@ -24,6 +24,7 @@ __all__ = [
     "ImageArray",
     "LazyImages",
     "ManifestSource",
+    "OnDemandImages",
     "PatientSplit",
     "Prepared",
     "check_disjoint_patients",

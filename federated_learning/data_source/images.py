@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from contract.model_card import InputSpecification
+from federated_learning.data_source.examples import Example, load
 
 
 class ImageArray(Protocol):
@@ -54,3 +55,19 @@ class LazyImages:
     def with_statistics(self, mean: Sequence[float], standard_deviation: Sequence[float]) -> "LazyImages":
         """The same pictures with other statistics, say those that hospitals agreed on."""
         return LazyImages(self.pixels, mean=mean, standard_deviation=standard_deviation)
+
+
+class OnDemandImages:
+    """Images that are read from their files each time they are asked for: for one pass over them, as in evaluation."""
+
+    def __init__(self, examples: Sequence[Example], specification: InputSpecification) -> None:
+        """Nothing is read yet."""
+        self._examples, self._specification = examples, specification
+
+    def __len__(self) -> int:
+        """How many images."""
+        return len(self._examples)
+
+    def __getitem__(self, chosen: slice | NDArray[np.integer]) -> NDArray[np.float32]:
+        """float32, (chosen, channels, height, width). Raises ImageError for a file that cannot be read."""
+        return load([self._examples[index] for index in np.arange(len(self))[chosen]], self._specification)

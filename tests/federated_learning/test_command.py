@@ -8,6 +8,7 @@ from federated_learning.command import main
 from federated_learning.data_source import ManifestSource, labels_of, load
 from federated_learning.export import run_onnx
 from federated_learning.records import Description
+from federated_learning.report.results import read_results
 from tests.federated_learning.conftest import CLASSES
 
 
@@ -52,6 +53,17 @@ def test_train_and_publish(
         assert stated.interval_95[0] <= stated.value <= stated.interval_95[1]
         assert np.isfinite(logits).all()
     assert "Confusion on test" in (tmp_path / "model" / "README.md").read_text()
+
+    compared = ("--run", tmp_path / "run", "--name", "centralised", "--results", tmp_path / "results")
+    assert run(monkeypatch, "evaluate", *data, *compared, "--test-role", "test") == 0
+    (kept,) = read_results(tmp_path / "results")
+    assert [line.round for line in kept.history] == [1, 2]
+    assert kept.model_sha256 == card.model_sha256
+    assert kept.temperature == pytest.approx(card.calibration_temperature, abs=1e-3)
+    assert run(monkeypatch, "report", "--results", tmp_path / "results", "--page", tmp_path / "page.md") == 0
+    stated = next(metric for metric in card.metrics if metric.name == "accuracy" and metric.split == "test")
+    assert f"| centralised | {stated.value:.3f} (" in (tmp_path / "page.md").read_text()
+    assert run(monkeypatch, "evaluate", *data, *compared[:3], "No Name", "--test-role", "test") == 2
 
     words = card.model_copy(update={"title": "Other words", "metrics": (), "calibration_temperature": 9.0})
     (tmp_path / "model" / "card.json").write_text(words.model_dump_json())

@@ -1,0 +1,52 @@
+"""`federated-learning evaluate` and `federated-learning report`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from federated_learning.report import PAGE, RESULTS
+
+
+def evaluate(
+    *,
+    run: Annotated[Path, typer.Option(help="Output folder of a finished training.", file_okay=False, exists=True)],
+    name: Annotated[str, typer.Option(help="What the report calls it, say federated-secure.")],
+    data: Annotated[Path, typer.Option(help="Folder of images.", file_okay=False, exists=True)],
+    manifest: Annotated[Path | None, typer.Option(help="CSV of the images; class folders without.")] = None,
+    test_role: Annotated[list[str] | None, typer.Option(help="Role to report on; repeat for several.")] = None,
+    results: Annotated[Path, typer.Option(help="Folder of result files.", file_okay=False)] = RESULTS,
+    threads: Annotated[int, typer.Option(min=1)] = 2,
+) -> None:
+    """Write what a run predicts for each example of its validation role and of the test roles, for the report."""
+    import torch
+    from pydantic import TypeAdapter, ValidationError
+
+    from contract.errors import CallerError
+    from contract.model_card import Name
+    from federated_learning.data_source import open_source
+    from federated_learning.records import read_run
+    from federated_learning.report.evaluating import evaluate as evaluate_run
+    from federated_learning.report.results import write_result
+
+    try:
+        TypeAdapter(Name).validate_python(name)
+    except ValidationError as error:
+        raise CallerError("--name takes lower case letters, digits and hyphens: it names the result file") from error
+    torch.set_num_threads(threads)
+    source = open_source(data, classes=read_run(run).description.classes, table=manifest)
+    roles = tuple(test_role or ("dev_test_internal", "dev_test_official"))
+    path = write_result(evaluate_run(run, name=name, source=source, test_roles=roles, progress=typer.echo), results)
+    typer.echo(f"written: {path}")
+
+
+def report(
+    *,
+    results: Annotated[Path, typer.Option(help="Folder of result files.", file_okay=False, exists=True)] = RESULTS,
+    page: Annotated[Path, typer.Option(help="Where the page is written; plots go beside it.", dir_okay=False)] = PAGE,
+) -> None:
+    """Compare all evaluated runs: a page with tables and plots, made from their result files alone."""
+    from federated_learning.report.page import write
+
+    write(results, page)
+    typer.echo(f"written: {page}")
