@@ -24,17 +24,18 @@ def growth(
 ) -> None:
     """How the masked engine's cost grows with the picture."""
     from benchmarks.growth import measure_growth
+    from benchmarks.progress import shown_steps
 
     chosen = parse_sides(sides)
     folder = find_model(model)
     check_file(save)
-    with tempfile.TemporaryDirectory(prefix="benchmark-") as name, console().status("starting") as status:
+    with tempfile.TemporaryDirectory(prefix="benchmark-") as name, shown_steps(console()) as on_step:
         result = measure_growth(
             folder,
             Path(name),
             sides=chosen,
             runs=runs,
             timeout_seconds=timeout,
-            on_side=lambda side: status.update(f"{side} x {side} pixels, of {sides}"),
+            on_step=on_step,
         )
     give(result, None, save)

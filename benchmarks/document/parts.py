@@ -83,15 +83,16 @@ def layers(plan: Plan, folder: Path) -> Strict:
 def growth(plan: Plan, folder: Path) -> Strict:
     """By size of the picture."""
     from benchmarks.growth import measure_growth
+    from benchmarks.progress import shown_steps
 
-    with console().status("starting") as status:
+    with shown_steps(console()) as on_step:
         return measure_growth(
             find_model(plan.model),
             folder,
             sides=(64, 128, 224, 448),
             runs=plan.runs or 3,
             timeout_seconds=plan.timeout_seconds,
-            on_side=lambda side: status.update(f"{side} x {side} pixels"),
+            on_step=on_step,
         )
 
 

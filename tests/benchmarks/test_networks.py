@@ -11,8 +11,10 @@ from pydantic import ValidationError
 
 from benchmarks import emulation, networks
 from benchmarks.__main__ import app
-from benchmarks.configuration import Configuration
+from benchmarks.configuration import Configuration, find_model
 from benchmarks.cost_model import cost_of, predict, predict_from_saved
+from benchmarks.document.parts import read_part
+from benchmarks.figures import RESULTS
 from benchmarks.foretelling import ForetoldNetworks, error_words, foretell, rows_with_predictions
 from benchmarks.measuring import Link as Traffic
 from benchmarks.measuring import Measurement, Opener, Step
@@ -21,7 +23,8 @@ from benchmarks.overlap import network_of, waited_share
 from contract.command_line import run
 from contract.errors import CallerError
 from contract.ticket import Engine
-from model_owner.prediction import OFFLINE_TRIPS
+from model_owner.prediction import OFFLINE_TRIPS, predict_over_links
+from model_owner.registry import Registry
 from secure_computation.engines.masked.walk import PART_ELEMENTS
 from secure_computation.links import LOOPBACK, Link, find_link
 from secure_computation.network import Clip, FullyConnected, GlobalAveragePool, MaxPool, Network, Relu, Reshape
@@ -177,6 +180,40 @@ def test_predict_prints_every_engine_over_the_network_that_was_asked_for(
     with pytest.raises(SystemExit):
         run(app, name="bench", arguments=arguments)
     assert "latency-tiny-20260101T000000Z.json" in capsys.readouterr().out
+
+
+def test_predictions_agree_with_the_committed_measurements() -> None:
+    """`predict` starts from loopback on another day. Where the link decides, and not the machine, it is near."""
+    kept = read_part("networks", RESULTS, Networks)
+    assert kept is not None
+    slow = [facts.link for facts in kept[1].links if facts.link.one_way_milliseconds >= 10]
+    rows = {(row.network, row.engine): row for row in kept[1].rows}
+    compared = 0
+    for one in predict_from_saved("resnet18", slow).predictions:
+        row = rows.get((one.link.name, one.engine))
+        if row is not None:
+            compared += 1
+            assert one.online_seconds == pytest.approx(row.online_seconds, rel=0.25)
+            assert one.offline_seconds == pytest.approx(row.offline_seconds, rel=0.25)
+    assert compared >= 6
+
+
+@pytest.mark.slow
+def test_model_owner_check_foretells_no_less_than_was_measured(tmp_path: Path) -> None:
+    """It counts all bytes as if the parties took turns, and knows the machine of the reference measurement only."""
+    kept = read_part("networks", RESULTS, Networks)
+    assert kept is not None
+    rows = {(row.network, row.engine): row for row in kept[1].rows}
+    folder = find_model("resnet18")
+    plan = Registry(tmp_path).add(folder / "model.onnx", folder / "card.json", ()).plan
+    compared = 0
+    for one in predict_over_links(plan):
+        row = rows.get((one.link.name, one.engine.value))
+        if row is not None and one.link != LOOPBACK:
+            compared += 1
+            assert 0.95 * row.online_seconds < one.online_seconds < 1.7 * row.online_seconds
+            assert 0.95 * row.offline_seconds < one.offline_seconds < 1.7 * row.offline_seconds
+    assert compared >= 4
 
 
 def test_a_spelt_out_network_may_stand_beside_profiles() -> None:

@@ -1,0 +1,93 @@
+"""`growth` and `agreement`: what they refuse, their arithmetic, and one small run of each."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks import growth as growth_module
+from benchmarks.__main__ import app
+from benchmarks.agreement import Agreement
+from benchmarks.growth import Growth, measure_growth, seconds_left
+from benchmarks.measuring import Step
+from contract.command_line import run
+from tests.benchmarks.fakes import fake_case, fake_opener, measurement
+from tests.end_to_end.models import radiograph, write_tiny_model
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["growth", "--sides", "64"], "two or more numbers"),
+        (["growth", "--sides", "64,big"], "give --sides numbers from 32 to 1024"),
+        (["growth", "--model", "resnet9000"], "unknown model 'resnet9000'"),
+        (["growth", "--save", "nowhere/growth.json"], "is not a file in a folder that exists"),
+        (["agreement", "nothing.dcm", "--model", "resnet9000"], "unknown model 'resnet9000'"),
+        (["agreement", "nothing.dcm", "--save", "nowhere/agreement.json"], "is not a file in a folder that exists"),
+        (["agreement", "one", "two", "--manifest", "list.csv"], "name one folder of images and at least one --role"),
+    ],
+)
+def test_mistakes_get_one_line_and_exit_status_2(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], words: str
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        run(app, name="bench", arguments=arguments)
+    assert caught.value.code == 2
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert words in output.err
+    assert output.err.count("\n") == 1
+
+
+def test_time_left_is_a_straight_line_through_what_is_behind() -> None:
+    assert seconds_left({64: 10.0}, (128,), 1.0) is None
+    walls = {10: 10.0 + 0.1 * 100, 20: 10.0 + 0.1 * 400}
+    assert seconds_left(walls, (30,), 1.0) == pytest.approx(1.0 + 10.0 + 0.1 * 900)
+
+
+def test_growth_fits_a_line_and_tells_how_far_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = iter(((9.0, 1.0), (9.0, 2.0)))  # the first of each warms up
+    monkeypatch.setattr(
+        growth_module, "product", lambda _engine: fake_opener("masked", [], [measurement(one) for one in next(sizes)])
+    )
+    monkeypatch.setattr(growth_module, "prepare", lambda _model, place, **_given: fake_case(place, rounds=2))
+    steps: list[Step] = []
+    base = write_tiny_model(tmp_path / "model")
+    result = measure_growth(base, tmp_path, sides=(32, 64), runs=1, timeout_seconds=60, on_step=steps.append)
+    assert [(one.side, one.online_seconds) for one in result.sizes] == [(32, 1.0), (64, 2.0)]
+    assert result.online_microseconds_per_pixel == pytest.approx(1e6 / (64**2 - 32**2))
+    assert result.online_seconds_at_no_pixels == pytest.approx(2 / 3)
+    assert steps[-1].words == "64 x 64 pixels, masked: run 1 of 1"
+    assert (steps[-1].done, steps[-1].total) == (3, 4)
+
+
+@pytest.mark.slow
+def test_a_small_growth(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = write_tiny_model(tmp_path / "model")
+    saved = tmp_path / "growth.json"
+    arguments = ["growth", "--model", str(model), "--sides", "32,64", "--runs", "1", "--save", str(saved)]
+    with pytest.raises(SystemExit) as caught:
+        run(app, name="bench", arguments=arguments)
+    assert caught.value.code == 0
+    result = Growth.model_validate_json(capsys.readouterr().out)
+    assert result == Growth.model_validate_json(saved.read_text())
+    small, large = result.sizes
+    assert small.online_bytes < large.online_bytes
+    assert small.one_way_trips == large.one_way_trips
+
+
+def test_a_small_agreement(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = write_tiny_model(tmp_path / "model")
+    images = tmp_path / "images"
+    images.mkdir()
+    for seed in range(3):
+        radiograph(images / f"{seed}.dcm", seed=seed)
+    saved = tmp_path / "agreement.json"
+    with pytest.raises(SystemExit) as caught:
+        run(app, name="bench", arguments=["agreement", str(images), "--model", str(model), "--save", str(saved)])
+    assert caught.value.code == 0
+    result = Agreement.model_validate_json(capsys.readouterr().out)
+    assert result.images == 3
+    assert result.max_abs_error < 0.05
+    assert result.clear_disagreements == 0
+    assert json.loads(saved.read_text())["images"] == 3
