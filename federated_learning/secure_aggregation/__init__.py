@@ -12,6 +12,7 @@ from federated_learning.secure_aggregation.encoding import (
     decode_exact,
     encode_exact,
     first_limits,
+    largest_field,
     next_limits,
 )
 from federated_learning.secure_aggregation.history import RoundHistory
@@ -32,6 +33,7 @@ __all__ = [
     "decode_exact",
     "encode_exact",
     "first_limits",
+    "largest_field",
     "least_threshold",
     "next_limits",
 ]

@@ -1,8 +1,9 @@
 """From updates and counts to ring elements and back.
 
-Updates are rounded to a public grid, one for each tensor, and summed mod 2^16 (or 2^32); what rounding and clipping
-cut off is kept by the hospital and added to its next update (error feedback, Seide et al. 2014; Karimireddy et al.
-2019), so nothing is lost, only late. Counts and sums go beside them, exactly, mod 2^64.
+Updates are clipped to a public limit and rounded to a public grid, both by tensor, and summed mod 2^16 (or 2^32). What
+rounding cuts off is kept by the hospital and added to its next update (error feedback, Seide et al. 2014; Karimireddy
+et al. 2019). What clipping cuts off is dropped: the next local training starts from weights that lack it and finds it
+again, so that adding it as well would count it twice. Counts and sums go beside, exactly, mod 2^64.
 
 Hospital i with n_i of N examples sends round(M * n_i / N * u / limit) for each element u, clipped to the limit, where
 M = 2^15 - 33 (2^31 - 33). The weights n_i / N add up to one, so the sum of any number of hospitals stays within the
@@ -26,8 +27,11 @@ from federated_learning.secure_aggregation.terms import MAX_HOSPITALS
 FloatArray = NDArray[np.float32]
 _CHUNK: Final = 1 << 15
 _EXACT_RANGE: Final = (1 << 62) // MAX_HOSPITALS
-HEADROOM: Final = 4.0
-"""A limit is this many times the last mean update's largest element: single hospitals move further than the mean."""
+HEADROOM: Final = 1.5
+"""A limit is this many times what the last round's largest elements ask for."""
+LARGEST: Final = "largest"
+"""Name of the exact field in which the hospitals' largest elements are summed, one for each tensor."""
+LARGEST_BITS: Final = 40
 SMALLEST_LIMIT: Final = 1e-9
 
 
@@ -91,11 +95,15 @@ class VectorLayout:
 class EncodedUpdate:
     """`update`: what is masked and sent. `residual`: (update_length,) float32, for the hospital's next update.
 
-    The hospital takes over the residual when its vector was in the sum, and not otherwise.
+    The hospital takes over the residual when its vector was in the sum, and not otherwise. `largest`: (tensors,)
+    float64, the largest absolute value of each tensor, before clipping: it is summed beside, and the next limits follow
+    from the sums. `clipped`: how many elements were beyond their limit.
     """
 
     update: UpdateArray
     residual: FloatArray
+    largest: NDArray[np.float64]
+    clipped: int
 
     def __repr__(self) -> str:
         """Show the length only."""
@@ -138,13 +146,16 @@ class UpdateEncoding:
             raise ConfigurationError(f"hospital {hospital} kept the rest of another network's update: remove its file")
         encoded: UpdateArray = np.empty(length, np.uint16 if self.layout.ring_bits == 16 else np.uint32)
         left = np.empty(length, np.float32)
+        largest, clipped = [], 0
         for name, where in self.layout.slices().items():
             values = np.ravel(update[name])
             before = None if residual is None else residual[where]
-            self._encode_tensor(
+            found = self._encode_tensor(
                 values, before, encoded=encoded[where], left=left[where], limit=self.limits[name], weight=weight
             )
-        return EncodedUpdate(encoded, left)
+            largest.append(found[0])
+            clipped += found[1]
+        return EncodedUpdate(encoded, left, np.array(largest, np.float64), clipped)
 
     def _encode_tensor(
         self,
@@ -155,24 +166,31 @@ class UpdateEncoding:
         left: FloatArray,
         limit: float,
         weight: int,
-    ) -> None:
+    ) -> tuple[float, int]:
+        """Fill `encoded` and `left`; the largest absolute value, and how many were clipped."""
         factor = weight / self.weight_total * self.layout.largest / limit
         # float32 holds every element of the small ring exactly; the large one needs float64.
         wide = np.float32 if self.layout.ring_bits == 16 else np.float64
         signed = encoded.view(np.int16 if self.layout.ring_bits == 16 else np.int32)
         buffers: NDArray[np.floating[Any]] = np.empty((2, min(_CHUNK, values.size)), wide)
+        largest, clipped = 0.0, 0
         for start in range(0, values.size, _CHUNK):
             piece = slice(start, start + _CHUNK)
             whole, grid = buffers[:, : values[piece].size]
             whole[:] = values[piece]
             if before is not None:
                 whole += before[piece]
-            np.clip(whole, -limit, limit, out=grid)
-            grid *= wide(factor)
+            here = float(np.abs(whole, out=grid).max())
+            largest = max(largest, here)
+            if here > limit:
+                clipped += int(np.count_nonzero(grid > limit))
+                np.clip(whole, -limit, limit, out=whole)
+            np.multiply(whole, wide(factor), out=grid)
             np.rint(grid, out=grid)
             signed[piece] = grid
             grid *= wide(1 / factor)
             np.subtract(whole, grid, out=left[piece], casting="same_kind")
+        return largest, clipped
 
     def _check(self, update: Mapping[str, FloatArray], hospital: str, weight: int) -> None:
         if not 1 <= weight <= self.weight_total:
@@ -259,17 +277,31 @@ def decode_exact(layout: VectorLayout, total: NDArray[np.uint64]) -> dict[str, N
     return sums
 
 
-def first_limits(weights: Mapping[str, FloatArray], *, fraction: float = 0.5, floor: float = 0.05) -> dict[str, float]:
-    """Limits for the first round, from the public initial weights: a fraction of each tensor's largest element."""
+def first_limits(weights: Mapping[str, FloatArray], *, fraction: float = 1.0, floor: float = 0.25) -> dict[str, float]:
+    """Limits for the first round, from the public initial weights: each tensor's largest element, or `floor`.
+
+    Generous on purpose: clipping slows the first rounds, a coarse grid in one round costs little.
+    """
     return {name: max(fraction * float(np.abs(value).max(initial=0.0)), floor) for name, value in weights.items()}
 
 
-def next_limits(limits: Mapping[str, float], mean_update: Mapping[str, FloatArray]) -> dict[str, float]:
-    """Limits for the next round, from the last mean update, which everybody knows: nothing else is revealed for them.
+def largest_field(update: Mapping[str, tuple[int, ...]]) -> dict[str, ExactField]:
+    """The exact field for `EncodedUpdate.largest`, to be put into a layout with these tensors."""
+    return {LARGEST: ExactField((len(update),), LARGEST_BITS)}
 
-    They rise at once (a clipped round makes them up to four times larger) and fall by at most half a round.
+
+def next_limits(limits: Mapping[str, float], largest: NDArray[np.float64], *, hospitals: int) -> dict[str, float]:
+    """Limits for the next round, from the sums of the hospitals' largest elements (in the order of `limits`).
+
+    Up to four hospitals, none is clipped unless it moves half as far again as all of them together did; more hospitals
+    share four times their mean. Not from the mean update: where hospitals pull in different directions it vanishes, and
+    single updates do not. Limits rise at once and fall to no
+    less than half in a round.
     """
+    if largest.shape != (len(limits),):
+        raise ConfigurationError("the sums of largest elements are of another network than the limits")
+    wanted = HEADROOM * min(1.0, 4 / hospitals) * largest
     return {
-        name: min(max(HEADROOM * float(np.abs(mean_update[name]).max(initial=0.0)), limit / 2, SMALLEST_LIMIT), 1e29)
-        for name, limit in limits.items()
+        name: float(min(max(want, limit / 2, SMALLEST_LIMIT), 1e29))
+        for (name, limit), want in zip(limits.items(), wanted, strict=True)
     }

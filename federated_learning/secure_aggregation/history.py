@@ -7,7 +7,7 @@ from typing import Final
 from contract.errors import ConfigurationError, PeerViolation
 from federated_learning.secure_aggregation.terms import RoundTerms
 
-_MAX_BYTES: Final = 1 << 16
+_MAX_BYTES: Final = 1 << 20
 
 
 def _forget(_state: str) -> None:

@@ -7,8 +7,9 @@ another secret. So `recover` takes a test of the secret (a public key or commitm
 no secret that fails it.
 """
 
-from collections.abc import Callable, Mapping
-from itertools import combinations, islice
+from collections.abc import Callable, Iterator, Mapping
+from itertools import combinations
+from math import comb
 from typing import Final
 
 from Crypto.Protocol.SecretSharing import Shamir
@@ -35,12 +36,21 @@ def combine(shares: Mapping[int, bytes]) -> bytes:
 
 
 def recover(shares: Mapping[int, bytes], *, threshold: int, accept: Callable[[bytes], bool]) -> bytes | None:
-    """The secret that `accept` knows, from any `threshold` of the shares. None when no choice (of the first 256) fits.
+    """The secret that `accept` knows, from any `threshold` of the shares. None when no choice that is tried fits.
 
-    More shares than the threshold outvote wrong ones: choices are tried in turn.
+    More shares than the threshold outvote wrong ones.
     """
-    for holders in islice(combinations(sorted(shares), threshold), _MAX_TRIALS):
+    for holders in _choices(sorted(shares), threshold):
         secret = combine({holder: shares[holder] for holder in holders})
         if accept(secret):
             return secret
     return None
+
+
+def _choices(holders: list[int], threshold: int) -> Iterator[tuple[int, ...]]:
+    """All choices where they are few; else the runs of neighbours in a circle, which leave out any single holder."""
+    if len(holders) < threshold or comb(len(holders), threshold) <= _MAX_TRIALS:
+        yield from combinations(holders, threshold)
+        return
+    for start in range(len(holders)):
+        yield tuple((holders * 2)[start : start + threshold])

@@ -117,5 +117,7 @@ def test_fresh_shares_recover_and_differ_each_time() -> None:
     assert recover(dict(enumerate(first[:2])), threshold=3, accept=secret.__eq__) is None
     spoilt = {**dict(enumerate(first)), 0: bytes(32), 1: bytes(32)}
     assert recover(spoilt, threshold=3, accept=secret.__eq__) == secret
+    many = dict(enumerate(split(secret, threshold=8, count=14)))  # 3003 choices: not all are tried
+    assert recover({**many, 0: bytes(32)}, threshold=8, accept=secret.__eq__) == secret
     with pytest.raises(ValueError, match="32 bytes"):
         split(b"short", threshold=3, count=5)
