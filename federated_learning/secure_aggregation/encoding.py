@@ -295,8 +295,7 @@ def next_limits(limits: Mapping[str, float], largest: NDArray[np.float64], *, ho
 
     Up to four hospitals, none is clipped unless it moves half as far again as all of them together did; more hospitals
     share four times their mean. Not from the mean update: where hospitals pull in different directions it vanishes, and
-    single updates do not. Limits rise at once and fall to no
-    less than half in a round.
+    single updates do not. Limits rise at once and fall to no less than half in a round.
     """
     if largest.shape != (len(limits),):
         raise ConfigurationError("the sums of largest elements are of another network than the limits")
