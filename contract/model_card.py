@@ -123,6 +123,33 @@ class OutputPolicy(StrEnum):
     """Logits and a class activation map of every class: it tells more of the weights (docs/threat-model.md)."""
 
 
+class FederationRecord(Strict):
+    """How a model came about that was trained by several hospitals, as their coordinator knows it.
+
+    Counts are those of all hospitals together: nothing here tells of one what only a sum may tell.
+    """
+
+    hospitals: tuple[Name, ...] = Field(min_length=1)
+    rounds: int = Field(ge=1)
+    """That were aggregated."""
+    chosen_round: int = Field(ge=1)
+    """The round whose weights were kept, by validation data."""
+    restarted_rounds: int = Field(default=0, ge=0)
+    """Attempts that were aborted before anything was unmasked, and made again with fresh keys and masks."""
+    method: str
+    """In words: `FedAvg weighted by examples`, `FedProx (mu 0.01)`, ..."""
+    local_batches: int | None = Field(default=None, ge=1)
+    """Between two aggregations; None: one pass over a hospital's images."""
+    examples: int | None = Field(default=None, ge=0)
+    """Training images of all hospitals together."""
+    class_counts: dict[str, int] | None = None
+    """The same by class."""
+    secure_aggregation: dict[str, str | int | float] | None = None
+    """Its parameters by name; None: updates were averaged in the clear."""
+    software: dict[str, str] = Field(default_factory=dict)
+    """Versions by name."""
+
+
 class ModelCard(Strict):
     """card.json. Public: shown to everybody who may list models."""
 
@@ -141,6 +168,8 @@ class ModelCard(Strict):
     metrics: tuple[Metric, ...] = ()
     training: str
     """Provenance: data, split, method, in words."""
+    federation: FederationRecord | None = None
+    """Provenance of a model that was trained by several hospitals; None: it was trained in one place."""
     citations: tuple[str, ...] = ()
     model_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     """SHA-256 of model.onnx; checked at import and at start."""

@@ -1,20 +1,29 @@
 """From a finished run to a model folder: model.onnx, card.json and README.md with the figures."""
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from contract.model_card import AgeRange, InputSpecification, Metric, Modality, ModelCard, OutputPolicy
+from contract.errors import ConfigurationError
+from contract.model_card import (
+    AgeRange,
+    FederationRecord,
+    InputSpecification,
+    Metric,
+    Modality,
+    ModelCard,
+    OutputPolicy,
+)
 from federated_learning.calibration import fit_temperature, softmax
-from federated_learning.data_source import DataSource, labels_of, load
+from federated_learning.data_source import DataSource, OnDemandImages, labels_of, load
 from federated_learning.evaluation import calibration_error, confusion_matrix, metrics, uncertainty_threshold
 from federated_learning.export import largest_difference, run_onnx, to_onnx, write_model
 from federated_learning.networks import network_with
-from federated_learning.records import Description, RunRecord, read_run
+from federated_learning.records import Description, RunKind, RunRecord, read_run
 from federated_learning.settings import Stage
 from federated_learning.training import Chosen, read_chosen
 
@@ -24,7 +33,7 @@ WANTED_ACCURACY = 0.9
 
 PEDIATRIC_PNEUMONIA = Description(
     name="pediatric-pneumonia-resnet18",
-    version="1.0.0",
+    version="2.0.0",
     title="Pneumonia in chest radiographs of children: normal, bacterial or viral",
     intended_use=(
         "Research use only, not a medical device. Sorts frontal (anterior-posterior) chest radiographs of children of "
@@ -47,8 +56,8 @@ PEDIATRIC_PNEUMONIA = Description(
     data_set="Kermany et al. 2018, chest X-ray, 224 x 224 JPEG",
     training=(
         "Trained from random weights on the radiographs of Kermany et al. 2018 (Guangzhou Women and Children's Medical "
-        "Center), split by patient; copies of an image are left out everywhere. The data owners of the federation are "
-        "pooled: this is the centralised baseline."
+        "Center), split by patient, between hospitals as well, which are parts of this one data set; copies of images "
+        "are left out everywhere."
     ),
     citations=(
         (
@@ -82,7 +91,9 @@ def publish(
     record = read_run(run)
     description = record.description
     weights, chosen = read_chosen(run / "best.npz")
-    trained = read_chosen(run / "checkpoint.npz")[1].epoch
+    federation = record.federation
+    rounds = federation.rounds if federation else read_chosen(run / "checkpoint.npz")[1].epoch
+    _provenance(record)  # refuses a run that cannot say how it came about, before anything is written
     network = network_with(record.settings, weights)
     model.mkdir(parents=True, exist_ok=True)
     write_model(to_onnx(network, description.input), model / "model.onnx")
@@ -90,7 +101,7 @@ def publish(
     images = load(source.examples(record.validation_role)[:16], description.input)
     gap = largest_difference(network_with(record.settings, weights), model / "model.onnx", images)
     progress(f"exported; largest gap to the trained network over {len(images)} images: {gap:.1e} (logits)")
-    card = _card(record, chosen, trained, model_file=model / "model.onnx")
+    card = _card(record, chosen, rounds, model_file=model / "model.onnx")
     return measure(
         card,
         model,
@@ -123,7 +134,7 @@ def measure(
     for role in (validation_role, *test_roles):
         examples = source.examples(role)
         labels = labels_of(examples)
-        logits = run_onnx(model / "model.onnx", load(examples, card.input))
+        logits = run_onnx(model / "model.onnx", OnDemandImages(examples, card.input))
         if role == validation_role:
             before = calibration_error(softmax(logits), labels)
             temperature = round(fit_temperature(logits, labels), 4)
@@ -151,19 +162,8 @@ def measure(
     return measured
 
 
-def _card(record: RunRecord, chosen: Chosen, trained: int, *, model_file: Path) -> ModelCard:
-    settings, description = record.settings, record.description
-    plan = _in_words(chosen.plans[-1][1])
-    for (begin, stages), (end, _) in pairwise(chosen.plans):
-        plan += f" (in epochs {begin + 1} to {end} the learning rate followed an earlier plan: {_in_words(stages)})"
-    method = (
-        f" Training rows: {', '.join(record.training_roles)}. Of {trained} epochs trained, epoch {chosen.epoch} was "
-        f"chosen on {record.validation_role}, where the temperature was fitted too. {settings.architecture}; planned: "
-        f"{plan}; AdamW, peak rate {settings.peak_rate}, weight decay {settings.weight_decay}, label smoothing "
-        f"{settings.label_smoothing}, flips, rotation, shift, scale, contrast and brightness, mixup "
-        f"{settings.augmentation.mixup}, averaged weights, {settings.precision}, seed {settings.seed}. Weights stored "
-        "as float16; figures measured on this file. Intervals: patient bootstrap."
-    )
+def _card(record: RunRecord, chosen: Chosen, rounds: int, *, model_file: Path) -> ModelCard:
+    description = record.description
     return ModelCard(
         name=description.name,
         version=description.version,
@@ -172,9 +172,49 @@ def _card(record: RunRecord, chosen: Chosen, trained: int, *, model_file: Path) 
         input=description.input,
         classes=description.classes,
         output_policy=description.output_policy,
-        training=description.training + method,
+        training=f"{description.training} {_provenance(record)} {_method(record, chosen, rounds)}",
+        federation=record.federation,
         citations=description.citations,
         model_sha256=hashlib.sha256(model_file.read_bytes()).hexdigest(),
+    )
+
+
+def _provenance(record: RunRecord) -> str:
+    """Who trained it, and what left whose house."""
+    roles = f"Training rows: {', '.join(record.training_roles)}."
+    if record.kind is RunKind.CENTRALISED:
+        return f"The images of all data owners were pooled: this is the centralised baseline. {roles}"
+    if record.kind is RunKind.HOSPITAL:
+        return f"Trained by one data owner with its own images alone. {roles}"
+    if record.federation is None:
+        raise ConfigurationError("run.json of a federated run lacks its federation: let its coordinator end the run")
+    names = ", ".join(record.federation.hospitals)
+    start = f"Trained by {len(record.federation.hospitals)} hospitals ({names}) that shared no image"
+    if record.kind is RunKind.FEDERATED:
+        return f"{start}; the coordinator saw the update of each in the clear. {roles}"
+    if record.federation.secure_aggregation is None:
+        raise ConfigurationError(
+            "run.json says that updates were aggregated securely and not how: let its coordinator end the run"
+        )
+    return f"{start}; the coordinator saw sums of masked updates, and of none alone. {roles}"
+
+
+def _method(record: RunRecord, chosen: Chosen, rounds: int) -> str:
+    """The recipe, in words."""
+    settings, unit = record.settings, "epoch" if record.federation is None else "round"
+    plan = _in_words(chosen.plans[-1][1])
+    for (begin, stages), (end, _) in pairwise(chosen.plans):
+        plan += f" (in epochs {begin + 1} to {end} the learning rate followed an earlier plan: {_in_words(stages)})"
+    federation = record.federation
+    averaging = "" if federation is None else f"{federation.method}; "
+    return (
+        f"Of {rounds} {unit}s trained, {unit} {federation.chosen_round if federation else chosen.epoch} was chosen on "
+        f"{record.validation_role}, where the temperature was fitted too. {settings.architecture}, {settings.pool} "
+        f"pool in its stem; planned: {plan}; {averaging}{settings.optimizer}, peak rate {settings.peak_rate}, weight decay "
+        f"{settings.weight_decay}, label smoothing {settings.label_smoothing}, dropout {settings.dropout}, class "
+        f"balance {settings.class_balance}, random flips, moves, grey values and erasing, mixup {settings.augmentation.mixup}, "
+        f"averaged weights, {settings.precision}, seed {settings.seed}. Weights stored as float16; figures measured on "
+        "this file. Intervals: patient bootstrap."
     )
 
 
@@ -204,6 +244,32 @@ def readme(card: ModelCard, confusions: Mapping[str, NDArray[np.int64]], *, vali
         lines.append("| --- |" + " --- |" * len(card.classes))
         lines += [f"| {name} | {' | '.join(map(str, row))} |" for name, row in zip(card.classes, matrix, strict=True)]
         lines.append("")
-    lines += ["## Training", "", card.training, "", "## Data", ""]
+    lines += ["## Training", "", card.training, ""]
+    if card.federation is not None:
+        lines += ["| federation | |", "| --- | --- |"]
+        lines += [f"| {name} | {value} |" for name, value in _facts(card.federation, validation_role)]
+        lines.append("")
+    lines += ["## Data", ""]
     lines += [f"- {citation}" for citation in card.citations]
     return "\n".join(lines) + "\n"
+
+
+def _facts(federation: FederationRecord, validation_role: str) -> Iterator[tuple[str, str]]:
+    """What the README tells of a federation, line by line."""
+    yield "hospitals", ", ".join(federation.hospitals)
+    yield "rounds", f"{federation.rounds}; round {federation.chosen_round} was chosen on {validation_role}"
+    yield "rounds made again after somebody dropped out", str(federation.restarted_rounds)
+    yield "method", federation.method
+    batches = federation.local_batches
+    yield "between two rounds", "one pass over a hospital's images" if batches is None else f"{batches} batches each"
+    if federation.examples is not None:
+        yield "images of all hospitals together", str(federation.examples)
+    if federation.class_counts is not None:
+        yield "of them by class", ", ".join(f"{name} {count}" for name, count in federation.class_counts.items())
+    if federation.secure_aggregation is None:
+        yield "secure aggregation", "none"
+    else:
+        for name, value in federation.secure_aggregation.items():
+            yield f"secure aggregation: {name}", str(value)
+    if federation.software:
+        yield "software", ", ".join(f"{name} {version}" for name, version in federation.software.items())

@@ -13,8 +13,21 @@ from typing import TypeVar
 from pydantic import Field, TypeAdapter, ValidationError
 
 from contract.errors import ConfigurationError
-from contract.model_card import InputSpecification, Name, OutputPolicy, Strict, Version
+from contract.model_card import FederationRecord, InputSpecification, Name, OutputPolicy, Strict, Version
 from federated_learning.settings import TrainingSettings
+
+__all__ = [
+    "Description",
+    "FederationRecord",
+    "RoundRecord",
+    "RunKind",
+    "RunRecord",
+    "append_round",
+    "read_description",
+    "read_history",
+    "read_run",
+    "write_run",
+]
 
 T = TypeVar("T", bound=Strict)
 V = TypeVar("V")
@@ -49,30 +62,6 @@ class RunKind(StrEnum):
     """Images stayed where they were; updates were averaged in the clear."""
     FEDERATED_SECURE = "federated-secure"
     """Images stayed where they were; the coordinator saw sums of masked updates."""
-
-
-class FederationRecord(Strict):
-    """How a federated model came about, as its coordinator knows it."""
-
-    hospitals: tuple[Name, ...] = Field(min_length=1)
-    rounds: int = Field(ge=1)
-    """That were aggregated."""
-    chosen_round: int = Field(ge=1)
-    """The round whose weights were kept, by validation data."""
-    restarted_rounds: int = Field(default=0, ge=0)
-    """Attempts that were aborted before anything was unmasked, and made again with fresh keys and masks."""
-    method: str
-    """In words: `FedAvg weighted by examples`, `FedProx (mu 0.01)`, ..."""
-    local_batches: int | None = Field(default=None, ge=1)
-    """Between two aggregations; None: one pass over a hospital's images."""
-    examples: int | None = Field(default=None, ge=0)
-    """Of all hospitals together."""
-    class_counts: dict[str, int] | None = None
-    """Of all hospitals together."""
-    secure_aggregation: dict[str, str | int | float] | None = None
-    """Its parameters by name; None: updates were averaged in the clear."""
-    software: dict[str, str] = Field(default_factory=dict)
-    """Versions by name."""
 
 
 class RunRecord(Strict):
