@@ -207,14 +207,19 @@ def _method(record: RunRecord, chosen: Chosen, rounds: int) -> str:
         plan += f" (in epochs {begin + 1} to {end} the learning rate followed an earlier plan: {_in_words(stages)})"
     federation = record.federation
     averaging = "" if federation is None else f"{federation.method}; "
+    kept = chosen.epoch if federation is None else federation.chosen_round
+    choice = f"Of {rounds} {unit}s trained, {unit} {kept} was chosen on {record.validation_role}"
+    recipe = (
+        f"{settings.architecture}, {settings.pool} pool in its stem",
+        f"planned: {plan}",
+        f"{averaging}{settings.optimizer}, peak rate {settings.peak_rate}, weight decay {settings.weight_decay}",
+        f"label smoothing {settings.label_smoothing}, dropout {settings.dropout}, mixup {settings.augmentation.mixup}",
+        f"class balance {settings.class_balance}; random flips, moves, grey values and erasing",
+        f"averaged weights, {settings.precision}, seed {settings.seed}",
+    )
     return (
-        f"Of {rounds} {unit}s trained, {unit} {federation.chosen_round if federation else chosen.epoch} was chosen on "
-        f"{record.validation_role}, where the temperature was fitted too. {settings.architecture}, {settings.pool} "
-        f"pool in its stem; planned: {plan}; {averaging}{settings.optimizer}, peak rate {settings.peak_rate}, weight decay "
-        f"{settings.weight_decay}, label smoothing {settings.label_smoothing}, dropout {settings.dropout}, class "
-        f"balance {settings.class_balance}, random flips, moves, grey values and erasing, mixup {settings.augmentation.mixup}, "
-        f"averaged weights, {settings.precision}, seed {settings.seed}. Weights stored as float16; figures measured on "
-        "this file. Intervals: patient bootstrap."
+        f"{choice}, where the temperature was fitted too. {'; '.join(recipe)}. Weights stored as float16; figures "
+        "measured on this file. Intervals: patient bootstrap."
     )
 
 
