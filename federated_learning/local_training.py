@@ -15,8 +15,8 @@ from torch import Tensor
 from contract.errors import ConfigurationError
 from federated_learning.augmentation import augment, mix
 from federated_learning.checkpoints import Arrays, part, with_prefix
+from federated_learning.data_source import ImageArray
 from federated_learning.networks import (
-    Images,
     Labels,
     Weights,
     load_shared,
@@ -58,7 +58,7 @@ class ValidationSums:
 
 
 def evaluate(
-    settings: TrainingSettings, weights: Mapping[str, Tensor], images: Images, labels: Labels, *, size: int
+    settings: TrainingSettings, weights: Mapping[str, Tensor], images: ImageArray, labels: Labels, *, size: int
 ) -> ValidationSums:
     """Sums over these images of the network with these weights."""
     logits = torch.from_numpy(predict(network_with(settings, weights), images, size=size)).double()
@@ -81,13 +81,13 @@ class LocalTrainer:
         self,
         settings: TrainingSettings,
         *,
-        images: Images,
+        images: ImageArray,
         labels: Labels,
         hospital: str = "",
         class_weights: Sequence[float] | None = None,
-        validation: tuple[Images, Labels] | None = None,
+        validation: tuple[ImageArray, Labels] | None = None,
     ) -> None:
-        """`images`: normalised float32 (n, channels, height, width), square; `labels`: class indices (n,).
+        """`images`: normalised float32 (n, channels, height, width), square, or read lazily; `labels`: classes (n,).
 
         `class_weights` weigh the loss. `validation`: the hospital's own held-out images, for early stopping.
         Raises ConfigurationError.
@@ -114,7 +114,8 @@ class LocalTrainer:
         self._pass = 0
         self._position = 0
         self._order = self._shuffled()
-        self._resized: tuple[int, Images] = (images.shape[-1], images)
+        self._side = images[:1].shape[-1]
+        self._resized: tuple[int, ImageArray] = (self._side, images)
         self.rounds = 0
         """Rounds done."""
         self.stopped = False
@@ -155,19 +156,23 @@ class LocalTrainer:
             examples=len(self._labels), batches=task.batches, loss=sum(losses) / len(losses), stopped=self.stopped
         )
 
-    def evaluate(self, images: Images, labels: Labels, *, size: int) -> ValidationSums:
+    def evaluate(self, images: ImageArray, labels: Labels, *, size: int) -> ValidationSums:
         """Sums of the loaded global weights' answers to these images."""
         return evaluate(self.settings, self._loaded, images, labels, size=size)
 
-    def _at_size(self, size: int) -> Images:
-        """All images at the round's size: shrinking them anew for each batch would cost as much as training."""
-        if self._resized[0] != size:
+    def _at_size(self, size: int) -> ImageArray:
+        """All images at the round's size: shrinking them anew for each batch would cost as much as training.
+
+        At their own size they stay where they are, on the disk if they are read lazily.
+        """
+        if size == self._side:
+            self._resized = (size, self._images)
+        elif self._resized[0] != size:
             parts = [
                 resize(torch.from_numpy(np.ascontiguousarray(self._images[start : start + 64])), size).numpy()
                 for start in range(0, len(self._images), 64)
             ]
-            whole = size == self._images.shape[-1]
-            self._resized = (size, self._images if whole else np.concatenate(parts))
+            self._resized = (size, np.concatenate(parts))
         return self._resized[1]
 
     def _generator(self, *purpose: str | int) -> torch.Generator:
@@ -187,7 +192,7 @@ class LocalTrainer:
         self._position += batch
         return np.sort(chosen)
 
-    def _train_batch(self, source: Images, chosen: NDArray[np.int64]) -> float:
+    def _train_batch(self, source: ImageArray, chosen: NDArray[np.int64]) -> float:
         settings, generator = self.settings, self._generator("batch", self._step)
         images = augment(torch.from_numpy(source[chosen]), settings.augmentation, generator)
         targets = F.one_hot(self._labels[torch.from_numpy(chosen)], settings.classes).float()

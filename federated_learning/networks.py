@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from federated_learning.architectures import build
+from federated_learning.data_source import ImageArray
 from federated_learning.settings import TrainingSettings
 
 Images = NDArray[np.float32]
@@ -56,8 +57,11 @@ def resize(images: Tensor, size: int) -> Tensor:
 
 
 @torch.no_grad()
-def predict(network: nn.Module, images: Images, *, size: int | None = None, batch: int = 32) -> NDArray[np.float32]:
-    """Logits in float32 for normalised images (n, channels, height, width) -> (n, classes), in evaluation mode."""
+def predict(network: nn.Module, images: ImageArray, *, size: int | None = None, batch: int = 32) -> NDArray[np.float32]:
+    """Logits in float32 for normalised images (n, channels, height, width) -> (n, classes), in evaluation mode.
+
+    `images` may be read lazily, a batch at a time.
+    """
     network.eval()
     parts = []
     for start in range(0, len(images), batch):

@@ -17,9 +17,10 @@ from contract.errors import ConfigurationError
 from contract.model_card import Strict
 from federated_learning.averaging import GlobalModel, weighted_mean
 from federated_learning.checkpoints import Arrays, part, read, save, with_prefix
+from federated_learning.data_source import ImageArray
 from federated_learning.data_statistics import class_counts, class_weights
 from federated_learning.local_training import LocalTrainer, Progress, evaluate, silent
-from federated_learning.networks import Images, Labels, network_with
+from federated_learning.networks import Labels, network_with
 from federated_learning.settings import RoundTask, Stage, TrainingSettings, plan_rounds
 
 
@@ -38,10 +39,18 @@ class EpochResult(Strict):
         return (self.accuracy, -self.validation_loss) > (other.accuracy, -other.validation_loss)
 
 
-def with_class_weights(settings: TrainingSettings, images: Images, labels: Labels) -> LocalTrainer:
-    """The one hospital of a centralised run: class weights follow from its own counts."""
-    weights = class_weights(class_counts(labels, settings.classes), power=settings.class_balance)
-    return LocalTrainer(settings, images=images, labels=labels, class_weights=weights)
+def trainer_of(settings: TrainingSettings, hospitals: Mapping[str, tuple[ImageArray, Labels]]) -> "Trainer":
+    """A run over these hospitals' images and labels; class weights follow from the counts of all of them together.
+
+    A centralised run has one, without a name.
+    """
+    counts = class_counts(np.concatenate([labels for _, labels in hospitals.values()]), settings.classes)
+    weights = class_weights(counts, power=settings.class_balance)
+    trainers = [
+        LocalTrainer(settings, images=images, labels=labels, hospital=name, class_weights=weights)
+        for name, (images, labels) in hospitals.items()
+    ]
+    return Trainer(settings, trainers, examples=sum(counts))
 
 
 class Trainer:
@@ -149,7 +158,7 @@ def read_chosen(path: Path) -> tuple[dict[str, Tensor], Chosen]:
 def fit(
     trainer: Trainer,
     *,
-    images: Images,
+    images: ImageArray,
     labels: Labels,
     folder: Path,
     report: Callable[[EpochResult], None] = lambda _line: None,

@@ -4,12 +4,14 @@ import numpy as np
 import pytest
 
 from contract.model_card import read_card
+from federated_learning.augmentation import NONE
 from federated_learning.command import main
 from federated_learning.data_source import ManifestSource, labels_of, load
 from federated_learning.export import run_onnx
-from federated_learning.records import Description
+from federated_learning.records import Description, RunKind, read_run
 from federated_learning.report.results import read_results
-from tests.federated_learning.conftest import CLASSES
+from federated_learning.settings import Stage, TrainingSettings
+from tests.federated_learning.conftest import CLASSES, SIDE
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> int:
@@ -70,6 +72,34 @@ def test_train_and_publish(
     measured = ("--model", tmp_path / "model", "--data-set", description.data_set, "--test-role", "test")
     assert run(monkeypatch, "measure", *data[:4], *measured, "--validation-role", "choose") == 0
     assert read_card(tmp_path / "model" / "card.json") == card.model_copy(update={"title": "Other words"})
+
+
+def test_hospitals_in_one_process_leave_the_record_of_a_federation(
+    drawn_data: tuple[Path, Path], description: Description, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest, folder = drawn_data
+    (tmp_path / "description.json").write_text(description.model_dump_json())
+    (tmp_path / "recipe.json").write_text(
+        TrainingSettings(
+            architecture="small-cnn", stages=(Stage(size=SIDE, epochs=2, batch=4),), augmentation=NONE, sync_every=3
+        ).model_dump_json()
+    )
+    train: list[str | Path] = ["train-centralised", "--data", folder, "--manifest", manifest, "--threads", "1"]
+    train += ["--recipe", tmp_path / "recipe.json", "--description", tmp_path / "description.json", "--by-role"]
+    train += ["--training-role", "train", "--training-role", "test", "--validation-role", "choose"]
+    assert run(monkeypatch, *train, "--output", tmp_path / "run") == 0
+    record = read_run(tmp_path / "run")
+    assert record.kind is RunKind.FEDERATED
+    assert record.federation is not None
+    assert record.federation.hospitals == ("hospital-a", "hospital-b")
+    assert record.federation.class_counts == {"plain": 18, "bright": 18, "striped": 18}
+    assert record.federation.rounds == 4
+    assert record.federation.chosen_round in {2, 4}
+    source = ManifestSource(manifest=manifest, folder=folder, classes=CLASSES)
+    plain = description.input.model_copy(update={"mean": (0.0,), "standard_deviation": (1.0,)})
+    pixels = load(source.examples("train", "test"), plain)
+    assert record.description.input.mean[0] == pytest.approx(pixels.mean(), abs=2e-4)
+    assert record.description.input.standard_deviation[0] == pytest.approx(pixels.std(), abs=2e-4)
 
 
 def test_errors_are_one_line_with_their_own_exit_status(

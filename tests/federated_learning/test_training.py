@@ -10,7 +10,7 @@ from federated_learning.augmentation import NONE
 from federated_learning.checkpoints import read
 from federated_learning.networks import Images, Labels, predict
 from federated_learning.settings import Stage, TrainingSettings
-from federated_learning.training import EpochResult, Trainer, fit, read_chosen, with_class_weights
+from federated_learning.training import EpochResult, Trainer, fit, read_chosen, trainer_of
 from tests.federated_learning.conftest import draw
 
 
@@ -33,7 +33,7 @@ def pictures(count: int, seed: int) -> tuple[Images, Labels]:
 
 
 def centralised(chosen: TrainingSettings, images: Images, labels: Labels) -> Trainer:
-    return Trainer(chosen, [with_class_weights(chosen, images, labels)], examples=len(images))
+    return trainer_of(chosen, {"": (images, labels)})
 
 
 class Crash(Exception):
