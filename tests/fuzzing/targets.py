@@ -21,6 +21,13 @@ from contract.errors import EncryptedInferenceError, PeerDisconnected
 from contract.identity import Party, Role
 from contract.model_card import OutputPolicy, read_card
 from contract.ticket import Engine, Purpose, TicketClaims, issue_ticket, verify_ticket
+from federated_learning.secure_aggregation import (
+    CoordinatorAggregation,
+    HospitalAggregation,
+    RingVector,
+    RoundHistory,
+    RoundTerms,
+)
 from imaging import read_model_input
 from model_owner.onnx_import.reading import read_onnx
 from secure_computation.channel.channel import Channel, Deadlines
@@ -28,6 +35,7 @@ from secure_computation.channel.memory import MemoryStream
 from secure_computation.channel.stream import Deadline
 from secure_computation.plan import make_plan, parse_plan
 from tests.end_to_end.models import INPUT, radiograph, write_tiny_model
+from tests.federated_learning.secure_aggregation.rounds import make_terms, signing_keys
 from tests.secure_computation.networks import small_network
 
 PEER = Party(role=Role.MODEL_OWNER, organisation="north-lab")
@@ -159,6 +167,48 @@ def _ticket() -> bytes:
     return issue_ticket(claims, _key()).encode()
 
 
+@cache
+def _terms() -> RoundTerms:
+    return make_terms(signing_keys(4))
+
+
+def _hospital(name: str) -> HospitalAggregation:
+    return HospitalAggregation(_terms(), name=name, signing_key=signing_keys(4)[name], history=RoundHistory())
+
+
+def read_aggregation(data: bytes) -> None:
+    """Secure aggregation's messages, one after the other, each as long as the first bytes of what is left say.
+
+    The coordinator takes them as the hospitals' answers of each stage in turn, a hospital as the coordinator's.
+    """
+    coordinator, hospital = CoordinatorAggregation(_terms()), _hospital("hospital-a")
+    hospital.advertise()
+    hospital_steps: list[Callable[[bytes], object]] = [
+        hospital.share_keys,
+        lambda message: hospital.mask(RingVector.zeros(_terms()), message),
+        hospital.confirm,
+        hospital.unmask,
+    ]
+    ends = [coordinator.directory, coordinator.deliveries, coordinator.survivors, coordinator.confirmations]
+    while data:
+        size = int.from_bytes(data[:2], "little")
+        message, data = data[2 : 2 + size], data[2 + size :]
+        for name in sorted(coordinator.awaited):
+            with suppress(EncryptedInferenceError):
+                coordinator.receive(name, message)
+                break
+        if not coordinator.awaited and ends:
+            ends.pop(0)()
+        if hospital_steps:
+            with suppress(EncryptedInferenceError):
+                hospital_steps.pop(0)(message)
+
+
+def _aggregation() -> bytes:
+    messages = [_hospital(name).advertise() for name in _terms().members]
+    return b"".join(len(message).to_bytes(2, "little") + message for message in messages)
+
+
 TARGETS: Mapping[str, Target] = MappingProxyType(
     {
         "codec": Target(read=read_frames, sample=frames),
@@ -167,6 +217,7 @@ TARGETS: Mapping[str, Target] = MappingProxyType(
         "plan": Target(read=parse_plan, sample=lambda: make_plan(small_network()).canonical_bytes()),
         "request": Target(read=_of_file(read_request, "request.pem"), sample=_request),
         "onnx": Target(read=_of_file(read_onnx, "model.onnx"), sample=_model_file("model.onnx")),
+        "aggregation": Target(read=read_aggregation, sample=_aggregation),
         "image": Target(read=_of_file(lambda path: read_model_input(path, INPUT), "chest.dcm"), sample=_radiograph),
     }
 )
