@@ -13,7 +13,7 @@ from federated_learning.data_source import ManifestSource, labels_of, load
 from federated_learning.publication import publish
 from federated_learning.records import Description, RunKind, RunRecord, write_run
 from federated_learning.settings import Stage, TrainingSettings
-from federated_learning.training import Chosen, Trainer, with_class_weights
+from federated_learning.training import Chosen, trainer_of
 from tests.federated_learning.conftest import CLASSES
 
 SECURE: dict[str, str | int | float] = {"survivors needed": 3, "update ring bits": 16, "masks": "AES-256-CTR"}
@@ -62,8 +62,8 @@ def test_a_securely_aggregated_model_says_all_of_it(drawn_data: tuple[Path, Path
     run.mkdir()
     write_run(run, record)
     examples = source.examples("train")[:4]
-    local = with_class_weights(record.settings, load(examples, description.input), labels_of(examples))
-    save(Trainer(record.settings, [local], examples=4).chosen(), run / "best.npz")  # no checkpoint: a coordinator's run
+    hospital = {"": (load(examples, description.input), labels_of(examples))}
+    save(trainer_of(record.settings, hospital).chosen(), run / "best.npz")  # no checkpoint: a coordinator's run
     card = publish(run, model, source=source, test_roles=("test",))
     assert read_card(model / "card.json") == card
     text = (model / "README.md").read_text()
