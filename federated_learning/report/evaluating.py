@@ -58,7 +58,7 @@ def evaluate(
         settings=record.settings.model_dump(mode="json"),
         training_roles=record.training_roles,
         validation_role=record.validation_role,
-        chosen_round=chosen.epoch,
+        chosen_round=chosen.epoch if record.federation is None else record.federation.chosen_round,
         temperature=round(fit_temperature(np.asarray(splits[0].logits), splits[0].truth), DECIMALS),
         model_sha256=hashlib.sha256(model.SerializeToString()).hexdigest(),
         federation=record.federation,

@@ -225,7 +225,7 @@ def learning(content: Content) -> Section:
         for result in content.results
         if (
             points := [
-                (float(line.round), line.validation_accuracy)
+                (line.round / _rounds(result), line.validation_accuracy)
                 for line in result.history
                 if line.validation_accuracy is not None
             ]
@@ -233,7 +233,7 @@ def learning(content: Content) -> Section:
     }
     if not series:
         return Section(NOTHING)
-    drawn = drawing.lines(series, across="round or epoch", up="validation accuracy")
+    drawn = drawing.lines(series, across="share of the run's rounds or epochs", up="validation accuracy")
     words = "Accuracy of the weights that would be kept, after each round of a federation or epoch in one place."
     return Section(f"{words}\n\n{picture('learning.svg', 'accuracy by round')}", {"learning.svg": drawn})
 

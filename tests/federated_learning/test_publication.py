@@ -12,6 +12,7 @@ from federated_learning.checkpoints import save
 from federated_learning.data_source import ManifestSource, labels_of, load
 from federated_learning.publication import publish
 from federated_learning.records import Description, RunKind, RunRecord, write_run
+from federated_learning.report.evaluating import evaluate
 from federated_learning.settings import Stage, TrainingSettings
 from federated_learning.training import Chosen, trainer_of
 from tests.federated_learning.conftest import CLASSES
@@ -66,6 +67,9 @@ def test_a_securely_aggregated_model_says_all_of_it(drawn_data: tuple[Path, Path
     save(trainer_of(record.settings, hospital).chosen(), run / "best.npz")  # no checkpoint: a coordinator's run
     card = publish(run, model, source=source, test_roles=("test",))
     assert read_card(model / "card.json") == card
+    compared = evaluate(run, name="secure", source=source, test_roles=())
+    assert (compared.model_sha256, compared.chosen_round) == (card.model_sha256, 11)
+    assert (compared.kind, compared.federation) == (RunKind.FEDERATED_SECURE, federation())
     text = (model / "README.md").read_text()
     assert card.federation == federation()
     for words in (
