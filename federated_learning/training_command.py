@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     from federated_learning.data_source import DataSource, LazyImages
     from federated_learning.networks import Labels
-    from federated_learning.records import FederationRecord, RunRecord
-    from federated_learning.settings import Stage
+    from federated_learning.records import Description, FederationRecord, RunRecord
+    from federated_learning.settings import Stage, TrainingSettings
     from federated_learning.training import Chosen, Trainer
 
 Data = Annotated[Path, typer.Option(help="Folder of images: DATA/label/file.", file_okay=False, exists=True)]
@@ -56,7 +56,7 @@ def train_centralised(
     from federated_learning.publication import PEDIATRIC_PNEUMONIA
     from federated_learning.recipe import PEDIATRIC_PNEUMONIA_RECIPE
     from federated_learning.records import RunKind, RunRecord, read_description
-    from federated_learning.settings import changed, read_settings
+    from federated_learning.settings import read_settings
 
     torch.set_num_threads(threads)
     described = PEDIATRIC_PNEUMONIA if description is None else read_description(description)
@@ -70,17 +70,8 @@ def train_centralised(
         "stages": None if stages is None else _stages(stages),
         "seed": seed,
         "precision": None if bfloat16 is None else ("bfloat16" if bfloat16 else "float32"),
-        "channels": described.input.channels,
-        "classes": len(described.classes),
     }
-    settings = changed(
-        PEDIATRIC_PNEUMONIA_RECIPE if recipe is None else read_settings(recipe),
-        **{name: value for name, value in changes.items() if value is not None},
-    )
-    if settings.stages[-1].size != described.input.height:
-        raise ConfigurationError(
-            f"the last stage must be at the model's size, {described.input.height}: change --stages or the recipe"
-        )
+    settings = _for_images(PEDIATRIC_PNEUMONIA_RECIPE if recipe is None else read_settings(recipe), described, changes)
     record = RunRecord(
         settings=settings,
         description=described,
@@ -89,6 +80,19 @@ def train_centralised(
         kind=RunKind.FEDERATED if by_role else RunKind.HOSPITAL if alone else RunKind.CENTRALISED,
     )
     _train(record, data=data, manifest=manifest, output=output)
+
+
+def _for_images(settings: TrainingSettings, described: Description, changes: dict[str, object]) -> TrainingSettings:
+    """The settings with those changes that are not None, for a network of the description's channels and classes."""
+    from federated_learning.settings import changed
+
+    given = {name: value for name, value in changes.items() if value is not None}
+    settings = changed(settings, channels=described.input.channels, classes=len(described.classes), **given)
+    if settings.stages[-1].size != described.input.height:
+        raise ConfigurationError(
+            f"the last stage must be at the model's size, {described.input.height}: change --stages or the recipe"
+        )
+    return settings
 
 
 def _stages(text: str) -> tuple[Stage, ...]:
