@@ -82,7 +82,7 @@ def train_centralised(
     _train(record, data=data, manifest=manifest, output=output)
 
 
-def _for_images(settings: TrainingSettings, described: Description, changes: dict[str, object]) -> TrainingSettings:
+def _for_images(settings: TrainingSettings, described: Description, changes: Mapping[str, object]) -> TrainingSettings:
     """The settings with those changes that are not None, for a network of the description's channels and classes."""
     from federated_learning.settings import changed
 
