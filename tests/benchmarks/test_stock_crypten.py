@@ -114,9 +114,9 @@ def test_over_a_relay_it_answers_the_same_in_the_trips_that_the_cost_model_count
         trips = GLOO_TRIPS_OF_ROUND * result.rounds + GLOO_TRIPS_OF_REQUEST * result.third_party_requests
         assert result.online_seconds >= 0.98 * link.latency_seconds * trips
         found.append((result.online_seconds - at_home) / (link.latency_seconds * trips))
-        if found[-1] < 1.1:
+        if found[-1] < 1.25:
             break
-    assert min(found) < 1.1
+    assert min(found) < 1.25
 
 
 def test_a_deadline_ends_the_processes(files: tuple[Path, Path, Path]) -> None:
