@@ -15,7 +15,7 @@ from torch import Tensor
 from contract.errors import ConfigurationError
 from federated_learning.augmentation import augment, mix
 from federated_learning.checkpoints import Arrays, part, with_prefix
-from federated_learning.data_source import ImageArray
+from federated_learning.data_source import ImageArray, LazyImages
 from federated_learning.networks import (
     Labels,
     Weights,
@@ -163,10 +163,12 @@ class LocalTrainer:
     def _at_size(self, size: int) -> ImageArray:
         """All images at the round's size: shrinking them anew for each batch would cost as much as training.
 
-        At their own size they stay where they are, on the disk if they are read lazily.
+        Images that are read lazily stay on the disk at any size, so that memory does not grow with their number.
         """
         if size == self._side:
             self._resized = (size, self._images)
+        elif self._resized[0] != size and isinstance(self._images, LazyImages):
+            self._resized = (size, self._images.at_size(size))
         elif self._resized[0] != size:
             parts = [
                 resize(torch.from_numpy(np.ascontiguousarray(self._images[start : start + 64])), size).numpy()

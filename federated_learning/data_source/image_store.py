@@ -4,11 +4,12 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Final
+from typing import IO, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,8 +24,14 @@ FORMAT: Final = 1
 READERS: Final = ("numpy", "pillow", "pydicom", "pyjpegls", "python-gdcm", "nibabel")
 """Libraries whose version may change a pixel."""
 CHUNK: Final = 1 << 20
+BATCH: Final = 64
+"""Pictures that are shrunk at a time."""
 MARGIN: Final = 1 << 28
 """Bytes that must stay free on the disk."""
+
+
+Pixels = np.memmap[Any, np.dtype[np.float32]]
+"""Pictures in a store's file, mapped into memory, read-only: (images, height, width)."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +46,8 @@ class Skipped:
 class Stored:
     """Pictures and where they came from: `pixels[i]` is of file `kept[i]`."""
 
-    pixels: NDArray[np.float32]
-    """(kept, height, width), grey in [0, 1], mapped from the file, read-only."""
+    pixels: Pixels
+    """Grey in [0, 1]."""
     kept: tuple[int, ...]
     skipped: tuple[Skipped, ...]
 
@@ -75,10 +82,47 @@ def read_into_store(
         for old in (*folder.glob(f"{prefix}-*.pixels"), *folder.glob(f"{prefix}-*.json")):
             old.unlink(missing_ok=True)
         found = _Writer(picture=picture, whose=whose, skip_unusable=skip_unusable).write(files, data, progress)
-        _write_private(index, found.model_dump_json().encode())
+        with _replacing(index) as output:
+            output.write(found.model_dump_json().encode())
     pixels = np.memmap(data, np.float32, mode="r", shape=(len(found.kept), picture.height, picture.width))
     skipped = tuple(Skipped(files[number], reason) for number, reason in found.skipped.items())
     return Stored(pixels, found.kept, skipped)
+
+
+def shrunk(pixels: Pixels, size: int) -> Pixels:
+    """Pictures of a store at (size, size), in a file beside it that is made once: (kept, size, size), read-only.
+
+    Raises ConfigurationError.
+    """
+    import torch
+
+    from federated_learning.networks import resize
+
+    whole = Path(str(pixels.filename))
+    path = whole.with_name(f"{whole.stem}.{size}.pixels")
+    shape = (len(pixels), size, size)
+    if not path.is_file() or path.stat().st_size != len(pixels) * size * size * np.dtype(np.float32).itemsize:
+        with _replacing(path) as output:
+            for start in range(0, len(pixels), BATCH):
+                part = torch.from_numpy(np.array(pixels[start : start + BATCH, np.newaxis]))
+                output.write(resize(part, size).numpy().tobytes())
+    return np.memmap(path, np.float32, mode="r", shape=shape)
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[IO[bytes]]:
+    """A new file that only its owner may read, and that takes the place of `path` when it is whole."""
+    partial = path.with_name(f"{path.name}.{os.getpid()}")
+    try:
+        with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as output:
+            yield output
+        partial.replace(path)
+    except OSError as error:
+        raise ConfigurationError(
+            f"{path.parent}: pictures cannot be kept there ({error.strerror}); give another folder"
+        ) from error
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _key(files: Sequence[Path], picture: InputSpecification, *, skip_unusable: bool) -> str:
@@ -131,13 +175,6 @@ def _read_index(path: Path) -> _Index | None:
     return found if found.format == FORMAT else None
 
 
-def _write_private(path: Path, content: bytes) -> None:
-    partial = path.with_name(f"{path.name}.{os.getpid()}")
-    with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-        file.write(content)
-    partial.replace(path)
-
-
 @dataclass(frozen=True, kw_only=True)
 class _Writer:
     """Reads file after file and appends its picture; only one is in memory at a time."""
@@ -148,29 +185,21 @@ class _Writer:
 
     def write(self, files: Sequence[Path], data: Path, progress: Callable[[int, int], None]) -> _Index:
         """Raises ConfigurationError for a file that cannot be used, unless it shall be skipped, and for a full disk."""
-        partial = data.with_name(f"{data.name}.{os.getpid()}")
         kept: list[int] = []
         skipped: dict[int, str] = {}
-        try:
-            data.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._check_room(len(files), data.parent)
-            with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as output:
-                for number, path in enumerate(files):
-                    try:
-                        output.write(self._pixels(path).tobytes())
-                        kept.append(number)
-                    except ImageError as error:
-                        skipped[number] = str(error)
-                    progress(number + 1, len(files))
+        self._make_room(len(files), data.parent)
+        with _replacing(data) as output:
+            for number, path in enumerate(files):
+                try:
+                    picture = self._pixels(path)
+                except ImageError as error:
+                    skipped[number] = str(error)
+                else:
+                    output.write(picture.tobytes())
+                    kept.append(number)
+                progress(number + 1, len(files))
             if not kept:
                 raise ConfigurationError(f"{self.whose}none of {len(files)} files can be used; give others")
-            partial.replace(data)
-        except OSError as error:
-            raise ConfigurationError(
-                f"{data.parent}: pictures cannot be kept there ({error.strerror}); give another folder"
-            ) from error
-        finally:
-            partial.unlink(missing_ok=True)
         return _Index(format=FORMAT, kept=tuple(kept), skipped=skipped)
 
     def _pixels(self, path: Path) -> NDArray[np.float32]:
@@ -184,9 +213,16 @@ class _Writer:
                 f"{self.whose}{path}: {error}; or leave such files out on purpose, with --skip-unusable"
             ) from error
 
-    def _check_room(self, count: int, folder: Path) -> None:
+    def _make_room(self, count: int, folder: Path) -> None:
         needed = _bytes_of(count, self.picture)
-        if shutil.disk_usage(folder).free < needed + MARGIN:
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            free = shutil.disk_usage(folder).free
+        except OSError as error:
+            raise ConfigurationError(
+                f"{folder}: pictures cannot be kept there ({error.strerror}); give another folder"
+            ) from error
+        if free < needed + MARGIN:
             raise ConfigurationError(
                 f"{folder}: {count} pictures take {needed / 1e6:,.0f} MB there, which are not free; give another folder"
             )

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from contract.model_card import InputSpecification
 from federated_learning.data_source.examples import Example, load
+from federated_learning.data_source.image_store import Pixels, shrunk
 
 
 class ImageArray(Protocol):
@@ -25,16 +26,14 @@ class ImageArray(Protocol):
 class LazyImages:
     """Grey pictures in a file mapped into memory, normalised as a model asks for when they are read."""
 
-    def __init__(
-        self, pixels: NDArray[np.float32], *, mean: Sequence[float], standard_deviation: Sequence[float]
-    ) -> None:
-        """`pixels`: (images, height, width), resampled, in [0, 1]; one mean and deviation for each channel."""
+    def __init__(self, pixels: Pixels, *, mean: Sequence[float], standard_deviation: Sequence[float]) -> None:
+        """`pixels`: (images, height, width) in a store's file, in [0, 1]; one mean and deviation for each channel."""
         self.pixels = pixels
         self._mean = np.asarray(mean, dtype=np.float32)[:, np.newaxis, np.newaxis]
         self._deviation = np.asarray(standard_deviation, dtype=np.float32)[:, np.newaxis, np.newaxis]
 
     @classmethod
-    def of(cls, pixels: NDArray[np.float32], specification: InputSpecification) -> "LazyImages":
+    def of(cls, pixels: Pixels, specification: InputSpecification) -> "LazyImages":
         """With the specification's statistics."""
         return cls(pixels, mean=specification.mean, standard_deviation=specification.standard_deviation)
 
@@ -55,6 +54,14 @@ class LazyImages:
     def with_statistics(self, mean: Sequence[float], standard_deviation: Sequence[float]) -> "LazyImages":
         """The same pictures with other statistics, say those that hospitals agreed on."""
         return LazyImages(self.pixels, mean=mean, standard_deviation=standard_deviation)
+
+    def at_size(self, size: int) -> "LazyImages":
+        """The same pictures shrunk to (size, size), in a file of their own beside the first, which is made once.
+
+        Raises ConfigurationError where it cannot be written.
+        """
+        mean, deviation = self._mean.ravel().tolist(), self._deviation.ravel().tolist()
+        return LazyImages(shrunk(self.pixels, size), mean=mean, standard_deviation=deviation)
 
 
 class OnDemandImages:

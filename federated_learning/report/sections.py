@@ -225,7 +225,7 @@ def learning(content: Content) -> Section:
         for result in content.results
         if (
             points := [
-                (line.round / _rounds(result), line.validation_accuracy)
+                (line.round / result.history[-1].round, line.validation_accuracy)
                 for line in result.history
                 if line.validation_accuracy is not None
             ]

@@ -7,11 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from contract.errors import ConfigurationError
-from federated_learning.data_source import Prepared, image_store, open_source, prepare
+from federated_learning.data_source import LazyImages, Prepared, image_store, open_source, prepare
+from federated_learning.local_training import LocalTrainer
+from federated_learning.networks import resize
 from federated_learning.records import Description
+from federated_learning.settings import Stage, TrainingSettings
 from imaging.reading import read_model_input
 from tests.federated_learning.conftest import CLASSES, draw
 
@@ -79,6 +83,31 @@ def test_what_was_read_is_read_again_only_where_something_changed(
     cache = drawn_data[0].parent / "cache"
     assert len(list(cache.iterdir())) == 2  # what it was before is gone
     assert {path.stat().st_mode & 0o777 for path in cache.iterdir()} == {0o600}
+
+
+def test_shrunk_pictures_stay_on_the_disk_too(
+    drawn_data: tuple[Path, Path], description: Description, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = prepared(drawn_data, description)
+    small = found.images.at_size(16)
+    assert small.shape == (36, 1, 16, 16)
+    whole = torch.from_numpy(found.images[:])
+    np.testing.assert_allclose(small[:], resize(whole, 16).numpy(), atol=1e-5)
+    cache = drawn_data[0].parent / "cache"
+    (file,) = cache.glob("*.16.pixels")
+    assert file.stat().st_mode & 0o777 == 0o600
+    before = file.stat().st_mtime_ns
+    np.testing.assert_array_equal(found.images.at_size(16)[:], small[:])
+    assert file.stat().st_mtime_ns == before
+    trainer = LocalTrainer(
+        TrainingSettings(architecture="resnet10-narrow", stages=(Stage(size=16, epochs=1, batch=18),)),
+        images=found.images,
+        labels=found.labels,
+    )
+    assert isinstance(trainer._at_size(16), LazyImages)
+    smaller = description.model_copy(update={"input": description.input.model_copy(update={"height": 16})})
+    prepared(drawn_data, smaller)
+    assert list(cache.glob("*.16.pixels")) == []
 
 
 def test_a_cut_or_strange_store_is_made_anew(
