@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from contract.errors import EncryptedInferenceError
+from federated_learning.federation import commands as federation
 from federated_learning.report.command import evaluate, report
 from federated_learning.training_command import train_centralised
 
@@ -16,6 +17,8 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 app.command()(evaluate)
 app.command()(report)
 app.command()(train_centralised)
+for command in federation.COMMANDS:
+    app.command()(command)
 
 Data = Annotated[Path, typer.Option(help="Folder of images: DATA/label/file.", file_okay=False, exists=True)]
 Manifest = Annotated[Path, typer.Option(help="CSV: file, label, patient, role.", dir_okay=False, exists=True)]

@@ -1,0 +1,195 @@
+"""The commands of a federation: keys, the coordinator, a hospital, and all of them on one machine."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from contract.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress, TaskID
+
+    from federated_learning.federation.coordinator import Coordinator, RoundReport
+    from federated_learning.federation.loopback import Loopback, LoopbackSettings
+
+Config = Annotated[Path, typer.Option(help="TOML file of settings.", dir_okay=False, exists=True)]
+MANIFEST, FOLDER = "kermany_manifest.csv", "kermany224"
+
+
+def make_keys(
+    *,
+    name: Annotated[str, typer.Option(help="The hospital: lower-case letters, digits and hyphens.")],
+    folder: Annotated[Path, typer.Option(help="Where its keys are written.", file_okay=False)] = Path("keys"),
+) -> None:
+    """At a hospital: make its two keys. The file NAME.json is for the coordinator; the others stay here."""
+    from federated_learning.federation.keys import make_hospital_keys
+
+    typer.echo(f"written: {make_hospital_keys(name, folder)}; hand it to the coordinator")
+
+
+def make_federation(
+    *,
+    host: Annotated[str, typer.Option(help="Name or address under which hospitals reach the coordinator.")],
+    hospital: Annotated[list[Path], typer.Option(help="A hospital's public file; repeat for each.", exists=True)],
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 9092,
+    folder: Annotated[Path, typer.Option(help="The coordinator's folder.", file_okay=False)] = Path("coordinator"),
+) -> None:
+    """At the coordinator: make its certificate, and federation.json for every hospital."""
+    from federated_learning.federation.keys import make_federation as make
+    from federated_learning.federation.keys import read_federation
+
+    path = make(hospital, folder, host=host, port=port)
+    typer.echo(f"written: {path}; hand it to every hospital")
+    typer.echo(f"fingerprint: {read_federation(path).fingerprint}")
+
+
+def fingerprint(federation: Annotated[Path, typer.Argument(exists=True, dir_okay=False)]) -> None:
+    """Print the fingerprint of a federation.json, to compare by telephone."""
+    from federated_learning.federation.keys import read_federation
+
+    read = read_federation(federation)
+    typer.echo(f"{', '.join(read.names)}; coordinator {read.coordinator}")
+    typer.echo(f"fingerprint: {read.fingerprint}")
+
+
+def coordinator(*, config: Config) -> None:
+    """Run a federation, or go on with one that was interrupted."""
+    from rich.console import Console
+
+    from contract.settings import load_settings
+    from federated_learning.federation.display import Display
+    from federated_learning.federation.keys import read_federation
+    from federated_learning.federation.recording import record_round, record_run
+    from federated_learning.federation.running import run_coordinator
+    from federated_learning.federation.settings import CoordinatorSettings
+
+    settings = load_settings(CoordinatorSettings, config)
+    federation, console = read_federation(settings.federation), Console(stderr=True)
+    console.print(f"federation {federation.fingerprint}", highlight=False, soft_wrap=True)
+    with Display(console, federation.names) as display:
+
+        def finished(running: "Coordinator", report: "RoundReport") -> None:
+            record_round(settings, report)
+            record_run(settings, federation, running)
+            display.finished(running, report)
+
+        done = run_coordinator(settings, show=display.show, finished=finished)
+    record_run(settings, federation, done)
+    console.print(f"finished: {settings.output}; publish it with: federated-learning publish")
+
+
+def hospital(
+    *,
+    config: Config,
+    with_parent: Annotated[bool, typer.Option("--with-parent", hidden=True)] = False,
+) -> None:
+    """Take part in a federation with this hospital's images, until the run is finished."""
+    from rich.console import Console
+
+    from contract.settings import load_settings
+    from federated_learning.federation.processes import end_with_parent
+    from federated_learning.federation.running import run_hospital
+    from federated_learning.federation.settings import HospitalSettings
+
+    if with_parent:
+        end_with_parent()
+    settings, console = load_settings(HospitalSettings, config), Console(stderr=True)
+
+    def say(text: str) -> None:
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    with _progress(console) as bar:
+        tasks: dict[str, TaskID] = {}
+
+        def advance(what: str, done: int, everything: int) -> None:
+            if what not in tasks:
+                for old in tasks.values():
+                    bar.remove_task(old)
+                tasks.clear()
+                tasks[what] = bar.add_task(what)
+            bar.update(tasks[what], completed=done, total=everything)
+
+        run_hospital(settings, say=say, progress=advance)
+
+
+def federate(
+    *,
+    output: Annotated[Path, typer.Option(help="Folder for everything; the same one again goes on.", file_okay=False)],
+    hospitals: Annotated[int | None, typer.Option(min=3, help="3, or 4 in a smoke run.")] = None,
+    rounds: Annotated[int | None, typer.Option(min=1, help="Stop after so many.")] = None,
+    config: Annotated[Path | None, typer.Option(help="TOML file of settings.", dir_okay=False, exists=True)] = None,
+    smoke: Annotated[
+        bool, typer.Option("--smoke", help="Small, four hospitals, one falls out: does it all work?")
+    ] = False,
+    data: Annotated[Path | None, typer.Option(help="Folder of images: DATA/label/file.", exists=True)] = None,
+    manifest: Annotated[Path | None, typer.Option(help="CSV: file, label, patient, role.", exists=True)] = None,
+    model: Annotated[Path | None, typer.Option(help="Publish to this folder afterwards.", file_okay=False)] = None,
+) -> None:
+    """Run a whole federation on this machine: a process for each hospital, and this one as the coordinator.
+
+    Images are those of --data and --manifest, else of the folder that MEDICAL_DATA names; a smoke run draws pictures
+    where there is neither.
+    """
+    from rich.console import Console
+
+    from federated_learning.federation.display import Display
+    from federated_learning.federation.loopback import Loopback
+
+    settings = _loopback_settings(config, smoke=smoke, rounds=rounds)
+    data, manifest = _images(data, manifest)
+    if data is None and not smoke:
+        raise ConfigurationError("give images with --data and --manifest, or set MEDICAL_DATA; --smoke can do without")
+    loopback = Loopback(settings, output, hospitals=hospitals or (4 if smoke else 3), data=data, manifest=manifest)
+    console = Console(stderr=True)
+    with Display(console, loopback.federation.names) as display:
+        loopback.run(
+            show=display.show,
+            finished=display.finished,
+            say=lambda text: console.print(text, highlight=False, markup=False, soft_wrap=True),
+        )
+    typer.echo(f"written: {loopback.coordinator_settings.output}")
+    if model is not None:
+        _publish(loopback, model)
+
+
+def _progress(console: "Console") -> "Progress":
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("left:"), TimeRemainingColumn())
+    return Progress(*columns, console=console, disable=not console.is_terminal)
+
+
+def _publish(loopback: "Loopback", model: Path) -> None:
+    from federated_learning.data_source import ManifestSource
+    from federated_learning.publication import publish
+
+    classes = loopback.settings.description.classes
+    source = ManifestSource(manifest=loopback.manifest, folder=loopback.data, classes=classes)
+    publish(loopback.coordinator_settings.output, model, source=source, test_roles=(), progress=typer.echo)
+    typer.echo(f"written: {model}")
+
+
+def _loopback_settings(config: Path | None, *, smoke: bool, rounds: int | None) -> "LoopbackSettings":
+    from contract.settings import load_settings
+    from federated_learning.federation.loopback import LoopbackSettings, default_settings, smoke_settings
+
+    if config is not None:
+        settings = load_settings(LoopbackSettings, config)
+    else:
+        settings = smoke_settings() if smoke else default_settings()
+    return settings if rounds is None else settings.model_copy(update={"rounds": rounds})
+
+
+def _images(data: Path | None, manifest: Path | None) -> tuple[Path | None, Path | None]:
+    if (data is None) != (manifest is None):
+        raise ConfigurationError("--data and --manifest belong together: give both")
+    medical = os.environ.get("MEDICAL_DATA")
+    if data is None and medical and (Path(medical) / MANIFEST).exists():
+        return Path(medical) / FOLDER, Path(medical) / MANIFEST
+    return data, manifest
+
+
+COMMANDS = (make_keys, make_federation, fingerprint, coordinator, hospital, federate)

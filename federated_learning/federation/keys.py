@@ -1,0 +1,238 @@
+"""Who takes part: each hospital's two keys, the coordinator's certificate, and federation.json that names them all.
+
+Every hospital makes its own keys and hands out their public halves. The coordinator gathers them, with its own
+certificate, in federation.json; every hospital receives that file and compares its fingerprint with the coordinator's
+by telephone. From then on nobody needs to trust the coordinator about keys: a hospital accepts only the coordinator's
+very certificate, the coordinator accepts only these node keys, and hospitals verify each other's signatures.
+"""
+
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from pathlib import Path
+from typing import Annotated, Self
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from pydantic import Field, ValidationError, model_validator
+
+from contract.errors import CallerError, ConfigurationError
+from contract.model_card import Name, Strict
+
+MAX_FILE_BYTES = 1 << 20
+MAX_HOSPITALS = 100
+CERTIFICATE_DAYS = 825
+NODE_KEY, SIGNING_KEY = "node.key", "signing.key"
+COORDINATOR_KEY, COORDINATOR_CERTIFICATE, FEDERATION = "coordinator.key", "coordinator.pem", "federation.json"
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+
+
+class Hospital(Strict):
+    """What a hospital hands out: its name and the public halves of its two keys."""
+
+    name: Name
+    node_key: Annotated[str, Field(max_length=1000)]
+    """NIST P-384, PEM. By it the SuperLink recognises the hospital's SuperNode."""
+    signing_key: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    """Ed25519, hexadecimal. By it the other hospitals recognise its messages of secure aggregation."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        try:
+            key = serialization.load_pem_public_key(self.node_key.encode())
+        except (ValueError, UnsupportedAlgorithm):
+            key = None
+        if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name != "secp384r1":
+            raise ValueError(f"the node key of hospital {self.name} is not a P-384 public key")
+        return self
+
+    def verification_key(self) -> Ed25519PublicKey:
+        """The signing key's public half, parsed."""
+        return Ed25519PublicKey.from_public_bytes(bytes.fromhex(self.signing_key))
+
+
+class Federation(Strict):
+    """federation.json: all that coordinator and hospitals must agree on before they speak."""
+
+    coordinator: Annotated[str, Field(max_length=300)]
+    """host:port under which the hospitals reach it."""
+    certificate: Annotated[str, Field(max_length=10_000)]
+    """The coordinator's own, PEM; nothing else is accepted in its place."""
+    hospitals: Annotated[tuple[Hospital, ...], Field(min_length=1, max_length=MAX_HOSPITALS)]
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for field in ("name", "node_key", "signing_key"):
+            seen: dict[str, str] = {}
+            for hospital in self.hospitals:
+                value = getattr(hospital, field)
+                if value in seen:
+                    what = "stands twice" if field == "name" else f"has the same {field} as {seen[value]}"
+                    raise ValueError(f"hospital {hospital.name} {what}: each hospital makes its own keys")
+                seen[value] = hospital.name
+        return self
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the whole content, hexadecimal: what people compare, and what binds messages to it."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the hospitals, in order."""
+        return tuple(hospital.name for hospital in self.hospitals)
+
+    def roster(self) -> Mapping[str, Ed25519PublicKey]:
+        """Each hospital's verification key by its name."""
+        return {hospital.name: hospital.verification_key() for hospital in self.hospitals}
+
+
+def make_hospital_keys(name: str, folder: Path) -> Path:
+    """Make both keys (mode 0600) in `folder` and return the path of the public file, NAME.json, to hand out.
+
+    Raises ConfigurationError where keys stand already, CallerError for a name that is not a plain one.
+    """
+    node = ec.generate_private_key(ec.SECP384R1())
+    signing = Ed25519PrivateKey.generate()
+    try:
+        hospital = Hospital(
+            name=name, node_key=_public_pem(node), signing_key=signing.public_key().public_bytes_raw().hex()
+        )
+    except ValidationError as error:
+        raise CallerError(f"hospital {name[:64]!r}: a name is lower-case letters, digits and hyphens") from error
+    ssh = serialization.PrivateFormat.OpenSSH  # the form that Flower reads
+    node_pem = node.private_bytes(serialization.Encoding.PEM, ssh, serialization.NoEncryption())
+    _write_new(folder / NODE_KEY, node_pem, mode=0o600)
+    _write_new(folder / SIGNING_KEY, _private_pem(signing), mode=0o600)
+    public = folder / f"{name}.json"
+    _write_new(public, (hospital.model_dump_json(indent=2) + "\n").encode(), mode=0o644)
+    return public
+
+
+def make_federation(public_files: Sequence[Path], folder: Path, *, host: str, port: int) -> Path:
+    """Gather the hospitals' public files into folder/federation.json, with a certificate for the coordinator.
+
+    The certificate and its key (mode 0600) are made once; a later call, with another hospital say, keeps them.
+    Raises ConfigurationError naming the file or hospital that is wrong.
+    """
+    hospitals = tuple(read_hospital(path) for path in public_files)
+    certificate = folder / COORDINATOR_CERTIFICATE
+    if not certificate.exists():
+        _make_certificate(folder, host)
+    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    try:
+        federation = Federation(coordinator=address, certificate=certificate.read_text(), hospitals=hospitals)
+    except ValidationError as error:
+        raise ConfigurationError(f"{_first(error)}; ask them for other public files") from error
+    path = folder / FEDERATION
+    path.write_text(federation.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    return path
+
+
+def read_hospital(path: Path) -> Hospital:
+    """A hospital's public file. Raises ConfigurationError."""
+    try:
+        return Hospital.model_validate_json(_read(path))
+    except ValidationError as error:
+        raise ConfigurationError(f"{path}: {_first(error)}; ask the hospital for its public file") from error
+
+
+def read_federation(path: Path) -> Federation:
+    """federation.json. Raises ConfigurationError naming a hospital whose name or key stands twice."""
+    try:
+        return Federation.model_validate_json(_read(path))
+    except ValidationError as error:
+        raise ConfigurationError(f"{path}: {_first(error)}; ask the coordinator for the file again") from error
+
+
+def read_signing_key(folder: Path, hospital: Hospital) -> Ed25519PrivateKey:
+    """The hospital's own signing key. Raises ConfigurationError where it is not the one in federation.json."""
+    path = folder / SIGNING_KEY
+    try:
+        key = serialization.load_pem_private_key(_read(path), None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        raise ConfigurationError(f"{path}: is not a private key; give the folder that `keys` made") from None
+    if not isinstance(key, Ed25519PrivateKey) or key.public_key().public_bytes_raw().hex() != hospital.signing_key:
+        raise ConfigurationError(f"{path}: is not the key of {hospital.name} in federation.json; give its own folder")
+    return key
+
+
+def _make_certificate(folder: Path, host: str) -> None:
+    key = ec.generate_private_key(ec.SECP384R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "federated training coordinator")])
+    now = datetime.now(UTC)
+    hosts = x509.SubjectAlternativeName([_host_name(one) for one in dict.fromkeys((host, *LOOPBACK))])
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(minutes=5))
+        .not_valid_after(now + timedelta(days=CERTIFICATE_DAYS))
+        .add_extension(hosts, critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    _write_new(folder / COORDINATOR_KEY, _private_pem(key), mode=0o600)
+    pem = certificate.public_bytes(serialization.Encoding.PEM)
+    _write_new(folder / COORDINATOR_CERTIFICATE, pem, mode=0o644)
+
+
+def _host_name(host: str) -> x509.GeneralName:
+    address: IPv4Address | IPv6Address
+    try:
+        address = ip_address(host)
+    except ValueError:
+        if not (host.isascii() and host.replace("-", "").replace(".", "").isalnum()):
+            raise CallerError(f"host {host[:100]!r} is neither a DNS name nor an IP address; correct --host") from None
+        return x509.DNSName(host)
+    return x509.IPAddress(address)
+
+
+def _public_pem(key: ec.EllipticCurvePrivateKey) -> str:
+    public = key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+    return public.decode()
+
+
+def _private_pem(key: ec.EllipticCurvePrivateKey | Ed25519PrivateKey) -> bytes:
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+
+
+def _first(error: ValidationError) -> str:
+    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    where = ".".join(str(part) for part in first["loc"])
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{where}: {message}" if where else message
+
+
+def _read(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_FILE_BYTES + 1)
+    except OSError as error:
+        raise ConfigurationError(f"{path}: cannot be read ({error.strerror}); check the path") from error
+    if len(content) > MAX_FILE_BYTES:
+        raise ConfigurationError(f"{path}: larger than {MAX_FILE_BYTES} bytes; give the right file")
+    return content
+
+
+def _write_new(path: Path, content: bytes, *, mode: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    except FileExistsError:
+        raise ConfigurationError(f"{path}: exists already; remove it first if it shall be replaced") from None
+    except OSError as error:
+        raise ConfigurationError(f"{path}: cannot be written ({error.strerror}); give another folder") from error
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)

@@ -1,0 +1,179 @@
+"""What the coordinator orders in a round, and which sums the hospitals answer with.
+
+Both sides derive the terms of secure aggregation from the order alone, so a coordinator that tells two hospitals
+different things gets messages that do not fit together.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from math import prod
+from typing import Annotated, Literal, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, ValidationError
+
+from contract.errors import PeerViolation
+from contract.model_card import InputSpecification, Name, Strict
+from federated_learning.federation.keys import Federation
+from federated_learning.federation.messages import Letter, Step
+from federated_learning.secure_aggregation import RoundTerms
+from federated_learning.secure_aggregation.encoding import ExactField, VectorLayout, largest_field
+from federated_learning.settings import RoundTask, TrainingSettings
+
+ORDER, ATTEMPT = "order", "attempt"
+WEIGHTS = "weights"
+LOSS_BITS = 20
+"""Binary digits that are kept of a sum of losses."""
+
+
+class Order(Strict):
+    """Told to every hospital in the same words. One order may take several attempts."""
+
+    run: Name
+    round: Annotated[int, Field(ge=0)]
+    """0: the survey; otherwise the number of the round, also of the evaluation after it."""
+    secure: bool
+    threshold: Annotated[int, Field(ge=1)]
+    ring_bits: Literal[16, 32]
+    classes: Annotated[tuple[str, ...], Field(min_length=2, max_length=1000)]
+    input: InputSpecification
+    training: TrainingSettings
+
+
+class SurveyOrder(Order):
+    """Count examples, classes and pixels. Once in a run: its round is 0, which hospitals open for one set only."""
+
+    round: Literal[0]
+
+
+class TrainOrder(Order):
+    """Train `task` from the weights sent along."""
+
+    task: RoundTask
+    mean: tuple[float, ...]
+    standard_deviation: tuple[float, ...]
+    """With which pixels in [0, 1] are normalised, by channel."""
+    class_weights: tuple[Annotated[float, Field(gt=0)], ...]
+    examples: Annotated[int, Field(ge=1)]
+    """Of all hospitals together: what an update's weight is a part of."""
+    limits: Mapping[str, Annotated[float, Field(gt=0)]]
+    """What an element of a tensor's update is clipped to."""
+    max_norm: Annotated[float, Field(gt=0)]
+    last_sum: tuple[Name, ...] = ()
+    """Whose updates were in the last sum: the others keep theirs for this one."""
+
+
+class EvaluateOrder(Order):
+    """Evaluate the weights sent along on validation images."""
+
+    mean: tuple[float, ...]
+    standard_deviation: tuple[float, ...]
+    size: Annotated[int, Field(ge=8, le=4096)]
+
+
+PURPOSES = {Step.SURVEY: "survey", Step.TRAIN: "train", Step.EVALUATE: "evaluate"}
+O = TypeVar("O", bound=Order)
+
+
+def letter_of(order: Order, *, attempt: int, parts: Mapping[str, bytes]) -> Letter:
+    """The order as it is sent."""
+    return Letter(header={ORDER: order.model_dump(mode="json"), ATTEMPT: attempt}, parts=parts)
+
+
+def order_of(letter: Letter, kind: type[O]) -> tuple[O, int]:
+    """The order and the number of the attempt. Raises PeerViolation."""
+    attempt = letter.header.get(ATTEMPT)
+    try:
+        # JSON has no tuples: through JSON, pydantic reads lists where tuples are meant, and nothing else loosely.
+        order = kind.model_validate_json(json.dumps(letter.header.get(ORDER)))
+    except ValidationError as error:
+        where = ".".join(str(part) for part in error.errors()[0]["loc"])
+        raise PeerViolation(f"the coordinator's order is wrong at '{where}': run the same version everywhere") from None
+    if not isinstance(attempt, int) or attempt < 0:
+        raise PeerViolation("the coordinator's order has no number of the attempt: run the same version everywhere")
+    return order, attempt
+
+
+def federation_id(federation: Federation, run: str) -> str:
+    """Who trains what, in 64 hexadecimal digits. A new run has a new name, and with it fresh masks for its rounds."""
+    return hashlib.sha256(f"{federation.fingerprint}/{run}".encode()).hexdigest()
+
+
+def common_hash(step: Step, order: Order, parts: Mapping[str, bytes]) -> bytes:
+    """SHA-256 of all that an order tells, its weights included."""
+    digest = hashlib.sha256(step.value.encode() + b"\0" + order.model_dump_json().encode())
+    for name in sorted(parts):
+        digest.update(hashlib.sha256(name.encode()).digest() + hashlib.sha256(parts[name]).digest())
+    return digest.digest()
+
+
+def terms_of(
+    federation: Federation, step: Step, order: Order, *, attempt: int, parts: Mapping[str, bytes], layout: VectorLayout
+) -> RoundTerms:
+    """Terms of the aggregation that answers `order`. Raises ConfigurationError where they would not protect."""
+    return RoundTerms(
+        federation_id=federation_id(federation, order.run),
+        purpose=PURPOSES[step],
+        round_number=order.round,
+        attempt=attempt,
+        roster=federation.roster(),
+        threshold=order.threshold,
+        update_length=layout.update_length,
+        ring_bits=layout.ring_bits,
+        exact_length=layout.exact_length,
+        common_hash=common_hash(step, order, parts),
+    )
+
+
+def survey_layout(order: Order) -> VectorLayout:
+    """Counts only."""
+    channels = ExactField((order.input.channels,))
+    fields = {
+        "validation": ExactField(()),
+        "classes": ExactField((len(order.classes),)),
+        "pixels": channels,
+        "pixel_total": channels,
+        "pixel_squares": channels,
+    }
+    return VectorLayout(update={}, exact=fields, ring_bits=order.ring_bits)
+
+
+def train_layout(order: Order, shapes: Mapping[str, tuple[int, ...]]) -> VectorLayout:
+    """The update, and beside it exactly: the examples it stands for, their summed loss, how far each tensor moved."""
+    fields = {"examples": ExactField(()), "loss": ExactField((), LOSS_BITS), **largest_field(shapes)}
+    return VectorLayout(update=shapes, exact=fields, ring_bits=order.ring_bits)
+
+
+def evaluate_layout(order: Order) -> VectorLayout:
+    """How many validation images, how many of them right, and their summed loss."""
+    fields = {"examples": ExactField(()), "correct": ExactField(()), "loss": ExactField((), LOSS_BITS)}
+    return VectorLayout(update={}, exact=fields, ring_bits=order.ring_bits)
+
+
+def size_of(shapes: Mapping[str, tuple[int, ...]]) -> int:
+    """Elements of all tensors together."""
+    return sum(prod(shape) for shape in shapes.values())
+
+
+def pack(tensors: Mapping[str, NDArray[np.float32]], shapes: Mapping[str, tuple[int, ...]]) -> bytes:
+    """Tensors one after the other, float32, little-endian, in the order of `shapes`."""
+    return b"".join(np.ascontiguousarray(tensors[name], dtype="<f4").tobytes() for name in shapes)
+
+
+def unpack(content: bytes, shapes: Mapping[str, tuple[int, ...]], *, whose: str) -> dict[str, NDArray[np.float32]]:
+    """What `pack` wrote, as copies. Raises PeerViolation for another length or for values that are not finite."""
+    if len(content) != 4 * size_of(shapes):
+        raise PeerViolation(
+            f"{whose} sent {len(content)} bytes of weights, not {4 * size_of(shapes)}: use the same architecture, "
+            "classes and channels everywhere"
+        )
+    flat = np.frombuffer(content, dtype="<f4").astype(np.float32)
+    if not np.isfinite(flat).all():
+        raise PeerViolation(f"{whose} sent weights that are not finite: its training diverged; lower the learning rate")
+    tensors, start = {}, 0
+    for name, shape in shapes.items():
+        tensors[name] = flat[start : start + prod(shape)].reshape(shape)
+        start += prod(shape)
+    return tensors

@@ -1,0 +1,199 @@
+"""The two long-lived processes: a hospital's, and the coordinator's."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import TYPE_CHECKING
+
+import torch
+
+from contract.errors import ConfigurationError, PeerDisconnected
+from federated_learning.federation.coordinator import Coordinator, RoundReport
+from federated_learning.federation.engine import run_server_app, serve_client_app
+from federated_learning.federation.exchange import GridExchange
+from federated_learning.federation.fleet import Link, superlink, supernode
+from federated_learning.federation.hospital import HospitalSession
+from federated_learning.federation.keys import Federation, read_federation, read_signing_key
+from federated_learning.federation.messages import Step, from_records, to_records
+from federated_learning.federation.processes import Child, held
+
+if TYPE_CHECKING:
+    from flwr.app import Context, Message
+    from flwr.clientapp import ClientApp
+    from flwr.serverapp import Grid
+
+    from federated_learning.federation.aggregating import Event
+    from federated_learning.federation.settings import CoordinatorSettings, HospitalSettings
+
+PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 20.0
+START_SECONDS = 120.0
+LOCK_SECONDS = 3.0
+FINISH_SECONDS = 20.0
+MESSAGE_OVERHEAD = 1 << 21
+"""Bytes beyond the weights that a message may have: Flower's frames, headers, shares of a hundred hospitals."""
+
+Say = Callable[[str], None]
+
+
+@contextmanager
+def ends_in_order() -> Iterator[None]:
+    """Make a request to terminate end this process like Ctrl-C: children are stopped, files closed."""
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def run_hospital(
+    settings: "HospitalSettings",
+    *,
+    say: Say,
+    progress: Callable[[str, int, int], None] = lambda _what, _done, _all: None,
+) -> None:
+    """Take part until the run is finished, or for good errors of this hospital's own settings."""
+    federation = read_federation(settings.federation)
+    own = next((hospital for hospital in federation.hospitals if hospital.name == settings.name), None)
+    if own is None:
+        names = ", ".join(federation.names)
+        raise ConfigurationError(f"{settings.federation}: has no hospital '{settings.name}', only {names}")
+    key = read_signing_key(settings.keys, own)
+    torch.set_num_threads(settings.threads)
+    with ends_in_order(), held(settings.state / "lock", seconds=LOCK_SECONDS, what=f"hospital {settings.name}"):
+        session = HospitalSession(settings, federation, key, say=say, progress=progress)
+        app, pause = _client_app(session), PAUSE_SECONDS
+        while not session.finished:
+            started = time.monotonic()
+            _serve(session, app, federation, settings, say)
+            pause = PAUSE_SECONDS if time.monotonic() - started > LONGEST_PAUSE_SECONDS else pause * 2
+            time.sleep(min(pause, LONGEST_PAUSE_SECONDS))
+
+
+def _serve(
+    session: HospitalSession, app: "ClientApp", federation: Federation, settings: "HospitalSettings", say: Say
+) -> None:
+    """One SuperNode's life: it ends when the coordinator restarts, and where that one does not know our key."""
+    with supernode(federation, keys=settings.keys, folder=settings.state / "flower") as (child, runtime, secret):
+        try:
+            serve_client_app(
+                app, runtime, secret=secret, goes_on=lambda: child.exit_status is None and not session.finished
+            )
+        except PeerDisconnected:
+            child.wait(2.0)
+    if not session.finished:
+        say(_why(child, federation))
+
+
+def _why(child: Child, federation: Federation) -> str:
+    words = child.last_words()
+    if "CERTIFICATE_VERIFY_FAILED" in words:
+        return f"{federation.coordinator} shows another certificate than federation.json: this is not the coordinator"
+    if "401" in words or "Failed to initialize the connection" in words:
+        return (
+            f"the coordinator at {federation.coordinator} does not know this hospital's key (yet): it restarts, or its "
+            "federation.json is another one. Trying again"
+        )
+    return f"lost the coordinator at {federation.coordinator}; trying again"
+
+
+def _client_app(session: HospitalSession) -> "ClientApp":
+    """Flower's view of a session: one function for each step."""
+    from flwr.app import Message
+    from flwr.clientapp import ClientApp
+
+    app = ClientApp()
+
+    def handler(step: Step) -> "Callable[[Message, Context], Message]":
+        def handle(message: "Message", _context: "Context") -> "Message":
+            answer = session.answer(step, from_records(message.content, max_bytes=MAX_WEIGHT_BYTES))
+            return Message(to_records(answer), reply_to=message)
+
+        return handle
+
+    for step in Step:
+        category, action = step.value.split(".")
+        getattr(app, category)(action)(handler(step))
+    return app
+
+
+MAX_WEIGHT_BYTES = 1 << 31
+"""Of a model that a hospital accepts, before it knows which model that is."""
+
+
+def run_coordinator(
+    settings: "CoordinatorSettings",
+    *,
+    show: "Callable[[Event], None]",
+    finished: Callable[[Coordinator, RoundReport], None],
+) -> Coordinator:
+    """Run the federation to its end, or go on with one that was interrupted."""
+    from flwr.serverapp import ServerApp
+
+    federation = read_federation(settings.federation)
+    app, coordinators = ServerApp(), list[Coordinator]()
+    max_bytes = _largest_message(settings)
+
+    with (
+        ends_in_order(),
+        held(settings.output / "lock", seconds=LOCK_SECONDS, what="a coordinator"),
+        superlink(
+            federation,
+            listen=settings.listen,
+            keys=settings.keys,
+            folder=settings.output / "flower",
+            max_body_bytes=max_bytes,
+        ) as link,
+    ):
+
+        @app.main()
+        def main(grid: "Grid", _context: "Context") -> None:
+            exchange = GridExchange(grid, link.nodes, waiting=settings.waiting, max_bytes=max_bytes)
+            coordinator = Coordinator(
+                settings, federation, exchange, show=show, finished=lambda report: finished(coordinator, report)
+            )
+            coordinators.append(coordinator)
+            coordinator.run()
+            exchange.say_goodbye(seconds=FINISH_SECONDS)
+
+        with _watched(link):
+            run_server_app(app, link.runtime, secret=link.secret, wait_seconds=START_SECONDS)
+    return coordinators[0]
+
+
+@contextmanager
+def _watched(link: Link) -> Iterator[None]:
+    """Interrupt this process when its SuperLink ends: Flower's client would try to reach it for ever."""
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.5):
+            if link.child.exit_status is not None:
+                os.kill(os.getpid(), signal.SIGINT)
+                return
+
+    threading.Thread(target=watch, daemon=True).start()
+    try:
+        yield
+    except KeyboardInterrupt:
+        if link.child.exit_status is None:
+            raise
+        raise PeerDisconnected(
+            f"the SuperLink ended: read {link.child.log}, and give the same command again to go on"
+        ) from None
+    finally:
+        done.set()
+
+
+def _largest_message(settings: "CoordinatorSettings") -> int:
+    from federated_learning.federation.hospital import shapes_of
+    from federated_learning.federation.orders import size_of
+
+    return 4 * size_of(shapes_of(settings.training)) + MESSAGE_OVERHEAD

@@ -1,0 +1,114 @@
+"""Settings of the coordinator and of a hospital: frozen, from TOML files, unknown keys refused.
+
+What decides the model (`training`, `rounds`, ...) stands at the coordinator, which tells the hospitals. What protects a
+hospital (its keys, its data, which run it takes part in, whether it may send anything in the clear) stands in its own
+file only.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from contract.model_card import Name, Strict
+from contract.settings import Address, PartySettings, settings_config
+from federated_learning.publication import PEDIATRIC_PNEUMONIA
+from federated_learning.records import Description
+from federated_learning.settings import TrainingSettings
+
+COORDINATOR_VARIABLES, HOSPITAL_VARIABLES = "FEDERATED_LEARNING_COORDINATOR_", "FEDERATED_LEARNING_HOSPITAL_"
+
+Seconds = Annotated[float, Field(gt=0, le=7 * 24 * 3600)]
+
+
+class Waiting(Strict):
+    """How long the coordinator waits, in seconds."""
+
+    start: Seconds = 600.0
+    """For enough hospitals to come, at the start and after a round that had to be given up."""
+    together: Seconds = 20.0
+    """For hospitals that are missing when a round begins and enough others are there."""
+    work: Seconds = 6 * 3600.0
+    """For a hospital to train for one round."""
+    step: Seconds = 120.0
+    """For an answer in a step of secure aggregation."""
+    offline: Seconds = 20.0
+    """For a hospital that went away in the middle of a round; later it is left out of it."""
+    repeat: Seconds = 900.0
+    """Asks a hospital again that has not answered: it may have lost the question when its machine stopped."""
+
+
+class Aggregation(Strict):
+    """How updates are added up."""
+
+    secure: bool = True
+    """False only to compare: the coordinator then sees each update, and each hospital must allow that."""
+    threshold: Annotated[int, Field(ge=3)] | None = None
+    """Hospitals that must remain in a round; None: the fewest that are safe, more than two thirds and at least 3."""
+    ring_bits: Literal[16, 32] = 16
+    max_norm: Annotated[float, Field(gt=0)] = 1000.0
+    """Euclidean norm that an update may have; a hospital whose update is larger leaves the round out."""
+    attempts: Annotated[int, Field(ge=1, le=1000)] = 20
+    """Of one round, before the coordinator stops; what was reached is kept, and the same command goes on."""
+
+
+class CoordinatorSettings(PartySettings):
+    """One federated run, at the coordinator."""
+
+    model_config = settings_config(COORDINATOR_VARIABLES)
+
+    run: Name
+    """Names the run. Hospitals write it into their own settings: that is how they agree to take part."""
+    federation: Path
+    """federation.json."""
+    keys: Path
+    """Folder with the coordinator's key and certificate."""
+    output: Path
+    """Folder for the global model after each round, the record of the run, and logs. The same one again resumes."""
+    listen: Address = Address(host="0.0.0.0", port=9092)  # noqa: S104  (hospitals are on other machines)
+    description: Description = PEDIATRIC_PNEUMONIA
+    """Classes, input and words about the model: what a card holds that is not computed."""
+    training: TrainingSettings
+    rounds: Annotated[int, Field(ge=1, le=100_000)] | None = None
+    """Stop after so many; None: all that `training` plans."""
+    training_roles: tuple[str, ...] = ()
+    validation_role: str = "validation"
+    """What the record says the hospitals trained on, and on what the published model's temperature is fitted."""
+    exchange_statistics: bool = True
+    """Mean and standard deviation of all hospitals' pixels, by secure aggregation; else the description's."""
+    aggregation: Aggregation = Aggregation()
+    waiting: Waiting = Waiting()
+
+
+class Data(Strict):
+    """A hospital's images: folders named after the classes, or a CSV beside them."""
+
+    folder: Path
+    table: Path | None = None
+    """CSV with columns path (or file), label and, if wanted, patient and role."""
+    training: tuple[str, ...] = ("train",)
+    """Roles to train on."""
+    validation: tuple[str, ...] = ()
+    """Roles on which this hospital judges the global model. Only sums over all hospitals leave it."""
+    skip_unusable: bool = False
+    """Leave out files that cannot be read or used, instead of stopping."""
+
+
+class HospitalSettings(PartySettings):
+    """One hospital's part in one run."""
+
+    model_config = settings_config(HOSPITAL_VARIABLES)
+
+    name: Name
+    run: Name
+    """The run that this hospital takes part in; another one is refused."""
+    federation: Path
+    """federation.json, its fingerprint compared with the coordinator's by telephone."""
+    keys: Path
+    """Folder that `federated-learning keys` made."""
+    state: Path
+    """Folder for what must outlive a crash: the trainer's state, what was signed, prepared images, logs."""
+    data: Data
+    threads: Annotated[int, Field(ge=1, le=1024)] = 2
+    allow_plain: bool = False
+    """Whether updates may be sent without secure aggregation. For comparisons on public data only."""

@@ -1,0 +1,109 @@
+"""Data for hospitals on one machine: a table for each, out of one manifest, or drawn pictures where there is none."""
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from contract.errors import CallerError, ConfigurationError
+from contract.model_card import Name, Strict
+from federated_learning.data_source import Example, ManifestSource
+
+TRAINING, VALIDATION = "train", "validation"
+DRAWN_PER_CLASS = {TRAINING: 8, VALIDATION: 3}
+
+
+class Site(Strict):
+    """Which of a manifest's roles a hospital trains on."""
+
+    name: Name
+    role: str
+    part: int = 0
+    parts: int = 1
+    """This hospital has the patients of one of so many equal parts of the role."""
+
+
+def sites(count: int, roles: Sequence[str]) -> tuple[Site, ...]:
+    """`count` hospitals, named by letters; roles are halved, from the last, where there are more hospitals."""
+    if not 3 <= count <= 2 * len(roles):
+        raise CallerError(f"{count} hospitals out of {len(roles)} roles: choose from 3 to {2 * len(roles)}")
+    halved = set(roles[max(0, 2 * len(roles) - count) :])
+    shares = [(role, part, 2 if role in halved else 1) for role in roles for part in range(2 if role in halved else 1)]
+    return tuple(
+        Site(name=f"hospital-{chr(ord('a') + index)}", role=role, part=part, parts=parts)
+        for index, (role, part, parts) in enumerate(shares[:count])
+    )
+
+
+def write_tables(
+    source: ManifestSource,
+    folder: Path,
+    *,
+    data: Path,
+    hospitals: Sequence[Site],
+    validation_role: str,
+    at_most: int | None = None,
+) -> Mapping[str, Path]:
+    """A table (CSV) for each hospital, with its training images and its share of the validation images, by patient.
+
+    `at_most`: training images of each class and hospital, and half as many to validate on, for a quick run.
+    """
+    tables = {}
+    for index, site in enumerate(hospitals):
+        training = _some(_part(source.examples(site.role), site.part, site.parts), at_most)
+        held_out = _some(_part(source.examples(validation_role), index, len(hospitals)), at_most and (at_most + 1) // 2)
+        tables[site.name] = folder / f"{site.name}.csv"
+        rows = [(TRAINING, example) for example in training] + [(VALIDATION, example) for example in held_out]
+        with tables[site.name].open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["path", "label", "patient", "role"])
+            for role, example in rows:
+                path = example.path.relative_to(data).as_posix()
+                writer.writerow([path, source.classes[example.label], example.patient, role])
+    return tables
+
+
+def _part(examples: Sequence[Example], part: int, parts: int) -> list[Example]:
+    """Every `parts`-th patient's examples, from patient number `part` on."""
+    patients = sorted({example.patient for example in examples})[part::parts]
+    wanted = set(patients)
+    return [example for example in examples if example.patient in wanted]
+
+
+def _some(examples: Sequence[Example], at_most: int | None) -> list[Example]:
+    if at_most is None:
+        return list(examples)
+    kept: dict[int, list[Example]] = {}
+    for example in examples:
+        if len(of_class := kept.setdefault(example.label, [])) < at_most:
+            of_class.append(example)
+    return [example for of_class in kept.values() for example in of_class]
+
+
+def draw_data(folder: Path, *, classes: Sequence[str], roles: Sequence[str], validation_role: str, side: int) -> Path:
+    """Draw grey pictures whose class can be seen, stripes of a width for each, and return their manifest (CSV)."""
+    generator, rows = np.random.default_rng(5), []
+    counts = dict.fromkeys(roles, 2 * DRAWN_PER_CLASS[TRAINING])
+    counts[validation_role] = len(roles) * 2 * DRAWN_PER_CLASS[VALIDATION]
+    for label, name in enumerate(classes):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        for role, count in counts.items():
+            for index in range(count):
+                file = f"{role}-{index}.png"
+                stripes = 60 * np.sin(np.arange(side) * np.pi / (label + 1.5))
+                picture = generator.normal(120, 12, size=(side, side)) + stripes
+                Image.fromarray(np.clip(picture, 0, 255).astype(np.uint8)).save(folder / name / file)
+                rows.append([file, name, f"{role}-{name}-{index}", role])
+    manifest = folder / "manifest.csv"
+    with manifest.open("w", newline="", encoding="utf-8") as file_of_rows:
+        csv.writer(file_of_rows).writerows([["file", "label", "patient", "role"], *rows])
+    return manifest
+
+
+def check_roles(source: ManifestSource, roles: Sequence[str]) -> None:
+    """Raises ConfigurationError for a role that the manifest lacks."""
+    for role in roles:
+        if role not in source.roles:
+            raise ConfigurationError(f"the manifest has no role '{role}', only {', '.join(source.roles)}")

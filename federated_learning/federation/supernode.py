@@ -1,0 +1,50 @@
+"""A hospital's SuperNode process: Flower's own, which asks for messages sooner.
+
+Flower 1.41 asks every 3 seconds, which five legs of secure aggregation would wait for. Here it asks after 50 ms at
+first and then less and less often, up to every second, and starts afresh with each message.
+
+    python -m federated_learning.federation.supernode [options of flower-supernode ...]
+"""
+
+import time
+from types import SimpleNamespace
+
+from federated_learning.federation.processes import end_with_parent
+
+IDLE_SECONDS = 3
+SHORTEST_SECONDS = 0.05
+LONGEST_SECONDS = 1.0
+GROWTH = 1.15
+
+
+class Pauses:
+    """`sleep` of the SuperNode's loop: its 3 seconds mean that no message was there, anything else that one is."""
+
+    def __init__(self) -> None:
+        self._seconds = SHORTEST_SECONDS
+
+    def __call__(self, seconds: float) -> None:
+        """Sleep for what suits instead of for `seconds`."""
+        if seconds < IDLE_SECONDS:
+            self._seconds = SHORTEST_SECONDS
+            time.sleep(min(seconds, SHORTEST_SECONDS))
+            return
+        time.sleep(self._seconds)
+        self._seconds = min(self._seconds * GROWTH, LONGEST_SECONDS)
+
+
+def main() -> None:
+    """Run until a signal, the parent's end, or a refusal by the coordinator."""
+    end_with_parent()
+    import flwr.supernode.start_client_internal as loop
+    from flwr.supernode.cli import flower_supernode
+
+    from federated_learning.federation.polling import fetch_parts_sooner
+
+    fetch_parts_sooner()
+    loop.time = SimpleNamespace(sleep=Pauses())  # type: ignore[attr-defined,assignment]  # all that this module takes from time
+    flower_supernode()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,94 @@
+"""Keys and federation.json: who takes part, and what is refused."""
+
+import json
+import stat
+from pathlib import Path
+
+import pytest
+
+from contract.errors import CallerError, ConfigurationError
+from federated_learning.federation.keys import (
+    COORDINATOR_KEY,
+    NODE_KEY,
+    SIGNING_KEY,
+    make_federation,
+    make_hospital_keys,
+    read_federation,
+    read_hospital,
+    read_signing_key,
+)
+
+
+@pytest.fixture
+def public(tmp_path: Path) -> list[Path]:
+    return [make_hospital_keys(name, tmp_path / name) for name in ("north", "south", "west")]
+
+
+def test_private_keys_are_for_their_owner_only(tmp_path: Path, public: list[Path]) -> None:
+    make_federation(public, tmp_path / "coordinator", host="127.0.0.1", port=9092)
+    private = [
+        tmp_path / "north" / NODE_KEY,
+        tmp_path / "north" / SIGNING_KEY,
+        tmp_path / "coordinator" / COORDINATOR_KEY,
+    ]
+    for path in private:
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    for path in (*public, tmp_path / "coordinator" / "federation.json"):
+        assert b"PRIVATE" not in path.read_bytes()
+
+
+def test_a_federation_is_read_as_it_was_made(tmp_path: Path, public: list[Path]) -> None:
+    federation = read_federation(make_federation(public, tmp_path / "c", host="training.example", port=9092))
+    assert federation.names == ("north", "south", "west")
+    assert federation.coordinator == "training.example:9092"
+    assert len(federation.fingerprint) == 64
+    key = read_signing_key(tmp_path / "south", federation.hospitals[1])
+    assert key.public_key().public_bytes_raw() == federation.roster()["south"].public_bytes_raw()
+
+
+def test_the_certificate_stays_when_a_hospital_joins(tmp_path: Path, public: list[Path]) -> None:
+    before = read_federation(make_federation(public, tmp_path / "c", host="127.0.0.1", port=9092))
+    more = [*public, make_hospital_keys("east", tmp_path / "east")]
+    after = read_federation(make_federation(more, tmp_path / "c", host="127.0.0.1", port=9092))
+    assert after.certificate == before.certificate
+    assert after.fingerprint != before.fingerprint
+
+
+@pytest.mark.parametrize("field", ["name", "node_key", "signing_key"])
+def test_a_name_or_key_that_stands_twice_is_refused_naming_the_hospital(
+    tmp_path: Path, public: list[Path], field: str
+) -> None:
+    north, south = (json.loads(path.read_text()) for path in public[:2])
+    public[1].write_text(json.dumps(south | {field: north[field]}))
+    with pytest.raises(ConfigurationError, match=r"hospital (north|south) (stands twice|has the same)"):
+        make_federation(public, tmp_path / "c", host="127.0.0.1", port=9092)
+
+
+def test_another_hospitals_key_is_refused(tmp_path: Path, public: list[Path]) -> None:
+    federation = read_federation(make_federation(public, tmp_path / "c", host="127.0.0.1", port=9092))
+    with pytest.raises(ConfigurationError, match="not the key of north"):
+        read_signing_key(tmp_path / "south", federation.hospitals[0])
+
+
+@pytest.mark.parametrize("content", ["", "{}", '{"name": "North"}', "[1]"])
+def test_a_file_that_is_no_public_file_is_refused(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "north.json"
+    path.write_text(content)
+    with pytest.raises(ConfigurationError, match=r"north\.json"):
+        read_hospital(path)
+
+
+def test_keys_are_never_overwritten(tmp_path: Path, public: list[Path]) -> None:
+    with pytest.raises(ConfigurationError, match="exists already"):
+        make_hospital_keys("north", tmp_path / "north")
+
+
+@pytest.mark.parametrize("name", ["North", "", "a b", "-", "x" * 65, "../x"])
+def test_names_are_plain(tmp_path: Path, name: str) -> None:
+    with pytest.raises(CallerError, match="lower-case"):
+        make_hospital_keys(name, tmp_path)
+
+
+def test_a_host_is_a_name_or_an_address(tmp_path: Path, public: list[Path]) -> None:
+    with pytest.raises(CallerError, match="neither a DNS name"):
+        make_federation(public, tmp_path / "c", host="a b", port=9092)
