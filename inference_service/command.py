@@ -78,6 +78,8 @@ def run_server(service: "FastAPI", settings: ServiceSettings) -> None:
 
     import uvicorn
 
+    from contract.http_server import BoundedHeadProtocol
+
     family = socket.AF_INET6 if ":" in settings.listen.host else socket.AF_INET
     try:
         listener = socket.create_server((settings.listen.host, settings.listen.port), family=family, backlog=128)
@@ -86,6 +88,7 @@ def run_server(service: "FastAPI", settings: ServiceSettings) -> None:
     with listener:
         configuration = uvicorn.Config(
             service,
+            http=BoundedHeadProtocol,
             ws="none",
             lifespan="on",
             log_config=None,

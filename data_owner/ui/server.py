@@ -10,6 +10,7 @@ import uvicorn
 
 from contract.command_line import say
 from contract.errors import ConfigurationError
+from contract.http_server import BoundedHeadProtocol
 from data_owner.settings import DataOwnerSettings
 from data_owner.ui.folders import Folders
 from data_owner.ui.pages import page_app
@@ -32,7 +33,13 @@ def serve_page(settings: DataOwnerSettings, *, port: int, browser: bool) -> None
             app = page_app(workplace, Runner(settings, workplace), access)
             # No access log: it would hold the token, and when which picture was looked at.
             configuration = uvicorn.Config(
-                app, log_config=None, access_log=False, ws="none", lifespan="on", timeout_graceful_shutdown=2
+                app,
+                http=BoundedHeadProtocol,
+                log_config=None,
+                access_log=False,
+                ws="none",
+                lifespan="on",
+                timeout_graceful_shutdown=2,
             )
             _Server(configuration, workplace, access, folders, browser=browser).run(sockets=[listener])
         finally:

@@ -10,6 +10,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from contract.errors import EncryptedInferenceError
+from contract.http_server import BoundedHeadProtocol
 from secure_computation.channel.bridge import BridgedStream
 from secure_computation.channel.channel import Channel, Deadlines
 from secure_computation.channel.identity import HANDSHAKE_STEP, Expected, open_channel
@@ -74,8 +75,9 @@ class FlowControlledProtocol(WebSocketsSansIOProtocol):
 
 
 def uvicorn_options() -> dict[str, Any]:
-    """What `uvicorn.Config` needs to serve channels: message size, no compression, flow control."""
+    """What `uvicorn.Config` needs to serve channels: bounded heads, message size, no compression, flow control."""
     return {
+        "http": BoundedHeadProtocol,
         "ws": FlowControlledProtocol,
         "ws_max_size": MESSAGE_BYTES,
         "ws_per_message_deflate": False,

@@ -21,6 +21,7 @@ from pydantic import SecretStr
 from contract.api import ModelEntry, SessionState, SessionView
 from contract.authority import create_authority, sign_request
 from contract.enrolment import create_request, install_certificate, party_credentials
+from contract.http_server import BoundedHeadProtocol
 from contract.identity import Credentials, Party, Role
 from contract.model_card import OutputPolicy
 from contract.settings import Address, Peer, Waiting
@@ -329,7 +330,7 @@ def running_federation(
         models={(NAME, "1.0.0"): model},
     )
     with ExitStack() as stack:
-        stack.enter_context(listening(app, listener, ws="none", lifespan="on"))
+        stack.enter_context(listening(app, listener, http=BoundedHeadProtocol, ws="none", lifespan="on"))
         federation.dealer_url = stack.enter_context(federation.dealer())
         federation.model_owner_url = stack.enter_context(federation.model_owner())
         with federation.client() as client:
