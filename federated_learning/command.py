@@ -11,7 +11,7 @@ import typer
 from contract.errors import EncryptedInferenceError
 from federated_learning.federation import commands as federation
 from federated_learning.report.command import evaluate, report
-from federated_learning.training_command import train_centralised
+from federated_learning.training_command import Data, Manifest, train_centralised
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.command()(evaluate)
@@ -19,9 +19,6 @@ app.command()(report)
 app.command()(train_centralised)
 for command in federation.COMMANDS:
     app.command()(command)
-
-Data = Annotated[Path, typer.Option(help="Folder of images: DATA/label/file.", file_okay=False, exists=True)]
-Manifest = Annotated[Path, typer.Option(help="CSV: file, label, patient, role.", dir_okay=False, exists=True)]
 
 
 @app.callback()
@@ -34,7 +31,7 @@ def publish(
     *,
     run: Annotated[Path, typer.Option(help="Output folder of a finished training.", file_okay=False, exists=True)],
     data: Data,
-    manifest: Manifest,
+    manifest: Manifest = None,
     model: Annotated[Path, typer.Option(help="Folder for model.onnx, card.json and README.md.", file_okay=False)],
     test_role: Annotated[list[str] | None, typer.Option(help="Role to report on; repeat for several.")] = None,
     threads: Annotated[int, typer.Option(min=1)] = 2,
@@ -42,12 +39,12 @@ def publish(
     """Export the chosen epoch, fit its temperature, and report it once on the test roles."""
     import torch
 
-    from federated_learning.data_source import ManifestSource
+    from federated_learning.data_source import open_source
     from federated_learning.publication import publish as publish_run
     from federated_learning.records import read_run
 
     torch.set_num_threads(threads)
-    source = ManifestSource(manifest=manifest, folder=data, classes=read_run(run).description.classes)
+    source = open_source(data, classes=read_run(run).description.classes, table=manifest)
     roles = tuple(test_role or ("dev_test_internal", "dev_test_official"))
     publish_run(run, model, source=source, test_roles=roles, progress=typer.echo)
     typer.echo(f"written: {model}")
@@ -58,21 +55,21 @@ def measure(
     *,
     model: Annotated[Path, typer.Option(help="Folder with model.onnx and card.json.", file_okay=False, exists=True)],
     data: Data,
-    manifest: Manifest,
+    manifest: Manifest = None,
     data_set: Annotated[str, typer.Option(help="What the images are, as the card shall say it.")],
     validation_role: Annotated[str, typer.Option(help="Role to fit temperature and threshold on.")] = "dev_val",
     test_role: Annotated[list[str] | None, typer.Option(help="Role to report on; repeat for several.")] = None,
 ) -> None:
     """Measure a published model anew: temperature, threshold of uncertainty and figures; its card is rewritten."""
     from contract.model_card import read_card
-    from federated_learning.data_source import ManifestSource
+    from federated_learning.data_source import open_source
     from federated_learning.publication import measure as measure_model
 
     card = read_card(model / "card.json")
     measure_model(
         card,
         model,
-        source=ManifestSource(manifest=manifest, folder=data, classes=card.classes),
+        source=open_source(data, classes=card.classes, table=manifest),
         data_set=data_set,
         validation_role=validation_role,
         test_roles=tuple(test_role or ("dev_test_internal", "dev_test_official")),

@@ -23,15 +23,17 @@ if TYPE_CHECKING:
     from federated_learning.settings import Stage, TrainingSettings
     from federated_learning.training import Chosen, Trainer
 
-Data = Annotated[Path, typer.Option(help="Folder of images: DATA/label/file.", file_okay=False, exists=True)]
-Manifest = Annotated[Path, typer.Option(help="CSV: file, label, patient, role.", dir_okay=False, exists=True)]
+Data = Annotated[Path, typer.Option(help="Folder of images.", file_okay=False, exists=True)]
+Manifest = Annotated[
+    Path | None, typer.Option(help="CSV: path or file, label, patient, role; class folders without.", dir_okay=False)
+]
 Hospitals = dict[str, tuple["LazyImages", "Labels"]]
 
 
 def train_centralised(
     *,
     data: Data,
-    manifest: Manifest,
+    manifest: Manifest = None,
     output: Annotated[Path, typer.Option(help="Folder for checkpoints; the same one again resumes.", file_okay=False)],
     training_role: Annotated[list[str] | None, typer.Option(help="Role to train on; repeat for several.")] = None,
     validation_role: Annotated[str, typer.Option(help="Role to choose the epoch on.")] = "dev_val",
@@ -105,15 +107,15 @@ def _stages(text: str) -> tuple[Stage, ...]:
         raise ConfigurationError("--stages is a list such as 112x40,224x4: image size x epochs") from error
 
 
-def _train(record: RunRecord, *, data: Path, manifest: Path, output: Path) -> None:
+def _train(record: RunRecord, *, data: Path, manifest: Path | None, output: Path) -> None:
     from rich.console import Console
 
-    from federated_learning.data_source import ManifestSource, check_disjoint_patients, prepare
+    from federated_learning.data_source import check_disjoint_patients, open_source, prepare
     from federated_learning.records import RoundRecord, append_round, write_run
     from federated_learning.training import EpochResult, fit, read_chosen, trainer_of
 
     console = Console(stderr=True)
-    source = ManifestSource(manifest=manifest, folder=data, classes=record.description.classes)
+    source = open_source(data, classes=record.description.classes, table=manifest)
     check_disjoint_patients(source.examples(*record.training_roles), source.examples(record.validation_role))
     output.mkdir(parents=True, exist_ok=True)
     with progress_bar(console) as bar:

@@ -209,9 +209,8 @@ class _Writer:
         except ImageError as error:
             if self.skip_unusable:
                 raise
-            raise ConfigurationError(
-                f"{self.whose}{path}: {error}; or leave such files out on purpose, with --skip-unusable"
-            ) from error
+            way_out = "set skip_unusable in the hospital's settings" if self.whose else "take it out of the data"
+            raise ConfigurationError(f"{self.whose}{path}: {error}; or {way_out}") from error
 
     def _make_room(self, count: int, folder: Path) -> None:
         needed = _bytes_of(count, self.picture)

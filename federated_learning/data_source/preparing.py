@@ -135,7 +135,7 @@ def prepare(
     if missing and not skip_unusable:
         raise ConfigurationError(
             f"{_of(hospital)}{missing[0].path}: there is no such file ({len(missing)} of {len(listed)} are missing); "
-            "copy it there, take it from the table, or leave such files out on purpose"
+            "copy it there, or take it from the table"
         )
     stored = read_into_store(
         [example.path for example in listed],

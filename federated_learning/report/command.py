@@ -6,14 +6,15 @@ from typing import Annotated
 import typer
 
 from federated_learning.report import PAGE, RESULTS
+from federated_learning.training_command import Data, Manifest
 
 
 def evaluate(
     *,
     run: Annotated[Path, typer.Option(help="Output folder of a finished training.", file_okay=False, exists=True)],
     name: Annotated[str, typer.Option(help="What the report calls it, say federated-secure.")],
-    data: Annotated[Path, typer.Option(help="Folder of images.", file_okay=False, exists=True)],
-    manifest: Annotated[Path | None, typer.Option(help="CSV of the images; class folders without.")] = None,
+    data: Data,
+    manifest: Manifest = None,
     test_role: Annotated[list[str] | None, typer.Option(help="Role to report on; repeat for several.")] = None,
     results: Annotated[Path, typer.Option(help="Folder of result files.", file_okay=False)] = RESULTS,
     threads: Annotated[int, typer.Option(min=1)] = 2,

@@ -2,6 +2,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from contract.model_card import read_card
 from federated_learning.augmentation import NONE
@@ -11,7 +12,7 @@ from federated_learning.export import run_onnx
 from federated_learning.records import Description, RunKind, read_run
 from federated_learning.report.results import read_results
 from federated_learning.settings import Stage, TrainingSettings
-from tests.federated_learning.conftest import CLASSES, SIDE
+from tests.federated_learning.conftest import CLASSES, SIDE, draw
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> int:
@@ -100,6 +101,27 @@ def test_hospitals_in_one_process_leave_the_record_of_a_federation(
     pixels = load(source.examples("train", "test"), plain)
     assert record.description.input.mean[0] == pytest.approx(pixels.mean(), abs=2e-4)
     assert record.description.input.standard_deviation[0] == pytest.approx(pixels.std(), abs=2e-4)
+
+
+def test_class_folders_need_no_table(
+    tmp_path: Path, description: Description, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    generator = np.random.default_rng(1)
+    for role, count in (("train", 4), ("choose", 2)):
+        for label, name in enumerate(CLASSES):
+            (tmp_path / "images" / role / name).mkdir(parents=True)
+            for index in range(count):
+                picture = Image.fromarray(draw(label, generator))
+                picture.save(tmp_path / "images" / role / name / f"{role}-{index}.png")
+    (tmp_path / "description.json").write_text(description.model_dump_json())
+    train: list[str | Path] = ["train-centralised", "--data", tmp_path / "images", "--output", tmp_path / "run"]
+    train += ["--epochs", "1", "--architecture", "resnet10-narrow", "--description", tmp_path / "description.json"]
+    train += ["--training-role", "train", "--validation-role", "choose", "--threads", "1"]
+    assert run(monkeypatch, *train) == 0
+    assert "best choose accuracy" in capsys.readouterr().err
+    (tmp_path / "images" / "train" / "unheard").mkdir()
+    assert run(monkeypatch, *train) == 5
+    assert "unheard: is none of the classes plain, bright, striped" in capsys.readouterr().err
 
 
 def test_errors_are_one_line_with_their_own_exit_status(
