@@ -145,6 +145,8 @@ class Diagnoser:
         self._lost: list[str] = []
         self._loading: Future[None] | None = None
         self._cancellation = Cancellation()
+        self._plan: tuple[str, Plan] | None = None
+        """The newest that was fetched, by its hash: a plan of that hash never changes."""
         self._sides: dict[tuple[str, Engine], DataOwnerSide[Any]] = {}
         self._deadlines = Deadlines(connect_seconds=settings.waiting.connect, step_seconds=settings.waiting.step)
 
@@ -226,7 +228,7 @@ class Diagnoser:
         if any(submission.heat_map is not None for submission in submissions):
             require_heat_map(entry.card, engine)
         progress.stage("opening a session")
-        plan = parse_plan(self._front_end.plan(entry.plan_hash))
+        plan = self._plan_of(entry)
         if (
             any(plan.network.input_shape != submission.image.tensor.shape for submission in submissions)
             or plan.network.classes != len(entry.card.classes)
@@ -257,7 +259,7 @@ class Diagnoser:
         if engine not in STOCKED_ENGINES:
             raise CallerError(f"material of the engine '{engine.value}' cannot be prepared ahead; use --engine masked")
         progress.stage("opening a session")
-        plan = parse_plan(self._front_end.plan(entry.plan_hash))
+        plan = self._plan_of(entry)
         lowering = stockable(plan)
         self._warm_up_for(plan, engine)
         session = self._desk.open(entry, engine, Purpose.PREPARE)
@@ -274,6 +276,11 @@ class Diagnoser:
             sent = offline.bytes()
             unrecorded = self._desk.report_completed(session, seconds, sent)
         return Stocked(seconds=seconds.offline, bytes=sent, warnings=(*self._dropped(), *unrecorded))
+
+    def _plan_of(self, entry: ModelEntry) -> Plan:
+        if self._plan is None or self._plan[0] != entry.plan_hash:
+            self._plan = (entry.plan_hash, parse_plan(self._front_end.plan(entry.plan_hash)))
+        return self._plan[1]
 
     def _until(self, cancellation: Cancellation | None, progress: Progress) -> Progress:
         """Let the session that begins now be given up."""

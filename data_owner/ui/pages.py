@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from data_owner.ui.patient import Patient
 
 POLL_SECONDS = 20.0
-TICK_SECONDS = 0.5
-"""While a session runs: the time left goes on."""
+TICK_SECONDS = 0.2
+"""While a session runs: layers and the time left go on."""
 _THEMES = ("light", "dark")
 Handler = Callable[[Request], Awaitable[Response]]
 Form = dict[str, str]

@@ -259,7 +259,7 @@ class Runner:
                 activity.run.reach(activity.step.value, at=activity.elapsed())
 
         def layer(index: int, total: int, _name: str) -> None:
-            with place.changing():
+            with place.looking():  # browsers ask for it at their own pace
                 activity.layer, activity.layers = index + 1, total
                 activity.run.reach(f"layer {index + 1} of {total}", at=activity.elapsed())
 

@@ -126,11 +126,18 @@
   let waiting = null;
   let lostSince = 0;
 
+  let rested = () => {};
+
   function wake() {
     if (waiting) waiting.abort();
+    rested();
   }
 
-  const pause = (milliseconds) => new Promise((done) => setTimeout(done, milliseconds));
+  const pause = (milliseconds) =>
+    new Promise((done) => {
+      rested = done;
+      setTimeout(done, milliseconds);
+    });
 
   async function poll() {
     const query = new URLSearchParams({ entry: chosen });
@@ -158,7 +165,7 @@
     for (;;) {
       try {
         await poll();
-        await pause(60);
+        await pause(20);
       } catch (error) {
         if (error.name !== "AbortError") {
           lostSince = lostSince || Date.now();
