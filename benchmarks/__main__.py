@@ -8,6 +8,7 @@ from typing import NoReturn
 from benchmarks.commands.aggregation import aggregation
 from benchmarks.commands.agreement import agreement
 from benchmarks.commands.ariann import ariann
+from benchmarks.commands.endurance import endurance
 from benchmarks.commands.figures import figures
 from benchmarks.commands.growth import growth
 from benchmarks.commands.latency import latency
@@ -19,7 +20,10 @@ from benchmarks.commands.scale import scale
 from contract.command_line import new_app, run
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-COMMANDS = (latency, networks, predict, peers, ariann, scale, growth, aggregation, agreement, report, figures)
+COMMANDS = (
+    *(latency, networks, predict, peers, ariann, scale, growth, endurance),
+    *(aggregation, agreement, report, figures),
+)
 """One function each, in benchmarks/commands. They import what measures inside, so that --help is quick."""
 
 app = new_app("Benchmarks. benchmarks/README.md says what is measured and how.")

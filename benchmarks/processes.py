@@ -29,12 +29,21 @@ def peak_rss_bytes(process_id: int) -> int | None:
     Read from /proc, not from getrusage: the latter would count the memory of this process, which the child shared
     before it became another program.
     """
+    return _of_status(process_id, "VmHWM:")
+
+
+def resident_bytes(process_id: int) -> int | None:
+    """Resident memory of a live process now; None where it has ended."""
+    return _of_status(process_id, "VmRSS:")
+
+
+def _of_status(process_id: int, key: str) -> int | None:
     try:
         status = Path(f"/proc/{process_id}/status").read_text()
     except (FileNotFoundError, ProcessLookupError):
         return None
     for line in status.splitlines():
-        if line.startswith("VmHWM:"):
+        if line.startswith(key):
             return int(line.split()[1]) * 1024
     return None
 

@@ -126,7 +126,7 @@ def measure_scale(
     levels, stocking = [], []
     with (
         deployed(place, [model_folder], threads=THREADS, overrides=overrides) as deployment,
-        _hospitals(deployment, image, most, timeout_seconds) as hospitals,
+        hospitals_ready(deployment, image, most, timeout_seconds) as hospitals,
     ):
         for number in sessions:
             busy = Busy(deployment, hospitals[:number], images, timeout_seconds)
@@ -195,7 +195,9 @@ class Hospital:
 
 
 @contextmanager
-def _hospitals(deployment: Deployment, image: Path, count: int, timeout_seconds: float) -> Iterator[list[Hospital]]:
+def hospitals_ready(
+    deployment: Deployment, image: Path, count: int, timeout_seconds: float
+) -> Iterator[list[Hospital]]:
     """Start hospitals, each with a data folder of its own, and wait until each has diagnosed one image."""
     found: list[Hospital] = []
     try:

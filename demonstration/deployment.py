@@ -62,6 +62,13 @@ class Deployment:
         """The --config of `data-owner`."""
         return self.folder / "data-owner.toml"
 
+    def start_again(self, role: Role) -> float:
+        """Start a server that has ended; seconds until it answers. Raises ConfigurationError where it does not."""
+        started = time.monotonic()
+        _serve(self.servers, self.folder, role, self.environment)
+        wait_until_live(self.servers[role], self.ports.of(role), self.folder)
+        return time.monotonic() - started
+
     def process_ids(self) -> dict[str, int]:
         """Process id of each server by role."""
         return {role.value.replace("-", "_"): server.process.pid for role, server in self.servers.items()}

@@ -18,8 +18,8 @@ import pytest
 
 from contract.identity import Role
 from data_owner.diagnosis import Diagnosis
-from demonstration.commands import command, start
-from demonstration.deployment import LABORATORY, TRUST_CENTRE, Deployment, deployed, wait_until_live
+from demonstration.commands import command
+from demonstration.deployment import LABORATORY, TRUST_CENTRE, Deployment, deployed
 from imaging import read_model_input
 from model_owner.registry import Registry
 from secure_computation import reference
@@ -88,15 +88,8 @@ class Processes:
         return {path.name for path in folder.rglob("*") if re.fullmatch(r"[0-9a-f]{64}", path.name)}
 
     def start_again(self, role: Role) -> None:
-        server = self.deployment.servers[role]
-        server.process.wait(timeout=PATIENCE)
-        config = str(self.deployment.folder / f"{role.value}.toml")
-        environment = self.deployment.environment
-        self.deployment.servers[role] = start(
-            role.value, "serve", "--config", config, environment=environment, log=server.log
-        )
-        port = self.deployment.ports.model_owner if role is P1 else self.deployment.ports.crypto_provider
-        wait_until_live(self.deployment.servers[role], port, self.deployment.folder)
+        self.deployment.servers[role].process.wait(timeout=PATIENCE)
+        self.deployment.start_again(role)
 
 
 @pytest.fixture(scope="module")

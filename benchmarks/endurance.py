@@ -1,0 +1,210 @@
+"""Hours of service in little: several hospitals at their own pace, then every server killed and started again.
+
+What is looked at: whether memory and open files of the servers stay level, whether answers come as quickly at the end
+as at the beginning, and how long a server takes from its start to its first answer, fresh and after SIGKILL.
+"""
+
+import signal
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
+from threading import Lock
+from typing import Final, Literal
+
+from benchmarks.configuration import THREADS
+from benchmarks.hospital import Order, Report
+from benchmarks.machine import Machine, read_machine, read_versions
+from benchmarks.measuring import OnStep, Step
+from benchmarks.processes import resident_bytes
+from benchmarks.scale import Hospital, Quantiles, hospitals_ready, quantiles
+from contract.errors import ComputationFailed
+from contract.identity import Role
+from contract.model_card import Strict, read_card
+from demonstration.deployment import Deployment, deployed
+from imaging.phantom import write_phantom
+
+FORMAT: Final = 1
+SAMPLES: Final = 20
+SERVERS: Final = (Role.INFERENCE_SERVICE, Role.CRYPTO_PROVIDER, Role.MODEL_OWNER)
+
+
+class Sample(Strict):
+    """The servers between two diagnoses, by party."""
+
+    diagnoses: int
+    """So far."""
+    resident_bytes: dict[str, int]
+    open_files: dict[str, int]
+
+
+class Restart(Strict):
+    """One server started again."""
+
+    party: str
+    killed: bool
+    """By SIGKILL, right after a diagnosis; else it was asked to end."""
+    seconds: float
+    """From its start until it answers."""
+    diagnosis_seconds: float
+    """Of the first diagnosis afterwards, which was answered."""
+
+
+class Endurance(Strict):
+    """The whole result."""
+
+    format: Literal[1]
+    taken: str
+    model: str
+    model_version: str
+    hospitals: int
+    diagnoses: int
+    seconds: float
+    latency_seconds: Quantiles
+    """Of one image, from its file to its result; its material is dealt within."""
+    online_seconds: Quantiles
+    first_tenth: Quantiles
+    """Of the latencies, of the diagnoses that ended first."""
+    last_tenth: Quantiles
+    samples: tuple[Sample, ...]
+    restarts: tuple[Restart, ...]
+    consumed: dict[str, int]
+    """Entries in each party's ledger at the end: none is ever entered twice, or the diagnosis would have failed."""
+    threads: int
+    machine: Machine
+    versions: dict[str, str]
+
+
+def measure_endurance(
+    model_folder: Path,
+    folder: Path,
+    *,
+    hospitals: int,
+    diagnoses: int,
+    minutes: float,
+    timeout_seconds: float,
+    on_step: OnStep,
+) -> Endurance:
+    """Let `hospitals` submit `diagnoses` images altogether, spread evenly over `minutes`.
+
+    Args:
+        model_folder: holds model.onnx and card.json.
+        folder: empty, for everything that is written.
+        hospitals: how many work side by side, each in a process of its own.
+        diagnoses: of all together.
+        minutes: what is too much for them takes longer.
+        timeout_seconds: for one answer, and for all hospitals to start.
+        on_step: told how far it is.
+
+    Raises ComputationFailed where a hospital ends, and DeadlineExceeded where one hangs.
+    """
+    machine, card = read_machine(), read_card(model_folder / "card.json")
+    image = folder / "phantom.dcm"
+    write_phantom(image, seed=1)
+    place = folder / "federation"
+    place.mkdir()
+    on_step(Step(words="starting the parties", done=0, total=SAMPLES, seconds_left=None))
+    with (
+        deployed(place, [model_folder], threads=THREADS) as deployment,
+        hospitals_ready(deployment, image, hospitals, timeout_seconds) as ready,
+    ):
+        service = Service(deployment, ready, timeout_seconds=timeout_seconds, on_step=on_step)
+        started = time.monotonic()
+        service.run(diagnoses, seconds=60 * minutes)
+        seconds = time.monotonic() - started
+        restarts = [service.restart(role, killed=killed) for killed in (False, True) for role in SERVERS]
+        consumed = {role.value: _entries(place, role) for role in (Role.CRYPTO_PROVIDER, Role.MODEL_OWNER)}
+    tenth = max(1, len(service.reports) // 10)
+    walls = [report.seconds[0] for report in service.reports]
+    return Endurance(
+        format=FORMAT,
+        taken=datetime.now(tz=UTC).isoformat(timespec="seconds"),
+        model=card.name,
+        model_version=card.version,
+        hospitals=hospitals,
+        diagnoses=len(walls),
+        seconds=seconds,
+        latency_seconds=quantiles(walls),
+        online_seconds=quantiles([report.online_seconds[0] for report in service.reports]),
+        first_tenth=quantiles(walls[:tenth]),
+        last_tenth=quantiles(walls[-tenth:]),
+        samples=tuple(service.samples),
+        restarts=tuple(restarts),
+        consumed=consumed,
+        threads=THREADS,
+        machine=machine,
+        versions=read_versions(),
+    )
+
+
+class Service:
+    """A federation at work."""
+
+    def __init__(
+        self, deployment: Deployment, hospitals: Sequence[Hospital], *, timeout_seconds: float, on_step: OnStep
+    ) -> None:
+        """Work with hospitals that are ready."""
+        self._deployment = deployment
+        self._hospitals = hospitals
+        self._timeout_seconds = timeout_seconds
+        self._on_step = on_step
+        self._lock = Lock()
+        self.reports: list[Report] = []
+        """Of diagnoses, in the order of their ends."""
+        self.samples: list[Sample] = []
+
+    def run(self, diagnoses: int, *, seconds: float) -> None:
+        """Let each hospital take its turns, and look at the servers now and then."""
+        started, every = time.monotonic(), max(1, diagnoses // SAMPLES)
+
+        def work(number: int) -> None:
+            for turn in range(number, diagnoses, len(self._hospitals)):
+                time.sleep(max(0.0, started + seconds * turn / diagnoses - time.monotonic()))
+                report = self._diagnose(self._hospitals[number])
+                with self._lock:
+                    self.reports.append(report)
+                    if len(self.reports) % every == 0:
+                        self._look(started, diagnoses)
+
+        with ThreadPoolExecutor(len(self._hospitals)) as pool:
+            for done in [pool.submit(work, number) for number in range(len(self._hospitals))]:
+                done.result()
+
+    def restart(self, role: Role, *, killed: bool) -> Restart:
+        """End one server, start it again, and have one image diagnosed."""
+        process = self._deployment.servers[role].process
+        process.send_signal(signal.SIGKILL if killed else signal.SIGTERM)
+        process.wait(timeout=self._timeout_seconds)
+        seconds = self._deployment.start_again(role)
+        (wall,) = self._diagnose(self._hospitals[0]).seconds
+        return Restart(party=role.value, killed=killed, seconds=seconds, diagnosis_seconds=wall)
+
+    def _diagnose(self, hospital: Hospital) -> Report:
+        hospital.order(Order(what="diagnose", count=1))
+        return hospital.report(time.monotonic() + self._timeout_seconds)
+
+    def _look(self, started: float, diagnoses: int) -> None:
+        found = self._deployment.process_ids()
+        self.samples.append(
+            Sample(
+                diagnoses=len(self.reports),
+                resident_bytes={party: resident_bytes(number) or 0 for party, number in found.items()},
+                open_files={party: _open_files(number) for party, number in found.items()},
+            )
+        )
+        done = len(self.reports)
+        left = (time.monotonic() - started) / done * (diagnoses - done)
+        words = f"{done} of {diagnoses} diagnoses"
+        self._on_step(Step(words=words, done=len(self.samples), total=SAMPLES, seconds_left=left))
+
+
+def _open_files(process_id: int) -> int:
+    try:
+        return len(list(Path(f"/proc/{process_id}/fd").iterdir()))
+    except FileNotFoundError:
+        raise ComputationFailed("a server ended during the benchmark; run it again") from None
+
+
+def _entries(place: Path, role: Role) -> int:
+    return sum(path.is_file() for path in (place / f"{role.value}-data" / "consumed").rglob("*"))

@@ -1,0 +1,34 @@
+"""A small service from its start to servers killed and started again."""
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.commands.endurance import endurance_table
+from benchmarks.endurance import SERVERS, measure_endurance
+from benchmarks.measuring import Step
+from tests.end_to_end.models import write_tiny_model
+
+
+@pytest.mark.slow
+def test_a_small_service(tmp_path: Path) -> None:
+    steps: list[Step] = []
+    result = measure_endurance(
+        write_tiny_model(tmp_path / "model"),
+        tmp_path,
+        hospitals=2,
+        diagnoses=6,
+        minutes=0,
+        timeout_seconds=120,
+        on_step=steps.append,
+    )
+    assert result.diagnoses == 6
+    assert [sample.diagnoses for sample in result.samples] == [1, 2, 3, 4, 5, 6]
+    assert all(held > 1 << 20 for sample in result.samples for held in sample.resident_bytes.values())
+    assert all(count > 3 for sample in result.samples for count in sample.open_files.values())
+    assert [(one.party, one.killed) for one in result.restarts] == [
+        (role.value, killed) for killed in (False, True) for role in SERVERS
+    ]
+    assert result.consumed["model-owner"] == 2 + 6 + 6  # warm-up, the service, one after each restart
+    assert steps[-1].words == "6 of 6 diagnoses"
+    assert endurance_table(result).row_count == 9
