@@ -131,7 +131,7 @@ def measure(
     figures: list[Metric] = []
     confusions: dict[str, NDArray[np.int64]] = {}
     temperature, threshold = 1.0, None
-    for role in (validation_role, *test_roles):
+    for role in dict.fromkeys((validation_role, *test_roles)):
         examples = source.examples(role)
         labels = labels_of(examples)
         logits = run_onnx(model / "model.onnx", OnDemandImages(examples, card.input))

@@ -41,7 +41,7 @@ def evaluate(
         raise CallerError("the data has other classes than the run was trained for: give the data of the run")
     model = to_onnx(network_with(record.settings, weights), description.input)
     splits: list[SplitResult] = []
-    for role in (record.validation_role, *test_roles):
+    for role in dict.fromkeys((record.validation_role, *test_roles)):
         examples = source.examples(role)
         logits = run_onnx(model, OnDemandImages(examples, description.input))
         splits.append(split_result(role, examples, logits))

@@ -18,6 +18,7 @@ from federated_learning.records import Description
 from federated_learning.settings import Stage, TrainingSettings
 from imaging.reading import read_model_input
 from tests.federated_learning.conftest import CLASSES, draw
+from tests.imaging import samples
 
 
 def prepared(
@@ -41,6 +42,26 @@ def test_images_are_bit_for_bit_what_serving_reads(drawn_data: tuple[Path, Path]
     other = description.input.model_copy(update={"mean": (0.1,), "standard_deviation": (0.5,)})
     again = np.stack([read_model_input(one.path, other).tensor for one in found.examples])
     np.testing.assert_array_equal(found.images.with_statistics((0.1,), (0.5,))[:], again)
+
+
+def test_dicom_studies_of_patients(tmp_path: Path) -> None:
+    """As an archive exports them: CLASS/PATIENT/STUDY/file, without suffixes."""
+    wanted, folder = samples.specification(side=8), tmp_path / "images"
+    for patient, label in (("p1", "plain"), ("p2", "bright")):
+        for number in (1, 2):
+            file = folder / label / patient / "study" / f"IM{number}"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            stored = samples.picture(seed=number, bits=12)
+            file.write_bytes(samples.dicom_bytes(samples.data_set(stored, bits=12)))
+    source = open_source(folder, classes=CLASSES)
+    found = prepare(source, ["all"], wanted, cache=tmp_path / "cache", hospital="north")
+    assert found.patients == ("p1", "p1", "p2", "p2")
+    expected = np.stack([read_model_input(one.path, wanted).tensor for one in found.examples])
+    np.testing.assert_array_equal(found.images[:], expected)
+    wrong = folder / "plain" / "p1" / "study" / "IM2"
+    wrong.write_bytes(samples.dicom_bytes(samples.data_set(samples.picture(bits=12), bits=12, Modality="CT")))
+    with pytest.raises(ConfigurationError, match=r"hospital north: .*IM2: the file's modality is CT"):
+        prepare(source, ["all"], wanted, cache=tmp_path / "cache", hospital="north")
 
 
 def test_three_channels_are_the_grey_picture_thrice(drawn_data: tuple[Path, Path], description: Description) -> None:
