@@ -11,6 +11,7 @@ from uuid import UUID
 
 from pydantic import AwareDatetime, ConfigDict, Field, JsonValue, model_validator
 
+from contract.allowance import ModelAllowances
 from contract.errors import ComputationFailed, EncryptedInferenceError, PeerViolation, TransportError
 from contract.model_card import ModelCard, Name, Strict, Version
 from contract.ticket import Engine, Images, Purpose, Sha256
@@ -136,6 +137,8 @@ class ModelRegistration(Strict):
     address: ServerUrl
     """Where this model owner's server listens."""
     crypto_provider: PartyAddress
+    allowances: ModelAllowances | None = None
+    """What each hospital may use of this model, all versions together. The model owner counts as well, by itself."""
 
 
 class SessionRequest(Strict):
@@ -264,6 +267,15 @@ class SessionView(Strict):
     failure: Failure | None = None
 
 
+class AuditHead(Strict):
+    """How far a party's audit log has come: its last entry. The other side remembers it."""
+
+    model_config = _example(number=17, hash=_PLAN_HASH)
+
+    number: Annotated[int, Field(ge=1, lt=1 << 53)]
+    hash: Sha256
+
+
 class Problem(Strict):
     """An error, as RFC 9457 says (application/problem+json), with the stable code of our error tree."""
 
@@ -284,6 +296,8 @@ class Problem(Strict):
     instance: str
     """Names this occurrence; the front end's log line carries the same id."""
     code: str
+    retry_after_seconds: Annotated[int, Field(ge=0)] | None = None
+    """When the same may be asked for again, where that is known; also as the header Retry-After."""
 
 
 class Health(Strict):

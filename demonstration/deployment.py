@@ -44,6 +44,9 @@ class Ports:
         }[server]
 
 
+_PLENTY: dict[str, object] = {"images": 1_000_000, "items": 1_000_000, "sessions_per_minute": 1_000_000}
+"""Measurements on loopback are not to meet the end of a budget."""
+
 Routes = Mapping[tuple[Role, Role], int]
 """The port at which the first dials the second, where that is not the second's own: something stands in between."""
 
@@ -207,6 +210,7 @@ class _Settings:
                 "listen": f"{HOST}:{self._ports.inference_service}",
                 "key": f"{certificates}.key",
                 "certificate": f"{certificates}.pem",
+                "clinician_allowance": _PLENTY,
             },
         )
 
@@ -220,6 +224,7 @@ class _Settings:
             {
                 "listen": f"{HOST}:{self._ports.model_owner}",
                 "crypto_provider": {"organisation": TRUST_CENTRE, "url": self._dealer_url(Role.MODEL_OWNER)},
+                "allowance": _PLENTY,
             }
             | self._common(Role.MODEL_OWNER, keys),
         )

@@ -15,7 +15,10 @@ from uuid import UUID, uuid4
 
 from pydantic import SecretStr, TypeAdapter, ValidationError
 from sqlalchemy import select
+from sqlalchemy.orm import Session
 
+from contract.allowance import Allowance
+from contract.audit_log import AuditLog
 from contract.errors import CallerError
 from contract.model_card import Name
 from inference_service.problems import NotFound, Unauthenticated
@@ -29,13 +32,19 @@ class AccountRole(StrEnum):
     """What an account may do."""
 
     CLINICIAN = "clinician"
-    """Open and report its sessions, see its organisation's: a data owner."""
+    """Open and report its sessions, see its organisation's: a person at a data owner."""
+    GATEWAY = "gateway"
+    """Open, report and see its own sessions: a machine of a data owner, that sends images by itself."""
     MODEL_OWNER = "model-owner"
     """Register its models, see their sessions and report their failures."""
     CRYPTO_PROVIDER = "crypto-provider"
     """Read models and plans."""
     OPERATOR = "operator"
     """See every session."""
+
+
+OPENS_SESSIONS = frozenset({AccountRole.CLINICIAN, AccountRole.GATEWAY})
+"""Accounts of data owners. Nobody else is given a ticket."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,14 +57,17 @@ class Account:
     prefix: str
     created_at: datetime
     revoked_at: datetime | None
+    allowance: Allowance | None = None
+    """Its own; None: that of its role."""
 
 
 class Accounts:
     """The accounts in a database."""
 
-    def __init__(self, database: Database, *, clock: Clock = utc_now) -> None:
-        """Work on `database`."""
+    def __init__(self, database: Database, *, audit: AuditLog, clock: Clock = utc_now) -> None:
+        """Work on `database`; note changes in `audit`."""
         self._database = database
+        self._audit = audit
         self._clock = clock
 
     def add(self, *, role: AccountRole, organisation: str) -> tuple[Account, SecretStr]:
@@ -79,6 +91,8 @@ class Accounts:
         )
         with self._database.write() as session:
             session.add(row)
+            session.flush()
+            self._audit.record("account-added", account=str(row.id), role=row.role, organisation=row.organisation)
         return _account(row), SecretStr(key)
 
     def authenticate(self, key: str) -> Account:
@@ -93,19 +107,40 @@ class Accounts:
                 raise Unauthenticated("the API key belongs to no account: check it, or ask the operator for a new one")
             return _account(row)
 
+    def find(self, prefix: str) -> Account:
+        """The account with this prefix. Raises NotFound."""
+        with self._database.read() as session:
+            return _account(_found(session, prefix))
+
     def list(self) -> tuple[Account, ...]:
         """Every account, oldest first."""
         with self._database.read() as session:
             return tuple(_account(row) for row in session.scalars(select(AccountRow).order_by(AccountRow.created_at)))
 
+    def allow(self, prefix: str, allowance: Allowance | None) -> Account:
+        """Give an account an allowance of its own; None: its role's. Raises NotFound, CallerError for other roles."""
+        with self._database.write() as session:
+            row = _found(session, prefix)
+            if AccountRole(row.role) not in OPENS_SESSIONS:
+                raise CallerError(f"account {row.prefix} is a {row.role}'s and opens no sessions: leave it as it is")
+            row.allowance = allowance.model_dump_json() if allowance is not None else None
+            self._audit.record("account-allowed", account=str(row.id), organisation=row.organisation)
+            return _account(row)
+
     def revoke(self, prefix: str) -> Account:
         """Make the key with this prefix worthless from now on. Raises NotFound."""
         with self._database.write() as session:
-            row = session.scalar(select(AccountRow).where(AccountRow.prefix == prefix))
-            if row is None:
-                raise NotFound(f"no account has the prefix {prefix[:16]!r}: see `inference-service account list`")
+            row = _found(session, prefix)
             row.revoked_at = row.revoked_at or self._clock()
+            self._audit.record("account-revoked", account=str(row.id), organisation=row.organisation)
             return _account(row)
+
+
+def _found(session: Session, prefix: str) -> AccountRow:
+    row = session.scalar(select(AccountRow).where(AccountRow.prefix == prefix))
+    if row is None:
+        raise NotFound(f"no account has the prefix {prefix[:16]!r}: see `inference-service account list`")
+    return row
 
 
 def _digest(key: str) -> bytes:
@@ -120,4 +155,5 @@ def _account(row: AccountRow) -> Account:
         prefix=row.prefix,
         created_at=row.created_at,
         revoked_at=row.revoked_at,
+        allowance=Allowance.model_validate_json(row.allowance) if row.allowance is not None else None,
     )

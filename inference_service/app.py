@@ -25,6 +25,7 @@ from structlog.typing import FilteringBoundLogger
 
 from contract.api import (
     MAX_PLAN_BYTES,
+    AuditHead,
     Health,
     ModelEntry,
     ModelList,
@@ -35,10 +36,13 @@ from contract.api import (
     SessionRequest,
     SessionView,
 )
+from contract.audit_log import AuditLog
 from contract.errors import EncryptedInferenceError
 from contract.model_card import Name, Version
 from contract.ticket import Sha256, load_signing_key
-from inference_service.accounts import Account, Accounts
+from inference_service.accounts import Account, AccountRole, Accounts
+from inference_service.audit_heads import AuditHeads
+from inference_service.budgets import Budgets
 from inference_service.catalog import Catalog
 from inference_service.front_door import FrontDoor, problem_response
 from inference_service.log import new_log
@@ -58,6 +62,8 @@ class Service:
     accounts: Accounts
     catalog: Catalog
     sessions: Sessions
+    audit: AuditLog
+    audit_heads: AuditHeads
     metrics: Metrics
     clock: Clock
 
@@ -134,7 +140,7 @@ def get_plan(parts: Parts, plan_hash: Sha256) -> Response:
 
 @_closed.post("/v2/sessions", tags=["sessions"], status_code=HTTPStatus.CREATED)
 def open_session(parts: Parts, caller: Caller, request: SessionRequest) -> SessionView:
-    """Open a session to diagnose one image, or to prepare material for a later one (a clinician's account).
+    """Open a session to diagnose images, or to prepare material for a later one (a clinician's account, a gateway's).
 
     The ticket stands in this answer only.
     """
@@ -157,6 +163,18 @@ def report_event(parts: Parts, caller: Caller, session_id: UUID, event: SessionE
 def cancel_session(parts: Parts, caller: Caller, session_id: UUID) -> SessionView:
     """End a session that has not ended yet (the account that opened it)."""
     return parts.sessions.apply(caller, session_id, SessionEvent(event=SessionEventName.CANCEL))
+
+
+@_closed.post("/v2/audit-heads", tags=["audit"])
+def exchange_audit_heads(parts: Parts, caller: Caller, head: AuditHead) -> AuditHead:
+    """Tell how far one's own audit log has come, and learn how far the front end's has (a model owner's account)."""
+    return parts.audit_heads.exchange(caller, head)
+
+
+@_closed.get("/v2/audit-heads", tags=["audit"])
+def get_audit_head(parts: Parts, caller: Caller) -> AuditHead:
+    """What is remembered of the end of one's own audit log (a model owner's account)."""
+    return parts.audit_heads.known(caller)
 
 
 def create_app(
@@ -196,19 +214,33 @@ def create_app(
 def _assemble(settings: ServiceSettings, clock: Clock) -> Service:
     tickets = TicketOffice(load_signing_key(settings.signing_key), network_profile=settings.network_profile)
     database, counters = Database(settings.database), Metrics()
-    catalog = Catalog(database, max_plan_bytes=MAX_PLAN_BYTES, clock=clock)
+    audit = AuditLog(settings.audit_folder, keep_days=settings.audit_days, clock=lambda: clock().timestamp())
+    catalog = Catalog(database, audit=audit, max_plan_bytes=MAX_PLAN_BYTES, clock=clock)
     sessions = Sessions(
         database,
         catalog=catalog,
         tickets=tickets,
+        budgets=Budgets(
+            {
+                AccountRole.CLINICIAN: settings.clinician_allowance,
+                AccountRole.GATEWAY: settings.gateway_allowance,
+            }
+        ),
+        audit=audit,
         metrics=counters,
         lifetime=timedelta(seconds=settings.session_seconds),
         live_per_account=settings.live_sessions_per_account,
         clock=clock,
     )
-    accounts = Accounts(database, clock=clock)
     return Service(
-        database=database, accounts=accounts, catalog=catalog, sessions=sessions, metrics=counters, clock=clock
+        database=database,
+        accounts=Accounts(database, audit=audit, clock=clock),
+        catalog=catalog,
+        sessions=sessions,
+        audit=audit,
+        audit_heads=AuditHeads(database, audit=audit, clock=clock),
+        metrics=counters,
+        clock=clock,
     )
 
 

@@ -6,8 +6,10 @@ import hashlib
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from contract.allowance import ModelAllowances
 from contract.api import ModelEntry, ModelRegistration, PartyAddress
-from contract.errors import CallerError, Refused
+from contract.audit_log import AuditLog
+from contract.errors import CallerError, ModelWithdrawn, Refused
 from contract.model_card import ModelCard
 from contract.ticket import Engine
 from inference_service.accounts import Account, AccountRole
@@ -18,9 +20,10 @@ from inference_service.storage import Clock, Database, ModelVersionRow, PlanRow,
 class Catalog:
     """The model versions in a database."""
 
-    def __init__(self, database: Database, *, max_plan_bytes: int, clock: Clock = utc_now) -> None:
-        """Work on `database`; take plans of at most `max_plan_bytes` bytes."""
+    def __init__(self, database: Database, *, audit: AuditLog, max_plan_bytes: int, clock: Clock = utc_now) -> None:
+        """Work on `database`; take plans of at most `max_plan_bytes` bytes; note changes in `audit`."""
         self._database = database
+        self._audit = audit
         self._max_plan_bytes = max_plan_bytes
         self._clock = clock
 
@@ -53,6 +56,10 @@ class Catalog:
             row.address = registration.address
             row.crypto_provider = registration.crypto_provider.organisation
             row.crypto_provider_address = registration.crypto_provider.address
+            allowances = registration.allowances
+            row.allowances = allowances.model_dump_json() if allowances is not None else None
+            session.flush()
+            self._record("model-registered", row)
             return _entry(row)
 
     def models(self) -> tuple[ModelEntry, ...]:
@@ -63,16 +70,23 @@ class Catalog:
             return tuple(_entry(row) for row in sorted(newest_first, key=lambda row: row.name))
 
     def model(self, name: str, version: str | None = None) -> ModelEntry:
-        """One version in service; the newest by default. Raises NotFound."""
+        """One version in service; the newest by default. Raises NotFound; ModelWithdrawn for one that was."""
         with self._database.read() as session:
             of_this_name = select(ModelVersionRow).where(
                 ModelVersionRow.name == name, ModelVersionRow.withdrawn_at.is_(None)
             )
             rows = [row for row in session.scalars(of_this_name) if version in {None, row.version}]
             if not rows:
+                _refuse_withdrawn(session, name, version)
                 wanted = name if version is None else f"{name} {version}"
                 raise NotFound(f"no model {wanted} is in service: GET /v2/models lists those that are")
             return _entry(max(rows, key=lambda row: _order(row.version)))
+
+    def allowances(self, name: str, version: str) -> ModelAllowances | None:
+        """What a version's owner allows each hospital; None where it leaves that to the front end."""
+        with self._database.read() as session:
+            row = _find(session, name, version)
+            return ModelAllowances.model_validate_json(row.allowances) if row is not None and row.allowances else None
 
     def plan(self, plan_hash: str) -> bytes:
         """The plan with this SHA-256, also of a version that was withdrawn. Raises NotFound."""
@@ -92,7 +106,14 @@ class Catalog:
             row = _find(session, name, version)
             if row is None or row.model_owner != account.organisation:
                 raise NotFound(f"your organisation has no model {name} {version}: GET /v2/models lists what is served")
-            row.withdrawn_at = row.withdrawn_at or self._clock()
+            if row.withdrawn_at is None:
+                row.withdrawn_at = self._clock()
+                self._record("model-withdrawn", row)
+
+    def _record(self, event: str, row: ModelVersionRow) -> None:
+        self._audit.record(
+            event, organisation=row.model_owner, model=row.name, version=row.version, plan_hash=row.plan_hash
+        )
 
     def _check(self, name: str, version: str, registration: ModelRegistration, plan: bytes) -> None:
         if (registration.card.name, registration.card.version) != (name, version):
@@ -122,6 +143,20 @@ def _require_model_owner(account: Account) -> None:
 def _find(session: Session, name: str, version: str) -> ModelVersionRow | None:
     wanted = select(ModelVersionRow).where(ModelVersionRow.name == name, ModelVersionRow.version == version)
     return session.scalar(wanted)
+
+
+def _refuse_withdrawn(session: Session, name: str, version: str | None) -> None:
+    """Raise ModelWithdrawn where what is asked for was in service once."""
+    rows = session.scalars(select(ModelVersionRow).where(ModelVersionRow.name == name)).all()
+    found = [row for row in rows if version in {None, row.version} and row.withdrawn_at is not None]
+    if not found:
+        return
+    row = max(found, key=lambda row: _order(row.version))
+    others = any(other.withdrawn_at is None for other in rows)
+    advice = "choose another version" if others else f"ask {row.model_owner} for another model"
+    raise ModelWithdrawn(
+        f"{name} {row.version} was withdrawn by its owner, {row.model_owner}, on {row.withdrawn_at:%Y-%m-%d}: {advice}"
+    )
 
 
 def _store_plan(session: Session, plan_hash: str, plan: bytes) -> None:

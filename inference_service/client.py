@@ -18,8 +18,10 @@ from uuid import UUID
 import httpx
 from pydantic import BaseModel, SecretStr, ValidationError
 
+from contract.allowance import ModelAllowances
 from contract.api import (
     MAX_PLAN_BYTES,
+    AuditHead,
     Health,
     ModelEntry,
     ModelList,
@@ -55,9 +57,8 @@ MAX_ANSWER_BYTES = 8 << 20
 _MAX_WORDS = 500
 _PEER = "inference service"
 
-_SAME_ERRORS: dict[str, type[CallerError]] = {
-    kind.code: kind for kind in (BudgetSpent, CallerError, ModelFileError, ModelWithdrawn, TooFast)
-}
+_SAME_ERRORS: dict[str, type[CallerError]] = {kind.code: kind for kind in (CallerError, ModelFileError, ModelWithdrawn)}
+_LATER = {kind.code: kind for kind in (BudgetSpent, TooFast)}
 """What the front end tells under these codes is raised here as what it was there."""
 
 Answer = TypeVar("Answer", bound=BaseModel)
@@ -164,6 +165,7 @@ class InferenceServiceClient:
         engines: Sequence[Engine],
         address: str,
         crypto_provider: PartyAddress,
+        allowances: ModelAllowances | None = None,
     ) -> ModelEntry:
         """Put a model version in service (a model owner's account).
 
@@ -176,6 +178,7 @@ class InferenceServiceClient:
             engines: the engines that the plan has lowerings for.
             address: WebSocket URL of this model owner's server.
             crypto_provider: the dealer of this model's sessions.
+            allowances: what each hospital may use of the model.
         """
         try:
             registration = ModelRegistration(
@@ -185,6 +188,7 @@ class InferenceServiceClient:
                 engines=tuple(engines),
                 address=address,
                 crypto_provider=crypto_provider,
+                allowances=allowances,
             )
         except ValueError as error:  # not UTF-8, or a ValidationError
             raise ModelFileError(
@@ -229,6 +233,17 @@ class InferenceServiceClient:
     def cancel(self, session: UUID) -> SessionView:
         """End a session that has not ended yet (the account that opened it)."""
         return self._ask(SessionView, "DELETE", f"/v2/sessions/{session}")
+
+    def exchange_audit_heads(self, own: AuditHead) -> AuditHead:
+        """Tell how far this party's audit log has come; the front end's answer says the same of its own.
+
+        Raises Refused where the front end remembers that the log was further before.
+        """
+        return self._ask(AuditHead, "POST", "/v2/audit-heads", body=own)
+
+    def audit_head(self) -> AuditHead:
+        """What the front end remembers of this party's audit log. Raises Refused where it remembers nothing."""
+        return self._ask(AuditHead, "GET", "/v2/audit-heads")
 
     def _ask(self, kind: type[Answer], method: str, path: str, *, body: BaseModel | None = None) -> Answer:
         content = self._call(method, path, body=body)
@@ -321,6 +336,8 @@ def _problem(status: int, answer: bytes) -> EncryptedInferenceError:
     words = "".join(character for character in problem.detail if character.isprintable())[:_MAX_WORDS]
     if status >= 500:
         return PeerReported(f"the {_PEER} could not do it: {words}")
+    if problem.code in _LATER:
+        return _LATER[problem.code](words, retry_after_seconds=problem.retry_after_seconds)
     return _SAME_ERRORS.get(problem.code, Refused)(words)
 
 

@@ -9,7 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from pydantic import ValidationError
 
+from contract.allowance import Allowance
+from contract.audit_command import audit_app
+from contract.audit_log import AuditLog
 from contract.command_line import new_app, run, say
 from contract.errors import CallerError, ConfigurationError
 from contract.settings import load_settings
@@ -25,6 +29,7 @@ if TYPE_CHECKING:
 app = new_app("The front end: who may run which model with whom, when, and what became of it.")
 account_app = new_app("Accounts and their API keys.")
 app.add_typer(account_app, name="account")
+app.add_typer(audit_app(lambda config: load_settings(ServiceSettings, config).audit_folder, ask=None), name="audit")
 
 ConfigOption = Annotated[
     Path | None,
@@ -128,12 +133,38 @@ def add_account(role: RoleOption, organisation: OrganisationOption, config: Conf
 
 @account_app.command("list")
 def list_accounts(config: ConfigOption = None) -> None:
-    """One account a line: prefix, role, organisation, since when, and until when if revoked."""
+    """One account a line: prefix, role, organisation, since when, its own allowance, and until when if revoked."""
     for account in _accounts(config).list():
         revoked = f"  revoked {account.revoked_at:%Y-%m-%d}" if account.revoked_at is not None else ""
-        typer.echo(
-            f"{account.prefix}  {account.role.value:<16}{account.organisation}  {account.created_at:%Y-%m-%d}{revoked}"
-        )
+        own = f"  {account.allowance.words()}" if account.allowance is not None else ""
+        since = f"{account.created_at:%Y-%m-%d}"
+        typer.echo(f"{account.prefix}  {account.role.value:<16}{account.organisation}  {since}{own}{revoked}")
+
+
+@account_app.command("allow")
+def allow_account(
+    prefix: PrefixArgument,
+    *,
+    images: Annotated[int | None, typer.Option("--images", help="Images in a period.")] = None,
+    items: Annotated[int | None, typer.Option("--items", help="Items of material in a period; 0: none.")] = None,
+    days: Annotated[int | None, typer.Option("--days", help="Length of the period.")] = None,
+    sessions_per_minute: Annotated[int | None, typer.Option("--sessions-per-minute")] = None,
+    config: ConfigOption = None,
+) -> None:
+    """Give an account an allowance of its own; what is left out is as for its role. No option: its role's again."""
+    settings = load_settings(ServiceSettings, config)
+    accounts = accounts_of(settings)
+    wanted = {"images": images, "items": items, "days": days, "sessions_per_minute": sessions_per_minute}
+    given = {name: value for name, value in wanted.items() if value is not None}
+    role = accounts.find(prefix).role
+    base = settings.gateway_allowance if role is AccountRole.GATEWAY else settings.clinician_allowance
+    try:
+        allowance = Allowance.model_validate(base.model_dump() | given) if given else None
+    except ValidationError as error:
+        name = error.errors(include_input=False, include_url=False, include_context=False)[0]["loc"][0]
+        raise CallerError(f"--{str(name).replace('_', '-')}: give a number within its limits") from None
+    account = accounts.allow(prefix, allowance)
+    say(f"{account.prefix} ({account.role.value}, {account.organisation}): {(allowance or base).words()}.")
 
 
 @account_app.command("revoke")
@@ -145,7 +176,12 @@ def revoke_account(prefix: PrefixArgument, config: ConfigOption = None) -> None:
 
 def _accounts(config: Path | None) -> Accounts:
     settings = load_settings(ServiceSettings, config)
-    return Accounts(open_database(settings))
+    return accounts_of(settings)
+
+
+def accounts_of(settings: ServiceSettings) -> Accounts:
+    """The accounts in the database that `init` made, with the audit log that notes their changes."""
+    return Accounts(open_database(settings), audit=AuditLog(settings.audit_folder, keep_days=settings.audit_days))
 
 
 def open_database(settings: ServiceSettings) -> Database:

@@ -169,8 +169,10 @@ def _finishing(send: Send, answer: _Answer, request: UUID) -> Send:
 
 def problem_response(problem: Problem) -> JSONResponse:
     """A problem as its HTTP answer."""
-    headers = {"WWW-Authenticate": "Bearer"} if problem.status == HTTPStatus.UNAUTHORIZED else None
-    content = problem.model_dump(mode="json")
+    headers = {"WWW-Authenticate": "Bearer"} if problem.status == HTTPStatus.UNAUTHORIZED else {}
+    if problem.retry_after_seconds is not None:
+        headers["Retry-After"] = str(problem.retry_after_seconds)
+    content = problem.model_dump(mode="json", exclude_none=True)
     return JSONResponse(content, status_code=problem.status, headers=headers, media_type=MEDIA_TYPE)
 
 

@@ -8,7 +8,7 @@ from http import HTTPStatus
 from uuid import UUID
 
 from contract.api import Problem
-from contract.errors import EncryptedInferenceError, Refused
+from contract.errors import BudgetSpent, EncryptedInferenceError, Refused, TooFast
 
 MEDIA_TYPE = "application/problem+json"
 _MAX_DETAIL = 500
@@ -74,7 +74,8 @@ def problem_of(error: EncryptedInferenceError, *, request: UUID) -> Problem:
     """The answer for an error of the tree; nothing of this side's inner affairs stands in it."""
     if error.http_status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         return problem(error.http_status, code=error.code, detail=_inner(request), request=request)
-    return problem(error.http_status, code=error.code, detail=str(error), request=request)
+    after = error.retry_after_seconds if isinstance(error, BudgetSpent | TooFast) else None
+    return problem(error.http_status, code=error.code, detail=str(error), request=request, retry_after_seconds=after)
 
 
 def internal_problem(*, request: UUID) -> Problem:
@@ -82,7 +83,9 @@ def internal_problem(*, request: UUID) -> Problem:
     return problem(HTTPStatus.INTERNAL_SERVER_ERROR, code="internal", detail=_inner(request), request=request)
 
 
-def problem(status: HTTPStatus, *, code: str, detail: str, request: UUID) -> Problem:
+def problem(
+    status: HTTPStatus, *, code: str, detail: str, request: UUID, retry_after_seconds: int | None = None
+) -> Problem:
     """Build an answer; `detail` is cut to one printable line."""
     line = "".join(character for character in " ".join(detail.split()) if character.isprintable())
     return Problem(
@@ -92,6 +95,7 @@ def problem(status: HTTPStatus, *, code: str, detail: str, request: UUID) -> Pro
         detail=line[:_MAX_DETAIL],
         instance=f"urn:uuid:{request}",
         code=code,
+        retry_after_seconds=retry_after_seconds,
     )
 
 

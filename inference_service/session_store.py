@@ -5,16 +5,20 @@ a sweep in the background (so that one nobody looks at ends too).
 """
 
 from datetime import timedelta
+from typing import Any
 from uuid import UUID, uuid4
 
 from sqlalchemy import func, or_, select, update
 from sqlalchemy.orm import Session
 
+from contract.allowance import ModelAllowances
 from contract.api import SessionEvent, SessionReport, SessionRequest, SessionState, SessionView
 from contract.api import SessionEventName as Event
-from contract.errors import CallerError, Refused
+from contract.audit_log import AuditLog
+from contract.errors import BudgetSpent, CallerError, Refused, TooFast
 from contract.ticket import BATCHED_ENGINES, STOCKED_ENGINES, Engine, Purpose
-from inference_service.accounts import Account, AccountRole
+from inference_service.accounts import OPENS_SESSIONS, Account, AccountRole
+from inference_service.budgets import Budgets
 from inference_service.catalog import Catalog
 from inference_service.metrics import Metrics
 from inference_service.problems import Conflict, NotFound, TooMany
@@ -34,6 +38,8 @@ class Sessions:
         *,
         catalog: Catalog,
         tickets: TicketOffice,
+        budgets: Budgets,
+        audit: AuditLog,
         metrics: Metrics,
         lifetime: timedelta,
         live_per_account: int,
@@ -43,20 +49,25 @@ class Sessions:
         self._database = database
         self._catalog = catalog
         self._tickets = tickets
+        self._budgets = budgets
+        self._audit = audit
         self._metrics = metrics
         self._lifetime = lifetime
         self._live_per_account = live_per_account
         self._clock = clock
+        self._refused: dict[UUID, int] = {}
+        """In which minute a refusal of an account was last noted."""
 
     def open(self, account: Account, request: SessionRequest) -> SessionView:
         """Open a session and sign its ticket: the one answer that carries it.
 
         Raises:
-            Refused: not a clinician's account; TooMany: too many live sessions; NotFound: no such model.
+            Refused: not an account of a data owner. NotFound, ModelWithdrawn: no such model in service.
+            TooMany: too many live sessions. BudgetSpent, TooFast: too much for this account, or for this hospital.
             CallerError: the model has no lowering for the engine, or the engine cannot do what is asked of it.
         """
-        if account.role is not AccountRole.CLINICIAN:
-            raise Refused("only a clinician's account may open sessions: use the data owner's key")
+        if account.role not in OPENS_SESSIONS:
+            raise Refused("only a clinician's or a gateway's account may open sessions: use the data owner's key")
         if request.purpose is Purpose.PREPARE and request.engine not in STOCKED_ENGINES:
             raise CallerError(
                 f"material of engine {request.engine.value} cannot be prepared ahead: open a session to diagnose"
@@ -69,6 +80,7 @@ class Sessions:
         if request.engine not in entry.engines:
             offered = ", ".join(entry.engines)
             raise CallerError(f"this model does not run on engine {request.engine.value}: choose one of {offered}")
+        allowances = self._catalog.allowances(entry.card.name, entry.version)
         now = self._clock().replace(microsecond=0)  # tickets count whole seconds, and both end at the same one
         row = SessionRow(
             id=uuid4(),
@@ -90,7 +102,10 @@ class Sessions:
         self.sweep(account=account)
         with self._database.write() as session:
             self._require_room(session, account)
+            self._require_budget(session, account, row, allowances)
             session.add(row)
+            session.flush()
+            self._audit.record("session-opened", output_policy=entry.card.output_policy, **_details(row))
         self._metrics.session(SessionState.OPENED)
         return _view(row, ticket=self._tickets.ticket(row, output_policy=entry.card.output_policy))
 
@@ -166,6 +181,21 @@ class Sessions:
                 at=self._clock(),
             )
         )
+        session.flush()
+        who = str(account.id) if account is not None else None
+        self._audit.record("session-changed", session=row.id, account=who, state=state.value)
+
+    def _require_budget(
+        self, session: Session, account: Account, row: SessionRow, model: ModelAllowances | None
+    ) -> None:
+        try:
+            self._budgets.require(session, account, row, model, now=row.created_at)
+        except (BudgetSpent, TooFast) as error:
+            minute = int(row.created_at.timestamp()) // 60
+            if self._refused.get(account.id) != minute:  # a caller that insists cannot fill the disk
+                self._refused[account.id] = minute
+                self._audit.record("session-refused", state=error.code, **_details(row))
+            raise
 
     def _require_room(self, session: Session, account: Account) -> None:
         live = select(func.count()).where(SessionRow.account_id == account.id, SessionRow.state.in_(_LIVE))
@@ -182,6 +212,7 @@ def _visible(session: Session, account: Account, session_id: UUID) -> SessionRow
         is_model_owner = account.role is AccountRole.MODEL_OWNER
         wanted = wanted.where(
             or_(
+                SessionRow.account_id == account.id,
                 (SessionRow.data_owner == account.organisation) & is_clinician,
                 (SessionRow.model_owner == account.organisation) & is_model_owner,
             )
@@ -190,6 +221,20 @@ def _visible(session: Session, account: Account, session_id: UUID) -> SessionRow
     if row is None:
         raise NotFound("no session of yours has this id: check it, or open a new session")
     return row
+
+
+def _details(row: SessionRow) -> dict[str, Any]:
+    """What the audit log says of a session."""
+    return {
+        "session": row.id,
+        "account": str(row.account_id),
+        "organisation": row.data_owner,
+        "model": row.model,
+        "version": row.version,
+        "purpose": row.purpose,
+        "engine": row.engine,
+        "images": row.images,
+    }
 
 
 def _actor(account: Account, row: SessionRow) -> Actor:

@@ -7,6 +7,7 @@ from typing import Annotated, Self
 from pydantic import Field, SecretStr, model_validator
 from sqlalchemy import URL
 
+from contract.allowance import Allowance
 from contract.settings import Address, PartySettings, settings_config
 from contract.ticket import SIGNING_KEY_FILE, NetworkProfile
 from inference_service.storage import postgresql_url
@@ -34,6 +35,12 @@ class ServiceSettings(PartySettings):
     sweep_seconds: Annotated[float, Field(ge=0.05, le=3600)] = 30.0
     """How often sessions that ran out of time are looked for."""
     live_sessions_per_account: Annotated[int, Field(ge=1, le=100_000)] = 64
+    clinician_allowance: Allowance = Allowance()
+    """Of a clinician's account that has none of its own (`inference-service account allow`)."""
+    gateway_allowance: Allowance = Allowance(images=10_000, items=10_000, sessions_per_minute=600)
+    """Of a gateway's."""
+    audit_days: Annotated[float, Field(ge=1, le=36_525)] = 6 * 365.25
+    """How long entries of the audit log are kept."""
     network_profile: NetworkProfile = NetworkProfile.LAN
 
     @model_validator(mode="after")
@@ -50,6 +57,11 @@ class ServiceSettings(PartySettings):
         if self.database_url is None:
             return self.data_folder / DATABASE_FILE
         return postgresql_url(self.database_url.get_secret_value())
+
+    @property
+    def audit_folder(self) -> Path:
+        """The audit log's segments."""
+        return self.data_folder / "audit"
 
     @property
     def signing_key(self) -> Path:

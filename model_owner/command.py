@@ -3,6 +3,8 @@
 model-owner import model.onnx --card card.json
 model-owner check pediatric-pneumonia-resnet18 --samples chest.dcm
 model-owner serve --config model-owner.toml
+model-owner audit list --organisation st-mary --config model-owner.toml
+model-owner withdraw pediatric-pneumonia-resnet18 1.0.0 --config model-owner.toml
 """
 
 from pathlib import Path
@@ -10,11 +12,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from contract.audit_command import audit_app
 from contract.command_line import log_to_stderr, new_app, run, say
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from contract.audit_log import Head
     from model_owner.checking import CheckReport
 
 app = new_app("The model owner: its weights never leave this machine.")
@@ -72,6 +76,64 @@ def check(
 
 
 @app.command()
+def withdraw(
+    name: Annotated[str, typer.Argument(help="The model's name.")],
+    version: Annotated[str, typer.Argument(help="The version that is to be served no more.")],
+    config: Annotated[Path | None, typer.Option(help="TOML file of settings.")] = None,
+) -> None:
+    """Take a version out of service for good. Sessions that run come to their end, new ones are refused."""
+    from contract.audit_log import AuditLog
+    from contract.errors import TransportError
+    from contract.settings import load_settings
+    from inference_service.client import InferenceServiceClient
+    from model_owner.registry import Registry
+    from model_owner.settings import ModelOwnerSettings
+
+    settings = load_settings(ModelOwnerSettings, config)
+    Registry(settings.data_folder).withdraw(name, version)  # first here: this is what a running server goes by
+    AuditLog(settings.audit_folder, keep_days=settings.audit_days).record(
+        "model-withdrawn", model=name, version=version
+    )
+    say(f"{name} {version} is withdrawn: this model owner refuses new sessions with it.")
+    front_end = settings.inference_service
+    try:
+        with InferenceServiceClient(front_end.url, front_end.api_key, authority=front_end.authority) as client:
+            client.withdraw_model(name, version)
+    except TransportError:
+        say("The front end could not be told and still lists it: run this again, or `model-owner serve` will tell it.")
+        raise
+    say("The front end lists it no more.")
+
+
+def _audit_folder(config: Path | None) -> Path:
+    from contract.settings import load_settings
+    from model_owner.settings import ModelOwnerSettings
+
+    return load_settings(ModelOwnerSettings, config).audit_folder
+
+
+def _known_audit_head(config: Path | None) -> "Head | None":
+    """What the front end remembers of this log; None where it remembers nothing."""
+    from contract.audit_log import Head
+    from contract.errors import Refused
+    from contract.settings import load_settings
+    from inference_service.client import InferenceServiceClient
+    from model_owner.settings import ModelOwnerSettings
+
+    front_end = load_settings(ModelOwnerSettings, config).inference_service
+    try:
+        with InferenceServiceClient(front_end.url, front_end.api_key, authority=front_end.authority) as client:
+            known = client.audit_head()
+    except Refused as error:
+        say(f"The front end remembers nothing of this log: {error}")
+        return None
+    return Head(number=known.number, hash=known.hash)
+
+
+app.add_typer(audit_app(_audit_folder, _known_audit_head), name="audit")
+
+
+@app.command()
 def serve(config: Annotated[Path | None, typer.Option(help="TOML file of settings.")] = None) -> None:
     """Register every imported version at the front end and serve sessions until interrupted."""
     from contract.settings import load_settings
@@ -84,19 +146,21 @@ def serve(config: Annotated[Path | None, typer.Option(help="TOML file of setting
 
     from inference_service.client import InferenceServiceClient
     from model_owner.registry import Registry
-    from model_owner.server import INFERENCE_PATH, inference_app, load_models, register_models
+    from model_owner.server import INFERENCE_PATH, inference_app, load_models, register_models, withdraw_models
     from secure_computation.channel import serving
     from secure_computation.engines.choosing import warm_up, warm_up_for
 
     torch.set_num_threads(settings.threads)
     for engine in Engine:
         warm_up(engine)  # takes seconds: before the first session, not in it
-    models = load_models(Registry(settings.data_folder))
+    registry = Registry(settings.data_folder)
+    models = load_models(registry)
     for model in models.values():
         warm_up_for(model.plan, Engine.MASKED)
     front_end = settings.inference_service
     with InferenceServiceClient.of(front_end) as client:
         server = inference_app(settings, models, client)
+        withdraw_models(registry, client)
         register_models(settings, models, client)
         for name, version in models:
             say(f"model owner: serving {name} {version}")

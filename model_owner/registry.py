@@ -5,6 +5,7 @@
     weights.npz     private
     onnx/           private: the given ONNX file with its external data, kept to compare with onnxruntime
     manifest.json   SHA-256 of each of these, checked whenever a model is loaded
+    withdrawn.json  only of a version that was taken out of service: when
 
 A version is written once, into a temporary folder that is then renamed; it is never changed afterwards.
 """
@@ -17,12 +18,13 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Annotated
 
-from pydantic import Field, ValidationError
+from pydantic import AwareDatetime, Field, ValidationError
 
-from contract.errors import ConfigurationError, ModelFileError
+from contract.errors import ConfigurationError, ModelFileError, ModelWithdrawn
 from contract.model_card import ModelCard, OutputPolicy, Strict, read_card
 from model_owner.calibration import calibration_images
 from model_owner.onnx_import.compiling import CompiledModel, compile_model
@@ -33,6 +35,7 @@ from secure_computation.plan import MAX_PLAN_BYTES, Plan, make_plan, parse_plan
 from secure_computation.private_weights import PrivateWeights
 
 CARD, PLAN, WEIGHTS, ONNX, MANIFEST = "card.json", "plan.json", "weights.npz", "onnx", "manifest.json"
+WITHDRAWN = "withdrawn.json"
 _MAX_MANIFEST_BYTES = 1 << 20
 _CHUNK = 1 << 20
 _LOG = logging.getLogger(__name__)
@@ -60,6 +63,20 @@ class RegisteredModel:
     plan: Plan
     weights: PrivateWeights = field(repr=False)
     weights_version: str
+
+
+class Withdrawal(Strict):
+    """When a version was taken out of service."""
+
+    at: AwareDatetime
+
+
+def require_in_service(model: RegisteredModel) -> None:
+    """Raise ModelWithdrawn where a version was taken out of service, also by another process, a moment ago."""
+    if (model.folder / WITHDRAWN).exists():
+        raise ModelWithdrawn(
+            f"{model.card.name} {model.card.version} was withdrawn by its owner: open a session with another version"
+        )
 
 
 class Registry:
@@ -103,6 +120,37 @@ class Registry:
         names = sorted(path for path in self._models.glob("*") if path.is_dir())
         found = {path.name: tuple(sorted(_version_folders(path), key=_version_order)) for path in names}
         return {name: versions for name, versions in found.items() if versions}
+
+    def in_service(self) -> tuple[tuple[str, str], ...]:
+        """Name and version of everything imported that was not withdrawn."""
+        return tuple(pair for pair in self._all() if not (self._folder(*pair) / WITHDRAWN).exists())
+
+    def withdrawn(self) -> tuple[tuple[str, str], ...]:
+        """Name and version of everything that was withdrawn."""
+        return tuple(pair for pair in self._all() if (self._folder(*pair) / WITHDRAWN).exists())
+
+    def withdraw(self, name: str, version: str) -> None:
+        """Take a version out of service for good, durably: a server that runs refuses new sessions from now on.
+
+        Raises ModelFileError where it is not imported; once more changes nothing.
+        """
+        if (name, version) not in self._all():
+            raise ModelFileError(f"{name[:64]} {version[:64]} is not imported here: give the name and version of one")
+        folder = self._folder(name, version)
+        if (folder / WITHDRAWN).exists():
+            return
+        try:
+            _write_private(folder / WITHDRAWN, Withdrawal(at=datetime.now(UTC)).model_dump_json().encode())
+        except OSError as error:
+            raise ConfigurationError(
+                f"{folder} cannot be written ({error.strerror}): correct its permissions"
+            ) from error
+
+    def _all(self) -> list[tuple[str, str]]:
+        return [(name, version) for name, versions in self.versions().items() for version in versions]
+
+    def _folder(self, name: str, version: str) -> Path:
+        return self._models / name / version
 
     def load(self, name: str | None = None, version: str | None = None) -> RegisteredModel:
         """Load one version after checking all its hashes.

@@ -4,6 +4,7 @@ data owner P0                 model owner P1                       crypto provid
 --------------------------    ---------------------------------    ------------------
 ticket                 -->    checks ticket, peer, plan
                               consumes the session's items, one an image
+                              counts them against the data owner's budget
                               ticket                        -->    checks ticket
                               seed, corrections             <--    deals
 material ready         <--
@@ -38,13 +39,23 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from starlette.applications import Starlette
 
 from contract.api import Failure, PartyAddress, SessionEventName, SessionReport
+from contract.audit_log import AuditLog
 from contract.certificates import party_of_certificate
 from contract.command_line import one_line
-from contract.errors import EncryptedInferenceError, ModelFileError, PeerViolation, Refused, TicketInvalid
+from contract.errors import (
+    EncryptedInferenceError,
+    MaterialSpent,
+    ModelFileError,
+    PeerViolation,
+    Refused,
+    TicketInvalid,
+)
 from contract.identity import Party, Role
+from contract.spending import SpendingBook
 from contract.ticket import LEEWAY, STOCKED_ENGINES, Engine, Purpose, TicketClaims, load_public_key
 from inference_service.client import InferenceServiceClient
-from model_owner.registry import RegisteredModel, Registry
+from model_owner.oversight import BOOK_FILE, Oversight
+from model_owner.registry import RegisteredModel, Registry, require_in_service
 from model_owner.settings import ModelOwnerSettings
 from model_owner.stock import ModelOwnerStock
 from secure_computation.admission import STOCKED_ITEM_STEP, admit, item_of, items_of, present_ticket
@@ -90,6 +101,7 @@ class InferenceHandler:
         stock: ModelOwnerStock,
         dealer: DealerLink,
         front_end: InferenceServiceClient,
+        oversight: Oversight,
         images_per_session: int,
         leeway: timedelta = LEEWAY,
     ) -> None:
@@ -101,6 +113,7 @@ class InferenceHandler:
         self._stock = stock
         self._dealer = dealer
         self._front_end = front_end
+        self._oversight = oversight
         self._images_per_session = images_per_session
         self._leeway = leeway
         self._sides: dict[tuple[str, Engine], ModelOwnerSide[Any]] = {}
@@ -108,24 +121,41 @@ class InferenceHandler:
 
     def __call__(self, channel: Channel) -> None:
         """Run one session. Raises for the caller (`serve_channel`) to tell the peer."""
-        ticket, claims = admit(channel, own=self._own, public_keys=self._public_keys, leeway=self._leeway)
-        # Durable before anything is received for it. A replayed ticket stops here, and does not end the session that
-        # it was made for: that one may still be running.
-        preparing = claims.purpose is Purpose.PREPARE
-        if preparing:
-            self._ledger.consume_preparation(item_of(claims))
-        else:
-            for item in items_of(claims):
-                self._ledger.consume(item)
         try:
-            (self._stock_item if preparing else self._run)(channel, ticket, claims)
+            ticket, claims = admit(channel, own=self._own, public_keys=self._public_keys, leeway=self._leeway)
+            self._consume(claims)
+        except (TicketInvalid, MaterialSpent) as error:
+            self._oversight.refused(channel.peer, error)
+            raise
+        try:
+            with self._oversight.session(claims):
+                self._serve(channel, ticket, claims)
         except EncryptedInferenceError as error:
             self._report_failure(claims, error)
             raise
-        _LOG.info("session %s: %s for the %s", claims.session, "stocked" if preparing else "served", channel.peer)
+        done = "stocked" if claims.purpose is Purpose.PREPARE else "served"
+        _LOG.info("session %s: %s for the %s", claims.session, done, channel.peer)
 
-    def _run(self, channel: Channel, ticket: str, claims: TicketClaims) -> None:
+    def _consume(self, claims: TicketClaims) -> None:
+        """Durable before anything is received for the session.
+
+        A replayed ticket stops here, and does not end the session that it was made for: that one may still be running.
+        """
+        if claims.purpose is Purpose.PREPARE:
+            self._ledger.consume_preparation(item_of(claims))
+            return
+        for item in items_of(claims):
+            self._ledger.consume(item)
+
+    def _serve(self, channel: Channel, ticket: str, claims: TicketClaims) -> None:
         model = self._hosted(claims)
+        self._oversight.spend(claims)
+        if claims.purpose is Purpose.PREPARE:
+            self._stock_item(channel, model, ticket, claims)
+        else:
+            self._run(channel, model, ticket, claims)
+
+    def _run(self, channel: Channel, model: RegisteredModel, ticket: str, claims: TicketClaims) -> None:
         side = self._side(model, claims.engine)
         channel.set_phase(Phase.OFFLINE)
         material = self._spend(channel, model, claims) if claims.engine in STOCKED_ENGINES else None
@@ -135,9 +165,8 @@ class InferenceHandler:
         side.run(material, data_owner=channel)
         channel.receive_end(step="result received")
 
-    def _stock_item(self, channel: Channel, ticket: str, claims: TicketClaims) -> None:
+    def _stock_item(self, channel: Channel, model: RegisteredModel, ticket: str, claims: TicketClaims) -> None:
         """Prepare an item for a later session and keep this party's half, if the data owner keeps its own."""
-        model = self._hosted(claims)
         side, lowering = self._side(model, claims.engine), stockable(model.plan)
         channel.set_phase(Phase.OFFLINE)
         with self._stock.room(claims):
@@ -177,6 +206,7 @@ class InferenceHandler:
         model = self._models.get((claims.model, claims.version))
         if model is None:
             raise Refused(f"{claims.model} {claims.version} is not served here; ask the front end for the catalog")
+        require_in_service(model)
         if claims.plan_hash != model.plan.plan_hash():
             raise TicketInvalid(
                 f"the ticket is for another plan of {claims.model} {claims.version} than the one served here; "
@@ -243,12 +273,17 @@ def _tell_ready(channel: Channel, traffic: Traffic) -> None:
 
 
 def load_models(registry: Registry) -> dict[tuple[str, str], RegisteredModel]:
-    """Load every imported version; hashes are checked. Raises ModelFileError where one was changed."""
-    return {
-        (name, version): registry.load(name, version)
-        for name, versions in registry.versions().items()
-        for version in versions
-    }
+    """Load every version that is in service; hashes are checked. Raises ModelFileError where one was changed."""
+    return {(name, version): registry.load(name, version) for name, version in registry.in_service()}
+
+
+def withdraw_models(registry: Registry, front_end: InferenceServiceClient) -> None:
+    """Tell the front end again of every version that was withdrawn: it may not have been there at the time."""
+    for name, version in registry.withdrawn():
+        try:
+            front_end.withdraw_model(name, version)
+        except Refused as error:  # it was never registered there
+            _LOG.info("%s %s: %s", name, version, error)
 
 
 def register_models(settings: ModelOwnerSettings, models: HostedModels, front_end: InferenceServiceClient) -> None:
@@ -268,6 +303,7 @@ def register_models(settings: ModelOwnerSettings, models: HostedModels, front_en
             engines=offered_engines(model.plan),
             address=url,
             crypto_provider=dealer,
+            allowances=settings.allowances_of(model.card.name),
         )
 
 
@@ -297,6 +333,13 @@ def inference_app(settings: ModelOwnerSettings, models: HostedModels, front_end:
             deadlines=deadlines,
         ),
         front_end=front_end,
+        oversight=Oversight(
+            own=own,
+            book=SpendingBook(settings.data_folder / BOOK_FILE),
+            allowances_of=settings.allowances_of,
+            audit=AuditLog(settings.audit_folder, keep_days=settings.audit_days),
+            front_end=front_end,
+        ),
         images_per_session=settings.images_per_session,
         leeway=settings.credentials.clock_skew,
     )

@@ -5,6 +5,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from contract.allowance import Allowance, ModelAllowances
 from contract.identity import Credentials
 from contract.model_card import Name
 from contract.settings import Address, FrontEnd, PartySettings, Peer, Waiting, WebSocketUrl, settings_config
@@ -15,6 +16,14 @@ class DealerPeer(Peer):
     """The crypto provider that this model owner trusts, and where it listens."""
 
     url: WebSocketUrl
+
+
+class HospitalAllowance(Allowance):
+    """What one hospital may use, where that is not what every hospital may."""
+
+    organisation: Name
+    model: Name | None = None
+    """Absent: of every model that has no entry of its own."""
 
 
 class ModelOwnerSettings(PartySettings):
@@ -39,9 +48,30 @@ class ModelOwnerSettings(PartySettings):
     """Each holds its corrections in memory: about 300 MB for a ResNet-18 at 224 x 224 and one image."""
     images_per_session: Annotated[int, Field(ge=1, le=MAX_IMAGES)] = 8
     """Most images that a data owner may have evaluated together; each beyond the first takes some 180 MB more."""
+    allowance: Allowance = Allowance()
+    """What each hospital may use of each model, all versions together. Counted here, by the organisation in its
+    certificate; the front end is told, so that it refuses early."""
+    allowances: tuple[HospitalAllowance, ...] = ()
+    """Exceptions."""
+    audit_days: Annotated[float, Field(ge=1, le=36_525)] = 6 * 365.25
+    """How long entries of the audit log are kept."""
     stock_per_data_owner: Annotated[int, Field(ge=0, le=10_000)] = 32
     """Items that one data owner may stock here; each takes some 185 MB of disk for a ResNet-18 at 224 x 224."""
     stock_days: Annotated[float, Field(gt=0, le=365)] = 7.0
     """How long a stocked item is kept."""
     threads: Annotated[int, Field(ge=1, le=256)] = 1
     """Threads of one tensor operation."""
+
+    @property
+    def audit_folder(self) -> Path:
+        """The audit log's segments."""
+        return self.data_folder / "audit"
+
+    def allowances_of(self, model: str) -> ModelAllowances:
+        """What each hospital may use of one model; an exception for the model goes before one for all."""
+        fitting = [one for one in self.allowances if one.model in {None, model}]
+        exceptions = {
+            one.organisation: Allowance.model_validate(one.model_dump(include=set(Allowance.model_fields)))
+            for one in sorted(fitting, key=lambda one: one.model is not None)
+        }
+        return ModelAllowances(every=self.allowance, exceptions=exceptions)

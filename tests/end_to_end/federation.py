@@ -18,6 +18,7 @@ import torch
 import uvicorn
 from pydantic import SecretStr
 
+from contract.allowance import Allowance
 from contract.api import ModelEntry, SessionState, SessionView
 from contract.authority import create_authority, sign_request
 from contract.enrolment import create_request, install_certificate, party_credentials
@@ -64,6 +65,7 @@ PARTIES = (HOSPITAL, LABORATORY, TRUST_CENTRE)
 WAITING = Waiting(connect=10, step=20, material=20)
 SHORT = Waiting(connect=10, step=1.5, material=1.5)
 ENDS_WITHIN_SECONDS = 10.0
+PLENTY = Allowance(images=1_000_000, items=1_000_000, sessions_per_minute=1_000_000)
 SILENT = Progress(stage=lambda _: None, layer=lambda _index, _total, _name: None)
 ENDED = {SessionState.COMPLETED, SessionState.FAILED, SessionState.CANCELLED, SessionState.EXPIRED}
 
@@ -214,7 +216,7 @@ class Federation:
         url = f"ws://127.0.0.1:{port}{INFERENCE_PATH}"
         dealer = DealerPeer(organisation=TRUST_CENTRE.organisation, url=dealer_url or self.dealer_url)
         common = self._common(LABORATORY) | {"crypto_provider": dealer, "public_url": url}
-        settings = ModelOwnerSettings(**common | changes)
+        settings = ModelOwnerSettings(**{"allowance": PLENTY} | common | changes)
         with (
             self.client(Role.MODEL_OWNER) as client,
             listening(inference_app(settings, self.models, client), listener, **uvicorn_options()),
@@ -310,7 +312,9 @@ def running_federation(
     model = Registry(folder / "registry").add(model_folder / "model.onnx", model_folder / "card.json")
     listener, port = loopback()
     settings = ServiceSettings(
-        data_folder=folder / "front-end", listen=Address(host="127.0.0.1", port=port), **front_end
+        data_folder=folder / "front-end",
+        listen=Address(host="127.0.0.1", port=port),
+        **{"clinician_allowance": PLENTY} | front_end,
     )
     app = create_app(settings, clock=clock)
     service = app.state.service

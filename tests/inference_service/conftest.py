@@ -14,6 +14,7 @@ import pytest
 from fastapi import FastAPI
 
 from contract.api import ModelRegistration
+from contract.audit_log import AuditLog
 from contract.settings import Address
 from contract.ticket import new_signing_key
 from inference_service.accounts import Account, AccountRole, Accounts
@@ -79,6 +80,8 @@ class Keys:
     other_model_owner: str
     operator: str
     crypto_provider: str
+    gateway: str
+    """A machine of the clinician's organisation."""
 
 
 ACCOUNTS = {
@@ -87,6 +90,7 @@ ACCOUNTS = {
     "stranger": (AccountRole.CLINICIAN, "elsewhere"),
     "model_owner": (AccountRole.MODEL_OWNER, "north-lab"),
     "other_model_owner": (AccountRole.MODEL_OWNER, "south-lab"),
+    "gateway": (AccountRole.GATEWAY, "st-mary"),
     "operator": (AccountRole.OPERATOR, "federation"),
     "crypto_provider": (AccountRole.CRYPTO_PROVIDER, "trust-centre"),
 }
@@ -98,7 +102,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Keys]:
     folder = tmp_path_factory.mktemp("template")
     new_signing_key(folder)
     database = Database(folder / DATABASE_FILE)
-    accounts = Accounts(database)
+    accounts = Accounts(database, audit=AuditLog(folder / "audit", keep_days=1))
     made = {name: accounts.add(role=role, organisation=organisation) for name, (role, organisation) in ACCOUNTS.items()}
     database.close()
     return folder, Keys(**{name: key.get_secret_value() for name, (_, key) in made.items()})

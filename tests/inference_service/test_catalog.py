@@ -3,7 +3,7 @@
 import pytest
 
 from contract.api import ModelRegistration, PartyAddress
-from contract.errors import CallerError, Refused
+from contract.errors import CallerError, ModelWithdrawn, Refused
 from inference_service.accounts import Account, AccountRole
 from inference_service.catalog import Catalog
 from inference_service.problems import Conflict, NotFound, TooLarge
@@ -80,7 +80,7 @@ def test_only_model_owners_register_and_withdraw(front_end: FrontEnd, catalog: C
 
 
 def test_hash_path_and_size_must_fit(front_end: FrontEnd, owner: Account) -> None:
-    catalog = Catalog(front_end.service.database, max_plan_bytes=len(PLAN.encode()))
+    catalog = Catalog(front_end.service.database, audit=front_end.service.audit, max_plan_bytes=len(PLAN.encode()))
     with pytest.raises(CallerError, match="plan_hash"):
         register(catalog, owner, registration(plan_hash="0" * 64))
     with pytest.raises(CallerError, match="path"):
@@ -103,10 +103,13 @@ def test_a_withdrawn_version_is_gone_for_good_but_its_plan_stays(
         catalog.withdraw(other, name="resnet", version="1.1.0")
     catalog.withdraw(owner, name="resnet", version="1.1.0")
     assert catalog.model("resnet").version == "1.0.0"
-    with pytest.raises(NotFound):
+    with pytest.raises(ModelWithdrawn, match=r"1\.1\.0 was withdrawn by its owner, north-lab, on .*: choose"):
         catalog.model("resnet", "1.1.0")
     with pytest.raises(Conflict, match="withdrawn"):
         register(catalog, owner, registration(card=card(version="1.1.0")))
+    catalog.withdraw(owner, name="resnet", version="1.0.0")
+    with pytest.raises(ModelWithdrawn, match=r"1\.1\.0 was withdrawn .*: ask north-lab for another model"):
+        catalog.model("resnet")
     assert catalog.plan(plan_hash) == PLAN.encode()
 
 

@@ -59,6 +59,8 @@ class TestOpenApi:
             ("GET", "/v2/sessions/{session_id}"),
             ("DELETE", "/v2/sessions/{session_id}"),
             ("POST", "/v2/sessions/{session_id}/events"),
+            ("POST", "/v2/audit-heads"),
+            ("GET", "/v2/audit-heads"),
         }
 
     def test_no_endpoint_takes_a_file_and_none_infers(self, front_end: FrontEnd) -> None:

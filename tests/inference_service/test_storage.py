@@ -17,12 +17,15 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import URL, select, text
 from sqlalchemy.exc import IntegrityError
 
+from contract.allowance import Allowance
 from contract.api import SessionEvent, SessionEventName, SessionRequest, SessionState
-from contract.errors import ConfigurationError
+from contract.audit_log import AuditLog
+from contract.errors import BudgetSpent, ConfigurationError
 from contract.model_card import ModelCard
 from contract.ticket import Engine, NetworkProfile, load_signing_key, new_signing_key
 from inference_service import schema
 from inference_service.accounts import AccountRole, Accounts
+from inference_service.budgets import Budgets
 from inference_service.catalog import Catalog
 from inference_service.metrics import Metrics
 from inference_service.problems import Conflict, NotFound, Unauthenticated, Unavailable
@@ -153,11 +156,15 @@ class TestContract:
 
     def test_a_front_end_works_on_it(self, database: Database, tmp_path: Path) -> None:
         new_signing_key(tmp_path)
-        accounts, catalog = Accounts(database), Catalog(database, max_plan_bytes=10_000)
+        audit = AuditLog(tmp_path / "audit", keep_days=1)
+        accounts = Accounts(database, audit=audit)
+        catalog = Catalog(database, audit=audit, max_plan_bytes=10_000)
         sessions = Sessions(
             database,
             catalog=catalog,
             tickets=TicketOffice(load_signing_key(tmp_path / "ticket-key.pem"), network_profile=NetworkProfile.LAN),
+            budgets=Budgets({AccountRole.CLINICIAN: Allowance(images=1)}),
+            audit=audit,
             metrics=Metrics(),
             lifetime=timedelta(minutes=1),
             live_per_account=1,
@@ -173,6 +180,8 @@ class TestContract:
         assert seen == [SessionState.RUNNING, SessionState.COMPLETED]
         with pytest.raises(Conflict):
             sessions.apply(account, opened.id, SessionEvent(event=SessionEventName.RUN))
+        with pytest.raises(BudgetSpent, match="1 images a day, is used up"):
+            sessions.open(account, SessionRequest(model="resnet", engine=Engine.CRYPTEN))
         accounts.revoke(clinician.prefix)
         with pytest.raises(Unauthenticated):
             accounts.authenticate(key.get_secret_value())
@@ -239,8 +248,9 @@ class TestUpgrade:
             rows = [len(session.scalars(select(kind)).all()) for kind in (AccountRow, ModelVersionRow, SessionRow)]
             events = session.scalars(select(SessionEventRow.state).order_by(SessionEventRow.id)).all()
         assert (rows, events) == ([5, 3, 3], ["preparing", "running", "completed", "failed"])
-        assert Accounts(database).authenticate(key).organisation == "st-mary"
-        catalog = Catalog(database, max_plan_bytes=10_000)
+        audit = AuditLog(before_migrations.parent / "audit", keep_days=1)
+        assert Accounts(database, audit=audit).authenticate(key).organisation == "st-mary"
+        catalog = Catalog(database, audit=audit, max_plan_bytes=10_000)
         assert [entry.version for entry in catalog.models()] == ["1.1.0", "1.0.0"]
         assert isinstance(catalog.model("resnet").card, ModelCard)
         database.close()

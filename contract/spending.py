@@ -1,0 +1,119 @@
+"""A party's own durable count of what its peers have used of their allowances: a small SQLite file.
+
+Written before anything is computed or sent, so that a crash never gives anything back. A clock that is set back does
+not begin a new period: the latest day that was ever written to counts as today.
+"""
+
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from contract.allowance import MAX_DAYS, RATE_SECONDS, Allowance, Holder, Used, require_within
+from contract.errors import ConfigurationError
+from contract.ticket import Purpose
+
+_BUSY_SECONDS: Final = 30.0
+_DAY_SECONDS: Final = 24 * 3600
+_TABLES: Final = """
+CREATE TABLE IF NOT EXISTS spent (
+    peer TEXT NOT NULL, subject TEXT NOT NULL, purpose TEXT NOT NULL, day INTEGER NOT NULL, amount INTEGER NOT NULL,
+    PRIMARY KEY (peer, subject, purpose, day)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS recent (peer TEXT NOT NULL, subject TEXT NOT NULL, at REAL NOT NULL);
+CREATE INDEX IF NOT EXISTS recent_by_peer ON recent (peer, subject, at);
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """What a peer wants to begin."""
+
+    peer: str
+    """The organisation in its certificate."""
+    subject: str
+    """What is counted apart: a model's name, say."""
+    purpose: Purpose
+    amount: int
+    """Images, or items of material."""
+
+
+class SpendingBook:
+    """The counts in one file. For use by several threads and processes."""
+
+    def __init__(self, path: Path, *, clock: Callable[[], float] = time.time) -> None:
+        """Keep them in `path`, which is made (0600) where it is missing. `clock`: seconds since 1970."""
+        self._path = path
+        self._clock = clock
+        with self._failing():
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            path.touch(mode=0o600)
+            with closing(self._connect()) as connection:
+                connection.execute("PRAGMA journal_mode=WAL")
+                connection.executescript(_TABLES)
+
+    def spend(self, order: Order, allowance: Allowance, holder: Holder) -> None:
+        """Count an order, durably. Raises BudgetSpent or TooFast, and counts nothing, where it is too much."""
+        with self._failing(), closing(self._connect()) as connection, _transaction(connection):
+            now = self._clock()
+            today = self._today(connection, now)
+            moment = datetime.fromtimestamp(max(now, today * _DAY_SECONDS), UTC)
+            used = _used(connection, order, since=int(allowance.period(moment)[0].timestamp()) // _DAY_SECONDS, now=now)
+            require_within(
+                allowance, used, purpose=order.purpose, wanted=order.amount, holder=holder, now=moment
+            )  # raising rolls back
+            connection.execute(
+                "INSERT INTO spent VALUES (?, ?, ?, ?, ?) "
+                "ON CONFLICT (peer, subject, purpose, day) DO UPDATE SET amount = amount + excluded.amount",
+                (order.peer, order.subject, order.purpose.value, today, order.amount),
+            )
+            connection.execute("INSERT INTO recent VALUES (?, ?, ?)", (order.peer, order.subject, now))
+            connection.execute("DELETE FROM recent WHERE at <= ? OR at > ?", (now - RATE_SECONDS, now))
+            connection.execute("DELETE FROM spent WHERE day < ?", (today - MAX_DAYS,))
+
+    def _today(self, connection: sqlite3.Connection, now: float) -> int:
+        (latest,) = connection.execute("SELECT max(day) FROM spent").fetchone()
+        return max(int(now // _DAY_SECONDS), latest or 0)
+
+    def _connect(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(self._path, timeout=_BUSY_SECONDS, isolation_level=None)
+        connection.execute("PRAGMA synchronous=FULL")
+        return connection
+
+    @contextmanager
+    def _failing(self) -> Iterator[None]:
+        try:
+            yield
+        except (sqlite3.Error, OSError) as error:
+            raise ConfigurationError(
+                f"the book of budgets {self._path} cannot be read or written; free space, correct its permissions, or "
+                "restore it"
+            ) from error
+
+
+def _used(connection: sqlite3.Connection, order: Order, *, since: int, now: float) -> Used:
+    (amount,) = connection.execute(
+        "SELECT coalesce(sum(amount), 0) FROM spent WHERE peer = ? AND subject = ? AND purpose = ? AND day >= ?",
+        (order.peer, order.subject, order.purpose.value, since),
+    ).fetchone()
+    count, oldest = connection.execute(
+        "SELECT count(*), min(at) FROM recent WHERE peer = ? AND subject = ? AND at > ? AND at <= ?",
+        (order.peer, order.subject, now - RATE_SECONDS, now),
+    ).fetchone()
+    first = datetime.fromtimestamp(oldest, UTC) if oldest is not None else None
+    return Used(amount=amount, recent=count, oldest_recent=first)
+
+
+@contextmanager
+def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise
+    connection.execute("COMMIT")

@@ -1,0 +1,120 @@
+"""What the model owner allows and records by itself, whatever the front end says: budgets, and the audit log."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+from contract.allowance import Holder, ModelAllowances
+from contract.api import AuditHead
+from contract.audit_log import AuditLog
+from contract.errors import EncryptedInferenceError
+from contract.identity import Party
+from contract.spending import Order, SpendingBook
+from contract.ticket import TicketClaims
+from inference_service.client import InferenceServiceClient
+
+BOOK_FILE: Final = "budgets.sqlite"
+SERVED: Final = "served"
+"""State of a session that reached its end; any other is the code of an error."""
+_BROKEN_OFF: Final = "broken-off"
+_LOG = logging.getLogger(__name__)
+
+
+class Oversight:
+    """Counts and records the sessions of one model owner. For use by several threads."""
+
+    def __init__(
+        self,
+        *,
+        own: Party,
+        book: SpendingBook,
+        allowances_of: Callable[[str], ModelAllowances],
+        audit: AuditLog,
+        front_end: InferenceServiceClient,
+    ) -> None:
+        """`allowances_of`: what each hospital may use of a model, by the model's name."""
+        self._own = own
+        self._book = book
+        self._allowances_of = allowances_of
+        self._audit = audit
+        self._front_end = front_end
+        self._telling = threading.Lock()
+        self._untold = False
+        self._refused: dict[str, int] = {}
+
+    @contextmanager
+    def session(self, claims: TicketClaims) -> Iterator[None]:
+        """Record that a session begins, and how it ends; exchange heads with the front end after one that was served.
+
+        Raises ConfigurationError where the log cannot be written: then nothing is served.
+        """
+        details = _details(claims)
+        self._audit.record("session-begun", output_policy=claims.output_policy, **details)
+        state = _BROKEN_OFF
+        try:
+            yield
+            state = SERVED
+        except EncryptedInferenceError as error:
+            state = error.code
+            raise
+        finally:
+            self._audit.record("session-ended", state=state, **details)
+        self._exchange_heads()
+
+    def refused(self, peer: Party, error: EncryptedInferenceError) -> None:
+        """Record that a ticket was refused; once a minute for each peer, so that nobody can fill the disk."""
+        minute = int(time.monotonic()) // 60
+        if self._refused.get(peer.organisation) != minute:
+            self._refused[peer.organisation] = minute
+            self._audit.record("ticket-refused", organisation=peer.organisation, role=peer.role.value, state=error.code)
+
+    def spend(self, claims: TicketClaims) -> None:
+        """Count the session's images, or its item, for the data owner that dialled.
+
+        `claims.data_owner` is the organisation in its certificate: `admit` has compared them. Raises BudgetSpent or
+        TooFast.
+        """
+        order = Order(peer=claims.data_owner, subject=claims.model, purpose=claims.purpose, amount=claims.images)
+        holder = Holder(
+            whose=f"{claims.data_owner} for {claims.model}", ask=f"the model's owner, {self._own.organisation}"
+        )
+        self._book.spend(order, self._allowances_of(claims.model).of(claims.data_owner), holder)
+
+    def _exchange_heads(self) -> None:
+        """Each side remembers how far the other's log has come.
+
+        One session's thread does it for those that end meanwhile: a front end that does not answer holds up one.
+        """
+        self._untold = True
+        for _ in range(2):
+            if not self._untold or not self._telling.acquire(blocking=False):
+                return
+            try:
+                self._untold = False
+                self._exchange_heads_now()
+            except EncryptedInferenceError as error:
+                _LOG.warning("audit heads were not exchanged: %s", error)
+            finally:
+                self._telling.release()
+
+    def _exchange_heads_now(self) -> None:
+        own = self._audit.head()
+        if own is not None:
+            theirs = self._front_end.exchange_audit_heads(AuditHead(number=own.number, hash=own.hash))
+            self._audit.record("head-seen", entry=theirs.number, hash=theirs.hash)
+
+
+def _details(claims: TicketClaims) -> dict[str, Any]:
+    return {
+        "session": claims.session,
+        "account": claims.account,
+        "organisation": claims.data_owner,
+        "model": claims.model,
+        "version": claims.version,
+        "purpose": claims.purpose,
+        "engine": claims.engine,
+        "images": claims.images,
+    }
