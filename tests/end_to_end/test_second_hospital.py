@@ -11,6 +11,7 @@ from contract.authority import Authority, Reason
 from contract.certificates import PartyCertificate
 from contract.enrolment import create_renewal, install_certificate, install_revocations, read_request
 from contract.errors import PeerReported
+from contract.audit_log import AuditLog
 from contract.identity import Party, Role
 from contract.settings import FrontEnd, Peer
 from contract.ticket import Engine
@@ -29,7 +30,8 @@ SECOND = Party(role=Role.DATA_OWNER, organisation="st-anne")
 def second_key(federation: Federation) -> SecretStr:
     database = Database(federation.folder / "front-end" / DATABASE_FILE)
     try:
-        return Accounts(database).add(role=AccountRole.CLINICIAN, organisation=SECOND.organisation)[1]
+        audit = AuditLog(federation.folder / "front-end" / "audit", keep_days=1)
+        return Accounts(database, audit=audit).add(role=AccountRole.CLINICIAN, organisation=SECOND.organisation)[1]
     finally:
         database.close()
 
