@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
+from contract.audit_log import AuditLog
 from contract.authority import Authority, Reason
 from contract.certificates import PartyCertificate
 from contract.enrolment import create_renewal, install_certificate, install_revocations, read_request
 from contract.errors import PeerReported
-from contract.audit_log import AuditLog
 from contract.identity import Party, Role
 from contract.settings import FrontEnd, Peer
 from contract.ticket import Engine
