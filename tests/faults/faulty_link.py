@@ -41,6 +41,8 @@ class FaultyLink:
     struck: bool = False
     """Whether the fault's message has come."""
     passed: Counter[Way] = field(default_factory=Counter)
+    relaying: set[asyncio.Task[None] | None] = field(default_factory=set)
+    """A stalled relay whose sockets are both at their end is held by nothing else, and would be collected."""
 
     def arm(self, fault: Fault | None) -> None:
         """Count anew, with this fault."""
@@ -77,12 +79,15 @@ class FaultyLink:
                     far.transport.abort()
 
     async def _relay_bytes(self, near_reader: asyncio.StreamReader, near_writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        self.relaying.add(task)
         # Cancelled at the end of the tests: asyncio's server (of Python 3.11) would report that as an error.
         with suppress(asyncio.CancelledError, OSError):
             try:
                 await self._relay_pieces(near_reader, near_writer)
             finally:
                 near_writer.transport.abort()
+                self.relaying.discard(task)
 
     async def _relay_pieces(self, near_reader: asyncio.StreamReader, near_writer: asyncio.StreamWriter) -> None:
         far_reader, far_writer = await asyncio.open_connection(HOST, self.target_port)
@@ -175,11 +180,14 @@ def faulty_links(targets: dict[Link, int]) -> Iterator[dict[Link, FaultyLink]]:
     async def listen() -> None:
         listening = zip(links.values(), waiting, strict=True)
         await asyncio.gather(*(link.listen(started, ended) for link, started in listening))
-        leftover = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
-        for task in leftover:
-            task.cancel()
-        await asyncio.gather(*leftover, return_exceptions=True)
-        await asyncio.sleep(0.1)  # transports close in the loop's next rounds
+        quiet = False
+        while not quiet:  # a connection that was accepted last becomes a task only now
+            leftover = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+            quiet = not leftover
+            for task in leftover:
+                task.cancel()
+            await asyncio.gather(*leftover, return_exceptions=True)
+            await asyncio.sleep(0.1)  # transports close in the loop's next rounds
 
     thread = threading.Thread(target=loop.run_until_complete, args=(listen(),), daemon=True)
     thread.start()
