@@ -22,6 +22,8 @@ SETTINGS = {
     "crypto-provider": "crypto_provider.settings:CryptoProviderSettings",
     "model-owner": "model_owner.settings:ModelOwnerSettings",
     "data-owner": "data_owner.settings:DataOwnerSettings",
+    "federated-coordinator": "federated_learning.federation.settings:CoordinatorSettings",
+    "federated-hospital": "federated_learning.federation.settings:HospitalSettings",
 }
 SAMPLES = sorted((ROOT / "docs" / "samples").glob("*.toml"))
 
@@ -88,7 +90,7 @@ def test_sample_settings_load(sample: Path) -> None:
     load_settings(kind, sample)
 
 
-def test_every_serving_party_has_a_sample() -> None:
+def test_every_party_has_a_sample() -> None:
     assert {sample.stem for sample in SAMPLES} == set(SETTINGS)
 
 

@@ -52,7 +52,7 @@ class LoopbackSettings(PartySettings):
 
     run: Name = "loopback"
     description: Description = PEDIATRIC_PNEUMONIA
-    training: TrainingSettings
+    training: TrainingSettings = PEDIATRIC_PNEUMONIA_RECIPE
     rounds: Annotated[int, Field(ge=1)] | None = None
     training_roles: Annotated[tuple[str, ...], Field(min_length=2)] = TRAINING_ROLES
     """Of the manifest, one for each hospital; halved by patient where more hospitals are asked for."""
@@ -96,7 +96,7 @@ def smoke_settings() -> LoopbackSettings:
 
 def default_settings() -> LoopbackSettings:
     """The recipe of the shipped model."""
-    return LoopbackSettings(training=PEDIATRIC_PNEUMONIA_RECIPE)
+    return LoopbackSettings()
 
 
 class Loopback:

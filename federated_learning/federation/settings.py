@@ -13,6 +13,7 @@ from pydantic import Field
 from contract.model_card import Name, Strict
 from contract.settings import Address, PartySettings, settings_config
 from federated_learning.publication import PEDIATRIC_PNEUMONIA
+from federated_learning.recipe import PEDIATRIC_PNEUMONIA_RECIPE
 from federated_learning.records import Description
 from federated_learning.settings import TrainingSettings
 
@@ -68,7 +69,7 @@ class CoordinatorSettings(PartySettings):
     listen: Address = Address(host="0.0.0.0", port=9092)  # noqa: S104  (hospitals are on other machines)
     description: Description = PEDIATRIC_PNEUMONIA
     """Classes, input and words about the model: what a card holds that is not computed."""
-    training: TrainingSettings
+    training: TrainingSettings = PEDIATRIC_PNEUMONIA_RECIPE
     rounds: Annotated[int, Field(ge=1, le=100_000)] | None = None
     """Stop after so many; None: all that `training` plans."""
     training_roles: tuple[str, ...] = ()

@@ -1,0 +1,134 @@
+"""Settings: unknown keys are refused, and Flower's own knobs are where they were."""
+
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from contract.errors import CallerError, ConfigurationError
+from contract.settings import load_settings
+from federated_learning.data_source import ManifestSource
+from federated_learning.federation.loopback import LoopbackSettings
+from federated_learning.federation.polling import fetch_parts_sooner
+from federated_learning.federation.processes import QUIET, Child, flower_environment, held
+from federated_learning.federation.settings import CoordinatorSettings, HospitalSettings
+from federated_learning.federation.sites import draw_data, sites, write_tables
+from federated_learning.federation.supernode import IDLE_SECONDS, LONGEST_SECONDS, SHORTEST_SECONDS, Pauses
+from tests.federated_learning.federation.local import CLASSES, ROLES, SIDE
+
+SAMPLES = Path(__file__).resolve().parents[3] / "docs" / "samples"
+
+
+def test_the_samples_belong_to_one_run() -> None:
+    coordinator = load_settings(CoordinatorSettings, SAMPLES / "federated-coordinator.toml")
+    hospital = load_settings(HospitalSettings, SAMPLES / "federated-hospital.toml")
+    assert coordinator.run == hospital.run
+    assert coordinator.aggregation.secure
+    assert not hospital.allow_plain
+
+
+@pytest.mark.parametrize("kind", [CoordinatorSettings, HospitalSettings, LoopbackSettings])
+def test_unknown_keys_are_refused(tmp_path: Path, kind: type[CoordinatorSettings]) -> None:
+    path = tmp_path / "settings.toml"
+    path.write_text('run = "one"\nhopsitals = 3\n')
+    with pytest.raises(ConfigurationError, match="hopsitals"):
+        load_settings(kind, path)
+
+
+def test_a_key_deep_inside_is_refused_too(tmp_path: Path) -> None:
+    text = (SAMPLES / "federated-coordinator.toml").read_text() + "\n[waiting]\nfor_ever = 1\n"
+    tomllib.loads(text)
+    path = tmp_path / "settings.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigurationError, match=r"waiting\.for_ever"):
+        load_settings(CoordinatorSettings, path)
+
+
+def test_flower_is_quiet_and_installs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLWR_TELEMETRY_ENABLED", "1")
+    environment = flower_environment(tmp_path)
+    assert {name: environment[name] for name in QUIET} == QUIET
+    code = "import flwr.supercore.telemetry as t; import flwr.superlink.cli.flower_superlink; "
+    code += "import sys; s = sys.modules['flwr.superlink.cli.flower_superlink']; "
+    code += "print(t.FLWR_TELEMETRY_ENABLED, s._runtime_dependency_install_default())"
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["0", "False"]
+
+
+def test_flower_is_asked_sooner_than_it_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    from flwr.supercore.inflatable.inflatable_utils import pull_objects
+    from flwr.supernode import start_client_internal
+
+    before = dict(pull_objects.__kwdefaults__ or {})
+    fetch_parts_sooner()
+    assert pull_objects.__kwdefaults__ is not None
+    assert pull_objects.__kwdefaults__["initial_backoff"] < before["initial_backoff"]
+    pull_objects.__kwdefaults__.update(before)
+    source = Path(start_client_internal.__file__).read_text()
+    assert f"time.sleep({IDLE_SECONDS})" in source
+    assert set(re.findall(r"\btime\.\w+\(", source)) == {"time.sleep("}  # nothing else is taken from the module
+
+    slept: list[float] = []
+    monkeypatch.setattr("federated_learning.federation.supernode.time.sleep", slept.append)
+    pauses = Pauses()
+    for _ in range(40):
+        pauses(IDLE_SECONDS)
+    assert slept[0] == SHORTEST_SECONDS
+    assert slept == sorted(slept)
+    assert slept[-1] == LONGEST_SECONDS
+    pauses(0.5)
+    pauses(IDLE_SECONDS)
+    assert slept[-1] == SHORTEST_SECONDS
+
+
+def test_two_processes_cannot_hold_one_folder(tmp_path: Path) -> None:
+    with held(tmp_path / "lock", seconds=0, what="a hospital"):
+        again = held(tmp_path / "lock", seconds=0, what="a hospital")
+        with pytest.raises(ConfigurationError, match="a hospital runs there already"):
+            again.__enter__()
+    with held(tmp_path / "lock", seconds=0, what="a hospital"):
+        pass
+
+
+def test_a_child_ends_with_its_parent(tmp_path: Path) -> None:
+    code = "import time; from federated_learning.federation.processes import end_with_parent; "
+    code += "end_with_parent(); print('up', flush=True); time.sleep(600)"
+    parent = "import subprocess, sys, os; child = subprocess.Popen([sys.executable, '-c', sys.argv[1]]); "
+    parent += "print(child.pid, flush=True); os._exit(0) if sys.stdin.read() is None else os._exit(0)"
+    with subprocess.Popen(
+        [sys.executable, "-c", parent, code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().strip().isdigit()
+        assert process.stdout.readline() == "up\n"
+        process.kill()
+        assert process.stdout.readline() == ""  # the last that could write to the pipe, the child, has ended
+
+
+def test_what_a_child_said_last_is_kept(tmp_path: Path) -> None:
+    with Child(["-c", "print('words')"], log=tmp_path / "log", environment=os.environ) as child:
+        assert child.wait(60) == 0
+        assert child.last_words() == "words\n"
+
+
+def test_more_hospitals_than_roles_share_the_last_ones_by_patient(tmp_path: Path) -> None:
+    manifest = draw_data(tmp_path / "drawn", classes=CLASSES, roles=ROLES, validation_role="held-out", side=SIDE)
+    source = ManifestSource(manifest=manifest, folder=tmp_path / "drawn", classes=CLASSES)
+    four = sites(4, ROLES)
+    assert [(site.name[-1], site.role, site.parts) for site in four] == [
+        ("a", "one", 1), ("b", "two", 1), ("c", "three", 2), ("d", "three", 2),
+    ]  # fmt: skip
+    tables = write_tables(
+        source, tmp_path, data=tmp_path / "drawn", hospitals=four, validation_role="held-out", at_most=None
+    )
+    rows = {name: path.read_text().splitlines()[1:] for name, path in tables.items()}
+    patients = [line.split(",")[2] for lines in rows.values() for line in lines]
+    assert len(patients) == len(set(patients)) == len(source.examples(*ROLES, "held-out"))
+    assert abs(len(rows["hospital-c"]) - len(rows["hospital-d"])) <= 3
+    for count in (2, 7):
+        with pytest.raises(CallerError, match="choose from 3 to 6"):
+            sites(count, ROLES)
