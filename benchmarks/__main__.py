@@ -9,6 +9,7 @@ from benchmarks.commands.aggregation import aggregation
 from benchmarks.commands.agreement import agreement
 from benchmarks.commands.ariann import ariann
 from benchmarks.commands.endurance import endurance
+from benchmarks.commands.federation import federation
 from benchmarks.commands.figures import figures
 from benchmarks.commands.growth import growth
 from benchmarks.commands.latency import latency
@@ -22,7 +23,7 @@ from contract.command_line import new_app, run
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 COMMANDS = (
     *(latency, networks, predict, peers, ariann, scale, growth, endurance),
-    *(aggregation, agreement, report, figures),
+    *(aggregation, federation, agreement, report, figures),
 )
 """One function each, in benchmarks/commands. They import what measures inside, so that --help is quick."""
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from flwr.supercore.runtime import RuntimeHttpClient
 
 HEARTBEAT_SECONDS = 10.0
-SHORTEST_PAUSE, LONGEST_PAUSE, GROWTH = 0.02, 0.3, 1.2
+SHORTEST_PAUSE, LONGEST_PAUSE, GROWTH = 0.02, 0.2, 1.2
 ACQUIRE = "/flwr.proto.Runtime/AcquireTask"
 
 

@@ -18,7 +18,7 @@ from contract.model_card import Name
 from contract.settings import Address, PartySettings, settings_config
 from federated_learning.augmentation import NONE
 from federated_learning.data_source import ManifestSource
-from federated_learning.federation.aggregating import Event
+from federated_learning.federation.aggregating import FAILED, Event
 from federated_learning.federation.coordinator import Coordinator, RoundReport
 from federated_learning.federation.keys import (
     FEDERATION,
@@ -194,6 +194,12 @@ class Loopback:
         arguments = ["-m", "federated_learning.command", "hospital", "--config", str(folder / "hospital.toml")]
         return Child([*arguments, "--with-parent"], log=folder / "hospital.log", environment=os.environ)
 
+    def last_line(self, name: str) -> str:
+        """What the hospital said last."""
+        path = self.folder / name / "hospital.log"
+        lines = path.read_text(encoding="utf-8", errors="replace").split("\n") if path.exists() else []
+        return next((f"  {name} says: {line}" for line in reversed(lines) if line), f"  {name} says nothing")
+
     def run(
         self,
         *,
@@ -207,6 +213,8 @@ class Loopback:
 
             def shown(event: Event) -> None:
                 show(event)
+                if event.what == FAILED and event.hospital is not None:
+                    say(self.last_line(event.hospital))  # here, all hospitals' screens are this one
                 if fall_out is not None:
                     fall_out(event)
 

@@ -1,5 +1,6 @@
 """The two long-lived processes: a hospital's, and the coordinator's."""
 
+import logging
 import os
 import signal
 import threading
@@ -39,6 +40,11 @@ MESSAGE_OVERHEAD = 1 << 21
 Say = Callable[[str], None]
 
 
+def _quieten_flower() -> None:
+    """Errors only: what goes on is shown in our own words."""
+    logging.getLogger("flwr").setLevel(logging.ERROR)
+
+
 @contextmanager
 def ends_in_order() -> Iterator[None]:
     """Make a request to terminate end this process like Ctrl-C: children are stopped, files closed."""
@@ -60,6 +66,7 @@ def run_hospital(
     progress: Callable[[str, int, int], None] = lambda _what, _done, _all: None,
 ) -> None:
     """Take part until the run is finished, or for good errors of this hospital's own settings."""
+    _quieten_flower()
     federation = read_federation(settings.federation)
     own = next((hospital for hospital in federation.hospitals if hospital.name == settings.name), None)
     if own is None:
@@ -137,6 +144,7 @@ def run_coordinator(
     """Run the federation to its end, or go on with one that was interrupted."""
     from flwr.serverapp import ServerApp
 
+    _quieten_flower()
     federation = read_federation(settings.federation)
     app, coordinators = ServerApp(), list[Coordinator]()
     max_bytes = _largest_message(settings)

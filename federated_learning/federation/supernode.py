@@ -1,7 +1,7 @@
 """A hospital's SuperNode process: Flower's own, which asks for messages sooner.
 
 Flower 1.41 asks every 3 seconds, which five legs of secure aggregation would wait for. Here it asks after 50 ms at
-first and then less and less often, up to every second, and starts afresh with each message.
+first and then less and less often, up to every half second, and starts afresh with each message.
 
     python -m federated_learning.federation.supernode [options of flower-supernode ...]
 """
@@ -13,7 +13,7 @@ from federated_learning.federation.processes import end_with_parent
 
 IDLE_SECONDS = 3
 SHORTEST_SECONDS = 0.05
-LONGEST_SECONDS = 1.0
+LONGEST_SECONDS = 0.5
 GROWTH = 1.15
 
 

@@ -1,0 +1,111 @@
+"""What secure aggregation adds to a round of a real federation: Flower, TLS, a process for each hospital, on loopback.
+
+Counted is what follows training: from the moment when every hospital has trained until the coordinator has the sum. The
+same rounds are run with secure aggregation and in the clear. All processes share this machine's cores, and links are
+loopback: on machines of their own hospitals work at the same time, and links take what their bytes need.
+"""
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+from benchmarks.machine import Machine, read_machine, read_versions
+from contract.model_card import Strict
+from federated_learning.augmentation import NONE
+from federated_learning.federation.loopback import Loopback, LoopbackSettings, smoke_settings
+from federated_learning.federation.recording import AGGREGATION, RoundTraffic, read_rounds
+from federated_learning.federation.settings import Aggregation
+from federated_learning.records import read_history
+from federated_learning.settings import Stage, TrainingSettings
+
+SIDE = 32
+
+
+class RoundCost(Strict):
+    """Medians over the rounds."""
+
+    seconds: float
+    """After training, until the sum is there."""
+    seconds_range: tuple[float, float]
+    seconds_by_step: dict[str, float]
+    bytes_sent_by_a_hospital: int
+
+
+class FederationCost(Strict):
+    """`extra_seconds`: of a round with secure aggregation beyond the same round in the clear."""
+
+    architecture: str
+    parameters: int
+    hospitals: int
+    rounds: int
+    secure: RoundCost
+    plain: RoundCost
+    extra_seconds: float
+    bytes_against_plain: float
+    machine: Machine
+    versions: dict[str, str]
+
+
+def measure_federation(
+    *, architecture: str, hospitals: int, rounds: int, on_step: Callable[[str], None]
+) -> FederationCost:
+    """Run a federation in the clear and one with secure aggregation, `rounds` each after one that does not count."""
+    machine = read_machine()
+    costs, clear_bytes = {}, 0
+    for secure in (False, True):
+        name = "with secure aggregation" if secure else "in the clear"
+        with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
+            found, clear_bytes = _run(
+                Path(folder), _settings(architecture, rounds=rounds, secure=secure), hospitals, name, on_step
+            )
+        costs[secure] = _cost(found[1:])
+    return FederationCost(
+        architecture=architecture,
+        parameters=clear_bytes // 4,
+        hospitals=hospitals,
+        rounds=rounds,
+        secure=costs[True],
+        plain=costs[False],
+        extra_seconds=costs[True].seconds - costs[False].seconds,
+        bytes_against_plain=costs[True].bytes_sent_by_a_hospital / costs[False].bytes_sent_by_a_hospital,
+        machine=machine,
+        versions=read_versions(),
+    )
+
+
+def _settings(architecture: str, *, rounds: int, secure: bool) -> LoopbackSettings:
+    """Hardly any training: what is measured comes after it."""
+    training = TrainingSettings(
+        architecture=architecture,
+        stages=(Stage(size=SIDE, epochs=rounds + 1, batch=4),),
+        sync_every=1,
+        augmentation=NONE,
+    )
+    changes = {"training": training, "rounds": rounds + 1, "one_falls_out": False, "run": "benchmark"}
+    return smoke_settings().model_copy(update=changes | {"aggregation": Aggregation(secure=secure)})
+
+
+def _run(
+    folder: Path, settings: LoopbackSettings, hospitals: int, name: str, on_step: Callable[[str], None]
+) -> tuple[tuple[RoundTraffic, ...], int]:
+    """The rounds, and the bytes of an update as float32."""
+    loopback = Loopback(settings, folder, hospitals=hospitals, data=None, manifest=None)
+    loopback.run(
+        show=lambda event: on_step(f"{name}, round {event.round} of {settings.rounds}"),
+        finished=lambda _coordinator, _report: None,
+        say=on_step,
+    )
+    output = loopback.coordinator_settings.output
+    return read_rounds(output), read_history(output)[-1].bytes_in_the_clear or 0
+
+
+def _cost(rounds: tuple[RoundTraffic, ...]) -> RoundCost:
+    after = [sum(one.seconds_by_step.get(step, 0.0) for step in AGGREGATION) for one in rounds]
+    steps = {step: median(one.seconds_by_step.get(step, 0.0) for one in rounds) for step in AGGREGATION}
+    return RoundCost(
+        seconds=median(after),
+        seconds_range=(min(after), max(after)),
+        seconds_by_step={step: seconds for step, seconds in steps.items() if seconds},
+        bytes_sent_by_a_hospital=max(max(one.bytes_sent.values()) for one in rounds),
+    )
