@@ -1,6 +1,7 @@
 """Small files of keys and certificates: read with a bound, made with their mode, replaced whole or not at all."""
 
 import os
+import stat
 import tempfile
 from pathlib import Path
 
@@ -58,3 +59,22 @@ def replace(path: Path, content: bytes, *, mode: int) -> None:
         if name:
             Path(name).unlink(missing_ok=True)
         raise ConfigurationError(f"{path}: cannot be written ({error.strerror}); check the folder") from error
+
+
+def private_folder(folder: Path, *, check: bool = True) -> None:
+    """Make a folder that only its owner can look into (0700), with what is missing above it.
+
+    `check`: refuse one that stands there and lets others in. Raises ConfigurationError.
+    """
+    try:
+        # `parents=True` would make those above with the mode of everybody's files.
+        for parent in reversed([folder, *folder.parents]):
+            if not parent.exists():
+                parent.mkdir(mode=0o700, exist_ok=True)
+        mode = folder.stat().st_mode
+    except OSError as error:
+        raise ConfigurationError(f"{folder} cannot be made ({error.strerror}); correct its permissions") from error
+    if not stat.S_ISDIR(mode):
+        raise ConfigurationError(f"{folder} cannot be made (a file is in its place); move that away")
+    if check and mode & 0o077:
+        raise ConfigurationError(f"{folder}: other accounts can look into it; run `chmod 700` on it")

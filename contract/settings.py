@@ -29,6 +29,7 @@ from pydantic import (
     GetCoreSchemaHandler,
     SecretStr,
     ValidationError,
+    model_validator,
 )
 from pydantic.fields import FieldInfo
 from pydantic_core import CoreSchema, core_schema
@@ -255,6 +256,23 @@ class FrontEnd(BaseModel):
     """Certificate of the federation's authority, where the front end serves TLS with its party certificate."""
     revocations: Path | None = None
     """The authority's list of revoked certificates, for the front end's; None: none is checked."""
+
+
+class AtRest(BaseModel):
+    """The key under which a party seals what it keeps on disk: 32 bytes, in hexadecimal or base64."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    key_file: Path | None = None
+    """File that holds it, readable by this account only; best not on the disk that it protects."""
+    key: SecretStr | None = None
+    """The key itself: in the environment, where a file will not do."""
+
+    @model_validator(mode="after")
+    def _one_key(self) -> Self:
+        if (self.key_file is None) == (self.key is None):
+            raise ValueError("give key_file or key, one of the two")
+        return self
 
 
 class Peer(BaseModel):

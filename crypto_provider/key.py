@@ -1,41 +1,41 @@
 """The dealer's own key: 256 bits, made once, from which the seeds of weight masks are derived.
 
-Whoever has it and the masked weights that data owners keep has the models, so it stays on the dealer's disk, readable
-by its account only. Losing it costs nothing but time: every data owner fetches masked weights anew.
+Whoever has it and the masked weights that data owners keep has the models, so it lies sealed on the dealer's disk
+(secure_computation/at_rest.py), readable by its account only. Losing it costs nothing but time: every data owner
+fetches masked weights anew.
 """
 
-import os
 from pathlib import Path
 from typing import Final
 
 from contract.errors import ConfigurationError
+from contract.files import private_folder
+from secure_computation.at_rest import DamagedFile, StorageKey, read_sealed, write_sealed
 from secure_computation.randomness import SEED_BYTES, Seed
 
-KEY_FILE: Final = "dealer.key"
+KEY_FILE: Final = "dealer.key.sealed"
+_PURPOSE: Final = "dealer's key"
 
 
-def load_or_make_key(folder: Path) -> Seed:
+def load_or_make_key(folder: Path, storage_key: StorageKey) -> Seed:
     """Read the key in `folder`, or make it there (0600). Raises ConfigurationError where the file is wrong."""
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    private_folder(folder)
     path = folder / KEY_FILE
+    key = Seed.fresh()
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        write_sealed(path, storage_key, key.reveal_to_stock(), purpose=_PURPOSE, context=KEY_FILE)
     except FileExistsError:
-        return _load(path)
+        return _load(path, storage_key)
     except OSError as error:
         raise ConfigurationError(f"{path} cannot be made ({error.strerror}); check the data folder") from error
-    key = Seed.fresh()
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(key.reveal_to_channel())
-        file.flush()
-        os.fsync(file.fileno())
     return key
 
 
-def _load(path: Path) -> Seed:
+def _load(path: Path, storage_key: StorageKey) -> Seed:
     if path.stat().st_mode & 0o077:
         raise ConfigurationError(f"{path}: others can read this key; run `chmod 600` on it")
-    content = path.read_bytes()
-    if len(content) != SEED_BYTES:
-        raise ConfigurationError(f"{path} does not hold {SEED_BYTES} bytes; move it away, and a new key is made")
-    return Seed(content)
+    try:
+        content = read_sealed(path, storage_key, purpose=_PURPOSE, context=KEY_FILE, limit=SEED_BYTES)
+    except DamagedFile as damage:
+        raise ConfigurationError(f"{path} {damage}; move it away, and a new key is made") from None
+    return Seed(content.tobytes())

@@ -19,6 +19,7 @@ from crypto_provider.key import load_or_make_key
 from crypto_provider.settings import CryptoProviderSettings
 from inference_service.client import InferenceServiceClient
 from secure_computation.admission import admit
+from secure_computation.at_rest import StorageKey
 from secure_computation.channel.channel import Channel, Deadlines
 from secure_computation.channel.identity import Expected
 from secure_computation.channel.serving import Service, party_app
@@ -117,7 +118,7 @@ def dealer_app(settings: CryptoProviderSettings, plans: InferenceServiceClient) 
         public_keys=[load_public_key(path) for path in settings.ticket_keys],
         plans=PlanCache(plans.plan),
         dealer=Dealer(ConsumptionLedger(settings.data_folder / "dealt")),
-        key=load_or_make_key(settings.data_folder),
+        key=load_or_make_key(settings.data_folder, StorageKey.of(settings.at_rest)),
         leeway=settings.credentials.clock_skew,
     )
     waiting = settings.waiting

@@ -7,7 +7,7 @@ from pydantic import Field
 
 from contract.identity import Credentials
 from contract.model_card import Name
-from contract.settings import Address, FrontEnd, PartySettings, Waiting, settings_config
+from contract.settings import Address, AtRest, FrontEnd, PartySettings, Waiting, settings_config
 
 
 class CryptoProviderSettings(PartySettings):
@@ -19,6 +19,8 @@ class CryptoProviderSettings(PartySettings):
     """Holds the ledger of what was dealt."""
     listen: Address = Address(host="127.0.0.1", port=8082)
     credentials: Credentials
+    at_rest: AtRest
+    """The key that seals what lies in `data_folder`."""
     ticket_keys: Annotated[tuple[Path, ...], Field(min_length=1)]
     """Public keys of the inference service, pinned."""
     inference_service: FrontEnd

@@ -76,6 +76,7 @@ from data_owner.stock import open_ledger, open_stock
 from imaging import ModelInput, read_model_input
 from inference_service.client import InferenceServiceClient
 from secure_computation.admission import STOCKED_ITEM_STEP, item_of, items_of, present_ticket
+from secure_computation.at_rest import StorageKey
 from secure_computation.channel.channel import Channel, Deadlines
 from secure_computation.channel.tls import TlsContext, tls_context
 from secure_computation.channel.websocket import connect_channel
@@ -141,7 +142,9 @@ class Diagnoser:
         self._context: TlsContext = tls_context(settings.credentials, server_side=False)
         self._ledger = open_ledger(settings)
         self._stock = open_stock(settings, self._ledger)
-        self._masked_weights = MaskedWeightsFolder(settings.data_folder / "masked-weights")
+        self._masked_weights = MaskedWeightsFolder(
+            settings.data_folder / "masked-weights", key=StorageKey.of(settings.at_rest)
+        )
         self._lost: list[str] = []
         self._loading: Future[None] | None = None
         self._cancellation = Cancellation()
@@ -258,6 +261,7 @@ class Diagnoser:
         progress = self._until(cancellation, progress)
         if engine not in STOCKED_ENGINES:
             raise CallerError(f"material of the engine '{engine.value}' cannot be prepared ahead; use --engine masked")
+        self._stock.require_room()
         progress.stage("opening a session")
         plan = self._plan_of(entry)
         lowering = stockable(plan)

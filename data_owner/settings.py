@@ -6,7 +6,7 @@ from typing import Annotated
 from pydantic import Field
 
 from contract.identity import Credentials
-from contract.settings import FrontEnd, PartySettings, Peer, Waiting, settings_config
+from contract.settings import AtRest, FrontEnd, PartySettings, Peer, Waiting, settings_config
 
 
 class DataOwnerSettings(PartySettings):
@@ -17,6 +17,8 @@ class DataOwnerSettings(PartySettings):
     data_folder: Path
     """The ledger of consumed material, stocked material, and masked weights."""
     credentials: Credentials
+    at_rest: AtRest
+    """The key that seals what lies in `data_folder`."""
     ticket_keys: Annotated[tuple[Path, ...], Field(min_length=1)]
     """Public keys of the inference service, pinned."""
     inference_service: FrontEnd
@@ -27,5 +29,7 @@ class DataOwnerSettings(PartySettings):
     waiting: Waiting = Waiting()
     stock_days: Annotated[float, Field(gt=0, le=365)] = 7.0
     """How long material that `data-owner prepare` stocked is kept."""
+    stock_items: Annotated[int, Field(ge=0, le=100_000)] = 256
+    """How many items may be stocked at once, of all models."""
     threads: Annotated[int, Field(ge=1, le=256)] = 1
     """Threads of one tensor operation."""

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field
 
 from contract.api import ModelEntry
-from contract.errors import MaterialSpent
+from contract.errors import CallerError, MaterialSpent
 from contract.model_card import Strict
 from contract.ticket import STOCKED_ENGINES, TicketClaims
 from data_owner.settings import DataOwnerSettings
+from secure_computation.at_rest import StorageKey
 from secure_computation.material import ConsumptionLedger, ItemName
 from secure_computation.stock_folder import Binding, Body, StockFolder
 
@@ -62,12 +63,28 @@ class DataOwnerStock:
     """P0's stocked items of all models."""
 
     def __init__(
-        self, folder: Path, *, days: float, ledger: ConsumptionLedger, clock: Callable[[], float] = time.time
+        self,
+        folder: Path,
+        *,
+        key: StorageKey,
+        days: float,
+        most_items: int,
+        ledger: ConsumptionLedger,
+        clock: Callable[[], float] = time.time,
     ) -> None:
-        """Keep items in `folder` for `days`; `ledger` notes which were used."""
+        """Keep at most `most_items` in `folder`, sealed with `key`, for `days`; `ledger` notes which were used."""
         self._warnings: list[str] = []
         self._clock = clock
-        self._folder = StockFolder(folder, days=days, ledger=ledger, warn=self._warnings.append, clock=clock)
+        self._folder = StockFolder(folder, key=key, days=days, ledger=ledger, warn=self._warnings.append, clock=clock)
+        self._most_items = most_items
+
+    def require_room(self) -> None:
+        """Raise CallerError where no item may be added."""
+        if len(self._folder.bindings()) >= self._most_items:
+            raise CallerError(
+                f"{self._most_items} items are stocked, the most that stock_items in the settings allows; diagnose "
+                "with them, or wait until they are too old"
+            )
 
     def put(self, claims: TicketClaims, lowering: "MaskedLowering", item: "DataOwnerItem", *, name: ItemName) -> None:
         """Keep what was prepared under a ticket."""
@@ -140,7 +157,13 @@ class DataOwnerStock:
 def open_stock(settings: DataOwnerSettings, ledger: ConsumptionLedger | None = None) -> DataOwnerStock:
     """The stock and the ledger that a data owner's settings name. Raises ConfigurationError where the disk will not."""
     ledger = ledger or open_ledger(settings)
-    return DataOwnerStock(settings.data_folder / "stock", days=settings.stock_days, ledger=ledger)
+    return DataOwnerStock(
+        settings.data_folder / "stock",
+        key=StorageKey.of(settings.at_rest),
+        days=settings.stock_days,
+        most_items=settings.stock_items,
+        ledger=ledger,
+    )
 
 
 def open_ledger(settings: DataOwnerSettings) -> ConsumptionLedger:

@@ -4,6 +4,7 @@ It types the commands that four people on four machines would type (docs/deploym
 runs there; only the addresses are loopback.
 """
 
+import secrets
 import socket
 import ssl
 import time
@@ -99,6 +100,7 @@ def deployed(
     """
     environment = quiet_environment(temporary=folder / "temporary")
     ports = ports or free_ports()
+    _make_storage_keys(folder)
     with ThreadPoolExecutor(max_workers=1) as pool:  # the import takes longest, and needs nothing of the rest
         imported = pool.submit(_import, folder, model_folders, environment)
         _enrol(folder, environment)
@@ -121,11 +123,23 @@ def deployed(
         stop(list(servers.values()))
 
 
+def _make_storage_keys(folder: Path) -> None:
+    """The key with which each party seals what it keeps."""
+    for role in _ACCOUNTS:
+        path = folder / _storage_key(role)
+        path.touch(mode=0o600)
+        path.write_text(secrets.token_hex(32))
+
+
+def _storage_key(role: Role) -> str:
+    return f"{role.value}.at-rest.key"
+
+
 def _import(folder: Path, model_folders: Sequence[Path], environment: dict[str, str]) -> None:
     for model_folder in model_folders:
         arguments = [str(model_folder / "model.onnx"), "--card", str(model_folder / "card.json")]
         data_folder = str(folder / "model-owner-data")
-        more = ["--data-folder", data_folder]
+        more = ["--data-folder", data_folder, "--key-file", str(folder / _storage_key(Role.MODEL_OWNER))]
         call("model-owner", "import", *arguments, *more, environment=environment, timeout_seconds=IMPORT_SECONDS)
 
 
@@ -252,6 +266,7 @@ class _Settings:
         return {
             "data_folder": f"{role.value}-data",
             "threads": self._threads,
+            "at_rest": {"key_file": _storage_key(role)},
             "ticket_keys": ["inference-service-data/ticket-key.public.pem"],
             "credentials": {
                 "key": f"certificates/{role.value}.key",

@@ -84,7 +84,7 @@ def check_model(model: RegisteredModel, files: tuple[Path, ...] = ()) -> CheckRe
     Raises ImageError for a file that cannot be read, ModelFileError where onnxruntime refuses the model.
     """
     images = _images(files, model.card.input) if files else random_images(model.card.input)
-    expected = onnxruntime_logits(model.onnx_path, images)
+    expected = onnxruntime_logits(model.onnx(), images)
     network = model.plan.network
     logits = evaluate(network, model.weights, torch.from_numpy(images)).numpy()
     return CheckReport(
@@ -111,13 +111,13 @@ def random_images(specification: InputSpecification) -> NDArray[np.float32]:
     return np.asarray((pixels - mean) / deviation, dtype=np.float32)
 
 
-def onnxruntime_logits(path: Path, images: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Logits (samples, classes) of the ONNX file, one image at a time: what its final softmax reads, if it has one."""
+def onnxruntime_logits(model: bytes, images: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Logits (samples, classes) of an ONNX model, one image at a time: what its final softmax reads, if it has one."""
     onnxruntime = load_onnxruntime()
     from onnxruntime.capi import onnxruntime_pybind11_state as failures
 
     try:
-        session = onnxruntime.InferenceSession(_ending_in_logits(path), providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(_ending_in_logits(model), providers=["CPUExecutionProvider"])
         entry = session.get_inputs()[0]
         kind = np.float16 if entry.type == "tensor(float16)" else np.float32
         rows = [session.run(None, {entry.name: image[np.newaxis].astype(kind)})[0] for image in images]
@@ -126,14 +126,14 @@ def onnxruntime_logits(path: Path, images: NDArray[np.float32]) -> NDArray[np.fl
     return np.concatenate(rows).astype(np.float32)
 
 
-def _ending_in_logits(path: Path) -> str | bytes:
-    """What onnxruntime is to load: the file, or a copy without its final softmax."""
+def _ending_in_logits(given: bytes) -> bytes:
+    """What onnxruntime is to load: the model, or a copy without its final softmax."""
     import onnx
 
-    model = onnx.load(path)
+    model = onnx.load_model_from_string(given)
     last = final_softmax(model.graph)
     if last is None:
-        return str(path)
+        return given
     last.op_type = "Identity"
     del last.attribute[:]
     return bytes(model.SerializeToString())

@@ -7,19 +7,23 @@ model-owner audit list --organisation st-mary --config model-owner.toml
 model-owner withdraw pediatric-pneumonia-resnet18 1.0.0 --config model-owner.toml
 """
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from pydantic import SecretStr
 
 from contract.audit_command import audit_app
 from contract.command_line import log_to_stderr, new_app, run, say
+from contract.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from contract.audit_log import Head
     from model_owner.checking import CheckReport
+    from secure_computation.at_rest import StorageKey
 
 app = new_app("The model owner: its weights never leave this machine.")
 
@@ -28,6 +32,14 @@ DataFolder = Annotated[
     typer.Option("--data-folder", envvar="MODEL_OWNER_DATA_FOLDER", help="Where imported models are kept."),
 ]
 DEFAULT_DATA_FOLDER = Path("model-owner-data")
+KeyFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--key-file",
+        envvar="MODEL_OWNER_AT_REST__KEY_FILE",
+        help="The key that seals weights; MODEL_OWNER_AT_REST__KEY in the environment may give it instead.",
+    ),
+]
 
 
 @app.callback()
@@ -40,6 +52,7 @@ def import_model(
     model: Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="The model, as ONNX.")],
     card: Annotated[Path, typer.Option("--card", help="Its model card, card.json.")],
     data_folder: DataFolder = DEFAULT_DATA_FOLDER,
+    key_file: KeyFile = None,
     calibration: Annotated[
         list[Path] | None,
         typer.Option("--calibration", help="Image to measure ranges on; repeat for several. Phantoms if left out."),
@@ -48,7 +61,7 @@ def import_model(
     """Compile an ONNX model into a public plan and private weights, and keep both."""
     from model_owner.registry import Registry
 
-    added = Registry(data_folder).add(model, card, tuple(calibration or ()))
+    added = Registry(data_folder, _storage_key(key_file)).add(model, card, tuple(calibration or ()))
     say(f"Imported {added.card.name} {added.card.version} into {added.folder}.")
     say(f"Plan {added.plan.plan_hash()}; next: model-owner check {added.card.name}")
 
@@ -61,6 +74,7 @@ def check(
         list[Path] | None, typer.Option("--samples", help="Image to try the model on; repeat for several.")
     ] = None,
     data_folder: DataFolder = DEFAULT_DATA_FOLDER,
+    key_file: KeyFile = None,
     *,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
@@ -68,7 +82,7 @@ def check(
     from model_owner.checking import check_model
     from model_owner.registry import Registry
 
-    report = check_model(Registry(data_folder).load(name, version), tuple(samples or ()))
+    report = check_model(Registry(data_folder, _storage_key(key_file)).load(name, version), tuple(samples or ()))
     if as_json:
         typer.echo(report.model_dump_json())
     else:
@@ -147,13 +161,14 @@ def serve(config: Annotated[Path | None, typer.Option(help="TOML file of setting
     from inference_service.client import InferenceServiceClient
     from model_owner.registry import Registry
     from model_owner.server import INFERENCE_PATH, inference_app, load_models, register_models, withdraw_models
+    from secure_computation.at_rest import StorageKey
     from secure_computation.channel import serving
     from secure_computation.engines.choosing import warm_up, warm_up_for
 
     torch.set_num_threads(settings.threads)
     for engine in Engine:
         warm_up(engine)  # takes seconds: before the first session, not in it
-    registry = Registry(settings.data_folder)
+    registry = Registry(settings.data_folder, StorageKey.of(settings.at_rest))
     models = load_models(registry)
     for model in models.values():
         warm_up_for(model.plan, Engine.MASKED)
@@ -166,6 +181,17 @@ def serve(config: Annotated[Path | None, typer.Option(help="TOML file of setting
             say(f"model owner: serving {name} {version}")
         say(f"model owner: listening on ws://{settings.listen}{INFERENCE_PATH}")
         serving.serve(server, settings.listen)
+
+
+def _storage_key(key_file: Path | None) -> "StorageKey":
+    """The key of --key-file or the environment. Raises ConfigurationError where there is none, or two."""
+    from contract.settings import AtRest
+    from secure_computation.at_rest import StorageKey
+
+    key = os.environ.get("MODEL_OWNER_AT_REST__KEY")
+    if (key is None) == (key_file is None):
+        raise ConfigurationError("give the key that seals weights with --key-file, or in MODEL_OWNER_AT_REST__KEY")
+    return StorageKey.of(AtRest(key_file=key_file, key=None if key is None else SecretStr(key)))
 
 
 def _print_report(report: "CheckReport") -> None:

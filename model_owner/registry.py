@@ -2,8 +2,8 @@
 
     card.json       public: the model card
     plan.json       public: network and lowerings, canonical bytes
-    weights.npz     private
-    onnx/           private: the given ONNX file with its external data, kept to compare with onnxruntime
+    weights.sealed  private, sealed with the model owner's key (secure_computation/at_rest.py)
+    onnx.sealed     private, sealed: the given ONNX model in one piece, kept to compare with onnxruntime
     manifest.json   SHA-256 of each of these, checked whenever a model is loaded
     withdrawn.json  only of a version that was taken out of service: when
 
@@ -11,43 +11,45 @@ A version is written once, into a temporary folder that is then renamed; it is n
 """
 
 import hashlib
+import io
 import logging
 import os
 import secrets
-import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import AwareDatetime, Field, ValidationError
 
 from contract.errors import ConfigurationError, ModelFileError, ModelWithdrawn
+from contract.files import private_folder
 from contract.model_card import ModelCard, OutputPolicy, Strict, read_card
 from model_owner.calibration import calibration_images
 from model_owner.onnx_import.compiling import CompiledModel, compile_model
+from model_owner.onnx_import.reading import MAX_FILE_BYTES
+from secure_computation.at_rest import DamagedFile, StorageKey, read_sealed, write_sealed
 from secure_computation.engines.masked.heat_map import add_heat_map
 from secure_computation.engines.masked.lowering import lower_masked
 from secure_computation.engines.masked.plan import MaskedLowering
 from secure_computation.plan import MAX_PLAN_BYTES, Plan, make_plan, parse_plan
 from secure_computation.private_weights import PrivateWeights
 
-CARD, PLAN, WEIGHTS, ONNX, MANIFEST = "card.json", "plan.json", "weights.npz", "onnx", "manifest.json"
+CARD, PLAN, WEIGHTS, ONNX, MANIFEST = "card.json", "plan.json", "weights.sealed", "onnx.sealed", "manifest.json"
 WITHDRAWN = "withdrawn.json"
 _MAX_MANIFEST_BYTES = 1 << 20
-_CHUNK = 1 << 20
+_MAX_SEALED_BYTES = 2 * MAX_FILE_BYTES
+_WEIGHTS_PURPOSE, _ONNX_PURPOSE = "weights", "onnx model"
 _LOG = logging.getLogger(__name__)
 
 
 class Manifest(Strict):
     """What a version's folder holds."""
 
-    model: str
-    """The ONNX file, relative to the folder."""
     sha256: dict[str, str]
-    """Of every file but this one, by path relative to the folder."""
+    """Of every file but this one, by name; of sealed files as they lie there."""
     weights_version: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
     """Drawn at random at import; public. Names these weights to the crypto provider, so that no two versions of
     weights are ever hidden by the same mask."""
@@ -58,11 +60,12 @@ class RegisteredModel:
     """An imported version, its hashes checked. Held by the model owner."""
 
     folder: Path
-    onnx_path: Path
     card: ModelCard
     plan: Plan
     weights: PrivateWeights = field(repr=False)
     weights_version: str
+    onnx: Callable[[], bytes] = field(repr=False)
+    """Opens the ONNX model, which only checking needs."""
 
 
 class Withdrawal(Strict):
@@ -82,9 +85,10 @@ def require_in_service(model: RegisteredModel) -> None:
 class Registry:
     """All imported versions under one data folder."""
 
-    def __init__(self, data_folder: Path) -> None:
-        """The folder need not exist yet; `add` makes it."""
+    def __init__(self, data_folder: Path, key: StorageKey) -> None:
+        """The folder need not exist yet; `add` makes it. `key`: the model owner's, which seals weights."""
         self._models = data_folder / "models"
+        self._key = key
 
     def add(self, model_path: Path, card_path: Path, calibration: Sequence[Path] = ()) -> RegisteredModel:
         """Compile model.onnx, lower it for every engine, and store the version.
@@ -103,17 +107,17 @@ class Registry:
         compiled = compile_model(model_path, card)
         plan = make_plan(compiled.network, _masked_lowering(compiled, card, calibration))
         try:
-            self._models.mkdir(mode=0o700, parents=True, exist_ok=True)
+            private_folder(self._models)
             folder.parent.mkdir(mode=0o700, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".import-") as temporary:
                 content = Path(temporary) / "content"
-                _write_version(content, compiled, card, plan, model_path)
+                _write_version(content, compiled, card, plan, self._key)
                 content.rename(folder)
         except OSError as error:
             raise ConfigurationError(
                 f"{folder} cannot be written ({error.strerror}): choose a data folder that this account may write"
             ) from error
-        return _load_version(folder)
+        return _load_version(folder, self._key)
 
     def versions(self) -> dict[str, tuple[str, ...]]:
         """Versions of each imported model, oldest first, by name."""
@@ -170,7 +174,7 @@ class Registry:
             raise ModelFileError(
                 f"no such model version is imported: import it, or name one of: {listing or 'none yet'}"
             )
-        return _load_version(self._models / name / (version or known[name][-1]))
+        return _load_version(self._models / name / (version or known[name][-1]), self._key)
 
 
 def _masked_lowering(compiled: CompiledModel, card: ModelCard, calibration: Sequence[Path]) -> MaskedLowering | None:
@@ -199,17 +203,22 @@ def _version_order(version: str) -> tuple[int, ...]:
     return tuple(int(part) if part.isdecimal() else 0 for part in version.split("."))
 
 
-def _write_version(folder: Path, compiled: CompiledModel, card: ModelCard, plan: Plan, model_path: Path) -> None:
+def _write_version(folder: Path, compiled: CompiledModel, card: ModelCard, plan: Plan, key: StorageKey) -> None:
+    weights_version = secrets.token_hex(16)
+    context = _context(card, weights_version)
     folder.mkdir(mode=0o700)
     _write_private(folder / CARD, card.model_dump_json(indent=2).encode())
     _write_private(folder / PLAN, plan.canonical_bytes())
-    compiled.weights.save(folder / WEIGHTS)
-    for file in compiled.files:
-        _copy_private(model_path.parent / file, folder, folder / ONNX / file)
-    onnx_files = [f"{ONNX}/{file}" for file in compiled.files]
-    hashes = {file: _hash_file(folder / file) for file in (CARD, PLAN, WEIGHTS, *onnx_files)}
-    manifest = Manifest(model=onnx_files[0], sha256=hashes, weights_version=secrets.token_hex(16))
+    write_sealed(folder / WEIGHTS, key, compiled.weights.to_npz(), purpose=_WEIGHTS_PURPOSE, context=context)
+    write_sealed(folder / ONNX, key, compiled.onnx, purpose=_ONNX_PURPOSE, context=context)
+    hashes = {file: _hash_file(folder / file) for file in (CARD, PLAN, WEIGHTS, ONNX)}
+    manifest = Manifest(sha256=hashes, weights_version=weights_version)
     _write_private(folder / MANIFEST, manifest.model_dump_json(indent=2).encode())
+
+
+def _context(card: ModelCard, weights_version: str) -> str:
+    """What sealed files of a version belong to: those of another do not open in its place."""
+    return f"{card.name} {card.version} {weights_version}"
 
 
 def _write_private(path: Path, data: bytes) -> None:
@@ -218,35 +227,39 @@ def _write_private(path: Path, data: bytes) -> None:
         file.write(data)
 
 
-def _copy_private(source: Path, folder: Path, target: Path) -> None:
-    for parent in reversed(target.relative_to(folder).parents):
-        (folder / parent).mkdir(mode=0o700, exist_ok=True)
-    descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with source.open("rb") as reader, os.fdopen(descriptor, "wb") as writer:
-        shutil.copyfileobj(reader, writer, _CHUNK)
-
-
 def _hash_file(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _load_version(folder: Path) -> RegisteredModel:
+def _load_version(folder: Path, key: StorageKey) -> RegisteredModel:
     manifest = _checked_manifest(folder)
     card = read_card(folder / CARD)
     plan_path = folder / PLAN
     if plan_path.stat().st_size > MAX_PLAN_BYTES:
         raise ModelFileError(f"{plan_path} is larger than {MAX_PLAN_BYTES} bytes: import the model again")
     plan = parse_plan(plan_path.read_bytes())
-    weights = PrivateWeights.load(plan.network, folder / WEIGHTS)
+    context = _context(card, manifest.weights_version)
+    weights = _unsealed(folder / WEIGHTS, key, purpose=_WEIGHTS_PURPOSE, context=context)
     return RegisteredModel(
         folder=folder,
-        onnx_path=folder / manifest.model,
         card=card,
         plan=plan,
-        weights=weights,
+        weights=PrivateWeights.load(plan.network, io.BytesIO(weights)),
         weights_version=manifest.weights_version,
+        onnx=lambda: _unsealed(folder / ONNX, key, purpose=_ONNX_PURPOSE, context=context),
     )
+
+
+def _unsealed(path: Path, key: StorageKey, *, purpose: str, context: str) -> bytes:
+    try:
+        return read_sealed(path, key, purpose=purpose, context=context, limit=_MAX_SEALED_BYTES).tobytes()
+    except (OSError, DamagedFile) as error:
+        raise ModelFileError(f"{path} {_words(error)}: delete the folder and import the model again") from error
+
+
+def _words(error: OSError | DamagedFile) -> str:
+    return str(error) if isinstance(error, DamagedFile) else f"cannot be read ({error.strerror})"
 
 
 def _checked_manifest(folder: Path) -> Manifest:
@@ -256,10 +269,10 @@ def _checked_manifest(folder: Path) -> Manifest:
         if path.stat().st_size > _MAX_MANIFEST_BYTES:
             raise ModelFileError(damaged)
         manifest = Manifest.model_validate_json(path.read_bytes())
-        if not {CARD, PLAN, WEIGHTS, manifest.model} <= set(manifest.sha256):
+        if set(manifest.sha256) != {CARD, PLAN, WEIGHTS, ONNX}:
             raise ModelFileError(damaged)
         for file, expected in manifest.sha256.items():
-            if ".." in PurePosixPath(file).parts or _hash_file(folder / file) != expected:
+            if _hash_file(folder / file) != expected:
                 raise ModelFileError(damaged)
     except (OSError, ValidationError) as error:
         raise ModelFileError(damaged) from error

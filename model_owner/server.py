@@ -59,6 +59,7 @@ from model_owner.registry import RegisteredModel, Registry, require_in_service
 from model_owner.settings import ModelOwnerSettings
 from model_owner.stock import ModelOwnerStock
 from secure_computation.admission import STOCKED_ITEM_STEP, admit, item_of, items_of, present_ticket
+from secure_computation.at_rest import StorageKey
 from secure_computation.channel.channel import Channel, Deadlines
 from secure_computation.channel.serving import Service, party_app
 from secure_computation.channel.tls import TlsContext, tls_context
@@ -320,6 +321,7 @@ def inference_app(settings: ModelOwnerSettings, models: HostedModels, front_end:
         ledger=ledger,
         stock=ModelOwnerStock(
             settings.data_folder / "stock",
+            key=StorageKey.of(settings.at_rest),
             days=settings.stock_days,
             most_items=settings.stock_per_data_owner,
             ledger=ledger,

@@ -8,7 +8,7 @@ from pydantic import Field
 from contract.allowance import Allowance, ModelAllowances
 from contract.identity import Credentials
 from contract.model_card import Name
-from contract.settings import Address, FrontEnd, PartySettings, Peer, Waiting, WebSocketUrl, settings_config
+from contract.settings import Address, AtRest, FrontEnd, PartySettings, Peer, Waiting, WebSocketUrl, settings_config
 from contract.ticket import MAX_IMAGES
 
 
@@ -37,6 +37,8 @@ class ModelOwnerSettings(PartySettings):
     public_url: WebSocketUrl | None = None
     """Where data owners reach this server, if not where it listens (behind a proxy, say)."""
     credentials: Credentials
+    at_rest: AtRest
+    """The key that seals what lies in `data_folder`."""
     ticket_keys: Annotated[tuple[Path, ...], Field(min_length=1)]
     """Public keys of the inference service, pinned."""
     inference_service: FrontEnd

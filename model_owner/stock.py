@@ -6,7 +6,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from contract.errors import MaterialSpent, Refused
+from contract.files import private_folder
 from contract.ticket import TicketClaims
+from secure_computation.at_rest import StorageKey
 from secure_computation.engines.masked.engine import PreparedModelOwner
 from secure_computation.engines.masked.plan import MaskedLowering
 from secure_computation.engines.masked.stock import model_owner_bodies, model_owner_sizes, restore_model_owner
@@ -21,23 +23,29 @@ class ModelOwnerStock:
         self,
         folder: Path,
         *,
+        key: StorageKey,
         days: float,
         most_items: int,
         ledger: ConsumptionLedger,
         warn: Callable[[str], None],
         clock: Callable[[], float],
     ) -> None:
-        """Keep at most `most_items` for each data owner in `folder`, for `days`; drops what is too old now."""
+        """Keep at most `most_items` for each data owner in `folder`, sealed with `key`, for `days`."""
         self._folder = folder
         self._most_items = most_items
         self._ledger = ledger
         self._clock = clock
         self._open: Callable[[Path], StockFolder] = lambda path: StockFolder(
-            path, days=days, ledger=ledger, warn=warn, clock=clock
+            path, key=key, days=days, ledger=ledger, warn=warn, clock=clock
         )
         self._arriving: dict[str, int] = {}
         self._lock = threading.Lock()
-        for path in folder.iterdir() if folder.is_dir() else ():
+        private_folder(folder)
+        self.drop_expired()
+
+    def drop_expired(self) -> None:
+        """Delete what is too old, of every data owner: also of one that never comes again."""
+        for path in self._folder.iterdir():
             self._open(path).bindings()
 
     @contextmanager

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NewType
 
 from contract.errors import ConfigurationError, MaterialSpent
+from contract.files import private_folder
 from secure_computation.randomness import Seed
 
 ItemName = NewType("ItemName", str)
@@ -57,7 +58,7 @@ class ConsumptionLedger:
         """Keep the ledger in `folder`, which is made (0700) where it is missing."""
         self._folder = folder
         try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            private_folder(folder, check=False)  # names of items are no secrets
             sync_folder(folder.parent)
         except OSError as error:
             raise self._unwritable(error) from error

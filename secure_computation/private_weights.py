@@ -1,15 +1,16 @@
 """The private half of a compiled model: float32 tensors by the names that the public network gives them.
 
-Held by the model owner alone. The values never show in a repr, cannot be pickled, and are kept in an .npz file (NumPy's
-zip of .npy, read without pickle) that only its owner may read.
+Held by the model owner alone. The values never show in a repr, cannot be pickled, and are kept as an .npz file (NumPy's
+zip of .npy, read without pickle) that the model owner seals.
 """
 
+import io
 import math
 import os
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Never
+from typing import BinaryIO, Never
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,20 +52,29 @@ class PrivateWeights(Mapping[str, Tensor32]):
     def __reduce__(self) -> Never:
         raise TypeError("private weights are not pickled: use save and load")
 
+    def to_npz(self) -> bytes:
+        """The tensors as the content of an .npz file, for its owner to seal (`at_rest`)."""
+        content = io.BytesIO()
+        np.savez(content, allow_pickle=False, **self._tensors)
+        return content.getvalue()
+
     def save(self, path: Path) -> None:
-        """Write a new .npz file that only its owner may read (mode 0600). Raises FileExistsError where one stands."""
+        """Write a new .npz file that only its owner may read (mode 0600), in clear: for benchmarks of others' systems.
+
+        Raises FileExistsError where one stands.
+        """
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "wb") as file:
             np.savez(file, allow_pickle=False, **self._tensors)
 
     @classmethod
-    def load(cls, network: Network, path: Path) -> "PrivateWeights":
-        """Read what `save` wrote. Sizes are checked against the network before memory is taken."""
+    def load(cls, network: Network, file: Path | BinaryIO) -> "PrivateWeights":
+        """Read what `save` or `to_npz` wrote. Sizes are checked against the network before memory is taken."""
         try:
-            with zipfile.ZipFile(path) as archive:
+            with zipfile.ZipFile(file) as archive:
                 tensors = {name: _member(archive, name, shape) for name, shape in network.weight_shapes().items()}
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, NotImplementedError) as error:
-            raise ModelFileError(f"{path.name} cannot be read as weights: import the model again") from error
+            raise ModelFileError("the weights' file cannot be read: import the model again") from error
         return cls(network, tensors)
 
 

@@ -54,7 +54,7 @@ class Seed:
         return self._value
 
     def reveal_to_stock(self) -> bytes:
-        """Return the raw 32 bytes, for the file in which its holder stocks material, and for nothing else."""
+        """Return the raw 32 bytes, for the sealed file in which its holder keeps it, and for nothing else."""
         return self._value
 
     def stream(self, *, item: str, step: int, label: str) -> "RandomStream":

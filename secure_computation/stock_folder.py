@@ -1,44 +1,34 @@
-"""Prepared material on disk: one file for each item, used once.
+"""Prepared material on disk: one sealed file (`at_rest`) for each item, used once.
 
-    offset    content
-         0    "stocked material 1" and a line feed
-        19    length of the binding, 4 bytes, little-endian
-        23    the binding: JSON that says whose item this is and for what; public
-              the bodies, whose lengths follow from the plan; secret
-     last 32  SHA-256 of all that, so that a damaged file is dropped instead of giving a wrong answer
+The public header is the binding: JSON that says whose item this is and for what. The bodies, whose lengths follow from
+the plan, are secret.
 
 A file is written aside, synced and renamed: it is whole or absent. Whoever takes an item notes it in the durable ledger
 first, then reads it, and deletes the file. A crash in between wastes the item; it cannot be taken again. Deleting
 does not wipe the medium: see docs/threat-model.md for what a stolen disk means.
 """
 
-import hashlib
 import os
 import re
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from io import BufferedReader, BufferedWriter
 from pathlib import Path
-from typing import Annotated, Final, Self
+from typing import Annotated, BinaryIO, Final, Self
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 
 from contract.errors import ConfigurationError
+from contract.files import private_folder
 from contract.model_card import Name, OutputPolicy, Strict, Version
 from contract.ticket import Sha256, TicketClaims
+from secure_computation.at_rest import Body, DamagedFile, SealedFile, StorageKey, seal
 from secure_computation.material import ConsumptionLedger, ItemName, sync_folder
 
-Body = NDArray[np.uint8]
-"""One message or seed as it lies in a file, shape (bytes,)."""
+__all__ = ["Binding", "Body", "StockFolder"]
 
 DAY_SECONDS: Final = 24 * 3600.0
-_FORMAT: Final = b"stocked material 1\n"
-_DIGEST_BYTES: Final = 32
-_MAX_BINDING_BYTES: Final = 4096
+_PURPOSE: Final = "stocked material"
 _ITEM_FILE: Final = re.compile(r"[0-9a-f]{64}")
 _ASIDE: Final = ".incoming-"
 _ABANDONED_SECONDS: Final = 3600.0
@@ -106,6 +96,7 @@ class StockFolder:
         self,
         folder: Path,
         *,
+        key: StorageKey,
         days: float,
         ledger: ConsumptionLedger,
         warn: Callable[[str], None],
@@ -115,20 +106,19 @@ class StockFolder:
 
         Args:
             folder: for this stock alone.
+            key: this party's, to seal files with.
             days: how long an item is kept.
             ledger: where items are noted as used, before they are.
             warn: told, in one line, of each file that was dropped because it is damaged.
             clock: seconds since 1970.
         """
         self._folder = folder
+        self._key = key
         self._seconds = days * DAY_SECONDS
         self._ledger = ledger
         self._warn = warn
         self._clock = clock
-        try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        except OSError as error:
-            raise self._failed(error) from error
+        private_folder(folder)
 
     def put(self, binding: Binding, bodies: Iterable[Body]) -> None:
         """Keep an item. Raises ConfigurationError where the disk will not."""
@@ -136,7 +126,8 @@ class StockFolder:
         try:
             descriptor, name = tempfile.mkstemp(dir=self._folder, prefix=_ASIDE)  # 0600
             with os.fdopen(descriptor, "wb") as file:
-                _write(file, binding, bodies)
+                header = binding.model_dump_json().encode()
+                seal(file, self._key, purpose=_PURPOSE, context=binding.item, header=header, bodies=bodies)
                 file.flush()
                 os.fsync(file.fileno())
             Path(name).rename(self._folder / binding.item)
@@ -182,9 +173,9 @@ class StockFolder:
                 # Durable before anything of it is read: whoever comes second gets nothing.
                 self._ledger.consume(binding.name)
                 try:
-                    return _read_bodies(file, binding, sizes)
-                except _DamagedError:
-                    self._drop_damaged(path)
+                    return self._bodies(file, binding, sizes)
+                except DamagedFile as damage:
+                    self._drop_damaged(path, damage)
                     return None
                 finally:
                     path.unlink(missing_ok=True)
@@ -215,86 +206,37 @@ class StockFolder:
     def _binding(self, path: Path) -> Binding | None:
         try:
             with path.open("rb") as file:
-                binding = _read_binding(file)
-            if binding.item == path.name:
-                return binding
+                return self._opened(file, path.name)[1]
         except FileNotFoundError:
             return None  # somebody else took it
-        except _DamagedError:
-            pass
-        self._drop_damaged(path)
-        return None
+        except DamagedFile as damage:
+            self._drop_damaged(path, damage)
+            return None
 
-    def _drop_damaged(self, path: Path) -> None:
+    def _opened(self, file: BinaryIO, name: str) -> tuple[SealedFile, Binding]:
+        sealed = SealedFile(file, self._key, purpose=_PURPOSE, context=name)
+        try:
+            return sealed, Binding.model_validate_json(sealed.header)
+        except ValidationError:
+            raise DamagedFile("is of another version") from None
+
+    def _bodies(self, file: BinaryIO, binding: Binding, sizes: Sequence[int]) -> list[Body]:
+        sealed, found = self._opened(file, binding.item)
+        if found != binding:
+            raise DamagedFile("was replaced")
+        return sealed.read(sizes)
+
+    def _drop_damaged(self, path: Path, damage: DamagedFile) -> None:
         path.unlink(missing_ok=True)
-        self._warn(f"stocked item {path.name[:12]} was damaged and is dropped; check the disk under {self._folder}")
+        self._warn(
+            f"stocked item {path.name[:12]} was damaged and is dropped; check the disk under {self._folder} (it {damage})"
+        )
 
     def _failed(self, error: OSError) -> ConfigurationError:
         return ConfigurationError(
             f"stocked material in {self._folder} cannot be read or written ({error.strerror}); "
             "free space or correct its permissions"
         )
-
-
-class _DamagedError(Exception):
-    """A file is not what was written."""
-
-
-@dataclass
-class _Hashing:
-    """A file, and the digest of what was read from it."""
-
-    file: BufferedReader
-
-    def __post_init__(self) -> None:
-        self.digest = hashlib.sha256()
-
-    def read(self, size: int) -> Body:
-        body = np.empty(size, np.uint8)
-        if self.file.readinto(body.data) != size:
-            raise _DamagedError
-        self.digest.update(body.data)
-        return body
-
-
-def _write(file: BufferedWriter, binding: Binding, bodies: Iterable[Body]) -> None:
-    digest = hashlib.sha256()
-    header = binding.model_dump_json().encode()
-    for piece in (_FORMAT, len(header).to_bytes(4, "little"), header):
-        file.write(piece)
-        digest.update(piece)
-    for body in bodies:
-        file.write(body.data)
-        digest.update(body.data)
-    file.write(digest.digest())
-
-
-def _read_binding(file: BufferedReader) -> Binding:
-    return _read_header(_Hashing(file))
-
-
-def _read_header(source: _Hashing) -> Binding:
-    if source.read(len(_FORMAT)).tobytes() != _FORMAT:
-        raise _DamagedError
-    length = int.from_bytes(source.read(4).tobytes(), "little")
-    if length > _MAX_BINDING_BYTES:
-        raise _DamagedError
-    try:
-        return Binding.model_validate_json(source.read(length).tobytes())
-    except ValidationError:
-        raise _DamagedError from None
-
-
-def _read_bodies(file: BufferedReader, binding: Binding, sizes: Sequence[int]) -> list[Body]:
-    source = _Hashing(file)
-    if _read_header(source) != binding:
-        raise _DamagedError
-    if os.fstat(file.fileno()).st_size != file.tell() + sum(sizes) + _DIGEST_BYTES:
-        raise _DamagedError
-    bodies = [source.read(size) for size in sizes]
-    if file.read() != source.digest.digest():
-        raise _DamagedError
-    return bodies
 
 
 def _age(path: Path, now: float) -> float:

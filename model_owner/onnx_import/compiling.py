@@ -1,8 +1,8 @@
 """Compile an ONNX model: walk its nodes in order, fold what is constant, lower the rest, check the result whole."""
 
 import logging
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,11 +26,11 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class CompiledModel:
-    """The two halves of a model, with the files that they came from (relative to the model's folder)."""
+    """The two halves of a model, with the ONNX model that they came from, in one piece."""
 
     network: Network
     weights: PrivateWeights
-    files: tuple[PurePosixPath, ...]
+    onnx: bytes = field(repr=False)
 
 
 def compile_model(path: Path, card: ModelCard) -> CompiledModel:
@@ -54,7 +54,7 @@ def compile_model(path: Path, card: ModelCard) -> CompiledModel:
             "probabilities itself",
             last.op_type,
         )
-    return CompiledModel(network=network, weights=weights, files=model.files)
+    return CompiledModel(network=network, weights=weights, onnx=bytes(model.proto.SerializeToString()))
 
 
 def lower(model: OnnxModel) -> tuple[Network, PrivateWeights]:

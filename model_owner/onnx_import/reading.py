@@ -27,11 +27,16 @@ _OWN_DOMAINS = ("", "ai.onnx")
 class OnnxModel:
     """A checked ONNX model with all its tensors in memory (of the model owner)."""
 
-    graph: "onnx.GraphProto"
+    proto: "onnx.ModelProto"
     opset: int
     files: tuple[PurePosixPath, ...]
     """model.onnx first, then the files with external data, relative to the folder."""
     sha256: str
+
+    @property
+    def graph(self) -> "onnx.GraphProto":
+        """The model's graph."""
+        return self.proto.graph
 
     def __repr__(self) -> str:
         return f"<OnnxModel: {len(self.graph.node)} nodes, values withheld>"
@@ -55,7 +60,7 @@ def read_onnx(path: Path) -> OnnxModel:
         reason = " ".join(str(error).split())[:200]
         raise ModelFileError(f"{path.name} is not valid ONNX ({reason}): export the model again") from error
     files = (PurePosixPath(path.name), *sorted(external))
-    return OnnxModel(graph=model.graph, opset=opset, files=files, sha256=_hash_files(path.parent, files))
+    return OnnxModel(proto=model, opset=opset, files=files, sha256=_hash_files(path.parent, files))
 
 
 def _read_bounded(path: Path) -> bytes:

@@ -25,7 +25,7 @@ from contract.enrolment import create_request, install_certificate, party_creden
 from contract.http_server import BoundedHeadProtocol
 from contract.identity import Credentials, Party, Role
 from contract.model_card import OutputPolicy
-from contract.settings import Address, Peer, Waiting
+from contract.settings import Address, AtRest, Peer, Waiting
 from contract.settings import FrontEnd as FrontEndSettings
 from contract.ticket import (
     PUBLIC_KEY_FILE,
@@ -50,6 +50,7 @@ from inference_service.storage import Clock, utc_now
 from model_owner.registry import RegisteredModel, Registry
 from model_owner.server import INFERENCE_PATH, inference_app, register_models
 from model_owner.settings import DealerPeer, ModelOwnerSettings
+from secure_computation.at_rest import StorageKey
 from secure_computation.channel.asgi import uvicorn_options
 from secure_computation.channel.channel import Channel, Deadlines, Recorder
 from secure_computation.channel.serving import Service, party_app
@@ -62,6 +63,9 @@ HOSPITAL = Party(role=Role.DATA_OWNER, organisation="st-mary")
 LABORATORY = Party(role=Role.MODEL_OWNER, organisation="north-lab")
 TRUST_CENTRE = Party(role=Role.CRYPTO_PROVIDER, organisation="trust-centre")
 PARTIES = (HOSPITAL, LABORATORY, TRUST_CENTRE)
+STORAGE_KEY = "5a" * 32
+"""Under which every party seals what it keeps, as settings give it."""
+SEALING = StorageKey(bytes.fromhex(STORAGE_KEY))
 WAITING = Waiting(connect=10, step=20, material=20)
 SHORT = Waiting(connect=10, step=1.5, material=1.5)
 ENDS_WITHIN_SECONDS = 10.0
@@ -195,6 +199,7 @@ class Federation:
                 url=self.front_end_url, api_key=self.front_end_keys[party.role], authority=None
             ),
             "waiting": WAITING,
+            "at_rest": AtRest(key=SecretStr(STORAGE_KEY)),
         }
 
     @contextmanager
@@ -309,7 +314,7 @@ def running_federation(
     model_folder = write_tiny_model(
         folder / "model", output_policy=output_policy, softmax=softmax, uncertain_below=uncertain_below
     )
-    model = Registry(folder / "registry").add(model_folder / "model.onnx", model_folder / "card.json")
+    model = Registry(folder / "registry", SEALING).add(model_folder / "model.onnx", model_folder / "card.json")
     listener, port = loopback()
     settings = ServiceSettings(
         data_folder=folder / "front-end",

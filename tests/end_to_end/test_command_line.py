@@ -277,7 +277,7 @@ def test_a_process_that_stalls_and_comes_back(
 def test_a_model_that_changed_on_disk_is_not_served(deployment: Deployment, tmp_path: Path) -> None:
     data = tmp_path / "data"
     shutil.copytree(deployment.folder / "model-owner-data", data)
-    weights = next(data.rglob("weights.npz"))
+    weights = next(data.rglob("weights.sealed"))
     content = bytearray(weights.read_bytes())
     content[len(content) // 2] ^= 1
     weights.write_bytes(content)

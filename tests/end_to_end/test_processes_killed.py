@@ -25,6 +25,7 @@ from model_owner.registry import Registry
 from secure_computation import reference
 from secure_computation.engines.masked.integer_weights import round_weights
 from secure_computation.engines.masked.stock import stockable
+from tests.end_to_end.federation import SEALING
 from tests.end_to_end.models import radiograph, write_tiny_model
 from tests.end_to_end.watched_links import WatchedLink, watched_link
 
@@ -120,7 +121,7 @@ def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processes]:
 
 
 def expected_logits(folder: Path, model_folder: Path, image: Path) -> tuple[float, ...]:
-    model = Registry(folder / "registry").add(model_folder / "model.onnx", model_folder / "card.json")
+    model = Registry(folder / "registry", SEALING).add(model_folder / "model.onnx", model_folder / "card.json")
     lowering = stockable(model.plan)
     integers = reference.quantise_image(lowering, read_model_input(image, model.card.input).tensor)
     weights = round_weights(lowering, model.weights)

@@ -25,6 +25,7 @@ from secure_computation.randomness import Seed
 from tests.end_to_end.federation import (
     HOSPITAL,
     LABORATORY,
+    SEALING,
     SILENT,
     TRUST_CENTRE,
     Federation,
@@ -115,7 +116,14 @@ def test_the_command_line_lists_counts_and_ages(parties: Parties) -> None:
     parties.stock()
     ledger = ConsumptionLedger(parties.folder / "p0" / "consumed")
     now = [Path(parties.data_owner_stock / parties.items(parties.data_owner_stock)[0]).stat().st_mtime + 7200.0]
-    stock = DataOwnerStock(parties.data_owner_stock, days=7, ledger=ledger, clock=lambda: now[0])
+    stock = DataOwnerStock(
+        parties.data_owner_stock,
+        key=SEALING,
+        days=7,
+        most_items=9,
+        ledger=ledger,
+        clock=lambda: now[0],
+    )
     (line,) = stock.summary()
     assert (line.model, line.version, line.items) == ("tiny-chest", "1.0.0", 1)
     assert 7199 < line.oldest_seconds < 7202
@@ -312,7 +320,7 @@ def test_a_disk_that_is_full_leaves_no_half(parties: Parties, monkeypatch: pytes
 def test_a_file_in_the_place_of_the_folder(parties: Parties) -> None:
     (parties.folder / "p0").mkdir(parents=True)
     (parties.folder / "p0" / "stock").write_text("")
-    with pytest.raises(ConfigurationError, match=r"stocked material in .* cannot be read or written"):
+    with pytest.raises(ConfigurationError, match=r"stock cannot be made \(a file is in its place\)"):
         parties.stock()
 
 

@@ -37,7 +37,7 @@ from secure_computation.engines.masked.integer_weights import round_weights
 from secure_computation.engines.masked.stock import stockable
 from secure_computation.material import ConsumptionLedger, ItemName
 from secure_computation.stock_folder import Binding, Body, StockFolder
-from tests.end_to_end.federation import ENDED, SILENT, Federation, RecordingClient
+from tests.end_to_end.federation import ENDED, SEALING, SILENT, Federation, RecordingClient
 from tests.end_to_end.models import NAME, radiograph
 from tests.faults.fault import HARMLESS, Fault, Kind, Link, Way
 from tests.faults.faulty_link import FaultyLink, faulty_links
@@ -316,7 +316,7 @@ def _folder(scenario: Scenario) -> str:
 
 @lru_cache
 def _expected(folder: Path, path: Path) -> NDArray[np.float64]:
-    model = Registry(folder / "registry").load(NAME, "1.0.0")
+    model = Registry(folder / "registry", SEALING).load(NAME, "1.0.0")
     lowering = stockable(model.plan)
     integers = reference.quantise_image(lowering, read_model_input(path, model.card.input).tensor)
     weights = round_weights(lowering, model.weights)

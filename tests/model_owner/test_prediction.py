@@ -9,8 +9,11 @@ from contract.model_card import OutputPolicy
 from contract.ticket import Engine
 from model_owner.prediction import OFFLINE_TRIPS, SPEEDS, Speed, declared_phases, predict_over_links
 from model_owner.registry import RegisteredModel, Registry
+from secure_computation.at_rest import StorageKey
 from secure_computation.links import Link
 from tests.end_to_end.models import write_tiny_model
+
+KEY = StorageKey(bytes(range(32)))
 
 PRODUCTS = 1_734_886_912
 """Of the shipped ResNet-18."""
@@ -18,7 +21,7 @@ PRODUCTS = 1_734_886_912
 
 def imported(folder: Path, output_policy: OutputPolicy = OutputPolicy.LOGITS) -> RegisteredModel:
     model = write_tiny_model(folder / "model", output_policy=output_policy)
-    return Registry(folder / "data").add(model / "model.onnx", model / "card.json", ())
+    return Registry(folder / "data", KEY).add(model / "model.onnx", model / "card.json", ())
 
 
 def test_seconds_by_hand(tmp_path: Path) -> None:
@@ -56,5 +59,5 @@ def test_constants_fit_the_newest_saved_result(engine: Engine) -> None:
 @pytest.mark.slow
 def test_the_constants_rest_on_the_products_of_the_shipped_model(tmp_path: Path) -> None:
     folder = Path(__file__).resolve().parents[2] / "models" / "pediatric-pneumonia-resnet18"
-    plan = Registry(tmp_path).add(folder / "model.onnx", folder / "card.json", ()).plan
+    plan = Registry(tmp_path, KEY).add(folder / "model.onnx", folder / "card.json", ()).plan
     assert sum(operation.multiplications() for operation in plan.network.operations) == PRODUCTS

@@ -15,16 +15,19 @@ import numpy as np
 import onnx
 import pytest
 
-from contract.errors import ModelFileError
+from contract.errors import ConfigurationError, ModelFileError
 from contract.model_card import OutputPolicy
 from contract.ticket import Engine
 from model_owner import command
 from model_owner.checking import check_model, random_images
 from model_owner.registry import Registry
+from secure_computation.at_rest import StorageKey
 from secure_computation.engines.choosing import offered_engines, output_of
 from secure_computation.engines.masked.plan import LinearStep, SumPoolStep
 from secure_computation.plan import parse_plan
 from tests.model_owner.graphs import build, card_for, floats, node
+
+KEY = StorageKey(bytes(range(32)))
 
 
 def tiny_model() -> onnx.ModelProto:
@@ -51,7 +54,7 @@ def write_model(folder: Path, **card_changes: Any) -> tuple[Path, Path]:
 def imported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data folder with one imported model; tests that change it take a copy."""
     folder = tmp_path_factory.mktemp("imported")
-    Registry(folder / "data").add(*write_model(folder / "given"))
+    Registry(folder / "data", KEY).add(*write_model(folder / "given"))
     return folder / "data"
 
 
@@ -67,11 +70,11 @@ def run(*arguments: str | Path) -> int:
 def test_an_imported_model_is_private_and_loads_again(imported: Path) -> None:
     stored = imported / "models" / "tiny" / "1.0.0"
     files = sorted(str(path.relative_to(stored)) for path in stored.rglob("*") if path.is_file())
-    assert files == ["card.json", "manifest.json", "onnx/given.onnx", "plan.json", "weights.npz"]
+    assert files == ["card.json", "manifest.json", "onnx.sealed", "plan.json", "weights.sealed"]
     everything = [imported / "models", *(imported / "models").rglob("*")]
     assert {path.stat().st_mode & 0o777 for path in everything if path.is_file()} == {0o600}
     assert {path.stat().st_mode & 0o777 for path in everything if path.is_dir()} == {0o700}
-    model = Registry(imported).load()
+    model = Registry(imported, KEY).load()
     assert model.card.name == "tiny"
     assert model.plan.network.classes == 3
     assert "withheld" in repr(model.weights)
@@ -90,7 +93,7 @@ def test_the_public_plan_holds_no_weight(imported: Path) -> None:
     (folder / "given.onnx").write_bytes(other.SerializeToString())
     card = card_for(folder / "given.onnx", height=12, width=10, class_count=3, version="2.0.0")
     (folder / "card.json").write_text(card.model_dump_json())
-    added = Registry(folder / "data").add(folder / "given.onnx", folder / "card.json").plan
+    added = Registry(folder / "data", KEY).add(folder / "given.onnx", folder / "card.json").plan
     plan = parse_plan((imported / "models" / "tiny" / "1.0.0" / "plan.json").read_bytes())
     assert (added.network, added.engines.crypten) == (plan.network, plan.engines.crypten)
     assert plan.engines.masked is not None
@@ -105,7 +108,7 @@ def test_the_public_plan_holds_no_weight(imported: Path) -> None:
 def test_a_version_is_imported_once_and_the_newest_is_loaded(imported: Path, tmp_path: Path) -> None:
     data = tmp_path / "data"
     shutil.copytree(imported, data)
-    registry = Registry(data)
+    registry = Registry(data, KEY)
     with pytest.raises(ModelFileError, match="imported already: give a changed model a new version"):
         registry.add(*write_model(tmp_path / "again"))
     registry.add(*write_model(tmp_path / "newer", version="1.10.0"))
@@ -120,12 +123,12 @@ def test_a_version_is_imported_once_and_the_newest_is_loaded(imported: Path, tmp
 )
 def test_a_version_that_is_not_there(imported: Path, name: str, version: str | None) -> None:
     with pytest.raises(ModelFileError, match=r"name one of: tiny 1\.0\.0"):
-        Registry(imported).load(name, version)
+        Registry(imported, KEY).load(name, version)
 
 
 def test_nothing_is_imported_yet(tmp_path: Path) -> None:
     with pytest.raises(ModelFileError, match="none yet"):
-        Registry(tmp_path).load()
+        Registry(tmp_path, KEY).load()
 
 
 def flip_last_byte(path: Path) -> None:
@@ -134,9 +137,46 @@ def flip_last_byte(path: Path) -> None:
     path.write_bytes(content)
 
 
+def test_weights_are_sealed(imported: Path, tmp_path: Path) -> None:
+    """No row of any tensor stands in a file, and neither another key nor another version's files open them."""
+    stored = imported / "models" / "tiny" / "1.0.0"
+    everything = b"".join(path.read_bytes() for path in stored.rglob("*") if path.is_file())
+    for name, tensor in Registry(imported, KEY).load().weights.items():
+        assert tensor.reshape(-1)[:6].tobytes() not in everything, name
+    with pytest.raises(ConfigurationError, match="sealed under another key"):
+        Registry(imported, StorageKey(bytes(32))).load()
+    shutil.copytree(imported, tmp_path / "data")
+    Registry(tmp_path / "data", KEY).add(*write_model(tmp_path / "newer", version="2.0.0"))
+    old, new = (tmp_path / "data" / "models" / "tiny" / version for version in ("1.0.0", "2.0.0"))
+    shutil.copy(old / "weights.sealed", new / "weights.sealed")
+    manifest = json.loads((new / "manifest.json").read_text())
+    manifest["sha256"]["weights.sealed"] = json.loads((old / "manifest.json").read_text())["sha256"]["weights.sealed"]
+    (new / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ModelFileError, match="was changed, cut short or moved"):
+        Registry(tmp_path / "data", KEY).load()
+
+
+@pytest.mark.parametrize("keys", ["none", "two", "not a key", "readable by others"])
+def test_an_import_needs_one_key(
+    keys: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, card = write_model(tmp_path / "given")
+    file = tmp_path / "key"
+    file.write_text("CANARY" if keys == "not a key" else "5a" * 32)
+    file.chmod(0o644 if keys == "readable by others" else 0o600)
+    if keys != "two":
+        monkeypatch.delenv("MODEL_OWNER_AT_REST__KEY")
+    arguments = () if keys == "none" else ("--key-file", file)
+    assert run("import", model, "--card", card, "--data-folder", tmp_path / "data", *arguments) == 5
+    written = capsys.readouterr().err
+    assert "key" in written
+    assert "CANARY" not in written
+    assert not (tmp_path / "data").exists()
+
+
 def forget_weights(path: Path) -> None:
     content = json.loads(path.read_text())
-    del content["sha256"]["weights.npz"]
+    del content["sha256"]["weights.sealed"]
     path.write_text(json.dumps(content))
 
 
@@ -145,9 +185,9 @@ def forget_weights(path: Path) -> None:
     [
         *(
             (name, flip_last_byte)
-            for name in ("card.json", "plan.json", "weights.npz", "onnx/given.onnx", "manifest.json")
+            for name in ("card.json", "plan.json", "weights.sealed", "onnx.sealed", "manifest.json")
         ),
-        *((name, Path.unlink) for name in ("card.json", "plan.json", "weights.npz", "onnx/given.onnx")),
+        *((name, Path.unlink) for name in ("card.json", "plan.json", "weights.sealed", "onnx.sealed")),
         ("manifest.json", forget_weights),
     ],
 )
@@ -155,13 +195,13 @@ def test_a_stored_file_that_changed(imported: Path, tmp_path: Path, file: str, d
     shutil.copytree(imported, tmp_path / "data")
     damage(tmp_path / "data" / "models" / "tiny" / "1.0.0" / file)
     with pytest.raises(ModelFileError, match="changed since the import: delete the folder and import the model again"):
-        Registry(tmp_path / "data").load()
+        Registry(tmp_path / "data", KEY).load()
 
 
 def test_a_refused_import_leaves_nothing(tmp_path: Path) -> None:
     model, card = write_model(tmp_path / "given", model_sha256="0" * 64)
     with pytest.raises(ModelFileError):
-        Registry(tmp_path / "data").add(model, card)
+        Registry(tmp_path / "data", KEY).add(model, card)
     assert not (tmp_path / "data").exists()
 
 
@@ -175,13 +215,17 @@ def test_external_data_is_stored_too(tmp_path: Path) -> None:
 
     card = card_for(path, height=12, width=10, class_count=3, model_sha256=read_onnx(path).sha256)
     (folder / "card.json").write_text(card.model_dump_json())
-    added = Registry(tmp_path / "data").add(path, folder / "card.json")
-    assert (added.folder / "onnx" / "weights" / "data.bin").stat().st_mode & 0o777 == 0o600
-    assert check_model(Registry(tmp_path / "data").load()).max_abs_error < 1e-4
+    added = Registry(tmp_path / "data", KEY).add(path, folder / "card.json")
+    path.unlink()
+    (folder / "weights" / "data.bin").unlink()
+    assert sorted(file.name for file in added.folder.iterdir()) == [
+        *("card.json", "manifest.json", "onnx.sealed", "plan.json", "weights.sealed")
+    ]
+    assert check_model(Registry(tmp_path / "data", KEY).load()).max_abs_error < 1e-4
 
 
 def test_check_reports_ranges_cost_and_gap(imported: Path) -> None:
-    report = check_model(Registry(imported).load())
+    report = check_model(Registry(imported, KEY).load())
     assert [layer.kind for layer in report.layers] == [
         "convolution2d", "relu", "global_average_pool", "reshape", "fully_connected",
     ]  # fmt: skip
@@ -209,20 +253,20 @@ def test_a_model_that_the_masked_engine_cannot_take_is_served_by_the_other(
         raise ModelFileError("layer 'c' needs 33 bits: scale it down")
 
     monkeypatch.setattr("model_owner.registry.lower_masked", refuse)
-    added = Registry(tmp_path / "data").add(*write_model(tmp_path / "given"))
+    added = Registry(tmp_path / "data", KEY).add(*write_model(tmp_path / "given"))
     assert offered_engines(added.plan) == (Engine.CRYPTEN,)
     assert "layer 'c' needs 33 bits" in caplog.text
     report = check_model(added)
     assert report.fixed_point is None
     assert [cost.engine for cost in report.costs] == ["crypten"]
     with pytest.raises(ModelFileError, match="33 bits"):
-        Registry(tmp_path / "other").add(*write_model(tmp_path / "labels", output_policy="label-only"))
+        Registry(tmp_path / "other", KEY).add(*write_model(tmp_path / "labels", output_policy="label-only"))
     with pytest.raises(ModelFileError, match="33 bits"):
-        Registry(tmp_path / "other").add(*write_model(tmp_path / "maps", output_policy="logits-and-heat-map"))
+        Registry(tmp_path / "other", KEY).add(*write_model(tmp_path / "maps", output_policy="logits-and-heat-map"))
 
 
 def test_a_card_that_allows_heat_maps_has_a_plan_that_opens_them(tmp_path: Path) -> None:
-    added = Registry(tmp_path / "data").add(*write_model(tmp_path / "given", output_policy="logits-and-heat-map"))
+    added = Registry(tmp_path / "data", KEY).add(*write_model(tmp_path / "given", output_policy="logits-and-heat-map"))
     assert output_of(added.plan) is OutputPolicy.LOGITS_AND_HEAT_MAP
     masked = added.plan.engines.masked
     assert masked is not None
@@ -245,16 +289,22 @@ def test_a_network_without_the_head_that_a_heat_map_needs_is_refused(tmp_path: P
         given = card_for(path, height=12, width=10, class_count=3, output_policy=policy)
         card.write_text(given.model_dump_json())
         with pytest.raises(ModelFileError, match="a heat map needs") if refused else nullcontext():
-            Registry(tmp_path / policy).add(path, card)
+            Registry(tmp_path / policy, KEY).add(path, card)
 
 
 def test_random_images_are_pictures_and_always_the_same(imported: Path) -> None:
-    card = Registry(imported).load().card
+    card = Registry(imported, KEY).load().card
     images = random_images(card.input)
     np.testing.assert_array_equal(images, random_images(card.input))
     pixels = images * card.input.standard_deviation[0] + card.input.mean[0]
     assert pixels.min() >= -1e-6
     assert pixels.max() <= 1 + 1e-6
+
+
+@pytest.fixture(autouse=True)
+def storage_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As an operator would export it."""
+    monkeypatch.setenv("MODEL_OWNER_AT_REST__KEY", bytes(range(32)).hex())
 
 
 def test_command_line_from_import_to_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -324,7 +374,7 @@ def test_a_final_softmax_is_left_out_with_a_note_and_the_check_compares_logits(
     proto.graph.node.append(node("Softmax", ["scores"], "logits", axis=1))
     model.write_bytes(proto.SerializeToString())
     card.write_text(card_for(model, height=12, width=10, class_count=3).model_dump_json())
-    added = Registry(tmp_path / "data").add(model, card)
+    added = Registry(tmp_path / "data", KEY).add(model, card)
     assert "the model ends in Softmax, which is left out" in caplog.text
     assert "softmax" not in {operation.kind for operation in added.plan.network.operations}
     report = check_model(added)

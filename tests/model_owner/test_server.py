@@ -41,6 +41,7 @@ from tests.end_to_end import misbehaviour
 from tests.end_to_end.federation import (
     HOSPITAL,
     LABORATORY,
+    SEALING,
     SHORT,
     SILENT,
     TRUST_CENTRE,
@@ -339,7 +340,7 @@ def test_a_model_whose_plan_opens_something_else_than_its_card_says_is_not_put_i
 
 
 def test_every_imported_version_is_loaded_and_checked(federation: Federation) -> None:
-    assert set(load_models(Registry(federation.folder / "registry"))) == {("tiny-chest", "1.0.0")}
+    assert set(load_models(Registry(federation.folder / "registry", SEALING))) == {("tiny-chest", "1.0.0")}
 
 
 def test_models_cannot_be_registered_while_the_front_end_is_down(federation: Federation) -> None:

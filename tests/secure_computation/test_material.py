@@ -116,7 +116,7 @@ def test_one_of_several_processes_wins_each_item(tmp_path: Path) -> None:
 def test_folder_that_cannot_be_written(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.touch()
-    with pytest.raises(ConfigurationError, match="cannot be written"):
+    with pytest.raises(ConfigurationError, match="cannot be made"):
         ConsumptionLedger(file / "ledger")
     folder = tmp_path / "gone"
     ledger = ConsumptionLedger(folder)

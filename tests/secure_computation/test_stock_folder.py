@@ -15,10 +15,12 @@ import pytest
 from contract.errors import ConfigurationError, MaterialSpent
 from contract.model_card import OutputPolicy
 from contract.ticket import Engine, Purpose, TicketClaims
+from secure_computation.at_rest import StorageKey
 from secure_computation.material import ConsumptionLedger, ItemName
 from secure_computation.stock_folder import DAY_SECONDS, Binding, Body, StockFolder
 
 SECRET = bytes(range(100, 132))
+KEY = StorageKey(bytes(32))
 SIZES = (32, 5, 0)
 NOW = 1_800_000_000.0
 CLAIMS = TicketClaims(
@@ -58,7 +60,9 @@ class Kept:
         self.stock = self.opened()
 
     def opened(self) -> StockFolder:
-        return StockFolder(self.path, days=7, ledger=self.ledger, warn=self.said.append, clock=lambda: self.now)
+        return StockFolder(
+            self.path, key=KEY, days=7, ledger=self.ledger, warn=self.said.append, clock=lambda: self.now
+        )
 
     def put(self, number: int = 1, **claims: Any) -> Binding:
         binding = Binding.of(
@@ -157,14 +161,16 @@ def at(place: int) -> Callable[[bytes], bytes]:
 
 DAMAGE: dict[str, Callable[[bytes], bytes]] = {
     "cut by a byte": lambda content: content[:-1],
-    "cut in its binding": lambda content: content[:60],
+    "cut in its binding": lambda content: content[:90],
     "a byte more": lambda content: content + b"\0",
     "empty": lambda _: b"",
-    "another format": at(17),
-    "a longer binding": lambda content: content[:19] + b"\xff\xff\xff\xff" + content[23:],
-    "a binding that is none": lambda content: content[:23] + b"[" * 50 + content[73:],
-    "a changed seed": at(-60),
-    "a changed digest": at(-1),
+    "another format": at(5),
+    "a longer binding": lambda content: content[:46] + b"\xff\xff\xff\xff" + content[50:],
+    "a binding that is none": lambda content: content[:50] + b"[" * 50 + content[100:],
+    "a changed binding": lambda content: content.replace(b'"tiny"', b'"puny"'),
+    "a changed salt": at(40),
+    "a changed seed": at(-160),
+    "a changed tag": at(-1),
 }
 
 
@@ -176,7 +182,19 @@ def test_a_damaged_file_is_dropped_with_a_warning_and_its_item_lost(kept: Kept, 
     assert kept.stock.take(binding, SIZES) is None
     assert not path.exists()
     (line,) = kept.said
-    assert re.fullmatch(r"stocked item 000000000000 was damaged and is dropped; check the disk under \S+", line)
+    assert re.fullmatch(
+        r"stocked item 000000000000 was damaged and is dropped; check the disk under \S+ \(it .*\)", line
+    )
+
+
+def test_an_item_sealed_under_another_key_is_kept_and_the_key_asked_for(kept: Kept) -> None:
+    """A wrong key is a mistake in the settings: nothing is thrown away for it."""
+    binding = kept.put()
+    other = StockFolder(kept.path, key=StorageKey(bytes(31) + b"1"), days=7, ledger=kept.ledger, warn=kept.said.append)
+    with pytest.raises(ConfigurationError, match="sealed under another key"):
+        other.bindings()
+    assert kept.names() == [binding.item]
+    assert same(kept.stock.take(binding, SIZES))
 
 
 @pytest.mark.parametrize("sizes", [(), (32,), (32, 6, 0), (31, 5, 0), (1 << 40, 5, 0)])
