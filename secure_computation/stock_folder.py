@@ -228,9 +228,8 @@ class StockFolder:
 
     def _drop_damaged(self, path: Path, damage: DamagedFile) -> None:
         path.unlink(missing_ok=True)
-        self._warn(
-            f"stocked item {path.name[:12]} was damaged and is dropped; check the disk under {self._folder} (it {damage})"
-        )
+        item = path.name[:12]
+        self._warn(f"stocked item {item} was damaged and is dropped; check the disk under {self._folder} (it {damage})")
 
     def _failed(self, error: OSError) -> ConfigurationError:
         return ConfigurationError(

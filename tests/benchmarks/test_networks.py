@@ -25,6 +25,7 @@ from contract.errors import CallerError
 from contract.ticket import Engine
 from model_owner.prediction import OFFLINE_TRIPS, predict_over_links
 from model_owner.registry import Registry
+from secure_computation.at_rest import StorageKey
 from secure_computation.engines.masked.walk import PART_ELEMENTS
 from secure_computation.links import LOOPBACK, Link, find_link
 from secure_computation.network import Clip, FullyConnected, GlobalAveragePool, MaxPool, Network, Relu, Reshape
@@ -205,7 +206,7 @@ def test_model_owner_check_foretells_no_less_than_was_measured(tmp_path: Path) -
     assert kept is not None
     rows = {(row.network, row.engine): row for row in kept[1].rows}
     folder = find_model("resnet18")
-    plan = Registry(tmp_path).add(folder / "model.onnx", folder / "card.json", ()).plan
+    plan = Registry(tmp_path, StorageKey(bytes(32))).add(folder / "model.onnx", folder / "card.json", ()).plan
     compared = 0
     for one in predict_over_links(plan):
         row = rows.get((one.link.name, one.engine.value))

@@ -182,9 +182,8 @@ def test_a_damaged_file_is_dropped_with_a_warning_and_its_item_lost(kept: Kept, 
     assert kept.stock.take(binding, SIZES) is None
     assert not path.exists()
     (line,) = kept.said
-    assert re.fullmatch(
-        r"stocked item 000000000000 was damaged and is dropped; check the disk under \S+ \(it .*\)", line
-    )
+    expected = r"stocked item 000000000000 was damaged and is dropped; check the disk under \S+ \(it .*\)"
+    assert re.fullmatch(expected, line)
 
 
 def test_an_item_sealed_under_another_key_is_kept_and_the_key_asked_for(kept: Kept) -> None:
