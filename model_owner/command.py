@@ -102,16 +102,18 @@ def withdraw(
     from inference_service.client import InferenceServiceClient
     from model_owner.registry import Registry
     from model_owner.settings import ModelOwnerSettings
+    from secure_computation.at_rest import StorageKey
 
     settings = load_settings(ModelOwnerSettings, config)
-    Registry(settings.data_folder).withdraw(name, version)  # first here: this is what a running server goes by
+    registry = Registry(settings.data_folder, StorageKey.of(settings.at_rest))
+    registry.withdraw(name, version)  # first here: this is what a running server goes by
     AuditLog(settings.audit_folder, keep_days=settings.audit_days).record(
         "model-withdrawn", model=name, version=version
     )
     say(f"{name} {version} is withdrawn: this model owner refuses new sessions with it.")
     front_end = settings.inference_service
     try:
-        with InferenceServiceClient(front_end.url, front_end.api_key, authority=front_end.authority) as client:
+        with InferenceServiceClient.of(front_end) as client:
             client.withdraw_model(name, version)
     except TransportError:
         say("The front end could not be told and still lists it: run this again, or `model-owner serve` will tell it.")
@@ -136,7 +138,7 @@ def _known_audit_head(config: Path | None) -> "Head | None":
 
     front_end = load_settings(ModelOwnerSettings, config).inference_service
     try:
-        with InferenceServiceClient(front_end.url, front_end.api_key, authority=front_end.authority) as client:
+        with InferenceServiceClient.of(front_end) as client:
             known = client.audit_head()
     except Refused as error:
         say(f"The front end remembers nothing of this log: {error}")

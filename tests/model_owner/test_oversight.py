@@ -41,6 +41,8 @@ from secure_computation.wire import Phase
 from tests.end_to_end.federation import (
     HOSPITAL,
     LABORATORY,
+    SEALING,
+    STORAGE_KEY,
     Federation,
     closed_port,
     running_federation,
@@ -212,7 +214,7 @@ def unknown(federation: Federation) -> None:
 def own_models(federation: Federation, tmp_path: Path) -> tuple[Federation, Registry]:
     """The federation with a model owner whose imported models lie in a folder of this test's own."""
     shutil.copytree(federation.folder / "registry", tmp_path / "p1")
-    registry = Registry(tmp_path / "p1")
+    registry = Registry(tmp_path / "p1", SEALING)
     return dataclasses.replace(federation, models=load_models(registry)), registry
 
 
@@ -292,6 +294,7 @@ def written(federation: Federation, data_folder: Path, *, url: str) -> Path:
             "api_key": federation.front_end_keys[Role.MODEL_OWNER].get_secret_value(),
         },
         "crypto_provider": {"organisation": "trust-centre", "url": federation.dealer_url},
+        "at_rest": {"key": STORAGE_KEY},
     }
     path.write_text(tomli_w.dumps(settings))
     return path
@@ -317,7 +320,9 @@ class TestCommandLine:
                     client.open_session(model="tiny-chest", engine=Engine.CRYPTEN)
             assert command("withdraw", "tiny-chest", "1.0.0", "--config", config) == 0  # once more is no error
             with federation.client(Role.MODEL_OWNER) as client:
-                withdraw_models(Registry(federation.folder / "registry"), client)  # as `serve` does when it starts
+                withdraw_models(
+                    Registry(federation.folder / "registry", SEALING), client
+                )  # as `serve` does when it starts
 
     def test_a_front_end_that_is_down_does_not_keep_a_model_in_service(
         self, federation: Federation, own_models: tuple[Federation, Registry], capsys: pytest.CaptureFixture[str]
