@@ -144,7 +144,8 @@ class Coordinator:
         if done and tasks[done - 1].last_of_epoch and not self._evaluated(done):
             self._evaluate(tasks[done - 1], survey)  # the coordinator stopped between a round and its evaluation
         for task in tasks[done:]:
-            self._round(task, survey, len(tasks))
+            if not self._round(task, survey, len(tasks)):
+                break  # every hospital has stopped early, and would only answer so again
         if not (self._settings.output / BEST).exists():
             self.keep_best()
 
@@ -192,7 +193,8 @@ class Coordinator:
         self._save(survey=survey)
         return survey
 
-    def _round(self, task: RoundTask, survey: Survey, rounds: int) -> None:
+    def _round(self, task: RoundTask, survey: Survey, rounds: int) -> bool:
+        """One round; False when no hospital trained in it, as all have stopped early."""
         started, number = time.monotonic(), task.number + 1
         order = self._train_order(task, survey)
         layout = train_layout(order, self._shapes)
@@ -206,7 +208,8 @@ class Coordinator:
             limits=limits,
             restarts=self.progress.restarts + restarts,
         )
-        evaluation = self._evaluate(task, survey) if task.last_of_epoch else None
+        goes_on = total is None or loss is not None
+        evaluation = self._evaluate(task, survey) if task.last_of_epoch or not goes_on else None
         self._finished(
             RoundReport(
                 round=number,
@@ -220,6 +223,7 @@ class Coordinator:
                 clear_bytes=4 * layout.update_length,
             )
         )
+        return goes_on
 
     def _train_order(self, task: RoundTask, survey: Survey) -> TrainOrder:
         training = self._settings.training

@@ -7,6 +7,7 @@ crash the round is made again with fresh ones.
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -66,6 +67,8 @@ from federated_learning.secure_aggregation.encoding import LARGEST, VectorLayout
 from federated_learning.settings import TrainingSettings
 
 HISTORY = "signed-rounds.json"
+LARGEST_LOSS = 1000.0
+"""Of one image, as it is counted."""
 TOLD = (ComputationFailed, PeerViolation, Refused)
 """Errors whose words may leave the hospital. The others may name files, and files may be named after patients."""
 
@@ -169,7 +172,7 @@ class HospitalSession:
         trained = self._work.trained(asked.order, letter.parts, layout)
         values = {
             "examples": np.array(trained.examples),
-            "loss": np.array(trained.loss * trained.examples),
+            "loss": np.array(_bounded(trained.loss * trained.examples, trained.examples)),
             LARGEST: trained.largest,
         }
         return self._begin(asked, layout, values, update=trained.encoded)
@@ -178,7 +181,8 @@ class HospitalSession:
         asked = self._accept(Step.EVALUATE, letter, EvaluateOrder)
         weights = unpack(letter.part(WEIGHTS), self._shapes_of(asked.order), whose="the coordinator")
         sums = self._work.evaluated(asked.order, weights)
-        values = {name: np.array(getattr(sums, name)) for name in ("examples", "correct", "loss")}
+        loss = _bounded(sums.loss, sums.examples)
+        values = {"examples": np.array(sums.examples), "correct": np.array(sums.correct), "loss": np.array(loss)}
         return self._begin(asked, evaluate_layout(asked.order), values)
 
     def _finish(self) -> Mapping[str, bytes]:
@@ -254,6 +258,12 @@ class HospitalSession:
 def shapes_of(training: TrainingSettings) -> dict[str, tuple[int, ...]]:
     """Of every tensor that is averaged, from the settings' architecture."""
     return {name: tuple(value.shape) for name, value in shared_weights(new_network(training)).items()}
+
+
+def _bounded(loss: float, examples: int) -> float:
+    """A sum of losses that can be added up: that of a model which diverged may be beyond every number."""
+    most = LARGEST_LOSS * examples
+    return min(loss, most) if math.isfinite(loss) else most
 
 
 def _digest(step: Step, letter: Letter) -> bytes:

@@ -12,12 +12,22 @@ from contract.errors import AggregationAborted, ConfigurationError
 from federated_learning.federation.aggregating import FAILED
 from federated_learning.federation.coordinator import Coordinator
 from federated_learning.federation.exchange import Answers
-from federated_learning.federation.messages import MASKED, UPDATE, Letter, Step
+from federated_learning.federation.messages import (
+    ADVERTISEMENT,
+    CONFIRMATION,
+    MASKED,
+    SHARES,
+    UNMASKING,
+    UPDATE,
+    Letter,
+    Step,
+)
 from federated_learning.federation.recording import read_rounds, record_round, record_run
 from federated_learning.local_training import LocalTrainer
 from federated_learning.records import RunKind, read_history, read_run
+from federated_learning.settings import Stage
 from federated_learning.training import read_chosen
-from tests.federated_learning.federation.local import LocalFederation
+from tests.federated_learning.federation.local import TRAINING, LocalFederation
 
 LEGS = (Step.TRAIN, Step.SHARES, Step.MASKED, Step.CONFIRM, Step.UNMASK)
 
@@ -295,6 +305,32 @@ def test_a_hospital_asked_twice_answers_the_same_and_stays_in_the_round(tmp_path
     federation.coordinator().run()
     assert [report.survivors for report in federation.reports] == [federation.names] * 2
     assert all(report.restarts == 0 for report in federation.reports)
+
+
+def test_hospitals_answer_with_nothing_beside_the_protocol(tmp_path: Path) -> None:
+    federation = LocalFederation(tmp_path, hospitals=3)
+    federation.coordinator().run()
+    allowed = {ADVERTISEMENT, SHARES, MASKED, CONFIRMATION, UNMASKING}
+    lengths: dict[tuple[int, Step], set[int]] = {}
+    for index, (step, _name, letter) in enumerate(federation.exchange.view):
+        assert letter.header == {}
+        assert set(letter.parts) <= allowed
+        lengths.setdefault((index // 3, step), set()).add(letter.byte_count())
+    # A length that differed by hospital would say something of its data.
+    assert all(len(of_one_step) == 1 for of_one_step in lengths.values())
+
+
+def test_a_run_ends_when_every_hospital_has_stopped_early(tmp_path: Path) -> None:
+    changes = {"architecture": "resnet10-narrow-normaliser-free", "peak_rate": 1e-30, "local_patience": 1}
+    never_better = TRAINING.model_copy(update={**changes, "stages": (Stage(size=16, epochs=6, batch=6),)})
+    federation = LocalFederation(tmp_path, hospitals=3, training=never_better)
+    settings = federation.settings()
+    coordinator = federation.coordinator(settings)
+    coordinator.run()
+    assert coordinator.progress.rounds < 6
+    assert federation.reports[-1].training_loss is None
+    assert np.isfinite(flat(coordinator)).all()
+    assert (settings.output / "best.npz").exists()
 
 
 def test_two_hospitals_cannot_aggregate_securely(tmp_path: Path) -> None:
