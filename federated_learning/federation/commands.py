@@ -1,6 +1,7 @@
 """The commands of a federation: keys, the coordinator, a hospital, and all of them on one machine."""
 
 import os
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -117,7 +118,9 @@ def hospital(
 
 def federate(
     *,
-    output: Annotated[Path, typer.Option(help="Folder for everything; the same one again goes on.", file_okay=False)],
+    output: Annotated[
+        Path | None, typer.Option(help="Folder for everything; the same one again goes on.", file_okay=False)
+    ] = None,
     hospitals: Annotated[int | None, typer.Option(min=3, help="3, or 4 in a smoke run.")] = None,
     rounds: Annotated[int | None, typer.Option(min=1, help="Stop after so many.")] = None,
     config: Annotated[Path | None, typer.Option(help="TOML file of settings.", dir_okay=False, exists=True)] = None,
@@ -131,18 +134,31 @@ def federate(
     """Run a whole federation on this machine: a process for each hospital, and this one as the coordinator.
 
     Images are those of --data and --manifest, else of the folder that MEDICAL_DATA names; a smoke run draws pictures
-    where there is neither.
+    where there is neither, and without --output it leaves nothing behind.
     """
-    from rich.console import Console
-
-    from federated_learning.federation.display import Display
     from federated_learning.federation.loopback import Loopback
 
     settings = _loopback_settings(config, smoke=smoke, rounds=rounds)
     data, manifest = _images(data, manifest)
     if data is None and not smoke:
         raise ConfigurationError("give images with --data and --manifest, or set MEDICAL_DATA; --smoke can do without")
-    loopback = Loopback(settings, output, hospitals=hospitals or (4 if smoke else 3), data=data, manifest=manifest)
+    if output is None and not smoke:
+        raise ConfigurationError("give a folder with --output: the same one again goes on after a stop")
+    count = hospitals or (4 if smoke else 3)
+    with tempfile.TemporaryDirectory(prefix="federation-") as temporary:
+        loopback = Loopback(settings, output or Path(temporary), hospitals=count, data=data, manifest=manifest)
+        _run(loopback)
+        if output is not None:
+            typer.echo(f"written: {loopback.coordinator_settings.output}")
+        if model is not None:
+            _publish(loopback, model)
+
+
+def _run(loopback: "Loopback") -> None:
+    from rich.console import Console
+
+    from federated_learning.federation.display import Display
+
     console = Console(stderr=True)
     with Display(console, loopback.federation.names) as display:
         loopback.run(
@@ -150,9 +166,6 @@ def federate(
             finished=display.finished,
             say=lambda text: console.print(text, highlight=False, markup=False, soft_wrap=True),
         )
-    typer.echo(f"written: {loopback.coordinator_settings.output}")
-    if model is not None:
-        _publish(loopback, model)
 
 
 def _progress(console: "Console") -> "Progress":

@@ -209,7 +209,7 @@ class Loopback:
     ) -> Coordinator:
         """Run the federation to its end and write its record."""
         with self.hospitals() as running:
-            fall_out = _FallOut(self, running, say) if self.settings.one_falls_out else None
+            fall_out = _FallOut(self, running, say) if self.settings.one_falls_out and FALLS_OUT in running else None
 
             def shown(event: Event) -> None:
                 show(event)

@@ -20,7 +20,17 @@ LIMIT_SECONDS = 600
 
 def federate(output: Path, *more: str) -> "subprocess.Popen[str]":
     environment = {name: value for name, value in os.environ.items() if name != "MEDICAL_DATA"}
-    command = [sys.executable, "-m", "federated_learning.command", "federate", "--smoke", "--output", str(output)]
+    command = [
+        sys.executable,
+        "-m",
+        "federated_learning.command",
+        "federate",
+        "--smoke",
+        "--rounds",
+        "2",
+        "--output",
+        str(output),
+    ]
     return subprocess.Popen(
         [*command, *more], env=environment, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
