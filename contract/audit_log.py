@@ -21,6 +21,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -228,6 +229,16 @@ def verify_log(folder: Path, heads: Sequence[Head] = ()) -> Verified:
         end = f"ends at entry {last.number}" if last is not None else "is empty"
         raise AuditLogBroken(f"the log {end}, but others have seen entry {latest}: its end was cut off")
     return Verified(first=first, head=last, heads_found=found)
+
+
+def copy_log(folder: Path, target: Path) -> None:
+    """Copy a log as it is at one moment, for a backup. Raises OSError where that fails."""
+    target.mkdir(mode=0o700)
+    if not folder.is_dir():
+        return
+    with _locked(folder):
+        for path in _segments(folder):
+            shutil.copy2(path, target / path.name)
 
 
 def _chain(folder: Path) -> Iterator[tuple[Entry, Head]]:

@@ -13,9 +13,11 @@ from starlette.applications import Starlette
 from contract.certificates import party_of_certificate
 from contract.errors import TicketInvalid
 from contract.identity import Party, Role
+from contract.spending import SpendingBook
 from contract.ticket import LEEWAY, Engine, TicketClaims, load_public_key
 from crypto_provider.dealer import Dealer
 from crypto_provider.key import load_or_make_key
+from crypto_provider.orders import BOOK_FILE, OrderBook
 from crypto_provider.settings import CryptoProviderSettings
 from inference_service.client import InferenceServiceClient
 from secure_computation.admission import admit
@@ -71,10 +73,12 @@ class DealingHandler:
         public_keys: Sequence[Ed25519PublicKey],
         plans: PlanCache,
         dealer: Dealer,
+        orders: OrderBook,
         key: Seed,
         leeway: timedelta = LEEWAY,
     ) -> None:
         """Deal as `own`, for tickets signed by any of `public_keys`. `key`: the dealer's, for masks of weights."""
+        self._orders = orders
         self._own = own
         self._leeway = leeway
         self._public_keys = public_keys
@@ -92,6 +96,7 @@ class DealingHandler:
             raise TicketInvalid(f"the ticket is for the engine '{claims.engine.value}', which its plan does not have")
         require_room(plan, claims.engine, claims.images)
         side = self._side(claims, plan)
+        self._orders.count(channel.peer, claims)
         dealt = self._dealer.claim(claims, channel.peer.role)
         channel.set_phase(Phase.OFFLINE)
         for item, seeds in dealt.items():
@@ -118,6 +123,7 @@ def dealer_app(settings: CryptoProviderSettings, plans: InferenceServiceClient) 
         public_keys=[load_public_key(path) for path in settings.ticket_keys],
         plans=PlanCache(plans.plan),
         dealer=Dealer(ConsumptionLedger(settings.data_folder / "dealt")),
+        orders=OrderBook(SpendingBook(settings.data_folder / BOOK_FILE), own=own, items_per_day=settings.items_per_day),
         key=load_or_make_key(settings.data_folder, StorageKey.of(settings.at_rest)),
         leeway=settings.credentials.clock_skew,
     )

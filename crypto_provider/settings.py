@@ -16,7 +16,7 @@ class CryptoProviderSettings(PartySettings):
     model_config = settings_config("CRYPTO_PROVIDER_")
 
     data_folder: Path
-    """Holds the ledger of what was dealt."""
+    """Holds the ledger of what was dealt, and the book of how much."""
     listen: Address = Address(host="127.0.0.1", port=8082)
     credentials: Credentials
     at_rest: AtRest
@@ -29,6 +29,8 @@ class CryptoProviderSettings(PartySettings):
     """Organisations that are dealt to, pinned; empty: every data owner of the federation."""
     model_owners: tuple[Name, ...] = ()
     """Likewise for model owners."""
+    items_per_day: Annotated[int, Field(ge=0, le=1_000_000_000)] = 20_000
+    """Items of material dealt to each organisation in a day (UTC), by its certificate; one is for one image."""
     waiting: Waiting = Waiting()
     channels_at_once: Annotated[int, Field(ge=1, le=1024)] = 16
     threads: Annotated[int, Field(ge=1, le=256)] = 1

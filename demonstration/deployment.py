@@ -231,7 +231,8 @@ class _Settings:
     def write_parties(self, keys: dict[Role, str]) -> None:
         self._write(
             "crypto-provider",
-            {"listen": f"{HOST}:{self._ports.crypto_provider}"} | self._common(Role.CRYPTO_PROVIDER, keys),
+            {"listen": f"{HOST}:{self._ports.crypto_provider}", "items_per_day": _PLENTY["items"]}
+            | self._common(Role.CRYPTO_PROVIDER, keys),
         )
         self._write(
             "model-owner",

@@ -68,6 +68,21 @@ def upgrade(config: ConfigOption = None) -> None:
 
 
 @app.command()
+def backup(
+    folder: Annotated[Path, typer.Argument(help="Where to; a folder that does not exist yet.")],
+    config: ConfigOption = None,
+) -> None:
+    """Copy database, ticket key and audit log into a folder, while the service runs. Keep it as safe as the service."""
+    from inference_service.backup import back_up
+
+    settings = load_settings(ServiceSettings, config)
+    if back_up(settings, folder):
+        say(f"{folder} is a data folder as it was now: to restore, stop the service and put it in data_folder's place.")
+    else:
+        say(f"{folder} holds the ticket key and the audit log; copy the database with pg_dump.")
+
+
+@app.command()
 def serve(config: ConfigOption = None) -> None:
     """Serve until stopped. Prints the URL once it listens."""
     from inference_service.app import create_app

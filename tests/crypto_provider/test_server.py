@@ -10,8 +10,10 @@ import pytest
 from contract.errors import DeadlineExceeded, PeerReported, PeerUnreachable, TicketInvalid
 from contract.identity import Party, Role
 from contract.settings import FrontEnd
+from contract.spending import SpendingBook
 from contract.ticket import PUBLIC_KEY_FILE, Engine, Purpose, load_public_key
 from crypto_provider.dealer import Dealer
+from crypto_provider.orders import OrderBook
 from crypto_provider.server import DealingHandler, PlanCache
 from secure_computation.admission import present_ticket
 from secure_computation.channel.channel import Channel
@@ -53,6 +55,21 @@ WRONG_TICKETS: dict[str, tuple[Callable[[Federation, Path], str], str]] = {
     "another purpose's": (lambda all_, _: all_.ticket(purpose=Purpose.PREPARE), "open a session to diagnose"),
     "an unknown plan's": (lambda all_, _: all_.ticket(plan_hash="0" * 64), "plan"),
 }
+
+
+def test_no_ticket_raises_what_an_organisation_may_order(federation: Federation, tmp_path: Path) -> None:
+    """Tickets are signed here with the front end's own key; parties are counted apart, by their certificates."""
+    for first in (True, False):  # it outlives a restart
+        with federation.dealer(items_per_day=2, data_folder=tmp_path) as url:
+            with federation.dial(url, HOSPITAL, TRUST_CENTRE) as channel:
+                if first:
+                    assert len(ask(channel, federation.ticket())) == 32
+                else:
+                    assert "the budget of the data-owner of st-mary, 2 items of material a day, has 1" in refusal(
+                        channel, federation.ticket(engine=Engine.MASKED, images=2)
+                    )
+            with federation.dial(url, LABORATORY, TRUST_CENTRE) as channel:
+                assert len(ask(channel, federation.ticket())) == 32
 
 
 @pytest.mark.parametrize("case", WRONG_TICKETS)
@@ -210,11 +227,12 @@ def test_an_engine_that_the_plan_does_not_have(federation: Federation, tmp_path:
         own=TRUST_CENTRE,
         public_keys=[load_public_key(federation.folder / "front-end" / PUBLIC_KEY_FILE)],
         plans=PlanCache(lambda _: plan.canonical_bytes()),
-        dealer=Dealer(ConsumptionLedger(tmp_path)),
+        dealer=Dealer(ConsumptionLedger(tmp_path / "dealt")),
+        orders=OrderBook(SpendingBook(tmp_path / "orders.sqlite"), own=TRUST_CENTRE, items_per_day=1),
         key=Seed.fresh(),
     )
     own, dealers = memory_pair(HOSPITAL, TRUST_CENTRE)
     present_ticket(own, federation.ticket(plan_hash=plan.plan_hash(), engine=Engine.MASKED))
     with pytest.raises(TicketInvalid, match="the engine 'masked', which its plan does not have"):
         handler(dealers)
-    assert list(tmp_path.iterdir()) == []
+    assert list((tmp_path / "dealt").iterdir()) == []

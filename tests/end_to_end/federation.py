@@ -205,7 +205,7 @@ class Federation:
     @contextmanager
     def dealer(self, **changes: Any) -> Iterator[str]:
         """A dealer with a ledger of its own (or `data_folder`); its URL."""
-        settings = CryptoProviderSettings(**self._common(TRUST_CENTRE) | changes)
+        settings = CryptoProviderSettings(**{"items_per_day": PLENTY.items} | self._common(TRUST_CENTRE) | changes)
         front_end = settings.inference_service
         listener, port = loopback()
         with (
