@@ -187,7 +187,7 @@ def free_ports() -> Ports:
     return Ports(**dict(zip(("inference_service", "crypto_provider", "model_owner"), ports, strict=True)))
 
 
-def wait_until_live(server: Server, port: int, folder: Path) -> None:
+def wait_until_live(server: Server, port: int, folder: Path, *, host: str = HOST) -> None:
     """Return when a server of the federation in `folder` answers. Raises ConfigurationError where it does not."""
     scheme = "https" if server.program == Role.INFERENCE_SERVICE.value else "http"
     authority = str(folder / "certificates" / "authority.pem")
@@ -196,7 +196,7 @@ def wait_until_live(server: Server, port: int, folder: Path) -> None:
         while time.monotonic() < limit:
             server.require_running()
             try:
-                if client.get(f"{scheme}://{HOST}:{port}/v2/health/live").is_success:
+                if client.get(f"{scheme}://{host}:{port}/v2/health/live").is_success:
                     return
             except httpx.TransportError:
                 time.sleep(0.1)
