@@ -36,6 +36,10 @@ class GlobalModel:
         self._decay = settings.average_decay
         self.weights = shared_weights(new_network(settings))
         self.average = {name: value.clone() for name, value in self.weights.items()}
+        self._momentum = settings.server_momentum
+        self._velocity = (
+            {name: torch.zeros_like(value) for name, value in self.weights.items()} if self._momentum else {}
+        )
         self.batches = 0
         """Trained so far, by each hospital."""
 
@@ -51,16 +55,28 @@ class GlobalModel:
             if value.shape != self.weights[name].shape or not torch.isfinite(value).all():
                 raise ConfigurationError(f"the update of '{name}' has a wrong shape or a value that is not finite")
         for name, value in update.items():
-            self.weights[name] += value
+            self.weights[name] += self._step(name, value)
             self.average[name].lerp_(self.weights[name], 1 - decay)
+
+    def _step(self, name: str, update: Tensor) -> Tensor:
+        """The update, continued by the earlier ones (Reddi et al. 2021; Nesterov's form as in Douillard et al. 2023).
+
+        Statistics of batch normalisation are estimates, not steps: they only take their mean.
+        """
+        if not self._momentum or "running_" in name:
+            return update
+        velocity = self._velocity[name].mul_(self._momentum).add_(update)
+        return update + self._momentum * velocity
 
     def state(self) -> Arrays:
         """Copies of all there is, as arrays by name."""
         arrays: Arrays = {"global": np.array(json.dumps({"batches": self.batches}))}
         arrays |= with_prefix("weights", self.weights) | with_prefix("average", self.average)
+        arrays |= with_prefix("velocity", self._velocity)
         return {name: array.copy() for name, array in arrays.items()}
 
     def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
         """Continue where `state` was taken."""
         self.batches = int(json.loads(str(state["global"]))["batches"])
         self.weights, self.average = part(state, "weights"), part(state, "average")
+        self._velocity = part(state, "velocity")

@@ -44,6 +44,8 @@ class TrainingSettings(Strict):
     """Per batch, of the moving average of the global weights, which is what is evaluated and kept."""
     sync_every: int | None = Field(default=None, ge=1)
     """Batches that each hospital trains between two aggregations; None: its share of one epoch."""
+    server_momentum: float = Field(default=0.0, ge=0, lt=1)
+    """Nesterov momentum of the mean updates: rounds that agree go further than their mean. 0: plain averaging."""
     proximal: float = Field(default=0.0, ge=0)
     """Weight of FedProx's pull towards the global weights (Li et al. 2020, mu)."""
     local_patience: int | None = Field(default=None, ge=1)
@@ -100,6 +102,8 @@ def in_words(settings: TrainingSettings) -> str:
     ]
     if settings.class_balance:
         said.append(f"classes weighed by their inverse frequency to the power {settings.class_balance:g}")
+    if settings.server_momentum:
+        said.append(f"Nesterov momentum {settings.server_momentum:g} of the mean updates")
     if settings.proximal:
         said.append(f"FedProx with mu {settings.proximal:g}")
     return "; ".join([*said, settings.precision, f"seed {settings.seed}"])

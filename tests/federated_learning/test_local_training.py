@@ -198,6 +198,25 @@ def test_weighted_mean_is_that_of_the_pooled_examples() -> None:
         weighted_mean(updates, [0, 0])
 
 
+def test_server_momentum_carries_on_what_rounds_agree_on_and_survives_a_restart() -> None:
+    chosen = settings(server_momentum=0.5, average_decay=0.0)
+    model, again = GlobalModel(chosen), GlobalModel(chosen)
+    start = {name: value.clone() for name, value in model.weights.items()}
+    update = {name: torch.full_like(value, 0.25) for name, value in start.items()}
+    model.apply(update, batches=1)
+    again.restore(model.state())
+    for restarted in (model, again):
+        restarted.apply(update, batches=1)
+    assert same(model.weights, again.weights)
+    # Nesterov: 1.5 updates in the first round; velocity 1.5 in the second, so 1 + 0.5 * 1.5
+    for name, value in model.weights.items():
+        torch.testing.assert_close(value, start[name] + 0.25 * (1.5 + 1.75))
+    plain = GlobalModel(settings())
+    plain.apply(update, batches=1)
+    torch.testing.assert_close(plain.weights["head.bias"], start["head.bias"] + 0.25)
+    assert not [name for name in plain.state() if name.startswith("velocity")]
+
+
 def test_three_hospitals_train_as_one_run_and_repeat_themselves() -> None:
     chosen = settings(sync_every=2, stages=(Stage(size=16, epochs=2, batch=4), Stage(size=32, epochs=1, batch=4)))
 
