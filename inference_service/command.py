@@ -5,6 +5,8 @@ inference-service account add --config service.toml --role clinician --organisat
 inference-service serve --config service.toml
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -141,7 +143,8 @@ def add_account(role: RoleOption, organisation: OrganisationOption, config: Conf
         wanted = AccountRole(role.replace("_", "-"))
     except ValueError:
         raise CallerError(f"there is no role {role[:40]!r}: choose one of {', '.join(AccountRole)}") from None
-    account, key = _accounts(config).add(role=wanted, organisation=organisation)
+    with _accounts(load_settings(ServiceSettings, config)) as accounts:
+        account, key = accounts.add(role=wanted, organisation=organisation)
     say(f"Account {account.prefix} ({wanted.value}, {organisation}). Its key, which cannot be shown again:")
     typer.echo(key.get_secret_value())
 
@@ -149,7 +152,9 @@ def add_account(role: RoleOption, organisation: OrganisationOption, config: Conf
 @account_app.command("list")
 def list_accounts(config: ConfigOption = None) -> None:
     """One account a line: prefix, role, organisation, since when, its own allowance, and until when if revoked."""
-    for account in _accounts(config).list():
+    with _accounts(load_settings(ServiceSettings, config)) as accounts:
+        every = accounts.list()
+    for account in every:
         revoked = f"  revoked {account.revoked_at:%Y-%m-%d}" if account.revoked_at is not None else ""
         own = f"  {account.allowance.words()}" if account.allowance is not None else ""
         since = f"{account.created_at:%Y-%m-%d}"
@@ -168,35 +173,37 @@ def allow_account(
 ) -> None:
     """Give an account an allowance of its own; what is left out is as for its role. No option: its role's again."""
     settings = load_settings(ServiceSettings, config)
-    accounts = accounts_of(settings)
     wanted = {"images": images, "items": items, "days": days, "sessions_per_minute": sessions_per_minute}
     given = {name: value for name, value in wanted.items() if value is not None}
-    role = accounts.find(prefix).role
+    with _accounts(settings) as accounts:
+        role = accounts.find(prefix).role
     base = settings.gateway_allowance if role is AccountRole.GATEWAY else settings.clinician_allowance
     try:
         allowance = Allowance.model_validate(base.model_dump() | given) if given else None
     except ValidationError as error:
         name = error.errors(include_input=False, include_url=False, include_context=False)[0]["loc"][0]
         raise CallerError(f"--{str(name).replace('_', '-')}: give a number within its limits") from None
-    account = accounts.allow(prefix, allowance)
+    with _accounts(settings) as accounts:
+        account = accounts.allow(prefix, allowance)
     say(f"{account.prefix} ({account.role.value}, {account.organisation}): {(allowance or base).words()}.")
 
 
 @account_app.command("revoke")
 def revoke_account(prefix: PrefixArgument, config: ConfigOption = None) -> None:
     """Make a key worthless, from its next call on."""
-    account = _accounts(config).revoke(prefix)
+    with _accounts(load_settings(ServiceSettings, config)) as accounts:
+        account = accounts.revoke(prefix)
     say(f"Revoked {account.prefix} ({account.role.value}, {account.organisation}).")
 
 
-def _accounts(config: Path | None) -> Accounts:
-    settings = load_settings(ServiceSettings, config)
-    return accounts_of(settings)
-
-
-def accounts_of(settings: ServiceSettings) -> Accounts:
+@contextmanager
+def _accounts(settings: ServiceSettings) -> Iterator[Accounts]:
     """The accounts in the database that `init` made, with the audit log that notes their changes."""
-    return Accounts(open_database(settings), audit=AuditLog(settings.audit_folder, keep_days=settings.audit_days))
+    database = open_database(settings)
+    try:
+        yield Accounts(database, audit=AuditLog(settings.audit_folder, keep_days=settings.audit_days))
+    finally:
+        database.close()
 
 
 def open_database(settings: ServiceSettings) -> Database:

@@ -20,6 +20,7 @@ from sqlalchemy.exc import IntegrityError
 from contract.allowance import Allowance
 from contract.api import SessionEvent, SessionEventName, SessionRequest, SessionState
 from contract.audit_log import AuditLog
+from contract.command_line import run
 from contract.errors import BudgetSpent, ConfigurationError
 from contract.model_card import ModelCard
 from contract.ticket import Engine, NetworkProfile, load_signing_key, new_signing_key
@@ -27,9 +28,11 @@ from inference_service import schema
 from inference_service.accounts import AccountRole, Accounts
 from inference_service.budgets import Budgets
 from inference_service.catalog import Catalog
+from inference_service.command import app
 from inference_service.metrics import Metrics
 from inference_service.problems import Conflict, NotFound, Unauthenticated, Unavailable
 from inference_service.session_store import Sessions
+from inference_service.settings import DATABASE_FILE
 from inference_service.storage import (
     AccountRow,
     Base,
@@ -276,6 +279,42 @@ class TestUpgrade:
         config = Config()
         config.set_main_option("script_location", "inference_service:migrations")
         assert ScriptDirectory.from_config(config).get_heads() == [schema.CURRENT]
+
+
+def command(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as caught:
+        run(app, name="inference-service", arguments=arguments)
+    return int(caught.value.code or 0)
+
+
+class TestCommandLine:
+    def test_an_operator_upgrades(
+        self, before_migrations: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        config = tmp_path / "service.toml"
+        config.write_text('data_folder = "data"\n')
+        assert command("upgrade", "--config", str(config)) == 5
+        assert "holds no database; run `inference-service init` first" in capsys.readouterr().err
+        (tmp_path / "data").mkdir()
+        before_migrations.rename(tmp_path / "data" / DATABASE_FILE)
+        assert command("account", "list", "--config", str(config)) == 5
+        assert "run `inference-service upgrade`" in capsys.readouterr().err
+        assert command("upgrade", "--config", str(config)) == 0
+        assert command("account", "list", "--config", str(config)) == 0
+        assert len(capsys.readouterr().out.splitlines()) == 5
+
+    def test_a_front_end_is_set_up_on_postgresql(
+        self, server: URL, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        config = tmp_path / "service.toml"
+        config.write_text('data_folder = "data"\n')
+        who = ("--role", "gateway", "--organisation", "st-mary")
+        with postgresql.fresh_database(server) as url:
+            monkeypatch.setenv("INFERENCE_SERVICE_DATABASE_URL", url.render_as_string(hide_password=False))
+            for arguments in (("init",), ("account", "add", *who), ("account", "list")):
+                assert command(*arguments, "--config", str(config)) == 0
+        assert "gateway" in capsys.readouterr().out.splitlines()[-1]
+        assert not (tmp_path / "data" / DATABASE_FILE).exists()
 
 
 class TestPostgreSqlAddress:
