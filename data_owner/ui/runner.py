@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Final
 
 from contract.api import ModelEntry
 from contract.errors import (
+    BudgetSpent,
     ConfigurationError,
     EncryptedInferenceError,
     ImageError,
     Refused,
     SessionCancelled,
+    TooFast,
     TransportError,
 )
 from contract.ticket import STOCKED_ENGINES
@@ -289,6 +291,8 @@ class Runner:
         with self._workplace.changing():
             entry.error = error
             entry.state = State.FAILED
+        if error.code in (BudgetSpent.code, TooFast.code):
+            self._workplace.fail_queue(error)  # the next would hear the same
 
     def _prepare_one(self) -> None:
         diagnoser, model = self._ready()

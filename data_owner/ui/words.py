@@ -36,6 +36,14 @@ _WORDS: dict[type[EncryptedInferenceError], tuple[str, str]] = {
         "The budget is used up",
         f"No more answers now: the line below says why. {_NOTHING_LOST} Wait, or ask for a larger budget.",
     ),
+    errors.TooFast: (
+        "Too many sessions at once",
+        f"The line below says how long to wait. {_NOTHING_LOST} Submit again then.",
+    ),
+    errors.ModelWithdrawn: (
+        "This model is out of service",
+        f"Its owner withdrew this version. {_NOTHING_LOST} Reload the page to see which models there are now.",
+    ),
     errors.CallerError: ("This was not possible", "The line below says why. Correct it, then submit again."),
     errors.TicketInvalid: (
         "The permission for this session was not accepted",
@@ -44,6 +52,10 @@ _WORDS: dict[type[EncryptedInferenceError], tuple[str, str]] = {
     errors.PeerReported: (
         "The other side ended the session",
         f"The line below is what it said. {_NOTHING_LOST} Submit again, or ask its operator.",
+    ),
+    errors.CertificateRefused: (
+        "The other side could not prove who it is",
+        f"Nothing was computed with it. {_NOTHING_LOST} Give the line below to whoever looks after this workstation.",
     ),
     errors.PeerViolation: (
         "The other side did not follow the protocol",
@@ -68,13 +80,17 @@ _WORDS: dict[type[EncryptedInferenceError], tuple[str, str]] = {
 }
 
 
+_KEPT_BY_BOTH: dict[str, type[EncryptedInferenceError]] = {
+    kind.code: kind for kind in (errors.BudgetSpent, errors.TooFast, errors.ModelWithdrawn)
+}
+"""What the front end refuses and the model's owner too, who reports it over the channel: it reads alike."""
+
+
 def told(error: EncryptedInferenceError) -> Told:
     """The words for an error: those of its class, else of the nearest one above it."""
-    if isinstance(error, errors.PeerReported) and error.reported == errors.BudgetSpent.code:
-        kinds: tuple[type, ...] = (errors.BudgetSpent,)  # the other side keeps budgets as the front end does
-        code = errors.BudgetSpent.code
-    else:
-        kinds, code = type(error).__mro__, error.code
+    kinds, code = type(error).__mro__, error.code
+    if isinstance(error, errors.PeerReported) and error.reported in _KEPT_BY_BOTH:
+        kinds, code = (_KEPT_BY_BOTH[error.reported],), error.reported
     for kind in kinds:
         if kind in _WORDS:
             title, advice = _WORDS[kind]

@@ -84,20 +84,6 @@ def test_not_an_image(visit: Visiting, tmp_path: Path, content: bytes) -> None:
     expect(page.get_by_test_id("welcome")).to_be_visible()
 
 
-def test_a_wrong_body_part_is_submitted_only_when_confirmed(visit: Visiting, tmp_path: Path) -> None:
-    page = visit()
-    ready(page)
-    bring(page, radiograph(tmp_path / "hand.dcm", BodyPartExamined="HAND"))
-    expect(page.get_by_test_id("warnings")).to_contain_text("HAND")
-    page.get_by_test_id("submit").click()
-    expect(page.locator("#confirm:invalid")).to_have_count(1)
-    state_is(page, "ready")
-    page.get_by_test_id("confirm").check()
-    page.get_by_test_id("submit").click()
-    state_is(page, "answered")
-    expect(page.get_by_test_id("result-warnings")).to_contain_text("HAND")
-
-
 def test_a_session_is_stopped(visit: Visiting, parties: Federation, chest: Path) -> None:
     ended = Event()
 

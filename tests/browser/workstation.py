@@ -122,6 +122,9 @@ class Gate:
         self._opened = threading.Event()
         self._threads: list[threading.Thread] = []
         self._sockets: list[socket.socket] = []
+        self._most: int | None = None
+        self.forwarded = 0
+        """Bytes that went to the port, of the newest connection."""
         self.port = int(self._listener.getsockname()[1])
 
     def hold(self) -> None:
@@ -132,6 +135,10 @@ class Gate:
     def open(self) -> None:
         """Forward every connection, those that wait among them."""
         self._opened.set()
+
+    def cut_after(self, most: int | None) -> None:
+        """Cut each new connection after so many bytes to the port; None: never."""
+        self._most = most
 
     def close(self) -> None:
         """End everything."""
@@ -160,8 +167,16 @@ class Gate:
         with suppress(OSError):
             outward = socket.create_connection(("127.0.0.1", self._target))
             self._sockets.append(outward)
-            self._start(self._pump, inward, outward)
-            self._pump(outward, inward)
+            self.forwarded = 0
+            self._start(self._pump, outward, inward)
+            while content := inward.recv(1 << 16):
+                self.forwarded += len(content)
+                if self._most is not None and self.forwarded > self._most:
+                    for one in (inward, outward):
+                        one.shutdown(socket.SHUT_RDWR)
+                    return
+                outward.sendall(content)
+            outward.shutdown(socket.SHUT_WR)
 
     @staticmethod
     def _pump(source: socket.socket, target: socket.socket) -> None:
