@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 from contract.errors import MaterialSpent, Refused
 from contract.files import private_folder
@@ -14,6 +15,8 @@ from secure_computation.engines.masked.plan import MaskedLowering
 from secure_computation.engines.masked.stock import model_owner_bodies, model_owner_sizes, restore_model_owner
 from secure_computation.material import ConsumptionLedger, ItemName
 from secure_computation.stock_folder import Binding, StockFolder
+
+SWEEP_SECONDS: Final = 3600.0
 
 
 class ModelOwnerStock:
@@ -41,7 +44,17 @@ class ModelOwnerStock:
         self._arriving: dict[str, int] = {}
         self._lock = threading.Lock()
         private_folder(folder)
+        self._swept_at = clock()
         self.drop_expired()
+
+    def _sweep(self) -> None:
+        """Drop what expired, once an hour at most: with the sessions of anybody."""
+        with self._lock:
+            due = self._clock() - self._swept_at >= SWEEP_SECONDS
+            if due:
+                self._swept_at = self._clock()
+        if due:
+            self.drop_expired()
 
     def drop_expired(self) -> None:
         """Delete what is too old, of every data owner: also of one that never comes again."""
@@ -52,6 +65,7 @@ class ModelOwnerStock:
     def room(self, claims: TicketClaims) -> Iterator[None]:
         """Hold a place for one more item while it is prepared. Raises Refused where the data owner has its number."""
         owner = claims.data_owner
+        self._sweep()
         with self._lock:
             arriving = self._arriving.get(owner, 0)
             if len(self._of(owner).bindings()) + arriving >= self._most_items:
@@ -87,6 +101,7 @@ class ModelOwnerStock:
 
         Raises: MaterialSpent where it was used before; Refused where it is for something else than this session.
         """
+        self._sweep()
         folder = self._of(claims.data_owner)
         binding = folder.find(item)
         if binding is None:

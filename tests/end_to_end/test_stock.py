@@ -18,10 +18,12 @@ from contract.errors import CallerError, ConfigurationError, EncryptedInferenceE
 from contract.identity import Party, Role
 from contract.ticket import Engine, Purpose
 from data_owner.stock import DataOwnerStock, TakenItem
+from model_owner.stock import ModelOwnerStock
 from secure_computation.admission import STOCKED_ITEM_STEP, present_ticket
 from secure_computation.channel.channel import Channel
-from secure_computation.material import ConsumptionLedger
+from secure_computation.material import ConsumptionLedger, ItemName
 from secure_computation.randomness import Seed
+from secure_computation.stock_folder import Binding, StockFolder
 from tests.end_to_end.federation import (
     HOSPITAL,
     LABORATORY,
@@ -32,6 +34,7 @@ from tests.end_to_end.federation import (
 )
 from tests.end_to_end.models import PATIENT, radiograph
 from tests.end_to_end.stocking import Parties, answer, running
+from tests.secure_computation.test_stock_folder import CLAIMS
 
 
 def mode(path: Path) -> int:
@@ -315,6 +318,37 @@ def test_a_disk_that_is_full_leaves_no_half(parties: Parties, monkeypatch: pytes
     while parties.items(parties.model_owner_stock) and time.monotonic() < limit:
         time.sleep(0.02)
     assert parties.items(parties.model_owner_stock) == []
+
+
+def test_what_another_hospital_left_expires_with_anybodys_session(tmp_path: Path) -> None:
+    """Of a server that runs for long: looked at once an hour."""
+    now = [1_800_000_000.0]
+    ledger = ConsumptionLedger(tmp_path / "consumed")
+    stock = ModelOwnerStock(
+        tmp_path / "stock",
+        key=SEALING,
+        days=1,
+        most_items=9,
+        ledger=ledger,
+        warn=lambda _: None,
+        clock=lambda: now[0],
+    )
+    claims = CLAIMS.model_copy(update={"data_owner": "st-anne"})
+    binding = Binding.of(claims, item=ItemName("ab" * 32), weights_version="ab" * 16, now=now[0])
+    folder = tmp_path / "stock" / "st-anne"
+    StockFolder(folder, key=SEALING, days=1, ledger=ledger, warn=lambda _: None).put(binding, [])
+    for hours, kept in ((12, 1), (24.5, 0)):
+        now[0] = 1_800_000_000.0 + hours * 3600
+        with stock.room(CLAIMS):
+            assert len(list(folder.iterdir())) == kept
+
+
+def test_the_data_owners_own_limit(parties: Parties) -> None:
+    """Refused before a session is opened, which would cost the model owner an item."""
+    parties.stock(stock_items=1)
+    with pytest.raises(CallerError, match="1 items are stocked, the most that stock_items in the settings allows"):
+        parties.stock(stock_items=1)
+    assert len(parties.items(parties.model_owner_stock)) == 1
 
 
 def test_a_file_in_the_place_of_the_folder(parties: Parties) -> None:
