@@ -1,4 +1,4 @@
-"""Real processes ended by SIGKILL between two messages: nothing hangs, nothing wrong is shown, nothing is used twice.
+"""Real processes killed or stopped between two messages: nothing hangs, nothing wrong is shown, nothing is used twice.
 
 A run is cut at a share of the messages that an undisturbed run takes, so that every part of a session is met.
 """
@@ -29,7 +29,7 @@ from tests.end_to_end.federation import SEALING
 from tests.end_to_end.models import radiograph, write_tiny_model
 from tests.end_to_end.watched_links import WatchedLink, watched_link
 
-P0, P1, DEALER = Role.DATA_OWNER, Role.MODEL_OWNER, Role.CRYPTO_PROVIDER
+P0, P1, DEALER, FRONT_END = Role.DATA_OWNER, Role.MODEL_OWNER, Role.CRYPTO_PROVIDER, Role.INFERENCE_SERVICE
 PATIENCE = 120.0
 """Seconds for one command; the parties' own deadlines are much shorter."""
 WAITING = {"connect": 20.0, "step": 10.0, "material": 20.0}
@@ -48,8 +48,10 @@ class Processes:
     """Messages since `diagnose` began."""
     sessions: list[str] = field(default_factory=list)
 
-    def call(self, *arguments: str, kill: tuple[Role, int] | None = None) -> tuple[int, str, str]:
-        """Run `data-owner`; where asked, end a process when so many messages have passed."""
+    def call(
+        self, *arguments: str, kill: tuple[Role, int] | None = None, by: signal.Signals = signal.SIGKILL
+    ) -> tuple[int, str, str]:
+        """Run `data-owner`; where asked, end or stop a process when so many messages have passed."""
         self.passed, counting = 0, threading.Lock()
         words = [*arguments, "--config", str(self.deployment.data_owner_settings)]
         environment = self.deployment.environment
@@ -63,7 +65,7 @@ class Processes:
                 self.passed += 1
                 if kill is not None and self.passed == kill[1] + 1:
                     victim = process.pid if kill[0] is P0 else self.deployment.servers[kill[0]].process.pid
-                    os.kill(victim, signal.SIGKILL)
+                    os.kill(victim, by)
 
         for link in self.links.values():
             link.on_message = count
@@ -89,6 +91,7 @@ class Processes:
         return {path.name for path in folder.rglob("*") if re.fullmatch(r"[0-9a-f]{64}", path.name)}
 
     def start_again(self, role: Role) -> None:
+        self.deployment.servers[role].process.kill()  # if it was only stopped
         self.deployment.servers[role].process.wait(timeout=PATIENCE)
         self.deployment.start_again(role)
 
@@ -143,24 +146,42 @@ def undisturbed(processes: Processes) -> dict[bool, int]:
 
 STEPS = 12
 DEFAULT = {(P1, True, 9), (P0, True, 8)}
-CASES = [
-    pytest.param(victim, stocked, step, marks=[] if (victim, stocked, step) in DEFAULT else [pytest.mark.slow])
-    for victim in (P0, P1, DEALER)
+POINTS = [
+    (victim, stocked, step)
+    for victim in (P0, P1, DEALER, FRONT_END)
     for stocked in (False, True)
     for step in range(STEPS)
     if not (stocked and victim is DEALER)  # who takes no part
 ]
+KILLED = [pytest.param(*point, marks=[] if point in DEFAULT else [pytest.mark.slow]) for point in POINTS]
+STOPPED = [point for point in POINTS if point[0] is not P0 and point[2] % 4 == 1]
+"""A data owner that stops is the same to the others as a link that stalls: tests/faults has it at every message."""
 
 
-@pytest.mark.parametrize(("victim", "stocked", "step"), CASES)
+@pytest.mark.parametrize(("victim", "stocked", "step"), KILLED)
 def test_a_process_that_is_killed(
     processes: Processes, undisturbed: dict[bool, int], victim: Role, step: int, *, stocked: bool
+) -> None:
+    disturb(processes, undisturbed, victim, step, stocked=stocked, by=signal.SIGKILL)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("victim", "stocked", "step"), STOPPED)
+def test_a_process_that_stops(
+    processes: Processes, undisturbed: dict[bool, int], victim: Role, step: int, *, stocked: bool
+) -> None:
+    """It holds its connections and answers nobody, as a machine out of memory does."""
+    disturb(processes, undisturbed, victim, step, stocked=stocked, by=signal.SIGSTOP)
+
+
+def disturb(
+    processes: Processes, undisturbed: dict[bool, int], victim: Role, step: int, *, stocked: bool, by: signal.Signals
 ) -> None:
     if stocked and not processes.stocked(P0):
         assert processes.call("prepare", "--count", "1")[0] == 0
     before = {role: (processes.consumed(role), processes.stocked(role)) for role in (P0, P1)}
     at = undisturbed[stocked] * step // STEPS
-    status, stdout, stderr = processes.call("diagnose", str(processes.image), "--json", kill=(victim, at))
+    status, stdout, stderr = processes.call("diagnose", str(processes.image), "--json", kill=(victim, at), by=by)
     assert processes.passed > at
     if victim is P0:
         assert (status, stdout) == (-signal.SIGKILL, "")
