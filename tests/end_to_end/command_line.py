@@ -64,6 +64,7 @@ def changed_settings(deployment: Deployment, target: Path, **changes: Any) -> Pa
     settings["data_folder"] = str(deployment.folder / settings["data_folder"])
     settings["ticket_keys"] = [str(deployment.folder / key) for key in settings["ticket_keys"]]
     settings["credentials"] = {name: str(deployment.folder / path) for name, path in settings["credentials"].items()}
+    settings["at_rest"]["key_file"] = str(deployment.folder / settings["at_rest"]["key_file"])
     front_end = settings["inference_service"]
     for file in ("authority", "revocations"):
         front_end[file] = str(deployment.folder / front_end[file])
