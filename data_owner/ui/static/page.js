@@ -165,7 +165,7 @@
     for (;;) {
       try {
         await poll();
-        await pause(20);
+        await pause(5); // the server holds the next request until something changes
       } catch (error) {
         if (error.name !== "AbortError") {
           lostSince = lostSince || Date.now();
