@@ -1,9 +1,12 @@
 """Asking hospitals and collecting their answers, over Flower's Grid."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
+
+import httpx
 
 from contract.errors import PeerDisconnected, PeerViolation
 from federated_learning.federation.messages import ERROR, MESSAGE, Letter, Step, from_records, to_records
@@ -78,7 +81,8 @@ class GridExchange:
 
     def online(self) -> frozenset[str]:
         """By the heartbeats that Flower's SuperLink receives."""
-        return frozenset(self._names[node] for node in self._grid.get_node_ids() if node in self._names)
+        with _superlink_answers():
+            return frozenset(self._names[node] for node in self._grid.get_node_ids() if node in self._names)
 
     def ask(
         self, step: Step, letters: Mapping[str, Letter], *, seconds: float, answered: Callable[[str], None]
@@ -124,7 +128,9 @@ class GridExchange:
         messages = [
             Message(to_records(question.letters[name]), self._nodes[name], kind, ttl=seconds) for name in ordered
         ]
-        for name, identity in zip(ordered, self._grid.push_messages(messages), strict=True):
+        with _superlink_answers():
+            identities = list(self._grid.push_messages(messages))
+        for name, identity in zip(ordered, identities, strict=True):
             if identity is None:
                 raise PeerDisconnected(f"Flower's SuperLink did not take the message for hospital {name}: read its log")
             question.sent[identity] = name
@@ -133,7 +139,9 @@ class GridExchange:
     def _collect(self, question: _Question) -> list[str]:
         """Take the answers that are there; the names of those who are done."""
         came = []
-        for message in self._grid.pull_messages(list(question.sent)):
+        with _superlink_answers():
+            messages = list(self._grid.pull_messages(list(question.sent)))
+        for message in messages:
             name = question.sent.pop(message.metadata.reply_to_message_id, None)
             if name is None or name not in question.pending:
                 continue  # it was asked twice, and answered before
@@ -171,3 +179,15 @@ class GridExchange:
             elif state.away_since is not None or now - state.asked_at > self._waiting.repeat:
                 again.add(name)
         return frozenset(again)
+
+
+@contextmanager
+def _superlink_answers() -> Iterator[None]:
+    """Flower's SuperLink forgets a run whose coordinator stood still for long: stopped, asleep, out of memory."""
+    try:
+        yield
+    except httpx.HTTPError as error:
+        raise PeerDisconnected(
+            "Flower's SuperLink no longer takes this coordinator's calls: one of them stood still for too long or has "
+            "ended. Start the same command again: it goes on after the last finished round"
+        ) from error

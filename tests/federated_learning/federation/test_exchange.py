@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterable
 from typing import Any, cast
 
+import httpx
 import pytest
 from flwr.app import Error, Message
 from flwr.supercore.task_identity import TaskIdentity
@@ -154,3 +155,15 @@ def test_a_message_that_flower_does_not_take_ends_the_run(grid: Grid) -> None:
     grid.push_messages = lambda messages: [None for _ in messages]  # type: ignore[method-assign]
     with pytest.raises(PeerDisconnected, match="hospital north"):
         ask(grid)
+
+
+@pytest.mark.parametrize("call", ["push_messages", "pull_messages", "get_node_ids"])
+def test_a_superlink_that_has_forgotten_the_run_ends_it_with_a_way_on(grid: Grid, call: str) -> None:
+    """As after a coordinator was stopped for some minutes: Flower's tokens have ended meanwhile."""
+
+    def refused(*_arguments: object) -> object:
+        raise httpx.HTTPStatusError("401", request=httpx.Request("POST", "https://link"), response=httpx.Response(401))
+
+    setattr(grid, call, refused)
+    with pytest.raises(PeerDisconnected, match="same command again"):
+        exchange(grid).online() if call == "get_node_ids" else ask(grid)
