@@ -206,7 +206,8 @@ def _method(record: RunRecord, chosen: Chosen, rounds: int) -> str:
     for (begin, stages), (end, _) in pairwise(chosen.plans):
         plan += f" (in epochs {begin + 1} to {end} the learning rate followed an earlier plan: {_in_words(stages)})"
     federation = record.federation
-    averaging = "" if federation is None else f"{federation.method}; "
+    momentum = f", server momentum {settings.server_momentum:g}" if settings.server_momentum else ""
+    averaging = "" if federation is None else f"{federation.method}{momentum}; "
     kept = chosen.epoch if federation is None else federation.chosen_round
     choice = f"Of {rounds} {unit}s trained, {unit} {kept} was chosen on {record.validation_role}"
     recipe = (

@@ -4,7 +4,7 @@ model-owner import model.onnx --card card.json
 model-owner check pediatric-pneumonia-resnet18 --samples chest.dcm
 model-owner serve --config model-owner.toml
 model-owner audit list --organisation st-mary --config model-owner.toml
-model-owner withdraw pediatric-pneumonia-resnet18 1.0.0 --config model-owner.toml
+model-owner withdraw pediatric-pneumonia-resnet18 2.0.0 --config model-owner.toml
 """
 
 import os

@@ -53,6 +53,14 @@ def test_every_split_is_reported_with_intervals(card: ModelCard) -> None:
         assert len(intervals) == 1
         assert intervals[0] is not None
     assert stated(card, "dev_val") >= 0.80
+    assert stated(card, "dev_val", "macro one-versus-rest ROC-AUC") >= 0.92
+
+
+def test_hospitals_trained_it_and_only_sums_were_seen(card: ModelCard) -> None:
+    assert card.federation is not None
+    assert card.federation.hospitals == ("hospital-a", "hospital-b", "hospital-c")
+    assert card.federation.secure_aggregation is not None
+    assert card.federation.secure_aggregation["threshold"] == 3
 
 
 def test_answers_that_are_not_uncertain_are_right_as_often_as_promised(card: ModelCard) -> None:
