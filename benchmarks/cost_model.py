@@ -7,13 +7,11 @@ from statistics import median
 from typing import Any, Final
 
 from benchmarks.figures import READABLE, RESULTS, newest
-from benchmarks.overlap import network_of, waited_share
 from contract.errors import CallerError
 from contract.model_card import Strict
 from contract.ticket import Engine
 from model_owner.prediction import OFFLINE_TRIPS
 from secure_computation.links import Link, PhaseCost
-from secure_computation.network import Network
 
 
 class EngineCost(Strict):
@@ -51,11 +49,11 @@ GLOO_TRIPS_OF_REQUEST: Final = 8
 for, the question, the length of the answer's shape, word, the shape, word, the answer."""
 
 
-def cost_of(engine: str, measurements: Sequence[Mapping[str, Any]], network: Network | None = None) -> EngineCost:
+def cost_of(engine: str, measurements: Sequence[Mapping[str, Any]]) -> EngineCost:
     """Cost of an engine from its runs on loopback, each a `Measurement` as saved: medians of its seconds and counts.
 
     Which bytes pass one after another is known for the engines here. Of any other all are counted, which is at most
-    twice too many; so are those of `masked` where its `network` is not given.
+    twice too many.
     """
 
     def middle(name: str) -> float:
@@ -70,9 +68,8 @@ def cost_of(engine: str, measurements: Sequence[Mapping[str, Any]], network: Net
         online_trips -= 1  # the last message says that the result arrived: nobody waits for it
     match engine:
         case "masked":  # online in turns, but for large layers; offline the dealer's link is the busiest of three
-            if network is not None:
-                answered = median(_answered(one) for one in measurements)
-                online -= int((1 - waited_share(network)) * min(answered, online - answered))
+            answered = median(_answered(one) for one in measurements)
+            online -= int((1 - _waited_share(measurements)) * min(answered, online - answered))
             offline, offline_trips = detail("crypto_provider_sent_bytes"), OFFLINE_TRIPS[Engine.MASKED]
         case "crypten":  # both send at once; offline, masked weights follow what the dealer sends
             online //= 2
@@ -88,6 +85,11 @@ def cost_of(engine: str, measurements: Sequence[Mapping[str, Any]], network: Net
         online=PhaseCost(trips=online_trips, bytes_in_line=online, computing_seconds=middle("online_seconds")),
         offline=PhaseCost(trips=offline_trips, bytes_in_line=offline, computing_seconds=middle("offline_seconds")),
     )
+
+
+def _waited_share(measurements: Sequence[Mapping[str, Any]]) -> float:
+    """`benchmarks.overlap.waited_share` of what was measured; 1 in files from before it was kept there."""
+    return min(float(one["details"].get("waited_share", 1.0)) for one in measurements)
 
 
 def _answered(measurement: Mapping[str, Any]) -> int:
@@ -115,8 +117,7 @@ def predict_from_saved(model: str, links: Sequence[Link], folder: Path = RESULTS
     Raises CallerError where there is none, or it is of a version that is not known here.
     """
     path = newest(folder, model)
-    network = network_of(model)
-    costs = [cost_of(engine, runs, network) for engine, runs in _saved_runs(path).items()]
+    costs = [cost_of(engine, runs) for engine, runs in _saved_runs(path).items()]
     return Predictions(
         model=model,
         source=path.name,

@@ -10,7 +10,6 @@ from benchmarks.cost_model import cost_of, predict
 from benchmarks.networks import NetworkRow, Networks
 from contract.model_card import Strict
 from secure_computation.links import LOOPBACK
-from secure_computation.network import Network
 
 TABLE_WIDTH: Final = 130
 
@@ -34,11 +33,11 @@ class ForetoldNetworks(Networks):
     """Of every row but those of loopback, which they rest on."""
 
 
-def foretell(result: Networks, network: Network | None) -> ForetoldNetworks:
-    """Hold the cost model against a result. `network`: the model's; without it, `masked` is foretold too much."""
+def foretell(result: Networks) -> ForetoldNetworks:
+    """Hold the cost model against a result, by nothing but what its file holds."""
     links = {facts.link.name: facts.link for facts in result.links}
     costs = {
-        row.engine: cost_of(row.engine, result.measured(row.engine, LOOPBACK), network)
+        row.engine: cost_of(row.engine, result.measured(row.engine, LOOPBACK))
         for row in result.rows
         if row.network == LOOPBACK.name
     }

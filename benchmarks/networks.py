@@ -191,10 +191,7 @@ class _Campaign:
                 if link == LOOPBACK:
                     self._walls[name] = time.monotonic() - started
         if link == LOOPBACK:
-            self.costs = {
-                name: cost_of(name, runs_that_count(self.runs, name, link), self._case.network)
-                for name in self._engines(link)
-            }
+            self.costs = {name: cost_of(name, runs_that_count(self.runs, name, link)) for name in self._engines(link)}
         return checked
 
     def _engines(self, link: Link) -> list[str]:

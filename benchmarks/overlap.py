@@ -1,13 +1,8 @@
 """How much of the masked engine's answers travels while the model owner still opens: from the network alone."""
 
-import tempfile
 from collections.abc import Iterator
 from math import prod
-from pathlib import Path
 
-from benchmarks.configuration import MODELS
-from benchmarks.variants import variant
-from contract.model_card import read_card
 from secure_computation.engines.masked.walk import parts_of
 from secure_computation.network import Clip, MaxPool, Network, Operation, Relu
 
@@ -48,15 +43,3 @@ def _of(operation: Operation, given: Shape, output: Shape) -> Iterator[int]:
                     left -= pairs
         case _:
             return
-
-
-def network_of(model: str) -> Network | None:
-    """The network of a model that results name; None for one that was given by its folder, which is not known here."""
-    from model_owner.onnx_import.compiling import compile_model
-
-    base = MODELS.get(model)
-    if base is None or not (base / "model.onnx").is_file():
-        return None
-    with tempfile.TemporaryDirectory(prefix="benchmark-") as name:
-        folder = variant(base, Path(name), model=model, side=None)
-        return compile_model(folder / "model.onnx", read_card(folder / "card.json")).network

@@ -73,4 +73,4 @@ def _measured(configuration: Configuration, links: "tuple[Link, ...]") -> "Foret
     with tempfile.TemporaryDirectory(prefix="benchmark-") as name, shown_steps(console()) as on_step:
         folder = variant(configuration.model_folder, Path(name), model=configuration.model, side=configuration.side)
         case = prepare(folder, Path(name), seed=configuration.seed, rounds=configuration.runs + 1)
-        return foretell(measure_networks(configuration, case, links, on_step), case.network)
+        return foretell(measure_networks(configuration, case, links, on_step))

@@ -13,7 +13,6 @@ from benchmarks.foretelling import error_words, foretell, percent, rows_with_pre
 from benchmarks.growth import Growth
 from benchmarks.layers import Layers
 from benchmarks.networks import Networks
-from benchmarks.overlap import network_of
 from benchmarks.reporting import Result, Summary
 from benchmarks.scale import Scale
 
@@ -166,7 +165,7 @@ def networks(folder: Path) -> Section:
     found = read_part("networks", folder, Networks)
     if found is None:
         return Section(MISSING)
-    kept, result = found[0], foretell(found[1], network_of(found[1].model))
+    kept, result = found[0], foretell(found[1])
     links = {facts.link.name: facts for facts in result.links}
     bars: dict[str, dict[str, float]] = {}
     rows = []

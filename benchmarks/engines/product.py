@@ -14,6 +14,7 @@ from benchmarks.case import Case, Pictures
 from benchmarks.emulation import deployed_over
 from benchmarks.measuring import Link as Traffic
 from benchmarks.measuring import Measurement, NotServed, Opener
+from benchmarks.overlap import waited_share
 from benchmarks.processes import cpu_seconds, last_words, peak_rss_bytes, run_watched
 from contract.errors import ComputationFailed
 from contract.ticket import BATCHED_ENGINES
@@ -89,8 +90,13 @@ class ProductEngine:
                 "data_owner_sent_bytes": diagnosis.bytes.data_owner_sent,
                 "model_owner_sent_bytes": diagnosis.bytes.model_owner_sent,
                 "crypto_provider_sent_bytes": diagnosis.bytes.crypto_provider_sent,
-            },
+            }
+            | self._overlap(),
         )
+
+    def _overlap(self) -> dict[str, float]:
+        """What the cost model needs of the network, kept with the run: the model of that name may change later."""
+        return {"waited_share": waited_share(self._case.network)} if self._protocol is Protocol.MASKED else {}
 
     def _servers_memory(self) -> dict[str, int]:
         return self._of_servers(peak_rss_bytes)

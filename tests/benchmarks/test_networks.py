@@ -19,7 +19,7 @@ from benchmarks.foretelling import ForetoldNetworks, error_words, foretell, rows
 from benchmarks.measuring import Link as Traffic
 from benchmarks.measuring import Measurement, Opener, Step
 from benchmarks.networks import FORMAT, Networks, measure_networks, parse_networks, save_networks
-from benchmarks.overlap import network_of, waited_share
+from benchmarks.overlap import waited_share
 from contract.command_line import run
 from contract.errors import CallerError
 from contract.ticket import Engine
@@ -37,7 +37,7 @@ LINK = Link(name="x", one_way_milliseconds=10.0, megabits_per_second=8.0)  # 1 M
 STOCK = {"third_party_bytes": 1_000_000, "rounds": 40, "third_party_requests": 30}
 
 
-def counted(**details: int) -> Measurement:
+def counted(**details: float) -> Measurement:
     return replace(
         measurement(2.0), online_bytes=3_000_000, offline_bytes=5_000_000, one_way_trips=101, details=details
     )
@@ -71,11 +71,11 @@ def test_answers_to_parts_of_a_large_layer_cross_while_the_model_owner_opens_the
         Traffic(sender="data_owner", receiver="model_owner", offline_bytes=0, online_bytes=1_000_000),
         Traffic(sender="model_owner", receiver="data_owner", offline_bytes=0, online_bytes=2_000_000),
     )
-    run = asdict(replace(counted(crypto_provider_sent_bytes=0), links=links))
-    network = network_of_relus(4 * PART_ELEMENTS)
-    assert waited_share(network) == 0.25
-    assert cost_of("masked", [run], network).online.bytes_in_line == 2_250_000
-    assert cost_of("masked", [run]).online.bytes_in_line == 3_000_000
+    share = waited_share(network_of_relus(4 * PART_ELEMENTS))
+    assert share == 0.25
+    for waited, in_line in ((share, 2_250_000), (1.0, 3_000_000)):
+        run = asdict(replace(counted(crypto_provider_sent_bytes=0, waited_share=waited), links=links))
+        assert cost_of("masked", [run]).online.bytes_in_line == in_line
 
 
 def test_the_parts_are_those_of_every_comparison() -> None:
@@ -111,10 +111,6 @@ def network_of_relus(elements: int) -> Network:
         output="head",
         classes=3,
     )
-
-
-def test_a_model_that_is_not_known_by_name_has_no_network_here() -> None:
-    assert network_of("somebody's") is None
 
 
 def saved_result(folder: Path, *, version: int = 1) -> Path:
@@ -260,7 +256,7 @@ def test_every_engine_runs_over_every_link_beside_its_prediction(
         *[("loopback", name, 2) for name in ("masked", "crypten", "plaintext")],
         *[("x", name, 2) for name in ("masked", "crypten")],  # no link changes plaintext
     ]
-    foretold = foretell(result, None)
+    foretold = foretell(result)
     (*home, (_, masked), (row, crypten)) = rows_with_predictions(foretold)
     assert [one for _, one in home] == [None] * 3
     assert (row.network, row.engine) == ("x", "crypten")
@@ -278,7 +274,7 @@ def test_every_engine_runs_over_every_link_beside_its_prediction(
     assert steps[-1].seconds_left is not None
     kept = Networks.model_validate_json(save_networks(tmp_path, result).read_text())
     assert kept.model_dump(mode="json") == result.model_dump(mode="json")
-    assert foretell(kept, None).predictions == foretold.predictions
+    assert foretell(kept).predictions == foretold.predictions
 
 
 def test_a_file_of_the_first_format_is_read_without_the_predictions_of_its_day(
