@@ -16,7 +16,7 @@ from contract.errors import ConfigurationError
 
 STOP_SECONDS = 5.0
 TERMINATION_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-_PROGRAMS = {
+PROGRAMS = {
     "federation": "contract.federation_command",
     "inference-service": "inference_service.command",
     "crypto-provider": "crypto_provider.command",
@@ -27,7 +27,7 @@ _PROGRAMS = {
 
 def command(program: str, arguments: Sequence[str]) -> list[str]:
     """The command line of one of our programs, under this interpreter, wherever it is installed."""
-    start = f"import sys; from {_PROGRAMS[program]} import main; sys.argv[0] = {program!r}; main()"
+    start = f"import sys; from {PROGRAMS[program]} import main; sys.argv[0] = {program!r}; main()"
     return [sys.executable, "-c", start, *arguments]
 
 

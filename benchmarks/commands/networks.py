@@ -14,7 +14,7 @@ from contract.command_line import console, say
 from secure_computation.links import LINKS
 
 if TYPE_CHECKING:
-    from benchmarks.foretelling import ForetoldNetworks
+    from benchmarks.networks import Networks
     from secure_computation.links import Link
 
 _ALL = ",".join(link.name for link in LINKS)
@@ -34,7 +34,7 @@ def networks(
     as_json: AsJson = False,
 ) -> None:
     """Seconds of one image over emulated links, beside what the cost model foretells from loopback."""
-    from benchmarks.foretelling import TABLE_WIDTH, print_networks
+    from benchmarks.foretelling import TABLE_WIDTH, foretell, print_networks
     from benchmarks.networks import parse_networks, save_networks
 
     links = parse_networks(names)
@@ -50,22 +50,22 @@ def networks(
     if save is not None:
         check_save_folder(save)
     result = _measured(configuration, links)
+    shown = foretell(result)
     if as_json:
-        sys.stdout.write(result.model_dump_json() + "\n")
+        sys.stdout.write(shown.model_dump_json() + "\n")
     else:
         from rich.console import Console
 
         output = Console(highlight=False)
         if not output.is_terminal:
             output.width = TABLE_WIDTH  # a file or a pipe has none, and 80 would cut figures off
-        print_networks(output, result)
+        print_networks(output, shown)
     if save is not None:
         say(f"every run: {save_networks(save, result)}")
 
 
-def _measured(configuration: Configuration, links: "tuple[Link, ...]") -> "ForetoldNetworks":
+def _measured(configuration: Configuration, links: "tuple[Link, ...]") -> "Networks":
     from benchmarks.case import prepare
-    from benchmarks.foretelling import foretell
     from benchmarks.networks import measure_networks
     from benchmarks.progress import shown_steps
     from benchmarks.variants import variant
@@ -73,4 +73,4 @@ def _measured(configuration: Configuration, links: "tuple[Link, ...]") -> "Foret
     with tempfile.TemporaryDirectory(prefix="benchmark-") as name, shown_steps(console()) as on_step:
         folder = variant(configuration.model_folder, Path(name), model=configuration.model, side=configuration.side)
         case = prepare(folder, Path(name), seed=configuration.seed, rounds=configuration.runs + 1)
-        return foretell(measure_networks(configuration, case, links, on_step))
+        return measure_networks(configuration, case, links, on_step)

@@ -1,7 +1,6 @@
 """AriaNN's table: its figures stand as published, the networks are its own, and ours stand beside them."""
 
 import io
-import json
 import math
 from pathlib import Path
 
@@ -14,16 +13,13 @@ from benchmarks.ariann import (
     NETWORKS,
     AriannTable,
     LinkCost,
-    Plan,
     Row,
-    measure_ariann,
     read_published,
 )
 from benchmarks.ariann_models import write_network
 from benchmarks.commands.ariann import ariann_table
 from benchmarks.commands.giving import TABLE_WIDTH
 from benchmarks.machine import read_machine
-from benchmarks.measuring import Step
 from benchmarks.reporting import Range
 from contract.command_line import run
 from contract.model_card import read_card
@@ -32,7 +28,7 @@ from model_owner.calibration import calibration_images
 from model_owner.onnx_import.compiling import compile_model
 from secure_computation import reference
 from secure_computation.engines.masked.lowering import lower_masked
-from secure_computation.links import LOOPBACK, find_link
+from secure_computation.links import find_link
 
 TRANSCRIBED = {
     "lenet-28": (128, 0.041, 0.055, 0.035, 0.143, 0.43, None),
@@ -130,23 +126,6 @@ def test_mistakes_get_one_line_and_exit_status_2(
     assert output.out == ""
     assert words in output.err
     assert output.err.count("\n") == 1
-
-
-@pytest.mark.slow
-def test_a_row_is_measured(tmp_path: Path) -> None:
-    steps: list[Step] = []
-    plan = Plan(rows=("lenet-28",), links=(LOOPBACK,), runs=2, timeout_seconds=300)
-    result = measure_ariann(tmp_path, plan, steps.append)
-    assert [step.words for step in steps] == ["LeNet, 28 px: loopback"]
-    (row,) = result.rows
-    (cost,) = row.ours
-    assert row.published.online_megabytes == 0.43
-    assert 0 < cost.online_seconds_range.smallest <= cost.online_seconds <= cost.online_seconds_range.largest
-    assert cost.online_bytes > 0
-    assert cost.weights_bytes > PARAMETERS["lenet-28"]  # at least a byte each
-    assert cost.max_abs_error < 0.1 * cost.largest_logit
-    assert {"data_owner", "model_owner", "crypto_provider", "inference_service"} == set(cost.peak_rss_bytes)
-    assert json.loads(result.model_dump_json())["format"] == 1
 
 
 def test_the_table_shows_theirs_and_ours() -> None:

@@ -8,7 +8,7 @@ import pytest
 from benchmarks import growth as growth_module
 from benchmarks.__main__ import app
 from benchmarks.agreement import Agreement
-from benchmarks.growth import Growth, measure_growth, seconds_left
+from benchmarks.growth import measure_growth, seconds_left
 from benchmarks.measuring import Step
 from contract.command_line import run
 from tests.benchmarks.fakes import fake_case, fake_opener, measurement
@@ -59,21 +59,6 @@ def test_growth_fits_a_line_and_tells_how_far_it_is(tmp_path: Path, monkeypatch:
     assert result.online_seconds_at_no_pixels == pytest.approx(2 / 3)
     assert steps[-1].words == "64 x 64 pixels, masked: run 1 of 1"
     assert (steps[-1].done, steps[-1].total) == (3, 4)
-
-
-@pytest.mark.slow
-def test_a_small_growth(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    model = write_tiny_model(tmp_path / "model")
-    saved = tmp_path / "growth.json"
-    arguments = ["growth", "--model", str(model), "--sides", "32,64", "--runs", "1", "--save", str(saved)]
-    with pytest.raises(SystemExit) as caught:
-        run(app, name="bench", arguments=arguments)
-    assert caught.value.code == 0
-    result = Growth.model_validate_json(capsys.readouterr().out)
-    assert result == Growth.model_validate_json(saved.read_text())
-    small, large = result.sizes
-    assert small.online_bytes < large.online_bytes
-    assert small.one_way_trips == large.one_way_trips
 
 
 def test_a_small_agreement(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

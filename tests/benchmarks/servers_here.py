@@ -1,0 +1,104 @@
+"""A federation as `demonstration.deployment` sets it up, with commands and servers in this process: starting is quick.
+
+Every command line is the real one and the sockets are real; only no process is started for each. The data owner stays
+a process of its own, as the benchmarks watch it.
+"""
+
+import importlib
+import io
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvicorn
+
+from contract.command_line import run
+from contract.identity import Role
+from demonstration import deployment
+from demonstration.commands import PROGRAMS
+
+STOP_SECONDS = 20.0
+
+
+class ServerHere:
+    """One `serve` command in a thread. Has what `demonstration.deployment` asks of a server's process."""
+
+    def __init__(self, program: str, arguments: tuple[str, ...], log: Path) -> None:
+        self.program, self.log, self.process = program, log, self
+        self.pid = os.getpid()
+        self._uvicorn: uvicorn.Server | None = None
+        self._ended: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, args=(arguments,), name=program, daemon=True)
+        log.touch()
+        self._thread.start()
+
+    def _run(self, arguments: tuple[str, ...]) -> None:
+        try:
+            run(app_of(self.program), name=self.program, arguments=arguments)
+        except BaseException as error:  # noqa: BLE001 - told by require_running, in the thread that waits
+            self._ended = error
+
+    def serves(self, server: uvicorn.Server) -> None:
+        """Noted by uvicorn itself when it starts in this thread."""
+        self._uvicorn = server
+
+    def words(self) -> str:
+        return repr(self._ended)
+
+    def require_running(self) -> None:
+        assert self._thread.is_alive(), f"{self.program} ended: {self._ended!r}"
+
+    def poll(self) -> int | None:
+        return None if self._thread.is_alive() else 0
+
+    def send_signal(self, _number: int) -> None:
+        limit = time.monotonic() + STOP_SECONDS
+        while self._uvicorn is None and self._thread.is_alive() and time.monotonic() < limit:
+            time.sleep(0.01)  # it is still starting
+        if self._uvicorn is not None:
+            self._uvicorn.should_exit = True
+
+    def wait(self, timeout: float | None = None) -> int:
+        self._thread.join(STOP_SECONDS)
+        assert not self._thread.is_alive(), f"{self.program} does not stop"
+        return 0
+
+
+def app_of(program: str) -> Any:
+    return importlib.import_module(PROGRAMS[program]).app
+
+
+@contextmanager
+def servers_here(patch: pytest.MonkeyPatch) -> Iterator[None]:
+    """While this lasts, every deployment runs here."""
+    running: dict[threading.Thread, ServerHere] = {}
+    one_at_a_time = threading.Lock()  # stdout is everybody's
+    started: Callable[..., None] = uvicorn.Server.run
+
+    def call(program: str, *arguments: str, environment: Mapping[str, str], timeout_seconds: float = 0.0) -> str:
+        output = io.StringIO()
+        with one_at_a_time, redirect_stdout(output), pytest.raises(SystemExit) as ended:
+            run(app_of(program), name=program, arguments=arguments)
+        assert ended.value.code == 0, f"{program} {arguments[0]} failed"
+        return output.getvalue()
+
+    def serve(servers: dict[Role, Any], folder: Path, role: Role, _environment: Mapping[str, str]) -> None:
+        arguments = ("serve", "--config", str(folder / f"{role.value}.toml"))
+        server = ServerHere(role.value, arguments, folder / f"{role.value}.log")
+        servers[role] = running[server._thread] = server
+
+    def note(server: uvicorn.Server, *arguments: Any, **named: Any) -> None:
+        if (here := running.get(threading.current_thread())) is not None:
+            here.serves(server)
+        started(server, *arguments, **named)
+
+    with patch.context() as patched:
+        patched.setattr(deployment, "call", call)
+        patched.setattr(deployment, "_serve", serve)
+        patched.setattr(uvicorn.Server, "run", note)
+        yield
