@@ -23,7 +23,8 @@ from contract.ticket import Engine
 
 if TYPE_CHECKING:
     from contract.api import ModelEntry
-    from data_owner.session import Diagnoser, Progress
+    from data_owner.progress import Progress
+    from data_owner.session import Diagnoser
 
 
 class Order(Strict):
@@ -61,7 +62,8 @@ def main() -> None:
 def _serve(config: Path, data_folder: Path, image: Path) -> None:
     import torch
 
-    from data_owner.session import Diagnoser, Progress
+    from data_owner.progress import Progress
+    from data_owner.session import Diagnoser
     from data_owner.settings import DataOwnerSettings
     from inference_service.client import InferenceServiceClient
     from secure_computation.engines.choosing import warm_up

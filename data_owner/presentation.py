@@ -12,7 +12,7 @@ from rich.text import Text
 
 from contract.model_card import ModelCard
 from data_owner.diagnosis import Diagnosis
-from data_owner.session import Progress
+from data_owner.progress import Progress
 
 BAR_WIDTH = 30
 FRAME = 8

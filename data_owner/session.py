@@ -44,7 +44,7 @@ session, ticket     -->    checks ticket, pins both peers
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -69,6 +69,7 @@ from data_owner.diagnosis import Bytes, Diagnosis, Seconds, Warned
 from data_owner.heat_map import require_heat_map
 from data_owner.masked_weights import MaskedWeightsFolder
 from data_owner.offline import Offline
+from data_owner.progress import Progress
 from data_owner.results import Outcome, Submission, result_of
 from data_owner.session_desk import OpenSession, SessionDesk, Ticket
 from data_owner.settings import DataOwnerSettings
@@ -88,7 +89,7 @@ from secure_computation.engines.choosing import (
     warm_up_for,
     warm_up_online,
 )
-from secure_computation.engines.interface import DataOwnerSide, OnLayer
+from secure_computation.engines.interface import DataOwnerSide
 from secure_computation.engines.masked.engine import DataOwnerItem
 from secure_computation.engines.masked.stock import stockable
 from secure_computation.plan import Plan, parse_plan
@@ -96,30 +97,6 @@ from secure_computation.wire import Phase
 
 DRAWN_AHEAD: Final = 3
 """Images whose draws are made before the online phase: some 170 MB each for a ResNet-18 at 224 x 224."""
-
-OnStage = Callable[[str], None]
-"""Progress in words: which stage begins."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Progress:
-    """Whom to tell how far a diagnosis is."""
-
-    stage: OnStage
-    layer: OnLayer
-
-    def until(self, cancellation: Cancellation) -> "Progress":
-        """The same, that raises SessionCancelled at the first stage or layer after the session was given up."""
-
-        def stage(words: str) -> None:
-            cancellation.check()
-            self.stage(words)
-
-        def layer(index: int, total: int, name: str) -> None:
-            cancellation.check()
-            self.layer(index, total, name)
-
-        return Progress(stage=stage, layer=layer)
 
 
 @dataclass(frozen=True, kw_only=True)

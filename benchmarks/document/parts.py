@@ -12,8 +12,10 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from benchmarks.configuration import Configuration, find_model, name_of, parse_names
+from benchmarks.federation import FederationCost
 from benchmarks.machine import Machine, product_version, read_machine
 from benchmarks.reporting import FORMAT, SavedFile, read_file
+from benchmarks.secure_aggregation import AggregationCost
 from contract.command_line import console, say
 from contract.errors import CallerError
 from contract.model_card import Strict
@@ -53,6 +55,13 @@ class PartFile(Strict):
     """`product_version()` of the code that was measured."""
     machine: Machine
     result: dict[str, Any]
+
+
+class AggregationCosts(Strict):
+    """What secure aggregation costs a round of federated training: computed alone, and in real processes."""
+
+    arithmetic: AggregationCost
+    federation: FederationCost
 
 
 def latency(plan: Plan, _folder: Path) -> Strict:
@@ -167,6 +176,21 @@ def scale(plan: Plan, folder: Path) -> Strict:
         )
 
 
+def aggregation(plan: Plan, _folder: Path) -> Strict:
+    """A ResNet-18's update added up by three hospitals, with and without secure aggregation."""
+    from benchmarks.federation import measure_federation
+    from benchmarks.secure_aggregation import measure_aggregation
+
+    with console().status("secure aggregation") as status:
+        arithmetic = measure_aggregation(
+            hospitals=3, ring_bits=16, runs=plan.runs or 9, on_run=lambda run: status.update(f"arithmetic, round {run}")
+        )
+        federation = measure_federation(
+            architecture="resnet18-normaliser-free", hospitals=3, rounds=plan.runs or 7, on_step=status.update
+        )
+    return AggregationCosts(arithmetic=arithmetic, federation=federation)
+
+
 def _latency(plan: Plan, model: str, engines: str, *, batch: int = 1, runs: int = 5) -> Strict:
     from benchmarks.commands.latency import measure
 
@@ -194,6 +218,7 @@ PARTS: Final = (
     Part(name="scale", minutes=3.5, measure=scale),
     Part(name="growth", minutes=2.0, measure=growth),
     Part(name="layers", minutes=0.5, measure=layers),
+    Part(name="aggregation", minutes=3.0, measure=aggregation),
 )
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks.document import plots
+from benchmarks.document.federated import aggregation
 from benchmarks.document.other_systems import ariann, peers
 from benchmarks.document.parts import read_part
 from benchmarks.document.section import MISSING, Section, picture, source
@@ -308,5 +309,6 @@ SECTIONS: Final[Mapping[str, Render]] = {
     "scale": scale,
     "growth": growth,
     "layers": layers,
+    "aggregation": aggregation,
 }
 """By the name of the place in the template."""

@@ -26,7 +26,8 @@ from data_owner.ui.workplace import Activity, Connection, Preparing, Step, Stock
 
 if TYPE_CHECKING:
     from data_owner.diagnosis import Diagnosis
-    from data_owner.session import Diagnoser, Progress
+    from data_owner.progress import Progress
+    from data_owner.session import Diagnoser
     from inference_service.client import InferenceServiceClient
 
 PAGE_FIRST_SECONDS: Final = 1.0
@@ -248,7 +249,7 @@ class Runner:
         return activity
 
     def _progress(self, activity: Activity, model: ModelEntry) -> "Progress":
-        from data_owner.session import Progress
+        from data_owner.progress import Progress
 
         place = self._workplace
 

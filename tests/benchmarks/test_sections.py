@@ -9,14 +9,16 @@ import pytest
 from benchmarks.ariann import AriannTable, LinkCost, Row, read_published
 from benchmarks.comparison import PeerRow, Peers, Spread, Status
 from benchmarks.document import writing
-from benchmarks.document.parts import PartFile, path_of
+from benchmarks.document.parts import AggregationCosts, PartFile, path_of
 from benchmarks.emulation import MeasuredLink
+from benchmarks.federation import FederationCost, RoundCost
 from benchmarks.growth import Growth, SizeCost
 from benchmarks.layers import Layers, LayerTime
 from benchmarks.measuring import Measured
 from benchmarks.networks import LinkFacts, NetworkRow, Networks, SavedRun
 from benchmarks.reporting import FORMAT, Range, summarise
 from benchmarks.scale import Level, Quantiles, Scale, Stocking
+from benchmarks.secure_aggregation import AggregationCost
 from contract.model_card import Strict
 from secure_computation.links import LINKS
 from tests.benchmarks.fakes import fake_case, measurement
@@ -73,6 +75,45 @@ def networks() -> Networks:
         rows=(row("loopback", runs=3), row("lan", runs=1)),
         runs=(run,),
         **FACTS,
+    )
+
+
+def aggregation() -> AggregationCosts:
+    def of_round(seconds: float, sent: int) -> RoundCost:
+        return RoundCost(seconds=seconds, seconds_range=(0.1, 3.0), seconds_by_step={}, bytes_sent_by_a_hospital=sent)
+
+    facts = {"machine": MACHINE, "versions": {"python": "3"}}
+    return AggregationCosts(
+        arithmetic=AggregationCost(
+            parameters=1000,
+            hospitals=3,
+            ring_bits=16,
+            runs=9,
+            hospital_seconds=0.2,
+            coordinator_seconds=0.1,
+            apart_seconds=0.3,
+            together_seconds=0.7,
+            plain_apart_seconds=0.1,
+            plain_together_seconds=0.2,
+            extra_apart_seconds=0.2,
+            extra_together_seconds=0.5,
+            extra_together_seconds_range=(0.4, 0.6),
+            bytes_sent_by_a_hospital=2_000_000,
+            plain_bytes_sent_by_a_hospital=4_000_000,
+            bytes_against_plain=0.5,
+            **facts,  # type: ignore[arg-type]
+        ),
+        federation=FederationCost(
+            architecture="small-cnn",
+            parameters=1000,
+            hospitals=3,
+            rounds=7,
+            secure=of_round(1.25, 2_100_000),
+            plain=of_round(1.5, 4_200_000),
+            extra_seconds=-0.25,
+            bytes_against_plain=0.5,
+            **facts,  # type: ignore[arg-type]
+        ),
     )
 
 
@@ -218,6 +259,7 @@ def results(tmp_path: Path) -> Path:
         "scale": scale(),
         "growth": growth(),
         "layers": layers(),
+        "aggregation": aggregation(),
     }.items():
         keep(tmp_path, name, result)
     return tmp_path
@@ -245,6 +287,8 @@ def test_the_page_shows_what_was_measured(results: Path) -> None:
         "48 with 2",
         "| 64 x 64 | 0.5 | 1.5 |",
         "| Relu | 1 | 60.0 | 20.0 | 67% |",
+        "| arithmetic, all on one core | 0.7 | 0.2 | +0.500 | 2.0 | 0.50 |",
+        "| a real federation on loopback | 1.25 (0.1 - 3) | 1.5 (0.1 - 3) | -0.250 | 2.1 | 0.50 |",
         "c0de",
     ):
         assert words in page.text, words

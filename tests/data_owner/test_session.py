@@ -26,7 +26,8 @@ from contract.errors import (
 from contract.identity import Party, Role
 from contract.settings import Peer, Waiting
 from contract.ticket import Engine
-from data_owner.session import Diagnoser, Progress
+from data_owner.progress import Progress
+from data_owner.session import Diagnoser
 from model_owner.server import InferenceHandler
 from secure_computation.channel.channel import Channel
 from secure_computation.plan import Plan

@@ -40,7 +40,8 @@ from contract.ticket import (
 from crypto_provider.server import DEALING_PATH, dealer_app
 from crypto_provider.settings import CryptoProviderSettings
 from data_owner.diagnosis import Diagnosis
-from data_owner.session import Diagnoser, Progress
+from data_owner.progress import Progress
+from data_owner.session import Diagnoser
 from data_owner.settings import DataOwnerSettings
 from inference_service.accounts import AccountRole
 from inference_service.app import create_app

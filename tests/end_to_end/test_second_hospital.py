@@ -15,7 +15,8 @@ from contract.errors import PeerReported
 from contract.identity import Party, Role
 from contract.settings import FrontEnd, Peer
 from contract.ticket import Engine
-from data_owner.session import Diagnoser, Progress
+from data_owner.progress import Progress
+from data_owner.session import Diagnoser
 from data_owner.settings import DataOwnerSettings
 from inference_service.accounts import AccountRole, Accounts
 from inference_service.client import InferenceServiceClient

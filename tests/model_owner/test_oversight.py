@@ -28,7 +28,7 @@ from contract.errors import (
 )
 from contract.identity import Party, Role
 from contract.ticket import Engine, Purpose
-from data_owner.session import Progress
+from data_owner.progress import Progress
 from demonstration.plaintext import PlaintextModel
 from inference_service.client import InferenceServiceClient
 from model_owner.command import app

@@ -37,11 +37,13 @@ from numpy.typing import NDArray
 from contract.errors import PeerViolation
 from contract.identity import Role
 from secure_computation.channel.channel import Channel
-from secure_computation.engines.interface import Answer, Label, OnHeatMap, OnLayer
+from secure_computation.engines.interface import Answer, OnHeatMap, OnLayer
 from secure_computation.engines.masked.activation import ActivationAsP0, ActivationAsP1
+from secure_computation.engines.masked.bundles import receive_bundle, send_bundle
 from secure_computation.engines.masked.comparison_steps import TruncateStep
 from secure_computation.engines.masked.fixed_point import logits_of, quantise_image
 from secure_computation.engines.masked.integer_weights import IntegerWeights
+from secure_computation.engines.masked.labels import labels_as_p0, labels_as_p1
 from secure_computation.engines.masked.plan import InputStep, LinearStep, MaskedLowering, Step
 from secure_computation.engines.masked.roles import (
     ComparisonShape,
@@ -71,7 +73,7 @@ from secure_computation.material import DealtSeeds, ItemName
 from secure_computation.protocols.bundle import Bundle, BundleLayout
 from secure_computation.protocols.draws import RingElements
 from secure_computation.protocols.heat_map import open_heat_map, share_heat_map
-from secure_computation.protocols.label import LabelAsP0, LabelAsP1
+from secure_computation.protocols.label import LabelAsP0
 from secure_computation.protocols.relu import ReluAsP0
 from secure_computation.protocols.truncation import TruncationAsP0
 from secure_computation.randomness import Seed
@@ -80,16 +82,6 @@ from secure_computation.wire import Phase
 
 VERSION_NAME: Final = re.compile(r"[0-9a-f]{32}")
 """Name of one version of a model owner's weights, drawn at random at import. Public."""
-
-
-def _send(channel: Channel, layout: BundleLayout, bundle: Bundle, *, step: str) -> None:
-    channel.send_bytes(layout.pack(bundle).data, step=step)
-
-
-def _receive(channel: Channel, layout: BundleLayout, *, step: str) -> Bundle:
-    body = np.empty(layout.body_bytes, np.uint8)
-    channel.receive_into(body.data, step=step)
-    return layout.unpack(body, peer=str(channel.peer), step=step)
 
 
 def _version_name(fields: Mapping[str, object], channel: Channel) -> str:
@@ -125,7 +117,7 @@ class MaskedDealer:
         channel.send_seed(seeds.model_owner.reveal_to_channel(), step="seed")
 
         def send(move: Move, layout: BundleLayout, bundle: Bundle) -> None:
-            _send(channel, layout, bundle, step=f"correction, {move}")
+            send_bundle(channel, layout, bundle, step=f"correction, {move}")
 
         masks = self._prepared((organisation, version), model_seed)
         DealerPass(self._lowering, masks, p0=seeds.data_owner, p1=seeds.model_owner, item=item, send=send).run()
@@ -188,7 +180,7 @@ class MaskedDataOwner:
         version, deltas = self._fetch_deltas(model_owner, patience_seconds)
 
         def send(move: Move, layout: BundleLayout, bundle: Bundle) -> None:
-            _send(model_owner, layout, bundle, step=f"hidden share, {move}")
+            send_bundle(model_owner, layout, bundle, step=f"hidden share, {move}")
 
         prepared = DataOwnerOffline(self._lowering, deltas, seed=seed, item=item, send=send).prepare()
         return DataOwnerItem(prepared=prepared, seed=seed, weights_version=version)
@@ -204,7 +196,8 @@ class MaskedDataOwner:
         version = _version_name(hello, channel)
         if version != kept:
             received = receive_deltas(
-                self._lowering, lambda step, layout: _receive(channel, layout, step=f"masked weights, {step.name}")
+                self._lowering,
+                lambda step, layout: receive_bundle(channel, layout, step=f"masked weights, {step.name}"),
             )
             self._store.save(owner, version, self._lowering, received)
         if self._deltas is None or self._deltas[0] != (owner, version):
@@ -237,14 +230,14 @@ class MaskedDataOwner:
         integers = [quantise_image(self._lowering, image) for image in images]
         masked = [mask_image(step, image, item) for image, item in zip(integers, items, strict=True)]
         for bundle in masked:
-            _send(channel, input_layout(step), bundle, step="masked image")
+            send_bundle(channel, input_layout(step), bundle, step="masked image")
         total = len(items[0].layers)
         for index, layers in enumerate(zip(*(item.layers for item in items), strict=True)):
             moves = [one for layer in layers for one in layer]  # image by image, as P1 opens them
             on_layer(index, total, moves[0][0].step)
             labels = [part for _, part in moves if isinstance(part, LabelAsP0)]
             if labels:
-                return _labels_as_p0(channel, moves[0][0], labels)
+                return labels_as_p0(channel, moves[0][0], labels)
             for move, part in moves:
                 if not isinstance(part, LabelAsP0):
                     _answer(channel, move, part)
@@ -253,7 +246,7 @@ class MaskedDataOwner:
 
     def _open(self, mine: PreparedDataOwner, channel: Channel, on_heat_map: OnHeatMap | None) -> NDArray[np.float64]:
         # reveal: the data owner, and nobody else, learns the logits. That is the purpose of the computation.
-        other = _receive(channel, output_layout(self._lowering), step="output share").rings[0]
+        other = receive_bundle(channel, output_layout(self._lowering), step="output share").rings[0]
         total_share = reduce_to_ring(other.values + mine.output_share.reshape(-1), other.bits)
         if self._lowering.heat_map is not None:
             heat_map = self._open_heat_map(self._lowering.heat_map, mine, channel)
@@ -263,7 +256,7 @@ class MaskedDataOwner:
 
     def _open_heat_map(self, step: TruncateStep, mine: PreparedDataOwner, channel: Channel) -> NDArray[np.float64]:
         shape = heat_map_shape(step)
-        other = _receive(channel, shape.opened, step="heat map share")
+        other = receive_bundle(channel, shape.opened, step="heat map share")
         ((_, truncation),) = mine.layers[-1]
         # reveal: the data owner, and nobody else, learns the truncated map, because the model's owner allows it.
         return open_heat_map(shape, other, truncation.output_mask) / step.value.scale
@@ -271,12 +264,12 @@ class MaskedDataOwner:
 
 def _answer(channel: Channel, move: Move, part: ReluAsP0 | TruncationAsP0 | ActivationAsP0) -> None:
     """Receive P1's opening of one comparison of one image, and answer it."""
-    opening = _receive(channel, part.shape.from_p1, step=f"opening, {move}")
+    opening = receive_bundle(channel, part.shape.from_p1, step=f"opening, {move}")
     if isinstance(part, ActivationAsP0):
         answer = part.answer(opening, channel, step_name=f"CrypTen, {move}")
     else:
         answer = part.answer(opening)
-    _send(channel, part.shape.from_p0, answer, step=f"answer, {move}")
+    send_bundle(channel, part.shape.from_p0, answer, step=f"answer, {move}")
     if not isinstance(part, ActivationAsP0):
         part.release()
 
@@ -303,10 +296,10 @@ class MaskedModelOwner:
         self._serve_deltas(data_owner, model_seed)
 
         def from_dealer(move: Move, layout: BundleLayout) -> Bundle:
-            return _receive(dealer, layout, step=f"correction, {move}")
+            return receive_bundle(dealer, layout, step=f"correction, {move}")
 
         def from_data_owner(move: Move, layout: BundleLayout) -> Bundle:
-            return _receive(data_owner, layout, step=f"hidden share, {move}")
+            return receive_bundle(data_owner, layout, step=f"hidden share, {move}")
 
         collected = ModelOwnerOffline(self._lowering, from_dealer=from_dealer, from_data_owner=from_data_owner)
         return PreparedModelOwner(item=item, seed=seed, material=collected.collect())
@@ -318,7 +311,7 @@ class MaskedModelOwner:
             return
 
         def send(step: LinearStep, layout: BundleLayout, bundle: Bundle) -> None:
-            _send(channel, layout, bundle, step=f"masked weights, {step.name}")
+            send_bundle(channel, layout, bundle, step=f"masked weights, {step.name}")
 
         send_deltas(self._lowering, self._weights, model_seed, send)
 
@@ -327,13 +320,13 @@ class MaskedModelOwner:
         channel = data_owner
         channel.set_phase(Phase.ONLINE)
         layout = input_layout(_input_step(self._lowering))
-        images = [_receive(channel, layout, step="masked image") for _ in prepared]
+        images = [receive_bundle(channel, layout, step="masked image") for _ in prepared]
         walked = in_turns(
             [partial(self._walk, item, image, channel) for item, image in zip(prepared, images, strict=True)]
         )
         labels = [(*walk.label_to_open, share) for walk, share in walked if walk.label_to_open is not None]
         if labels:
-            _labels_as_p1(channel, labels)
+            labels_as_p1(channel, labels)
             return
         channel.set_phase(Phase.OUTPUT)
         for walk, share in walked:
@@ -349,18 +342,18 @@ class MaskedModelOwner:
         ) -> Iterator[Bundle]:
             sent = []
             for move, shape, opening in openings:
-                _send(channel, shape.from_p1, opening, step=f"opening, {move}")
+                send_bundle(channel, shape.from_p1, opening, step=f"opening, {move}")
                 sent.append((move, shape))
             meanwhile()
             pause()
             for move, shape in sent:
-                yield _receive(channel, shape.from_p0, step=f"answer, {move}")
+                yield receive_bundle(channel, shape.from_p0, step=f"answer, {move}")
 
         def activate(move: Move, part: ActivationAsP1, half: RingElements) -> RingElements:
             pause()  # CrypTen's own messages go to and fro: first, every image has its last answer
-            _send(channel, part.shape.from_p1, part.open(half), step=f"opening, {move}")
+            send_bundle(channel, part.shape.from_p1, part.open(half), step=f"opening, {move}")
             part.compute(channel, step_name=f"CrypTen, {move}")
-            result = part.finish(_receive(channel, part.shape.from_p0, step=f"answer, {move}"))
+            result = part.finish(receive_bundle(channel, part.shape.from_p0, step=f"answer, {move}"))
             pause()
             return result
 
@@ -382,11 +375,11 @@ class MaskedModelOwner:
         layout = output_layout(self._lowering)
         # reveal: to the data owner only, and cut to its ring: an uncut share would tell row sums of the weights.
         cut = reduce_to_ring(share.reshape(-1), layout.ring_bits[0])
-        _send(channel, layout, Bundle(rings=(cut,)), step="output share")
+        send_bundle(channel, layout, Bundle(rings=(cut,)), step="output share")
         if heat_map is not None and self._lowering.heat_map is not None:
             shape = heat_map_shape(self._lowering.heat_map)
             # reveal: to the data owner only, cut to its ring, after truncation.
-            _send(channel, shape.opened, share_heat_map(shape, heat_map), step="heat map share")
+            send_bundle(channel, shape.opened, share_heat_map(shape, heat_map), step="heat map share")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -396,39 +389,6 @@ class PreparedModelOwner:
     item: ItemName
     seed: Seed
     material: ModelOwnerItem = field(repr=False)
-
-
-# The label, where no logits are opened
-
-
-def _labels_as_p0(channel: Channel, move: Move, parts: Sequence[LabelAsP0]) -> tuple[Label, ...]:
-    shape = parts[0].shape
-    for part in parts:
-        part.open(_receive(channel, shape.opening, step=f"opening, {move}"))
-    for index in range(len(shape.widths)):
-        layout, step = shape.layer(index), f"products {index}, {move}"
-        for part in parts:
-            _send(channel, layout, part.answer(_receive(channel, layout, step=step)), step=step)
-    channel.set_phase(Phase.OUTPUT)
-    return tuple(Label(part.finish(_receive(channel, shape.label, step="label share"))) for part in parts)
-
-
-def _labels_as_p1(channel: Channel, labels: Sequence[tuple[Move, LabelAsP1, RingElements]]) -> None:
-    """Of each image: where its label is opened, P1's part of it, its half of the logits."""
-    (move, first, _), parts = labels[0], [part for _, part, _ in labels]
-    shape = first.shape
-    for _, part, logits_half in labels:
-        _send(channel, shape.opening, part.open(logits_half), step=f"opening, {move}")
-    for index in range(len(shape.widths)):
-        layout, step = shape.layer(index), f"products {index}, {move}"
-        for part in parts:
-            _send(channel, layout, part.mask(), step=step)
-        for part in parts:
-            part.multiply(_receive(channel, layout, step=step))
-    channel.set_phase(Phase.OUTPUT)
-    for part in parts:
-        # reveal: to the data owner only: with its own share, the label and nothing else.
-        _send(channel, shape.label, part.label(), step="label share")
 
 
 def _input_step(lowering: MaskedLowering) -> InputStep:

@@ -23,7 +23,7 @@ from contract.errors import (
 )
 from data_owner.cancellation import Cancellation
 from data_owner.heat_map import draw_layer
-from data_owner.session import Progress
+from data_owner.progress import Progress
 from data_owner.settings import DataOwnerSettings
 from data_owner.ui.folders import Folders
 from data_owner.ui.timings import Run, Timings
