@@ -11,23 +11,30 @@ from federated_learning.training_command import Data, Manifest
 
 def evaluate(
     *,
-    run: Annotated[Path, typer.Option(help="Output folder of a finished training.", file_okay=False, exists=True)],
+    run: Annotated[
+        Path | None, typer.Option(help="Output folder of a finished training.", file_okay=False, exists=True)
+    ] = None,
+    model: Annotated[
+        Path | None, typer.Option(help="In its place: folder of a published model.", file_okay=False, exists=True)
+    ] = None,
     name: Annotated[str, typer.Option(help="What the report calls it, say federated-secure.")],
     data: Data,
     manifest: Manifest = None,
+    validation_role: Annotated[str, typer.Option(help="With --model: the role that it was chosen on.")] = "dev_val",
     test_role: Annotated[list[str] | None, typer.Option(help="Role to report on; repeat for several.")] = None,
     results: Annotated[Path, typer.Option(help="Folder of result files.", file_okay=False)] = RESULTS,
     threads: Annotated[int, typer.Option(min=1)] = 2,
 ) -> None:
-    """Write what a run predicts for each example of its validation role and of the test roles, for the report."""
+    """Write what a run, or a published model, predicts for each example of validation and test roles, for the report."""
     import torch
     from pydantic import TypeAdapter, ValidationError
 
     from contract.errors import CallerError
-    from contract.model_card import Name
+    from contract.model_card import Name, read_card
     from federated_learning.data_source import open_source
     from federated_learning.records import read_run
     from federated_learning.report.evaluating import evaluate as evaluate_run
+    from federated_learning.report.evaluating import evaluate_published
     from federated_learning.report.results import write_result
 
     try:
@@ -35,10 +42,18 @@ def evaluate(
     except ValidationError as error:
         raise CallerError("--name takes lower case letters, digits and hyphens: it names the result file") from error
     torch.set_num_threads(threads)
-    source = open_source(data, classes=read_run(run).description.classes, table=manifest)
     roles = tuple(test_role or ("dev_test_internal", "dev_test_official"))
-    path = write_result(evaluate_run(run, name=name, source=source, test_roles=roles, progress=typer.echo), results)
-    typer.echo(f"written: {path}")
+    if run is not None and model is None:
+        source = open_source(data, classes=read_run(run).description.classes, table=manifest)
+        result = evaluate_run(run, name=name, source=source, test_roles=roles, progress=typer.echo)
+    elif model is not None and run is None:
+        source = open_source(data, classes=read_card(model / "card.json").classes, table=manifest)
+        result = evaluate_published(
+            model, name=name, source=source, validation_role=validation_role, test_roles=roles, progress=typer.echo
+        )
+    else:
+        raise CallerError("give either --run, a training's folder, or --model, a published model's")
+    typer.echo(f"written: {write_result(result, results)}")
 
 
 def report(

@@ -1,4 +1,4 @@
-"""From a run's folder to its result file."""
+"""From a run's folder, or a published model, to its result file."""
 
 import hashlib
 import platform
@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
+import onnx
 
 from contract.errors import CallerError
+from contract.model_card import InputSpecification, read_card
 from federated_learning.calibration import fit_temperature
 from federated_learning.data_source import DataSource, OnDemandImages, labels_of
 from federated_learning.export import run_onnx, to_onnx
 from federated_learning.networks import network_with
-from federated_learning.records import read_history, read_run
+from federated_learning.records import FederationRecord, RunKind, read_history, read_run
 from federated_learning.report.results import DECIMALS, FORMAT, RunResult, SplitResult, split_result
 from federated_learning.training import read_chosen
 
@@ -40,13 +42,8 @@ def evaluate(
     if source.classes != description.classes:
         raise CallerError("the data has other classes than the run was trained for: give the data of the run")
     model = to_onnx(network_with(record.settings, weights), description.input)
-    splits: list[SplitResult] = []
-    for role in dict.fromkeys((record.validation_role, *test_roles)):
-        examples = source.examples(role)
-        logits = run_onnx(model, OnDemandImages(examples, description.input))
-        splits.append(split_result(role, examples, logits))
-        right = float((logits.argmax(1) == labels_of(examples)).mean())
-        progress(f"{name}: {role}: {len(examples)} images, accuracy {right:.4f}")
+    roles = dict.fromkeys((record.validation_role, *test_roles))
+    splits = _predicted(model, description.input, name=name, source=source, roles=tuple(roles), progress=progress)
     return RunResult(
         format=FORMAT,
         name=name,
@@ -63,6 +60,73 @@ def evaluate(
         model_sha256=hashlib.sha256(model.SerializeToString()).hexdigest(),
         federation=record.federation,
         history=read_history(run),
-        software={"python": platform.python_version()} | {library: version(library) for library in LIBRARIES},
-        splits=tuple(splits),
+        software=_software(),
+        splits=splits,
     )
+
+
+def evaluate_published(
+    model: Path,
+    *,
+    name: str,
+    source: DataSource,
+    validation_role: str,
+    test_roles: tuple[str, ...],
+    progress: Callable[[str], None] = lambda _text: None,
+) -> RunResult:
+    """Predict with a published model, whose run need not be there any more: how it was trained is what its card says.
+
+    Raises CallerError for a model without a card of a federation, or ModelFileError.
+    """
+    card = read_card(model / "card.json")
+    if card.federation is None or not card.metrics:
+        raise CallerError(f"{model.name} has no federation in its card: evaluate the run that it came from")
+    if source.classes != card.classes:
+        raise CallerError("the data has other classes than the model: give the data that it was trained for")
+    file, roles = model / "model.onnx", tuple(dict.fromkeys((validation_role, *test_roles)))
+    return RunResult(
+        format=FORMAT,
+        name=name,
+        kind=_kind(card.federation),
+        taken=datetime.now(tz=UTC).isoformat(timespec="seconds"),
+        data_set=card.metrics[0].data_set,
+        classes=card.classes,
+        size=card.input.height,
+        settings={"published": f"{card.name} {card.version}"},
+        training_roles=card.federation.hospitals,
+        validation_role=validation_role,
+        chosen_round=card.federation.chosen_round,
+        temperature=card.calibration_temperature,
+        model_sha256=card.model_sha256,
+        federation=card.federation,
+        history=(),
+        software=_software(),
+        splits=_predicted(file, card.input, name=name, source=source, roles=roles, progress=progress),
+    )
+
+
+def _kind(federation: FederationRecord) -> RunKind:
+    return RunKind.FEDERATED if federation.secure_aggregation is None else RunKind.FEDERATED_SECURE
+
+
+def _predicted(
+    model: onnx.ModelProto | Path,
+    wanted: InputSpecification,
+    *,
+    name: str,
+    source: DataSource,
+    roles: tuple[str, ...],
+    progress: Callable[[str], None],
+) -> tuple[SplitResult, ...]:
+    splits: list[SplitResult] = []
+    for role in roles:
+        examples = source.examples(role)
+        logits = run_onnx(model, OnDemandImages(examples, wanted))
+        splits.append(split_result(role, examples, logits))
+        right = float((logits.argmax(1) == labels_of(examples)).mean())
+        progress(f"{name}: {role}: {len(examples)} images, accuracy {right:.4f}")
+    return tuple(splits)
+
+
+def _software() -> dict[str, str]:
+    return {"python": platform.python_version()} | {library: version(library) for library in LIBRARIES}

@@ -73,6 +73,7 @@ def runs(content: Content) -> Section:
             result.kind,
             ", ".join(result.training_roles),
             str(result.settings.get("architecture", "")),
+            _plan(result),
             f"{result.size} px",
             f"{result.chosen_round} of {_rounds(result)}",
             _method(result),
@@ -80,9 +81,17 @@ def runs(content: Content) -> Section:
         )
         for result in content.results
     ]
-    headings = ("run", "kind", "trained on", "network", "input", "round or epoch kept", "method", "evaluated")
+    headings = ("run", "kind", "trained on", "network", "epochs", "input", "round or epoch kept", "method", "evaluated")
     data_sets = ", ".join(sorted({result.data_set for result in content.results}))
     return Section(f"Data: {data_sets}.\n\n{table(headings, rows)}")
+
+
+def _plan(result: RunResult) -> str:
+    """The stages of its recipe; of a published model, where to read them."""
+    if "published" in result.settings:
+        return f"as the card of {result.settings['published']} says"
+    stages = result.settings.get("stages", ())
+    return ", ".join(f"{stage['epochs']} at {stage['size']} px" for stage in stages)
 
 
 def _rounds(result: RunResult) -> int:

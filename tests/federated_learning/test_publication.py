@@ -12,7 +12,7 @@ from federated_learning.checkpoints import save
 from federated_learning.data_source import ManifestSource, labels_of, load
 from federated_learning.publication import publish
 from federated_learning.records import Description, RunKind, RunRecord, write_run
-from federated_learning.report.evaluating import evaluate
+from federated_learning.report.evaluating import evaluate, evaluate_published
 from federated_learning.settings import Stage, TrainingSettings
 from federated_learning.training import Chosen, trainer_of
 from tests.federated_learning.conftest import CLASSES
@@ -70,6 +70,10 @@ def test_a_securely_aggregated_model_says_all_of_it(drawn_data: tuple[Path, Path
     compared = evaluate(run, name="secure", source=source, test_roles=())
     assert (compared.model_sha256, compared.chosen_round) == (card.model_sha256, 11)
     assert (compared.kind, compared.federation) == (RunKind.FEDERATED_SECURE, federation())
+    again = evaluate_published(model, name="shipped", source=source, validation_role="choose", test_roles=())
+    assert again.splits == compared.splits  # the run is not needed any more
+    assert (again.temperature, again.model_sha256) == (compared.temperature, compared.model_sha256)
+    assert (again.kind, again.federation, again.chosen_round) == (compared.kind, compared.federation, 11)
     text = (model / "README.md").read_text()
     assert card.federation == federation()
     for words in (

@@ -61,7 +61,7 @@ def result(name: str, kind: RunKind, *, skill: float, **changes: Any) -> RunResu
         "data_set": "drawn",
         "classes": CLASSES,
         "size": 32,
-        "settings": {"architecture": "resnet10-narrow"},
+        "settings": {"architecture": "resnet10-narrow", "stages": [{"size": 32, "epochs": 3, "batch": 4}]},
         "training_roles": ("train",),
         "validation_role": "dev_val",
         "chosen_round": 2,
@@ -165,7 +165,7 @@ def test_the_page_says_what_the_files_say(results: Path, tmp_path: Path) -> None
     assert "FedAvg weighted by examples; ring bits 16, masks AES-256-CTR" in text
     assert "| federated-secure | 3 | 20.0 | 0.25 | 500 | 0.50 | 0 |" in text
     assert "| federated | 3 | 20.0 |  | 1,000 | 1.00 | 0 |" in text
-    assert "2 of 3" in text
+    assert "| 3 at 32 px | 32 px | 2 of 3 |" in text
     assert "{{" not in text
     assert "nan" not in text
     plots = {path.name for path in (where.parent / page.PLOTS).iterdir()}
@@ -182,6 +182,14 @@ def test_runs_without_history_or_federation_make_a_page(tmp_path: Path) -> None:
     made = page.render(tmp_path, tmp_path / "page.md")
     assert "learning.svg" not in made.plots
     assert "(alone.json)" in made.text or "(./alone.json)" in made.text
+
+
+def test_a_published_model_stands_beside_the_runs(results: Path, tmp_path: Path) -> None:
+    settings = {"published": "chest 2.0.0"}
+    write_result(result("shipped", RunKind.FEDERATED_SECURE, skill=2.2, settings=settings, history=()), results)
+    text = page.render(results, tmp_path / "page.md").text
+    assert "| as the card of chest 2.0.0 says |" in text
+    assert "| shipped - centralised |" in text
 
 
 def test_no_results_are_said_to_be_missing(tmp_path: Path) -> None:
