@@ -25,7 +25,7 @@ def evaluate(
     results: Annotated[Path, typer.Option(help="Folder of result files.", file_okay=False)] = RESULTS,
     threads: Annotated[int, typer.Option(min=1)] = 2,
 ) -> None:
-    """Write what a run, or a published model, predicts for each example of validation and test roles, for the report."""
+    """Write what a run, or a published model, predicts for each example of validation and test roles."""
     import torch
     from pydantic import TypeAdapter, ValidationError
 
