@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks.comparison import AGREEMENT
 from contract.ticket import Engine
 from data_owner.diagnosis import Diagnosis
 from demonstration.commands import command
@@ -22,7 +23,10 @@ pytestmark = pytest.mark.real_data
 SEED = 20_240_501
 ENGINES = pytest.mark.parametrize("engine", [Engine.CRYPTEN, Engine.MASKED])
 SECONDS_PER_IMAGE = 120.0
-TOLERANCE = 0.02
+TOLERANCE = {Engine.CRYPTEN: 0.02, Engine.MASKED: AGREEMENT}
+"""Of logits. `masked` rounds to about 10 bits: its largest error over whole test sets, some 0.02, differs from model to
+model (benchmarks/results/agreement-*.json), so it is held to what benchmarks call the same answer. That it adds nothing
+to its integer reference is what test_real_images.py holds exactly."""
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +70,7 @@ def require_same_answers(
     assert [answer.file for answer in answers] == [str(path) for path in files]
     for path, answer in zip(files, answers, strict=True):
         expected = plaintext.logits_of_file(path)
-        np.testing.assert_allclose(answer.logits or (), expected, atol=TOLERANCE, err_msg=path.name)
+        np.testing.assert_allclose(answer.logits or (), expected, atol=TOLERANCE[engine], err_msg=path.name)
         assert answer.diagnosis.label == plaintext.card.classes[int(np.argmax(expected))]
         assert answer.engine is engine
 
