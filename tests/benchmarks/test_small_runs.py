@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import ariann as ariann_module
+from benchmarks import case
+from benchmarks import scale as scale_module
 from benchmarks.__main__ import app
 from benchmarks.ariann import AriannTable
 from benchmarks.foretelling import foretell
@@ -19,13 +22,15 @@ from benchmarks.scale import Scale
 from contract.command_line import run
 from tests.benchmarks.servers_here import servers_here
 from tests.benchmarks.test_ariann import PARAMETERS
-from tests.end_to_end.models import write_tiny_model
+from tests.end_to_end.models import radiograph, write_tiny_model
 
 PARTIES = {"data_owner", "model_owner", "crypto_provider", "inference_service"}
 
 
 @pytest.fixture(autouse=True)
 def _here(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    for room in (case, scale_module, ariann_module):  # a small picture: a phantom takes seconds to draw and to read
+        monkeypatch.setattr(room, "write_phantom", radiograph)
     with servers_here(monkeypatch):
         yield
 
@@ -85,6 +90,7 @@ def test_scale(tiny: Path, results: Path, capsys: pytest.CaptureFixture[str]) ->
         assert set(level.peak_rss_bytes) == PARTIES
 
 
+@pytest.mark.slow
 def test_growth(tiny: Path, results: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--sides", "32,64", "--runs", "1", "--save", str(results / "growth.json")]
     bench(capsys, "growth", "--model", str(tiny), *arguments)
