@@ -97,7 +97,7 @@ def evaluate_published(
         validation_role=validation_role,
         chosen_round=card.federation.chosen_round,
         temperature=card.calibration_temperature,
-        model_sha256=card.model_sha256,
+        model_sha256=hashlib.sha256(file.read_bytes()).hexdigest(),
         federation=card.federation,
         history=(),
         software=_software(),

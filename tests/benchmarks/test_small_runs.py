@@ -106,6 +106,7 @@ def test_ariann(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (cost,) = row.ours
     assert row.published.online_megabytes == 0.43
     assert 0 < cost.online_seconds_range.smallest <= cost.online_seconds <= cost.online_seconds_range.largest
+    assert cost.online_bytes > 0
     assert cost.weights_bytes > PARAMETERS["lenet-28"]  # at least a byte each
     assert cost.max_abs_error < 0.1 * cost.largest_logit
     assert set(cost.peak_rss_bytes) == PARTIES
