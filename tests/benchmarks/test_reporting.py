@@ -4,13 +4,14 @@ import dataclasses
 import json
 from datetime import UTC, datetime
 from io import StringIO
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from benchmarks.configuration import Configuration
-from benchmarks.machine import Machine, _processor, read_machine, read_versions
+from benchmarks.configuration import ROOT, Configuration
+from benchmarks.machine import FROM_RESULTS, Machine, _processor, product_version, read_machine, read_versions
 from benchmarks.measuring import Measured, Run
 from benchmarks.reporting import FORMAT, TABLE_WIDTH, Result, Summary, print_table, read_saved, save, summarise
 from contract.errors import CallerError
@@ -142,6 +143,19 @@ def test_this_machine_can_be_described() -> None:
     assert machine.memory_bytes > 1 << 28
     assert machine.processor
     assert {"python", "torch", "crypten", "onnxruntime"} <= set(read_versions())
+
+
+def test_what_was_measured_is_known_by_the_code_that_runs_in_a_diagnosis(tmp_path: Path) -> None:
+    names = ("secure_computation/engine.py", "model_owner/prediction.py", "benchmarks/growth.py", "contract/wire.md")
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("before")
+    seen = [product_version(tmp_path)]
+    for name in names:
+        (tmp_path / name).write_text("after")
+        seen.append(product_version(tmp_path))
+    assert [now != before for before, now in pairwise(seen)] == [True, False, False, False]
+    assert all((ROOT / name).is_file() for name in FROM_RESULTS)
 
 
 def test_processor_facts_are_read_from_either_kind_of_description() -> None:
