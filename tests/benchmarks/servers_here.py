@@ -1,7 +1,7 @@
-"""A federation as `demonstration.deployment` sets it up, with commands and servers in this process: starting is quick.
+"""A federation as `demonstration.deployment` sets it up, all of it in this process: nothing waits for one to start.
 
-Every command line is the real one and the sockets are real; only no process is started for each. The data owner stays
-a process of its own, as the benchmarks watch it.
+Every command line is the real one and the sockets are real; only no process is started for each: neither for a command,
+nor for a server, nor for the data owner that a benchmark watches.
 """
 
 import importlib
@@ -9,7 +9,7 @@ import io
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,9 @@ from typing import Any
 import pytest
 import uvicorn
 
+from benchmarks import submitting
+from benchmarks.engines import product
+from benchmarks.processes import Finished, cpu_seconds, peak_rss_bytes
 from contract.command_line import run
 from contract.identity import Role
 from demonstration import deployment
@@ -77,7 +80,7 @@ def app_of(program: str) -> Any:
 def servers_here(patch: pytest.MonkeyPatch) -> Iterator[None]:
     """While this lasts, every deployment runs here."""
     running: dict[threading.Thread, ServerHere] = {}
-    one_at_a_time = threading.Lock()  # stdout is everybody's
+    one_at_a_time = threading.Lock()  # stdout is everybody's; servers write on stderr alone
     started: Callable[..., None] = uvicorn.Server.run
 
     def call(program: str, *arguments: str, environment: Mapping[str, str], timeout_seconds: float = 0.0) -> str:
@@ -86,6 +89,13 @@ def servers_here(patch: pytest.MonkeyPatch) -> Iterator[None]:
             run(app_of(program), name=program, arguments=arguments)
         assert ended.value.code == 0, f"{program} {arguments[0]} failed"
         return output.getvalue()
+
+    def run_watched(command: Sequence[str], *, name: str, environment: Mapping[str, str], **_limits: Any) -> Finished:
+        _python, _c, _start, *arguments = command  # as `demonstration.commands.command` writes it
+        before = cpu_seconds(os.getpid()) or 0.0
+        output = call(name, *arguments, environment=environment)
+        spent, peak = cpu_seconds(os.getpid()) or 0.0, peak_rss_bytes(os.getpid()) or 0
+        return Finished(output=output, peak_rss_bytes=peak, cpu_seconds=spent - before)
 
     def serve(servers: dict[Role, Any], folder: Path, role: Role, _environment: Mapping[str, str]) -> None:
         arguments = ("serve", "--config", str(folder / f"{role.value}.toml"))
@@ -101,4 +111,6 @@ def servers_here(patch: pytest.MonkeyPatch) -> Iterator[None]:
         patched.setattr(deployment, "call", call)
         patched.setattr(deployment, "_serve", serve)
         patched.setattr(uvicorn.Server, "run", note)
+        for room in (product, submitting):
+            patched.setattr(room, "run_watched", run_watched)
         yield

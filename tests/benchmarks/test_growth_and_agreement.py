@@ -1,18 +1,16 @@
 """`growth` and `agreement`: what they refuse, their arithmetic, and one small run of each."""
 
-import json
 from pathlib import Path
 
 import pytest
 
 from benchmarks import growth as growth_module
 from benchmarks.__main__ import app
-from benchmarks.agreement import Agreement
 from benchmarks.growth import measure_growth, seconds_left
 from benchmarks.measuring import Step
 from contract.command_line import run
 from tests.benchmarks.fakes import fake_case, fake_opener, measurement
-from tests.end_to_end.models import radiograph, write_tiny_model
+from tests.end_to_end.models import write_tiny_model
 
 
 @pytest.mark.parametrize(
@@ -59,20 +57,3 @@ def test_growth_fits_a_line_and_tells_how_far_it_is(tmp_path: Path, monkeypatch:
     assert result.online_seconds_at_no_pixels == pytest.approx(2 / 3)
     assert steps[-1].words == "64 x 64 pixels, masked: run 1 of 1"
     assert (steps[-1].done, steps[-1].total) == (3, 4)
-
-
-def test_a_small_agreement(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    model = write_tiny_model(tmp_path / "model")
-    images = tmp_path / "images"
-    images.mkdir()
-    for seed in range(3):
-        radiograph(images / f"{seed}.dcm", seed=seed)
-    saved = tmp_path / "agreement.json"
-    with pytest.raises(SystemExit) as caught:
-        run(app, name="bench", arguments=["agreement", str(images), "--model", str(model), "--save", str(saved)])
-    assert caught.value.code == 0
-    result = Agreement.model_validate_json(capsys.readouterr().out)
-    assert result.images == 3
-    assert result.max_abs_error < 0.05
-    assert result.clear_disagreements == 0
-    assert json.loads(saved.read_text())["images"] == 3

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.__main__ import app
 from benchmarks.configuration import ROOT
 from benchmarks.document import parts, plots, writing
 from benchmarks.document.parts import Part, PartFile, Plan, measure_parts, parse_parts, path_of, read_part
@@ -19,8 +18,7 @@ from benchmarks.document.section import MISSING
 from benchmarks.document.sections import SECTIONS
 from benchmarks.figures import RESULTS
 from benchmarks.layers import Layers
-from benchmarks.reporting import FORMAT, Summary
-from contract.command_line import run
+from benchmarks.reporting import FORMAT
 from contract.errors import CallerError
 from contract.model_card import Strict
 from tests.benchmarks.test_latency import own_files, tiny_model
@@ -163,24 +161,6 @@ def report(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     )
 
 
-def test_a_small_report(tiny_model: Path) -> None:
-    folder = tiny_model.parent
-    process = report(folder, "--only", "layers", "--model", str(tiny_model), "--runs", "1")
-    _, errors = process.communicate(timeout=300)
-    assert process.returncode == 0, errors
-    found = read_part("layers", folder / "results", Layers)
-    assert found is not None
-    relu = next(one for one in found[1].layers if one.kind == "Relu")
-    assert relu.has_round_trip
-    assert relu.data_owner_cpu_seconds > 0
-    assert relu.model_owner_seconds > 0
-    page = (folder / "page" / "benchmarks.md").read_text()
-    assert "| Relu | 1 |" in page
-    assert MISSING in page
-    assert [path.name for path in (folder / "page" / "plots").iterdir()] == ["layers.svg"]
-    assert own_files(folder / "temporary") == []
-
-
 def test_an_interrupted_report_leaves_nothing_half_done(tiny_model: Path) -> None:
     folder = tiny_model.parent
     process = report(folder, "--only", "layers", "--model", str(tiny_model), "--runs", "1000000")
@@ -192,17 +172,3 @@ def test_an_interrupted_report_leaves_nothing_half_done(tiny_model: Path) -> Non
     assert list((folder / "results").iterdir()) == []
     assert not (folder / "page").exists()
     assert own_files(folder / "temporary") == []
-
-
-def test_latency_of_a_tiny_model_in_clear(tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    results = tiny_model.parent / "results"
-    asked = ["latency", "--model", str(tiny_model), "--engines", "plaintext", "--batch", "1,2", "--runs", "1"]
-    with pytest.raises(SystemExit) as caught:
-        run(app, name="bench", arguments=[*asked, "--json", "--save", str(results)])
-    assert caught.value.code == 0
-    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [(line["batch"], line["size"]) for line in lines] == [(1, 16), (2, 16)]
-    assert [line["pictures"] for line in lines] == [1, 2]
-    assert len(list(results.glob("latency-tiny-16px*.json"))) == 2
-    for path in results.iterdir():
-        assert Summary.model_validate_json(path.read_text()).results[0].max_abs_error < 1e-5

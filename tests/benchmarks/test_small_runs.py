@@ -1,30 +1,43 @@
-"""One small, real run of each subcommand that deploys the product; those that do not have theirs beside their rooms.
+"""One small, real run of each subcommand: half a minute altogether.
 
-Parties compute and talk as in service; the servers run in this process (`servers_here`), so that all of it is quick.
-Runs with real server processes are slow tests beside each subcommand.
+Parties compute and talk as in service, but all run in this process (`servers_here`), so that nobody waits for one to
+start. Runs with real processes are slow tests beside each subcommand.
 """
 
+import json
+import re
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from benchmarks import ariann as ariann_module
-from benchmarks import case
+from benchmarks import case, secure_aggregation
 from benchmarks import scale as scale_module
-from benchmarks.__main__ import app
+from benchmarks.__main__ import COMMANDS, app
+from benchmarks.agreement import Agreement
 from benchmarks.ariann import AriannTable
+from benchmarks.comparison import Peers, Status
+from benchmarks.document.parts import read_part
+from benchmarks.document.section import MISSING
 from benchmarks.foretelling import foretell
 from benchmarks.growth import Growth
+from benchmarks.layers import Layers
 from benchmarks.networks import Networks
 from benchmarks.reporting import Summary
 from benchmarks.scale import Scale
+from benchmarks.secure_aggregation import AggregationCost
 from contract.command_line import run
 from tests.benchmarks.servers_here import servers_here
 from tests.benchmarks.test_ariann import PARAMETERS
+from tests.benchmarks.test_secure_aggregation import SHAPES
 from tests.end_to_end.models import radiograph, write_tiny_model
 
 PARTIES = {"data_owner", "model_owner", "crypto_provider", "inference_service"}
+
+ELSEWHERE = {"endurance", "federation", "figures"}
+"""The first two take minutes, with real processes: slow tests of their names. The last measures nothing."""
 
 
 @pytest.fixture(autouse=True)
@@ -59,6 +72,11 @@ def only_file(folder: Path) -> bytes:
     return path.read_bytes()
 
 
+def test_no_subcommand_is_left_out() -> None:
+    here = {name.removeprefix("test_") for name in globals() if name.startswith("test_")}
+    assert [one.__name__ for one in COMMANDS if one.__name__ not in here | ELSEWHERE] == []
+
+
 def test_latency(tiny: Path, results: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--engines", "masked,plaintext", "--runs", "1", "--save", str(results)]
     bench(capsys, "latency", "--model", str(tiny), *arguments)
@@ -68,6 +86,45 @@ def test_latency(tiny: Path, results: Path, capsys: pytest.CaptureFixture[str]) 
     assert masked.max_abs_error < 0.05
     assert sum(link.online_bytes for link in masked.links) == masked.online_bytes > 0
     assert 0 < masked.online_seconds < masked.total_seconds
+
+
+def test_latency_of_batches(tiny: Path, results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ["--engines", "plaintext", "--batch", "1,2", "--runs", "1", "--json", "--save", str(results)]
+    bench(capsys, "latency", "--model", str(tiny), *asked)
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(line["batch"], line["size"], line["pictures"]) for line in lines] == [(1, 32, 1), (2, 32, 2)]
+    assert len(list(results.glob("latency-tiny-chest-32px*.json"))) == 2
+    for path in results.iterdir():
+        assert Summary.model_validate_json(path.read_text()).results[0].max_abs_error < 1e-5
+
+
+def test_predict(tiny: Path, results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ["--engines", "plaintext", "--runs", "1", "--save", str(results)]
+    bench(capsys, "latency", "--model", str(tiny), *asked)
+    capsys.readouterr()
+    bench(capsys, "predict", "--network", "wan", "--model", "tiny-chest", "--results", str(results), "--json")
+    (found,) = json.loads(capsys.readouterr().out)["predictions"]
+    assert found["engine"] == "plaintext"
+    assert found["online_seconds"] > 0
+
+
+def test_peers(tiny: Path, results: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Ours beside torch, with SPU where it is not installed. Stock CrypTen has tests of its own."""
+    monkeypatch.setattr("benchmarks.peers.spu_environment.find", lambda _folder: None)
+    asked = ["--peers", "masked,plaintext-torch,spu-semi2k", "--runs", "1", "--no-install"]
+    bench(capsys, "peers", "--model", str(tiny), *asked, "--save", str(results / "peers.json"))
+    rows = {row.peer: row for row in Peers.model_validate_json(only_file(results)).rows}
+    assert {name: row.status for name, row in rows.items()} == {
+        "masked": Status.MEASURED,
+        "plaintext-torch": Status.MEASURED,
+        "spu-semi2k": Status.NOT_INSTALLED,
+    }
+    for name, bound in (("masked", 0.05), ("plaintext-torch", 1e-5)):
+        error, seconds = rows[name].max_logit_error, rows[name].online_seconds
+        assert error is not None
+        assert error < bound
+        assert seconds is not None
+        assert seconds.median > 0
 
 
 def test_networks(tiny: Path, results: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -90,7 +147,6 @@ def test_scale(tiny: Path, results: Path, capsys: pytest.CaptureFixture[str]) ->
         assert set(level.peak_rss_bytes) == PARTIES
 
 
-@pytest.mark.slow
 def test_growth(tiny: Path, results: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--sides", "32,64", "--runs", "1", "--save", str(results / "growth.json")]
     bench(capsys, "growth", "--model", str(tiny), *arguments)
@@ -110,3 +166,42 @@ def test_ariann(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cost.weights_bytes > PARAMETERS["lenet-28"]  # at least a byte each
     assert cost.max_abs_error < 0.1 * cost.largest_logit
     assert set(cost.peak_rss_bytes) == PARTIES
+
+
+def test_aggregation(results: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(secure_aggregation, "resnet18_shapes", lambda: SHAPES)
+    bench(capsys, "aggregation", "--runs", "1", "--save", str(results / "cost.json"))
+    assert AggregationCost.model_validate_json(only_file(results)).hospitals == 3
+
+
+def test_agreement(tiny: Path, results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    for seed in range(3):
+        radiograph(images / f"{seed}.dcm", seed=seed)
+    bench(capsys, "agreement", str(images), "--model", str(tiny), "--save", str(results / "agreement.json"))
+    result = Agreement.model_validate_json(only_file(results))
+    assert result == Agreement.model_validate_json(capsys.readouterr().out)
+    assert result.images == 3
+    assert result.max_abs_error < 0.05
+    assert result.clear_disagreements == 0
+
+
+def test_report(
+    tiny: Path, results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    temporary, page = tmp_path / "temporary", tmp_path / "page" / "benchmarks.md"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    where = ["--save", str(results), "--page", str(page)]
+    bench(capsys, "report", "--only", "layers", "--model", str(tiny), "--runs", "1", *where)
+    found = read_part("layers", results, Layers)
+    assert found is not None
+    relu = next(one for one in found[1].layers if one.kind == "Relu")
+    assert relu.has_round_trip
+    assert relu.data_owner_cpu_seconds > 0
+    assert relu.model_owner_seconds > 0
+    assert re.search(r"\| Relu \| 2 \|", page.read_text())
+    assert MISSING in page.read_text()
+    assert [path.name for path in (page.parent / "plots").iterdir()] == ["layers.svg"]
+    assert [path.name for path in temporary.iterdir() if path.name.startswith("benchmark-")] == []
