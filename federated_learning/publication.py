@@ -24,7 +24,7 @@ from federated_learning.evaluation import calibration_error, confusion_matrix, m
 from federated_learning.export import largest_difference, run_onnx, to_onnx, write_model
 from federated_learning.networks import network_with
 from federated_learning.records import Description, RunKind, RunRecord, read_run
-from federated_learning.settings import Stage
+from federated_learning.settings import Stage, TrainingSettings
 from federated_learning.training import Chosen, read_chosen
 
 WANTED_ACCURACY = 0.9
@@ -201,27 +201,30 @@ def _provenance(record: RunRecord) -> str:
 
 def _method(record: RunRecord, chosen: Chosen, rounds: int) -> str:
     """The recipe, in words."""
-    settings, unit = record.settings, "epoch" if record.federation is None else "round"
+    federation, unit = record.federation, "epoch" if record.federation is None else "round"
     plan = _in_words(chosen.plans[-1][1])
     for (begin, stages), (end, _) in pairwise(chosen.plans):
         plan += f" (in epochs {begin + 1} to {end} the learning rate followed an earlier plan: {_in_words(stages)})"
-    federation = record.federation
-    momentum = f", server momentum {settings.server_momentum:g}" if settings.server_momentum else ""
-    averaging = "" if federation is None else f"{federation.method}{momentum}; "
     kept = chosen.epoch if federation is None else federation.chosen_round
     choice = f"Of {rounds} {unit}s trained, {unit} {kept} was chosen on {record.validation_role}"
-    recipe = (
+    return (
+        f"{choice}, where the temperature was fitted too. {recipe_words(record.settings, federation, plan=plan)}. "
+        "Weights stored as float16; figures measured on this file. Intervals: patient bootstrap."
+    )
+
+
+def recipe_words(settings: TrainingSettings, federation: FederationRecord | None, *, plan: str | None = None) -> str:
+    """Settings as a card tells them; `plan` where the stages were not followed throughout."""
+    momentum = f", server momentum {settings.server_momentum:g}" if settings.server_momentum else ""
+    averaging = "" if federation is None else f"{federation.method}{momentum}; "
+    return "; ".join((
         f"{settings.architecture}, {settings.pool} pool in its stem",
-        f"planned: {plan}",
+        f"planned: {plan or _in_words(settings.stages)}",
         f"{averaging}{settings.optimizer}, peak rate {settings.peak_rate}, weight decay {settings.weight_decay}",
         f"label smoothing {settings.label_smoothing}, dropout {settings.dropout}, mixup {settings.augmentation.mixup}",
         f"class balance {settings.class_balance}; random flips, moves, grey values and erasing",
         f"averaged weights, {settings.precision}, seed {settings.seed}",
-    )
-    return (
-        f"{choice}, where the temperature was fitted too. {'; '.join(recipe)}. Weights stored as float16; figures "
-        "measured on this file. Intervals: patient bootstrap."
-    )
+    ))  # fmt: skip
 
 
 def _in_words(stages: tuple[Stage, ...]) -> str:

@@ -130,6 +130,21 @@ class RoundTask(Strict):
         return self
 
 
+def read_stages(text: str, *, like: tuple[Stage, ...]) -> tuple[Stage, ...]:
+    """Stages from `112x40,224x4`, image size x epochs, with the batch that `like` has at that size, or in the end.
+
+    Raises ConfigurationError.
+    """
+    batches = {stage.size: stage.batch for stage in like}
+    try:
+        return tuple(
+            Stage(size=size, epochs=epochs, batch=batches.get(size, like[-1].batch))
+            for size, epochs in (map(int, part.split("x")) for part in text.split(","))
+        )
+    except ValueError as error:
+        raise ConfigurationError("--stages is a list such as 112x40,224x4: image size x epochs") from error
+
+
 def plan_rounds(settings: TrainingSettings, *, examples: int, hospitals: int = 1) -> tuple[RoundTask, ...]:
     """The rounds of a run over `examples` training images in all, shared by `hospitals`.
 

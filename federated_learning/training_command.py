@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from federated_learning.data_source import DataSource, LazyImages
     from federated_learning.networks import Labels
     from federated_learning.records import Description, FederationRecord, RunRecord
-    from federated_learning.settings import Stage, TrainingSettings
+    from federated_learning.settings import TrainingSettings
     from federated_learning.training import Chosen, Trainer
 
 Data = Annotated[Path, typer.Option(help="Folder of images.", file_okay=False, exists=True)]
@@ -40,7 +40,9 @@ def train_centralised(
     recipe: Annotated[Path | None, typer.Option(help="JSON of training settings, instead of ours.")] = None,
     architecture: Annotated[str | None, typer.Option(help="resnet18, resnet18-normaliser-free, small-cnn.")] = None,
     pool: Annotated[str | None, typer.Option(help="average or max; a maximum costs more under encryption.")] = None,
-    stages: Annotated[str | None, typer.Option(help="Image size x epochs, in order, such as 112x40,224x4.")] = None,
+    stages: Annotated[
+        str | None, typer.Option(help="Image size x epochs, in order, such as 112x40,224x4; batches stay.")
+    ] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="At the model's size only, instead of stages.")] = None,
     seed: Annotated[int | None, typer.Option(help="The same seed on the same machine repeats the run.")] = None,
     bfloat16: Annotated[bool | None, typer.Option(help="Faster on processors with AVX-512 BF16 or AMX.")] = None,
@@ -58,7 +60,7 @@ def train_centralised(
     from federated_learning.publication import PEDIATRIC_PNEUMONIA
     from federated_learning.recipe import PEDIATRIC_PNEUMONIA_RECIPE
     from federated_learning.records import RunKind, RunRecord, read_description
-    from federated_learning.settings import read_settings
+    from federated_learning.settings import read_settings, read_stages
 
     torch.set_num_threads(threads)
     described = PEDIATRIC_PNEUMONIA if description is None else read_description(description)
@@ -66,14 +68,15 @@ def train_centralised(
         raise ConfigurationError("training needs square images: give the description equal height and width")
     if epochs is not None:
         stages = f"{described.input.height}x{epochs}"
+    base = PEDIATRIC_PNEUMONIA_RECIPE if recipe is None else read_settings(recipe)
     changes = {
         "architecture": architecture,
         "pool": pool,
-        "stages": None if stages is None else _stages(stages),
+        "stages": None if stages is None else read_stages(stages, like=base.stages),
         "seed": seed,
         "precision": None if bfloat16 is None else ("bfloat16" if bfloat16 else "float32"),
     }
-    settings = _for_images(PEDIATRIC_PNEUMONIA_RECIPE if recipe is None else read_settings(recipe), described, changes)
+    settings = _for_images(base, described, changes)
     record = RunRecord(
         settings=settings,
         description=described,
@@ -95,16 +98,6 @@ def _for_images(settings: TrainingSettings, described: Description, changes: Map
             f"the last stage must be at the model's size, {described.input.height}: change --stages or the recipe"
         )
     return settings
-
-
-def _stages(text: str) -> tuple[Stage, ...]:
-    from federated_learning.settings import Stage
-
-    try:
-        sizes_and_epochs = [map(int, part.split("x")) for part in text.split(",")]
-        return tuple(Stage(size=size, epochs=epochs) for size, epochs in sizes_and_epochs)
-    except ValueError as error:
-        raise ConfigurationError("--stages is a list such as 112x40,224x4: image size x epochs") from error
 
 
 def _train(record: RunRecord, *, data: Path, manifest: Path | None, output: Path) -> None:

@@ -6,17 +6,19 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import onnx
 
 from contract.errors import CallerError
-from contract.model_card import InputSpecification, read_card
+from contract.model_card import InputSpecification, ModelCard, read_card
 from federated_learning.calibration import fit_temperature
 from federated_learning.data_source import DataSource, OnDemandImages, labels_of
 from federated_learning.export import run_onnx, to_onnx
 from federated_learning.networks import network_with
+from federated_learning.publication import recipe_words
+from federated_learning.recipe import PEDIATRIC_PNEUMONIA_RECIPE
 from federated_learning.records import FederationRecord, RunKind, read_history, read_run
 from federated_learning.report.results import DECIMALS, FORMAT, RunResult, SplitResult, split_result
 from federated_learning.training import read_chosen
@@ -92,7 +94,7 @@ def evaluate_published(
         data_set=card.metrics[0].data_set,
         classes=card.classes,
         size=card.input.height,
-        settings={"published": f"{card.name} {card.version}"},
+        settings={"published": f"{card.name} {card.version}"} | _settings_of(card),
         training_roles=card.federation.hospitals,
         validation_role=validation_role,
         chosen_round=card.federation.chosen_round,
@@ -103,6 +105,12 @@ def evaluate_published(
         software=_software(),
         splits=_predicted(file, card.input, name=name, source=source, roles=roles, progress=progress),
     )
+
+
+def _settings_of(card: ModelCard) -> dict[str, Any]:
+    """Our recipe, where it is what the card tells of its training; nothing otherwise: words alone are not settings."""
+    told = recipe_words(PEDIATRIC_PNEUMONIA_RECIPE, card.federation)
+    return PEDIATRIC_PNEUMONIA_RECIPE.model_dump(mode="json") if told in card.training else {}
 
 
 def _kind(federation: FederationRecord) -> RunKind:

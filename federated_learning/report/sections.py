@@ -87,8 +87,8 @@ def runs(content: Content) -> Section:
 
 
 def _plan(result: RunResult) -> str:
-    """The stages of its recipe; of a published model, where to read them."""
-    if "published" in result.settings:
+    """The stages of its recipe; of a published model without one, where to read them."""
+    if "stages" not in result.settings and "published" in result.settings:
         return f"as the card of {result.settings['published']} says"
     stages = result.settings.get("stages", ())
     return ", ".join(f"{stage['epochs']} at {stage['size']} px" for stage in stages)
@@ -150,15 +150,16 @@ def _curves(content: Content) -> tuple[dict[str, dict[str, list[tuple[float, flo
 
 
 def against(content: Content) -> Section:
-    """Every run against the centralised one, and secure aggregation against none."""
-    by_kind = {kind: [result.name for result in content.results if result.kind is kind] for kind in RunKind}
-    pairs = [
-        (result.name, other)
+    """Every run against the centralised one, and secure aggregation against none, where both had the same epochs."""
+    by_kind = {kind: [result for result in content.results if result.kind is kind] for kind in RunKind}
+    wanted = [
+        (result, other)
         for other in by_kind[RunKind.CENTRALISED]
         for result in content.results
         if result.kind is not RunKind.CENTRALISED
     ]
-    pairs += [(one, other) for one in by_kind[RunKind.FEDERATED_SECURE] for other in by_kind[RunKind.FEDERATED]]
+    wanted += [(one, other) for one in by_kind[RunKind.FEDERATED_SECURE] for other in by_kind[RunKind.FEDERATED]]
+    pairs = [(one.name, other.name) for one, other in wanted if _plan(one) == _plan(other)]
     parts = ["The first run's figure less the second's; significant ones in bold."] if pairs else [NOTHING]
     for name, measured in content.splits.items():
         rows = []

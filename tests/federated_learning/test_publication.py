@@ -12,6 +12,7 @@ from federated_learning.checkpoints import save
 from federated_learning.data_source import ManifestSource, labels_of, load
 from federated_learning.publication import publish
 from federated_learning.records import Description, RunKind, RunRecord, write_run
+from federated_learning.report import evaluating
 from federated_learning.report.evaluating import evaluate, evaluate_published
 from federated_learning.settings import Stage, TrainingSettings
 from federated_learning.training import Chosen, trainer_of
@@ -55,7 +56,9 @@ def written(run: RunRecord, folder: Path) -> tuple[ModelCard, str]:
     return card, publication.readme(card, {}, validation_role=run.validation_role)
 
 
-def test_a_securely_aggregated_model_says_all_of_it(drawn_data: tuple[Path, Path], description: Description) -> None:
+def test_a_securely_aggregated_model_says_all_of_it(
+    drawn_data: tuple[Path, Path], description: Description, monkeypatch: pytest.MonkeyPatch
+) -> None:
     manifest, folder = drawn_data
     source = ManifestSource(manifest=manifest, folder=folder, classes=CLASSES)
     record = run_record(description, RunKind.FEDERATED_SECURE, federation())
@@ -72,6 +75,10 @@ def test_a_securely_aggregated_model_says_all_of_it(drawn_data: tuple[Path, Path
     assert (compared.kind, compared.federation) == (RunKind.FEDERATED_SECURE, federation())
     again = evaluate_published(model, name="shipped", source=source, validation_role="choose", test_roles=())
     assert again.splits == compared.splits  # the run is not needed any more
+    assert again.settings == {"published": f"{card.name} {card.version}"}
+    monkeypatch.setattr(evaluating, "PEDIATRIC_PNEUMONIA_RECIPE", record.settings)
+    recognised = evaluate_published(model, name="shipped", source=source, validation_role="choose", test_roles=())
+    assert recognised.settings == compared.settings | again.settings
     assert (again.temperature, again.model_sha256) == (compared.temperature, compared.model_sha256)
     assert (again.kind, again.federation, again.chosen_round) == (compared.kind, compared.federation, 11)
     text = (model / "README.md").read_text()

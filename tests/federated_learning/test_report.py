@@ -185,11 +185,18 @@ def test_runs_without_history_or_federation_make_a_page(tmp_path: Path) -> None:
 
 
 def test_a_published_model_stands_beside_the_runs(results: Path, tmp_path: Path) -> None:
+    """Compared where it is known to have been trained as long."""
     settings = {"published": "chest 2.0.0"}
     write_result(result("shipped", RunKind.FEDERATED_SECURE, skill=2.2, settings=settings, history=()), results)
     text = page.render(results, tmp_path / "page.md").text
     assert "| as the card of chest 2.0.0 says |" in text
-    assert "| shipped - centralised |" in text
+    assert "shipped - centralised" not in text
+    for epochs, compared in ((3, True), (4, False)):
+        known = settings | {"stages": [{"size": 32, "epochs": epochs, "batch": 4}]}
+        write_result(result("shipped", RunKind.FEDERATED_SECURE, skill=2.2, settings=known, history=()), results)
+        text = page.render(results, tmp_path / "page.md").text
+        assert f"| {epochs} at 32 px |" in text
+        assert ("| shipped - centralised |" in text) is compared
 
 
 def test_no_results_are_said_to_be_missing(tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ from federated_learning.calibration import fit_temperature, softmax
 from federated_learning.data_source import Example, ManifestSource, check_disjoint_patients, labels_of, load
 from federated_learning.evaluation import accuracy, coverage, selective_accuracy, uncertainty_threshold
 from federated_learning.export import MAX_BYTES, OPERATORS, run_onnx
-from federated_learning.publication import WANTED_ACCURACY
+from federated_learning.publication import WANTED_ACCURACY, recipe_words
+from federated_learning.recipe import PEDIATRIC_PNEUMONIA_RECIPE
 
 FOLDER = Path(__file__).parents[2] / "models" / "pediatric-pneumonia-resnet18"
 TRAINING_ROLES = ("dev_train_A", "dev_train_B", "dev_train_C")
@@ -61,6 +62,10 @@ def test_hospitals_trained_it_and_only_sums_were_seen(card: ModelCard) -> None:
     assert card.federation.hospitals == ("hospital-a", "hospital-b", "hospital-c")
     assert card.federation.secure_aggregation is not None
     assert card.federation.secure_aggregation["threshold"] == 3
+
+
+def test_it_was_trained_by_the_recipe_that_stands_here(card: ModelCard) -> None:
+    assert recipe_words(PEDIATRIC_PNEUMONIA_RECIPE, card.federation) in card.training
 
 
 def test_answers_that_are_not_uncertain_are_right_as_often_as_promised(card: ModelCard) -> None:

@@ -9,7 +9,7 @@ from contract.errors import ConfigurationError
 from federated_learning.augmentation import NONE
 from federated_learning.checkpoints import read
 from federated_learning.networks import Images, Labels, predict
-from federated_learning.settings import Stage, TrainingSettings
+from federated_learning.settings import Stage, TrainingSettings, read_stages
 from federated_learning.training import EpochResult, Trainer, fit, read_chosen, trainer_of
 from tests.federated_learning.conftest import draw
 
@@ -122,3 +122,15 @@ def test_unreadable_checkpoint_is_refused(tmp_path: Path, content: bytes) -> Non
     (tmp_path / "checkpoint.npz").write_bytes(content)
     with pytest.raises(ConfigurationError, match="not a readable checkpoint"):
         read(tmp_path / "checkpoint.npz")
+
+
+def test_stages_in_short_keep_the_recipes_batches() -> None:
+    like = (Stage(size=112, epochs=40, batch=16), Stage(size=224, epochs=24, batch=8))
+    assert read_stages("64x1,112x2,224x3", like=like) == (
+        Stage(size=64, epochs=1, batch=8),
+        Stage(size=112, epochs=2, batch=16),
+        Stage(size=224, epochs=3, batch=8),
+    )
+    for text in ("", "112", "112x0", "112x2x3", "many x few"):
+        with pytest.raises(ConfigurationError, match="--stages is a list such as"):
+            read_stages(text, like=like)
