@@ -97,6 +97,11 @@ class RunResult(Strict):
             raise ValueError("labels must be indices of the classes")
         return self
 
+    @property
+    def epochs(self) -> int:
+        """Of all stages; 0 where they are not known."""
+        return sum(stage["epochs"] for stage in self.settings.get("stages", ()))
+
     def split(self, name: str) -> SplitResult | None:
         """The predictions for a role; None where it was not evaluated."""
         return next((one for one in self.splits if one.split == name), None)
@@ -129,10 +134,13 @@ def write_result(result: RunResult, folder: Path) -> Path:
 
 
 def read_results(folder: Path) -> tuple[RunResult, ...]:
-    """All results in a folder, by kind and name. Raises CallerError for a file that is none, or of another version."""
+    """All results in a folder: the longest training first, then by kind and name.
+
+    Raises CallerError for a file that is none, or of another version.
+    """
     results = [_read(path) for path in sorted(folder.glob("*.json"))]
     order = list(RunKind)
-    return tuple(sorted(results, key=lambda result: (order.index(result.kind), result.name)))
+    return tuple(sorted(results, key=lambda result: (-result.epochs, order.index(result.kind), result.name)))
 
 
 def _read(path: Path) -> RunResult:
