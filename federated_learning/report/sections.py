@@ -252,7 +252,7 @@ def costs(content: Content) -> Section:
     """Time and bytes of a round."""
     rows = []
     for result in content.results:
-        if result.federation is None:
+        if result.federation is None or not result.history:
             continue
         lines = result.history
         sent = _median([line.bytes_sent_per_hospital for line in lines])
