@@ -50,7 +50,8 @@ def test_processor_time_of_a_running_process_and_its_child() -> None:
     process = subprocess.Popen([sys.executable, "-c", source], stdin=subprocess.PIPE)
     try:
         limit = time.monotonic() + 60
-        while (cpu_seconds(process.pid) or 0.0) < 0.3:
+        # Of its 0.3 s the kernel tells whole ticks of a hundredth, user and system time each rounded down.
+        while (cpu_seconds(process.pid) or 0.0) < 0.25:
             assert time.monotonic() < limit
             time.sleep(0.05)
     finally:
