@@ -80,7 +80,7 @@ def app_of(program: str) -> Any:
 def servers_here(patch: pytest.MonkeyPatch) -> Iterator[None]:
     """While this lasts, every deployment runs here."""
     running: dict[threading.Thread, ServerHere] = {}
-    one_at_a_time = threading.Lock()  # stdout is everybody's; servers write on stderr alone
+    one_at_a_time = threading.Lock()  # stdout is everybody's; once it is live, no server writes there
     started: Callable[..., None] = uvicorn.Server.run
 
     def call(program: str, *arguments: str, environment: Mapping[str, str], timeout_seconds: float = 0.0) -> str:

@@ -1,4 +1,4 @@
-"""`growth` and `agreement`: what they refuse, their arithmetic, and one small run of each."""
+"""`growth` and `agreement`: what they refuse, and the arithmetic of growth."""
 
 from pathlib import Path
 

@@ -1,11 +1,10 @@
-"""One small, real run of each subcommand: half a minute altogether.
+"""One small, real run of each subcommand but three (`ELSEWHERE`): half a minute altogether.
 
 Parties compute and talk as in service, but all run in this process (`servers_here`), so that nobody waits for one to
 start. Runs with real processes are slow tests beside each subcommand.
 """
 
 import json
-import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +17,7 @@ from benchmarks import scale as scale_module
 from benchmarks.__main__ import COMMANDS, app
 from benchmarks.agreement import Agreement
 from benchmarks.ariann import AriannTable
-from benchmarks.comparison import Peers, Status
+from benchmarks.comparison import Peers, Status, read_peers
 from benchmarks.document.parts import read_part
 from benchmarks.document.section import MISSING
 from benchmarks.foretelling import foretell
@@ -31,6 +30,7 @@ from benchmarks.secure_aggregation import AggregationCost
 from contract.command_line import run
 from tests.benchmarks.servers_here import servers_here
 from tests.benchmarks.test_ariann import PARAMETERS
+from tests.benchmarks.test_latency import own_files
 from tests.benchmarks.test_secure_aggregation import SHAPES
 from tests.end_to_end.models import radiograph, write_tiny_model
 
@@ -109,17 +109,17 @@ def test_predict(tiny: Path, results: Path, capsys: pytest.CaptureFixture[str]) 
 
 
 def test_peers(tiny: Path, results: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """Ours beside torch, with SPU where it is not installed. Stock CrypTen has tests of its own."""
+    """Ours beside torch and onnxruntime, with SPU where it is not installed. Stock CrypTen has tests of its own."""
     monkeypatch.setattr("benchmarks.peers.spu_environment.find", lambda _folder: None)
-    asked = ["--peers", "masked,plaintext-torch,spu-semi2k", "--runs", "1", "--no-install"]
-    bench(capsys, "peers", "--model", str(tiny), *asked, "--save", str(results / "peers.json"))
-    rows = {row.peer: row for row in Peers.model_validate_json(only_file(results)).rows}
-    assert {name: row.status for name, row in rows.items()} == {
-        "masked": Status.MEASURED,
-        "plaintext-torch": Status.MEASURED,
-        "spu-semi2k": Status.NOT_INSTALLED,
-    }
-    for name, bound in (("masked", 0.05), ("plaintext-torch", 1e-5)):
+    chosen = "masked,plaintext-torch,plaintext-onnxruntime,spu-semi2k,spu-cheetah"
+    asked = ["--peers", chosen, "--runs", "1", "--no-install", "--json", "--save", str(results / "peers.json")]
+    bench(capsys, "peers", "--model", str(tiny), *asked)
+    result = Peers.model_validate_json(capsys.readouterr().out.splitlines()[-1])  # after the front end's own line
+    assert result == read_peers(results / "peers.json")
+    rows = {row.peer: row for row in result.rows}
+    assert rows["spu-semi2k"].status is rows["spu-cheetah"].status is Status.NOT_INSTALLED
+    for name, bound in (("masked", 0.05), ("plaintext-torch", 1e-5), ("plaintext-onnxruntime", 1e-5)):
+        assert rows[name].status is Status.MEASURED
         error, seconds = rows[name].max_logit_error, rows[name].online_seconds
         assert error is not None
         assert error < bound
@@ -201,7 +201,7 @@ def test_report(
     assert relu.has_round_trip
     assert relu.data_owner_cpu_seconds > 0
     assert relu.model_owner_seconds > 0
-    assert re.search(r"\| Relu \| 2 \|", page.read_text())
+    assert "| Relu | 2 |" in page.read_text()
     assert MISSING in page.read_text()
     assert [path.name for path in (page.parent / "plots").iterdir()] == ["layers.svg"]
-    assert [path.name for path in temporary.iterdir() if path.name.startswith("benchmark-")] == []
+    assert own_files(temporary) == []
