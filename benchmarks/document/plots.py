@@ -12,7 +12,8 @@ GREY = "#7d7d7d"
 """Of text and axes: stands out from white and from black."""
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00")
 """Okabe and Ito's, which differ for all kinds of colour vision."""
-MARKERS = "osD^vP"
+MARKERS = "osD^vPX"
+"""One more than colours, so that a pair of both comes again only after 42 series."""
 _SETTINGS: Any = {
     "svg.hashsalt": "benchmarks",
     "svg.fonttype": "none",
