@@ -3,7 +3,7 @@
 import math
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, assert_never
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -60,6 +60,36 @@ class ColourChoice(StrEnum):
     """Its brightness is read (ITU-R BT.601), as of an ultrasound picture with coloured marks."""
 
 
+class View(StrEnum):
+    """Projections of a radiograph, as DICOM's View Position names them (PS3.3 C.8.1.1 and C.8.11.5)."""
+
+    AP = "AP"
+    PA = "PA"
+    LEFT_LATERAL = "LL"
+    RIGHT_LATERAL = "RL"
+    LEFT_LATERAL_DECUBITUS = "LLD"
+    RIGHT_LATERAL_DECUBITUS = "RLD"
+    LEFT_LATERAL_OBLIQUE = "LLO"
+    RIGHT_LATERAL_OBLIQUE = "RLO"
+    CRANIO_CAUDAL = "CC"
+    MEDIO_LATERAL = "ML"
+    LATERO_MEDIAL = "LM"
+    MEDIO_LATERAL_OBLIQUE = "MLO"
+    LATERO_MEDIAL_OBLIQUE = "LMO"
+
+
+class Task(StrEnum):
+    """What a model's outputs mean."""
+
+    CLASSIFICATION = "classification"
+    """One of the classes holds: probabilities are a softmax and add up to 1."""
+    BINARY = "binary"
+    """One of two classes holds, the second the finding; model.onnx ends in one number, the finding's logit. At import
+    it becomes the logits (0, finding), so that everything else sees a classification with two classes."""
+    MULTI_LABEL = "multi-label"
+    """Each class is a finding of its own, present or not: probabilities are sigmoids, independent of each other."""
+
+
 class AgeRange(Strict):
     """Ages of patients in completed years, both ends included: 1 to 5 holds until the sixth birthday."""
 
@@ -83,6 +113,8 @@ class InputSpecification(Strict):
     modalities: tuple[Modality, ...] = Field(min_length=1)
     body_parts: tuple[str, ...] = ()
     """Accepted values of DICOM BodyPartExamined; empty: any."""
+    views: tuple[View, ...] = ()
+    """Projections that the model was made for; empty: any."""
     ages: AgeRange | None = None
     """Ages that the model was made for, by DICOM PatientAge or birth and study dates; None: any."""
     channels: Literal[1, 3] = 1
@@ -157,11 +189,14 @@ class ModelCard(Strict):
     version: Version
     title: str
     intended_use: str
-    task: Literal["classification"] = "classification"
+    task: Task = Task.CLASSIFICATION
     input: InputSpecification
     classes: tuple[str, ...] = Field(min_length=2)
-    calibration_temperature: Annotated[float, Field(gt=0)] = 1.0
-    """Probabilities are softmax(logits / calibration_temperature)."""
+    thresholds: dict[str, Annotated[float, Field(gt=0, lt=1)]] = Field(default_factory=dict)
+    """Multi-label: the probability from which on a finding counts as present, by class; 0.5 where none is given."""
+    calibration_temperature: Annotated[float, Field(gt=0)] | None = None
+    """Probabilities are softmax(logits / calibration_temperature), or its sigmoid for a multi-label model. None: nobody
+    measured it. Probabilities are then those of the bare logits, and are not called calibrated."""
     uncertain_below: Annotated[float, Field(gt=0, lt=1)] | None = None
     """An answer whose largest probability is below this is shown as uncertain; None: none is."""
     output_policy: OutputPolicy = OutputPolicy.LOGITS
@@ -181,6 +216,23 @@ class ModelCard(Strict):
         return self
 
     @model_validator(mode="after")
+    def _task_fits(self) -> Self:
+        if self.task is Task.BINARY and len(self.classes) != 2:
+            raise ValueError("task binary needs two classes: first what holds without the finding, then the finding")
+        if self.task is not Task.MULTI_LABEL:
+            if self.thresholds:
+                raise ValueError("thresholds belong to task multi-label")
+            return self
+        unknown = sorted(set(self.thresholds) - set(self.classes))
+        if unknown:
+            raise ValueError(f"thresholds names '{unknown[0]}', which is none of the classes")
+        if self.output_policy is OutputPolicy.LABEL_ONLY:
+            raise ValueError("output_policy label-only gives one class of several; a multi-label model has no such one")
+        if self.uncertain_below is not None:
+            raise ValueError("uncertain_below is for one class of several; a multi-label model has thresholds instead")
+        return self
+
+    @model_validator(mode="after")
     def _uncertainty_needs_probabilities(self) -> Self:
         if self.uncertain_below is not None and self.output_policy is OutputPolicy.LABEL_ONLY:
             raise ValueError("uncertain_below needs probabilities, which output_policy label-only does not give")
@@ -190,13 +242,44 @@ class ModelCard(Strict):
         """Whether an answer is to be shown as uncertain."""
         return self.uncertain_below is not None and max(probabilities.values()) < self.uncertain_below
 
+    @property
+    def outputs(self) -> int:
+        """How many numbers model.onnx ends in for one image."""
+        return 1 if self.task is Task.BINARY else len(self.classes)
+
+    @property
+    def temperature(self) -> float:
+        """What logits are divided by."""
+        return 1.0 if self.calibration_temperature is None else self.calibration_temperature
+
+    def threshold(self, name: str) -> float:
+        """The probability from which on a multi-label model's finding counts as present."""
+        return self.thresholds.get(name, 0.5)
+
     def probabilities(self, logits: tuple[float, ...]) -> dict[str, float]:
-        """Calibrated softmax of float logits, by class name, in the order of `classes`."""
-        scaled = [logit / self.calibration_temperature for logit in logits]
-        largest = max(scaled)
-        weights = [math.exp(value - largest) for value in scaled]
-        total = sum(weights)
-        return {name: weight / total for name, weight in zip(self.classes, weights, strict=True)}
+        """Float logits, one for each class -> probabilities by class name, in the order of `classes`."""
+        scaled = [logit / self.temperature for logit in logits]
+        match self.task:
+            case Task.CLASSIFICATION | Task.BINARY:
+                found = _softmax(scaled)
+            case Task.MULTI_LABEL:
+                found = [_sigmoid(value) for value in scaled]
+            case _:
+                assert_never(self.task)
+        return dict(zip(self.classes, found, strict=True))
+
+
+def _softmax(values: list[float]) -> list[float]:
+    largest = max(values)
+    weights = [math.exp(value - largest) for value in values]
+    total = sum(weights)
+    return [weight / total for weight in weights]
+
+
+def _sigmoid(value: float) -> float:
+    if value >= 0:
+        return 1 / (1 + math.exp(-value))
+    return math.exp(value) / (1 + math.exp(value))
 
 
 def read_card(path: Path) -> ModelCard:

@@ -238,7 +238,7 @@ def readme(card: ModelCard, confusions: Mapping[str, NDArray[np.int64]], *, vali
     for metric in card.metrics:
         interval = "" if metric.interval_95 is None else "{:.3f} to {:.3f}".format(*metric.interval_95)
         lines.append(f"| {metric.split} | {metric.examples} | {metric.name} | {metric.value:.3f} | {interval} |")
-    temperature = card.calibration_temperature
+    temperature = card.temperature
     lines += ["", f"Intervals come from 2,000 draws of whole patients. Calibration temperature: {temperature}.", ""]
     if card.uncertain_below is not None:
         words = (

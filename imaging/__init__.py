@@ -1,6 +1,6 @@
 """One reading of images for training and serving: a file -> grey pixels in [0, 1] -> the tensor of a model card."""
 
-from imaging.formats import Limits
+from imaging.formats import Limits, Polarity
 from imaging.preprocessing import to_model_input
 from imaging.reading import (
     ImageFacts,
@@ -18,6 +18,7 @@ __all__ = [
     "ImageWarning",
     "Limits",
     "ModelInput",
+    "Polarity",
     "Radiograph",
     "Viewing",
     "read_for_viewing",

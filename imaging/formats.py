@@ -79,6 +79,26 @@ class Values:
     """The file's own linear window, where it has one."""
 
 
+class Polarity(StrEnum):
+    """Which way round a picture's grey values go, as a person says who has looked at it."""
+
+    AS_READ = "as-read"
+    """Bright is what the model takes for bright: nothing is changed."""
+    INVERTED = "inverted"
+    """Bright and dark are exchanged after reading."""
+
+
+class PolarityToldBy(StrEnum):
+    """What a file says about that itself."""
+
+    FILE = "file"
+    """Its format and its tags say which values are bright."""
+    NOBODY = "nobody"
+    """The format cannot say: of a PNG, nobody knows whether it is a negative."""
+    CONTRADICTION = "contradiction"
+    """Its tags say both."""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class DecodedFile:
     """What a decoder hands to `imaging.reading`: float32 pixels (rows, columns) in [0, 1] and facts of the file."""
@@ -91,6 +111,7 @@ class DecodedFile:
     """Which of `frames` pictures this is, counted from 1."""
     modality: str | None = None
     body_part: str | None = None
+    polarity: PolarityToldBy = PolarityToldBy.FILE
     years: frozenset[int] = field(default=frozenset(), repr=False)
     """The patient's age in completed years, see `completed_years`; looked for where the model asks for it only."""
     warnings: tuple[ImageWarning, ...] = ()

@@ -1,16 +1,25 @@
 """A file -> a grey radiograph in [0, 1], with what the user should know about it -> the tensor for a model."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Final
+from typing import Final, assert_never
 
 import numpy as np
 from numpy.typing import NDArray
 
 from contract.model_card import AgeRange, InputSpecification
 from imaging.dicom import read_dicom
-from imaging.formats import DecodedFile, FileFormat, ImageWarning, Limits, open_bounded, sniff
+from imaging.formats import (
+    DecodedFile,
+    FileFormat,
+    ImageWarning,
+    Limits,
+    Polarity,
+    PolarityToldBy,
+    open_bounded,
+    sniff,
+)
 from imaging.nifti import read_nifti
 from imaging.preprocessing import to_model_input, to_picture
 from imaging.raster import read_raster
@@ -32,6 +41,9 @@ __all__ = [
 
 AGE_UNKNOWN: Final = "age-unknown"
 WRONG_AGE: Final = "wrong-age"
+POLARITY_UNKNOWN: Final = "polarity-unknown"
+POLARITY_CONTRADICTS: Final = "polarity-contradicts"
+INVERTED: Final = "inverted"
 """Codes of warnings."""
 
 _READERS = {FileFormat.DICOM: read_dicom, FileFormat.NIFTI: read_nifti}
@@ -78,22 +90,63 @@ class ModelInput(ImageFacts):
     """All that the model sees, in the file's proportions: see `to_picture`."""
 
 
-def read_image(path: Path, specification: InputSpecification, *, limits: Limits | None = None) -> Radiograph:
+def read_image(
+    path: Path, specification: InputSpecification, *, limits: Limits | None = None, polarity: Polarity | None = None
+) -> Radiograph:
     """Decode a PNG, JPEG, TIFF, DICOM or NIfTI file, told by its content, for a model with this input.
 
     The specification gives the window for files that carry none, the frame of files with several, what becomes of
-    colours, and the modalities, body parts and ages to warn about. Raises ImageError, in one line that says what
-    happened and what to do, for every other file, and for any beyond `limits`.
+    colours, and the modalities, body parts and ages to warn about. `polarity`: what a person says who has looked at the
+    picture; None: nobody has, and where the file does not tell, a warning asks. Raises ImageError, in one line that
+    says what happened and what to do, for every other file, and for any beyond `limits`.
     """
-    file_format, decoded = _decode(path, specification, limits)
+    file_format, decoded = _decode(path, specification, limits, polarity)
     return _radiograph(file_format, decoded, specification)
 
 
-def _decode(path: Path, specification: InputSpecification, limits: Limits | None) -> tuple[FileFormat, DecodedFile]:
+def _decode(
+    path: Path, specification: InputSpecification, limits: Limits | None, polarity: Polarity | None
+) -> tuple[FileFormat, DecodedFile]:
     limits = limits or Limits()
     with open_bounded(path, limits) as source:
         file_format = sniff(source)
-        return file_format, _READERS.get(file_format, read_raster)(source, specification, limits)
+        decoded = _READERS.get(file_format, read_raster)(source, specification, limits)
+        return file_format, _settled(decoded, file_format, polarity)
+
+
+def _settled(decoded: DecodedFile, file_format: FileFormat, polarity: Polarity | None) -> DecodedFile:
+    """Invert a picture of which a person says so; ask where neither file nor person says which values are bright."""
+    match polarity:
+        case Polarity.INVERTED:
+            return _inverted(decoded)
+        case Polarity.AS_READ:
+            return decoded
+        case None:
+            question = _polarity_question(decoded.polarity, file_format)
+            return replace(decoded, warnings=(*decoded.warnings, *question))
+        case _:
+            assert_never(polarity)
+
+
+def _inverted(decoded: DecodedFile) -> DecodedFile:
+    told = decoded.values
+    values = None if told is None else replace(told, inverted=not told.inverted)
+    remark = ImageWarning(INVERTED, "bright and dark were exchanged, as you asked")
+    return replace(decoded, pixels=np.float32(1) - decoded.pixels, values=values, warnings=(*decoded.warnings, remark))
+
+
+def _polarity_question(told_by: PolarityToldBy, file_format: FileFormat) -> tuple[ImageWarning, ...]:
+    match told_by:
+        case PolarityToldBy.FILE:
+            return ()
+        case PolarityToldBy.NOBODY:
+            text = f"{file_format} files do not say whether the picture is a negative: look at it, and invert it if so"
+            return (ImageWarning(POLARITY_UNKNOWN, text, needs_confirmation=True),)
+        case PolarityToldBy.CONTRADICTION:
+            text = "the file's tags contradict each other about which values are bright: look, and invert it if needed"
+            return (ImageWarning(POLARITY_CONTRADICTS, text, needs_confirmation=True),)
+        case _:
+            assert_never(told_by)
 
 
 def _radiograph(file_format: FileFormat, decoded: DecodedFile, specification: InputSpecification) -> Radiograph:
@@ -110,16 +163,18 @@ def _radiograph(file_format: FileFormat, decoded: DecodedFile, specification: In
     )
 
 
-def read_model_input(path: Path, specification: InputSpecification, *, limits: Limits | None = None) -> ModelInput:
+def read_model_input(
+    path: Path, specification: InputSpecification, *, limits: Limits | None = None, polarity: Polarity | None = None
+) -> ModelInput:
     """`read_image`, then `to_model_input`: a file to exactly the tensor that the card asks for. Raises ImageError."""
-    return _model_input(read_image(path, specification, limits=limits), specification)
+    return _model_input(read_image(path, specification, limits=limits, polarity=polarity), specification)
 
 
 def read_for_viewing(
-    path: Path, specification: InputSpecification, *, limits: Limits | None = None
+    path: Path, specification: InputSpecification, *, limits: Limits | None = None, polarity: Polarity | None = None
 ) -> tuple[ModelInput, Viewing]:
     """`read_model_input`, and the values behind the picture, for somebody who wants to look through another window."""
-    file_format, decoded = _decode(path, specification, limits)
+    file_format, decoded = _decode(path, specification, limits, polarity)
     image = _model_input(_radiograph(file_format, decoded, specification), specification)
     return image, to_viewing(decoded)
 

@@ -98,7 +98,7 @@ def evaluate_published(
         training_roles=card.federation.hospitals,
         validation_role=validation_role,
         chosen_round=card.federation.chosen_round,
-        temperature=card.calibration_temperature,
+        temperature=card.temperature,
         model_sha256=hashlib.sha256(file.read_bytes()).hexdigest(),
         federation=card.federation,
         history=(),

@@ -110,7 +110,7 @@ def test_stated_accuracy_is_found_again(card: ModelCard, source: ManifestSource,
     # one image in a hundred may fall on the other side of a tie on another processor
     assert accuracy(softmax(logits), labels) == pytest.approx(stated(card, role), abs=0.01)
     assert card.uncertain_below is not None
-    threshold, probabilities = card.uncertain_below, softmax(logits, temperature=card.calibration_temperature)
+    threshold, probabilities = card.uncertain_below, softmax(logits, temperature=card.temperature)
     share = f"share of answers with a probability of at least {threshold:g}"
     assert coverage(probabilities, uncertain_below=threshold) == pytest.approx(stated(card, role, share), abs=0.01)
     right = selective_accuracy(probabilities, labels, uncertain_below=threshold)
