@@ -97,7 +97,7 @@ def test_every_party_has_a_sample() -> None:
 def test_clinicians_find_every_message_of_the_page() -> None:
     from data_owner.ui import words
 
-    script = (ROOT / "data_owner" / "ui" / "static" / "page.js").read_text()
+    script = "".join(path.read_text() for path in (ROOT / "data_owner" / "ui" / "static").glob("*.js"))
     titles = {title for title, _ in words._WORDS.values()} | {words.told_unexpected(ValueError()).title}
     text = (ROOT / "docs" / "clinician.md").read_text()
     assert sorted(title for title in titles if f"| {title} |" not in text) == []

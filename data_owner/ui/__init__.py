@@ -2,7 +2,9 @@
 
     server      starts it: address, token, uvicorn
     security    who may speak to it: token, cookie, Host, Origin, headers
-    pages       routes, and what they show
+    pages       routes of the page itself
+    history_pages  those of the history
+    answering   how handlers answer and fail
     workplace   what the page knows: entries, the model, the stock, progress
     reading     a file that was dropped -> an entry's pictures
     runner      the thread that computes: one session at a time

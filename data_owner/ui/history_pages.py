@@ -1,0 +1,72 @@
+"""The history's page: what this workstation keeps of its answers, looked at and deleted."""
+
+from http import HTTPStatus
+
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import FileResponse, HTMLResponse, Response
+from starlette.routing import Route
+
+from data_owner.ui.answering import done, theme_of
+from data_owner.ui.history import is_name
+from data_owner.ui.showing import templates
+from data_owner.ui.workplace import Workplace
+
+
+class HistoryPages:
+    """Handlers of the history."""
+
+    def __init__(self, workplace: Workplace) -> None:
+        """Show and change what `workplace` keeps."""
+        self._place = workplace
+
+    def routes(self) -> list[Route]:
+        """All of them."""
+        return [
+            Route("/history", self.history),
+            Route("/history/{record}/picture.png", self.kept_picture),
+            Route("/history/{record}/delete", self.delete_record, methods=["POST"]),
+            Route("/history/delete-all", self.delete_all_records, methods=["POST"]),
+        ]
+
+    async def history(self, request: Request) -> Response:
+        """What this workstation keeps."""
+        records = await run_in_threadpool(self._place.history.records)
+        pictures = {record.id for record in records if self._place.history.picture(record.id) is not None}
+        html = templates().get_template("history.html")
+        return HTMLResponse(html.render(records=records, pictures=pictures, theme=theme_of(request), place=self._place))
+
+    async def kept_picture(self, request: Request) -> Response:
+        """A picture that was kept."""
+        path = self._place.history.picture(_record(request))
+        if path is None:
+            raise HTTPException(HTTPStatus.NOT_FOUND)
+        return FileResponse(path, media_type="image/png")
+
+    async def delete_record(self, request: Request) -> Response:
+        """Forget one answer."""
+        self._place.history.delete(_record(request))
+        self._forget_records()
+        return done(request, to="/history")
+
+    async def delete_all_records(self, request: Request) -> Response:
+        """Forget all."""
+        self._place.history.delete_all()
+        self._forget_records()
+        return done(request, to="/history")
+
+    def _forget_records(self) -> None:
+        """Entries of the page whose answer is no longer kept."""
+        kept = {record.id for record in self._place.history.records()}
+        with self._place.changing():
+            for entry in self._place.entries():
+                if entry.record not in kept:
+                    entry.record, entry.picture_kept = None, False
+
+
+def _record(request: Request) -> str:
+    name: str = request.path_params["record"]
+    if not is_name(name):
+        raise HTTPException(HTTPStatus.NOT_FOUND)
+    return name
