@@ -6,6 +6,7 @@ data-owner diagnose *.dcm --batch 8 --config data-owner.toml
 data-owner prepare --count 8 --config data-owner.toml
 data-owner stock --config data-owner.toml
 data-owner inspect chest.dcm --card card.json --preview seen.png
+data-owner diagnose chest.png --as-is --config data-owner.toml
 data-owner doctor --config data-owner.toml
 data-owner ui --config data-owner.toml
 """
@@ -28,6 +29,12 @@ if TYPE_CHECKING:
     from contract.api import ModelEntry
     from data_owner.results import Submission
     from data_owner.session import Diagnoser
+    from imaging import Polarity
+
+AsIs = Annotated[bool, typer.Option("--as-is", help="You have looked: bright and dark are right as they are.")]
+Invert = Annotated[
+    bool, typer.Option("--invert", help="You have looked: it is a negative, so bright and dark are to be exchanged.")
+]
 
 app = new_app("The data owner: submits radiographs that nobody else can read. Research use only, not a medical device.")
 
@@ -51,7 +58,11 @@ def diagnose(
         typer.Option(min=1, max=MAX_IMAGES, help="Images to evaluate together in one session; masked engine only."),
     ] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a file, on stdout.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Submit images with warnings that ask to confirm.")] = False,
+    as_is: AsIs = False,
+    invert: Invert = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Submit images with warnings that ask to confirm, as they are.")
+    ] = False,
     heat_map: Annotated[
         Path | None,
         typer.Option(metavar="PNG", help="New picture of what speaks for the answer; for several FILEs, a folder."),
@@ -60,6 +71,7 @@ def diagnose(
     """Submit images, one after the other or in batches. What fails does not stop the next; the worst status is kept."""
     from data_owner.settings import DataOwnerSettings
 
+    polarity = polarity_said(as_is=as_is, invert=invert)
     settings = load_settings(DataOwnerSettings, config)
     with console().status("starting"):
         from data_owner.heat_map import places_for, require_heat_map
@@ -84,7 +96,7 @@ def diagnose(
         waiting: list[Submission] = []
         for number, (path, place) in enumerate(zip(files, places, strict=True), start=1):
             try:
-                waiting.append(diagnoser.read(path, entry, force=force, heat_map=place))
+                waiting.append(diagnoser.read(path, entry, force=force, polarity=polarity, heat_map=place))
             except EncryptedInferenceError as error:
                 statuses.append(_report(path, error))
             if len(waiting) == batch or (waiting and number == len(files)):
@@ -116,6 +128,17 @@ def _submit(
         else:
             print_diagnosis(Console(highlight=False), result, entry.card)
     return statuses
+
+
+def polarity_said(*, as_is: bool, invert: bool) -> "Polarity | None":
+    """What the user says about bright and dark in all FILEs of the call; None: nothing. Raises CallerError for both."""
+    if not (as_is or invert):
+        return None
+    from imaging import Polarity
+
+    if as_is and invert:
+        raise CallerError("--as-is and --invert exclude each other: give one, and submit other images in another call")
+    return Polarity.INVERTED if invert else Polarity.AS_READ
 
 
 def _report(path: Path, error: EncryptedInferenceError) -> int:
@@ -197,19 +220,25 @@ def _age(seconds: float) -> str:
 def inspect(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="DICOM, NIfTI, PNG, JPEG or TIFF.")],
     card: Annotated[Path | None, typer.Option(help="A model's card.json, to see what it would be given.")] = None,
-    preview: Annotated[Path | None, typer.Option(metavar="PNG", help="New picture of what would be submitted.")] = None,
+    preview: Annotated[
+        Path | None,
+        typer.Option(metavar="PNG", help="New picture of what would be submitted; both ways, where that is asked."),
+    ] = None,
     *,
+    as_is: AsIs = False,
+    invert: Invert = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
     """Say what a file is and what would be submitted, without any network. Exit status 1: refused, with the reason."""
     from contract.model_card import read_card
     from data_owner.inspection import described, inspect_file
 
-    inspection = inspect_file(file, None if card is None else read_card(card), preview)
+    polarity = polarity_said(as_is=as_is, invert=invert)
+    inspection = inspect_file(file, None if card is None else read_card(card), preview, polarity)
     if as_json:
         typer.echo(inspection.model_dump_json())
     elif inspection.readable:
-        typer.echo(described(inspection))
+        typer.echo(described(inspection, preview))
     if not inspection.readable:
         say(f"data-owner: {file}: {inspection.reason}")
         sys.exit(1)

@@ -10,10 +10,14 @@ from PIL import Image
 
 from contract.errors import CallerError, ImageError
 from contract.model_card import AgeRange, ColourChoice, FrameChoice, InputSpecification, Modality, ModelCard, Strict
+from data_owner.both_ways import draw_both_ways
+from data_owner.confirmation import DECIDE_POLARITY
 from data_owner.diagnosis import Warned
 from data_owner.private_files import write_new
-from imaging import ImageFacts, read_image, to_model_input
-from imaging.formats import FileFormat
+from imaging import ImageFacts, Polarity, Radiograph, read_image, to_model_input
+from imaging.formats import FileFormat, PolarityToldBy
+from imaging.polarity import POLARITY_QUESTIONS
+from imaging.preprocessing import to_picture
 from imaging.reading import AGE_UNKNOWN, WRONG_AGE
 
 _ANY_PICTURE = InputSpecification(
@@ -72,28 +76,39 @@ class Inspection(Strict):
     age: AgeFit | None = None
     """How the patient's age fits the model, whose ages `submitted` names; None without a card that names any."""
     warnings: tuple[Warned, ...] = ()
+    polarity_told_by: PolarityToldBy | None = None
+    """Who says whether the picture is a negative: its file, nobody, or tags of the file that contradict each other."""
+    polarity: Polarity | None = None
+    """What --as-is or --invert said about it."""
     needs_confirmation: bool = False
-    """Whether `diagnose` would ask for --force."""
+    """Whether `diagnose` would ask for --force, or for --as-is or --invert."""
     submitted: Submitted | None = None
     """None without a card."""
 
 
-def inspect_file(path: Path, card: ModelCard | None, preview: Path | None) -> Inspection:
+def inspect_file(
+    path: Path, card: ModelCard | None, preview: Path | None, polarity: Polarity | None = None
+) -> Inspection:
     """Read one file as the model of `card` asks, or in any way at all without one; write what is seen to `preview`.
 
-    The preview is what the model sees, at its size; without a card, the whole picture. A file that cannot be read is
-    told of, not raised. Raises CallerError where the preview cannot be written.
+    The preview is what the model sees, at its size; without a card, the whole picture; where nobody says whether it is
+    a negative, the whole picture both ways. A file that cannot be read is told of, not raised. Raises CallerError where
+    the preview cannot be written.
     """
     specification = _ANY_PICTURE if card is None else card.input
     try:
-        image = read_image(path, specification)
+        image = read_image(path, specification, polarity=polarity)
     except ImageError as error:
         return Inspection(file=str(path), readable=False, reason=str(error))
     if preview is not None:
-        _write_preview(
-            preview, image.pixels if card is None else as_seen(to_model_input(image.pixels, card.input), card)
-        )
-    return _of(path, image, card)
+        _write_preview(preview, _preview_of(image, card))
+    return _of(path, image, card, polarity)
+
+
+def _preview_of(image: Radiograph, card: ModelCard | None) -> bytes:
+    if image.asks_polarity:
+        return draw_both_ways(to_picture(image.pixels))
+    return as_png(image.pixels if card is None else as_seen(to_model_input(image.pixels, card.input), card))
 
 
 def as_seen(tensor: NDArray[np.float32], card: ModelCard) -> NDArray[np.float32]:
@@ -110,14 +125,14 @@ def as_png(pixels: NDArray[np.float32]) -> bytes:
     return target.getvalue()
 
 
-def _write_preview(path: Path, pixels: NDArray[np.float32]) -> None:
+def _write_preview(path: Path, png: bytes) -> None:
     try:
-        write_new(path, as_png(pixels))
+        write_new(path, png)
     except OSError as error:
         raise CallerError(f"{path}: the preview cannot be written ({error.strerror}); name another place") from error
 
 
-def _of(path: Path, image: ImageFacts, card: ModelCard | None) -> Inspection:
+def _of(path: Path, image: ImageFacts, card: ModelCard | None, polarity: Polarity | None) -> Inspection:
     warnings = tuple(one for one in image.warnings if card is not None or one.code not in _OF_A_MODEL)
     rows, columns = image.original_size
     submitted = None
@@ -144,6 +159,8 @@ def _of(path: Path, image: ImageFacts, card: ModelCard | None) -> Inspection:
         body_part=image.body_part,
         age=None if submitted is None or submitted.ages is None else _age_fit(image),
         warnings=tuple(Warned.from_image(warning) for warning in warnings),
+        polarity_told_by=image.polarity_told_by,
+        polarity=polarity,
         needs_confirmation=any(warning.needs_confirmation for warning in warnings),
         submitted=submitted,
     )
@@ -163,8 +180,8 @@ _AGE_WORDS = {
 }
 
 
-def described(inspection: Inspection) -> str:
-    """The same for people, some lines of text."""
+def described(inspection: Inspection, preview: Path | None = None) -> str:
+    """The same for people, some lines of text. `preview`: where it was written."""
     facts = {
         "file": f"{inspection.format}, {inspection.encoding}",
         "picture": f"{inspection.columns} x {inspection.rows} pixels",
@@ -185,6 +202,10 @@ def described(inspection: Inspection) -> str:
     facts["stays here"] = "the file, the patient's name and all else that it says"
     lines = [f"{name + ':':12}{value}" for name, value in facts.items()]
     lines += [f"Warning: {warning.text}" for warning in inspection.warnings]
-    if inspection.needs_confirmation:
+    codes = {warning.code for warning in inspection.warnings}
+    if codes & POLARITY_QUESTIONS:
+        decide = DECIDE_POLARITY if preview is None else f"look at {preview}, then add --as-is or --invert"
+        lines.append(f"data-owner diagnose asks about it: {decide}.")
+    elif inspection.needs_confirmation:
         lines.append("data-owner diagnose would submit it with --force only.")
     return "\n".join(lines)

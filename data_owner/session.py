@@ -55,16 +55,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from contract.api import ModelEntry, SessionEventName
-from contract.errors import (
-    CallerError,
-    ConfigurationError,
-    EncryptedInferenceError,
-    NeedsConfirmation,
-    PeerViolation,
-)
+from contract.errors import CallerError, ConfigurationError, EncryptedInferenceError, PeerViolation
 from contract.identity import Party
 from contract.ticket import STOCKED_ENGINES, Engine, Purpose, TicketClaims
 from data_owner.cancellation import Cancellation
+from data_owner.confirmation import require_confirmed
 from data_owner.diagnosis import Bytes, Diagnosis, Seconds, Warned
 from data_owner.heat_map import require_heat_map
 from data_owner.masked_weights import MaskedWeightsFolder
@@ -74,7 +69,7 @@ from data_owner.results import Outcome, Submission, result_of
 from data_owner.session_desk import OpenSession, SessionDesk, Ticket
 from data_owner.settings import DataOwnerSettings
 from data_owner.stock import open_ledger, open_stock
-from imaging import ModelInput, read_model_input
+from imaging import Polarity, read_model_input
 from inference_service.client import InferenceServiceClient
 from secure_computation.admission import STOCKED_ITEM_STEP, item_of, items_of, present_ticket
 from secure_computation.at_rest import StorageKey
@@ -170,23 +165,34 @@ class Diagnoser:
         engine: Engine,
         force: bool,
         progress: Progress,
+        polarity: Polarity | None = None,
         heat_map: Path | None = None,
     ) -> Diagnosis:
         """Read and submit one file in a session of its own. Raises what `read` and `submit` raise and return."""
         progress.stage("reading the image")
-        submission = self.read(path, entry, force=force, heat_map=heat_map)
+        submission = self.read(path, entry, force=force, polarity=polarity, heat_map=heat_map)
         (result,) = self.submit([submission], entry, engine=engine, progress=progress)
         if isinstance(result, EncryptedInferenceError):
             raise result
         return result
 
-    def read(self, path: Path, entry: ModelEntry, *, force: bool, heat_map: Path | None = None) -> Submission:
+    def read(
+        self,
+        path: Path,
+        entry: ModelEntry,
+        *,
+        force: bool,
+        polarity: Polarity | None = None,
+        heat_map: Path | None = None,
+    ) -> Submission:
         """Read one file as a model asks for it. Raises for a file that should not be submitted.
 
-        `force` accepts a file with warnings that ask for confirmation. `heat_map`: see Submission.
+        `force` accepts a file with warnings that ask for confirmation. `polarity`: what a person says who has looked;
+        with `force` and None, a picture is taken as it is. `heat_map`: see Submission.
         """
-        image = read_model_input(path, entry.card.input)
-        _confirm(image, force=force)
+        said = Polarity.AS_READ if force and polarity is None else polarity
+        image = read_model_input(path, entry.card.input, polarity=said)
+        require_confirmed(image, force=force)
         return Submission(path=path, image=image, heat_map=heat_map)
 
     def submit(
@@ -395,9 +401,3 @@ class Diagnoser:
         present_ticket(channel, ticket)
         channel.set_phase(Phase.OFFLINE)
         return channel
-
-
-def _confirm(image: ModelInput, *, force: bool) -> None:
-    doubts = [warning.text for warning in image.warnings if warning.needs_confirmation]
-    if doubts and not force:
-        raise NeedsConfirmation(f"{'; '.join(doubts)}; submit it anyway with --force")

@@ -9,7 +9,7 @@ from PIL import Image, ImageOps
 from contract.errors import ImageError
 from contract.model_card import ColourChoice, InputSpecification
 from imaging.colour import grey_of_colours
-from imaging.formats import DecodedFile, ImageWarning, Limits, chosen_frame, third_party_reader
+from imaging.formats import DecodedFile, ImageWarning, Limits, PolarityToldBy, chosen_frame, third_party_reader
 
 _GREY_16_BIT_MODES = ("I;16", "I;16L", "I;16B", "I")
 _KINDS = {
@@ -44,10 +44,13 @@ def read_raster(source: BinaryIO, specification: InputSpecification, limits: Lim
         image.seek(frame)
         limits.check_size(rows=image.height, columns=image.width)
         encoding = f"{image.format}, {_KINDS.get(image.mode, image.mode)}"
+        told_by = PolarityToldBy.FILE if image.format == "TIFF" else PolarityToldBy.NOBODY
         image.load()
         image = ImageOps.exif_transpose(image)
         pixels, warnings = _grey(image, specification.colour)
-        return DecodedFile(pixels=pixels, encoding=encoding, frames=frames, frame=frame + 1, warnings=warnings)
+        return DecodedFile(
+            pixels=pixels, encoding=encoding, frames=frames, frame=frame + 1, polarity=told_by, warnings=warnings
+        )
 
 
 def _unsigned_16_bit(image: Image.Image) -> NDArray[np.generic]:

@@ -1,9 +1,9 @@
 """A file -> a grey radiograph in [0, 1], with what the user should know about it -> the tensor for a model."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, assert_never
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ from imaging.formats import (
     sniff,
 )
 from imaging.nifti import read_nifti
+from imaging.polarity import POLARITY_QUESTIONS, settled
 from imaging.preprocessing import to_model_input, to_picture
 from imaging.raster import read_raster
 from imaging.viewing import Viewing, to_viewing
@@ -41,9 +42,6 @@ __all__ = [
 
 AGE_UNKNOWN: Final = "age-unknown"
 WRONG_AGE: Final = "wrong-age"
-POLARITY_UNKNOWN: Final = "polarity-unknown"
-POLARITY_CONTRADICTS: Final = "polarity-contradicts"
-INVERTED: Final = "inverted"
 """Codes of warnings."""
 
 _READERS = {FileFormat.DICOM: read_dicom, FileFormat.NIFTI: read_nifti}
@@ -65,12 +63,19 @@ class ImageFacts:
     """DICOM BodyPartExamined in capital letters; None where the format or the file does not say."""
     original_size: tuple[int, int]
     """(rows, columns) of the file."""
+    polarity_told_by: PolarityToldBy
+    """Whether the file says which of its values are bright."""
     warnings: tuple[ImageWarning, ...]
 
     @property
     def needs_confirmation(self) -> bool:
         """Whether any warning asks the user to confirm before the image is used."""
         return any(warning.needs_confirmation for warning in self.warnings)
+
+    @property
+    def asks_polarity(self) -> bool:
+        """Whether one of them asks which way round the picture is."""
+        return any(warning.code in POLARITY_QUESTIONS for warning in self.warnings)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -111,42 +116,7 @@ def _decode(
     with open_bounded(path, limits) as source:
         file_format = sniff(source)
         decoded = _READERS.get(file_format, read_raster)(source, specification, limits)
-        return file_format, _settled(decoded, file_format, polarity)
-
-
-def _settled(decoded: DecodedFile, file_format: FileFormat, polarity: Polarity | None) -> DecodedFile:
-    """Invert a picture of which a person says so; ask where neither file nor person says which values are bright."""
-    match polarity:
-        case Polarity.INVERTED:
-            return _inverted(decoded)
-        case Polarity.AS_READ:
-            return decoded
-        case None:
-            question = _polarity_question(decoded.polarity, file_format)
-            return replace(decoded, warnings=(*decoded.warnings, *question))
-        case _:
-            assert_never(polarity)
-
-
-def _inverted(decoded: DecodedFile) -> DecodedFile:
-    told = decoded.values
-    values = None if told is None else replace(told, inverted=not told.inverted)
-    remark = ImageWarning(INVERTED, "bright and dark were exchanged, as you asked")
-    return replace(decoded, pixels=np.float32(1) - decoded.pixels, values=values, warnings=(*decoded.warnings, remark))
-
-
-def _polarity_question(told_by: PolarityToldBy, file_format: FileFormat) -> tuple[ImageWarning, ...]:
-    match told_by:
-        case PolarityToldBy.FILE:
-            return ()
-        case PolarityToldBy.NOBODY:
-            text = f"{file_format} files do not say whether the picture is a negative: look at it, and invert it if so"
-            return (ImageWarning(POLARITY_UNKNOWN, text, needs_confirmation=True),)
-        case PolarityToldBy.CONTRADICTION:
-            text = "the file's tags contradict each other about which values are bright: look, and invert it if needed"
-            return (ImageWarning(POLARITY_CONTRADICTS, text, needs_confirmation=True),)
-        case _:
-            assert_never(told_by)
+        return file_format, settled(decoded, file_format, polarity)
 
 
 def _radiograph(file_format: FileFormat, decoded: DecodedFile, specification: InputSpecification) -> Radiograph:
@@ -159,6 +129,7 @@ def _radiograph(file_format: FileFormat, decoded: DecodedFile, specification: In
         modality=decoded.modality,
         body_part=decoded.body_part,
         original_size=(decoded.pixels.shape[0], decoded.pixels.shape[1]),
+        polarity_told_by=decoded.polarity,
         warnings=(*decoded.warnings, *_suitability(decoded, file_format, specification), *_blank(decoded.pixels)),
     )
 
@@ -190,6 +161,7 @@ def _model_input(image: Radiograph, specification: InputSpecification) -> ModelI
         modality=image.modality,
         body_part=image.body_part,
         original_size=image.original_size,
+        polarity_told_by=image.polarity_told_by,
         warnings=image.warnings,
     )
 

@@ -18,6 +18,7 @@ from pydantic import ValidationError
 import imaging
 from contract.errors import ConfigurationError, ImageError
 from contract.model_card import InputSpecification, Strict
+from imaging.polarity import POLARITY_UNKNOWN
 from imaging.reading import read_model_input
 
 FORMAT: Final = 1
@@ -151,9 +152,12 @@ def _digest_of(path: Path) -> bytes:
 
 
 def _read(path: Path, picture: InputSpecification) -> NDArray[np.float32]:
-    """(height, width). Raises ImageError, also where serving would ask whether the file is meant."""
+    """(height, width). Raises ImageError, also where serving would ask whether the file is meant.
+
+    Whoever made a data set of PNG or JPEG files says by that which values are bright: a clinician would be asked.
+    """
     image = read_model_input(path, picture)
-    doubts = [warning.text for warning in image.warnings if warning.needs_confirmation]
+    doubts = [one.text for one in image.warnings if one.needs_confirmation and one.code != POLARITY_UNKNOWN]
     if doubts:
         raise ImageError(doubts[0])
     return np.asarray(image.tensor[0])

@@ -11,11 +11,12 @@ from PIL import Image
 
 from contract.errors import CallerError
 from contract.model_card import read_card
+from data_owner.command import polarity_said
 from data_owner.inspection import Inspection, described, inspect_file
 from demonstration.commands import command
-from imaging import read_image
+from imaging import Polarity, read_image
 from tests.end_to_end.models import PATIENT, SIDE, write_tiny_model
-from tests.imaging.samples import colour_data_set, colour_picture, data_set, dicom_bytes, picture, tiff_bytes
+from tests.imaging.samples import colour_data_set, colour_picture, data_set, dicom_bytes, picture, png_bytes, tiff_bytes
 
 
 @pytest.fixture
@@ -67,6 +68,8 @@ def test_a_file_that_is_refused_says_why(tmp_path: Path) -> None:
 
 def test_wrong_usage() -> None:
     assert run("--absent")[0] == 2
+    with pytest.raises(CallerError, match="--as-is and --invert exclude each other"):
+        polarity_said(as_is=True, invert=True)
 
 
 def test_a_preview_without_a_card_is_the_whole_picture(tmp_path: Path) -> None:
@@ -102,6 +105,50 @@ def test_the_patients_age_beside_the_models(chest: Path, tmp_path: Path, age: st
     assert words in described(shown)
     assert inspect_file(chest, None, None).age is None
     assert "40" not in described(shown)
+
+
+def png(folder: Path, *, columns: int = 32) -> Path:
+    path = folder / "chest.png"
+    path.write_bytes(png_bytes(picture(columns=columns).astype(np.uint8)))
+    return path
+
+
+@pytest.mark.parametrize(("columns", "enlarged"), [(32, 8), (400, 1)])
+def test_where_nobody_says_whether_it_is_a_negative_the_preview_shows_both_ways(
+    tmp_path: Path, columns: int, enlarged: int
+) -> None:
+    chest, preview = png(tmp_path, columns=columns), tmp_path / "seen.png"
+    shown = inspect_file(chest, None, preview)
+    assert (shown.polarity_told_by, shown.polarity, shown.needs_confirmation) == ("nobody", None, True)
+    with Image.open(preview) as image:
+        sheet = np.asarray(image).astype(int)
+    width, height = columns * enlarged, 24 * enlarged
+    first = sheet[-16 - height : -16, 16 : 16 + width]
+    second = sheet[-16 - height : -16, 32 + width : 32 + 2 * width]
+    np.testing.assert_array_equal(first[::enlarged, ::enlarged], picture(columns=columns))
+    np.testing.assert_array_equal(first + second, 255)
+    labels = sheet[: -16 - height]
+    assert (labels[:, : 16 + width] > 200).any()  # each picture has its words above it
+    assert (labels[:, 32 + width :] > 200).any()
+    assert f"look at {preview}, then add --as-is or --invert" in described(shown, preview)
+    assert "data-owner inspect FILE --preview seen.png" in described(shown)
+
+
+@pytest.mark.parametrize(("said", "code"), [(Polarity.AS_READ, "polarity-as-read"), (Polarity.INVERTED, "inverted")])
+def test_what_the_user_says_of_bright_and_dark_is_previewed_and_told(tmp_path: Path, said: Polarity, code: str) -> None:
+    preview = tmp_path / "seen.png"
+    shown = inspect_file(png(tmp_path), None, preview, said)
+    assert (shown.polarity, shown.needs_confirmation, [one.code for one in shown.warnings]) == (said, False, [code])
+    with Image.open(preview) as image:
+        np.testing.assert_array_equal(np.asarray(image), 255 - picture() if code == "inverted" else picture())
+
+
+def test_the_options_say_it_on_the_command_line(tmp_path: Path) -> None:
+    status, stdout, stderr = run(png(tmp_path), "--invert", "--json")
+    assert (status, stderr) == (0, "")
+    assert Inspection.model_validate_json(stdout).polarity is Polarity.INVERTED
+    assert polarity_said(as_is=True, invert=False) is Polarity.AS_READ
+    assert polarity_said(as_is=False, invert=False) is None
 
 
 def test_inspecting_loads_neither_torch_nor_a_network_library(chest: Path) -> None:

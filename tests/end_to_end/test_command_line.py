@@ -53,7 +53,7 @@ def mixed_run(deployment: Deployment, tmp_path_factory: pytest.TempPathFactory) 
     bad = bad_files(folder)
     arguments = ["diagnose", str(first), *map(str, bad), str(last), "--config", str(deployment.data_owner_settings)]
     done = subprocess.run(
-        command_line("data-owner", [*arguments, "--json", "--engine", "crypten"]),
+        command_line("data-owner", [*arguments, "--json", "--engine", "crypten", "--as-is"]),
         env=deployment.environment,
         capture_output=True,
         text=True,
@@ -73,7 +73,7 @@ def test_json_is_alone_on_stdout_and_one_object_a_file(mixed_run: MixedRun, tmp_
         assert sum((answer.diagnosis.probabilities or {}).values()) == pytest.approx(1)
         assert tuple(answer.diagnosis.probabilities or {}) == CLASSES
     assert [warning.code for warning in answers[0].warnings] == []
-    assert [warning.code for warning in answers[1].warnings] == ["modality-unknown"]
+    assert [warning.code for warning in answers[1].warnings] == ["polarity-as-read", "modality-unknown"]
     assert set(json.loads(lines[0])) == set(Diagnosis.model_fields) - {"heat_map", "heat_map_file"}
 
 

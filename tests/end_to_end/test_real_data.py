@@ -108,7 +108,7 @@ def test_heat_maps_are_the_floating_point_ones_within_truncation(
     files = radiographs(medical_data, 2)
     arguments = ["diagnose", *map(str, files), "--config", str(deployment.data_owner_settings), "--json"]
     done = subprocess.run(
-        command("data-owner", [*arguments, "--heat-map", str(tmp_path / "maps")]),
+        command("data-owner", [*arguments, "--as-is", "--heat-map", str(tmp_path / "maps")]),
         env=deployment.environment,
         capture_output=True,
         text=True,

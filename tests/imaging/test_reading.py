@@ -49,8 +49,7 @@ def test_grey_pngs_of_every_kind_agree(folder: Path, mode: str) -> None:
     image = read_image(save(folder, png_bytes(values, mode=mode)), specification())
     np.testing.assert_array_equal(image.pixels, values.astype(np.float32) / np.float32(255))
     assert (image.format, image.modality, image.original_size) == ("PNG", None, (24, 32))
-    assert [warning.code for warning in image.warnings] == ["modality-unknown"]
-    assert not image.needs_confirmation
+    assert [warning.code for warning in image.warnings] == ["polarity-unknown", "modality-unknown"]
 
 
 def test_16_bit_png(folder: Path) -> None:

@@ -1,0 +1,89 @@
+"""Which values are bright: told by the file, by a person who has looked, or asked."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from imaging import Polarity, read_for_viewing, read_image, read_model_input
+from imaging.formats import DecodedFile, FileFormat, PolarityToldBy
+from imaging.polarity import INVERTED, POLARITY_CONTRADICTS, POLARITY_UNKNOWN, TAKEN_AS_IT_IS, settled
+from tests.imaging.samples import data_set, dicom_bytes, picture, specification
+
+GREY = np.linspace(0, 1, 12, dtype=np.float32).reshape(3, 4)
+
+
+def decoded(told_by: PolarityToldBy) -> DecodedFile:
+    return DecodedFile(pixels=GREY, encoding="grey", polarity=told_by)
+
+
+@pytest.mark.parametrize(
+    ("told_by", "polarity", "code", "asks"),
+    [
+        (PolarityToldBy.FILE, None, None, False),
+        (PolarityToldBy.FILE, Polarity.AS_READ, None, False),
+        (PolarityToldBy.FILE, Polarity.INVERTED, INVERTED, False),
+        (PolarityToldBy.NOBODY, None, POLARITY_UNKNOWN, True),
+        (PolarityToldBy.NOBODY, Polarity.AS_READ, TAKEN_AS_IT_IS, False),
+        (PolarityToldBy.NOBODY, Polarity.INVERTED, INVERTED, False),
+        (PolarityToldBy.CONTRADICTION, None, POLARITY_CONTRADICTS, True),
+        (PolarityToldBy.CONTRADICTION, Polarity.AS_READ, TAKEN_AS_IT_IS, False),
+        (PolarityToldBy.CONTRADICTION, Polarity.INVERTED, INVERTED, False),
+    ],
+)
+def test_it_is_asked_where_nobody_says_and_what_a_person_said_stays(
+    told_by: PolarityToldBy, polarity: Polarity | None, code: str | None, *, asks: bool
+) -> None:
+    image = settled(decoded(told_by), FileFormat.PNG, polarity)
+    assert [(one.code, one.needs_confirmation) for one in image.warnings] == ([(code, asks)] if code else [])
+    np.testing.assert_array_equal(image.pixels, 1 - GREY if polarity is Polarity.INVERTED else GREY)
+    assert image.polarity is told_by
+
+
+@pytest.mark.parametrize("window", [{}, {"WindowCenter": 100, "WindowWidth": 120}])
+def test_an_inverted_dicom_is_the_other_photometric_interpretation(tmp_path: Path, window: dict[str, object]) -> None:
+    paths = {}
+    for name in ("MONOCHROME1", "MONOCHROME2"):
+        paths[name] = tmp_path / name
+        paths[name].write_bytes(dicom_bytes(data_set(picture(), changes=window, PhotometricInterpretation=name)))
+    inverted = read_model_input(paths["MONOCHROME1"], specification(), polarity=Polarity.INVERTED)
+    plain = read_model_input(paths["MONOCHROME2"], specification())
+    np.testing.assert_allclose(inverted.tensor, plain.tensor, atol=1e-6)
+    np.testing.assert_array_equal(inverted.picture, plain.picture)
+    looks = [read_for_viewing(paths["MONOCHROME2"], specification(), polarity=one)[1] for one in (None, *Polarity)]
+    assert [look.inverted for look in looks] == [False, False, True]
+    assert not inverted.asks_polarity
+
+
+def raster(folder: Path, values: np.ndarray, kind: str) -> Path:
+    target = io.BytesIO()
+    Image.fromarray(values.astype(np.uint8)).save(target, kind, **({"quality": 100} if kind == "JPEG" else {}))
+    path = folder / kind
+    path.write_bytes(target.getvalue())
+    return path
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_a_png_or_jpeg_asks_and_either_answer_settles_it(tmp_path: Path, kind: str) -> None:
+    path = raster(tmp_path, picture(), kind)
+    asked = read_image(path, specification())
+    assert asked.asks_polarity
+    assert asked.needs_confirmation
+    assert asked.polarity_told_by is PolarityToldBy.NOBODY
+    (question,) = [one for one in asked.warnings if one.needs_confirmation]
+    assert question.text == f"{kind} files do not say whether the picture is a negative"
+    for polarity, words in (
+        (Polarity.AS_READ, f"{question.text}; it was taken as it is"),
+        (Polarity.INVERTED, "bright and dark were exchanged, as you asked"),
+    ):
+        answered = read_image(path, specification(), polarity=polarity)
+        assert not answered.needs_confirmation
+        assert words in [one.text for one in answered.warnings]
+        expected = asked.pixels if polarity is Polarity.AS_READ else 1 - asked.pixels
+        np.testing.assert_array_equal(answered.pixels, expected)
+
+
+def test_a_grey_tiff_tells_by_its_photometric_interpretation(tmp_path: Path) -> None:
+    assert not read_image(raster(tmp_path, picture(), "TIFF"), specification()).asks_polarity
