@@ -1,13 +1,17 @@
 """The result of one diagnosis, as the clinician reads it. It stays on this machine."""
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from contract.identity import Role
-from contract.model_card import ModelCard, Strict
+from contract.model_card import Strict
 from contract.ticket import Engine
-from imaging import ImageWarning
+from data_owner.answers import ModelAnswer
+from data_owner.calibration import Calibration
+
+if TYPE_CHECKING:  # takes long to load, and the page is up before it
+    from imaging import ImageWarning
 
 HeatMapGrid = tuple[tuple[float, ...], ...]
 """Rows from top to bottom, each from left to right."""
@@ -18,31 +22,6 @@ class ModelName(Strict):
 
     name: str
     version: str
-
-
-class Finding(Strict):
-    """What the model says about an image."""
-
-    label: str
-    probabilities: Annotated[dict[str, float] | None, Field(repr=False)]
-    """Calibrated, by class; None for a model that gives its label only."""
-    uncertain: bool = False
-    """Whether the largest probability is below the card's `uncertain_below`: then `label` is no answer to rely on."""
-
-    @staticmethod
-    def from_logits(card: ModelCard, logits: tuple[float, ...]) -> "Finding":
-        """Read logits by a model's card: calibrated probabilities, and the label with the largest."""
-        probabilities = card.probabilities(logits)
-        return Finding(
-            label=max(probabilities, key=lambda name: probabilities[name]),
-            probabilities=probabilities,
-            uncertain=card.is_uncertain(probabilities),
-        )
-
-    @staticmethod
-    def from_label(card: ModelCard, index: int) -> "Finding":
-        """Name the label of a model that gives nothing else."""
-        return Finding(label=card.classes[index], probabilities=None)
 
 
 class Seconds(Strict):
@@ -83,11 +62,23 @@ class Warned(Strict):
 
     code: str
     text: str
+    confirmed: bool = False
+    """Whether it asked for confirmation, and the user submitted the image all the same."""
 
     @staticmethod
-    def from_image(warning: ImageWarning) -> "Warned":
+    def from_image(warning: "ImageWarning") -> "Warned":
         """Take over what the reader of the image noticed."""
         return Warned(code=warning.code, text=warning.text)
+
+    @staticmethod
+    def of_submitted(warning: "ImageWarning") -> "Warned":
+        """The same of an image that was submitted: without confirmation, those that ask for it are not."""
+        return Warned(code=warning.code, text=warning.text, confirmed=warning.needs_confirmation)
+
+    @property
+    def words(self) -> str:
+        """The text, with what the user did about it."""
+        return f"{self.text} (you submitted it all the same)" if self.confirmed else self.text
 
 
 class Batch(Strict):
@@ -105,7 +96,9 @@ class Diagnosis(Strict):
     file: str
     model: ModelName
     engine: Engine
-    diagnosis: Finding
+    diagnosis: ModelAnswer
+    calibration: Calibration | None
+    """Whether its probabilities may be called calibrated; None for a model that gives its label only."""
     logits: Annotated[tuple[float, ...] | None, Field(repr=False)]
     """None for a model that gives its label only."""
     warnings: tuple[Warned, ...]
@@ -120,7 +113,8 @@ class Diagnosis(Strict):
     """Class activation map of each class, where the model's owner allows it: what speaks for the class (above 0) and
     against it, over the whole picture, in logits: the mean of a grid is the class's logit less a constant."""
     heat_map_file: str | None = None
-    """The picture with the map of `diagnosis.label` over it, where it was asked for."""
+    """The picture with the map of the decided class over it, where it was asked for; of a multi-label model, one below
+    its name for each finding that is present."""
 
     @model_serializer(mode="wrap")
     def _only_heat_maps_that_are(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:

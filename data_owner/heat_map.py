@@ -1,27 +1,31 @@
-"""A heat map over the picture that was submitted, as PNG: the clinician's file. Nothing of it leaves this machine.
+"""Heat maps over the picture that was submitted, as PNG: the clinician's file. Nothing of it leaves this machine.
 
-The map is a coarse grid, 7 x 7 for a ResNet at 224 pixels, over the whole picture: the model sees all of it, resampled
+A map is a coarse grid, 7 x 7 for a ResNet at 224 pixels, over the whole picture: the model sees all of it, resampled
 without cutting anything off (`imaging.preprocessing`), so grid and picture share their edges. Shown is what speaks for
 the class; cells that speak against it stay grey. Colours go from 0 to the grid's largest value, so that two maps cannot
 be compared by their colours.
 """
 
 import io
+import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from contract.errors import CallerError, Refused
 from contract.model_card import ModelCard, OutputPolicy
 from contract.ticket import Engine
-from data_owner.private_files import write_new
 
 SUFFIX: Final = ".heat-map.png"
+MOST_ACROSS: Final = 4096
+"""Pixels of the pictures of several classes beside each other."""
+CAPTION_SIZE: Final = 18
+CAPTION_ROWS: Final = 26
 MOST_OPAQUE: Final = 0.6
 """Of the colours, where the grid is largest: the picture stays visible below."""
 
@@ -65,11 +69,6 @@ def places_for(files: Sequence[Path], target: Path) -> tuple[Path, ...]:
     return places
 
 
-def write_heat_map(path: Path, picture: NDArray[np.uint8], grid: NDArray[np.float64]) -> None:
-    """Write `draw_heat_map` into a new file that only its owner can read. Raises OSError."""
-    write_new(path, draw_heat_map(picture, grid))
-
-
 def draw_heat_map(picture: NDArray[np.uint8], grid: NDArray[np.float64]) -> bytes:
     """PNG of the picture under the map of one class.
 
@@ -77,17 +76,42 @@ def draw_heat_map(picture: NDArray[np.uint8], grid: NDArray[np.float64]) -> byte
         picture: grey, shape (rows, columns).
         grid: the class activation map, shape (rows, columns) of its own, over the whole picture.
     """
-    rows, columns = picture.shape
-    strength = _strength(grid, rows=rows, columns=columns)
-    opacity = MOST_OPAQUE * strength[:, :, np.newaxis]
-    over = colours()[np.rint(strength * 255).astype(np.uint8)]
-    return _png(np.rint(picture[:, :, np.newaxis] * (1 - opacity) + over * opacity).astype(np.uint8))
+    return _png(_over(picture, grid))
+
+
+def draw_heat_maps(picture: NDArray[np.uint8], grids: Mapping[str, NDArray[np.float64]]) -> bytes:
+    """PNG of the picture once for each of several classes (at least one), under its map and below its name.
+
+    From left to right, then down, in the order given; smaller where there are many. Arguments as in `draw_heat_map`.
+    """
+    across = math.ceil(math.sqrt(len(grids)))
+    most = max(1, MOST_ACROSS // across)
+    small = Image.fromarray(picture)
+    small.thumbnail((most, most))
+    font = ImageFont.load_default(size=CAPTION_SIZE)
+    width = max(small.width, min(most, max(math.ceil(font.getlength(name)) for name in grids)))
+    height = small.height + CAPTION_ROWS
+    whole = Image.new("RGB", (width * across, height * math.ceil(len(grids) / across)))
+    for number, (name, grid) in enumerate(grids.items()):
+        panel = Image.new("RGB", (width, height))  # of its own: a long name must not run into the next one's
+        ImageDraw.Draw(panel).text((0, 0), name, fill="white", font=font)
+        panel.paste(Image.fromarray(_over(np.asarray(small), grid)), (0, CAPTION_ROWS))
+        whole.paste(panel, (width * (number % across), height * (number // across)))
+    return _png(np.asarray(whole))
 
 
 def draw_layer(grid: NDArray[np.float64], *, rows: int, columns: int) -> bytes:
     """PNG of the map of one class alone, to be laid over a picture: the more speaks for the class, the more opaque."""
     level = np.rint(_strength(grid, rows=rows, columns=columns) * 255).astype(np.uint8)
     return _png(np.dstack([colours()[level], level]))
+
+
+def _over(picture: NDArray[np.uint8], grid: NDArray[np.float64]) -> NDArray[np.uint8]:
+    rows, columns = picture.shape
+    strength = _strength(grid, rows=rows, columns=columns)
+    opacity = MOST_OPAQUE * strength[:, :, np.newaxis]
+    over = colours()[np.rint(strength * 255).astype(np.uint8)]
+    return np.asarray(np.rint(picture[:, :, np.newaxis] * (1 - opacity) + over * opacity), np.uint8)
 
 
 def _strength(grid: NDArray[np.float64], *, rows: int, columns: int) -> NDArray[np.float32]:

@@ -1,6 +1,6 @@
 """How a diagnosis looks on a terminal: progress while it runs, and the answer. For people, on stderr and stdout."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -11,8 +11,10 @@ from rich.table import Table
 from rich.text import Text
 
 from contract.model_card import ModelCard
+from data_owner.answers import ClassAnswer
 from data_owner.diagnosis import Diagnosis
 from data_owner.progress import Progress
+from data_owner.wording import Line, explained, lines_of
 
 BAR_WIDTH = 30
 FRAME = 8
@@ -47,30 +49,30 @@ def shown_progress(console: Console) -> Iterator[Progress]:
 
 def print_diagnosis(console: Console, diagnosis: Diagnosis, card: ModelCard) -> None:
     """Print the answer, what it rests on, and what left this machine."""
-    finding, model = diagnosis.diagnosis, f"{diagnosis.model.name} {diagnosis.model.version}"
-    if finding.probabilities is None:
-        content: Table | Text = Text(finding.label, style="bold")
-        subtitle = f"{model}, which gives its label only"
-    else:
-        content, subtitle = _bars(finding.label, finding.probabilities), f"{model}, calibrated probabilities"
-    answer = f"uncertain, most like {finding.label}" if finding.uncertain else finding.label
-    title = Text(f"{diagnosis.file}: {answer}", style="bold")
-    width = min(console.width, max(len(title), len(subtitle), BAR_WIDTH + 24) + FRAME)
-    console.print(Panel(content, title=title, subtitle=Text(subtitle), width=width))
+    answer, lines = diagnosis.diagnosis, lines_of(diagnosis.diagnosis)
+    content: Table | Text = _bars(lines) if lines else Text(answer.words, style="bold")
+    title = Text(f"{diagnosis.file}: {answer.words}", style="bold")
+    subtitle = Text(f"{diagnosis.model.name} {diagnosis.model.version}")
+    needed = max(len(title), len(subtitle), console.measure(content).maximum) + FRAME
+    console.print(Panel(content, title=title, subtitle=subtitle, width=min(console.width, needed)))
+    console.print(explained(answer, diagnosis.calibration), markup=False)
     for warning in diagnosis.warnings:
-        console.print(f"Warning: {warning.text}", markup=False)
+        console.print(f"Warning: {warning.words}", markup=False)
     if diagnosis.heat_map_file is not None:
-        console.print(f"Heat map of {finding.label}: {diagnosis.heat_map_file}", markup=False, soft_wrap=True)
+        of = answer.label if isinstance(answer, ClassAnswer) else answer.words
+        console.print(f"Heat map of {of}: {diagnosis.heat_map_file}", markup=False, soft_wrap=True)
     console.print(f"Intended use: {card.intended_use}", markup=False)
     _print_account(console, diagnosis)
 
 
-def _bars(label: str, probabilities: dict[str, float]) -> Table:
+def _bars(lines: Sequence[Line]) -> Table:
     table = Table.grid(padding=(0, 2))
-    for name, probability in sorted(probabilities.items(), key=lambda pair: -pair[1]):
-        style = "bold" if name == label else ""
-        bar = "█" * max(1, round(probability * BAR_WIDTH))
-        table.add_row(Text(name, style=style), Text(f"{probability:6.1%}", style=style), Text(bar, style="cyan"))
+    for line in lines:
+        style = "bold" if line.stands else ""
+        bar = "█" * max(1, round(line.share * BAR_WIDTH))
+        cells = [Text(line.name, style=style), Text(line.percent, style=style, justify="right")]
+        cells += [Text(line.verdict, style=style)] if line.threshold is not None else []
+        table.add_row(*cells, Text(bar, style="cyan"))
     return table
 
 

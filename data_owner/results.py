@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import assert_never
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,8 +11,11 @@ from contract.api import ModelEntry
 from contract.errors import PeerViolation
 from contract.model_card import ModelCard
 from contract.ticket import Engine
-from data_owner.diagnosis import Batch, Bytes, Diagnosis, Finding, HeatMapGrid, ModelName, Seconds, Warned
-from data_owner.heat_map import write_heat_map
+from data_owner.answers import ClassAnswer, FindingsAnswer, ModelAnswer, answer_from_label, answer_from_logits
+from data_owner.calibration import calibration_of
+from data_owner.diagnosis import Batch, Bytes, Diagnosis, HeatMapGrid, ModelName, Seconds, Warned
+from data_owner.heat_map import draw_heat_map, draw_heat_maps
+from data_owner.private_files import write_new
 from imaging import ModelInput
 from secure_computation.engines.interface import Answer, Label
 
@@ -54,9 +58,10 @@ def result_of(
 
 def _diagnosis(submission: Submission, entry: ModelEntry, engine: Engine, outcome: Outcome, index: int) -> Diagnosis:
     answer = outcome.answers[index]
+    found: ModelAnswer
     if not isinstance(answer, Label):
         logits = tuple(float(value) for value in answer)
-        finding = Finding.from_logits(entry.card, logits)
+        found = answer_from_logits(entry.card, logits)
     elif answer.index is None:
         # Only now, when the session has ended for everybody: see `Label`.
         raise PeerViolation(
@@ -64,14 +69,16 @@ def _diagnosis(submission: Submission, entry: ModelEntry, engine: Engine, outcom
             "protocol. There is no result; ask them before you submit the image again"
         )
     else:
-        finding, logits = Finding.from_label(entry.card, answer.index), None
+        found, logits = answer_from_label(entry.card, answer.index), None
+    noticed = submission.image.warnings
     return Diagnosis(
         file=str(submission.path),
         model=ModelName(name=entry.card.name, version=entry.card.version),
         engine=engine,
-        diagnosis=finding,
+        diagnosis=found,
+        calibration=None if logits is None else calibration_of(entry.card, noticed),
         logits=logits,
-        warnings=(*(Warned.from_image(warning) for warning in submission.image.warnings), *outcome.warnings),
+        warnings=(*(Warned.of_submitted(warning) for warning in noticed), *outcome.warnings),
         seconds=outcome.seconds,
         bytes=outcome.bytes,
         one_way_trips=outcome.one_way_trips,
@@ -89,11 +96,21 @@ def _grids(card: ModelCard, heat_map: NDArray[np.float64]) -> dict[str, HeatMapG
 
 
 def _with_heat_map_file(diagnosis: Diagnosis, image: ModelInput, path: Path) -> Diagnosis:
-    """Draw the map of the decided class. Where that fails, the result is still the clinician's, with a warning."""
+    """Draw the maps of what was found. Where that fails, the result is still the clinician's, with a warning."""
     if diagnosis.heat_map is None:
         raise PeerViolation("the model's plan opened no heat map, against its card; tell its owner")
+    grids = {name: np.array(grid) for name, grid in diagnosis.heat_map.items()}
+    match diagnosis.diagnosis:
+        case ClassAnswer(label=label):
+            drawn = draw_heat_map(image.picture, grids[label])
+        case FindingsAnswer(present=()):
+            return diagnosis
+        case FindingsAnswer(present=present):
+            drawn = draw_heat_maps(image.picture, {finding.name: grids[finding.name] for finding in present})
+        case _:
+            assert_never(diagnosis.diagnosis)
     try:
-        write_heat_map(path, image.picture, np.array(diagnosis.heat_map[diagnosis.diagnosis.label]))
+        write_new(path, drawn)
     except OSError as error:
         text = f"the heat map was not written to {path} ({error.strerror}); the numbers are in the output of --json"
         return diagnosis.model_copy(update={"warnings": (*diagnosis.warnings, Warned(code="no-heat-map", text=text))})

@@ -60,22 +60,22 @@ def demo(
                 sys.stdout.flush()
             else:
                 _print(diagnosis, comparison, card)
-            comparison.require_same_label()
+            comparison.require_same_answer()
 
 
 def _print(diagnosis: "Diagnosis", comparison: "Comparison", card: "ModelCard") -> None:
     from rich.console import Console
 
     from data_owner.presentation import print_diagnosis
+    from data_owner.wording import lines_of
 
     output = Console(highlight=False)
     print_diagnosis(output, diagnosis, card)
-    plaintext = comparison.plaintext
-    probability = "" if plaintext.probabilities is None else f", {plaintext.probabilities[plaintext.label]:.1%}"
+    plaintext = ", ".join(f"{line.name} {line.percent}" for line in lines_of(comparison.plaintext))
     error = comparison.max_abs_error
     difference = "no logits to compare" if error is None else f"logits differ by at most {error:.2g}"
     output.print(
-        f"The same model in clear (onnxruntime): {plaintext.label}{probability}; {difference}.",
+        f"The same model in clear (onnxruntime): {comparison.plaintext.words} ({plaintext}); {difference}.",
         markup=False,
         soft_wrap=True,
     )

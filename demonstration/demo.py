@@ -15,7 +15,9 @@ from contract.command_line import say
 from contract.errors import ComputationFailed
 from contract.model_card import Strict
 from contract.ticket import Engine
-from data_owner.diagnosis import Bytes, Diagnosis, Finding, ModelName, Seconds, Warned
+from data_owner.answers import FindingsAnswer, ModelAnswer, answer_from_logits
+from data_owner.calibration import Calibration
+from data_owner.diagnosis import Bytes, Diagnosis, ModelName, Seconds, Warned
 from demonstration.commands import command, end, termination_held
 from demonstration.deployment import Deployment, deployed
 from demonstration.plaintext import PlaintextModel
@@ -30,8 +32,9 @@ class Comparison(Strict):
     file: str
     model: ModelName
     engine: Engine
-    diagnosis: Finding
-    plaintext: Finding
+    diagnosis: ModelAnswer
+    calibration: Calibration | None
+    plaintext: ModelAnswer
     max_abs_error: float | None
     """Largest difference between an encrypted and a plaintext logit; None for a model that gives its label only."""
     warnings: tuple[Warned, ...]
@@ -41,14 +44,21 @@ class Comparison(Strict):
     processes: Annotated[dict[str, int], Field(min_length=4)]
     """Process id of each party."""
 
-    def require_same_label(self) -> None:
-        """Raise ComputationFailed where the two answers differ."""
-        if self.diagnosis.label != self.plaintext.label:
+    def require_same_answer(self) -> None:
+        """Raise ComputationFailed where the two answers differ: another label, or a finding on the other side."""
+        if said(self.diagnosis) != said(self.plaintext):
             difference = "" if self.max_abs_error is None else f" (logits differ by {self.max_abs_error:.4f})"
             raise ComputationFailed(
-                f"{self.file}: encrypted inference says {self.diagnosis.label}, the plaintext model "
-                f"{self.plaintext.label}{difference}; report this as a defect"
+                f"{self.file}: encrypted inference says {said(self.diagnosis)}, the plaintext model "
+                f"{said(self.plaintext)}{difference}; report this as a defect"
             )
+
+
+def said(answer: ModelAnswer) -> str:
+    """The label, or the findings in the card's order, so that two answers can be compared."""
+    if isinstance(answer, FindingsAnswer):
+        return ", ".join(one.name for one in answer.findings if one.present) or answer.words
+    return answer.label
 
 
 @contextmanager
@@ -126,7 +136,8 @@ def _comparison(diagnosis: Diagnosis, plaintext: PlaintextModel, processes: dict
         model=diagnosis.model,
         engine=diagnosis.engine,
         diagnosis=diagnosis.diagnosis,
-        plaintext=Finding.from_logits(plaintext.card, tuple(float(value) for value in expected)),
+        calibration=diagnosis.calibration,
+        plaintext=answer_from_logits(plaintext.card, tuple(float(value) for value in expected)),
         max_abs_error=None
         if diagnosis.logits is None
         else float(np.abs(np.asarray(diagnosis.logits) - expected).max()),

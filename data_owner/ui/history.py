@@ -8,18 +8,21 @@ import re
 import secrets
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import AwareDatetime, Field, ValidationError
+from pydantic import AwareDatetime, Field, ValidationError, model_validator
 
 from contract.errors import ConfigurationError
 from contract.model_card import Name, Strict, Version
 from contract.ticket import Engine
+from data_owner.answers import ModelAnswer
+from data_owner.calibration import Calibration
+from data_owner.diagnosis import Warned
 from data_owner.private_files import write_new
 from data_owner.ui.timings import write_whole
 
 _RECORD = re.compile(r"[0-9]{8}T[0-9]{6}-[0-9a-f]{16}")
-_MAX_BYTES = 64 << 10
+_MAX_BYTES = 8 << 20
 
 
 class Record(Strict):
@@ -32,13 +35,24 @@ class Record(Strict):
     model: Name
     version: Version
     engine: Engine
-    label: Annotated[str, Field(repr=False)]
-    probabilities: Annotated[dict[str, float] | None, Field(repr=False)]
-    uncertain: bool
+    answer: Annotated[ModelAnswer, Field(repr=False)]
+    calibration: Calibration | None = None
+    """Of its probabilities; None where there are none, or where an earlier version kept the record."""
+    warnings: tuple[Warned, ...] = ()
+    """What was noticed about the file, with what the user confirmed."""
     seconds: float
     """From submission to answer, as the session measured it."""
     bytes_sent: int
     """By this workstation."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_an_earlier_version(cls, kept: Any) -> Any:
+        """Records once held the answer of a classification in fields of their own."""
+        if not isinstance(kept, dict) or "answer" in kept:
+            return kept
+        answer = {name: kept[name] for name in ("label", "probabilities", "uncertain") if name in kept}
+        return {name: value for name, value in kept.items() if name not in answer} | {"answer": answer}
 
 
 def new_id(now: datetime) -> str:

@@ -269,7 +269,7 @@ class Runner:
         return Progress(stage=stage, layer=layer)
 
     def _answered(self, entry: Entry, diagnosis: "Diagnosis") -> None:
-        now, finding = datetime.now(tz=UTC), diagnosis.diagnosis
+        now = datetime.now(tz=UTC)
         record = Record(
             id=new_id(now),
             date=now,
@@ -277,9 +277,9 @@ class Runner:
             model=diagnosis.model.name,
             version=diagnosis.model.version,
             engine=diagnosis.engine,
-            label=finding.label,
-            probabilities=finding.probabilities,
-            uncertain=finding.uncertain,
+            answer=diagnosis.diagnosis,
+            calibration=diagnosis.calibration,
+            warnings=diagnosis.warnings,
             seconds=diagnosis.seconds.offline + diagnosis.seconds.online,
             bytes_sent=diagnosis.bytes.data_owner_sent,
         )

@@ -9,8 +9,10 @@ from typing import Any, Final
 from jinja2 import Environment, PackageLoader, select_autoescape
 
 from contract.identity import Role
+from data_owner.answers import ClassAnswer
 from data_owner.ui.entries import CAN_SUBMIT, Entry, State
 from data_owner.ui.workplace import MOST_PREPARED, Connection, Step, Workplace
+from data_owner.wording import explained, lines_of
 
 STATES: Final = {
     State.WAITING: "Being read",
@@ -47,7 +49,7 @@ def templates() -> Environment:
         "age": age,
         "amount": amount,
         "duration": duration,
-        "percent": percent,
+        "lines": lines_of,
         "sentence": sentence,
         "when": when,
     }
@@ -93,11 +95,6 @@ def sentence(text: str) -> str:
     return f"{text[:1].upper()}{text[1:]}."
 
 
-def percent(share: float) -> str:
-    """A probability; never 100 % or 0 %, which no model knows."""
-    return f"{min(max(share * 100, 0.1), 99.9):.1f} %"
-
-
 def when(date: datetime) -> str:
     """A date in this workstation's time zone."""
     return f"{date.astimezone():%Y-%m-%d %H:%M}"
@@ -127,9 +124,9 @@ def result(place: Workplace, entry: Entry) -> dict[str, Any]:
     """An answer, as it is shown."""
     diagnosis = entry.diagnosis
     assert diagnosis is not None
-    finding = diagnosis.diagnosis
-    probabilities = finding.probabilities or {}
+    answer, lines = diagnosis.diagnosis, lines_of(diagnosis.diagnosis)
     maps = list(diagnosis.heat_map or {})
+    first = answer.label if isinstance(answer, ClassAnswer) else lines[0].name
     organisations = {
         Role.MODEL_OWNER: place.model.model_owner.organisation if place.model else "",
         Role.CRYPTO_PROVIDER: place.model.crypto_provider.organisation if place.model else "",
@@ -137,10 +134,10 @@ def result(place: Workplace, entry: Entry) -> dict[str, Any]:
     }
     return {
         "diagnosis": diagnosis,
-        "label": finding.label,
-        "uncertain": finding.uncertain,
-        "bars": sorted(probabilities.items(), key=lambda pair: -pair[1]),
-        "maps": [(index, name, name == finding.label) for index, name in enumerate(maps)],
+        "answer": answer,
+        "lines": lines,
+        "explained": explained(answer, diagnosis.calibration),
+        "maps": [(index, name, name == first) for index, name in enumerate(maps)],
         "links": [
             {
                 "to": link.receiver,

@@ -12,8 +12,9 @@ from PIL import Image
 from contract.errors import CallerError, Refused
 from contract.model_card import ModelCard, OutputPolicy, read_card
 from contract.ticket import Engine
-from data_owner.diagnosis import Bytes, Diagnosis, Finding, ModelName, Seconds
-from data_owner.heat_map import MOST_OPAQUE, colours, draw_heat_map, places_for, require_heat_map, write_heat_map
+from data_owner.answers import ClassAnswer
+from data_owner.diagnosis import Bytes, Diagnosis, ModelName, Seconds
+from data_owner.heat_map import MOST_OPAQUE, colours, draw_heat_map, places_for, require_heat_map
 from imaging.preprocessing import PICTURE_SIDE, to_picture
 from tests.end_to_end.models import write_tiny_model
 
@@ -77,14 +78,6 @@ def test_places_that_will_not_do(tmp_path: Path, files: list[str], target: str, 
     with pytest.raises(CallerError, match=words):
         places_for([Path(file) for file in files], tmp_path / target)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["taken.heat-map.png", "taken.png"]
-
-
-def test_the_picture_is_its_owners_and_replaces_nothing(tmp_path: Path) -> None:
-    path = tmp_path / "map.png"
-    write_heat_map(path, GREY, np.eye(7))
-    assert path.stat().st_mode & 0o777 == 0o600
-    with pytest.raises(FileExistsError):
-        write_heat_map(path, GREY, np.eye(7))
 
 
 # What
@@ -164,7 +157,8 @@ def test_json_has_it_only_where_there_is_one() -> None:
         file="chest.dcm",
         model=ModelName(name="tiny", version="1.0.0"),
         engine=Engine.MASKED,
-        diagnosis=Finding(label="virus", probabilities=None),
+        diagnosis=ClassAnswer(label="virus", probabilities=None),
+        calibration=None,
         logits=None,
         warnings=(),
         seconds=Seconds(offline=1, online=1),

@@ -43,7 +43,7 @@ from tests.end_to_end.federation import (
     closed_port,
 )
 from tests.end_to_end.misbehaviour import VIOLATIONS, Deed, sabotage
-from tests.end_to_end.models import radiograph
+from tests.end_to_end.models import class_answer, radiograph
 
 
 def attempt(diagnoser: Diagnoser, path: Path, *, force: bool = False) -> EncryptedInferenceError:
@@ -261,7 +261,7 @@ def test_a_result_survives_a_front_end_that_goes_away(federation: Federation, ch
         diagnosis = diagnoser.diagnose(chest, entry, engine=Engine.CRYPTEN, force=False, progress=SILENT)
     assert [warning.code for warning in diagnosis.warnings] == ["not-recorded"]
     assert "cannot be reached: check that it runs" in diagnosis.warnings[0].text
-    assert sum((diagnosis.diagnosis.probabilities or {}).values()) == pytest.approx(1)
+    assert sum((class_answer(diagnosis).probabilities or {}).values()) == pytest.approx(1)
 
 
 @pytest.mark.parametrize("event", [SessionEventName.PREPARE, SessionEventName.RUN])

@@ -81,12 +81,13 @@ def start(temporary: Path, model: Path, *arguments: str | Path) -> Demo:
     return Demo(process, temporary)
 
 
-PROBABILITIES = {"label", "probabilities", "uncertain"}
+PROBABILITIES = {"task", "label", "probabilities", "uncertain"}
 KEYS: dict[str, set[str] | None] = {
     "file": None,
     "model": {"name", "version"},
     "engine": None,
     "diagnosis": PROBABILITIES,
+    "calibration": None,
     "plaintext": PROBABILITIES,
     "max_abs_error": None,
     "warnings": None,
@@ -172,6 +173,7 @@ def comparison(*, plaintext: str) -> Comparison:
             "model": {"name": "tiny", "version": "1.0.0"},
             "engine": "crypten",
             "diagnosis": finding,
+            "calibration": "calibrated",
             "plaintext": finding | {"label": plaintext},
             "max_abs_error": 0.5,
             "warnings": (),
@@ -184,6 +186,6 @@ def comparison(*, plaintext: str) -> Comparison:
 
 
 def test_answers_that_differ_are_a_failure() -> None:
-    comparison(plaintext="normal").require_same_label()
+    comparison(plaintext="normal").require_same_answer()
     with pytest.raises(ComputationFailed, match="encrypted inference says normal, the plaintext model virus"):
-        comparison(plaintext="virus").require_same_label()
+        comparison(plaintext="virus").require_same_answer()

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from contract.model_card import AgeRange, InputSpecification, Modality, ModelCard, OutputPolicy
+from data_owner.answers import ClassAnswer
+from data_owner.diagnosis import Diagnosis
 from tests.imaging.samples import data_set, dicom_bytes
 
 SIDE = 32
@@ -92,6 +94,12 @@ def write_tiny_model(
     )
     (folder / "card.json").write_text(card.model_dump_json())
     return folder
+
+
+def class_answer(diagnosis: Diagnosis) -> ClassAnswer:
+    """What a model says that names one of its classes."""
+    assert isinstance(diagnosis.diagnosis, ClassAnswer)
+    return diagnosis.diagnosis
 
 
 def radiograph(path: Path, *, seed: int = 0, **tags: object) -> Path:

@@ -24,7 +24,7 @@ from demonstration.deployment import Deployment, deployed
 from demonstration.plaintext import PlaintextModel
 from tests.end_to_end.bad_files import bad_files
 from tests.end_to_end.command_line import WRONG_SETTINGS, Outcome, changed_settings, in_process
-from tests.end_to_end.models import CLASSES, PATIENT, radiograph, write_tiny_model
+from tests.end_to_end.models import CLASSES, PATIENT, class_answer, radiograph, write_tiny_model
 from tests.imaging.samples import picture, png_bytes
 
 
@@ -70,8 +70,9 @@ def test_json_is_alone_on_stdout_and_one_object_a_file(mixed_run: MixedRun, tmp_
     plaintext = PlaintextModel(write_tiny_model(tmp_path))
     for path, answer in zip(mixed_run.good, answers, strict=True):
         np.testing.assert_allclose(answer.logits or (), plaintext.logits_of_file(path), atol=0.02)
-        assert sum((answer.diagnosis.probabilities or {}).values()) == pytest.approx(1)
-        assert tuple(answer.diagnosis.probabilities or {}) == CLASSES
+        probabilities = class_answer(answer).probabilities or {}
+        assert sum(probabilities.values()) == pytest.approx(1)
+        assert tuple(probabilities) == CLASSES
     assert [warning.code for warning in answers[0].warnings] == []
     assert [warning.code for warning in answers[1].warnings] == ["polarity-as-read", "modality-unknown"]
     assert set(json.loads(lines[0])) == set(Diagnosis.model_fields) - {"heat_map", "heat_map_file"}
@@ -171,7 +172,7 @@ def test_heat_maps_of_several_files_go_into_a_folder(
         assert answer.heat_map is not None
         assert {np.shape(grid) for grid in answer.heat_map.values()} == {(16, 16)}
     shown = in_process(capfd, "diagnose", chests[0], *config, "--heat-map", tmp_path / "map.png")
-    assert f"Heat map of {answers[0].diagnosis.label}: {tmp_path / 'map.png'}" in shown.stdout
+    assert f"Heat map of {class_answer(answers[0]).label}: {tmp_path / 'map.png'}" in shown.stdout
 
 
 _LISTING_TORCH = """

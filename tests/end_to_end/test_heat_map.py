@@ -16,7 +16,7 @@ from demonstration.plaintext import PlaintextModel
 from imaging import read_model_input
 from tests.end_to_end.federation import SILENT, Federation, running_federation
 from tests.end_to_end.float_maps import float_maps
-from tests.end_to_end.models import CLASSES, radiograph
+from tests.end_to_end.models import CLASSES, class_answer, radiograph
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ def test_the_picture_is_written_for_the_clinician_alone(maps: Federation, chest:
         shown = np.asarray(image, np.float64)
     assert shown.shape == (48, 40, 3)
     assert diagnosis.heat_map is not None
-    grid = np.array(diagnosis.heat_map[diagnosis.diagnosis.label])
+    grid = np.array(diagnosis.heat_map[class_answer(diagnosis).label])
     for_it = np.kron(grid > 0.5 * grid.max(), np.ones((3, 2)))[:48, :40] > 0  # a grid of 16 x 16 over 48 x 40
     assert grid.shape == (16, 16)
     assert for_it.any()

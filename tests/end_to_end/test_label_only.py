@@ -20,7 +20,7 @@ from secure_computation.protocols.bundle import Bundle
 from secure_computation.protocols.label import LabelAsP1
 from secure_computation.ring import reduce_to_bits
 from tests.end_to_end.federation import SILENT, Federation, running_federation
-from tests.end_to_end.models import CLASSES, radiograph
+from tests.end_to_end.models import CLASSES, class_answer, radiograph
 
 
 @pytest.fixture(scope="module")
@@ -40,9 +40,15 @@ def test_the_label_is_the_models_and_comes_alone(labels: Federation, tmp_path: P
     for seed in range(3):
         path = radiograph(tmp_path / f"{seed}.dcm", seed=seed)
         diagnosis = diagnose(labels, path)
-        assert diagnosis.diagnosis.label == CLASSES[int(plaintext.logits_of_file(path).argmax())]
+        assert class_answer(diagnosis).label == CLASSES[int(plaintext.logits_of_file(path).argmax())]
         shown = json.loads(diagnosis.model_dump_json())
-        assert shown["diagnosis"] == {"label": diagnosis.diagnosis.label, "probabilities": None, "uncertain": False}
+        assert shown["diagnosis"] == {
+            "task": "classification",
+            "label": class_answer(diagnosis).label,
+            "probabilities": None,
+            "uncertain": False,
+        }
+        assert shown["calibration"] is None
         assert shown["logits"] is None
 
 
@@ -51,9 +57,9 @@ def test_the_terminal_shows_the_label_alone(labels: Federation, tmp_path: Path) 
     output = StringIO()
     print_diagnosis(Console(file=output, width=200), diagnosis, labels.model.card)
     text = output.getvalue()
-    assert "which gives its label only" in text
+    assert "The model's owner gives the label only." in text
     assert "%" not in text
-    assert not any(name in text for name in CLASSES if name != diagnosis.diagnosis.label)
+    assert not any(name in text for name in CLASSES if name != class_answer(diagnosis).label)
 
 
 def test_the_other_engine_is_not_offered(labels: Federation, tmp_path: Path) -> None:

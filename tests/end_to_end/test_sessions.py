@@ -9,7 +9,7 @@ from contract.api import SessionState
 from contract.ticket import Engine
 from demonstration.plaintext import PlaintextModel
 from tests.end_to_end.federation import SILENT, Federation
-from tests.end_to_end.models import radiograph
+from tests.end_to_end.models import class_answer, radiograph
 
 
 def test_the_encrypted_answer_is_the_models(federation: Federation, plaintext: PlaintextModel, chest: Path) -> None:
@@ -18,7 +18,7 @@ def test_the_encrypted_answer_is_the_models(federation: Federation, plaintext: P
         diagnosis = diagnoser.diagnose(chest, entry, engine=Engine.CRYPTEN, force=False, progress=SILENT)
         expected = plaintext.logits_of_file(chest)
         np.testing.assert_allclose(diagnosis.logits or (), expected, atol=0.02)
-        assert diagnosis.diagnosis.label == plaintext.card.classes[int(np.argmax(expected))]
+        assert class_answer(diagnosis).label == plaintext.card.classes[int(np.argmax(expected))]
         session = client.session(client.opened[0].id)
     assert session.state is SessionState.COMPLETED
     assert session.bytes_sent is not None

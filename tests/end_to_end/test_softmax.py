@@ -8,7 +8,7 @@ import pytest
 from contract.ticket import Engine
 from demonstration.plaintext import PlaintextModel
 from tests.end_to_end.federation import SILENT, Federation, running_federation
-from tests.end_to_end.models import CLASSES, radiograph
+from tests.end_to_end.models import CLASSES, class_answer, radiograph
 
 
 @pytest.fixture(scope="module")
@@ -31,4 +31,4 @@ def test_the_probabilities_are_those_that_the_file_gives(soft: Federation, tmp_p
     expected = PlaintextModel(soft.folder / "model").logits_of_file(path)  # the file ends in a softmax
     assert expected.sum() == pytest.approx(1.0, abs=1e-5)
     assert expected.max() - expected.min() > 0.1
-    assert diagnosis.diagnosis.probabilities == pytest.approx(dict(zip(CLASSES, expected, strict=True)), abs=0.01)
+    assert class_answer(diagnosis).probabilities == pytest.approx(dict(zip(CLASSES, expected, strict=True)), abs=0.01)

@@ -1,0 +1,88 @@
+"""How an answer reads: the numbers and sentences that the terminal, the page and what is exported show alike."""
+
+from dataclasses import dataclass, field
+from typing import assert_never
+
+from contract.model_card import Task
+from data_owner.answers import ClassAnswer, Finding, FindingsAnswer, ModelAnswer
+from data_owner.calibration import Calibration
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """One class or finding with its probability."""
+
+    name: str
+    share: float = field(repr=False)
+    percent: str = field(repr=False)
+    stands: bool = field(repr=False)
+    """Whether it is the answer, or part of it."""
+    threshold: float | None = None
+    """From which on a finding is present; None where classes compete."""
+
+    @property
+    def verdict(self) -> str:
+        """What a finding's threshold says of it."""
+        if self.threshold is None:
+            return ""
+        return f"{'present' if self.stands else 'not present'}, from {self.threshold * 100:.4g} % on"
+
+
+def lines_of(answer: ModelAnswer) -> tuple[Line, ...]:
+    """The probabilities, those that stand and the largest first; of a binary model that of its finding alone."""
+    match answer:
+        case ClassAnswer():
+            every = list((answer.probabilities or {}).items())
+            chosen = every[-1:] if answer.task is Task.BINARY else sorted(every, key=lambda pair: -pair[1])
+            return tuple(_of_class(answer, *pair) for pair in chosen)
+        case FindingsAnswer(findings=findings):
+            found = sorted(findings, key=lambda one: (not one.present, -one.probability))
+            return tuple(_of_finding(one) for one in found)
+        case _:
+            assert_never(answer)
+
+
+def _of_class(answer: ClassAnswer, name: str, share: float) -> Line:
+    stands = name == answer.label and not answer.uncertain
+    return Line(name=name, share=share, percent=percent(share), stands=stands)
+
+
+def _of_finding(finding: Finding) -> Line:
+    return Line(
+        name=finding.name,
+        share=finding.probability,
+        percent=_beside_threshold(finding),
+        stands=finding.present,
+        threshold=finding.threshold,
+    )
+
+
+def percent(share: float) -> str:
+    """A probability; never 100 % or 0 %, which no model knows."""
+    return f"{min(max(share * 100, 0.1), 99.9):.1f} %"
+
+
+def _beside_threshold(finding: Finding) -> str:
+    """The same, with more digits where rounding would put it on the other side of the threshold that is shown too."""
+    rounded = round(finding.probability, 3)
+    if (rounded >= finding.threshold) == finding.present:
+        return percent(finding.probability)
+    return f"{finding.probability * 100:.6g} %"
+
+
+def explained(answer: ModelAnswer, calibration: Calibration | None) -> str:
+    """What the numbers are, in a sentence or two."""
+    if calibration is None:
+        return "The model's owner gives the label only."
+    match answer:
+        case ClassAnswer(task=Task.BINARY):
+            finding = list(answer.probabilities or {answer.label: 1.0})[-1]
+            said = f"probability of {finding}: above 50 % the answer is {finding}."
+        case ClassAnswer():
+            said = "probabilities of the model's classes, of which it always names one."
+        case FindingsAnswer():
+            said = "probabilities of findings, each judged on its own: they do not add up to 100 %."
+        case _:
+            assert_never(answer)
+    calibrated = calibration is Calibration.CALIBRATED
+    return f"Calibrated {said}" if calibrated else f"{said[0].upper()}{said[1:]} {calibration.reason}"
