@@ -10,7 +10,7 @@ from contract.errors import ImageError, ModelFileError
 from contract.model_card import InputSpecification, Strict
 from contract.onnx_runtime import load_onnxruntime
 from imaging.reading import read_model_input
-from model_owner.onnx_import.smooth import final_softmax
+from model_owner.onnx_import.ending import final_activation
 from model_owner.prediction import LinkPrediction, predict_over_links
 from model_owner.registry import RegisteredModel
 from secure_computation import reference
@@ -112,7 +112,10 @@ def random_images(specification: InputSpecification) -> NDArray[np.float32]:
 
 
 def onnxruntime_logits(model: bytes, images: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Logits (samples, classes) of an ONNX model, one image at a time: what its final softmax reads, if it has one."""
+    """Logits (samples, classes) of an ONNX model, one image at a time: what its final Softmax or Sigmoid reads, if any.
+
+    One logit z of a binary model becomes (0, z), as at import.
+    """
     onnxruntime = load_onnxruntime()
     from onnxruntime.capi import onnxruntime_pybind11_state as failures
 
@@ -123,15 +126,16 @@ def onnxruntime_logits(model: bytes, images: NDArray[np.float32]) -> NDArray[np.
         rows = [session.run(None, {entry.name: image[np.newaxis].astype(kind)})[0] for image in images]
     except (failures.Fail, failures.InvalidArgument, failures.InvalidGraph, failures.NotImplemented) as error:
         raise ModelFileError("onnxruntime cannot run this model: export it again with standard operators") from error
-    return np.concatenate(rows).astype(np.float32)
+    logits = np.stack([row.reshape(-1) for row in rows]).astype(np.float32)
+    return np.insert(logits, 0, 0.0, axis=1) if logits.shape[1] == 1 else logits
 
 
 def _ending_in_logits(given: bytes) -> bytes:
-    """What onnxruntime is to load: the model, or a copy without its final softmax."""
+    """What onnxruntime is to load: the model, or a copy without its final Softmax or Sigmoid."""
     import onnx
 
     model = onnx.load_model_from_string(given)
-    last = final_softmax(model.graph)
+    last = final_activation(model.graph)
     if last is None:
         return given
     last.op_type = "Identity"

@@ -3,18 +3,28 @@
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from pydantic import ValidationError
 
 from contract.errors import ModelFileError
 from contract.model_card import ModelCard
-from model_owner.onnx_import.draft import Array, Draft, Node
-from model_owner.onnx_import.folding import FOLDABLE, finish, fold_constant
-from model_owner.onnx_import.operators import HANDLERS
+from model_owner.onnx_import.arranging import (
+    can_rearrange,
+    keep_arrangement,
+    positions_of,
+    rearrange,
+    settle,
+    settle_inputs,
+)
+from model_owner.onnx_import.draft import Array, ChannelMap, Draft, Node
+from model_owner.onnx_import.ending import Ending, check_card, ending_of, final_activation
+from model_owner.onnx_import.folding import FOLDABLE, run_reference
+from model_owner.onnx_import.merging import finish
+from model_owner.onnx_import.operators import ARRANGED, ELEMENTWISE, HANDLERS
 from model_owner.onnx_import.reading import OnnxModel, read_onnx
-from model_owner.onnx_import.smooth import final_softmax
+from model_owner.onnx_import.refusals import refusal
 from secure_computation.network import Network, describe_invalid, parse_network
 from secure_computation.private_weights import PrivateWeights
 
@@ -45,44 +55,51 @@ def compile_model(path: Path, card: ModelCard) -> CompiledModel:
             f"{path.name} is not the file that the card describes (its SHA-256 is {model.sha256}): restore it, or "
             "write a card with a new version and this hash"
         )
-    network, weights = lower(model)
-    _check_card(network, card)
-    last = final_softmax(model.graph)
-    if last is not None:
+    network, weights, outputs = lower(model)
+    ending = ending_of(model.graph)
+    check_card(ending, outputs, card)
+    _check_input(network, card)
+    if ending is not Ending.LOGITS:
         _LOG.warning(
             "the model ends in %s, which is left out: its output is logits, of which the data owner computes "
             "probabilities itself",
-            last.op_type,
+            ending,
         )
     return CompiledModel(network=network, weights=weights, onnx=bytes(model.proto.SerializeToString()))
 
 
-def lower(model: OnnxModel) -> tuple[Network, PrivateWeights]:
-    """Public network and private weights of a model that was read. Raises ModelFileError."""
+class Lowered(NamedTuple):
+    """Public network, private weights, and how many numbers the ONNX model ends in."""
+
+    network: Network
+    weights: PrivateWeights
+    outputs: int
+
+
+def lower(model: OnnxModel) -> Lowered:
+    """Lower a model that was read. One that ends in one number z becomes the two logits (0, z).
+
+    Raises ModelFileError for anything that cannot be served.
+    """
     draft = _start(model)
     for node in _nodes(model.graph):
         _lower_node(draft, node)
-    output = _output(draft, model.graph)
+    output, outputs = _output(draft, model.graph)
     operations, name, tensors = finish(draft, output)
-    shape, image = draft.shapes[output], draft.input_shape
-    if len(shape) != 1:
-        raise ModelFileError(f"the model's output has shape {shape}, not one number for each class: add a Flatten")
     try:
-        network = Network(input_shape=image, operations=operations, output=name, classes=shape[0])
+        network = Network(
+            input_shape=draft.input_shape, operations=operations, output=name, classes=draft.shapes[output][0]
+        )
     except ValidationError as error:
         raise ModelFileError(f"the model cannot be served: {describe_invalid(error)}") from error
     network = parse_network(network.canonical_bytes())
-    return network, PrivateWeights(network, tensors)
+    return Lowered(network, PrivateWeights(network, tensors), outputs)
 
 
-def _check_card(network: Network, card: ModelCard) -> None:
+def _check_input(network: Network, card: ModelCard) -> None:
     asked = (card.input.channels, card.input.height, card.input.width)
     if network.input_shape != asked:
         raise ModelFileError(f"the model takes {network.input_shape}, the card says {asked}: correct the card's input")
-    if network.classes != len(card.classes):
-        raise ModelFileError(
-            f"the model has {network.classes} outputs, the card {len(card.classes)} classes: correct the card's classes"
-        )
 
 
 def _start(model: OnnxModel) -> Draft:
@@ -90,13 +107,13 @@ def _start(model: OnnxModel) -> Draft:
     inputs = [entry for entry in model.graph.input if entry.name not in constants]
     if len(inputs) != 1 or len(model.graph.output) != 1:
         raise ModelFileError("the model must have one input (the image) and one output (the logits): export it so")
-    last = final_softmax(model.graph)
+    last = final_activation(model.graph)
     return Draft(
         opset=model.opset,
         input_name=inputs[0].name,
         input_shape=_input_shape(inputs[0]),
         constants=constants,
-        final_softmax=None if last is None else last.output[0],
+        final_activation=None if last is None else last.output[0],
     )
 
 
@@ -144,21 +161,31 @@ def _nodes(graph: "onnx.GraphProto") -> list[Node]:
 def _lower_node(draft: Draft, node: Node) -> None:
     if node.operator == "Constant":
         draft.constants[node.outputs[0]] = _constant(node)
-    elif node.operator == "Shape" and node.inputs[0] in draft.values:
-        whole = (1, *draft.shape(node, 0))
-        draft.constants[node.outputs[0]] = np.asarray(
-            whole[node.attributes.get("start", 0) : node.attributes.get("end", len(whole))], dtype=np.int64
-        )
+    elif node.operator in {"Shape", "Size"} and node.inputs[0] in draft.values:
+        _fold(draft, node, [positions_of(draft, node, 0)])
     elif node.operator in FOLDABLE and all(name in draft.constants for name in node.inputs if name):
-        inputs = [draft.constants[name] if name else np.empty(0) for name in node.inputs]
-        draft.constants[node.outputs[0]] = fold_constant(node, inputs, draft.opset)
+        _fold(draft, node, [draft.constants[name] if name else np.empty(0) for name in node.inputs])
+    elif can_rearrange(draft, node):
+        rearrange(draft, node)
     elif node.operator in HANDLERS:
-        HANDLERS[node.operator](draft, node)
+        _handle(draft, node)
     else:
-        raise node.unsupported(
-            "not supported under encryption",
-            f"replace it before the export by supported operators ({', '.join(sorted(HANDLERS))})",
-        )
+        raise refusal(node)
+
+
+def _fold(draft: Draft, node: Node, inputs: list[Array]) -> None:
+    draft.constants.update(zip(node.outputs, run_reference(node, inputs, draft.opset), strict=True))
+
+
+def _handle(draft: Draft, node: Node) -> None:
+    arrangement = None
+    if node.operator in ELEMENTWISE:
+        arrangement = keep_arrangement(draft, node)
+    elif node.operator not in ARRANGED:
+        settle_inputs(draft, node)
+    HANDLERS[node.operator](draft, node)
+    if arrangement is not None:
+        draft.remember(node, node.outputs[0], arrangement)
 
 
 def _constant(node: Node) -> Array:
@@ -176,8 +203,22 @@ def _constant(node: Node) -> Array:
     raise node.unsupported("it holds neither a tensor nor numbers", "export the model again")
 
 
-def _output(draft: Draft, graph: "onnx.GraphProto") -> str:
+def _output(draft: Draft, graph: "onnx.GraphProto") -> tuple[str, int]:
+    """The value of the logits, at least two, and how many the ONNX model itself has."""
     name = graph.output[0].name
     if name not in draft.values:
         raise ModelFileError("the model's output does not depend on its input: export the model again")
-    return draft.values[name]
+    last = Node(operator="Identity", name=name, inputs=(name,), outputs=(name,), attributes={})
+    positions = positions_of(draft, last, 0)
+    outputs = positions.size
+    if outputs != max(positions.shape):
+        raise ModelFileError(
+            f"the model's output has shape {positions.shape[1:]}, not one number for each class: add a Flatten"
+        )
+    draft.positions[name] = positions.reshape(1, -1)
+    settle(draft, last, name)
+    value = draft.values[name]
+    if outputs == 1:
+        second = {"matrix": np.array([[0.0], [1.0]])}
+        value = draft.append(last, ChannelMap, (value,), tensors=second, outputs=2)
+    return value, outputs

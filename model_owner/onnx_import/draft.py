@@ -5,18 +5,30 @@ The batch is taken as 1 throughout, so that shapes which the exporter computes f
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from contract.errors import ModelFileError
-from secure_computation.network import INPUT, MAX_OPERATIONS, BaseOperation, Pair, Shape, describe_invalid
+from secure_computation.network import (
+    INPUT,
+    MAX_OPERATIONS,
+    MAX_TENSOR_ELEMENTS,
+    BaseOperation,
+    Pair,
+    Shape,
+    describe_invalid,
+)
 
 Array = NDArray[Any]
 Double = NDArray[np.float64]
+Positions = NDArray[np.int64]
 AnyOperation = TypeVar("AnyOperation", bound=BaseOperation)
+
+_MAX_POSITIONS = 2 * MAX_TENSOR_ELEMENTS
+"""Of all rearranged tensors together: 1 GiB."""
 
 
 class ChannelAffine(BaseOperation):
@@ -26,6 +38,27 @@ class ChannelAffine(BaseOperation):
     """
 
     kind: Literal["channel_affine"] = "channel_affine"
+
+
+class ChannelMap(BaseOperation):
+    """Channels (or features) picked and reordered: folded into a neighbour, or a layer, before the network is made.
+
+    Tensor `matrix` (outputs, inputs), of zeros and ones.
+    """
+
+    kind: Literal["channel_map"] = "channel_map"
+    outputs: Annotated[int, Field(ge=1, le=MAX_TENSOR_ELEMENTS)]
+
+    def _infer_one(self, shape: Shape) -> Shape:
+        return (self.outputs, *shape[1:])
+
+
+class ErrorFunction(BaseOperation):
+    """erf(x), element by element: stands for itself only until the product is met that makes it a GELU."""
+
+    kind: Literal["error_function"] = "error_function"
+    source: str
+    """The ONNX node, for the message where none is met."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,8 +93,12 @@ class Node:
 
     def unsupported(self, reason: str, advice: str) -> ModelFileError:
         """The error for this node: operator, node, what is wrong with it, what to do."""
-        name = self.name if self.name.isprintable() else repr(self.name)
-        return ModelFileError(f"operator {self.operator} in node '{name[:80]}': {reason}; {advice}")
+        return ModelFileError(f"operator {self.operator} in node '{self.shown_name}': {reason}; {advice}")
+
+    @property
+    def shown_name(self) -> str:
+        """The node's name as a message may show it."""
+        return (self.name if self.name.isprintable() else repr(self.name))[:80]
 
 
 @dataclass
@@ -72,13 +109,16 @@ class Draft:
     input_name: str
     input_shape: tuple[int, int, int]
     constants: dict[str, Array] = field(repr=False)
-    final_softmax: str | None = None
-    """ONNX name of what a Softmax or LogSoftmax makes that ends the model, if any."""
+    final_activation: str | None = None
+    """ONNX name of what the Softmax, LogSoftmax or Sigmoid makes that ends the model, if any."""
     operations: list[BaseOperation] = field(default_factory=list)
     tensors: dict[str, dict[str, Double]] = field(default_factory=dict, repr=False)
     shapes: dict[str, Shape] = field(default_factory=dict)
     values: dict[str, str] = field(default_factory=dict)
     """ONNX name -> name of the value in the draft; several ONNX names may stand for one value."""
+    positions: dict[str, Positions] = field(default_factory=dict, repr=False)
+    """By ONNX name, only of tensors that hold a value's elements in another shape or order (see `arranging`)."""
+    _remembered: int = 0
 
     def __post_init__(self) -> None:
         """The image is there from the start."""
@@ -122,6 +162,15 @@ class Draft:
     def alias(self, node: Node, index: int = 0) -> None:
         """The node passes one input through."""
         self.values[node.outputs[0]] = self.value(node, index)
+        if node.inputs[index] in self.positions:
+            self.positions[node.outputs[0]] = self.positions[node.inputs[index]]
+
+    def remember(self, node: Node, name: str, positions: Positions) -> None:
+        """Keep the positions of an ONNX tensor. Raises ModelFileError where all of them would fill the memory."""
+        self._remembered += positions.size
+        if self._remembered > _MAX_POSITIONS:
+            raise node.unsupported(f"more than {_MAX_POSITIONS} elements were moved", "the model is too large")
+        self.positions[name] = positions
 
     def emit(
         self,
@@ -134,6 +183,21 @@ class Draft:
         **attributes: Any,
     ) -> str:
         """Append an operation that makes the node's first output; its shape is inferred unless given."""
+        name = self.append(node, operation, inputs, tensors=tensors, shape=shape, **attributes)
+        self.values[node.outputs[0]] = name
+        return name
+
+    def append(
+        self,
+        node: Node,
+        operation: type[AnyOperation],
+        inputs: tuple[str, ...],
+        *,
+        tensors: dict[str, Double] | None = None,
+        shape: Shape | None = None,
+        **attributes: Any,
+    ) -> str:
+        """Append an operation that the node needs; return the name of the value that it makes."""
         name = f"v{len(self.operations)}"
         if len(self.operations) >= MAX_OPERATIONS:
             raise node.unsupported(f"it comes after {MAX_OPERATIONS} operations", "the model is too large")
@@ -147,5 +211,4 @@ class Draft:
         self.operations.append(made.model_copy(update={"shape": inferred}))
         self.tensors[name] = tensors or {}
         self.shapes[name] = inferred
-        self.values[node.outputs[0]] = name
         return name

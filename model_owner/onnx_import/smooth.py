@@ -1,41 +1,26 @@
 """How ONNX operators that CrypTen's tensors compute become operations of the public network: smooth functions, softmax.
 
-A Softmax or LogSoftmax that ends the model is left out: the card's probabilities are the softmax of its logits, worked
-out by the data owner, and neither changes which class is the largest.
+One that ends the model is left out (see `ending`).
 """
 
 import math
-from collections import Counter
-from typing import TYPE_CHECKING
 
-from model_owner.onnx_import.draft import Draft, Node
-from secure_computation.network import Activation, Softmax
+import numpy as np
 
-if TYPE_CHECKING:
-    import onnx
+from model_owner.onnx_import.arranging import onnx_shape, settle
+from model_owner.onnx_import.draft import ChannelAffine, Draft, ErrorFunction, Node
+from secure_computation.network import INPUT, Activation, BaseOperation, Softmax
 
 _SOFTMAX_OF_ONE_AXIS = 13
 """The opset from which a Softmax runs over its axis alone; before, over that and all that follow."""
-_KEEPING_VALUES = frozenset({"Identity", "Flatten", "Reshape", "Squeeze", "Cast", "Dropout"})
-
-
-def final_softmax(graph: "onnx.GraphProto") -> "onnx.NodeProto | None":
-    """The Softmax or LogSoftmax whose result, but for its shape, is the model's output and nothing else; or None."""
-    makers: dict[str, onnx.NodeProto] = {name: node for node in graph.node for name in node.output}
-    readers = Counter(name for node in graph.node for name in node.input) + Counter(out.name for out in graph.output)
-    name = graph.output[0].name if graph.output else ""
-    while name in makers and readers[name] == 1:
-        node = makers[name]
-        if node.op_type in {"Softmax", "LogSoftmax"}:
-            return node
-        if node.op_type not in _KEEPING_VALUES:
-            return None
-        name = node.input[0]
-    return None
+_ROUNDING = 1e-5
+"""Relative: constants of a GELU were rounded to float32, some of them to what a person typed."""
 
 
 def multiply_by_gate(draft: Draft, node: Node) -> None:
-    """X * sigmoid(x) is SiLU; no other product of two values that depend on the image is supported."""
+    """X * sigmoid(x) is SiLU, x * (1 + erf(x / sqrt(2))) twice GELU; no other product of two values is supported."""
+    if _gelu_by_error_function(draft, node):
+        return
     sigmoids = {
         made.output: made.inputs[0]
         for made in draft.operations
@@ -50,8 +35,56 @@ def multiply_by_gate(draft: Draft, node: Node) -> None:
     )
 
 
+def _gelu_by_error_function(draft: Draft, node: Node) -> bool:
+    """Before opset 20 exporters write a GELU out, as factors a x and b (1 + erf(x / sqrt(2))) in any order."""
+    for index in (0, 1):
+        outer, scale, shift = _through_affines(draft, draft.value(node, index))
+        made = _operation(draft, outer)
+        if not isinstance(made, ErrorFunction) or not math.isclose(scale, shift, rel_tol=_ROUNDING):
+            continue
+        inside, inner_scale, inner_shift = _through_affines(draft, made.inputs[0])
+        factor, factor_scale, factor_shift = _through_affines(draft, draft.value(node, 1 - index))
+        is_half = math.isclose(inner_scale, math.sqrt(0.5), rel_tol=_ROUNDING)
+        if inside == factor and is_half and inner_shift == factor_shift == 0.0:
+            gelu = draft.append(node, Activation, (inside,), function="gelu")
+            times = np.full(draft.shapes[inside][0], _rounded(2 * scale * factor_scale))
+            draft.emit(node, ChannelAffine, (gelu,), tensors={"scale": times, "shift": np.zeros_like(times)})
+            return True
+    return False
+
+
+def _through_affines(draft: Draft, value: str) -> tuple[str, float, float]:
+    """The value that this one is one scale and one shift of, with both."""
+    scale, shift = 1.0, 0.0
+    while isinstance(operation := _operation(draft, value), ChannelAffine):
+        tensors = draft.tensors[operation.name]
+        if np.ptp(tensors["scale"]) or np.ptp(tensors["shift"]):
+            break
+        shift += scale * float(tensors["shift"][0])
+        scale *= float(tensors["scale"][0])
+        value = operation.inputs[0]
+    return value, scale, shift
+
+
+def _operation(draft: Draft, name: str) -> BaseOperation | None:
+    return draft.operations[int(name[1:])] if name != INPUT else None
+
+
+def _rounded(scale: float) -> float:
+    """1 where only rounding kept it from that."""
+    return 1.0 if math.isclose(scale, 1.0, rel_tol=_ROUNDING) else scale
+
+
+def error_function(draft: Draft, node: Node) -> None:
+    """Erf, until the product is met of which it is a factor."""
+    draft.emit(node, ErrorFunction, (draft.value(node, 0),), source=node.shown_name)
+
+
 def sigmoid(draft: Draft, node: Node) -> None:
-    """Sigmoid."""
+    """Sigmoid; left out where it ends the model."""
+    if node.outputs[0] == draft.final_activation:
+        _leave_out(draft, node)
+        return
     draft.emit(node, Activation, (draft.value(node, 0),), function="sigmoid")
 
 
@@ -68,16 +101,17 @@ def gelu(draft: Draft, node: Node) -> None:
 def softmax(draft: Draft, node: Node) -> None:
     """Over the channels of an image or the features of a vector; left out where it ends the model."""
     _check_axis(draft, node)
-    if node.outputs[0] == draft.final_softmax:
+    if node.outputs[0] == draft.final_activation:
         _leave_out(draft, node)
     else:
+        settle(draft, node, node.inputs[0])
         draft.emit(node, Softmax, (draft.value(node, 0),))
 
 
 def log_softmax(draft: Draft, node: Node) -> None:
     """Left out where it ends the model; refused elsewhere."""
     _check_axis(draft, node)
-    if node.outputs[0] != draft.final_softmax:
+    if node.outputs[0] != draft.final_activation:
         raise node.unsupported(
             "a logarithm is not supported under encryption", "use Softmax here, or end the model in LogSoftmax"
         )
@@ -85,21 +119,22 @@ def log_softmax(draft: Draft, node: Node) -> None:
 
 
 def _check_axis(draft: Draft, node: Node) -> None:
-    shape = (1, *draft.shape(node, 0))
+    shape = onnx_shape(draft, node, 0)
     runs_on = draft.opset < _SOFTMAX_OF_ONE_AXIS
-    axis = node.integer("axis", 1 if runs_on else -1)
-    if axis not in {1, 1 - len(shape)} or (runs_on and math.prod(shape) != shape[1]):
+    axis = node.integer("axis", 1 if runs_on else -1) % len(shape)
+    is_vector = math.prod(shape) == shape[axis]
+    if not is_vector and (axis != 1 or runs_on):
         beyond = " and all that follow, as before opset 13" if runs_on else ""
         raise node.unsupported(
-            f"it runs over axis {axis}{beyond} of a value of shape {shape}",
+            f"it runs over axis {node.integer('axis', 1 if runs_on else -1)}{beyond} of a value of shape {shape}",
             "only a softmax over the channels of an image or over the features of a vector is supported",
         )
 
 
 def _leave_out(draft: Draft, node: Node) -> None:
-    shape = draft.shape(node, 0)
-    if math.prod(shape) != shape[0]:
+    shape = onnx_shape(draft, node, 0)
+    if math.prod(shape) != max(shape):
         raise node.unsupported(
-            f"it ends the model with a value of shape {shape}", "the output must be one number for each class"
+            f"it ends the model with a value of shape {shape[1:]}", "the output must be one number for each class"
         )
     draft.alias(node)

@@ -57,7 +57,7 @@ def compiled(model: onnx.ModelProto) -> tuple[Network, PrivateWeights]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         path.write_bytes(model.SerializeToString())
-        return lower(read_onnx(path))
+        return lower(read_onnx(path))[:2]
 
 
 def agree(model: onnx.ModelProto) -> Network:

@@ -60,7 +60,7 @@ def test_torch_export(module: nn.Module, exporter: str, tmp_path: Path) -> None:
         )
     model = read_onnx(path)
     assert len(model.files) == (2 if exporter == "dynamo-external" else 1)
-    network, weights = lower(model)
+    network, weights, _ = lower(model)
     images = torch.randn(4, 1, 32, 32)
     with torch.inference_mode():
         expected = module(images).numpy()
@@ -92,7 +92,7 @@ def test_smooth_functions_as_torch_writes_them(tmp_path: Path, dynamo: bool) -> 
     torch.manual_seed(1)
     module, path = Smooth().eval(), tmp_path / "model.onnx"
     torch.onnx.export(module, (torch.zeros(1, 1, 8, 8),), path, dynamo=dynamo, verbose=False)
-    network, weights = lower(read_onnx(path))
+    network, weights, _ = lower(read_onnx(path))
     functions = [operation.function for operation in network.operations if isinstance(operation, Activation)]
     assert functions == ["silu", "sigmoid", "tanh"]
     images = torch.randn(1, 1, 8, 8)
@@ -122,7 +122,7 @@ def test_softmax_as_torch_writes_it(tmp_path: Path, dynamo: bool) -> None:
     torch.manual_seed(1)
     module, path = Soft().eval(), tmp_path / "model.onnx"
     torch.onnx.export(module, (torch.zeros(1, 1, 8, 8),), path, dynamo=dynamo, verbose=False)
-    network, weights = lower(read_onnx(path))
+    network, weights, _ = lower(read_onnx(path))
     assert kinds(network) == ["convolution2d", "softmax", "convolution2d", "reshape", "fully_connected"]
     images = torch.randn(1, 1, 8, 8)
     with torch.inference_mode():

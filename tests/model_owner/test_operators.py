@@ -265,8 +265,8 @@ def test_both_ends_of_the_opset_range(opset: int) -> None:
 
 @pytest.mark.parametrize(("operator", "function"), [("Sigmoid", "sigmoid"), ("Tanh", "tanh")])
 def test_smooth_functions(operator: str, function: str) -> None:
-    network = agree(build([node(operator, ["image"], "y")], {}, size=(2, 4, 5), flatten="y"))
-    assert [getattr(operation, "function", None) for operation in network.operations] == [function, None]
+    network = agree(build([node(operator, ["image"], "s"), node("Relu", ["s"], "y")], {}, size=(2, 4, 5), flatten="y"))
+    assert [getattr(operation, "function", None) for operation in network.operations] == [function, None, None]
 
 
 @pytest.mark.parametrize("swapped", [False, True])

@@ -1,0 +1,193 @@
+"""Operators that only move elements: Reshape, Transpose, Squeeze, Gather, Slice, Split and the like.
+
+None of them becomes an operation by itself. Each is applied, by ONNX's own reference implementation, to an array of
+positions: entry p of `Draft.positions[name]` says which element of the value, in row-major order, stands at that place
+of the ONNX tensor. So exporters may take axes away, bring them back and change their order as they like. Only where an
+operator needs its input in the plain form, (1, channels, height, width) or (1, features), is the tensor settled: as it
+is, by a Reshape, or by a ChannelMap that picks and orders channels.
+"""
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model_owner.onnx_import.draft import ChannelMap, Double, Draft, Node, Positions
+from model_owner.onnx_import.folding import run_reference
+from secure_computation.network import MAX_TENSOR_ELEMENTS, Reshape, Shape
+
+REARRANGING = frozenset(
+    {
+        *("Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Concat", "Gather", "Slice", "Split"),
+        *("Expand", "Tile"),
+    }
+)
+_MAX_MAP_ELEMENTS = 1 << 24
+_ADVICE = "only (batch, features) and (batch, channels, height, width) can be computed on"
+
+
+def onnx_shape(draft: Draft, node: Node, index: int) -> Shape:
+    """Shape of an input that is computed from the image, as ONNX sees it: with the batch, which is 1."""
+    draft.value(node, index)
+    positions = draft.positions.get(node.inputs[index])
+    return (1, *draft.shape(node, index)) if positions is None else positions.shape
+
+
+def positions_of(draft: Draft, node: Node, index: int) -> Positions:
+    """Where the elements of an input come from, also where it is in its plain form."""
+    positions = draft.positions.get(node.inputs[index])
+    if positions is not None:
+        return positions
+    shape = draft.shape(node, index)
+    return np.arange(math.prod(shape)).reshape(1, *shape)
+
+
+def can_rearrange(draft: Draft, node: Node) -> bool:
+    """Whether the node only moves elements of one value. A Concat of several values does more."""
+    if node.operator not in REARRANGING or not node.inputs or node.inputs[0] not in draft.values:
+        return False
+    return node.operator != "Concat" or len({draft.values.get(name) for name in node.inputs}) == 1
+
+
+def rearrange(draft: Draft, node: Node) -> None:
+    """Give the outputs their positions."""
+    given = [positions_of(draft, node, 0)]
+    for index in range(1, len(node.inputs)):
+        if node.operator == "Concat":
+            given.append(positions_of(draft, node, index))
+        else:
+            constant = draft.optional_constant(node, index)
+            given.append(np.empty(0) if constant is None else constant)
+    for output, positions in zip(
+        node.outputs, run_reference(node, given, draft.opset, MAX_TENSOR_ELEMENTS), strict=True
+    ):
+        arrange(draft, node, output, draft.value(node, 0), positions)
+
+
+def arrange(draft: Draft, node: Node, output: str, value: str, positions: Positions) -> None:
+    """Let an ONNX name stand for the elements of `value` at these positions."""
+    draft.values[output] = value
+    shape = draft.shapes[value]
+    if positions.shape == (1, *shape) and _in_order(positions, math.prod(shape)):
+        draft.positions.pop(output, None)
+    else:
+        draft.remember(node, output, positions)
+
+
+def keep_arrangement(draft: Draft, node: Node) -> Positions | None:
+    """For an operator that works element by element: the positions that its output has as well.
+
+    None, with every input settled, where inputs are arranged differently or do not hold each element of their value.
+    """
+    names = [name for name in node.inputs if name in draft.values]
+    found = [draft.positions.get(name) for name in names]
+    first = found[0] if found else None
+    if first is not None and all(other is not None and np.array_equal(first, other) for other in found[1:]):
+        shapes = {draft.shapes[draft.values[name]] for name in names}
+        if len(shapes) == 1 and _is_permutation(first, math.prod(shapes.pop())):
+            return first
+    settle_inputs(draft, node)
+    return None
+
+
+def settle_inputs(draft: Draft, node: Node) -> None:
+    """Bring all inputs into their plain form."""
+    for name in node.inputs:
+        settle(draft, node, name)
+
+
+def settle(draft: Draft, node: Node, name: str) -> None:
+    """Bring one ONNX tensor into its plain form; it stands for the settled value from then on."""
+    positions = draft.positions.get(name)
+    if positions is None:
+        return
+    shape = positions.shape
+    if shape[:1] != (1,) or len(shape) not in {2, 4}:
+        raise node.unsupported(f"its input has shape {shape} for a batch of 1", _ADVICE)
+    value = draft.values[name]
+    elements = math.prod(draft.shapes[value])
+    if _in_order(positions, elements):
+        value = _reshaped(draft, node, value, shape[1:])
+    elif len(shape) == 2:
+        value = _picked(draft, node, _reshaped(draft, node, value, (elements,)), positions[0])
+    else:
+        value = _picked(draft, node, value, _channels(draft, node, value, positions))
+    draft.values[name] = value
+    del draft.positions[name]
+
+
+def by_channel(draft: Draft, node: Node, index: int, constant: Double) -> Double:
+    """A constant beside input `index` as one number, or one for each channel (or feature) of the input's value."""
+    shape = draft.shape(node, index)
+    seen = onnx_shape(draft, node, index)
+    refusal = node.unsupported(
+        f"a constant of shape {constant.shape} beside a value of shape {seen}", "use one constant for each channel"
+    )
+    if constant.size == 1 and constant.ndim <= len(seen):
+        return constant.reshape(1)
+    positions = draft.positions.get(node.inputs[index])
+    aligned = constant.reshape((1,) * max(len(seen) - constant.ndim, 0) + constant.shape)
+    if positions is None:
+        if aligned.shape != (1, shape[0], *(1 for _ in shape[1:])):
+            raise refusal
+        return constant.reshape(shape[0])
+    if any(own not in {1, whole} for own, whole in zip(aligned.shape, seen, strict=False)) or aligned.ndim != len(seen):
+        raise refusal
+    spread = np.empty(math.prod(shape))
+    spread[positions] = np.broadcast_to(aligned, seen)
+    by_place = spread.reshape(shape[0], -1)
+    if not (by_place == by_place[:, :1]).all():
+        raise refusal
+    return by_place[:, 0]
+
+
+def columns_by_element(draft: Draft, node: Node, weight: Double) -> tuple[str, Double]:
+    """Input 0 as a plain vector, and the weight (outputs, features) with its columns in the order of that vector."""
+    positions = positions_of(draft, node, 0)
+    value = draft.value(node, 0)
+    elements = math.prod(draft.shapes[value])
+    if math.prod(positions.shape) != positions.shape[-1]:
+        raise node.unsupported(f"its input has shape {positions.shape}", "flatten it to (batch, features) first")
+    if weight.shape[1] != positions.size or not _is_permutation(positions, elements):
+        draft.positions[node.inputs[0]] = positions.reshape(1, -1)
+        settle(draft, node, node.inputs[0])
+        return draft.value(node, 0), weight
+    ordered = np.empty_like(weight)
+    ordered[:, positions.reshape(-1)] = weight
+    return _reshaped(draft, node, value, (elements,)), ordered
+
+
+def _in_order(positions: Positions, elements: int) -> bool:
+    return positions.size == elements and bool((positions.reshape(-1) == np.arange(elements)).all())
+
+
+def _is_permutation(positions: Positions, elements: int) -> bool:
+    return positions.size == elements and bool((np.bincount(positions.reshape(-1), minlength=elements) == 1).all())
+
+
+def _reshaped(draft: Draft, node: Node, value: str, shape: Shape) -> str:
+    return value if draft.shapes[value] == shape else draft.append(node, Reshape, (value,), shape=shape)
+
+
+def _channels(draft: Draft, node: Node, value: str, positions: Positions) -> NDArray[np.int64]:
+    """The channels of the value that an image consists of, in its order. Raises ModelFileError where it is none."""
+    shape = draft.shapes[value]
+    area = math.prod(shape[1:])
+    channels = positions[0, :, 0, 0] // area
+    places = np.arange(area).reshape(1, *positions.shape[2:]) if positions[0, 0].size == area else None
+    if len(shape) != 3 or places is None or not (positions[0] == channels[:, None, None] * area + places).all():
+        raise node.unsupported(
+            "its input holds the pixels of earlier values in another order",
+            "only channels can be picked and reordered: crop, turn or rearrange images before they go into the model, "
+            "and export with channels first (batch, channels, height, width)",
+        )
+    return channels
+
+
+def _picked(draft: Draft, node: Node, value: str, rows: NDArray[np.int64]) -> str:
+    inputs = draft.shapes[value][0]
+    if len(rows) * inputs > _MAX_MAP_ELEMENTS:
+        raise node.unsupported(f"its input is {len(rows)} of {inputs} elements in another order", "keep their order")
+    matrix = np.zeros((len(rows), inputs))
+    matrix[np.arange(len(rows)), rows] = 1.0
+    return draft.append(node, ChannelMap, (value,), tensors={"matrix": matrix}, outputs=len(rows))

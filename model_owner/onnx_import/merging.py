@@ -1,0 +1,284 @@
+"""What stands only in a draft joins a neighbour: scales and shifts by channel, and channels picked and reordered.
+
+First into the layer before, if nothing else reads that one; then into the layer behind, past pools and reshapes; what
+is left becomes a layer of its own.
+"""
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+
+from contract.errors import ModelFileError
+from model_owner.onnx_import.draft import ChannelAffine, ChannelMap, Double, Draft, ErrorFunction
+from secure_computation.network import (
+    INPUT,
+    NO_PADDING,
+    BaseOperation,
+    Concat,
+    Convolution2d,
+    FullyConnected,
+    GlobalAveragePool,
+    Operation,
+    Reshape,
+)
+
+Tensors = dict[str, dict[str, Double]]
+
+_STEMS = {"convolution2d": "convolution"}
+
+
+@dataclass
+class _Sketch:
+    """Operations in their order, by name; the tensors of each; the name of the output."""
+
+    operations: dict[str, BaseOperation]
+    tensors: Tensors
+    output: str
+
+    def uses(self) -> Counter[str]:
+        """How often each value is read. The output is read once more."""
+        return Counter([*(name for one in self.operations.values() for name in one.inputs), self.output])
+
+    def readers(self) -> dict[str, BaseOperation]:
+        """The operation that alone reads a value, by the value's name."""
+        uses = self.uses()
+        return {
+            name: operation
+            for operation in self.operations.values()
+            for name in operation.inputs
+            if uses[name] == 1 and name != self.output
+        }
+
+
+def finish(draft: Draft, output: str) -> tuple[tuple[Operation, ...], str, dict[str, Double]]:
+    """Operations with their final names, the output's name, and the private tensors by their full names.
+
+    Raises ModelFileError for an error function that belongs to no GELU.
+    """
+    live = _live(draft.operations, output)
+    sketch = _Sketch({one.name: one for one in live}, {one.name: draft.tensors[one.name] for one in live}, output)
+    for operation in live:
+        if isinstance(operation, ErrorFunction):
+            raise ModelFileError(
+                f"operator Erf in node '{operation.source}': it is no part of a GELU as exporters write it; export the "
+                "model with opset 20, in which GELU is one operator, or use another activation"
+            )
+    _merge_into_the_layer_before(sketch)
+    _merge_into_the_layer_behind(sketch)
+    _make_layers(sketch)
+    _join_siblings(sketch)
+    return _renamed(sketch)
+
+
+def _live(operations: list[BaseOperation], output: str) -> list[BaseOperation]:
+    needed, live = {output}, []
+    for operation in reversed(operations):
+        if operation.output in needed:
+            needed.update(operation.inputs)
+            live.append(operation)
+    return live[::-1]
+
+
+def _merge_into_the_layer_before(sketch: _Sketch) -> None:
+    uses = sketch.uses()
+    replaced: dict[str, str] = {}
+    for name, original in list(sketch.operations.items()):
+        inputs = tuple(replaced.get(value, value) for value in original.inputs)
+        operation = sketch.operations[name] = original.model_copy(update={"inputs": inputs})
+        if not isinstance(operation, ChannelAffine | ChannelMap):
+            continue
+        producer = sketch.operations.get(inputs[0])
+        alone = producer is not None and uses[inputs[0]] == 1
+        if _changes_nothing(operation, sketch.tensors[name]):
+            uses[inputs[0]] += uses[name] - 1
+        elif alone and producer is not None and _merge(sketch, producer, operation):
+            uses[inputs[0]] = uses[name]
+        else:
+            continue
+        replaced[name] = inputs[0]
+        del sketch.operations[name], sketch.tensors[name]
+    sketch.output = replaced.get(sketch.output, sketch.output)
+
+
+def _changes_nothing(operation: BaseOperation, tensors: dict[str, Double]) -> bool:
+    return isinstance(operation, ChannelAffine) and bool((tensors["scale"] == 1).all() and not tensors["shift"].any())
+
+
+def _merge(sketch: _Sketch, producer: BaseOperation, operation: ChannelAffine | ChannelMap) -> bool:
+    """Let `producer` make what `operation` makes of its output; say whether it can."""
+    own = sketch.tensors[producer.name]
+    if isinstance(producer, ChannelMap) and isinstance(operation, ChannelAffine):
+        producer, own = _layer_of_map(producer, own)
+    if isinstance(operation, ChannelMap):
+        if not (isinstance(producer, FullyConnected) or (isinstance(producer, Convolution2d) and producer.groups == 1)):
+            return False
+        matrix = sketch.tensors[operation.name]["matrix"]
+        merged = {role: np.tensordot(matrix, tensor, axes=1) for role, tensor in own.items()}
+    elif isinstance(producer, Convolution2d | FullyConnected | ChannelAffine):
+        merged = _scaled(own, sketch.tensors[operation.name])
+    else:
+        return False
+    sketch.operations[producer.name] = _fitting(producer, merged)
+    sketch.tensors[producer.name] = merged
+    return True
+
+
+def _scaled(producer: dict[str, Double], affine: dict[str, Double]) -> dict[str, Double]:
+    """The producer's scale * (weight x + bias) + shift, as new tensors of the producer."""
+    main, offset = ("scale", "shift") if "scale" in producer else ("weight", "bias")
+    weight = producer[main]
+    scale = affine["scale"]
+    return {
+        main: weight * scale.reshape(-1, *(1 for _ in weight.shape[1:])),
+        offset: producer.get(offset, np.zeros_like(scale)) * scale + affine["shift"],
+    }
+
+
+def _fitting(layer: BaseOperation, tensors: dict[str, Double]) -> BaseOperation:
+    """The layer with the attributes that its new tensors ask for."""
+    if isinstance(layer, ChannelAffine):
+        return layer
+    weight = tensors["weight"]
+    changes = {"bias": "bias" in tensors, "shape": (weight.shape[0], *layer.shape[1:])}
+    if isinstance(layer, Convolution2d):
+        return layer.model_copy(update=changes | {"weight_shape": weight.shape})
+    return layer.model_copy(update=changes | {"out_features": weight.shape[0], "in_features": weight.shape[1]})
+
+
+def _merge_into_the_layer_behind(sketch: _Sketch) -> None:
+    for name in list(sketch.operations):
+        operation = sketch.operations[name]
+        if not isinstance(operation, ChannelAffine | ChannelMap):
+            continue
+        readers = sketch.readers()
+        reader = readers.get(name)
+        if isinstance(operation, ChannelAffine) and isinstance(reader, GlobalAveragePool | Reshape):
+            if isinstance(_behind_pools(readers, reader), FullyConnected):
+                _swap(sketch, operation, reader)
+        elif reader is not None and (merged := _behind(sketch, operation, reader)) is not None:
+            changed = _fitting(reader, merged)
+            sketch.operations[reader.name] = changed.model_copy(update={"inputs": operation.inputs})
+            sketch.tensors[reader.name] = merged
+            del sketch.operations[name], sketch.tensors[name]
+
+
+def _behind_pools(readers: dict[str, BaseOperation], operation: BaseOperation | None) -> BaseOperation | None:
+    """The first reader that is neither a mean nor a flattening."""
+    while isinstance(operation, GlobalAveragePool) or (isinstance(operation, Reshape) and len(operation.shape) == 1):
+        operation = readers.get(operation.name)
+    return operation
+
+
+def _swap(sketch: _Sketch, affine: ChannelAffine, reader: GlobalAveragePool | Reshape) -> None:
+    """Scale and shift what the reader makes instead of what it reads: a mean, or elements of a vector."""
+    own = sketch.tensors[affine.name]
+    times = reader.shape[0] // affine.shape[0]
+    sketch.operations[affine.name] = reader.model_copy(update={"name": affine.name, "inputs": affine.inputs})
+    sketch.tensors[affine.name] = {}
+    sketch.operations[reader.name] = ChannelAffine(name=reader.name, inputs=(affine.name,), shape=reader.shape)
+    sketch.tensors[reader.name] = {role: np.repeat(tensor, times) for role, tensor in own.items()}
+
+
+def _behind(sketch: _Sketch, operation: BaseOperation, reader: BaseOperation) -> dict[str, Double] | None:
+    """The reader's tensors when it reads what `operation` reads; None where it cannot."""
+    if not (isinstance(reader, FullyConnected) or (isinstance(reader, Convolution2d) and reader.groups == 1)):
+        return None
+    given, own = sketch.tensors[operation.name], sketch.tensors[reader.name]
+    weight = own["weight"]
+    if isinstance(operation, ChannelMap):
+        return own | {"weight": np.moveaxis(np.tensordot(weight, given["matrix"], axes=((1,), (0,))), -1, 1)}
+    shift = given["shift"]
+    if isinstance(reader, Convolution2d) and shift.any() and reader.padding != NO_PADDING:
+        return None  # the padding's zeros are not shifted
+    bias = own.get("bias", np.zeros(len(weight))) + weight.reshape(*weight.shape[:2], -1).sum(axis=2) @ shift
+    return {"weight": weight * given["scale"].reshape(1, -1, *(1 for _ in weight.shape[2:])), "bias": bias}
+
+
+def _make_layers(sketch: _Sketch) -> None:
+    """What could not be merged becomes a 1 x 1 convolution or a fully connected layer."""
+    plain = _Sketch({}, {}, sketch.output)
+    for name, operation in sketch.operations.items():
+        tensors = sketch.tensors[name]
+        if isinstance(operation, ChannelAffine):
+            _add_depthwise(plain, operation, tensors)
+            continue
+        if isinstance(operation, ChannelMap):
+            plain.operations[name], plain.tensors[name] = _layer_of_map(operation, tensors)
+        else:
+            plain.operations[name], plain.tensors[name] = operation, tensors
+    sketch.operations, sketch.tensors = plain.operations, plain.tensors
+
+
+def _layer_of_map(operation: ChannelMap, tensors: dict[str, Double]) -> tuple[BaseOperation, dict[str, Double]]:
+    matrix = tensors["matrix"]
+    outputs, inputs = matrix.shape
+    made = {"name": operation.name, "inputs": operation.inputs, "shape": operation.shape, "bias": False}
+    if len(operation.shape) == 1:
+        return FullyConnected(**made, in_features=inputs, out_features=outputs), {"weight": matrix}
+    return Convolution2d(**made, weight_shape=(outputs, inputs, 1, 1)), {"weight": matrix[:, :, None, None]}
+
+
+def _add_depthwise(plain: _Sketch, affine: ChannelAffine, tensors: dict[str, Double]) -> None:
+    """A depthwise 1 x 1 convolution, of a 1 x 1 image for features."""
+    channels = affine.shape[0]
+    name, inputs, shape = affine.name, affine.inputs, affine.shape
+    is_vector = len(shape) == 1
+    if is_vector:
+        image = f"{affine.name}_image"
+        plain.operations[image] = Reshape(name=image, inputs=inputs, shape=(channels, 1, 1))
+        plain.tensors[image] = {}
+        name, inputs, shape = f"{affine.name}_scaled", (image,), (channels, 1, 1)
+    plain.operations[name] = Convolution2d(
+        name=name, inputs=inputs, shape=shape, weight_shape=(channels, 1, 1, 1), bias=True, groups=channels
+    )
+    plain.tensors[name] = {"weight": tensors["scale"].reshape(channels, 1, 1, 1), "bias": tensors["shift"]}
+    if is_vector:
+        plain.operations[affine.name] = Reshape(name=affine.name, inputs=(name,), shape=affine.shape)
+        plain.tensors[affine.name] = {}
+
+
+def _join_siblings(sketch: _Sketch) -> None:
+    """1 x 1 convolutions of one value that only a Concat reads, side by side, are one convolution.
+
+    Exporters write a scale and shift of the image's channels so, one channel at a time.
+    """
+    readers = sketch.readers()
+    for name, operation in list(sketch.operations.items()):
+        found = [sketch.operations.get(value) for value in operation.inputs]
+        siblings = [one for one in found if isinstance(one, Convolution2d) and readers.get(one.name) is operation]
+        if not isinstance(operation, Concat) or len(siblings) != len(found) or not _alike(siblings):
+            continue
+        parts = [sketch.tensors[one.name] for one in siblings]
+        joined = {"weight": np.concatenate([part["weight"] for part in parts])}
+        if any(one.bias for one in siblings):
+            joined["bias"] = np.concatenate(
+                [part.get("bias", np.zeros(one.shape[0])) for part, one in zip(parts, siblings, strict=True)]
+            )
+        for one in siblings:
+            del sketch.operations[one.name], sketch.tensors[one.name]
+        first = siblings[0].model_copy(update={"name": name})
+        sketch.operations[name], sketch.tensors[name] = _fitting(first, joined), joined
+
+
+def _alike(siblings: list[Convolution2d]) -> bool:
+    first = siblings[0]
+    geometry = (first.inputs, first.stride, first.padding, (1, 1), 1)
+    return all((one.inputs, one.stride, one.padding, one.weight_shape[2:], one.groups) == geometry for one in siblings)
+
+
+def _renamed(sketch: _Sketch) -> tuple[tuple[Operation, ...], str, dict[str, Double]]:
+    """Names that say what a layer is and tell nothing of the ONNX file: convolution1, relu1, convolution2, ..."""
+    names = {INPUT: INPUT}
+    counts: Counter[str] = Counter()
+    final: list[Operation] = []
+    weights: dict[str, Double] = {}
+    for operation in sketch.operations.values():
+        made = cast("Operation", operation)  # what stands only in a draft is gone by now
+        counts[made.kind] += 1
+        name = f"{_STEMS.get(made.kind, made.kind)}{counts[made.kind]}"
+        names[made.name] = name
+        final.append(made.model_copy(update={"name": name, "inputs": tuple(names[value] for value in made.inputs)}))
+        weights |= {f"{name}.{role}": tensor for role, tensor in sketch.tensors.get(made.name, {}).items()}
+    return tuple(final), names[sketch.output], weights

@@ -1,0 +1,198 @@
+"""Windows over images: padding, pools, and the reductions that stand for pools over the whole image."""
+
+import math
+
+import numpy as np
+
+from model_owner.onnx_import.arranging import arrange, positions_of
+from model_owner.onnx_import.draft import ChannelAffine, Draft, Node, Positions
+from secure_computation.network import NO_PADDING, AveragePool, GlobalAveragePool, MaxPool, Pad, Padding, Pair
+
+_SIMPLIFY = "change the model and export it again"
+
+
+def image_size(draft: Draft, node: Node) -> Pair:
+    """Height and width of input 0. Raises ModelFileError where it is no image."""
+    shape = draft.shape(node, 0)
+    if len(shape) != 3:
+        raise node.unsupported(f"its input has shape {shape}, not (channels, height, width)", _SIMPLIFY)
+    return shape[1], shape[2]
+
+
+def window_padding(node: Node, size: Pair, kernel: Pair, stride: Pair, dilation: Pair) -> Padding:
+    """The node's padding, explicit or automatic (ONNX `auto_pad`)."""
+    automatic = node.text("auto_pad", "NOTSET")
+    if automatic == "NOTSET":
+        pads = tuple(int(value) for value in node.attributes.get("pads", NO_PADDING))
+        if len(pads) != 4:
+            raise node.unsupported("'pads' must have four values", "only two-dimensional images are supported")
+        return pads[0], pads[1], pads[2], pads[3]
+    if automatic == "VALID":
+        return NO_PADDING
+    if min(stride) < 1 or automatic not in {"SAME_UPPER", "SAME_LOWER"}:
+        raise node.unsupported(f"auto_pad {automatic} with stride {stride}", _SIMPLIFY)
+    before, after = [], []
+    for extent, k, s, d in zip(size, kernel, stride, dilation, strict=True):
+        total = max((math.ceil(extent / s) - 1) * s + (k - 1) * d + 1 - extent, 0)
+        small, large = total // 2, total - total // 2
+        before.append(small if automatic == "SAME_UPPER" else large)
+        after.append(large if automatic == "SAME_UPPER" else small)
+    return before[0], before[1], after[0], after[1]
+
+
+def max_pool(draft: Draft, node: Node) -> None:
+    """MaxPool."""
+    if node.pair("dilations", (1, 1)) != (1, 1):
+        raise node.unsupported("it is dilated", _SIMPLIFY)
+    size, kernel, stride = image_size(draft, node), node.pair("kernel_shape"), node.pair("strides", (1, 1))
+    padding = window_padding(node, size, kernel, stride, (1, 1))
+    if node.integer("ceil_mode", 0) and node.text("auto_pad", "NOTSET") == "NOTSET":
+        padding = _rounded_up(size, kernel, stride, padding)
+    draft.emit(node, MaxPool, (draft.value(node, 0),), kernel=kernel, stride=stride, padding=padding)
+
+
+def _rounded_up(size: Pair, kernel: Pair, stride: Pair, padding: Padding) -> Padding:
+    """Padding with which rounding down gives what `ceil_mode` asks for: a last window that starts inside counts."""
+    after = [padding[2], padding[3]]
+    for axis in range(2):
+        before = padding[axis]
+        rest = size[axis] + before + after[axis] - kernel[axis]
+        windows = math.ceil(rest / max(stride[axis], 1)) + 1
+        if (windows - 1) * stride[axis] >= size[axis] + before:
+            windows -= 1
+        after[axis] += max((windows - 1) * stride[axis] - rest, 0)
+    return padding[0], padding[1], after[0], after[1]
+
+
+def average_pool(draft: Draft, node: Node) -> None:
+    """AveragePool; a window that `ceil_mode` lets reach beyond the padding is averaged over what it holds."""
+    if node.pair("dilations", (1, 1)) != (1, 1):
+        raise node.unsupported("it is dilated", _SIMPLIFY)
+    size, kernel, stride = image_size(draft, node), node.pair("kernel_shape"), node.pair("strides", (1, 1))
+    padding = window_padding(node, size, kernel, stride, (1, 1))
+    value, counted = draft.value(node, 0), bool(node.integer("count_include_pad", 0))
+    if node.integer("ceil_mode", 0) and node.text("auto_pad", "NOTSET") == "NOTSET":
+        reaching = _rounded_up(size, kernel, stride, padding)
+        if counted and reaching != padding:  # the padding counts, what lies beyond it does not
+            value, counted = draft.append(node, Pad, (value,), padding=padding), False
+            reaching = (0, 0, reaching[2] - padding[2], reaching[3] - padding[3])
+        padding = reaching
+    draft.emit(node, AveragePool, (value,), kernel=kernel, stride=stride, padding=padding, count_include_pad=counted)
+
+
+def global_average_pool(draft: Draft, node: Node) -> None:
+    """GlobalAveragePool."""
+    draft.emit(node, GlobalAveragePool, (draft.value(node, 0),))
+
+
+def global_max_pool(draft: Draft, node: Node) -> None:
+    """GlobalMaxPool: a window as large as the image."""
+    size = image_size(draft, node)
+    draft.emit(node, MaxPool, (draft.value(node, 0),), kernel=size, stride=size)
+
+
+def reduce_mean(draft: Draft, node: Node) -> None:
+    """ReduceMean over height and width, at once or one after the other, whatever the order of axes."""
+    _reduce(draft, node, since=18)
+
+
+def reduce_sum(draft: Draft, node: Node) -> None:
+    """ReduceSum over height and width: their mean times the number of places."""
+    elements = math.prod(draft.shape(node, 0))
+    mean = _reduce(draft, node, since=13)
+    places = np.full(draft.shapes[mean][0], elements / math.prod(draft.shapes[mean]))
+    tensors = {"scale": places, "shift": np.zeros_like(places)}
+    draft.values[node.outputs[0]] = draft.append(node, ChannelAffine, (mean,), tensors=tensors)
+
+
+def reduce_max(draft: Draft, node: Node) -> None:
+    """ReduceMax over height and width."""
+    _reduce(draft, node, since=18, largest=True)
+
+
+def _reduce(draft: Draft, node: Node, *, since: int, largest: bool = False) -> str:
+    """Emit the pool that the reduction is; return the pooled value. `since`: the opset that made axes an input."""
+    positions, value = positions_of(draft, node, 0), draft.value(node, 0)
+    axes = _axes(draft, node, since, positions.ndim)
+    shape = draft.shapes[value]
+    if len(shape) == 3:
+        for extent in ((shape[1], shape[2]), (1, shape[2]), (shape[1], 1)):
+            found = _pooled_positions(positions, (shape[0], shape[1], shape[2]), extent, axes)
+            if found is None:
+                continue
+            pooled = _pool_over(draft, node, value, extent, largest=largest)
+            kept = found if node.integer("keepdims", 1) else found.squeeze(axes)
+            arrange(draft, node, node.outputs[0], pooled, kept)
+            return pooled
+    raise node.unsupported(
+        f"it reduces axes {list(axes)} of a value of shape {positions.shape}",
+        "only the mean, sum or maximum over height and width is supported",
+    )
+
+
+def _axes(draft: Draft, node: Node, since: int, rank: int) -> tuple[int, ...]:
+    given = node.attributes.get("axes") if draft.opset < since else draft.optional_constant(node, 1)
+    axes = [int(axis) for axis in np.asarray(range(rank) if given is None else given).reshape(-1)]
+    if any(not -rank <= axis < rank for axis in axes):
+        raise node.unsupported(f"it reduces axes {axes} of {rank}", "export the model again")
+    return tuple(sorted({axis % rank for axis in axes}))
+
+
+def _pooled_positions(
+    positions: Positions, shape: tuple[int, int, int], extent: Pair, axes: tuple[int, ...]
+) -> Positions | None:
+    """Positions, with the reduced axes kept, in the value pooled over windows of `extent`; None where it is not that.
+
+    Each element belongs to one window. The reduction is that pool where what it takes together are whole windows.
+    """
+    channels, height, width = shape
+    small = (channels, height // extent[0], width // extent[1])
+    windows = np.broadcast_to(np.arange(math.prod(small)).reshape(small), shape).reshape(-1)[positions]
+    first = windows.min(axis=axes, keepdims=True)
+    elements = math.prod(shape)
+    if first.size != math.prod(small) or positions.size != elements or not (windows == first).all():
+        return None
+    return first if (np.bincount(positions.reshape(-1), minlength=elements) == 1).all() else None
+
+
+def _pool_over(draft: Draft, node: Node, value: str, extent: Pair, *, largest: bool) -> str:
+    shape = draft.shapes[value]
+    whole = extent == shape[1:]
+    if largest:
+        return draft.append(node, MaxPool, (value,), kernel=extent, stride=extent)
+    if whole:
+        return draft.append(node, GlobalAveragePool, (_before_partial_mean(draft, value),))
+    return draft.append(node, AveragePool, (value,), kernel=extent, stride=extent, count_include_pad=False)
+
+
+def _before_partial_mean(draft: Draft, value: str) -> str:
+    """What was averaged over one whole axis to make the value: the mean over both is one pool."""
+    for operation in draft.operations:
+        if operation.name == value and isinstance(operation, AveragePool):
+            sizes = draft.shapes[operation.inputs[0]][1:]
+            if operation.padding == NO_PADDING and operation.kernel in {(1, sizes[1]), (sizes[0], 1)}:
+                return operation.inputs[0]
+    return value
+
+
+def pad(draft: Draft, node: Node) -> None:
+    """Pad by a constant, in height and width."""
+    if node.text("mode", "constant") != "constant":
+        raise node.unsupported(f"its mode is {node.text('mode', '')}", "only padding by a constant is supported")
+    image_size(draft, node)
+    pads = [int(value) for value in draft.constant(node, 1).reshape(-1)]
+    axes_given = draft.optional_constant(node, 3)
+    axes = [int(axis) % 4 for axis in (axes_given.reshape(-1) if axes_given is not None else range(4))]
+    if len(pads) != 2 * len(axes) or len(set(axes)) != len(axes):
+        raise node.unsupported("its pads and axes disagree", _SIMPLIFY)
+    before, after = dict(zip(axes, pads, strict=False)), dict(zip(axes, pads[len(axes) :], strict=True))
+    if any(border.get(axis, 0) for border in (before, after) for axis in (0, 1)):
+        raise node.unsupported("it pads batch or channels", "only height and width may be padded")
+    value = draft.optional_constant(node, 2)
+    draft.emit(
+        node,
+        Pad,
+        (draft.value(node, 0),),
+        padding=tuple(border.get(axis, 0) for border in (before, after) for axis in (2, 3)),
+        value=0.0 if value is None or value.size == 0 else float(value.reshape(-1)[0]),
+    )

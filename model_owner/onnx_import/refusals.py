@@ -1,0 +1,74 @@
+"""What to do instead of an operator that is not computed under encryption."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from contract.errors import ModelFileError
+from model_owner.onnx_import.draft import Node
+
+_NORMALISES = "it divides by a spread that it measures on each image, which is not computed under encryption"
+_BATCH_NORM = "train the model with BatchNorm instead, whose statistics are constants after training"
+_COMPARES = "values that depend on the image are not compared under encryption"
+_AFTER_SIGMOID = (
+    "leave out what follows the logits; a torchxrayvision model is exported without its op_threshs "
+    "(model.op_threshs = None, model.apply_sigmoid = False)"
+)
+_RESIZES = "images are not resized inside the model"
+_BRANCHES = "the model takes different ways for different inputs"
+_FIXED = "export it for a fixed input size, batch 1, with constants folded (do_constant_folding=True)"
+_SEQUENCE = "recurrent networks are not supported"
+
+_ADVICE: Mapping[str, tuple[str, str]] = MappingProxyType(
+    {
+        **dict.fromkeys(
+            (
+                "InstanceNormalization",
+                "GroupNormalization",
+                "LayerNormalization",
+                "RMSNormalization",
+                "LpNormalization",
+            ),
+            (_NORMALISES, f"GroupNorm, InstanceNorm and LayerNorm are of this kind: {_BATCH_NORM}"),
+        ),
+        "MeanVarianceNormalization": (_NORMALISES, _BATCH_NORM),
+        "LRN": (_NORMALISES, _BATCH_NORM),
+        **dict.fromkeys(
+            ("Less", "LessOrEqual", "Greater", "GreaterOrEqual", "Equal", "Where", "NonZero", "ScatterND", "GatherND"),
+            (_COMPARES, _AFTER_SIGMOID),
+        ),
+        **dict.fromkeys(
+            ("ArgMax", "ArgMin", "TopK", "Round", "Hardmax"),
+            ("it turns logits into a decision, which the data owner does", "end the model in logits, before it"),
+        ),
+        **dict.fromkeys(
+            ("Resize", "Upsample", "GridSample", "ConvTranspose", "MaxUnpool"),
+            (_RESIZES, "take this part out: the card's height and width say what size the model gets"),
+        ),
+        **dict.fromkeys(("If", "Loop", "Scan"), (_BRANCHES, _FIXED)),
+        **dict.fromkeys(("LSTM", "GRU", "RNN"), (_SEQUENCE, "use a convolutional network")),
+        **dict.fromkeys(
+            ("Attention", "Einsum"), ("products of two images are not supported", "use a convolutional network")
+        ),
+        **dict.fromkeys(
+            ("Elu", "Selu", "Celu", "Mish", "Softplus", "Softsign", "ThresholdedRelu"),
+            (
+                "this activation is not computed under encryption",
+                "train the model with ReLU, LeakyReLU, SiLU or GELU instead",
+            ),
+        ),
+        "RandomNormalLike": ("it draws random numbers", "export the model in evaluation mode"),
+        **dict.fromkeys(
+            ("DequantizeLinear", "QuantizeLinear", "QLinearConv", "ConvInteger", "DynamicQuantizeLinear"),
+            ("quantised models are not supported", "export the model with float weights, before it is quantised"),
+        ),
+    }
+)
+
+
+def refusal(node: Node) -> ModelFileError:
+    """The error for an operator that has no handler: why, and what to do instead."""
+    reason, advice = _ADVICE.get(
+        node.operator,
+        ("not supported under encryption", "replace it before the export by operators that docs/own-model.md lists"),
+    )
+    return node.unsupported(reason, advice)
