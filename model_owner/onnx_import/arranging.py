@@ -10,9 +10,8 @@ is, by a Reshape, or by a ChannelMap that picks and orders channels.
 import math
 
 import numpy as np
-from numpy.typing import NDArray
 
-from model_owner.onnx_import.draft import ChannelMap, Double, Draft, Node, Positions
+from model_owner.onnx_import.draft import Array, ChannelMap, Double, Draft, Node, Positions
 from model_owner.onnx_import.folding import run_reference
 from secure_computation.network import MAX_TENSOR_ELEMENTS, Reshape, Shape
 
@@ -51,7 +50,7 @@ def can_rearrange(draft: Draft, node: Node) -> bool:
 
 def rearrange(draft: Draft, node: Node) -> None:
     """Give the outputs their positions."""
-    given = [positions_of(draft, node, 0)]
+    given: list[Array] = [positions_of(draft, node, 0)]
     for index in range(1, len(node.inputs)):
         if node.operator == "Concat":
             given.append(positions_of(draft, node, index))
@@ -105,14 +104,9 @@ def settle(draft: Draft, node: Node, name: str) -> None:
     if shape[:1] != (1,) or len(shape) not in {2, 4}:
         raise node.unsupported(f"its input has shape {shape} for a batch of 1", _ADVICE)
     value = draft.values[name]
-    elements = math.prod(draft.shapes[value])
-    if _in_order(positions, elements):
-        value = _reshaped(draft, node, value, shape[1:])
-    elif len(shape) == 2:
-        value = _picked(draft, node, _reshaped(draft, node, value, (elements,)), positions[0])
-    else:
-        value = _picked(draft, node, value, _channels(draft, node, value, positions))
-    draft.values[name] = value
+    if not _in_order(positions, math.prod(draft.shapes[value])):
+        value = _picked(draft, node, value, positions)
+    draft.values[name] = _reshaped(draft, node, value, shape[1:])
     del draft.positions[name]
 
 
@@ -169,25 +163,25 @@ def _reshaped(draft: Draft, node: Node, value: str, shape: Shape) -> str:
     return value if draft.shapes[value] == shape else draft.append(node, Reshape, (value,), shape=shape)
 
 
-def _channels(draft: Draft, node: Node, value: str, positions: Positions) -> NDArray[np.int64]:
-    """The channels of the value that an image consists of, in its order. Raises ModelFileError where it is none."""
-    shape = draft.shapes[value]
-    area = math.prod(shape[1:])
-    channels = positions[0, :, 0, 0] // area
-    places = np.arange(area).reshape(1, *positions.shape[2:]) if positions[0, 0].size == area else None
-    if len(shape) != 3 or places is None or not (positions[0] == channels[:, None, None] * area + places).all():
-        raise node.unsupported(
-            "its input holds the pixels of earlier values in another order",
-            "only channels can be picked and reordered: crop, turn or rearrange images before they go into the model, "
-            "and export with channels first (batch, channels, height, width)",
-        )
-    return channels
+def _picked(draft: Draft, node: Node, value: str, positions: Positions) -> str:
+    """A value that holds the elements at these positions in their order: channels of `value`, or elements of a vector.
 
-
-def _picked(draft: Draft, node: Node, value: str, rows: NDArray[np.int64]) -> str:
-    inputs = draft.shapes[value][0]
-    if len(rows) * inputs > _MAX_MAP_ELEMENTS:
-        raise node.unsupported(f"its input is {len(rows)} of {inputs} elements in another order", "keep their order")
-    matrix = np.zeros((len(rows), inputs))
+    Raises ModelFileError where whole channels do not make it up, and it is no vector itself.
+    """
+    channels, *sizes = draft.shapes[value]
+    area = math.prod(sizes)
+    whole = positions.reshape(-1, area) if positions.size % area == 0 else np.empty((0, area), dtype=np.int64)
+    rows = whole[:, 0] // area
+    if not whole.size or not (whole == rows[:, None] * area + np.arange(area)).all():
+        if positions.ndim != 2:
+            raise node.unsupported(
+                "its input holds the pixels of earlier values in another order",
+                "only channels can be picked and reordered: crop, turn or rearrange images before they go into the "
+                "model, and export with channels first (batch, channels, height, width)",
+            )
+        value, rows, channels = _reshaped(draft, node, value, (channels * area,)), positions[0], channels * area
+    if len(rows) * channels > _MAX_MAP_ELEMENTS:
+        raise node.unsupported(f"its input is {len(rows)} of {channels} elements in another order", "keep their order")
+    matrix = np.zeros((len(rows), channels))
     matrix[np.arange(len(rows)), rows] = 1.0
     return draft.append(node, ChannelMap, (value,), tensors={"matrix": matrix}, outputs=len(rows))

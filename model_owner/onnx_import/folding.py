@@ -59,10 +59,10 @@ def _elements(node: Node, inputs: list[Array]) -> int:
     sizes = [value.size for value in inputs]
     if node.operator == "Gather":
         data = inputs[0]
-        return data.size // max(data.shape[node.integer("axis", 0)], 1) * sizes[1]
+        return int(data.size) // max(int(data.shape[node.integer("axis", 0)]), 1) * int(sizes[1])
     if node.operator in {"ConstantOfShape", "Expand", "Tile"}:
-        factors = [max(int(size), 1) for size in inputs[-1].reshape(-1)]
-        return math.prod(factors) * (1 if node.operator == "ConstantOfShape" else sizes[0])
+        made = math.prod(max(int(size), 1) for size in inputs[-1].reshape(-1))
+        return made if node.operator == "ConstantOfShape" else made * int(sizes[0])
     if node.operator == "Range":
         start, end, step = (float(value.reshape(())) for value in inputs)
         return math.ceil(abs(end - start) / abs(step))

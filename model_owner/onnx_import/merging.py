@@ -214,10 +214,14 @@ def _make_layers(sketch: _Sketch) -> None:
 def _layer_of_map(operation: ChannelMap, tensors: dict[str, Double]) -> tuple[BaseOperation, dict[str, Double]]:
     matrix = tensors["matrix"]
     outputs, inputs = matrix.shape
-    made = {"name": operation.name, "inputs": operation.inputs, "shape": operation.shape, "bias": False}
-    if len(operation.shape) == 1:
-        return FullyConnected(**made, in_features=inputs, out_features=outputs), {"weight": matrix}
-    return Convolution2d(**made, weight_shape=(outputs, inputs, 1, 1)), {"weight": matrix[:, :, None, None]}
+    name, read, shape = operation.name, operation.inputs, operation.shape
+    if len(shape) == 1:
+        layer = FullyConnected(
+            name=name, inputs=read, shape=shape, in_features=inputs, out_features=outputs, bias=False
+        )
+        return layer, {"weight": matrix}
+    convolution = Convolution2d(name=name, inputs=read, shape=shape, weight_shape=(outputs, inputs, 1, 1), bias=False)
+    return convolution, {"weight": matrix[:, :, None, None]}
 
 
 def _add_depthwise(plain: _Sketch, affine: ChannelAffine, tensors: dict[str, Double]) -> None:

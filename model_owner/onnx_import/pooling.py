@@ -115,11 +115,10 @@ def _reduce(draft: Draft, node: Node, *, since: int, largest: bool = False) -> s
     positions, value = positions_of(draft, node, 0), draft.value(node, 0)
     axes = _axes(draft, node, since, positions.ndim)
     shape = draft.shapes[value]
-    if len(shape) == 3:
-        for extent in ((shape[1], shape[2]), (1, shape[2]), (shape[1], 1)):
-            found = _pooled_positions(positions, (shape[0], shape[1], shape[2]), extent, axes)
-            if found is None:
-                continue
+    channels, height, width = (*shape, 1, 1)[:3]
+    for extent in ((1, 1), (height, width), (1, width), (height, 1)):
+        found = _pooled_positions(positions, (channels, height, width), extent, axes)
+        if found is not None:
             pooled = _pool_over(draft, node, value, extent, largest=largest)
             kept = found if node.integer("keepdims", 1) else found.squeeze(axes)
             arrange(draft, node, node.outputs[0], pooled, kept)
@@ -156,8 +155,9 @@ def _pooled_positions(
 
 
 def _pool_over(draft: Draft, node: Node, value: str, extent: Pair, *, largest: bool) -> str:
-    shape = draft.shapes[value]
-    whole = extent == shape[1:]
+    if extent == (1, 1):
+        return value
+    whole = extent == draft.shapes[value][1:]
     if largest:
         return draft.append(node, MaxPool, (value,), kernel=extent, stride=extent)
     if whole:
