@@ -13,6 +13,7 @@ from contract.api import AuditHead
 from contract.audit_log import DAY_SECONDS, Entry, Head, read_log, verify_log
 from contract.command_line import new_app, say
 from contract.errors import CallerError
+from contract.output import write_out
 
 MAX_HEADS_BYTES: Final = 64 << 20
 _HEADER: Final = ("number", "at", "event", "previous")
@@ -56,7 +57,7 @@ def _add_list(app: typer.Typer, folder_of: FolderOf) -> None:
         for entry in read_log(folder_of(config)):
             fits = all(value in {None, getattr(entry, name)} for name, value in wanted.items())
             if fits and (since is None or entry.at >= since):
-                typer.echo(entry.model_dump_json(exclude_none=True) if as_json else _line(entry))
+                write_out(entry.model_dump_json(exclude_none=True) if as_json else _line(entry))
 
 
 def _add_verify(app: typer.Typer, folder_of: FolderOf, ask: Asking | None) -> None:
@@ -94,7 +95,7 @@ def _add_heads(app: typer.Typer, folder_of: FolderOf) -> None:
         for entry in read_log(folder_of(config)):
             seen = entry.event == "head-seen" and entry.organisation == organisation
             if seen and entry.entry is not None and entry.hash is not None:
-                typer.echo(AuditHead(number=entry.entry, hash=entry.hash).model_dump_json())
+                write_out(AuditHead(number=entry.entry, hash=entry.hash).model_dump_json())
 
 
 def _line(entry: Entry) -> str:

@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 
 from contract.errors import EncryptedInferenceError
+from contract.output import for_people, is_file_name_byte, printable
 
 
 def new_app(help_text: str) -> typer.Typer:
@@ -25,18 +26,18 @@ def new_app(help_text: str) -> typer.Typer:
 
 def console() -> Console:
     """The console for people. It writes to stderr: stdout belongs to results."""
-    return Console(stderr=True, highlight=False)
+    return Console(file=for_people(), highlight=False)
 
 
 def say(text: str) -> None:
-    """One line for people, on stderr, as it stands: no markup is read in it and it is not wrapped."""
-    console().print(text, markup=False, soft_wrap=True)
+    """One line for people, on stderr, as it stands: no markup is read in it, nothing in it moves a cursor."""
+    for_people().write(f"{printable(text)}\n")
 
 
 def one_line(error: EncryptedInferenceError) -> str:
-    """The message with line breaks and control characters taken out: some of its words may be a peer's."""
+    """The message without line breaks and control characters: some of its words may be a peer's."""
     text = " ".join(str(error).split())
-    return "".join(character for character in text if character.isprintable())
+    return "".join(printable(one) for one in text if one.isprintable() or is_file_name_byte(one))
 
 
 def run(app: typer.Typer, *, name: str, arguments: Sequence[str] | None = None) -> NoReturn:

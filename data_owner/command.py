@@ -20,6 +20,7 @@ import typer
 
 from contract.command_line import console, new_app, one_line, run, say
 from contract.errors import CallerError, EncryptedInferenceError
+from contract.output import json_line, write_out
 from contract.settings import load_settings
 from contract.ticket import BATCHED_ENGINES, MAX_IMAGES, STOCKED_ENGINES, Engine
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from contract.api import ModelEntry
+    from data_owner.delivery import Delivery
     from data_owner.results import Submission
     from data_owner.session import Diagnoser
     from imaging import Polarity
@@ -74,11 +76,12 @@ def diagnose(
     polarity = polarity_said(as_is=as_is, invert=invert)
     settings = load_settings(DataOwnerSettings, config)
     with console().status("starting"):
+        from data_owner.delivery import Delivery
         from data_owner.heat_map import places_for, require_heat_map
         from data_owner.session import Diagnoser
         from inference_service.client import InferenceServiceClient
     front_end = settings.inference_service
-    statuses = [0]
+    statuses, delivery = [0], Delivery(settings.data_folder, as_json=as_json)
     with InferenceServiceClient.of(front_end) as client:
         diagnoser = Diagnoser(settings, client)
         entry = diagnoser.choose_model(model)
@@ -100,34 +103,34 @@ def diagnose(
             except EncryptedInferenceError as error:
                 statuses.append(_report(path, error))
             if len(waiting) == batch or (waiting and number == len(files)):
-                statuses += _submit(diagnoser, waiting, entry, engine=chosen, as_json=as_json)
+                statuses += _submit(diagnoser, waiting, entry, engine=chosen, delivery=delivery)
                 waiting.clear()
     if max(statuses):
         sys.exit(max(statuses))
 
 
 def _submit(
-    diagnoser: "Diagnoser", submissions: "Sequence[Submission]", entry: "ModelEntry", *, engine: Engine, as_json: bool
+    diagnoser: "Diagnoser",
+    submissions: "Sequence[Submission]",
+    entry: "ModelEntry",
+    *,
+    engine: Engine,
+    delivery: "Delivery",
 ) -> list[int]:
     """Run one session and show its results; the exit statuses of what failed."""
-    from rich.console import Console
-
-    from data_owner.presentation import print_diagnosis, shown_progress
+    from data_owner.presentation import shown_progress
 
     try:
         with shown_progress(console()) as progress:
             results = diagnoser.submit(submissions, entry, engine=engine, progress=progress)
     except EncryptedInferenceError as error:
         return [_report(submission.path, error) for submission in submissions]
-    statuses = []
-    for submission, result in zip(submissions, results, strict=True):
-        if isinstance(result, EncryptedInferenceError):
-            statuses.append(_report(submission.path, result))
-        elif as_json:
-            typer.echo(result.model_dump_json())
-        else:
-            print_diagnosis(Console(highlight=False), result, entry.card)
-    return statuses
+    return [
+        _report(submission.path, result)
+        if isinstance(result, EncryptedInferenceError)
+        else delivery.deliver(result, entry.card)
+        for submission, result in zip(submissions, results, strict=True)
+    ]
 
 
 def polarity_said(*, as_is: bool, invert: bool) -> "Polarity | None":
@@ -199,14 +202,14 @@ def stock(
         say(f"data-owner: {warning}")
     for line in lines:
         if as_json:
-            typer.echo(line.model_dump_json())
+            write_out(json_line(line))
             continue
-        typer.echo(
+        write_out(
             f"{line.model} {line.version}: {line.items} for {line.model_owner} and {line.crypto_provider}, "
             f"the oldest {_age(line.oldest_seconds)} old, kept for {settings.stock_days:g} days"
         )
     if not lines and not as_json:
-        typer.echo("nothing is stocked; see data-owner prepare")
+        write_out("nothing is stocked; see data-owner prepare")
 
 
 def _age(seconds: float) -> str:
@@ -236,9 +239,9 @@ def inspect(
     polarity = polarity_said(as_is=as_is, invert=invert)
     inspection = inspect_file(file, None if card is None else read_card(card), preview, polarity)
     if as_json:
-        typer.echo(inspection.model_dump_json())
+        write_out(json_line(inspection))
     elif inspection.readable:
-        typer.echo(described(inspection, preview))
+        write_out(described(inspection, preview))
     if not inspection.readable:
         say(f"data-owner: {file}: {inspection.reason}")
         sys.exit(1)
@@ -260,7 +263,7 @@ def doctor(
     failed = False
     with InferenceServiceClient.of(front_end, timeout_seconds=seconds) as client:
         for check in examine(settings, client):
-            typer.echo(check.model_dump_json() if as_json else described(check))
+            write_out(json_line(check) if as_json else described(check))
             failed = failed or check.verdict is Verdict.BAD
     if failed:
         sys.exit(1)

@@ -94,6 +94,9 @@ class Diagnosis(Strict):
     """One file's answer."""
 
     file: str
+    """Its path. Of a name that is no UTF-8 the bytes that are none stand as \\xff, and `file_bytes` has it whole."""
+    file_bytes: str | None = None
+    """The path in hexadecimal, where it is no UTF-8."""
     model: ModelName
     engine: Engine
     diagnosis: ModelAnswer

@@ -62,11 +62,23 @@ def places_for(files: Sequence[Path], target: Path) -> tuple[Path, ...]:
         except OSError as error:
             raise CallerError(f"{folder}: cannot be made a folder ({error.strerror}); name another one") from error
     for place in places:
-        if place.exists():
-            raise CallerError(f"{place} exists already; name another place for the heat map")
+        _require_new(place)
     if not os.access(folder, os.W_OK):
         raise CallerError(f"{folder}: not a folder that can be written; name another place for the heat map")
     return places
+
+
+def _require_new(place: Path) -> None:
+    """Raise CallerError where a file exists, or cannot by its name."""
+    try:
+        place.lstat()
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise CallerError(
+            f"{place}: no heat map can be written there ({error.strerror}); name another place"
+        ) from error
+    raise CallerError(f"{place} exists already; name another place for the heat map")
 
 
 def draw_heat_map(picture: NDArray[np.uint8], grid: NDArray[np.float64]) -> bytes:

@@ -10,6 +10,7 @@ from PIL import Image
 
 from contract.errors import CallerError, ImageError
 from contract.model_card import AgeRange, ColourChoice, FrameChoice, InputSpecification, Modality, ModelCard, Strict
+from contract.output import path_bytes, path_text, printable, shown_path
 from data_owner.both_ways import draw_both_ways
 from data_owner.confirmation import DECIDE_POLARITY
 from data_owner.diagnosis import Warned
@@ -61,6 +62,9 @@ class Inspection(Strict):
     """One line of `data-owner inspect --json`. Holds nothing of the patient but what the picture shows."""
 
     file: str
+    """Its path. Of a name that is no UTF-8 the bytes that are none stand as \\xff, and `file_bytes` has it whole."""
+    file_bytes: str | None = None
+    """The path in hexadecimal, where it is no UTF-8."""
     readable: bool
     reason: str | None = None
     """Why it is refused, and what to do."""
@@ -99,7 +103,9 @@ def inspect_file(
     try:
         image = read_image(path, specification, polarity=polarity)
     except ImageError as error:
-        return Inspection(file=str(path), readable=False, reason=str(error))
+        return Inspection(
+            file=path_text(path), file_bytes=path_bytes(path), readable=False, reason=printable(str(error))
+        )
     if preview is not None:
         _write_preview(preview, _preview_of(image, card))
     return _of(path, image, card, polarity)
@@ -147,7 +153,8 @@ def _of(path: Path, image: ImageFacts, card: ModelCard | None, polarity: Polarit
             ages=asked.ages,
         )
     return Inspection(
-        file=str(path),
+        file=path_text(path),
+        file_bytes=path_bytes(path),
         readable=True,
         format=image.format.value,
         encoding=image.encoding,
@@ -200,11 +207,11 @@ def described(inspection: Inspection, preview: Path | None = None) -> str:
             f"to {asked.model} {asked.version}"
         )
     facts["stays here"] = "the file, the patient's name and all else that it says"
-    lines = [f"{name + ':':12}{value}" for name, value in facts.items()]
-    lines += [f"Warning: {warning.text}" for warning in inspection.warnings]
+    lines = [f"{name + ':':12}{printable(value)}" for name, value in facts.items()]
+    lines += [f"Warning: {printable(warning.text)}" for warning in inspection.warnings]
     codes = {warning.code for warning in inspection.warnings}
     if codes & POLARITY_QUESTIONS:
-        decide = DECIDE_POLARITY if preview is None else f"look at {preview}, then add --as-is or --invert"
+        decide = DECIDE_POLARITY if preview is None else f"look at {shown_path(preview)}, then add --as-is or --invert"
         lines.append(f"data-owner diagnose asks about it: {decide}.")
     elif inspection.needs_confirmation:
         lines.append("data-owner diagnose would submit it with --force only.")

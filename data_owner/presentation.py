@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from contract.model_card import ModelCard
+from contract.output import printable
 from data_owner.answers import ClassAnswer
 from data_owner.diagnosis import Diagnosis
 from data_owner.progress import Progress
@@ -25,7 +26,7 @@ FRAME = 8
 def shown_progress(console: Console) -> Iterator[Progress]:
     """Show stages and layers with the time left while the block runs; nothing where stderr is not a terminal."""
     bars = Bars(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         TextColumn("{task.completed:.0f}/{task.total:.0f} layers"),
         TimeElapsedColumn(),
@@ -50,27 +51,29 @@ def shown_progress(console: Console) -> Iterator[Progress]:
 def print_diagnosis(console: Console, diagnosis: Diagnosis, card: ModelCard) -> None:
     """Print the answer, what it rests on, and what left this machine."""
     answer, lines = diagnosis.diagnosis, lines_of(diagnosis.diagnosis)
-    content: Table | Text = _bars(lines) if lines else Text(answer.words, style="bold")
-    title = Text(f"{diagnosis.file}: {answer.words}", style="bold")
+    block = "#" if console.options.ascii_only else "█"
+    content: Table | Text = _bars(lines, block) if lines else Text(printable(answer.words), style="bold")
+    title = Text(printable(f"{diagnosis.file}: {answer.words}"), style="bold")
     subtitle = Text(f"{diagnosis.model.name} {diagnosis.model.version}")
     needed = max(len(title), len(subtitle), console.measure(content).maximum) + FRAME
     console.print(Panel(content, title=title, subtitle=subtitle, width=min(console.width, needed)))
     console.print(explained(answer, diagnosis.calibration), markup=False)
     for warning in diagnosis.warnings:
-        console.print(f"Warning: {warning.words}", markup=False)
+        console.print(f"Warning: {printable(warning.words)}", markup=False)
     if diagnosis.heat_map_file is not None:
         of = answer.label if isinstance(answer, ClassAnswer) else answer.words
-        console.print(f"Heat map of {of}: {diagnosis.heat_map_file}", markup=False, soft_wrap=True)
-    console.print(f"Intended use: {card.intended_use}", markup=False)
+        text = printable(f"Heat map of {of}: {diagnosis.heat_map_file}")
+        console.print(text, markup=False, soft_wrap=True)
+    console.print(f"Intended use: {printable(card.intended_use)}", markup=False)
     _print_account(console, diagnosis)
 
 
-def _bars(lines: Sequence[Line]) -> Table:
+def _bars(lines: Sequence[Line], block: str) -> Table:
     table = Table.grid(padding=(0, 2))
     for line in lines:
         style = "bold" if line.stands else ""
-        bar = "█" * max(1, round(line.share * BAR_WIDTH))
-        cells = [Text(line.name, style=style), Text(line.percent, style=style, justify="right")]
+        bar = block * max(1, round(line.share * BAR_WIDTH))
+        cells = [Text(printable(line.name), style=style), Text(line.percent, style=style, justify="right")]
         cells += [Text(line.verdict, style=style)] if line.threshold is not None else []
         table.add_row(*cells, Text(bar, style="cyan"))
     return table

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from contract.api import ModelEntry
 from contract.errors import PeerViolation
 from contract.model_card import ModelCard
+from contract.output import path_bytes, path_text, shown_path
 from contract.ticket import Engine
 from data_owner.answers import ClassAnswer, FindingsAnswer, ModelAnswer, answer_from_label, answer_from_logits
 from data_owner.calibration import calibration_of
@@ -72,7 +73,8 @@ def _diagnosis(submission: Submission, entry: ModelEntry, engine: Engine, outcom
         found, logits = answer_from_label(entry.card, answer.index), None
     noticed = submission.image.warnings
     return Diagnosis(
-        file=str(submission.path),
+        file=path_text(submission.path),
+        file_bytes=path_bytes(submission.path),
         model=ModelName(name=entry.card.name, version=entry.card.version),
         engine=engine,
         diagnosis=found,
@@ -112,6 +114,7 @@ def _with_heat_map_file(diagnosis: Diagnosis, image: ModelInput, path: Path) -> 
     try:
         write_new(path, drawn)
     except OSError as error:
-        text = f"the heat map was not written to {path} ({error.strerror}); the numbers are in the output of --json"
+        why = f"the heat map was not written to {shown_path(path)} ({error.strerror})"
+        text = f"{why}; the numbers are in the output of --json"
         return diagnosis.model_copy(update={"warnings": (*diagnosis.warnings, Warned(code="no-heat-map", text=text))})
-    return diagnosis.model_copy(update={"heat_map_file": str(path)})
+    return diagnosis.model_copy(update={"heat_map_file": shown_path(path)})

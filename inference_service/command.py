@@ -18,6 +18,7 @@ from contract.audit_command import audit_app
 from contract.audit_log import AuditLog
 from contract.command_line import new_app, run, say
 from contract.errors import CallerError, ConfigurationError
+from contract.output import write_out
 from contract.settings import load_settings
 from contract.ticket import new_signing_key
 from inference_service.accounts import AccountRole, Accounts
@@ -55,7 +56,7 @@ def init(config: ConfigOption = None) -> None:
     public_key = new_signing_key(settings.data_folder)
     Database(settings.database).close()
     say("Every party pins this public key in its own settings:")
-    typer.echo(public_key)
+    write_out(str(public_key))
 
 
 @app.command()
@@ -132,7 +133,7 @@ def run_server(service: "FastAPI", settings: ServiceSettings) -> None:
                 follow_renewals(configuration.ssl, certificate=settings.certificate, key=settings.key)
         scheme = "https" if configuration.is_ssl else "http"
         host = f"[{settings.listen.host}]" if family == socket.AF_INET6 else settings.listen.host
-        typer.echo(f"{scheme}://{host}:{listener.getsockname()[1]}")
+        write_out(f"{scheme}://{host}:{listener.getsockname()[1]}")
         uvicorn.Server(configuration).run(sockets=[listener])
 
 
@@ -146,7 +147,7 @@ def add_account(role: RoleOption, organisation: OrganisationOption, config: Conf
     with _accounts(load_settings(ServiceSettings, config)) as accounts:
         account, key = accounts.add(role=wanted, organisation=organisation)
     say(f"Account {account.prefix} ({wanted.value}, {organisation}). Its key, which cannot be shown again:")
-    typer.echo(key.get_secret_value())
+    write_out(key.get_secret_value())
 
 
 @account_app.command("list")
@@ -158,7 +159,7 @@ def list_accounts(config: ConfigOption = None) -> None:
         revoked = f"  revoked {account.revoked_at:%Y-%m-%d}" if account.revoked_at is not None else ""
         own = f"  {account.allowance.words()}" if account.allowance is not None else ""
         since = f"{account.created_at:%Y-%m-%d}"
-        typer.echo(f"{account.prefix}  {account.role.value:<16}{account.organisation}  {since}{own}{revoked}")
+        write_out(f"{account.prefix}  {account.role.value:<16}{account.organisation}  {since}{own}{revoked}")
 
 
 @account_app.command("allow")

@@ -17,6 +17,7 @@ from pydantic import SecretStr
 from contract.audit_command import audit_app
 from contract.command_line import log_to_stderr, new_app, run, say
 from contract.errors import ConfigurationError
+from contract.output import write_out
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -84,7 +85,7 @@ def check(
 
     report = check_model(Registry(data_folder, _storage_key(key_file)).load(name, version), tuple(samples or ()))
     if as_json:
-        typer.echo(report.model_dump_json())
+        write_out(report.model_dump_json())
     else:
         _print_report(report)
 

@@ -92,12 +92,16 @@ def _mixed(old: float, new: float) -> float:
 
 def write_whole(path: Path, content: bytes) -> bool:
     """Replace a file (0600) by another, whole or not at all. False where the disk will not."""
+    incoming: Path | None = None
     try:
         with NamedTemporaryFile(dir=path.parent, prefix=".incoming-", delete=False) as file:
+            incoming = Path(file.name)
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        Path(file.name).replace(path)
+        incoming.replace(path)
     except OSError:
+        if incoming is not None:
+            incoming.unlink(missing_ok=True)
         return False
     return True

@@ -227,6 +227,30 @@ def test_a_batch_is_one_session_and_a_bad_file_takes_no_place_in_it(
     assert "All figures are those of 2 images that were evaluated together." in shown.stdout
 
 
+def test_a_batch_of_names_that_are_no_text_is_answered_to_the_last_one(
+    deployment: Deployment, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One session for both; what cannot be printed is kept, and the status says so."""
+    names = (b"M\xfcller.dcm", b"[red]\x1b[2J.dcm")
+    files = [radiograph(tmp_path / os.fsdecode(name), seed=number) for number, name in enumerate(names)]
+    common: tuple[str | Path, ...] = ("diagnose", *files, "--batch", "2", "--config", deployment.data_owner_settings)
+    done = in_process(capfd, *common, "--json")
+    assert (done.status, done.stderr) == (0, "")
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [bytes.fromhex(line["file_bytes"] or line["file"].encode().hex()) for line in lines] == [
+        os.fsencode(file) for file in files
+    ]
+    assert {line["diagnosis"]["label"] for line in lines} <= set(CLASSES)
+    missing = in_process(capfd, "diagnose", tmp_path / os.fsdecode(b"\xff"), "--config", deployment.data_owner_settings)
+    assert missing.status == 2
+    assert missing.stderr.startswith(rf"data-owner: {tmp_path}/\xff: ")
+    with Path("/dev/full").open("w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        lost = in_process(capfd, *common)
+    assert lost.status == 5
+    assert lost.stderr.count("the answer is kept in") == 2
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -1,0 +1,55 @@
+"""An answer reaches its reader: it is printed, and where that fails it is kept in a file. It was paid for."""
+
+import secrets
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from rich.console import Console
+
+from contract.command_line import say
+from contract.errors import ConfigurationError
+from contract.model_card import ModelCard
+from contract.output import json_line, shown_path, write_out
+from data_owner.diagnosis import Diagnosis
+from data_owner.presentation import print_diagnosis
+from data_owner.private_files import write_new
+
+UNPRINTED: Final = "unprinted"
+"""The folder below the data folder for answers that could not be printed."""
+
+
+class Delivery:
+    """Where the answers of one command go: to stdout, else each into a file for this user alone."""
+
+    def __init__(self, data_folder: Path, *, as_json: bool) -> None:
+        """Print as JSON, or for people. Nothing is made in `data_folder` before it is needed."""
+        self._folder = data_folder / UNPRINTED
+        self._as_json = as_json
+
+    def deliver(self, diagnosis: Diagnosis, card: ModelCard) -> int:
+        """Print an answer, or keep it and say where. Returns the exit status that this means."""
+        try:
+            write_out(json_line(diagnosis) if self._as_json else _for_people(diagnosis, card))
+        except ConfigurationError as error:
+            say(f"data-owner: {diagnosis.file}: {error}; {self._kept(diagnosis)}")
+            return error.exit_status
+        return 0
+
+    def _kept(self, diagnosis: Diagnosis) -> str:
+        """Keep an answer as JSON in a file (0600), or as the last resort in the words that are said of it."""
+        line = json_line(diagnosis)
+        path = self._folder / f"{datetime.now(tz=UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(8)}.json"
+        try:
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            write_new(path, f"{line}\n".encode())
+        except OSError:
+            return f"nor can it be kept in {shown_path(self._folder)}, so here is the answer: {line}"
+        return f"the answer is kept in {shown_path(path)}"
+
+
+def _for_people(diagnosis: Diagnosis, card: ModelCard) -> str:
+    console = Console(highlight=False)
+    with console.capture() as captured:
+        print_diagnosis(console, diagnosis, card)
+    return captured.get().removesuffix("\n")
