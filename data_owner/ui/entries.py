@@ -11,7 +11,8 @@ from data_owner.ui.words import Told
 
 if TYPE_CHECKING:  # takes long to load, and the page is up before it
     from data_owner.diagnosis import Diagnosis
-    from imaging import ImageWarning, ModelInput
+    from imaging import ImageWarning, ModelInput, Polarity
+    from imaging.formats import PolarityToldBy
 
 MOST_ENTRIES: Final = 200
 
@@ -62,6 +63,12 @@ class Facts:
     look: Look
     seen_rows: int
     seen_columns: int
+    polarity_told_by: "PolarityToldBy"
+
+    @property
+    def tells_polarity(self) -> bool:
+        """Whether the file says itself which of its values are bright."""
+        return self.polarity_told_by == "file"
 
 
 @dataclass(kw_only=True, eq=False)
@@ -83,6 +90,10 @@ class Entry:
     state: State = State.WAITING
     error: Told | None = None
     facts: Facts | None = None
+    polarity: "Polarity | None" = None
+    """What the user says who has looked."""
+    reads: int = 0
+    """How often the file was read. Stands in its pictures' addresses: browsers show a picture again that they have."""
     warnings: tuple["ImageWarning", ...] = ()
     image: "ModelInput | None" = field(default=None, repr=False)
     """Kept until it is answered."""
@@ -129,8 +140,16 @@ class Entry:
 
     @property
     def needs_confirmation(self) -> bool:
-        """Whether a warning asks for it."""
-        return any(warning.needs_confirmation for warning in self.warnings)
+        """Whether a warning asks for it, other than which way round the picture is."""
+        asked = self.polarity_question
+        return any(warning.needs_confirmation for warning in self.warnings if warning is not asked)
+
+    @property
+    def polarity_question(self) -> "ImageWarning | None":
+        """The warning that asks which way round the picture is; None where that is known."""
+        from imaging.polarity import POLARITY_QUESTIONS
+
+        return next((warning for warning in self.warnings if warning.code in POLARITY_QUESTIONS), None)
 
     def delete_files(self) -> None:
         """Forget the file and its pictures."""

@@ -20,6 +20,7 @@ from data_owner.ui.answering import THEMES, done, entry_of, form_of, http_proble
 from data_owner.ui.entries import Entry
 from data_owner.ui.history_pages import HistoryPages
 from data_owner.ui.intake import read_file, receive_file
+from data_owner.ui.polarity import PolarityPages
 from data_owner.ui.runner import Runner
 from data_owner.ui.security import UPLOADS, Access, Guard
 from data_owner.ui.showing import MEDIA_TYPES, REGIONS, asset, context, progress, region, templates
@@ -46,7 +47,7 @@ def page_app(workplace: Workplace, runner: Runner, access: Access) -> Starlette:
 
     pages = Pages(workplace, runner, access)
     return Starlette(
-        routes=[*pages.routes(), *HistoryPages(workplace).routes()],
+        routes=[*pages.routes(), *HistoryPages(workplace).routes(), *PolarityPages(workplace).routes()],
         lifespan=lifespan,
         middleware=[Middleware(Guard, access=access)],
         exception_handlers={HTTPException: http_problem, EncryptedInferenceError: problem},

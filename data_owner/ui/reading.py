@@ -17,7 +17,7 @@ from imaging import ModelInput, Viewing, read_for_viewing
 
 def read_entry(entry: Entry, card: ModelCard) -> tuple[ModelInput, Facts]:
     """Read an entry's file as a model asks, and write its pictures. Raises ImageError, or ConfigurationError."""
-    image, viewing = read_for_viewing(entry.file, card.input)
+    image, viewing = read_for_viewing(entry.file, card.input, polarity=entry.polarity)
     try:
         _write(entry.original, _grey_png(image.picture))
         _write(entry.seen, as_png(as_seen(image.tensor, card)))
@@ -63,4 +63,5 @@ def _facts(image: ModelInput, viewing: Viewing) -> Facts:
         ),
         seen_rows=image.tensor.shape[1],
         seen_columns=image.tensor.shape[2],
+        polarity_told_by=image.polarity_told_by,
     )

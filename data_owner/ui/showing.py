@@ -51,6 +51,7 @@ def templates() -> Environment:
         "duration": duration,
         "lines": lines_of,
         "sentence": sentence,
+        "standing": standing,
         "when": when,
     }
     environment.filters |= filters
@@ -90,6 +91,11 @@ def age(seconds: float) -> str:
     return f"{seconds / 3600:.0f} hours" if seconds < 48 * 3600 else f"{seconds / 86400:.0f} days"
 
 
+def standing(entry: Entry) -> str:
+    """Where an entry stands, in words."""
+    return "Which way round?" if entry.polarity_question is not None else STATES[entry.state]
+
+
 def sentence(text: str) -> str:
     """A warning's words as a sentence."""
     return f"{text[:1].upper()}{text[1:]}."
@@ -114,6 +120,7 @@ def context(place: Workplace, chosen: str | None, theme: str) -> dict[str, Any]:
         "ready": [one for one in entries if place.can_submit_at_once(one)],
         "can_submit": entry is not None and entry.state in CAN_SUBMIT and entry.image is not None,
         "patients": place.patients_of(entry) if entry is not None else 0,
+        "alike": len(place.alike(entry)) if entry is not None else 0,
         "result": result(place, entry) if entry is not None and entry.diagnosis is not None else None,
         "low_stock": LOW_STOCK,
         "most_prepared": MOST_PREPARED,

@@ -154,6 +154,7 @@ class Workplace:
         with self.changing():
             entry.image, entry.facts, entry.warnings = image, facts, image.warnings
             entry.state, entry.error = State.READY, None
+            entry.reads += 1
 
     def was_refused(self, entry: Entry, error: EncryptedInferenceError) -> None:
         """An entry's file cannot be read."""
@@ -182,6 +183,14 @@ class Workplace:
             if other.drop == entry.drop and other.patient not in (None, entry.patient) and not other.busy:
                 self.remove(other)
 
+    def alike(self, entry: Entry) -> list[Entry]:
+        """Entries of the same drop, this one too, whose bright and dark stand as this one's: open, or said the same."""
+
+        def stand(one: Entry) -> tuple[object, ...]:
+            return (one.drop, one.polarity, one.facts and one.facts.polarity_told_by, one.state in CAN_SUBMIT)
+
+        return [other for other in self.entries() if stand(other) == stand(entry)]
+
     def remove(self, entry: Entry) -> None:
         """Forget an entry and its files. Raises CallerError where a session has it."""
         with self.changing():
@@ -199,6 +208,8 @@ class Workplace:
                 raise CallerError(f"{entry.name} cannot be submitted now: it is {entry.state}")
             if self.patients_of(entry) > 1:
                 raise CallerError("the files dropped together name several patients: say which are meant")
+            if entry.polarity_question is not None:
+                raise CallerError("say first which of the two pictures looks right")
             if entry.needs_confirmation and not confirmed:
                 raise CallerError("this image has warnings: tick the box that you want to submit it anyway")
             entry.state, entry.error = State.QUEUED, None
@@ -207,7 +218,8 @@ class Workplace:
 
     def can_submit_at_once(self, entry: Entry) -> bool:
         """Whether it may be submitted without a question."""
-        return entry.state is State.READY and not entry.needs_confirmation and self.patients_of(entry) <= 1
+        asked = entry.needs_confirmation or entry.polarity_question is not None
+        return entry.state is State.READY and not asked and self.patients_of(entry) <= 1
 
     def stop(self, entry: Entry) -> None:
         """Take an entry out of the queue, or end its session."""

@@ -8,6 +8,8 @@ let revision = -1;
 let waiting = null;
 let lostSince = 0;
 
+let then = "";
+
 let rested = () => {};
 
 function wake() {
@@ -71,7 +73,16 @@ function replace(name, part) {
   for (const [id, value] of typed) if (find(id)) find(id).value = value;
   if (focused && find(focused) && !find(focused).disabled) find(focused).focus({ preventScroll: true });
   // A button that was pressed is disabled meanwhile, and has lost the focus to the body.
-  if (name === "entry") entryReplaced(was, inside || before === document.body);
+  if (name === "entry") {
+    entryReplaced(was, inside || before === document.body);
+    focusThen(then);
+  }
+}
+
+// The focus goes where a pressed button says, as soon as that is there: the button itself may be gone.
+export function focusThen(id) {
+  then = find(id) ? "" : id;
+  if (!then && id) focusOn(id);
 }
 
 function entryReplaced(was, inside) {
@@ -122,6 +133,7 @@ function showProgress(progress) {
 
 export function choose(entry, push) {
   chosen = entry;
+  then = "";
   if (push) history.pushState({ entry }, "", `/?entry=${encodeURIComponent(entry)}`);
   wake();
 }

@@ -6,7 +6,7 @@
 //   viewer.js      looking at one entry
 //   page.js        what changes something
 
-import { choose, follow, setUp } from "./following.js";
+import { choose, focusThen, follow, setUp } from "./following.js";
 import { dropping } from "./uploading.js";
 import { GONE, problemOf, showProblem } from "./words.js";
 
@@ -24,6 +24,7 @@ async function send(form, submitter) {
     else showProblem(null);
     if (response.ok && !main) location.reload();
     if (response.ok && "leaves" in form.dataset) choose("", true);
+    if (response.ok && form.dataset.then) focusThen(form.dataset.then);
   } catch {
     showProblem(GONE);
   }

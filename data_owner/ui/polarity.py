@@ -1,0 +1,73 @@
+"""Which way round a picture is: the clinician says it, for one file or for all of its drop that stand alike.
+
+It can be said again until the picture is submitted; each time, the file is read anew.
+"""
+
+from collections.abc import Sequence
+from http import HTTPStatus
+from typing import TYPE_CHECKING
+
+from starlette.background import BackgroundTask
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from contract.errors import CallerError
+from data_owner.ui.answering import done, entry_of, form_of, posts
+from data_owner.ui.entries import CAN_SUBMIT, Entry, State
+from data_owner.ui.intake import read_file
+from data_owner.ui.workplace import Workplace
+
+if TYPE_CHECKING:
+    from imaging import Polarity
+
+FOR_ONE, FOR_ALL = "polarity", "polarity-for-all"
+"""Names of the buttons, whose values are of Polarity."""
+
+
+class PolarityPages:
+    """The handler of the question."""
+
+    def __init__(self, workplace: Workplace) -> None:
+        """Change entries of `workplace`."""
+        self._place = workplace
+
+    def routes(self) -> list[Route]:
+        """The only one."""
+        return posts("/entries/{entry}", self.polarity)
+
+    async def polarity(self, request: Request) -> Response:
+        """Take over what the clinician says, and show this entry's picture so; the others of its drop follow."""
+        entry, form = entry_of(self._place, request), await form_of(request)
+        said = await run_in_threadpool(_polarity, form.get(FOR_ONE) or form.get(FOR_ALL, ""))
+        others = [one for one in self._place.alike(entry) if one is not entry] if FOR_ALL in form else []
+        _say(self._place, [entry, *others], said)
+        await run_in_threadpool(read_file, self._place, entry)
+        answer = done(request, entry)
+        answer.background = BackgroundTask(self._read, others)
+        return answer
+
+    async def _read(self, entries: Sequence[Entry]) -> None:
+        for entry in entries:
+            await run_in_threadpool(read_file, self._place, entry)
+
+
+def _polarity(word: str) -> "Polarity":
+    from imaging import Polarity  # takes long to load, and the page is up before it
+
+    if word not in set(Polarity):
+        raise HTTPException(HTTPStatus.NOT_FOUND)
+    return Polarity(word)
+
+
+def _say(place: Workplace, entries: Sequence[Entry], said: "Polarity") -> None:
+    """Let entries wait to be read so. Raises CallerError where one is being read, or was submitted."""
+    with place.changing():
+        for entry in entries:
+            if entry.state not in CAN_SUBMIT:
+                raise CallerError(f"{entry.name} cannot be changed now: wait until it is read, or stop it first")
+        for entry in entries:
+            entry.polarity, entry.state = said, State.WAITING
+            entry.error, entry.image, entry.warnings = None, None, ()
