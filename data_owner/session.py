@@ -187,11 +187,10 @@ class Diagnoser:
     ) -> Submission:
         """Read one file as a model asks for it. Raises for a file that should not be submitted.
 
-        `force` accepts a file with warnings that ask for confirmation. `polarity`: what a person says who has looked;
-        with `force` and None, a picture is taken as it is. `heat_map`: see Submission.
+        `force` accepts a file with warnings that ask for confirmation, as it is. `polarity`: what a person says who has
+        looked. `heat_map`: see Submission.
         """
-        said = Polarity.AS_READ if force and polarity is None else polarity
-        image = read_model_input(path, entry.card.input, polarity=said)
+        image = read_model_input(path, entry.card.input, polarity=polarity)
         require_confirmed(image, force=force)
         return Submission(path=path, image=image, heat_map=heat_map)
 

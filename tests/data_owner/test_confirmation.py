@@ -7,6 +7,7 @@ import pytest
 
 from contract.errors import NeedsConfirmation
 from data_owner.confirmation import require_confirmed
+from data_owner.diagnosis import Warned
 from imaging import Polarity, read_image
 from tests.end_to_end.federation import Federation
 from tests.end_to_end.models import SIDE
@@ -30,11 +31,12 @@ def test_a_png_asks_whether_it_is_a_negative_and_what_was_said_stays_with_the_im
             image = diagnoser.read(path, entry, force=force, polarity=said).image
             expected = 255 - picture(rows=SIDE, columns=SIDE) if said is Polarity.INVERTED else picture(rows=SIDE)
             np.testing.assert_allclose(image.tensor[0], (expected / 255 - 0.5) / 0.25, atol=1e-5)
-            kept = {one.code: one.text for one in image.warnings}
-            if said is Polarity.INVERTED:
-                assert kept["inverted"] == "bright and dark were exchanged, as you asked"
-            else:
-                assert kept["polarity-as-read"].endswith("negative; it was taken as it is")
+            kept = Warned.of_submitted(image.warnings[0])
+            assert kept.words == {
+                Polarity.AS_READ: "PNG files do not say whether the picture is a negative; it was taken as it is",
+                Polarity.INVERTED: "bright and dark were exchanged, as you asked",
+                None: "PNG files do not say whether the picture is a negative (you submitted it all the same)",
+            }.get(said)
 
 
 def test_several_doubts_are_told_together_with_all_that_answers_them(tmp_path: Path) -> None:

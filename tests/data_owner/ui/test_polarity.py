@@ -62,6 +62,7 @@ def test_a_png_is_submitted_only_when_somebody_has_said_which_way_round_it_is(pa
     assert diagnosis is not None
     assert "bright and dark were exchanged, as you asked" in [warning.text for warning in diagnosis.warnings]
     assert "Bright and dark were exchanged, as you asked." in page.html(entry)
+    assert "Bright and dark were exchanged, as you asked." in page.get("/history").text
     late = page.post(f"/entries/{entry}/polarity", polarity="as-read")
     assert (late.status_code, "cannot be changed now" in late.json()["detail"]) == (400, True)
 
