@@ -169,7 +169,7 @@ def sniff(source: BoundedReader) -> FileFormat:
         return FileFormat.JPEG
     if head[128:132] == b"DICM":  # before TIFF: a DICOM file's preamble may make it both
         return FileFormat.DICOM
-    if head.startswith((b"II*\0", b"MM\0*")):
+    if head.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")):  # the last two: BigTIFF
         return FileFormat.TIFF
     if is_nifti(inflated_start(head) if head.startswith(GZIP) else head):
         return FileFormat.NIFTI
@@ -217,7 +217,7 @@ def third_party_reader(what: str) -> Iterator[None]:
             raise
         except MemoryError:
             raise ImageError(f"{what} does not fit into this machine's memory: export it smaller") from None
-        except Exception as error:  # noqa: BLE001 - decoders raise anything at all on damaged input
+        except Exception:  # noqa: BLE001 - decoders raise anything at all on damaged input
             raise ImageError(
-                f"{what} is damaged or cut short ({type(error).__name__}): export or copy the file again"
+                f"{what} cannot be decoded, probably because it is damaged or cut short: export or copy the file again"
             ) from None

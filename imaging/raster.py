@@ -1,6 +1,11 @@
-"""PNG, JPEG and TIFF files through Pillow."""
+"""PNG and JPEG files: through Pillow, but for JPEG of 12 bits, which it does not read.
 
-from typing import BinaryIO
+Neither format says what its black and white stand for. PNG's gamma (gAMA, sRGB, cHRM) is left alone: it tells how a
+screen is to glow, while models are trained on the numbers of the file, and it stands in copies of the same radiograph
+or does not, by chance of the program that wrote them.
+"""
+
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,7 +14,11 @@ from PIL import Image, ImageOps
 from contract.errors import ImageError
 from contract.model_card import ColourChoice, InputSpecification
 from imaging.colour import grey_of_colours
-from imaging.formats import DecodedFile, ImageWarning, Limits, PolarityToldBy, chosen_frame, third_party_reader
+from imaging.depth import range_question, scaled
+from imaging.exif_orientation import upright
+from imaging.formats import BoundedReader, DecodedFile, ImageWarning, Limits, PolarityToldBy, third_party_reader
+from imaging.jpeg_header import JpegHeader, read_jpeg_header
+from imaging.png_header import PngHeader, read_png_header
 
 _GREY_16_BIT_MODES = ("I;16", "I;16L", "I;16B", "I")
 _KINDS = {
@@ -22,57 +31,122 @@ _KINDS = {
     "RGBA": "colour with transparency, 8 bits",
 } | dict.fromkeys(_GREY_16_BIT_MODES, "grey, 16 bits")
 """What Pillow's modes are called."""
+_TRANSPARENCY = ImageWarning("transparency", "the image has transparent parts; transparency was ignored")
+_START_OF_SCAN, _END_OF_IMAGE = b"\xff\xda", b"\xff\xd9"
+_MOST_SCANS: Final = 40
+"""Passes over a picture of the largest size; programs that build pictures up make ten or so."""
+_MOST_PADDING = 1024
+_ORIENTATION = 0x0112
+_SEVERAL = "the file holds several images: export the one to diagnose as a file of its own"
 
 
-def read_raster(source: BinaryIO, specification: InputSpecification, limits: Limits) -> DecodedFile:
-    """Decode a PNG, JPEG or TIFF to [0, 1]: 8 bits / 255, 16 bits / 65535; an EXIF rotation is applied.
+def read_png(source: BoundedReader, specification: InputSpecification, limits: Limits) -> DecodedFile:
+    """Decode a PNG to [0, 1] by its bits a sample, or by those that its sBIT chunk counts; turned as its EXIF says.
 
-    Raises ImageError for a damaged, huge or animated image, and for colours or pages that the card does not ask for;
-    size is checked before pixels are decoded.
+    Raises ImageError for a damaged, huge or animated image, and for colours that the card does not ask for; size is
+    checked before pixels are decoded.
     """
     with third_party_reader("the image"):
-        try:
-            image: Image.Image = Image.open(source, formats=["PNG", "JPEG", "TIFF"])
-        except Image.DecompressionBombError:
-            raise ImageError(
-                f"the image has more than the limit of {limits.max_pixels / 1e6:.0f} million pixels: export it smaller"
-            ) from None
-        frames = int(getattr(image, "n_frames", 1))
-        if frames != 1 and image.format != "TIFF":
-            raise ImageError("the file holds several images: export the one to diagnose as a file of its own")
-        frame = chosen_frame(specification.frame, frames)
-        image.seek(frame)
-        limits.check_size(rows=image.height, columns=image.width)
-        encoding = f"{image.format}, {_KINDS.get(image.mode, image.mode)}"
-        told_by = PolarityToldBy.FILE if image.format == "TIFF" else PolarityToldBy.NOBODY
+        header = read_png_header(source)
+        image = _opened(source, "PNG", limits)
+        if int(getattr(image, "n_frames", 1)) != 1:
+            raise ImageError(_SEVERAL)
+        encoding = f"PNG, {_KINDS.get(image.mode, image.mode)}"
         image.load()
-        image = ImageOps.exif_transpose(image)
-        pixels, warnings = _grey(image, specification.colour)
-        return DecodedFile(
-            pixels=pixels, encoding=encoding, frames=frames, frame=frame + 1, polarity=told_by, warnings=warnings
-        )
+        pixels, warnings = _grey(ImageOps.exif_transpose(image), header, specification.colour)
+        return DecodedFile(pixels=pixels, encoding=encoding, polarity=PolarityToldBy.NOBODY, warnings=warnings)
 
 
-def _unsigned_16_bit(image: Image.Image) -> NDArray[np.generic]:
-    values = np.asarray(image)
-    if values.min() < 0 or values.max() > 65535:
-        raise ImageError("the image holds values outside 16 bits: export 8 or 16 bits")
-    return values
+def read_jpeg(source: BoundedReader, specification: InputSpecification, limits: Limits) -> DecodedFile:
+    """Decode a JPEG of 8 or 12 bits to [0, 1], turned as its EXIF says; of a file with several, the one viewers show.
+
+    Raises ImageError as `read_png` does, and for kinds of JPEG that no decoder here reads.
+    """
+    with third_party_reader("the image"):
+        data = source.read()
+        header = read_jpeg_header(data)
+        if header is not None:
+            _check_jpeg(header, data.count(_START_OF_SCAN), limits)
+            if header.bits == 12:
+                return _read_12_bits(data, header, specification)
+        source.seek(0)
+        image = _opened(source, "JPEG", limits)
+        encoding = f"JPEG, {_KINDS.get(image.mode, image.mode)}"
+        image.load()
+        pixels, warnings = _grey(ImageOps.exif_transpose(image), PngHeader(bits=8), specification.colour)
+        warnings = (*warnings, *_others(image))
+        return DecodedFile(pixels=pixels, encoding=encoding, polarity=PolarityToldBy.NOBODY, warnings=warnings)
 
 
-def _grey(image: Image.Image, choice: ColourChoice) -> tuple[NDArray[np.float32], tuple[ImageWarning, ...]]:
-    """The grey values of an image, and what the user should know of its colours."""
+def _check_jpeg(header: JpegHeader, scans: int, limits: Limits) -> None:
+    limits.check_size(rows=header.rows, columns=header.columns)
+    if header.obstacle is not None:
+        raise ImageError(f"{header.obstacle} cannot be decoded here: export the picture as PNG or as ordinary JPEG")
+    if scans * header.rows * header.columns > _MOST_SCANS * limits.max_pixels:
+        raise ImageError(f"the image is built up in {scans} passes, which takes too long: export it as ordinary JPEG")
+
+
+def _read_12_bits(data: bytes, header: JpegHeader, specification: InputSpecification) -> DecodedFile:
+    import imagecodecs  # with tens of decoders, of which this is the one that Pillow lacks
+
+    if _END_OF_IMAGE not in data[-_MOST_PADDING:]:
+        raise ImageError("the image is cut short: export or copy the file again")
+    if header.components not in (1, 3):
+        raise ImageError(f"JPEG of 12 bits with {header.components} values a pixel is not read: export a grey picture")
+    exif = Image.Exif()
+    exif.load(header.exif)
+    samples = upright(imagecodecs.jpeg8_decode(data), int(exif.get(_ORIENTATION, 1)))
+    if header.components == 3:
+        pixels, warnings = grey_of_colours((samples >> 4).astype(np.uint8), specification.colour)
+    else:
+        pixels, warnings = scaled(samples, 12)
+    encoding = f"JPEG, {'grey' if header.components == 1 else 'colour'}, 12 bits"
+    return DecodedFile(pixels=pixels, encoding=encoding, polarity=PolarityToldBy.NOBODY, warnings=warnings)
+
+
+def _opened(source: BoundedReader, file_format: str, limits: Limits) -> Image.Image:
+    """Only the header is read. Raises ImageError for what has too many pixels."""
+    try:
+        image: Image.Image = Image.open(source, formats=[file_format])
+    except Image.DecompressionBombError:
+        raise ImageError(
+            f"the image has more than the limit of {limits.max_pixels / 1e6:.0f} million pixels: export it smaller"
+        ) from None
+    limits.check_size(rows=image.height, columns=image.width)
+    return image
+
+
+def _others(image: Image.Image) -> tuple[ImageWarning, ...]:
+    """Cameras put previews and brightness maps behind a JPEG's picture; viewers show the first."""
+    frames = int(getattr(image, "n_frames", 1))
+    if frames == 1:
+        return ()
+    return (
+        ImageWarning("several-pictures", f"the file holds {frames} pictures; the first, which viewers show, was read"),
+    )
+
+
+def _grey(
+    image: Image.Image, header: PngHeader, choice: ColourChoice
+) -> tuple[NDArray[np.float32], tuple[ImageWarning, ...]]:
+    """The grey values of an image, and what the user should know of them."""
+    see_through = (_TRANSPARENCY,) if _is_see_through(image) else ()
     if image.mode in _GREY_16_BIT_MODES:
-        return _scaled(_unsigned_16_bit(image), 65535), ()
+        pixels, warnings = scaled(np.asarray(image).astype(np.uint16), 16, told_bits=header.significant_bits)
+        return pixels, (*warnings, *see_through)
     if image.mode in ("1", "L"):
-        return _scaled(np.asarray(image.convert("L")), 255), ()
+        told = header.significant_bits if header.bits == 8 else None
+        pixels, warnings = scaled(np.asarray(image.convert("L")), 8, told_bits=told)
+        return pixels, (*warnings, *see_through)
     if image.mode not in ("LA", "P", "PA", "RGB", "RGBA"):
-        raise ImageError(f"images of colour mode {image.mode} are not read: export a grey image")
-    see_through = image.has_transparency_data and np.asarray(image.convert("RGBA").getchannel("A")).min() < 255
+        name = {"CMYK": "printing colours (CMYK)"}.get(image.mode, f"colour mode {image.mode}")
+        raise ImageError(f"images in {name} are not read: export a grey image")
     pixels, warnings = grey_of_colours(np.asarray(image.convert("RGB")), choice)
-    note = ImageWarning("transparency", "the image has transparent parts; transparency was ignored")
-    return pixels, (*warnings, note) if see_through else warnings
+    return pixels, (*warnings, *range_question(float(pixels.min()), float(pixels.max()), header.bits), *see_through)
 
 
-def _scaled(values: NDArray[np.generic], largest: int) -> NDArray[np.float32]:
-    return values.astype(np.float32) / np.float32(largest)
+def _is_see_through(image: Image.Image) -> bool:
+    key = image.info.get("transparency")
+    if image.mode in ("1", "L", *_GREY_16_BIT_MODES):  # one grey value that stands for nothing
+        return isinstance(key, int) and bool((np.asarray(image) == key).any())
+    return image.has_transparency_data and int(np.asarray(image.convert("RGBA").getchannel("A")).min()) < 255

@@ -1,8 +1,9 @@
 """A file -> a grey radiograph in [0, 1], with what the user should know about it -> the tensor for a model."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from contract.model_card import AgeRange, InputSpecification
 from imaging.dicom import read_dicom
 from imaging.formats import (
+    BoundedReader,
     DecodedFile,
     FileFormat,
     ImageWarning,
@@ -23,7 +25,8 @@ from imaging.formats import (
 from imaging.nifti import read_nifti
 from imaging.polarity import POLARITY_QUESTIONS, settled
 from imaging.preprocessing import to_model_input, to_picture
-from imaging.raster import read_raster
+from imaging.raster import read_jpeg, read_png
+from imaging.tiff import read_tiff
 from imaging.viewing import Viewing, to_viewing
 
 __all__ = [
@@ -44,7 +47,15 @@ AGE_UNKNOWN: Final = "age-unknown"
 WRONG_AGE: Final = "wrong-age"
 """Codes of warnings."""
 
-_READERS = {FileFormat.DICOM: read_dicom, FileFormat.NIFTI: read_nifti}
+_READERS: Mapping[FileFormat, Callable[[BoundedReader, InputSpecification, Limits], DecodedFile]] = MappingProxyType(
+    {
+        FileFormat.DICOM: read_dicom,
+        FileFormat.NIFTI: read_nifti,
+        FileFormat.PNG: read_png,
+        FileFormat.JPEG: read_jpeg,
+        FileFormat.TIFF: read_tiff,
+    }
+)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -115,7 +126,7 @@ def _decode(
     limits = limits or Limits()
     with open_bounded(path, limits) as source:
         file_format = sniff(source)
-        decoded = _READERS.get(file_format, read_raster)(source, specification, limits)
+        decoded = _READERS[file_format](source, specification, limits)
         return file_format, settled(decoded, file_format, polarity)
 
 

@@ -1,0 +1,55 @@
+"""What a JPEG file says of itself in its markers, beyond what Pillow tells (ITU-T T.81, annex B)."""
+
+import struct
+from dataclasses import dataclass
+
+_WITHOUT_LENGTH = {0x01, *range(0xD0, 0xD9)}
+_FRAME_HEADERS = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
+_APP1, _EXIF = 0xE1, b"Exif\0\0"
+
+
+@dataclass(frozen=True, kw_only=True)
+class JpegHeader:
+    """Of the frame header, and what stands before."""
+
+    process: int
+    """Marker of the frame: 0xC0 baseline, 0xC1 extended, 0xC2 progressive, 0xC3 lossless, ..."""
+    bits: int
+    rows: int
+    columns: int
+    components: int
+    exif: bytes
+    """The EXIF block with its signature; empty where there is none."""
+
+    @property
+    def obstacle(self) -> str | None:
+        """Why no decoder here reads it; None where one does."""
+        if self.process in (0xC3, 0xC7, 0xCB, 0xCF):
+            return "lossless JPEG"
+        if self.process in (0xC5, 0xC6, 0xCD, 0xCE):
+            return "hierarchical JPEG"
+        if self.bits not in (8, 12) or (self.bits == 12 and self.process not in (0xC1, 0xC2)):
+            return f"JPEG of {self.bits} bits"
+        return None
+
+
+def read_jpeg_header(data: bytes) -> JpegHeader | None:
+    """Walk the markers up to the frame header; None where none is found."""
+    position, exif = 2, b""
+    while position + 10 <= len(data) and data[position] == 0xFF:
+        marker = data[position + 1]
+        if marker == 0xFF:  # fill byte
+            position += 1
+            continue
+        if marker in _WITHOUT_LENGTH:
+            position += 2
+            continue
+        (length,) = struct.unpack_from(">H", data, position + 2)
+        if marker in _FRAME_HEADERS:
+            bits, rows, columns, components = struct.unpack_from(">BHHB", data, position + 4)
+            return JpegHeader(process=marker, bits=bits, rows=rows, columns=columns, components=components, exif=exif)
+        content = data[position + 4 : position + 2 + length]
+        if marker == _APP1 and content.startswith(_EXIF):
+            exif = content
+        position += 2 + length
+    return None
