@@ -21,6 +21,7 @@ from secure_computation.network import (
     FullyConnected,
     GlobalAveragePool,
     MaxPool,
+    Multiply,
     Network,
     Operation,
     Pad,
@@ -112,6 +113,8 @@ def apply(operation: Operation, inputs: list[torch.Tensor], weights: dict[str, t
             return first.mean(dim=(2, 3), keepdim=True)
         case Add():
             return first + inputs[1]
+        case Multiply():
+            return first * inputs[1]
         case Concat():
             return torch.cat(inputs, dim=1)
         case Pad():

@@ -54,6 +54,11 @@ def _image(shape: Shape) -> tuple[int, int, int]:
     return shape[0], shape[1], shape[2]
 
 
+def _repeats_to(small: Shape, large: Shape) -> bool:
+    """Whether a value of shape `small`, repeated along axes on which it has one element, has the shape `large`."""
+    return len(small) == len(large) and all(one in {1, other} for one, other in zip(small, large, strict=True))
+
+
 def _windows(size: tuple[int, int], kernel: Pair, stride: Pair, padding: Padding, dilation: Pair) -> tuple[int, int]:
     """How many windows fit, by height and width (rounded down)."""
     top, left, bottom, right = padding
@@ -224,6 +229,22 @@ class Add(BaseOperation):
         return inputs[0]
 
 
+class Multiply(BaseOperation):
+    """Product of two values, element by element; the second may be repeated over axes on which it has one element.
+
+    So the channels of an image are weighted by (channels, 1, 1), its places by (1, height, width).
+    """
+
+    kind: Literal["multiply"] = "multiply"
+
+    def infer(self, inputs: tuple[Shape, ...]) -> Shape:
+        if len(inputs) != 2 or not _repeats_to(inputs[1], inputs[0]):
+            raise ValueError(
+                f"needs two values of one shape, or a second one with 1 in place of some extents, got {inputs}"
+            )
+        return inputs[0]
+
+
 class Concat(BaseOperation):
     """Values of one height and width, one after the other along the channels (or vectors along the features)."""
 
@@ -270,6 +291,7 @@ Operation = (
     | AveragePool
     | GlobalAveragePool
     | Add
+    | Multiply
     | Concat
     | Pad
     | Reshape

@@ -25,6 +25,7 @@ from secure_computation.engines.masked.plan import (
     InputStep,
     LinearStep,
     MaskedLowering,
+    MultiplyStep,
     OffsetStep,
     PadStep,
     ReshapeStep,
@@ -89,6 +90,8 @@ def _apply(step: Step, inputs: list[torch.Tensor], weights: IntegerWeights) -> t
             return _linear(step, inputs[0], weights)
         case AddStep():
             return step.factors[0] * inputs[0] + step.factors[1] * inputs[1]
+        case MultiplyStep():
+            return inputs[0] * inputs[1]
         case ConcatStep():
             return torch.cat([factor * value for factor, value in zip(step.factors, inputs, strict=True)])
         case SumPoolStep():

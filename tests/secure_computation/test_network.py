@@ -22,6 +22,7 @@ from secure_computation.network import (
     FullyConnected,
     GlobalAveragePool,
     MaxPool,
+    Multiply,
     Network,
     Relu,
     Reshape,
@@ -72,6 +73,31 @@ def test_canonical_bytes_come_back() -> None:
         "fully_connected1.bias": (3,),
     }
     assert SMALL.last_uses()["convolution1"] == 2
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "made"),
+    [
+        ((4, 6, 6), (4, 6, 6), True),
+        ((4, 6, 6), (4, 1, 1), True),
+        ((4, 6, 6), (1, 6, 6), True),
+        ((4, 6, 6), (1, 1, 1), True),
+        ((4,), (4,), True),
+        ((4, 1, 1), (4, 6, 6), False),
+        ((4, 1, 6), (4, 6, 1), False),
+        ((4, 6, 6), (6,), False),
+        ((4, 6, 6), (2, 1, 1), False),
+    ],
+)
+def test_a_product_has_the_shape_of_its_first_factor(
+    left: tuple[int, ...], right: tuple[int, ...], made: bool
+) -> None:
+    product = Multiply(name="product1", inputs=("a1", "a2"), shape=left)
+    if made:
+        assert product.infer((left, right)) == left
+    else:
+        with pytest.raises(ValueError, match="needs two values of one shape"):
+            product.infer((left, right))
 
 
 def test_the_hash_stands_for_the_format() -> None:

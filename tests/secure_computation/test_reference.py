@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
 from contract.errors import ImageError, ModelFileError
 from secure_computation import reference
@@ -73,6 +74,13 @@ def max_pool(
 
 
 CLIP = {"kind": "clip", "ring_bits": RING, "limit": 5, "high_chunks": best_chunks(RING - 1)}
+
+
+def test_a_product_and_its_scale() -> None:
+    squared = {"kind": "multiply", "inputs": ["input", "input"], "value": value() | {"scale": 16.0}}
+    assert run(plan_of((4,), squared), [-5, 0, 3, 22]).tolist() == [25, 0, 9, 484]
+    with pytest.raises(ValidationError, match="the scale of a product is the product of the scales"):
+        plan_of((4,), squared | {"value": value()})
 
 
 def test_relu_rounds_down_and_cuts_at_zero() -> None:

@@ -26,6 +26,7 @@ from secure_computation.network import (
     FullyConnected,
     GlobalAveragePool,
     MaxPool,
+    Multiply,
     Network,
     Operation,
     Pad,
@@ -89,6 +90,8 @@ def _apply(  # noqa: C901, PLR0911, PLR0912 - one line for each operation of a c
             return _share_sum(x, (2, 3)).div(math.prod(x.size()[2:]))
         case Add():
             return inputs[0] + inputs[1]
+        case Multiply():
+            return inputs[0] * inputs[1]
         case Concat():
             return load_crypten().cat(inputs, dim=1)
         case Pad():

@@ -73,6 +73,9 @@ def _propagate(draft: Draft, sources: list[_Interval], weights: PrivateWeights) 
             return _linear(draft, first, weights)
         case "add" | "concat":
             return _joined(draft, sources)
+        case "multiply":
+            ends = [a * b for a in (first.low, first.high) for b in (sources[1].low, sources[1].high)]
+            return _Interval(np.minimum.reduce(ends), np.maximum.reduce(ends))
         case "sum_pool":
             low, high = (
                 (first.low.clip(max=0), first.high.clip(min=0)) if _is_padded(draft) else (first.low, first.high)

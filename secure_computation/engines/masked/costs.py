@@ -15,6 +15,7 @@ from secure_computation.engines.masked.weights import delta_layout, linear_steps
 from secure_computation.protocols import linear
 from secure_computation.protocols.draws import RingElements
 from secure_computation.protocols.label import LabelShape
+from secure_computation.protocols.product import Pair, ProductShape
 from secure_computation.protocols.relu import ReluShape
 from secure_computation.protocols.truncation import TruncationShape
 from secure_computation.ring import packed_bytes
@@ -95,6 +96,16 @@ class _CostWalk(Walk):
         layout = linear.correction_layout(step.shape, bits=step.value.ring_bits)
         self.costs[move.step] += Cost(dealer_to_model_owner=layout.body_bytes)
         return _zeros(step.shape)
+
+    def multiply(self, shape: ProductShape, halves: Pair, move: Move) -> RingElements:
+        self.largest_answer = max(self.largest_answer, shape.from_p0.body_bytes)
+        self.costs[move.step] += Cost(
+            dealer_to_model_owner=shape.corrections.body_bytes,
+            data_owner_to_model_owner=shape.from_p0.body_bytes,
+            model_owner_to_data_owner=shape.from_p1.body_bytes,
+            trips=2,
+        )
+        return _zeros(shape.left)
 
     def relu(self, shape: ReluShape, half: RingElements, move: Move) -> RingElements:
         return self._comparison(shape, move)

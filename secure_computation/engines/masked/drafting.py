@@ -1,7 +1,8 @@
 """First half of the lowering: which steps, at which scales. Rings and layouts come afterwards.
 
 A value is `fine` from a private product until the next truncation: many bits, and a mask that the dealer does not know.
-All other values are `coarse`: about `activation_bits` bits, dealt mask. A private product reads coarse values only.
+All other values are `coarse`: about `activation_bits` bits, dealt mask. A private product reads coarse values only. The
+product of two values is fine as well, of two coarse ones; its scale is theirs.
 
 Scales are exact fractions. The weight scale of a product can be any number, so each product gets the scale at which it
 meets its partners: sum pools put factors such as 9 into the scale of a residual stream, and every product that is added
@@ -39,6 +40,7 @@ from secure_computation.network import (
     FullyConnected,
     GlobalAveragePool,
     MaxPool,
+    Multiply,
     Network,
     Operation,
     Pad,
@@ -70,6 +72,7 @@ class Drafting:
         self._network, self._weights, self._ranges, self._precision = network, weights, ranges, precision
         self._by_value: dict[str, Draft] = {}
         self._coarse: dict[str, Draft] = {}
+        self._factors: dict[str, Draft] = {}
         self._deferred: dict[str, Relu] = {}
         self._readers: dict[str, list[Operation]] = {}
         self._most_elements = max(math.prod(shape) for shape in network.shapes().values())
@@ -107,6 +110,8 @@ class Drafting:
                 return self._activation(operation)
             case MaxPool():
                 return self._max_pool(operation)
+            case Multiply():
+                return self._multiply(operation)
             case Add() | Concat() | Pad() | Reshape() | AveragePool() | GlobalAveragePool():
                 return self._public_linear(operation)
             case _:
@@ -160,6 +165,15 @@ class Drafting:
         if value not in self._coarse:
             self._coarse[value] = self._truncation(draft, value, self._ranges[value].magnitude)
         return self._coarse[value]
+
+    def _for_factor(self, value: str) -> Draft:
+        """A coarse form of a value with no spare bits, for one of two that are multiplied: their bits add up."""
+        draft = self._for_product(value)
+        if draft.range.magnitude * draft.known_scale() <= 1 << self._bits(draft.shape):
+            return draft
+        if value not in self._factors:
+            self._factors[value] = self._truncation(draft, value, self._ranges[value].magnitude)
+        return self._factors[value]
 
     def _for_sum(self, value: str) -> Draft:
         """A form of a value in any ring: the small ring of a max pool is left first."""
@@ -276,12 +290,17 @@ class Drafting:
         draft.not_negative = True
         return draft
 
+    def _multiply(self, operation: Multiply) -> Draft:
+        sources = tuple(self._for_factor(name) for name in operation.inputs)
+        draft = self._draft(operation.name, "multiply", sources, operation.shape, operation.name, fine=True)
+        draft.scale = sources[0].known_scale() * sources[1].known_scale()
+        draft.not_negative = all(source.not_negative for source in sources)
+        return draft
+
     # Public-linear operations.
 
     def _public_linear(self, operation: Add | Concat | Pad | Reshape | AveragePool | GlobalAveragePool) -> Draft:
-        sources = tuple(self._for_sum(name) for name in operation.inputs)
-        if isinstance(operation, AveragePool | GlobalAveragePool) and self._sum_is_too_large(sources[0], operation):
-            sources = (self._for_product(operation.inputs[0]),)
+        sources = tuple(self._for_joining(name, operation) for name in operation.inputs)
         if isinstance(operation, Add | Concat) and not any(source.fine for source in sources):
             sources = tuple(self._aligned(source, operation) for source in sources)
         kind = "sum_pool" if isinstance(operation, GlobalAveragePool | AveragePool) else operation.kind
@@ -301,12 +320,19 @@ class Drafting:
             scale_from_inputs(draft)
         return draft
 
-    def _sum_is_too_large(self, source: Draft, operation: AveragePool | GlobalAveragePool) -> bool:
-        """Whether a pool of a fine value, of a scale that is set already, would leave every ring."""
-        whole = source.shape[1:] if isinstance(operation, GlobalAveragePool) else operation.kernel
-        settled = behind(source)[1] if source.fine else []
+    def _for_joining(self, value: str, operation: Operation) -> Draft:
+        """A form of a value with which the result of a public-linear operation fits a ring.
+
+        A scale that is set already may be too fine for it: where many elements are summed, or where a small value, such
+        as a product of two, joins a large one.
+        """
+        source = self._for_sum(value)
+        settled = behind(source)[1] if source.fine else [source.known_scale()]
+        growth = 1
+        if isinstance(operation, AveragePool | GlobalAveragePool):
+            growth = math.prod(source.shape[1:] if isinstance(operation, GlobalAveragePool) else operation.kernel)
         bound = self._largest_integer / (Fraction(self._ranges[operation.name].magnitude) or Fraction(1))
-        return any(scale * math.prod(whole) > bound for scale in settled)
+        return self._for_product(value) if any(scale * growth > bound for scale in settled) else source
 
     def _aligned(self, source: Draft, operation: Add | Concat) -> Draft:
         """A coarse value no finer than the sum that it enters can make use of."""

@@ -12,7 +12,7 @@ corrections, by move                                       -->
                            hidden shares, by move          -->
 online
                            masked image                    -->
-                           for each comparison:            <--    opening
+                           for each comparison or product: <--    opening
                                                            -->    (answer)
                            where CrypTen computes: its     <->    openings, before the answer
 output
@@ -46,13 +46,13 @@ from secure_computation.engines.masked.integer_weights import IntegerWeights
 from secure_computation.engines.masked.labels import labels_as_p0, labels_as_p1
 from secure_computation.engines.masked.plan import InputStep, LinearStep, MaskedLowering, Step
 from secure_computation.engines.masked.roles import (
-    ComparisonShape,
     DataOwnerOffline,
     DealerPass,
     Meanwhile,
     ModelOwnerItem,
     ModelOwnerOffline,
     ModelOwnerOnline,
+    OpenedShape,
     PreparedDataOwner,
     PreparedMaps,
     input_layout,
@@ -74,6 +74,7 @@ from secure_computation.protocols.bundle import Bundle, BundleLayout
 from secure_computation.protocols.draws import RingElements
 from secure_computation.protocols.heat_map import open_heat_map, share_heat_map
 from secure_computation.protocols.label import LabelAsP0
+from secure_computation.protocols.product import ProductAsP0
 from secure_computation.protocols.relu import ReluAsP0
 from secure_computation.protocols.truncation import TruncationAsP0
 from secure_computation.randomness import Seed
@@ -262,8 +263,8 @@ class MaskedDataOwner:
         return open_heat_map(shape, other, truncation.output_mask) / step.value.scale
 
 
-def _answer(channel: Channel, move: Move, part: ReluAsP0 | TruncationAsP0 | ActivationAsP0) -> None:
-    """Receive P1's opening of one comparison of one image, and answer it."""
+def _answer(channel: Channel, move: Move, part: ReluAsP0 | TruncationAsP0 | ProductAsP0 | ActivationAsP0) -> None:
+    """Receive P1's opening of one move of one image, and answer it."""
     opening = receive_bundle(channel, part.shape.from_p1, step=f"opening, {move}")
     if isinstance(part, ActivationAsP0):
         answer = part.answer(opening, channel, step_name=f"CrypTen, {move}")
@@ -338,7 +339,7 @@ class MaskedModelOwner:
         """Evaluate on one masked image; other images have their turn while this one's answer is on its way."""
 
         def exchange(
-            openings: Iterable[tuple[Move, ComparisonShape, Bundle]], meanwhile: Meanwhile
+            openings: Iterable[tuple[Move, OpenedShape, Bundle]], meanwhile: Meanwhile
         ) -> Iterator[Bundle]:
             sent = []
             for move, shape, opening in openings:

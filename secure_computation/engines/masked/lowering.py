@@ -36,6 +36,7 @@ from secure_computation.engines.masked.plan import (
     InputStep,
     LinearStep,
     MaskedLowering,
+    MultiplyStep,
     OffsetStep,
     PadStep,
     ReshapeStep,
@@ -193,6 +194,8 @@ class _Rings:
             case "add":
                 first, second = factors_of(draft)
                 return AddStep(**common, factors=(first, second))
+            case "multiply":
+                return MultiplyStep(**common)
             case "concat":
                 return ConcatStep(**common, factors=factors_of(draft))
             case "sum_pool":

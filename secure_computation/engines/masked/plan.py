@@ -8,6 +8,7 @@ What each step computes is written as code in `secure_computation.reference`, wh
 A plan from outside is hostile: building a `MaskedLowering` checks names, shapes, rings and layouts.
 """
 
+import math
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
@@ -25,6 +26,7 @@ from secure_computation.engines.masked.step_bases import (
     MAX_RING_BITS,
     BaseStep,
     Factor,
+    FixedValue,
     RingInteger,
     Scale,
 )
@@ -40,6 +42,7 @@ from secure_computation.network import (
     Concat,
     Convolution2d,
     FullyConnected,
+    Multiply,
     Pad,
     Padding,
     Pair,
@@ -118,6 +121,23 @@ class AddStep(BaseStep):
         return Add(name=self.name, inputs=self.inputs, shape=self.shape).infer(inputs)
 
 
+class MultiplyStep(BaseStep):
+    """a * b, element by element, b repeated over axes on which it has one element; scale = product of both scales.
+
+    Takes a round trip. The masks of both inputs are ones that the dealer knows, and so is that of the result.
+    """
+
+    kind: Literal["multiply"] = "multiply"
+
+    def infer(self, inputs: tuple[Shape, ...]) -> Shape:
+        return Multiply(name=self.name, inputs=self.inputs, shape=self.shape).infer(inputs)
+
+    def check_rings(self, inputs: tuple[FixedValue, ...]) -> None:
+        super().check_rings(inputs)
+        if not math.isclose(inputs[0].scale * inputs[1].scale, self.value.scale, rel_tol=1e-12):
+            raise ValueError("the scale of a product is the product of the scales")
+
+
 class ConcatStep(BaseStep):
     """factors[i] * inputs[i], one after the other along the first axis."""
 
@@ -189,6 +209,7 @@ Step = (
     | LinearStep
     | HeatMapStep
     | AddStep
+    | MultiplyStep
     | ConcatStep
     | SumPoolStep
     | PadStep
@@ -231,7 +252,7 @@ class MaskedLowering(Strict):
                 raise ValueError(f"{where}: {error}") from error
             if inferred != step.shape:
                 raise ValueError(f"{where}: makes shape {inferred}, but declares {step.shape}")
-            if isinstance(step, LinearStep) and step.inputs[0] not in known:
+            if isinstance(step, LinearStep | MultiplyStep) and not known.issuperset(step.inputs):
                 raise ValueError(f"{where}: reads a value whose mask the dealer does not know")
             values[step.name] = step
             if _mask_is_dealt(step, known):
@@ -305,6 +326,6 @@ class MaskedLowering(Strict):
 
 def _mask_is_dealt(step: Step, known: set[str]) -> bool:
     """Whether the dealer knows the mask of this step's value."""
-    if isinstance(step, InputStep | ReluStep | TruncateStep | ClipStep | CrypTenStep):
+    if isinstance(step, InputStep | MultiplyStep | ReluStep | TruncateStep | ClipStep | CrypTenStep):
         return True
     return not isinstance(step, LinearStep) and known.issuperset(step.inputs)

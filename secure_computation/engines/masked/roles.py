@@ -27,10 +27,11 @@ from secure_computation.engines.masked.plan import InputStep, LinearStep, Masked
 from secure_computation.engines.masked.walk import Compared, Move, Walk
 from secure_computation.kernels.linear import PreparedWeights, linear_map
 from secure_computation.material import ItemName
-from secure_computation.protocols import label, linear, relu, truncation, widening
+from secure_computation.protocols import label, linear, product, relu, truncation, widening
 from secure_computation.protocols.bundle import Bundle, BundleLayout
 from secure_computation.protocols.draws import Draws, RingElements
 from secure_computation.protocols.label import LabelAsP0, LabelAsP1, LabelShape
+from secure_computation.protocols.product import Pair, ProductAsP0, ProductAsP1, ProductShape
 from secure_computation.protocols.relu import ReluAsP0, ReluAsP1, ReluShape
 from secure_computation.protocols.truncation import TruncationAsP0, TruncationAsP1, TruncationShape
 from secure_computation.randomness import Seed
@@ -44,10 +45,12 @@ PreparedMaps: TypeAlias = Mapping[str, PreparedWeights]
 """By the name of the linear step: A at the dealer, Delta at the data owner, W at the model owner."""
 
 ComparisonShape: TypeAlias = ReluShape | TruncationShape
-Exchange: TypeAlias = Callable[[Iterable[tuple[Move, ComparisonShape, Bundle]], Meanwhile], Iterator[Bundle]]
+OpenedShape: TypeAlias = ComparisonShape | ProductShape
+Exchange: TypeAlias = Callable[[Iterable[tuple[Move, OpenedShape, Bundle]], Meanwhile], Iterator[Bundle]]
 ComparisonAsP0: TypeAlias = ReluAsP0 | TruncationAsP0 | ActivationAsP0 | LabelAsP0
+OpenedAsP0: TypeAlias = ComparisonAsP0 | ProductAsP0
 """P0's part of one move with openings. A label is always the last."""
-ComparedLayer: TypeAlias = tuple[tuple[Move, ComparisonAsP0], ...]
+OpenedLayer: TypeAlias = tuple[tuple[Move, OpenedAsP0], ...]
 """One or several moves, all opened before the first is answered."""
 
 
@@ -84,6 +87,12 @@ class DealerPass(Walk):
         self._send(move, linear.correction_layout(step.shape, bits=bits), bundle)
         return np.broadcast_to(np.uint32(0), step.shape)
 
+    def multiply(self, shape: ProductShape, halves: Pair, move: Move) -> RingElements:
+        p0, p1 = self._draws(move)
+        correction, output_mask = product.deal_product(shape, halves, p0=p0, p1=p1)
+        self._send(move, shape.corrections, correction)
+        return output_mask
+
     def relu(self, shape: ReluShape, half: RingElements, move: Move) -> RingElements:
         p0, p1 = self._draws(move)
         self._send(move, shape.corrections, relu.deal_relu(shape, p0=p0, p1=p1))
@@ -113,7 +122,7 @@ class PreparedDataOwner:
 
     unspent_input_mask: list[RingElements] = field(repr=False)
     """rho of the image; empty once an image was masked."""
-    layers: tuple[ComparedLayer, ...] = field(repr=False)
+    layers: tuple[OpenedLayer, ...] = field(repr=False)
     output_share: RingElements = field(repr=False)
     """Zeros where the output is a label."""
 
@@ -138,7 +147,7 @@ class DataOwnerOffline(Walk):
         self._item = item
         self._send = send
         self._input_mask: RingElements | None = None
-        self._layers: list[ComparedLayer] = []
+        self._layers: list[OpenedLayer] = []
 
     def prepare(self) -> PreparedDataOwner:
         """Walk the plan and keep what the online phase needs."""
@@ -160,6 +169,11 @@ class DataOwnerOffline(Walk):
             draws=self._draws(move),
             bits=step.value.ring_bits,
         )
+
+    def multiply(self, shape: ProductShape, halves: Pair, move: Move) -> RingElements:
+        part = ProductAsP0(shape, self._draws(move), halves)
+        self._layers.append(((move, part),))
+        return part.output_mask
 
     def relu(self, shape: ReluShape, half: RingElements, move: Move) -> RingElements:
         return self._compare(shape, ReluAsP0(shape, self._draws(move)), half, move)
@@ -231,6 +245,10 @@ class ModelOwnerOffline(Walk):
         layout = linear.correction_layout(step.shape, bits=step.value.ring_bits)
         self._corrections[move] = self._from_dealer(move, layout)
         return _nothing(step.shape)
+
+    def multiply(self, shape: ProductShape, halves: Pair, move: Move) -> RingElements:
+        self._corrections[move] = self._from_dealer(move, shape.corrections)
+        return _nothing(shape.left)
 
     def relu(self, shape: ReluShape, half: RingElements, move: Move) -> RingElements:
         return self._compare(shape, move)
@@ -327,6 +345,11 @@ class ModelOwnerOnline(Walk):
             self._biases[step.name],
             correction=self._item.spend_correction(move),
         )
+
+    def multiply(self, shape: ProductShape, halves: Pair, move: Move) -> RingElements:
+        part = ProductAsP1(shape, self._draws(move), self._item.spend_correction(move))
+        (answer,) = self._exchange([(move, shape, part.open(*halves))], part.multiply)
+        return part.finish(answer)
 
     def relu(self, shape: ReluShape, half: RingElements, move: Move) -> RingElements:
         (result,) = self.relus([Compared(move=move, shape=shape, half=half)])

@@ -1,8 +1,8 @@
 """The one walk through a masked plan that every role takes, in the same order, on its own half of each value.
 
-A role says what it does where randomness or the peer is needed (`input`, `linear`, `relu`, `truncate`, `activate`,
-`label`); everything else is public-linear and happens here. Each of those six is a *move* with a number, by which all
-roles draw from their seeds and name their messages. A max pool, a clip and a large layer are several moves.
+A role says what it does where randomness or the peer is needed (`input`, `linear`, `multiply`, `relu`, `truncate`,
+`activate`, `label`); everything else is public-linear and happens here. Each of those seven is a *move* with a number,
+by which all roles draw from their seeds and name their messages. A max pool, a clip and a large layer are several moves.
 """
 
 import math
@@ -23,6 +23,7 @@ from secure_computation.engines.masked.plan import (
     InputStep,
     LinearStep,
     MaskedLowering,
+    MultiplyStep,
     OffsetStep,
     PadStep,
     ReshapeStep,
@@ -34,6 +35,7 @@ from secure_computation.protocols.comparison import Chain
 from secure_computation.protocols.draws import RingElements
 from secure_computation.protocols.heat_map import HeatMapShape
 from secure_computation.protocols.label import LabelShape
+from secure_computation.protocols.product import Pair, ProductShape
 from secure_computation.protocols.relu import ReluShape
 from secure_computation.protocols.truncation import TruncationShape
 from secure_computation.protocols.widening import WideningShape
@@ -98,6 +100,10 @@ class Walk(ABC):
         """This role's half of W * x + b."""
 
     @abstractmethod
+    def multiply(self, shape: ProductShape, halves: Pair, move: Move) -> RingElements:
+        """This role's half of x * y, in the shape of x."""
+
+    @abstractmethod
     def relu(self, shape: ReluShape, half: RingElements, move: Move) -> RingElements:
         """This role's half of max(0, floor(z / 2^f)), flat."""
 
@@ -150,6 +156,10 @@ class Walk(ABC):
                 return self.linear(step, halves[0], self._move())
             case AddStep():
                 return public_linear.add(halves, step.factors)
+            case MultiplyStep():
+                left, right = halves
+                shape = ProductShape(left=left.shape, right=right.shape, ring_bits=step.value.ring_bits)
+                return self.multiply(shape, (left, right), self._move())
             case ConcatStep():
                 return public_linear.concatenate(halves, step.factors)
             case SumPoolStep():
@@ -171,8 +181,8 @@ class Walk(ABC):
             case CrypTenStep():
                 return self._activate(step, halves[0])
             case LabelStep():
-                shape = LabelShape(classes=step.elements, ring_bits=step.ring_bits, chain=Chain(step.high_chunks))
-                return self.label(shape, halves[0], self._move(), self._move())
+                labelled = LabelShape(classes=step.elements, ring_bits=step.ring_bits, chain=Chain(step.high_chunks))
+                return self.label(labelled, halves[0], self._move(), self._move())
             case _ as never:
                 assert_never(never)
 

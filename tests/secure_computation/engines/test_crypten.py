@@ -22,6 +22,7 @@ from secure_computation.network import (
     FullyConnected,
     GlobalAveragePool,
     MaxPool,
+    Multiply,
     Network,
     Operation,
     Pad,
@@ -57,7 +58,7 @@ def convolved(**fields: Any) -> list[Operation]:
     return [convolution("c", INPUT, SHAPE, 4, 3, **fields)]
 
 
-def two_branches(join: type[Add | Concat], shape: tuple[int, int, int]) -> list[Operation]:
+def two_branches(join: type[Add | Multiply | Concat], shape: tuple[int, int, int]) -> list[Operation]:
     left, right = (convolution(name, INPUT, SHAPE, 2, 1) for name in ("left", "right"))
     return [left, right, join(name="join", inputs=("left", "right"), shape=shape)]
 
@@ -96,6 +97,16 @@ CASES: dict[str, list[Operation]] = {
     "global average pool": [GlobalAveragePool(name="mean", inputs=(INPUT,), shape=(2, 1, 1))],
     "add": two_branches(Add, (2, 6, 5)),
     "concat": two_branches(Concat, (4, 6, 5)),
+    "product": two_branches(Multiply, (2, 6, 5)),
+    "product by channel": [
+        GlobalAveragePool(name="mean", inputs=(INPUT,), shape=(2, 1, 1)),
+        Multiply(name="product", inputs=(INPUT, "mean"), shape=SHAPE),
+    ],
+    "product by place": [
+        convolution("map", INPUT, SHAPE, 1, 1),
+        Multiply(name="product", inputs=(INPUT, "map"), shape=SHAPE),
+    ],
+    "square": [Multiply(name="square", inputs=(INPUT, INPUT), shape=SHAPE)],
     "pad": [Pad(name="pad", inputs=(INPUT,), shape=(2, 9, 6), padding=(1, 0, 2, 1), value=-0.5)],
     "reshape": [Reshape(name="again", inputs=(INPUT,), shape=(5, 6, 2)), convolution("c", "again", (5, 6, 2), 2, 2)],
     "value used twice": [

@@ -7,6 +7,7 @@ that parties of different versions no longer understand each other.
 
 import itertools
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -340,6 +341,41 @@ def linear_vectors() -> list[Json]:
     return vectors
 
 
+# Products of two values
+
+
+def product_vectors() -> list[Json]:
+    """X * y of an image of channels by a weight each, and of two vectors."""
+    vectors = []
+    for k, left, right in ((16, [2, 1, 3], [2, 1, 1]), (27, [4], [4]), (32, [1, 2, 2], [1, 2, 2])):
+        count, factors = math.prod(left), math.prod(right)
+        each = count // factors
+        x = [(-1) ** i * (300 * i + 7) for i in range(count)]
+        y = [(-1) ** (i // 2) * (41 * i - 20) for i in range(factors)]
+        a = ring(SEEDS["p0"], "the left mask of the vectors", count, k)
+        b = ring(SEEDS["p0"], "the right mask of the vectors", factors, k)
+        s, t = ring(SEEDS["p1"], "left pad", count, k), ring(SEEDS["p1"], "right pad", factors, k)
+        pi, rest = ring(SEEDS["p0"], "answer pad", count, k), ring(SEEDS["p0"], "output mask", count, k)
+        e = [x[i] - a[i] + s[i] for i in range(count)]
+        f = [y[j] - b[j] + t[j] for j in range(factors)]
+        places = [(i, i // each) for i in range(count)]
+        vectors.append(
+            {
+                "shape": {"ring_bits": k, "left": left, "right": right},
+                "x": x,
+                "y": y,
+                "a": a,
+                "b": b,
+                "corrections": packed([a[i] * b[j] - a[i] * t[j] - b[j] * s[i] - pi[i] - rest[i] for i, j in places], k).hex(),
+                "from_p1": packed([*e, *f], k).hex(),
+                "from_p0": packed([a[i] * f[j] + b[j] * e[i] + pi[i] for i, j in places], k).hex(),
+                "p0_half": rest,
+                "p1_half": [(x[i] * y[j] - rest[i]) % 2**k for i, j in places],
+            }
+        )
+    return vectors
+
+
 # Messages that must be refused
 
 LAYOUT = {"count": 5, "word_bytes": [1, 8], "bit_arrays": 3, "ring_bits": [20, 7]}
@@ -375,6 +411,7 @@ def files() -> dict[str, Any]:
         "relu.json": common | {"vectors": relu_vectors()},
         "truncation.json": common | {"vectors": truncation_vectors()},
         "linear.json": common | {"vectors": linear_vectors()},
+        "product.json": common | {"vectors": product_vectors()},
         **{f"malformed/{name}.json": case for name, case in malformed().items()},
     }
 

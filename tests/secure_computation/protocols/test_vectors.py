@@ -18,12 +18,14 @@ from secure_computation.protocols.linear import (
     linear_as_p1,
     mask_weights,
 )
+from secure_computation.protocols.product import ProductShape
 from secure_computation.protocols.relu import ReluShape
 from secure_computation.protocols.truncation import TruncationShape
 from secure_computation.randomness import Seed
 from secure_computation.ring import pack
 from tests.secure_computation.protocols import make_vectors
 from tests.secure_computation.protocols.one_page import ITEM, STEP, Seeds, Shape, compare, draws, play
+from tests.secure_computation.protocols.test_product import play as play_product
 
 FOLDER = Path(__file__).parent / "vectors"
 MALFORMED = sorted((FOLDER / "malformed").glob("*.json"))
@@ -116,6 +118,21 @@ def test_linear(vector: dict[str, Any]) -> None:
     bias = np.array(vector["bias"], np.int64).astype(np.uint32)
     z1 = linear_as_p1(lambda value: weights.astype(np.uint32) @ value, v, bias, correction=correction)
     assert ((z0 + z1) & ring).tolist() == vector["z"]
+
+
+@pytest.mark.parametrize("vector", read("product.json")[0], ids=identity)
+def test_product(vector: dict[str, Any]) -> None:
+    numbers = vector["shape"]
+    left, right = tuple(numbers["left"]), tuple(numbers["right"])
+    shape = ProductShape(left=left, right=right, ring_bits=numbers["ring_bits"])
+    x, y = (np.array(vector[name], np.int64).reshape(to) for name, to in (("x", left), ("y", right)))
+    a, b = (np.array(vector[name], np.uint32).reshape(to) for name, to in (("a", left), ("b", right)))
+    played = play_product(shape, x, y, masks=(a, b), seeds=read("product.json")[1])
+    for name, body in played.messages.items():
+        assert body.hex() == vector[name], name
+    halves = [half.reshape(-1).tolist() for half in played.halves]
+    assert halves == [vector["p0_half"], vector["p1_half"]]
+    assert ((x * y - played.product) % (1 << shape.ring_bits) == 0).all()
 
 
 @pytest.mark.parametrize("path", MALFORMED, ids=lambda path: path.stem)

@@ -33,7 +33,9 @@ from secure_computation.network import (
     Clip,
     Concat,
     FullyConnected,
+    GlobalAveragePool,
     MaxPool,
+    Multiply,
     Network,
     Operation,
     Pad,
@@ -166,6 +168,26 @@ class _Builder:
         shape = concat.infer((relu.shape, self.shape, second.shape))
         self.add(concat.model_copy(update={"shape": shape}))
 
+    def _squeeze(self) -> None:
+        """x * clip(conv(ReLU(conv(mean of x)))): each channel by a weight of its own."""
+        start, shape = self.value, self.shape
+        self.add(GlobalAveragePool(name=self.name("mean"), inputs=(start,), shape=(shape[0], 1, 1)))
+        self.add(convolution(self.name("conv"), self.value, self.shape, 2, 1))
+        self._relu()
+        self.add(convolution(self.name("conv"), self.value, self.shape, shape[0], 1))
+        self._clip()
+        self.shape = shape
+        self.add(Multiply(name=self.name("product"), inputs=(start, self.value), shape=shape))
+
+    def _gate(self) -> None:
+        """conv(x) * x' of one shape; or a map of places, (1, height, width), over all channels of x."""
+        start, shape = self.value, self.shape
+        gate = self._convolve(start, self._int(0, 1) * (shape[0] - 1) + 1)
+        self.add(Multiply(name=self.name("product"), inputs=(start, gate.name), shape=shape))
+
+    def _square(self) -> None:
+        self.add(Multiply(name=self.name("square"), inputs=(self.value, self.value), shape=self.shape))
+
     def _turn(self) -> None:
         channels, height, width = self.shape
         self.add(Reshape(name=self.name("reshape"), inputs=(self.value,), shape=(channels, width, height)))
@@ -197,6 +219,9 @@ BLOCKS = (
     "shortcut",
     "branches",
     "turn",
+    "squeeze",
+    "gate",
+    "square",
 )
 
 
@@ -358,7 +383,7 @@ def recorded_halves(monkeypatch: pytest.MonkeyPatch) -> Iterator[Halves]:
 
 
 def check_every_value(model: Model, image: Image, halves: Halves, result: InProcessResult) -> None:
-    """The halves of every value add up to the reference; the dealer follows every mask that a linear step reads."""
+    """The halves of every value add up to the reference; the dealer follows every mask that a product reads."""
     expected = model.expected(image)
     assert set(halves.data_owner) == set(halves.model_owner) == set(halves.dealer) == set(expected)
     for step in model.lowering.steps:
@@ -366,8 +391,8 @@ def check_every_value(model: Model, image: Image, halves: Halves, result: InProc
         total = (halves.data_owner[step.name] + halves.model_owner[step.name]) & mask
         wanted = expected[step.name].astype(np.uint32) & mask
         assert np.array_equal(total, wanted), f"{step.name} ({step.kind}) differs from the reference"
-        if step.kind == "linear":
-            (source,) = step.inputs
-            np.testing.assert_array_equal(halves.dealer[source], halves.data_owner[source])
+        if step.kind in {"linear", "multiply"}:
+            for source in step.inputs:
+                np.testing.assert_array_equal(halves.dealer[source], halves.data_owner[source])
     np.testing.assert_array_equal(result.logits, model.expected_logits(image))
     assert result.logits.shape == (CLASSES,)

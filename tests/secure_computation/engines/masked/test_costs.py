@@ -6,7 +6,7 @@ import pytest
 
 from secure_computation.engines.masked.comparison_steps import ClipStep, MaxPoolStep, ReluStep, TruncateStep
 from secure_computation.engines.masked.costs import Cost, declared_costs, masked_weight_bytes, total_cost
-from secure_computation.engines.masked.plan import MaskedLowering
+from secure_computation.engines.masked.plan import MaskedLowering, MultiplyStep
 from secure_computation.network import Network
 from secure_computation.wire import HEADER_BYTES, Frame, Kind
 from tests.secure_computation.engines.masked.parties import (
@@ -23,6 +23,7 @@ NETWORKS = {
     "conv relu": network_of("conv", "relu"),
     "pools": network_of("conv", "relu", "max", "average", seed=2),
     "clip and branches": network_of("conv", "clip", "branches", seed=4),
+    "products": network_of("conv", "squeeze", "gate", seed=2),
     **{f"random {seed}": random_network(seed) for seed in range(30, 36)},
 }
 
@@ -87,10 +88,10 @@ def test_totals_and_trips_on_the_channels(network: Network) -> None:
 
 
 def comparisons(lowering: MaskedLowering) -> int:
-    """Round trips: one for each ReLU, truncation and clip, one for each level of each axis of a max pool."""
+    """Round trips: one for each ReLU, truncation, clip and product, one for each level of each axis of a max pool."""
     levels = 0
     for step in lowering.steps:
-        if isinstance(step, ReluStep | TruncateStep | ClipStep):
+        if isinstance(step, ReluStep | TruncateStep | ClipStep | MultiplyStep):
             levels += 1
         if isinstance(step, MaxPoolStep):
             levels += sum((side - 1).bit_length() for side in step.kernel)
@@ -98,7 +99,7 @@ def comparisons(lowering: MaskedLowering) -> int:
 
 
 @pytest.mark.parametrize("network", NETWORKS.values(), ids=NETWORKS.keys())
-def test_two_trips_for_each_comparison(network: Network) -> None:
+def test_two_trips_for_each_comparison_and_product(network: Network) -> None:
     model = lowered(network)
     costs = declared_costs(model.lowering)
     assert total_cost(model.lowering).trips == 2 * comparisons(model.lowering) + 2

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from secure_computation import reference
 from secure_computation.engines.masked.integer_weights import IntegerWeights
 from secure_computation.engines.masked.plan import LinearStep
-from secure_computation.network import INPUT, Add, Clip, MaxPool, Network, Operation, Relu
+from secure_computation.network import INPUT, Add, Clip, GlobalAveragePool, MaxPool, Multiply, Network, Operation, Relu
 from secure_computation.ring import pack, reduce_to_ring
 from secure_computation.wire import Frame, Kind, Phase
 from tests.secure_computation.engines.masked.parties import VERSION, Image, Model, lowered, parties_of
@@ -32,7 +32,9 @@ def _network() -> Network:
         second,
         Clip(name="k2", inputs=("c2",), shape=second.shape, high=1.0),
         Add(name="a2", inputs=("k2", "m1"), shape=second.shape),
-        convolution("c3", "a2", half, 8, 3, padding=(1, 1, 1, 1)),
+        GlobalAveragePool(name="g2", inputs=("a2",), shape=(4, 1, 1)),
+        Multiply(name="p2", inputs=("a2", "g2"), shape=half),
+        convolution("c3", "p2", half, 8, 3, padding=(1, 1, 1, 1)),
         Relu(name="r3", inputs=("c3",), shape=(8, SIDE // 2, SIDE // 2)),
     ]
     return classifier((1, SIDE, SIDE), body)
