@@ -332,12 +332,15 @@ class Drafting:
         if isinstance(operation, AveragePool | GlobalAveragePool):
             growth = math.prod(source.shape[1:] if isinstance(operation, GlobalAveragePool) else operation.kernel)
         bound = self._largest_integer / (Fraction(self._ranges[operation.name].magnitude) or Fraction(1))
-        return self._for_product(value) if any(scale * growth > bound for scale in settled) else source
+        if all(scale * growth <= bound for scale in settled):
+            return source
+        return self._aligned(source, operation) if isinstance(operation, Add | Concat) else self._for_product(value)
 
     def _aligned(self, source: Draft, operation: Add | Concat) -> Draft:
         """A coarse value no finer than the sum that it enters can make use of."""
         bits = self._bits(operation.shape) + _SPARE_BITS
         useful = Fraction(1 << bits) / (Fraction(self._ranges[operation.name].magnitude) or Fraction(1))
+        self._settle(source, useful)
         if source.known_scale() <= useful:
             return source
         draft = self._draft(self._new_name(source.name, "aligned"), "truncate", (source,), source.shape, operation.name)
