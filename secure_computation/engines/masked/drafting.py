@@ -95,7 +95,7 @@ class Drafting:
             self._settle(output, None)
         return output
 
-    def _lower(self, operation: Operation) -> Draft | None:
+    def _lower(self, operation: Operation) -> Draft | None:  # noqa: PLR0911  (one case for each kind of operation)
         match operation:
             case Convolution2d() | FullyConnected():
                 source = self._for_product(operation.inputs[0])

@@ -338,9 +338,7 @@ class MaskedModelOwner:
     ) -> tuple[ModelOwnerOnline, RingElements]:
         """Evaluate on one masked image; other images have their turn while this one's answer is on its way."""
 
-        def exchange(
-            openings: Iterable[tuple[Move, OpenedShape, Bundle]], meanwhile: Meanwhile
-        ) -> Iterator[Bundle]:
+        def exchange(openings: Iterable[tuple[Move, OpenedShape, Bundle]], meanwhile: Meanwhile) -> Iterator[Bundle]:
             sent = []
             for move, shape, opening in openings:
                 send_bundle(channel, shape.from_p1, opening, step=f"opening, {move}")

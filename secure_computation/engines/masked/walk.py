@@ -2,7 +2,8 @@
 
 A role says what it does where randomness or the peer is needed (`input`, `linear`, `multiply`, `relu`, `truncate`,
 `activate`, `label`); everything else is public-linear and happens here. Each of those seven is a *move* with a number,
-by which all roles draw from their seeds and name their messages. A max pool, a clip and a large layer are several moves.
+by which all roles draw from their seeds and name their messages. A max pool, a clip and a large layer of comparisons
+are several moves.
 """
 
 import math

@@ -366,7 +366,9 @@ def product_vectors() -> list[Json]:
                 "y": y,
                 "a": a,
                 "b": b,
-                "corrections": packed([a[i] * b[j] - a[i] * t[j] - b[j] * s[i] - pi[i] - rest[i] for i, j in places], k).hex(),
+                "corrections": packed(
+                    [a[i] * b[j] - a[i] * t[j] - b[j] * s[i] - pi[i] - rest[i] for i, j in places], k
+                ).hex(),
                 "from_p1": packed([*e, *f], k).hex(),
                 "from_p0": packed([a[i] * f[j] + b[j] * e[i] + pi[i] for i, j in places], k).hex(),
                 "p0_half": rest,

@@ -109,7 +109,7 @@ def test_a_value_by_itself() -> None:
 
 def test_shapes_that_do_not_repeat_to_the_left_one_are_refused() -> None:
     for right in ((4, 1, 1), (3, 2), (2, 2, 2, 2)):
-        with pytest.raises(ValueError, match="repeated|broadcast"):
+        with pytest.raises(ValueError, match=r"repeated|broadcast"):
             ProductShape(left=(1, 2, 2), right=right, ring_bits=8)
 
 
@@ -126,7 +126,7 @@ def test_each_message_takes_every_value_once_whatever_the_factors_are(values: tu
         ("from_p0", ("answer pad",)),
         ("corrections", ("output mask",)),
     ):
-        moved = {label: every for label in pads}
+        moved = dict.fromkeys(pads, every)
         body = play(flat(256, 8), x, y, masks=masks, pads=held | moved).messages[message]
         for part in range(len(body) // 256):
             assert sorted(body[256 * part : 256 * (part + 1)]) == list(range(256))

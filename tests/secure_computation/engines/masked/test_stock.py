@@ -62,7 +62,9 @@ def answer(parties: InProcessParties, image: Image, p0: DataOwnerItem, p1: Prepa
 @pytest.fixture(scope="module")
 def model() -> Model:
     """Every kind of move: maps, residuals, truncations, max, clip, products."""
-    return lowered(network_of("conv", "relu", "max", "residual", "shortcut", "clip", "branches", "squeeze", "average", seed=3))
+    return lowered(
+        network_of("conv", "relu", "max", "residual", "shortcut", "clip", "branches", "squeeze", "average", seed=3)
+    )
 
 
 def test_a_restored_item_gives_the_references_logits(model: Model) -> None:

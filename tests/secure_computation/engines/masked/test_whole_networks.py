@@ -54,7 +54,18 @@ def test_the_random_networks_hold_every_operation_and_every_step() -> None:
         operations.update(operation.kind for operation in network.operations)
         steps.update(step.kind for step in lowered(network, seed=seed).lowering.steps)
     assert len(operations) == 12
-    assert set(steps) >= {"linear", "relu", "truncate", "max_pool", "clip", "add", "concat", "sum_pool", "pad", "multiply"}
+    assert set(steps) >= {
+        "linear",
+        "relu",
+        "truncate",
+        "max_pool",
+        "clip",
+        "add",
+        "concat",
+        "sum_pool",
+        "pad",
+        "multiply",
+    }
 
 
 @pytest.mark.parametrize("block", BLOCKS)
