@@ -1,18 +1,23 @@
-"""Products of two values: how the masked lowering brings both factors to it, and plans with products that are refused."""
+"""Products of two values in the masked engine: what the lowering makes of them, plans and messages that are refused."""
 
 import json
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from contract.errors import PeerViolation
+from contract.identity import Role
 from secure_computation import reference
 from secure_computation.engines.masked.lowering import lower_masked
 from secure_computation.engines.masked.plan import MaskedLowering
 from secure_computation.network import INPUT, Add, Clip, GlobalAveragePool, Multiply, Network, Operation, Relu
 from secure_computation.private_weights import PrivateWeights
+from tests.secure_computation.engines.masked.parties import lowered, parties_of
+from tests.secure_computation.engines.masked.sessions import Body, Session
 from tests.secure_computation.engines.masked.test_lowering import IMAGE, calibration, float_values, kinds, relu
 from tests.secure_computation.networks import classifier, convolution, random_weights
 
@@ -103,3 +108,30 @@ def test_a_product_of_two_values_needs_both_masks(inputs: tuple[str, str]) -> No
     step |= {"inputs": inputs, "value": step["value"] | {"ring_bits": 3, "scale": scale}}
     with pytest.raises(ValidationError, match=r"'p1'.*the dealer does not know"):
         MaskedLowering.model_validate_json(json.dumps(content), strict=True)
+
+
+@pytest.mark.parametrize(
+    ("message", "receiver", "sender"),
+    [
+        ("correction", Role.MODEL_OWNER, "dealer"),
+        ("opening", Role.DATA_OWNER, "laboratory"),
+        ("answer", Role.MODEL_OWNER, "hospital"),
+    ],
+)
+def test_a_message_of_a_product_is_of_its_length_and_what_it_says_counts(
+    message: str, receiver: Role, sender: str
+) -> None:
+    network, weights = _gated()
+    model = lowered(network, weights=weights)
+    for alter in (lambda body: body[:-1], lambda body: body ^ np.uint8(0x55)):
+
+        def change(step: str, body: Body, alter: Callable[[Body], Body] = alter) -> Body:
+            return alter(body) if step.startswith(f"{message}, p1 (") else body
+
+        session = Session(parties_of(model), model.images[0], change=change).run()
+        if session.logits is None:
+            assert type(session.errors[receiver]) is PeerViolation
+            assert sender in str(session.errors[receiver])
+            assert f"'{message}, p1 (" in str(session.errors[receiver])
+        else:
+            assert not np.array_equal(session.logits, model.expected_logits(model.images[0]))
