@@ -2,11 +2,13 @@
 
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import NoReturn
 
 import typer
 from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from contract.errors import EncryptedInferenceError
 from contract.output import for_people, is_file_name_byte, printable
@@ -32,6 +34,28 @@ def console() -> Console:
 def say(text: str) -> None:
     """One line for people, on stderr, as it stands: no markup is read in it, nothing in it moves a cursor."""
     for_people().write(f"{printable(text)}\n")
+
+
+@contextmanager
+def shown_steps(name: str) -> Iterator[Callable[[str], None]]:
+    """Say on stderr what is being done, while the block runs: call with the words of each step.
+
+    On a terminal the last step is shown with the seconds that it has taken; elsewhere each is a line after `name`.
+    """
+    output = console()
+    if not output.is_terminal:
+        yield lambda words: say(f"{name}: {words}")
+        return
+    with Progress(
+        SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=output, transient=True
+    ) as bars:
+
+        def step(words: str) -> None:
+            for task in bars.task_ids:
+                bars.remove_task(task)
+            bars.add_task(words, total=None)
+
+        yield step
 
 
 def one_line(error: EncryptedInferenceError) -> str:

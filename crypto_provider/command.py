@@ -1,11 +1,13 @@
 """The command line of the crypto provider."""
 
 from pathlib import Path
+from socket import socket
 from typing import Annotated
 
 import typer
 
 from contract.command_line import log_to_stderr, new_app, run, say
+from contract.listening import LISTEN, take_port
 from contract.settings import load_settings
 from contract.ticket import Engine
 from crypto_provider.settings import CryptoProviderSettings
@@ -23,6 +25,11 @@ def serve(config: Annotated[Path | None, typer.Option(help="TOML file of setting
     """Serve sessions until interrupted."""
     settings = load_settings(CryptoProviderSettings, config)
     log_to_stderr()
+    with take_port(settings.listen.host, settings.listen.port, setting=LISTEN) as listener:  # before what takes seconds
+        _serve(settings, listener)
+
+
+def _serve(settings: CryptoProviderSettings, listener: socket) -> None:
     import torch
 
     from crypto_provider.server import DEALING_PATH, dealer_app
@@ -36,7 +43,7 @@ def serve(config: Annotated[Path | None, typer.Option(help="TOML file of setting
     front_end = settings.inference_service
     with InferenceServiceClient.of(front_end) as plans:
         say(f"crypto provider: listening on ws://{settings.listen}{DEALING_PATH}")
-        serving.serve(dealer_app(settings, plans), settings.listen)
+        serving.serve(dealer_app(settings, plans), listener)
 
 
 def main() -> None:

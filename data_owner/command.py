@@ -23,6 +23,7 @@ from contract.errors import CallerError, EncryptedInferenceError
 from contract.output import json_line, write_out
 from contract.settings import load_settings
 from contract.ticket import BATCHED_ENGINES, MAX_IMAGES, STOCKED_ENGINES, Engine
+from data_owner.heat_map_places import places_for
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -77,7 +78,7 @@ def diagnose(
     settings = load_settings(DataOwnerSettings, config)
     with console().status("starting"):
         from data_owner.delivery import Delivery
-        from data_owner.heat_map import places_for, require_heat_map
+        from data_owner.heat_map import require_heat_map
         from data_owner.session import Diagnoser
         from inference_service.client import InferenceServiceClient
     front_end = settings.inference_service

@@ -8,9 +8,7 @@ be compared by their colours.
 
 import io
 import math
-import os
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Final
 
 import numpy as np
@@ -21,7 +19,6 @@ from contract.errors import CallerError, Refused
 from contract.model_card import ModelCard, OutputPolicy
 from contract.ticket import Engine
 
-SUFFIX: Final = ".heat-map.png"
 MOST_ACROSS: Final = 4096
 """Pixels of the pictures of several classes beside each other."""
 CAPTION_SIZE: Final = 18
@@ -42,43 +39,6 @@ def require_heat_map(card: ModelCard, engine: Engine) -> None:
         raise Refused(f"the model's owner does not allow heat maps of {card.name} {card.version}; leave out --heat-map")
     if engine is not Engine.MASKED:
         raise CallerError(f"the engine '{engine.value}' opens no heat maps; use --engine masked")
-
-
-def places_for(files: Sequence[Path], target: Path) -> tuple[Path, ...]:
-    """Where the heat map of each file goes: `target` for a single one, else a folder, which is made.
-
-    Raises CallerError where one exists already or cannot be written: asked before anything is sent.
-    """
-    folder, places = target, tuple(target / f"{file.name}{SUFFIX}" for file in files)
-    if len(set(places)) != len(places):
-        raise CallerError("two of the files have one name, and so would their heat maps; submit them one by one")
-    if len(files) == 1 and not target.is_dir():
-        if target.suffix.lower() != ".png":
-            raise CallerError(f"{target}: a heat map is written as PNG; give a name that ends in .png, or a folder")
-        folder, places = target.parent, (target,)
-    else:
-        try:
-            folder.mkdir(mode=0o700, exist_ok=True)
-        except OSError as error:
-            raise CallerError(f"{folder}: cannot be made a folder ({error.strerror}); name another one") from error
-    for place in places:
-        _require_new(place)
-    if not os.access(folder, os.W_OK):
-        raise CallerError(f"{folder}: not a folder that can be written; name another place for the heat map")
-    return places
-
-
-def _require_new(place: Path) -> None:
-    """Raise CallerError where a file exists, or cannot by its name."""
-    try:
-        place.lstat()
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise CallerError(
-            f"{place}: no heat map can be written there ({error.strerror}); name another place"
-        ) from error
-    raise CallerError(f"{place} exists already; name another place for the heat map")
 
 
 def draw_heat_map(picture: NDArray[np.uint8], grid: NDArray[np.float64]) -> bytes:

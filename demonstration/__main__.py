@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from contract.command_line import console, new_app, run
-from contract.errors import CallerError
+from contract.command_line import console, new_app, run, say, shown_steps
 from contract.ticket import Engine
+from demonstration.checks import check_demo
 
 if TYPE_CHECKING:
     from contract.model_card import ModelCard
@@ -40,20 +40,24 @@ def demo(
     port: Annotated[int, typer.Option(min=0, max=65535, help="Of the page; 0: any free one.")] = 0,
 ) -> None:
     """Start all parties on loopback, diagnose the files (or a phantom radiograph), compare with plaintext."""
-    if ui and (files or as_json or heat_map):
-        raise CallerError("with --ui images are dropped on the page: leave out FILE, --json and --heat-map")
+    asked = [path.resolve() for path in files or []]
+    check_demo(files or [], model=model, heat_map=heat_map, as_json=as_json, ui=ui, port=port)
     with ExitStack() as stack:
-        with console().status("starting data owner, model owner, crypto provider and inference service"):
+        with shown_steps("demo") as on_step:
             from contract.model_card import read_card
-            from demonstration.demo import MODEL_FOLDER, compare, running_federation, show_page
+            from demonstration.demo import MODEL_FOLDER, compare, readable, running_federation, show_page
 
             folder = model or MODEL_FOLDER
             card = read_card(folder / "card.json")
-            absolute = [path.resolve() for path in files or []]
-            deployment, submitted = stack.enter_context(running_federation(absolute, folder))
+            good, status = readable(asked, card)
+            if asked and not good:
+                sys.exit(status)
+            deployment, submitted = stack.enter_context(running_federation(good, folder, on_step))
         if ui:
             show_page(deployment, submitted, port=port)
             return
+        if not console().is_terminal:  # there, the data owner draws its own progress
+            say("demo: diagnosing; the first answer takes about 10 s")
         for diagnosis, comparison in compare(deployment, submitted, engine, folder, heat_map=heat_map):
             if as_json:
                 sys.stdout.write(comparison.model_dump_json() + "\n")
@@ -61,6 +65,8 @@ def demo(
             else:
                 _print(diagnosis, comparison, card)
             comparison.require_same_answer()
+    if status:
+        sys.exit(status)
 
 
 def _print(diagnosis: "Diagnosis", comparison: "Comparison", card: "ModelCard") -> None:

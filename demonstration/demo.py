@@ -3,7 +3,7 @@
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -11,9 +11,9 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
-from contract.command_line import say
-from contract.errors import ComputationFailed
-from contract.model_card import Strict
+from contract.command_line import one_line, say
+from contract.errors import CallerError, ComputationFailed
+from contract.model_card import ModelCard, Strict
 from contract.ticket import Engine
 from data_owner.answers import FindingsAnswer, ModelAnswer, answer_from_logits
 from data_owner.calibration import Calibration
@@ -21,6 +21,7 @@ from data_owner.diagnosis import Bytes, Diagnosis, ModelName, Seconds, Warned
 from demonstration.commands import command, end, termination_held
 from demonstration.deployment import Deployment, deployed
 from demonstration.plaintext import PlaintextModel
+from imaging import read_model_input
 from imaging.phantom import write_phantom
 
 MODEL_FOLDER = Path(__file__).resolve().parent.parent / "models" / "pediatric-pneumonia-resnet18"
@@ -61,8 +62,24 @@ def said(answer: ModelAnswer) -> str:
     return answer.label
 
 
+def readable(files: Sequence[Path], card: ModelCard) -> tuple[list[Path], int]:
+    """The files that can be read for a model, and the worst exit status of those that cannot, which are named."""
+    good, status = [], 0
+    for path in files:
+        try:
+            read_model_input(path, card.input)
+        except CallerError as error:
+            say(f"demo: {path}: {one_line(error)}")
+            status = max(status, error.exit_status)
+        else:
+            good.append(path)
+    return good, status
+
+
 @contextmanager
-def running_federation(files: Sequence[Path], model_folder: Path) -> Iterator[tuple[Deployment, Sequence[Path]]]:
+def running_federation(
+    files: Sequence[Path], model_folder: Path, on_step: Callable[[str], None]
+) -> Iterator[tuple[Deployment, Sequence[Path]]]:
     """A deployment in a temporary folder, and the files to submit: a phantom radiograph where none are given."""
     with tempfile.TemporaryDirectory(prefix="encrypted-inference-demo-") as name:
         folder = Path(name)
@@ -70,7 +87,7 @@ def running_federation(files: Sequence[Path], model_folder: Path) -> Iterator[tu
             phantom = folder / "phantom.dcm"
             write_phantom(phantom)
             files = [phantom]
-        with deployed(folder, [model_folder]) as deployment:
+        with deployed(folder, [model_folder], on_step=on_step) as deployment:
             yield deployment, files
 
 

@@ -8,7 +8,7 @@ import secrets
 import socket
 import ssl
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -87,6 +87,7 @@ def deployed(
     overrides: dict[str, dict[str, object]] | None = None,
     ports: Ports | None = None,
     routes: Routes | None = None,
+    on_step: Callable[[str], None] = lambda _words: None,
 ) -> Iterator[Deployment]:
     """Set up and run a federation in `folder` that serves the models; stop it when the block ends, however it ends.
 
@@ -97,10 +98,12 @@ def deployed(
         overrides: more settings by program, say {"model-owner": {"waiting": {"step": 2.0}}}.
         ports: where the servers listen; free ones where left out.
         routes: detours between two parties, see `Routes`.
+        on_step: told in words what takes the next seconds.
     """
     environment = quiet_environment(temporary=folder / "temporary")
     ports = ports or free_ports()
     _make_storage_keys(folder)
+    on_step("making keys, certificates and accounts, and importing the model (a ResNet-18 takes about 10 s)")
     with ThreadPoolExecutor(max_workers=1) as pool:  # the import takes longest, and needs nothing of the rest
         imported = pool.submit(_import, folder, model_folders, environment)
         _enrol(folder, environment)
@@ -111,10 +114,12 @@ def deployed(
         imported.result()
     servers: dict[Role, Server] = {}
     try:
+        on_step("starting inference service and crypto provider")
         _serve(servers, folder, Role.INFERENCE_SERVICE, environment)
         _serve(servers, folder, Role.CRYPTO_PROVIDER, environment)
         # The model owner registers its models at the front end when it starts.
         wait_until_live(servers[Role.INFERENCE_SERVICE], ports.inference_service, folder)
+        on_step("starting the model owner (about 5 s)")
         _serve(servers, folder, Role.MODEL_OWNER, environment)
         wait_until_live(servers[Role.CRYPTO_PROVIDER], ports.crypto_provider, folder)
         wait_until_live(servers[Role.MODEL_OWNER], ports.model_owner, folder)

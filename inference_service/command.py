@@ -18,6 +18,7 @@ from contract.audit_command import audit_app
 from contract.audit_log import AuditLog
 from contract.command_line import new_app, run, say
 from contract.errors import CallerError, ConfigurationError
+from contract.listening import LISTEN, start_listening, take_port
 from contract.output import write_out
 from contract.settings import load_settings
 from contract.ticket import new_signing_key
@@ -27,6 +28,8 @@ from inference_service.settings import ServiceSettings
 from inference_service.storage import Database
 
 if TYPE_CHECKING:
+    from socket import socket
+
     from fastapi import FastAPI
 
 app = new_app("The front end: who may run which model with whom, when, and what became of it.")
@@ -88,53 +91,48 @@ def backup(
 @app.command()
 def serve(config: ConfigOption = None) -> None:
     """Serve until stopped. Prints the URL once it listens."""
-    from inference_service.app import create_app
-
     settings = load_settings(ServiceSettings, config)
-    run_server(create_app(settings), settings)
+    with take_port(settings.listen.host, settings.listen.port, setting=LISTEN) as listener:  # before what takes a while
+        from inference_service.app import create_app
+
+        run_server(create_app(settings), settings, listener)
 
 
-def run_server(service: "FastAPI", settings: ServiceSettings) -> None:
-    """Bind, print the URL on stdout, and serve until a signal arrives. Raises ConfigurationError."""
-    import socket
+def run_server(service: "FastAPI", settings: ServiceSettings, listener: "socket") -> None:
+    """Print the URL on stdout and serve on a bound socket until a signal arrives. Raises ConfigurationError."""
     import ssl
 
     import uvicorn
 
     from contract.http_server import BoundedHeadProtocol
 
-    family = socket.AF_INET6 if ":" in settings.listen.host else socket.AF_INET
+    configuration = uvicorn.Config(
+        service,
+        http=BoundedHeadProtocol,
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        ssl_keyfile=settings.key,
+        ssl_certfile=settings.certificate,
+        timeout_graceful_shutdown=10,
+    )
     try:
-        listener = socket.create_server((settings.listen.host, settings.listen.port), family=family, backlog=128)
-    except OSError as error:
-        raise ConfigurationError(f"{settings.listen}: cannot listen ({error.strerror}); choose another port") from error
-    with listener:
-        configuration = uvicorn.Config(
-            service,
-            http=BoundedHeadProtocol,
-            ws="none",
-            lifespan="on",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            ssl_keyfile=settings.key,
-            ssl_certfile=settings.certificate,
-            timeout_graceful_shutdown=10,
-        )
-        try:
-            configuration.load()
-        except (OSError, ssl.SSLError) as error:
-            raise ConfigurationError(
-                f"{settings.certificate}: key and certificate cannot be used together; enrol this party again"
-            ) from error
-        if configuration.ssl is not None:
-            configuration.ssl.minimum_version = ssl.TLSVersion.TLSv1_3
-            if settings.certificate is not None and settings.key is not None:
-                follow_renewals(configuration.ssl, certificate=settings.certificate, key=settings.key)
-        scheme = "https" if configuration.is_ssl else "http"
-        host = f"[{settings.listen.host}]" if family == socket.AF_INET6 else settings.listen.host
-        write_out(f"{scheme}://{host}:{listener.getsockname()[1]}")
-        uvicorn.Server(configuration).run(sockets=[listener])
+        configuration.load()
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigurationError(
+            f"{settings.certificate}: key and certificate cannot be used together; enrol this party again"
+        ) from error
+    if configuration.ssl is not None:
+        configuration.ssl.minimum_version = ssl.TLSVersion.TLSv1_3
+        if settings.certificate is not None and settings.key is not None:
+            follow_renewals(configuration.ssl, certificate=settings.certificate, key=settings.key)
+    scheme = "https" if configuration.is_ssl else "http"
+    host = f"[{settings.listen.host}]" if ":" in settings.listen.host else settings.listen.host
+    start_listening(listener, setting=LISTEN)
+    write_out(f"{scheme}://{host}:{listener.getsockname()[1]}")
+    uvicorn.Server(configuration).run(sockets=[listener])
 
 
 @account_app.command("add")

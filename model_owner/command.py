@@ -20,10 +20,13 @@ from contract.errors import ConfigurationError
 from contract.output import write_out
 
 if TYPE_CHECKING:
+    from socket import socket
+
     from rich.console import Console
 
     from contract.audit_log import Head
     from model_owner.checking import CheckReport
+    from model_owner.settings import ModelOwnerSettings
     from secure_computation.at_rest import StorageKey
 
 app = new_app("The model owner: its weights never leave this machine.")
@@ -153,14 +156,20 @@ app.add_typer(audit_app(_audit_folder, _known_audit_head), name="audit")
 @app.command()
 def serve(config: Annotated[Path | None, typer.Option(help="TOML file of settings.")] = None) -> None:
     """Register every imported version at the front end and serve sessions until interrupted."""
+    from contract.listening import LISTEN, take_port
     from contract.settings import load_settings
-    from contract.ticket import Engine
     from model_owner.settings import ModelOwnerSettings
 
     settings = load_settings(ModelOwnerSettings, config)
     log_to_stderr()
+    with take_port(settings.listen.host, settings.listen.port, setting=LISTEN) as listener:  # before what takes seconds
+        _serve(settings, listener)
+
+
+def _serve(settings: "ModelOwnerSettings", listener: "socket") -> None:
     import torch
 
+    from contract.ticket import Engine
     from inference_service.client import InferenceServiceClient
     from model_owner.registry import Registry
     from model_owner.server import INFERENCE_PATH, inference_app, load_models, register_models, withdraw_models
@@ -183,7 +192,7 @@ def serve(config: Annotated[Path | None, typer.Option(help="TOML file of setting
         for name, version in models:
             say(f"model owner: serving {name} {version}")
         say(f"model owner: listening on ws://{settings.listen}{INFERENCE_PATH}")
-        serving.serve(server, settings.listen)
+        serving.serve(server, listener)
 
 
 def _storage_key(key_file: Path | None) -> "StorageKey":

@@ -9,8 +9,8 @@ from types import FrameType
 import uvicorn
 
 from contract.command_line import say
-from contract.errors import ConfigurationError
 from contract.http_server import BoundedHeadProtocol
+from contract.listening import start_listening, take_port
 from data_owner.settings import DataOwnerSettings
 from data_owner.ui.folders import Folders
 from data_owner.ui.pages import page_app
@@ -25,7 +25,8 @@ MAX_UPLOAD_BYTES = 512 << 20
 def serve_page(settings: DataOwnerSettings, *, port: int, browser: bool) -> None:
     """Serve the page until interrupted. Raises ConfigurationError where the port or the data folder cannot be had."""
     os.umask(0o077)
-    with _listener(port) as listener:
+    with take_port(HOST, port, setting="--port") as listener:
+        start_listening(listener, setting="--port")
         folders = Folders(settings.data_folder)
         try:
             access = Access(port=int(listener.getsockname()[1]), max_upload_bytes=MAX_UPLOAD_BYTES)
@@ -69,16 +70,6 @@ class _Server(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self._workplace.bell.close()
         super().handle_exit(sig, frame)
-
-
-def _listener(port: int) -> socket.socket:
-    try:
-        return socket.create_server((HOST, port))
-    except OSError as error:
-        why = os.strerror(error.errno or 0)
-        raise ConfigurationError(
-            f"port {port} of this machine cannot be had ({why}); choose another with --port, or leave it out"
-        ) from error
 
 
 def _has_screen() -> bool:

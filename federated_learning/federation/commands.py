@@ -1,13 +1,12 @@
 """The commands of a federation: keys, the coordinator, a hospital, and all of them on one machine."""
 
-import os
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from contract.errors import ConfigurationError
+from federated_learning.federation.arguments import images_to_train_on
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -17,7 +16,6 @@ if TYPE_CHECKING:
     from federated_learning.federation.loopback import Loopback, LoopbackSettings
 
 Config = Annotated[Path, typer.Option(help="TOML file of settings.", dir_okay=False, exists=True)]
-MANIFEST, FOLDER = "kermany_manifest.csv", "kermany224"
 
 
 def make_keys(
@@ -136,14 +134,10 @@ def federate(
     Images are those of --data and --manifest, else of the folder that MEDICAL_DATA names; a smoke run draws pictures
     where there is neither, and without --output it leaves nothing behind.
     """
+    data, manifest = images_to_train_on(data, manifest, output=output, smoke=smoke)
     from federated_learning.federation.loopback import Loopback
 
     settings = _loopback_settings(config, smoke=smoke, rounds=rounds)
-    data, manifest = _images(data, manifest)
-    if data is None and not smoke:
-        raise ConfigurationError("give images with --data and --manifest, or set MEDICAL_DATA; --smoke can do without")
-    if output is None and not smoke:
-        raise ConfigurationError("give a folder with --output: the same one again goes on after a stop")
     count = hospitals or (4 if smoke else 3)
     with tempfile.TemporaryDirectory(prefix="federation-") as temporary:
         loopback = Loopback(settings, output or Path(temporary), hospitals=count, data=data, manifest=manifest)
@@ -194,15 +188,6 @@ def _loopback_settings(config: Path | None, *, smoke: bool, rounds: int | None) 
     else:
         settings = smoke_settings() if smoke else default_settings()
     return settings if rounds is None else settings.model_copy(update={"rounds": rounds})
-
-
-def _images(data: Path | None, manifest: Path | None) -> tuple[Path | None, Path | None]:
-    if (data is None) != (manifest is None):
-        raise ConfigurationError("--data and --manifest belong together: give both")
-    medical = os.environ.get("MEDICAL_DATA")
-    if data is None and medical and (Path(medical) / MANIFEST).exists():
-        return Path(medical) / FOLDER, Path(medical) / MANIFEST
-    return data, manifest
 
 
 COMMANDS = (make_keys, make_federation, fingerprint, coordinator, hospital, federate)

@@ -12,6 +12,7 @@ import httpx
 import tomli_w
 
 from contract.errors import ConfigurationError
+from contract.listening import LISTEN, require_free_port
 from contract.settings import Address
 from federated_learning.federation.engine import Runtime, new_secret
 from federated_learning.federation.keys import COORDINATOR_CERTIFICATE, COORDINATOR_KEY, NODE_KEY, Federation
@@ -56,6 +57,8 @@ def superlink(
 
     `keys`: the coordinator's folder with key and certificate; `folder`: logs and Flower's own files.
     """
+    # Asked first: another program that answers there would be taken for the SuperLink.
+    require_free_port(listen.host, listen.port, setting=LISTEN)
     folder.mkdir(parents=True, exist_ok=True)
     environment, secret = flower_environment(folder / "flower"), new_secret(folder)
     certificate = keys / COORDINATOR_CERTIFICATE

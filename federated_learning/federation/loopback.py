@@ -14,6 +14,7 @@ from typing import Annotated
 import tomli_w
 from pydantic import Field
 
+from contract.listening import require_free_port
 from contract.model_card import Name
 from contract.settings import Address, PartySettings, settings_config
 from federated_learning.augmentation import NONE
@@ -208,6 +209,8 @@ class Loopback:
         say: Callable[[str], None],
     ) -> Coordinator:
         """Run the federation to its end and write its record."""
+        listen = self.coordinator_settings.listen  # chosen when the folder was made, perhaps days ago
+        require_free_port(listen.host, listen.port, setting="a new folder for --output")
         with self.hospitals() as running:
             fall_out = _FallOut(self, running, say) if self.settings.one_falls_out and FALLS_OUT in running else None
 

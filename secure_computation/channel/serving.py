@@ -1,5 +1,6 @@
 """A party's server: an ASGI app with one WebSocket for channels and two health paths, run by uvicorn."""
 
+import socket
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,8 +12,8 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
-from contract.errors import ConfigurationError, Refused
-from contract.settings import Address
+from contract.errors import Refused
+from contract.listening import LISTEN, start_listening
 from secure_computation.channel.asgi import serve_channel, uvicorn_options
 from secure_computation.channel.channel import Channel, Deadlines
 from secure_computation.channel.identity import Expected
@@ -66,14 +67,11 @@ def party_app(service: Service) -> Starlette:
     )
 
 
-def serve(app: Starlette, address: Address) -> None:
-    """Run until interrupted. Raises ConfigurationError where the address cannot be had."""
-    server = uvicorn.Server(
-        uvicorn.Config(app, host=address.host, port=address.port, log_level="warning", **uvicorn_options())
-    )
-    try:
-        server.run()
-    except SystemExit as error:  # uvicorn's way to say that it could not bind
-        raise ConfigurationError(
-            f"cannot listen on {address}; free the port or choose another in the settings"
-        ) from error
+def serve(app: Starlette, listener: socket.socket) -> None:
+    """Listen on what `contract.listening.take_port` bound and run until interrupted, then close it.
+
+    Raises ConfigurationError where another program began to listen there in between.
+    """
+    with listener:
+        start_listening(listener, setting=LISTEN)
+        uvicorn.Server(uvicorn.Config(app, log_level="warning", **uvicorn_options())).run(sockets=[listener])

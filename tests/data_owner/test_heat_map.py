@@ -14,7 +14,8 @@ from contract.model_card import ModelCard, OutputPolicy, read_card
 from contract.ticket import Engine
 from data_owner.answers import ClassAnswer
 from data_owner.diagnosis import Bytes, Diagnosis, ModelName, Seconds
-from data_owner.heat_map import MOST_OPAQUE, colours, draw_heat_map, places_for, require_heat_map
+from data_owner.heat_map import MOST_OPAQUE, colours, draw_heat_map, require_heat_map
+from data_owner.heat_map_places import places_for
 from imaging.preprocessing import PICTURE_SIDE, to_picture
 from tests.end_to_end.models import write_tiny_model
 

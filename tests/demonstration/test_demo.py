@@ -107,8 +107,12 @@ def test_json_alone_on_stdout_and_nothing_left(temporary: Path, tiny_model: Path
     demo = start(temporary, tiny_model, "--json", "--engine", "crypten", scan, text)
     stdout, stderr = demo.finish()
     assert demo.process.returncode == 2
-    (words,) = stderr.splitlines()
-    assert words.startswith(f"data-owner: {text}: this is not a PNG, JPEG, TIFF, DICOM or NIfTI file: ")
+    words, *steps = stderr.splitlines()  # the file that is none is named first, before anything is started
+    assert words.startswith(f"demo: {text}: this is not a PNG, JPEG, TIFF, DICOM or NIfTI file: ")
+    assert len(steps) == 4
+    assert all(step.startswith("demo: ") for step in steps)
+    assert "importing the model" in steps[0]
+    assert "diagnosing" in steps[-1]
     (line,) = stdout.splitlines()
     shown = json.loads(line)
     assert set(shown) == set(KEYS)
@@ -160,9 +164,20 @@ def test_a_model_folder_that_is_not_one(temporary: Path, tmp_path: Path, damage:
     stdout, stderr = demo.finish()
     assert demo.process.returncode in {2, 5}
     assert stdout == ""
-    assert len(stderr.splitlines()) == 1
-    assert damage in stderr
+    *steps, words = stderr.splitlines()
+    assert all(step.startswith("demo: ") for step in steps)
+    assert damage in words
     assert demo.left_behind() == []
+
+
+def test_nothing_is_started_for_files_that_are_no_images(temporary: Path, tiny_model: Path, tmp_path: Path) -> None:
+    text = tmp_path / "notes.txt"
+    text.write_text("not an image\n" * 50)
+    demo = start(temporary, tiny_model, "--json", text)
+    stdout, stderr = demo.finish()
+    assert (demo.process.returncode, stdout) == (2, "")
+    (words,) = stderr.splitlines()
+    assert words.startswith(f"demo: {text}: this is not a PNG, JPEG, TIFF, DICOM or NIfTI file: ")
 
 
 def comparison(*, plaintext: str) -> Comparison:

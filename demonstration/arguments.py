@@ -1,0 +1,249 @@
+"""Checks a script's arguments before anything is installed: a typing error is said in a second, not after a minute.
+
+The options are read from the syntax tree of the very functions that declare them to typer, which is not there yet; so
+there is one list of them. Standard library only, for any Python from 3.11:
+
+    python -m demonstration.arguments demo --port 80 chest.dcm
+
+Exit status 0: nothing wrong was found; `HELP_SHOWN`: help was asked for and printed; else that of the error.
+"""
+
+import argparse
+import ast
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from contract.errors import CallerError, EncryptedInferenceError
+from demonstration.checks import check_demo
+from federated_learning.federation.arguments import images_to_train_on
+
+ROOT: Final = Path(__file__).resolve().parent.parent
+COMMANDS_OF_BENCH: Final = ROOT / "benchmarks" / "commands"
+HELP_SHOWN: Final = 100
+SCRIPTS: Final = {
+    "demo": (ROOT / "demonstration" / "__main__.py", "demo"),
+    "federate": (ROOT / "federated_learning" / "federation" / "commands.py", "federate"),
+}
+"""Where the function of each script stands. Those of `scripts/bench` stand in modules of their own names."""
+_KINDS: Final[Mapping[str, type]] = {"int": int, "float": float, "str": str, "Path": Path}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parameter:
+    """One parameter of a command, as typer is told of it."""
+
+    name: str
+    kind: type
+    options: tuple[str, ...]
+    """Such as `--json`; none for what has no option."""
+    off: tuple[str, ...] = ()
+    """For a flag: what turns it off, such as `--no-browser`."""
+    required: bool
+    repeated: bool
+    choices: tuple[str, ...] = ()
+    limits: Mapping[str, Any]
+    """Other keywords of its declaration: min, max, exists, file_okay, dir_okay, metavar, help."""
+
+    @property
+    def is_flag(self) -> bool:
+        """Whether the option takes no value."""
+        return self.kind is bool
+
+    def read(self, text: str) -> Any:
+        """Its value. Raises argparse.ArgumentTypeError in the reader's terms."""
+        try:
+            value = self.kind(text)
+        except ValueError:
+            noun = "a whole number" if self.kind is int else "a number"
+            raise argparse.ArgumentTypeError(f"{text!r} is not {noun}") from None
+        least, most = self.limits.get("min"), self.limits.get("max")
+        if (least is not None and value < least) or (most is not None and value > most):
+            between = f"at least {least}" if most is None else f"{least} to {most}"
+            raise argparse.ArgumentTypeError(f"{text} is out of range: give {between}")
+        if isinstance(value, Path):
+            self._check_path(value)
+        return value
+
+    def _check_path(self, path: Path) -> None:
+        if self.limits.get("exists") and not path.exists():
+            raise argparse.ArgumentTypeError(f"there is no {path}")
+        if path.exists() and path.is_dir() and self.limits.get("dir_okay") is False:
+            raise argparse.ArgumentTypeError(f"{path} is a folder, not a file")
+        if path.exists() and not path.is_dir() and self.limits.get("file_okay") is False:
+            raise argparse.ArgumentTypeError(f"{path} is a file, not a folder")
+
+
+def declared(path: Path, function: str) -> list[Parameter]:
+    """The parameters of a command, from the source of the module that defines it."""
+    tree = ast.parse(path.read_text())
+    found = next(node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == function)
+    arguments = found.args
+    positional: list[tuple[ast.arg, ast.expr | None]] = list(
+        zip(
+            arguments.args,
+            [None] * (len(arguments.args) - len(arguments.defaults)) + list(arguments.defaults),
+            strict=True,
+        )
+    )
+    pairs = positional + list(zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True))
+    return [_parameter(argument, default, path) for argument, default in pairs]
+
+
+def _parameter(argument: ast.arg, default: ast.expr | None, path: Path) -> Parameter:
+    annotation, home = _resolved(argument.annotation, path)
+    if not (isinstance(annotation, ast.Subscript) and isinstance(annotation.slice, ast.Tuple)):
+        raise TypeError(f"{path}: {argument.arg} is not declared as Annotated[TYPE, typer.Option(...)]")
+    written, declaration = annotation.slice.elts
+    if not isinstance(declaration, ast.Call):
+        raise TypeError(f"{path}: {argument.arg} has no declaration for typer")
+    words = ast.unparse(written).removesuffix(" | None")
+    repeated = words.startswith("list[")
+    word = words.removeprefix("list[").removesuffix("]")
+    kind, choices = _kind(word, home)
+    names = [_constant(one) for one in declaration.args]
+    on = tuple(name for one in names for name in str(one).split("/")[0].split() if name.startswith("-"))
+    off = tuple(name for one in names for name in str(one).split("/")[1:])
+    if not on and ast.unparse(declaration.func).endswith("Option"):
+        option = argument.arg.replace("_", "-")
+        on, off = (f"--{option}",), (f"--no-{option}",) if kind is bool else ()
+    limits = {one.arg: _constant(one.value) for one in declaration.keywords if one.arg is not None}
+    return Parameter(
+        name=argument.arg,
+        kind=kind,
+        options=on,
+        off=off,
+        required=default is None,
+        repeated=repeated,
+        choices=choices,
+        limits=limits,
+    )
+
+
+def _constant(node: ast.expr) -> Any:
+    """What a literal stands for; None for anything that would have to be computed."""
+    try:
+        return ast.literal_eval(node)
+    except ValueError:
+        return None
+
+
+def _kind(word: str, path: Path) -> tuple[type, tuple[str, ...]]:
+    """A type by the name it has in a module, and what it allows where it is an enumeration of words."""
+    if word == "bool":
+        return bool, ()
+    if word in _KINDS:
+        return _KINDS[word], ()
+    found = _find(word, path)
+    node = found[0] if found else None
+    if not isinstance(node, ast.ClassDef):
+        raise TypeError(f"{path}: no type {word} that a command line could have")
+    values = [_constant(one.value) for one in node.body if isinstance(one, ast.Assign)]
+    return str, tuple(str(value) for value in values if value is not None)
+
+
+def _resolved(node: ast.expr | None, path: Path) -> tuple[ast.expr | None, Path]:
+    """An annotation with names of aliases followed, and the module in which it stands."""
+    while isinstance(node, ast.Name):
+        found = _find(node.id, path)
+        if found is None or not isinstance(found[0], ast.expr):
+            break
+        node, path = found[0], found[1]
+    return node, path
+
+
+def _find(name: str, path: Path) -> tuple[ast.AST, Path] | None:
+    """What a name of a module stands for: a class, or the value assigned, there or where it is imported from."""
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.ClassDef) and node.name == name:
+            return node, path
+        if isinstance(node, ast.Assign) and any(isinstance(one, ast.Name) and one.id == name for one in node.targets):
+            return node.value, path
+        if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == name and node.value is not None:
+            return node.value, path
+        if isinstance(node, ast.ImportFrom) and any(one.name == name for one in node.names):
+            module = ROOT / str(node.module).replace(".", "/")
+            file = module.with_suffix(".py") if module.with_suffix(".py").exists() else module / "__init__.py"
+            return _find(name, file) if file.exists() else None
+    return None
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> Any:
+        raise CallerError(f"{message}; see {self.prog} --help")
+
+
+def parser_for(program: str, parameters: Sequence[Parameter]) -> argparse.ArgumentParser:
+    """A parser that takes what typer would take."""
+    parser = _Parser(prog=program, allow_abbrev=False)
+    for one in parameters:
+        text = str(one.limits.get("help") or "").replace("%", "%%")
+        if one.is_flag:
+            parser.add_argument(*one.options, dest=one.name, action="store_true", help=text)
+            if one.off:
+                parser.add_argument(*one.off, dest=one.name, action="store_false", help=argparse.SUPPRESS)
+            continue
+        shape: dict[str, Any] = {"type": one.read, "metavar": one.limits.get("metavar"), "help": text}
+        if one.choices:
+            shape |= {"choices": one.choices, "metavar": None}
+        if one.options:
+            if one.repeated:
+                shape |= {"action": "append", "default": []}
+            parser.add_argument(*one.options, dest=one.name, required=one.required, **shape)
+        else:
+            shape["metavar"] = str(shape["metavar"] or one.name).removesuffix(" ...")
+            parser.add_argument(one.name, nargs=("+" if one.required else "*") if one.repeated else None, **shape)
+    return parser
+
+
+def check(script: str, arguments: Sequence[str]) -> bool:
+    """Check the arguments of `scripts/SCRIPT`; False where they ask for help, which was printed. Raises CallerError."""
+    words, program = list(arguments), f"scripts/{script}"
+    if script in SCRIPTS:
+        path, function = SCRIPTS[script]
+    else:
+        known = sorted(one.stem for one in COMMANDS_OF_BENCH.glob("*.py") if _defines(one, one.stem))
+        if not words or words[0] in {"-h", "--help"}:
+            print(f"usage: {program} COMMAND [OPTION ...]\ncommands: {', '.join(known)}")  # noqa: T201 - asked for
+            return False
+        if words[0] not in known:
+            raise CallerError(f"no command '{words[0]}': choose one of {', '.join(known)}")
+        function = words.pop(0)
+        path, program = COMMANDS_OF_BENCH / f"{function}.py", f"{program} {function}"
+    parser = parser_for(program, declared(path, function))
+    if {"-h", "--help"} & set(words):
+        parser.print_help()
+        return False
+    given = parser.parse_intermixed_args(words)
+    _check_together(script, given)
+    return True
+
+
+def _check_together(script: str, given: argparse.Namespace) -> None:
+    """What the script itself asks first of all."""
+    if script == "demo":
+        page = {"ui": given.ui, "port": given.port or 0}
+        check_demo(given.files, model=given.model, heat_map=given.heat_map, as_json=given.as_json, **page)
+    elif script == "federate":
+        images_to_train_on(given.data, given.manifest, output=given.output, smoke=given.smoke)
+
+
+def _defines(path: Path, function: str) -> bool:
+    return any(isinstance(node, ast.FunctionDef) and node.name == function for node in ast.parse(path.read_text()).body)
+
+
+def main() -> None:
+    """Entry point: the script's name, then its arguments."""
+    script, *arguments = sys.argv[1:]
+    try:
+        goes_on = check(script, arguments)
+    except EncryptedInferenceError as error:
+        print(f"{script}: {error}", file=sys.stderr)  # noqa: T201 - nothing that prints better is installed
+        sys.exit(error.exit_status)
+    sys.exit(0 if goes_on else HELP_SHOWN)
+
+
+if __name__ == "__main__":
+    main()
