@@ -16,13 +16,17 @@ def grey_of_colours(
     colours: NDArray[np.uint8], choice: ColourChoice
 ) -> tuple[NDArray[np.float32], tuple[ImageWarning, ...]]:
     """(rows, columns, 3), 8 bits -> float32 (rows, columns) in [0, 1]. Raises ImageError for colours not asked for."""
+    values, warnings = brightness(colours, choice)
+    return values.astype(np.float32) / np.float32(255), warnings
+
+
+def brightness(colours: NDArray[np.uint8], choice: ColourChoice) -> tuple[NDArray[np.uint8], tuple[ImageWarning, ...]]:
+    """The same in 8 bits."""
     grey = all(_alike(colours[..., first], colours[..., second]) for first, second in ((0, 1), (1, 2), (2, 0)))
     if not grey and choice is ColourChoice.REFUSE:
         raise ImageError("this is a colour picture, not a grey radiograph: export the radiograph itself in grey")
-    values = np.asarray(Image.fromarray(colours).convert("L"), np.float32) / np.float32(255)
-    if grey:
-        return values, ()
-    return values, (ImageWarning("colour", "the picture is in colours; only its brightness is read"),)
+    values = np.asarray(Image.fromarray(colours).convert("L"))
+    return values, () if grey else (ImageWarning("colour", "the picture is in colours; only its brightness is read"),)
 
 
 def _alike(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> bool:

@@ -111,6 +111,10 @@ class DecodedFile:
     """Which of `frames` pictures this is, counted from 1."""
     modality: str | None = None
     body_part: str | None = None
+    other_body_parts: tuple[str, ...] = ()
+    """What other tags of the file say of it, where they do not say the same."""
+    views: tuple[str, ...] = ()
+    """Views of the body that its tags name, see `imaging.views`; more than one where they do not say the same."""
     polarity: PolarityToldBy = PolarityToldBy.FILE
     years: frozenset[int] = field(default=frozenset(), repr=False)
     """The patient's age in completed years, see `completed_years`; looked for where the model asks for it only."""
@@ -167,13 +171,20 @@ def sniff(source: BoundedReader) -> FileFormat:
         return FileFormat.PNG
     if head.startswith(b"\xff\xd8\xff"):
         return FileFormat.JPEG
-    if head[128:132] == b"DICM":  # before TIFF: a DICOM file's preamble may make it both
+    if is_dicom(head):  # before TIFF: a DICOM file's preamble may make it both
         return FileFormat.DICOM
     if head.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")):  # the last two: BigTIFF
         return FileFormat.TIFF
     if is_nifti(inflated_start(head) if head.startswith(GZIP) else head):
         return FileFormat.NIFTI
     raise ImageError(f"this is not a {READ} file: export the image in one of these formats")
+
+
+def is_dicom(head: bytes) -> bool:
+    """Whether a file begins as DICOM: with its preamble, or without it at the file meta information (PS3.10 7.1)."""
+    if head[128:132] == b"DICM" or head.startswith(b"DICM\x02\0"):
+        return True
+    return head[:2] == b"\x02\0" and head[2:4] in (b"\0\0", b"\x01\0", b"\x02\0", b"\x10\0") and head[4:6].isupper()
 
 
 GZIP = b"\x1f\x8b\x08"

@@ -1,15 +1,14 @@
 """A file -> a grey radiograph in [0, 1], with what the user should know about it -> the tensor for a model."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from contract.model_card import AgeRange, InputSpecification
+from contract.model_card import InputSpecification
 from imaging.dicom import read_dicom
 from imaging.formats import (
     BoundedReader,
@@ -26,6 +25,7 @@ from imaging.nifti import read_nifti
 from imaging.polarity import POLARITY_QUESTIONS, settled
 from imaging.preprocessing import to_model_input, to_picture
 from imaging.raster import read_jpeg, read_png
+from imaging.suitability import AGE_UNKNOWN, WRONG_AGE, suitability
 from imaging.tiff import read_tiff
 from imaging.viewing import Viewing, to_viewing
 
@@ -41,11 +41,6 @@ __all__ = [
     "read_image",
     "read_model_input",
 ]
-
-
-AGE_UNKNOWN: Final = "age-unknown"
-WRONG_AGE: Final = "wrong-age"
-"""Codes of warnings."""
 
 _READERS: Mapping[FileFormat, Callable[[BoundedReader, InputSpecification, Limits], DecodedFile]] = MappingProxyType(
     {
@@ -141,7 +136,7 @@ def _radiograph(file_format: FileFormat, decoded: DecodedFile, specification: In
         body_part=decoded.body_part,
         original_size=(decoded.pixels.shape[0], decoded.pixels.shape[1]),
         polarity_told_by=decoded.polarity,
-        warnings=(*decoded.warnings, *_suitability(decoded, file_format, specification), *_blank(decoded.pixels)),
+        warnings=(*decoded.warnings, *suitability(decoded, file_format, specification), *_blank(decoded.pixels)),
     )
 
 
@@ -175,47 +170,6 @@ def _model_input(image: Radiograph, specification: InputSpecification) -> ModelI
         polarity_told_by=image.polarity_told_by,
         warnings=image.warnings,
     )
-
-
-def _suitability(
-    decoded: DecodedFile, file_format: FileFormat, specification: InputSpecification
-) -> tuple[ImageWarning, ...]:
-    """Warnings about a file that says it is not what the model was made for, or does not say what it is."""
-    accepted = ", ".join(specification.modalities)
-    ages = specification.ages
-    if file_format is not FileFormat.DICOM:
-        reads = accepted if ages is None else f"{accepted}; ages {ages}"
-        text = f"{file_format} files do not say what they show: make sure that this is what the model reads ({reads})"
-        return (ImageWarning("modality-unknown", text),)
-    found: list[ImageWarning] = []
-    if decoded.modality is None:
-        text = f"the file does not name its modality; the model was made for {accepted}"
-        found.append(ImageWarning("modality-unknown", text, needs_confirmation=True))
-    elif decoded.modality not in specification.modalities:
-        text = f"the file's modality is {decoded.modality}; the model was made for {accepted}"
-        found.append(ImageWarning("wrong-modality", text, needs_confirmation=True))
-    if specification.body_parts:
-        parts = ", ".join(specification.body_parts)
-        if decoded.body_part is None:
-            found.append(ImageWarning("body-part-unknown", f"the file names no body part; the model reads {parts}"))
-        elif decoded.body_part not in {part.upper() for part in specification.body_parts}:
-            text = f"the file's body part is {decoded.body_part}; the model was made for {parts}"
-            found.append(ImageWarning("wrong-body-part", text, needs_confirmation=True))
-    if ages is not None:
-        found += _age(decoded.years, ages)
-    return tuple(found)
-
-
-def _age(years: frozenset[int], ages: AgeRange) -> Iterator[ImageWarning]:
-    """What the clinician should know of the patient's age. The age itself is the patient's, and is not repeated."""
-    if not years:
-        yield ImageWarning(AGE_UNKNOWN, f"the file names no age; the model was made for patients of {ages}")
-    elif max(years) > ages.oldest:
-        text = f"by the file, the patient is older than the model was made for ({ages})"
-        yield ImageWarning(WRONG_AGE, text, needs_confirmation=True)
-    elif min(years) < ages.youngest:
-        text = f"by the file, the patient is younger than the model was made for ({ages})"
-        yield ImageWarning(WRONG_AGE, text, needs_confirmation=True)
 
 
 def _blank(pixels: NDArray[np.float32]) -> tuple[ImageWarning, ...]:

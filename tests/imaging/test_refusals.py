@@ -141,10 +141,6 @@ CASES: dict[str, tuple[Callable[[], bytes], str]] = {
     "not a syntax": (lambda: with_transfer_syntax(grey(), "secret"), "unknown transfer syntax"),
     "HTJ2K": (lambda: with_transfer_syntax(grey(), "1.2.840.10008.1.2.4.201"), "High-Throughput JPEG 2000"),
     "MPEG": (lambda: with_transfer_syntax(grey(), "1.2.840.10008.1.2.4.100"), "MPEG"),
-    "JPEG extended": (
-        lambda: with_transfer_syntax(dicom_bytes(data_set(picture(), bits=12)), "1.2.840.10008.1.2.4.51"),
-        "JPEG Extended with 12 bits",
-    ),
     "not what its syntax says": (lambda: with_transfer_syntax(grey(), "1.2.840.10008.1.2.4.90"), "damaged"),
     "not deflated": (lambda: with_transfer_syntax(grey(), "1.2.840.10008.1.2.1.99"), "damaged"),
 }

@@ -1,4 +1,6 @@
-"""Run as a script: one JPEG Lossless frame on standard input -> its pixels, little endian, on standard output.
+"""Run as a script: one JPEG frame, lossless or of more than 8 bits, on standard input -> its pixels, little endian.
+
+They go to standard output.
 
 GDCM crashes the process on some damaged frames, so it is only ever loaded here, in a process of its own. Nothing of
 ours is imported, nor anything else that takes long to load: Python runs this file in isolated mode (-I), and the
@@ -20,7 +22,7 @@ def main() -> None:
     """Decode within limits of memory, output and time; any failure ends the process with a non-zero status."""
     parser = argparse.ArgumentParser()
     parser.add_argument("syntax")
-    for name in ("rows", "columns", "allocated", "stored", "representation"):
+    for name in ("rows", "columns", "allocated", "precision"):
         parser.add_argument(name, type=int)
     options = parser.parse_args()
     length = options.rows * options.columns * options.allocated // 8
@@ -49,7 +51,7 @@ def _image(options: argparse.Namespace, frame: bytes) -> "gdcm.Image":
     grey = gdcm.PhotometricInterpretation.GetPIType("MONOCHROME2")
     image.SetPhotometricInterpretation(gdcm.PhotometricInterpretation(grey))
     image.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.GetTSType(options.syntax)))
-    stored = (options.allocated, options.stored, options.stored - 1, options.representation)
+    stored = (options.allocated, options.precision, options.precision - 1, 0)
     image.SetPixelFormat(gdcm.PixelFormat(1, *stored))
     return image
 

@@ -1,0 +1,104 @@
+"""What the header of a compressed picture says, so that a decoder never makes more than the DICOM header promised."""
+
+import struct
+from dataclasses import dataclass, replace
+
+_WITHOUT_LENGTH = {0x01, *range(0xD0, 0xD9)}
+_FRAME_HEADERS = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
+_LOSSLESS, _JPEG_LS = {0xC3, 0xC7, 0xCB, 0xCF}, 0xF7
+_SCAN = 0xDA
+_MOST_JPEG_BITS = 16
+_CODING_STYLE = 0xFF52
+
+
+@dataclass(frozen=True, kw_only=True)
+class Codestream:
+    """One compressed frame by its own header."""
+
+    rows: int
+    columns: int
+    components: int
+    precision: int
+    """Bits of a sample."""
+    signed: bool = False
+    """Whether samples are two's complement: JPEG 2000 only says so."""
+    lossless: bool
+    """Whether the samples come back as they were written."""
+    error: int = 0
+    """The largest error of a sample that near-lossless JPEG-LS allows."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(rows, columns)."""
+        return self.rows, self.columns
+
+
+def read_codestream(data: bytes) -> Codestream | None:
+    """The header of a JPEG, JPEG-LS or JPEG 2000 codestream or JP2 file; None where none is found."""
+    if data.startswith(b"\xff\xd8"):
+        return _jpeg(data)
+    if data.startswith(b"\x00\x00\x00\x0cjP  "):  # a JP2 file: its codestream begins in the jp2c box
+        box = data.find(b"jp2c\xff\x4f\xff\x51")
+        data = data[box + 4 :] if box >= 0 else b""
+    if data.startswith(b"\xff\x4f\xff\x51") and len(data) >= 43:
+        right, bottom, left, top = struct.unpack_from(">4I", data, 8)
+        (components,) = struct.unpack_from(">H", data, 40)
+        return Codestream(
+            rows=bottom - top,
+            columns=right - left,
+            components=components,
+            precision=(data[42] & 0x7F) + 1,
+            signed=bool(data[42] & 0x80),
+            lossless=_is_reversible(data),
+        )
+    return None
+
+
+def _is_reversible(data: bytes) -> bool:
+    """Whether JPEG 2000's coding style names the 5-3 wavelet, which loses nothing by itself."""
+    position = 2
+    while position + 14 <= len(data) and data[position] == 0xFF:
+        marker, length = struct.unpack_from(">2H", data, position)
+        if marker == _CODING_STYLE:
+            return data[position + 13] == 1
+        position += 2 + length
+    return False
+
+
+def _jpeg(data: bytes) -> Codestream | None:
+    position = 2
+    found: Codestream | None = None
+    while position + 10 <= len(data) and data[position] == 0xFF:
+        marker = data[position + 1]
+        if marker == 0xFF:  # fill byte
+            position += 1
+            continue
+        if marker in _WITHOUT_LENGTH:
+            position += 2
+            continue
+        if marker in _FRAME_HEADERS:
+            precision, rows, columns, components = struct.unpack_from(">B2HB", data, position + 4)
+            if not 0 < precision <= _MOST_JPEG_BITS:
+                return None
+            found = Codestream(
+                rows=rows,
+                columns=columns,
+                components=components,
+                precision=precision,
+                lossless=marker in _LOSSLESS,
+            )
+            if marker != _JPEG_LS:
+                return found
+        elif marker == _SCAN:
+            return _near_lossless(found, data, position)
+        (length,) = struct.unpack_from(">H", data, position + 2)
+        position += 2 + length
+    return found
+
+
+def _near_lossless(frame: Codestream | None, data: bytes, scan: int) -> Codestream | None:
+    """A JPEG-LS frame with the largest error that its first scan names."""
+    at = scan + 5 + 2 * data[scan + 4]
+    if frame is None or at >= len(data):
+        return frame
+    return replace(frame, lossless=data[at] == 0, error=data[at])

@@ -1,0 +1,210 @@
+"""One grey frame out of its compression, as bare patterns of bits: `bits` says which of them are the pixel's."""
+
+import io
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import BinaryIO, assert_never
+
+import jpeg_ls
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from pydicom import Dataset
+from pydicom.encaps import encapsulate
+from pydicom.pixels.decoders.base import get_decoder
+from pydicom.uid import RLELossless
+
+from contract.errors import ImageError
+from contract.model_card import ColourChoice
+from imaging.colour import brightness
+from imaging.dicom.bits import Samples
+from imaging.dicom.codestream import Codestream, read_codestream
+from imaging.dicom.frames import compressed_frame, native_frame
+from imaging.dicom.header import PixelLayout
+from imaging.dicom.syntax import Codec, DicomFile
+from imaging.formats import ImageWarning
+
+_WORKER = Path(__file__).with_name("gdcm_worker.py")
+_WORKER_SECONDS = 60
+_WORKER_WORDS = 64 << 10
+
+_JPEG_LOSSLESS = ("1.2.840.10008.1.2.4.57", "1.2.840.10008.1.2.4.70")
+_JPEG_EXTENDED = "1.2.840.10008.1.2.4.51"
+_LOSSY_JPEG_2000 = ("1.2.840.10008.1.2.4.91", "1.2.840.10008.1.2.4.203")
+_MOST_STRAY_BYTES = 8
+"""Before the end of a JPEG-LS picture."""
+_SLACK = 16
+"""A lossy compression leaves the range of its values by less than this part of it."""
+
+
+def decode_grey(
+    file: DicomFile, data_set: Dataset, layout: PixelLayout, frame: int, choice: ColourChoice
+) -> tuple[Samples, tuple[ImageWarning, ...]]:
+    """One frame of integers. Raises ImageError for what is damaged or is not what the header says."""
+    codec = file.codec
+    if codec is Codec.NATIVE:
+        data, remarks = native_frame(data_set, layout, frame)
+        return Samples(patterns=_native(data, file, data_set, layout, frame), precision=layout.allocated), remarks
+    data, remarks = compressed_frame(data_set, layout, file, frame)
+    if codec is Codec.RUN_LENGTHS:
+        return Samples(patterns=_run_lengths(data, layout), precision=layout.allocated), remarks
+    stream = checked_codestream(data, layout)
+    if codec is Codec.JPEG and stream.components == 3 and stream.precision == 8 and not stream.lossless:
+        values, of_colours = brightness(
+            np.asarray(Image.open(io.BytesIO(data), formats=["JPEG"]).convert("RGB")), choice
+        )
+        text = "the file says that it is grey, and its compressed picture has three colours; their brightness was read"
+        return Samples(patterns=values, precision=8), (*remarks, *of_colours, ImageWarning("three-colours", text))
+    if stream.components != 1:
+        raise ImageError(
+            f"the DICOM header says that the picture is grey, its compressed picture has {stream.components} colours: "
+            "export the file again"
+        )
+    if stream.precision > layout.allocated:
+        raise ImageError(
+            f"the DICOM header promises {layout.allocated} bits, its compressed picture has {stream.precision}: "
+            "export the file again"
+        )
+    patterns = _unpacked(codec, data, stream, file)
+    if patterns.shape != layout.shape:
+        raise ImageError("the DICOM file does not decode to one grey image: export it again")
+    return Samples(patterns=patterns, precision=stream.precision, slack=_slack(stream, layout, file)), remarks
+
+
+def checked_codestream(data: bytes, layout: PixelLayout) -> Codestream:
+    """The header of one compressed frame. Raises ImageError where it promises another size than the DICOM header."""
+    stream = read_codestream(data)
+    if stream is None:
+        raise ImageError("the compressed picture in the DICOM file is damaged: export or copy the file again")
+    if stream.shape != layout.shape:
+        raise ImageError("the DICOM header and its compressed picture differ in size: export the file again")
+    return stream
+
+
+def _slack(stream: Codestream, layout: PixelLayout, file: DicomFile) -> int:
+    """By how much decoded values may leave the range of those that were encoded."""
+    if stream.error:
+        return stream.error
+    lossy = not stream.lossless or file.transfer_syntax in _LOSSY_JPEG_2000
+    return (1 << layout.stored) // _SLACK if lossy and file.codec is not Codec.JPEG_LS else 0
+
+
+def _unpacked(codec: Codec, data: bytes, stream: Codestream, file: DicomFile) -> NDArray[np.unsignedinteger]:
+    match codec:
+        case Codec.JPEG if stream.precision == 8 and not stream.lossless:
+            return _by_pillow(data, "JPEG")
+        case Codec.JPEG:
+            return _by_gdcm(data, stream, file)
+        case Codec.JPEG_LS:
+            return _jpeg_ls(data, stream)
+        case Codec.JPEG_2000:
+            return _jpeg_2000(data, stream)
+        case Codec.NATIVE | Codec.RUN_LENGTHS:
+            raise AssertionError(codec)
+        case _:
+            assert_never(codec)
+
+
+def native_numbers(data: bytes, file: DicomFile, kind: str) -> NDArray[np.generic]:
+    """Numbers of a NumPy kind such as `u2`, in the file's order of bytes, in this machine's."""
+    found = np.frombuffer(data, f"{'>' if file.is_big_endian else '<'}{kind}")
+    return found.astype(found.dtype.newbyteorder("="))
+
+
+def _native(
+    data: bytes, file: DicomFile, data_set: Dataset, layout: PixelLayout, frame: int
+) -> NDArray[np.unsignedinteger]:
+    if file.is_big_endian and layout.allocated == 8 and data_set[layout.keyword].VR == "OW":
+        every = data_set[layout.keyword].value  # bytes lie in words, the second first
+        turned = np.frombuffer(every[: len(every) // 2 * 2], "<u2").byteswap().tobytes() + every[len(every) // 2 * 2 :]
+        data = turned[frame * layout.frame_bytes : (frame + 1) * layout.frame_bytes]
+    values = native_numbers(data, file, f"u{layout.allocated // 8}")
+    return np.asarray(values.reshape(layout.shape))
+
+
+def _run_lengths(data: bytes, layout: PixelLayout) -> NDArray[np.unsignedinteger]:
+    unpacked, _ = get_decoder(RLELossless).as_buffer(
+        encapsulate([data]),
+        index=0,
+        decoding_plugin="pydicom",
+        rows=layout.rows,
+        columns=layout.columns,
+        samples_per_pixel=1,
+        number_of_frames=1,
+        bits_allocated=layout.allocated,
+        bits_stored=layout.allocated,
+        pixel_representation=0,
+        photometric_interpretation=layout.kind,
+        pixel_keyword="PixelData",
+    )
+    return np.frombuffer(unpacked, f"<u{layout.allocated // 8}").reshape(layout.shape)
+
+
+def _by_pillow(data: bytes, container: str) -> NDArray[np.unsignedinteger]:
+    values = np.asarray(Image.open(io.BytesIO(data), formats=[container]))
+    if values.dtype not in (np.uint8, np.uint16):
+        raise ImageError("the DICOM file does not decode to one grey image: export it again")
+    return values
+
+
+def _jpeg_2000(data: bytes, stream: Codestream) -> NDArray[np.unsignedinteger]:
+    """Pillow fills its 8 or 16 bits from the top, and adds half the range to signed samples: taken back here."""
+    values = _by_pillow(data, "JPEG2000")
+    patterns = np.right_shift(values, 8 * values.dtype.itemsize - stream.precision)
+    return np.asarray(np.bitwise_xor(patterns, 1 << (stream.precision - 1)) if stream.signed else patterns)
+
+
+def _jpeg_ls(data: bytes, stream: Codestream) -> NDArray[np.unsignedinteger]:
+    """Some encoders leave bytes between the picture and its end marker, which the decoder does not forgive."""
+    try:
+        buffer, _ = jpeg_ls.decode_pixel_data(data)
+    except RuntimeError:
+        buffer = _without_stray_bytes(data)
+    return np.frombuffer(buffer, np.uint8 if stream.precision <= 8 else "<u2").reshape(stream.shape)
+
+
+def _without_stray_bytes(data: bytes) -> bytes:
+    body = data[: data.rfind(b"\xff\xd9")]
+    for stray in range(1, _MOST_STRAY_BYTES + 1):
+        if body[-stray:].strip(b"\0\xff"):
+            break
+        try:
+            return bytes(jpeg_ls.decode_pixel_data(body[:-stray] + b"\xff\xd9")[0])
+        except RuntimeError:
+            continue
+    raise ImageError("the compressed picture in the DICOM file is damaged: export or copy the file again")
+
+
+def _by_gdcm(data: bytes, stream: Codestream, file: DicomFile) -> NDArray[np.unsignedinteger]:
+    """Decode JPEG that is lossless or has more than 8 bits in a process of its own, which a damaged frame may crash."""
+    container = 1 if stream.precision <= 8 else 2
+    syntax = str(file.transfer_syntax)
+    if stream.lossless != (syntax in _JPEG_LOSSLESS):
+        syntax = _JPEG_LOSSLESS[0] if stream.lossless else _JPEG_EXTENDED
+    figures = (stream.rows, stream.columns, 8 * container, stream.precision)
+    command = [sys.executable, "-I", str(_WORKER), syntax, *(str(figure) for figure in figures)]
+    length = stream.rows * stream.columns * container
+    with _in_memory(data) as source, _in_memory() as target, _in_memory() as words:
+        worker = subprocess.Popen(command, stdin=source, stdout=target, stderr=words)  # noqa: S603 - own script, checked numbers
+        limit = threading.Timer(_WORKER_SECONDS, worker.kill)  # a wait with a timeout looks twenty times a second
+        limit.start()
+        status = worker.wait()
+        limit.cancel()
+        target.seek(0)
+        pixels = target.read(length + 1)
+        words.seek(0)
+        damaged = status != 0 or len(pixels) != length or b"Corrupt JPEG data" in words.read(_WORKER_WORDS)
+    if damaged:
+        raise ImageError("the compressed picture in the DICOM file is damaged: export or copy the file again")
+    return np.frombuffer(pixels, f"<u{container}").reshape(stream.shape)
+
+
+def _in_memory(content: bytes = b"") -> BinaryIO:
+    """A file that lies in memory alone. A process takes it over faster than a pipe, and a picture touches no disk."""
+    file = os.fdopen(os.memfd_create("frame"), "w+b")
+    file.write(content)
+    file.seek(0)
+    return file

@@ -1,0 +1,134 @@
+"""One frame's bytes, where the file keeps them."""
+
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from pydicom import Dataset
+from pydicom.dataelem import RawDataElement
+
+from contract.errors import ImageError
+from imaging.dicom.header import PixelLayout
+from imaging.dicom.syntax import Codec, DicomFile
+from imaging.formats import ImageWarning
+
+_UNDEFINED = 0xFFFFFFFF
+_ITEM, _END = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"
+_CUT_SHORT = "the DICOM file is damaged or cut short in its pixel data: export or copy it again"
+
+
+def _begins_run_lengths(fragment: bytes) -> bool:
+    """A header of 1 to 15 segments, the first of which follows it (PS3.5 G.5)."""
+    return fragment[4:8] == b"\x40\0\0\0" and fragment[1:4] == b"\0\0\0" and 1 <= fragment[0] <= 15
+
+
+_BEGINS: MappingProxyType[Codec, Callable[[bytes], bool]] = MappingProxyType(
+    {
+        Codec.RUN_LENGTHS: _begins_run_lengths,
+        Codec.JPEG: lambda fragment: fragment.startswith(b"\xff\xd8"),
+        Codec.JPEG_LS: lambda fragment: fragment.startswith(b"\xff\xd8"),
+        Codec.JPEG_2000: lambda fragment: fragment.startswith((b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  ")),
+    }
+)
+"""Whether a fragment is the first of a frame."""
+
+
+def native_frame(data_set: Dataset, layout: PixelLayout, frame: int) -> tuple[bytes, tuple[ImageWarning, ...]]:
+    """The bytes of a frame that is not compressed, and a remark where the file holds more than it promises.
+
+    Raises ImageError where there are fewer.
+    """
+    data = _pixel_data(data_set, layout.keyword, compressed=False)
+    end = (frame + 1) * layout.frame_bytes
+    if len(data) < end:
+        one = layout.frames > 1 and len(data) < 2 * layout.frame_bytes and len(data) >= layout.frame_bytes
+        if one:
+            raise ImageError("the DICOM header promises several pictures, the file holds one: export the file again")
+        raise ImageError(_CUT_SHORT)
+    longer = len(data) > layout.frames * layout.frame_bytes + 1  # an odd length is padded by one byte
+    return data[end - layout.frame_bytes : end], _more_than_promised() if longer else ()
+
+
+def compressed_frame(
+    data_set: Dataset, layout: PixelLayout, file: DicomFile, frame: int
+) -> tuple[bytes, tuple[ImageWarning, ...]]:
+    """The bytes of one compressed frame, and a remark where the file holds more frames than it promises.
+
+    Frames are told by how they begin, for tables of offsets are often wrong; by the table where nothing else helps.
+    """
+    begins = _BEGINS[file.codec]
+    data = _pixel_data(data_set, layout.keyword, compressed=True)
+    if not data.startswith(_ITEM):
+        raise ImageError(
+            f"the DICOM file is damaged, its picture is not compressed as it says ({file.transfer_syntax.name}): "
+            "export or copy it again"
+        )
+    offsets, fragments = _fragments(data, begins)
+    starts = [index for index, fragment in enumerate(fragments) if begins(fragment.content)]
+    if starts and starts[0] == 0 and len(starts) >= layout.frames:
+        ends = [*starts[1:], len(fragments)]
+        chosen = fragments[starts[frame] : ends[frame]]
+        return _joined(chosen), _more_than_promised() if len(starts) > layout.frames else ()
+    if len(fragments) == layout.frames:
+        return fragments[frame].content, ()
+    if layout.frames == 1:
+        return _joined(fragments), ()
+    if len(offsets) == layout.frames and set(offsets) <= {fragment.offset for fragment in fragments}:
+        limits = [*offsets, 1 << 63]
+        return _joined([one for one in fragments if limits[frame] <= one.offset < limits[frame + 1]]), ()
+    raise ImageError("the DICOM file does not hold the pictures that its header promises: export the file again")
+
+
+@dataclass(frozen=True)
+class _Fragment:
+    """One item of compressed pixel data."""
+
+    offset: int
+    """Of its item, from the end of the table of offsets."""
+    content: bytes = field(repr=False)
+
+
+def _joined(fragments: list[_Fragment]) -> bytes:
+    return b"".join(fragment.content for fragment in fragments)
+
+
+def _pixel_data(data_set: Dataset, keyword: str, *, compressed: bool) -> bytes:
+    element = data_set.get_item(keyword)
+    if element is None:
+        raise ImageError(_CUT_SHORT)
+    undefined = element.length == _UNDEFINED if isinstance(element, RawDataElement) else element.is_undefined_length
+    content = bytes(element.value or b"")
+    if undefined and not compressed:
+        raise ImageError(
+            "the DICOM file holds a compressed picture, while its header says that it is not compressed: "
+            "export the file again"
+        )
+    return content
+
+
+def _fragments(data: bytes, begins: Callable[[bytes], bool]) -> tuple[list[int], list[_Fragment]]:
+    """The table of offsets, and the fragments that follow it. Raises ImageError for what holds none."""
+    contents: list[tuple[int, bytes]] = []
+    position = 0
+    while data[position : position + 4] == _ITEM and position + 8 <= len(data):
+        (length,) = struct.unpack_from("<I", data, position + 4)
+        if position + 8 + length > len(data):
+            raise ImageError(_CUT_SHORT)
+        contents.append((position, data[position + 8 : position + 8 + length]))
+        position += 8 + length
+    if position < len(data) and data[position : position + 4] != _END:
+        raise ImageError(_CUT_SHORT)
+    table = b""
+    if contents and not begins(contents[0][1]):  # some files leave the table out
+        table = contents.pop(0)[1]
+    if not contents:
+        raise ImageError(_CUT_SHORT)
+    offsets = [offset for (offset,) in struct.iter_unpack("<I", table[: len(table) // 4 * 4])]
+    start = contents[0][0]
+    return offsets, [_Fragment(position - start, content) for position, content in contents]
+
+
+def _more_than_promised() -> tuple[ImageWarning, ...]:
+    text = "the file holds more pixel data than its header promises; the rest was not read"
+    return (ImageWarning("more-than-promised", text),)

@@ -1,0 +1,201 @@
+"""View, orientation and region of the body, as DICOM's tags tell them (PS3.3 C.7.6.1.1.1 and C.8.11.5)."""
+
+import re
+from types import MappingProxyType
+from typing import Final
+
+from pydicom import Dataset
+
+from imaging.dicom.tags import code, items, texts
+from imaging.formats import ImageWarning
+from imaging.views import FRONTAL, FRONTAL_VIEWS, LATERAL, LATERAL_VIEWS
+
+GEOMETRY_TAGS: Final = (
+    "ViewPosition",
+    "ViewCodeSequence",
+    "PatientOrientation",
+    "BodyPartExamined",
+    "AnatomicRegionSequence",
+)
+
+_PROJECTED = frozenset({"CR", "DX", "RF", "RG", "XA"})
+"""Modalities whose pictures are shown upright, with the patient's right on the left."""
+_LIMBS = frozenset(
+    {"HAND", "FINGER", "THUMB", "WRIST", "FOREARM", "ELBOW", "HUMERUS", "ARM", "EXTREMITY"}
+    | {"FOOT", "TOE", "ANKLE", "CALCANEUS", "LEG", "KNEE", "FEMUR", "HEEL", "JAW", "SHOULDER"}
+)
+"""Parts that people lay and show as they like."""
+
+_VIEW_WORDS = MappingProxyType(
+    {
+        "LAT": LATERAL,
+        "LATERAL": LATERAL,
+        "LLAT": "LL",
+        "LEFT LATERAL": "LL",
+        "RLAT": "RL",
+        "RIGHT LATERAL": "RL",
+        "FRONTAL": FRONTAL,
+        "POSTERO ANTERIOR": "PA",
+        "ANTERO POSTERIOR": "AP",
+    }
+)
+_VIEW_CODES = MappingProxyType(
+    {
+        "399348003": "AP",
+        "R-10206": "AP",
+        "399348005": "AP",
+        "272479007": "PA",
+        "R-10214": "PA",
+        "R-40888": "PA",
+        "399033003": FRONTAL,
+        "R-10202": FRONTAL,
+        "399067008": LATERAL,
+        "R-102CD": LATERAL,
+        "399173006": "LL",
+        "R-10236": "LL",
+        "399198007": "RL",
+        "R-10232": "RL",
+        "399162004": "CC",
+        "R-10242": "CC",
+        "399260004": "ML",
+        "R-10224": "ML",
+        "399352003": "LM",
+        "R-10228": "LM",
+        "399368009": "MLO",
+        "R-10226": "MLO",
+        "399099002": "LMO",
+        "R-10230": "LMO",
+        "399182000": "OBLIQUE",
+        "R-102C1": "OBLIQUE",
+        "399236003": "OBLIQUE",
+        "R-10234": "OBLIQUE",
+        "399184004": "OBLIQUE",
+        "R-10238": "OBLIQUE",
+        "399061009": "AXIAL",
+        "R-10241": "AXIAL",
+    }
+)
+"""SNOMED CT and its older names -> views (PS3.16 CID 4010 and 4014)."""
+
+_REGION_CODES = MappingProxyType(
+    {
+        ("51185008", "816094009", "43799004", "39607008", "72410000"): "CHEST",
+        ("T-D3000", "T-D3200", "T-28000", "T-D3300"): "CHEST",
+        ("113345001", "818981001", "818983003", "T-D4000"): "ABDOMEN",
+        ("12921003", "816092008", "T-D6000"): "PELVIS",
+        ("818982008", "R-FAB57"): "ABDOMENPELVIS",
+        ("416550000", "R-FAB55"): "CHESTABDOMEN",
+        ("416775004", "R-FAB56"): "CHESTABDPELVIS",
+        ("417437006", "R-FAB52"): "NECKCHEST",
+        ("69536005", "T-D1100"): "HEAD",
+        ("89546000", "T-11100"): "SKULL",
+        ("45048000", "T-D1600"): "NECK",
+        ("76752008", "T-04000"): "BREAST",
+        ("80891009", "T-32000"): "HEART",
+        ("113197003", "T-11300"): "RIB",
+        ("56873002", "T-11210"): "STERNUM",
+        ("51299004", "T-12310"): "CLAVICLE",
+        ("79601000", "T-12280"): "SCAPULA",
+        ("16982005", "T-D2220"): "SHOULDER",
+        ("421060004", "T-D04FF"): "SPINE",
+        ("122494005", "T-11501"): "CSPINE",
+        ("122495006", "T-11502"): "TSPINE",
+        ("122496007", "T-11503"): "LSPINE",
+        ("29836001", "24136001", "T-D2500", "T-15710"): "HIP",
+        ("66019005", "T-D0300"): "EXTREMITY",
+        ("40983000", "53120007", "T-D8200", "T-D8000"): "ARM",
+        ("16953009", "T-15430"): "ELBOW",
+        ("14975008", "T-D8500"): "FOREARM",
+        ("74670003", "T-15460"): "WRIST",
+        ("85562004", "T-D8700"): "HAND",
+        ("7569003", "T-D8800"): "FINGER",
+        ("76505004", "T-D8810"): "THUMB",
+        ("61685007", "30021000", "T-D9000", "T-D9400"): "LEG",
+        ("68367000", "T-D9100"): "THIGH",
+        ("72696002", "T-D9200"): "KNEE",
+        ("70258002", "T-15750"): "ANKLE",
+        ("56459004", "T-D9700"): "FOOT",
+        ("29707007", "T-D9800"): "TOE",
+        ("661005", "91609006", "T-D1213", "T-11180"): "JAW",
+        ("38266002", "T-D0010"): "WHOLEBODY",
+        ("706342009", "R-FE0C7"): "PHANTOM",
+    }
+)
+"""Codes of regions -> BodyPartExamined (PS3.16 Annex L); the lungs and the mediastinum are parts of a chest."""
+_REGIONS = MappingProxyType({one: part for codes, part in _REGION_CODES.items() for one in codes})
+
+
+def body_parts(told: Dataset) -> tuple[str, ...]:
+    """What BodyPartExamined and AnatomicRegionSequence say, each once; nothing for a code that is not known here."""
+    named = (code(told, "BodyPartExamined"), _REGIONS.get(_first_code(told, "AnatomicRegionSequence")))
+    return tuple(dict.fromkeys(part for part in named if part is not None))
+
+
+def views_told(told: Dataset) -> tuple[str, ...]:
+    """The view by its own tags, and by the orientation where that can only be one."""
+    named = [_view(code(told, "ViewPosition")), _VIEW_CODES.get(_first_code(told, "ViewCodeSequence"))]
+    views = [view for view in named if view is not None]
+    side = _seen_from(told)
+    known = FRONTAL_VIEWS | LATERAL_VIEWS
+    if side is not None and (not views or known & {*views}):
+        views.append(side)
+    return tuple(view for view in dict.fromkeys(views) if not _is_implied(view, views))
+
+
+def orientation_warnings(told: Dataset) -> tuple[ImageWarning, ...]:
+    """Ask about a picture that by its own PatientOrientation does not lie as radiographs are shown."""
+    directions = _directions(told)
+    if directions is None:
+        return ()
+    along_rows, along_columns = directions
+    if along_columns == "F":
+        if along_rows != "R":
+            return ()
+        how = "mirrored: the patient's left is on the left"
+    elif along_columns == "H":
+        how = "upside down"
+    elif along_rows in ("F", "H"):
+        how = "turned on its side"
+    else:
+        how = "not upright: neither rows nor columns run from head to feet"
+    text = f"by the file's tags the picture is {how}; look at it, and export it as it is usually shown"
+    return (ImageWarning("orientation", text, needs_confirmation=True),)
+
+
+def _is_implied(view: str, views: list[str]) -> bool:
+    """Whether `view` only repeats a more exact one."""
+    groups = ((FRONTAL, FRONTAL_VIEWS), (LATERAL, LATERAL_VIEWS))
+    return any(view == name and (group - {name}) & {*views} for name, group in groups)
+
+
+def _view(named: str | None) -> str | None:
+    plain = None if named is None else re.sub("[ _]+", " ", named)
+    return plain if plain is None else _VIEW_WORDS.get(plain, plain)
+
+
+def _first_code(told: Dataset, keyword: str) -> str:
+    return next((value for item in items(told, keyword)[:1] for value in texts(item, "CodeValue")[:1]), "")
+
+
+def _directions(told: Dataset) -> tuple[str, str] | None:
+    """Where rows and columns run to, by the first letter of each; None where that says nothing of this picture.
+
+    Only where pictures are projections that are shown upright; limbs are not.
+    """
+    if code(told, "Modality") not in _PROJECTED or _LIMBS & {*body_parts(told)}:
+        return None
+    found = [value.upper()[:1] for value in texts(told, "PatientOrientation")]
+    if len(found) != 2 or not {*found} <= {*"LRAPHF"}:
+        return None
+    return found[0], found[1]
+
+
+def _seen_from(told: Dataset) -> str | None:
+    """Frontal or lateral, by the axes of the picture."""
+    axes = {*(_directions(told) or ())}
+    if axes & {*"HF"}:
+        if axes & {*"LR"}:
+            return FRONTAL
+        if axes & {*"AP"}:
+            return LATERAL
+    return None

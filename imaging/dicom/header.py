@@ -1,0 +1,186 @@
+"""What the header says of the pixels, judged before memory is taken for them."""
+
+import re
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final
+
+from pydicom import Dataset, dcmread
+
+from contract.errors import ImageError
+from contract.model_card import FrameChoice
+from imaging.dicom.syntax import CONVERT, Codec, DicomFile
+from imaging.dicom.tags import integer, numbers, printable, texts
+from imaging.formats import ImageWarning, Limits, chosen_frame
+
+GREY: Final = ("MONOCHROME1", "MONOCHROME2")
+PALETTE: Final = "PALETTE COLOR"
+_COLOURS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_RCT", "YBR_ICT")
+_KINDS = MappingProxyType({re.sub("[ _]", "", kind): kind for kind in (*GREY, PALETTE, *_COLOURS)})
+"""Photometric interpretations by what is left of them without blanks and underscores."""
+
+PIXEL_KEYWORDS: Final = MappingProxyType(
+    {
+        b"\xe0\x7f\x10\x00": "PixelData",
+        b"\x7f\xe0\x00\x10": "PixelData",
+        b"\xe0\x7f\x08\x00": "FloatPixelData",
+        b"\x7f\xe0\x00\x08": "FloatPixelData",
+        b"\xe0\x7f\x09\x00": "DoubleFloatPixelData",
+        b"\x7f\xe0\x00\x09": "DoubleFloatPixelData",
+    }
+)
+"""What begins the pixels, in either order of bytes."""
+_FLOAT_BITS = MappingProxyType({"FloatPixelData": 32, "DoubleFloatPixelData": 64})
+
+HEADER_TAGS: Final = (
+    "SamplesPerPixel",
+    "PhotometricInterpretation",
+    "PlanarConfiguration",
+    "NumberOfFrames",
+    "Rows",
+    "Columns",
+    "BitsAllocated",
+    "BitsStored",
+    "HighBit",
+    "PixelRepresentation",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PixelLayout:
+    """How pixels lie in the file."""
+
+    keyword: str
+    """The tag that holds them."""
+    kind: str
+    """Photometric interpretation as the standard spells it."""
+    kind_is_told: bool
+    """Whether the file names it."""
+    rows: int
+    columns: int
+    frames: int
+    samples: int
+    allocated: int
+    stored: int
+    high_bit: int
+    signed: bool
+    remarks: tuple[ImageWarning, ...] = ()
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(rows, columns)."""
+        return self.rows, self.columns
+
+    @property
+    def frame_bytes(self) -> int:
+        """Of one frame that is not compressed."""
+        return self.rows * self.columns * self.samples * self.allocated // 8
+
+    @property
+    def is_float(self) -> bool:
+        """Whether values are floating-point numbers."""
+        return self.keyword in _FLOAT_BITS
+
+
+def read_layout(file: DicomFile, choice: FrameChoice, limits: Limits) -> PixelLayout:
+    """Refuse by header alone what holds no frame to read within `limits`."""
+    source = file.beginning()
+    header = dcmread(source, stop_before_pixels=True, specific_tags=list(HEADER_TAGS))
+    keyword = PIXEL_KEYWORDS.get(source.read(4))
+    if keyword is None:
+        raise ImageError("the DICOM file holds no picture (no pixel data), or is cut short: export the image itself")
+    frames, remarks = _frames(header)
+    chosen_frame(choice, frames)
+    rows, columns = _needed(header, "Rows"), _needed(header, "Columns")
+    limits.check_size(rows=rows, columns=columns)
+    kind, samples = _kind(header)
+    allocated = _needed(header, "BitsAllocated")
+    stored, high_bit, signed, assumed = _bits(header, allocated, keyword)
+    layout = PixelLayout(
+        keyword=keyword,
+        kind=kind,
+        kind_is_told=bool(texts(header, "PhotometricInterpretation")),
+        rows=rows,
+        columns=columns,
+        frames=frames,
+        samples=samples,
+        allocated=allocated,
+        stored=stored,
+        high_bit=high_bit,
+        signed=signed,
+        remarks=(*remarks, *assumed),
+    )
+    _check_colours(layout, file)
+    return layout
+
+
+def _needed(header: Dataset, keyword: str) -> int:
+    value = integer(header, keyword)
+    if value is None:
+        raise ImageError(
+            f"the DICOM header is damaged, {keyword} is missing or no number: export or copy the file again"
+        )
+    return value
+
+
+def _frames(header: Dataset) -> tuple[int, tuple[ImageWarning, ...]]:
+    """How many frames the header promises; one where it says nothing that can be read."""
+    told = numbers(header, "NumberOfFrames")
+    count = integer(header, "NumberOfFrames")
+    if told and count is None:
+        text = "the header's number of frames is no number; the first frame was read"
+        return 1, (ImageWarning("bad-number-of-frames", text),)
+    return count or 1, ()
+
+
+def _bits(header: Dataset, allocated: int, keyword: str) -> tuple[int, int, bool, tuple[ImageWarning, ...]]:
+    """(BitsStored, HighBit, whether values are signed), and what was assumed where the header does not say."""
+    if keyword in _FLOAT_BITS:
+        if allocated != _FLOAT_BITS[keyword]:
+            raise ImageError("the DICOM header contradicts itself about the bits of a pixel: export the file again")
+        return allocated, allocated - 1, True, ()
+    names = ("BitsStored", "HighBit", "PixelRepresentation")
+    found = {name: integer(header, name) for name in names}
+    stored = allocated if found["BitsStored"] is None else found["BitsStored"]
+    high_bit = stored - 1 if found["HighBit"] is None else found["HighBit"]
+    signed = found["PixelRepresentation"] or 0
+    if allocated not in (8, 16) or not 0 < stored <= allocated or signed not in (0, 1):
+        raise ImageError(f"DICOM pixels of {stored} bits in {allocated} are not read: export 8 to 16 bits")
+    if not stored - 1 <= high_bit < allocated:
+        raise ImageError("the DICOM header contradicts itself about the bits of a pixel: export the file again")
+    missing = [name for name in names if found[name] is None]
+    if not missing:
+        return stored, high_bit, bool(signed), ()
+    text = f"the header lacks {', '.join(missing)}; its usual value was assumed"
+    return stored, high_bit, bool(signed), (ImageWarning("header-incomplete", text),)
+
+
+def _kind(header: Dataset) -> tuple[str, int]:
+    """Photometric interpretation, as the standard spells it, and samples per pixel."""
+    told = texts(header, "PhotometricInterpretation")
+    samples = integer(header, "SamplesPerPixel")
+    named = " ".join(told[0].upper().split()) if told else "MONOCHROME2"
+    kind = _KINDS.get(re.sub("[ _]", "", named))
+    expected = 3 if kind in _COLOURS else 1
+    samples = expected if samples is None else samples
+    if kind is None or samples != expected:
+        raise ImageError(f"DICOM pictures of {samples} sample(s) as '{printable(named)}' are not read: {CONVERT}")
+    return kind, samples
+
+
+def _check_colours(layout: PixelLayout, file: DicomFile) -> None:
+    if layout.is_float and (layout.kind not in GREY or file.codec is not Codec.NATIVE):
+        raise ImageError(f"floating-point DICOM pixels are read in grey and uncompressed only: {CONVERT}")
+    if layout.kind in GREY:
+        return
+    if layout.kind != PALETTE and (layout.allocated, layout.stored) != (8, 8):
+        raise ImageError("DICOM pictures in colours are read with 8 bits a colour only: export it with 8")
+    if file.codec is Codec.JPEG and file.transfer_syntax not in _PLAIN_JPEG:
+        raise ImageError(f"DICOM pictures in colours are not read from {file.transfer_syntax.name}: {CONVERT}")
+    if file.codec is Codec.JPEG and layout.kind == "RGB":
+        # Some such files hold what they say, more hold YBR: nobody can tell.
+        raise ImageError(f"DICOM pictures marked RGB are not read from JPEG, which seldom holds RGB: {CONVERT}")
+
+
+_PLAIN_JPEG = ("1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51")
+"""JPEG whose colours Pillow decodes: baseline, and extended of 8 bits."""

@@ -1,0 +1,161 @@
+"""DICOM files: one frame -> decode -> modality LUT -> VOI LUT or window -> MONOCHROME1 inversion last -> [0, 1].
+
+Pictures in colours are made grey after decoding (`colours`); they have neither LUT nor window.
+
+Only the tags listed here are ever parsed: the patient's name and identifiers are skipped, not read, nor is any free
+text; age and dates too, unless the model's card names the ages that it was made for (`patient_age`).
+"""
+
+from dataclasses import dataclass, field
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom import Dataset, dcmread
+
+from contract.errors import ImageError
+from contract.model_card import InputSpecification
+from imaging.colour import grey_of_colours
+from imaging.dicom.bits import stored_values
+from imaging.dicom.colours import PALETTE_TAGS, decode_colours
+from imaging.dicom.decoding import decode_grey, native_numbers
+from imaging.dicom.display import TRANSFORMATION_TAGS, apply_modality, to_display
+from imaging.dicom.frames import native_frame
+from imaging.dicom.geometry import GEOMETRY_TAGS, body_parts, orientation_warnings, views_told
+from imaging.dicom.header import GREY, HEADER_TAGS, PixelLayout, read_layout
+from imaging.dicom.padding import PADDING_TAGS, padded
+from imaging.dicom.remarks import REMARK_TAGS, polarity, remarks
+from imaging.dicom.syntax import DicomFile, open_dicom
+from imaging.dicom.tags import code, items
+from imaging.formats import (
+    DecodedFile,
+    ImageWarning,
+    Limits,
+    PolarityToldBy,
+    Values,
+    chosen_frame,
+    third_party_reader,
+)
+from imaging.patient_age import AGE_TAGS, completed_years
+
+_FRAME_GROUPS = ("PixelValueTransformationSequence", "FrameVOILUTSequence")
+"""Functional groups (PS3.3 C.7.6.16) that say of a frame what older files say of the whole."""
+_TAGS = (
+    "Modality",
+    *HEADER_TAGS,
+    *GEOMETRY_TAGS,
+    *REMARK_TAGS,
+    *PADDING_TAGS,
+    *TRANSFORMATION_TAGS,
+    *PALETTE_TAGS,
+    "SharedFunctionalGroupsSequence",
+    "PerFrameFunctionalGroupsSequence",
+    "PixelData",
+    "FloatPixelData",
+    "DoubleFloatPixelData",
+)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Picture:
+    """One frame on its way to a `DecodedFile`."""
+
+    pixels: NDArray[np.float32] = field(repr=False)
+    warnings: tuple[ImageWarning, ...]
+    values: Values | None = None
+    polarity: PolarityToldBy = PolarityToldBy.FILE
+
+
+def read_dicom(source: BinaryIO, specification: InputSpecification, limits: Limits) -> DecodedFile:
+    """Decode one frame, grey of 8 to 16 bits (signed or not), of floats, or in colours of 8, to grey float32 in [0, 1].
+
+    Which frame, and whether colours are read, is for the card to say. Its window (in units after the modality LUT) is
+    used where the file has neither VOI LUT nor window; without any, the frame's own smallest and largest value, padding
+    left out, become 0 and 1. Raises ImageError for everything else; size, colours and compression are judged from the
+    header before memory is taken for pixels.
+    """
+    with third_party_reader("the DICOM file"):
+        file = open_dicom(source)
+        layout = read_layout(file, specification.frame, limits)
+        frame = chosen_frame(specification.frame, layout.frames)
+        ages = () if specification.ages is None else AGE_TAGS
+        told = dcmread(file.whole(limits.max_file_bytes), specific_tags=[*_TAGS, *ages])
+        picture = _picture(file, told, layout, specification, frame)
+        parts = body_parts(told)
+        return DecodedFile(
+            pixels=picture.pixels,
+            encoding=f"{file.transfer_syntax.name}, {layout.kind}, {layout.stored} bits",
+            frames=layout.frames,
+            frame=frame + 1,
+            modality=code(told, "Modality"),
+            body_part=parts[0] if parts else None,
+            other_body_parts=parts[1:],
+            views=views_told(told),
+            polarity=picture.polarity,
+            years=completed_years(told),
+            warnings=(
+                *_preamble(file),
+                *layout.remarks,
+                *picture.warnings,
+                *remarks(told),
+                *orientation_warnings(told),
+            ),
+            values=picture.values,
+        )
+
+
+def _picture(
+    file: DicomFile, data_set: Dataset, layout: PixelLayout, specification: InputSpecification, frame: int
+) -> _Picture:
+    if layout.kind not in GREY:
+        colours, extra = decode_colours(file, data_set, layout, frame)
+        pixels, warnings = grey_of_colours(colours, specification.colour)
+        return _Picture(pixels=pixels, warnings=(*extra, *warnings))
+    stored, extra = _stored(file, data_set, layout, specification, frame)
+    told = _transformations(data_set, frame)
+    values, of_rescale = apply_modality(stored, told)
+    shown = to_display(values, told, specification.window, padded(stored, data_set, layout))
+    inverted = layout.kind == "MONOCHROME1"
+    if inverted:
+        np.subtract(np.float32(1), shown.pixels, out=shown.pixels)
+    return _Picture(
+        pixels=shown.pixels,
+        warnings=(*extra, *of_rescale, *shown.warnings),
+        values=Values(values=values, inverted=inverted, window=shown.window),
+        polarity=polarity(data_set, layout, stored, shown.pixels),
+    )
+
+
+def _stored(
+    file: DicomFile, data_set: Dataset, layout: PixelLayout, specification: InputSpecification, frame: int
+) -> tuple[NDArray[np.integer] | NDArray[np.floating], tuple[ImageWarning, ...]]:
+    """Stored values of one frame, (rows, columns)."""
+    if layout.is_float:
+        data, remark = native_frame(data_set, layout, frame)
+        floats = native_numbers(data, file, f"f{layout.allocated // 8}").reshape(layout.shape).astype(np.float64)
+        if not np.isfinite(floats).all():
+            raise ImageError("the DICOM file holds values that are not finite numbers: export it again")
+        return floats, remark
+    samples, extra = decode_grey(file, data_set, layout, frame, specification.colour)
+    return stored_values(samples, stored=layout.stored, high_bit=layout.high_bit, signed=layout.signed), extra
+
+
+def _transformations(data_set: Dataset, frame: int) -> Dataset:
+    """LUTs, rescale and window of one frame: its own, else those shared by all frames, else those of the file."""
+    told = Dataset()
+    groups = items(data_set, "PerFrameFunctionalGroupsSequence")
+    own = groups[frame : frame + 1]
+    places = [data_set]
+    for group in (*items(data_set, "SharedFunctionalGroupsSequence")[:1], *own):
+        places += [item for name in _FRAME_GROUPS for item in items(group, name)[:1]]
+    for place in places:
+        for tag in TRANSFORMATION_TAGS:
+            if tag in place:
+                told[tag] = place.get_item(tag)
+    return told
+
+
+def _preamble(file: DicomFile) -> tuple[ImageWarning, ...]:
+    if file.has_preamble:
+        return ()
+    return (ImageWarning("no-preamble", "the file lacks the beginning of a DICOM file (its preamble); it was read"),)

@@ -1,0 +1,129 @@
+"""Tags as numbers and words, read from their bytes: one that is malformed is missing, and does not damage the file."""
+
+import re
+import struct
+
+from pydicom import Dataset
+from pydicom.datadict import dictionary_VR
+from pydicom.dataelem import DataElement, RawDataElement
+from pydicom.multival import MultiValue
+from pydicom.sequence import Sequence
+
+_BINARY = {"US": "H", "SS": "h", "UL": "I", "SL": "i", "FL": "f", "FD": "d", "US or SS": "H"}
+"""VRs of binary numbers -> their format for `struct`."""
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+_MOST_VALUES = 1024
+"""No tag that is read here has more."""
+_MOST_CHARACTERS = 1 << 16
+
+
+def numbers(data_set: Dataset, keyword: str) -> tuple[float | None, ...]:
+    """Every value of a tag of numbers; None for a value that is empty or no number; () where absent or empty.
+
+    A decimal comma is read as a point. Values of the wrong VR are read as what they are.
+    """
+    element = _element(data_set, keyword)
+    if element is None:
+        return ()
+    if isinstance(element, RawDataElement):
+        form = _BINARY.get(_representation(element))
+        if form is None:
+            return tuple(_number(text) for text in texts(data_set, keyword))
+        content = bytes(element.value or b"")
+        order = "<" if element.is_little_endian else ">"
+        count = min(len(content) // struct.calcsize(form), _MOST_VALUES)
+        return tuple(float(value) for value in struct.unpack_from(f"{order}{count}{form}", content))
+    return tuple(_number(str(value)) for value in _several(element.value))
+
+
+def number(data_set: Dataset, keyword: str) -> float | None:
+    """The first value of a tag of numbers; None where there is none."""
+    return next(iter(numbers(data_set, keyword)), None)
+
+
+def integer(data_set: Dataset, keyword: str) -> int | None:
+    """The first value of a tag of whole numbers; None where it is absent or none."""
+    value = number(data_set, keyword)
+    return int(value) if value is not None and value == int(value) else None
+
+
+def texts(data_set: Dataset, keyword: str) -> tuple[str, ...]:
+    """Every value of a tag of words, without the blanks around it; () where absent or empty."""
+    element = _element(data_set, keyword)
+    if element is None:
+        return ()
+    if isinstance(element, RawDataElement):
+        content = bytes(element.value or b"")[:_MOST_CHARACTERS].decode("latin-1")
+        parts = content.split("\\")
+    else:
+        parts = [str(value) for value in _several(element.value)]
+    stripped = tuple(part.strip(" \0\t\r\n") for part in parts[:_MOST_VALUES])
+    return stripped if any(stripped) else ()
+
+
+def code(data_set: Dataset, keyword: str) -> str | None:
+    """A code string in capital letters; None where absent; nothing but the characters that the standard allows."""
+    found = texts(data_set, keyword)
+    return printable(" ".join(found[0].upper().split())) if found and found[0] else None
+
+
+def printable(text: str) -> str:
+    """A code string that may be shown: what holds anything else is not repeated."""
+    return text if re.fullmatch(r"[A-Z0-9_ ]{1,16}", text) else "UNREADABLE"
+
+
+def items(data_set: Dataset, keyword: str) -> tuple[Dataset, ...]:
+    """The items of an optional sequence; none where it is absent or cannot be read."""
+    try:
+        value = data_set.get(keyword)
+    except Exception:  # noqa: BLE001 - pydicom raises anything at all on a malformed sequence
+        return ()
+    return tuple(value) if isinstance(value, Sequence) else ()
+
+
+def content(data_set: Dataset, keyword: str) -> tuple[bytes, bool]:
+    """The bytes of a tag of words or bytes, and whether they are little endian; nothing where it is absent."""
+    element = _element(data_set, keyword)
+    if element is None:
+        return b"", True
+    if isinstance(element, RawDataElement):
+        return bytes(element.value or b""), element.is_little_endian
+    if isinstance(element.value, bytes):
+        return element.value, data_set.original_encoding[1] is not False
+    values = [int(value) % (1 << 16) for value in map(_number, map(str, _several(element.value))) if value is not None]
+    return struct.pack(f"<{len(values)}H", *values), True
+
+
+def has_decimal_comma(data_set: Dataset, keywords: tuple[str, ...]) -> bool:
+    """Whether any of these tags holds a number with a comma."""
+    return any("," in text for keyword in keywords if _is_text(data_set, keyword) for text in texts(data_set, keyword))
+
+
+def _is_text(data_set: Dataset, keyword: str) -> bool:
+    element = _element(data_set, keyword)
+    return isinstance(element, RawDataElement) and _representation(element) in {"DS", "IS", "LO", "SH", "CS", "UN"}
+
+
+def _element(data_set: Dataset, keyword: str) -> DataElement | RawDataElement | None:
+    return data_set.get_item(keyword) if keyword in data_set else None
+
+
+def _representation(element: RawDataElement) -> str:
+    """The VR by which to read a tag: the file's own, else the dictionary's."""
+    if element.VR in (None, "UN"):
+        try:
+            return dictionary_VR(element.tag)
+        except KeyError:
+            return "UN"
+    return element.VR
+
+
+def _number(text: str) -> float | None:
+    plain = text.strip(" \0\t").replace(",", ".")
+    return float(plain) if _NUMBER.fullmatch(plain) else None
+
+
+def _several(value: object) -> list[object]:
+    if isinstance(value, MultiValue | list | tuple):
+        return list(value)
+    return [] if value is None else [value]
