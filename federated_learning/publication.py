@@ -17,6 +17,7 @@ from contract.model_card import (
     Modality,
     ModelCard,
     OutputPolicy,
+    View,
 )
 from federated_learning.calibration import fit_temperature, softmax
 from federated_learning.data_source import DataSource, OnDemandImages, labels_of, load
@@ -44,6 +45,7 @@ PEDIATRIC_PNEUMONIA = Description(
     input=InputSpecification(
         modalities=(Modality.CR, Modality.DX),
         body_parts=("CHEST", "THORAX"),
+        views=(View.AP,),
         ages=AgeRange(youngest=1, oldest=5),
         channels=1,
         height=224,
