@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from contract.errors import ImageError
-from imaging.codestream import codestream_size
+from imaging.codestream import read_codestream
 from imaging.formats import Limits
 from imaging.tiff_pages import SampleKind, TiffFile, TiffPage
 
@@ -205,8 +205,8 @@ def _jpeg(data: bytes, page: TiffPage, shape: tuple[int, int, int]) -> NDArray[A
     """A JPEG of its own, but for the tables that all segments share."""
     import imagecodecs
 
-    size = codestream_size(data)
-    if size is None or size[1] != shape[1] or not shape[0] <= size[0] <= page.segment[0]:
+    stream = read_codestream(data)
+    if stream is None or stream.columns != shape[1] or not shape[0] <= stream.rows <= page.segment[0]:
         raise ImageError(_DAMAGED)
     if b"\xff\xd9" not in data[-_JPEG_END:]:
         raise ImageError(_CUT)
@@ -214,7 +214,7 @@ def _jpeg(data: bytes, page: TiffPage, shape: tuple[int, int, int]) -> NDArray[A
     told = _RGB if page.photometric == _RGB and not marked else None
     wanted = _RGB if page.photometric in (_RGB, _YBR) and not page.planar else None
     values = imagecodecs.jpeg8_decode(data, tables=page.jpeg_tables or None, colorspace=told, outcolorspace=wanted)
-    return np.asarray(values).reshape(size[0], size[1], shape[2])[: shape[0]]
+    return np.asarray(values).reshape(*stream.shape, shape[2])[: shape[0]]
 
 
 _JPEG_END = 64

@@ -19,9 +19,9 @@ from pydicom.uid import RLELossless
 
 from contract.errors import ImageError
 from contract.model_card import ColourChoice
+from imaging.codestream import Codestream, read_codestream
 from imaging.colour import brightness
 from imaging.dicom.bits import Samples
-from imaging.dicom.codestream import Codestream, read_codestream
 from imaging.dicom.frames import compressed_frame, native_frame
 from imaging.dicom.header import PixelLayout
 from imaging.dicom.syntax import Codec, DicomFile
