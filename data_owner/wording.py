@@ -70,6 +70,22 @@ def _beside_threshold(finding: Finding) -> str:
     return f"{finding.probability * 100:.6g} %"
 
 
+def spoken(answer: ModelAnswer) -> str:
+    """The answer with the probabilities that belong to it, in one line."""
+    lines = lines_of(answer)
+    match answer:
+        case ClassAnswer(probabilities=None):
+            return answer.words
+        case ClassAnswer(task=Task.BINARY):
+            return f"{answer.words}; probability of {lines[0].name}: {lines[0].percent}"
+        case ClassAnswer():
+            return f"{answer.words}, {lines[0].percent}"
+        case FindingsAnswer():
+            return ", ".join(f"{line.name} {line.percent}" for line in lines if line.stands) or answer.words
+        case _:
+            assert_never(answer)
+
+
 def explained(answer: ModelAnswer, calibration: Calibration | None) -> str:
     """What the numbers are, in a sentence or two."""
     if calibration is None:

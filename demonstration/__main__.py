@@ -73,15 +73,14 @@ def _print(diagnosis: "Diagnosis", comparison: "Comparison", card: "ModelCard") 
     from rich.console import Console
 
     from data_owner.presentation import print_diagnosis
-    from data_owner.wording import lines_of
+    from data_owner.wording import spoken
 
     output = Console(highlight=False)
     print_diagnosis(output, diagnosis, card)
-    plaintext = ", ".join(f"{line.name} {line.percent}" for line in lines_of(comparison.plaintext))
     error = comparison.max_abs_error
     difference = "no logits to compare" if error is None else f"logits differ by at most {error:.2g}"
     output.print(
-        f"The same model in clear (onnxruntime): {comparison.plaintext.words} ({plaintext}); {difference}.",
+        f"The same model in clear (onnxruntime): {spoken(comparison.plaintext)}; {difference}.",
         markup=False,
         soft_wrap=True,
     )

@@ -6,8 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from contract.model_card import ModelCard, read_card
-from contract.onnx_runtime import load_onnxruntime
 from imaging import read_model_input
+from model_owner.in_clear import ModelInClear
+from model_owner.onnx_import.reading import read_onnx
 
 
 class PlaintextModel:
@@ -15,13 +16,9 @@ class PlaintextModel:
 
     def __init__(self, folder: Path, *, threads: int = 1) -> None:
         """Load model.onnx and card.json."""
-        onnxruntime = load_onnxruntime()
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
         self.card: ModelCard = read_card(folder / "card.json")
-        self._session = onnxruntime.InferenceSession(
-            folder / "model.onnx", sess_options=options, providers=["CPUExecutionProvider"]
-        )
+        given = read_onnx(folder / "model.onnx")
+        self._model = ModelInClear(bytes(given.proto.SerializeToString()), threads=threads)
 
     def logits(self, tensor: NDArray[np.float32]) -> NDArray[np.float64]:
         """Logits (classes,) of one input (channels, height, width)."""
@@ -31,12 +28,9 @@ class PlaintextModel:
     def logits_of_batch(self, tensors: NDArray[np.float32]) -> NDArray[np.float64]:
         """Logits (batch, classes) of inputs (batch, channels, height, width), all in one call where the model can.
 
-        A model file that fixes its batch at one evaluates them one after the other.
+        They are what the file's final Softmax or Sigmoid reads, if it ends in one, as everywhere else here.
         """
-        asked = self._session.get_inputs()[0]
-        parts = np.split(tensors, len(tensors)) if asked.shape[0] == 1 else [tensors]
-        outputs = [self._session.run(None, {asked.name: part})[0] for part in parts]
-        return np.asarray(np.concatenate(outputs), dtype=np.float64)
+        return self._model.logits(tensors).astype(np.float64)
 
     def logits_of_file(self, path: Path) -> NDArray[np.float64]:
         """Read a file as the data owner does, then `logits`."""

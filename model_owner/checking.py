@@ -7,10 +7,10 @@ import torch
 from numpy.typing import NDArray
 
 from contract.errors import ImageError, ModelFileError
-from contract.model_card import InputSpecification, Strict
-from contract.onnx_runtime import load_onnxruntime
+from contract.model_card import InputSpecification, Strict, Task
 from imaging.reading import read_model_input
-from model_owner.onnx_import.ending import final_activation
+from model_owner.agreement import Agreement
+from model_owner.in_clear import ModelInClear
 from model_owner.prediction import LinkPrediction, predict_over_links
 from model_owner.registry import RegisteredModel
 from secure_computation import reference
@@ -51,9 +51,12 @@ class FixedPointReport(Strict):
     """The masked engine's answers on the samples, by its integer reference, which it equals in every element."""
 
     max_abs_error: float | None
-    """Largest difference of a logit from onnxruntime's; None where the plan gives labels only."""
+    """Largest difference of a logit from onnxruntime's; None where the plan gives labels only, as for what follows."""
+    relative_error: float | None
+    """The same by the largest logit."""
+    max_probability_error: float | None
     labels_agree: int
-    """Samples on which both name the same class."""
+    """Samples on which both give the same answer: see CheckReport."""
     out_of_range: str | None
     """What the audit said of the first sample with a value beyond its ring; such samples are not compared."""
 
@@ -70,10 +73,18 @@ class CheckReport(Strict):
     costs: tuple[CostReport, ...]
     predictions: tuple[LinkPrediction, ...]
     """Seconds over usual links; computing is estimated on the machine of the reference measurement."""
+    task: Task
     max_abs_error: float
     """Largest difference of a logit from onnxruntime's."""
+    largest_logit: float
+    """The largest absolute logit of onnxruntime's."""
+    relative_error: float
+    """`max_abs_error` by `largest_logit`."""
+    max_probability_error: float
+    """Largest difference of a probability, by the card's task and temperature."""
     labels_agree: int
-    """Samples on which both name the same class."""
+    """Samples on which both give the same answer: the same class; of a multi-label model, each finding on the same side
+    of its threshold."""
     fixed_point: FixedPointReport | None
     """None where the masked engine cannot take the model."""
 
@@ -84,9 +95,10 @@ def check_model(model: RegisteredModel, files: tuple[Path, ...] = ()) -> CheckRe
     Raises ImageError for a file that cannot be read, ModelFileError where onnxruntime refuses the model.
     """
     images = _images(files, model.card.input) if files else random_images(model.card.input)
-    expected = onnxruntime_logits(model.onnx(), images)
-    network = model.plan.network
-    logits = evaluate(network, model.weights, torch.from_numpy(images)).numpy()
+    in_clear = ModelInClear(model.onnx())
+    expected = np.concatenate([in_clear.logits(image[np.newaxis]) for image in images])
+    logits = evaluate(model.plan.network, model.weights, torch.from_numpy(images)).numpy()
+    gap = Agreement.of(model.card, logits, expected)
     return CheckReport(
         name=model.card.name,
         version=model.card.version,
@@ -96,8 +108,12 @@ def check_model(model: RegisteredModel, files: tuple[Path, ...] = ()) -> CheckRe
         layers=_layers(model, images),
         costs=_costs(model),
         predictions=predict_over_links(model.plan),
-        max_abs_error=float(np.abs(logits - expected).max()),
-        labels_agree=int((logits.argmax(axis=1) == expected.argmax(axis=1)).sum()),
+        task=model.card.task,
+        max_abs_error=gap.max_abs_error,
+        largest_logit=gap.largest_logit,
+        relative_error=gap.relative_error,
+        max_probability_error=gap.max_probability_error,
+        labels_agree=gap.labels_agree,
         fixed_point=_fixed_point(model, images, expected),
     )
 
@@ -109,38 +125,6 @@ def random_images(specification: InputSpecification) -> NDArray[np.float32]:
     deviation = np.reshape(specification.standard_deviation, (1, -1, 1, 1))
     pixels = np.random.default_rng(RANDOM_SEED).normal(mean, deviation, shape).clip(0.0, 1.0)
     return np.asarray((pixels - mean) / deviation, dtype=np.float32)
-
-
-def onnxruntime_logits(model: bytes, images: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Logits (samples, classes) of an ONNX model, one image at a time: what its final Softmax or Sigmoid reads, if any.
-
-    One logit z of a binary model becomes (0, z), as at import.
-    """
-    onnxruntime = load_onnxruntime()
-    from onnxruntime.capi import onnxruntime_pybind11_state as failures
-
-    try:
-        session = onnxruntime.InferenceSession(_ending_in_logits(model), providers=["CPUExecutionProvider"])
-        entry = session.get_inputs()[0]
-        kind = np.float16 if entry.type == "tensor(float16)" else np.float32
-        rows = [session.run(None, {entry.name: image[np.newaxis].astype(kind)})[0] for image in images]
-    except (failures.Fail, failures.InvalidArgument, failures.InvalidGraph, failures.NotImplemented) as error:
-        raise ModelFileError("onnxruntime cannot run this model: export it again with standard operators") from error
-    logits = np.stack([row.reshape(-1) for row in rows]).astype(np.float32)
-    return np.insert(logits, 0, 0.0, axis=1) if logits.shape[1] == 1 else logits
-
-
-def _ending_in_logits(given: bytes) -> bytes:
-    """What onnxruntime is to load: the model, or a copy without its final Softmax or Sigmoid."""
-    import onnx
-
-    model = onnx.load_model_from_string(given)
-    last = final_activation(model.graph)
-    if last is None:
-        return given
-    last.op_type = "Identity"
-    del last.attribute[:]
-    return bytes(model.SerializeToString())
 
 
 def _images(files: tuple[Path, ...], specification: InputSpecification) -> NDArray[np.float32]:
@@ -190,17 +174,26 @@ def _fixed_point(
     if lowering is None:
         return None
     weights = round_weights(lowering, model.weights)
-    errors, agree, out_of_range = [], 0, None
-    for image, wanted in zip(images, expected, strict=True):
+    outputs, kept, out_of_range = [], [], None
+    for index, image in enumerate(images):
         try:
-            output = reference.evaluate(lowering, weights, reference.quantise_image(lowering, image))
+            outputs.append(reference.evaluate(lowering, weights, reference.quantise_image(lowering, image)))
+            kept.append(index)
         except (ModelFileError, ImageError) as error:
             out_of_range = out_of_range or str(error)
-            continue
-        agree += int(reference.label_of(output) == wanted.argmax())
-        errors.append(float(np.abs(reference.logits_of(lowering, output) - wanted).max()))
+    gap, agree = None, 0
+    if lowering.gives_label:
+        labels = [reference.label_of(output) for output in outputs]
+        agree = int((labels == expected[kept].argmax(axis=1)).sum())
+    elif kept:
+        gap = Agreement.of(
+            model.card, np.stack([reference.logits_of(lowering, output) for output in outputs]), expected[kept]
+        )
+        agree = gap.labels_agree
     return FixedPointReport(
-        max_abs_error=None if lowering.gives_label or not errors else max(errors),
+        max_abs_error=None if gap is None else gap.max_abs_error,
+        relative_error=None if gap is None else gap.relative_error,
+        max_probability_error=None if gap is None else gap.max_probability_error,
         labels_agree=agree,
         out_of_range=out_of_range,
     )

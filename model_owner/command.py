@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from contract.audit_log import Head
-    from model_owner.checking import CheckReport
+    from model_owner.checking import CheckReport, FixedPointReport
     from model_owner.settings import ModelOwnerSettings
     from secure_computation.at_rest import StorageKey
 
@@ -237,10 +237,7 @@ def _print_report(report: "CheckReport") -> None:
         )
     console.print(costs)
     _print_predictions(console, report)
-    console.print(
-        f"Against onnxruntime: logits differ by at most {report.max_abs_error:.2g}; "
-        f"{report.labels_agree} of {report.samples} labels agree."
-    )
+    console.print(f"Against onnxruntime: {_gap(report, report)}.", markup=False, soft_wrap=True)
     _print_fixed_point(console, report)
     console.print(f"Plan {report.plan_hash}")
 
@@ -263,12 +260,25 @@ def _print_fixed_point(console: "Console", report: "CheckReport") -> None:
     if fixed is None:
         console.print("The masked engine cannot take this model: it is served by the crypten engine.")
         return
-    gap = "" if fixed.max_abs_error is None else f"logits differ by at most {fixed.max_abs_error:.2g}; "
-    console.print(f"The masked engine: {gap}{fixed.labels_agree} of {report.samples} labels agree.")
+    console.print(f"The masked engine: {_gap(fixed, report)}.", markup=False, soft_wrap=True)
     if fixed.out_of_range is not None:
         console.print(
             f"A sample leaves the range that the plan allows: {fixed.out_of_range}", markup=False, soft_wrap=True
         )
+
+
+def _gap(found: "CheckReport | FixedPointReport", report: "CheckReport") -> str:
+    """How far an evaluation lies from onnxruntime's, in words."""
+    from contract.model_card import Task
+
+    same = "answers are on the same side of every threshold" if report.task is Task.MULTI_LABEL else "labels agree"
+    agree = f"{found.labels_agree} of {report.samples} {same}"
+    if found.max_abs_error is None or found.relative_error is None or found.max_probability_error is None:
+        return agree
+    return (
+        f"logits differ by at most {found.max_abs_error:.2g}, {found.relative_error:.2%} of the largest "
+        f"({report.largest_logit:.3g}), probabilities by at most {found.max_probability_error:.2g}; {agree}"
+    )
 
 
 def main() -> None:

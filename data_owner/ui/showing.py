@@ -9,10 +9,10 @@ from typing import Any, Final
 from jinja2 import Environment, PackageLoader, select_autoescape
 
 from contract.identity import Role
-from data_owner.answers import ClassAnswer
+from data_owner.answers import ClassAnswer, FindingsAnswer
 from data_owner.ui.entries import CAN_SUBMIT, Entry, State
 from data_owner.ui.workplace import MOST_PREPARED, Connection, Step, Workplace
-from data_owner.wording import explained, lines_of
+from data_owner.wording import explained, lines_of, spoken
 
 STATES: Final = {
     State.WAITING: "Being read",
@@ -33,6 +33,8 @@ CONNECTIONS: Final = {
 REGIONS: Final = ("status", "queue", "entry", "stock")
 _WHO = {Role.DATA_OWNER: "This workstation", Role.MODEL_OWNER: "Model owner", Role.CRYPTO_PROVIDER: "Crypto provider"}
 LOW_STOCK: Final = 3
+MAP_OPACITY: Final = 80
+"""Percent, of a heat map when it is first shown; of a model that found nothing it waits until it is asked for."""
 
 
 @cache
@@ -134,6 +136,7 @@ def result(place: Workplace, entry: Entry) -> dict[str, Any]:
     answer, lines = diagnosis.diagnosis, lines_of(diagnosis.diagnosis)
     maps = list(diagnosis.heat_map or {})
     first = answer.label if isinstance(answer, ClassAnswer) else lines[0].name
+    nothing_found = isinstance(answer, FindingsAnswer) and not answer.present
     organisations = {
         Role.MODEL_OWNER: place.model.model_owner.organisation if place.model else "",
         Role.CRYPTO_PROVIDER: place.model.crypto_provider.organisation if place.model else "",
@@ -143,7 +146,9 @@ def result(place: Workplace, entry: Entry) -> dict[str, Any]:
         "diagnosis": diagnosis,
         "answer": answer,
         "lines": lines,
+        "spoken": spoken(answer),
         "explained": explained(answer, diagnosis.calibration),
+        "opacity": 0 if nothing_found else MAP_OPACITY,
         "maps": [(index, name, name == first) for index, name in enumerate(maps)],
         "links": [
             {

@@ -34,7 +34,7 @@ def parties(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]:
     """All parties but the data owner, serving a tiny model with heat maps from this process."""
     folder = tmp_path_factory.mktemp("parties")
     policy = OutputPolicy.LOGITS_AND_HEAT_MAP
-    with running_federation(folder, output_policy=policy, uncertain_below=UNCERTAIN_BELOW) as running:
+    with running_federation(folder, output_policy=policy, model={"uncertain_below": UNCERTAIN_BELOW}) as running:
         yield running
 
 

@@ -6,7 +6,7 @@ Every party may be replaced by one that misbehaves: `fake` listens in its place,
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -301,21 +301,21 @@ def running_federation(
     folder: Path,
     *,
     output_policy: OutputPolicy = OutputPolicy.LOGITS,
-    softmax: bool = False,
-    uncertain_below: float | None = None,
+    model: Mapping[str, Any] | None = None,
     clock: Clock = utc_now,
     **front_end: Any,
 ) -> Iterator[Federation]:
-    """Front end, dealer and model owner with the tiny model; stopped when the block ends. `front_end`: its settings."""
+    """Front end, dealer and model owner with the tiny model; stopped when the block ends.
+
+    `model`: what `write_tiny_model` takes besides. `front_end`: its settings.
+    """
     torch.set_num_threads(1)
     load_crypten()
     create_authority(folder / "authority")
     (folder / "front-end").mkdir(mode=0o700)
     new_signing_key(folder / "front-end")
-    model_folder = write_tiny_model(
-        folder / "model", output_policy=output_policy, softmax=softmax, uncertain_below=uncertain_below
-    )
-    model = Registry(folder / "registry", SEALING).add(model_folder / "model.onnx", model_folder / "card.json")
+    model_folder = write_tiny_model(folder / "model", output_policy=output_policy, **model or {})
+    registered = Registry(folder / "registry", SEALING).add(model_folder / "model.onnx", model_folder / "card.json")
     listener, port = loopback()
     settings = ServiceSettings(
         data_folder=folder / "front-end",
@@ -337,7 +337,7 @@ def running_federation(
         folder=folder,
         front_end_url=f"http://127.0.0.1:{port}",
         front_end_keys=keys,
-        models={(NAME, "1.0.0"): model},
+        models={(NAME, "1.0.0"): registered},
     )
     with ExitStack() as stack:
         stack.enter_context(listening(app, listener, http=BoundedHeadProtocol, ws="none", lifespan="on"))

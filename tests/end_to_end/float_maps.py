@@ -13,12 +13,11 @@ from contract.onnx_runtime import load_onnxruntime
 def float_maps(model_path: Path, tensor: NDArray[np.float32]) -> NDArray[np.float64]:
     """The last layer's weights at every place of what the global average pool reads: (classes, rows, columns).
 
-    For files that end in average pool, flatten and Gemm.
+    For files that end in average pool, flatten and Gemm, and perhaps a Sigmoid.
     """
     model = onnx.load(model_path)
     (pool,) = [node for node in model.graph.node if node.op_type in {"GlobalAveragePool", "ReduceMean"}][-1:]
-    head = model.graph.node[-1]
-    assert head.op_type == "Gemm"
+    (head,) = [node for node in model.graph.node if node.op_type == "Gemm"][-1:]
     assert {attribute.name: attribute.i for attribute in head.attribute}["transB"] == 1
     weights = {one.name: numpy_helper.to_array(one) for one in model.graph.initializer}
     for node in model.graph.node:

@@ -3,13 +3,14 @@
 import hashlib
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from contract.model_card import AgeRange, InputSpecification, Modality, ModelCard, OutputPolicy
+from contract.model_card import AgeRange, InputSpecification, Modality, ModelCard, OutputPolicy, Task
 from data_owner.answers import ClassAnswer
 from data_owner.diagnosis import Diagnosis
 from tests.imaging.samples import data_set, dicom_bytes
@@ -29,11 +30,11 @@ INPUT = InputSpecification(
 )
 
 
-def tiny_weights(seed: int = 0) -> dict[str, NDArray[np.float32]]:
+def tiny_weights(seed: int = 0, classes: int = len(CLASSES)) -> dict[str, NDArray[np.float32]]:
     """Two convolutions and a fully connected layer, He-scaled: activations stay near 1, logits differ by image."""
     generator = np.random.default_rng(seed)
     shapes = {"c1.weight": (4, 1, 3, 3), "c1.bias": (4,), "c2.weight": (6, 4, 3, 3), "c2.bias": (6,)}
-    shapes |= {"fc.weight": (3, 6), "fc.bias": (3,)}
+    shapes |= {"fc.weight": (classes, 6), "fc.bias": (classes,)}
     return {
         name: (generator.normal(size=shape) * math.sqrt(2 / math.prod(shape[1:]))).astype(np.float32)
         for name, shape in shapes.items()
@@ -48,13 +49,16 @@ def write_tiny_model(
     seed: int = 0,
     output_policy: OutputPolicy = OutputPolicy.LOGITS,
     softmax: bool = False,
-    uncertain_below: float | None = None,
+    **card: Any,
 ) -> Path:
-    """1 x 32 x 32 -> conv, ReLU, average pool, conv, ReLU, global average pool, fully connected -> 3 classes.
+    """1 x 32 x 32 -> conv, ReLU, average pool, conv, ReLU, global average pool, fully connected -> the classes.
 
-    `softmax`: in place of the second ReLU, over channels, and once more at the end, over classes.
+    `softmax`: in place of the second ReLU, over channels, and once more at the end, over classes. `card`: its fields; a
+    multi-label model ends in Sigmoid, a binary one in one logit.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    task = card.get("task", Task.CLASSIFICATION)
+    classes = 1 if task is Task.BINARY else len(card.get("classes", CLASSES))
     nodes = [
         helper.make_node("Conv", ["image", "c1.weight", "c1.bias"], ["c1"], name="c1", pads=[1, 1, 1, 1]),
         helper.make_node("Relu", ["c1"], ["r1"], name="r1"),
@@ -67,32 +71,31 @@ def write_tiny_model(
         helper.make_node("Flatten", ["gap"], ["flat"], name="flat"),
         helper.make_node("Gemm", ["flat", "fc.weight", "fc.bias"], ["logits"], name="fc", transB=1),
     ]
-    if softmax:
+    if softmax or task is Task.MULTI_LABEL:
         nodes[-1].output[0] = "scores"
-        nodes.append(helper.make_node("Softmax", ["scores"], ["logits"], name="end"))
+        nodes.append(helper.make_node("Softmax" if softmax else "Sigmoid", ["scores"], ["logits"], name="end"))
     graph = helper.make_graph(
         nodes,
         "tiny",
         [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", 1, SIDE, SIDE])],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 3])],
-        [numpy_helper.from_array(value, key) for key, value in tiny_weights(seed).items()],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", classes])],
+        [numpy_helper.from_array(value, key) for key, value in tiny_weights(seed, classes).items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
     path = folder / "model.onnx"
     onnx.save(model, path)
-    card = ModelCard(
-        name=name,
-        version=version,
-        title="Tiny",
-        intended_use="tests",
-        input=INPUT,
-        classes=CLASSES,
-        uncertain_below=uncertain_below,
-        output_policy=output_policy,
-        training="random weights",
-        model_sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
-    )
-    (folder / "card.json").write_text(card.model_dump_json())
+    fields: dict[str, Any] = {
+        "name": name,
+        "version": version,
+        "title": "Tiny",
+        "intended_use": "tests",
+        "input": INPUT,
+        "classes": CLASSES,
+        "output_policy": output_policy,
+        "training": "random weights",
+        "model_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+    }
+    (folder / "card.json").write_text(ModelCard(**fields | card).model_dump_json())
     return folder
 
 

@@ -3,17 +3,19 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+import onnxruntime
 import pytest
 
 from contract.ticket import Engine
-from demonstration.plaintext import PlaintextModel
+from imaging import read_model_input
 from tests.end_to_end.federation import SILENT, Federation, running_federation
 from tests.end_to_end.models import CLASSES, class_answer, radiograph
 
 
 @pytest.fixture(scope="module")
 def soft(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]:
-    with running_federation(tmp_path_factory.mktemp("soft"), softmax=True) as federation:
+    with running_federation(tmp_path_factory.mktemp("soft"), model={"softmax": True}) as federation:
         yield federation
 
 
@@ -28,7 +30,10 @@ def test_the_probabilities_are_those_that_the_file_gives(soft: Federation, tmp_p
         if case == "masked, stocked":
             diagnoser.stock(entry, engine=engine, progress=SILENT)
         diagnosis = diagnoser.diagnose(path, entry, engine=engine, force=False, progress=SILENT)
-    expected = PlaintextModel(soft.folder / "model").logits_of_file(path)  # the file ends in a softmax
+    model = (soft.folder / "model" / "model.onnx").read_bytes()
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    tensor = read_model_input(path, soft.model.card.input).tensor
+    expected = session.run(None, {"image": tensor[np.newaxis]})[0][0]  # the file ends in a softmax
     assert expected.sum() == pytest.approx(1.0, abs=1e-5)
     assert expected.max() - expected.min() > 0.1
     assert class_answer(diagnosis).probabilities == pytest.approx(dict(zip(CLASSES, expected, strict=True)), abs=0.01)

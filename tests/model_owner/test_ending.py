@@ -11,7 +11,8 @@ import torch
 
 from contract.errors import ModelFileError
 from contract.model_card import Task
-from model_owner.checking import check_model, onnxruntime_logits, random_images
+from model_owner.checking import check_model, random_images
+from model_owner.in_clear import ModelInClear
 from model_owner.onnx_import.compiling import compile_model
 from model_owner.registry import Registry
 from secure_computation.at_rest import StorageKey
@@ -69,7 +70,7 @@ def test_the_cards_probabilities_are_the_models_own(tmp_path: Path, ending: str,
     assert kinds(model.network)[-1] == "fully_connected"
     images = random_images(card.input)
     logits = evaluate(model.network, model.weights, torch.from_numpy(images)).numpy()
-    np.testing.assert_allclose(logits, onnxruntime_logits(model.onnx, images), atol=1e-4)
+    np.testing.assert_allclose(logits, ModelInClear(model.onnx).logits(images), atol=1e-4)
     session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
     given = torch.from_numpy(session.run(None, {"image": images})[0])
     if ending == "logits":

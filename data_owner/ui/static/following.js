@@ -91,9 +91,7 @@ function entryReplaced(was, inside) {
   if (!entry || entry.dataset.entry !== was.entry || entry.dataset.state === was.state) return;
   const state = entry.dataset.state;
   if (state === "answered") {
-    const label = find("result-heading").textContent;
-    const bar = document.querySelector(".bars .bar-value");
-    announce(`Answer: ${label}${bar ? `, ${bar.textContent}` : ""}`);
+    announce(`Answer: ${document.querySelector("[data-spoken]").dataset.spoken}`);
     focusOn("result-heading");
   } else {
     const words = find("running-heading") || document.querySelector("[data-testid=entry-error] h2") || find("entry-heading");
