@@ -9,7 +9,7 @@ import stat
 import threading
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -215,10 +215,11 @@ def chosen_frame(choice: FrameChoice, frames: int) -> int:
 
 
 @contextmanager
-def third_party_reader(what: str) -> Iterator[None]:
+def third_party_reader(what: str, fault: Callable[[], str | None] = lambda: None) -> Iterator[None]:
     """Run library code on hostile bytes: its warnings are dropped, and whatever it raises becomes one ImageError.
 
-    The library's own words are not repeated, in the message or its cause, because they can quote the file.
+    The library's own words are not repeated, in the message or its cause, because they can quote the file. `fault`
+    looks at the file again for what is wrong with it, and says it in words that follow `what`.
     """
     with _WARNING_FILTERS, warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -229,6 +230,5 @@ def third_party_reader(what: str) -> Iterator[None]:
         except MemoryError:
             raise ImageError(f"{what} does not fit into this machine's memory: export it smaller") from None
         except Exception:  # noqa: BLE001 - decoders raise anything at all on damaged input
-            raise ImageError(
-                f"{what} cannot be decoded, probably because it is damaged or cut short: export or copy the file again"
-            ) from None
+            found = fault() or "cannot be decoded, probably because it is damaged or cut short"
+            raise ImageError(f"{what} {found}: export or copy the file again") from None

@@ -1,84 +1,188 @@
-"""NIfTI volumes: one axial slice, as a radiologist sees it: front at the top, the patient's right on the left.
+"""NIfTI files: one slice of a volume, or a picture of its own, as a radiologist sees it.
 
-The format names neither modality nor window. Values are stretched by the card's window, else by their own range.
+The head or the front is at the top, the patient's right, else the front, on the left. The format names neither modality
+nor window: values are stretched by the card's window, else by their own range.
 """
 
+import math
 import zlib
-from typing import BinaryIO
+from typing import Any, BinaryIO, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from contract.errors import ImageError
-from contract.model_card import InputSpecification
-from imaging.formats import GZIP, DecodedFile, ImageWarning, Limits, Values, chosen_frame, is_nifti, third_party_reader
+from contract.model_card import FrameChoice, InputSpecification
+from imaging.colour import grey_of_colours
+from imaging.formats import (
+    GZIP,
+    DecodedFile,
+    ImageWarning,
+    Limits,
+    PolarityToldBy,
+    Values,
+    chosen_frame,
+    is_nifti,
+    third_party_reader,
+)
 from imaging.grey_scale import stretched
 
-_LEFT_TO_RIGHT, _BELOW_TO_ABOVE = 0, 2
-"""Axes of NIfTI's world, by the direction in which they grow; 1 is back to front."""
+_BELOW_TO_ABOVE = 2
+"""An axis of NIfTI's world, by the direction in which it grows; 0 is left to right, 1 back to front."""
+_COLOURS = ("R", "G", "B")
+_LARGEST = 1e30  # leaves room for differences of two values in float32
+_MOST_MEMBERS: Final = 100_000
+"""Parts of a gzip file. Programs that write one in blocks make a block of 64 KiB."""
+_PIECE: Final = 1 << 16
 
 
 def read_nifti(source: BinaryIO, specification: InputSpecification, limits: Limits) -> DecodedFile:
-    """Decode one axial slice of the first volume of a .nii or .nii.gz file to float32 in [0, 1].
+    """Decode one slice of the first volume of a .nii or .nii.gz file to float32 in [0, 1].
 
-    Which slice is for the card to say; slices count from below. Raises ImageError for everything else; sizes are judged
-    before memory is taken.
+    The slice is axial, unless the volume is a single plane of another direction. Which one is for the card to say;
+    slices count from below. Raises ImageError for everything else; sizes are judged before memory is taken.
     """
     import nibabel  # a fifth of a second, which most files need not wait for
 
-    with third_party_reader("the NIfTI file"):
+    with third_party_reader("the NIfTI file"), nibabel.imageglobals.LoggingOutputSuppressor():
         content = _uncompressed(source, limits)
         kind = nibabel.Nifti2Image if content[4:8] == b"n+2\0" else nibabel.Nifti1Image
         image = kind.from_bytes(content)
         stored = image.get_data_dtype()
-        if not (np.issubdtype(stored, np.integer) or np.issubdtype(stored, np.floating)) or image.ndim < 3:
-            raise ImageError("the NIfTI file is no volume of grey values: export it as one")
+        _check(image, stored, len(content))
+        shape = (*image.shape[:3], 1)[:3]
         orientation = nibabel.io_orientation(image.affine)
-        if not np.isfinite(orientation).all():
-            raise ImageError("the NIfTI file does not say how its volume lies: export it again")
-        along = int(np.argmax(orientation[:, 0] == _BELOW_TO_ABOVE))
-        slices = image.shape[along]
+        along = _along(shape, image.ndim, orientation)
+        slices, volumes = shape[along], math.prod(image.shape[3:])
         chosen = chosen_frame(specification.frame, slices)
-        rows, columns = (size for axis, size in enumerate(image.shape[:3]) if axis != along)
+        if specification.frame is FrameChoice.ONLY:
+            chosen_frame(specification.frame, slices * volumes)
+        rows, columns = (size for axis, size in enumerate(shape) if axis != along)
         limits.check_size(rows=rows, columns=columns)
         index: list[slice | int] = [slice(None)] * 3 + [0] * (image.ndim - 3)
-        index[along] = chosen if orientation[along, 1] > 0 else slices - 1 - chosen
-        values = _upright(np.asarray(image.dataobj[tuple(index)], np.float32), np.delete(orientation, along, axis=0))
-        if not np.isfinite(values).all():
-            raise ImageError("the NIfTI file holds values that are not finite numbers: export it again")
+        index[along] = chosen if not orientation[along, 1] < 0 else slices - 1 - chosen
+        plane = np.asarray(image.dataobj[tuple(index[: image.ndim])])
+        plane = _upright(plane, np.delete(orientation, along, axis=0))
+        pixels, warnings, values = _shown(plane, specification)
         return DecodedFile(
-            pixels=stretched(values, specification.window),
-            encoding=f"{kind.__name__.removesuffix('Image')}, {stored.name}",
+            pixels=pixels,
+            encoding=f"{kind.__name__.removesuffix('Image')}, {'colour' if stored.names else stored.name}",
             frames=slices,
             frame=chosen + 1,
-            warnings=_several(image.shape[3:]),
-            values=Values(values=values),
+            # Programs that turn a radiograph into NIfTI drop what its DICOM file said of that; of volumes, none is one.
+            polarity=PolarityToldBy.NOBODY if slices == 1 else PolarityToldBy.FILE,
+            warnings=(*_several(volumes), *_placement(image, orientation), *warnings),
+            values=values,
         )
 
 
 def _uncompressed(source: BinaryIO, limits: Limits) -> bytes:
     content = source.read()
     if content.startswith(GZIP):
-        inflater = zlib.decompressobj(16 + zlib.MAX_WBITS)
-        content = inflater.decompress(content, limits.max_file_bytes)
-        if not inflater.eof:
-            many = inflater.unconsumed_tail
-            what = f"inflates to more than {limits.max_file_bytes >> 20} MiB" if many else "is cut short"
-            raise ImageError(f"the NIfTI file {what}: export one volume as a file of its own")
+        content = _inflated(content, limits.max_file_bytes)
     if not is_nifti(content):
         raise ImageError("the NIfTI file is damaged: export or copy it again")
     return content
 
 
-def _upright(plane: NDArray[np.float32], orientation: NDArray[np.float64]) -> NDArray[np.float32]:
-    """Turn a plane so that its first row is the front and its first column the patient's right."""
+def _inflated(content: bytes, most: int) -> bytes:
+    """All members of a gzip file, one after the other; what follows the last is left alone, as gzip does."""
+    plain, position = bytearray(), 0
+    for _ in range(_MOST_MEMBERS):
+        inflater = zlib.decompressobj(16 + zlib.MAX_WBITS)
+        while not inflater.eof:
+            piece = content[position : position + _PIECE]
+            if not piece:
+                raise ImageError("the NIfTI file is cut short: export or copy it again")
+            try:
+                plain += inflater.decompress(piece, most + 1 - len(plain))
+            except zlib.error:
+                raise ImageError(
+                    "the compressed data of the NIfTI file are damaged, or their checksum is: copy it again"
+                ) from None
+            if len(plain) > most:
+                raise ImageError(
+                    f"the NIfTI file inflates to more than {most >> 20} MiB: export one volume as a file of its own"
+                )
+            position += len(piece) - len(inflater.unused_data)
+        if not content.startswith(GZIP, position):
+            return bytes(plain)
+    raise ImageError("the NIfTI file is compressed in too many parts: compress it again")
+
+
+def _check(image: Any, stored: np.dtype[Any], byte_count: int) -> None:
+    """Raise ImageError for what holds no picture of grey values or colours, or not all that its header promises."""
+    colours = stored.names is not None and stored.names[:3] == _COLOURS
+    if not (colours or np.issubdtype(stored, np.integer) or np.issubdtype(stored, np.floating)) or image.ndim < 2:
+        raise ImageError("the NIfTI file is no volume or picture of grey values: export it as one")
+    if image.dataobj.offset + math.prod(image.shape) * stored.itemsize > byte_count:
+        raise ImageError("the NIfTI file is cut short: export or copy it again")
+
+
+def _along(shape: tuple[int, ...], dimensions: int, orientation: NDArray[np.float64]) -> int:
+    """The axis that slices are counted along: a plane's own, else the patient's."""
+    if not np.isfinite(orientation[:dimensions]).all():
+        raise ImageError("the NIfTI file does not say how its volume lies: export it again")
+    if dimensions == 2:
+        return 2
+    flat = [axis for axis, size in enumerate(shape) if size == 1]
+    return flat[0] if len(flat) == 1 else int(np.argmax(orientation[:, 0] == _BELOW_TO_ABOVE))
+
+
+def _upright(plane: NDArray[Any], orientation: NDArray[np.float64]) -> NDArray[Any]:
+    """Turn a plane: head, else front, in the first row; the patient's right, else front, in the first column."""
     for axis in (0, 1):
         if orientation[axis, 1] > 0:
             plane = np.flip(plane, axis)
-    return np.ascontiguousarray(plane.T if orientation[0, 0] == _LEFT_TO_RIGHT else plane)
+    return np.ascontiguousarray(plane.T if orientation[0, 0] < orientation[1, 0] else plane)
 
 
-def _several(volumes: tuple[int, ...]) -> tuple[ImageWarning, ...]:
-    if int(np.prod(volumes, dtype=np.int64)) <= 1:
+def _shown(
+    plane: NDArray[Any], specification: InputSpecification
+) -> tuple[NDArray[np.float32], tuple[ImageWarning, ...], Values | None]:
+    if plane.dtype.names is not None:
+        colours = np.stack([plane[name] for name in _COLOURS], axis=-1)
+        return *grey_of_colours(colours, specification.colour), None
+    with np.errstate(over="ignore"):
+        values = plane.astype(np.float32)
+    missing = np.isnan(values)
+    if missing.all() or not np.abs(values, where=~missing, out=np.zeros_like(values)).max() < _LARGEST:
+        raise ImageError("the NIfTI file holds values that are not finite numbers: export it again")
+    warnings: tuple[ImageWarning, ...] = ()
+    if missing.any():
+        values[missing] = values[~missing].min()
+        text = "some pixels have no value (they are marked as no number); they were taken for the smallest"
+        warnings = (ImageWarning("missing-values", text),)
+    return stretched(values, specification.window), warnings, Values(values=values)
+
+
+def _several(volumes: int) -> tuple[ImageWarning, ...]:
+    if volumes <= 1:
         return ()
     return (ImageWarning("several-volumes", "the file holds several volumes; the first was read"),)
+
+
+def _placement(image: Any, orientation: NDArray[np.float64]) -> tuple[ImageWarning, ...]:
+    """Questions about a file that does not say, or says in two ways, which side is the patient's left."""
+    import nibabel
+
+    named = [affine for affine, code in (image.get_sform(coded=True), _qform(image)) if code]
+    if not named:
+        text = "the file does not say how its picture lies: it may be mirrored or turned; look at it"
+        return (ImageWarning("placement-unknown", text, needs_confirmation=True),)
+    known = orientation[:2] if image.ndim == 2 else orientation
+    if any(not np.array_equal(nibabel.io_orientation(affine)[: len(known)], known) for affine in named):
+        text = "the file says in two places how its picture lies, and they differ: it may be mirrored; look at it"
+        return (ImageWarning("placement-contradicts", text, needs_confirmation=True),)
+    return ()
+
+
+def _qform(image: Any) -> tuple[NDArray[np.float64] | None, int]:
+    """The volume's place by its quaternion, and the code that says of which space; 0 where it makes no sense."""
+    import nibabel
+
+    try:
+        affine, code = image.get_qform(coded=True)
+    except (nibabel.spatialimages.HeaderDataError, ValueError):
+        return None, 0
+    return affine, code

@@ -1,11 +1,15 @@
-"""What a PNG file says of its samples before the first pixel, beyond what Pillow tells."""
+"""What a PNG file says of its samples, and what is wrong with one, beyond what Pillow tells."""
 
 import struct
+import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import BinaryIO
+from itertools import islice
 
 _SIGNATURE_BYTES = 8
 _MOST_CHUNKS = 1000
+_MOST_CHUNKS_OF_A_FAULTY_FILE = 1_000_000
+_CUT = "is cut short"
 _GREY_TYPES = (0, 4)
 
 
@@ -19,20 +23,34 @@ class PngHeader:
     """How many of a grey sample count; None where the file does not say, or has colours."""
 
 
-def read_png_header(source: BinaryIO) -> PngHeader:
+def read_png_header(data: bytes) -> PngHeader:
     """Walk the chunks before the pixels. Damaged ones tell nothing: decoding will refuse them."""
     bits, grey, significant = 8, False, None
-    source.seek(_SIGNATURE_BYTES)
-    for _ in range(_MOST_CHUNKS):
-        head = source.read(8)
-        if len(head) < 8 or head[4:] in (b"IDAT", b"IEND"):
-            break
-        (length,) = struct.unpack(">I", head[:4])
-        content = source.read(min(length, 16))
-        if head[4:] == b"IHDR" and len(content) >= 13:
+    for name, content, _ in islice(_chunks(data), _MOST_CHUNKS):
+        if name == b"IHDR" and len(content) >= 13:
             bits, grey = content[8], content[9] in _GREY_TYPES
-        if head[4:] == b"sBIT" and grey and content:
+        if name == b"sBIT" and grey and len(content):
             significant = content[0]
-        source.seek(length - len(content) + 4, 1)
-    source.seek(0)
+        if name == b"IDAT":
+            break
     return PngHeader(bits=bits, significant_bits=significant)
+
+
+def png_fault(data: bytes) -> str | None:
+    """What is wrong with a file that could not be decoded, to follow "the image"; None where its chunks are whole."""
+    name = b""
+    for name, content, checksum in islice(_chunks(data), _MOST_CHUNKS_OF_A_FAULTY_FILE):
+        if len(checksum) < 4:
+            return _CUT
+        if zlib.crc32(content, zlib.crc32(name)) != int.from_bytes(checksum):
+            return "was changed on its way: a checksum in it is wrong"
+    return None if name == b"IEND" else _CUT
+
+
+def _chunks(data: bytes) -> Iterator[tuple[bytes, memoryview, bytes]]:
+    """Name, content and checksum of each chunk; the last may be cut short."""
+    at, whole = _SIGNATURE_BYTES, memoryview(data)
+    while at + 8 <= len(data):
+        (length,) = struct.unpack_from(">I", data, at)
+        yield data[at + 4 : at + 8], whole[at + 8 : at + 8 + length], data[at + 8 + length : at + 12 + length]
+        at += 12 + length

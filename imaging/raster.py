@@ -5,6 +5,7 @@ screen is to glow, while models are trained on the numbers of the file, and it s
 or does not, by chance of the program that wrote them.
 """
 
+import io
 from typing import Final
 
 import numpy as np
@@ -18,7 +19,7 @@ from imaging.depth import range_question, scaled
 from imaging.exif_orientation import upright
 from imaging.formats import BoundedReader, DecodedFile, ImageWarning, Limits, PolarityToldBy, third_party_reader
 from imaging.jpeg_header import JpegHeader, read_jpeg_header
-from imaging.png_header import PngHeader, read_png_header
+from imaging.png_header import PngHeader, png_fault, read_png_header
 
 _GREY_16_BIT_MODES = ("I;16", "I;16L", "I;16B", "I")
 _KINDS = {
@@ -46,9 +47,10 @@ def read_png(source: BoundedReader, specification: InputSpecification, limits: L
     Raises ImageError for a damaged, huge or animated image, and for colours that the card does not ask for; size is
     checked before pixels are decoded.
     """
-    with third_party_reader("the image"):
-        header = read_png_header(source)
-        image = _opened(source, "PNG", limits)
+    with third_party_reader("the image", lambda: png_fault(_whole(source))):
+        data = _whole(source)
+        header = read_png_header(data)
+        image = _opened(data, "PNG", limits)
         if int(getattr(image, "n_frames", 1)) != 1:
             raise ImageError(_SEVERAL)
         encoding = f"PNG, {_KINDS.get(image.mode, image.mode)}"
@@ -62,15 +64,14 @@ def read_jpeg(source: BoundedReader, specification: InputSpecification, limits: 
 
     Raises ImageError as `read_png` does, and for kinds of JPEG that no decoder here reads.
     """
-    with third_party_reader("the image"):
-        data = source.read()
+    with third_party_reader("the image", lambda: None if _has_end(_whole(source)) else "is cut short"):
+        data = _whole(source)
         header = read_jpeg_header(data)
         if header is not None:
             _check_jpeg(header, data.count(_START_OF_SCAN), limits)
             if header.bits == 12:
                 return _read_12_bits(data, header, specification)
-        source.seek(0)
-        image = _opened(source, "JPEG", limits)
+        image = _opened(data, "JPEG", limits)
         encoding = f"JPEG, {_KINDS.get(image.mode, image.mode)}"
         image.load()
         pixels, warnings = _grey(ImageOps.exif_transpose(image), PngHeader(bits=8), specification.colour)
@@ -89,7 +90,7 @@ def _check_jpeg(header: JpegHeader, scans: int, limits: Limits) -> None:
 def _read_12_bits(data: bytes, header: JpegHeader, specification: InputSpecification) -> DecodedFile:
     import imagecodecs  # with tens of decoders, of which this is the one that Pillow lacks
 
-    if _END_OF_IMAGE not in data[-_MOST_PADDING:]:
+    if not _has_end(data):
         raise ImageError("the image is cut short: export or copy the file again")
     if header.components not in (1, 3):
         raise ImageError(f"JPEG of 12 bits with {header.components} values a pixel is not read: export a grey picture")
@@ -104,10 +105,19 @@ def _read_12_bits(data: bytes, header: JpegHeader, specification: InputSpecifica
     return DecodedFile(pixels=pixels, encoding=encoding, polarity=PolarityToldBy.NOBODY, warnings=warnings)
 
 
-def _opened(source: BoundedReader, file_format: str, limits: Limits) -> Image.Image:
+def _whole(source: BoundedReader) -> bytes:
+    source.seek(0)
+    return source.read()
+
+
+def _has_end(jpeg: bytes) -> bool:
+    return _END_OF_IMAGE in jpeg[-_MOST_PADDING:]
+
+
+def _opened(data: bytes, file_format: str, limits: Limits) -> Image.Image:
     """Only the header is read. Raises ImageError for what has too many pixels."""
     try:
-        image: Image.Image = Image.open(source, formats=[file_format])
+        image: Image.Image = Image.open(io.BytesIO(data), formats=[file_format])
     except Image.DecompressionBombError:
         raise ImageError(
             f"the image has more than the limit of {limits.max_pixels / 1e6:.0f} million pixels: export it smaller"

@@ -70,6 +70,7 @@ class SampleKind(IntEnum):
 _UNDEFINED = 4
 """SampleFormat: nobody said. To be read as unsigned."""
 _COMPLEX = (5, 6)
+_WHOLE_BITS, _FLOAT_BITS = (*range(1, 17), 32), (16, 32, 64)
 
 _KINDS: dict[int, str] = {
     1: "u1", 3: "u2", 4: "u4", 6: "i1", 7: "u1", 8: "i2", 9: "i4",
@@ -289,12 +290,11 @@ def _page(tags: _Tags) -> TiffPage:
 def _sample(tags: _Tags) -> tuple[int, SampleKind]:
     bits, code = tags.same_number(Tag.BITS, 1, "bits"), tags.same_number(Tag.SAMPLE_FORMAT, 1, "kind")
     code = SampleKind.UNSIGNED if code == _UNDEFINED else code
-    whole = code != SampleKind.FLOAT
-    if code not in tuple(SampleKind) or bits not in ((*range(1, 17), 32) if whole else (16, 32, 64)):
-        what = {True: f"numbers of {bits} bits", False: f"decimal numbers of {bits} bits"}[whole]
-        raise ImageError(
-            f"TIFF pictures of {'complex numbers' if code in _COMPLEX else what} are not read: export 8 or 16 bits"
-        )
+    what = "decimal numbers" if code == SampleKind.FLOAT else "whole numbers"
+    if code not in tuple(SampleKind):
+        what = "complex numbers" if code in _COMPLEX else "an unknown kind of numbers"
+    if code not in tuple(SampleKind) or bits not in (_FLOAT_BITS if code == SampleKind.FLOAT else _WHOLE_BITS):
+        raise ImageError(f"TIFF pictures of {what} of {bits} bits are not read: export whole numbers of 8 or 16 bits")
     return bits, SampleKind(code)
 
 

@@ -102,6 +102,8 @@ def _segments(file: TiffFile, page: TiffPage) -> Iterator[bytes]:
         if not offset or not byte_count:
             raise ImageError("parts of the picture are missing in the TIFF file: export it again")
         data = file.read(offset, min(byte_count, most))
+        if page.compression in _FAX and len(data) < byte_count:  # a fax has no length of its own
+            raise ImageError(_CUT)
         left -= len(data)
         if left < 0:  # the same bytes again and again, to keep a reader busy
             raise ImageError(_DAMAGED)
@@ -141,13 +143,20 @@ def _decompressed(data: bytes, compression: int, size: int) -> bytes:
         case 5:
             return bytes(imagecodecs.lzw_decode(data, out=size))
         case 8 | 32946:
-            return zlib.decompressobj().decompress(data, size)
+            return _inflated(data, size)
         case 32773:
             return bytes(imagecodecs.packbits_decode(data, out=size + _LEAST_BYTES))
         case 34925:
             return lzma.LZMADecompressor(memlimit=256 << 20).decompress(data, size)
         case _:
             return bytes(imagecodecs.zstd_decode(data, out=size))
+
+
+def _inflated(data: bytes, size: int) -> bytes:
+    inflater = zlib.decompressobj()
+    plain = inflater.decompress(data, size)
+    inflater.decompress(inflater.unconsumed_tail, _LEAST_BYTES)  # to the checksum behind
+    return plain
 
 
 _REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
@@ -172,10 +181,11 @@ def _unpacked(plain: bytes, page: TiffPage, shape: tuple[int, int, int]) -> NDAr
     import imagecodecs
 
     across = shape[1] * shape[2]
-    values: NDArray[Any] = imagecodecs.packints_decode(plain, np.dtype(np.uint16), page.bits, runlen=across)
+    unsigned = np.dtype(np.uint8 if page.bits <= 8 else np.uint16)
+    values: NDArray[Any] = imagecodecs.packints_decode(plain, unsigned, page.bits, runlen=across)
     if page.kind is SampleKind.SIGNED:
-        unused = np.uint16(16 - page.bits)
-        values = (values << unused).view(np.int16) >> np.int16(unused)
+        unused = 8 * unsigned.itemsize - page.bits
+        values = (values << unused).view(f"i{unsigned.itemsize}") >> unused
     return values.astype(page.sample_type.newbyteorder("=")).reshape(shape)
 
 
