@@ -1,10 +1,11 @@
 """What the header of a compressed picture says, so that a decoder never makes more than the DICOM header promised."""
 
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 _WITHOUT_LENGTH = {0x01, *range(0xD0, 0xD9)}
-_FRAME_HEADERS = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
+JPEG_FRAME_HEADERS = frozenset({*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC})
 _LOSSLESS, _JPEG_LS = {0xC3, 0xC7, 0xCB, 0xCF}, 0xF7
 _SCAN = 0xDA
 _MOST_JPEG_BITS = 16
@@ -65,9 +66,9 @@ def _is_reversible(data: bytes) -> bool:
     return False
 
 
-def _jpeg(data: bytes) -> Codestream | None:
+def jpeg_segments(data: bytes) -> Iterator[tuple[int, int]]:
+    """Markers that have a length, and where they stand, up to the first scan's; frame headers are whole."""
     position = 2
-    found: Codestream | None = None
     while position + 10 <= len(data) and data[position] == 0xFF:
         marker = data[position + 1]
         if marker == 0xFF:  # fill byte
@@ -76,7 +77,17 @@ def _jpeg(data: bytes) -> Codestream | None:
         if marker in _WITHOUT_LENGTH:
             position += 2
             continue
-        if marker in _FRAME_HEADERS:
+        yield marker, position
+        if marker == _SCAN:
+            return
+        (length,) = struct.unpack_from(">H", data, position + 2)
+        position += 2 + length
+
+
+def _jpeg(data: bytes) -> Codestream | None:
+    found: Codestream | None = None
+    for marker, position in jpeg_segments(data):
+        if marker in JPEG_FRAME_HEADERS:
             precision, rows, columns, components = struct.unpack_from(">B2HB", data, position + 4)
             if not 0 < precision <= _MOST_JPEG_BITS:
                 return None
@@ -91,8 +102,6 @@ def _jpeg(data: bytes) -> Codestream | None:
                 return found
         elif marker == _SCAN:
             return _near_lossless(found, data, position)
-        (length,) = struct.unpack_from(">H", data, position + 2)
-        position += 2 + length
     return found
 
 

@@ -3,8 +3,8 @@
 import struct
 from dataclasses import dataclass
 
-_WITHOUT_LENGTH = {0x01, *range(0xD0, 0xD9)}
-_FRAME_HEADERS = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
+from imaging.codestream import JPEG_FRAME_HEADERS, jpeg_segments
+
 _APP1, _EXIF = 0xE1, b"Exif\0\0"
 
 
@@ -26,6 +26,8 @@ class JpegHeader:
         """Why no decoder here reads it; None where one does."""
         if self.process in (0xC3, 0xC7, 0xCB, 0xCF):
             return "lossless JPEG"
+        if self.process == 0xF7:
+            return "JPEG-LS"
         if self.process in (0xC5, 0xC6, 0xCD, 0xCE):
             return "hierarchical JPEG"
         if self.bits not in (8, 12) or (self.bits == 12 and self.process not in (0xC1, 0xC2)):
@@ -35,21 +37,13 @@ class JpegHeader:
 
 def read_jpeg_header(data: bytes) -> JpegHeader | None:
     """Walk the markers up to the frame header; None where none is found."""
-    position, exif = 2, b""
-    while position + 10 <= len(data) and data[position] == 0xFF:
-        marker = data[position + 1]
-        if marker == 0xFF:  # fill byte
-            position += 1
-            continue
-        if marker in _WITHOUT_LENGTH:
-            position += 2
-            continue
+    exif = b""
+    for marker, position in jpeg_segments(data):
         (length,) = struct.unpack_from(">H", data, position + 2)
-        if marker in _FRAME_HEADERS:
+        if marker in JPEG_FRAME_HEADERS:
             bits, rows, columns, components = struct.unpack_from(">BHHB", data, position + 4)
             return JpegHeader(process=marker, bits=bits, rows=rows, columns=columns, components=components, exif=exif)
         content = data[position + 4 : position + 2 + length]
         if marker == _APP1 and content.startswith(_EXIF):
             exif = content
-        position += 2 + length
     return None

@@ -218,6 +218,8 @@ def _jpeg(data: bytes, page: TiffPage, shape: tuple[int, int, int]) -> NDArray[A
     stream = read_codestream(data)
     if stream is None or stream.columns != shape[1] or not shape[0] <= stream.rows <= page.segment[0]:
         raise ImageError(_DAMAGED)
+    if (stream.precision, stream.components) != (page.bits, shape[2]):
+        raise ImageError("the TIFF file and the JPEG in it differ in bits or colours: export the file again")
     if b"\xff\xd9" not in data[-_JPEG_END:]:
         raise ImageError(_CUT)
     marked = b"JFIF\0" in data[:32]
