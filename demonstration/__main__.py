@@ -35,13 +35,17 @@ def demo(
         typer.Option(metavar="PNG", help="New picture of what speaks for the answer; for several FILEs, a folder."),
     ] = None,
     *,
+    invert: Annotated[
+        bool,
+        typer.Option("--invert", help="The files are negatives: exchange bright and dark. Else taken as they are."),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a file, alone on stdout.")] = False,
     ui: Annotated[bool, typer.Option("--ui", help="Open the clinician's page instead, until Ctrl-C.")] = False,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Of the page; 0: any free one.")] = 0,
 ) -> None:
     """Start all parties on loopback, diagnose the files (or a phantom radiograph), compare with plaintext."""
     asked = [path.resolve() for path in files or []]
-    check_demo(files or [], model=model, heat_map=heat_map, as_json=as_json, ui=ui, port=port)
+    check_demo(files or [], model=model, invert=invert, heat_map=heat_map, as_json=as_json, ui=ui, port=port)
     with ExitStack() as stack:
         with shown_steps("demo") as on_step:
             from contract.model_card import read_card
@@ -58,7 +62,7 @@ def demo(
             return
         if not console().is_terminal:  # there, the data owner draws its own progress
             say("demo: diagnosing; the first answer takes about 10 s")
-        for diagnosis, comparison in compare(deployment, submitted, engine, folder, heat_map=heat_map):
+        for diagnosis, comparison in compare(deployment, submitted, engine, folder, invert=invert, heat_map=heat_map):
             if as_json:
                 sys.stdout.write(comparison.model_dump_json() + "\n")
                 sys.stdout.flush()

@@ -225,7 +225,8 @@ def _check_together(script: str, given: argparse.Namespace) -> None:
     """What the script itself asks first of all."""
     if script == "demo":
         page = {"ui": given.ui, "port": given.port or 0}
-        check_demo(given.files, model=given.model, heat_map=given.heat_map, as_json=given.as_json, **page)
+        pictures = {"invert": given.invert, "heat_map": given.heat_map}
+        check_demo(given.files, model=given.model, as_json=given.as_json, **pictures, **page)
     elif script == "federate":
         images_to_train_on(given.data, given.manifest, output=given.output, smoke=given.smoke)
 

@@ -14,11 +14,18 @@ MODEL_FILES: Final = ("model.onnx", "card.json")
 
 
 def check_demo(
-    files: Sequence[Path], *, model: Path | None, heat_map: Path | None, as_json: bool, ui: bool, port: int
+    files: Sequence[Path],
+    *,
+    model: Path | None,
+    invert: bool,
+    heat_map: Path | None,
+    as_json: bool,
+    ui: bool,
+    port: int,
 ) -> None:
     """Raise CallerError, or ConfigurationError for a busy port, where the demonstration cannot do what is asked."""
-    if ui and (files or as_json or heat_map):
-        raise CallerError("with --ui images are dropped on the page: leave out FILE, --json and --heat-map")
+    if ui and (files or as_json or heat_map or invert):
+        raise CallerError("with --ui images are dropped on the page: leave out FILE, --json, --heat-map and --invert")
     if port and not ui:
         raise CallerError("--port is the page's: add --ui, or leave it out")
     for file in files:

@@ -21,7 +21,7 @@ from data_owner.diagnosis import Bytes, Diagnosis, ModelName, Seconds, Warned
 from demonstration.commands import command, end, termination_held
 from demonstration.deployment import Deployment, deployed
 from demonstration.plaintext import PlaintextModel
-from imaging import read_model_input
+from imaging import Polarity, read_model_input
 from imaging.phantom import write_phantom
 
 MODEL_FOLDER = Path(__file__).resolve().parent.parent / "models" / "pediatric-pneumonia-resnet18"
@@ -92,11 +92,17 @@ def running_federation(
 
 
 def compare(
-    deployment: Deployment, files: Sequence[Path], engine: Engine, model_folder: Path, *, heat_map: Path | None = None
+    deployment: Deployment,
+    files: Sequence[Path],
+    engine: Engine,
+    model_folder: Path,
+    *,
+    invert: bool = False,
+    heat_map: Path | None = None,
 ) -> Iterator[tuple[Diagnosis, Comparison]]:
     """Submit files through `data-owner diagnose --force` and compare each answer. Its errors go to stderr.
 
-    `heat_map` is the command's: a new PNG, or a folder.
+    `invert` and `heat_map` are the command's: the files are negatives; a new PNG, or a folder.
 
     Raises SystemExit with the command's status at the end where a file failed.
     """
@@ -104,6 +110,9 @@ def compare(
     arguments = ["diagnose", *map(str, files), "--config", str(deployment.data_owner_settings)]
     if heat_map is not None:
         arguments += ["--heat-map", str(heat_map.resolve())]
+    if invert:
+        arguments.append("--invert")
+    polarity = Polarity.INVERTED if invert else None
     process: subprocess.Popen[str] | None = None
     try:
         with termination_held():
@@ -118,7 +127,7 @@ def compare(
         assert process.stdout is not None
         for line in process.stdout:
             diagnosis = Diagnosis.model_validate_json(line)
-            yield diagnosis, _comparison(diagnosis, plaintext, processes)
+            yield diagnosis, _comparison(diagnosis, plaintext, polarity, processes)
         status = process.wait()
     finally:
         if process is not None:
@@ -146,8 +155,10 @@ def show_page(deployment: Deployment, images: Sequence[Path], *, port: int) -> N
         sys.exit(status)
 
 
-def _comparison(diagnosis: Diagnosis, plaintext: PlaintextModel, processes: dict[str, int]) -> Comparison:
-    expected = plaintext.logits_of_file(Path(diagnosis.file))
+def _comparison(
+    diagnosis: Diagnosis, plaintext: PlaintextModel, polarity: Polarity | None, processes: dict[str, int]
+) -> Comparison:
+    expected = plaintext.logits_of_file(Path(diagnosis.file), polarity)
     return Comparison(
         file=diagnosis.file,
         model=diagnosis.model,

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from contract.model_card import ModelCard, read_card
-from imaging import read_model_input
+from imaging import Polarity, read_model_input
 from model_owner.in_clear import ModelInClear
 from model_owner.onnx_import.reading import read_onnx
 
@@ -32,6 +32,6 @@ class PlaintextModel:
         """
         return self._model.logits(tensors).astype(np.float64)
 
-    def logits_of_file(self, path: Path) -> NDArray[np.float64]:
+    def logits_of_file(self, path: Path, polarity: Polarity | None = None) -> NDArray[np.float64]:
         """Read a file as the data owner does, then `logits`."""
-        return self.logits(read_model_input(path, self.card.input).tensor)
+        return self.logits(read_model_input(path, self.card.input, polarity=polarity).tensor)

@@ -52,7 +52,9 @@ def _question(told_by: PolarityToldBy, file_format: FileFormat) -> ImageWarning 
         case PolarityToldBy.FILE:
             return None
         case PolarityToldBy.NOBODY:
-            text = f"{file_format} files do not say whether the picture is a negative"
+            never = file_format in (FileFormat.PNG, FileFormat.JPEG)
+            who = f"{file_format} files do" if never else "the file does"
+            text = f"{who} not say whether the picture is a negative"
             return ImageWarning(POLARITY_UNKNOWN, text, needs_confirmation=True)
         case PolarityToldBy.CONTRADICTION:
             text = "the file's tags contradict each other about whether the picture is a negative"

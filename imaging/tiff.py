@@ -28,7 +28,8 @@ RANGE_UNKNOWN: Final = "range-unknown"
 """Code of a warning."""
 
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _YBR, _NOT_TOLD = 0, 1, 2, 3, 6, -1
-_GREY = (_WHITE_IS_ZERO, _BLACK_IS_ZERO, _NOT_TOLD)
+_WHICH_IS_WHITE = (_WHITE_IS_ZERO, _BLACK_IS_ZERO)
+_GREY = (*_WHICH_IS_WHITE, _NOT_TOLD)
 _OTHERS = {
     4: "a mask, not a picture",
     5: "in printing colours (CMYK)",
@@ -68,7 +69,7 @@ def read_tiff(source: BoundedReader, specification: InputSpecification, limits: 
             encoding=_encoding(page),
             frames=len(file),
             frame=frame + 1,
-            polarity=PolarityToldBy.NOBODY if page.photometric == _NOT_TOLD else PolarityToldBy.FILE,
+            polarity=PolarityToldBy.FILE if page.photometric in _WHICH_IS_WHITE else PolarityToldBy.NOBODY,
             warnings=(*warnings, *_transparency(samples, page)),
             values=values,
         )

@@ -59,6 +59,7 @@ def test_options_are_read_as_typer_reads_them(name: str, command: Command) -> No
         ("demo --port many", "'many' is not a whole number"),
         ("demo --ui --port 70000", "70000 is out of range: give 0 to 65535"),
         ("demo --ui chest.png", "with --ui images are dropped on the page: leave out FILE"),
+        ("demo --ui --invert", "leave out FILE, --json, --heat-map and --invert"),
         ("demo --port 8080", "--port is the page's: add --ui"),
         ("demo --model here", "model.onnx: cannot be opened (No such file or directory): --model takes a folder"),
         ("demo chest.png --heat-map map.jpg", "a heat map is written as PNG"),
@@ -91,7 +92,7 @@ def test_a_mistake_is_named(line: str, words: str, tmp_path: Path, monkeypatch: 
     [
         "demo",
         "demo chest.png --json chest.png --engine=crypten",
-        "demo --heat-map map.png chest.png",
+        "demo --invert --heat-map map.png chest.png",
         "demo --ui --port 0",
         "federate --smoke",
         "federate --data . --manifest chest.png --output new --rounds 3",

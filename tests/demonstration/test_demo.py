@@ -100,11 +100,11 @@ KEYS: dict[str, set[str] | None] = {
 
 
 def test_json_alone_on_stdout_and_nothing_left(temporary: Path, tiny_model: Path, tmp_path: Path) -> None:
-    """Two files: a CT, which the demonstration submits with --force, and one that is not an image."""
+    """Two files: a CT, which the demonstration inverts and submits with --force, and one that is not an image."""
     scan = radiograph(tmp_path / "scan.dcm", Modality="CT")
     text = tmp_path / "notes.txt"
     text.write_text("not an image\n" * 50)
-    demo = start(temporary, tiny_model, "--json", "--engine", "crypten", scan, text)
+    demo = start(temporary, tiny_model, "--json", "--engine", "crypten", "--invert", scan, text)
     stdout, stderr = demo.finish()
     assert demo.process.returncode == 2
     words, *steps = stderr.splitlines()  # the file that is none is named first, before anything is started
@@ -121,7 +121,7 @@ def test_json_alone_on_stdout_and_nothing_left(temporary: Path, tiny_model: Path
     assert shown["file"] == str(scan)
     assert shown["engine"] == "crypten"
     assert shown["model"] == {"name": "tiny-chest", "version": "1.0.0"}
-    assert [warning["code"] for warning in shown["warnings"]] == ["wrong-modality"]
+    assert [warning["code"] for warning in shown["warnings"]] == ["inverted", "wrong-modality"]
     assert shown["diagnosis"]["label"] == shown["plaintext"]["label"]
     assert set(shown["diagnosis"]["probabilities"]) == set(CLASSES)
     assert shown["max_abs_error"] < 0.02
