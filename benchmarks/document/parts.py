@@ -160,6 +160,15 @@ def ariann(plan: Plan, folder: Path) -> Strict:
         return comparison.measure_ariann(folder, asked, on_step)
 
 
+def own_models(plan: Plan, folder: Path) -> Strict:
+    """Networks as people bring them, each on servers of its own."""
+    from benchmarks.own_models import measure_own_models
+    from benchmarks.progress import shown_steps
+
+    with shown_steps(console()) as on_step:
+        return measure_own_models(folder, runs=plan.runs or 3, timeout_seconds=plan.timeout_seconds, on_step=on_step)
+
+
 def scale(plan: Plan, folder: Path) -> Strict:
     """Several hospitals at once."""
     from benchmarks.progress import shown_steps
@@ -215,6 +224,7 @@ PARTS: Final = (
     Part(name="networks", minutes=9.0, measure=networks),
     Part(name="peers", minutes=7.0, measure=peers),
     Part(name="ariann", minutes=6.0, measure=ariann),
+    Part(name="own-models", minutes=6.0, measure=own_models),
     Part(name="scale", minutes=3.5, measure=scale),
     Part(name="growth", minutes=2.0, measure=growth),
     Part(name="layers", minutes=0.5, measure=layers),

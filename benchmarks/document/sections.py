@@ -7,6 +7,7 @@ from typing import Final
 from benchmarks.document import plots
 from benchmarks.document.federated import aggregation
 from benchmarks.document.other_systems import ariann, peers
+from benchmarks.document.own_models import own_models
 from benchmarks.document.parts import read_part
 from benchmarks.document.section import MISSING, Section, picture, source
 from benchmarks.document.text import machine_words, megabytes, seconds, spread, table
@@ -306,6 +307,7 @@ SECTIONS: Final[Mapping[str, Render]] = {
     "networks": networks,
     "peers": peers,
     "ariann": ariann,
+    "own-models": own_models,
     "scale": scale,
     "growth": growth,
     "layers": layers,

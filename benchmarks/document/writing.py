@@ -12,7 +12,7 @@ from contract.errors import CallerError
 
 TEMPLATE: Final = Path(__file__).parent / "page.md"
 PAGE: Final = ROOT / "docs" / "benchmarks.md"
-_PLACE = re.compile(r"\{\{([a-z]+)\}\}")
+_PLACE = re.compile(r"\{\{([a-z-]+)\}\}")
 NOTICE: Final = "<!-- made by scripts/bench report; words stand in benchmarks/document/page.md -->\n\n"
 
 

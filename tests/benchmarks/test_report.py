@@ -113,7 +113,7 @@ def test_the_whole_fits_the_time() -> None:
 
 
 def test_every_place_of_the_template_is_filled_and_every_section_has_a_place(tmp_path: Path) -> None:
-    places = re.findall(r"\{\{(\w+)\}\}", writing.TEMPLATE.read_text())
+    places = re.findall(r"\{\{([\w-]+)\}\}", writing.TEMPLATE.read_text())
     assert sorted(places) == sorted(SECTIONS)
     empty = writing.render(tmp_path)
     assert empty.text.count(MISSING) >= len(SECTIONS)

@@ -1,0 +1,95 @@
+"""Networks as people bring them: small ones by default, the measured ones among the slow tests."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.document.own_models import own_models
+from benchmarks.own_models import OwnModel, OwnModels, statistics_pictures
+from benchmarks.own_networks import NETWORKS, OwnNetwork, densenet121, mobilenet_v2, resnet18, write_model
+from contract.model_card import Task, read_card
+from demonstration.plaintext import PlaintextModel
+from model_owner.calibration import calibration_images
+from model_owner.onnx_import.compiling import compile_model
+from secure_computation import reference
+from secure_computation.engines.masked.lowering import lower_masked
+from secure_computation.float_reference import evaluate
+from secure_computation.network import Activation, Softmax
+from tests.benchmarks.test_reporting import MACHINE
+from tests.benchmarks.test_sections import keep
+
+SMALL = (
+    OwnNetwork(
+        name="densenet",
+        build=lambda: densenet121(5, blocks=(2, 2), growth=4, first=8),
+        outputs=5,
+        task=Task.MULTI_LABEL,
+        ends_in_sigmoid=True,
+    ),
+    OwnNetwork(name="resnet", build=lambda: resnet18(1, channels=(4, 8, 8, 8)), outputs=1, task=Task.BINARY),
+    OwnNetwork(
+        name="mobilenet",
+        build=lambda: mobilenet_v2(3, stages=((1, 8, 1, 1), (4, 12, 2, 2)), last=32),
+        outputs=3,
+        task=Task.CLASSIFICATION,
+    ),
+)
+
+
+def check_against_onnxruntime(network: OwnNetwork, folder: Path, side: int) -> None:
+    """The float reference is onnxruntime's answer; the masked engine's integers are near it, where it serves."""
+    write_model(network, folder, statistics_pictures(side))
+    card = read_card(folder / "card.json")
+    model = compile_model(folder / "model.onnx", card)
+    images = statistics_pictures(side, 2).numpy()
+    expected = PlaintextModel(folder).logits_of_batch(images)
+    assert expected.shape == (2, len(card.classes))
+    found = evaluate(model.network, model.weights, torch.from_numpy(images)).numpy()
+    np.testing.assert_allclose(found, expected, atol=2e-3)
+    if any(isinstance(operation, Activation | Softmax) for operation in model.network.operations):
+        return
+    lowering, weights = lower_masked(model.network, model.weights, calibration_images(card.input, ()))
+    for image, wanted in zip(images, expected, strict=True):
+        integers = reference.evaluate(lowering, weights, reference.quantise_image(lowering, image), audit=True)
+        logits = reference.logits_of(lowering, integers)
+        ours, theirs = (card.probabilities(tuple(float(one) for one in row)) for row in (logits, wanted))
+        assert max(abs(ours[name] - theirs[name]) for name in ours) < 0.1
+        assert np.abs(logits - wanted).max() < 0.3
+
+
+@pytest.mark.filterwarnings("ignore:You are using the legacy TorchScript-based ONNX export:DeprecationWarning")
+@pytest.mark.parametrize("network", SMALL, ids=lambda network: network.name)
+def test_a_small_one_answers_as_onnxruntime_does(network: OwnNetwork, tmp_path: Path) -> None:
+    check_against_onnxruntime(network, tmp_path / "model", 32)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("network", NETWORKS, ids=lambda network: network.name)
+def test_a_whole_one_answers_as_onnxruntime_does(network: OwnNetwork, tmp_path: Path) -> None:
+    check_against_onnxruntime(network, tmp_path / "model", 224)
+
+
+def test_the_page_shows_errors_and_costs(tmp_path: Path) -> None:
+    row = OwnModel(
+        name="densenet121-18-findings",
+        ending="Sigmoid",
+        task=Task.MULTI_LABEL,
+        outputs=18,
+        weights=7_000_000,
+        million_products=2800.0,
+        engine="masked",
+        pictures=3,
+        largest_logit=8.1,
+        max_logit_error=0.0123,
+        max_probability_error=0.0031,
+        online_seconds=4.2,
+        online_bytes=123_000_000,
+        offline_bytes=4_000_000,
+        one_way_trips=250,
+    )
+    keep(tmp_path, "own-models", OwnModels(side=224, runs=3, models=(row,), machine=MACHINE, versions={}))
+    text = own_models(tmp_path).text
+    assert "| densenet121-18-findings | 18 Sigmoid, multi-label | 7.0 | masked | 8.1 | 0.012 | 0.0031 |" in text
+    assert "Not measured" in own_models(tmp_path / "nothing").text
