@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from imaging import Polarity, read_for_viewing, read_image, read_model_input
+from contract.model_card import FrameChoice
+from imaging import ImageWarning, Polarity, Radiograph, read_for_viewing, read_image, read_model_input
 from imaging.formats import DecodedFile, FileFormat, PolarityToldBy
 from imaging.polarity import INVERTED, POLARITY_CONTRADICTS, POLARITY_UNKNOWN, TAKEN_AS_IT_IS, settled
-from tests.imaging.samples import data_set, dicom_bytes, picture, specification
+from tests.imaging.samples import data_set, dicom_bytes, nifti_bytes, picture, specification, volume
 
 GREY = np.linspace(0, 1, 12, dtype=np.float32).reshape(3, 4)
 
@@ -57,6 +58,10 @@ def test_an_inverted_dicom_is_the_other_photometric_interpretation(tmp_path: Pat
     assert not inverted.asks_polarity
 
 
+def questions(image: Radiograph) -> list[ImageWarning]:
+    return [one for one in image.warnings if one.needs_confirmation]
+
+
 def raster(folder: Path, values: np.ndarray, kind: str) -> Path:
     target = io.BytesIO()
     Image.fromarray(values.astype(np.uint8)).save(target, kind, **({"quality": 100} if kind == "JPEG" else {}))
@@ -72,7 +77,7 @@ def test_a_png_or_jpeg_asks_and_either_answer_settles_it(tmp_path: Path, kind: s
     assert asked.asks_polarity
     assert asked.needs_confirmation
     assert asked.polarity_told_by is PolarityToldBy.NOBODY
-    (question,) = [one for one in asked.warnings if one.needs_confirmation]
+    (question,) = questions(asked)
     assert question.text == f"{kind} files do not say whether the picture is a negative"
     for polarity, words in (
         (Polarity.AS_READ, f"{question.text}; it was taken as it is"),
@@ -85,5 +90,15 @@ def test_a_png_or_jpeg_asks_and_either_answer_settles_it(tmp_path: Path, kind: s
         np.testing.assert_array_equal(answered.pixels, expected)
 
 
-def test_a_grey_tiff_tells_by_its_photometric_interpretation(tmp_path: Path) -> None:
+def test_a_tiff_tells_by_its_photometric_interpretation_unless_it_is_in_colours(tmp_path: Path) -> None:
     assert not read_image(raster(tmp_path, picture(), "TIFF"), specification()).asks_polarity
+    grey_as_colours = np.dstack([picture()] * 3)
+    (question,) = questions(read_image(raster(tmp_path, grey_as_colours, "TIFF"), specification()))
+    assert question.text == "the file does not say whether the picture is a negative"
+
+
+@pytest.mark.parametrize(("slices", "asks"), [(1, True), (2, False)])
+def test_a_volume_is_measured_and_a_single_plane_may_be_anything(tmp_path: Path, slices: int, *, asks: bool) -> None:
+    path = tmp_path / "volume.nii"
+    path.write_bytes(nifti_bytes(volume(shape=(6, 5, slices))))
+    assert read_image(path, specification(frame=FrameChoice.MIDDLE)).asks_polarity is asks
