@@ -4,7 +4,7 @@ from contract.errors import NeedsConfirmation
 from imaging import ImageFacts
 from imaging.polarity import POLARITY_QUESTIONS
 
-DECIDE_POLARITY = "look at it with `data-owner inspect FILE --preview seen.png`, then add --as-is or --invert"
+LOOK = "with `data-owner inspect FILE --preview seen.png`"
 
 
 def require_confirmed(image: ImageFacts, *, force: bool) -> None:
@@ -12,8 +12,12 @@ def require_confirmed(image: ImageFacts, *, force: bool) -> None:
     doubts = [warning for warning in image.warnings if warning.needs_confirmation]
     if not doubts or force:
         return
-    only_polarity = all(warning.code in POLARITY_QUESTIONS for warning in doubts)
-    way_out = DECIDE_POLARITY if image.asks_polarity else "submit it anyway with --force"
-    if image.asks_polarity and not only_polarity:
-        way_out = f"{DECIDE_POLARITY}, and --force if you mean this image"
-    raise NeedsConfirmation("; ".join((*(warning.text for warning in doubts), way_out)))
+    raise NeedsConfirmation("; ".join((*(warning.text for warning in doubts), way_out({one.code for one in doubts}))))
+
+
+def way_out(asked: set[str], *, look: str = LOOK) -> str:
+    """What to add to the command line for a picture with warnings of these codes that ask."""
+    if not asked & POLARITY_QUESTIONS:
+        return "submit it anyway with --force"
+    more = ", and --force if you mean this image" if asked - POLARITY_QUESTIONS else ""
+    return f"look at it {look}, then add --as-is or --invert{more}"

@@ -12,12 +12,11 @@ from contract.errors import CallerError, ImageError
 from contract.model_card import AgeRange, ColourChoice, FrameChoice, InputSpecification, Modality, ModelCard, Strict
 from contract.output import path_bytes, path_text, printable, shown_path
 from data_owner.both_ways import draw_both_ways
-from data_owner.confirmation import DECIDE_POLARITY
+from data_owner.confirmation import LOOK, way_out
 from data_owner.diagnosis import Warned
 from data_owner.private_files import write_new
 from imaging import ImageFacts, Polarity, Radiograph, read_image, to_model_input
 from imaging.formats import FileFormat, PolarityToldBy
-from imaging.polarity import POLARITY_QUESTIONS
 from imaging.preprocessing import to_picture
 from imaging.reading import AGE_UNKNOWN, WRONG_AGE
 
@@ -86,6 +85,8 @@ class Inspection(Strict):
     """What --as-is or --invert said about it."""
     needs_confirmation: bool = False
     """Whether `diagnose` would ask for --force, or for --as-is or --invert."""
+    asked: tuple[str, ...] = ()
+    """Codes of the warnings because of which it would."""
     submitted: Submitted | None = None
     """None without a card."""
 
@@ -169,6 +170,7 @@ def _of(path: Path, image: ImageFacts, card: ModelCard | None, polarity: Polarit
         polarity_told_by=image.polarity_told_by,
         polarity=polarity,
         needs_confirmation=any(warning.needs_confirmation for warning in warnings),
+        asked=tuple(warning.code for warning in warnings if warning.needs_confirmation),
         submitted=submitted,
     )
 
@@ -209,10 +211,7 @@ def described(inspection: Inspection, preview: Path | None = None) -> str:
     facts["stays here"] = "the file, the patient's name and all else that it says"
     lines = [f"{name + ':':12}{printable(value)}" for name, value in facts.items()]
     lines += [f"Warning: {printable(warning.text)}" for warning in inspection.warnings]
-    codes = {warning.code for warning in inspection.warnings}
-    if codes & POLARITY_QUESTIONS:
-        decide = DECIDE_POLARITY if preview is None else f"look at {shown_path(preview)}, then add --as-is or --invert"
-        lines.append(f"data-owner diagnose asks about it: {decide}.")
-    elif inspection.needs_confirmation:
-        lines.append("data-owner diagnose would submit it with --force only.")
+    if inspection.needs_confirmation:
+        look = LOOK if preview is None else f"in {shown_path(preview)}"
+        lines.append(f"data-owner diagnose asks about it: {way_out(set(inspection.asked), look=look)}.")
     return "\n".join(lines)

@@ -130,7 +130,7 @@ def test_where_nobody_says_whether_it_is_a_negative_the_preview_shows_both_ways(
     labels = sheet[: -16 - height]
     assert (labels[:, : 16 + width] > 200).any()  # each picture has its words above it
     assert (labels[:, 32 + width :] > 200).any()
-    assert f"look at {preview}, then add --as-is or --invert" in described(shown, preview)
+    assert f"look at it in {preview}, then add --as-is or --invert" in described(shown, preview)
     assert "data-owner inspect FILE --preview seen.png" in described(shown)
 
 
