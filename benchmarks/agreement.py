@@ -8,24 +8,26 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from benchmarks.machine import Machine, read_machine, read_versions
 from contract.errors import CallerError
-from contract.model_card import Strict, read_card
+from contract.model_card import ModelCard, Strict, Task, read_card
 from demonstration.plaintext import PlaintextModel
 from federated_learning.data_source import ManifestSource
 from imaging import read_model_input
+from model_owner.agreement import answers
 from model_owner.calibration import calibration_images
 from model_owner.onnx_import.compiling import compile_model
 from secure_computation import reference
 from secure_computation.engines.masked.lowering import lower_masked
 
 CLEAR_MARGIN = 0.1
-"""Where the plain model's two largest logits differ by more, the labels must agree."""
+"""Where the plain model's answer is clearer, in logits, the labels must agree: see `margin`."""
 
 
 class Disagreement(Strict):
-    """One image on which the labels differ: its place in the list, never its name, and the plain model's margin."""
+    """One image on which the answers differ: its place in the list, never its name, and the plain model's margin."""
 
     index: int
     margin: float
@@ -64,9 +66,9 @@ def measure_agreement(model_folder: Path, images: Sequence[Path], on_image: Call
         integers = reference.quantise_image(lowering, tensor)
         logits = reference.logits_of(lowering, reference.evaluate(lowering, weights, integers, audit=True))
         errors.append(float(np.abs(logits - expected).max()))
-        if int(logits.argmax()) != int(expected.argmax()):
-            second, first = np.sort(expected)[-2:]
-            disagreements.append(Disagreement(index=index, margin=float(first - second)))
+        differ = (answers(card, logits[np.newaxis]) != answers(card, expected[np.newaxis]))[0]
+        if differ.any():
+            disagreements.append(Disagreement(index=index, margin=margin(card, expected, differ)))
     return Agreement(
         model=card.name,
         version=card.version,
@@ -79,6 +81,16 @@ def measure_agreement(model_folder: Path, images: Sequence[Path], on_image: Call
         machine=read_machine(),
         versions=read_versions(),
     )
+
+
+def margin(card: ModelCard, expected: NDArray[np.float64], differ: NDArray[np.bool_]) -> float:
+    """How clear the plain model's answer is: between its two largest logits, or of a finding from its threshold's."""
+    if card.task is not Task.MULTI_LABEL:
+        second, first = np.sort(expected)[-2:]
+        return float(first - second)
+    thresholds = np.array([card.threshold(name) for name in card.classes])
+    at_threshold = card.temperature * np.log(thresholds / (1 - thresholds))
+    return float(np.abs(expected - at_threshold)[differ].max())
 
 
 def chosen_images(

@@ -26,6 +26,7 @@ from benchmarks.peers import SMALL_SIDE, Peer, spu_environment
 from benchmarks.variants import write_resized
 from contract.errors import CallerError, ComputationFailed, EncryptedInferenceError
 from contract.model_card import Strict
+from model_owner.agreement import answers
 
 AGREEMENT = 0.05
 """Largest distance of a logit from onnxruntime's that still counts as the same answer. Fixed point rounds."""
@@ -337,7 +338,8 @@ def _compared(measured: Sequence[Measurement], case: Case) -> tuple[float | None
         return None, False
     logits = np.asarray([one.logits for one in measured])
     error = float(np.abs(logits - expected).max())
-    return error, bool((logits.argmax(axis=1) == expected.argmax(axis=1)).all())
+    found, wanted = (answers(case.card, one.reshape(-1, len(case.card.classes))) for one in (logits, expected))
+    return error, bool((found == wanted).all())
 
 
 def _spread(values: Sequence[float]) -> Spread | None:

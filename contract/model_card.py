@@ -227,7 +227,9 @@ class ModelCard(Strict):
         if unknown:
             raise ValueError(f"thresholds names '{unknown[0]}', which is none of the classes")
         if self.output_policy is OutputPolicy.LABEL_ONLY:
-            raise ValueError("output_policy label-only gives one class of several; a multi-label model has no such one")
+            raise ValueError(
+                "output_policy label-only names the most probable class, which a multi-label model does not have"
+            )
         if self.uncertain_below is not None:
             raise ValueError("uncertain_below is for one class of several; a multi-label model has thresholds instead")
         return self

@@ -17,6 +17,7 @@ from contract.model_card import (
     Modality,
     ModelCard,
     OutputPolicy,
+    Task,
     View,
 )
 from federated_learning.calibration import fit_temperature, softmax
@@ -130,6 +131,11 @@ def measure(
     Temperature and `uncertain_below` are fitted on the validation role; then every role is reported. The rest of the
     card stays. Raises ConfigurationError.
     """
+    if card.task is not Task.CLASSIFICATION:
+        raise ConfigurationError(
+            f"the card's task is {card.task}: temperature and figures are measured of models that name one of several "
+            "classes (task classification)"
+        )
     figures: list[Metric] = []
     confusions: dict[str, NDArray[np.int64]] = {}
     temperature, threshold = 1.0, None
@@ -240,8 +246,9 @@ def readme(card: ModelCard, confusions: Mapping[str, NDArray[np.int64]], *, vali
     for metric in card.metrics:
         interval = "" if metric.interval_95 is None else "{:.3f} to {:.3f}".format(*metric.interval_95)
         lines.append(f"| {metric.split} | {metric.examples} | {metric.name} | {metric.value:.3f} | {interval} |")
-    temperature = card.temperature
-    lines += ["", f"Intervals come from 2,000 draws of whole patients. Calibration temperature: {temperature}.", ""]
+    temperature = card.calibration_temperature
+    calibrated = "Not calibrated." if temperature is None else f"Calibration temperature: {temperature}."
+    lines += ["", f"Intervals come from 2,000 draws of whole patients. {calibrated}", ""]
     if card.uncertain_below is not None:
         words = (
             f"An answer whose probability is below {card.uncertain_below:g} is shown as uncertain. This threshold was "

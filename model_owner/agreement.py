@@ -28,17 +28,17 @@ class Agreement(Strict):
     @classmethod
     def of(cls, card: ModelCard, found: NDArray[np.floating], expected: NDArray[np.floating]) -> Self:
         """Compare logits (samples, classes), at least one sample, by a card."""
-        probabilities, wanted = _probabilities(card, found), _probabilities(card, expected)
         return cls(
             max_abs_error=float(np.abs(found - expected).max()),
             largest_logit=float(np.abs(expected).max()),
-            max_probability_error=float(np.abs(probabilities - wanted).max()),
-            labels_agree=int((answers(card, probabilities) == answers(card, wanted)).all(axis=1).sum()),
+            max_probability_error=float(np.abs(_probabilities(card, found) - _probabilities(card, expected)).max()),
+            labels_agree=int((answers(card, found) == answers(card, expected)).all(axis=1).sum()),
         )
 
 
-def answers(card: ModelCard, probabilities: NDArray[np.float64]) -> NDArray[np.bool_]:
+def answers(card: ModelCard, logits: NDArray[np.floating]) -> NDArray[np.bool_]:
     """Which classes are the answer, (samples, classes): the most probable one, or each that reaches its threshold."""
+    probabilities = _probabilities(card, logits)
     match card.task:
         case Task.CLASSIFICATION | Task.BINARY:
             return np.asarray(np.eye(len(card.classes), dtype=bool)[probabilities.argmax(axis=1)])

@@ -1,7 +1,7 @@
 """What this workstation keeps of its answers: one small file for each, for the clinician alone (0600 in 0700).
 
-Kept are date, model, answer and a digest of the file, by which the image can be found again in the archive. No name, no
-file name, nothing else of the patient; a picture only where the clinician asks for it.
+Kept are date, model, answer, warnings and a digest of the file, by which the image can be found again in the archive.
+No name, no file name, nothing else of the patient; a picture only where the clinician asks for it.
 """
 
 import re

@@ -2,14 +2,17 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from benchmarks import growth as growth_module
 from benchmarks.__main__ import app
+from benchmarks.agreement import margin
 from benchmarks.growth import measure_growth, seconds_left
 from benchmarks.measuring import Step
 from contract.command_line import run
 from tests.benchmarks.fakes import fake_case, fake_opener, measurement
+from tests.data_owner.answering import card, multi_label_card
 from tests.end_to_end.models import write_tiny_model
 
 
@@ -57,3 +60,10 @@ def test_growth_fits_a_line_and_tells_how_far_it_is(tmp_path: Path, monkeypatch:
     assert result.online_seconds_at_no_pixels == pytest.approx(2 / 3)
     assert steps[-1].words == "64 x 64 pixels, masked: run 1 of 1"
     assert (steps[-1].done, steps[-1].total) == (3, 4)
+
+
+def test_a_margin_tells_how_clear_the_answers_are_that_differ() -> None:
+    assert margin(card(), np.array([2.0, 1.75]), np.array([True, True])) == pytest.approx(0.25)
+    findings = multi_label_card(thresholds={"mass": 0.9})  # a logit of 2.197
+    logits, differ = np.array([0.05, 2.2, 9.0]), np.array([True, True, False])
+    assert margin(findings, logits, differ) == pytest.approx(0.05)

@@ -14,7 +14,7 @@ from contract.model_card import ModelCard, OutputPolicy, read_card
 from contract.ticket import Engine
 from data_owner.answers import ClassAnswer
 from data_owner.diagnosis import Bytes, Diagnosis, ModelName, Seconds
-from data_owner.heat_map import MOST_OPAQUE, colours, draw_heat_map, require_heat_map
+from data_owner.heat_map import CAPTION_ROWS, MOST_OPAQUE, colours, draw_heat_map, draw_heat_maps, require_heat_map
 from data_owner.heat_map_places import places_for
 from imaging.preprocessing import PICTURE_SIDE, to_picture
 from tests.end_to_end.models import write_tiny_model
@@ -148,6 +148,41 @@ def test_a_picture_for_the_screen_keeps_its_proportions() -> None:
     np.testing.assert_array_equal(to_picture(small), np.rint(small.astype(np.float32) * 255))
     assert to_picture(np.zeros((3000, 1500))).shape == (PICTURE_SIDE, PICTURE_SIDE // 2)
     assert to_picture(np.zeros((3, 50_000))).shape == (1, PICTURE_SIDE)
+
+
+# Of several findings
+
+
+def panels(picture: NDArray[np.uint8], names: list[str]) -> NDArray[np.uint8]:
+    grids = {name: np.full((2, 2), 1.0 + number) for number, name in enumerate(names)}
+    with Image.open(io.BytesIO(draw_heat_maps(picture, grids))) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+@pytest.mark.parametrize(("many", "across", "down"), [(1, 1, 1), (2, 2, 1), (3, 2, 2), (5, 3, 2)])
+def test_each_finding_has_the_picture_under_its_map_and_below_its_name(many: int, across: int, down: int) -> None:
+    shown = panels(GREY, [f"finding {number}" for number in range(many)])
+    height, width = GREY.shape[0] + CAPTION_ROWS, GREY.shape[1]
+    assert shown.shape == (down * height, across * width, 3)
+    single = drawn(GREY, np.ones((2, 2)))
+    for number in range(many):
+        top, left = height * (number // across), width * (number % across)
+        panel = shown[top : top + height, left : left + width]
+        assert panel[:CAPTION_ROWS].max() > 200  # white words on black
+        np.testing.assert_array_equal(panel[CAPTION_ROWS:], single)
+
+
+def test_a_long_name_runs_into_no_other_panel_and_many_panels_stay_within_bounds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("data_owner.heat_map.MOST_ACROSS", 512)
+    small = np.full((16, 16), 100, np.uint8)
+    shown = panels(small, ["w" * 2000, "i"])
+    assert shown.shape[1] <= 512
+    second = shown[:CAPTION_ROWS, shown.shape[1] // 2 :]
+    assert second[:, CAPTION_ROWS:].max() == 0  # of the second name only, which is one letter
+    many = panels(np.full((256, 256), 100, np.uint8), [str(number) for number in range(64)])
+    assert max(many.shape) <= 512 + 8 * CAPTION_ROWS
 
 
 # In JSON

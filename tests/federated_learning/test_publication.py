@@ -6,16 +6,17 @@ from typing import Any
 import pytest
 
 from contract.errors import ConfigurationError
-from contract.model_card import FederationRecord, ModelCard, read_card
+from contract.model_card import FederationRecord, ModelCard, Task, read_card
 from federated_learning import publication
 from federated_learning.checkpoints import save
 from federated_learning.data_source import ManifestSource, labels_of, load
-from federated_learning.publication import publish
+from federated_learning.publication import measure, publish, readme
 from federated_learning.records import Description, RunKind, RunRecord, write_run
 from federated_learning.report import evaluating
 from federated_learning.report.evaluating import evaluate, evaluate_published
 from federated_learning.settings import Stage, TrainingSettings
 from federated_learning.training import Chosen, trainer_of
+from tests.end_to_end.models import write_tiny_model
 from tests.federated_learning.conftest import CLASSES
 
 SECURE: dict[str, str | int | float] = {"survivors needed": 3, "update ring bits": 16, "masks": "AES-256-CTR"}
@@ -138,3 +139,23 @@ def test_a_run_that_cannot_prove_it_is_not_published(
     run = run_record(description, kind, record)
     with pytest.raises(ConfigurationError, match="let its coordinator end the run"):
         written(run, tmp_path)
+
+
+@pytest.mark.parametrize("task", [Task.MULTI_LABEL, Task.BINARY])
+def test_figures_of_one_class_of_several_are_not_measured_of_other_models(
+    drawn_data: tuple[Path, Path], tmp_path: Path, task: Task
+) -> None:
+    manifest, folder = drawn_data
+    card = read_card(write_tiny_model(tmp_path / "model", task=task, classes=CLASSES[:2]) / "card.json")
+    source = ManifestSource(manifest=manifest, folder=folder, classes=CLASSES)
+    before = (tmp_path / "model" / "card.json").read_bytes()
+    with pytest.raises(ConfigurationError, match=f"the card's task is {task}: temperature and figures are measured of"):
+        measure(card, tmp_path / "model", source=source, data_set="drawn", validation_role="choose", test_roles=())
+    assert (tmp_path / "model" / "card.json").read_bytes() == before
+
+
+def test_a_readme_claims_no_calibration_that_nobody_measured(tmp_path: Path) -> None:
+    card = read_card(write_tiny_model(tmp_path / "model") / "card.json")
+    assert "Not calibrated." in readme(card, {}, validation_role="choose")
+    calibrated = card.model_copy(update={"calibration_temperature": 0.9})
+    assert "Calibration temperature: 0.9." in readme(calibrated, {}, validation_role="choose")
