@@ -11,6 +11,8 @@ from data_owner.ui.words import Told
 
 if TYPE_CHECKING:  # takes long to load, and the page is up before it
     from data_owner.diagnosis import Diagnosis
+    from data_owner.ui.history import Record
+    from data_owner.ui.patient import Patient
     from imaging import ImageWarning, ModelInput, Polarity
     from imaging.formats import PolarityToldBy
 
@@ -98,11 +100,20 @@ class Entry:
     image: "ModelInput | None" = field(default=None, repr=False)
     """Kept until it is answered."""
     diagnosis: "Diagnosis | None" = field(default=None, repr=False)
+    answer: "Record | None" = field(default=None, repr=False)
+    """What the history has of the answer, or would have."""
     record: str | None = None
     """Of the answer, in the history."""
+    name_kept: bool = False
     picture_kept: bool = False
     separate: bool = False
     """The user said that several patients in one drop are meant."""
+    named: "Patient | None" = field(default=None, repr=False)
+    """Who is on it, while names are shown."""
+    answered_before: "Record | None" = field(default=None, repr=False)
+    """An answer to the same file that the history had when it arrived."""
+    repeat_meant: bool = False
+    """The user said that the same file once more is meant."""
 
     def __repr__(self) -> str:
         """Which entry; nothing of its file."""

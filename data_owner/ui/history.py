@@ -1,7 +1,8 @@
 """What this workstation keeps of its answers: one small file for each, for the clinician alone (0600 in 0700).
 
 Kept are date, model, answer, warnings and a digest of the file, by which the image can be found again in the archive.
-No name, no file name, nothing else of the patient; a picture only where the clinician asks for it.
+No name, no file name, nothing else of the patient; a picture, and whose it is, only where the clinician asks for it,
+each in a file of its own.
 """
 
 import re
@@ -55,6 +56,15 @@ class Record(Strict):
         return {name: value for name, value in kept.items() if name not in answer} | {"answer": answer}
 
 
+class KeptName(Strict):
+    """Whose picture it was, where the clinician asked to keep it. Empty where the file does not say."""
+
+    name: Annotated[str, Field(max_length=300, repr=False)]
+    identifier: Annotated[str, Field(max_length=300, repr=False)]
+    accession: Annotated[str, Field(max_length=300, repr=False)]
+    file_name: Annotated[str, Field(max_length=4000, repr=False)]
+
+
 def new_id(now: datetime) -> str:
     """A name for a record: it sorts by date."""
     return f"{now:%Y%m%dT%H%M%S}-{secrets.token_hex(8)}"
@@ -78,8 +88,9 @@ class History:
     def records(self) -> list[Record]:
         """What is kept, the newest first; damaged files are left out."""
         names = (path.stem for path in self._folder.glob("*.json"))
-        found = (self._read(name) for name in sorted(names, reverse=True) if _RECORD.fullmatch(name))
-        return [record for record in found if record is not None]
+        found = (self._read(name) for name in names if _RECORD.fullmatch(name))
+        kept = (record for record in found if record is not None)
+        return sorted(kept, key=lambda record: record.date, reverse=True)
 
     def keep_picture(self, record: str, png: bytes) -> bool:
         """Keep a picture with a record. False where the disk will not, or the record is gone."""
@@ -98,9 +109,34 @@ class History:
         path = self._picture(record)
         return path if path.is_file() else None
 
+    def of_file(self, digest: str, *, model: str, version: str) -> Record | None:
+        """The newest answer of a model's version to the file with this SHA-256, if any."""
+        for path in sorted(self._folder.glob("*.json"), reverse=True):
+            if not _RECORD.fullmatch(path.stem) or not _holds(path, digest):
+                continue
+            record = self._read(path.stem)
+            if record is not None and (record.file_digest, record.model, record.version) == (digest, model, version):
+                return record
+        return None
+
+    def keep_name(self, record: str, name: KeptName) -> bool:
+        """Keep with a record whose picture it was. False where the disk will not, or the record is gone."""
+        return self._path(record).exists() and write_whole(self._name(record), name.model_dump_json().encode())
+
+    def name(self, record: str) -> KeptName | None:
+        """Whose picture it was, if that is kept."""
+        try:
+            return KeptName.model_validate_json(self._name(record).read_bytes())
+        except (OSError, ValidationError):
+            return None
+
+    def forget_name(self, record: str) -> None:
+        """Keep the answer without whose it is."""
+        self._name(record).unlink(missing_ok=True)
+
     def delete(self, record: str) -> None:
-        """Forget a record and its picture."""
-        for path in (self._picture(record), self._path(record)):
+        """Forget a record, its picture and its name."""
+        for path in (self._name(record), self._picture(record), self._path(record)):
             path.unlink(missing_ok=True)
 
     def delete_all(self) -> None:
@@ -121,8 +157,19 @@ class History:
     def _path(self, record: str) -> Path:
         return self._folder / f"{_checked(record)}.json"
 
+    def _name(self, record: str) -> Path:
+        return self._folder / f"{_checked(record)}.name.json"
+
     def _picture(self, record: str) -> Path:
         return self._folder / f"{_checked(record)}.png"
+
+
+def _holds(path: Path, digest: str) -> bool:
+    """Whether a record may be of this file: cheaper than to read it as one."""
+    try:
+        return path.stat().st_size <= _MAX_BYTES and digest.encode() in path.read_bytes()
+    except OSError:
+        return False
 
 
 def is_name(text: str) -> bool:

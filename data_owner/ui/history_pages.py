@@ -27,15 +27,19 @@ class HistoryPages:
             Route("/history", self.history),
             Route("/history/{record}/picture.png", self.kept_picture),
             Route("/history/{record}/delete", self.delete_record, methods=["POST"]),
+            Route("/history/{record}/forget-name", self.forget_name, methods=["POST"]),
             Route("/history/delete-all", self.delete_all_records, methods=["POST"]),
         ]
 
     async def history(self, request: Request) -> Response:
         """What this workstation keeps."""
         records = await run_in_threadpool(self._place.history.records)
-        pictures = {record.id for record in records if self._place.history.picture(record.id) is not None}
+        history = self._place.history
+        pictures = {record.id for record in records if history.picture(record.id) is not None}
+        names = {record.id: name for record in records if (name := history.name(record.id)) is not None}
         html = templates().get_template("history.html")
-        return HTMLResponse(html.render(records=records, pictures=pictures, theme=theme_of(request), place=self._place))
+        given = {"records": records, "pictures": pictures, "names": names, "place": self._place}
+        return HTMLResponse(html.render(given, theme=theme_of(request)))
 
     async def kept_picture(self, request: Request) -> Response:
         """A picture that was kept."""
@@ -50,6 +54,15 @@ class HistoryPages:
         self._forget_records()
         return done(request, to="/history")
 
+    async def forget_name(self, request: Request) -> Response:
+        """Keep an answer without whose it is."""
+        record = _record(request)
+        self._place.history.forget_name(record)
+        with self._place.changing():
+            for entry in self._place.entries():
+                entry.name_kept = entry.name_kept and entry.record != record
+        return done(request, to="/history")
+
     async def delete_all_records(self, request: Request) -> Response:
         """Forget all."""
         self._place.history.delete_all()
@@ -62,7 +75,7 @@ class HistoryPages:
         with self._place.changing():
             for entry in self._place.entries():
                 if entry.record not in kept:
-                    entry.record, entry.picture_kept = None, False
+                    entry.record, entry.picture_kept, entry.name_kept = None, False, False
 
 
 def _record(request: Request) -> str:

@@ -6,6 +6,7 @@ import threading
 from collections.abc import AsyncIterator
 
 from contract.errors import EncryptedInferenceError, ImageError, Refused
+from data_owner.ui.batch import learn_name
 from data_owner.ui.entries import Entry, State
 from data_owner.ui.workplace import Workplace
 
@@ -35,10 +36,15 @@ def read_file(workplace: Workplace, entry: Entry) -> None:
     from data_owner.ui.patient import read_patient
     from data_owner.ui.reading import read_entry
 
+    learn_name(workplace, entry)
     with _ONE_AT_A_TIME:
         model = workplace.model
         if model is None or entry.state is not State.WAITING:
             return
+        if entry.answer is None:
+            entry.answered_before = workplace.history.of_file(
+                entry.digest, model=model.card.name, version=model.version
+            )
         patient = read_patient(entry.file)
         entry.patient = None if patient is None else patient.told_apart(workplace.patient_key)
         try:

@@ -16,8 +16,11 @@ from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Respon
 from starlette.routing import Route
 
 from contract.errors import EncryptedInferenceError
+from contract.output import printable
 from data_owner.ui.answering import THEMES, done, entry_of, form_of, http_problem, posts, problem, theme_of
+from data_owner.ui.batch import BatchPages
 from data_owner.ui.entries import Entry
+from data_owner.ui.export_pages import ExportPages
 from data_owner.ui.history_pages import HistoryPages
 from data_owner.ui.intake import read_file, receive_file
 from data_owner.ui.polarity import PolarityPages
@@ -47,7 +50,13 @@ def page_app(workplace: Workplace, runner: Runner, access: Access) -> Starlette:
 
     pages = Pages(workplace, runner, access)
     return Starlette(
-        routes=[*pages.routes(), *HistoryPages(workplace).routes(), *PolarityPages(workplace).routes()],
+        routes=[
+            *pages.routes(),
+            *BatchPages(workplace).routes(),
+            *ExportPages(workplace).routes(),
+            *HistoryPages(workplace).routes(),
+            *PolarityPages(workplace).routes(),
+        ],
         lifespan=lifespan,
         middleware=[Middleware(Guard, access=access)],
         exception_handlers={HTTPException: http_problem, EncryptedInferenceError: problem},
@@ -153,7 +162,7 @@ class Pages:
 
     async def upload(self, request: Request) -> Response:
         """One file: the body as it is. Its name and the drop that it belongs to stand in headers."""
-        name = unquote(request.headers.get("x-file-name", ""))[:255]
+        name = printable(unquote(request.headers.get("x-file-name", ""))[:255])
         entry = self._place.new_entry(drop=request.headers.get("x-drop", "")[:64], file_name=name)
         try:
             await receive_file(entry, request.stream(), most_bytes=self._access.max_upload_bytes)

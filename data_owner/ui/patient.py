@@ -19,6 +19,7 @@ _TAGS: dict[str, str] = {
     "identifier": "PatientID",
     "born": "PatientBirthDate",
     "study": "StudyDate",
+    "accession": "AccessionNumber",
 }
 _WHOLE_TAGS = sorted({*_TAGS.values(), *AGE_TAGS})
 _LONGEST = 80
@@ -32,6 +33,8 @@ class Patient:
     identifier: str
     born: str
     study: str
+    accession: str
+    """By which the archive calls the study."""
     age: str
     """At the study."""
 

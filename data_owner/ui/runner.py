@@ -221,8 +221,8 @@ class Runner:
         (result,) = results
         if isinstance(result, EncryptedInferenceError):
             raise result
-        self._workplace.timings.finish(_kind(activity, model), activity.run, total=activity.elapsed())
         self._answered(entry, result)
+        self._workplace.timings.finish(_kind(activity, model), activity.run, total=activity.elapsed())
 
     def _current(self, diagnoser: "Diagnoser", model: ModelEntry) -> ModelEntry:
         """What the catalog has of a model now."""
@@ -285,7 +285,7 @@ class Runner:
         )
         kept = self._workplace.history.add(record)
         with self._workplace.changing():
-            entry.record = record.id if kept else None
+            entry.answer, entry.record = record, record.id if kept else None
             entry.diagnosis, entry.image, entry.state = diagnosis, None, State.ANSWERED
 
     def _failed(self, entry: Entry, error: Told) -> None:

@@ -1,6 +1,8 @@
 """What the templates are given: numbers and states as people read them."""
 
 import hashlib
+from collections import Counter
+from collections.abc import Sequence
 from datetime import datetime
 from functools import cache
 from importlib.resources import files
@@ -11,6 +13,8 @@ from jinja2 import Environment, PackageLoader, select_autoescape
 from contract.identity import Role
 from data_owner.answers import ClassAnswer, FindingsAnswer
 from data_owner.ui.entries import CAN_SUBMIT, Entry, State
+from data_owner.ui.exporting import date_in_words
+from data_owner.ui.reporting import report_of
 from data_owner.ui.workplace import MOST_PREPARED, Connection, Step, Workplace
 from data_owner.wording import explained, lines_of, spoken
 
@@ -24,6 +28,17 @@ STATES: Final = {
     State.FAILED: "No result",
     State.ANSWERED: "Answered",
 }
+_TALLY: Final = {
+    State.ANSWERED: "answered",
+    State.RUNNING: "running",
+    State.STOPPING: "stopping",
+    State.QUEUED: "in the queue",
+    State.READY: "ready to submit",
+    State.FAILED: "without result",
+    State.UNREADABLE: "cannot be read",
+    State.WAITING: "being read",
+}
+"""In the order in which they are told."""
 CONNECTIONS: Final = {
     Connection.STARTING: "Connecting",
     Connection.WARMING: "Getting ready",
@@ -49,6 +64,8 @@ def templates() -> Environment:
     )
     filters = {
         "age": age,
+        "clock": clock,
+        "full_date": date_in_words,
         "amount": amount,
         "duration": duration,
         "lines": lines_of,
@@ -108,13 +125,31 @@ def when(date: datetime) -> str:
     return f"{date.astimezone():%Y-%m-%d %H:%M}"
 
 
+def clock(date: datetime) -> str:
+    """A time of day in this workstation's time zone."""
+    return f"{date.astimezone():%H:%M}"
+
+
+def tally(entries: Sequence[Entry]) -> str:
+    """How many images there are in which state: 22 images: 3 answered, 19 ready to submit."""
+    counts = Counter(entry.state for entry in entries)
+    parts = [f"{counts[state]} {words}" for state, words in _TALLY.items() if counts[state]]
+    return f"{len(entries)} image{'' if len(entries) == 1 else 's'}: {', '.join(parts)}"
+
+
 def context(place: Workplace, chosen: str | None, theme: str) -> dict[str, Any]:
     """All that the page's parts need."""
     entries = place.entries()
     entry = place.entry(chosen) if chosen else None
     entry = entry or (entries[-1] if entries else None)
+    answer = result(place, entry) if entry is not None and entry.diagnosis is not None else None
     return {
         "place": place,
+        "tally": tally(entries),
+        "answered": [one for one in entries if one.answer is not None],
+        "twin": place.twin_of(entry) if entry is not None else None,
+        "repeats": entry is not None and place.repeats(entry),
+        "report": report_of(place, entry, answer) if entry is not None and answer is not None else None,
         "theme": theme,
         "entries": entries,
         "entry": entry,
@@ -123,7 +158,7 @@ def context(place: Workplace, chosen: str | None, theme: str) -> dict[str, Any]:
         "can_submit": entry is not None and entry.state in CAN_SUBMIT and entry.image is not None,
         "patients": place.patients_of(entry) if entry is not None else 0,
         "alike": len(place.alike(entry)) if entry is not None else 0,
-        "result": result(place, entry) if entry is not None and entry.diagnosis is not None else None,
+        "result": answer,
         "low_stock": LOW_STOCK,
         "most_prepared": MOST_PREPARED,
     }

@@ -109,6 +109,8 @@ class Workplace:
         self.activity: Activity | None = None
         self.wake = threading.Event()
         """Set where the runner has something to do."""
+        self.names_shown = False
+        """Whether the page shows who is on the images. Not kept: each page begins without."""
         self.patient_key = secrets.token_bytes(32)
         self._entries: dict[str, Entry] = {}
         self._queue: list[str] = []
@@ -191,6 +193,16 @@ class Workplace:
 
         return [other for other in self.entries() if stand(other) == stand(entry)]
 
+    def twin_of(self, entry: Entry) -> Entry | None:
+        """The image that came earlier and is the same file, if any."""
+        earlier = (other for other in self.entries() if other.number < entry.number)
+        return next((other for other in earlier if other.digest and other.digest == entry.digest), None)
+
+    def repeats(self, entry: Entry) -> bool:
+        """Whether an answer to this file is there or may come already, and the user has not said that it is meant."""
+        known = entry.answered_before is not None or self.twin_of(entry) is not None
+        return known and not entry.repeat_meant
+
     def remove(self, entry: Entry) -> None:
         """Forget an entry and its files. Raises CallerError where a session has it."""
         with self.changing():
@@ -219,7 +231,8 @@ class Workplace:
     def can_submit_at_once(self, entry: Entry) -> bool:
         """Whether it may be submitted without a question."""
         asked = entry.needs_confirmation or entry.polarity_question is not None
-        return entry.state is State.READY and not asked and self.patients_of(entry) <= 1
+        alone = self.patients_of(entry) <= 1 and not self.repeats(entry)
+        return entry.state is State.READY and not asked and alone
 
     def stop(self, entry: Entry) -> None:
         """Take an entry out of the queue, or end its session."""

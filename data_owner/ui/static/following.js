@@ -1,6 +1,7 @@
 // Follows what the page's server tells: which entry is shown, what of it has changed, how far the session is.
 
 import { GONE, announce, find, focusOn, showProblem } from "./words.js";
+import { beforeQueue, queue } from "./queue.js";
 import { heatMap, patient, windowing } from "./viewer.js";
 
 let chosen = document.body.dataset.entry || "";
@@ -68,11 +69,13 @@ function replace(name, part) {
   const typed = new Map([...region.querySelectorAll("input[type=number]")].map((input) => [input.id, input.value]));
   const wasEntry = region.querySelector("[data-entry]");
   const was = wasEntry ? { entry: wasEntry.dataset.entry, state: wasEntry.dataset.state } : {};
+  if (name === "queue") beforeQueue();
   region.innerHTML = part.html;
   region.dataset.key = part.key;
   for (const [id, value] of typed) if (find(id)) find(id).value = value;
   if (focused && find(focused) && !find(focused).disabled) find(focused).focus({ preventScroll: true });
   // A button that was pressed is disabled meanwhile, and has lost the focus to the body.
+  if (name === "queue") queue();
   if (name === "entry") {
     entryReplaced(was, inside || before === document.body);
     focusThen(then);

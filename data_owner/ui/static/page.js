@@ -4,17 +4,22 @@
 //   uploading.js   files go to the page's server
 //   following.js   what its server tells is shown
 //   viewer.js      looking at one entry
+//   queue.js       the list of images
+//   asking.js      asks before something cannot be undone
+//   taking.js      an answer is copied or printed
 //   page.js        what changes something
 
+import { confirmed } from "./asking.js";
 import { choose, focusThen, follow, setUp } from "./following.js";
+import { queue } from "./queue.js";
+import { taking } from "./taking.js";
 import { dropping } from "./uploading.js";
 import { GONE, problemOf, showProblem } from "./words.js";
 
 const main = document.body.dataset.page === "main";
 
 async function send(form, submitter) {
-  const question = form.dataset.confirm;
-  if (question && !confirm(question)) return;
+  if (!(await confirmed(form))) return;
   const body = new URLSearchParams(new FormData(form, submitter));
   const headers = { Accept: "application/json" };
   if (submitter) submitter.disabled = true;
@@ -49,11 +54,13 @@ addEventListener("click", (event) => {
   choose(new URL(link.href).searchParams.get("entry"), true);
 });
 
+taking();
 if (main) {
   const shown = () => new URL(location.href).searchParams.get("entry") || "";
   addEventListener("popstate", () => choose(shown(), false));
   history.replaceState({ entry: document.body.dataset.entry || "" }, "");
   dropping();
+  queue();
   setUp();
   follow();
 }

@@ -11,11 +11,12 @@ async function upload(files) {
   showProblem(null);
   for (const file of files) {
     status.textContent = files.length === 1 ? "Reading the image" : `Reading ${arrived + 1} of ${files.length}`;
+    const name = file.name.replace(/\p{Surrogate}/gu, "\ufffd"); // halves of characters cannot be encoded
     const headers = {
       Accept: "application/json",
       "Content-Type": "application/octet-stream",
       "X-Drop": drop,
-      "X-File-Name": encodeURIComponent(file.name),
+      "X-File-Name": encodeURIComponent(name),
     };
     try {
       const response = await fetch("/entries", { method: "POST", headers, body: file });
@@ -38,6 +39,9 @@ async function upload(files) {
 
 export function dropping() {
   const input = find("file-input");
+  addEventListener("click", (event) => {
+    if (event.target.closest("[data-choose]")) input.click();
+  });
   input.addEventListener("change", () => {
     const files = [...input.files];
     input.value = "";

@@ -1,0 +1,73 @@
+"""What concerns all images of the page: names shown or hidden, the same file twice, and removing all."""
+
+from contextlib import suppress
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from contract.errors import CallerError
+from data_owner.ui.answering import done, entry_of, form_of, posts
+from data_owner.ui.entries import Entry
+from data_owner.ui.workplace import Workplace
+
+
+class BatchPages:
+    """Handlers of what concerns all images."""
+
+    def __init__(self, workplace: Workplace) -> None:
+        """Change `workplace`."""
+        self._place = workplace
+
+    def routes(self) -> list[Route]:
+        """All of them."""
+        return [*posts("", self.names, self.remove_all), *posts("/entries/{entry}", self.keep_both)]
+
+    async def names(self, request: Request) -> Response:
+        """Show or hide who is on the images."""
+        show = (await form_of(request)).get("show") == "yes"
+        await run_in_threadpool(show_names if show else hide_names, self._place)
+        return done(request)
+
+    async def remove_all(self, request: Request) -> Response:
+        """Forget every image and its files, but those that a session has."""
+        for entry in self._place.entries():
+            with suppress(CallerError):  # of one that is being submitted
+                self._place.remove(entry)
+        return done(request)
+
+    async def keep_both(self, request: Request) -> Response:
+        """The user means it: the same file once more."""
+        entry = entry_of(self._place, request)
+        with self._place.changing():
+            entry.repeat_meant = True
+        return done(request, entry)
+
+
+def show_names(place: Workplace) -> None:
+    """Show names, of what is there and of what comes, until they are hidden or the page ends."""
+    with place.changing():
+        place.names_shown = True
+    for entry in place.entries():
+        learn_name(place, entry)
+    place.bell.ring()
+
+
+def hide_names(place: Workplace) -> None:
+    """Hide and forget them."""
+    with place.changing():
+        place.names_shown = False
+        for entry in place.entries():
+            entry.named = None
+
+
+def learn_name(place: Workplace, entry: Entry) -> None:
+    """Read who is on an image, while names are shown; else nothing is kept."""
+    from data_owner.ui.patient import read_patient
+
+    if not (place.names_shown and entry.digest):
+        return
+    patient = read_patient(entry.file)
+    with place.changing():
+        entry.named = patient if place.names_shown else None

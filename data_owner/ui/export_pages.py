@@ -1,0 +1,97 @@
+"""Answers leave the page: as a table, as a report to print or to save as PDF, and with their names into the history.
+
+PDF is made by the browser's own print dialogue from `report.html`: every browser that shows the page has it, and the
+page needs no library that would have to be kept safe.
+"""
+
+from datetime import UTC, datetime
+from http import HTTPStatus
+
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response
+from starlette.routing import Route
+
+from data_owner.ui.answering import done, entry_of, posts, theme_of
+from data_owner.ui.entries import Entry
+from data_owner.ui.exporting import Row, as_csv, export_name
+from data_owner.ui.history import KeptName
+from data_owner.ui.reporting import report_of, row_of
+from data_owner.ui.showing import result, templates
+from data_owner.ui.workplace import Workplace
+
+
+class ExportPages:
+    """Handlers of exports."""
+
+    def __init__(self, workplace: Workplace) -> None:
+        """Export what `workplace` has."""
+        self._place = workplace
+
+    def routes(self) -> list[Route]:
+        """All of them."""
+        return [
+            Route("/report", self.report),
+            Route("/answers.csv", self.answers),
+            Route("/history.csv", self.history),
+            *posts("/entries/{entry}", self.keep_name),
+            *posts("", self.keep_names),
+        ]
+
+    async def report(self, request: Request) -> Response:
+        """Every answer of the page, or one, as it is printed."""
+        wanted = request.query_params.get("entry")
+        entries = [one for one in self._place.entries() if one.diagnosis is not None and wanted in (None, one.id)]
+        if not entries:
+            raise HTTPException(HTTPStatus.NOT_FOUND)
+        answers = [report_of(self._place, one, result(self._place, one)) for one in entries]
+        html = templates().get_template("report.html")
+        return HTMLResponse(html.render(answers=answers, theme=theme_of(request), now=datetime.now(tz=UTC)))
+
+    async def answers(self, request: Request) -> Response:
+        """The answers of the page as a table; with names where the page shows them."""
+        rows = [row_of(self._place, entry) for entry in self._place.entries() if entry.answer is not None]
+        return _csv(rows, names=self._place.names_shown)
+
+    async def history(self, request: Request) -> Response:
+        """What this workstation keeps, as a table; with the names that were kept."""
+        history = self._place.history
+        records = await run_in_threadpool(history.records)
+        rows = [Row(record=record, name=history.name(record.id)) for record in records]
+        return _csv(rows, names=any(row.name is not None for row in rows))
+
+    async def keep_name(self, request: Request) -> Response:
+        """Keep in the history whose picture this is."""
+        entry = entry_of(self._place, request)
+        await run_in_threadpool(self._keep_name, entry)
+        return done(request, entry)
+
+    async def keep_names(self, request: Request) -> Response:
+        """Keep in the history whose pictures the page's answers are of."""
+        for entry in self._place.entries():
+            if entry.record is not None and not entry.name_kept:
+                await run_in_threadpool(self._keep_name, entry)
+        return done(request)
+
+    def _keep_name(self, entry: Entry) -> None:
+        from data_owner.ui.patient import read_patient  # takes long to load, and the page is up before it
+
+        if entry.record is None:
+            raise HTTPException(HTTPStatus.NOT_FOUND)
+        patient = read_patient(entry.file)
+        named = KeptName(
+            name=patient.name if patient else "",
+            identifier=patient.identifier if patient else "",
+            accession=patient.accession if patient else "",
+            file_name=entry.file_name,
+        )
+        kept = self._place.history.keep_name(entry.record, named)
+        with self._place.changing():
+            entry.name_kept = kept
+
+
+def _csv(rows: list[Row], *, names: bool) -> Response:
+    name = export_name(datetime.now(tz=UTC), "csv")
+    headers = {"Content-Disposition": f'attachment; filename="{name}"'}
+    return Response(as_csv(rows, names=names), media_type="text/csv; charset=utf-8; header=present", headers=headers)

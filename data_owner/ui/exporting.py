@@ -1,0 +1,122 @@
+"""Answers for other programs: a table as CSV (RFC 4180), and the text of one answer.
+
+Whose pictures they are stands in them only where the caller was told to say so.
+"""
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Final
+
+from contract.output import printable
+from data_owner.answers import ClassAnswer, FindingsAnswer
+from data_owner.calibration import Calibration
+from data_owner.ui.history import KeptName, Record
+from data_owner.wording import explained, lines_of
+
+RESEARCH_USE: Final = "Research use only, not a medical device. No result may be used to treat a patient."
+
+_FORMULAS: Final = "=+-@\uff1d\uff0b\uff0d\uff20"
+"""With one of these, also in full width, a field is a formula to a spreadsheet."""
+
+_ANSWER: Final = ("date", "model", "version", "engine", "answer", "uncertain", "calibrated")
+_NAME: Final = ("patient", "patient_id", "accession_number", "file_name")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One answer, and whose it is where that may be said."""
+
+    record: Record
+    image: str = ""
+    """What the page calls it."""
+    name: KeptName | None = field(default=None, repr=False)
+
+
+def as_csv(rows: Sequence[Row], *, names: bool) -> bytes:
+    """A table in UTF-8, a line for each answer below a line of headings, with a column for each class or finding.
+
+    Probabilities are numbers in [0, 1]. `names`: with columns that say whose pictures they are.
+    """
+    classes = list(dict.fromkeys(name for row in rows for name in _probabilities(row.record)))
+    target = io.StringIO()
+    writer = csv.writer(target)  # "excel": quotes where needed, lines end in CR LF
+    chances = [f"probability of {name}" for name in classes]
+    heading = ["image", *_ANSWER, *chances, "warnings", "file_sha256", *(_NAME if names else ())]
+    writer.writerow([_cell(text) for text in heading])
+    for row in rows:
+        writer.writerow([_cell(text) for text in _fields(row, classes, names=names)])
+    return target.getvalue().encode()
+
+
+def _fields(row: Row, classes: Iterable[str], *, names: bool) -> list[str]:
+    record, chances = row.record, _probabilities(row.record)
+    fields = [
+        row.image,
+        record.date.astimezone().isoformat(timespec="seconds"),
+        record.model,
+        record.version,
+        record.engine.value,
+        record.answer.words,
+        _yes(isinstance(record.answer, ClassAnswer) and record.answer.uncertain),
+        "" if record.calibration is None else _yes(record.calibration is Calibration.CALIBRATED),
+        *(f"{chances[name]:.6f}" if name in chances else "" for name in classes),
+        "; ".join(warning.words for warning in record.warnings),
+        record.file_digest,
+    ]
+    who = row.name
+    if names:
+        fields += ["", "", "", ""] if who is None else [who.name, who.identifier, who.accession, who.file_name]
+    return fields
+
+
+def _probabilities(record: Record) -> dict[str, float]:
+    answer = record.answer
+    if isinstance(answer, FindingsAnswer):
+        return {finding.name: finding.probability for finding in answer.findings}
+    return answer.probabilities or {}
+
+
+def _yes(truth: object) -> str:
+    return "yes" if truth else "no"
+
+
+def _cell(text: str) -> str:
+    """A field that a spreadsheet shows and does not compute: one that looks like a formula begins with an apostrophe.
+
+    OWASP, "CSV Injection". Line breaks and control characters are escaped.
+    """
+    shown = printable(text)
+    return f"'{shown}" if shown.lstrip()[:1] in tuple(_FORMULAS) else shown
+
+
+def as_text(row: Row, *, title: str, intended_use: str) -> str:
+    """One answer as lines of text, for a report of one's own."""
+    record = row.record
+    lines = [f"{title}: {record.answer.words}"]
+    lines += [f"  {line.name}: {line.percent}{_verdict(line.verdict)}" for line in lines_of(record.answer)]
+    lines += [explained(record.answer, record.calibration)]
+    lines += [f"Warning: {warning.words}" for warning in record.warnings]
+    lines += [f"Model: {record.model} {record.version}, {date_in_words(record.date)}"]
+    if row.name is not None:
+        who = (row.name.name, row.name.identifier, row.name.accession, row.name.file_name)
+        lines += [f"Image of: {', '.join(one for one in who if one)}"]
+    lines += [f"Intended use: {intended_use}"] if intended_use else []
+    lines += [f"File (SHA-256): {record.file_digest}", RESEARCH_USE]
+    return "\n".join(printable(line) for line in lines)
+
+
+def _verdict(words: str) -> str:
+    return f" ({words})" if words else ""
+
+
+def date_in_words(date: datetime) -> str:
+    """A date in this workstation's time zone, with its offset: a report is read elsewhere and later."""
+    return f"{date.astimezone():%Y-%m-%d %H:%M (UTC%z)}"
+
+
+def export_name(now: datetime, kind: str) -> str:
+    """A file's name for an export: when it was made, and nothing of anybody."""
+    return f"answers-{now.astimezone():%Y%m%d-%H%M%S}.{kind}"
