@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from data_owner.ui.intake import read_file
 from tests.data_owner.ui.conftest import Page
 from tests.end_to_end.models import SIDE, radiograph
 from tests.imaging.samples import picture, png_bytes
@@ -90,6 +91,17 @@ def test_one_click_answers_for_all_of_a_drop_that_ask(page: Page, tmp_path: Path
     page.wait(lambda: page.state(first) == "ready")
     np.testing.assert_array_equal(shown(page, first, "original"), picture(rows=SIDE, columns=SIDE, seed=1))
     assert "for all 3 of this drop" in page.html(said)
+
+
+def test_what_was_said_holds_for_another_model_too(page: Page, tmp_path: Path) -> None:
+    (name,) = page.ready().drop(*pngs(tmp_path, 1))
+    assert page.post(f"/entries/{name}/polarity", polarity="inverted").status_code == 204
+    (entry,), model = page.workplace.entries(), page.workplace.model
+    assert model is not None
+    page.workplace.adopt(model)
+    read_file(page.workplace, entry)
+    assert [one.code for one in entry.warnings] == ["inverted", "modality-unknown"]
+    np.testing.assert_array_equal(shown(page, name, "seen"), 255 - picture(rows=SIDE, columns=SIDE))
 
 
 def test_any_picture_can_be_inverted_and_back_without_a_script(page: Page, chest: Path) -> None:
