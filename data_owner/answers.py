@@ -29,6 +29,11 @@ class ClassAnswer(Strict):
         """The answer in one line."""
         return f"uncertain, most like {self.label}" if self.uncertain else self.label
 
+    @property
+    def mapped(self) -> tuple[str, ...]:
+        """The class whose heat map belongs to the answer; of a binary model the finding: the other has a blank one."""
+        return (list(self.probabilities)[-1],) if self.task is Task.BINARY and self.probabilities else (self.label,)
+
 
 class Finding(Strict):
     """What a multi-label model says of one of its findings."""
@@ -63,6 +68,11 @@ class FindingsAnswer(Strict):
     def words(self) -> str:
         """The answer in one line."""
         return ", ".join(finding.name for finding in self.present) or NO_FINDING
+
+    @property
+    def mapped(self) -> tuple[str, ...]:
+        """The findings whose heat maps belong to the answer."""
+        return tuple(finding.name for finding in self.present)
 
 
 ModelAnswer = ClassAnswer | FindingsAnswer

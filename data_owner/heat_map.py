@@ -17,6 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from contract.errors import CallerError, Refused
 from contract.model_card import ModelCard, OutputPolicy
+from contract.output import printable
 from contract.ticket import Engine
 
 MOST_ACROSS: Final = 4096
@@ -61,12 +62,13 @@ def draw_heat_maps(picture: NDArray[np.uint8], grids: Mapping[str, NDArray[np.fl
     small = Image.fromarray(picture)
     small.thumbnail((most, most))
     font = ImageFont.load_default(size=CAPTION_SIZE)
-    width = max(small.width, min(most, max(math.ceil(font.getlength(name)) for name in grids)))
+    captions = [printable(name) for name in grids]  # of the model's owner, who is not trusted with them
+    width = max(small.width, min(most, max(math.ceil(font.getlength(caption)) for caption in captions)))
     height = small.height + CAPTION_ROWS
     whole = Image.new("RGB", (width * across, height * math.ceil(len(grids) / across)))
-    for number, (name, grid) in enumerate(grids.items()):
+    for number, (caption, grid) in enumerate(zip(captions, grids.values(), strict=True)):
         panel = Image.new("RGB", (width, height))  # of its own: a long name must not run into the next one's
-        ImageDraw.Draw(panel).text((0, 0), name, fill="white", font=font)
+        ImageDraw.Draw(panel).text((0, 0), caption, fill="white", font=font)
         panel.paste(Image.fromarray(_over(np.asarray(small), grid)), (0, CAPTION_ROWS))
         whole.paste(panel, (width * (number % across), height * (number // across)))
     return _png(np.asarray(whole))

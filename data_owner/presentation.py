@@ -12,7 +12,6 @@ from rich.text import Text
 
 from contract.model_card import ModelCard
 from contract.output import printable
-from data_owner.answers import ClassAnswer
 from data_owner.diagnosis import Diagnosis
 from data_owner.progress import Progress
 from data_owner.wording import Line, explained, lines_of
@@ -57,12 +56,11 @@ def print_diagnosis(console: Console, diagnosis: Diagnosis, card: ModelCard) -> 
     subtitle = Text(f"{diagnosis.model.name} {diagnosis.model.version}")
     needed = max(len(title), len(subtitle), console.measure(content).maximum) + FRAME
     console.print(Panel(content, title=title, subtitle=subtitle, width=min(console.width, needed)))
-    console.print(explained(answer, diagnosis.calibration), markup=False)
+    console.print(printable(explained(answer, diagnosis.calibration)), markup=False)
     for warning in diagnosis.warnings:
         console.print(f"Warning: {printable(warning.words)}", markup=False)
     if diagnosis.heat_map_file is not None:
-        of = answer.label if isinstance(answer, ClassAnswer) else answer.words
-        text = printable(f"Heat map of {of}: {diagnosis.heat_map_file}")
+        text = printable(f"Heat map of {', '.join(answer.mapped)}: {diagnosis.heat_map_file}")
         console.print(text, markup=False, soft_wrap=True)
     console.print(f"Intended use: {printable(card.intended_use)}", markup=False)
     _print_account(console, diagnosis)

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import assert_never
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +11,7 @@ from contract.errors import PeerViolation
 from contract.model_card import ModelCard
 from contract.output import path_bytes, path_text, shown_path
 from contract.ticket import Engine
-from data_owner.answers import ClassAnswer, FindingsAnswer, ModelAnswer, answer_from_label, answer_from_logits
+from data_owner.answers import NO_FINDING, FindingsAnswer, ModelAnswer, answer_from_label, answer_from_logits
 from data_owner.calibration import calibration_of
 from data_owner.diagnosis import Batch, Bytes, Diagnosis, HeatMapGrid, ModelName, Seconds, Warned
 from data_owner.heat_map import draw_heat_map, draw_heat_maps
@@ -101,20 +100,21 @@ def _with_heat_map_file(diagnosis: Diagnosis, image: ModelInput, path: Path) -> 
     """Draw the maps of what was found. Where that fails, the result is still the clinician's, with a warning."""
     if diagnosis.heat_map is None:
         raise PeerViolation("the model's plan opened no heat map, against its card; tell its owner")
-    grids = {name: np.array(grid) for name, grid in diagnosis.heat_map.items()}
-    match diagnosis.diagnosis:
-        case ClassAnswer(label=label):
-            drawn = draw_heat_map(image.picture, grids[label])
-        case FindingsAnswer(present=()):
-            return diagnosis
-        case FindingsAnswer(present=present):
-            drawn = draw_heat_maps(image.picture, {finding.name: grids[finding.name] for finding in present})
-        case _:
-            assert_never(diagnosis.diagnosis)
+    grids = {name: np.array(diagnosis.heat_map[name]) for name in diagnosis.diagnosis.mapped}
+    if not grids:
+        return _without_heat_map(diagnosis, f"no heat map was written, since there is {NO_FINDING}")
+    if isinstance(diagnosis.diagnosis, FindingsAnswer):
+        drawn = draw_heat_maps(image.picture, grids)
+    else:
+        (grid,) = grids.values()
+        drawn = draw_heat_map(image.picture, grid)
     try:
         write_new(path, drawn)
     except OSError as error:
-        why = f"the heat map was not written to {shown_path(path)} ({error.strerror})"
-        text = f"{why}; the numbers are in the output of --json"
-        return diagnosis.model_copy(update={"warnings": (*diagnosis.warnings, Warned(code="no-heat-map", text=text))})
+        return _without_heat_map(diagnosis, f"the heat map was not written to {shown_path(path)} ({error.strerror})")
     return diagnosis.model_copy(update={"heat_map_file": shown_path(path)})
+
+
+def _without_heat_map(diagnosis: Diagnosis, why: str) -> Diagnosis:
+    warned = Warned(code="no-heat-map", text=f"{why}; the numbers are in the output of --json")
+    return diagnosis.model_copy(update={"warnings": (*diagnosis.warnings, warned)})

@@ -97,7 +97,7 @@ def explained(answer: ModelAnswer, calibration: Calibration | None) -> str:
         case ClassAnswer():
             said = "probabilities of the model's classes, of which it always names one."
         case FindingsAnswer():
-            said = "probabilities of findings, each judged on its own: they do not add up to 100 %."
+            said = "probabilities of findings, each on its own: they do not add up to 100 %. The model knows no others."
         case _:
             assert_never(answer)
     calibrated = calibration is Calibration.CALIBRATED

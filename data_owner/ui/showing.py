@@ -11,7 +11,6 @@ from typing import Any, Final
 from jinja2 import Environment, PackageLoader, select_autoescape
 
 from contract.identity import Role
-from data_owner.answers import ClassAnswer, FindingsAnswer
 from data_owner.ui.entries import CAN_SUBMIT, Entry, State
 from data_owner.ui.exporting import date_in_words
 from data_owner.ui.reporting import report_of
@@ -170,8 +169,7 @@ def result(place: Workplace, entry: Entry) -> dict[str, Any]:
     assert diagnosis is not None
     answer, lines = diagnosis.diagnosis, lines_of(diagnosis.diagnosis)
     maps = list(diagnosis.heat_map or {})
-    first = answer.label if isinstance(answer, ClassAnswer) else lines[0].name
-    nothing_found = isinstance(answer, FindingsAnswer) and not answer.present
+    first = answer.mapped[0] if answer.mapped else lines[0].name
     organisations = {
         Role.MODEL_OWNER: place.model.model_owner.organisation if place.model else "",
         Role.CRYPTO_PROVIDER: place.model.crypto_provider.organisation if place.model else "",
@@ -183,7 +181,7 @@ def result(place: Workplace, entry: Entry) -> dict[str, Any]:
         "lines": lines,
         "spoken": spoken(answer),
         "explained": explained(answer, diagnosis.calibration),
-        "opacity": 0 if nothing_found else MAP_OPACITY,
+        "opacity": MAP_OPACITY if answer.mapped else 0,
         "maps": [(index, name, name == first) for index, name in enumerate(maps)],
         "links": [
             {

@@ -181,6 +181,7 @@ def test_a_long_name_runs_into_no_other_panel_and_many_panels_stay_within_bounds
     assert shown.shape[1] <= 512
     second = shown[:CAPTION_ROWS, shown.shape[1] // 2 :]
     assert second[:, CAPTION_ROWS:].max() == 0  # of the second name only, which is one letter
+    panels(small, ["two\nlines\x1b[31m", "\ud800", "\u540d\u524d"])  # whatever a card may hold
     many = panels(np.full((256, 256), 100, np.uint8), [str(number) for number in range(64)])
     assert max(many.shape) <= 512 + 8 * CAPTION_ROWS
 

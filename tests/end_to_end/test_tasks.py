@@ -39,7 +39,8 @@ def findings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]:
 @pytest.fixture(scope="module")
 def binary(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]:
     model = {"task": Task.BINARY, "classes": ("no pneumonia", "pneumonia")}
-    with running_federation(tmp_path_factory.mktemp("binary"), model=model) as federation:
+    folder = tmp_path_factory.mktemp("binary")
+    with running_federation(folder, output_policy=OutputPolicy.LOGITS_AND_HEAT_MAP, model=model) as federation:
         yield federation
 
 
@@ -99,6 +100,29 @@ def test_each_finding_has_its_map_and_the_picture_shows_those_that_are_present(
         assert image.width % across == 0
 
 
+def test_where_no_finding_is_present_no_picture_is_written_and_a_warning_says_so(
+    findings: Federation, tmp_path: Path
+) -> None:
+    target = tmp_path / "map.png"
+    with findings.diagnoser() as (diagnoser, _):
+        entry = diagnoser.choose_model(None)
+        card = entry.card.model_copy(update={"thresholds": dict.fromkeys(FINDINGS, 0.999)})
+        diagnosis = diagnoser.diagnose(
+            radiograph(tmp_path / "chest.dcm"),
+            entry.model_copy(update={"card": card}),
+            engine=Engine.MASKED,
+            force=False,
+            progress=SILENT,
+            heat_map=target,
+        )
+    assert diagnosis.diagnosis.words == "no finding above its threshold"
+    assert [warning.code for warning in diagnosis.warnings] == ["no-heat-map"]
+    assert "no heat map was written, since there is no finding above its threshold" in diagnosis.warnings[0].text
+    assert not target.exists()
+    assert diagnosis.heat_map_file is None
+    assert set(diagnosis.heat_map or {}) == set(FINDINGS)
+
+
 def test_on_the_page_and_in_the_history_each_finding_stands_for_itself(findings: Federation, tmp_path: Path) -> None:
     path = radiograph(tmp_path / "chest.dcm", seed=3, PatientAge="040Y")
     expected = outputs_of_the_file(findings, path)
@@ -133,5 +157,11 @@ def test_a_single_logit_becomes_two_classes_with_the_sigmoid_of_it(binary: Feder
             {"no pneumonia": 1 - probability, "pneumonia": probability}, abs=WITHIN
         )
         assert answer.label == ("pneumonia" if logit > 0 else "no pneumonia")
+    target = tmp_path / "map.png"
+    heat_map = diagnose(binary, path, Engine.MASKED, heat_map=target).heat_map
+    assert heat_map is not None
+    assert np.ptp(heat_map["no pneumonia"]) == 0
+    with Image.open(target) as image:
+        assert np.ptp(np.asarray(image), axis=2).max() > 30  # of the finding, whatever the label
     plaintext = PlaintextModel(binary.folder / "model")
     np.testing.assert_allclose(plaintext.logits_of_file(path), [0.0, logit], atol=1e-5)
