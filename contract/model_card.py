@@ -1,12 +1,14 @@
 """The model card: what a model is for, what image it asks for, and what its outputs mean. Public."""
 
 import math
+from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Literal, Self, assert_never
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from contract.card_faults import card_faults, listed
 from contract.errors import ModelFileError
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,62}[a-z0-9])?$")]
@@ -210,35 +212,35 @@ class ModelCard(Strict):
     """SHA-256 of model.onnx; checked at import and at start."""
 
     @model_validator(mode="after")
-    def _classes_differ(self) -> Self:
-        if len(set(self.classes)) != len(self.classes):
-            raise ValueError("classes must differ from each other")
+    def _fields_fit(self) -> Self:
+        """All that does not fit is told at once."""
+        faults = [*self._class_faults(), *self._task_faults(), *self._uncertainty_faults()]
+        if faults:
+            raise ValueError("; ".join(faults))
         return self
 
-    @model_validator(mode="after")
-    def _task_fits(self) -> Self:
+    def _class_faults(self) -> Iterator[str]:
+        if len(set(self.classes)) != len(self.classes):
+            yield "classes must differ from each other"
         if self.task is Task.BINARY and len(self.classes) != 2:
-            raise ValueError("task binary needs two classes: first what holds without the finding, then the finding")
+            yield "task binary needs two classes: first what holds without the finding, then the finding"
+
+    def _task_faults(self) -> Iterator[str]:
         if self.task is not Task.MULTI_LABEL:
             if self.thresholds:
-                raise ValueError("thresholds belong to task multi-label")
-            return self
+                yield "thresholds belong to task multi-label"
+            return
         unknown = sorted(set(self.thresholds) - set(self.classes))
         if unknown:
-            raise ValueError(f"thresholds names '{unknown[0]}', which is none of the classes")
+            yield f"thresholds names '{unknown[0]}', which is none of the classes"
         if self.output_policy is OutputPolicy.LABEL_ONLY:
-            raise ValueError(
-                "output_policy label-only names the most probable class, which a multi-label model does not have"
-            )
+            yield "output_policy label-only names the most probable class, which a multi-label model does not have"
         if self.uncertain_below is not None:
-            raise ValueError("uncertain_below is for one class of several; a multi-label model has thresholds instead")
-        return self
+            yield "uncertain_below is for one class of several; a multi-label model has thresholds instead"
 
-    @model_validator(mode="after")
-    def _uncertainty_needs_probabilities(self) -> Self:
+    def _uncertainty_faults(self) -> Iterator[str]:
         if self.uncertain_below is not None and self.output_policy is OutputPolicy.LABEL_ONLY:
-            raise ValueError("uncertain_below needs probabilities, which output_policy label-only does not give")
-        return self
+            yield "uncertain_below needs probabilities, which output_policy label-only does not give"
 
     def is_uncertain(self, probabilities: dict[str, float]) -> bool:
         """Whether an answer is to be shown as uncertain."""
@@ -285,14 +287,14 @@ def _sigmoid(value: float) -> float:
 
 
 def read_card(path: Path) -> ModelCard:
-    """Parse a card.json from outside. Raises ModelFileError naming the field that is wrong."""
+    """Parse a card.json from outside. Raises ModelFileError telling each fault: field, what is wrong, what to write."""
     try:
         if path.stat().st_size > MAX_CARD_BYTES:
             raise ModelFileError(f"{path}: larger than {MAX_CARD_BYTES} bytes; a model card is a short JSON file")
-        return ModelCard.model_validate_json(path.read_bytes())
+        data = path.read_bytes()
     except OSError as error:
         raise ModelFileError(f"{path}: cannot be read ({error.strerror}); give the path of a card.json") from error
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the whole file"
-        raise ModelFileError(f"{path}: {where}: {first['msg']}; correct the card") from error
+    faults = card_faults(data, ModelCard)
+    if faults:
+        raise ModelFileError(f"{path}: {listed(faults)}")
+    return ModelCard.model_validate_json(data)

@@ -1,5 +1,6 @@
 """`model-owner`: import a model, check it, serve it.
 
+model-owner card --from model.onnx
 model-owner import model.onnx --card card.json
 model-owner check pediatric-pneumonia-resnet18 --samples chest.dcm
 model-owner serve --config model-owner.toml
@@ -8,6 +9,7 @@ model-owner withdraw pediatric-pneumonia-resnet18 2.0.0 --config model-owner.tom
 """
 
 import os
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -49,6 +51,22 @@ KeyFile = Annotated[
 @app.callback()
 def _group() -> None:
     """The model owner: its weights never leave this machine."""
+
+
+@app.command()
+def card(
+    model: Annotated[Path, typer.Option("--from", metavar="MODEL.onnx", help="The model, as ONNX.")],
+    output: Annotated[Path | None, typer.Option(help="Where to write; card.json beside the model if left out.")] = None,
+) -> None:
+    """Write a card with all that a model tells about itself; the rest is marked for you to fill in."""
+    from model_owner.card_drafting import draft_card, unfilled_fields, write_card
+
+    target = output or model.parent / "card.json"
+    drafted = draft_card(model)
+    write_card(drafted, target)
+    say(f"Wrote {target}. Fill in what is marked FILL IN: {', '.join(unfilled_fields(drafted))}.")
+    say("More that a card may say, and all fields in words: docs/own-model.md.")
+    say(f"Then: model-owner import {shlex.quote(str(model))} --card {shlex.quote(str(target))}")
 
 
 @app.command("import")

@@ -23,7 +23,7 @@ from model_owner.onnx_import.ending import Ending, check_card, ending_of, final_
 from model_owner.onnx_import.folding import FOLDABLE, run_reference
 from model_owner.onnx_import.merging import finish
 from model_owner.onnx_import.operators import ARRANGED, ELEMENTWISE, HANDLERS
-from model_owner.onnx_import.reading import OnnxModel, read_onnx
+from model_owner.onnx_import.reading import OnnxModel, hash_rule, read_onnx
 from model_owner.onnx_import.refusals import refusal
 from secure_computation.network import Network, describe_invalid, parse_network
 from secure_computation.private_weights import PrivateWeights
@@ -53,7 +53,7 @@ def compile_model(path: Path, card: ModelCard) -> CompiledModel:
     if model.sha256 != card.model_sha256:
         raise ModelFileError(
             f"{path.name} is not the file that the card describes (its SHA-256 is {model.sha256}): restore it, or "
-            "write a card with a new version and this hash"
+            f"write a card with a new version and this hash, {hash_rule(model.files)}"
         )
     network, weights, outputs = lower(model)
     ending = ending_of(model.graph)

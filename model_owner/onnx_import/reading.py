@@ -5,6 +5,7 @@ Nothing in the file is run. External data may only lie in files next to model.on
 
 import hashlib
 import math
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -80,6 +81,17 @@ def _hash_files(folder: Path, files: tuple[PurePosixPath, ...]) -> str:
         return digests[0]
     listing = "".join(f"{digest}  {file}\n" for digest, file in zip(digests, files, strict=True))
     return hashlib.sha256(listing.encode()).hexdigest()
+
+
+def hash_rule(files: tuple[PurePosixPath, ...]) -> str:
+    """In words, how a card's model_sha256 is made of a model's files, and the command that makes it."""
+    names = " ".join(shlex.quote(str(file)) for file in files)
+    if len(files) == 1:
+        return f"which `sha256sum {names}` prints"
+    return (
+        f"which `sha256sum {names} | sha256sum` prints in the model's folder: it covers the model and its external "
+        "data, the model first, the data in the order of their names"
+    )
 
 
 def _check_header(model: "onnx.ModelProto") -> int:

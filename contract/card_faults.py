@@ -1,0 +1,170 @@
+"""Everything that is wrong with a card.json, at once: each fault with its field, what is wrong and what to write.
+
+A card that a program drafted has words that begin with FILL_IN where only a person knows what belongs there; each is a
+fault until it is replaced.
+"""
+
+import difflib
+import json
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+from typing import Any, Final
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails, from_json
+
+FILL_IN: Final = "FILL IN"
+MOST_FAULTS: Final = 30
+"""That are told in one message."""
+_LONGEST: Final = 200
+
+WHAT_TO_WRITE: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "name": 'a name of lower-case letters, digits and hyphens, say "chest-pneumonia"',
+        "version": 'three numbers, say "1.0.0"',
+        "title": "a few words that a clinician reads above each answer",
+        "intended_use": "for whom and for what the model is, and for what it is not",
+        "task": '"classification" if exactly one of the classes holds, "multi-label" if each class is a finding of its '
+        'own, "binary" if the model ends in one number',
+        "input": 'an object with "modalities", "channels", "height", "width", "mean" and "standard_deviation"',
+        "input.modalities": 'DICOM modalities that the model was trained on, say ["CR", "DX"]; "OT" for others',
+        "input.body_parts": 'values of DICOM BodyPartExamined, say ["CHEST"], or [] for any',
+        "input.views": 'projections that the model was made for, say ["AP", "PA"], or [] for any',
+        "input.ages": 'completed years, say {"youngest": 1, "oldest": 5}, or leave it out for any',
+        "input.channels": "1 for grey, 3 for colour, as the model takes",
+        "input.height": "the pixels that the model takes",
+        "input.width": "the pixels that the model takes",
+        "input.mean": "what training subtracted from pixels in [0, 1], one number for each channel, say [0.5]",
+        "input.standard_deviation": "what training then divided by, one number for each channel, say [0.25]",
+        "classes": "one name for each output, in the model's order, each once",
+        "thresholds": "for a multi-label model, a probability between 0 and 1 by class",
+        "calibration_temperature": "a number above 0 that was measured on validation data, or leave it out",
+        "uncertain_below": "a probability between 0 and 1, or leave it out",
+        "output_policy": '"logits", "label-only" or "logits-and-heat-map"',
+        "training": "where the model comes from: data, split and method",
+        "model_sha256": "the hash that `model-owner card --from model.onnx` writes",
+    }
+)
+"""By field, dots between levels."""
+
+_HARMLESS: Final[Mapping[str, Any]] = MappingProxyType(
+    {
+        **dict.fromkeys(("name", "title", "intended_use", "training"), "x"),
+        "version": "1.0.0",
+        "input": {"modalities": ["OT"], "height": 8, "width": 8, "mean": [0], "standard_deviation": [1]},
+        "classes": ["x", "y"],
+        "model_sha256": "0" * 64,
+    }
+)
+"""Stands for what is wrong while the rest is held together."""
+
+Location = tuple[int | str, ...]
+
+
+def card_faults(data: bytes, kind: type[BaseModel]) -> list[str]:
+    """One line for each fault of a card, whose fields are those of `kind`; none where it may be used."""
+    try:
+        raw = from_json(data)
+    except ValueError as error:
+        return [f"the file is not JSON ({error}): correct that first"]
+    if not isinstance(raw, dict):
+        return ["the file holds no JSON object: begin it with { and end it with }"]
+    unfilled = list(_unfilled(raw, ()))
+    fields = dict.fromkeys(tuple(part for part in place if isinstance(part, str)) for place in unfilled)
+    faults = [_fault(field, "is still to be filled in", _known(field)) for field in fields]
+    found = [one for one in _errors(raw, kind) if not any(_same(one["loc"], place) for place in unfilled)]
+    inside = {one["loc"][:-1] for one in found}
+    faults += [_told(one, kind) for one in found if one["type"] != "too_short" or one["loc"] not in inside]
+    wrong = {str(place[0]) for place in (*unfilled, *(one["loc"] for one in found)) if place}
+    faults += [told for told in _misfits(raw, wrong, kind) if told not in faults]
+    return list(dict.fromkeys(faults))
+
+
+def listed(faults: list[str]) -> str:
+    """Faults as one line."""
+    if len(faults) == 1:
+        return faults[0]
+    shown = "; ".join(f"({number}) {fault}" for number, fault in enumerate(faults[:MOST_FAULTS], start=1))
+    left_out = len(faults) - MOST_FAULTS
+    return f"{len(faults)} things to correct: {shown}" + (f"; and {left_out} more" if left_out > 0 else "")
+
+
+def _unfilled(value: Any, location: Location) -> Iterator[Location]:
+    if isinstance(value, str) and value.startswith(FILL_IN):
+        yield location
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _unfilled(inner, (*location, key))
+    elif isinstance(value, list):
+        for index, inner in enumerate(value):
+            yield from _unfilled(inner, (*location, index))
+
+
+def _errors(raw: dict[str, Any], kind: type[BaseModel]) -> list[ErrorDetails]:
+    try:
+        kind.model_validate_json(json.dumps(raw))
+    except ValidationError as error:
+        return error.errors(include_url=False, include_input=False)
+    return []
+
+
+def _misfits(raw: dict[str, Any], wrong: set[str], kind: type[BaseModel]) -> list[str]:
+    """What does not fit together among the fields that are right: they are checked once more, beside harmless ones."""
+    if not wrong:
+        return []
+    right = {key: value for key, value in raw.items() if key not in wrong}
+    told = [_told(one, kind) for one in _errors(dict(_HARMLESS) | right, kind) if not one["loc"]]
+    parts = [part for words in told for part in words.split("; ")]
+    return [part for part in parts if not any(field in part for field in wrong)]
+
+
+def _same(first: Location, second: Location) -> bool:
+    """Whether one lies in the other."""
+    shorter = min(len(first), len(second))
+    return shorter > 0 and first[:shorter] == second[:shorter]
+
+
+def _told(error: ErrorDetails, kind: type[BaseModel]) -> str:
+    location, reason = error["loc"], error["type"]
+    context = error.get("ctx", {})
+    if reason == "missing":
+        return _fault(location, "is missing", _known(location))
+    if reason == "extra_forbidden":
+        return _fault(location, "there is no such field", _instead(location, kind))
+    if reason in {"value_error", "assertion_error"}:
+        words = error["msg"].removeprefix("Value error, ")
+        return _fault(location, words, None)
+    if reason in {"enum", "literal_error"}:
+        return _fault(location, "is none of the values that it may have", f"one of {context.get('expected', '')}")
+    if reason == "too_short":
+        return _fault(location, f"needs at least {context.get('min_length', 1)}", _known(location))
+    words = error["msg"].replace("Input should be", "must be").replace("Input should have", "must have")
+    if reason == "string_pattern_mismatch":
+        words = "is not of the form that it must have"
+    return _fault(location, words, _known(location))
+
+
+def _fault(location: Location, words: str, write: str | None) -> str:
+    """`input.mean: is missing; write ...`. Entries of a list are counted from 1."""
+    shown = ""
+    for part in location:
+        shown += f", entry {part + 1}" if isinstance(part, int) else f".{part}" if shown else part
+    text = f"{shown}: {words}" if shown else words
+    return (text if write is None else f"{text}; write {write}")[: 2 * _LONGEST]
+
+
+def _known(location: Location) -> str | None:
+    """What belongs into the field, or into the list that the entry stands in."""
+    return WHAT_TO_WRITE.get(".".join(part for part in location if isinstance(part, str)))
+
+
+def _instead(location: Location, kind: type[BaseModel]) -> str:
+    """The field that was probably meant, of the same level."""
+    fields: list[str] = list(kind.model_fields)
+    for part in location[:-1]:
+        annotation = kind.model_fields[part].annotation if isinstance(part, str) and part in kind.model_fields else None
+        fields = (
+            list(annotation.model_fields) if isinstance(annotation, type) and issubclass(annotation, BaseModel) else []
+        )
+    near = difflib.get_close_matches(str(location[-1])[:_LONGEST], fields, n=1)
+    return f'"{near[0]}" if that was meant, or remove it' if near else f"one of {', '.join(fields)}, or remove it"

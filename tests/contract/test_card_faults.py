@@ -1,0 +1,124 @@
+"""Every fault of a card at once: the field, what is wrong, what to write."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from contract.card_faults import WHAT_TO_WRITE, card_faults, listed
+from contract.errors import ModelFileError
+from contract.model_card import InputSpecification, ModelCard, read_card
+
+GOOD: dict[str, Any] = {
+    "name": "tiny",
+    "version": "1.0.0",
+    "title": "Tiny",
+    "intended_use": "tests",
+    "input": {"modalities": ["DX"], "height": 8, "width": 8, "mean": [0.5], "standard_deviation": [0.25]},
+    "classes": ["no", "yes"],
+    "training": "none",
+    "model_sha256": "0" * 64,
+}
+
+
+def faults(**changes: Any) -> list[str]:
+    """Of the good card with these changes; a value of None takes the field away."""
+    card = {key: value for key, value in (GOOD | changes).items() if value is not None}
+    return card_faults(json.dumps(card).encode(), ModelCard)
+
+
+def test_a_good_card_has_none() -> None:
+    assert faults() == []
+
+
+def test_all_are_told_at_once(tmp_path: Path) -> None:
+    wrong = GOOD | {"version": "one", "classes": ["only"], "taks": "binary", "model_sha256": "12"}
+    wrong["input"] = GOOD["input"] | {"modalities": ["XR"], "height": 4, "mean": ["half"]}
+    del wrong["title"]
+    path = tmp_path / "card.json"
+    path.write_text(json.dumps(wrong))
+    with pytest.raises(ModelFileError) as caught:
+        read_card(path)
+    told = str(caught.value)
+    assert "8 things to correct: (1) " in told
+    for words in (
+        'version: is not of the form that it must have; write three numbers, say "1.0.0"',
+        "classes: needs at least 2; write one name for each output, in the model's order, each once",
+        'taks: there is no such field; write "task" if that was meant, or remove it',
+        "model_sha256: is not of the form that it must have; write the hash that `model-owner card --from model.onnx`",
+        "input.modalities, entry 1: is none of the values that it may have; write one of 'CR', 'DX'",
+        "input.height: must be greater than or equal to 8; write the pixels that the model takes",
+        "input.mean, entry 1: must be a valid number, unable to parse string as a number; write what training",
+        "title: is missing; write a few words that a clinician reads above each answer",
+    ):
+        assert words in told
+    assert "\n" not in told
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (
+            {"classes": ["a", "a"], "task": "binary", "thresholds": {"a": 0.5}},
+            "classes must differ .*; thresholds belong",
+        ),
+        (
+            {"task": "multi-label", "thresholds": {"x": 0.5}, "output_policy": "label-only", "uncertain_below": 0.5},
+            "thresholds names 'x', .*; output_policy label-only .*; uncertain_below is .*; uncertain_below needs",
+        ),
+        ({"input": GOOD["input"] | {"channels": 3}}, r"input: mean and standard_deviation need 3 value\(s\)"),
+        (
+            {"input": GOOD["input"] | {"meen": [0]}},
+            'input.meen: there is no such field; write "mean" if that was meant',
+        ),
+        (
+            {"version": None, "uncertain_below": 0.5, "output_policy": "label-only"},
+            "2 things .*version: is missing.*; .2. uncertain_below needs probabilities",
+        ),
+        ({"zzz": 1}, "zzz: there is no such field; write one of name, version"),
+        ({"task": "regression"}, "task: is none of the values .*; write one of 'classification', 'binary' or 'multi"),
+    ],
+)
+def test_what_does_not_fit_together(changes: dict[str, Any], words: str) -> None:
+    import re
+
+    assert re.search(words, listed(faults(**changes)))
+
+
+def test_what_is_still_to_be_filled_in_is_told_by_field() -> None:
+    """Once for a list, and without what is wrong with a placeholder besides."""
+    specification = GOOD["input"] | {"mean": ["FILL IN: a number"], "modalities": ["FILL IN: some"]}
+    told = faults(title="FILL IN: words", classes=["FILL IN: one", "FILL IN: two"], input=specification)
+    assert [fault.partition(":")[0] for fault in told] == ["title", "input.modalities", "input.mean", "classes"]
+    assert all("is still to be filled in; write " in fault for fault in told)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "the file is not JSON"),
+        (b"{'name': 1}", "the file is not JSON .*line 1 column 2"),
+        (b'{"name": "a", // a comment\n}', "the file is not JSON"),
+        (b"[" * 100_000, "the file is not JSON"),
+        (b"[]", "holds no JSON object"),
+        (b'"FILL IN"', "holds no JSON object"),
+        (b"\xff\xfe", "the file is not JSON"),
+        (b"{}", "8 things to correct"),
+    ],
+)
+def test_no_card_at_all(content: bytes, words: str) -> None:
+    import re
+
+    assert re.search(words, listed(card_faults(content, ModelCard)))
+
+
+def test_a_flood_of_faults_stays_one_short_line() -> None:
+    told = listed(faults(classes=[{}] * 5000, **{f"x{number}": 1 for number in range(2000)}))
+    assert "; and " in told
+    assert len(told) < 20_000
+
+
+def test_every_field_that_is_named_exists() -> None:
+    fields = {*ModelCard.model_fields, *(f"input.{name}" for name in InputSpecification.model_fields)}
+    assert set(WHAT_TO_WRITE) <= fields
