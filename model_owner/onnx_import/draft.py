@@ -172,6 +172,21 @@ class Draft:
             raise node.unsupported(f"more than {_MAX_POSITIONS} elements were moved", "the model is too large")
         self.positions[name] = positions
 
+    def affine(self, node: Node, value: str, scale: Double, shift: Double) -> str:
+        """Let the node's first output be the value times `scale` plus `shift`: numbers, or one for each channel."""
+        channels = self.shapes[value][:1]
+        if not (np.isfinite(scale).all() and np.isfinite(shift).all()):
+            raise node.unsupported("a constant is not finite", "train or export the model again")
+        tensors = {
+            "scale": np.broadcast_to(scale, channels).astype(np.float64),
+            "shift": np.broadcast_to(shift, channels).astype(np.float64),
+        }
+        return self.emit(node, ChannelAffine, (value,), tensors=tensors)
+
+    def maker(self, value: str) -> BaseOperation | None:
+        """The operation that makes a value; None for the image."""
+        return self.operations[int(value[1:])] if value != INPUT else None
+
     def emit(
         self,
         node: Node,

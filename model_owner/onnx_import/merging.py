@@ -16,10 +16,12 @@ from secure_computation.network import (
     INPUT,
     NO_PADDING,
     BaseOperation,
+    Clip,
     Concat,
     Convolution2d,
     FullyConnected,
     GlobalAveragePool,
+    Multiply,
     Operation,
     Reshape,
 )
@@ -65,6 +67,7 @@ def finish(draft: Draft, output: str) -> tuple[tuple[Operation, ...], str, dict[
                 f"operator Erf in node '{operation.source}': it is no part of a GELU as exporters write it; export the "
                 "model with opset 20, in which GELU is one operator, or use another activation"
             )
+    _scale_before_cutting_off(sketch)
     _merge_into_the_layer_before(sketch)
     _merge_into_the_layer_behind(sketch)
     _make_layers(sketch)
@@ -79,6 +82,46 @@ def _live(operations: list[BaseOperation], output: str) -> list[BaseOperation]:
             needed.update(operation.inputs)
             live.append(operation)
     return live[::-1]
+
+
+def _scale_before_cutting_off(sketch: _Sketch) -> None:
+    """A positive factor behind a Clip, or behind the product with one, moves before the Clip, where layers may take it.
+
+    HardSwish and HardSigmoid are written so: x * clip(x + 3, 0, 6) / 6 is x * clip(x / 6 + 1/2, 0, 1).
+    """
+    readers = sketch.readers()
+    for name, operation in list(sketch.operations.items()):
+        factor = _positive_factor(operation, sketch.tensors[name])
+        made = sketch.operations.get(operation.inputs[0])
+        if factor is None or made is None or readers.get(made.name) is not operation:
+            continue
+        places = [made.name, name]
+        clip: BaseOperation | None = made
+        if isinstance(made, Multiply):
+            found = (sketch.operations.get(value) for value in made.inputs)
+            clip = next((one for one in found if isinstance(one, Clip) and readers.get(one.name) is made), None)
+            places = [clip.name, *places] if clip is not None else []
+        if not isinstance(clip, Clip):
+            continue
+        affine, cut, *product = places
+        sketch.operations[affine] = ChannelAffine(name=affine, inputs=clip.inputs, shape=clip.shape)
+        channels = clip.shape[0]
+        sketch.tensors[affine] = {"scale": np.full(channels, factor), "shift": np.zeros(channels)}
+        high = clip.high * factor
+        sketch.operations[cut] = clip.model_copy(update={"name": cut, "inputs": (affine,), "high": high})
+        sketch.tensors[name] = {}
+        for last in product:
+            inputs = tuple(cut if value == clip.name else value for value in made.inputs)
+            sketch.operations[last] = made.model_copy(update={"name": last, "inputs": inputs})
+        readers = sketch.readers()
+
+
+def _positive_factor(operation: BaseOperation, tensors: dict[str, Double]) -> float | None:
+    """The one factor of a value, if it is positive and nothing is added."""
+    if not isinstance(operation, ChannelAffine):
+        return None
+    scale, shift = tensors["scale"], tensors["shift"]
+    return float(scale[0]) if scale[0] > 0 and not np.ptp(scale) and not shift.any() else None
 
 
 def _merge_into_the_layer_before(sketch: _Sketch) -> None:

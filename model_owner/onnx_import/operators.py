@@ -5,9 +5,9 @@ from types import MappingProxyType
 
 import numpy as np
 
-from model_owner.onnx_import import pooling, smooth
+from model_owner.onnx_import import gates, pooling, smooth
 from model_owner.onnx_import.arranging import arrange, by_channel, columns_by_element, onnx_shape
-from model_owner.onnx_import.draft import ChannelAffine, Double, Draft, Node
+from model_owner.onnx_import.draft import Double, Draft, Node
 from model_owner.onnx_import.pooling import image_size, window_padding
 from secure_computation.network import (
     Add,
@@ -53,19 +53,7 @@ def _batch_normalization(draft: Draft, node: Node) -> None:
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         scale = gain / np.sqrt(variance + node.number("epsilon", 1e-5))
         shift = offset - mean * scale
-    _affine(draft, node, draft.value(node, 0), scale, shift)
-
-
-def _affine(draft: Draft, node: Node, value: str, scale: Double, shift: Double) -> str:
-    """The value times `scale` plus `shift`, for constants that are one number, or one for each channel or feature."""
-    shape = draft.shapes[value]
-    if not (np.isfinite(scale).all() and np.isfinite(shift).all()):
-        raise node.unsupported("a constant is not finite", "train or export the model again")
-    tensors = {
-        "scale": np.broadcast_to(scale, (shape[0],)).astype(np.float64),
-        "shift": np.broadcast_to(shift, (shape[0],)).astype(np.float64),
-    }
-    return draft.emit(node, ChannelAffine, (value,), tensors=tensors)
+    draft.affine(node, draft.value(node, 0), scale, shift)
 
 
 def _constant_index(draft: Draft, node: Node) -> int | None:
@@ -79,37 +67,35 @@ def _add(draft: Draft, node: Node) -> None:
         return
     value = draft.value(node, 1 - constant_index)
     shift = by_channel(draft, node, 1 - constant_index, draft.floats(node, constant_index))
-    _affine(draft, node, value, np.ones(1), shift)
+    draft.affine(node, value, np.ones(1), shift)
 
 
 def _subtract(draft: Draft, node: Node) -> None:
     constant_index = _constant_index(draft, node)
     if constant_index is None:
         minuend, subtrahend = draft.value(node, 0), draft.value(node, 1)
-        negative = _affine(draft, node, subtrahend, np.full(1, -1.0), np.zeros(1))
+        negative = draft.affine(node, subtrahend, np.full(1, -1.0), np.zeros(1))
         draft.emit(node, Add, (minuend, negative))
         return
     value = draft.value(node, 1 - constant_index)
     constant = by_channel(draft, node, 1 - constant_index, draft.floats(node, constant_index))
     value_first = constant_index == 1
-    _affine(draft, node, value, np.full(1, 1.0 if value_first else -1.0), -constant if value_first else constant)
+    draft.affine(node, value, np.full(1, 1.0 if value_first else -1.0), -constant if value_first else constant)
 
 
 def _multiply(draft: Draft, node: Node) -> None:
     constant_index = _constant_index(draft, node)
     if constant_index is None:
-        smooth.multiply_by_gate(draft, node)
+        gates.multiply(draft, node)
         return
-    value = draft.value(node, 1 - constant_index)
     scale = by_channel(draft, node, 1 - constant_index, draft.floats(node, constant_index))
-    _affine(draft, node, value, scale, np.zeros(1))
+    draft.affine(node, draft.value(node, 1 - constant_index), scale, np.zeros(1))
 
 
 def _divide(draft: Draft, node: Node) -> None:
-    value = draft.value(node, 0)
     with np.errstate(divide="ignore"):
         scale = 1.0 / by_channel(draft, node, 0, draft.floats(node, 1))
-    _affine(draft, node, value, scale, np.zeros(1))
+    draft.affine(node, draft.value(node, 0), scale, np.zeros(1))
 
 
 def _matrix_product(draft: Draft, node: Node) -> None:
@@ -161,13 +147,13 @@ def _clip(draft: Draft, node: Node) -> None:
     if low is None and high is None:
         draft.alias(node)
     elif low is None and high is not None:
-        below = draft.append(node, Relu, (_affine(draft, node, value, np.full(1, -1.0), np.full(1, high)),))
-        _affine(draft, node, below, np.full(1, -1.0), np.full(1, high))
+        below = draft.append(node, Relu, (draft.affine(node, value, np.full(1, -1.0), np.full(1, high)),))
+        draft.affine(node, below, np.full(1, -1.0), np.full(1, high))
     elif low is not None:
-        moved = _affine(draft, node, value, np.ones(1), np.full(1, -low)) if low else value
+        moved = draft.affine(node, value, np.ones(1), np.full(1, -low)) if low else value
         cut = draft.emit(node, Relu, (moved,)) if high is None else draft.emit(node, Clip, (moved,), high=high - low)
         if low:
-            _affine(draft, node, cut, np.ones(1), np.full(1, low))
+            draft.affine(node, cut, np.ones(1), np.full(1, low))
 
 
 def _bound(draft: Draft, node: Node, index: int) -> float | None:
@@ -220,12 +206,17 @@ HANDLERS: Mapping[str, Handler] = MappingProxyType(
         "Gemm": _gemm,
         "GlobalAveragePool": pooling.global_average_pool,
         "GlobalMaxPool": pooling.global_max_pool,
+        "HardSigmoid": gates.hard_sigmoid,
+        "HardSwish": gates.hard_swish,
         "Identity": Draft.alias,
+        "LeakyRelu": gates.leaky_relu,
         "LogSoftmax": smooth.log_softmax,
         "MatMul": _matrix_product,
         "MaxPool": pooling.max_pool,
         "Mul": _multiply,
+        "PRelu": gates.prelu,
         "Pad": pooling.pad,
+        "Pow": gates.power,
         "ReduceMax": pooling.reduce_max,
         "ReduceMean": pooling.reduce_mean,
         "ReduceSum": pooling.reduce_sum,
@@ -238,7 +229,10 @@ HANDLERS: Mapping[str, Handler] = MappingProxyType(
 )
 
 ELEMENTWISE = frozenset(
-    {"Add", "Cast", "Clip", "Div", "Dropout", "Erf", "Gelu", "Identity", "Mul", "Relu", "Sigmoid", "Sub", "Tanh"}
+    {
+        *("Add", "Cast", "Clip", "Div", "Dropout", "Erf", "Gelu", "HardSigmoid", "HardSwish", "Identity", "LeakyRelu"),
+        *("Mul", "PRelu", "Pow", "Relu", "Sigmoid", "Sub", "Tanh"),
+    }
 )
 """Handlers that work element by element: the output is arranged as the inputs are (see `arranging`)."""
 ARRANGED = frozenset({"Gemm", "LogSoftmax", "MatMul", "ReduceMax", "ReduceMean", "ReduceSum", "Softmax"})

@@ -9,7 +9,7 @@ import numpy as np
 
 from model_owner.onnx_import.arranging import onnx_shape, settle
 from model_owner.onnx_import.draft import ChannelAffine, Draft, ErrorFunction, Node
-from secure_computation.network import INPUT, Activation, BaseOperation, Softmax
+from secure_computation.network import Activation, Softmax
 
 _SOFTMAX_OF_ONE_AXIS = 13
 """The opset from which a Softmax runs over its axis alone; before, over that and all that follow."""
@@ -17,29 +17,23 @@ _ROUNDING = 1e-5
 """Relative: constants of a GELU were rounded to float32, some of them to what a person typed."""
 
 
-def multiply_by_gate(draft: Draft, node: Node) -> None:
-    """X * sigmoid(x) is SiLU, x * (1 + erf(x / sqrt(2))) twice GELU; no other product of two values is supported."""
+def multiply_smoothly(draft: Draft, node: Node) -> bool:
+    """Whether the product is a smooth function: x * sigmoid(x) is SiLU, x * (1 + erf(x / sqrt(2))) twice GELU."""
     if _gelu_by_error_function(draft, node):
-        return
-    sigmoids = {
-        made.output: made.inputs[0]
-        for made in draft.operations
-        if isinstance(made, Activation) and made.function == "sigmoid"
-    }
+        return True
     for value, gate in ((draft.value(node, 0), draft.value(node, 1)), (draft.value(node, 1), draft.value(node, 0))):
-        if sigmoids.get(gate) == value:
+        made = draft.maker(gate)
+        if isinstance(made, Activation) and made.function == "sigmoid" and made.inputs[0] == value:
             draft.emit(node, Activation, (value,), function="silu")
-            return
-    raise node.unsupported(
-        "both operands depend on the image", "only Add may combine two such values, or x * Sigmoid(x)"
-    )
+            return True
+    return False
 
 
 def _gelu_by_error_function(draft: Draft, node: Node) -> bool:
     """Before opset 20 exporters write a GELU out, as factors a x and b (1 + erf(x / sqrt(2))) in any order."""
     for index in (0, 1):
         outer, scale, shift = _through_affines(draft, draft.value(node, index))
-        made = _operation(draft, outer)
+        made = draft.maker(outer)
         if not isinstance(made, ErrorFunction) or not math.isclose(scale, shift, rel_tol=_ROUNDING):
             continue
         inside, inner_scale, inner_shift = _through_affines(draft, made.inputs[0])
@@ -56,7 +50,7 @@ def _gelu_by_error_function(draft: Draft, node: Node) -> bool:
 def _through_affines(draft: Draft, value: str) -> tuple[str, float, float]:
     """The value that this one is one scale and one shift of, with both."""
     scale, shift = 1.0, 0.0
-    while isinstance(operation := _operation(draft, value), ChannelAffine):
+    while isinstance(operation := draft.maker(value), ChannelAffine):
         tensors = draft.tensors[operation.name]
         if np.ptp(tensors["scale"]) or np.ptp(tensors["shift"]):
             break
@@ -64,10 +58,6 @@ def _through_affines(draft: Draft, value: str) -> tuple[str, float, float]:
         scale *= float(tensors["scale"][0])
         value = operation.inputs[0]
     return value, scale, shift
-
-
-def _operation(draft: Draft, name: str) -> BaseOperation | None:
-    return draft.operations[int(name[1:])] if name != INPUT else None
 
 
 def _rounded(scale: float) -> float:

@@ -283,12 +283,6 @@ def test_gelu_in_its_tanh_form() -> None:
     assert getattr(network.operations[0], "function", None) == "gelu"
 
 
-def test_the_product_of_a_value_and_another_ones_sigmoid_is_refused() -> None:
-    nodes = [node("Relu", ["image"], "r"), node("Sigmoid", ["r"], "gate"), node("Mul", ["image", "gate"], "y")]
-    with pytest.raises(ModelFileError, match="both operands depend on the image"):
-        compiled(build(nodes, {}, size=(2, 4, 5), flatten="y"))
-
-
 @pytest.mark.parametrize(("opset", "axis"), [(13, 1), (17, -3), (22, 1)])
 def test_softmax_over_channels_amid_a_network(opset: int, axis: int) -> None:
     nodes = [node("Softmax", ["image"], "s", axis=axis), node("Conv", ["s", "w"], "y")]

@@ -79,7 +79,6 @@ REFUSALS: dict[str, tuple[Callable[[], onnx.ModelProto], str]] = {
         lambda: refused(node("Softplus", ["image"], "y")),
         "operator Softplus in node 'node_y': this activation is not computed under encryption; train the model with",
     ),
-    "a product of two activations": (lambda: refused(node("Mul", ["image", "image"], "y")), "only Add may combine"),
     "custom domain": (with_custom_domain, "standard operators only"),
     "a function": (with_function, "standard operators only"),
     "sparse weights": (with_sparse_weight, "dense"),
