@@ -21,12 +21,22 @@ def multiply_smoothly(draft: Draft, node: Node) -> bool:
     """Whether the product is a smooth function: x * sigmoid(x) is SiLU, x * (1 + erf(x / sqrt(2))) twice GELU."""
     if _gelu_by_error_function(draft, node):
         return True
-    for value, gate in ((draft.value(node, 0), draft.value(node, 1)), (draft.value(node, 1), draft.value(node, 0))):
-        made = draft.maker(gate)
-        if isinstance(made, Activation) and made.function == "sigmoid" and made.inputs[0] == value:
-            draft.emit(node, Activation, (value,), function="silu")
-            return True
-    return False
+    return any(_silu(draft, node, draft.value(node, index), draft.value(node, 1 - index)) for index in (0, 1))
+
+
+def _silu(draft: Draft, node: Node, value: str, gate: str) -> bool:
+    """Swish with any slope: for u = a x, the product x * sigmoid(u) is silu(u) / a."""
+    made = draft.maker(gate)
+    if not isinstance(made, Activation) or made.function != "sigmoid":
+        return False
+    base, scale, shift = _through_affines(draft, value)
+    inside, inner_scale, inner_shift = _through_affines(draft, made.inputs[0])
+    is_multiple = math.isclose(scale * inner_shift, shift * inner_scale, rel_tol=_ROUNDING)
+    if inside != base or not is_multiple or scale == 0 or inner_scale == 0:
+        return False
+    silu = draft.append(node, Activation, (made.inputs[0],), function="silu")
+    draft.affine(node, silu, np.full(1, _rounded(scale / inner_scale)), np.zeros(1))
+    return True
 
 
 def _gelu_by_error_function(draft: Draft, node: Node) -> bool:

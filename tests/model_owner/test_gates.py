@@ -172,7 +172,9 @@ class Mobile(nn.Module):
         self.depthwise = nn.Sequential(nn.Conv2d(6, 6, 3, 1, 1, groups=6, bias=False), nn.BatchNorm2d(6), nn.PReLU(6))
         self.excite = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(6, 2, 1), nn.ReLU(), nn.Conv2d(2, 6, 1))
         self.project = nn.Sequential(nn.Conv2d(6, 6, 1, bias=False), nn.BatchNorm2d(6))
-        self.head = nn.Sequential(nn.LeakyReLU(0.1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 3))
+        last = nn.Linear(6, 3)
+        last.weight.data.mul_(10)  # logits far enough apart for an error to be small beside them
+        self.head = nn.Sequential(nn.LeakyReLU(0.1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), last)
 
     def forward(self, images: Tensor) -> Tensor:
         stem = self.stem(images)
@@ -187,7 +189,6 @@ def module() -> nn.Module:
     module = Mobile()
     for _ in range(3):
         module(torch.randn(8, 1, 16, 16))
-    module.head[-1].weight.data *= 10.0  # logits far enough apart for an error to be small beside them
     return module.eval()
 
 

@@ -20,9 +20,11 @@ from contract.errors import ModelFileError
 from secure_computation.engines.masked.calibration import RealRange
 from secure_computation.engines.masked.crypten_step import CRYPTEN_SCALE, MAX_CRYPTEN_ELEMENTS
 from secure_computation.engines.masked.drafts import (
+    MOST_EXTRA_BITS,
     Draft,
     Precision,
     behind,
+    finer_beside_crypten,
     magnitude_of,
     scale_from_inputs,
 )
@@ -54,7 +56,6 @@ from secure_computation.private_weights import PrivateWeights
 _SPARE_BITS: Final = 4
 """A coarse value that has grown (sum pools, concatenation) by more than this is truncated before a product."""
 _INPUT_EXTRA_BITS: Final = 1
-_MOST_EXTRA_BITS: Final = 3
 _SOFTMAX_BITS: Final = 10
 """Fractional bits of what a softmax reads, at least where the ring allows it."""
 _DIFFUSED_BITS: Final = 2
@@ -69,7 +70,9 @@ class Drafting:
     ) -> None:
         """`ranges`: of every value of the network, by name."""
         self.drafts: list[Draft] = []
-        self._network, self._weights, self._ranges, self._precision = network, weights, ranges, precision
+        self._network, self._weights, self._ranges = network, weights, ranges
+        self._precision = finer_beside_crypten(network, precision)
+        self._most_bits = precision.activation_bits + MOST_EXTRA_BITS
         self._by_value: dict[str, Draft] = {}
         self._coarse: dict[str, Draft] = {}
         self._factors: dict[str, Draft] = {}
@@ -233,7 +236,8 @@ class Drafting:
     def _bits(self, shape: Shape) -> int:
         """Activation bits of a layer of this shape: half a bit more for each halving of the elements."""
         ratio = self._most_elements / math.prod(shape)
-        return self._precision.activation_bits + min(_MOST_EXTRA_BITS, int(math.log2(ratio) / 2))
+        most = self._most_bits - self._precision.activation_bits
+        return self._precision.activation_bits + min(most, int(math.log2(ratio) / 2))
 
     def _averaging_bits(self, value: str) -> int:
         """Bits that a value can do without because all of its readers average it: half of log2 of the cells."""

@@ -1,17 +1,33 @@
 """Steps to be: what the lowering knows of a step before its scales, rings and layouts are chosen."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Final
 
 from contract.errors import ModelFileError
 from secure_computation.engines.masked.calibration import RealRange
 from secure_computation.engines.masked.scales import common_scale
-from secure_computation.network import AnyShape, AveragePool, GlobalAveragePool, Operation, Shape
+from secure_computation.network import (
+    Activation,
+    AnyShape,
+    AveragePool,
+    Clip,
+    GlobalAveragePool,
+    MaxPool,
+    Network,
+    Operation,
+    Relu,
+    Shape,
+    Softmax,
+)
 
 LARGEST_FACTOR: Final = 1 << 20
 """By which values are multiplied to meet at one scale."""
+MOST_EXTRA_BITS: Final = 3
+"""Of small layers, and of all layers beside CrypTen."""
+_CRYPTEN_SHARE: Final = 0.01
+"""From this share of CrypTen's elements among all that are not linear, its traffic exceeds that of the others."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +43,23 @@ class Precision:
     """Weights get no more bits than to keep their rounding this far below that of the activations."""
     headroom_bits: int = 2
     """By how many bits an image may exceed the calibration before a value leaves its ring."""
+
+
+def finer_beside_crypten(network: Network, precision: Precision) -> Precision:
+    """Finer, where CrypTen computes so much that a few bits of everything else cost little in comparison.
+
+    Smooth functions leave most values far below the largest, so that bits of the largest are few for most.
+    """
+    smooth = sum(math.prod(one.shape) for one in network.operations if isinstance(one, Activation | Softmax))
+    others = sum(math.prod(one.shape) for one in network.operations if isinstance(one, Relu | Clip | MaxPool))
+    if smooth == 0 or smooth < _CRYPTEN_SHARE * (smooth + others):
+        return precision
+    return replace(
+        precision,
+        activation_bits=precision.activation_bits + MOST_EXTRA_BITS,
+        weight_bits=precision.weight_bits + MOST_EXTRA_BITS,
+        guard_bits=precision.guard_bits + MOST_EXTRA_BITS,
+    )
 
 
 @dataclass(kw_only=True, eq=False)

@@ -270,7 +270,7 @@ def test_two_smooth_layers_one_of_them_last() -> None:
         node("Tanh", ["c"], "t"),
         node("Flatten", ["t"], "f"),
         node("Gemm", ["f", "v"], "g"),
-        node("Sigmoid", ["g"], "logits"),
+        node("Tanh", ["g"], "logits"),
     ]
     network, weights = compiled(build(nodes, {"w": floats(2, 1, 3, 3), "v": floats(16, 3, seed=2) / 2}, size=(1, 4, 6)))
     images = floats(4, 1, 4, 6, seed=3)
