@@ -138,7 +138,7 @@ def test_on_the_page_and_in_the_history_each_finding_stands_for_itself(findings:
     assert isinstance(record.answer, FindingsAnswer)
     present = [finding.name for finding in record.answer.present]
     assert f'data-testid="result-label">{", ".join(present)}<' in html
-    assert html.count("not present, from") == len(FINDINGS) - len(present)
+    assert html.count('data-testid="verdict">not present, from') == len(FINDINGS) - len(present)
     assert "they do not add up to 100 %" in html
     assert "names one" not in html
     for shown_page in (html, history):
