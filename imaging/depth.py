@@ -63,4 +63,5 @@ def _fractions(values: NDArray[np.integer], low: int, span: int) -> NDArray[np.f
     fractions = values.astype(np.float32)
     if low:
         fractions -= np.float32(low)
-    return fractions / np.float32(span)
+    fractions /= np.float32(span)
+    return fractions

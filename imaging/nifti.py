@@ -31,7 +31,7 @@ _BELOW_TO_ABOVE = 2
 """An axis of NIfTI's world, by the direction in which it grows; 0 is left to right, 1 back to front."""
 _COLOURS = ("R", "G", "B")
 _LARGEST = 1e30  # leaves room for differences of two values in float32
-_MOST_MEMBERS: Final = 100_000
+MOST_MEMBERS: Final = 100_000
 """Parts of a gzip file. Programs that write one in blocks make a block of 64 KiB."""
 _PIECE: Final = 1 << 16
 
@@ -88,7 +88,7 @@ def _uncompressed(source: BinaryIO, limits: Limits) -> bytes:
 def _inflated(content: bytes, most: int) -> bytes:
     """All members of a gzip file, one after the other; what follows the last is left alone, as gzip does."""
     plain, position = bytearray(), 0
-    for _ in range(_MOST_MEMBERS):
+    for _ in range(MOST_MEMBERS):
         inflater = zlib.decompressobj(16 + zlib.MAX_WBITS)
         while not inflater.eof:
             piece = content[position : position + _PIECE]

@@ -34,7 +34,7 @@ _KINDS = {
 """What Pillow's modes are called."""
 _TRANSPARENCY = ImageWarning("transparency", "the image has transparent parts; transparency was ignored")
 _START_OF_SCAN, _END_OF_IMAGE = b"\xff\xda", b"\xff\xd9"
-_MOST_SCANS: Final = 40
+MOST_SCANS: Final = 40
 """Passes over a picture of the largest size; programs that build pictures up make ten or so."""
 _MOST_PADDING = 1024
 _ORIENTATION = 0x0112
@@ -54,8 +54,8 @@ def read_png(source: BoundedReader, specification: InputSpecification, limits: L
         if int(getattr(image, "n_frames", 1)) != 1:
             raise ImageError(_SEVERAL)
         encoding = f"PNG, {_KINDS.get(image.mode, image.mode)}"
-        image.load()
-        pixels, warnings = _grey(ImageOps.exif_transpose(image), header, specification.colour)
+        ImageOps.exif_transpose(image, in_place=True)
+        pixels, warnings = _grey(image, header, specification.colour)
         return DecodedFile(pixels=pixels, encoding=encoding, polarity=PolarityToldBy.NOBODY, warnings=warnings)
 
 
@@ -73,8 +73,8 @@ def read_jpeg(source: BoundedReader, specification: InputSpecification, limits: 
                 return _read_12_bits(data, header, specification)
         image = _opened(data, "JPEG", limits)
         encoding = f"JPEG, {_KINDS.get(image.mode, image.mode)}"
-        image.load()
-        pixels, warnings = _grey(ImageOps.exif_transpose(image), PngHeader(bits=8), specification.colour)
+        ImageOps.exif_transpose(image, in_place=True)
+        pixels, warnings = _grey(image, PngHeader(bits=8), specification.colour)
         warnings = (*warnings, *_others(image))
         return DecodedFile(pixels=pixels, encoding=encoding, polarity=PolarityToldBy.NOBODY, warnings=warnings)
 
@@ -83,7 +83,7 @@ def _check_jpeg(header: JpegHeader, scans: int, limits: Limits) -> None:
     limits.check_size(rows=header.rows, columns=header.columns)
     if header.obstacle is not None:
         raise ImageError(f"{header.obstacle} cannot be decoded here: export the picture as PNG or as ordinary JPEG")
-    if scans * header.rows * header.columns > _MOST_SCANS * limits.max_pixels:
+    if scans * header.rows * header.columns > MOST_SCANS * limits.max_pixels:
         raise ImageError(f"the image is built up in {scans} passes, which takes too long: export it as ordinary JPEG")
 
 
@@ -146,7 +146,7 @@ def _grey(
         return pixels, (*warnings, *see_through)
     if image.mode in ("1", "L"):
         told = header.significant_bits if header.bits == 8 else None
-        pixels, warnings = scaled(np.asarray(image.convert("L")), 8, told_bits=told)
+        pixels, warnings = scaled(np.asarray(image if image.mode == "L" else image.convert("L")), 8, told_bits=told)
         return pixels, (*warnings, *see_through)
     if image.mode not in ("LA", "P", "PA", "RGB", "RGBA"):
         name = {"CMYK": "printing colours (CMYK)"}.get(image.mode, f"colour mode {image.mode}")

@@ -36,6 +36,7 @@ from secure_computation.channel.stream import Deadline
 from secure_computation.plan import make_plan, parse_plan
 from tests.end_to_end.models import INPUT, radiograph, write_tiny_model
 from tests.federated_learning.secure_aggregation.rounds import make_terms, signing_keys
+from tests.imaging.raster_kinds import NIFTIS, TIFFS
 from tests.secure_computation.networks import small_network
 
 PEER = Party(role=Role.MODEL_OWNER, organisation="north-lab")
@@ -141,6 +142,14 @@ def _radiograph() -> bytes:
         return radiograph(folder / "chest.dcm").read_bytes()
 
 
+def _tiff() -> bytes:
+    return TIFFS["LZW with prediction, in tiles"].make()
+
+
+def _nifti() -> bytes:
+    return NIFTIS["gzip of several parts, with something behind"].make()
+
+
 def _request() -> bytes:
     with _folder() as folder:
         return create_request(OWN, folder / "own").read_bytes()
@@ -219,5 +228,7 @@ TARGETS: Mapping[str, Target] = MappingProxyType(
         "onnx": Target(read=_of_file(read_onnx, "model.onnx"), sample=_model_file("model.onnx")),
         "aggregation": Target(read=read_aggregation, sample=_aggregation),
         "image": Target(read=_of_file(lambda path: read_model_input(path, INPUT), "chest.dcm"), sample=_radiograph),
+        "tiff": Target(read=_of_file(lambda path: read_model_input(path, INPUT), "chest.tif"), sample=_tiff),
+        "nifti": Target(read=_of_file(lambda path: read_model_input(path, INPUT), "chest.nii"), sample=_nifti),
     }
 )

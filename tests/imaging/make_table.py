@@ -1,10 +1,13 @@
-"""Which DICOM files are read: tries a file of every kind, made by GDCM, and writes the table of docs/images.md.
+"""Which files are read: tries a file of every kind, and writes the tables of docs/images.md.
+
+DICOM files in every transfer syntax are made by GDCM, the other formats' by `raster_kinds`.
 
 python -m tests.imaging.make_table
 """
 
 import tempfile
 from pathlib import Path
+from types import MappingProxyType
 
 import gdcm
 import numpy as np
@@ -13,8 +16,9 @@ from pydicom import Dataset
 from pydicom.uid import UID
 
 from contract.errors import ImageError
-from contract.model_card import ColourChoice
+from contract.model_card import ColourChoice, InputSpecification
 from imaging import read_image
+from tests.imaging.raster_kinds import KINDS as KINDS_OF_RASTER
 from tests.imaging.samples import (
     colour_data_set,
     data_set,
@@ -25,7 +29,9 @@ from tests.imaging.samples import (
 )
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "images.md"
-BEGIN, END = "<!-- table: begin, written by tests/imaging/make_table.py -->\n", "<!-- table: end -->\n"
+BEGIN, END = "<!-- {}: begin, written by tests/imaging/make_table.py -->\n", "<!-- {}: end -->\n"
+SAID_OF_ALL = ("modality-unknown", "polarity-unknown")
+"""Warnings that go with a format, and not with a kind of file."""
 
 SYNTAXES: dict[str, int | None] = {
     "1.2.840.10008.1.2": gdcm.TransferSyntax.ImplicitVRLittleEndian,
@@ -123,11 +129,46 @@ def table() -> str:
     return "\n".join(lines) + "\n"
 
 
-def main() -> None:
-    """Write the table into the document."""
+def kinds_table() -> str:
+    """What happens with each kind of TIFF, PNG, JPEG and NIfTI file."""
+    lines = ["| format | kind | what happens |", "| --- | --- | --- |"]
+    with tempfile.TemporaryDirectory() as name:
+        path = Path(name) / "image"
+        for file_format, kinds in KINDS_OF_RASTER.items():
+            for kind, drawn in kinds.items():
+                path.write_bytes(drawn.make())
+                lines.append(f"| {file_format} | {kind} | {what_happens(path, drawn.card)} |")
+    return "\n".join(lines) + "\n"
+
+
+def what_happens(path: Path, card: InputSpecification) -> str:
+    """That a file is read, with what is asked and remarked, or why it is refused."""
+    try:
+        image = read_image(path, card)
+    except ImageError as error:
+        return f"refused: {error}"
+    told = [warning for warning in image.warnings if warning.code not in SAID_OF_ALL]
+    return "; ".join(
+        ["read", *(f"{'asks' if warning.needs_confirmation else 'says'}: {warning.text}" for warning in told)]
+    )
+
+
+TABLES = MappingProxyType({"table": table, "kinds": kinds_table})
+"""By their names in the document."""
+
+
+def written(name: str) -> str:
+    """A table as it stands in the document."""
     text = DOCUMENT.read_text()
-    before, after = text[: text.index(BEGIN) + len(BEGIN)], text[text.index(END) :]
-    DOCUMENT.write_text(before + table() + after)
+    return text[text.index(BEGIN.format(name)) + len(BEGIN.format(name)) : text.index(END.format(name))]
+
+
+def main() -> None:
+    """Write the tables into the document."""
+    for name, make in TABLES.items():
+        text = DOCUMENT.read_text()
+        begin, end = BEGIN.format(name), END.format(name)
+        DOCUMENT.write_text(text[: text.index(begin) + len(begin)] + make() + text[text.index(end) :])
 
 
 if __name__ == "__main__":

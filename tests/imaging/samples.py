@@ -138,13 +138,20 @@ def nifti_bytes(
     return content
 
 
-def huge_png_header(*, rows: int, columns: int) -> bytes:
-    """A PNG that claims a size and carries a few bytes."""
+def png_file(
+    lines: list[bytes], *, columns: int, rows: int, bits: int, colour: int, interlaced: bool = False, **chunks: bytes
+) -> bytes:
+    """A PNG of these lines of packed samples, with further chunks before them, by name."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
-    header = struct.pack(">2I5B", columns, rows, 8, 0, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 99)) + chunk(b"IEND", b"")
-    )
+    header = struct.pack(">2I5B", columns, rows, bits, colour, 0, 0, int(interlaced))
+    further = b"".join(chunk(name.encode(), content) for name, content in chunks.items())
+    content = zlib.compress(b"".join(b"\0" + line for line in lines))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + further + chunk(b"IDAT", content) + chunk(b"IEND", b"")
+
+
+def huge_png_header(*, rows: int, columns: int) -> bytes:
+    """A PNG that claims a size and carries a few bytes."""
+    return png_file([bytes(99)], columns=columns, rows=rows, bits=8, colour=0)

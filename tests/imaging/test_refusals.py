@@ -271,6 +271,8 @@ def parses_or_is_refused(folder: Path, content: bytes) -> None:
 WELL_FORMED = {
     "png": png_bytes(picture().astype(np.uint8)),
     "jpeg": jpeg("RGB"),
+    "tiff": tiff_bytes([picture(bits=16)]),
+    "nifti": gzip.compress(nifti_bytes(volume()[..., 0]), mtime=0),
     "dicom": grey(),
     "windowed": dicom_bytes(data_set(picture(bits=12), bits=12, WindowCenter=900, WindowWidth=1500, RescaleSlope=2)),
 }

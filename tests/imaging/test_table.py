@@ -2,12 +2,14 @@
 
 import pytest
 
-from tests.imaging.make_table import BEGIN, DOCUMENT, END, table
+from tests.imaging.make_table import TABLES, written
 
 
 @pytest.mark.filterwarnings("ignore:.*:UserWarning:pydicom")
-def test_the_table_in_the_document_is_what_happens() -> None:
-    text = DOCUMENT.read_text()
-    written = text[text.index(BEGIN) + len(BEGIN) : text.index(END)]
-    assert written == table(), "run python -m tests.imaging.make_table"
-    assert written.count("| yes ") > 50
+@pytest.mark.parametrize("name", TABLES)
+def test_a_table_in_the_document_is_what_happens(name: str) -> None:
+    assert written(name) == TABLES[name](), "run python -m tests.imaging.make_table"
+
+
+def test_most_kinds_of_dicom_file_are_read() -> None:
+    assert written("table").count("| yes ") > 50
