@@ -230,7 +230,7 @@ def lines_of(values: NDArray[Any], bits: int) -> list[bytes]:
 
 def png(values: NDArray[Any], bits: int, *, colour: int = 0, **chunks: bytes) -> Callable[[], bytes]:
     lines = lines_of(values, bits)
-    return lambda: png_file(lines, columns=COLUMNS, rows=ROWS, bits=bits, colour=colour, **chunks)
+    return lambda: png_file(lines, columns=COLUMNS, rows=ROWS, bits=bits, colour=colour, chunks=chunks)
 
 
 def interlaced() -> bytes:

@@ -3,6 +3,8 @@
 import io
 import struct
 import zlib
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import nibabel
@@ -139,7 +141,14 @@ def nifti_bytes(
 
 
 def png_file(
-    lines: list[bytes], *, columns: int, rows: int, bits: int, colour: int, interlaced: bool = False, **chunks: bytes
+    lines: list[bytes],
+    *,
+    columns: int,
+    rows: int,
+    bits: int,
+    colour: int,
+    interlaced: bool = False,
+    chunks: Mapping[str, bytes] = MappingProxyType({}),
 ) -> bytes:
     """A PNG of these lines of packed samples, with further chunks before them, by name."""
 
