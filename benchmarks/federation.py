@@ -90,7 +90,7 @@ def _run(
     folder: Path, settings: LoopbackSettings, hospitals: int, name: str, on_step: Callable[[str], None]
 ) -> tuple[tuple[RoundTraffic, ...], int]:
     """The rounds, and the bytes of an update as float32."""
-    loopback = Loopback(settings, folder, hospitals=hospitals, data=None, manifest=None)
+    loopback = Loopback(settings, folder, hospitals=hospitals, images=None)
     loopback.run(
         show=lambda event: on_step(f"{name}, round {event.round} of {settings.rounds}"),
         finished=lambda _coordinator, _report: None,

@@ -228,7 +228,8 @@ def _check_together(script: str, given: argparse.Namespace) -> None:
         pictures = {"invert": given.invert, "heat_map": given.heat_map}
         check_demo(given.files, model=given.model, as_json=given.as_json, **pictures, **page)
     elif script == "federate":
-        images_to_train_on(given.data, given.manifest, output=given.output, smoke=given.smoke)
+        described = given.config is not None or given.description is not None
+        images_to_train_on(given.data, given.manifest, output=given.output, smoke=given.smoke, described=described)
 
 
 def _defines(path: Path, function: str) -> bool:

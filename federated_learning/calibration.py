@@ -8,6 +8,8 @@ from numpy.typing import NDArray
 from contract.errors import ConfigurationError
 
 SMALLEST, LARGEST = 0.05, 20.0
+EDGE = 1.01
+"""So near to the end of the range, in proportion, a temperature counts as one that lies outside."""
 
 
 def softmax(logits: NDArray[np.floating], *, temperature: float = 1.0) -> NDArray[np.float64]:
@@ -47,3 +49,13 @@ def fit_temperature(logits: NDArray[np.floating], labels: NDArray[np.int64]) -> 
         else:
             low = left
     return 2 / (low + high)
+
+
+def fitted_temperature(logits: NDArray[np.floating], labels: NDArray[np.int64]) -> float | None:
+    """`fit_temperature` to four places; None where the best lies outside the range: such data do not calibrate.
+
+    That is so where every answer is right (the likelihood grows without end) or the logits say nothing.
+    """
+    found = fit_temperature(logits, labels)
+    inside = SMALLEST * EDGE < found < LARGEST / EDGE
+    return round(found, 4) if inside else None

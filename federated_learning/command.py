@@ -33,19 +33,22 @@ def publish(
     data: Data,
     manifest: Manifest = None,
     model: Annotated[Path, typer.Option(help="Folder for model.onnx, card.json and README.md.", file_okay=False)],
-    test_role: Annotated[list[str] | None, typer.Option(help="Role to report on; repeat for several.")] = None,
+    test_role: Annotated[
+        list[str] | None, typer.Option(help="Role to report on, else test; repeat for several.")
+    ] = None,
     threads: Annotated[int, typer.Option(min=1)] = 2,
 ) -> None:
     """Export the chosen epoch, fit its temperature, and report it once on the test roles."""
     import torch
 
     from federated_learning.data_source import open_source
+    from federated_learning.data_source.roles import test_roles
     from federated_learning.publication import publish as publish_run
     from federated_learning.records import read_run
 
     torch.set_num_threads(threads)
     source = open_source(data, classes=read_run(run).description.classes, table=manifest)
-    roles = tuple(test_role or ("dev_test_internal", "dev_test_official"))
+    roles = test_roles(source, test_role)
     publish_run(run, model, source=source, test_roles=roles, progress=typer.echo)
     typer.echo(f"written: {model}")
 
@@ -57,22 +60,29 @@ def measure(
     data: Data,
     manifest: Manifest = None,
     data_set: Annotated[str, typer.Option(help="What the images are, as the card shall say it.")],
-    validation_role: Annotated[str, typer.Option(help="Role to fit temperature and threshold on.")] = "dev_val",
-    test_role: Annotated[list[str] | None, typer.Option(help="Role to report on; repeat for several.")] = None,
+    validation_role: Annotated[
+        str | None, typer.Option(help="Role to fit temperature and threshold on; else validation.")
+    ] = None,
+    test_role: Annotated[
+        list[str] | None, typer.Option(help="Role to report on, else test; repeat for several.")
+    ] = None,
 ) -> None:
     """Measure a published model anew: temperature, threshold of uncertainty and figures; its card is rewritten."""
     from contract.model_card import read_card
     from federated_learning.data_source import open_source
+    from federated_learning.data_source.roles import test_roles
+    from federated_learning.data_source.roles import validation_role as role_to_validate_on
     from federated_learning.publication import measure as measure_model
 
     card = read_card(model / "card.json")
+    source = open_source(data, classes=card.classes, table=manifest)
     measure_model(
         card,
         model,
-        source=open_source(data, classes=card.classes, table=manifest),
+        source=source,
         data_set=data_set,
-        validation_role=validation_role,
-        test_roles=tuple(test_role or ("dev_test_internal", "dev_test_official")),
+        validation_role=role_to_validate_on(source, validation_role),
+        test_roles=test_roles(source, test_role),
         progress=typer.echo,
     )
     typer.echo(f"written: {model}")

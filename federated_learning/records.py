@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import TypeVar
+from typing import Self, TypeVar
 
 from pydantic import Field, TypeAdapter, ValidationError
 
@@ -49,6 +49,11 @@ class Description(Strict):
     training: str
     citations: tuple[str, ...]
     output_policy: OutputPolicy = OutputPolicy.LOGITS
+
+    def with_statistics(self, mean: tuple[float, ...], standard_deviation: tuple[float, ...]) -> Self:
+        """With the pixels' mean and standard deviation, one for each channel, that a network was trained with."""
+        changed = self.input.model_dump() | {"mean": mean, "standard_deviation": standard_deviation}
+        return self.model_copy(update={"input": InputSpecification.model_validate(changed)})
 
 
 class RunKind(StrEnum):

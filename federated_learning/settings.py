@@ -82,33 +82,6 @@ def _parsed(text: bytes | str, source: str) -> TrainingSettings:
         raise ConfigurationError(f"{source}: {where}: {first['msg']}; correct it") from error
 
 
-def in_words(settings: TrainingSettings) -> str:
-    """How a model was trained, for its card."""
-    changes = settings.augmentation
-    optimizer = {"sgd": f"SGD with momentum {settings.momentum:g}", "adam": "Adam", "adamw": "AdamW"}
-    said = [
-        f"{settings.architecture} with {settings.pool} pool",
-        (
-            f"{optimizer[settings.optimizer]}, peak rate {settings.peak_rate:g}, warm-up over {settings.warm_up:.0%} "
-            f"of the run, then cosine; weight decay {settings.weight_decay:g}"
-        ),
-        f"dropout {settings.dropout:g}, label smoothing {settings.label_smoothing:g}",
-        (
-            f"flips, rotation up to {changes.rotation_degrees:g} degrees, shift up to {changes.shift:.0%}, scale up "
-            f"to {changes.scale:.0%}, changes of gamma, contrast and brightness, rectangles erased, mixup "
-            f"{changes.mixup:g}"
-        ),
-        f"moving average of weights, {settings.average_decay:g} per batch",
-    ]
-    if settings.class_balance:
-        said.append(f"classes weighed by their inverse frequency to the power {settings.class_balance:g}")
-    if settings.server_momentum:
-        said.append(f"Nesterov momentum {settings.server_momentum:g} of the mean updates")
-    if settings.proximal:
-        said.append(f"FedProx with mu {settings.proximal:g}")
-    return "; ".join([*said, settings.precision, f"seed {settings.seed}"])
-
-
 class RoundTask(Strict):
     """What every hospital does in one round. `begin` and `end`, parts of the whole run, set the learning rate."""
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import join
 from string import ascii_lowercase
 from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import typer
 
-from contract.errors import ConfigurationError
+from contract.command_line import say
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -19,13 +20,18 @@ if TYPE_CHECKING:
 
     from federated_learning.data_source import DataSource, LazyImages
     from federated_learning.networks import Labels
-    from federated_learning.records import Description, FederationRecord, RunRecord
-    from federated_learning.settings import TrainingSettings
+    from federated_learning.records import FederationRecord, RunRecord
     from federated_learning.training import Chosen, Trainer
 
 Data = Annotated[Path, typer.Option(help="Folder of images.", file_okay=False, exists=True)]
 Manifest = Annotated[
     Path | None, typer.Option(help="CSV: path or file, label, patient, role; class folders without.", dir_okay=False)
+]
+DescriptionOption = Annotated[
+    str,
+    typer.Option(
+        metavar="JSON", help="What the model is: a file such as docs/samples/description.json, or pediatric-pneumonia."
+    ),
 ]
 Hospitals = dict[str, tuple["LazyImages", "Labels"]]
 
@@ -35,8 +41,10 @@ def train_centralised(
     data: Data,
     manifest: Manifest = None,
     output: Annotated[Path, typer.Option(help="Folder for checkpoints; the same one again resumes.", file_okay=False)],
-    training_role: Annotated[list[str] | None, typer.Option(help="Role to train on; repeat for several.")] = None,
-    validation_role: Annotated[str, typer.Option(help="Role to choose the epoch on.")] = "dev_val",
+    training_role: Annotated[
+        list[str] | None, typer.Option(help="Role to train on, else train; may be repeated.")
+    ] = None,
+    validation_role: Annotated[str | None, typer.Option(help="Role to choose the epoch on; else validation.")] = None,
     recipe: Annotated[Path | None, typer.Option(help="JSON of training settings, instead of ours.")] = None,
     architecture: Annotated[str | None, typer.Option(help="resnet18, resnet18-normaliser-free, small-cnn.")] = None,
     pool: Annotated[str | None, typer.Option(help="average or max; a maximum costs more under encryption.")] = None,
@@ -48,7 +56,7 @@ def train_centralised(
     bfloat16: Annotated[bool | None, typer.Option(help="Faster on processors with AVX-512 BF16 or AMX.")] = None,
     alone: Annotated[bool, typer.Option(help="The images are of one hospital, which trains for itself.")] = False,
     by_role: Annotated[bool, typer.Option(help="Each role is a hospital; updates are averaged.")] = False,
-    description: Annotated[Path | None, typer.Option(help="JSON for another model than pediatric pneumonia.")] = None,
+    description: DescriptionOption,
     threads: Annotated[int, typer.Option(min=1)] = 2,
 ) -> None:
     """Train in one place: on the pooled images of all roles, of one hospital, or by hospital without a network.
@@ -57,15 +65,16 @@ def train_centralised(
     """
     import torch
 
-    from federated_learning.publication import PEDIATRIC_PNEUMONIA
-    from federated_learning.recipe import PEDIATRIC_PNEUMONIA_RECIPE
-    from federated_learning.records import RunKind, RunRecord, read_description
+    from federated_learning.data_source import open_source
+    from federated_learning.data_source.roles import training_roles
+    from federated_learning.data_source.roles import validation_role as role_to_validate_on
+    from federated_learning.fitting import fitted
+    from federated_learning.recipe import PEDIATRIC_PNEUMONIA_RECIPE, find_description
+    from federated_learning.records import RunKind, RunRecord
     from federated_learning.settings import read_settings, read_stages
 
     torch.set_num_threads(threads)
-    described = PEDIATRIC_PNEUMONIA if description is None else read_description(description)
-    if described.input.height != described.input.width:
-        raise ConfigurationError("training needs square images: give the description equal height and width")
+    described = find_description(description)
     if epochs is not None:
         stages = f"{described.input.height}x{epochs}"
     base = PEDIATRIC_PNEUMONIA_RECIPE if recipe is None else read_settings(recipe)
@@ -76,39 +85,26 @@ def train_centralised(
         "seed": seed,
         "precision": None if bfloat16 is None else ("bfloat16" if bfloat16 else "float32"),
     }
-    settings = _for_images(base, described, changes)
+    source = open_source(data, classes=described.classes, table=manifest)
     record = RunRecord(
-        settings=settings,
+        settings=fitted(base, described, **{name: value for name, value in changes.items() if value is not None}),
         description=described,
-        training_roles=tuple(training_role or ("dev_train_A", "dev_train_B", "dev_train_C")),
-        validation_role=validation_role,
+        training_roles=training_roles(source, training_role),
+        validation_role=role_to_validate_on(source, validation_role),
         kind=RunKind.FEDERATED if by_role else RunKind.HOSPITAL if alone else RunKind.CENTRALISED,
     )
-    _train(record, data=data, manifest=manifest, output=output)
+    _train(record, source, output=output)
+    say(f"publish it with: {publishing(output, data=data, manifest=manifest)}")
 
 
-def _for_images(settings: TrainingSettings, described: Description, changes: Mapping[str, object]) -> TrainingSettings:
-    """The settings with those changes that are not None, for a network of the description's channels and classes."""
-    from federated_learning.settings import changed
-
-    given = {name: value for name, value in changes.items() if value is not None}
-    settings = changed(settings, channels=described.input.channels, classes=len(described.classes), **given)
-    if settings.stages[-1].size != described.input.height:
-        raise ConfigurationError(
-            f"the last stage must be at the model's size, {described.input.height}: change --stages or the recipe"
-        )
-    return settings
-
-
-def _train(record: RunRecord, *, data: Path, manifest: Path | None, output: Path) -> None:
+def _train(record: RunRecord, source: DataSource, *, output: Path) -> None:
     from rich.console import Console
 
-    from federated_learning.data_source import check_disjoint_patients, open_source, prepare
+    from federated_learning.data_source import check_disjoint_patients, prepare
     from federated_learning.records import RoundRecord, append_round, write_run
     from federated_learning.training import EpochResult, fit, read_chosen, trainer_of
 
     console = Console(stderr=True)
-    source = open_source(data, classes=record.description.classes, table=manifest)
     check_disjoint_patients(source.examples(*record.training_roles), source.examples(record.validation_role))
     output.mkdir(parents=True, exist_ok=True)
     with progress_bar(console) as bar:
@@ -144,7 +140,7 @@ def _train(record: RunRecord, *, data: Path, manifest: Path | None, output: Path
     chosen = read_chosen(output / "best.npz")[1]
     write_run(output, record.model_copy(update={"federation": _federation(record, trainer, chosen, hospitals)}))
     best = max(line.accuracy for line in trainer.history if line.final_size)
-    console.print(f"best {record.validation_role} accuracy {best:.4f}; publish it with: federated-learning publish")
+    console.print(f"best {record.validation_role} accuracy {best:.4f}")
 
 
 def _hospitals(
@@ -159,10 +155,9 @@ def _hospitals(
     groups = [(role,) for role in record.training_roles] if apart else [record.training_roles]
     names = [f"hospital-{letter}" for letter in ascii_lowercase[: len(groups)]] if apart else [""]
     found = [prepare(source, roles, record.description.input, cache=cache, progress=progress) for roles in groups]
-    pictures = (picture[np.newaxis] for prepared in found for picture in prepared.images.pixels)
+    pictures = (picture for prepared in found for picture in prepared.images.in_unit_range())
     mean, deviation = mean_and_deviation(pixel_sums(pictures))
-    statistics = {"mean": mean, "standard_deviation": deviation}
-    described = record.description.model_copy(update={"input": record.description.input.model_copy(update=statistics)})
+    described = record.description.with_statistics(mean, deviation)
     hospitals = {
         name: (prepared.images.with_statistics(mean, deviation), prepared.labels)
         for name, prepared in zip(names, found, strict=True)
@@ -189,6 +184,15 @@ def _federation(
         local_batches=settings.sync_every,
         examples=len(labels),
         class_counts=dict(zip(record.description.classes, class_counts(labels, settings.classes), strict=True)),
+    )
+
+
+def publishing(run: Path, *, data: Path | str, manifest: Path | str | None) -> str:
+    """The command that publishes a run, ready to be typed."""
+    table = [] if manifest is None else ["--manifest", str(manifest)]
+    model = Path(run) / "model"
+    return join(
+        ["federated-learning", "publish", "--run", str(run), "--data", str(data), *table, "--model", str(model)]
     )
 
 

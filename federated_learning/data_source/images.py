@@ -1,11 +1,12 @@
 """Images that stay on the disk until they are asked for."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from contract.errors import ConfigurationError
 from contract.model_card import InputSpecification
 from federated_learning.data_source.examples import Example, load
 from federated_learning.data_source.image_store import Pixels, shrunk
@@ -51,8 +52,15 @@ class LazyImages:
         """float32, (chosen, channels, height, width): bit for bit what serving makes of the same files."""
         return np.asarray((self.pixels[chosen][:, np.newaxis] - self._mean) / self._deviation)
 
+    def in_unit_range(self) -> Iterator[NDArray[np.float32]]:
+        """One by one, before they are normalised: (channels, height, width) in [0, 1], the channels all alike."""
+        for picture in self.pixels:
+            yield np.broadcast_to(picture, (len(self._mean), *picture.shape))
+
     def with_statistics(self, mean: Sequence[float], standard_deviation: Sequence[float]) -> "LazyImages":
-        """The same pictures with other statistics, say those that hospitals agreed on."""
+        """The same pictures with other statistics, one for each channel, say those that hospitals agreed on."""
+        if not len(mean) == len(standard_deviation) == len(self._mean):
+            raise ConfigurationError(f"the network takes {len(self._mean)} channels: give as many means and deviations")
         return LazyImages(self.pixels, mean=mean, standard_deviation=standard_deviation)
 
     def at_size(self, size: int) -> "LazyImages":

@@ -4,28 +4,62 @@ Standard library only: `scripts/federate` asks before anything is installed.
 """
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 from contract.errors import ConfigurationError
 
-MANIFEST, FOLDER = "kermany_manifest.csv", "kermany224"
-"""What the folder that MEDICAL_DATA names holds."""
+
+@dataclass(frozen=True, kw_only=True)
+class Images:
+    """What to train on."""
+
+    folder: Path
+    manifest: Path
+    training_roles: tuple[str, ...] | None = None
+    """None: `train`, divided among the hospitals by patient."""
+    validation_role: str | None = None
+    """None: `validation`."""
+    description: str | None = None
+    """None: it has to be given."""
+
+
+def _kermany(folder: Path) -> Images:
+    """The radiographs of Kermany et al. 2018, as the folder that MEDICAL_DATA names holds them."""
+    return Images(
+        folder=folder / "kermany224",
+        manifest=folder / "kermany_manifest.csv",
+        training_roles=("dev_train_A", "dev_train_B", "dev_train_C"),
+        validation_role="dev_val",
+        description="pediatric-pneumonia",
+    )
 
 
 def images_to_train_on(
-    data: Path | None, manifest: Path | None, *, output: Path | None, smoke: bool
-) -> tuple[Path | None, Path | None]:
-    """Folder and manifest: those given, else those in MEDICAL_DATA; None for a smoke run, which draws pictures.
+    data: Path | None, manifest: Path | None, *, output: Path | None, smoke: bool, described: bool
+) -> Images | None:
+    """The images given, else those in MEDICAL_DATA; None for a smoke run, which draws pictures.
 
-    Raises ConfigurationError where something is left out that the run needs.
+    `described`: whether somebody says what the model is. Raises ConfigurationError where something is left out that the
+    run needs.
     """
-    if (data is None) != (manifest is None):
+    images: Images | None = None
+    if data is not None and manifest is not None:
+        images = Images(folder=data, manifest=manifest)
+    elif data is not None or manifest is not None:
         raise ConfigurationError("--data and --manifest belong together: give both")
-    medical = os.environ.get("MEDICAL_DATA")
-    if data is None and medical and (Path(medical) / MANIFEST).exists():
-        data, manifest = Path(medical) / FOLDER, Path(medical) / MANIFEST
-    if data is None and not smoke:
+    elif medical := os.environ.get("MEDICAL_DATA"):
+        kermany = _kermany(Path(medical))
+        images = kermany if kermany.manifest.exists() else None
+    if smoke:
+        return images
+    if images is None:
         raise ConfigurationError("give images with --data and --manifest, or set MEDICAL_DATA; --smoke can do without")
-    if output is None and not smoke:
+    if output is None:
         raise ConfigurationError("give a folder with --output: the same one again goes on after a stop")
-    return data, manifest
+    if not described and images.description is None:
+        raise ConfigurationError(
+            "say what the model is with --description, a JSON file such as docs/samples/description.json, or in the "
+            "file of --config"
+        )
+    return images

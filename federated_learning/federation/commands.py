@@ -1,12 +1,15 @@
 """The commands of a federation: keys, the coordinator, a hospital, and all of them on one machine."""
 
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from federated_learning.federation.arguments import images_to_train_on
+from contract.command_line import say
+from federated_learning.federation.arguments import Images, images_to_train_on
+from federated_learning.training_command import publishing
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -77,7 +80,8 @@ def coordinator(*, config: Config) -> None:
 
         done = run_coordinator(settings, show=display.show, finished=finished)
     record_run(settings, federation, done)
-    console.print(f"finished: {settings.output}; publish it with: federated-learning publish")
+    command = publishing(settings.output, data="IMAGES", manifest="TABLE.csv")
+    say(f"finished: {settings.output}; whoever holds images to test on publishes it with: {command}")
 
 
 def hospital(
@@ -122,6 +126,13 @@ def federate(
     hospitals: Annotated[int | None, typer.Option(min=3, help="3, or 4 in a smoke run.")] = None,
     rounds: Annotated[int | None, typer.Option(min=1, help="Stop after so many.")] = None,
     config: Annotated[Path | None, typer.Option(help="TOML file of settings.", dir_okay=False, exists=True)] = None,
+    description: Annotated[
+        str | None, typer.Option(metavar="JSON", help="What the model is: docs/samples/description.json is one.")
+    ] = None,
+    training_role: Annotated[
+        list[str] | None, typer.Option(help="Role to train on, else train, divided by patient; repeat for several.")
+    ] = None,
+    validation_role: Annotated[str | None, typer.Option(help="Role to choose the round on; else validation.")] = None,
     smoke: Annotated[
         bool, typer.Option("--smoke", help="Small, four hospitals, one falls out: does it all work?")
     ] = False,
@@ -134,18 +145,23 @@ def federate(
     Images are those of --data and --manifest, else of the folder that MEDICAL_DATA names; a smoke run draws pictures
     where there is neither, and without --output it leaves nothing behind.
     """
-    data, manifest = images_to_train_on(data, manifest, output=output, smoke=smoke)
+    described = config is not None or description is not None
+    images = images_to_train_on(data, manifest, output=output, smoke=smoke, described=described)
     from federated_learning.federation.loopback import Loopback
 
-    settings = _loopback_settings(config, smoke=smoke, rounds=rounds)
+    said = {"rounds": rounds, "training_roles": training_role, "validation_role": validation_role}
+    settings = _loopback_settings(config, images, said, description=description, smoke=smoke)
     count = hospitals or (4 if smoke else 3)
     with tempfile.TemporaryDirectory(prefix="federation-") as temporary:
-        loopback = Loopback(settings, output or Path(temporary), hospitals=count, data=data, manifest=manifest)
+        loopback = Loopback(settings, output or Path(temporary), hospitals=count, images=images)
         _run(loopback)
         if output is not None:
             typer.echo(f"written: {loopback.coordinator_settings.output}")
         if model is not None:
             _publish(loopback, model)
+        elif output is not None:
+            run = loopback.coordinator_settings.output
+            say(f"publish it with: {publishing(run, data=loopback.data, manifest=loopback.manifest)}")
 
 
 def _run(loopback: "Loopback") -> None:
@@ -154,11 +170,12 @@ def _run(loopback: "Loopback") -> None:
     from federated_learning.federation.display import Display
 
     console = Console(stderr=True)
+    say(f"starting {len(loopback.federation.names)} hospitals and their coordinator (half a minute)")
     with Display(console, loopback.federation.names) as display:
         loopback.run(
             show=display.show,
             finished=display.finished,
-            say=lambda text: console.print(text, highlight=False, markup=False, soft_wrap=True),
+            say=lambda text: console.print(text, highlight=False, markup=False, soft_wrap=True),  # between the bars
         )
 
 
@@ -170,24 +187,38 @@ def _progress(console: "Console") -> "Progress":
 
 
 def _publish(loopback: "Loopback", model: Path) -> None:
-    from federated_learning.data_source import ManifestSource
+    from federated_learning.data_source.roles import test_roles
     from federated_learning.publication import publish
 
-    classes = loopback.settings.description.classes
-    source = ManifestSource(manifest=loopback.manifest, folder=loopback.data, classes=classes)
-    publish(loopback.coordinator_settings.output, model, source=source, test_roles=(), progress=typer.echo)
+    source = loopback.source()
+    roles = test_roles(source, None)
+    publish(loopback.coordinator_settings.output, model, source=source, test_roles=roles, progress=typer.echo)
     typer.echo(f"written: {model}")
 
 
-def _loopback_settings(config: Path | None, *, smoke: bool, rounds: int | None) -> "LoopbackSettings":
+def _loopback_settings(
+    config: Path | None, images: Images | None, said: Mapping[str, Any], *, description: str | None, smoke: bool
+) -> "LoopbackSettings":
+    """What the file says, or our recipe; before it goes what was typed, after it what belongs to the images."""
     from contract.settings import load_settings
-    from federated_learning.federation.loopback import LoopbackSettings, default_settings, smoke_settings
+    from federated_learning.federation.loopback import LoopbackSettings, smoke_settings
+    from federated_learning.recipe import find_description
 
     if config is not None:
         settings = load_settings(LoopbackSettings, config)
     else:
-        settings = smoke_settings() if smoke else default_settings()
-    return settings if rounds is None else settings.model_copy(update={"rounds": rounds})
+        settings = smoke_settings() if smoke else LoopbackSettings()
+    changes = {name: tuple(value) if isinstance(value, list) else value for name, value in said.items() if value}
+    if description is not None:
+        changes["description"] = find_description(description)
+    if images is not None and images.training_roles is not None:
+        if settings.training_roles is None and "training_roles" not in changes:
+            changes["training_roles"] = images.training_roles
+        if settings.validation_role is None and "validation_role" not in changes:
+            changes["validation_role"] = images.validation_role
+        if settings.description is None and images.description is not None and description is None:
+            changes["description"] = find_description(images.description)
+    return settings.model_copy(update=changes)
 
 
 COMMANDS = (make_keys, make_federation, fingerprint, coordinator, hospital, federate)

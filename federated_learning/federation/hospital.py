@@ -155,7 +155,7 @@ class HospitalSession:
     def _survey(self, letter: Letter) -> Mapping[str, bytes]:
         asked = self._accept(Step.SURVEY, letter, SurveyOrder)
         data = self._work.prepared(asked.order)
-        pixels = pixel_sums(picture[np.newaxis] for picture in data.training.images.pixels)
+        pixels = pixel_sums(data.training.images.in_unit_range())
         values = {
             "validation": np.array(0 if data.validation is None else len(data.validation.labels)),
             "classes": np.array(list(data.training.class_counts.values())),

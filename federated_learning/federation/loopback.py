@@ -14,12 +14,15 @@ from typing import Annotated
 import tomli_w
 from pydantic import Field
 
+from contract.errors import ConfigurationError
 from contract.listening import require_free_port
 from contract.model_card import Name
 from contract.settings import Address, PartySettings, settings_config
 from federated_learning.augmentation import NONE
 from federated_learning.data_source import ManifestSource
+from federated_learning.data_source.roles import training_roles, validation_role
 from federated_learning.federation.aggregating import FAILED, Event
+from federated_learning.federation.arguments import Images
 from federated_learning.federation.coordinator import Coordinator, RoundReport
 from federated_learning.federation.keys import (
     FEDERATION,
@@ -33,14 +36,12 @@ from federated_learning.federation.processes import Child, free_port, stop_all
 from federated_learning.federation.recording import record_round, record_run
 from federated_learning.federation.running import run_coordinator
 from federated_learning.federation.settings import Aggregation, CoordinatorSettings, Waiting
-from federated_learning.federation.sites import Site, check_roles, draw_data, sites, write_tables
-from federated_learning.publication import PEDIATRIC_PNEUMONIA
-from federated_learning.recipe import PEDIATRIC_PNEUMONIA_RECIPE
+from federated_learning.federation.sites import TRAINING, VALIDATION, Site, check_roles, draw_data, sites, write_tables
+from federated_learning.recipe import PEDIATRIC_PNEUMONIA, PEDIATRIC_PNEUMONIA_RECIPE, NamedDescription
 from federated_learning.records import Description
 from federated_learning.settings import Stage, TrainingSettings
 
 HOST = "127.0.0.1"
-TRAINING_ROLES, VALIDATION_ROLE = ("dev_train_A", "dev_train_B", "dev_train_C"), "dev_val"
 SMOKE_SIDE, SMOKE_IMAGES = 32, 6
 FALLS_OUT, FALLS_OUT_ROUND = "hospital-d", 1
 """Whom the smoke run kills in the middle of which round."""
@@ -52,13 +53,14 @@ class LoopbackSettings(PartySettings):
     model_config = settings_config("FEDERATED_LEARNING_LOOPBACK_")
 
     run: Name = "loopback"
-    description: Description = PEDIATRIC_PNEUMONIA
+    description: NamedDescription | None = None
+    """None: it has to be given with the images."""
     training: TrainingSettings = PEDIATRIC_PNEUMONIA_RECIPE
     rounds: Annotated[int, Field(ge=1)] | None = None
-    training_roles: Annotated[tuple[str, ...], Field(min_length=2)] = TRAINING_ROLES
-    """Of the manifest, one for each hospital; halved by patient where more hospitals are asked for."""
-    validation_role: str = VALIDATION_ROLE
-    """Divided among the hospitals by patient."""
+    training_roles: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    """Of the manifest; divided by patient where there are more hospitals than roles. None: `train`."""
+    validation_role: str | None = None
+    """Divided among the hospitals by patient. None: `validation`."""
     images_per_class: Annotated[int, Field(ge=2)] | None = None
     """Of each hospital; None: all."""
     exchange_statistics: bool = True
@@ -95,32 +97,44 @@ def smoke_settings() -> LoopbackSettings:
     )
 
 
-def default_settings() -> LoopbackSettings:
-    """The recipe of the shipped model."""
-    return LoopbackSettings()
+def _required(description: Description | None) -> Description:
+    if description is None:
+        raise ConfigurationError("the settings lack a description: say with --description or there what the model is")
+    return description
 
 
 class Loopback:
     """Everything about one federation in one folder."""
 
-    def __init__(
-        self, settings: LoopbackSettings, folder: Path, *, hospitals: int, data: Path | None, manifest: Path | None
-    ) -> None:
-        """Prepare keys, tables and settings files. Without `data` pictures are drawn. Raises ConfigurationError."""
+    def __init__(self, settings: LoopbackSettings, folder: Path, *, hospitals: int, images: Images | None) -> None:
+        """Prepare keys, tables and settings files. Without images pictures are drawn. Raises ConfigurationError."""
         self.settings, self.folder = settings, folder
+        self.description = _required(settings.description)
         folder.mkdir(parents=True, exist_ok=True)
-        self.data, self.manifest = self._data(data, manifest)
-        self.sites = sites(hospitals, settings.training_roles)
+        self.data, self.manifest = self._draw(hospitals) if images is None else (images.folder, images.manifest)
+        source = self.source()
+        self.training_roles = training_roles(source, settings.training_roles)
+        self.validation_role = validation_role(source, settings.validation_role)
+        check_roles(source, (*self.training_roles, self.validation_role))
+        self.sites = sites(hospitals, self.training_roles)
         self.federation = self._federation()
-        self.coordinator_settings = self._write_settings()
+        self.coordinator_settings = self._write_settings(source)
 
-    def _data(self, data: Path | None, manifest: Path | None) -> tuple[Path, Path]:
-        if data is not None and manifest is not None:
-            return data, manifest
-        drawn, description = self.folder / "drawn", self.settings.description
-        roles, validation = self.settings.training_roles, self.settings.validation_role
-        side = description.input.height
-        return drawn, draw_data(drawn, classes=description.classes, roles=roles, validation_role=validation, side=side)
+    def source(self) -> ManifestSource:
+        """The images of all hospitals."""
+        return ManifestSource(manifest=self.manifest, folder=self.data, classes=self.description.classes)
+
+    def _draw(self, hospitals: int) -> tuple[Path, Path]:
+        drawn, settings = self.folder / "drawn", self.settings
+        roles, validation = settings.training_roles or (TRAINING,), settings.validation_role or VALIDATION
+        return drawn, draw_data(
+            drawn,
+            classes=self.description.classes,
+            roles=roles,
+            validation_role=validation,
+            side=self.description.input.height,
+            hospitals=hospitals,
+        )
 
     def _federation(self) -> Federation:
         """Every hospital's keys, and federation.json: made once, so that a run can be gone on with."""
@@ -130,16 +144,14 @@ class Loopback:
             make_federation(public, coordinator, host=HOST, port=free_port())
         return read_federation(coordinator / FEDERATION)
 
-    def _write_settings(self) -> CoordinatorSettings:
+    def _write_settings(self, source: ManifestSource) -> CoordinatorSettings:
         settings, coordinator = self.settings, self.folder / "coordinator"
-        source = ManifestSource(manifest=self.manifest, folder=self.data, classes=settings.description.classes)
-        check_roles(source, (*settings.training_roles, settings.validation_role))
         tables = write_tables(
             source,
             self.folder,
             data=self.data,
             hospitals=self.sites,
-            validation_role=settings.validation_role,
+            validation_role=self.validation_role,
             at_most=settings.images_per_class,
         )
         for site in self.sites:
@@ -150,11 +162,11 @@ class Loopback:
             keys=coordinator,
             output=self.folder / "run",
             listen=Address.parse(self.federation.coordinator),
-            description=settings.description,
+            description=self.description,
             training=settings.training,
             rounds=settings.rounds,
-            training_roles=settings.training_roles,
-            validation_role=settings.validation_role,
+            training_roles=self.training_roles,
+            validation_role=self.validation_role,
             exchange_statistics=settings.exchange_statistics,
             aggregation=settings.aggregation,
             waiting=settings.waiting,

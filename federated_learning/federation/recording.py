@@ -123,9 +123,7 @@ def described(settings: CoordinatorSettings, coordinator: Coordinator) -> Descri
     """The model's description with the mean and standard deviation that it was trained with."""
     survey = coordinator.progress.survey
     assert survey is not None
-    statistics = {"mean": survey.mean, "standard_deviation": survey.standard_deviation}
-    description = settings.description
-    return description.model_copy(update={"input": description.input.model_copy(update=statistics)})
+    return settings.description.with_statistics(survey.mean, survey.standard_deviation)
 
 
 def _method(proximal: float) -> str:

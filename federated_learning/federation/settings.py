@@ -6,15 +6,15 @@ file only.
 """
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from contract.errors import ConfigurationError
 from contract.model_card import Name, Strict
 from contract.settings import Address, PartySettings, settings_config
-from federated_learning.publication import PEDIATRIC_PNEUMONIA
-from federated_learning.recipe import PEDIATRIC_PNEUMONIA_RECIPE
-from federated_learning.records import Description
+from federated_learning.fitting import fitted
+from federated_learning.recipe import PEDIATRIC_PNEUMONIA_RECIPE, NamedDescription
 from federated_learning.settings import TrainingSettings
 
 COORDINATOR_VARIABLES, HOSPITAL_VARIABLES = "FEDERATED_LEARNING_COORDINATOR_", "FEDERATED_LEARNING_HOSPITAL_"
@@ -67,9 +67,10 @@ class CoordinatorSettings(PartySettings):
     output: Path
     """Folder for the global model after each round, the record of the run, and logs. The same one again resumes."""
     listen: Address = Address(host="0.0.0.0", port=9092)  # noqa: S104  (hospitals are on other machines)
-    description: Description = PEDIATRIC_PNEUMONIA
+    description: NamedDescription
     """Classes, input and words about the model: what a card holds that is not computed."""
     training: TrainingSettings = PEDIATRIC_PNEUMONIA_RECIPE
+    """Channels and classes follow from the description."""
     rounds: Annotated[int, Field(ge=1, le=100_000)] | None = None
     """Stop after so many; None: all that `training` plans."""
     training_roles: tuple[str, ...] = ()
@@ -79,6 +80,15 @@ class CoordinatorSettings(PartySettings):
     """Mean and standard deviation of all hospitals' pixels, by secure aggregation; else the description's."""
     aggregation: Aggregation = Aggregation()
     waiting: Waiting = Waiting()
+
+    @model_validator(mode="after")
+    def _fits_the_description(self) -> Self:
+        try:
+            training = fitted(self.training, self.description)
+        except ConfigurationError as error:
+            raise ValueError(str(error)) from error
+        object.__setattr__(self, "training", training)  # frozen from here on
+        return self
 
 
 class Data(Strict):

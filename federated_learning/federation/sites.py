@@ -3,6 +3,7 @@
 import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from string import ascii_lowercase
 
 import numpy as np
 from PIL import Image
@@ -26,14 +27,15 @@ class Site(Strict):
 
 
 def sites(count: int, roles: Sequence[str]) -> tuple[Site, ...]:
-    """`count` hospitals, named by letters; roles are halved, from the last, where there are more hospitals."""
-    if not 3 <= count <= 2 * len(roles):
-        raise CallerError(f"{count} hospitals out of {len(roles)} roles: choose from 3 to {2 * len(roles)}")
-    halved = set(roles[max(0, 2 * len(roles) - count) :])
-    shares = [(role, part, 2 if role in halved else 1) for role in roles for part in range(2 if role in halved else 1)]
+    """`count` hospitals, named by letters; roles are divided, the last ones first, where there are more hospitals."""
+    if not 3 <= count <= len(ascii_lowercase):
+        raise CallerError(f"{count} hospitals: choose from 3 to {len(ascii_lowercase)}")
+    each, more = divmod(count, len(roles))
+    parts = [max(1, each + (index >= len(roles) - more)) for index in range(len(roles))]
+    shares = [(role, part, of) for role, of in zip(roles, parts, strict=True) for part in range(of)]
     return tuple(
-        Site(name=f"hospital-{chr(ord('a') + index)}", role=role, part=part, parts=parts)
-        for index, (role, part, parts) in enumerate(shares[:count])
+        Site(name=f"hospital-{letter}", role=role, part=part, parts=of)
+        for letter, (role, part, of) in zip(ascii_lowercase, shares[:count], strict=False)
     )
 
 
@@ -53,6 +55,8 @@ def write_tables(
     tables = {}
     for index, site in enumerate(hospitals):
         training = _some(_part(source.examples(site.role), site.part, site.parts), at_most)
+        if not training:
+            raise ConfigurationError(f"role '{site.role}' has too few patients for so many hospitals: ask for fewer")
         held_out = _some(_part(source.examples(validation_role), index, len(hospitals)), at_most and (at_most + 1) // 2)
         tables[site.name] = folder / f"{site.name}.csv"
         rows = [(TRAINING, example) for example in training] + [(VALIDATION, example) for example in held_out]
@@ -82,11 +86,13 @@ def _some(examples: Sequence[Example], at_most: int | None) -> list[Example]:
     return [example for of_class in kept.values() for example in of_class]
 
 
-def draw_data(folder: Path, *, classes: Sequence[str], roles: Sequence[str], validation_role: str, side: int) -> Path:
+def draw_data(
+    folder: Path, *, classes: Sequence[str], roles: Sequence[str], validation_role: str, side: int, hospitals: int
+) -> Path:
     """Draw grey pictures whose class can be seen, stripes of a width for each, and return their manifest (CSV)."""
     generator, rows = np.random.default_rng(5), []
-    counts = dict.fromkeys(roles, 2 * DRAWN_PER_CLASS[TRAINING])
-    counts[validation_role] = len(roles) * 2 * DRAWN_PER_CLASS[VALIDATION]
+    counts = dict.fromkeys(roles, -(-hospitals // len(roles)) * DRAWN_PER_CLASS[TRAINING])
+    counts[validation_role] = hospitals * DRAWN_PER_CLASS[VALIDATION]
     for label, name in enumerate(classes):
         (folder / name).mkdir(parents=True, exist_ok=True)
         for role, count in counts.items():

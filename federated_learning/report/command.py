@@ -20,8 +20,12 @@ def evaluate(
     name: Annotated[str, typer.Option(help="What the report calls it, say federated-secure.")],
     data: Data,
     manifest: Manifest = None,
-    validation_role: Annotated[str, typer.Option(help="With --model: the role that it was chosen on.")] = "dev_val",
-    test_role: Annotated[list[str] | None, typer.Option(help="Role to report on; repeat for several.")] = None,
+    validation_role: Annotated[
+        str | None, typer.Option(help="With --model: the role that it was chosen on; else validation.")
+    ] = None,
+    test_role: Annotated[
+        list[str] | None, typer.Option(help="Role to report on, else test; repeat for several.")
+    ] = None,
     results: Annotated[Path, typer.Option(help="Folder of result files.", file_okay=False)] = RESULTS,
     threads: Annotated[int, typer.Option(min=1)] = 2,
 ) -> None:
@@ -32,6 +36,8 @@ def evaluate(
     from contract.errors import CallerError
     from contract.model_card import Name, read_card
     from federated_learning.data_source import open_source
+    from federated_learning.data_source.roles import test_roles
+    from federated_learning.data_source.roles import validation_role as role_to_validate_on
     from federated_learning.records import read_run
     from federated_learning.report.evaluating import evaluate as evaluate_run
     from federated_learning.report.evaluating import evaluate_published
@@ -42,14 +48,19 @@ def evaluate(
     except ValidationError as error:
         raise CallerError("--name takes lower case letters, digits and hyphens: it names the result file") from error
     torch.set_num_threads(threads)
-    roles = tuple(test_role or ("dev_test_internal", "dev_test_official"))
     if run is not None and model is None:
         source = open_source(data, classes=read_run(run).description.classes, table=manifest)
+        roles = test_roles(source, test_role)
         result = evaluate_run(run, name=name, source=source, test_roles=roles, progress=typer.echo)
     elif model is not None and run is None:
         source = open_source(data, classes=read_card(model / "card.json").classes, table=manifest)
         result = evaluate_published(
-            model, name=name, source=source, validation_role=validation_role, test_roles=roles, progress=typer.echo
+            model,
+            name=name,
+            source=source,
+            validation_role=role_to_validate_on(source, validation_role),
+            test_roles=test_roles(source, test_role),
+            progress=typer.echo,
         )
     else:
         raise CallerError("give either --run, a training's folder, or --model, a published model's")

@@ -13,14 +13,14 @@ import onnx
 
 from contract.errors import CallerError
 from contract.model_card import InputSpecification, ModelCard, read_card
-from federated_learning.calibration import fit_temperature
+from federated_learning.calibration import fitted_temperature
 from federated_learning.data_source import DataSource, OnDemandImages, labels_of
 from federated_learning.export import run_onnx, to_onnx
 from federated_learning.networks import network_with
 from federated_learning.publication import recipe_words
 from federated_learning.recipe import PEDIATRIC_PNEUMONIA_RECIPE
 from federated_learning.records import FederationRecord, RunKind, read_history, read_run
-from federated_learning.report.results import DECIMALS, FORMAT, RunResult, SplitResult, split_result
+from federated_learning.report.results import FORMAT, RunResult, SplitResult, split_result
 from federated_learning.training import read_chosen
 
 LIBRARIES: Final = ("torch", "numpy", "onnx", "onnxruntime")
@@ -58,7 +58,7 @@ def evaluate(
         training_roles=record.training_roles,
         validation_role=record.validation_role,
         chosen_round=chosen.epoch if record.federation is None else record.federation.chosen_round,
-        temperature=round(fit_temperature(np.asarray(splits[0].logits), splits[0].truth), DECIMALS),
+        temperature=fitted_temperature(np.asarray(splits[0].logits), splits[0].truth) or 1.0,
         model_sha256=hashlib.sha256(model.SerializeToString()).hexdigest(),
         federation=record.federation,
         history=read_history(run),

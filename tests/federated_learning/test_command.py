@@ -1,6 +1,9 @@
+import re
+import shlex
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from PIL import Image
 
@@ -124,12 +127,68 @@ def test_class_folders_need_no_table(
     assert "unheard: is none of the classes plain, bright, striped" in capsys.readouterr().err
 
 
+def test_a_strangers_data_is_trained_and_published_by_the_printed_commands(
+    tmp_path: Path,
+    description: Description,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Class folders with roles as archives name them, no role named in any command, a network of three channels."""
+    generator, channels = np.random.default_rng(1), 3
+    for role, count in (("train", 8), ("val", 4), ("test", 3)):
+        for label, name in enumerate(CLASSES):
+            (tmp_path / "my images" / role / name).mkdir(parents=True)
+            for index in range(count):
+                Image.fromarray(draw(label, generator)).save(tmp_path / "my images" / role / name / f"{index}.png")
+    statistics = {"mean": (0.5,) * channels, "standard_deviation": (0.25,) * channels}
+    described = description.model_dump() | {
+        "input": description.input.model_dump() | {"channels": channels} | statistics
+    }
+    (tmp_path / "description.json").write_text(Description.model_validate(described).model_dump_json())
+    train: list[str | Path] = ["train-centralised", "--data", tmp_path / "my images", "--output", tmp_path / "run"]
+    train += ["--epochs", "1", "--architecture", "resnet10-narrow", "--description", tmp_path / "description.json"]
+    assert run(monkeypatch, *train, "--threads", "1") == 0
+    said = capsys.readouterr().err
+    assert "24 images to train on" in said
+    (printed,) = re.findall(r"publish it with: federated-learning (.+)", said)
+    assert run(monkeypatch, *shlex.split(printed), "--threads", "1") == 0
+    model = tmp_path / "run" / "model"
+    card = read_card(model / "card.json")
+    assert {metric.split for metric in card.metrics} == {"val", "test"}
+    assert card.input.channels == channels
+    assert len(set(card.input.mean)) == 1  # grey pictures: every channel is given the same
+    assert card.input.mean[0] not in statistics["mean"]
+    (graph_input,) = onnx.load(model / "model.onnx").graph.input
+    assert [size.dim_value for size in graph_input.type.tensor_type.shape.dim][1:] == [channels, SIDE, SIDE]
+    evaluated = ("--run", tmp_path / "run", "--name", "own", "--results", tmp_path / "results", "--threads", "1")
+    assert run(monkeypatch, "evaluate", "--data", tmp_path / "my images", *evaluated) == 0
+    (result,) = read_results(tmp_path / "results")
+    assert [split.split for split in result.splits] == ["val", "test"]
+
+
+def test_a_data_set_without_the_usual_roles_is_asked_to_name_its_own(
+    drawn_data: tuple[Path, Path],
+    description: Description,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    manifest, folder = drawn_data
+    (tmp_path / "description.json").write_text(description.model_dump_json())
+    train = ("train-centralised", "--data", folder, "--manifest", manifest, "--output", tmp_path / "run")
+    assert run(monkeypatch, *train, "--epochs", "1", "--description", tmp_path / "description.json") == 5
+    assert (
+        "the data has no role 'validation'; its roles are: train, choose, test. Name one of them with --validation-role"
+        in capsys.readouterr().err
+    )
+
+
 def test_errors_are_one_line_with_their_own_exit_status(
     drawn_data: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     manifest, folder = drawn_data
     arguments = ("train-centralised", "--data", folder, "--manifest", manifest, "--output", tmp_path / "run")
-    assert run(monkeypatch, *arguments) == 5
+    assert run(monkeypatch, *arguments, "--description", "pediatric-pneumonia") == 5
     error = capsys.readouterr().err
     assert error.startswith("federated-learning: ")
     assert error.count("\n") == 1

@@ -3,6 +3,8 @@ from pathlib import Path
 import pytest
 
 from contract.errors import ConfigurationError
+from federated_learning.fitting import fitted
+from federated_learning.recipe import find_description
 from federated_learning.records import (
     Description,
     FederationRecord,
@@ -10,11 +12,14 @@ from federated_learning.records import (
     RunKind,
     RunRecord,
     append_round,
+    read_description,
     read_history,
     read_run,
     write_run,
 )
 from federated_learning.settings import TrainingSettings
+
+SAMPLE = Path(__file__).resolve().parents[2] / "docs" / "samples" / "description.json"
 
 
 def test_a_run_is_read_as_it_was_written(tmp_path: Path, description: Description) -> None:
@@ -53,3 +58,10 @@ def test_a_record_that_is_none_is_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / "history.json").write_text('[{"round": 0}]')
     with pytest.raises(ConfigurationError, match=r"history\.json: 0\.round"):
         read_history(tmp_path)
+
+
+def test_the_sample_description_can_be_trained() -> None:
+    description = read_description(SAMPLE)
+    assert fitted(TrainingSettings(), description).classes == len(description.classes)
+    assert find_description(str(SAMPLE)) == description
+    assert find_description("pediatric-pneumonia").classes == ("normal", "bacteria", "virus")

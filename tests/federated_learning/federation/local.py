@@ -93,7 +93,9 @@ class LocalFederation:
     def __init__(self, folder: Path, *, hospitals: int, secure: bool = True, training: TrainingSettings = TRAINING):
         self.folder, self.training, self.secure = folder, training, secure
         self.data = folder / "drawn"
-        self.manifest = draw_data(self.data, classes=CLASSES, roles=ROLES, validation_role="held-out", side=SIDE)
+        self.manifest = draw_data(
+            self.data, classes=CLASSES, roles=ROLES, validation_role="held-out", side=SIDE, hospitals=6
+        )
         self.sites: tuple[Site, ...] = sites(hospitals, ROLES)
         public = [make_hospital_keys(site.name, folder / site.name) for site in self.sites]
         self.federation: Federation = read_federation(
@@ -134,7 +136,9 @@ class LocalFederation:
         own = next(hospital for hospital in self.federation.hospitals if hospital.name == name)
         return read_signing_key(self.folder / name, own)
 
-    def settings(self, *, output: str = "run", attempts: int = 3, ring_bits: int = 16) -> CoordinatorSettings:
+    def settings(
+        self, *, output: str = "run", attempts: int = 3, ring_bits: int = 16, description: Description = DESCRIPTION
+    ) -> CoordinatorSettings:
         (self.folder / output).mkdir(exist_ok=True)
         aggregation = Aggregation(secure=self.secure, attempts=attempts, ring_bits=32 if ring_bits == 32 else 16)
         return CoordinatorSettings(
@@ -143,7 +147,7 @@ class LocalFederation:
             keys=self.folder / "coordinator",
             output=self.folder / output,
             listen=Address(host="127.0.0.1", port=9092),
-            description=DESCRIPTION,
+            description=description,
             training=self.training,
             aggregation=aggregation,
             waiting=WAITING,

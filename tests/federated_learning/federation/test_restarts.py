@@ -30,7 +30,7 @@ class Machines:
         smoke = smoke_settings()
         training = smoke.training.model_copy(update={"stages": (Stage(size=32, epochs=2, batch=4),), "sync_every": 2})
         settings = smoke.model_copy(update={"one_falls_out": False, "training": training})
-        self.folder, self.loopback = folder, Loopback(settings, folder, hospitals=3, data=None, manifest=None)
+        self.folder, self.loopback = folder, Loopback(settings, folder, hospitals=3, images=None)
         self.names = self.loopback.federation.names
         own = self.loopback.coordinator_settings
         content = own.model_dump(mode="json", exclude_none=True)

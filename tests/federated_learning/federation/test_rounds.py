@@ -9,6 +9,8 @@ import pytest
 import torch
 
 from contract.errors import AggregationAborted, ConfigurationError
+from contract.model_card import InputSpecification
+from federated_learning.export import run_onnx, to_onnx
 from federated_learning.federation.aggregating import FAILED
 from federated_learning.federation.coordinator import Coordinator
 from federated_learning.federation.exchange import Answers
@@ -24,6 +26,7 @@ from federated_learning.federation.messages import (
 )
 from federated_learning.federation.recording import read_rounds, record_round, record_run
 from federated_learning.local_training import LocalTrainer
+from federated_learning.networks import network_with
 from federated_learning.records import RunKind, read_history, read_run
 from federated_learning.settings import Stage
 from federated_learning.training import read_chosen
@@ -82,6 +85,24 @@ def test_a_run_trains_and_leaves_its_record(tmp_path: Path) -> None:
     for line in read_rounds(settings.output):
         assert set(line.bytes_sent) == set(federation.names)
         assert set(line.seconds_by_step) >= {"TRAIN", "SHARES", "MASKED", "CONFIRM", "UNMASK", "opening"}
+
+
+def test_hospitals_train_a_network_of_three_channels(tmp_path: Path) -> None:
+    federation = LocalFederation(tmp_path, hospitals=3)
+    plain = federation.settings().description
+    three = plain.input.model_dump() | {"channels": 3, "mean": (0.4,) * 3, "standard_deviation": (0.2,) * 3}
+    description = plain.model_copy(update={"input": InputSpecification.model_validate(three)})
+    settings = federation.settings(description=description)
+    coordinator = federation.coordinator(settings)
+    coordinator.run()
+    record_run(settings, federation.federation, coordinator)
+    run = read_run(settings.output)
+    network = network_with(run.settings, read_chosen(settings.output / "best.npz")[0])
+    specification = run.description.input
+    assert len(set(specification.mean)) == 1
+    assert specification.mean != description.input.mean
+    images = np.zeros((2, specification.channels, specification.height, specification.width), np.float32)
+    assert run_onnx(to_onnx(network, specification), images).shape == (2, 3)
 
 
 def test_a_hospital_sends_little_more_than_half_of_what_floats_take(tmp_path: Path) -> None:

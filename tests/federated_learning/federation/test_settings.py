@@ -8,6 +8,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from contract.errors import CallerError, ConfigurationError
 from contract.settings import load_settings
@@ -18,6 +19,7 @@ from federated_learning.federation.processes import QUIET, Child, flower_environ
 from federated_learning.federation.settings import CoordinatorSettings, HospitalSettings
 from federated_learning.federation.sites import draw_data, sites, write_tables
 from federated_learning.federation.supernode import IDLE_SECONDS, LONGEST_SECONDS, SHORTEST_SECONDS, Pauses
+from federated_learning.settings import TrainingSettings
 from tests.federated_learning.federation.local import CLASSES, ROLES, SIDE
 
 SAMPLES = Path(__file__).resolve().parents[3] / "docs" / "samples"
@@ -116,7 +118,9 @@ def test_what_a_child_said_last_is_kept(tmp_path: Path) -> None:
 
 
 def test_more_hospitals_than_roles_share_the_last_ones_by_patient(tmp_path: Path) -> None:
-    manifest = draw_data(tmp_path / "drawn", classes=CLASSES, roles=ROLES, validation_role="held-out", side=SIDE)
+    manifest = draw_data(
+        tmp_path / "drawn", classes=CLASSES, roles=ROLES, validation_role="held-out", side=SIDE, hospitals=4
+    )
     source = ManifestSource(manifest=manifest, folder=tmp_path / "drawn", classes=CLASSES)
     four = sites(4, ROLES)
     assert [(site.name[-1], site.role, site.parts) for site in four] == [
@@ -129,6 +133,21 @@ def test_more_hospitals_than_roles_share_the_last_ones_by_patient(tmp_path: Path
     patients = [line.split(",")[2] for lines in rows.values() for line in lines]
     assert len(patients) == len(set(patients)) == len(source.examples(*ROLES, "held-out"))
     assert abs(len(rows["hospital-c"]) - len(rows["hospital-d"])) <= 3
-    for count in (2, 7):
-        with pytest.raises(CallerError, match="choose from 3 to 6"):
+    assert [(site.role, site.part, site.parts) for site in sites(3, ("train",))] == [("train", n, 3) for n in range(3)]
+    assert [(site.role, site.parts) for site in sites(3, (*ROLES, "four"))] == [(role, 1) for role in ROLES]
+    for count in (2, 27):
+        with pytest.raises(CallerError, match="choose from 3 to 26"):
             sites(count, ROLES)
+
+
+def test_channels_and_classes_of_a_network_follow_from_the_description() -> None:
+    coordinator = load_settings(CoordinatorSettings, SAMPLES / "federated-coordinator.toml")
+    assert (coordinator.training.channels, coordinator.training.classes) == (1, 3)
+    values = coordinator.model_dump(exclude={"training"})
+    coloured = coordinator.description.input.model_dump() | {"channels": 3, "mean": (0.5,) * 3}
+    coloured["standard_deviation"] = (0.2,) * 3
+    values["description"] = coordinator.description.model_dump() | {"input": coloured, "classes": ("ill", "well")}
+    described = CoordinatorSettings(**values)
+    assert (described.training.channels, described.training.classes) == (3, 2)
+    with pytest.raises(ValidationError, match="the training settings say 4 classes, the description 2: leave classes"):
+        CoordinatorSettings(**values, training=TrainingSettings(classes=4))
