@@ -2,7 +2,6 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
 from datetime import datetime
 from functools import cache
 from importlib.resources import files
@@ -38,6 +37,7 @@ _TALLY: Final = {
     State.WAITING: "being read",
 }
 """In the order in which they are told."""
+_ASKS: Final = "with a question"
 CONNECTIONS: Final = {
     Connection.STARTING: "Connecting",
     Connection.WARMING: "Getting ready",
@@ -129,11 +129,16 @@ def clock(date: datetime) -> str:
     return f"{date.astimezone():%H:%M}"
 
 
-def tally(entries: Sequence[Entry]) -> str:
-    """How many images there are in which state: 22 images: 3 answered, 19 ready to submit."""
-    counts = Counter(entry.state for entry in entries)
-    parts = [f"{counts[state]} {words}" for state, words in _TALLY.items() if counts[state]]
+def tally(place: Workplace) -> str:
+    """How many images there are in which state: 22 images: 3 answered, 18 ready to submit, 1 with a question."""
+    entries = place.entries()
+    counts = Counter(_ASKS if _asks(place, entry) else _TALLY[entry.state] for entry in entries)
+    parts = [f"{counts[words]} {words}" for words in (*_TALLY.values(), _ASKS) if counts[words]]
     return f"{len(entries)} image{'' if len(entries) == 1 else 's'}: {', '.join(parts)}"
+
+
+def _asks(place: Workplace, entry: Entry) -> bool:
+    return entry.state is State.READY and not place.can_submit_at_once(entry)
 
 
 def context(place: Workplace, chosen: str | None, theme: str) -> dict[str, Any]:
@@ -144,7 +149,7 @@ def context(place: Workplace, chosen: str | None, theme: str) -> dict[str, Any]:
     answer = result(place, entry) if entry is not None and entry.diagnosis is not None else None
     return {
         "place": place,
-        "tally": tally(entries),
+        "tally": tally(place),
         "answered": [one for one in entries if one.answer is not None],
         "twin": place.twin_of(entry) if entry is not None else None,
         "repeats": entry is not None and place.repeats(entry),

@@ -36,6 +36,7 @@ def test_a_png_is_submitted_only_when_somebody_has_said_which_way_round_it_is(pa
     assert 'data-testid="submit"' not in html
     assert "Which way round?" in html
     assert "/submit-all" not in html
+    assert "1 image: 1 with a question" in html
     refused = page.post(f"/entries/{entry}/submit", confirm="yes")
     assert (refused.status_code, refused.json()["detail"]) == (400, "say first which of the two pictures looks right")
     assert page.post("/submit-all").status_code == 204
@@ -45,6 +46,7 @@ def test_a_png_is_submitted_only_when_somebody_has_said_which_way_round_it_is(pa
     html = page.html(entry)
     assert ASKED not in html
     assert "PNG files do not say whether the picture is a negative; it was taken as it is." in html
+    assert "1 image: 1 ready to submit" in html
     np.testing.assert_array_equal(shown(page, entry, "original"), drawn)
 
     assert page.post(f"/entries/{entry}/polarity", polarity="inverted").status_code == 204
