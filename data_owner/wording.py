@@ -87,10 +87,10 @@ def spoken(answer: ModelAnswer) -> str:
 
 
 def explained(answer: ModelAnswer, calibration: Calibration | None) -> str:
-    """What the numbers are, in a sentence or two."""
-    if calibration is None:
-        return "The model's owner gives the label only."
+    """What the numbers are, in some sentences. `calibration` None: nobody knows, so nothing is said of it."""
     match answer:
+        case ClassAnswer(probabilities=None):
+            return "The model's owner gives the label only."
         case ClassAnswer(task=Task.BINARY):
             finding = list(answer.probabilities or {answer.label: 1.0})[-1]
             said = f"probability of {finding}: above 50 % the answer is {finding}."
@@ -100,5 +100,7 @@ def explained(answer: ModelAnswer, calibration: Calibration | None) -> str:
             said = "probabilities of findings, each on its own: they do not add up to 100 %. The model knows no others."
         case _:
             assert_never(answer)
-    calibrated = calibration is Calibration.CALIBRATED
-    return f"Calibrated {said}" if calibrated else f"{said[0].upper()}{said[1:]} {calibration.reason}"
+    if calibration is Calibration.CALIBRATED:
+        return f"Calibrated {said}"
+    reason = "" if calibration is None else f" {calibration.reason}"
+    return f"{said[0].upper()}{said[1:]}{reason}"

@@ -36,23 +36,24 @@ class Row:
 
 
 def as_csv(rows: Sequence[Row], *, names: bool) -> bytes:
-    """A table in UTF-8, a line for each answer below a line of headings, with a column for each class or finding.
+    """A table in UTF-8, a line for each answer below a line of headings, with columns for each class or finding.
 
     Probabilities are numbers in [0, 1]. `names`: with columns that say whose pictures they are.
     """
     classes = list(dict.fromkeys(name for row in rows for name in _probabilities(row.record)))
+    findings = list(dict.fromkeys(name for row in rows for name in _present(row.record)))
     target = io.StringIO()
     writer = csv.writer(target)  # "excel": quotes where needed, lines end in CR LF
-    chances = [f"probability of {name}" for name in classes]
-    heading = ["image", *_ANSWER, *chances, "warnings", "file_sha256", *(_NAME if names else ())]
+    columns = [*(f"probability of {name}" for name in classes), *(f"{name} is present" for name in findings)]
+    heading = ["image", *_ANSWER, *columns, "warnings", "file_sha256", *(_NAME if names else ())]
     writer.writerow([_cell(text) for text in heading])
     for row in rows:
-        writer.writerow([_cell(text) for text in _fields(row, classes, names=names)])
+        writer.writerow([_cell(text) for text in _fields(row, classes, findings, names=names)])
     return target.getvalue().encode()
 
 
-def _fields(row: Row, classes: Iterable[str], *, names: bool) -> list[str]:
-    record, chances = row.record, _probabilities(row.record)
+def _fields(row: Row, classes: Iterable[str], findings: Iterable[str], *, names: bool) -> list[str]:
+    record, chances, present = row.record, _probabilities(row.record), _present(row.record)
     fields = [
         row.image,
         record.date.astimezone().isoformat(timespec="seconds"),
@@ -63,6 +64,7 @@ def _fields(row: Row, classes: Iterable[str], *, names: bool) -> list[str]:
         _yes(isinstance(record.answer, ClassAnswer) and record.answer.uncertain),
         "" if record.calibration is None else _yes(record.calibration is Calibration.CALIBRATED),
         *(f"{chances[name]:.6f}" if name in chances else "" for name in classes),
+        *(_yes(present[name]) if name in present else "" for name in findings),
         "; ".join(warning.words for warning in record.warnings),
         record.file_digest,
     ]
@@ -77,6 +79,11 @@ def _probabilities(record: Record) -> dict[str, float]:
     if isinstance(answer, FindingsAnswer):
         return {finding.name: finding.probability for finding in answer.findings}
     return answer.probabilities or {}
+
+
+def _present(record: Record) -> dict[str, bool]:
+    answer = record.answer
+    return {one.name: one.present for one in answer.findings} if isinstance(answer, FindingsAnswer) else {}
 
 
 def _yes(truth: object) -> str:

@@ -201,6 +201,11 @@ def test_calibrated_is_what_somebody_measured_on_such_pictures(
     assert expected.reason in " ".join(text.split())
 
 
+def test_of_a_calibration_that_nobody_knows_nothing_is_said() -> None:
+    words = explained(ClassAnswer(label="virus", probabilities={"normal": 0.25, "virus": 0.75}), None)
+    assert words == "Probabilities of the model's classes, of which it always names one."
+
+
 def test_a_warning_that_was_confirmed_stays_on_the_answer() -> None:
     fields, text = shown(card(), (1.0, -1.0), WRONG_AGE, NO_AGE)
     assert [(one["code"], one["confirmed"]) for one in fields["warnings"]] == [

@@ -61,6 +61,8 @@ def test_a_table_is_read_back_as_it_was_meant() -> None:
     assert first["probability of mass"] == ""
     assert {f"probability of {name}" for name in FINDINGS} < set(second)
     assert second["answer"] == findings.words
+    assert [second[f"{name} is present"] for name in FINDINGS] == ["yes", "yes", "no"]
+    assert first["mass is present"] == ""
     assert float(second["probability of effusion"]) == pytest.approx(
         next(line.share for line in lines_of(findings) if line.name == "effusion"), abs=1e-6
     )
