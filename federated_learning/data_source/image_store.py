@@ -22,7 +22,7 @@ from imaging.polarity import POLARITY_UNKNOWN
 from imaging.reading import read_model_input
 
 FORMAT: Final = 1
-READERS: Final = ("numpy", "pillow", "pydicom", "pyjpegls", "python-gdcm", "nibabel")
+READERS: Final = ("numpy", "pillow", "pydicom", "pyjpegls", "python-gdcm", "nibabel", "imagecodecs")
 """Libraries whose version may change a pixel."""
 CHUNK: Final = 1 << 20
 BATCH: Final = 64

@@ -203,6 +203,15 @@ def test_a_doubtful_picture_is_named(drawn_data: tuple[Path, Path], description:
         prepared(drawn_data, description)
 
 
+def test_a_file_that_contradicts_itself_is_named_though_a_png_that_says_nothing_is_taken(
+    drawn_data: tuple[Path, Path], description: Description
+) -> None:
+    contradiction = samples.data_set(samples.picture(), Modality="OT", PresentationLUTShape="INVERSE")
+    (drawn_data[1] / "plain" / "train-3.png").write_bytes(samples.dicom_bytes(contradiction))
+    with pytest.raises(ConfigurationError, match=r"train-3\.png: .* about whether the picture is a negative"):
+        prepared(drawn_data, description)
+
+
 def test_no_usable_file_at_all(drawn_data: tuple[Path, Path], description: Description) -> None:
     for path in drawn_data[1].rglob("train-*"):
         path.write_bytes(b"no picture")
