@@ -6,13 +6,13 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from pydicom import Dataset, dcmread
-from pydicom.filereader import read_file_meta_info
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from contract.errors import ImageError
 from imaging import Limits
+from imaging.dicom.patient_age import AGE_TAGS, completed_years
+from imaging.dicom.syntax import open_dicom
 from imaging.formats import FileFormat, open_bounded, sniff, third_party_reader
-from imaging.patient_age import AGE_TAGS, completed_years
 
 _TAGS: dict[str, str] = {
     "name": "PatientName",
@@ -54,9 +54,10 @@ def read_patient(path: Path) -> Patient | None:
         with open_bounded(path, Limits()) as source, third_party_reader("the DICOM file"):
             if sniff(source) is not FileFormat.DICOM:
                 return None
-            if read_file_meta_info(path).get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
+            file = open_dicom(source)
+            if file.transfer_syntax == DeflatedExplicitVRLittleEndian:
                 return None  # all of it would have to be inflated first
-            header = dcmread(source, stop_before_pixels=True, specific_tags=_WHOLE_TAGS)
+            header = dcmread(file.beginning(), stop_before_pixels=True, specific_tags=_WHOLE_TAGS)
             found = {name: _text(header, tag) for name, tag in _TAGS.items()}
             age = _age(completed_years(header))
     except ImageError:

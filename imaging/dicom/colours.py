@@ -6,13 +6,13 @@ from pydicom import Dataset
 from pydicom.encaps import encapsulate
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.processing import apply_color_lut
-from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
+from pydicom.uid import JPEG2000, UID, DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
 
 from contract.errors import ImageError
 from imaging.dicom.decoding import checked_codestream
 from imaging.dicom.frames import compressed_frame
 from imaging.dicom.header import PALETTE, PixelLayout
-from imaging.dicom.syntax import Codec, DicomFile
+from imaging.dicom.syntax import HIGH_THROUGHPUT, Codec, DicomFile
 from imaging.formats import ImageWarning
 
 PALETTE_TAGS = tuple(
@@ -25,6 +25,8 @@ _PLUGINS = {
     Codec.JPEG_LS: "pyjpegls",
     Codec.JPEG_2000: "pillow",
 }
+_DECODED_AS = {DeflatedExplicitVRLittleEndian: ExplicitVRLittleEndian} | dict.fromkeys(HIGH_THROUGHPUT, JPEG2000)
+"""Transfer syntaxes that pydicom leaves to others, as those that pack the pixels the same way."""
 
 
 def decode_colours(
@@ -40,8 +42,7 @@ def decode_colours(
         if file.codec is not Codec.RUN_LENGTHS:
             checked_codestream(data, layout)
         data_set.PixelData, data_set.NumberOfFrames, frame = encapsulate([data]), 1, 0
-    plain = file.transfer_syntax == DeflatedExplicitVRLittleEndian
-    decoder = get_decoder(ExplicitVRLittleEndian if plain else file.transfer_syntax)
+    decoder = get_decoder(UID(_DECODED_AS.get(file.transfer_syntax, file.transfer_syntax)))
     values, _ = decoder.as_array(data_set, index=frame, decoding_plugin=_PLUGINS[file.codec])
     if layout.kind == PALETTE:
         if file.is_big_endian:

@@ -6,14 +6,12 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from pydicom import Dataset
-from pydicom.dataelem import RawDataElement
 
 from contract.errors import ImageError
 from imaging.dicom.header import PixelLayout
 from imaging.dicom.syntax import Codec, DicomFile
 from imaging.formats import ImageWarning
 
-_UNDEFINED = 0xFFFFFFFF
 _ITEM, _END = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"
 _CUT_SHORT = "the DICOM file is damaged or cut short in its pixel data: export or copy it again"
 
@@ -39,8 +37,13 @@ def native_frame(data_set: Dataset, layout: PixelLayout, frame: int) -> tuple[by
 
     Raises ImageError where there are fewer.
     """
-    data = _pixel_data(data_set, layout.keyword, compressed=False)
+    data = _pixel_data(data_set, layout.keyword)
     end = (frame + 1) * layout.frame_bytes
+    if data.startswith(_ITEM) and len(data) not in (expected := layout.frames * layout.frame_bytes, expected + 1):
+        raise ImageError(
+            "the DICOM file holds a compressed picture, while its header says that it is not compressed: "
+            "export the file again"
+        )
     if len(data) < end:
         one = layout.frames > 1 and len(data) < 2 * layout.frame_bytes and len(data) >= layout.frame_bytes
         if one:
@@ -58,7 +61,7 @@ def compressed_frame(
     Frames are told by how they begin, for tables of offsets are often wrong; by the table where nothing else helps.
     """
     begins = _BEGINS[file.codec]
-    data = _pixel_data(data_set, layout.keyword, compressed=True)
+    data = _pixel_data(data_set, layout.keyword)
     if not data.startswith(_ITEM):
         raise ImageError(
             f"the DICOM file is damaged, its picture is not compressed as it says ({file.transfer_syntax.name}): "
@@ -93,18 +96,11 @@ def _joined(fragments: list[_Fragment]) -> bytes:
     return b"".join(fragment.content for fragment in fragments)
 
 
-def _pixel_data(data_set: Dataset, keyword: str, *, compressed: bool) -> bytes:
-    element = data_set.get_item(keyword)
+def _pixel_data(data_set: Dataset, keyword: str) -> bytes:
+    element = data_set.get_item(keyword) if keyword in data_set else None
     if element is None:
         raise ImageError(_CUT_SHORT)
-    undefined = element.length == _UNDEFINED if isinstance(element, RawDataElement) else element.is_undefined_length
-    content = bytes(element.value or b"")
-    if undefined and not compressed:
-        raise ImageError(
-            "the DICOM file holds a compressed picture, while its header says that it is not compressed: "
-            "export the file again"
-        )
-    return content
+    return bytes(element.value or b"")
 
 
 def _fragments(data: bytes, begins: Callable[[bytes], bool]) -> tuple[list[int], list[_Fragment]]:

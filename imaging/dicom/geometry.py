@@ -144,9 +144,14 @@ def views_told(told: Dataset) -> tuple[str, ...]:
 
 def orientation_warnings(told: Dataset) -> tuple[ImageWarning, ...]:
     """Ask about a picture that by its own PatientOrientation does not lie as radiographs are shown."""
+    if not _is_shown_upright(told):
+        return ()
     directions = _directions(told)
     if directions is None:
-        return ()
+        if not texts(told, "PatientOrientation"):
+            return ()
+        text = "the file's tag of how the patient lies (PatientOrientation) cannot be read; it was left out"
+        return (ImageWarning("bad-orientation", text),)
     along_rows, along_columns = directions
     if along_columns == "F":
         if along_rows != "R":
@@ -178,21 +183,21 @@ def _first_code(told: Dataset, keyword: str) -> str:
 
 
 def _directions(told: Dataset) -> tuple[str, str] | None:
-    """Where rows and columns run to, by the first letter of each; None where that says nothing of this picture.
-
-    Only where pictures are projections that are shown upright; limbs are not.
-    """
-    if code(told, "Modality") not in _PROJECTED or _LIMBS & {*body_parts(told)}:
-        return None
+    """Where rows and columns run to, by the first letter of each; None where the tag does not say."""
     found = [value.upper()[:1] for value in texts(told, "PatientOrientation")]
     if len(found) != 2 or not {*found} <= {*"LRAPHF"}:
         return None
     return found[0], found[1]
 
 
+def _is_shown_upright(told: Dataset) -> bool:
+    """Whether the picture is a projection of a trunk or head: limbs are laid and shown as people like."""
+    return code(told, "Modality") in _PROJECTED and not _LIMBS & {*body_parts(told)}
+
+
 def _seen_from(told: Dataset) -> str | None:
     """Frontal or lateral, by the axes of the picture."""
-    axes = {*(_directions(told) or ())}
+    axes = {*(_directions(told) or ())} if _is_shown_upright(told) else set()
     if axes & {*"HF"}:
         if axes & {*"LR"}:
             return FRONTAL

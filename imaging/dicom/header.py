@@ -140,15 +140,18 @@ def _bits(header: Dataset, allocated: int, keyword: str) -> tuple[int, int, bool
             raise ImageError("the DICOM header contradicts itself about the bits of a pixel: export the file again")
         return allocated, allocated - 1, True, ()
     names = ("BitsStored", "HighBit", "PixelRepresentation")
-    found = {name: integer(header, name) for name in names}
-    stored = allocated if found["BitsStored"] is None else found["BitsStored"]
-    high_bit = stored - 1 if found["HighBit"] is None else found["HighBit"]
-    signed = found["PixelRepresentation"] or 0
-    if allocated not in (8, 16) or not 0 < stored <= allocated or signed not in (0, 1):
+    stored, high_bit, signed = told = [integer(header, name) for name in names]
+    if stored is None:
+        stored = allocated if high_bit is None else high_bit + 1
+    if high_bit is None:
+        high_bit = stored - 1
+    if allocated not in (8, 16) or not 0 < stored <= allocated:
         raise ImageError(f"DICOM pixels of {stored} bits in {allocated} are not read: export 8 to 16 bits")
+    if signed not in (0, 1, None):
+        raise ImageError("the DICOM header does not say whether pixels have a sign: export the file again")
     if not stored - 1 <= high_bit < allocated:
         raise ImageError("the DICOM header contradicts itself about the bits of a pixel: export the file again")
-    missing = [name for name in names if found[name] is None]
+    missing = [name for name, value in zip(names, told, strict=True) if value is None]
     if not missing:
         return stored, high_bit, bool(signed), ()
     text = f"the header lacks {', '.join(missing)}; its usual value was assumed"

@@ -5,7 +5,8 @@ from numpy.typing import NDArray
 from pydicom import Dataset
 
 from imaging.dicom.header import PixelLayout
-from imaging.dicom.tags import integer, number
+from imaging.dicom.tags import integer, number, numbers
+from imaging.formats import ImageWarning
 
 PADDING_TAGS = tuple(
     f"{kind}PixelPadding{what}" for kind in ("", "Float", "DoubleFloat") for what in ("Value", "RangeLimit")
@@ -27,6 +28,13 @@ def padded(
     value, limit = ends[0], ends[0] if ends[1] is None else ends[1]
     found = (stored >= min(value, limit)) & (stored <= max(value, limit))
     return found if found.any() and not found.all() else None
+
+
+def padding_remarks(told: Dataset) -> tuple[ImageWarning, ...]:
+    """A remark where the file names padding that cannot be read."""
+    if all(None not in numbers(told, keyword)[:1] for keyword in PADDING_TAGS):
+        return ()
+    return (ImageWarning("bad-padding", "the file's padding value is no number; it was left out"),)
 
 
 def _as_stored(value: int, layout: PixelLayout) -> int:

@@ -7,7 +7,7 @@ text; age and dates too, unless the model's card names the ages that it was made
 """
 
 from dataclasses import dataclass, field
-from typing import BinaryIO
+from typing import BinaryIO, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,8 @@ from imaging.dicom.display import TRANSFORMATION_TAGS, apply_modality, to_displa
 from imaging.dicom.frames import native_frame
 from imaging.dicom.geometry import GEOMETRY_TAGS, body_parts, orientation_warnings, views_told
 from imaging.dicom.header import GREY, HEADER_TAGS, PixelLayout, read_layout
-from imaging.dicom.padding import PADDING_TAGS, padded
+from imaging.dicom.padding import PADDING_TAGS, padded, padding_remarks
+from imaging.dicom.patient_age import AGE_TAGS, completed_years
 from imaging.dicom.remarks import REMARK_TAGS, polarity, remarks
 from imaging.dicom.syntax import DicomFile, open_dicom
 from imaging.dicom.tags import code, items
@@ -36,11 +37,10 @@ from imaging.formats import (
     chosen_frame,
     third_party_reader,
 )
-from imaging.patient_age import AGE_TAGS, completed_years
 
 _FRAME_GROUPS = ("PixelValueTransformationSequence", "FrameVOILUTSequence")
 """Functional groups (PS3.3 C.7.6.16) that say of a frame what older files say of the whole."""
-_TAGS = (
+PARSED_TAGS: Final = (
     "Modality",
     *HEADER_TAGS,
     *GEOMETRY_TAGS,
@@ -54,6 +54,7 @@ _TAGS = (
     "FloatPixelData",
     "DoubleFloatPixelData",
 )
+"""All that is read of a file, but for the age where the card asks for it."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -79,7 +80,7 @@ def read_dicom(source: BinaryIO, specification: InputSpecification, limits: Limi
         layout = read_layout(file, specification.frame, limits)
         frame = chosen_frame(specification.frame, layout.frames)
         ages = () if specification.ages is None else AGE_TAGS
-        told = dcmread(file.whole(limits.max_file_bytes), specific_tags=[*_TAGS, *ages])
+        told = dcmread(file.whole(limits.max_file_bytes), specific_tags=[*PARSED_TAGS, *ages])
         picture = _picture(file, told, layout, specification, frame)
         parts = body_parts(told)
         return DecodedFile(
@@ -120,7 +121,7 @@ def _picture(
         np.subtract(np.float32(1), shown.pixels, out=shown.pixels)
     return _Picture(
         pixels=shown.pixels,
-        warnings=(*extra, *of_rescale, *shown.warnings),
+        warnings=(*extra, *of_rescale, *shown.warnings, *padding_remarks(data_set)),
         values=Values(values=values, inverted=inverted, window=shown.window),
         polarity=polarity(data_set, layout, stored, shown.pixels),
     )

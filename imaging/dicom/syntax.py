@@ -31,6 +31,8 @@ class Codec(StrEnum):
     JPEG_2000 = "JPEG 2000"
 
 
+HIGH_THROUGHPUT: Final = tuple(f"1.2.840.10008.1.2.4.{last}" for last in (201, 202, 203))
+"""JPEG 2000 by its faster coder: lossless, lossless by resolution, and any."""
 CODECS: Final = MappingProxyType(
     {
         "1.2.840.10008.1.2": Codec.NATIVE,  # implicit VR little endian
@@ -48,10 +50,8 @@ CODECS: Final = MappingProxyType(
         "1.2.840.10008.1.2.4.81": Codec.JPEG_LS,  # near-lossless
         "1.2.840.10008.1.2.4.90": Codec.JPEG_2000,  # lossless
         "1.2.840.10008.1.2.4.91": Codec.JPEG_2000,
-        "1.2.840.10008.1.2.4.201": Codec.JPEG_2000,  # high-throughput, lossless
-        "1.2.840.10008.1.2.4.202": Codec.JPEG_2000,  # high-throughput, lossless, by resolution
-        "1.2.840.10008.1.2.4.203": Codec.JPEG_2000,  # high-throughput
     }
+    | dict.fromkeys(HIGH_THROUGHPUT, Codec.JPEG_2000)
 )
 """Transfer syntax -> what packs the pixels; one each, so that a file never reads in two ways."""
 

@@ -1,5 +1,6 @@
 """Tags as numbers and words, read from their bytes: one that is malformed is missing, and does not damage the file."""
 
+import math
 import re
 import struct
 
@@ -18,7 +19,7 @@ _MOST_CHARACTERS = 1 << 16
 
 
 def numbers(data_set: Dataset, keyword: str) -> tuple[float | None, ...]:
-    """Every value of a tag of numbers; None for a value that is empty or no number; () where absent or empty.
+    """Every value of a tag of numbers; None for a value that is empty or no finite number; () where absent or empty.
 
     A decimal comma is read as a point. Values of the wrong VR are read as what they are.
     """
@@ -32,7 +33,8 @@ def numbers(data_set: Dataset, keyword: str) -> tuple[float | None, ...]:
         content = bytes(element.value or b"")
         order = "<" if element.is_little_endian else ">"
         count = min(len(content) // struct.calcsize(form), _MOST_VALUES)
-        return tuple(float(value) for value in struct.unpack_from(f"{order}{count}{form}", content))
+        found = struct.unpack_from(f"{order}{count}{form}", content)
+        return tuple(float(value) if math.isfinite(value) else None for value in found)
     return tuple(_number(str(value)) for value in _several(element.value))
 
 
@@ -120,7 +122,8 @@ def _representation(element: RawDataElement) -> str:
 
 def _number(text: str) -> float | None:
     plain = text.strip(" \0\t").replace(",", ".")
-    return float(plain) if _NUMBER.fullmatch(plain) else None
+    value = float(plain) if _NUMBER.fullmatch(plain) else math.inf
+    return value if math.isfinite(value) else None
 
 
 def _several(value: object) -> list[object]:

@@ -1,6 +1,6 @@
 """Which files are read: tries a file of every kind, and writes the tables of docs/images.md.
 
-DICOM files in every transfer syntax are made by GDCM, the other formats' by `raster_kinds`.
+DICOM files in every transfer syntax are made by GDCM, odd ones by `dicom_kinds`, other formats' by `raster_kinds`.
 
 python -m tests.imaging.make_table
 """
@@ -10,6 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 import gdcm
+import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset
@@ -18,9 +19,12 @@ from pydicom.uid import UID
 from contract.errors import ImageError
 from contract.model_card import ColourChoice, InputSpecification
 from imaging import read_image
+from imaging.formats import FileFormat
+from tests.imaging.dicom_kinds import KINDS as KINDS_OF_DICOM
 from tests.imaging.raster_kinds import KINDS as KINDS_OF_RASTER
 from tests.imaging.samples import (
     colour_data_set,
+    compressed,
     data_set,
     dicom_bytes,
     palette_data_set,
@@ -51,6 +55,8 @@ SYNTAXES: dict[str, int | None] = {
     "1.2.840.10008.1.2.4.100": None,
 }
 """By what GDCM calls it; None: GDCM cannot write it, and only the header says so."""
+HIGH_THROUGHPUT = "1.2.840.10008.1.2.4.201"
+"""Written by OpenJPH instead, in grey."""
 KINDS: dict[str, tuple[str, int]] = {
     "grey, 8 bits": ("MONOCHROME2", 8),
     "grey, 12 bits": ("MONOCHROME1", 12),
@@ -84,6 +90,11 @@ def plain(photometric: str, bits: int) -> Dataset:
 
 def in_syntax(folder: Path, made: Dataset, syntax: str) -> bytes | None:
     """The same picture in another transfer syntax; None where GDCM cannot write it so."""
+    if syntax == HIGH_THROUGHPUT:
+        if made.PhotometricInterpretation not in ("MONOCHROME1", "MONOCHROME2"):
+            return None
+        values = np.frombuffer(made.PixelData, np.uint8 if made.BitsAllocated == 8 else "<u2")
+        return compressed(made, bytes(imagecodecs.htj2k_encode(values.reshape(made.Rows, made.Columns))), syntax)
     constant = SYNTAXES[syntax]
     if constant is None:
         return with_transfer_syntax(dicom_bytes(made), syntax)
@@ -129,6 +140,17 @@ def table() -> str:
     return "\n".join(lines) + "\n"
 
 
+def dicom_table() -> str:
+    """What happens with each odd kind of DICOM file."""
+    lines = ["| kind | what happens |", "| --- | --- |"]
+    with tempfile.TemporaryDirectory() as name:
+        path = Path(name) / "image"
+        for kind, drawn in KINDS_OF_DICOM.items():
+            path.write_bytes(drawn.make())
+            lines.append(f"| {kind} | {what_happens(path, drawn.card)} |")
+    return "\n".join(lines) + "\n"
+
+
 def kinds_table() -> str:
     """What happens with each kind of TIFF, PNG, JPEG and NIfTI file."""
     lines = ["| format | kind | what happens |", "| --- | --- | --- |"]
@@ -147,13 +169,14 @@ def what_happens(path: Path, card: InputSpecification) -> str:
         image = read_image(path, card)
     except ImageError as error:
         return f"refused: {error}"
-    told = [warning for warning in image.warnings if warning.code not in SAID_OF_ALL]
+    of_all = () if image.format is FileFormat.DICOM else SAID_OF_ALL
+    told = [warning for warning in image.warnings if warning.code not in of_all]
     return "; ".join(
         ["read", *(f"{'asks' if warning.needs_confirmation else 'says'}: {warning.text}" for warning in told)]
     )
 
 
-TABLES = MappingProxyType({"table": table, "kinds": kinds_table})
+TABLES = MappingProxyType({"table": table, "odd": dicom_table, "kinds": kinds_table})
 """By their names in the document."""
 
 

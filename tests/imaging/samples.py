@@ -14,7 +14,7 @@ from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
-from contract.model_card import AgeRange, ColourChoice, FrameChoice, InputSpecification, Modality, Window
+from contract.model_card import AgeRange, ColourChoice, FrameChoice, InputSpecification, Modality, View, Window
 
 
 def specification(
@@ -24,9 +24,11 @@ def specification(
     frame: FrameChoice = FrameChoice.ONLY,
     colour: ColourChoice = ColourChoice.REFUSE,
     ages: AgeRange | None = None,
+    views: tuple[View, ...] = (),
 ) -> InputSpecification:
     return InputSpecification(
         ages=ages,
+        views=views,
         frame=frame,
         colour=colour,
         modalities=(Modality.DX, Modality.CR),
@@ -93,6 +95,17 @@ def palette_data_set(indices: NDArray[np.uint8], palette: NDArray[np.uint16], **
         setattr(made, f"{colour}PaletteColorLookupTableDescriptor", [len(palette) % 65536, 0, 16])
         setattr(made, f"{colour}PaletteColorLookupTableData", palette[:, column].astype("<u2").tobytes())
     return made
+
+
+def compressed(made: Dataset, frame: bytes, syntax: str, *, table: bytes = b"") -> bytes:
+    """A file of this data set whose pixels are one compressed frame, after a table of offsets."""
+    padded = frame + b"\0" * (len(frame) % 2)
+    items = b"".join(b"\xfe\xff\x00\xe0" + struct.pack("<I", len(content)) + content for content in (table, padded))
+    made.PixelData = items
+    made["PixelData"].VR = "OB"
+    made["PixelData"].is_undefined_length = True
+    made.file_meta.TransferSyntaxUID = UID(syntax)
+    return dicom_bytes(made)
 
 
 def dicom_bytes(made: Dataset) -> bytes:

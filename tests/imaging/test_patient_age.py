@@ -10,7 +10,7 @@ from pydicom import Dataset
 
 from contract.model_card import AgeRange
 from imaging import ModelInput, read_model_input
-from imaging.patient_age import completed_years
+from imaging.dicom.patient_age import completed_years
 from tests.imaging.samples import data_set, dicom_bytes, picture, png_bytes, specification
 
 CHILDREN = AgeRange(youngest=1, oldest=5)

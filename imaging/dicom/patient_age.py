@@ -6,6 +6,8 @@ from typing import Final
 
 from pydicom import Dataset
 
+from imaging.dicom.tags import texts
+
 AGE_TAGS: Final = ("PatientAge", "PatientBirthDate", "StudyDate")
 MOST_YEARS: Final = 130
 """Above this no patient is meant: 999Y and a birth in 1800 stand for nothing."""
@@ -19,8 +21,12 @@ def completed_years(told: Dataset) -> frozenset[int]:
     None, one, or two where the file contradicts itself. What cannot be an age is as good as absent; an age without a
     unit, which some archives write, is one in years.
     """
-    ages = (_by_age(str(told.get("PatientAge") or "")), _by_dates(told))
+    ages = (_by_age(_text(told, "PatientAge")), _by_dates(told))
     return frozenset(age for age in ages if age is not None and 0 <= age < MOST_YEARS)
+
+
+def _text(told: Dataset, keyword: str) -> str:
+    return next(iter(texts(told, keyword)), "")
 
 
 def _by_age(text: str) -> int | None:
@@ -30,7 +36,7 @@ def _by_age(text: str) -> int | None:
 
 
 def _by_dates(told: Dataset) -> int | None:
-    born, study = (_date(str(told.get(name) or "")) for name in ("PatientBirthDate", "StudyDate"))
+    born, study = (_date(_text(told, name)) for name in ("PatientBirthDate", "StudyDate"))
     if born is None or study is None:
         return None
     return study.year - born.year - ((study.month, study.day) < (born.month, born.day))
