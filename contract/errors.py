@@ -150,6 +150,11 @@ class TransportError(EncryptedInferenceError):
     http_status = HTTPStatus.BAD_GATEWAY
     exit_status = 4
 
+    def __init__(self, message: str, *, peer: str = "") -> None:
+        """`peer`: the other end as messages name it, where it is known."""
+        super().__init__(message)
+        self.peer = peer
+
 
 class PeerUnreachable(TransportError):
     """No connection could be made."""
@@ -172,9 +177,9 @@ class DeadlineExceeded(TransportError):
         """Build the message from who was waited for, in which step, for how long (seconds)."""
         super().__init__(
             f"{peer} did not answer within {waited_seconds:.1f} s in step '{step}': check that it runs and is "
-            "reachable, then start a new session"
+            "reachable, then start a new session",
+            peer=peer,
         )
-        self.peer = peer
         self.step = step
         self.waited_seconds = waited_seconds
 

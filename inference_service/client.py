@@ -272,11 +272,13 @@ class InferenceServiceClient:
         except httpx.ConnectError as error:
             advice = _advice(str(error))
             raise PeerUnreachable(
-                f"the {_PEER} at {self._url} cannot be reached: {advice}, or correct the URL"
+                f"the {_PEER} at {self._url} cannot be reached: {advice}, or correct the URL",
+                peer=f"the {_PEER}",
             ) from error
         except (httpx.TransportError, httpx.StreamError) as error:
             raise PeerDisconnected(
-                f"the {_PEER} at {self._url} ended the connection during {method} {path[:200]}: try again"
+                f"the {_PEER} at {self._url} ended the connection during {method} {path[:200]}: try again",
+                peer=f"the {_PEER}",
             ) from error
 
     def _read(self, response: httpx.Response, *, limit: int, step: str, start: float) -> bytes:

@@ -95,11 +95,13 @@ class Pages:
         parts = {name: region(name, given) for name in REGIONS}
         html = templates().get_template("page.html").render(given, parts=parts)
         self._runner.page_shown()
+        self._runner.looked_at()
         return HTMLResponse(html)
 
     async def state(self, request: Request) -> Response:
         """What has changed since a revision; waits for it. `key-...`: what the browser shows, by region."""
         query = request.query_params
+        self._runner.looked_at()
         since = int(query["since"]) if query.get("since", "").isdigit() else -1
         patience = POLL_SECONDS if self._place.activity is None else TICK_SECONDS
         revision = await self._place.bell.wait(since=since, seconds=patience)

@@ -21,6 +21,7 @@ from data_owner.settings import DataOwnerSettings
 from data_owner.ui.entries import Entry, State
 from data_owner.ui.history import Record, new_id
 from data_owner.ui.timings import Run
+from data_owner.ui.watching import PeerWatch
 from data_owner.ui.words import Told, told, told_unexpected
 from data_owner.ui.workplace import Activity, Connection, Preparing, Step, StockLevel, Workplace
 
@@ -54,6 +55,7 @@ class Runner:
         self._workplace = workplace
         self._client: InferenceServiceClient | None = None
         self._diagnoser: Diagnoser | None = None
+        self._watch = PeerWatch(settings, workplace)
         self._closing = False
         self._page_shown = threading.Event()
         self._thread = threading.Thread(target=self._work, name="sessions", daemon=True)
@@ -61,10 +63,15 @@ class Runner:
     def start(self) -> None:
         """Begin."""
         self._thread.start()
+        self._watch.start()
 
     def page_shown(self) -> None:
         """The page is up: now load the rest."""
         self._page_shown.set()
+
+    def looked_at(self) -> None:
+        """A browser asks what is new."""
+        self._watch.looked_at()
 
     def reconnect(self) -> None:
         """Try again now."""
@@ -72,10 +79,12 @@ class Runner:
             if self._workplace.connection is Connection.OFFLINE:
                 self._workplace.connection = Connection.STARTING
         self._workplace.wake.set()
+        self._watch.ask_now()
 
     def close(self) -> None:
         """End, with the session that runs."""
         self._closing = True
+        self._watch.close()
         self._page_shown.set()
         activity = self._workplace.activity
         if activity is not None:
@@ -135,6 +144,7 @@ class Runner:
         self._diagnoser.warm_up(model.engines[0], stocked_for=model)
         with self._workplace.changing():
             self._workplace.connection = Connection.READY
+        self._watch.ask_now()
 
     def _choose(self, client: "InferenceServiceClient") -> ModelEntry:
         pinned = {peer.organisation for peer in self._settings.model_owners}
@@ -287,11 +297,14 @@ class Runner:
         with self._workplace.changing():
             entry.answer, entry.record = record, record.id if kept else None
             entry.diagnosis, entry.image, entry.state = diagnosis, None, State.ANSWERED
+        self._workplace.tell_reached()
 
     def _failed(self, entry: Entry, error: Told) -> None:
         with self._workplace.changing():
             entry.error = error
             entry.state = State.FAILED
+        if error.lost:
+            self._workplace.tell_lost(error.lost)
         if error.code in (BudgetSpent.code, TooFast.code):
             self._workplace.fail_queue(error)  # the next would hear the same
 
@@ -311,6 +324,8 @@ class Runner:
         with self._workplace.changing():
             stopped = error.code == SessionCancelled.code
             self._workplace.preparing = Preparing(error=None if stopped else error)
+        if error.lost:
+            self._workplace.tell_lost(error.lost)
 
 
 def _kind(activity: Activity, model: ModelEntry) -> str:

@@ -1,6 +1,8 @@
 """Errors in plain words: what happened, and what to do next."""
 
+import re
 from dataclasses import dataclass
+from typing import Final
 
 from contract import errors
 from contract.command_line import one_line
@@ -17,7 +19,14 @@ class Told:
     """The next step."""
     detail: str
     """The error's own line: for whoever has to look into it."""
+    lost: str = ""
+    """The party to which there is no way, as `called` names it."""
 
+
+FRONT_END: Final = "the front end"
+MODEL_OWNER: Final = "the model owner"
+CRYPTO_PROVIDER: Final = "the crypto provider"
+_PARTY = re.compile(r"(model-owner|crypto-provider) of ([a-z0-9-]+)")
 
 _DOCTOR = "If it stays so, run data-owner doctor: it says what to tell the IT department."
 _NOTHING_LOST = "Nothing is lost: the image is still here, and what was sent of it was masked."
@@ -86,15 +95,44 @@ _KEPT_BY_BOTH: dict[str, type[EncryptedInferenceError]] = {
 """What the front end refuses and the model's owner too, who reports it over the channel: it reads alike."""
 
 
+_SAID: dict[type[EncryptedInferenceError], str] = {
+    errors.PeerUnreachable: "It may be down, or the network does not let this workstation through to it.",
+    errors.DeadlineExceeded: "It was {} that did not answer.",
+    errors.TransportError: "It was the connection to {}.",
+}
+"""Said first where the other end is known."""
+
+
+def called(role: str, organisation: str) -> str:
+    """A party as the page names it."""
+    return f"{role}, {organisation}"
+
+
+def _lost(error: EncryptedInferenceError) -> str:
+    """The party to which the way failed, as the page names it; empty for any other error."""
+    if not isinstance(error, errors.TransportError) or isinstance(error, errors.SessionCancelled):
+        return ""
+    if "inference service" in error.peer:
+        return FRONT_END
+    found = _PARTY.match(error.peer)
+    if found is None:
+        return ""
+    return called(MODEL_OWNER if found[1] == "model-owner" else CRYPTO_PROVIDER, found[2])
+
+
 def told(error: EncryptedInferenceError) -> Told:
     """The words for an error: those of its class, else of the nearest one above it."""
     kinds, code = type(error).__mro__, error.code
     if isinstance(error, errors.PeerReported) and error.reported in _KEPT_BY_BOTH:
         kinds, code = (_KEPT_BY_BOTH[error.reported],), error.reported
+    lost = _lost(error)
     for kind in kinds:
         if kind in _WORDS:
             title, advice = _WORDS[kind]
-            return Told(code=code, title=title, advice=advice, detail=one_line(error))
+            if lost:
+                title = f"{title} to {lost}" if kind is errors.PeerUnreachable else title
+                advice = f"{_SAID.get(kind, _SAID[errors.TransportError]).format(lost)} {advice}"
+            return Told(lost=lost, code=code, title=title, advice=advice, detail=one_line(error))
     return told_unexpected(error)
 
 

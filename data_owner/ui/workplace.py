@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
@@ -68,6 +69,16 @@ class Activity:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Trouble:
+    """A party that cannot be reached."""
+
+    who: str
+    since: datetime
+    tried: datetime
+    """The last time."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class StockLevel:
     """Items for the chosen model."""
 
@@ -101,6 +112,7 @@ class Workplace:
         self.bell = Bell()
         self.connection = Connection.STARTING
         self.connection_error: Told | None = None
+        self.trouble: Trouble | None = None
         self.model: ModelEntry | None = None
         self.offered: tuple[str, ...] = ()
         self.wanted_model: str | None = None
@@ -210,6 +222,21 @@ class Workplace:
                 raise CallerError("this image is being submitted: stop it first, then remove it")
             self._entries.pop(entry.id, None)
         entry.delete_files()
+
+    # The other parties
+
+    def tell_lost(self, who: str) -> None:
+        """A party cannot be reached, by a session or by asking."""
+        now, before = datetime.now(tz=UTC), self.trouble
+        since = before.since if before is not None and before.who == who else now
+        with self.changing():
+            self.trouble = Trouble(who=who, since=since, tried=now)
+
+    def tell_reached(self) -> None:
+        """All that are needed can be reached."""
+        if self.trouble is not None:
+            with self.changing():
+                self.trouble = None
 
     # Sessions
 

@@ -33,7 +33,8 @@ class Deadline:
 
     def disconnected(self, why: str) -> PeerDisconnected:
         """The connection ended during the wait."""
-        return PeerDisconnected(f"{self.peer} disconnected in step '{self.step}' ({why}): start a new session")
+        words = f"{self.peer} disconnected in step '{self.step}' ({why}): start a new session"
+        return PeerDisconnected(words, peer=self.peer)
 
     def cancelled(self, reason: str) -> SessionCancelled:
         """This side gave up."""

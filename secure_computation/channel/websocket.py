@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, WebSocketException
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, WebSocketException
 
 from contract.errors import (
     ConfigurationError,
@@ -32,6 +32,7 @@ PING_SECONDS = 20.0
 """Keeps proxies from closing an idle connection. A missing answer ends nothing: the deadlines of the channel do."""
 
 WRITE_BUFFER_BYTES = 1 << 20
+_GATEWAY_FAILED = (502, 503, 504)
 
 
 def connect_channel(
@@ -162,8 +163,15 @@ def _unreachable(error: BaseException | None, peer: str, address: str) -> Encryp
     elif isinstance(error, OSError):
         why = error.strerror or "the connection failed"
     elif isinstance(error, InvalidHandshake):
-        why = "what answers there does not speak WebSocket on this path"
+        why = _why_not_opened(error)
     else:
         why = "the connection failed"
     named = peer if address in peer else f"{peer} at {address}"
-    return PeerUnreachable(f"{named} cannot be reached ({why}): check the address and that the party runs")
+    return PeerUnreachable(f"{named} cannot be reached ({why}): check the address and that the party runs", peer=peer)
+
+
+def _why_not_opened(error: InvalidHandshake) -> str:
+    """In words for whoever reads the message, who need not know what a WebSocket is."""
+    if isinstance(error, InvalidStatus) and error.response.status_code in _GATEWAY_FAILED:
+        return f"a server on the way says that it is away, with status {error.response.status_code}"
+    return "what answers there is another program, or a proxy that does not let this connection through"

@@ -64,7 +64,7 @@ def test_a_silent_host_is_given_up(context: TlsContext) -> None:
 
 
 def test_a_wrong_path(context: TlsContext, server: Server) -> None:
-    with pytest.raises(PeerUnreachable, match="does not speak WebSocket on this path") as caught:
+    with pytest.raises(PeerUnreachable, match="what answers there is another program") as caught:
         dial(server.url + "/secret-path", context)
     assert "secret" not in str(caught.value)
 

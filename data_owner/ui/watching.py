@@ -1,0 +1,130 @@
+"""Whether the parties that a session needs can be reached: asked now and then, while somebody looks and nothing runs.
+
+What is asked is each server's public health page, without a key, a certificate or a word about any image. An answer of
+any kind will do: whether the server is the one that it should be shows in a session.
+"""
+
+import ssl
+import threading
+import time
+from typing import Final
+from urllib.parse import urlsplit
+
+import httpx
+
+from contract.api import ModelEntry
+from contract.settings import Peer
+from data_owner.settings import DataOwnerSettings
+from data_owner.ui.words import CRYPTO_PROVIDER, FRONT_END, MODEL_OWNER, called
+from data_owner.ui.workplace import Connection, Workplace
+
+EVERY_SECONDS: Final = 30.0
+AGAIN_SECONDS: Final = 10.0
+"""While one cannot be reached."""
+LOOKED_SECONDS: Final = 60.0
+"""For so long after a browser last asked, somebody looks."""
+_PATIENCE_SECONDS: Final = 5.0
+_LOOPBACK: Final = ("127.0.0.1", "::1", "localhost")
+_GATEWAY_FAILED: Final = (502, 503, 504)
+"""What a server in between answers in the place of one that is away."""
+
+
+class PeerWatch:
+    """A thread that asks."""
+
+    def __init__(self, settings: DataOwnerSettings, workplace: Workplace) -> None:
+        """Do nothing yet."""
+        self._settings = settings
+        self._workplace = workplace
+        self._closing = False
+        self._looked = -LOOKED_SECONDS
+        self._asked = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="watch", daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def ask_now(self) -> None:
+        """Do not wait for the next time."""
+        self._asked.set()
+
+    def close(self) -> None:
+        """End. What is being asked is not waited for."""
+        self._closing = True
+        self._asked.set()
+
+    def _work(self) -> None:
+        place = self._workplace
+        while not self._closing:
+            self._asked.wait(AGAIN_SECONDS if place.trouble is not None else EVERY_SECONDS)
+            self._asked.clear()
+            if self.due() and not self._closing:
+                self.look()
+
+    def looked_at(self) -> None:
+        """Somebody looks now; after a while in which nobody did, the parties are asked at once."""
+        before, self._looked = self._looked, time.monotonic()
+        if self._looked - before >= LOOKED_SECONDS:
+            self.ask_now()
+
+    def due(self) -> bool:
+        """Whether somebody looks, and no session runs that would notice by itself."""
+        place = self._workplace
+        looked = time.monotonic() - self._looked < LOOKED_SECONDS
+        return looked and place.activity is None and place.connection is Connection.READY
+
+    def look(self) -> None:
+        """Ask each party once, and tell the page of the first that cannot be reached."""
+        place = self._workplace
+        model = place.model
+        if model is None:
+            return
+        lost = next((who for who, url in self._needed(model) if not answers(url)), None)
+        if place.activity is None:  # else its session knows better
+            place.tell_reached() if lost is None else place.tell_lost(lost)
+
+    def _needed(self, model: ModelEntry) -> list[tuple[str, str]]:
+        """Whom a session needs now, and where it is: without the crypto provider while material is in stock."""
+        owner, provider = model.model_owner, model.crypto_provider
+        needed = [
+            (FRONT_END, self._settings.inference_service.url),
+            (
+                called(MODEL_OWNER, owner.organisation),
+                _pinned(self._settings.model_owners, owner.organisation) or owner.address,
+            ),
+        ]
+        if self._workplace.stock.items == 0:
+            pinned = _pinned(self._settings.crypto_providers, provider.organisation)
+            needed.append((called(CRYPTO_PROVIDER, provider.organisation), pinned or provider.address))
+        return needed
+
+
+def answers(url: str) -> bool:
+    """Whether anything answers at a party's address, within some seconds."""
+    parts = urlsplit(url)
+    scheme = {"ws": "http", "wss": "https"}.get(parts.scheme, parts.scheme)
+    direct = parts.hostname in _LOOPBACK  # a hospital's proxy stands between it and the world, never on loopback
+    try:
+        with (
+            httpx.Client(timeout=_PATIENCE_SECONDS, trust_env=not direct) as client,
+            client.stream("GET", f"{scheme}://{parts.netloc}/v2/health/live") as response,
+        ):
+            return response.status_code not in _GATEWAY_FAILED
+    except httpx.TimeoutException:
+        return False
+    except httpx.ConnectError as error:
+        return _is_of_tls(error)
+    except httpx.HTTPError:
+        return True  # something is there, which speaks otherwise
+
+
+def _is_of_tls(error: BaseException | None) -> bool:
+    """Whether something answered whose certificate this machine does not know: a session looks at it properly."""
+    while error is not None and not isinstance(error, ssl.SSLError):
+        error = error.__cause__ or error.__context__
+    return error is not None
+
+
+def _pinned(peers: tuple[Peer, ...], organisation: str) -> str | None:
+    return next((peer.url for peer in peers if peer.organisation == organisation), None)
