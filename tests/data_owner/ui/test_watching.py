@@ -90,7 +90,7 @@ def test_the_header_follows_when_the_party_is_back(page: Page) -> None:
     assert page.workplace.trouble is not None
     assert page.workplace.trouble.since == since.since
     PeerWatch(page.settings, page.workplace).look()
-    assert page.workplace.trouble is None
+    page.wait(lambda: page.workplace.trouble is None)
     assert "Cannot reach" not in page.html()
 
 
