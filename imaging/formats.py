@@ -165,7 +165,7 @@ def open_bounded(path: Path, limits: Limits) -> Iterator[BoundedReader]:
 def sniff(source: BoundedReader) -> FileFormat:
     """The format by its first bytes; the reader is left at its start. Raises ImageError for any other content."""
     source.seek(0)
-    head = source.read(540)
+    head = source.read(_HEAD_BYTES)
     source.seek(0)
     if head.startswith(b"\x89PNG\r\n\x1a\n"):
         return FileFormat.PNG
@@ -188,6 +188,9 @@ def is_dicom(head: bytes) -> bool:
 
 
 GZIP = b"\x1f\x8b\x08"
+_NIFTI_HEADER_BYTES = 540
+_HEAD_BYTES = 4096
+"""Enough for the names that a gzip file may begin with, and for small parts."""
 
 
 def is_nifti(head: bytes) -> bool:
@@ -196,11 +199,16 @@ def is_nifti(head: bytes) -> bool:
 
 
 def inflated_start(compressed: bytes) -> bytes:
-    """As much of the beginning of a gzip stream as these bytes give; nothing where they are damaged."""
+    """As much of the beginning of a gzip file, of one part or several, as these bytes give; none where damaged."""
+    plain = b""
     try:
-        return zlib.decompressobj(16 + zlib.MAX_WBITS).decompress(compressed, 540)
+        while compressed.startswith(GZIP) and len(plain) < _NIFTI_HEADER_BYTES:
+            inflater = zlib.decompressobj(16 + zlib.MAX_WBITS)
+            plain += inflater.decompress(compressed, _NIFTI_HEADER_BYTES)
+            compressed = inflater.unused_data
     except zlib.error:
-        return b""
+        return plain
+    return plain
 
 
 def chosen_frame(choice: FrameChoice, frames: int) -> int:

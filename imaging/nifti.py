@@ -66,7 +66,7 @@ def read_nifti(source: BinaryIO, specification: InputSpecification, limits: Limi
         pixels, warnings, values = _shown(plane, specification)
         return DecodedFile(
             pixels=pixels,
-            encoding=f"{kind.__name__.removesuffix('Image')}, {'colour' if stored.names else stored.name}",
+            encoding=f"version {2 if kind is nibabel.Nifti2Image else 1}, {'colour' if stored.names else stored.name}",
             frames=slices,
             frame=chosen + 1,
             # Programs that turn a radiograph into NIfTI drop what its DICOM file said of that; of volumes, none is one.

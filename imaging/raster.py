@@ -53,7 +53,7 @@ def read_png(source: BoundedReader, specification: InputSpecification, limits: L
         image = _opened(data, "PNG", limits)
         if int(getattr(image, "n_frames", 1)) != 1:
             raise ImageError(_SEVERAL)
-        encoding = f"PNG, {_KINDS.get(image.mode, image.mode)}"
+        encoding = _KINDS.get(image.mode, image.mode)
         ImageOps.exif_transpose(image, in_place=True)
         pixels, warnings = _grey(image, header, specification.colour)
         return DecodedFile(pixels=pixels, encoding=encoding, polarity=PolarityToldBy.NOBODY, warnings=warnings)
@@ -72,7 +72,7 @@ def read_jpeg(source: BoundedReader, specification: InputSpecification, limits: 
             if header.bits == 12:
                 return _read_12_bits(data, header, specification)
         image = _opened(data, "JPEG", limits)
-        encoding = f"JPEG, {_KINDS.get(image.mode, image.mode)}"
+        encoding = _KINDS.get(image.mode, image.mode)
         ImageOps.exif_transpose(image, in_place=True)
         pixels, warnings = _grey(image, PngHeader(bits=8), specification.colour)
         warnings = (*warnings, *_others(image))
@@ -99,9 +99,10 @@ def _read_12_bits(data: bytes, header: JpegHeader, specification: InputSpecifica
     samples = upright(imagecodecs.jpeg8_decode(data), int(exif.get(_ORIENTATION, 1)))
     if header.components == 3:
         pixels, warnings = grey_of_colours((samples >> 4).astype(np.uint8), specification.colour)
+        warnings = (*warnings, *range_question(pixels, header.bits))
     else:
         pixels, warnings = scaled(samples, 12)
-    encoding = f"JPEG, {'grey' if header.components == 1 else 'colour'}, 12 bits"
+    encoding = f"{'grey' if header.components == 1 else 'colour'}, 12 bits"
     return DecodedFile(pixels=pixels, encoding=encoding, polarity=PolarityToldBy.NOBODY, warnings=warnings)
 
 
@@ -152,7 +153,7 @@ def _grey(
         name = {"CMYK": "printing colours (CMYK)"}.get(image.mode, f"colour mode {image.mode}")
         raise ImageError(f"images in {name} are not read: export a grey image")
     pixels, warnings = grey_of_colours(np.asarray(image.convert("RGB")), choice)
-    return pixels, (*warnings, *range_question(float(pixels.min()), float(pixels.max()), header.bits), *see_through)
+    return pixels, (*warnings, *range_question(pixels, header.bits), *see_through)
 
 
 def _is_see_through(image: Image.Image) -> bool:

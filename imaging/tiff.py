@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from contract.errors import ImageError
 from contract.model_card import InputSpecification, Window
 from imaging.colour import grey_of_colours
-from imaging.depth import scaled
+from imaging.depth import range_question, scaled
 from imaging.exif_orientation import upright
 from imaging.formats import (
     BoundedReader,
@@ -64,6 +64,8 @@ def read_tiff(source: BoundedReader, specification: InputSpecification, limits: 
             pixels, warnings, values = _grey(samples[..., 0], page, specification.window)
         else:
             pixels, warnings = grey_of_colours(_colours(samples, page), specification.colour)
+            if page.photometric != _PALETTE:
+                warnings = (*warnings, *range_question(pixels, page.bits))
         return DecodedFile(
             pixels=pixels,
             encoding=_encoding(page),
@@ -166,4 +168,4 @@ def _encoding(page: TiffPage) -> str:
     else:
         kind = "palette" if page.photometric == _PALETTE else "colour"
     numbers = {SampleKind.UNSIGNED: "", SampleKind.SIGNED: ", signed", SampleKind.FLOAT: ", decimal numbers"}[page.kind]
-    return f"TIFF, {kind}" + (f", {page.bits} bits{numbers}" if page.bits > 1 else "")
+    return kind + (f", {page.bits} bits{numbers}" if page.bits > 1 else "")

@@ -30,6 +30,7 @@ _NAMES = {
 _YBR, _RGB = 6, 2
 _EXPORT = "export it without compression or with LZW"
 _CUT = "the TIFF file is cut short: export or copy it again"
+_NOWHERE = "the TIFF file does not say where all parts of its picture are: export it again"
 _DAMAGED = "the compressed picture in the TIFF file is damaged: export or copy the file again"
 _MOST_LARGER = 4
 """A segment's compressed bytes, at most so many times what it holds: no encoder does worse."""
@@ -45,7 +46,7 @@ def check_storage(page: TiffPage, limits: Limits) -> None:
     if not 1 <= page.samples <= MAX_SAMPLES:
         raise ImageError(f"TIFF pictures with {page.samples} values a pixel are not read: export a grey picture")
     if min(page.segment) < 1 or not page.offsets:
-        raise ImageError(_CUT)
+        raise ImageError(_NOWHERE)
     down, across = _grid(page)
     limits.check_size(rows=down * page.segment[0], columns=across * page.segment[1])
     width = page.sample_type.itemsize * page.samples
@@ -96,7 +97,7 @@ def _segments(file: TiffFile, page: TiffPage) -> Iterator[bytes]:
     if not byte_counts and (page.compression == _PLAIN or count == 1):  # old writers leave them out
         byte_counts = (most,) * count
     if len(page.offsets) < count or len(byte_counts) < count:
-        raise ImageError(_CUT)
+        raise ImageError(_NOWHERE)
     left = _MOST_LARGER * file.byte_count + count * _LEAST_BYTES // 16
     for offset, byte_count in zip(page.offsets[:count], byte_counts[:count], strict=True):
         if not offset or not byte_count:

@@ -141,7 +141,12 @@ TIFFS: dict[str, Kind] = {
     "signed, 8 bits": Kind(make=tiff(SIGNED_8), right=part(grey(8), 8)),
     "signed, 16 bits": Kind(make=tiff(SIGNED_16), right=part(grey(16), 16)),
     "signed, 16 bits, WhiteIsZero": Kind(make=tiff(SIGNED_16, photometric="miniswhite"), right=1 - part(grey(16), 16)),
+    "signed, 8 bits, none below 0": Kind(make=tiff(grey(7).astype(np.int8)), right=part(grey(7) + 128.0, 8)),
+    "signed, 16 bits, a CT's units": Kind(
+        make=tiff(grey(12).astype(np.int16) - np.int16(1024)), right=part(grey(12) + 31744.0, 16)
+    ),
     "12 bits in 16": Kind(make=tiff(grey(12)), right=part(grey(12), 16)),
+    "12 bits in 16, WhiteIsZero": Kind(make=tiff(grey(12), photometric="miniswhite"), right=1 - part(grey(12), 16)),
     "12 bits in 16, MaxSampleValue 4095": Kind(make=with_tags(grey(12), {281: 4095}), right=part(grey(12), 12)),
     "12 bits in 16, SMaxSampleValue 4095": Kind(
         make=with_tags(grey(12), {340: 0, 341: 4095}), right=part(grey(12), 12)
@@ -192,6 +197,9 @@ TIFFS: dict[str, Kind] = {
     "colours of 16 bits that are grey, plane by plane": Kind(
         make=tiff(np.stack([grey(8) * 257] * 3).astype(np.uint16), photometric="rgb", planarconfig="separate"),
         right=part(grey(8), 8),
+    ),
+    "12 bits in colours of 16 that are grey": Kind(
+        make=tiff(np.dstack([grey(12)] * 3), photometric="rgb"), right=part(grey(12), 16), tolerance=1 / 255
     ),
     "palette that is grey": Kind(
         make=tiff(grey(8).astype(np.uint8), photometric="palette", colormap=np.stack([PALETTE] * 3)),
@@ -356,7 +364,8 @@ def patched(content: bytes, at: int, *numbers: float) -> bytes:
 
 def in_parts() -> bytes:
     content = nifti(grey(12).T)()
-    return gzip.compress(content[:1000]) + gzip.compress(content[1000:]) + b"what follows"
+    parts = (content[:9], content[9:300], b"", content[300:])
+    return b"".join(gzip.compress(part) for part in parts) + b"what follows"
 
 
 def with_a_hole() -> NDArray[np.float32]:
