@@ -56,11 +56,11 @@ def write_phantom(path: Path, *, seed: int = 1, side: int = 1024) -> None:
         setattr(data_set, keyword, UID(f"{_UID_ROOT}{(level << 64) + seed}"))
     data_set.PatientName, data_set.PatientID = "Phantom^Drawn", "PHANTOM"
     data_set.PatientBirthDate = data_set.PatientSex = data_set.StudyDate = data_set.StudyTime = ""
-    data_set.PatientAge = "004Y"  # as the shipped model asks
+    data_set.PatientAge = "004Y"  # age and view as the shipped model asks
     data_set.AccessionNumber = data_set.StudyID = data_set.ReferringPhysicianName = ""
     data_set.Manufacturer = "drawn by a program"
     data_set.SeriesNumber, data_set.InstanceNumber = 1, 1
-    data_set.Modality, data_set.BodyPartExamined, data_set.ViewPosition = "DX", "CHEST", "PA"
+    data_set.Modality, data_set.BodyPartExamined, data_set.ViewPosition = "DX", "CHEST", "AP"
     data_set.ImageType = ["ORIGINAL", "PRIMARY"]
     data_set.PresentationIntentType = "FOR PRESENTATION"
     data_set.PixelIntensityRelationship, data_set.PixelIntensityRelationshipSign = "LOG", 1

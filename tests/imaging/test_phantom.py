@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 from pydicom import dcmread
 
+from contract.model_card import read_card
 from imaging import read_image
 from imaging.phantom import draw_phantom, write_phantom
 from tests.imaging.samples import specification
@@ -20,6 +21,12 @@ def test_the_file_is_a_12_bit_monochrome1_chest_radiograph(tmp_path: Path) -> No
     image = read_image(path, specification())
     assert image.warnings == ()
     np.testing.assert_allclose(image.pixels, draw_phantom(seed=3, side=256), atol=2 / 4095)
+
+
+def test_the_shipped_model_has_no_question_about_it(tmp_path: Path) -> None:
+    write_phantom(tmp_path / "phantom.dcm", side=64)
+    card = read_card(Path(__file__).parents[2] / "models" / "pediatric-pneumonia-resnet18" / "card.json")
+    assert read_image(tmp_path / "phantom.dcm", card.input).warnings == ()
 
 
 def test_lungs_are_darker_than_spine_and_heart_and_brighter_than_air() -> None:
