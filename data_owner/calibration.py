@@ -18,7 +18,9 @@ class Calibration(StrEnum):
     NOT_MEASURED = "not-measured"
     """The card names no calibration."""
     OUTSIDE_RANGE = "outside-range"
-    """It names one, measured on pictures that this one is, or may be, none of."""
+    """It names one, measured on pictures that this one is, or may be, none of: a warning asked for confirmation."""
+    RANGE_UNKNOWN = "range-unknown"
+    """It names one, and nobody can say whether it holds here: the file does not say what it shows, or for which age."""
 
     @property
     def reason(self) -> str:
@@ -30,6 +32,8 @@ class Calibration(StrEnum):
                 return "Not calibrated: the model's card names no calibration."
             case Calibration.OUTSIDE_RANGE:
                 return "Not calibrated for this picture: it is, or may be, outside what the model was made for."
+            case Calibration.RANGE_UNKNOWN:
+                return "Not calibrated for this picture: nobody can say whether it is what the model was made for."
             case _:
                 assert_never(self)
 
@@ -40,7 +44,13 @@ def calibration_of(card: ModelCard, warnings: Iterable["ImageWarning"]) -> Calib
     Each warning that asks for confirmation (another modality, body part, view or age, unsettled polarity, not meant for
     viewing, nothing on it) doubts that the picture is of the kind that the temperature was measured on.
     """
+    from imaging.suitability import FIT_UNKNOWN
+
+    noticed = tuple(warnings)
     if card.calibration_temperature is None:
         return Calibration.NOT_MEASURED
-    outside = any(warning.needs_confirmation for warning in warnings)
-    return Calibration.OUTSIDE_RANGE if outside else Calibration.CALIBRATED
+    if any(warning.needs_confirmation for warning in noticed):
+        return Calibration.OUTSIDE_RANGE
+    if any(warning.code in FIT_UNKNOWN for warning in noticed):
+        return Calibration.RANGE_UNKNOWN
+    return Calibration.CALIBRATED

@@ -19,6 +19,7 @@ from imaging import ImageFacts, Polarity, Radiograph, read_image, to_model_input
 from imaging.formats import FileFormat, PolarityToldBy
 from imaging.preprocessing import to_picture
 from imaging.reading import AGE_UNKNOWN, WRONG_AGE
+from imaging.suitability import FIT_UNKNOWN, MISFIT
 
 _ANY_PICTURE = InputSpecification(
     modalities=tuple(Modality),
@@ -31,9 +32,7 @@ _ANY_PICTURE = InputSpecification(
 )
 """For looking without a model: whatever can be read. Its size is never used."""
 
-_OF_A_MODEL = frozenset(
-    {"modality-unknown", "wrong-modality", "body-part-unknown", "wrong-body-part", AGE_UNKNOWN, WRONG_AGE}
-)
+_OF_A_MODEL = FIT_UNKNOWN | MISFIT
 """Warnings that a picture may not be what a model was made for: without a model there is nothing to say."""
 
 

@@ -5,11 +5,16 @@ from typing import Final
 
 from contract.model_card import AgeRange, InputSpecification
 from imaging.formats import DecodedFile, FileFormat, ImageWarning
-from imaging.views import view_warnings, view_words
+from imaging.views import VIEW_NOT_JUDGED, VIEW_UNKNOWN, WRONG_VIEW, view_warnings, view_words
 
 AGE_UNKNOWN: Final = "age-unknown"
 WRONG_AGE: Final = "wrong-age"
 """Codes of warnings."""
+
+FIT_UNKNOWN: Final = frozenset({"modality-unknown", "body-part-unknown", VIEW_UNKNOWN, VIEW_NOT_JUDGED, AGE_UNKNOWN})
+"""Codes of warnings that nobody can say whether a file shows what the model was made for."""
+MISFIT: Final = frozenset({"wrong-modality", "wrong-body-part", WRONG_VIEW, WRONG_AGE})
+"""Codes of warnings that it says itself that it does not."""
 
 
 def suitability(

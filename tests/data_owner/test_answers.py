@@ -3,22 +3,28 @@
 import json
 import math
 from io import StringIO
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 from pydantic import ValidationError
 from rich.console import Console
 
-from contract.model_card import ModelCard, OutputPolicy, Task
+from contract.model_card import ModelCard, OutputPolicy, Task, View
 from data_owner.answers import ClassAnswer, Finding, FindingsAnswer, answer_from_label, answer_from_logits
-from data_owner.calibration import Calibration
+from data_owner.calibration import Calibration, calibration_of
 from data_owner.diagnosis import Diagnosis
 from data_owner.presentation import print_diagnosis
 from data_owner.wording import explained, lines_of
-from imaging import ImageWarning
+from imaging import ImageWarning, Polarity, read_image
 from tests.data_owner.answering import FINDINGS, card, diagnosis_of, multi_label_card
+from tests.end_to_end.models import INPUT
+from tests.imaging.samples import data_set, dicom_bytes, picture
 
 WRONG_AGE = ImageWarning("wrong-age", "the patient is older than the model was made for", needs_confirmation=True)
+INVERTED = ImageWarning("inverted", "bright and dark were exchanged, as you asked")
 NO_AGE = ImageWarning("age-unknown", "the file names no age")
 
 
@@ -183,7 +189,8 @@ def test_no_answer_contradicts_itself_or_another_kind() -> None:
     ("temperature", "noticed", "expected"),
     [
         (1.0, (), Calibration.CALIBRATED),
-        (2.0, (NO_AGE,), Calibration.CALIBRATED),
+        (2.0, (INVERTED,), Calibration.CALIBRATED),
+        (2.0, (NO_AGE,), Calibration.RANGE_UNKNOWN),
         (2.0, (NO_AGE, WRONG_AGE), Calibration.OUTSIDE_RANGE),
         (None, (), Calibration.NOT_MEASURED),
         (None, (WRONG_AGE,), Calibration.NOT_MEASURED),
@@ -199,6 +206,37 @@ def test_calibrated_is_what_somebody_measured_on_such_pictures(
     assert ("Calibrated probabilit" in text) is calibrated
     assert ("Not calibrated" in text) is not calibrated
     assert expected.reason in " ".join(text.split())
+
+
+@pytest.mark.parametrize(
+    ("tags", "expected"),
+    [
+        ({}, Calibration.CALIBRATED),
+        ({"BodyPartExamined": None}, Calibration.RANGE_UNKNOWN),
+        ({"ViewPosition": ""}, Calibration.RANGE_UNKNOWN),
+        ({"PatientAge": None}, Calibration.RANGE_UNKNOWN),
+        ({"BodyPartExamined": "HAND"}, Calibration.OUTSIDE_RANGE),
+        ({"ViewPosition": "LL"}, Calibration.OUTSIDE_RANGE),
+        ({"PatientAge": "040Y"}, Calibration.OUTSIDE_RANGE),
+        ({"Modality": None}, Calibration.OUTSIDE_RANGE),
+        ({"Modality": "CT"}, Calibration.OUTSIDE_RANGE),
+    ],
+)
+def test_a_file_that_does_not_say_what_it_shows_has_no_calibrated_answer(
+    tmp_path: Path, tags: dict[str, Any], expected: Calibration
+) -> None:
+    path = tmp_path / "chest.dcm"
+    path.write_bytes(dicom_bytes(data_set(picture(), changes={"ViewPosition": "AP"} | tags)))
+    asked = INPUT.model_copy(update={"views": (View.AP,)})
+    assert calibration_of(card(calibration_temperature=2.0), read_image(path, asked).warnings) is expected
+
+
+def test_a_png_that_somebody_looked_at_is_still_of_nobody_knows_what(tmp_path: Path) -> None:
+    path, model = tmp_path / "chest.png", card(calibration_temperature=2.0)
+    Image.fromarray(picture().astype(np.uint8)).save(path)
+    image = read_image(path, INPUT, polarity=Polarity.AS_READ)
+    assert calibration_of(model, image.warnings) is Calibration.RANGE_UNKNOWN
+    assert calibration_of(model, read_image(path, INPUT).warnings) is Calibration.OUTSIDE_RANGE
 
 
 def test_of_a_calibration_that_nobody_knows_nothing_is_said() -> None:

@@ -81,6 +81,11 @@ def test_a_preview_without_a_card_is_the_whole_picture(tmp_path: Path) -> None:
         np.testing.assert_allclose(np.asarray(image), picture(bits=16, seed=1) / 257, atol=0.51)
 
 
+def test_without_a_card_nothing_is_said_of_what_a_model_was_made_for(chest: Path) -> None:
+    chest.write_bytes(dicom_bytes(data_set(picture(), Modality="CT", changes={"ViewPosition": "LL"})))
+    assert inspect_file(chest, None, None).warnings == ()
+
+
 def test_warnings_are_those_of_diagnose(chest: Path, tmp_path: Path) -> None:
     card = read_card(write_tiny_model(tmp_path / "model") / "card.json")
     chest.write_bytes(dicom_bytes(data_set(picture(), Modality="CT")))
