@@ -3,12 +3,13 @@
 Sends no image and opens no session. It asks the front end for its catalog, and shakes hands with the parties.
 """
 
+import http.client
 import os
+import re
 import shutil
 import socket
 import ssl
 import stat
-import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -27,6 +28,7 @@ from contract.command_line import one_line
 from contract.errors import EncryptedInferenceError
 from contract.identity import Credentials, Party, Role
 from contract.model_card import Strict
+from contract.proxies import proxy_for, why_unreachable
 from contract.revocation import EXTEND_BEFORE, RevocationList
 from contract.ticket import LEEWAY
 from data_owner.settings import DataOwnerSettings
@@ -38,7 +40,9 @@ from secure_computation.channel.websocket import connect_channel
 NEEDED_BYTES = 2 << 30
 """Free on disk: masked weights of a model, a few stocked items, and room."""
 RENEW_BEFORE = timedelta(days=30)
-_PROXIES = ("http", "https", "no")
+_DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
+_REFUSAL = re.compile(r"^Tunnel connection failed: (\d{3}) ")
+"""What http.client says where a proxy refuses."""
 
 
 class Verdict(StrEnum):
@@ -77,6 +81,12 @@ def examine(settings: DataOwnerSettings, client: InferenceServiceClient) -> Iter
     """Look at everything in turn. Every check has an end: the deadlines of the settings hold."""
     front_end = urlsplit(settings.inference_service.url)
     yield from map(_examined, _own_checks(settings))
+    way = _examined(_Named("proxy", lambda: _proxy(settings.inference_service.url, settings.waiting.connect)))
+    yield way
+    if way.verdict is Verdict.BAD:
+        advice = "once the proxy lets this machine through, run data-owner doctor again"
+        yield Check(name="front end and parties", verdict=Verdict.DOUBTFUL, found="not looked at", advice=advice)
+        return
     reached = [_examined(check) for check in _front_end_checks(settings)]
     yield from reached
     if any(check.verdict is Verdict.BAD for check in reached):
@@ -116,7 +126,6 @@ def _own_checks(settings: DataOwnerSettings) -> Sequence[_Named]:
         _Named("authority", lambda: _dates(credentials.authority, "ask the federation for its new one")),
         _Named("revocations", lambda: _revocations(credentials)),
         _Named("disk", lambda: _disk(settings.data_folder)),
-        _Named("proxy", _proxy),
     )
 
 
@@ -171,13 +180,27 @@ def _disk(folder: Path) -> str:
     return f"{free / 1e9:.0f} GB free under {place}"
 
 
-def _proxy() -> str:
-    named = {kind: value for kind, value in urllib.request.getproxies().items() if kind in _PROXIES}
-    # A proxy's address may carry a password.
-    shown = [f"{kind}: {urlsplit(value).hostname or 'set'}" for kind, value in sorted(named.items()) if kind != "no"]
-    if not shown:
-        return "none in the environment"
-    return f"{', '.join(shown)}; it must let WebSocket through, and TLS without opening it"
+def _proxy(url: str, seconds: float) -> str:
+    """Ask the proxy, where there is one, for a tunnel to the front end, and close it."""
+    parts = urlsplit(url)
+    proxy = proxy_for(url)
+    if proxy is None:
+        return f"none in the environment for {parts.hostname}"
+    host, port = parts.hostname or "", parts.port or _DEFAULT_PORTS[parts.scheme]
+    kind = http.client.HTTPSConnection if proxy.opens_tls else http.client.HTTPConnection
+    connection = kind(proxy.host, proxy.port, timeout=seconds)
+    connection.set_tunnel(host, port, {"Proxy-Authorization": proxy.authorization} if proxy.authorization else {})
+    try:
+        connection.connect()
+    except (OSError, http.client.HTTPException) as error:
+        refusal = _REFUSAL.search(str(error))
+        target = f"{host}:{port}"
+        if refusal is not None:
+            raise proxy.refuses(target, int(refusal.group(1))) from None
+        raise proxy.dead(target, why_unreachable(error)) from None
+    finally:
+        connection.close()
+    return f"{proxy.host}:{proxy.port} ({proxy.setting}) lets this machine through to {host} port {port}"
 
 
 # The way to the front end
@@ -186,8 +209,8 @@ def _proxy() -> str:
 def _front_end_checks(settings: DataOwnerSettings) -> Sequence[_Named]:
     url, seconds = settings.inference_service.url, settings.waiting.connect
     parts = urlsplit(url)
-    host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
-    proxied = urllib.request.getproxies().get(parts.scheme) and not urllib.request.proxy_bypass(host)
+    host, port = parts.hostname or "", parts.port or _DEFAULT_PORTS[parts.scheme]
+    proxied = proxy_for(url) is not None
     checks = [] if proxied else [_Named("front end: address", lambda: _connects(host, port, seconds))]
     if parts.scheme == "https" and not proxied:
         checks.append(_Named("front end: certificate", lambda: _not_inspected(settings, host, port, seconds)))
@@ -242,7 +265,9 @@ def _clock(settings: DataOwnerSettings, url: str, seconds: float) -> str:
     authority = settings.inference_service.authority
     context = ssl.create_default_context(cafile=None if authority is None else str(authority))
     try:
-        answer = httpx.get(f"{url}/v2/health/live", verify=context, timeout=seconds)
+        proxy = proxy_for(url)
+        through = None if proxy is None else proxy.address
+        answer = httpx.get(f"{url}/v2/health/live", verify=context, timeout=seconds, proxy=through, trust_env=False)
         theirs = parsedate_to_datetime(answer.headers["date"])
     except (httpx.HTTPError, KeyError, ValueError):
         raise _Bad("the front end's clock could not be read", "see the lines above", Verdict.DOUBTFUL) from None
@@ -291,4 +316,4 @@ def _shake_hands(settings: DataOwnerSettings, url: str, party: Party) -> str:
     )
     channel.close()
     parts = urlsplit(url)
-    return f"{parts.hostname} port {parts.port or (443 if parts.scheme == 'wss' else 80)}: WebSocket and TLS reach it"
+    return f"{parts.hostname} port {parts.port or _DEFAULT_PORTS[parts.scheme]}: WebSocket and TLS reach it"

@@ -5,7 +5,6 @@ does, a call ends within its deadline, with a checked answer or an error of `con
 """
 
 import hashlib
-import ipaddress
 import ssl
 import time
 from collections.abc import Sequence
@@ -50,6 +49,7 @@ from contract.errors import (
     TooFast,
 )
 from contract.model_card import ModelCard
+from contract.proxies import is_loopback, proxy_for, why_unreachable
 from contract.settings import FrontEnd
 from contract.ticket import Engine, Purpose
 
@@ -89,18 +89,21 @@ class InferenceServiceClient:
         timeout_seconds: float = 30.0,
     ) -> None:
         parsed = httpx.URL(url)
-        loopback = _is_loopback(parsed.host)
+        loopback = is_loopback(parsed.host)
         if parsed.scheme != "https" and not (parsed.scheme == "http" and loopback):
             raise ConfigurationError(
                 f"{url[:200]}: the API key may not travel in clear; give an https:// URL (http:// is for loopback)"
             )
         self._url = url.rstrip("/")
+        self._target = f"{parsed.host}:{parsed.port or 443}"
+        self._proxy = proxy_for(url)
         self._timeout_seconds = timeout_seconds
         self._http = httpx.Client(
             headers={"Authorization": f"Bearer {api_key.get_secret_value()}", "Accept-Encoding": "identity"},
             verify=_tls(authority, revocations) if parsed.scheme == "https" else True,
             timeout=timeout_seconds,
-            trust_env=not loopback,  # a hospital's proxy stands between it and the world, never on loopback
+            proxy=None if self._proxy is None else self._proxy.address,
+            trust_env=False,  # which proxy it is, `proxy_for` has said
         )
 
     @classmethod
@@ -269,17 +272,30 @@ class InferenceServiceClient:
                 return answer
         except httpx.TimeoutException as error:
             raise self._too_late(f"{method} {path[:200]}", start) from error
-        except httpx.ConnectError as error:
-            advice = _advice(str(error))
-            raise PeerUnreachable(
-                f"the {_PEER} at {self._url} cannot be reached: {advice}, or correct the URL",
-                peer=f"the {_PEER}",
-            ) from error
+        except (httpx.ConnectError, httpx.ProxyError) as error:
+            raise self._unreachable(error) from error
         except (httpx.TransportError, httpx.StreamError) as error:
             raise PeerDisconnected(
-                f"the {_PEER} at {self._url} ended the connection during {method} {path[:200]}: try again",
+                f"the {_PEER} at {self._url}{self._through} ended the connection during {method} {path[:200]}: "
+                "try again",
                 peer=f"the {_PEER}",
             ) from error
+
+    @property
+    def _through(self) -> str:
+        return "" if self._proxy is None else f", through {self._proxy}"
+
+    def _unreachable(self, error: httpx.ConnectError | httpx.ProxyError) -> PeerUnreachable:
+        advice = _advice(str(error))
+        if self._proxy is not None and advice is None:
+            status = str(error)[:3]
+            if isinstance(error, httpx.ProxyError) and status.isdigit():
+                return self._proxy.refuses(self._target, int(status))
+            return self._proxy.dead(self._target, why_unreachable(error))
+        return PeerUnreachable(
+            f"the {_PEER} at {self._url} cannot be reached: {advice or 'check that it runs'}, or correct the URL",
+            peer=f"the {_PEER}",
+        )
 
     def _read(self, response: httpx.Response, *, limit: int, step: str, start: float) -> bytes:
         if response.headers.get("Content-Encoding", "identity") != "identity":
@@ -294,9 +310,8 @@ class InferenceServiceClient:
             parts.append(part)
         return b"".join(parts)
 
-    @staticmethod
-    def _too_late(step: str, start: float) -> DeadlineExceeded:
-        return DeadlineExceeded(peer=f"the {_PEER}", step=step, waited_seconds=time.monotonic() - start)
+    def _too_late(self, step: str, start: float) -> DeadlineExceeded:
+        return DeadlineExceeded(peer=f"the {_PEER}{self._through}", step=step, waited_seconds=time.monotonic() - start)
 
 
 def _tls(authority: Path | None, revocations: Path | None = None) -> ssl.SSLContext:
@@ -313,20 +328,13 @@ def _tls(authority: Path | None, revocations: Path | None = None) -> ssl.SSLCont
     return context
 
 
-def _advice(words: str) -> str:
-    """What to do where no connection was made, by OpenSSL's words."""
+def _advice(words: str) -> str | None:
+    """What to do where the front end's TLS was not accepted, by OpenSSL's words; None: it did not come so far."""
     if "certificate revoked" in words:
         return "its certificate was revoked; tell its operator"
     if "CRL" in words:
         return "the list of revoked certificates has ended or is not the authority's; put the newest there"
-    return "its certificate is not the federation's" if "CERTIFICATE" in words else "check that it runs"
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+    return "its certificate is not the federation's" if "CERTIFICATE" in words else None
 
 
 def _problem(status: int, answer: bytes) -> EncryptedInferenceError:

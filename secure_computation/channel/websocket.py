@@ -12,13 +12,20 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, WebSocketException
+from websockets.exceptions import (
+    ConnectionClosed,
+    InvalidHandshake,
+    InvalidProxyStatus,
+    InvalidStatus,
+    WebSocketException,
+)
 
 from contract.errors import (
     ConfigurationError,
     EncryptedInferenceError,
     PeerUnreachable,
 )
+from contract.proxies import Proxy, proxy_for, why_unreachable
 from secure_computation.channel.bridge import CLOSE_SECONDS, BridgedStream
 from secure_computation.channel.channel import Channel, Deadlines, Recorder
 from secure_computation.channel.identity import HANDSHAKE_STEP, Expected, describe, open_channel
@@ -72,7 +79,7 @@ def connect_websocket(url: str, deadline: Deadline) -> ByteStream:
 
     Its event loop runs in a daemon thread until the stream is closed.
     """
-    address = _address(url)
+    address, proxy = _address(url), proxy_for(url)
     opened: list[BridgedStream] = []
     failed: list[BaseException] = []
     settled = threading.Event()
@@ -81,6 +88,7 @@ def connect_websocket(url: str, deadline: Deadline) -> ByteStream:
         try:
             connection = await connect(
                 url,
+                proxy=None if proxy is None else proxy.address,
                 compression=None,
                 max_size=MESSAGE_BYTES,
                 write_limit=WRITE_BUFFER_BYTES,
@@ -108,7 +116,7 @@ def connect_websocket(url: str, deadline: Deadline) -> ByteStream:
     settled.wait()
     if opened:
         return opened[0]
-    raise _unreachable(failed[0] if failed else None, deadline.peer, address)
+    raise _unreachable(failed[0] if failed else None, deadline.peer, address, proxy)
 
 
 def _client_stream(connection: ClientConnection) -> BridgedStream:
@@ -155,7 +163,11 @@ def _address(url: str) -> str:
     return f"{parts.hostname}:{port}"
 
 
-def _unreachable(error: BaseException | None, peer: str, address: str) -> EncryptedInferenceError:
+def _unreachable(error: BaseException | None, peer: str, address: str, proxy: Proxy | None) -> EncryptedInferenceError:
+    if proxy is not None and isinstance(error, InvalidProxyStatus):
+        return proxy.refuses(address, error.response.status_code)
+    if proxy is not None and isinstance(error, OSError) and not isinstance(error, TimeoutError | ssl.SSLError):
+        return proxy.dead(address, why_unreachable(error))  # whoever is behind it is dialled by the proxy
     if isinstance(error, TimeoutError):
         why = "no answer in time"
     elif isinstance(error, ssl.SSLError):
@@ -167,6 +179,7 @@ def _unreachable(error: BaseException | None, peer: str, address: str) -> Encryp
     else:
         why = "the connection failed"
     named = peer if address in peer else f"{peer} at {address}"
+    named += "" if proxy is None else f", through {proxy}"
     return PeerUnreachable(f"{named} cannot be reached ({why}): check the address and that the party runs", peer=peer)
 
 

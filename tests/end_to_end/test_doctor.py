@@ -15,6 +15,7 @@ from demonstration.deployment import Deployment, deployed
 from tests.end_to_end.command_line import changed_settings, in_process
 from tests.end_to_end.federation import closed_port
 from tests.end_to_end.models import write_tiny_model
+from tests.fake_proxy import dead_proxy, refusing_proxy
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +94,29 @@ def test_the_doctor_says_what_is_wrong(
     assert found[name][0] == "bad"
     assert words in " ".join(map(str, found[name]))
     assert "CANARY" not in str(found)
+
+
+def test_the_doctor_asks_the_proxy_first(
+    deployment: Deployment, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = "https://front.invalid:8080"
+    settings = changed_settings(deployment, tmp_path / "settings.toml", inference_service={"url": url})
+    monkeypatch.setenv("NO_PROXY", "")
+    with dead_proxy() as dead, refusing_proxy(403) as refusing:
+        for proxy, found_words, advice_words in (
+            (dead, "cannot be reached (connection refused)", "correct HTTPS_PROXY"),
+            (refusing, "does not let this machine through to front.invalid:8080 (HTTP 403)", "allow CONNECT to front."),
+        ):
+            where = proxy.removeprefix("http://")
+            monkeypatch.setenv("HTTPS_PROXY", f"http://radiology:CANARY@{where}")
+            status, found = doctors_findings(capfd, settings)
+            assert status == 1
+            verdict, words, advice = found["proxy"]
+            assert verdict == "bad"
+            assert f"the proxy {where}, which HTTPS_PROXY names, {found_words}" in words
+            assert advice_words in str(advice)
+            assert "CANARY" not in str(found)
+            assert list(found)[-1] == "front end and parties"  # not looked at: the proxy stands before all of them
 
 
 def test_the_doctor_finds_who_opens_tls_on_the_way(

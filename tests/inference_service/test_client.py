@@ -28,6 +28,7 @@ from contract.errors import (
 from contract.ticket import Engine
 from inference_service import client as client_module
 from inference_service.client import InferenceServiceClient
+from tests.fake_proxy import dead_proxy, refusing_proxy
 from tests.inference_service.builders import PLAN, PROVIDER, card
 from tests.inference_service.conftest import FrontEnd, Keys
 
@@ -152,6 +153,46 @@ def test_a_server_that_is_down(unused_port: int) -> None:
         pytest.raises(PeerUnreachable, match="check that it runs"),
     ):
         client.models()
+
+
+def test_a_dead_proxy_is_named_and_its_password_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    with dead_proxy() as url:
+        where = url.removeprefix("http://")
+        monkeypatch.setenv("HTTPS_PROXY", f"http://radiology:canary@{where}")
+        monkeypatch.setenv("NO_PROXY", "")
+        with (
+            InferenceServiceClient("https://front.invalid:8080", KEY) as client,
+            pytest.raises(PeerUnreachable) as caught,
+        ):
+            client.models()
+    assert str(caught.value).startswith(f"the proxy {where}, which HTTPS_PROXY names, cannot be reached (")
+    assert "whether front.invalid:8080 can: correct HTTPS_PROXY, or put front.invalid into NO_PROXY" in str(
+        caught.value
+    )
+    assert "canary" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        (
+            403,
+            r"does not let this machine through to front.invalid:8080 \(HTTP 403\): ask the IT department to",
+        ),
+        (407, r"wants a name and a password \(HTTP 407\): put them into HTTPS_PROXY"),
+    ],
+)
+def test_a_proxy_that_refuses_is_named(monkeypatch: pytest.MonkeyPatch, status: int, words: str) -> None:
+    with refusing_proxy(status) as url:
+        monkeypatch.setenv("HTTPS_PROXY", url)
+        monkeypatch.setenv("NO_PROXY", "")
+        with (
+            InferenceServiceClient("https://front.invalid:8080", KEY) as client,
+            pytest.raises(
+                PeerUnreachable, match=f"the proxy {url.removeprefix('http://')}, which HTTPS_PROXY names, {words}"
+            ),
+        ):
+            client.models()
 
 
 @pytest.fixture

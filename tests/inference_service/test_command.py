@@ -200,7 +200,7 @@ def certificate_at(url: str, authority: Path) -> x509.Certificate:
 
 
 def test_a_list_that_has_ended_stops_a_call(tmp_path: Path) -> None:
-    assert "has ended" in _advice("[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: CRL has expired")
+    assert "has ended" in str(_advice("[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: CRL has expired"))
 
 
 def test_a_key_that_is_not_the_certificates(

@@ -29,6 +29,7 @@ from secure_computation.channel.channel import EXCHANGE_AHEAD_BYTES, Channel, De
 from secure_computation.channel.stream import Deadline, InboundBuffer
 from secure_computation.channel.tls import TlsContext, tls_context
 from secure_computation.channel.websocket import connect_channel
+from tests.fake_proxy import dead_proxy, refusing_proxy
 from tests.secure_computation.channel.conftest import DEADLINES, LABORATORY, Authority, Server
 
 
@@ -47,6 +48,34 @@ def test_nobody_listens(context: TlsContext) -> None:
         port = taken.getsockname()[1]
         with pytest.raises(PeerUnreachable, match=f"model-owner of north-lab at 127.0.0.1:{port} cannot be reached"):
             dial(f"ws://127.0.0.1:{port}/channel?token=secret", context)
+
+
+def test_a_dead_proxy_is_named(context: TlsContext, monkeypatch: pytest.MonkeyPatch) -> None:
+    with dead_proxy() as url:
+        where = url.removeprefix("http://")
+        monkeypatch.setenv("HTTP_PROXY", f"http://radiology:canary@{where}")
+        monkeypatch.setenv("NO_PROXY", "")
+        with pytest.raises(PeerUnreachable) as caught:
+            dial("ws://model.invalid:8081/channel", context)
+    assert str(caught.value).startswith(f"the proxy {where}, which HTTP_PROXY names, cannot be reached (")
+    assert "canary" not in str(caught.value)
+
+
+def test_a_proxy_that_refuses_is_named(context: TlsContext, monkeypatch: pytest.MonkeyPatch) -> None:
+    with refusing_proxy(403) as url:
+        monkeypatch.setenv("HTTP_PROXY", url)
+        monkeypatch.setenv("NO_PROXY", "")
+        with pytest.raises(PeerUnreachable, match=r"not let this machine through to model.invalid:8081 \(HTTP 403\)"):
+            dial("ws://model.invalid:8081/channel", context)
+
+
+def test_no_proxy_stands_between_parties_of_one_machine(
+    context: TlsContext, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with dead_proxy() as url:
+        monkeypatch.setenv("HTTP_PROXY", url)
+        monkeypatch.setenv("NO_PROXY", "")
+        dial(server.url, context).close()
 
 
 def test_an_unknown_host(context: TlsContext) -> None:
