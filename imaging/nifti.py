@@ -4,8 +4,11 @@ The head or the front is at the top, the patient's right, else the front, on the
 nor window: values are stretched by the card's window, else by their own range.
 """
 
+import logging
 import math
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, BinaryIO, Final
 
 import numpy as np
@@ -44,7 +47,7 @@ def read_nifti(source: BinaryIO, specification: InputSpecification, limits: Limi
     """
     import nibabel  # a fifth of a second, which most files need not wait for
 
-    with third_party_reader("the NIfTI file"), nibabel.imageglobals.LoggingOutputSuppressor():
+    with third_party_reader("the NIfTI file"), _silent(nibabel.imageglobals.logger):
         content = _uncompressed(source, limits)
         kind = nibabel.Nifti2Image if content[4:8] == b"n+2\0" else nibabel.Nifti1Image
         image = kind.from_bytes(content)
@@ -74,6 +77,16 @@ def read_nifti(source: BinaryIO, specification: InputSpecification, limits: Limi
             warnings=(*_several(volumes), *_placement(image, orientation), *warnings),
             values=values,
         )
+
+
+@contextmanager
+def _silent(logger: logging.Logger) -> Iterator[None]:
+    """Without what nibabel tells the terminal of headers that it puts right; only one reader runs at a time."""
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before
 
 
 def _uncompressed(source: BinaryIO, limits: Limits) -> bytes:

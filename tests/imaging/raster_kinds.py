@@ -265,7 +265,7 @@ EXIF_TURNED = b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x05\0\0\0\0\0\0\0"
 
 PNGS: dict[str, Kind] = {
     **{
-        f"grey, {bits} bits": Kind(make=png(grey(bits), bits), right=part(grey(bits), bits))
+        f"grey, {bits} bit{'s' * (bits > 1)}": Kind(make=png(grey(bits), bits), right=part(grey(bits), bits))
         for bits in (1, 2, 4, 8, 16)
     },
     "interlaced": Kind(make=interlaced, right=part(grey(16), 16)),

@@ -178,6 +178,13 @@ def test_a_gzip_bomb_is_refused(tmp_path: Path) -> None:
         read_image(save(tmp_path, gzip.compress(content)), specification(frame=FrameChoice.FIRST), limits=limits)
 
 
+def test_a_header_that_is_put_right_is_not_spoken_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    content = bytearray(nifti_bytes(volume()[..., 0]))
+    content[252:254] = b"\xe2\0"  # a qform_code that the standard does not know
+    read_image(save(tmp_path, bytes(content)), specification())
+    assert caplog.records == []
+
+
 def test_values_that_are_not_numbers_are_refused(tmp_path: Path) -> None:
     values = np.full((4, 4, 4), np.nan, np.float32)
     with pytest.raises(ImageError, match="not finite"):
