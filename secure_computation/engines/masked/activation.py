@@ -24,7 +24,7 @@ other plans without torch.
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -47,6 +47,8 @@ from secure_computation.wire import tensor_prelude
 if TYPE_CHECKING:
     from secure_computation.crypten_bridge.communicator import OpeningChannel
 
+FRACTIONAL_BITS: Final = 16
+"""Of CrypTen's tensors, and so of what this makes."""
 Image = tuple[int, int]
 """Channels, and places at which each of them has an element."""
 
@@ -91,7 +93,13 @@ class ActivationShape:
         """What CrypTen asks for and opens. The first call in a process loads CrypTen, which takes seconds."""
         from secure_computation.engines.masked.activation_on_crypten import record_dealing
 
-        return record_dealing(self.function, self.image, self.count, self.divided_bits)
+        return record_dealing(self.function, self.image, self.count, self.divided_bits, self.largest)
+
+    @property
+    def largest(self) -> float:
+        """What |x| stays below in a plan's audited range."""
+        scale = 1 << (FRACTIONAL_BITS + self.divided_bits)
+        return (1 << (self.widening.ring_bits - 2)) * self.multiplier / scale
 
     @cached_property
     def corrections(self) -> BundleLayout:

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from contract.errors import ConfigurationError
-from secure_computation.crypten_bridge.activations import apply_activation
+from secure_computation.crypten_bridge.activations import apply_activation, stays_near
 from secure_computation.crypten_bridge.communicator import (
     DATA_OWNER_RANK,
     MODEL_OWNER_RANK,
@@ -24,21 +24,20 @@ from secure_computation.crypten_bridge.installation import load_crypten
 from secure_computation.crypten_bridge.provider import Corrections, DataOwnerProvider, ModelOwnerProvider
 from secure_computation.crypten_bridge.session import Session, activate
 from secure_computation.crypten_bridge.softmax import softmax
-from secure_computation.engines.masked.activation import ActivationShape, Dealing, Image
+from secure_computation.engines.masked.activation import FRACTIONAL_BITS, ActivationShape, Dealing, Image
 from secure_computation.engines.masked.crypten_step import CrypTenFunction
 from secure_computation.protocols.widening import WideElements
 from secure_computation.randomness import Seed
 
-PRECISION_BITS = 16
-"""Fractional bits of CrypTen's tensors, and so of what this makes."""
-
 
 @lru_cache(maxsize=256)
-def record_dealing(function: CrypTenFunction, image: Image | None, count: int, divided_bits: int) -> Dealing:
+def record_dealing(
+    function: CrypTenFunction, image: Image | None, count: int, divided_bits: int, largest: float
+) -> Dealing:
     """What CrypTen asks for and opens, by a dry run."""
     session, provider, communicator = recording_session(weights_are_opened=False)
     with activate(session), torch.inference_mode():
-        _evaluate(function, image, torch.empty((count,), dtype=torch.int64, device=META), divided_bits)
+        _evaluate(function, image, torch.empty((count,), dtype=torch.int64, device=META), divided_bits, largest)
     return Dealing(
         requests=tuple(provider.requests), openings=tuple(math.prod(shape) for shape in communicator.openings)
     )
@@ -108,18 +107,20 @@ def _compute(
     scaled = torch.from_numpy((share * np.uint64(shape.multiplier)).view(np.int64))
     session = Session(communicator=communicator, provider=provider, streams=_NO_STREAMS)
     with activate(session), torch.inference_mode():
-        result = _evaluate(shape.function, shape.image, scaled, shape.divided_bits)
+        result = _evaluate(shape.function, shape.image, scaled, shape.divided_bits, shape.largest)
         provider.check_finished()
     words: WideElements = result.share.contiguous().numpy().view(np.uint64)
     return words
 
 
-def _evaluate(function: CrypTenFunction, image: Image | None, share: torch.Tensor, divided_bits: int) -> Any:
+def _evaluate(
+    function: CrypTenFunction, image: Image | None, share: torch.Tensor, divided_bits: int, largest: float
+) -> Any:
     """CrypTen's tensor of the function, flat; `share`, flat as well, has 16 + divided_bits fractional bits."""
-    x = load_crypten().mpc.MPCTensor.from_shares(share, precision=PRECISION_BITS)
+    x = load_crypten().mpc.MPCTensor.from_shares(share, precision=FRACTIONAL_BITS)
     if divided_bits:
         x = x.div(1 << divided_bits)
     if function != "softmax":
-        return apply_activation(function, x)
+        return apply_activation(function, x, near=stays_near(function, largest))
     assert image is not None
     return softmax(x.reshape(-1, *image)).reshape(share.numel())

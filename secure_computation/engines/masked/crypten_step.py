@@ -8,7 +8,7 @@ from secure_computation.engines.masked.step_bases import ComparisonStep, Factor,
 from secure_computation.network import Activation, Shape, Softmax
 
 MAX_CRYPTEN_ELEMENTS = 1 << 21
-"""Of one value computed by CrypTen, for which about 500 bytes are dealt for each element; eight times that in all."""
+"""Of one value computed by CrypTen, for which up to 500 bytes are dealt for each element; eight times that in all."""
 CRYPTEN_SCALE = 1 << 16
 
 
