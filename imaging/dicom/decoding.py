@@ -37,7 +37,7 @@ _LOSSY_JPEG_2000 = ("1.2.840.10008.1.2.4.91", "1.2.840.10008.1.2.4.203")
 _MOST_STRAY_BYTES = 8
 """Before the end of a JPEG-LS picture."""
 _SLACK = 16
-"""A lossy compression leaves the range of its values by less than this part of it."""
+"""JPEG 2000's reversible wavelet, cut short, leaves the range of its values by less than this part of it."""
 
 
 def decode_grey(
@@ -85,11 +85,15 @@ def checked_codestream(data: bytes, layout: PixelLayout) -> Codestream:
 
 
 def _slack(stream: Codestream, layout: PixelLayout, file: DicomFile) -> int:
-    """By how much decoded values may leave the range of those that were encoded."""
-    if stream.error:
+    """By how much decoded values may leave the range of those that were encoded.
+
+    A transformation into frequencies leaves nothing of bits of their own above a value, so what is there is overshoot.
+    """
+    if file.codec is Codec.JPEG_LS:
         return stream.error
-    lossy = not stream.lossless or file.transfer_syntax in _LOSSY_JPEG_2000
-    return (1 << layout.stored) // _SLACK if lossy and file.codec is not Codec.JPEG_LS else 0
+    if not stream.lossless:
+        return 1 << stream.precision
+    return (1 << layout.stored) // _SLACK if file.transfer_syntax in _LOSSY_JPEG_2000 else 0
 
 
 def _unpacked(codec: Codec, data: bytes, stream: Codestream, file: DicomFile) -> NDArray[np.unsignedinteger]:

@@ -18,11 +18,26 @@ GEOMETRY_TAGS: Final = (
     "AnatomicRegionSequence",
 )
 
-_PROJECTED = frozenset({"CR", "DX", "RF", "RG", "XA"})
-"""Modalities whose pictures are shown upright, with the patient's right on the left."""
+_PROJECTED = frozenset({"CR", "DX", "DR", "RF", "RG", "XA", "OT", "SC", None})
+"""Modalities whose pictures are shown upright, with the patient's right on the left; or nobody knows which it is."""
 _LIMBS = frozenset(
     {"HAND", "FINGER", "THUMB", "WRIST", "FOREARM", "ELBOW", "HUMERUS", "ARM", "EXTREMITY"}
-    | {"FOOT", "TOE", "ANKLE", "CALCANEUS", "LEG", "KNEE", "FEMUR", "HEEL", "JAW", "SHOULDER"}
+    | {
+        "FOOT",
+        "TOE",
+        "ANKLE",
+        "CALCANEUS",
+        "LEG",
+        "THIGH",
+        "TIBIA",
+        "FIBULA",
+        "PATELLA",
+        "KNEE",
+        "FEMUR",
+        "HEEL",
+        "JAW",
+        "SHOULDER",
+    }
 )
 """Parts that people lay and show as they like."""
 
@@ -39,45 +54,28 @@ _VIEW_WORDS = MappingProxyType(
         "ANTERO POSTERIOR": "AP",
     }
 )
-_VIEW_CODES = MappingProxyType(
+_CODES_OF_VIEWS = MappingProxyType(
     {
-        "399348003": "AP",
-        "R-10206": "AP",
-        "399348005": "AP",
-        "272479007": "PA",
-        "R-10214": "PA",
-        "R-40888": "PA",
-        "399033003": FRONTAL,
-        "R-10202": FRONTAL,
-        "399067008": LATERAL,
-        "R-102CD": LATERAL,
-        "399173006": "LL",
-        "R-10236": "LL",
-        "399198007": "RL",
-        "R-10232": "RL",
-        "399162004": "CC",
-        "R-10242": "CC",
-        "399260004": "ML",
-        "R-10224": "ML",
-        "399352003": "LM",
-        "R-10228": "LM",
-        "399368009": "MLO",
-        "R-10226": "MLO",
-        "399099002": "LMO",
-        "R-10230": "LMO",
-        "399182000": "OBLIQUE",
-        "R-102C1": "OBLIQUE",
-        "399236003": "OBLIQUE",
-        "R-10234": "OBLIQUE",
-        "399184004": "OBLIQUE",
-        "R-10238": "OBLIQUE",
-        "399061009": "AXIAL",
-        "R-10241": "AXIAL",
+        ("399348003", "R-10206"): "AP",
+        ("272479007", "R-10214", "R-40888"): "PA",
+        ("399033003", "R-10202"): FRONTAL,
+        ("399067008", "R-102CD"): LATERAL,
+        ("399173006", "R-10236"): "LL",
+        ("399198007", "R-10232"): "RL",
+        ("399162004", "R-10242"): "CC",
+        ("399260004", "R-10224"): "ML",
+        ("399352003", "R-10228"): "LM",
+        ("399368009", "R-10226"): "MLO",
+        ("399099002", "R-10230"): "LMO",
+        ("399182000", "399236003", "399184004", "399059000", "399312000", "399135007"): "OBLIQUE",
+        ("399356000", "399006002", "399038007", "399160007", "260427002", "260426006"): "OBLIQUE",
+        ("R-102C1", "R-10234", "R-10238", "R-10216", "R-10208", "R-10220", "R-40985"): "OBLIQUE",
+        ("R-10212", "R-10210", "R-10204", "R-40783", "R-40782"): "OBLIQUE",
+        ("399061009", "R-10241"): "AXIAL",
     }
 )
-"""SNOMED CT and its older names -> views (PS3.16 CID 4010 and 4014)."""
-
-_REGION_CODES = MappingProxyType(
+"""SNOMED CT's codes and their older forms (PS3.16 CID 4010 and 4014) -> views."""
+_CODES_OF_REGIONS = MappingProxyType(
     {
         ("51185008", "816094009", "43799004", "39607008", "72410000"): "CHEST",
         ("T-D3000", "T-D3200", "T-28000", "T-D3300"): "CHEST",
@@ -101,6 +99,20 @@ _REGION_CODES = MappingProxyType(
         ("122494005", "T-11501"): "CSPINE",
         ("122495006", "T-11502"): "TSPINE",
         ("122496007", "T-11503"): "LSPINE",
+        ("54735007", "T-11AD0"): "SSPINE",
+        ("91397008", "T-11196"): "FACIAL BONES",
+        ("363654007", "T-D14AE"): "ORBIT",
+        ("32849002", "T-56000"): "ESOPHAGUS",
+        ("69695003", "T-57000"): "STOMACH",
+        ("71854001", "T-59300"): "COLON",
+        ("89837001", "T-74000"): "BLADDER",
+        ("39723000", "T-15680"): "SIJOINT",
+        ("71341001", "T-12710"): "FEMUR",
+        ("12611008", "T-12740"): "TIBIA",
+        ("87342007", "T-12750"): "FIBULA",
+        ("64234005", "T-12730"): "PATELLA",
+        ("80144004", "T-12770"): "CALCANEUS",
+        ("85050009", "T-12410"): "HUMERUS",
         ("29836001", "24136001", "T-D2500", "T-15710"): "HIP",
         ("66019005", "T-D0300"): "EXTREMITY",
         ("40983000", "53120007", "T-D8200", "T-D8000"): "ARM",
@@ -122,7 +134,10 @@ _REGION_CODES = MappingProxyType(
     }
 )
 """Codes of regions -> BodyPartExamined (PS3.16 Annex L); the lungs and the mediastinum are parts of a chest."""
-_REGIONS = MappingProxyType({one: part for codes, part in _REGION_CODES.items() for one in codes})
+_VIEWS, _REGIONS = (
+    MappingProxyType({one: meaning for codes, meaning in table.items() for one in codes})
+    for table in (_CODES_OF_VIEWS, _CODES_OF_REGIONS)
+)
 
 
 def body_parts(told: Dataset) -> tuple[str, ...]:
@@ -133,7 +148,7 @@ def body_parts(told: Dataset) -> tuple[str, ...]:
 
 def views_told(told: Dataset) -> tuple[str, ...]:
     """The view by its own tags, and by the orientation where that can only be one."""
-    named = [_view(code(told, "ViewPosition")), _VIEW_CODES.get(_first_code(told, "ViewCodeSequence"))]
+    named = [_view(code(told, "ViewPosition")), _VIEWS.get(_first_code(told, "ViewCodeSequence"))]
     views = [view for view in named if view is not None]
     side = _seen_from(told)
     known = FRONTAL_VIEWS | LATERAL_VIEWS

@@ -141,6 +141,17 @@ def test_what_a_lossy_compression_makes_too_bright_does_not_become_black(*, is_s
     assert stored_values(exact, stored=12, high_bit=11, signed=is_signed).tolist()[0][2] < most
 
 
+def test_lossy_jpeg_2000_of_16_bits_stays_within_the_12_that_are_stored(tmp_path: Path) -> None:
+    """Compressed so much that the decoded values leave their range by a quarter."""
+    board = np.where(np.add.outer(np.arange(64) // 8, np.arange(64) // 8) % 2, 4095, 0).astype(np.uint16)
+    frame = bytes(imagecodecs.jpeg2k_encode(board, level=40, reversible=False, codecformat="j2k"))
+    decoded = imagecodecs.jpeg2k_decode(frame)
+    assert decoded.max() > 5000
+    path = tmp_path / "image"
+    path.write_bytes(compressed(header(board, 12, 11, signed=False), frame, "1.2.840.10008.1.2.4.91"))
+    np.testing.assert_allclose(read_image(path, specification()).pixels, np.minimum(decoded, 4095) / 4095, atol=0.001)
+
+
 def test_an_overlay_in_a_lossy_codestream_is_left_out_all_the_same() -> None:
     values = np.array([[3, 4000, 700 | 0x8000]], np.uint16)
     samples = Samples(patterns=values, precision=16, slack=256)
