@@ -10,6 +10,8 @@ _LOSSLESS, _JPEG_LS = {0xC3, 0xC7, 0xCB, 0xCF}, 0xF7
 _SCAN = 0xDA
 _MOST_JPEG_BITS = 16
 _CODING_STYLE = 0xFF52
+MOST_MARKERS = 1 << 16
+"""Before the picture itself: a header that has more is none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +60,9 @@ def read_codestream(data: bytes) -> Codestream | None:
 def _is_reversible(data: bytes) -> bool:
     """Whether JPEG 2000's coding style names the 5-3 wavelet, which loses nothing by itself."""
     position = 2
-    while position + 14 <= len(data) and data[position] == 0xFF:
+    for _ in range(MOST_MARKERS):
+        if position + 14 > len(data) or data[position] != 0xFF:
+            break
         marker, length = struct.unpack_from(">2H", data, position)
         if marker == _CODING_STYLE:
             return data[position + 13] == 1
@@ -69,7 +73,9 @@ def _is_reversible(data: bytes) -> bool:
 def jpeg_segments(data: bytes) -> Iterator[tuple[int, int]]:
     """Markers that have a length, and where they stand, up to the first scan's; frame headers are whole."""
     position = 2
-    while position + 10 <= len(data) and data[position] == 0xFF:
+    for _ in range(MOST_MARKERS):
+        if position + 10 > len(data) or data[position] != 0xFF:
+            return
         marker = data[position + 1]
         if marker == 0xFF:  # fill byte
             position += 1

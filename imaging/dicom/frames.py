@@ -13,6 +13,8 @@ from imaging.dicom.syntax import Codec, DicomFile
 from imaging.formats import ImageWarning
 
 _ITEM, _END = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"
+MOST_FRAGMENTS = 1 << 20
+"""Pieces of compressed pixel data in one file."""
 _CUT_SHORT = "the DICOM file is damaged or cut short in its pixel data: export or copy it again"
 
 
@@ -67,7 +69,7 @@ def compressed_frame(
             f"the DICOM file is damaged, its picture is not compressed as it says ({file.transfer_syntax.name}): "
             "export or copy it again"
         )
-    offsets, fragments = _fragments(data, begins)
+    table, fragments = _fragments(data, begins)
     starts = [index for index, fragment in enumerate(fragments) if begins(fragment.content)]
     if starts and starts[0] == 0 and len(starts) >= layout.frames:
         ends = [*starts[1:], len(fragments)]
@@ -77,7 +79,8 @@ def compressed_frame(
         return fragments[frame].content, ()
     if layout.frames == 1:
         return _joined(fragments), ()
-    if len(offsets) == layout.frames and set(offsets) <= {fragment.offset for fragment in fragments}:
+    offsets = struct.unpack(f"<{layout.frames}I", table) if len(table) == 4 * layout.frames else ()
+    if offsets and set(offsets) <= {fragment.offset for fragment in fragments}:
         limits = [*offsets, 1 << 63]
         return _joined([one for one in fragments if limits[frame] <= one.offset < limits[frame + 1]]), ()
     raise ImageError("the DICOM file does not hold the pictures that its header promises: export the file again")
@@ -103,11 +106,11 @@ def _pixel_data(data_set: Dataset, keyword: str) -> bytes:
     return bytes(element.value or b"")
 
 
-def _fragments(data: bytes, begins: Callable[[bytes], bool]) -> tuple[list[int], list[_Fragment]]:
+def _fragments(data: bytes, begins: Callable[[bytes], bool]) -> tuple[bytes, list[_Fragment]]:
     """The table of offsets, and the fragments that follow it. Raises ImageError for what holds none."""
     contents: list[tuple[int, bytes]] = []
     position = 0
-    while data[position : position + 4] == _ITEM and position + 8 <= len(data):
+    while data[position : position + 4] == _ITEM and position + 8 <= len(data) and len(contents) < MOST_FRAGMENTS:
         (length,) = struct.unpack_from("<I", data, position + 4)
         if position + 8 + length > len(data):
             raise ImageError(_CUT_SHORT)
@@ -120,9 +123,8 @@ def _fragments(data: bytes, begins: Callable[[bytes], bool]) -> tuple[list[int],
         table = contents.pop(0)[1]
     if not contents:
         raise ImageError(_CUT_SHORT)
-    offsets = [offset for (offset,) in struct.iter_unpack("<I", table[: len(table) // 4 * 4])]
     start = contents[0][0]
-    return offsets, [_Fragment(position - start, content) for position, content in contents]
+    return table, [_Fragment(position - start, content) for position, content in contents]
 
 
 def _more_than_promised() -> tuple[ImageWarning, ...]:
