@@ -13,7 +13,10 @@ from pathlib import Path
 import pytest
 
 from contract.errors import ComputationFailed
-from demonstration.demo import Comparison
+from data_owner.answers import answer_from_logits
+from demonstration.demo import Comparison, contradicts
+from tests.data_owner.answering import card as small_card
+from tests.data_owner.answering import multi_label_card
 from tests.end_to_end.models import CLASSES, radiograph, write_tiny_model
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -204,3 +207,26 @@ def test_answers_that_differ_are_a_failure() -> None:
     comparison(plaintext="normal").require_same_answer()
     with pytest.raises(ComputationFailed, match="encrypted inference says normal, the plaintext model virus"):
         comparison(plaintext="virus").require_same_answer()
+
+
+@pytest.mark.parametrize(
+    ("found", "plain", "differ"),
+    [
+        ((2.0, -2.0, 0.01), (2.0, -2.0, -0.01), False),  # of a finding at its threshold, rounding decides
+        ((2.0, -2.0, 0.3), (2.0, -2.0, -0.3), True),
+        ((2.0, 2.0, 0.0), (2.0, -2.0, 0.0), True),
+        ((1.0, -2.0, 0.0), (3.0, -1.0, 0.0), False),
+    ],
+)
+def test_findings_differ_where_one_is_clearly_on_the_other_side(
+    found: tuple[float, ...], plain: tuple[float, ...], differ: bool
+) -> None:
+    card = multi_label_card()
+    assert contradicts(answer_from_logits(card, found), answer_from_logits(card, plain)) is differ
+
+
+def test_an_answer_of_another_kind_contradicts() -> None:
+    one, several = answer_from_logits(small_card(), (1.0, 0.0)), answer_from_logits(multi_label_card(), (1.0, 0.0, 0.0))
+    assert contradicts(one, several)
+    assert contradicts(several, one)
+    assert not contradicts(one, one)
