@@ -17,6 +17,9 @@ from data_owner.progress import Progress
 from data_owner.wording import Line, explained, lines_of
 
 BAR_WIDTH = 30
+BESIDE_VERDICTS = 14
+LEAST_WITH_BARS = 80
+"""Columns of a terminal; a narrower one has the numbers alone."""
 FRAME = 8
 """Columns that a panel adds to its title."""
 
@@ -50,7 +53,7 @@ def shown_progress(console: Console) -> Iterator[Progress]:
 def print_diagnosis(console: Console, diagnosis: Diagnosis, card: ModelCard) -> None:
     """Print the answer, what it rests on, and what left this machine."""
     answer, lines = diagnosis.diagnosis, lines_of(diagnosis.diagnosis)
-    block = "#" if console.options.ascii_only else "█"
+    block = "" if console.width < LEAST_WITH_BARS else "#" if console.options.ascii_only else "█"
     content: Table | Text = _bars(lines, block) if lines else Text(printable(answer.words), style="bold")
     title = Text(printable(f"{diagnosis.file}: {answer.words}"), style="bold")
     subtitle = Text(f"{diagnosis.model.name} {diagnosis.model.version}")
@@ -67,12 +70,15 @@ def print_diagnosis(console: Console, diagnosis: Diagnosis, card: ModelCard) -> 
 
 
 def _bars(lines: Sequence[Line], block: str) -> Table:
-    table = Table.grid(padding=(0, 2))
+    with_verdicts = lines[0].threshold is not None
+    table, width = Table.grid(padding=(0, 2)), BESIDE_VERDICTS if with_verdicts else BAR_WIDTH
+    table.add_column(overflow="fold", min_width=8)  # on a narrow terminal over several rows, but whole
+    table.add_column(no_wrap=True)
     for line in lines:
         style = "bold" if line.stands else ""
-        bar = block * max(1, round(line.share * BAR_WIDTH))
+        bar = block * max(1, round(line.share * width))
         cells = [Text(printable(line.name), style=style), Text(line.percent, style=style, justify="right")]
-        cells += [Text(line.verdict, style=style)] if line.threshold is not None else []
+        cells += [Text(line.verdict, style=style)] if with_verdicts else []
         table.add_row(*cells, Text(bar, style="cyan"))
     return table
 

@@ -140,6 +140,21 @@ def test_findings_are_judged_each_on_its_own() -> None:
     assert "they do not add up to 100 %" in text
 
 
+@pytest.mark.parametrize("width", [40, 60, 80, 200])
+def test_no_terminal_is_too_narrow_for_a_findings_name_and_number(width: int) -> None:
+    name = "Enlarged_Cardiomediastinum"
+    model, output = multi_label_card(classes=(name, "mass")), StringIO()
+    print_diagnosis(Console(file=output, width=width), diagnosis_of(model, (2.0, -2.0)), model)
+    rows = [row for row in output.getvalue().splitlines() if row.startswith("│")]
+    first = next(number for number, row in enumerate(rows) if "88.1 %" in row)
+    second = next(number for number, row in enumerate(rows) if "11.9 %" in row)
+    of_it = [row.strip("│ ") for row in rows[first:second]]
+    assert name in "".join(part.split("  ")[0] for part in of_it)
+    beside = " ".join(" ".join(part.split("  ")[1:]) for part in of_it)
+    assert "present, from 50 % on" in " ".join(beside.split())
+    assert any("█" in row for row in rows) is (width >= 80)
+
+
 def test_without_a_finding_above_its_threshold_the_answer_says_that() -> None:
     fields, text = shown(multi_label_card(), (-1.0, -0.1, -9.0))
     assert not any(finding["present"] for finding in fields["diagnosis"]["findings"])
