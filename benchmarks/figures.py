@@ -25,7 +25,7 @@ _COLUMNS = (
     "offline MB",
     "one-way trips",
     "largest party MB",
-    "logit error",
+    "logit error (phantoms)",
 )
 
 
@@ -59,7 +59,7 @@ def render(folder: Path = RESULTS, models: tuple[str, ...] = ("resnet18", "resne
     parts = [BEGIN]
     for model in models:
         path = newest(folder, model)
-        parts += ["", *_table(read_results(path), path)]
+        parts += ["", *_table(read_results(path), path), *_on_real_films(folder, model)]
     return "\n".join([*parts, "", END])
 
 
@@ -73,6 +73,25 @@ def _table(results: list[dict[str, Any]], path: Path) -> list[str]:
     )
     lines = [title, "", f"| {' | '.join(_COLUMNS)} |", "| --- " * len(_COLUMNS) + "|"]
     return lines + [_row(result) for result in results]
+
+
+def _on_real_films(folder: Path, model: str) -> list[str]:
+    """What `scripts/bench agreement` found on real radiographs, set by set; nothing where none was measured."""
+    lines = []
+    for path in sorted(folder.glob(f"agreement-{model}-*.json")):
+        found = json.loads(path.read_text())
+        name = path.stem.removeprefix(f"agreement-{model}-")
+        lines.append(
+            f"{name}, {found['images']} images, mean {found['mean_abs_error']:.2g}, largest "
+            f"{found['max_abs_error']:.2g}, {found['labels_agree']} labels as in clear "
+            f"([{path.name}](benchmarks/results/{path.name}))"
+        )
+    if not lines:
+        return []
+    return [
+        "",
+        f"The masked engine's logit error on real radiographs, of each image's worst logit: {'; '.join(lines)}.",
+    ]
 
 
 def _row(result: dict[str, Any]) -> str:

@@ -3,7 +3,8 @@
 on the authority's machine   federation init --folder authority
 on each party's machine      federation request --role data-owner --organisation st-mary --folder credentials
 on the authority's machine   federation enroll data-owner.csr --authority authority --out data-owner.pem
-on each party's machine      federation install data-owner.pem --authority authority.pem --revocations revoked.crl ...
+on each party's machine      federation install data-owner.pem --authority authority.pem --revocations revoked.crl
+                             --role data-owner --organisation st-mary --folder credentials
 
 later, on a party's machine  federation renew --role data-owner --organisation st-mary --folder credentials
                              (enroll and install as before; no telephone is needed)
@@ -11,6 +12,7 @@ on the authority's machine   federation revoke --authority authority --role data
 """
 
 from pathlib import Path
+from shlex import join
 from typing import Annotated
 
 import typer
@@ -64,7 +66,8 @@ def request(role: RoleOption, organisation: OrganisationOption, folder: FolderOp
     files = party_credentials(party, folder)
     say(f"Wrote {files.key} (never leaves this machine) and {path} for the {party}.")
     say(f"Fingerprint: {read_request(path).fingerprint}")
-    say(f"Next: send {path} to the authority and tell it the fingerprint some other way; then federation install.")
+    say(f"Next: send {path} to the authority and tell it the fingerprint some other way.")
+    say(f"Then, with the three files that come back: {_installing(party, folder, first=True)}")
 
 
 @app.command()
@@ -92,7 +95,8 @@ def renew(
         path.unlink()
         return
     say(f"Wrote {path}, which the current key of the {party} vouches for.")
-    say(f"Next: send {path} to the authority, which runs federation enroll; then federation install.")
+    say(f"Next: send {path} to the authority, which signs it with federation enroll.")
+    say(f"Then, with the certificate that comes back: {_installing(party, folder, first=False)}")
 
 
 @app.command()
@@ -189,7 +193,16 @@ def revoke(
     path = opened.revoke(chosen, reason, days=days)
     for one in chosen:
         say(f"Revoked certificate {one.serial:x} of the {one.party}.")
-    say(f"Wrote {path}, good for {days} days. Next: give it to every party (federation install --revocations).")
+    say(f"Wrote {path}, good for {days} days. Next: give it to every party, who puts it in place with:")
+    say(f"federation install --revocations {path.name} --role ROLE --organisation NAME --folder credentials")
+
+
+def _installing(party: Party, folder: Path, *, first: bool) -> str:
+    """The command that puts in place what the authority sends back."""
+    words = ["federation", "install", f"{party.role.value}.pem"]
+    words += ["--authority", AUTHORITY_CERTIFICATE, "--revocations", REVOCATIONS] if first else []
+    words += ["--role", party.role.value, "--organisation", party.organisation, "--folder", str(folder)]
+    return join(words)
 
 
 def _sign(authority: Path, path: Path, out: Path, *, days: int, yes: bool) -> None:

@@ -41,6 +41,9 @@ NEEDED_BYTES = 2 << 30
 """Free on disk: masked weights of a model, a few stocked items, and room."""
 RENEW_BEFORE = timedelta(days=30)
 _DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
+_INSTALL_LIST = (
+    "`federation install --revocations revoked.crl --role data-owner --organisation NAME --folder credentials`"
+)
 _REFUSAL = re.compile(r"^Tunnel connection failed: (\d{3}) ")
 """What http.client says where a proxy refuses."""
 
@@ -156,12 +159,10 @@ def _dates(path: Path, advice: str) -> str:
 
 def _revocations(credentials: Credentials) -> str:
     if credentials.revocations is None:
-        advice = (
-            "set credentials.revocations in the settings to the authority's list (federation install --revocations)"
-        )
+        advice = f"set credentials.revocations in the settings; {_INSTALL_LIST} puts the authority's list in place"
         raise _Bad("no list of revoked certificates is configured", advice, Verdict.DOUBTFUL)
     found = RevocationList.read(credentials.revocations, read_certificate(credentials.authority))
-    now, advice = datetime.now(UTC), "ask the federation for its newest list; federation install puts it in place"
+    now, advice = datetime.now(UTC), f"ask the federation for its newest list; {_INSTALL_LIST} puts it in place"
     if found.ends < now:
         raise _Bad(f"{found.path} was good until {found.ends:%Y-%m-%d}", advice)
     if found.ends - now < EXTEND_BEFORE:
@@ -249,7 +250,7 @@ def _not_inspected(settings: DataOwnerSettings, host: str, port: int, seconds: f
         )
         raise _Bad(f"made by {shown}, which is not the federation ({error.verify_message})", advice) from None
     except OSError as error:
-        raise _Bad(f"TLS fails ({type(error).__name__})", f"ask who runs {host}, and what is on the way") from None
+        raise _Bad(f"TLS fails ({why_unreachable(error)})", f"ask who runs {host}, and what is on the way") from None
 
 
 def _issuer(host: str, port: int, seconds: float) -> str:

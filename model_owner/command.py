@@ -11,6 +11,7 @@ model-owner withdraw pediatric-pneumonia-resnet18 2.0.0 --config model-owner.tom
 import os
 import shlex
 from pathlib import Path
+from shlex import join
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -85,7 +86,9 @@ def import_model(
 
     added = Registry(data_folder, _storage_key(key_file)).add(model, card, tuple(calibration or ()))
     say(f"Imported {added.card.name} {added.card.version} into {added.folder}.")
-    say(f"Plan {added.plan.plan_hash()}; next: model-owner check {added.card.name}")
+    key = [] if key_file is None else ["--key-file", str(key_file)]
+    check_it = ["model-owner", "check", added.card.name, "--data-folder", str(data_folder), *key]
+    say(f"Plan {added.plan.plan_hash()}; next: {join(check_it)}")
 
 
 @app.command()

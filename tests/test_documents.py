@@ -12,6 +12,7 @@ from click import Group
 from benchmarks import figures
 from contract.model_card import read_card
 from contract.settings import PartySettings, load_settings
+from tests.typed_commands import commands_in_blocks, commands_in_sentences, commands_in_source, fault
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "scripts").glob("*.md")])
@@ -92,6 +93,48 @@ def test_sample_settings_load(sample: Path) -> None:
 
 def test_every_party_has_a_sample() -> None:
     assert {sample.stem for sample in SAMPLES} == set(SETTINGS)
+
+
+MORE_DOCUMENTS = sorted([*(ROOT / "benchmarks").glob("*.md"), *(ROOT / "models").rglob("*.md")])
+ROOMS = sorted({path.parent for path in ROOT.glob("*/__init__.py")} - {ROOT / "tests"})
+
+
+@pytest.mark.parametrize("document", [*DOCUMENTS, *MORE_DOCUMENTS], ids=lambda path: path.name)
+def test_commands_can_be_typed_as_they_stand(document: Path) -> None:
+    """Against the options of the real commands. The changelog's sentences tell of commands as they were."""
+    text = document.read_text()
+    typed = [*commands_in_blocks(text), *(() if document.name == "CHANGELOG.md" else commands_in_sentences(text))]
+    assert [f"{one}: {wrong}" for one in typed if (wrong := fault(one)) is not None] == []
+
+
+@pytest.mark.parametrize("room", ROOMS, ids=lambda path: path.name)
+def test_commands_that_are_printed_can_be_typed(room: Path) -> None:
+    typed = [one for module in sorted(room.rglob("*.py")) for one in commands_in_source(module.read_text())]
+    assert [f"{one}: {wrong}" for one in typed if (wrong := fault(one)) is not None] == []
+
+
+def test_a_command_that_cannot_be_typed_is_found() -> None:
+    def faults(text: str) -> list[str | None]:
+        return [fault(one) for one in (*commands_in_blocks(text), *commands_in_sentences(text))]
+
+    assert faults("```sh\nfederation install --revocations\n```") == ["Option '--revocations' requires an argument."]
+    assert faults("```sh\nsudo federation fly | less\n```") == ["there is no fly"]
+    assert faults("    data-owner inspect a.dcm b.dcm  # two files\n") == ["b.dcm is too much"]
+    assert faults("    federation request --role x \\\n        --organisation y\n") == ["--folder is missing"]
+    assert faults("`data-owner diagnose --btach 2`") == ["No such option '--btach'. Did you mean '--batch'?"]
+    assert faults("see `data-owner diagnose FILE ...` and `scripts/demo --ui`, data-owner fly") == [None, None]
+    source = 'say(f"now: federation request --role {role}, then")\n"""federation fly --far"""\n'
+    assert [(str(one), fault(one)) for one in commands_in_source(source)] == [
+        ("federation request --role VALUE", "--organisation is missing")
+    ]
+
+
+def test_clinicians_make_every_file_that_their_settings_name() -> None:
+    sample = (ROOT / "docs" / "samples" / "data-owner.toml").read_text()
+    files = set(re.findall(r'"credentials/([^"]+)"', sample))
+    guide = (ROOT / "docs" / "clinician.md").read_text()
+    made = {"data-owner.key"}  # by federation request
+    assert {name for name in files if name not in guide} <= made
 
 
 def test_clinicians_find_every_message_of_the_page() -> None:
