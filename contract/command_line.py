@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from contract.errors import EncryptedInferenceError
-from contract.output import for_people, is_file_name_byte, printable
+from contract.output import fill_standard_streams, for_people, is_file_name_byte, printable
 
 
 def new_app(help_text: str) -> typer.Typer:
@@ -66,6 +66,7 @@ def one_line(error: EncryptedInferenceError) -> str:
 
 def run(app: typer.Typer, *, name: str, arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the app and exit. An error of our tree becomes one line on stderr and the exit status of its class."""
+    fill_standard_streams()
     try:
         app(args=None if arguments is None else list(arguments), prog_name=name)
     except EncryptedInferenceError as error:

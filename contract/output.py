@@ -14,6 +14,8 @@ from pydantic import BaseModel
 
 from contract.errors import ConfigurationError
 
+_STDERR = 2
+
 
 def printable(text: str) -> str:
     r"""The text on one line, with every character escaped that does not print: \x1b, \u202e, \xff.
@@ -79,6 +81,16 @@ def write_out(text: str) -> None:
         sys.stdout = cast("TextIO", None)  # closed: what is written next must not vanish without a word
         why = error.strerror if isinstance(error, OSError) else "it is closed"
         raise ConfigurationError(f"the output cannot be written to standard output ({why})") from None
+
+
+def fill_standard_streams() -> None:
+    """Let descriptors 0 to 2 that were closed lead nowhere: else the next file or connection that is opened gets one.
+
+    A library that writes to stderr would then write into it, and libuv ends a process that closes one of them.
+    """
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= _STDERR:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
 
 
 class Bystander:

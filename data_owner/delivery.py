@@ -1,6 +1,8 @@
 """An answer reaches its reader: it is printed, and where that fails it is kept in a file. It was paid for."""
 
+import io
 import secrets
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -49,7 +51,17 @@ class Delivery:
 
 
 def _for_people(diagnosis: Diagnosis, card: ModelCard) -> str:
-    console = Console(highlight=False)
-    with console.capture() as captured:
-        print_diagnosis(console, diagnosis, card)
-    return captured.get().removesuffix("\n")
+    page = _LikeStdout()
+    print_diagnosis(Console(file=page, highlight=False), diagnosis, card)
+    return page.getvalue().removesuffix("\n")
+
+
+class _LikeStdout(io.StringIO):
+    """Text in memory, for rich the same terminal as stdout: its capture() writes to stdout all the same."""
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return getattr(sys.stdout, "encoding", None) or "utf-8"
+
+    def isatty(self) -> bool:
+        return sys.stdout is not None and sys.stdout.isatty()

@@ -95,3 +95,14 @@ def test_a_full_stdout_changes_neither_status_nor_words_at_the_end() -> None:
     with Path("/dev/full").open("w") as full:
         done = subprocess.run([sys.executable, "-c", program], stdout=full, stderr=subprocess.PIPE, check=False)
     assert (done.returncode, done.stderr) == (3, b"")
+
+
+def test_descriptors_that_were_closed_are_given_to_no_file() -> None:
+    """Closed before the program starts: what it opens then must not become its stdout or stderr."""
+    program = (
+        "import os, sys\nfrom contract.output import fill_standard_streams\nfill_standard_streams()\n"
+        "sys.exit(os.open(os.devnull, os.O_RDONLY))"
+    )
+    closing = 'exec "$0" -c "$1" <&- >&- 2>&-'
+    done = subprocess.run(["/bin/sh", "-c", closing, sys.executable, program], check=False)
+    assert done.returncode == 3

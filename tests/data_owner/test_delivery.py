@@ -69,7 +69,7 @@ def test_an_answer_that_cannot_be_printed_is_kept(
     closed: bool,
     as_json: bool,
 ) -> None:
-    with Path("/dev/full").open("w") as full:
+    with Path("/dev/full").open("w", buffering=1) as full:
         monkeypatch.setattr(sys, "stdout", None if closed else full)
         for _ in range(2):
             assert delivered(federation, diagnosis, tmp_path, as_json=as_json) == ConfigurationError.exit_status
