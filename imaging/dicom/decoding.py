@@ -87,12 +87,13 @@ def checked_codestream(data: bytes, layout: PixelLayout) -> Codestream:
 def _slack(stream: Codestream, layout: PixelLayout, file: DicomFile) -> int:
     """By how much decoded values may leave the range of those that were encoded.
 
-    A transformation into frequencies leaves nothing of bits of their own above a value, so what is there is overshoot.
+    A transformation into frequencies leaves nothing of bits of their own above a value, so what is there is overshoot,
+    but no more than the values' own range: a stream of more bits than are stored holds something else above them.
     """
     if file.codec is Codec.JPEG_LS:
         return stream.error
     if not stream.lossless:
-        return 1 << stream.precision
+        return 1 << min(stream.precision, layout.stored)
     return (1 << layout.stored) // _SLACK if file.transfer_syntax in _LOSSY_JPEG_2000 else 0
 
 
