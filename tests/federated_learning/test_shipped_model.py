@@ -10,7 +10,7 @@ import onnx
 import pytest
 from PIL import Image
 
-from contract.model_card import ModelCard, read_card
+from contract.model_card import ModelCard, View, read_card
 from federated_learning.calibration import fit_temperature, softmax
 from federated_learning.data_source import Example, ManifestSource, check_disjoint_patients, labels_of, load
 from federated_learning.evaluation import accuracy, coverage, selective_accuracy, uncertainty_threshold
@@ -47,6 +47,7 @@ def test_card_belongs_to_the_file(card: ModelCard) -> None:
     assert card.classes == ("normal", "bacteria", "virus")
     assert "10.17632/rscbjbr9sj.2" in " ".join(card.citations)
     assert "not a medical device" in card.intended_use
+    assert card.input.views == (View.AP,)  # as its intended use says: frontal, anterior-posterior
 
 
 def test_every_split_is_reported_with_intervals(card: ModelCard) -> None:
