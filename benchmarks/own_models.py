@@ -12,13 +12,10 @@ from benchmarks.engines.product import product
 from benchmarks.machine import Machine, read_machine, read_versions
 from benchmarks.measuring import OnStep, Step, measure_in_turns
 from benchmarks.own_networks import NETWORKS, OwnNetwork, write_model
-from contract.model_card import Strict, Task
+from contract.model_card import InputSpecification, Modality, Strict, Task
 from contract.ticket import Engine
-from imaging.phantom import draw_phantom
+from model_owner.calibration import calibration_images
 from secure_computation.network import Activation, Softmax
-
-STATISTICS_PICTURES = 4
-"""Phantoms that batch norm's statistics come from. The measured ones are others."""
 
 
 class OwnModel(Strict):
@@ -73,10 +70,16 @@ def measure_own_models(
     return OwnModels(side=side, runs=runs, models=tuple(found), machine=read_machine(), versions=read_versions())
 
 
-def statistics_pictures(side: int, count: int = STATISTICS_PICTURES) -> torch.Tensor:
-    """Phantoms as the cards here ask for them: float32 (count, 1, side, side)."""
-    drawn = np.stack([draw_phantom(seed=seed, side=side) for seed in range(1, count + 1)])
-    return torch.from_numpy((drawn - 0.5) / 0.25).float()[:, None]
+def statistics_pictures(side: int) -> torch.Tensor:
+    """Phantoms bright and dark, hard and soft, and pictures that no patient gives: float32 (n, 1, side, side).
+
+    What an import measures ranges on. Statistics of a few pictures that are all alike would make a random network
+    answer to any other with values a hundred times as large, as no trained one does.
+    """
+    specification = InputSpecification(
+        modalities=(Modality.DX,), height=side, width=side, mean=(0.5,), standard_deviation=(0.25,)
+    )
+    return torch.from_numpy(calibration_images(specification, ()))
 
 
 def _told(on_step: OnStep, network: OwnNetwork, number: int, networks: int) -> Callable[[Step], None]:
