@@ -1,7 +1,7 @@
 """Networks as people bring them, with random weights: the layers and the ending count, an answer means nothing.
 
-Weights are drawn as for training (He et al. 2015), batch norm's statistics are those of varied phantom radiographs, and the
-last layer is scaled so that logits spread as a trained network's do: the importer and the engines meet usual ranges.
+Weights are drawn as for training (He et al. 2015), batch norm's statistics are those of varied phantom radiographs,
+and the last layer is scaled so that logits spread: the importer and the engines meet usual ranges.
 """
 
 import hashlib

@@ -131,6 +131,11 @@ def _input_shape(entry: "onnx.ValueInfoProto") -> tuple[int, int, int]:
     fixed = tuple(size for size in sizes[1:] if size)
     if len(fixed) != 3:
         raise ModelFileError("the model leaves channels, height or width open: export it with a fixed image size")
+    if fixed[0] not in {1, 3} and fixed[2] in {1, 3}:
+        raise ModelFileError(
+            f"the model takes (batch, height, width, channels), {sizes}: export it with channels first, as with "
+            "tf2onnx --inputs-as-nchw"
+        )
     return fixed[0], fixed[1], fixed[2]
 
 

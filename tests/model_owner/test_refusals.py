@@ -91,6 +91,22 @@ REFUSALS: dict[str, tuple[Callable[[], onnx.ModelProto], str]] = {
         "leaves channels, height or width open: export it with a fixed image size",
     ),
     "batch of two": (lambda: refused(node("Relu", ["image"], "y"), batch=2), "batch free or 1"),
+    "channels last": (
+        lambda: refused(node("Relu", ["image"], "y"), size=(6, 7, 3)),
+        "takes .batch, height, width, channels., .*: export it with channels first, as with tf2onnx --inputs-as-nchw",
+    ),
+    "group norm as older exporters write it": (
+        lambda: refused(
+            node("Reshape", ["image", "s"], "r"),
+            node("InstanceNormalization", ["r", "g", "o"], "y"),
+            tensors={"s": np.array([0, 1, -1]), "g": floats(1), "o": floats(1)},
+        ),
+        "InstanceNormalization in node 'node_y': it divides by a spread .*; GroupNorm, .* with BatchNorm",
+    ),
+    "an error function that is no GELU": (
+        lambda: refused(node("Erf", ["image"], "y")),
+        "operator Erf in node 'node_y': it is no part of a GELU .*; export the model with opset 20",
+    ),
     "no image": (lambda: refused(node("Relu", ["image"], "y"), size=(6,)), "must be .batch, channels, height, width"),
     "two inputs": (with_two_inputs, "one input .the image. and one output"),
     "a tensor larger than its bytes": (lambda: with_declared_size(40, 1, 3, 3), "model.onnx is not valid ONNX|too few"),
