@@ -1,4 +1,4 @@
-"""How far a benchmark is, on stderr, for people. Nothing where stderr is not a terminal."""
+"""How far a benchmark is, on stderr, for people: bars on a terminal, elsewhere a line for each step."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -33,6 +33,9 @@ class _TimeLeft(ProgressColumn):
 @contextmanager
 def shown_steps(console: Console) -> Iterator[OnStep]:
     """Show steps with the time left while the block runs."""
+    if not console.is_terminal:
+        yield _lines(console)
+        return
     progress = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -41,7 +44,6 @@ def shown_steps(console: Console) -> Iterator[OnStep]:
         _TimeLeft(),
         console=console,
         transient=True,
-        disable=not console.is_terminal,
     )
     with progress:
         task = progress.add_task("starting", total=1, end=None)
@@ -51,6 +53,18 @@ def shown_steps(console: Console) -> Iterator[OnStep]:
             progress.update(task, description=step.words, completed=step.done, total=step.total, end=end)
 
         yield show
+
+
+def _lines(console: Console) -> OnStep:
+    """Each step's words once, in a line of their own."""
+    said: list[str] = []
+
+    def show(step: Step) -> None:
+        if step.words not in said[-1:]:
+            said.append(step.words)
+            console.print(f"bench: {step.words}", markup=False, highlight=False, soft_wrap=True)
+
+    return show
 
 
 @contextmanager

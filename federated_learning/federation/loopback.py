@@ -82,6 +82,9 @@ def smoke_settings() -> LoopbackSettings:
                 "name": "smoke",
                 "title": "A model of a smoke run",
                 "intended_use": "None: trained for seconds, to see that everything works together.",
+                "data_set": "what the smoke run was given, or pictures that it drew",
+                "training": "Trained for seconds on what the smoke run was given; without images it draws stripes.",
+                "citations": (),
                 "input": PEDIATRIC_PNEUMONIA.input.model_copy(update=side),
             }
         ),

@@ -1,11 +1,14 @@
 """The runner: engines take turns, the warm-up is told apart, and everything is taken down whatever happens."""
 
+import io
 from pathlib import Path
 from typing import Self
 
 import pytest
+from rich.console import Console
 
 from benchmarks.measuring import Step, measure_in_turns
+from benchmarks.progress import shown_steps
 from contract.errors import ComputationFailed
 from tests.benchmarks.fakes import EXPECTED, fake_case, fake_opener, measurement, refusing_opener
 
@@ -115,3 +118,11 @@ def test_steps_tell_how_far_and_how_long(tmp_path: Path, monkeypatch: pytest.Mon
         "slow: warm-up",
         "fast: warm-up",
     ]
+
+
+def test_steps_are_lines_where_there_is_no_terminal() -> None:
+    output = io.StringIO()
+    with shown_steps(Console(file=output)) as on_step:
+        for words, done in (("masked: setting up", 0), ("masked: run 1 of 2", 1), ("masked: run 1 of 2", 2)):
+            on_step(Step(words=words, done=done, total=2, seconds_left=None))
+    assert output.getvalue() == "bench: masked: setting up\nbench: masked: run 1 of 2\n"

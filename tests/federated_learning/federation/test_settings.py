@@ -13,12 +13,13 @@ from pydantic import ValidationError
 from contract.errors import CallerError, ConfigurationError
 from contract.settings import load_settings
 from federated_learning.data_source import ManifestSource
-from federated_learning.federation.loopback import LoopbackSettings
+from federated_learning.federation.loopback import LoopbackSettings, smoke_settings
 from federated_learning.federation.polling import fetch_parts_sooner
 from federated_learning.federation.processes import QUIET, Child, flower_environment, held
 from federated_learning.federation.settings import CoordinatorSettings, HospitalSettings
 from federated_learning.federation.sites import draw_data, sites, write_tables
 from federated_learning.federation.supernode import IDLE_SECONDS, LONGEST_SECONDS, SHORTEST_SECONDS, Pauses
+from federated_learning.recipe import PEDIATRIC_PNEUMONIA
 from federated_learning.settings import TrainingSettings
 from tests.federated_learning.federation.local import CLASSES, ROLES, SIDE
 
@@ -138,6 +139,13 @@ def test_more_hospitals_than_roles_share_the_last_ones_by_patient(tmp_path: Path
     for count in (2, 27):
         with pytest.raises(CallerError, match="choose from 3 to 26"):
             sites(count, ROLES)
+
+
+def test_a_smoke_run_claims_nobody_elses_images() -> None:
+    description = smoke_settings().description
+    assert description is not None
+    assert "Kermany" not in description.model_dump_json()
+    assert "Kermany" in PEDIATRIC_PNEUMONIA.model_dump_json()
 
 
 def test_channels_and_classes_of_a_network_follow_from_the_description() -> None:
