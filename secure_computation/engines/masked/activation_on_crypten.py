@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from contract.errors import ConfigurationError
-from secure_computation.crypten_bridge.activations import apply_activation, stays_near
+from secure_computation.crypten_bridge.activations import apply_activation
 from secure_computation.crypten_bridge.communicator import (
     DATA_OWNER_RANK,
     MODEL_OWNER_RANK,
@@ -121,6 +121,6 @@ def _evaluate(
     if divided_bits:
         x = x.div(1 << divided_bits)
     if function != "softmax":
-        return apply_activation(function, x, near=stays_near(function, largest))
+        return apply_activation(function, x, largest=largest)
     assert image is not None
     return softmax(x.reshape(-1, *image)).reshape(share.numel())
