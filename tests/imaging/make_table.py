@@ -55,6 +55,8 @@ SYNTAXES: dict[str, int | None] = {
     "1.2.840.10008.1.2.4.100": None,
 }
 """By what GDCM calls it; None: GDCM cannot write it, and only the header says so."""
+MOST_BITS = {"1.2.840.10008.1.2.4.50": 8, "1.2.840.10008.1.2.4.51": 12}
+"""Of a value in JPEG's lossy kinds. GDCM tries more, and what it then writes or refuses is left to chance."""
 HIGH_THROUGHPUT = "1.2.840.10008.1.2.4.201"
 """Written by OpenJPH instead, in grey."""
 KINDS: dict[str, tuple[str, int]] = {
@@ -95,6 +97,8 @@ def in_syntax(folder: Path, made: Dataset, syntax: str) -> bytes | None:
             return None
         values = np.frombuffer(made.PixelData, np.uint8 if made.BitsAllocated == 8 else "<u2")
         return compressed(made, bytes(imagecodecs.htj2k_encode(values.reshape(made.Rows, made.Columns))), syntax)
+    if int(made.BitsStored) > MOST_BITS.get(syntax, 16):
+        return None
     constant = SYNTAXES[syntax]
     if constant is None:
         return with_transfer_syntax(dicom_bytes(made), syntax)
