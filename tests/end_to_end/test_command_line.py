@@ -308,7 +308,7 @@ def test_a_model_that_changed_on_disk_is_not_served(deployment: Deployment, tmp_
     weights.write_bytes(content)
     done = subprocess.run(
         command_line("model-owner", ["serve", "--config", str(deployment.folder / "model-owner.toml")]),
-        env=deployment.environment | {"MODEL_OWNER_DATA_FOLDER": str(data)},
+        env=deployment.environment | {"MODEL_OWNER_DATA_FOLDER": str(data), "MODEL_OWNER_LISTEN": "127.0.0.1:0"},
         capture_output=True,
         text=True,
         timeout=120,
