@@ -13,6 +13,8 @@ from urllib.parse import urlsplit
 import httpx
 
 from contract.api import ModelEntry
+from contract.errors import ConfigurationError
+from contract.proxies import proxy_for
 from contract.settings import Peer
 from data_owner.settings import DataOwnerSettings
 from data_owner.ui.words import CRYPTO_PROVIDER, FRONT_END, MODEL_OWNER, called
@@ -24,7 +26,6 @@ AGAIN_SECONDS: Final = 10.0
 LOOKED_SECONDS: Final = 60.0
 """For so long after a browser last asked, somebody looks."""
 _PATIENCE_SECONDS: Final = 5.0
-_LOOPBACK: Final = ("127.0.0.1", "::1", "localhost")
 _GATEWAY_FAILED: Final = (502, 503, 504)
 """What a server in between answers in the place of one that is away."""
 
@@ -101,21 +102,26 @@ class PeerWatch:
 
 
 def answers(url: str) -> bool:
-    """Whether anything answers at a party's address, within some seconds."""
-    parts = urlsplit(url)
-    scheme = {"ws": "http", "wss": "https"}.get(parts.scheme, parts.scheme)
-    direct = parts.hostname in _LOOPBACK  # a hospital's proxy stands between it and the world, never on loopback
+    """Whether anything answers at a party's address, within some seconds.
+
+    The address may be the front end's word: one that is none does not answer. Where the environment names a proxy that
+    is none, nobody is asked; a session says what is wrong.
+    """
     try:
+        parts = urlsplit(url)
+        proxy = proxy_for(url)
+        scheme = {"ws": "http", "wss": "https"}.get(parts.scheme, parts.scheme)
+        through = None if proxy is None else proxy.address
         with (
-            httpx.Client(timeout=_PATIENCE_SECONDS, trust_env=not direct) as client,
+            httpx.Client(timeout=_PATIENCE_SECONDS, proxy=through, trust_env=False) as client,
             client.stream("GET", f"{scheme}://{parts.netloc}/v2/health/live") as response,
         ):
             return response.status_code not in _GATEWAY_FAILED
-    except httpx.TimeoutException:
+    except (httpx.TimeoutException, httpx.InvalidURL, ValueError):
         return False
     except httpx.ConnectError as error:
         return _is_of_tls(error)
-    except httpx.HTTPError:
+    except (httpx.HTTPError, ConfigurationError):
         return True  # something is there, which speaks otherwise
 
 

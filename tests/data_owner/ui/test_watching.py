@@ -7,7 +7,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from pydantic import TypeAdapter
 
+from contract.api import ServerUrl
 from contract.errors import DeadlineExceeded, PeerDisconnected, PeerUnreachable, SessionCancelled
 from contract.settings import Peer
 from data_owner.ui.timings import Run
@@ -59,6 +61,19 @@ def test_whatever_answers_is_there_but_not_a_server_on_the_way(content: bytes, t
 
 def test_a_closed_port_does_not_answer() -> None:
     assert not answers(f"ws://127.0.0.1:{closed_port()}/v2/inference")
+
+
+@pytest.mark.parametrize("address", ["wss://[", "wss://[::1", "wss://a:99999/x", "wss://::::/x"])
+def test_an_address_of_the_catalog_that_is_none_ends_nothing(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("httpx.HTTPTransport.handle_request", lambda *_: pytest.fail("somebody was asked"))
+    TypeAdapter[str](ServerUrl).validate_python(address)  # a front end may say it
+    assert not answers(address)
+
+
+def test_what_is_no_proxy_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("httpx.HTTPTransport.handle_request", lambda *_: pytest.fail("somebody was asked"))
+    monkeypatch.setenv("HTTPS_PROXY", "socks5://name:canary@proxy.example")
+    assert answers("wss://model.example/session")
 
 
 def test_a_model_owner_that_is_down_is_named_before_and_after_a_session(
