@@ -254,7 +254,7 @@ class InferenceServiceClient:
             return kind.model_validate_json(content)
         except ValidationError:
             raise PeerViolation(
-                f"the {_PEER} answered {method} {path[:200]} with something else than a {kind.__name__}: "
+                f"the {_PEER} answered {method} {path[:200]} with something that this version does not know: "
                 "update both to the same version"
             ) from None  # the cause repeats the answer, which may hold a ticket
 

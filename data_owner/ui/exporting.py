@@ -5,6 +5,7 @@ Whose pictures they are stands in them only where the caller was told to say so.
 
 import csv
 import io
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -18,8 +19,9 @@ from data_owner.wording import explained, lines_of
 
 RESEARCH_USE: Final = "Research use only, not a medical device. No result may be used to treat a patient."
 
-_FORMULAS: Final = "=+-@\uff1d\uff0b\uff0d\uff20"
-"""With one of these, also in full width, a field is a formula to a spreadsheet."""
+_FORMULA: Final = re.compile("(^|;)(\\s*)(?=[=+\uff1d\uff0b\uff0d\uff20@-])")
+"""Where a spreadsheet would read a formula: at the beginning of a field, also in full width. A semicolon begins a field
+too where a spreadsheet parts by it, as those that write decimals with a comma do."""
 
 _ANSWER: Final = ("date", "model", "version", "engine", "answer", "uncertain", "calibrated")
 _NAME: Final = ("patient", "patient_id", "accession_number", "file_name")
@@ -91,12 +93,11 @@ def _yes(truth: object) -> str:
 
 
 def _cell(text: str) -> str:
-    """A field that a spreadsheet shows and does not compute: one that looks like a formula begins with an apostrophe.
+    """A field that a spreadsheet shows and does not compute: what looks like a formula begins with an apostrophe.
 
     OWASP, "CSV Injection". Line breaks and control characters are escaped.
     """
-    shown = printable(text)
-    return f"'{shown}" if shown.lstrip()[:1] in tuple(_FORMULAS) else shown
+    return _FORMULA.sub(r"\1'\2", printable(text))
 
 
 def as_text(row: Row, *, title: str, intended_use: str) -> str:

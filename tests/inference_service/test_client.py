@@ -265,8 +265,8 @@ SPENT = (PROBLEM % 429).replace(b'"internal"', b'"budget-spent"')
     [
         (lambda connection: None, PeerDisconnected, "ended the connection"),
         (lambda connection: connection.sendall(b"garbage\r\n\r\n"), PeerDisconnected, "ended the connection"),
-        (answering(b"{}"), PeerViolation, "something else than a ModelList"),
-        (answering(b"\xff"), PeerViolation, "something else than a ModelList"),
+        (answering(b"{}"), PeerViolation, "something that this version does not know"),
+        (answering(b"\xff"), PeerViolation, "something that this version does not know"),
         (answering(b"<html>", status="502 Bad Gateway"), PeerViolation, "HTTP 502"),
         (answering(b"", status="302 Found", headers="Location: /x\r\n"), PeerViolation, "HTTP 302"),
         (answering(b"{}", headers="Content-Encoding: gzip\r\n"), PeerViolation, "compressed"),

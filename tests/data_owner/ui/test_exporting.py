@@ -77,6 +77,16 @@ def test_no_field_is_a_formula(text: str) -> None:
     assert row["patient"].endswith(text[-1])
 
 
+def test_a_spreadsheet_that_parts_by_semicolons_sees_no_formula_either() -> None:
+    name = KeptName(name='Doe;=HYPERLINK("x")', identifier="a; @A1", accession="b;\uff1d1", file_name="a;b.dcm")
+    table = as_csv([Row(record=record(), name=name)], names=True).decode()
+    cells = [cell for line in csv.reader(table.splitlines(), delimiter=";", quoting=csv.QUOTE_NONE) for cell in line]
+    assert len(cells) > 5
+    assert not any(cell.lstrip(' "').startswith(("=", "@", "\uff1d")) for cell in cells)
+    (row,) = read(table.encode())
+    assert row["file_name"] == "a;b.dcm"
+
+
 def test_names_stand_in_a_table_only_where_they_may() -> None:
     rows = [Row(record=record(), name=NASTY), Row(record=record())]
     one, none = read(as_csv(rows, names=True))
