@@ -20,7 +20,7 @@ from data_owner.answers import ModelAnswer
 from data_owner.calibration import Calibration
 from data_owner.diagnosis import Warned
 from data_owner.private_files import write_new
-from data_owner.ui.timings import write_whole
+from data_owner.ui.timings import INCOMING, write_whole
 
 _RECORD = re.compile(r"[0-9]{8}T[0-9]{6}-[0-9a-f]{16}")
 _MAX_BYTES = 8 << 20
@@ -140,9 +140,9 @@ class History:
             path.unlink(missing_ok=True)
 
     def delete_all(self) -> None:
-        """Forget everything, damaged files included."""
+        """Forget everything: damaged files too, and what was being written when a page crashed."""
         for path in self._folder.iterdir():
-            if path.suffix in (".json", ".png"):
+            if path.suffix in (".json", ".png") or path.name.startswith(INCOMING):
                 path.unlink(missing_ok=True)
 
     def _read(self, record: str) -> Record | None:

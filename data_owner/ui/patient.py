@@ -1,4 +1,7 @@
-"""Who the patient is, as a DICOM file says: read for the page when it asks, never kept and never sent."""
+"""Who the patient is, as a DICOM file says: read for the page, in memory while names are shown, and never sent.
+
+Only the history keeps it, where the clinician asks for that (`history.KeptName`).
+"""
 
 import hashlib
 import hmac

@@ -12,6 +12,8 @@ from contract.model_card import Strict
 
 _MAX_BYTES = 1 << 20
 _MAX_KINDS = 64
+INCOMING = ".incoming-"
+"""Begins the name of a file that is not whole yet."""
 _NEW_SHARE = 0.5
 """Of a new run, in what is expected of the next."""
 
@@ -94,7 +96,7 @@ def write_whole(path: Path, content: bytes) -> bool:
     """Replace a file (0600) by another, whole or not at all. False where the disk will not."""
     incoming: Path | None = None
     try:
-        with NamedTemporaryFile(dir=path.parent, prefix=".incoming-", delete=False) as file:
+        with NamedTemporaryFile(dir=path.parent, prefix=INCOMING, delete=False) as file:
             incoming = Path(file.name)
             file.write(content)
             file.flush()

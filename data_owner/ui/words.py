@@ -1,7 +1,9 @@
 """Errors in plain words: what happened, and what to do next."""
 
 import re
+import traceback
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from contract import errors
@@ -27,6 +29,9 @@ FRONT_END: Final = "the front end"
 MODEL_OWNER: Final = "the model owner"
 CRYPTO_PROVIDER: Final = "the crypto provider"
 _PARTY = re.compile(r"(model-owner|crypto-provider) of ([a-z0-9-]+)")
+
+_ROOT: Final = f"{Path(__file__).resolve().parents[2]}/"
+_ROOMS: Final = ("contract", "data_owner", "imaging", "inference_service", "secure_computation")
 
 _DOCTOR = "If it stays so, run data-owner doctor: it says what to tell the IT department."
 _NOTHING_LOST = "Nothing is lost: the image is still here, and what was sent of it was masked."
@@ -142,5 +147,16 @@ def told_unexpected(error: BaseException) -> Told:
         code="internal",
         title="Something went wrong in this program",
         advice=f"{_NOTHING_LOST} Submit again. If it stays so, report it as a defect, with the line below.",
-        detail=f"unexpected {type(error).__name__}",
+        detail=f"a defect{_place_of(error)}",
     )
+
+
+def _place_of(error: BaseException) -> str:
+    """The last line of this program on the way to an error: it says where to look, and nothing of any image."""
+    places = [f"{frame.filename.removeprefix(_ROOT)}, line {frame.lineno}" for frame in _own_frames(error)]
+    return f" at {places[-1]}" if places else ""
+
+
+def _own_frames(error: BaseException) -> list[traceback.FrameSummary]:
+    rooms = tuple(f"{_ROOT}{room}/" for room in _ROOMS)
+    return [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename.startswith(rooms)]

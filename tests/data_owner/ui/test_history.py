@@ -11,8 +11,9 @@ from contract.model_card import ModelCard, Task
 from contract.ticket import Engine
 from data_owner.answers import ClassAnswer
 from data_owner.calibration import Calibration
-from data_owner.ui.history import History, Record, new_id
+from data_owner.ui.history import History, KeptName, Record, new_id
 from data_owner.ui.showing import templates
+from data_owner.ui.timings import INCOMING
 from imaging import ImageWarning
 from tests.data_owner.answering import card, diagnosis_of, multi_label_card
 
@@ -98,3 +99,15 @@ def test_an_answer_with_very_many_findings_is_kept_whole(tmp_path: Path) -> None
     history = History(tmp_path / "history")
     assert history.add(record)
     assert history.records() == [record]
+
+
+def test_deleting_all_deletes_what_a_crash_left_half_written(tmp_path: Path) -> None:
+    folder = tmp_path / "history"
+    history = History(folder)
+    record = record_of(card(), (1.0, 0.0))
+    history.add(record)
+    named = KeptName(name="Doe Jane", identifier="", accession="", file_name="")
+    assert history.keep_name(record.id, named)
+    (folder / f"{INCOMING}x1y2").write_bytes(b'{"name":"Doe Ja')
+    history.delete_all()
+    assert list(folder.iterdir()) == []

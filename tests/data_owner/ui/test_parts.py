@@ -2,10 +2,13 @@
 
 import io
 import os
+import re
 import signal
 import stat
 import subprocess
+from datetime import datetime
 from pathlib import Path
+from typing import Self
 
 import httpx
 import numpy as np
@@ -26,9 +29,21 @@ from data_owner.heat_map import draw_layer
 from data_owner.progress import Progress
 from data_owner.settings import DataOwnerSettings
 from data_owner.ui.folders import Folders
+from data_owner.ui.history import new_id
 from data_owner.ui.timings import Run, Timings
-from data_owner.ui.words import told
+from data_owner.ui.words import told, told_unexpected
 from demonstration.commands import command, quiet_environment
+
+
+class Canary(datetime):
+    """A date that cannot be written."""
+
+    def __new__(cls) -> Self:
+        return super().__new__(cls, 2026, 1, 31)
+
+    def __format__(self, form: str) -> str:
+        raise ValueError("canary")
+
 
 KIND = "tiny 1.0.0 masked, from stock"
 
@@ -99,6 +114,13 @@ def test_a_budget_that_the_model_owner_keeps_is_told_as_the_front_ends_is() -> N
     assert (theirs.code, theirs.title, theirs.advice) == (ours.code, ours.title, ours.advice)
     assert "wait until tomorrow" in theirs.detail
     assert told(PeerReported("wait until tomorrow", reported="refused")).title != ours.title
+
+
+def test_a_defect_is_told_by_its_place_without_a_word_of_the_error() -> None:
+    with pytest.raises(ValueError, match="canary") as caught:
+        new_id(Canary())
+    words = told_unexpected(caught.value)
+    assert re.fullmatch(r"a defect at data_owner/ui/history\.py, line \d+", words.detail)
 
 
 def test_a_heat_maps_layer_is_opaque_where_most_speaks_for_the_class() -> None:
