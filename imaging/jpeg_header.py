@@ -2,10 +2,16 @@
 
 import struct
 from dataclasses import dataclass
+from typing import Final
 
+from contract.errors import ImageError
 from imaging.codestream import JPEG_FRAME_HEADERS, jpeg_segments
+from imaging.formats import Limits
 
+MOST_SCANS: Final = 40
+"""Passes over a picture of the largest size; programs that build pictures up make ten or so."""
 _APP1, _EXIF = 0xE1, b"Exif\0\0"
+_START_OF_SCAN = b"\xff\xda"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,3 +53,10 @@ def read_jpeg_header(data: bytes) -> JpegHeader | None:
         if marker == _APP1 and content.startswith(_EXIF):
             exif = content
     return None
+
+
+def check_passes(data: bytes, *, rows: int, columns: int, limits: Limits | None = None) -> None:
+    """Raise ImageError for a JPEG that few bytes build up in so many passes that a reader would be busy for minutes."""
+    scans = data.count(_START_OF_SCAN)
+    if scans * rows * columns > MOST_SCANS * (limits or Limits()).max_pixels:
+        raise ImageError(f"the image is built up in {scans} passes, which takes too long: export it as ordinary JPEG")

@@ -6,7 +6,6 @@ or does not, by chance of the program that wrote them.
 """
 
 import io
-from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +17,7 @@ from imaging.colour import grey_of_colours
 from imaging.depth import range_question, scaled
 from imaging.exif_orientation import upright
 from imaging.formats import BoundedReader, DecodedFile, ImageWarning, Limits, PolarityToldBy, third_party_reader
-from imaging.jpeg_header import JpegHeader, read_jpeg_header
+from imaging.jpeg_header import JpegHeader, check_passes, read_jpeg_header
 from imaging.png_header import PngHeader, png_fault, read_png_header
 
 _GREY_16_BIT_MODES = ("I;16", "I;16L", "I;16B", "I")
@@ -33,9 +32,7 @@ _KINDS = {
 } | dict.fromkeys(_GREY_16_BIT_MODES, "grey, 16 bits")
 """What Pillow's modes are called."""
 _TRANSPARENCY = ImageWarning("transparency", "the image has transparent parts; transparency was ignored")
-_START_OF_SCAN, _END_OF_IMAGE = b"\xff\xda", b"\xff\xd9"
-MOST_SCANS: Final = 40
-"""Passes over a picture of the largest size; programs that build pictures up make ten or so."""
+_END_OF_IMAGE = b"\xff\xd9"
 _MOST_PADDING = 1024
 _ORIENTATION = 0x0112
 _SEVERAL = "the file holds several images: export the one to diagnose as a file of its own"
@@ -68,7 +65,8 @@ def read_jpeg(source: BoundedReader, specification: InputSpecification, limits: 
         data = _whole(source)
         header = read_jpeg_header(data)
         if header is not None:
-            _check_jpeg(header, data.count(_START_OF_SCAN), limits)
+            _check_jpeg(header, limits)
+            check_passes(data, rows=header.rows, columns=header.columns, limits=limits)
             if header.bits == 12:
                 return _read_12_bits(data, header, specification)
         image = _opened(data, "JPEG", limits)
@@ -79,12 +77,10 @@ def read_jpeg(source: BoundedReader, specification: InputSpecification, limits: 
         return DecodedFile(pixels=pixels, encoding=encoding, polarity=PolarityToldBy.NOBODY, warnings=warnings)
 
 
-def _check_jpeg(header: JpegHeader, scans: int, limits: Limits) -> None:
+def _check_jpeg(header: JpegHeader, limits: Limits) -> None:
     limits.check_size(rows=header.rows, columns=header.columns)
     if header.obstacle is not None:
         raise ImageError(f"{header.obstacle} cannot be decoded here: export the picture as PNG or as ordinary JPEG")
-    if scans * header.rows * header.columns > MOST_SCANS * limits.max_pixels:
-        raise ImageError(f"the image is built up in {scans} passes, which takes too long: export it as ordinary JPEG")
 
 
 def _read_12_bits(data: bytes, header: JpegHeader, specification: InputSpecification) -> DecodedFile:

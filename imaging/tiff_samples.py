@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from contract.errors import ImageError
 from imaging.codestream import read_codestream
 from imaging.formats import Limits
+from imaging.jpeg_header import check_passes
 from imaging.tiff_pages import SampleKind, TiffFile, TiffPage
 
 MAX_SAMPLES: Final = 4
@@ -223,6 +224,7 @@ def _jpeg(data: bytes, page: TiffPage, shape: tuple[int, int, int]) -> NDArray[A
         raise ImageError("the TIFF file and the JPEG in it differ in bits or colours: export the file again")
     if b"\xff\xd9" not in data[-_JPEG_END:]:
         raise ImageError(_CUT)
+    check_passes(data, rows=stream.rows, columns=stream.columns)
     marked = b"JFIF\0" in data[:32]
     told = _RGB if page.photometric == _RGB and not marked else None
     wanted = _RGB if page.photometric in (_RGB, _YBR) and not page.planar else None

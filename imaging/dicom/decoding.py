@@ -26,6 +26,7 @@ from imaging.dicom.frames import compressed_frame, native_frame
 from imaging.dicom.header import PixelLayout
 from imaging.dicom.syntax import Codec, DicomFile
 from imaging.formats import ImageWarning
+from imaging.jpeg_header import check_passes
 
 _WORKER = Path(__file__).with_name("gdcm_worker.py")
 _WORKER_SECONDS = 60
@@ -81,6 +82,8 @@ def checked_codestream(data: bytes, layout: PixelLayout) -> Codestream:
         raise ImageError("the compressed picture in the DICOM file is damaged: export or copy the file again")
     if stream.shape != layout.shape:
         raise ImageError("the DICOM header and its compressed picture differ in size: export the file again")
+    if data.startswith(b"\xff\xd8"):
+        check_passes(data, rows=stream.rows, columns=stream.columns)
     return stream
 
 
