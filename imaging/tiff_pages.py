@@ -178,6 +178,7 @@ class TiffFile:
         """Entries of each directory of the chain; a pointer that leads nowhere ends it, as for other readers."""
         counter = np.dtype(f"{self._order}u{8 if self._big else 2}")
         seen: set[int] = set()
+        left = self.byte_count
         while 0 < at < self.byte_count and at not in seen:
             if len(seen) == MAX_PAGES:
                 raise ImageError(f"the TIFF file holds more than {MAX_PAGES} pictures: export the one to diagnose")
@@ -190,6 +191,9 @@ class TiffFile:
             content = self.read(at + counter.itemsize, size + self._address.itemsize)
             if len(content) < size:
                 raise ImageError(_CUT)
+            left -= size
+            if left < 0:  # they lie in each other, to take more memory than the file has
+                raise ImageError(_DAMAGED)
             yield np.frombuffer(content[:size], self._entry)
             pointer = content[size:]
             at = int(np.frombuffer(pointer, self._address)[0]) if len(pointer) == self._address.itemsize else 0
@@ -216,6 +220,14 @@ class _Tags:
 
     def values(self, tag: Tag, *, most: int = MAX_VALUES) -> NDArray[Any]:
         """All values of a tag; none where it is absent. Raises ImageError for more than `most`."""
+        return self._values(tag, most, MAX_VALUES)
+
+    def number(self, tag: Tag, default: int) -> int:
+        """The first value of a tag as an integer; the others, if any, are not read."""
+        values = self._values(tag, MAX_VALUES, 1)
+        return int(values[0]) if len(values) else default
+
+    def _values(self, tag: Tag, most: int, wanted: int) -> NDArray[Any]:
         found = self._entries[self._entries["tag"] == tag]
         letter = _KINDS.get(int(found["type"][0])) if len(found) else None
         if letter is None:
@@ -223,17 +235,12 @@ class _Tags:
         kind, count = np.dtype(f"{self.order}{letter}"), int(found["count"][0])
         if count > most:
             raise ImageError(_DAMAGED)
-        inside = found["value"][:1].tobytes()
-        size = count * kind.itemsize
-        content = inside[:size] if size <= len(inside) else self.file.read(int(found["value"][0]), size)
+        inside, size = found["value"][:1].tobytes(), min(count, wanted) * kind.itemsize
+        lies_inside = count * kind.itemsize <= len(inside)
+        content = inside[:size] if lies_inside else self.file.read(int(found["value"][0]), size)
         if len(content) < size:
             raise ImageError(_CUT)
         return np.frombuffer(content, kind)
-
-    def number(self, tag: Tag, default: int) -> int:
-        """The first value of a tag as an integer."""
-        values = self.values(tag)
-        return int(values[0]) if len(values) else default
 
     def same_number(self, tag: Tag, default: int, what: str) -> int:
         """The value that a tag gives for each sample of a pixel. Raises ImageError where they differ."""

@@ -68,6 +68,22 @@ def test_too_many_directories_are_refused(tmp_path: Path) -> None:
         read(tmp_path, b"II*\0" + struct.pack("<I", start) + DATA + chain)
 
 
+def test_directories_that_lie_in_each_other_take_no_more_memory_than_the_file(tmp_path: Path) -> None:
+    """Each begins four bytes after the one before, and has thousands of entries."""
+    start, count, size = 8 + len(DATA), 500, 12 * 1024
+    chain = bytearray(4 * count + 2 + size)
+    for number in range(count):
+        struct.pack_into("<H", chain, 4 * number, size // 12)
+        following = start + 4 * (number + 1) if number + 1 < count else 0
+        struct.pack_into("<I", chain, 4 * number + 2 + size, following)
+    with pytest.raises(ImageError, match="list of pictures"):
+        read(tmp_path, b"II*\0" + struct.pack("<I", start) + DATA + bytes(chain) + bytes(8))
+
+
+def test_of_a_tag_that_is_one_number_no_million_values_are_read(tmp_path: Path) -> None:
+    read(tmp_path, file(tags(tag254=(4, 1 << 20, 8))))
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
