@@ -37,7 +37,7 @@ def shown_steps(console: Console) -> Iterator[OnStep]:
         yield _lines(console)
         return
     progress = Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         TextColumn("{task.completed:.0f}/{task.total:.0f} runs"),
         TimeElapsedColumn(),

@@ -7,6 +7,7 @@ fault until it is replaced.
 import difflib
 import json
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -16,6 +17,8 @@ from pydantic_core import ErrorDetails, from_json
 FILL_IN: Final = "FILL IN"
 MOST_FAULTS: Final = 30
 """That are told in one message."""
+_MOST_LOOKED_AT: Final = 1000
+"""Faults of one file: more say nothing new, and each is compared with the others."""
 _LONGEST: Final = 200
 
 WHAT_TO_WRITE: Final[Mapping[str, str]] = MappingProxyType(
@@ -69,7 +72,7 @@ def card_faults(data: bytes, kind: type[BaseModel]) -> list[str]:
         return [f"the file is not JSON ({error}): correct that first"]
     if not isinstance(raw, dict):
         return ["the file holds no JSON object: begin it with { and end it with }"]
-    unfilled = list(_unfilled(raw, ()))
+    unfilled = list(islice(_unfilled(raw, ()), _MOST_LOOKED_AT))
     fields = dict.fromkeys(tuple(part for part in place if isinstance(part, str)) for place in unfilled)
     faults = [_fault(field, "is still to be filled in", _known(field)) for field in fields]
     found = [one for one in _errors(raw, kind) if not any(_same(one["loc"], place) for place in unfilled)]
@@ -104,7 +107,7 @@ def _errors(raw: dict[str, Any], kind: type[BaseModel]) -> list[ErrorDetails]:
     try:
         kind.model_validate_json(json.dumps(raw))
     except ValidationError as error:
-        return error.errors(include_url=False, include_input=False)
+        return error.errors(include_url=False, include_input=False)[:_MOST_LOOKED_AT]
     return []
 
 
@@ -138,6 +141,10 @@ def _told(error: ErrorDetails, kind: type[BaseModel]) -> str:
         return _fault(location, "is none of the values that it may have", f"one of {context.get('expected', '')}")
     if reason == "too_short":
         return _fault(location, f"needs at least {context.get('min_length', 1)}", _known(location))
+    if reason == "too_long":
+        return _fault(location, f"has more than {context.get('max_length')}", None)
+    if reason == "string_too_long":
+        return _fault(location, f"is longer than {context.get('max_length')} characters", None)
     words = error["msg"].replace("Input should be", "must be").replace("Input should have", "must have")
     if reason == "string_pattern_mismatch":
         words = "is not of the form that it must have"

@@ -47,7 +47,11 @@ def shown_steps(name: str) -> Iterator[Callable[[str], None]]:
         yield lambda words: say(f"{name}: {words}")
         return
     with Progress(
-        SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=output, transient=True
+        SpinnerColumn(),
+        TextColumn("{task.description}", markup=False),
+        TimeElapsedColumn(),
+        console=output,
+        transient=True,
     ) as bars:
 
         def step(words: str) -> None:

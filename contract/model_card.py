@@ -1,12 +1,13 @@
 """The model card: what a model is for, what image it asks for, and what its outputs mean. Public."""
 
 import math
+import unicodedata
 from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Literal, Self, assert_never
+from typing import Annotated, Final, Literal, Self, assert_never
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from contract.card_faults import card_faults, listed
 from contract.errors import ModelFileError
@@ -18,6 +19,28 @@ Version = Annotated[str, Field(pattern=r"^[0-9]+\.[0-9]+\.[0-9]+$")]
 
 MAX_CARD_BYTES = 1 << 20
 MAX_SIDE = 4096
+MAX_CLASSES = 10_000
+MAX_NAME = 200
+"""Characters of a class's name, and of the model's title."""
+MAX_WORDS = 20_000
+"""Characters of a card's longer texts."""
+_MAX_LIST = 1000
+
+_INVISIBLE: Final = ("Cc", "Cs", "Zl", "Zp")
+_TURNS: Final = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
+"""Bidirectional classes of characters that make what follows read the other way round."""
+
+
+def _shown(text: str) -> str:
+    hidden = any(unicodedata.category(one) in _INVISIBLE or unicodedata.bidirectional(one) in _TURNS for one in text)
+    if hidden or not text.strip():
+        raise ValueError("holds a line break or characters that cannot be seen, or nothing at all: write it anew")
+    return text
+
+
+ShownName = Annotated[str, Field(max_length=MAX_NAME), AfterValidator(_shown)]
+"""One line that people read beside an answer: nothing in it hides, or moves what stands beside it."""
+Words = Annotated[str, Field(max_length=MAX_WORDS)]
 
 
 class Strict(BaseModel):
@@ -40,6 +63,8 @@ class Modality(StrEnum):
 
 class Window(Strict):
     """Linear window in stored units after the modality LUT, used for files that carry none."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
 
     center: float
     width: Annotated[float, Field(gt=0)]
@@ -112,10 +137,12 @@ class AgeRange(Strict):
 class InputSpecification(Strict):
     """The tensor that the model asks for: float32, shape (channels, height, width)."""
 
-    modalities: tuple[Modality, ...] = Field(min_length=1)
-    body_parts: tuple[str, ...] = ()
+    model_config = ConfigDict(allow_inf_nan=False)
+
+    modalities: tuple[Modality, ...] = Field(min_length=1, max_length=_MAX_LIST)
+    body_parts: tuple[ShownName, ...] = Field(default=(), max_length=_MAX_LIST)
     """Accepted values of DICOM BodyPartExamined; empty: any."""
-    views: tuple[View, ...] = ()
+    views: tuple[View, ...] = Field(default=(), max_length=_MAX_LIST)
     """Projections that the model was made for; empty: any."""
     ages: AgeRange | None = None
     """Ages that the model was made for, by DICOM PatientAge or birth and study dates; None: any."""
@@ -187,13 +214,15 @@ class FederationRecord(Strict):
 class ModelCard(Strict):
     """card.json. Public: shown to everybody who may list models."""
 
+    model_config = ConfigDict(allow_inf_nan=False)
+
     name: Name
     version: Version
-    title: str
-    intended_use: str
+    title: ShownName
+    intended_use: Words
     task: Task = Task.CLASSIFICATION
     input: InputSpecification
-    classes: tuple[str, ...] = Field(min_length=2)
+    classes: tuple[ShownName, ...] = Field(min_length=2, max_length=MAX_CLASSES)
     thresholds: dict[str, Annotated[float, Field(gt=0, lt=1)]] = Field(default_factory=dict)
     """Multi-label: the probability from which on a finding counts as present, by class; 0.5 where none is given."""
     calibration_temperature: Annotated[float, Field(gt=0)] | None = None
@@ -203,7 +232,7 @@ class ModelCard(Strict):
     """An answer whose largest probability is below this is shown as uncertain; None: none is."""
     output_policy: OutputPolicy = OutputPolicy.LOGITS
     metrics: tuple[Metric, ...] = ()
-    training: str
+    training: Words
     """Provenance: data, split, method, in words."""
     federation: FederationRecord | None = None
     """Provenance of a model that was trained by several hospitals; None: it was trained in one place."""

@@ -1,6 +1,7 @@
 """Every fault of a card at once: the field, what is wrong, what to write."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -122,3 +123,35 @@ def test_a_flood_of_faults_stays_one_short_line() -> None:
 def test_every_field_that_is_named_exists() -> None:
     fields = {*ModelCard.model_fields, *(f"input.{name}" for name in InputSpecification.model_fields)}
     assert set(WHAT_TO_WRITE) <= fields
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"classes": ["no", "y\u202ese"]}, "classes, entry 2: holds a line break or characters that cannot be seen"),
+        ({"classes": ["no", "\x1b[2Jyes"]}, "classes, entry 2: holds a line break"),
+        ({"classes": ["no", " "]}, "classes, entry 2: holds a line break"),
+        ({"title": "Tiny\nNothing found"}, "title: holds a line break"),
+        ({"title": "T" * 201}, "title: is longer than 200 characters"),
+        ({"training": "T" * 20_001}, "training: is longer than 20000 characters"),
+        ({"classes": [str(number) for number in range(65_536)]}, "classes: has more than 10000"),
+        ({"calibration_temperature": math.inf}, "calibration_temperature: must be a finite number"),
+        ({"input": GOOD["input"] | {"mean": [math.nan]}}, "input.mean, entry 1: must be a finite number"),
+        (
+            {"input": GOOD["input"] | {"standard_deviation": [math.inf]}},
+            "standard_deviation, entry 1: must be a finite",
+        ),
+    ],
+)
+def test_what_hides_misleads_or_floods_is_a_fault(changes: dict[str, Any], words: str) -> None:
+    (told,) = faults(**changes)
+    assert words in told
+
+
+def test_names_in_any_script_are_none() -> None:
+    assert faults(title="Größe \u2013 \u80ba\u708e", classes=["ذات الرئة", "No finding (0\u202f%)"]) == []
+
+
+def test_a_card_of_very_many_faults_is_not_compared_with_itself_for_ever() -> None:
+    """Each is compared with each: 50,000 would take a quarter of an hour."""
+    assert len(faults(**{f"x{number}": "FILL IN" for number in range(50_000)})) <= 2000
