@@ -128,27 +128,29 @@ def _same(first: Location, second: Location) -> bool:
 
 
 def _told(error: ErrorDetails, kind: type[BaseModel]) -> str:
-    location, reason = error["loc"], error["type"]
-    context = error.get("ctx", {})
-    if reason == "missing":
-        return _fault(location, "is missing", _known(location))
-    if reason == "extra_forbidden":
-        return _fault(location, "there is no such field", _instead(location, kind))
-    if reason in {"value_error", "assertion_error"}:
-        words = error["msg"].removeprefix("Value error, ")
-        return _fault(location, words, None)
-    if reason in {"enum", "literal_error"}:
-        return _fault(location, "is none of the values that it may have", f"one of {context.get('expected', '')}")
-    if reason == "too_short":
-        return _fault(location, f"needs at least {context.get('min_length', 1)}", _known(location))
-    if reason == "too_long":
-        return _fault(location, f"has more than {context.get('max_length')}", None)
-    if reason == "string_too_long":
-        return _fault(location, f"is longer than {context.get('max_length')} characters", None)
+    location, context = error["loc"], error.get("ctx", {})
     words = error["msg"].replace("Input should be", "must be").replace("Input should have", "must have")
-    if reason == "string_pattern_mismatch":
-        words = "is not of the form that it must have"
-    return _fault(location, words, _known(location))
+    write = _known(location)
+    match error["type"]:
+        case "missing":
+            words = "is missing"
+        case "extra_forbidden":
+            words, write = "there is no such field", _instead(location, kind)
+        case "value_error" | "assertion_error":
+            words, write = error["msg"].removeprefix("Value error, "), None
+        case "enum" | "literal_error":
+            words, write = "is none of the values that it may have", f"one of {context.get('expected', '')}"
+        case "too_short":
+            words = f"needs at least {context.get('min_length', 1)}"
+        case "too_long":
+            words, write = f"has more than {context.get('max_length')}", None
+        case "string_too_long":
+            words, write = f"is longer than {context.get('max_length')} characters", None
+        case "string_pattern_mismatch":
+            words = "is not of the form that it must have"
+        case _:
+            pass  # pydantic's words will do
+    return _fault(location, words, write)
 
 
 def _fault(location: Location, words: str, write: str | None) -> str:
