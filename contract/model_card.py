@@ -2,6 +2,7 @@
 
 import math
 import unicodedata
+from codecs import BOM_UTF8
 from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
@@ -320,7 +321,7 @@ def read_card(path: Path) -> ModelCard:
     try:
         if path.stat().st_size > MAX_CARD_BYTES:
             raise ModelFileError(f"{path}: larger than {MAX_CARD_BYTES} bytes; a model card is a short JSON file")
-        data = path.read_bytes()
+        data = path.read_bytes().removeprefix(BOM_UTF8)  # some editors begin every file so
     except OSError as error:
         raise ModelFileError(f"{path}: cannot be read ({error.strerror}); give the path of a card.json") from error
     faults = card_faults(data, ModelCard)

@@ -30,9 +30,11 @@ from contract.identity import Credentials, Party, Role
 from contract.model_card import Strict
 from contract.proxies import proxy_for, why_unreachable
 from contract.revocation import EXTEND_BEFORE, RevocationList
+from contract.settings import AtRest
 from contract.ticket import LEEWAY
 from data_owner.settings import DataOwnerSettings
 from inference_service.client import InferenceServiceClient
+from secure_computation.at_rest import StorageKey
 from secure_computation.channel.channel import Deadlines
 from secure_computation.channel.tls import tls_context
 from secure_computation.channel.websocket import connect_channel
@@ -128,6 +130,7 @@ def _own_checks(settings: DataOwnerSettings) -> Sequence[_Named]:
         _Named("certificate", lambda: _dates(credentials.certificate, "federation renew asks for a new one")),
         _Named("authority", lambda: _dates(credentials.authority, "ask the federation for its new one")),
         _Named("revocations", lambda: _revocations(credentials)),
+        _Named("storage key", lambda: _storage_key(settings.at_rest)),
         _Named("disk", lambda: _disk(settings.data_folder)),
     )
 
@@ -168,6 +171,11 @@ def _revocations(credentials: Credentials) -> str:
     if found.ends - now < EXTEND_BEFORE:
         raise _Bad(f"{found.path} is good until {found.ends:%Y-%m-%d}", advice, Verdict.DOUBTFUL)
     return f"{found.path}, good until {found.ends:%Y-%m-%d}"
+
+
+def _storage_key(at_rest: AtRest) -> str:
+    StorageKey.of(at_rest)
+    return "in the environment" if at_rest.key_file is None else f"{at_rest.key_file}, for this account alone"
 
 
 def _disk(folder: Path) -> str:

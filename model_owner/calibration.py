@@ -12,6 +12,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from contract.errors import ImageError
 from contract.model_card import InputSpecification
 from imaging import read_model_input, to_model_input
 from imaging.phantom import draw_phantom
@@ -24,11 +25,18 @@ EXPOSURES: Final = (0.5, 1.0, 2.0)
 def calibration_images(specification: InputSpecification, files: Sequence[Path]) -> NDArray[np.float32]:
     """Model inputs, float32 (images, channels, height, width): of `files`, or of phantoms where there are none.
 
-    Raises ImageError for a file that cannot be read.
+    Raises ImageError for a file that cannot be read, which it names.
     """
     if files:
-        return np.stack([read_model_input(path, specification).tensor for path in files])
+        return np.stack([_read(path, specification) for path in files])
     return np.stack([to_model_input(pixels, specification) for pixels in _phantoms(specification)])
+
+
+def _read(path: Path, specification: InputSpecification) -> NDArray[np.float32]:
+    try:
+        return read_model_input(path, specification).tensor
+    except ImageError as error:
+        raise ImageError(f"{path}: {error}") from error
 
 
 def _phantoms(specification: InputSpecification) -> Iterator[NDArray[np.float64]]:

@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 
 from contract.errors import ImageError, ModelFileError
 from contract.model_card import InputSpecification, Strict, Task
-from imaging.reading import read_model_input
 from model_owner.agreement import Agreement
+from model_owner.calibration import calibration_images
 from model_owner.in_clear import ModelInClear
 from model_owner.prediction import LinkPrediction, predict_over_links
 from model_owner.registry import RegisteredModel
@@ -94,7 +94,7 @@ def check_model(model: RegisteredModel, files: tuple[Path, ...] = ()) -> CheckRe
 
     Raises ImageError for a file that cannot be read, ModelFileError where onnxruntime refuses the model.
     """
-    images = _images(files, model.card.input) if files else random_images(model.card.input)
+    images = calibration_images(model.card.input, files) if files else random_images(model.card.input)
     in_clear = ModelInClear(model.onnx())
     expected = np.concatenate([in_clear.logits(image[np.newaxis]) for image in images])
     logits = evaluate(model.plan.network, model.weights, torch.from_numpy(images)).numpy()
@@ -125,10 +125,6 @@ def random_images(specification: InputSpecification) -> NDArray[np.float32]:
     deviation = np.reshape(specification.standard_deviation, (1, -1, 1, 1))
     pixels = np.random.default_rng(RANDOM_SEED).normal(mean, deviation, shape).clip(0.0, 1.0)
     return np.asarray((pixels - mean) / deviation, dtype=np.float32)
-
-
-def _images(files: tuple[Path, ...], specification: InputSpecification) -> NDArray[np.float32]:
-    return np.stack([read_model_input(file, specification).tensor for file in files])
 
 
 def _layers(model: RegisteredModel, images: NDArray[np.float32]) -> tuple[LayerReport, ...]:

@@ -9,7 +9,6 @@ model-owner withdraw pediatric-pneumonia-resnet18 2.0.0 --config model-owner.tom
 """
 
 import os
-import shlex
 from pathlib import Path
 from shlex import join
 from typing import TYPE_CHECKING, Annotated
@@ -67,7 +66,9 @@ def card(
     write_card(drafted, target)
     say(f"Wrote {target}. Fill in what is marked FILL IN: {', '.join(unfilled_fields(drafted))}.")
     say("More that a card may say, and all fields in words: docs/own-model.md.")
-    say(f"Then: model-owner import {shlex.quote(str(model))} --card {shlex.quote(str(target))}")
+    key = ["--key-file", str(model.parent / "at-rest.key")]
+    import_it = ["model-owner", "import", str(model), "--card", str(target), *key]
+    say(f"Then, with the key that seals weights: {join(import_it)}")
 
 
 @app.command("import")
@@ -235,7 +236,7 @@ def _print_report(report: "CheckReport") -> None:
     source = "seeded random images" if report.samples_are_random else "images"
     layers = Table(title=f"{report.name} {report.version}, value ranges over {report.samples} {source}")
     for heading in ("layer", "output", "weights", "million products", "smallest", "largest"):
-        layers.add_column(heading, justify="left" if heading in {"layer", "output"} else "right", no_wrap=True)
+        layers.add_column(heading, justify="left" if heading in {"layer", "output"} else "right", overflow="fold")
     for layer in report.layers:
         layers.add_row(
             layer.name,

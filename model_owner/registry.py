@@ -170,11 +170,17 @@ class Registry:
         if name is None and len(known) == 1:
             name = next(iter(known))
         if name not in known or version not in {None, *known[name]}:
-            listing = ", ".join(f"{known_name} {' '.join(versions)}" for known_name, versions in known.items())
-            raise ModelFileError(
-                f"no such model version is imported: import it, or name one of: {listing or 'none yet'}"
-            )
+            raise ModelFileError(_which_one(name, version, known))
         return _load_version(self._models / name / (version or known[name][-1]), self._key)
+
+
+def _which_one(name: str | None, version: str | None, known: dict[str, tuple[str, ...]]) -> str:
+    listing = ", ".join(f"{known_name} {' '.join(versions)}" for known_name, versions in known.items())
+    if not known:
+        return "no model is imported in this data folder: import one first, or give its --data-folder"
+    if name is None:
+        return f"several models are imported: name one of {listing}"
+    return f"{name}{f' {version}' if version else ''} is not imported: import it, or name one of {listing}"
 
 
 def _masked_lowering(compiled: CompiledModel, card: ModelCard, calibration: Sequence[Path]) -> MaskedLowering | None:

@@ -20,6 +20,7 @@ Reyhanitabar, Rogaway and Vizar 2015): chunks that are missing, repeated or in a
 import base64
 import binascii
 import os
+import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import BinaryIO, Final, Self
@@ -75,9 +76,14 @@ class StorageKey:
         path = settings.key_file
         if path is None:
             raise ConfigurationError("at_rest names no key; set key_file, or key in the environment")
+        if not path.exists():
+            make = f"(umask 077 && head -c 32 /dev/urandom | base64 > {shlex.quote(str(path))})"
+            raise ConfigurationError(
+                f"{path} does not exist, the key that seals what is kept on disk: correct the path, or make one: {make}"
+            )
         content = read_bounded(path, limit=_MAX_KEY_FILE_BYTES)
         if path.stat().st_mode & 0o077 and path.parent != _credentials_folder():
-            raise ConfigurationError(f"{path}: others can read this key; run `chmod 600` on it")
+            raise ConfigurationError(f"others can read the key {path}: run `chmod 600 {shlex.quote(str(path))}`")
         return cls(_decoded(content.decode("latin-1"), str(path)))
 
     def __repr__(self) -> str:

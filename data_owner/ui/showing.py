@@ -111,7 +111,9 @@ def age(seconds: float) -> str:
 
 def standing(entry: Entry) -> str:
     """Where an entry stands, in words."""
-    return "Which way round?" if entry.polarity_question is not None else STATES[entry.state]
+    if entry.polarity_question is not None:
+        return "Which way round?"
+    return "Needs your confirmation" if entry.state is State.READY and entry.needs_confirmation else STATES[entry.state]
 
 
 def sentence(text: str) -> str:

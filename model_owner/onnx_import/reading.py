@@ -168,7 +168,11 @@ def _read_external(tensor: "onnx.TensorProto", path: Path, settings: dict[str, s
         item_bytes = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
         expected = math.prod(tensor.dims) * item_bytes
         offset = int(settings.get("offset", "0"))
-        if int(settings.get("length", str(expected))) != expected or offset < 0 or not path.is_file():
+        if not path.is_file():
+            raise ModelFileError(
+                f"'{path.name}' is missing, which holds weights of the model: copy it into the same folder as the model"
+            )
+        if int(settings.get("length", str(expected))) != expected or offset < 0:
             raise ModelFileError("the model's external data does not fit its tensors: export the model again")
         with path.open("rb") as file:
             file.seek(offset)

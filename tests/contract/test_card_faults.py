@@ -114,6 +114,12 @@ def test_no_card_at_all(content: bytes, words: str) -> None:
     assert re.search(words, listed(card_faults(content, ModelCard)))
 
 
+def test_the_mark_with_which_some_editors_begin_a_file_is_no_fault(tmp_path: Path) -> None:
+    path = tmp_path / "card.json"
+    path.write_text(json.dumps(GOOD), encoding="utf-8-sig")
+    assert read_card(path).name == "tiny"
+
+
 def test_a_flood_of_faults_stays_one_short_line() -> None:
     told = listed(faults(classes=[{}] * 5000, **{f"x{number}": 1 for number in range(2000)}))
     assert "; and " in told

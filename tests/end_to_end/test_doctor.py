@@ -34,7 +34,7 @@ def doctors_findings(
     return done.status, {one["name"]: (one["verdict"], one["found"], one["advice"]) for one in checks}
 
 
-OWN_CHECKS = ("private key", "certificate", "authority", "revocations", "disk", "proxy")
+OWN_CHECKS = ("private key", "certificate", "authority", "revocations", "storage key", "disk", "proxy")
 PARTIES_SEEN = ("model-owner of north-lab", "crypto-provider of trust-centre")
 """Dialled, and left before a ticket was due."""
 
@@ -48,6 +48,7 @@ def test_the_doctor_finds_a_healthy_machine(deployment: Deployment, capfd: pytes
         "certificate",
         "authority",
         "revocations",
+        "storage key",
         "disk",
         "proxy",
         *ways,

@@ -320,9 +320,16 @@ def test_external_data_outside_the_folder(tmp_path: Path, location: str) -> None
         read_onnx(external(folder, location))
 
 
-@pytest.mark.parametrize(("location", "length"), [("inside.bin", 1 << 40), ("missing.bin", None), ("inside.bin", 4)])
+@pytest.mark.parametrize(("location", "length"), [("inside.bin", 1 << 40), ("inside.bin", 4)])
 def test_external_data_that_does_not_fit(tmp_path: Path, location: str, length: int | None) -> None:
     folder = tmp_path / "model"
     folder.mkdir()
     with pytest.raises(ModelFileError, match="external data"):
         read_onnx(external(folder, location, length=length))
+
+
+def test_external_data_that_was_left_behind_is_named(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    with pytest.raises(ModelFileError, match=r"'missing\.bin' is missing, .*: copy it into the same folder"):
+        read_onnx(external(folder, "missing.bin"))

@@ -122,12 +122,20 @@ def test_a_version_is_imported_once_and_the_newest_is_loaded(imported: Path, tmp
     ("name", "version"), [("absent", None), ("tiny", "3.0.0"), ("../models/tiny", None), ("tiny", "../tiny/1.0.0")]
 )
 def test_a_version_that_is_not_there(imported: Path, name: str, version: str | None) -> None:
-    with pytest.raises(ModelFileError, match=r"name one of: tiny 1\.0\.0"):
+    with pytest.raises(ModelFileError, match=r"is not imported: import it, or name one of tiny 1\.0\.0"):
         Registry(imported, KEY).load(name, version)
 
 
+def test_one_of_several_models_is_to_be_named(imported: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(imported, data)
+    shutil.copytree(data / "models" / "tiny", data / "models" / "other")
+    with pytest.raises(ModelFileError, match=r"several models are imported: name one of other 1\.0\.0, tiny 1\.0\.0"):
+        Registry(data, KEY).load()
+
+
 def test_nothing_is_imported_yet(tmp_path: Path) -> None:
-    with pytest.raises(ModelFileError, match="none yet"):
+    with pytest.raises(ModelFileError, match="no model is imported in this data folder: import one first"):
         Registry(tmp_path, KEY).load()
 
 

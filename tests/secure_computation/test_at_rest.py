@@ -193,6 +193,11 @@ def test_keys_that_are_none(text: str, tmp_path: Path) -> None:
         assert "CANARY" not in str(caught.value).replace(str(path), "")
 
 
+def test_a_key_that_is_not_there_comes_with_how_to_make_it(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"no-key does not exist, .*: \(umask 077 && head -c 32 /dev/urandom"):
+        StorageKey.of(AtRest(key_file=tmp_path / "no-key"))
+
+
 def test_a_key_that_others_can_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """But for systemd's credentials, which show an access list as the group."""
     path = tmp_path / "key"

@@ -268,6 +268,7 @@ def test_an_image_with_doubts_needs_confirmation(
     assert f'data-code="{code}"' in html
     assert words in html
     assert 'data-testid="confirm"' in html
+    assert html.count("Needs your confirmation") == 2  # above the picture, and in the list
     assert page.post(f"/entries/{entry}/submit").status_code == 400
     assert page.state(entry) == "ready"
     assert page.post(f"/entries/{entry}/submit", confirm="yes").status_code == 204
