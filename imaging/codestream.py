@@ -3,6 +3,7 @@
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from enum import StrEnum
 
 _WITHOUT_LENGTH = {0x01, *range(0xD0, 0xD9)}
 JPEG_FRAME_HEADERS = frozenset({*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC})
@@ -14,10 +15,19 @@ MOST_MARKERS = 1 << 16
 """Before the picture itself: a header that has more is none."""
 
 
+class Coder(StrEnum):
+    """What made a codestream."""
+
+    JPEG = "JPEG"
+    JPEG_LS = "JPEG-LS"
+    JPEG_2000 = "JPEG 2000"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Codestream:
     """One compressed frame by its own header."""
 
+    coder: Coder
     rows: int
     columns: int
     components: int
@@ -47,6 +57,7 @@ def read_codestream(data: bytes) -> Codestream | None:
         right, bottom, left, top = struct.unpack_from(">4I", data, 8)
         (components,) = struct.unpack_from(">H", data, 40)
         return Codestream(
+            coder=Coder.JPEG_2000,
             rows=bottom - top,
             columns=right - left,
             components=components,
@@ -98,6 +109,7 @@ def _jpeg(data: bytes) -> Codestream | None:
             if not 0 < precision <= _MOST_JPEG_BITS:
                 return None
             found = Codestream(
+                coder=Coder.JPEG_LS if marker == _JPEG_LS else Coder.JPEG,
                 rows=rows,
                 columns=columns,
                 components=components,

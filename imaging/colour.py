@@ -20,6 +20,12 @@ def grey_of_colours(
     return values.astype(np.float32) / np.float32(255), warnings
 
 
+def same_in_all_colours(colours: NDArray[np.uint16]) -> NDArray[np.uint16] | None:
+    """The values of a picture, (rows, columns, 3), whose three colours are the same; None where they are not."""
+    first = colours[..., 0]
+    return first if all(np.array_equal(first, colours[..., other]) for other in (1, 2)) else None
+
+
 def brightness(colours: NDArray[np.uint8], choice: ColourChoice) -> tuple[NDArray[np.uint8], tuple[ImageWarning, ...]]:
     """The same in 8 bits."""
     grey = all(_alike(colours[..., first], colours[..., second]) for first, second in ((0, 1), (1, 2), (2, 0)))

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from contract.errors import ImageError
 from contract.model_card import FrameChoice, Window
+from imaging.other_formats import described
 
 # The filters of `warnings` belong to the whole process: only one reader at a time may set them aside.
 _WARNING_FILTERS = threading.Lock()
@@ -177,14 +178,27 @@ def sniff(source: BoundedReader) -> FileFormat:
         return FileFormat.TIFF
     if is_nifti(inflated_start(head) if head.startswith(GZIP) else head):
         return FileFormat.NIFTI
-    raise ImageError(f"this is not a {READ} file: export the image in one of these formats")
+    what, advice = described(head)
+    if not what:
+        raise ImageError(f"this is not a {READ} file: export the image in one of these formats")
+    raise ImageError(f"this is {what}, which is not read: {advice or f'export the image as {READ}'}")
 
 
 def is_dicom(head: bytes) -> bool:
     """Whether a file begins as DICOM: with its preamble, or without it at the file meta information (PS3.10 7.1)."""
     if head[128:132] == b"DICM" or head.startswith(b"DICM\x02\0"):
         return True
-    return head[:2] == b"\x02\0" and head[2:4] in (b"\0\0", b"\x01\0", b"\x02\0", b"\x10\0") and head[4:6].isupper()
+    if head[:2] == b"\x02\0" and head[2:4] in (b"\0\0", b"\x01\0", b"\x02\0", b"\x10\0") and head[4:6].isupper():
+        return True
+    return _is_bare_dicom(head)
+
+
+def _is_bare_dicom(head: bytes) -> bool:
+    """Whether a file begins with a data set's group 8, as files without meta information do: with a VR or a length."""
+    has_vr = head[4:6].isalpha() and head[4:6].isupper()
+    if head[:2] == b"\0\x08":
+        return head[2:3] == b"\0" and has_vr
+    return head[:2] == b"\x08\0" and head[3:4] == b"\0" and (has_vr or head[5:8] == bytes(3))
 
 
 GZIP = b"\x1f\x8b\x08"

@@ -6,6 +6,7 @@ nor window: values are stretched by the card's window, else by their own range.
 
 import logging
 import math
+import struct
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -48,7 +49,7 @@ def read_nifti(source: BinaryIO, specification: InputSpecification, limits: Limi
     import nibabel  # a fifth of a second, which most files need not wait for
 
     with third_party_reader("the NIfTI file"), _silent(nibabel.imageglobals.logger):
-        content = _uncompressed(source, limits)
+        content = _with_a_place_for_pixels(_uncompressed(source, limits))
         kind = nibabel.Nifti2Image if content[4:8] == b"n+2\0" else nibabel.Nifti1Image
         image = kind.from_bytes(content)
         stored = image.get_data_dtype()
@@ -96,6 +97,16 @@ def _uncompressed(source: BinaryIO, limits: Limits) -> bytes:
     if not is_nifti(content):
         raise ImageError("the NIfTI file is damaged: export or copy it again")
     return content
+
+
+def _with_a_place_for_pixels(content: bytes) -> bytes:
+    """A header that says that pixels begin inside it means the first byte behind, as in most programs."""
+    order = "<" if content[:4] in (b"\x5c\x01\0\0", b"\x1c\x02\0\0") else ">"
+    form, at, least = (f"{order}q", 168, 544) if content[4:8] == b"n+2\0" else (f"{order}f", 108, 352)
+    (told,) = struct.unpack_from(form, content, at)
+    if told >= least:
+        return content
+    return content[:at] + struct.pack(form, least) + content[at + struct.calcsize(form) :]
 
 
 def _inflated(content: bytes, most: int) -> bytes:

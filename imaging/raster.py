@@ -13,8 +13,8 @@ from PIL import Image, ImageOps
 
 from contract.errors import ImageError
 from contract.model_card import ColourChoice, InputSpecification
-from imaging.colour import grey_of_colours
-from imaging.depth import range_question, scaled
+from imaging.colour import grey_of_colours, same_in_all_colours
+from imaging.depth import FEWER_BITS, LITTLE_RANGE, range_question, scaled
 from imaging.exif_orientation import upright
 from imaging.formats import BoundedReader, DecodedFile, ImageWarning, Limits, PolarityToldBy, third_party_reader
 from imaging.jpeg_header import JpegHeader, check_passes, read_jpeg_header
@@ -51,8 +51,13 @@ def read_png(source: BoundedReader, specification: InputSpecification, limits: L
         if int(getattr(image, "n_frames", 1)) != 1:
             raise ImageError(_SEVERAL)
         encoding = _KINDS.get(image.mode, image.mode)
+        orientation = int(image.getexif().get(_ORIENTATION, 1))
         ImageOps.exif_transpose(image, in_place=True)
         pixels, warnings = _grey(image, header, specification.colour)
+        if header.bits == 16 and image.mode not in _GREY_16_BIT_MODES and (deep := _of_16_bits(data)) is not None:
+            exact, question = scaled(upright(deep, orientation), 16, told_bits=header.significant_bits)
+            others = [warning for warning in warnings if warning.code not in (FEWER_BITS, LITTLE_RANGE)]
+            pixels, warnings = exact, (*question, *others)
         return DecodedFile(pixels=pixels, encoding=encoding, polarity=PolarityToldBy.NOBODY, warnings=warnings)
 
 
@@ -75,6 +80,16 @@ def read_jpeg(source: BoundedReader, specification: InputSpecification, limits: 
         pixels, warnings = _grey(image, PngHeader(bits=8), specification.colour)
         warnings = (*warnings, *_others(image))
         return DecodedFile(pixels=pixels, encoding=encoding, polarity=PolarityToldBy.NOBODY, warnings=warnings)
+
+
+def _of_16_bits(data: bytes) -> NDArray[np.uint16] | None:
+    """Grey values of a PNG of 16 bits in colours or with transparency, which Pillow cuts to 8; None of real colours."""
+    import imagecodecs  # with tens of decoders, of which few files need any
+
+    samples = np.asarray(imagecodecs.png_decode(data))
+    if samples.dtype != np.uint16 or samples.ndim != 3:
+        return None
+    return samples[..., 0] if samples.shape[2] == 2 else same_in_all_colours(samples)
 
 
 def _check_jpeg(header: JpegHeader, limits: Limits) -> None:

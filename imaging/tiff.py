@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from contract.errors import ImageError
 from contract.model_card import InputSpecification, Window
-from imaging.colour import grey_of_colours
+from imaging.colour import grey_of_colours, same_in_all_colours
 from imaging.depth import range_question, scaled
 from imaging.exif_orientation import upright
 from imaging.formats import (
@@ -62,6 +62,8 @@ def read_tiff(source: BoundedReader, specification: InputSpecification, limits: 
         values = None
         if page.photometric in _GREY:
             pixels, warnings, values = _grey(samples[..., 0], page, specification.window)
+        elif page.bits == 16 and page.photometric == _RGB and (alike := same_in_all_colours(samples)) is not None:
+            pixels, warnings = scaled(alike, page.bits)
         else:
             pixels, warnings = grey_of_colours(_colours(samples, page), specification.colour)
             if page.photometric != _PALETTE:
@@ -103,7 +105,7 @@ def _grey(
     inverted = page.photometric == _WHITE_IS_ZERO
     values, warnings = None, tuple[ImageWarning, ...]()
     if page.told_range is not None:
-        pixels = _within(samples, *page.told_range)
+        pixels, warnings = _within(samples, *page.told_range), _of_told_range(page)
     elif page.kind is SampleKind.FLOAT or page.bits > 16:
         numbers = _finite(samples)
         pixels, warnings = stretched(numbers, window), (_range_unknown(window),)
@@ -134,6 +136,16 @@ def _within(samples: NDArray[Any], low: float, high: float) -> NDArray[np.float3
     if not np.isfinite(fractions).all():
         raise ImageError("the TIFF file holds values that are not finite numbers: export it again")
     return np.clip(fractions, 0, 1).astype(np.float32)
+
+
+def _of_told_range(page: TiffPage) -> tuple[ImageWarning, ...]:
+    """A remark where the range is not what so many bits or fewer hold: some programs mean statistics by it."""
+    low, high = page.told_range or (0.0, 0.0)
+    whole = page.kind is not SampleKind.FLOAT and low in (0, -(1 << (page.bits - 1)))
+    if whole and (high - low + 1).is_integer() and (int(high - low) + 1).bit_count() == 1:
+        return ()
+    text = f"the file says that black is {low:g} and white {high:g}, and the picture was read so"
+    return (ImageWarning("told-range", text),)
 
 
 def _range_unknown(window: Window | None) -> ImageWarning:

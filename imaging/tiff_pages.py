@@ -261,7 +261,8 @@ def _page(tags: _Tags) -> TiffPage:
     rows, columns = tags.number(Tag.LENGTH, 0), tags.number(Tag.WIDTH, 0)
     if tags.number(Tag.DEPTH, 1) > 1:
         raise ImageError("the TIFF file holds a volume as one picture: export the slice to diagnose")
-    tiled = len(tags.values(Tag.TILE_OFFSETS)) > 0
+    placed = len(tags.values(Tag.TILE_OFFSETS)) > 0
+    tiled = placed or tags.number(Tag.TILE_WIDTH, 0) > 0  # old writers name tiles' places as strips'
     segment = (
         (tags.number(Tag.TILE_LENGTH, 0), tags.number(Tag.TILE_WIDTH, 0))
         if tiled
@@ -283,8 +284,8 @@ def _page(tags: _Tags) -> TiffPage:
         orientation=tags.number(Tag.ORIENTATION, 1),
         segment=segment,
         tiled=tiled,
-        offsets=_integers(tags.values(Tag.TILE_OFFSETS if tiled else Tag.STRIP_OFFSETS)),
-        byte_counts=_integers(tags.values(Tag.TILE_BYTE_COUNTS if tiled else Tag.STRIP_BYTE_COUNTS)),
+        offsets=_integers(tags.values(Tag.TILE_OFFSETS if placed else Tag.STRIP_OFFSETS)),
+        byte_counts=_integers(tags.values(Tag.TILE_BYTE_COUNTS if placed else Tag.STRIP_BYTE_COUNTS)),
         t4_options=tags.number(Tag.T4_OPTIONS, 0),
         extra_samples=_integers(tags.values(Tag.EXTRA_SAMPLES, most=64)),
         colour_map=tags.values(Tag.COLOUR_MAP),

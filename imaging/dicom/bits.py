@@ -34,6 +34,14 @@ def stored_values(samples: Samples, *, stored: int, high_bit: int, signed: bool)
     return _field(samples.patterns, low=max(above + 1 - stored, 0), width=width, signed=signed)
 
 
+def lies_low(samples: Samples, *, stored: int, high_bit: int) -> bool:
+    """Whether values lie in the low bits though HighBit says higher: nothing is above, and something below its bits."""
+    low = high_bit + 1 - stored
+    if low <= 0 or high_bit >= samples.precision:
+        return False
+    return not (samples.patterns >> stored).any() and bool((samples.patterns & ((1 << low) - 1)).any())
+
+
 def _field(patterns: NDArray[np.unsignedinteger], *, low: int, width: int, signed: bool) -> NDArray[np.integer]:
     """`width` bits from bit `low` upwards."""
     container = 8 * patterns.dtype.itemsize

@@ -37,13 +37,14 @@ def decode_colours(
     data_set.BitsStored, data_set.HighBit = layout.stored, layout.high_bit
     data_set.PixelRepresentation, data_set.NumberOfFrames = int(layout.signed), layout.frames
     warnings: tuple[ImageWarning, ...] = ()
+    decoded_as = UID(_DECODED_AS.get(file.transfer_syntax, file.transfer_syntax))
+    data_set.file_meta.TransferSyntaxUID = decoded_as
     if file.codec is not Codec.NATIVE:
         data, warnings = compressed_frame(data_set, layout, file, frame)
         if file.codec is not Codec.RUN_LENGTHS:
             checked_codestream(data, layout)
         data_set.PixelData, data_set.NumberOfFrames, frame = encapsulate([data]), 1, 0
-    decoder = get_decoder(UID(_DECODED_AS.get(file.transfer_syntax, file.transfer_syntax)))
-    values, _ = decoder.as_array(data_set, index=frame, decoding_plugin=_PLUGINS[file.codec])
+    values, _ = get_decoder(decoded_as).as_array(data_set, index=frame, decoding_plugin=_PLUGINS[file.codec])
     if layout.kind == PALETTE:
         if file.is_big_endian:
             _turn_palette_bytes(data_set)

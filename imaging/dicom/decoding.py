@@ -19,7 +19,7 @@ from pydicom.uid import RLELossless
 
 from contract.errors import ImageError
 from contract.model_card import ColourChoice
-from imaging.codestream import Codestream, read_codestream
+from imaging.codestream import Coder, Codestream, read_codestream
 from imaging.colour import brightness
 from imaging.dicom.bits import Samples
 from imaging.dicom.frames import compressed_frame, native_frame
@@ -37,6 +37,11 @@ _JPEG_EXTENDED = "1.2.840.10008.1.2.4.51"
 _LOSSY_JPEG_2000 = ("1.2.840.10008.1.2.4.91", "1.2.840.10008.1.2.4.203")
 _MOST_STRAY_BYTES = 8
 """Before the end of a JPEG-LS picture."""
+_END_OF_PICTURE = b"\xff\xd9"
+"""Of JPEG, JPEG-LS and JPEG 2000 alike."""
+_MOST_PADDING = 64
+_DAMAGED = "the compressed picture in the DICOM file is damaged: export or copy the file again"
+_NOT_GREY = "the DICOM file does not decode to one grey image: export it again"
 _SLACK = 16
 """JPEG 2000's reversible wavelet, cut short, leaves the range of its values by less than this part of it."""
 
@@ -50,10 +55,11 @@ def decode_grey(
         data, remarks = native_frame(data_set, layout, frame)
         return Samples(patterns=_native(data, file, data_set, layout, frame), precision=layout.allocated), remarks
     data, remarks = compressed_frame(data_set, layout, file, frame)
-    if codec is Codec.RUN_LENGTHS:
+    if codec is Codec.RUN_LENGTHS and read_codestream(data) is None:
         return Samples(patterns=_run_lengths(data, layout), precision=layout.allocated), remarks
     stream = checked_codestream(data, layout)
-    if codec is Codec.JPEG and stream.components == 3 and stream.precision == 8 and not stream.lossless:
+    remarks = (*remarks, *_of_coder(stream, codec))
+    if stream.coder is Coder.JPEG and stream.components == 3 and stream.precision == 8 and not stream.lossless:
         values, of_colours = brightness(
             np.asarray(Image.open(io.BytesIO(data), formats=["JPEG"]).convert("RGB")), choice
         )
@@ -69,9 +75,9 @@ def decode_grey(
             f"the DICOM header promises {layout.allocated} bits, its compressed picture has {stream.precision}: "
             "export the file again"
         )
-    patterns = _unpacked(codec, data, stream, file)
+    patterns = _unpacked(data, stream, file)
     if patterns.shape != layout.shape:
-        raise ImageError("the DICOM file does not decode to one grey image: export it again")
+        raise ImageError(_NOT_GREY)
     return Samples(patterns=patterns, precision=stream.precision, slack=_slack(stream, layout, file)), remarks
 
 
@@ -79,12 +85,19 @@ def checked_codestream(data: bytes, layout: PixelLayout) -> Codestream:
     """The header of one compressed frame. Raises ImageError where it promises another size than the DICOM header."""
     stream = read_codestream(data)
     if stream is None:
-        raise ImageError("the compressed picture in the DICOM file is damaged: export or copy the file again")
+        raise ImageError(_DAMAGED)
     if stream.shape != layout.shape:
         raise ImageError("the DICOM header and its compressed picture differ in size: export the file again")
     if data.startswith(b"\xff\xd8"):
         check_passes(data, rows=stream.rows, columns=stream.columns)
     return stream
+
+
+def _of_coder(stream: Codestream, codec: Codec) -> tuple[ImageWarning, ...]:
+    if stream.coder.value == codec.value:
+        return ()
+    text = f"the file says that its picture is compressed by {codec}, and it is by {stream.coder}: it was read so"
+    return (ImageWarning("other-compression", text),)
 
 
 def _slack(stream: Codestream, layout: PixelLayout, file: DicomFile) -> int:
@@ -93,27 +106,27 @@ def _slack(stream: Codestream, layout: PixelLayout, file: DicomFile) -> int:
     A transformation into frequencies leaves nothing of bits of their own above a value, so what is there is overshoot,
     but no more than the values' own range: a stream of more bits than are stored holds something else above them.
     """
-    if file.codec is Codec.JPEG_LS:
+    if stream.coder is Coder.JPEG_LS:
         return stream.error
     if not stream.lossless:
         return 1 << min(stream.precision, layout.stored)
     return (1 << layout.stored) // _SLACK if file.transfer_syntax in _LOSSY_JPEG_2000 else 0
 
 
-def _unpacked(codec: Codec, data: bytes, stream: Codestream, file: DicomFile) -> NDArray[np.unsignedinteger]:
-    match codec:
-        case Codec.JPEG if stream.precision == 8 and not stream.lossless:
-            return _by_pillow(data, "JPEG")
-        case Codec.JPEG:
-            return _by_gdcm(data, stream, file)
-        case Codec.JPEG_LS:
+def _unpacked(data: bytes, stream: Codestream, file: DicomFile) -> NDArray[np.unsignedinteger]:
+    ended = _END_OF_PICTURE in data[-_MOST_PADDING:]
+    match stream.coder:
+        case Coder.JPEG if stream.precision == 8 and not stream.lossless and ended:
+            return _by_pillow(data)
+        case Coder.JPEG:
+            return _by_gdcm(data if ended else data + _END_OF_PICTURE, stream, file)
+        case Coder.JPEG_LS:
             return _jpeg_ls(data, stream)
-        case Codec.JPEG_2000:
-            return _jpeg_2000(data, stream)
-        case Codec.NATIVE | Codec.RUN_LENGTHS:
-            raise AssertionError(codec)
+        case Coder.JPEG_2000:
+            # Where the end alone is missing, a byte of padding may stand there.
+            return _jpeg_2000((data,) if ended else (data + _END_OF_PICTURE, data[:-1] + _END_OF_PICTURE), stream)
         case _:
-            assert_never(codec)
+            assert_never(stream.coder)
 
 
 def native_numbers(data: bytes, file: DicomFile, kind: str) -> NDArray[np.generic]:
@@ -151,18 +164,26 @@ def _run_lengths(data: bytes, layout: PixelLayout) -> NDArray[np.unsignedinteger
     return np.frombuffer(unpacked, f"<u{layout.allocated // 8}").reshape(layout.shape)
 
 
-def _by_pillow(data: bytes, container: str) -> NDArray[np.unsignedinteger]:
-    values = np.asarray(Image.open(io.BytesIO(data), formats=[container]))
-    if values.dtype not in (np.uint8, np.uint16):
-        raise ImageError("the DICOM file does not decode to one grey image: export it again")
+def _by_pillow(data: bytes) -> NDArray[np.unsignedinteger]:
+    values = np.asarray(Image.open(io.BytesIO(data), formats=["JPEG"]))
+    if values.dtype != np.uint8:
+        raise ImageError(_NOT_GREY)
     return values
 
 
-def _jpeg_2000(data: bytes, stream: Codestream) -> NDArray[np.unsignedinteger]:
-    """Pillow fills its 8 or 16 bits from the top, and adds half the range to signed samples: taken back here."""
-    values = _by_pillow(data, "JPEG2000")
-    patterns = np.right_shift(values, 8 * values.dtype.itemsize - stream.precision)
-    return np.asarray(np.bitwise_xor(patterns, 1 << (stream.precision - 1)) if stream.signed else patterns)
+def _jpeg_2000(candidates: tuple[bytes, ...], stream: Codestream) -> NDArray[np.unsignedinteger]:
+    """The first candidate that decodes: a picture of which more than its end is missing never does."""
+    import imagecodecs  # with tens of decoders; Pillow's refuses some valid pictures of a single part
+
+    for data in candidates:
+        try:
+            values = np.asarray(imagecodecs.jpeg2k_decode(data))
+        except imagecodecs.Jpeg2kError:
+            continue
+        if values.dtype not in (np.uint8, np.uint16, np.int8, np.int16):
+            raise ImageError(_NOT_GREY)
+        return np.asarray(values.view(f"u{values.itemsize}") & ((1 << stream.precision) - 1))
+    raise ImageError(_DAMAGED)
 
 
 def _jpeg_ls(data: bytes, stream: Codestream) -> NDArray[np.unsignedinteger]:
@@ -183,7 +204,7 @@ def _without_stray_bytes(data: bytes) -> bytes:
             return bytes(jpeg_ls.decode_pixel_data(body[:-stray] + b"\xff\xd9")[0])
         except RuntimeError:
             continue
-    raise ImageError("the compressed picture in the DICOM file is damaged: export or copy the file again")
+    raise ImageError(_DAMAGED)
 
 
 def _by_gdcm(data: bytes, stream: Codestream, file: DicomFile) -> NDArray[np.unsignedinteger]:
@@ -206,7 +227,7 @@ def _by_gdcm(data: bytes, stream: Codestream, file: DicomFile) -> NDArray[np.uns
         words.seek(0)
         damaged = status != 0 or len(pixels) != length or b"Corrupt JPEG data" in words.read(_WORKER_WORDS)
     if damaged:
-        raise ImageError("the compressed picture in the DICOM file is damaged: export or copy the file again")
+        raise ImageError(_DAMAGED)
     return np.frombuffer(pixels, f"<u{container}").reshape(stream.shape)
 
 

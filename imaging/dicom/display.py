@@ -10,7 +10,7 @@ from pydicom import Dataset
 
 from contract.errors import ImageError
 from contract.model_card import Window
-from imaging.dicom.lookup_table import LookupTable, is_depth, read_lookup_table
+from imaging.dicom.lookup_table import LookupTable, is_depth, is_empty, read_lookup_table
 from imaging.dicom.tags import code, has_decimal_comma, items, numbers
 from imaging.formats import ImageWarning
 from imaging.grey_scale import full_range, stretched, windowed
@@ -44,10 +44,12 @@ def apply_modality(
 ) -> tuple[NDArray[np.float32], tuple[ImageWarning, ...]]:
     """Stored values -> output units of the modality LUT or rescale; unchanged where the file has neither."""
     sequence = items(told, "ModalityLUTSequence")
-    if sequence:
+    if sequence and not is_empty(sequence[0]):
         table = read_lookup_table(sequence[0])
         if table is None:
-            raise ImageError("the DICOM header holds a modality lookup table that is none: export the file again")
+            raise ImageError(
+                "the DICOM header holds a modality lookup table that cannot be used: export the file again"
+            )
         return table.look_up(stored), ()
     values = stored.astype(np.float32)
     slopes, intercepts = numbers(told, "RescaleSlope"), numbers(told, "RescaleIntercept")

@@ -43,7 +43,7 @@ def native_frame(data_set: Dataset, layout: PixelLayout, frame: int) -> tuple[by
     end = (frame + 1) * layout.frame_bytes
     if data.startswith(_ITEM) and len(data) not in (expected := layout.frames * layout.frame_bytes, expected + 1):
         raise ImageError(
-            "the DICOM file holds a compressed picture, while its header says that it is not compressed: "
+            "the DICOM file holds a compressed picture, while its header does not say that it is compressed: "
             "export the file again"
         )
     if len(data) < end:
@@ -51,8 +51,9 @@ def native_frame(data_set: Dataset, layout: PixelLayout, frame: int) -> tuple[by
         if one:
             raise ImageError("the DICOM header promises several pictures, the file holds one: export the file again")
         raise ImageError(_CUT_SHORT)
-    longer = len(data) > layout.frames * layout.frame_bytes + 1  # an odd length is padded by one byte
-    return data[end - layout.frame_bytes : end], _more_than_promised() if longer else ()
+    beyond = len(data) - layout.frames * layout.frame_bytes
+    remarks = _more_than_promised(pictures=beyond >= layout.frame_bytes) if beyond > 1 else ()  # one byte is padding
+    return data[end - layout.frame_bytes : end], remarks
 
 
 def compressed_frame(
@@ -74,7 +75,7 @@ def compressed_frame(
     if starts and starts[0] == 0 and len(starts) >= layout.frames:
         ends = [*starts[1:], len(fragments)]
         chosen = fragments[starts[frame] : ends[frame]]
-        return _joined(chosen), _more_than_promised() if len(starts) > layout.frames else ()
+        return _joined(chosen), _more_than_promised(pictures=True) if len(starts) > layout.frames else ()
     if len(fragments) == layout.frames:
         return fragments[frame].content, ()
     if layout.frames == 1:
@@ -110,10 +111,12 @@ def _fragments(data: bytes, begins: Callable[[bytes], bool]) -> tuple[bytes, lis
     """The table of offsets, and the fragments that follow it. Raises ImageError for what holds none."""
     contents: list[tuple[int, bytes]] = []
     position = 0
-    while data[position : position + 4] == _ITEM and position + 8 <= len(data) and len(contents) < MOST_FRAGMENTS:
+    while data[position : position + 4] == _ITEM and position + 8 <= len(data):
         (length,) = struct.unpack_from("<I", data, position + 4)
         if position + 8 + length > len(data):
             raise ImageError(_CUT_SHORT)
+        if len(contents) == MOST_FRAGMENTS:
+            raise ImageError("the DICOM file holds its picture in too many parts: export the file again")
         contents.append((position, data[position + 8 : position + 8 + length]))
         position += 8 + length
     if position < len(data) and data[position : position + 4] != _END:
@@ -127,6 +130,9 @@ def _fragments(data: bytes, begins: Callable[[bytes], bool]) -> tuple[bytes, lis
     return table, [_Fragment(position - start, content) for position, content in contents]
 
 
-def _more_than_promised() -> tuple[ImageWarning, ...]:
+def _more_than_promised(*, pictures: bool) -> tuple[ImageWarning, ...]:
+    """A question where the rest is as large as a picture: then the header may be wrong about size or depth too."""
     text = "the file holds more pixel data than its header promises; the rest was not read"
-    return (ImageWarning("more-than-promised", text),)
+    if pictures:
+        text += ": look at the picture"
+    return (ImageWarning("more-than-promised", text, needs_confirmation=pictures),)

@@ -1,7 +1,7 @@
 """What the header says of the pixels, judged before memory is taken for them."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final
 
@@ -9,6 +9,7 @@ from pydicom import Dataset, dcmread
 
 from contract.errors import ImageError
 from contract.model_card import FrameChoice
+from imaging.dicom.mending import with_known_vrs
 from imaging.dicom.syntax import CONVERT, Codec, DicomFile
 from imaging.dicom.tags import integer, numbers, printable, texts
 from imaging.formats import ImageWarning, Limits, chosen_frame
@@ -82,13 +83,34 @@ class PixelLayout:
         return self.keyword in _FLOAT_BITS
 
 
-def read_layout(file: DicomFile, choice: FrameChoice, limits: Limits) -> PixelLayout:
+@dataclass(frozen=True, kw_only=True)
+class Header:
+    """What stands before the pixels of a file."""
+
+    file: DicomFile
+    """The file, in which misspelt VRs are mended."""
+    tags: Dataset = field(repr=False)
+    keyword: str
+    """The tag that holds the pixels."""
+
+
+def read_header(file: DicomFile) -> Header:
+    """The tags of the layout. Raises ImageError for a file without pixels."""
+    for readable in (file, with_known_vrs):
+        chosen = readable if isinstance(readable, DicomFile) else readable(file)
+        if chosen is None:
+            break
+        source = chosen.beginning()
+        tags = dcmread(source, stop_before_pixels=True, specific_tags=list(HEADER_TAGS))
+        keyword = PIXEL_KEYWORDS.get(source.read(4))
+        if keyword is not None:
+            return Header(file=chosen, tags=tags, keyword=keyword)
+    raise ImageError("the DICOM file holds no picture (no pixel data), or is cut short: export the image itself")
+
+
+def read_layout(found: Header, choice: FrameChoice, limits: Limits) -> PixelLayout:
     """Refuse by header alone what holds no frame to read within `limits`."""
-    source = file.beginning()
-    header = dcmread(source, stop_before_pixels=True, specific_tags=list(HEADER_TAGS))
-    keyword = PIXEL_KEYWORDS.get(source.read(4))
-    if keyword is None:
-        raise ImageError("the DICOM file holds no picture (no pixel data), or is cut short: export the image itself")
+    file, header, keyword = found.file, found.tags, found.keyword
     frames, remarks = _frames(header)
     chosen_frame(choice, frames)
     rows, columns = _needed(header, "Rows"), _needed(header, "Columns")
@@ -127,8 +149,8 @@ def _frames(header: Dataset) -> tuple[int, tuple[ImageWarning, ...]]:
     """How many frames the header promises; one where it says nothing that can be read."""
     told = numbers(header, "NumberOfFrames")
     count = integer(header, "NumberOfFrames")
-    if told and count is None:
-        text = "the header's number of frames is no number; the first frame was read"
+    if told and (count is None or count < 0):
+        text = "the header's number of frames cannot be right; the first frame was read"
         return 1, (ImageWarning("bad-number-of-frames", text),)
     return count or 1, ()
 
@@ -146,7 +168,7 @@ def _bits(header: Dataset, allocated: int, keyword: str) -> tuple[int, int, bool
     if high_bit is None:
         high_bit = stored - 1
     if allocated not in (8, 16) or not 0 < stored <= allocated:
-        raise ImageError(f"DICOM pixels of {stored} bits in {allocated} are not read: export 8 to 16 bits")
+        raise ImageError(f"DICOM pixels of {stored} bits in {allocated} are not read: export them in 8 or 16 bits each")
     if signed not in (0, 1, None):
         raise ImageError("the DICOM header does not say whether pixels have a sign: export the file again")
     if not stored - 1 <= high_bit < allocated:
@@ -165,9 +187,17 @@ def _kind(header: Dataset) -> tuple[str, int]:
     named = " ".join(told[0].upper().split()) if told else "MONOCHROME2"
     kind = _KINDS.get(re.sub("[ _]", "", named))
     expected = 3 if kind in _COLOURS else 1
-    samples = expected if samples is None else samples
-    if kind is None or samples != expected:
-        raise ImageError(f"DICOM pictures of {samples} sample(s) as '{printable(named)}' are not read: {CONVERT}")
+    samples = samples or expected
+    if kind is None:
+        raise ImageError(
+            f"DICOM pictures of the kind '{printable(named)}' (PhotometricInterpretation) are not read: "
+            "export the radiograph itself in grey"
+        )
+    if samples != expected:
+        raise ImageError(
+            f"the DICOM header contradicts itself: it names {samples} value(s) a pixel, and a picture of the kind "
+            f"{kind}, which has {expected}: export the file again"
+        )
     return kind, samples
 
 

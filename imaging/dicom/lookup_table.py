@@ -62,6 +62,11 @@ def read_lookup_table(item: Dataset) -> LookupTable | None:
     return LookupTable(entries=entries.astype(np.float32), first=first % _WORDS, declared_bits=bits)
 
 
+def is_empty(item: Dataset) -> bool:
+    """Whether an item has tags without a descriptor or entries in them: some programs write it for no table."""
+    return "LUTDescriptor" in item and not numbers(item, "LUTDescriptor") and not content(item, "LUTData")[0]
+
+
 def is_depth(bits: int) -> bool:
     """Whether a descriptor may name this depth."""
     return _FEWEST_BITS <= bits <= _MOST_BITS

@@ -16,17 +16,18 @@ from pydicom import Dataset, dcmread
 from contract.errors import ImageError
 from contract.model_card import InputSpecification
 from imaging.colour import grey_of_colours
-from imaging.dicom.bits import stored_values
+from imaging.dicom.bits import Samples, lies_low, stored_values
 from imaging.dicom.colours import PALETTE_TAGS, decode_colours
 from imaging.dicom.decoding import decode_grey, native_numbers
 from imaging.dicom.display import TRANSFORMATION_TAGS, apply_modality, to_display
 from imaging.dicom.frames import native_frame
 from imaging.dicom.geometry import GEOMETRY_TAGS, body_parts, orientation_warnings, views_told
-from imaging.dicom.header import GREY, HEADER_TAGS, PixelLayout, read_layout
+from imaging.dicom.header import GREY, HEADER_TAGS, Header, PixelLayout, read_header, read_layout
+from imaging.dicom.mending import with_end
 from imaging.dicom.padding import PADDING_TAGS, padded, padding_remarks
 from imaging.dicom.patient_age import AGE_TAGS, completed_years
 from imaging.dicom.remarks import REMARK_TAGS, polarity, remarks
-from imaging.dicom.syntax import DicomFile, open_dicom
+from imaging.dicom.syntax import Codec, DicomFile, open_dicom
 from imaging.dicom.tags import code, items
 from imaging.formats import (
     DecodedFile,
@@ -76,11 +77,11 @@ def read_dicom(source: BinaryIO, specification: InputSpecification, limits: Limi
     header before memory is taken for pixels.
     """
     with third_party_reader("the DICOM file"):
-        file = open_dicom(source)
-        layout = read_layout(file, specification.frame, limits)
+        header = read_header(open_dicom(source))
+        file, layout = header.file, read_layout(header, specification.frame, limits)
         frame = chosen_frame(specification.frame, layout.frames)
         ages = () if specification.ages is None else AGE_TAGS
-        told = dcmread(file.whole(limits.max_file_bytes), specific_tags=[*PARSED_TAGS, *ages])
+        told = _tags(header, ages, limits)
         picture = _picture(file, told, layout, specification, frame)
         parts = body_parts(told)
         return DecodedFile(
@@ -95,7 +96,7 @@ def read_dicom(source: BinaryIO, specification: InputSpecification, limits: Limi
             polarity=picture.polarity,
             years=completed_years(told),
             warnings=(
-                *_preamble(file),
+                *file.remarks,
                 *layout.remarks,
                 *picture.warnings,
                 *remarks(told),
@@ -105,6 +106,14 @@ def read_dicom(source: BinaryIO, specification: InputSpecification, limits: Limi
         )
 
 
+def _tags(header: Header, ages: tuple[str, ...], limits: Limits) -> Dataset:
+    wanted = [*PARSED_TAGS, *ages]
+    told = dcmread(header.file.whole(limits.max_file_bytes), specific_tags=wanted)
+    if header.keyword in told or header.file.codec is Codec.NATIVE:
+        return told
+    return dcmread(with_end(header.file).whole(limits.max_file_bytes), specific_tags=wanted)
+
+
 def _picture(
     file: DicomFile, data_set: Dataset, layout: PixelLayout, specification: InputSpecification, frame: int
 ) -> _Picture:
@@ -112,10 +121,10 @@ def _picture(
         colours, extra = decode_colours(file, data_set, layout, frame)
         pixels, warnings = grey_of_colours(colours, specification.colour)
         return _Picture(pixels=pixels, warnings=(*extra, *warnings))
-    stored, extra = _stored(file, data_set, layout, specification, frame)
+    stored, samples, extra = _stored(file, data_set, layout, specification, frame)
     told = _transformations(data_set, frame)
     values, of_rescale = apply_modality(stored, told)
-    shown = to_display(values, told, specification.window, padded(stored, data_set, layout))
+    shown = to_display(values, told, specification.window, padded(stored, samples, data_set, layout))
     inverted = layout.kind == "MONOCHROME1"
     if inverted:
         np.subtract(np.float32(1), shown.pixels, out=shown.pixels)
@@ -129,16 +138,21 @@ def _picture(
 
 def _stored(
     file: DicomFile, data_set: Dataset, layout: PixelLayout, specification: InputSpecification, frame: int
-) -> tuple[NDArray[np.integer] | NDArray[np.floating], tuple[ImageWarning, ...]]:
-    """Stored values of one frame, (rows, columns)."""
+) -> tuple[NDArray[np.integer] | NDArray[np.floating], Samples | None, tuple[ImageWarning, ...]]:
+    """Stored values of one frame, (rows, columns), and the patterns of bits from which they were taken."""
     if layout.is_float:
         data, remark = native_frame(data_set, layout, frame)
         floats = native_numbers(data, file, f"f{layout.allocated // 8}").reshape(layout.shape).astype(np.float64)
         if not np.isfinite(floats).all():
             raise ImageError("the DICOM file holds values that are not finite numbers: export it again")
-        return floats, remark
+        return floats, None, remark
     samples, extra = decode_grey(file, data_set, layout, frame, specification.colour)
-    return stored_values(samples, stored=layout.stored, high_bit=layout.high_bit, signed=layout.signed), extra
+    high_bit = layout.high_bit
+    if lies_low(samples, stored=layout.stored, high_bit=high_bit):
+        high_bit = layout.stored - 1
+        text = "by the header, values lie in the upper bits of a pixel, but they lie in the lower: look at the picture"
+        extra = (*extra, ImageWarning("which-bits", text, needs_confirmation=True))
+    return stored_values(samples, stored=layout.stored, high_bit=high_bit, signed=layout.signed), samples, extra
 
 
 def _transformations(data_set: Dataset, frame: int) -> Dataset:
@@ -154,9 +168,3 @@ def _transformations(data_set: Dataset, frame: int) -> Dataset:
             if tag in place:
                 told[tag] = place.get_item(tag)
     return told
-
-
-def _preamble(file: DicomFile) -> tuple[ImageWarning, ...]:
-    if file.has_preamble:
-        return ()
-    return (ImageWarning("no-preamble", "the file lacks the beginning of a DICOM file (its preamble); it was read"),)

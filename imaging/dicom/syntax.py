@@ -1,6 +1,7 @@
 """The DICOM file around a data set: preamble, file meta information, transfer syntax, and whether it can be decoded."""
 
 import io
+import struct
 import zlib
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -8,17 +9,33 @@ from types import MappingProxyType
 from typing import BinaryIO, Final
 
 from pydicom.filereader import read_dataset
-from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ExplicitVRLittleEndian
+from pydicom.uid import (
+    UID,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
 
 from contract.errors import ImageError
+from imaging.formats import ImageWarning
 
 CONVERT: Final = "convert it to uncompressed or JPEG 2000"
 """Advice for what is not read."""
 
 _HEADER_PREFIX_BYTES = 8 << 20
+MOST_READS: Final = 400_000
+"""Each tag takes one or two; files of a thousand frames, with all that is said of each, have some 100,000."""
 _PREAMBLE = bytes(128) + b"DICM"
-_PLAIN_START = _PREAMBLE + b"\x02\x00\x10\x00UI\x14\x00" + ExplicitVRLittleEndian.encode() + b"\0"
-"""Preamble and the one meta element (transfer syntax) that a data set in explicit VR little endian needs."""
+_NEWER = MappingProxyType(
+    {
+        "1.2.840.10008.1.2.4.110": "JPEG XL (Lossless)",
+        "1.2.840.10008.1.2.4.111": "JPEG XL (JPEG Recompression)",
+        "1.2.840.10008.1.2.4.112": "JPEG XL",
+        "1.2.840.10008.1.2.8.1": "Deflated Image Frame Compression",
+    }
+)
+"""Names that pydicom does not know yet."""
 
 
 class Codec(StrEnum):
@@ -56,6 +73,30 @@ CODECS: Final = MappingProxyType(
 """Transfer syntax -> what packs the pixels; one each, so that a file never reads in two ways."""
 
 
+class CountedReader(io.RawIOBase):
+    """A file for pydicom, which looks at each tag and item in turn: after `MOST_READS` looks it is refused."""
+
+    def __init__(self, source: BinaryIO) -> None:
+        """Read on from where `source` stands."""
+        super().__init__()
+        self._source, self._left = source, MOST_READS
+
+    def read(self, size: int = -1, /) -> bytes:
+        """As the source does. Raises ImageError when there were too many before."""
+        self._left -= 1
+        if self._left < 0:
+            raise ImageError("the DICOM file is made of too many tags to be a picture: export the image itself again")
+        return self._source.read(size)
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        """As the source does."""
+        return self._source.seek(offset, whence)
+
+    def tell(self) -> int:
+        """As the source does."""
+        return self._source.tell()
+
+
 @dataclass(frozen=True, kw_only=True)
 class DicomFile:
     """A DICOM file whose meta information was read."""
@@ -66,6 +107,8 @@ class DicomFile:
     """Where the data set begins."""
     transfer_syntax: UID
     has_preamble: bool
+    syntax_is_told: bool = True
+    """Whether the file names its transfer syntax, or it was seen from how the first tag is written."""
 
     @property
     def codec(self) -> Codec:
@@ -77,18 +120,30 @@ class DicomFile:
         """Whether numbers begin with their highest byte."""
         return self.transfer_syntax == ExplicitVRBigEndian
 
-    def beginning(self) -> BinaryIO:
+    def beginning(self) -> CountedReader:
         """At least the header, from the start of a plain file."""
         return self._plain(_HEADER_PREFIX_BYTES, whole=False)
 
-    def whole(self, most_bytes: int) -> BinaryIO:
+    def whole(self, most_bytes: int) -> CountedReader:
         """All of a plain file, of at most `most_bytes` once inflated."""
         return self._plain(most_bytes, whole=True)
 
-    def _plain(self, most_bytes: int, *, whole: bool) -> BinaryIO:
+    @property
+    def remarks(self) -> tuple[ImageWarning, ...]:
+        """What the file lacks at its beginning."""
+        found: list[ImageWarning] = []
+        if not self.has_preamble:
+            text = "the file lacks the beginning of a DICOM file (its preamble); it was read"
+            found.append(ImageWarning("no-preamble", text))
+        if not self.syntax_is_told:
+            text = "the file does not say how it is written (its transfer syntax); it was read as it looks"
+            found.append(ImageWarning("no-transfer-syntax", text))
+        return tuple(found)
+
+    def _plain(self, most_bytes: int, *, whole: bool) -> CountedReader:
         if self.transfer_syntax != DeflatedExplicitVRLittleEndian:
             self.source.seek(0)
-            return self.source
+            return CountedReader(self.source)
         self.source.seek(self.start)
         inflater = zlib.decompressobj(-zlib.MAX_WBITS)
         plain = inflater.decompress(self.source.read(), most_bytes)
@@ -96,7 +151,7 @@ class DicomFile:
             if inflater.unconsumed_tail:
                 raise ImageError(f"the DICOM file inflates to more than {most_bytes >> 20} MiB: {CONVERT}")
             raise ImageError("the DICOM file is cut short: export or copy it again")
-        return io.BytesIO(_PLAIN_START + plain)
+        return CountedReader(io.BytesIO(_plain_start(ExplicitVRLittleEndian) + plain))
 
 
 def open_dicom(source: BinaryIO) -> DicomFile:
@@ -111,16 +166,42 @@ def open_dicom(source: BinaryIO) -> DicomFile:
     meta = read_dataset(
         source, is_implicit_VR=False, is_little_endian=True, stop_when=lambda tag, _vr, _length: tag >> 16 != 2
     )
-    if "TransferSyntaxUID" not in meta:
-        raise ImageError("the DICOM file names no transfer syntax: export it again as a complete DICOM file")
-    transfer_syntax = UID(str(meta.TransferSyntaxUID).strip())
+    transfer_syntax = UID(str(meta.get("TransferSyntaxUID") or "").strip(" \0"))
+    if not transfer_syntax:
+        return _as_it_looks(source, has_preamble=has_preamble)
     _check(transfer_syntax)
     return DicomFile(source=source, start=source.tell(), transfer_syntax=transfer_syntax, has_preamble=has_preamble)
+
+
+def _as_it_looks(source: BinaryIO, *, has_preamble: bool) -> DicomFile:
+    """A file that names no transfer syntax: not compressed, and of the kind of which its first tag is written."""
+    data = source.read()
+    if data[4:6].isalpha() and data[4:6].isupper():
+        likely = ExplicitVRBigEndian if data[:1] == b"\0" else ExplicitVRLittleEndian
+    elif len(data) > len(_PREAMBLE):
+        likely = ImplicitVRLittleEndian
+    else:
+        raise ImageError("the DICOM file is cut short: export or copy it again")
+    start = _plain_start(likely)
+    return DicomFile(
+        source=io.BytesIO(start + data),
+        start=len(start),
+        transfer_syntax=likely,
+        has_preamble=has_preamble,
+        syntax_is_told=False,
+    )
+
+
+def _plain_start(transfer_syntax: UID) -> bytes:
+    """Preamble and the one meta element (transfer syntax) that a data set needs."""
+    name = transfer_syntax.encode() + b"\0" * (len(transfer_syntax) % 2)
+    return _PREAMBLE + b"\x02\x00\x10\x00UI" + struct.pack("<H", len(name)) + name
 
 
 def _check(transfer_syntax: UID) -> None:
     if transfer_syntax in CODECS:
         return
-    if transfer_syntax.is_valid and not transfer_syntax.is_private and transfer_syntax.name != transfer_syntax:
-        raise ImageError(f"DICOM files compressed as '{transfer_syntax.name}' cannot be decoded here: {CONVERT}")
+    name = _NEWER.get(transfer_syntax, transfer_syntax.name)
+    if transfer_syntax.is_valid and not transfer_syntax.is_private and name != transfer_syntax:
+        raise ImageError(f"DICOM files compressed as '{name}' cannot be decoded here: {CONVERT}")
     raise ImageError(f"the DICOM file is in an unknown transfer syntax: {CONVERT}")

@@ -33,9 +33,9 @@ class Kind:
     right: Callable[[], NDArray[np.float64]] | None = None
     """The picture in [0, 1], where it is known."""
     says: str = ""
-    """Code of the remark; empty where there is none."""
+    """Codes of the remarks, between blanks."""
     asks: str = ""
-    """Code of the question; empty where there is none."""
+    """Codes of the questions."""
     refused: bool = False
     card: InputSpecification = field(default_factory=specification)
     tolerance: float = 1e-6

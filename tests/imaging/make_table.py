@@ -20,8 +20,8 @@ from contract.errors import ImageError
 from contract.model_card import ColourChoice, InputSpecification
 from imaging import read_image
 from imaging.formats import FileFormat
-from tests.imaging.dicom_kinds import KINDS as KINDS_OF_DICOM
-from tests.imaging.raster_kinds import KINDS as KINDS_OF_RASTER
+from tests.imaging.forgiven_dicom import KINDS as KINDS_OF_DICOM
+from tests.imaging.further_rasters import KINDS as KINDS_OF_RASTER
 from tests.imaging.samples import (
     colour_data_set,
     compressed,
