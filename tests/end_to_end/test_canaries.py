@@ -19,8 +19,10 @@ import httpx
 import numpy as np
 import pytest
 
+from contract.errors import ConfigurationError
 from contract.identity import Role
 from contract.model_card import OutputPolicy
+from data_owner.delivery import UNPRINTED
 from demonstration.commands import command as command_line
 from demonstration.deployment import HOST, Deployment, deployed
 from imaging import read_model_input
@@ -63,6 +65,21 @@ class Run:
         assert done.returncode == status, done.stderr.decode()
         return done.stdout.decode()
 
+    def unprinted(self, *arguments: str | Path) -> None:
+        """A command whose answer has nowhere to go: the disk under its output is full."""
+        words = [*map(str, arguments), "--config", str(self.deployment.data_owner_settings)]
+        with Path("/dev/full").open("w") as full:
+            done = subprocess.run(
+                command_line("data-owner", words),
+                env=self.deployment.environment,
+                stdout=full,
+                stderr=subprocess.PIPE,
+                timeout=180,
+                check=False,
+            )
+        self.printed[Path("printed without an output")] = done.stderr
+        assert done.returncode == ConfigurationError.exit_status, done.stderr.decode()
+
     def metrics(self) -> None:
         authority = str(self.deployment.folder / "certificates" / "authority.pem")
         trusted = ssl.create_default_context(cafile=authority)
@@ -101,8 +118,9 @@ def full_run(run: Run) -> Run:
     bad = run.images / "bad.dcm"
     bad.write_bytes(good.read_bytes()[:-1000])
     run.data_owner("doctor")
-    run.data_owner("prepare", "--count", "3")
+    run.data_owner("prepare", "--count", "4")
     run.data_owner("diagnose", good, "--json")
+    run.unprinted("diagnose", good)
     run.data_owner("diagnose", good, "--engine", "crypten", "--json")
     run.data_owner("diagnose", bad, status=2)
     stock = run.deployment.folder / "data-owner-data" / "stock"
@@ -147,6 +165,7 @@ def test_the_run_did_what_it_should_and_drew_secrets(run: Run) -> None:
     assert (stocked["stocked"], live["stocked"]) == (True, False)
     for path in ("inference-service.log", "crypto-provider.log", "model-owner.log"):
         assert (run.deployment.folder / path).stat().st_size > 0
+    assert len(list((run.deployment.folder / "data-owner-data" / UNPRINTED).iterdir())) == 1
     assert any(b"http_requests" in text or b"# HELP" in text for text in run.printed.values())
 
 

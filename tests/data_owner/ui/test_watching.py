@@ -23,8 +23,8 @@ PROTOCOLS = ("WebSocket", "TLS", "HTTP", "TCP", "socket")
 
 
 @contextmanager
-def answering(content: bytes) -> Iterator[int]:
-    """A port that answers every connection so, once it was asked something."""
+def answering(content: bytes, heard: list[bytes] | None = None) -> Iterator[int]:
+    """A port that answers every connection so, once it was asked something; `heard` takes what it was asked."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def serve() -> None:
@@ -34,7 +34,9 @@ def answering(content: bytes) -> Iterator[int]:
                 except OSError:
                     return
                 with connection:
-                    connection.recv(4096)
+                    asked = connection.recv(4096)
+                    if heard is not None:
+                        heard.append(asked)
                     connection.sendall(content)
 
         threading.Thread(target=serve, daemon=True).start()
@@ -57,6 +59,16 @@ def test_whatever_answers_is_there_but_not_a_server_on_the_way(content: bytes, t
         assert answers(f"ws://127.0.0.1:{port}/v2/inference") is there
     with answering(content) as port:  # not what a TLS client expects; a session says what is wrong
         assert answers(f"wss://127.0.0.1:{port}/v2/inference")
+
+
+def test_a_party_is_asked_for_its_health_page_and_told_nothing() -> None:
+    heard: list[bytes] = []
+    with answering(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", heard) as port:
+        assert answers(f"ws://127.0.0.1:{port}/v2/inference")
+    first, *headers = heard[0].decode().strip().splitlines()
+    assert first == "GET /v2/health/live HTTP/1.1"
+    names = {line.partition(":")[0].lower() for line in headers}
+    assert names == {"host", "accept", "accept-encoding", "connection", "user-agent"}
 
 
 def test_a_closed_port_does_not_answer() -> None:
