@@ -224,7 +224,8 @@ def expected_logits(path: Path, images: NDArray[np.float32]) -> NDArray[np.float
 @pytest.mark.filterwarnings("ignore:The feature will be removed:DeprecationWarning")
 @pytest.mark.filterwarnings("ignore:.isinstance\\(treespec, LeafSpec\\). is deprecated:FutureWarning")
 @pytest.mark.parametrize(
-    ("dynamo", "opset"), [pytest.param(True, 18, marks=pytest.mark.slow), (False, 11), (False, 17)]
+    ("dynamo", "opset"),
+    [pytest.param(True, 18, marks=pytest.mark.slow), (False, 11), pytest.param(False, 17, marks=pytest.mark.slow)],
 )
 def test_an_exported_network_under_encryption(dynamo: bool, opset: int, tmp_path: Path) -> None:
     """Both engines answer as onnxruntime does, the masked one as the integer reference in every bit."""
