@@ -10,6 +10,7 @@ model-owner withdraw pediatric-pneumonia-resnet18 2.0.0 --config model-owner.tom
 
 import os
 from pathlib import Path
+from shlex import join
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -88,7 +89,7 @@ def import_model(
     say(f"Imported {added.card.name} {added.card.version} into {added.folder}.")
     key = [] if key_file is None else ["--key-file", str(key_file)]
     check_it = ["model-owner", "check", added.card.name, "--data-folder", str(data_folder), *key]
-    say(f"Plan {added.plan.plan_hash()}; next: {shlex.join(check_it)}")
+    say(f"Plan {added.plan.plan_hash()}; next: {join(check_it)}")
 
 
 @app.command()
