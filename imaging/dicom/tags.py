@@ -1,14 +1,20 @@
 """Tags as numbers and words, read from their bytes: one that is malformed is missing, and does not damage the file."""
 
+import io
 import math
 import re
 import struct
+from typing import BinaryIO, cast
 
 from pydicom import Dataset
 from pydicom.datadict import dictionary_VR
 from pydicom.dataelem import DataElement, RawDataElement
+from pydicom.filereader import read_sequence
 from pydicom.multival import MultiValue
 from pydicom.sequence import Sequence
+
+from contract.errors import ImageError
+from imaging.dicom.syntax import CountedReader
 
 _BINARY = {"US": "H", "SS": "h", "UL": "I", "SL": "i", "FL": "f", "FD": "d", "US or SS": "H"}
 """VRs of binary numbers -> their format for `struct`."""
@@ -16,6 +22,8 @@ _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _MOST_VALUES = 1024
 """No tag that is read here has more."""
 _MOST_CHARACTERS = 1 << 16
+_MOST_UNTYPED_BYTES = 1 << 20
+"""Of a sequence whose VR is UN."""
 
 
 def numbers(data_set: Dataset, keyword: str) -> tuple[float | None, ...]:
@@ -75,9 +83,22 @@ def printable(text: str) -> str:
 
 
 def items(data_set: Dataset, keyword: str) -> tuple[Dataset, ...]:
-    """The items of an optional sequence; none where it is absent or cannot be read."""
+    """The items of an optional sequence; none where it is absent or cannot be read.
+
+    Raises ImageError for very many: a sequence whose length is told was not looked into before.
+    """
+    element = _element(data_set, keyword)
     try:
-        value = data_set.get(keyword)
+        if isinstance(element, RawDataElement) and element.VR in (None, "SQ") and element.value:
+            source = cast(BinaryIO, CountedReader(io.BytesIO(element.value)))
+            length = len(element.value)
+            value = read_sequence(source, element.is_implicit_VR, element.is_little_endian, length, "iso8859")
+        elif isinstance(element, RawDataElement) and len(element.value or b"") > _MOST_UNTYPED_BYTES:
+            return ()
+        else:
+            value = data_set.get(keyword)
+    except ImageError:
+        raise
     except Exception:  # noqa: BLE001 - pydicom raises anything at all on a malformed sequence
         return ()
     return tuple(value) if isinstance(value, Sequence) else ()

@@ -21,6 +21,11 @@ def with_many(content: bytes) -> bytes:
     return file[:start] + content + file[start:]
 
 
+def view_of_many_items() -> bytes:
+    """A sequence that is read, of a told length."""
+    return struct.pack("<HH2sHI", 0x0008, 0x2218, b"SQ", 0, len(EMPTY_ITEM) * MANY) + EMPTY_ITEM * MANY
+
+
 def sequence_of_many() -> bytes:
     return (
         struct.pack("<HH2sHI", 0x0008, 0x0006, b"SQ", 0, 0xFFFFFFFF) + EMPTY_ITEM * MANY + b"\xfe\xff\xdd\xe0\0\0\0\0"
@@ -28,7 +33,9 @@ def sequence_of_many() -> bytes:
 
 
 @pytest.mark.parametrize(
-    "content", [struct.pack("<HH2sH", 8, 1, b"LO", 0) * MANY, sequence_of_many()], ids=["tags", "items"]
+    "content",
+    [struct.pack("<HH2sH", 8, 1, b"LO", 0) * MANY, sequence_of_many(), view_of_many_items()],
+    ids=["tags", "items", "items of a told length"],
 )
 def test_too_many_tags_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
     path = tmp_path / "image"
