@@ -1,5 +1,7 @@
 """The result of one diagnosis, as the clinician reads it. It stays on this machine."""
 
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
@@ -118,6 +120,11 @@ class Diagnosis(Strict):
     heat_map_file: str | None = None
     """The picture with the map of the decided class over it, where it was asked for; of a multi-label model, one below
     its name for each finding that is present."""
+
+    @property
+    def path(self) -> Path:
+        """The file, whatever its name is made of."""
+        return Path(self.file if self.file_bytes is None else os.fsdecode(bytes.fromhex(self.file_bytes)))
 
     @model_serializer(mode="wrap")
     def _only_heat_maps_that_are(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:

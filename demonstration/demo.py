@@ -166,7 +166,7 @@ def show_page(deployment: Deployment, images: Sequence[Path], *, port: int) -> N
 def _comparison(
     diagnosis: Diagnosis, plaintext: PlaintextModel, polarity: Polarity | None, processes: dict[str, int]
 ) -> Comparison:
-    expected = plaintext.logits_of_file(Path(diagnosis.file), polarity)
+    expected = plaintext.logits_of_file(diagnosis.path, polarity)
     return Comparison(
         file=diagnosis.file,
         model=diagnosis.model,

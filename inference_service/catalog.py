@@ -16,6 +16,9 @@ from inference_service.accounts import Account, AccountRole
 from inference_service.problems import Conflict, NotFound, TooLarge
 from inference_service.storage import Clock, Database, ModelVersionRow, PlanRow, utc_now
 
+MOST_NAMED = 10
+"""Models that an error names."""
+
 
 class Catalog:
     """The model versions in a database."""
@@ -79,7 +82,7 @@ class Catalog:
             if not rows:
                 _refuse_withdrawn(session, name, version)
                 wanted = name if version is None else f"{name} {version}"
-                raise NotFound(f"no model {wanted} is in service: GET /v2/models lists those that are")
+                raise NotFound(f"no model {wanted} is in service: {_those_that_are(session)}")
             return _entry(max(rows, key=lambda row: _order(row.version)))
 
     def allowances(self, name: str, version: str) -> ModelAllowances | None:
@@ -105,7 +108,7 @@ class Catalog:
         with self._database.write() as session:
             row = _find(session, name, version)
             if row is None or row.model_owner != account.organisation:
-                raise NotFound(f"your organisation has no model {name} {version}: GET /v2/models lists what is served")
+                raise NotFound(f"your organisation has no model {name} {version}: correct the name or the version")
             if row.withdrawn_at is None:
                 row.withdrawn_at = self._clock()
                 self._record("model-withdrawn", row)
@@ -143,6 +146,13 @@ def _require_model_owner(account: Account) -> None:
 def _find(session: Session, name: str, version: str) -> ModelVersionRow | None:
     wanted = select(ModelVersionRow).where(ModelVersionRow.name == name, ModelVersionRow.version == version)
     return session.scalar(wanted)
+
+
+def _those_that_are(session: Session) -> str:
+    names = select(ModelVersionRow.name).where(ModelVersionRow.withdrawn_at.is_(None)).distinct()
+    found = sorted(session.scalars(names.order_by(ModelVersionRow.name).limit(MOST_NAMED + 1)))
+    more = ", ..." if len(found) > MOST_NAMED else ""
+    return f"choose one of {', '.join(found[:MOST_NAMED])}{more}" if found else "none is at present"
 
 
 def _refuse_withdrawn(session: Session, name: str, version: str | None) -> None:

@@ -42,6 +42,7 @@ def test_a_name_that_is_no_text_does_not_cost_the_answer(
     assert bytes.fromhex(read["file_bytes"]).endswith(b"/" + NASTY)
     assert read["file"].endswith(r"M\xfcller [bold]\x1b[31m\u202e.dcm")
     assert Diagnosis.model_validate_json(line) == diagnosis
+    assert diagnosis.path.is_file()  # scripts/demo opens it once more
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])

@@ -113,6 +113,15 @@ def test_a_withdrawn_version_is_gone_for_good_but_its_plan_stays(
     assert catalog.plan(plan_hash) == PLAN.encode()
 
 
+def test_an_unknown_model_is_answered_with_those_that_there_are(catalog: Catalog, owner: Account) -> None:
+    with pytest.raises(NotFound, match=r"no model nope is in service: none is at present"):
+        catalog.model("nope")
+    for number in range(12):
+        register(catalog, owner, registration(card=card(name=f"m{number:02}")))
+    with pytest.raises(NotFound, match=r"no model nope is in service: choose one of m00, .*, m09, \.\.\.$"):
+        catalog.model("nope")
+
+
 def test_a_plan_that_is_not_there(catalog: Catalog) -> None:
     with pytest.raises(NotFound):
         catalog.plan("0" * 64)
