@@ -257,15 +257,11 @@ def doctor(
     """Check whether this machine can take part, and say what to tell the IT department. Exit status 1: it cannot."""
     from data_owner.doctor import Verdict, described, examine
     from data_owner.settings import DataOwnerSettings
-    from inference_service.client import InferenceServiceClient
 
-    settings = load_settings(DataOwnerSettings, config)
-    front_end, seconds = settings.inference_service, settings.waiting.connect
     failed = False
-    with InferenceServiceClient.of(front_end, timeout_seconds=seconds) as client:
-        for check in examine(settings, client):
-            write_out(json_line(check) if as_json else described(check))
-            failed = failed or check.verdict is Verdict.BAD
+    for check in examine(load_settings(DataOwnerSettings, config)):
+        write_out(json_line(check) if as_json else described(check))
+        failed = failed or check.verdict is Verdict.BAD
     if failed:
         sys.exit(1)
 

@@ -31,7 +31,7 @@ from contract.model_card import Strict
 from contract.proxies import proxy_for, why_unreachable
 from contract.revocation import EXTEND_BEFORE, RevocationList
 from contract.settings import AtRest
-from contract.ticket import LEEWAY
+from contract.ticket import LEEWAY, load_public_key
 from data_owner.settings import DataOwnerSettings
 from inference_service.client import InferenceServiceClient
 from secure_computation.at_rest import StorageKey
@@ -82,7 +82,7 @@ class _Named:
     """What was found; raises `_Bad` or an error of the tree."""
 
 
-def examine(settings: DataOwnerSettings, client: InferenceServiceClient) -> Iterator[Check]:
+def examine(settings: DataOwnerSettings) -> Iterator[Check]:
     """Look at everything in turn. Every check has an end: the deadlines of the settings hold."""
     front_end = urlsplit(settings.inference_service.url)
     yield from map(_examined, _own_checks(settings))
@@ -99,7 +99,7 @@ def examine(settings: DataOwnerSettings, client: InferenceServiceClient) -> Iter
         yield Check(name="parties", verdict=Verdict.DOUBTFUL, found="not looked at", advice=advice)
         return
     entries: list[ModelEntry] = []
-    yield _examined(_Named("account", lambda: _catalog(client, entries)))
+    yield _examined(_Named("account", lambda: _catalog(settings, entries)))
     for party, url in _addresses(settings, entries).items():
         yield _examined(_Named(str(party), partial(_shake_hands, settings, url, party)))
 
@@ -111,6 +111,9 @@ def _examined(check: _Named) -> Check:
         return Check(name=check.name, verdict=bad.verdict, found=bad.found, advice=bad.advice)
     except EncryptedInferenceError as error:
         found, _, advice = one_line(error).partition(": ")
+        if Path(found).is_absolute():  # of a file: its path: what is wrong; what to do
+            wrong, _, advice = advice.partition("; ")
+            found = f"{found}: {wrong}"
         return Check(name=check.name, verdict=Verdict.BAD, found=found, advice=advice or None)
 
 
@@ -130,6 +133,7 @@ def _own_checks(settings: DataOwnerSettings) -> Sequence[_Named]:
         _Named("certificate", lambda: _dates(credentials.certificate, "federation renew asks for a new one")),
         _Named("authority", lambda: _dates(credentials.authority, "ask the federation for its new one")),
         _Named("revocations", lambda: _revocations(credentials)),
+        *(_Named("front end's key", partial(_ticket_key, path)) for path in settings.ticket_keys),
         _Named("storage key", lambda: _storage_key(settings.at_rest)),
         _Named("disk", lambda: _disk(settings.data_folder)),
     )
@@ -148,7 +152,9 @@ def _private(path: Path) -> str:
 def _dates(path: Path, advice: str) -> str:
     try:
         certificate = x509.load_pem_x509_certificate(path.read_bytes())
-    except (OSError, ValueError):
+    except OSError as error:
+        raise _Bad(f"{path} cannot be read ({error.strerror})", "correct the path in the settings") from None
+    except ValueError:
         raise _Bad(f"{path} is not a certificate in PEM", "correct the path in the settings") from None
     now, begin, end = datetime.now(UTC), certificate.not_valid_before_utc, certificate.not_valid_after_utc
     if now < begin:
@@ -171,6 +177,11 @@ def _revocations(credentials: Credentials) -> str:
     if found.ends - now < EXTEND_BEFORE:
         raise _Bad(f"{found.path} is good until {found.ends:%Y-%m-%d}", advice, Verdict.DOUBTFUL)
     return f"{found.path}, good until {found.ends:%Y-%m-%d}"
+
+
+def _ticket_key(path: Path) -> str:
+    load_public_key(path)
+    return f"{path}, by which permissions for sessions are checked"
 
 
 def _storage_key(at_rest: AtRest) -> str:
@@ -240,11 +251,23 @@ def _connects(host: str, port: int, seconds: float) -> str:
     return f"{host} ({', '.join(sorted(map(str, addresses)))}) port {port} answers"
 
 
+def _trusting(authority: Path | None) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=None if authority is None else str(authority))
+    except OSError as error:  # ssl.SSLError is one
+        why = (
+            error.strerror if isinstance(error, FileNotFoundError | PermissionError) else "it is no certificate in PEM"
+        )
+        raise _Bad(
+            f"{authority} cannot be read ({why})", "correct inference_service.authority in the settings"
+        ) from None
+
+
 def _not_inspected(settings: DataOwnerSettings, host: str, port: int, seconds: float) -> str:
     """Whoever opens TLS on the way shows a certificate of its own."""
     authority = settings.inference_service.authority
+    context = _trusting(authority)
     try:
-        context = ssl.create_default_context(cafile=None if authority is None else str(authority))
         with (
             socket.create_connection((host, port), timeout=seconds) as plain,
             context.wrap_socket(plain, server_hostname=host),
@@ -271,8 +294,7 @@ def _issuer(host: str, port: int, seconds: float) -> str:
 
 
 def _clock(settings: DataOwnerSettings, url: str, seconds: float) -> str:
-    authority = settings.inference_service.authority
-    context = ssl.create_default_context(cafile=None if authority is None else str(authority))
+    context = _trusting(settings.inference_service.authority)
     try:
         proxy = proxy_for(url)
         through = None if proxy is None else proxy.address
@@ -289,8 +311,18 @@ def _clock(settings: DataOwnerSettings, url: str, seconds: float) -> str:
 # The parties
 
 
-def _catalog(client: InferenceServiceClient, entries: list[ModelEntry]) -> str:
-    entries += client.models()
+def _catalog(settings: DataOwnerSettings, entries: list[ModelEntry]) -> str:
+    seconds = settings.waiting.connect
+    with InferenceServiceClient.of(settings.inference_service, timeout_seconds=seconds) as client:
+        entries += client.models()
+    pinned = {peer.organisation for peer in settings.model_owners}
+    if not pinned & {entry.model_owner.organisation for entry in entries}:
+        whose = ", ".join(sorted({entry.model_owner.organisation for entry in entries})) or "nobody"
+        raise _Bad(
+            f"accepted; no model in the catalog is of {' or '.join(sorted(pinned))}, but of {whose}",
+            "correct model_owners in the settings, or ask whoever runs the front end when there will be one",
+            Verdict.DOUBTFUL,
+        )
     return f"accepted; {len(entries)} model(s) in the catalog"
 
 

@@ -131,9 +131,15 @@ class Diagnoser:
             return self._front_end.model(name)
         pinned = {peer.organisation for peer in self._settings.model_owners}
         offered = {entry.card.name for entry in self._front_end.models() if entry.model_owner.organisation in pinned}
-        if len(offered) != 1:
-            listing = ", ".join(sorted(offered)) or "none"
-            raise ConfigurationError(f"choose a model with --model; offered by your model owners: {listing}")
+        if not offered:
+            raise ConfigurationError(
+                f"no model in service is of {' or '.join(sorted(pinned))}, whom the settings name as model_owners: "
+                "correct them, or ask whoever runs the front end"
+            )
+        if len(offered) > 1:
+            raise ConfigurationError(
+                f"choose a model with --model; offered by your model owners: {', '.join(sorted(offered))}"
+            )
         return self._front_end.model(offered.pop())
 
     def warm_up(self, engine: Engine, *, stocked_for: ModelEntry | None = None) -> None:

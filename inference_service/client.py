@@ -315,6 +315,12 @@ class InferenceServiceClient:
 
 
 def _tls(authority: Path | None, revocations: Path | None = None) -> ssl.SSLContext:
+    for path in (authority, revocations):
+        if path is not None and not path.is_file():
+            raise ConfigurationError(
+                f"there is no file {path}: correct the path in the settings; `federation install` puts such files in "
+                "place"
+            )
     try:
         context = ssl.create_default_context(cafile=str(authority) if authority is not None else None)
         if revocations is not None:

@@ -343,7 +343,7 @@ def test_an_unknown_model(federation: Federation) -> None:
 def test_no_pinned_model_owner_offers_anything(federation: Federation) -> None:
     with (
         federation.diagnoser(model_owners=(Peer(organisation="another"),)) as (diagnoser, _),
-        pytest.raises(ConfigurationError, match="choose a model with --model; offered by your model owners: none"),
+        pytest.raises(ConfigurationError, match="no model in service is of another, whom the settings"),
     ):
         diagnoser.choose_model(None)
 
