@@ -69,7 +69,15 @@ def entry_of(place: Workplace, request: Request) -> Entry:
 async def form_of(request: Request) -> Form:
     """A form of the page. Its length was checked at the door."""
     body = (await request.body()).decode("utf-8", "replace")
-    return {name: values[0] for name, values in parse_qs(body, max_num_fields=16).items()}
+    try:
+        return {name: values[0] for name, values in parse_qs(body, max_num_fields=16).items()}
+    except ValueError as error:  # more fields than any form of the page has
+        raise HTTPException(HTTPStatus.BAD_REQUEST) from error
+
+
+def whole_number(text: str) -> int | None:
+    """A number of at most nine digits that stands in a request; None for anything else."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else None
 
 
 def done(request: Request, entry: Entry | None = None, *, to: str = "/") -> Response:

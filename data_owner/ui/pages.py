@@ -17,7 +17,17 @@ from starlette.routing import Route
 
 from contract.errors import EncryptedInferenceError
 from contract.output import printable
-from data_owner.ui.answering import THEMES, done, entry_of, form_of, http_problem, posts, problem, theme_of
+from data_owner.ui.answering import (
+    THEMES,
+    done,
+    entry_of,
+    form_of,
+    http_problem,
+    posts,
+    problem,
+    theme_of,
+    whole_number,
+)
 from data_owner.ui.batch import BatchPages
 from data_owner.ui.entries import Entry
 from data_owner.ui.export_pages import ExportPages
@@ -102,7 +112,8 @@ class Pages:
         """What has changed since a revision; waits for it. `key-...`: what the browser shows, by region."""
         query = request.query_params
         self._runner.looked_at()
-        since = int(query["since"]) if query.get("since", "").isdigit() else -1
+        known = whole_number(query.get("since", ""))
+        since = -1 if known is None else known
         patience = POLL_SECONDS if self._place.activity is None else TICK_SECONDS
         revision = await self._place.bell.wait(since=since, seconds=patience)
         given = context(self._place, query.get("entry"), theme_of(request))
@@ -222,8 +233,7 @@ class Pages:
 
     async def prepare(self, request: Request) -> Response:
         """Stock offline material."""
-        count = (await form_of(request)).get("count", "")
-        self._place.prepare(int(count) if count.isascii() and count.isdigit() and len(count) < 6 else 0)
+        self._place.prepare(whole_number((await form_of(request)).get("count", "")) or 0)
         return done(request)
 
     async def stop_preparing(self, request: Request) -> Response:

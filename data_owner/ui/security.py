@@ -139,7 +139,10 @@ class Guard:
 
 
 def _token(scope: Scope) -> str | None:
-    values = parse_qs(scope["query_string"].decode("latin-1"), max_num_fields=8).get("token")
+    try:
+        values = parse_qs(scope["query_string"].decode("latin-1"), max_num_fields=8).get("token")
+    except ValueError:  # more fields than the page ever sends
+        return None
     return values[0] if values else None
 
 

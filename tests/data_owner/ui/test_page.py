@@ -370,3 +370,11 @@ def test_a_heat_map_of_each_class_lies_over_the_picture(
             pictures.add(layer.content)
         assert len(pictures) == len(CLASSES)
         assert page.get(f"/entries/{entry}/heat-map/{len(CLASSES)}.png").status_code == 404
+
+
+def test_numbers_and_forms_that_the_page_never_sends_end_nothing(page: Page) -> None:
+    for since in ("\u00b2", "9" * 5000, "-1"):
+        assert page.get("/state", params={"since": since}).status_code == 200
+    many = {f"field-{number}": "x" for number in range(20)}
+    assert page.post("/names", **many).status_code == 400
+    assert page.post("/prepare", count="9" * 5000).status_code == 400

@@ -60,7 +60,7 @@ def test_the_token_gives_a_cookie_and_the_cookie_opens_the_page(browser: httpx.C
     assert browser.get("/").text == "reached"
 
 
-@pytest.mark.parametrize("path", ["/", "/?token=", "/?token=wrong", "/entries", "/prepare"])
+@pytest.mark.parametrize("path", ["/", "/?token=", "/?token=wrong", "/?token=x" + "&a=1" * 9, "/entries", "/prepare"])
 def test_without_token_or_cookie_nothing_is_answered(browser: httpx.Client, path: str) -> None:
     answer = browser.get(path)
     assert answer.status_code == 403
