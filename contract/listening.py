@@ -8,6 +8,7 @@ import os
 import socket
 
 from contract.errors import ConfigurationError
+from contract.host_names import is_host_name
 
 LISTEN = "'listen' of the settings"
 """The setting of every server but the page."""
@@ -33,6 +34,8 @@ def take_port(host: str, port: int, *, setting: str) -> socket.socket:
         ConfigurationError: the port cannot be had; names the port and the setting.
     """
     taken: socket.socket | None = None
+    if not is_host_name(host):
+        raise ConfigurationError(f"'{host[:200]}' can be no host's name; choose another with {setting}")
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         taken = socket.socket(family, kind, protocol)

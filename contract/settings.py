@@ -37,6 +37,7 @@ from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSetti
 from pydantic_settings.exceptions import SettingsError
 
 from contract.errors import ConfigurationError
+from contract.host_names import is_host_name
 from contract.model_card import Name
 
 MAX_CONFIGURATION_BYTES = 1 << 20
@@ -61,7 +62,12 @@ class Address:
         host, separator, port = text.rpartition(":")
         bracketed = host.startswith("[") and host.endswith("]")
         host = host[1:-1] if bracketed else host
-        if not separator or not host or not (port.isascii() and port.isdigit()) or (":" in host) != bracketed:
+        if (
+            not separator
+            or not is_host_name(host)
+            or not (port.isascii() and port.isdigit())
+            or (":" in host) != bracketed
+        ):
             raise ValueError("write an address as host:port, say 127.0.0.1:8443 or [::1]:8443")
         if int(port[:6]) > 65535:
             raise ValueError("a port is a number from 0 to 65535")
@@ -84,6 +90,8 @@ def _url(text: str, *, schemes: tuple[str, ...]) -> str:
     parts = urlsplit(text)
     if parts.scheme not in schemes or not parts.hostname:
         raise ValueError(f"write a URL that begins with {' or '.join(f'{scheme}://' for scheme in schemes)}")
+    if not is_host_name(parts.hostname):
+        raise ValueError("its host can be no host's name: correct it")
     if parts.username is not None or parts.password is not None:
         raise ValueError("leave user names and passwords out of a URL; they end up in logs")
     if parts.query or parts.fragment:

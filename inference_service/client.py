@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 from uuid import UUID
 
 import httpx
@@ -48,6 +48,7 @@ from contract.errors import (
     Refused,
     TooFast,
 )
+from contract.host_names import is_host_name
 from contract.model_card import ModelCard
 from contract.proxies import is_loopback, proxy_for, why_unreachable
 from contract.settings import FrontEnd
@@ -88,6 +89,8 @@ class InferenceServiceClient:
         revocations: Path | None = None,
         timeout_seconds: float = 30.0,
     ) -> None:
+        if not is_host_name(urlsplit(url).hostname or ""):
+            raise ConfigurationError(f"{url[:200]}: its host can be no host's name: correct the URL")
         parsed = httpx.URL(url)
         loopback = is_loopback(parsed.host)
         if parsed.scheme != "https" and not (parsed.scheme == "http" and loopback):

@@ -25,6 +25,7 @@ from contract.errors import (
     EncryptedInferenceError,
     PeerUnreachable,
 )
+from contract.host_names import is_host_name
 from contract.proxies import Proxy, proxy_for, why_unreachable
 from secure_computation.channel.bridge import CLOSE_SECONDS, BridgedStream
 from secure_computation.channel.channel import Channel, Deadlines, Recorder
@@ -158,7 +159,7 @@ def _address(url: str) -> str:
         port = parts.port or {"ws": 80, "wss": 443}.get(parts.scheme)
     except ValueError:
         parts, port = urlsplit(""), None
-    if port is None or not parts.hostname:
+    if port is None or not is_host_name(parts.hostname or ""):
         raise ConfigurationError("a party's address must look like ws://host:port/path or wss://host:port/path")
     return f"{parts.hostname}:{port}"
 
