@@ -89,7 +89,8 @@ class InferenceServiceClient:
         revocations: Path | None = None,
         timeout_seconds: float = 30.0,
     ) -> None:
-        if not is_host_name(urlsplit(url).hostname or ""):
+        named = urlsplit(url).hostname
+        if named is not None and not is_host_name(named):
             raise ConfigurationError(f"{url[:200]}: its host can be no host's name: correct the URL")
         parsed = httpx.URL(url)
         loopback = is_loopback(parsed.host)
