@@ -6,7 +6,7 @@ from typing import Final
 
 from pydicom import Dataset
 
-from imaging.dicom.tags import code, items, texts
+from imaging.dicom.tags import code, codes, items, texts
 from imaging.formats import ImageWarning
 from imaging.views import FRONTAL, FRONTAL_VIEWS, LATERAL, LATERAL_VIEWS
 
@@ -142,8 +142,9 @@ _VIEWS, _REGIONS = (
 
 def body_parts(told: Dataset) -> tuple[str, ...]:
     """What BodyPartExamined and AnatomicRegionSequence say, each once; nothing for a code that is not known here."""
-    named = (code(told, "BodyPartExamined"), _REGIONS.get(_first_code(told, "AnatomicRegionSequence")))
-    return tuple(dict.fromkeys(part for part in named if part is not None))
+    by_code = _REGIONS.get(_first_code(told, "AnatomicRegionSequence"))
+    named = (*codes(told, "BodyPartExamined"), *(() if by_code is None else (by_code,)))
+    return tuple(dict.fromkeys(named))
 
 
 def views_told(told: Dataset) -> tuple[str, ...]:

@@ -72,9 +72,18 @@ def texts(data_set: Dataset, keyword: str) -> tuple[str, ...]:
 
 
 def code(data_set: Dataset, keyword: str) -> str | None:
-    """A code string in capital letters; None where absent; nothing but the characters that the standard allows."""
+    """The first value of a tag of code strings, see `codes`; None where it is absent or empty."""
     found = texts(data_set, keyword)
-    return printable(" ".join(found[0].upper().split())) if found and found[0] else None
+    return _as_code(found[0]) if found and found[0] else None
+
+
+def codes(data_set: Dataset, keyword: str) -> tuple[str, ...]:
+    """Code strings in capital letters; nothing but the characters that the standard allows."""
+    return tuple(_as_code(one) for one in texts(data_set, keyword) if one)
+
+
+def _as_code(text: str) -> str:
+    return printable(" ".join(text.upper().split()))
 
 
 def printable(text: str) -> str:

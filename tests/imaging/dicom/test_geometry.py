@@ -122,6 +122,10 @@ def test_the_region_counts_as_much_as_the_body_part(
     assert warned(tmp_path, BodyPartExamined=part, AnatomicRegionSequence=coded(code)) == expected
 
 
+def test_every_body_part_that_a_file_names_counts(tmp_path: Path) -> None:
+    assert warned(tmp_path, BodyPartExamined=["CHEST", "ABDOMEN"]) == [("body-part-contradicts", True)]
+
+
 def test_no_words_of_the_file_are_repeated_but_codes(tmp_path: Path) -> None:
     made = data_set(
         picture(),
