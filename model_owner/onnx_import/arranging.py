@@ -4,13 +4,15 @@ None of them becomes an operation by itself. Each is applied, by ONNX's own refe
 positions: entry p of `Draft.positions[name]` says which element of the value, in row-major order, stands at that place
 of the ONNX tensor. So exporters may take axes away, bring them back and change their order as they like. Only where an
 operator needs its input in the plain form, (1, channels, height, width) or (1, features), is the tensor settled: as it
-is, by a Reshape, or by a ChannelMap that picks and orders channels.
+is, by a Reshape, by a ChannelMap that picks and orders channels, or cut out (see `cutting`).
 """
 
 import math
+from dataclasses import replace
 
 import numpy as np
 
+from model_owner.onnx_import.cutting import cut_out
 from model_owner.onnx_import.draft import Array, ChannelMap, Double, Draft, Node, Positions
 from model_owner.onnx_import.folding import run_reference
 from secure_computation.network import MAX_TENSOR_ELEMENTS, Reshape, Shape
@@ -21,7 +23,7 @@ REARRANGING = frozenset(
         *("Expand", "Tile"),
     }
 )
-_MAX_MAP_ELEMENTS = 1 << 24
+MAX_MAP_ELEMENTS = 1 << 24
 _ADVICE = "only (batch, features) and (batch, channels, height, width) can be computed on"
 
 
@@ -89,6 +91,35 @@ def keep_arrangement(draft: Draft, node: Node) -> Positions | None:
     return None
 
 
+def without_repetition(draft: Draft, node: Node) -> Node:
+    """The node with inputs that hold each element once where an Expand repeated it along channels or places.
+
+    For operators that repeat such inputs themselves; the node as it is where the result would be smaller then.
+    """
+    found = {name: positions_of(draft, node, index) for index, name in enumerate(node.inputs) if name in draft.values}
+    small = {name: _once(positions) for name, positions in found.items()}
+    shapes = [positions.shape for positions in found.values()]
+    try:
+        is_same = np.broadcast_shapes(*(one.shape for one in small.values())) == np.broadcast_shapes(*shapes)
+    except ValueError:
+        return node
+    if not is_same or len(found) < 2:  # beside a constant, nothing repeats it
+        return node
+    names = {name: f"{name}\0once" for name in found if small[name].shape != found[name].shape}
+    for name, new in names.items():
+        draft.values[new] = draft.values[name]
+        draft.remember(node, new, small[name])
+    return replace(node, inputs=tuple(names.get(name, name) for name in node.inputs))
+
+
+def _once(positions: Positions) -> Positions:
+    for axis in range(1, positions.ndim):
+        first = positions.take([0], axis=axis)
+        if (positions == first).all():
+            positions = first
+    return positions
+
+
 def settle_inputs(draft: Draft, node: Node) -> None:
     """Bring all inputs into their plain form."""
     for name in node.inputs:
@@ -100,14 +131,18 @@ def settle(draft: Draft, node: Node, name: str) -> None:
     positions = draft.positions.get(name)
     if positions is None:
         return
+    draft.values[name] = plain(draft, node, draft.values[name], positions)
+    del draft.positions[name]
+
+
+def plain(draft: Draft, node: Node, value: str, positions: Positions) -> str:
+    """A value that holds, in its plain form, the elements of `value` at these positions."""
     shape = positions.shape
     if shape[:1] != (1,) or len(shape) not in {2, 4}:
         raise node.unsupported(f"its input has shape {shape} for a batch of 1", _ADVICE)
-    value = draft.values[name]
     if not _in_order(positions, math.prod(draft.shapes[value])):
         value = _picked(draft, node, value, positions)
-    draft.values[name] = _reshaped(draft, node, value, shape[1:])
-    del draft.positions[name]
+    return _reshaped(draft, node, value, shape[1:])
 
 
 def by_channel(draft: Draft, node: Node, index: int, constant: Double) -> Double:
@@ -143,9 +178,7 @@ def columns_by_element(draft: Draft, node: Node, weight: Double) -> tuple[str, D
     if math.prod(positions.shape) != positions.shape[-1]:
         raise node.unsupported(f"its input has shape {positions.shape}", "flatten it to (batch, features) first")
     if weight.shape[1] != positions.size or not _is_permutation(positions, elements):
-        draft.positions[node.inputs[0]] = positions.reshape(1, -1)
-        settle(draft, node, node.inputs[0])
-        return draft.value(node, 0), weight
+        return plain(draft, node, value, positions.reshape(1, -1)), weight
     ordered = np.empty_like(weight)
     ordered[:, positions.reshape(-1)] = weight
     return _reshaped(draft, node, value, (elements,)), ordered
@@ -173,6 +206,8 @@ def _picked(draft: Draft, node: Node, value: str, positions: Positions) -> str:
     whole = positions.reshape(-1, area) if positions.size % area == 0 else np.empty((0, area), dtype=np.int64)
     rows = whole[:, 0] // area
     if not whole.size or not (whole == rows[:, None] * area + np.arange(area)).all():
+        if (cut := cut_out(draft, node, value, positions)) is not None:
+            return cut
         if positions.ndim != 2:
             raise node.unsupported(
                 "its input holds the pixels of earlier values in another order",
@@ -180,7 +215,7 @@ def _picked(draft: Draft, node: Node, value: str, positions: Positions) -> str:
                 "model, and export with channels first (batch, channels, height, width)",
             )
         value, rows, channels = _reshaped(draft, node, value, (channels * area,)), positions[0], channels * area
-    if len(rows) * channels > _MAX_MAP_ELEMENTS:
+    if len(rows) * channels > MAX_MAP_ELEMENTS:
         raise node.unsupported(f"its input is {len(rows)} of {channels} elements in another order", "keep their order")
     matrix = np.zeros((len(rows), channels))
     matrix[np.arange(len(rows)), rows] = 1.0

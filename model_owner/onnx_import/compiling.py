@@ -17,9 +17,10 @@ from model_owner.onnx_import.arranging import (
     rearrange,
     settle,
     settle_inputs,
+    without_repetition,
 )
 from model_owner.onnx_import.draft import Array, ChannelMap, Draft, Node
-from model_owner.onnx_import.ending import Ending, check_card, ending_of, final_activation
+from model_owner.onnx_import.ending import Ending, check_card, check_probabilities, ending_of, final_activation
 from model_owner.onnx_import.folding import FOLDABLE, run_reference
 from model_owner.onnx_import.merging import finish
 from model_owner.onnx_import.operators import ARRANGED, ELEMENTWISE, HANDLERS
@@ -106,8 +107,12 @@ def _start(model: OnnxModel) -> Draft:
     constants = {tensor.name: _array(tensor) for tensor in model.graph.initializer}
     inputs = [entry for entry in model.graph.input if entry.name not in constants]
     if len(inputs) != 1 or len(model.graph.output) != 1:
-        raise ModelFileError("the model must have one input (the image) and one output (the logits): export it so")
+        raise ModelFileError(
+            f"the model has {len(inputs)} inputs and {len(model.graph.output)} outputs: export it with one input, the "
+            "image, and one output, the logits (auxiliary outputs go away in evaluation mode: model.eval())"
+        )
     last = final_activation(model.graph)
+    check_probabilities(model.graph)
     return Draft(
         opset=model.opset,
         input_name=inputs[0].name,
@@ -179,11 +184,15 @@ def _lower_node(draft: Draft, node: Node) -> None:
 
 
 def _fold(draft: Draft, node: Node, inputs: list[Array]) -> None:
-    draft.constants.update(zip(node.outputs, run_reference(node, inputs, draft.opset), strict=True))
+    made = dict(zip((name for name in node.outputs if name), run_reference(node, inputs, draft.opset), strict=True))
+    draft.count_folded(node, sum(array.size for array in made.values()))
+    draft.constants.update(made)
 
 
 def _handle(draft: Draft, node: Node) -> None:
     arrangement = None
+    if node.operator == "Mul":
+        node = without_repetition(draft, node)
     if node.operator in ELEMENTWISE:
         arrangement = keep_arrangement(draft, node)
     elif node.operator not in ARRANGED:
@@ -216,6 +225,8 @@ def _output(draft: Draft, graph: "onnx.GraphProto") -> tuple[str, int]:
     last = Node(operator="Identity", name=name, inputs=(name,), outputs=(name,), attributes={})
     positions = positions_of(draft, last, 0)
     outputs = positions.size
+    if not positions.shape:
+        raise ModelFileError("the model's output is one number for a whole batch: keep its first axis, the batch")
     if outputs != max(positions.shape):
         raise ModelFileError(
             f"the model's output has shape {positions.shape[1:]}, not one number for each class: add a Flatten"

@@ -16,7 +16,9 @@ from secure_computation.network import (
     INPUT,
     MAX_OPERATIONS,
     MAX_TENSOR_ELEMENTS,
+    MAX_WEIGHT_ELEMENTS,
     BaseOperation,
+    Padding,
     Pair,
     Shape,
     describe_invalid,
@@ -27,6 +29,8 @@ Double = NDArray[np.float64]
 Positions = NDArray[np.int64]
 AnyOperation = TypeVar("AnyOperation", bound=BaseOperation)
 
+_MAX_FOLDED = 2 * MAX_WEIGHT_ELEMENTS
+"""Elements of all constants that are computed at import."""
 _MAX_POSITIONS = 2 * MAX_TENSOR_ELEMENTS
 """Of all rearranged tensors together: 1 GiB."""
 
@@ -59,6 +63,19 @@ class ErrorFunction(BaseOperation):
     kind: Literal["error_function"] = "error_function"
     source: str
     """The ONNX node, for the message where none is met."""
+
+
+class PadBelow(BaseOperation):
+    """Surroundings that lose against every value: stands only until the MaxPool is met that it belongs to."""
+
+    kind: Literal["pad_below"] = "pad_below"
+    padding: Padding
+    source: str
+    """The ONNX node, for the message where none is met."""
+
+    def _infer_one(self, shape: Shape) -> Shape:
+        top, left, bottom, right = self.padding
+        return (shape[0], shape[1] + top + bottom, shape[2] + left + right)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,6 +136,7 @@ class Draft:
     positions: dict[str, Positions] = field(default_factory=dict, repr=False)
     """By ONNX name, only of tensors that hold a value's elements in another shape or order (see `arranging`)."""
     _remembered: int = 0
+    _folded: int = 0
 
     def __post_init__(self) -> None:
         """The image is there from the start."""
@@ -171,6 +189,12 @@ class Draft:
         if self._remembered > _MAX_POSITIONS:
             raise node.unsupported(f"more than {_MAX_POSITIONS} elements were moved", "the model is too large")
         self.positions[name] = positions
+
+    def count_folded(self, node: Node, elements: int) -> None:
+        """Raise ModelFileError where the constants computed so far would fill the memory."""
+        self._folded += elements
+        if self._folded > _MAX_FOLDED:
+            raise node.unsupported(f"more than {_MAX_FOLDED} elements of constants were computed", "fold them yourself")
 
     def affine(self, node: Node, value: str, scale: Double, shift: Double) -> str:
         """Let the node's first output be the value times `scale` plus `shift`: numbers, or one for each channel."""

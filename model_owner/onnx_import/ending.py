@@ -10,11 +10,22 @@ from typing import TYPE_CHECKING, assert_never
 
 from contract.errors import ModelFileError
 from contract.model_card import ModelCard, Task
+from model_owner.onnx_import.draft import Node
 
 if TYPE_CHECKING:
     import onnx
 
 _KEEPING_VALUES = frozenset({"Identity", "Flatten", "Reshape", "Squeeze", "Unsqueeze", "Transpose", "Cast", "Dropout"})
+_PICKING = frozenset({"Gather", "Slice"})
+_MAKING_PROBABILITIES = frozenset({"Sigmoid", "Softmax", "LogSoftmax", "HardSigmoid"})
+_CHANGING = frozenset(
+    {
+        *("Add", "Sub", "Div", "Neg", "Pow", "Abs", "Clip", "Max", "Min", "Sum", "Mean", "Concat", "Split", "Expand"),
+        *("Tile", "ReduceMean", "ReduceSum", "ReduceMax", "GlobalAveragePool", "GlobalMaxPool", "AveragePool"),
+        "MaxPool",
+    }
+)
+"""What makes of probabilities something that is no logit either. A layer with weights makes something new."""
 
 
 class Ending(StrEnum):
@@ -27,18 +38,66 @@ class Ending(StrEnum):
 
 
 def final_activation(graph: "onnx.GraphProto") -> "onnx.NodeProto | None":
-    """The Softmax, LogSoftmax or Sigmoid whose result, but for its shape, is the model's output and nothing else."""
+    """The Softmax, LogSoftmax or Sigmoid whose result, but for its shape, is the model's output and nothing else.
+
+    Some of the numbers of a Sigmoid may be picked: each stands for itself.
+    """
     makers: dict[str, onnx.NodeProto] = {name: node for node in graph.node for name in node.output}
     readers = Counter(name for node in graph.node for name in node.input) + Counter(out.name for out in graph.output)
     name = graph.output[0].name if graph.output else ""
+    all_of_them = True
     while name in makers and readers[name] == 1:
         node = makers[name]
-        if node.op_type in {Ending.SOFTMAX, Ending.LOG_SOFTMAX, Ending.SIGMOID}:
+        if node.op_type == Ending.SIGMOID or (all_of_them and node.op_type in {Ending.SOFTMAX, Ending.LOG_SOFTMAX}):
             return node
-        if node.op_type not in _KEEPING_VALUES:
+        if node.op_type not in _KEEPING_VALUES | _PICKING:
             return None
+        all_of_them &= node.op_type not in _PICKING
         name = node.input[0]
     return None
+
+
+def check_probabilities(graph: "onnx.GraphProto") -> None:
+    """Raise ModelFileError where the output is made of probabilities: they would be taken for logits."""
+    if not graph.output or final_activation(graph) is not None:
+        return
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    constants |= {
+        node.output[0]: entry.t for node in graph.node if node.op_type == "Constant" for entry in node.attribute
+    }
+    dependent = {entry.name for entry in graph.input if entry.name not in constants}
+    sources: dict[str, onnx.NodeProto] = {}
+    for node in graph.node:
+        given = [name for name in node.input if name in dependent]
+        if not given:
+            continue
+        dependent.update(node.output)
+        found = [sources[name] for name in given if name in sources]
+        if node.op_type in _MAKING_PROBABILITIES or _is_cut_to_probabilities(node, constants):
+            sources |= dict.fromkeys(node.output, node)
+        elif (node.op_type == "Mul" and len(found) == len(given)) or (
+            found and node.op_type in _KEEPING_VALUES | _PICKING | _CHANGING
+        ):
+            sources |= dict.fromkeys(node.output, found[0])
+    source = sources.get(graph.output[0].name)
+    if source is not None:
+        shown = Node(
+            operator=source.op_type, name=source.name or source.output[0], inputs=(), outputs=(), attributes={}
+        )
+        raise shown.unsupported(
+            "the model's output is made of its probabilities, and would be taken for logits",
+            "end the model in Softmax or Sigmoid itself, or before it, in logits",
+        )
+
+
+def _is_cut_to_probabilities(node: "onnx.NodeProto", constants: "dict[str, onnx.TensorProto]") -> bool:
+    """Whether it is a Clip with bounds between 0 and 1."""
+    if node.op_type != "Clip" or len(node.input) != 3 or not all(name in constants for name in node.input[1:]):
+        return False
+    from onnx import numpy_helper
+
+    low, high = (numpy_helper.to_array(constants[name]) for name in node.input[1:])
+    return bool(low.size == high.size == 1 and 0 <= low.reshape(()) < high.reshape(()) <= 1)
 
 
 def ending_of(graph: "onnx.GraphProto") -> Ending:

@@ -1,6 +1,8 @@
 """What is constant is computed at import, by ONNX's own reference implementation."""
 
 import math
+from dataclasses import replace
+from typing import Final
 
 import numpy as np
 
@@ -10,7 +12,8 @@ from secure_computation.network import MAX_WEIGHT_ELEMENTS
 _ELEMENTWISE = frozenset(
     {
         *("Add", "Sub", "Mul", "Div", "Sqrt", "Neg", "Reciprocal", "Max", "Min", "Mod", "Pow", "Abs", "Floor", "Ceil"),
-        *("Equal", "Less", "Greater", "Not", "And", "Or", "Where"),
+        *("Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual", "Not", "And", "Or", "Where"),
+        *("Clip", "Exp", "Log", "Mean", "Round", "Sign", "Sum"),
     }
 )
 _REARRANGING = frozenset(
@@ -20,8 +23,11 @@ _REARRANGING = frozenset(
     }
 )
 _MAKING = frozenset({"ConstantOfShape", "Range"})
-FOLDABLE = _ELEMENTWISE | _REARRANGING | _MAKING | {"ReduceMean", "ReduceProd", "ReduceSum", "Shape", "Size"}
+_REDUCING = frozenset({"ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSum", "Shape", "Size"})
+FOLDABLE = _ELEMENTWISE | _REARRANGING | _MAKING | _REDUCING | {"BatchNormalization"}
 """Operators that are computed at import where all their inputs are constants."""
+_AXES_ARE_AN_INPUT: Final = 13
+"""The opset from which Squeeze and Unsqueeze take their axes as an input."""
 
 
 def run_reference(node: Node, inputs: list[Array], opset: int, limit: int = MAX_WEIGHT_ELEMENTS) -> list[Array]:
@@ -33,14 +39,30 @@ def run_reference(node: Node, inputs: list[Array], opset: int, limit: int = MAX_
     from onnx.reference import ReferenceEvaluator
 
     _check_size(node, inputs, limit)
+    node = _with_axes_in_order(node, inputs, opset)
     proto = onnx.helper.make_node(node.operator, node.inputs, node.outputs, **node.attributes)
+    describe = onnx.helper.make_empty_tensor_value_info
+    given_values, made_values = ([describe(name) for name in some if name] for some in (node.inputs, node.outputs))
+    graph = onnx.helper.make_graph([proto], "one", given_values, made_values)
+    # A model, not the node alone: for a node alone the evaluator follows the newest opset, whatever it is told.
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)])
     given = {name: value for name, value in zip(node.inputs, inputs, strict=True) if name}
     try:
         with np.errstate(all="ignore"):
-            results = ReferenceEvaluator(proto, opsets={"": opset}).run(None, given)
+            results = ReferenceEvaluator(model).run(None, given)
     except (ValueError, TypeError, RuntimeError, AttributeError, LookupError, ArithmeticError, AssertionError) as error:
         raise node.unsupported("its shapes or indices do not fit", "export the model again") from error
     return [np.asarray(result) for result in results]
+
+
+def _with_axes_in_order(node: Node, inputs: list[Array], opset: int) -> Node:
+    """Axes of Squeeze and Unsqueeze before opset 13 from the first to the last: the evaluator takes one by one."""
+    axes = node.attributes.get("axes")
+    if opset >= _AXES_ARE_AN_INPUT or node.operator not in {"Squeeze", "Unsqueeze"} or not axes:
+        return node
+    rank = inputs[0].ndim + (len(axes) if node.operator == "Unsqueeze" else 0)
+    in_order = sorted(axis % rank if -rank <= axis < rank else axis for axis in axes)
+    return replace(node, attributes=dict(node.attributes) | {"axes": in_order})
 
 
 def _check_size(node: Node, inputs: list[Array], limit: int) -> None:

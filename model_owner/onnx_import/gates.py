@@ -4,6 +4,8 @@
     HardSwish     x * clip(x / 6 + 1/2, 0, 1)
     LeakyRelu     a x + (1 - a) relu(x)
     PRelu         the same, with an a for each channel
+    Abs           relu(x) + relu(-x)
+    Max, Min      x + relu(y - x), x - relu(x - y); Min(Max(x, 0), high) is a Clip
     x * y         Multiply: of one shape, or one of them repeated over channels or places (squeeze-and-excite)
 
 Scales and shifts among them join a neighbouring layer, or become a 1 x 1 convolution (see `merging`).
@@ -84,3 +86,50 @@ def _leaky(draft: Draft, node: Node, slope: Double) -> None:
     value = draft.value(node, 0)
     positive = draft.affine(node, draft.append(node, Relu, (value,)), _ONE - slope, _NOTHING)
     draft.emit(node, Add, (draft.affine(node, value, slope, _NOTHING), positive))
+
+
+def absolute(draft: Draft, node: Node) -> None:
+    """The value, or what is opposite to it."""
+    value = draft.value(node, 0)
+    positive = draft.append(node, Relu, (value,))
+    negative = draft.append(node, Relu, (draft.affine(node, value, -_ONE, _NOTHING),))
+    draft.emit(node, Add, (positive, negative))
+
+
+def maximum(draft: Draft, node: Node) -> None:
+    """The largest of any number of values and constants for each channel."""
+    _outermost(draft, node, _ONE)
+
+
+def minimum(draft: Draft, node: Node) -> None:
+    """The smallest."""
+    _outermost(draft, node, -_ONE)
+
+
+def _outermost(draft: Draft, node: Node, sign: Double) -> None:
+    """Of x and y, x + sign * relu(sign * (y - x))."""
+    values = [index for index, name in enumerate(node.inputs) if name in draft.values]
+    first = values[0] if values else 0
+    best = draft.value(node, first)
+    draft.alias(node, first)
+    for index in values[1:]:
+        other = draft.value(node, index)
+        difference = draft.append(node, Add, (other, draft.affine(node, best, -_ONE, _NOTHING)))
+        beyond = draft.append(node, Relu, (draft.affine(node, difference, sign, _NOTHING),))
+        best = draft.emit(node, Add, (best, draft.affine(node, beyond, sign, _NOTHING)))
+    for index, name in enumerate(node.inputs):
+        if name in draft.constants:
+            bound = by_channel(draft, node, first, draft.floats(node, index))
+            best = _bounded(draft, node, best, bound, sign)
+
+
+def _bounded(draft: Draft, node: Node, value: str, bound: Double, sign: Double) -> str:
+    """The value, or the bound where it lies beyond that; a bound above a ReLU makes both a Clip."""
+    made = draft.maker(value)
+    high = float(bound[0]) if sign[0] < 0 and not np.ptp(bound) else 0.0
+    if isinstance(made, Relu) and high > 0:
+        return draft.emit(node, Clip, (made.inputs[0],), high=high)
+    if sign[0] > 0 and not bound.any():
+        return draft.emit(node, Relu, (value,))
+    beyond = draft.append(node, Relu, (draft.affine(node, value, sign, -sign * bound),))
+    return draft.affine(node, beyond, sign, bound)

@@ -11,7 +11,7 @@ from typing import cast
 import numpy as np
 
 from contract.errors import ModelFileError
-from model_owner.onnx_import.draft import ChannelAffine, ChannelMap, Double, Draft, ErrorFunction
+from model_owner.onnx_import.draft import ChannelAffine, ChannelMap, Double, Draft, ErrorFunction, PadBelow
 from secure_computation.network import (
     INPUT,
     NO_PADDING,
@@ -57,7 +57,7 @@ class _Sketch:
 def finish(draft: Draft, output: str) -> tuple[tuple[Operation, ...], str, dict[str, Double]]:
     """Operations with their final names, the output's name, and the private tensors by their full names.
 
-    Raises ModelFileError for an error function that belongs to no GELU.
+    Raises ModelFileError for an error function that belongs to no GELU, and the like.
     """
     live = _live(draft.operations, output)
     sketch = _Sketch({one.name: one for one in live}, {one.name: draft.tensors[one.name] for one in live}, output)
@@ -66,6 +66,11 @@ def finish(draft: Draft, output: str) -> tuple[tuple[Operation, ...], str, dict[
             raise ModelFileError(
                 f"operator Erf in node '{operation.source}': it is no part of a GELU as exporters write it; export the "
                 "model with opset 20, in which GELU is one operator, or use another activation"
+            )
+        if isinstance(operation, PadBelow):
+            raise ModelFileError(
+                f"operator Pad in node '{operation.source}': it pads with minus infinity or nearly so, which only a "
+                "MaxPool behind it may read; pad with 0"
             )
     _scale_before_cutting_off(sketch)
     _merge_into_the_layer_before(sketch)

@@ -1,12 +1,22 @@
 """How each ONNX operator becomes operations of the public network. One function for each operator."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 
 from model_owner.onnx_import import gates, pooling, smooth
-from model_owner.onnx_import.arranging import arrange, by_channel, columns_by_element, onnx_shape
+from model_owner.onnx_import.arranging import (
+    arrange,
+    by_channel,
+    columns_by_element,
+    onnx_shape,
+    plain,
+    positions_of,
+    settle,
+)
 from model_owner.onnx_import.draft import Double, Draft, Node
 from model_owner.onnx_import.pooling import image_size, window_padding
 from secure_computation.network import (
@@ -15,6 +25,7 @@ from secure_computation.network import (
     Concat,
     Convolution2d,
     FullyConnected,
+    Pair,
     Relu,
 )
 
@@ -27,20 +38,47 @@ _LARGEST_BOUND = 3e38
 
 def _convolution(draft: Draft, node: Node) -> None:
     weight = draft.floats(node, 1)
+    if weight.ndim == 3:
+        _convolve_one_axis(draft, node, weight)
+        return
     if weight.ndim != 4:
-        raise node.unsupported(f"its weight has {weight.ndim} axes", "only two-dimensional convolutions are supported")
+        raise node.unsupported(f"its weight has {weight.ndim} axes", "convolutions of one or two axes are supported")
+    settle(draft, node, node.inputs[0])
+    _convolve(draft, node, draft.value(node, 0), image_size(draft, node), weight)
+
+
+def _convolve_one_axis(draft: Draft, node: Node, weight: Double) -> None:
+    """(batch, channels, length), as an image of height 1: efficient channel attention runs so over the channels."""
+    positions = positions_of(draft, node, 0)
+    if positions.ndim != 3 or positions.shape[0] != 1:
+        raise node.unsupported(f"its input has shape {positions.shape}, its weight three axes", _SIMPLIFY)
+    value = plain(draft, node, draft.value(node, 0), positions[:, :, np.newaxis, :])
+    wider: dict[str, Any] = dict(node.attributes)
+    for name in ("strides", "dilations", "kernel_shape"):
+        if name in wider:
+            wider[name] = [1, *wider[name]]
+    if "pads" in wider:
+        wider["pads"] = [side for pad in wider["pads"] for side in (0, pad)]
+    made = _convolve(
+        draft, replace(node, attributes=wider), value, (1, positions.shape[2]), weight[:, :, np.newaxis, :]
+    )
+    channels, _, length = draft.shapes[made]
+    arrange(draft, node, node.outputs[0], made, np.arange(channels * length).reshape(1, channels, length))
+
+
+def _convolve(draft: Draft, node: Node, value: str, size: Pair, weight: Double) -> str:
     kernel = (weight.shape[2], weight.shape[3])
     stride, dilation = node.pair("strides", (1, 1)), node.pair("dilations", (1, 1))
     has_bias = draft.optional_constant(node, 2) is not None
-    draft.emit(
+    return draft.emit(
         node,
         Convolution2d,
-        (draft.value(node, 0),),
+        (value,),
         tensors={"weight": weight} | ({"bias": draft.floats(node, 2)} if has_bias else {}),
         weight_shape=weight.shape,
         bias=has_bias,
         stride=stride,
-        padding=window_padding(node, image_size(draft, node), kernel, stride, dilation),
+        padding=window_padding(node, size, kernel, stride, dilation),
         dilation=dilation,
         groups=node.integer("group", 1),
     )
@@ -83,6 +121,22 @@ def _subtract(draft: Draft, node: Node) -> None:
     draft.affine(node, value, np.full(1, 1.0 if value_first else -1.0), -constant if value_first else constant)
 
 
+def _negative(draft: Draft, node: Node) -> None:
+    draft.affine(node, draft.value(node, 0), np.full(1, -1.0), np.zeros(1))
+
+
+def _sum(draft: Draft, node: Node) -> None:
+    """Of any number of values and constants for each channel; their mean, for Mean."""
+    found = [(index, name) for index, name in enumerate(node.inputs) if name in draft.values]
+    total = draft.value(node, found[0][0]) if found else draft.value(node, 0)
+    for index, _ in found[1:]:
+        total = draft.append(node, Add, (total, draft.value(node, index)))
+    constants = [index for index, name in enumerate(node.inputs) if name in draft.constants]
+    shifts = [by_channel(draft, node, found[0][0], draft.floats(node, index)) for index in constants]
+    scale = 1.0 / len(node.inputs) if node.operator == "Mean" else 1.0
+    draft.affine(node, total, np.full(1, scale), scale * sum(shifts, np.zeros(1)))
+
+
 def _multiply(draft: Draft, node: Node) -> None:
     constant_index = _constant_index(draft, node)
     if constant_index is None:
@@ -93,6 +147,11 @@ def _multiply(draft: Draft, node: Node) -> None:
 
 
 def _divide(draft: Draft, node: Node) -> None:
+    if _constant_index(draft, node) != 1:
+        raise node.unsupported(
+            "it divides by a value that depends on the image, which is not computed under encryption",
+            "divide by constants only; pixels are brought to the card's mean and standard_deviation before the model",
+        )
     with np.errstate(divide="ignore"):
         scale = 1.0 / by_channel(draft, node, 0, draft.floats(node, 1))
     draft.affine(node, draft.value(node, 0), scale, np.zeros(1))
@@ -192,6 +251,7 @@ def _cast(draft: Draft, node: Node) -> None:
 
 HANDLERS: Mapping[str, Handler] = MappingProxyType(
     {
+        "Abs": gates.absolute,
         "Add": _add,
         "AveragePool": pooling.average_pool,
         "BatchNormalization": _batch_normalization,
@@ -212,8 +272,12 @@ HANDLERS: Mapping[str, Handler] = MappingProxyType(
         "LeakyRelu": gates.leaky_relu,
         "LogSoftmax": smooth.log_softmax,
         "MatMul": _matrix_product,
+        "Max": gates.maximum,
         "MaxPool": pooling.max_pool,
+        "Mean": _sum,
+        "Min": gates.minimum,
         "Mul": _multiply,
+        "Neg": _negative,
         "PRelu": gates.prelu,
         "Pad": pooling.pad,
         "Pow": gates.power,
@@ -224,16 +288,17 @@ HANDLERS: Mapping[str, Handler] = MappingProxyType(
         "Sigmoid": smooth.sigmoid,
         "Softmax": smooth.softmax,
         "Sub": _subtract,
+        "Sum": _sum,
         "Tanh": smooth.tanh,
     }
 )
 
 ELEMENTWISE = frozenset(
     {
-        *("Add", "Cast", "Clip", "Div", "Dropout", "Erf", "Gelu", "HardSigmoid", "HardSwish", "Identity", "LeakyRelu"),
-        *("Mul", "PRelu", "Pow", "Relu", "Sigmoid", "Sub", "Tanh"),
+        *("Abs", "Add", "Cast", "Clip", "Div", "Dropout", "Erf", "Gelu", "HardSigmoid", "HardSwish", "Identity"),
+        *("LeakyRelu", "Max", "Mean", "Min", "Mul", "Neg", "PRelu", "Pow", "Relu", "Sigmoid", "Sub", "Sum", "Tanh"),
     }
 )
 """Handlers that work element by element: the output is arranged as the inputs are (see `arranging`)."""
-ARRANGED = frozenset({"Gemm", "LogSoftmax", "MatMul", "ReduceMax", "ReduceMean", "ReduceSum", "Softmax"})
+ARRANGED = frozenset({"Conv", "Gemm", "LogSoftmax", "MatMul", "ReduceMax", "ReduceMean", "ReduceSum", "Softmax"})
 """Handlers that ask themselves how their inputs are arranged. All others have them settled."""

@@ -4,10 +4,12 @@ import math
 
 import numpy as np
 
-from model_owner.onnx_import.arranging import arrange, positions_of
-from model_owner.onnx_import.draft import ChannelAffine, Draft, Node, Positions
+from model_owner.onnx_import.arranging import MAX_MAP_ELEMENTS, arrange, plain, positions_of
+from model_owner.onnx_import.draft import ChannelAffine, ChannelMap, Draft, Node, PadBelow, Positions
 from secure_computation.network import NO_PADDING, AveragePool, GlobalAveragePool, MaxPool, Pad, Padding, Pair
 
+_LOWEST = -1e6
+"""What is padded with less is meant to lose against everything, as minus infinity does."""
 _SIMPLIFY = "change the model and export it again"
 
 
@@ -46,9 +48,21 @@ def max_pool(draft: Draft, node: Node) -> None:
         raise node.unsupported("it is dilated", _SIMPLIFY)
     size, kernel, stride = image_size(draft, node), node.pair("kernel_shape"), node.pair("strides", (1, 1))
     padding = window_padding(node, size, kernel, stride, (1, 1))
-    if node.integer("ceil_mode", 0) and node.text("auto_pad", "NOTSET") == "NOTSET":
+    if _rounds_up(node):
         padding = _rounded_up(size, kernel, stride, padding)
-    draft.emit(node, MaxPool, (draft.value(node, 0),), kernel=kernel, stride=stride, padding=padding)
+    value = draft.value(node, 0)
+    if isinstance(made := draft.maker(value), PadBelow):
+        value, padding = made.inputs[0], _both(padding, made.padding)
+    draft.emit(node, MaxPool, (value,), kernel=kernel, stride=stride, padding=padding)
+
+
+def _both(one: Padding, other: Padding) -> Padding:
+    return one[0] + other[0], one[1] + other[1], one[2] + other[2], one[3] + other[3]
+
+
+def _rounds_up(node: Node) -> bool:
+    """Whether a last window that reaches beyond the image counts; onnxruntime has it so for auto_pad VALID too."""
+    return bool(node.integer("ceil_mode", 0)) and node.text("auto_pad", "NOTSET") in {"NOTSET", "VALID"}
 
 
 def _rounded_up(size: Pair, kernel: Pair, stride: Pair, padding: Padding) -> Padding:
@@ -71,7 +85,7 @@ def average_pool(draft: Draft, node: Node) -> None:
     size, kernel, stride = image_size(draft, node), node.pair("kernel_shape"), node.pair("strides", (1, 1))
     padding = window_padding(node, size, kernel, stride, (1, 1))
     value, counted = draft.value(node, 0), bool(node.integer("count_include_pad", 0))
-    if node.integer("ceil_mode", 0) and node.text("auto_pad", "NOTSET") == "NOTSET":
+    if _rounds_up(node):
         reaching = _rounded_up(size, kernel, stride, padding)
         if counted and reaching != padding:  # the padding counts, what lies beyond it does not
             value, counted = draft.append(node, Pad, (value,), padding=padding), False
@@ -125,7 +139,8 @@ def _reduce(draft: Draft, node: Node, *, since: int, largest: bool = False) -> s
             return pooled
     raise node.unsupported(
         f"it reduces axes {list(axes)} of a value of shape {positions.shape}",
-        "only the mean, sum or maximum over height and width is supported",
+        "only the mean, sum or maximum over height and width is supported; over channels it is mostly part of a "
+        "LayerNorm: train the model with BatchNorm instead",
     )
 
 
@@ -176,7 +191,7 @@ def _before_partial_mean(draft: Draft, value: str) -> str:
 
 
 def pad(draft: Draft, node: Node) -> None:
-    """Pad by a constant, in height and width."""
+    """Pad by a constant in height and width, by zeros in channels; negative padding cuts off."""
     if node.text("mode", "constant") != "constant":
         raise node.unsupported(f"its mode is {node.text('mode', '')}", "only padding by a constant is supported")
     image_size(draft, node)
@@ -186,13 +201,41 @@ def pad(draft: Draft, node: Node) -> None:
     if len(pads) != 2 * len(axes) or len(set(axes)) != len(axes):
         raise node.unsupported("its pads and axes disagree", _SIMPLIFY)
     before, after = dict(zip(axes, pads, strict=False)), dict(zip(axes, pads[len(axes) :], strict=True))
-    if any(border.get(axis, 0) for border in (before, after) for axis in (0, 1)):
-        raise node.unsupported("it pads batch or channels", "only height and width may be padded")
-    value = draft.optional_constant(node, 2)
-    draft.emit(
-        node,
-        Pad,
-        (draft.value(node, 0),),
-        padding=tuple(border.get(axis, 0) for border in (before, after) for axis in (2, 3)),
-        value=0.0 if value is None or value.size == 0 else float(value.reshape(-1)[0]),
-    )
+    given = draft.optional_constant(node, 2)
+    constant = 0.0 if given is None or given.size == 0 else float(given.reshape(-1)[0])
+    if before.get(0, 0) or after.get(0, 0):
+        raise node.unsupported("it pads the batch", "only channels, height and width may be padded")
+    value = _without_borders(draft, node, before, after)
+    if before.get(1, 0) > 0 or after.get(1, 0) > 0:
+        if constant:
+            raise node.unsupported(f"it pads channels with {constant:g}", "pad channels with 0")
+        value = _pad_channels(draft, node, value, (max(before.get(1, 0), 0), max(after.get(1, 0), 0)))
+    padding = tuple(max(border.get(axis, 0), 0) for border in (before, after) for axis in (2, 3))
+    if constant < _LOWEST:
+        draft.emit(node, PadBelow, (value,), padding=padding, source=node.shown_name)
+        return
+    draft.emit(node, Pad, (value,), padding=padding, value=constant)
+
+
+def _without_borders(draft: Draft, node: Node, before: dict[int, int], after: dict[int, int]) -> str:
+    """Negative padding cuts off."""
+    value = draft.value(node, 0)
+    if min(*before.values(), *after.values(), 0) == 0:
+        return value
+    positions = positions_of(draft, node, 0)
+    ends = [
+        (max(-before.get(axis, 0), 0), size + min(after.get(axis, 0), 0)) for axis, size in enumerate(positions.shape)
+    ]
+    if any(end <= start for start, end in ends):
+        raise node.unsupported("it cuts off all that there is", _SIMPLIFY)
+    return plain(draft, node, value, positions[tuple(slice(start, end) for start, end in ends)])
+
+
+def _pad_channels(draft: Draft, node: Node, value: str, borders: Pair) -> str:
+    """Channels of zeros, as a shortcut without weights has them."""
+    channels = draft.shapes[value][0]
+    outputs = channels + sum(borders)
+    if outputs * channels > MAX_MAP_ELEMENTS:
+        raise node.unsupported(f"it makes {outputs} channels of {channels}", "the model is too large")
+    matrix = np.eye(outputs, channels, -borders[0])
+    return draft.append(node, ChannelMap, (value,), tensors={"matrix": matrix}, outputs=outputs)

@@ -16,6 +16,11 @@ _AFTER_SIGMOID = (
 _RESIZES = "images are not resized inside the model"
 _BRANCHES = "the model takes different ways for different inputs"
 _FIXED = "export it for a fixed input size, batch 1, with constants folded (do_constant_folding=True)"
+_DIVIDES = "it is mostly part of a division by what is measured on each image, which is not computed under encryption"
+_UNEVEN_POOL = (
+    "an adaptive pool is written so where its windows differ in size: choose an image size that its output size "
+    "divides evenly, as 224 for the 7 x 7 of torchvision's networks"
+)
 _SEQUENCE = "recurrent networks are not supported"
 
 _ADVICE: Mapping[str, tuple[str, str]] = MappingProxyType(
@@ -33,8 +38,29 @@ _ADVICE: Mapping[str, tuple[str, str]] = MappingProxyType(
         "MeanVarianceNormalization": (_NORMALISES, _BATCH_NORM),
         "LRN": (_NORMALISES, _BATCH_NORM),
         **dict.fromkeys(
-            ("Less", "LessOrEqual", "Greater", "GreaterOrEqual", "Equal", "Where", "NonZero", "ScatterND", "GatherND"),
+            ("Less", "LessOrEqual", "Greater", "GreaterOrEqual", "Equal", "Where", "NonZero"),
             (_COMPARES, _AFTER_SIGMOID),
+        ),
+        **dict.fromkeys(
+            ("ScatterND", "GatherND", "GatherElements", "ScatterElements"),
+            (
+                "it picks single pixels",
+                _UNEVEN_POOL,
+            ),
+        ),
+        **dict.fromkeys(
+            ("Sqrt", "Reciprocal", "ReduceL1", "ReduceL2", "ReduceSumSquare", "ReduceMin", "ReduceLogSumExp"),
+            (
+                _DIVIDES,
+                f"{_BATCH_NORM}; pixels are brought to the card's mean and standard_deviation before the model",
+            ),
+        ),
+        **dict.fromkeys(
+            ("Exp", "Log"),
+            (
+                "not computed under encryption by itself",
+                "use Sigmoid, Softmax, SiLU or Tanh as one operator, and end the model in Sigmoid, Softmax or logits",
+            ),
         ),
         **dict.fromkeys(
             ("ArgMax", "ArgMin", "TopK", "Round", "Hardmax"),

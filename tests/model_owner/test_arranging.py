@@ -228,9 +228,9 @@ def test_any_chain_of_rearrangements_keeps_the_meaning(steps: list[tuple[str, in
 
 
 REFUSALS: dict[str, tuple[list[Any], dict[str, Any], str]] = {
-    "a crop": (
-        [node("Slice", ["image", "from", "to", "axis"], "y")],
-        {"from": np.array([1]), "to": np.array([3]), "axis": np.array([2])},
+    "height and width exchanged": (
+        [node("Transpose", ["image"], "y", perm=[0, 1, 3, 2])],
+        {},
         "Conv in node 'node_z': its input holds the pixels of earlier values in another order; only channels can be",
     ),
     "a mirror": (

@@ -335,9 +335,11 @@ def test_a_softmax_that_is_read_elsewhere_too_stays() -> None:
         node("Flatten", ["image"], "f"),
         node("Softmax", ["f"], "s"),
         node("Relu", ["s"], "r"),
-        node("Add", ["s", "r"], "logits"),
+        node("Add", ["s", "r"], "a"),
+        node("Gemm", ["a", "m"], "logits"),
     ]
-    assert kinds(agree(build(nodes, {}))) == ["reshape", "softmax", "relu", "add"]
+    network = agree(build(nodes, {"m": floats(42, 3)}))
+    assert kinds(network) == ["reshape", "softmax", "relu", "add", "fully_connected"]
 
 
 SOFTMAX_REFUSALS: dict[str, tuple[list[Any], int, str]] = {

@@ -108,7 +108,7 @@ REFUSALS: dict[str, tuple[Callable[[], onnx.ModelProto], str]] = {
         "operator Erf in node 'node_y': it is no part of a GELU .*; export the model with opset 20",
     ),
     "no image": (lambda: refused(node("Relu", ["image"], "y"), size=(6,)), "must be .batch, channels, height, width"),
-    "two inputs": (with_two_inputs, "one input .the image. and one output"),
+    "two inputs": (with_two_inputs, "2 inputs and 1 outputs: export it with one input, the image, and one output"),
     "a tensor larger than its bytes": (lambda: with_declared_size(40, 1, 3, 3), "model.onnx is not valid ONNX|too few"),
     "a tensor of absurd size": (lambda: with_declared_size(1 << 20, 1 << 20, 3, 3), "weights, more than"),
     "a negative size": (lambda: with_declared_size(-4, -1, 3, 3), "weights, more than|not valid ONNX"),
@@ -128,7 +128,7 @@ REFUSALS: dict[str, tuple[Callable[[], onnx.ModelProto], str]] = {
     "a weight computed from the image": (lambda: refused(node("Conv", ["image", "image"], "y")), "must be a constant"),
     "a one-dimensional convolution": (
         lambda: refused(node("Conv", ["image", "w"], "y"), tensors={"w": floats(4, 1, 3)}),
-        "only two-dimensional",
+        r"its input has shape \(1, 1, 6, 7\), its weight three axes",
     ),
     "channels that do not fit": (lambda: refused(node("Conv", ["image", "w"], "y"), size=(3, 6, 7)), "cannot take 3"),
     "a window larger than the image": (
@@ -151,13 +151,27 @@ REFUSALS: dict[str, tuple[Callable[[], onnx.ModelProto], str]] = {
         lambda: refused(node("Pad", ["image", "p"], "y", mode="reflect"), tensors={"p": np.ones(8, np.int64)}),
         "only padding by a constant",
     ),
-    "padded channels": (
+    "a padded batch": (
         lambda: refused(node("Pad", ["image", "p"], "y"), tensors={"p": np.ones(8, np.int64)}),
-        "only height and width may be padded",
+        "it pads the batch; only channels, height and width",
     ),
-    "cropping pad": (
-        lambda: refused(node("Pad", ["image", "p"], "y"), tensors={"p": np.array([0, 0, -1, 0, 0, 0, 0, 0])}),
-        "attribute is not supported",
+    "channels padded with ones": (
+        lambda: refused(
+            node("Pad", ["image", "p", "one"], "y"),
+            tensors={"p": np.array([0, 1, 0, 0, 0, 0, 0, 0]), "one": np.float32(1)},
+        ),
+        "it pads channels with 1; pad channels with 0",
+    ),
+    "a pad that leaves nothing": (
+        lambda: refused(node("Pad", ["image", "p"], "y"), tensors={"p": np.array([0, 0, -3, 0, 0, 0, -3, 0])}),
+        "it cuts off all that there is",
+    ),
+    "minus infinity around what no MaxPool reads": (
+        lambda: refused(
+            node("Pad", ["image", "p", "low"], "y"),
+            tensors={"p": np.array([0, 0, 1, 1, 0, 0, 1, 1]), "low": np.float32(-np.inf)},
+        ),
+        "Pad in node 'node_y': it pads with minus infinity",
     ),
     "clip between bounds in the wrong order": (
         lambda: refused(
