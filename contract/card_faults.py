@@ -6,6 +6,7 @@ fault until it is replaced.
 
 import difflib
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from itertools import islice
 from types import MappingProxyType
@@ -72,6 +73,8 @@ def card_faults(data: bytes, kind: type[BaseModel]) -> list[str]:
         return [f"the file is not JSON ({error}): correct that first"]
     if not isinstance(raw, dict):
         return ["the file holds no JSON object: begin it with { and end it with }"]
+    if twice := _written_twice(data):
+        return [_fault((name,), "is written more than once", "it once") for name in twice[:MOST_FAULTS]]
     unfilled = list(islice(_unfilled(raw, ()), _MOST_LOOKED_AT))
     fields = dict.fromkeys(tuple(part for part in place if isinstance(part, str)) for place in unfilled)
     faults = [_fault(field, "is still to be filled in", _known(field)) for field in fields]
@@ -81,6 +84,18 @@ def card_faults(data: bytes, kind: type[BaseModel]) -> list[str]:
     wrong = {str(place[0]) for place in (*unfilled, *(one["loc"] for one in found)) if place}
     faults += [told for told in _misfits(raw, wrong, kind) if told not in faults]
     return list(dict.fromkeys(faults))
+
+
+def _written_twice(data: bytes) -> list[str]:
+    """Names of fields that stand more than once in one object: JSON would let the last one count in silence."""
+    twice: list[str] = []
+
+    def collect(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        twice.extend(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
+        return dict(pairs)
+
+    json.loads(data, object_pairs_hook=collect)
+    return twice
 
 
 def listed(faults: list[str]) -> str:
@@ -93,7 +108,7 @@ def listed(faults: list[str]) -> str:
 
 
 def _unfilled(value: Any, location: Location) -> Iterator[Location]:
-    if isinstance(value, str) and value.startswith(FILL_IN):
+    if isinstance(value, str) and value.strip().upper().startswith(FILL_IN):
         yield location
     elif isinstance(value, dict):
         for key, inner in value.items():
@@ -158,7 +173,8 @@ def _fault(location: Location, words: str, write: str | None) -> str:
     shown = ""
     for part in location:
         shown += f", entry {part + 1}" if isinstance(part, int) else f".{part}" if shown else part
-    text = f"{shown}: {words}" if shown else words
+    text = f"{shown[:_LONGEST]}: {words}" if shown else words
+    text = "".join(character if character.isprintable() else "?" for character in text)
     return (text if write is None else f"{text}; write {write}")[: 2 * _LONGEST]
 
 

@@ -18,6 +18,10 @@ Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,62}[a-z0-9])?$")]
 
 Version = Annotated[str, Field(pattern=r"^[0-9]+\.[0-9]+\.[0-9]+$")]
 
+Number = Annotated[float, Field(allow_inf_nan=False, ge=-1e6, le=1e6)]
+Positive = Annotated[float, Field(allow_inf_nan=False, ge=1e-6, le=1e6)]
+"""Of a usual size, so that what is computed with it stays finite."""
+
 MAX_CARD_BYTES = 1 << 20
 MAX_SIDE = 4096
 MAX_CLASSES = 10_000
@@ -67,8 +71,8 @@ class Window(Strict):
 
     model_config = ConfigDict(allow_inf_nan=False)
 
-    center: float
-    width: Annotated[float, Field(gt=0)]
+    center: Number
+    width: Positive
 
 
 class FrameChoice(StrEnum):
@@ -155,8 +159,8 @@ class InputSpecification(Strict):
     window: Window | None = None
     frame: FrameChoice = FrameChoice.ONLY
     colour: ColourChoice = ColourChoice.REFUSE
-    mean: tuple[float, ...]
-    standard_deviation: tuple[Annotated[float, Field(gt=0)], ...]
+    mean: tuple[Number, ...]
+    standard_deviation: tuple[Positive, ...]
 
     @model_validator(mode="after")
     def _one_statistic_per_channel(self) -> Self:
@@ -226,7 +230,7 @@ class ModelCard(Strict):
     classes: tuple[ShownName, ...] = Field(min_length=2, max_length=MAX_CLASSES)
     thresholds: dict[str, Annotated[float, Field(gt=0, lt=1)]] = Field(default_factory=dict)
     """Multi-label: the probability from which on a finding counts as present, by class; 0.5 where none is given."""
-    calibration_temperature: Annotated[float, Field(gt=0)] | None = None
+    calibration_temperature: Positive | None = None
     """Probabilities are softmax(logits / calibration_temperature), or its sigmoid for a multi-label model. None: nobody
     measured it. Probabilities are then those of the bare logits, and are not called calibrated."""
     uncertain_below: Annotated[float, Field(gt=0, lt=1)] | None = None

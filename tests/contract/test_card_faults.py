@@ -161,3 +161,29 @@ def test_names_in_any_script_are_none() -> None:
 def test_a_card_of_very_many_faults_is_not_compared_with_itself_for_ever() -> None:
     """Each is compared with each: 50,000 would take a quarter of an hour."""
     assert len(faults(**{f"x{number}": "FILL IN" for number in range(50_000)})) <= 2000
+
+
+def test_a_field_that_is_written_twice_is_told(tmp_path: Path) -> None:
+    """JSON would let the last one count: a task, or a mean of one channel, that nobody meant."""
+    path = tmp_path / "card.json"
+    path.write_text(json.dumps(GOOD)[:-1] + ', "task": "binary", "task": "classification"}')
+    with pytest.raises(ModelFileError, match="task: is written more than once; write it once"):
+        read_card(path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"input": GOOD["input"] | {"mean": [1e308]}}, "input.mean"),
+        ({"input": GOOD["input"] | {"standard_deviation": [1e-320]}}, "input.standard_deviation"),
+        ({"calibration_temperature": 1e-320}, "calibration_temperature"),
+        ({"title": " Fill in: a title"}, "title"),
+    ],
+)
+def test_a_number_that_leads_to_no_answer_is_told(changes: dict[str, Any], field: str) -> None:
+    assert [fault for fault in faults(**changes) if fault.startswith(field)]
+
+
+def test_a_name_that_would_steer_a_terminal_is_told_without_doing_so() -> None:
+    [fault] = faults(**{"\x1b[31mtitle": "x"})
+    assert fault.startswith("?[31mtitle: there is no such field")
