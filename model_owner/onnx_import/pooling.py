@@ -197,8 +197,9 @@ def pad(draft: Draft, node: Node) -> None:
     image_size(draft, node)
     pads = [int(value) for value in draft.constant(node, 1).reshape(-1)]
     axes_given = draft.optional_constant(node, 3)
-    axes = [int(axis) % 4 for axis in (axes_given.reshape(-1) if axes_given is not None else range(4))]
-    if len(pads) != 2 * len(axes) or len(set(axes)) != len(axes):
+    named = [int(axis) for axis in (axes_given.reshape(-1) if axes_given is not None else range(4))]
+    axes = [axis % 4 for axis in named]
+    if any(not -4 <= axis < 4 for axis in named) or len(pads) != 2 * len(axes) or len(set(axes)) != len(axes):
         raise node.unsupported("its pads and axes disagree", _SIMPLIFY)
     before, after = dict(zip(axes, pads, strict=False)), dict(zip(axes, pads[len(axes) :], strict=True))
     given = draft.optional_constant(node, 2)

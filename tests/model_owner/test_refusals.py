@@ -155,6 +155,14 @@ REFUSALS: dict[str, tuple[Callable[[], onnx.ModelProto], str]] = {
         lambda: refused(node("Pad", ["image", "p"], "y"), tensors={"p": np.ones(8, np.int64)}),
         "it pads the batch; only channels, height and width",
     ),
+    "an axis that is not there": (
+        lambda: refused(
+            node("Pad", ["image", "p", "", "axes"], "y"),
+            tensors={"p": np.ones(2, np.int64), "axes": np.array([7])},
+            opset=18,
+        ),
+        "its pads and axes disagree|not valid ONNX",
+    ),
     "channels padded with ones": (
         lambda: refused(
             node("Pad", ["image", "p", "one"], "y"),
