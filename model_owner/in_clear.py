@@ -16,7 +16,10 @@ class ModelInClear:
         onnxruntime = load_onnxruntime()
         from onnxruntime.capi import onnxruntime_pybind11_state as failures
 
-        self._failures = (failures.Fail, failures.InvalidArgument, failures.InvalidGraph, failures.NotImplemented)
+        self._failures = (
+            *(failures.Fail, failures.InvalidArgument, failures.InvalidGraph, failures.NotImplemented),
+            failures.RuntimeException,
+        )
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         try:
