@@ -1,8 +1,10 @@
 """What people bring, imported and served: how far the encrypted answer is from onnxruntime's, and what it costs."""
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
+from typing import Final
 
 import numpy as np
 import torch
@@ -10,40 +12,48 @@ import torch
 from benchmarks.case import Case, prepare
 from benchmarks.engines.product import product
 from benchmarks.machine import Machine, read_machine, read_versions
-from benchmarks.measuring import OnStep, Step, measure_in_turns
+from benchmarks.measuring import OnStep, Run, Step, measure_in_turns
 from benchmarks.own_networks import NETWORKS, OwnNetwork, write_model
 from contract.model_card import InputSpecification, Modality, Strict, Task
 from contract.ticket import Engine
+from demonstration.plaintext import PlaintextModel
+from model_owner.agreement import Agreement
 from model_owner.calibration import calibration_images
-from secure_computation.network import Activation, Softmax
+
+NOISE: Final = 0.001
+"""Of a picture's own spread: what shows how much a network itself makes of small differences."""
 
 
 class OwnModel(Strict):
     """One network: its size, its answers and its cost, medians over the runs."""
 
     name: str
+    side: int
     ending: str
     task: Task
     outputs: int
     weights: int
     million_products: float
     engine: str
-    """The faster one that takes it."""
     pictures: int
+    answers_agree: int
+    """Pictures on which both say the same class, or the same side of every threshold."""
     largest_logit: float
     """Of onnxruntime's, over the pictures, by absolute value."""
     max_logit_error: float
+    noise_moves_logits: float
+    """Largest change of one of onnxruntime's logits when noise of 0.1 % of its spread is added to the picture."""
     max_probability_error: float
-    online_seconds: float
+    online_seconds: float | None
+    """None where other programs kept the machine busy."""
     online_bytes: int
     offline_bytes: int
     one_way_trips: int
 
 
 class OwnModels(Strict):
-    """Networks as people bring them, with random weights."""
+    """Networks as people bring them, with drawn weights."""
 
-    side: int
     runs: int
     models: tuple[OwnModel, ...]
     machine: Machine
@@ -56,18 +66,25 @@ def measure_own_models(
     runs: int,
     timeout_seconds: float,
     on_step: OnStep,
-    side: int = 224,
     networks: Sequence[OwnNetwork] = NETWORKS,
 ) -> OwnModels:
     """Write, serve and ask each network in turn, on servers of its own, after a warm-up."""
-    pictures = statistics_pictures(side)
+    quiet = machine_is_quiet()
     found = []
     for number, network in enumerate(networks):
         place = folder / network.name
         place.mkdir()
-        case = prepare(write_model(network, place / "model", pictures), place, seed=11, rounds=runs + 1)
-        found.append(_measure(network, case, runs, timeout_seconds, _told(on_step, network, number, len(networks))))
-    return OwnModels(side=side, runs=runs, models=tuple(found), machine=read_machine(), versions=read_versions())
+        model = write_model(network, place / "model", statistics_pictures(network.side))
+        case = prepare(model, place, seed=11, rounds=runs + 1)
+        told = _told(on_step, network, number, len(networks))
+        measured = _measure(network, case, runs, timeout_seconds, told)
+        found.append(measured if quiet else measured.model_copy(update={"online_seconds": None}))
+    return OwnModels(runs=runs, models=tuple(found), machine=read_machine(), versions=read_versions())
+
+
+def machine_is_quiet() -> bool:
+    """Whether no more programs compute than there are cores, so that seconds mean something."""
+    return os.getloadavg()[0] <= (os.cpu_count() or 1)
 
 
 def statistics_pictures(side: int) -> torch.Tensor:
@@ -97,34 +114,27 @@ def _told(on_step: OnStep, network: OwnNetwork, number: int, networks: int) -> C
 
 
 def _measure(network: OwnNetwork, case: Case, runs: int, timeout_seconds: float, on_step: OnStep) -> OwnModel:
-    engine = best_engine(case)
-    measured = measure_in_turns(
-        case, {engine.value: product(engine)}, runs=runs, timeout_seconds=timeout_seconds, on_step=on_step
-    )
-    kept = measured.of(engine.value)
+    name = Engine.MASKED.value
+    engines = {name: product(Engine.MASKED)}
+    kept = measure_in_turns(case, engines, runs=runs, timeout_seconds=timeout_seconds, on_step=on_step).of(name)
     expected = [case.pictures(run.round).expected[0] for run in kept]
-    probability_errors = [
-        abs(ours - theirs)
-        for run, wanted in zip(kept, expected, strict=True)
-        for ours, theirs in zip(
-            case.card.probabilities(run.measurement.logits).values(),
-            case.card.probabilities(tuple(wanted.tolist())).values(),
-            strict=True,
-        )
-    ]
     operations = case.network.operations
+    agreement = Agreement.of(case.card, np.array([run.measurement.logits for run in kept]), np.stack(expected))
     return OwnModel(
         name=network.name,
+        side=case.size,
         ending="Sigmoid" if network.ends_in_sigmoid else "logits",
         task=network.task,
         outputs=network.outputs,
         weights=sum(int(np.prod(shape)) for shape in case.network.weight_shapes().values()),
         million_products=sum(operation.multiplications() for operation in operations) / 1e6,
-        engine=engine.value,
+        engine=name,
         pictures=len(kept),
-        largest_logit=float(np.abs(expected).max()),
-        max_logit_error=max(run.max_abs_error for run in kept),
-        max_probability_error=max(probability_errors),
+        answers_agree=agreement.labels_agree,
+        largest_logit=agreement.largest_logit,
+        max_logit_error=agreement.max_abs_error,
+        noise_moves_logits=_moved_by_noise(case, kept),
+        max_probability_error=agreement.max_probability_error,
         online_seconds=median(run.measurement.online_seconds for run in kept),
         online_bytes=kept[0].measurement.online_bytes,
         offline_bytes=kept[0].measurement.offline_bytes,
@@ -132,7 +142,13 @@ def _measure(network: OwnNetwork, case: Case, runs: int, timeout_seconds: float,
     )
 
 
-def best_engine(case: Case) -> Engine:
-    """The masked engine, unless the network has a smooth function, which CrypTen's tensors alone compute."""
-    smooth = any(isinstance(operation, Activation | Softmax) for operation in case.network.operations)
-    return Engine.CRYPTEN if smooth else Engine.MASKED
+def _moved_by_noise(case: Case, kept: Sequence[Run]) -> float:
+    """How sensitive the network itself is: see OwnModel."""
+    plain, random = PlaintextModel(case.model_folder), np.random.default_rng(1)
+    largest = 0.0
+    for run in kept:
+        pictures = case.pictures(run.round)
+        tensor = np.load(pictures.tensor, allow_pickle=False)[0]
+        noise = random.normal(0, NOISE * tensor.std(), tensor.shape).astype(tensor.dtype)
+        largest = max(largest, float(np.abs(plain.logits(tensor + noise) - pictures.expected[0]).max()))
+    return largest

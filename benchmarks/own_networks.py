@@ -1,7 +1,12 @@
-"""Networks as people bring them, with random weights: the layers and the ending count, an answer means nothing.
+"""Networks as people bring them, with drawn weights: the layers and the ending count, an answer means nothing.
 
 Weights are drawn as for training (He et al. 2015), batch norm's statistics are those of varied phantom radiographs,
 and the last layer is scaled so that logits spread: the importer and the engines meet usual ranges.
+
+Batch norm's shifts are not drawn around 0, as before training: each layer of such a network multiplies every small
+difference of its input by 1.2 (Yang et al. 2019, "A mean field theory of batch normalization"), MobileNetV2 as a whole
+by 100, while a trained network leaves it about as large as it is. With shifts above 0 most values pass ReLU, and
+differences hardly grow.
 """
 
 import hashlib
@@ -16,6 +21,8 @@ from contract.model_card import ModelCard, Task
 
 LOGIT_SPREAD = 1.0
 """Standard deviation of the logits over the pictures."""
+BATCH_NORM_SHIFT = 1.5
+"""In standard deviations of what batch norm gives."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +35,10 @@ class OwnNetwork:
     outputs: int
     task: Task
     ends_in_sigmoid: bool = False
+    side: int = 64
+    """Of the picture that it is measured on, in pixels: small, so that measuring all takes minutes."""
+    whole_side: int = 224
+    """Of the picture that people give it."""
 
 
 def densenet121(
@@ -52,6 +63,13 @@ def resnet18(outputs: int, *, channels: Sequence[int] = (64, 128, 256, 512)) -> 
         conv1_t_stride=2,
         num_classes=outputs,
     )
+
+
+def efficientnet_b0(outputs: int) -> nn.Module:
+    """Tan and Le 2019, by MONAI: SiLU in every layer, gates over the channels."""
+    from monai.networks.nets.efficientnet import EfficientNetBN
+
+    return EfficientNetBN("efficientnet-b0", pretrained=False, in_channels=1, num_classes=outputs)
 
 
 class _InvertedResidual(nn.Module):
@@ -116,6 +134,13 @@ NETWORKS = (
     ),
     OwnNetwork(name="resnet18-one-logit", build=lambda: resnet18(1), outputs=1, task=Task.BINARY),
     OwnNetwork(name="mobilenet-v2", build=lambda: mobilenet_v2(3), outputs=3, task=Task.CLASSIFICATION),
+    OwnNetwork(
+        name="efficientnet-b0",
+        build=lambda: efficientnet_b0(3),
+        outputs=3,
+        task=Task.CLASSIFICATION,
+        whole_side=96,  # at 224 pixels it sends 4.7 GB
+    ),
 )
 """What the page shows. Any other that belongs there is one more line."""
 
@@ -172,6 +197,7 @@ def _initialise(module: nn.Module, pictures: Tensor) -> None:
             nn.init.kaiming_normal_(one.weight, mode="fan_out", nonlinearity="relu")
         elif isinstance(one, nn.BatchNorm2d):
             one.momentum = None  # the plain average over what is seen
+            nn.init.constant_(one.bias, BATCH_NORM_SHIFT)
     with torch.no_grad():
         module.train()
         module(pictures)

@@ -11,6 +11,7 @@ from contract.model_card import InputSpecification, Strict, Task
 from model_owner.agreement import Agreement
 from model_owner.calibration import calibration_images
 from model_owner.in_clear import ModelInClear
+from model_owner.precision import ERROR_BUDGET
 from model_owner.prediction import LinkPrediction, predict_over_links
 from model_owner.registry import RegisteredModel
 from secure_computation import reference
@@ -59,6 +60,8 @@ class FixedPointReport(Strict):
     """Samples on which both give the same answer: see CheckReport."""
     out_of_range: str | None
     """What the audit said of the first sample with a value beyond its ring; such samples are not compared."""
+    advice: str | None
+    """What to do where the error is above ERROR_BUDGET or an answer differs."""
 
 
 class CheckReport(Strict):
@@ -114,7 +117,7 @@ def check_model(model: RegisteredModel, files: tuple[Path, ...] = ()) -> CheckRe
         relative_error=gap.relative_error,
         max_probability_error=gap.max_probability_error,
         labels_agree=gap.labels_agree,
-        fixed_point=_fixed_point(model, images, expected),
+        fixed_point=_fixed_point(model, images, expected, samples_are_random=not files),
     )
 
 
@@ -164,7 +167,7 @@ def _costs(model: RegisteredModel) -> tuple[CostReport, ...]:
 
 
 def _fixed_point(
-    model: RegisteredModel, images: NDArray[np.float32], expected: NDArray[np.float32]
+    model: RegisteredModel, images: NDArray[np.float32], expected: NDArray[np.float32], *, samples_are_random: bool
 ) -> FixedPointReport | None:
     lowering = model.plan.engines.masked
     if lowering is None:
@@ -192,4 +195,21 @@ def _fixed_point(
         max_probability_error=None if gap is None else gap.max_probability_error,
         labels_agree=agree,
         out_of_range=out_of_range,
+        advice=advise(
+            0.0 if gap is None else gap.relative_error, len(kept) - agree, samples_are_random=samples_are_random
+        ),
+    )
+
+
+def advise(relative_error: float, differing: int, *, samples_are_random: bool) -> str | None:
+    """What to do about an error, if anything."""
+    if relative_error <= ERROR_BUDGET and not differing:
+        return None
+    found = [f"the error is above {ERROR_BUDGET:.0%} of the largest logit"] if relative_error > ERROR_BUDGET else []
+    found += [f"answers differ on {differing} of the samples"] if differing else []
+    trial = "noise is no picture, so check with real ones first (--samples); then " if samples_are_random else ""
+    return (
+        f"{' and '.join(found)}: {trial}import it under a new version with --calibration and several real images of "
+        "the model's kind, which chooses as many bits as these need; if it stays so, data owners choose the other "
+        "engine (data-owner diagnose --engine crypten), or the model is trained again with smaller weights"
     )

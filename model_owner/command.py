@@ -287,6 +287,8 @@ def _print_fixed_point(console: "Console", report: "CheckReport") -> None:
         console.print(
             f"A sample leaves the range that the plan allows: {fixed.out_of_range}", markup=False, soft_wrap=True
         )
+    if fixed.advice is not None:
+        console.print(f"Attention: {fixed.advice}.", markup=False, soft_wrap=True)
 
 
 def _gap(found: "CheckReport | FixedPointReport", report: "CheckReport") -> str:

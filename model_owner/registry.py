@@ -30,9 +30,9 @@ from contract.model_card import ModelCard, OutputPolicy, Strict, read_card
 from model_owner.calibration import calibration_images
 from model_owner.onnx_import.compiling import CompiledModel, compile_model
 from model_owner.onnx_import.reading import MAX_FILE_BYTES
+from model_owner.precision import lower_within_budget
 from secure_computation.at_rest import DamagedFile, StorageKey, read_sealed, write_sealed
 from secure_computation.engines.masked.heat_map import add_heat_map
-from secure_computation.engines.masked.lowering import lower_masked
 from secure_computation.engines.masked.plan import MaskedLowering
 from secure_computation.plan import MAX_PLAN_BYTES, Plan, make_plan, parse_plan
 from secure_computation.private_weights import PrivateWeights
@@ -188,7 +188,7 @@ def _masked_lowering(compiled: CompiledModel, card: ModelCard, calibration: Sequ
     images = calibration_images(card.input, calibration)
     policy = card.output_policy
     try:
-        lowering, _ = lower_masked(
+        lowering = lower_within_budget(
             compiled.network, compiled.weights, images, label_only=policy is OutputPolicy.LABEL_ONLY
         )
         if policy is OutputPolicy.LOGITS_AND_HEAT_MAP:

@@ -260,7 +260,7 @@ def test_a_model_that_the_masked_engine_cannot_take_is_served_by_the_other(
     def refuse(*_arguments: object, **_options: object) -> None:
         raise ModelFileError("layer 'c' needs 33 bits: scale it down")
 
-    monkeypatch.setattr("model_owner.registry.lower_masked", refuse)
+    monkeypatch.setattr("model_owner.registry.lower_within_budget", refuse)
     added = Registry(tmp_path / "data", KEY).add(*write_model(tmp_path / "given"))
     assert offered_engines(added.plan) == (Engine.CRYPTEN,)
     assert "layer 'c' needs 33 bits" in caplog.text

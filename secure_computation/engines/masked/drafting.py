@@ -20,7 +20,6 @@ from contract.errors import ModelFileError
 from secure_computation.engines.masked.calibration import RealRange
 from secure_computation.engines.masked.crypten_step import CRYPTEN_SCALE, MAX_CRYPTEN_ELEMENTS
 from secure_computation.engines.masked.drafts import (
-    MOST_EXTRA_BITS,
     Draft,
     Precision,
     behind,
@@ -72,7 +71,6 @@ class Drafting:
         self.drafts: list[Draft] = []
         self._network, self._weights, self._ranges = network, weights, ranges
         self._precision = finer_beside_crypten(network, precision)
-        self._most_bits = precision.activation_bits + MOST_EXTRA_BITS
         self._by_value: dict[str, Draft] = {}
         self._coarse: dict[str, Draft] = {}
         self._factors: dict[str, Draft] = {}
@@ -236,8 +234,7 @@ class Drafting:
     def _bits(self, shape: Shape) -> int:
         """Activation bits of a layer of this shape: half a bit more for each halving of the elements."""
         ratio = self._most_elements / math.prod(shape)
-        most = self._most_bits - self._precision.activation_bits
-        return self._precision.activation_bits + min(most, int(math.log2(ratio) / 2))
+        return self._precision.activation_bits + min(self._precision.small_layer_bits, int(math.log2(ratio) / 2))
 
     def _averaging_bits(self, value: str) -> int:
         """Bits that a value can do without because all of its readers average it: half of log2 of the cells."""

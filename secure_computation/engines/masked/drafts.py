@@ -1,7 +1,7 @@
 """Steps to be: what the lowering knows of a step before its scales, rings and layouts are chosen."""
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Final
 
@@ -24,8 +24,9 @@ from secure_computation.network import (
 
 LARGEST_FACTOR: Final = 1 << 20
 """By which values are multiplied to meet at one scale."""
-MOST_EXTRA_BITS: Final = 3
-"""Of small layers, and of all layers beside CrypTen."""
+_FINER_BESIDE_CRYPTEN: Final = 3
+_MOST_ACTIVATION_BITS: Final = 13
+"""Products have 32 bits: still finer activations would take bits from the weights, and make the error larger."""
 _CRYPTEN_SHARE: Final = 0.01
 """From this share of CrypTen's elements among all that are not linear, its traffic exceeds that of the others."""
 
@@ -35,14 +36,26 @@ class Precision:
     """How finely to compute. More bits: smaller error, wider rings, more traffic."""
 
     activation_bits: int = 10
-    """Bits, without sign, of the largest activation over the calibration images, in the layer with most elements.
-    Smaller layers get up to three more: they cost less."""
+    """Bits, without sign, of the largest activation over the calibration images, in the layer with most elements."""
+    small_layer_bits: int = 3
+    """Up to so many more in smaller layers: they cost less."""
     weight_bits: int = 11
     """Bits, without sign, of the largest weight of each layer, at most."""
     guard_bits: int = 0
     """Weights get no more bits than to keep their rounding this far below that of the activations."""
     headroom_bits: int = 2
     """By how many bits an image may exceed the calibration before a value leaves its ring."""
+
+    def finer(self, bits: int) -> "Precision":
+        """More bits of everything; the activations of no layer go beyond _MOST_ACTIVATION_BITS."""
+        activation_bits = max(self.activation_bits, min(self.activation_bits + bits, _MOST_ACTIVATION_BITS))
+        return Precision(
+            activation_bits=activation_bits,
+            small_layer_bits=max(0, min(self.small_layer_bits, _MOST_ACTIVATION_BITS - activation_bits)),
+            weight_bits=self.weight_bits + bits,
+            guard_bits=self.guard_bits + bits,
+            headroom_bits=self.headroom_bits,
+        )
 
 
 def finer_beside_crypten(network: Network, precision: Precision) -> Precision:
@@ -54,12 +67,7 @@ def finer_beside_crypten(network: Network, precision: Precision) -> Precision:
     others = sum(math.prod(one.shape) for one in network.operations if isinstance(one, Relu | Clip | MaxPool))
     if smooth == 0 or smooth < _CRYPTEN_SHARE * (smooth + others):
         return precision
-    return replace(
-        precision,
-        activation_bits=precision.activation_bits + MOST_EXTRA_BITS,
-        weight_bits=precision.weight_bits + MOST_EXTRA_BITS,
-        guard_bits=precision.guard_bits + MOST_EXTRA_BITS,
-    )
+    return precision.finer(_FINER_BESIDE_CRYPTEN)
 
 
 @dataclass(kw_only=True, eq=False)

@@ -6,6 +6,7 @@ way as long as the value that is compared in the end does not.
 """
 
 import math
+from collections.abc import Mapping
 from fractions import Fraction
 from itertools import count
 from typing import Any, Final
@@ -23,7 +24,7 @@ from secure_computation.engines.masked.bounds import (
     pad_constant,
     weight_scale_of,
 )
-from secure_computation.engines.masked.calibration import calibrate
+from secure_computation.engines.masked.calibration import RealRange, calibrate
 from secure_computation.engines.masked.comparison_steps import ClipStep, LabelStep, MaxPoolStep, ReluStep, TruncateStep
 from secure_computation.engines.masked.crypten_step import CRYPTEN_SCALE, CrypTenStep
 from secure_computation.engines.masked.drafting import Drafting
@@ -71,6 +72,7 @@ def lower_masked(
     precision: Precision = _DEFAULT,
     input_magnitude: float | None = None,
     label_only: bool = False,
+    ranges: Mapping[str, RealRange] | None = None,
 ) -> tuple[MaskedLowering, IntegerWeights]:
     """Lower a network for the masked engine.
 
@@ -81,6 +83,7 @@ def lower_masked(
         precision: bits of activations, weights and headroom.
         input_magnitude: largest |value| that an input may hold; 2^headroom_bits times the calibration's where left out.
         label_only: open the label of the largest logit, and no logits.
+        ranges: what `calibrate` found on these images, where it ran before.
 
     Returns:
         The public plan and the private integers.
@@ -88,8 +91,8 @@ def lower_masked(
     Raises:
         ModelFileError: a value needs more than 32 bits, or the calibration does not fit; the message names the layer.
     """
-    ranges = dict(calibrate(network, weights, calibration))
-    drafting = Drafting(network, weights, ranges, precision)
+    ranges = calibrate(network, weights, calibration) if ranges is None else ranges
+    drafting = Drafting(network, weights, dict(ranges), precision)
     output = drafting.run()
     magnitude = input_magnitude or ranges[INPUT].magnitude * (1 << precision.headroom_bits)
     bounds = audit(drafting.drafts, weights, input_magnitude=magnitude)
