@@ -7,6 +7,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 HEAD_SECONDS: Final = 10.0
 """For request line and headers, from the connection's first moment or, on a kept one, the request's first byte."""
+LAST_LOOK_SECONDS: Final = 0.25
+"""What has come by the deadline is read first: where this process itself stood still, nobody else has dawdled."""
 HEAD_BYTES: Final = 64 << 10
 
 
@@ -22,7 +24,7 @@ class BoundedHeadProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """The first request is due."""
         super().connection_made(transport)
-        self._head_timer = self.loop.call_later(HEAD_SECONDS, transport.close)
+        self._head_timer = self.loop.call_later(HEAD_SECONDS, self._look_once_more)
 
     def data_received(self, data: bytes) -> None:
         """Count what comes while a head is due."""
@@ -37,7 +39,7 @@ class BoundedHeadProtocol(HttpToolsProtocol):
         """A request has begun; its head is due."""
         super().on_message_begin()
         if self._head_timer is None:
-            self._head_timer = self.loop.call_later(HEAD_SECONDS, self.transport.close)
+            self._head_timer = self.loop.call_later(HEAD_SECONDS, self._look_once_more)
 
     def on_headers_complete(self) -> None:
         """The head is here; the body has a deadline of its own where one is read."""
@@ -48,6 +50,10 @@ class BoundedHeadProtocol(HttpToolsProtocol):
         """Nothing is due any more."""
         self._head_has_come()
         super().connection_lost(exc)
+
+    def _look_once_more(self) -> None:
+        # uvloop runs timers before it reads.
+        self._head_timer = self.loop.call_later(LAST_LOOK_SECONDS, self.transport.close)
 
     def _head_has_come(self) -> None:
         if self._head_timer is not None:

@@ -55,10 +55,11 @@ def print_diagnosis(console: Console, diagnosis: Diagnosis, card: ModelCard) -> 
     answer, lines = diagnosis.diagnosis, lines_of(diagnosis.diagnosis)
     block = "" if console.width < LEAST_WITH_BARS else "#" if console.options.ascii_only else "█"
     content: Table | Text = _bars(lines, block) if lines else Text(printable(answer.words), style="bold")
-    title = Text(printable(f"{diagnosis.file}: {answer.words}"), style="bold")
-    subtitle = Text(f"{diagnosis.model.name} {diagnosis.model.version}")
-    needed = max(len(title), len(subtitle), console.measure(content).maximum) + FRAME
-    console.print(Panel(content, title=title, subtitle=subtitle, width=min(console.width, needed)))
+    # A line of its own, which a terminal wraps: in a frame a long path would cut the answer off.
+    console.print(Text(printable(f"{diagnosis.file}: {answer.words}"), style="bold"), soft_wrap=True)
+    title = Text(f"{diagnosis.model.name} {diagnosis.model.version}")
+    needed = max(len(title), console.measure(content).maximum) + FRAME
+    console.print(Panel(content, title=title, width=min(console.width, needed)))
     console.print(printable(explained(answer, diagnosis.calibration)), markup=False)
     for warning in diagnosis.warnings:
         console.print(f"Warning: {printable(warning.words)}", markup=False)

@@ -1,6 +1,7 @@
 """A request's head is bounded in time and size, on real sockets."""
 
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -13,6 +14,17 @@ from contract.http_server import HEAD_BYTES, BoundedHeadProtocol
 from tests.end_to_end.federation import listening, loopback
 
 SECONDS = 0.5
+STANDS_STILL = threading.Event()
+
+
+class StandsStill(BoundedHeadProtocol):
+    """As when a large library is loaded in another thread: nothing else runs meanwhile."""
+
+    def data_received(self, data: bytes) -> None:
+        if data.startswith(b"GET /stand-still"):
+            STANDS_STILL.set()
+            time.sleep(contract.http_server.HEAD_SECONDS + 1)
+        super().data_received(data)
 
 
 async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
@@ -28,7 +40,7 @@ async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
 def port(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     monkeypatch.setattr(contract.http_server, "HEAD_SECONDS", SECONDS)
     listener, port = loopback()
-    with listening(app, listener, http=BoundedHeadProtocol, ws="none", lifespan="off"):
+    with listening(app, listener, http=StandsStill, ws="none", lifespan="off"):
         yield port
 
 
@@ -90,3 +102,16 @@ def test_a_body_may_take_its_time(port: int) -> None:
         time.sleep(2 * SECONDS)
         connection.sendall(bytes(100_000))
         assert connection.recv(1000).startswith(b"HTTP/1.1 204")
+
+
+def test_nobody_is_hung_up_on_because_the_server_itself_stood_still(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(contract.http_server, "HEAD_SECONDS", 3.0)  # time enough for all that comes before
+    STANDS_STILL.clear()
+    with dial(port) as slow, dial(port) as other:
+        slow.sendall(b"GET / HTTP/1.1\r\n")
+        other.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert other.recv(1000).startswith(b"HTTP/1.1 204")
+        other.sendall(b"GET /stand-still HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert STANDS_STILL.wait(30)
+        slow.sendall(b"Host: a\r\n\r\n")
+        assert slow.recv(1000).startswith(b"HTTP/1.1 204")

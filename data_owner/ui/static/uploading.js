@@ -42,11 +42,13 @@ export function dropping() {
   addEventListener("click", (event) => {
     if (event.target.closest("[data-choose]")) input.click();
   });
-  input.addEventListener("change", () => {
+  const take = () => {
     const files = [...input.files];
     input.value = "";
     if (files.length) upload(files);
-  });
+  };
+  input.addEventListener("change", take);
+  take(); // what was chosen while this script was still on its way
   let depth = 0;
   const carriesFiles = (event) => event.dataTransfer && [...event.dataTransfer.types].includes("Files");
   const veil = (shown) => document.body.classList.toggle("dropping", shown);
