@@ -31,13 +31,18 @@ MAX_WORDS = 20_000
 """Characters of a card's longer texts."""
 _MAX_LIST = 1000
 
-_INVISIBLE: Final = ("Cc", "Cs", "Zl", "Zp")
+_INVISIBLE: Final = ("Cc", "Cf", "Cs", "Zl", "Zp")
+_JOINERS: Final = "\u200c\u200d"
+"""Cannot be seen, but belong to words of Persian and of Indian languages."""
 _TURNS: Final = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
 """Bidirectional classes of characters that make what follows read the other way round."""
 
 
 def _shown(text: str) -> str:
-    hidden = any(unicodedata.category(one) in _INVISIBLE or unicodedata.bidirectional(one) in _TURNS for one in text)
+    hidden = any(
+        one not in _JOINERS and (unicodedata.category(one) in _INVISIBLE or unicodedata.bidirectional(one) in _TURNS)
+        for one in text
+    )
     if hidden or not text.strip():
         raise ValueError("holds a line break or characters that cannot be seen, or nothing at all: write it anew")
     return text

@@ -93,7 +93,7 @@ def explained(answer: ModelAnswer, calibration: Calibration | None) -> str:
             return "The model's owner gives the label only."
         case ClassAnswer(task=Task.BINARY):
             finding = list(answer.probabilities or {answer.label: 1.0})[-1]
-            said = f"probability of {finding}: above 50 % the answer is {finding}."
+            said = f"probability of {finding}" + ("." if answer.uncertain else f": above 50 % the answer is {finding}.")
         case ClassAnswer():
             said = "probabilities of the model's classes, of which it always names one."
         case FindingsAnswer():

@@ -135,6 +135,7 @@ def test_every_field_that_is_named_exists() -> None:
     ("changes", "words"),
     [
         ({"classes": ["no", "y\u202ese"]}, "classes, entry 2: holds a line break or characters that cannot be seen"),
+        ({"classes": ["no", "no\u200b"]}, "classes, entry 2: holds a line break or characters that cannot be seen"),
         ({"classes": ["no", "\x1b[2Jyes"]}, "classes, entry 2: holds a line break"),
         ({"classes": ["no", " "]}, "classes, entry 2: holds a line break"),
         ({"title": "Tiny\nNothing found"}, "title: holds a line break"),

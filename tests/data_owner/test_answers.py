@@ -110,6 +110,8 @@ def test_of_a_binary_model_people_see_the_finding_and_programs_both_classes() ->
     assert "88.1" not in text
     assert "robability of pneumonia: above 50 % the answer is pneumonia." in text
     assert shown(model, (0.0, 2.0))[0]["diagnosis"]["label"] == "pneumonia"
+    unsure = shown(card(task=Task.BINARY, classes=("no pneumonia", "pneumonia"), uncertain_below=0.8), (0.0, 0.1))[1]
+    assert "the answer is" not in unsure
 
 
 def test_a_binary_label_alone_has_its_task() -> None:
