@@ -72,12 +72,19 @@ class Modality(StrEnum):
 
 
 class Window(Strict):
-    """Linear window in stored units after the modality LUT, used for files that carry none."""
+    """Linear window in stored units after the modality LUT: a card's, for files that carry none, or a file's own."""
 
     model_config = ConfigDict(allow_inf_nan=False)
 
-    center: Number
-    width: Positive
+    center: float
+    width: Annotated[float, Field(gt=0)]
+
+
+def _of_a_card(window: Window) -> Window:
+    """A file's window may lie anywhere; one that a card gives is computed with for every picture."""
+    if abs(window.center) > 1e6 or not 1e-6 <= window.width <= 1e6:
+        raise ValueError("center and width must lie within 1,000,000, and width above 0.000001")
+    return window
 
 
 class FrameChoice(StrEnum):
@@ -161,7 +168,7 @@ class InputSpecification(Strict):
     width: Annotated[int, Field(ge=8, le=MAX_SIDE)]
     resize: Literal["bilinear-squash"] = "bilinear-squash"
     """`bilinear-squash`: antialiased bilinear resampling to (height, width), aspect ratio not kept."""
-    window: Window | None = None
+    window: Annotated[Window, AfterValidator(_of_a_card)] | None = None
     frame: FrameChoice = FrameChoice.ONLY
     colour: ColourChoice = ColourChoice.REFUSE
     mean: tuple[Number, ...]

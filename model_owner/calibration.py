@@ -2,7 +2,7 @@
 
 Real images of the kind that the model is made for are best (`--calibration`). Without any, phantom radiographs that the
 project draws stand in for them: several patients, each bright and dark, hard and soft. The plan keeps two bits of
-headroom above what they reach, and `model-owner check --samples` shows how far real images get.
+headroom above what they reach, and `model-owner check --samples IMAGE` shows how far real images get.
 """
 
 from collections.abc import Iterator, Sequence

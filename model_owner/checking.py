@@ -211,5 +211,5 @@ def advise(relative_error: float, differing: int, *, samples_are_random: bool) -
     return (
         f"{' and '.join(found)}: {trial}import it under a new version with --calibration and several real images of "
         "the model's kind, which chooses as many bits as these need; if it stays so, data owners choose the other "
-        "engine (data-owner diagnose --engine crypten), or the model is trained again with smaller weights"
+        "engine (data-owner diagnose FILE --engine crypten), or the model is trained again with smaller weights"
     )

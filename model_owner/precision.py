@@ -63,7 +63,7 @@ def lower_within_budget(
         _LOG.warning(
             "the masked engine's logits are off by up to %.1f %% of the largest on calibration images, also with the "
             "most bits that help: give real images of the model's kind with --calibration, and see what `model-owner "
-            "check --samples` says of others",
+            "check --samples IMAGE` says of others",
             100 * smallest,
         )
     if label_only:

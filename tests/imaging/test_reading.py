@@ -185,3 +185,13 @@ def test_a_suitable_file_has_no_warnings_and_shows_nothing_private(folder: Path)
 def test_hostile_code_strings_are_not_repeated(folder: Path) -> None:
     content = dicom_bytes(data_set(picture(), BodyPartExamined="CHEST")).replace(b"CHEST ", b"\x1b[2J<>")
     assert read_image(save(folder, content), specification()).body_part == "UNREADABLE"
+
+
+def test_a_window_may_lie_where_no_cards_does(tmp_path: Path) -> None:
+    """As in nuclear medicine, whose values count decays."""
+    stored = picture()
+    tags = {"RescaleSlope": 100_000, "RescaleIntercept": 0, "WindowCenter": 12_000_000, "WindowWidth": 24_000_000}
+    path = tmp_path / "counts.dcm"
+    path.write_bytes(dicom_bytes(data_set(stored, **tags)))
+    shown = (stored * 1e5 - 11_999_999.5) / 23_999_999 + 0.5
+    np.testing.assert_allclose(read_image(path, specification()).pixels, shown.clip(0, 1), atol=1e-6)
