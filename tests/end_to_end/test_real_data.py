@@ -22,7 +22,8 @@ from tests.end_to_end.models import class_answer
 pytestmark = pytest.mark.real_data
 
 SEED = 20_240_501
-ENGINES = pytest.mark.parametrize("engine", [Engine.CRYPTEN, Engine.MASKED])
+ENGINES = pytest.mark.parametrize("engine", [pytest.param(Engine.CRYPTEN, marks=pytest.mark.slow), Engine.MASKED])
+"""CrypTen's engine is tried on small networks by default: test_tasks.py, test_sessions.py."""
 SECONDS_PER_IMAGE = 120.0
 TOLERANCE = {Engine.CRYPTEN: 0.02, Engine.MASKED: AGREEMENT}
 """Of logits. `masked` rounds to about 10 bits: its largest error over whole test sets, some 0.02, differs from model to
