@@ -190,8 +190,9 @@ def test_hostile_code_strings_are_not_repeated(folder: Path) -> None:
 def test_a_window_may_lie_where_no_cards_does(tmp_path: Path) -> None:
     """As in nuclear medicine, whose values count decays."""
     stored = picture()
-    tags = {"RescaleSlope": 100_000, "RescaleIntercept": 0, "WindowCenter": 12_000_000, "WindowWidth": 24_000_000}
+    tags: dict[str, object] = {"RescaleSlope": 100_000, "RescaleIntercept": 0}
+    tags |= {"WindowCenter": 12_000_000, "WindowWidth": 24_000_000}
     path = tmp_path / "counts.dcm"
-    path.write_bytes(dicom_bytes(data_set(stored, **tags)))
+    path.write_bytes(dicom_bytes(data_set(stored, changes=tags)))
     shown = (stored * 1e5 - 11_999_999.5) / 23_999_999 + 0.5
     np.testing.assert_allclose(read_image(path, specification()).pixels, shown.clip(0, 1), atol=1e-6)
