@@ -25,7 +25,7 @@ from contract.identity import Role
 from demonstration import deployment
 from demonstration.commands import PROGRAMS
 
-STOP_SECONDS = 20.0
+STOP_SECONDS = 90.0
 
 
 class ServerHere:

@@ -139,7 +139,7 @@ def test_json_alone_on_stdout_and_nothing_left(temporary: Path, tiny_model: Path
     ("moment", "number"),
     [
         ("authority.pem", signal.SIGINT),
-        ("model-owner.log", signal.SIGTERM),
+        pytest.param("model-owner.log", signal.SIGTERM, marks=pytest.mark.slow),
         pytest.param("model-owner.log", signal.SIGINT, marks=pytest.mark.slow),
         pytest.param("phantom.dcm", signal.SIGTERM, marks=pytest.mark.slow),
         pytest.param("consumed/*", signal.SIGTERM, marks=pytest.mark.slow),
