@@ -96,16 +96,20 @@ class Header:
 
 def read_header(file: DicomFile) -> Header:
     """The tags of the layout. Raises ImageError for a file without pixels."""
-    for readable in (file, with_known_vrs):
-        chosen = readable if isinstance(readable, DicomFile) else readable(file)
-        if chosen is None:
-            break
-        source = chosen.beginning()
-        tags = dcmread(source, stop_before_pixels=True, specific_tags=list(HEADER_TAGS))
-        keyword = PIXEL_KEYWORDS.get(source.read(4))
-        if keyword is not None:
-            return Header(file=chosen, tags=tags, keyword=keyword)
-    raise ImageError("the DICOM file holds no picture (no pixel data), or is cut short: export the image itself")
+    found = _header(file)
+    if found is None and (mended := with_known_vrs(file)) is not None:
+        found = _header(mended)
+    if found is None:
+        raise ImageError("the DICOM file holds no picture (no pixel data), or is cut short: export the image itself")
+    return found
+
+
+def _header(file: DicomFile) -> Header | None:
+    """None where no pixels follow the header."""
+    source = file.beginning()
+    tags = dcmread(source, stop_before_pixels=True, specific_tags=list(HEADER_TAGS))
+    keyword = PIXEL_KEYWORDS.get(source.read(4))
+    return None if keyword is None else Header(file=file, tags=tags, keyword=keyword)
 
 
 def read_layout(found: Header, choice: FrameChoice, limits: Limits) -> PixelLayout:
