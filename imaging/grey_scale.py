@@ -1,9 +1,14 @@
 """Values -> grey in [0, 1] by a window (PS3.3 C.11.2.1) or by their own range."""
 
+from typing import Final
+
 import numpy as np
 from numpy.typing import NDArray
 
 from contract.model_card import Window
+
+LARGEST: Final = 1e30
+"""Of a value, either way: leaves room for differences of two in float32."""
 
 
 def stretched(values: NDArray[np.float32], window: Window | None) -> NDArray[np.float32]:

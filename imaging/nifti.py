@@ -29,12 +29,11 @@ from imaging.formats import (
     is_nifti,
     third_party_reader,
 )
-from imaging.grey_scale import stretched
+from imaging.grey_scale import LARGEST, stretched
 
 _BELOW_TO_ABOVE = 2
 """An axis of NIfTI's world, by the direction in which it grows; 0 is left to right, 1 back to front."""
 _COLOURS = ("R", "G", "B")
-_LARGEST = 1e30  # leaves room for differences of two values in float32
 MOST_MEMBERS: Final = 100_000
 """Parts of a gzip file. Programs that write one in blocks make a block of 64 KiB."""
 _PIECE: Final = 1 << 16
@@ -170,7 +169,7 @@ def _shown(
     with np.errstate(over="ignore"):
         values = plane.astype(np.float32)
     missing = np.isnan(values)
-    if missing.all() or not np.abs(values, where=~missing, out=np.zeros_like(values)).max() < _LARGEST:
+    if missing.all() or not np.abs(values, where=~missing, out=np.zeros_like(values)).max() < LARGEST:
         raise ImageError("the NIfTI file holds values that are not finite numbers: export it again")
     warnings: tuple[ImageWarning, ...] = ()
     if missing.any():

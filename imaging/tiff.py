@@ -20,7 +20,7 @@ from imaging.formats import (
     chosen_frame,
     third_party_reader,
 )
-from imaging.grey_scale import stretched
+from imaging.grey_scale import LARGEST, stretched
 from imaging.tiff_pages import SampleKind, TiffFile, TiffPage
 from imaging.tiff_samples import check_storage, read_samples
 
@@ -126,7 +126,7 @@ def _told_bits(page: TiffPage) -> int | None:
 def _finite(samples: NDArray[Any]) -> NDArray[np.float32]:
     with np.errstate(over="ignore"):
         numbers = samples.astype(np.float32)
-    if not np.isfinite(numbers).all() or np.abs(numbers).max() > 1e30:
+    if not np.isfinite(numbers).all() or np.abs(numbers).max() > LARGEST:
         raise ImageError("the TIFF file holds values that are not finite numbers: export it again")
     return numbers
 

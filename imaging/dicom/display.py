@@ -13,7 +13,7 @@ from contract.model_card import Window
 from imaging.dicom.lookup_table import LookupTable, is_depth, is_empty, read_lookup_table
 from imaging.dicom.tags import code, has_decimal_comma, items, numbers
 from imaging.formats import ImageWarning
-from imaging.grey_scale import full_range, stretched, windowed
+from imaging.grey_scale import LARGEST, full_range, stretched, windowed
 
 TRANSFORMATION_TAGS = (
     "ModalityLUTSequence",
@@ -26,7 +26,6 @@ TRANSFORMATION_TAGS = (
 )
 _NUMBERS = ("RescaleSlope", "RescaleIntercept", "WindowCenter", "WindowWidth")
 _FUNCTIONS = ("LINEAR", "LINEAR_EXACT", "SIGMOID")
-_LARGEST = 1e30  # leaves room for differences of two values in float32
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -61,7 +60,7 @@ def apply_modality(
     with np.errstate(all="ignore"):
         values *= np.float32(slope)
         values += np.float32(intercept)
-    if slope == 0 or not (values.min() > -_LARGEST and values.max() < _LARGEST):
+    if slope == 0 or not (values.min() > -LARGEST and values.max() < LARGEST):
         raise ImageError("the DICOM header's rescale slope and intercept make no picture: export the file again")
     if slopes and intercepts:
         return values, ()
