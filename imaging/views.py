@@ -18,7 +18,8 @@ VIEW_NOT_JUDGED: Final = "view-not-judged"
 
 FRONTAL_VIEWS: Final = frozenset({View.AP.value, View.PA.value, FRONTAL})
 LATERAL_VIEWS: Final = frozenset({View.LEFT_LATERAL.value, View.RIGHT_LATERAL.value, LATERAL})
-_GROUPS = MappingProxyType({FRONTAL: FRONTAL_VIEWS, LATERAL: LATERAL_VIEWS})
+GROUPS = MappingProxyType({FRONTAL: FRONTAL_VIEWS, LATERAL: LATERAL_VIEWS})
+"""All that a view which says no more may be."""
 _WORDS = MappingProxyType(
     {
         "AP": "AP (front to back)",
@@ -67,4 +68,4 @@ def view_words(view: str) -> str:
 
 def _possible(told: tuple[str, ...]) -> set[str]:
     """Views that are all that is told."""
-    return set.intersection(*({*_GROUPS.get(view, {view})} for view in told))
+    return set.intersection(*({*GROUPS.get(view, {view})} for view in told))

@@ -8,7 +8,7 @@ from pydicom import Dataset
 
 from imaging.dicom.tags import code, codes, items, texts
 from imaging.formats import ImageWarning
-from imaging.views import FRONTAL, FRONTAL_VIEWS, LATERAL, LATERAL_VIEWS
+from imaging.views import FRONTAL, FRONTAL_VIEWS, GROUPS, LATERAL, LATERAL_VIEWS
 
 GEOMETRY_TAGS: Final = (
     "ViewPosition",
@@ -185,8 +185,7 @@ def orientation_warnings(told: Dataset) -> tuple[ImageWarning, ...]:
 
 def _is_implied(view: str, views: list[str]) -> bool:
     """Whether `view` only repeats a more exact one."""
-    groups = ((FRONTAL, FRONTAL_VIEWS), (LATERAL, LATERAL_VIEWS))
-    return any(view == name and (group - {name}) & {*views} for name, group in groups)
+    return bool((GROUPS.get(view, frozenset()) - {view}) & {*views})
 
 
 def _view(named: str | None) -> str | None:
