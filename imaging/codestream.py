@@ -7,12 +7,16 @@ from enum import StrEnum
 
 _WITHOUT_LENGTH = {0x01, *range(0xD0, 0xD9)}
 JPEG_FRAME_HEADERS = frozenset({*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC})
-_LOSSLESS, _JPEG_LS = {0xC3, 0xC7, 0xCB, 0xCF}, 0xF7
+LOSSLESS_JPEG = frozenset({0xC3, 0xC7, 0xCB, 0xCF})
+JPEG_LS = 0xF7
+"""Markers of frame headers, of JPEG-LS too; those of lossless JPEG; and that of JPEG-LS alone."""
 _SCAN = 0xDA
 _MOST_JPEG_BITS = 16
 _CODING_STYLE = 0xFF52
 MOST_MARKERS = 1 << 16
 """Before the picture itself: a header that has more is none."""
+END_OF_PICTURE = b"\xff\xd9"
+"""Of JPEG, JPEG-LS and JPEG 2000 alike."""
 
 
 class Coder(StrEnum):
@@ -101,22 +105,33 @@ def jpeg_segments(data: bytes) -> Iterator[tuple[int, int]]:
         position += 2 + length
 
 
+def jpeg_frame(data: bytes, position: int) -> tuple[int, int, int, int]:
+    """(bits of a sample, rows, columns, components) by the frame header that `jpeg_segments` found there."""
+    bits, rows, columns, components = struct.unpack_from(">B2HB", data, position + 4)
+    return bits, rows, columns, components
+
+
+def has_end(data: bytes, *, padding: int = 64) -> bool:
+    """Whether a compressed picture ends as it should, but for so many bytes that may pad it."""
+    return END_OF_PICTURE in data[-padding:]
+
+
 def _jpeg(data: bytes) -> Codestream | None:
     found: Codestream | None = None
     for marker, position in jpeg_segments(data):
         if marker in JPEG_FRAME_HEADERS:
-            precision, rows, columns, components = struct.unpack_from(">B2HB", data, position + 4)
+            precision, rows, columns, components = jpeg_frame(data, position)
             if not 0 < precision <= _MOST_JPEG_BITS:
                 return None
             found = Codestream(
-                coder=Coder.JPEG_LS if marker == _JPEG_LS else Coder.JPEG,
+                coder=Coder.JPEG_LS if marker == JPEG_LS else Coder.JPEG,
                 rows=rows,
                 columns=columns,
                 components=components,
                 precision=precision,
-                lossless=marker in _LOSSLESS,
+                lossless=marker in LOSSLESS_JPEG,
             )
-            if marker != _JPEG_LS:
+            if marker != JPEG_LS:
                 return found
         elif marker == _SCAN:
             return _near_lossless(found, data, position)

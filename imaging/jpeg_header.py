@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from contract.errors import ImageError
-from imaging.codestream import JPEG_FRAME_HEADERS, jpeg_segments
+from imaging.codestream import JPEG_FRAME_HEADERS, JPEG_LS, LOSSLESS_JPEG, jpeg_frame, jpeg_segments
 from imaging.formats import Limits
 
 MOST_SCANS: Final = 40
@@ -30,9 +30,9 @@ class JpegHeader:
     @property
     def obstacle(self) -> str | None:
         """Why no decoder here reads it; None where one does."""
-        if self.process in (0xC3, 0xC7, 0xCB, 0xCF):
+        if self.process in LOSSLESS_JPEG:
             return "lossless JPEG"
-        if self.process == 0xF7:
+        if self.process == JPEG_LS:
             return "JPEG-LS"
         if self.process in (0xC5, 0xC6, 0xCD, 0xCE):
             return "hierarchical JPEG"
@@ -45,10 +45,10 @@ def read_jpeg_header(data: bytes) -> JpegHeader | None:
     """Walk the markers up to the frame header; None where none is found."""
     exif = b""
     for marker, position in jpeg_segments(data):
-        (length,) = struct.unpack_from(">H", data, position + 2)
         if marker in JPEG_FRAME_HEADERS:
-            bits, rows, columns, components = struct.unpack_from(">BHHB", data, position + 4)
+            bits, rows, columns, components = jpeg_frame(data, position)
             return JpegHeader(process=marker, bits=bits, rows=rows, columns=columns, components=components, exif=exif)
+        (length,) = struct.unpack_from(">H", data, position + 2)
         content = data[position + 4 : position + 2 + length]
         if marker == _APP1 and content.startswith(_EXIF):
             exif = content

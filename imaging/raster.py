@@ -13,6 +13,7 @@ from PIL import Image, ImageOps
 
 from contract.errors import ImageError
 from contract.model_card import ColourChoice, InputSpecification
+from imaging.codestream import has_end
 from imaging.colour import grey_of_colours, same_in_all_colours
 from imaging.depth import FEWER_BITS, LITTLE_RANGE, range_question, scaled
 from imaging.exif_orientation import upright
@@ -32,7 +33,6 @@ _KINDS = {
 } | dict.fromkeys(_GREY_16_BIT_MODES, "grey, 16 bits")
 """What Pillow's modes are called."""
 _TRANSPARENCY = ImageWarning("transparency", "the image has transparent parts; transparency was ignored")
-_END_OF_IMAGE = b"\xff\xd9"
 _MOST_PADDING = 1024
 _ORIENTATION = 0x0112
 _SEVERAL = "the file holds several images: export the one to diagnose as a file of its own"
@@ -123,7 +123,7 @@ def _whole(source: BoundedReader) -> bytes:
 
 
 def _has_end(jpeg: bytes) -> bool:
-    return _END_OF_IMAGE in jpeg[-_MOST_PADDING:]
+    return has_end(jpeg, padding=_MOST_PADDING)
 
 
 def _opened(data: bytes, file_format: str, limits: Limits) -> Image.Image:

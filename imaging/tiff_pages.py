@@ -21,7 +21,8 @@ MAX_VALUES: Final = 1 << 20
 """Values of one tag: as many as a picture of 100 million pixels has tiles."""
 MAX_DESCRIPTION: Final = 4096
 
-_CUT = "the TIFF file is cut short: export or copy it again"
+CUT = "the TIFF file is cut short: export or copy it again"
+"""For messages."""
 _DAMAGED = "the TIFF file is damaged in its list of pictures: export or copy it again"
 
 
@@ -190,7 +191,7 @@ class TiffFile:
             size = entries * self._entry.itemsize
             content = self.read(at + counter.itemsize, size + self._address.itemsize)
             if len(content) < size:
-                raise ImageError(_CUT)
+                raise ImageError(CUT)
             left -= size
             if left < 0:  # they lie in each other, to take more memory than the file has
                 raise ImageError(_DAMAGED)
@@ -239,7 +240,7 @@ class _Tags:
         lies_inside = count * kind.itemsize <= len(inside)
         content = inside[:size] if lies_inside else self.file.read(int(found["value"][0]), size)
         if len(content) < size:
-            raise ImageError(_CUT)
+            raise ImageError(CUT)
         return np.frombuffer(content, kind)
 
     def same_number(self, tag: Tag, default: int, what: str) -> int:

@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from contract.errors import ImageError
-from imaging.codestream import read_codestream
+from imaging.codestream import has_end, read_codestream
 from imaging.formats import Limits
 from imaging.jpeg_header import check_passes
-from imaging.tiff_pages import SampleKind, TiffFile, TiffPage
+from imaging.tiff_pages import CUT, SampleKind, TiffFile, TiffPage
 
 MAX_SAMPLES: Final = 4
 _PLAIN, _RLE, _GROUP_3, _GROUP_4, _LZW, _JPEG, _DEFLATE, _OLD_DEFLATE = 1, 2, 3, 4, 5, 7, 8, 32946
@@ -30,7 +30,6 @@ _NAMES = {
 }  # fmt: skip
 _YBR, _RGB = 6, 2
 _EXPORT = "export it without compression or with LZW"
-_CUT = "the TIFF file is cut short: export or copy it again"
 _NOWHERE = "the TIFF file does not say where all parts of its picture are: export it again"
 _DAMAGED = "the compressed picture in the TIFF file is damaged: export or copy the file again"
 _MOST_LARGER = 4
@@ -105,7 +104,7 @@ def _segments(file: TiffFile, page: TiffPage) -> Iterator[bytes]:
             raise ImageError("parts of the picture are missing in the TIFF file: export it again")
         data = file.read(offset, min(byte_count, most))
         if page.compression in _FAX and len(data) < byte_count:  # a fax has no length of its own
-            raise ImageError(_CUT)
+            raise ImageError(CUT)
         left -= len(data)
         if left < 0:  # the same bytes again and again, to keep a reader busy
             raise ImageError(_DAMAGED)
@@ -131,7 +130,7 @@ def _decoded(data: bytes, page: TiffPage, rows: int) -> NDArray[Any]:
     size = _plain_bytes(page, rows)
     plain = _decompressed(data, page.compression, size)
     if len(plain) < size:
-        raise ImageError(_CUT if page.compression == _PLAIN else _DAMAGED)
+        raise ImageError(CUT if page.compression == _PLAIN else _DAMAGED)
     return _unpredicted(plain[:size], page, shape)
 
 
@@ -222,15 +221,11 @@ def _jpeg(data: bytes, page: TiffPage, shape: tuple[int, int, int]) -> NDArray[A
         raise ImageError(_DAMAGED)
     if (stream.precision, stream.components) != (page.bits, shape[2]):
         raise ImageError("the TIFF file and the JPEG in it differ in bits or colours: export the file again")
-    if b"\xff\xd9" not in data[-_JPEG_END:]:
-        raise ImageError(_CUT)
+    if not has_end(data):
+        raise ImageError(CUT)
     check_passes(data, rows=stream.rows, columns=stream.columns)
     marked = b"JFIF\0" in data[:32]
     told = _RGB if page.photometric == _RGB and not marked else None
     wanted = _RGB if page.photometric in (_RGB, _YBR) and not page.planar else None
     values = imagecodecs.jpeg8_decode(data, tables=page.jpeg_tables or None, colorspace=told, outcolorspace=wanted)
     return np.asarray(values).reshape(*stream.shape, shape[2])[: shape[0]]
-
-
-_JPEG_END = 64
-"""Bytes in which a JPEG's end must lie: what pads it is short."""

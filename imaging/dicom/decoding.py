@@ -19,7 +19,7 @@ from pydicom.uid import RLELossless
 
 from contract.errors import ImageError
 from contract.model_card import ColourChoice
-from imaging.codestream import Coder, Codestream, read_codestream
+from imaging.codestream import END_OF_PICTURE, Coder, Codestream, has_end, read_codestream
 from imaging.colour import brightness
 from imaging.dicom.bits import Samples
 from imaging.dicom.frames import compressed_frame, native_frame
@@ -37,9 +37,6 @@ _JPEG_EXTENDED = "1.2.840.10008.1.2.4.51"
 _LOSSY_JPEG_2000 = ("1.2.840.10008.1.2.4.91", "1.2.840.10008.1.2.4.203")
 _MOST_STRAY_BYTES = 8
 """Before the end of a JPEG-LS picture."""
-_END_OF_PICTURE = b"\xff\xd9"
-"""Of JPEG, JPEG-LS and JPEG 2000 alike."""
-_MOST_PADDING = 64
 _DAMAGED = "the compressed picture in the DICOM file is damaged: export or copy the file again"
 _NOT_GREY = "the DICOM file does not decode to one grey image: export it again"
 _SLACK = 16
@@ -114,17 +111,17 @@ def _slack(stream: Codestream, layout: PixelLayout, file: DicomFile) -> int:
 
 
 def _unpacked(data: bytes, stream: Codestream, file: DicomFile) -> NDArray[np.unsignedinteger]:
-    ended = _END_OF_PICTURE in data[-_MOST_PADDING:]
+    ended = has_end(data)
     match stream.coder:
         case Coder.JPEG if stream.precision == 8 and not stream.lossless and ended:
             return _by_pillow(data)
         case Coder.JPEG:
-            return _by_gdcm(data if ended else data + _END_OF_PICTURE, stream, file)
+            return _by_gdcm(data if ended else data + END_OF_PICTURE, stream, file)
         case Coder.JPEG_LS:
             return _jpeg_ls(data, stream)
         case Coder.JPEG_2000:
             # Where the end alone is missing, a byte of padding may stand there.
-            return _jpeg_2000((data,) if ended else (data + _END_OF_PICTURE, data[:-1] + _END_OF_PICTURE), stream)
+            return _jpeg_2000((data,) if ended else (data + END_OF_PICTURE, data[:-1] + END_OF_PICTURE), stream)
         case _:
             assert_never(stream.coder)
 
@@ -196,12 +193,12 @@ def _jpeg_ls(data: bytes, stream: Codestream) -> NDArray[np.unsignedinteger]:
 
 
 def _without_stray_bytes(data: bytes) -> bytes:
-    body = data[: data.rfind(b"\xff\xd9")]
+    body = data[: data.rfind(END_OF_PICTURE)]
     for stray in range(1, _MOST_STRAY_BYTES + 1):
         if body[-stray:].strip(b"\0\xff"):
             break
         try:
-            return bytes(jpeg_ls.decode_pixel_data(body[:-stray] + b"\xff\xd9")[0])
+            return bytes(jpeg_ls.decode_pixel_data(body[:-stray] + END_OF_PICTURE)[0])
         except RuntimeError:
             continue
     raise ImageError(_DAMAGED)
