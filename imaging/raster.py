@@ -15,7 +15,7 @@ from contract.errors import ImageError
 from contract.model_card import ColourChoice, InputSpecification
 from imaging.codestream import has_end
 from imaging.colour import grey_of_colours, same_in_all_colours
-from imaging.depth import FEWER_BITS, LITTLE_RANGE, range_question, scaled
+from imaging.depth import range_question, scaled
 from imaging.exif_orientation import upright
 from imaging.formats import BoundedReader, DecodedFile, ImageWarning, Limits, PolarityToldBy, third_party_reader
 from imaging.jpeg_header import JpegHeader, check_passes, read_jpeg_header
@@ -53,11 +53,13 @@ def read_png(source: BoundedReader, specification: InputSpecification, limits: L
         encoding = _KINDS.get(image.mode, image.mode)
         orientation = int(image.getexif().get(_ORIENTATION, 1))
         ImageOps.exif_transpose(image, in_place=True)
-        pixels, warnings = _grey(image, header, specification.colour)
+        image.load()  # Pillow refuses damage that the decoder of 16 bits forgives
         if header.bits == 16 and image.mode not in _GREY_16_BIT_MODES and (deep := _of_16_bits(data)) is not None:
-            exact, question = scaled(upright(deep, orientation), 16, told_bits=header.significant_bits)
-            others = [warning for warning in warnings if warning.code not in (FEWER_BITS, LITTLE_RANGE)]
-            pixels, warnings = exact, (*question, *others)
+            pixels, warnings = scaled(upright(deep, orientation), 16, told_bits=header.significant_bits)
+        else:
+            pixels, warnings = _grey(image, header, specification.colour)
+        if _is_see_through(image):
+            warnings = (*warnings, _TRANSPARENCY)
         return DecodedFile(pixels=pixels, encoding=encoding, polarity=PolarityToldBy.NOBODY, warnings=warnings)
 
 
@@ -152,19 +154,16 @@ def _grey(
     image: Image.Image, header: PngHeader, choice: ColourChoice
 ) -> tuple[NDArray[np.float32], tuple[ImageWarning, ...]]:
     """The grey values of an image, and what the user should know of them."""
-    see_through = (_TRANSPARENCY,) if _is_see_through(image) else ()
     if image.mode in _GREY_16_BIT_MODES:
-        pixels, warnings = scaled(np.asarray(image).astype(np.uint16), 16, told_bits=header.significant_bits)
-        return pixels, (*warnings, *see_through)
+        return scaled(np.asarray(image).astype(np.uint16), 16, told_bits=header.significant_bits)
     if image.mode in ("1", "L"):
         told = header.significant_bits if header.bits == 8 else None
-        pixels, warnings = scaled(np.asarray(image if image.mode == "L" else image.convert("L")), 8, told_bits=told)
-        return pixels, (*warnings, *see_through)
+        return scaled(np.asarray(image if image.mode == "L" else image.convert("L")), 8, told_bits=told)
     if image.mode not in ("LA", "P", "PA", "RGB", "RGBA"):
         name = {"CMYK": "printing colours (CMYK)"}.get(image.mode, f"colour mode {image.mode}")
         raise ImageError(f"images in {name} are not read: export a grey image")
     pixels, warnings = grey_of_colours(np.asarray(image.convert("RGB")), choice)
-    return pixels, (*warnings, *range_question(pixels, header.bits), *see_through)
+    return pixels, (*warnings, *range_question(pixels, header.bits))
 
 
 def _is_see_through(image: Image.Image) -> bool:
