@@ -36,7 +36,8 @@ from secure_computation.channel.stream import Deadline
 from secure_computation.plan import make_plan, parse_plan
 from tests.end_to_end.models import INPUT, radiograph, write_tiny_model
 from tests.federated_learning.secure_aggregation.rounds import make_terms, signing_keys
-from tests.imaging.raster_kinds import NIFTIS, TIFFS
+from tests.imaging.nifti_kinds import NIFTIS
+from tests.imaging.tiff_kinds import TIFFS
 from tests.secure_computation.networks import small_network
 
 PEER = Party(role=Role.MODEL_OWNER, organisation="north-lab")

@@ -6,6 +6,7 @@ python -m tests.imaging.make_table
 """
 
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from types import MappingProxyType
 
@@ -20,8 +21,9 @@ from contract.errors import ImageError
 from contract.model_card import ColourChoice, InputSpecification
 from imaging import read_image
 from imaging.formats import FileFormat
+from tests.imaging import dicom_kinds, drawn
 from tests.imaging.forgiven_dicom import KINDS as KINDS_OF_DICOM
-from tests.imaging.further_rasters import KINDS as KINDS_OF_RASTER
+from tests.imaging.raster_kinds import KINDS as KINDS_OF_RASTER
 from tests.imaging.samples import (
     colour_data_set,
     compressed,
@@ -146,24 +148,23 @@ def table() -> str:
 
 def dicom_table() -> str:
     """What happens with each odd kind of DICOM file."""
-    lines = ["| kind | what happens |", "| --- | --- |"]
-    with tempfile.TemporaryDirectory() as name:
-        path = Path(name) / "image"
-        for kind, drawn in KINDS_OF_DICOM.items():
-            path.write_bytes(drawn.make())
-            lines.append(f"| {kind} | {what_happens(path, drawn.card)} |")
-    return "\n".join(lines) + "\n"
+    return drawn_table(("kind",), (((name,), kind) for name, kind in KINDS_OF_DICOM.items()))
 
 
 def kinds_table() -> str:
     """What happens with each kind of TIFF, PNG, JPEG and NIfTI file."""
-    lines = ["| format | kind | what happens |", "| --- | --- | --- |"]
-    with tempfile.TemporaryDirectory() as name:
-        path = Path(name) / "image"
-        for file_format, kinds in KINDS_OF_RASTER.items():
-            for kind, drawn in kinds.items():
-                path.write_bytes(drawn.make())
-                lines.append(f"| {file_format} | {kind} | {what_happens(path, drawn.card)} |")
+    rows = (((group, name), kind) for group, kinds in KINDS_OF_RASTER.items() for name, kind in kinds.items())
+    return drawn_table(("format", "kind"), rows)
+
+
+def drawn_table(heads: tuple[str, ...], rows: Iterable[tuple[tuple[str, ...], dicom_kinds.Kind | drawn.Kind]]) -> str:
+    """What happens with each file, beside the cells that say which it is."""
+    lines = [f"| {' | '.join(heads)} | what happens |", f"| {'--- | ' * len(heads)}--- |"]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "image"
+        for names, kind in rows:
+            path.write_bytes(kind.make())
+            lines.append(f"| {' | '.join(names)} | {what_happens(path, kind.card)} |")
     return "\n".join(lines) + "\n"
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from contract.errors import ImageError
 from imaging import read_image
-from tests.imaging.further_rasters import KINDS
+from tests.imaging.raster_kinds import KINDS
 
 
 @pytest.mark.parametrize(("file_format", "name"), [(group, name) for group, kinds in KINDS.items() for name in kinds])
