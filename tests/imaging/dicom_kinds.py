@@ -62,9 +62,9 @@ def marked(old: bytes, new: bytes, **tags: object) -> bytes:
     return content.replace(old, new)
 
 
-def coded(value: str) -> Sequence:
+def coded(value: str, meaning: str = "as coded") -> Sequence:
     item = Dataset()
-    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, "SCT", "as coded"
+    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, "SCT", meaning
     return Sequence([item])
 
 

@@ -99,9 +99,14 @@ def palette_data_set(indices: NDArray[np.uint8], palette: NDArray[np.uint16], **
 
 def compressed(made: Dataset, frame: bytes, syntax: str, *, table: bytes = b"") -> bytes:
     """A file of this data set whose pixels are one compressed frame, after a table of offsets."""
-    padded = frame + b"\0" * (len(frame) % 2)
-    items = b"".join(b"\xfe\xff\x00\xe0" + struct.pack("<I", len(content)) + content for content in (table, padded))
-    made.PixelData = items
+    return in_items(made, [table, frame], syntax)
+
+
+def in_items(made: Dataset, contents: list[bytes], syntax: str) -> bytes:
+    """A file of this data set whose compressed pixels are these items, a table of offsets first where there is one."""
+    padded = [content + b"\0" * (len(content) % 2) for content in contents]
+    items = [b"\xfe\xff\x00\xe0" + struct.pack("<I", len(content)) + content for content in padded]
+    made.PixelData = b"".join(items)
     made["PixelData"].VR = "OB"
     made["PixelData"].is_undefined_length = True
     made.file_meta.TransferSyntaxUID = UID(syntax)

@@ -14,6 +14,7 @@ from pydicom.uid import ExplicitVRBigEndian, RLELossless
 from contract.errors import ImageError
 from imaging import read_image
 from imaging.dicom.bits import Samples, stored_values
+from tests.imaging.dicom_kinds import jpeg_2000
 from tests.imaging.samples import compressed, data_set, dicom_bytes, specification
 
 ROWS, COLUMNS = 16, 24
@@ -56,10 +57,6 @@ def big_endian(made: Dataset, patterns: Cells) -> bytes:
     made.PixelData = (patterns.byteswap() if made.BitsAllocated == 16 else patterns).tobytes()
     made["PixelData"].VR = "OW" if made.BitsAllocated == 16 else "OB"
     return dicom_bytes(made)
-
-
-def jpeg_2000(values: NDArray[np.integer]) -> bytes:
-    return bytes(imagecodecs.jpeg2k_encode(values, level=0, reversible=True, codecformat="j2k"))
 
 
 def jpeg_lossless(patterns: Cells) -> bytes:

@@ -6,21 +6,15 @@ from pathlib import Path
 import imagecodecs
 import numpy as np
 import pytest
-from pydicom.uid import UID
 
 from contract.errors import ImageError
 from contract.model_card import FrameChoice
 from imaging import read_image
-from tests.imaging.samples import data_set, dicom_bytes, picture, specification
+from tests.imaging.samples import data_set, in_items, picture, specification
 
 FRAMES = [picture(bits=12, seed=seed) for seed in range(3)]
 ENCODED = [bytes(imagecodecs.jpegls_encode(frame)) for frame in FRAMES]
 JPEG_LS = "1.2.840.10008.1.2.4.80"
-
-
-def item(content: bytes) -> bytes:
-    padded = content + b"\0" * (len(content) % 2)
-    return b"\xfe\xff\x00\xe0" + struct.pack("<I", len(padded)) + padded
 
 
 def file(fragments: list[bytes], *, table: list[int] | None, frames: int | None = len(FRAMES)) -> bytes:
@@ -28,12 +22,8 @@ def file(fragments: list[bytes], *, table: list[int] | None, frames: int | None 
     made = data_set(FRAMES[0], bits=12)
     if frames is not None:
         made.NumberOfFrames = frames
-    begin = b"" if table is None else item(b"".join(struct.pack("<I", offset) for offset in table))
-    made.PixelData = begin + b"".join(map(item, fragments))
-    made["PixelData"].VR = "OB"
-    made["PixelData"].is_undefined_length = True
-    made.file_meta.TransferSyntaxUID = UID(JPEG_LS)
-    return dicom_bytes(made)
+    begin = [] if table is None else [struct.pack(f"<{len(table)}I", *table)]
+    return in_items(made, [*begin, *fragments], JPEG_LS)
 
 
 def halves(frames: list[bytes]) -> list[bytes]:

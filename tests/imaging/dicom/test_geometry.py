@@ -3,20 +3,13 @@
 from pathlib import Path
 
 import pytest
-from pydicom import Dataset
-from pydicom.sequence import Sequence
 
 from contract.model_card import View
 from imaging import read_image
+from tests.imaging.dicom_kinds import coded
 from tests.imaging.samples import data_set, dicom_bytes, picture, specification
 
 Codes = list[tuple[str, bool]]
-
-
-def coded(value: str, meaning: str = "as coded") -> Sequence:
-    item = Dataset()
-    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, "SCT", meaning
-    return Sequence([item])
 
 
 def warned(folder: Path, *, views: tuple[View, ...] = (), **tags: object) -> Codes:
