@@ -1,4 +1,7 @@
-"""Small files that were once read wrongly, with the right pictures beside them. They are not in the repository."""
+"""Folders beside the repository that tests read: real images, and cases that were once read wrongly.
+
+Cases are small files with the right pictures beside them.
+"""
 
 import os
 from pathlib import Path
@@ -8,13 +11,17 @@ import pytest
 from numpy.typing import NDArray
 
 
+def shared_folder(name: str, variable: str, what: str) -> Path:
+    """What a variable of the environment names, else ../shared/`name`; the test is skipped where there is none."""
+    folder = Path(os.environ.get(variable) or Path(__file__).resolve().parents[2] / "shared" / name)
+    if not folder.is_dir():
+        pytest.skip(f"no folder of {what}: set {variable} to run this test")
+    return folder
+
+
 def cases_folder() -> Path:
     """MEDICAL_CASES, else ../shared/cases beside the repository; the test that asks is skipped where there is none."""
-    beside = Path(__file__).resolve().parents[2] / "shared" / "cases"
-    folder = Path(os.environ.get("MEDICAL_CASES") or beside)
-    if not folder.is_dir():
-        pytest.skip("no folder of cases: set MEDICAL_CASES to run this test")
-    return folder
+    return shared_folder("cases", "MEDICAL_CASES", "cases")
 
 
 def right_picture(case: Path) -> NDArray[np.float32]:
