@@ -24,8 +24,6 @@ def draft_card(path: Path) -> dict[str, Any]:
     if channels not in {1, 3}:
         raise ModelFileError(f"the model takes {channels} channels: only grey (1) and colour (3) images can be read")
     tasks = fitting_tasks(ending_of(model.graph), lowered.outputs)
-    if not tasks:
-        raise ModelFileError("the model ends in Softmax of one number, which is always 1: end it in Sigmoid")
     return {
         "name": _name_of(path) or _fill_in("name"),
         "version": "1.0.0",
@@ -59,9 +57,8 @@ def write_card(card: dict[str, Any], path: Path) -> None:
 
 def unfilled_fields(card: dict[str, Any]) -> list[str]:
     """Fields, by their path, that people have to fill in."""
-    fields = {**{key: value for key, value in card.items() if key != "input"}} | {
-        f"input.{key}": value for key, value in card["input"].items()
-    }
+    fields = {key: value for key, value in card.items() if key != "input"}
+    fields |= {f"input.{key}": value for key, value in card["input"].items()}
     return [name for name, value in fields.items() if FILL_IN in json.dumps(value)]
 
 

@@ -107,10 +107,14 @@ def ending_of(graph: "onnx.GraphProto") -> Ending:
 
 
 def fitting_tasks(ending: Ending, outputs: int) -> tuple[Task, ...]:
-    """The tasks that a model with so many outputs and this ending may have."""
+    """The tasks that a model with so many outputs and this ending may have. Raises ModelFileError where none fits."""
     match ending:
         case Ending.SOFTMAX | Ending.LOG_SOFTMAX:
-            return (Task.CLASSIFICATION,) if outputs > 1 else ()
+            if outputs == 1:
+                raise ModelFileError(
+                    f"{_ends_in(ending, 1)}, which is always the same: end it in Sigmoid, or without either"
+                )
+            return (Task.CLASSIFICATION,)
         case Ending.SIGMOID:
             return (Task.MULTI_LABEL,) if outputs > 1 else (Task.BINARY,)
         case Ending.LOGITS:
@@ -122,17 +126,20 @@ def fitting_tasks(ending: Ending, outputs: int) -> tuple[Task, ...]:
 def check_card(ending: Ending, outputs: int, card: ModelCard) -> None:
     """Raise ModelFileError where the card's task or classes do not go with the model's ending and outputs."""
     fitting = fitting_tasks(ending, outputs)
-    numbers = "1 number" if outputs == 1 else f"{outputs} numbers"
-    ends = f"the model ends in {numbers}" if ending is Ending.LOGITS else f"the model ends in {ending} of {numbers}"
-    if not fitting:
-        raise ModelFileError(f"{ends}, which is always the same: end it in Sigmoid, or without either")
     if card.task not in fitting:
         advice = "; or ".join(f'write "task": "{task}"{_meaning(task)}' for task in fitting)
-        raise ModelFileError(f"{ends}, which does not go with the card's task {card.task}: {advice}")
+        raise ModelFileError(
+            f"{_ends_in(ending, outputs)}, which does not go with the card's task {card.task}: {advice}"
+        )
     if outputs != card.outputs:
         raise ModelFileError(
             f"the model has {outputs} outputs, the card {len(card.classes)} classes: correct the card's classes"
         )
+
+
+def _ends_in(ending: Ending, outputs: int) -> str:
+    numbers = "1 number" if outputs == 1 else f"{outputs} numbers"
+    return f"the model ends in {numbers}" if ending is Ending.LOGITS else f"the model ends in {ending} of {numbers}"
 
 
 def _meaning(task: Task) -> str:
