@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,22 +11,12 @@ import pytest
 from contract.card_faults import FILL_IN
 from contract.errors import ModelFileError
 from contract.model_card import Task, read_card
-from model_owner import command
 from model_owner.card_drafting import draft_card
 from model_owner.onnx_import.compiling import compile_model
 from model_owner.onnx_import.reading import read_onnx
 from tests.model_owner.graphs import build, floats, node
 from tests.model_owner.test_ending import write_model
-from tests.model_owner.test_registry_and_command import tiny_model
-
-
-def run(*arguments: str | Path) -> int:
-    """Exit status of the command line, in this process."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["model-owner", *(str(argument) for argument in arguments)])
-        with pytest.raises(SystemExit) as left:
-            command.main()
-    return int(left.value.code or 0)
+from tests.model_owner.test_registry_and_command import run, tiny_model
 
 
 def filled(card: dict[str, Any], **changes: Any) -> dict[str, Any]:
