@@ -1,20 +1,14 @@
-"""First half of the lowering: which steps, at which scales. Rings and layouts come afterwards.
+"""First half of the lowering: which steps, at which scales (see `product_scales`). Rings and layouts come afterwards.
 
 A value is `fine` from a private product until the next truncation: many bits, and a mask that the dealer does not know.
 All other values are `coarse`: about `activation_bits` bits, dealt mask. A private product reads coarse values only. The
 product of two values is fine as well, of two coarse ones; its scale is theirs.
-
-Scales are exact fractions. The weight scale of a product can be any number, so each product gets the scale at which it
-meets its partners: sum pools put factors such as 9 into the scale of a residual stream, and every product that is added
-to the stream takes the same factor, so that the two differ by a power of two.
 """
 
 import math
 from dataclasses import replace
 from fractions import Fraction
 from typing import Final, assert_never
-
-import numpy as np
 
 from contract.errors import ModelFileError
 from secure_computation.engines.masked.calibration import RealRange
@@ -24,11 +18,11 @@ from secure_computation.engines.masked.drafts import (
     Precision,
     behind,
     finer_beside_crypten,
-    magnitude_of,
     scale_from_inputs,
 )
-from secure_computation.engines.masked.scales import ceil_log2, floor_log2, power_of_two_scale
-from secure_computation.engines.masked.step_bases import MAX_RING_BITS, WEIGHT_LIMIT
+from secure_computation.engines.masked.product_scales import ProductScales
+from secure_computation.engines.masked.scales import ceil_log2, power_of_two_scale
+from secure_computation.engines.masked.step_bases import MAX_RING_BITS
 from secure_computation.network import (
     INPUT,
     Activation,
@@ -57,8 +51,6 @@ _SPARE_BITS: Final = 4
 _INPUT_EXTRA_BITS: Final = 1
 _SOFTMAX_BITS: Final = 10
 """Fractional bits of what a softmax reads, at least where the ring allows it."""
-_DIFFUSED_BITS: Final = 2
-"""By how much error diffusion lowers the error of rounded weights."""
 
 
 class Drafting:
@@ -69,8 +61,9 @@ class Drafting:
     ) -> None:
         """`ranges`: of every value of the network, by name."""
         self.drafts: list[Draft] = []
-        self._network, self._weights, self._ranges = network, weights, ranges
+        self._network, self._ranges = network, ranges
         self._precision = finer_beside_crypten(network, precision)
+        self._scales = ProductScales(weights, self._precision)
         self._by_value: dict[str, Draft] = {}
         self._coarse: dict[str, Draft] = {}
         self._factors: dict[str, Draft] = {}
@@ -93,7 +86,7 @@ class Drafting:
                 self._by_value[operation.name] = draft
         output = self._by_value[self._network.output]
         if output.fine:
-            self._settle(output, None)
+            self._scales.settle(output, None)
         return output
 
     def _lower(self, operation: Operation) -> Draft | None:  # noqa: PLR0911  (one case for each kind of operation)
@@ -205,7 +198,7 @@ class Drafting:
         )  # a layer that was dead on the calibration images
         target = Fraction(1 << bits) / Fraction(magnitude)
         if source.fine:
-            self._settle(source, target)
+            self._scales.settle(source, target)
         scale = source.known_scale()
         draft.shift = max(0, ceil_log2(scale / target))
         draft.shift = min(draft.shift, MAX_RING_BITS - 4)
@@ -269,7 +262,7 @@ class Drafting:
             target = Fraction(1 << self._bits(operation.shape)) / (Fraction(source.range.magnitude) or Fraction(1))
             if isinstance(operation, Softmax):  # an error of x is one of the result, relatively, however large x is
                 target = max(target, Fraction(1 << _SOFTMAX_BITS))
-            self._settle(source, target)
+            self._scales.settle(source, target)
         draft = self._draft(operation.name, "crypten", (source,), operation.shape, operation.name, operation=operation)
         draft.scale = Fraction(CRYPTEN_SCALE)
         return draft
@@ -332,7 +325,7 @@ class Drafting:
         growth = 1
         if isinstance(operation, AveragePool | GlobalAveragePool):
             growth = math.prod(source.shape[1:] if isinstance(operation, GlobalAveragePool) else operation.kernel)
-        bound = self._largest_integer / (Fraction(self._ranges[operation.name].magnitude) or Fraction(1))
+        bound = self._scales.largest_integer / (Fraction(self._ranges[operation.name].magnitude) or Fraction(1))
         if all(scale * growth <= bound for scale in settled):
             return source
         return self._aligned(source, operation) if isinstance(operation, Add | Concat) else self._for_product(value)
@@ -341,7 +334,7 @@ class Drafting:
         """A coarse value no finer than the sum that it enters can make use of."""
         bits = self._bits(operation.shape) + _SPARE_BITS
         useful = Fraction(1 << bits) / (Fraction(self._ranges[operation.name].magnitude) or Fraction(1))
-        self._settle(source, useful)
+        self._scales.settle(source, useful)
         if source.known_scale() <= useful:
             return source
         draft = self._draft(self._new_name(source.name, "aligned"), "truncate", (source,), source.shape, operation.name)
@@ -350,51 +343,6 @@ class Drafting:
         draft.scale = source.known_scale() / (1 << draft.shift)
         self._round(draft, source, 1 << (draft.shift - 1))
         return draft
-
-    def _settle(self, draft: Draft, target: Fraction | None) -> None:
-        """Choose the scales of all products behind a fine value and carry them forward to it.
-
-        target: scale of the truncation that is to come; None at the output.
-        """
-        if draft.scale is not None:
-            return
-        products, settled, between = behind(draft)
-        if products:
-            anchor = settled[0] if settled else Fraction(1)
-            exponent = max(self._exponent(product, anchor / growth, target) for product, growth in products.items())
-            limits = (self._limit(product, anchor / growth) for product, growth in products.items())
-            exponent = min(exponent, *limits, floor_log2(self._largest_integer / (magnitude_of(draft) * anchor)))
-            for product, growth in products.items():
-                product.scale = anchor / growth * Fraction(2) ** exponent
-        for step in between:
-            scale_from_inputs(step)
-
-    @property
-    def _largest_integer(self) -> Fraction:
-        """What surely fits a ring with headroom, a sign and a spare bit."""
-        return Fraction(1 << (MAX_RING_BITS - 3 - self._precision.headroom_bits))
-
-    def _exponent(self, product: Draft, unit: Fraction, target: Fraction | None) -> int:
-        """The scale that a product would like to have, as unit * 2^exponent."""
-        source = product.inputs[0]
-        weight_scale = Fraction(1 << self._precision.weight_bits) / self._largest_weight(product)
-        exponent = floor_log2(weight_scale * source.known_scale() / unit)
-        if target is None:
-            return exponent
-        # Rounding the weights moves the sum by about the norm of the integers that they meet, an eighth to a quarter
-        # of it as their errors cancel (`diffuse`); rounding the result moves it by 2^shift.
-        inputs = math.prod(self._weights[f"{product.name}.weight"].shape[1:])
-        norm = math.sqrt(inputs * source.range.mean_square) * float(source.known_scale())
-        shift = max(0, math.ceil(math.log2(max(1.0, norm))) - _DIFFUSED_BITS + self._precision.guard_bits)
-        return min(exponent, ceil_log2(target * (1 << shift) / unit))
-
-    def _limit(self, product: Draft, unit: Fraction) -> int:
-        """The largest exponent for which weights and results fit."""
-        fitting = (WEIGHT_LIMIT - 1) * product.inputs[0].known_scale() / (self._largest_weight(product) * unit)
-        return min(floor_log2(fitting), floor_log2(self._largest_integer / (magnitude_of(product) * unit)))
-
-    def _largest_weight(self, product: Draft) -> Fraction:
-        return Fraction(float(np.abs(self._weights[f"{product.name}.weight"]).max())) or Fraction(1, 1024)
 
     def _round(self, draft: Draft, source: Draft, half: int) -> None:
         """Put `half` where it reaches only this truncation: into a bias, or into an offset of its own."""
