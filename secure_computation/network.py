@@ -54,7 +54,7 @@ def _image(shape: Shape) -> tuple[int, int, int]:
     return shape[0], shape[1], shape[2]
 
 
-def _repeats_to(small: Shape, large: Shape) -> bool:
+def repeats_to(small: Shape, large: Shape) -> bool:
     """Whether a value of shape `small`, repeated along axes on which it has one element, has the shape `large`."""
     return len(small) == len(large) and all(one in {1, other} for one, other in zip(small, large, strict=True))
 
@@ -238,7 +238,7 @@ class Multiply(BaseOperation):
     kind: Literal["multiply"] = "multiply"
 
     def infer(self, inputs: tuple[Shape, ...]) -> Shape:
-        if len(inputs) != 2 or not _repeats_to(inputs[1], inputs[0]):
+        if len(inputs) != 2 or not repeats_to(inputs[1], inputs[0]):
             raise ValueError(
                 f"needs two values of one shape, or a second one with 1 in place of some extents, got {inputs}"
             )

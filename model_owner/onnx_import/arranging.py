@@ -14,15 +14,9 @@ import numpy as np
 
 from model_owner.onnx_import.cutting import cut_out
 from model_owner.onnx_import.draft import Array, ChannelMap, Double, Draft, Node, Positions
-from model_owner.onnx_import.folding import run_reference
+from model_owner.onnx_import.folding import REARRANGING, run_reference
 from secure_computation.network import MAX_TENSOR_ELEMENTS, Reshape, Shape
 
-REARRANGING = frozenset(
-    {
-        *("Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Concat", "Gather", "Slice", "Split"),
-        *("Expand", "Tile"),
-    }
-)
 MAX_MAP_ELEMENTS = 1 << 24
 _ADVICE = "only (batch, features) and (batch, channels, height, width) can be computed on"
 
@@ -85,7 +79,7 @@ def keep_arrangement(draft: Draft, node: Node) -> Positions | None:
     first = found[0] if found else None
     if first is not None and all(other is not None and np.array_equal(first, other) for other in found[1:]):
         shapes = {draft.shapes[draft.values[name]] for name in names}
-        if len(shapes) == 1 and _is_permutation(first, math.prod(shapes.pop())):
+        if len(shapes) == 1 and is_permutation(first, math.prod(shapes.pop())):
             return first
     settle_inputs(draft, node)
     return None
@@ -177,19 +171,20 @@ def columns_by_element(draft: Draft, node: Node, weight: Double) -> tuple[str, D
     elements = math.prod(draft.shapes[value])
     if math.prod(positions.shape) != positions.shape[-1]:
         raise node.unsupported(f"its input has shape {positions.shape}", "flatten it to (batch, features) first")
-    if weight.shape[1] != positions.size or not _is_permutation(positions, elements):
+    if weight.shape[1] != positions.size or not is_permutation(positions, elements):
         return plain(draft, node, value, positions.reshape(1, -1)), weight
     ordered = np.empty_like(weight)
     ordered[:, positions.reshape(-1)] = weight
     return _reshaped(draft, node, value, (elements,)), ordered
 
 
+def is_permutation(positions: Positions, elements: int) -> bool:
+    """Whether each of so many elements stands at one place."""
+    return positions.size == elements and bool((np.bincount(positions.reshape(-1), minlength=elements) == 1).all())
+
+
 def _in_order(positions: Positions, elements: int) -> bool:
     return positions.size == elements and bool((positions.reshape(-1) == np.arange(elements)).all())
-
-
-def _is_permutation(positions: Positions, elements: int) -> bool:
-    return positions.size == elements and bool((np.bincount(positions.reshape(-1), minlength=elements) == 1).all())
 
 
 def _reshaped(draft: Draft, node: Node, value: str, shape: Shape) -> str:

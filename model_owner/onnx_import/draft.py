@@ -5,7 +5,7 @@ The batch is taken as 1 throughout, so that shapes which the exporter computes f
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +27,6 @@ from secure_computation.network import (
 Array = NDArray[Any]
 Double = NDArray[np.float64]
 Positions = NDArray[np.int64]
-AnyOperation = TypeVar("AnyOperation", bound=BaseOperation)
 
 _MAX_FOLDED = 2 * MAX_WEIGHT_ELEMENTS
 """Elements of all constants that are computed at import."""
@@ -196,8 +195,16 @@ class Draft:
         if self._folded > _MAX_FOLDED:
             raise node.unsupported(f"more than {_MAX_FOLDED} elements of constants were computed", "fold them yourself")
 
-    def affine(self, node: Node, value: str, scale: Double, shift: Double) -> str:
-        """Let the node's first output be the value times `scale` plus `shift`: numbers, or one for each channel."""
+    def operands(self, node: Node) -> tuple[list[int], list[int]]:
+        """Which inputs are computed from the image, at least one, and which are constants."""
+        constants = [index for index, name in enumerate(node.inputs) if name in self.constants]
+        values = [index for index in range(len(node.inputs)) if index not in constants]
+        for index in values or [0]:
+            self.value(node, index)
+        return values, constants
+
+    def affine(self, node: Node, value: str, *, scale: Double | float = 1.0, shift: Double | float = 0.0) -> str:
+        """Let the node's first output be the value times `scale` plus `shift`: one number, or one for each channel."""
         channels = self.shapes[value][:1]
         if not (np.isfinite(scale).all() and np.isfinite(shift).all()):
             raise node.unsupported("a constant is not finite", "train or export the model again")
@@ -214,34 +221,35 @@ class Draft:
     def emit(
         self,
         node: Node,
-        operation: type[AnyOperation],
+        operation: type[BaseOperation],
         inputs: tuple[str, ...],
         *,
         tensors: dict[str, Double] | None = None,
-        shape: Shape | None = None,
         **attributes: Any,
     ) -> str:
-        """Append an operation that makes the node's first output; its shape is inferred unless given."""
-        name = self.append(node, operation, inputs, tensors=tensors, shape=shape, **attributes)
+        """Append an operation that makes the node's first output."""
+        name = self.append(node, operation, inputs, tensors=tensors, **attributes)
         self.values[node.outputs[0]] = name
         return name
 
     def append(
         self,
         node: Node,
-        operation: type[AnyOperation],
+        operation: type[BaseOperation],
         inputs: tuple[str, ...],
         *,
         tensors: dict[str, Double] | None = None,
-        shape: Shape | None = None,
         **attributes: Any,
     ) -> str:
-        """Append an operation that the node needs; return the name of the value that it makes."""
+        """Append an operation that the node needs; return the name of the value that it makes.
+
+        The shape is inferred; only a Reshape is told one.
+        """
         name = f"v{len(self.operations)}"
         if len(self.operations) >= MAX_OPERATIONS:
             raise node.unsupported(f"it comes after {MAX_OPERATIONS} operations", "the model is too large")
         try:
-            made = operation.model_validate({"name": name, "inputs": inputs, "shape": shape or (1,), **attributes})
+            made = operation.model_validate({"name": name, "inputs": inputs, "shape": (1,), **attributes})
             inferred = made.infer(tuple(self.shapes[value] for value in inputs))
         except ValidationError as error:
             raise node.unsupported(describe_invalid(error), "this attribute is not supported") from error

@@ -16,15 +16,16 @@ _ELEMENTWISE = frozenset(
         *("Clip", "Exp", "Log", "Mean", "Round", "Sign", "Sum"),
     }
 )
-_REARRANGING = frozenset(
+REARRANGING = frozenset(
     {
-        *("Cast", "Identity", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Concat", "Gather", "Slice"),
-        *("Split", "Expand", "Tile"),
+        *("Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Concat", "Gather", "Slice", "Split"),
+        *("Expand", "Tile"),
     }
 )
+"""Operators that only move elements."""
 _MAKING = frozenset({"ConstantOfShape", "Range"})
 _REDUCING = frozenset({"ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSum", "Shape", "Size"})
-FOLDABLE = _ELEMENTWISE | _REARRANGING | _MAKING | _REDUCING | {"BatchNormalization"}
+FOLDABLE = _ELEMENTWISE | REARRANGING | _MAKING | _REDUCING | {"BatchNormalization", "Cast", "Identity"}
 """Operators that are computed at import where all their inputs are constants."""
 _AXES_ARE_AN_INPUT: Final = 13
 """The opset from which Squeeze and Unsqueeze take their axes as an input."""

@@ -91,7 +91,7 @@ def _batch_normalization(draft: Draft, node: Node) -> None:
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         scale = gain / np.sqrt(variance + node.number("epsilon", 1e-5))
         shift = offset - mean * scale
-    draft.affine(node, draft.value(node, 0), scale, shift)
+    draft.affine(node, draft.value(node, 0), scale=scale, shift=shift)
 
 
 def _constant_index(draft: Draft, node: Node) -> int | None:
@@ -105,36 +105,37 @@ def _add(draft: Draft, node: Node) -> None:
         return
     value = draft.value(node, 1 - constant_index)
     shift = by_channel(draft, node, 1 - constant_index, draft.floats(node, constant_index))
-    draft.affine(node, value, np.ones(1), shift)
+    draft.affine(node, value, shift=shift)
 
 
 def _subtract(draft: Draft, node: Node) -> None:
     constant_index = _constant_index(draft, node)
     if constant_index is None:
         minuend, subtrahend = draft.value(node, 0), draft.value(node, 1)
-        negative = draft.affine(node, subtrahend, np.full(1, -1.0), np.zeros(1))
+        negative = draft.affine(node, subtrahend, scale=-1.0)
         draft.emit(node, Add, (minuend, negative))
         return
     value = draft.value(node, 1 - constant_index)
     constant = by_channel(draft, node, 1 - constant_index, draft.floats(node, constant_index))
-    value_first = constant_index == 1
-    draft.affine(node, value, np.full(1, 1.0 if value_first else -1.0), -constant if value_first else constant)
+    if constant_index == 1:
+        draft.affine(node, value, shift=-constant)
+    else:
+        draft.affine(node, value, scale=-1.0, shift=constant)
 
 
 def _negative(draft: Draft, node: Node) -> None:
-    draft.affine(node, draft.value(node, 0), np.full(1, -1.0), np.zeros(1))
+    draft.affine(node, draft.value(node, 0), scale=-1.0)
 
 
 def _sum(draft: Draft, node: Node) -> None:
     """Of any number of values and constants for each channel; their mean, for Mean."""
-    found = [(index, name) for index, name in enumerate(node.inputs) if name in draft.values]
-    total = draft.value(node, found[0][0]) if found else draft.value(node, 0)
-    for index, _ in found[1:]:
+    (first, *others), constants = draft.operands(node)
+    total = draft.value(node, first)
+    for index in others:
         total = draft.append(node, Add, (total, draft.value(node, index)))
-    constants = [index for index, name in enumerate(node.inputs) if name in draft.constants]
-    shifts = [by_channel(draft, node, found[0][0], draft.floats(node, index)) for index in constants]
+    shifts = [by_channel(draft, node, first, draft.floats(node, index)) for index in constants]
     scale = 1.0 / len(node.inputs) if node.operator == "Mean" else 1.0
-    draft.affine(node, total, np.full(1, scale), scale * sum(shifts, np.zeros(1)))
+    draft.affine(node, total, scale=scale, shift=scale * sum(shifts, np.zeros(1)))
 
 
 def _multiply(draft: Draft, node: Node) -> None:
@@ -143,7 +144,7 @@ def _multiply(draft: Draft, node: Node) -> None:
         gates.multiply(draft, node)
         return
     scale = by_channel(draft, node, 1 - constant_index, draft.floats(node, constant_index))
-    draft.affine(node, draft.value(node, 1 - constant_index), scale, np.zeros(1))
+    draft.affine(node, draft.value(node, 1 - constant_index), scale=scale)
 
 
 def _divide(draft: Draft, node: Node) -> None:
@@ -154,7 +155,7 @@ def _divide(draft: Draft, node: Node) -> None:
         )
     with np.errstate(divide="ignore"):
         scale = 1.0 / by_channel(draft, node, 0, draft.floats(node, 1))
-    draft.affine(node, draft.value(node, 0), scale, np.zeros(1))
+    draft.affine(node, draft.value(node, 0), scale=scale)
 
 
 def _matrix_product(draft: Draft, node: Node) -> None:
@@ -206,13 +207,13 @@ def _clip(draft: Draft, node: Node) -> None:
     if low is None and high is None:
         draft.alias(node)
     elif low is None and high is not None:
-        below = draft.append(node, Relu, (draft.affine(node, value, np.full(1, -1.0), np.full(1, high)),))
-        draft.affine(node, below, np.full(1, -1.0), np.full(1, high))
+        below = draft.append(node, Relu, (draft.affine(node, value, scale=-1.0, shift=high),))
+        draft.affine(node, below, scale=-1.0, shift=high)
     elif low is not None:
-        moved = draft.affine(node, value, np.ones(1), np.full(1, -low)) if low else value
+        moved = draft.affine(node, value, shift=-low) if low else value
         cut = draft.emit(node, Relu, (moved,)) if high is None else draft.emit(node, Clip, (moved,), high=high - low)
         if low:
-            draft.affine(node, cut, np.ones(1), np.full(1, low))
+            draft.affine(node, cut, shift=low)
 
 
 def _bound(draft: Draft, node: Node, index: int) -> float | None:

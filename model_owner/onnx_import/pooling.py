@@ -4,8 +4,8 @@ import math
 
 import numpy as np
 
-from model_owner.onnx_import.arranging import MAX_MAP_ELEMENTS, arrange, plain, positions_of
-from model_owner.onnx_import.draft import ChannelAffine, ChannelMap, Draft, Node, PadBelow, Positions
+from model_owner.onnx_import.arranging import MAX_MAP_ELEMENTS, arrange, is_permutation, plain, positions_of
+from model_owner.onnx_import.draft import ChannelMap, Draft, Node, PadBelow, Positions
 from secure_computation.network import NO_PADDING, AveragePool, GlobalAveragePool, MaxPool, Pad, Padding, Pair
 
 _LOWEST = -1e6
@@ -42,12 +42,17 @@ def window_padding(node: Node, size: Pair, kernel: Pair, stride: Pair, dilation:
     return before[0], before[1], after[0], after[1]
 
 
-def max_pool(draft: Draft, node: Node) -> None:
-    """MaxPool."""
+def _pool_windows(draft: Draft, node: Node) -> tuple[Pair, Pair, Pair, Padding]:
+    """Image size, kernel, stride and padding of a pool, before it rounds up."""
     if node.pair("dilations", (1, 1)) != (1, 1):
         raise node.unsupported("it is dilated", _SIMPLIFY)
     size, kernel, stride = image_size(draft, node), node.pair("kernel_shape"), node.pair("strides", (1, 1))
-    padding = window_padding(node, size, kernel, stride, (1, 1))
+    return size, kernel, stride, window_padding(node, size, kernel, stride, (1, 1))
+
+
+def max_pool(draft: Draft, node: Node) -> None:
+    """MaxPool."""
+    size, kernel, stride, padding = _pool_windows(draft, node)
     if _rounds_up(node):
         padding = _rounded_up(size, kernel, stride, padding)
     value = draft.value(node, 0)
@@ -80,10 +85,7 @@ def _rounded_up(size: Pair, kernel: Pair, stride: Pair, padding: Padding) -> Pad
 
 def average_pool(draft: Draft, node: Node) -> None:
     """AveragePool; a window that `ceil_mode` lets reach beyond the padding is averaged over what it holds."""
-    if node.pair("dilations", (1, 1)) != (1, 1):
-        raise node.unsupported("it is dilated", _SIMPLIFY)
-    size, kernel, stride = image_size(draft, node), node.pair("kernel_shape"), node.pair("strides", (1, 1))
-    padding = window_padding(node, size, kernel, stride, (1, 1))
+    size, kernel, stride, padding = _pool_windows(draft, node)
     value, counted = draft.value(node, 0), bool(node.integer("count_include_pad", 0))
     if _rounds_up(node):
         reaching = _rounded_up(size, kernel, stride, padding)
@@ -114,9 +116,7 @@ def reduce_sum(draft: Draft, node: Node) -> None:
     """ReduceSum over height and width: their mean times the number of places."""
     elements = math.prod(draft.shape(node, 0))
     mean = _reduce(draft, node, since=13)
-    places = np.full(draft.shapes[mean][0], elements / math.prod(draft.shapes[mean]))
-    tensors = {"scale": places, "shift": np.zeros_like(places)}
-    draft.values[node.outputs[0]] = draft.append(node, ChannelAffine, (mean,), tensors=tensors)
+    draft.affine(node, mean, scale=elements / math.prod(draft.shapes[mean]))
 
 
 def reduce_max(draft: Draft, node: Node) -> None:
@@ -163,10 +163,8 @@ def _pooled_positions(
     small = (channels, height // extent[0], width // extent[1])
     windows = np.broadcast_to(np.arange(math.prod(small)).reshape(small), shape).reshape(-1)[positions]
     first = windows.min(axis=axes, keepdims=True)
-    elements = math.prod(shape)
-    if first.size != math.prod(small) or positions.size != elements or not (windows == first).all():
-        return None
-    return first if (np.bincount(positions.reshape(-1), minlength=elements) == 1).all() else None
+    is_pool = first.size == math.prod(small) and bool((windows == first).all())
+    return first if is_pool and is_permutation(positions, math.prod(shape)) else None
 
 
 def _pool_over(draft: Draft, node: Node, value: str, extent: Pair, *, largest: bool) -> str:
@@ -182,12 +180,12 @@ def _pool_over(draft: Draft, node: Node, value: str, extent: Pair, *, largest: b
 
 def _before_partial_mean(draft: Draft, value: str) -> str:
     """What was averaged over one whole axis to make the value: the mean over both is one pool."""
-    for operation in draft.operations:
-        if operation.name == value and isinstance(operation, AveragePool):
-            sizes = draft.shapes[operation.inputs[0]][1:]
-            if operation.padding == NO_PADDING and operation.kernel in {(1, sizes[1]), (sizes[0], 1)}:
-                return operation.inputs[0]
-    return value
+    made = draft.maker(value)
+    if not isinstance(made, AveragePool):
+        return value
+    height, width = draft.shapes[made.inputs[0]][1:]
+    is_partial = made.padding == NO_PADDING and made.kernel in {(1, width), (height, 1)}
+    return made.inputs[0] if is_partial else value
 
 
 def pad(draft: Draft, node: Node) -> None:

@@ -35,7 +35,7 @@ def _silu(draft: Draft, node: Node, value: str, gate: str) -> bool:
     if inside != base or not is_multiple or scale == 0 or inner_scale == 0:
         return False
     silu = draft.append(node, Activation, (made.inputs[0],), function="silu")
-    draft.affine(node, silu, np.full(1, _rounded(scale / inner_scale)), np.zeros(1))
+    draft.affine(node, silu, scale=_rounded(scale / inner_scale))
     return True
 
 
@@ -51,8 +51,7 @@ def _gelu_by_error_function(draft: Draft, node: Node) -> bool:
         is_half = math.isclose(inner_scale, math.sqrt(0.5), rel_tol=_ROUNDING)
         if inside == factor and is_half and inner_shift == factor_shift == 0.0:
             gelu = draft.append(node, Activation, (inside,), function="gelu")
-            times = np.full(draft.shapes[inside][0], _rounded(2 * scale * factor_scale))
-            draft.emit(node, ChannelAffine, (gelu,), tensors={"scale": times, "shift": np.zeros_like(times)})
+            draft.affine(node, gelu, scale=_rounded(2 * scale * factor_scale))
             return True
     return False
 

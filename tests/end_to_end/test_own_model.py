@@ -14,7 +14,7 @@ from contract.model_card import InputSpecification, ModelCard, Task, read_card
 from demonstration.commands import quiet_environment
 from model_owner.card_drafting import draft_card, write_card
 from model_owner.checking import check_model
-from model_owner.onnx_import.arranging import REARRANGING
+from model_owner.onnx_import.folding import REARRANGING
 from model_owner.onnx_import.operators import HANDLERS
 from model_owner.registry import Registry
 from secure_computation.at_rest import StorageKey

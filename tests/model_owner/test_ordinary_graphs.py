@@ -126,6 +126,14 @@ def test_extremes_sums_and_means_of_any_number(nodes: list[onnx.NodeProto], expe
         assert len(found) == len(expected), found
 
 
+@pytest.mark.parametrize("operator", ["Sum", "Mean", "Max", "Min"])
+def test_none_of_several_operands_is_left_out_silently(operator: str) -> None:
+    """Where a MaxPool found its largest values is not computed."""
+    pool = onnx.helper.make_node("MaxPool", ["c"], ["p", "places"], name="pool", kernel_shape=[2, 2])
+    with pytest.raises(ModelFileError, match="input 1 must depend on the image"):
+        compiled(build([*STEM, pool, node(operator, ["p", "places"], "y")], WEIGHTS, flatten="y"))
+
+
 def test_attention_over_channels_by_a_convolution_of_one_axis() -> None:
     """ECA; its gate is repeated over the places by an Expand before it is multiplied."""
     nodes = [
