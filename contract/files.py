@@ -8,6 +8,8 @@ from pathlib import Path
 from contract.errors import ConfigurationError
 
 MAX_PEM_BYTES = 64 * 1024
+INCOMING = ".incoming-"
+"""Begins the name of a file that is not whole yet."""
 
 
 def read_bounded(path: Path, *, limit: int = MAX_PEM_BYTES) -> bytes:
@@ -48,7 +50,7 @@ def replace(path: Path, content: bytes, *, mode: int) -> None:
     """Put a file in place of what stands at `path`, if anything: whoever reads it gets the old one or the new one."""
     name = ""
     try:
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".incoming-")
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=INCOMING)
         with os.fdopen(descriptor, "wb") as file:
             os.fchmod(file.fileno(), mode)
             file.write(content)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from contract.errors import ConfigurationError, PeerViolation
-from contract.files import private_folder
+from contract.files import INCOMING, private_folder
 from secure_computation.at_rest import Body, DamagedFile, SealedFile, StorageKey, seal
 from secure_computation.engines.masked.plan import MaskedLowering
 from secure_computation.engines.masked.weights import delta_layout, linear_steps
@@ -67,7 +67,7 @@ class MaskedWeightsFolder:
         """Keep Delta in place of what was kept for this plan. Written aside and renamed, so it is whole or absent."""
         target = self._path(model_owner, version, lowering)
         try:
-            descriptor, name = tempfile.mkstemp(dir=self._folder, prefix=".incoming-")
+            descriptor, name = tempfile.mkstemp(dir=self._folder, prefix=INCOMING)
             with os.fdopen(descriptor, "wb") as file:
                 bodies = _packed(lowering, deltas)
                 seal(file, self._key, purpose=_PURPOSE, context=target.name, header=b"", bodies=bodies)

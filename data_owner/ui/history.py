@@ -14,13 +14,13 @@ from typing import Annotated, Any
 from pydantic import AwareDatetime, Field, ValidationError, model_validator
 
 from contract.errors import ConfigurationError
+from contract.files import INCOMING
 from contract.model_card import Name, Strict, Version
 from contract.ticket import Engine
 from data_owner.answers import ModelAnswer
 from data_owner.calibration import Calibration
 from data_owner.diagnosis import Warned
-from data_owner.private_files import write_new
-from data_owner.ui.timings import INCOMING, write_whole
+from data_owner.private_files import write_new, write_whole
 
 _RECORD = re.compile(r"[0-9]{8}T[0-9]{6}-[0-9a-f]{16}")
 _MAX_BYTES = 8 << 20

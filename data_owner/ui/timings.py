@@ -1,19 +1,16 @@
 """How long earlier runs took on this machine: what the time left is told from. Nothing of any image."""
 
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 from typing import Annotated
 
 from pydantic import Field, ValidationError
 
 from contract.model_card import Strict
+from data_owner.private_files import write_whole
 
 _MAX_BYTES = 1 << 20
 _MAX_KINDS = 64
-INCOMING = ".incoming-"
-"""Begins the name of a file that is not whole yet."""
 _NEW_SHARE = 0.5
 """Of a new run, in what is expected of the next."""
 
@@ -90,20 +87,3 @@ class Timings:
 
 def _mixed(old: float, new: float) -> float:
     return old + _NEW_SHARE * (new - old)
-
-
-def write_whole(path: Path, content: bytes) -> bool:
-    """Replace a file (0600) by another, whole or not at all. False where the disk will not."""
-    incoming: Path | None = None
-    try:
-        with NamedTemporaryFile(dir=path.parent, prefix=INCOMING, delete=False) as file:
-            incoming = Path(file.name)
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        incoming.replace(path)
-    except OSError:
-        if incoming is not None:
-            incoming.unlink(missing_ok=True)
-        return False
-    return True

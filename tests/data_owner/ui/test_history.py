@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
+from contract.files import INCOMING
 from contract.model_card import ModelCard, Task
 from contract.ticket import Engine
 from data_owner.answers import ClassAnswer
 from data_owner.calibration import Calibration
 from data_owner.ui.history import History, KeptName, Record, new_id
 from data_owner.ui.showing import templates
-from data_owner.ui.timings import INCOMING
 from imaging import ImageWarning
 from tests.data_owner.answering import card, diagnosis_of, multi_label_card
 
