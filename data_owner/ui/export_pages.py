@@ -79,14 +79,8 @@ class ExportPages:
 
         if entry.record is None:
             raise HTTPException(HTTPStatus.NOT_FOUND)
-        patient = read_patient(entry.file)
-        named = KeptName(
-            name=patient.name if patient else "",
-            identifier=patient.identifier if patient else "",
-            accession=patient.accession if patient else "",
-            file_name=entry.file_name,
-        )
-        kept = self._place.history.keep_name(entry.record, named)
+        name = KeptName.of(read_patient(entry.file), file_name=entry.file_name)
+        kept = self._place.history.keep_name(entry.record, name)
         with self._place.changing():
             entry.name_kept = kept
 

@@ -9,7 +9,7 @@ import re
 import secrets
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import AwareDatetime, Field, ValidationError, model_validator
 
@@ -21,6 +21,9 @@ from data_owner.answers import ModelAnswer
 from data_owner.calibration import Calibration
 from data_owner.diagnosis import Warned
 from data_owner.private_files import write_new, write_whole
+
+if TYPE_CHECKING:  # takes long to load, and the page is up before it
+    from data_owner.ui.patient import Patient
 
 _RECORD = re.compile(r"[0-9]{8}T[0-9]{6}-[0-9a-f]{16}")
 _MAX_BYTES = 8 << 20
@@ -63,6 +66,16 @@ class KeptName(Strict):
     identifier: Annotated[str, Field(max_length=300, repr=False)]
     accession: Annotated[str, Field(max_length=300, repr=False)]
     file_name: Annotated[str, Field(max_length=4000, repr=False)]
+
+    @staticmethod
+    def of(patient: "Patient | None", *, file_name: str) -> "KeptName":
+        """As far as the patient is known."""
+        return KeptName(
+            name=patient.name if patient else "",
+            identifier=patient.identifier if patient else "",
+            accession=patient.accession if patient else "",
+            file_name=file_name,
+        )
 
 
 def new_id(now: datetime) -> str:

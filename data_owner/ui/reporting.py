@@ -11,18 +11,8 @@ from data_owner.ui.workplace import Workplace
 def row_of(place: Workplace, entry: Entry) -> Row:
     """An answer of the page; with whose it is only while the page shows names."""
     assert entry.answer is not None
-    return Row(record=entry.answer, image=entry.name, name=named(entry) if place.names_shown else None)
-
-
-def named(entry: Entry) -> KeptName:
-    """Who is on an image, as far as that is known while names are shown."""
-    who = entry.named
-    return KeptName(
-        name=who.name if who else "",
-        identifier=who.identifier if who else "",
-        accession=who.accession if who else "",
-        file_name=entry.file_name,
-    )
+    name = KeptName.of(entry.named, file_name=entry.file_name) if place.names_shown else None
+    return Row(record=entry.answer, image=entry.name, name=name)
 
 
 def report_of(place: Workplace, entry: Entry, result: dict[str, Any]) -> dict[str, Any]:
