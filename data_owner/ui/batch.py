@@ -51,7 +51,6 @@ def show_names(place: Workplace) -> None:
         place.names_shown = True
     for entry in place.entries():
         learn_name(place, entry)
-    place.bell.ring()
 
 
 def hide_names(place: Workplace) -> None:

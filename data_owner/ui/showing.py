@@ -2,6 +2,7 @@
 
 import hashlib
 from collections import Counter
+from collections.abc import Sequence
 from datetime import datetime
 from functools import cache
 from importlib.resources import files
@@ -131,16 +132,16 @@ def clock(date: datetime) -> str:
     return f"{date.astimezone():%H:%M}"
 
 
-def tally(place: Workplace) -> str:
-    """How many images there are in which state: 22 images: 3 answered, 18 ready to submit, 1 with a question."""
-    entries = place.entries()
-    counts = Counter(_ASKS if _asks(place, entry) else _TALLY[entry.state] for entry in entries)
+def tally(entries: Sequence[Entry], ready: Sequence[Entry]) -> str:
+    """How many images there are in which state: 22 images: 3 answered, 18 ready to submit, 1 with a question.
+
+    `ready`: those of them that may be submitted without a question.
+    """
+    counts = Counter(
+        _ASKS if entry.state is State.READY and entry not in ready else _TALLY[entry.state] for entry in entries
+    )
     parts = [f"{counts[words]} {words}" for words in (*_TALLY.values(), _ASKS) if counts[words]]
     return f"{len(entries)} image{'' if len(entries) == 1 else 's'}: {', '.join(parts)}"
-
-
-def _asks(place: Workplace, entry: Entry) -> bool:
-    return entry.state is State.READY and not place.can_submit_at_once(entry)
 
 
 def context(place: Workplace, chosen: str | None, theme: str) -> dict[str, Any]:
@@ -149,9 +150,10 @@ def context(place: Workplace, chosen: str | None, theme: str) -> dict[str, Any]:
     entry = place.entry(chosen) if chosen else None
     entry = entry or (entries[-1] if entries else None)
     answer = result(place, entry) if entry is not None and entry.diagnosis is not None else None
+    ready = [one for one in entries if place.can_submit_at_once(one)]
     return {
         "place": place,
-        "tally": tally(place),
+        "tally": tally(entries, ready),
         "answered": [one for one in entries if one.answer is not None],
         "twin": place.twin_of(entry) if entry is not None else None,
         "repeats": entry is not None and place.repeats(entry),
@@ -160,7 +162,7 @@ def context(place: Workplace, chosen: str | None, theme: str) -> dict[str, Any]:
         "entries": entries,
         "entry": entry,
         "card": place.model.card if place.model is not None else None,
-        "ready": [one for one in entries if place.can_submit_at_once(one)],
+        "ready": ready,
         "can_submit": entry is not None and entry.state in CAN_SUBMIT and entry.image is not None,
         "patients": place.patients_of(entry) if entry is not None else 0,
         "alike": len(place.alike(entry)) if entry is not None else 0,
