@@ -1,4 +1,4 @@
-"""Whether a text can be the name of a host at all: operating systems and libraries end in errors of their own."""
+"""Names of hosts: how one is written, and whether a text can be one at all, where libraries end in their own errors."""
 
 
 def is_host_name(text: str) -> bool:
@@ -7,3 +7,8 @@ def is_host_name(text: str) -> bool:
         return bool(text.encode("idna"))
     except UnicodeError:
         return False
+
+
+def with_port(host: str, port: int) -> str:
+    """As people and URLs write it: `127.0.0.1:8443`, `[::1]:8443`."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -8,7 +8,7 @@ import os
 import socket
 
 from contract.errors import ConfigurationError
-from contract.host_names import is_host_name
+from contract.host_names import is_host_name, with_port
 
 LISTEN = "'listen' of the settings"
 """The setting of every server but the page."""
@@ -46,7 +46,7 @@ def take_port(host: str, port: int, *, setting: str) -> socket.socket:
     except OSError as error:
         if taken is not None:
             taken.close()
-        raise _cannot_listen(_written(host, port), error, setting=setting) from error
+        raise _cannot_listen(with_port(host, port), error, setting=setting) from error
     return taken
 
 
@@ -61,11 +61,7 @@ def start_listening(taken: socket.socket, *, setting: str) -> None:
         taken.listen(BACKLOG)
     except OSError as error:
         host, port = taken.getsockname()[:2]
-        raise _cannot_listen(_written(host, port), error, setting=setting) from error
-
-
-def _written(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        raise _cannot_listen(with_port(host, port), error, setting=setting) from error
 
 
 def _cannot_listen(where: str, error: OSError, *, setting: str) -> ConfigurationError:

@@ -37,7 +37,7 @@ from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSetti
 from pydantic_settings.exceptions import SettingsError
 
 from contract.errors import ConfigurationError
-from contract.host_names import is_host_name
+from contract.host_names import is_host_name, with_port
 from contract.model_card import Name
 
 MAX_CONFIGURATION_BYTES = 1 << 20
@@ -54,7 +54,7 @@ class Address:
 
     def __str__(self) -> str:
         """The form that `parse` reads."""
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        return with_port(self.host, self.port)
 
     @classmethod
     def parse(cls, text: str) -> Self:

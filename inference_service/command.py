@@ -18,6 +18,7 @@ from contract.audit_command import audit_app
 from contract.audit_log import AuditLog
 from contract.command_line import new_app, run, say
 from contract.errors import CallerError, ConfigurationError
+from contract.host_names import with_port
 from contract.listening import LISTEN, start_listening, take_port
 from contract.output import write_out
 from contract.settings import load_settings
@@ -129,9 +130,9 @@ def run_server(service: "FastAPI", settings: ServiceSettings, listener: "socket"
         if settings.certificate is not None and settings.key is not None:
             follow_renewals(configuration.ssl, certificate=settings.certificate, key=settings.key)
     scheme = "https" if configuration.is_ssl else "http"
-    host = f"[{settings.listen.host}]" if ":" in settings.listen.host else settings.listen.host
+    where = with_port(settings.listen.host, listener.getsockname()[1])
     start_listening(listener, setting=LISTEN)
-    write_out(f"{scheme}://{host}:{listener.getsockname()[1]}")
+    write_out(f"{scheme}://{where}")
     uvicorn.Server(configuration).run(sockets=[listener])
 
 
