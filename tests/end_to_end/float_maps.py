@@ -1,4 +1,4 @@
-"""The class activation map in clear, by onnxruntime on the ONNX file: what an encrypted heat map is compared with."""
+"""Outputs and class activation maps in clear, by onnxruntime on the ONNX file: what encrypted ones are held against."""
 
 from pathlib import Path
 
@@ -8,6 +8,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from contract.onnx_runtime import load_onnxruntime
+from imaging import read_model_input
+from tests.end_to_end.federation import Federation
 
 
 def float_maps(model_path: Path, tensor: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -28,3 +30,12 @@ def float_maps(model_path: Path, tensor: NDArray[np.float32]) -> NDArray[np.floa
     session = load_onnxruntime().InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     (found,) = session.run([features], {session.get_inputs()[0].name: tensor[None]})
     return np.asarray(np.einsum("kc,cyx->kyx", weights[head.input[1]].astype(np.float64), found[0]), np.float64)
+
+
+def outputs_of_the_file(federation: Federation, path: Path) -> NDArray[np.float32]:
+    """What model.onnx gives for an image by itself."""
+    model = (federation.folder / "model" / "model.onnx").read_bytes()
+    session = load_onnxruntime().InferenceSession(model, providers=["CPUExecutionProvider"])
+    tensor = read_model_input(path, federation.model.card.input).tensor
+    found: NDArray[np.float32] = session.run(None, {"image": tensor[np.newaxis]})[0][0]
+    return found

@@ -3,13 +3,11 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-import onnxruntime
 import pytest
 
 from contract.ticket import Engine
-from imaging import read_model_input
 from tests.end_to_end.federation import SILENT, Federation, running_federation
+from tests.end_to_end.float_maps import outputs_of_the_file
 from tests.end_to_end.models import CLASSES, class_answer, radiograph
 
 
@@ -30,10 +28,7 @@ def test_the_probabilities_are_those_that_the_file_gives(soft: Federation, tmp_p
         if case == "masked, stocked":
             diagnoser.stock(entry, engine=engine, progress=SILENT)
         diagnosis = diagnoser.diagnose(path, entry, engine=engine, force=False, progress=SILENT)
-    model = (soft.folder / "model" / "model.onnx").read_bytes()
-    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
-    tensor = read_model_input(path, soft.model.card.input).tensor
-    expected = session.run(None, {"image": tensor[np.newaxis]})[0][0]  # the file ends in a softmax
+    expected = outputs_of_the_file(soft, path)  # which ends in a softmax
     assert expected.sum() == pytest.approx(1.0, abs=1e-5)
     assert expected.max() - expected.min() > 0.1
     assert class_answer(diagnosis).probabilities == pytest.approx(dict(zip(CLASSES, expected, strict=True)), abs=0.01)

@@ -6,9 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import pytest
-from numpy.typing import NDArray
 from PIL import Image
 
 from contract.model_card import OutputPolicy, Task
@@ -19,7 +17,7 @@ from demonstration.plaintext import PlaintextModel
 from imaging import read_model_input
 from tests.data_owner.ui.conftest import open_page, settings_of
 from tests.end_to_end.federation import SILENT, Federation, running_federation
-from tests.end_to_end.float_maps import float_maps
+from tests.end_to_end.float_maps import float_maps, outputs_of_the_file
 from tests.end_to_end.models import class_answer, radiograph
 
 FINDINGS = ("Effusion", "Mass", "Pleural_Thickening", "Edema", "Hernia")
@@ -42,15 +40,6 @@ def binary(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]:
     folder = tmp_path_factory.mktemp("binary")
     with running_federation(folder, output_policy=OutputPolicy.LOGITS_AND_HEAT_MAP, model=model) as federation:
         yield federation
-
-
-def outputs_of_the_file(federation: Federation, path: Path) -> NDArray[np.float32]:
-    """What model.onnx gives for an image by itself."""
-    model = (federation.folder / "model" / "model.onnx").read_bytes()
-    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
-    tensor = read_model_input(path, federation.model.card.input).tensor
-    found: NDArray[np.float32] = session.run(None, {"image": tensor[np.newaxis]})[0][0]
-    return found
 
 
 def diagnose(federation: Federation, path: Path, engine: Engine, heat_map: Path | None = None) -> Diagnosis:
