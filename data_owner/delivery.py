@@ -11,6 +11,7 @@ from rich.console import Console
 
 from contract.command_line import say
 from contract.errors import ConfigurationError
+from contract.files import private_folder
 from contract.model_card import ModelCard
 from contract.output import json_line, shown_path, write_out
 from data_owner.diagnosis import Diagnosis
@@ -43,9 +44,9 @@ class Delivery:
         line = json_line(diagnosis)
         path = self._folder / f"{datetime.now(tz=UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(8)}.json"
         try:
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            private_folder(self._folder, check=False)
             write_new(path, f"{line}\n".encode())
-        except OSError:
+        except (OSError, ConfigurationError):
             return f"nor can it be kept in {shown_path(self._folder)}, so here is the answer: {line}"
         return f"the answer is kept in {shown_path(path)}"
 
