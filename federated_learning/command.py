@@ -11,7 +11,7 @@ import typer
 from contract.errors import EncryptedInferenceError
 from federated_learning.federation import commands as federation
 from federated_learning.report.command import evaluate, report
-from federated_learning.training_command import Data, Manifest, train_centralised
+from federated_learning.training_command import Data, Manifest, ReportedRoles, train_centralised
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.command()(evaluate)
@@ -33,9 +33,7 @@ def publish(
     data: Data,
     manifest: Manifest = None,
     model: Annotated[Path, typer.Option(help="Folder for model.onnx, card.json and README.md.", file_okay=False)],
-    test_role: Annotated[
-        list[str] | None, typer.Option(help="Role to report on, else test; repeat for several.")
-    ] = None,
+    test_role: ReportedRoles = None,
     threads: Annotated[int, typer.Option(min=1)] = 2,
 ) -> None:
     """Export the chosen epoch, fit its temperature, and report it once on the test roles."""
@@ -63,9 +61,7 @@ def measure(
     validation_role: Annotated[
         str | None, typer.Option(help="Role to fit temperature and threshold on; else validation.")
     ] = None,
-    test_role: Annotated[
-        list[str] | None, typer.Option(help="Role to report on, else test; repeat for several.")
-    ] = None,
+    test_role: ReportedRoles = None,
 ) -> None:
     """Measure a published model anew: temperature, threshold of uncertainty and figures; its card is rewritten."""
     from contract.model_card import read_card

@@ -27,6 +27,7 @@ Data = Annotated[Path, typer.Option(help="Folder of images.", file_okay=False, e
 Manifest = Annotated[
     Path | None, typer.Option(help="CSV: path or file, label, patient, role; class folders without.", dir_okay=False)
 ]
+ReportedRoles = Annotated[list[str] | None, typer.Option(help="Role to report on, else test; repeat for several.")]
 DescriptionOption = Annotated[
     str,
     typer.Option(

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from federated_learning.report import PAGE, RESULTS
-from federated_learning.training_command import Data, Manifest
+from federated_learning.training_command import Data, Manifest, ReportedRoles
 
 
 def evaluate(
@@ -23,9 +23,7 @@ def evaluate(
     validation_role: Annotated[
         str | None, typer.Option(help="With --model: the role that it was chosen on; else validation.")
     ] = None,
-    test_role: Annotated[
-        list[str] | None, typer.Option(help="Role to report on, else test; repeat for several.")
-    ] = None,
+    test_role: ReportedRoles = None,
     results: Annotated[Path, typer.Option(help="Folder of result files.", file_okay=False)] = RESULTS,
     threads: Annotated[int, typer.Option(min=1)] = 2,
 ) -> None:
