@@ -78,9 +78,7 @@ class Parameter:
 
 def declared(path: Path, function: str) -> list[Parameter]:
     """The parameters of a command, from the source of the module that defines it."""
-    tree = ast.parse(path.read_text())
-    found = next(node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == function)
-    arguments = found.args
+    arguments = _functions(path)[function].args
     positional: list[tuple[ast.arg, ast.expr | None]] = list(
         zip(
             arguments.args,
@@ -204,7 +202,7 @@ def check(script: str, arguments: Sequence[str]) -> bool:
     if script in SCRIPTS:
         path, function = SCRIPTS[script]
     else:
-        known = sorted(one.stem for one in COMMANDS_OF_BENCH.glob("*.py") if _defines(one, one.stem))
+        known = sorted(one.stem for one in COMMANDS_OF_BENCH.glob("*.py") if one.stem in _functions(one))
         if not words or words[0] in {"-h", "--help"}:
             print(f"usage: {program} COMMAND [OPTION ...]\ncommands: {', '.join(known)}")  # noqa: T201 - asked for
             return False
@@ -224,16 +222,23 @@ def check(script: str, arguments: Sequence[str]) -> bool:
 def _check_together(script: str, given: argparse.Namespace) -> None:
     """What the script itself asks first of all."""
     if script == "demo":
-        page = {"ui": given.ui, "port": given.port or 0}
-        pictures = {"invert": given.invert, "heat_map": given.heat_map}
-        check_demo(given.files, model=given.model, as_json=given.as_json, **pictures, **page)
+        check_demo(
+            given.files,
+            model=given.model,
+            invert=given.invert,
+            heat_map=given.heat_map,
+            as_json=given.as_json,
+            ui=given.ui,
+            port=given.port or 0,
+        )
     elif script == "federate":
         described = given.config is not None or given.description is not None
         images_to_train_on(given.data, given.manifest, output=given.output, smoke=given.smoke, described=described)
 
 
-def _defines(path: Path, function: str) -> bool:
-    return any(isinstance(node, ast.FunctionDef) and node.name == function for node in ast.parse(path.read_text()).body)
+def _functions(path: Path) -> dict[str, ast.FunctionDef]:
+    """The functions of a module, by name."""
+    return {node.name: node for node in ast.parse(path.read_text()).body if isinstance(node, ast.FunctionDef)}
 
 
 def main() -> None:
