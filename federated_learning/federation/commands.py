@@ -208,17 +208,15 @@ def _loopback_settings(
         settings = load_settings(LoopbackSettings, config)
     else:
         settings = smoke_settings() if smoke else LoopbackSettings()
-    changes = {name: tuple(value) if isinstance(value, list) else value for name, value in said.items() if value}
+    typed = {name: tuple(value) if isinstance(value, list) else value for name, value in said.items() if value}
     if description is not None:
-        changes["description"] = find_description(description)
-    if images is not None and images.training_roles is not None:
-        if settings.training_roles is None and "training_roles" not in changes:
-            changes["training_roles"] = images.training_roles
-        if settings.validation_role is None and "validation_role" not in changes:
-            changes["validation_role"] = images.validation_role
-        if settings.description is None and images.description is not None and description is None:
-            changes["description"] = find_description(images.description)
-    return settings.model_copy(update=changes)
+        typed["description"] = find_description(description)
+    own: dict[str, Any] = {}
+    if images is not None:
+        own = {"training_roles": images.training_roles, "validation_role": images.validation_role}
+        own["description"] = images.description and find_description(images.description)
+    unsaid = {name: value for name, value in own.items() if getattr(settings, name) is None}
+    return settings.model_copy(update=unsaid | typed)
 
 
 COMMANDS = (make_keys, make_federation, fingerprint, coordinator, hospital, federate)
