@@ -6,8 +6,12 @@ it too.
 
     authority.key     private; never leaves this folder
     authority.pem     its certificate, for every party
-    revoked.crl       the newest list of revoked certificates, for every party
+    revoked.crl       the newest list of revoked certificates and their keys, for every party
     issued/           what was signed, by serial number: a renewal is checked against it, and revoking needs no more
+
+A key serves one party. Once one of its certificates was revoked, for whatever reason, no request for that key is signed
+again, whoever asks and in whatever form. The list itself says which keys these are, so a folder that was restored
+from a backup knows them again as soon as it is given the newest list that any party holds.
 """
 
 from collections.abc import Sequence
@@ -23,7 +27,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from contract.certificates import MALFORMED, PartyCertificate, read_certificate, said
+from contract.certificates import MALFORMED, PartyCertificate, apart, fingerprint_of, read_certificate, said
 from contract.enrolment import (
     AUTHORITY_CERTIFICATE,
     REVOCATIONS,
@@ -37,7 +41,7 @@ from contract.enrolment import (
 from contract.errors import CallerError, ConfigurationError, PeerViolation
 from contract.files import refuse_existing, replace, write_new
 from contract.identity import Party
-from contract.revocation import RevocationList
+from contract.revocation import RevocationList, entry_with_key, key_in
 
 AUTHORITY_KEY: Final = "authority.key"
 ISSUED: Final = "issued"
@@ -45,7 +49,7 @@ AUTHORITY_YEARS: Final = 10
 MAX_DAYS: Final = 825
 LIST_DAYS: Final = 90
 CLOCK_SKEW: Final = timedelta(minutes=5)
-"""A certificate begins this long before it is signed, for parties whose clocks are behind."""
+"""A certificate or list begins this long before it is signed, for parties whose clocks are behind."""
 
 
 class Reason(StrEnum):
@@ -100,9 +104,11 @@ class Authority:
         renewed = PartyCertificate.read(path)
         if renewed.party != wanted.party or not proof.made_with(renewed.key):
             raise PeerViolation(f"the request of the {wanted.party} does not prove that it holds the key: {again}")
+        if renewed.key == wanted.key:
+            raise PeerViolation(f"the renewal of the {wanted.party} brings no new key: make it with `federation renew`")
         if not set(wanted.hosts) <= set(renewed.hosts):
             raise PeerViolation(f"the renewal of the {wanted.party} asks for more host names than it had: {again}")
-        if self.revocations().revoked_at(proof.serial) is not None:
+        if self.revocations().refuses(renewed):
             raise PeerViolation(f"the certificate that the {wanted.party} wants to renew was revoked: {again}")
         if renewed.ends < datetime.now(UTC):
             raise PeerViolation(
@@ -112,12 +118,15 @@ class Authority:
     def sign(self, wanted: SigningRequest, *, days: int = 365, hosts: Sequence[str] = ()) -> bytes:
         """Sign a request that was read and confirmed; return the certificate as PEM and keep a copy.
 
+        Raises what `require_usable_key` raises.
+
         The certificate names the request's one party and `hosts`, which the caller chooses: what the request asks for
         counts only where the caller passes it on. Valid for `days` days from now, for clients and servers.
         """
         if not 1 <= days <= MAX_DAYS:
             raise CallerError(f"a certificate for {days} days: choose from 1 to {MAX_DAYS}")
-        now = datetime.now(UTC)
+        self.require_usable_key(wanted)
+        now = self._now()
         ends = now + timedelta(days=days)
         if ends > self.certificate.not_valid_after_utc:
             raise CallerError(
@@ -149,11 +158,37 @@ class Authority:
         """The newest list. Raises ConfigurationError where it is gone: a new one would forget what was revoked."""
         return RevocationList.read(self.folder / REVOCATIONS, self.certificate)
 
-    def issued_to(self, party: Party) -> list[PartyCertificate]:
-        """A party's certificates that have not ended, the oldest first."""
-        now = datetime.now(UTC)
+    def require_usable_key(self, wanted: SigningRequest) -> None:
+        """Raise PeerViolation for a request whose key was revoked, is another party's, or is the authority's own."""
+        again = "make a new key and request with `federation request`"
+        if wanted.key == self.key.public_key():
+            raise PeerViolation(f"the request of the {wanted.party} is for the authority's own key: {again}")
+        revocations = self.revocations()
+        of_this_key = [one for one in self.issued() if one.key == wanted.key]
+        if wanted.fingerprint in revocations.keys or any(map(revocations.refuses, of_this_key)):
+            raise PeerViolation(
+                f"the key in the request of the {wanted.party} was revoked and is never signed again: {again}"
+            )
+        others = sorted({str(one.party) for one in of_this_key if one.party != wanted.party})
+        if others:
+            raise PeerViolation(f"the key in the request of the {wanted.party} is the {others[0]}'s: {again}")
+
+    def issued(self) -> list[PartyCertificate]:
+        """Every certificate that was signed here, the oldest first."""
         issued = [PartyCertificate.read(path) for path in (self.folder / ISSUED).glob("*.pem")]
-        return sorted((one for one in issued if one.party == party and one.ends > now), key=lambda one: one.begins)
+        return sorted(issued, key=lambda one: one.begins)
+
+    def issued_to(self, party: Party) -> list[PartyCertificate]:
+        """A party's certificates, the oldest first; also those that have ended, since their keys may be revoked."""
+        return [one for one in self.issued() if one.party == party]
+
+    def with_same_keys(self, certificates: Sequence[PartyCertificate]) -> list[PartyCertificate]:
+        """These certificates and every other one for the same keys."""
+        keys, serials = {fingerprint_of(one.key) for one in certificates}, {one.serial for one in certificates}
+        return [
+            *certificates,
+            *(one for one in self.issued() if fingerprint_of(one.key) in keys and one.serial not in serials),
+        ]
 
     def require_issued(self, certificate: x509.Certificate) -> PartyCertificate:
         """A certificate that this authority signed. Raises CallerError for another."""
@@ -163,26 +198,52 @@ class Authority:
         except (*MALFORMED, InvalidSignature, PeerViolation):
             raise CallerError("the certificate is not one that this authority signed for a party") from None
 
-    def revoke(self, certificates: Sequence[PartyCertificate], reason: Reason, *, days: int = LIST_DAYS) -> Path:
-        """Sign a new list that holds these certificates too (none: the same list, good for longer); return its path."""
+    def revoke(
+        self,
+        certificates: Sequence[PartyCertificate],
+        reason: Reason,
+        *,
+        days: int = LIST_DAYS,
+        known: Sequence[RevocationList] = (),
+    ) -> Path:
+        """Sign a new list that holds these certificates, and their keys, too; return its path.
+
+        None: the same list, good for longer. Every certificate for the same keys goes with them. `known`: lists of this
+        authority that parties hold; what they have as revoked stays revoked.
+        """
         if not 1 <= days <= MAX_DAYS:
             raise CallerError(f"a list for {days} days: choose from 1 to {MAX_DAYS}")
-        before = self.revocations()
-        entries = list(before.parsed)
-        known = {entry.serial_number for entry in entries}
-        now = datetime.now(UTC)
-        entries += [
-            x509.RevokedCertificateBuilder()
-            .serial_number(certificate.serial)
-            .revocation_date(now)
-            .add_extension(x509.CRLReason(reason.flag), critical=False)
-            .build()
-            for certificate in certificates
-            if certificate.serial not in known
-        ]
-        content = _signed_list(self.key, self.certificate, entries, number=before.number + 1, days=days)
+        now, before = self._now(), self.revocations()
+        keys = {one.serial: fingerprint_of(one.key) for one in self.issued()}
+        entries = {
+            entry.serial_number: entry_with_key(
+                entry.serial_number,
+                at=entry.revocation_date_utc,
+                key=key_in(entry) or keys.get(entry.serial_number),
+                others=[one.value for one in entry.extensions if isinstance(one.value, x509.CRLReason)],
+            )
+            for listed in (*known, before)
+            for entry in listed.parsed
+        }
+        for one in self.with_same_keys(certificates):
+            reasons = [x509.CRLReason(reason.flag)]
+            fresh = entry_with_key(one.serial, at=now, key=fingerprint_of(one.key), others=reasons)
+            entries.setdefault(one.serial, fresh)
+        number = max(listed.number for listed in (*known, before)) + 1
+        content = _signed_list(self.key, self.certificate, list(entries.values()), number=number, days=days)
         replace(before.path, content, mode=0o644)
         return before.path
+
+    def _now(self) -> datetime:
+        """The present. Raises ConfigurationError where this authority signed something that is still to come."""
+        now = datetime.now(UTC)
+        latest = max([self.revocations().issued, *(one.begins for one in self.issued())])
+        if latest > now:
+            raise ConfigurationError(
+                f"the clock of this machine is behind by {apart(latest - now)} or more: it says {said(now)}, but this "
+                f"authority signed something after {said(latest)}; set the clock"
+            )
+        return now
 
     def _issued(self, serial: int) -> Path:
         return self.folder / ISSUED / f"{serial:040x}.pem"
@@ -236,7 +297,7 @@ def _signed_list(
     builder = (
         x509.CertificateRevocationListBuilder()
         .issuer_name(certificate.subject)
-        .last_update(now)
+        .last_update(now - CLOCK_SKEW)
         .next_update(now + timedelta(days=days))
         .add_extension(x509.CRLNumber(number), critical=False)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(key.public_key()), critical=False)

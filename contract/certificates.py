@@ -138,7 +138,7 @@ def require_valid(
     """
     if peer.begins - skew > now:
         raise CertificateRefused(
-            f"the clock of the {own.party} is behind by {_apart(peer.begins - now)} or more: it says {said(now)}, but "
+            f"the clock of the {own.party} is behind by {apart(peer.begins - now)} or more: it says {said(now)}, but "
             f"the certificate of {found_at}, the {peer.party}, begins at {said(peer.begins)}; set that clock "
             f"(tolerated: {skew.total_seconds():g} s)",
             party=peer.party,
@@ -157,7 +157,8 @@ def require_valid(
         )
 
 
-def _apart(difference: timedelta) -> str:
+def apart(difference: timedelta) -> str:
+    """How far two clocks are from each other, in words."""
     seconds = difference.total_seconds()
     return f"{seconds:.0f} s" if seconds < 7200 else f"{seconds / 3600:.0f} hours"
 

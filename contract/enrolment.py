@@ -7,6 +7,7 @@ can sign it without asking for a fingerprint by telephone.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from typing import Final
@@ -17,7 +18,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from contract.certificates import MALFORMED, PartyCertificate, fingerprint_of, read_certificate
+from contract.certificates import MALFORMED, PartyCertificate, fingerprint_of, read_certificate, require_own_valid
 from contract.errors import CallerError, ConfigurationError, PeerViolation
 from contract.files import read_bounded, refuse_existing, replace, write_new
 from contract.identity import Credentials, Party
@@ -134,6 +135,7 @@ def install_certificate(
     ]
     if not keys:
         raise ConfigurationError(f"{certificate}: is for a key that is not in {folder}; ask for the right one")
+    _require_good_today(certificate, given, files, issuer, revocations)
     if authority is not None:
         replace(files.authority, issuer.public_bytes(serialization.Encoding.PEM), mode=0o644)
     if revocations is not None and files.revocations is not None:
@@ -144,13 +146,25 @@ def install_certificate(
     return given
 
 
+def _require_good_today(
+    path: Path, given: PartyCertificate, files: Credentials, issuer: x509.Certificate, revocations: Path | None
+) -> None:
+    """Raise ConfigurationError for a certificate that nobody would accept: out of date by this clock, or revoked."""
+    from contract.revocation import RevocationList
+
+    require_own_valid(given, now=datetime.now(UTC), skew=files.clock_skew)
+    for listed in (revocations, files.revocations):
+        if listed is not None and listed.exists() and RevocationList.read(listed, issuer).refuses(given):
+            raise ConfigurationError(f"{path}: was revoked, or its key was; make a new key with `federation request`")
+
+
 def install_revocations(target: Path, source: Path, authority: x509.Certificate) -> None:
     """Put a newer list of revoked certificates in place. Raises ConfigurationError for one that is not."""
     from contract.revocation import MAX_LIST_BYTES, RevocationList
 
     given = RevocationList.read(source, authority)
-    if target.exists() and RevocationList.read(target, authority).number > given.number:
-        raise ConfigurationError(f"{source}: is older than {target}; fetch the authority's newest")
+    if target.exists():
+        given.require_follows(RevocationList.read(target, authority))
     replace(target, read_bounded(source, limit=MAX_LIST_BYTES), mode=0o644)
 
 

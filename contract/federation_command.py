@@ -11,6 +11,7 @@ later, on a party's machine  federation renew --role data-owner --organisation s
 on the authority's machine   federation revoke --authority authority --role data-owner --organisation st-mary
 """
 
+from datetime import UTC, datetime
 from pathlib import Path
 from shlex import join
 from typing import Annotated
@@ -18,7 +19,7 @@ from typing import Annotated
 import typer
 
 from contract.authority import AUTHORITY_KEY, LIST_DAYS, Authority, Reason, create_authority
-from contract.certificates import read_certificate, said
+from contract.certificates import PartyCertificate, read_certificate, said
 from contract.command_line import new_app, run, say
 from contract.enrolment import (
     AUTHORITY_CERTIFICATE,
@@ -33,6 +34,7 @@ from contract.enrolment import (
 from contract.errors import CallerError, ConfigurationError, PeerViolation
 from contract.files import write_new
 from contract.identity import Party, Role
+from contract.revocation import RevocationList
 
 app = new_app("The federation's authority, and certificates for its parties.")
 
@@ -171,12 +173,21 @@ def revoke(
         Role | None, typer.Option("--role", help="With --organisation: all certificates of a party.")
     ] = None,
     organisation: Annotated[str | None, typer.Option("--organisation", help="With --role.")] = None,
+    known: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--known",
+            help="A list that a party holds: what it has as revoked stays revoked. After this folder was restored from "
+            "a backup; may be repeated.",
+        ),
+    ] = None,
     reason: Annotated[Reason, typer.Option("--reason", help="Stands in the list.")] = Reason.KEY_COMPROMISE,
     days: Annotated[int, typer.Option("--days", help="How long the list is good.")] = LIST_DAYS,
 ) -> None:
     """Sign a new list of revoked certificates, on the authority's machine; every party must then be given it.
 
-    With neither a certificate nor a party, the list stays as it is and is good for --days more.
+    Their keys are refused for good, whatever the reason: the party makes a new one. With neither a certificate nor a
+    party, the list stays as it is and is good for --days more.
     """
     opened = Authority.open(authority)
     if certificate is not None and role is None and organisation is None:
@@ -185,16 +196,28 @@ def revoke(
         party = _party(role, organisation)
         chosen = opened.issued_to(party)
         if not chosen:
-            raise CallerError(f"the {party} has no certificate of this authority that is valid today")
+            raise CallerError(f"the {party} has no certificate of this authority")
     elif certificate is None and role is None and organisation is None:
         chosen = []
     else:
         raise CallerError("give either CERTIFICATE.pem, or --role and --organisation, or neither to extend the list")
-    path = opened.revoke(chosen, reason, days=days)
+    chosen = opened.with_same_keys(chosen)
+    lists = [RevocationList.read(one, opened.certificate) for one in known or ()]
+    path = opened.revoke(chosen, reason, days=days, known=lists)
     for one in chosen:
-        say(f"Revoked certificate {one.serial:x} of the {one.party}.")
+        say(f"Revoked certificate {one.serial:x} of the {one.party}; its key is not signed again.")
+    for left in _left_good(opened, chosen):
+        say(f"Certificate {left.serial:x} of the {left.party} stays good: revoke it too if its key may be known.")
     say(f"Wrote {path}, good for {days} days. Next: give it to every party, who puts it in place with:")
     say(f"federation install --revocations {path.name} --role ROLE --organisation NAME --folder credentials")
+
+
+def _left_good(authority: Authority, revoked: list[PartyCertificate]) -> list[PartyCertificate]:
+    """Certificates of the same parties that are accepted still."""
+    parties, revocations, now = {one.party for one in revoked}, authority.revocations(), datetime.now(UTC)
+    return [
+        one for one in authority.issued() if one.party in parties and one.ends > now and not revocations.refuses(one)
+    ]
 
 
 def _installing(party: Party, folder: Path, *, first: bool) -> str:
@@ -207,6 +230,7 @@ def _installing(party: Party, folder: Path, *, first: bool) -> str:
 
 def _sign(authority: Path, path: Path, out: Path, *, days: int, yes: bool) -> None:
     opened, wanted = Authority.open(authority), read_request(path)
+    opened.require_usable_key(wanted)
     say(f"{path} asks for a certificate for the {wanted.party}, hosts: {', '.join(wanted.hosts) or 'none'}.")
     if wanted.renewal is not None:
         opened.require_renewal(wanted)

@@ -1,8 +1,11 @@
 """Small files of keys and certificates: read with a bound, made with their mode, replaced whole or not at all."""
 
+import errno
 import os
 import stat
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from contract.errors import ConfigurationError
@@ -31,14 +34,11 @@ def refuse_existing(path: Path) -> None:
 
 
 def write_new(path: Path, content: bytes, *, mode: int) -> None:
-    """Create the file with its mode from the first moment; never replace one."""
+    """Create a file, whole or not at all, with its mode from the first moment; never replace one."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+        with _written_aside(path, content, mode) as aside:
+            _name_new(aside, path)
     except FileExistsError:
         refuse_existing(path)
         raise ConfigurationError(f"{path}: is a dangling link; remove it") from None
@@ -48,19 +48,39 @@ def write_new(path: Path, content: bytes, *, mode: int) -> None:
 
 def replace(path: Path, content: bytes, *, mode: int) -> None:
     """Put a file in place of what stands at `path`, if anything: whoever reads it gets the old one or the new one."""
-    name = ""
     try:
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=INCOMING)
+        with _written_aside(path, content, mode) as aside:
+            aside.rename(path)
+    except OSError as error:
+        raise ConfigurationError(f"{path}: cannot be written ({error.strerror}); check the folder") from error
+
+
+@contextmanager
+def _written_aside(path: Path, content: bytes, mode: int) -> Iterator[Path]:
+    """The content in a file beside `path`, durable; it is gone at the block's end unless the block has renamed it."""
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=INCOMING)
+    aside = Path(name)
+    try:
         with os.fdopen(descriptor, "wb") as file:
             os.fchmod(file.fileno(), mode)
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        Path(name).rename(path)
+        yield aside
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _name_new(aside: Path, path: Path) -> None:
+    """Give a file its name. Raises FileExistsError where something has it."""
+    try:
+        os.link(aside, path)
     except OSError as error:
-        if name:
-            Path(name).unlink(missing_ok=True)
-        raise ConfigurationError(f"{path}: cannot be written ({error.strerror}); check the folder") from error
+        if error.errno not in {errno.EPERM, errno.EOPNOTSUPP}:
+            raise
+        if path.exists() or path.is_symlink():  # a file system that knows no links: a USB stick's, say
+            raise FileExistsError from None
+        aside.rename(path)
 
 
 def private_folder(folder: Path, *, check: bool = True) -> None:

@@ -8,7 +8,6 @@ What the signature cannot do is stop a replay: the same ticket is valid until it
 party therefore keeps a ledger of session ids and starts a session id once only.
 """
 
-import os
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -30,6 +29,7 @@ from cryptography.hazmat.primitives.serialization import (
 from pydantic import Field, ValidationError, model_validator
 
 from contract.errors import ConfigurationError, TicketInvalid
+from contract.files import write_new
 from contract.identity import Party, Role
 from contract.model_card import Name, OutputPolicy, Strict, Version
 
@@ -233,22 +233,19 @@ def new_signing_key(folder: Path) -> Path:
         ConfigurationError: a key is there already, or the folder cannot be written.
     """
     key = Ed25519PrivateKey.generate()
+    private_path, public_path = folder / SIGNING_KEY_FILE, folder / PUBLIC_KEY_FILE
+    for path in (private_path, public_path):
+        if path.exists():
+            raise ConfigurationError(
+                f"{path} exists: keep it, or move both key files away and pin the new key at every party"
+            )
+    public = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    write_new(public_path, public, mode=0o644)
     try:
-        _write_new(
-            folder / SIGNING_KEY_FILE,
-            key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
-            mode=0o600,
-        )
-        public_path = folder / PUBLIC_KEY_FILE
-        _write_new(
-            public_path, key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo), mode=0o644
-        )
-    except FileExistsError as error:
-        raise ConfigurationError(
-            f"{error.filename} exists: keep it, or move both key files away and pin the new key at every party"
-        ) from error
-    except OSError as error:
-        raise ConfigurationError(f"{error.filename}: cannot be written ({error.strerror}); check the folder") from error
+        write_new(private_path, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()), mode=0o600)
+    except ConfigurationError:
+        public_path.unlink()  # of no use without the other half, and in the way of another try
+        raise
     return public_path
 
 
@@ -274,12 +271,6 @@ def load_public_key(path: Path) -> Ed25519PublicKey:
     if not isinstance(key, Ed25519PublicKey):
         raise ConfigurationError(f"{path}: holds another kind of key than Ed25519; ask the front end for its key")
     return key
-
-
-def _write_new(path: Path, content: bytes, *, mode: int) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
 
 
 def _read_key_file(path: Path, *, private: bool) -> bytes:

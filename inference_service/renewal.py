@@ -3,8 +3,11 @@
 import logging
 import ssl
 import threading
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeAlias
+
+from cryptography import x509
 
 _LOG = logging.getLogger(__name__)
 _Stamp: TypeAlias = tuple[tuple[int, int, int], ...] | None
@@ -42,11 +45,19 @@ class _Following:
         fresh.minimum_version = ssl.TLSVersion.TLSv1_3
         try:
             fresh.load_cert_chain(certificate, key, password=_no_password)
+            _require_in_time(certificate)
         except (OSError, ssl.SSLError, ValueError) as error:
             _LOG.warning("%s changed and cannot be used (%s): the one before stays in use", certificate, _reason(error))
             return
         self._current = fresh
         _LOG.info("%s was read anew", certificate)
+
+
+def _require_in_time(certificate: Path) -> None:
+    """Raise ValueError where a certificate is not valid today: one that was valid yesterday serves no worse."""
+    shown, now = x509.load_pem_x509_certificates(certificate.read_bytes())[0], datetime.now(UTC)
+    if not shown.not_valid_before_utc <= now <= shown.not_valid_after_utc:
+        raise ValueError("it is not valid by the clock of this machine")
 
 
 def _no_password() -> str:
@@ -55,7 +66,7 @@ def _no_password() -> str:
 
 def _reason(error: Exception) -> str:
     reason = error.reason if isinstance(error, ssl.SSLError) else None
-    return (reason or type(error).__name__).lower().replace("_", " ")
+    return reason.lower().replace("_", " ") if reason else str(error)
 
 
 def _stamp(files: tuple[Path, Path]) -> _Stamp:

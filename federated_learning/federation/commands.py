@@ -36,14 +36,21 @@ def make_federation(
     *,
     host: Annotated[str, typer.Option(help="Name or address under which hospitals reach the coordinator.")],
     hospital: Annotated[list[Path], typer.Option(help="A hospital's public file; repeat for each.", exists=True)],
+    revoke: Annotated[
+        list[Path] | None,
+        typer.Option(help="Public file of keys that others may know: they are refused from now on.", exists=True),
+    ] = None,
     port: Annotated[int, typer.Option(min=1, max=65535)] = 9092,
     folder: Annotated[Path, typer.Option(help="The coordinator's folder.", file_okay=False)] = Path("coordinator"),
 ) -> None:
-    """At the coordinator: make its certificate, and federation.json for every hospital."""
+    """At the coordinator: make its certificate, and federation.json for every hospital.
+
+    Keys that a hospital replaces are refused from then on, as those of --revoke are.
+    """
     from federated_learning.federation.keys import make_federation as make
     from federated_learning.federation.keys import read_federation
 
-    path = make(hospital, folder, host=host, port=port)
+    path = make(hospital, folder, host=host, port=port, revoked=revoke or ())
     typer.echo(f"written: {path}; hand it to every hospital")
     typer.echo(f"fingerprint: {read_federation(path).fingerprint}")
 

@@ -7,7 +7,6 @@ very certificate, the coordinator accepts only these node keys, and hospitals ve
 """
 
 import hashlib
-import os
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Address, IPv6Address, ip_address
@@ -23,10 +22,13 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from pydantic import Field, ValidationError, model_validator
 
 from contract.errors import CallerError, ConfigurationError
+from contract.files import read_bounded, replace, write_new
 from contract.model_card import Name, Strict
+from contract.ticket import Sha256
 
 MAX_FILE_BYTES = 1 << 20
 MAX_HOSPITALS = 100
+MAX_REVOKED = 2000
 CERTIFICATE_DAYS = 825
 NODE_KEY, SIGNING_KEY = "node.key", "signing.key"
 COORDINATOR_KEY, COORDINATOR_CERTIFICATE, FEDERATION = "coordinator.key", "coordinator.pem", "federation.json"
@@ -52,6 +54,12 @@ class Hospital(Strict):
             raise ValueError(f"the node key of hospital {self.name} is not a P-384 public key")
         return self
 
+    def key_hashes(self) -> tuple[str, str]:
+        """SHA-256 of the node key (DER) and of the signing key, hexadecimal: however they are written."""
+        node = serialization.load_pem_public_key(self.node_key.encode())
+        encoded = node.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+        return hashlib.sha256(encoded).hexdigest(), hashlib.sha256(bytes.fromhex(self.signing_key)).hexdigest()
+
     def verification_key(self) -> Ed25519PublicKey:
         """The signing key's public half, parsed."""
         return Ed25519PublicKey.from_public_bytes(bytes.fromhex(self.signing_key))
@@ -65,23 +73,27 @@ class Federation(Strict):
     certificate: Annotated[str, Field(max_length=10_000)]
     """The coordinator's own, PEM; nothing else is accepted in its place."""
     hospitals: Annotated[tuple[Hospital, ...], Field(min_length=1, max_length=MAX_HOSPITALS)]
+    revoked: Annotated[tuple[Sha256, ...], Field(max_length=MAX_REVOKED)] = ()
+    """Hashes of keys that a hospital replaced or that others may know: no hospital has them any more."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        for field in ("name", "node_key", "signing_key"):
-            seen: dict[str, str] = {}
-            for hospital in self.hospitals:
-                value = getattr(hospital, field)
+        seen: dict[str, str] = {}
+        for hospital in self.hospitals:
+            values = zip(("name", "node key", "signing key"), (hospital.name, *hospital.key_hashes()), strict=True)
+            for field, value in values:
                 if value in seen:
                     what = "stands twice" if field == "name" else f"has the same {field} as {seen[value]}"
                     raise ValueError(f"hospital {hospital.name} {what}: each hospital makes its own keys")
+                if value in self.revoked:
+                    raise ValueError(f"the {field} of hospital {hospital.name} was revoked: it makes new keys")
                 seen[value] = hospital.name
         return self
 
     @property
     def fingerprint(self) -> str:
         """SHA-256 of the whole content, hexadecimal: what people compare, and what binds messages to it."""
-        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+        return hashlib.sha256(self.model_dump_json(exclude_defaults=True).encode()).hexdigest()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -108,37 +120,55 @@ def make_hospital_keys(name: str, folder: Path) -> Path:
         raise CallerError(f"hospital {name[:64]!r}: a name is lower-case letters, digits and hyphens") from error
     ssh = serialization.PrivateFormat.OpenSSH  # the form that Flower reads
     node_pem = node.private_bytes(serialization.Encoding.PEM, ssh, serialization.NoEncryption())
-    _write_new(folder / NODE_KEY, node_pem, mode=0o600)
-    _write_new(folder / SIGNING_KEY, _private_pem(signing), mode=0o600)
+    write_new(folder / NODE_KEY, node_pem, mode=0o600)
+    write_new(folder / SIGNING_KEY, _private_pem(signing), mode=0o600)
     public = folder / f"{name}.json"
-    _write_new(public, (hospital.model_dump_json(indent=2) + "\n").encode(), mode=0o644)
+    write_new(public, (hospital.model_dump_json(indent=2) + "\n").encode(), mode=0o644)
     return public
 
 
-def make_federation(public_files: Sequence[Path], folder: Path, *, host: str, port: int) -> Path:
+def make_federation(
+    public_files: Sequence[Path], folder: Path, *, host: str, port: int, revoked: Sequence[Path] = ()
+) -> Path:
     """Gather the hospitals' public files into folder/federation.json, with a certificate for the coordinator.
 
-    The certificate and its key (mode 0600) are made once; a later call, with another hospital say, keeps them.
+    The certificate and its key (mode 0600) are made once; a later call, with another hospital say, keeps them. Keys
+    that a hospital has replaced since the last call, and those in the public files `revoked`, are refused from then on.
     Raises ConfigurationError naming the file or hospital that is wrong.
     """
     hospitals = tuple(read_hospital(path) for path in public_files)
+    refused = _revoked_keys(folder / FEDERATION, hospitals, [read_hospital(path) for path in revoked])
     certificate = folder / COORDINATOR_CERTIFICATE
     if not certificate.exists():
         _make_certificate(folder, host)
     address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     try:
-        federation = Federation(coordinator=address, certificate=certificate.read_text(), hospitals=hospitals)
+        federation = Federation(
+            coordinator=address, certificate=certificate.read_text(), hospitals=hospitals, revoked=refused
+        )
     except ValidationError as error:
         raise ConfigurationError(f"{_first(error)}; ask them for other public files") from error
     path = folder / FEDERATION
-    path.write_text(federation.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    replace(path, (federation.model_dump_json(indent=2, exclude_defaults=True) + "\n").encode(), mode=0o644)
     return path
+
+
+def _revoked_keys(path: Path, hospitals: Sequence[Hospital], revoked: Sequence[Hospital]) -> tuple[str, ...]:
+    """What the federation.json at `path` refuses, the keys that its hospitals have replaced, and those of `revoked`."""
+    refused = {key for hospital in revoked for key in hospital.key_hashes()}
+    if path.exists():
+        before, now = read_federation(path), {one.name: one for one in hospitals}
+        refused.update(before.revoked)
+        for old in before.hospitals:
+            if old.name in now:
+                refused.update(set(old.key_hashes()) - set(now[old.name].key_hashes()))
+    return tuple(sorted(refused))
 
 
 def read_hospital(path: Path) -> Hospital:
     """A hospital's public file. Raises ConfigurationError."""
     try:
-        return Hospital.model_validate_json(_read(path))
+        return Hospital.model_validate_json(read_bounded(path, limit=MAX_FILE_BYTES))
     except ValidationError as error:
         raise ConfigurationError(f"{path}: {_first(error)}; ask the hospital for its public file") from error
 
@@ -146,7 +176,7 @@ def read_hospital(path: Path) -> Hospital:
 def read_federation(path: Path) -> Federation:
     """federation.json. Raises ConfigurationError naming a hospital whose name or key stands twice."""
     try:
-        return Federation.model_validate_json(_read(path))
+        return Federation.model_validate_json(read_bounded(path, limit=MAX_FILE_BYTES))
     except ValidationError as error:
         raise ConfigurationError(f"{path}: {_first(error)}; ask the coordinator for the file again") from error
 
@@ -155,7 +185,7 @@ def read_signing_key(folder: Path, hospital: Hospital) -> Ed25519PrivateKey:
     """The hospital's own signing key. Raises ConfigurationError where it is not the one in federation.json."""
     path = folder / SIGNING_KEY
     try:
-        key = serialization.load_pem_private_key(_read(path), None)
+        key = serialization.load_pem_private_key(read_bounded(path, limit=MAX_FILE_BYTES), None)
     except (ValueError, TypeError, UnsupportedAlgorithm):
         raise ConfigurationError(f"{path}: is not a private key; give the folder that `keys` made") from None
     if not isinstance(key, Ed25519PrivateKey) or key.public_key().public_bytes_raw().hex() != hospital.signing_key:
@@ -181,9 +211,9 @@ def _make_certificate(folder: Path, host: str) -> None:
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
         .sign(key, hashes.SHA256())
     )
-    _write_new(folder / COORDINATOR_KEY, _private_pem(key), mode=0o600)
+    write_new(folder / COORDINATOR_KEY, _private_pem(key), mode=0o600)
     pem = certificate.public_bytes(serialization.Encoding.PEM)
-    _write_new(folder / COORDINATOR_CERTIFICATE, pem, mode=0o644)
+    write_new(folder / COORDINATOR_CERTIFICATE, pem, mode=0o644)
 
 
 def _host_name(host: str) -> x509.GeneralName:
@@ -213,26 +243,3 @@ def _first(error: ValidationError) -> str:
     where = ".".join(str(part) for part in first["loc"])
     message = first["msg"].removeprefix("Value error, ")
     return f"{where}: {message}" if where else message
-
-
-def _read(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            content = file.read(MAX_FILE_BYTES + 1)
-    except OSError as error:
-        raise ConfigurationError(f"{path}: cannot be read ({error.strerror}); check the path") from error
-    if len(content) > MAX_FILE_BYTES:
-        raise ConfigurationError(f"{path}: larger than {MAX_FILE_BYTES} bytes; give the right file")
-    return content
-
-
-def _write_new(path: Path, content: bytes, *, mode: int) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-    except FileExistsError:
-        raise ConfigurationError(f"{path}: exists already; remove it first if it shall be replaced") from None
-    except OSError as error:
-        raise ConfigurationError(f"{path}: cannot be written ({error.strerror}); give another folder") from error
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)

@@ -51,6 +51,15 @@ class Trust:
         """Raise ConfigurationError where this party's own certificate is not valid by its own clock."""
         require_own_valid(self.own, now=self.clock(), skew=self.skew)
 
+    def require_own_accepted(self) -> None:
+        """Raise ConfigurationError where this party's own certificate is not valid today, or is on its own list."""
+        self.require_own_valid()
+        if self.revocations is not None and self.revocations.refuses(self.own):
+            raise ConfigurationError(
+                f"the certificate of the {self.own.party}, this party itself, was revoked, or its key was: enrol again "
+                "with a new key (`federation request`)"
+            )
+
     def judge(self, encoded: bytes, *, found_at: str) -> Party:
         """Who a peer is by its certificate (DER), whose signature OpenSSL has checked.
 
@@ -86,7 +95,7 @@ class TlsContext:
         self._lock = threading.Lock()
         self._stamp = _stamp(credentials)
         self._trust = _load(credentials, server_side=server_side, clock=clock, before=None)
-        self._trust.require_own_valid()
+        self._trust.require_own_accepted()
         _warn(self._trust)
 
     def trust(self) -> Trust:
@@ -140,11 +149,8 @@ def _load(credentials: Credentials, *, server_side: bool, clock: Clock, before: 
     if credentials.revocations is not None:
         revocations = RevocationList.read(credentials.revocations, authority)
         known = None if before is None else before.revocations
-        if known is not None and revocations.number < known.number:
-            raise ConfigurationError(
-                f"{credentials.revocations}: is older (number {revocations.number}) than the list in use (number "
-                f"{known.number}); put the newest there"
-            )
+        if known is not None:
+            revocations.require_follows(known)
     return Trust(
         ssl_context=ssl_context,
         own=PartyCertificate.read(credentials.certificate),
@@ -186,8 +192,12 @@ def _no_password() -> str:
 
 
 def _warn(trust: Trust) -> None:
-    """Say early what will end."""
+    """Say early what will end, and what nobody accepts any more: a list that says so is in use all the same."""
     now = trust.clock()
+    try:
+        trust.require_own_accepted()
+    except ConfigurationError as error:
+        _LOG.warning("%s", error)
     if trust.own.ends - RENEW_BEFORE < now:
         _LOG.warning(
             "the certificate of the %s ends at %s: renew it with `federation renew`",

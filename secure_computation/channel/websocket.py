@@ -59,7 +59,7 @@ def connect_channel(
     address = _address(url)
     peer = f"{describe(expect)} at {address}"
     deadline = Deadline(peer=peer, step=HANDSHAKE_STEP, seconds=deadlines.connect_seconds)
-    context.trust().require_own_valid()  # in better words than the peer could
+    context.trust().require_own_accepted()  # in better words than the peer could
     stream = TlsStream(connect_websocket(url, deadline), context, server_side=False)
     try:
         return open_channel(

@@ -229,9 +229,10 @@ class TestKeyFiles:
             new_signing_key(tmp_path)
         assert (tmp_path / SIGNING_KEY_FILE).read_bytes() == before
 
-    def test_a_folder_that_is_not_there(self, tmp_path: Path) -> None:
+    def test_a_folder_that_cannot_be_made(self, tmp_path: Path) -> None:
+        (tmp_path / "nowhere").write_text("a file in its place")
         with pytest.raises(ConfigurationError, match="cannot be written"):
-            new_signing_key(tmp_path / "absent")
+            new_signing_key(tmp_path / "nowhere" / "keys")
 
     @pytest.mark.parametrize("load", [load_signing_key, load_public_key])
     @pytest.mark.parametrize("content", [None, b"", b"garbage", b"-----BEGIN PRIVATE KEY-----\n", b"x" * 100_000])

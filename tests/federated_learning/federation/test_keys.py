@@ -11,6 +11,7 @@ from federated_learning.federation.keys import (
     COORDINATOR_KEY,
     NODE_KEY,
     SIGNING_KEY,
+    Federation,
     make_federation,
     make_hospital_keys,
     read_federation,
@@ -92,3 +93,44 @@ def test_names_are_plain(tmp_path: Path, name: str) -> None:
 def test_a_host_is_a_name_or_an_address(tmp_path: Path, public: list[Path]) -> None:
     with pytest.raises(CallerError, match="neither a DNS name"):
         make_federation(public, tmp_path / "c", host="a b", port=9092)
+
+
+class TestRevokedKeys:
+    """Keys that a hospital replaced, or that others may know, do not come back."""
+
+    def gathered(self, public: list[Path], folder: Path, *revoked: Path) -> Federation:
+        return read_federation(make_federation(public, folder, host="127.0.0.1", port=9092, revoked=revoked))
+
+    def test_keys_that_a_hospital_replaced_are_refused(self, tmp_path: Path, public: list[Path]) -> None:
+        before = self.gathered(public, tmp_path / "c")
+        new = [make_hospital_keys("north", tmp_path / "new"), *public[1:]]
+        after = self.gathered(new, tmp_path / "c")
+        assert set(after.revoked) == set(before.hospitals[0].key_hashes())
+        with pytest.raises(ConfigurationError, match="hospital north was revoked: it makes new keys"):
+            self.gathered(public, tmp_path / "c")
+        assert self.gathered(new[1:], tmp_path / "c").revoked == after.revoked
+
+    @pytest.mark.parametrize("name", ["north", "elsewhere"])
+    def test_keys_that_others_may_know_are_refused_under_any_name(
+        self, tmp_path: Path, public: list[Path], name: str
+    ) -> None:
+        stolen, rest = public[0], public[1:]
+        self.gathered(rest, tmp_path / "c", stolen)
+        content = json.loads(stolen.read_text()) | {"name": name}
+        again = tmp_path / "again.json"
+        again.write_text(json.dumps(content))
+        with pytest.raises(ConfigurationError, match="was revoked"):
+            self.gathered([again, *rest], tmp_path / "c")
+
+    def test_one_key_written_differently_is_one_key(self, tmp_path: Path, public: list[Path]) -> None:
+        content = json.loads(public[0].read_text()) | {"name": "copy", "signing_key": "ab" * 32}
+        content["node_key"] = f"\n{content['node_key']}\n"
+        copy = tmp_path / "copy.json"
+        copy.write_text(json.dumps(content))
+        with pytest.raises(ConfigurationError, match="has the same node key as"):
+            self.gathered([*public, copy], tmp_path / "c")
+
+    def test_a_hospital_that_stays_away_for_a_while_may_come_back(self, tmp_path: Path, public: list[Path]) -> None:
+        self.gathered(public, tmp_path / "c")
+        self.gathered(public[1:], tmp_path / "c")
+        assert self.gathered(public, tmp_path / "c").revoked == ()
