@@ -143,6 +143,7 @@ class Federation:
             update_length=self.layout.update_length,
             ring_bits=self.layout.ring_bits,
             exact_length=self.layout.exact_length,
+            subject=round_number.to_bytes(32, "little"),
             common_hash=bytes(32),
         )
 

@@ -51,6 +51,7 @@ def replace(path: Path, content: bytes, *, mode: int) -> None:
     try:
         with _written_aside(path, content, mode) as aside:
             aside.rename(path)
+        sync_folder(path.parent)
     except OSError as error:
         raise ConfigurationError(f"{path}: cannot be written ({error.strerror}); check the folder") from error
 
@@ -81,6 +82,15 @@ def _name_new(aside: Path, path: Path) -> None:
         if path.exists() or path.is_symlink():  # a file system that knows no links: a USB stick's, say
             raise FileExistsError from None
         aside.rename(path)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make what was created or renamed in `folder` survive a crash."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def private_folder(folder: Path, *, check: bool = True) -> None:

@@ -8,7 +8,6 @@ crash the round is made again with fresh ones.
 import hashlib
 import json
 import math
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ from contract.errors import (
     PeerViolation,
     Refused,
 )
+from contract.files import replace
 from federated_learning.data_statistics import pixel_sums
 from federated_learning.federation.keys import Federation
 from federated_learning.federation.local_work import LocalWork
@@ -66,7 +66,7 @@ from federated_learning.secure_aggregation import HospitalAggregation, RingVecto
 from federated_learning.secure_aggregation.encoding import LARGEST, VectorLayout, encode_exact
 from federated_learning.settings import TrainingSettings
 
-HISTORY = "signed-rounds.json"
+HISTORY = "answered.json"
 LARGEST_LOSS = 1000.0
 """Of one image, as it is counted."""
 TOLD = (ComputationFailed, PeerViolation, Refused)
@@ -113,7 +113,7 @@ class HospitalSession:
         self._say = say
         self._folder = settings.state / settings.run
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._history = _history(self._folder / HISTORY)
+        self._history = _history(settings.state / HISTORY)  # of all runs: the same images are in each
         self._work = LocalWork(settings, self._folder, say=say, progress=progress)
         self._attempt: _Attempt | None = None
         self._shapes: tuple[TrainingSettings, dict[str, tuple[int, ...]]] | None = None
@@ -275,11 +275,6 @@ def _digest(step: Step, letter: Letter) -> bytes:
 
 def _history(path: Path) -> RoundHistory:
     def store(state: str) -> None:
-        partial = path.with_suffix(".partial")
-        with partial.open("w", encoding="utf-8") as file:
-            file.write(state)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)  # noqa: PTH105  (the atomic one, by name)
+        replace(path, state.encode(), mode=0o600)
 
     return RoundHistory(path.read_text(encoding="utf-8") if path.exists() else None, save=store)

@@ -109,6 +109,15 @@ def common_hash(step: Step, order: Order, parts: Mapping[str, bytes]) -> bytes:
     return digest.digest()
 
 
+def subject_of(step: Step, parts: Mapping[str, bytes]) -> bytes:
+    """SHA-256 of what a hospital's answer follows from: the weights as numbers, so that -0 is 0; nothing for a survey.
+
+    Whatever else an order says, two sums of one subject that differ in a hospital would tell of that hospital.
+    """
+    weights = np.frombuffer(parts.get(WEIGHTS, b""), dtype="<f4")
+    return hashlib.sha256(PURPOSES[step].encode() + (weights + np.float32(0)).tobytes()).digest()
+
+
 def terms_of(
     federation: Federation, step: Step, order: Order, *, attempt: int, parts: Mapping[str, bytes], layout: VectorLayout
 ) -> RoundTerms:
@@ -123,6 +132,7 @@ def terms_of(
         update_length=layout.update_length,
         ring_bits=layout.ring_bits,
         exact_length=layout.exact_length,
+        subject=subject_of(step, parts),
         common_hash=common_hash(step, order, parts),
     )
 

@@ -18,6 +18,7 @@ from federated_learning.secure_aggregation.encoding import (
 from federated_learning.secure_aggregation.history import RoundHistory
 from federated_learning.secure_aggregation.hospital import HospitalAggregation
 from federated_learning.secure_aggregation.masking import RingVector
+from federated_learning.secure_aggregation.opening import Opening
 from federated_learning.secure_aggregation.terms import RoundTerms, least_threshold
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "EncodedUpdate",
     "ExactField",
     "HospitalAggregation",
+    "Opening",
     "RingVector",
     "RoundHistory",
     "RoundTerms",

@@ -1,32 +1,28 @@
-"""The coordinator's side of one aggregation: passes messages on, adds masked vectors, and opens their sum.
+"""The coordinator's side of one aggregation: passes messages on, gathers masked vectors, and opens their sum.
 
 `receive` takes what hospitals send, one message of one hospital at a time; a message that it refuses (PeerViolation,
 with the hospital's name) leaves the others' work as it is, and the hospital counts as dropped out. `directory`,
-`deliveries`, `survivors`, `confirmations` and `total` each end a stage, and raise AggregationAborted when too few
+`deliveries`, `survivors`, `confirmations` and `opening` each end a stage, and raise AggregationAborted when too few
 hospitals are left.
 docs/secure-aggregation.md shows both sides beside each other.
 """
 
 import hashlib
-import hmac
 from collections.abc import Callable
 from enum import IntEnum
 from typing import Final
 
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
-
 from contract.errors import AggregationAborted, ComputationFailed, PeerViolation
 from federated_learning.secure_aggregation.keys import (
-    PairwiseKeys,
     PublicKeys,
     Transcript,
+    View,
     check_confirmation,
     check_distinct,
-    commitment,
-    public_of,
+    check_masked,
     read_advertisement,
 )
-from federated_learning.secure_aggregation.masking import RingVector, apply_mask
+from federated_learning.secure_aggregation.masking import RingVector
 from federated_learning.secure_aggregation.messages import (
     BITMAP_BYTES,
     SEALED_BYTES,
@@ -34,10 +30,11 @@ from federated_learning.secure_aggregation.messages import (
     body_of,
     header,
     masked_bytes,
+    write_survivors,
 )
+from federated_learning.secure_aggregation.opening import Fits, Opening, fits_commitment, fits_mask_key
 from federated_learning.secure_aggregation.sharing import SECRET_BYTES, recover
 from federated_learning.secure_aggregation.terms import RoundTerms
-from secure_computation.randomness import Seed
 
 
 class _Stage(IntEnum):
@@ -59,7 +56,7 @@ _AWAITED: Final = {
 
 
 class CoordinatorAggregation:
-    """Collects one aggregation of `terms`. Holds sums and public keys; of a hospital's vector it can learn nothing."""
+    """Collects one aggregation of `terms`: masked vectors, public keys. Of a hospital's vector it can learn nothing."""
 
     def __init__(self, terms: RoundTerms) -> None:
         """Wait for advertisements."""
@@ -70,9 +67,10 @@ class CoordinatorAggregation:
         self._messages: dict[str, bytes] = {}
         self._sealed: dict[str, dict[str, bytes]] = {}
         self._shared: frozenset[str] = frozenset()
-        self._masked: set[str] = set()
+        self._directory = self._confirmations = b""
+        self._masked: dict[str, bytes] = {}
+        self._digests: dict[str, bytes] = {}
         self._survivors: frozenset[str] = frozenset()
-        self._sum = RingVector.zeros(terms)
         self._revealed: dict[str, list[bytes]] = {}
 
     def __repr__(self) -> str:
@@ -106,10 +104,10 @@ class CoordinatorAggregation:
         """End stage 1: everybody's signed keys, the same bytes for all who advertised."""
         present = self._end(_Stage.ADVERTISEMENTS, frozenset(self._keys))
         items = b"".join(self._messages[name] for name in self._terms.ordered(present))
-        directory = header(self._terms, Kind.DIRECTORY, None) + items
-        self._transcript = Transcript(hashlib.sha256(directory).digest())
+        self._directory = header(self._terms, Kind.DIRECTORY, None) + items
+        self._transcript = Transcript(hashlib.sha256(self._directory).digest())
         self._messages = {}
-        return directory
+        return self._directory
 
     def deliveries(self) -> dict[str, bytes]:
         """End stage 2: for each hospital that shared, what the others sealed for it."""
@@ -124,55 +122,54 @@ class CoordinatorAggregation:
         return deliveries
 
     def survivors(self) -> bytes:
-        """End stage 3: who is in the sum, the same bytes for all of them. Nothing is unmasked before this."""
+        """End stage 3: who is in the sum, with which vectors, the same bytes for all of them."""
         self._survivors = self._end(_Stage.MASKED, frozenset(self._masked))
-        return header(self._terms, Kind.SURVIVORS, None) + self._bits()
+        return write_survivors(self._terms, self._digests)
 
     def confirmations(self) -> bytes:
         """End stage 4: the survivors' signatures on the list, the same bytes for all who signed."""
         present = self._end(_Stage.CONFIRMATIONS, frozenset(self._messages))
         items = b"".join(self._messages[name] for name in self._terms.ordered(present))
-        return header(self._terms, Kind.CONFIRMATIONS, None) + items
+        self._confirmations = header(self._terms, Kind.CONFIRMATIONS, None) + items
+        return self._confirmations
 
-    def total(self) -> RingVector:
-        """End stage 5: remove the masks and return the sum of the survivors' vectors.
+    def opening(self) -> Opening:
+        """End stage 5: what the sum of the survivors' vectors follows from. `Opening.total` removes the masks.
 
-        This is the one opening of the protocol: the coordinator learns the sum, which everybody receives as the new
-        model. It gets the self seed of who is in the sum and the mask key of who is not, never both of one hospital.
+        This is the one opening of the protocol. The coordinator gets the self seed of who is in the sum and the mask
+        key of who is not, never both of one hospital.
         """
         self._end(_Stage.UNMASKINGS, frozenset(self._revealed))
-        for name in self._terms.ordered(self._shared):
-            if name in self._survivors:
-                seed = self._recover(name, self._fits_commitment)
-                apply_mask(self._sum, Seed(seed), add=False)
-            else:
-                self._remove_masks_with(name)
+        secrets = {
+            name: self._recover(name, fits_commitment if name in self._survivors else fits_mask_key)
+            for name in self._terms.ordered(self._shared)
+        }
         self._revealed = {}
-        return self._sum
+        return Opening(
+            directory=self._directory,
+            survivors=write_survivors(self._terms, self._digests),
+            confirmations=self._confirmations,
+            secrets=secrets,
+            masked=self._masked,
+        )
+
+    def total(self) -> RingVector:
+        """The sum that `opening` gives, checked as every hospital checks it."""
+        return self.opening().total(self._terms)[0]
 
     @property
     def in_sum(self) -> frozenset[str]:
         """The hospitals whose vectors are in the sum, once `survivors` was called."""
         return self._survivors
 
-    def _remove_masks_with(self, dropped: str) -> None:
-        private = self._recover(dropped, self._fits_mask_key)
-        key = X25519PrivateKey.from_private_bytes(private)
-        for name in self._terms.ordered(self._survivors):
-            pairwise = PairwiseKeys(self._terms, self._transcript)
-            seed = pairwise.mask_seed(key, name=dropped, peer=name, peer_key=self._keys[name].mask)
-            apply_mask(self._sum, seed, add=dropped < name)
-
-    def _fits_mask_key(self, name: str, secret: bytes) -> bool:
-        return hmac.compare_digest(public_of(secret), self._keys[name].mask)
-
-    def _fits_commitment(self, name: str, secret: bytes) -> bool:
-        return hmac.compare_digest(commitment(self._terms, name, secret), self._keys[name].commitment)
-
-    def _recover(self, owner: str, fits: Callable[[str, bytes], bool]) -> bytes:
+    def _recover(self, owner: str, fits: Fits) -> bytes:
         position = self._terms.ordered(self._shared).index(owner)
         shares = {self._terms.indices[holder]: revealed[position] for holder, revealed in self._revealed.items()}
-        secret = recover(shares, threshold=self._terms.threshold, accept=lambda secret: fits(owner, secret))
+        secret = recover(
+            shares,
+            threshold=self._terms.threshold,
+            accept=lambda secret: fits(self._terms, owner, self._keys[owner], secret),
+        )
         if secret is None:
             raise ComputationFailed(
                 f"the shares of hospital {owner} in {self._terms} do not fit its signed keys: that hospital shared "
@@ -194,12 +191,12 @@ class CoordinatorAggregation:
         }
 
     def _take_masked(self, name: str, message: bytes) -> None:
-        body = body_of(self._terms, message, Kind.MASKED, name, body_bytes=masked_bytes(self._terms))
-        self._sum.add(RingVector.over(self._terms, body))
-        self._masked.add(name)
+        body_of(self._terms, message, Kind.MASKED, name, body_bytes=masked_bytes(self._terms))
+        self._digests[name] = check_masked(self._terms, name, message)
+        self._masked[name] = message
 
     def _take_confirmation(self, name: str, message: bytes) -> None:
-        view = (self._terms.bitmap(self._shared), self._terms.bitmap(self._survivors))
+        view = View.of(self._terms, self._shared, self._digests)
         check_confirmation(self._terms, name, message, self._transcript, view)
         self._messages[name] = bytes(message)
 

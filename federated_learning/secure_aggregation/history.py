@@ -7,7 +7,8 @@ from typing import Final
 from contract.errors import ConfigurationError, PeerViolation
 from federated_learning.secure_aggregation.terms import RoundTerms
 
-_MAX_BYTES: Final = 1 << 20
+MAX_BYTES: Final = 1 << 26
+"""Some 300,000 sums."""
 
 
 def _forget(_state: str) -> None:
@@ -15,58 +16,54 @@ def _forget(_state: str) -> None:
 
 
 class RoundHistory:
-    """The last attempt begun and the last sum released, for each purpose. Holds names and numbers, nothing secret.
+    """The last attempt begun in each federation, and with whom every subject was summed. Hashes, nothing secret.
 
-    Two sums of the same updates that differ in one hospital would reveal that hospital's update as their difference.
-    So a hospital begins each attempt once, and after it helped to unmask a round it unmasks that round again only for
-    exactly the same survivors.
+    Two sums of the same vectors that differ in one hospital would reveal that hospital's vector as their difference.
+    So a hospital begins each attempt once, and after it helped to open a sum it opens sums of the same purpose and
+    subject, be it in another round, run or federation, for exactly the same hospitals only.
     """
 
     def __init__(self, state: str | None = None, *, save: Callable[[str], None] = _forget) -> None:
         """Continue from `state` as `save` was last given it (JSON). `save` must have stored it when it returns."""
         self._save = save
         self._begun: dict[str, tuple[int, int]] = {}
-        self._released: dict[str, tuple[int, int]] = {}
+        self._opened: dict[str, str] = {}
         if state is not None:
             self._restore(state)
 
     def _restore(self, state: str) -> None:
         try:
-            kept = json.loads(state[:_MAX_BYTES])
-            for name, target in (("begun", self._begun), ("released", self._released)):
-                for purpose, (first, second) in kept[name].items():
-                    target[str(purpose)] = (int(first), int(second))
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            kept = json.loads(state[:MAX_BYTES])
+            self._begun = {str(key): (int(first), int(second)) for key, (first, second) in kept["begun"].items()}
+            self._opened = {str(key): str(group) for key, group in kept["opened"].items()}
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise ConfigurationError(
-                "the kept history of secure aggregation cannot be read: restore the file, or start a new federation id"
+                "the kept history of secure aggregation cannot be read: restore the file, or start anew in an empty "
+                "state folder, with another seed, so that nothing is summed twice"
             ) from error
 
     def begin(self, terms: RoundTerms) -> None:
         """Note that an attempt begins. Raises PeerViolation if it, or a later one, began before."""
-        now = (terms.round_number, terms.attempt)
-        last = self._begun.get(self._key(terms))
+        now, place = (terms.round_number, terms.attempt), f"{terms.federation_id}/{terms.purpose}"
+        last = self._begun.get(place)
         if last is not None and now <= last:
             raise PeerViolation(
                 f"the coordinator asks for {terms} again, after round {last[0]}, attempt {last[1]}: each attempt gets "
                 "fresh keys and is run once. Continue with the next attempt"
             )
-        self._begun[self._key(terms)] = now
+        self._begun[place] = now
         self._store()
 
-    def release(self, terms: RoundTerms, survivors: int) -> None:
-        """Note that shares for the sum of `survivors` (bits) are given away. Raises PeerViolation for a second sum."""
-        last = self._released.get(self._key(terms))
-        if last is not None and last[0] == terms.round_number and last[1] != survivors:
+    def release(self, terms: RoundTerms, survivors: frozenset[str]) -> None:
+        """Note that shares for the sum of `survivors` are given away. Raises PeerViolation for a second sum."""
+        key, group = f"{terms.purpose}/{terms.subject.hex()}", terms.group(survivors)
+        if self._opened.setdefault(key, group) != group:
             raise PeerViolation(
-                f"the coordinator asks to unmask round {terms.round_number} ({terms.purpose}) for other survivors than "
-                "before: the difference of both sums would be one hospital's update. Continue with the next round"
+                f"the coordinator asks to unmask {terms} for other hospitals than those with whom this hospital has "
+                "answered the same question before: the difference of both sums would be one hospital's vector. Run it "
+                "again with exactly those hospitals"
             )
-        self._released[self._key(terms)] = (terms.round_number, survivors)
         self._store()
-
-    @staticmethod
-    def _key(terms: RoundTerms) -> str:
-        return f"{terms.federation_id}/{terms.purpose}"
 
     def _store(self) -> None:
-        self._save(json.dumps({"begun": self._begun, "released": self._released}, sort_keys=True))
+        self._save(json.dumps({"begun": self._begun, "opened": self._opened}, sort_keys=True))

@@ -19,9 +19,12 @@ from federated_learning.secure_aggregation.keys import (
     PublicKeys,
     RoundSecrets,
     Transcript,
+    View,
     check_confirmation,
     check_distinct,
     read_advertisement,
+    self_mask_seed,
+    sign_masked,
     write_advertisement,
     write_confirmation,
 )
@@ -37,10 +40,11 @@ from federated_learning.secure_aggregation.messages import (
     header,
     listed,
     masked_bytes,
+    read_survivors,
+    vector_bytes,
 )
 from federated_learning.secure_aggregation.sharing import SECRET_BYTES, split
 from federated_learning.secure_aggregation.terms import RoundTerms
-from secure_computation.randomness import Seed
 
 
 class _Step(IntEnum):
@@ -88,7 +92,8 @@ class HospitalAggregation:
         self._transcript = Transcript(b"")
         self._own_share = b""
         self._shares: dict[str, bytes] = {}
-        self._survivors: frozenset[str] = frozenset()
+        self._masked_digest = b""
+        self._digests: dict[str, bytes] = {}
 
     def __repr__(self) -> str:
         """Show public things only."""
@@ -123,35 +128,41 @@ class HospitalAggregation:
     def mask(self, vector: RingVector, delivery: bytes) -> bytes:
         """Step 3: `vector` plus the self mask plus or minus the mask with each hospital that shared.
 
-        `vector` is left as it is. Its elements are uniform on their rings in what this returns.
+        `vector` is left as it is. Its elements are uniform on their rings in what this returns. It is signed, so that
+        everybody can check later what a sum was made of.
         """
         with self._during(_Step.MASK) as own:
             vector.check(self._terms, name=self._name)
             self._read_delivery(delivery, own)
             message = bytearray(HEADER_BYTES + masked_bytes(self._terms))
             message[:HEADER_BYTES] = header(self._terms, Kind.MASKED, self._name)
-            masked = RingVector.over(self._terms, memoryview(message)[HEADER_BYTES:])
+            masked = RingVector.over(self._terms, memoryview(message)[HEADER_BYTES:][: vector_bytes(self._terms)])
             masked.update[:] = vector.update
             masked.exact[:] = vector.exact
-            apply_mask(masked, Seed(own.self_seed), add=True)
+            apply_mask(masked, self_mask_seed(self._terms, self._name, own.self_seed), add=True)
             for name, keys in self._others():
                 if name in self._shares:
                     seed = self._pairwise().mask_seed(own.mask_key, name=self._name, peer=name, peer_key=keys.mask)
                     apply_mask(masked, seed, add=self._name < name)
+            self._masked_digest = sign_masked(message, self._signing_key)
             return bytes(message)
 
     def confirm(self, survivors: bytes) -> bytes:
-        """Step 4: sign the list of survivors that the coordinator names, if enough of them are left."""
+        """Step 4: sign who survives, with which masked vectors, as the coordinator says, if enough of them are left."""
         with self._during(_Step.CONFIRM):
-            body = body_of(self._terms, survivors, Kind.SURVIVORS, None, body_bytes=BITMAP_BYTES)
-            named = self._terms.names(int.from_bytes(body, "little"), whose="the coordinator")
-            if self._name not in named or not named <= frozenset(self._shares):
+            digests = read_survivors(self._terms, survivors)
+            if self._name not in digests or not frozenset(digests) <= frozenset(self._shares):
                 raise PeerViolation(
-                    f"the coordinator names survivors of {self._terms} that cannot be: {', '.join(sorted(named))}. "
+                    f"the coordinator names survivors of {self._terms} that cannot be: {', '.join(sorted(digests))}. "
                     "Nothing is unmasked"
                 )
-            self._require_enough(named, "survivors")
-            self._survivors = named
+            self._require_enough(frozenset(digests), "survivors")
+            if digests[self._name] != self._masked_digest:
+                raise PeerViolation(
+                    f"the coordinator names another masked vector of hospital {self._name} in {self._terms} than it "
+                    "sent: nothing is unmasked"
+                )
+            self._digests = digests
             return write_confirmation(self._terms, self._name, self._transcript, self._view(), self._signing_key)
 
     def unmask(self, confirmations: bytes) -> bytes:
@@ -162,19 +173,19 @@ class HospitalAggregation:
         """
         with self._during(_Step.UNMASK):
             signed = listed(self._terms, confirmations, Kind.CONFIRMATIONS, item_bytes=CONFIRMATION_BYTES)
-            if not frozenset(signed) <= self._survivors or self._name not in signed:
+            if not frozenset(signed) <= frozenset(self._digests) or self._name not in signed:
                 raise PeerViolation(f"the coordinator's confirmations of {self._terms} are not the survivors': give up")
             self._require_enough(frozenset(signed), "confirmations")
             for name, message in signed.items():
                 check_confirmation(self._terms, name, message, self._transcript, self._view())
-            self._history.release(self._terms, self._view()[1])
+            self._history.release(self._terms, frozenset(self._digests))
             # A share of the self seed (second half of a pair) for who is in the sum, of the mask key for who is not:
             # the coordinator can remove the masks of the sum and no others.
             revealed = [
-                self._shares[name][SECRET_BYTES:] if name in self._survivors else self._shares[name][:SECRET_BYTES]
+                self._shares[name][SECRET_BYTES:] if name in self._digests else self._shares[name][:SECRET_BYTES]
                 for name in self._terms.ordered(frozenset(self._shares))
             ]
-            bits = self._view()[1].to_bytes(BITMAP_BYTES, "little")
+            bits = self._view().survivors.to_bytes(BITMAP_BYTES, "little")
             return header(self._terms, Kind.UNMASKING, self._name) + bits + b"".join(revealed)
 
     def _read_directory(self, directory: bytes, own: RoundSecrets) -> None:
@@ -217,9 +228,8 @@ class HospitalAggregation:
     def _pairwise(self) -> PairwiseKeys:
         return PairwiseKeys(self._terms, self._transcript)
 
-    def _view(self) -> tuple[int, int]:
-        """Who shared, and who is in the sum, as bits."""
-        return self._terms.bitmap(frozenset(self._shares)), self._terms.bitmap(self._survivors)
+    def _view(self) -> View:
+        return View.of(self._terms, frozenset(self._shares), self._digests)
 
     def _others(self) -> list[tuple[str, PublicKeys]]:
         return [(name, self._keys[name]) for name in self._terms.members if name in self._keys and name != self._name]

@@ -2,6 +2,7 @@
 
 import hashlib
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, NewType, Self
 
@@ -34,6 +35,7 @@ Transcript = NewType("Transcript", bytes)
 
 _MASK: Final = b"encrypted-medical-inference/secure-aggregation/1/pairwise-mask"
 _SEAL: Final = b"encrypted-medical-inference/secure-aggregation/1/sealed-shares"
+_SELF: Final = b"encrypted-medical-inference/secure-aggregation/1/self-mask-key"
 _COMMIT: Final = b"encrypted-medical-inference/secure-aggregation/1/self-mask"
 _SIGN: Final = b"encrypted-medical-inference/secure-aggregation/1/signature"
 _NONCE: Final = bytes(12)
@@ -83,6 +85,12 @@ def commitment(terms: RoundTerms, name: str, self_seed: bytes) -> bytes:
     return hashlib.sha256(_COMMIT + terms.session + bytes([terms.indices[name]]) + self_seed).digest()
 
 
+def self_mask_seed(terms: RoundTerms, name: str, self_seed: bytes) -> Seed:
+    """The seed of a hospital's self mask, in this session only."""
+    info = _SELF + bytes([terms.indices[name]])
+    return Seed(HKDF(algorithm=SHA256(), length=SECRET_BYTES, salt=terms.session, info=info).derive(self_seed))
+
+
 def public_of(private: bytes) -> bytes:
     """The X25519 public key of 32 private bytes."""
     return X25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw()
@@ -120,27 +128,63 @@ def check_distinct(terms: RoundTerms, keys: dict[str, PublicKeys]) -> None:
             holders[value] = name
 
 
+def masked_digest(message: bytes | bytearray) -> bytes:
+    """SHA-256 of a masked message without its signature."""
+    return hashlib.sha256(memoryview(message)[:-SIGNATURE_BYTES]).digest()
+
+
+def sign_masked(message: bytearray, signing_key: Ed25519PrivateKey) -> bytes:
+    """Put the signature into its place at the end; the message's digest."""
+    digest = masked_digest(message)
+    message[-SIGNATURE_BYTES:] = signing_key.sign(_SIGN + bytes(message[:HEADER_BYTES]) + digest)
+    return digest
+
+
+def check_masked(terms: RoundTerms, name: str, message: bytes) -> bytes:
+    """The digest of a masked message. Raises PeerViolation where the hospital did not sign it."""
+    digest = masked_digest(message)
+    _verify(terms, name, message[:HEADER_BYTES] + digest + message[-SIGNATURE_BYTES:], "masked vector")
+    return digest
+
+
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """What the hospitals of one sum must have been told alike before anything is unmasked."""
+
+    shared: int
+    """Who shared, as bits."""
+    survivors: int
+    """Who is in the sum, as bits."""
+    vectors: bytes
+    """The survivors' masked messages: one digest after the other, in the order of the roster."""
+
+    @classmethod
+    def of(cls, terms: RoundTerms, shared: frozenset[str], digests: Mapping[str, bytes]) -> Self:
+        """Of these digests, by survivor."""
+        survivors = frozenset(digests)
+        vectors = b"".join(digests[name] for name in terms.ordered(survivors))
+        return cls(shared=terms.bitmap(shared), survivors=terms.bitmap(survivors), vectors=vectors)
+
+
 def write_confirmation(
-    terms: RoundTerms, name: str, transcript: Transcript, view: tuple[int, int], signing_key: Ed25519PrivateKey
+    terms: RoundTerms, name: str, transcript: Transcript, view: View, signing_key: Ed25519PrivateKey
 ) -> bytes:
-    """Sign who shared and who is in the sum (`view`, both as bits), as this hospital was told."""
-    content = header(terms, Kind.CONFIRMATION, name) + view[1].to_bytes(BITMAP_BYTES, "little")
+    """Sign `view`, as this hospital was told."""
+    content = header(terms, Kind.CONFIRMATION, name) + view.survivors.to_bytes(BITMAP_BYTES, "little")
     return content + signing_key.sign(_confirmed(content, transcript, view))
 
 
-def check_confirmation(
-    terms: RoundTerms, name: str, message: bytes, transcript: Transcript, view: tuple[int, int]
-) -> None:
+def check_confirmation(terms: RoundTerms, name: str, message: bytes, transcript: Transcript, view: View) -> None:
     """Check that a hospital was told the same as this side. Raises PeerViolation naming it."""
     body = body_of(terms, message, Kind.CONFIRMATION, name, body_bytes=CONFIRMATION_BYTES - HEADER_BYTES)
-    if int.from_bytes(body[:BITMAP_BYTES], "little") != view[1]:
+    if int.from_bytes(body[:BITMAP_BYTES], "little") != view.survivors:
         raise PeerViolation(f"hospital {name} was told of other survivors of {terms}: nothing is unmasked")
     content = message[:-SIGNATURE_BYTES]
     _verify(terms, name, _confirmed(content, transcript, view) + message[-SIGNATURE_BYTES:], "survivors", signed=True)
 
 
-def _confirmed(content: bytes, transcript: Transcript, view: tuple[int, int]) -> bytes:
-    return _SIGN + content + transcript + view[0].to_bytes(BITMAP_BYTES, "little")
+def _confirmed(content: bytes, transcript: Transcript, view: View) -> bytes:
+    return _SIGN + content + transcript + view.shared.to_bytes(BITMAP_BYTES, "little") + view.vectors
 
 
 def _verify(terms: RoundTerms, name: str, message: bytes, what: str, *, signed: bool = False) -> None:
@@ -149,8 +193,8 @@ def _verify(terms: RoundTerms, name: str, message: bytes, what: str, *, signed: 
         terms.roster[name].verify(message[-SIGNATURE_BYTES:], content if signed else _SIGN + content)
     except InvalidSignature as error:
         raise PeerViolation(
-            f"{speaker(name)}: the signature of its {what} in {terms} is wrong: another key than the roster's, or "
-            "other participants. Compare the key's fingerprint with the hospital"
+            f"{speaker(name)}: the signature of its {what} in {terms} is wrong: another key than the roster's, other "
+            "participants or other vectors. Compare the key's fingerprint with the hospital"
         ) from error
 
 

@@ -5,19 +5,20 @@ ADVERTISEMENT header | sealing key (32) | mask key (32) | commitment (32) | Ed25
 DIRECTORY     header | advertisements in the order of the roster
 SHARES        header | for each other hospital of the directory: sealed pair of shares (80)
 DELIVERY      header | who shared (8, bits) | for each other one of them: sealed pair of shares (80)
-MASKED        header | exact part (8 each) | update (2 or 4 each)
-SURVIVORS     header | who is in the sum (8, bits)
+MASKED        header | exact part (8 each) | update (2 or 4 each) | Ed25519 signature (64)
+SURVIVORS     header | who is in the sum (8, bits) | for each of them: SHA-256 of its masked message (32)
 CONFIRMATION  header | who is in the sum (8, bits) | Ed25519 signature (64)
 CONFIRMATIONS header | confirmations in the order of the roster
 UNMASKING     header | who is in the sum (8, bits) | for each hospital that shared: one share (32)
 """
 
 import struct
+from collections.abc import Mapping
 from enum import IntEnum
 from typing import Final
 
 from contract.errors import PeerViolation
-from federated_learning.secure_aggregation.terms import RoundTerms
+from federated_learning.secure_aggregation.terms import HASH_BYTES, RoundTerms
 
 _MAGIC: Final = b"SAG1"
 _HEADER: Final = struct.Struct("<4sBBH32s")
@@ -103,6 +104,28 @@ def listed(terms: RoundTerms, message: bytes, kind: Kind, *, item_bytes: int) ->
     return dict(zip(names, items, strict=True))
 
 
-def masked_bytes(terms: RoundTerms) -> int:
-    """Length of the body of a masked vector."""
+def write_survivors(terms: RoundTerms, digests: Mapping[str, bytes]) -> bytes:
+    """Who is in the sum, with the digest of each one's masked message."""
+    names = frozenset(digests)
+    listed_digests = b"".join(digests[name] for name in terms.ordered(names))
+    return header(terms, Kind.SURVIVORS, None) + terms.bitmap(names).to_bytes(BITMAP_BYTES, "little") + listed_digests
+
+
+def read_survivors(terms: RoundTerms, message: bytes) -> dict[str, bytes]:
+    """The digests that `write_survivors` wrote, by hospital. Raises PeerViolation."""
+    count = max(0, len(message) - HEADER_BYTES - BITMAP_BYTES) // HASH_BYTES
+    body = body_of(terms, message, Kind.SURVIVORS, None, body_bytes=BITMAP_BYTES + HASH_BYTES * count)
+    names = terms.ordered(terms.names(int.from_bytes(body[:BITMAP_BYTES], "little"), whose="the coordinator"))
+    if len(names) != count:
+        raise PeerViolation(f"the coordinator's list of survivors of {terms} has another length: run it again")
+    return {name: bytes(body[BITMAP_BYTES + HASH_BYTES * index :][:HASH_BYTES]) for index, name in enumerate(names)}
+
+
+def vector_bytes(terms: RoundTerms) -> int:
+    """Length of a vector in a masked message."""
     return 8 * terms.exact_length + terms.ring_bits // 8 * terms.update_length
+
+
+def masked_bytes(terms: RoundTerms) -> int:
+    """Length of the body of a masked message."""
+    return vector_bytes(terms) + SIGNATURE_BYTES

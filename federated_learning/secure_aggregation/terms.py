@@ -40,6 +40,8 @@ class RoundTerms:
     threshold: how many hospitals must survive; at least `least_threshold`.
     update_length, ring_bits: elements of the first part, mod 2^16 or 2^32.
     exact_length: elements of the second part, mod 2^64.
+    subject: SHA-256 of what the hospitals' vectors follow from, such as the global weights that they train: no matter
+        in which round, attempt or federation, two sums of one purpose and subject must be over the same hospitals.
     common_hash: SHA-256 of all that the coordinator told the hospitals for this round (global weights, limits,
         settings). Each hospital hashes what it was told itself: a coordinator that gives one hospital another model, to
         single out its update (Pasquini et al. 2022), gets masks that do not even share a session.
@@ -54,6 +56,7 @@ class RoundTerms:
     update_length: int
     ring_bits: Literal[16, 32]
     exact_length: int
+    subject: bytes
     common_hash: bytes
 
     def __post_init__(self) -> None:
@@ -69,8 +72,8 @@ class RoundTerms:
             raise ConfigurationError("updates are summed mod 2^16 or 2^32: set ring_bits to 16 or 32")
         if not (0 <= self.update_length <= MAX_ELEMENTS and 0 <= self.exact_length <= MAX_ELEMENTS):
             raise ConfigurationError(f"a vector has at most {MAX_ELEMENTS} elements: train a smaller model")
-        if len(self.common_hash) != HASH_BYTES:
-            raise ConfigurationError(f"the hash of what all hospitals were told has {HASH_BYTES} bytes")
+        if len(self.common_hash) != HASH_BYTES or len(self.subject) != HASH_BYTES:
+            raise ConfigurationError(f"hashes of what all hospitals were told have {HASH_BYTES} bytes")
 
     def _check_roster(self) -> None:
         if not MIN_SURVIVORS <= len(self.roster) <= MAX_HOSPITALS:
@@ -113,7 +116,7 @@ class RoundTerms:
             digest.update(len(text).to_bytes(2, "little") + text.encode())
         for number in (self.round_number, self.attempt, self.threshold, self.update_length, self.ring_bits):
             digest.update(number.to_bytes(8, "little"))
-        digest.update(self.exact_length.to_bytes(8, "little") + self.common_hash)
+        digest.update(self.exact_length.to_bytes(8, "little") + self.subject + self.common_hash)
         for name in self.members:
             digest.update(len(name).to_bytes(2, "little") + name.encode() + self.roster[name].public_bytes_raw())
         return digest.digest()
@@ -127,6 +130,10 @@ class RoundTerms:
         if bitmap >> len(self.members):
             raise PeerViolation(f"{whose} lists a hospital that is not in the federation: compare the rosters")
         return frozenset(name for index, name in enumerate(self.members) if bitmap >> index & 1)
+
+    def group(self, names: frozenset[str]) -> str:
+        """SHA-256 (hexadecimal) of these hospitals' keys: the same hospitals, in whatever federation."""
+        return hashlib.sha256(b"".join(sorted(self.roster[name].public_bytes_raw() for name in names))).hexdigest()
 
     def ordered(self, names: frozenset[str]) -> list[str]:
         """A set of hospitals in the order of messages."""

@@ -50,7 +50,8 @@ def session() -> bytes:
         digest.update(struct.pack("<H", len(text)) + text)
     # round, attempt, threshold, update length, ring bits, exact length
     digest.update(struct.pack("<6Q", 3, 0, 3, 5, 16, 2))
-    digest.update(hashlib.sha256(b"the same model for everybody").digest())
+    for text in (b"the global weights", b"the same model for everybody"):
+        digest.update(hashlib.sha256(text).digest())
     for name in NAMES:
         key = signing(name).public_key().export_key(format="raw")
         assert isinstance(key, bytes)
@@ -92,10 +93,17 @@ def stream(seed: bytes, label: bytes, size: int) -> bytes:
     return AES.new(key, AES.MODE_CTR, nonce=b"", initial_value=0).encrypt(bytes(size))
 
 
+def self_mask_seed(name: str) -> bytes:
+    info = PREFIX + b"/self-mask-key" + bytes([NAMES.index(name)])
+    seed = HKDF(secret(name, "self"), 32, session(), SHA256, context=info)
+    assert isinstance(seed, bytes)
+    return seed
+
+
 def masked(name: str) -> bytes:
     index = NAMES.index(name)
     update, exact = VECTORS[name]["update"], VECTORS[name]["exact"]
-    masks = [(1, secret(name, "self"))]
+    masks = [(1, self_mask_seed(name))]
     for other, peer in enumerate(NAMES):
         if peer != name:
             pair = bytes([min(index, other), max(index, other)])
@@ -105,12 +113,15 @@ def masked(name: str) -> bytes:
         stream_exact = struct.unpack("<2Q", stream(seed, b"exact", 16))
         update = [(value + sign_ * mask) % 2**16 for value, mask in zip(update, stream_update, strict=True)]
         exact = [(value + sign_ * mask) % 2**64 for value, mask in zip(exact, stream_exact, strict=True)]
-    return head(5, index) + struct.pack("<2Q", *exact) + struct.pack("<5H", *update)
+    content = head(5, index) + struct.pack("<2Q", *exact) + struct.pack("<5H", *update)
+    signature = sign(name, head(5, index) + hashlib.sha256(content).digest())[-64:]
+    return content + signature
 
 
 def confirmation(name: str) -> bytes:
     everybody = struct.pack("<Q", 0b111)
-    return sign(name, head(7, NAMES.index(name)) + everybody, transcript() + everybody)
+    vectors = b"".join(hashlib.sha256(masked(name)[:-64]).digest() for name in NAMES)
+    return sign(name, head(7, NAMES.index(name)) + everybody, transcript() + everybody + vectors)
 
 
 def sealed(sender: str, recipient: str, text: bytes) -> bytes:

@@ -18,6 +18,7 @@ from federated_learning.secure_aggregation import (
 )
 
 COMMON = hashlib.sha256(b"the same model for everybody").digest()
+SUBJECT = hashlib.sha256(b"the global weights").digest()
 STEPS = ("advertise", "share", "mask", "confirm", "unmask")
 """Where a hospital may drop out: it does not send the message of this step nor any later one."""
 
@@ -38,11 +39,13 @@ def make_terms(
     update_length: int = 5,
     exact_length: int = 2,
     ring_bits: Literal[16, 32] = 16,
+    subject: bytes = SUBJECT,
     common: bytes = COMMON,
     purpose: str = "update",
+    federation_id: str = "pneumonia",
 ) -> RoundTerms:
     return RoundTerms(
-        federation_id="pneumonia",
+        federation_id=federation_id,
         purpose=purpose,
         round_number=round_number,
         attempt=attempt,
@@ -51,6 +54,7 @@ def make_terms(
         update_length=update_length,
         ring_bits=ring_bits,
         exact_length=exact_length,
+        subject=subject,
         common_hash=common,
     )
 
@@ -104,6 +108,20 @@ def run_round(
 ) -> tuple[RingVector, CoordinatorAggregation]:
     """One whole round; `drops`: hospital -> the step that it does not reach. Raises what the two sides raise."""
     view = View() if view is None else view
+    coordinator = run_messages(terms, hospitals, vectors, drops, view)
+    view.total = coordinator.total()
+    return view.total, coordinator
+
+
+def run_messages(
+    terms: RoundTerms,
+    hospitals: Mapping[str, HospitalAggregation],
+    vectors: Mapping[str, RingVector],
+    drops: Mapping[str, str] | None = None,
+    view: View | None = None,
+) -> CoordinatorAggregation:
+    """A round up to the point where the coordinator opens the sum."""
+    view = View() if view is None else view
     alive = {name: STEPS.index((drops or {}).get(name, "")) if name in (drops or {}) else 99 for name in hospitals}
     coordinator = CoordinatorAggregation(terms)
 
@@ -127,8 +145,7 @@ def run_round(
     confirmations = coordinator.confirmations()
     present = view.of("confirm")
     collect("unmask", {name: hospitals[name].unmask(confirmations) for name in those("unmask", present)})
-    view.total = coordinator.total()
-    return view.total, coordinator
+    return coordinator
 
 
 ADVERTISE, SHARE, MASK, CONFIRM, UNMASK = range(5)

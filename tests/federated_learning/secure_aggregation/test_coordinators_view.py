@@ -18,14 +18,13 @@ from federated_learning.secure_aggregation import (
     RingVector,
     RoundHistory,
     RoundTerms,
-    coordinator,
     hospital,
+    opening,
 )
-from federated_learning.secure_aggregation.keys import PairwiseKeys, RoundSecrets
+from federated_learning.secure_aggregation.keys import PairwiseKeys, RoundSecrets, self_mask_seed
 from federated_learning.secure_aggregation.masking import apply_mask
-from federated_learning.secure_aggregation.messages import BITMAP_BYTES, HEADER_BYTES
+from federated_learning.secure_aggregation.messages import BITMAP_BYTES, HEADER_BYTES, SIGNATURE_BYTES
 from federated_learning.secure_aggregation.sharing import SECRET_BYTES, recover
-from secure_computation.randomness import Seed
 from tests.federated_learning.secure_aggregation.rounds import (
     STEPS,
     View,
@@ -114,7 +113,7 @@ def pads(monkeypatch: pytest.MonkeyPatch) -> dict[frozenset[str], RingVector]:
 
     monkeypatch.setattr(PairwiseKeys, "mask_seed", mask_seed)
     monkeypatch.setattr(hospital, "apply_mask", apply)
-    monkeypatch.setattr(coordinator, "apply_mask", apply)
+    monkeypatch.setattr(opening, "apply_mask", apply)
     return table
 
 
@@ -206,8 +205,8 @@ def test_masked_vectors_are_uniform_after_all_that_it_can_remove(pattern: dict[s
     view = run_with_fixed_secrets(terms, 4, vectors, pattern)
     left = {}
     for name, message in view.received["mask"]:
-        vector = RingVector.over(terms, bytearray(message[HEADER_BYTES:]))
-        apply_mask(vector, Seed(fixed_bytes(f"{name} self")), add=False)
+        vector = RingVector.over(terms, bytearray(message[HEADER_BYTES:-SIGNATURE_BYTES]))
+        apply_mask(vector, self_mask_seed(terms, name, fixed_bytes(f"{name} self")), add=False)
         left[name] = vector
         counts = np.bincount(vector.update.view(np.uint8), minlength=256)
         expected = 2 * terms.update_length / 256

@@ -1,10 +1,18 @@
 """A coordinator that lies to single out one hospital's vector: hospitals notice, and nothing is unmasked."""
 
+from typing import Any
+
 import pytest
 
 from contract.errors import AggregationAborted, ConfigurationError, PeerViolation
-from federated_learning.secure_aggregation import RoundHistory, RoundTerms
-from federated_learning.secure_aggregation.messages import HEADER_BYTES, SEALED_BYTES, Kind, header
+from federated_learning.secure_aggregation import RoundHistory
+from federated_learning.secure_aggregation.messages import (
+    HEADER_BYTES,
+    SEALED_BYTES,
+    Kind,
+    header,
+    write_survivors,
+)
 from tests.federated_learning.secure_aggregation.rounds import (
     CONFIRM,
     SHARE,
@@ -19,8 +27,8 @@ from tests.federated_learning.secure_aggregation.rounds import (
 )
 
 
-def survivors_message(terms: RoundTerms, *names: str) -> bytes:
-    return header(terms, Kind.SURVIVORS, None) + terms.bitmap(frozenset(names)).to_bytes(8, "little")
+def survivors_message(run: Running, *names: str) -> bytes:
+    return write_survivors(run.terms, {name: run.coordinator._digests[name] for name in names})
 
 
 # --- a coordinator that lies -----------------------------------------------------------------------------------------
@@ -39,7 +47,7 @@ def test_a_hospital_refuses_survivors_that_would_reveal_it(named: tuple[str, ...
     run = Running()
     run.before(CONFIRM)
     with pytest.raises(PeerViolation, match=words):
-        run.first.confirm(survivors_message(run.terms, *named))
+        run.first.confirm(survivors_message(run, *named))
     with pytest.raises(PeerViolation, match="out of turn"):
         run.first.unmask(b"")
 
@@ -58,7 +66,7 @@ def test_telling_hospitals_of_different_survivors_unmasks_nothing() -> None:
     run.before(CONFIRM)
     names = list(run.keys)
     answers = {
-        name: run.hospitals[name].confirm(survivors_message(run.terms, *(names[:3] if name < "hospital-c" else names)))
+        name: run.hospitals[name].confirm(survivors_message(run, *(names[:3] if name < "hospital-c" else names)))
         for name in names
     }
     joined = header(run.terms, Kind.CONFIRMATIONS, None)
@@ -106,10 +114,14 @@ def test_two_directories_do_not_agree() -> None:
 
 
 def attempt(
-    number: int, attempt_number: int, histories: dict[str, RoundHistory], drops: dict[str, str] | None = None
+    number: int,
+    attempt_number: int,
+    histories: dict[str, RoundHistory],
+    drops: dict[str, str] | None = None,
+    **others: Any,
 ) -> View:
     keys = signing_keys(4)
-    terms = make_terms(keys, round_number=number, attempt=attempt_number)
+    terms = make_terms(keys, round_number=number, attempt=attempt_number, **others)
     view = View()
     vectors = {name: random_vector(terms, index) for index, name in enumerate(keys)}
     run_round(terms, hospitals_for(terms, keys, histories), vectors, drops, view)
@@ -120,10 +132,34 @@ def test_a_hospital_is_not_singled_out_by_running_a_round_twice() -> None:
     """The difference of the sums of {A, B, C, D} and {A, B, C} would be D's update, so nobody unmasks the second."""
     histories = {name: RoundHistory() for name in signing_keys(4)}
     attempt(3, 0, histories)
-    with pytest.raises(PeerViolation, match=r"unmask round 3 .* for other survivors than before"):
+    with pytest.raises(PeerViolation, match=r"unmask round 3 .* for other hospitals than those"):
         attempt(3, 1, histories, {"hospital-d": "mask"})
     attempt(3, 2, histories)  # the same survivors: the same sum again, say after the coordinator lost it
-    attempt(4, 0, histories, {"hospital-d": "mask"})
+
+
+@pytest.mark.parametrize(
+    "others",
+    [{}, {"federation_id": "another"}, {"common": b"\x01" * 32}, {"ring_bits": 32}],
+    ids=["round", "federation", "order", "ring"],
+)
+def test_the_same_question_is_not_answered_with_other_hospitals_in_any_disguise(others: dict[str, Any]) -> None:
+    """What counts is the subject, the weights for example: not the round, the run or what else was ordered."""
+    histories = {name: RoundHistory() for name in signing_keys(4)}
+    attempt(3, 0, histories)
+    with pytest.raises(PeerViolation, match="for other hospitals than those"):
+        attempt(4, 0, histories, {"hospital-d": "mask"}, **others)
+    attempt(5, 0, histories, **others)
+    attempt(6, 0, histories, {"hospital-d": "mask"}, subject=bytes(32))
+    attempt(6, 0, histories, {"hospital-d": "mask"}, purpose="metrics")
+
+
+def test_a_hospital_that_was_left_out_does_not_come_into_a_second_sum() -> None:
+    """Hospital D gave nothing away in the first sum, but those that did will not have it in a second one."""
+    histories = {name: RoundHistory() for name in signing_keys(4)}
+    attempt(3, 0, histories, {"hospital-d": "mask"})
+    with pytest.raises(PeerViolation, match="for other hospitals than those"):
+        attempt(3, 1, histories)
+    attempt(3, 2, histories, {"hospital-d": "mask"})
 
 
 def test_shares_given_away_count_even_when_the_round_was_given_up() -> None:
@@ -131,7 +167,7 @@ def test_shares_given_away_count_even_when_the_round_was_given_up() -> None:
     with pytest.raises(AggregationAborted, match="Go on with the next round") as caught:
         attempt(3, 0, histories, {"hospital-a": "unmask", "hospital-b": "unmask"})
     assert caught.value.shares_released
-    with pytest.raises(PeerViolation, match="for other survivors than before"):
+    with pytest.raises(PeerViolation, match="for other hospitals than those"):
         attempt(3, 1, histories, {"hospital-a": "mask"})
 
 
@@ -151,13 +187,14 @@ def test_an_attempt_is_begun_once_even_after_a_restart(number: int, attempt_numb
 def test_the_release_is_kept_across_a_restart() -> None:
     saved: list[str] = []
     terms = make_terms(signing_keys(4))
-    RoundHistory(save=saved.append).release(terms, 0b1111)
-    RoundHistory(saved[-1]).release(terms, 0b1111)
-    with pytest.raises(PeerViolation, match="for other survivors"):
-        RoundHistory(saved[-1]).release(terms, 0b0111)
+    names = frozenset(terms.members)
+    RoundHistory(save=saved.append).release(terms, names)
+    RoundHistory(saved[-1]).release(terms, names)
+    with pytest.raises(PeerViolation, match="for other hospitals"):
+        RoundHistory(saved[-1]).release(terms, names - {"hospital-d"})
 
 
-@pytest.mark.parametrize("state", ["", "{", "[]", "{}", '{"begun": 3, "released": {}}', '{"begun": {"a": [1]}}'])
+@pytest.mark.parametrize("state", ["", "{", "[" * 9999, "{}", '{"begun": 3, "opened": {}}', '{"begun": {"a": [1]}}'])
 def test_a_history_that_cannot_be_read_stops_the_hospital(state: str) -> None:
     with pytest.raises(ConfigurationError, match="history of secure aggregation cannot be read"):
         RoundHistory(state)

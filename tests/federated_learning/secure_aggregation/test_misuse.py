@@ -115,6 +115,7 @@ def test_a_degenerate_key_is_refused() -> None:
         ("round_number", 4),
         ("attempt", 1),
         ("common", b"\x01" * 32),
+        ("subject", b"\x01" * 32),
         ("purpose", "metrics"),
         ("update_length", 6),
         ("exact_length", 3),
@@ -207,7 +208,9 @@ def test_hospitals_notice_a_changed_byte_of_the_coordinator(data: st.DataObject)
         return
     # Only the list of survivors is not signed by anybody: the others' confirmations then differ.
     assert step == CONFIRM
-    with pytest.raises(PeerViolation, match="hospital-a was told of other survivors"):
+    with pytest.raises(
+        PeerViolation, match=r"hospital-a(: the signature of its survivors| was told of other survivors)"
+    ):
         run.coordinator.receive("hospital-a", message)
 
 
@@ -289,6 +292,7 @@ def test_a_wrong_share_is_an_error_where_all_are_needed() -> None:
         ({"update_length": 1 << 40}, "at most"),
         ({"exact_length": -1}, "at most"),
         ({"common_hash": b"short"}, "32 bytes"),
+        ({"subject": b"short"}, "32 bytes"),
         ({"federation_id": "../etc"}, "federation id"),
         ({"purpose": ""}, "purpose"),
     ],
