@@ -34,7 +34,7 @@ from federated_learning.secure_aggregation import (
 
 Update = dict[str, NDArray[np.float32]]
 COORDINATOR: Final = "coordinator"
-EXACT: Final = {"examples": ExactField((1,)), "classes": ExactField((3,)), "loss": ExactField((1,), 24)}
+EXACT: Final = {"trained": ExactField(()), "stopped": ExactField(()), "loss": ExactField((), 24)}
 
 
 class AggregationCost(Strict):
@@ -123,7 +123,6 @@ class Federation:
             layout=self.layout,
             limits=dict.fromkeys(shapes, 0.1),
             weight_total=sum(self.weights.values()),
-            max_norm=1e6,
         )
         self.updates: dict[str, Update] = {
             name: {tensor: generator.normal(0, 0.01, shape).astype(np.float32) for tensor, shape in shapes.items()}
@@ -183,7 +182,7 @@ class Federation:
         step(lambda _name, site: site.unmask(confirmations))
         with clock.of(COORDINATOR):
             total = coordinator.total()
-            mean = self.encoding.decode(total.update, weight=self.encoding.weight_total)
+            mean = self.encoding.decode(total.update)
         return mean, sent
 
     def plain_round(self, clock: Clock) -> tuple[Update, int]:
@@ -207,9 +206,9 @@ class Federation:
         )
         self.residuals[name] = encoded.residual
         sums: dict[str, NDArray[np.int64] | NDArray[np.float64]] = {
-            "examples": np.array([weight], np.int64),
-            "classes": np.array([weight, 0, 0], np.int64),
-            "loss": np.array([0.5]),
+            "trained": np.array(1),
+            "stopped": np.array(0),
+            "loss": np.array(0.5),
         }
         return RingVector(encoded.update, encode_exact(self.layout, sums, hospital=name))
 
@@ -235,7 +234,7 @@ def measure_aggregation(
         found, sent = federation.secure_round(run, secure)
         expected, plain_bytes = federation.plain_round(plain)
         # The residual of the round before is in this one: twice the rounding of one round.
-        bound = 2 * federation.layout.rounding_bound(0.1, hospitals=hospitals, weight=1, weight_total=1) + 1e-7
+        bound = 2 * federation.layout.rounding_bound(0.1, hospitals=hospitals) + 1e-7
         if any(float(np.abs(found[name] - expected[name]).max()) > bound for name in found):
             raise ComputationFailed("the securely aggregated mean differs from the plain one by more than rounding")
         pairs.append((secure, plain))

@@ -71,7 +71,7 @@ class Sum:
     """What an aggregation opened: the sum of the survivors' vectors, and nothing else."""
 
     update: NDArray[Any]
-    """Ring elements; in the clear float64, each update times its examples."""
+    """Ring elements; in the clear float64. Each update counts by its weight in the whole federation."""
     exact: Mapping[str, NDArray[Any]]
     survivors: frozenset[str]
     traffic: Traffic
@@ -100,13 +100,16 @@ class Aggregator:
         """The sum of the answers to `order`.
 
         None where an attempt failed after hospitals had given away shares: they will not open another sum of the same
-        round, so this round is lost. Raises AggregationAborted after too many attempts.
+        round, so this round is lost. Raises AggregationAborted after too many attempts, or where hospitals stay away.
         """
         traffic, pause = Traffic(), PAUSE_SECONDS
         for restarts in range(self._attempts):
+            if restarts:
+                time.sleep(pause)
+                pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
             attempt = self._next_attempt(step, order)
             run = _Attempt(self, step, order, attempt, parts, layout, traffic)
-            names = self._gather(order, attempt)
+            names = self._gather(step, order, attempt)
             try:
                 update, exact, survivors = run.secure(names) if order.secure else run.plain(names)
             except AggregationAborted as error:
@@ -118,25 +121,25 @@ class Aggregator:
                 return None
             else:
                 return Sum(update=update, exact=exact, survivors=survivors, traffic=traffic, restarts=restarts)
-            time.sleep(pause)
-            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
         raise AggregationAborted(
             f"round {order.round} ({PURPOSES[step]}) was given up {self._attempts} times: too few hospitals finish it. "
             "What was reached is kept; look at their logs, and start the coordinator again"
         )
 
-    def _gather(self, order: Order, attempt: int) -> frozenset[str]:
+    def _gather(self, step: Step, order: Order, attempt: int) -> frozenset[str]:
         """Wait for all hospitals, or after `waiting.together` for as many as are needed."""
         started, everyone, shown = time.monotonic(), frozenset(self.federation.names), -1
+        # A run goes on without an evaluation, and not without updates.
+        seconds = self._waiting.together if step is Step.EVALUATE else self._waiting.start
         while True:
             online, waited = self._exchange.online(), time.monotonic() - started
             if online == everyone or (len(online) >= order.threshold and waited > self._waiting.together):
                 return online
             missing = tuple(sorted(everyone - online))
-            if waited > self._waiting.start:
+            if waited > seconds:
                 raise AggregationAborted(
                     f"only {len(online)} of the {order.threshold} hospitals that are needed came within "
-                    f"{self._waiting.start:.0f} s; missing: {', '.join(missing)}. Start the coordinator again when "
+                    f"{seconds:.0f} s; missing: {', '.join(missing)}. Start the coordinator again when "
                     "they are there"
                 )
             if len(missing) != shown:
@@ -289,5 +292,4 @@ class _Attempt:
         update = np.frombuffer(content, dtype="<f4").astype(np.float64)
         if not np.isfinite(update).all():
             raise PeerViolation(f"hospital {name} sent an update with values that are not finite: it diverged")
-        weight = int(decode_exact(self._layout, own)["examples"]) if self._layout.update_length else 1
-        return update * weight, own
+        return update, own

@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from contract.errors import ComputationFailed, ConfigurationError
+from contract.errors import AggregationAborted, ComputationFailed, ConfigurationError
 from contract.model_card import Strict
 from federated_learning import checkpoints
 from federated_learning.averaging import GlobalModel
 from federated_learning.data_statistics import PixelSums, class_weights, mean_and_deviation
-from federated_learning.federation.aggregating import Aggregator, Event, Sum, Traffic
+from federated_learning.federation.aggregating import FAILED, Aggregator, Event, Sum, Traffic
 from federated_learning.federation.exchange import Exchange
 from federated_learning.federation.keys import Federation
 from federated_learning.federation.messages import Step
@@ -55,6 +55,8 @@ class Survey(Strict):
 
     examples: int
     validation: int
+    weight: int
+    """Of all hospitals' updates."""
     class_counts: tuple[int, ...]
     mean: tuple[float, ...]
     standard_deviation: tuple[float, ...]
@@ -93,7 +95,10 @@ class RoundReport:
     rounds: int
     survivors: tuple[str, ...]
     restarts: int
+    trained: int
+    """Hospitals whose updates count; the others have stopped early, or left theirs out."""
     training_loss: float | None
+    """Mean over the hospitals that trained; None where one may be missing, as two such sums would tell one's loss."""
     seconds: float
     traffic: Traffic
     evaluation: Evaluation | None
@@ -115,7 +120,7 @@ class Coordinator:
     ) -> None:
         """Continue what the output folder holds. Raises ConfigurationError."""
         self._settings, self._federation, self._exchange = settings, federation, exchange
-        self._finished = finished
+        self._show, self._finished = show, finished
         aggregation, hospitals = settings.aggregation, len(federation.hospitals)
         self.threshold = aggregation.threshold or (least_threshold(hospitals) if aggregation.secure else 1)
         if aggregation.secure and hospitals < self.threshold:
@@ -169,7 +174,7 @@ class Coordinator:
         Every hospital must be in it, and it is made once: two sums of the same data that differ by a hospital would
         give that hospital's counts away.
         """
-        order = SurveyOrder(**self._common(round_number=0) | {"threshold": len(self._federation.hospitals)})
+        order = SurveyOrder(**self._common(round_number=0) | self._from_all())
         total = self._aggregator.aggregate(Step.SURVEY, order, {}, survey_layout(order))
         while total is None:  # shares were given away: hospitals open the same sum again, and no other one
             total = self._aggregator.aggregate(Step.SURVEY, order, {}, survey_layout(order))
@@ -185,6 +190,7 @@ class Coordinator:
         survey = Survey(
             examples=sum(counts),
             validation=int(total.exact["validation"]),
+            weight=int(total.exact["weight"]),
             class_counts=counts,
             mean=mean,
             standard_deviation=deviation,
@@ -197,10 +203,15 @@ class Coordinator:
         """One round; False when no hospital trained in it, as all have stopped early."""
         started, number = time.monotonic(), task.number + 1
         order = self._train_order(task, survey)
-        layout = train_layout(order, self._shapes)
+        layout = train_layout(order, self._shapes, hospitals=len(self._federation.hospitals))
         parts = {WEIGHTS: pack(_arrays(self._model.weights), self._shapes)}
         total = self._aggregator.aggregate(Step.TRAIN, order, parts, layout)
-        loss, limits = self._apply(order, layout, total, task)
+        trained = 0 if total is None else self._trained(order, total)
+        loss, limits = None, dict(order.limits)
+        if total is not None and trained:
+            limits = self._apply(order, layout, total, task)
+            loss = float(total.exact["loss"]) / trained if "loss" in total.exact else None
+        goes_on = total is None or int(total.exact["stopped"]) < len(total.survivors)
         restarts = 1 if total is None else total.restarts
         self._save(
             rounds=number,
@@ -208,7 +219,6 @@ class Coordinator:
             limits=limits,
             restarts=self.progress.restarts + restarts,
         )
-        goes_on = total is None or loss is not None
         evaluation = self._evaluate(task, survey) if task.last_of_epoch or not goes_on else None
         self._finished(
             RoundReport(
@@ -216,6 +226,7 @@ class Coordinator:
                 rounds=rounds,
                 survivors=self.progress.last_sum,
                 restarts=restarts,
+                trained=trained,
                 training_loss=loss,
                 seconds=time.monotonic() - started,
                 traffic=Traffic() if total is None else total.traffic,
@@ -233,55 +244,66 @@ class Coordinator:
             mean=survey.mean,
             standard_deviation=survey.standard_deviation,
             class_weights=class_weights(survey.class_counts, power=training.class_balance),
-            examples=survey.examples,
+            weight_total=survey.weight,
             limits=self.progress.limits,
-            max_norm=self._settings.aggregation.max_norm,
             last_sum=self.progress.last_sum,
         )
 
-    def _apply(
-        self, order: TrainOrder, layout: VectorLayout, total: Sum | None, task: RoundTask
-    ) -> tuple[float | None, dict[str, float]]:
-        """Add the mean update to the global model: the mean training loss (None: nobody trained), the next limits."""
-        weight = 0 if total is None else int(total.exact["examples"])
-        if total is None or weight == 0:
-            return None, dict(order.limits)
+    def _apply(self, order: TrainOrder, layout: VectorLayout, total: Sum, task: RoundTask) -> dict[str, float]:
+        """Add the mean update to the global model, and return the next limits."""
         if order.secure:
-            encoding = UpdateEncoding(
-                layout=layout, limits=order.limits, weight_total=order.examples, max_norm=order.max_norm
-            )
-            mean = encoding.decode(total.update, weight=weight)
+            encoding = UpdateEncoding(layout=layout, limits=order.limits, weight_total=order.weight_total)
+            mean = encoding.decode(total.update)
         else:
-            flat = (total.update / weight).astype(np.float32)
+            flat = total.update.astype(np.float32)
             mean = {name: flat[where].reshape(layout.update[name]) for name, where in layout.slices().items()}
-        _check_norm(mean, order.max_norm)
+        _check_norm(mean, self._settings.aggregation.max_norm)
         self._model.apply({name: torch.from_numpy(value) for name, value in mean.items()}, batches=task.batches)
-        limits = dict(order.limits)
-        if order.secure:
-            limits = next_limits(order.limits, total.exact[LARGEST], hospitals=len(total.survivors))
-        return float(total.exact["loss"]) / weight, limits
+        if not order.secure:
+            return dict(order.limits)
+        return next_limits(order.limits, total.exact[LARGEST], hospitals=len(total.survivors))
+
+    def _trained(self, order: TrainOrder, total: Sum) -> int:
+        """How many hospitals' updates are in the sum. Raises ComputationFailed where all had to be left out."""
+        trained, stopped = int(total.exact["trained"]), int(total.exact["stopped"])
+        left_out = len(total.survivors) - trained - stopped
+        if left_out:
+            words = f"{left_out} of {len(total.survivors)} hospitals left their update out; their own screens say why"
+            self._show(Event(what=FAILED, round=order.round, attempt=0, words=words))
+        if left_out and not trained:
+            raise ComputationFailed(
+                f"no hospital has an update for round {order.round} that it would send: training diverged. Lower the "
+                "learning rate in a new run; what was reached before is kept"
+            )
+        return trained
 
     def _evaluate(self, task: RoundTask, survey: Survey) -> Evaluation | None:
-        """The averaged weights on all hospitals' validation images, as sums; kept if they are the best so far."""
+        """The averaged weights on all hospitals' validation images, as sums; kept if they are the best so far.
+
+        None, and the run goes on, where a hospital is missing: sums without it would tell its images' part in others.
+        """
         if not survey.validation:
             return None
         order = EvaluateOrder(
-            **self._common(round_number=task.number + 1),
+            **self._common(round_number=task.number + 1) | self._from_all(),
             mean=survey.mean,
             standard_deviation=survey.standard_deviation,
             size=task.size,
         )
         parts = {WEIGHTS: pack(_arrays(self._model.average), self._shapes)}
-        total = self._aggregator.aggregate(Step.EVALUATE, order, parts, evaluate_layout(order))
-        examples = 0 if total is None else int(total.exact["examples"])
-        if total is None or examples <= 0:
+        try:
+            total = self._aggregator.aggregate(Step.EVALUATE, order, parts, evaluate_layout(order))
+        except AggregationAborted as error:
+            words = f"not evaluated, as that needs all hospitals: {error}"
+            self._show(Event(what=FAILED, round=order.round, attempt=0, words=words))
             return None
-        exact = total.exact
+        if total is None:
+            return None
         evaluation = Evaluation(
             round=task.number + 1,
-            examples=examples,
-            accuracy=int(exact["correct"]) / examples,
-            loss=float(exact["loss"]) / examples,
+            examples=survey.validation,
+            accuracy=int(total.exact["correct"]) / survey.validation,
+            loss=float(total.exact["loss"]) / survey.validation,
             final_size=task.final_size,
         )
         kept = self.chosen()
@@ -295,6 +317,10 @@ class Coordinator:
         state = self._state()
         best = {name: value for name, value in state.items() if name == "facts" or name.startswith("average/")}
         checkpoints.save(best, self._settings.output / BEST)
+
+    def _from_all(self) -> dict[str, int]:
+        """What makes an order one whose sum is opened over all hospitals or not at all."""
+        return {"threshold": len(self._federation.hospitals)}
 
     def _common(self, *, round_number: int) -> dict[str, Any]:
         settings, description = self._settings, self._settings.description

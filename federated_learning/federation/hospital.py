@@ -46,6 +46,7 @@ from federated_learning.federation.messages import (
     Step,
 )
 from federated_learning.federation.orders import (
+    FROM_ALL,
     PURPOSES,
     WEIGHTS,
     EvaluateOrder,
@@ -63,7 +64,7 @@ from federated_learning.federation.orders import (
 from federated_learning.federation.settings import HospitalSettings
 from federated_learning.networks import new_network, shared_weights
 from federated_learning.secure_aggregation import HospitalAggregation, RingVector, RoundHistory
-from federated_learning.secure_aggregation.encoding import LARGEST, VectorLayout, encode_exact
+from federated_learning.secure_aggregation.encoding import LARGEST, VectorLayout, encode_exact, weight_of
 from federated_learning.settings import TrainingSettings
 
 HISTORY = "answered.json"
@@ -158,6 +159,7 @@ class HospitalSession:
         pixels = pixel_sums(data.training.images.in_unit_range())
         values = {
             "validation": np.array(0 if data.validation is None else len(data.validation.labels)),
+            "weight": np.array(weight_of(len(data.training.labels))),
             "classes": np.array(list(data.training.class_counts.values())),
             "pixels": np.array(pixels.count),
             "pixel_total": np.array(pixels.total),
@@ -168,13 +170,15 @@ class HospitalSession:
     def _train(self, letter: Letter) -> Mapping[str, bytes]:
         asked = self._accept(Step.TRAIN, letter, TrainOrder)
         letter.part(WEIGHTS)
-        layout = train_layout(asked.order, self._shapes_of(asked.order))
+        layout = train_layout(asked.order, self._shapes_of(asked.order), hospitals=len(self._federation.hospitals))
         trained = self._work.trained(asked.order, letter.parts, layout)
-        values = {
-            "examples": np.array(trained.examples),
-            "loss": np.array(_bounded(trained.loss * trained.examples, trained.examples)),
+        sums = {
+            "trained": np.array(int(trained.counts)),
+            "stopped": np.array(int(trained.stopped)),
+            "loss": np.array(_bounded(trained.loss, 1)),
             LARGEST: trained.largest,
         }
+        values = {name: sums[name] for name in layout.exact}
         return self._begin(asked, layout, values, update=trained.encoded)
 
     def _evaluate(self, letter: Letter) -> Mapping[str, bytes]:
@@ -182,7 +186,7 @@ class HospitalSession:
         weights = unpack(letter.part(WEIGHTS), self._shapes_of(asked.order), whose="the coordinator")
         sums = self._work.evaluated(asked.order, weights)
         loss = _bounded(sums.loss, sums.examples)
-        values = {"examples": np.array(sums.examples), "correct": np.array(sums.correct), "loss": np.array(loss)}
+        values = {"correct": np.array(sums.correct), "loss": np.array(loss)}
         return self._begin(asked, evaluate_layout(asked.order), values)
 
     def _finish(self) -> Mapping[str, bytes]:
@@ -202,6 +206,11 @@ class HospitalSession:
             raise Refused(
                 f"hospital {self._settings.name} sends nothing in the clear: aggregate securely, or set allow_plain "
                 "there"
+            )
+        if step in FROM_ALL and order.threshold != len(self._federation.hospitals):
+            raise Refused(
+                f"hospital {self._settings.name} adds its counts only to sums over all hospitals, not over "
+                f"{order.threshold}: the difference to another sum would tell one hospital's"
             )
         return _Asked(step=step, order=order, attempt=attempt, letter=letter)
 

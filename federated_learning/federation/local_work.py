@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,9 +25,9 @@ from federated_learning.federation.orders import (
     unpack,
 )
 from federated_learning.federation.settings import HospitalSettings
-from federated_learning.local_training import LocalTrainer, ValidationSums, evaluate
+from federated_learning.local_training import LocalResult, LocalTrainer, ValidationSums, evaluate
 from federated_learning.networks import Images, Weights
-from federated_learning.secure_aggregation.encoding import UpdateEncoding, VectorLayout
+from federated_learning.secure_aggregation.encoding import UpdateEncoding, VectorLayout, weight_of
 
 FloatArray = NDArray[np.float32]
 STATE = "training.npz"
@@ -49,9 +49,12 @@ class Trained:
     key: str
     """Hexadecimal hash of the order: another order needs training anew."""
     round: int
-    examples: int
-    """The update's weight; 0: this hospital stopped early, and the update is zero."""
+    counts: bool
+    """False: the update is zero, as this hospital has stopped early, or has to leave out what it trained."""
+    stopped: bool
+    """Whether it had stopped early before this round."""
     loss: float
+    """Mean over the round's batches; 0 where the update is zero."""
     encoded: NDArray[Any]
     """The update as ring elements, and in the clear as float32."""
     largest: NDArray[np.float64]
@@ -120,54 +123,71 @@ class LocalWork:
     def trained(self, order: TrainOrder, parts: Mapping[str, bytes], layout: VectorLayout) -> Trained:
         """This order's training: from memory or disk where it was done before, else done now.
 
-        Raises ComputationFailed for an update that diverged; the trainer is then what it was before.
+        An update that diverged is left out here, and told here only: an error would tell the coordinator about the
+        update, and it says how large updates become. The trainer is then what it was before.
         """
         data = self.prepared(order)
         key = common_hash(Step.TRAIN, order, parts).hex()
         trainer = self._trainer or self._resume(order, data)
         if self._trained is not None and self._trained.key == key:
             return self._trained
+        self._trainer = None  # where this round fails, the next one begins with what is on the disk
         trainer.load(_tensors(unpack(parts[WEIGHTS], layout.update, whose="the coordinator")))
         result = trainer.train(
             order.task, lambda done, total: self._progress(f"round {order.round}: training", done, total)
         )
-        try:
-            trained = self._finish(order, layout, trainer, key=key, examples=result.examples, loss=result.loss)
-        except ComputationFailed:
-            self._trainer = self._trained = None  # the next round begins with what is on the disk
-            raise
-        stopped = ", stopped early" if result.stopped else ""
-        self._say(f"round {order.round}: trained {result.batches} batches, loss {trained.loss:.3f}{stopped}")
+        trained = self._zero(order, layout, key=key, stopped=not result.batches)
+        if result.batches:
+            stops = ", stopped early" if result.stopped else ""
+            self._say(f"round {order.round}: trained {result.batches} batches, loss {result.loss:.3f}{stops}")
+            try:
+                trained = self._encoded(order, layout, trained, trainer.update(), result)
+            except ComputationFailed as error:
+                self._say(str(error))
+                trainer = self._resume(order, data)
+        self._keep(trained, trainer)
+        self._trainer, self._trained = trainer, trained
         return trained
 
-    def _finish(
-        self, order: TrainOrder, layout: VectorLayout, trainer: LocalTrainer, *, key: str, examples: int, loss: float
-    ) -> Trained:
-        """Encode the update, and keep it with the trainer's state."""
-        update = {name: value.numpy() for name, value in trainer.update().items()}
-        before = self._residual(order)
-        encoded, left = _empty_update(layout), before
-        largest = np.zeros(len(layout.update))
-        if not order.secure:
-            encoded, left = np.frombuffer(pack(update, layout.update), dtype="<f4"), None
-        elif examples:
-            encoding = UpdateEncoding(
-                layout=layout, limits=order.limits, weight_total=order.examples, max_norm=order.max_norm
-            )
-            found = encoding.encode(update, hospital=self._settings.name, weight=examples, residual=before)
-            encoded, left, largest = found.update, found.residual, found.largest
-        self._trained = Trained(
+    def _zero(self, order: TrainOrder, layout: VectorLayout, *, key: str, stopped: bool) -> Trained:
+        """An update that changes nothing."""
+        bits = layout.ring_bits if order.secure else 32
+        residual = self._residual(order)
+        return Trained(
             key=key,
             round=order.round,
-            examples=examples,
-            loss=loss if examples else 0.0,
-            encoded=encoded,
-            largest=largest,
-            residual_before=before,
-            residual_after=left,
+            counts=False,
+            stopped=stopped,
+            loss=0.0,
+            encoded=np.zeros(layout.update_length, np.uint16 if bits == 16 else np.uint32),
+            largest=np.zeros(len(layout.update)),
+            residual_before=residual,
+            residual_after=residual,
         )
-        self._keep(self._trained, trainer)
-        return self._trained
+
+    def _encoded(
+        self, order: TrainOrder, layout: VectorLayout, zero: Trained, trained: Weights, result: LocalResult
+    ) -> Trained:
+        """The update as it is added up. Raises ComputationFailed for one that diverged."""
+        update = {name: value.numpy() for name, value in trained.items()}
+        encoding = UpdateEncoding(layout=layout, limits=order.limits, weight_total=order.weight_total)
+        name, weight = self._settings.name, weight_of(result.examples)
+        if not order.secure:
+            encoding.check(update, hospital=name, weight=weight, max_norm=self._settings.max_norm)
+            share = np.float32(weight / order.weight_total)
+            weighted = pack({tensor: share * value for tensor, value in update.items()}, layout.update)
+            return replace(zero, counts=True, loss=result.loss, encoded=np.frombuffer(weighted, dtype="<f4"))
+        found = encoding.encode(
+            update, hospital=name, weight=weight, max_norm=self._settings.max_norm, residual=zero.residual_before
+        )
+        return replace(
+            zero,
+            counts=True,
+            loss=result.loss,
+            encoded=found.update,
+            largest=found.largest,
+            residual_after=found.residual,
+        )
 
     def _residual(self, order: TrainOrder) -> FloatArray | None:
         """What rounding cut off so far. Of an update that never came into a sum, what had been cut off before it."""
@@ -207,7 +227,7 @@ class LocalWork:
 
     def _keep(self, trained: Trained, trainer: LocalTrainer) -> None:
         """Write the trainer's state and the last update, so that a crash leaves the old file or the new one."""
-        facts = {"key": trained.key, "round": trained.round, "examples": trained.examples, "loss": trained.loss}
+        facts = {name: getattr(trained, name) for name in ("key", "round", "counts", "stopped", "loss")}
         arrays: dict[str, NDArray[Any]] = {"facts": np.array(json.dumps(facts))}
         arrays |= {f"trainer/{name}": value for name, value in trainer.state().items()}
         arrays |= {"encoded": trained.encoded, "largest": trained.largest}
@@ -224,7 +244,3 @@ def _images(data: Prepared, order: TrainOrder | EvaluateOrder) -> Images:
 
 def _tensors(arrays: Mapping[str, FloatArray]) -> Weights:
     return {name: torch.from_numpy(value) for name, value in arrays.items()}
-
-
-def _empty_update(layout: VectorLayout) -> NDArray[Any]:
-    return np.zeros(layout.update_length, np.uint16 if layout.ring_bits == 16 else np.uint32)

@@ -56,11 +56,10 @@ class TrainOrder(Order):
     standard_deviation: tuple[float, ...]
     """With which pixels in [0, 1] are normalised, by channel."""
     class_weights: tuple[Annotated[float, Field(gt=0)], ...]
-    examples: Annotated[int, Field(ge=1)]
+    weight_total: Annotated[int, Field(ge=1)]
     """Of all hospitals together: what an update's weight is a part of."""
     limits: Mapping[str, Annotated[float, Field(gt=0)]]
     """What an element of a tensor's update is clipped to."""
-    max_norm: Annotated[float, Field(gt=0)]
     last_sum: tuple[Name, ...] = ()
     """Whose updates were in the last sum: the others keep theirs for this one."""
 
@@ -74,6 +73,8 @@ class EvaluateOrder(Order):
 
 
 PURPOSES = {Step.SURVEY: "survey", Step.TRAIN: "train", Step.EVALUATE: "evaluate"}
+FROM_ALL = frozenset({Step.SURVEY, Step.EVALUATE})
+"""Steps whose sums are opened over all hospitals of the federation or not at all."""
 O = TypeVar("O", bound=Order)
 
 
@@ -142,6 +143,7 @@ def survey_layout(order: Order) -> VectorLayout:
     channels = ExactField((order.input.channels,))
     fields = {
         "validation": ExactField(()),
+        "weight": ExactField(()),
         "classes": ExactField((len(order.classes),)),
         "pixels": channels,
         "pixel_total": channels,
@@ -150,15 +152,21 @@ def survey_layout(order: Order) -> VectorLayout:
     return VectorLayout(update={}, exact=fields, ring_bits=order.ring_bits)
 
 
-def train_layout(order: Order, shapes: Mapping[str, tuple[int, ...]]) -> VectorLayout:
-    """The update, and beside it exactly: the examples it stands for, their summed loss, how far each tensor moved."""
-    fields = {"examples": ExactField(()), "loss": ExactField((), LOSS_BITS), **largest_field(shapes)}
+def train_layout(order: Order, shapes: Mapping[str, tuple[int, ...]], *, hospitals: int) -> VectorLayout:
+    """The update, and beside it exactly: who trained, who has stopped early (each 0 or 1), how far each tensor moved.
+
+    And the mean loss of each hospital, where none of the `hospitals` may be missing: of sums over different ones the
+    difference would tell one hospital's.
+    """
+    fields = {"trained": ExactField(()), "stopped": ExactField(()), **largest_field(shapes)}
+    if order.threshold == hospitals:
+        fields["loss"] = ExactField((), LOSS_BITS)
     return VectorLayout(update=shapes, exact=fields, ring_bits=order.ring_bits)
 
 
 def evaluate_layout(order: Order) -> VectorLayout:
-    """How many validation images, how many of them right, and their summed loss."""
-    fields = {"examples": ExactField(()), "correct": ExactField(()), "loss": ExactField((), LOSS_BITS)}
+    """How many validation images are judged rightly, and their summed loss. How many there are, the survey said."""
+    fields = {"correct": ExactField(()), "loss": ExactField((), LOSS_BITS)}
     return VectorLayout(update={}, exact=fields, ring_bits=order.ring_bits)
 
 

@@ -19,6 +19,7 @@ from federated_learning.settings import TrainingSettings
 
 COORDINATOR_VARIABLES, HOSPITAL_VARIABLES = "FEDERATED_LEARNING_COORDINATOR_", "FEDERATED_LEARNING_HOSPITAL_"
 
+MaxNorm = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Seconds = Annotated[float, Field(gt=0, le=7 * 24 * 3600)]
 
 
@@ -47,8 +48,8 @@ class Aggregation(Strict):
     threshold: Annotated[int, Field(ge=3)] | None = None
     """Hospitals that must remain in a round; None: the fewest that are safe, more than two thirds and at least 3."""
     ring_bits: Literal[16, 32] = 16
-    max_norm: Annotated[float, Field(gt=0)] = 1000.0
-    """Euclidean norm that an update may have; a hospital whose update is larger leaves the round out."""
+    max_norm: MaxNorm = 1000.0
+    """Euclidean norm that the mean update may have; a larger one stops the run. Each hospital has its own limit."""
     attempts: Annotated[int, Field(ge=1, le=1000)] = 20
     """Of one round, before the coordinator stops; what was reached is kept, and the same command goes on."""
 
@@ -121,5 +122,7 @@ class HospitalSettings(PartySettings):
     """Folder for what must outlive a crash: the trainer's state, what was signed, prepared images, logs."""
     data: Data
     threads: Annotated[int, Field(ge=1, le=1024)] = 2
+    max_norm: MaxNorm = 1000.0
+    """Euclidean norm that an update may have; what is larger is left out, and said on this hospital's own screen."""
     allow_plain: bool = False
     """Whether updates may be sent without secure aggregation. For comparisons on public data only."""

@@ -14,6 +14,7 @@ from federated_learning.secure_aggregation.encoding import (
     first_limits,
     largest_field,
     next_limits,
+    weight_of,
 )
 from federated_learning.secure_aggregation.history import RoundHistory
 from federated_learning.secure_aggregation.hospital import HospitalAggregation
@@ -38,4 +39,5 @@ __all__ = [
     "largest_field",
     "least_threshold",
     "next_limits",
+    "weight_of",
 ]

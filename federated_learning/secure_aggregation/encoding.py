@@ -5,15 +5,17 @@ rounding cuts off is kept by the hospital and added to its next update (error fe
 et al. 2019). What clipping cuts off is dropped: the next local training starts from weights that lack it and finds it
 again, so that adding it as well would count it twice. Counts and sums go beside, exactly, mod 2^64.
 
-Hospital i with n_i of N examples sends round(M * n_i / N * u / limit) for each element u, clipped to the limit, where
-M = 2^15 - 33 (2^31 - 33). The weights n_i / N add up to one, so the sum of any number of hospitals stays within the
-ring: each of at most 64 adds at most 1/2 by rounding. Decoding divides by the examples of those in the sum.
+Hospital i with weight w_i of W sends round(M * w_i / W * u / limit) for each element u, clipped to the limit, where
+M = 2^15 - 33 (2^31 - 33). Weights are agreed on once: each hospital knows its own (`weight_of`), and everybody the sum
+W of all. The w_i / W add up to one, so the sum of any number of hospitals stays within the ring: each of at most 64
+adds at most 1/2 by rounding. A hospital that is not in a sum counts as one that changed nothing, so decoding needs no
+count.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from math import prod
+from math import inf, log2, prod
 from types import MappingProxyType
 from typing import Any, Final, Literal
 
@@ -33,6 +35,15 @@ LARGEST: Final = "largest"
 """Name of the exact field in which the hospitals' largest elements are summed, one for each tensor."""
 LARGEST_BITS: Final = 40
 SMALLEST_LIMIT: Final = 1e-9
+
+
+def weight_of(examples: int) -> int:
+    """The weight of a hospital's updates: its number of examples, rounded to a power of two.
+
+    Parts of an update follow from no image (weight decay of what no gradient reaches), so that a sum without a hospital
+    tells its weight. Then it tells no more than how many digits its number of examples has.
+    """
+    return 1 << round(log2(examples))
 
 
 @dataclass(frozen=True)
@@ -82,13 +93,12 @@ class VectorLayout:
             start += prod(shape)
         return found
 
-    def rounding_bound(self, limit: float, *, hospitals: int, weight: int, weight_total: int) -> float:
-        """The largest error of an element of a decoded mean without clipping.
+    def rounding_bound(self, limit: float, *, hospitals: int) -> float:
+        """The largest error of an element of a decoded sum of so many hospitals, without clipping.
 
-        `weight`: examples of the `hospitals` in the sum, `weight_total`: N. Half a grid step for each hospital, and
-        half a per cent more for the arithmetic of float32.
+        Half a grid step for each hospital, and half a per cent more for the arithmetic of float32.
         """
-        return 0.5025 * hospitals * limit / self.largest * weight_total / weight
+        return 0.5025 * hospitals * limit / self.largest
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -115,13 +125,12 @@ class UpdateEncoding:
     """Encodes one round's updates. Everything here is public and the same at all hospitals.
 
     limits: for each tensor, what an element is clipped to (absolute value, in units of the weights).
-    weight_total: examples (N) of all hospitals together. max_norm: Euclidean norm that an update may have.
+    weight_total: W, the weights of all hospitals of the federation together.
     """
 
     layout: VectorLayout
     limits: Mapping[str, float]
     weight_total: int
-    max_norm: float
 
     def __post_init__(self) -> None:
         """Refuse limits that do not fit the layout."""
@@ -129,18 +138,24 @@ class UpdateEncoding:
             raise ConfigurationError("each tensor of the update needs one limit: the coordinator runs another network")
         if not all(SMALLEST_LIMIT <= limit < 1e30 for limit in self.limits.values()):
             raise ConfigurationError(f"limits of updates lie between {SMALLEST_LIMIT} and 1e30")
-        if self.weight_total < 1 or not self.max_norm > 0:
-            raise ConfigurationError("the federation's number of examples and the largest norm are positive")
+        if self.weight_total < 1:
+            raise ConfigurationError("the weights of all hospitals together are positive")
 
     def encode(
-        self, update: Mapping[str, FloatArray], *, hospital: str, weight: int, residual: FloatArray | None = None
+        self,
+        update: Mapping[str, FloatArray],
+        *,
+        hospital: str,
+        weight: int,
+        max_norm: float = inf,
+        residual: FloatArray | None = None,
     ) -> EncodedUpdate:
-        """Encode new minus global weights (float32, shapes of the layout) of a hospital with `weight` examples.
+        """Encode new minus global weights (float32, shapes of the layout) of a hospital with this weight.
 
-        Raises ComputationFailed, naming hospital and tensor, for values that are not finite or a norm above `max_norm`;
-        ConfigurationError for other tensors than the layout's.
+        Raises ComputationFailed, naming hospital and tensor, for values that are not finite or a Euclidean norm above
+        `max_norm`; ConfigurationError for other tensors than the layout's.
         """
-        self._check(update, hospital, weight)
+        self.check(update, hospital=hospital, weight=weight, max_norm=max_norm)
         length = self.layout.update_length
         if residual is not None and (residual.shape != (length,) or residual.dtype != np.float32):
             raise ConfigurationError(f"hospital {hospital} kept the rest of another network's update: remove its file")
@@ -192,11 +207,12 @@ class UpdateEncoding:
             np.subtract(whole, grid, out=left[piece], casting="same_kind")
         return largest, clipped
 
-    def _check(self, update: Mapping[str, FloatArray], hospital: str, weight: int) -> None:
+    def check(self, update: Mapping[str, FloatArray], *, hospital: str, weight: int, max_norm: float) -> None:
+        """Raise what `encode` raises for an update that it refuses."""
         if not 1 <= weight <= self.weight_total:
             raise ConfigurationError(
-                f"hospital {hospital} weighs its update with {weight} examples, of {self.weight_total} in the "
-                "federation: its data changed since the federation counted. Start the federation again"
+                f"hospital {hospital} has weight {weight}, of {self.weight_total} in the federation: its data changed "
+                "since the federation counted. Start the federation again"
             )
         if {name: value.shape for name, value in update.items()} != dict(self.layout.update):
             raise ConfigurationError(
@@ -217,23 +233,18 @@ class UpdateEncoding:
                 )
             squares += square
         norm = squares**0.5
-        if not norm <= self.max_norm:
+        if not norm <= max_norm:
             raise ComputationFailed(
-                f"hospital {hospital}: its update has norm {norm:.3g}, above the federation's {self.max_norm:.3g}: "
+                f"hospital {hospital}: its update has norm {norm:.3g}, above this hospital's max_norm {max_norm:.3g}: "
                 "local training diverged or its data is not what it should be; the round goes on without it"
             )
 
-    def decode(self, total: UpdateArray, *, weight: int) -> dict[str, FloatArray]:
-        """The weighted mean update from the sum; `weight`: examples of the hospitals in the sum together."""
-        if not 1 <= weight <= self.weight_total:
-            raise ComputationFailed(
-                f"the sum has the weight of {weight} examples, of {self.weight_total} in the federation: a hospital "
-                "sent a wrong count. Start the federation again"
-            )
+    def decode(self, total: UpdateArray) -> dict[str, FloatArray]:
+        """The weighted mean of all hospitals' updates from the sum, in which missing ones count as zero."""
         signed = total.view(np.int16 if self.layout.ring_bits == 16 else np.int32)
         mean = {}
         for name, where in self.layout.slices().items():
-            step = self.limits[name] / self.layout.largest * self.weight_total / weight
+            step = self.limits[name] / self.layout.largest
             wide = np.float32 if self.layout.ring_bits == 16 else np.float64
             scaled: NDArray[np.floating[Any]] = signed[where].astype(wide)
             scaled *= step

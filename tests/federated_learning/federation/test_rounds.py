@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from contract.errors import AggregationAborted, ConfigurationError
+from contract.errors import AggregationAborted, ComputationFailed, ConfigurationError
 from contract.model_card import InputSpecification
 from federated_learning.export import run_onnx, to_onnx
 from federated_learning.federation.aggregating import FAILED
@@ -236,26 +236,41 @@ def test_a_hospital_that_starts_anew_goes_on_where_it_was(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("value", "words"), [(float("nan"), "not finite"), (1e6, "above the federation's 1e")], ids=["nan", "huge"]
+    ("value", "words"),
+    [(float("nan"), "not finite"), (1e6, "above this hospital's max_norm 1e+03")],
+    ids=["nan", "huge"],
 )
-def test_an_update_that_diverged_is_left_out_and_named(
+def test_an_update_that_diverged_is_left_out_and_told_at_its_hospital_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: float, words: str
 ) -> None:
     federation = LocalFederation(tmp_path, hospitals=4)
+    diverge(monkeypatch, value, "hospital-b")
+    coordinator = federation.coordinator()
+    coordinator.run()
+    assert federation.reports[0].survivors == federation.names
+    assert [report.trained for report in federation.reports] == [3, 3]
+    assert any(line.startswith("hospital hospital-b: ") and words in line for line in federation.said)
+    assert failures(federation) == ["None: 1 of 4 hospitals left their update out; their own screens say why"] * 2
+    assert np.isfinite(flat(coordinator)).all()
+
+
+def test_a_round_that_diverged_everywhere_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    federation = LocalFederation(tmp_path, hospitals=3)
+    diverge(monkeypatch, float("inf"), *federation.names)
+    with pytest.raises(ComputationFailed, match="no hospital has an update for round 1"):
+        federation.coordinator().run()
+
+
+def diverge(monkeypatch: pytest.MonkeyPatch, value: float, *names: str) -> None:
     update = LocalTrainer.update
 
     def diverged(self: LocalTrainer) -> dict[str, torch.Tensor]:
         return {
-            name: torch.full_like(tensor, value) if self._hospital == "hospital-b" else tensor
+            name: torch.full_like(tensor, value) if self._hospital in names else tensor
             for name, tensor in update(self).items()
         }
 
     monkeypatch.setattr(LocalTrainer, "update", diverged)
-    coordinator = federation.coordinator()
-    coordinator.run()
-    assert federation.reports[0].survivors == ("hospital-a", "hospital-c", "hospital-d")
-    assert any(line.startswith("hospital-b: hospital hospital-b") and words in line for line in failures(federation))
-    assert np.isfinite(flat(coordinator)).all()
 
 
 def test_in_the_clear_an_update_of_another_network_or_with_nan_is_left_out(tmp_path: Path) -> None:
