@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import FileChooser, Page, expect
+from playwright.sync_api import FileChooser, Page, Route, expect
 
 from demonstration.plaintext import PlaintextModel
 from imaging.phantom import write_phantom
@@ -214,3 +214,36 @@ def test_history_is_kept_until_it_is_deleted(visit: Visiting, chest: Path, parti
     page.keyboard.press("Enter")
     expect(page.get_by_test_id("history-empty")).to_be_visible()
     assert HOSPITAL.organisation not in page.content()
+
+
+def test_a_button_pressed_before_the_script_is_there_asks_all_the_same(visit: Visiting, chest: Path) -> None:
+    page = visit()
+    bring(page, chest)
+    ready(page)
+    page.get_by_test_id("submit").click()
+    state_is(page, "answered")
+    late: list[Route] = []
+    page.route("**/static/page.js", lambda route: late.append(route))
+    with page.expect_request("**/static/page.js"):
+        page.get_by_test_id("history-link").click(no_wait_after=True)
+    delete = page.get_by_test_id("record").first.get_by_test_id("delete-record")
+    delete.press("Enter")
+    delete.press("Enter")
+    expect(page.get_by_test_id("question")).to_be_hidden()
+    late[0].continue_()
+    expect(page.get_by_test_id("question-words")).to_contain_text("Delete the answer")
+    page.get_by_test_id("question-no").click()
+    expect(page.get_by_test_id("question")).to_be_hidden()
+    expect(delete).to_be_focused()
+
+
+def test_the_focus_goes_to_an_image_that_is_shown_later_than_it_was_read(visit: Visiting, chest: Path) -> None:
+    page = visit()
+    ready(page)
+    page.route("**/state?*", lambda _: None)
+    page.reload()
+    page.get_by_test_id("file-input").set_input_files(chest)
+    expect(page.get_by_test_id("upload-status")).to_contain_text("read")
+    expect(page.locator("#entry-heading")).to_have_count(0)
+    page.unroute("**/state?*")  # lets go what is held
+    expect(page.locator("#entry-heading")).to_be_focused()

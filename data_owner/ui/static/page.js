@@ -8,6 +8,7 @@
 //   asking.js      asks before something cannot be undone
 //   taking.js      an answer is copied or printed
 //   page.js        what changes something
+//   early.js       what is pressed before these are there
 
 import { confirmed } from "./asking.js";
 import { choose, focusThen, follow, setUp } from "./following.js";
@@ -64,3 +65,4 @@ if (main) {
   setUp();
   follow();
 }
+early.end();

@@ -1,7 +1,7 @@
 // Files that are chosen or dropped go to the page's server, one after the other.
 
-import { choose } from "./following.js";
-import { GONE, find, focusOn, problemOf, showProblem } from "./words.js";
+import { choose, focusThen } from "./following.js";
+import { GONE, find, problemOf, showProblem } from "./words.js";
 
 async function upload(files) {
   const drop = crypto.randomUUID();
@@ -34,7 +34,7 @@ async function upload(files) {
     arrived += 1;
   }
   status.textContent = arrived === files.length && arrived > 0 ? `${arrived === 1 ? "One image" : `${arrived} images`} read` : "";
-  if (first) focusOn("entry-heading");
+  if (first) focusThen("entry-heading"); // which may not be shown yet
 }
 
 export function dropping() {
