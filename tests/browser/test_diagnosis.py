@@ -223,7 +223,7 @@ def test_a_button_pressed_before_the_script_is_there_asks_all_the_same(visit: Vi
     page.get_by_test_id("submit").click()
     state_is(page, "answered")
     late: list[Route] = []
-    page.route("**/static/page.js", lambda route: late.append(route))
+    page.route("**/static/page.js", lambda route: late.append(route))  # noqa: PLW0108  (Playwright marks what it calls)
     with page.expect_request("**/static/page.js"):
         page.get_by_test_id("history-link").click(no_wait_after=True)
     delete = page.get_by_test_id("record").first.get_by_test_id("delete-record")
