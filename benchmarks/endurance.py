@@ -5,9 +5,11 @@ as at the beginning, and how long a server takes from its start to its first ans
 """
 
 import signal
+import sqlite3
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Lock
@@ -22,12 +24,16 @@ from benchmarks.scale import Hospital, Quantiles, hospitals_ready, quantiles
 from contract.errors import ComputationFailed
 from contract.identity import Role
 from contract.model_card import Strict, read_card
+from crypto_provider import orders
 from demonstration.deployment import Deployment, deployed
 from imaging.phantom import write_phantom
+from model_owner import oversight
 
 FORMAT: Final = 1
 SAMPLES: Final = 20
 SERVERS: Final = (Role.INFERENCE_SERVICE, Role.CRYPTO_PROVIDER, Role.MODEL_OWNER)
+BOOKS: Final = {Role.CRYPTO_PROVIDER: orders.BOOK_FILE, Role.MODEL_OWNER: oversight.BOOK_FILE}
+"""Where a server counts what it began."""
 
 
 class Sample(Strict):
@@ -70,7 +76,7 @@ class Endurance(Strict):
     samples: tuple[Sample, ...]
     restarts: tuple[Restart, ...]
     consumed: dict[str, int]
-    """Entries in each party's ledger at the end: none is ever entered twice, or the diagnosis would have failed."""
+    """Images (or items) that each party has counted at the end; a ticket is counted once, or its session refused."""
     threads: int
     machine: Machine
     versions: dict[str, str]
@@ -114,7 +120,7 @@ def measure_endurance(
         service.run(diagnoses, seconds=60 * minutes)
         seconds = time.monotonic() - started
         restarts = [service.restart(role, killed=killed) for killed in (False, True) for role in SERVERS]
-        consumed = {role.value: _entries(place, role) for role in (Role.CRYPTO_PROVIDER, Role.MODEL_OWNER)}
+        consumed = {role.value: _counted(place / f"{role.value}-data" / book) for role, book in BOOKS.items()}
     tenth = max(1, len(service.reports) // 10)
     walls = [report.seconds[0] for report in service.reports]
     return Endurance(
@@ -206,5 +212,6 @@ def _open_files(process_id: int) -> int:
         raise ComputationFailed("a server ended during the benchmark; run it again") from None
 
 
-def _entries(place: Path, role: Role) -> int:
-    return sum(path.is_file() for path in (place / f"{role.value}-data" / "consumed").rglob("*"))
+def _counted(book: Path) -> int:
+    with closing(sqlite3.connect(f"file:{book}?mode=ro", uri=True)) as connection:
+        return int(connection.execute("SELECT coalesce(sum(amount), 0) FROM spent").fetchone()[0])

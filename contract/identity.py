@@ -16,6 +16,8 @@ from pydantic import Field, TypeAdapter, ValidationError
 from contract.errors import PeerViolation
 from contract.model_card import Name
 
+MAX_CLOCK_SKEW_SECONDS = 3600
+"""The most that a party may be told to tolerate."""
 _NAME: TypeAdapter[str] = TypeAdapter(Name)
 
 
@@ -78,7 +80,7 @@ class Credentials:
     """Certificate of the federation's authority."""
     revocations: Path | None = None
     """The authority's list of revoked certificates; None: revoked certificates are accepted until they end."""
-    clock_skew_seconds: Annotated[float, Field(ge=0, le=3600)] = 30.0
+    clock_skew_seconds: Annotated[float, Field(ge=0, le=MAX_CLOCK_SKEW_SECONDS)] = 30.0
     """How far this machine's clock may be from a peer's, for certificates and tickets."""
 
     @property

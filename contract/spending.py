@@ -1,4 +1,4 @@
-"""A party's own durable count of what its peers have used of their allowances: a small SQLite file.
+"""A party's own durable count of what its peers have used of their allowances, and of their tickets: a SQLite file.
 
 Written before anything is computed or sent, so that a crash never gives anything back. A clock that is set back does
 not begin a new period: the latest day that was ever written to counts as today.
@@ -16,8 +16,8 @@ from typing import Final
 from contract.allowance import MAX_DAYS, RATE_SECONDS, Allowance, Holder, Used, require_within
 from contract.errors import ConfigurationError
 from contract.ticket import Purpose
+from contract.used_tickets import TicketUse, is_used, note_use, open_book, prepare_book, transaction
 
-_BUSY_SECONDS: Final = 30.0
 _DAY_SECONDS: Final = 24 * 3600
 _TABLES: Final = """
 CREATE TABLE IF NOT EXISTS spent (
@@ -52,14 +52,18 @@ class SpendingBook:
         with self._failing():
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             path.touch(mode=0o600)
-            with closing(self._connect()) as connection:
-                connection.execute("PRAGMA journal_mode=WAL")
-                connection.executescript(_TABLES)
+            with closing(open_book(self._path)) as connection:
+                prepare_book(connection, _TABLES)
 
-    def spend(self, order: Order, allowance: Allowance, holder: Holder) -> None:
-        """Count an order, durably. Raises BudgetSpent or TooFast, and counts nothing, where it is too much."""
-        with self._failing(), closing(self._connect()) as connection, _transaction(connection):
+    def spend(self, order: Order, allowance: Allowance, holder: Holder, *, ticket: TicketUse) -> None:
+        """Count an order and note the ticket that it came with, durably and together.
+
+        Raises MaterialSpent where the ticket was used before, BudgetSpent or TooFast where the order is too much; then
+        nothing is counted and nothing noted.
+        """
+        with self._failing(), closing(open_book(self._path)) as connection, transaction(connection):
             now = self._clock()
+            note_use(connection, ticket, now=now)
             today = self._today(connection, now)
             moment = datetime.fromtimestamp(max(now, today * _DAY_SECONDS), UTC)
             used = _used(connection, order, since=int(allowance.period(moment)[0].timestamp()) // _DAY_SECONDS, now=now)
@@ -75,14 +79,14 @@ class SpendingBook:
             connection.execute("DELETE FROM recent WHERE at <= ? OR at > ?", (now - RATE_SECONDS, now))
             connection.execute("DELETE FROM spent WHERE day < ?", (today - MAX_DAYS,))
 
+    def has_seen(self, ticket: TicketUse) -> bool:
+        """Whether a ticket was used so, as far as it matters: what has expired for good is forgotten."""
+        with self._failing(), closing(open_book(self._path)) as connection:
+            return is_used(connection, ticket)
+
     def _today(self, connection: sqlite3.Connection, now: float) -> int:
         (latest,) = connection.execute("SELECT max(day) FROM spent").fetchone()
         return max(int(now // _DAY_SECONDS), latest or 0)
-
-    def _connect(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(self._path, timeout=_BUSY_SECONDS, isolation_level=None)
-        connection.execute("PRAGMA synchronous=FULL")
-        return connection
 
     @contextmanager
     def _failing(self) -> Iterator[None]:
@@ -106,14 +110,3 @@ def _used(connection: sqlite3.Connection, order: Order, *, since: int, now: floa
     ).fetchone()
     first = datetime.fromtimestamp(oldest, UTC) if oldest is not None else None
     return Used(amount=amount, recent=count, oldest_recent=first)
-
-
-@contextmanager
-def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-    except BaseException:
-        connection.execute("ROLLBACK")
-        raise
-    connection.execute("COMMIT")

@@ -5,7 +5,8 @@ against public keys pinned in its own configuration; nothing in the ticket names
 speaks and never introduce anybody.
 
 What the signature cannot do is stop a replay: the same ticket is valid until it expires, for everybody it names. Each
-party therefore keeps a ledger of session ids and starts a session id once only.
+party therefore notes which tickets it has used, until they can no longer be valid (contract/used_tickets.py). So that
+this is soon, each party bounds by its own settings how long a ticket may live.
 """
 
 from collections.abc import Sequence
@@ -36,6 +37,12 @@ from contract.model_card import Name, OutputPolicy, Strict, Version
 MAX_TICKET_CHARACTERS = 8 * 1024
 LEEWAY = timedelta(seconds=30)
 """How far the clocks of two parties may differ where nothing else is configured."""
+
+TICKET_SECONDS = 15 * 60
+"""How long a session and its ticket live where nothing else is configured."""
+TicketSeconds = Annotated[int, Field(ge=10, le=3600)]
+"""From a ticket's issue to its expiry: what the front end signs, and the most that a party accepts. The upper bound is
+every party's own, so that no ticket of anybody lives longer."""
 
 SIGNING_KEY_FILE = "ticket-key.pem"
 PUBLIC_KEY_FILE = "ticket-key.public.pem"
@@ -151,6 +158,7 @@ def verify_ticket(
     now: datetime,
     party: Party,
     leeway: timedelta = LEEWAY,
+    longest: int = TICKET_SECONDS,
 ) -> TicketClaims:
     """Check a ticket from outside and return what it says.
 
@@ -161,12 +169,18 @@ def verify_ticket(
         party: the party that must stand in the ticket for its role. A server checks itself here and whoever
             dialled with `TicketClaims.require_party`.
         leeway: how far clocks may differ.
+        longest: seconds from its issue to its expiry that this party accepts, whatever the front end signed.
 
     Raises:
-        TicketInvalid: malformed, forged, expired, not yet valid or made for somebody else. A replayed ticket passes:
-            the caller's ledger refuses a session id that it has seen.
+        TicketInvalid: malformed, forged, expired, not yet valid, valid for too long or made for somebody else. A
+            replayed ticket passes: the caller notes which it has seen.
     """
     claims = _parse(_verified_payload(token, public_keys))
+    if claims.exp - claims.iat > longest:
+        raise TicketInvalid(
+            f"ticket of session {claims.session} lives for {claims.exp - claims.iat} s, and the {party} accepts "
+            f"{longest} s at most: the front end's operator lowers session_seconds, or this party raises ticket_seconds"
+        )
     seconds, slack = now.timestamp(), leeway.total_seconds()
     if claims.exp + slack <= seconds:
         raise TicketInvalid(

@@ -8,7 +8,7 @@
     both were served,        forgets both seeds
     or the ticket expired
 
-Nothing is dealt twice: each hand-out is noted in a durable ledger before its first byte is sent. Where one half was
+Nothing is dealt twice: each party's use of a ticket is noted on disk before its first byte is sent. Where one half was
 handed out and the seeds are gone (a crash between the two), the other half is refused and the session must start anew.
 """
 
@@ -17,10 +17,11 @@ import time
 from dataclasses import dataclass, field
 
 from contract.errors import MaterialSpent, PeerViolation, Refused
-from contract.identity import Role
+from contract.identity import Party, Role
 from contract.ticket import TicketClaims
+from crypto_provider.orders import OrderBook
 from secure_computation.admission import items_of
-from secure_computation.material import ConsumptionLedger, DealtSeeds, ItemName
+from secure_computation.material import DealtSeeds, ItemName
 
 SERVED = (Role.DATA_OWNER, Role.MODEL_OWNER)
 MAX_PENDING = 10_000
@@ -36,47 +37,45 @@ class _Pending:
 class Dealer:
     """Draws the seeds of each session and hands each half out once. For use by several threads."""
 
-    def __init__(self, ledger: ConsumptionLedger) -> None:
-        """Note hand-outs in `ledger`."""
-        self._ledger = ledger
+    def __init__(self, orders: OrderBook) -> None:
+        """Count hand-outs, and note them, in `orders`."""
+        self._orders = orders
         self._pending: dict[ItemName, _Pending] = {}
         self._lock = threading.Lock()
 
-    def claim(self, claims: TicketClaims, role: Role) -> dict[ItemName, DealtSeeds]:
-        """Give the seeds of each item of a ticket's session, to deal the halves of `role` from, in order.
+    def claim(self, claims: TicketClaims, peer: Party) -> dict[ItemName, DealtSeeds]:
+        """Give the seeds of each item of a ticket's session, to deal `peer`'s halves from, in order.
 
-        Raises MaterialSpent the second time.
+        Raises MaterialSpent the second time, BudgetSpent where the peer's organisation has ordered its number.
         """
-        if role not in SERVED:
-            raise PeerViolation(f"a {role.value} is dealt nothing; only the data owner and the model owner are")
+        if peer.role not in SERVED:
+            raise PeerViolation(f"a {peer.role.value} is dealt nothing; only the data owner and the model owner are")
+        items = items_of(claims)
         with self._lock:
             self._forget_expired()
-            return {item: self._claim(item, claims, role) for item in items_of(claims)}
+            begins = items[0] not in self._pending
+            if begins:
+                self._require_new(claims, wanted=len(items))
+            # Durable before the first byte: a crash may waste an item, never repeat one.
+            self._orders.count(peer, claims)
+            if begins:
+                self._pending |= {item: _Pending(seeds=DealtSeeds.fresh(), expires=claims.exp) for item in items}
+            return {item: self._serve(item, peer.role) for item in items}
 
-    def _claim(self, item: ItemName, claims: TicketClaims, role: Role) -> DealtSeeds:
-        pending = self._pending.get(item)
-        if pending is None:
-            pending = self._draw(item, claims)
-        # Durable before the first byte: a crash may waste an item, never repeat one.
-        self._ledger.consume(_half(item, role))
+    def _require_new(self, claims: TicketClaims, *, wanted: int) -> None:
+        if any(self._orders.has_served(claims, role) for role in SERVED):
+            raise MaterialSpent("this session was dealt before and its seeds are forgotten; start a new session")
+        if len(self._pending) + wanted > MAX_PENDING:
+            raise Refused("too many sessions wait for their second half; try again in a few minutes")
+
+    def _serve(self, item: ItemName, role: Role) -> DealtSeeds:
+        pending = self._pending[item]
         pending.served.add(role)
         if pending.served == set(SERVED):
             del self._pending[item]
         return pending.seeds
 
-    def _draw(self, item: ItemName, claims: TicketClaims) -> _Pending:
-        if any(self._ledger.consumed(_half(item, role)) for role in SERVED):
-            raise MaterialSpent("this session was dealt before and its seeds are forgotten; start a new session")
-        if len(self._pending) >= MAX_PENDING:
-            raise Refused("too many sessions wait for their second half; try again in a few minutes")
-        self._pending[item] = _Pending(seeds=DealtSeeds.fresh(), expires=claims.exp)
-        return self._pending[item]
-
     def _forget_expired(self) -> None:
         now = time.time()
         for item in [item for item, pending in self._pending.items() if pending.expires < now]:
             del self._pending[item]
-
-
-def _half(item: ItemName, role: Role) -> ItemName:
-    return ItemName(f"{item}.{role.value}")

@@ -1,11 +1,12 @@
-"""How much material each organisation may order, counted by its certificate: no ticket raises it."""
+"""How much material each organisation has ordered, by its certificate: no ticket raises it. And by which tickets."""
 
 from typing import Final
 
 from contract.allowance import Allowance, Holder
-from contract.identity import Party
+from contract.identity import Party, Role
 from contract.spending import Order, SpendingBook
 from contract.ticket import Purpose, TicketClaims
+from contract.used_tickets import TicketUse
 
 BOOK_FILE: Final = "orders.sqlite"
 _ANY_PACE: Final = 1_000_000
@@ -22,7 +23,10 @@ class OrderBook:
         self._allowance = Allowance(items=items_per_day, sessions_per_minute=_ANY_PACE)
 
     def count(self, peer: Party, claims: TicketClaims) -> None:
-        """Count the items of a ticket for whoever dialled, durably. Raises BudgetSpent, and counts nothing, beyond."""
+        """Count the items of a ticket for whoever dialled, and note that its role has used the ticket, durably.
+
+        Raises MaterialSpent the second time, BudgetSpent beyond the allowance; then nothing is counted or noted.
+        """
         order = Order(
             peer=f"{peer.role.value} {peer.organisation}",
             subject=_SUBJECT,
@@ -30,4 +34,8 @@ class OrderBook:
             amount=claims.images,
         )
         holder = Holder(whose=f"the {peer}", ask=f"the crypto provider, {self._own.organisation}")
-        self._book.spend(order, self._allowance, holder)
+        self._book.spend(order, self._allowance, holder, ticket=TicketUse.of(claims, by=peer.role))
+
+    def has_served(self, claims: TicketClaims, role: Role) -> bool:
+        """Whether a ticket was used by a role."""
+        return self._book.has_seen(TicketUse.of(claims, by=role))

@@ -14,7 +14,7 @@ from contract.certificates import party_of_certificate
 from contract.errors import TicketInvalid
 from contract.identity import Party, Role
 from contract.spending import SpendingBook
-from contract.ticket import LEEWAY, Engine, TicketClaims, load_public_key
+from contract.ticket import LEEWAY, TICKET_SECONDS, Engine, TicketClaims, load_public_key
 from crypto_provider.dealer import Dealer
 from crypto_provider.key import load_or_make_key
 from crypto_provider.orders import BOOK_FILE, OrderBook
@@ -28,7 +28,6 @@ from secure_computation.channel.serving import Service, party_app
 from secure_computation.channel.tls import tls_context
 from secure_computation.engines.choosing import dealer_side, offered_engines, require_room
 from secure_computation.engines.interface import DealerSide
-from secure_computation.material import ConsumptionLedger
 from secure_computation.plan import Plan, parse_plan
 from secure_computation.randomness import Seed
 from secure_computation.wire import Phase
@@ -73,14 +72,14 @@ class DealingHandler:
         public_keys: Sequence[Ed25519PublicKey],
         plans: PlanCache,
         dealer: Dealer,
-        orders: OrderBook,
         key: Seed,
         leeway: timedelta = LEEWAY,
+        longest_ticket: int = TICKET_SECONDS,
     ) -> None:
         """Deal as `own`, for tickets signed by any of `public_keys`. `key`: the dealer's, for masks of weights."""
-        self._orders = orders
         self._own = own
         self._leeway = leeway
+        self._longest_ticket = longest_ticket
         self._public_keys = public_keys
         self._plans = plans
         self._dealer = dealer
@@ -90,14 +89,19 @@ class DealingHandler:
 
     def __call__(self, channel: Channel) -> None:
         """Deal one half of one session. Raises for the caller (`serve_channel`) to tell the peer."""
-        _, claims = admit(channel, own=self._own, public_keys=self._public_keys, leeway=self._leeway)
+        _, claims = admit(
+            channel,
+            own=self._own,
+            public_keys=self._public_keys,
+            leeway=self._leeway,
+            longest_ticket=self._longest_ticket,
+        )
         plan = self._plans.get(claims.plan_hash)
         if claims.engine not in offered_engines(plan):
             raise TicketInvalid(f"the ticket is for the engine '{claims.engine.value}', which its plan does not have")
         require_room(plan, claims.engine, claims.images)
         side = self._side(claims, plan)
-        self._orders.count(channel.peer, claims)
-        dealt = self._dealer.claim(claims, channel.peer.role)
+        dealt = self._dealer.claim(claims, channel.peer)
         channel.set_phase(Phase.OFFLINE)
         for item, seeds in dealt.items():
             side.deal(channel, to=channel.peer.role, item=item, seeds=seeds)
@@ -118,14 +122,15 @@ class DealingHandler:
 def dealer_app(settings: CryptoProviderSettings, plans: InferenceServiceClient) -> Starlette:
     """Build the dealer's server. Raises ConfigurationError for files that are wrong."""
     own = party_of_certificate(settings.credentials.certificate, role=Role.CRYPTO_PROVIDER)
+    book = SpendingBook(settings.data_folder / BOOK_FILE)
     handler = DealingHandler(
         own=own,
         public_keys=[load_public_key(path) for path in settings.ticket_keys],
         plans=PlanCache(plans.plan),
-        dealer=Dealer(ConsumptionLedger(settings.data_folder / "dealt")),
-        orders=OrderBook(SpendingBook(settings.data_folder / BOOK_FILE), own=own, items_per_day=settings.items_per_day),
+        dealer=Dealer(OrderBook(book, own=own, items_per_day=settings.items_per_day)),
         key=load_or_make_key(settings.data_folder, StorageKey.of(settings.at_rest)),
         leeway=settings.credentials.clock_skew,
+        longest_ticket=settings.ticket_seconds,
     )
     waiting = settings.waiting
     return party_app(

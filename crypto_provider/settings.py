@@ -8,6 +8,7 @@ from pydantic import Field
 from contract.identity import Credentials
 from contract.model_card import Name
 from contract.settings import Address, AtRest, FrontEnd, PartySettings, Waiting, settings_config
+from contract.ticket import TICKET_SECONDS, TicketSeconds
 
 
 class CryptoProviderSettings(PartySettings):
@@ -16,13 +17,15 @@ class CryptoProviderSettings(PartySettings):
     model_config = settings_config("CRYPTO_PROVIDER_")
 
     data_folder: Path
-    """Holds the ledger of what was dealt, and the book of how much."""
+    """Holds the book of what was dealt, to whom and by which tickets."""
     listen: Address = Address(host="127.0.0.1", port=8082)
     credentials: Credentials
     at_rest: AtRest
     """The key that seals what lies in `data_folder`."""
     ticket_keys: Annotated[tuple[Path, ...], Field(min_length=1)]
     """Public keys of the inference service, pinned."""
+    ticket_seconds: TicketSeconds = TICKET_SECONDS
+    """The longest that a ticket may live, from its issue to its expiry, to be accepted here."""
     inference_service: FrontEnd
     """Where public plans are read."""
     data_owners: tuple[Name, ...] = ()

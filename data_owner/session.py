@@ -9,7 +9,7 @@ front end                  data owner P0                             model owner
 card, plan          -->    file -> tensor
 session, ticket     -->    checks ticket, pins both peers
                     <--    preparing
-                           consumes the session's items
+                           notes the ticket as used
                            ticket                             -->    (fetches its material from D)
                            ticket                             ------------------------>  checks, deals
                            seed                               <------------------------
@@ -56,8 +56,9 @@ from numpy.typing import NDArray
 
 from contract.api import ModelEntry, SessionEventName
 from contract.errors import CallerError, ConfigurationError, EncryptedInferenceError, PeerViolation
-from contract.identity import Party
+from contract.identity import Party, Role
 from contract.ticket import STOCKED_ENGINES, Engine, Purpose, TicketClaims
+from contract.used_tickets import TICKETS_FILE, TicketUse, UsedTickets
 from data_owner.cancellation import Cancellation
 from data_owner.confirmation import require_confirmed
 from data_owner.diagnosis import Bytes, Diagnosis, Seconds, Warned
@@ -68,7 +69,7 @@ from data_owner.progress import Progress
 from data_owner.results import Outcome, Submission, result_of
 from data_owner.session_desk import OpenSession, SessionDesk, Ticket
 from data_owner.settings import DataOwnerSettings
-from data_owner.stock import open_ledger, open_stock
+from data_owner.stock import open_stock
 from imaging import Polarity, read_model_input
 from inference_service.client import InferenceServiceClient
 from secure_computation.admission import STOCKED_ITEM_STEP, item_of, items_of, present_ticket
@@ -112,8 +113,8 @@ class Diagnoser:
         self._front_end = front_end
         self._desk = SessionDesk(settings, front_end)
         self._context: TlsContext = tls_context(settings.credentials, server_side=False)
-        self._ledger = open_ledger(settings)
-        self._stock = open_stock(settings, self._ledger)
+        self._stock = open_stock(settings)
+        self._used_tickets = UsedTickets(settings.data_folder / TICKETS_FILE)
         self._masked_weights = MaskedWeightsFolder(
             settings.data_folder / "masked-weights", key=StorageKey.of(settings.at_rest)
         )
@@ -259,7 +260,7 @@ class Diagnoser:
         with self._desk.ending(session) as channels:
             started = time.perf_counter()
             self._report_preparing(session, progress)
-            self._ledger.consume_preparation(item)
+            self._used_tickets.use(TicketUse.of(claims, by=Role.DATA_OWNER))
             model_owner = self._connect(channels, session.model_owner_url, session.model_owner, session.ticket)
             offline = self._prepare(session, plan, model_owner, channels)
             self._stock.put(claims, lowering, offline.material[0], name=item)
@@ -329,8 +330,7 @@ class Diagnoser:
         else:
             self._report_preparing(session, progress)
         # Durable before the first message that depends on it.
-        for item in items_of(claims):
-            self._ledger.consume(item)
+        self._used_tickets.use(TicketUse.of(claims, by=Role.DATA_OWNER))
         model_owner = self._connect(channels, session.model_owner_url, session.model_owner, session.ticket)
         if claims.engine in STOCKED_ENGINES:
             material = self._spend(claims, plan, model_owner)

@@ -69,6 +69,7 @@ class SessionDesk:
             now=datetime.now(tz=UTC),
             party=self._own,
             leeway=self._settings.credentials.clock_skew,
+            longest=self._settings.ticket_seconds,
         )
         card = entry.card
         asked = (view.id, card.name, entry.version, entry.plan_hash, engine, purpose, card.output_policy, images)

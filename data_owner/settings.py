@@ -7,6 +7,7 @@ from pydantic import Field
 
 from contract.identity import Credentials
 from contract.settings import AtRest, FrontEnd, PartySettings, Peer, Waiting, settings_config
+from contract.ticket import TICKET_SECONDS, TicketSeconds
 
 
 class DataOwnerSettings(PartySettings):
@@ -15,12 +16,14 @@ class DataOwnerSettings(PartySettings):
     model_config = settings_config("DATA_OWNER_")
 
     data_folder: Path
-    """The ledger of consumed material, stocked material, and masked weights."""
+    """The record of used tickets, the ledger of consumed material, stocked material, and masked weights."""
     credentials: Credentials
     at_rest: AtRest
     """The key that seals what lies in `data_folder`."""
     ticket_keys: Annotated[tuple[Path, ...], Field(min_length=1)]
     """Public keys of the inference service, pinned."""
+    ticket_seconds: TicketSeconds = TICKET_SECONDS
+    """The longest that a ticket may live, from its issue to its expiry, to be accepted here."""
     inference_service: FrontEnd
     model_owners: Annotated[tuple[Peer, ...], Field(min_length=1)]
     """Model owners that this hospital computes with."""

@@ -154,18 +154,12 @@ class DataOwnerStock:
         return [binding for binding in self._folder.bindings() if binding.fits(claims)]
 
 
-def open_stock(settings: DataOwnerSettings, ledger: ConsumptionLedger | None = None) -> DataOwnerStock:
+def open_stock(settings: DataOwnerSettings) -> DataOwnerStock:
     """The stock and the ledger that a data owner's settings name. Raises ConfigurationError where the disk will not."""
-    ledger = ledger or open_ledger(settings)
     return DataOwnerStock(
         settings.data_folder / "stock",
         key=StorageKey.of(settings.at_rest),
         days=settings.stock_days,
         most_items=settings.stock_items,
-        ledger=ledger,
+        ledger=ConsumptionLedger(settings.data_folder / "consumed"),
     )
-
-
-def open_ledger(settings: DataOwnerSettings) -> ConsumptionLedger:
-    """Where this data owner notes what it consumed."""
-    return ConsumptionLedger(settings.data_folder / "consumed")

@@ -9,7 +9,7 @@ from sqlalchemy import URL
 
 from contract.allowance import Allowance
 from contract.settings import Address, PartySettings, settings_config
-from contract.ticket import SIGNING_KEY_FILE, NetworkProfile
+from contract.ticket import SIGNING_KEY_FILE, TICKET_SECONDS, NetworkProfile, TicketSeconds
 from inference_service.storage import postgresql_url
 
 DATABASE_FILE = "inference-service.sqlite"
@@ -30,8 +30,8 @@ class ServiceSettings(PartySettings):
     """The party's PEM files for TLS. Without them only loopback is served, or what stands behind `plain_http`."""
     plain_http: bool = False
     """True only where a proxy on this machine or a private link ends TLS in front of the service."""
-    session_seconds: Annotated[int, Field(ge=10, le=24 * 3600)] = 15 * 60
-    """How long a session and its ticket live."""
+    session_seconds: TicketSeconds = TICKET_SECONDS
+    """How long a session and its ticket live. Parties refuse tickets that live longer than their `ticket_seconds`."""
     sweep_seconds: Annotated[float, Field(ge=0.05, le=3600)] = 30.0
     """How often sessions that ran out of time are looked for."""
     live_sessions_per_account: Annotated[int, Field(ge=1, le=100_000)] = 64

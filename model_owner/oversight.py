@@ -11,9 +11,10 @@ from contract.allowance import Holder, ModelAllowances
 from contract.api import AuditHead
 from contract.audit_log import AuditLog
 from contract.errors import EncryptedInferenceError
-from contract.identity import Party
+from contract.identity import Party, Role
 from contract.spending import Order, SpendingBook
 from contract.ticket import TicketClaims
+from contract.used_tickets import TicketUse
 from inference_service.client import InferenceServiceClient
 
 BOOK_FILE: Final = "budgets.sqlite"
@@ -72,16 +73,17 @@ class Oversight:
             self._audit.record("ticket-refused", organisation=peer.organisation, role=peer.role.value, state=error.code)
 
     def spend(self, claims: TicketClaims) -> None:
-        """Count the session's images, or its item, for the data owner that dialled.
+        """Count the session's images, or its item, for the data owner that dialled, and note its ticket as used.
 
-        `claims.data_owner` is the organisation in its certificate: `admit` has compared them. Raises BudgetSpent or
-        TooFast.
+        `claims.data_owner` is the organisation in its certificate: `admit` has compared them. Raises MaterialSpent for
+        a ticket that was used before, BudgetSpent or TooFast.
         """
         order = Order(peer=claims.data_owner, subject=claims.model, purpose=claims.purpose, amount=claims.images)
         holder = Holder(
             whose=f"{claims.data_owner} for {claims.model}", ask=f"the model's owner, {self._own.organisation}"
         )
-        self._book.spend(order, self._allowances_of(claims.model).of(claims.data_owner), holder)
+        allowance = self._allowances_of(claims.model).of(claims.data_owner)
+        self._book.spend(order, allowance, holder, ticket=TicketUse.of(claims, by=Role.DATA_OWNER))
 
     def _exchange_heads(self) -> None:
         """Each side remembers how far the other's log has come.

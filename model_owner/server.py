@@ -3,8 +3,8 @@
 data owner P0                 model owner P1                       crypto provider D
 --------------------------    ---------------------------------    ------------------
 ticket                 -->    checks ticket, peer, plan
-                              consumes the session's items, one an image
-                              counts them against the data owner's budget
+                              notes the ticket as used, and counts its images
+                              against the data owner's budget
                               ticket                        -->    checks ticket
                               seed, corrections             <--    deals
 material ready         <--
@@ -52,13 +52,13 @@ from contract.errors import (
 )
 from contract.identity import Party, Role
 from contract.spending import SpendingBook
-from contract.ticket import LEEWAY, STOCKED_ENGINES, Engine, Purpose, TicketClaims, load_public_key
+from contract.ticket import LEEWAY, STOCKED_ENGINES, TICKET_SECONDS, Engine, Purpose, TicketClaims, load_public_key
 from inference_service.client import InferenceServiceClient
 from model_owner.oversight import BOOK_FILE, Oversight
 from model_owner.registry import RegisteredModel, Registry, require_in_service
 from model_owner.settings import ModelOwnerSettings
 from model_owner.stock import ModelOwnerStock
-from secure_computation.admission import STOCKED_ITEM_STEP, admit, item_of, items_of, present_ticket
+from secure_computation.admission import STOCKED_ITEM_STEP, admit, items_of, present_ticket
 from secure_computation.at_rest import StorageKey
 from secure_computation.channel.channel import Channel, Deadlines
 from secure_computation.channel.serving import Service, party_app
@@ -98,63 +98,63 @@ class InferenceHandler:
         own: Party,
         public_keys: Sequence[Ed25519PublicKey],
         models: HostedModels,
-        ledger: ConsumptionLedger,
         stock: ModelOwnerStock,
         dealer: DealerLink,
         front_end: InferenceServiceClient,
         oversight: Oversight,
         images_per_session: int,
         leeway: timedelta = LEEWAY,
+        longest_ticket: int = TICKET_SECONDS,
     ) -> None:
         """Serve `models` as `own`, for tickets signed by any of `public_keys`."""
         self._own = own
         self._public_keys = public_keys
         self._models = models
-        self._ledger = ledger
         self._stock = stock
         self._dealer = dealer
         self._front_end = front_end
         self._oversight = oversight
         self._images_per_session = images_per_session
         self._leeway = leeway
+        self._longest_ticket = longest_ticket
         self._sides: dict[tuple[str, Engine], ModelOwnerSide[Any]] = {}
         self._making = threading.Lock()
 
     def __call__(self, channel: Channel) -> None:
         """Run one session. Raises for the caller (`serve_channel`) to tell the peer."""
         try:
-            ticket, claims = admit(channel, own=self._own, public_keys=self._public_keys, leeway=self._leeway)
-            self._consume(claims)
-        except (TicketInvalid, MaterialSpent) as error:
+            ticket, claims, model = self._admit(channel)
+        except (TicketInvalid, MaterialSpent, Refused) as error:
+            # Not told to the front end: a ticket that was used before must not end the session that it was made for.
             self._oversight.refused(channel.peer, error)
             raise
         try:
             with self._oversight.session(claims):
-                self._serve(channel, ticket, claims)
+                if claims.purpose is Purpose.PREPARE:
+                    self._stock_item(channel, model, ticket, claims)
+                else:
+                    self._run(channel, model, ticket, claims)
         except EncryptedInferenceError as error:
             self._report_failure(claims, error)
             raise
         done = "stocked" if claims.purpose is Purpose.PREPARE else "served"
         _LOG.info("session %s: %s for the %s", claims.session, done, channel.peer)
 
-    def _consume(self, claims: TicketClaims) -> None:
-        """Durable before anything is received for the session.
+    def _admit(self, channel: Channel) -> tuple[str, TicketClaims, RegisteredModel]:
+        """The ticket of whoever dialled, what it says, and the model that it is for.
 
-        A replayed ticket stops here, and does not end the session that it was made for: that one may still be running.
+        Nothing is written for one that is refused, whatever it is refused for: it can be presented without end.
         """
-        if claims.purpose is Purpose.PREPARE:
-            self._ledger.consume_preparation(item_of(claims))
-            return
-        for item in items_of(claims):
-            self._ledger.consume(item)
-
-    def _serve(self, channel: Channel, ticket: str, claims: TicketClaims) -> None:
+        ticket, claims = admit(
+            channel,
+            own=self._own,
+            public_keys=self._public_keys,
+            leeway=self._leeway,
+            longest_ticket=self._longest_ticket,
+        )
         model = self._hosted(claims)
         self._oversight.spend(claims)
-        if claims.purpose is Purpose.PREPARE:
-            self._stock_item(channel, model, ticket, claims)
-        else:
-            self._run(channel, model, ticket, claims)
+        return ticket, claims, model
 
     def _run(self, channel: Channel, model: RegisteredModel, ticket: str, claims: TicketClaims) -> None:
         side = self._side(model, claims.engine)
@@ -313,18 +313,16 @@ def inference_app(settings: ModelOwnerSettings, models: HostedModels, front_end:
     own = party_of_certificate(settings.credentials.certificate, role=Role.MODEL_OWNER)
     waiting = settings.waiting
     deadlines = Deadlines(connect_seconds=waiting.connect, step_seconds=waiting.step)
-    ledger = ConsumptionLedger(settings.data_folder / "consumed")
     handler = InferenceHandler(
         own=own,
         public_keys=[load_public_key(path) for path in settings.ticket_keys],
         models=models,
-        ledger=ledger,
         stock=ModelOwnerStock(
             settings.data_folder / "stock",
             key=StorageKey.of(settings.at_rest),
             days=settings.stock_days,
             most_items=settings.stock_per_data_owner,
-            ledger=ledger,
+            ledger=ConsumptionLedger(settings.data_folder / "consumed"),
             warn=_LOG.warning,
             clock=time.time,
         ),
@@ -344,6 +342,7 @@ def inference_app(settings: ModelOwnerSettings, models: HostedModels, front_end:
         ),
         images_per_session=settings.images_per_session,
         leeway=settings.credentials.clock_skew,
+        longest_ticket=settings.ticket_seconds,
     )
     served = tuple(Party(role=Role.DATA_OWNER, organisation=name) for name in settings.data_owners)
     return party_app(

@@ -9,7 +9,7 @@ from contract.allowance import Allowance, ModelAllowances
 from contract.identity import Credentials
 from contract.model_card import Name
 from contract.settings import Address, AtRest, FrontEnd, PartySettings, Peer, Waiting, WebSocketUrl, settings_config
-from contract.ticket import MAX_IMAGES
+from contract.ticket import MAX_IMAGES, TICKET_SECONDS, TicketSeconds
 
 
 class DealerPeer(Peer):
@@ -41,6 +41,8 @@ class ModelOwnerSettings(PartySettings):
     """The key that seals what lies in `data_folder`."""
     ticket_keys: Annotated[tuple[Path, ...], Field(min_length=1)]
     """Public keys of the inference service, pinned."""
+    ticket_seconds: TicketSeconds = TICKET_SECONDS
+    """The longest that a ticket may live, from its issue to its expiry, to be accepted here."""
     inference_service: FrontEnd
     crypto_provider: DealerPeer
     data_owners: tuple[Name, ...] = ()

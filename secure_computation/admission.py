@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from contract.errors import TicketInvalid
 from contract.identity import Party
-from contract.ticket import LEEWAY, STOCKED_ENGINES, Purpose, TicketClaims, verify_ticket
+from contract.ticket import LEEWAY, STOCKED_ENGINES, TICKET_SECONDS, Purpose, TicketClaims, verify_ticket
 from secure_computation.channel.channel import Channel
 from secure_computation.material import ItemName, item_name
 
@@ -28,17 +28,30 @@ def present_ticket(channel: Channel, ticket: str) -> None:
 
 
 def admit(
-    channel: Channel, *, own: Party, public_keys: Sequence[Ed25519PublicKey], leeway: timedelta = LEEWAY
+    channel: Channel,
+    *,
+    own: Party,
+    public_keys: Sequence[Ed25519PublicKey],
+    leeway: timedelta = LEEWAY,
+    longest_ticket: int = TICKET_SECONDS,
 ) -> tuple[str, TicketClaims]:
     """Receive and check the ticket of whoever dialled; return it as it came, and what it says.
 
     Raises TicketInvalid unless it is genuine, in time, to diagnose or for material that can be stocked, and names both
-    ends of this channel. `leeway`: how far this machine's clock may be from the front end's.
+    ends of this channel. `leeway`: how far this machine's clock may be from the front end's. `longest_ticket`: seconds
+    that a ticket may live.
     """
     ticket = channel.receive_hello(step=STEP).get("ticket")
     if not isinstance(ticket, str):
         raise TicketInvalid(f"{channel.peer} presented no ticket: update it to the same version")
-    claims = verify_ticket(ticket, public_keys=public_keys, now=datetime.now(tz=UTC), party=own, leeway=leeway)
+    claims = verify_ticket(
+        ticket,
+        public_keys=public_keys,
+        now=datetime.now(tz=UTC),
+        party=own,
+        leeway=leeway,
+        longest=longest_ticket,
+    )
     claims.require_party(channel.peer)
     if claims.purpose is Purpose.PREPARE and claims.engine not in STOCKED_ENGINES:
         raise TicketInvalid(

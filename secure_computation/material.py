@@ -18,9 +18,9 @@ from contract.files import private_folder
 from secure_computation.randomness import Seed
 
 ItemName = NewType("ItemName", str)
-"""64 hexadecimal digits, as `item_name` makes them; ledgers append which half was handed out, or `.prepared`."""
+"""64 hexadecimal digits, as `item_name` makes them."""
 
-_ITEM_NAME = re.compile(r"[0-9a-f]{64}(\.[a-z_-]{1,32})?")
+_ITEM_NAME = re.compile(r"[0-9a-f]{64}")
 
 
 def item_name(
@@ -83,13 +83,9 @@ class ConsumptionLedger:
         """Whether `item` was used before."""
         return self._file(item).exists()
 
-    def consume_preparation(self, item: ItemName) -> None:
-        """Note that `item` is being prepared to be stocked, which happens once as well. Raises MaterialSpent."""
-        self.consume(ItemName(f"{item}.prepared"))
-
     def _file(self, item: ItemName) -> Path:
         if not _ITEM_NAME.fullmatch(item):
-            raise ValueError("an item's name starts with 64 hexadecimal digits")
+            raise ValueError("an item's name has 64 hexadecimal digits")
         return self._folder / item
 
     def _unwritable(self, error: OSError) -> ConfigurationError:

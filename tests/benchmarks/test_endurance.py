@@ -29,6 +29,7 @@ def test_a_small_service(tmp_path: Path) -> None:
     assert [(one.party, one.killed) for one in result.restarts] == [
         (role.value, killed) for killed in (False, True) for role in SERVERS
     ]
-    assert result.consumed["model-owner"] == 2 + 6 + 6  # warm-up, the service, one after each restart
+    images = 2 + 6 + 6  # warm-up, the service, one after each restart
+    assert result.consumed == {"model-owner": images, "crypto-provider": 2 * images}  # which deals to both
     assert steps[-1].words == "6 of 6 diagnoses"
     assert endurance_table(result).row_count == 9

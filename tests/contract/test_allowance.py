@@ -15,6 +15,7 @@ from contract.allowance import Allowance, Holder, ModelAllowances, Used, require
 from contract.errors import BudgetSpent, ConfigurationError, TooFast
 from contract.spending import Order, SpendingBook
 from contract.ticket import Purpose
+from tests.contract.test_used_tickets import fresh
 
 NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
 HOLDER = Holder(whose="st-mary for resnet", ask="the model's owner, north-lab")
@@ -99,53 +100,53 @@ class TestAllowance:
 class TestBook:
     def test_what_was_spent_is_gone_until_the_period_ends(self, book: SpendingBook, clock: Clock) -> None:
         allowance = Allowance(images=3, days=2)
-        book.spend(order(2), allowance, HOLDER)
+        book.spend(order(2), allowance, HOLDER, ticket=fresh())
         with pytest.raises(BudgetSpent, match="has 1 left, and 2 were asked for"):
-            book.spend(order(2), allowance, HOLDER)
-        book.spend(order(1), allowance, HOLDER)  # what was refused has not been counted
+            book.spend(order(2), allowance, HOLDER, ticket=fresh())
+        book.spend(order(1), allowance, HOLDER, ticket=fresh())  # what was refused has not been counted
         clock.now = allowance.period(NOON)[1].timestamp() - 1
         with pytest.raises(BudgetSpent, match="is used up"):
-            book.spend(order(), allowance, HOLDER)
+            book.spend(order(), allowance, HOLDER, ticket=fresh())
         clock.now += 1
-        book.spend(order(3), allowance, HOLDER)
+        book.spend(order(3), allowance, HOLDER, ticket=fresh())
 
     def test_it_outlives_the_process(self, book: SpendingBook, clock: Clock, tmp_path: Path) -> None:
-        book.spend(order(2), Allowance(images=2), HOLDER)
+        book.spend(order(2), Allowance(images=2), HOLDER, ticket=fresh())
         again = SpendingBook(tmp_path / "book" / "budgets.sqlite", clock=clock)
         with pytest.raises(BudgetSpent):
-            again.spend(order(), Allowance(images=2), HOLDER)
+            again.spend(order(), Allowance(images=2), HOLDER, ticket=fresh())
 
     def test_a_clock_that_is_set_back_renews_nothing(self, book: SpendingBook, clock: Clock) -> None:
-        book.spend(order(2), Allowance(images=2), HOLDER)
+        book.spend(order(2), Allowance(images=2), HOLDER, ticket=fresh())
         clock.now -= 40 * 24 * 3600
         with pytest.raises(BudgetSpent):
-            book.spend(order(), Allowance(images=2), HOLDER)
+            book.spend(order(), Allowance(images=2), HOLDER, ticket=fresh())
 
     def test_a_smaller_allowance_holds_at_once(self, book: SpendingBook) -> None:
-        book.spend(order(4), Allowance(images=10), HOLDER)
+        book.spend(order(4), Allowance(images=10), HOLDER, ticket=fresh())
         with pytest.raises(BudgetSpent):
-            book.spend(order(1), Allowance(images=4, days=7), HOLDER)
+            book.spend(order(1), Allowance(images=4, days=7), HOLDER, ticket=fresh())
 
     @pytest.mark.parametrize("other", [{"peer": "elsewhere"}, {"subject": "densenet"}, {"purpose": Purpose.PREPARE}])
     def test_each_peer_subject_and_purpose_is_counted_apart(self, book: SpendingBook, other: dict[str, str]) -> None:
         allowance = Allowance(images=1, items=1)
-        book.spend(order(), allowance, HOLDER)
-        book.spend(order(**other), allowance, HOLDER)  # type: ignore[arg-type]
+        book.spend(order(), allowance, HOLDER, ticket=fresh())
+        book.spend(order(**other), allowance, HOLDER, ticket=fresh())  # type: ignore[arg-type]
         for again in ({}, other):
             with pytest.raises(BudgetSpent):
-                book.spend(order(**again), allowance, HOLDER)  # type: ignore[arg-type]
+                book.spend(order(**again), allowance, HOLDER, ticket=fresh())  # type: ignore[arg-type]
 
     def test_the_rate_is_of_any_minute(self, book: SpendingBook, clock: Clock) -> None:
         allowance = Allowance(sessions_per_minute=2)
         for seconds in (0, 50):
             clock.now = NOON.timestamp() + seconds
-            book.spend(order(), allowance, HOLDER)
+            book.spend(order(), allowance, HOLDER, ticket=fresh())
         with pytest.raises(TooFast, match="try again in 10 s"):
-            book.spend(order(), allowance, HOLDER)
+            book.spend(order(), allowance, HOLDER, ticket=fresh())
         clock.now = NOON.timestamp() + 60
-        book.spend(order(), allowance, HOLDER)
+        book.spend(order(), allowance, HOLDER, ticket=fresh())
         with pytest.raises(TooFast, match="try again in 50 s"):
-            book.spend(order(), allowance, HOLDER)
+            book.spend(order(), allowance, HOLDER, ticket=fresh())
 
     def test_of_many_at_once_no_more_than_allowed_come_through(self, book: SpendingBook) -> None:
         together = threading.Barrier(8)
@@ -153,7 +154,7 @@ class TestBook:
         def spend(_: int) -> bool:
             together.wait(30)
             try:
-                book.spend(order(2), Allowance(images=7), HOLDER)
+                book.spend(order(2), Allowance(images=7), HOLDER, ticket=fresh())
             except BudgetSpent:
                 return False
             return True
@@ -175,4 +176,4 @@ class TestBook:
         connection.commit()
         connection.close()
         with pytest.raises(ConfigurationError, match="restore it"):
-            book.spend(order(), Allowance(), HOLDER)
+            book.spend(order(), Allowance(), HOLDER, ticket=fresh())

@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import TypeAdapter, ValidationError
 
 from contract.errors import ConfigurationError, TicketInvalid
 from contract.identity import Party, Role
@@ -23,9 +24,11 @@ from contract.ticket import (
     MAX_IMAGES,
     MAX_TICKET_CHARACTERS,
     SIGNING_KEY_FILE,
+    TICKET_SECONDS,
     Engine,
     Purpose,
     TicketClaims,
+    TicketSeconds,
     issue_ticket,
     load_public_key,
     load_signing_key,
@@ -54,8 +57,10 @@ CLAIMS = TicketClaims(
 )
 
 
-def verify(token: str, *, now: datetime = NOW, party: Party = MODEL_OWNER) -> TicketClaims:
-    return verify_ticket(token, public_keys=[KEY.public_key()], now=now, party=party)
+def verify(
+    token: str, *, now: datetime = NOW, party: Party = MODEL_OWNER, longest: int = TICKET_SECONDS
+) -> TicketClaims:
+    return verify_ticket(token, public_keys=[KEY.public_key()], now=now, party=party, longest=longest)
 
 
 def segment(value: object) -> str:
@@ -116,6 +121,31 @@ def test_times_have_30_seconds_of_leeway(minutes: int, seconds: int, why: str | 
     else:
         with pytest.raises(TicketInvalid, match=why):
             verify(token, now=now)
+
+
+@pytest.mark.parametrize(("seconds", "longest", "accepted"), [(900, 900, True), (901, 900, False), (60, 59, False)])
+def test_a_ticket_lives_no_longer_than_this_party_accepts(seconds: int, longest: int, *, accepted: bool) -> None:
+    token = issue_ticket(CLAIMS.model_copy(update={"exp": CLAIMS.iat + seconds}), KEY)
+    if accepted:
+        assert verify(token, longest=longest).exp == CLAIMS.iat + seconds
+    else:
+        with pytest.raises(TicketInvalid, match=f"lives for {seconds} s, and the model-owner of north-lab accepts"):
+            verify(token, longest=longest)
+
+
+def test_a_ticket_for_ten_years_is_refused_wherever_now_is() -> None:
+    token = issue_ticket(CLAIMS.model_copy(update={"exp": CLAIMS.iat + 10 * 365 * 86400}), KEY)
+    for days in (0, 1, 3000):
+        with pytest.raises(TicketInvalid, match="lives for 315360000 s"):
+            verify(token, now=NOW + timedelta(days=days))
+
+
+def test_no_party_can_be_told_to_accept_a_ticket_of_more_than_an_hour() -> None:
+    bounds = TypeAdapter(TicketSeconds)
+    assert bounds.validate_python(3600) == 3600
+    for wrong in (3601, 9, 10 * 365 * 86400):
+        with pytest.raises(ValidationError):
+            bounds.validate_python(wrong)
 
 
 def _hmac_with_the_public_key() -> str:

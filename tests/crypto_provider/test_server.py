@@ -18,7 +18,6 @@ from crypto_provider.server import DealingHandler, PlanCache
 from secure_computation.admission import present_ticket
 from secure_computation.channel.channel import Channel
 from secure_computation.channel.memory import memory_pair
-from secure_computation.material import ConsumptionLedger
 from secure_computation.randomness import Seed
 from secure_computation.wire import Frame, Kind, Phase
 from tests.end_to_end.federation import (
@@ -30,6 +29,7 @@ from tests.end_to_end.federation import (
     closed_port,
 )
 from tests.end_to_end.misbehaviour import VIOLATIONS
+from tests.secure_computation.test_stock_folder import CLAIMS
 
 
 def ask(channel: Channel, ticket: str) -> bytes:
@@ -223,16 +223,16 @@ def test_a_plan_that_could_not_be_fetched_is_asked_for_again(federation: Federat
 def test_an_engine_that_the_plan_does_not_have(federation: Federation, tmp_path: Path) -> None:
     plan = federation.model.plan
     plan = plan.model_copy(update={"engines": plan.engines.model_copy(update={"masked": None})})
+    dealer = Dealer(OrderBook(SpendingBook(tmp_path / "orders.sqlite"), own=TRUST_CENTRE, items_per_day=1))
     handler = DealingHandler(
         own=TRUST_CENTRE,
         public_keys=[load_public_key(federation.folder / "front-end" / PUBLIC_KEY_FILE)],
         plans=PlanCache(lambda _: plan.canonical_bytes()),
-        dealer=Dealer(ConsumptionLedger(tmp_path / "dealt")),
-        orders=OrderBook(SpendingBook(tmp_path / "orders.sqlite"), own=TRUST_CENTRE, items_per_day=1),
+        dealer=dealer,
         key=Seed.fresh(),
     )
     own, dealers = memory_pair(HOSPITAL, TRUST_CENTRE)
     present_ticket(own, federation.ticket(plan_hash=plan.plan_hash(), engine=Engine.MASKED))
     with pytest.raises(TicketInvalid, match="the engine 'masked', which its plan does not have"):
         handler(dealers)
-    assert list((tmp_path / "dealt").iterdir()) == []
+    assert len(dealer.claim(CLAIMS, HOSPITAL)) == 1  # nothing of the budget, which is 1, was used

@@ -105,9 +105,9 @@ def running(federation: Federation, folder: Path, **changes: Any) -> Iterator[Pa
         parties = Parties(federation, folder, url)
         claim, take = Dealer.claim, StockFolder.take
 
-        def watched_claim(self: Dealer, claims: Any, role: Role) -> Any:
-            parties.dealt.append(role)
-            return claim(self, claims, role)
+        def watched_claim(self: Dealer, claims: Any, peer: Party) -> Any:
+            parties.dealt.append(peer.role)
+            return claim(self, claims, peer)
 
         def watched_take(self: StockFolder, binding: Binding, sizes: Any) -> list[Body] | None:
             bodies = take(self, binding, sizes)

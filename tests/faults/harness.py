@@ -27,7 +27,9 @@ from contract.api import SessionView
 from contract.errors import EncryptedInferenceError
 from contract.identity import Role
 from contract.settings import Waiting
+from contract.spending import SpendingBook
 from contract.ticket import Engine
+from contract.used_tickets import TicketUse, UsedTickets
 from data_owner.diagnosis import Diagnosis
 from data_owner.session import Diagnoser
 from imaging import read_model_input
@@ -85,7 +87,8 @@ class Trial:
 
 @dataclass
 class Watch:
-    """Every consumption that the parties of this process noted, every item they took out of a stock, and all logs."""
+    """Every use of a ticket or item that the parties of this process noted, every item they took out of a stock, and
+    all logs."""
 
     consumed: list[tuple[Path, str]] = field(default_factory=list)
     taken: list[tuple[Path, str]] = field(default_factory=list)
@@ -116,10 +119,19 @@ def watching() -> Iterator[Watch]:
     """Watch the whole process until the block ends."""
     watch, handler = Watch(), None
     consume, take = ConsumptionLedger.consume, StockFolder.take
+    use, spend = UsedTickets.use, SpendingBook.spend
 
     def watched_consume(self: ConsumptionLedger, item: ItemName) -> None:
         consume(self, item)  # raises where the item was consumed before: then it is not used either
         watch.consumed.append((self._folder, item))
+
+    def watched_use(self: UsedTickets, ticket: TicketUse) -> None:
+        use(self, ticket)
+        watch.consumed.append((self._path, ticket.name))
+
+    def watched_spend(self: SpendingBook, *arguments: Any, ticket: TicketUse) -> None:
+        spend(self, *arguments, ticket=ticket)
+        watch.consumed.append((self._path, ticket.name))
 
     def watched_take(self: StockFolder, binding: Binding, sizes: Any) -> list[Body] | None:
         bodies = take(self, binding, sizes)
@@ -133,6 +145,8 @@ def watching() -> Iterator[Watch]:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(ConsumptionLedger, "consume", watched_consume)
             patch.setattr(StockFolder, "take", watched_take)
+            patch.setattr(UsedTickets, "use", watched_use)
+            patch.setattr(SpendingBook, "spend", watched_spend)
             yield watch
     finally:
         logging.getLogger().removeHandler(handler)

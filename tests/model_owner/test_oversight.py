@@ -8,6 +8,7 @@ import threading
 import time
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -36,7 +37,7 @@ from model_owner.oversight import BOOK_FILE
 from model_owner.registry import WITHDRAWN, Registry, require_in_service
 from model_owner.server import inference_app, load_models, withdraw_models
 from model_owner.settings import HospitalAllowance
-from secure_computation.admission import present_ticket
+from secure_computation.admission import STOCKED_ITEM_STEP, present_ticket
 from secure_computation.wire import Phase
 from tests.end_to_end.federation import (
     HOSPITAL,
@@ -167,11 +168,37 @@ class TestAudit:
         assert 1 <= len(refused) <= 2  # a minute may end in between
         assert (refused[0].organisation, refused[0].state) == ("st-mary", "ticket-invalid")
 
+    def test_a_flood_of_refused_tickets_leaves_no_files_and_one_line_a_minute(
+        self, federation: Federation, tmp_path: Path
+    ) -> None:
+        """Genuine ones as well, of 16 images: for no plan that is served, for too many images, beyond the budget."""
+        folder = tmp_path / "p1"
+        wrong: tuple[dict[str, Any], ...] = (
+            {"plan_hash": "0" * 64},
+            {"model": "absent"},
+            {"images": 16},
+            {"images": 2},
+            {"exp": 1 << 39},
+        )
+        with federation.model_owner(data_folder=folder, allowance=Allowance(images=1)) as url:
+            for changes in wrong * 2:
+                refusal(federation, url, federation.ticket(engine=Engine.MASKED, **changes))
+        written = {path.name for path in folder.rglob("*") if path.is_file() and path.parent.name != "audit"}
+        assert written <= {BOOK_FILE, f"{BOOK_FILE}-wal", f"{BOOK_FILE}-shm"}
+        with closing(sqlite3.connect(folder / BOOK_FILE)) as book:
+            assert book.execute("SELECT count(*) FROM tickets").fetchone() == (0,)
+            assert book.execute("SELECT count(*) FROM spent").fetchone() == (0,)
+        assert len(audit(folder)) <= 2  # a minute may end in between
+
     def test_a_session_that_fails_says_how(self, federation: Federation, tmp_path: Path) -> None:
         folder = tmp_path / "p1"
-        with federation.model_owner(data_folder=folder) as url:
-            refusal(federation, url, federation.ticket(plan_hash="0" * 64))
-        assert [entry.state for entry in audit(folder)] == [None, "ticket-invalid"]
+        with federation.model_owner(data_folder=folder) as url, federation.dial(url, HOSPITAL, LABORATORY) as channel:
+            present_ticket(channel, federation.ticket(engine=Engine.MASKED))
+            channel.set_phase(Phase.OFFLINE)
+            channel.send_hello({"items": 7}, step=STOCKED_ITEM_STEP)
+            with pytest.raises(PeerReported):
+                channel.receive_hello(step=STOCKED_ITEM_STEP)
+        assert [entry.state for entry in audit(folder)] == [None, "peer-violation"]
 
     def test_what_cannot_be_recorded_is_not_served(self, federation: Federation, tmp_path: Path) -> None:
         folder = tmp_path / "p1"
