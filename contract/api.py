@@ -12,9 +12,11 @@ from uuid import UUID
 from pydantic import AwareDatetime, ConfigDict, Field, JsonValue, model_validator
 
 from contract.allowance import ModelAllowances
+from contract.canonical import canonical_json
 from contract.errors import ComputationFailed, EncryptedInferenceError, PeerViolation, TransportError
 from contract.model_card import ModelCard, Name, Strict, Version
 from contract.ticket import Engine, Images, Purpose, Sha256
+from contract.voucher import Voucher
 
 MAX_PLAN_BYTES = 32 << 20
 """Largest public plan that the front end stores and a client accepts."""
@@ -49,6 +51,10 @@ _ENTRY: JsonValue = {
     "engines": ["crypten"],
     "model_owner": _MODEL_OWNER,
     "crypto_provider": _CRYPTO_PROVIDER,
+}
+_VOUCHER: JsonValue = {
+    "certificate": "-----BEGIN CERTIFICATE-----\nMIIB...\n-----END CERTIFICATE-----\n",
+    "signature": "3045022100d3f09b6c51e2a7",
 }
 _SESSION = "5b1d3c1e-6f0a-4a53-9f0e-0d6f5f0c7c11"
 
@@ -99,14 +105,24 @@ class ModelEntry(Strict):
     plan_hash: Sha256
     """SHA-256 of the plan's bytes as GET /v2/plans/{plan_hash} serves them."""
     engines: tuple[Engine, ...] = Field(min_length=1)
+    """The default first."""
     model_owner: PartyAddress
     crypto_provider: PartyAddress
+    voucher: Voucher | None = None
+    """The model owner's, for `statement`; absent where it registered the version before there were any."""
 
     @model_validator(mode="after")
     def _version_is_the_cards(self) -> Self:
         if self.version != self.card.version:
             raise ValueError("version differs from the card's")
         return self
+
+    def statement(self) -> bytes:
+        """What the model owner signs: all that the catalog says of this version, so that nothing of it can be changed.
+
+        Two entries with the same statement say the same, whenever each was signed.
+        """
+        return canonical_json(self.model_copy(update={"voucher": None}))
 
 
 class ModelList(Strict):
@@ -127,6 +143,7 @@ class ModelRegistration(Strict):
         engines=["crypten"],
         address="wss://inference.north-lab.example/session",
         crypto_provider=_CRYPTO_PROVIDER,
+        voucher=_VOUCHER,
     )
 
     card: ModelCard
@@ -137,6 +154,8 @@ class ModelRegistration(Strict):
     address: ServerUrl
     """Where this model owner's server listens."""
     crypto_provider: PartyAddress
+    voucher: Voucher
+    """The model owner's own, for the entry that the catalog is to show."""
     allowances: ModelAllowances | None = None
     """What each hospital may use of this model, all versions together. The model owner counts as well, by itself."""
 

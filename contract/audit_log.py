@@ -62,6 +62,7 @@ class Details(Strict):
     model: Name | None = None
     version: Version | None = None
     plan_hash: Sha256 | None = None
+    card_hash: Sha256 | None = None
     purpose: Purpose | None = None
     engine: Engine | None = None
     images: Annotated[int, Field(ge=1, le=1_000_000)] | None = None

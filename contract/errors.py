@@ -13,6 +13,7 @@
     |   +-- TicketInvalid      forged, expired, replayed or made for somebody else
     |   +-- PeerReported       the other side ended the session and said why
     |   +-- CertificateRefused the other side's certificate is revoked, or not valid by this side's clock
+    |   +-- NotVouchedFor      what the catalog says of a model is not what its owner signed
     +-- TransportError         the link failed
     |   +-- PeerUnreachable    no connection could be made
     |   +-- PeerDisconnected   an open connection ended
@@ -141,6 +142,12 @@ class CertificateRefused(PeerViolation):
         """`party`: whom the certificate names, so that it can be told."""
         super().__init__(message)
         self.party = party
+
+
+class NotVouchedFor(PeerViolation):
+    """What the front end shows of a model is not what the model's owner signed. Nothing was sent."""
+
+    code = "not-vouched-for"
 
 
 class TransportError(EncryptedInferenceError):

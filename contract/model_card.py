@@ -1,5 +1,6 @@
 """The model card: what a model is for, what image it asks for, and what its outputs mean. Public."""
 
+import hashlib
 import math
 import unicodedata
 from codecs import BOM_UTF8
@@ -10,6 +11,7 @@ from typing import Annotated, Final, Literal, Self, assert_never
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from contract.canonical import canonical_json
 from contract.card_faults import card_faults, listed
 from contract.errors import ModelFileError
 
@@ -184,6 +186,8 @@ class InputSpecification(Strict):
 class Metric(Strict):
     """One reported figure with its data set, split and 95 % interval."""
 
+    model_config = ConfigDict(allow_inf_nan=False)
+
     name: str
     value: float
     interval_95: tuple[float, float] | None = None
@@ -206,6 +210,8 @@ class FederationRecord(Strict):
 
     Counts are those of all hospitals together: nothing here tells of one what only a sum may tell.
     """
+
+    model_config = ConfigDict(allow_inf_nan=False)
 
     hospitals: tuple[Name, ...] = Field(min_length=1)
     rounds: int = Field(ge=1)
@@ -291,6 +297,10 @@ class ModelCard(Strict):
     def is_uncertain(self, probabilities: dict[str, float]) -> bool:
         """Whether an answer is to be shown as uncertain."""
         return self.uncertain_below is not None and max(probabilities.values()) < self.uncertain_below
+
+    def card_hash(self) -> str:
+        """SHA-256 of the card in its canonical form, hexadecimal: tickets carry it, so that all mean the same card."""
+        return hashlib.sha256(canonical_json(self)).hexdigest()
 
     @property
     def outputs(self) -> int:

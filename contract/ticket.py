@@ -106,6 +106,8 @@ class TicketClaims(Strict):
     version: Version
     plan_hash: Sha256
     """SHA-256 of the public plan; parties refuse to run any other."""
+    card_hash: Sha256
+    """SHA-256 of the model card (`ModelCard.card_hash`); an answer is read by no other."""
     engine: Engine
     data_owner: Name
     model_owner: Name

@@ -32,6 +32,7 @@ from contract.proxies import proxy_for, why_unreachable
 from contract.revocation import EXTEND_BEFORE, RevocationList
 from contract.settings import AtRest
 from contract.ticket import LEEWAY, load_public_key
+from data_owner.catalog import require_vouched
 from data_owner.settings import DataOwnerSettings
 from inference_service.client import InferenceServiceClient
 from secure_computation.at_rest import StorageKey
@@ -100,6 +101,8 @@ def examine(settings: DataOwnerSettings) -> Iterator[Check]:
         return
     entries: list[ModelEntry] = []
     yield _examined(_Named("account", lambda: _catalog(settings, entries)))
+    if entries:
+        yield _examined(_Named("models", lambda: _models(settings, entries)))
     for party, url in _addresses(settings, entries).items():
         yield _examined(_Named(str(party), partial(_shake_hands, settings, url, party)))
 
@@ -324,6 +327,16 @@ def _catalog(settings: DataOwnerSettings, entries: list[ModelEntry]) -> str:
             Verdict.DOUBTFUL,
         )
     return f"accepted; {len(entries)} model(s) in the catalog"
+
+
+def _models(settings: DataOwnerSettings, entries: Sequence[ModelEntry]) -> str:
+    """Whether each model of a pinned owner is what that owner signed."""
+    trust = tls_context(settings.credentials, server_side=False).trust()
+    pinned = {peer.organisation for peer in settings.model_owners}
+    signed = [entry for entry in entries if entry.model_owner.organisation in pinned]
+    for entry in signed:
+        require_vouched(entry, trust)
+    return f"{len(signed)} as signed by {' and '.join(sorted(pinned))}"
 
 
 def _addresses(settings: DataOwnerSettings, entries: Sequence[ModelEntry]) -> dict[Party, str]:

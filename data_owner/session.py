@@ -6,7 +6,7 @@ Without an item in stock:
 
 front end                  data owner P0                             model owner P1      crypto provider D
 -----------------------    --------------------------------------    ----------------    -----------------
-card, plan          -->    file -> tensor
+card, plan          -->    checks the owner's signature; file -> tensor
 session, ticket     -->    checks ticket, pins both peers
                     <--    preparing
                            notes the ticket as used
@@ -55,11 +55,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from contract.api import ModelEntry, SessionEventName
-from contract.errors import CallerError, ConfigurationError, EncryptedInferenceError, PeerViolation
+from contract.errors import CallerError, EncryptedInferenceError, PeerViolation
 from contract.identity import Party, Role
 from contract.ticket import STOCKED_ENGINES, Engine, Purpose, TicketClaims
 from contract.used_tickets import TICKETS_FILE, TicketUse, UsedTickets
 from data_owner.cancellation import Cancellation
+from data_owner.catalog import ModelCatalog
 from data_owner.confirmation import require_confirmed
 from data_owner.diagnosis import Bytes, Diagnosis, Seconds, Warned
 from data_owner.heat_map import require_heat_map
@@ -79,7 +80,6 @@ from secure_computation.channel.tls import TlsContext, tls_context
 from secure_computation.channel.websocket import connect_channel
 from secure_computation.engines.choosing import (
     data_owner_side,
-    output_of,
     require_room,
     warm_up,
     warm_up_for,
@@ -88,7 +88,7 @@ from secure_computation.engines.choosing import (
 from secure_computation.engines.interface import DataOwnerSide
 from secure_computation.engines.masked.engine import DataOwnerItem
 from secure_computation.engines.masked.stock import stockable
-from secure_computation.plan import Plan, parse_plan
+from secure_computation.plan import Plan
 from secure_computation.wire import Phase
 
 DRAWN_AHEAD: Final = 3
@@ -110,9 +110,9 @@ class Diagnoser:
     def __init__(self, settings: DataOwnerSettings, front_end: InferenceServiceClient) -> None:
         """Read this party's keys. Raises ConfigurationError for files that are wrong."""
         self._settings = settings
-        self._front_end = front_end
         self._desk = SessionDesk(settings, front_end)
         self._context: TlsContext = tls_context(settings.credentials, server_side=False)
+        self.catalog = ModelCatalog(settings, front_end, self._context)
         self._stock = open_stock(settings)
         self._used_tickets = UsedTickets(settings.data_folder / TICKETS_FILE)
         self._masked_weights = MaskedWeightsFolder(
@@ -121,27 +121,12 @@ class Diagnoser:
         self._lost: list[str] = []
         self._loading: Future[None] | None = None
         self._cancellation = Cancellation()
-        self._plan: tuple[str, Plan] | None = None
-        """The newest that was fetched, by its hash: a plan of that hash never changes."""
         self._sides: dict[tuple[str, Engine], DataOwnerSide[Any]] = {}
         self._deadlines = Deadlines(connect_seconds=settings.waiting.connect, step_seconds=settings.waiting.step)
 
     def choose_model(self, name: str | None) -> ModelEntry:
-        """Return a model of the catalog; without a name, the only one that pinned model owners offer."""
-        if name is not None:
-            return self._front_end.model(name)
-        pinned = {peer.organisation for peer in self._settings.model_owners}
-        offered = {entry.card.name for entry in self._front_end.models() if entry.model_owner.organisation in pinned}
-        if not offered:
-            raise ConfigurationError(
-                f"no model in service is of {' or '.join(sorted(pinned))}, whom the settings name as model_owners: "
-                "correct them, or ask whoever runs the front end"
-            )
-        if len(offered) > 1:
-            raise ConfigurationError(
-                f"choose a model with --model; offered by your model owners: {', '.join(sorted(offered))}"
-            )
-        return self._front_end.model(offered.pop())
+        """A model of the catalog that its owner vouches for; see `ModelCatalog.choose`."""
+        return self.catalog.choose(name)
 
     def warm_up(self, engine: Engine, *, stocked_for: ModelEntry | None = None) -> None:
         """Load what sessions of an engine need: seconds that would else be spent in the first one.
@@ -212,23 +197,18 @@ class Diagnoser:
     ) -> tuple[Diagnosis | PeerViolation, ...]:
         """Have images evaluated together in one session; the result of each, in order.
 
-        Raises an error of the tree where there is no result at all; the session then ends as failed at the front end.
-        Heat maps are refused before anything is sent where the model's owner does not allow them. `cancellation` gives
-        the session up: it then raises SessionCancelled, and ends as cancelled at the front end.
+        Raises an error of the tree where there is no result at all; a session that was opened then ends as failed at
+        the front end. What the model's owner does not vouch for is refused before one is opened; heat maps too, where
+        the owner does not allow them. `cancellation` gives the session up: it then raises SessionCancelled, and ends as
+        cancelled at the front end.
         """
         progress = self._until(cancellation, progress)
         if any(submission.heat_map is not None for submission in submissions):
             require_heat_map(entry.card, engine)
         progress.stage("opening a session")
-        plan = self._plan_of(entry)
-        if (
-            any(plan.network.input_shape != submission.image.tensor.shape for submission in submissions)
-            or plan.network.classes != len(entry.card.classes)
-            or output_of(plan) is not entry.card.output_policy
-        ):
-            raise PeerViolation(
-                f"the plan of {entry.card.name} has another input, classes or output than its card; tell its owner"
-            )
+        plan = self.catalog.plan_of(entry)
+        if any(plan.network.input_shape != submission.image.tensor.shape for submission in submissions):
+            raise CallerError(f"a picture was read for another model than {entry.card.name}: read it again")
         require_room(plan, engine, len(submissions))
         self._warm_up_for(plan, engine)  # before the session, whose deadlines others keep
         session = self._desk.open(entry, engine, Purpose.DIAGNOSE, images=len(submissions))
@@ -252,7 +232,7 @@ class Diagnoser:
             raise CallerError(f"material of the engine '{engine.value}' cannot be prepared ahead; use --engine masked")
         self._stock.require_room()
         progress.stage("opening a session")
-        plan = self._plan_of(entry)
+        plan = self.catalog.plan_of(entry)
         lowering = stockable(plan)
         self._warm_up_for(plan, engine)
         session = self._desk.open(entry, engine, Purpose.PREPARE)
@@ -269,11 +249,6 @@ class Diagnoser:
             sent = offline.bytes()
             unrecorded = self._desk.report_completed(session, seconds, sent)
         return Stocked(seconds=seconds.offline, bytes=sent, warnings=(*self._dropped(), *unrecorded))
-
-    def _plan_of(self, entry: ModelEntry) -> Plan:
-        if self._plan is None or self._plan[0] != entry.plan_hash:
-            self._plan = (entry.plan_hash, parse_plan(self._front_end.plan(entry.plan_hash)))
-        return self._plan[1]
 
     def _until(self, cancellation: Cancellation | None, progress: Progress) -> Progress:
         """Let the session that begins now be given up."""

@@ -71,18 +71,20 @@ class SessionDesk:
             leeway=self._settings.credentials.clock_skew,
             longest=self._settings.ticket_seconds,
         )
-        card = entry.card
-        asked = (view.id, card.name, entry.version, entry.plan_hash, engine, purpose, card.output_policy, images)
-        if asked != (
-            claims.session,
-            claims.model,
-            claims.version,
-            claims.plan_hash,
-            claims.engine,
-            claims.purpose,
-            claims.output_policy,
-            claims.images,
-        ):
+        asked = {
+            "session": view.id,
+            "model": entry.card.name,
+            "version": entry.version,
+            "plan_hash": entry.plan_hash,
+            "card_hash": entry.card.card_hash(),
+            "engine": engine,
+            "purpose": purpose,
+            "output_policy": entry.card.output_policy,
+            "images": images,
+            "model_owner": entry.model_owner.organisation,
+            "crypto_provider": entry.crypto_provider.organisation,
+        }
+        if any(getattr(claims, name) != value for name, value in asked.items()):
             raise TicketInvalid(
                 "the ticket is for another session than the one asked for; tell the front end's operator"
             )

@@ -12,6 +12,7 @@ from contract.audit_log import AuditLog
 from contract.errors import CallerError, ModelWithdrawn, Refused
 from contract.model_card import ModelCard
 from contract.ticket import Engine
+from contract.voucher import Voucher
 from inference_service.accounts import Account, AccountRole
 from inference_service.problems import Conflict, NotFound, TooLarge
 from inference_service.storage import Clock, Database, ModelVersionRow, PlanRow, utc_now
@@ -61,6 +62,7 @@ class Catalog:
             row.crypto_provider_address = registration.crypto_provider.address
             allowances = registration.allowances
             row.allowances = allowances.model_dump_json() if allowances is not None else None
+            row.voucher = registration.voucher.model_dump_json()
             session.flush()
             self._record("model-registered", row)
             return _entry(row)
@@ -115,7 +117,12 @@ class Catalog:
 
     def _record(self, event: str, row: ModelVersionRow) -> None:
         self._audit.record(
-            event, organisation=row.model_owner, model=row.name, version=row.version, plan_hash=row.plan_hash
+            event,
+            organisation=row.model_owner,
+            model=row.name,
+            version=row.version,
+            plan_hash=row.plan_hash,
+            card_hash=ModelCard.model_validate_json(row.card).card_hash(),
         )
 
     def _check(self, name: str, version: str, registration: ModelRegistration, plan: bytes) -> None:
@@ -198,4 +205,5 @@ def _entry(row: ModelVersionRow) -> ModelEntry:
         engines=tuple(Engine(name) for name in row.engines.split(",")),
         model_owner=PartyAddress(organisation=row.model_owner, address=row.address),
         crypto_provider=PartyAddress(organisation=row.crypto_provider, address=row.crypto_provider_address),
+        voucher=None if row.voucher is None else Voucher.model_validate_json(row.voucher),
     )

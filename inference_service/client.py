@@ -7,7 +7,6 @@ does, a call ends within its deadline, with a checked answer or an error of `con
 import hashlib
 import ssl
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
@@ -25,7 +24,6 @@ from contract.api import (
     ModelEntry,
     ModelList,
     ModelRegistration,
-    PartyAddress,
     Problem,
     SessionEvent,
     SessionEventName,
@@ -49,10 +47,10 @@ from contract.errors import (
     TooFast,
 )
 from contract.host_names import is_host_name
-from contract.model_card import ModelCard
 from contract.proxies import is_loopback, proxy_for, why_unreachable
 from contract.settings import FrontEnd
 from contract.ticket import Engine, Purpose
+from contract.voucher import Voucher
 
 MAX_ANSWER_BYTES = 8 << 20
 _MAX_WORDS = 500
@@ -165,36 +163,29 @@ class InferenceServiceClient:
         return plan
 
     def register_model(
-        self,
-        *,
-        card: ModelCard,
-        plan: bytes,
-        engines: Sequence[Engine],
-        address: str,
-        crypto_provider: PartyAddress,
-        allowances: ModelAllowances | None = None,
+        self, entry: ModelEntry, *, voucher: Voucher, plan: bytes, allowances: ModelAllowances | None = None
     ) -> ModelEntry:
         """Put a model version in service (a model owner's account).
 
-        Registering the same card and plan again replaces the addresses; anything else under a version that is taken
-        is refused.
+        Registering the same card and plan again replaces addresses and voucher; anything else under a version that is
+        taken is refused.
 
         Args:
-            card: the public card.
+            entry: what the catalog is to show.
+            voucher: the model owner's, for `entry.statement()`.
             plan: the public plan, JSON in UTF-8; sessions are bound to its SHA-256.
-            engines: the engines that the plan has lowerings for.
-            address: WebSocket URL of this model owner's server.
-            crypto_provider: the dealer of this model's sessions.
             allowances: what each hospital may use of the model.
         """
+        card = entry.card
         try:
             registration = ModelRegistration(
                 card=card,
                 plan=plan.decode(),
-                plan_hash=hashlib.sha256(plan).hexdigest(),
-                engines=tuple(engines),
-                address=address,
-                crypto_provider=crypto_provider,
+                plan_hash=entry.plan_hash,
+                engines=entry.engines,
+                address=entry.model_owner.address,
+                crypto_provider=entry.crypto_provider,
+                voucher=voucher,
                 allowances=allowances,
             )
         except ValueError as error:  # not UTF-8, or a ValidationError

@@ -107,7 +107,7 @@ class Sessions:
             session.flush()
             self._audit.record("session-opened", output_policy=entry.card.output_policy, **_details(row))
         self._metrics.session(SessionState.OPENED)
-        return _view(row, ticket=self._tickets.ticket(row, output_policy=entry.card.output_policy))
+        return _view(row, ticket=self._tickets.ticket(row, card=entry.card))
 
     def view(self, account: Account, session_id: UUID) -> SessionView:
         """Where a session stands. Raises NotFound when it is not there or not this account's to see."""

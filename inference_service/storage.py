@@ -124,6 +124,8 @@ class ModelVersionRow(Base):
     withdrawn_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     allowances: Mapped[str | None] = mapped_column(Text)
     """The contract.allowance.ModelAllowances that its owner registered, as JSON; absent: none."""
+    voucher: Mapped[str | None] = mapped_column(Text)
+    """The contract.voucher.Voucher that its owner registered, as JSON; absent until it registers again."""
 
 
 class SessionRow(Base):

@@ -4,7 +4,7 @@ from uuid import uuid4
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from contract.model_card import OutputPolicy
+from contract.model_card import ModelCard
 from contract.ticket import Engine, NetworkProfile, Purpose, TicketClaims, issue_ticket
 from inference_service.storage import SessionRow
 
@@ -17,7 +17,7 @@ class TicketOffice:
         self._key = key
         self._network_profile = network_profile
 
-    def ticket(self, session: SessionRow, *, output_policy: OutputPolicy) -> str:
+    def ticket(self, session: SessionRow, *, card: ModelCard) -> str:
         """A ticket that lives exactly as long as its session."""
         claims = TicketClaims(
             jti=uuid4(),
@@ -27,11 +27,12 @@ class TicketOffice:
             model=session.model,
             version=session.version,
             plan_hash=session.plan_hash,
+            card_hash=card.card_hash(),
             engine=Engine(session.engine),
             data_owner=session.data_owner,
             model_owner=session.model_owner,
             crypto_provider=session.crypto_provider,
-            output_policy=output_policy,
+            output_policy=card.output_policy,
             images=session.images,
             network_profile=self._network_profile,
             iat=int(session.created_at.timestamp()),

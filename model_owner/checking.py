@@ -70,6 +70,7 @@ class CheckReport(Strict):
     name: str
     version: str
     plan_hash: str
+    card_hash: str
     samples: int
     samples_are_random: bool
     layers: tuple[LayerReport, ...]
@@ -106,6 +107,7 @@ def check_model(model: RegisteredModel, files: tuple[Path, ...] = ()) -> CheckRe
         name=model.card.name,
         version=model.card.version,
         plan_hash=model.plan.plan_hash(),
+        card_hash=model.card.card_hash(),
         samples=len(images),
         samples_are_random=not files,
         layers=_layers(model, images),

@@ -193,8 +193,9 @@ def _serve(settings: "ModelOwnerSettings", listener: "socket") -> None:
 
     from contract.ticket import Engine
     from inference_service.client import InferenceServiceClient
+    from model_owner.registering import Registrar, withdraw_models
     from model_owner.registry import Registry
-    from model_owner.server import INFERENCE_PATH, inference_app, load_models, register_models, withdraw_models
+    from model_owner.server import INFERENCE_PATH, inference_app, load_models
     from secure_computation.at_rest import StorageKey
     from secure_computation.channel import serving
     from secure_computation.engines.choosing import warm_up, warm_up_for
@@ -210,11 +211,13 @@ def _serve(settings: "ModelOwnerSettings", listener: "socket") -> None:
     with InferenceServiceClient.of(front_end) as client:
         server = inference_app(settings, models, client)
         withdraw_models(registry, client)
-        register_models(settings, models, client)
+        registrar = Registrar(settings, models, client)
+        registrar.register()
         for name, version in models:
             say(f"model owner: serving {name} {version}")
         say(f"model owner: listening on ws://{settings.listen}{INFERENCE_PATH}")
-        serving.serve(server, listener)
+        with registrar.looking():
+            serving.serve(server, listener)
 
 
 def _storage_key(key_file: Path | None) -> "StorageKey":
@@ -262,6 +265,7 @@ def _print_report(report: "CheckReport") -> None:
     console.print(f"Against onnxruntime: {_gap(report, report)}.", markup=False, soft_wrap=True)
     _print_fixed_point(console, report)
     console.print(f"Plan {report.plan_hash}")
+    console.print(f"Card {report.card_hash}")
 
 
 def _print_predictions(console: "Console", report: "CheckReport") -> None:

@@ -74,9 +74,14 @@ class Withdrawal(Strict):
     at: AwareDatetime
 
 
+def is_withdrawn(model: RegisteredModel) -> bool:
+    """Whether a version was taken out of service, also by another process, a moment ago."""
+    return (model.folder / WITHDRAWN).exists()
+
+
 def require_in_service(model: RegisteredModel) -> None:
-    """Raise ModelWithdrawn where a version was taken out of service, also by another process, a moment ago."""
-    if (model.folder / WITHDRAWN).exists():
+    """Raise ModelWithdrawn where a version was taken out of service."""
+    if is_withdrawn(model):
         raise ModelWithdrawn(
             f"{model.card.name} {model.card.version} was withdrawn by its owner: open a session with another version"
         )

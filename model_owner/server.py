@@ -38,14 +38,13 @@ from typing import Any, Final
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from starlette.applications import Starlette
 
-from contract.api import Failure, PartyAddress, SessionEventName, SessionReport
+from contract.api import Failure, SessionEventName, SessionReport
 from contract.audit_log import AuditLog
 from contract.certificates import party_of_certificate
 from contract.command_line import one_line
 from contract.errors import (
     EncryptedInferenceError,
     MaterialSpent,
-    ModelFileError,
     PeerViolation,
     Refused,
     TicketInvalid,
@@ -65,7 +64,7 @@ from secure_computation.channel.serving import Service, party_app
 from secure_computation.channel.tls import TlsContext, tls_context
 from secure_computation.channel.traffic import Traffic
 from secure_computation.channel.websocket import connect_channel
-from secure_computation.engines.choosing import model_owner_side, offered_engines, output_of, require_room
+from secure_computation.engines.choosing import model_owner_side, offered_engines, require_room
 from secure_computation.engines.interface import ModelOwnerSide
 from secure_computation.engines.masked.engine import PreparedModelOwner
 from secure_computation.engines.masked.stock import stockable
@@ -213,6 +212,11 @@ class InferenceHandler:
                 f"the ticket is for another plan of {claims.model} {claims.version} than the one served here; "
                 "the model owner must register this version again"
             )
+        if claims.card_hash != model.card.card_hash():
+            raise TicketInvalid(
+                f"the ticket is for another card of {claims.model} {claims.version} than the one served here: what the "
+                "front end shows of this model is not what its owner registered; tell both"
+            )
         if claims.output_policy is not model.card.output_policy:
             raise TicketInvalid(
                 f"the ticket allows another output of {claims.model} {claims.version} than its card; "
@@ -276,36 +280,6 @@ def _tell_ready(channel: Channel, traffic: Traffic) -> None:
 def load_models(registry: Registry) -> dict[tuple[str, str], RegisteredModel]:
     """Load every version that is in service; hashes are checked. Raises ModelFileError where one was changed."""
     return {(name, version): registry.load(name, version) for name, version in registry.in_service()}
-
-
-def withdraw_models(registry: Registry, front_end: InferenceServiceClient) -> None:
-    """Tell the front end again of every version that was withdrawn: it may not have been there at the time."""
-    for name, version in registry.withdrawn():
-        try:
-            front_end.withdraw_model(name, version)
-        except Refused as error:  # it was never registered there
-            _LOG.info("%s %s: %s", name, version, error)
-
-
-def register_models(settings: ModelOwnerSettings, models: HostedModels, front_end: InferenceServiceClient) -> None:
-    """Put every imported version in service at the front end. Raises ModelFileError for one that no engine serves."""
-    for model in models.values():
-        if output_of(model.plan) is not model.card.output_policy:
-            raise ModelFileError(
-                f"{model.card.name} {model.card.version}: its plan does not keep to the output policy "
-                f"'{model.card.output_policy.value}' of its card; import it again as a new version"
-            )
-    url = settings.public_url or f"ws://{settings.listen}{INFERENCE_PATH}"
-    dealer = PartyAddress(organisation=settings.crypto_provider.organisation, address=settings.crypto_provider.url)
-    for model in models.values():
-        front_end.register_model(
-            card=model.card,
-            plan=model.plan.canonical_bytes(),
-            engines=offered_engines(model.plan),
-            address=url,
-            crypto_provider=dealer,
-            allowances=settings.allowances_of(model.card.name),
-        )
 
 
 def inference_app(settings: ModelOwnerSettings, models: HostedModels, front_end: InferenceServiceClient) -> Starlette:

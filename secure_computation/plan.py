@@ -5,11 +5,11 @@ provider. Public: it holds shapes and counts, no weight and no image.
 """
 
 import hashlib
-import json
 from typing import Literal, NewType, Self
 
 from pydantic import ValidationError, model_validator
 
+from contract.canonical import canonical_json
 from contract.errors import ModelFileError
 from contract.model_card import Strict
 from secure_computation.engines.crypten.lowering import MAX_CORRECTION_BYTES, CrypTenLowering, lower
@@ -47,8 +47,8 @@ class Plan(Strict):
         return self
 
     def canonical_bytes(self) -> bytes:
-        """The one JSON encoding of this plan: sorted keys, no spaces, ASCII."""
-        return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":")).encode("ascii")
+        """The one JSON encoding of this plan."""
+        return canonical_json(self)
 
     def plan_hash(self) -> PlanHash:
         """SHA-256 over `canonical_bytes`; tickets carry it."""

@@ -134,10 +134,10 @@ class Runner:
             self._client = InferenceServiceClient.of(front_end)
         if self._diagnoser is None:
             self._diagnoser = Diagnoser(self._settings, self._client)
-        model = self._choose(self._client)
+        model = self._diagnoser.catalog.vouched(self._choose(self._diagnoser))
         with self._workplace.changing():
             self._workplace.connection, self._workplace.connection_error = Connection.WARMING, None
-        if model != self._workplace.model:
+        if not _says_the_same(model, self._workplace.model):
             self._workplace.adopt(model)
         self._read_waiting()
         self._count_stock()
@@ -146,15 +146,8 @@ class Runner:
             self._workplace.connection = Connection.READY
         self._watch.ask_now()
 
-    def _choose(self, client: "InferenceServiceClient") -> ModelEntry:
-        pinned = {peer.organisation for peer in self._settings.model_owners}
-        newest: dict[str, ModelEntry] = {}
-        for entry in client.models():
-            if entry.model_owner.organisation in pinned:
-                newest.setdefault(entry.card.name, entry)  # newest first within a model
-        if not newest:
-            raise ConfigurationError("the model owners that this workstation works with offer no model now; ask them")
-        place = self._workplace
+    def _choose(self, diagnoser: "Diagnoser") -> ModelEntry:
+        newest, place = diagnoser.catalog.offered(), self._workplace
         with place.changing():
             place.offered = tuple(sorted(newest))
             if place.wanted_model not in newest:
@@ -212,7 +205,7 @@ class Runner:
 
         diagnoser, model = self._ready()
         activity = self._begin(entry, model)
-        if (current := self._current(diagnoser, model)) != model:
+        if not _says_the_same(current := self._current(diagnoser, model), model):
             with self._workplace.changing():
                 entry.state = State.READY
             self._workplace.adopt(current)
@@ -326,6 +319,11 @@ class Runner:
             self._workplace.preparing = Preparing(error=None if stopped else error)
         if error.lost:
             self._workplace.tell_lost(error.lost)
+
+
+def _says_the_same(model: ModelEntry, before: ModelEntry | None) -> bool:
+    """Whether the catalog says the same of a model as before; its owner may have signed it anew."""
+    return before is not None and model.statement() == before.statement()
 
 
 def _kind(activity: Activity, model: ModelEntry) -> str:

@@ -71,6 +71,10 @@ _WORDS: dict[type[EncryptedInferenceError], tuple[str, str]] = {
         "The other side could not prove who it is",
         f"Nothing was computed with it. {_NOTHING_LOST} Give the line below to whoever looks after this workstation.",
     ),
+    errors.NotVouchedFor: (
+        "The front end shows another model than its owner signed",
+        "Nothing was sent. Do not use this model until its owner and whoever runs the front end have looked into it.",
+    ),
     errors.PeerViolation: (
         "The other side did not follow the protocol",
         f"There is no result. {_NOTHING_LOST} Ask the model's owner before you submit again.",

@@ -47,6 +47,7 @@ CLAIMS = TicketClaims(
     model="resnet",
     version="1.0.0",
     plan_hash="0" * 64,
+    card_hash="1" * 64,
     engine=Engine.CRYPTEN,
     data_owner="st-mary",
     model_owner="north-lab",

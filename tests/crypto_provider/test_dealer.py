@@ -31,6 +31,7 @@ def claims(session: UUID | None = None, *, seconds: int = 60) -> TicketClaims:
         model="tiny",
         version="1.0.0",
         plan_hash="0" * 64,
+        card_hash="1" * 64,
         engine=Engine.CRYPTEN,
         data_owner="st-mary",
         model_owner="north-lab",

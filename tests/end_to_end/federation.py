@@ -37,6 +37,7 @@ from contract.ticket import (
     load_signing_key,
     new_signing_key,
 )
+from contract.voucher import Voucher
 from crypto_provider.server import DEALING_PATH, dealer_app
 from crypto_provider.settings import CryptoProviderSettings
 from data_owner.diagnosis import Diagnosis
@@ -48,8 +49,9 @@ from inference_service.app import create_app
 from inference_service.client import InferenceServiceClient
 from inference_service.settings import ServiceSettings
 from inference_service.storage import Clock, utc_now
+from model_owner.registering import Registrar
 from model_owner.registry import RegisteredModel, Registry
-from model_owner.server import INFERENCE_PATH, inference_app, register_models
+from model_owner.server import INFERENCE_PATH, inference_app
 from model_owner.settings import DealerPeer, ModelOwnerSettings
 from secure_computation.at_rest import StorageKey
 from secure_computation.channel.asgi import uvicorn_options
@@ -157,6 +159,12 @@ class Federation:
     def model(self) -> RegisteredModel:
         return self.models[NAME, "1.0.0"]
 
+    def signed(self, party: Party, **changes: Any) -> ModelEntry:
+        """The model's entry in the catalog with changes, signed by any party."""
+        assert self.entry is not None
+        entry = self.entry.model_copy(update=changes)
+        return entry.model_copy(update={"voucher": Voucher.sign(entry.statement(), self.credentials(party))})
+
     # Tickets
 
     def ticket(self, view: SessionView | None = None, *, key: Path | None = None, **changes: Any) -> str:
@@ -170,6 +178,7 @@ class Federation:
             model=NAME,
             version="1.0.0",
             plan_hash=self.model.plan.plan_hash(),
+            card_hash=self.model.card.card_hash(),
             engine=Engine.CRYPTEN,
             data_owner=HOSPITAL.organisation,
             model_owner=LABORATORY.organisation,
@@ -228,7 +237,7 @@ class Federation:
             listening(inference_app(settings, self.models, client), listener, **uvicorn_options()),
         ):
             if self.entry is None:
-                register_models(settings, self.models, client)
+                Registrar(settings, self.models, client).register()
             yield url
 
     @contextmanager

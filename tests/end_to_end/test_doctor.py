@@ -52,11 +52,13 @@ def test_the_doctor_finds_a_healthy_machine(deployment: Deployment, capfd: pytes
         "disk",
         "proxy",
         *ways,
+        "models",
         *PARTIES_SEEN,
     )
     assert {verdict for verdict, _, _ in found.values()} <= {"good", "doubtful"}
     shown = in_process(capfd, "doctor", "--config", deployment.data_owner_settings)
     assert "good     account: accepted; 1 model(s) in the catalog" in shown.stdout.splitlines()
+    assert "good     models: 1 as signed by north-lab" in shown.stdout.splitlines()
     logs = [server.log.read_text() for server in deployment.servers.values()]
     assert not any("Traceback" in log for log in logs)
 

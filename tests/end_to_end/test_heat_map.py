@@ -14,7 +14,7 @@ from contract.ticket import Engine
 from data_owner.diagnosis import Diagnosis
 from demonstration.plaintext import PlaintextModel
 from imaging import read_model_input
-from tests.end_to_end.federation import SILENT, Federation, running_federation
+from tests.end_to_end.federation import LABORATORY, SILENT, Federation, running_federation
 from tests.end_to_end.float_maps import float_maps
 from tests.end_to_end.models import CLASSES, class_answer, radiograph
 
@@ -117,13 +117,13 @@ def test_a_model_whose_owner_does_not_allow_it(federation: Federation, chest: Pa
 def test_a_plan_that_gives_something_else_than_the_card_says(
     maps: Federation, federation: Federation, chest: Path, policy: OutputPolicy
 ) -> None:
-    """A front end or model owner that shows another card than the plan's: nothing is opened, nothing sent."""
+    """A model owner that signs another card than the plan's: nothing is opened, nothing sent."""
     for place, own in ((maps, OutputPolicy.LOGITS_AND_HEAT_MAP), (federation, OutputPolicy.LOGITS)):
         if own is policy:
             continue
         with place.diagnoser() as (diagnoser, client):
-            entry = diagnoser.choose_model(None)
-            changed = entry.model_copy(update={"card": entry.card.model_copy(update={"output_policy": policy})})
-            with pytest.raises(PeerViolation, match="another input, classes or output than its card"):
+            card = place.model.card.model_copy(update={"output_policy": policy})
+            changed = place.signed(LABORATORY, card=card)
+            with pytest.raises(PeerViolation, match="another input, classes, output or engines than its card"):
                 diagnoser.diagnose(chest, changed, engine=Engine.MASKED, force=False, progress=SILENT)
             assert client.opened == []

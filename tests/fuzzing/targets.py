@@ -166,6 +166,7 @@ def _ticket() -> bytes:
         model="tiny-chest",
         version="1.0.0",
         plan_hash="0" * 64,
+        card_hash="1" * 64,
         engine=Engine.MASKED,
         data_owner=OWN.organisation,
         model_owner=PEER.organisation,

@@ -6,9 +6,13 @@ from typing import Any
 from contract.api import ModelRegistration, PartyAddress
 from contract.model_card import InputSpecification, Modality, ModelCard
 from contract.ticket import Engine
+from contract.voucher import Voucher
 
 PLAN = '{"operations": ["conv"], "note": "bytes are kept as they are:  é"}'
 PROVIDER = PartyAddress(organisation="trust-centre", address="wss://dealer.trust-centre.example")
+
+
+VOUCHER = Voucher(certificate="not looked at by the front end", signature="30" * 70)
 
 
 def card(*, name: str = "resnet", version: str = "1.0.0", title: str = "A test") -> ModelCard:
@@ -34,5 +38,6 @@ def registration(*, plan: str = PLAN, **changes: Any) -> ModelRegistration:
         "engines": (Engine.CRYPTEN,),
         "address": "wss://inference.north-lab.example/session",
         "crypto_provider": PROVIDER,
+        "voucher": VOUCHER,
     }
     return ModelRegistration(**(fields | changes))

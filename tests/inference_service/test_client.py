@@ -1,5 +1,6 @@
 """The client against a real server on loopback, and against servers that misbehave."""
 
+import hashlib
 import socket
 import threading
 import time
@@ -12,7 +13,16 @@ import pytest
 import uvicorn
 from pydantic import SecretStr
 
-from contract.api import Failure, PhaseSeconds, SentBytes, SessionEventName, SessionReport, SessionState
+from contract.api import (
+    Failure,
+    ModelEntry,
+    PartyAddress,
+    PhaseSeconds,
+    SentBytes,
+    SessionEventName,
+    SessionReport,
+    SessionState,
+)
 from contract.errors import (
     BudgetSpent,
     CallerError,
@@ -29,7 +39,7 @@ from contract.ticket import Engine
 from inference_service import client as client_module
 from inference_service.client import InferenceServiceClient
 from tests.fake_proxy import dead_proxy, refusing_proxy
-from tests.inference_service.builders import PLAN, PROVIDER, card
+from tests.inference_service.builders import PLAN, PROVIDER, VOUCHER, card
 from tests.inference_service.conftest import FrontEnd, Keys
 
 ADDRESS = "wss://inference.north-lab.example"
@@ -73,9 +83,15 @@ def model_owner(url: str, keys: Keys) -> Iterator[InferenceServiceClient]:
 
 
 def register(client: InferenceServiceClient, *, plan: bytes = PLAN.encode()) -> str:
-    return client.register_model(
-        card=card(), plan=plan, engines=[Engine.CRYPTEN], address=ADDRESS, crypto_provider=PROVIDER
-    ).plan_hash
+    entry = ModelEntry(
+        card=card(),
+        version="1.0.0",
+        plan_hash=hashlib.sha256(plan).hexdigest(),
+        engines=(Engine.CRYPTEN,),
+        model_owner=PartyAddress(organisation="north-lab", address=ADDRESS),
+        crypto_provider=PROVIDER,
+    )
+    return client.register_model(entry, voucher=VOUCHER, plan=plan).plan_hash
 
 
 def test_a_whole_session(clinician: InferenceServiceClient, model_owner: InferenceServiceClient) -> None:
@@ -139,10 +155,6 @@ def test_refusals_carry_the_servers_words(
         clinician.model("../sessions?x=1")
     with pytest.raises(ModelFileError, match="UTF-8"):
         register(model_owner, plan=b"\xff\xff")
-    with pytest.raises(ModelFileError, match="address"):
-        model_owner.register_model(
-            card=card(), plan=b"{}", engines=[Engine.CRYPTEN], address="http://x", crypto_provider=PROVIDER
-        )
     with InferenceServiceClient(url, KEY) as nobody, pytest.raises(Refused, match="no account"):
         nobody.models()
 

@@ -34,8 +34,9 @@ from demonstration.plaintext import PlaintextModel
 from inference_service.client import InferenceServiceClient
 from model_owner.command import app
 from model_owner.oversight import BOOK_FILE
+from model_owner.registering import withdraw_models
 from model_owner.registry import WITHDRAWN, Registry, require_in_service
-from model_owner.server import inference_app, load_models, withdraw_models
+from model_owner.server import inference_app, load_models
 from model_owner.settings import HospitalAllowance
 from secure_computation.admission import STOCKED_ITEM_STEP, present_ticket
 from secure_computation.wire import Phase

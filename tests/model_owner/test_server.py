@@ -29,8 +29,9 @@ from contract.ticket import Engine, Purpose
 from data_owner.session import Diagnoser
 from demonstration.plaintext import PlaintextModel
 from inference_service.client import InferenceServiceClient
+from model_owner.registering import Registrar
 from model_owner.registry import Registry
-from model_owner.server import load_models, register_models
+from model_owner.server import load_models
 from model_owner.settings import DealerPeer, ModelOwnerSettings
 from secure_computation.admission import present_ticket
 from secure_computation.channel.channel import Channel
@@ -336,7 +337,7 @@ def test_a_model_whose_plan_opens_something_else_than_its_card_says_is_not_put_i
         federation.client(Role.MODEL_OWNER) as client,
         pytest.raises(ModelFileError, match=rf"does not keep to the output policy '{policy.value}'.*import it again"),
     ):
-        register_models(settings_of(federation), {("tiny-chest", "3.0.0"): changed}, client)
+        Registrar(settings_of(federation), {("tiny-chest", "3.0.0"): changed}, client).register()
 
 
 def test_every_imported_version_is_loaded_and_checked(federation: Federation) -> None:
@@ -349,7 +350,7 @@ def test_models_cannot_be_registered_while_the_front_end_is_down(federation: Fed
         InferenceServiceClient(front_end.url, front_end.api_key) as client,
         pytest.raises(PeerUnreachable, match=r"inference service .* cannot be reached: check that it runs"),
     ):
-        register_models(settings_of(federation, inference_service=front_end), federation.models, client)
+        Registrar(settings_of(federation, inference_service=front_end), federation.models, client).register()
 
 
 def test_an_engine_that_the_plan_does_not_have(federation: Federation) -> None:

@@ -31,6 +31,7 @@ CLAIMS = TicketClaims(
     model="tiny",
     version="1.0.0",
     plan_hash="0" * 64,
+    card_hash="1" * 64,
     engine=Engine.MASKED,
     data_owner="st-mary",
     model_owner="north-lab",

@@ -1,0 +1,58 @@
+"""A model owner vouches for what the catalog says of its model: it signs that with the key of its certificate.
+
+The front end keeps and shows the signature and can make none. Whoever relies on the catalog checks it against the
+federation's authority, as in a connection to the model owner itself, and needs no connection for it.
+"""
+
+from typing import Annotated, Final, Self
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from pydantic import Field
+
+from contract.certificates import MALFORMED, read_certificate
+from contract.enrolment import load_key
+from contract.errors import ConfigurationError
+from contract.identity import Credentials
+from contract.model_card import Strict
+
+_DOMAIN: Final = b"encrypted-medical-inference/model-entry/1\n"
+"""Begins what is signed: the same key signs handshakes and renewals, and none of those begins so."""
+
+
+class Voucher(Strict):
+    """A signature (ECDSA on P-256 with SHA-256) and the certificate that it is checked by. Public."""
+
+    certificate: Annotated[str, Field(max_length=16 << 10, repr=False)]
+    """In PEM."""
+    signature: Annotated[str, Field(pattern=r"^[0-9a-f]{16,160}$", repr=False)]
+    """In DER, hexadecimal."""
+
+    @classmethod
+    def sign(cls, statement: bytes, credentials: Credentials) -> Self:
+        """Vouch for `statement`. Raises ConfigurationError where key and certificate cannot be used together."""
+        key, certificate = load_key(credentials.key), read_certificate(credentials.certificate)
+        if key.public_key() != certificate.public_key():
+            raise ConfigurationError(f"{credentials.certificate}: is not for {credentials.key}; restore them")
+        return cls(
+            certificate=certificate.public_bytes(serialization.Encoding.PEM).decode("ascii"),
+            signature=key.sign(_DOMAIN + statement, ec.ECDSA(hashes.SHA256())).hex(),
+        )
+
+    def certificate_for(self, statement: bytes, authority: x509.Certificate) -> bytes | None:
+        """The certificate (DER) whose key signed `statement`; None where it did not, or `authority` did not sign it.
+
+        Whose certificate it is, and whether it is valid today, is for the caller to judge.
+        """
+        try:
+            (certificate,) = x509.load_pem_x509_certificates(self.certificate.encode())
+            certificate.verify_directly_issued_by(authority)
+            key = certificate.public_key()
+            if not isinstance(key, ec.EllipticCurvePublicKey):
+                return None
+            key.verify(bytes.fromhex(self.signature), _DOMAIN + statement, ec.ECDSA(hashes.SHA256()))
+        except (*MALFORMED, InvalidSignature):
+            return None
+        return certificate.public_bytes(serialization.Encoding.DER)
