@@ -34,7 +34,7 @@ from federated_learning.secure_aggregation import (
 
 Update = dict[str, NDArray[np.float32]]
 COORDINATOR: Final = "coordinator"
-EXACT: Final = {"trained": ExactField(()), "stopped": ExactField(()), "loss": ExactField((), 24)}
+EXACT: Final = {"stopped": ExactField(()), "loss": ExactField((), 24)}
 
 
 class AggregationCost(Strict):
@@ -206,7 +206,6 @@ class Federation:
         )
         self.residuals[name] = encoded.residual
         sums: dict[str, NDArray[np.int64] | NDArray[np.float64]] = {
-            "trained": np.array(1),
             "stopped": np.array(0),
             "loss": np.array(0.5),
         }

@@ -45,6 +45,7 @@ class LocalResult:
     loss: float
     """Mean over the batches; nan if none was trained."""
     stopped: bool
+    """Whether this hospital's own held-out images say that it has trained enough."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,18 +87,20 @@ class LocalTrainer:
         hospital: str = "",
         class_weights: Sequence[float] | None = None,
         validation: tuple[ImageArray, Labels] | None = None,
+        trains_on: bool = False,
     ) -> None:
         """`images`: normalised float32 (n, channels, height, width), square, or read lazily; `labels`: classes (n,).
 
         `class_weights` weigh the loss. `validation`: the hospital's own held-out images, for early stopping.
-        Raises ConfigurationError.
+        `trains_on`: also after it has stopped, as a sum of the others' updates could be one hospital's; a hospital
+        without held-out images then has always stopped. Raises ConfigurationError.
         """
         who = f"hospital {hospital}: " if hospital else ""
         if len(images) != len(labels) or len(images) < 2:
             raise ConfigurationError(f"{who}training needs at least two images and one label for each: check the data")
         if not (labels.min() >= 0 and labels.max() < settings.classes):
             raise ConfigurationError(f"{who}a label lies outside the {settings.classes} classes: check the class list")
-        if settings.local_patience is not None and (validation is None or len(validation[0]) == 0):
+        if settings.local_patience is not None and validation is None and not trains_on:
             raise ConfigurationError(f"{who}early stopping needs held-out images: give some, or switch it off")
         self.settings = settings
         self._hospital = hospital
@@ -106,7 +109,7 @@ class LocalTrainer:
         self._class_weights = torch.ones(settings.classes)
         if class_weights is not None:
             self._class_weights = torch.tensor(tuple(class_weights), dtype=torch.float32)
-        self._validation = validation
+        self._validation, self._trains_on = validation, trains_on
         self._network = new_network(settings)
         self._loaded = shared_weights(self._network)
         self._optimizer = make_optimizer(self._network, settings)
@@ -138,9 +141,12 @@ class LocalTrainer:
         return {name: value - self._loaded[name] for name, value in self.weights().items()}
 
     def train(self, task: RoundTask, progress: Progress = silent) -> LocalResult:
-        """Train the round's batches, unless stopped. `progress(done, batches)` is called after each batch."""
+        """Train the round's batches, unless this hospital has stopped for good.
+
+        `progress(done, batches)` is called after each batch.
+        """
         self.rounds = task.number + 1
-        if self.stopped:
+        if self.stopped and not self._trains_on:
             return LocalResult(examples=0, batches=0, loss=float("nan"), stopped=True)
         images = self._at_size(task.size)
         self._network.train()
@@ -218,7 +224,10 @@ class LocalTrainer:
         return self.settings.precision == "bfloat16"
 
     def _check_early_stop(self, size: int) -> None:
-        if self.settings.local_patience is None or self._validation is None:
+        if self.settings.local_patience is None:
+            return
+        if self._validation is None:
+            self.stopped = True
             return
         loss = evaluate(self.settings, self.weights(), *self._validation, size=size).loss
         if loss < self._best_loss:

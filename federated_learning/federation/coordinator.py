@@ -42,6 +42,7 @@ from federated_learning.secure_aggregation.encoding import (
     VectorLayout,
     first_limits,
     next_limits,
+    norm_of,
 )
 from federated_learning.settings import RoundTask, plan_rounds
 
@@ -95,10 +96,8 @@ class RoundReport:
     rounds: int
     survivors: tuple[str, ...]
     restarts: int
-    trained: int
-    """Hospitals whose updates count; the others have stopped early, or left theirs out."""
     training_loss: float | None
-    """Mean over the hospitals that trained; None where one may be missing, as two such sums would tell one's loss."""
+    """Mean over the hospitals; None where one may be missing, as two such sums would tell one's loss."""
     seconds: float
     traffic: Traffic
     evaluation: Evaluation | None
@@ -150,7 +149,7 @@ class Coordinator:
             self._evaluate(tasks[done - 1], survey)  # the coordinator stopped between a round and its evaluation
         for task in tasks[done:]:
             if not self._round(task, survey, len(tasks)):
-                break  # every hospital has stopped early, and would only answer so again
+                break  # every hospital has trained enough
         if not (self._settings.output / BEST).exists():
             self.keep_best()
 
@@ -200,17 +199,16 @@ class Coordinator:
         return survey
 
     def _round(self, task: RoundTask, survey: Survey, rounds: int) -> bool:
-        """One round; False when no hospital trained in it, as all have stopped early."""
+        """One round; False when all hospitals say that they have trained enough."""
         started, number = time.monotonic(), task.number + 1
         order = self._train_order(task, survey)
         layout = train_layout(order, self._shapes, hospitals=len(self._federation.hospitals))
         parts = {WEIGHTS: pack(_arrays(self._model.weights), self._shapes)}
         total = self._aggregator.aggregate(Step.TRAIN, order, parts, layout)
-        trained = 0 if total is None else self._trained(order, total)
         loss, limits = None, dict(order.limits)
-        if total is not None and trained:
+        if total is not None:
             limits = self._apply(order, layout, total, task)
-            loss = float(total.exact["loss"]) / trained if "loss" in total.exact else None
+            loss = float(total.exact["loss"]) / len(total.survivors) if "loss" in total.exact else None
         goes_on = total is None or int(total.exact["stopped"]) < len(total.survivors)
         restarts = 1 if total is None else total.restarts
         self._save(
@@ -226,7 +224,6 @@ class Coordinator:
                 rounds=rounds,
                 survivors=self.progress.last_sum,
                 restarts=restarts,
-                trained=trained,
                 training_loss=loss,
                 seconds=time.monotonic() - started,
                 traffic=Traffic() if total is None else total.traffic,
@@ -257,25 +254,11 @@ class Coordinator:
         else:
             flat = total.update.astype(np.float32)
             mean = {name: flat[where].reshape(layout.update[name]) for name, where in layout.slices().items()}
-        _check_norm(mean, self._settings.aggregation.max_norm)
+        _check_norm(norm_of(mean), self._settings.aggregation.max_norm)
         self._model.apply({name: torch.from_numpy(value) for name, value in mean.items()}, batches=task.batches)
         if not order.secure:
             return dict(order.limits)
         return next_limits(order.limits, total.exact[LARGEST], hospitals=len(total.survivors))
-
-    def _trained(self, order: TrainOrder, total: Sum) -> int:
-        """How many hospitals' updates are in the sum. Raises ComputationFailed where all had to be left out."""
-        trained, stopped = int(total.exact["trained"]), int(total.exact["stopped"])
-        left_out = len(total.survivors) - trained - stopped
-        if left_out:
-            words = f"{left_out} of {len(total.survivors)} hospitals left their update out; their own screens say why"
-            self._show(Event(what=FAILED, round=order.round, attempt=0, words=words))
-        if left_out and not trained:
-            raise ComputationFailed(
-                f"no hospital has an update for round {order.round} that it would send: training diverged. Lower the "
-                "learning rate in a new run; what was reached before is kept"
-            )
-        return trained
 
     def _evaluate(self, task: RoundTask, survey: Survey) -> Evaluation | None:
         """The averaged weights on all hospitals' validation images, as sums; kept if they are the best so far.
@@ -383,8 +366,7 @@ def _first_limits(weights: dict[str, FloatArray], ring_bits: int) -> dict[str, f
     return {name: max(limit, STATISTICS_LIMIT if "running_" in name else 0.0) for name, limit in limits.items()}
 
 
-def _check_norm(mean: dict[str, FloatArray], max_norm: float) -> None:
-    norm = float(np.sqrt(sum(float(np.square(value, dtype=np.float64).sum()) for value in mean.values())))
+def _check_norm(norm: float, max_norm: float) -> None:
     if not norm <= max_norm:
         raise ComputationFailed(
             f"the mean update has norm {norm:.3g}, above {max_norm:.3g}: a hospital sent what it should not. The state "

@@ -85,7 +85,7 @@ class Display:
         self._work = (self._work[0] + done, self._work[1] + seconds)
         left = sum(costs[report.round :]) * self._work[1] / self._work[0]
         self._bar.update(self._run, total=everything, completed=sum(costs[: report.round]), words=_duration(left))
-        trained = "no update" if not report.trained else f"{report.trained} hospitals trained"
+        trained = f"{len(report.survivors)} hospitals trained" if report.survivors else "no update"
         loss = trained if report.training_loss is None else f"loss {report.training_loss:.3f}"
         judged = "" if report.evaluation is None else f", validation accuracy {report.evaluation.accuracy:.3f}"
         lost = f", {report.restarts} restarted" if report.restarts else ""

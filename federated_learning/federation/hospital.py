@@ -173,7 +173,6 @@ class HospitalSession:
         layout = train_layout(asked.order, self._shapes_of(asked.order), hospitals=len(self._federation.hospitals))
         trained = self._work.trained(asked.order, letter.parts, layout)
         sums = {
-            "trained": np.array(int(trained.counts)),
             "stopped": np.array(int(trained.stopped)),
             "loss": np.array(_bounded(trained.loss, 1)),
             LARGEST: trained.largest,

@@ -1,8 +1,9 @@
 """A hospital's own work: reading its images, training, and what of it must outlive a crash."""
 
 import json
+import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -10,7 +11,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from contract.errors import ComputationFailed
 from contract.model_card import InputSpecification
 from federated_learning import checkpoints
 from federated_learning.data_source import Prepared, open_source, prepare
@@ -27,7 +27,7 @@ from federated_learning.federation.orders import (
 from federated_learning.federation.settings import HospitalSettings
 from federated_learning.local_training import LocalResult, LocalTrainer, ValidationSums, evaluate
 from federated_learning.networks import Images, Weights
-from federated_learning.secure_aggregation.encoding import UpdateEncoding, VectorLayout, weight_of
+from federated_learning.secure_aggregation.encoding import UpdateEncoding, VectorLayout, norm_of, weight_of
 
 FloatArray = NDArray[np.float32]
 STATE = "training.npz"
@@ -49,12 +49,10 @@ class Trained:
     key: str
     """Hexadecimal hash of the order: another order needs training anew."""
     round: int
-    counts: bool
-    """False: the update is zero, as this hospital has stopped early, or has to leave out what it trained."""
     stopped: bool
-    """Whether it had stopped early before this round."""
+    """Whether this hospital's own held-out images say that it has trained enough."""
     loss: float
-    """Mean over the round's batches; 0 where the update is zero."""
+    """Mean over the round's batches."""
     encoded: NDArray[Any]
     """The update as ring elements, and in the clear as float32."""
     largest: NDArray[np.float64]
@@ -123,8 +121,7 @@ class LocalWork:
     def trained(self, order: TrainOrder, parts: Mapping[str, bytes], layout: VectorLayout) -> Trained:
         """This order's training: from memory or disk where it was done before, else done now.
 
-        An update that diverged is left out here, and told here only: an error would tell the coordinator about the
-        update, and it says how large updates become. The trainer is then what it was before.
+        Raises ComputationFailed for an update that is not finite; the trainer is then what it was before.
         """
         data = self.prepared(order)
         key = common_hash(Step.TRAIN, order, parts).hex()
@@ -136,58 +133,53 @@ class LocalWork:
         result = trainer.train(
             order.task, lambda done, total: self._progress(f"round {order.round}: training", done, total)
         )
-        trained = self._zero(order, layout, key=key, stopped=not result.batches)
-        if result.batches:
-            stops = ", stopped early" if result.stopped else ""
-            self._say(f"round {order.round}: trained {result.batches} batches, loss {result.loss:.3f}{stops}")
-            try:
-                trained = self._encoded(order, layout, trained, trainer.update(), result)
-            except ComputationFailed as error:
-                self._say(str(error))
-                trainer = self._resume(order, data)
+        stops = ", enough for this hospital" if result.stopped else ""
+        self._say(f"round {order.round}: trained {result.batches} batches, loss {result.loss:.3f}{stops}")
+        trained = self._encoded(order, layout, trainer.update(), result, key)
         self._keep(trained, trainer)
         self._trainer, self._trained = trainer, trained
         return trained
 
-    def _zero(self, order: TrainOrder, layout: VectorLayout, *, key: str, stopped: bool) -> Trained:
-        """An update that changes nothing."""
-        bits = layout.ring_bits if order.secure else 32
-        residual = self._residual(order)
+    def _encoded(
+        self, order: TrainOrder, layout: VectorLayout, trained: Weights, result: LocalResult, key: str
+    ) -> Trained:
+        """The update as it is added up. Raises ComputationFailed for one that is not finite."""
+        update = self._shortened({name: value.numpy() for name, value in trained.items()})
+        encoding = UpdateEncoding(layout=layout, limits=order.limits, weight_total=order.weight_total)
+        # An error instead would tell whoever names the total how large this hospital's weight is.
+        weight = min(weight_of(result.examples), order.weight_total)
+        hospital, before = self._settings.name, self._residual(order)
+        after = before
+        if order.secure:
+            found = encoding.encode(update, hospital=hospital, weight=weight, residual=before)
+            encoded, largest, after = found.update, found.largest, found.residual
+        else:
+            encoding.check(update, hospital=hospital, weight=weight)
+            share = np.float32(weight / order.weight_total)
+            encoded = np.frombuffer(pack({name: share * update[name] for name in update}, layout.update), dtype="<f4")
+            largest = np.zeros(len(layout.update))
         return Trained(
             key=key,
             round=order.round,
-            counts=False,
-            stopped=stopped,
-            loss=0.0,
-            encoded=np.zeros(layout.update_length, np.uint16 if bits == 16 else np.uint32),
-            largest=np.zeros(len(layout.update)),
-            residual_before=residual,
-            residual_after=residual,
+            stopped=result.stopped,
+            loss=result.loss,
+            encoded=encoded,
+            largest=largest,
+            residual_before=before,
+            residual_after=after,
         )
 
-    def _encoded(
-        self, order: TrainOrder, layout: VectorLayout, zero: Trained, trained: Weights, result: LocalResult
-    ) -> Trained:
-        """The update as it is added up. Raises ComputationFailed for one that diverged."""
-        update = {name: value.numpy() for name, value in trained.items()}
-        encoding = UpdateEncoding(layout=layout, limits=order.limits, weight_total=order.weight_total)
-        name, weight = self._settings.name, weight_of(result.examples)
-        if not order.secure:
-            encoding.check(update, hospital=name, weight=weight, max_norm=self._settings.max_norm)
-            share = np.float32(weight / order.weight_total)
-            weighted = pack({tensor: share * value for tensor, value in update.items()}, layout.update)
-            return replace(zero, counts=True, loss=result.loss, encoded=np.frombuffer(weighted, dtype="<f4"))
-        found = encoding.encode(
-            update, hospital=name, weight=weight, max_norm=self._settings.max_norm, residual=zero.residual_before
-        )
-        return replace(
-            zero,
-            counts=True,
-            loss=result.loss,
-            encoded=found.update,
-            largest=found.largest,
-            residual_after=found.residual,
-        )
+    def _shortened(self, update: Mapping[str, FloatArray]) -> Mapping[str, FloatArray]:
+        """The update, scaled down where it is longer than this hospital allows.
+
+        It is not left out: an error would tell the coordinator how long it is, and zeros in its place could leave
+        another hospital's update alone in a sum.
+        """
+        norm, most = norm_of(update), self._settings.max_norm
+        if not (math.isfinite(norm) and norm > most):
+            return update
+        self._say(f"the update has norm {norm:.3g}: it is scaled down to this hospital's max_norm, {most:.3g}")
+        return {name: value * np.float32(most / norm) for name, value in update.items()}
 
     def _residual(self, order: TrainOrder) -> FloatArray | None:
         """What rounding cut off so far. Of an update that never came into a sum, what had been cut off before it."""
@@ -209,6 +201,7 @@ class LocalWork:
             hospital=self._settings.name,
             class_weights=order.class_weights,
             validation=validation,
+            trains_on=True,
         )
         if self._path.exists():
             state = checkpoints.read(self._path)
@@ -227,7 +220,7 @@ class LocalWork:
 
     def _keep(self, trained: Trained, trainer: LocalTrainer) -> None:
         """Write the trainer's state and the last update, so that a crash leaves the old file or the new one."""
-        facts = {name: getattr(trained, name) for name in ("key", "round", "counts", "stopped", "loss")}
+        facts = {name: getattr(trained, name) for name in ("key", "round", "stopped", "loss")}
         arrays: dict[str, NDArray[Any]] = {"facts": np.array(json.dumps(facts))}
         arrays |= {f"trainer/{name}": value for name, value in trainer.state().items()}
         arrays |= {"encoded": trained.encoded, "largest": trained.largest}

@@ -153,12 +153,12 @@ def survey_layout(order: Order) -> VectorLayout:
 
 
 def train_layout(order: Order, shapes: Mapping[str, tuple[int, ...]], *, hospitals: int) -> VectorLayout:
-    """The update, and beside it exactly: who trained, who has stopped early (each 0 or 1), how far each tensor moved.
+    """The update, and beside it exactly: who has trained enough for itself (0 or 1), how far each tensor moved.
 
     And the mean loss of each hospital, where none of the `hospitals` may be missing: of sums over different ones the
     difference would tell one hospital's.
     """
-    fields = {"trained": ExactField(()), "stopped": ExactField(()), **largest_field(shapes)}
+    fields = {"stopped": ExactField(()), **largest_field(shapes)}
     if order.threshold == hospitals:
         fields["loss"] = ExactField((), LOSS_BITS)
     return VectorLayout(update=shapes, exact=fields, ring_bits=order.ring_bits)

@@ -123,6 +123,6 @@ class HospitalSettings(PartySettings):
     data: Data
     threads: Annotated[int, Field(ge=1, le=1024)] = 2
     max_norm: MaxNorm = 1000.0
-    """Euclidean norm that an update may have; what is larger is left out, and said on this hospital's own screen."""
+    """Euclidean norm that an update may have; a larger one is scaled down, which only this hospital's screen says."""
     allow_plain: bool = False
     """Whether updates may be sent without secure aggregation. For comparisons on public data only."""

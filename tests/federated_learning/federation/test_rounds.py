@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from contract.errors import AggregationAborted, ComputationFailed, ConfigurationError
+from contract.errors import AggregationAborted, ConfigurationError
 from contract.model_card import InputSpecification
 from federated_learning.export import run_onnx, to_onnx
 from federated_learning.federation.aggregating import FAILED
@@ -235,30 +235,43 @@ def test_a_hospital_that_starts_anew_goes_on_where_it_was(tmp_path: Path) -> Non
     assert len([line for line in broken.said if line.startswith("round 2: trained")]) == 3
 
 
-@pytest.mark.parametrize(
-    ("value", "words"),
-    [(float("nan"), "not finite"), (1e6, "above this hospital's max_norm 1e+03")],
-    ids=["nan", "huge"],
-)
-def test_an_update_that_diverged_is_left_out_and_told_at_its_hospital_only(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: float, words: str
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_an_update_that_is_not_finite_is_left_out_and_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: float
 ) -> None:
     federation = LocalFederation(tmp_path, hospitals=4)
     diverge(monkeypatch, value, "hospital-b")
     coordinator = federation.coordinator()
     coordinator.run()
-    assert federation.reports[0].survivors == federation.names
-    assert [report.trained for report in federation.reports] == [3, 3]
-    assert any(line.startswith("hospital hospital-b: ") and words in line for line in federation.said)
-    assert failures(federation) == ["None: 1 of 4 hospitals left their update out; their own screens say why"] * 2
+    assert federation.reports[0].survivors == ("hospital-a", "hospital-c", "hospital-d")
+    assert any(line.startswith("hospital hospital-b: ") and "not finite" in line for line in federation.said)
+    assert any(line.startswith("hospital-b: ") for line in failures(federation))
     assert np.isfinite(flat(coordinator)).all()
 
 
-def test_a_round_that_diverged_everywhere_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_update_that_is_too_long_is_scaled_down_and_told_at_its_hospital_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither an error nor zeros: one would tell how long it is, the others leave another's update alone in a sum."""
     federation = LocalFederation(tmp_path, hospitals=3)
-    diverge(monkeypatch, float("inf"), *federation.names)
-    with pytest.raises(ComputationFailed, match="no hospital has an update for round 1"):
-        federation.coordinator().run()
+    diverge(monkeypatch, 1e25, "hospital-b")
+    coordinator = federation.coordinator()
+    coordinator.run()
+    assert [report.survivors for report in federation.reports] == [federation.names] * 2
+    assert any("it is scaled down to this hospital's max_norm, 1e+03" in line for line in federation.said)
+    assert failures(federation) == []
+    assert np.isfinite(flat(coordinator)).all()
+
+
+@pytest.mark.parametrize("max_norm", [1e-20, 1e-3])
+def test_how_long_an_update_is_changes_nothing_that_is_sent_beside_the_sum(tmp_path: Path, max_norm: float) -> None:
+    federation = LocalFederation(tmp_path, hospitals=3)
+    for name in federation.names:
+        settings = federation.hospital_settings(name).model_copy(update={"max_norm": max_norm})
+        federation.exchange.sessions[name] = federation.session(name, settings)
+    federation.coordinator().run()
+    assert [report.survivors for report in federation.reports] == [federation.names] * 2
+    assert all(not letter.header for _, _, letter in federation.exchange.view)
 
 
 def diverge(monkeypatch: pytest.MonkeyPatch, value: float, *names: str) -> None:
@@ -356,7 +369,7 @@ def test_hospitals_answer_with_nothing_beside_the_protocol(tmp_path: Path) -> No
     assert all(len(of_one_step) == 1 for of_one_step in lengths.values())
 
 
-def test_a_run_ends_when_every_hospital_has_stopped_early(tmp_path: Path) -> None:
+def test_a_run_ends_when_every_hospital_has_trained_enough(tmp_path: Path) -> None:
     changes = {"architecture": "resnet10-narrow-normaliser-free", "peak_rate": 1e-30, "local_patience": 1}
     never_better = TRAINING.model_copy(update={**changes, "stages": (Stage(size=16, epochs=6, batch=6),)})
     federation = LocalFederation(tmp_path, hospitals=3, training=never_better)
@@ -364,9 +377,35 @@ def test_a_run_ends_when_every_hospital_has_stopped_early(tmp_path: Path) -> Non
     coordinator = federation.coordinator(settings)
     coordinator.run()
     assert coordinator.progress.rounds < 6
-    assert federation.reports[-1].training_loss is None
     assert np.isfinite(flat(coordinator)).all()
     assert (settings.output / "best.npz").exists()
+
+
+def test_a_hospital_that_has_trained_enough_leaves_no_other_alone_in_a_sum(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two of three say so from the first round on, one of them as it has no images to judge by."""
+    patient = TRAINING.model_copy(update={"local_patience": 1})
+    federation = LocalFederation(tmp_path, hospitals=3, training=patient)
+    without = federation.hospital_settings("hospital-b")
+    without = without.model_copy(update={"data": without.data.model_copy(update={"validation": ()})})
+    federation.exchange.sessions["hospital-b"] = federation.session("hospital-b", without)
+    check, update, moved = LocalTrainer._check_early_stop, LocalTrainer.update, list[tuple[str, float]]()
+
+    def stopped(self: LocalTrainer, size: int) -> None:
+        check(self, size)
+        self.stopped = self.stopped if self._hospital == "hospital-b" else self._hospital == "hospital-a"
+
+    def watched(self: LocalTrainer) -> dict[str, torch.Tensor]:
+        found = update(self)
+        moved.append((self._hospital, max(float(value.abs().max()) for value in found.values())))
+        return found
+
+    monkeypatch.setattr(LocalTrainer, "_check_early_stop", stopped)
+    monkeypatch.setattr(LocalTrainer, "update", watched)
+    federation.coordinator().run()
+    assert sorted(name for name, size in moved if size > 0) == sorted([*federation.names] * 2)
+    assert len([line for line in federation.said if line.endswith(", enough for this hospital")]) == 4
 
 
 def test_two_hospitals_cannot_aggregate_securely(tmp_path: Path) -> None:
