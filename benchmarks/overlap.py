@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from math import prod
 
-from secure_computation.engines.masked.walk import parts_of
+from secure_computation.engines.masked.step_shapes import parts_of
 from secure_computation.network import Clip, MaxPool, Network, Operation, Relu
 
 Shape = tuple[int, ...]

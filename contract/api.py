@@ -18,8 +18,8 @@ from contract.model_card import ModelCard, Name, Strict, Version
 from contract.ticket import Engine, Images, Purpose, Sha256
 from contract.voucher import Voucher
 
-MAX_PLAN_BYTES = 32 << 20
-"""Largest public plan that the front end stores and a client accepts."""
+MAX_PLAN_BYTES = 4 << 20
+"""Largest public plan that anybody stores or reads. That of a DenseNet-121 has 0.3 MiB."""
 
 ServerUrl = Annotated[str, Field(pattern=r"^wss?://[A-Za-z0-9.:\[\]-]{1,255}(/[A-Za-z0-9._~/-]*)?$", max_length=1024)]
 """Where a party listens: a WebSocket URL without user, query or fragment."""

@@ -13,6 +13,7 @@ from starlette.applications import Starlette
 from contract.certificates import party_of_certificate
 from contract.errors import TicketInvalid
 from contract.identity import Party, Role
+from contract.plan_limits import PlanLimits
 from contract.spending import SpendingBook
 from contract.ticket import LEEWAY, TICKET_SECONDS, Engine, TicketClaims, load_public_key
 from crypto_provider.dealer import Dealer
@@ -35,15 +36,17 @@ from secure_computation.wire import Phase
 DEALING_PATH: Final = "/v2/dealing"
 KEPT_SIDES: Final = 8
 """Plans whose masks of weights stay laid out: about 35 MB for a ResNet-18."""
+_DEFAULT_LIMITS: Final = PlanLimits()
 _LOG = logging.getLogger(__name__)
 
 
 class PlanCache:
     """The plans used last, by hash. A plan is public and never changes, so its hash is all that must be checked."""
 
-    def __init__(self, fetch: Callable[[str], bytes], *, size: int = 8) -> None:
-        """Fetch missing plans by hash with `fetch`, which checks the hash."""
+    def __init__(self, fetch: Callable[[str], bytes], *, limits: PlanLimits = _DEFAULT_LIMITS, size: int = 8) -> None:
+        """Fetch missing plans by hash with `fetch`, which checks the hash; refuse what costs more than `limits`."""
         self._fetch = fetch
+        self._limits = limits
         self._size = size
         self._plans: OrderedDict[str, Plan] = OrderedDict()
         self._lock = Lock()
@@ -53,7 +56,8 @@ class PlanCache:
         with self._lock:
             plan = self._plans.get(plan_hash)
         if plan is None:
-            plan = parse_plan(self._fetch(plan_hash))  # not under the lock: it may take as long as a deadline
+            # Not under the lock: it may take as long as a deadline.
+            plan = parse_plan(self._fetch(plan_hash), self._limits)
         with self._lock:
             self._plans[plan_hash] = plan
             self._plans.move_to_end(plan_hash)
@@ -126,7 +130,7 @@ def dealer_app(settings: CryptoProviderSettings, plans: InferenceServiceClient) 
     handler = DealingHandler(
         own=own,
         public_keys=[load_public_key(path) for path in settings.ticket_keys],
-        plans=PlanCache(plans.plan),
+        plans=PlanCache(plans.plan, limits=settings.plan_limits),
         dealer=Dealer(OrderBook(book, own=own, items_per_day=settings.items_per_day)),
         key=load_or_make_key(settings.data_folder, StorageKey.of(settings.at_rest)),
         leeway=settings.credentials.clock_skew,

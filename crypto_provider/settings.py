@@ -7,6 +7,7 @@ from pydantic import Field
 
 from contract.identity import Credentials
 from contract.model_card import Name
+from contract.plan_limits import PlanLimits
 from contract.settings import Address, AtRest, FrontEnd, PartySettings, Waiting, settings_config
 from contract.ticket import TICKET_SECONDS, TicketSeconds
 
@@ -35,6 +36,8 @@ class CryptoProviderSettings(PartySettings):
     items_per_day: Annotated[int, Field(ge=0, le=1_000_000_000)] = 20_000
     """Items of material dealt to each organisation in a day (UTC), by its certificate; one is for one image."""
     waiting: Waiting = Waiting()
+    plan_limits: PlanLimits = PlanLimits()
+    """What one image may cost by its plan; a plan that costs more is refused before any work."""
     channels_at_once: Annotated[int, Field(ge=1, le=1024)] = 16
     threads: Annotated[int, Field(ge=1, le=256)] = 1
     """Threads of one tensor operation."""

@@ -21,6 +21,7 @@ class ModelCatalog:
     def __init__(self, settings: DataOwnerSettings, front_end: InferenceServiceClient, context: TlsContext) -> None:
         """`context`: of this data owner's connections; whom it trusts there, it trusts here."""
         self._pinned = {peer.organisation for peer in settings.model_owners}
+        self._limits = settings.plan_limits
         self._front_end = front_end
         self._context = context
         self._plan: tuple[str, Plan] | None = None
@@ -66,7 +67,7 @@ class ModelCatalog:
         """The plan of a model whose owner vouches for it now. Raises PeerViolation where the owner's words differ."""
         self.vouched(entry)
         if self._plan is None or self._plan[0] != entry.plan_hash:
-            self._plan = (entry.plan_hash, parse_plan(self._front_end.plan(entry.plan_hash)))
+            self._plan = (entry.plan_hash, parse_plan(self._front_end.plan(entry.plan_hash), self._limits))
         plan, wanted = self._plan[1], entry.card.input
         if (
             plan.network.input_shape != (wanted.channels, wanted.height, wanted.width)

@@ -6,6 +6,7 @@ from typing import Annotated
 from pydantic import Field
 
 from contract.identity import Credentials
+from contract.plan_limits import PlanLimits
 from contract.settings import AtRest, FrontEnd, PartySettings, Peer, Waiting, settings_config
 from contract.ticket import TICKET_SECONDS, TicketSeconds
 
@@ -30,6 +31,8 @@ class DataOwnerSettings(PartySettings):
     crypto_providers: Annotated[tuple[Peer, ...], Field(min_length=1)]
     """Crypto providers that this hospital trusts not to collude with a model owner."""
     waiting: Waiting = Waiting()
+    plan_limits: PlanLimits = PlanLimits()
+    """What one image may cost by its plan; a plan that costs more is refused before any work."""
     stock_days: Annotated[float, Field(gt=0, le=365)] = 7.0
     """How long material that `data-owner prepare` stocked is kept."""
     stock_items: Annotated[int, Field(ge=0, le=100_000)] = 256

@@ -203,7 +203,7 @@ def _serve(settings: "ModelOwnerSettings", listener: "socket") -> None:
     torch.set_num_threads(settings.threads)
     for engine in Engine:
         warm_up(engine)  # takes seconds: before the first session, not in it
-    registry = Registry(settings.data_folder, StorageKey.of(settings.at_rest))
+    registry = Registry(settings.data_folder, StorageKey.of(settings.at_rest), limits=settings.plan_limits)
     models = load_models(registry)
     for model in models.values():
         warm_up_for(model.plan, Engine.MASKED)

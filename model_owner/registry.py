@@ -24,9 +24,11 @@ from typing import Annotated
 
 from pydantic import AwareDatetime, Field, ValidationError
 
+from contract.api import MAX_PLAN_BYTES
 from contract.errors import ConfigurationError, ModelFileError, ModelWithdrawn
 from contract.files import private_folder
 from contract.model_card import ModelCard, OutputPolicy, Strict, read_card
+from contract.plan_limits import PlanLimits
 from model_owner.calibration import calibration_images
 from model_owner.onnx_import.compiling import CompiledModel, compile_model
 from model_owner.onnx_import.reading import MAX_FILE_BYTES
@@ -34,7 +36,7 @@ from model_owner.precision import lower_within_budget
 from secure_computation.at_rest import DamagedFile, StorageKey, read_sealed, write_sealed
 from secure_computation.engines.masked.heat_map import add_heat_map
 from secure_computation.engines.masked.plan import MaskedLowering
-from secure_computation.plan import MAX_PLAN_BYTES, Plan, make_plan, parse_plan
+from secure_computation.plan import Plan, make_plan, parse_plan, require_affordable
 from secure_computation.private_weights import PrivateWeights
 
 CARD, PLAN, WEIGHTS, ONNX, MANIFEST = "card.json", "plan.json", "weights.sealed", "onnx.sealed", "manifest.json"
@@ -90,10 +92,14 @@ def require_in_service(model: RegisteredModel) -> None:
 class Registry:
     """All imported versions under one data folder."""
 
-    def __init__(self, data_folder: Path, key: StorageKey) -> None:
-        """The folder need not exist yet; `add` makes it. `key`: the model owner's, which seals weights."""
+    def __init__(self, data_folder: Path, key: StorageKey, *, limits: PlanLimits | None = None) -> None:
+        """The folder need not exist yet; `add` makes it. `key`: the model owner's, which seals weights.
+
+        `limits`: of what a model may cost to be loaded; None: of any.
+        """
         self._models = data_folder / "models"
         self._key = key
+        self._limits = limits
 
     def add(self, model_path: Path, card_path: Path, calibration: Sequence[Path] = ()) -> RegisteredModel:
         """Compile model.onnx, lower it for every engine, and store the version.
@@ -122,7 +128,8 @@ class Registry:
             raise ConfigurationError(
                 f"{folder} cannot be written ({error.strerror}): choose a data folder that this account may write"
             ) from error
-        return _load_version(folder, self._key)
+        _warn_of_cost(plan)
+        return _load_version(folder, self._key, self._limits)
 
     def versions(self) -> dict[str, tuple[str, ...]]:
         """Versions of each imported model, oldest first, by name."""
@@ -176,7 +183,7 @@ class Registry:
             name = next(iter(known))
         if name not in known or version not in {None, *known[name]}:
             raise ModelFileError(_which_one(name, version, known))
-        return _load_version(self._models / name / (version or known[name][-1]), self._key)
+        return _load_version(self._models / name / (version or known[name][-1]), self._key, self._limits)
 
 
 def _which_one(name: str | None, version: str | None, known: dict[str, tuple[str, ...]]) -> str:
@@ -204,6 +211,13 @@ def _masked_lowering(compiled: CompiledModel, card: ModelCard, calibration: Sequ
         _LOG.warning("the masked engine cannot take this model, the crypten engine serves it alone: %s", error)
         return None
     return lowering
+
+
+def _warn_of_cost(plan: Plan) -> None:
+    try:
+        require_affordable(plan, PlanLimits())
+    except ModelFileError as error:
+        _LOG.warning("hospitals and crypto providers refuse this model unless they raise their limits: %s", error)
 
 
 def _version_folders(model: Path) -> list[str]:
@@ -243,13 +257,13 @@ def _hash_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _load_version(folder: Path, key: StorageKey) -> RegisteredModel:
+def _load_version(folder: Path, key: StorageKey, limits: PlanLimits | None) -> RegisteredModel:
     manifest = _checked_manifest(folder)
     card = read_card(folder / CARD)
     plan_path = folder / PLAN
     if plan_path.stat().st_size > MAX_PLAN_BYTES:
         raise ModelFileError(f"{plan_path} is larger than {MAX_PLAN_BYTES} bytes: import the model again")
-    plan = parse_plan(plan_path.read_bytes())
+    plan = parse_plan(plan_path.read_bytes(), limits)
     context = _context(card, manifest.weights_version)
     weights = _unsealed(folder / WEIGHTS, key, purpose=_WEIGHTS_PURPOSE, context=context)
     return RegisteredModel(

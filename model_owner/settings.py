@@ -8,6 +8,7 @@ from pydantic import Field
 from contract.allowance import Allowance, ModelAllowances
 from contract.identity import Credentials
 from contract.model_card import Name
+from contract.plan_limits import PlanLimits
 from contract.settings import Address, AtRest, FrontEnd, PartySettings, Peer, Waiting, WebSocketUrl, settings_config
 from contract.ticket import MAX_IMAGES, TICKET_SECONDS, TicketSeconds
 
@@ -48,6 +49,8 @@ class ModelOwnerSettings(PartySettings):
     data_owners: tuple[Name, ...] = ()
     """Organisations that are served; empty: every data owner of the federation."""
     waiting: Waiting = Waiting()
+    plan_limits: PlanLimits = PlanLimits()
+    """What one image may cost by its plan; a plan that costs more is refused before any work."""
     sessions_at_once: Annotated[int, Field(ge=1, le=256)] = 4
     """Each holds its corrections in memory: about 300 MB for a ResNet-18 at 224 x 224 and one image."""
     images_per_session: Annotated[int, Field(ge=1, le=MAX_IMAGES)] = 8

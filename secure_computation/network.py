@@ -32,6 +32,7 @@ MAX_ACTIVATION_ELEMENTS = 1 << 29
 MAX_WEIGHT_ELEMENTS = 1 << 28
 MAX_MULTIPLICATIONS = 1 << 42
 MAX_SOFTMAX = 1 << 12
+MAX_POOL_KERNEL = 1 << 9
 
 ValueName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
 Extent = Annotated[int, Field(ge=1, le=1 << 24)]
@@ -193,7 +194,14 @@ class _Pool(BaseOperation):
         top, left, bottom, right = self.padding
         if max(top, bottom) >= self.kernel[0] or max(left, right) >= self.kernel[1]:
             raise ValueError("padding must be smaller than the kernel, or a window would hold nothing")
+        if max(self.kernel) > MAX_POOL_KERNEL and not self._is_one_sum((height, width)):
+            raise ValueError(f"a window has at most {MAX_POOL_KERNEL} values along each side")
         return (channels, *_windows((height, width), self.kernel, self.stride, self.padding, (1, 1)))
+
+    def _is_one_sum(self, size: tuple[int, int]) -> bool:
+        """Whether no party takes the windows apart, however large they are."""
+        del size
+        return False
 
 
 class MaxPool(_Pool):
@@ -207,6 +215,9 @@ class AveragePool(_Pool):
 
     kind: Literal["average_pool"] = "average_pool"
     count_include_pad: bool
+
+    def _is_one_sum(self, size: tuple[int, int]) -> bool:
+        return self.kernel == size and not any(self.padding)
 
 
 class GlobalAveragePool(BaseOperation):

@@ -5,21 +5,25 @@ provider. Public: it holds shapes and counts, no weight and no image.
 """
 
 import hashlib
-from typing import Literal, NewType, Self
+from typing import Final, Literal, NewType, Self
 
 from pydantic import ValidationError, model_validator
 
+from contract.api import MAX_PLAN_BYTES
 from contract.canonical import canonical_json
 from contract.errors import ModelFileError
 from contract.model_card import Strict
-from secure_computation.engines.crypten.lowering import MAX_CORRECTION_BYTES, CrypTenLowering, lower
+from contract.plan_limits import PlanLimits
+from secure_computation.engines.crypten.lowering import CrypTenLowering, lower
 from secure_computation.engines.masked.plan import MaskedLowering
+from secure_computation.engines.masked.same_network import require_same_network
 from secure_computation.network import Network, describe_invalid
+from secure_computation.plan_costs import crypten_cost, masked_cost, require_within
 
 PlanHash = NewType("PlanHash", str)
 """SHA-256 of a plan's canonical bytes, 64 hexadecimal digits."""
 
-MAX_PLAN_BYTES = 32 << 20
+_DEFAULT_LIMITS: Final = PlanLimits()
 
 
 class Lowerings(Strict):
@@ -39,11 +43,8 @@ class Plan(Strict):
 
     @model_validator(mode="after")
     def _one_network(self) -> Self:
-        masked = self.engines.masked
-        if masked is not None:
-            image, logits = masked.steps[0].shape, masked.step(masked.output).shape
-            if image != self.network.input_shape or logits != (self.network.classes,):
-                raise ValueError("the masked lowering has another input or other classes than the network")
+        if self.engines.masked is not None:
+            require_same_network(self.network, self.engines.masked)
         return self
 
     def canonical_bytes(self) -> bytes:
@@ -65,8 +66,10 @@ def make_plan(network: Network, masked: MaskedLowering | None = None) -> Plan:
     return Plan(network=network, engines=Lowerings(crypten=lower(network), masked=masked))
 
 
-def parse_plan(data: bytes) -> Plan:
-    """Read a plan from outside. Raises ModelFileError for anything that is not exactly one valid plan.
+def parse_plan(data: bytes, limits: PlanLimits | None = _DEFAULT_LIMITS) -> Plan:
+    """Read a plan from outside. Raises ModelFileError for what is not exactly one valid plan, or costs too much.
+
+    `limits`: the reader's own; None only for the plan of a model that the reader imported itself.
 
     Whoever uses the crypten lowering calls `require_own_dealing_list` as well; it takes longer.
     """
@@ -78,12 +81,16 @@ def parse_plan(data: bytes) -> Plan:
         raise ModelFileError(f"plan is not valid ({describe_invalid(error)}): import the model again") from error
     if plan.canonical_bytes() != data:
         raise ModelFileError("plan is not in its canonical encoding: import the model again")
-    dealt = plan.engines.crypten.dealt_bytes()
-    if dealt > MAX_CORRECTION_BYTES:
-        raise ModelFileError(
-            f"plan asks for {dealt} dealt bytes, more than {MAX_CORRECTION_BYTES}: use a smaller model"
-        )
+    if limits is not None:
+        require_affordable(plan, limits)
     return plan
+
+
+def require_affordable(plan: Plan, limits: PlanLimits) -> None:
+    """Raise ModelFileError, naming the setting, where a plan costs more than a party allows."""
+    if plan.engines.masked is not None:
+        require_within(masked_cost(plan.engines.masked), limits, engine="masked")
+    require_within(crypten_cost(plan.network, plan.engines.crypten), limits, engine="crypten")
 
 
 def require_own_dealing_list(plan: Plan) -> None:
@@ -91,5 +98,6 @@ def require_own_dealing_list(plan: Plan) -> None:
 
     So no party deals or computes from a list of its sender's choice. Loads CrypTen, which takes seconds the first time.
     """
-    if plan.engines.crypten != lower(plan.network):
+    declared = plan.engines.crypten
+    if declared != lower(plan.network, most_requests=len(declared.requests)):
         raise ModelFileError("plan's dealing list does not belong to its network: import the model with this version")

@@ -30,6 +30,8 @@ Share: TypeAlias = "torch.Tensor"
 """int64 share of one tensor."""
 
 ELEMENT_BYTES: Final = 8
+MAX_REQUESTS: Final = 1 << 15
+"""Of one network: an EfficientNet-B0 asks for 1,512."""
 
 
 class Product(StrEnum):

@@ -8,8 +8,16 @@ from typing import Any
 
 import torch
 
+from contract.errors import ModelFileError
 from secure_computation.crypten_bridge.communicator import MODEL_OWNER_RANK, TwoPartyCommunicator
-from secure_computation.crypten_bridge.dealing import BitRequest, Request, SquareRequest, TripleRequest, WrapRequest
+from secure_computation.crypten_bridge.dealing import (
+    MAX_REQUESTS,
+    BitRequest,
+    Request,
+    SquareRequest,
+    TripleRequest,
+    WrapRequest,
+)
 from secure_computation.crypten_bridge.installation import load_crypten
 from secure_computation.crypten_bridge.provider import binary_triple_request, triple_request
 from secure_computation.crypten_bridge.session import Session
@@ -46,6 +54,8 @@ class RecordingProvider:
     NAME = "recording"
     weights_are_opened: bool
     """Whether each layer's masked weights were opened before the session, as the engine does."""
+    most_requests: int
+    """After so many, the dry run ends: it stands for a computation that nobody will run."""
     requests: list[Request] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -60,7 +70,7 @@ class RecordingProvider:
         """Record an additive triple."""
         del device
         request = triple_request(size0, size1, op, options)
-        self.requests.append(request)
+        self._record(request)
         return self._zeros(request.left), self._zeros(request.right), self._zeros(request.output)
 
     def opened_right(self) -> torch.Tensor | None:
@@ -73,7 +83,7 @@ class RecordingProvider:
     def square(self, size: torch.Size, device: object = None) -> tuple[Any, Any]:
         """Record a square."""
         del device
-        self.requests.append(SquareRequest(output=tuple(size)))
+        self._record(SquareRequest(output=tuple(size)))
         return self._zeros(size), self._zeros(size)
 
     def generate_binary_triple(
@@ -81,20 +91,27 @@ class RecordingProvider:
     ) -> tuple[Any, Any, Any]:
         """Record a binary triple."""
         del device
-        self.requests.append(binary_triple_request(size0, size1))
+        self._record(binary_triple_request(size0, size1))
         return self._binary_zeros(size0), self._binary_zeros(size1), self._binary_zeros(size0)
 
     def wrap_rng(self, size: torch.Size, device: object = None) -> tuple[Any, Any]:
         """Record a wrap count."""
         del device
-        self.requests.append(WrapRequest(output=tuple(size)))
+        self._record(WrapRequest(output=tuple(size)))
         return self._zeros(size), self._zeros(size)
 
     def B2A_rng(self, size: torch.Size, device: object = None) -> tuple[Any, Any]:  # noqa: N802 - CrypTen's name
         """Record random bits."""
         del device
-        self.requests.append(BitRequest(output=tuple(size)))
+        self._record(BitRequest(output=tuple(size)))
         return self._zeros(size), self._binary_zeros(size)
+
+    def _record(self, request: Request) -> None:
+        if len(self.requests) == self.most_requests:
+            raise ModelFileError(
+                f"CrypTen asks for more than {self.most_requests} tuples for this network: use a smaller model"
+            )
+        self.requests.append(request)
 
     def _zeros(self, size: torch.Size | tuple[int, ...]) -> Any:
         return self._arithmetic.from_shares(torch.empty(tuple(size), dtype=torch.int64, device=META), precision=0)
@@ -103,8 +120,11 @@ class RecordingProvider:
         return self._binary.from_shares(torch.empty(tuple(size), dtype=torch.int64, device=META), precision=0)
 
 
-def recording_session(*, weights_are_opened: bool) -> tuple[Session, RecordingProvider, RecordingCommunicator]:
-    """Make a session on shapes alone, and its two records."""
-    communicator, provider = RecordingCommunicator(), RecordingProvider(weights_are_opened=weights_are_opened)
+def recording_session(
+    *, weights_are_opened: bool, most_requests: int = MAX_REQUESTS
+) -> tuple[Session, RecordingProvider, RecordingCommunicator]:
+    """Make a session on shapes alone, and its two records. It raises ModelFileError beyond `most_requests`."""
+    communicator = RecordingCommunicator()
+    provider = RecordingProvider(weights_are_opened=weights_are_opened, most_requests=most_requests)
     streams = {name: RecordingStream() for name in ("prev", "next", "local")}
     return Session(communicator=communicator, provider=provider, streams=streams), provider, communicator

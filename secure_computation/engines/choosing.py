@@ -14,7 +14,7 @@ from secure_computation.engines.masked.crypten_step import CrypTenStep
 from secure_computation.engines.masked.engine import DeltaStore, MaskedDataOwner, MaskedDealer, MaskedModelOwner
 from secure_computation.engines.masked.integer_weights import round_weights
 from secure_computation.engines.masked.plan import MaskedLowering
-from secure_computation.engines.masked.walk import activation_shape
+from secure_computation.engines.masked.step_shapes import activation_shape
 from secure_computation.kernels import comparing, elementwise
 from secure_computation.kernels.linear import choose_variant
 from secure_computation.plan import Plan, require_own_dealing_list

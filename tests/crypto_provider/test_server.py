@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from contract.errors import DeadlineExceeded, PeerReported, PeerUnreachable, TicketInvalid
+from contract.errors import DeadlineExceeded, ModelFileError, PeerReported, PeerUnreachable, TicketInvalid
 from contract.identity import Party, Role
+from contract.plan_limits import PlanLimits
 from contract.settings import FrontEnd
 from contract.spending import SpendingBook
 from contract.ticket import PUBLIC_KEY_FILE, Engine, Purpose, load_public_key
@@ -220,17 +221,37 @@ def test_a_plan_that_could_not_be_fetched_is_asked_for_again(federation: Federat
     assert cache.get("a").network.classes == 3
 
 
-def test_an_engine_that_the_plan_does_not_have(federation: Federation, tmp_path: Path) -> None:
-    plan = federation.model.plan
-    plan = plan.model_copy(update={"engines": plan.engines.model_copy(update={"masked": None})})
-    dealer = Dealer(OrderBook(SpendingBook(tmp_path / "orders.sqlite"), own=TRUST_CENTRE, items_per_day=1))
-    handler = DealingHandler(
+def one_image_a_day(folder: Path) -> Dealer:
+    return Dealer(OrderBook(SpendingBook(folder / "orders.sqlite"), own=TRUST_CENTRE, items_per_day=1))
+
+
+def handler_for(federation: Federation, dealer: Dealer, plans: PlanCache) -> DealingHandler:
+    return DealingHandler(
         own=TRUST_CENTRE,
         public_keys=[load_public_key(federation.folder / "front-end" / PUBLIC_KEY_FILE)],
-        plans=PlanCache(lambda _: plan.canonical_bytes()),
+        plans=plans,
         dealer=dealer,
         key=Seed.fresh(),
     )
+
+
+def test_a_plan_beyond_the_dealers_limits_is_not_dealt_for(federation: Federation, tmp_path: Path) -> None:
+    plan = federation.model.plan
+    limits = PlanLimits(offline_bytes=1000)
+    dealer = one_image_a_day(tmp_path)
+    handler = handler_for(federation, dealer, PlanCache(lambda _: plan.canonical_bytes(), limits=limits))
+    own, dealers = memory_pair(HOSPITAL, TRUST_CENTRE)
+    present_ticket(own, federation.ticket(plan_hash=plan.plan_hash(), engine=Engine.MASKED))
+    with pytest.raises(ModelFileError, match=r"plan_limits\.offline_bytes"):
+        handler(dealers)
+    assert len(dealer.claim(CLAIMS, HOSPITAL)) == 1  # nothing of the budget, which is 1, was used
+
+
+def test_an_engine_that_the_plan_does_not_have(federation: Federation, tmp_path: Path) -> None:
+    plan = federation.model.plan
+    plan = plan.model_copy(update={"engines": plan.engines.model_copy(update={"masked": None})})
+    dealer = one_image_a_day(tmp_path)
+    handler = handler_for(federation, dealer, PlanCache(lambda _: plan.canonical_bytes()))
     own, dealers = memory_pair(HOSPITAL, TRUST_CENTRE)
     present_ticket(own, federation.ticket(plan_hash=plan.plan_hash(), engine=Engine.MASKED))
     with pytest.raises(TicketInvalid, match="the engine 'masked', which its plan does not have"):

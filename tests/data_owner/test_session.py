@@ -15,6 +15,7 @@ from contract.errors import (
     ConfigurationError,
     DeadlineExceeded,
     EncryptedInferenceError,
+    ModelFileError,
     NeedsConfirmation,
     PeerDisconnected,
     PeerReported,
@@ -24,6 +25,7 @@ from contract.errors import (
     TicketInvalid,
 )
 from contract.identity import Party, Role
+from contract.plan_limits import PlanLimits
 from contract.settings import Peer, Waiting
 from contract.ticket import Engine
 from data_owner.progress import Progress
@@ -333,6 +335,17 @@ def test_what_a_plan_needs_is_loaded_before_a_session_is_opened(
             begin(entry, engine=Engine.MASKED, progress=SILENT)
         assert client.opened == []
     assert asked == [Engine.MASKED]
+
+
+def test_a_plan_beyond_the_hospitals_limits_ends_before_a_session_is_opened(
+    federation: Federation, chest: Path
+) -> None:
+    limits = PlanLimits(one_way_trips=1)
+    with federation.diagnoser(plan_limits=limits) as (diagnoser, client):
+        entry = diagnoser.catalog.choose(None)
+        with pytest.raises(ModelFileError, match=r"plan_limits\.one_way_trips allows 1 one way trips"):
+            diagnoser.diagnose(chest, entry, engine=Engine.MASKED, force=False, progress=SILENT)
+        assert client.opened == []
 
 
 def test_an_unknown_model(federation: Federation) -> None:

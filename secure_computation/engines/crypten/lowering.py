@@ -2,18 +2,21 @@
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import Field
 
 from contract.model_card import Strict
-from secure_computation.crypten_bridge.dealing import ELEMENT_BYTES, Request, TripleRequest, correction_bytes
+from secure_computation.crypten_bridge.dealing import (
+    ELEMENT_BYTES,
+    MAX_REQUESTS,
+    Request,
+    TripleRequest,
+    correction_bytes,
+)
 from secure_computation.network import Network, Shape
 from secure_computation.wire import HEADER_BYTES, SEED_BYTES, tensor_prelude
-
-MAX_REQUESTS: Final = 100_000
-MAX_CORRECTION_BYTES: Final = 16 << 30
 
 
 class CrypTenLowering(Strict):
@@ -39,8 +42,8 @@ class CrypTenLowering(Strict):
         return sum(correction_bytes(request) for request in self.requests)
 
 
-def lower(network: Network) -> CrypTenLowering:
-    """Record the session of one image (batch 1)."""
+def lower(network: Network, *, most_requests: int = MAX_REQUESTS) -> CrypTenLowering:
+    """Record the session of one image (batch 1). Raises ModelFileError at the first request beyond `most_requests`."""
     # Here, because a plan is read without CrypTen and torch, which take seconds to load.
     import torch
 
@@ -50,7 +53,7 @@ def lower(network: Network) -> CrypTenLowering:
     from secure_computation.engines.crypten.evaluation import evaluate
 
     crypten = load_crypten()
-    session, provider, communicator = recording_session(weights_are_opened=True)
+    session, provider, communicator = recording_session(weights_are_opened=True, most_requests=most_requests)
     with activate(session), torch.inference_mode():
         image = _without_values(crypten, (1, *network.input_shape))
         weights = {name: _without_values(crypten, shape) for name, shape in network.weight_shapes().items()}

@@ -7,7 +7,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from secure_computation.engines.masked.drafts import Draft, divisor_of
+from secure_computation.engines.masked.drafts import Draft, clip_limit, divisor_of, pad_constant
 from secure_computation.engines.masked.integer_weights import diffuse
 from secure_computation.network import Activation, Clip, Concat, Convolution2d, FullyConnected, Pad, Shape, Softmax
 from secure_computation.private_weights import PrivateWeights
@@ -82,7 +82,7 @@ def _propagate(draft: Draft, sources: list[_Interval], weights: PrivateWeights) 
             )
             return _Interval(low * divisor_of(draft), high * divisor_of(draft))
         case "pad":
-            constant = pad_constant(draft)
+            constant = draft_pad_constant(draft)
             return _Interval(first.low.clip(max=constant), first.high.clip(min=constant))
         case "reshape":
             return _reshaped(first, draft.inputs[0].shape, draft.shape)
@@ -96,7 +96,7 @@ def _propagate(draft: Draft, sources: list[_Interval], weights: PrivateWeights) 
         case "max_pool":
             return first
         case "clip":
-            limit = clip_limit(draft)
+            limit = draft_clip_limit(draft)
             return _Interval(first.low.clip(max=limit), first.high.clip(max=limit))
         case other:
             raise AssertionError(f"no such kind of step: {other}")
@@ -119,16 +119,16 @@ def _is_padded(draft: Draft) -> bool:
     return any(getattr(draft.operation, "padding", ()))
 
 
-def pad_constant(draft: Draft) -> int:
+def draft_pad_constant(draft: Draft) -> int:
     """The integer that a padding step writes."""
     assert isinstance(draft.operation, Pad)
-    return round(draft.operation.value * float(draft.known_scale()))
+    return pad_constant(draft.operation, float(draft.known_scale()))
 
 
-def clip_limit(draft: Draft) -> int:
-    """The integer at which a clip cuts; at least 1."""
+def draft_clip_limit(draft: Draft) -> int:
+    """The integer at which a clip cuts."""
     assert isinstance(draft.operation, Clip)
-    return max(1, round(draft.operation.high * float(draft.known_scale())))
+    return clip_limit(draft.operation, float(draft.known_scale()))
 
 
 def factors_of(draft: Draft) -> tuple[int, ...]:

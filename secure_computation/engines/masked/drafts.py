@@ -1,9 +1,10 @@
 """Steps to be: what the lowering knows of a step before its scales, rings and layouts are chosen."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Final
+from typing import Final, Protocol
 
 from contract.errors import ModelFileError
 from secure_computation.engines.masked.calibration import RealRange
@@ -17,6 +18,9 @@ from secure_computation.network import (
     MaxPool,
     Network,
     Operation,
+    Pad,
+    Padding,
+    Pair,
     Relu,
     Shape,
     Softmax,
@@ -95,6 +99,21 @@ class Draft:
         return self.scale
 
 
+class Windows(Protocol):
+    """Geometry of an average pool, in a network or in a lowering."""
+
+    @property
+    def shape(self) -> Shape: ...
+    @property
+    def kernel(self) -> Pair: ...
+    @property
+    def stride(self) -> Pair: ...
+    @property
+    def padding(self) -> Padding: ...
+    @property
+    def count_include_pad(self) -> bool: ...
+
+
 def divisor_of(draft: Draft) -> int:
     """By how much a sum pool's integers exceed the mean; 1 for every other step."""
     operation = draft.operation
@@ -102,23 +121,43 @@ def divisor_of(draft: Draft) -> int:
         return math.prod(draft.inputs[0].shape[1:])
     if not isinstance(operation, AveragePool):
         return 1
-    if operation.count_include_pad or not any(operation.padding):
-        return math.prod(operation.kernel)
-    top, left, *_ = operation.padding
-    (height, width), (rows, columns) = image_size(draft.inputs[0].shape), image_size(operation.shape)
-    inside = [
-        {_cells(index * stride - before, kernel, size) for index in range(count)}
-        for count, stride, before, kernel, size in (
-            (rows, operation.stride[0], top, operation.kernel[0], height),
-            (columns, operation.stride[1], left, operation.kernel[1], width),
-        )
-    ]
-    divisor = math.lcm(*(a * b for a in inside[0] for b in inside[1]))
-    if divisor > LARGEST_FACTOR:
+    divisor = math.lcm(*_window_sizes(operation, draft.inputs[0].shape))
+    if divisor > LARGEST_FACTOR and any(operation.padding) and not operation.count_include_pad:
         raise ModelFileError(
             f"average pool '{draft.name}' divides by too many different counts: export it with count_include_pad=True"
         )
     return divisor
+
+
+def divides_by_every_window(pool: Windows, source: Shape, divisor: int) -> bool:
+    """Whether a sum over each window, brought to this divisor, is `divisor` times the mean."""
+    sizes = _window_sizes(pool, source)
+    if pool.count_include_pad or not any(pool.padding):
+        return all(divisor == size for size in sizes)
+    return all(divisor % size == 0 for size in sizes)
+
+
+def _window_sizes(pool: Windows, source: Shape) -> Iterator[int]:
+    """How many values each kind of window counts, some of them more than once."""
+    if pool.count_include_pad or not any(pool.padding):
+        yield math.prod(pool.kernel)
+        return
+    heights, widths = (
+        _cells_inside(count, size, kernel=kernel, stride=stride, before=before)
+        for count, size, kernel, stride, before in zip(
+            image_size(pool.shape), image_size(source), pool.kernel, pool.stride, pool.padding[:2], strict=True
+        )
+    )
+    yield from (height * width for height in heights for width in widths)
+
+
+def _cells_inside(count: int, size: int, *, kernel: int, stride: int, before: int) -> set[int]:
+    """How many cells of a window lie in a picture of `size` cells, along one axis: of the windows at its two ends."""
+    first_inside = min(count, -(-before // stride))
+    first_beyond = max(first_inside, (size + before - kernel) // stride + 1)
+    at_the_ends = (*range(first_inside), *range(min(first_beyond, count), count))
+    inside = {min(index * stride - before + kernel, size) - max(index * stride - before, 0) for index in at_the_ends}
+    return inside | ({kernel} if first_inside < min(first_beyond, count) else set())
 
 
 def image_size(shape: Shape) -> tuple[int, int]:
@@ -127,8 +166,14 @@ def image_size(shape: Shape) -> tuple[int, int]:
     return height, width
 
 
-def _cells(start: int, kernel: int, size: int) -> int:
-    return min(start + kernel, size) - max(start, 0)
+def pad_constant(operation: Pad, scale: float) -> int:
+    """The integer that a padding step writes."""
+    return round(operation.value * scale)
+
+
+def clip_limit(operation: Clip, scale: float) -> int:
+    """The integer at which a clip cuts; at least 1."""
+    return max(1, round(operation.high * scale))
 
 
 def behind(draft: Draft) -> tuple[dict[Draft, int], list[Fraction], list[Draft]]:

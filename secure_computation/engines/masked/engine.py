@@ -59,8 +59,9 @@ from secure_computation.engines.masked.roles import (
     mask_image,
     output_layout,
 )
+from secure_computation.engines.masked.step_shapes import heat_map_shape
 from secure_computation.engines.masked.turns import Pause, in_turns
-from secure_computation.engines.masked.walk import Move, heat_map_shape
+from secure_computation.engines.masked.walk import Move
 from secure_computation.engines.masked.weights import (
     derive_model_seed,
     prepare_deltas,

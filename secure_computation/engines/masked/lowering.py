@@ -19,9 +19,9 @@ from secure_computation.engines.masked.bounds import (
     Bounds,
     audit,
     bits_of,
-    clip_limit,
+    draft_clip_limit,
+    draft_pad_constant,
     factors_of,
-    pad_constant,
     weight_scale_of,
 )
 from secure_computation.engines.masked.calibration import RealRange, calibrate
@@ -152,7 +152,7 @@ class _Rings:
             case "relu":
                 asked = max(self._ring_for(source, signs=1, extra=1 << draft.shift), draft.shift + 2)
             case "clip":
-                asked = max(self._ring_for(source, signs=2, extra=1), clip_limit(draft).bit_length() + 2)
+                asked = max(self._ring_for(source, signs=2, extra=1), draft_clip_limit(draft).bit_length() + 2)
             case "crypten":
                 asked = self._ring_for(source, signs=2, extra=1)
             case "max_pool":
@@ -205,7 +205,7 @@ class _Rings:
                 return SumPoolStep(**common, **_pool(draft), divisor=divisor_of(draft))
             case "pad":
                 assert isinstance(operation, Pad)
-                return PadStep(**common, padding=operation.padding, constant=pad_constant(draft))
+                return PadStep(**common, padding=operation.padding, constant=draft_pad_constant(draft))
             case "reshape":
                 return ReshapeStep(**common)
             case "offset":
@@ -231,7 +231,7 @@ class _Rings:
                 return MaxPoolStep(**common, **_pool(draft), ring_bits=ring, high_chunks=best_chunks(ring - 1))
             case "clip":
                 high = best_chunks(ring - 1)
-                return ClipStep(**common, ring_bits=ring, limit=clip_limit(draft), high_chunks=high)
+                return ClipStep(**common, ring_bits=ring, limit=draft_clip_limit(draft), high_chunks=high)
             case other:
                 raise AssertionError(f"no such kind of step: {other}")
 

@@ -6,18 +6,16 @@ by which all roles draw from their seeds and name their messages. A max pool, a 
 are several moves.
 """
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final, assert_never
+from typing import assert_never
 
 import numpy as np
 
 from secure_computation.engines.masked.activation import ActivationShape
 from secure_computation.engines.masked.comparison_steps import ClipStep, LabelStep, MaxPoolStep, ReluStep, TruncateStep
 from secure_computation.engines.masked.crypten_step import CrypTenStep
-from secure_computation.engines.masked.drafts import image_size
 from secure_computation.engines.masked.plan import (
     AddStep,
     ConcatStep,
@@ -31,22 +29,20 @@ from secure_computation.engines.masked.plan import (
     Step,
     SumPoolStep,
 )
+from secure_computation.engines.masked.step_shapes import (
+    activation_shape,
+    label_shape,
+    parts_of,
+    positive_part_shape,
+    relu_shape,
+    truncation_shape,
+)
 from secure_computation.protocols import public_linear
-from secure_computation.protocols.comparison import Chain
 from secure_computation.protocols.draws import RingElements
-from secure_computation.protocols.heat_map import HeatMapShape
 from secure_computation.protocols.label import LabelShape
 from secure_computation.protocols.product import Pair, ProductShape
 from secure_computation.protocols.relu import ReluShape
 from secure_computation.protocols.truncation import TruncationShape
-from secure_computation.protocols.widening import WideningShape
-
-PART_ELEMENTS: Final = 1 << 16
-"""A larger layer of comparisons crosses in parts, each a move with messages of its own: P0 answers one while P1 opens
-the next. All parts are opened before the first answer is needed, so the layer waits for the network once.
-"""
-_ALIGNED: Final = 64
-"""Packed bits and rings of a part then end where a byte ends."""
 
 
 @dataclass(frozen=True)
@@ -69,13 +65,6 @@ class Compared:
     shape: ReluShape
     half: RingElements = field(repr=False)
     """Flat."""
-
-
-def parts_of(count: int) -> tuple[slice, ...]:
-    """A layer of `count` elements in parts of about `PART_ELEMENTS`, all but the last of one size. Public."""
-    parts = max(1, round(count / PART_ELEMENTS))
-    size = -(-count // (parts * _ALIGNED)) * _ALIGNED
-    return tuple(slice(start, min(count, start + size)) for start in range(0, count, size))
 
 
 class Walk(ABC):
@@ -182,21 +171,13 @@ class Walk(ABC):
             case CrypTenStep():
                 return self._activate(step, halves[0])
             case LabelStep():
-                labelled = LabelShape(classes=step.elements, ring_bits=step.ring_bits, chain=Chain(step.high_chunks))
+                labelled = label_shape(step)
                 return self.label(labelled, halves[0], self._move(), self._move())
             case _ as never:
                 assert_never(never)
 
     def _relu(self, step: ReluStep, half: RingElements) -> RingElements:
-        shape = ReluShape(
-            count=half.size,
-            ring_bits=step.ring_bits,
-            truncated_bits=step.shift,
-            output_bits=step.value.ring_bits,
-            high=Chain(step.high_chunks),
-            low=_chain(step.low_chunks),
-        )
-        return self._in_parts(shape, half.reshape(-1)).reshape(step.shape)
+        return self._in_parts(relu_shape(step), half.reshape(-1)).reshape(step.shape)
 
     def _in_parts(self, shape: ReluShape, half: RingElements) -> RingElements:
         """`relu` of a layer, which may be several moves."""
@@ -208,34 +189,20 @@ class Walk(ABC):
         return halves[0] if len(halves) == 1 else np.concatenate(halves)
 
     def _truncate(self, step: TruncateStep, half: RingElements) -> RingElements:
-        shape = TruncationShape(
-            count=half.size,
-            ring_bits=step.ring_bits,
-            truncated_bits=step.shift,
-            output_bits=step.value.ring_bits,
-            low=_chain(step.low_chunks),
-        )
-        return self.truncate(shape, half.reshape(-1), self._move()).reshape(step.shape)
+        return self.truncate(truncation_shape(step), half.reshape(-1), self._move()).reshape(step.shape)
 
     def _activate(self, step: CrypTenStep, half: RingElements) -> RingElements:
         return self.activate(activation_shape(step), half.reshape(-1), self._move()).reshape(step.shape)
 
-    def _positive_part(self, difference: RingElements, step: MaxPoolStep | ClipStep, output_bits: int) -> RingElements:
+    def _positive_part(self, difference: RingElements, step: MaxPoolStep | ClipStep) -> RingElements:
         """The half of ReLU(difference), without truncation."""
-        shape = ReluShape(
-            count=difference.size,
-            ring_bits=step.ring_bits,
-            truncated_bits=0,
-            output_bits=output_bits,
-            high=Chain(step.high_chunks),
-            low=None,
-        )
+        shape = positive_part_shape(step, difference.size)
         return self._in_parts(shape, difference.reshape(-1)).reshape(difference.shape)
 
     def _clip(self, step: ClipStep, half: RingElements) -> RingElements:
         """min(x, limit) = limit - ReLU(limit - x)."""
         limit = np.uint32(step.limit if self.with_constants else 0)
-        return limit - self._positive_part(limit - half, step, step.value.ring_bits)
+        return limit - self._positive_part(limit - half, step)
 
     def _max_pool(self, step: MaxPoolStep, half: RingElements) -> RingElements:
         """Columns of each window first, then its rows: a 3 x 3 window takes 4 comparisons, 8 if taken cell by cell."""
@@ -249,35 +216,6 @@ class Walk(ABC):
         while len(cells) > 1:
             pairs = len(cells) // 2
             left, right = np.stack(cells[0 : 2 * pairs : 2]), np.stack(cells[1 : 2 * pairs : 2])
-            winners = right + self._positive_part(left - right, step, step.ring_bits)
+            winners = right + self._positive_part(left - right, step)
             cells = [*winners, *cells[2 * pairs :]]
         return cells[0]
-
-
-def heat_map_shape(step: TruncateStep) -> HeatMapShape:
-    """The protocol's parameters, from the step that a plan opens as a heat map."""
-    height, width = image_size(step.shape)
-    return HeatMapShape(
-        classes=step.shape[0],
-        height=height,
-        width=width,
-        ring_bits=step.ring_bits,
-        truncated_bits=step.shift,
-        output_bits=step.value.ring_bits,
-        low=_chain(step.low_chunks),
-    )
-
-
-def activation_shape(step: CrypTenStep) -> ActivationShape:
-    """The public parameters of a step that CrypTen computes."""
-    return ActivationShape(
-        function=step.function,
-        widening=WideningShape(count=step.elements, ring_bits=step.ring_bits, output_bits=step.value.ring_bits),
-        multiplier=step.multiplier,
-        divided_bits=step.divided_bits,
-        image=(step.shape[0], math.prod(step.shape[1:])) if step.function == "softmax" else None,
-    )
-
-
-def _chain(chunks: tuple[int, ...]) -> Chain | None:
-    return Chain(chunks) if chunks else None

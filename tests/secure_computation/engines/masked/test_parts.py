@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from secure_computation.engines.masked import walk
+from secure_computation.engines.masked import step_shapes
 from secure_computation.engines.masked.costs import declared_costs, largest_answer_bytes, total_cost
 from secure_computation.engines.masked.in_process import run_batch_in_process
-from secure_computation.engines.masked.walk import parts_of
+from secure_computation.engines.masked.step_shapes import parts_of
 from secure_computation.material import ItemName
 from secure_computation.wire import HEADER_BYTES
 from tests.secure_computation.engines.masked.parties import Model, lowered, network_of, parties_of
@@ -22,14 +22,14 @@ def model() -> Model:
 
 
 def small_parts(patch: pytest.MonkeyPatch, size: int) -> None:
-    patch.setattr(walk, "PART_ELEMENTS", size)
-    patch.setattr(walk, "_ALIGNED", 8)
+    patch.setattr(step_shapes, "PART_ELEMENTS", size)
+    patch.setattr(step_shapes, "_ALIGNED", 8)
 
 
 @given(count=st.integers(1, 1 << 22), size=st.sampled_from([64, 1 << 16]))
 def test_parts_cover_a_layer(count: int, size: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(walk, "PART_ELEMENTS", size)
+        patch.setattr(step_shapes, "PART_ELEMENTS", size)
         parts = parts_of(count) if count // size < 1000 else (slice(0, count),)
     assert (parts[0].start, parts[-1].stop) == (0, count)
     assert all(before.stop == after.start and before.stop % 64 == 0 for before, after in pairwise(parts))
