@@ -16,7 +16,7 @@ from uuid import UUID
 
 from fastapi import Depends, FastAPI, Request, Response, Security
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, PlainTextResponse
 from fastapi.routing import APIRouter
 from fastapi.security import HTTPBearer
 from starlette.concurrency import run_in_threadpool
@@ -37,7 +37,7 @@ from contract.api import (
     SessionView,
 )
 from contract.audit_log import AuditLog
-from contract.errors import EncryptedInferenceError
+from contract.errors import EncryptedInferenceError, Refused
 from contract.model_card import Name, Version
 from contract.ticket import Sha256, load_signing_key
 from inference_service.accounts import Account, AccountRole, Accounts
@@ -100,9 +100,11 @@ def ready(parts: Parts) -> Health:
     return Health(status="ready", time=parts.clock())
 
 
-@_open.get("/metrics", response_class=Response)
-def metrics(parts: Parts) -> Response:
-    """Counters in the Prometheus text format."""
+@_closed.get("/metrics", tags=["operation"], response_class=PlainTextResponse)
+def metrics(parts: Parts, caller: Caller) -> Response:
+    """Counters in the Prometheus text format (an operator's account)."""
+    if caller.role is not AccountRole.OPERATOR:
+        raise Refused("metrics are for an operator's account: use that key")
     return Response(parts.metrics.exposition(), media_type=parts.metrics.content_type)
 
 

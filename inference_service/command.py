@@ -7,8 +7,9 @@ inference-service serve --config service.toml
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from pydantic import ValidationError
@@ -99,18 +100,23 @@ def serve(config: ConfigOption = None) -> None:
         run_server(create_app(settings), settings, listener)
 
 
+def http_options() -> dict[str, Any]:
+    """What `uvicorn.Config` needs for the front end: bounded heads and TLS handshakes, few strangers, no WebSockets."""
+    from contract.event_loop import EVENT_LOOP
+    from contract.http_server import BoundedHeadProtocol, new_lobby
+
+    return {"http": partial(BoundedHeadProtocol, lobby=new_lobby()), "ws": "none", "loop": EVENT_LOOP}
+
+
 def run_server(service: "FastAPI", settings: ServiceSettings, listener: "socket") -> None:
     """Print the URL on stdout and serve on a bound socket until a signal arrives. Raises ConfigurationError."""
     import ssl
 
     import uvicorn
 
-    from contract.http_server import BoundedHeadProtocol
-
     configuration = uvicorn.Config(
         service,
-        http=BoundedHeadProtocol,
-        ws="none",
+        **http_options(),
         lifespan="on",
         log_config=None,
         access_log=False,

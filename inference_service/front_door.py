@@ -21,7 +21,9 @@ from structlog.typing import FilteringBoundLogger
 
 from contract.api import MAX_PLAN_BYTES, Problem
 from contract.errors import EncryptedInferenceError
+from contract.http_server import vouch
 from contract.model_card import MAX_CARD_BYTES
+from contract.tally import Tally
 from inference_service.accounts import Account, AccountRole, Accounts
 from inference_service.metrics import Metrics
 from inference_service.problems import (
@@ -34,7 +36,8 @@ from inference_service.problems import (
     problem_of,
 )
 
-PUBLIC_PATHS = frozenset({"/v2/health/live", "/v2/health/ready", "/metrics", "/openapi.json"})
+PUBLIC_PATHS = frozenset({"/v2/health/live", "/v2/health/ready", "/openapi.json"})
+"""Nothing is read of a body that comes with them."""
 MAX_BODY_BYTES = 64 * 1024
 MAX_REGISTRATION_BYTES = 2 * MAX_PLAN_BYTES + MAX_CARD_BYTES
 """A plan travels as a JSON string, which escapes each of its quotes."""
@@ -57,6 +60,7 @@ class FrontDoor:
         self._accounts = accounts
         self._metrics = metrics
         self._log = log
+        self._strangers = Tally(lambda kind, count: log.info("requests without an account", kind=kind, more=count))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request; pass on what is not HTTP (the lifespan)."""
@@ -69,7 +73,7 @@ class FrontDoor:
         try:
             await self._serve(scope, receive, out)
         except EncryptedInferenceError as error:
-            if error.http_status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            if error.http_status >= HTTPStatus.INTERNAL_SERVER_ERROR and self._is_worth_a_line(scope, error.code):
                 self._log.error("failed", request=request, code=error.code, reason=error)
             await _send_problem(problem_of(error, request=request), answer, scope, out)
         except Exception as error:  # noqa: BLE001 - the outermost boundary: nobody above would answer in our form
@@ -81,11 +85,13 @@ class FrontDoor:
             self._record(scope, answer, request=request, seconds=time.monotonic() - start)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        account = None
+        if scope["path"] in PUBLIC_PATHS:
+            await self._app(scope, _replaying(b"", receive), send)
+            return
         headers = Headers(scope=scope)
-        if scope["path"] not in PUBLIC_PATHS:
-            account = await run_in_threadpool(self._accounts.authenticate, _api_key(headers))
-            scope["state"]["account"] = account
+        account = await run_in_threadpool(self._accounts.authenticate, _api_key(headers))
+        scope["state"]["account"] = account
+        vouch(scope)
         limit = _body_limit(scope, account)
         try:
             async with asyncio.timeout(BODY_SECONDS):
@@ -102,6 +108,8 @@ class FrontDoor:
         account: Account | None = scope["state"].get("account")
         status = answer.status or 499  # the caller left before there was an answer
         self._metrics.request(method=scope["method"], route=route, status=status, seconds=seconds)
+        if not self._is_worth_a_line(scope, f"{route} {status}"):
+            return
         self._log.info(
             "request",
             request=request,
@@ -112,6 +120,10 @@ class FrontDoor:
             account=account.prefix if account is not None else None,
         )
 
+    def _is_worth_a_line(self, scope: Scope, kind: str) -> bool:
+        """Whether an account stands behind a request, or it is the first of its kind in a minute."""
+        return "account" in scope["state"] or self._strangers.is_first(kind)
+
 
 def _api_key(headers: Headers) -> str:
     scheme, _, key = headers.get("Authorization", "").partition(" ")
@@ -120,8 +132,8 @@ def _api_key(headers: Headers) -> str:
     return key.strip()
 
 
-def _body_limit(scope: Scope, account: Account | None) -> int:
-    registers = scope["method"] == "PUT" and account is not None and account.role is AccountRole.MODEL_OWNER
+def _body_limit(scope: Scope, account: Account) -> int:
+    registers = scope["method"] == "PUT" and account.role is AccountRole.MODEL_OWNER
     return MAX_REGISTRATION_BYTES if registers else MAX_BODY_BYTES
 
 

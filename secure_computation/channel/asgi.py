@@ -3,20 +3,23 @@
 import asyncio
 import logging
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import anyio.to_thread
 from starlette.websockets import WebSocket, WebSocketDisconnect
-from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from contract.errors import EncryptedInferenceError
-from contract.http_server import BoundedHeadProtocol
+from contract.http_server import Alarm, BoundedHeadProtocol, new_lobby
+from contract.tally import Tally
 from secure_computation.channel.bridge import BridgedStream
 from secure_computation.channel.channel import Channel, Deadlines
+from secure_computation.channel.guarded import STRANGERS_LAST_WORDS_SECONDS, GuardedProtocol, connection_of
 from secure_computation.channel.identity import HANDSHAKE_STEP, Expected, open_channel
 from secure_computation.channel.stream import Deadline
 from secure_computation.channel.tls import TlsContext, TlsStream
-from secure_computation.channel.websocket import MESSAGE_BYTES, PING_SECONDS, WRITE_BUFFER_BYTES
+from secure_computation.channel.websocket import MESSAGE_BYTES, PING_SECONDS
 
 _LOG = logging.getLogger(__name__)
 
@@ -28,57 +31,56 @@ async def serve_channel(
     context: TlsContext,
     expect: Expected,
     deadlines: Deadlines,
+    strangers: Tally | None = None,
 ) -> None:
     """Accept a WebSocket, authenticate both ends, run `handler` in a thread of its own, close.
 
     An EncryptedInferenceError of the handshake or the handler goes to the log and, after the handshake, to the peer;
-    it never reaches the server. Run the server with `uvicorn_options`.
+    it never reaches the server. Whoever has shown no identity when its time is over is hung up on, whatever it reads.
+    Run the server with `uvicorn_options`. `strangers`: counts those who showed none; else each is a line of the log.
     """
     await websocket.accept()
     stream = _asgi_stream(websocket)
     client = f"the client at {websocket.client.host}" if websocket.client else "the client"
+    loop, connection = asyncio.get_running_loop(), connection_of(websocket.scope)
+    patience = Alarm(loop)
+    patience.set(deadlines.connect_seconds + STRANGERS_LAST_WORDS_SECONDS, connection.abort)
+
+    def welcome() -> None:
+        patience.stop()
+        connection.known()
 
     def work() -> None:
         try:
-            _serve(stream, handler, context=context, expect=expect, deadlines=deadlines, client=client)
+            tls = TlsStream(stream, context, server_side=True)
+            deadline = Deadline(peer=client, step=HANDSHAKE_STEP, seconds=deadlines.connect_seconds)
+            channel = open_channel(tls, expect=expect, found_at=client, deadline=deadline, deadlines=deadlines)
+        except EncryptedInferenceError as error:
+            if strangers is None or strangers.is_first(f"connections refused ({error.code})"):
+                _LOG.warning("connection refused: %s", error)
+        else:
+            with suppress(RuntimeError):  # the loop has been closed, and the connection with it
+                loop.call_soon_threadsafe(welcome)
+            _serve(channel, handler)
         finally:
             stream.close()
 
-    # A limiter of its own: sessions wait for their peers most of the time and must not queue for a thread.
-    async with asyncio.TaskGroup() as group:
-        group.create_task(stream.run())
-        await anyio.to_thread.run_sync(work, limiter=anyio.CapacityLimiter(1))
-
-
-class FlowControlledProtocol(WebSocketsSansIOProtocol):
-    """uvicorn's WebSocket protocol waits for `writable` before it sends, but never unsets it: with this, a slow peer
-    holds its sender back instead of filling this server's memory.
-    """
-
-    def connection_made(self, transport: Any) -> None:
-        """Allow a few messages on the way."""
-        super().connection_made(transport)
-        transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES)
-
-    def pause_writing(self) -> None:
-        """The transport's buffer is full."""
-        self.writable.clear()
-
-    def resume_writing(self) -> None:
-        """The transport's buffer has room."""
-        self.writable.set()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Let waiting senders go: they find the connection closed."""
-        self.writable.set()
-        super().connection_lost(exc)
+    try:
+        # A limiter of its own: sessions wait for their peers most of the time and must not queue for a thread.
+        async with asyncio.TaskGroup() as group:
+            group.create_task(stream.run())
+            await anyio.to_thread.run_sync(work, limiter=anyio.CapacityLimiter(1))
+    finally:
+        patience.stop()
 
 
 def uvicorn_options() -> dict[str, Any]:
-    """What `uvicorn.Config` needs to serve channels: bounded heads, message size, no compression, flow control."""
+    """What `uvicorn.Config` needs to serve channels: bounded heads and messages, few strangers, no compression, flow
+    control.
+    """
     return {
-        "http": BoundedHeadProtocol,
-        "ws": FlowControlledProtocol,
+        "http": partial(BoundedHeadProtocol, lobby=new_lobby()),
+        "ws": partial(GuardedProtocol, lobby=new_lobby()),
         "ws_max_size": MESSAGE_BYTES,
         "ws_per_message_deflate": False,
         "ws_ping_interval": PING_SECONDS,
@@ -86,22 +88,7 @@ def uvicorn_options() -> dict[str, Any]:
     }
 
 
-def _serve(
-    stream: BridgedStream,
-    handler: Callable[[Channel], None],
-    *,
-    context: TlsContext,
-    expect: Expected,
-    deadlines: Deadlines,
-    client: str,
-) -> None:
-    tls = TlsStream(stream, context, server_side=True)
-    deadline = Deadline(peer=client, step=HANDSHAKE_STEP, seconds=deadlines.connect_seconds)
-    try:
-        channel = open_channel(tls, expect=expect, found_at=client, deadline=deadline, deadlines=deadlines)
-    except EncryptedInferenceError as error:
-        _LOG.warning("connection refused: %s", error)
-        return
+def _serve(channel: Channel, handler: Callable[[Channel], None]) -> None:
     try:
         handler(channel)
     except EncryptedInferenceError as error:

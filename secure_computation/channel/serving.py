@@ -1,9 +1,11 @@
 """A party's server: an ASGI app with one WebSocket for channels and two health paths, run by uvicorn."""
 
+import logging
 import socket
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import uvicorn
 from starlette.applications import Starlette
@@ -14,10 +16,13 @@ from starlette.websockets import WebSocket
 
 from contract.errors import Refused
 from contract.listening import LISTEN, start_listening
+from contract.tally import Tally
 from secure_computation.channel.asgi import serve_channel, uvicorn_options
 from secure_computation.channel.channel import Channel, Deadlines
 from secure_computation.channel.identity import Expected
 from secure_computation.channel.tls import TlsContext
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +41,7 @@ class Service:
 def party_app(service: Service) -> Starlette:
     """Build the ASGI app. Channels beyond `channels_at_once` are told to come back later."""
     room = threading.BoundedSemaphore(service.channels_at_once)
+    strangers = Tally(partial(_LOG.warning, "%s: %d more in the last minute"))
 
     def handle(channel: Channel) -> None:
         if not room.acquire(blocking=False):
@@ -47,7 +53,12 @@ def party_app(service: Service) -> Starlette:
 
     async def channel(websocket: WebSocket) -> None:
         await serve_channel(
-            websocket, handle, context=service.context, expect=service.expect, deadlines=service.deadlines
+            websocket,
+            handle,
+            context=service.context,
+            expect=service.expect,
+            deadlines=service.deadlines,
+            strangers=strangers,
         )
 
     async def live(request: Request) -> JSONResponse:

@@ -22,7 +22,6 @@ from contract.allowance import Allowance
 from contract.api import ModelEntry, SessionState, SessionView
 from contract.authority import create_authority, sign_request
 from contract.enrolment import create_request, install_certificate, party_credentials
-from contract.http_server import BoundedHeadProtocol
 from contract.identity import Credentials, Party, Role
 from contract.model_card import OutputPolicy
 from contract.settings import Address, AtRest, Peer, Waiting
@@ -47,6 +46,7 @@ from data_owner.settings import DataOwnerSettings
 from inference_service.accounts import AccountRole
 from inference_service.app import create_app
 from inference_service.client import InferenceServiceClient
+from inference_service.command import http_options
 from inference_service.settings import ServiceSettings
 from inference_service.storage import Clock, utc_now
 from model_owner.registering import Registrar
@@ -349,7 +349,7 @@ def running_federation(
         models={(NAME, "1.0.0"): registered},
     )
     with ExitStack() as stack:
-        stack.enter_context(listening(app, listener, http=BoundedHeadProtocol, ws="none", lifespan="on"))
+        stack.enter_context(listening(app, listener, lifespan="on", **http_options()))
         federation.dealer_url = stack.enter_context(federation.dealer())
         federation.model_owner_url = stack.enter_context(federation.model_owner())
         with federation.client() as client:

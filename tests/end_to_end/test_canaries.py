@@ -23,6 +23,7 @@ from contract.errors import ConfigurationError
 from contract.identity import Role
 from contract.model_card import OutputPolicy
 from data_owner.delivery import UNPRINTED
+from demonstration.commands import call
 from demonstration.commands import command as command_line
 from demonstration.deployment import HOST, Deployment, deployed
 from imaging import read_model_input
@@ -80,13 +81,20 @@ class Run:
         self.printed[Path("printed without an output")] = done.stderr
         assert done.returncode == ConfigurationError.exit_status, done.stderr.decode()
 
+    def operator_key(self) -> str:
+        words = ["account", "add", "--role", "operator", "--organisation", "federation"]
+        config = ["--config", str(self.deployment.folder / "inference-service.toml")]
+        return call("inference-service", *words, *config, environment=self.deployment.environment).strip()
+
     def metrics(self) -> None:
         authority = str(self.deployment.folder / "certificates" / "authority.pem")
         trusted = ssl.create_default_context(cafile=authority)
         ports = self.deployment.ports
         with httpx.Client(verify=trusted, trust_env=False, timeout=20) as client:
+            operator = {"Authorization": f"Bearer {self.operator_key()}"}
             for path in ("/metrics", "/openapi.json", "/v2/models"):
-                answer = client.get(f"https://{HOST}:{ports.inference_service}{path}")
+                answer = client.get(f"https://{HOST}:{ports.inference_service}{path}", headers=operator)
+                assert answer.is_success
                 self.printed[Path(f"front end {path}")] = answer.content
             for port in (ports.crypto_provider, ports.model_owner):
                 answer = client.post(f"http://{HOST}:{port}/v2/health/live", content=b"unexpected")

@@ -282,6 +282,22 @@ class TestBodies:
         monkeypatch.setattr(front_door, "BODY_SECONDS", 0.05)
         assert self.stream(front_end, keys, chunk=b"{", chunks=1)[1] == 408
 
+    def test_of_who_asks_what_anybody_may_no_body_is_waited_for(self, front_end: FrontEnd) -> None:
+        async def call() -> int:
+            async def receive() -> Message:
+                await asyncio.sleep(60)
+                raise AssertionError
+
+            async def send(message: Message) -> None:
+                statuses.extend([message["status"]] if "status" in message else [])
+
+            scope = {"type": "http", "method": "POST", "path": "/v2/health/live", "query_string": b"", "headers": []}
+            statuses: list[int] = []
+            await asyncio.wait_for(front_end.app(scope, receive, send), 30)
+            return statuses[0]
+
+        assert asyncio.run(call()) == 405
+
     def test_a_caller_who_hangs_up_gets_no_answer(self, front_end: FrontEnd, keys: Keys) -> None:
         assert self.stream(front_end, keys, chunk=b"{", chunks=1, then_leave=True)[1] is None
 
@@ -328,7 +344,7 @@ class TestWhatIsWrittenDown:
             front_end.ask("GET", "/v2/models", key=secret + "x")
             front_end.ask("POST", "/v2/sessions", key=keys.clinician, json={secret: secret, "model": secret})
             front_end.ask("GET", "/v2/models", headers={"X-Other": secret, "User-Agent": secret})
-        written = front_end.log.getvalue() + front_end.ask("GET", "/metrics").text
+        written = front_end.log.getvalue() + front_end.ask("GET", "/metrics", key=keys.operator).text
         assert '"route": "/v2/sessions"' in written
         for key in vars(keys).values():
             assert key not in written
@@ -347,17 +363,36 @@ class TestWhatIsWrittenDown:
         front_end.ask("GET", "/v2/models/some-typed-name", key=keys.clinician)
         front_end.ask("GET", "/some-typed-path", key=keys.clinician)
         front_end.ask("SOMETYPED", "/v2/models", key=keys.clinician)
-        text = front_end.ask("GET", "/metrics").text
+        text = front_end.ask("GET", "/metrics", key=keys.operator).text
         assert 'inference_service_requests_total{method="GET",route="/v2/models/{name}",status="404"} 1.0' in text
         assert 'method="GET",route="unmatched",status="404"} 1.0' in text
         assert 'method="other"' in text
         assert "typed" not in text.lower().replace("untyped", "")
 
+    @pytest.mark.parametrize("name", ["clinician", "gateway", "model_owner", "crypto_provider"])
+    def test_metrics_are_for_operators(self, front_end: FrontEnd, keys: Keys, name: str) -> None:
+        problem_in(front_end.ask("GET", "/metrics"), 401, "unauthenticated")
+        problem_in(front_end.ask("GET", "/metrics", key=getattr(keys, name)), 403, "refused")
+        assert front_end.ask("GET", "/metrics", key=keys.operator).headers["Content-Type"].startswith("text/plain")
+
+    def test_requests_without_an_account_are_a_line_and_a_count(self, front_end: FrontEnd, keys: Keys) -> None:
+        for _ in range(50):
+            front_end.ask("GET", "/v2/models", key="guessed")
+            front_end.ask("GET", "/v2/health/live")
+        for _ in range(3):
+            front_end.ask("GET", "/v2/models", key=keys.clinician)
+        lines = [json.loads(line) for line in front_end.log.getvalue().splitlines()]
+        assert sorted((line["route"], line["status"]) for line in lines) == [
+            ("/v2/health/live", 200),
+            *3 * [("/v2/models", 200)],
+            ("unmatched", 401),
+        ]
+
     def test_metrics_count_sessions(self, front_end: FrontEnd, keys: Keys, registered: ModelRegistration) -> None:
         front_end.ask("POST", "/v2/sessions", key=keys.clinician, json=REQUEST)
         front_end.clock.move(minutes=15)
         front_end.service.sessions.sweep()
-        text = front_end.ask("GET", "/metrics").text
+        text = front_end.ask("GET", "/metrics", key=keys.operator).text
         for state, count in (("opened", 1.0), ("expired", 1.0), ("failed", 0.0)):
             assert f'inference_service_sessions_total{{state="{state}"}} {count}' in text
 
