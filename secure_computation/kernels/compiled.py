@@ -1,8 +1,8 @@
 """Loops compiled by numba. Each has a NumPy twin in `secure_computation.kernels.elementwise`, which is its reference.
 
 Import this module through `elementwise.compiled()` only: numba takes half a second to load and may be absent.
-The first call of a function compiles it (a second or so); later processes read the result from `__pycache__`, which is
-trusted as the compiled Python beside it is. `elementwise.warm_up` gets this over before a session.
+The first call of a function compiles it (a second or so); later processes read the result from a folder that
+`loop_cache` has found to be nobody else's. `elementwise.warm_up` gets this over before a session.
 All arrays are contiguous; the callers in `elementwise` check shapes and allocate outputs.
 """
 

@@ -15,6 +15,8 @@ from typing import Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from secure_computation.kernels.loop_cache import reason_to_distrust
+
 _LOG = logging.getLogger(__name__)
 
 Pair: TypeAlias = tuple[int, int]
@@ -39,18 +41,24 @@ def load_compiled(name: str) -> ModuleType | None:
     if importlib.util.find_spec("numba") is None:
         return None
     try:
-        return importlib.import_module(name)
+        module = importlib.import_module(name)
     except RuntimeError:  # numba's word for: no folder to write to
-        _say_that_nothing_is_kept()
+        _say_that_nothing_is_kept("neither this installation nor the user's cache folder can be written")
         return None
+    reason = reason_to_distrust(module)
+    if reason is not None:
+        _say_that_nothing_is_kept(f"{reason}, and whoever writes there could run code here")
+        return None
+    return module
 
 
 @functools.cache
-def _say_that_nothing_is_kept() -> None:
+def _say_that_nothing_is_kept(reason: str) -> None:
     """Once a process."""
     _LOG.warning(
-        "compiled loops cannot be kept: neither this installation nor the user's cache folder can be written; NumPy is "
-        "used, which is several times slower. Set NUMBA_CACHE_DIR to a folder that nobody else can write to"
+        "compiled loops cannot be kept: %s; NumPy is used, which is several times slower. Set NUMBA_CACHE_DIR to a "
+        "folder that nobody else can write to, nor to any folder above it",
+        reason,
     )
 
 
