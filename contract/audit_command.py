@@ -10,7 +10,8 @@ import typer
 from pydantic import ValidationError
 
 from contract.api import AuditHead
-from contract.audit_log import DAY_SECONDS, Entry, Head, read_log, verify_log
+from contract.audit_log import DAY_SECONDS, read_log, verify_log
+from contract.audit_segments import Entry, Head
 from contract.command_line import new_app, say
 from contract.errors import CallerError
 from contract.output import write_out
@@ -78,6 +79,8 @@ def _add_verify(app: typer.Typer, folder_of: FolderOf, ask: Asking | None) -> No
             say("The log is empty.")
             return
         say(f"Entries {verified.first} to {verified.head.number} are as they were written.")
+        if verified.torn:
+            say("A line after them has no end: the disk was full, or the power was cut. The next entry notes that.")
         if remembered:
             say(f"{verified.heads_found} of them are as others remember them, up to the latest that others have seen.")
         else:

@@ -9,6 +9,11 @@ by itself: that entries at its end were cut off, or that all of it was written a
 remember how far it had come: front end and model owner tell each other the number and hash of their last entry, the
 *head*, after each session, and `verify_log` checks the heads that the other remembers.
 
+A full disk or a power cut in the middle of a line leaves it without its end. That is not tampering: nobody was told of
+this entry, because `record` had not returned. The next entry takes the torn line's place and is itself a note of that,
+`mended`; the entries before it must be whole. It hides nothing: whoever cuts the last line so that it looks torn has
+removed one entry, which others' heads show as for any cut.
+
 Retention removes whole segments, oldest first, after an entry `retired` that names the last entry removed and its
 hash; the chain is checked from there on.
 
@@ -16,11 +21,7 @@ Entries hold no free text: who, which session, model and version, how many image
 can get in, because no field could hold it.
 """
 
-import fcntl
-import hashlib
-import json
 import os
-import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -28,67 +29,33 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Final
-from uuid import UUID
+from typing import Any, Final
 
-from pydantic import AwareDatetime, Field, ValidationError
-
+from contract.audit_segments import (
+    BEGINNING,
+    MAX_LINE_BYTES,
+    Details,
+    Entry,
+    Head,
+    is_entry,
+    is_torn,
+    last_head,
+    last_line,
+    lines_of,
+    locked,
+    parse_entry,
+    require_whole,
+    seal_entry,
+    segment_name,
+    segments_in,
+    sync_folder,
+    torn_line,
+    write_durably,
+)
 from contract.errors import AuditLogBroken, ConfigurationError
-from contract.model_card import Name, OutputPolicy, Strict, Version
-from contract.ticket import Engine, Purpose, Sha256
 
-BEGINNING: Final = "0" * 64
-"""What the first entry names as the hash before it."""
 SEGMENT_BYTES: Final = 4 << 20
-MAX_LINE_BYTES: Final = 4096
 DAY_SECONDS: Final = 24 * 3600
-_SEGMENT: Final = re.compile(r"[0-9]{12}\.jsonl")
-_HASH_BYTES: Final = len(',"hash":"' + BEGINNING + '"}')
-_LOCK_FILE: Final = "lock"
-
-Code = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,39}$")]
-Number = Annotated[int, Field(ge=1, lt=1 << 53)]
-
-
-class Details(Strict):
-    """What an entry may say beside its event."""
-
-    session: UUID | None = None
-    account: Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{1,64}$")] | None = None
-    """The front end's id of an account: no name of a person."""
-    organisation: Name | None = None
-    """Of whoever caused the event; of whoever's head was seen."""
-    role: Code | None = None
-    model: Name | None = None
-    version: Version | None = None
-    plan_hash: Sha256 | None = None
-    card_hash: Sha256 | None = None
-    purpose: Purpose | None = None
-    engine: Engine | None = None
-    images: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
-    output_policy: OutputPolicy | None = None
-    state: Code | None = None
-    """Of a session, or of what an order was answered with: a code of contract.errors."""
-    entry: Number | None = None
-    hash: Sha256 | None = None
-    """With `entry`: the head of somebody else's log, or the last entry that retention removed."""
-
-
-class Entry(Details):
-    """One line, checked."""
-
-    number: Number
-    at: AwareDatetime
-    event: Code
-    previous: Sha256
-
-
-@dataclass(frozen=True, kw_only=True)
-class Head:
-    """The last entry of a log at some moment, as somebody remembers it."""
-
-    number: int
-    hash: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +68,8 @@ class Verified:
     """None: the log is empty."""
     heads_found: int
     """How many remembered heads it was compared with."""
+    torn: bool = False
+    """Whether a line follows that is not whole: the next entry that is recorded mends that."""
 
 
 class AuditLog:
@@ -128,23 +97,64 @@ class AuditLog:
         self._clock = clock
         with _writing(folder):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with _locked(folder):
-                _drop_unfinished_line(folder)
 
     def record(self, event: str, **details: Any) -> Head:
-        """Write an entry, durably, and return the log's new head. `details` are fields of `Details`."""
+        """Write an entry, durably, and return the log's new head. `details` are fields of `Details`.
+
+        Raises ConfigurationError where the disk will not, AuditLogBroken where the log is not as it was written.
+        """
         known = Details(**details).model_dump(mode="json", exclude_none=True)
-        with _writing(self._folder), _locked(self._folder):
+        with _writing(self._folder), locked(self._folder):
+            self._mend()
             head = self._append(event, known)
             return self._retire() or head
 
     def head(self) -> Head | None:
         """The last entry; None of an empty log."""
-        with _writing(self._folder), _locked(self._folder):
-            return _last(self._folder)
+        with _writing(self._folder), locked(self._folder):
+            return last_head(self._folder)
+
+    def check(self) -> None:
+        """Find out whether an entry could be written now, and leave the log as it is.
+
+        Writes as much as the longest entry needs where the next one would go, durably, and takes it away again: a crash
+        in between leaves a torn line. Raises as `record` does.
+        """
+        with _writing(self._folder), locked(self._folder):
+            if torn_line(self._folder) is not None:
+                self._mend()
+            last = last_head(self._folder)
+            path = self._segment(last.number + 1 if last is not None else 1)
+            size = path.stat().st_size if path.exists() else None
+            try:
+                write_durably(path, b" " * MAX_LINE_BYTES)
+            finally:
+                if size is not None:
+                    os.truncate(path, size)
+                else:
+                    path.unlink(missing_ok=True)
+
+    def _mend(self) -> None:
+        """Put a note in the place of a last line that has no end. Raises AuditLogBroken unless what is before is whole.
+
+        A line that lacks nothing but its end is completed instead, and the note follows it.
+        """
+        torn = torn_line(self._folder)
+        if torn is None:
+            return
+        path, line = torn
+        start = path.stat().st_size - len(line)
+        require_whole(path, start)
+        if line and is_entry(path, line + b"\n", last_head(self._folder)):
+            write_durably(path, b"\n")
+        elif start > 0:
+            os.truncate(path, start)
+        else:
+            path.unlink()
+        self._append("mended", {"torn_bytes": len(line)})
 
     def _append(self, event: str, details: dict[str, Any]) -> Head:
-        last = _last(self._folder)
+        last = last_head(self._folder)
         number = last.number + 1 if last is not None else 1
         at = datetime.fromtimestamp(self._clock(), UTC).isoformat(timespec="milliseconds")
         fields = {
@@ -154,31 +164,27 @@ class AuditLog:
             **details,
             "previous": last.hash if last is not None else BEGINNING,
         }
-        line, digest = _sealed(fields)
+        line, digest = seal_entry(fields)
         path = self._segment(number)
-        with path.open("ab") as file:
-            os.fchmod(file.fileno(), 0o600)
-            file.write(line)
-            file.flush()
-            os.fsync(file.fileno())
-        if path.name == _name(number):
-            _sync(self._folder)
+        write_durably(path, line)
+        if path.name == segment_name(number):
+            sync_folder(self._folder)
         return Head(number=number, hash=digest)
 
     def _segment(self, number: int) -> Path:
         """Where entry `number` goes."""
-        segments = _segments(self._folder)
+        segments = segments_in(self._folder)
         if segments and segments[-1].stat().st_size < self._segment_bytes:
             return segments[-1]
-        return self._folder / _name(number)
+        return self._folder / segment_name(number)
 
     def _retire(self) -> Head | None:
         """Remove segments that are too old; the new head if any were."""
         oldest = self._clock() - self._keep_seconds
-        segments = _segments(self._folder)
+        segments = segments_in(self._folder)
         old = []
         for path in segments[:-1]:
-            entry, head = _parsed(path, _last_line(path))
+            entry, head = parse_entry(path, last_line(path))
             if entry.at.timestamp() >= oldest:
                 break
             old.append((path, head))
@@ -188,7 +194,7 @@ class AuditLog:
         head = self._append("retired", {"entry": through.number, "hash": through.hash})
         for path, _ in old:
             path.unlink()
-        _sync(self._folder)
+        sync_folder(self._folder)
         return head
 
 
@@ -229,7 +235,7 @@ def verify_log(folder: Path, heads: Sequence[Head] = ()) -> Verified:
     if latest > (last.number if last is not None else 0):
         end = f"ends at entry {last.number}" if last is not None else "is empty"
         raise AuditLogBroken(f"the log {end}, but others have seen entry {latest}: its end was cut off")
-    return Verified(first=first, head=last, heads_found=found)
+    return Verified(first=first, head=last, heads_found=found, torn=folder.is_dir() and torn_line(folder) is not None)
 
 
 def copy_log(folder: Path, target: Path) -> None:
@@ -237,8 +243,8 @@ def copy_log(folder: Path, target: Path) -> None:
     target.mkdir(mode=0o700)
     if not folder.is_dir():
         return
-    with _locked(folder):
-        for path in _segments(folder):
+    with locked(folder):
+        for path in segments_in(folder):
             shutil.copy2(path, target / path.name)
 
 
@@ -246,8 +252,8 @@ def _chain(folder: Path) -> Iterator[tuple[Entry, Head]]:
     before: Head | None = None
     for path, lines in _lines(folder):
         for position, line in enumerate(lines):
-            entry, head = _parsed(path, line)
-            if position == 0 and path.name != _name(entry.number):
+            entry, head = parse_entry(path, line)
+            if position == 0 and path.name != segment_name(entry.number):
                 raise AuditLogBroken(f"{path}: begins with entry {entry.number}: it was renamed or cut; see a copy")
             if before is not None and (entry.number, entry.previous) != (before.number + 1, before.hash):
                 raise AuditLogBroken(
@@ -265,94 +271,16 @@ def _lines(folder: Path) -> Iterator[tuple[Path, list[bytes]]]:
     if not folder.is_dir():
         return
     with _reading(folder):
-        with _locked(folder):
-            sizes = [(path, path.stat().st_size) for path in _segments(folder)]
+        with locked(folder):
+            sizes = [(path, path.stat().st_size) for path in segments_in(folder)]
         for path, size in sizes:
             with path.open("rb") as file:
-                lines = file.read(size).splitlines(keepends=True)
-            if path == sizes[-1][0] and lines and not lines[-1].endswith(b"\n"):
-                del lines[-1]  # a crash came in between: nobody was told of this entry
+                lines = lines_of(file.read(size))
+            if path == sizes[-1][0] and (not lines or is_torn(lines[-1])):
+                del lines[-1:]  # nobody was told of this entry
             elif not lines:
                 raise AuditLogBroken(f"{path}: is empty: its entries were removed; look for a copy")
             yield path, lines
-
-
-def _sealed(fields: dict[str, Any]) -> tuple[bytes, str]:
-    body = json.dumps(fields, separators=(",", ":")).encode()
-    digest = hashlib.sha256(body).hexdigest()
-    return body[:-1] + f',"hash":"{digest}"}}\n'.encode(), digest
-
-
-def _parsed(path: Path, line: bytes) -> tuple[Entry, Head]:
-    """An entry and its hash. Raises AuditLogBroken unless the line is exactly what was written."""
-    body, tail = line[: -_HASH_BYTES - 1] + b"}", line[-_HASH_BYTES - 1 :]
-    digest = hashlib.sha256(body).hexdigest()
-    broken = f"{path}: after entry {{}}: a line was altered or cut; look for a copy"
-    if tail != f',"hash":"{digest}"}}\n'.encode():
-        raise AuditLogBroken(broken.format(_number_in(line)))
-    try:
-        entry = Entry.model_validate_json(body)
-    except ValidationError:
-        raise AuditLogBroken(broken.format(_number_in(line))) from None
-    return entry, Head(number=entry.number, hash=digest)
-
-
-def _number_in(line: bytes) -> str:
-    match = re.match(rb'\{"number":([0-9]{1,16}),', line)
-    return str(int(match.group(1)) - 1) if match else "unknown"
-
-
-def _segments(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.glob("*.jsonl") if _SEGMENT.fullmatch(path.name))
-
-
-def _name(number: int) -> str:
-    return f"{number:012d}.jsonl"
-
-
-def _last(folder: Path) -> Head | None:
-    segments = _segments(folder)
-    return _parsed(segments[-1], _last_line(segments[-1]))[1] if segments else None
-
-
-def _last_line(path: Path) -> bytes:
-    with path.open("rb") as file:
-        size = file.seek(0, os.SEEK_END)
-        file.seek(max(0, size - MAX_LINE_BYTES))
-        lines = file.read().splitlines(keepends=True)
-    return lines[-1] if lines else b""
-
-
-def _drop_unfinished_line(folder: Path) -> None:
-    """What a crash left of a line that nobody was told of: `record` returns after the whole of it is on the disk."""
-    segments = _segments(folder)
-    if not segments:
-        return
-    path, line = segments[-1], _last_line(segments[-1])
-    if line.endswith(b"\n"):
-        return
-    if len(line) == path.stat().st_size:
-        path.unlink()
-    else:
-        os.truncate(path, path.stat().st_size - len(line))
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    descriptor = os.open(folder / _LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager

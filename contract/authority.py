@@ -39,7 +39,7 @@ from contract.enrolment import (
     subject_of,
 )
 from contract.errors import CallerError, ConfigurationError, PeerViolation
-from contract.files import refuse_existing, replace, write_new
+from contract.files import refuse_existing, replace, write_new, write_new_together
 from contract.identity import Party
 from contract.revocation import RevocationList, entry_with_key, key_in
 
@@ -274,9 +274,13 @@ def create_authority(folder: Path) -> Path:
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
     )
     certificate = builder.sign(key, hashes.SHA256())
-    write_new(key_path, private_pem(key), mode=0o600)
-    write_new(certificate_path, certificate.public_bytes(serialization.Encoding.PEM), mode=0o644)
-    write_new(list_path, _signed_list(key, certificate, (), number=1, days=LIST_DAYS), mode=0o644)
+    write_new_together(
+        {
+            key_path: (private_pem(key), 0o600),
+            certificate_path: (certificate.public_bytes(serialization.Encoding.PEM), 0o644),
+            list_path: (_signed_list(key, certificate, (), number=1, days=LIST_DAYS), 0o644),
+        }
+    )
     return certificate_path
 
 

@@ -20,7 +20,7 @@ from cryptography.x509.oid import NameOID
 
 from contract.certificates import MALFORMED, PartyCertificate, fingerprint_of, read_certificate, require_own_valid
 from contract.errors import CallerError, ConfigurationError, PeerViolation
-from contract.files import read_bounded, refuse_existing, replace, write_new
+from contract.files import read_bounded, refuse_existing, replace, write_new_together
 from contract.identity import Credentials, Party
 
 AUTHORITY_CERTIFICATE: Final = "authority.pem"
@@ -85,8 +85,8 @@ def create_request(party: Party, folder: Path, *, hosts: Sequence[str] = ()) -> 
         refuse_existing(path)
     key = ec.generate_private_key(ec.SECP256R1())
     request = _request(party, hosts).sign(key, hashes.SHA256())
-    write_new(key_path, private_pem(key), mode=0o600)
-    write_new(request_path, request.public_bytes(serialization.Encoding.PEM), mode=0o644)
+    encoded = request.public_bytes(serialization.Encoding.PEM)
+    write_new_together({key_path: (private_pem(key), 0o600), request_path: (encoded, 0o644)})
     return request_path
 
 

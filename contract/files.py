@@ -4,9 +4,10 @@ import errno
 import os
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from contract.errors import ConfigurationError
 
@@ -37,8 +38,8 @@ def write_new(path: Path, content: bytes, *, mode: int) -> None:
     """Create a file, whole or not at all, with its mode from the first moment; never replace one."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with _written_aside(path, content, mode) as aside:
-            _name_new(aside, path)
+        with new_file(path, mode=mode) as file:
+            file.write(content)
     except FileExistsError:
         refuse_existing(path)
         raise ConfigurationError(f"{path}: is a dangling link; remove it") from None
@@ -46,10 +47,25 @@ def write_new(path: Path, content: bytes, *, mode: int) -> None:
         raise ConfigurationError(f"{path}: cannot be written ({error.strerror}); check the folder") from error
 
 
+def write_new_together(files: Mapping[Path, tuple[bytes, int]]) -> None:
+    """Create several files, by path content and mode, that are of no use without each other: all of them or none."""
+    made: list[Path] = []
+    try:
+        for path, (content, mode) in files.items():
+            write_new(path, content, mode=mode)
+            made.append(path)
+    except ConfigurationError:
+        for path in made:
+            path.unlink()
+        raise
+
+
 def replace(path: Path, content: bytes, *, mode: int) -> None:
     """Put a file in place of what stands at `path`, if anything: whoever reads it gets the old one or the new one."""
     try:
-        with _written_aside(path, content, mode) as aside:
+        with _written_aside(path, mode) as (aside, file):
+            file.write(content)
+            _finish(file)
             aside.rename(path)
         sync_folder(path.parent)
     except OSError as error:
@@ -57,19 +73,33 @@ def replace(path: Path, content: bytes, *, mode: int) -> None:
 
 
 @contextmanager
-def _written_aside(path: Path, content: bytes, mode: int) -> Iterator[Path]:
-    """The content in a file beside `path`, durable; it is gone at the block's end unless the block has renamed it."""
+def new_file(path: Path, *, mode: int) -> Iterator[BinaryIO]:
+    """A file to write into, that appears under its name, whole and durable, at the block's end; never replaces one.
+
+    Raises OSError where the disk will not, and at the end where something has that name.
+    """
+    with _written_aside(path, mode) as (aside, file):
+        yield file
+        _finish(file)
+        _name_new(aside, path)
+
+
+@contextmanager
+def _written_aside(path: Path, mode: int) -> Iterator[tuple[Path, BinaryIO]]:
+    """A file beside `path`; it is gone at the block's end unless the block has renamed it."""
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=INCOMING)
     aside = Path(name)
     try:
         with os.fdopen(descriptor, "wb") as file:
             os.fchmod(file.fileno(), mode)
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        yield aside
+            yield aside, file
     finally:
         aside.unlink(missing_ok=True)
+
+
+def _finish(file: BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def _name_new(aside: Path, path: Path) -> None:

@@ -105,7 +105,7 @@ class RevocationList:
         if forgotten or not before.keys <= self.keys:
             raise ConfigurationError(
                 f"{self.path}: forgets what the list in use has as revoked, as if the authority's folder had been set "
-                "back; send the authority that list (`federation revoke --known`)"
+                "back; send the authority that list (`federation revoke --authority authority --known revoked.crl`)"
             )
 
     def require_not_revoked(self, peer: PartyCertificate, *, found_at: str) -> None:

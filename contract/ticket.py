@@ -30,7 +30,7 @@ from cryptography.hazmat.primitives.serialization import (
 from pydantic import Field, ValidationError, model_validator
 
 from contract.errors import ConfigurationError, TicketInvalid
-from contract.files import write_new
+from contract.files import write_new_together
 from contract.identity import Party, Role
 from contract.model_card import Name, OutputPolicy, Strict, Version
 
@@ -256,12 +256,8 @@ def new_signing_key(folder: Path) -> Path:
                 f"{path} exists: keep it, or move both key files away and pin the new key at every party"
             )
     public = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-    write_new(public_path, public, mode=0o644)
-    try:
-        write_new(private_path, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()), mode=0o600)
-    except ConfigurationError:
-        public_path.unlink()  # of no use without the other half, and in the way of another try
-        raise
+    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    write_new_together({private_path: (private, 0o600), public_path: (public, 0o644)})
     return public_path
 
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from contract.audit_log import Head
+    from contract.audit_segments import Head
     from model_owner.checking import CheckReport, FixedPointReport
     from model_owner.settings import ModelOwnerSettings
     from secure_computation.at_rest import StorageKey
@@ -156,7 +156,7 @@ def _audit_folder(config: Path | None) -> Path:
 
 def _known_audit_head(config: Path | None) -> "Head | None":
     """What the front end remembers of this log; None where it remembers nothing."""
-    from contract.audit_log import Head
+    from contract.audit_segments import Head
     from contract.errors import Refused
     from contract.settings import load_settings
     from inference_service.client import InferenceServiceClient

@@ -13,7 +13,6 @@ A version is written once, into a temporary folder that is then renamed; it is n
 import hashlib
 import io
 import logging
-import os
 import secrets
 import tempfile
 from collections.abc import Callable, Sequence
@@ -26,7 +25,7 @@ from pydantic import AwareDatetime, Field, ValidationError
 
 from contract.api import MAX_PLAN_BYTES
 from contract.errors import ConfigurationError, ModelFileError, ModelWithdrawn
-from contract.files import private_folder
+from contract.files import new_file, private_folder
 from contract.model_card import ModelCard, OutputPolicy, Strict, read_card
 from contract.plan_limits import PlanLimits
 from model_owner.calibration import calibration_images
@@ -247,8 +246,7 @@ def _context(card: ModelCard, weights_version: str) -> str:
 
 
 def _write_private(path: Path, data: bytes) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
+    with new_file(path, mode=0o600) as file:
         file.write(data)
 
 

@@ -33,7 +33,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from numpy.typing import NDArray
 
 from contract.errors import ConfigurationError
-from contract.files import read_bounded
+from contract.files import new_file, read_bounded
 from contract.settings import AtRest
 
 Body = NDArray[np.uint8]
@@ -226,14 +226,11 @@ class SealedFile:
 
 
 def write_sealed(path: Path, key: StorageKey, content: bytes, *, purpose: str, context: str) -> None:
-    """Write a new sealed file (mode 0600) with one body. Raises OSError, also where one stands."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
+    """Write a new sealed file (mode 0600) with one body, whole or not at all. Raises OSError, also where one stands."""
+    with new_file(path, mode=0o600) as file:
         header = len(content).to_bytes(8, "little")
         body = np.frombuffer(content, np.uint8)
         seal(file, key, purpose=purpose, context=context, header=header, bodies=[body])
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def read_sealed(path: Path, key: StorageKey, *, purpose: str, context: str, limit: int) -> Body:

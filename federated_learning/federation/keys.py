@@ -22,7 +22,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from pydantic import Field, ValidationError, model_validator
 
 from contract.errors import CallerError, ConfigurationError
-from contract.files import read_bounded, replace, write_new
+from contract.files import read_bounded, replace, write_new_together
 from contract.model_card import Name, Strict
 from contract.ticket import Sha256
 
@@ -120,10 +120,14 @@ def make_hospital_keys(name: str, folder: Path) -> Path:
         raise CallerError(f"hospital {name[:64]!r}: a name is lower-case letters, digits and hyphens") from error
     ssh = serialization.PrivateFormat.OpenSSH  # the form that Flower reads
     node_pem = node.private_bytes(serialization.Encoding.PEM, ssh, serialization.NoEncryption())
-    write_new(folder / NODE_KEY, node_pem, mode=0o600)
-    write_new(folder / SIGNING_KEY, _private_pem(signing), mode=0o600)
     public = folder / f"{name}.json"
-    write_new(public, (hospital.model_dump_json(indent=2) + "\n").encode(), mode=0o644)
+    write_new_together(
+        {
+            folder / NODE_KEY: (node_pem, 0o600),
+            folder / SIGNING_KEY: (_private_pem(signing), 0o600),
+            public: ((hospital.model_dump_json(indent=2) + "\n").encode(), 0o644),
+        }
+    )
     return public
 
 
@@ -211,9 +215,10 @@ def _make_certificate(folder: Path, host: str) -> None:
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
         .sign(key, hashes.SHA256())
     )
-    write_new(folder / COORDINATOR_KEY, _private_pem(key), mode=0o600)
     pem = certificate.public_bytes(serialization.Encoding.PEM)
-    write_new(folder / COORDINATOR_CERTIFICATE, pem, mode=0o644)
+    write_new_together(
+        {folder / COORDINATOR_KEY: (_private_pem(key), 0o600), folder / COORDINATOR_CERTIFICATE: (pem, 0o644)}
+    )
 
 
 def _host_name(host: str) -> x509.GeneralName:

@@ -13,8 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from contract.audit_log import DAY_SECONDS, AuditLog, Head, read_log, verify_log
+from contract.audit_log import DAY_SECONDS, AuditLog, read_log, verify_log
+from contract.audit_segments import Head
 from contract.errors import AuditLogBroken, ConfigurationError
+from tests.full_disk import is_limited, no_file_beyond
 
 NOW = 1_770_000_000.0
 SMALL = 900
@@ -102,8 +104,12 @@ class TestWriting:
         with pytest.raises(ConfigurationError, match="cannot be written"):
             new_log(tmp_path / "audit")
 
+
+class TestTornLine:
+    """What a full disk or a power cut leaves of a line is told from tampering, and mended with a note."""
+
     @pytest.mark.parametrize("left", [1, 100, 250])
-    def test_a_line_that_a_crash_cut_is_dropped_and_the_chain_goes_on(self, tmp_path: Path, left: int) -> None:
+    def test_a_line_without_an_end_is_mended_with_a_note(self, tmp_path: Path, left: int) -> None:
         log = new_log(tmp_path / "audit")
         kept = fill(log, 2)[-1]
         fill(log, 1)
@@ -111,9 +117,39 @@ class TestWriting:
         whole = path.read_bytes()
         start = whole.rindex(b"\n", 0, -1) + 1
         path.write_bytes(whole[: start + left])
-        assert verify_log(tmp_path / "audit", [kept]).head == kept
-        fill(new_log(tmp_path / "audit"), 1)
-        assert [entry.number for entry in read_log(tmp_path / "audit")] == [1, 2, 3]
+        verified = verify_log(tmp_path / "audit", [kept])
+        assert (verified.head, verified.torn) == (kept, True)
+        assert log.head() == kept
+        fill(log, 1)
+        entries = list(read_log(tmp_path / "audit"))
+        assert [entry.event for entry in entries] == ["session-begun"] * 2 + ["mended", "session-begun"]
+        assert entries[2].torn_bytes == left
+        assert not verify_log(tmp_path / "audit", [kept]).torn
+
+    def test_a_disk_that_fills_up_in_a_line_stops_nothing_once_it_has_room(self, tmp_path: Path) -> None:
+        """In one process, that is never started again."""
+        assert is_limited(10, str(tmp_path / "probe"))
+        log = new_log(tmp_path / "audit")
+        fill(log, 2)
+        (path,) = segments(tmp_path / "audit")
+        with no_file_beyond(path.stat().st_size + 40):
+            for _ in range(3):
+                with pytest.raises(ConfigurationError, match="cannot be written"):
+                    fill(log, 1)
+        assert not path.read_bytes().endswith(b"\n")
+        fill(log, 1)
+        assert [entry.event for entry in read_log(tmp_path / "audit")][2:] == ["mended", "session-begun"]
+        assert verify_log(tmp_path / "audit").head == log.head()
+
+    def test_a_disk_that_is_full_when_a_segment_begins(self, tmp_path: Path) -> None:
+        log = new_log(tmp_path / "audit", segment_bytes=1)
+        fill(log, 2)
+        with no_file_beyond(0), pytest.raises(ConfigurationError, match="cannot be written"):
+            fill(log, 1)
+        assert segments(tmp_path / "audit")[-1].stat().st_size == 0
+        assert verify_log(tmp_path / "audit").torn
+        fill(log, 1)
+        assert [entry.torn_bytes for entry in read_log(tmp_path / "audit")] == [None, None, 0, None]
 
     def test_a_crash_in_the_very_first_line(self, tmp_path: Path) -> None:
         fill(new_log(tmp_path / "audit"), 1)
@@ -121,7 +157,66 @@ class TestWriting:
         os.truncate(path, 10)
         assert verify_log(tmp_path / "audit").head is None
         fill(new_log(tmp_path / "audit"), 1)
-        assert [entry.number for entry in read_log(tmp_path / "audit")] == [1]
+        assert [entry.event for entry in read_log(tmp_path / "audit")] == ["mended", "session-begun"]
+
+    def test_an_entry_that_lacks_its_line_end_alone_is_kept(self, tmp_path: Path) -> None:
+        log = new_log(tmp_path / "audit")
+        head = fill(log, 3)[-1]
+        (path,) = segments(tmp_path / "audit")
+        os.truncate(path, path.stat().st_size - 1)
+        fill(log, 1)
+        assert verify_log(tmp_path / "audit", [head]).heads_found == 1
+        assert [entry.event for entry in read_log(tmp_path / "audit")][3:] == ["mended", "session-begun"]
+
+    @pytest.mark.parametrize("left", [bytes(1), bytes(4096), b"\r\xff{", b"  "], ids=repr)
+    def test_what_a_power_cut_leaves_may_be_anything(self, tmp_path: Path, left: bytes) -> None:
+        log = new_log(tmp_path / "audit")
+        fill(log, 2)
+        (path,) = segments(tmp_path / "audit")
+        path.write_bytes(path.read_bytes() + left)
+        assert verify_log(tmp_path / "audit").torn
+        fill(log, 1)
+        assert [entry.torn_bytes for entry in read_log(tmp_path / "audit")] == [None, None, len(left), None]
+
+    def test_more_than_a_line_without_an_end_is_tampering(self, tmp_path: Path) -> None:
+        log = new_log(tmp_path / "audit")
+        fill(log, 2)
+        (path,) = segments(tmp_path / "audit")
+        path.write_bytes(path.read_bytes() + bytes(4097))
+        for look in (lambda: verify_log(tmp_path / "audit"), lambda: fill(log, 1)):
+            with pytest.raises(AuditLogBroken, match="altered or cut"):
+                look()
+
+    def test_a_torn_line_excuses_nothing_before_it(self, tmp_path: Path) -> None:
+        log = new_log(tmp_path / "audit")
+        fill(log, 3)
+        (path,) = segments(tmp_path / "audit")
+        torn = path.read_bytes().replace(b'"images":1', b'"images":2', 1)[:-30]
+        path.write_bytes(torn)
+        with pytest.raises(AuditLogBroken, match="its last line is torn, and lines before it were altered"):
+            fill(log, 1)
+        assert path.read_bytes() == torn
+
+    def test_an_end_that_is_cut_off_to_look_torn_is_found_by_what_others_remember(self, tmp_path: Path) -> None:
+        log = new_log(tmp_path / "audit")
+        heads = fill(log, 4)
+        (path,) = segments(tmp_path / "audit")
+        os.truncate(path, path.stat().st_size - 50)
+        fill(log, 3)
+        with pytest.raises(AuditLogBroken, match="entry 4 is another one than was seen by others"):
+            verify_log(tmp_path / "audit", heads[-1:])
+
+    def test_a_check_leaves_nothing_and_finds_a_full_disk(self, tmp_path: Path) -> None:
+        log = new_log(tmp_path / "audit")
+        log.check()
+        assert segments(tmp_path / "audit") == []
+        fill(log, 2)
+        (path,) = segments(tmp_path / "audit")
+        before = path.read_bytes()
+        with no_file_beyond(len(before) + 40), pytest.raises(ConfigurationError, match="cannot be written"):
+            log.check()
+        log.check()
+        assert path.read_bytes() == before
 
 
 @pytest.fixture(scope="module")

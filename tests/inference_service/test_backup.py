@@ -7,7 +7,8 @@ import pytest
 
 from contract.api import ModelRegistration, SessionEvent, SessionRequest, SessionState
 from contract.api import SessionEventName as Event
-from contract.audit_log import AuditLog, Head, verify_log
+from contract.audit_log import AuditLog, verify_log
+from contract.audit_segments import Head
 from contract.command_line import run
 from contract.errors import AuditLogBroken
 from contract.ticket import SIGNING_KEY_FILE, Engine

@@ -10,7 +10,8 @@ import pytest
 from contract.allowance import Allowance, ModelAllowances
 from contract.api import AuditHead, SessionEvent, SessionRequest
 from contract.api import SessionEventName as Event
-from contract.audit_log import Entry, read_log, verify_log
+from contract.audit_log import read_log, verify_log
+from contract.audit_segments import Entry
 from contract.command_line import run
 from contract.errors import AuditLogBroken, BudgetSpent, CallerError, ConfigurationError, Refused
 from contract.ticket import Engine, Purpose

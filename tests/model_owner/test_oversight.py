@@ -16,7 +16,8 @@ import tomli_w
 
 from contract.allowance import Allowance
 from contract.api import AuditHead
-from contract.audit_log import AuditLog, Entry, Head, read_log, verify_log
+from contract.audit_log import AuditLog, read_log, verify_log
+from contract.audit_segments import Entry, Head
 from contract.command_line import run
 from contract.errors import (
     AuditLogBroken,
