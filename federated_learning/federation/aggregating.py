@@ -196,9 +196,9 @@ class Aggregator:
 def _require_all(answers: Answers) -> None:
     """Nobody has trained yet: better to stop than to go on without a hospital whose data has a fault."""
     for name in sorted(answers.refused):
-        words = answers.failures[name].removeprefix(f"hospital {name} ")
         raise ConfigurationError(
-            f"hospital {name} {words}. Mend it there, or make a federation.json without it, and start again"
+            f"hospital {name} {answers.failures[name]}. Mend it there, or make a federation.json without it, and start "
+            "again"
         )
 
 

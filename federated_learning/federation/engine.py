@@ -20,7 +20,7 @@ import httpx
 from contract.errors import ConfigurationError, PeerDisconnected
 
 if TYPE_CHECKING:
-    from flwr.clientapp import ClientApp
+    from flwr.app import Message
     from flwr.proto.runtime_pb2 import PullTaskInputResponse
     from flwr.serverapp import ServerApp
     from flwr.supercore.constant import TaskType
@@ -102,18 +102,27 @@ class TaskQueue:
     def take(self) -> str | None:
         """The next task's token, or None where there is none now. Raises PeerDisconnected."""
         from flwr.proto.runtime_pb2 import AcquireTaskRequest
+        from google.protobuf.message import DecodeError
 
         try:
             response = self._client.AcquireTask(AcquireTaskRequest(supported_task_types=[self._kind]))
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, DecodeError) as error:
             raise PeerDisconnected(f"Flower's process at {self._address} does not answer: read its log") from error
         return response.token or None
 
 
-def serve_client_app(
-    app: "ClientApp", runtime: Runtime, *, secret: bytes, goes_on: Callable[[], bool] = lambda: True
+def serve_messages(
+    reply: "Callable[[Message], Message]",
+    runtime: Runtime,
+    *,
+    secret: bytes,
+    goes_on: Callable[[], bool] = lambda: True,
 ) -> None:
-    """Answer messages with `app` in this thread while `goes_on()`. Raises PeerDisconnected when the SuperNode ends."""
+    """Answer messages in this thread while `goes_on()`.
+
+    Raises PeerDisconnected when the SuperNode ends, and when a message or its answer did not get through: a SuperNode
+    waits for the answer for ever then, and only a new one goes on. The coordinator asks again, or in the next attempt.
+    """
     from flwr.supercore.constant import TaskType
 
     pause = SHORTEST_PAUSE
@@ -126,19 +135,21 @@ def serve_client_app(
                 continue
             pause = SHORTEST_PAUSE
             try:
-                _answer(app, runtime, token)
-            except httpx.HTTPError as error:
-                raise PeerDisconnected(f"the SuperNode at {runtime.address} does not answer: read its log") from error
+                _answer(reply, runtime, token)
+            except Exception as error:  # Flower raises a dozen kinds: dropped uploads, missing parts, broken frames
+                raise PeerDisconnected(
+                    f"a message or its answer was lost on the way through the SuperNode at {runtime.address}: read its "
+                    "log. It is started again"
+                ) from error
 
 
-def _answer(app: "ClientApp", runtime: Runtime, token: str) -> None:
+def _answer(reply: "Callable[[Message], Message]", runtime: Runtime, token: str) -> None:
     from flwr.common.constant import SubStatus
     from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, push_task_output
 
     with runtime.task(token) as client:
         message, context, _, _ = pull_task_input(client)  # the application bundle comes along, and is left alone
-        reply = app(message=message, context=context)
-        push_message(client, reply, context)
+        push_message(client, reply(message), context)
         push_task_output(client=client, context=context, sub_status=SubStatus.COMPLETED, details="")
 
 

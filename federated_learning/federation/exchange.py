@@ -2,14 +2,15 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Protocol
 
 import httpx
 
 from contract.errors import PeerDisconnected, PeerViolation
-from federated_learning.federation.messages import ERROR, MESSAGE, Letter, Step, from_records, to_records
+from federated_learning.federation.messages import Letter, Step, Trouble, from_records, to_records, trouble_of
 
 if TYPE_CHECKING:
     from flwr.app import Message
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 SHORTEST_PAUSE, LONGEST_PAUSE, GROWTH = 0.02, 0.5, 1.2
 LOOK_SECONDS = 1.0
+UPLOADS = 3
 
 
 class Exchange(Protocol):
@@ -41,9 +43,17 @@ class Answers:
 
     letters: dict[str, Letter] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
-    """Why a hospital has none, in words that name no file: details stand in its own log."""
+    """Why a hospital has none, in this side's words: details stand on its own screen."""
     refused: set[str] = field(default_factory=set)
     """Hospitals that answered that they cannot, rather than not at all."""
+
+    def add(self, name: str, letter: Letter, trouble: Trouble | None) -> None:
+        """What a hospital answered."""
+        if trouble is None:
+            self.letters[name] = letter
+        else:
+            self.failures[name] = str(trouble)
+            self.refused.add(name)
 
 
 @dataclass(kw_only=True)
@@ -125,12 +135,15 @@ class GridExchange:
             return
         ordered, now = sorted(names), time.monotonic()
         kind, seconds = question.step.value, max(1.0, question.end - now)
-        messages = [
-            Message(to_records(question.letters[name]), self._nodes[name], kind, ttl=seconds) for name in ordered
-        ]
-        with _superlink_answers():
-            identities = list(self._grid.push_messages(messages))
-        for name, identity in zip(ordered, identities, strict=True):
+
+        def push() -> list[str]:
+            messages = [
+                Message(to_records(question.letters[name]), self._nodes[name], kind, ttl=seconds) for name in ordered
+            ]
+            return list(self._grid.push_messages(messages))
+
+        identities = _pushed(push)
+        for name, identity in zip_longest(ordered, identities):
             if identity is None:
                 raise PeerDisconnected(f"Flower's SuperLink did not take the message for hospital {name}: read its log")
             question.sent[identity] = name
@@ -158,14 +171,11 @@ class GridExchange:
     def _read(self, name: str, message: "Message", answers: Answers) -> None:
         try:
             letter = from_records(message.content, max_bytes=self._max_bytes)
+            trouble = trouble_of(letter)
         except PeerViolation as error:
             answers.failures[name] = str(error)
             return
-        if ERROR in letter.header:
-            answers.failures[name] = str(letter.header.get(MESSAGE, letter.header[ERROR]))[:500]
-            answers.refused.add(name)
-        else:
-            answers.letters[name] = letter
+        answers.add(name, letter, trouble)
 
     def _look(self, question: _Question) -> frozenset[str]:
         """Who is still there: gives up those who stayed away, and returns those who must be asked again."""
@@ -179,6 +189,19 @@ class GridExchange:
             elif state.away_since is not None or now - state.asked_at > self._waiting.repeat:
                 again.add(name)
         return frozenset(again)
+
+
+def _pushed(push: Callable[[], list[str]]) -> list[str]:
+    """Push again where Flower dropped the upload in the middle, as it does on a machine that stands still."""
+    from flwr.supercore.inflatable.inflatable_utils import ObjectPushError
+
+    for _ in range(UPLOADS):
+        with _superlink_answers(), suppress(ObjectPushError):
+            return push()
+    raise PeerDisconnected(
+        f"Flower's SuperLink dropped {UPLOADS} uploads of the same messages: this machine may be overloaded. Start the "
+        "same command again: it goes on after the last finished round"
+    )
 
 
 @contextmanager

@@ -8,6 +8,7 @@ crash the round is made again with fresh ones.
 import hashlib
 import json
 import math
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,6 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from numpy.typing import NDArray
 
 from contract.errors import (
-    ComputationFailed,
     ConfigurationError,
     EncryptedInferenceError,
     PeerViolation,
@@ -37,13 +37,13 @@ from federated_learning.federation.messages import (
     ERROR,
     EXACT,
     MASKED,
-    MESSAGE,
     SHARES,
     SURVIVORS,
     UNMASKING,
     UPDATE,
     Letter,
     Step,
+    Trouble,
 )
 from federated_learning.federation.orders import (
     FROM_ALL,
@@ -70,8 +70,6 @@ from federated_learning.settings import TrainingSettings
 HISTORY = "answered.json"
 LARGEST_LOSS = 1000.0
 """Of one image, as it is counted."""
-TOLD = (ComputationFailed, PeerViolation, Refused)
-"""Errors whose words may leave the hospital. The others may name files, and files may be named after patients."""
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -123,20 +121,37 @@ class HospitalSession:
         """Whether the coordinator said that the run is over."""
 
     def answer(self, step: Step, letter: Letter) -> Letter:
-        """What goes back to the coordinator: the answer, or an error that says no more than it may."""
+        """What goes back to the coordinator for a message of this step."""
+        return self.respond(lambda: (step, letter))
+
+    def respond(self, read: Callable[[], tuple[Step, Letter]]) -> Letter:
+        """What goes back to the coordinator for the message that `read` takes apart: an answer, or why there is none.
+
+        Everything that a message can cause ends here: whatever the coordinator sends, the hospital is there for the
+        next message. Words stay on this hospital's own screen.
+        """
+        try:
+            return self._answer(*read())
+        except EncryptedInferenceError as error:
+            self._attempt = None
+            self._say(str(error) if self._settings.name in str(error) else f"hospital {self._settings.name}: {error}")
+            return Letter(header={ERROR: _trouble(error).value})
+        except Exception as error:  # noqa: BLE001  (the one boundary between the coordinator's messages and this process)
+            self._attempt = None
+            last = traceback.extract_tb(error.__traceback__)[-1]
+            self._say(
+                f"hospital {self._settings.name}: the coordinator's message could not be answered, by a fault in "
+                f"{Path(last.filename).name}, line {last.lineno}. Nothing was sent; report that line to the maintainers"
+            )
+            return Letter(header={ERROR: Trouble.FAILED.value})
+
+    def _answer(self, step: Step, letter: Letter) -> Letter:
         question = _digest(step, letter)
         if self._attempt is not None and self._last is not None and self._last[0] == question:
             return self._last[1]  # it was asked twice: the coordinator was not sure that the first one came
-        try:
-            if step in PURPOSES:
-                self._attempt = None
-            parts = self._steps()[step](letter)
-        except EncryptedInferenceError as error:
+        if step in PURPOSES:
             self._attempt = None
-            self._say(f"hospital {self._settings.name}: {error}")
-            words = str(error) if isinstance(error, TOLD) else "stopped for a reason that its own screen and log tell"
-            return Letter(header={ERROR: error.code, MESSAGE: words})
-        answer = Letter(parts=parts)
+        answer = Letter(parts=self._steps()[step](letter))
         self._last = (question, answer)
         return answer
 
@@ -266,6 +281,16 @@ class HospitalSession:
 def shapes_of(training: TrainingSettings) -> dict[str, tuple[int, ...]]:
     """Of every tensor that is averaged, from the settings' architecture."""
     return {name: tuple(value.shape) for name, value in shared_weights(new_network(training)).items()}
+
+
+def _trouble(error: EncryptedInferenceError) -> Trouble:
+    match error:
+        case Refused():
+            return Trouble.REFUSED
+        case PeerViolation():
+            return Trouble.OUT_OF_TURN
+        case _:
+            return Trouble.FAILED
 
 
 def _bounded(loss: float, examples: int) -> float:

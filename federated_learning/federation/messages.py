@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, assert_never
 
 from contract.errors import PeerViolation
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 HEADER, PARTS, TEXT = "header", "parts", "json"
 MAX_HEADER_BYTES = 1 << 20
 MAX_PARTS = 1000
-ERROR, MESSAGE = "error", "message"
-"""Keys of an answer's header that says why there is none."""
+ERROR = "error"
+"""Key of the header of an answer that has no other content: a `Trouble`."""
 ADVERTISEMENT, DIRECTORY, SHARES, DELIVERY, MASKED, SURVIVORS, CONFIRMATION, CONFIRMATIONS, UNMASKING = (
     "advertisement",
     "directory",
@@ -52,6 +52,38 @@ class Step(StrEnum):
     """The update in the clear: only where the hospital's own settings allow it."""
     FINISH = "query.finish"
     """The run is over: hospitals may end."""
+
+
+class Trouble(StrEnum):
+    """Why a hospital has no answer. This is all that it tells: words may say something of its data or its files."""
+
+    REFUSED = "refused"
+    OUT_OF_TURN = "out-of-turn"
+    FAILED = "failed"
+
+    def __str__(self) -> str:
+        """As the coordinator's people read it, after the hospital's name."""
+        match self:
+            case Trouble.REFUSED:
+                return "refuses this order; its own screen says which of its settings forbids it"
+            case Trouble.OUT_OF_TURN:
+                return (
+                    "did not expect this message: it started anew in the middle of the round, or runs another version"
+                )
+            case Trouble.FAILED:
+                return "could not do this; its own screen says why"
+            case _:
+                assert_never(self)
+
+
+def trouble_of(letter: "Letter") -> Trouble | None:
+    """Why there is no answer, or None where there is one. Raises PeerViolation for anything else."""
+    if ERROR not in letter.header:
+        return None
+    try:
+        return Trouble(letter.header[ERROR])
+    except ValueError:
+        raise PeerViolation("an answer names an unknown reason: run the same version on both sides") from None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +132,7 @@ def from_records(records: "RecordDict", *, max_bytes: int) -> Letter:
         raise PeerViolation(f"a message is longer than the {max_bytes} bytes that this model needs")
     try:
         content = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise PeerViolation("a message's header is not JSON: run the same version on both sides") from None
     if not isinstance(content, dict):
         raise PeerViolation("a message's header is not an object: run the same version on both sides")

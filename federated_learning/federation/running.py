@@ -12,19 +12,18 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from contract.errors import ConfigurationError, PeerDisconnected
+from contract.errors import ConfigurationError, PeerDisconnected, PeerViolation
 from federated_learning.federation.coordinator import Coordinator, RoundReport
-from federated_learning.federation.engine import run_server_app, serve_client_app
+from federated_learning.federation.engine import run_server_app, serve_messages
 from federated_learning.federation.exchange import GridExchange
 from federated_learning.federation.fleet import Link, superlink, supernode
 from federated_learning.federation.hospital import HospitalSession
 from federated_learning.federation.keys import Federation, read_federation, read_signing_key
-from federated_learning.federation.messages import Step, from_records, to_records
+from federated_learning.federation.messages import Letter, Step, from_records, to_records
 from federated_learning.federation.processes import Child, held
 
 if TYPE_CHECKING:
     from flwr.app import Context, Message
-    from flwr.clientapp import ClientApp
     from flwr.serverapp import Grid
 
     from federated_learning.federation.aggregating import Event
@@ -76,27 +75,49 @@ def run_hospital(
     torch.set_num_threads(settings.threads)
     with ends_in_order(), held(settings.state / "lock", seconds=LOCK_SECONDS, what=f"hospital {settings.name}"):
         session = HospitalSession(settings, federation, key, say=say, progress=progress)
-        app, pause = _client_app(session), PAUSE_SECONDS
+        pause, began = PAUSE_SECONDS, False
         while not session.finished:
             started = time.monotonic()
-            _serve(session, app, federation, settings, say)
+            try:
+                _serve(session, federation, settings, say)
+            except ConfigurationError as error:
+                if not began:
+                    raise
+                say(f"{error}; trying again")  # it did run before: this machine is busy, or was asleep
+            began = True
             pause = PAUSE_SECONDS if time.monotonic() - started > LONGEST_PAUSE_SECONDS else pause * 2
             time.sleep(min(pause, LONGEST_PAUSE_SECONDS))
 
 
-def _serve(
-    session: HospitalSession, app: "ClientApp", federation: Federation, settings: "HospitalSettings", say: Say
-) -> None:
+def _serve(session: HospitalSession, federation: Federation, settings: "HospitalSettings", say: Say) -> None:
     """One SuperNode's life: it ends when the coordinator restarts, and where that one does not know our key."""
+    lost = ""
     with supernode(federation, keys=settings.keys, folder=settings.state / "flower") as (child, runtime, secret):
         try:
-            serve_client_app(
-                app, runtime, secret=secret, goes_on=lambda: child.exit_status is None and not session.finished
+            serve_messages(
+                lambda message: _reply(session, message),
+                runtime,
+                secret=secret,
+                goes_on=lambda: child.exit_status is None and not session.finished,
             )
-        except PeerDisconnected:
-            child.wait(2.0)
+        except PeerDisconnected as error:
+            lost = "" if child.wait(2.0) is not None else str(error)
     if not session.finished:
-        say(_why(child, federation))
+        say(lost or _why(child, federation))
+
+
+def _reply(session: HospitalSession, message: "Message") -> "Message":
+    """Flower's view of a session."""
+    from flwr.app import Message
+
+    def read() -> tuple[Step, Letter]:
+        try:
+            step = Step(message.metadata.message_type)
+        except ValueError:
+            raise PeerViolation("the coordinator asks for something unknown: run the same version everywhere") from None
+        return step, from_records(message.content, max_bytes=MAX_WEIGHT_BYTES)
+
+    return Message(to_records(session.respond(read)), reply_to=message)
 
 
 def _why(child: Child, federation: Federation) -> str:
@@ -109,26 +130,6 @@ def _why(child: Child, federation: Federation) -> str:
             "federation.json is another one. Trying again"
         )
     return f"lost the coordinator at {federation.coordinator}; trying again"
-
-
-def _client_app(session: HospitalSession) -> "ClientApp":
-    """Flower's view of a session: one function for each step."""
-    from flwr.app import Message
-    from flwr.clientapp import ClientApp
-
-    app = ClientApp()
-
-    def handler(step: Step) -> "Callable[[Message, Context], Message]":
-        def handle(message: "Message", _context: "Context") -> "Message":
-            answer = session.answer(step, from_records(message.content, max_bytes=MAX_WEIGHT_BYTES))
-            return Message(to_records(answer), reply_to=message)
-
-        return handle
-
-    for step in Step:
-        category, action = step.value.split(".")
-        getattr(app, category)(action)(handler(step))
-    return app
 
 
 MAX_WEIGHT_BYTES = 1 << 31

@@ -33,6 +33,17 @@ class Pauses:
         self._seconds = min(self._seconds * GROWTH, LONGEST_SECONDS)
 
 
+def tell_no_durations() -> None:
+    """In this process: send no seconds with an answer. Flower sends how long each took, which grows with the images."""
+    from flwr.supernode.nodestate.in_memory_nodestate import InMemoryNodeState
+
+    InMemoryNodeState.get_message_processing_duration = _no_seconds  # type: ignore[assignment,method-assign]
+
+
+def _no_seconds(_state: object, message_id: str) -> float:  # noqa: ARG001  (Flower names it)
+    return 0.0
+
+
 def main() -> None:
     """Run until a signal, the parent's end, or a refusal by the coordinator."""
     end_with_parent()
@@ -42,6 +53,7 @@ def main() -> None:
     from federated_learning.federation.polling import fetch_parts_sooner
 
     fetch_parts_sooner()
+    tell_no_durations()
     loop.time = SimpleNamespace(sleep=Pauses())  # type: ignore[attr-defined,assignment]  # all that this module takes from time
     flower_supernode()
 

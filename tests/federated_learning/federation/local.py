@@ -20,7 +20,7 @@ from federated_learning.federation.keys import (
     read_federation,
     read_signing_key,
 )
-from federated_learning.federation.messages import ERROR, MESSAGE, Letter, Step
+from federated_learning.federation.messages import Letter, Step, trouble_of
 from federated_learning.federation.settings import Aggregation, CoordinatorSettings, Data, HospitalSettings, Waiting
 from federated_learning.federation.sites import Site, draw_data, sites, write_tables
 from federated_learning.records import Description
@@ -77,11 +77,8 @@ class LocalExchange:
             answer = None if session is None else self.fault(step, name, session.answer(step, letter))
             if answer is None:
                 answers.failures[name] = "went away"
-            elif ERROR in answer.header:
-                answers.failures[name] = answer.header[MESSAGE]
-                answers.refused.add(name)
             else:
-                answers.letters[name] = answer
+                answers.add(name, answer, trouble_of(answer))
                 self.view.append((step, name, answer))
                 answered(name)
         return answers

@@ -7,11 +7,12 @@ from typing import Any, cast
 import httpx
 import pytest
 from flwr.app import Error, Message
+from flwr.supercore.inflatable.inflatable_utils import ObjectPushError
 from flwr.supercore.task_identity import TaskIdentity
 
 from contract.errors import PeerDisconnected
 from federated_learning.federation.exchange import GridExchange
-from federated_learning.federation.messages import ERROR, MESSAGE, Letter, Step, to_records
+from federated_learning.federation.messages import ERROR, Letter, Step, Trouble, to_records
 from federated_learning.federation.settings import Waiting
 
 NODES = {11: "north", 12: "south"}
@@ -136,14 +137,44 @@ def test_an_error_of_flower_is_no_answer(grid: Grid) -> None:
 def test_refusals_and_wrong_forms_are_told_apart_from_silence(grid: Grid) -> None:
     def script(grid: Grid) -> None:
         if grid.looks == 1:
-            grid.reply(0, Letter(header={ERROR: "refused", MESSAGE: "will not"}))
+            grid.reply(0, Letter(header={ERROR: "refused"}))
             grid.reply(1, Letter(parts={"answer": bytes(2000)}))
 
     grid.script = script
     answers = ask(grid)
     assert answers.refused == {"north"}
-    assert answers.failures["north"] == "will not"
+    assert answers.failures["north"] == str(Trouble.REFUSED)
     assert "longer than the 1000 bytes" in answers.failures["south"]
+
+
+def test_words_of_a_hospital_are_shown_nowhere(grid: Grid) -> None:
+    def script(grid: Grid) -> None:
+        if grid.looks == 1:
+            grid.reply(0, Letter(header={ERROR: "the file smith-john.dcm has norm 0.37"}))
+            grid.reply(1, Letter(header={ERROR: "failed", "message": "smith-john"}))
+
+    grid.script = script
+    answers = ask(grid)
+    assert "smith" not in str(answers)
+    assert answers.failures["south"] == str(Trouble.FAILED)
+    assert "unknown reason" in answers.failures["north"]
+
+
+def test_an_upload_that_flower_dropped_is_made_again(grid: Grid) -> None:
+    push, tries = grid.push_messages, [0]
+
+    def dropped(messages: Iterable[Message]) -> list[str | None]:
+        tries[0] += 1
+        if tries[0] < 3:
+            raise ObjectPushError("object", 1, "session")
+        return push(messages)
+
+    grid.push_messages = dropped  # type: ignore[method-assign]
+    grid.script = lambda grid: [grid.reply(index, Letter()) for index in (0, 1)] if grid.looks == 1 else None
+    assert set(ask(grid).letters) == {"north", "south"}
+    tries[0] = -10
+    with pytest.raises(PeerDisconnected, match="dropped 3 uploads of the same messages"):
+        ask(grid)
 
 
 def test_only_registered_nodes_are_hospitals(grid: Grid) -> None:

@@ -330,16 +330,18 @@ def test_a_hospital_refuses_a_run_that_it_did_not_agree_to(tmp_path: Path) -> No
     federation = LocalFederation(tmp_path, hospitals=3)
     other = federation.hospital_settings("hospital-c").model_copy(update={"run": "another"})
     federation.exchange.sessions["hospital-c"] = federation.session("hospital-c", other)
-    with pytest.raises(ConfigurationError, match="hospital hospital-c takes part in run 'another', not in 'test'"):
+    with pytest.raises(ConfigurationError, match="hospital hospital-c refuses this order; its own screen says"):
         federation.coordinator().run()
+    assert any("hospital-c takes part in run 'another', not in 'test'" in line for line in federation.said)
 
 
 def test_a_hospital_sends_nothing_in_the_clear_unless_its_own_settings_allow_it(tmp_path: Path) -> None:
     federation = LocalFederation(tmp_path, hospitals=3, secure=False)
     strict = federation.hospital_settings("hospital-a").model_copy(update={"allow_plain": False})
     federation.exchange.sessions["hospital-a"] = federation.session("hospital-a", strict)
-    with pytest.raises(ConfigurationError, match="hospital hospital-a sends nothing in the clear"):
+    with pytest.raises(ConfigurationError, match="hospital hospital-a refuses this order"):
         federation.coordinator().run()
+    assert any("hospital-a sends nothing in the clear" in line for line in federation.said)
 
 
 def test_a_hospital_asked_twice_answers_the_same_and_stays_in_the_round(tmp_path: Path) -> None:
