@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,12 @@ def weighted_mean(updates: Sequence[Mapping[str, Tensor]], examples: Sequence[in
 
 
 class GlobalModel:
-    """The global weights and their moving average over the rounds, which is what is evaluated and kept."""
+    """The global weights and their moving average over the rounds, which is what is evaluated and kept.
+
+    Hospitals compute them again, each on its own machine, and compare every bit. So `apply` adds and multiplies float32
+    in single steps, each of which IEEE 754 rounds in one way only: nothing here may be fused or left to a library's
+    exponential.
+    """
 
     def __init__(self, settings: TrainingSettings) -> None:
         """Both start as the network that the settings' seed initialises, so every site can compute it."""
@@ -43,6 +49,11 @@ class GlobalModel:
         self.batches = 0
         """Trained so far, by each hospital."""
 
+    def begin_with(self, weights: Mapping[str, Tensor]) -> None:
+        """Take other initial weights of the same network, before any round."""
+        self.weights = {name: value.clone() for name, value in weights.items()}
+        self.average = {name: value.clone() for name, value in weights.items()}
+
     @torch.no_grad()
     def apply(self, update: Mapping[str, Tensor], *, batches: int) -> None:
         """Add the mean update of a round of so many batches. Raises ConfigurationError for one that does not fit."""
@@ -50,13 +61,13 @@ class GlobalModel:
             raise ConfigurationError("the update is of another network: give every site the same settings")
         self.batches += batches
         # The decay grows from 0: otherwise the random start would weigh on the average for the first epochs.
-        decay = min(self._decay, self.batches / (self.batches + 10)) ** batches
+        decay = prod([min(self._decay, self.batches / (self.batches + 10))] * batches)
         for name, value in update.items():
             if value.shape != self.weights[name].shape or not torch.isfinite(value).all():
                 raise ConfigurationError(f"the update of '{name}' has a wrong shape or a value that is not finite")
         for name, value in update.items():
             self.weights[name] += self._step(name, value)
-            self.average[name].lerp_(self.weights[name], 1 - decay)
+            self.average[name] += (self.weights[name] - self.average[name]).mul_(1 - decay)
 
     def _step(self, name: str, update: Tensor) -> Tensor:
         """The update, continued by the earlier ones (Reddi et al. 2021; Nesterov's form as in Douillard et al. 2023).

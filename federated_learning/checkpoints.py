@@ -12,16 +12,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from contract.errors import ConfigurationError
+from contract.files import sync_folder
 
 Arrays = dict[str, NDArray[Any]]
 
 
 def save(arrays: Mapping[str, NDArray[Any]], path: Path) -> None:
-    """Write an .npz so that a crash leaves either the old file or the new one."""
+    """Write an .npz so that a crash leaves either the old file or the new one, and that one once this returns."""
     partial = path.with_suffix(".partial")
     with partial.open("wb") as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]
+        file.flush()
+        os.fsync(file.fileno())
     os.replace(partial, path)  # noqa: PTH105  (the atomic one, by name)
+    sync_folder(path.parent)
 
 
 def read(path: Path) -> Arrays:

@@ -37,6 +37,11 @@ def shared_weights(network: nn.Module) -> Weights:
     return {name: value.detach().clone() for name, value in state.items() if value.is_floating_point()}
 
 
+def shapes_of(settings: TrainingSettings) -> dict[str, tuple[int, ...]]:
+    """Of every tensor that is aggregated, from the settings' architecture."""
+    return {name: tuple(value.shape) for name, value in shared_weights(new_network(settings)).items()}
+
+
 def load_shared(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
     """Overwrite the network's float tensors with these. Raises RuntimeError if names or shapes differ."""
     network.load_state_dict(network.state_dict() | dict(weights))

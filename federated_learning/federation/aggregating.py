@@ -1,7 +1,6 @@
 """One order, from the question to the sum: all attempts, with secure aggregation or in the clear."""
 
 import json
-import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -12,7 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from contract.errors import AggregationAborted, ComputationFailed, ConfigurationError, PeerViolation
+from contract.files import replace
 from federated_learning.federation.exchange import Answers, Exchange
+from federated_learning.federation.following import Followers
 from federated_learning.federation.keys import Federation
 from federated_learning.federation.messages import (
     ADVERTISEMENT,
@@ -21,6 +22,7 @@ from federated_learning.federation.messages import (
     DELIVERY,
     DIRECTORY,
     EXACT,
+    IN_SUM,
     MASKED,
     SHARES,
     SURVIVORS,
@@ -29,10 +31,10 @@ from federated_learning.federation.messages import (
     Letter,
     Step,
 )
-from federated_learning.federation.orders import PURPOSES, Order, letter_of, terms_of
+from federated_learning.federation.orders import PURPOSES, Order, Question, letter_of, terms_of
 from federated_learning.federation.settings import Waiting
 from federated_learning.secure_aggregation import CoordinatorAggregation
-from federated_learning.secure_aggregation.encoding import VectorLayout, decode_exact
+from federated_learning.secure_aggregation.encoding import decode_exact
 
 PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 30.0
 LOOK_SECONDS = 0.2
@@ -74,6 +76,9 @@ class Sum:
     """Ring elements; in the clear float64. Each update counts by its weight in the whole federation."""
     exact: Mapping[str, NDArray[Any]]
     survivors: frozenset[str]
+    attempt: int
+    opening: Mapping[str, bytes]
+    """What it follows from, for the hospitals."""
     traffic: Traffic
     restarts: int
 
@@ -91,61 +96,75 @@ class Aggregator:
         folder: Path,
         show: Callable[[Event], None],
     ) -> None:
-        """`folder` keeps the numbers of the attempts, so that none is used twice."""
+        """`folder` keeps the numbers of attempts, so that none is used twice, and sums that hospitals still lack."""
         self.federation, self._exchange, self._waiting = federation, exchange, waiting
         self._attempts, self._show = attempts, show
-        self._counter = folder / "attempts.json"
+        self._record = folder / "attempts.json"
+        self.followers = Followers(folder / "sums", federation.names)
 
-    def aggregate(self, step: Step, order: Order, parts: Mapping[str, bytes], layout: VectorLayout) -> Sum | None:
-        """The sum of the answers to `order`.
+    def aggregate(self, question: Question[Any], *, position: int) -> Sum:
+        """The sum of the answers to `question`, of hospitals that have followed the `position` sums before it.
 
-        None where an attempt failed after hospitals had given away shares: they will not open another sum of the same
-        round, so this round is lost. Raises AggregationAborted after too many attempts, or where hospitals stay away.
+        Once hospitals may have given away shares, the sum is opened over exactly the same hospitals, however long that
+        takes: they open no other. Raises AggregationAborted after too many attempts, or where hospitals stay away.
         """
-        traffic, pause = Traffic(), PAUSE_SECONDS
+        traffic, pause, order = Traffic(), PAUSE_SECONDS, question.order
         for restarts in range(self._attempts):
             if restarts:
                 time.sleep(pause)
                 pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
-            attempt = self._next_attempt(step, order)
-            run = _Attempt(self, step, order, attempt, parts, layout, traffic)
-            names = self._gather(step, order, attempt)
+            run = _Attempt(self, question, self._next_attempt(question), restarts, traffic)
+            names = self._gather(question, run.number)
             try:
-                update, exact, survivors = run.secure(names) if order.secure else run.plain(names)
-            except AggregationAborted as error:
-                self._show(Event(what=FAILED, round=order.round, attempt=attempt, words=str(error)))
-                if error.shares_released:
-                    return None
+                names = self._brought(names, position, run, traffic)
+                return run.secure(names) if order.secure else run.plain(names)
             except ComputationFailed as error:
-                self._show(Event(what=FAILED, round=order.round, attempt=attempt, words=str(error)))
-                return None
-            else:
-                return Sum(update=update, exact=exact, survivors=survivors, traffic=traffic, restarts=restarts)
+                self._show(Event(what=FAILED, round=order.round, attempt=run.number, words=str(error)))
         raise AggregationAborted(
-            f"round {order.round} ({PURPOSES[step]}) was given up {self._attempts} times: too few hospitals finish it. "
-            "What was reached is kept; look at their logs, and start the coordinator again"
+            f"round {order.round} ({PURPOSES[question.step]}) was given up {self._attempts} times: too few hospitals "
+            "finish it. What was reached is kept; look at their logs, and start the coordinator again"
         )
 
-    def _gather(self, step: Step, order: Order, attempt: int) -> frozenset[str]:
+    def _gather(self, question: Question[Any], attempt: int) -> frozenset[str]:
         """Wait for all hospitals, or after `waiting.together` for as many as are needed."""
-        started, everyone, shown = time.monotonic(), frozenset(self.federation.names), -1
+        started, order, shown = time.monotonic(), question.order, -1
+        required = self.required(question)
+        everyone = required or frozenset(self.federation.names)
+        needed = len(required) if required else order.threshold
         # A run goes on without an evaluation, and not without updates.
-        seconds = self._waiting.together if step is Step.EVALUATE else self._waiting.start
+        seconds = self._waiting.together if question.step is Step.EVALUATE else self._waiting.start
         while True:
-            online, waited = self._exchange.online(), time.monotonic() - started
-            if online == everyone or (len(online) >= order.threshold and waited > self._waiting.together):
+            online, waited = self._exchange.online() & everyone, time.monotonic() - started
+            if online == everyone or (len(online) >= needed and waited > self._waiting.together):
                 return online
             missing = tuple(sorted(everyone - online))
             if waited > seconds:
+                why = ", as they have begun to open this very sum" if required else ""
                 raise AggregationAborted(
-                    f"only {len(online)} of the {order.threshold} hospitals that are needed came within "
-                    f"{seconds:.0f} s; missing: {', '.join(missing)}. Start the coordinator again when "
-                    "they are there"
+                    f"only {len(online)} of the {needed} hospitals that are needed{why} came within {seconds:.0f} s; "
+                    f"missing: {', '.join(missing)}. Start the coordinator again when they are there"
                 )
             if len(missing) != shown:
                 shown = len(missing)
                 self._show(Event(what=GATHERING, round=order.round, attempt=attempt, waiting_for=missing))
             time.sleep(LOOK_SECONDS)
+
+    def _brought(self, names: frozenset[str], position: int, run: "_Attempt", traffic: Traffic) -> frozenset[str]:
+        """Those of `names` that stand where the question is asked, after they were sent the sums that they lacked."""
+        order = run.question.order
+
+        def ask(letters: Mapping[str, Letter]) -> Answers:
+            return self.ask(Step.FOLLOW, letters, order, run.number, traffic)
+
+        there, failures = self.followers.bring(names, position, ask=ask)
+        for name, words in failures.items():
+            self.left_out(name, words, order, run.number)
+        if len(there) < order.threshold:
+            raise AggregationAborted(
+                f"round {order.round}: {len(there)} hospitals have followed the sums before it, of {order.threshold} "
+                "that are needed"
+            )
+        return there
 
     def ask(self, step: Step, letters: Mapping[str, Letter], order: Order, attempt: int, traffic: Traffic) -> Answers:
         """One step with some hospitals; who has no answer is shown, and drops out."""
@@ -159,7 +178,7 @@ class Aggregator:
             self._show(Event(what=step.name, round=order.round, attempt=attempt, hospital=name, waiting_for=left))
 
         started = time.monotonic()
-        seconds = self._waiting.work if step in PURPOSES else self._waiting.step
+        seconds = self._waiting.work if step in {*PURPOSES, Step.FOLLOW} else self._waiting.step
         answers = self._exchange.ask(step, letters, seconds=seconds, answered=answered)
         traffic.seconds[step.name] = traffic.seconds.get(step.name, 0.0) + time.monotonic() - started
         for name, letter in letters.items():
@@ -168,29 +187,40 @@ class Aggregator:
             traffic.sent[name] = traffic.sent.get(name, 0) + letter.byte_count()
         for name, words in answers.failures.items():
             self.left_out(name, words, order, attempt)
+        for name in answers.refused:
+            self.followers.doubt(name)
         return answers
 
     def left_out(self, name: str, words: str, order: Order, attempt: int) -> None:
         """Show that a hospital drops out of this attempt."""
         self._show(Event(what=FAILED, round=order.round, attempt=attempt, hospital=name, words=words))
 
-    def _next_attempt(self, step: Step, order: Order) -> int:
-        """A number that was not used before, also not by an earlier process: hospitals refuse one that was."""
-        begun = self._begun()
-        number, used = begun.get(PURPOSES[step], (0, -1))
-        attempt = used + 1 if number == order.round else 0
-        partial = self._counter.with_suffix(".partial")
-        partial.write_text(json.dumps(begun | {PURPOSES[step]: (order.round, attempt)}), encoding="utf-8")
-        os.replace(partial, self._counter)  # noqa: PTH105  (the atomic one, by name)
-        return attempt
+    def required(self, question: Question[Any]) -> frozenset[str] | None:
+        """Over whom a sum must be opened because it may have been begun to be; None where it is still free."""
+        _, _, names = self._recorded(question)
+        return frozenset(names) or None
 
-    def _begun(self) -> dict[str, tuple[int, int]]:
-        """Round and attempt that were begun last, by purpose."""
-        if not self._counter.exists():
-            return {}
-        return {
-            purpose: (number, attempt) for purpose, (number, attempt) in json.loads(self._counter.read_text()).items()
-        }
+    def note_opening(self, question: Question[Any], attempt: int, names: frozenset[str]) -> None:
+        """Note, before the shares are asked for, over whom the sum is opened."""
+        self._note(question, attempt, sorted(names))
+
+    def _next_attempt(self, question: Question[Any]) -> int:
+        """A number that was not used before, also not by an earlier process: hospitals refuse one that was."""
+        _, attempt, names = self._recorded(question)
+        self._note(question, attempt + 1, names)
+        return attempt + 1
+
+    def _recorded(self, question: Question[Any]) -> tuple[int, int, list[str]]:
+        """This round's number, its last attempt, and over whom it is opened."""
+        number, attempt, names = self._records().get(PURPOSES[question.step], (0, -1, []))
+        return (number, attempt, names) if number == question.order.round else (question.order.round, -1, [])
+
+    def _note(self, question: Question[Any], attempt: int, names: list[str]) -> None:
+        changed = self._records() | {PURPOSES[question.step]: (question.order.round, attempt, names)}
+        replace(self._record, json.dumps(changed).encode(), mode=0o644)
+
+    def _records(self) -> dict[str, tuple[int, int, list[str]]]:
+        return json.loads(self._record.read_text(encoding="utf-8")) if self._record.exists() else {}
 
 
 def _require_all(answers: Answers) -> None:
@@ -203,69 +233,81 @@ def _require_all(answers: Answers) -> None:
 
 
 class _Attempt:
-    """One attempt at one order."""
+    """One attempt at one question."""
 
-    def __init__(  # noqa: PLR0917  (made in one place only)
-        self,
-        aggregator: Aggregator,
-        step: Step,
-        order: Order,
-        attempt: int,
-        parts: Mapping[str, bytes],
-        layout: VectorLayout,
-        traffic: Traffic,
+    def __init__(
+        self, aggregator: Aggregator, question: Question[Any], number: int, restarts: int, traffic: Traffic
     ) -> None:
-        self._aggregator, self._step, self._order, self._attempt = aggregator, step, order, attempt
-        self._parts, self._layout, self._traffic = parts, layout, traffic
+        self._aggregator, self.question, self.number = aggregator, question, number
+        self._order, self._layout = question.order, question.layout
+        self._restarts, self._traffic = restarts, traffic
 
-    def secure(self, names: frozenset[str]) -> tuple[NDArray[Any], Mapping[str, NDArray[Any]], frozenset[str]]:
+    def secure(self, names: frozenset[str]) -> Sum:
         """Five legs; whoever misses one drops out, and too few end the attempt before anything is unmasked."""
-        terms = terms_of(
-            self._aggregator.federation,
-            self._step,
-            self._order,
-            attempt=self._attempt,
-            parts=self._parts,
-            layout=self._layout,
-        )
+        terms = terms_of(self._aggregator.federation, self.question, attempt=self.number)
         aggregation = CoordinatorAggregation(terms)
-        order = letter_of(self._order, attempt=self._attempt, parts=self._parts)
-        self._leg(aggregation, self._step, dict.fromkeys(names, order), ADVERTISEMENT)
+        order = letter_of(self._order, attempt=self.number, parts=self.question.parts)
+        self._leg(aggregation, self.question.step, dict.fromkeys(names, order), ADVERTISEMENT)
         directory = Letter(parts={DIRECTORY: aggregation.directory()})
         self._leg(aggregation, Step.SHARES, dict.fromkeys(aggregation.awaited, directory), SHARES)
         deliveries = aggregation.deliveries()
         letters = {name: Letter(parts={DELIVERY: delivery}) for name, delivery in deliveries.items()}
         self._leg(aggregation, Step.MASKED, letters, MASKED)
         survivors = Letter(parts={SURVIVORS: aggregation.survivors()})
+        self._require_the_same(aggregation.in_sum)
         self._leg(aggregation, Step.CONFIRM, dict.fromkeys(aggregation.awaited, survivors), CONFIRMATION)
         confirmations = Letter(parts={CONFIRMATIONS: aggregation.confirmations()})
+        self._aggregator.note_opening(self.question, self.number, aggregation.in_sum)
         self._leg(aggregation, Step.UNMASK, dict.fromkeys(aggregation.awaited, confirmations), UNMASKING)
         started = time.monotonic()
+        opening = aggregation.opening()
         # The coordinator learns the sum of the survivors' vectors here: it is what the round is for.
-        total = aggregation.total()
+        total, in_sum = opening.total(terms)
         self._traffic.seconds["opening"] = time.monotonic() - started
-        return total.update, decode_exact(self._layout, total.exact), aggregation.in_sum
+        return self._sum(total.update, total.exact, in_sum, opening.parts())
+
+    def _require_the_same(self, survivors: frozenset[str]) -> None:
+        required = self._aggregator.required(self.question)
+        if required is not None and survivors != required:
+            raise AggregationAborted(
+                f"round {self._order.round}: without {', '.join(sorted(required - survivors))}, who began to open this "
+                "very sum with the others. It is opened with exactly the same hospitals, or never"
+            )
+
+    def _sum(
+        self, update: NDArray[Any], exact: NDArray[np.uint64], survivors: frozenset[str], opening: Mapping[str, bytes]
+    ) -> Sum:
+        return Sum(
+            update=update,
+            exact=decode_exact(self._layout, exact),
+            survivors=survivors,
+            attempt=self.number,
+            opening=opening,
+            traffic=self._traffic,
+            restarts=self._restarts,
+        )
 
     def _leg(
         self, aggregation: CoordinatorAggregation, step: Step, letters: Mapping[str, Letter], expected: str
     ) -> None:
-        answers = self._aggregator.ask(step, letters, self._order, self._attempt, self._traffic)
+        answers = self._aggregator.ask(step, letters, self._order, self.number, self._traffic)
         if step is Step.SURVEY:
             _require_all(answers)
         for name, letter in sorted(answers.letters.items()):
             try:
                 aggregation.receive(name, letter.part(expected))
             except PeerViolation as error:
-                self._aggregator.left_out(name, str(error), self._order, self._attempt)
+                self._aggregator.left_out(name, str(error), self._order, self.number)
 
-    def plain(self, names: frozenset[str]) -> tuple[NDArray[Any], Mapping[str, NDArray[Any]], frozenset[str]]:
+    def plain(self, names: frozenset[str]) -> Sum:
         """Each hospital's vector in the clear, added up: for comparison, where every hospital allows it."""
-        order = letter_of(self._order, attempt=self._attempt, parts=self._parts)
-        ready = self._aggregator.ask(self._step, dict.fromkeys(names, order), self._order, self._attempt, self._traffic)
-        if self._step is Step.SURVEY:
+        step = self.question.step
+        order = letter_of(self._order, attempt=self.number, parts=self.question.parts)
+        ready = self._aggregator.ask(step, dict.fromkeys(names, order), self._order, self.number, self._traffic)
+        if step is Step.SURVEY:
             _require_all(ready)
         answers = self._aggregator.ask(
-            Step.PLAIN, dict.fromkeys(ready.letters, Letter()), self._order, self._attempt, self._traffic
+            Step.PLAIN, dict.fromkeys(ready.letters, Letter()), self._order, self.number, self._traffic
         )
         update = np.zeros(self._layout.update_length, np.float64)
         exact, survivors = np.zeros(self._layout.exact_length, np.uint64), set()
@@ -273,7 +315,7 @@ class _Attempt:
             try:
                 own, counts = self._read_plain(name, letter)
             except PeerViolation as error:
-                self._aggregator.left_out(name, str(error), self._order, self._attempt)
+                self._aggregator.left_out(name, str(error), self._order, self.number)
                 continue
             update += own
             exact += counts
@@ -282,7 +324,8 @@ class _Attempt:
             raise AggregationAborted(
                 f"round {self._order.round}: {len(survivors)} hospitals answered, {self._order.threshold} are needed"
             )
-        return update, decode_exact(self._layout, exact), frozenset(survivors)
+        opening = {UPDATE: update.tobytes(), EXACT: exact.tobytes(), IN_SUM: json.dumps(sorted(survivors)).encode()}
+        return self._sum(update, exact, frozenset(survivors), opening)
 
     def _read_plain(self, name: str, letter: Letter) -> tuple[NDArray[np.float64], NDArray[np.uint64]]:
         content, counts = letter.part(UPDATE), letter.part(EXACT)

@@ -1,7 +1,8 @@
 """The coordinator's side of a run: orders, sums, the global model, and what is kept of them. No network here.
 
 The coordinator holds no image and judges nothing itself: validation is the hospitals' too, and only sums over all of
-them reach it. After every round the global state is written in one piece, so the same command goes on after a crash.
+them reach it. Nor does it decide anything: what it asks next follows from the settings and the sums (`course.py`).
+After every round the global state is written in one piece, so the same command goes on after a crash.
 """
 
 import json
@@ -11,56 +12,19 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 
-from contract.errors import AggregationAborted, ComputationFailed, ConfigurationError
+from contract.errors import AggregationAborted, ConfigurationError
 from contract.model_card import Strict
 from federated_learning import checkpoints
-from federated_learning.averaging import GlobalModel
-from federated_learning.data_statistics import PixelSums, class_weights, mean_and_deviation
 from federated_learning.federation.aggregating import FAILED, Aggregator, Event, Sum, Traffic
+from federated_learning.federation.course import Course
 from federated_learning.federation.exchange import Exchange
 from federated_learning.federation.keys import Federation
 from federated_learning.federation.messages import Step
-from federated_learning.federation.orders import (
-    WEIGHTS,
-    EvaluateOrder,
-    SurveyOrder,
-    TrainOrder,
-    evaluate_layout,
-    pack,
-    survey_layout,
-    train_layout,
-)
 from federated_learning.federation.settings import CoordinatorSettings
-from federated_learning.networks import Weights
-from federated_learning.secure_aggregation import least_threshold
-from federated_learning.secure_aggregation.encoding import (
-    LARGEST,
-    UpdateEncoding,
-    VectorLayout,
-    first_limits,
-    next_limits,
-    norm_of,
-)
-from federated_learning.settings import RoundTask, plan_rounds
+from federated_learning.settings import RoundTask
 
-FloatArray = NDArray[np.float32]
 STATE, BEST = "checkpoint.npz", "best.npz"
-WIDE_LIMIT, STATISTICS_LIMIT = 64.0, 8.0
-
-
-class Survey(Strict):
-    """What all hospitals have together."""
-
-    examples: int
-    validation: int
-    weight: int
-    """Of all hospitals' updates."""
-    class_counts: tuple[int, ...]
-    mean: tuple[float, ...]
-    standard_deviation: tuple[float, ...]
 
 
 class Evaluation(Strict):
@@ -74,17 +38,10 @@ class Evaluation(Strict):
 
 
 class Progress(Strict):
-    """Where everything but the weights stands. Kept with them in one file."""
+    """What the coordinator keeps beside the course of the run, in one file with it."""
 
-    survey: Survey | None = None
-    rounds: int = 0
-    """Done."""
     restarts: int = 0
     """Attempts at rounds that were given up, in all."""
-    limits: dict[str, float]
-    """Of the next round's updates."""
-    last_sum: tuple[str, ...] = ()
-    """Whose updates were in the last sum."""
     evaluations: tuple[Evaluation, ...] = ()
 
 
@@ -120,44 +77,33 @@ class Coordinator:
         """Continue what the output folder holds. Raises ConfigurationError."""
         self._settings, self._federation, self._exchange = settings, federation, exchange
         self._show, self._finished = show, finished
-        aggregation, hospitals = settings.aggregation, len(federation.hospitals)
-        self.threshold = aggregation.threshold or (least_threshold(hospitals) if aggregation.secure else 1)
-        if aggregation.secure and hospitals < self.threshold:
-            raise ConfigurationError(
-                f"secure aggregation needs at least {self.threshold} hospitals, federation.json names {hospitals}: "
-                "with two, each would learn the other's update"
-            )
+        self.course, self.progress = Course(settings, federation), Progress()
         self._aggregator = Aggregator(
             federation,
             exchange,
             waiting=settings.waiting,
-            attempts=aggregation.attempts,
+            attempts=settings.aggregation.attempts,
             folder=settings.output,
             show=show,
         )
-        self._model = GlobalModel(settings.training)
-        self._shapes = {name: tuple(value.shape) for name, value in self._model.weights.items()}
-        self.progress = Progress(limits=_first_limits(_arrays(self._model.weights), aggregation.ring_bits))
         self._restore()
 
     def run(self) -> None:
         """Survey, all rounds, and the evaluations between them. Raises AggregationAborted where hospitals stay away."""
-        survey = self.progress.survey or self._survey()
-        tasks = self.tasks(survey)
-        done = self.progress.rounds
+        if self.course.standing.survey is None:
+            self._survey()
+        tasks, done = self.tasks(), self.course.standing.rounds
         if done and tasks[done - 1].last_of_epoch and not self._evaluated(done):
-            self._evaluate(tasks[done - 1], survey)  # the coordinator stopped between a round and its evaluation
+            self._evaluate(tasks[done - 1])  # the coordinator stopped between a round and its evaluation
         for task in tasks[done:]:
-            if not self._round(task, survey, len(tasks)):
+            if not self._round(task, len(tasks)):
                 break  # every hospital has trained enough
         if not (self._settings.output / BEST).exists():
             self.keep_best()
 
-    def tasks(self, survey: Survey) -> tuple[RoundTask, ...]:
-        """The rounds of this run."""
-        hospitals = len(self._federation.hospitals)
-        tasks = plan_rounds(self._settings.training, examples=survey.examples, hospitals=hospitals)
-        return tasks[: self._settings.rounds]
+    def tasks(self) -> tuple[RoundTask, ...]:
+        """The rounds of this run, once the survey is made."""
+        return self.course.tasks()[: self._settings.rounds]
 
     def chosen(self) -> Evaluation | None:
         """The evaluation whose weights are in best.npz; None where there is none at the model's size."""
@@ -167,123 +113,63 @@ class Coordinator:
     def _evaluated(self, number: int) -> bool:
         return any(one.round == number for one in self.progress.evaluations)
 
-    def _survey(self) -> Survey:
+    def _survey(self) -> None:
         """Ask what all hospitals have together. Only the sums become known.
 
         Every hospital must be in it, and it is made once: two sums of the same data that differ by a hospital would
         give that hospital's counts away.
         """
-        order = SurveyOrder(**self._common(round_number=0) | self._from_all())
-        total = self._aggregator.aggregate(Step.SURVEY, order, {}, survey_layout(order))
-        while total is None:  # shares were given away: hospitals open the same sum again, and no other one
-            total = self._aggregator.aggregate(Step.SURVEY, order, {}, survey_layout(order))
-        counts = tuple(int(count) for count in total.exact["classes"])
-        sums = PixelSums(
-            count=tuple(map(int, total.exact["pixels"])),
-            total=tuple(map(int, total.exact["pixel_total"])),
-            squares=tuple(map(int, total.exact["pixel_squares"])),
-        )
-        mean, deviation = order.input.mean, order.input.standard_deviation
-        if self._settings.exchange_statistics:
-            mean, deviation = mean_and_deviation(sums)
-        survey = Survey(
-            examples=sum(counts),
-            validation=int(total.exact["validation"]),
-            weight=int(total.exact["weight"]),
-            class_counts=counts,
-            mean=mean,
-            standard_deviation=deviation,
-        )
-        class_weights(counts, power=self._settings.training.class_balance)  # refuses a class that nobody has
-        self._save(survey=survey)
-        return survey
+        self._follow(self._asked(Step.SURVEY))
 
-    def _round(self, task: RoundTask, survey: Survey, rounds: int) -> bool:
+    def _asked(self, step: Step) -> Sum:
+        return self._aggregator.aggregate(self.course.question(step), position=self.course.position)
+
+    def _follow(self, total: Sum) -> None:
+        """Move on by a sum, and keep for the hospitals what it follows from."""
+        position, question = self.course.position, self.course.question(self.course.next_step)
+        self.course.follow(total, max_norm=self._settings.aggregation.max_norm)
+        self._aggregator.followers.keep(position, attempt=total.attempt, parts={**total.opening, **question.parts})
+        self._save(restarts=self.progress.restarts + total.restarts)
+
+    def _round(self, task: RoundTask, rounds: int) -> bool:
         """One round; False when all hospitals say that they have trained enough."""
         started, number = time.monotonic(), task.number + 1
-        order = self._train_order(task, survey)
-        layout = train_layout(order, self._shapes, hospitals=len(self._federation.hospitals))
-        parts = {WEIGHTS: pack(_arrays(self._model.weights), self._shapes)}
-        total = self._aggregator.aggregate(Step.TRAIN, order, parts, layout)
-        loss, limits = None, dict(order.limits)
-        if total is not None:
-            limits = self._apply(order, layout, total, task)
-            loss = float(total.exact["loss"]) / len(total.survivors) if "loss" in total.exact else None
-        goes_on = total is None or int(total.exact["stopped"]) < len(total.survivors)
-        restarts = 1 if total is None else total.restarts
-        self._save(
-            rounds=number,
-            last_sum=() if total is None else tuple(sorted(total.survivors)),
-            limits=limits,
-            restarts=self.progress.restarts + restarts,
-        )
-        evaluation = self._evaluate(task, survey) if task.last_of_epoch or not goes_on else None
+        total = self._asked(Step.TRAIN)
+        clear_bytes = 4 * total.update.size
+        self._follow(total)
+        goes_on = int(total.exact["stopped"]) < len(total.survivors)
+        evaluation = self._evaluate(task) if task.last_of_epoch or not goes_on else None
         self._finished(
             RoundReport(
                 round=number,
                 rounds=rounds,
-                survivors=self.progress.last_sum,
-                restarts=restarts,
-                training_loss=loss,
+                survivors=self.course.standing.last_sum,
+                restarts=total.restarts,
+                training_loss=float(total.exact["loss"]) / len(total.survivors) if "loss" in total.exact else None,
                 seconds=time.monotonic() - started,
-                traffic=Traffic() if total is None else total.traffic,
+                traffic=total.traffic,
                 evaluation=evaluation,
-                clear_bytes=4 * layout.update_length,
+                clear_bytes=clear_bytes,
             )
         )
         return goes_on
 
-    def _train_order(self, task: RoundTask, survey: Survey) -> TrainOrder:
-        training = self._settings.training
-        return TrainOrder(
-            **self._common(round_number=task.number + 1),
-            task=task,
-            mean=survey.mean,
-            standard_deviation=survey.standard_deviation,
-            class_weights=class_weights(survey.class_counts, power=training.class_balance),
-            weight_total=survey.weight,
-            limits=self.progress.limits,
-            last_sum=self.progress.last_sum,
-        )
-
-    def _apply(self, order: TrainOrder, layout: VectorLayout, total: Sum, task: RoundTask) -> dict[str, float]:
-        """Add the mean update to the global model, and return the next limits."""
-        if order.secure:
-            encoding = UpdateEncoding(layout=layout, limits=order.limits, weight_total=order.weight_total)
-            mean = encoding.decode(total.update)
-        else:
-            flat = total.update.astype(np.float32)
-            mean = {name: flat[where].reshape(layout.update[name]) for name, where in layout.slices().items()}
-        _check_norm(norm_of(mean), self._settings.aggregation.max_norm)
-        self._model.apply({name: torch.from_numpy(value) for name, value in mean.items()}, batches=task.batches)
-        if not order.secure:
-            return dict(order.limits)
-        return next_limits(order.limits, total.exact[LARGEST], hospitals=len(total.survivors))
-
-    def _evaluate(self, task: RoundTask, survey: Survey) -> Evaluation | None:
+    def _evaluate(self, task: RoundTask) -> Evaluation | None:
         """The averaged weights on all hospitals' validation images, as sums; kept if they are the best so far.
 
         None, and the run goes on, where a hospital is missing: sums without it would tell its images' part in others.
         """
-        if not survey.validation:
+        survey, number = self.course.standing.survey, task.number + 1
+        if survey is None or not survey.validation:
             return None
-        order = EvaluateOrder(
-            **self._common(round_number=task.number + 1) | self._from_all(),
-            mean=survey.mean,
-            standard_deviation=survey.standard_deviation,
-            size=task.size,
-        )
-        parts = {WEIGHTS: pack(_arrays(self._model.average), self._shapes)}
         try:
-            total = self._aggregator.aggregate(Step.EVALUATE, order, parts, evaluate_layout(order))
+            total = self._asked(Step.EVALUATE)
         except AggregationAborted as error:
             words = f"not evaluated, as that needs all hospitals: {error}"
-            self._show(Event(what=FAILED, round=order.round, attempt=0, words=words))
-            return None
-        if total is None:
+            self._show(Event(what=FAILED, round=number, attempt=0, words=words))
             return None
         evaluation = Evaluation(
-            round=task.number + 1,
+            round=number,
             examples=survey.validation,
             accuracy=int(total.exact["correct"]) / survey.validation,
             loss=float(total.exact["loss"]) / survey.validation,
@@ -301,39 +187,20 @@ class Coordinator:
         best = {name: value for name, value in state.items() if name == "facts" or name.startswith("average/")}
         checkpoints.save(best, self._settings.output / BEST)
 
-    def _from_all(self) -> dict[str, int]:
-        """What makes an order one whose sum is opened over all hospitals or not at all."""
-        return {"threshold": len(self._federation.hospitals)}
-
-    def _common(self, *, round_number: int) -> dict[str, Any]:
-        settings, description = self._settings, self._settings.description
-        return {
-            "run": settings.run,
-            "round": round_number,
-            "secure": settings.aggregation.secure,
-            "threshold": self.threshold,
-            "ring_bits": settings.aggregation.ring_bits,
-            "classes": description.classes,
-            "input": description.input,
-            "training": settings.training,
-        }
-
     def _save(self, **changes: Any) -> None:
         """Note changes, and write everything so that a crash leaves the old file or the new one."""
         self.progress = self.progress.model_copy(update=changes)
         checkpoints.save(self._state(), self._settings.output / STATE)
 
     def _state(self) -> checkpoints.Arrays:
-        survey, training = self.progress.survey, self._settings.training
-        rounds = self.progress.rounds
+        training, rounds = self._settings.training, self.course.standing.rounds
         facts = {
-            "epoch": self.tasks(survey)[rounds - 1].epoch + 1 if survey and rounds else 0,
+            "epoch": self.tasks()[rounds - 1].epoch + 1 if rounds else 0,
             "plans": [(0, [stage.model_dump() for stage in training.stages])],
             "progress": self.progress.model_dump(),
-            "run": self._settings.run,
-            "training": training.model_dump_json(),
+            "agreed": self.course.agreed(),
         }
-        return {"facts": np.array(json.dumps(facts))} | self._model.state()
+        return {"facts": np.array(json.dumps(facts))} | self.course.state()
 
     def _restore(self) -> None:
         path = self._settings.output / STATE
@@ -341,34 +208,10 @@ class Coordinator:
             return
         state = checkpoints.read(path)
         facts = json.loads(str(state["facts"]))
-        if (facts["run"], facts["training"]) != (self._settings.run, self._settings.training.model_dump_json()):
+        if facts.get("agreed") != self.course.agreed():
             raise ConfigurationError(
-                f"{path}: was written with another run's name or training settings: give the same ones again, or "
-                "another output folder and run"
+                f"{path}: was written with another run's name, other settings or another version: give the same ones "
+                "again, or another output folder and run"
             )
         self.progress = Progress.model_validate_json(json.dumps(facts["progress"]))
-        self._model.restore(state)
-
-
-def _arrays(weights: Weights) -> dict[str, FloatArray]:
-    return {name: value.numpy() for name, value in weights.items()}
-
-
-def _first_limits(weights: dict[str, FloatArray], ring_bits: int) -> dict[str, float]:
-    """What the first round's updates are clipped to.
-
-    A ring of 32 bits has room for anything; one of 16 has not, but statistics of batch normalisation, which begin at 0
-    and 1, jump to what the data has.
-    """
-    if ring_bits == 32:
-        return first_limits(weights, floor=WIDE_LIMIT)
-    limits = first_limits(weights)
-    return {name: max(limit, STATISTICS_LIMIT if "running_" in name else 0.0) for name, limit in limits.items()}
-
-
-def _check_norm(norm: float, max_norm: float) -> None:
-    if not norm <= max_norm:
-        raise ComputationFailed(
-            f"the mean update has norm {norm:.3g}, above {max_norm:.3g}: a hospital sent what it should not. The state "
-            "before it is kept; look for the hospital, or raise aggregation.max_norm"
-        )
+        self.course.restore(state)

@@ -21,6 +21,7 @@ WORDS = {
     "CONFIRM": "confirming",
     "UNMASK": "unmasking",
     "PLAIN": "sending in the clear",
+    "FOLLOW": "checking the last sum",
     "FINISH": "ending",
 }
 
@@ -77,10 +78,7 @@ class Display:
 
     def finished(self, coordinator: "Coordinator", report: "RoundReport") -> None:
         """Draw a finished round, and how long the rest takes at this pace."""
-        survey = coordinator.progress.survey
-        if survey is None:
-            return
-        costs = [task.batches * task.batch * task.size**2 for task in coordinator.tasks(survey)]
+        costs = [task.batches * task.batch * task.size**2 for task in coordinator.tasks()]
         done, everything, seconds = costs[report.round - 1], sum(costs), report.seconds
         self._work = (self._work[0] + done, self._work[1] + seconds)
         left = sum(costs[report.round :]) * self._work[1] / self._work[0]

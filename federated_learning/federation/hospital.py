@@ -1,8 +1,10 @@
 """A hospital's side of every round: its data, its trainer, and its part in secure aggregation. No network here.
 
-Kept on disk, so that a crash costs nothing that was finished: the trainer's state, the update of the last round and
-what rounding cut off of it, and which rounds were signed. The secrets of an aggregation are in memory only; after a
-crash the round is made again with fresh ones.
+It answers what follows from its own settings and from the sums that it opened itself, and nothing else.
+
+Kept on disk, so that a crash costs nothing that was finished: the course of the run, the trainer's state, the update of
+the last round and what rounding cut off of it, and with whom each question was answered. The secrets of an aggregation
+are in memory only; after a crash the round is made again with fresh ones.
 """
 
 import hashlib
@@ -25,7 +27,10 @@ from contract.errors import (
     Refused,
 )
 from contract.files import replace
+from federated_learning import checkpoints
 from federated_learning.data_statistics import pixel_sums
+from federated_learning.federation.course import Course, first_difference
+from federated_learning.federation.following import POSITION_BYTES
 from federated_learning.federation.keys import Federation
 from federated_learning.federation.local_work import LocalWork
 from federated_learning.federation.messages import (
@@ -36,7 +41,9 @@ from federated_learning.federation.messages import (
     DIRECTORY,
     ERROR,
     EXACT,
+    IN_SUM,
     MASKED,
+    POSITION,
     SHARES,
     SURVIVORS,
     UNMASKING,
@@ -46,40 +53,46 @@ from federated_learning.federation.messages import (
     Trouble,
 )
 from federated_learning.federation.orders import (
-    FROM_ALL,
     PURPOSES,
     WEIGHTS,
     EvaluateOrder,
     O,
-    Order,
+    Question,
     SurveyOrder,
     TrainOrder,
-    evaluate_layout,
+    attempt_of,
     order_of,
-    survey_layout,
     terms_of,
-    train_layout,
-    unpack,
 )
 from federated_learning.federation.settings import HospitalSettings
-from federated_learning.networks import new_network, shared_weights
-from federated_learning.secure_aggregation import HospitalAggregation, RingVector, RoundHistory
-from federated_learning.secure_aggregation.encoding import LARGEST, VectorLayout, encode_exact, weight_of
-from federated_learning.settings import TrainingSettings
+from federated_learning.secure_aggregation import HospitalAggregation, Opening, RingVector, RoundHistory
+from federated_learning.secure_aggregation.encoding import LARGEST, decode_exact, encode_exact, weight_of
 
-HISTORY = "answered.json"
+HISTORY, COURSE = "answered.json", "course.npz"
 LARGEST_LOSS = 1000.0
 """Of one image, as it is counted."""
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class _Asked(Generic[O]):
-    """An order that this hospital accepts."""
+    """A question that this hospital answers."""
 
-    step: Step
-    order: O
+    question: Question[O]
     attempt: int
-    letter: Letter
+
+    @property
+    def order(self) -> O:
+        """The question's order."""
+        return self.question.order
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class _Opened:
+    """A sum, as this hospital opened it again."""
+
+    update: NDArray[Any]
+    exact: Mapping[str, NDArray[Any]]
+    survivors: frozenset[str]
 
 
 @dataclass(kw_only=True, repr=False)
@@ -115,7 +128,8 @@ class HospitalSession:
         self._history = _history(settings.state / HISTORY)  # of all runs: the same images are in each
         self._work = LocalWork(settings, self._folder, say=say, progress=progress)
         self._attempt: _Attempt | None = None
-        self._shapes: tuple[TrainingSettings, dict[str, tuple[int, ...]]] | None = None
+        self._course = Course(settings, federation)
+        self._restore_course()
         self._last: tuple[bytes, Letter] | None = None
         self.finished = False
         """Whether the coordinator said that the run is over."""
@@ -165,10 +179,13 @@ class HospitalSession:
             Step.CONFIRM: lambda letter: {CONFIRMATION: self._aggregation().confirm(letter.part(SURVIVORS))},
             Step.UNMASK: lambda letter: {UNMASKING: self._aggregation().unmask(letter.part(CONFIRMATIONS))},
             Step.PLAIN: lambda _letter: self._plain(),
+            Step.FOLLOW: self._follow,
             Step.FINISH: lambda _letter: self._finish(),
         }
 
     def _survey(self, letter: Letter) -> Mapping[str, bytes]:
+        if not self._course.position:
+            self._course.begin_with(letter.part(WEIGHTS))
         asked = self._accept(Step.SURVEY, letter, SurveyOrder)
         data = self._work.prepared(asked.order)
         pixels = pixel_sums(data.training.images.in_unit_range())
@@ -180,28 +197,72 @@ class HospitalSession:
             "pixel_total": np.array(pixels.total),
             "pixel_squares": np.array(pixels.squares),
         }
-        return self._begin(asked, survey_layout(asked.order), values)
+        return self._begin(asked, values)
 
     def _train(self, letter: Letter) -> Mapping[str, bytes]:
         asked = self._accept(Step.TRAIN, letter, TrainOrder)
-        letter.part(WEIGHTS)
-        layout = train_layout(asked.order, self._shapes_of(asked.order), hospitals=len(self._federation.hospitals))
-        trained = self._work.trained(asked.order, letter.parts, layout)
+        layout = asked.question.layout
+        trained = self._work.trained(asked.order, self._course.weights, layout)
         sums = {
             "stopped": np.array(int(trained.stopped)),
             "loss": np.array(_bounded(trained.loss, 1)),
             LARGEST: trained.largest,
         }
         values = {name: sums[name] for name in layout.exact}
-        return self._begin(asked, layout, values, update=trained.encoded)
+        return self._begin(asked, values, update=trained.encoded)
 
     def _evaluate(self, letter: Letter) -> Mapping[str, bytes]:
         asked = self._accept(Step.EVALUATE, letter, EvaluateOrder)
-        weights = unpack(letter.part(WEIGHTS), self._shapes_of(asked.order), whose="the coordinator")
-        sums = self._work.evaluated(asked.order, weights)
+        sums = self._work.evaluated(asked.order, self._course.average)
         loss = _bounded(sums.loss, sums.examples)
         values = {"correct": np.array(sums.correct), "loss": np.array(loss)}
-        return self._begin(asked, evaluate_layout(asked.order), values)
+        return self._begin(asked, values)
+
+    def _follow(self, letter: Letter) -> Mapping[str, bytes]:
+        """Open the next sum again and move on by it. The answer says how many sums this hospital has followed."""
+        if letter.header.get(POSITION) == self._course.position:
+            self._attempt = None
+            parts = dict(letter.parts)
+            if not self._course.position:
+                self._course.begin_with(parts.pop(WEIGHTS, b""))
+            question = self._course.question(self._course.next_step)
+            opened = self._opened if question.order.secure else self._believed
+            self._course.follow(opened(question, attempt_of(letter), parts))
+            state = self._course.state() | {"agreed": np.array(self._course.agreed())}
+            checkpoints.save(state, self._folder / COURSE)
+        return {POSITION: self._course.position.to_bytes(POSITION_BYTES, "little")}
+
+    def _opened(self, question: Question[Any], attempt: int, parts: Mapping[str, bytes]) -> _Opened:
+        """What the masked vectors add up to. Raises PeerViolation where they are not what hospitals signed."""
+        terms = terms_of(self._federation, question, attempt=attempt)
+        total, survivors = Opening.from_parts(parts).total(terms)
+        return _Opened(update=total.update, exact=decode_exact(question.layout, total.exact), survivors=survivors)
+
+    def _believed(self, question: Question[Any], _attempt: int, parts: Mapping[str, bytes]) -> _Opened:
+        """A sum in the clear, as the coordinator says it: the settings say that nothing is protected."""
+        try:
+            update = np.frombuffer(parts[UPDATE], dtype="<f8")
+            exact = np.frombuffer(parts[EXACT], dtype="<u8").astype(np.uint64)
+            names = frozenset(map(str, json.loads(parts[IN_SUM])))
+        except (KeyError, ValueError, RecursionError):
+            raise PeerViolation("the coordinator's sum is not one: run the same version everywhere") from None
+        lengths = (update.size, exact.size)
+        if lengths != (question.layout.update_length, question.layout.exact_length):
+            raise PeerViolation("the coordinator's sum is of another network: use the same settings everywhere")
+        return _Opened(update=update, exact=decode_exact(question.layout, exact), survivors=names)
+
+    def _restore_course(self) -> None:
+        """Go on where this hospital stood. Raises ConfigurationError where its settings were others then."""
+        path = self._folder / COURSE
+        if not path.exists():
+            return
+        state = checkpoints.read(path)
+        if str(state.get("agreed")) != self._course.agreed():
+            raise ConfigurationError(
+                f"{path}: run '{self._settings.run}' began with other settings than this file's: give the same ones "
+                "again, or take part in a new run under a new name"
+            )
+        self._course.restore(state)
 
     def _finish(self) -> Mapping[str, bytes]:
         self.finished = True
@@ -209,54 +270,44 @@ class HospitalSession:
         return {}
 
     def _accept(self, step: Step, letter: Letter, kind: type[O]) -> "_Asked[O]":
-        """Read an order, and refuse one that this hospital did not agree to."""
+        """Read an order, and refuse one that does not follow from this hospital's settings and the sums so far."""
         order, attempt = order_of(letter, kind)
         if order.run != self._settings.run:
             raise Refused(
                 f"hospital {self._settings.name} takes part in run '{self._settings.run}', not in '{order.run}': "
                 "change 'run' in its settings if its people agree to this run"
             )
-        if not order.secure and not self._settings.allow_plain:
+        if not order.secure and self._settings.aggregation.secure:
             raise Refused(
-                f"hospital {self._settings.name} sends nothing in the clear: aggregate securely, or set allow_plain "
-                "there"
+                f"hospital {self._settings.name} sends nothing in the clear: aggregate securely, or set "
+                "aggregation.secure = false there"
             )
-        if step in FROM_ALL and order.threshold != len(self._federation.hospitals):
+        question = self._course.question(step)
+        if difference := first_difference(order, question.order):
+            where, asked, own = difference
             raise Refused(
-                f"hospital {self._settings.name} adds its counts only to sums over all hospitals, not over "
-                f"{order.threshold}: the difference to another sum would tell one hospital's"
+                f"hospital {self._settings.name}: the coordinator asks for {where} = {_short(asked)}. By this "
+                f"hospital's settings, and the sums so far, it is {_short(own)}, and it answers nothing else"
             )
-        return _Asked(step=step, order=order, attempt=attempt, letter=letter)
+        return _Asked(question=question, attempt=attempt)
 
     def _begin(
-        self,
-        asked: _Asked[Any],
-        layout: VectorLayout,
-        values: Mapping[str, NDArray[Any]],
-        *,
-        update: NDArray[Any] | None = None,
+        self, asked: _Asked[Any], values: Mapping[str, NDArray[Any]], *, update: NDArray[Any] | None = None
     ) -> Mapping[str, bytes]:
         """Hold the vector ready, and advertise fresh keys for hiding it."""
+        layout = asked.question.layout
         none: NDArray[Any] = np.zeros(0, np.uint16 if layout.ring_bits == 16 else np.uint32)
         exact = encode_exact(layout, values, hospital=self._settings.name)
         vector = RingVector(none if update is None else update, exact)
-        order = asked.order
-        if not order.secure:
+        if not asked.order.secure:
             self._attempt = _Attempt(vector=vector, aggregation=None)
             return {}
-        terms = terms_of(
-            self._federation, asked.step, order, attempt=asked.attempt, parts=asked.letter.parts, layout=layout
-        )
+        terms = terms_of(self._federation, asked.question, attempt=asked.attempt)
         aggregation = HospitalAggregation(
             terms, name=self._settings.name, signing_key=self._signing_key, history=self._history
         )
         self._attempt = _Attempt(vector=vector, aggregation=aggregation)
         return {ADVERTISEMENT: aggregation.advertise()}
-
-    def _shapes_of(self, order: Order) -> dict[str, tuple[int, ...]]:
-        if self._shapes is None or self._shapes[0] != order.training:
-            self._shapes = (order.training, shapes_of(order.training))
-        return self._shapes[1]
 
     def _aggregation(self) -> HospitalAggregation:
         if self._attempt is None or self._attempt.aggregation is None:
@@ -278,9 +329,9 @@ class HospitalSession:
         return {UPDATE: vector.update.tobytes(), EXACT: vector.exact.astype("<u8").tobytes()}
 
 
-def shapes_of(training: TrainingSettings) -> dict[str, tuple[int, ...]]:
-    """Of every tensor that is averaged, from the settings' architecture."""
-    return {name: tuple(value.shape) for name, value in shared_weights(new_network(training)).items()}
+def _short(value: object) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 100 else f"{text[:97]}..."
 
 
 def _trouble(error: EncryptedInferenceError) -> Trouble:

@@ -15,15 +15,7 @@ from contract.model_card import InputSpecification
 from federated_learning import checkpoints
 from federated_learning.data_source import Prepared, open_source, prepare
 from federated_learning.federation.messages import Step
-from federated_learning.federation.orders import (
-    WEIGHTS,
-    EvaluateOrder,
-    Order,
-    TrainOrder,
-    common_hash,
-    pack,
-    unpack,
-)
+from federated_learning.federation.orders import EvaluateOrder, Order, TrainOrder, common_hash, pack
 from federated_learning.federation.settings import HospitalSettings
 from federated_learning.local_training import LocalResult, LocalTrainer, ValidationSums, evaluate
 from federated_learning.networks import Images, Weights
@@ -118,18 +110,18 @@ class LocalWork:
         images = _images(validation, order)
         return evaluate(order.training, _tensors(weights), images, validation.labels, size=order.size)
 
-    def trained(self, order: TrainOrder, parts: Mapping[str, bytes], layout: VectorLayout) -> Trained:
-        """This order's training: from memory or disk where it was done before, else done now.
+    def trained(self, order: TrainOrder, weights: Mapping[str, FloatArray], layout: VectorLayout) -> Trained:
+        """This order's training from the global `weights`: from memory or disk where it was done before, else done now.
 
         Raises ComputationFailed for an update that is not finite; the trainer is then what it was before.
         """
         data = self.prepared(order)
-        key = common_hash(Step.TRAIN, order, parts).hex()
+        key = common_hash(Step.TRAIN, order, {}).hex()
         trainer = self._trainer or self._resume(order, data)
         if self._trained is not None and self._trained.key == key:
             return self._trained
         self._trainer = None  # where this round fails, the next one begins with what is on the disk
-        trainer.load(_tensors(unpack(parts[WEIGHTS], layout.update, whose="the coordinator")))
+        trainer.load(_tensors(weights))
         result = trainer.train(
             order.task, lambda done, total: self._progress(f"round {order.round}: training", done, total)
         )

@@ -35,7 +35,7 @@ from federated_learning.federation.messages import Step
 from federated_learning.federation.processes import Child, free_port, stop_all
 from federated_learning.federation.recording import record_round, record_run
 from federated_learning.federation.running import run_coordinator
-from federated_learning.federation.settings import Aggregation, CoordinatorSettings, Waiting
+from federated_learning.federation.settings import Aggregation, CoordinatorSettings, Sums, Waiting
 from federated_learning.federation.sites import TRAINING, VALIDATION, Site, check_roles, draw_data, sites, write_tables
 from federated_learning.recipe import PEDIATRIC_PNEUMONIA, PEDIATRIC_PNEUMONIA_RECIPE, NamedDescription
 from federated_learning.records import Description
@@ -184,7 +184,10 @@ class Loopback:
             "keys": str((folder / "keys").resolve()),
             "state": str((folder / "state").resolve()),
             "threads": self.settings.threads,
-            "allow_plain": not self.settings.aggregation.secure,
+            "description": self.description.model_dump(mode="json", exclude_none=True),
+            "training": self.settings.training.model_dump(mode="json", exclude_none=True),
+            "exchange_statistics": self.settings.exchange_statistics,
+            "aggregation": self.settings.aggregation.model_dump(include=set(Sums.model_fields), exclude_none=True),
             "data": {
                 "folder": str(self.data.resolve()),
                 "table": str(table.resolve()),

@@ -31,7 +31,8 @@ ADVERTISEMENT, DIRECTORY, SHARES, DELIVERY, MASKED, SURVIVORS, CONFIRMATION, CON
     "confirmations",
     "unmasking",
 )
-UPDATE, EXACT = "update", "exact"
+UPDATE, EXACT, IN_SUM = "update", "exact", "in-sum"
+POSITION = "position"
 """Names of the parts of messages."""
 
 
@@ -50,6 +51,8 @@ class Step(StrEnum):
     UNMASK = "query.unmask"
     PLAIN = "query.plain"
     """The update in the clear: only where the hospital's own settings allow it."""
+    FOLLOW = "query.follow"
+    """Open a sum again, as the coordinator opened it, and go on to the next global weights."""
     FINISH = "query.finish"
     """The run is over: hospitals may end."""
 

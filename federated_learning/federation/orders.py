@@ -1,14 +1,15 @@
 """What the coordinator orders in a round, and which sums the hospitals answer with.
 
-Both sides derive the terms of secure aggregation from the order alone, so a coordinator that tells two hospitals
-different things gets messages that do not fit together.
+Every hospital knows beforehand what the order must be (`course.py`); it is sent so that a difference is named. Both
+sides derive the terms of secure aggregation from it, so hospitals that differ get messages that do not fit together.
 """
 
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from math import prod
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ from pydantic import Field, ValidationError
 
 from contract.errors import PeerViolation
 from contract.model_card import InputSpecification, Name, Strict
+from contract.ticket import Sha256
 from federated_learning.federation.keys import Federation
 from federated_learning.federation.messages import Letter, Step
 from federated_learning.secure_aggregation import RoundTerms
@@ -43,14 +45,15 @@ class Order(Strict):
 
 
 class SurveyOrder(Order):
-    """Count examples, classes and pixels. Once in a run: its round is 0, which hospitals open for one set only."""
+    """Count examples, classes and pixels, once in a run. The initial weights come along."""
 
     round: Literal[0]
 
 
 class TrainOrder(Order):
-    """Train `task` from the weights sent along."""
+    """Train `task` from the global weights."""
 
+    weights: Sha256
     task: RoundTask
     mean: tuple[float, ...]
     standard_deviation: tuple[float, ...]
@@ -65,8 +68,9 @@ class TrainOrder(Order):
 
 
 class EvaluateOrder(Order):
-    """Evaluate the weights sent along on validation images."""
+    """Evaluate the average of the global weights on validation images."""
 
+    weights: Sha256
     mean: tuple[float, ...]
     standard_deviation: tuple[float, ...]
     size: Annotated[int, Field(ge=8, le=4096)]
@@ -78,6 +82,19 @@ FROM_ALL = frozenset({Step.SURVEY, Step.EVALUATE})
 O = TypeVar("O", bound=Order)
 
 
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Question(Generic[O]):
+    """An order, what is added up as the answer to it, and what the answers follow from."""
+
+    step: Step
+    order: O
+    layout: VectorLayout
+    subject: bytes
+    """SHA-256 of what a hospital's vector follows from: sums of one subject are over the same hospitals, always."""
+    parts: Mapping[str, bytes] = field(default_factory=dict)
+    """What is sent beside the order."""
+
+
 def letter_of(order: Order, *, attempt: int, parts: Mapping[str, bytes]) -> Letter:
     """The order as it is sent."""
     return Letter(header={ORDER: order.model_dump(mode="json"), ATTEMPT: attempt}, parts=parts)
@@ -85,16 +102,21 @@ def letter_of(order: Order, *, attempt: int, parts: Mapping[str, bytes]) -> Lett
 
 def order_of(letter: Letter, kind: type[O]) -> tuple[O, int]:
     """The order and the number of the attempt. Raises PeerViolation."""
-    attempt = letter.header.get(ATTEMPT)
     try:
         # JSON has no tuples: through JSON, pydantic reads lists where tuples are meant, and nothing else loosely.
         order = kind.model_validate_json(json.dumps(letter.header.get(ORDER)))
     except ValidationError as error:
         where = ".".join(str(part) for part in error.errors()[0]["loc"])
         raise PeerViolation(f"the coordinator's order is wrong at '{where}': run the same version everywhere") from None
-    if not isinstance(attempt, int) or attempt < 0:
-        raise PeerViolation("the coordinator's order has no number of the attempt: run the same version everywhere")
-    return order, attempt
+    return order, attempt_of(letter)
+
+
+def attempt_of(letter: Letter) -> int:
+    """Raises PeerViolation where it is missing."""
+    attempt = letter.header.get(ATTEMPT)
+    if not isinstance(attempt, int) or not 0 <= attempt < 1 << 31:
+        raise PeerViolation("the coordinator's message has no number of the attempt: run the same version everywhere")
+    return attempt
 
 
 def federation_id(federation: Federation, run: str) -> str:
@@ -103,26 +125,16 @@ def federation_id(federation: Federation, run: str) -> str:
 
 
 def common_hash(step: Step, order: Order, parts: Mapping[str, bytes]) -> bytes:
-    """SHA-256 of all that an order tells, its weights included."""
+    """SHA-256 of all that an order tells, the parts beside it included."""
     digest = hashlib.sha256(step.value.encode() + b"\0" + order.model_dump_json().encode())
     for name in sorted(parts):
         digest.update(hashlib.sha256(name.encode()).digest() + hashlib.sha256(parts[name]).digest())
     return digest.digest()
 
 
-def subject_of(step: Step, parts: Mapping[str, bytes]) -> bytes:
-    """SHA-256 of what a hospital's answer follows from: the weights as numbers, so that -0 is 0; nothing for a survey.
-
-    Whatever else an order says, two sums of one subject that differ in a hospital would tell of that hospital.
-    """
-    weights = np.frombuffer(parts.get(WEIGHTS, b""), dtype="<f4")
-    return hashlib.sha256(PURPOSES[step].encode() + (weights + np.float32(0)).tobytes()).digest()
-
-
-def terms_of(
-    federation: Federation, step: Step, order: Order, *, attempt: int, parts: Mapping[str, bytes], layout: VectorLayout
-) -> RoundTerms:
-    """Terms of the aggregation that answers `order`. Raises ConfigurationError where they would not protect."""
+def terms_of(federation: Federation, question: Question[Any], *, attempt: int) -> RoundTerms:
+    """Terms of the aggregation that answers it. Raises ConfigurationError where they would not protect."""
+    step, order, layout = question.step, question.order, question.layout
     return RoundTerms(
         federation_id=federation_id(federation, order.run),
         purpose=PURPOSES[step],
@@ -133,8 +145,8 @@ def terms_of(
         update_length=layout.update_length,
         ring_bits=layout.ring_bits,
         exact_length=layout.exact_length,
-        subject=subject_of(step, parts),
-        common_hash=common_hash(step, order, parts),
+        subject=question.subject,
+        common_hash=common_hash(step, order, question.parts),
     )
 
 

@@ -84,23 +84,23 @@ def read_rounds(folder: Path) -> tuple[RoundTraffic, ...]:
 
 def record_run(settings: CoordinatorSettings, federation: Federation, coordinator: Coordinator) -> None:
     """Write run.json, from which `federated-learning publish` makes the model's card."""
-    progress, survey = coordinator.progress, coordinator.progress.survey
-    if survey is None or not progress.rounds:
+    standing, survey = coordinator.course.standing, coordinator.course.standing.survey
+    if survey is None or not standing.rounds:
         return
     chosen, training, aggregation = coordinator.chosen(), settings.training, settings.aggregation
     classes = settings.description.classes
     parameters: dict[str, str | int | float] | None = None
     if aggregation.secure:
         parameters = {
-            "threshold": coordinator.threshold,
+            "threshold": coordinator.course.threshold,
             "ring bits": aggregation.ring_bits,
             "masks": "AES-CTR, 256-bit seeds from X25519",
         }
     record = FederationRecord(
         hospitals=federation.names,
-        rounds=progress.rounds,
-        chosen_round=progress.rounds if chosen is None else chosen.round,
-        restarted_rounds=progress.restarts,
+        rounds=standing.rounds,
+        chosen_round=standing.rounds if chosen is None else chosen.round,
+        restarted_rounds=coordinator.progress.restarts,
         method=_method(training.proximal),
         local_batches=training.sync_every,
         examples=survey.examples,
@@ -121,7 +121,7 @@ def record_run(settings: CoordinatorSettings, federation: Federation, coordinato
 
 def described(settings: CoordinatorSettings, coordinator: Coordinator) -> Description:
     """The model's description with the mean and standard deviation that it was trained with."""
-    survey = coordinator.progress.survey
+    survey = coordinator.course.standing.survey
     assert survey is not None
     return settings.description.with_statistics(survey.mean, survey.standard_deviation)
 

@@ -21,6 +21,7 @@ from federated_learning.federation.hospital import HospitalSession
 from federated_learning.federation.keys import Federation, read_federation, read_signing_key
 from federated_learning.federation.messages import Letter, Step, from_records, to_records
 from federated_learning.federation.processes import Child, held
+from federated_learning.networks import shapes_of
 
 if TYPE_CHECKING:
     from flwr.app import Context, Message
@@ -115,7 +116,7 @@ def _reply(session: HospitalSession, message: "Message") -> "Message":
             step = Step(message.metadata.message_type)
         except ValueError:
             raise PeerViolation("the coordinator asks for something unknown: run the same version everywhere") from None
-        return step, from_records(message.content, max_bytes=MAX_WEIGHT_BYTES)
+        return step, from_records(message.content, max_bytes=MAX_MESSAGE_BYTES)
 
     return Message(to_records(session.respond(read)), reply_to=message)
 
@@ -132,8 +133,8 @@ def _why(child: Child, federation: Federation) -> str:
     return f"lost the coordinator at {federation.coordinator}; trying again"
 
 
-MAX_WEIGHT_BYTES = 1 << 31
-"""Of a model that a hospital accepts, before it knows which model that is."""
+MAX_MESSAGE_BYTES = (1 << 31) - 1
+"""Of what a hospital takes in at once: the masked updates of one sum. No more fits into a message of Flower's."""
 
 
 def run_coordinator(
@@ -148,7 +149,7 @@ def run_coordinator(
     _quieten_flower()
     federation = read_federation(settings.federation)
     app, coordinators = ServerApp(), list[Coordinator]()
-    max_bytes = _largest_message(settings)
+    max_bytes = _largest_message(settings, len(federation.hospitals))
 
     with (
         ends_in_order(),
@@ -201,8 +202,15 @@ def _watched(link: Link) -> Iterator[None]:
         done.set()
 
 
-def _largest_message(settings: "CoordinatorSettings") -> int:
-    from federated_learning.federation.hospital import shapes_of
+def _largest_message(settings: "CoordinatorSettings", hospitals: int) -> int:
+    """Of the weights, or of all hospitals' masked updates. Raises ConfigurationError for what no hospital takes in."""
     from federated_learning.federation.orders import size_of
 
-    return 4 * size_of(shapes_of(settings.training)) + MESSAGE_OVERHEAD
+    size, aggregation = size_of(shapes_of(settings.training)), settings.aggregation
+    largest = max(4 * size, hospitals * size * aggregation.ring_bits // 8 if aggregation.secure else 8 * size)
+    if largest + MESSAGE_OVERHEAD > MAX_MESSAGE_BYTES:
+        raise ConfigurationError(
+            f"the masked updates of {hospitals} hospitals have {largest >> 20} MiB together, and every hospital gets "
+            f"them all: at most {MAX_MESSAGE_BYTES >> 20} MiB are possible. Train a smaller network"
+        )
+    return largest + MESSAGE_OVERHEAD

@@ -1,8 +1,8 @@
 """Settings of the coordinator and of a hospital: frozen, from TOML files, unknown keys refused.
 
-What decides the model (`training`, `rounds`, ...) stands at the coordinator, which tells the hospitals. What protects a
-hospital (its keys, its data, which run it takes part in, whether it may send anything in the clear) stands in its own
-file only.
+What decides the model (`description`, `training`, ...) stands in everybody's file alike: a coordinator that could
+choose it could choose it so that a hospital's update shows. What protects a hospital alone (its keys, its data, the
+largest update that it sends) stands in its own file only.
 """
 
 from pathlib import Path
@@ -15,6 +15,7 @@ from contract.model_card import Name, Strict
 from contract.settings import Address, PartySettings, settings_config
 from federated_learning.fitting import fitted
 from federated_learning.recipe import PEDIATRIC_PNEUMONIA_RECIPE, NamedDescription
+from federated_learning.secure_aggregation.terms import MIN_SURVIVORS, least_threshold
 from federated_learning.settings import TrainingSettings
 
 COORDINATOR_VARIABLES, HOSPITAL_VARIABLES = "FEDERATED_LEARNING_COORDINATOR_", "FEDERATED_LEARNING_HOSPITAL_"
@@ -40,47 +41,52 @@ class Waiting(Strict):
     """Asks a hospital again that has not answered: it may have lost the question when its machine stopped."""
 
 
-class Aggregation(Strict):
-    """How updates are added up."""
+class Sums(Strict):
+    """How updates are added up: the same at the coordinator and at every hospital."""
 
     secure: bool = True
-    """False only to compare: the coordinator then sees each update, and each hospital must allow that."""
+    """False only to compare, on public data: the coordinator then sees each update."""
     threshold: Annotated[int, Field(ge=3)] | None = None
-    """Hospitals that must remain in a round; None: the fewest that are safe, more than two thirds and at least 3."""
+    """Hospitals that must remain in a round; None: the fewest that are safe, more than two thirds and at least 3. With
+    as many as there are hospitals, all sums are over the same ones, and no two differ by a hospital."""
     ring_bits: Literal[16, 32] = 16
+
+    def survivors(self, hospitals: int) -> int:
+        """How many of so many hospitals must remain. Raises ConfigurationError where none would be hidden."""
+        if not self.secure:
+            return self.threshold or 1
+        threshold = self.threshold or least_threshold(hospitals)
+        if not least_threshold(hospitals) <= threshold <= hospitals:
+            raise ConfigurationError(
+                f"secure aggregation needs at least {MIN_SURVIVORS} hospitals and {least_threshold(hospitals)} of "
+                f"{hospitals} in each sum, not {threshold}: with two, each would learn the other's update"
+            )
+        return threshold
+
+
+class Aggregation(Sums):
+    """How the coordinator adds updates up."""
+
     max_norm: MaxNorm = 1000.0
     """Euclidean norm that the mean update may have; a larger one stops the run. Each hospital has its own limit."""
     attempts: Annotated[int, Field(ge=1, le=1000)] = 20
     """Of one round, before the coordinator stops; what was reached is kept, and the same command goes on."""
 
 
-class CoordinatorSettings(PartySettings):
-    """One federated run, at the coordinator."""
-
-    model_config = settings_config(COORDINATOR_VARIABLES)
+class RunSettings(PartySettings):
+    """What decides a run's model and what is summed: the coordinator and every hospital write the same."""
 
     run: Name
     """Names the run. Hospitals write it into their own settings: that is how they agree to take part."""
     federation: Path
-    """federation.json."""
-    keys: Path
-    """Folder with the coordinator's key and certificate."""
-    output: Path
-    """Folder for the global model after each round, the record of the run, and logs. The same one again resumes."""
-    listen: Address = Address(host="0.0.0.0", port=9092)  # noqa: S104  (hospitals are on other machines)
+    """federation.json, its fingerprint compared by telephone."""
     description: NamedDescription
     """Classes, input and words about the model: what a card holds that is not computed."""
     training: TrainingSettings = PEDIATRIC_PNEUMONIA_RECIPE
     """Channels and classes follow from the description."""
-    rounds: Annotated[int, Field(ge=1, le=100_000)] | None = None
-    """Stop after so many; None: all that `training` plans."""
-    training_roles: tuple[str, ...] = ()
-    validation_role: str = "validation"
-    """What the record says the hospitals trained on, and on what the published model's temperature is fitted."""
     exchange_statistics: bool = True
     """Mean and standard deviation of all hospitals' pixels, by secure aggregation; else the description's."""
-    aggregation: Aggregation = Aggregation()
-    waiting: Waiting = Waiting()
+    aggregation: Sums = Sums()
 
     @model_validator(mode="after")
     def _fits_the_description(self) -> Self:
@@ -90,6 +96,25 @@ class CoordinatorSettings(PartySettings):
             raise ValueError(str(error)) from error
         object.__setattr__(self, "training", training)  # frozen from here on
         return self
+
+
+class CoordinatorSettings(RunSettings):
+    """One federated run, at the coordinator."""
+
+    model_config = settings_config(COORDINATOR_VARIABLES)
+
+    keys: Path
+    """Folder with the coordinator's key and certificate."""
+    output: Path
+    """Folder for the global model after each round, the record of the run, and logs. The same one again resumes."""
+    listen: Address = Address(host="0.0.0.0", port=9092)  # noqa: S104  (hospitals are on other machines)
+    rounds: Annotated[int, Field(ge=1, le=100_000)] | None = None
+    """Stop after so many; None: all that `training` plans."""
+    training_roles: tuple[str, ...] = ()
+    validation_role: str = "validation"
+    """What the record says the hospitals trained on, and on what the published model's temperature is fitted."""
+    aggregation: Aggregation = Aggregation()
+    waiting: Waiting = Waiting()
 
 
 class Data(Strict):
@@ -106,16 +131,12 @@ class Data(Strict):
     """Leave out files that cannot be read or used, instead of stopping."""
 
 
-class HospitalSettings(PartySettings):
-    """One hospital's part in one run."""
+class HospitalSettings(RunSettings):
+    """One hospital's part in one run. Whatever the coordinator orders otherwise than this file says is refused."""
 
     model_config = settings_config(HOSPITAL_VARIABLES)
 
     name: Name
-    run: Name
-    """The run that this hospital takes part in; another one is refused."""
-    federation: Path
-    """federation.json, its fingerprint compared with the coordinator's by telephone."""
     keys: Path
     """Folder that `federated-learning keys` made."""
     state: Path
@@ -124,5 +145,3 @@ class HospitalSettings(PartySettings):
     threads: Annotated[int, Field(ge=1, le=1024)] = 2
     max_norm: MaxNorm = 1000.0
     """Euclidean norm that an update may have; a larger one is scaled down, which only this hospital's screen says."""
-    allow_plain: bool = False
-    """Whether updates may be sent without secure aggregation. For comparisons on public data only."""

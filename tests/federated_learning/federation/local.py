@@ -21,7 +21,14 @@ from federated_learning.federation.keys import (
     read_signing_key,
 )
 from federated_learning.federation.messages import Letter, Step, trouble_of
-from federated_learning.federation.settings import Aggregation, CoordinatorSettings, Data, HospitalSettings, Waiting
+from federated_learning.federation.settings import (
+    Aggregation,
+    CoordinatorSettings,
+    Data,
+    HospitalSettings,
+    Sums,
+    Waiting,
+)
 from federated_learning.federation.sites import Site, draw_data, sites, write_tables
 from federated_learning.records import Description
 from federated_learning.settings import Stage, TrainingSettings
@@ -87,8 +94,16 @@ class LocalExchange:
 class LocalFederation:
     """Hospitals with drawn pictures, and coordinators as often as one is wanted."""
 
-    def __init__(self, folder: Path, *, hospitals: int, secure: bool = True, training: TrainingSettings = TRAINING):
-        self.folder, self.training, self.secure = folder, training, secure
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        hospitals: int,
+        sums: Sums = Sums(),  # noqa: B008  (frozen)
+        training: TrainingSettings = TRAINING,
+        description: Description = DESCRIPTION,
+    ):
+        self.folder, self.training, self.description, self.sums = folder, training, description, sums
         self.data = folder / "drawn"
         self.manifest = draw_data(
             self.data, classes=CLASSES, roles=ROLES, validation_role="held-out", side=SIDE, hospitals=6
@@ -120,7 +135,9 @@ class LocalFederation:
             state=self.folder / name / "state",
             data=Data(folder=self.data, table=self.tables[name], training=("train",), validation=("validation",)),
             threads=1,
-            allow_plain=not self.secure,
+            description=self.description,
+            training=self.training,
+            aggregation=self.sums,
         )
 
     def session(self, name: str, settings: HospitalSettings | None = None) -> HospitalSession:
@@ -133,18 +150,16 @@ class LocalFederation:
         own = next(hospital for hospital in self.federation.hospitals if hospital.name == name)
         return read_signing_key(self.folder / name, own)
 
-    def settings(
-        self, *, output: str = "run", attempts: int = 3, ring_bits: int = 16, description: Description = DESCRIPTION
-    ) -> CoordinatorSettings:
+    def settings(self, *, output: str = "run", attempts: int = 3) -> CoordinatorSettings:
         (self.folder / output).mkdir(exist_ok=True)
-        aggregation = Aggregation(secure=self.secure, attempts=attempts, ring_bits=32 if ring_bits == 32 else 16)
+        aggregation = Aggregation(**self.sums.model_dump(), attempts=attempts)
         return CoordinatorSettings(
             run="test",
             federation=self.folder / "coordinator" / FEDERATION,
             keys=self.folder / "coordinator",
             output=self.folder / output,
             listen=Address(host="127.0.0.1", port=9092),
-            description=description,
+            description=self.description,
             training=self.training,
             aggregation=aggregation,
             waiting=WAITING,

@@ -13,7 +13,8 @@ from federated_learning.averaging import GlobalModel
 from federated_learning.federation.aggregating import FAILED, Aggregator, Sum
 from federated_learning.federation.coordinator import Coordinator
 from federated_learning.federation.messages import ERROR, Letter, Step
-from federated_learning.federation.orders import Order, SurveyOrder, letter_of
+from federated_learning.federation.orders import Order, Question, letter_of
+from federated_learning.federation.settings import Sums
 from federated_learning.networks import Weights
 from federated_learning.optimisation import learning_rate
 from federated_learning.secure_aggregation import weight_of
@@ -39,7 +40,8 @@ class Run:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     torch.set_num_threads(1)
-    federation = LocalFederation(tmp_path_factory.mktemp("federation"), hospitals=4, training=LONGER)
+    folder = tmp_path_factory.mktemp("federation")
+    federation = LocalFederation(folder, hospitals=4, training=LONGER, sums=Sums(ring_bits=32))
     keep_images(federation.tables[DROPPED], of_each_class=3)
 
     def fall_out(step: Step, name: str, answer: Letter) -> Letter | None:
@@ -47,18 +49,18 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
         return None if last and name == DROPPED and step in (Step.MASKED, Step.EVALUATE) else answer
 
     federation.exchange.fault = fall_out
-    coordinator = federation.coordinator(federation.settings(attempts=1, ring_bits=32))
+    coordinator = federation.coordinator(federation.settings(attempts=1))
     made = Run(federation=federation, coordinator=coordinator, opened=[], applied=[])
     aggregate, apply = Aggregator.aggregate, GlobalModel.apply
 
-    def spied_aggregate(self: Aggregator, step: Step, order: Order, *rest: Any) -> Sum | None:
-        found = aggregate(self, step, order, *rest)
-        if found is not None:
-            made.opened.append((step, order, found))
+    def spied_aggregate(self: Aggregator, question: Question[Any], *, position: int) -> Sum:
+        found = aggregate(self, question, position=position)
+        made.opened.append((question.step, question.order, found))
         return found
 
     def spied_apply(self: GlobalModel, update: Mapping[str, torch.Tensor], *, batches: int) -> None:
-        made.applied.append(({name: value.clone() for name, value in self.weights.items()}, dict(update)))
+        if self is coordinator.course._model:
+            made.applied.append(({name: value.clone() for name, value in self.weights.items()}, dict(update)))
         apply(self, update, batches=batches)
 
     with pytest.MonkeyPatch.context() as patch:
@@ -105,11 +107,11 @@ def test_an_evaluation_without_a_hospital_is_left_out_and_the_run_goes_on(run: R
 
 def test_what_no_image_moves_tells_a_power_of_two_and_not_the_number_of_images(run: Run) -> None:
     """Pictures are one point at the last stage: all but the middle of its kernels move by weight decay alone."""
-    survey = run.coordinator.progress.survey
+    survey = run.coordinator.course.standing.survey
     assert survey is not None
     parts = [
         part_that_decayed(*applied) / decay(task)
-        for applied, task in zip(run.applied, run.coordinator.tasks(survey), strict=True)
+        for applied, task in zip(run.applied, run.coordinator.tasks(), strict=True)
     ]
     assert parts[0] == pytest.approx(1, rel=0.01)
     dropped = 1 - parts[1]
@@ -145,13 +147,11 @@ def test_a_weight_is_the_power_of_two_nearest_to_the_number_of_images(examples: 
 def test_a_hospital_adds_its_counts_to_no_sum_that_may_lack_another(tmp_path: Path, step: Step) -> None:
     federation = LocalFederation(tmp_path, hospitals=4)
     coordinator = federation.coordinator()
-    survey = SurveyOrder(**coordinator._common(round_number=0))
-    assert survey.threshold == 3
-    if step is Step.SURVEY:
-        letter = letter_of(survey, attempt=0, parts={})
-    else:
-        evaluate = {"mean": [0.4], "standard_deviation": [0.2], "size": SIDE}
-        letter = Letter(header={"order": survey.model_dump(mode="json") | evaluate, "attempt": 0})
+    if step is Step.EVALUATE:
+        coordinator.run()
+    question = federation.exchange.sessions["hospital-a"]._course.question(step)
+    order = question.order.model_copy(update={"threshold": 3})
+    letter = letter_of(order, attempt=9, parts=question.parts)
     answer = federation.exchange.sessions["hospital-a"].answer(step, letter)
     assert answer.header[ERROR] == "refused"
-    assert "only to sums over all hospitals" in federation.said[-1]
+    assert "the coordinator asks for threshold = 3" in federation.said[-1]

@@ -18,6 +18,7 @@ from federated_learning.federation.messages import (
     ADVERTISEMENT,
     CONFIRMATION,
     MASKED,
+    POSITION,
     SHARES,
     UNMASKING,
     UPDATE,
@@ -25,18 +26,19 @@ from federated_learning.federation.messages import (
     Step,
 )
 from federated_learning.federation.recording import read_rounds, record_round, record_run
+from federated_learning.federation.settings import Sums
 from federated_learning.local_training import LocalTrainer
 from federated_learning.networks import network_with
 from federated_learning.records import RunKind, read_history, read_run
 from federated_learning.settings import Stage
 from federated_learning.training import read_chosen
-from tests.federated_learning.federation.local import TRAINING, LocalFederation
+from tests.federated_learning.federation.local import DESCRIPTION, TRAINING, LocalFederation
 
 LEGS = (Step.TRAIN, Step.SHARES, Step.MASKED, Step.CONFIRM, Step.UNMASK)
 
 
 def flat(coordinator: Coordinator) -> np.ndarray:
-    state = coordinator._model.state()
+    state = coordinator.course.state()
     return np.concatenate([value.ravel() for name, value in sorted(state.items()) if name.startswith("weights/")])
 
 
@@ -88,11 +90,10 @@ def test_a_run_trains_and_leaves_its_record(tmp_path: Path) -> None:
 
 
 def test_hospitals_train_a_network_of_three_channels(tmp_path: Path) -> None:
-    federation = LocalFederation(tmp_path, hospitals=3)
-    plain = federation.settings().description
-    three = plain.input.model_dump() | {"channels": 3, "mean": (0.4,) * 3, "standard_deviation": (0.2,) * 3}
-    description = plain.model_copy(update={"input": InputSpecification.model_validate(three)})
-    settings = federation.settings(description=description)
+    three = DESCRIPTION.input.model_dump() | {"channels": 3, "mean": (0.4,) * 3, "standard_deviation": (0.2,) * 3}
+    description = DESCRIPTION.model_copy(update={"input": InputSpecification.model_validate(three)})
+    federation = LocalFederation(tmp_path, hospitals=3, description=description)
+    settings = federation.settings()
     coordinator = federation.coordinator(settings)
     coordinator.run()
     record_run(settings, federation.federation, coordinator)
@@ -115,12 +116,12 @@ def test_a_hospital_sends_little_more_than_half_of_what_floats_take(tmp_path: Pa
 
 def test_secure_aggregation_gives_the_weights_of_averaging_in_the_clear_but_for_rounding(tmp_path: Path) -> None:
     secure, plain = (
-        LocalFederation(tmp_path / "secure", hospitals=3),
-        LocalFederation(tmp_path / "plain", hospitals=3, secure=False),
+        LocalFederation(tmp_path / "secure", hospitals=3, sums=Sums(ring_bits=32)),
+        LocalFederation(tmp_path / "plain", hospitals=3, sums=Sums(ring_bits=32, secure=False)),
     )
     results = []
     for federation in (secure, plain):
-        coordinator = federation.coordinator(federation.settings(ring_bits=32))
+        coordinator = federation.coordinator()
         coordinator.run()
         results.append(flat(coordinator))
     assert np.abs(results[0] - results[1]).max() < 1e-5
@@ -148,8 +149,8 @@ def test_of_three_hospitals_one_that_falls_out_costs_the_attempt_and_nobody_trai
     federation.exchange.fault = lose(federation, Step.MASKED, "hospital-b")
     coordinator = federation.coordinator()
     coordinator.run()
-    assert coordinator.progress.survey is not None
-    assert coordinator.progress.survey.examples == 36
+    assert coordinator.course.standing.survey is not None
+    assert coordinator.course.standing.survey.examples == 36
     trained = [line for line in federation.said if line.startswith("round 1: trained")]
     assert len(trained) == 3
     masked = [dict(letter.parts)[MASKED] for step, name, letter in federation.exchange.view if step is Step.MASKED]
@@ -169,9 +170,9 @@ def test_a_round_that_fails_too_often_ends_the_run_and_keeps_what_was_reached(tm
         federation.coordinator(settings).run()
     federation.exchange.fault = lambda _step, _name, answer: answer
     again = federation.coordinator(settings)
-    assert again.progress.rounds == 1
+    assert again.course.standing.rounds == 1
     again.run()
-    assert again.progress.rounds == 2
+    assert again.course.standing.rounds == 2
 
 
 def test_too_few_hospitals_are_named(tmp_path: Path) -> None:
@@ -197,7 +198,7 @@ def interrupted(federation: LocalFederation, leg: Step) -> np.ndarray:
         federation.coordinator().run()
     federation.exchange.fault = lambda _step, _name, answer: answer
     coordinator = federation.coordinator()
-    assert coordinator.progress.rounds == 1
+    assert coordinator.course.standing.rounds == 1
     coordinator.run()
     return flat(coordinator)
 
@@ -287,7 +288,7 @@ def diverge(monkeypatch: pytest.MonkeyPatch, value: float, *names: str) -> None:
 
 
 def test_in_the_clear_an_update_of_another_network_or_with_nan_is_left_out(tmp_path: Path) -> None:
-    federation = LocalFederation(tmp_path, hospitals=3, secure=False)
+    federation = LocalFederation(tmp_path, hospitals=3, sums=Sums(secure=False))
 
     def fault(step: Step, name: str, answer: Letter) -> Letter | None:
         if step is not Step.PLAIN or not answer.parts[UPDATE]:
@@ -336,8 +337,8 @@ def test_a_hospital_refuses_a_run_that_it_did_not_agree_to(tmp_path: Path) -> No
 
 
 def test_a_hospital_sends_nothing_in_the_clear_unless_its_own_settings_allow_it(tmp_path: Path) -> None:
-    federation = LocalFederation(tmp_path, hospitals=3, secure=False)
-    strict = federation.hospital_settings("hospital-a").model_copy(update={"allow_plain": False})
+    federation = LocalFederation(tmp_path, hospitals=3, sums=Sums(secure=False))
+    strict = federation.hospital_settings("hospital-a").model_copy(update={"aggregation": Sums()})
     federation.exchange.sessions["hospital-a"] = federation.session("hospital-a", strict)
     with pytest.raises(ConfigurationError, match="hospital hospital-a refuses this order"):
         federation.coordinator().run()
@@ -361,7 +362,7 @@ def test_a_hospital_asked_twice_answers_the_same_and_stays_in_the_round(tmp_path
 def test_hospitals_answer_with_nothing_beside_the_protocol(tmp_path: Path) -> None:
     federation = LocalFederation(tmp_path, hospitals=3)
     federation.coordinator().run()
-    allowed = {ADVERTISEMENT, SHARES, MASKED, CONFIRMATION, UNMASKING}
+    allowed = {ADVERTISEMENT, SHARES, MASKED, CONFIRMATION, UNMASKING, POSITION}
     lengths: dict[tuple[int, Step], set[int]] = {}
     for index, (step, _name, letter) in enumerate(federation.exchange.view):
         assert letter.header == {}
@@ -378,7 +379,7 @@ def test_a_run_ends_when_every_hospital_has_trained_enough(tmp_path: Path) -> No
     settings = federation.settings()
     coordinator = federation.coordinator(settings)
     coordinator.run()
-    assert coordinator.progress.rounds < 6
+    assert coordinator.course.standing.rounds < 6
     assert np.isfinite(flat(coordinator)).all()
     assert (settings.output / "best.npz").exists()
 
@@ -422,5 +423,5 @@ def test_another_run_or_other_settings_in_the_same_folder_are_refused(tmp_path: 
     federation.coordinator().run()
     for change in ({"run": "other"}, {"training": federation.training.model_copy(update={"seed": 1})}):
         settings = federation.settings().model_copy(update=change)
-        with pytest.raises(ConfigurationError, match="another run's name or training settings"):
+        with pytest.raises(ConfigurationError, match="another run's name, other settings or another version"):
             federation.coordinator(settings)

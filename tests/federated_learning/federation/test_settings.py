@@ -16,7 +16,7 @@ from federated_learning.data_source import ManifestSource
 from federated_learning.federation.loopback import LoopbackSettings, smoke_settings
 from federated_learning.federation.polling import fetch_parts_sooner
 from federated_learning.federation.processes import QUIET, Child, flower_environment, held
-from federated_learning.federation.settings import CoordinatorSettings, HospitalSettings
+from federated_learning.federation.settings import CoordinatorSettings, HospitalSettings, RunSettings, Sums
 from federated_learning.federation.sites import draw_data, sites, write_tables
 from federated_learning.federation.supernode import IDLE_SECONDS, LONGEST_SECONDS, SHORTEST_SECONDS, Pauses
 from federated_learning.recipe import PEDIATRIC_PNEUMONIA
@@ -31,7 +31,9 @@ def test_the_samples_belong_to_one_run() -> None:
     hospital = load_settings(HospitalSettings, SAMPLES / "federated-hospital.toml")
     assert coordinator.run == hospital.run
     assert coordinator.aggregation.secure
-    assert not hospital.allow_plain
+    for same in RunSettings.model_fields.keys() - {"aggregation", "federation"}:
+        assert getattr(coordinator, same) == getattr(hospital, same)
+    assert coordinator.aggregation.model_dump(include=set(Sums.model_fields)) == hospital.aggregation.model_dump()
 
 
 @pytest.mark.parametrize("kind", [CoordinatorSettings, HospitalSettings, LoopbackSettings])
