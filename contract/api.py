@@ -6,7 +6,7 @@ it happened.
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 from uuid import UUID
 
 from pydantic import AwareDatetime, ConfigDict, Field, JsonValue, model_validator
@@ -319,10 +319,35 @@ class Problem(Strict):
     """When the same may be asked for again, where that is known; also as the header Retry-After."""
 
 
+class Unready(StrEnum):
+    """What stops a server from serving a session."""
+
+    DISK = "disk"
+    """Its data folder cannot be written, or its disk is nearly full."""
+    DATABASE = "database"
+    """The front end's database takes no entries."""
+    AUDIT_LOG = "audit-log"
+    """The audit log takes no entries."""
+    AUDIT_LOG_BROKEN = "audit-log-broken"
+    """The audit log is not as it was written: `audit verify` says where."""
+    BUDGETS = "budgets"
+    """The book of what was used takes no entries."""
+    CERTIFICATE = "certificate"
+    """The server's own certificate is out of date or revoked, or the clock of its machine is off."""
+    REVOCATIONS = "revocations"
+    """Its list of revoked certificates has ended, or the clock of its machine is off."""
+    CRYPTO_PROVIDER = "crypto-provider"
+    """The crypto provider cannot be reached, or does not accept the server."""
+    INFERENCE_SERVICE = "inference-service"
+    """The front end cannot be reached."""
+
+
 class Health(Strict):
-    """GET /v2/health/live and /v2/health/ready."""
+    """GET /v2/health/live and /v2/health/ready, of the front end and of every party's server."""
 
-    model_config = _example(status="ready", time="2026-01-01T12:00:00Z")
+    model_config = _example(status="ready", time="2026-01-01T12:00:00Z", reasons=[])
 
-    status: str
+    status: Literal["live", "ready", "not-ready"]
     time: datetime
+    reasons: tuple[Unready, ...] = ()
+    """Of `not-ready` (HTTP 503): what is wrong. More stands in the server's log."""

@@ -84,6 +84,11 @@ class SpendingBook:
         with self._failing(), closing(open_book(self._path)) as connection:
             return is_used(connection, ticket)
 
+    def check(self) -> None:
+        """Raise ConfigurationError unless an order could be counted now."""
+        with self._failing(), closing(open_book(self._path)) as connection, transaction(connection):
+            connection.execute("PRAGMA user_version = 1")  # nobody reads it, and it is written as any count is
+
     def _today(self, connection: sqlite3.Connection, now: float) -> int:
         (latest,) = connection.execute("SELECT max(day) FROM spent").fetchone()
         return max(int(now // _DAY_SECONDS), latest or 0)

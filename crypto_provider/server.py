@@ -4,16 +4,20 @@ import logging
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from datetime import timedelta
+from functools import partial
 from threading import Lock
 from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from starlette.applications import Starlette
 
+from contract.api import Unready
 from contract.certificates import party_of_certificate
 from contract.errors import TicketInvalid
 from contract.identity import Party, Role
 from contract.plan_limits import PlanLimits
+from contract.readiness import PATIENCE_SECONDS, Readiness, require_writable
+from contract.settings import FrontEnd
 from contract.spending import SpendingBook
 from contract.ticket import LEEWAY, TICKET_SECONDS, Engine, TicketClaims, load_public_key
 from crypto_provider.dealer import Dealer
@@ -127,6 +131,7 @@ def dealer_app(settings: CryptoProviderSettings, plans: InferenceServiceClient) 
     """Build the dealer's server. Raises ConfigurationError for files that are wrong."""
     own = party_of_certificate(settings.credentials.certificate, role=Role.CRYPTO_PROVIDER)
     book = SpendingBook(settings.data_folder / BOOK_FILE)
+    context = tls_context(settings.credentials, server_side=True)
     handler = DealingHandler(
         own=own,
         public_keys=[load_public_key(path) for path in settings.ticket_keys],
@@ -142,11 +147,27 @@ def dealer_app(settings: CryptoProviderSettings, plans: InferenceServiceClient) 
             path=DEALING_PATH,
             handler=handler,
             expect=_served(settings),
-            context=tls_context(settings.credentials, server_side=True),
+            context=context,
             deadlines=Deadlines(connect_seconds=waiting.connect, step_seconds=waiting.step),
             channels_at_once=settings.channels_at_once,
+            readiness=Readiness(
+                {
+                    Unready.DISK: partial(require_writable, settings.data_folder),
+                    Unready.BUDGETS: book.check,
+                    Unready.CERTIFICATE: lambda: context.trust().require_own_accepted(),
+                    Unready.REVOCATIONS: lambda: context.trust().require_current(),
+                    Unready.INFERENCE_SERVICE: partial(_ask_front_end, settings.inference_service),
+                },
+                tell=_LOG.warning,
+            ),
         )
     )
+
+
+def _ask_front_end(front_end: FrontEnd) -> None:
+    """Plans come from it. A client of its own: that of the sessions waits longer."""
+    with InferenceServiceClient.of(front_end, timeout_seconds=PATIENCE_SECONDS) as client:
+        client.live()
 
 
 def _served(settings: CryptoProviderSettings) -> Expected:

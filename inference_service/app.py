@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from http import HTTPStatus
 from typing import Annotated, Any
 from uuid import UUID
@@ -35,10 +36,12 @@ from contract.api import (
     SessionEventName,
     SessionRequest,
     SessionView,
+    Unready,
 )
 from contract.audit_log import AuditLog
 from contract.errors import EncryptedInferenceError, Refused
 from contract.model_card import Name, Version
+from contract.readiness import Look, Readiness, health_of, require_in_time, require_writable
 from contract.ticket import Sha256, load_signing_key
 from inference_service.accounts import Account, AccountRole, Accounts
 from inference_service.audit_heads import AuditHeads
@@ -65,6 +68,7 @@ class Service:
     audit: AuditLog
     audit_heads: AuditHeads
     metrics: Metrics
+    readiness: Readiness
     clock: Clock
 
 
@@ -93,11 +97,13 @@ def live(parts: Parts) -> Health:
     return Health(status="live", time=parts.clock())
 
 
-@_open.get("/v2/health/ready")
-def ready(parts: Parts) -> Health:
-    """The database answers too."""
-    parts.database.check()
-    return Health(status="ready", time=parts.clock())
+@_open.get("/v2/health/ready", responses={HTTPStatus.SERVICE_UNAVAILABLE: {"model": Health}})
+def ready(parts: Parts, response: Response) -> Health:
+    """A session could be opened: disk, database, audit log and certificate are as they must be."""
+    lacks = parts.readiness.lacks()
+    if lacks:
+        response.status_code = HTTPStatus.SERVICE_UNAVAILABLE
+    return health_of(lacks, now=parts.clock())
 
 
 @_closed.get("/metrics", tags=["operation"], response_class=PlainTextResponse)
@@ -193,7 +199,7 @@ def create_app(
         ConfigurationError: the signing key is absent or wrong. Unavailable: the database cannot be opened.
     """
     log = log or new_log(sys.stderr)
-    service = _assemble(settings, clock)
+    service = _assemble(settings, clock, log)
     app = FastAPI(
         title="Encrypted inference for medical images: front end",
         description="Who may run which model with whom, when, and what became of it. Never an image or a result.",
@@ -213,7 +219,7 @@ def create_app(
     return app
 
 
-def _assemble(settings: ServiceSettings, clock: Clock) -> Service:
+def _assemble(settings: ServiceSettings, clock: Clock, log: FilteringBoundLogger) -> Service:
     tickets = TicketOffice(load_signing_key(settings.signing_key), network_profile=settings.network_profile)
     database, counters = Database(settings.database), Metrics()
     audit = AuditLog(settings.audit_folder, keep_days=settings.audit_days, clock=lambda: clock().timestamp())
@@ -242,8 +248,20 @@ def _assemble(settings: ServiceSettings, clock: Clock) -> Service:
         audit=audit,
         audit_heads=AuditHeads(database, audit=audit, clock=clock),
         metrics=counters,
+        readiness=_readiness(settings, database, audit, log),
         clock=clock,
     )
+
+
+def _readiness(settings: ServiceSettings, database: Database, audit: AuditLog, log: FilteringBoundLogger) -> Readiness:
+    looks: dict[Unready, Look] = {
+        Unready.DISK: partial(require_writable, settings.data_folder),
+        Unready.DATABASE: database.check,
+        Unready.AUDIT_LOG: audit.check,
+    }
+    if settings.certificate is not None:
+        looks[Unready.CERTIFICATE] = partial(require_in_time, settings.certificate)
+    return Readiness(looks, tell=lambda words: log.warning("readiness", what=words))
 
 
 def _lifespan(service: Service, settings: ServiceSettings, log: FilteringBoundLogger) -> Any:

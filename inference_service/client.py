@@ -137,9 +137,9 @@ class InferenceServiceClient:
         """Close the connections."""
         self._http.close()
 
-    def ready(self) -> Health:
-        """Whether the front end can serve; raises as every call does."""
-        return self._ask(Health, "GET", "/v2/health/ready")
+    def live(self) -> Health:
+        """Whether the front end answers; raises as every call does."""
+        return self._ask(Health, "GET", "/v2/health/live")
 
     def models(self) -> tuple[ModelEntry, ...]:
         """Every model version in service."""

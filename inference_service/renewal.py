@@ -3,11 +3,11 @@
 import logging
 import ssl
 import threading
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeAlias
 
-from cryptography import x509
+from contract.errors import ConfigurationError
+from contract.readiness import require_in_time
 
 _LOG = logging.getLogger(__name__)
 _Stamp: TypeAlias = tuple[tuple[int, int, int], ...] | None
@@ -45,19 +45,12 @@ class _Following:
         fresh.minimum_version = ssl.TLSVersion.TLSv1_3
         try:
             fresh.load_cert_chain(certificate, key, password=_no_password)
-            _require_in_time(certificate)
-        except (OSError, ssl.SSLError, ValueError) as error:
+            require_in_time(certificate)  # one that was valid yesterday serves no worse
+        except (OSError, ssl.SSLError, ValueError, ConfigurationError) as error:
             _LOG.warning("%s changed and cannot be used (%s): the one before stays in use", certificate, _reason(error))
             return
         self._current = fresh
         _LOG.info("%s was read anew", certificate)
-
-
-def _require_in_time(certificate: Path) -> None:
-    """Raise ValueError where a certificate is not valid today: one that was valid yesterday serves no worse."""
-    shown, now = x509.load_pem_x509_certificates(certificate.read_bytes())[0], datetime.now(UTC)
-    if not shown.not_valid_before_utc <= now <= shown.not_valid_after_utc:
-        raise ValueError("it is not valid by the clock of this machine")
 
 
 def _no_password() -> str:

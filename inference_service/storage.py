@@ -33,7 +33,7 @@ from sqlalchemy import (
     make_url,
     text,
 )
-from sqlalchemy.exc import ArgumentError, InterfaceError, OperationalError
+from sqlalchemy.exc import ArgumentError, DatabaseError, DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from contract.errors import ConfigurationError, EncryptedInferenceError
@@ -48,6 +48,15 @@ _BUSY_SECONDS = 10
 _POSTGRESQL = "postgresql"
 _WRITE_LOCK: Final = 0x1EFE12CE
 """Number of the advisory lock that writers to one PostgreSQL database take."""
+
+
+_FAILURES: Final = (OperationalError, InterfaceError, DatabaseError)
+"""What says that a database is away, full or damaged."""
+_TRIALS: Final = {
+    "sqlite": ("PRAGMA user_version = 1",),  # a number of its header that nobody reads: written as any other page
+    _POSTGRESQL: ("SELECT pg_current_xact_id()",),  # a transaction that has a number is written when it ends
+}
+"""What changes nothing and is written all the same, by kind of database."""
 
 
 def utc_now() -> datetime:
@@ -200,7 +209,7 @@ class Database:
                 self._migrate()
             else:
                 schema.require_current(revision)
-        except (OperationalError, InterfaceError, OSError) as error:
+        except (*_FAILURES, OSError) as error:
             self.close()
             words = f"{_words(target)} cannot be opened; check that it is there and may be written"
             raise Unavailable(words) from error
@@ -228,9 +237,10 @@ class Database:
             yield session
 
     def check(self) -> None:
-        """Raise Unavailable unless the database answers."""
-        with self.read() as session:
-            session.execute(text("SELECT 1"))
+        """Raise Unavailable unless the database takes what is written: a full disk answers readers still."""
+        with self.write() as session:
+            for statement in _TRIALS[session.connection().dialect.name]:
+                session.execute(text(statement))
 
     def close(self) -> None:
         """Close every connection."""
@@ -261,7 +271,9 @@ def _lock(connection: Connection) -> None:
 def _available() -> Iterator[None]:
     try:
         yield
-    except (OperationalError, InterfaceError) as error:
+    except DBAPIError as error:
+        if type(error) not in _FAILURES:
+            raise  # a mistake of this program's
         raise Unavailable("the database does not answer: check its disk and restart the service") from error
 
 

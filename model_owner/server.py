@@ -31,14 +31,15 @@ import re
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
+from functools import partial
 from typing import Any, Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from starlette.applications import Starlette
 
-from contract.api import Failure, SessionEventName, SessionReport
+from contract.api import Failure, SessionEventName, SessionReport, Unready
 from contract.audit_log import AuditLog
 from contract.certificates import party_of_certificate
 from contract.command_line import one_line
@@ -50,6 +51,7 @@ from contract.errors import (
     TicketInvalid,
 )
 from contract.identity import Party, Role
+from contract.readiness import PATIENCE_SECONDS, Readiness, require_writable
 from contract.spending import SpendingBook
 from contract.ticket import LEEWAY, STOCKED_ENGINES, TICKET_SECONDS, Engine, Purpose, TicketClaims, load_public_key
 from inference_service.client import InferenceServiceClient
@@ -287,6 +289,15 @@ def inference_app(settings: ModelOwnerSettings, models: HostedModels, front_end:
     own = party_of_certificate(settings.credentials.certificate, role=Role.MODEL_OWNER)
     waiting = settings.waiting
     deadlines = Deadlines(connect_seconds=waiting.connect, step_seconds=waiting.step)
+    book = SpendingBook(settings.data_folder / BOOK_FILE)
+    audit = AuditLog(settings.audit_folder, keep_days=settings.audit_days)
+    context = tls_context(settings.credentials, server_side=True)
+    dealer = DealerLink(
+        party=Party(role=Role.CRYPTO_PROVIDER, organisation=settings.crypto_provider.organisation),
+        url=settings.crypto_provider.url,
+        context=tls_context(settings.credentials, server_side=False),
+        deadlines=deadlines,
+    )
     handler = InferenceHandler(
         own=own,
         public_keys=[load_public_key(path) for path in settings.ticket_keys],
@@ -300,18 +311,13 @@ def inference_app(settings: ModelOwnerSettings, models: HostedModels, front_end:
             warn=_LOG.warning,
             clock=time.time,
         ),
-        dealer=DealerLink(
-            party=Party(role=Role.CRYPTO_PROVIDER, organisation=settings.crypto_provider.organisation),
-            url=settings.crypto_provider.url,
-            context=tls_context(settings.credentials, server_side=False),
-            deadlines=deadlines,
-        ),
+        dealer=dealer,
         front_end=front_end,
         oversight=Oversight(
             own=own,
-            book=SpendingBook(settings.data_folder / BOOK_FILE),
+            book=book,
             allowances_of=settings.allowances_of,
-            audit=AuditLog(settings.audit_folder, keep_days=settings.audit_days),
+            audit=audit,
             front_end=front_end,
         ),
         images_per_session=settings.images_per_session,
@@ -324,8 +330,26 @@ def inference_app(settings: ModelOwnerSettings, models: HostedModels, front_end:
             path=INFERENCE_PATH,
             handler=handler,
             expect=served or Role.DATA_OWNER,
-            context=tls_context(settings.credentials, server_side=True),
+            context=context,
             deadlines=deadlines,
             channels_at_once=settings.sessions_at_once,
+            readiness=Readiness(
+                {
+                    Unready.DISK: partial(require_writable, settings.data_folder),
+                    Unready.AUDIT_LOG: audit.check,
+                    Unready.BUDGETS: book.check,
+                    Unready.CERTIFICATE: lambda: context.trust().require_own_accepted(),
+                    Unready.REVOCATIONS: lambda: context.trust().require_current(),
+                    Unready.CRYPTO_PROVIDER: partial(_greet, dealer),
+                },
+                tell=_LOG.warning,
+            ),
         )
     )
+
+
+def _greet(dealer: DealerLink) -> None:
+    """Shake hands as a session would, and leave. Raises what a session would meet."""
+    seconds = min(PATIENCE_SECONDS, dealer.deadlines.connect_seconds)
+    patience = replace(dealer.deadlines, connect_seconds=seconds, step_seconds=seconds)
+    connect_channel(dealer.url, context=dealer.context, expect=dealer.party, deadlines=patience).close()

@@ -5,7 +5,9 @@ import socket
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
+from http import HTTPStatus
 
 import uvicorn
 from starlette.applications import Starlette
@@ -14,8 +16,10 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
+from contract.api import Health
 from contract.errors import Refused
 from contract.listening import LISTEN, start_listening
+from contract.readiness import Readiness, health_of
 from contract.tally import Tally
 from secure_computation.channel.asgi import serve_channel, uvicorn_options
 from secure_computation.channel.channel import Channel, Deadlines
@@ -36,6 +40,7 @@ class Service:
     context: TlsContext
     deadlines: Deadlines
     channels_at_once: int
+    readiness: Readiness
 
 
 def party_app(service: Service) -> Starlette:
@@ -63,11 +68,11 @@ def party_app(service: Service) -> Starlette:
 
     async def live(request: Request) -> JSONResponse:
         del request
-        return JSONResponse({"status": "live"})
+        return _answer(Health(status="live", time=datetime.now(UTC)))
 
-    async def ready(request: Request) -> JSONResponse:
+    def ready(request: Request) -> JSONResponse:
         del request
-        return JSONResponse({"status": "ready"})
+        return _answer(health_of(service.readiness.lacks(), now=datetime.now(UTC)))
 
     return Starlette(
         routes=[
@@ -76,6 +81,11 @@ def party_app(service: Service) -> Starlette:
             Route("/v2/health/ready", ready),
         ]
     )
+
+
+def _answer(health: Health) -> JSONResponse:
+    status = HTTPStatus.SERVICE_UNAVAILABLE if health.reasons else HTTPStatus.OK
+    return JSONResponse(health.model_dump(mode="json"), status_code=status)
 
 
 def serve(app: Starlette, listener: socket.socket) -> None:

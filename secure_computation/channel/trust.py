@@ -17,6 +17,7 @@ from cryptography import x509
 from contract.certificates import (
     RENEW_BEFORE,
     PartyCertificate,
+    apart,
     read_certificate,
     require_own_valid,
     require_valid,
@@ -60,6 +61,13 @@ class Trust:
                 "with a new key (`federation request`)"
             )
 
+    def require_current(self) -> None:
+        """Raise CertificateRefused where nobody can be judged: the authority, or its list, is out of date."""
+        now = self.clock()
+        self._require_authority(self.own, now)
+        if self.revocations is not None:
+            self.revocations.require_current(self.own, own=self.own, now=now, skew=self.skew)
+
     def judge(self, encoded: bytes, *, found_at: str) -> Party:
         """Who a peer is by its certificate (DER), whose signature OpenSSL has checked.
 
@@ -71,17 +79,27 @@ class Trust:
             peer = PartyCertificate.from_der(encoded)
         except PeerViolation as error:
             raise PeerViolation(f"{found_at} was not accepted: {error}") from None
-        if self.authority.not_valid_after_utc + self.skew < now:
-            raise CertificateRefused(
-                f"the federation's authority ended at {said(self.authority.not_valid_after_utc)} by the clock of the "
-                f"{self.own.party}, so nobody is accepted: enrol with its successor, or set that clock",
-                party=peer.party,
-            )
+        self._require_authority(peer, now)
         if self.revocations is not None:
             self.revocations.require_current(peer, own=self.own, now=now, skew=self.skew)
             self.revocations.require_not_revoked(peer, found_at=found_at)
         require_valid(peer, own=self.own, now=now, skew=self.skew, found_at=found_at)
         return peer.party
+
+    def _require_authority(self, peer: PartyCertificate, now: datetime) -> None:
+        begins, ends = self.authority.not_valid_before_utc, self.authority.not_valid_after_utc
+        if ends + self.skew < now:
+            raise CertificateRefused(
+                f"the federation's authority ended at {said(ends)} by the clock of the {self.own.party}, so nobody is "
+                "accepted: enrol with its successor, or set that clock",
+                party=peer.party,
+            )
+        if begins - self.skew > now:
+            raise CertificateRefused(
+                f"the clock of the {self.own.party} is behind by {apart(begins - now)} or more: it says {said(now)}, "
+                f"but the federation's authority began at {said(begins)}; set that clock",
+                party=peer.party,
+            )
 
 
 class TlsContext:

@@ -3,6 +3,7 @@
 Every party may be replaced by one that misbehaves: `fake` listens in its place, `dial` speaks in its place.
 """
 
+import logging
 import socket
 import threading
 import time
@@ -24,6 +25,7 @@ from contract.authority import create_authority, sign_request
 from contract.enrolment import create_request, install_certificate, party_credentials
 from contract.identity import Credentials, Party, Role
 from contract.model_card import OutputPolicy
+from contract.readiness import Readiness
 from contract.settings import Address, AtRest, Peer, Waiting
 from contract.settings import FrontEnd as FrontEndSettings
 from contract.ticket import (
@@ -288,6 +290,7 @@ class Federation:
             context=tls_context(self.credentials(party), server_side=True),
             deadlines=Deadlines(connect_seconds=10, step_seconds=10),
             channels_at_once=16,
+            readiness=Readiness({}, tell=logging.getLogger(__name__).warning),
         )
         listener, port = loopback()
         with listening(party_app(service), listener, **uvicorn_options()):

@@ -95,7 +95,7 @@ def register(client: InferenceServiceClient, *, plan: bytes = PLAN.encode()) -> 
 
 
 def test_a_whole_session(clinician: InferenceServiceClient, model_owner: InferenceServiceClient) -> None:
-    assert clinician.ready().status == "ready"
+    assert clinician.live().status == "live"
     plan_hash = register(model_owner)
     assert [entry.plan_hash for entry in clinician.models()] == [plan_hash]
     assert clinician.model("resnet", "1.0.0") == clinician.model("resnet")
