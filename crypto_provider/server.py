@@ -29,7 +29,7 @@ from secure_computation.admission import admit
 from secure_computation.at_rest import StorageKey
 from secure_computation.channel.channel import Channel, Deadlines
 from secure_computation.channel.identity import Expected
-from secure_computation.channel.serving import Service, party_app
+from secure_computation.channel.serving import Service, party_app, trust_looks
 from secure_computation.channel.tls import tls_context
 from secure_computation.engines.choosing import dealer_side, offered_engines, require_room
 from secure_computation.engines.interface import DealerSide
@@ -154,8 +154,7 @@ def dealer_app(settings: CryptoProviderSettings, plans: InferenceServiceClient) 
                 {
                     Unready.DISK: partial(require_writable, settings.data_folder),
                     Unready.BUDGETS: book.check,
-                    Unready.CERTIFICATE: lambda: context.trust().require_own_accepted(),
-                    Unready.REVOCATIONS: lambda: context.trust().require_current(),
+                    **trust_looks(context),
                     Unready.INFERENCE_SERVICE: partial(_ask_front_end, settings.inference_service),
                 },
                 tell=_LOG.warning,

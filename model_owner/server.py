@@ -62,7 +62,7 @@ from model_owner.stock import ModelOwnerStock
 from secure_computation.admission import STOCKED_ITEM_STEP, admit, items_of, present_ticket
 from secure_computation.at_rest import StorageKey
 from secure_computation.channel.channel import Channel, Deadlines
-from secure_computation.channel.serving import Service, party_app
+from secure_computation.channel.serving import Service, party_app, trust_looks
 from secure_computation.channel.tls import TlsContext, tls_context
 from secure_computation.channel.traffic import Traffic
 from secure_computation.channel.websocket import connect_channel
@@ -292,12 +292,7 @@ def inference_app(settings: ModelOwnerSettings, models: HostedModels, front_end:
     book = SpendingBook(settings.data_folder / BOOK_FILE)
     audit = AuditLog(settings.audit_folder, keep_days=settings.audit_days)
     context = tls_context(settings.credentials, server_side=True)
-    dealer = DealerLink(
-        party=Party(role=Role.CRYPTO_PROVIDER, organisation=settings.crypto_provider.organisation),
-        url=settings.crypto_provider.url,
-        context=tls_context(settings.credentials, server_side=False),
-        deadlines=deadlines,
-    )
+    dealer = _dealer_link(settings, deadlines)
     handler = InferenceHandler(
         own=own,
         public_keys=[load_public_key(path) for path in settings.ticket_keys],
@@ -338,13 +333,21 @@ def inference_app(settings: ModelOwnerSettings, models: HostedModels, front_end:
                     Unready.DISK: partial(require_writable, settings.data_folder),
                     Unready.AUDIT_LOG: audit.check,
                     Unready.BUDGETS: book.check,
-                    Unready.CERTIFICATE: lambda: context.trust().require_own_accepted(),
-                    Unready.REVOCATIONS: lambda: context.trust().require_current(),
+                    **trust_looks(context),
                     Unready.CRYPTO_PROVIDER: partial(_greet, dealer),
                 },
                 tell=_LOG.warning,
             ),
         )
+    )
+
+
+def _dealer_link(settings: ModelOwnerSettings, deadlines: Deadlines) -> DealerLink:
+    return DealerLink(
+        party=Party(role=Role.CRYPTO_PROVIDER, organisation=settings.crypto_provider.organisation),
+        url=settings.crypto_provider.url,
+        context=tls_context(settings.credentials, server_side=False),
+        deadlines=deadlines,
     )
 
 

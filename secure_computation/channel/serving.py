@@ -16,10 +16,10 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
-from contract.api import Health
+from contract.api import Health, Unready
 from contract.errors import Refused
 from contract.listening import LISTEN, start_listening
-from contract.readiness import Readiness, health_of
+from contract.readiness import Look, Readiness, health_of
 from contract.tally import Tally
 from secure_computation.channel.asgi import serve_channel, uvicorn_options
 from secure_computation.channel.channel import Channel, Deadlines
@@ -81,6 +81,14 @@ def party_app(service: Service) -> Starlette:
             Route("/v2/health/ready", ready),
         ]
     )
+
+
+def trust_looks(context: TlsContext) -> dict[Unready, Look]:
+    """What readiness looks at of a party's certificates, as they are at the time."""
+    return {
+        Unready.CERTIFICATE: lambda: context.trust().require_own_accepted(),
+        Unready.REVOCATIONS: lambda: context.trust().require_current(),
+    }
 
 
 def _answer(health: Health) -> JSONResponse:

@@ -14,6 +14,7 @@ from contract.identity import Party, Role
 from contract.settings import AtRest
 from contract.spending import Order, SpendingBook
 from contract.ticket import Purpose, new_signing_key
+from contract.used_tickets import TicketUse
 from crypto_provider.key import load_or_make_key
 from data_owner.private_files import write_new as write_private
 from federated_learning.federation.keys import make_hospital_keys
@@ -81,16 +82,18 @@ def test_revoking_goes_on_after_a_full_disk(tmp_path: Path) -> None:
 
 
 def test_a_book_of_budgets_counts_what_it_said_it_counted(tmp_path: Path) -> None:
+    """What a full disk refused is not counted, and its ticket not used."""
     book = SpendingBook(tmp_path / "book.sqlite")
     holder = Holder(whose="st-mary", ask="somebody")
 
-    def spend(peer: str) -> None:
-        order = Order(peer=peer, subject="model", purpose=Purpose.DIAGNOSE, amount=1)
-        book.spend(order, Allowance(images=2, sessions_per_minute=100), holder)
+    def spend(session: str) -> None:
+        order = Order(peer="st-mary", subject="model", purpose=Purpose.DIAGNOSE, amount=1)
+        ticket = TicketUse(name=session, until=1 << 40)
+        book.spend(order, Allowance(images=2, sessions_per_minute=100), holder, ticket=ticket)
 
-    spend("st-mary")
+    spend("first")
     with no_file_beyond(4096), pytest.raises(ConfigurationError, match="free space"):
-        spend("st-mary")
-    spend("st-mary")
+        spend("second")
+    spend("second")
     with pytest.raises(EncryptedInferenceError, match="2 images"):
-        spend("st-mary")
+        spend("third")
