@@ -97,7 +97,8 @@ class Trust:
         if begins - self.skew > now:
             raise CertificateRefused(
                 f"the clock of the {self.own.party} is behind by {apart(begins - now)} or more: it says {said(now)}, "
-                f"but the federation's authority began at {said(begins)}; set that clock",
+                f"but the federation's authority began at {said(begins)}; set that clock "
+                f"(tolerated: {self.skew.total_seconds():g} s)",
                 party=peer.party,
             )
 
