@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from pydantic import Field
+from pydantic import ConfigDict, Field
 from torch import Generator, Tensor
 
 from contract.model_card import Strict
@@ -19,21 +19,23 @@ if TYPE_CHECKING:
 class Augmentation(Strict):
     """Strength of each change; 0 switches it off. Intensities are in units of the data's standard deviation."""
 
+    model_config = ConfigDict(allow_inf_nan=False)
+
     flip_probability: float = Field(default=0.5, ge=0, le=1)
     rotation_degrees: float = Field(default=12.0, ge=0, le=180)
     shift: float = Field(default=0.08, ge=0, lt=1)
     """Largest shift as a fraction of the side."""
     scale: float = Field(default=0.15, ge=0, lt=1)
     """Largest change of either side's length, drawn for height and width apart."""
-    gamma: float = Field(default=0.3, ge=0)
+    gamma: float = Field(default=0.3, ge=0, le=10)
     """Largest natural logarithm of the exponent on grey values, as another tube voltage or film would change them."""
     contrast: float = Field(default=0.25, ge=0, lt=1)
-    brightness: float = Field(default=0.2, ge=0)
-    noise: float = Field(default=0.0, ge=0)
+    brightness: float = Field(default=0.2, ge=0, le=100)
+    noise: float = Field(default=0.0, ge=0, le=100)
     """Largest standard deviation of added Gaussian noise."""
     erase_probability: float = Field(default=0.3, ge=0, le=1)
     """Of setting one rectangle, up to a third of either side, to the mean grey value."""
-    mixup: float = Field(default=0.2, ge=0)
+    mixup: float = Field(default=0.2, ge=0, le=1000)
     """Parameter of the Beta distribution of mixing weights (Zhang et al. 2018)."""
 
 

@@ -1,58 +1,78 @@
 """What decides a training run besides its data, and the rounds that follow from it."""
 
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import ConfigDict, Field, ValidationError, model_validator
 
 from contract.errors import ConfigurationError
-from contract.model_card import Strict
+from contract.model_card import MAX_SIDE, Strict
 from federated_learning.architectures import Pool
 from federated_learning.augmentation import Augmentation
+
+MAX_POINTS = 1 << 26
+"""Pixels of a batch: a network's activations take several hundred bytes for each."""
+MAX_ROUNDS, MAX_EXAMPLES = 100_000, 100_000_000
+Size = Annotated[int, Field(ge=8, le=MAX_SIDE)]
+Batch = Annotated[int, Field(ge=2, le=4096)]
+
+
+def _check_points(size: int, batch: int) -> None:
+    if batch * size**2 > MAX_POINTS:
+        raise ValueError(f"a batch has at most {MAX_POINTS // size**2} images of {size} x {size}")
 
 
 class Stage(Strict):
     """Some epochs at one image size; small images first make training several times faster."""
 
-    size: int = Field(ge=8)
-    epochs: int = Field(ge=1)
-    batch: int = Field(default=32, ge=2)
+    size: Size
+    epochs: int = Field(ge=1, le=10_000)
+    batch: Batch = 32
+
+    @model_validator(mode="after")
+    def _fits_a_machine(self) -> Self:
+        _check_points(self.size, self.batch)
+        return self
 
 
 class TrainingSettings(Strict):
     """The same for a centralised run, a hospital alone and a federation. The last stage has the model's input size."""
 
-    architecture: str = "resnet18"
+    model_config = ConfigDict(allow_inf_nan=False)
+
+    architecture: str = Field(default="resnet18", max_length=64)
     pool: Pool = "average"
-    channels: int = Field(default=1, ge=1)
-    classes: int = Field(default=3, ge=2)
+    channels: int = Field(default=1, ge=1, le=3)
+    classes: int = Field(default=3, ge=2, le=1000)
     dropout: float = Field(default=0.0, ge=0, lt=1)
     stages: tuple[Stage, ...] = Field(
-        default=(Stage(size=112, epochs=16), Stage(size=160, epochs=6), Stage(size=224, epochs=6)), min_length=1
+        default=(Stage(size=112, epochs=16), Stage(size=160, epochs=6), Stage(size=224, epochs=6)),
+        min_length=1,
+        max_length=100,
     )
     optimizer: Literal["sgd", "adam", "adamw"] = "adamw"
     momentum: float = Field(default=0.9, ge=0, lt=1)
     """Of SGD."""
-    peak_rate: float = Field(default=1.5e-3, gt=0)
+    peak_rate: float = Field(default=1.5e-3, gt=0, le=1000)
     warm_up: float = Field(default=0.15, ge=0, lt=1)
     """Fraction of the run in which the learning rate rises; afterwards it falls as a cosine to zero."""
-    weight_decay: float = Field(default=0.05, ge=0)
+    weight_decay: float = Field(default=0.05, ge=0, le=1000)
     label_smoothing: float = Field(default=0.1, ge=0, lt=1)
     class_balance: float = Field(default=0.0, ge=0, le=1)
     """Power of a class's inverse frequency in its weight in the loss: 0 counts examples, 1 counts classes."""
     average_decay: float = Field(default=0.995, ge=0, lt=1)
     """Per batch, of the moving average of the global weights, which is what is evaluated and kept."""
-    sync_every: int | None = Field(default=None, ge=1)
+    sync_every: int | None = Field(default=None, ge=1, le=MAX_EXAMPLES)
     """Batches that each hospital trains between two aggregations; None: its share of one epoch."""
     server_momentum: float = Field(default=0.0, ge=0, lt=1)
     """Nesterov momentum of the mean updates: rounds that agree go further than their mean. 0: plain averaging."""
-    proximal: float = Field(default=0.0, ge=0)
+    proximal: float = Field(default=0.0, ge=0, le=1000)
     """Weight of FedProx's pull towards the global weights (Li et al. 2020, mu)."""
-    local_patience: int | None = Field(default=None, ge=1)
+    local_patience: int | None = Field(default=None, ge=1, le=MAX_ROUNDS)
     """Rounds without a lower loss on a hospital's own held-out images after which it stops; None: never."""
     augmentation: Augmentation = Augmentation()
     precision: Literal["float32", "bfloat16"] = "float32"
-    seed: int = 2018
+    seed: int = Field(default=2018, ge=0, lt=1 << 63)
 
     @property
     def epochs(self) -> int:
@@ -85,11 +105,11 @@ def _parsed(text: bytes | str, source: str) -> TrainingSettings:
 class RoundTask(Strict):
     """What every hospital does in one round. `begin` and `end`, parts of the whole run, set the learning rate."""
 
-    number: int = Field(ge=0)
-    epoch: int = Field(ge=0)
-    size: int = Field(ge=8)
-    batch: int = Field(ge=2)
-    batches: int = Field(ge=1)
+    number: int = Field(ge=0, lt=MAX_ROUNDS)
+    epoch: int = Field(ge=0, lt=MAX_ROUNDS)
+    size: Size
+    batch: Batch
+    batches: int = Field(ge=1, le=MAX_EXAMPLES)
     begin: float = Field(ge=0, le=1)
     end: float = Field(ge=0, le=1)
     last_of_epoch: bool
@@ -100,6 +120,7 @@ class RoundTask(Strict):
     def _ordered(self) -> Self:
         if self.begin >= self.end:
             raise ValueError("begin must lie before end")
+        _check_points(self.size, self.batch)
         return self
 
 
@@ -122,13 +143,23 @@ def plan_rounds(settings: TrainingSettings, *, examples: int, hospitals: int = 1
     """The rounds of a run over `examples` training images in all, shared by `hospitals`.
 
     In an epoch the hospitals together draw as many images as there are, so a federation computes as much as a
-    centralised run. Every hospital trains the same number of batches, whatever its size.
+    centralised run. Every hospital trains the same number of batches, whatever its size. Raises ConfigurationError for
+    a plan that nobody could follow.
     """
+    if examples > MAX_EXAMPLES:
+        raise ConfigurationError(f"{examples} training images are more than the {MAX_EXAMPLES} that a run may have")
+    each = [max(1, examples // (hospitals * stage.batch)) for stage in settings.stages]
+    count = sum(
+        stage.epochs * -(-left // (settings.sync_every or left))
+        for stage, left in zip(settings.stages, each, strict=True)
+    )
+    if count > MAX_ROUNDS:
+        raise ConfigurationError(f"{count} rounds are more than the {MAX_ROUNDS} of a run: raise sync_every")
     rounds: list[tuple[int, Stage, int, bool]] = []
     epoch = 0
-    for stage in settings.stages:
+    for stage, all_batches in zip(settings.stages, each, strict=True):
         for _ in range(stage.epochs):
-            left = max(1, examples // (hospitals * stage.batch))
+            left = all_batches
             while left > 0:
                 batches = min(left, settings.sync_every or left)
                 left -= batches
