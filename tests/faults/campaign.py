@@ -8,18 +8,20 @@ import gc
 import io
 import queue
 import random
+import tempfile
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, redirect_stderr, redirect_stdout
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 from sqlalchemy import func, select
 
+from contract.model_card import Strict
 from imaging import read_model_input
 from inference_service.sessions import LIVE
 from inference_service.storage import SessionRow
@@ -30,46 +32,69 @@ from tests.faults.fault import Fault, Kind, Link, Way
 from tests.faults.harness import HANGS_AFTER_SECONDS, Cell, Scenario, Trial, Watch, running_cell, watching
 
 Point = tuple[Scenario, Fault]
-OnTrial = Callable[[Trial], None]
 REPORTED = 2
 """Messages each way between a model owner and the front end after a cut: the report and its answer, at least."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Campaign:
-    """What faults led to. `failures` is empty or the campaign failed."""
+class Summary(Strict):
+    """What faults led to, counted by what was done, where, and what the data owner saw: a result file's content."""
 
+    format: Literal[1] = 1
+    taken: datetime
     seed: int
-    trials: tuple[Trial, ...]
+    tried: int
+    faults: int
+    """Those of them whose message came."""
     failures: tuple[str, ...]
-    seconds: float
+    """Empty, or the campaign failed."""
+    wall_seconds: float
+    """Of the parts together; several may have run at once."""
+    longest_scenario_seconds: float
+    by_kind: dict[str, int]
+    by_link: dict[str, int]
+    by_scenario: dict[str, int]
+    by_outcome: dict[str, int]
 
-    @property
-    def struck(self) -> int:
-        """Faults whose message came."""
-        return sum(trial.struck for trial in self.trials)
+    def __add__(self, later: "Summary") -> "Summary":
+        """Of both, where `later` is another part of the same campaign."""
+        return Summary(
+            taken=max(self.taken, later.taken),
+            seed=self.seed,
+            tried=self.tried + later.tried,
+            faults=self.faults + later.faults,
+            failures=self.failures + later.failures,
+            wall_seconds=round(self.wall_seconds + later.wall_seconds, 1),
+            longest_scenario_seconds=max(self.longest_scenario_seconds, later.longest_scenario_seconds),
+            by_kind=_added(self.by_kind, later.by_kind),
+            by_link=_added(self.by_link, later.by_link),
+            by_scenario=_added(self.by_scenario, later.by_scenario),
+            by_outcome=_added(self.by_outcome, later.by_outcome),
+        )
 
-    def summary(self) -> dict[str, Any]:
-        """For a result file: counts by what was done, where, and what the data owner saw."""
-        struck = [trial for trial in self.trials if trial.struck and trial.fault is not None]
 
-        def counts(of: Callable[[Any], str]) -> dict[str, int]:
-            return dict(sorted(Counter(of(trial) for trial in struck).items()))
+def _added(first: dict[str, int], second: dict[str, int]) -> dict[str, int]:
+    return dict(sorted((Counter(first) + Counter(second)).items()))
 
-        return {
-            "format": 1,
-            "taken": datetime.now(UTC).isoformat(timespec="seconds"),
-            "seed": self.seed,
-            "faults": self.struck,
-            "not_met": len(self.trials) - self.struck,
-            "failures": list(self.failures),
-            "wall_seconds": round(self.seconds, 1),
-            "longest_scenario_seconds": round(max(trial.seconds for trial in self.trials), 2),
-            "by_kind": counts(lambda trial: trial.fault.kind.value),
-            "by_link": counts(lambda trial: trial.fault.link.value),
-            "by_scenario": counts(lambda trial: trial.scenario.value),
-            "by_outcome": counts(lambda trial: trial.outcome),
-        }
+
+def _summary(trials: Sequence[Trial], failures: Sequence[str], *, seed: int, seconds: float) -> Summary:
+    struck = [(trial, trial.fault) for trial in trials if trial.struck and trial.fault is not None]
+
+    def counts(names: Iterable[str]) -> dict[str, int]:
+        return dict(sorted(Counter(names).items()))
+
+    return Summary(
+        taken=datetime.now(UTC),
+        seed=seed,
+        tried=len(trials),
+        faults=len(struck),
+        failures=tuple(failures),
+        wall_seconds=round(seconds, 1),
+        longest_scenario_seconds=round(max(trial.seconds for trial in trials), 2),
+        by_kind=counts(fault.kind.value for _, fault in struck),
+        by_link=counts(fault.link.value for _, fault in struck),
+        by_scenario=counts(trial.scenario.value for trial, _ in struck),
+        by_outcome=counts(trial.outcome for trial, _ in struck),
+    )
 
 
 def points(cell: Cell, *, seed: int) -> Iterator[Point]:
@@ -100,8 +125,8 @@ def _lengths(cell: Cell, scenario: Scenario) -> dict[tuple[Link, Way], int]:
     return {**trial.messages, (Link.REPORTS, Way.OUT): REPORTED, (Link.REPORTS, Way.BACK): REPORTED}
 
 
-def run(folder: Path, *, faults: int, cells: int, seed: int, on_trial: OnTrial = lambda _: None) -> Campaign:
-    """Run a campaign of so many faults in a federation of its own."""
+def run(folder: Path, *, faults: int, cells: int, seed: int, skip: int = 0) -> Summary:
+    """Strike so many faults, after the first `skip` in the seed's order, in a federation of its own."""
     started, output = datetime.now(UTC), io.StringIO()
     clock = _Clock()
     with ExitStack() as stack:
@@ -112,20 +137,26 @@ def run(folder: Path, *, faults: int, cells: int, seed: int, on_trial: OnTrial =
         federation = stack.enter_context(serving)
         running = [stack.enter_context(running_cell(federation, folder / f"cell-{n}", watch)) for n in range(cells)]
         drawn = points(running[0], seed=seed)
-        chosen = [next(drawn) for _ in range(faults)]
+        chosen = list(islice(drawn, skip, skip + faults))
         for cell in running[1:]:
             _lengths(cell, Scenario.FRESH)  # which brings the masked weights
         before = _held()
-        trials = _spread(running, chosen, on_trial)
+        trials = _spread(running, chosen)
         failures = [f"{trial.scenario.value}; {trial.fault}: {what}" for trial in trials for what in trial.failures]
         failures += watch.used_twice() + _grown(before) + _left_live(federation, clock)
     watch.logged.append(output.getvalue())
     failures += leaks(federation, folder, watch, running)
     seconds = (datetime.now(UTC) - started).total_seconds()
-    return Campaign(seed=seed, trials=tuple(trials), failures=tuple(failures), seconds=seconds)
+    return _summary(trials, failures, seed=seed, seconds=seconds)
 
 
-def _spread(cells: Sequence[Cell], chosen: Sequence[Point], on_trial: OnTrial) -> list[Trial]:
+def run_part(faults: int, cells: int, seed: int, skip: int) -> Summary:
+    """Run a part of a campaign in a process of its own, with folders that are deleted afterwards."""
+    with tempfile.TemporaryDirectory() as folder:
+        return run(Path(folder), faults=faults, cells=cells, seed=seed, skip=skip)
+
+
+def _spread(cells: Sequence[Cell], chosen: Sequence[Point]) -> list[Trial]:
     """Each cell takes the next point when it is done with one."""
     waiting: queue.SimpleQueue[Point] = queue.SimpleQueue()
     for point in chosen:
@@ -139,7 +170,6 @@ def _spread(cells: Sequence[Cell], chosen: Sequence[Point], on_trial: OnTrial) -
             except queue.Empty:
                 return
             trials.append(cell.trial(scenario, fault))
-            on_trial(trials[-1])
 
     threads = [threading.Thread(target=work, args=(cell,)) for cell in cells]
     for thread in threads:
