@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from contract.api import Failure, ModelEntry, PhaseSeconds, SentBytes, SessionEventName, SessionReport, SessionView
 from contract.certificates import party_of_certificate
 from contract.command_line import one_line
-from contract.errors import EncryptedInferenceError, SessionCancelled, TicketInvalid
+from contract.errors import EncryptedInferenceError, NotVouchedFor, SessionCancelled, TicketInvalid
 from contract.identity import Party, Role
 from contract.settings import Peer
 from contract.ticket import Engine, Purpose, TicketClaims, load_public_key, verify_ticket
@@ -71,12 +71,17 @@ class SessionDesk:
             leeway=self._settings.credentials.clock_skew,
             longest=self._settings.ticket_seconds,
         )
+        if claims.card_hash != entry.card.card_hash():
+            raise NotVouchedFor(
+                f"the ticket is for another card of {entry.card.name} {entry.version} than the one that its owner, "
+                f"{entry.model_owner.organisation}, signed: nothing was sent; do not use this model, and tell "
+                f"{entry.model_owner.organisation} and whoever runs the front end"
+            )
         asked = {
             "session": view.id,
             "model": entry.card.name,
             "version": entry.version,
             "plan_hash": entry.plan_hash,
-            "card_hash": entry.card.card_hash(),
             "engine": engine,
             "purpose": purpose,
             "output_policy": entry.card.output_policy,

@@ -208,8 +208,7 @@ class Runner:
         if not _says_the_same(current := self._current(diagnoser, model), model):
             with self._workplace.changing():
                 entry.state = State.READY
-            self._workplace.adopt(current)
-            self._read_waiting()
+            self._adopt(current)
             raise Refused("the model has changed since you looked: look at the picture again, then submit it")
         image = entry.image
         if image is None:
@@ -234,6 +233,10 @@ class Runner:
         except TransportError as error:
             self._offline(told(error))
             raise
+
+    def _adopt(self, model: ModelEntry) -> None:
+        self._workplace.adopt(model)
+        self._read_waiting()
 
     def _ready(self) -> "tuple[Diagnoser, ModelEntry]":
         if self._diagnoser is None or self._workplace.model is None:
@@ -303,6 +306,8 @@ class Runner:
 
     def _prepare_one(self) -> None:
         diagnoser, model = self._ready()
+        if not _says_the_same(current := self._current(diagnoser, model), model):
+            self._adopt(model := current)
         engine = next((engine for engine in model.engines if engine in STOCKED_ENGINES), None)
         if engine is None:
             raise Refused("material for this model cannot be prepared ahead; images can be submitted all the same")

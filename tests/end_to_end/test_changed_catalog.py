@@ -5,9 +5,6 @@ Each attack is one UPDATE of the real front end's database while all parties run
 
 import dataclasses
 import json
-import sqlite3
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,27 +25,15 @@ from contract.identity import Party, Role
 from contract.settings import Peer
 from contract.ticket import Engine
 from data_owner.diagnosis import Diagnosis
-from inference_service.settings import DATABASE_FILE
 from secure_computation.channel.channel import Channel
 from secure_computation.wire import Phase
+from tests.end_to_end.changed_catalog import Change, changed, lying, of_card
 from tests.end_to_end.federation import HOSPITAL, LABORATORY, SILENT, Federation, RecordingClient
 
 SOUTH_LAB = Party(role=Role.MODEL_OWNER, organisation="south-lab")
 
-Change = Callable[[dict[str, Any]], dict[str, Any]]
-"""The columns of a model's row -> those that are written."""
-
-
-def of_card(change: Callable[[dict[str, Any]], Any]) -> Change:
-    def columns(row: dict[str, Any]) -> dict[str, Any]:
-        card = json.loads(row["card"])
-        change(card)
-        return {"card": json.dumps(card)}
-
-    return columns
-
-
 ATTACKS: dict[str, Change] = {
+    "bacteria becomes normal": of_card(lying),
     "the classes change places": of_card(lambda card: card.update(classes=[*card["classes"][1:], card["classes"][0]])),
     "a temperature that makes any answer certain": of_card(lambda card: card.update(calibration_temperature=0.05)),
     "another threshold": of_card(lambda card: card.update(uncertain_below=0.001)),
@@ -74,30 +59,6 @@ ATTACKS: dict[str, Change] = {
 }
 
 
-@contextmanager
-def changed(federation: Federation, change: Change) -> Iterator[None]:
-    """The catalog's row while the block runs; as it was afterwards."""
-    path = federation.folder / "front-end" / DATABASE_FILE
-
-    def update(columns: dict[str, Any]) -> None:
-        database = sqlite3.connect(path, timeout=10)
-        with database:
-            assignments = ", ".join(f"{name} = ?" for name in columns)
-            database.execute(f"UPDATE model_versions SET {assignments}", tuple(columns.values()))
-        database.close()
-
-    database = sqlite3.connect(path, timeout=10)
-    database.row_factory = sqlite3.Row
-    (row,) = map(dict, database.execute("SELECT * FROM model_versions"))
-    database.close()
-    columns = change(row)
-    update(columns)
-    try:
-        yield
-    finally:
-        update({name: row[name] for name in columns})
-
-
 def pinned(*organisations: str) -> dict[str, Any]:
     return {"model_owners": tuple(Peer(organisation=name) for name in organisations)}
 
@@ -115,7 +76,7 @@ def diagnose(federation: Federation, path: Path, **changes: Any) -> Diagnosis | 
 
 @pytest.mark.parametrize("case", ATTACKS)
 def test_a_changed_entry_is_refused_before_a_picture_is_read(federation: Federation, chest: Path, case: str) -> None:
-    with changed(federation, ATTACKS[case]):
+    with changed(federation.folder / "front-end", ATTACKS[case]):
         error = diagnose(federation, chest)
     assert type(error) is NotVouchedFor
     assert "tiny-chest 1.0.0" in str(error)
@@ -163,10 +124,11 @@ def test_an_owner_that_signs_other_engines_than_its_plan_has(federation: Federat
 
 
 OTHER_TICKETS: dict[str, dict[str, Any]] = {
-    "for another card": {"card_hash": "0" * 64},
     "for another model owner": {"model_owner": "south-lab"},
     "for another crypto provider": {"crypto_provider": "elsewhere"},
     "for another engine": {"engine": Engine.CRYPTEN},
+    "for another plan": {"plan_hash": "0" * 64},
+    "for another version": {"version": "0.9.0"},
 }
 
 
@@ -175,17 +137,30 @@ def test_a_ticket_for_something_else_than_was_asked_for_goes_nowhere(
     federation: Federation, chest: Path, case: str
 ) -> None:
     """A front end that signs what it likes, besides."""
+    error = with_ticket(federation, chest, **{"engine": Engine.MASKED} | OTHER_TICKETS[case])
+    assert type(error) is TicketInvalid
+    assert "for another session than the one asked for" in str(error)
+
+
+def test_a_ticket_for_another_card_goes_nowhere(federation: Federation, chest: Path) -> None:
+    error = with_ticket(federation, chest, engine=Engine.MASKED, card_hash="0" * 64)
+    assert type(error) is NotVouchedFor
+    assert "for another card of tiny-chest 1.0.0 than the one that its owner, north-lab, signed" in str(error)
+
+
+def with_ticket(federation: Federation, path: Path, **claims: Any) -> EncryptedInferenceError:
+    """What comes of a diagnosis whose ticket has these claims."""
 
     class OtherTicket(RecordingClient):
         def open_session(self, **named: Any) -> SessionView:
             view = super().open_session(**named)
-            changes = {"engine": Engine.MASKED} | OTHER_TICKETS[case]
-            return view.model_copy(update={"ticket": federation.ticket(view, **changes)})
+            return view.model_copy(update={"ticket": federation.ticket(view, **claims)})
 
     with federation.diagnoser(kind=OtherTicket, **pinned("north-lab", "south-lab")) as (diagnoser, _):
         entry = diagnoser.choose_model(None)
-        with pytest.raises(TicketInvalid, match="for another session than the one asked for"):
-            diagnoser.diagnose(chest, entry, engine=Engine.MASKED, force=False, progress=SILENT)
+        with pytest.raises(EncryptedInferenceError) as caught:
+            diagnoser.diagnose(path, entry, engine=Engine.MASKED, force=False, progress=SILENT)
+    return caught.value
 
 
 @pytest.mark.parametrize(
@@ -208,7 +183,7 @@ def test_the_model_owner_refuses_a_ticket_for_another_card_before_a_share_of_the
             diagnoser.stock(diagnoser.choose_model(None), engine=engine, progress=SILENT)
         monkeypatch.setattr("data_owner.catalog.require_vouched", lambda entry, trust: None)
         monkeypatch.setattr(Channel, "_begin", watched)
-        with changed(federation, ATTACKS["the classes change places"]):
+        with changed(federation.folder / "front-end", ATTACKS["bacteria becomes normal"]):
             entry = diagnoser.choose_model(None)
             assert entry.card.classes == ("bacteria", "virus", "normal")
             with pytest.raises(PeerReported, match=r"for another card of tiny-chest 1\.0\.0 than the one served here"):

@@ -23,6 +23,7 @@ from demonstration.commands import command as command_line
 from demonstration.deployment import Deployment, deployed
 from demonstration.plaintext import PlaintextModel
 from tests.end_to_end.bad_files import bad_files
+from tests.end_to_end.changed_catalog import Change, changed, lying, of_card, sessions
 from tests.end_to_end.command_line import WRONG_SETTINGS, Outcome, changed_settings, in_process
 from tests.end_to_end.models import CLASSES, PATIENT, class_answer, radiograph, write_tiny_model
 from tests.imaging.samples import picture, png_bytes
@@ -155,6 +156,29 @@ def test_material_is_prepared_listed_and_spent(
         assert done.status == 0
         assert json.loads(done.stdout)["stocked"] is expected
     assert "nothing is stocked" in in_process(capfd, "stock", *config).stdout
+
+
+@pytest.mark.parametrize("change", [of_card(lying), lambda _: {"engines": "crypten"}], ids=["card", "engines"])
+def test_a_front_end_in_other_hands_is_refused_before_anything_leaves(
+    deployment: Deployment, chest: Path, capfd: pytest.CaptureFixture[str], change: Change
+) -> None:
+    """One UPDATE of its database: no session is opened, so no party hears of the picture."""
+    folder, config = deployment.folder / "inference-service-data", ("--config", deployment.data_owner_settings)
+    before = sessions(folder)
+    with changed(folder, change):
+        for arguments in (("diagnose", chest), ("diagnose", chest, "--model", "tiny-chest", "--json"), ("prepare",)):
+            done = in_process(capfd, *arguments, *config)
+            assert (done.status, done.stdout) == (3, "")
+            assert done.stderr == (
+                "data-owner: what the front end shows of tiny-chest 1.0.0 is not what its owner, north-lab, signed "
+                "(its card, engines or addresses were changed): nothing was sent; do not use this model, and tell north-lab "
+                "and whoever runs the front end\n"
+            )
+        examined = in_process(capfd, "doctor", *config)
+        assert examined.status == 1
+        assert "bad      models: what the front end shows of tiny-chest 1.0.0 is not what" in examined.stdout
+    assert sessions(folder) == before
+    assert in_process(capfd, "diagnose", chest, *config).status == 0
 
 
 def test_heat_maps_of_several_files_go_into_a_folder(
