@@ -22,10 +22,14 @@ _DOMAIN: Final = b"encrypted-medical-inference/model-entry/1\n"
 """Begins what is signed: the same key signs handshakes and renewals, and none of those begins so."""
 
 
+MAX_CERTIFICATE: Final = 16 << 10
+"""Characters of a certificate in PEM."""
+
+
 class Voucher(Strict):
     """A signature (ECDSA on P-256 with SHA-256) and the certificate that it is checked by. Public."""
 
-    certificate: Annotated[str, Field(max_length=16 << 10, repr=False)]
+    certificate: Annotated[str, Field(max_length=MAX_CERTIFICATE, repr=False)]
     """In PEM."""
     signature: Annotated[str, Field(pattern=r"^[0-9a-f]{16,160}$", repr=False)]
     """In DER, hexadecimal."""

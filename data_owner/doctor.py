@@ -102,7 +102,10 @@ def examine(settings: DataOwnerSettings) -> Iterator[Check]:
     entries: list[ModelEntry] = []
     yield _examined(_Named("account", lambda: _catalog(settings, entries)))
     if entries:
-        yield _examined(_Named("models", lambda: _models(settings, entries)))
+        models = _examined(_Named("models", lambda: _models(settings, entries)))
+        yield models
+        if models.verdict is Verdict.BAD:
+            entries.clear()  # addresses that no owner signed are not dialled
     for party, url in _addresses(settings, entries).items():
         yield _examined(_Named(str(party), partial(_shake_hands, settings, url, party)))
 

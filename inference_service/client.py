@@ -146,9 +146,15 @@ class InferenceServiceClient:
         return self._ask(ModelList, "GET", "/v2/models").models
 
     def model(self, name: str, version: str | None = None) -> ModelEntry:
-        """One version of a model; the newest by default."""
+        """One version of a model; the newest by default. Raises PeerViolation where another one is the answer."""
         query = f"?version={quote(version, safe='')}" if version is not None else ""
-        return self._ask(ModelEntry, "GET", f"/v2/models/{quote(name, safe='')}{query}")
+        entry = self._ask(ModelEntry, "GET", f"/v2/models/{quote(name, safe='')}{query}")
+        if entry.card.name != name or version not in {None, entry.version}:
+            wanted = name if version is None else f"{name} {version}"
+            raise PeerViolation(
+                f"the {_PEER} answered with another model than {wanted}: do not use it, and tell its operator"
+            )
+        return entry
 
     def plan(self, plan_hash: str) -> bytes:
         """The public plan with this SHA-256 (hex): JSON, at most `MAX_PLAN_BYTES`.

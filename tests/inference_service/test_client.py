@@ -127,6 +127,19 @@ def test_a_whole_session(clinician: InferenceServiceClient, model_owner: Inferen
     assert clinician.models() == ()
 
 
+def test_another_model_than_was_asked_for_is_not_accepted(
+    clinician: InferenceServiceClient, model_owner: InferenceServiceClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both are what their owner registered, so no signature would tell."""
+    register(model_owner)
+    right = clinician.model("resnet")
+    monkeypatch.setattr(clinician, "_ask", lambda *_: right)
+    assert clinician.model("resnet", "1.0.0") == right
+    for asked in (("vgg", None), ("resnet", "1.1.0")):
+        with pytest.raises(PeerViolation, match="answered with another model than"):
+            clinician.model(*asked)
+
+
 def test_a_plan_of_many_megabytes_arrives_whole(
     clinician: InferenceServiceClient, model_owner: InferenceServiceClient
 ) -> None:
