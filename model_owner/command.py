@@ -46,6 +46,12 @@ KeyFile = Annotated[
         help="The key that seals weights; MODEL_OWNER_AT_REST__KEY in the environment may give it instead.",
     ),
 ]
+Memory = Annotated[
+    int,
+    typer.Option("--memory", min=1, metavar="GIB", help="What a model may take beyond what the program itself takes."),
+]
+DEFAULT_MEMORY = 8
+_MORE_MEMORY = "use a smaller one, or allow more with --memory"
 
 
 @app.callback()
@@ -59,10 +65,12 @@ def card(
     output: Annotated[Path | None, typer.Option(help="Where to write; card.json beside the model if left out.")] = None,
 ) -> None:
     """Write a card with all that a model tells about itself; the rest is marked for you to fill in."""
+    from contract.memory import bounded_memory
     from model_owner.card_drafting import draft_card, unfilled_fields, write_card
 
     target = output or model.parent / "card.json"
-    drafted = draft_card(model)
+    with bounded_memory(DEFAULT_MEMORY << 30, remedy="use a smaller one"):
+        drafted = draft_card(model)
     write_card(drafted, target)
     say(f"Wrote {target}. Fill in what is marked FILL IN: {', '.join(unfilled_fields(drafted))}.")
     say("More that a card may say, and all fields in words: docs/own-model.md.")
@@ -81,11 +89,15 @@ def import_model(
         list[Path] | None,
         typer.Option("--calibration", help="Image to measure ranges on; repeat for several. Phantoms if left out."),
     ] = None,
+    *,
+    memory: Memory = DEFAULT_MEMORY,
 ) -> None:
     """Compile an ONNX model into a public plan and private weights, and keep both."""
+    from contract.memory import bounded_memory
     from model_owner.registry import Registry
 
-    added = Registry(data_folder, _storage_key(key_file)).add(model, card, tuple(calibration or ()))
+    with bounded_memory(memory << 30, remedy=_MORE_MEMORY):
+        added = Registry(data_folder, _storage_key(key_file)).add(model, card, tuple(calibration or ()))
     say(f"Imported {added.card.name} {added.card.version} into {added.folder}.")
     key = [] if key_file is None else ["--key-file", str(key_file)]
     check_it = ["model-owner", "check", added.card.name, "--data-folder", str(data_folder), *key]
@@ -102,13 +114,17 @@ def check(
     data_folder: DataFolder = DEFAULT_DATA_FOLDER,
     key_file: KeyFile = None,
     *,
+    memory: Memory = DEFAULT_MEMORY,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
     """Report layers, value ranges, predicted cost, and the gap to onnxruntime."""
+    from contract.memory import bounded_memory
     from model_owner.checking import check_model
     from model_owner.registry import Registry
 
-    report = check_model(Registry(data_folder, _storage_key(key_file)).load(name, version), tuple(samples or ()))
+    registry = Registry(data_folder, _storage_key(key_file))
+    with bounded_memory(memory << 30, remedy=_MORE_MEMORY):
+        report = check_model(registry.load(name, version), tuple(samples or ()))
     if as_json:
         write_out(report.model_dump_json())
     else:

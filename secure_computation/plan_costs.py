@@ -109,6 +109,11 @@ def _words(name: str, amount: float) -> str:
     return f"{amount:,.0f} {name.replace('_', ' ')}"
 
 
+def values_at_once(network: Network) -> int:
+    """Elements that an evaluation of one image has in memory at its fullest moment."""
+    return _network_work(network).largest
+
+
 def _network_work(network: Network) -> _Work:
     tally = _Tally({INPUT: network.input_shape}, last_uses=network.last_uses())
     for index, operation in enumerate(network.operations):

@@ -15,7 +15,7 @@ import numpy as np
 from model_owner.onnx_import.cutting import cut_out
 from model_owner.onnx_import.draft import Array, ChannelMap, Double, Draft, Node, Positions
 from model_owner.onnx_import.folding import REARRANGING, run_reference
-from secure_computation.network import MAX_TENSOR_ELEMENTS, Reshape, Shape
+from secure_computation.network import Reshape, Shape
 
 MAX_MAP_ELEMENTS = 1 << 24
 _ADVICE = "only (batch, features) and (batch, channels, height, width) can be computed on"
@@ -54,7 +54,7 @@ def rearrange(draft: Draft, node: Node) -> None:
             constant = draft.optional_constant(node, index)
             given.append(np.empty(0) if constant is None else constant)
     for output, positions in zip(
-        node.outputs, run_reference(node, given, draft.opset, MAX_TENSOR_ELEMENTS), strict=True
+        node.outputs, run_reference(node, given, draft.opset, limit=draft.left_to_move), strict=True
     ):
         arrange(draft, node, output, draft.value(node, 0), positions)
 

@@ -19,7 +19,7 @@ from model_owner.onnx_import.arranging import (
     settle_inputs,
     without_repetition,
 )
-from model_owner.onnx_import.draft import Array, ChannelMap, Draft, Node
+from model_owner.onnx_import.draft import MADE_BESIDE, MADE_FOR_EACH, Array, ChannelMap, Draft, Node
 from model_owner.onnx_import.ending import Ending, check_card, check_probabilities, ending_of, final_activation
 from model_owner.onnx_import.folding import FOLDABLE, run_reference
 from model_owner.onnx_import.merging import finish
@@ -27,11 +27,14 @@ from model_owner.onnx_import.operators import ARRANGED, ELEMENTWISE, HANDLERS
 from model_owner.onnx_import.reading import OnnxModel, hash_rule, read_onnx
 from model_owner.onnx_import.refusals import refusal
 from secure_computation.network import Network, describe_invalid, parse_network
+from secure_computation.plan_costs import values_at_once
 from secure_computation.private_weights import PrivateWeights
 
 if TYPE_CHECKING:
     import onnx
 
+MAX_AT_ONCE = 1 << 27
+"""Elements of values of one image: import and check evaluate four together, 2 GiB."""
 _LOG = logging.getLogger(__name__)
 
 
@@ -57,6 +60,11 @@ def compile_model(path: Path, card: ModelCard) -> CompiledModel:
             f"write a card with a new version and this hash, {hash_rule(model.files)}"
         )
     network, weights, outputs = lower(model)
+    if values_at_once(network) > MAX_AT_ONCE:
+        raise ModelFileError(
+            f"an evaluation of the model has {values_at_once(network)} values in memory at once, more than the "
+            f"{MAX_AT_ONCE} that are supported: use smaller images or a smaller model"
+        )
     ending = ending_of(model.graph)
     check_card(ending, outputs, card)
     _check_input(network, card)
@@ -119,6 +127,7 @@ def _start(model: OnnxModel) -> Draft:
         input_shape=_input_shape(inputs[0]),
         constants=constants,
         final_activation=None if last is None else last.output[0],
+        most_made=MADE_FOR_EACH * model.elements + MADE_BESIDE,
     )
 
 
@@ -184,8 +193,9 @@ def _lower_node(draft: Draft, node: Node) -> None:
 
 
 def _fold(draft: Draft, node: Node, inputs: list[Array]) -> None:
-    made = dict(zip((name for name in node.outputs if name), run_reference(node, inputs, draft.opset), strict=True))
-    draft.count_folded(node, sum(array.size for array in made.values()))
+    results = run_reference(node, inputs, draft.opset, limit=draft.left_to_fold)
+    made = dict(zip((name for name in node.outputs if name), results, strict=True))
+    draft.count_folded(sum(array.size for array in made.values()))
     draft.constants.update(made)
 
 

@@ -16,7 +16,6 @@ from secure_computation.network import (
     INPUT,
     MAX_OPERATIONS,
     MAX_TENSOR_ELEMENTS,
-    MAX_WEIGHT_ELEMENTS,
     BaseOperation,
     Padding,
     Pair,
@@ -28,10 +27,12 @@ Array = NDArray[Any]
 Double = NDArray[np.float64]
 Positions = NDArray[np.int64]
 
-_MAX_FOLDED = 2 * MAX_WEIGHT_ELEMENTS
-"""Elements of all constants that are computed at import."""
-_MAX_POSITIONS = 2 * MAX_TENSOR_ELEMENTS
-"""Of all rearranged tensors together: 1 GiB."""
+MADE_FOR_EACH = 4
+"""Elements of constants that are computed at import, and of weights that layers get, for each one in the file."""
+MADE_BESIDE = 1 << 24
+"""So many more of both, whatever the file holds."""
+_MAX_POSITIONS = MAX_TENSOR_ELEMENTS
+"""Of all rearranged tensors together: 512 MiB."""
 
 
 class ChannelAffine(BaseOperation):
@@ -125,6 +126,9 @@ class Draft:
     input_name: str
     input_shape: tuple[int, int, int]
     constants: dict[str, Array] = field(repr=False)
+    most_made: int = MADE_BESIDE
+    """Most elements of constants that are computed, and of weights that operations get: a file cannot ask for much
+    more memory than it fills itself."""
     final_activation: str | None = None
     """ONNX name of what the Softmax, LogSoftmax or Sigmoid makes that ends the model, if any."""
     operations: list[BaseOperation] = field(default_factory=list)
@@ -136,6 +140,7 @@ class Draft:
     """By ONNX name, only of tensors that hold a value's elements in another shape or order (see `arranging`)."""
     _remembered: int = 0
     _folded: int = 0
+    _given: int = 0
 
     def __post_init__(self) -> None:
         """The image is there from the start."""
@@ -182,6 +187,11 @@ class Draft:
         if node.inputs[index] in self.positions:
             self.positions[node.outputs[0]] = self.positions[node.inputs[index]]
 
+    @property
+    def left_to_move(self) -> int:
+        """How many more elements may be moved."""
+        return _MAX_POSITIONS - self._remembered
+
     def remember(self, node: Node, name: str, positions: Positions) -> None:
         """Keep the positions of an ONNX tensor. Raises ModelFileError where all of them would fill the memory."""
         self._remembered += positions.size
@@ -189,11 +199,14 @@ class Draft:
             raise node.unsupported(f"more than {_MAX_POSITIONS} elements were moved", "the model is too large")
         self.positions[name] = positions
 
-    def count_folded(self, node: Node, elements: int) -> None:
-        """Raise ModelFileError where the constants computed so far would fill the memory."""
+    @property
+    def left_to_fold(self) -> int:
+        """How many more elements of constants may be computed, for what the file holds."""
+        return self.most_made - self._folded
+
+    def count_folded(self, elements: int) -> None:
+        """Note constants that were computed."""
         self._folded += elements
-        if self._folded > _MAX_FOLDED:
-            raise node.unsupported(f"more than {_MAX_FOLDED} elements of constants were computed", "fold them yourself")
 
     def operands(self, node: Node) -> tuple[list[int], list[int]]:
         """Which inputs are computed from the image, at least one, and which are constants."""
@@ -255,6 +268,12 @@ class Draft:
             raise node.unsupported(describe_invalid(error), "this attribute is not supported") from error
         except ValueError as error:
             raise node.unsupported(str(error), "check the shapes of the model") from error
+        self._given += sum(tensor.size for tensor in (tensors or {}).values())
+        if self._given > self.most_made:
+            raise node.unsupported(
+                f"layers use more than {self.most_made} weights, many times what the model holds",
+                "use each weight in few layers",
+            )
         self.operations.append(made.model_copy(update={"shape": inferred}))
         self.tensors[name] = tensors or {}
         self.shapes[name] = inferred

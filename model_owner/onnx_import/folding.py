@@ -7,7 +7,6 @@ from typing import Final
 import numpy as np
 
 from model_owner.onnx_import.draft import Array, Node
-from secure_computation.network import MAX_WEIGHT_ELEMENTS
 
 _ELEMENTWISE = frozenset(
     {
@@ -31,7 +30,7 @@ _AXES_ARE_AN_INPUT: Final = 13
 """The opset from which Squeeze and Unsqueeze take their axes as an input."""
 
 
-def run_reference(node: Node, inputs: list[Array], opset: int, limit: int = MAX_WEIGHT_ELEMENTS) -> list[Array]:
+def run_reference(node: Node, inputs: list[Array], opset: int, *, limit: int) -> list[Array]:
     """Outputs of a node in FOLDABLE for these inputs, by onnx's own reference implementation.
 
     Raises ModelFileError where an output would have more than `limit` elements, before any is made.
@@ -72,7 +71,9 @@ def _check_size(node: Node, inputs: list[Array], limit: int) -> None:
     except (ValueError, TypeError, OverflowError, IndexError, ZeroDivisionError) as error:
         raise node.unsupported("its constants have shapes that do not fit", "export the model again") from error
     if elements > limit:
-        raise node.unsupported(f"it makes {elements} elements", "the model is too large")
+        raise node.unsupported(
+            f"it makes {elements} elements, with those before many times what the model holds", "the model is too large"
+        )
 
 
 def _elements(node: Node, inputs: list[Array]) -> int:

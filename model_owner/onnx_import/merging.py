@@ -29,6 +29,8 @@ from secure_computation.network import (
 Tensors = dict[str, dict[str, Double]]
 
 _STEMS = {"convolution2d": "convolution"}
+_SMALL_WEIGHT = 1 << 22
+"""Elements up to which a merged weight may have any size."""
 
 
 @dataclass
@@ -163,6 +165,8 @@ def _merge(sketch: _Sketch, producer: BaseOperation, operation: ChannelAffine | 
         if not (isinstance(producer, FullyConnected) or (isinstance(producer, Convolution2d) and producer.groups == 1)):
             return False
         matrix = sketch.tensors[operation.name]["matrix"]
+        if _grows(own["weight"], len(matrix) / len(own["weight"])):
+            return False
         merged = {role: np.tensordot(matrix, tensor, axes=1) for role, tensor in own.items()}
     elif isinstance(producer, Convolution2d | FullyConnected | ChannelAffine):
         merged = _scaled(own, sketch.tensors[operation.name])
@@ -171,6 +175,11 @@ def _merge(sketch: _Sketch, producer: BaseOperation, operation: ChannelAffine | 
     sketch.operations[producer.name] = _fitting(producer, merged)
     sketch.tensors[producer.name] = merged
     return True
+
+
+def _grows(weight: Double, factor: float) -> bool:
+    """Whether a merged weight would be much larger than the one before: two layers then take less."""
+    return weight.size * factor > max(2 * weight.size, _SMALL_WEIGHT)
 
 
 def _scaled(producer: dict[str, Double], affine: dict[str, Double]) -> dict[str, Double]:
@@ -236,6 +245,8 @@ def _behind(sketch: _Sketch, operation: BaseOperation, reader: BaseOperation) ->
     given, own = sketch.tensors[operation.name], sketch.tensors[reader.name]
     weight = own["weight"]
     if isinstance(operation, ChannelMap):
+        if _grows(weight, given["matrix"].shape[1] / weight.shape[1]):
+            return None
         return own | {"weight": np.moveaxis(np.tensordot(weight, given["matrix"], axes=((1,), (0,))), -1, 1)}
     shift = given["shift"]
     if isinstance(reader, Convolution2d) and shift.any() and reader.padding != NO_PADDING:

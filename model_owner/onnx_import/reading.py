@@ -35,6 +35,11 @@ class OnnxModel:
     sha256: str
 
     @property
+    def elements(self) -> int:
+        """Of all tensors in the files."""
+        return elements_of(self.graph)
+
+    @property
     def graph(self) -> "onnx.GraphProto":
         """The model's graph."""
         return self.proto.graph
@@ -112,10 +117,15 @@ def _check_header(model: "onnx.ModelProto") -> int:
         raise ModelFileError(
             f"the model's opset is {versions}: export it with one opset from {OLDEST_OPSET} to {NEWEST_OPSET}"
         )
-    elements = sum(math.prod(tensor.dims) for tensor in _tensors(graph))
+    elements = elements_of(graph)
     if elements > MAX_WEIGHT_ELEMENTS or any(size < 0 for tensor in _tensors(graph) for size in tensor.dims):
         raise ModelFileError(f"the model declares {elements} weights, more than the {MAX_WEIGHT_ELEMENTS} supported")
     return int(versions[0])
+
+
+def elements_of(graph: "onnx.GraphProto") -> int:
+    """Elements of all tensors that a graph holds."""
+    return sum(math.prod(tensor.dims) for tensor in _tensors(graph))
 
 
 def _texts(graph: "onnx.GraphProto") -> Iterator[object]:

@@ -261,17 +261,17 @@ REFUSALS: dict[str, tuple[list[Any], dict[str, Any], str]] = {
     "an absurd repetition": (
         [node("Tile", ["image", "times"], "y")],
         {"times": np.array([1, 1 << 40, 1, 1])},
-        "Tile in node 'node_y': it makes .* elements; the model is too large",
+        "Tile in node 'node_y': it makes .* elements, with those before many times what the model holds",
     ),
     "an absurd constant": (
         [node("ConstantOfShape", ["size"], "big"), node("Add", ["image", "big"], "y")],
         {"size": np.array([1 << 50])},
-        "ConstantOfShape in node 'node_big': it makes .* elements; the model is too large",
+        "ConstantOfShape in node 'node_big': it makes .* elements, with those before many times what the model holds",
     ),
     "an absurd range": (
         [node("Range", ["zero", "end", "one"], "big"), node("Add", ["image", "big"], "y")],
         {"zero": np.int64(0), "end": np.int64(1 << 60), "one": np.int64(1)},
-        "Range in node 'node_big': it makes .* elements; the model is too large",
+        "Range in node 'node_big': it makes .* elements, with those before many times what the model holds",
     ),
 }
 

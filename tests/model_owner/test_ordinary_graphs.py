@@ -7,7 +7,6 @@ import onnx
 import pytest
 
 from contract.errors import ModelFileError
-from model_owner.onnx_import.draft import Draft, Node
 from model_owner.onnx_import.ending import Ending, ending_of
 from tests.model_owner.graphs import agree, build, compiled, floats, kinds, node
 
@@ -214,14 +213,3 @@ def test_constants_are_computed_whatever_operators_make_them() -> None:
     pads: dict[str, Any] = {"zeros": np.array([0]), "one": np.array([1])}
     layer: dict[str, Any] = {"v": floats(2, 4, 2, 2), "gain": floats(4) ** 2, "none4": np.zeros(4, np.float32)}
     between(*nodes, **numbers, **pads, **layer)
-
-
-def test_constants_computed_one_after_the_other_are_bounded_together() -> None:
-    draft = Draft(opset=17, input_name="image", input_shape=(1, 6, 7), constants={})
-    many = Node(operator="Expand", name="many", inputs=(), outputs=(), attributes={})
-    draft.count_folded(many, 1 << 28)
-    draft.count_folded(many, 1 << 28)
-    with pytest.raises(
-        ModelFileError, match=r"Expand in node 'many': more than .* elements of constants were computed"
-    ):
-        draft.count_folded(many, 1)

@@ -1,0 +1,41 @@
+"""A bound on what a command may take of memory, for work whose size somebody else's file decides."""
+
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from contract.errors import ModelFileError
+
+_STATM = Path("/proc/self/statm")
+_DATA = 5
+"""Which of its numbers counts pages of data."""
+
+
+@contextmanager
+def bounded_memory(limit: int, *, remedy: str) -> Iterator[None]:
+    """Let the block take `limit` bytes beyond what the process has; what asks for more fails by itself.
+
+    Raises ModelFileError, which ends in `remedy`, in place of the failure. Counts what a process writes to, not what
+    libraries merely reserve. The bound holds for all threads and goes with the block.
+    """
+    before, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    held = int(_STATM.read_text().split()[_DATA]) * resource.getpagesize()
+    allowed = [one for one in (held + limit, before, hard) if one != resource.RLIM_INFINITY]
+    resource.setrlimit(resource.RLIMIT_DATA, (min(allowed), hard))
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not _is_shortage(error):
+            raise
+        raise ModelFileError(f"this model takes more than {limit >> 20:,} MiB of memory: {remedy}") from error
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, (before, hard))
+
+
+def _is_shortage(error: BaseException) -> bool:
+    """Torch and onnxruntime tell of it by words alone; an error of ours may stand before the one that tells."""
+    if isinstance(error, MemoryError):
+        return True
+    words = str(error).lower()
+    return "allocate memory" in words or "bad_alloc" in words or "bad allocation" in words
