@@ -150,7 +150,7 @@ class Course:
     def question(self, step: Step) -> Question[Any]:
         """What may be asked now, word for word. Raises PeerViolation where it is not the time for it."""
         if step is Step.SURVEY and self.position == 0:
-            survey = SurveyOrder(**self._common(step, 0))
+            survey = self._survey_order()
             parts = {WEIGHTS: pack(self.weights, self.shapes)}
             subject = bytes(32)  # whatever is counted, it is counted with the same hospitals
             return Question(step=step, order=survey, layout=survey_layout(survey), subject=subject, parts=parts)
@@ -197,9 +197,7 @@ class Course:
 
     def agreed(self) -> str:
         """A hash of what everybody's settings must say alike, hexadecimal: to be compared by telephone."""
-        content = [SurveyOrder(**self._common(Step.SURVEY, 0)).model_dump(mode="json"), self.threshold]
-        content.append(self._settings.exchange_statistics)
-        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+        return hashlib.sha256(self._survey_order().model_dump_json().encode()).hexdigest()
 
     def _survey(self) -> Survey:
         if self.standing.survey is None:
@@ -218,6 +216,11 @@ class Course:
             "input": description.input,
             "training": settings.training,
         }
+
+    def _survey_order(self) -> SurveyOrder:
+        statistics = self._settings.exchange_statistics
+        common = self._common(Step.SURVEY, 0)
+        return SurveyOrder(**common, survivors=self.threshold, exchange_statistics=statistics)
 
     def _train_order(self, task: RoundTask) -> TrainOrder:
         survey = self._survey()

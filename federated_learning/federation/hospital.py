@@ -184,8 +184,6 @@ class HospitalSession:
         }
 
     def _survey(self, letter: Letter) -> Mapping[str, bytes]:
-        if not self._course.position:
-            self._course.begin_with(letter.part(WEIGHTS))
         asked = self._accept(Step.SURVEY, letter, SurveyOrder)
         data = self._work.prepared(asked.order)
         pixels = pixel_sums(data.training.images.in_unit_range())
@@ -289,6 +287,9 @@ class HospitalSession:
                 f"hospital {self._settings.name}: the coordinator asks for {where} = {_short(asked)}. By this "
                 f"hospital's settings, and the sums so far, it is {_short(own)}, and it answers nothing else"
             )
+        if step is Step.SURVEY:
+            self._course.begin_with(letter.part(WEIGHTS))
+            question = self._course.question(step)
         return _Asked(question=question, attempt=attempt)
 
     def _begin(

@@ -48,6 +48,9 @@ class SurveyOrder(Order):
     """Count examples, classes and pixels, once in a run. The initial weights come along."""
 
     round: Literal[0]
+    survivors: Annotated[int, Field(ge=1)]
+    """Of how many hospitals the sums of the rounds are, at least."""
+    exchange_statistics: bool
 
 
 class TrainOrder(Order):

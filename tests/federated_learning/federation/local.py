@@ -140,10 +140,15 @@ class LocalFederation:
             aggregation=self.sums,
         )
 
-    def session(self, name: str, settings: HospitalSettings | None = None) -> HospitalSession:
+    def session(
+        self, name: str, settings: HospitalSettings | None = None, federation: Federation | None = None
+    ) -> HospitalSession:
         """A new process of this hospital, as it were."""
         return HospitalSession(
-            settings or self.hospital_settings(name), self.federation, self.signing_key(name), say=self.said.append
+            settings or self.hospital_settings(name),
+            federation or self.federation,
+            self.signing_key(name),
+            say=self.said.append,
         )
 
     def signing_key(self, name: str) -> Ed25519PrivateKey:
