@@ -60,6 +60,10 @@ def mean_and_deviation(sums: PixelSums) -> tuple[tuple[float, ...], tuple[float,
     for count, total, squares in zip(sums.count, sums.total, sums.squares, strict=True):
         if count <= 0:
             raise ConfigurationError("the hospitals' pixel sums cover no pixel: check their data")
+        if not (0 <= total <= count * LEVELS and 0 <= squares <= count * LEVELS**2):
+            raise ConfigurationError(
+                "the hospitals' pixel sums are beyond what pixels can be: a hospital sent what it should not"
+            )
         variance = (squares * count - total * total) / (count * LEVELS) ** 2
         if variance <= 0:
             raise ConfigurationError("all training images have one and the same grey value: check the data")

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from contract.errors import ComputationFailed, PeerViolation, Refused
+from contract.errors import ComputationFailed, ConfigurationError, PeerViolation, Refused
 from contract.model_card import Name, Strict
 from contract.ticket import Sha256
 from federated_learning.averaging import GlobalModel
@@ -45,7 +45,7 @@ from federated_learning.secure_aggregation.encoding import (
     next_limits,
     norm_of,
 )
-from federated_learning.settings import RoundTask, plan_rounds
+from federated_learning.settings import MAX_EXAMPLES, RoundTask, plan_rounds
 
 FloatArray = NDArray[np.float32]
 WIDE_LIMIT, STATISTICS_LIMIT = 64.0, 8.0
@@ -251,6 +251,11 @@ class Course:
         exact, description = total.exact, self._settings.description
         counts = tuple(int(count) for count in exact["classes"])
         class_weights(counts, power=self._settings.training.class_balance)  # refuses a class that nobody has
+        examples, validation, weight = sum(counts), int(exact["validation"]), int(exact["weight"])
+        if max(examples, validation, weight) > MAX_EXAMPLES or validation < 0 or weight < 1:
+            raise ConfigurationError(
+                "the hospitals' counts cannot be what they say together: a hospital sent what it should not"
+            )
         mean, deviation = description.input.mean, description.input.standard_deviation
         if self._settings.exchange_statistics:
             mean, deviation = mean_and_deviation(
@@ -261,9 +266,9 @@ class Course:
                 )
             )
         return Survey(
-            examples=sum(counts),
-            validation=int(exact["validation"]),
-            weight=int(exact["weight"]),
+            examples=examples,
+            validation=validation,
+            weight=weight,
             class_counts=counts,
             mean=mean,
             standard_deviation=deviation,

@@ -69,6 +69,7 @@ from federated_learning.secure_aggregation import HospitalAggregation, Opening, 
 from federated_learning.secure_aggregation.encoding import LARGEST, decode_exact, encode_exact, weight_of
 
 HISTORY, COURSE = "answered.json", "course.npz"
+MAX_WORDS = 1000
 LARGEST_LOSS = 1000.0
 """Of one image, as it is counted."""
 
@@ -147,17 +148,22 @@ class HospitalSession:
         try:
             return self._answer(*read())
         except EncryptedInferenceError as error:
-            self._attempt = None
-            self._say(str(error) if self._settings.name in str(error) else f"hospital {self._settings.name}: {error}")
-            return Letter(header={ERROR: _trouble(error).value})
+            return self._no_answer(_trouble(error), str(error))
         except Exception as error:  # noqa: BLE001  (the one boundary between the coordinator's messages and this process)
-            self._attempt = None
             last = traceback.extract_tb(error.__traceback__)[-1]
-            self._say(
-                f"hospital {self._settings.name}: the coordinator's message could not be answered, by a fault in "
-                f"{Path(last.filename).name}, line {last.lineno}. Nothing was sent; report that line to the maintainers"
+            return self._no_answer(
+                Trouble.FAILED,
+                f"the coordinator's message could not be answered, by a fault in {Path(last.filename).name}, line "
+                f"{last.lineno}. Nothing was sent; report that line to the maintainers",
             )
-            return Letter(header={ERROR: Trouble.FAILED.value})
+
+    def _no_answer(self, trouble: Trouble, words: str) -> Letter:
+        """Show the words, in which the coordinator may have had a part, and send the reason."""
+        self._attempt = None
+        who = f"hospital {self._settings.name}"
+        shown = "".join(one if one.isprintable() else "?" for one in words[:MAX_WORDS])
+        self._say(shown if who in shown else f"{who}: {shown}")
+        return Letter(header={ERROR: trouble.value})
 
     def _answer(self, step: Step, letter: Letter) -> Letter:
         question = _digest(step, letter)

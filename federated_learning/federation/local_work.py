@@ -138,7 +138,7 @@ class LocalWork:
         """The update as it is added up. Raises ComputationFailed for one that is not finite."""
         update = self._shortened({name: value.numpy() for name, value in trained.items()})
         encoding = UpdateEncoding(layout=layout, limits=order.limits, weight_total=order.weight_total)
-        # An error instead would tell whoever names the total how large this hospital's weight is.
+        # Others may have added anything to the total; an error would tell how this hospital's weight compares to it.
         weight = min(weight_of(result.examples), order.weight_total)
         hospital, before = self._settings.name, self._residual(order)
         after = before

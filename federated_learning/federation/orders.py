@@ -117,7 +117,7 @@ def order_of(letter: Letter, kind: type[O]) -> tuple[O, int]:
 def attempt_of(letter: Letter) -> int:
     """Raises PeerViolation where it is missing."""
     attempt = letter.header.get(ATTEMPT)
-    if not isinstance(attempt, int) or not 0 <= attempt < 1 << 31:
+    if type(attempt) is not int or not 0 <= attempt < 1 << 31:
         raise PeerViolation("the coordinator's message has no number of the attempt: run the same version everywhere")
     return attempt
 
