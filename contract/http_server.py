@@ -4,10 +4,12 @@ uvicorn itself bounds neither heads nor connections, and waits for ever for whoe
 """
 
 import asyncio
+import socket
 from collections.abc import Callable, MutableMapping
 from typing import Any, Final, TypeAlias
 
 import httptools
+import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from contract.lobby import Lobby, origin_of
@@ -43,6 +45,21 @@ def vouch(scope: MutableMapping[str, Any]) -> None:
     extension: Extension | None = scope.get("extensions", {}).get(STRANGER)
     if extension is not None:
         extension["known"]()
+
+
+class AnnouncedServer(uvicorn.Server):
+    """Says where it is when it answers there, and not before."""
+
+    def __init__(self, configuration: uvicorn.Config, *, announce: Callable[[], None]) -> None:
+        """Call `announce` once the server is up."""
+        super().__init__(configuration)
+        self._announce = announce
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """As uvicorn's."""
+        await super().startup(sockets=sockets)
+        if self.started:
+            self._announce()
 
 
 class Alarm:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from contract.command_line import log_to_stderr, new_app, run, say
+from contract.command_line import log_to_stderr, new_app, run
 from contract.listening import LISTEN, take_port
 from contract.settings import load_settings
 from contract.ticket import Engine
@@ -42,8 +42,8 @@ def _serve(settings: CryptoProviderSettings, listener: socket) -> None:
         warm_up(engine)  # takes seconds: before the first session, not in it
     front_end = settings.inference_service
     with InferenceServiceClient.of(front_end) as plans:
-        say(f"crypto provider: listening on ws://{settings.listen}{DEALING_PATH}")
-        serving.serve(dealer_app(settings, plans), listener)
+        server = dealer_app(settings, plans)
+        serving.serve(server, listener, name="crypto provider", host=settings.listen.host, path=DEALING_PATH)
 
 
 def main() -> None:

@@ -114,6 +114,8 @@ def run_server(service: "FastAPI", settings: ServiceSettings, listener: "socket"
 
     import uvicorn
 
+    from contract.http_server import AnnouncedServer
+
     configuration = uvicorn.Config(
         service,
         **http_options(),
@@ -138,8 +140,7 @@ def run_server(service: "FastAPI", settings: ServiceSettings, listener: "socket"
     scheme = "https" if configuration.is_ssl else "http"
     where = with_port(settings.listen.host, listener.getsockname()[1])
     start_listening(listener, setting=LISTEN)
-    write_out(f"{scheme}://{where}")
-    uvicorn.Server(configuration).run(sockets=[listener])
+    AnnouncedServer(configuration, announce=lambda: write_out(f"{scheme}://{where}")).run(sockets=[listener])
 
 
 @account_app.command("add")

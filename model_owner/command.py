@@ -231,9 +231,8 @@ def _serve(settings: "ModelOwnerSettings", listener: "socket") -> None:
         registrar.register()
         for name, version in models:
             say(f"model owner: serving {name} {version}")
-        say(f"model owner: listening on ws://{settings.listen}{INFERENCE_PATH}")
         with registrar.looking():
-            serving.serve(server, listener)
+            serving.serve(server, listener, name="model owner", host=settings.listen.host, path=INFERENCE_PATH)
 
 
 def _storage_key(key_file: Path | None) -> "StorageKey":

@@ -61,6 +61,8 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets=sockets)
+        if not self.started:
+            return
         signal.signal(signal.SIGHUP, self.handle_exit)  # the terminal was closed
         print(self._access.address, flush=True)  # noqa: T201 - the command's result
         say("data-owner: the page is open on this machine only, to whoever has this address. End it with Ctrl-C.")

@@ -17,7 +17,10 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
 from contract.api import Health, Unready
+from contract.command_line import say
 from contract.errors import Refused
+from contract.host_names import with_port
+from contract.http_server import AnnouncedServer
 from contract.listening import LISTEN, start_listening
 from contract.readiness import Look, Readiness, health_of
 from contract.tally import Tally
@@ -96,11 +99,17 @@ def _answer(health: Health) -> JSONResponse:
     return JSONResponse(health.model_dump(mode="json"), status_code=status)
 
 
-def serve(app: Starlette, listener: socket.socket) -> None:
+def serve(app: Starlette, listener: socket.socket, *, name: str, host: str, path: str) -> None:
     """Listen on what `contract.listening.take_port` bound and run until interrupted, then close it.
 
+    Says where once it is so: `name`, of the party for people; `host`, as the settings have it; `path`, of the channel.
     Raises ConfigurationError where another program began to listen there in between.
     """
     with listener:
         start_listening(listener, setting=LISTEN)
-        uvicorn.Server(uvicorn.Config(app, log_level="warning", **uvicorn_options())).run(sockets=[listener])
+        where = with_port(host, listener.getsockname()[1])
+        server = AnnouncedServer(
+            uvicorn.Config(app, log_level="warning", **uvicorn_options()),
+            announce=lambda: say(f"{name}: listening on ws://{where}{path}"),
+        )
+        server.run(sockets=[listener])

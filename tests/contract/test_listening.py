@@ -2,12 +2,18 @@
 
 import importlib
 import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
 
 import pytest
+import uvicorn
+from starlette.applications import Starlette
 
 from contract.errors import ConfigurationError
+from contract.http_server import AnnouncedServer
 from contract.listening import require_free_port, start_listening, take_port
+from secure_computation.channel import serving
 
 SAMPLES = Path(__file__).resolve().parents[2] / "docs" / "samples"
 
@@ -73,3 +79,57 @@ def test_a_server_asks_for_its_port_first_of_all(
             module.main()
     assert caught.value.code == 5
     assert f"cannot listen on {where}: another program listens there already" in capsys.readouterr().err
+
+
+class TestAnnouncing:
+    """A server says where it listens when it does, whatever else starts at the same moment."""
+
+    @pytest.fixture
+    def ending(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Servers end as soon as they are up; signals are pytest's."""
+
+        async def end(server: uvicorn.Server) -> None:
+            await server.shutdown()
+
+        monkeypatch.setattr(uvicorn.Server, "main_loop", end)
+        monkeypatch.setattr(uvicorn.Server, "capture_signals", lambda _: nullcontext())
+
+    def serve(self, listener: socket.socket) -> None:
+        serving.serve(Starlette(), listener, name="model owner", host="127.0.0.1", path="/v2/inference")
+
+    def test_the_port_that_it_has_is_said(self, ending: None, capsys: pytest.CaptureFixture[str]) -> None:
+        listener = take_port("127.0.0.1", 0, setting="--port")
+        port = listener.getsockname()[1]
+        self.serve(listener)
+        assert capsys.readouterr().err == f"model owner: listening on ws://127.0.0.1:{port}/v2/inference\n"
+
+    def test_who_comes_second_never_says_that_it_listens(
+        self, ending: None, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """Both had bound the port before either listened."""
+        with take_port("127.0.0.1", 0, setting="--port") as first:
+            port = first.getsockname()[1]
+            second = take_port("127.0.0.1", port, setting="--port")
+            start_listening(first, setting="--port")
+            with pytest.raises(ConfigurationError, match="another program listens there already"):
+                self.serve(second)
+        assert capsys.readouterr().err == ""
+
+    def test_a_server_that_cannot_start_says_nothing(self, ending: None) -> None:
+        """Its database is gone, say."""
+        said: list[str] = []
+
+        @asynccontextmanager
+        async def broken(_: Starlette) -> AsyncIterator[None]:
+            if said == []:
+                raise OSError
+            yield
+
+        server = AnnouncedServer(
+            uvicorn.Config(Starlette(lifespan=broken), lifespan="on", ws="none", log_config=None),
+            announce=lambda: said.append("listening"),
+        )
+        with take_port("127.0.0.1", 0, setting="--port") as listener:
+            start_listening(listener, setting="--port")
+            server.run(sockets=[listener])
+        assert said == []
