@@ -47,13 +47,14 @@ def _add_list(app: typer.Typer, folder_of: FolderOf) -> None:
         *,
         organisation: Annotated[str | None, typer.Option("--organisation", help="Only of this one.")] = None,
         model: Annotated[str | None, typer.Option("--model", help="Only of this one.")] = None,
+        account: Annotated[str | None, typer.Option("--account", help="Only of this one, by its id.")] = None,
         event: Annotated[str | None, typer.Option("--event", help="Only of this kind.")] = None,
         days: Annotated[float | None, typer.Option("--days", min=0, help="Only of so many days past.")] = None,
         as_json: Annotated[bool, typer.Option("--json", help="The entries as they are kept, one JSON a line.")] = False,
         config: ConfigOption = None,
     ) -> None:
         """Print entries, the oldest first. Checks the chain on the way."""
-        wanted = {"organisation": organisation, "model": model, "event": event}
+        wanted = {"organisation": organisation, "model": model, "event": event, "account": account}
         since = datetime.fromtimestamp(time.time() - days * DAY_SECONDS, UTC) if days is not None else None
         for entry in read_log(folder_of(config)):
             fits = all(value in {None, getattr(entry, name)} for name, value in wanted.items())

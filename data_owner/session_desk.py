@@ -19,6 +19,7 @@ from contract.errors import EncryptedInferenceError, NotVouchedFor, SessionCance
 from contract.identity import Party, Role
 from contract.settings import Peer
 from contract.ticket import Engine, Purpose, TicketClaims, load_public_key, verify_ticket
+from contract.told import words_for_others
 from data_owner.diagnosis import Bytes, Seconds, Warned
 from data_owner.settings import DataOwnerSettings
 from inference_service.client import InferenceServiceClient
@@ -141,7 +142,7 @@ class SessionDesk:
         return ()
 
     def _report_failure(self, session: UUID, error: EncryptedInferenceError) -> None:
-        report = SessionReport(failure=Failure(code=error.code, message=one_line(error)[:500]))
+        report = SessionReport(failure=Failure(code=error.code, message=words_for_others(error, own=str(self._own))))
         try:
             self._front_end.report(session, SessionEventName.FAIL, report)
         except EncryptedInferenceError:

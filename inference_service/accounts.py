@@ -7,6 +7,7 @@ searches 2^256 keys, so the slow hashes made for passwords would only slow every
 
 import hashlib
 import hmac
+import re
 import secrets
 from dataclasses import dataclass
 from datetime import datetime
@@ -25,6 +26,7 @@ from inference_service.problems import NotFound, Unauthenticated
 from inference_service.storage import AccountRow, Clock, Database, utc_now
 
 _MAX_KEY_CHARACTERS = 128
+_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _NAME: TypeAdapter[str] = TypeAdapter(Name)
 
 
@@ -108,7 +110,7 @@ class Accounts:
             return _account(row)
 
     def find(self, prefix: str) -> Account:
-        """The account with this prefix. Raises NotFound."""
+        """The account with this prefix or id. Raises NotFound."""
         with self._database.read() as session:
             return _account(_found(session, prefix))
 
@@ -137,9 +139,11 @@ class Accounts:
 
 
 def _found(session: Session, prefix: str) -> AccountRow:
-    row = session.scalar(select(AccountRow).where(AccountRow.prefix == prefix))
+    """The account with this prefix, or this id: audit logs have the latter."""
+    by_id = AccountRow.id == UUID(prefix) if _ID.fullmatch(prefix) else AccountRow.prefix == prefix
+    row = session.scalar(select(AccountRow).where(by_id))
     if row is None:
-        raise NotFound(f"no account has the prefix {prefix[:16]!r}: see `inference-service account list`")
+        raise NotFound(f"no account has the prefix or id {prefix[:36]!r}: see `inference-service account list`")
     return row
 
 

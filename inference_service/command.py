@@ -45,7 +45,9 @@ ConfigOption = Annotated[
 ]
 RoleOption = Annotated[str, typer.Option("--role", help=f"One of: {', '.join(AccountRole)}.")]
 OrganisationOption = Annotated[str, typer.Option("--organisation", help="Lower-case letters, digits, hyphens.")]
-PrefixArgument = Annotated[str, typer.Argument(help="The key's prefix, as `account list` shows it.")]
+PrefixArgument = Annotated[
+    str, typer.Argument(help="The key's prefix, or the account's id, as `account list` shows them.")
+]
 
 
 @app.command()
@@ -152,20 +154,26 @@ def add_account(role: RoleOption, organisation: OrganisationOption, config: Conf
         raise CallerError(f"there is no role {role[:40]!r}: choose one of {', '.join(AccountRole)}") from None
     with _accounts(load_settings(ServiceSettings, config)) as accounts:
         account, key = accounts.add(role=wanted, organisation=organisation)
-    say(f"Account {account.prefix} ({wanted.value}, {organisation}). Its key, which cannot be shown again:")
+    say(f"Account {account.prefix} ({wanted.value}, {organisation}), in audit logs {account.id}.")
+    say("Its key, which cannot be shown again:")
     write_out(key.get_secret_value())
 
 
 @account_app.command("list")
 def list_accounts(config: ConfigOption = None) -> None:
-    """One account a line: prefix, role, organisation, since when, its own allowance, and until when if revoked."""
+    """One account a line: prefix, role, organisation, since when, its own allowance, until when if revoked, and its id.
+
+    Audit logs name accounts by the id, the front end's and the model owners'.
+    """
     with _accounts(load_settings(ServiceSettings, config)) as accounts:
         every = accounts.list()
     for account in every:
         revoked = f"  revoked {account.revoked_at:%Y-%m-%d}" if account.revoked_at is not None else ""
         own = f"  {account.allowance.words()}" if account.allowance is not None else ""
         since = f"{account.created_at:%Y-%m-%d}"
-        write_out(f"{account.prefix}  {account.role.value:<16}{account.organisation}  {since}{own}{revoked}")
+        write_out(
+            f"{account.prefix}  {account.role.value:<16}{account.organisation}  {since}{own}{revoked}  {account.id}"
+        )
 
 
 @account_app.command("allow")

@@ -42,7 +42,6 @@ from starlette.applications import Starlette
 from contract.api import Failure, SessionEventName, SessionReport, Unready
 from contract.audit_log import AuditLog
 from contract.certificates import party_of_certificate
-from contract.command_line import one_line
 from contract.errors import (
     EncryptedInferenceError,
     MaterialSpent,
@@ -54,6 +53,7 @@ from contract.identity import Party, Role
 from contract.readiness import PATIENCE_SECONDS, Readiness, require_writable
 from contract.spending import SpendingBook
 from contract.ticket import LEEWAY, STOCKED_ENGINES, TICKET_SECONDS, Engine, Purpose, TicketClaims, load_public_key
+from contract.told import words_for_others
 from inference_service.client import InferenceServiceClient
 from model_owner.oversight import BOOK_FILE, Oversight
 from model_owner.registry import RegisteredModel, Registry, require_in_service
@@ -250,7 +250,7 @@ class InferenceHandler:
 
     def _report_failure(self, claims: TicketClaims, error: EncryptedInferenceError) -> None:
         """Tell the front end, so that a session whose data owner vanished ends as failed too."""
-        report = SessionReport(failure=Failure(code=error.code, message=one_line(error)[:500]))
+        report = SessionReport(failure=Failure(code=error.code, message=words_for_others(error, own=str(self._own))))
         try:
             self._front_end.report(claims.session, SessionEventName.FAIL, report)
         except EncryptedInferenceError as refusal:

@@ -10,9 +10,10 @@ from typing import Any
 import anyio.to_thread
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from contract.errors import EncryptedInferenceError
+from contract.errors import EncryptedInferenceError, PeerDisconnected
 from contract.http_server import Alarm, BoundedHeadProtocol, new_lobby
 from contract.tally import Tally
+from contract.told import words_for_others
 from secure_computation.channel.bridge import BridgedStream
 from secure_computation.channel.channel import Channel, Deadlines
 from secure_computation.channel.guarded import STRANGERS_LAST_WORDS_SECONDS, GuardedProtocol, connection_of
@@ -61,7 +62,7 @@ async def serve_channel(
         else:
             with suppress(RuntimeError):  # the loop has been closed, and the connection with it
                 loop.call_soon_threadsafe(welcome)
-            _serve(channel, handler)
+            _serve(channel, handler, own=str(context.trust().own.party))
         finally:
             stream.close()
 
@@ -88,13 +89,16 @@ def uvicorn_options() -> dict[str, Any]:
     }
 
 
-def _serve(channel: Channel, handler: Callable[[Channel], None]) -> None:
+def _serve(channel: Channel, handler: Callable[[Channel], None], *, own: str) -> None:
     try:
         handler(channel)
     except EncryptedInferenceError as error:
+        if isinstance(error, PeerDisconnected) and channel.traffic().bytes_received == 0:
+            _LOG.info("%s looked whether this server answers, and left", channel.peer)
+            return
         _LOG.warning("session with %s failed: %s", channel.peer, error)
         # Also where a link failed: it may be another one than this, and then the peer cannot know.
-        channel.send_error(error.code, str(error), step="end of session")
+        channel.send_error(error.code, words_for_others(error, own=own), step="end of session")
 
 
 def _asgi_stream(websocket: WebSocket) -> BridgedStream:

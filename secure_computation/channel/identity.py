@@ -4,6 +4,7 @@ from typing import TypeAlias
 
 from contract.errors import CertificateRefused, PeerViolation
 from contract.identity import Party, Role
+from contract.told import without_places
 from secure_computation.channel.channel import Channel, Deadlines, Recorder
 from secure_computation.channel.stream import Deadline
 from secure_computation.channel.tls import TlsStream
@@ -29,8 +30,13 @@ def require_identity(channel: Channel, expected: Expected, *, found_at: str, ste
     error = PeerViolation(
         f"{found_at} is {channel.peer}, where {describe(expected)} was expected: check the address and who may connect"
     )
-    channel.send_error(error.code, str(error), step=step)
+    _tell(channel, error, found_at=found_at, step=step)
     raise error
+
+
+def _tell(channel: Channel, error: PeerViolation, *, found_at: str, step: str) -> None:
+    """Why the other end is refused; not where this one sees it, which may be a machine in between."""
+    channel.send_error(error.code, without_places(str(error).replace(found_at, "the other end")), step=step)
 
 
 def open_channel(
@@ -59,7 +65,7 @@ def open_channel(
     except CertificateRefused as error:
         if error.party is not None:
             refused = Channel(stream, peer=error.party, deadlines=deadlines)
-            refused.send_error(error.code, str(error), step=HANDSHAKE_STEP)
+            _tell(refused, error, found_at=found_at, step=HANDSHAKE_STEP)
         raise
     channel = Channel(stream, peer=party, deadlines=deadlines, recorder=recorder)
     require_identity(channel, expect, found_at=found_at, step=HANDSHAKE_STEP)

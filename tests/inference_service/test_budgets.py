@@ -353,6 +353,21 @@ class TestCommandLine:
         assert command("audit", "verify", "--heads", str(heads), "--config", config) == AuditLogBroken.exit_status
         assert "its end was cut off" in capsys.readouterr().err
 
+    def test_accounts_that_audit_logs_name_are_found(
+        self, accounts: dict[str, Account], config: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert command("audit", "list", "--json", "--config", config) == 0
+        named = {json.loads(line).get("account") for line in capsys.readouterr().out.splitlines()} - {None}
+        assert command("account", "list", "--config", config) == 0
+        listed = {line.split()[0]: line.split()[-1] for line in capsys.readouterr().out.splitlines()}
+        assert named == set(listed.values()) == {str(account.id) for account in accounts.values()}
+        clinician = accounts["clinician"]
+        assert listed[clinician.prefix] == str(clinician.id)
+        assert command("audit", "list", "--account", str(clinician.id), "--config", config) == 0
+        assert len(capsys.readouterr().out.splitlines()) == 1
+        assert command("account", "revoke", str(clinician.id), "--config", config) == 0
+        assert f"Revoked {clinician.prefix}" in capsys.readouterr().err
+
     @pytest.mark.parametrize("content", ["garbage", '{"number": 0, "hash": "x"}'])
     def test_heads_that_are_none(
         self, config: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str

@@ -288,8 +288,8 @@ def test_a_dealer_that_is_down_is_named_to_the_data_owner(federation: Federation
     ):
         reason = error_of(diagnoser, chest)
         assert re.search(
-            "model-owner of north-lab ended the session .*crypto-provider of trust-centre .*cannot be reached.*check "
-            "the address and that the party runs",
+            "model-owner of north-lab ended the session .*crypto-provider of trust-centre cannot be reached by the "
+            "model-owner of north-lab: try again later",
             str(reason),
         )
         assert "cannot be reached" in failure_of(federation, client.opened[0])[1]

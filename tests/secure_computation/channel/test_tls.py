@@ -54,7 +54,7 @@ def test_an_expired_certificate_is_refused(laboratory: Credentials, authority: A
     assert isinstance(server, CertificateRefused)
     assert isinstance(client, PeerReported)
     for side in (server, client):
-        assert "the certificate of the client, the data-owner of st-mary, ended at" in str(side)
+        assert ", the data-owner of st-mary, ended at" in str(side)
 
 
 def test_a_client_without_certificate_is_refused(laboratory: Credentials, authority: Authority) -> None:
