@@ -6,7 +6,6 @@ No message names the file: a file's name is often the patient's. The caller know
 import io
 import os
 import stat
-import threading
 import warnings
 import zlib
 from collections.abc import Callable, Iterator
@@ -14,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
+from typing import Final
 
 from numpy import float32
 from numpy.typing import NDArray
@@ -21,9 +21,6 @@ from numpy.typing import NDArray
 from contract.errors import ImageError
 from contract.model_card import FrameChoice, Window
 from imaging.other_formats import described
-
-# The filters of `warnings` belong to the whole process: only one reader at a time may set them aside.
-_WARNING_FILTERS = threading.Lock()
 
 
 class FileFormat(StrEnum):
@@ -36,6 +33,8 @@ class FileFormat(StrEnum):
     NIFTI = "NIfTI"
 
 
+MOST_YEARS: Final = 130
+"""Of an age. Above this no patient is meant: 999Y and a birth in 1800 stand for nothing."""
 READ = "PNG, JPEG, TIFF, DICOM or NIfTI"
 """For messages."""
 
@@ -127,22 +126,8 @@ class DecodedFile:
         return f"DecodedFile(shape={self.pixels.shape}, modality={self.modality!r}, body_part={self.body_part!r})"
 
 
-class BoundedReader(io.BufferedReader):
-    """A file whose `read(n)` takes no more memory than the file has left, whatever length a header claims."""
-
-    def __init__(self, raw: io.FileIO) -> None:
-        """Take over `raw`; its size now is its size for good."""
-        super().__init__(raw)
-        self.byte_count = os.fstat(raw.fileno()).st_size
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        """At most `size` bytes, at most those that are left."""
-        left = max(self.byte_count - self.tell(), 0)
-        return super().read(left if size is None or size < 0 else min(size, left))
-
-
 @contextmanager
-def open_bounded(path: Path, limits: Limits) -> Iterator[BoundedReader]:
+def open_bounded(path: Path, limits: Limits) -> Iterator[io.FileIO]:
     """Open a regular file within `limits`. Raises ImageError for anything else, an empty file among it."""
     try:
         mode = path.stat().st_mode
@@ -152,18 +137,19 @@ def open_bounded(path: Path, limits: Limits) -> Iterator[BoundedReader]:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "not a valid path"
         raise ImageError(f"the file cannot be opened ({reason}): give the path of a {READ} file") from error
-    with BoundedReader(raw) as source:
-        if source.byte_count == 0:
+    with raw:
+        byte_count = os.fstat(raw.fileno()).st_size
+        if byte_count == 0:
             raise ImageError("the file is empty (0 bytes): export or copy it again")
-        if source.byte_count > limits.max_file_bytes:
+        if byte_count > limits.max_file_bytes:
             raise ImageError(
-                f"the file has {source.byte_count >> 20} MiB, more than the limit of "
+                f"the file has {byte_count >> 20} MiB, more than the limit of "
                 f"{limits.max_file_bytes >> 20} MiB: export the image smaller"
             )
-        yield source
+        yield raw
 
 
-def sniff(source: BoundedReader) -> FileFormat:
+def sniff(source: io.BytesIO) -> FileFormat:
     """The format by its first bytes; the reader is left at its start. Raises ImageError for any other content."""
     source.seek(0)
     head = source.read(_HEAD_BYTES)
@@ -243,14 +229,14 @@ def third_party_reader(what: str, fault: Callable[[], str | None] = lambda: None
     The library's own words are not repeated, in the message or its cause, because they can quote the file. `fault`
     looks at the file again for what is wrong with it, and says it in words that follow `what`.
     """
-    with _WARNING_FILTERS, warnings.catch_warnings():
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             yield
         except ImageError:
             raise
         except MemoryError:
-            raise ImageError(f"{what} does not fit into this machine's memory: export it smaller") from None
+            raise ImageError(f"{what} takes more memory to read than is allowed: export it smaller") from None
         except Exception:  # noqa: BLE001 - decoders raise anything at all on damaged input
             found = fault() or "cannot be decoded, probably because it is damaged or cut short"
             raise ImageError(f"{what} {found}: export or copy the file again") from None

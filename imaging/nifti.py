@@ -81,7 +81,7 @@ def read_nifti(source: BinaryIO, specification: InputSpecification, limits: Limi
 
 @contextmanager
 def _silent(logger: logging.Logger) -> Iterator[None]:
-    """Without what nibabel tells the terminal of headers that it puts right; only one reader runs at a time."""
+    """Without what nibabel tells the terminal of headers that it puts right."""
     before, logger.disabled = logger.disabled, True
     try:
         yield

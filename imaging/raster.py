@@ -17,7 +17,7 @@ from imaging.codestream import has_end
 from imaging.colour import grey_of_colours, same_in_all_colours
 from imaging.depth import range_question, scaled
 from imaging.exif_orientation import upright
-from imaging.formats import BoundedReader, DecodedFile, ImageWarning, Limits, PolarityToldBy, third_party_reader
+from imaging.formats import DecodedFile, ImageWarning, Limits, PolarityToldBy, third_party_reader
 from imaging.jpeg_header import JpegHeader, check_passes, read_jpeg_header
 from imaging.png_header import PngHeader, png_fault, read_png_header
 
@@ -38,14 +38,14 @@ _ORIENTATION = 0x0112
 _SEVERAL = "the file holds several images: export the one to diagnose as a file of its own"
 
 
-def read_png(source: BoundedReader, specification: InputSpecification, limits: Limits) -> DecodedFile:
+def read_png(source: io.BytesIO, specification: InputSpecification, limits: Limits) -> DecodedFile:
     """Decode a PNG to [0, 1] by its bits a sample, or by those that its sBIT chunk counts; turned as its EXIF says.
 
     Raises ImageError for a damaged, huge or animated image, and for colours that the card does not ask for; size is
     checked before pixels are decoded.
     """
-    with third_party_reader("the image", lambda: png_fault(_whole(source))):
-        data = _whole(source)
+    with third_party_reader("the image", lambda: png_fault(source.getvalue())):
+        data = source.getvalue()
         header = read_png_header(data)
         image = _opened(data, "PNG", limits)
         if int(getattr(image, "n_frames", 1)) != 1:
@@ -63,13 +63,13 @@ def read_png(source: BoundedReader, specification: InputSpecification, limits: L
         return DecodedFile(pixels=pixels, encoding=encoding, polarity=PolarityToldBy.NOBODY, warnings=warnings)
 
 
-def read_jpeg(source: BoundedReader, specification: InputSpecification, limits: Limits) -> DecodedFile:
+def read_jpeg(source: io.BytesIO, specification: InputSpecification, limits: Limits) -> DecodedFile:
     """Decode a JPEG of 8 or 12 bits to [0, 1], turned as its EXIF says; of a file with several, the one viewers show.
 
     Raises ImageError as `read_png` does, and for kinds of JPEG that no decoder here reads.
     """
-    with third_party_reader("the image", lambda: None if _has_end(_whole(source)) else "is cut short"):
-        data = _whole(source)
+    with third_party_reader("the image", lambda: None if _has_end(source.getvalue()) else "is cut short"):
+        data = source.getvalue()
         header = read_jpeg_header(data)
         if header is not None:
             _check_jpeg(header, limits)
@@ -117,11 +117,6 @@ def _read_12_bits(data: bytes, header: JpegHeader, specification: InputSpecifica
         pixels, warnings = scaled(samples, 12)
     encoding = f"{'grey' if header.components == 1 else 'colour'}, 12 bits"
     return DecodedFile(pixels=pixels, encoding=encoding, polarity=PolarityToldBy.NOBODY, warnings=warnings)
-
-
-def _whole(source: BoundedReader) -> bytes:
-    source.seek(0)
-    return source.read()
 
 
 def _has_end(jpeg: bytes) -> bool:

@@ -1,32 +1,26 @@
 """A file -> a grey radiograph in [0, 1], with what the user should know about it -> the tensor for a model."""
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from contract.model_card import InputSpecification
-from imaging.dicom import read_dicom
 from imaging.formats import (
-    BoundedReader,
     DecodedFile,
     FileFormat,
     ImageWarning,
     Limits,
     Polarity,
     PolarityToldBy,
-    open_bounded,
-    sniff,
 )
-from imaging.nifti import read_nifti
+from imaging.isolation.messages import PatientWords
+from imaging.isolation.reader import IsolatedReader
 from imaging.polarity import POLARITY_QUESTIONS, settled
 from imaging.preprocessing import to_model_input, to_picture
-from imaging.raster import read_jpeg, read_png
 from imaging.suitability import AGE_UNKNOWN, WRONG_AGE, suitability
-from imaging.tiff import read_tiff
 from imaging.viewing import Viewing, to_viewing
 
 __all__ = [
@@ -40,17 +34,11 @@ __all__ = [
     "read_for_viewing",
     "read_image",
     "read_model_input",
+    "read_patient_words",
 ]
 
-_READERS: Mapping[FileFormat, Callable[[BoundedReader, InputSpecification, Limits], DecodedFile]] = MappingProxyType(
-    {
-        FileFormat.DICOM: read_dicom,
-        FileFormat.NIFTI: read_nifti,
-        FileFormat.PNG: read_png,
-        FileFormat.JPEG: read_jpeg,
-        FileFormat.TIFF: read_tiff,
-    }
-)
+APART: Final = IsolatedReader()
+"""Reads every file of this process. It holds nothing but a process of its own, which it starts for the first."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -106,23 +94,28 @@ def read_image(
 ) -> Radiograph:
     """Decode a PNG, JPEG, TIFF, DICOM or NIfTI file, told by its content, for a model with this input.
 
+    That happens in a confined process of its own, see `imaging.isolation`.
+
     The specification gives the window for files that carry none, the frame of files with several, what becomes of
     colours, and the modalities, body parts and ages to warn about. `polarity`: what a person says who has looked at the
     picture; None: nobody has, and where the file does not tell, a warning asks. Raises ImageError, in one line that
-    says what happened and what to do, for every other file, and for any beyond `limits`.
+    says what happened and what to do, for every other file, and for any beyond `limits` or `isolation.reader.Bounds`;
+    ConfigurationError where no process can be had.
     """
-    file_format, decoded = _decode(path, specification, limits, polarity)
+    file_format, decoded = _decode(path, specification, limits, polarity, with_values=False)
     return _radiograph(file_format, decoded, specification)
 
 
 def _decode(
-    path: Path, specification: InputSpecification, limits: Limits | None, polarity: Polarity | None
+    path: Path,
+    specification: InputSpecification,
+    limits: Limits | None,
+    polarity: Polarity | None,
+    *,
+    with_values: bool,
 ) -> tuple[FileFormat, DecodedFile]:
-    limits = limits or Limits()
-    with open_bounded(path, limits) as source:
-        file_format = sniff(source)
-        decoded = _READERS[file_format](source, specification, limits)
-        return file_format, settled(decoded, file_format, polarity)
+    file_format, decoded = APART.read_picture(path, specification, limits or Limits(), with_values=with_values)
+    return file_format, settled(decoded, file_format, polarity)
 
 
 def _radiograph(file_format: FileFormat, decoded: DecodedFile, specification: InputSpecification) -> Radiograph:
@@ -151,9 +144,14 @@ def read_for_viewing(
     path: Path, specification: InputSpecification, *, limits: Limits | None = None, polarity: Polarity | None = None
 ) -> tuple[ModelInput, Viewing]:
     """`read_model_input`, and the values behind the picture, for somebody who wants to look through another window."""
-    file_format, decoded = _decode(path, specification, limits, polarity)
+    file_format, decoded = _decode(path, specification, limits, polarity, with_values=True)
     image = _model_input(_radiograph(file_format, decoded, specification), specification)
     return image, to_viewing(decoded)
+
+
+def read_patient_words(path: Path, *, limits: Limits | None = None) -> PatientWords:
+    """Who the patient is, as a DICOM file says; nothing of another file. Raises as `read_image`."""
+    return APART.read_patient(path, limits or Limits())
 
 
 def _model_input(image: Radiograph, specification: InputSpecification) -> ModelInput:

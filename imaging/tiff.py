@@ -1,5 +1,6 @@
 """TIFF files, read as their tags say: which value is black, how many bits count, which picture, which way up."""
 
+import io
 from typing import Any, Final
 
 import numpy as np
@@ -11,7 +12,6 @@ from imaging.colour import grey_of_colours, same_in_all_colours
 from imaging.depth import range_question, scaled
 from imaging.exif_orientation import upright
 from imaging.formats import (
-    BoundedReader,
     DecodedFile,
     ImageWarning,
     Limits,
@@ -44,7 +44,7 @@ _OTHERS = {
 _JPEG = 7
 
 
-def read_tiff(source: BoundedReader, specification: InputSpecification, limits: Limits) -> DecodedFile:
+def read_tiff(source: io.BytesIO, specification: InputSpecification, limits: Limits) -> DecodedFile:
     """Decode one picture of a TIFF or BigTIFF file to [0, 1].
 
     Whole numbers of 1 to 16 bits go from the smallest to the largest that they could hold, or that the file's
@@ -53,7 +53,7 @@ def read_tiff(source: BoundedReader, specification: InputSpecification, limits: 
     for all else; sizes and compression are judged before memory is taken.
     """
     with third_party_reader("the TIFF file"):
-        file = TiffFile(source, source.byte_count)
+        file = TiffFile(source)
         frame = chosen_frame(specification.frame, len(file))
         page = file.page(frame)
         _check_meaning(page)

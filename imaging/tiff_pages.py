@@ -4,11 +4,12 @@ TIFF 6.0, and BigTIFF. Only the tags below are read, each within bounds: librari
 put into their own tags, and follow the names of other files.
 """
 
+import io
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from enum import IntEnum
-from typing import Any, BinaryIO, Final, assert_never
+from typing import Any, Final, assert_never
 
 import numpy as np
 from numpy.typing import NDArray
@@ -132,9 +133,9 @@ class TiffPage:
 class TiffFile:
     """The chain of directories of one file, walked within bounds."""
 
-    def __init__(self, source: BinaryIO, byte_count: int) -> None:
+    def __init__(self, source: io.BytesIO) -> None:
         """Find every picture of the file. Raises ImageError for what is damaged or holds no picture."""
-        self._source, self.byte_count = source, byte_count
+        self._source, self.byte_count = source, source.seek(0, io.SEEK_END)
         head = self.read(0, 16)
         self._order = "<" if head.startswith(b"II") else ">"
         self._big = head[2:4] in (b"+\0", b"\0+")
@@ -162,10 +163,10 @@ class TiffFile:
 
     def read(self, at: int, size: int) -> bytes:
         """At most `size` bytes; fewer where the file ends."""
-        if at >= self.byte_count:
+        if at >= self.byte_count:  # no offset of 64 bits is given to the reader, which counts in fewer
             return b""
         self._source.seek(at)
-        return self._source.read(min(size, self.byte_count - at))
+        return self._source.read(size)
 
     def page(self, index: int) -> TiffPage:
         """What the tags say of a picture. Raises ImageError where they make none."""

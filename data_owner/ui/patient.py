@@ -8,23 +8,9 @@ import hmac
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from pydicom import Dataset, dcmread
-from pydicom.uid import DeflatedExplicitVRLittleEndian
-
 from contract.errors import ImageError
-from imaging import Limits
-from imaging.dicom.patient_age import AGE_TAGS, completed_years
-from imaging.dicom.syntax import open_dicom
-from imaging.formats import FileFormat, open_bounded, sniff, third_party_reader
+from imaging.reading import read_patient_words
 
-_TAGS: dict[str, str] = {
-    "name": "PatientName",
-    "identifier": "PatientID",
-    "born": "PatientBirthDate",
-    "study": "StudyDate",
-    "accession": "AccessionNumber",
-}
-_WHOLE_TAGS = sorted({*_TAGS.values(), *AGE_TAGS})
 _LONGEST = 80
 
 
@@ -54,25 +40,23 @@ class Patient:
 def read_patient(path: Path) -> Patient | None:
     """The patient that a file names; None for a file that names none, and for one that cannot be read."""
     try:
-        with open_bounded(path, Limits()) as source, third_party_reader("the DICOM file"):
-            if sniff(source) is not FileFormat.DICOM:
-                return None
-            file = open_dicom(source)
-            if file.transfer_syntax == DeflatedExplicitVRLittleEndian:
-                return None  # all of it would have to be inflated first
-            header = dcmread(file.beginning(), stop_before_pixels=True, specific_tags=_WHOLE_TAGS)
-            found = {name: _text(header, tag) for name, tag in _TAGS.items()}
-            age = _age(completed_years(header))
+        told = read_patient_words(path)
     except ImageError:
         return None
-    dated = {name: _date(text) if name in ("born", "study") else text for name, text in found.items()}
-    patient = Patient(**dated, age=age)
+    patient = Patient(
+        name=_text(told.name),
+        identifier=_text(told.identifier),
+        born=_date(_text(told.born)),
+        study=_date(_text(told.study)),
+        accession=_text(told.accession),
+        age=_age(told.years),
+    )
     return patient if any(getattr(patient, each.name) for each in fields(patient)) else None
 
 
-def _text(header: Dataset, tag: str) -> str:
+def _text(told: str) -> str:
     """One value, of printable characters; a name without the separators of its parts."""
-    words = str(header.get(tag) or "").replace("^", " ").replace("=", " ").split()
+    words = told.replace("^", " ").replace("=", " ").split()
     return "".join(character for character in " ".join(words) if character.isprintable())[:_LONGEST]
 
 

@@ -1,12 +1,7 @@
 """One grey frame out of its compression, as bare patterns of bits: `bits` says which of them are the pixel's."""
 
 import io
-import os
-import subprocess
-import sys
-import threading
-from pathlib import Path
-from typing import BinaryIO, assert_never
+from typing import assert_never
 
 import jpeg_ls
 import numpy as np
@@ -23,21 +18,18 @@ from imaging.codestream import END_OF_PICTURE, Coder, Codestream, has_end, read_
 from imaging.colour import brightness
 from imaging.dicom.bits import Samples
 from imaging.dicom.frames import compressed_frame, native_frame
+from imaging.dicom.gdcm_frames import gdcm_pixels
 from imaging.dicom.header import PixelLayout
 from imaging.dicom.syntax import Codec, DicomFile
 from imaging.formats import ImageWarning
 from imaging.jpeg_header import check_passes
-
-_WORKER = Path(__file__).with_name("gdcm_worker.py")
-_WORKER_SECONDS = 60
-_WORKER_WORDS = 64 << 10
 
 _JPEG_LOSSLESS = ("1.2.840.10008.1.2.4.57", "1.2.840.10008.1.2.4.70")
 _JPEG_EXTENDED = "1.2.840.10008.1.2.4.51"
 _LOSSY_JPEG_2000 = ("1.2.840.10008.1.2.4.91", "1.2.840.10008.1.2.4.203")
 _MOST_STRAY_BYTES = 8
 """Before the end of a JPEG-LS picture."""
-_DAMAGED = "the compressed picture in the DICOM file is damaged: export or copy the file again"
+DAMAGED_FRAME = "the compressed picture in the DICOM file is damaged: export or copy the file again"
 _NOT_GREY = "the DICOM file does not decode to one grey image: export it again"
 _SLACK = 16
 """JPEG 2000's reversible wavelet, cut short, leaves the range of its values by less than this part of it."""
@@ -82,7 +74,7 @@ def checked_codestream(data: bytes, layout: PixelLayout) -> Codestream:
     """The header of one compressed frame. Raises ImageError where it promises another size than the DICOM header."""
     stream = read_codestream(data)
     if stream is None:
-        raise ImageError(_DAMAGED)
+        raise ImageError(DAMAGED_FRAME)
     if stream.shape != layout.shape:
         raise ImageError("the DICOM header and its compressed picture differ in size: export the file again")
     if data.startswith(b"\xff\xd8"):
@@ -180,7 +172,7 @@ def _jpeg_2000(candidates: tuple[bytes, ...], stream: Codestream) -> NDArray[np.
         if values.dtype not in (np.uint8, np.uint16, np.int8, np.int16):
             raise ImageError(_NOT_GREY)
         return np.asarray(values.view(f"u{values.itemsize}") & ((1 << stream.precision) - 1))
-    raise ImageError(_DAMAGED)
+    raise ImageError(DAMAGED_FRAME)
 
 
 def _jpeg_ls(data: bytes, stream: Codestream) -> NDArray[np.unsignedinteger]:
@@ -201,36 +193,16 @@ def _without_stray_bytes(data: bytes) -> bytes:
             return bytes(jpeg_ls.decode_pixel_data(body[:-stray] + END_OF_PICTURE)[0])
         except RuntimeError:
             continue
-    raise ImageError(_DAMAGED)
+    raise ImageError(DAMAGED_FRAME)
 
 
 def _by_gdcm(data: bytes, stream: Codestream, file: DicomFile) -> NDArray[np.unsignedinteger]:
-    """Decode JPEG that is lossless or has more than 8 bits in a process of its own, which a damaged frame may crash."""
-    container = 1 if stream.precision <= 8 else 2
+    """JPEG that is lossless or has more than 8 bits. A damaged frame may end the process: `imaging.isolation`."""
     syntax = str(file.transfer_syntax)
     if stream.lossless != (syntax in _JPEG_LOSSLESS):
         syntax = _JPEG_LOSSLESS[0] if stream.lossless else _JPEG_EXTENDED
-    figures = (stream.rows, stream.columns, 8 * container, stream.precision)
-    command = [sys.executable, "-I", str(_WORKER), syntax, *(str(figure) for figure in figures)]
-    length = stream.rows * stream.columns * container
-    with _in_memory(data) as source, _in_memory() as target, _in_memory() as words:
-        worker = subprocess.Popen(command, stdin=source, stdout=target, stderr=words)  # noqa: S603 - own script, checked numbers
-        limit = threading.Timer(_WORKER_SECONDS, worker.kill)  # a wait with a timeout looks twenty times a second
-        limit.start()
-        status = worker.wait()
-        limit.cancel()
-        target.seek(0)
-        pixels = target.read(length + 1)
-        words.seek(0)
-        damaged = status != 0 or len(pixels) != length or b"Corrupt JPEG data" in words.read(_WORKER_WORDS)
-    if damaged:
-        raise ImageError(_DAMAGED)
+    pixels = gdcm_pixels(data, stream, syntax)
+    container = 1 if stream.precision <= 8 else 2
+    if len(pixels) != stream.rows * stream.columns * container:
+        raise ImageError(DAMAGED_FRAME)
     return np.frombuffer(pixels, f"<u{container}").reshape(stream.shape)
-
-
-def _in_memory(content: bytes = b"") -> BinaryIO:
-    """A file that lies in memory alone. A process takes it over faster than a pipe, and a picture touches no disk."""
-    file = os.fdopen(os.memfd_create("frame"), "w+b")
-    file.write(content)
-    file.seek(0)
-    return file

@@ -7,10 +7,9 @@ from typing import Final
 from pydicom import Dataset
 
 from imaging.dicom.tags import texts
+from imaging.formats import MOST_YEARS
 
 AGE_TAGS: Final = ("PatientAge", "PatientBirthDate", "StudyDate")
-MOST_YEARS: Final = 130
-"""Above this no patient is meant: 999Y and a birth in 1800 stand for nothing."""
 
 _IN_A_YEAR = {"D": 365.25, "W": 52.18, "M": 12.0, "Y": 1.0}
 

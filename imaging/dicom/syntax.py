@@ -6,7 +6,7 @@ import zlib
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
-from typing import BinaryIO, Final
+from typing import BinaryIO, Final, cast
 
 from pydicom.filereader import read_dataset
 from pydicom.uid import (
@@ -164,7 +164,10 @@ def open_dicom(source: BinaryIO) -> DicomFile:
         source = io.BytesIO(_PREAMBLE + source.read())
         source.seek(len(_PREAMBLE))
     meta = read_dataset(
-        source, is_implicit_VR=False, is_little_endian=True, stop_when=lambda tag, _vr, _length: tag >> 16 != 2
+        cast(BinaryIO, CountedReader(source)),
+        is_implicit_VR=False,
+        is_little_endian=True,
+        stop_when=lambda tag, _vr, _length: tag >> 16 != 2,
     )
     transfer_syntax = UID(str(meta.get("TransferSyntaxUID") or "").strip(" \0"))
     if not transfer_syntax:

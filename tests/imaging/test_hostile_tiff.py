@@ -14,6 +14,8 @@ from imaging import read_image
 from imaging.tiff_pages import MAX_PAGES
 from tests.imaging.samples import specification
 
+pytestmark = pytest.mark.usefixtures("in_process")
+
 SIDE = 16
 DATA = bytes(range(256))
 

@@ -13,6 +13,8 @@ from imaging import ModelInput, read_model_input
 from imaging.dicom.patient_age import completed_years
 from tests.imaging.samples import data_set, dicom_bytes, picture, png_bytes, specification
 
+pytestmark = pytest.mark.usefixtures("in_process")
+
 CHILDREN = AgeRange(youngest=1, oldest=5)
 
 

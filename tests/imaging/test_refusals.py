@@ -35,6 +35,8 @@ from tests.imaging.samples import (
     with_transfer_syntax,
 )
 
+pytestmark = pytest.mark.usefixtures("in_process")
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:

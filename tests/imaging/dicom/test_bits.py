@@ -17,6 +17,8 @@ from imaging.dicom.bits import Samples, stored_values
 from tests.imaging.dicom_kinds import jpeg_2000
 from tests.imaging.samples import compressed, data_set, dicom_bytes, specification
 
+pytestmark = pytest.mark.usefixtures("in_process")
+
 ROWS, COLUMNS = 16, 24
 BITS = [(8, 8, 7), (8, 6, 5), (8, 6, 7), (16, 12, 11), (16, 12, 15), (16, 12, 13), (16, 10, 12), (16, 16, 15)]
 """Bits allocated, bits stored, high bit."""

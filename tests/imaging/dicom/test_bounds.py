@@ -10,6 +10,8 @@ from imaging import read_image
 from imaging.dicom import frames, syntax
 from tests.imaging.samples import compressed, data_set, dicom_bytes, picture, specification
 
+pytestmark = pytest.mark.usefixtures("in_process")
+
 EMPTY_ITEM = b"\xfe\xff\x00\xe0\0\0\0\0"
 MANY = 2_000
 

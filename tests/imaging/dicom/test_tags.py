@@ -22,6 +22,8 @@ from imaging.dicom.remarks import REMARK_TAGS
 from imaging.dicom.tags import numbers, texts
 from tests.imaging.samples import data_set, dicom_bytes, picture, specification
 
+pytestmark = pytest.mark.usefixtures("in_process")
+
 OPTIONAL = [
     *("Modality", "NumberOfFrames", "WindowCenter", "WindowWidth", "VOILUTFunction", "VOILUTSequence"),
     *GEOMETRY_TAGS,
