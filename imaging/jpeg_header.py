@@ -8,7 +8,7 @@ from contract.errors import ImageError
 from imaging.codestream import JPEG_FRAME_HEADERS, JPEG_LS, LOSSLESS_JPEG, jpeg_frame, jpeg_segments
 from imaging.formats import Limits
 
-MOST_SCANS: Final = 40
+MOST_SCANS: Final = 20
 """Passes over a picture of the largest size; programs that build pictures up make ten or so."""
 _APP1, _EXIF = 0xE1, b"Exif\0\0"
 _START_OF_SCAN = b"\xff\xda"

@@ -34,22 +34,27 @@ def close_all_but(kept: int) -> None:
 
 
 def confine(*, cpu_seconds: int, address_space: int) -> None:
-    """Limit this process for good. Raises OSError where the kernel cannot.
-
-    `cpu_seconds`: from now on, after which it is killed with SIGXCPU; where that is caught, a second later without
-    further notice. `address_space`: bytes.
-    """
+    """Limit this process for good, see `limit_resources`. Raises OSError where the kernel cannot."""
     control(_DIES_WITH_PARENT, signal.SIGKILL)
     control(_MAY_BE_DUMPED, 0)  # a core would hold the picture, and no other process may look into this one
     give_up_privileges()
-    _forbid_files_and_ports()
+    forbid_files_and_ports()
+    limit_resources(cpu_seconds=cpu_seconds, address_space=address_space)
+    refuse_other_system_calls()
+
+
+def limit_resources(*, cpu_seconds: int, address_space: int) -> None:
+    """Let this process open nothing more, write no file and start no process.
+
+    `cpu_seconds`: from now on, after which SIGXCPU ends it; where that is caught, SIGKILL does a second later.
+    `address_space`: bytes.
+    """
     used = resource.getrusage(resource.RUSAGE_SELF)
     spent = int(used.ru_utime + used.ru_stime)
     _limit(resource.RLIMIT_CPU, spent + cpu_seconds, spent + cpu_seconds + 1)
     _limit(resource.RLIMIT_AS, address_space, address_space)
     for none in (resource.RLIMIT_CORE, resource.RLIMIT_FSIZE, resource.RLIMIT_NPROC, resource.RLIMIT_NOFILE):
         _limit(none, 0, 0)
-    refuse_other_system_calls()
 
 
 def _limit(kind: int, soft: int, hard: int) -> None:
@@ -60,8 +65,8 @@ def _limit(kind: int, soft: int, hard: int) -> None:
     resource.setrlimit(kind, (soft, hard))
 
 
-def _forbid_files_and_ports() -> None:
-    """With Landlock, and without an exception."""
+def forbid_files_and_ports() -> None:
+    """By Landlock, without any exception; nothing where the kernel lacks it."""
     c = ctypes.CDLL(None, use_errno=True)
     version = c.syscall(_LANDLOCK_CREATE, None, 0, _ASK_FOR_VERSION)
     known = [bits for since, *bits in _LANDLOCK_BITS if since <= version]

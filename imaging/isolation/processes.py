@@ -60,6 +60,11 @@ class Processes:
                 self._hand_over([its_connection.fileno(), its_status.fileno()])
             yield Child(connection=connection, status=status)
 
+    @property
+    def warm(self) -> int | None:
+        """The warm process's number; None where there is none."""
+        return None if self._warm is None else self._warm.process.pid
+
     def start(self) -> None:
         """Begin to load decoders, so that the first file need not wait. Raises ConfigurationError."""
         self._running()

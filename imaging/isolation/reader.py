@@ -47,10 +47,17 @@ class IsolatedReader:
     ) -> None:
         """`answering`: what the processes do (module:function). Nothing is started before it is needed."""
         self._bounds = bounds or Bounds()
-        self._processes = Processes(
+        self.processes = Processes(
             answering=answering, cpu_seconds=self._bounds.cpu_seconds, address_space=self._bounds.address_space
         )
-        self.start, self.close = self._processes.start, self._processes.close
+
+    def start(self) -> None:
+        """Begin to load decoders, so that the first file need not wait. Raises ConfigurationError."""
+        self.processes.start()
+
+    def close(self) -> None:
+        """End the processes, and with them all that they read."""
+        self.processes.close()
 
     def read_picture(
         self, path: Path, specification: InputSpecification, limits: Limits, *, with_values: bool
@@ -84,7 +91,7 @@ class IsolatedReader:
         return answer
 
     def _read(self, path: Path, request: Request, limits: Limits) -> tuple[Answer, Arrays]:
-        with open_bounded(path, limits) as file, self._processes.child() as child:
+        with open_bounded(path, limits) as file, self.processes.child() as child:
             conversation = Conversation(child.connection, seconds=self._bounds.wall_seconds)
             try:
                 conversation.ask(request, _pieces(file))
