@@ -24,6 +24,7 @@ from contract.output import json_line, write_out
 from contract.settings import load_settings
 from contract.ticket import BATCHED_ENGINES, MAX_IMAGES, STOCKED_ENGINES, Engine
 from data_owner.heat_map_places import places_for
+from imaging.isolation.processes import SHARED
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -74,6 +75,7 @@ def diagnose(
     """Submit images, one after the other or in batches. What fails does not stop the next; the worst status is kept."""
     from data_owner.settings import DataOwnerSettings
 
+    SHARED.start()  # decoders load beside what this command loads
     polarity = polarity_said(as_is=as_is, invert=invert)
     settings = load_settings(DataOwnerSettings, config)
     with console().status("starting"):
@@ -234,6 +236,7 @@ def inspect(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
     """Say what a file is and what would be submitted, without any network. Exit status 1: refused, with the reason."""
+    SHARED.start()  # decoders load beside what this command loads
     from contract.model_card import read_card
     from data_owner.inspection import described, inspect_file
 

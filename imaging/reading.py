@@ -17,6 +17,7 @@ from imaging.formats import (
     PolarityToldBy,
 )
 from imaging.isolation.messages import PatientWords
+from imaging.isolation.processes import SHARED
 from imaging.isolation.reader import IsolatedReader
 from imaging.polarity import POLARITY_QUESTIONS, settled
 from imaging.preprocessing import to_model_input, to_picture
@@ -37,8 +38,8 @@ __all__ = [
     "read_patient_words",
 ]
 
-APART: Final = IsolatedReader()
-"""Reads every file of this process. It holds nothing but a process of its own, which it starts for the first."""
+APART: Final = IsolatedReader(SHARED)
+"""Reads every file of this process."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

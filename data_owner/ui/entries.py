@@ -2,6 +2,7 @@
 
 import secrets
 import shutil
+import threading
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -88,6 +89,8 @@ class Entry:
     """SHA-256 of the file."""
     patient: bytes | None = field(default=None, repr=False)
     """See Patient.told_apart."""
+    reading: threading.Lock = field(default_factory=threading.Lock, repr=False)
+    """Held while its file is read."""
     id: str = field(default_factory=lambda: secrets.token_urlsafe(12))
     state: State = State.WAITING
     error: Told | None = None

@@ -4,14 +4,17 @@ import hashlib
 import os
 import threading
 from collections.abc import AsyncIterator
+from typing import Final
 
+from contract.api import ModelEntry
 from contract.errors import EncryptedInferenceError, ImageError, Refused
 from data_owner.ui.batch import learn_name
 from data_owner.ui.entries import Entry, State
 from data_owner.ui.workplace import Workplace
 
-_ONE_AT_A_TIME = threading.Lock()
-"""Reading takes memory in proportion to the picture."""
+READERS_AT_ONCE: Final = 3
+"""Files that are read beside each other: each takes memory in proportion to its picture, and one may take a minute."""
+_PLACES = threading.BoundedSemaphore(READERS_AT_ONCE)
 
 
 async def receive_file(entry: Entry, chunks: AsyncIterator[bytes], *, most_bytes: int) -> None:
@@ -32,26 +35,42 @@ async def receive_file(entry: Entry, chunks: AsyncIterator[bytes], *, most_bytes
 
 
 def read_file(workplace: Workplace, entry: Entry) -> None:
-    """Read an entry's file for the model; whatever is wrong with it is told in the entry."""
+    """Read an entry's file for the model; whatever is wrong with it is told in the entry.
+
+    As many files as `READERS_AT_ONCE` are read beside each other; whoever calls for another waits.
+    """
+    with entry.reading, _PLACES:
+        learn_name(workplace, entry)
+        while (model := workplace.model) is not None and entry.state is State.WAITING:
+            _read_for(workplace, entry, model)
+        if workplace.entry(entry.id) is None:
+            entry.delete_files()  # removed meanwhile
+
+
+def read_waiting(workplace: Workplace) -> None:
+    """Begin to read every file that waits. The caller does not wait for that: one file may take a minute."""
+    entries = [entry for entry in workplace.waiting() if not entry.reading.locked()]
+    waiting = iter(entries)
+
+    def read_all() -> None:
+        for entry in waiting:  # threads share the list: each takes the next
+            read_file(workplace, entry)
+
+    for _ in range(min(READERS_AT_ONCE, len(entries))):
+        threading.Thread(target=read_all, name="reading", daemon=True).start()
+
+
+def _read_for(workplace: Workplace, entry: Entry, model: ModelEntry) -> None:
     from data_owner.ui.patient import read_patient
     from data_owner.ui.reading import read_entry
 
-    learn_name(workplace, entry)
-    with _ONE_AT_A_TIME:
-        model = workplace.model
-        if model is None or entry.state is not State.WAITING:
-            return
-        if entry.answer is None:
-            entry.answered_before = workplace.history.of_file(
-                entry.digest, model=model.card.name, version=model.version
-            )
+    if entry.answer is None:
+        entry.answered_before = workplace.history.of_file(entry.digest, model=model.card.name, version=model.version)
+    try:
         patient = read_patient(entry.file)
         entry.patient = None if patient is None else patient.told_apart(workplace.patient_key)
-        try:
-            image, facts = read_entry(entry, model.card)
-        except EncryptedInferenceError as error:
-            workplace.was_refused(entry, error)
-            return
-        workplace.was_read(entry, image, facts)
-        if workplace.entry(entry.id) is None:
-            entry.delete_files()  # removed meanwhile
+        image, facts = read_entry(entry, model.card)
+    except EncryptedInferenceError as error:
+        workplace.was_refused(entry, error, model)
+    else:
+        workplace.was_read(entry, image, facts, model)

@@ -32,7 +32,7 @@ from data_owner.ui.batch import BatchPages
 from data_owner.ui.entries import Entry
 from data_owner.ui.export_pages import ExportPages
 from data_owner.ui.history_pages import HistoryPages
-from data_owner.ui.intake import read_file, receive_file
+from data_owner.ui.intake import READERS_AT_ONCE, read_file, receive_file
 from data_owner.ui.polarity import PolarityPages
 from data_owner.ui.runner import Runner
 from data_owner.ui.security import UPLOADS, Access, Guard
@@ -81,6 +81,7 @@ class Pages:
         self._place = workplace
         self._runner = runner
         self._access = access
+        self._readers = asyncio.Semaphore(READERS_AT_ONCE)
 
     def routes(self) -> list[Route]:
         """All of them."""
@@ -182,7 +183,8 @@ class Pages:
         except (EncryptedInferenceError, ClientDisconnect, asyncio.CancelledError):
             self._place.remove(entry)
             raise
-        await run_in_threadpool(read_file, self._place, entry)
+        async with self._readers:  # whoever waits for a place takes no thread that others need
+            await run_in_threadpool(read_file, self._place, entry)
         return JSONResponse({"entry": entry.id}, status_code=HTTPStatus.CREATED)
 
     async def submit(self, request: Request) -> Response:

@@ -20,10 +20,12 @@ from contract.ticket import STOCKED_ENGINES
 from data_owner.settings import DataOwnerSettings
 from data_owner.ui.entries import Entry, State
 from data_owner.ui.history import Record, new_id
+from data_owner.ui.intake import read_waiting
 from data_owner.ui.timings import Run
 from data_owner.ui.watching import PeerWatch
 from data_owner.ui.words import Told, told, told_unexpected
 from data_owner.ui.workplace import Activity, Connection, Preparing, Step, StockLevel, Workplace
+from imaging.isolation.processes import SHARED
 
 if TYPE_CHECKING:
     from data_owner.diagnosis import Diagnosis
@@ -95,6 +97,7 @@ class Runner:
 
     def _work(self) -> None:
         self._page_shown.wait(PAGE_FIRST_SECONDS)
+        self._guarded(SHARED.start, self._offline)
         while not self._closing:
             self._workplace.wake.clear()
             if self._workplace.connection is not Connection.READY or self._other_model_wanted():
@@ -139,7 +142,7 @@ class Runner:
             self._workplace.connection, self._workplace.connection_error = Connection.WARMING, None
         if not _says_the_same(model, self._workplace.model):
             self._workplace.adopt(model)
-        self._read_waiting()
+        read_waiting(self._workplace)
         self._count_stock()
         self._diagnoser.warm_up(model.engines[0], stocked_for=model)
         with self._workplace.changing():
@@ -159,12 +162,6 @@ class Runner:
     def _offline(self, error: Told) -> None:
         with self._workplace.changing():
             self._workplace.connection, self._workplace.connection_error = Connection.OFFLINE, error
-
-    def _read_waiting(self) -> None:
-        from data_owner.ui.intake import read_file
-
-        for entry in self._workplace.waiting():
-            read_file(self._workplace, entry)
 
     def _count_stock(self) -> None:
         from data_owner.stock import open_stock
@@ -188,7 +185,7 @@ class Runner:
 
     def _work_off(self) -> None:
         """What is in the queue, images before material."""
-        self._read_waiting()
+        read_waiting(self._workplace)
         while self._workplace.connection is Connection.READY and not (self._closing or self._other_model_wanted()):
             if (entry := self._workplace.next_entry()) is not None:
                 self._guarded(lambda: self._diagnose(entry), lambda error: self._failed(entry, error))
@@ -236,7 +233,7 @@ class Runner:
 
     def _adopt(self, model: ModelEntry) -> None:
         self._workplace.adopt(model)
-        self._read_waiting()
+        read_waiting(self._workplace)
 
     def _ready(self) -> "tuple[Diagnoser, ModelEntry]":
         if self._diagnoser is None or self._workplace.model is None:

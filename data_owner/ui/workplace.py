@@ -163,16 +163,20 @@ class Workplace:
             self._entries[entry.id] = entry
             return entry
 
-    def was_read(self, entry: Entry, image: "ModelInput", facts: Facts) -> None:
-        """An entry's file has become a picture."""
+    def was_read(self, entry: Entry, image: "ModelInput", facts: Facts, model: ModelEntry) -> None:
+        """An entry's file has become a picture for `model`; it goes on waiting if another was chosen meanwhile."""
         with self.changing():
+            if self.model is not model:
+                return
             entry.image, entry.facts, entry.warnings = image, facts, image.warnings
             entry.state, entry.error = State.READY, None
             entry.reads += 1
 
-    def was_refused(self, entry: Entry, error: EncryptedInferenceError) -> None:
-        """An entry's file cannot be read."""
+    def was_refused(self, entry: Entry, error: EncryptedInferenceError, model: ModelEntry) -> None:
+        """An entry's file cannot be read for `model`; it goes on waiting if another was chosen meanwhile."""
         with self.changing():
+            if self.model is not model:
+                return
             entry.state, entry.error = State.UNREADABLE, told(error)
 
     def waiting(self) -> list[Entry]:

@@ -15,11 +15,26 @@ from typing import Final
 
 from contract.errors import ConfigurationError
 
+MOST_SECONDS: Final = 60
+"""Of a processor's time for one file. The largest pictures that are read take a third of it."""
+MOST_WAITING: Final = 180.0
+"""Seconds by the clock for one file, on a machine that has other things to do."""
+MOST_ADDRESS_SPACE: Final = 4 << 30
+"""Bytes of memory for one file."""
 _STOP_SECONDS: Final = 5.0
 _ROOT: Final = Path(__file__).resolve().parents[2]
 _START: Final = "import sys; sys.path.insert(0, sys.argv.pop(1)); from imaging.isolation.warm import main; main()"
 _ENVIRONMENT: Final = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 """While libraries load; emptied before the first file comes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bounds:
+    """What one file may take."""
+
+    cpu_seconds: int = MOST_SECONDS
+    wall_seconds: float = MOST_WAITING
+    address_space: int = MOST_ADDRESS_SPACE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,9 +59,10 @@ class _Running:
 class Processes:
     """Starts a warm process when it is first needed, and another when that has ended. Threads may share it."""
 
-    def __init__(self, *, answering: str, cpu_seconds: int, address_space: int) -> None:
-        """`answering`: what children do (module:function). `cpu_seconds`, `address_space` (bytes): for each file."""
-        self._arguments = (str(cpu_seconds), str(address_space), answering)
+    def __init__(self, bounds: Bounds, *, answering: str = "imaging.isolation.confined:answer_request") -> None:
+        """`answering`: what children do (module:function). Nothing is started yet."""
+        self.bounds = bounds
+        self._arguments = (str(bounds.cpu_seconds), str(bounds.address_space), answering)
         self._lock = threading.Lock()
         self._warm: _Running | None = None
 
@@ -128,3 +144,7 @@ class Processes:
                 ) from error
         atexit.register(self.close)
         return _Running(parent=os.getpid(), process=process, control=ours)
+
+
+SHARED: Final = Processes(Bounds())
+"""Read every file of this process. It holds no more than a process of its own, from the first file or `start` on."""

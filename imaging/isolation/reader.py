@@ -4,7 +4,6 @@ import io
 import os
 import signal
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -16,12 +15,6 @@ from imaging.isolation.messages import Answer, Arrays, PatientWords, Picture, Re
 from imaging.isolation.processes import Child, Processes
 from imaging.isolation.warm import ENDED, UNCONFINED
 
-MOST_SECONDS: Final = 60
-"""Of a processor's time for one file. The largest pictures that are read take a third of it."""
-MOST_WAITING: Final = 180.0
-"""Seconds by the clock for one file, on a machine that has other things to do."""
-MOST_ADDRESS_SPACE: Final = 4 << 30
-"""Bytes of memory for one file."""
 _LAST_WORDS_SECONDS: Final = 5.0
 _PIECE: Final = 1 << 20
 _INVALID: Final = (
@@ -30,34 +23,12 @@ _INVALID: Final = (
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Bounds:
-    """What one file may take."""
-
-    cpu_seconds: int = MOST_SECONDS
-    wall_seconds: float = MOST_WAITING
-    address_space: int = MOST_ADDRESS_SPACE
-
-
 class IsolatedReader:
     """Reads files, each in a confined process of its own; several at once where several threads ask."""
 
-    def __init__(
-        self, bounds: Bounds | None = None, *, answering: str = "imaging.isolation.confined:answer_request"
-    ) -> None:
-        """`answering`: what the processes do (module:function). Nothing is started before it is needed."""
-        self._bounds = bounds or Bounds()
-        self.processes = Processes(
-            answering=answering, cpu_seconds=self._bounds.cpu_seconds, address_space=self._bounds.address_space
-        )
-
-    def start(self) -> None:
-        """Begin to load decoders, so that the first file need not wait. Raises ConfigurationError."""
-        self.processes.start()
-
-    def close(self) -> None:
-        """End the processes, and with them all that they read."""
-        self.processes.close()
+    def __init__(self, processes: Processes) -> None:
+        """`processes`: where they come from, and what each file may take."""
+        self._processes, self._bounds = processes, processes.bounds
 
     def read_picture(
         self, path: Path, specification: InputSpecification, limits: Limits, *, with_values: bool
@@ -91,7 +62,7 @@ class IsolatedReader:
         return answer
 
     def _read(self, path: Path, request: Request, limits: Limits) -> tuple[Answer, Arrays]:
-        with open_bounded(path, limits) as file, self.processes.child() as child:
+        with open_bounded(path, limits) as file, self._processes.child() as child:
             conversation = Conversation(child.connection, seconds=self._bounds.wall_seconds)
             try:
                 conversation.ask(request, _pieces(file))

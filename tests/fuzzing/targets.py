@@ -3,6 +3,8 @@
 Whatever else one raises is a finding. hypothesis calls them in the tests, atheris (`scripts/fuzz`) by the million.
 """
 
+import io
+import socket
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -17,7 +19,7 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from contract.enrolment import create_request, read_request
-from contract.errors import EncryptedInferenceError, PeerDisconnected
+from contract.errors import EncryptedInferenceError, ImageError, PeerDisconnected
 from contract.identity import Party, Role
 from contract.model_card import OutputPolicy, read_card
 from contract.ticket import Engine, Purpose, TicketClaims, issue_ticket, verify_ticket
@@ -28,7 +30,9 @@ from federated_learning.secure_aggregation import (
     RoundHistory,
     RoundTerms,
 )
-from imaging import read_model_input
+from imaging.decoding import decode
+from imaging.isolation.conversation import AnswerInvalid, Conversation
+from imaging.isolation.messages import Picture
 from model_owner.onnx_import.reading import read_onnx
 from secure_computation.channel.channel import Channel, Deadlines
 from secure_computation.channel.memory import MemoryStream
@@ -143,6 +147,31 @@ def _radiograph() -> bytes:
         return radiograph(folder / "chest.dcm").read_bytes()
 
 
+def read_picture(data: bytes) -> None:
+    """A picture's file, decoded in this process: only so is coverage seen."""
+    decode(io.BytesIO(data), INPUT)
+
+
+def read_decoded(data: bytes) -> None:
+    """What the process answers that reads a picture's file."""
+    ours, its = socket.socketpair()
+    with ours:
+        with its:
+            its.sendall(data[: 1 << 16])
+        try:
+            answer, arrays = Conversation(ours, seconds=1).answer(max_pixels=1 << 16)
+            if isinstance(answer, Picture):
+                answer.decoded(arrays)
+        except (AnswerInvalid, EOFError, ValueError) as error:
+            raise ImageError("refused as imaging.isolation.reader refuses it") from error
+
+
+def _decoded() -> bytes:
+    file_format, decoded = decode(io.BytesIO(_radiograph()), INPUT)
+    header = Picture.of(file_format, decoded, with_values=False).model_dump_json().encode()
+    return len(header).to_bytes(4) + header + decoded.pixels.tobytes()
+
+
 def _tiff() -> bytes:
     return TIFFS["LZW with prediction, in tiles"].make()
 
@@ -229,8 +258,9 @@ TARGETS: Mapping[str, Target] = MappingProxyType(
         "request": Target(read=_of_file(read_request, "request.pem"), sample=_request),
         "onnx": Target(read=_of_file(read_onnx, "model.onnx"), sample=_model_file("model.onnx")),
         "aggregation": Target(read=read_aggregation, sample=_aggregation),
-        "image": Target(read=_of_file(lambda path: read_model_input(path, INPUT), "chest.dcm"), sample=_radiograph),
-        "tiff": Target(read=_of_file(lambda path: read_model_input(path, INPUT), "chest.tif"), sample=_tiff),
-        "nifti": Target(read=_of_file(lambda path: read_model_input(path, INPUT), "chest.nii"), sample=_nifti),
+        "image": Target(read=read_picture, sample=_radiograph),
+        "tiff": Target(read=read_picture, sample=_tiff),
+        "nifti": Target(read=read_picture, sample=_nifti),
+        "decoded": Target(read=read_decoded, sample=_decoded),
     }
 )

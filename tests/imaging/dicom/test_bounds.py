@@ -8,6 +8,7 @@ import pytest
 from contract.errors import ImageError
 from imaging import read_image
 from imaging.dicom import frames, syntax
+from tests.imaging.hostile_files import with_many_meta_tags
 from tests.imaging.samples import compressed, data_set, dicom_bytes, picture, specification
 
 pytestmark = pytest.mark.usefixtures("in_process")
@@ -36,12 +37,17 @@ def sequence_of_many() -> bytes:
 
 @pytest.mark.parametrize(
     "content",
-    [struct.pack("<HH2sH", 8, 1, b"LO", 0) * MANY, sequence_of_many(), view_of_many_items()],
-    ids=["tags", "items", "items of a told length"],
+    [
+        with_many(struct.pack("<HH2sH", 8, 1, b"LO", 0) * MANY),
+        with_many(sequence_of_many()),
+        with_many(view_of_many_items()),
+        with_many_meta_tags(MANY),
+    ],
+    ids=["tags", "items", "items of a told length", "tags before the transfer syntax"],
 )
 def test_too_many_tags_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
     path = tmp_path / "image"
-    path.write_bytes(with_many(content))
+    path.write_bytes(content)
     assert read_image(path, specification()).pixels.shape == picture().shape
     monkeypatch.setattr(syntax, "MOST_READS", 1_000)
     with pytest.raises(ImageError, match="too many tags"):

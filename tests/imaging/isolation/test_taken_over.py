@@ -5,6 +5,7 @@ import os
 import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,8 @@ import pytest
 
 from contract.errors import ConfigurationError, ImageError
 from imaging.formats import DecodedFile, Limits
-from imaging.isolation.reader import Bounds, IsolatedReader
+from imaging.isolation.processes import Bounds, Processes
+from imaging.isolation.reader import IsolatedReader
 from tests.imaging.isolation.taken_over import ATTEMPTS, COLUMNS, DOES, ROWS
 from tests.imaging.samples import specification
 
@@ -44,14 +46,22 @@ MAKES_NO_SENSE = (
 )
 
 
+@contextmanager
+def reading(bounds: Bounds, answering: str = ANSWERING) -> Iterator[tuple[IsolatedReader, Processes]]:
+    processes = Processes(bounds, answering=answering)
+    try:
+        yield IsolatedReader(processes), processes
+    finally:
+        processes.close()
+
+
 @pytest.fixture(scope="module")
 def reader() -> Iterator[IsolatedReader]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("API_KEY", "canary")
-        made = IsolatedReader(Bounds(cpu_seconds=1, address_space=1 << 30), answering=ANSWERING)
-        made.start()
-    yield made
-    made.close()
+    with reading(Bounds(cpu_seconds=1, address_space=1 << 30)) as (made, processes):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("API_KEY", "canary")
+            processes.start()
+        yield made
 
 
 def read(reader: IsolatedReader, folder: Path, order: str) -> DecodedFile:
@@ -98,11 +108,8 @@ def test_one_that_refuses_to_end_is_killed(reader: IsolatedReader, tmp_path: Pat
 
 
 def test_one_that_waits_for_ever_is_killed_at_the_deadline(tmp_path: Path) -> None:
-    reader = IsolatedReader(Bounds(wall_seconds=2.0), answering=ANSWERING)
-    try:
+    with reading(Bounds(wall_seconds=2.0)) as (reader, _):
         assert "longer than 2 s" in refusal(reader, tmp_path, "wait")
-    finally:
-        reader.close()
 
 
 def test_work_without_end_is_ended_and_other_files_are_read_meanwhile(reader: IsolatedReader, tmp_path: Path) -> None:
@@ -116,22 +123,17 @@ def test_work_without_end_is_ended_and_other_files_are_read_meanwhile(reader: Is
 
 
 def test_a_warm_process_that_was_killed_is_started_anew(tmp_path: Path) -> None:
-    reader = IsolatedReader(answering=ANSWERING)
-    try:
+    with reading(Bounds()) as (reader, processes):
         read(reader, tmp_path, "lie")
-        warm = reader.processes.warm
-        assert warm is not None
-        os.kill(warm, signal.SIGKILL)
-        os.waitid(os.P_PID, warm, os.WEXITED | os.WNOWAIT)
+        assert processes.warm is not None
+        os.kill(processes.warm, signal.SIGKILL)
+        os.waitid(os.P_PID, processes.warm, os.WEXITED | os.WNOWAIT)
         read(reader, tmp_path, "lie")
-    finally:
-        reader.close()
 
 
 def test_one_that_ends_as_it_starts_is_a_fault_of_the_machine(tmp_path: Path) -> None:
-    reader = IsolatedReader(answering="tests.imaging.isolation.taken_over:not_there")
-    try:
-        with pytest.raises(ConfigurationError, match="process that reads pictures"):
-            read(reader, tmp_path, "lie")
-    finally:
-        reader.close()
+    with (
+        reading(Bounds(), answering="tests.imaging.isolation.taken_over:not_there") as (reader, _),
+        pytest.raises(ConfigurationError, match="process that reads pictures"),
+    ):
+        read(reader, tmp_path, "lie")
