@@ -83,9 +83,8 @@ def diagnose(
         from data_owner.heat_map import require_heat_map
         from data_owner.session import Diagnoser
         from inference_service.client import InferenceServiceClient
-    front_end = settings.inference_service
     statuses, delivery = [0], Delivery(settings.data_folder, as_json=as_json)
-    with InferenceServiceClient.of(front_end) as client:
+    with InferenceServiceClient.of(settings.inference_service) as client:
         diagnoser = Diagnoser(settings, client)
         entry = diagnoser.choose_model(model)
         chosen = engine or entry.engines[0]
