@@ -227,8 +227,3 @@ class AggregationAborted(ComputationFailed):
     """Too few hospitals are left in a training round. Nothing was unmasked; run it again with fresh keys and masks."""
 
     code = "aggregation-aborted"
-
-    def __init__(self, message: str, *, shares_released: bool = False) -> None:
-        """`shares_released`: some hospitals answered the last step, so they refuse this round again: run the next."""
-        super().__init__(message)
-        self.shares_released = shares_released

@@ -69,6 +69,7 @@ def coordinator(*, config: Config) -> None:
     from rich.console import Console
 
     from contract.settings import load_settings
+    from federated_learning.federation.course import Course
     from federated_learning.federation.display import Display
     from federated_learning.federation.keys import read_federation
     from federated_learning.federation.recording import record_round, record_run
@@ -78,6 +79,8 @@ def coordinator(*, config: Config) -> None:
     settings = load_settings(CoordinatorSettings, config)
     federation, console = read_federation(settings.federation), Console(stderr=True)
     console.print(f"federation {federation.fingerprint}", highlight=False, soft_wrap=True)
+    for line in Course(settings, federation).words():
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
     with Display(console, federation.names) as display:
 
         def finished(running: "Coordinator", report: "RoundReport") -> None:

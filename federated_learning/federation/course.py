@@ -195,6 +195,20 @@ class Course:
         self.standing = Standing.model_validate_json(str(state["course"]))
         self._model.restore(state)
 
+    def words(self) -> tuple[str, ...]:
+        """What this site's settings say about the run, for its people to read."""
+        settings, training, asked = self._settings, self._settings.training, self._settings.description.input
+        survivors = f"at least {self.threshold} of them" if self.threshold < self._hospitals else "all of them"
+        clear = "" if settings.aggregation.secure else ", IN THE CLEAR"
+        classes = ", ".join(settings.description.classes)
+        stages = "; ".join(f"{one.size} px: {one.epochs} epochs in batches of {one.batch}" for one in training.stages)
+        return (
+            f"run '{settings.run}' of {self._hospitals} hospitals, {survivors} in each sum{clear}",
+            f"classes {classes}; images {asked.channels} x {asked.height} x {asked.width}",
+            f"{training.architecture}, seed {training.seed}; {stages}",
+            f"settings {self.agreed()}: everybody's screen must show the same",
+        )
+
     def agreed(self) -> str:
         """A hash of what everybody's settings must say alike, hexadecimal: to be compared by telephone."""
         return hashlib.sha256(self._survey_order().model_dump_json().encode()).hexdigest()

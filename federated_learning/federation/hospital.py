@@ -135,6 +135,10 @@ class HospitalSession:
         self.finished = False
         """Whether the coordinator said that the run is over."""
 
+    def words(self) -> tuple[str, ...]:
+        """What this hospital takes part in, by its own settings."""
+        return self._course.words()
+
     def answer(self, step: Step, letter: Letter) -> Letter:
         """What goes back to the coordinator for a message of this step."""
         return self.respond(lambda: (step, letter))

@@ -76,6 +76,8 @@ def run_hospital(
     torch.set_num_threads(settings.threads)
     with ends_in_order(), held(settings.state / "lock", seconds=LOCK_SECONDS, what=f"hospital {settings.name}"):
         session = HospitalSession(settings, federation, key, say=say, progress=progress)
+        for line in session.words():
+            say(line)
         pause, began = PAUSE_SECONDS, False
         while not session.finished:
             started = time.monotonic()

@@ -173,7 +173,8 @@ class CoordinatorAggregation:
         if secret is None:
             raise ComputationFailed(
                 f"the shares of hospital {owner} in {self._terms} do not fit its signed keys: that hospital shared "
-                f"wrongly, or one of {', '.join(sorted(self._revealed))} answered wrongly. Go on with the next round"
+                f"wrongly, or one of {', '.join(sorted(self._revealed))} answered wrongly. Run it again over the same "
+                "survivors"
             )
         return secret
 
@@ -240,12 +241,11 @@ class CoordinatorAggregation:
         if len(present) < self._terms.threshold:
             self._stage = _Stage.DONE
             missing = ", ".join(self._terms.ordered(frozenset(self._terms.members) - present))
-            released = stage is _Stage.UNMASKINGS and bool(present)
-            advice = "Go on with the next round" if released else "Run it again with the next attempt and fresh keys"
+            same = " over exactly the same survivors" if stage is _Stage.UNMASKINGS else ""
             raise AggregationAborted(
                 f"{self._terms} is given up before anything is unmasked: {len(present)} hospitals left, "
-                f"{self._terms.threshold} are needed. No {_AWAITED[stage]} from {missing}. {advice}",
-                shares_released=released,
+                f"{self._terms.threshold} are needed. No {_AWAITED[stage]} from {missing}. Run it again{same}, as the "
+                "next attempt with fresh keys"
             )
         self._stage = _Stage(stage + 1)
         return present

@@ -61,7 +61,7 @@ class RoundHistory:
             raise PeerViolation(
                 f"the coordinator asks to unmask {terms} for other hospitals than those with whom this hospital has "
                 "answered the same question before: the difference of both sums would be one hospital's vector. Run it "
-                "again with exactly those hospitals"
+                "again with exactly those hospitals, or start a new run with another training.seed"
             )
         self._store()
 

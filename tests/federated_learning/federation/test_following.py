@@ -122,6 +122,15 @@ def test_a_hospital_with_other_settings_stops_the_run_before_anything_is_counted
     assert not any(step is Step.SHARES for step, _ in federation.exchange.asked)
 
 
+def test_everybodys_screen_shows_the_same_run(tmp_path: Path) -> None:
+    federation = LocalFederation(tmp_path, hospitals=4, training=PLAIN)
+    (lines,) = {federation.coordinator().course.words(), *(course.words() for course in courses(federation))}
+    assert lines[0] == "run 'test' of 4 hospitals, at least 3 of them in each sum"
+    assert lines[2] == "resnet10-narrow, seed 2018; 16 px: 2 epochs in batches of 6"
+    other = federation.hospital_settings("hospital-a").model_copy(update={"training": THREE_ROUNDS})
+    assert federation.session("hospital-a", other).words()[-1] != lines[-1]
+
+
 def test_a_hospital_does_not_go_on_with_other_settings_than_it_began_with(tmp_path: Path) -> None:
     federation = LocalFederation(tmp_path, hospitals=3, training=PLAIN)
     federation.coordinator(federation.settings().model_copy(update={"rounds": 1})).run()
@@ -137,7 +146,7 @@ def test_every_machine_finds_the_same_bits_of_the_next_weights(momentum: float) 
     model, generator = GlobalModel(settings), np.random.default_rng(1)
     weights = {name: value.numpy().copy() for name, value in model.weights.items()}
     average = {name: value.copy() for name, value in weights.items()}
-    velocity = {name: np.zeros_like(value) for name, value in weights.items()}
+    velocity: dict[str, Any] = {name: np.zeros_like(value) for name, value in weights.items()}
     batches = 0
     for _ in range(3):
         update = {name: generator.normal(0, 0.1, value.shape).astype(np.float32) for name, value in weights.items()}

@@ -164,9 +164,8 @@ def test_a_hospital_that_was_left_out_does_not_come_into_a_second_sum() -> None:
 
 def test_shares_given_away_count_even_when_the_round_was_given_up() -> None:
     histories = {name: RoundHistory() for name in signing_keys(4)}
-    with pytest.raises(AggregationAborted, match="Go on with the next round") as caught:
+    with pytest.raises(AggregationAborted, match="over exactly the same survivors"):
         attempt(3, 0, histories, {"hospital-a": "unmask", "hospital-b": "unmask"})
-    assert caught.value.shares_released
     with pytest.raises(PeerViolation, match="for other hospitals than those"):
         attempt(3, 1, histories, {"hospital-a": "mask"})
 
