@@ -15,7 +15,7 @@ from contract.allowance import ModelAllowances
 from contract.canonical import canonical_json
 from contract.errors import ComputationFailed, EncryptedInferenceError, PeerViolation, TransportError
 from contract.model_card import ModelCard, Name, Strict, Version
-from contract.ticket import Engine, Images, Purpose, Sha256
+from contract.ticket import Engine, Images, Items, Purpose, Sha256, require_own_items
 from contract.voucher import Voucher
 
 MAX_PLAN_BYTES = 4 << 20
@@ -173,6 +173,13 @@ class SessionRequest(Strict):
     """`diagnose`: images. `prepare`: stock material for a later one; for engines that can, and without `run`."""
     images: Images = 1
     """How many the session will evaluate together; more than one with engines that can."""
+    items: Items = ()
+    """Stocked items to spend, one for each image, or none: the ticket names them, and no other ticket ever does."""
+
+    @model_validator(mode="after")
+    def _items_are_the_sessions_own(self) -> Self:
+        require_own_items(self.items, purpose=self.purpose, engine=self.engine, images=self.images)
+        return self
 
 
 class Failure(Strict):

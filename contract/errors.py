@@ -100,6 +100,13 @@ class TooFast(_RefusedForNow):
     code = "too-fast"
 
 
+class ItemsSeen(Refused):
+    """A stocked item was named for an earlier session already. Open a session with others, or with none."""
+
+    code = "items-seen"
+    http_status = HTTPStatus.CONFLICT
+
+
 class ModelWithdrawn(Refused):
     """Its owner took this version of a model out of service for good. Choose another version."""
 

@@ -85,6 +85,20 @@ Images = Annotated[int, Field(ge=1, le=MAX_IMAGES)]
 """How many images a session evaluates."""
 
 
+Items = Annotated[tuple[Sha256, ...], Field(max_length=MAX_IMAGES)]
+"""Names of stocked items that a session spends: one for each image, or none. Public."""
+
+
+def require_own_items(items: Sequence[str], *, purpose: Purpose, engine: Engine, images: int) -> None:
+    """Raise ValueError unless a session may name these stocked items."""
+    if not items:
+        return
+    if purpose is not Purpose.DIAGNOSE or engine not in STOCKED_ENGINES:
+        raise ValueError("stocked items are spent by a diagnosis with an engine whose material can be stocked")
+    if len(items) != images or len(set(items)) != images:
+        raise ValueError("a session names as many stocked items as it has images, each once, or none")
+
+
 class NetworkProfile(StrEnum):
     """What link the parties should choose parameters for."""
 
@@ -116,6 +130,8 @@ class TicketClaims(Strict):
     output_policy: OutputPolicy
     images: Images = 1
     """How many the session may evaluate; each takes an item of material of its own. Public."""
+    items: Items = ()
+    """Stocked items that the session may spend, and no others. The front end names each of them in one ticket."""
     network_profile: NetworkProfile = NetworkProfile.LAN
     iat: int
     exp: int
@@ -131,6 +147,7 @@ class TicketClaims(Strict):
     def _several_images_are_diagnosed_by_an_engine_that_can(self) -> Self:
         if self.images > 1 and (self.purpose is not Purpose.DIAGNOSE or self.engine not in BATCHED_ENGINES):
             raise ValueError("several images need an engine that takes them, and a session to diagnose")
+        require_own_items(self.items, purpose=self.purpose, engine=self.engine, images=self.images)
         return self
 
     def require_party(self, party: Party) -> None:

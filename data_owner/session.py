@@ -24,10 +24,15 @@ session, ticket     -->    checks ticket, pins both peers
 
 With an item in stock for each image, prepared for exactly these parties, this model version and plan:
 
-session, ticket     -->    checks ticket, pins both peers
+                    <--    names of the items
+refuses any that it
+has seen before;
+session, ticket
+with the names      -->    checks ticket, pins both peers
+                           consumes these items
                            ticket                             -->
-                           consumes items of its stock
-                           names of the items                 -->    consumes its halves
+                           names of the items                 -->    checks that the ticket names them,
+                                                                     consumes its halves
                            names of the items                 <--    (none: both prepare now, as above)
                     <--    running
                            and so on, without the crypto provider
@@ -66,11 +71,12 @@ from data_owner.diagnosis import Bytes, Diagnosis, Seconds, Warned
 from data_owner.heat_map import require_heat_map
 from data_owner.masked_weights import MaskedWeightsFolder
 from data_owner.offline import Offline
+from data_owner.opening import open_with_stock
 from data_owner.progress import Progress
 from data_owner.results import Outcome, Submission, result_of
 from data_owner.session_desk import OpenSession, SessionDesk, Ticket
 from data_owner.settings import DataOwnerSettings
-from data_owner.stock import open_stock
+from data_owner.stock import TakenItem, open_stock
 from imaging import Polarity, read_model_input
 from inference_service.client import InferenceServiceClient
 from secure_computation.admission import STOCKED_ITEM_STEP, item_of, items_of, present_ticket
@@ -211,10 +217,16 @@ class Diagnoser:
             raise CallerError(f"a picture was read for another model than {entry.card.name}: read it again")
         require_room(plan, engine, len(submissions))
         self._warm_up_for(plan, engine)  # before the session, whose deadlines others keep
-        session = self._desk.open(entry, engine, Purpose.DIAGNOSE, images=len(submissions))
-        with self._desk.ending(session) as channels:
-            images = [submission.image.tensor for submission in submissions]
-            outcome = self._run(session, plan, images, progress, channels)
+        with ExitStack() as kept_from_others:
+            session, items = open_with_stock(
+                self._desk, self._stock, entry, engine, len(submissions), kept_from_others=kept_from_others
+            )
+            with self._desk.ending(session) as channels:
+                # Consumed here before the ticket that names them leaves.
+                taken = self._stock.take(items, stockable(plan)) if items else ()
+                kept_from_others.close()
+                images = [submission.image.tensor for submission in submissions]
+                outcome = self._run(session, plan, images, taken=taken, progress=progress, channels=channels)
         return tuple(
             result_of(submission, entry, engine, outcome, index) for index, submission in enumerate(submissions)
         )
@@ -260,11 +272,13 @@ class Diagnoser:
         session: OpenSession,
         plan: Plan,
         images: Sequence[NDArray[np.float32]],
+        *,
+        taken: Sequence[TakenItem],
         progress: Progress,
         channels: ExitStack,
     ) -> Outcome:
         started = time.perf_counter()
-        offline = self._offline(session, plan, progress, channels)
+        offline = self._offline(session, plan, taken, progress, channels)
         model_owner = offline.model_owner
         self._desk.report(session, SessionEventName.RUN)
         if self._loading is not None:
@@ -296,11 +310,12 @@ class Diagnoser:
             warnings=(*self._dropped(), *unrecorded),
         )
 
-    def _offline(self, session: OpenSession, plan: Plan, progress: Progress, channels: ExitStack) -> Offline:
+    def _offline(
+        self, session: OpenSession, plan: Plan, taken: Sequence[TakenItem], progress: Progress, channels: ExitStack
+    ) -> Offline:
         """Material for each image: from the stock where both parties have items for all, else prepared now."""
         claims = session.claims
-        held = self._stock.holds(claims)
-        if held:
+        if taken:
             progress.stage("taking material from stock")
         else:
             self._report_preparing(session, progress)
@@ -308,17 +323,17 @@ class Diagnoser:
         self._used_tickets.use(TicketUse.of(claims, by=Role.DATA_OWNER))
         model_owner = self._connect(channels, session.model_owner_url, session.model_owner, session.ticket)
         if claims.engine in STOCKED_ENGINES:
-            material = self._spend(claims, plan, model_owner)
+            material = self._spend(claims, plan, taken, model_owner)
             if material is not None:
                 return Offline.from_stock(material, model_owner)
-        if held:
+        if taken:
             self._report_preparing(session, progress)
         return self._prepare(session, plan, model_owner, channels)
 
-    def _spend(self, claims: TicketClaims, plan: Plan, model_owner: Channel) -> list[DataOwnerItem] | None:
+    def _spend(
+        self, claims: TicketClaims, plan: Plan, taken: Sequence[TakenItem], model_owner: Channel
+    ) -> list[DataOwnerItem] | None:
         """Agree with the model owner on stocked items, which are consumed on both sides; None for none."""
-        # Consumed here before their names leave, so that no other session can name them.
-        taken = self._stock.take(claims, stockable(plan))
         names = [one.binding.item for one in taken]
         model_owner.send_hello({"items": names}, step=STOCKED_ITEM_STEP)
         if not taken:

@@ -3,7 +3,7 @@
 A ticket can only restrict who speaks: the parties that it names must be pinned in this data owner's own settings.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -23,6 +23,7 @@ from contract.told import words_for_others
 from data_owner.diagnosis import Bytes, Seconds, Warned
 from data_owner.settings import DataOwnerSettings
 from inference_service.client import InferenceServiceClient
+from secure_computation.stock_folder import Wanted
 
 Ticket = NewType("Ticket", str)
 
@@ -50,20 +51,37 @@ class SessionDesk:
         self._own = party_of_certificate(settings.credentials.certificate, role=Role.DATA_OWNER)
         self._public_keys: Sequence[Ed25519PublicKey] = [load_public_key(path) for path in settings.ticket_keys]
 
-    def open(self, entry: ModelEntry, engine: Engine, purpose: Purpose, *, images: int = 1) -> OpenSession:
-        """Open a session. Raises TicketInvalid where its ticket says anything else than what was asked for."""
+    def open(
+        self, entry: ModelEntry, engine: Engine, purpose: Purpose, *, images: int = 1, items: Sequence[str] = ()
+    ) -> OpenSession:
+        """Open a session, which may spend the stocked `items`.
+
+        Raises ItemsSeen where one of these was named before, TicketInvalid where the ticket says anything else than
+        what was asked for.
+        """
         view = self._front_end.open_session(
-            model=entry.card.name, engine=engine, version=entry.version, purpose=purpose, images=images
+            model=entry.card.name, engine=engine, version=entry.version, purpose=purpose, images=images, items=items
         )
+        asked = {
+            "session": view.id,
+            "model": entry.card.name,
+            "version": entry.version,
+            "plan_hash": entry.plan_hash,
+            "engine": engine,
+            "purpose": purpose,
+            "output_policy": entry.card.output_policy,
+            "images": images,
+            "items": tuple(items),
+            "model_owner": entry.model_owner.organisation,
+            "crypto_provider": entry.crypto_provider.organisation,
+        }
         try:
-            return self._checked(view, entry, engine, purpose, images)
+            return self._checked(view, entry, asked)
         except EncryptedInferenceError as error:
             self._report_failure(view.id, error)
             raise
 
-    def _checked(
-        self, view: SessionView, entry: ModelEntry, engine: Engine, purpose: Purpose, images: int
-    ) -> OpenSession:
+    def _checked(self, view: SessionView, entry: ModelEntry, asked: Mapping[str, object]) -> OpenSession:
         claims = verify_ticket(
             view.ticket or "",
             public_keys=self._public_keys,
@@ -78,18 +96,6 @@ class SessionDesk:
                 f"{entry.model_owner.organisation}, signed: nothing was sent; do not use this model, and tell "
                 f"{entry.model_owner.organisation} and whoever runs the front end"
             )
-        asked = {
-            "session": view.id,
-            "model": entry.card.name,
-            "version": entry.version,
-            "plan_hash": entry.plan_hash,
-            "engine": engine,
-            "purpose": purpose,
-            "output_policy": entry.card.output_policy,
-            "images": images,
-            "model_owner": entry.model_owner.organisation,
-            "crypto_provider": entry.crypto_provider.organisation,
-        }
         if any(getattr(claims, name) != value for name, value in asked.items()):
             raise TicketInvalid(
                 "the ticket is for another session than the one asked for; tell the front end's operator"
@@ -104,6 +110,18 @@ class SessionDesk:
             model_owner_url=model_owner.url or entry.model_owner.address,
             crypto_provider=Party(role=Role.CRYPTO_PROVIDER, organisation=claims.crypto_provider),
             crypto_provider_url=crypto_provider.url or entry.crypto_provider.address,
+        )
+
+    def wanted(self, entry: ModelEntry) -> Wanted:
+        """What a session for this model will be: stocked items must be for one like it."""
+        return Wanted(
+            model=entry.card.name,
+            version=entry.version,
+            plan_hash=entry.plan_hash,
+            data_owner=self._own.organisation,
+            model_owner=entry.model_owner.organisation,
+            crypto_provider=entry.crypto_provider.organisation,
+            output_policy=entry.card.output_policy,
         )
 
     @contextmanager

@@ -1,7 +1,8 @@
 """The data owner's stock: its halves of prepared items, each for one later diagnosis."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,13 +10,13 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field
 
 from contract.api import ModelEntry
-from contract.errors import CallerError, MaterialSpent
+from contract.errors import CallerError
 from contract.model_card import Strict
-from contract.ticket import STOCKED_ENGINES, TicketClaims
+from contract.ticket import TicketClaims
 from data_owner.settings import DataOwnerSettings
 from secure_computation.at_rest import StorageKey
 from secure_computation.material import ConsumptionLedger, ItemName
-from secure_computation.stock_folder import Binding, Body, StockFolder
+from secure_computation.stock_folder import Binding, Body, StockFolder, Wanted
 
 if TYPE_CHECKING:  # the engine takes seconds to load, which listing the stock does without
     from secure_computation.engines.masked.engine import DataOwnerItem
@@ -93,36 +94,37 @@ class DataOwnerStock:
         binding = Binding.of(claims, item=name, weights_version=item.weights_version, now=self._clock())
         self._folder.put(binding, data_owner_bodies(lowering, item))
 
-    def holds(self, claims: TicketClaims) -> bool:
-        """Whether there are items enough that a session with this ticket may spend: one for each image."""
-        return claims.engine in STOCKED_ENGINES and len(self._fitting(claims)) >= claims.images
+    def reserved(self, session: Wanted, images: int) -> AbstractContextManager[tuple[Binding, ...]]:
+        """The oldest items for such a session, one for each image or none, kept from others until the block ends."""
+        return self._folder.reserved(session, images)
 
     def keeps(self, entry: ModelEntry) -> bool:
         """Whether there is an item for this version of a model, before a ticket says with whom."""
         wanted = (entry.card.name, entry.version, entry.plan_hash)
         return any((kept.model, kept.version, kept.plan_hash) == wanted for kept in self._folder.bindings())
 
-    def take(self, claims: TicketClaims, lowering: "MaskedLowering") -> tuple[TakenItem, ...]:
-        """Consume the oldest fitting items, one for each image; none where there are too few."""
+    def take(self, reserved: Sequence[Binding], lowering: "MaskedLowering") -> tuple[TakenItem, ...]:
+        """Consume the items that a ticket names; none where one of them cannot be read, and all are dropped then."""
         from secure_computation.engines.masked.stock import data_owner_sizes
 
-        fitting, taken = self._fitting(claims), list[TakenItem]()
-        if len(fitting) < claims.images:
-            return ()
-        for binding in fitting:
-            try:
-                bodies = self._folder.take(binding, data_owner_sizes(lowering))
-            except MaterialSpent:
-                continue  # another process was quicker
+        taken = list[TakenItem]()
+        for binding in reserved:
+            bodies = self._folder.take(binding, data_owner_sizes(lowering))
             if bodies is not None:
                 taken.append(TakenItem(binding=binding, lowering=lowering, bodies=bodies))
-            if len(taken) == claims.images:
-                return tuple(taken)
+        if len(taken) == len(reserved):
+            return tuple(taken)
         self._warnings.extend(
             f"the stocked item {item.binding.item[:12]} is dropped: none was left for another image of its session"
             for item in taken
         )
         return ()
+
+    def drop(self, reserved: Sequence[Binding], *, why: str) -> None:
+        """Delete items that no session will spend."""
+        for binding in reserved:
+            self._folder.drop(binding.name)
+            self._warnings.append(f"the stocked item {binding.item[:12]} is dropped: {why}")
 
     def warnings(self) -> tuple[str, ...]:
         """What was dropped as damaged since this was asked last."""
@@ -149,9 +151,6 @@ class DataOwnerStock:
             )
             for (model, version, model_owner, crypto_provider), ages in sorted(groups.items())
         )
-
-    def _fitting(self, claims: TicketClaims) -> list[Binding]:
-        return [binding for binding in self._folder.bindings() if binding.fits(claims)]
 
 
 def open_stock(settings: DataOwnerSettings) -> DataOwnerStock:

@@ -7,6 +7,7 @@ does, a call ends within its deadline, with a checked answer or an error of `con
 import hashlib
 import ssl
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
@@ -37,6 +38,7 @@ from contract.errors import (
     ConfigurationError,
     DeadlineExceeded,
     EncryptedInferenceError,
+    ItemsSeen,
     ModelFileError,
     ModelWithdrawn,
     PeerDisconnected,
@@ -56,7 +58,9 @@ MAX_ANSWER_BYTES = 8 << 20
 _MAX_WORDS = 500
 _PEER = "inference service"
 
-_SAME_ERRORS: dict[str, type[CallerError]] = {kind.code: kind for kind in (CallerError, ModelFileError, ModelWithdrawn)}
+_SAME_ERRORS: dict[str, type[CallerError]] = {
+    kind.code: kind for kind in (CallerError, ItemsSeen, ModelFileError, ModelWithdrawn)
+}
 _LATER = {kind.code: kind for kind in (BudgetSpent, TooFast)}
 """What the front end tells under these codes is raised here as what it was there."""
 
@@ -212,10 +216,16 @@ class InferenceServiceClient:
         version: str | None = None,
         purpose: Purpose = Purpose.DIAGNOSE,
         images: int = 1,
+        items: Sequence[str] = (),
     ) -> SessionView:
-        """Open a session (a clinician's account). The answer's `ticket` is set, here and never again."""
+        """Open a session (a clinician's account). The answer's `ticket` is set, here and never again.
+
+        `items`: names of stocked items to spend. Raises ItemsSeen where one was named before.
+        """
         try:
-            request = SessionRequest(model=model, version=version, engine=engine, purpose=purpose, images=images)
+            request = SessionRequest(
+                model=model, version=version, engine=engine, purpose=purpose, images=images, items=tuple(items)
+            )
         except ValidationError as error:
             raise CallerError(
                 f"a session cannot be asked for: {_first(error)}; correct the model's name or the number of images"

@@ -6,7 +6,7 @@ from sqlalchemy import Connection, inspect, text
 
 from contract.errors import ConfigurationError
 
-CURRENT: Final = "0003"
+CURRENT: Final = "0004"
 """The newest step in `migrations/versions`."""
 BEFORE_MIGRATIONS: Final = "0001"
 """What a database is that has tables and says nothing of itself: made before there were migrations."""

@@ -15,15 +15,15 @@ from contract.allowance import ModelAllowances
 from contract.api import SessionEvent, SessionReport, SessionRequest, SessionState, SessionView
 from contract.api import SessionEventName as Event
 from contract.audit_log import AuditLog
-from contract.errors import BudgetSpent, CallerError, Refused, TooFast
-from contract.ticket import BATCHED_ENGINES, STOCKED_ENGINES, Engine, Purpose
+from contract.errors import BudgetSpent, CallerError, ItemsSeen, Refused, TooFast
+from contract.ticket import BATCHED_ENGINES, STOCKED_ENGINES, Engine, Items, Purpose
 from inference_service.accounts import OPENS_SESSIONS, Account, AccountRole
 from inference_service.budgets import Budgets
 from inference_service.catalog import Catalog
 from inference_service.metrics import Metrics
 from inference_service.problems import Conflict, NotFound, TooMany
 from inference_service.sessions import LIVE, Actor, next_state
-from inference_service.storage import Clock, Database, SessionEventRow, SessionRow, utc_now
+from inference_service.storage import Clock, Database, SessionEventRow, SessionRow, SpentItemRow, utc_now
 from inference_service.tickets import TicketOffice
 
 _LIVE = [state.value for state in LIVE]
@@ -63,6 +63,7 @@ class Sessions:
 
         Raises:
             Refused: not an account of a data owner. NotFound, ModelWithdrawn: no such model in service.
+            ItemsSeen: a stocked item was named for an earlier session.
             TooMany: too many live sessions. BudgetSpent, TooFast: too much for this account, or for this hospital.
             CallerError: the model has no lowering for the engine, or the engine cannot do what is asked of it.
         """
@@ -105,9 +106,10 @@ class Sessions:
             self._require_budget(session, account, row, allowances)
             session.add(row)
             session.flush()
+            self._spend_items(session, row, request.items)
             self._audit.record("session-opened", output_policy=entry.card.output_policy, **_details(row))
         self._metrics.session(SessionState.OPENED)
-        return _view(row, ticket=self._tickets.ticket(row, card=entry.card))
+        return _view(row, ticket=self._tickets.ticket(row, card=entry.card, items=request.items))
 
     def view(self, account: Account, session_id: UUID) -> SessionView:
         """Where a session stands. Raises NotFound when it is not there or not this account's to see."""
@@ -191,11 +193,27 @@ class Sessions:
         try:
             self._budgets.require(session, account, row, model, now=row.created_at)
         except (BudgetSpent, TooFast) as error:
-            minute = int(row.created_at.timestamp()) // 60
-            if self._refused.get(account.id) != minute:  # a caller that insists cannot fill the disk
-                self._refused[account.id] = minute
-                self._audit.record("session-refused", state=error.code, **_details(row))
+            self._note_refusal(row, error.code)
             raise
+
+    def _note_refusal(self, row: SessionRow, code: str) -> None:
+        """Once a minute for each account: a caller that insists cannot fill the disk."""
+        minute = int(row.created_at.timestamp()) // 60
+        if self._refused.get(row.account_id) != minute:
+            self._refused[row.account_id] = minute
+            self._audit.record("session-refused", state=code, **_details(row))
+
+    def _spend_items(self, session: Session, row: SessionRow, items: Items) -> None:
+        """Note that these items are named in a ticket. Raises ItemsSeen where one was before, for whomever."""
+        seen = session.scalars(select(SpentItemRow.name).where(SpentItemRow.name.in_(items))).all()
+        if seen:
+            self._note_refusal(row, ItemsSeen.code)
+            raise ItemsSeen(
+                f"stocked item {min(seen)[:12]} was named for an earlier session and is used once only: name others, "
+                "or open a session without"
+            )
+        session.add_all(SpentItemRow(name=name, session_id=row.id) for name in items)
+        session.flush()
 
     def _require_room(self, session: Session, account: Account) -> None:
         live = select(func.count()).where(SessionRow.account_id == account.id, SessionRow.state.in_(_LIVE))

@@ -164,6 +164,15 @@ class SessionRow(Base):
     """A contract.api.SessionReport as JSON: everything reported so far."""
 
 
+class SpentItemRow(Base):
+    """A stocked item that a ticket named: no other ticket does. Kept for good; who lets go of it here is not told."""
+
+    __tablename__ = "spent_items"
+
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    session_id: Mapped[UUID] = mapped_column(ForeignKey("sessions.id"))
+
+
 class AuditHeadRow(Base):
     """How far a model owner's audit log had come when it last told."""
 

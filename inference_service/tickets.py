@@ -5,7 +5,7 @@ from uuid import uuid4
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from contract.model_card import ModelCard
-from contract.ticket import Engine, NetworkProfile, Purpose, TicketClaims, issue_ticket
+from contract.ticket import Engine, Items, NetworkProfile, Purpose, TicketClaims, issue_ticket
 from inference_service.storage import SessionRow
 
 
@@ -17,7 +17,7 @@ class TicketOffice:
         self._key = key
         self._network_profile = network_profile
 
-    def ticket(self, session: SessionRow, *, card: ModelCard) -> str:
+    def ticket(self, session: SessionRow, *, card: ModelCard, items: Items) -> str:
         """A ticket that lives exactly as long as its session."""
         claims = TicketClaims(
             jti=uuid4(),
@@ -34,6 +34,7 @@ class TicketOffice:
             crypto_provider=session.crypto_provider,
             output_policy=card.output_policy,
             images=session.images,
+            items=items,
             network_profile=self._network_profile,
             iat=int(session.created_at.timestamp()),
             exp=int(session.expires_at.timestamp()),

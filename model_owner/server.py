@@ -15,7 +15,7 @@ result received        -->
 With an engine whose material can be stocked, the data owner names stocked items after its ticket, or none:
 
 ticket to diagnose     -->    checks ticket, peer, plan
-names of items         -->    consumes its halves of those items
+names of items         -->    checks that the ticket names them, consumes its halves
 names of the items     <--
 openings              <-->    and so on, without the crypto provider
 
@@ -27,7 +27,6 @@ material stocked       -->    (or drops its half)
 """
 
 import logging
-import re
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -76,7 +75,6 @@ from secure_computation.wire import Phase
 INFERENCE_PATH: Final = "/v2/inference"
 HostedModels = Mapping[tuple[str, str], RegisteredModel]
 """By name and version."""
-_ITEM: Final = re.compile(r"[0-9a-f]{64}")
 _LOG = logging.getLogger(__name__)
 
 
@@ -181,6 +179,7 @@ class InferenceHandler:
         """The stocked items that the data owner names, consumed; None where it names none or one is not there."""
         named = _named_items(channel, claims)
         if not named:
+            self._stock.drop(claims)  # no other ticket will name them
             return None
         lowering, found = stockable(model.plan), []
         for item in named:
@@ -259,17 +258,16 @@ class InferenceHandler:
 
 
 def _named_items(channel: Channel, claims: TicketClaims) -> list[ItemName]:
-    """The stocked items that a data owner wants to spend: none, or one for each image."""
+    """The stocked items that a data owner wants to spend: none, or those that its ticket names, one for each image.
+
+    The front end names an item in one ticket, so an item that it has seen is not spent again, whatever else was lost.
+    """
     named = channel.receive_hello(step=STOCKED_ITEM_STEP).get("items")
-    if named == []:
-        return []
-    if (
-        not isinstance(named, list)
-        or len(named) != claims.images
-        or not all(isinstance(item, str) and _ITEM.fullmatch(item) for item in named)
-    ):
-        raise PeerViolation(f"{channel.peer} named stocked items wrongly; update it to the same version")
-    return [ItemName(item) for item in named]
+    if named not in ([], list(claims.items)):
+        raise PeerViolation(
+            f"{channel.peer} named stocked items that its ticket does not; name them when the session is opened"
+        )
+    return [ItemName(item) for item in claims.items] if named else []
 
 
 def _tell_ready(channel: Channel, traffic: Traffic) -> None:

@@ -119,6 +119,11 @@ class ModelOwnerStock:
         bodies = folder.take(binding, model_owner_sizes(lowering))
         return None if bodies is None else restore_model_owner(lowering, bodies, item=item)
 
+    def drop(self, claims: TicketClaims) -> None:
+        """Forget the items that a ticket names and its data owner will not spend."""
+        for item in claims.items:
+            self._of(claims.data_owner).drop(ItemName(item))
+
     def _of(self, data_owner: str) -> StockFolder:
         """The folder of one data owner, whose name is one of the contract's: no path."""
         return self._open(self._folder / data_owner)

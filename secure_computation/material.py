@@ -7,10 +7,13 @@ for two different inputs reveals their difference.
 
 import hashlib
 import json
+import logging
 import os
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import NewType
 
 from contract.errors import ConfigurationError, MaterialSpent
@@ -21,6 +24,7 @@ ItemName = NewType("ItemName", str)
 """64 hexadecimal digits, as `item_name` makes them."""
 
 _ITEM_NAME = re.compile(r"[0-9a-f]{64}")
+_LOG = logging.getLogger(__name__)
 
 
 def item_name(
@@ -48,40 +52,71 @@ class DealtSeeds:
 
 
 class ConsumptionLedger:
-    """Which items this party has consumed: one empty file for each, created exclusively and synced to disk.
+    """Which stocked items this party has consumed: one empty file for each, created exclusively and synced to disk.
 
     The file system gives what is needed and nothing more: creation is atomic between processes, and an entry that was
-    synced survives a crash.
+    synced survives a crash. What the folder held when it was opened, and all that was added here, is remembered beside
+    it: entries that disappear under a running process, say because a backup is restored, are missed and noted again.
+    For use by several threads and processes.
     """
 
     def __init__(self, folder: Path) -> None:
         """Keep the ledger in `folder`, which is made (0700) where it is missing."""
         self._folder = folder
+        self._lock = Lock()
         try:
             private_folder(folder, check=False)  # names of items are no secrets
             sync_folder(folder.parent)
+            with os.scandir(folder) as entries:
+                found = {entry.name: entry.stat().st_mtime_ns for entry in entries if _ITEM_NAME.fullmatch(entry.name)}
         except OSError as error:
             raise self._unwritable(error) from error
+        self._known = set(found)
+        self._latest = max(found, key=found.__getitem__, default=None)
+        """What a ledger that is set back to any earlier state lacks."""
 
     def consume(self, item: ItemName) -> None:
         """Note that `item` is used now. Raises MaterialSpent where it was before."""
-        try:
-            descriptor = os.open(self._file(item), os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+        path = self._file(item)
+        with self._lock:
             try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-            sync_folder(self._folder)
-        except FileExistsError:
-            raise MaterialSpent(
-                f"material {item[:12]} was consumed before and is never used twice; start a new session"
-            ) from None
-        except OSError as error:
-            raise self._unwritable(error) from error
+                self._mend()
+                if item in self._known:
+                    raise _spent(item)
+                self._write(path)
+                sync_folder(self._folder)
+            except FileExistsError:
+                raise _spent(item) from None
+            except OSError as error:
+                raise self._unwritable(error) from error
+            self._known.add(item)
+            self._latest = item
 
     def consumed(self, item: ItemName) -> bool:
         """Whether `item` was used before."""
-        return self._file(item).exists()
+        return self._file(item).exists() or item in self._known
+
+    def _mend(self) -> None:
+        """Note again what this process knows of and the folder has lost."""
+        if self._latest is None or (self._folder / self._latest).exists():
+            return
+        lost = self._known.difference(path.name for path in self._folder.iterdir())
+        for name in lost:
+            with suppress(FileExistsError):  # another process mends it too
+                self._write(self._folder / name)
+        _LOG.warning(
+            "the ledger of consumed material in %s was set back while this program ran: %d entries were missing and "
+            "are noted again; never restore a ledger",
+            self._folder,
+            len(lost),
+        )
+
+    def _write(self, path: Path) -> None:
+        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
     def _file(self, item: ItemName) -> Path:
         if not _ITEM_NAME.fullmatch(item):
@@ -93,6 +128,10 @@ class ConsumptionLedger:
             f"the ledger of consumed material in {self._folder} cannot be written ({error.strerror}); "
             "free space or correct its permissions"
         )
+
+
+def _spent(item: ItemName) -> MaterialSpent:
+    return MaterialSpent(f"material {item[:12]} was consumed before and is never used twice; start a new session")
 
 
 def sync_folder(folder: Path) -> None:

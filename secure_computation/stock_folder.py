@@ -8,11 +8,14 @@ first, then reads it, and deletes the file. A crash in between wastes the item; 
 does not wipe the medium: see docs/threat-model.md for what a stolen disk means.
 """
 
+import fcntl
 import os
 import re
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, BinaryIO, Final, Self
 
@@ -23,9 +26,10 @@ from contract.files import private_folder
 from contract.model_card import Name, OutputPolicy, Strict, Version
 from contract.ticket import Sha256, TicketClaims
 from secure_computation.at_rest import Body, DamagedFile, SealedFile, StorageKey, seal
+from secure_computation.birth_mark import BirthMark, birth_mark
 from secure_computation.material import ConsumptionLedger, ItemName, sync_folder
 
-__all__ = ["Binding", "Body", "StockFolder"]
+__all__ = ["Binding", "Body", "StockFolder", "Wanted"]
 
 DAY_SECONDS: Final = 24 * 3600.0
 _PURPOSE: Final = "stocked material"
@@ -68,9 +72,9 @@ class Binding(Strict):
             stocked_at=int(now),
         )
 
-    def fits(self, claims: TicketClaims) -> bool:
-        """Whether a session with this ticket may spend the item."""
-        return all(getattr(self, name) == getattr(claims, name) for name in _BOUND_CLAIMS)
+    def fits(self, session: "TicketClaims | Wanted") -> bool:
+        """Whether such a session, or one with this ticket, may spend the item."""
+        return all(getattr(self, one.name) == getattr(session, one.name) for one in fields(Wanted))
 
     @property
     def name(self) -> ItemName:
@@ -78,15 +82,29 @@ class Binding(Strict):
         return ItemName(self.item)
 
 
-_BOUND_CLAIMS: Final = (
-    "model",
-    "version",
-    "plan_hash",
-    "data_owner",
-    "model_owner",
-    "crypto_provider",
-    "output_policy",
-)
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What a session will be: an item is for one like this. As in a ticket, before there is one."""
+
+    model: str
+    version: str
+    plan_hash: str
+    data_owner: str
+    model_owner: str
+    crypto_provider: str
+    output_policy: OutputPolicy
+
+
+class _Header(Strict):
+    """What stands at the beginning of an item's file, authentic and readable."""
+
+    binding: Binding
+    file: BirthMark
+    """Of the file that it was written to: an item in any other file has been restored or copied, and may be used."""
+
+
+class _RestoredFile(DamagedFile):
+    """The content is an item's, the file is not the one that it was written to."""
 
 
 class StockFolder:
@@ -126,7 +144,7 @@ class StockFolder:
         try:
             descriptor, name = tempfile.mkstemp(dir=self._folder, prefix=_ASIDE)  # 0600
             with os.fdopen(descriptor, "wb") as file:
-                header = binding.model_dump_json().encode()
+                header = _Header(binding=binding, file=birth_mark(descriptor)).model_dump_json().encode()
                 seal(file, self._key, purpose=_PURPOSE, context=binding.item, header=header, bodies=bodies)
                 file.flush()
                 os.fsync(file.fileno())
@@ -153,6 +171,16 @@ class StockFolder:
             raise self._failed(error) from error
         return sorted(found, key=lambda binding: (binding.stocked_at, binding.item))
 
+    @contextmanager
+    def reserved(self, session: Wanted, count: int) -> Iterator[tuple[Binding, ...]]:
+        """The oldest items for such a session, `count` or none, which nobody else is given until the block ends."""
+        found = list[Binding]()
+        with ExitStack() as open_files:
+            for binding in self.bindings():
+                if len(found) < count and binding.fits(session) and self._reserve(binding, open_files):
+                    found.append(binding)
+            yield tuple(found) if len(found) == count else ()
+
     def find(self, item: ItemName) -> Binding | None:
         """What an item is bound to; None where it is not kept."""
         return next((binding for binding in self.bindings() if binding.item == item), None)
@@ -169,7 +197,7 @@ class StockFolder:
         path = self._folder / binding.item
         try:
             # Open first: whoever sees the item as consumed may delete the file, which does not take it from us.
-            with path.open("rb") as file:
+            with path.open("r+b") as file:
                 # Durable before anything of it is read: whoever comes second gets nothing.
                 self._ledger.consume(binding.name)
                 try:
@@ -178,7 +206,7 @@ class StockFolder:
                     self._drop_damaged(path, damage)
                     return None
                 finally:
-                    path.unlink(missing_ok=True)
+                    self._destroy(path, file)
         except FileNotFoundError:
             return None  # somebody else took it
         except OSError as error:
@@ -190,6 +218,26 @@ class StockFolder:
             self._path(item).unlink(missing_ok=True)
         except OSError as error:
             raise self._failed(error) from error
+
+    def _reserve(self, binding: Binding, open_files: ExitStack) -> bool:
+        """Lock an item's file; the lock goes with the process, should that die."""
+        path = self._folder / binding.item
+        try:
+            file = open_files.enter_context(path.open("rb"))
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (FileNotFoundError, BlockingIOError):
+            return False
+        except OSError as error:
+            raise self._failed(error) from error
+        return path.exists()  # else somebody took it before the lock was ours
+
+    def _destroy(self, path: Path, file: BinaryIO) -> None:
+        """Delete a consumed item so that no crash brings it back, and no other name of its file."""
+        path.unlink(missing_ok=True)
+        if os.fstat(file.fileno()).st_nlink:
+            file.truncate(0)
+            os.fsync(file.fileno())
+        sync_folder(self._folder)
 
     def _path(self, item: ItemName) -> Path:
         if not _ITEM_FILE.fullmatch(item):
@@ -216,9 +264,12 @@ class StockFolder:
     def _opened(self, file: BinaryIO, name: str) -> tuple[SealedFile, Binding]:
         sealed = SealedFile(file, self._key, purpose=_PURPOSE, context=name)
         try:
-            return sealed, Binding.model_validate_json(sealed.header)
+            header = _Header.model_validate_json(sealed.header)
         except ValidationError:
             raise DamagedFile("is of another version") from None
+        if header.file != birth_mark(file.fileno()):
+            raise _RestoredFile("is another file than the one that was written")
+        return sealed, header.binding
 
     def _bodies(self, file: BinaryIO, binding: Binding, sizes: Sequence[int]) -> list[Body]:
         sealed, found = self._opened(file, binding.item)
@@ -229,7 +280,15 @@ class StockFolder:
     def _drop_damaged(self, path: Path, damage: DamagedFile) -> None:
         path.unlink(missing_ok=True)
         item = path.name[:12]
-        self._warn(f"stocked item {item} was damaged and is dropped; check the disk under {self._folder} (it {damage})")
+        if isinstance(damage, _RestoredFile):
+            self._warn(
+                f"stocked item {item} under {self._folder} was restored or copied: it may have been used, and is "
+                "dropped; prepare material anew"
+            )
+        else:
+            self._warn(
+                f"stocked item {item} was damaged and is dropped; check the disk under {self._folder} (it {damage})"
+            )
 
     def _failed(self, error: OSError) -> ConfigurationError:
         return ConfigurationError(

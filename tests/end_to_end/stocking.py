@@ -120,11 +120,21 @@ def running(federation: Federation, folder: Path, **changes: Any) -> Iterator[Pa
         yield parties
 
 
-def answer(parties: Parties, item: object, *, own: Party = HOSPITAL, url: str | None = None, **claims: Any) -> object:
-    """What the model owner says to a data owner who wants to spend this item."""
+def answer(parties: Parties, item: str, *, own: Party = HOSPITAL, url: str | None = None, **claims: Any) -> object:
+    """What the model owner says to a data owner who wants to spend this item, which its ticket names."""
+    ticket = parties.federation.ticket(**MASKED_TICKET | {"items": (item,)} | claims)
+    answered = answer_to(parties, ticket, [item], own=own, url=url)
+    return answered[0] if answered else None
+
+
+def answer_to(
+    parties: Parties, ticket: str, named: object, *, own: Party = HOSPITAL, url: str | None = None
+) -> list[str]:
+    """What the model owner says to a data owner who presents this ticket and names these items."""
     with parties.federation.dial(url or parties.model_owner_url, own, LABORATORY) as channel:
-        present_ticket(channel, parties.federation.ticket(**MASKED_TICKET | claims))
+        present_ticket(channel, ticket)
         channel.set_phase(Phase.OFFLINE)
-        channel.send_hello({"items": [item]}, step=STOCKED_ITEM_STEP)
+        channel.send_hello({"items": named}, step=STOCKED_ITEM_STEP)
         answered = channel.receive_hello(step=STOCKED_ITEM_STEP)["items"]
-        return answered[0] if answered else None
+    assert isinstance(answered, list)
+    return answered

@@ -33,7 +33,7 @@ from tests.end_to_end.federation import (
     Federation,
 )
 from tests.end_to_end.models import PATIENT, radiograph
-from tests.end_to_end.stocking import Parties, answer, running
+from tests.end_to_end.stocking import Parties, answer, answer_to, running
 from tests.secure_computation.test_stock_folder import CLAIMS
 
 
@@ -195,7 +195,7 @@ def test_an_item_for_another_model_or_dealer_is_refused_and_stays(parties: Parti
         answer(parties, item, crypto_provider="elsewhere")
     parties.stock()
     with both.model_owner(data_folder=parties.folder / "p1") as url, pytest.raises(PeerReported, match=words):
-        answer(parties, item, url=url, version="2.0.0")
+        answer(parties, item, url=url, version="2.0.0", card_hash=other.card.card_hash())
     assert len(parties.items(parties.model_owner_stock)) == 2
     parties.check(parties.diagnose(chest), chest, stocked=True)
 
@@ -208,14 +208,21 @@ def test_an_item_of_another_data_owner_is_not_there_for_this_one(parties: Partie
     parties.check(parties.diagnose(chest), chest, stocked=True)
 
 
-def test_a_name_that_is_none_is_refused(parties: Parties) -> None:
-    for name in ("../consumed", "0" * 63, "0" * 64 + ".prepared", "A" * 64, 7, ["0" * 64]):
-        with pytest.raises(PeerReported, match="named stocked items wrongly; update it to the same version"):
-            answer(parties, name)
+def test_an_item_that_the_ticket_does_not_name_is_refused_and_stays(parties: Parties, chest: Path) -> None:
+    parties.stock()
+    (item,) = parties.items(parties.model_owner_stock)
+    nameless = parties.federation.ticket(engine=Engine.MASKED)
+    others = parties.federation.ticket(engine=Engine.MASKED, items=("0" * 64,))
+    for ticket in (nameless, others):
+        with pytest.raises(PeerReported, match="named stocked items that its ticket does not; name them when the"):
+            answer_to(parties, ticket, [item])
+    parties.check(parties.diagnose(chest), chest, stocked=True)
 
 
-def test_an_item_that_was_never_stocked(parties: Parties) -> None:
-    assert answer(parties, "0" * 64) is None
+@pytest.mark.parametrize("named", ["../consumed", ["0" * 63], ["A" * 64], [7], [["0" * 64]], ["0" * 64] * 2, None, {}])
+def test_names_that_are_none_are_refused(parties: Parties, named: object) -> None:
+    with pytest.raises(PeerReported, match="named stocked items that its ticket does not"):
+        answer_to(parties, parties.federation.ticket(engine=Engine.MASKED, items=("0" * 64,)), named)
 
 
 @pytest.mark.parametrize("claimed", [pytest.param("f" * 64, marks=pytest.mark.slow), 7])
@@ -268,6 +275,7 @@ def test_a_damaged_file_is_dropped_and_material_prepared_now(
         assert words in caplog.text
     assert not path.exists()
     assert parties.items(parties.data_owner_stock) == []
+    assert parties.items(parties.model_owner_stock) == []  # no other ticket will name it
 
 
 def test_a_model_owner_that_lost_its_half(parties: Parties, chest: Path) -> None:

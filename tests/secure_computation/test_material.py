@@ -1,6 +1,7 @@
 """Material is used once: the ledger between threads, between processes, on disk, and item names."""
 
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -111,6 +112,29 @@ def test_one_of_several_processes_wins_each_item(tmp_path: Path) -> None:
     won = [int(process.communicate(timeout=30)[0]) for process in processes]
     assert sum(won) == 50
     assert len(list(tmp_path.iterdir())) == 50
+
+
+@pytest.mark.parametrize("known_at", ["start", "run"])
+def test_a_ledger_that_is_set_back_under_a_running_process_forgets_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, known_at: str
+) -> None:
+    folder, items = tmp_path / "ledger", [ItemName(f"{index:064x}") for index in range(5)]
+    ledger = ConsumptionLedger(folder)
+    ledger.consume(items[0])
+    shutil.copytree(folder, tmp_path / "copy")
+    for item in items[1:4]:
+        ledger.consume(item)
+    if known_at == "start":
+        ledger = ConsumptionLedger(folder)
+    shutil.rmtree(folder)
+    shutil.copytree(tmp_path / "copy", folder)
+    for item in items[:4]:
+        assert ledger.consumed(item)
+        with pytest.raises(MaterialSpent, match="never used twice"):
+            ledger.consume(item)
+    ledger.consume(items[4])
+    assert sorted(path.name for path in folder.iterdir()) == items
+    assert "was set back while this program ran: 3 entries were missing and are noted again" in caplog.text
 
 
 def test_folder_that_cannot_be_written(tmp_path: Path) -> None:

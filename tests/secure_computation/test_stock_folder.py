@@ -3,8 +3,10 @@
 import errno
 import os
 import re
+import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -17,7 +19,8 @@ from contract.model_card import OutputPolicy
 from contract.ticket import Engine, Purpose, TicketClaims
 from secure_computation.at_rest import StorageKey
 from secure_computation.material import ConsumptionLedger, ItemName
-from secure_computation.stock_folder import DAY_SECONDS, Binding, Body, StockFolder
+from secure_computation.stock_folder import DAY_SECONDS, Binding, Body, StockFolder, Wanted
+from tests.secure_computation.test_birth_mark import let_time_pass
 
 SECRET = bytes(range(100, 132))
 KEY = StorageKey(bytes(32))
@@ -40,6 +43,7 @@ CLAIMS = TicketClaims(
     iat=1,
     exp=2,
 )
+WANTED = Wanted(**{one.name: getattr(CLAIMS, one.name) for one in fields(Wanted)})
 
 
 def bodies() -> list[Body]:
@@ -71,6 +75,12 @@ class Kept:
         )
         self.stock.put(binding, bodies())
         return binding
+
+    def forget(self) -> None:
+        """As if the ledger were set back to an earlier state, and the process began anew."""
+        shutil.rmtree(self.path.parent / "consumed")
+        self.ledger = ConsumptionLedger(self.path.parent / "consumed")
+        self.stock = self.opened()
 
     def names(self) -> list[str]:
         return sorted(path.name for path in self.path.iterdir())
@@ -211,6 +221,65 @@ def test_a_file_under_another_items_name_is_dropped(kept: Kept) -> None:
     assert kept.stock.bindings() == []
     assert kept.names() == []
     assert len(kept.said) == 1
+
+
+def test_an_item_that_was_copied_or_restored_is_dropped(kept: Kept, tmp_path: Path) -> None:
+    used, unused = kept.put(1), kept.put(2)
+    shutil.copytree(kept.path, tmp_path / "copy")  # with every time kept
+    kept.stock.take(used, SIZES)
+    shutil.rmtree(kept.path)
+    let_time_pass(tmp_path)
+    shutil.copytree(tmp_path / "copy", kept.path)
+    kept.forget()
+    assert kept.stock.bindings() == []
+    assert kept.names() == []
+    assert len(kept.said) == 2
+    assert all("was restored or copied: it may have been used, and is dropped; prepare" in line for line in kept.said)
+    assert kept.stock.take(used, SIZES) is kept.stock.take(unused, SIZES) is None
+
+
+def test_one_file_that_is_written_back_in_its_place_is_dropped(kept: Kept, tmp_path: Path) -> None:
+    binding = kept.put()
+    content, status = (kept.path / binding.item).read_bytes(), (kept.path / binding.item).stat()
+    kept.stock.take(binding, SIZES)
+    kept.forget()
+    let_time_pass(tmp_path)
+    (kept.path / binding.item).write_bytes(content)
+    os.utime(kept.path / binding.item, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert kept.stock.take(binding, SIZES) is None
+    assert len(kept.said) == 1
+
+
+def test_a_folder_that_is_moved_keeps_its_items(kept: Kept, tmp_path: Path) -> None:
+    binding = kept.put()
+    kept.path.rename(tmp_path / "elsewhere")
+    kept.path = tmp_path / "elsewhere"
+    assert same(kept.opened().take(binding, SIZES))
+
+
+def test_another_name_of_a_consumed_items_file_is_empty(kept: Kept, tmp_path: Path) -> None:
+    """A backup of hard links shares the file, and so its birth mark."""
+    binding = kept.put()
+    (tmp_path / "link").hardlink_to(kept.path / binding.item)
+    assert same(kept.stock.take(binding, SIZES))
+    assert (tmp_path / "link").read_bytes() == b""
+    (tmp_path / "link").rename(kept.path / binding.item)
+    kept.forget()
+    assert kept.stock.take(binding, SIZES) is None
+
+
+def test_what_is_reserved_is_reserved_for_one(kept: Kept) -> None:
+    first, second = kept.put(1), kept.put(2)
+    with kept.stock.reserved(WANTED, 1) as one, kept.opened().reserved(WANTED, 1) as other:
+        assert (one, other) == ((first,), (second,))
+        with kept.opened().reserved(WANTED, 1) as none:
+            assert none == ()
+    with kept.stock.reserved(WANTED, 2) as both:
+        assert both == (first, second)
+    with kept.stock.reserved(WANTED, 3) as too_many, kept.stock.reserved(WANTED, 2) as again:
+        assert (too_many, again) == ((), ()) or again == (first, second)
+    with kept.stock.reserved(replace(WANTED, version="2.0.0"), 1) as another:
+        assert another == ()
 
 
 def test_what_a_crash_left_is_cleaned_and_what_is_being_written_stays(kept: Kept) -> None:

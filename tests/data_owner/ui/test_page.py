@@ -150,9 +150,9 @@ def test_stopping_in_the_middle_ends_the_session_everywhere(
     run, sessions = MaskedDataOwner.run, []
     opening = Diagnoser._run
 
-    def watched(self: Diagnoser, session: object, *rest: object) -> object:
+    def watched(self: Diagnoser, session: object, *rest: object, **named: object) -> object:
         sessions.append(session)
-        return opening(self, session, *rest)  # type: ignore[arg-type]
+        return opening(self, session, *rest, **named)  # type: ignore[arg-type]
 
     def stopped(self: MaskedDataOwner, *images: object, **named: object) -> object:
         on_layer = named["on_layer"]
