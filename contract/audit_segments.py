@@ -3,12 +3,14 @@
 A folder belongs to one log. `contract.audit_log` writes and checks it.
 """
 
+import errno
 import fcntl
 import hashlib
 import io
 import json
 import os
 import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,6 +30,10 @@ MAX_LINE_BYTES: Final = 4096
 _SEGMENT: Final = re.compile(r"[0-9]{12}\.jsonl")
 _HASH_BYTES: Final = len(',"hash":"' + BEGINNING + '"}')
 _LOCK_FILE: Final = "lock"
+LOCK_SECONDS: Final = 30.0
+"""An entry takes milliseconds to write."""
+_SHORTEST_PAUSE: Final = 0.001
+_LONGEST_PAUSE: Final = 0.02
 
 Code = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,39}$")]
 Number = Annotated[int, Field(ge=1, lt=1 << 53)]
@@ -182,13 +188,34 @@ def write_durably(path: Path, content: bytes) -> None:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Keep other writers, and readers who need one moment, away: of this process and of others."""
+    """Keep other writers, and readers who need one moment, away: of this process and of others.
+
+    Raises TimeoutError where somebody keeps this one away for LOCK_SECONDS: a program that was stopped, say.
+    """
     descriptor = os.open(folder / _LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o600)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
+        _lock(descriptor)
+        try:
+            yield
+        finally:
+            fcntl.flock(descriptor, fcntl.LOCK_UN)  # also where a process that was forked meanwhile has it open
     finally:
         os.close(descriptor)
+
+
+def _lock(descriptor: int) -> None:
+    limit, pause = time.monotonic() + LOCK_SECONDS, _SHORTEST_PAUSE
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > limit:
+                words = f"another program has kept it locked for {LOCK_SECONDS:.0f} s"
+                raise TimeoutError(errno.ETIMEDOUT, words) from None
+            time.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
+        else:
+            return
 
 
 def sync_folder(folder: Path) -> None:

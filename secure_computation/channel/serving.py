@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from http import HTTPStatus
+from typing import Final
 
 import uvicorn
 from starlette.applications import Starlette
@@ -29,6 +30,8 @@ from secure_computation.channel.channel import Channel, Deadlines
 from secure_computation.channel.identity import Expected
 from secure_computation.channel.tls import TlsContext
 
+GRACE_SECONDS: Final = 10
+"""So long may sessions go on after the signal to stop; the front end gives its requests the same."""
 _LOG = logging.getLogger(__name__)
 
 
@@ -109,7 +112,7 @@ def serve(app: Starlette, listener: socket.socket, *, name: str, host: str, path
         start_listening(listener, setting=LISTEN)
         where = with_port(host, listener.getsockname()[1])
         server = AnnouncedServer(
-            uvicorn.Config(app, log_level="warning", **uvicorn_options()),
+            uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=GRACE_SECONDS, **uvicorn_options()),
             announce=lambda: say(f"{name}: listening on ws://{where}{path}"),
         )
         server.run(sockets=[listener])

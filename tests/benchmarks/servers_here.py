@@ -36,9 +36,8 @@ class ServerHere:
         self.pid = os.getpid()
         self._uvicorn: uvicorn.Server | None = None
         self._ended: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, args=(arguments,), name=program, daemon=True)
+        self.thread = threading.Thread(target=self._run, args=(arguments,), name=program, daemon=True)
         log.touch()
-        self._thread.start()
 
     def _run(self, arguments: tuple[str, ...]) -> None:
         try:
@@ -54,21 +53,21 @@ class ServerHere:
         return repr(self._ended)
 
     def require_running(self) -> None:
-        assert self._thread.is_alive(), f"{self.program} ended: {self._ended!r}"
+        assert self.thread.is_alive(), f"{self.program} ended: {self._ended!r}"
 
     def poll(self) -> int | None:
-        return None if self._thread.is_alive() else 0
+        return None if self.thread.is_alive() else 0
 
     def send_signal(self, _number: int) -> None:
         limit = time.monotonic() + STOP_SECONDS
-        while self._uvicorn is None and self._thread.is_alive() and time.monotonic() < limit:
+        while self._uvicorn is None and self.thread.is_alive() and time.monotonic() < limit:
             time.sleep(0.01)  # it is still starting
         if self._uvicorn is not None:
             self._uvicorn.should_exit = True
 
     def wait(self, timeout: float | None = None) -> int:
-        self._thread.join(STOP_SECONDS)
-        assert not self._thread.is_alive(), f"{self.program} does not stop"
+        self.thread.join(STOP_SECONDS)
+        assert not self.thread.is_alive(), f"{self.program} does not stop"
         return 0
 
 
@@ -100,7 +99,9 @@ def servers_here(patch: pytest.MonkeyPatch) -> Iterator[None]:
     def serve(servers: dict[Role, Any], folder: Path, role: Role, _environment: Mapping[str, str]) -> None:
         arguments = ("serve", "--config", str(folder / f"{role.value}.toml"))
         server = ServerHere(role.value, arguments, folder / f"{role.value}.log")
-        servers[role] = running[server._thread] = server
+        # Before it runs: on a busy machine it may serve before this thread's next line.
+        servers[role] = running[server.thread] = server
+        server.thread.start()
 
     def note(server: uvicorn.Server, *arguments: Any, **named: Any) -> None:
         if (here := running.get(threading.current_thread())) is not None:

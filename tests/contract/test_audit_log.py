@@ -1,5 +1,6 @@
 """The audit log: what its chain shows, what only others' memory shows, and what survives a crash."""
 
+import fcntl
 import json
 import os
 import shutil
@@ -13,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from contract import audit_segments
 from contract.audit_log import DAY_SECONDS, AuditLog, read_log, verify_log
 from contract.audit_segments import Head
 from contract.errors import AuditLogBroken, ConfigurationError
@@ -374,3 +376,28 @@ class TestRetention:
         assert verify_log(folder).first == 1
         fill(new_log(folder, keep_days=10, segment_bytes=SMALL, clock=clock), 2)
         assert verify_log(folder).first > 1
+
+
+def test_a_log_that_another_program_keeps_locked_is_given_up_in_plain_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = AuditLog(tmp_path / "audit", keep_days=30)
+    log.record("began")
+    monkeypatch.setattr(audit_segments, "LOCK_SECONDS", 0.0)
+    descriptor = os.open(tmp_path / "audit" / "lock", os.O_RDWR)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    with pytest.raises(ConfigurationError, match=r"cannot be written \(another program has kept it locked for 0 s\)"):
+        log.record("kept-away")
+    os.close(descriptor)
+    log.record("went-on")
+
+
+def test_a_process_that_was_forked_amid_an_entry_keeps_nobody_away(tmp_path: Path) -> None:
+    """Of a file that both have open, closing it in one of them leaves the lock."""
+    log = AuditLog(tmp_path / "audit", keep_days=30)
+    lock = tmp_path / "audit" / "lock"
+    with audit_segments.locked(lock.parent):
+        (held,) = [int(path.name) for path in Path("/proc/self/fd").iterdir() if path.resolve() == lock.resolve()]
+        forked = os.dup(held)
+    log.record("went-on")
+    os.close(forked)
