@@ -64,7 +64,7 @@ def _example(**fields: JsonValue) -> ConfigDict:
 
 
 class SessionState(StrEnum):
-    """Where a session stands. The last four are final."""
+    """Where a session stands. The last five are final, but for one that failed and then turns out to be turned away."""
 
     OPENED = "opened"
     PREPARING = "preparing"
@@ -73,6 +73,8 @@ class SessionState(StrEnum):
     FAILED = "failed"
     CANCELLED = "cancelled"
     EXPIRED = "expired"
+    TURNED_AWAY = "turned-away"
+    """Before anything was begun, because every place was taken: it counts for no budget."""
 
 
 class SessionEventName(StrEnum):
@@ -84,6 +86,7 @@ class SessionEventName(StrEnum):
     FAIL = "fail"
     CANCEL = "cancel"
     EXPIRE = "expire"
+    TURN_AWAY = "turn-away"
 
 
 class PartyAddress(Strict):
@@ -230,7 +233,8 @@ class SessionReport(Strict):
 
 
 class SessionEvent(Strict):
-    """Report what happened: `prepare`, `run`, `complete` or `fail`. Cancelling is DELETE; expiry is the clock's.
+    """Report what happened: `prepare`, `run`, `complete` or `fail`; a model owner also `turn-away`. Cancelling is
+    DELETE; expiry is the clock's.
 
     A session to prepare has no `run`: it goes from `prepare` to `complete`.
     """
@@ -249,8 +253,8 @@ class SessionEvent(Strict):
     @model_validator(mode="after")
     def _only_a_failure_has_a_reason(self) -> Self:
         has_reason = self.report is not None and self.report.failure is not None
-        if has_reason != (self.event is SessionEventName.FAIL):
-            raise ValueError("report.failure goes with the event `fail`, and with no other")
+        if has_reason != (self.event in {SessionEventName.FAIL, SessionEventName.TURN_AWAY}):
+            raise ValueError("report.failure goes with the events `fail` and `turn-away`, and with no other")
         return self
 
 

@@ -9,6 +9,7 @@
     |       +-- BudgetSpent    so many images or items were allowed for a period, and are used up
     |       +-- TooFast        more sessions a minute than are allowed
     |       +-- ModelWithdrawn its owner took this version out of service
+    |       +-- Busy           every place is taken at the moment: nothing was begun, and nothing is counted
     +-- PeerViolation          the other side broke the protocol: wrong frame, step, length, identity or ticket
     |   +-- TicketInvalid      forged, expired, replayed or made for somebody else
     |   +-- PeerReported       the other side ended the session and said why
@@ -114,6 +115,13 @@ class ModelWithdrawn(Refused):
     http_status = HTTPStatus.GONE
 
 
+class Busy(Refused):
+    """Every place of a server is taken, or every one that a hospital may have. The session ends and is not counted."""
+
+    code = "busy"
+    http_status = HTTPStatus.SERVICE_UNAVAILABLE
+
+
 class PeerViolation(EncryptedInferenceError):
     """The other side broke the protocol. The session ends; its material is spent."""
 
@@ -134,9 +142,10 @@ class PeerReported(PeerViolation):
 
     code = "peer-reported"
 
-    def __init__(self, message: str, *, reported: str = "") -> None:
-        """`reported`: the code that the other side gave. Words from outside: only to be compared."""
+    def __init__(self, message: str, *, reported: str = "", peer: "Party | None" = None) -> None:
+        """`reported`: the code that the other side gave. Words from outside: only to be compared. `peer`: who it is."""
         super().__init__(message)
+        self.peer = peer
         self.reported = reported
 
 

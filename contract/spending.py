@@ -79,6 +79,21 @@ class SpendingBook:
             connection.execute("DELETE FROM recent WHERE at <= ? OR at > ?", (now - RATE_SECONDS, now))
             connection.execute("DELETE FROM spent WHERE day < ?", (today - MAX_DAYS,))
 
+    def note(self, ticket: TicketUse) -> None:
+        """Note a ticket, durably, and count nothing. Raises MaterialSpent where it was used before."""
+        with self._failing(), closing(open_book(self._path)) as connection, transaction(connection):
+            note_use(connection, ticket, now=self._clock())
+
+    def give_back(self, order: Order) -> None:
+        """Count an order of today no more, because nothing could come of it. Its ticket stays noted."""
+        with self._failing(), closing(open_book(self._path)) as connection, transaction(connection):
+            today = self._today(connection, self._clock())
+            connection.execute(
+                "UPDATE spent SET amount = max(0, amount - ?) "
+                "WHERE peer = ? AND subject = ? AND purpose = ? AND day = ?",
+                (order.amount, order.peer, order.subject, order.purpose.value, today),
+            )
+
     def has_seen(self, ticket: TicketUse) -> bool:
         """Whether a ticket was used so, as far as it matters: what has expired for good is forgotten."""
         with self._failing(), closing(open_book(self._path)) as connection:

@@ -2,13 +2,11 @@
 
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from datetime import timedelta
+from collections.abc import Callable
 from functools import partial
 from threading import Lock
 from typing import Final
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from starlette.applications import Starlette
 
 from contract.api import Unready
@@ -19,13 +17,12 @@ from contract.plan_limits import PlanLimits
 from contract.readiness import PATIENCE_SECONDS, Readiness, require_writable
 from contract.settings import FrontEnd
 from contract.spending import SpendingBook
-from contract.ticket import LEEWAY, TICKET_SECONDS, Engine, TicketClaims, load_public_key
+from contract.ticket import Engine, TicketClaims, load_public_key
 from crypto_provider.dealer import Dealer
 from crypto_provider.key import load_or_make_key
 from crypto_provider.orders import BOOK_FILE, OrderBook
 from crypto_provider.settings import CryptoProviderSettings
 from inference_service.client import InferenceServiceClient
-from secure_computation.admission import admit
 from secure_computation.at_rest import StorageKey
 from secure_computation.channel.channel import Channel, Deadlines
 from secure_computation.channel.identity import Expected
@@ -33,8 +30,10 @@ from secure_computation.channel.serving import Service, party_app, trust_looks
 from secure_computation.channel.tls import tls_context
 from secure_computation.engines.choosing import dealer_side, offered_engines, require_room
 from secure_computation.engines.interface import DealerSide
+from secure_computation.places import Places
 from secure_computation.plan import Plan, parse_plan
 from secure_computation.randomness import Seed
+from secure_computation.reception import Reception
 from secure_computation.wire import Phase
 
 DEALING_PATH: Final = "/v2/dealing"
@@ -76,19 +75,13 @@ class DealingHandler:
     def __init__(
         self,
         *,
-        own: Party,
-        public_keys: Sequence[Ed25519PublicKey],
+        reception: Reception,
         plans: PlanCache,
         dealer: Dealer,
         key: Seed,
-        leeway: timedelta = LEEWAY,
-        longest_ticket: int = TICKET_SECONDS,
     ) -> None:
-        """Deal as `own`, for tickets signed by any of `public_keys`. `key`: the dealer's, for masks of weights."""
-        self._own = own
-        self._leeway = leeway
-        self._longest_ticket = longest_ticket
-        self._public_keys = public_keys
+        """Deal to whom `reception` admits. `key`: the dealer's, for masks of weights."""
+        self._reception = reception
         self._plans = plans
         self._dealer = dealer
         self._key = key
@@ -97,13 +90,12 @@ class DealingHandler:
 
     def __call__(self, channel: Channel) -> None:
         """Deal one half of one session. Raises for the caller (`serve_channel`) to tell the peer."""
-        _, claims = admit(
-            channel,
-            own=self._own,
-            public_keys=self._public_keys,
-            leeway=self._leeway,
-            longest_ticket=self._longest_ticket,
-        )
+        _, claims = self._reception.admit(channel)
+        with self._reception.place(claims, channel.peer.role):
+            self._deal(channel, claims)
+        _LOG.info("session %s: dealt to the %s, %d bytes", claims.session, channel.peer, channel.traffic().bytes_sent)
+
+    def _deal(self, channel: Channel, claims: TicketClaims) -> None:
         plan = self._plans.get(claims.plan_hash)
         if claims.engine not in offered_engines(plan):
             raise TicketInvalid(f"the ticket is for the engine '{claims.engine.value}', which its plan does not have")
@@ -114,7 +106,6 @@ class DealingHandler:
         for item, seeds in dealt.items():
             side.deal(channel, to=channel.peer.role, item=item, seeds=seeds)
         channel.receive_end(step="material received")
-        _LOG.info("session %s: dealt to the %s, %d bytes", claims.session, channel.peer, channel.traffic().bytes_sent)
 
     def _side(self, claims: TicketClaims, plan: Plan) -> DealerSide:
         """The engine of a plan; kept, because it keeps masks of weights laid out."""
@@ -133,13 +124,16 @@ def dealer_app(settings: CryptoProviderSettings, plans: InferenceServiceClient) 
     book = SpendingBook(settings.data_folder / BOOK_FILE)
     context = tls_context(settings.credentials, server_side=True)
     handler = DealingHandler(
-        own=own,
-        public_keys=[load_public_key(path) for path in settings.ticket_keys],
+        reception=Reception(
+            own=own,
+            public_keys=[load_public_key(path) for path in settings.ticket_keys],
+            places=Places(in_all=settings.channels_at_once, each=settings.channels_per_data_owner),
+            leeway=settings.credentials.clock_skew,
+            longest_ticket=settings.ticket_seconds,
+        ),
         plans=PlanCache(plans.plan, limits=settings.plan_limits),
         dealer=Dealer(OrderBook(book, own=own, items_per_day=settings.items_per_day)),
         key=load_or_make_key(settings.data_folder, StorageKey.of(settings.at_rest)),
-        leeway=settings.credentials.clock_skew,
-        longest_ticket=settings.ticket_seconds,
     )
     waiting = settings.waiting
     return party_app(
@@ -149,7 +143,6 @@ def dealer_app(settings: CryptoProviderSettings, plans: InferenceServiceClient) 
             expect=_served(settings),
             context=context,
             deadlines=Deadlines(connect_seconds=waiting.connect, step_seconds=waiting.step),
-            channels_at_once=settings.channels_at_once,
             readiness=Readiness(
                 {
                     Unready.DISK: partial(require_writable, settings.data_folder),

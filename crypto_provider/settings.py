@@ -39,5 +39,8 @@ class CryptoProviderSettings(PartySettings):
     plan_limits: PlanLimits = PlanLimits()
     """What one image may cost by its plan; a plan that costs more is refused before any work."""
     channels_at_once: Annotated[int, Field(ge=1, le=1024)] = 16
+    """Sessions that are dealt to; the channels of both parties of a session count as one."""
+    channels_per_data_owner: Annotated[int | None, Field(ge=1, le=1024)] = None
+    """Of these, the most for sessions of one hospital; absent: three quarters, so that none keeps the others out."""
     threads: Annotated[int, Field(ge=1, le=256)] = 1
     """Threads of one tensor operation."""

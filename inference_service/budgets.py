@@ -2,7 +2,8 @@
 
 Two allowances hold for every session: the account's (its own, or its role's from the settings), and the model owner's
 for this model and the whole hospital. A session counts from its opening, whatever becomes of it: the front end signs a
-ticket and never sees what it is used for. The model owner counts again, by itself.
+ticket and never sees what it is used for. But where the model owner turned it away for want of a place, and has used up
+its ticket, it counts for the pace alone. The model owner counts again, by itself.
 """
 
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.orm import Session
 
 from contract.allowance import RATE_SECONDS, Allowance, Holder, ModelAllowances, Used, require_within
+from contract.api import SessionState
 from contract.ticket import Purpose
 from inference_service.accounts import Account, AccountRole
 from inference_service.storage import SessionRow
@@ -58,7 +60,10 @@ def _require(
 ) -> None:
     start, _ = allowance.period(now)
     amount = select(func.coalesce(func.sum(SessionRow.images), 0)).where(
-        whose, SessionRow.purpose == row.purpose, SessionRow.created_at >= start
+        whose,
+        SessionRow.purpose == row.purpose,
+        SessionRow.created_at >= start,
+        SessionRow.state != SessionState.TURNED_AWAY.value,
     )
     recently = SessionRow.created_at > now - timedelta(seconds=RATE_SECONDS)
     recent, oldest = session.execute(select(func.count(), func.min(SessionRow.created_at)).where(whose, recently)).one()

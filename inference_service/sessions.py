@@ -13,6 +13,7 @@ the clock when they fall silent:
 
     both
     opened, preparing, running --fail--> failed, --cancel--> cancelled, --expire--> expired
+    opened, preparing, failed --turn-away--> turned-away
 
 `opened` is entered when the session is made and its ticket signed. `prepare` says that the offline phase has begun; a
 diagnosis skips it when material was in stock. `run` says that the image has been shared and the online phase has begun;
@@ -24,7 +25,11 @@ owner and the model owner can see, and the first to say so is believed: either c
 anyway. That time is over is the clock's to say and nobody else's: a process that died in `running` says nothing, and
 its session must still end.
 
-The last four states are final. No event leads out of them, so a late `complete` after `expired` or `cancelled` is
+A session that is turned away counts for no budget, because every place was taken at the model owner or the crypto
+provider. Only the model owner can know that, and that the ticket can no longer be used, so only its word gives a
+session back. Both owners meet the refusal, and the data owner may be the first to report it, as a failure.
+
+The other states are final. No event leads out of them, so a late `complete` after `expired` or `cancelled` is
 refused instead of rewriting history. Two events that race for one session cannot both win: the store changes the
 state only where it is still the one that was read.
 """
@@ -57,6 +62,7 @@ class Transition:
 
 _DATA_OWNER = frozenset({Actor.DATA_OWNER})
 _BOTH_OWNERS = frozenset({Actor.DATA_OWNER, Actor.MODEL_OWNER})
+_MODEL_OWNER = frozenset({Actor.MODEL_OWNER})
 _CLOCK = frozenset({Actor.CLOCK})
 
 Table = dict[tuple[State, Event], Transition]
@@ -69,7 +75,9 @@ def _endings(*live: State) -> Table:
         Event.CANCEL: Transition(State.CANCELLED, _DATA_OWNER),
         Event.EXPIRE: Transition(State.EXPIRED, _CLOCK),
     }
-    return {(state, event): end for state in live for event, end in ends.items()}
+    early = {(state, event): end for state in live for event, end in ends.items()}
+    away = Transition(State.TURNED_AWAY, _MODEL_OWNER)
+    return early | {(state, Event.TURN_AWAY): away for state in (State.OPENED, State.PREPARING, State.FAILED)}
 
 
 TRANSITIONS: dict[Purpose, Table] = {
@@ -87,8 +95,8 @@ TRANSITIONS: dict[Purpose, Table] = {
     },
 }
 
-LIVE = frozenset(state for table in TRANSITIONS.values() for state, _ in table)
-"""States that something can still happen to."""
+LIVE = frozenset(state for table in TRANSITIONS.values() for state, event in table if event is Event.EXPIRE)
+"""States in which a session goes on."""
 
 
 def next_state(purpose: Purpose, state: State, event: Event, *, actor: Actor) -> State:

@@ -78,12 +78,19 @@ class Oversight:
         `claims.data_owner` is the organisation in its certificate: `admit` has compared them. Raises MaterialSpent for
         a ticket that was used before, BudgetSpent or TooFast.
         """
-        order = Order(peer=claims.data_owner, subject=claims.model, purpose=claims.purpose, amount=claims.images)
         holder = Holder(
             whose=f"{claims.data_owner} for {claims.model}", ask=f"the model's owner, {self._own.organisation}"
         )
         allowance = self._allowances_of(claims.model).of(claims.data_owner)
-        self._book.spend(order, allowance, holder, ticket=TicketUse.of(claims, by=Role.DATA_OWNER))
+        self._book.spend(_order(claims), allowance, holder, ticket=TicketUse.of(claims, by=Role.DATA_OWNER))
+
+    def use_up(self, claims: TicketClaims) -> None:
+        """Note a ticket as used, without counting anything. Raises MaterialSpent where it was used before."""
+        self._book.note(TicketUse.of(claims, by=Role.DATA_OWNER))
+
+    def give_back(self, claims: TicketClaims) -> None:
+        """Take back what `spend` counted. The ticket stays used."""
+        self._book.give_back(_order(claims))
 
     def _exchange_heads(self) -> None:
         """Each side remembers how far the other's log has come.
@@ -107,6 +114,10 @@ class Oversight:
         if own is not None:
             theirs = self._front_end.exchange_audit_heads(AuditHead(number=own.number, hash=own.hash))
             self._audit.record("head-seen", entry=theirs.number, hash=theirs.hash)
+
+
+def _order(claims: TicketClaims) -> Order:
+    return Order(peer=claims.data_owner, subject=claims.model, purpose=claims.purpose, amount=claims.images)
 
 
 def _details(claims: TicketClaims) -> dict[str, Any]:

@@ -29,21 +29,22 @@ material stocked       -->    (or drops its half)
 import logging
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from datetime import timedelta
 from functools import partial
 from typing import Any, Final
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from starlette.applications import Starlette
 
 from contract.api import Failure, SessionEventName, SessionReport, Unready
 from contract.audit_log import AuditLog
 from contract.certificates import party_of_certificate
 from contract.errors import (
+    Busy,
     EncryptedInferenceError,
     MaterialSpent,
+    PeerReported,
     PeerViolation,
     Refused,
     TicketInvalid,
@@ -51,14 +52,14 @@ from contract.errors import (
 from contract.identity import Party, Role
 from contract.readiness import PATIENCE_SECONDS, Readiness, require_writable
 from contract.spending import SpendingBook
-from contract.ticket import LEEWAY, STOCKED_ENGINES, TICKET_SECONDS, Engine, Purpose, TicketClaims, load_public_key
+from contract.ticket import STOCKED_ENGINES, Engine, Purpose, TicketClaims, load_public_key
 from contract.told import words_for_others
 from inference_service.client import InferenceServiceClient
 from model_owner.oversight import BOOK_FILE, Oversight
 from model_owner.registry import RegisteredModel, Registry, require_in_service
 from model_owner.settings import ModelOwnerSettings
 from model_owner.stock import ModelOwnerStock
-from secure_computation.admission import STOCKED_ITEM_STEP, admit, items_of, present_ticket
+from secure_computation.admission import STOCKED_ITEM_STEP, items_of, present_ticket
 from secure_computation.at_rest import StorageKey
 from secure_computation.channel.channel import Channel, Deadlines
 from secure_computation.channel.serving import Service, party_app, trust_looks
@@ -70,6 +71,8 @@ from secure_computation.engines.interface import ModelOwnerSide
 from secure_computation.engines.masked.engine import PreparedModelOwner
 from secure_computation.engines.masked.stock import stockable
 from secure_computation.material import ConsumptionLedger, ItemName
+from secure_computation.places import Places
+from secure_computation.reception import Reception
 from secure_computation.wire import Phase
 
 INFERENCE_PATH: Final = "/v2/inference"
@@ -95,63 +98,68 @@ class InferenceHandler:
         self,
         *,
         own: Party,
-        public_keys: Sequence[Ed25519PublicKey],
+        reception: Reception,
         models: HostedModels,
         stock: ModelOwnerStock,
         dealer: DealerLink,
         front_end: InferenceServiceClient,
         oversight: Oversight,
         images_per_session: int,
-        leeway: timedelta = LEEWAY,
-        longest_ticket: int = TICKET_SECONDS,
     ) -> None:
-        """Serve `models` as `own`, for tickets signed by any of `public_keys`."""
+        """Serve `models` as `own`, to whom `reception` admits."""
         self._own = own
-        self._public_keys = public_keys
+        self._reception = reception
         self._models = models
         self._stock = stock
         self._dealer = dealer
         self._front_end = front_end
         self._oversight = oversight
         self._images_per_session = images_per_session
-        self._leeway = leeway
-        self._longest_ticket = longest_ticket
         self._sides: dict[tuple[str, Engine], ModelOwnerSide[Any]] = {}
         self._making = threading.Lock()
 
     def __call__(self, channel: Channel) -> None:
         """Run one session. Raises for the caller (`serve_channel`) to tell the peer."""
-        try:
-            ticket, claims, model = self._admit(channel)
-        except (TicketInvalid, MaterialSpent, Refused) as error:
-            # Not told to the front end: a ticket that was used before must not end the session that it was made for.
-            self._oversight.refused(channel.peer, error)
-            raise
+        with ExitStack() as place:
+            try:
+                ticket, claims, model = self._admit(channel, place)
+            except (TicketInvalid, MaterialSpent, Refused) as error:
+                self._oversight.refused(channel.peer, error)
+                raise
+            self._serve(channel, ticket, claims, model)
+        done = "stocked" if claims.purpose is Purpose.PREPARE else "served"
+        _LOG.info("session %s: %s for the %s", claims.session, done, channel.peer)
+
+    def _serve(self, channel: Channel, ticket: str, claims: TicketClaims, model: RegisteredModel) -> None:
         try:
             with self._oversight.session(claims):
                 if claims.purpose is Purpose.PREPARE:
                     self._stock_item(channel, model, ticket, claims)
                 else:
                     self._run(channel, model, ticket, claims)
-        except EncryptedInferenceError as error:
-            self._report_failure(claims, error)
+        except Busy as error:  # the crypto provider's: the data owner got nothing that its budget is for
+            self._oversight.give_back(claims)
+            self._report(claims, SessionEventName.TURN_AWAY, error)
             raise
-        done = "stocked" if claims.purpose is Purpose.PREPARE else "served"
-        _LOG.info("session %s: %s for the %s", claims.session, done, channel.peer)
+        except EncryptedInferenceError as error:
+            self._report(claims, SessionEventName.FAIL, error)
+            raise
 
-    def _admit(self, channel: Channel) -> tuple[str, TicketClaims, RegisteredModel]:
-        """The ticket of whoever dialled, what it says, and the model that it is for.
+    def _admit(self, channel: Channel, place: ExitStack) -> tuple[str, TicketClaims, RegisteredModel]:
+        """The ticket of whoever dialled, what it says, and the model that it is for; its place, left with the stack.
 
-        Nothing is written for one that is refused, whatever it is refused for: it can be presented without end.
+        Nothing is written for a ticket that is refused, whatever it is refused for: it can be presented without end.
+        Nor is the front end told: one that was used before must not end the session that it was made for. Only where
+        no place is free, the ticket is used up, so that the front end can give back what it stood for.
         """
-        ticket, claims = admit(
-            channel,
-            own=self._own,
-            public_keys=self._public_keys,
-            leeway=self._leeway,
-            longest_ticket=self._longest_ticket,
-        )
+        ticket, claims = self._reception.admit(channel)
         model = self._hosted(claims)
+        try:
+            place.enter_context(self._reception.place(claims, channel.peer.role))
+        except Busy as error:
+            self._oversight.use_up(claims)
+            self._report(claims, SessionEventName.TURN_AWAY, error)
+            raise
         self._oversight.spend(claims)
         return ticket, claims, model
 
@@ -244,17 +252,21 @@ class InferenceHandler:
             material = [side.prepare(item=item, dealer=dealer, data_owner=channel) for item in items_of(claims)]
             dealer.send_end(step="material received")
             return material, dealer.traffic()
+        except PeerReported as error:
+            if error.peer == link.party and error.reported == Busy.code:
+                raise Busy(words_for_others(error, own=str(self._own))) from error
+            raise
         finally:
             dealer.close()
 
-    def _report_failure(self, claims: TicketClaims, error: EncryptedInferenceError) -> None:
-        """Tell the front end, so that a session whose data owner vanished ends as failed too."""
+    def _report(self, claims: TicketClaims, event: SessionEventName, error: EncryptedInferenceError) -> None:
+        """Tell the front end how a session ended here: its data owner may have vanished, or be owed it."""
         report = SessionReport(failure=Failure(code=error.code, message=words_for_others(error, own=str(self._own))))
         try:
-            self._front_end.report(claims.session, SessionEventName.FAIL, report)
+            self._front_end.report(claims.session, event, report)
         except EncryptedInferenceError as refusal:
             # The data owner may have reported first, or the front end may be down; the session expires there anyway.
-            _LOG.info("session %s: failure not recorded: %s", claims.session, refusal)
+            _LOG.info("session %s: its end not recorded: %s", claims.session, refusal)
 
 
 def _named_items(channel: Channel, claims: TicketClaims) -> list[ItemName]:
@@ -293,7 +305,13 @@ def inference_app(settings: ModelOwnerSettings, models: HostedModels, front_end:
     dealer = _dealer_link(settings, deadlines)
     handler = InferenceHandler(
         own=own,
-        public_keys=[load_public_key(path) for path in settings.ticket_keys],
+        reception=Reception(
+            own=own,
+            public_keys=[load_public_key(path) for path in settings.ticket_keys],
+            places=Places(in_all=settings.sessions_at_once, each=settings.sessions_per_data_owner),
+            leeway=settings.credentials.clock_skew,
+            longest_ticket=settings.ticket_seconds,
+        ),
         models=models,
         stock=ModelOwnerStock(
             settings.data_folder / "stock",
@@ -314,8 +332,6 @@ def inference_app(settings: ModelOwnerSettings, models: HostedModels, front_end:
             front_end=front_end,
         ),
         images_per_session=settings.images_per_session,
-        leeway=settings.credentials.clock_skew,
-        longest_ticket=settings.ticket_seconds,
     )
     served = tuple(Party(role=Role.DATA_OWNER, organisation=name) for name in settings.data_owners)
     return party_app(
@@ -325,7 +341,6 @@ def inference_app(settings: ModelOwnerSettings, models: HostedModels, front_end:
             expect=served or Role.DATA_OWNER,
             context=context,
             deadlines=deadlines,
-            channels_at_once=settings.sessions_at_once,
             readiness=Readiness(
                 {
                     Unready.DISK: partial(require_writable, settings.data_folder),

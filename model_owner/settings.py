@@ -53,6 +53,8 @@ class ModelOwnerSettings(PartySettings):
     """What one image may cost by its plan; a plan that costs more is refused before any work."""
     sessions_at_once: Annotated[int, Field(ge=1, le=256)] = 4
     """Each holds its corrections in memory: about 300 MB for a ResNet-18 at 224 x 224 and one image."""
+    sessions_per_data_owner: Annotated[int | None, Field(ge=1, le=256)] = None
+    """Of these, the most of one hospital; absent: three quarters, so that none keeps the others out."""
     images_per_session: Annotated[int, Field(ge=1, le=MAX_IMAGES)] = 8
     """Most images that a data owner may have evaluated together; each beyond the first takes some 180 MB more."""
     allowance: Allowance = Allowance()

@@ -34,14 +34,15 @@ def admit(
     public_keys: Sequence[Ed25519PublicKey],
     leeway: timedelta = LEEWAY,
     longest_ticket: int = TICKET_SECONDS,
+    wait_seconds: float | None = None,
 ) -> tuple[str, TicketClaims]:
     """Receive and check the ticket of whoever dialled; return it as it came, and what it says.
 
     Raises TicketInvalid unless it is genuine, in time, to diagnose or for material that can be stocked, and names both
     ends of this channel. `leeway`: how far this machine's clock may be from the front end's. `longest_ticket`: seconds
-    that a ticket may live.
+    that a ticket may live. `wait_seconds`: for the ticket to come; as for any other message where left out.
     """
-    ticket = channel.receive_hello(step=STEP).get("ticket")
+    ticket = channel.receive_hello(step=STEP, wait_seconds=wait_seconds).get("ticket")
     if not isinstance(ticket, str):
         raise TicketInvalid(f"{channel.peer} presented no ticket: update it to the same version")
     claims = verify_ticket(

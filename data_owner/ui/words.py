@@ -54,6 +54,10 @@ _WORDS: dict[type[EncryptedInferenceError], tuple[str, str]] = {
         "Too many sessions at once",
         f"The line below says how long to wait. {_NOTHING_LOST} Submit again then.",
     ),
+    errors.Busy: (
+        "Every place is taken",
+        f"Others are being served. {_NOTHING_LOST} Submit again in a moment; this time counts for no budget.",
+    ),
     errors.ModelWithdrawn: (
         "This model is out of service",
         f"Its owner withdrew this version. {_NOTHING_LOST} Reload the page to see which models there are now.",
@@ -99,7 +103,7 @@ _WORDS: dict[type[EncryptedInferenceError], tuple[str, str]] = {
 
 
 _KEPT_BY_BOTH: dict[str, type[EncryptedInferenceError]] = {
-    kind.code: kind for kind in (errors.BudgetSpent, errors.TooFast, errors.ModelWithdrawn)
+    kind.code: kind for kind in (errors.BudgetSpent, errors.TooFast, errors.ModelWithdrawn, errors.Busy)
 }
 """What the front end refuses and the model's owner too, who reports it over the channel: it reads alike."""
 

@@ -42,6 +42,7 @@ class BridgedStream(ByteStream):
         self._close = close
         self._inbound = InboundBuffer(on_freed=self._on_freed)
         self._room = asyncio.Event()
+        self._most_inbound = INBOUND_BYTES
         self._changed = threading.Condition()
         self._outbound: deque[bytes] = deque()
         self._unsent = 0
@@ -80,6 +81,11 @@ class BridgedStream(ByteStream):
         """See ByteStream."""
         self._inbound.read_into(view, deadline)
 
+    def hold_back(self, most: int | None) -> None:
+        """See ByteStream."""
+        self._most_inbound = INBOUND_BYTES if most is None else most
+        self._call(self._room.set)
+
     def interrupt(self, reason: str) -> None:
         """See ByteStream."""
         self._inbound.interrupt(reason)
@@ -104,7 +110,7 @@ class BridgedStream(ByteStream):
             self._finished.set()
 
     def _on_freed(self, before: int, after: int) -> None:
-        if before >= INBOUND_BYTES > after:
+        if before >= self._most_inbound > after:
             self._call(self._room.set)
 
     # The loop's side
@@ -132,7 +138,7 @@ class BridgedStream(ByteStream):
         while (message := await self._receive()) is not None:
             self._room.clear()
             held = self._inbound.append(message)
-            if held is not None and held >= INBOUND_BYTES:
+            if held is not None and held >= self._most_inbound:
                 await self._room.wait()
 
     async def _drain(self) -> None:

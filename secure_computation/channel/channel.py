@@ -102,6 +102,15 @@ class Channel:
         """End the connection. Never raises; closing twice is fine."""
         self._stream.close()
 
+    @contextmanager
+    def held_back(self, most: int) -> Iterator[None]:
+        """Take in no more than some `most` bytes that nobody reads, in this block: beyond, the peer has to wait."""
+        self._stream.hold_back(most)
+        try:
+            yield
+        finally:
+            self._stream.hold_back(None)
+
     # Tensors
 
     def send_tensor(self, tensor: NDArray[Element], *, step: str) -> None:
@@ -308,7 +317,7 @@ class Channel:
         self._note(header, step, (body,))
         code, message = wire.parse_error(bytes(body), peer=str(self.peer), step=step)
         words = f"{self.peer} ended the session in step '{step}' ({code}): {message}"
-        raise PeerReported(words, reported=code)
+        raise PeerReported(words, reported=code, peer=self.peer)
 
     def _note(self, header: Header, step: str, body: Sequence[memoryview]) -> None:
         self._received += 1

@@ -2,7 +2,6 @@
 
 import logging
 import socket
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,7 +18,6 @@ from starlette.websockets import WebSocket
 
 from contract.api import Health, Unready
 from contract.command_line import say
-from contract.errors import Refused
 from contract.host_names import with_port
 from contract.http_server import AnnouncedServer
 from contract.listening import LISTEN, start_listening
@@ -45,27 +43,17 @@ class Service:
     expect: Expected
     context: TlsContext
     deadlines: Deadlines
-    channels_at_once: int
     readiness: Readiness
 
 
 def party_app(service: Service) -> Starlette:
-    """Build the ASGI app. Channels beyond `channels_at_once` are told to come back later."""
-    room = threading.BoundedSemaphore(service.channels_at_once)
+    """Build the ASGI app. How many may do what at once is for the handler to say: here, nobody has shown a ticket."""
     strangers = Tally(partial(_LOG.warning, "%s: %d more in the last minute"))
-
-    def handle(channel: Channel) -> None:
-        if not room.acquire(blocking=False):
-            raise Refused(f"{service.channels_at_once} sessions run already, which is the limit; try again in a moment")
-        try:
-            service.handler(channel)
-        finally:
-            room.release()
 
     async def channel(websocket: WebSocket) -> None:
         await serve_channel(
             websocket,
-            handle,
+            service.handler,
             context=service.context,
             expect=service.expect,
             deadlines=service.deadlines,

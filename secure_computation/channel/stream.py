@@ -60,6 +60,10 @@ class ByteStream(ABC):
     def read_into(self, view: memoryview, deadline: Deadline) -> None:
         """Fill `view` (format B, contiguous) completely."""
 
+    def hold_back(self, most: int | None) -> None:
+        """Take in no more than some `most` bytes that nobody reads; None: as usual. In memory there is no bound."""
+        del most
+
     @abstractmethod
     def interrupt(self, reason: str) -> None:
         """Wake whoever waits for the peer, with SessionCancelled; later reads fail likewise, writes still pass."""

@@ -82,6 +82,10 @@ class TlsStream(ByteStream):
         while filled < len(view):
             filled += self._decrypt(view[filled:], deadline)
 
+    def hold_back(self, most: int | None) -> None:
+        """See ByteStream."""
+        self._inner.hold_back(most)
+
     def interrupt(self, reason: str) -> None:
         """See ByteStream."""
         self._inner.interrupt(reason)

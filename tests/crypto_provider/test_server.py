@@ -19,7 +19,9 @@ from crypto_provider.server import DealingHandler, PlanCache
 from secure_computation.admission import present_ticket
 from secure_computation.channel.channel import Channel
 from secure_computation.channel.memory import memory_pair
+from secure_computation.places import Places
 from secure_computation.randomness import Seed
+from secure_computation.reception import Reception
 from secure_computation.wire import Frame, Kind, Phase
 from tests.end_to_end.federation import (
     HOSPITAL,
@@ -229,8 +231,11 @@ def one_image_a_day(folder: Path) -> Dealer:
 
 def handler_for(federation: Federation, dealer: Dealer, plans: PlanCache) -> DealingHandler:
     return DealingHandler(
-        own=TRUST_CENTRE,
-        public_keys=[load_public_key(federation.folder / "front-end" / PUBLIC_KEY_FILE)],
+        reception=Reception(
+            own=TRUST_CENTRE,
+            public_keys=[load_public_key(federation.folder / "front-end" / PUBLIC_KEY_FILE)],
+            places=Places(in_all=4),
+        ),
         plans=plans,
         dealer=dealer,
         key=Seed.fresh(),

@@ -49,6 +49,7 @@ from inference_service.accounts import AccountRole
 from inference_service.app import create_app
 from inference_service.client import InferenceServiceClient
 from inference_service.command import http_options
+from inference_service.sessions import LIVE
 from inference_service.settings import ServiceSettings
 from inference_service.storage import Clock, utc_now
 from model_owner.registering import Registrar
@@ -76,7 +77,7 @@ SHORT = Waiting(connect=10, step=1.5, material=1.5)
 ENDS_WITHIN_SECONDS = 10.0
 PLENTY = Allowance(images=1_000_000, items=1_000_000, sessions_per_minute=1_000_000)
 SILENT = Progress(stage=lambda _: None, layer=lambda _index, _total, _name: None)
-ENDED = {SessionState.COMPLETED, SessionState.FAILED, SessionState.CANCELLED, SessionState.EXPIRED}
+ENDED = set(SessionState) - LIVE
 
 
 class RecordingClient(InferenceServiceClient):
@@ -289,7 +290,6 @@ class Federation:
             expect=expect or (Role.DATA_OWNER, Role.MODEL_OWNER),
             context=tls_context(self.credentials(party), server_side=True),
             deadlines=Deadlines(connect_seconds=10, step_seconds=10),
-            channels_at_once=16,
             readiness=Readiness({}, tell=logging.getLogger(__name__).warning),
         )
         listener, port = loopback()

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from contract.allowance import Allowance, ModelAllowances
-from contract.api import AuditHead, SessionEvent, SessionRequest
+from contract.api import AuditHead, Failure, SessionEvent, SessionReport, SessionRequest
 from contract.api import SessionEventName as Event
 from contract.audit_log import read_log, verify_log
 from contract.audit_segments import Entry
 from contract.command_line import run
-from contract.errors import AuditLogBroken, BudgetSpent, CallerError, ConfigurationError, Refused
+from contract.errors import AuditLogBroken, BudgetSpent, CallerError, ConfigurationError, Refused, TooFast
 from contract.ticket import Engine, Purpose
 from inference_service.accounts import OPENS_SESSIONS, Account, AccountRole
 from inference_service.app import create_app
@@ -83,6 +83,19 @@ class TestAccounts:
         use(front_end, account, times=3)  # every one is cancelled
         with pytest.raises(BudgetSpent):
             use(front_end, account)
+
+    def test_what_was_turned_away_counts_for_the_pace_alone(
+        self, front_end: FrontEnd, accounts: dict[str, Account]
+    ) -> None:
+        account = allowed(front_end, accounts["clinician"], images=1, sessions_per_minute=3)
+        failure = SessionReport(failure=Failure(code="busy", message="every place is taken"))
+        for _ in range(3):
+            session = front_end.service.sessions.open(account, DIAGNOSE)
+            front_end.service.sessions.apply(
+                accounts["model_owner"], session.id, SessionEvent(event=Event.TURN_AWAY, report=failure)
+            )
+        with pytest.raises(TooFast):
+            front_end.service.sessions.open(account, DIAGNOSE)
 
     def test_the_rate_is_limited_and_says_how_long_to_wait(
         self, front_end: FrontEnd, accounts: dict[str, Account], keys: Keys

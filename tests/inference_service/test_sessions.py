@@ -33,7 +33,7 @@ from tests.inference_service.conftest import FrontEnd, Keys
 PAIRS = [(state, event) for state in State for event in Event]
 LEGAL = [(purpose, *pair) for purpose, table in TRANSITIONS.items() for pair in table]
 ILLEGAL = [(purpose, *pair) for purpose in Purpose for pair in PAIRS if pair not in TRANSITIONS[purpose]]
-FINAL = {State.COMPLETED, State.FAILED, State.CANCELLED, State.EXPIRED}
+FINAL = {State.COMPLETED, State.FAILED, State.CANCELLED, State.EXPIRED, State.TURNED_AWAY}
 STATES = [
     (purpose, state)
     for purpose in Purpose
@@ -53,13 +53,17 @@ PATH_TO: dict[State, list[Event]] = {
     State.COMPLETED: [Event.RUN, Event.COMPLETE],
     State.FAILED: [Event.FAIL],
     State.CANCELLED: [Event.CANCEL],
+    State.TURNED_AWAY: [Event.TURN_AWAY],
 }
 PATHS = {Purpose.DIAGNOSE: PATH_TO, Purpose.PREPARE: PATH_TO | {State.COMPLETED: [Event.PREPARE, Event.COMPLETE]}}
 
 
 def endings(*live: State) -> dict[tuple[State, Event], State]:
     ends = {Event.FAIL: State.FAILED, Event.CANCEL: State.CANCELLED, Event.EXPIRE: State.EXPIRED}
-    return {(state, event): end for state in live for event, end in ends.items()}
+    early = {(state, event): end for state in live for event, end in ends.items()}
+    return early | {
+        (state, Event.TURN_AWAY): State.TURNED_AWAY for state in (State.OPENED, State.PREPARING, State.FAILED)
+    }
 
 
 class TestTable:
@@ -96,7 +100,11 @@ class TestTable:
     def test_only_the_named_actors_cause_a_legal_event(
         self, purpose: Purpose, state: State, event: Event, actor: Actor
     ) -> None:
-        allowed = {Event.EXPIRE: {Actor.CLOCK}, Event.FAIL: {Actor.DATA_OWNER, Actor.MODEL_OWNER}}
+        allowed = {
+            Event.EXPIRE: {Actor.CLOCK},
+            Event.FAIL: {Actor.DATA_OWNER, Actor.MODEL_OWNER},
+            Event.TURN_AWAY: {Actor.MODEL_OWNER},
+        }
         if actor in allowed.get(event, {Actor.DATA_OWNER}):
             assert next_state(purpose, state, event, actor=actor) is TRANSITIONS[purpose][state, event].state
         else:
@@ -123,7 +131,13 @@ def stocking(front_end: FrontEnd, keys: Keys) -> None:
 
 
 def event_of(name: Event) -> SessionEvent:
-    return SessionEvent(event=name, report=FAILURE if name is Event.FAIL else None)
+    return SessionEvent(event=name, report=FAILURE if name in {Event.FAIL, Event.TURN_AWAY} else None)
+
+
+def report(front_end: FrontEnd, data_owner: Account, session: UUID, name: Event) -> SessionView:
+    """An event from whoever may report it; of two, the data owner."""
+    owner = next(account for account in front_end.service.accounts.list() if account.organisation == "north-lab")
+    return front_end.service.sessions.apply(owner if name is Event.TURN_AWAY else data_owner, session, event_of(name))
 
 
 def session_in(front_end: FrontEnd, account: Account, state: State, *, purpose: Purpose = Purpose.DIAGNOSE) -> UUID:
@@ -132,7 +146,7 @@ def session_in(front_end: FrontEnd, account: Account, state: State, *, purpose: 
     if state is State.EXPIRED:
         front_end.clock.move(minutes=16)
     for name in PATHS[purpose].get(state, []):
-        sessions.apply(account, session, event_of(name))
+        report(front_end, account, session, name)
     assert sessions.view(account, session).state is state
     return session
 
@@ -251,7 +265,7 @@ class TestEvents:
         self, front_end: FrontEnd, clinician: Account, purpose: Purpose, state: State, event: Event
     ) -> None:
         session = session_in(front_end, clinician, state, purpose=purpose)
-        after = front_end.service.sessions.apply(clinician, session, event_of(event))
+        after = report(front_end, clinician, session, event)
         assert after.state is TRANSITIONS[purpose][state, event].state
         assert front_end.service.sessions.view(clinician, session) == after
         assert trail(front_end, session)[-1] == (event.value, False)
@@ -264,7 +278,7 @@ class TestEvents:
         before, history = front_end.service.sessions.view(clinician, session), trail(front_end, session)
         for event in (event for for_, of, event in ILLEGAL if (for_, of) == (purpose, state)):
             with pytest.raises(Conflict):
-                front_end.service.sessions.apply(clinician, session, event_of(event))
+                report(front_end, clinician, session, event)
             assert front_end.service.sessions.view(clinician, session) == before
             assert trail(front_end, session) == history
 
@@ -288,6 +302,16 @@ class TestEvents:
             accounts["model_owner"], session, SessionEvent(event=Event.FAIL, report=report)
         )
         assert (view.state, view.failure, view.seconds) == (State.FAILED, FAILURE.failure, None)
+
+    @pytest.mark.parametrize("who", ["clinician", "colleague", "gateway", "operator", "crypto_provider"])
+    @pytest.mark.parametrize("state", [State.OPENED, State.FAILED])
+    def test_nobody_but_its_model_owner_gives_a_session_back(
+        self, front_end: FrontEnd, accounts: dict[str, Account], who: str, state: State
+    ) -> None:
+        session = session_in(front_end, accounts["clinician"], state)
+        with pytest.raises((Refused, NotFound)):
+            front_end.service.sessions.apply(accounts[who], session, event_of(Event.TURN_AWAY))
+        assert front_end.service.sessions.view(accounts["clinician"], session).state is state
 
     @pytest.mark.parametrize("who", ["model_owner", "colleague", "operator"])
     def test_nobody_completes_a_session_for_the_data_owner(

@@ -306,18 +306,6 @@ def test_an_impostor_in_the_dealers_place(federation: Federation, chest: Path) -
         assert failure_of(federation, client.opened[0])[0] in {"peer-violation", "peer-reported"}
 
 
-def test_sessions_above_the_limit_are_told_to_come_back(federation: Federation) -> None:
-    session = open_session(federation)
-    with (
-        federation.model_owner(sessions_at_once=1) as url,
-        federation.dial(url, HOSPITAL, LABORATORY) as first,
-    ):
-        present_ticket(first, session.ticket or "")
-        first._stream.read_some(Deadline(peer="the model owner", step="any", seconds=20))  # it has begun
-        with federation.dial(url, HOSPITAL, LABORATORY) as second:
-            assert "1 sessions run already, which is the limit; try again" in words_of(second, step="ticket")
-
-
 def settings_of(federation: Federation, **changes: Any) -> ModelOwnerSettings:
     return ModelOwnerSettings(
         **federation._common(LABORATORY)

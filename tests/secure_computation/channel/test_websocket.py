@@ -28,7 +28,7 @@ from secure_computation.channel.bridge import INBOUND_BYTES, OUTBOUND_BYTES
 from secure_computation.channel.channel import EXCHANGE_AHEAD_BYTES, Channel, Deadlines
 from secure_computation.channel.stream import Deadline, InboundBuffer
 from secure_computation.channel.tls import TlsContext, tls_context
-from secure_computation.channel.websocket import connect_channel
+from secure_computation.channel.websocket import MESSAGE_BYTES, connect_channel
 from tests.fake_proxy import dead_proxy, refusing_proxy
 from tests.secure_computation.channel.conftest import DEADLINES, LABORATORY, Authority, Server
 
@@ -174,6 +174,19 @@ def test_a_cancelled_writer_stops_waiting(server: Server, context: TlsContext) -
     timer.start()
     with pytest.raises(TransportError, match="shutting down"):
         channel.send_bytes(bytes(INBOUND_BYTES + (64 << 20)), step="corrections")
+    channel.close()
+
+
+@pytest.mark.usefixtures("_short_close")
+def test_a_party_that_is_held_back_fills_little_memory(server: Server, context: TlsContext) -> None:
+    channel = dial(server.url, context, Deadlines(step_seconds=0.5, slowest_bytes_per_second=1e12))
+    theirs = server.accepted.get(timeout=5)
+    with theirs.held_back(64 << 10):
+        with pytest.raises(DeadlineExceeded):
+            send_many(channel)
+        assert theirs._stream._inner._inbound._held <= (64 << 10) + 2 * MESSAGE_BYTES  # type: ignore[attr-defined]
+    theirs.receive_bytes(1 << 20, step="corrections")
+    theirs.close()
     channel.close()
 
 

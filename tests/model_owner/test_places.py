@@ -1,0 +1,143 @@
+"""A hospital that would take every place of a model owner or dealer, and what a refusal for want of one costs."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+
+from contract.allowance import Allowance
+from contract.api import SessionState, SessionView
+from contract.errors import BudgetSpent, PeerReported
+from contract.identity import Party, Role
+from contract.ticket import Engine
+from inference_service.accounts import AccountRole
+from secure_computation import reception
+from secure_computation.admission import STOCKED_ITEM_STEP, present_ticket
+from secure_computation.channel.channel import Channel
+from secure_computation.channel.stream import Deadline
+from secure_computation.wire import Phase
+from tests.end_to_end.federation import HOSPITAL, LABORATORY, TRUST_CENTRE, Federation, RecordingClient
+
+RIVAL = Party(role=Role.DATA_OWNER, organisation="rival")
+ONE_IMAGE = Allowance(images=1, items=0)
+
+
+@contextmanager
+def begun(federation: Federation, url: str, own: Party, ticket: str | None = None) -> Iterator[Channel]:
+    """A session that has its place at the model owner, and does not go on."""
+    with federation.dial(url, own, LABORATORY) as channel:
+        present_ticket(channel, ticket or federation.ticket(data_owner=own.organisation))
+        channel._stream.read_some(Deadline(peer="the model owner", step="any", seconds=20))
+        yield channel
+
+
+def refusal(channel: Channel, ticket: str) -> str:
+    """Under which code the other end turns a ticket away."""
+    present_ticket(channel, ticket)
+    channel.set_phase(Phase.OFFLINE)
+    with pytest.raises(PeerReported) as caught:
+        channel.receive_hello(step="material ready")
+    return caught.value.reported
+
+
+@contextmanager
+def clinician(federation: Federation) -> Iterator[RecordingClient]:
+    """The client of an account that may have one image evaluated a day."""
+    account, key = federation.front_end.accounts.add(role=AccountRole.CLINICIAN, organisation=HOSPITAL.organisation)
+    federation.front_end.accounts.allow(account.prefix, ONE_IMAGE)
+    with RecordingClient(federation.front_end_url, key) as client:
+        yield client
+
+
+def open_session(client: RecordingClient, engine: Engine = Engine.CRYPTEN) -> SessionView:
+    return client.open_session(model="tiny-chest", engine=engine)
+
+
+@pytest.mark.parametrize("who", [RIVAL, HOSPITAL])
+def test_silent_channels_take_no_place(federation: Federation, chest: Path, who: Party) -> None:
+    with (
+        federation.dealer(channels_at_once=1) as dealer_url,
+        federation.model_owner(sessions_at_once=1, dealer_url=dealer_url) as url,
+        ExitStack() as silent,
+    ):
+        for _ in range(8):
+            silent.enter_context(federation.dial(url, who, LABORATORY))
+            silent.enter_context(federation.dial(dealer_url, who, TRUST_CENTRE))
+        for _ in range(2):
+            assert federation.diagnose(chest, engine=Engine.MASKED, model_owner_url=url, dealer_url=dealer_url).logits
+
+
+def test_of_those_who_show_no_ticket_the_newest_stay(federation: Federation, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reception, "WAITING_EACH", 2)
+    with federation.model_owner() as url, ExitStack() as silent:
+        first, *_ = [silent.enter_context(federation.dial(url, RIVAL, LABORATORY)) for _ in range(3)]
+        with pytest.raises(PeerReported, match="others came and showed their ticket sooner"):
+            first.receive_hello(step="ticket")
+
+
+def test_one_hospital_leaves_a_place_to_others(federation: Federation, chest: Path) -> None:
+    with federation.model_owner(sessions_at_once=2) as url, begun(federation, url, RIVAL):
+        with federation.dial(url, RIVAL, LABORATORY) as second:
+            assert refusal(second, federation.ticket(data_owner="rival")) == "busy"
+        assert federation.diagnose(chest, engine=Engine.MASKED, model_owner_url=url).logits
+
+
+def test_who_is_turned_away_has_lost_nothing_but_its_ticket(federation: Federation) -> None:
+    with clinician(federation) as client, federation.model_owner(sessions_at_once=1, allowance=ONE_IMAGE) as url:
+        with begun(federation, url, RIVAL):
+            session = open_session(client)
+            with pytest.raises(BudgetSpent):
+                open_session(client)
+            with federation.dial(url, HOSPITAL, LABORATORY) as late:
+                assert refusal(late, session.ticket or "") == "busy"
+        assert federation.ended(session).state is SessionState.TURNED_AWAY
+        with federation.dial(url, HOSPITAL, LABORATORY) as again:
+            assert refusal(again, session.ticket or "") == "material-spent"
+        with begun(federation, url, HOSPITAL, open_session(client).ticket):
+            pass  # neither the front end nor the model owner has counted the one that was turned away
+
+
+def test_a_ticket_that_is_in_use_is_given_back_to_nobody(federation: Federation) -> None:
+    with clinician(federation) as client, federation.model_owner(sessions_at_once=1) as url:
+        session = open_session(client)
+        with begun(federation, url, HOSPITAL, session.ticket):
+            with federation.dial(url, HOSPITAL, LABORATORY) as replay:
+                assert refusal(replay, session.ticket or "") == "material-spent"
+            assert client.session(session.id).state is SessionState.OPENED
+
+
+def test_who_is_turned_away_by_the_dealer_has_lost_nothing_either(federation: Federation) -> None:
+    with (
+        clinician(federation) as client,
+        federation.dealer(channels_at_once=1) as dealer_url,
+        federation.model_owner(dealer_url=dealer_url, allowance=ONE_IMAGE) as url,
+    ):
+        with federation.dial(dealer_url, RIVAL, TRUST_CENTRE) as rival:
+            present_ticket(rival, federation.ticket(data_owner="rival"))
+            rival.set_phase(Phase.OFFLINE)
+            rival.receive_seed(step="seed")  # and does not say that it has it
+            session = open_session(client, Engine.MASKED)
+            with federation.dial(url, HOSPITAL, LABORATORY) as late:
+                present_ticket(late, session.ticket or "")
+                late.set_phase(Phase.OFFLINE)
+                late.send_hello({"items": []}, step=STOCKED_ITEM_STEP)
+                with pytest.raises(PeerReported, match=r"\(busy\): crypto-provider of trust-centre ended the session"):
+                    late.receive_hello(step="material ready")
+            with federation.dial(dealer_url, HOSPITAL, TRUST_CENTRE) as other_half:
+                assert refusal(other_half, session.ticket or "") == "busy"
+        assert federation.ended(session).state is SessionState.TURNED_AWAY
+        with begun(federation, url, HOSPITAL, open_session(client).ticket):
+            pass
+
+
+def test_a_data_owners_word_gives_nothing_back(federation: Federation) -> None:
+    with clinician(federation) as client, federation.model_owner() as url:
+        session = open_session(client)
+        with federation.dial(url, HOSPITAL, LABORATORY) as channel:
+            present_ticket(channel, session.ticket or "")
+            channel.set_phase(Phase.OFFLINE)
+            channel.send_error("busy", "crypto-provider of trust-centre: every place is taken", step="any")
+            assert federation.ended(session).state is SessionState.FAILED
+        with pytest.raises(BudgetSpent):
+            open_session(client)
