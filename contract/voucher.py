@@ -4,10 +4,11 @@ The front end keeps and shows the signature and can make none. Whoever relies on
 federation's authority, as in a connection to the model owner itself, and needs no connection for it.
 """
 
+import warnings
 from typing import Annotated, Final, Self
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from pydantic import Field
@@ -51,12 +52,14 @@ class Voucher(Strict):
         Whose certificate it is, and whether it is valid today, is for the caller to judge.
         """
         try:
-            (certificate,) = x509.load_pem_x509_certificates(self.certificate.encode())
+            with warnings.catch_warnings():  # of a certificate that anybody may have written: nobody wants to read them
+                warnings.simplefilter("ignore")
+                (certificate,) = x509.load_pem_x509_certificates(self.certificate.encode())
             certificate.verify_directly_issued_by(authority)
             key = certificate.public_key()
             if not isinstance(key, ec.EllipticCurvePublicKey):
                 return None
             key.verify(bytes.fromhex(self.signature), _DOMAIN + statement, ec.ECDSA(hashes.SHA256()))
-        except (*MALFORMED, InvalidSignature):
+        except (*MALFORMED, InvalidSignature, UnsupportedAlgorithm):
             return None
         return certificate.public_bytes(serialization.Encoding.DER)

@@ -99,7 +99,7 @@ def require_vouched(entry: ModelEntry, trust: Trust) -> None:
     if signed_with is None:
         raise NotVouchedFor(
             f"what the front end shows of {name} is not what its owner, {owner}, signed (its card, engines or "
-            f"addresses were changed): {advice}"
+            f"addresses were changed, or {owner} runs another release): {advice}"
         )
     signer = trust.judge(signed_with, found_at=f"whoever signed {name}")
     if signer != Party(role=Role.MODEL_OWNER, organisation=owner):

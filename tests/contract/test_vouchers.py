@@ -1,11 +1,13 @@
 """What a card's hash and a model owner's signature cover: every field, however it is written or kept."""
 
+import base64
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
 from pydantic import ValidationError
 
 from contract.api import ModelEntry, PartyAddress
@@ -270,6 +272,17 @@ def test_a_certificate_that_is_none_holds_for_nothing(laboratory: Credentials) -
         assert voucher.model_copy(update={"certificate": text}).certificate_for(statement, authority) is None
     for signature in ("00" * 40, "30" * 80, voucher.signature[:-2]):
         assert voucher.model_copy(update={"signature": signature}).certificate_for(statement, authority) is None
+
+
+def test_any_byte_of_a_certificate_that_is_changed_makes_it_hold_for_nothing(laboratory: Credentials) -> None:
+    """Nor does the library's opinion of a serial number below 0, or of an algorithm that it lacks, get out."""
+    statement, authority = ENTRY.statement(), read_certificate(laboratory.authority)
+    voucher = Voucher.sign(statement, laboratory)
+    encoded = read_certificate(laboratory.certificate).public_bytes(Encoding.DER)
+    for place in range(len(encoded)):
+        damaged = encoded[:place] + bytes([encoded[place] ^ 0x81]) + encoded[place + 1 :]
+        text = f"-----BEGIN CERTIFICATE-----\n{base64.b64encode(damaged).decode()}\n-----END CERTIFICATE-----\n"
+        assert voucher.model_copy(update={"certificate": text}).certificate_for(statement, authority) is None
 
 
 def test_a_key_of_another_certificate_signs_nothing(laboratory: Credentials, tmp_path: Path) -> None:

@@ -171,8 +171,8 @@ def test_a_front_end_in_other_hands_is_refused_before_anything_leaves(
             assert (done.status, done.stdout) == (3, "")
             assert done.stderr == (
                 "data-owner: what the front end shows of tiny-chest 1.0.0 is not what its owner, north-lab, signed "
-                "(its card, engines or addresses were changed): nothing was sent; do not use this model, and tell "
-                "north-lab and whoever runs the front end\n"
+                "(its card, engines or addresses were changed, or north-lab runs another release): nothing was sent; "
+                "do not use this model, and tell north-lab and whoever runs the front end\n"
             )
         examined = in_process(capfd, "doctor", *config)
         assert examined.status == 1
