@@ -1,6 +1,7 @@
 """The dealer's server: checks the ticket of whoever dials, reads the public plan, and sends."""
 
 import logging
+import math
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
@@ -39,6 +40,8 @@ from secure_computation.wire import Phase
 DEALING_PATH: Final = "/v2/dealing"
 KEPT_SIDES: Final = 8
 """Plans whose masks of weights stay laid out: about 35 MB for a ResNet-18."""
+KEPT_WEIGHTS: Final = 1 << 28
+"""Weights of these plans, all together, unless one alone has more: some 1.5 GiB."""
 _DEFAULT_LIMITS: Final = PlanLimits()
 _LOG = logging.getLogger(__name__)
 
@@ -85,8 +88,8 @@ class DealingHandler:
         self._plans = plans
         self._dealer = dealer
         self._key = key
-        self._sides: OrderedDict[tuple[str, Engine], DealerSide] = OrderedDict()
-        self._making = Lock()
+        self._sides: OrderedDict[tuple[str, Engine], tuple[DealerSide, int]] = OrderedDict()
+        self._keeping = Lock()
 
     def __call__(self, channel: Channel) -> None:
         """Deal one half of one session. Raises for the caller (`serve_channel`) to tell the peer."""
@@ -110,12 +113,24 @@ class DealingHandler:
     def _side(self, claims: TicketClaims, plan: Plan) -> DealerSide:
         """The engine of a plan; kept, because it keeps masks of weights laid out."""
         key = (claims.plan_hash, claims.engine)
-        with self._making:
-            side = self._sides.pop(key, None) or dealer_side(plan, claims.engine, key=self._key)
-            self._sides[key] = side
-            while len(self._sides) > KEPT_SIDES:
+        with self._keeping:
+            kept = self._sides.get(key)
+        # Not under the lock: CrypTen's dry run takes seconds, minutes for a plan that is made for it.
+        side = kept[0] if kept else dealer_side(plan, claims.engine, key=self._key)
+        with self._keeping:
+            side, _ = self._sides.setdefault(key, (side, _kept_weights(plan, claims.engine)))
+            self._sides.move_to_end(key)
+            while len(self._sides) > KEPT_SIDES or (
+                len(self._sides) > 1 and sum(weights for _, weights in self._sides.values()) > KEPT_WEIGHTS
+            ):
                 self._sides.popitem(last=False)
         return side
+
+
+def _kept_weights(plan: Plan, engine: Engine) -> int:
+    """How many weights' masks a side keeps laid out."""
+    shapes = plan.network.weight_shapes().values() if engine is Engine.MASKED else ()
+    return sum(math.prod(shape) for shape in shapes)
 
 
 def dealer_app(settings: CryptoProviderSettings, plans: InferenceServiceClient) -> Starlette:

@@ -73,7 +73,7 @@ def crypten_cost(network: Network, lowering: CrypTenLowering) -> PlanCost:
         _network_work(network),
         offline_bytes=predicted.offline_bytes,
         online_bytes=2 * predicted.online_bytes_each_way + predicted.output_bytes,
-        trips=predicted.online_trips,
+        trips=max(predicted.online_trips, len(lowering.requests)),  # each tuple is for one opening at least
         element_bytes=_WORD_BYTES,
     )
 

@@ -1,6 +1,7 @@
 """Compile an ONNX model: walk its nodes in order, fold what is constant, lower the rest, check the result whole."""
 
 import logging
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -26,7 +27,7 @@ from model_owner.onnx_import.merging import finish
 from model_owner.onnx_import.operators import ARRANGED, ELEMENTWISE, HANDLERS
 from model_owner.onnx_import.reading import OnnxModel, hash_rule, read_onnx
 from model_owner.onnx_import.refusals import refusal
-from secure_computation.network import Network, describe_invalid, parse_network
+from secure_computation.network import MAX_TENSOR_ELEMENTS, Network, describe_invalid, parse_network
 from secure_computation.plan_costs import values_at_once
 from secure_computation.private_weights import PrivateWeights
 
@@ -150,6 +151,8 @@ def _input_shape(entry: "onnx.ValueInfoProto") -> tuple[int, int, int]:
             f"the model takes (batch, height, width, channels), {sizes}: export it with channels first, as with "
             "tf2onnx --inputs-as-nchw"
         )
+    if math.prod(fixed) > MAX_TENSOR_ELEMENTS:
+        raise ModelFileError(f"the model's images have {math.prod(fixed)} values, which is too large: use smaller ones")
     return fixed[0], fixed[1], fixed[2]
 
 

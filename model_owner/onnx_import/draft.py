@@ -3,6 +3,7 @@
 The batch is taken as 1 throughout, so that shapes which the exporter computes from the input fold to constants.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
@@ -268,6 +269,8 @@ class Draft:
             raise node.unsupported(describe_invalid(error), "this attribute is not supported") from error
         except ValueError as error:
             raise node.unsupported(str(error), "check the shapes of the model") from error
+        if math.prod(inferred) > MAX_TENSOR_ELEMENTS:
+            raise node.unsupported(f"it makes a value of {math.prod(inferred)} elements", "the model is too large")
         self._given += sum(tensor.size for tensor in (tensors or {}).values())
         if self._given > self.most_made:
             raise node.unsupported(

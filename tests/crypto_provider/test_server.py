@@ -254,6 +254,28 @@ def test_a_plan_beyond_the_dealers_limits_is_not_dealt_for(federation: Federatio
     assert len(dealer.claim(CLAIMS, HOSPITAL)) == 1  # nothing of the budget, which is 1, was used
 
 
+def test_masks_that_stay_laid_out_are_bounded_and_made_while_others_are_served(
+    federation: Federation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = federation.model.plan
+    handler = handler_for(federation, one_image_a_day(tmp_path), PlanCache(lambda _: plan.canonical_bytes()))
+    claims = {name: CLAIMS.model_copy(update={"plan_hash": name, "engine": Engine.MASKED}) for name in "abc"}
+    making: list[str] = []
+
+    def make(*_: object, **__: object) -> object:
+        making.append("")
+        if len(making) == 1:  # amid this one's making, another session comes and is served
+            assert handler._side(claims["b"], plan) is not None
+        return object()
+
+    monkeypatch.setattr("crypto_provider.server.dealer_side", make)
+    first = handler._side(claims["a"], plan)
+    assert handler._side(claims["a"], plan) is first
+    monkeypatch.setattr("crypto_provider.server.KEPT_WEIGHTS", 1)
+    handler._side(claims["c"], plan)
+    assert [plan_hash for plan_hash, _ in handler._sides] == ["c"]
+
+
 def test_an_engine_that_the_plan_does_not_have(federation: Federation, tmp_path: Path) -> None:
     plan = federation.model.plan
     plan = plan.model_copy(update={"engines": plan.engines.model_copy(update={"masked": None})})

@@ -105,6 +105,19 @@ def test_a_small_file_takes_no_more_memory_than_it_fills_many_times(case: str) -
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("size", [(1, 6, 7), (1, 1 << 20, 1 << 20)], ids=str)
+def test_a_value_that_would_fill_the_memory_is_refused_where_it_is_made(size: tuple[int, int, int]) -> None:
+    borders = np.array([0, 0, 4096, 4096, 0, 0, 4096, 4096])
+    nodes = [
+        node("Pad", ["image", "borders"], "v0"),
+        node("Pad", ["v0", "borders"], "v1"),
+        node("Transpose", ["v1"], "v2", perm=[0, 1, 3, 2]),
+        node("Transpose", ["v2"], "body", perm=[0, 1, 3, 2]),
+    ]
+    with pytest.raises(ModelFileError, match=r"makes a value of \d+ elements|images have \d+ values"):
+        compiled(build([*nodes, HEAD], {"borders": borders}, size=size, flatten="pooled"))
+
+
 def test_channels_that_are_picked_between_thin_layers_stay_a_layer_of_their_own() -> None:
     """Merged, the 2000 x 1 weights behind one of 2000 channels would be 2000 x 2000, and so on for longer ones."""
     nodes = [
