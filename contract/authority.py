@@ -230,7 +230,7 @@ class Authority:
             fresh = entry_with_key(one.serial, at=now, key=fingerprint_of(one.key), others=reasons)
             entries.setdefault(one.serial, fresh)
         number = max(listed.number for listed in (*known, before)) + 1
-        content = _signed_list(self.key, self.certificate, list(entries.values()), number=number, days=days)
+        content = _signed_list(self.key, self.certificate, list(entries.values()), number=number, now=now, days=days)
         replace(before.path, content, mode=0o644)
         return before.path
 
@@ -278,7 +278,7 @@ def create_authority(folder: Path) -> Path:
         {
             key_path: (private_pem(key), 0o600),
             certificate_path: (certificate.public_bytes(serialization.Encoding.PEM), 0o644),
-            list_path: (_signed_list(key, certificate, (), number=1, days=LIST_DAYS), 0o644),
+            list_path: (_signed_list(key, certificate, (), number=1, now=now, days=LIST_DAYS), 0o644),
         }
     )
     return certificate_path
@@ -295,9 +295,9 @@ def _signed_list(
     entries: Sequence[x509.RevokedCertificate],
     *,
     number: int,
+    now: datetime,
     days: int,
 ) -> bytes:
-    now = datetime.now(UTC)
     builder = (
         x509.CertificateRevocationListBuilder()
         .issuer_name(certificate.subject)

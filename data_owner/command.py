@@ -257,7 +257,8 @@ def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a check, on stdout.")] = False,
 ) -> None:
     """Check whether this machine can take part, and say what to tell the IT department. Exit status 1: it cannot."""
-    from data_owner.doctor import Verdict, described, examine
+    from data_owner.doctor import described, examine
+    from data_owner.findings import Verdict
     from data_owner.settings import DataOwnerSettings
 
     failed = False

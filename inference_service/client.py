@@ -52,6 +52,7 @@ from contract.host_names import is_host_name
 from contract.proxies import is_loopback, proxy_for, why_unreachable
 from contract.settings import FrontEnd
 from contract.ticket import Engine, Purpose
+from contract.tls_refusal import cause_of, remedy
 from contract.voucher import Voucher
 
 MAX_ANSWER_BYTES = 8 << 20
@@ -103,6 +104,7 @@ class InferenceServiceClient:
         self._url = url.rstrip("/")
         self._target = f"{parsed.host}:{parsed.port or 443}"
         self._proxy = proxy_for(url)
+        self._by_system = authority is None
         self._timeout_seconds = timeout_seconds
         self._http = httpx.Client(
             headers={"Authorization": f"Bearer {api_key.get_secret_value()}", "Accept-Encoding": "identity"},
@@ -297,16 +299,14 @@ class InferenceServiceClient:
         return "" if self._proxy is None else f", through {self._proxy}"
 
     def _unreachable(self, error: httpx.ConnectError | httpx.ProxyError) -> PeerUnreachable:
-        advice = _advice(str(error))
-        if self._proxy is not None and advice is None:
+        cause = cause_of(error)
+        if self._proxy is not None and cause is None:
             status = str(error)[:3]
             if isinstance(error, httpx.ProxyError) and status.isdigit():
                 return self._proxy.refuses(self._target, int(status))
             return self._proxy.dead(self._target, why_unreachable(error))
-        return PeerUnreachable(
-            f"the {_PEER} at {self._url} cannot be reached: {advice or 'check that it runs'}, or correct the URL",
-            peer=f"the {_PEER}",
-        )
+        why = "check that it runs, or correct the URL" if cause is None else remedy(cause, by_system=self._by_system)
+        return PeerUnreachable(f"the {_PEER} at {self._url} cannot be reached: {why}", peer=f"the {_PEER}")
 
     def _read(self, response: httpx.Response, *, limit: int, step: str, start: float) -> bytes:
         if response.headers.get("Content-Encoding", "identity") != "identity":
@@ -343,15 +343,6 @@ def _tls(authority: Path | None, revocations: Path | None = None) -> ssl.SSLCont
         ) from error
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     return context
-
-
-def _advice(words: str) -> str | None:
-    """What to do where the front end's TLS was not accepted, by OpenSSL's words; None: it did not come so far."""
-    if "certificate revoked" in words:
-        return "its certificate was revoked; tell its operator"
-    if "CRL" in words:
-        return "the list of revoked certificates has ended or is not the authority's; put the newest there"
-    return "its certificate is not the federation's" if "CERTIFICATE" in words else None
 
 
 def _problem(status: int, answer: bytes) -> EncryptedInferenceError:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from contract.errors import ConfigurationError, EncryptedInferenceError, PeerViolation, TransportError
 from contract.identity import Party
+from contract.tls_refusal import cause_of
 from secure_computation.channel.stream import ByteStream, Deadline, Piece
 from secure_computation.channel.trust import TlsContext, tls_context
 
@@ -146,7 +147,7 @@ def _translated(error: ssl.SSLError, deadline: Deadline) -> EncryptedInferenceEr
     """The project's error for OpenSSL's."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return PeerViolation(
-            f"{deadline.peer} has a certificate that this party does not accept ({error.verify_message}): it must be "
+            f"{deadline.peer} has a certificate that this party does not accept ({cause_of(error)}): it must be "
             "enrolled with the same federation"
         )
     reason = _reason(error)

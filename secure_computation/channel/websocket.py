@@ -27,6 +27,7 @@ from contract.errors import (
 )
 from contract.host_names import is_host_name
 from contract.proxies import Proxy, proxy_for, why_unreachable
+from contract.tls_refusal import cause_of, remedy
 from secure_computation.channel.bridge import CLOSE_SECONDS, BridgedStream
 from secure_computation.channel.channel import Channel, Deadlines, Recorder
 from secure_computation.channel.identity import HANDSHAKE_STEP, Expected, describe, open_channel
@@ -169,6 +170,11 @@ def _unreachable(error: BaseException | None, peer: str, address: str, proxy: Pr
         return proxy.refuses(address, error.response.status_code)
     if proxy is not None and isinstance(error, OSError) and not isinstance(error, TimeoutError | ssl.SSLError):
         return proxy.dead(address, why_unreachable(error))  # whoever is behind it is dialled by the proxy
+    named = peer if address in peer else f"{peer} at {address}"
+    named += "" if proxy is None else f", through {proxy}"
+    cause = cause_of(error)
+    if cause is not None:
+        return PeerUnreachable(f"{named} cannot be reached by outer TLS: {remedy(cause, by_system=True)}", peer=peer)
     if isinstance(error, TimeoutError):
         why = "no answer in time"
     elif isinstance(error, ssl.SSLError):
@@ -179,8 +185,6 @@ def _unreachable(error: BaseException | None, peer: str, address: str, proxy: Pr
         why = _why_not_opened(error)
     else:
         why = "the connection failed"
-    named = peer if address in peer else f"{peer} at {address}"
-    named += "" if proxy is None else f", through {proxy}"
     return PeerUnreachable(f"{named} cannot be reached ({why}): check the address and that the party runs", peer=peer)
 
 

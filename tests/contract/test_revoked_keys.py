@@ -235,7 +235,9 @@ def without_keys(authority: Authority, certificates: Sequence[PartyCertificate])
         for one in certificates
     ]
     path = authority.folder / "revoked.crl"
-    signed = authority_module._signed_list(authority.key, authority.certificate, entries, number=2, days=90)
+    signed = authority_module._signed_list(
+        authority.key, authority.certificate, entries, number=2, now=datetime.now(UTC), days=90
+    )
     put(path, signed, mode=0o644)
 
 

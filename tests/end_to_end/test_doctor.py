@@ -162,7 +162,9 @@ def test_the_doctor_looks_at_the_clock_and_at_files(
     deployment: Deployment, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     later = timedelta(minutes=2)
-    monkeypatch.setattr("data_owner.doctor.parsedate_to_datetime", lambda text: parsedate_to_datetime(text) + later)
+    monkeypatch.setattr(
+        "data_owner.way_to_front_end.parsedate_to_datetime", lambda text: parsedate_to_datetime(text) + later
+    )
     monkeypatch.setattr(doctor, "RENEW_BEFORE", timedelta(days=36500))
     monkeypatch.setattr(doctor, "NEEDED_BYTES", 1 << 60)
     key = tmp_path / "open.key"

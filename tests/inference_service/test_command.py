@@ -27,7 +27,7 @@ from contract.errors import PeerUnreachable
 from contract.identity import Party, Role
 from contract.settings import Address
 from contract.ticket import PUBLIC_KEY_FILE, SIGNING_KEY_FILE, load_public_key
-from inference_service.client import InferenceServiceClient, _advice
+from inference_service.client import InferenceServiceClient
 from inference_service.command import app
 from inference_service.settings import DATABASE_FILE, ServiceSettings
 
@@ -197,10 +197,6 @@ def certificate_at(url: str, authority: Path) -> x509.Certificate:
     host, port = url.removeprefix("https://").split(":")
     pem = ssl.get_server_certificate((host, int(port)), ca_certs=str(authority), timeout=20)
     return x509.load_pem_x509_certificate(pem.encode())
-
-
-def test_a_list_that_has_ended_stops_a_call(tmp_path: Path) -> None:
-    assert "has ended" in str(_advice("[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: CRL has expired"))
 
 
 def test_a_key_that_is_not_the_certificates(
