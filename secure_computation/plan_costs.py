@@ -8,6 +8,7 @@ memory are estimates to the safe side: a resnet18 at 224 x 224 is estimated at 6
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Final
 
 from contract.errors import ModelFileError
@@ -30,6 +31,19 @@ _WORD_BYTES: Final = 8
 """Of an element of CrypTen's."""
 _COPIES: Final = 3
 """Of values and weights that a party has at once: its half, what comes out, and what lies between."""
+
+
+_WORDS: Final[Mapping[str, tuple[int, str]]] = MappingProxyType(
+    {
+        "offline_bytes": (GIBIBYTE, "GiB before it is used"),
+        "online_bytes": (GIBIBYTE, "GiB online"),
+        "one_way_trips": (1, "one-way trips"),
+        "elements": (1, "elements of values"),
+        "processor_seconds": (1, "seconds of one core"),
+        "memory_bytes": (GIBIBYTE, "GiB of memory"),
+    }
+)
+"""Unit and words of each limit."""
 
 
 class PlanCost(Strict):
@@ -97,16 +111,15 @@ def require_within(cost: PlanCost, limits: PlanLimits, *, engine: str) -> None:
     for name, limit in allowed.items():
         if asked[name] > limit:
             raise ModelFileError(
-                f"one image takes {_words(name, asked[name])} by the model's plan in the engine '{engine}', and "
-                f"plan_limits.{name} allows {_words(name, limit)} here: use a smaller model, or raise that setting"
+                f"by the model's plan an image takes {_words(name, asked[name])} in the engine '{engine}', more than "
+                f"the {_words(name, limit)} that plan_limits.{name} allows here: use a smaller model, or raise that "
+                "setting"
             )
 
 
 def _words(name: str, amount: float) -> str:
-    what, _, unit = name.rpartition("_")
-    if unit == "bytes":
-        return f"{amount / GIBIBYTE:,.2f} GiB ({what})"
-    return f"{amount:,.0f} {name.replace('_', ' ')}"
+    unit, words = _WORDS[name]
+    return f"{amount / unit:,.2f} {words}" if unit > 1 else f"{amount:,.0f} {words}"
 
 
 def values_at_once(network: Network) -> int:

@@ -343,7 +343,7 @@ def test_a_plan_beyond_the_hospitals_limits_ends_before_a_session_is_opened(
     limits = PlanLimits(one_way_trips=1)
     with federation.diagnoser(plan_limits=limits) as (diagnoser, client):
         entry = diagnoser.catalog.choose(None)
-        with pytest.raises(ModelFileError, match=r"plan_limits\.one_way_trips allows 1 one way trips"):
+        with pytest.raises(ModelFileError, match=r"1 one-way trips that plan_limits\.one_way_trips allows"):
             diagnoser.diagnose(chest, entry, engine=Engine.MASKED, force=False, progress=SILENT)
         assert client.opened == []
 
