@@ -126,7 +126,7 @@ class HospitalSession:
         self._say = say
         self._folder = settings.state / settings.run
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._history = _history(settings.state / HISTORY)  # of all runs: the same images are in each
+        self._history = _history(settings.state)
         self._work = LocalWork(settings, self._folder, say=say, progress=progress)
         self._attempt: _Attempt | None = None
         self._course = Course(settings, federation)
@@ -315,7 +315,11 @@ class HospitalSession:
             return {}
         terms = terms_of(self._federation, asked.question, attempt=asked.attempt)
         aggregation = HospitalAggregation(
-            terms, name=self._settings.name, signing_key=self._signing_key, history=self._history
+            terms,
+            name=self._settings.name,
+            signing_key=self._signing_key,
+            history=self._history,
+            may_change=asked.question.step is Step.SURVEY,
         )
         self._attempt = _Attempt(vector=vector, aggregation=aggregation)
         return {ADVERTISEMENT: aggregation.advertise()}
@@ -368,8 +372,20 @@ def _digest(step: Step, letter: Letter) -> bytes:
     return digest.digest()
 
 
-def _history(path: Path) -> RoundHistory:
+def _history(folder: Path) -> RoundHistory:
+    """Of all runs: the same images are in each. Raises ConfigurationError where it is lost."""
+    path = folder / HISTORY
+
     def store(state: str) -> None:
         replace(path, state.encode(), mode=0o600)
 
-    return RoundHistory(path.read_text(encoding="utf-8") if path.exists() else None, save=store)
+    if path.exists():
+        return RoundHistory(path.read_text(encoding="utf-8"), save=store)
+    if any(folder.glob(f"*/{COURSE}")):
+        raise ConfigurationError(
+            f"{path}: is missing, so this hospital no longer knows what it answered in its runs. Put the file back, or "
+            "begin with an empty state folder, in a new run with another training.seed"
+        )
+    history = RoundHistory(save=store)
+    history.keep()
+    return history

@@ -20,7 +20,8 @@ class RoundHistory:
 
     Two sums of the same vectors that differ in one hospital would reveal that hospital's vector as their difference.
     So a hospital begins each attempt once, and after it helped to open a sum it opens sums of the same purpose and
-    subject, be it in another round, run or federation, for exactly the same hospitals only.
+    subject, be it in another round, run or federation, for exactly the same hospitals only. Nor does it put another
+    vector into the same sum of the same round, say after its images changed: the difference would be its own change.
     """
 
     def __init__(self, state: str | None = None, *, save: Callable[[str], None] = _forget) -> None:
@@ -28,6 +29,7 @@ class RoundHistory:
         self._save = save
         self._begun: dict[str, tuple[int, int]] = {}
         self._opened: dict[str, str] = {}
+        self._vectors: dict[str, str] = {}
         if state is not None:
             self._restore(state)
 
@@ -36,6 +38,7 @@ class RoundHistory:
             kept = json.loads(state[:MAX_BYTES])
             self._begun = {str(key): (int(first), int(second)) for key, (first, second) in kept["begun"].items()}
             self._opened = {str(key): str(group) for key, group in kept["opened"].items()}
+            self._vectors = {str(key): str(digest) for key, digest in kept["vectors"].items()}
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise ConfigurationError(
                 "the kept history of secure aggregation cannot be read: restore the file, or start anew in an empty "
@@ -52,7 +55,21 @@ class RoundHistory:
                 "fresh keys and is run once. Continue with the next attempt"
             )
         self._begun[place] = now
-        self._store()
+        self.keep()
+
+    def answer(self, terms: RoundTerms, vector: str) -> None:
+        """Note what the answer is (a hash), before it is sent masked. Raises PeerViolation for another than before.
+
+        When the sum is opened it is too late: the others' shares are enough for that.
+        """
+        place = f"{terms.purpose}/{terms.subject.hex()}/{terms.round_number}"
+        if self._vectors.setdefault(place, vector) != vector:
+            raise PeerViolation(
+                f"in {terms}, this hospital had another answer to the same question before: its images, or what it "
+                "kept of its training, changed since, and the difference of two sums would tell how. Start a new run "
+                "with another training.seed"
+            )
+        self.keep()
 
     def release(self, terms: RoundTerms, survivors: frozenset[str]) -> None:
         """Note that shares for the sum of `survivors` are given away. Raises PeerViolation for a second sum."""
@@ -63,7 +80,9 @@ class RoundHistory:
                 "answered the same question before: the difference of both sums would be one hospital's vector. Run it "
                 "again with exactly those hospitals, or start a new run with another training.seed"
             )
-        self._store()
+        self.keep()
 
-    def _store(self) -> None:
-        self._save(json.dumps({"begun": self._begun, "opened": self._opened}, sort_keys=True))
+    def keep(self) -> None:
+        """Save, also where nothing is remembered yet: a history that is missing later was lost."""
+        kept = {"begun": self._begun, "opened": self._opened, "vectors": self._vectors}
+        self._save(json.dumps(kept, sort_keys=True))

@@ -65,6 +65,7 @@ class HospitalAggregation:
         name: this hospital.
         signing_key: the key whose public half stands in the roster under `name`.
         history: this hospital's memory of earlier rounds, kept across restarts.
+        may_change: whether the answer to the same question may be another one later, as images are added.
         round_secrets: for known-answer tests only.
 
     Each step raises PeerViolation where the coordinator or another hospital breaks the protocol.
@@ -77,6 +78,7 @@ class HospitalAggregation:
         name: str,
         signing_key: Ed25519PrivateKey,
         history: RoundHistory,
+        may_change: bool = False,
         round_secrets: RoundSecrets | None = None,
     ) -> None:
         """Begin an attempt. Raises PeerViolation if it was begun before (a replay)."""
@@ -92,6 +94,7 @@ class HospitalAggregation:
         self._transcript = Transcript(b"")
         self._own_share = b""
         self._shares: dict[str, bytes] = {}
+        self._may_change = may_change
         self._masked_digest = b""
         self._digests: dict[str, bytes] = {}
 
@@ -133,6 +136,8 @@ class HospitalAggregation:
         """
         with self._during(_Step.MASK) as own:
             vector.check(self._terms, name=self._name)
+            if not self._may_change:
+                self._history.answer(self._terms, vector.digest())
             self._read_delivery(delivery, own)
             message = bytearray(HEADER_BYTES + masked_bytes(self._terms))
             message[:HEADER_BYTES] = header(self._terms, Kind.MASKED, self._name)

@@ -1,5 +1,6 @@
 """Vectors of ring elements, and adding and removing the masks that hide them."""
 
+import hashlib
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
@@ -44,6 +45,10 @@ class RingVector:
         split = 8 * terms.exact_length
         exact: NDArray[np.uint64] = np.frombuffer(body[:split], dtype="<u8")
         return cls(np.frombuffer(body[split:], dtype="<u2" if terms.ring_bits == 16 else "<u4"), exact)
+
+    def digest(self) -> str:
+        """SHA-256, hexadecimal: of a hospital's own vector, for its own memory only."""
+        return hashlib.sha256(self.exact.tobytes() + self.update.tobytes()).hexdigest()
 
     def add(self, other: "RingVector") -> None:
         """Add in place, each part in its ring."""

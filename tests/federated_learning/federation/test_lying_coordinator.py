@@ -126,6 +126,18 @@ def test_no_second_count_in_another_run_of_other_hospitals(liar: Liar) -> None:
     assert "for other hospitals than those" in hospitals.said[-1]
 
 
+def test_a_hospital_whose_images_changed_is_not_in_a_second_sum_of_the_same_updates(liar: Liar) -> None:
+    """The others' updates repeat bit for bit, so the difference would be what the images make of this one's."""
+    hospitals, question = liar.hospitals, liar.course.question(Step.TRAIN)
+    liar.opens(question, *hospitals.names)
+    table = hospitals.tables["hospital-d"]
+    table.write_text("".join(line for index, line in enumerate(table.read_text().splitlines(True)) if index != 2))
+    (hospitals.folder / "hospital-d" / "state" / "test" / "training.npz").unlink()
+    hospitals.exchange.sessions["hospital-d"] = hospitals.session("hospital-d")
+    refuses(liar, question, *hospitals.names)
+    assert any("had another answer to the same question before" in line for line in hospitals.said)
+
+
 def leaves(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
     pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else None
     if pairs is None:

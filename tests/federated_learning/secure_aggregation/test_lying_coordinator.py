@@ -118,12 +118,13 @@ def attempt(
     attempt_number: int,
     histories: dict[str, RoundHistory],
     drops: dict[str, str] | None = None,
+    seed: int = 0,
     **others: Any,
 ) -> View:
     keys = signing_keys(4)
     terms = make_terms(keys, round_number=number, attempt=attempt_number, **others)
     view = View()
-    vectors = {name: random_vector(terms, index) for index, name in enumerate(keys)}
+    vectors = {name: random_vector(terms, index + seed) for index, name in enumerate(keys)}
     run_round(terms, hospitals_for(terms, keys, histories), vectors, drops, view)
     return view
 
@@ -151,6 +152,18 @@ def test_the_same_question_is_not_answered_with_other_hospitals_in_any_disguise(
     attempt(5, 0, histories, **others)
     attempt(6, 0, histories, {"hospital-d": "mask"}, subject=bytes(32))
     attempt(6, 0, histories, {"hospital-d": "mask"}, purpose="metrics")
+
+
+def test_no_hospital_sends_another_vector_for_the_same_question() -> None:
+    """Its images changed, or the run is repeated: the difference would be the change. Another round is another one."""
+    histories = {name: RoundHistory() for name in signing_keys(4)}
+    attempt(3, 0, histories)
+    with pytest.raises(PeerViolation, match="had another answer to the same question before"):
+        attempt(3, 1, histories, seed=1)
+    with pytest.raises(PeerViolation, match="had another answer to the same question before"):
+        attempt(3, 0, histories, seed=1, federation_id="another")
+    attempt(3, 2, histories)
+    attempt(4, 0, histories, seed=1)
 
 
 def test_a_hospital_that_was_left_out_does_not_come_into_a_second_sum() -> None:
@@ -193,7 +206,7 @@ def test_the_release_is_kept_across_a_restart() -> None:
         RoundHistory(saved[-1]).release(terms, names - {"hospital-d"})
 
 
-@pytest.mark.parametrize("state", ["", "{", "[" * 9999, "{}", '{"begun": 3, "opened": {}}', '{"begun": {"a": [1]}}'])
+@pytest.mark.parametrize("state", ["", "{", "[" * 9999, "{}", '{"begun": {}, "opened": {}}', '{"begun": {"a": [1]}}'])
 def test_a_history_that_cannot_be_read_stops_the_hospital(state: str) -> None:
     with pytest.raises(ConfigurationError, match="history of secure aggregation cannot be read"):
         RoundHistory(state)
