@@ -3,7 +3,7 @@
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -32,14 +32,14 @@ class Oversight:
         *,
         own: Party,
         book: SpendingBook,
-        allowances_of: Callable[[str], ModelAllowances],
+        allowances: Mapping[tuple[str, str], ModelAllowances],
         audit: AuditLog,
         front_end: InferenceServiceClient,
     ) -> None:
-        """`allowances_of`: what each hospital may use of a model, by the model's name."""
+        """`allowances`: what each hospital may use of a model, by the model's name and version."""
         self._own = own
         self._book = book
-        self._allowances_of = allowances_of
+        self._allowances = allowances
         self._audit = audit
         self._front_end = front_end
         self._telling = threading.Lock()
@@ -81,7 +81,7 @@ class Oversight:
         holder = Holder(
             whose=f"{claims.data_owner} for {claims.model}", ask=f"the model's owner, {self._own.organisation}"
         )
-        allowance = self._allowances_of(claims.model).of(claims.data_owner)
+        allowance = self._allowances[claims.model, claims.version].of(claims.data_owner)
         self._book.spend(_order(claims), allowance, holder, ticket=TicketUse.of(claims, by=Role.DATA_OWNER))
 
     def use_up(self, claims: TicketClaims) -> None:

@@ -13,6 +13,7 @@ from contract.certificates import PartyCertificate
 from contract.errors import ConfigurationError, EncryptedInferenceError, ModelFileError, Refused
 from contract.voucher import Voucher
 from inference_service.client import InferenceServiceClient
+from model_owner.allowing import allowances_of
 from model_owner.registry import RegisteredModel, Registry, is_withdrawn
 from model_owner.server import INFERENCE_PATH, HostedModels
 from model_owner.settings import ModelOwnerSettings
@@ -49,7 +50,7 @@ class Registrar:
                 entry,
                 voucher=Voucher.sign(entry.statement(), self._settings.credentials),
                 plan=model.plan.canonical_bytes(),
-                allowances=self._settings.allowances_of(model.card.name),
+                allowances=allowances_of(self._settings, model.card, model.plan.network),
             )
             if shown.statement() != entry.statement():
                 raise ConfigurationError(

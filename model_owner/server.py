@@ -55,6 +55,7 @@ from contract.spending import SpendingBook
 from contract.ticket import STOCKED_ENGINES, Engine, Purpose, TicketClaims, load_public_key
 from contract.told import words_for_others
 from inference_service.client import InferenceServiceClient
+from model_owner.allowing import allowances_of
 from model_owner.oversight import BOOK_FILE, Oversight
 from model_owner.registry import RegisteredModel, Registry, require_in_service
 from model_owner.settings import ModelOwnerSettings
@@ -327,7 +328,7 @@ def inference_app(settings: ModelOwnerSettings, models: HostedModels, front_end:
         oversight=Oversight(
             own=own,
             book=book,
-            allowances_of=settings.allowances_of,
+            allowances={key: allowances_of(settings, model.card, model.plan.network) for key, model in models.items()},
             audit=audit,
             front_end=front_end,
         ),

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from contract.allowance import Allowance, ModelAllowances
+from contract.allowance import Allowance
 from contract.identity import Credentials
 from contract.model_card import Name
 from contract.plan_limits import PlanLimits
@@ -59,9 +59,9 @@ class ModelOwnerSettings(PartySettings):
     """Most images that a data owner may have evaluated together; each beyond the first takes some 180 MB more."""
     allowance: Allowance = Allowance()
     """What each hospital may use of each model, all versions together. Counted here, by the organisation in its
-    certificate; the front end is told, so that it refuses early."""
+    certificate; the front end is told, so that it refuses early. `images` left out: by the model (allowing.py)."""
     allowances: tuple[HospitalAllowance, ...] = ()
-    """Exceptions."""
+    """Exceptions; what one leaves out is as for every hospital."""
     audit_days: Annotated[float, Field(ge=1, le=36_525)] = 6 * 365.25
     """How long entries of the audit log are kept."""
     stock_per_data_owner: Annotated[int, Field(ge=0, le=10_000)] = 32
@@ -75,12 +75,3 @@ class ModelOwnerSettings(PartySettings):
     def audit_folder(self) -> Path:
         """The audit log's segments."""
         return self.data_folder / "audit"
-
-    def allowances_of(self, model: str) -> ModelAllowances:
-        """What each hospital may use of one model; an exception for the model goes before one for all."""
-        fitting = [one for one in self.allowances if one.model in {None, model}]
-        exceptions = {
-            one.organisation: Allowance.model_validate(one.model_dump(include=set(Allowance.model_fields)))
-            for one in sorted(fitting, key=lambda one: one.model is not None)
-        }
-        return ModelAllowances(every=self.allowance, exceptions=exceptions)

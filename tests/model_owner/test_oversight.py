@@ -33,6 +33,7 @@ from contract.ticket import Engine, Purpose
 from data_owner.progress import Progress
 from demonstration.plaintext import PlaintextModel
 from inference_service.client import InferenceServiceClient
+from model_owner.allowing import allowances_of
 from model_owner.command import app
 from model_owner.oversight import BOOK_FILE
 from model_owner.registering import withdraw_models
@@ -135,7 +136,10 @@ class TestBudgets:
                 HospitalAllowance(organisation="elsewhere", model="another", images=9),
             ),
         )
-        of_this, of_another = settings.allowances_of("tiny-chest"), settings.allowances_of("another")
+        network, card = federation.model.plan.network, federation.model.card
+        of_this, of_another = (
+            allowances_of(settings, card.model_copy(update={"name": name}), network) for name in (card.name, "another")
+        )
         assert [of_this.of(name).images for name in ("st-mary", "elsewhere", "third")] == [3, 1, 1]
         assert [of_another.of(name).images for name in ("st-mary", "elsewhere", "third")] == [2, 9, 1]
 
