@@ -135,7 +135,9 @@ def _start_run(folder: Path, environment: Mapping[str, str], *, address: str, ce
 
 
 @contextmanager
-def supernode(federation: Federation, *, keys: Path, folder: Path) -> Iterator[tuple[Child, Runtime, bytes]]:
+def supernode(
+    federation: Federation, *, keys: Path, folder: Path, max_message_bytes: int
+) -> Iterator[tuple[Child, Runtime, bytes]]:
     """Run a hospital's SuperNode while the block lasts: the process, where its tasks are, and the secret for them.
 
     The SuperNode keeps asking for the coordinator, and ends where that one refuses its key.
@@ -146,7 +148,7 @@ def supernode(federation: Federation, *, keys: Path, folder: Path) -> Iterator[t
     connection = ["--superlink", federation.coordinator, "--root-certificates", certificate]
     own = ["--auth-supernode-private-key", keys / NODE_KEY, "--isolation", "process"]
     tasks = ["--host", "127.0.0.1", "--port", port, "--superexec-auth-secret-file", secret]
-    arguments = [str(one) for one in ("-m", SUPERNODE, *connection, *own, *tasks)]
+    arguments = [str(one) for one in ("-m", SUPERNODE, max_message_bytes, *connection, *own, *tasks)]
     environment = flower_environment(folder / "flower")
     # A SuperNode that outlives a crash of its parent by a second must not answer in the new one's place.
     with (

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from flwr.serverapp import Grid
 
     from federated_learning.federation.aggregating import Event
-    from federated_learning.federation.settings import CoordinatorSettings, HospitalSettings
+    from federated_learning.federation.settings import CoordinatorSettings, HospitalSettings, RunSettings
 
 PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 20.0
 START_SECONDS = 120.0
@@ -78,11 +78,11 @@ def run_hospital(
         session = HospitalSession(settings, federation, key, say=say, progress=progress)
         for line in session.words():
             say(line)
-        pause, began = PAUSE_SECONDS, False
+        pause, began, max_bytes = PAUSE_SECONDS, False, _largest_message(settings, len(federation.hospitals))
         while not session.finished:
             started = time.monotonic()
             try:
-                _serve(session, federation, settings, say)
+                _serve(session, federation, settings, say, max_bytes=max_bytes)
             except ConfigurationError as error:
                 if not began:
                     raise
@@ -92,13 +92,16 @@ def run_hospital(
             time.sleep(min(pause, LONGEST_PAUSE_SECONDS))
 
 
-def _serve(session: HospitalSession, federation: Federation, settings: "HospitalSettings", say: Say) -> None:
+def _serve(
+    session: HospitalSession, federation: Federation, settings: "HospitalSettings", say: Say, *, max_bytes: int
+) -> None:
     """One SuperNode's life: it ends when the coordinator restarts, and where that one does not know our key."""
     lost = ""
-    with supernode(federation, keys=settings.keys, folder=settings.state / "flower") as (child, runtime, secret):
+    node = supernode(federation, keys=settings.keys, folder=settings.state / "flower", max_message_bytes=max_bytes)
+    with node as (child, runtime, secret):
         try:
             serve_messages(
-                lambda message: _reply(session, message),
+                lambda message: _reply(session, message, max_bytes),
                 runtime,
                 secret=secret,
                 goes_on=lambda: child.exit_status is None and not session.finished,
@@ -109,7 +112,7 @@ def _serve(session: HospitalSession, federation: Federation, settings: "Hospital
         say(lost or _why(child, federation))
 
 
-def _reply(session: HospitalSession, message: "Message") -> "Message":
+def _reply(session: HospitalSession, message: "Message", max_bytes: int) -> "Message":
     """Flower's view of a session."""
     from flwr.app import Message
 
@@ -118,7 +121,7 @@ def _reply(session: HospitalSession, message: "Message") -> "Message":
             step = Step(message.metadata.message_type)
         except ValueError:
             raise PeerViolation("the coordinator asks for something unknown: run the same version everywhere") from None
-        return step, from_records(message.content, max_bytes=MAX_MESSAGE_BYTES)
+        return step, from_records(message.content, max_bytes=max_bytes)
 
     return Message(to_records(session.respond(read)), reply_to=message)
 
@@ -204,7 +207,7 @@ def _watched(link: Link) -> Iterator[None]:
         done.set()
 
 
-def _largest_message(settings: "CoordinatorSettings", hospitals: int) -> int:
+def _largest_message(settings: "RunSettings", hospitals: int) -> int:
     """Of the weights, or of all hospitals' masked updates. Raises ConfigurationError for what no hospital takes in."""
     from federated_learning.federation.orders import size_of
 

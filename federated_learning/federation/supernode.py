@@ -3,9 +3,11 @@
 Flower 1.41 asks every 3 seconds, which five legs of secure aggregation would wait for. Here it asks after 50 ms at
 first and then less and less often, up to every half second, and starts afresh with each message.
 
-    python -m federated_learning.federation.supernode [options of flower-supernode ...]
+    python -m federated_learning.federation.supernode MAX_MESSAGE_BYTES [options of flower-supernode ...]
 """
 
+import resource
+import sys
 import time
 from types import SimpleNamespace
 
@@ -15,6 +17,8 @@ IDLE_SECONDS = 3
 SHORTEST_SECONDS = 0.05
 LONGEST_SECONDS = 0.5
 GROWTH = 1.15
+OWN_BYTES, COPIES = 8 << 30, 6
+"""Address space of Flower and its threads, and how often it holds a message while it passes one on."""
 
 
 class Pauses:
@@ -33,6 +37,16 @@ class Pauses:
         self._seconds = min(self._seconds * GROWTH, LONGEST_SECONDS)
 
 
+def bound_memory(most_bytes: int) -> None:
+    """In this process: Flower takes in whatever the coordinator sends before anybody looks at it.
+
+    A message beyond the bound is lost, or this process ends and a new one is started; the machine goes on.
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    soft = most_bytes if hard == resource.RLIM_INFINITY else min(most_bytes, hard)
+    resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+
+
 def tell_no_durations() -> None:
     """In this process: send no seconds with an answer. Flower sends how long each took, which grows with the images."""
     from flwr.supernode.nodestate.in_memory_nodestate import InMemoryNodeState
@@ -47,6 +61,7 @@ def _no_seconds(_state: object, message_id: str) -> float:  # noqa: ARG001  (Flo
 def main() -> None:
     """Run until a signal, the parent's end, or a refusal by the coordinator."""
     end_with_parent()
+    bound_memory(OWN_BYTES + COPIES * int(sys.argv.pop(1)))
     import flwr.supernode.start_client_internal as loop
     from flwr.supernode.cli import flower_supernode
 

@@ -32,7 +32,7 @@ HOSTILE: list[Any] = [
     [], {}, [0] * 5000, [[]] * 50, {"x" * 5000: 1}, {str(one): 1.0 for one in range(5000)}, "a" * 64, [1e300],
 ]  # fmt: skip
 TRIES = 2
-KINDS = {Step.SURVEY: SurveyOrder, Step.TRAIN: TrainOrder, Step.EVALUATE: EvaluateOrder}
+KINDS: dict[Step, type[Order]] = {Step.SURVEY: SurveyOrder, Step.TRAIN: TrainOrder, Step.EVALUATE: EvaluateOrder}
 OTHER = ("refused", "out-of-turn")
 
 

@@ -1,6 +1,8 @@
 """Messages and answers that Flower loses: a hospital goes on with a new SuperNode, and nothing of its own ends."""
 
 import inspect
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +20,7 @@ from flwr.supernode.runtime import run_clientapp
 
 from contract.errors import ConfigurationError, PeerDisconnected
 from federated_learning.federation import running, supernode
-from federated_learning.federation.engine import Runtime, TaskQueue, serve_messages
+from federated_learning.federation.engine import UPLOADS, Runtime, TaskQueue, serve_messages
 from federated_learning.federation.messages import ERROR, Step, from_records, trouble_of
 from federated_learning.federation.running import run_hospital
 from tests.federated_learning.federation.local import LocalFederation
@@ -63,6 +65,21 @@ def test_whatever_flower_loses_asks_for_a_new_supernode(flower: dict[str, Any], 
         serve_messages(lambda _message: None, Runtime(address="127.0.0.1:1"), secret=bytes(32))  # type: ignore[arg-type,return-value]
 
 
+def test_an_answer_that_flower_dropped_in_the_middle_is_uploaded_again(flower: dict[str, Any]) -> None:
+    pushed: list[object] = []
+
+    def push(_client: object, message: object, _context: object) -> None:
+        pushed.append(message)
+        if len(pushed) < UPLOADS:
+            raise ObjectPushError("object", 1, "session")
+
+    flower["push_message"] = push
+    goes_on = iter([True, False])
+    runtime = Runtime(address="127.0.0.1:1")
+    serve_messages(lambda _message: "answer", runtime, secret=bytes(32), goes_on=lambda: next(goes_on))  # type: ignore[arg-type,return-value]
+    assert pushed == ["answer"] * UPLOADS
+
+
 def test_a_hospital_goes_on_with_the_next_supernode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first one loses an answer, the second one does not start in time, the third one brings the end of the run."""
     federation = LocalFederation(tmp_path, hospitals=3)
@@ -87,7 +104,7 @@ def test_a_hospital_goes_on_with_the_next_supernode(tmp_path: Path, monkeypatch:
     said: list[str] = []
     run_hospital(federation.hospital_settings("hospital-a"), say=said.append)
     assert len(lives) == 3
-    assert said == [
+    assert said[-3:] == [
         "an answer was lost on the way",
         "the SuperNode does not listen after 90 s; trying again",
         "the run is finished",
@@ -115,13 +132,17 @@ def message(kind: str, content: RecordDict | None = None) -> Any:
             Step.TRAIN.value, RecordDict({"header": ConfigRecord({"json": "[" * 100_000}), "parts": ConfigRecord()})
         ),
         message(Step.FINISH.value, RecordDict({"header": ConfigRecord({"json": "1"}), "parts": ConfigRecord()})),
+        message(
+            Step.FINISH.value,
+            RecordDict({"header": ConfigRecord({"json": "{}"}), "parts": ConfigRecord({"a": bytes(101)})}),
+        ),
     ],
-    ids=["unknown step", "no step", "no order", "no content", "deep", "no object"],
+    ids=["unknown step", "no step", "no order", "no content", "deep", "no object", "too long"],
 )
 def test_a_message_of_any_form_is_answered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hostile: Message) -> None:
     monkeypatch.setattr("flwr.app.Message", replied)
     session = LocalFederation(tmp_path, hospitals=3).exchange.sessions["hospital-a"]
-    reply: Any = running._reply(session, hostile)
+    reply: Any = running._reply(session, hostile, 100)
     answer = from_records(reply.content, max_bytes=0)
     assert reply.reply_to is hostile
     assert set(answer.header) == {ERROR}
@@ -137,3 +158,10 @@ def test_a_hospital_sends_no_seconds_of_its_work(monkeypatch: pytest.MonkeyPatch
     supernode.tell_no_durations()
     assert state.get_message_processing_duration(message_id="one") == 0
     assert ".get_message_processing_duration(" in inspect.getsource(start_client_internal)
+
+
+def test_a_supernode_takes_in_no_more_than_messages_of_its_run_need() -> None:
+    code = "from federated_learning.federation.supernode import bound_memory; bound_memory(1 << 29)\n"
+    code += "try: bytearray(1 << 30)\nexcept MemoryError: print('refused')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "refused\n"
