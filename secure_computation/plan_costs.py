@@ -2,7 +2,7 @@
 
 A plan of a few kilobytes may ask for terabytes, so a party counts before it deals, connects or takes memory. Bytes and
 trips are exact, but for what CrypTen computes within a masked plan, which counts for the most that it may be. Times and
-memory are estimates to the safe side: a resnet18 at 224 x 224 is estimated at 6 s in the masked engine and takes 1.
+memory are estimates to the safe side.
 """
 
 import math
