@@ -94,15 +94,23 @@ def require_vouched(entry: ModelEntry, trust: Trust) -> None:
             f"the front end shows {name} without the signature of its owner, {owner}: nothing was sent; ask {owner} to "
             "update `model-owner` and start it again"
         )
-    advice = f"nothing was sent; do not use this model, and tell {owner} and whoever runs the front end"
     signed_with = entry.voucher.certificate_for(entry.statement(), trust.authority)
     if signed_with is None:
-        raise NotVouchedFor(
+        raise not_vouched_for(
+            entry,
             f"what the front end shows of {name} is not what its owner, {owner}, signed (its card, engines or "
-            f"addresses were changed, or {owner} runs another release): {advice}"
+            f"addresses were changed, or {owner} runs another release)",
         )
     signer = trust.judge(signed_with, found_at=f"whoever signed {name}")
     if signer != Party(role=Role.MODEL_OWNER, organisation=owner):
-        raise NotVouchedFor(
-            f"what the front end shows of {name} was signed by the {signer} and not by its owner, {owner}: {advice}"
+        raise not_vouched_for(
+            entry, f"what the front end shows of {name} was signed by the {signer} and not by its owner, {owner}"
         )
+
+
+def not_vouched_for(entry: ModelEntry, found: str) -> NotVouchedFor:
+    """The error for a model of which something else was shown or asked for than its owner signed."""
+    owner = entry.model_owner.organisation
+    return NotVouchedFor(
+        f"{found}: nothing was sent; do not use this model, and tell {owner} and whoever runs the front end"
+    )

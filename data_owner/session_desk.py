@@ -15,11 +15,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from contract.api import Failure, ModelEntry, PhaseSeconds, SentBytes, SessionEventName, SessionReport, SessionView
 from contract.certificates import party_of_certificate
 from contract.command_line import one_line
-from contract.errors import EncryptedInferenceError, NotVouchedFor, SessionCancelled, TicketInvalid
+from contract.errors import EncryptedInferenceError, SessionCancelled, TicketInvalid
 from contract.identity import Party, Role
 from contract.settings import Peer
 from contract.ticket import Engine, Purpose, TicketClaims, load_public_key, verify_ticket
 from contract.told import words_for_others
+from data_owner.catalog import not_vouched_for
 from data_owner.diagnosis import Bytes, Seconds, Warned
 from data_owner.settings import DataOwnerSettings
 from inference_service.client import InferenceServiceClient
@@ -91,10 +92,10 @@ class SessionDesk:
             longest=self._settings.ticket_seconds,
         )
         if claims.card_hash != entry.card.card_hash():
-            raise NotVouchedFor(
+            raise not_vouched_for(
+                entry,
                 f"the ticket is for another card of {entry.card.name} {entry.version} than the one that its owner, "
-                f"{entry.model_owner.organisation}, signed: nothing was sent; do not use this model, and tell "
-                f"{entry.model_owner.organisation} and whoever runs the front end"
+                f"{entry.model_owner.organisation}, signed",
             )
         if any(getattr(claims, name) != value for name, value in asked.items()):
             raise TicketInvalid(

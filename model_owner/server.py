@@ -2,7 +2,7 @@
 
 data owner P0                 model owner P1                       crypto provider D
 --------------------------    ---------------------------------    ------------------
-ticket                 -->    checks ticket, peer, plan
+ticket                 -->    checks ticket, peer, plan, card
                               notes the ticket as used, and counts its images
                               against the data owner's budget
                               ticket                        -->    checks ticket
@@ -14,12 +14,12 @@ result received        -->
 
 With an engine whose material can be stocked, the data owner names stocked items after its ticket, or none:
 
-ticket to diagnose     -->    checks ticket, peer, plan
+ticket to diagnose     -->    checks ticket, peer, plan, card
 names of items         -->    checks that the ticket names them, consumes its halves
 names of the items     <--
 openings              <-->    and so on, without the crypto provider
 
-ticket to prepare      -->    checks ticket, peer, plan, room in the stock
+ticket to prepare      -->    checks ticket, peer, plan, card, room in the stock
                               (the offline phase, as above)
                               stocks its half
 material ready         <--
