@@ -34,7 +34,7 @@ def bounded_memory(limit: int, *, remedy: str) -> Iterator[None]:
 
 
 def _is_shortage(error: BaseException) -> bool:
-    """Torch and onnxruntime tell of it by words alone; an error of ours may stand before the one that tells."""
+    """Torch tells of it by words alone."""
     if isinstance(error, MemoryError):
         return True
     words = str(error).lower()
