@@ -45,7 +45,8 @@ class AggregationCost(Strict):
     ring_bits: int
     runs: int
     hospital_seconds: float
-    """The slowest hospital: encoding with error feedback, keys, shares, masking, confirming, unmasking."""
+    """The slowest hospital: encoding with error feedback, keys, shares, masking, confirming, unmasking, and opening the
+    sum again."""
     coordinator_seconds: float
     apart_seconds: float
     together_seconds: float
@@ -181,8 +182,12 @@ class Federation:
             confirmations = coordinator.confirmations()
         step(lambda _name, site: site.unmask(confirmations))
         with clock.of(COORDINATOR):
-            total = coordinator.total()
+            opening = coordinator.opening()
+            total, _ = opening.total(terms)
             mean = self.encoding.decode(total.update)
+        for name in sites:
+            with clock.of(name):
+                opening.total(terms)
         return mean, sent
 
     def plain_round(self, clock: Clock) -> tuple[Update, int]:

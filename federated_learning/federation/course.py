@@ -109,6 +109,7 @@ class Course:
         self.threshold = settings.aggregation.survivors(self._hospitals)
         self._model = GlobalModel(settings.training)
         self.shapes = {name: tuple(value.shape) for name, value in self._model.weights.items()}
+        self._drawn = {name: value.copy() for name, value in self.weights.items()}
         self.standing = Standing(limits=self._first_limits(), subject=self._first_subject())
 
     @property
@@ -136,9 +137,14 @@ class Course:
         return plan_rounds(self._settings.training, examples=self._survey().examples, hospitals=self._hospitals)
 
     def begin_with(self, content: bytes) -> None:
-        """Take over the initial weights as another machine drew them. Raises Refused where they are not this run's."""
-        given, own = unpack(content, self.shapes, whose="the coordinator"), self.weights
-        close = (np.allclose(given[name], own[name], rtol=RELATIVE, atol=ABSOLUTE) for name in own)
+        """Take over the initial weights as another machine drew them. Raises Refused where they are not this run's.
+
+        They are compared with what this machine drew, and not with what it was given before: many small steps would
+        lead anywhere.
+        """
+        given = unpack(content, self.shapes, whose="the coordinator")
+        pairs = ((given[name], drawn) for name, drawn in self._drawn.items())
+        close = (np.allclose(one, drawn, rtol=RELATIVE, atol=ABSOLUTE) for one, drawn in pairs)
         if self.position or not all(close):
             raise Refused(
                 "the coordinator's initial weights are not those that the settings' seed gives here: run the same "

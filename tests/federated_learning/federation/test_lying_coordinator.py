@@ -245,11 +245,18 @@ def test_initial_weights_of_its_choice_are_refused_and_those_of_another_machine_
         weights = np.frombuffer(honest, "<f4").copy()
         weights[1000] += change
         chosen.append(weights.tobytes())
+    session = hospitals.exchange.sessions["hospital-a"]
     for content in (*chosen, honest[:-4], b""):
         letter = letter_of(question.order, attempt=0, parts={WEIGHTS: content})
-        assert ERROR in hospitals.exchange.sessions["hospital-a"].answer(Step.SURVEY, letter).header
-    for session in hospitals.exchange.sessions.values():  # other processors draw them with other last bits
-        for value in session._course._model.weights.values():
-            value.mul_(1 + 1e-7)
+        assert ERROR in session.answer(Step.SURVEY, letter).header
+    steps = [(np.frombuffer(honest, "<f4") * (1 + step * 5e-5)).astype("<f4").tobytes() for step in range(1, 9)]
+    letters = [letter_of(question.order, attempt=9 + at, parts={WEIGHTS: step}) for at, step in enumerate(steps)]
+    told = [ERROR in session.answer(Step.SURVEY, letter).header for letter in letters]
+    assert told[0] is False
+    assert told[-1] is True  # as far in many small steps as in one
+    shutil.rmtree(hospitals.folder / "hospital-a" / "state")
+    session = hospitals.exchange.sessions["hospital-a"] = hospitals.session("hospital-a")
+    for name, drawn in session._course._drawn.items():  # another processor draws them with other last bits
+        session._course._drawn[name] = drawn * np.float32(1 + 1e-6)
     hospitals.coordinator().run()
     assert [report.survivors for report in hospitals.reports] == [hospitals.names] * 2
