@@ -56,6 +56,7 @@ from contract.errors import AuditLogBroken, ConfigurationError
 
 SEGMENT_BYTES: Final = 4 << 20
 DAY_SECONDS: Final = 24 * 3600
+_TRIAL_FILE: Final = "trial"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,24 +116,22 @@ class AuditLog:
             return last_head(self._folder)
 
     def check(self) -> None:
-        """Find out whether an entry could be written now, and leave the log as it is.
+        """Find out whether an entry could be written now. Raises as `record` does.
 
-        Writes as much as the longest entry needs where the next one would go, durably, and takes it away again: a crash
-        in between leaves a torn line. Raises as `record` does.
+        The log itself stays as it is, but for a torn line, which is mended: whoever copies it as it grows must not see
+        what is no entry. As much as the longest entry needs is written beside it, durably, and removed.
         """
         with _writing(self._folder), locked(self._folder):
-            if torn_line(self._folder) is not None:
-                self._mend()
-            last = last_head(self._folder)
-            path = self._segment(last.number + 1 if last is not None else 1)
-            size = path.stat().st_size if path.exists() else None
+            self._mend()
+            head = last_head(self._folder)
+            path = self._segment(head.number + 1 if head is not None else 1)
+            if path.exists():
+                os.close(os.open(path, os.O_WRONLY | os.O_APPEND))
+            trial = self._folder / _TRIAL_FILE
             try:
-                write_durably(path, b" " * MAX_LINE_BYTES)
+                write_durably(trial, b" " * MAX_LINE_BYTES)
             finally:
-                if size is not None:
-                    os.truncate(path, size)
-                else:
-                    path.unlink(missing_ok=True)
+                trial.unlink(missing_ok=True)
 
     def _mend(self) -> None:
         """Put a note in the place of a last line that has no end. Raises AuditLogBroken unless what is before is whole.

@@ -112,7 +112,8 @@ class Authority:
             raise PeerViolation(f"the certificate that the {wanted.party} wants to renew was revoked: {again}")
         if renewed.ends < datetime.now(UTC):
             raise PeerViolation(
-                f"the certificate that the {wanted.party} wants to renew ended at {said(renewed.ends)}: {again}"
+                f"the certificate that the {wanted.party} wants to renew ended at {said(renewed.ends)}, and the clock "
+                f"of this machine says {said(datetime.now(UTC))}: set it if it is ahead, or {again}"
             )
 
     def sign(self, wanted: SigningRequest, *, days: int = 365, hosts: Sequence[str] = ()) -> bytes:

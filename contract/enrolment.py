@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -18,10 +18,13 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from contract.certificates import MALFORMED, PartyCertificate, fingerprint_of, read_certificate, require_own_valid
+from contract.certificates import MALFORMED, PartyCertificate, fingerprint_of, read_certificate, require_own_valid, said
 from contract.errors import CallerError, ConfigurationError, PeerViolation
 from contract.files import read_bounded, refuse_existing, replace, write_new_together
 from contract.identity import Credentials, Party
+
+if TYPE_CHECKING:
+    from contract.revocation import RevocationList
 
 AUTHORITY_CERTIFICATE: Final = "authority.pem"
 REVOCATIONS: Final = "revoked.crl"
@@ -158,14 +161,28 @@ def _require_good_today(
             raise ConfigurationError(f"{path}: was revoked, or its key was; make a new key with `federation request`")
 
 
-def install_revocations(target: Path, source: Path, authority: x509.Certificate) -> None:
-    """Put a newer list of revoked certificates in place. Raises ConfigurationError for one that is not."""
+def install_revocations(target: Path, source: Path, authority: x509.Certificate) -> "RevocationList":
+    """Put a newer list of revoked certificates in place, and return it.
+
+    Raises ConfigurationError for one that is not newer, or out of date by this machine's clock.
+    """
     from contract.revocation import MAX_LIST_BYTES, RevocationList
 
-    given = RevocationList.read(source, authority)
+    given, now = RevocationList.read(source, authority), datetime.now(UTC)
     if target.exists():
         given.require_follows(RevocationList.read(target, authority))
+    if given.issued > now:
+        raise ConfigurationError(
+            f"the clock of this machine is behind: it says {said(now)}, but {source} was signed after "
+            f"{said(given.issued)}; set the clock"
+        )
+    if given.ends < now:
+        raise ConfigurationError(
+            f"{source}: ended at {said(given.ends)}, and the clock of this machine says {said(now)}; fetch the "
+            "authority's newest, or set the clock if it is ahead"
+        )
     replace(target, read_bounded(source, limit=MAX_LIST_BYTES), mode=0o644)
+    return given
 
 
 def read_request(path: Path) -> SigningRequest:

@@ -156,8 +156,8 @@ def install(
         _install(party, folder, certificate, authority=authority, revocations=revocations)
     elif revocations is not None:
         files = party_credentials(party, folder)
-        install_revocations(folder / REVOCATIONS, revocations, read_certificate(authority or files.authority))
-        say(f"Wrote {folder / REVOCATIONS}.")
+        listed = install_revocations(folder / REVOCATIONS, revocations, read_certificate(authority or files.authority))
+        say(f"Wrote {folder / REVOCATIONS}, good until {said(listed.ends)}.")
     else:
         raise CallerError("give a certificate, or --revocations, or both")
 

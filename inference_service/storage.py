@@ -54,7 +54,7 @@ _FAILURES: Final = (OperationalError, InterfaceError, DatabaseError)
 """What says that a database is away, full or damaged."""
 _TRIALS: Final = {
     "sqlite": ("PRAGMA user_version = 1",),  # a number of its header that nobody reads: written as any other page
-    _POSTGRESQL: ("SELECT pg_current_xact_id()",),  # a transaction that has a number is written when it ends
+    _POSTGRESQL: ("SELECT txid_current()",),  # a transaction that has a number is written when it ends
 }
 """What changes nothing and is written all the same, by kind of database."""
 

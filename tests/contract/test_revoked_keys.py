@@ -284,3 +284,16 @@ class TestClock:
             (folder / "signed.pem").write_bytes(authority.sign(wanted, days=3))
         with pytest.raises(ConfigurationError, match="or set the clock if it is ahead"):
             install_certificate(HOSPITAL, folder, folder / "signed.pem", authority=authority.folder / "authority.pem")
+
+    @pytest.mark.parametrize(
+        ("days", "words"), [(1, "the clock of this machine is behind"), (-91, "or set the clock if it is ahead")]
+    )
+    def test_a_list_that_is_out_of_date_by_this_clock_is_not_installed(
+        self, authority: Authority, tmp_path: Path, days: int, words: str
+    ) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Authority, "_now", lambda _self: datetime.now(UTC) + timedelta(days=days))
+            path = authority.revoke([], Reason.SUPERSEDED, days=90)
+        with pytest.raises(ConfigurationError, match=words):
+            install_revocations(tmp_path / "revoked.crl", path, authority.certificate)
+        assert not (tmp_path / "revoked.crl").exists()
