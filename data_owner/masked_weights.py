@@ -65,7 +65,7 @@ class MaskedWeightsFolder:
         self, model_owner: str, version: str, lowering: MaskedLowering, deltas: Mapping[str, RingElements]
     ) -> None:
         """Keep Delta in place of what was kept for this plan. Written aside and renamed, so it is whole or absent."""
-        target = self._path(model_owner, version, lowering)
+        target, name = self._path(model_owner, version, lowering), ""
         try:
             descriptor, name = tempfile.mkstemp(dir=self._folder, prefix=INCOMING)
             with os.fdopen(descriptor, "wb") as file:
@@ -75,6 +75,8 @@ class MaskedWeightsFolder:
                 old.unlink()
             Path(name).rename(target)
         except OSError as error:
+            if name:
+                Path(name).unlink(missing_ok=True)  # a full disk is not filled further by halves
             raise ConfigurationError(
                 f"{self._folder} cannot be written ({error.strerror}): free space or correct its permissions"
             ) from error

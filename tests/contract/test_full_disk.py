@@ -2,13 +2,15 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 
 from contract.allowance import Allowance, Holder
 from contract.authority import Authority, Reason, create_authority
 from contract.enrolment import create_request, read_request
-from contract.errors import ConfigurationError, EncryptedInferenceError
+from contract.errors import ConfigurationError, EncryptedInferenceError, PeerViolation
 from contract.files import write_new
 from contract.identity import Party, Role
 from contract.settings import AtRest
@@ -16,10 +18,19 @@ from contract.spending import Order, SpendingBook
 from contract.ticket import Purpose, new_signing_key
 from contract.used_tickets import TicketUse
 from crypto_provider.key import load_or_make_key
+from data_owner.masked_weights import MaskedWeightsFolder
 from data_owner.private_files import write_new as write_private
+from federated_learning.federation.hospital import HISTORY
+from federated_learning.federation.hospital import _history as kept_history
 from federated_learning.federation.keys import make_hospital_keys
 from secure_computation.at_rest import StorageKey, write_sealed
+from secure_computation.engines.masked.stock import stockable
+from secure_computation.engines.masked.weights import linear_steps
+from tests.federated_learning.secure_aggregation.rounds import make_terms, signing_keys
 from tests.full_disk import is_limited, no_file_beyond
+
+if TYPE_CHECKING:
+    from tests.end_to_end.federation import Federation
 
 OWNER = Party(role=Role.DATA_OWNER, organisation="st-mary")
 KEY = StorageKey.of(AtRest.model_validate({"key": "ab" * 32}))
@@ -97,3 +108,28 @@ def test_a_book_of_budgets_counts_what_it_said_it_counted(tmp_path: Path) -> Non
     spend("second")
     with pytest.raises(EncryptedInferenceError, match="2 images"):
         spend("third")
+
+
+def test_what_a_hospital_answered_in_training_is_whole(tmp_path: Path) -> None:
+    """It answers nothing that it could not note, and reads its notes after a restart."""
+    keys = signing_keys(3)
+    history = kept_history(tmp_path)
+    history.begin(make_terms(keys, round_number=1))
+    with no_file_beyond(10), pytest.raises(ConfigurationError, match="cannot be written"):
+        history.begin(make_terms(keys, round_number=2))
+    again = kept_history(tmp_path)
+    again.begin(make_terms(keys, round_number=2))
+    with pytest.raises(PeerViolation, match="is run once"):
+        again.begin(make_terms(keys, round_number=1))
+    assert [path.name for path in tmp_path.iterdir()] == [HISTORY]
+
+
+def test_halves_of_masked_weights_do_not_fill_the_disk_further(federation: "Federation", tmp_path: Path) -> None:
+    lowering = stockable(federation.model.plan)
+    zeros = {step.name: np.zeros(step.weight_shape, np.uint32) for _, step in linear_steps(lowering)}
+    folder = MaskedWeightsFolder(tmp_path / "weights", key=KEY)
+    with no_file_beyond(200), pytest.raises(ConfigurationError, match="free space"):
+        folder.save("north-lab", "ab" * 16, lowering, zeros)
+    assert list((tmp_path / "weights").iterdir()) == []
+    folder.save("north-lab", "ab" * 16, lowering, zeros)
+    assert len(list((tmp_path / "weights").iterdir())) == 1
