@@ -127,7 +127,7 @@ def described(settings: CoordinatorSettings, coordinator: Coordinator) -> Descri
 
 
 def _method(proximal: float) -> str:
-    weighted = "weighted by examples"
+    weighted = "weighted by examples, each hospital's rounded to a power of two"
     return f"FedProx (mu {proximal:g}) {weighted}" if proximal else f"FedAvg {weighted}"
 
 

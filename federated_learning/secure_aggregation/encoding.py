@@ -41,7 +41,7 @@ def weight_of(examples: int) -> int:
     """The weight of a hospital's updates: its number of examples, rounded to a power of two.
 
     Parts of an update follow from no image (weight decay of what no gradient reaches), so that a sum without a hospital
-    tells its weight. Then it tells no more than how many digits its number of examples has.
+    tells its weight. A power of two tells little more than how many binary digits its number of examples has.
     """
     return 1 << round(log2(examples))
 
