@@ -79,6 +79,8 @@ from secure_computation.wire import Phase
 INFERENCE_PATH: Final = "/v2/inference"
 HostedModels = Mapping[tuple[str, str], RegisteredModel]
 """By name and version."""
+_LAST_LOOK_SECONDS: Final = 1.0
+"""For what the dealer has said already, once a session is lost."""
 _LOG = logging.getLogger(__name__)
 
 
@@ -253,9 +255,10 @@ class InferenceHandler:
             material = [side.prepare(item=item, dealer=dealer, data_owner=channel) for item in items_of(claims)]
             dealer.send_end(step="material received")
             return material, dealer.traffic()
-        except PeerReported as error:
-            if error.peer == link.party and error.reported == Busy.code:
-                raise Busy(words_for_others(error, own=str(self._own))) from error
+        except EncryptedInferenceError as error:
+            refusal = _refusal_of(dealer, error)  # the data owner may have met it first, and have gone
+            if refusal is not None:
+                raise Busy(words_for_others(refusal, own=str(self._own))) from error
             raise
         finally:
             dealer.close()
@@ -281,6 +284,18 @@ def _named_items(channel: Channel, claims: TicketClaims) -> list[ItemName]:
             f"{channel.peer} named stocked items that its ticket does not; name them when the session is opened"
         )
     return [ItemName(item) for item in claims.items] if named else []
+
+
+def _refusal_of(dealer: Channel, error: EncryptedInferenceError) -> PeerReported | None:
+    """What the dealer said if it turned this session away for want of a place, whatever else ended the session."""
+    if not (isinstance(error, PeerReported) and error.peer == dealer.peer):
+        try:
+            dealer.receive_end(step="material received", wait_seconds=_LAST_LOOK_SECONDS)
+        except EncryptedInferenceError as last:
+            error = last
+    if isinstance(error, PeerReported) and error.peer == dealer.peer and error.reported == Busy.code:
+        return error
+    return None
 
 
 def _tell_ready(channel: Channel, traffic: Traffic) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import anyio.to_thread
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from contract.errors import EncryptedInferenceError, PeerDisconnected
+from contract.errors import EncryptedInferenceError, PeerDisconnected, TicketInvalid
 from contract.http_server import Alarm, BoundedHeadProtocol, new_lobby
 from contract.tally import Tally
 from contract.told import words_for_others
@@ -62,7 +62,7 @@ async def serve_channel(
         else:
             with suppress(RuntimeError):  # the loop has been closed, and the connection with it
                 loop.call_soon_threadsafe(welcome)
-            _serve(channel, handler, own=str(context.trust().own.party))
+            _serve(channel, handler, own=str(context.trust().own.party), strangers=strangers)
         finally:
             stream.close()
 
@@ -89,14 +89,18 @@ def uvicorn_options() -> dict[str, Any]:
     }
 
 
-def _serve(channel: Channel, handler: Callable[[Channel], None], *, own: str) -> None:
+def _serve(channel: Channel, handler: Callable[[Channel], None], *, own: str, strangers: Tally | None) -> None:
     try:
         handler(channel)
     except EncryptedInferenceError as error:
         if isinstance(error, PeerDisconnected) and channel.traffic().bytes_received == 0:
             _LOG.info("%s looked whether this server answers, and left", channel.peer)
             return
-        _LOG.warning("session with %s failed: %s", channel.peer, error)
+        # Whoever has no ticket can be refused as often as it likes.
+        without_ticket = channel.traffic().bytes_received == 0 or isinstance(error, TicketInvalid)
+        kind = f"channels of the {channel.peer} without a ticket ({error.code})"
+        if strangers is None or not without_ticket or strangers.is_first(kind):
+            _LOG.warning("session with %s failed: %s", channel.peer, error)
         # Also where a link failed: it may be another one than this, and then the peer cannot know.
         channel.send_error(error.code, words_for_others(error, own=own), step="end of session")
 

@@ -59,6 +59,7 @@ class GuardedProtocol(WebSocketsSansIOProtocol):
         super().__init__(*arguments, **named)
         self._lobby = lobby
         self._is_known = False
+        self._is_lost = False
         self._room = BYTES_OF_A_STRANGER
         self._held = bytearray()
         self._slivers = 0
@@ -76,6 +77,7 @@ class GuardedProtocol(WebSocketsSansIOProtocol):
         """Let waiting senders go: they find the connection closed."""
         self._leave_lobby()
         self._end.stop()
+        self._is_lost = True
         self.writable.set()
         super().connection_lost(exc)
 
@@ -167,7 +169,7 @@ class GuardedProtocol(WebSocketsSansIOProtocol):
             self._lobby.let_go(self)
 
     def _end_soon(self) -> None:
-        if not self._end.is_set:
+        if not self._end.is_set and not self._is_lost:
             seconds = LAST_WORDS_SECONDS if self._is_known else STRANGERS_LAST_WORDS_SECONDS
             self._end.set(seconds, self._abort)
 

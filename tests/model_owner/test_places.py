@@ -1,6 +1,8 @@
 """A hospital that would take every place of a model owner or dealer, and what a refusal for want of one costs."""
 
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -17,10 +19,18 @@ from secure_computation.admission import STOCKED_ITEM_STEP, present_ticket
 from secure_computation.channel.channel import Channel
 from secure_computation.channel.stream import Deadline
 from secure_computation.wire import Phase
-from tests.end_to_end.federation import HOSPITAL, LABORATORY, TRUST_CENTRE, Federation, RecordingClient
+from tests.end_to_end.federation import HOSPITAL, LABORATORY, SILENT, TRUST_CENTRE, Federation, RecordingClient
 
 RIVAL = Party(role=Role.DATA_OWNER, organisation="rival")
 ONE_IMAGE = Allowance(images=1, items=0)
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Wait, as long as a busy machine may need."""
+    limit = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < limit
+        threading.Event().wait(0.01)
 
 
 @contextmanager
@@ -129,6 +139,36 @@ def test_who_is_turned_away_by_the_dealer_has_lost_nothing_either(federation: Fe
         assert federation.ended(session).state is SessionState.TURNED_AWAY
         with begun(federation, url, HOSPITAL, open_session(client).ticket):
             pass
+
+
+@pytest.mark.parametrize("engine", Engine)
+def test_it_is_given_back_whichever_party_the_dealer_turns_away_first(
+    federation: Federation, chest: Path, engine: Engine
+) -> None:
+    with (
+        federation.dealer(channels_at_once=1) as dealer_url,
+        federation.model_owner(dealer_url=dealer_url) as url,
+        federation.diagnoser(model_owner_url=url, dealer_url=dealer_url) as (diagnoser, client),
+        federation.dial(dealer_url, RIVAL, TRUST_CENTRE) as rival,
+    ):
+        present_ticket(rival, federation.ticket(data_owner="rival"))
+        rival.set_phase(Phase.OFFLINE)
+        rival.receive_seed(step="seed")
+        entry = diagnoser.choose_model(None)
+        with pytest.raises(PeerReported) as caught:
+            diagnoser.diagnose(chest, entry, engine=engine, force=False, progress=SILENT)
+        assert caught.value.reported == "busy"
+        until(lambda: client.session(client.opened[0].id).state is SessionState.TURNED_AWAY)
+
+
+def test_refusals_of_a_party_without_a_ticket_are_a_line(
+    federation: Federation, caplog: pytest.LogCaptureFixture
+) -> None:
+    with federation.model_owner() as url:
+        for _ in range(5):
+            with federation.dial(url, RIVAL, LABORATORY) as channel:
+                assert refusal(channel, federation.expired_ticket()) == "ticket-invalid"
+    assert sum("session with data-owner of rival failed" in line for line in caplog.messages) == 1
 
 
 def test_a_data_owners_word_gives_nothing_back(federation: Federation) -> None:
