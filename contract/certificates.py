@@ -128,6 +128,21 @@ def require_own_valid(own: PartyCertificate, *, now: datetime, skew: timedelta) 
         )
 
 
+def require_in_time_now(certificate: x509.Certificate, *, what: str, remedy: str) -> None:
+    """Raise ConfigurationError unless a certificate is valid by this clock. `remedy`: for one that has ended."""
+    begins, ends, now = certificate.not_valid_before_utc, certificate.not_valid_after_utc, datetime.now(UTC)
+    if now < begins:
+        raise ConfigurationError(
+            f"the clock of this machine is behind: it says {said(now)}, but {what} begins at {said(begins)}; set the "
+            "clock"
+        )
+    if now > ends:
+        raise ConfigurationError(
+            f"{what} ended at {said(ends)}, and the clock of this machine says {said(now)}; {remedy}, or set the clock "
+            "if it is ahead"
+        )
+
+
 def require_valid(
     peer: PartyCertificate, *, own: PartyCertificate, now: datetime, skew: timedelta, found_at: str
 ) -> None:

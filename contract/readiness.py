@@ -9,14 +9,14 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Final
 
 from cryptography import x509
 
 from contract.api import Health, Unready
-from contract.certificates import MALFORMED, said
+from contract.certificates import MALFORMED, require_in_time_now
 from contract.errors import AuditLogBroken, ConfigurationError, EncryptedInferenceError
 from contract.files import read_bounded
 
@@ -107,15 +107,4 @@ def require_in_time(certificate: Path) -> None:
         shown = x509.load_pem_x509_certificates(read_bounded(certificate))[0]  # the first of a chain is the server's
     except MALFORMED:
         raise ConfigurationError(f"{certificate}: is not a certificate in PEM form; give the right file") from None
-    now = datetime.now(UTC)
-    begins, ends = shown.not_valid_before_utc, shown.not_valid_after_utc
-    if now < begins:
-        raise ConfigurationError(
-            f"the clock of this machine is behind: it says {said(now)}, but {certificate} begins at {said(begins)}; "
-            "set the clock"
-        )
-    if now > ends:
-        raise ConfigurationError(
-            f"{certificate} ended at {said(ends)}, and the clock of this machine says {said(now)}; renew it, or set "
-            "the clock if it is ahead"
-        )
+    require_in_time_now(shown, what=str(certificate), remedy="renew it")

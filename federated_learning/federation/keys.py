@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from pydantic import Field, ValidationError, model_validator
 
+from contract.certificates import require_in_time_now
 from contract.errors import CallerError, ConfigurationError
 from contract.files import read_bounded, replace, write_new_together
 from contract.model_card import Name, Strict
@@ -89,6 +90,17 @@ class Federation(Strict):
                     raise ValueError(f"the {field} of hospital {hospital.name} was revoked: it makes new keys")
                 seen[value] = hospital.name
         return self
+
+    def require_certificate_in_time(self) -> None:
+        """Raise ConfigurationError where the coordinator's certificate is not valid by this machine's clock."""
+        try:
+            certificate = x509.load_pem_x509_certificate(self.certificate.encode())
+        except ValueError:
+            raise ConfigurationError(
+                "federation.json: holds no certificate in PEM; ask the coordinator for it"
+            ) from None
+        remedy = "the coordinator moves its key and certificate away and makes federation.json anew"
+        require_in_time_now(certificate, what="the coordinator's certificate in federation.json", remedy=remedy)
 
     @property
     def fingerprint(self) -> str:

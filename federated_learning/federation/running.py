@@ -68,6 +68,7 @@ def run_hospital(
     """Take part until the run is finished, or for good errors of this hospital's own settings."""
     _quieten_flower()
     federation = read_federation(settings.federation)
+    federation.require_certificate_in_time()
     own = next((hospital for hospital in federation.hospitals if hospital.name == settings.name), None)
     if own is None:
         names = ", ".join(federation.names)
@@ -129,6 +130,7 @@ def _reply(session: HospitalSession, message: "Message", max_bytes: int) -> "Mes
 def _why(child: Child, federation: Federation) -> str:
     words = child.last_words()
     if "CERTIFICATE_VERIFY_FAILED" in words:
+        federation.require_certificate_in_time()  # it may have ended since the run began
         return f"{federation.coordinator} shows another certificate than federation.json: this is not the coordinator"
     if "401" in words or "Failed to initialize the connection" in words:
         return (
@@ -153,6 +155,7 @@ def run_coordinator(
 
     _quieten_flower()
     federation = read_federation(settings.federation)
+    federation.require_certificate_in_time()
     app, coordinators = ServerApp(), list[Coordinator]()
     max_bytes = _largest_message(settings, len(federation.hospitals))
 

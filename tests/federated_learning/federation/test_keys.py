@@ -2,11 +2,13 @@
 
 import json
 import stat
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from contract.errors import CallerError, ConfigurationError
+from federated_learning.federation import keys
 from federated_learning.federation.keys import (
     COORDINATOR_KEY,
     NODE_KEY,
@@ -134,3 +136,21 @@ class TestRevokedKeys:
         self.gathered(public, tmp_path / "c")
         self.gathered(public[1:], tmp_path / "c")
         assert self.gathered(public, tmp_path / "c").revoked == ()
+
+
+@pytest.mark.parametrize(
+    ("days", "words"), [(-826, "or set the clock if it is ahead"), (1, "the clock of this machine is behind")]
+)
+def test_a_coordinators_certificate_that_is_not_valid_today_is_told(
+    tmp_path: Path, public: list[Path], monkeypatch: pytest.MonkeyPatch, days: int, words: str
+) -> None:
+    class Then(datetime):
+        @classmethod
+        def now(cls, tz: object = None) -> "datetime":  # type: ignore[override]
+            del tz
+            return datetime.now(UTC) + timedelta(days=days)
+
+    monkeypatch.setattr(keys, "datetime", Then)
+    federation = read_federation(make_federation(public, tmp_path / "c", host="127.0.0.1", port=9092))
+    with pytest.raises(ConfigurationError, match=words):
+        federation.require_certificate_in_time()
