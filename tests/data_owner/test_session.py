@@ -88,7 +88,7 @@ def model_owner_that_later(federation: Federation, deed: Deed) -> Iterator[dict[
 
     with federation.model_owner() as url, pytest.MonkeyPatch.context() as patch:
         patch.setattr(InferenceHandler, "__call__", handler)
-        patch.setattr(InferenceHandler, "_report_failure", lambda *_: None)
+        patch.setattr(InferenceHandler, "_report", lambda *_: None)
         yield {"model_owner_url": url}
 
 
