@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +40,16 @@ __all__ = [
 
 APART: Final = IsolatedReader(SHARED)
 """Reads every file of this process."""
+
+
+class PictureReader(Protocol):
+    """Decodes files apart, see `IsolatedReader`."""
+
+    def read_picture(
+        self, path: Path, specification: InputSpecification, limits: Limits, *, with_values: bool
+    ) -> tuple[FileFormat, DecodedFile]:
+        """As `IsolatedReader.read_picture`."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -114,8 +124,11 @@ def _decode(
     polarity: Polarity | None,
     *,
     with_values: bool,
+    reader: PictureReader | None = None,
 ) -> tuple[FileFormat, DecodedFile]:
-    file_format, decoded = APART.read_picture(path, specification, limits or Limits(), with_values=with_values)
+    file_format, decoded = (reader or APART).read_picture(
+        path, specification, limits or Limits(), with_values=with_values
+    )
     return file_format, settled(decoded, file_format, polarity)
 
 
@@ -135,10 +148,19 @@ def _radiograph(file_format: FileFormat, decoded: DecodedFile, specification: In
 
 
 def read_model_input(
-    path: Path, specification: InputSpecification, *, limits: Limits | None = None, polarity: Polarity | None = None
+    path: Path,
+    specification: InputSpecification,
+    *,
+    limits: Limits | None = None,
+    polarity: Polarity | None = None,
+    reader: PictureReader | None = None,
 ) -> ModelInput:
-    """`read_image`, then `to_model_input`: a file to exactly the tensor that the card asks for. Raises ImageError."""
-    return _model_input(read_image(path, specification, limits=limits, polarity=polarity), specification)
+    """`read_image`, then `to_model_input`: a file to exactly the tensor that the card asks for. Raises as `read_image`.
+
+    `reader`: what decodes the file; None: a process for this file alone.
+    """
+    file_format, decoded = _decode(path, specification, limits, polarity, with_values=False, reader=reader)
+    return _model_input(_radiograph(file_format, decoded, specification), specification)
 
 
 def read_for_viewing(

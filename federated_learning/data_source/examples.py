@@ -9,9 +9,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from contract.errors import ConfigurationError
+from contract.errors import ConfigurationError, ImageError
 from contract.model_card import InputSpecification
-from imaging.reading import read_model_input
+from imaging.several import read_several
 
 ALL = "all"
 """The role of every example of a source that names no roles."""
@@ -127,7 +127,9 @@ def load(
         images = np.empty(shape, dtype=np.float32)
     else:
         images = np.lib.format.open_memmap(cache, mode="w+", dtype=np.float32, shape=shape)
-    for index, example in enumerate(examples):
-        images[index] = read_model_input(example.path, specification).tensor
+    for index, image in enumerate(read_several([example.path for example in examples], specification)):
+        if isinstance(image, ImageError):
+            raise image
+        images[index] = image.tensor
         progress()
     return images

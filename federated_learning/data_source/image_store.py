@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import ValidationError
 
 import imaging
 from contract.errors import ConfigurationError, ImageError
 from contract.model_card import InputSpecification, Strict
 from imaging.polarity import POLARITY_UNKNOWN
-from imaging.reading import read_model_input
+from imaging.reading import ModelInput
+from imaging.several import read_several
 
 FORMAT: Final = 1
 READERS: Final = ("numpy", "pillow", "pydicom", "pyjpegls", "python-gdcm", "nibabel", "imagecodecs")
@@ -131,7 +131,7 @@ def _key(files: Sequence[Path], picture: InputSpecification, *, skip_unusable: b
     digest = hashlib.sha256()
     digest.update(json.dumps([FORMAT, skip_unusable, {name: version(name) for name in READERS}]).encode())
     digest.update(picture.model_dump_json().encode())
-    for source in sorted(Path(imaging.__file__).parent.glob("*.py")):
+    for source in sorted(Path(imaging.__file__).parent.rglob("*.py")):
         digest.update(source.read_bytes())
     for path in files:
         digest.update(_digest_of(path))
@@ -151,16 +151,15 @@ def _digest_of(path: Path) -> bytes:
     return digest.digest()
 
 
-def _read(path: Path, picture: InputSpecification) -> NDArray[np.float32]:
-    """(height, width). Raises ImageError, also where serving would ask whether the file is meant.
+def _obstacle(image: ModelInput | ImageError) -> str | None:
+    """Why a picture cannot be used, also where serving would ask whether the file is meant.
 
     Whoever made a data set of PNG or JPEG files says by that which values are bright: a clinician would be asked.
     """
-    image = read_model_input(path, picture)
-    doubts = [one.text for one in image.warnings if one.needs_confirmation and one.code != POLARITY_UNKNOWN]
-    if doubts:
-        raise ImageError(doubts[0])
-    return np.asarray(image.tensor[0])
+    if isinstance(image, ImageError):
+        return str(image)
+    doubts = (one.text for one in image.warnings if one.needs_confirmation and one.code != POLARITY_UNKNOWN)
+    return next(doubts, None)
 
 
 def _bytes_of(count: int, picture: InputSpecification) -> int:
@@ -181,7 +180,7 @@ def _read_index(path: Path) -> _Index | None:
 
 @dataclass(frozen=True, kw_only=True)
 class _Writer:
-    """Reads file after file and appends its picture; only one is in memory at a time."""
+    """Reads files in their order and appends their pictures; only a few are in memory at a time."""
 
     picture: InputSpecification
     whose: str
@@ -193,28 +192,23 @@ class _Writer:
         skipped: dict[int, str] = {}
         self._make_room(len(files), data.parent)
         with _replacing(data) as output:
-            for number, path in enumerate(files):
-                try:
-                    picture = self._pixels(path)
-                except ImageError as error:
-                    skipped[number] = str(error)
-                else:
-                    output.write(picture.tobytes())
+            for number, image in enumerate(read_several(files, self.picture)):
+                obstacle = _obstacle(image)
+                if not isinstance(image, ImageError) and obstacle is None:
+                    output.write(image.tensor[0].tobytes())
                     kept.append(number)
+                elif self.skip_unusable:
+                    skipped[number] = str(obstacle)
+                else:
+                    raise self._refusal(files[number], str(obstacle))
                 progress(number + 1, len(files))
             if not kept:
                 raise ConfigurationError(f"{self.whose}none of {len(files)} files can be used; give others")
         return _Index(format=FORMAT, kept=tuple(kept), skipped=skipped)
 
-    def _pixels(self, path: Path) -> NDArray[np.float32]:
-        """(height, width). Raises ImageError for a file that shall be skipped, ConfigurationError where none shall."""
-        try:
-            return _read(path, self.picture)
-        except ImageError as error:
-            if self.skip_unusable:
-                raise
-            way_out = "set skip_unusable in the hospital's settings" if self.whose else "take it out of the data"
-            raise ConfigurationError(f"{self.whose}{path}: {error}; or {way_out}") from error
+    def _refusal(self, path: Path, error: str) -> ConfigurationError:
+        way_out = "set skip_unusable in the hospital's settings" if self.whose else "take it out of the data"
+        return ConfigurationError(f"{self.whose}{path}: {error}; or {way_out}")
 
     def _make_room(self, count: int, folder: Path) -> None:
         needed = _bytes_of(count, self.picture)

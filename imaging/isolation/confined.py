@@ -1,4 +1,4 @@
-"""One file read in the process that may do nothing else: from the request on a socket to the answer on it."""
+"""Files read in the process that may do nothing else: from a request on a socket to the answer on it."""
 
 import io
 import os
@@ -22,24 +22,25 @@ _COMPLAINT: Final = b"Corrupt JPEG data"
 """GDCM's: it decodes on, and the picture is not what it was."""
 
 
-def answer_request(socket: int, words: int) -> None:
-    """Read a request and its file to the end, and write the answer.
+def answer_requests(socket: int, words: int) -> None:
+    """Read requests, each with its file, and answer them, until there are no more.
 
     `words`: where that can be read, without waiting, which libraries have written to standard error.
     """
-    (length,) = struct.unpack(">I", _received(socket, LENGTH_BYTES).getvalue())
-    request = Request.model_validate_json(_received(socket, length).getvalue())
-    try:
-        answer, arrays = _answer(request, _received(socket, request.max_file_bytes))
-    except ImageError as error:
-        answer, arrays = _refusal(str(error))
-    except MemoryError:
-        answer, arrays = _refusal("the picture takes more memory to read than is allowed: export it smaller")
-    if _complained(words):
-        answer, arrays = _refusal(DAMAGED_FRAME)
-    header = answer.model_dump_json().encode()
-    _send(socket, [struct.pack(">I", len(header)), header])
-    _send(socket, (np.ascontiguousarray(array, "<f4").data.cast("B") for array in arrays))
+    while length := _received(socket, LENGTH_BYTES).getvalue():
+        request = Request.model_validate_json(_received(socket, *struct.unpack(">I", length)).getvalue())
+        try:
+            answer, arrays = _answer(request, _received(socket, request.file_bytes))
+        except ImageError as error:
+            answer, arrays = _refusal(str(error))
+        except MemoryError:
+            answer, arrays = _refusal("the picture takes more memory to read than is allowed: export it smaller")
+        if _complained(words):
+            answer, arrays = _refusal(DAMAGED_FRAME)
+        header = answer.model_dump_json().encode()
+        _send(socket, [struct.pack(">I", len(header)), header])
+        _send(socket, (np.ascontiguousarray(array, "<f4").data.cast("B") for array in arrays))
+        del answer, arrays
 
 
 def _answer(request: Request, source: io.BytesIO) -> tuple[Answer, Arrays]:

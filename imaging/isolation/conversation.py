@@ -23,15 +23,16 @@ class Conversation:
         """`seconds`: for everything together, from now on."""
         self._connection, self._deadline = connection, time.monotonic() + seconds
 
-    def ask(self, request: Request, content: Iterable[bytes]) -> None:
-        """Send a request and a file. Raises OSError where nobody takes them."""
+    def ask(self, request: Request, content: Iterable[bytes], *, last: bool) -> None:
+        """Send a request and a file. `last`: no other comes. Raises OSError where nobody takes them."""
         header = request.model_dump_json().encode()
         self._in_time().sendall(struct.pack(">I", len(header)) + header)
         for piece in content:
             self._in_time().sendall(piece)
-        self._connection.shutdown(socket.SHUT_WR)
+        if last:
+            self._connection.shutdown(socket.SHUT_WR)
 
-    def answer(self, *, max_pixels: int) -> tuple[Answer, Arrays]:
+    def answer(self, *, max_pixels: int, last: bool) -> tuple[Answer, Arrays]:
         """What is answered, and the arrays that follow, (rows, columns) each.
 
         Raises AnswerInvalid for what no decoder of ours answers, EOFError where it ends before its end.
@@ -50,7 +51,7 @@ class Conversation:
                 raise AnswerInvalid
             shape = (answer.rows, answer.columns)
             arrays = tuple(self._exactly(np.empty(shape, "<f4")) for _ in range(answer.arrays))
-        if self._in_time().recv(1):
+        if last and self._in_time().recv(1):
             raise AnswerInvalid
         return answer, arrays
 

@@ -1,6 +1,6 @@
 """What passes between this process and the confined one that reads a file. The answer is hostile until it is parsed.
 
-Asked: the length of a `Request` (32 bits, most significant byte first), the request as JSON, then the file to its end.
+Asked: the length of a `Request` (32 bits, most significant byte first), the request as JSON, then the file.
 Answered: the length of an `Answer`, the answer as JSON, then as many arrays of float32 as it says, little endian, row
 after row: the pixels, and the values behind them where they were asked for. A decoder that a hostile file has taken
 over can answer what it likes about that file, within these types and lengths.
@@ -58,8 +58,11 @@ class Request(Strict):
     """What the picture is read for; None where no picture is wanted."""
     with_values: bool = False
     """Whether the values behind the picture are wanted, too."""
+    file_bytes: int
+    """How many bytes of the file follow."""
     max_pixels: int
     max_file_bytes: int
+    """That the file may have, also inflated."""
 
 
 class ToldWarning(Strict):

@@ -39,7 +39,7 @@ class Bounds:
 
 @dataclass(frozen=True, kw_only=True)
 class Child:
-    """A process that waits for one file. It is killed when both sockets are closed."""
+    """A process that waits for a file. It is killed when both sockets are closed."""
 
     connection: socket.socket
     """To it."""
@@ -59,7 +59,7 @@ class _Running:
 class Processes:
     """Starts a warm process when it is first needed, and another when that has ended. Threads may share it."""
 
-    def __init__(self, bounds: Bounds, *, answering: str = "imaging.isolation.confined:answer_request") -> None:
+    def __init__(self, bounds: Bounds, *, answering: str = "imaging.isolation.confined:answer_requests") -> None:
         """`answering`: what children do (module:function). Nothing is started yet."""
         self.bounds = bounds
         self._arguments = (str(bounds.cpu_seconds), str(bounds.address_space), answering)
@@ -68,7 +68,7 @@ class Processes:
 
     @contextmanager
     def child(self) -> Iterator[Child]:
-        """A confined process for one file, gone at the end. Raises ConfigurationError where none can be had."""
+        """A confined process, gone at the end. Raises ConfigurationError where none can be had."""
         connection, its_connection = socket.socketpair()
         status, its_status = socket.socketpair()
         with connection, status:

@@ -159,7 +159,7 @@ def read_decoded(data: bytes) -> None:
         with its:
             its.sendall(data[: 1 << 16])
         try:
-            answer, arrays = Conversation(ours, seconds=1).answer(max_pixels=1 << 16)
+            answer, arrays = Conversation(ours, seconds=1).answer(max_pixels=1 << 16, last=True)
             if isinstance(answer, Picture):
                 answer.decoded(arrays)
         except (AnswerInvalid, EOFError, ValueError) as error:

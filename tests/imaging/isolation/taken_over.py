@@ -17,18 +17,18 @@ from typing import Any
 import numpy as np
 
 from imaging.formats import FileFormat, PolarityToldBy
-from imaging.isolation.messages import PatientWords, Picture, Refusal
+from imaging.isolation.messages import LENGTH_BYTES, PatientWords, Picture, Refusal, Request
 
 ROWS, COLUMNS = 3, 4
 
 
-def answer_request(socket: int, words: int) -> None:
-    """The request is read past, and the file is the name of what to do."""
-    asked = b""
-    while piece := os.read(socket, 1 << 16):
-        asked += piece
-    (length,) = struct.unpack_from(">I", asked)
-    os.write(socket, DOES[asked[4 + length :].decode()]())
+def answer_requests(socket: int, words: int) -> None:
+    """A request says how long its file is, and the file is the name of what to do."""
+    count = 0
+    while length := os.read(socket, LENGTH_BYTES):
+        request = Request.model_validate_json(os.read(socket, *struct.unpack(">I", length)))
+        order, count = os.read(socket, request.file_bytes).decode(), count + 1
+        os.write(socket, message(picture(frames=count), pixels()) if order == "count" else DOES[order]())
 
 
 def message(header: bytes, arrays: bytes = b"") -> bytes:

@@ -18,7 +18,7 @@ from imaging.isolation.reader import IsolatedReader
 from tests.imaging.isolation.taken_over import ATTEMPTS, COLUMNS, DOES, ROWS
 from tests.imaging.samples import specification
 
-ANSWERING = "tests.imaging.isolation.taken_over:answer_request"
+ANSWERING = "tests.imaging.isolation.taken_over:answer_requests"
 MAKES_NO_SENSE = (
     "talk rubbish",
     "promise a long header",
