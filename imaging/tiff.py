@@ -132,10 +132,12 @@ def _finite(samples: NDArray[Any]) -> NDArray[np.float32]:
 
 
 def _within(samples: NDArray[Any], low: float, high: float) -> NDArray[np.float32]:
-    fractions = (samples.astype(np.float64) - low) / (high - low)
+    fractions = samples.astype(np.float64)
+    fractions -= low
+    fractions /= high - low
     if not np.isfinite(fractions).all():
         raise ImageError("the TIFF file holds values that are not finite numbers: export it again")
-    return np.clip(fractions, 0, 1).astype(np.float32)
+    return np.clip(fractions, 0, 1, out=fractions).astype(np.float32)
 
 
 def _of_told_range(page: TiffPage) -> tuple[ImageWarning, ...]:
