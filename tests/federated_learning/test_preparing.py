@@ -16,6 +16,7 @@ from federated_learning.local_training import LocalTrainer
 from federated_learning.networks import resize
 from federated_learning.records import Description
 from federated_learning.settings import Stage, TrainingSettings
+from imaging import several
 from imaging.reading import read_model_input
 from tests.federated_learning.conftest import CLASSES, draw
 from tests.imaging import samples
@@ -81,7 +82,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
         found.append(path)
         return read_model_input(path, *arguments, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(image_store, "read_model_input", noted)
+    monkeypatch.setattr(several, "read_model_input", noted)
     return found
 
 
