@@ -122,14 +122,6 @@ def test_a_hospital_with_other_settings_stops_the_run_before_anything_is_counted
     assert not any(step is Step.SHARES for step, _ in federation.exchange.asked)
 
 
-def test_a_hospital_that_lost_its_memory_alone_does_not_start(tmp_path: Path) -> None:
-    federation = LocalFederation(tmp_path, hospitals=3, training=PLAIN)
-    federation.coordinator(federation.settings().model_copy(update={"rounds": 1})).run()
-    (federation.folder / "hospital-a" / "state" / "answered.json").unlink()
-    with pytest.raises(ConfigurationError, match="no longer knows what it answered in its runs"):
-        federation.session("hospital-a")
-
-
 def test_everybodys_screen_shows_the_same_run(tmp_path: Path) -> None:
     federation = LocalFederation(tmp_path, hospitals=4, training=PLAIN)
     (lines,) = {federation.coordinator().course.words(), *(course.words() for course in courses(federation))}
@@ -139,12 +131,15 @@ def test_everybodys_screen_shows_the_same_run(tmp_path: Path) -> None:
     assert federation.session("hospital-a", other).words()[-1] != lines[-1]
 
 
-def test_a_hospital_does_not_go_on_with_other_settings_than_it_began_with(tmp_path: Path) -> None:
+def test_a_hospital_does_not_go_on_with_other_settings_or_without_its_memory(tmp_path: Path) -> None:
     federation = LocalFederation(tmp_path, hospitals=3, training=PLAIN)
     federation.coordinator(federation.settings().model_copy(update={"rounds": 1})).run()
     changed = federation.hospital_settings("hospital-a").model_copy(update={"exchange_statistics": False})
     with pytest.raises(ConfigurationError, match="began with other settings than this file's"):
         federation.session("hospital-a", changed)
+    (federation.folder / "hospital-a" / "state" / "answered.json").unlink()
+    with pytest.raises(ConfigurationError, match="no longer knows what it answered in its runs"):
+        federation.session("hospital-a")
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.8])

@@ -11,13 +11,15 @@ import pytest
 import torch
 
 from contract.errors import AggregationAborted, ConfigurationError
+from federated_learning.augmentation import NONE
 from federated_learning.federation.aggregating import Aggregator, Sum, Traffic, _Attempt
 from federated_learning.federation.course import Course
 from federated_learning.federation.keys import Federation
 from federated_learning.federation.messages import ERROR, POSITION, UNMASKING, UPDATE, Letter, Step
 from federated_learning.federation.orders import ATTEMPT, ORDER, WEIGHTS, Question, letter_of
-from tests.federated_learning.federation.local import WAITING, LocalFederation
+from tests.federated_learning.federation.local import TRAINING, WAITING, LocalFederation
 
+PLAIN = TRAINING.model_copy(update={"augmentation": NONE})
 REST = ("hospital-a", "hospital-b", "hospital-c")
 
 
@@ -61,7 +63,7 @@ class Liar:
 def surveyed(tmp_path_factory: pytest.TempPathFactory) -> tuple[LocalFederation, Sum]:
     """Four hospitals, from which the coordinator has the survey, and which have followed it."""
     torch.set_num_threads(1)
-    hospitals = LocalFederation(tmp_path_factory.mktemp("federation"), hospitals=4)
+    hospitals = LocalFederation(tmp_path_factory.mktemp("federation"), hospitals=4, training=PLAIN)
     liar = Liar(hospitals)
     counted = liar.opens(liar.course.question(Step.SURVEY), *hospitals.names)
     liar.is_followed(counted)
@@ -238,7 +240,7 @@ def test_a_sum_is_followed_in_its_own_place_only(liar: Liar) -> None:
 
 
 def test_initial_weights_of_its_choice_are_refused_and_those_of_another_machine_are_not(tmp_path: Path) -> None:
-    hospitals = LocalFederation(tmp_path, hospitals=3)
+    hospitals = LocalFederation(tmp_path, hospitals=3, training=PLAIN)
     question = Liar(hospitals).course.question(Step.SURVEY)
     honest, chosen = question.parts[WEIGHTS], []
     for change in (0.01, float("nan"), float("inf")):
