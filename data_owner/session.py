@@ -24,6 +24,7 @@ session, ticket     -->    checks ticket, pins both peers
 
 With an item in stock for each image, prepared for exactly these parties, this model version and plan:
 
+                           connects                           -->
                     <--    names of the items
 refuses any that it
 has seen before;
@@ -53,6 +54,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -71,7 +73,7 @@ from data_owner.diagnosis import Bytes, Diagnosis, Seconds, Warned
 from data_owner.heat_map import require_heat_map
 from data_owner.masked_weights import MaskedWeightsFolder
 from data_owner.offline import Offline
-from data_owner.opening import open_with_stock
+from data_owner.opening import Opened, open_with_stock
 from data_owner.progress import Progress
 from data_owner.results import Outcome, Submission, result_of
 from data_owner.session_desk import OpenSession, SessionDesk, Ticket
@@ -217,16 +219,22 @@ class Diagnoser:
             raise CallerError(f"a picture was read for another model than {entry.card.name}: read it again")
         require_room(plan, engine, len(submissions))
         self._warm_up_for(plan, engine)  # before the session, whose deadlines others keep
-        with ExitStack() as kept_from_others:
-            session, items = open_with_stock(
-                self._desk, self._stock, entry, engine, len(submissions), kept_from_others=kept_from_others
+        with ExitStack() as links, ExitStack() as kept_from_others:
+            opened = open_with_stock(
+                self._desk,
+                self._stock,
+                entry,
+                engine,
+                len(submissions),
+                dial=partial(self._dial, links),
+                kept_from_others=kept_from_others,
             )
-            with self._desk.ending(session) as channels:
+            with self._desk.ending(opened.session) as channels:
                 # Consumed here before the ticket that names them leaves.
-                taken = self._stock.take(items, stockable(plan)) if items else ()
+                taken = self._stock.take(opened.items, stockable(plan)) if opened.items else ()
                 kept_from_others.close()
                 images = [submission.image.tensor for submission in submissions]
-                outcome = self._run(session, plan, images, taken=taken, progress=progress, channels=channels)
+                outcome = self._run(opened, plan, images, taken=taken, progress=progress, channels=channels)
         return tuple(
             result_of(submission, entry, engine, outcome, index) for index, submission in enumerate(submissions)
         )
@@ -269,7 +277,7 @@ class Diagnoser:
 
     def _run(
         self,
-        session: OpenSession,
+        opened: Opened,
         plan: Plan,
         images: Sequence[NDArray[np.float32]],
         *,
@@ -278,7 +286,8 @@ class Diagnoser:
         channels: ExitStack,
     ) -> Outcome:
         started = time.perf_counter()
-        offline = self._offline(session, plan, taken, progress, channels)
+        session = opened.session
+        offline = self._offline(opened, plan, taken, progress, channels)
         model_owner = offline.model_owner
         self._desk.report(session, SessionEventName.RUN)
         if self._loading is not None:
@@ -311,17 +320,18 @@ class Diagnoser:
         )
 
     def _offline(
-        self, session: OpenSession, plan: Plan, taken: Sequence[TakenItem], progress: Progress, channels: ExitStack
+        self, opened: Opened, plan: Plan, taken: Sequence[TakenItem], progress: Progress, channels: ExitStack
     ) -> Offline:
         """Material for each image: from the stock where both parties have items for all, else prepared now."""
-        claims = session.claims
+        session, claims = opened.session, opened.session.claims
         if taken:
             progress.stage("taking material from stock")
         else:
             self._report_preparing(session, progress)
         # Durable before the first message that depends on it.
         self._used_tickets.use(TicketUse.of(claims, by=Role.DATA_OWNER))
-        model_owner = self._connect(channels, session.model_owner_url, session.model_owner, session.ticket)
+        model_owner = opened.model_owner or self._dial(channels, session.model_owner_url, session.model_owner)
+        self._begin(model_owner, session.ticket)
         if claims.engine in STOCKED_ENGINES:
             material = self._spend(claims, plan, taken, model_owner)
             if material is not None:
@@ -390,9 +400,16 @@ class Diagnoser:
         return self._sides[key]
 
     def _connect(self, channels: ExitStack, url: str, party: Party, ticket: Ticket) -> Channel:
+        channel = self._dial(channels, url, party)
+        self._begin(channel, ticket)
+        return channel
+
+    def _dial(self, channels: ExitStack, url: str, party: Party) -> Channel:
         channel = connect_channel(url, context=self._context, expect=party, deadlines=self._deadlines)
         channels.callback(channel.close)
         self._cancellation.watch(channel)
+        return channel
+
+    def _begin(self, channel: Channel, ticket: Ticket) -> None:
         present_ticket(channel, ticket)
         channel.set_phase(Phase.OFFLINE)
-        return channel

@@ -113,6 +113,12 @@ class SessionDesk:
             crypto_provider_url=crypto_provider.url or entry.crypto_provider.address,
         )
 
+    def model_owner_of(self, entry: ModelEntry) -> tuple[str, Party]:
+        """Where the owner of a model listens, and who that is. Raises TicketInvalid where it is not pinned."""
+        organisation = entry.model_owner.organisation
+        pinned = _pinned(self._settings.model_owners, organisation, what="model owner", by="catalog")
+        return pinned.url or entry.model_owner.address, Party(role=Role.MODEL_OWNER, organisation=organisation)
+
     def wanted(self, entry: ModelEntry) -> Wanted:
         """What a session for this model will be: stocked items must be for one like it."""
         return Wanted(
@@ -176,11 +182,11 @@ class SessionDesk:
             return  # it expires
 
 
-def _pinned(peers: Sequence[Peer], organisation: str, *, what: str) -> Peer:
+def _pinned(peers: Sequence[Peer], organisation: str, *, what: str, by: str = "ticket") -> Peer:
     for peer in peers:
         if peer.organisation == organisation:
             return peer
     raise TicketInvalid(
-        f"the ticket names {organisation} as {what}, which this data owner does not pin; nothing was sent. "
+        f"the {by} names {organisation} as {what}, which this data owner does not pin; nothing was sent. "
         "Add it to the settings only if you trust it"
     )

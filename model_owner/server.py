@@ -161,6 +161,7 @@ class InferenceHandler:
             place.enter_context(self._reception.place(claims, channel.peer.role))
         except Busy as error:
             self._oversight.use_up(claims)
+            self._stock.drop(claims)  # no other ticket will name these items
             self._report(claims, SessionEventName.TURN_AWAY, error)
             raise
         self._oversight.spend(claims)

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from contract.errors import ItemsSeen, PeerReported
+from contract.errors import ItemsSeen, PeerReported, PeerUnreachable
 from contract.ticket import Engine
 from inference_service.settings import DATABASE_FILE
 from secure_computation import stock_folder
 from secure_computation.birth_mark import BirthMark
-from tests.end_to_end.federation import Federation
+from tests.end_to_end.federation import SILENT, Federation, closed_port
 from tests.end_to_end.models import NAME
 from tests.end_to_end.stocking import Parties, answer_to, running
 
@@ -108,4 +108,18 @@ def test_a_data_owner_whose_item_the_front_end_has_seen_drops_it_and_goes_on(
         assert f"stocked item {item[:12]} is dropped: the front end has seen it" in warning.text
         assert parties.items(parties.data_owner_stock) == []
         parties.stock()
+        parties.check(parties.diagnose(chest), chest, stocked=True)
+
+
+def test_while_the_model_owner_is_away_no_item_is_lost_and_no_session_counted(
+    federation: Federation, tmp_path: Path, chest: Path
+) -> None:
+    with running(federation, tmp_path / "parties") as parties:
+        parties.stock()
+        away = f"ws://127.0.0.1:{closed_port()}/v2/inference"
+        with parties.diagnoser(model_owner_url=away) as (diagnoser, client):
+            entry = diagnoser.choose_model(None)
+            with pytest.raises(PeerUnreachable):
+                diagnoser.diagnose(chest, entry, engine=Engine.MASKED, force=False, progress=SILENT)
+            assert client.opened == []
         parties.check(parties.diagnose(chest), chest, stocked=True)

@@ -14,6 +14,7 @@ from PIL import Image
 from contract.api import SessionState
 from contract.model_card import OutputPolicy
 from contract.settings import FrontEnd, Peer
+from data_owner.opening import Opened
 from data_owner.session import Diagnoser
 from data_owner.settings import DataOwnerSettings
 from secure_computation.channel.channel import Channel
@@ -150,9 +151,9 @@ def test_stopping_in_the_middle_ends_the_session_everywhere(
     run, sessions = MaskedDataOwner.run, []
     opening = Diagnoser._run
 
-    def watched(self: Diagnoser, session: object, *rest: object, **named: object) -> object:
-        sessions.append(session)
-        return opening(self, session, *rest, **named)  # type: ignore[arg-type]
+    def watched(self: Diagnoser, opened: Opened, *rest: object, **named: object) -> object:
+        sessions.append(opened.session)
+        return opening(self, opened, *rest, **named)  # type: ignore[arg-type]
 
     def stopped(self: MaskedDataOwner, *images: object, **named: object) -> object:
         on_layer = named["on_layer"]
@@ -170,7 +171,7 @@ def test_stopping_in_the_middle_ends_the_session_everywhere(
         assert page.post(f"/entries/{entry}/submit").status_code == 204
         page.wait_for(entry, "failed")
     assert 'data-code="session-cancelled"' in page.html(entry)
-    assert federation.ended(sessions[0].view).state is SessionState.CANCELLED  # type: ignore[attr-defined]
+    assert federation.ended(sessions[0].view).state is SessionState.CANCELLED
     assert page.post(f"/entries/{entry}/submit").status_code == 204
     page.wait_for(entry, "answered")
 
