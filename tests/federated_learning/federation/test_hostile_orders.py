@@ -162,25 +162,22 @@ def test_a_hospital_that_refused_answers_the_honest_order(tmp_path: Path) -> Non
     assert set(session.answer(Step.SURVEY, honest).parts) == {ADVERTISEMENT}
 
 
-@pytest.mark.parametrize("error", [RuntimeError("no memory"), MemoryError(), KeyError("smith.dcm"), RecursionError()])
-def test_a_fault_that_nobody_thought_of_is_an_answer(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
-) -> None:
-    federation = LocalFederation(tmp_path, hospitals=3)
-    question = federation.coordinator().course.question(Step.SURVEY)
-    honest = letter_of(question.order, attempt=0, parts=question.parts)
-    session = federation.exchange.sessions["hospital-a"]
+def test_a_fault_that_nobody_thought_of_is_an_answer(federation: LocalFederation, sites: dict[Step, Site]) -> None:
+    site = sites[Step.SURVEY]
+    faults = (RuntimeError("no memory"), MemoryError(), KeyError("smith.dcm"), RecursionError())
+    for attempt, error in enumerate(faults):
+        honest = Letter(header={**site.honest.header, ATTEMPT: attempt}, parts=site.honest.parts)
 
-    def fault(*_given: object) -> None:
-        raise error
+        def fault(*_given: object, error: Exception = error) -> None:
+            raise error
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(LocalWork, "prepared", fault)
-        answer = session.answer(Step.SURVEY, honest)
-    assert dict(answer.header) == {ERROR: "failed"}
-    assert "by a fault in test_hostile_orders.py, line" in federation.said[-1]
-    assert "smith" not in federation.said[-1]
-    assert set(session.answer(Step.SURVEY, honest).parts) == {ADVERTISEMENT}
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(LocalWork, "prepared", fault)
+            answer = site.session.answer(Step.SURVEY, honest)
+        assert dict(answer.header) == {ERROR: "failed"}
+        assert "by a fault in test_hostile_orders.py, line" in federation.said[-1]
+        assert "smith" not in federation.said[-1]
+        assert set(site.session.answer(Step.SURVEY, honest).parts) == {ADVERTISEMENT}
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -32,6 +31,11 @@ LOST = [
     RuntimeError("No messages received from Runtime API"),
     KeyError("a part that is missing"),
 ]
+
+
+@pytest.fixture(scope="module")
+def federation(tmp_path_factory: pytest.TempPathFactory) -> LocalFederation:
+    return LocalFederation(tmp_path_factory.mktemp("federation"), hospitals=3)
 
 
 @contextmanager
@@ -80,9 +84,10 @@ def test_an_answer_that_flower_dropped_in_the_middle_is_uploaded_again(flower: d
     assert pushed == ["answer"] * UPLOADS
 
 
-def test_a_hospital_goes_on_with_the_next_supernode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hospital_goes_on_with_the_next_supernode(
+    federation: LocalFederation, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The first one loses an answer, the second one does not start in time, the third one brings the end of the run."""
-    federation = LocalFederation(tmp_path, hospitals=3)
     lives: list[object] = []
 
     @contextmanager
@@ -139,9 +144,11 @@ def message(kind: str, content: RecordDict | None = None) -> Any:
     ],
     ids=["unknown step", "no step", "no order", "no content", "deep", "no object", "too long"],
 )
-def test_a_message_of_any_form_is_answered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hostile: Message) -> None:
+def test_a_message_of_any_form_is_answered(
+    federation: LocalFederation, monkeypatch: pytest.MonkeyPatch, hostile: Message
+) -> None:
     monkeypatch.setattr("flwr.app.Message", replied)
-    session = LocalFederation(tmp_path, hospitals=3).exchange.sessions["hospital-a"]
+    session = federation.exchange.sessions["hospital-a"]
     reply: Any = running._reply(session, hostile, 100)
     answer = from_records(reply.content, max_bytes=0)
     assert reply.reply_to is hostile
