@@ -94,7 +94,7 @@ def _serve(channel: Channel, handler: Callable[[Channel], None], *, own: str, st
         handler(channel)
     except EncryptedInferenceError as error:
         if isinstance(error, PeerDisconnected) and channel.traffic().bytes_received == 0:
-            _LOG.info("%s looked whether this server answers, and left", channel.peer)
+            _LOG.debug("%s looked whether this server answers, and left", channel.peer)  # monitoring asks every 5 s
             return
         # Whoever has no ticket can be refused as often as it likes.
         without_ticket = channel.traffic().bytes_received == 0 or isinstance(error, TicketInvalid)

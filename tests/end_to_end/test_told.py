@@ -58,7 +58,7 @@ def test_a_hospital_is_not_told_where_the_laboratory_looks_for_the_dealer(federa
 
 def test_a_doctor_leaves_no_warning_at_the_parties(federation: Federation, caplog: pytest.LogCaptureFixture) -> None:
     settings = federation.data_owner_settings()
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.DEBUG, logger="secure_computation.channel.asgi"):
         checks = list(examine(settings))
         limit = time.monotonic() + 20
         while caplog.text.count("looked whether this server answers, and left") < 2 and time.monotonic() < limit:
