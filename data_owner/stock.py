@@ -123,7 +123,7 @@ class DataOwnerStock:
     def drop(self, reserved: Sequence[Binding], *, why: str) -> None:
         """Delete items that no session will spend."""
         for binding in reserved:
-            self._folder.drop(binding.name)
+            self._folder.discard(binding.name)
             self._warnings.append(f"the stocked item {binding.item[:12]} is dropped: {why}")
 
     def warnings(self) -> tuple[str, ...]:

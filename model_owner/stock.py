@@ -122,7 +122,7 @@ class ModelOwnerStock:
     def drop(self, claims: TicketClaims) -> None:
         """Forget the items that a ticket names and its data owner will not spend."""
         for item in claims.items:
-            self._of(claims.data_owner).drop(ItemName(item))
+            self._of(claims.data_owner).discard(ItemName(item))
 
     def _of(self, data_owner: str) -> StockFolder:
         """The folder of one data owner, whose name is one of the contract's: no path."""

@@ -14,14 +14,14 @@ import re
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, BinaryIO, Final, Self
 
 from pydantic import Field, ValidationError
 
-from contract.errors import ConfigurationError
+from contract.errors import ConfigurationError, MaterialSpent
 from contract.files import private_folder
 from contract.model_card import Name, OutputPolicy, Strict, Version
 from contract.ticket import Sha256, TicketClaims
@@ -170,6 +170,13 @@ class StockFolder:
         except OSError as error:
             raise self._failed(error) from error
         return sorted(found, key=lambda binding: (binding.stocked_at, binding.item))
+
+    def discard(self, item: ItemName) -> None:
+        """Note an item that no session will spend as consumed, if it is kept, and delete it."""
+        if self._path(item).exists():
+            with suppress(MaterialSpent):
+                self._ledger.consume(item)
+            self.drop(item)
 
     @contextmanager
     def reserved(self, session: Wanted, count: int) -> Iterator[tuple[Binding, ...]]:

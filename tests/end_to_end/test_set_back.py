@@ -72,7 +72,10 @@ ROWS = {
 }
 
 
-@pytest.mark.parametrize("row", ROWS)
+SLOW = {"a snapshot of the model owner's disk", "the front end, and a disk under the running model owner"}
+
+
+@pytest.mark.parametrize("row", [pytest.param(row, marks=pytest.mark.slow if row in SLOW else ()) for row in ROWS])
 def test_who_refuses_an_item_a_second_time(
     federation: Federation, tmp_path: Path, chest: Path, monkeypatch: pytest.MonkeyPatch, row: str
 ) -> None:

@@ -310,6 +310,16 @@ def test_a_disk_that_fails_leaves_nothing(kept: Kept, monkeypatch: pytest.Monkey
     assert kept.names() == []
 
 
+def test_an_item_that_is_discarded_is_noted_and_one_that_is_not_kept_is_not(kept: Kept) -> None:
+    binding = kept.put()
+    for _ in range(2):
+        kept.stock.discard(binding.name)
+    kept.stock.discard(name_of(2))
+    assert kept.names() == []
+    assert kept.ledger.consumed(binding.name)
+    assert not kept.ledger.consumed(name_of(2))
+
+
 def test_an_unused_item_can_be_dropped(kept: Kept) -> None:
     binding = kept.put()
     kept.stock.drop(binding.name)
