@@ -51,7 +51,7 @@ class Reception:
         """Receive and check the ticket of whoever dialled; see `admission.admit`."""
 
         def show_out() -> None:
-            channel.cancel("others came and showed their ticket sooner")
+            channel.cancel("too many channels of this party show no ticket")
 
         self._waiting.enter(channel, str(channel.peer), show_out)
         try:

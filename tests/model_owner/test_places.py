@@ -82,7 +82,7 @@ def test_of_those_who_show_no_ticket_the_newest_stay(federation: Federation, mon
     monkeypatch.setattr(reception, "WAITING_EACH", 2)
     with federation.model_owner() as url, ExitStack() as silent:
         first, *_ = [silent.enter_context(federation.dial(url, RIVAL, LABORATORY)) for _ in range(3)]
-        with pytest.raises(PeerReported, match="others came and showed their ticket sooner"):
+        with pytest.raises(PeerReported, match="too many channels of this party show no ticket"):
             first.receive_hello(step="ticket")
 
 
