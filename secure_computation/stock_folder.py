@@ -100,7 +100,7 @@ class _Header(Strict):
 
     binding: Binding
     file: BirthMark
-    """Of the file that it was written to: an item in any other file has been restored or copied, and may be used."""
+    """Of the file that it was written to: an item in any other file was restored or copied, and may have been used."""
 
 
 class _RestoredFile(DamagedFile):
