@@ -72,7 +72,8 @@ class TrainingSettings(Strict):
     """Rounds without a lower loss on a hospital's own held-out images after which it stops; None: never."""
     augmentation: Augmentation = Augmentation()
     precision: Literal["float32", "bfloat16"] = "float32"
-    seed: int = Field(default=2018, ge=0, lt=1 << 63)
+    seed: int = Field(default=2018, ge=0, lt=1 << 32)
+    """Torch draws initial weights from 32 bits: two longer seeds could give the same ones."""
 
     @property
     def epochs(self) -> int:

@@ -5,7 +5,6 @@ it only passes on how the last sum was opened (`secure_aggregation/opening.py`).
 """
 
 import hashlib
-import json
 from collections.abc import Mapping
 from math import inf
 from typing import Any, Protocol
@@ -204,12 +203,13 @@ class Course:
     def words(self) -> tuple[str, ...]:
         """What this site's settings say about the run, for its people to read."""
         settings, training, asked = self._settings, self._settings.training, self._settings.description.input
-        survivors = f"at least {self.threshold} of them" if self.threshold < self._hospitals else "all of them"
+        some = f"at least {self.threshold} of them in each sum, which can tell a missing one's update"
+        survivors = some if self.threshold < self._hospitals else "all of them in each sum"
         clear = "" if settings.aggregation.secure else ", IN THE CLEAR"
         classes = ", ".join(settings.description.classes)
         stages = "; ".join(f"{one.size} px: {one.epochs} epochs in batches of {one.batch}" for one in training.stages)
         return (
-            f"run '{settings.run}' of {self._hospitals} hospitals, {survivors} in each sum{clear}",
+            f"run '{settings.run}' of {self._hospitals} hospitals, {survivors}{clear}",
             f"classes {classes}; images {asked.channels} x {asked.height} x {asked.width}",
             f"{training.architecture}, seed {training.seed}; {stages}",
             f"settings {self.agreed()}: everybody's screen must show the same",
@@ -314,10 +314,11 @@ class Course:
         return {name: max(limit, STATISTICS_LIMIT if "running_" in name else 0.0) for name, limit in limits.items()}
 
     def _first_subject(self) -> str:
-        """Of the initial weights: what they are drawn from, as their last bits differ between machines."""
-        training = self._settings.training
-        drawn_from = [training.architecture, training.channels, training.classes, training.seed]
-        return hashlib.sha256(json.dumps(drawn_from).encode()).hexdigest()
+        """Of the initial weights: the seed alone, as their last bits differ between machines.
+
+        From one seed, a network with a class more begins with the same weights in all other places.
+        """
+        return hashlib.sha256(str(self._settings.training.seed).encode()).hexdigest()
 
     def _digest(self, weights: Mapping[str, FloatArray]) -> str:
         """SHA-256 of weights as numbers, so that -0 is 0."""

@@ -196,15 +196,15 @@ class HospitalSession:
     def _survey(self, letter: Letter) -> Mapping[str, bytes]:
         asked = self._accept(Step.SURVEY, letter, SurveyOrder)
         data = self._work.prepared(asked.order)
-        pixels = pixel_sums(data.training.images.in_unit_range())
         values = {
             "validation": np.array(0 if data.validation is None else len(data.validation.labels)),
             "weight": np.array(weight_of(len(data.training.labels))),
             "classes": np.array(list(data.training.class_counts.values())),
-            "pixels": np.array(pixels.count),
-            "pixel_total": np.array(pixels.total),
-            "pixel_squares": np.array(pixels.squares),
         }
+        if asked.order.exchange_statistics:
+            pixels = pixel_sums(data.training.images.in_unit_range())
+            sums = {"pixels": pixels.count, "pixel_total": pixels.total, "pixel_squares": pixels.squares}
+            values |= {name: np.array(total) for name, total in sums.items()}
         return self._begin(asked, values)
 
     def _train(self, letter: Letter) -> Mapping[str, bytes]:

@@ -95,6 +95,7 @@ def smoke_settings() -> LoopbackSettings:
             augmentation=NONE,
         ),
         images_per_class=SMOKE_IMAGES,
+        aggregation=Aggregation(threshold=3),
         waiting=Waiting(start=90.0, work=90.0, step=60.0, offline=1.0, together=60.0),
         one_falls_out=True,
     )

@@ -153,17 +153,15 @@ def terms_of(federation: Federation, question: Question[Any], *, attempt: int) -
     )
 
 
-def survey_layout(order: Order) -> VectorLayout:
-    """Counts only."""
-    channels = ExactField((order.input.channels,))
+def survey_layout(order: SurveyOrder) -> VectorLayout:
+    """Counts, and sums of pixels where everybody's settings say so."""
     fields = {
         "validation": ExactField(()),
         "weight": ExactField(()),
         "classes": ExactField((len(order.classes),)),
-        "pixels": channels,
-        "pixel_total": channels,
-        "pixel_squares": channels,
     }
+    if order.exchange_statistics:
+        fields |= dict.fromkeys(("pixels", "pixel_total", "pixel_squares"), ExactField((order.input.channels,)))
     return VectorLayout(update={}, exact=fields, ring_bits=order.ring_bits)
 
 

@@ -47,15 +47,15 @@ class Sums(Strict):
     secure: bool = True
     """False only to compare, on public data: the coordinator then sees each update."""
     threshold: Annotated[int, Field(ge=3)] | None = None
-    """Hospitals that must remain in a round; None: the fewest that are safe, more than two thirds and at least 3. With
-    as many as there are hospitals, all sums are over the same ones, and no two differ by a hospital."""
+    """Hospitals that must remain in a round; None: all, so that no two sums differ by a hospital. Fewer, but more than
+    two thirds and at least 3, let a round go on without one; two sums then tell of that one's update."""
     ring_bits: Literal[16, 32] = 16
 
     def survivors(self, hospitals: int) -> int:
         """How many of so many hospitals must remain. Raises ConfigurationError where none would be hidden."""
         if not self.secure:
             return self.threshold or 1
-        threshold = self.threshold or least_threshold(hospitals)
+        threshold = self.threshold or hospitals
         if not least_threshold(hospitals) <= threshold <= hospitals:
             raise ConfigurationError(
                 f"secure aggregation needs at least {MIN_SURVIVORS} hospitals and {least_threshold(hospitals)} of "

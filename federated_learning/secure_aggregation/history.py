@@ -57,12 +57,15 @@ class RoundHistory:
         self._begun[place] = now
         self.keep()
 
-    def answer(self, terms: RoundTerms, vector: str) -> None:
+    def answer(self, terms: RoundTerms, vector: str, *, may_change: bool = False) -> None:
         """Note what the answer is (a hash), before it is sent masked. Raises PeerViolation for another than before.
 
-        When the sum is opened it is too late: the others' shares are enough for that.
+        When the sum is opened it is too late: the others' shares are enough for that. One that `may_change` may do so
+        from run to run, and not within one.
         """
         place = f"{terms.purpose}/{terms.subject.hex()}/{terms.round_number}"
+        if may_change:
+            place += f"/{terms.federation_id}"
         if self._vectors.setdefault(place, vector) != vector:
             raise PeerViolation(
                 f"in {terms}, this hospital had another answer to the same question before: its images, or what it "

@@ -65,7 +65,7 @@ class HospitalAggregation:
         name: this hospital.
         signing_key: the key whose public half stands in the roster under `name`.
         history: this hospital's memory of earlier rounds, kept across restarts.
-        may_change: whether the answer to the same question may be another one later, as images are added.
+        may_change: whether another run may get another answer to the same question, as images are added.
         round_secrets: for known-answer tests only.
 
     Each step raises PeerViolation where the coordinator or another hospital breaks the protocol.
@@ -136,8 +136,7 @@ class HospitalAggregation:
         """
         with self._during(_Step.MASK) as own:
             vector.check(self._terms, name=self._name)
-            if not self._may_change:
-                self._history.answer(self._terms, vector.digest())
+            self._history.answer(self._terms, vector.digest(), may_change=self._may_change)
             self._read_delivery(delivery, own)
             message = bytearray(HEADER_BYTES + masked_bytes(self._terms))
             message[:HEADER_BYTES] = header(self._terms, Kind.MASKED, self._name)

@@ -99,7 +99,7 @@ class LocalFederation:
         folder: Path,
         *,
         hospitals: int,
-        sums: Sums = Sums(),  # noqa: B008  (frozen)
+        sums: Sums = Sums(threshold=3),  # noqa: B008  (frozen)
         training: TrainingSettings = TRAINING,
         description: Description = DESCRIPTION,
     ):

@@ -41,7 +41,7 @@ class Run:
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("federation")
-    federation = LocalFederation(folder, hospitals=4, training=LONGER, sums=Sums(ring_bits=32))
+    federation = LocalFederation(folder, hospitals=4, training=LONGER, sums=Sums(threshold=3, ring_bits=32))
     keep_images(federation.tables[DROPPED], of_each_class=3)
 
     def fall_out(step: Step, name: str, answer: Letter) -> Letter | None:

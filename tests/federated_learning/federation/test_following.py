@@ -87,8 +87,20 @@ def test_a_sum_that_was_begun_to_be_opened_is_opened_with_the_same_hospitals_or_
     assert len([line for line in federation.said if line.startswith("round 1: trained")]) == 4
 
 
-def test_with_all_hospitals_as_threshold_every_sum_is_over_the_same_ones(tmp_path: Path) -> None:
-    federation = LocalFederation(tmp_path, hospitals=4, sums=Sums(threshold=4), training=PLAIN)
+def test_pixels_are_added_up_only_where_everybodys_settings_say_so(tmp_path: Path) -> None:
+    federation = LocalFederation(tmp_path, hospitals=3, training=PLAIN)
+    without = {"exchange_statistics": False}
+    for name in federation.names:
+        settings = federation.hospital_settings(name).model_copy(update=without)
+        federation.exchange.sessions[name] = federation.session(name, settings)
+    coordinator = federation.coordinator(federation.settings().model_copy(update=without | {"rounds": 1}))
+    assert set(coordinator.course.question(Step.SURVEY).layout.exact) == {"validation", "weight", "classes"}
+    coordinator.run()
+    assert len(federation.reports) == 1
+
+
+def test_where_nothing_else_is_set_every_sum_is_over_the_same_hospitals(tmp_path: Path) -> None:
+    federation = LocalFederation(tmp_path, hospitals=4, sums=Sums(), training=PLAIN)
     lost: list[str] = []
 
     def lose(step: Step, name: str, answer: Letter) -> Letter | None:
@@ -125,7 +137,9 @@ def test_a_hospital_with_other_settings_stops_the_run_before_anything_is_counted
 def test_everybodys_screen_shows_the_same_run(tmp_path: Path) -> None:
     federation = LocalFederation(tmp_path, hospitals=4, training=PLAIN)
     (lines,) = {federation.coordinator().course.words(), *(course.words() for course in courses(federation))}
-    assert lines[0] == "run 'test' of 4 hospitals, at least 3 of them in each sum"
+    assert (
+        lines[0] == "run 'test' of 4 hospitals, at least 3 of them in each sum, which can tell a missing one's update"
+    )
     assert lines[2] == "resnet10-narrow, seed 2018; 16 px: 2 epochs in batches of 6"
     other = federation.hospital_settings("hospital-a").model_copy(update={"training": THREE_ROUNDS})
     assert federation.session("hospital-a", other).words()[-1] != lines[-1]

@@ -140,6 +140,19 @@ def test_a_hospital_whose_images_changed_is_not_in_a_second_sum_of_the_same_upda
     assert any("had another answer to the same question before" in line for line in hospitals.said)
 
 
+def test_images_are_counted_once_in_a_run_also_where_some_were_added(liar: Liar) -> None:
+    """A coordinator that keeps the sum to itself asks again, every day say, for what one hospital added since."""
+    hospitals = liar.hospitals
+    for name in hospitals.names:
+        (hospitals.folder / name / "state" / "test" / "course.npz").unlink()  # they did not hear of the first sum
+    table = hospitals.tables["hospital-d"]
+    table.write_text("".join(line for index, line in enumerate(table.read_text().splitlines(True)) if index != 2))
+    hospitals.exchange.sessions = {name: hospitals.session(name) for name in hospitals.names}
+    question = Liar(hospitals).course.question(Step.SURVEY)
+    refuses(liar, question, *hospitals.names)
+    assert any("had another answer to the same question before" in line for line in hospitals.said)
+
+
 def leaves(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
     pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else None
     if pairs is None:
@@ -262,3 +275,16 @@ def test_initial_weights_of_its_choice_are_refused_and_those_of_another_machine_
         session._course._drawn[name] = drawn * np.float32(1 + 1e-6)
     hospitals.coordinator().run()
     assert [report.survivors for report in hospitals.reports] == [hospitals.names] * 2
+
+
+def test_networks_of_one_seed_are_one_question(tmp_path: Path) -> None:
+    """A second run with another class has the same initial weights but for the last layer: no other hospitals in it."""
+    hospitals = LocalFederation(tmp_path, hospitals=3)
+    settings = hospitals.settings()
+    description = settings.description.model_copy(update={"classes": (*settings.description.classes, "fourth")})
+    training = settings.training.model_copy(update={"classes": 4})
+    more = settings.model_copy(update={"description": description, "training": training})
+    first, second = Course(settings, hospitals.federation), Course(more, hospitals.federation)
+    shared = [name for name, value in first.weights.items() if np.array_equal(value, second.weights[name])]
+    assert len(shared) > len(first.weights) / 2
+    assert first.standing.subject == second.standing.subject
