@@ -48,11 +48,11 @@ from contract.audit_segments import (
     seal_entry,
     segment_name,
     segments_in,
-    sync_folder,
     torn_line,
     write_durably,
 )
 from contract.errors import AuditLogBroken, ConfigurationError
+from contract.files import sync_folder
 
 SEGMENT_BYTES: Final = 4 << 20
 DAY_SECONDS: Final = 24 * 3600

@@ -216,12 +216,3 @@ def _lock(descriptor: int) -> None:
             pause = min(2 * pause, _LONGEST_PAUSE)
         else:
             return
-
-
-def sync_folder(folder: Path) -> None:
-    """Make what was created or removed in a folder survive a crash."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -42,6 +42,15 @@ class Order:
     """Images, or items of material."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Counted:
+    """An order that was counted."""
+
+    order: Order
+    day: int
+    """The day that it was counted under, since 1970 (UTC)."""
+
+
 class SpendingBook:
     """The counts in one file. For use by several threads and processes."""
 
@@ -55,7 +64,7 @@ class SpendingBook:
             with closing(open_book(self._path)) as connection:
                 prepare_book(connection, _TABLES)
 
-    def spend(self, order: Order, allowance: Allowance, holder: Holder, *, ticket: TicketUse) -> None:
+    def spend(self, order: Order, allowance: Allowance, holder: Holder, *, ticket: TicketUse) -> Counted:
         """Count an order and note the ticket that it came with, durably and together.
 
         Raises MaterialSpent where the ticket was used before, BudgetSpent or TooFast where the order is too much; then
@@ -78,20 +87,21 @@ class SpendingBook:
             connection.execute("INSERT INTO recent VALUES (?, ?, ?)", (order.peer, order.subject, now))
             connection.execute("DELETE FROM recent WHERE at <= ? OR at > ?", (now - RATE_SECONDS, now))
             connection.execute("DELETE FROM spent WHERE day < ?", (today - MAX_DAYS,))
+        return Counted(order=order, day=today)
 
     def note(self, ticket: TicketUse) -> None:
         """Note a ticket, durably, and count nothing. Raises MaterialSpent where it was used before."""
         with self._failing(), closing(open_book(self._path)) as connection, transaction(connection):
             note_use(connection, ticket, now=self._clock())
 
-    def give_back(self, order: Order) -> None:
-        """Count an order of today no more, because nothing could come of it. Its ticket stays noted."""
+    def give_back(self, counted: Counted) -> None:
+        """Count an order no more, because nothing could come of it. Its ticket stays noted."""
+        order = counted.order
         with self._failing(), closing(open_book(self._path)) as connection, transaction(connection):
-            today = self._today(connection, self._clock())
             connection.execute(
                 "UPDATE spent SET amount = max(0, amount - ?) "
                 "WHERE peer = ? AND subject = ? AND purpose = ? AND day = ?",
-                (order.amount, order.peer, order.subject, order.purpose.value, today),
+                (order.amount, order.peer, order.subject, order.purpose.value, counted.day),
             )
 
     def has_seen(self, ticket: TicketUse) -> bool:

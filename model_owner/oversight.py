@@ -12,7 +12,7 @@ from contract.api import AuditHead
 from contract.audit_log import AuditLog
 from contract.errors import EncryptedInferenceError
 from contract.identity import Party, Role
-from contract.spending import Order, SpendingBook
+from contract.spending import Counted, Order, SpendingBook
 from contract.ticket import TicketClaims
 from contract.used_tickets import TicketUse
 from inference_service.client import InferenceServiceClient
@@ -72,7 +72,7 @@ class Oversight:
             self._refused[peer.organisation] = minute
             self._audit.record("ticket-refused", organisation=peer.organisation, role=peer.role.value, state=error.code)
 
-    def spend(self, claims: TicketClaims) -> None:
+    def spend(self, claims: TicketClaims) -> Counted:
         """Count the session's images, or its item, for the data owner that dialled, and note its ticket as used.
 
         `claims.data_owner` is the organisation in its certificate: `admit` has compared them. Raises MaterialSpent for
@@ -82,15 +82,15 @@ class Oversight:
             whose=f"{claims.data_owner} for {claims.model}", ask=f"the model's owner, {self._own.organisation}"
         )
         allowance = self._allowances[claims.model, claims.version].of(claims.data_owner)
-        self._book.spend(_order(claims), allowance, holder, ticket=TicketUse.of(claims, by=Role.DATA_OWNER))
+        return self._book.spend(_order(claims), allowance, holder, ticket=TicketUse.of(claims, by=Role.DATA_OWNER))
 
     def use_up(self, claims: TicketClaims) -> None:
         """Note a ticket as used, without counting anything. Raises MaterialSpent where it was used before."""
         self._book.note(TicketUse.of(claims, by=Role.DATA_OWNER))
 
-    def give_back(self, claims: TicketClaims) -> None:
+    def give_back(self, counted: Counted) -> None:
         """Take back what `spend` counted. The ticket stays used."""
-        self._book.give_back(_order(claims))
+        self._book.give_back(counted)
 
     def _exchange_heads(self) -> None:
         """Each side remembers how far the other's log has come.

@@ -51,7 +51,7 @@ from contract.errors import (
 )
 from contract.identity import Party, Role
 from contract.readiness import PATIENCE_SECONDS, Readiness, require_writable
-from contract.spending import SpendingBook
+from contract.spending import Counted, SpendingBook
 from contract.ticket import STOCKED_ENGINES, Engine, Purpose, TicketClaims, load_public_key
 from contract.told import words_for_others
 from inference_service.client import InferenceServiceClient
@@ -94,6 +94,17 @@ class DealerLink:
     deadlines: Deadlines
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Admitted:
+    """A session that may begin."""
+
+    ticket: str
+    claims: TicketClaims
+    model: RegisteredModel
+    counted: Counted
+    """What it uses of its data owner's budget."""
+
+
 class InferenceHandler:
     """Serves one data owner's channel: one session, from the ticket to the result."""
 
@@ -125,15 +136,17 @@ class InferenceHandler:
         """Run one session. Raises for the caller (`serve_channel`) to tell the peer."""
         with ExitStack() as place:
             try:
-                ticket, claims, model = self._admit(channel, place)
+                admitted = self._admit(channel, place)
             except (TicketInvalid, MaterialSpent, Refused) as error:
                 self._oversight.refused(channel.peer, error)
                 raise
-            self._serve(channel, ticket, claims, model)
+            self._serve(channel, admitted)
+        claims = admitted.claims
         done = "stocked" if claims.purpose is Purpose.PREPARE else "served"
         _LOG.info("session %s: %s for the %s", claims.session, done, channel.peer)
 
-    def _serve(self, channel: Channel, ticket: str, claims: TicketClaims, model: RegisteredModel) -> None:
+    def _serve(self, channel: Channel, admitted: _Admitted) -> None:
+        ticket, claims, model = admitted.ticket, admitted.claims, admitted.model
         try:
             with self._oversight.session(claims):
                 if claims.purpose is Purpose.PREPARE:
@@ -141,15 +154,16 @@ class InferenceHandler:
                 else:
                     self._run(channel, model, ticket, claims)
         except Busy as error:  # the crypto provider's: the data owner got nothing that its budget is for
-            self._oversight.give_back(claims)
+            self._oversight.give_back(admitted.counted)
             self._report(claims, SessionEventName.TURN_AWAY, error)
             raise
         except EncryptedInferenceError as error:
             self._report(claims, SessionEventName.FAIL, error)
             raise
 
-    def _admit(self, channel: Channel, place: ExitStack) -> tuple[str, TicketClaims, RegisteredModel]:
-        """The ticket of whoever dialled, what it says, and the model that it is for; its place, left with the stack.
+    def _admit(self, channel: Channel, place: ExitStack) -> _Admitted:
+        """Check the ticket of whoever dialled, find the model that it is for, and count it; leave its place with the
+        stack.
 
         Nothing is written for a ticket that is refused, whatever it is refused for: it can be presented without end.
         Nor is the front end told: one that was used before must not end the session that it was made for. Only where
@@ -164,8 +178,7 @@ class InferenceHandler:
             self._stock.drop(claims)  # no other ticket will name these items
             self._report(claims, SessionEventName.TURN_AWAY, error)
             raise
-        self._oversight.spend(claims)
-        return ticket, claims, model
+        return _Admitted(ticket=ticket, claims=claims, model=model, counted=self._oversight.spend(claims))
 
     def _run(self, channel: Channel, model: RegisteredModel, ticket: str, claims: TicketClaims) -> None:
         side = self._side(model, claims.engine)

@@ -1,11 +1,12 @@
-"""Which file a file is: its number and the moment of its birth, which no program chooses and no copy shares.
+"""Which file a file is: its number and the moment of its birth, which no copy shares and nobody sets but root.
 
 The kernel gives every file a number (inode) and a time of birth (statx(2), `btime`). A file that is renamed, or moved
 within its file system, keeps both, also across restarts. What comes back from a backup, an archive or a copy is another
 file with marks of its own, whatever its content, its name and the times that the copy was given.
 
-Not seen: a whole file system that is set back, by a snapshot, the image of a disk, or that of a virtual machine. Where
-a file system does not record births, only the number is left, which a later file may be given again.
+Not seen: a file system, or a subvolume or container's layer of one, that is set back by a snapshot, the image of a disk,
+or that of a virtual machine. Where a file system does not record births, only the number is left, which a later file may
+be given again.
 """
 
 import ctypes

@@ -17,7 +17,7 @@ from threading import Lock
 from typing import NewType
 
 from contract.errors import ConfigurationError, MaterialSpent
-from contract.files import private_folder
+from contract.files import private_folder, sync_folder
 from secure_computation.randomness import Seed
 
 ItemName = NewType("ItemName", str)
@@ -132,12 +132,3 @@ class ConsumptionLedger:
 
 def _spent(item: ItemName) -> MaterialSpent:
     return MaterialSpent(f"material {item[:12]} was consumed before and is never used twice; start a new session")
-
-
-def sync_folder(folder: Path) -> None:
-    """Make what was created or renamed in `folder` survive a crash."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -13,6 +13,9 @@ from contract.ticket import TicketClaims
 
 REMEMBERED: Final = 10_000
 """Sessions whose other half may still come."""
+OTHER_HALVES: Final = 2
+"""So many times the places are there for them: they need no place, and whoever begins many sessions, and lets the other
+halves all come together, must find an end too."""
 
 
 class Places:
@@ -23,6 +26,7 @@ class Places:
         self._in_all = in_all
         self._each = each or max(1, in_all - max(1, in_all // 4))
         self._taken: Counter[str] = Counter()
+        self._other_halves: Counter[str] = Counter()
         self._came: OrderedDict[UUID, set[Role]] = OrderedDict()
         """Which parties of a session were let in; none of one that was turned away."""
         self._lock = threading.Lock()
@@ -31,42 +35,42 @@ class Places:
     def place(self, claims: TicketClaims, role: Role) -> Iterator[None]:
         """A place for the party of this role in a ticket's session.
 
-        Raises Busy where none is free. A session that has begun is not turned away half-way, and one that was turned
-        away is so for both its parties.
+        Raises Busy where none is free. A session that has begun is not turned away half-way, unless its hospital has
+        left very many halves over, and one that was turned away is so for both its parties.
         """
-        takes = self._let_in(claims, role)
+        hospital = claims.data_owner
+        with self._lock:
+            counted = self._let_in(claims, role)
+            counted[hospital] += 1
         try:
             yield
         finally:
-            if takes:
-                with self._lock:
-                    self._taken[claims.data_owner] -= 1
-                    if not self._taken[claims.data_owner]:
-                        del self._taken[claims.data_owner]
+            with self._lock:
+                counted[hospital] -= 1
+                if not counted[hospital]:
+                    del counted[hospital]
 
-    def _let_in(self, claims: TicketClaims, role: Role) -> bool:
-        """Whether the party takes a place; it does not where the session's other one had it."""
-        with self._lock:
-            came = self._came.get(claims.session)
-            if came is None:
-                self._came[claims.session] = came = set()
-                if len(self._came) > REMEMBERED:
-                    self._came.popitem(last=False)
-            elif not came:
-                raise Busy("this session was turned away a moment ago, when every place was taken; start a new session")
-            if came and role not in came:
-                came.add(role)
-                return False
-            self._require_free(claims.data_owner)
-            self._taken[claims.data_owner] += 1
-            came.add(role)
-            return True
+    def _let_in(self, claims: TicketClaims, role: Role) -> Counter[str]:
+        """Where the party is counted; that is not among the places where the session's other one had one."""
+        came = self._came.get(claims.session)
+        if came is None:
+            self._came[claims.session] = came = set()
+            if len(self._came) > REMEMBERED:
+                self._came.popitem(last=False)
+        elif not came:
+            raise Busy("this session was turned away a moment ago, when every place was taken; start a new session")
+        is_other_half = bool(came) and role not in came
+        counted, times = (self._other_halves, OTHER_HALVES) if is_other_half else (self._taken, 1)
+        self._require_free(counted, claims.data_owner, times)
+        came.add(role)
+        return counted
 
-    def _require_free(self, hospital: str) -> None:
-        if self._taken.total() >= self._in_all:
-            raise Busy(f"{self._in_all} sessions run already, which is the limit; try again in a moment")
-        if self._taken[hospital] >= self._each:
+    def _require_free(self, counted: Counter[str], hospital: str, times: int) -> None:
+        in_all, each = times * self._in_all, times * self._each
+        if counted.total() >= in_all:
+            raise Busy(f"{in_all} sessions run already, which is the limit; try again in a moment")
+        if counted[hospital] >= each:
             raise Busy(
-                f"{self._each} sessions of {hospital} run already, the most that one hospital may have here; try again "
-                "in a moment"
+                f"{each} sessions of {hospital} run already, the most that one hospital may have here; try again in a "
+                "moment"
             )

@@ -22,12 +22,12 @@ from typing import Annotated, BinaryIO, Final, Self
 from pydantic import Field, ValidationError
 
 from contract.errors import ConfigurationError, MaterialSpent
-from contract.files import private_folder
+from contract.files import private_folder, sync_folder
 from contract.model_card import Name, OutputPolicy, Strict, Version
 from contract.ticket import Sha256, TicketClaims
 from secure_computation.at_rest import Body, DamagedFile, SealedFile, StorageKey, seal
 from secure_computation.birth_mark import BirthMark, birth_mark
-from secure_computation.material import ConsumptionLedger, ItemName, sync_folder
+from secure_computation.material import ConsumptionLedger, ItemName
 
 __all__ = ["Binding", "Body", "StockFolder", "Wanted"]
 

@@ -10,7 +10,7 @@ from typing import Any
 import anyio.to_thread
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from contract.errors import EncryptedInferenceError, PeerDisconnected, TicketInvalid
+from contract.errors import EncryptedInferenceError, PeerDisconnected
 from contract.http_server import Alarm, BoundedHeadProtocol, new_lobby
 from contract.tally import Tally
 from contract.told import words_for_others
@@ -38,7 +38,8 @@ async def serve_channel(
 
     An EncryptedInferenceError of the handshake or the handler goes to the log and, after the handshake, to the peer;
     it never reaches the server. Whoever has shown no identity when its time is over is hung up on, whatever it reads.
-    Run the server with `uvicorn_options`. `strangers`: counts those who showed none; else each is a line of the log.
+    Run the server with `uvicorn_options`. `strangers`: counts those who showed none, or were refused before
+    a session began; else each is a line of the log.
     """
     await websocket.accept()
     stream = _asgi_stream(websocket)
@@ -96,10 +97,9 @@ def _serve(channel: Channel, handler: Callable[[Channel], None], *, own: str, st
         if isinstance(error, PeerDisconnected) and channel.traffic().bytes_received == 0:
             _LOG.debug("%s looked whether this server answers, and left", channel.peer)  # monitoring asks every 5 s
             return
-        # Whoever has no ticket can be refused as often as it likes.
-        without_ticket = channel.traffic().bytes_received == 0 or isinstance(error, TicketInvalid)
-        kind = f"channels of the {channel.peer} without a ticket ({error.code})"
-        if strangers is None or not without_ticket or strangers.is_first(kind):
+        # A ticket that is refused, for whatever it is, can be presented without end.
+        kind = f"channels of the {channel.peer} refused ({error.code})"
+        if strangers is None or channel.has_begun or strangers.is_first(kind):
             _LOG.warning("session with %s failed: %s", channel.peer, error)
         # Also where a link failed: it may be another one than this, and then the peer cannot know.
         channel.send_error(error.code, words_for_others(error, own=own), step="end of session")

@@ -78,6 +78,11 @@ class Channel:
         """Enter a phase; frames sent and expected from now on belong to it. Both sides do so at the same point."""
         self._phase = phase
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether this side has entered a phase: who dialled was admitted, and what it does costs a ticket."""
+        return self._phase is not Phase.HANDSHAKE
+
     @contextmanager
     def phase(self, phase: Phase) -> Iterator[None]:
         """Spend a block in `phase`, then return to the one before."""

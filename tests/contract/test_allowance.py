@@ -122,6 +122,21 @@ class TestBook:
         with pytest.raises(BudgetSpent):
             book.spend(order(), Allowance(images=2), HOLDER, ticket=fresh())
 
+    def test_what_is_given_back_after_midnight_is_of_the_day_that_it_was_counted_on(
+        self, book: SpendingBook, clock: Clock
+    ) -> None:
+        allowance = Allowance(images=2)
+        late = book.spend(order(2), allowance, HOLDER, ticket=fresh())
+        clock.now += 12 * 3600
+        book.spend(order(2), allowance, HOLDER, ticket=fresh())
+        book.give_back(late)
+        with pytest.raises(BudgetSpent):
+            book.spend(order(), allowance, HOLDER, ticket=fresh())
+        both_days = Allowance(images=4, days=300)
+        book.spend(order(2), both_days, HOLDER, ticket=fresh())
+        with pytest.raises(BudgetSpent):
+            book.spend(order(), both_days, HOLDER, ticket=fresh())
+
     def test_a_smaller_allowance_holds_at_once(self, book: SpendingBook) -> None:
         book.spend(order(4), Allowance(images=10), HOLDER, ticket=fresh())
         with pytest.raises(BudgetSpent):

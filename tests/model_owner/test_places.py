@@ -15,10 +15,10 @@ from contract.identity import Party, Role
 from contract.ticket import Engine
 from inference_service.accounts import AccountRole
 from secure_computation import reception
-from secure_computation.admission import STOCKED_ITEM_STEP, present_ticket
+from secure_computation.admission import STEP, STOCKED_ITEM_STEP, present_ticket
 from secure_computation.channel.channel import Channel
 from secure_computation.channel.stream import Deadline
-from secure_computation.wire import Phase
+from secure_computation.wire import Kind, Phase
 from tests.end_to_end.federation import HOSPITAL, LABORATORY, SILENT, TRUST_CENTRE, Federation, RecordingClient
 
 RIVAL = Party(role=Role.DATA_OWNER, organisation="rival")
@@ -161,14 +161,27 @@ def test_it_is_given_back_whichever_party_the_dealer_turns_away_first(
         until(lambda: client.session(client.opened[0].id).state is SessionState.TURNED_AWAY)
 
 
-def test_refusals_of_a_party_without_a_ticket_are_a_line(
-    federation: Federation, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("why", ["ticket-invalid", "material-spent", "budget-spent", "peer-violation"])
+def test_refusals_that_a_party_can_have_without_end_are_a_line(
+    federation: Federation, caplog: pytest.LogCaptureFixture, why: str
 ) -> None:
-    with federation.model_owner() as url:
+    nothing = {"allowance": Allowance(images=0)} if why == "budget-spent" else {}
+    with federation.model_owner(**nothing) as url:
+        ticket = federation.expired_ticket() if why == "ticket-invalid" else federation.ticket()
+        if why == "material-spent":
+            with begun(federation, url, HOSPITAL, ticket):
+                pass
+            until(lambda: any("session with data-owner of st-mary failed" in line for line in caplog.messages))
+            caplog.clear()
         for _ in range(5):
-            with federation.dial(url, RIVAL, LABORATORY) as channel:
-                assert refusal(channel, federation.expired_ticket()) == "ticket-invalid"
-    assert sum("session with data-owner of rival failed" in line for line in caplog.messages) == 1
+            with federation.dial(url, HOSPITAL, LABORATORY) as channel:
+                if why == "peer-violation":
+                    channel._send(Kind.HELLO, STEP, (b"no JSON",))
+                    with pytest.raises(PeerReported, match=why):
+                        channel.receive_end(step="any")
+                else:
+                    assert refusal(channel, ticket) == why
+    assert sum("session with data-owner of st-mary failed" in line for line in caplog.messages) == 1
 
 
 def test_a_data_owners_word_gives_nothing_back(federation: Federation) -> None:

@@ -76,6 +76,24 @@ def test_a_session_that_has_begun_is_not_turned_away_half_way(held: ExitStack, f
         held.enter_context(places.place(begun, second))
 
 
+def test_other_halves_that_come_all_together_find_an_end(held: ExitStack) -> None:
+    places = Places(in_all=4)
+    begun = [session_of("st-mary") for _ in range(7)]
+    for session in begun:
+        with places.place(session, P1):
+            pass
+    for session in begun[:6]:
+        held.enter_context(places.place(session, P0))
+    with pytest.raises(Busy, match=r"^6 sessions of st-mary run already"):
+        held.enter_context(places.place(begun[6], P0))
+    other = session_of("elsewhere")
+    with places.place(other, P0), places.place(other, P1):
+        pass
+    held.close()
+    with places.place(begun[6], P0):
+        pass
+
+
 def test_a_session_that_was_turned_away_is_so_for_both_its_parties(held: ExitStack) -> None:
     places, late = Places(in_all=1), session_of("st-mary")
     with places.place(session_of("elsewhere"), P0), pytest.raises(Busy):
