@@ -4,9 +4,9 @@ The kernel gives every file a number (inode) and a time of birth (statx(2), `bti
 within its file system, keeps both, also across restarts. What comes back from a backup, an archive or a copy is another
 file with marks of its own, whatever its content, its name and the times that the copy was given.
 
-Not seen: a file system, or a subvolume or container's layer of one, that is set back by a snapshot, the image of a disk,
-or that of a virtual machine. Where a file system does not record births, only the number is left, which a later file may
-be given again.
+Not seen: a file system, or a subvolume or container's layer of one, that is set back by a snapshot, or by the image of
+a disk or virtual machine. Where a file system does not record births, only the number is left, which a later file may be
+given again.
 """
 
 import ctypes

@@ -165,8 +165,8 @@ def test_it_is_given_back_whichever_party_the_dealer_turns_away_first(
 def test_refusals_that_a_party_can_have_without_end_are_a_line(
     federation: Federation, caplog: pytest.LogCaptureFixture, why: str
 ) -> None:
-    nothing = {"allowance": Allowance(images=0)} if why == "budget-spent" else {}
-    with federation.model_owner(**nothing) as url:
+    allowance = Allowance(images=0) if why == "budget-spent" else Allowance()
+    with federation.model_owner(allowance=allowance) as url:
         ticket = federation.expired_ticket() if why == "ticket-invalid" else federation.ticket()
         if why == "material-spent":
             with begun(federation, url, HOSPITAL, ticket):
