@@ -141,9 +141,8 @@ class InferenceHandler:
                 self._oversight.refused(channel.peer, error)
                 raise
             self._serve(channel, admitted)
-        claims = admitted.claims
-        done = "stocked" if claims.purpose is Purpose.PREPARE else "served"
-        _LOG.info("session %s: %s for the %s", claims.session, done, channel.peer)
+        done = "stocked" if admitted.claims.purpose is Purpose.PREPARE else "served"
+        _LOG.info("session %s: %s for the %s", admitted.claims.session, done, channel.peer)
 
     def _serve(self, channel: Channel, admitted: _Admitted) -> None:
         ticket, claims, model = admitted.ticket, admitted.claims, admitted.model
@@ -162,8 +161,7 @@ class InferenceHandler:
             raise
 
     def _admit(self, channel: Channel, place: ExitStack) -> _Admitted:
-        """Check the ticket of whoever dialled, find the model that it is for, and count it; leave its place with the
-        stack.
+        """Check the ticket of whoever dialled, find its model and count its images; its place is left with the stack.
 
         Nothing is written for a ticket that is refused, whatever it is refused for: it can be presented without end.
         Nor is the front end told: one that was used before must not end the session that it was made for. Only where

@@ -5,8 +5,8 @@ within its file system, keeps both, also across restarts. What comes back from a
 file with marks of its own, whatever its content, its name and the times that the copy was given.
 
 Not seen: a file system, or a subvolume or container's layer of one, that is set back by a snapshot, or by the image of
-a disk or virtual machine. Where a file system does not record births, only the number is left, which a later file may be
-given again.
+a disk or virtual machine. Where a file system does not record births, only the number is left, which a later file may
+be given again.
 """
 
 import ctypes
