@@ -157,11 +157,12 @@ def federate(
     """
     described = config is not None or description is not None
     images = images_to_train_on(data, manifest, output=output, smoke=smoke, described=described)
-    from federated_learning.federation.loopback import Loopback
+    from federated_learning.federation.loopback import Loopback, LoopbackSettings, smoke_settings
 
     said = {"rounds": rounds, "training_roles": training_role, "validation_role": validation_role}
-    settings = _loopback_settings(config, images, said, description=description, smoke=smoke)
     count = hospitals or (4 if smoke else 3)
+    small = smoke_settings(count) if smoke else LoopbackSettings()
+    settings = _loopback_settings(config, images, said, description=description, otherwise=small)
     with tempfile.TemporaryDirectory(prefix="federation-") as temporary:
         loopback = Loopback(settings, output or Path(temporary), hospitals=count, images=images)
         _run(loopback)
@@ -207,17 +208,19 @@ def _publish(loopback: "Loopback", model: Path) -> None:
 
 
 def _loopback_settings(
-    config: Path | None, images: Images | None, said: Mapping[str, Any], *, description: str | None, smoke: bool
+    config: Path | None,
+    images: Images | None,
+    said: Mapping[str, Any],
+    *,
+    description: str | None,
+    otherwise: "LoopbackSettings",
 ) -> "LoopbackSettings":
-    """What the file says, or our recipe; before it goes what was typed, after it what belongs to the images."""
+    """What the file says, or `otherwise`; before it goes what was typed, after it what belongs to the images."""
     from contract.settings import load_settings
-    from federated_learning.federation.loopback import LoopbackSettings, smoke_settings
+    from federated_learning.federation.loopback import LoopbackSettings
     from federated_learning.recipe import find_description
 
-    if config is not None:
-        settings = load_settings(LoopbackSettings, config)
-    else:
-        settings = smoke_settings() if smoke else LoopbackSettings()
+    settings = otherwise if config is None else load_settings(LoopbackSettings, config)
     typed = {name: tuple(value) if isinstance(value, list) else value for name, value in said.items() if value}
     if description is not None:
         typed["description"] = find_description(description)

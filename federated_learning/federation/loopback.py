@@ -39,6 +39,7 @@ from federated_learning.federation.settings import Aggregation, CoordinatorSetti
 from federated_learning.federation.sites import TRAINING, VALIDATION, Site, check_roles, draw_data, sites, write_tables
 from federated_learning.recipe import PEDIATRIC_PNEUMONIA, PEDIATRIC_PNEUMONIA_RECIPE, NamedDescription
 from federated_learning.records import Description
+from federated_learning.secure_aggregation import least_threshold
 from federated_learning.settings import Stage, TrainingSettings
 
 HOST = "127.0.0.1"
@@ -72,8 +73,8 @@ class LoopbackSettings(PartySettings):
     """Kill one of four hospitals in the middle of the first round, and start it again: what the smoke run shows."""
 
 
-def smoke_settings() -> LoopbackSettings:
-    """Small enough for a test: four hospitals, two rounds, a narrow network, one hospital that falls out."""
+def smoke_settings(hospitals: int = 4) -> LoopbackSettings:
+    """Small enough for a test: two rounds, a narrow network, one hospital that falls out and holds up no round."""
     side = {"height": SMOKE_SIDE, "width": SMOKE_SIDE}
     return LoopbackSettings(
         run="smoke",
@@ -95,7 +96,7 @@ def smoke_settings() -> LoopbackSettings:
             augmentation=NONE,
         ),
         images_per_class=SMOKE_IMAGES,
-        aggregation=Aggregation(threshold=3),
+        aggregation=Aggregation(threshold=least_threshold(hospitals)),
         waiting=Waiting(start=90.0, work=90.0, step=60.0, offline=1.0, together=60.0),
         one_falls_out=True,
     )

@@ -161,3 +161,9 @@ def test_channels_and_classes_of_a_network_follow_from_the_description() -> None
     assert (described.training.channels, described.training.classes) == (3, 2)
     with pytest.raises(ValidationError, match="the training settings say 4 classes, the description 2: leave classes"):
         CoordinatorSettings(**values, training=TrainingSettings(classes=4))
+
+
+@pytest.mark.parametrize("hospitals", range(3, 9))
+def test_a_smoke_run_of_any_size_lets_a_round_go_on_without_as_many_as_is_safe(hospitals: int) -> None:
+    assert smoke_settings(hospitals).aggregation.survivors(hospitals) == max(3, 2 * hospitals // 3 + 1)
+    assert LoopbackSettings().aggregation.survivors(hospitals) == hospitals
