@@ -8,7 +8,8 @@ Shapes leave the batch out: (channels, height, width) or (features,). Padding is
 the network carries the name of the operation that makes it; the image is the value `input`.
 
 A network from outside is hostile until `parse_network` returned it: its size is bounded, every shape is inferred again
-and must agree, and the bytes must be the canonical ones, so that `network_hash` is one number for one network.
+and must agree, and the bytes must be the canonical ones, so that `network_hash` is one number for one network. Lists fail at
+their first wrong entry: a megabyte of wrong ones would take half a gigabyte to tell.
 """
 
 import hashlib
@@ -74,7 +75,7 @@ class BaseOperation(Strict):
     """What every operation has: its name (also its output's), the values it reads, the shape it makes."""
 
     name: ValueName
-    inputs: tuple[ValueName, ...] = Field(min_length=1, max_length=256)
+    inputs: tuple[ValueName, ...] = Field(min_length=1, max_length=256, fail_fast=True)
     shape: AnyShape
 
     @property
@@ -319,7 +320,7 @@ class Network(Strict):
     format: Literal[1] = 1
     input_shape: Image
     operations: tuple[Annotated[Operation, Field(discriminator="kind")], ...] = Field(
-        min_length=1, max_length=MAX_OPERATIONS
+        min_length=1, max_length=MAX_OPERATIONS, fail_fast=True
     )
     output: ValueName
     classes: Annotated[int, Field(ge=2, le=1 << 16)]

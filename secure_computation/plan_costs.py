@@ -20,11 +20,13 @@ from secure_computation.engines.masked.costs import most_it_costs
 from secure_computation.engines.masked.drafts import image_size
 from secure_computation.engines.masked.plan import LinearStep, MaskedLowering, SumPoolStep
 from secure_computation.engines.masked.step_shapes import label_shape
-from secure_computation.network import INPUT, AveragePool, Convolution2d, FullyConnected, MaxPool, Network, Shape
+from secure_computation.network import INPUT, AveragePool, Convolution2d, FullyConnected, MaxPool, Network, Padding, Shape
 
 _SECONDS_A_PRODUCT: Final = 3e-9
 _SECONDS_A_BYTE: Final = 4e-9
 _SECONDS_AN_ELEMENT: Final = 4e-9
+_SECONDS_A_GROUP: Final = 1e-5
+"""Groups of a convolution are computed one after the other."""
 _RING_BYTES: Final = 4
 """Of an element in the masked engine, in memory."""
 _WORD_BYTES: Final = 8
@@ -63,6 +65,7 @@ class _Work:
 
     elements: int
     products: int
+    groups: int
     weights: int
     largest: int
     """Elements that the most demanding of them has in memory."""
@@ -99,6 +102,7 @@ def _cost(work: _Work, *, offline_bytes: int, online_bytes: int, trips: int, ele
         one_way_trips=trips,
         elements=work.elements,
         processor_seconds=_SECONDS_A_PRODUCT * work.products
+        + _SECONDS_A_GROUP * work.groups
         + _SECONDS_A_BYTE * (offline_bytes + online_bytes)
         + _SECONDS_AN_ELEMENT * work.elements,
         memory_bytes=2 * offline_bytes + _COPIES * element_bytes * (work.largest + work.weights),
@@ -165,27 +169,29 @@ class _Tally:
         self._shapes = shapes
         self._last_uses = last_uses
         self._alive = self._elements = sum(math.prod(shape) for shape in shapes.values())
-        self._products = self._weights = self._largest = 0
+        self._products = self._groups = self._weights = self._largest = 0
 
     def product(self, layer: Convolution2d | FullyConnected, inputs: Sequence[str]) -> None:
         """A private linear map. One channel's windows are laid out; a kernel is as large as its dilation makes it."""
-        reach = (1, 1)
-        each = self._shapes[inputs[0]][0]
+        source = self._shapes[inputs[0]]
+        reach, each, padded = (1, 1), source[0], math.prod(source)
         if isinstance(layer, Convolution2d):
             _, each, *kernel = layer.weight_shape
             reach = (layer.dilation[0] * (kernel[0] - 1) + 1, layer.dilation[1] * (kernel[1] - 1) + 1)
+            padded = _padded(source, layer.padding)
+            self._groups += layer.groups
         each *= math.prod(reach)
         self._products += each * math.prod(layer.shape)
         self._weights += each * layer.shape[0]
-        self.within = each * math.prod(layer.shape[1:])
+        self.within = padded + each * math.prod(layer.shape[1:])
 
     def pool(self, pool: MaxPool | AveragePool | MaxPoolStep | SumPoolStep) -> None:
         """Windows along the height, then along the width. A window as large as the picture is one sum."""
-        channels, height, width = self._shapes[pool.inputs[0]]
-        top, left, bottom, right = pool.padding
+        source = self._shapes[pool.inputs[0]]
         (high, wide), (rows, columns) = pool.kernel, image_size(pool.shape)
-        padded = channels * (height + top + bottom) * (width + left + right)
-        self.within = padded + channels * rows * (width + left + right) * high + channels * rows * columns * wide
+        across = source[2] + pool.padding[1] + pool.padding[3]
+        windows = rows * across * high + rows * columns * wide
+        self.within = _padded(source, pool.padding) + source[0] * windows
 
     def keep(self, index: int, name: str, inputs: Sequence[str], shape: Shape) -> None:
         """Count the value that comes out, and let go what nobody reads any more."""
@@ -199,4 +205,17 @@ class _Tally:
 
     def work(self) -> _Work:
         """All of it."""
-        return _Work(elements=self._elements, products=self._products, weights=self._weights, largest=self._largest)
+        return _Work(
+            elements=self._elements,
+            products=self._products,
+            groups=self._groups,
+            weights=self._weights,
+            largest=self._largest,
+        )
+
+
+def _padded(image: Shape, padding: Padding) -> int:
+    """Elements of an image with its borders, which a party lays out."""
+    channels, height, width = image
+    top, left, bottom, right = padding
+    return channels * (height + top + bottom) * (width + left + right)

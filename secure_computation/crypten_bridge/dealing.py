@@ -25,7 +25,7 @@ from secure_computation.randomness import Seed
 if TYPE_CHECKING:  # a plan is read without torch, which takes a second to load
     import torch
 
-Shape = tuple[Annotated[int, Field(ge=0, le=1 << 31)], ...]
+Shape = Annotated[tuple[Annotated[int, Field(ge=0, le=1 << 31)], ...], Field(fail_fast=True)]
 Share: TypeAlias = "torch.Tensor"
 """int64 share of one tensor."""
 

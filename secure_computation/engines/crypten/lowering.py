@@ -23,7 +23,7 @@ class CrypTenLowering(Strict):
     """The public part of a model that the crypten engine adds: what is dealt for one image, and what that costs."""
 
     precision_bits: Literal[16] = 16
-    requests: Annotated[tuple[Request, ...], Field(max_length=MAX_REQUESTS)]
+    requests: Annotated[tuple[Request, ...], Field(max_length=MAX_REQUESTS, fail_fast=True)]
     openings: Annotated[int, Field(ge=0)]
     """Openings of the online phase: each is one message in both directions at once, one one-way trip."""
     opened_bytes_each_way: Annotated[int, Field(ge=0)]

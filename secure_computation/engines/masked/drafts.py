@@ -186,17 +186,18 @@ def behind(draft: Draft) -> tuple[dict[Draft, int], list[Fraction], list[Draft]]
     settled: list[Fraction] = []
     between: dict[Draft, None] = {}
 
-    def visit(value: Draft, growth: int) -> None:
-        if value.scale is not None:
+    to_visit = [(draft, 1, False)]  # no recursion: a network may have thousands of steps one behind the other
+    while to_visit:
+        value, growth, sources_done = to_visit.pop()
+        if sources_done:
+            between[value] = None
+        elif value.scale is not None:
             settled.append(value.scale * growth)
         elif value.kind == "linear":
             products.setdefault(value, growth)
         elif value not in between:
-            for source in value.inputs:
-                visit(source, growth * divisor_of(value))
-            between[value] = None
-
-    visit(draft, 1)
+            to_visit.append((value, growth, True))
+            to_visit.extend((source, growth * divisor_of(value), False) for source in reversed(value.inputs))
     return products, settled, list(between)
 
 

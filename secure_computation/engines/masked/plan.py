@@ -142,7 +142,7 @@ class ConcatStep(BaseStep):
     """factors[i] * inputs[i], one after the other along the first axis."""
 
     kind: Literal["concat"] = "concat"
-    factors: tuple[Factor, ...] = Field(min_length=2, max_length=256)
+    factors: tuple[Factor, ...] = Field(min_length=2, max_length=256, fail_fast=True)
 
     def infer(self, inputs: tuple[Shape, ...]) -> Shape:
         if len(self.factors) != len(inputs):
@@ -228,7 +228,9 @@ Step = (
 class MaskedLowering(Strict):
     """The public part of a model that the masked engine adds: steps in topological order, `input` first."""
 
-    steps: tuple[Annotated[Step, Field(discriminator="kind")], ...] = Field(min_length=2, max_length=MAX_STEPS)
+    steps: tuple[Annotated[Step, Field(discriminator="kind")], ...] = Field(
+        min_length=2, max_length=MAX_STEPS, fail_fast=True
+    )
     output: ValueName
     """The logits: the model owner sends its share, cut to this value's ring. Or a LabelStep."""
 

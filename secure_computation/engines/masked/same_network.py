@@ -92,6 +92,8 @@ class _Values:
         self._made: list[tuple[object, ...]] = []
         self._shapes: list[Shape] = []
         self._not_negative: set[int] = set()
+        self._relus: dict[int, int] = {}
+        """Of max pools that were asked for."""
         self.input_shape = network.input_shape
         self.named = {INPUT: self.number((INPUT,), network.input_shape)}
         """Of the network's values, by name."""
@@ -116,14 +118,20 @@ class _Values:
         return self._not_negative.issuperset(numbers)
 
     def relu(self, source: int) -> int:
-        if source in self._not_negative:
-            return source
-        made, shape = self._made[source], self._shapes[source]
-        if made[0] == "max_pool":
-            _, inner, *geometry = made
+        pools: list[int] = []  # a loop: a hostile network may have thousands, one behind the other
+        while source not in self._not_negative and source not in self._relus and self._made[source][0] == "max_pool":
+            pools.append(source)
+            inner = self._made[source][1]
             assert isinstance(inner, int)
-            return self.number(("max_pool", self.relu(inner), *geometry), shape, not_negative=True)
-        return self.number(("relu", source), shape, not_negative=True)
+            source = inner
+        result = source if source in self._not_negative else self._relus.get(source)
+        if result is None:
+            result = self.number(("relu", source), self._shapes[source], not_negative=True)
+        for pool in reversed(pools):
+            _, _, *geometry = self._made[pool]
+            result = self.number(("max_pool", result, *geometry), self._shapes[pool], not_negative=True)
+            self._relus[pool] = result
+        return result
 
     def clip(self, source: int, high: float) -> int:
         """Of a value that is not negative."""

@@ -17,7 +17,7 @@ WEIGHT_LIMIT = 127 * 256 + 127
 RingBits = Annotated[int, Field(ge=MIN_RING_BITS, le=MAX_RING_BITS)]
 Shift = Annotated[int, Field(ge=0, le=MAX_RING_BITS - 2)]
 ChunkBits = Annotated[int, Field(ge=1, le=MAX_CHUNK_BITS)]
-Chunks = Annotated[tuple[ChunkBits, ...], Field(max_length=MAX_CHUNKS)]
+Chunks = Annotated[tuple[ChunkBits, ...], Field(max_length=MAX_CHUNKS, fail_fast=True)]
 Factor = Annotated[int, Field(ge=1, lt=1 << (MAX_RING_BITS - 1))]
 RingInteger = Annotated[int, Field(gt=-(1 << (MAX_RING_BITS - 1)), lt=1 << (MAX_RING_BITS - 1))]
 Scale = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -40,7 +40,7 @@ class BaseStep(Strict):
     """What every step has: its name (also its output's), the values it reads, the shape and form of what it makes."""
 
     name: ValueName
-    inputs: tuple[ValueName, ...] = Field(max_length=256)
+    inputs: tuple[ValueName, ...] = Field(max_length=256, fail_fast=True)
     shape: AnyShape
     value: FixedValue
 

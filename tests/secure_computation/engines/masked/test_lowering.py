@@ -32,6 +32,7 @@ from secure_computation.network import (
     Operation,
     Pad,
     Relu,
+    Reshape,
 )
 from secure_computation.private_weights import PrivateWeights
 from secure_computation.protocols.comparison import Chain
@@ -388,3 +389,11 @@ def test_design_figures() -> None:
     assert table_bits((5, 5)) + table_bits((5, 4)) == 224
     assert table_bits((6, 6, 7)) + table_bits((6, 6)) == 1024
     assert online_bits((6, 6, 7)) + online_bits((6, 6)) == 9
+
+
+def test_a_thousand_steps_between_a_product_and_its_truncation_are_lowered() -> None:
+    product = convolution("c0", INPUT, (1, 4, 4), 1, 1)
+    steps = [Reshape(name=f"c{i + 1}", inputs=(f"c{i}",), shape=(1, 4, 4)) for i in range(1000)]
+    network = classifier((1, 4, 4), [product, *steps])
+    lowering, _ = lower_masked(network, random_weights(network), calibration(network))
+    assert {step.name for step in lowering.steps}.issuperset(step.name for step in steps)

@@ -141,3 +141,14 @@ def test_a_pool_over_the_whole_picture_is_the_global_pool() -> None:
         lowering, _ = lower_masked(network, random_weights(network), random_image(network)[None])
         require_same_network(whole, lowering)
         require_same_network(named, lowering)
+
+
+def test_thousands_of_max_pools_one_behind_the_other_are_followed() -> None:
+    shape, count = (1, 8, 8), 2000
+    pools = [
+        MaxPool(name=f"m{i}", inputs=(f"m{i - 1}" if i else INPUT,), shape=shape, kernel=(1, 1), stride=(1, 1))
+        for i in range(count)
+    ]
+    relu = Relu(name="r", inputs=(f"m{count - 1}",), shape=shape)
+    with pytest.raises(ValueError, match="another shape"):
+        require_same_network(classifier(shape, [*pools, relu]), MODEL.lowering)
