@@ -59,7 +59,15 @@ class ModelCatalog:
         return self.vouched(entry)
 
     def vouched(self, entry: ModelEntry) -> ModelEntry:
-        """The same entry, where its owner vouches for it now; `require_vouched` says what is raised where not."""
+        """The same entry, where its owner vouches for it now; `require_vouched` says what is raised where not.
+
+        Raises ConfigurationError where the settings do not name that owner.
+        """
+        if (owner := entry.model_owner.organisation) not in self._pinned:
+            raise ConfigurationError(
+                f"{entry.card.name} is of {owner}, whom the settings do not name as one of model_owners; nothing was "
+                f"sent. Choose another model, or add {owner} to the settings only if you trust it"
+            )
         require_vouched(entry, self._context.trust())
         return entry
 

@@ -62,7 +62,7 @@ def examine(settings: DataOwnerSettings) -> Iterator[Check]:
         models = _examined(Named("models", lambda: _models(settings, entries)))
         yield models
         if models.verdict is Verdict.BAD:
-            entries.clear()  # addresses that no owner signed are not dialled
+            entries.clear()  # addresses that no pinned owner signed are not dialled
     for party, url in _addresses(settings, entries).items():
         yield _examined(Named(str(party), partial(_shake_hands, settings, url, party)))
 
@@ -180,28 +180,28 @@ def _disk(folder: Path) -> str:
 
 
 def _catalog(settings: DataOwnerSettings, entries: list[ModelEntry]) -> str:
+    """Whether the front end accepts the account. Adds the models of pinned owners to `entries`."""
     seconds = settings.waiting.connect
     with InferenceServiceClient.of(settings.inference_service, timeout_seconds=seconds) as client:
-        entries += client.models()
+        shown = client.models()
     pinned = {peer.organisation for peer in settings.model_owners}
-    if not pinned & {entry.model_owner.organisation for entry in entries}:
-        whose = ", ".join(sorted({entry.model_owner.organisation for entry in entries})) or "nobody"
+    entries += (entry for entry in shown if entry.model_owner.organisation in pinned)
+    if not entries:
+        whose = ", ".join(sorted({entry.model_owner.organisation for entry in shown})) or "nobody"
         raise Bad(
             f"accepted; no model in the catalog is of {' or '.join(sorted(pinned))}, but of {whose}",
             "correct model_owners in the settings, or ask whoever runs the front end when there will be one",
             Verdict.DOUBTFUL,
         )
-    return f"accepted; {len(entries)} model(s) in the catalog"
+    return f"accepted; {len(shown)} model(s) in the catalog"
 
 
 def _models(settings: DataOwnerSettings, entries: Sequence[ModelEntry]) -> str:
-    """Whether each model of a pinned owner is what that owner signed."""
+    """Whether each model is what its owner signed."""
     trust = tls_context(settings.credentials, server_side=False).trust()
-    pinned = {peer.organisation for peer in settings.model_owners}
-    signed = [entry for entry in entries if entry.model_owner.organisation in pinned]
-    for entry in signed:
+    for entry in entries:
         require_vouched(entry, trust)
-    return f"{len(signed)} as signed by {' and '.join(sorted(pinned))}"
+    return f"{len(entries)} as signed by {' and '.join(sorted({one.model_owner.organisation for one in entries}))}"
 
 
 def _addresses(settings: DataOwnerSettings, entries: Sequence[ModelEntry]) -> dict[Party, str]:

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from contract.api import Failure, ModelEntry, PhaseSeconds, SentBytes, SessionEventName, SessionReport, SessionView
 from contract.certificates import party_of_certificate
 from contract.command_line import one_line
-from contract.errors import EncryptedInferenceError, SessionCancelled, TicketInvalid
+from contract.errors import EncryptedInferenceError, SessionCancelled, TicketInvalid, TransportError
 from contract.identity import Party, Role
 from contract.settings import Peer
 from contract.ticket import Engine, Purpose, TicketClaims, load_public_key, verify_ticket
@@ -162,7 +162,9 @@ class SessionDesk:
         try:
             self._front_end.report(session.view.id, SessionEventName.COMPLETE, report)
         except EncryptedInferenceError as error:
-            text = f"the front end did not record this result ({one_line(error)}): keep your own note of it"
+            # What it answered are its own words, and this stands beside a result.
+            why = one_line(error) if isinstance(error, TransportError) else "it refused"
+            text = f"the front end did not record this result ({why}): keep your own note of it"
             return (Warned(code="not-recorded", text=text),)
         return ()
 

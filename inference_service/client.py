@@ -56,6 +56,8 @@ from contract.tls_refusal import cause_of, remedy
 from contract.voucher import Voucher
 
 MAX_ANSWER_BYTES = 8 << 20
+MAX_ANSWER_COMMAS = 1 << 18
+"""A list or object has about as many: each entry that is wrong takes half a kilobyte to tell."""
 _MAX_WORDS = 500
 _PEER = "inference service"
 
@@ -263,6 +265,8 @@ class InferenceServiceClient:
 
     def _ask(self, kind: type[Answer], method: str, path: str, *, body: BaseModel | None = None) -> Answer:
         content = self._call(method, path, body=body)
+        if content.count(b",") > MAX_ANSWER_COMMAS:
+            raise PeerViolation(f"the {_PEER} answered {method} {path[:200]} with too long a list: check the URL")
         try:
             return kind.model_validate_json(content)
         except ValidationError:
@@ -346,7 +350,7 @@ def _tls(authority: Path | None, revocations: Path | None = None) -> ssl.SSLCont
 
 
 def _problem(status: int, answer: bytes) -> EncryptedInferenceError:
-    """The server's own words under the class that its code names; Refused for other refusals."""
+    """The server's own words, marked as such, under the class that its code names; Refused for other refusals."""
     try:
         problem = Problem.model_validate_json(answer)
     except ValidationError:
@@ -354,6 +358,7 @@ def _problem(status: int, answer: bytes) -> EncryptedInferenceError:
     words = "".join(character for character in problem.detail if character.isprintable())[:_MAX_WORDS]
     if status >= 500:
         return PeerReported(f"the {_PEER} could not do it: {words}")
+    words = f"{words} (said by the {_PEER})"
     if problem.code in _LATER:
         return _LATER[problem.code](words, retry_after_seconds=problem.retry_after_seconds)
     return _SAME_ERRORS.get(problem.code, Refused)(words)

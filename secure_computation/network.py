@@ -8,8 +8,8 @@ Shapes leave the batch out: (channels, height, width) or (features,). Padding is
 the network carries the name of the operation that makes it; the image is the value `input`.
 
 A network from outside is hostile until `parse_network` returned it: its size is bounded, every shape is inferred again
-and must agree, and the bytes must be the canonical ones, so that `network_hash` is one number for one network. Lists fail at
-their first wrong entry: a megabyte of wrong ones would take half a gigabyte to tell.
+and must agree, and the bytes must be the canonical ones, so that `network_hash` is one number for one network. Lists
+fail at their first wrong entry: a megabyte of wrong ones would take half a gigabyte to tell.
 """
 
 import hashlib

@@ -20,7 +20,16 @@ from secure_computation.engines.masked.costs import most_it_costs
 from secure_computation.engines.masked.drafts import image_size
 from secure_computation.engines.masked.plan import LinearStep, MaskedLowering, SumPoolStep
 from secure_computation.engines.masked.step_shapes import label_shape
-from secure_computation.network import INPUT, AveragePool, Convolution2d, FullyConnected, MaxPool, Network, Padding, Shape
+from secure_computation.network import (
+    INPUT,
+    AveragePool,
+    Convolution2d,
+    FullyConnected,
+    MaxPool,
+    Network,
+    Padding,
+    Shape,
+)
 
 _SECONDS_A_PRODUCT: Final = 3e-9
 _SECONDS_A_BYTE: Final = 4e-9

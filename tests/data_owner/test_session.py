@@ -229,10 +229,18 @@ def test_a_wrong_ticket_goes_nowhere_and_the_session_ends(
         assert failure_of(federation, client) == "ticket-invalid"
 
 
-@pytest.mark.parametrize("role", ["model_owners", "crypto_providers"])
-def test_a_party_that_is_not_pinned_is_not_spoken_to(federation: Federation, chest: Path, role: str) -> None:
-    settings: dict[str, Any] = {role: (Peer(organisation="another"),)}
-    with federation.diagnoser(**settings) as (diagnoser, client):
+def test_a_model_of_an_owner_that_is_not_pinned_is_not_used(federation: Federation, chest: Path) -> None:
+    """Not even where it is named: neither is a picture read by its card, nor its plan, nor a session opened."""
+    with federation.diagnoser(model_owners=(Peer(organisation="another"),)) as (diagnoser, client):
+        with pytest.raises(ConfigurationError, match=r"tiny-chest is of north-lab, whom the settings do not name"):
+            diagnoser.choose_model("tiny-chest")
+        with pytest.raises(ConfigurationError, match=r"nothing was sent\. Choose another model, or add north-lab"):
+            diagnoser.diagnose(chest, client.model("tiny-chest"), engine=Engine.CRYPTEN, force=False, progress=SILENT)
+        assert client.opened == []
+
+
+def test_a_party_that_is_not_pinned_is_not_spoken_to(federation: Federation, chest: Path) -> None:
+    with federation.diagnoser(crypto_providers=(Peer(organisation="another"),)) as (diagnoser, client):
         entry = client.model("tiny-chest")
         with pytest.raises(TicketInvalid, match=r"does not pin; nothing was sent\. Add it to the settings only if"):
             diagnoser.diagnose(chest, entry, engine=Engine.CRYPTEN, force=False, progress=SILENT)
@@ -255,6 +263,23 @@ class FailsAt(RecordingClient):
         if event is self.event:
             raise PeerUnreachable("the inference service cannot be reached: check that it runs")
         return super().report(session, event, report)
+
+
+class SaysWhatItLikes(RecordingClient):
+    """A front end that writes beside a result."""
+
+    def report(self, session: UUID, event: SessionEventName, report: SessionReport | None = None) -> SessionView:
+        if event is SessionEventName.COMPLETE:
+            raise Refused("CANARY the picture is normal")
+        return super().report(session, event, report)
+
+
+def test_words_of_the_front_end_do_not_stand_beside_a_result(federation: Federation, chest: Path) -> None:
+    with federation.diagnoser(kind=SaysWhatItLikes) as (diagnoser, _):
+        entry = diagnoser.choose_model(None)
+        diagnosis = diagnoser.diagnose(chest, entry, engine=Engine.CRYPTEN, force=False, progress=SILENT)
+    assert [warning.code for warning in diagnosis.warnings] == ["not-recorded"]
+    assert "CANARY" not in diagnosis.model_dump_json()
 
 
 def test_a_result_survives_a_front_end_that_goes_away(federation: Federation, chest: Path) -> None:

@@ -105,7 +105,7 @@ def test_another_authority_can_sign_nothing(federation: Federation, tmp_path: Pa
 def test_an_owner_whose_certificate_was_revoked_vouches_for_nothing(federation: Federation) -> None:
     entry = federation.signed(SOUTH_LAB, model_owner=PartyAddress(organisation="south-lab", address="ws://a.example"))
     authority = Authority.open(federation.folder / "authority")
-    with federation.diagnoser() as (diagnoser, _):
+    with federation.diagnoser(**pinned(SOUTH_LAB.organisation)) as (diagnoser, _):
         assert diagnoser.catalog.vouched(entry) == entry
         path = authority.revoke(authority.issued_to(SOUTH_LAB), Reason.KEY_COMPROMISE)
         revocations = federation.credentials(HOSPITAL).revocations

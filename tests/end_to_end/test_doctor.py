@@ -118,6 +118,8 @@ def test_the_doctor_says_what_is_wrong(
     assert found[name][0] == ("doubtful" if case == "nobody's model" else "bad")
     assert words in " ".join(map(str, found[name]))
     assert "CANARY" not in str(found)
+    if case == "nobody's model":
+        assert not set(PARTIES_SEEN) & set(found), "what somebody else's entry says of addresses is not dialled"
 
 
 def test_the_doctor_asks_the_proxy_first(

@@ -297,7 +297,8 @@ SPENT = (PROBLEM % 429).replace(b'"internal"', b'"budget-spent"')
         (answering(b"{}", headers="Content-Encoding: gzip\r\n"), PeerViolation, "compressed"),
         (answering(b" " * 2000), PeerViolation, "more than 1000 bytes"),
         (answering(PROBLEM % 500, status="500 Oops"), PeerReported, r"in its\[31m words"),
-        (answering(PROBLEM % 403, status="403 No"), Refused, r"in its\[31m words"),
+        (answering(b"[" + b"0," * 300 + b"0]"), PeerViolation, "too long a list"),
+        (answering(PROBLEM % 403, status="403 No"), Refused, r"in its\[31m words.* \(said by the inference service\)$"),
         (answering(SPENT, status="429 Too Many Requests"), BudgetSpent, r"in its\[31m words"),
     ],
 )
@@ -305,6 +306,7 @@ def test_a_misbehaving_server_is_an_error_of_ours(
     behave: Callable[[socket.socket], None], kind: type[Exception], words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(client_module, "MAX_ANSWER_BYTES", 1000)
+    monkeypatch.setattr(client_module, "MAX_ANSWER_COMMAS", 299)
     with (
         misbehaving(behave) as url,
         InferenceServiceClient(url, KEY, timeout_seconds=5) as client,

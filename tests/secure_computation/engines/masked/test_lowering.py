@@ -15,8 +15,9 @@ from pydantic import ValidationError
 
 from contract.errors import ModelFileError
 from secure_computation import float_reference, reference
+from secure_computation.engines.masked.calibration import RealRange
 from secure_computation.engines.masked.comparison_steps import MaxPoolStep, ReluStep, TruncateStep
-from secure_computation.engines.masked.drafts import Precision
+from secure_computation.engines.masked.drafts import Draft, Precision, behind
 from secure_computation.engines.masked.integer_weights import IntegerWeights, diffuse, round_weights
 from secure_computation.engines.masked.layouts import ONLINE_WEIGHT, best_chunks, online_bits, table_bits, tables
 from secure_computation.engines.masked.lowering import lower_masked
@@ -32,7 +33,6 @@ from secure_computation.network import (
     Operation,
     Pad,
     Relu,
-    Reshape,
 )
 from secure_computation.private_weights import PrivateWeights
 from secure_computation.protocols.comparison import Chain
@@ -41,6 +41,7 @@ from tests.secure_computation.networks import classifier, convolution, random_we
 
 IMAGE = (2, 8, 8)
 FINE = Precision(activation_bits=12, weight_bits=12, guard_bits=2)
+REAL = RealRange(smallest=-1.0, largest=1.0, mean_square=1.0)
 
 
 def calibration(network: Network, count: int = 4) -> NDArray[np.float32]:
@@ -391,9 +392,16 @@ def test_design_figures() -> None:
     assert online_bits((6, 6, 7)) + online_bits((6, 6)) == 9
 
 
-def test_a_thousand_steps_between_a_product_and_its_truncation_are_lowered() -> None:
-    product = convolution("c0", INPUT, (1, 4, 4), 1, 1)
-    steps = [Reshape(name=f"c{i + 1}", inputs=(f"c{i}",), shape=(1, 4, 4)) for i in range(1000)]
-    network = classifier((1, 4, 4), [product, *steps])
-    lowering, _ = lower_masked(network, random_weights(network), calibration(network))
-    assert {step.name for step in lowering.steps}.issuperset(step.name for step in steps)
+def test_thousands_of_steps_between_a_product_and_its_truncation_are_followed() -> None:
+    def draft(index: int, *inputs: Draft) -> Draft:
+        kind = "reshape" if inputs else "linear"
+        return Draft(name=f"c{index}", kind=kind, inputs=inputs, shape=(4,), range=REAL, fine=True)
+
+    product = last = draft(0)
+    for index in range(1, 3000):
+        last = draft(index, last)
+    products, settled, between = behind(last)
+    assert products == {product: 1}
+    assert settled == []
+    assert between[0].inputs == (product,)
+    assert between[-1] is last
