@@ -145,7 +145,7 @@ def undisturbed(processes: Processes) -> dict[bool, int]:
 
 
 STEPS = 12
-DEFAULT = {(P1, True, 9), (P0, True, 8)}
+DEFAULT = {(P1, True, 9)}
 POINTS = [
     (victim, stocked, step)
     for victim in (P0, P1, DEALER, FRONT_END)
