@@ -41,6 +41,8 @@ PUBLIC_PATHS = frozenset({"/v2/health/live", "/v2/health/ready", "/openapi.json"
 MAX_BODY_BYTES = 64 * 1024
 MAX_REGISTRATION_BYTES = 2 * MAX_PLAN_BYTES + MAX_CARD_BYTES
 """A plan travels as a JSON string, which escapes each of its quotes."""
+MAX_BODY_COMMAS = 1 << 19
+"""Lists have about as many entries: each that is wrong takes half a kilobyte to tell."""
 BODY_SECONDS = 60.0
 
 
@@ -154,7 +156,10 @@ async def _read(receive: Receive, headers: Headers, *, limit: int) -> bytes | No
         if body and headers.get("Content-Type", "").partition(";")[0].strip().lower() != "application/json":
             raise NotJson("the body is not JSON: send Content-Type: application/json")
         if not message.get("more_body", False):
-            return bytes(body)
+            break
+    if body.count(b",") > MAX_BODY_COMMAS:
+        raise TooLarge("the body holds too long a list: send less")
+    return bytes(body)
 
 
 def _replaying(body: bytes, receive: Receive) -> Receive:

@@ -104,8 +104,8 @@ class PeerWatch:
 def answers(url: str) -> bool:
     """Whether anything answers at a party's address, within some seconds.
 
-    The address may be the front end's word: one that is none does not answer. Where the environment names a proxy that
-    is none, nobody is asked; a session says what is wrong.
+    The address may be the model owner's word: one that is none does not answer. Where the environment names a proxy
+    that is none, nobody is asked; a session says what is wrong.
     """
     try:
         parts = urlsplit(url)

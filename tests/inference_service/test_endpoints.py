@@ -15,7 +15,7 @@ from starlette.types import Message
 from contract.api import ModelRegistration, Problem, SessionView
 from contract.errors import ConfigurationError, EncryptedInferenceError
 from inference_service import front_door, problems
-from inference_service.front_door import MAX_BODY_BYTES, PUBLIC_PATHS
+from inference_service.front_door import MAX_BODY_BYTES, MAX_BODY_COMMAS, PUBLIC_PATHS
 from inference_service.problems import problem_of
 from tests.inference_service.builders import PLAN, registration
 from tests.inference_service.conftest import FrontEnd, Keys
@@ -244,6 +244,12 @@ class TestBodies:
         content = b'{"model": "' + b"a" * MAX_BODY_BYTES + b'"}'
         headers = {"Content-Type": "application/json"}
         answer = front_end.ask("POST", "/v2/sessions", key=keys.clinician, content=content, headers=headers)
+        problem_in(answer, 413, "too-large")
+
+    def test_a_long_list_is_not_taken_apart(self, front_end: FrontEnd, keys: Keys) -> None:
+        """A megabyte of wrong engines took half a gigabyte: each was an error of its own."""
+        body = registration().model_dump(mode="json") | {"engines": [0] * MAX_BODY_COMMAS}
+        answer = front_end.ask("PUT", "/v2/models/resnet/versions/1.0.0", key=keys.model_owner, json=body)
         problem_in(answer, 413, "too-large")
 
     def test_only_a_model_owner_may_send_a_plan(self, front_end: FrontEnd, keys: Keys) -> None:
