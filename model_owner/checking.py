@@ -106,8 +106,8 @@ def check_model(model: RegisteredModel, files: tuple[Path, ...] = ()) -> CheckRe
     return CheckReport(
         name=model.card.name,
         version=model.card.version,
-        plan_hash=model.plan.plan_hash(),
-        card_hash=model.card.card_hash(),
+        plan_hash=model.plan_hash,
+        card_hash=model.card_hash,
         samples=len(images),
         samples_are_random=not files,
         layers=_layers(model, images),

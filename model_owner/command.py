@@ -101,7 +101,7 @@ def import_model(
     say(f"Imported {added.card.name} {added.card.version} into {added.folder}.")
     key = [] if key_file is None else ["--key-file", str(key_file)]
     check_it = ["model-owner", "check", added.card.name, "--data-folder", str(data_folder), *key]
-    say(f"Plan {added.plan.plan_hash()}; next: {join(check_it)}")
+    say(f"Plan {added.plan_hash}; next: {join(check_it)}")
 
 
 @app.command()

@@ -93,7 +93,7 @@ class Registrar:
             return ModelEntry(
                 card=model.card,
                 version=model.card.version,
-                plan_hash=model.plan.plan_hash(),
+                plan_hash=model.plan_hash,
                 engines=offered_engines(model.plan),
                 model_owner=PartyAddress(
                     organisation=organisation,

@@ -18,6 +18,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated
 
@@ -35,7 +36,7 @@ from model_owner.precision import lower_within_budget
 from secure_computation.at_rest import DamagedFile, StorageKey, read_sealed, write_sealed
 from secure_computation.engines.masked.heat_map import add_heat_map
 from secure_computation.engines.masked.plan import MaskedLowering
-from secure_computation.plan import Plan, make_plan, parse_plan, require_affordable
+from secure_computation.plan import Plan, PlanHash, make_plan, parse_plan, require_affordable
 from secure_computation.private_weights import PrivateWeights
 
 CARD, PLAN, WEIGHTS, ONNX, MANIFEST = "card.json", "plan.json", "weights.sealed", "onnx.sealed", "manifest.json"
@@ -67,6 +68,16 @@ class RegisteredModel:
     weights_version: str
     onnx: Callable[[], bytes] = field(repr=False)
     """Opens the ONNX model, which only checking needs."""
+
+    @cached_property
+    def plan_hash(self) -> PlanHash:
+        """The plan's; computed once, because every ticket is compared with it."""
+        return self.plan.plan_hash()
+
+    @cached_property
+    def card_hash(self) -> str:
+        """The card's, likewise."""
+        return self.card.card_hash()
 
 
 class Withdrawal(Strict):

@@ -218,7 +218,7 @@ class InferenceHandler:
 
     def _side(self, model: RegisteredModel, engine: Engine) -> ModelOwnerSide[Any]:
         """The engine of a model's plan; kept, because it lays out weights."""
-        key = (model.plan.plan_hash(), engine)
+        key = (model.plan_hash, engine)
         with self._making:
             if key not in self._sides:
                 self._sides[key] = model_owner_side(
@@ -231,12 +231,12 @@ class InferenceHandler:
         if model is None:
             raise Refused(f"{claims.model} {claims.version} is not served here; ask the front end for the catalog")
         require_in_service(model)
-        if claims.plan_hash != model.plan.plan_hash():
+        if claims.plan_hash != model.plan_hash:
             raise TicketInvalid(
                 f"the ticket is for another plan of {claims.model} {claims.version} than the one served here; "
                 "the model owner must register this version again"
             )
-        if claims.card_hash != model.card.card_hash():
+        if claims.card_hash != model.card_hash:
             raise TicketInvalid(
                 f"the ticket is for another card of {claims.model} {claims.version} than the one served here: what the "
                 "front end shows of this model is not what its owner registered; tell both"

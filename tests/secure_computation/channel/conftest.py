@@ -26,7 +26,8 @@ from secure_computation.channel.websocket import connect_channel
 
 HOSPITAL = Party(role=Role.DATA_OWNER, organisation="st-mary")
 LABORATORY = Party(role=Role.MODEL_OWNER, organisation="north-lab")
-DEADLINES = Deadlines(connect_seconds=5, step_seconds=10)
+DEADLINES = Deadlines(connect_seconds=30, step_seconds=60)
+"""Long, so that a busy machine meets them."""
 
 
 class Authority:
@@ -150,7 +151,7 @@ def pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
         server: Server = request.getfixturevalue("server")
         context = tls_context(request.getfixturevalue("hospital"), server_side=False)
         own = connect_channel(server.url, context=context, expect=LABORATORY, deadlines=DEADLINES)
-        ends = own, server.accepted.get(timeout=5)
+        ends = own, server.accepted.get(timeout=30)
     yield ends
     for end in ends:
         end.close()

@@ -14,7 +14,7 @@ from secure_computation.channel.channel import Channel
 from secure_computation.channel.stream import Deadline
 from secure_computation.channel.traffic import Traffic
 from secure_computation.wire import Header, Kind, Phase
-from tests.secure_computation.channel.conftest import Pair
+from tests.secure_computation.channel.conftest import DEADLINES, Pair
 
 MEBIBYTE = 1 << 20
 
@@ -115,12 +115,11 @@ def test_both_may_send_before_they_receive(pair: Pair) -> None:
 
 
 def test_a_wait_ends_at_its_deadline(pair: Pair) -> None:
-    started = time.monotonic()
     with pytest.raises(
-        DeadlineExceeded, match=r"model-owner of north-lab did not answer within 0\.\d s in step 'relu'"
-    ):
+        DeadlineExceeded, match=r"model-owner of north-lab did not answer within \d+\.\d s in step 'relu'"
+    ) as caught:
         pair[0].receive_tensor((2,), np.int64, step="relu", wait_seconds=0.2)
-    assert 0.15 < time.monotonic() - started < 2
+    assert 0.15 < caught.value.waited_seconds < DEADLINES.step_seconds
 
 
 def test_half_a_frame_ends_at_the_deadline(pair: Pair) -> None:
@@ -285,22 +284,18 @@ def test_trips_are_the_longest_chain(pair: Pair) -> None:
 def test_cancel_wakes_a_waiting_receive_and_leaves_room_for_words(pair: Pair) -> None:
     left, right = pair
 
-    def receive() -> float:
+    def receive() -> None:
         with pytest.raises(
             SessionCancelled, match=r"model-owner of north-lab .* in step 'relu': the clinician stopped it"
         ):
             left.receive_tensor((2,), np.int64, step="relu")
-        woken = time.monotonic()
         left.send_error("session-cancelled", "the clinician stopped it", step="relu")
-        return woken
 
-    def cancel() -> float:
+    def cancel() -> None:
         time.sleep(0.1)
         left.cancel("the clinician stopped it")
-        return time.monotonic()
 
-    woken, cancelled = both(receive, cancel)
-    assert woken - cancelled < 0.5
+    both(receive, cancel)
     with pytest.raises(PeerReported, match="the clinician stopped it"):
         right.receive_seed(step="relu")
 

@@ -181,7 +181,7 @@ def test_a_server_of_the_wrong_organisation_is_refused(server: Server, hospital:
     other = Party(role=Role.MODEL_OWNER, organisation="south-lab")
     with pytest.raises(PeerViolation, match=r"the party at 127\.0\.0\.1:\d+ is model-owner of north-lab"):
         connect_channel(server.url, context=context, expect=other, deadlines=DEADLINES)
-    accepted = server.accepted.get(timeout=5)
+    accepted = server.accepted.get(timeout=30)
     with pytest.raises(PeerReported, match="south-lab was expected"):
         accepted.receive_seed(step="hello")
 

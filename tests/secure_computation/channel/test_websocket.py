@@ -89,7 +89,7 @@ def test_a_silent_host_is_given_up(context: TlsContext) -> None:
         started = time.monotonic()
         with pytest.raises(PeerUnreachable, match="no answer in time"):
             dial(f"ws://127.0.0.1:{port}/", context, Deadlines(connect_seconds=0.2))
-        assert time.monotonic() - started < 2
+        assert time.monotonic() - started < 8  # websockets alone would wait for 10 s
 
 
 def test_a_wrong_path(context: TlsContext, server: Server) -> None:
@@ -115,7 +115,7 @@ def send_until_refused(connection: ClientConnection, message: bytes) -> None:
     """A long message may be refused while it is still on its way."""
     connection.send(message)
     while True:
-        connection.recv(timeout=5)
+        connection.recv(timeout=30)
 
 
 def send_many(channel: Channel) -> None:
@@ -140,7 +140,7 @@ def test_strangers_leave_the_server_healthy(message: bytes | str, server: Server
             stranger.send(message)
     channel = dial(server.url, context)
     channel.send_seed(bytes(32), step="seed")
-    assert server.accepted.get(timeout=5).receive_seed(step="seed") == bytes(32)
+    assert server.accepted.get(timeout=30).receive_seed(step="seed") == bytes(32)
     channel.close()
 
 
@@ -159,7 +159,7 @@ def test_a_reader_that_stalls_holds_the_writer_back_until_the_deadline(server: S
 @pytest.mark.usefixtures("_short_close")
 def test_a_server_is_held_back_by_a_stalled_client(server: Server, context: TlsContext) -> None:
     channel = dial(server.url, context)
-    dealer = server.accepted.get(timeout=5)
+    dealer = server.accepted.get(timeout=30)
     dealer.deadlines = Deadlines(step_seconds=0.5, slowest_bytes_per_second=1e12)
     with pytest.raises(DeadlineExceeded):
         send_many(dealer)
@@ -170,7 +170,7 @@ def test_a_server_is_held_back_by_a_stalled_client(server: Server, context: TlsC
 @pytest.mark.usefixtures("_short_close")
 def test_a_cancelled_writer_stops_waiting(server: Server, context: TlsContext) -> None:
     channel = dial(server.url, context)
-    server.accepted.get(timeout=5)
+    server.accepted.get(timeout=30)
     timer = threading.Timer(0.5, channel.cancel, ("shutting down",))
     timer.start()
     with pytest.raises(TransportError, match="shutting down"):
@@ -181,7 +181,7 @@ def test_a_cancelled_writer_stops_waiting(server: Server, context: TlsContext) -
 @pytest.mark.usefixtures("_short_close")
 def test_a_party_that_is_held_back_fills_little_memory(server: Server, context: TlsContext) -> None:
     channel = dial(server.url, context, Deadlines(step_seconds=0.5, slowest_bytes_per_second=1e12))
-    theirs = server.accepted.get(timeout=5)
+    theirs = server.accepted.get(timeout=30)
     with theirs.held_back(64 << 10):
         with pytest.raises(DeadlineExceeded):
             send_many(channel)
@@ -199,7 +199,7 @@ def test_sessions_run_at_once(server: Server, context: TlsContext) -> None:
     pairs = []
     for _ in range(12):
         channel = dial(server.url, context)
-        pairs.append((channel, server.accepted.get(timeout=5)))
+        pairs.append((channel, server.accepted.get(timeout=30)))
     for number, (own, theirs) in enumerate(pairs):
         own.send_tensor(np.array([number]), step="who")
         theirs.send_tensor(np.array([-number]), step="who")
@@ -320,11 +320,10 @@ def test_threads_end_with_their_channels(server: Server, context: TlsContext) ->
     before = threading.active_count()
     for _ in range(5):
         channel = dial(server.url, context)
-        server.accepted.get(timeout=5)
+        server.accepted.get(timeout=30)
         channel.close()
-    for _ in range(100):
-        if not any(thread.name.startswith("websocket to") for thread in threading.enumerate()):
-            break
-        time.sleep(0.02)
-    assert not any(thread.name.startswith("websocket to") for thread in threading.enumerate())
+    for thread in threading.enumerate():
+        if thread.name.startswith("websocket to"):
+            thread.join(30)
+            assert not thread.is_alive()
     assert threading.active_count() <= before + 5
