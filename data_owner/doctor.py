@@ -1,6 +1,6 @@
 """`data-owner doctor`: whether this machine can take part, and what to tell the IT department where it cannot.
 
-Sends no image and opens no session. It asks the front end for its catalog, and shakes hands with the parties.
+Sends no image and opens no session. Asks the front end for its catalog, and each party whether it accepts this one.
 """
 
 import os
@@ -17,7 +17,7 @@ from cryptography import x509
 from contract.api import ModelEntry
 from contract.certificates import read_certificate, said
 from contract.command_line import one_line
-from contract.errors import EncryptedInferenceError
+from contract.errors import EncryptedInferenceError, PeerReported
 from contract.identity import Credentials, Party, Role
 from contract.revocation import EXTEND_BEFORE, RevocationList
 from contract.settings import AtRest
@@ -30,7 +30,7 @@ from inference_service.client import InferenceServiceClient
 from secure_computation.at_rest import StorageKey
 from secure_computation.channel.channel import Deadlines
 from secure_computation.channel.tls import tls_context
-from secure_computation.channel.websocket import connect_channel
+from secure_computation.channel.websocket import look_at_party
 
 NEEDED_BYTES = 2 << 30
 """Free on disk: masked weights of a model, a few stocked items, and room."""
@@ -64,7 +64,7 @@ def examine(settings: DataOwnerSettings) -> Iterator[Check]:
         if models.verdict is Verdict.BAD:
             entries.clear()  # addresses that no pinned owner signed are not dialled
     for party, url in _addresses(settings, entries).items():
-        yield _examined(Named(str(party), partial(_shake_hands, settings, url, party)))
+        yield _examined(Named(str(party), partial(_look_at, settings, url, party)))
 
 
 def _examined(check: Named) -> Check:
@@ -224,15 +224,18 @@ def _addresses(settings: DataOwnerSettings, entries: Sequence[ModelEntry]) -> di
     return found
 
 
-def _shake_hands(settings: DataOwnerSettings, url: str, party: Party) -> str:
-    """Dial as a session would, and leave before a ticket is due."""
-    waiting = settings.waiting
-    channel = connect_channel(
-        url,
-        context=tls_context(settings.credentials, server_side=False),
-        expect=party,
-        deadlines=Deadlines(connect_seconds=waiting.connect, step_seconds=waiting.step),
-    )
-    channel.close()
+def _look_at(settings: DataOwnerSettings, url: str, party: Party) -> str:
+    """Whether the party accepts this machine."""
+    seconds = settings.waiting.connect
+    try:
+        look_at_party(
+            url,
+            context=tls_context(settings.credentials, server_side=False),
+            expect=party,
+            deadlines=Deadlines(connect_seconds=seconds, step_seconds=seconds),
+        )
+    except PeerReported as error:
+        cause, _, advice = str(error).partition(f"({error.reported}): ")[2].partition(": ")
+        raise Bad(f"reached, but it refuses this machine: {cause}", advice) from None
     parts = urlsplit(url)
-    return f"{parts.hostname} port {parts.port or DEFAULT_PORTS[parts.scheme]}: WebSocket and TLS reach it"
+    return f"{parts.hostname} port {parts.port or DEFAULT_PORTS[parts.scheme]}: reached, and it accepts this machine"

@@ -66,7 +66,7 @@ from secure_computation.channel.channel import Channel, Deadlines
 from secure_computation.channel.serving import Service, party_app, trust_looks
 from secure_computation.channel.tls import TlsContext, tls_context
 from secure_computation.channel.traffic import Traffic
-from secure_computation.channel.websocket import connect_channel
+from secure_computation.channel.websocket import connect_channel, look_at_party
 from secure_computation.engines.choosing import model_owner_side, offered_engines, require_room
 from secure_computation.engines.interface import ModelOwnerSide
 from secure_computation.engines.masked.engine import PreparedModelOwner
@@ -396,4 +396,4 @@ def _greet(dealer: DealerLink) -> None:
     """Shake hands as a session would, and leave. Raises what a session would meet."""
     seconds = min(PATIENCE_SECONDS, dealer.deadlines.connect_seconds)
     patience = replace(dealer.deadlines, connect_seconds=seconds, step_seconds=seconds)
-    connect_channel(dealer.url, context=dealer.context, expect=dealer.party, deadlines=patience).close()
+    look_at_party(dealer.url, context=dealer.context, expect=dealer.party, deadlines=patience)

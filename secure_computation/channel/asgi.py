@@ -15,7 +15,7 @@ from contract.http_server import Alarm, BoundedHeadProtocol, new_lobby
 from contract.tally import Tally
 from contract.told import words_for_others
 from secure_computation.channel.bridge import BridgedStream
-from secure_computation.channel.channel import Channel, Deadlines
+from secure_computation.channel.channel import LOOK_STEP, Channel, Deadlines
 from secure_computation.channel.guarded import STRANGERS_LAST_WORDS_SECONDS, GuardedProtocol, connection_of
 from secure_computation.channel.identity import HANDSHAKE_STEP, Expected, open_channel
 from secure_computation.channel.stream import Deadline
@@ -94,6 +94,8 @@ def _serve(channel: Channel, handler: Callable[[Channel], None], *, own: str, st
     try:
         handler(channel)
     except EncryptedInferenceError as error:
+        if channel.is_looked_at:
+            channel.send_end(step=LOOK_STEP)
         if isinstance(error, PeerDisconnected) and channel.traffic().bytes_received == 0:
             _LOG.debug("%s looked whether this server answers, and left", channel.peer)  # monitoring asks every 5 s
             return

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,9 @@ EXCHANGE_AHEAD_BYTES = 32 << 20
 """How far an exchange may write ahead of what it has read. Every transport takes in more than this without being read
 (`websocket.INBOUND_BYTES`), so two parties that write to each other never wait for each other; and at 100 ms of
 distance it still allows 320 MB/s."""
+
+LOOK_STEP: Final = "look"
+"""Of an END in place of a first message: whoever dialled asks whether it is accepted, and leaves."""
 
 Recorder: TypeAlias = Callable[[Frame], None]
 """Sees every frame that a channel receives, for tests of what a party can see."""
@@ -69,6 +72,7 @@ class Channel:
         self._meters = new_meters()
         self._sent = 0
         self._received = 0
+        self._looked_at = False
         self._sending = threading.Lock()
         self._receiving = threading.Lock()
 
@@ -82,6 +86,11 @@ class Channel:
     def has_begun(self) -> bool:
         """Whether this side has entered a phase: who dialled was admitted, and what it does costs a ticket."""
         return self._phase is not Phase.HANDSHAKE
+
+    @property
+    def is_looked_at(self) -> bool:
+        """Whether the peer asked by `ask_whether_accepted`, and no more."""
+        return self._looked_at
 
     @contextmanager
     def phase(self, phase: Phase) -> Iterator[None]:
@@ -197,6 +206,14 @@ class Channel:
         """Wait until the peer says that nothing follows."""
         self._receive_whole(wire.expect_end(step), wait_seconds)
 
+    def ask_whether_accepted(self) -> None:
+        """Raise what the peer says where it does not accept this party: TLS 1.3 tells a client no earlier.
+
+        In place of a session's first message; `close` follows.
+        """
+        self.send_end(step=LOOK_STEP)
+        self.receive_end(step=LOOK_STEP)
+
     def send_error(self, code: str, message: str, *, step: str) -> None:
         """Tell the peer why the session ends, before `close`. Never raises TransportError: the link may be what broke.
 
@@ -307,10 +324,18 @@ class Channel:
     def _receive_header(self, expectation: Expectation, deadline: Deadline) -> Header:
         peer, step = str(self.peer), expectation.step
         header = Header.parse(bytes(self._read(wire.HEADER_BYTES, deadline)), peer=peer, step=step)
+        if self._is_look(header, step):
+            self._looked_at = True
+            raise deadline.disconnected("it only asked whether it is accepted")
         expectation.check(header, peer=peer, phase=self._phase, sequence=self._received)
         if not self._meters[header.phase].is_possible(header.depth):
             raise wire.violation(f"trip depth {header.depth} cannot be", peer=peer, step=step)
         return header
+
+    def _is_look(self, header: Header, step: str) -> bool:
+        is_first = self._received == self._sent == header.sequence == header.length == 0
+        asks = header.kind is Kind.END and header.step_digest == wire.step_digest(LOOK_STEP)
+        return is_first and asks and step != LOOK_STEP
 
     def _read(self, length: int, deadline: Deadline) -> memoryview:
         view = memoryview(bytearray(length))

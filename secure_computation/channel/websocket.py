@@ -55,7 +55,7 @@ def connect_channel(
     """Dial a party's WebSocket, authenticate both ends, return the channel.
 
     `context` is `tls_context(credentials, server_side=False)`. Raises PeerUnreachable, or PeerViolation where somebody
-    else answers. Whether the peer accepts this party shows at the first receive.
+    else answers. Whether the peer accepts this party shows at the first receive: see `look_at_party`.
     """
     address = _address(url)
     peer = f"{describe(expect)} at {address}"
@@ -74,6 +74,15 @@ def connect_channel(
     except EncryptedInferenceError:
         stream.close()
         raise
+
+
+def look_at_party(url: str, *, context: TlsContext, expect: Expected, deadlines: Deadlines) -> None:
+    """Dial as a session would, ask the party whether it accepts this one, and leave. Raises what a session would."""
+    channel = connect_channel(url, context=context, expect=expect, deadlines=deadlines)
+    try:
+        channel.ask_whether_accepted()
+    finally:
+        channel.close()
 
 
 def connect_websocket(url: str, deadline: Deadline) -> ByteStream:

@@ -13,7 +13,7 @@ import pytest
 from pydantic import SecretStr
 
 from contract.authority import Authority, Reason, create_authority
-from contract.identity import Party
+from contract.identity import Party, Role
 from contract.settings import FrontEnd
 from tests.end_to_end.federation import LABORATORY, TRUST_CENTRE, Federation, closed_port
 from tests.full_disk import no_file_beyond
@@ -69,6 +69,12 @@ def test_a_model_owner_whose_audit_log_was_altered_is_not_ready(
 def test_a_model_owner_without_a_dealer_is_not_ready(running: ExitStack, federation: Federation) -> None:
     dead = f"ws://127.0.0.1:{closed_port()}/v2/dealing"
     assert asked(serve(running, federation, LABORATORY, dealer_url=dead)) == (503, ["crypto-provider"])
+
+
+def test_a_model_owner_that_its_dealer_refuses_is_not_ready(running: ExitStack, federation: Federation) -> None:
+    """TLS stands by then: the refusal comes after it."""
+    with federation.fake(TRUST_CENTRE, lambda channel: None, expect=Role.DATA_OWNER) as refusing:
+        assert asked(serve(running, federation, LABORATORY, dealer_url=refusing)) == (503, ["crypto-provider"])
 
 
 def test_a_dealer_without_a_front_end_is_not_ready(running: ExitStack, federation: Federation) -> None:

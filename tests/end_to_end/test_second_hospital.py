@@ -15,6 +15,8 @@ from contract.errors import PeerReported
 from contract.identity import Party, Role
 from contract.settings import FrontEnd, Peer
 from contract.ticket import Engine
+from data_owner.doctor import examine
+from data_owner.findings import Verdict
 from data_owner.progress import Progress
 from data_owner.session import Diagnoser
 from data_owner.settings import DataOwnerSettings
@@ -130,4 +132,11 @@ def test_a_revoked_hospital_is_refused_and_the_others_are_served(
             install_revocations(revocations, path, authority.certificate)
         with pytest.raises(PeerReported, match=r"the data-owner of st-anne, was revoked on .*: it must enrol again"):
             diagnose(diagnoser, chest)
+        found = {check.name: check for check in examine(diagnoser._settings)}
+        for party in (LABORATORY, TRUST_CENTRE):
+            seen = found[str(party)]
+            assert seen.verdict is Verdict.BAD
+            assert "refuses this machine: the certificate of the other end, the data-owner of st-anne" in seen.found
+            assert "enrol again with a new key" in str(seen.advice)
+        assert found["certificate"].verdict is Verdict.GOOD, "the list has not come to the hospital yet"
     assert federation.diagnose(chest, engine=Engine.MASKED).logits
