@@ -46,7 +46,7 @@ def train_centralised(
         list[str] | None, typer.Option(help="Role to train on, else train; may be repeated.")
     ] = None,
     validation_role: Annotated[str | None, typer.Option(help="Role to choose the epoch on; else validation.")] = None,
-    recipe: Annotated[Path | None, typer.Option(help="JSON of training settings, instead of ours.")] = None,
+    recipe: Annotated[Path | None, typer.Option(help="JSON of training settings, else the shipped model's.")] = None,
     architecture: Annotated[str | None, typer.Option(help="resnet18, resnet18-normaliser-free, small-cnn.")] = None,
     pool: Annotated[str | None, typer.Option(help="average or max; a maximum costs more under encryption.")] = None,
     stages: Annotated[

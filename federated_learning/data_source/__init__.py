@@ -14,7 +14,7 @@ from federated_learning.data_source.examples import (
 )
 from federated_learning.data_source.folders import FolderSource
 from federated_learning.data_source.images import ImageArray, LazyImages, OnDemandImages
-from federated_learning.data_source.preparing import Prepared, open_source, prepare
+from federated_learning.data_source.preparing import Prepared, list_files, open_source, prepare
 from federated_learning.data_source.table import ManifestSource
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "Prepared",
     "check_disjoint_patients",
     "labels_of",
+    "list_files",
     "load",
     "open_source",
     "prepare",

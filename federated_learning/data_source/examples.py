@@ -53,7 +53,9 @@ def examples_of(found: Mapping[str, Sequence[Example]], roles: Sequence[str]) ->
     missing = [role for role in roles if not found.get(role)]
     if missing:
         known = ", ".join(sorted(found))
-        raise ConfigurationError(f"the data has no examples of role '{missing[0]}'; its roles are: {known}")
+        raise ConfigurationError(
+            f"the data has no examples of role '{missing[0]}'; its roles are: {known}. Name one of them"
+        )
     return tuple(example for role in roles for example in found[role])
 
 

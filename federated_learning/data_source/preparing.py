@@ -110,6 +110,24 @@ def stamp_of(path: Path) -> tuple[int, int] | None:
     return found.st_size, found.st_mtime_ns
 
 
+def list_files(
+    source: DataSource, roles: Sequence[str], *, hospital: str = "", may_miss: bool = False
+) -> tuple[tuple[Example, ...], tuple[tuple[int, int] | None, ...]]:
+    """What the source lists for the roles, and the stamp of each file. No file is opened.
+
+    Raises ConfigurationError for a role that there is not and, unless some may be missing, for a missing file.
+    """
+    listed = source.examples(*roles)
+    stamps = tuple(stamp_of(example.path) for example in listed)
+    missing = [example for example, stamp in zip(listed, stamps, strict=True) if stamp is None]
+    if missing and not may_miss:
+        raise ConfigurationError(
+            f"{_of(hospital)}{missing[0].path}: there is no such file ({len(missing)} of {len(listed)} are missing); "
+            "copy it there, or take it from the table"
+        )
+    return listed, stamps
+
+
 def prepare(
     source: DataSource,
     roles: Sequence[str],
@@ -129,14 +147,7 @@ def prepare(
 
     Raises ConfigurationError that names the hospital and the file which cannot be used.
     """
-    listed = source.examples(*roles)
-    stamps = tuple(stamp_of(example.path) for example in listed)
-    missing = [example for example, stamp in zip(listed, stamps, strict=True) if stamp is None]
-    if missing and not skip_unusable:
-        raise ConfigurationError(
-            f"{_of(hospital)}{missing[0].path}: there is no such file ({len(missing)} of {len(listed)} are missing); "
-            "copy it there, or take it from the table"
-        )
+    listed, stamps = list_files(source, roles, hospital=hospital, may_miss=skip_unusable)
     stored = read_into_store(
         [example.path for example in listed],
         specification,

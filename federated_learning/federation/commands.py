@@ -78,7 +78,6 @@ def coordinator(*, config: Config) -> None:
 
     settings = load_settings(CoordinatorSettings, config)
     federation, console = read_federation(settings.federation), Console(stderr=True)
-    console.print(f"federation {federation.fingerprint}", highlight=False, soft_wrap=True)
     for line in Course(settings, federation).words():
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     with Display(console, federation.names) as display:

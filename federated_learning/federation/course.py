@@ -104,7 +104,7 @@ class Course:
 
     def __init__(self, settings: RunSettings, federation: Federation) -> None:
         """Begin with the weights that the settings' seed gives on this machine. Raises ConfigurationError."""
-        self._settings, self._hospitals = settings, len(federation.hospitals)
+        self._settings, self._federation, self._hospitals = settings, federation, len(federation.hospitals)
         self.threshold = settings.aggregation.survivors(self._hospitals)
         self._model = GlobalModel(settings.training)
         self.shapes = {name: tuple(value.shape) for name, value in self._model.weights.items()}
@@ -208,7 +208,9 @@ class Course:
         clear = "" if settings.aggregation.secure else ", IN THE CLEAR"
         classes = ", ".join(settings.description.classes)
         stages = "; ".join(f"{one.size} px: {one.epochs} epochs in batches of {one.batch}" for one in training.stages)
+        federation = self._federation
         return (
+            f"federation {federation.fingerprint}: {', '.join(federation.names)}; coordinator {federation.coordinator}",
             f"run '{settings.run}' of {self._hospitals} hospitals, {survivors}{clear}",
             f"classes {classes}; images {asked.channels} x {asked.height} x {asked.width}",
             f"{training.architecture}, seed {training.seed}; {stages}",

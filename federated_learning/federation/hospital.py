@@ -135,6 +135,10 @@ class HospitalSession:
         self.finished = False
         """Whether the coordinator said that the run is over."""
 
+    def check_data(self) -> None:
+        """Raise ConfigurationError where this hospital's folder, table, roles or files are not there."""
+        self._work.check_listed()
+
     def words(self) -> tuple[str, ...]:
         """What this hospital takes part in, by its own settings."""
         return self._course.words()

@@ -25,6 +25,7 @@ from contract.certificates import require_in_time_now
 from contract.errors import CallerError, ConfigurationError
 from contract.files import read_bounded, replace, write_new_together
 from contract.model_card import Name, Strict
+from contract.settings import Address
 from contract.ticket import Sha256
 
 MAX_FILE_BYTES = 1 << 20
@@ -79,6 +80,7 @@ class Federation(Strict):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        Address.parse(self.coordinator)
         seen: dict[str, str] = {}
         for hospital in self.hospitals:
             values = zip(("name", "node key", "signing key"), (hospital.name, *hospital.key_hashes()), strict=True)
@@ -203,7 +205,7 @@ def read_signing_key(folder: Path, hospital: Hospital) -> Ed25519PrivateKey:
     try:
         key = serialization.load_pem_private_key(read_bounded(path, limit=MAX_FILE_BYTES), None)
     except (ValueError, TypeError, UnsupportedAlgorithm):
-        raise ConfigurationError(f"{path}: is not a private key; give the folder that `keys` made") from None
+        raise ConfigurationError(f"{path}: is not a private key; give the folder that `make-keys` made") from None
     if not isinstance(key, Ed25519PrivateKey) or key.public_key().public_bytes_raw().hex() != hospital.signing_key:
         raise ConfigurationError(f"{path}: is not the key of {hospital.name} in federation.json; give its own folder")
     return key

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from contract.model_card import InputSpecification
 from federated_learning import checkpoints
-from federated_learning.data_source import Prepared, open_source, prepare
+from federated_learning.data_source import DataSource, Prepared, list_files, open_source, prepare
 from federated_learning.federation.messages import Step
 from federated_learning.federation.orders import EvaluateOrder, Order, TrainOrder, common_hash, pack
 from federated_learning.federation.settings import HospitalSettings
@@ -71,6 +71,17 @@ class LocalWork:
         self._trainer: LocalTrainer | None = None
         self._trained: Trained | None = None
 
+    def check_listed(self) -> None:
+        """Raise ConfigurationError where folder, table, roles or files are not there as set; reads no image."""
+        settings = self._settings
+        source = self._source()
+        for roles in filter(None, (settings.data.training, settings.data.validation)):
+            list_files(source, roles, hospital=settings.name, may_miss=settings.data.skip_unusable)
+
+    def _source(self) -> DataSource:
+        data = self._settings.data
+        return open_source(data.folder, classes=self._settings.description.classes, table=data.table)
+
     def prepared(self, order: Order) -> LocalData:
         """The images, read once; later rounds only check that the files are the same. Raises ConfigurationError."""
         if self._data is not None and self._data.specification == order.input:
@@ -78,8 +89,7 @@ class LocalWork:
             if self._data.validation is not None:
                 self._data.validation.check_unchanged()
             return self._data
-        settings = self._settings.data
-        source = open_source(settings.folder, classes=order.classes, table=settings.table)
+        settings, source = self._settings.data, self._source()
 
         def read(roles: tuple[str, ...]) -> Prepared:
             data = prepare(

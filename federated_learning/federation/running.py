@@ -21,6 +21,7 @@ from federated_learning.federation.hospital import HospitalSession
 from federated_learning.federation.keys import Federation, read_federation, read_signing_key
 from federated_learning.federation.messages import Letter, Step, from_records, to_records
 from federated_learning.federation.processes import Child, held
+from federated_learning.federation.reaching import watched, wrong_certificate
 from federated_learning.networks import shapes_of
 
 if TYPE_CHECKING:
@@ -77,20 +78,22 @@ def run_hospital(
     torch.set_num_threads(settings.threads)
     with ends_in_order(), held(settings.state / "lock", seconds=LOCK_SECONDS, what=f"hospital {settings.name}"):
         session = HospitalSession(settings, federation, key, say=say, progress=progress)
+        session.check_data()
         for line in session.words():
             say(line)
         pause, began, max_bytes = PAUSE_SECONDS, False, _largest_message(settings, len(federation.hospitals))
-        while not session.finished:
-            started = time.monotonic()
-            try:
-                _serve(session, federation, settings, say, max_bytes=max_bytes)
-            except ConfigurationError as error:
-                if not began:
-                    raise
-                say(f"{error}; trying again")  # it did run before: this machine is busy, or was asleep
-            began = True
-            pause = PAUSE_SECONDS if time.monotonic() - started > LONGEST_PAUSE_SECONDS else pause * 2
-            time.sleep(min(pause, LONGEST_PAUSE_SECONDS))
+        with watched(federation, say=say):
+            while not session.finished:
+                started = time.monotonic()
+                try:
+                    _serve(session, federation, settings, say, max_bytes=max_bytes)
+                except ConfigurationError as error:
+                    if not began:
+                        raise
+                    say(f"{error}; trying again")  # it did run before: this machine is busy, or was asleep
+                began = True
+                pause = PAUSE_SECONDS if time.monotonic() - started > LONGEST_PAUSE_SECONDS else pause * 2
+                time.sleep(min(pause, LONGEST_PAUSE_SECONDS))
 
 
 def _serve(
@@ -131,7 +134,7 @@ def _why(child: Child, federation: Federation) -> str:
     words = child.last_words()
     if "CERTIFICATE_VERIFY_FAILED" in words:
         federation.require_certificate_in_time()  # it may have ended since the run began
-        return f"{federation.coordinator} shows another certificate than federation.json: this is not the coordinator"
+        return wrong_certificate(federation)
     if "401" in words or "Failed to initialize the connection" in words:
         return (
             f"the coordinator at {federation.coordinator} does not know this hospital's key (yet): it restarts, or its "

@@ -14,7 +14,7 @@ from contract.errors import ConfigurationError
 from contract.model_card import Name, Strict
 from contract.settings import Address, PartySettings, settings_config
 from federated_learning.fitting import fitted
-from federated_learning.recipe import PEDIATRIC_PNEUMONIA_RECIPE, NamedDescription
+from federated_learning.recipe import NamedDescription
 from federated_learning.secure_aggregation.terms import MIN_SURVIVORS, least_threshold
 from federated_learning.settings import TrainingSettings
 
@@ -82,8 +82,8 @@ class RunSettings(PartySettings):
     """federation.json, its fingerprint compared by telephone."""
     description: NamedDescription
     """Classes, input and words about the model: what a card holds that is not computed."""
-    training: TrainingSettings = PEDIATRIC_PNEUMONIA_RECIPE
-    """Channels and classes follow from the description."""
+    training: TrainingSettings
+    """Nobody agrees to what they have not written. Channels and classes follow from the description."""
     exchange_statistics: bool = True
     """Mean and standard deviation of all hospitals' pixels, by secure aggregation; else the description's."""
     aggregation: Sums = Sums()
@@ -123,7 +123,7 @@ class Data(Strict):
     folder: Path
     table: Path | None = None
     """CSV with columns path (or file), label and, if wanted, patient and role."""
-    training: tuple[str, ...] = ("train",)
+    training: Annotated[tuple[str, ...], Field(min_length=1)] = ("train",)
     """Roles to train on."""
     validation: tuple[str, ...] = ()
     """Roles on which this hospital judges the global model. Only sums over all hospitals leave it."""
@@ -138,7 +138,7 @@ class HospitalSettings(RunSettings):
 
     name: Name
     keys: Path
-    """Folder that `federated-learning keys` made."""
+    """Folder that `federated-learning make-keys` made."""
     state: Path
     """Folder for what must outlive a crash: the trainer's state, what was signed, prepared images, logs."""
     data: Data

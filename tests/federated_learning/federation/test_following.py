@@ -137,10 +137,12 @@ def test_a_hospital_with_other_settings_stops_the_run_before_anything_is_counted
 def test_everybodys_screen_shows_the_same_run(tmp_path: Path) -> None:
     federation = LocalFederation(tmp_path, hospitals=4, training=PLAIN)
     (lines,) = {federation.coordinator().course.words(), *(course.words() for course in courses(federation))}
+    names = "hospital-a, hospital-b, hospital-c, hospital-d"
+    assert lines[0] == f"federation {federation.federation.fingerprint}: {names}; coordinator 127.0.0.1:9092"
     assert (
-        lines[0] == "run 'test' of 4 hospitals, at least 3 of them in each sum, which can tell a missing one's update"
+        lines[1] == "run 'test' of 4 hospitals, at least 3 of them in each sum, which can tell a missing one's update"
     )
-    assert lines[2] == "resnet10-narrow, seed 2018; 16 px: 2 epochs in batches of 6"
+    assert lines[3] == "resnet10-narrow, seed 2018; 16 px: 2 epochs in batches of 6"
     other = federation.hospital_settings("hospital-a").model_copy(update={"training": THREE_ROUNDS})
     assert federation.session("hospital-a", other).words()[-1] != lines[-1]
 

@@ -4,7 +4,7 @@ import inspect
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -106,6 +106,7 @@ def test_a_hospital_goes_on_with_the_next_supernode(
     monkeypatch.setattr(running, "supernode", started)
     monkeypatch.setattr(running, "serve_messages", serve)
     monkeypatch.setattr(running, "PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(running, "watched", lambda *_given, **_named: nullcontext())
     said: list[str] = []
     run_hospital(federation.hospital_settings("hospital-a"), say=said.append)
     assert len(lives) == 3

@@ -8,6 +8,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import tomli_w
 from pydantic import ValidationError
 
 from contract.errors import CallerError, ConfigurationError
@@ -42,6 +43,16 @@ def test_unknown_keys_are_refused(tmp_path: Path, kind: type[CoordinatorSettings
     path.write_text('run = "one"\nhopsitals = 3\n')
     with pytest.raises(ConfigurationError, match="hopsitals"):
         load_settings(kind, path)
+
+
+@pytest.mark.parametrize("name", ["federated-coordinator.toml", "federated-hospital.toml"])
+def test_nobody_trains_by_a_recipe_that_they_did_not_write(tmp_path: Path, name: str) -> None:
+    content = tomllib.loads((SAMPLES / name).read_text())
+    assert content.keys() >= {"description", "training", "exchange_statistics", "aggregation"}
+    del content["training"]
+    (tmp_path / name).write_text(tomli_w.dumps(content))
+    with pytest.raises(ConfigurationError, match="training: "):
+        load_settings(CoordinatorSettings if "coordinator" in name else HospitalSettings, tmp_path / name)
 
 
 def test_a_key_deep_inside_is_refused_too(tmp_path: Path) -> None:
@@ -157,7 +168,7 @@ def test_channels_and_classes_of_a_network_follow_from_the_description() -> None
     coloured = coordinator.description.input.model_dump() | {"channels": 3, "mean": (0.5,) * 3}
     coloured["standard_deviation"] = (0.2,) * 3
     values["description"] = coordinator.description.model_dump() | {"input": coloured, "classes": ("ill", "well")}
-    described = CoordinatorSettings(**values)
+    described = CoordinatorSettings(**values, training=TrainingSettings())
     assert (described.training.channels, described.training.classes) == (3, 2)
     with pytest.raises(ValidationError, match="the training settings say 4 classes, the description 2: leave classes"):
         CoordinatorSettings(**values, training=TrainingSettings(classes=4))
