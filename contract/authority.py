@@ -27,7 +27,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from contract.certificates import MALFORMED, PartyCertificate, apart, fingerprint_of, read_certificate, said
+from contract.certificates import MALFORMED, NEW_KEY, PartyCertificate, apart, fingerprint_of, read_certificate, said
 from contract.enrolment import (
     AUTHORITY_CERTIFICATE,
     REVOCATIONS,
@@ -95,7 +95,7 @@ class Authority:
     def require_renewal(self, wanted: SigningRequest) -> None:
         """Raise PeerViolation unless a request proves that it renews a certificate which is good today."""
         proof = wanted.renewal
-        again = "enrol with `federation request` and a fingerprint by telephone"
+        again = f"on the party's machine, {NEW_KEY} and tell its fingerprint by telephone"
         if proof is None:
             raise PeerViolation(f"the request of the {wanted.party} proves no renewal: {again}")
         path = self._issued(proof.serial)
@@ -161,7 +161,7 @@ class Authority:
 
     def require_usable_key(self, wanted: SigningRequest) -> None:
         """Raise PeerViolation for a request whose key was revoked, is another party's, or is the authority's own."""
-        again = "make a new key and request with `federation request`"
+        again = f"on the party's machine, {NEW_KEY}"
         if wanted.key == self.key.public_key():
             raise PeerViolation(f"the request of the {wanted.party} is for the authority's own key: {again}")
         revocations = self.revocations()

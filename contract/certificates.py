@@ -7,7 +7,7 @@ tolerance that each party configures and with words that say whose clock is in q
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Self
+from typing import Final, Self
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -26,6 +26,12 @@ MALFORMED = (
     x509.UnsupportedGeneralNameType,
 )
 """What the library raises for something that is no certificate, request or list of revocations."""
+
+NEW_KEY: Final = (
+    "ask for a certificate for a new key with "
+    "`federation request --replace --role ROLE --organisation NAME --folder credentials`"
+)
+"""What is left to a party whose certificate was revoked or has ended: neither can be renewed."""
 
 RENEW_BEFORE = timedelta(days=30)
 """A certificate that ends within this is warned about."""
@@ -124,7 +130,7 @@ def require_own_valid(own: PartyCertificate, *, now: datetime, skew: timedelta) 
     if own.ends + skew < now:
         raise ConfigurationError(
             f"the certificate of the {own.party} ended at {said(own.ends)}, and the clock of this machine says "
-            f"{said(now)}; renew it with `federation renew`, or set the clock if it is ahead"
+            f"{said(now)}; {NEW_KEY}, or set the clock if it is ahead"
         )
 
 
@@ -163,7 +169,7 @@ def require_valid(
         advice = (
             f"that of the {own.party} has ended by this clock as well, so that clock is ahead or both must renew"
             if ahead
-            else f"renew it with `federation renew`; if it is valid by the clock of the {peer.party}, compare the two"
+            else f"{NEW_KEY}; if it is valid by the clock of the {peer.party}, compare the two"
         )
         raise CertificateRefused(
             f"the certificate of {found_at}, the {peer.party}, ended at {said(peer.ends)}, and the clock of the "

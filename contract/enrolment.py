@@ -18,9 +18,17 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from contract.certificates import MALFORMED, PartyCertificate, fingerprint_of, read_certificate, require_own_valid, said
+from contract.certificates import (
+    MALFORMED,
+    NEW_KEY,
+    PartyCertificate,
+    fingerprint_of,
+    read_certificate,
+    require_own_valid,
+    said,
+)
 from contract.errors import CallerError, ConfigurationError, PeerViolation
-from contract.files import read_bounded, refuse_existing, replace, write_new_together
+from contract.files import read_bounded, replace, write_new_together
 from contract.identity import Credentials, Party
 
 if TYPE_CHECKING:
@@ -84,13 +92,30 @@ def create_request(party: Party, folder: Path, *, hosts: Sequence[str] = ()) -> 
     """Make the party's own key (mode 0600) and a signing request for it in `folder`; return the request's path."""
     key_path = party_credentials(party, folder).key
     request_path = key_path.with_suffix(".csr")
-    for path in (key_path, request_path):
-        refuse_existing(path)
+    standing = [str(path) for path in (key_path, request_path) if path.exists()]
+    if standing:
+        raise ConfigurationError(
+            f"{' and '.join(standing)}: there already and not overwritten; --replace asks for a certificate for a new "
+            "key, and until that is installed the key in use stays"
+        )
     key = ec.generate_private_key(ec.SECP256R1())
     request = _request(party, hosts).sign(key, hashes.SHA256())
     encoded = request.public_bytes(serialization.Encoding.PEM)
     write_new_together({key_path: (private_pem(key), 0o600), request_path: (encoded, 0o644)})
     return request_path
+
+
+def create_replacement(party: Party, folder: Path, *, hosts: Sequence[str] = ()) -> Path:
+    """Make a new key beside the one in use, and a request that nothing vouches for; return the request's path.
+
+    For a key that was revoked, lost or is not trusted any more. `hosts`: of the certificate in use where left out.
+    Nothing that is in use changes before `install_certificate`. A request made before and not used is replaced.
+    """
+    files = party_credentials(party, folder)
+    if not hosts and files.certificate.exists():
+        hosts = PartyCertificate.read(files.certificate).hosts
+    following = ec.generate_private_key(ec.SECP256R1())
+    return _put_next(files, following, _request(party, hosts))
 
 
 def create_renewal(party: Party, folder: Path) -> Path:
@@ -103,14 +128,11 @@ def create_renewal(party: Party, folder: Path) -> Path:
     key = load_key(files.key)
     if current.party != party or key.public_key() != current.key:
         raise ConfigurationError(f"{files.certificate}: is not the {party}'s, or not for {files.key}; restore them")
+    _require_renewable(current, files)
     following = ec.generate_private_key(ec.SECP256R1())
     signature = key.sign(_renewal_text(party, following.public_key()), ec.ECDSA(hashes.SHA256()))
     proof = x509.UnrecognizedExtension(_RENEWAL, current.serial.to_bytes(SERIAL_BYTES, "big") + signature)
-    request = _request(party, current.hosts).add_extension(proof, critical=False).sign(following, hashes.SHA256())
-    request_path = files.key.with_suffix(".csr")
-    replace(_next_key(files), private_pem(following), mode=0o600)
-    replace(request_path, request.public_bytes(serialization.Encoding.PEM), mode=0o644)
-    return request_path
+    return _put_next(files, following, _request(party, current.hosts).add_extension(proof, critical=False))
 
 
 def install_certificate(
@@ -158,7 +180,7 @@ def _require_good_today(
     require_own_valid(given, now=datetime.now(UTC), skew=files.clock_skew)
     for listed in (revocations, files.revocations):
         if listed is not None and listed.exists() and RevocationList.read(listed, issuer).refuses(given):
-            raise ConfigurationError(f"{path}: was revoked, or its key was; make a new key with `federation request`")
+            raise ConfigurationError(f"{path}: was revoked, or its key was; {NEW_KEY}")
 
 
 def install_revocations(target: Path, source: Path, authority: x509.Certificate) -> "RevocationList":
@@ -252,6 +274,27 @@ def _request(party: Party, hosts: Sequence[str]) -> x509.CertificateSigningReque
 
 def _next_key(files: Credentials) -> Path:
     return files.key.with_suffix(".next.key")
+
+
+def _put_next(
+    files: Credentials, key: ec.EllipticCurvePrivateKey, wanted: x509.CertificateSigningRequestBuilder
+) -> Path:
+    request_path = files.key.with_suffix(".csr")
+    encoded = wanted.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+    replace(_next_key(files), private_pem(key), mode=0o600)
+    replace(request_path, encoded, mode=0o644)
+    return request_path
+
+
+def _require_renewable(current: PartyCertificate, files: Credentials) -> None:
+    """Raise ConfigurationError for a certificate that the authority would not renew."""
+    from contract.revocation import is_revoked
+
+    require_own_valid(current, now=datetime.now(UTC), skew=files.clock_skew)
+    if is_revoked(files):
+        raise ConfigurationError(
+            f"{files.certificate}: was revoked, or its key was, so it cannot be renewed; {NEW_KEY}"
+        )
 
 
 def _renewal_text(party: Party, key: ec.EllipticCurvePublicKey) -> bytes:

@@ -9,6 +9,8 @@ on each party's machine      federation install data-owner.pem --authority autho
 later, on a party's machine  federation renew --role data-owner --organisation st-mary --folder credentials
                              (enroll and install as before; no telephone is needed)
 on the authority's machine   federation revoke --authority authority --role data-owner --organisation st-mary
+on a revoked party's machine federation request --replace --role data-owner --organisation st-mary --folder credentials
+                             (enroll, by telephone, and install as the first time)
 """
 
 from datetime import UTC, datetime
@@ -25,13 +27,15 @@ from contract.enrolment import (
     AUTHORITY_CERTIFICATE,
     REVOCATIONS,
     create_renewal,
+    create_replacement,
     create_request,
     install_certificate,
     install_revocations,
     party_credentials,
     read_request,
 )
-from contract.errors import CallerError, ConfigurationError, PeerViolation
+from contract.errors import CallerError, ConfigurationError, EncryptedInferenceError, PeerViolation
+from contract.files import replace as replace_file
 from contract.files import write_new
 from contract.identity import Party, Role
 from contract.revocation import RevocationList
@@ -61,12 +65,29 @@ def init(folder: FolderOption) -> None:
 
 
 @app.command()
-def request(role: RoleOption, organisation: OrganisationOption, folder: FolderOption, host: HostOption = None) -> None:
+def request(
+    role: RoleOption,
+    organisation: OrganisationOption,
+    folder: FolderOption,
+    host: HostOption = None,
+    *,
+    replace: Annotated[
+        bool,
+        typer.Option(
+            "--replace",
+            help="Make a new key in place of one that was revoked or lost; that stays in use until federation install.",
+        ),
+    ] = False,
+) -> None:
     """Make a party's own key and a signing request, on the party's machine."""
     party = _party(role, organisation)
-    path = create_request(party, folder, hosts=host or ())
     files = party_credentials(party, folder)
-    say(f"Wrote {files.key} (never leaves this machine) and {path} for the {party}.")
+    if replace:
+        path = create_replacement(party, folder, hosts=host or ())
+        say(f"Wrote {path} for a new key of the {party}, which never leaves this machine.")
+    else:
+        path = create_request(party, folder, hosts=host or ())
+        say(f"Wrote {files.key} (never leaves this machine) and {path} for the {party}.")
     say(f"Fingerprint: {read_request(path).fingerprint}")
     say(f"Next: send {path} to the authority and tell it the fingerprint some other way.")
     say(f"Then, with the three files that come back: {_installing(party, folder, first=True)}")
@@ -231,6 +252,7 @@ def _installing(party: Party, folder: Path, *, first: bool) -> str:
 def _sign(authority: Path, path: Path, out: Path, *, days: int, yes: bool) -> None:
     opened, wanted = Authority.open(authority), read_request(path)
     opened.require_usable_key(wanted)
+    earlier = _require_replaceable(out, opened, wanted.party)
     say(f"{path} asks for a certificate for the {wanted.party}, hosts: {', '.join(wanted.hosts) or 'none'}.")
     if wanted.renewal is not None:
         opened.require_renewal(wanted)
@@ -239,9 +261,25 @@ def _sign(authority: Path, path: Path, out: Path, *, days: int, yes: bool) -> No
         say(f"Fingerprint: {wanted.fingerprint}")
         if not yes:
             typer.confirm("Did the party read you this fingerprint? Sign?", abort=True, err=True)
-    write_new(out, opened.sign(wanted, days=days, hosts=wanted.hosts), mode=0o644)
+    write = replace_file if earlier else write_new
+    write(out, opened.sign(wanted, days=days, hosts=wanted.hosts), mode=0o644)
     sent = f"{authority / AUTHORITY_CERTIFICATE} and {authority / REVOCATIONS}"
     say(f"Wrote {out}, valid for {days} days. Next: send it, {sent} to the party.")
+
+
+def _require_replaceable(out: Path, authority: Authority, party: Party) -> bool:
+    """Whether an earlier certificate of the party stands at `out`, which a new one may replace.
+
+    Raises ConfigurationError where anything else does: asked before anybody is telephoned.
+    """
+    if not out.exists():
+        return False
+    try:
+        if authority.require_issued(read_certificate(out)).party == party:
+            return True
+    except EncryptedInferenceError:
+        pass
+    raise ConfigurationError(f"{out}: there already, and no certificate of the {party}; name another file with --out")
 
 
 def _enroll_here(authority: Path, party: Party, folder: Path, *, days: int, hosts: list[str]) -> None:

@@ -17,9 +17,10 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from contract.certificates import MALFORMED, PartyCertificate, apart, fingerprint_of, said
+from contract.certificates import MALFORMED, PartyCertificate, apart, fingerprint_of, read_certificate, said
 from contract.errors import CertificateRefused, ConfigurationError
 from contract.files import read_bounded
+from contract.identity import Credentials
 
 MAX_LIST_BYTES = 2 << 20
 """Some 15,000 certificates."""
@@ -114,15 +115,23 @@ class RevocationList:
         if revoked_at is not None:
             raise CertificateRefused(
                 f"the certificate of {found_at}, the {peer.party}, was revoked on {revoked_at:%Y-%m-%d}: it must enrol "
-                "again with a new key, which the federation's authority decides",
+                "again with a new key (`federation request` with --replace), which the federation's authority decides",
                 party=peer.party,
             )
         if fingerprint_of(peer.key) in self.keys:
             raise CertificateRefused(
-                f"the key of {found_at}, the {peer.party}, was revoked: it must enrol again with a new key, which the "
-                "federation's authority decides",
+                f"the key of {found_at}, the {peer.party}, was revoked: it must enrol again with a new key "
+                "(`federation request` with --replace), which the federation's authority decides",
                 party=peer.party,
             )
+
+
+def is_revoked(own: Credentials) -> bool:
+    """Whether a party's own certificate, or its key, is on the list that it holds. Raises ConfigurationError."""
+    if own.revocations is None or not own.revocations.exists():
+        return False
+    listed = RevocationList.read(own.revocations, read_certificate(own.authority))
+    return listed.refuses(PartyCertificate.read(own.certificate))
 
 
 def entry_with_key(

@@ -13,13 +13,22 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 
 from contract.api import ModelEntry
-from contract.certificates import read_certificate, said
+from contract.certificates import (
+    MALFORMED,
+    NEW_KEY,
+    PartyCertificate,
+    party_of_certificate,
+    read_certificate,
+    said,
+)
 from contract.command_line import one_line
+from contract.enrolment import load_key
 from contract.errors import EncryptedInferenceError, PeerReported
 from contract.identity import Credentials, Party, Role
-from contract.revocation import EXTEND_BEFORE, RevocationList
+from contract.revocation import EXTEND_BEFORE, RevocationList, is_revoked
 from contract.settings import AtRest
 from contract.ticket import load_public_key
 from data_owner.catalog import require_vouched
@@ -93,7 +102,7 @@ def _own_checks(settings: DataOwnerSettings) -> Sequence[Named]:
     credentials = settings.credentials
     return (
         Named("private key", lambda: _private(credentials.key)),
-        Named("certificate", lambda: _dates(credentials.certificate, "federation renew asks for a new one")),
+        Named("certificate", lambda: _own_certificate(credentials)),
         Named("authority", lambda: _dates(credentials.authority, "ask the federation for its new one")),
         Named("revocations", lambda: _revocations(credentials)),
         *(Named("front end's key", partial(_ticket_key, path)) for path in settings.ticket_keys),
@@ -112,7 +121,25 @@ def _private(path: Path) -> str:
     return f"{path}, for this account alone"
 
 
-def _dates(path: Path, advice: str) -> str:
+def _own_certificate(credentials: Credentials) -> str:
+    path = credentials.certificate
+    found = _dates(path, "federation renew asks for a new one", ended=NEW_KEY)
+    own, authority = PartyCertificate.read(path), read_certificate(credentials.authority)
+    party_of_certificate(path, role=Role.DATA_OWNER)
+    if is_revoked(credentials):
+        raise Bad(f"{path} was revoked, or its key was", NEW_KEY)
+    if load_key(credentials.key).public_key() != own.key:
+        raise Bad(f"{path} is not for {credentials.key}", "correct the paths in the settings, or install it again")
+    try:
+        read_certificate(path).verify_directly_issued_by(authority)
+    except (*MALFORMED, InvalidSignature):
+        advice = "correct the paths in the settings, or ask the federation for both"
+        raise Bad(f"{path} was not signed by {credentials.authority}", advice) from None
+    return found
+
+
+def _dates(path: Path, advice: str, *, ended: str | None = None) -> str:
+    """`advice`: for a certificate that ends soon; `ended`: for one that has ended, where that is another."""
     try:
         certificate = x509.load_pem_x509_certificate(path.read_bytes())
     except OSError as error:
@@ -125,7 +152,7 @@ def _dates(path: Path, advice: str) -> str:
     if now > end:
         raise Bad(
             f"{path} was valid until {said(end)}, and {_clock_says(now)}",
-            f"{advice}; or set this machine's clock, if it is ahead",
+            f"{ended or advice}; or set this machine's clock, if it is ahead",
         )
     if end - now < RENEW_BEFORE:
         raise Bad(f"{path} is valid until {end:%Y-%m-%d}, {(end - now).days} more days", advice, Verdict.DOUBTFUL)

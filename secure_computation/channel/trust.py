@@ -15,6 +15,7 @@ from typing import Final, TypeAlias
 from cryptography import x509
 
 from contract.certificates import (
+    NEW_KEY,
     RENEW_BEFORE,
     PartyCertificate,
     apart,
@@ -57,8 +58,7 @@ class Trust:
         self.require_own_valid()
         if self.revocations is not None and self.revocations.refuses(self.own):
             raise ConfigurationError(
-                f"the certificate of the {self.own.party}, this party itself, was revoked, or its key was: enrol again "
-                "with a new key (`federation request`)"
+                f"the certificate of the {self.own.party}, this party itself, was revoked, or its key was: {NEW_KEY}"
             )
 
     def require_current(self) -> None:

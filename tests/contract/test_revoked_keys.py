@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from cryptography import x509
@@ -12,7 +13,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from typer.testing import CliRunner
 
 from contract import authority as authority_module
-from contract import federation_command
+from contract import enrolment, federation_command
 from contract.authority import Authority, Reason, create_authority
 from contract.certificates import PartyCertificate
 from contract.enrolment import (
@@ -65,6 +66,61 @@ def federation(*arguments: str | Path) -> tuple[int, str]:
     return result.exit_code, result.output
 
 
+def test_a_revoked_party_gets_a_new_key_as_it_is_documented(authority: Authority, tmp_path: Path) -> None:
+    """Beside the files of before, on both machines, under the same names."""
+    folder, out, where = tmp_path / "credentials", tmp_path / "data-owner.pem", ("--authority", authority.folder)
+    party = ("--role", "data-owner", "--organisation", "st-mary", "--folder", folder)
+    given = ("--authority", authority.folder / "authority.pem", "--revocations", authority.folder / "revoked.crl")
+    enroll = ("enroll", folder / "data-owner.csr", *where, "--out", out, "--yes")
+    assert federation("request", *party, "--host", "here.example")[0] == 0
+    assert federation(*enroll)[0] == 0
+    assert federation("install", out, *given, *party)[0] == 0
+    old = certificate_of(out.read_bytes())
+    assert federation("revoke", *where, *party[:4])[0] == 0
+    assert federation("install", "--revocations", given[3], *party)[0] == 0
+    for command in ("renew", "request"):
+        status, words = federation(command, *party)
+        assert (status, "--replace" in words) == (5, True), words
+    assert all(str(folder / name) in words for name in ("data-owner.key", "data-owner.csr")), "both at once"
+    status, words = federation("request", "--replace", *party)
+    wanted = read_request(folder / "data-owner.csr")
+    assert (status, wanted.fingerprint in words, wanted.hosts) == (0, True, ("here.example",))
+    assert load_key(folder / "data-owner.key").public_key() == old.key, "in use until the new one is installed"
+    assert federation(*enroll)[0] == 0
+    assert federation("install", out, *party)[0] == 0
+    new = PartyCertificate.read(folder / "data-owner.pem")
+    assert load_key(folder / "data-owner.key").public_key() == new.key != old.key
+    assert not authority.revocations().refuses(new)
+
+
+def test_a_certificate_that_has_ended_is_not_renewed(
+    authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    signed = tmp_path / "signed.pem"
+    signed.write_bytes(authority.sign(read_request(create_request(HOSPITAL, tmp_path / "a")), days=1))
+    install_certificate(HOSPITAL, tmp_path / "a", signed, authority=authority.folder / "authority.pem")
+    late = datetime.now(UTC) + timedelta(days=2)
+    monkeypatch.setattr(enrolment, "datetime", SimpleNamespace(now=lambda _: late))
+    with pytest.raises(ConfigurationError, match="federation request --replace"):
+        create_renewal(HOSPITAL, tmp_path / "a")
+
+
+def test_what_stands_at_the_certificates_place_is_told_before_anybody_is_telephoned(
+    authority: Authority, tmp_path: Path
+) -> None:
+    request = create_request(HOSPITAL, tmp_path / "a")
+    others = tmp_path / "others.pem"
+    others.write_bytes(authority.sign(read_request(create_request(OTHER_HOSPITAL, tmp_path / "b"))))
+    notes = tmp_path / "notes.txt"
+    notes.write_text("mine")
+    for out in (others, notes):
+        before = out.read_bytes()
+        status, words = federation("enroll", request, "--authority", authority.folder, "--out", out)
+        assert (status, out.read_bytes()) == (5, before)
+        assert "name another file with --out" in words
+        assert "fingerprint" not in words
+
+
 @pytest.mark.parametrize("reason", Reason)
 def test_the_old_request_is_refused_after_the_revocation(authority: Authority, tmp_path: Path, reason: Reason) -> None:
     request = create_request(HOSPITAL, tmp_path / "a")
@@ -74,7 +130,7 @@ def test_the_old_request_is_refused_after_the_revocation(authority: Authority, t
     assert federation("revoke", *where, *party, "--reason", reason.value)[0] == 0
     status, words = federation("enroll", request, *where, "--out", tmp_path / "2.pem", "--yes")
     assert (status, (tmp_path / "2.pem").exists()) == (3, False)
-    assert "was revoked and is never signed again: make a new key" in words
+    assert "was revoked and is never signed again: on the party's machine, ask for a certificate for a new key" in words
     new = create_request(HOSPITAL, tmp_path / "b")
     assert federation("enroll", new, *where, "--out", tmp_path / "3.pem", "--yes")[0] == 0
 

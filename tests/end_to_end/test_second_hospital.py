@@ -139,4 +139,10 @@ def test_a_revoked_hospital_is_refused_and_the_others_are_served(
             assert "refuses this machine: the certificate of the other end, the data-owner of st-anne" in seen.found
             assert "enrol again with a new key" in str(seen.advice)
         assert found["certificate"].verdict is Verdict.GOOD, "the list has not come to the hospital yet"
+        own = federation.credentials(SECOND).revocations
+        assert own is not None
+        install_revocations(own, path, authority.certificate)
+        told = next(check for check in examine(diagnoser._settings) if check.name == "certificate")
+        assert (told.verdict, "was revoked" in told.found) == (Verdict.BAD, True)
+        assert "federation request --replace" in str(told.advice)
     assert federation.diagnose(chest, engine=Engine.MASKED).logits

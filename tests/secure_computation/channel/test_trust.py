@@ -114,7 +114,10 @@ def test_a_clock_that_is_ahead_is_suspected(owner: Credentials, lab: Credentials
 
 @pytest.mark.parametrize(
     ("ahead", "words"),
-    [({"days": -1}, "the clock of this machine is behind"), ({"days": 366}, "renew it with `federation renew`")],
+    [
+        ({"days": -1}, "the clock of this machine is behind"),
+        ({"days": 366}, "federation request --replace"),
+    ],
 )
 def test_an_own_certificate_that_is_not_valid_is_told_before_anybody_is_dialled(
     ahead: dict[str, float], words: str, owner: Credentials
@@ -332,7 +335,7 @@ def test_a_renewal_needs_the_current_key(owner: Credentials, federation: Authori
 def test_a_revoked_certificate_is_not_renewed(owner: Credentials, federation: Authority) -> None:
     wanted = read_request(create_renewal(HOSPITAL, owner.key.parent))
     federation.revoke(federation.issued_to(HOSPITAL), Reason.KEY_COMPROMISE)
-    with pytest.raises(PeerViolation, match="was revoked: enrol with"):
+    with pytest.raises(PeerViolation, match="was revoked: on the party's machine, ask"):
         federation.require_renewal(wanted)
 
 
