@@ -227,14 +227,18 @@ class Federation:
         ):
             yield f"ws://127.0.0.1:{port}{DEALING_PATH}"
 
+    def model_owner_settings(self, *, dealer_url: str | None = None, **changes: Any) -> ModelOwnerSettings:
+        """Of a model owner that stands in for the one in the catalog. Whoever registers with them allows as much."""
+        dealer = DealerPeer(organisation=TRUST_CENTRE.organisation, url=dealer_url or self.dealer_url)
+        own = {"crypto_provider": dealer, "public_url": self.model_owner_url, "allowance": PLENTY}
+        return ModelOwnerSettings(**self._common(LABORATORY) | own | changes)
+
     @contextmanager
     def model_owner(self, *, dealer_url: str | None = None, **changes: Any) -> Iterator[str]:
         """A model owner's server with a ledger of its own, beside the one in the catalog; its URL."""
         listener, port = loopback()
         url = f"ws://127.0.0.1:{port}{INFERENCE_PATH}"
-        dealer = DealerPeer(organisation=TRUST_CENTRE.organisation, url=dealer_url or self.dealer_url)
-        common = self._common(LABORATORY) | {"crypto_provider": dealer, "public_url": url}
-        settings = ModelOwnerSettings(**{"allowance": PLENTY} | common | changes)
+        settings = self.model_owner_settings(dealer_url=dealer_url, **{"public_url": url} | changes)
         with (
             self.client(Role.MODEL_OWNER) as client,
             listening(inference_app(settings, self.models, client), listener, **uvicorn_options()),
@@ -332,7 +336,7 @@ def running_federation(
     settings = ServiceSettings(
         data_folder=folder / "front-end",
         listen=Address(host="127.0.0.1", port=port),
-        **{"clinician_allowance": PLENTY} | front_end,
+        **{"clinician_allowance": PLENTY, "live_sessions_per_account": 100_000} | front_end,
     )
     app = create_app(settings, clock=clock)
     service = app.state.service

@@ -133,7 +133,7 @@ def run(folder: Path, *, faults: int, cells: int, seed: int, skip: int = 0) -> S
         stack.enter_context(redirect_stdout(output))
         stack.enter_context(redirect_stderr(output))
         watch = stack.enter_context(watching())
-        serving = running_federation(folder / "federation", clock=clock, live_sessions_per_account=100_000)
+        serving = running_federation(folder / "federation", clock=clock)
         federation = stack.enter_context(serving)
         running = [stack.enter_context(running_cell(federation, folder / f"cell-{n}", watch)) for n in range(cells)]
         drawn = points(running[0], seed=seed)

@@ -52,7 +52,6 @@ from tests.end_to_end.federation import (
     running_federation,
 )
 from tests.end_to_end.models import PATIENT, radiograph
-from tests.model_owner.test_server import settings_of
 
 
 def audit(folder: Path) -> list[Entry]:
@@ -119,7 +118,7 @@ class TestBudgets:
 
     def test_a_book_that_cannot_be_read_serves_nobody(self, federation: Federation, tmp_path: Path) -> None:
         (tmp_path / BOOK_FILE).write_bytes(b"garbage" * 1000)
-        settings = settings_of(federation, data_folder=tmp_path)
+        settings = federation.model_owner_settings(data_folder=tmp_path)
         with (
             federation.client(Role.MODEL_OWNER) as client,
             pytest.raises(ConfigurationError, match="book of budgets"),
@@ -127,8 +126,7 @@ class TestBudgets:
             inference_app(settings, federation.models, client)
 
     def test_exceptions_are_told_to_the_front_end_the_nearest_first(self, federation: Federation) -> None:
-        settings = settings_of(
-            federation,
+        settings = federation.model_owner_settings(
             allowance=Allowance(images=1),
             allowances=(
                 HospitalAllowance(organisation="st-mary", model="tiny-chest", images=3),

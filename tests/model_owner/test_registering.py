@@ -16,7 +16,6 @@ from contract.settings import Address
 from inference_service.client import InferenceServiceClient
 from model_owner.registering import Registrar
 from model_owner.registry import WITHDRAWN
-from model_owner.settings import DealerPeer, ModelOwnerSettings
 from tests.end_to_end.federation import HOSPITAL, LABORATORY, Federation, closed_port
 from tests.end_to_end.models import NAME
 
@@ -33,17 +32,6 @@ class Seen(InferenceServiceClient):
         self.entries.append(entry)
         known = entry.model_owner.model_copy(update={"organisation": self.organisation})
         return entry.model_copy(update={"model_owner": known})
-
-
-def settings_of(federation: Federation, **changes: object) -> ModelOwnerSettings:
-    return ModelOwnerSettings(
-        **federation._common(LABORATORY)
-        | {
-            "crypto_provider": DealerPeer(organisation="trust-centre", url=federation.dealer_url),
-            "public_url": federation.model_owner_url,
-        }
-        | changes
-    )
 
 
 def shown(federation: Federation) -> ModelEntry:
@@ -75,7 +63,7 @@ def test_a_renewed_certificate_signs_the_catalog_anew_while_the_server_runs(
     """Also where the front end is down at the first look."""
     caplog.set_level(logging.INFO)
     with federation.client(Role.MODEL_OWNER) as client, federation.diagnoser() as (diagnoser, _):
-        registrar = Registrar(settings_of(federation), federation.models, client)
+        registrar = Registrar(federation.model_owner_settings(), federation.models, client)
         registrar.register()
         entry, first, url = shown(federation), signed_by(federation), client._url
         registrar.look()
@@ -102,14 +90,14 @@ def test_what_was_withdrawn_meanwhile_is_not_registered_again(federation: Federa
     (tmp_path / WITHDRAWN).touch()
     models = {(NAME, "1.0.0"): replace(federation.model, folder=tmp_path)}
     with Seen(federation) as client:
-        Registrar(settings_of(federation), models, client).register()
+        Registrar(federation.model_owner_settings(), models, client).register()
         assert client.entries == []
 
 
 def test_an_account_of_another_organisation_is_noticed_at_once(federation: Federation) -> None:
     """Else every data owner would refuse the model, and nobody would know why."""
     with Seen(federation, "south-lab") as client:
-        registrar = Registrar(settings_of(federation), federation.models, client)
+        registrar = Registrar(federation.model_owner_settings(), federation.models, client)
         with pytest.raises(ConfigurationError, match=r"as of south-lab, .* must name north-lab, as the certificate"):
             registrar.register()
 
@@ -118,7 +106,9 @@ def test_the_address_is_the_public_one_or_where_the_server_listens(federation: F
     listen = Address(host="127.0.0.1", port=8081)
     with Seen(federation) as client:
         for public in (None, "wss://north.example/v2"):
-            Registrar(settings_of(federation, public_url=public, listen=listen), federation.models, client).register()
+            Registrar(
+                federation.model_owner_settings(public_url=public, listen=listen), federation.models, client
+            ).register()
         assert [entry.model_owner.address for entry in client.entries] == [
             "ws://127.0.0.1:8081/v2/inference",
             "wss://north.example/v2",
@@ -129,5 +119,5 @@ def test_files_that_do_not_belong_together_sign_nothing(federation: Federation) 
     mixed = replace(federation.credentials(LABORATORY), key=federation.credentials(HOSPITAL).key)
     with Seen(federation) as client:
         with pytest.raises(ConfigurationError, match="restore them"):
-            Registrar(settings_of(federation, credentials=mixed), federation.models, client).register()
+            Registrar(federation.model_owner_settings(credentials=mixed), federation.models, client).register()
         assert client.entries == []

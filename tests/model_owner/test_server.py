@@ -32,7 +32,6 @@ from inference_service.client import InferenceServiceClient
 from model_owner.registering import Registrar
 from model_owner.registry import Registry
 from model_owner.server import load_models
-from model_owner.settings import DealerPeer, ModelOwnerSettings
 from secure_computation.admission import present_ticket
 from secure_computation.channel.channel import Channel
 from secure_computation.channel.stream import Deadline
@@ -306,14 +305,6 @@ def test_an_impostor_in_the_dealers_place(federation: Federation, chest: Path) -
         assert failure_of(federation, client.opened[0])[0] in {"peer-violation", "peer-reported"}
 
 
-def settings_of(federation: Federation, **changes: Any) -> ModelOwnerSettings:
-    return ModelOwnerSettings(
-        **federation._common(LABORATORY)
-        | {"crypto_provider": DealerPeer(organisation="trust-centre", url=federation.dealer_url)}
-        | changes
-    )
-
-
 @pytest.mark.parametrize("policy", [OutputPolicy.LABEL_ONLY, OutputPolicy.LOGITS_AND_HEAT_MAP])
 def test_a_model_whose_plan_opens_something_else_than_its_card_says_is_not_put_in_service(
     federation: Federation, policy: OutputPolicy
@@ -325,7 +316,7 @@ def test_a_model_whose_plan_opens_something_else_than_its_card_says_is_not_put_i
         federation.client(Role.MODEL_OWNER) as client,
         pytest.raises(ModelFileError, match=rf"does not keep to the output policy '{policy.value}'.*import it again"),
     ):
-        Registrar(settings_of(federation), {("tiny-chest", "3.0.0"): changed}, client).register()
+        Registrar(federation.model_owner_settings(), {("tiny-chest", "3.0.0"): changed}, client).register()
 
 
 def test_every_imported_version_is_loaded_and_checked(federation: Federation) -> None:
@@ -338,7 +329,7 @@ def test_models_cannot_be_registered_while_the_front_end_is_down(federation: Fed
         InferenceServiceClient(front_end.url, front_end.api_key) as client,
         pytest.raises(PeerUnreachable, match=r"inference service .* cannot be reached: check that it runs"),
     ):
-        Registrar(settings_of(federation, inference_service=front_end), federation.models, client).register()
+        Registrar(federation.model_owner_settings(inference_service=front_end), federation.models, client).register()
 
 
 def test_an_engine_that_the_plan_does_not_have(federation: Federation) -> None:
