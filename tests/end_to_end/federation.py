@@ -333,10 +333,9 @@ def running_federation(
     model_folder = write_tiny_model(folder / "model", output_policy=output_policy, **model or {})
     registered = Registry(folder / "registry", SEALING).add(model_folder / "model.onnx", model_folder / "card.json")
     listener, port = loopback()
+    plenty: dict[str, Any] = {"clinician_allowance": PLENTY, "live_sessions_per_account": 100_000}
     settings = ServiceSettings(
-        data_folder=folder / "front-end",
-        listen=Address(host="127.0.0.1", port=port),
-        **{"clinician_allowance": PLENTY, "live_sessions_per_account": 100_000} | front_end,
+        data_folder=folder / "front-end", listen=Address(host="127.0.0.1", port=port), **plenty | front_end
     )
     app = create_app(settings, clock=clock)
     service = app.state.service
