@@ -227,7 +227,10 @@ def inspect(
     card: Annotated[Path | None, typer.Option(help="A model's card.json, to see what it would be given.")] = None,
     preview: Annotated[
         Path | None,
-        typer.Option(metavar="PNG", help="New picture of what would be submitted; both ways, where that is asked."),
+        typer.Option(
+            metavar="PNG",
+            help="New picture: with --card as the model sees it, else whole; where it asks, both ways.",
+        ),
     ] = None,
     *,
     as_is: AsIs = False,

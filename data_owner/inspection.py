@@ -134,6 +134,8 @@ def as_png(pixels: NDArray[np.float32]) -> bytes:
 def _write_preview(path: Path, png: bytes) -> None:
     try:
         write_new(path, png)
+    except FileExistsError:
+        raise CallerError(f"{path}: exists already and is not overwritten; give the preview another name") from None
     except OSError as error:
         raise CallerError(f"{path}: the preview cannot be written ({error.strerror}); name another place") from error
 

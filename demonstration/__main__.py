@@ -35,9 +35,9 @@ def demo(
         typer.Option(metavar="PNG", help="New picture of what speaks for the answer; for several FILEs, a folder."),
     ] = None,
     *,
+    as_is: Annotated[bool, typer.Option("--as-is", help="Bright and dark are right as they are.")] = False,
     invert: Annotated[
-        bool,
-        typer.Option("--invert", help="The files are negatives: exchange bright and dark. Else taken as they are."),
+        bool, typer.Option("--invert", help="The files are negatives: exchange bright and dark.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a file, alone on stdout.")] = False,
     ui: Annotated[bool, typer.Option("--ui", help="Open the clinician's page instead, until Ctrl-C.")] = False,
@@ -45,10 +45,13 @@ def demo(
 ) -> None:
     """Start all parties on loopback, diagnose the files (or a phantom radiograph), compare with plaintext."""
     asked = [path.resolve() for path in files or []]
-    check_demo(files or [], model=model, invert=invert, heat_map=heat_map, as_json=as_json, ui=ui, port=port)
+    check_demo(
+        files or [], model=model, as_is=as_is, invert=invert, heat_map=heat_map, as_json=as_json, ui=ui, port=port
+    )
     with ExitStack() as stack:
         with shown_steps("demo") as on_step:
             from contract.model_card import read_card
+            from data_owner.command import polarity_said
             from demonstration.demo import MODEL_FOLDER, compare, readable, running_federation, show_page
 
             folder = model or MODEL_FOLDER
@@ -62,7 +65,10 @@ def demo(
             return
         if not console().is_terminal:  # there, the data owner draws its own progress
             say("demo: diagnosing; the first answer takes about 10 s")
-        for diagnosis, comparison in compare(deployment, submitted, engine, folder, invert=invert, heat_map=heat_map):
+        polarity = polarity_said(as_is=as_is, invert=invert)
+        for diagnosis, comparison in compare(
+            deployment, submitted, engine, folder, polarity=polarity, heat_map=heat_map
+        ):
             if as_json:
                 sys.stdout.write(comparison.model_dump_json() + "\n")
                 sys.stdout.flush()
@@ -80,7 +86,11 @@ def _print(diagnosis: "Diagnosis", comparison: "Comparison", card: "ModelCard") 
     from data_owner.wording import spoken
 
     output = Console(highlight=False)
-    print_diagnosis(output, diagnosis, card)
+    unasked = tuple(one.model_copy(update={"confirmed": False}) for one in diagnosis.warnings)
+    print_diagnosis(output, diagnosis.model_copy(update={"warnings": unasked}), card)
+    if unasked != diagnosis.warnings:
+        text = "Before it submits such a picture, data-owner diagnose asks; the demonstration does not."
+        output.print(text, markup=False, soft_wrap=True)
     error = comparison.max_abs_error
     difference = "no logits to compare" if error is None else f"logits differ by at most {error:.2g}"
     output.print(

@@ -225,6 +225,7 @@ def _check_together(script: str, given: argparse.Namespace) -> None:
         check_demo(
             given.files,
             model=given.model,
+            as_is=given.as_is,
             invert=given.invert,
             heat_map=given.heat_map,
             as_json=given.as_json,

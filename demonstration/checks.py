@@ -17,6 +17,7 @@ def check_demo(
     files: Sequence[Path],
     *,
     model: Path | None,
+    as_is: bool,
     invert: bool,
     heat_map: Path | None,
     as_json: bool,
@@ -24,8 +25,12 @@ def check_demo(
     port: int,
 ) -> None:
     """Raise CallerError, or ConfigurationError for a busy port, where the demonstration cannot do what is asked."""
-    if ui and (files or as_json or heat_map or invert):
-        raise CallerError("with --ui images are dropped on the page: leave out FILE, --json, --heat-map and --invert")
+    if ui and (files or as_json or heat_map or as_is or invert):
+        raise CallerError(
+            "with --ui images are dropped on the page: leave out FILE, --json, --heat-map, --as-is and --invert"
+        )
+    if as_is and invert:
+        raise CallerError("--as-is and --invert exclude each other: give one for all FILEs")
     if port and not ui:
         raise CallerError("--port is the page's: add --ui, or leave it out")
     for file in files:

@@ -105,12 +105,12 @@ def compare(
     engine: Engine,
     model_folder: Path,
     *,
-    invert: bool = False,
+    polarity: Polarity | None = None,
     heat_map: Path | None = None,
 ) -> Iterator[tuple[Diagnosis, Comparison]]:
     """Submit files through `data-owner diagnose --force` and compare each answer. Its errors go to stderr.
 
-    `invert` and `heat_map` are the command's: the files are negatives; a new PNG, or a folder.
+    `polarity` is what was said with --as-is or --invert; `heat_map` a new PNG, or a folder.
 
     Raises SystemExit with the command's status at the end where a file failed.
     """
@@ -118,9 +118,8 @@ def compare(
     arguments = ["diagnose", *map(str, files), "--config", str(deployment.data_owner_settings)]
     if heat_map is not None:
         arguments += ["--heat-map", str(heat_map.resolve())]
-    if invert:
-        arguments.append("--invert")
-    polarity = Polarity.INVERTED if invert else None
+    if polarity is not None:
+        arguments.append("--invert" if polarity is Polarity.INVERTED else "--as-is")
     process: subprocess.Popen[str] | None = None
     try:
         with termination_held():
@@ -138,8 +137,9 @@ def compare(
             yield diagnosis, _comparison(diagnosis, plaintext, polarity, processes)
         status = process.wait()
     finally:
-        if process is not None:
+        if process is not None and process.stdout is not None:
             end(process)
+            process.stdout.close()
     if status != 0:
         sys.exit(status)
 

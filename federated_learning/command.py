@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from contract.errors import EncryptedInferenceError
+from contract.command_line import new_app, run
 from federated_learning.federation import commands as federation
 from federated_learning.report.command import evaluate, report
 from federated_learning.training_command import Data, Manifest, ReportedRoles, train_centralised
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app = new_app("Train models and publish them. Nothing here runs when images are diagnosed.")
 app.command()(evaluate)
 app.command()(report)
 app.command()(train_centralised)
@@ -86,11 +85,7 @@ def measure(
 
 def main() -> None:
     """Entry point: errors of ours become one line on stderr and their own exit status."""
-    try:
-        app()
-    except EncryptedInferenceError as error:
-        typer.echo(f"federated-learning: {error}", err=True)
-        sys.exit(error.exit_status)
+    run(app, name="federated-learning")
 
 
 if __name__ == "__main__":

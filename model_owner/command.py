@@ -10,7 +10,7 @@ model-owner withdraw pediatric-pneumonia-resnet18 2.0.0 --config model-owner.tom
 
 import os
 from pathlib import Path
-from shlex import join
+from shlex import join, quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -74,9 +74,16 @@ def card(
     write_card(drafted, target)
     say(f"Wrote {target}. Fill in what is marked FILL IN: {', '.join(unfilled_fields(drafted))}.")
     say("More that a card may say, and all fields in words: docs/own-model.md.")
-    key = ["--key-file", str(model.parent / "at-rest.key")]
-    import_it = ["model-owner", "import", str(model), "--card", str(target), *key]
-    say(f"Then, with the key that seals weights: {join(import_it)}")
+    key, imported = model.parent / "at-rest.key", model.parent / "imported"
+    if not key.exists():
+        say(f"Then make the key that seals weights: {_making(key)}")
+    folders = ["--data-folder", str(imported), "--key-file", str(key)]
+    say(f"Then import it: {join(['model-owner', 'import', str(model), '--card', str(target), *folders])}")
+
+
+def _making(key: Path) -> str:
+    """What makes a new key file that only this account reads."""
+    return f"(umask 077 && head -c 32 /dev/urandom | base64 > {quote(str(key))})"
 
 
 @app.command("import")
@@ -277,7 +284,11 @@ def _print_report(report: "CheckReport") -> None:
         )
     console.print(costs)
     _print_predictions(console, report)
-    console.print(f"Against onnxruntime: {_gap(report, report)}.", markup=False, soft_wrap=True)
+    console.print(
+        f"The import, in clear, against the ONNX file in onnxruntime: {_gap(report, report)}.",
+        markup=False,
+        soft_wrap=True,
+    )
     _print_fixed_point(console, report)
     console.print(f"Plan {report.plan_hash}")
     console.print(f"Card {report.card_hash}")
@@ -301,7 +312,9 @@ def _print_fixed_point(console: "Console", report: "CheckReport") -> None:
     if fixed is None:
         console.print("The masked engine cannot take this model: it is served by the crypten engine.")
         return
-    console.print(f"The masked engine: {_gap(fixed, report)}.", markup=False, soft_wrap=True)
+    console.print(
+        f"With the masked engine's rounding, against the same: {_gap(fixed, report)}.", markup=False, soft_wrap=True
+    )
     if fixed.out_of_range is not None:
         console.print(
             f"A sample leaves the range that the plan allows: {fixed.out_of_range}", markup=False, soft_wrap=True

@@ -51,7 +51,7 @@ def test_what_would_be_submitted(chest: Path, tmp_path: Path) -> None:
         assert image.size == (SIDE, SIDE)
     again = run(chest, "--preview", preview)
     assert again[0] == 2
-    assert "name another place" in again[2]
+    assert again[2] == f"data-owner: {preview}: exists already and is not overwritten; give the preview another name\n"
 
 
 def test_a_file_that_is_refused_says_why(tmp_path: Path) -> None:

@@ -9,14 +9,20 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from contract.errors import ComputationFailed
+from contract.ticket import Engine
 from data_owner.answers import answer_from_logits
-from demonstration.demo import Comparison, contradicts
+from demonstration import demo
+from demonstration.__main__ import _print
+from demonstration.demo import Comparison, compare, contradicts
+from imaging import ImageWarning, Polarity
 from tests.data_owner.answering import card as small_card
-from tests.data_owner.answering import multi_label_card
+from tests.data_owner.answering import diagnosis_of, multi_label_card
 from tests.end_to_end.models import CLASSES, radiograph, write_tiny_model
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -230,3 +236,40 @@ def test_an_answer_of_another_kind_contradicts() -> None:
     assert contradicts(one, several)
     assert contradicts(several, one)
     assert not contradicts(one, one)
+
+
+def test_the_demonstration_does_not_say_that_anybody_was_asked(capsys: pytest.CaptureFixture[str]) -> None:
+    model = small_card()
+    asking = ImageWarning("wrong-modality", "the file is a CT", needs_confirmation=True)
+    for noticed in ((asking,), ()):
+        diagnosis = diagnosis_of(model, (0.0, 1.0), *noticed)
+        comparison = Comparison(
+            **diagnosis.model_dump(include=Comparison.model_fields.keys() & type(diagnosis).model_fields),
+            plaintext=diagnosis.diagnosis,
+            max_abs_error=0.0,
+            processes=dict.fromkeys(("data_owner", "model_owner", "crypto_provider", "inference_service"), 1),
+        )
+        _print(diagnosis, comparison, model)
+        shown = capsys.readouterr().out
+        assert "all the same" not in shown
+        assert ("Warning: the file is a CT\n" in shown) == bool(noticed)
+        assert ("data-owner diagnose asks; the demonstration does not" in shown) == bool(noticed)
+
+
+@pytest.mark.parametrize(
+    ("polarity", "words"), [(None, set()), (Polarity.AS_READ, {"--as-is"}), (Polarity.INVERTED, {"--invert"})]
+)
+def test_what_is_said_of_bright_and_dark_is_passed_on(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, polarity: Polarity | None, words: set[str]
+) -> None:
+    asked: list[str] = []
+
+    def nothing(_program: str, arguments: list[str]) -> list[str]:
+        asked.extend(arguments)
+        return [sys.executable, "-S", "-c", ""]
+
+    monkeypatch.setattr(demo, "command", nothing)
+    monkeypatch.setattr(demo, "PlaintextModel", lambda _folder: None)
+    deployment: Any = SimpleNamespace(data_owner_settings=tmp_path, environment={}, process_ids=dict)
+    assert list(compare(deployment, [tmp_path / "a.png"], Engine.MASKED, tmp_path, polarity=polarity)) == []
+    assert {"--as-is", "--invert"} & set(asked) == words

@@ -14,6 +14,7 @@ from contract.model_card import InputSpecification, ModelCard, Task, read_card
 from demonstration.commands import quiet_environment
 from model_owner.card_drafting import draft_card, write_card
 from model_owner.checking import check_model
+from model_owner.command import _print_report
 from model_owner.onnx_import.folding import REARRANGING
 from model_owner.onnx_import.operators import HANDLERS
 from model_owner.registry import Registry
@@ -35,13 +36,19 @@ def fill_in(card: Path) -> None:
     drafted, said = json.loads(card.read_text()), json.loads(blocks("json")[0])
     filled = drafted | said | {"input": drafted["input"] | said["input"]}
     assert FILL_IN in card.read_text()
+    kept = {*drafted, *(f"input.{name}" for name in drafted["input"])} - {
+        *said,
+        *(f"input.{name}" for name in said["input"]),
+    }
+    (sentence,) = re.findall(r"keep the other lines as they are \((.*?)\)", TEXT, re.DOTALL)
+    assert set(re.findall(r"`([a-z0-9_.]+)`", sentence)) == kept
     assert FILL_IN not in json.dumps(filled)
     card.write_text(json.dumps(filled, indent=2))
 
 
 @pytest.mark.filterwarnings("ignore")
 def test_the_module_of_the_page_becomes_a_model_that_answers_as_it_does(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """In this process, on small pictures; the slow test below types every command."""
     monkeypatch.chdir(tmp_path)
@@ -54,6 +61,10 @@ def test_the_module_of_the_page_becomes_a_model_that_answers_as_it_does(
     report = check_model(Registry(tmp_path / "data", StorageKey(bytes(32))).add(model, card))
     assert report.max_abs_error < 1e-4
     assert report.fixed_point is not None
+    _print_report(report)
+    shown = capsys.readouterr().out
+    assert "The import, in clear, against the ONNX file in onnxruntime: logits differ by at most" in shown
+    assert "With the masked engine's rounding, against the same: logits differ by at most" in shown
 
 
 @pytest.mark.slow

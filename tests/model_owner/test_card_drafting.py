@@ -65,7 +65,9 @@ def test_the_command_writes_a_card_that_import_names_field_by_field(
     assert json.loads(card.read_text())["name"] == "chest-net"
     fields = "title, intended_use, task, classes, training, input.modalities, input.mean, input.standard_deviation"
     assert f"Fill in what is marked FILL IN: {fields}." in told
-    assert f"model-owner import '{model}' --card {card}" in told
+    key, data = tmp_path / "at-rest.key", tmp_path / "imported"
+    assert f"key that seals weights: (umask 077 && head -c 32 /dev/urandom | base64 > {key})\n" in told
+    assert f"model-owner import '{model}' --card {card} --data-folder {data} --key-file {key}\n" in told
     assert run("import", model, "--card", card, "--data-folder", tmp_path / "data") == 2
     refused = capsys.readouterr().err
     assert "8 things to correct" in refused
