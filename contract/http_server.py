@@ -168,6 +168,12 @@ class BoundedHeadProtocol(HttpToolsProtocol):
         self._reading.stop()
         super().resume_writing()
 
+    def shutdown(self) -> None:
+        """The server ends. Whoever has its whole answer is left: it need not read the end of a TLS connection."""
+        super().shutdown()
+        if self.transport.is_closing() and self.transport.get_write_buffer_size() == 0:
+            self.transport.abort()
+
     def connection_lost(self, exc: Exception | None) -> None:
         """Nothing is due any more."""
         self._take_off()

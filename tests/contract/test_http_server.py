@@ -1,6 +1,7 @@
 """A request's head is bounded in time and size, on real sockets."""
 
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Iterator
@@ -199,6 +200,25 @@ def test_strangers_make_room_for_each_other_and_whoever_is_known_for_nobody() ->
             assert hung_up(first)
         known.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
         assert known.recv(1000).startswith(b"HTTP/1.1 204")
+
+
+def test_a_server_that_ends_does_not_wait_for_who_has_its_answer(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of a connection with TLS, the other end would have to take part in closing it."""
+    create_authority(tmp_path / "authority")
+    request = create_request(Party(role=Role.INFERENCE_SERVICE, organisation="registry"), tmp_path)
+    certificate = tmp_path / "inference-service.pem"
+    certificate.write_bytes(sign_request(tmp_path / "authority", request, hosts=["127.0.0.1"]))
+    files = {"ssl_certfile": certificate, "ssl_keyfile": request.with_suffix(".key"), "loop": EVENT_LOOP}
+    trusted = ssl.create_default_context(cafile=tmp_path / "authority" / "authority.pem")
+    listener, port = loopback()
+    with listening(app, listener, http=BoundedHeadProtocol, ws="none", lifespan="off", **files):
+        kept = trusted.wrap_socket(dial(port), server_hostname="127.0.0.1")
+        kept.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert kept.recv(1000).startswith(b"HTTP/1.1 204")
+    kept.close()
+    assert "graceful" not in caplog.text
 
 
 def test_a_tls_handshake_that_does_not_begin_is_hung_up_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
