@@ -17,6 +17,7 @@ import dataclasses
 import os
 import tomllib
 from collections.abc import Mapping
+from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Any, Self, TypeVar
 from urllib.parse import urlsplit
@@ -32,7 +33,7 @@ from pydantic import (
     model_validator,
 )
 from pydantic.fields import FieldInfo
-from pydantic_core import CoreSchema, core_schema
+from pydantic_core import CoreSchema, ErrorDetails, core_schema
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError
 
@@ -175,7 +176,7 @@ def load_settings(cls: type[S], path: Path | None) -> S:
         errors = error.errors(include_url=False, include_input=False, include_context=False)
         # A misspelt key is both missing and unknown: the second says more.
         first = next((one for one in errors if one["type"] == "extra_forbidden"), errors[0])
-        raise ConfigurationError(_explain(cls, path, first["loc"], first["msg"], environment)) from None
+        raise ConfigurationError(_explain(cls, path, first, environment)) from None
     folder = path.resolve().parent if path is not None else Path.cwd()
     return settings.model_copy(
         update={name: _resolved(getattr(settings, name), folder) for name in type(settings).model_fields}
@@ -218,21 +219,29 @@ def _merged(low: Mapping[str, Any], high: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _explain(
-    cls: type[PartySettings],
-    path: Path | None,
-    location: tuple[int | str, ...],
-    message: str,
-    environment: Mapping[str, Any],
-) -> str:
-    key = ".".join(str(part) for part in location) or "settings"
+def _explain(cls: type[PartySettings], path: Path | None, fault: ErrorDetails, environment: Mapping[str, Any]) -> str:
+    location = fault["loc"]
+    key, words = ".".join(str(part) for part in location) or "settings", _in_words(fault)
     prefix = str(cls.model_config.get("env_prefix", "")).upper()
-    variable = prefix + str(location[0]).upper() if location else prefix
-    if location and location[0] in environment:
-        return f"environment variable {variable}: {key}: {message}; correct it"
+    names = [str(part).upper() for part in takewhile(lambda part: isinstance(part, str), location)]
+    variable = prefix + NESTED.join(names)
+    if fault["type"] != "missing" and location and location[0] in environment:
+        return f"environment variable {prefix}{names[0]}: {key}: {words}; correct it"
     if path is None:
-        return f"{key}: {message}; set {variable} or give a file with --config"
-    return f"{path}: {key}: {message}; correct the file"
+        return f"{key}: {words}; set {variable} or give a file with --config"
+    if fault["type"] == "missing":
+        return f"{path}: {key}: {words}; add it to the file or set {variable}"
+    return f"{path}: {key}: {words}; correct the file"
+
+
+def _in_words(fault: ErrorDetails) -> str:
+    """What is wrong with a setting, for somebody who writes settings and no programs."""
+    if fault["type"] == "missing":
+        return "not set"
+    if fault["type"] == "extra_forbidden":
+        return "no such setting"
+    words = fault["msg"].removeprefix("Value error, ")
+    return words.replace("Input should be", "must be").replace("Input should have", "must have")
 
 
 def _resolved(value: Any, folder: Path) -> Any:

@@ -214,9 +214,10 @@ def _catalog(settings: DataOwnerSettings, entries: list[ModelEntry]) -> str:
     pinned = {peer.organisation for peer in settings.model_owners}
     entries += (entry for entry in shown if entry.model_owner.organisation in pinned)
     if not entries:
-        whose = ", ".join(sorted({entry.model_owner.organisation for entry in shown})) or "nobody"
+        others = ", ".join(sorted({entry.model_owner.organisation for entry in shown}))
+        holds = f"the models in the catalog are of {others}" if others else "the catalog holds no model yet"
         raise Bad(
-            f"accepted; no model in the catalog is of {' or '.join(sorted(pinned))}, but of {whose}",
+            f"accepted; {holds}, and the settings' model_owners are {' and '.join(sorted(pinned))}",
             "correct model_owners in the settings, or ask whoever runs the front end when there will be one",
             Verdict.DOUBTFUL,
         )

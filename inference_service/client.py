@@ -5,6 +5,7 @@ does, a call ends within its deadline, with a checked answer or an error of `con
 """
 
 import hashlib
+import re
 import ssl
 import time
 from collections.abc import Sequence
@@ -59,6 +60,8 @@ MAX_ANSWER_BYTES = 8 << 20
 MAX_ANSWER_COMMAS = 1 << 18
 """A list or object has about as many: each entry that is wrong takes half a kilobyte to tell."""
 _MAX_WORDS = 500
+_PLACEHOLDER = re.compile(r"set ([A-Z_]+) instead")
+"""What the sample settings have in place of an API key."""
 _PEER = "inference service"
 
 _SAME_ERRORS: dict[str, type[CallerError]] = {
@@ -118,7 +121,13 @@ class InferenceServiceClient:
 
     @classmethod
     def of(cls, front_end: FrontEnd, *, timeout_seconds: float = 30.0) -> Self:
-        """The client that a party's settings describe."""
+        """The client that a party's settings describe. Raises ConfigurationError where they hold no key yet."""
+        placeholder = _PLACEHOLDER.fullmatch(front_end.api_key.get_secret_value())
+        if placeholder is not None:
+            raise ConfigurationError(
+                f"the API key is not set: put it into the variable {placeholder.group(1)}; the settings hold the "
+                "sample's words in its place"
+            )
         return cls(
             front_end.url,
             front_end.api_key,

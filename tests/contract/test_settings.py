@@ -125,6 +125,34 @@ def test_mistakes_in_the_file_name_file_and_key(file: Path, addition: tuple[str,
 
 
 @pytest.mark.parametrize(
+    ("addition", "words"),
+    [
+        (('listen = "127.0.0.1:8443"\n', ""), "listen: not set; add it to the file or set EXAMPLE_PARTY_LISTEN"),
+        (("[credentials]", "colour = 1\n[credentials]"), "colour: no such setting; correct the file"),
+        (("[credentials]", "[limits]\ncolour = 0\n[credentials]"), "limits.colour: no such setting; correct the file"),
+        (
+            ("[credentials]", '[limits]\nsessions = "many"\n[credentials]'),
+            "limits.sessions: must be a valid integer, unable to parse string as an integer; correct the file",
+        ),
+    ],
+)
+def test_mistakes_are_told_in_words(file: Path, addition: tuple[str, str], words: str) -> None:
+    assert addition[0] in GOOD
+    file.write_text(GOOD.replace(*addition, 1))
+    with pytest.raises(ConfigurationError) as caught:
+        load_settings(Example, file)
+    assert str(caught.value) == f"{file}: {words}"
+
+
+def test_what_is_missing_without_a_file_names_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigurationError, match=r"^\w+: not set; set EXAMPLE_PARTY_\w+ or give a file with --config$"):
+        load_settings(Example, None)
+    monkeypatch.setenv("EXAMPLE_PARTY_CREDENTIALS__KEY", "party.key")
+    with pytest.raises(ConfigurationError, match="not set"):
+        load_settings(Example, None)
+
+
+@pytest.mark.parametrize(
     ("variable", "value"),
     [
         ("EXAMPLE_PARTY_LISEN", "127.0.0.1:1"),

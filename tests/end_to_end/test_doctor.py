@@ -79,6 +79,11 @@ ILL: dict[str, tuple[dict[str, Any], str, str]] = {
         "account",
         "key",
     ),
+    "no key of this account": (
+        {"inference_service": {"api_key": "set DATA_OWNER_INFERENCE_SERVICE__API_KEY instead"}},
+        "account",
+        "the API key is not set put it into the variable DATA_OWNER_INFERENCE_SERVICE__API_KEY",
+    ),
     "no key of the front end": (
         {"ticket_keys": ["/nowhere/ticket-key.public.pem"]},
         "front end's key",
@@ -98,7 +103,7 @@ ILL: dict[str, tuple[dict[str, Any], str, str]] = {
     "nobody's model": (
         {"model_owners": [{"organisation": "south-lab"}]},
         "account",
-        "no model in the catalog is of south-lab, but of north-lab",
+        "the models in the catalog are of north-lab, and the settings' model_owners are south-lab",
     ),
     "model owner down": (
         {"model_owners": [{"organisation": "north-lab", "url": f"ws://127.0.0.1:{closed_port()}/v2/inference"}]},

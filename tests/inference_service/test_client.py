@@ -4,6 +4,7 @@ import hashlib
 import socket
 import threading
 import time
+import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 import uvicorn
 from pydantic import SecretStr
 
+from contract import settings as party_settings
 from contract.api import (
     Failure,
     ModelEntry,
@@ -43,6 +45,7 @@ from tests.inference_service.builders import PLAN, PROVIDER, VOUCHER, card
 from tests.inference_service.conftest import FrontEnd, Keys
 
 ADDRESS = "wss://inference.north-lab.example"
+SAMPLES = Path(__file__).resolve().parents[2] / "docs" / "samples"
 KEY = SecretStr("ei-00000000-CANARY")
 
 
@@ -340,3 +343,12 @@ def test_an_authority_that_is_no_certificate(tmp_path: Path) -> None:
     for path in (tmp_path / "ca.pem", tmp_path / "absent.pem"):
         with pytest.raises(ConfigurationError, match=path.name):
             InferenceServiceClient("https://127.0.0.1:1", KEY, authority=path)
+
+
+@pytest.mark.parametrize("party", ["data-owner", "crypto-provider", "model-owner"])
+def test_a_sample_whose_key_was_not_set_names_the_variable(party: str) -> None:
+    sample = tomllib.loads((SAMPLES / f"{party}.toml").read_text())["inference_service"]["api_key"]
+    front_end = party_settings.FrontEnd(url="http://127.0.0.1:1", api_key=SecretStr(sample))
+    variable = f"{party.replace('-', '_').upper()}_INFERENCE_SERVICE__API_KEY"
+    with pytest.raises(ConfigurationError, match=f"the API key is not set: put it into the variable {variable};"):
+        InferenceServiceClient.of(front_end)
