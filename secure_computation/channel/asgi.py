@@ -95,7 +95,8 @@ def _serve(channel: Channel, handler: Callable[[Channel], None], *, own: str, st
         handler(channel)
     except EncryptedInferenceError as error:
         if channel.is_looked_at:
-            channel.send_end(step=LOOK_STEP)
+            with suppress(EncryptedInferenceError):  # it has left already
+                channel.send_end(step=LOOK_STEP)
         if isinstance(error, PeerDisconnected) and channel.traffic().bytes_received == 0:
             _LOG.debug("%s looked whether this server answers, and left", channel.peer)  # monitoring asks every 5 s
             return

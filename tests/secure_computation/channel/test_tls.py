@@ -1,5 +1,6 @@
 """Who may speak to whom: certificates that must pass, and those that must not."""
 
+import logging
 import ssl
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,9 +15,10 @@ from contract.errors import (
     PeerViolation,
 )
 from contract.identity import Credentials, Party, Role
-from secure_computation.channel.channel import Channel
+from secure_computation.channel.asgi import _serve
+from secure_computation.channel.channel import LOOK_STEP, Channel
 from secure_computation.channel.identity import Expected, require_identity
-from secure_computation.channel.memory import MemoryStream
+from secure_computation.channel.memory import MemoryStream, memory_pair
 from secure_computation.channel.stream import Deadline
 from secure_computation.channel.tls import TlsStream, tls_context
 from secure_computation.channel.trust import _ssl_context
@@ -197,3 +199,14 @@ def test_a_refused_client_learns_why_at_its_first_receive(server: Server, author
     with pytest.raises(PeerReported, match=r"the data-owner of st-mary, ended at .*compare the two"):
         greet()
     channel.close()
+
+
+def test_who_asks_whether_it_is_accepted_and_leaves_at_once_harms_nobody(caplog: pytest.LogCaptureFixture) -> None:
+    dialled, served = memory_pair(HOSPITAL, LABORATORY, DEADLINES)
+    dialled.send_end(step=LOOK_STEP)
+    dialled.close()
+    _serve(
+        served, lambda channel: channel.send_hello(channel.receive_hello(step="x"), step="x"), own="x", strangers=None
+    )
+    assert served.is_looked_at
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
