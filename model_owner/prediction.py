@@ -1,7 +1,8 @@
 """What a model will cost over a link, from what its plan declares: for the model owner, before anybody computes.
 
-Trips and bytes are exact. Computing is an estimate: it grows with the number of products, calibrated on the shipped
-ResNet-18 on the machine of the reference measurement. Others are faster or slower; the network's part is the same.
+Trips and bytes are exact. Computing is an estimate, calibrated on the shipped ResNet-18 on the machine of the reference
+measurement: of the masked engine it grows with the number of products; of CrypTen, whose comparisons work on all that
+they send, with the bytes. Others are faster or slower; the network's part is the same.
 """
 
 from typing import Final
@@ -23,26 +24,27 @@ REFERENCE: Final = "2 cores of an AMD EPYC, one thread a party (benchmarks/resul
 
 
 class Speed(Strict):
-    """Seconds of computing in one phase: a start, and a part that grows with the products."""
+    """Seconds of computing in one phase: a start, and a part that grows with products or bytes."""
 
     start_seconds: float
-    seconds_per_million_products: float
+    seconds_per_million: float
+    """Products, or with CrypTen bytes in line."""
 
-    def seconds(self, products: int) -> float:
-        """Estimate for a network of so many products."""
-        return self.start_seconds + self.seconds_per_million_products * products / 1e6
+    def seconds(self, amount: int) -> float:
+        """Estimate for so many products or bytes."""
+        return self.start_seconds + self.seconds_per_million * amount / 1e6
 
 
 SPEEDS: Final = {
     # growth.json, 64 to 448 pixels a side: a straight line through both ends.
     Engine.MASKED: (
-        Speed(start_seconds=0.04, seconds_per_million_products=0.000_068),
-        Speed(start_seconds=0.19, seconds_per_million_products=0.000_168),
+        Speed(start_seconds=0.04, seconds_per_million=0.000_068),
+        Speed(start_seconds=0.19, seconds_per_million=0.000_168),
     ),
     # latency-resnet18.json, one size only: all of it is taken to grow.
     Engine.CRYPTEN: (
-        Speed(start_seconds=0.0, seconds_per_million_products=0.000_85),
-        Speed(start_seconds=0.0, seconds_per_million_products=0.000_85),
+        Speed(start_seconds=0.0, seconds_per_million=0.003_56),
+        Speed(start_seconds=0.0, seconds_per_million=0.004_66),
     ),
 }
 """Online and offline, on the machine of the reference measurement. Taken from results of the shipped model: measure and
@@ -83,19 +85,23 @@ def declared_phases(plan: Plan) -> dict[Engine, tuple[PhaseCost, PhaseCost]]:
         masked = total_cost(plan.engines.masked)
         # The parties take turns online. Offline the dealer and the data owner send to the model owner at once.
         line = max(masked.dealer_to_model_owner, masked.data_owner_to_model_owner_offline)
-        found[Engine.MASKED] = _phases(Engine.MASKED, masked.trips, masked.online_bytes, line, products)
+        found[Engine.MASKED] = _phases(Engine.MASKED, masked.trips, masked.online_bytes, line, (products, products))
     crypten = predict_cost(plan.network, plan.engines.crypten)
     # Openings go both ways at once. Offline, masked weights follow the dealer's corrections.
     line = crypten.dealer_bytes + crypten.masked_weights_bytes_each_way
-    found[Engine.CRYPTEN] = _phases(Engine.CRYPTEN, crypten.online_trips, crypten.online_bytes_each_way, line, products)
+    online = crypten.online_bytes_each_way
+    found[Engine.CRYPTEN] = _phases(Engine.CRYPTEN, crypten.online_trips, online, line, (online, line))
     return found
 
 
-def _phases(engine: Engine, trips: int, online: int, offline: int, products: int) -> tuple[PhaseCost, PhaseCost]:
+def _phases(
+    engine: Engine, trips: int, online: int, offline: int, amounts: tuple[int, int]
+) -> tuple[PhaseCost, PhaseCost]:
+    """Both phases; `amounts` is what computing grows with in each."""
     speed_online, speed_offline = SPEEDS[engine]
     return (
-        PhaseCost(trips=trips, bytes_in_line=online, computing_seconds=speed_online.seconds(products)),
+        PhaseCost(trips=trips, bytes_in_line=online, computing_seconds=speed_online.seconds(amounts[0])),
         PhaseCost(
-            trips=OFFLINE_TRIPS[engine], bytes_in_line=offline, computing_seconds=speed_offline.seconds(products)
+            trips=OFFLINE_TRIPS[engine], bytes_in_line=offline, computing_seconds=speed_offline.seconds(amounts[1])
         ),
     )
