@@ -4,6 +4,7 @@ So whoever knocks ten thousand times fills no disk and hides no other line.
 """
 
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable
 from typing import Final
@@ -13,21 +14,24 @@ MOST_KINDS: Final = 64
 
 
 class Tally:
-    """One line and one count a minute for each kind of event. For use by several threads."""
+    """One line and one count a minute for each kind of event. For use by several threads.
 
-    def __init__(self, write_count: Callable[[str, int], None], *, seconds: float = SECONDS) -> None:
-        """`write_count` takes a kind and how many were not written; it is called in a thread of its own."""
+    A count is written with the first event after its minute, or by `flush` when the server ends: no thread waits.
+    """
+
+    def __init__(self, write_count: Callable[[str, int], None], *, clock: Callable[[], float] = time.monotonic) -> None:
+        """`write_count` takes a kind and how many were not written."""
         self._write_count = write_count
-        self._seconds = seconds
+        self._clock = clock
         self._lock = threading.Lock()
-        self._unwritten: Counter[str] | None = None
+        self._unwritten: Counter[str] = Counter()
+        self._ends = clock() + SECONDS
 
     def is_first(self, kind: str) -> bool:
         """Whether this event is to be written; else it is counted. `kind` is one of few, never words from outside."""
+        if self._clock() >= self._ends:
+            self.flush()
         with self._lock:
-            if self._unwritten is None:
-                self._unwritten = Counter()
-                self._start()
             if kind in self._unwritten or len(self._unwritten) >= MOST_KINDS:
                 self._unwritten[kind] += 1
                 return False
@@ -37,12 +41,8 @@ class Tally:
     def flush(self) -> None:
         """Write the counts, and begin anew."""
         with self._lock:
-            unwritten, self._unwritten = self._unwritten or Counter(), None
+            unwritten, self._unwritten = self._unwritten, Counter()
+            self._ends = self._clock() + SECONDS
         for kind, count in unwritten.items():
             if count:
                 self._write_count(kind, count)
-
-    def _start(self) -> None:
-        timer = threading.Timer(self._seconds, self.flush)
-        timer.daemon = True
-        timer.start()

@@ -68,6 +68,7 @@ class FrontDoor:
         """Serve one request; pass on what is not HTTP (the lifespan)."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
+            self._strangers.flush()
             return
         request, start, answer = uuid4(), time.monotonic(), _Answer()
         scope.setdefault("state", {})["request"] = request

@@ -2,7 +2,8 @@
 
 import logging
 import socket
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -48,7 +49,7 @@ class Service:
 
 def party_app(service: Service) -> Starlette:
     """Build the ASGI app. How many may do what at once is for the handler to say: here, nobody has shown a ticket."""
-    strangers = Tally(partial(_LOG.warning, "%s: %d more in the last minute"))
+    strangers = Tally(partial(_LOG.warning, "%s: %d more within a minute"))
 
     async def channel(websocket: WebSocket) -> None:
         await serve_channel(
@@ -68,12 +69,18 @@ def party_app(service: Service) -> Starlette:
         del request
         return _answer(health_of(service.readiness.lacks(), now=datetime.now(UTC)))
 
+    @asynccontextmanager
+    async def lifespan(_app: Starlette) -> AsyncIterator[None]:
+        yield
+        strangers.flush()
+
     return Starlette(
+        lifespan=lifespan,
         routes=[
             WebSocketRoute(service.path, channel),
             Route("/v2/health/live", live),
             Route("/v2/health/ready", ready),
-        ]
+        ],
     )
 
 

@@ -2,7 +2,7 @@
 
 import threading
 
-from contract.tally import MOST_KINDS, Tally
+from contract.tally import MOST_KINDS, SECONDS, Tally
 
 
 def test_the_first_of_a_kind_is_written_and_the_others_are_counted() -> None:
@@ -16,12 +16,25 @@ def test_the_first_of_a_kind_is_written_and_the_others_are_counted() -> None:
     assert tally.is_first("refused")
 
 
-def test_counts_are_written_when_the_time_is_over() -> None:
-    written = threading.Event()
-    tally = Tally(lambda _kind, _count: written.set(), seconds=0.2)
+def test_counts_are_written_with_the_first_event_after_their_minute() -> None:
+    counts: list[tuple[str, int]] = []
+    now = [0.0]
+    tally = Tally(lambda kind, count: counts.append((kind, count)), clock=lambda: now[0])
     for _ in range(1000):
         tally.is_first("refused")
-    assert written.wait(30)
+    now[0] = SECONDS - 1
+    assert not tally.is_first("refused")
+    assert counts == []
+    now[0] = SECONDS
+    assert tally.is_first("refused")
+    assert counts == [("refused", 1000)]
+
+
+def test_no_thread_waits_to_write_a_count() -> None:
+    before = threading.active_count()
+    tally = Tally(lambda _kind, _count: None)
+    tally.is_first("refused")
+    assert threading.active_count() == before
 
 
 def test_kinds_are_bounded() -> None:
