@@ -89,21 +89,11 @@ def test_each_finding_has_its_map_and_the_picture_shows_those_that_are_present(
         assert image.width % across == 0
 
 
-def test_where_no_finding_is_present_no_picture_is_written_and_a_warning_says_so(
-    findings: Federation, tmp_path: Path
-) -> None:
-    target = tmp_path / "map.png"
-    with findings.diagnoser() as (diagnoser, _):
-        entry = diagnoser.choose_model(None)
-        card = entry.card.model_copy(update={"thresholds": dict.fromkeys(FINDINGS, 0.999)})
-        diagnosis = diagnoser.diagnose(
-            radiograph(tmp_path / "chest.dcm"),
-            entry.model_copy(update={"card": card}),
-            engine=Engine.MASKED,
-            force=False,
-            progress=SILENT,
-            heat_map=target,
-        )
+def test_where_no_finding_is_present_no_picture_is_written_and_a_warning_says_so(tmp_path: Path) -> None:
+    target, policy = tmp_path / "map.png", OutputPolicy.LOGITS_AND_HEAT_MAP
+    never = MULTI_LABEL | {"thresholds": dict.fromkeys(FINDINGS, 0.999)}
+    with running_federation(tmp_path / "never", output_policy=policy, model=never) as federation:
+        diagnosis = diagnose(federation, radiograph(tmp_path / "chest.dcm"), Engine.MASKED, heat_map=target)
     assert diagnosis.diagnosis.words == "no finding above its threshold"
     assert [warning.code for warning in diagnosis.warnings] == ["no-heat-map"]
     assert "no heat map was written, since there is no finding above its threshold" in diagnosis.warnings[0].text
