@@ -1,6 +1,7 @@
 """Real processes killed or stopped between two messages: nothing hangs, nothing wrong is shown, nothing is used twice.
 
-A run is cut at a share of the messages that an undisturbed run takes, so that every part of a session is met.
+A run is cut at a share of the messages that an undisturbed run takes, so that every part of a session is met. All are
+slow: by default test_stock_killed.py and tests/faults do the same to parties within this process.
 """
 
 import os
@@ -145,7 +146,6 @@ def undisturbed(processes: Processes) -> dict[bool, int]:
 
 
 STEPS = 12
-DEFAULT = {(P1, True, 9)}
 POINTS = [
     (victim, stocked, step)
     for victim in (P0, P1, DEALER, FRONT_END)
@@ -153,12 +153,12 @@ POINTS = [
     for step in range(STEPS)
     if not (stocked and victim is DEALER)  # who takes no part
 ]
-KILLED = [pytest.param(*point, marks=[] if point in DEFAULT else [pytest.mark.slow]) for point in POINTS]
 STOPPED = [point for point in POINTS if point[0] is not P0 and point[2] % 4 == 1]
 """A data owner that stops is the same to the others as a link that stalls: tests/faults has it at every message."""
 
 
-@pytest.mark.parametrize(("victim", "stocked", "step"), KILLED)
+@pytest.mark.slow
+@pytest.mark.parametrize(("victim", "stocked", "step"), POINTS)
 def test_a_process_that_is_killed(
     processes: Processes, undisturbed: dict[bool, int], victim: Role, step: int, *, stocked: bool
 ) -> None:
