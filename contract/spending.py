@@ -5,18 +5,13 @@ not begin a new period: the latest day that was ever written to counts as today.
 """
 
 import sqlite3
-import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Final
 
 from contract.allowance import MAX_DAYS, RATE_SECONDS, Allowance, Holder, Used, require_within
-from contract.errors import ConfigurationError
 from contract.ticket import Purpose
-from contract.used_tickets import TicketUse, is_used, note_use, open_book, prepare_book, transaction
+from contract.used_tickets import TicketUse, UsedTickets, is_used, note_use
 
 _DAY_SECONDS: Final = 24 * 3600
 _TABLES: Final = """
@@ -51,18 +46,12 @@ class Counted:
     """The day that it was counted under, since 1970 (UTC)."""
 
 
-class SpendingBook:
-    """The counts in one file. For use by several threads and processes."""
+class SpendingBook(UsedTickets):
+    """The counts in one file, beside the tickets that they came with. For use by several threads and processes."""
 
-    def __init__(self, path: Path, *, clock: Callable[[], float] = time.time) -> None:
-        """Keep them in `path`, which is made (0600) where it is missing. `clock`: seconds since 1970."""
-        self._path = path
-        self._clock = clock
-        with self._failing():
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            path.touch(mode=0o600)
-            with closing(open_book(self._path)) as connection:
-                prepare_book(connection, _TABLES)
+    _more_tables = _TABLES
+    _what = "book of budgets"
+    _way_out = "restore it"
 
     def spend(self, order: Order, allowance: Allowance, holder: Holder, *, ticket: TicketUse) -> Counted:
         """Count an order and note the ticket that it came with, durably and together.
@@ -70,7 +59,7 @@ class SpendingBook:
         Raises MaterialSpent where the ticket was used before, BudgetSpent or TooFast where the order is too much; then
         nothing is counted and nothing noted.
         """
-        with self._failing(), closing(open_book(self._path)) as connection, transaction(connection):
+        with self._writing() as connection:
             now = self._clock()
             note_use(connection, ticket, now=now)
             today = self._today(connection, now)
@@ -89,15 +78,10 @@ class SpendingBook:
             connection.execute("DELETE FROM spent WHERE day < ?", (today - MAX_DAYS,))
         return Counted(order=order, day=today)
 
-    def note(self, ticket: TicketUse) -> None:
-        """Note a ticket, durably, and count nothing. Raises MaterialSpent where it was used before."""
-        with self._failing(), closing(open_book(self._path)) as connection, transaction(connection):
-            note_use(connection, ticket, now=self._clock())
-
     def give_back(self, counted: Counted) -> None:
         """Count an order no more, because nothing could come of it. Its ticket stays noted."""
         order = counted.order
-        with self._failing(), closing(open_book(self._path)) as connection, transaction(connection):
+        with self._writing() as connection:
             connection.execute(
                 "UPDATE spent SET amount = max(0, amount - ?) "
                 "WHERE peer = ? AND subject = ? AND purpose = ? AND day = ?",
@@ -106,27 +90,17 @@ class SpendingBook:
 
     def has_seen(self, ticket: TicketUse) -> bool:
         """Whether a ticket was used so, as far as it matters: what has expired for good is forgotten."""
-        with self._failing(), closing(open_book(self._path)) as connection:
+        with self._reading() as connection:
             return is_used(connection, ticket)
 
     def check(self) -> None:
         """Raise ConfigurationError unless an order could be counted now."""
-        with self._failing(), closing(open_book(self._path)) as connection, transaction(connection):
+        with self._writing() as connection:
             connection.execute("PRAGMA user_version = 1")  # nobody reads it, and it is written as any count is
 
     def _today(self, connection: sqlite3.Connection, now: float) -> int:
         (latest,) = connection.execute("SELECT max(day) FROM spent").fetchone()
         return max(int(now // _DAY_SECONDS), latest or 0)
-
-    @contextmanager
-    def _failing(self) -> Iterator[None]:
-        try:
-            yield
-        except (sqlite3.Error, OSError) as error:
-            raise ConfigurationError(
-                f"the book of budgets {self._path} cannot be read or written; free space, correct its permissions, or "
-                "restore it"
-            ) from error
 
 
 def _used(connection: sqlite3.Connection, order: Order, *, since: int, now: float) -> Used:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Self
+from typing import ClassVar, Final, Self
 
 from contract.errors import ConfigurationError, MaterialSpent
 from contract.identity import MAX_CLOCK_SKEW_SECONDS, Role
@@ -41,12 +41,6 @@ class TicketUse:
         return cls(name=f"{claims.session} {by.value}", until=claims.exp + MAX_CLOCK_SKEW_SECONDS)
 
 
-def prepare_book(connection: sqlite3.Connection, more_tables: str = "") -> None:
-    """Make the tables where they are missing."""
-    connection.execute("PRAGMA journal_mode=WAL")
-    connection.executescript(_TABLES + more_tables)
-
-
 def is_used(connection: sqlite3.Connection, use: TicketUse) -> bool:
     """Whether a ticket was used so."""
     return connection.execute("SELECT 1 FROM tickets WHERE use = ?", (use.name,)).fetchone() is not None
@@ -62,27 +56,12 @@ def note_use(connection: sqlite3.Connection, use: TicketUse, *, now: float) -> N
     connection.execute("DELETE FROM tickets WHERE until <= ?", (now,))
 
 
-def open_book(path: Path) -> sqlite3.Connection:
-    """A connection to a SQLite file whose commits are on the disk when they return."""
-    connection = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None)
-    connection.execute("PRAGMA synchronous=FULL")
-    return connection
-
-
-@contextmanager
-def transaction(connection: sqlite3.Connection) -> Iterator[None]:
-    """All of the block under the write lock, or nothing of it."""
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-    except BaseException:
-        connection.execute("ROLLBACK")
-        raise
-    connection.execute("COMMIT")
-
-
 class UsedTickets:
-    """The tickets that a party has used, in a file of their own. For use by several threads and processes."""
+    """The tickets that a party has used, in one file. For use by several threads and processes."""
+
+    _more_tables: ClassVar[str] = ""
+    _what: ClassVar[str] = "record of used tickets"
+    _way_out: ClassVar[str] = "remove it when no session of the last hours is live"
 
     def __init__(self, path: Path, *, clock: Callable[[], float] = time.time) -> None:
         """Keep them in `path`, which is made (0600) where it is missing. `clock`: seconds since 1970."""
@@ -91,13 +70,36 @@ class UsedTickets:
         with self._failing():
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             path.touch(mode=0o600)
-            with closing(open_book(path)) as connection:
-                prepare_book(connection)
+            with closing(self._connection()) as connection:
+                connection.execute("PRAGMA journal_mode=WAL")
+                connection.executescript(_TABLES + self._more_tables)
 
     def use(self, ticket: TicketUse) -> None:
         """Note a use, durably. Raises MaterialSpent the second time."""
-        with self._failing(), closing(open_book(self._path)) as connection, transaction(connection):
+        with self._writing() as connection:
             note_use(connection, ticket, now=self._clock())
+
+    @contextmanager
+    def _reading(self) -> Iterator[sqlite3.Connection]:
+        with self._failing(), closing(self._connection()) as connection:
+            yield connection
+
+    @contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        """All of the block under the write lock, or nothing of it; on the disk at its end."""
+        with self._reading() as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield connection
+            except BaseException:
+                connection.execute("ROLLBACK")
+                raise
+            connection.execute("COMMIT")
+
+    def _connection(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(self._path, timeout=_BUSY_SECONDS, isolation_level=None)
+        connection.execute("PRAGMA synchronous=FULL")
+        return connection
 
     @contextmanager
     def _failing(self) -> Iterator[None]:
@@ -105,6 +107,6 @@ class UsedTickets:
             yield
         except (sqlite3.Error, OSError) as error:
             raise ConfigurationError(
-                f"the record of used tickets {self._path} cannot be read or written; free space, correct its "
-                "permissions, or remove it when no session of the last hours is live"
+                f"the {self._what} {self._path} cannot be read or written; free space, correct its permissions, or "
+                f"{self._way_out}"
             ) from error

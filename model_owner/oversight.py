@@ -86,7 +86,7 @@ class Oversight:
 
     def use_up(self, claims: TicketClaims) -> None:
         """Note a ticket as used, without counting anything. Raises MaterialSpent where it was used before."""
-        self._book.note(TicketUse.of(claims, by=Role.DATA_OWNER))
+        self._book.use(TicketUse.of(claims, by=Role.DATA_OWNER))
 
     def give_back(self, counted: Counted) -> None:
         """Take back what `spend` counted. The ticket stays used."""
