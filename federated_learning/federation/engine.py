@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Self
 import httpx
 
 from contract.errors import ConfigurationError, PeerDisconnected
+from federated_learning.federation.uploading import upload
 
 if TYPE_CHECKING:
     from flwr.app import Message
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
     from flwr.supercore.runtime import RuntimeHttpClient
 
 HEARTBEAT_SECONDS = 10.0
-UPLOADS = 3
-"""How often the same answer is uploaded that Flower drops in the middle."""
 SHORTEST_PAUSE, LONGEST_PAUSE, GROWTH = 0.02, 0.2, 1.2
 ACQUIRE = "/flwr.proto.Runtime/AcquireTask"
 
@@ -147,19 +146,13 @@ def serve_messages(
 
 def _answer(reply: "Callable[[Message], Message]", runtime: Runtime, token: str) -> None:
     from flwr.common.constant import SubStatus
-    from flwr.supercore.inflatable.inflatable_utils import ObjectPushError
     from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, push_task_output
 
     with runtime.task(token) as client:
         message, context, _, _ = pull_task_input(client)  # the application bundle comes along, and is left alone
         answer = reply(message)
-        for left in reversed(range(UPLOADS)):
-            try:
-                push_message(client, answer, context)
-                break
-            except ObjectPushError:  # half an answer would keep the coordinator waiting for the other half
-                if not left:
-                    raise
+        # Half an answer would keep the coordinator waiting for the other half.
+        upload(lambda: push_message(client, answer, context))
         push_task_output(client=client, context=context, sub_status=SubStatus.COMPLETED, details="")
 
 

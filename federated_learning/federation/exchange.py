@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Protocol
@@ -11,6 +11,7 @@ import httpx
 
 from contract.errors import PeerDisconnected, PeerViolation
 from federated_learning.federation.messages import Letter, Step, Trouble, from_records, to_records, trouble_of
+from federated_learning.federation.uploading import UPLOADS, upload
 
 if TYPE_CHECKING:
     from flwr.app import Message
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
 SHORTEST_PAUSE, LONGEST_PAUSE, GROWTH = 0.02, 0.5, 1.2
 LOOK_SECONDS = 1.0
-UPLOADS = 3
 
 
 class Exchange(Protocol):
@@ -192,16 +192,17 @@ class GridExchange:
 
 
 def _pushed(push: Callable[[], list[str]]) -> list[str]:
-    """Push again where Flower dropped the upload in the middle, as it does on a machine that stands still."""
+    """Upload questions; what `push` returns."""
     from flwr.supercore.inflatable.inflatable_utils import ObjectPushError
 
-    for _ in range(UPLOADS):
-        with _superlink_answers(), suppress(ObjectPushError):
-            return push()
-    raise PeerDisconnected(
-        f"Flower's SuperLink dropped {UPLOADS} uploads of the same messages: this machine may be overloaded. Start the "
-        "same command again: it goes on after the last finished round"
-    )
+    try:
+        with _superlink_answers():
+            return upload(push)
+    except ObjectPushError:
+        raise PeerDisconnected(
+            f"Flower's SuperLink dropped {UPLOADS} uploads of the same messages: this machine may be overloaded. Start "
+            "the same command again: it goes on after the last finished round"
+        ) from None
 
 
 @contextmanager

@@ -19,9 +19,10 @@ from flwr.supernode.runtime import run_clientapp
 
 from contract.errors import ConfigurationError, PeerDisconnected
 from federated_learning.federation import running, supernode
-from federated_learning.federation.engine import UPLOADS, Runtime, TaskQueue, serve_messages
+from federated_learning.federation.engine import Runtime, TaskQueue, serve_messages
 from federated_learning.federation.messages import ERROR, Step, from_records, trouble_of
 from federated_learning.federation.running import run_hospital
+from federated_learning.federation.uploading import UPLOADS
 from tests.federated_learning.federation.local import LocalFederation
 
 LOST = [
