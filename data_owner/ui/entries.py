@@ -86,7 +86,7 @@ class Entry:
     file_name: str = field(repr=False)
     """Shown where the patient's data are."""
     digest: str = field(default="", repr=False)
-    """SHA-256 of the file."""
+    """SHA-256 of the file; empty until all of it is there."""
     patient: bytes | None = field(default=None, repr=False)
     """See Patient.told_apart."""
     reading: threading.Lock = field(default_factory=threading.Lock, repr=False)

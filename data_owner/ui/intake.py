@@ -39,12 +39,16 @@ def read_file(workplace: Workplace, entry: Entry) -> None:
 
     As many files as `READERS_AT_ONCE` are read beside each other; whoever calls for another waits.
     """
-    with entry.reading, _PLACES:
-        learn_name(workplace, entry)
-        while (model := workplace.model) is not None and entry.state is State.WAITING:
-            _read_for(workplace, entry, model)
-        if workplace.entry(entry.id) is None:
-            entry.delete_files()  # removed meanwhile
+    while True:
+        with entry.reading, _PLACES:
+            learn_name(workplace, entry)
+            while (model := workplace.model) is not None and entry.state is State.WAITING:
+                _read_for(workplace, entry, model)
+            if workplace.entry(entry.id) is None:
+                entry.delete_files()  # removed meanwhile
+        # A model that came just before the lock was free: read_waiting has left this entry to whoever held the lock.
+        if workplace.model is None or entry.state is not State.WAITING:
+            return
 
 
 def read_waiting(workplace: Workplace) -> None:

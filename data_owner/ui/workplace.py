@@ -180,8 +180,8 @@ class Workplace:
             entry.state, entry.error = State.UNREADABLE, told(error)
 
     def waiting(self) -> list[Entry]:
-        """Entries to read when the model is known."""
-        return [entry for entry in self.entries() if entry.state is State.WAITING]
+        """Entries to read when the model is known. A file that is still on its way is no picture yet."""
+        return [entry for entry in self.entries() if entry.state is State.WAITING and entry.digest]
 
     def patients_of(self, entry: Entry) -> int:
         """How many patients the files name that were dropped with this one; 0 or 1 where there is nothing to ask."""
