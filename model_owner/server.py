@@ -140,14 +140,15 @@ class InferenceHandler:
             except (TicketInvalid, MaterialSpent, Refused) as error:
                 self._oversight.refused(channel.peer, error)
                 raise
-            self._serve(channel, admitted)
+            self._serve(channel, admitted, place)
         done = "stocked" if admitted.claims.purpose is Purpose.PREPARE else "served"
         _LOG.info("session %s: %s for the %s", admitted.claims.session, done, channel.peer)
 
-    def _serve(self, channel: Channel, admitted: _Admitted) -> None:
+    def _serve(self, channel: Channel, admitted: _Admitted, place: ExitStack) -> None:
+        """Run a session; its place is free as soon as it ends. What is told of it afterwards may take long."""
         ticket, claims, model = admitted.ticket, admitted.claims, admitted.model
         try:
-            with self._oversight.session(claims):
+            with self._oversight.session(claims), place:
                 if claims.purpose is Purpose.PREPARE:
                     self._stock_item(channel, model, ticket, claims)
                 else:

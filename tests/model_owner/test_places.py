@@ -14,6 +14,8 @@ from contract.errors import BudgetSpent, PeerReported
 from contract.identity import Party, Role
 from contract.ticket import Engine
 from inference_service.accounts import AccountRole
+from model_owner.oversight import Oversight
+from model_owner.server import InferenceHandler
 from secure_computation import reception
 from secure_computation.admission import STEP, STOCKED_ITEM_STEP, present_ticket
 from secure_computation.channel.channel import Channel
@@ -91,6 +93,30 @@ def test_one_hospital_leaves_a_place_to_others(federation: Federation, chest: Pa
         with federation.dial(url, RIVAL, LABORATORY) as second:
             assert refusal(second, federation.ticket(data_owner="rival")) == "busy"
         assert federation.diagnose(chest, engine=Engine.MASKED, model_owner_url=url).logits
+
+
+@pytest.mark.parametrize("told", [(InferenceHandler, "_report"), (Oversight, "_exchange_heads_now")])
+def test_a_session_that_ended_has_no_place_while_the_front_end_is_told(
+    federation: Federation, chest: Path, monkeypatch: pytest.MonkeyPatch, told: tuple[type, str]
+) -> None:
+    telling, answers = threading.Event(), threading.Event()
+
+    def tell(*_: object) -> None:
+        telling.set()
+        assert answers.wait(30)
+
+    monkeypatch.setattr(*told, tell)
+    with federation.model_owner(sessions_at_once=1) as url:
+        if told[0] is InferenceHandler:
+            with begun(federation, url, HOSPITAL):
+                pass  # and is gone
+        else:
+            federation.diagnose(chest, engine=Engine.MASKED, model_owner_url=url)
+        assert telling.wait(30)
+        try:
+            assert federation.diagnose(chest, engine=Engine.MASKED, model_owner_url=url).logits
+        finally:
+            answers.set()
 
 
 def test_who_is_turned_away_has_lost_nothing_but_its_ticket(federation: Federation) -> None:
