@@ -19,8 +19,8 @@ from imaging import read_model_input
 from model_owner.agreement import answers
 from model_owner.calibration import calibration_images
 from model_owner.onnx_import.compiling import compile_model
-from secure_computation import reference
-from secure_computation.engines.masked.lowering import lower_masked
+from secure_computation.engines.masked.lowering.rings import lower_masked
+from secure_computation.engines.masked.plan import reference
 
 CLEAR_MARGIN = 0.1
 """Where the plain model's answer is clearer, in logits, the labels must agree: see `margin`."""

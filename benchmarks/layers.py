@@ -21,12 +21,17 @@ from model_owner.calibration import calibration_images
 from model_owner.onnx_import.compiling import compile_model
 from secure_computation.channel.channel import Channel
 from secure_computation.engines.interface import Answer, OnHeatMap, OnLayer
-from secure_computation.engines.masked import engine
-from secure_computation.engines.masked.engine import DataOwnerItem, MaskedDataOwner, MaskedDealer, MaskedModelOwner
-from secure_computation.engines.masked.in_process import InProcessParties, MemoryStore, run_in_process
-from secure_computation.engines.masked.lowering import lower_masked
-from secure_computation.engines.masked.plan import MaskedLowering, Step
-from secure_computation.engines.masked.step_bases import ComparisonStep
+from secure_computation.engines.masked.lowering.rings import lower_masked
+from secure_computation.engines.masked.plan.masked_lowering import MaskedLowering, Step
+from secure_computation.engines.masked.plan.step_bases import ComparisonStep
+from secure_computation.engines.masked.session import sides
+from secure_computation.engines.masked.session.in_process import InProcessParties, MemoryStore, run_in_process
+from secure_computation.engines.masked.session.sides import (
+    DataOwnerItem,
+    MaskedDataOwner,
+    MaskedDealer,
+    MaskedModelOwner,
+)
 from secure_computation.material import ItemName
 from secure_computation.randomness import Seed
 
@@ -129,7 +134,7 @@ def measure_layers(model_folder: Path, folder: Path, *, runs: int, on_run: Calla
         on_run(turn)
         clock = _Clock()
         # P1 tells each step to a function that ignores it; here it is noted.
-        with patch.object(engine, "_ignore", lambda step, clock=clock: clock.mark(step.name)):
+        with patch.object(sides, "_ignore", lambda step, clock=clock: clock.mark(step.name)):
             run_in_process(parties, tensor, item=ItemName(f"{turn:064x}"))
         # Its last step ends where P0 has the answer.
         clock.marks.append(data_owner.clock.marks[-1])

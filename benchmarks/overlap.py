@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from math import prod
 
-from secure_computation.engines.masked.step_shapes import parts_of
+from secure_computation.engines.masked.session.step_shapes import parts_of
 from secure_computation.network import Clip, MaxPool, Network, Operation, Relu
 
 Shape = tuple[int, ...]
@@ -20,7 +20,7 @@ def waited_share(network: Network) -> float:
 
 
 def _comparisons(network: Network) -> Iterator[int]:
-    """Elements of each layer of comparisons, as `secure_computation.engines.masked.walk` takes them."""
+    """Elements of each layer of comparisons, as `secure_computation.engines.masked.session.walk` takes them."""
     shapes = network.shapes()
     for operation in network.operations:
         yield from _of(operation, shapes[operation.inputs[0]], shapes[operation.output])

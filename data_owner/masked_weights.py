@@ -15,8 +15,8 @@ from typing import Final
 from contract.errors import ConfigurationError, PeerViolation
 from contract.files import INCOMING, private_folder
 from secure_computation.at_rest import Body, DamagedFile, SealedFile, StorageKey, seal
-from secure_computation.engines.masked.plan import MaskedLowering
-from secure_computation.engines.masked.weights import delta_layout, linear_steps
+from secure_computation.engines.masked.plan.masked_lowering import MaskedLowering
+from secure_computation.engines.masked.session.weights import delta_layout, linear_steps
 from secure_computation.protocols.bundle import Bundle
 from secure_computation.protocols.draws import RingElements
 from secure_computation.ring import reduce_to_ring

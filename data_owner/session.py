@@ -94,8 +94,8 @@ from secure_computation.engines.choosing import (
     warm_up_online,
 )
 from secure_computation.engines.interface import DataOwnerSide
-from secure_computation.engines.masked.engine import DataOwnerItem
-from secure_computation.engines.masked.stock import stockable
+from secure_computation.engines.masked.session.sides import DataOwnerItem
+from secure_computation.engines.masked.session.stock import stockable
 from secure_computation.plan import Plan
 from secure_computation.wire import Phase
 

@@ -19,8 +19,8 @@ from secure_computation.material import ConsumptionLedger, ItemName
 from secure_computation.stock_folder import Binding, Body, StockFolder, Wanted
 
 if TYPE_CHECKING:  # the engine takes seconds to load, which listing the stock does without
-    from secure_computation.engines.masked.engine import DataOwnerItem
-    from secure_computation.engines.masked.plan import MaskedLowering
+    from secure_computation.engines.masked.plan.masked_lowering import MaskedLowering
+    from secure_computation.engines.masked.session.sides import DataOwnerItem
 
 
 class StockedModel(Strict):
@@ -50,7 +50,7 @@ class TakenItem:
 
     def restore(self) -> "DataOwnerItem":
         """Draw P0's material again. Raises PeerViolation where the file's content does not fit the plan."""
-        from secure_computation.engines.masked.stock import restore_data_owner
+        from secure_computation.engines.masked.session.stock import restore_data_owner
 
         return restore_data_owner(
             self.lowering,
@@ -89,7 +89,7 @@ class DataOwnerStock:
 
     def put(self, claims: TicketClaims, lowering: "MaskedLowering", item: "DataOwnerItem", *, name: ItemName) -> None:
         """Keep what was prepared under a ticket."""
-        from secure_computation.engines.masked.stock import data_owner_bodies
+        from secure_computation.engines.masked.session.stock import data_owner_bodies
 
         binding = Binding.of(claims, item=name, weights_version=item.weights_version, now=self._clock())
         self._folder.put(binding, data_owner_bodies(lowering, item))
@@ -105,7 +105,7 @@ class DataOwnerStock:
 
     def take(self, reserved: Sequence[Binding], lowering: "MaskedLowering") -> tuple[TakenItem, ...]:
         """Consume the items that a ticket names; none where one of them cannot be read, and all are dropped then."""
-        from secure_computation.engines.masked.stock import data_owner_sizes
+        from secure_computation.engines.masked.session.stock import data_owner_sizes
 
         taken = list[TakenItem]()
         for binding in reserved:

@@ -14,10 +14,10 @@ from model_owner.in_clear import ModelInClear
 from model_owner.precision import ERROR_BUDGET
 from model_owner.prediction import LinkPrediction, predict_over_links
 from model_owner.registry import RegisteredModel
-from secure_computation import reference
 from secure_computation.engines.crypten.lowering import predict_cost
-from secure_computation.engines.masked.costs import total_cost
-from secure_computation.engines.masked.integer_weights import round_weights
+from secure_computation.engines.masked.plan import reference
+from secure_computation.engines.masked.plan.integer_weights import round_weights
+from secure_computation.engines.masked.session.costs import total_cost
 from secure_computation.float_reference import evaluate, value_ranges
 from secure_computation.network import Shape
 

@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from contract.errors import ModelFileError
-from secure_computation import reference
-from secure_computation.engines.masked.calibration import calibrate
-from secure_computation.engines.masked.drafts import Precision
-from secure_computation.engines.masked.integer_weights import IntegerWeights
-from secure_computation.engines.masked.lowering import lower_masked
-from secure_computation.engines.masked.plan import MaskedLowering
+from secure_computation.engines.masked.lowering.calibration import calibrate
+from secure_computation.engines.masked.lowering.drafts import Precision
+from secure_computation.engines.masked.lowering.rings import lower_masked
+from secure_computation.engines.masked.plan import reference
+from secure_computation.engines.masked.plan.integer_weights import IntegerWeights
+from secure_computation.engines.masked.plan.masked_lowering import MaskedLowering
 from secure_computation.network import Network
 from secure_computation.private_weights import PrivateWeights
 

@@ -11,7 +11,7 @@ from contract.model_card import Strict
 from contract.ticket import Engine
 from secure_computation.engines.choosing import offered_engines
 from secure_computation.engines.crypten.lowering import predict_cost
-from secure_computation.engines.masked.costs import total_cost
+from secure_computation.engines.masked.session.costs import total_cost
 from secure_computation.links import LINKS, Link, PhaseCost
 from secure_computation.plan import Plan
 

@@ -34,8 +34,8 @@ from model_owner.onnx_import.compiling import CompiledModel, compile_model
 from model_owner.onnx_import.reading import MAX_FILE_BYTES
 from model_owner.precision import lower_within_budget
 from secure_computation.at_rest import DamagedFile, StorageKey, read_sealed, write_sealed
-from secure_computation.engines.masked.heat_map import add_heat_map
-from secure_computation.engines.masked.plan import MaskedLowering
+from secure_computation.engines.masked.lowering.heat_map import add_heat_map
+from secure_computation.engines.masked.plan.masked_lowering import MaskedLowering
 from secure_computation.plan import Plan, PlanHash, make_plan, parse_plan, require_affordable
 from secure_computation.private_weights import PrivateWeights
 

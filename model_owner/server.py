@@ -69,8 +69,8 @@ from secure_computation.channel.traffic import Traffic
 from secure_computation.channel.websocket import connect_channel, look_at_party
 from secure_computation.engines.choosing import model_owner_side, offered_engines, require_room
 from secure_computation.engines.interface import ModelOwnerSide
-from secure_computation.engines.masked.engine import PreparedModelOwner
-from secure_computation.engines.masked.stock import stockable
+from secure_computation.engines.masked.session.sides import PreparedModelOwner
+from secure_computation.engines.masked.session.stock import stockable
 from secure_computation.material import ConsumptionLedger, ItemName
 from secure_computation.places import Places
 from secure_computation.reception import Reception

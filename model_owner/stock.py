@@ -10,9 +10,9 @@ from contract.errors import MaterialSpent, Refused
 from contract.files import private_folder
 from contract.ticket import TicketClaims
 from secure_computation.at_rest import StorageKey
-from secure_computation.engines.masked.engine import PreparedModelOwner
-from secure_computation.engines.masked.plan import MaskedLowering
-from secure_computation.engines.masked.stock import model_owner_bodies, model_owner_sizes, restore_model_owner
+from secure_computation.engines.masked.plan.masked_lowering import MaskedLowering
+from secure_computation.engines.masked.session.sides import PreparedModelOwner
+from secure_computation.engines.masked.session.stock import model_owner_bodies, model_owner_sizes, restore_model_owner
 from secure_computation.material import ConsumptionLedger, ItemName
 from secure_computation.stock_folder import Binding, StockFolder
 

@@ -15,8 +15,8 @@ from contract.errors import ModelFileError
 from contract.model_card import Strict
 from contract.plan_limits import PlanLimits
 from secure_computation.engines.crypten.lowering import CrypTenLowering, lower
-from secure_computation.engines.masked.plan import MaskedLowering
-from secure_computation.engines.masked.same_network import require_same_network
+from secure_computation.engines.masked.plan.masked_lowering import MaskedLowering
+from secure_computation.engines.masked.plan.same_network import require_same_network
 from secure_computation.network import Network, describe_invalid
 from secure_computation.plan_costs import crypten_cost, masked_cost, require_within
 

@@ -15,11 +15,11 @@ from contract.errors import ModelFileError
 from contract.model_card import Strict
 from contract.plan_limits import GIBIBYTE, PlanLimits
 from secure_computation.engines.crypten.lowering import CrypTenLowering, predict_cost
-from secure_computation.engines.masked.comparison_steps import LabelStep, MaxPoolStep
-from secure_computation.engines.masked.costs import most_it_costs
-from secure_computation.engines.masked.drafts import image_size
-from secure_computation.engines.masked.plan import LinearStep, MaskedLowering, SumPoolStep
-from secure_computation.engines.masked.step_shapes import label_shape
+from secure_computation.engines.masked.lowering.drafts import image_size
+from secure_computation.engines.masked.plan.comparison_steps import LabelStep, MaxPoolStep
+from secure_computation.engines.masked.plan.masked_lowering import LinearStep, MaskedLowering, SumPoolStep
+from secure_computation.engines.masked.session.costs import most_it_costs
+from secure_computation.engines.masked.session.step_shapes import label_shape
 from secure_computation.network import (
     INPUT,
     AveragePool,

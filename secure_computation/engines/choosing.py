@@ -9,12 +9,12 @@ from contract.errors import Refused
 from contract.model_card import OutputPolicy
 from contract.ticket import BATCHED_ENGINES, Engine
 from secure_computation.engines.interface import DataOwnerSide, DealerSide, ModelOwnerSide
-from secure_computation.engines.masked.batch import most_images
-from secure_computation.engines.masked.crypten_step import CrypTenStep
-from secure_computation.engines.masked.engine import DeltaStore, MaskedDataOwner, MaskedDealer, MaskedModelOwner
-from secure_computation.engines.masked.integer_weights import round_weights
-from secure_computation.engines.masked.plan import MaskedLowering
-from secure_computation.engines.masked.step_shapes import activation_shape
+from secure_computation.engines.masked.plan.crypten_step import CrypTenStep
+from secure_computation.engines.masked.plan.integer_weights import round_weights
+from secure_computation.engines.masked.plan.masked_lowering import MaskedLowering
+from secure_computation.engines.masked.session.batch import most_images
+from secure_computation.engines.masked.session.sides import DeltaStore, MaskedDataOwner, MaskedDealer, MaskedModelOwner
+from secure_computation.engines.masked.session.step_shapes import activation_shape
 from secure_computation.kernels import comparing, elementwise
 from secure_computation.kernels.linear import choose_variant
 from secure_computation.plan import Plan, require_own_dealing_list

@@ -26,8 +26,8 @@ from contract.model_card import read_card
 from demonstration.plaintext import PlaintextModel
 from model_owner.calibration import calibration_images
 from model_owner.onnx_import.compiling import compile_model
-from secure_computation import reference
-from secure_computation.engines.masked.lowering import lower_masked
+from secure_computation.engines.masked.lowering.rings import lower_masked
+from secure_computation.engines.masked.plan import reference
 from secure_computation.links import find_link
 
 TRANSCRIBED = {

@@ -26,7 +26,7 @@ from contract.ticket import Engine
 from model_owner.prediction import OFFLINE_TRIPS, predict_over_links
 from model_owner.registry import Registry
 from secure_computation.at_rest import StorageKey
-from secure_computation.engines.masked.step_shapes import PART_ELEMENTS
+from secure_computation.engines.masked.session.step_shapes import PART_ELEMENTS
 from secure_computation.links import LOOPBACK, Link, find_link
 from secure_computation.network import Clip, FullyConnected, GlobalAveragePool, MaxPool, Network, Relu, Reshape
 from tests.benchmarks.fakes import fake_case, fake_opener, measurement

@@ -14,8 +14,8 @@ from demonstration.plaintext import PlaintextModel
 from model_owner.calibration import calibration_images
 from model_owner.onnx_import.compiling import compile_model
 from model_owner.precision import ERROR_BUDGET, lower_within_budget
-from secure_computation import reference
-from secure_computation.engines.masked.integer_weights import round_weights
+from secure_computation.engines.masked.plan import reference
+from secure_computation.engines.masked.plan.integer_weights import round_weights
 from secure_computation.float_reference import evaluate
 from tests.benchmarks.test_reporting import MACHINE
 from tests.benchmarks.test_sections import keep

@@ -24,8 +24,8 @@ from federated_learning.federation.hospital import HISTORY
 from federated_learning.federation.hospital import _history as kept_history
 from federated_learning.federation.keys import make_hospital_keys
 from secure_computation.at_rest import StorageKey, write_sealed
-from secure_computation.engines.masked.stock import stockable
-from secure_computation.engines.masked.weights import linear_steps
+from secure_computation.engines.masked.session.stock import stockable
+from secure_computation.engines.masked.session.weights import linear_steps
 from tests.federated_learning.secure_aggregation.rounds import make_terms, signing_keys
 from tests.full_disk import is_limited, no_file_beyond
 

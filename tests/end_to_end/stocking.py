@@ -16,10 +16,10 @@ from crypto_provider.dealer import Dealer
 from data_owner.diagnosis import Diagnosis
 from data_owner.session import Diagnoser, Stocked
 from imaging import read_model_input
-from secure_computation import reference
 from secure_computation.admission import STOCKED_ITEM_STEP, present_ticket
-from secure_computation.engines.masked.integer_weights import round_weights
-from secure_computation.engines.masked.stock import stockable
+from secure_computation.engines.masked.plan import reference
+from secure_computation.engines.masked.plan.integer_weights import round_weights
+from secure_computation.engines.masked.session.stock import stockable
 from secure_computation.material import ConsumptionLedger, ItemName
 from secure_computation.stock_folder import Binding, Body, StockFolder
 from secure_computation.wire import Phase

@@ -201,7 +201,7 @@ def test_heat_maps_of_several_files_go_into_a_folder(
 
 _LISTING_TORCH = """
 import atexit, sys
-atexit.register(lambda: print("torch" in sys.modules, "secure_computation.engines.masked.engine" in sys.modules))
+atexit.register(lambda: print("torch" in sys.modules, "secure_computation.engines.masked.session.sides" in sys.modules))
 from data_owner.command import main
 main()
 """

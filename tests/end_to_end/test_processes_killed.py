@@ -23,9 +23,9 @@ from demonstration.commands import command
 from demonstration.deployment import LABORATORY, TRUST_CENTRE, Deployment, deployed
 from imaging import read_model_input
 from model_owner.registry import Registry
-from secure_computation import reference
-from secure_computation.engines.masked.integer_weights import round_weights
-from secure_computation.engines.masked.stock import stockable
+from secure_computation.engines.masked.plan import reference
+from secure_computation.engines.masked.plan.integer_weights import round_weights
+from secure_computation.engines.masked.session.stock import stockable
 from tests.end_to_end.federation import SEALING
 from tests.end_to_end.models import radiograph, write_tiny_model
 from tests.end_to_end.watched_links import WatchedLink, watched_link

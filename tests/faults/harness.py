@@ -34,9 +34,9 @@ from data_owner.diagnosis import Diagnosis
 from data_owner.session import Diagnoser
 from imaging import read_model_input
 from model_owner.registry import Registry
-from secure_computation import reference
-from secure_computation.engines.masked.integer_weights import round_weights
-from secure_computation.engines.masked.stock import stockable
+from secure_computation.engines.masked.plan import reference
+from secure_computation.engines.masked.plan.integer_weights import round_weights
+from secure_computation.engines.masked.session.stock import stockable
 from secure_computation.material import ConsumptionLedger, ItemName
 from secure_computation.stock_folder import Binding, Body, StockFolder
 from tests.end_to_end.federation import ENDED, SEALING, SILENT, Federation, RecordingClient

@@ -14,7 +14,7 @@ from contract.errors import ModelFileError
 from imaging.phantom import draw_phantom
 from model_owner.onnx_import.compiling import lower
 from model_owner.onnx_import.reading import read_onnx
-from secure_computation.engines.masked.lowering import lower_masked
+from secure_computation.engines.masked.lowering.rings import lower_masked
 from secure_computation.float_reference import evaluate
 from secure_computation.network import Clip, Network
 from tests.model_owner.graphs import agree, build, compiled, floats, kinds, node

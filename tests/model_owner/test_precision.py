@@ -8,11 +8,11 @@ from numpy.typing import NDArray
 
 from model_owner.checking import advise
 from model_owner.precision import ERROR_BUDGET, MOST_FINER, lower_within_budget
-from secure_computation import reference
-from secure_computation.engines.masked.drafts import Precision
-from secure_computation.engines.masked.integer_weights import round_weights
-from secure_computation.engines.masked.lowering import lower_masked
-from secure_computation.engines.masked.plan import MaskedLowering
+from secure_computation.engines.masked.lowering.drafts import Precision
+from secure_computation.engines.masked.lowering.rings import lower_masked
+from secure_computation.engines.masked.plan import reference
+from secure_computation.engines.masked.plan.integer_weights import round_weights
+from secure_computation.engines.masked.plan.masked_lowering import MaskedLowering
 from secure_computation.float_reference import evaluate
 from secure_computation.network import (
     Convolution2d,

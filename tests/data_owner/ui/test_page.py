@@ -18,7 +18,7 @@ from data_owner.opening import Opened
 from data_owner.session import Diagnoser
 from data_owner.settings import DataOwnerSettings
 from secure_computation.channel.channel import Channel
-from secure_computation.engines.masked.engine import MaskedDataOwner
+from secure_computation.engines.masked.session.sides import MaskedDataOwner
 from tests.data_owner.ui.conftest import LIMIT, Page, open_page, settings_of
 from tests.end_to_end.federation import LABORATORY, Federation, closed_port, running_federation
 from tests.end_to_end.models import CLASSES, PATIENT, SIDE, class_answer, radiograph

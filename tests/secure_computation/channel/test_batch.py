@@ -12,7 +12,7 @@ from secure_computation.channel.memory import memory_pair
 from secure_computation.channel.websocket import WRITE_BUFFER_BYTES
 from secure_computation.engines.crypten.in_process import CRYPTO_PROVIDER
 from secure_computation.engines.interface import Answer
-from secure_computation.engines.masked.costs import declared_costs, total_cost
+from secure_computation.engines.masked.session.costs import declared_costs, total_cost
 from secure_computation.material import DealtSeeds, ItemName
 from secure_computation.network import INPUT, Relu
 from secure_computation.wire import Phase

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from secure_computation.engines.masked.layouts import online_bits, table_bits
+from secure_computation.engines.masked.plan.layouts import online_bits, table_bits
 from secure_computation.protocols.comparison import Chain, compare_as_p1, deal_comparison
 from tests.secure_computation.protocols.one_page import Seeds, compare, draws, random_ring
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from secure_computation.engines.masked.layouts import best_chunks
+from secure_computation.engines.masked.plan.layouts import best_chunks
 from secure_computation.protocols.bundle import Bundle, BundleLayout
 from secure_computation.protocols.comparison import Chain
 from secure_computation.protocols.draws import RingElements

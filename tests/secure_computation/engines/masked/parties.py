@@ -10,21 +10,21 @@ import pytest
 from numpy.typing import NDArray
 
 from contract.errors import ModelFileError
-from secure_computation import reference
 from secure_computation.engines.crypten.in_process import Recorders
-from secure_computation.engines.masked import engine
-from secure_computation.engines.masked.drafts import Precision
-from secure_computation.engines.masked.engine import DeltaStore, MaskedDataOwner, MaskedDealer, MaskedModelOwner
-from secure_computation.engines.masked.in_process import (
+from secure_computation.engines.masked.lowering.drafts import Precision
+from secure_computation.engines.masked.lowering.rings import lower_masked
+from secure_computation.engines.masked.plan import reference
+from secure_computation.engines.masked.plan.integer_weights import IntegerWeights
+from secure_computation.engines.masked.plan.masked_lowering import MaskedLowering, Step
+from secure_computation.engines.masked.session import sides
+from secure_computation.engines.masked.session.in_process import (
     InProcessParties,
     InProcessResult,
     MemoryStore,
     run_in_process,
 )
-from secure_computation.engines.masked.integer_weights import IntegerWeights
-from secure_computation.engines.masked.lowering import lower_masked
-from secure_computation.engines.masked.plan import MaskedLowering, Step
-from secure_computation.engines.masked.walk import Walk
+from secure_computation.engines.masked.session.sides import DeltaStore, MaskedDataOwner, MaskedDealer, MaskedModelOwner
+from secure_computation.engines.masked.session.walk import Walk
 from secure_computation.material import ItemName
 from secure_computation.network import (
     INPUT,
@@ -378,7 +378,7 @@ def recorded_halves(monkeypatch: pytest.MonkeyPatch) -> Iterator[Halves]:
             ("DataOwnerOffline", halves.data_owner),
             ("ModelOwnerOnline", halves.model_owner),
         ):
-            patch.setattr(engine, name, _recorded(getattr(engine, name), kept))
+            patch.setattr(sides, name, _recorded(getattr(sides, name), kept))
         yield halves
 
 

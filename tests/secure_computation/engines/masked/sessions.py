@@ -15,7 +15,7 @@ from secure_computation.channel.memory import MemoryStream
 from secure_computation.channel.stream import Piece
 from secure_computation.engines.crypten.in_process import CRYPTO_PROVIDER, DATA_OWNER, MODEL_OWNER, closed_on_failure
 from secure_computation.engines.interface import Label
-from secure_computation.engines.masked.in_process import InProcessParties
+from secure_computation.engines.masked.session.in_process import InProcessParties
 from secure_computation.material import DealtSeeds, ItemName
 from secure_computation.wire import Frame, Phase
 from tests.secure_computation.engines.masked.parties import ITEM

@@ -13,12 +13,12 @@ from contract.ticket import Engine
 from secure_computation import float_reference
 from secure_computation.engines.choosing import offered_engines, output_of
 from secure_computation.engines.crypten.lowering import lower
-from secure_computation.engines.masked.comparison_steps import TruncateStep
-from secure_computation.engines.masked.costs import masked_weight_bytes, total_cost
-from secure_computation.engines.masked.heat_map import SHOWN_BITS, add_heat_map
-from secure_computation.engines.masked.integer_weights import IntegerWeights, round_weights
-from secure_computation.engines.masked.lowering import lower_masked
-from secure_computation.engines.masked.plan import HeatMapStep, MaskedLowering
+from secure_computation.engines.masked.lowering.heat_map import SHOWN_BITS, add_heat_map
+from secure_computation.engines.masked.lowering.rings import lower_masked
+from secure_computation.engines.masked.plan.comparison_steps import TruncateStep
+from secure_computation.engines.masked.plan.integer_weights import IntegerWeights, round_weights
+from secure_computation.engines.masked.plan.masked_lowering import HeatMapStep, MaskedLowering
+from secure_computation.engines.masked.session.costs import masked_weight_bytes, total_cost
 from secure_computation.network import INPUT, Network, Relu
 from secure_computation.plan import Lowerings, Plan, parse_plan
 from secure_computation.wire import Kind, Phase

@@ -9,15 +9,15 @@ from contract.errors import ModelFileError, PeerViolation, Refused
 from contract.identity import Role
 from contract.model_card import OutputPolicy
 from contract.ticket import Engine
-from secure_computation import reference
 from secure_computation.engines.choosing import dealer_side, model_owner_side, offered_engines, output_of
 from secure_computation.engines.crypten.lowering import lower
 from secure_computation.engines.interface import Label
-from secure_computation.engines.masked.comparison_steps import LabelStep
-from secure_computation.engines.masked.costs import total_cost
-from secure_computation.engines.masked.in_process import run_in_process
-from secure_computation.engines.masked.lowering import lower_masked
-from secure_computation.engines.masked.plan import LinearStep, MaskedLowering
+from secure_computation.engines.masked.lowering.rings import lower_masked
+from secure_computation.engines.masked.plan import reference
+from secure_computation.engines.masked.plan.comparison_steps import LabelStep
+from secure_computation.engines.masked.plan.masked_lowering import LinearStep, MaskedLowering
+from secure_computation.engines.masked.session.costs import total_cost
+from secure_computation.engines.masked.session.in_process import run_in_process
 from secure_computation.plan import Lowerings, Plan, parse_plan
 from secure_computation.randomness import Seed
 from secure_computation.wire import Frame, Kind, Phase

@@ -11,14 +11,14 @@ from pydantic import ValidationError
 
 from contract.errors import PeerViolation
 from contract.identity import Role
-from secure_computation import reference
-from secure_computation.engines.masked.lowering import lower_masked
-from secure_computation.engines.masked.plan import MaskedLowering
+from secure_computation.engines.masked.lowering.rings import lower_masked
+from secure_computation.engines.masked.plan import reference
+from secure_computation.engines.masked.plan.masked_lowering import MaskedLowering
 from secure_computation.network import INPUT, Add, Clip, GlobalAveragePool, Multiply, Network, Operation, Relu
 from secure_computation.private_weights import PrivateWeights
+from tests.secure_computation.engines.masked.lowering.test_lowering import IMAGE, calibration, float_values, kinds, relu
 from tests.secure_computation.engines.masked.parties import lowered, parties_of
 from tests.secure_computation.engines.masked.sessions import Body, Session
-from tests.secure_computation.engines.masked.test_lowering import IMAGE, calibration, float_values, kinds, relu
 from tests.secure_computation.networks import classifier, convolution, random_weights
 
 GATED = (2, 8, 8)

@@ -11,17 +11,18 @@ from pydantic import ValidationError
 from contract.errors import MaterialSpent, ModelFileError, PeerViolation
 from contract.identity import Role
 from contract.ticket import Engine
-from secure_computation import reference
 from secure_computation.engines.choosing import warm_up_for
 from secure_computation.engines.interface import Label
-from secure_computation.engines.masked import activation_on_crypten, drafting
-from secure_computation.engines.masked.costs import Cost, declared_costs
-from secure_computation.engines.masked.crypten_step import CrypTenStep
-from secure_computation.engines.masked.in_process import run_batch_in_process
-from secure_computation.engines.masked.integer_weights import IntegerWeights
-from secure_computation.engines.masked.lowering import lower_masked
-from secure_computation.engines.masked.plan import MaskedLowering
-from secure_computation.engines.masked.stock import (
+from secure_computation.engines.masked.lowering import drafting
+from secure_computation.engines.masked.lowering.rings import lower_masked
+from secure_computation.engines.masked.plan import reference
+from secure_computation.engines.masked.plan.crypten_step import CrypTenStep
+from secure_computation.engines.masked.plan.integer_weights import IntegerWeights
+from secure_computation.engines.masked.plan.masked_lowering import MaskedLowering
+from secure_computation.engines.masked.session import activation_on_crypten
+from secure_computation.engines.masked.session.costs import Cost, declared_costs
+from secure_computation.engines.masked.session.in_process import run_batch_in_process
+from secure_computation.engines.masked.session.stock import (
     data_owner_bodies,
     data_owner_sizes,
     model_owner_bodies,
@@ -36,8 +37,8 @@ from secure_computation.private_weights import PrivateWeights
 from secure_computation.wire import Frame, Kind, tensor_prelude
 from tests.model_owner.graphs import build, compiled, floats, node
 from tests.secure_computation.engines.masked.parties import ITEM, VERSION, Model, parties_of
+from tests.secure_computation.engines.masked.session.test_stock import answer, prepared
 from tests.secure_computation.engines.masked.sessions import LINKS, Body, Session
-from tests.secure_computation.engines.masked.test_stock import answer, prepared
 from tests.secure_computation.networks import plain_logits
 
 TOLERANCE = 0.02

@@ -1,0 +1,372 @@
+"""First half of the lowering: which steps, at which scales (see `product_scales`). Rings and layouts come afterwards.
+
+A value is `fine` from a private product until the next truncation: many bits, and a mask that the dealer does not know.
+All other values are `coarse`: about `activation_bits` bits, dealt mask. A private product reads coarse values only. The
+product of two values is fine as well, of two coarse ones; its scale is theirs.
+"""
+
+import math
+from dataclasses import replace
+from fractions import Fraction
+from typing import Final, assert_never
+
+from contract.errors import ModelFileError
+from secure_computation.engines.masked.lowering.calibration import RealRange
+from secure_computation.engines.masked.lowering.drafts import (
+    Draft,
+    Precision,
+    behind,
+    finer_beside_crypten,
+    scale_from_inputs,
+)
+from secure_computation.engines.masked.lowering.product_scales import ProductScales
+from secure_computation.engines.masked.lowering.scales import ceil_log2, power_of_two_scale
+from secure_computation.engines.masked.plan.crypten_step import CRYPTEN_SCALE, MAX_CRYPTEN_ELEMENTS
+from secure_computation.engines.masked.plan.step_bases import MAX_RING_BITS
+from secure_computation.network import (
+    INPUT,
+    Activation,
+    Add,
+    AnyShape,
+    AveragePool,
+    Clip,
+    Concat,
+    Convolution2d,
+    FullyConnected,
+    GlobalAveragePool,
+    MaxPool,
+    Multiply,
+    Network,
+    Operation,
+    Pad,
+    Relu,
+    Reshape,
+    Shape,
+    Softmax,
+)
+from secure_computation.private_weights import PrivateWeights
+
+_SPARE_BITS: Final = 4
+"""A coarse value that has grown (sum pools, concatenation) by more than this is truncated before a product."""
+_INPUT_EXTRA_BITS: Final = 1
+_SOFTMAX_BITS: Final = 10
+"""Fractional bits of what a softmax reads, at least where the ring allows it."""
+
+
+class Drafting:
+    """Walks a network once and collects drafts in the order of evaluation."""
+
+    def __init__(
+        self, network: Network, weights: PrivateWeights, ranges: dict[str, RealRange], precision: Precision
+    ) -> None:
+        """`ranges`: of every value of the network, by name."""
+        self.drafts: list[Draft] = []
+        self._network, self._ranges = network, ranges
+        self._precision = finer_beside_crypten(network, precision)
+        self._scales = ProductScales(weights, self._precision)
+        self._by_value: dict[str, Draft] = {}
+        self._coarse: dict[str, Draft] = {}
+        self._factors: dict[str, Draft] = {}
+        self._deferred: dict[str, Relu] = {}
+        self._readers: dict[str, list[Operation]] = {}
+        self._most_elements = max(math.prod(shape) for shape in network.shapes().values())
+        self._names = {INPUT, *(operation.name for operation in network.operations)}
+        for operation in network.operations:
+            for name in operation.inputs:
+                self._readers.setdefault(name, []).append(operation)
+
+    def run(self) -> Draft:
+        """Draft everything; returns the draft of the output."""
+        bits = self._precision.activation_bits + _INPUT_EXTRA_BITS
+        scale = power_of_two_scale(bits, self._ranges[INPUT].magnitude)
+        self._by_value[INPUT] = self._draft(INPUT, "input", (), self._network.input_shape, INPUT, scale=scale)
+        for operation in self._network.operations:
+            draft = self._lower(operation)
+            if draft is not None:
+                self._by_value[operation.name] = draft
+        output = self._by_value[self._network.output]
+        if output.fine:
+            self._scales.settle(output, None)
+        return output
+
+    def _lower(self, operation: Operation) -> Draft | None:  # noqa: PLR0911  (one case for each kind of operation)
+        match operation:
+            case Convolution2d() | FullyConnected():
+                source = self._for_product(operation.inputs[0])
+                return self._draft(
+                    operation.name, "linear", (source,), operation.shape, operation.name, fine=True, operation=operation
+                )
+            case Relu():
+                return self._relu(operation)
+            case Clip():
+                return self._clip(operation)
+            case Activation() | Softmax():
+                return self._activation(operation)
+            case MaxPool():
+                return self._max_pool(operation)
+            case Multiply():
+                return self._multiply(operation)
+            case Add() | Concat() | Pad() | Reshape() | AveragePool() | GlobalAveragePool():
+                return self._public_linear(operation)
+            case _:
+                assert_never(operation)
+
+    def _draft(
+        self,
+        name: str,
+        kind: str,
+        inputs: tuple[Draft, ...],
+        shape: AnyShape,
+        value: str,
+        *,
+        fine: bool = False,
+        operation: Operation | None = None,
+        scale: Fraction | None = None,
+    ) -> Draft:
+        """Append a draft whose real values are those of the network's `value`."""
+        draft = Draft(
+            name=name,
+            kind=kind,
+            inputs=inputs,
+            shape=shape,
+            range=self._ranges[value],
+            fine=fine,
+            operation=operation,
+            scale=scale,
+        )
+        for source in inputs:
+            source.readers.append(draft)
+        self.drafts.append(draft)
+        return draft
+
+    def _new_name(self, base: str, suffix: str) -> str:
+        name, number = f"{base[:48]}_{suffix}", 1
+        while name in self._names:
+            number += 1
+            name = f"{base[:48]}_{suffix}{number}"
+        self._names.add(name)
+        return name
+
+    # Values as their readers ask for them.
+
+    def _for_product(self, value: str) -> Draft:
+        """A coarse form of a value, with a dealt mask and not too many bits."""
+        draft = self._for_sum(value)
+        if not draft.fine:
+            bits = self._bits(draft.shape) + _SPARE_BITS
+            if draft.range.magnitude * draft.known_scale() <= 1 << bits:
+                return draft
+        if value not in self._coarse:
+            self._coarse[value] = self._truncation(draft, value, self._ranges[value].magnitude)
+        return self._coarse[value]
+
+    def _for_factor(self, value: str) -> Draft:
+        """A coarse form of a value with no spare bits, for one of two that are multiplied: their bits add up."""
+        draft = self._for_product(value)
+        if draft.range.magnitude * draft.known_scale() <= 1 << self._bits(draft.shape):
+            return draft
+        if value not in self._factors:
+            self._factors[value] = self._truncation(draft, value, self._ranges[value].magnitude)
+        return self._factors[value]
+
+    def _for_sum(self, value: str) -> Draft:
+        """A form of a value in any ring: the small ring of a max pool is left first."""
+        draft = self._by_value[value]
+        if not draft.narrow:
+            return draft
+        if value not in self._coarse:
+            kind = "relu" if draft.not_negative else "truncate"
+            wide = self._draft(
+                self._new_name(value, "wide"), kind, (draft,), draft.shape, value, scale=draft.known_scale()
+            )
+            wide.not_negative = draft.not_negative
+            self._coarse[value] = wide
+        return self._coarse[value]
+
+    # Comparisons.
+
+    def _truncation(self, source: Draft, value: str, magnitude: float) -> Draft:
+        draft = self._draft(self._new_name(value, "truncated"), "truncate", (source,), source.shape, value)
+        draft.not_negative = source.not_negative
+        self._cut(draft, source, magnitude, self._bits(source.shape))
+        return draft
+
+    def _cut(self, draft: Draft, source: Draft, magnitude: float, bits: int) -> None:
+        """Set shift and scale so that a real `magnitude` has at most `bits` bits; round through a bias or an offset."""
+        magnitude = (
+            max(magnitude, source.range.magnitude / 64) or 1.0
+        )  # a layer that was dead on the calibration images
+        target = Fraction(1 << bits) / Fraction(magnitude)
+        if source.fine:
+            self._scales.settle(source, target)
+        scale = source.known_scale()
+        draft.shift = max(0, ceil_log2(scale / target))
+        draft.shift = min(draft.shift, MAX_RING_BITS - 4)
+        draft.scale = scale / (1 << draft.shift)
+        if draft.shift:
+            self._round(draft, source, 1 << (draft.shift - 1))
+
+    def _relu(self, operation: Relu) -> Draft | None:
+        source = self._by_value[operation.inputs[0]]
+        readers = self._readers.get(operation.name, [])
+        if source.fine and len(readers) == 1 and isinstance(readers[0], MaxPool):
+            self._deferred[operation.name] = operation
+            return None
+        return self._rectified(operation.name, source, operation)
+
+    def _rectified(self, name: str, source: Draft, operation: Relu | Clip) -> Draft:
+        draft = self._draft(name, "relu", (source,), source.shape, operation.name)
+        draft.not_negative = True
+        bits = self._bits(operation.shape) - self._averaging_bits(operation.name)
+        if source.fine:
+            self._cut(draft, source, self._ranges[operation.name].magnitude, bits)
+        else:
+            draft.scale = source.known_scale()
+        return draft
+
+    def _bits(self, shape: Shape) -> int:
+        """Activation bits of a layer of this shape: half a bit more for each halving of the elements."""
+        ratio = self._most_elements / math.prod(shape)
+        return self._precision.activation_bits + min(self._precision.small_layer_bits, int(math.log2(ratio) / 2))
+
+    def _averaging_bits(self, value: str) -> int:
+        """Bits that a value can do without because all of its readers average it: half of log2 of the cells."""
+        fewest = math.inf
+        for reader in self._readers.get(value, []):
+            if isinstance(reader, AveragePool):
+                fewest = min(fewest, math.prod(reader.kernel))
+            elif isinstance(reader, GlobalAveragePool):
+                fewest = min(fewest, math.prod(self._network.shapes()[value][1:]))
+            else:
+                return 0
+        return int(math.log2(fewest) / 2) if math.isfinite(fewest) else 0
+
+    def _clip(self, operation: Clip) -> Draft:
+        source = self._by_value[operation.inputs[0]]
+        rectified = source
+        if source.fine or not source.not_negative:
+            rectified = self._rectified(self._new_name(operation.name, "rectified"), source, operation)
+            rectified.range = replace(source.range, smallest=0.0, largest=max(0.0, source.range.largest))
+        draft = self._draft(operation.name, "clip", (rectified,), operation.shape, operation.name, operation=operation)
+        draft.scale, draft.not_negative = rectified.scale, True
+        return draft
+
+    def _activation(self, operation: Activation | Softmax) -> Draft:
+        """CrypTen reads any ring and any scale, and gives 16 fractional bits under a dealt mask."""
+        if math.prod(operation.shape) > MAX_CRYPTEN_ELEMENTS:
+            raise ModelFileError(
+                f"'{operation.name}' has more than {MAX_CRYPTEN_ELEMENTS} elements: train with ReLU in large layers"
+            )
+        source = self._for_sum(operation.inputs[0])
+        if source.fine:
+            target = Fraction(1 << self._bits(operation.shape)) / (Fraction(source.range.magnitude) or Fraction(1))
+            if isinstance(operation, Softmax):  # an error of x is one of the result, relatively, however large x is
+                target = max(target, Fraction(1 << _SOFTMAX_BITS))
+            self._scales.settle(source, target)
+        draft = self._draft(operation.name, "crypten", (source,), operation.shape, operation.name, operation=operation)
+        draft.scale = Fraction(CRYPTEN_SCALE)
+        return draft
+
+    def _max_pool(self, operation: MaxPool) -> Draft:
+        value = operation.inputs[0]
+        relu = self._deferred.get(value)
+        source = self._by_value[relu.inputs[0] if relu else value]
+        if source.fine:
+            base, magnitude = (relu.inputs[0] if relu else value), self._ranges[value].magnitude
+            source = self._truncation(source, base, magnitude)
+        name = self._new_name(operation.name, "tree") if relu else operation.name
+        tree = self._draft(name, "max_pool", (source,), operation.shape, operation.name, operation=operation)
+        tree.scale, tree.narrow, tree.not_negative = source.scale, True, source.not_negative
+        tree.range = source.range
+        if relu is None:
+            return tree
+        draft = self._draft(operation.name, "relu", (tree,), operation.shape, operation.name, scale=tree.scale)
+        draft.not_negative = True
+        return draft
+
+    def _multiply(self, operation: Multiply) -> Draft:
+        sources = tuple(self._for_factor(name) for name in operation.inputs)
+        draft = self._draft(operation.name, "multiply", sources, operation.shape, operation.name, fine=True)
+        draft.scale = sources[0].known_scale() * sources[1].known_scale()
+        draft.not_negative = all(source.not_negative for source in sources)
+        return draft
+
+    # Public-linear operations.
+
+    def _public_linear(self, operation: Add | Concat | Pad | Reshape | AveragePool | GlobalAveragePool) -> Draft:
+        sources = tuple(self._for_joining(name, operation) for name in operation.inputs)
+        if isinstance(operation, Add | Concat) and not any(source.fine for source in sources):
+            sources = tuple(self._aligned(source, operation) for source in sources)
+        kind = "sum_pool" if isinstance(operation, GlobalAveragePool | AveragePool) else operation.kind
+        draft = self._draft(
+            operation.name,
+            kind,
+            sources,
+            operation.shape,
+            operation.name,
+            fine=any(source.fine for source in sources),
+            operation=operation,
+        )
+        draft.not_negative = all(source.not_negative for source in sources) and not (
+            isinstance(operation, Pad) and operation.value < 0
+        )
+        if not draft.fine:
+            scale_from_inputs(draft)
+        return draft
+
+    def _for_joining(self, value: str, operation: Operation) -> Draft:
+        """A form of a value with which the result of a public-linear operation fits a ring.
+
+        A scale that is set already may be too fine for it: where many elements are summed, or where a small value, such
+        as a product of two, joins a large one.
+        """
+        source = self._for_sum(value)
+        settled = behind(source)[1] if source.fine else [source.known_scale()]
+        growth = 1
+        if isinstance(operation, AveragePool | GlobalAveragePool):
+            growth = math.prod(source.shape[1:] if isinstance(operation, GlobalAveragePool) else operation.kernel)
+        bound = self._scales.largest_integer / (Fraction(self._ranges[operation.name].magnitude) or Fraction(1))
+        if all(scale * growth <= bound for scale in settled):
+            return source
+        return self._aligned(source, operation) if isinstance(operation, Add | Concat) else self._for_product(value)
+
+    def _aligned(self, source: Draft, operation: Add | Concat) -> Draft:
+        """A coarse value no finer than the sum that it enters can make use of."""
+        bits = self._bits(operation.shape) + _SPARE_BITS
+        useful = Fraction(1 << bits) / (Fraction(self._ranges[operation.name].magnitude) or Fraction(1))
+        self._scales.settle(source, useful)
+        if source.known_scale() <= useful:
+            return source
+        draft = self._draft(self._new_name(source.name, "aligned"), "truncate", (source,), source.shape, operation.name)
+        draft.range, draft.not_negative = source.range, source.not_negative
+        draft.shift = min(ceil_log2(source.known_scale() / useful), MAX_RING_BITS - 4)
+        draft.scale = source.known_scale() / (1 << draft.shift)
+        self._round(draft, source, 1 << (draft.shift - 1))
+        return draft
+
+    def _round(self, draft: Draft, source: Draft, half: int) -> None:
+        """Put `half` where it reaches only this truncation: into a bias, or into an offset of its own."""
+        behind = source
+        while len(behind.readers) == 1:
+            if behind.kind == "linear":
+                behind.rounding = half
+                return
+            direct = [one for one in behind.inputs if one.fine and one.scale == behind.scale]
+            if behind.kind not in {"add", "reshape"} or not direct:
+                break
+            behind = direct[0]
+        offset = Draft(
+            name=self._new_name(draft.name, "rounding"),
+            kind="offset",
+            inputs=(source,),
+            shape=source.shape,
+            range=source.range,
+            fine=source.fine,
+            scale=source.scale,
+            rounding=half,
+            not_negative=source.not_negative,
+            readers=[draft],
+        )
+        source.readers[source.readers.index(draft)] = offset
+        draft.inputs = (offset,)
+        self.drafts.insert(self.drafts.index(draft), offset)

@@ -1,0 +1,199 @@
+"""Plain evaluation of a masked plan in whole numbers: what the masked engine equals in every element of every value.
+
+After a CrypTenStep the two agree to about CrypTen's precision only (`MaskedLowering.is_exact` says so).
+
+Runs where both halves of a model may be seen: at the model owner (`model-owner check`), in benchmarks and in tests.
+Values are int64 arrays of the network's shapes, one image at a time.
+"""
+
+from collections.abc import Callable
+from typing import Any, assert_never
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812  (torch's own convention)
+from numpy.typing import NDArray
+
+from contract.errors import ModelFileError
+from secure_computation.engines.masked.plan.comparison_steps import (
+    ClipStep,
+    LabelStep,
+    MaxPoolStep,
+    ReluStep,
+    TruncateStep,
+)
+from secure_computation.engines.masked.plan.crypten_step import CRYPTEN_SCALE, CrypTenStep
+from secure_computation.engines.masked.plan.fixed_point import logits_of, quantise_image
+from secure_computation.engines.masked.plan.integer_weights import IntegerWeights
+from secure_computation.engines.masked.plan.masked_lowering import (
+    AddStep,
+    ConcatStep,
+    InputStep,
+    LinearStep,
+    MaskedLowering,
+    MultiplyStep,
+    OffsetStep,
+    PadStep,
+    ReshapeStep,
+    Step,
+    SumPoolStep,
+)
+from secure_computation.float_reference import activation
+from secure_computation.network import Convolution2d, Padding, Pair
+
+__all__ = ["Integers", "Observer", "evaluate", "label_of", "logits_of", "position_factors", "quantise_image"]
+
+Integers = NDArray[np.int64]
+Observer = Callable[[str, Integers], None]
+
+_EXACT_IN_FLOAT64 = float(1 << 53)
+
+
+def label_of(logits: NDArray[Any]) -> int:
+    """The index of the largest logit, the lowest of equals."""
+    return int(np.argmax(logits))
+
+
+def evaluate(
+    lowering: MaskedLowering,
+    weights: IntegerWeights,
+    image: Integers,
+    *,
+    observe: Observer | None = None,
+    audit: bool = True,
+) -> Integers:
+    """Logits as integers, int64 of shape (classes,), for an image as `quantise_image` gives it.
+
+    Where the plan gives a label: 1 for the class with the largest logit, 0 for the others.
+
+    `observe(name, value)` is called for every value in order. With `audit`, raises ModelFileError where a value leaves
+    the range in which the engine is exact, naming the step; without it, such a value passes unnoticed here, while the
+    engine would wrap it around.
+    """
+    values: dict[str, torch.Tensor] = {}
+    last_uses = lowering.last_uses()
+    with torch.inference_mode():
+        for index, step in enumerate(lowering.steps):
+            inputs = [values[name] for name in step.inputs]
+            if audit:
+                _audit(step, inputs)
+            value = torch.from_numpy(image) if isinstance(step, InputStep) else _apply(step, inputs, weights)
+            values[step.name] = value
+            if observe is not None:
+                observe(step.name, value.numpy())
+            for name in set(step.inputs):
+                if last_uses[name] == index and name != lowering.output:
+                    del values[name]
+        logits = values[lowering.output]
+        if audit:
+            _require(lowering.step(lowering.output), logits, lowering.step(lowering.output).value.ring_bits - 1)
+    return logits.numpy()
+
+
+def _apply(step: Step, inputs: list[torch.Tensor], weights: IntegerWeights) -> torch.Tensor:  # noqa: C901, PLR0911, PLR0912  (one case for each kind of step)
+    match step:
+        case LinearStep():
+            return _linear(step, inputs[0], weights)
+        case AddStep():
+            return step.factors[0] * inputs[0] + step.factors[1] * inputs[1]
+        case MultiplyStep():
+            return inputs[0] * inputs[1]
+        case ConcatStep():
+            return torch.cat([factor * value for factor, value in zip(step.factors, inputs, strict=True)])
+        case SumPoolStep():
+            return _window_sums(inputs[0], step) * torch.from_numpy(position_factors(step, tuple(inputs[0].shape)))
+        case PadStep():
+            return _pad(inputs[0], step.padding, step.constant)
+        case ReshapeStep():
+            return inputs[0].reshape(step.shape)
+        case OffsetStep():
+            return inputs[0] + step.offset
+        case ReluStep():
+            return (inputs[0] >> step.shift).clamp(min=0)
+        case TruncateStep():
+            return inputs[0] >> step.shift
+        case MaxPoolStep():
+            padded = _pad(inputs[0], step.padding, step.padding_constant)
+            return _windows(padded, step.kernel, step.stride).amax(dim=(-2, -1))
+        case ClipStep():
+            return inputs[0].clamp(max=step.limit)
+        case CrypTenStep():
+            return _smooth(step, inputs[0])
+        case LabelStep():
+            return (torch.arange(step.elements) == label_of(inputs[0].numpy())).to(torch.int64)
+        case InputStep():
+            raise AssertionError("the input is given, not computed")
+        case _:
+            assert_never(step)
+
+
+def _linear(step: LinearStep, value: torch.Tensor, weights: IntegerWeights) -> torch.Tensor:
+    """Exact: in float64, which is faster, where no sum can pass 2^53; else in int64."""
+    weight = torch.tensor(weights[step.weight_name], dtype=torch.float64)
+    bias = torch.tensor(weights[step.bias_name])
+    largest_sum = float(weight.abs().flatten(1).sum(dim=1).max()) * float(value.abs().max())
+    dtype = torch.float64 if largest_sum < _EXACT_IN_FLOAT64 else torch.int64
+    operation = step.operation
+    if not isinstance(operation, Convolution2d):
+        return (weight.to(dtype) @ value.to(dtype)).to(torch.int64) + bias
+    product = F.conv2d(
+        _pad(value, operation.padding, 0)[None].to(dtype),
+        weight.to(dtype),
+        stride=operation.stride,
+        dilation=operation.dilation,
+        groups=operation.groups,
+    )
+    return product[0].to(torch.int64) + bias[:, None, None]
+
+
+def _smooth(step: CrypTenStep, value: torch.Tensor) -> torch.Tensor:
+    """In floating point: CrypTen's own result has an error below 0.001 that differs from run to run."""
+    x = value.to(torch.float64) * step.multiplier / float(CRYPTEN_SCALE << step.divided_bits)
+    y = torch.softmax(x, dim=0) if step.function == "softmax" else activation(step.function, x)
+    return (y * step.value.scale).round().to(torch.int64)
+
+
+def position_factors(step: SumPoolStep, input_shape: tuple[int, ...]) -> Integers:
+    """What each window's sum is multiplied by, int64 of shape (output height, output width); mostly ones."""
+    ones = np.ones(step.shape[1:], dtype=np.int64)
+    if step.count_include_pad or not any(step.padding):
+        return ones
+    cells = _window_sums(torch.ones((1, *input_shape[1:]), dtype=torch.int64), step)[0].numpy()
+    return step.divisor // cells * ones
+
+
+def _window_sums(value: torch.Tensor, step: SumPoolStep) -> torch.Tensor:
+    return _windows(_pad(value, step.padding, 0), step.kernel, step.stride).sum(dim=(-2, -1))
+
+
+def _windows(value: torch.Tensor, kernel: Pair, stride: Pair) -> torch.Tensor:
+    """View of shape (channels, output height, output width, kernel height, kernel width)."""
+    return value.unfold(1, kernel[0], stride[0]).unfold(2, kernel[1], stride[1])
+
+
+def _pad(value: torch.Tensor, padding: Padding, constant: int) -> torch.Tensor:
+    top, left, bottom, right = padding
+    return F.pad(value, (left, right, top, bottom), value=constant)
+
+
+def _audit(step: Step, inputs: list[torch.Tensor]) -> None:
+    """Whether a comparison's input lies where the protocol is exact."""
+    match step:
+        case ReluStep():
+            _require(step, inputs[0] - (1 << step.shift), step.ring_bits - 1)
+            _require(step, inputs[0], step.ring_bits - 1)
+        case TruncateStep():
+            _require(step, inputs[0], step.ring_bits - (2 if step.widens else 1))
+        case MaxPoolStep() | ClipStep() | CrypTenStep() | LabelStep():
+            _require(step, inputs[0], step.ring_bits - 2)
+        case _:
+            pass
+
+
+def _require(step: Step, value: torch.Tensor, bits: int) -> None:
+    """-2^bits <= value < 2^bits."""
+    if int(value.max()) >= 1 << bits or int(value.min()) < -(1 << bits):
+        raise ModelFileError(
+            f"a value read by step '{step.name}' leaves the range of {bits} bits and sign: import the model "
+            "again with calibration images that are more like this one, or with more headroom"
+        )

@@ -1,0 +1,251 @@
+"""What one image costs under a masked plan: body bytes of every message, from the steps' shapes alone.
+
+Takes no memory that grows with the plan's values: a party counts before it trusts a plan. Where CrypTen computes, both
+parties send at once: that is one trip.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Final, assert_never
+
+from contract.model_card import Strict
+from secure_computation.crypten_bridge.dealing import ELEMENT_BYTES
+from secure_computation.engines.masked.plan.comparison_steps import (
+    ClipStep,
+    LabelStep,
+    MaxPoolStep,
+    ReluStep,
+    TruncateStep,
+)
+from secure_computation.engines.masked.plan.crypten_step import CrypTenStep
+from secure_computation.engines.masked.plan.masked_lowering import (
+    AddStep,
+    ConcatStep,
+    InputStep,
+    LinearStep,
+    MaskedLowering,
+    MultiplyStep,
+    OffsetStep,
+    PadStep,
+    ReshapeStep,
+    Step,
+    SumPoolStep,
+)
+from secure_computation.engines.masked.session.step_shapes import (
+    activation_shape,
+    heat_map_shape,
+    label_shape,
+    max_pool_levels,
+    part_size,
+    positive_part_shape,
+    relu_shape,
+    truncation_shape,
+)
+from secure_computation.engines.masked.session.weights import delta_layout, linear_steps
+from secure_computation.network import Shape
+from secure_computation.protocols import linear
+from secure_computation.protocols.label import LabelShape
+from secure_computation.protocols.product import ProductShape
+from secure_computation.protocols.relu import ReluShape
+from secure_computation.protocols.truncation import TruncationShape
+from secure_computation.ring import packed_bytes
+
+_MOST_DEALT_BYTES: Final = 480
+"""Dealt for one element of what CrypTen computes, where its function and its range ask for most."""
+_MOST_OPENED_BYTES: Final = 896
+"""Opened for one such element, in each direction."""
+_MOST_OPENINGS: Final = 24
+"""One-way trips of a function; of a softmax so many more for each doubling of its channels:"""
+_OPENINGS_A_DOUBLING: Final = 11
+
+
+class Cost(Strict):
+    """Bytes of message bodies, without frame headers, and one-way trips on the way from image to result."""
+
+    dealer_to_model_owner: int = 0
+    """Offline."""
+    data_owner_to_model_owner_offline: int = 0
+    data_owner_to_model_owner: int = 0
+    """Online."""
+    model_owner_to_data_owner: int = 0
+    """Online."""
+    trips: int = 0
+
+    def __add__(self, other: "Cost") -> "Cost":
+        """Cost of both."""
+        mine, others = self.model_dump(), other.model_dump()
+        return Cost(**{name: mine[name] + others[name] for name in mine})
+
+    def times(self, factor: int) -> "Cost":
+        """Cost of so many."""
+        return Cost(**{name: factor * amount for name, amount in self.model_dump().items()})
+
+    @property
+    def online_bytes(self) -> int:
+        """Both ways."""
+        return self.data_owner_to_model_owner + self.model_owner_to_data_owner
+
+    @property
+    def offline_bytes(self) -> int:
+        """Dealt corrections and prepared shares."""
+        return self.dealer_to_model_owner + self.data_owner_to_model_owner_offline
+
+
+def declared_costs(lowering: MaskedLowering) -> dict[str, Cost]:
+    """Cost of each step, by its name; opening the result is counted with the step that makes it.
+
+    A step that CrypTen computes is counted by a dry run of it, which loads CrypTen.
+    """
+    return _costs(lowering, _activation_cost)
+
+
+def total_cost(lowering: MaskedLowering) -> Cost:
+    """Cost of one image."""
+    return sum(declared_costs(lowering).values(), Cost())
+
+
+def most_it_costs(lowering: MaskedLowering) -> Cost:
+    """As `total_cost`, but without CrypTen: its steps count for the most that they may cost."""
+    return sum(_costs(lowering, _most_of_an_activation).values(), Cost())
+
+
+def largest_answer_bytes(lowering: MaskedLowering) -> int:
+    """The most that the data owner sends in reply to the openings of one layer, in bytes of bodies."""
+    shapes = {step.name: step.shape for step in lowering.steps}
+    return max(
+        (
+            layer.data_owner_to_model_owner
+            for step in lowering.steps
+            for layer in _layers(step, [shapes[name] for name in step.inputs])
+        ),
+        default=0,
+    )
+
+
+def masked_weight_bytes(lowering: MaskedLowering) -> int:
+    """Body bytes of the masked weights, model owner to data owner, once for each version of the weights."""
+    return sum(delta_layout(step).body_bytes for _, step in linear_steps(lowering))
+
+
+_CountActivation = Callable[[CrypTenStep], Cost]
+
+
+def _costs(lowering: MaskedLowering, count_activation: _CountActivation) -> dict[str, Cost]:
+    costs: dict[str, Cost] = {}
+    shapes: dict[str, Shape] = {}
+    for step in lowering.steps:
+        costs[step.name] = _step_cost(step, [shapes[name] for name in step.inputs], count_activation)
+        shapes[step.name] = step.shape
+    if not lowering.gives_label:
+        output = lowering.step(lowering.output)
+        opened = packed_bytes(output.shape, output.value.ring_bits)
+        if lowering.heat_map is not None:
+            opened += heat_map_shape(lowering.heat_map).opened.body_bytes
+        costs[output.name] += Cost(model_owner_to_data_owner=opened, trips=1)
+    return costs
+
+
+def _step_cost(step: Step, sources: list[Shape], count_activation: _CountActivation) -> Cost:
+    match step:
+        case InputStep():
+            return Cost(data_owner_to_model_owner=packed_bytes(step.shape, step.value.ring_bits), trips=1)
+        case LinearStep():
+            layout = linear.correction_layout(step.shape, bits=step.value.ring_bits)
+            return Cost(dealer_to_model_owner=layout.body_bytes)
+        case CrypTenStep():
+            return count_activation(step)
+        case LabelStep():
+            return _label_cost(label_shape(step))
+        case _:
+            return sum(_layers(step, sources), Cost())
+
+
+def _layers(step: Step, sources: list[Shape]) -> Iterator[Cost]:
+    """Cost of each layer of a step that P0 answers at once: a max pool has several, most steps have one or none."""
+    match step:
+        case ReluStep():
+            yield _in_parts(relu_shape(step))
+        case ClipStep():
+            yield _in_parts(positive_part_shape(step, step.elements))
+        case MaxPoolStep():
+            for count in max_pool_levels(step, sources[0]):
+                yield _in_parts(positive_part_shape(step, count))
+        case TruncateStep():
+            yield _comparison_cost(truncation_shape(step))
+        case MultiplyStep():
+            shape = ProductShape(left=sources[0], right=sources[1], ring_bits=step.value.ring_bits)
+            yield Cost(
+                dealer_to_model_owner=shape.corrections.body_bytes,
+                data_owner_to_model_owner=shape.from_p0.body_bytes,
+                model_owner_to_data_owner=shape.from_p1.body_bytes,
+                trips=2,
+            )
+        case InputStep() | LinearStep() | CrypTenStep() | LabelStep():
+            pass  # counted by `_step_cost`: no layer of comparisons
+        case AddStep() | ConcatStep() | SumPoolStep() | PadStep() | ReshapeStep() | OffsetStep():
+            pass  # each party by itself
+        case _ as never:
+            assert_never(never)
+
+
+def _in_parts(shape: ReluShape) -> Cost:
+    """All parts are opened before the first is answered: they wait for the network together."""
+    size = part_size(shape.count)
+    whole, rest = divmod(shape.count, size)
+    cost = _comparison_cost(replace(shape, count=size)).times(whole)
+    if rest:
+        cost += _comparison_cost(replace(shape, count=rest))
+    return cost.model_copy(update={"trips": 2})
+
+
+def _comparison_cost(shape: ReluShape | TruncationShape) -> Cost:
+    return Cost(
+        dealer_to_model_owner=shape.corrections.body_bytes,
+        data_owner_to_model_owner_offline=shape.prepared.body_bytes,
+        data_owner_to_model_owner=shape.from_p0.body_bytes,
+        model_owner_to_data_owner=shape.from_p1.body_bytes,
+        trips=2,
+    )
+
+
+def _activation_cost(step: CrypTenStep) -> Cost:
+    shape = activation_shape(step)
+    return _cost_beside_crypten(
+        step,
+        correction_bytes=shape.dealing.correction_elements * ELEMENT_BYTES,
+        opened_bytes=shape.dealing.opened_bytes,
+        openings=len(shape.dealing.openings),
+    )
+
+
+def _most_of_an_activation(step: CrypTenStep) -> Cost:
+    doublings = math.ceil(math.log2(step.shape[0])) if step.function == "softmax" else 0
+    return _cost_beside_crypten(
+        step,
+        correction_bytes=_MOST_DEALT_BYTES * step.elements,
+        opened_bytes=_MOST_OPENED_BYTES * step.elements,
+        openings=_MOST_OPENINGS + doublings * _OPENINGS_A_DOUBLING,
+    )
+
+
+def _cost_beside_crypten(step: CrypTenStep, *, correction_bytes: int, opened_bytes: int, openings: int) -> Cost:
+    widening = activation_shape(step).widening
+    return Cost(
+        dealer_to_model_owner=widening.correction_elements * ELEMENT_BYTES + correction_bytes,
+        data_owner_to_model_owner_offline=widening.prepared.body_bytes,
+        data_owner_to_model_owner=widening.from_p0.body_bytes + opened_bytes,
+        model_owner_to_data_owner=widening.from_p1.body_bytes + opened_bytes,
+        trips=2 + openings,
+    )
+
+
+def _label_cost(shape: LabelShape) -> Cost:
+    layers = [shape.layer(index).body_bytes for index in range(len(shape.widths))]
+    return Cost(
+        dealer_to_model_owner=shape.corrections.body_bytes + shape.triples.body_bytes,
+        data_owner_to_model_owner_offline=shape.prepared.body_bytes,
+        data_owner_to_model_owner=sum(layers),
+        model_owner_to_data_owner=shape.opening.body_bytes + sum(layers) + shape.label.body_bytes,
+        trips=2 * len(layers) + 1,
+    )

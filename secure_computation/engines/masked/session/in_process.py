@@ -1,0 +1,160 @@
+"""All three roles of one masked session in one process, over memory channels: for tests, checks and reading.
+
+It shows the whole protocol on one page and runs the same code as the parties do. It protects nothing: image and
+weights are in one process.
+"""
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from contract.identity import Role
+from secure_computation.channel.channel import Deadlines
+from secure_computation.channel.memory import memory_pair
+from secure_computation.channel.traffic import Traffic
+from secure_computation.engines.crypten.in_process import (
+    CRYPTO_PROVIDER,
+    DATA_OWNER,
+    MODEL_OWNER,
+    Recorders,
+    closed_on_failure,
+)
+from secure_computation.engines.interface import Answer, Label
+from secure_computation.engines.masked.plan.masked_lowering import MaskedLowering
+from secure_computation.engines.masked.session.sides import MaskedDataOwner, MaskedDealer, MaskedModelOwner
+from secure_computation.material import DealtSeeds, ItemName
+from secure_computation.protocols.draws import RingElements
+from secure_computation.wire import Phase
+
+
+@dataclass(frozen=True, kw_only=True)
+class InProcessResult:
+    """The answers as the data owner reads them, and the traffic of the channels, by phase."""
+
+    answers: tuple[Answer, ...]
+    """One for each image."""
+    online: Traffic
+    """Between P0 and P1, as P0 counted it: online and output."""
+    offline: Traffic
+    """Between P0 and P1, as P0 counted it."""
+    dealt: Traffic
+    """Between D and P1, as P1 counted it."""
+
+    @property
+    def answer(self) -> Answer:
+        """Of a session with one image."""
+        (answer,) = self.answers
+        return answer
+
+    @property
+    def logits(self) -> NDArray[np.float64]:
+        """The answer of a plan that gives logits. Raises TypeError for a label."""
+        if isinstance(self.answer, Label):
+            raise TypeError("this plan gives a label and no logits")
+        return self.answer
+
+
+class MemoryStore:
+    """Keeps masked weights for as long as the process runs."""
+
+    def __init__(self) -> None:
+        """Start empty."""
+        self._kept: dict[str, tuple[str, dict[str, RingElements]]] = {}
+
+    def newest(self, model_owner: str, lowering: MaskedLowering) -> str | None:
+        """See DeltaStore."""
+        del lowering
+        kept = self._kept.get(model_owner)
+        return kept[0] if kept else None
+
+    def load(self, model_owner: str, version: str, lowering: MaskedLowering) -> dict[str, RingElements] | None:
+        """See DeltaStore."""
+        del lowering
+        kept = self._kept.get(model_owner)
+        return kept[1] if kept and kept[0] == version else None
+
+    def save(
+        self, model_owner: str, version: str, lowering: MaskedLowering, deltas: Mapping[str, RingElements]
+    ) -> None:
+        """See DeltaStore."""
+        del lowering
+        self._kept[model_owner] = (version, dict(deltas))
+
+
+@dataclass(frozen=True, kw_only=True)
+class InProcessParties:
+    """The three sides of one plan."""
+
+    dealer: MaskedDealer
+    data_owner: MaskedDataOwner
+    model_owner: MaskedModelOwner
+
+
+def run_in_process(
+    parties: InProcessParties,
+    image: NDArray[np.float32],
+    *,
+    item: ItemName,
+    deadlines: Deadlines | None = None,
+    recorders: Recorders | None = None,
+) -> InProcessResult:
+    """Play D, P0 and P1, each in a thread, on one image with a fresh item."""
+    return run_batch_in_process(parties, [image], items=[item], deadlines=deadlines, recorders=recorders)
+
+
+def run_batch_in_process(
+    parties: InProcessParties,
+    images: Sequence[NDArray[np.float32]],
+    *,
+    items: Sequence[ItemName],
+    deadlines: Deadlines | None = None,
+    recorders: Recorders | None = None,
+) -> InProcessResult:
+    """Play D, P0 and P1, each in a thread, on images with a fresh item each, in one session."""
+    see = recorders or Recorders()
+    p0_to_p1, p1_to_p0 = memory_pair(
+        DATA_OWNER,
+        MODEL_OWNER,
+        deadlines,
+        left_recorder=see.data_owner_from_model_owner,
+        right_recorder=see.model_owner_from_data_owner,
+    )
+    p0_to_d, d_to_p0 = memory_pair(DATA_OWNER, CRYPTO_PROVIDER, deadlines, left_recorder=see.data_owner_from_dealer)
+    p1_to_d, d_to_p1 = memory_pair(MODEL_OWNER, CRYPTO_PROVIDER, deadlines, left_recorder=see.model_owner_from_dealer)
+    seeds = {item: DealtSeeds.fresh() for item in items}
+
+    def dealer() -> None:
+        with closed_on_failure(d_to_p0, d_to_p1):
+            for channel, role in ((d_to_p0, Role.DATA_OWNER), (d_to_p1, Role.MODEL_OWNER)):
+                for item in items:
+                    parties.dealer.deal(channel, to=role, item=item, seeds=seeds[item])
+
+    def data_owner() -> tuple[Answer, ...]:
+        with closed_on_failure(p0_to_p1, p0_to_d):
+            p0_to_p1.set_phase(Phase.OFFLINE)
+            prepared = [
+                parties.data_owner.prepare(item=item, dealer=p0_to_d, model_owner=p0_to_p1, patience_seconds=60.0)
+                for item in items
+            ]
+            return parties.data_owner.run(
+                images, prepared, model_owner=p0_to_p1, on_layer=lambda _index, _total, _name: None
+            )
+
+    def model_owner() -> None:
+        with closed_on_failure(p1_to_p0, p1_to_d):
+            p1_to_p0.set_phase(Phase.OFFLINE)
+            prepared = [parties.model_owner.prepare(item=item, dealer=p1_to_d, data_owner=p1_to_p0) for item in items]
+            parties.model_owner.run(prepared, data_owner=p1_to_p0)
+
+    with ThreadPoolExecutor(max_workers=3, thread_name_prefix="in-process") as pool:
+        others: list[Future[None]] = [pool.submit(dealer), pool.submit(model_owner)]
+        answers = pool.submit(data_owner).result()
+        for future in others:
+            future.result()
+    online = p0_to_p1.traffic(Phase.ONLINE) + p0_to_p1.traffic(Phase.OUTPUT)
+    return InProcessResult(
+        answers=answers, online=online, offline=p0_to_p1.traffic(Phase.OFFLINE), dealt=p1_to_d.traffic()
+    )

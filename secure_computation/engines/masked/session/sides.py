@@ -1,0 +1,406 @@
+"""The masked engine's sides of a session: the walk's roles, on channels.
+
+D                          P0, data owner                         P1, model owner
+------------------------   ------------------------------------   ---------------------------------------------
+offline
+                                                           <--    name of the weights' version
+model seed, s1                                             -->
+s0                  -->
+                           name of the Delta it keeps      -->
+                                                           <--    name of the version; Delta, if P0 lacks it
+corrections, by move                                       -->
+                           hidden shares, by move          -->
+online
+                           masked image                    -->
+                           for each comparison or product: <--    opening
+                                                           -->    (answer)
+                           where CrypTen computes: its     <->    openings, before the answer
+output
+                                                           <--    its share of the logits, cut to their ring
+
+Online, a session may evaluate several images, each with an item of its own. Both sides take the images through the
+same comparison one after the other before they go on to the next (see `turns`), so n images take the trips of one.
+
+Where the plan gives a label, its comparison is the last opening, `protocols.label` says what follows, and P1 sends its
+share of the label in place of that of the logits. Where it has a heat map, P1 sends its share of that as well.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Final, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from contract.errors import PeerViolation
+from contract.identity import Role
+from secure_computation.channel.channel import Channel
+from secure_computation.engines.interface import Answer, OnHeatMap, OnLayer
+from secure_computation.engines.masked.plan.comparison_steps import TruncateStep
+from secure_computation.engines.masked.plan.fixed_point import logits_of, quantise_image
+from secure_computation.engines.masked.plan.integer_weights import IntegerWeights
+from secure_computation.engines.masked.plan.masked_lowering import InputStep, LinearStep, MaskedLowering, Step
+from secure_computation.engines.masked.session.activation import ActivationAsP0, ActivationAsP1
+from secure_computation.engines.masked.session.bundles import receive_bundle, send_bundle
+from secure_computation.engines.masked.session.labels import labels_as_p0, labels_as_p1
+from secure_computation.engines.masked.session.roles import (
+    DataOwnerOffline,
+    DealerPass,
+    Meanwhile,
+    ModelOwnerItem,
+    ModelOwnerOffline,
+    ModelOwnerOnline,
+    OpenedShape,
+    PreparedDataOwner,
+    PreparedMaps,
+    input_layout,
+    mask_image,
+    output_layout,
+)
+from secure_computation.engines.masked.session.step_shapes import heat_map_shape
+from secure_computation.engines.masked.session.turns import Pause, in_turns
+from secure_computation.engines.masked.session.walk import Move
+from secure_computation.engines.masked.session.weights import (
+    derive_model_seed,
+    prepare_deltas,
+    prepare_masks,
+    prepare_own,
+    receive_deltas,
+    send_deltas,
+)
+from secure_computation.material import DealtSeeds, ItemName
+from secure_computation.protocols.bundle import Bundle, BundleLayout
+from secure_computation.protocols.draws import RingElements
+from secure_computation.protocols.heat_map import open_heat_map, share_heat_map
+from secure_computation.protocols.label import LabelAsP0
+from secure_computation.protocols.product import ProductAsP0
+from secure_computation.protocols.relu import ReluAsP0
+from secure_computation.protocols.truncation import TruncationAsP0
+from secure_computation.randomness import Seed
+from secure_computation.ring import reduce_to_ring, signed
+from secure_computation.wire import Phase
+
+VERSION_NAME: Final = re.compile(r"[0-9a-f]{32}")
+"""Name of one version of a model owner's weights, drawn at random at import. Public."""
+
+
+def _version_name(fields: Mapping[str, object], channel: Channel) -> str:
+    name = fields.get("weights")
+    if not isinstance(name, str) or not VERSION_NAME.fullmatch(name):
+        raise PeerViolation(f"{channel.peer} did not name its weights; update it to the same version")
+    return name
+
+
+# D, the dealer
+
+
+class MaskedDealer:
+    """D's side of one plan."""
+
+    def __init__(self, lowering: MaskedLowering, *, key: Seed) -> None:
+        """Deal for `lowering`; `key` is the dealer's own, from which the seeds of weight masks come."""
+        self._lowering = lowering
+        self._key = key
+        self._masks: tuple[tuple[str, str], PreparedMaps] | None = None
+
+    def deal(self, channel: Channel, *, to: Role, item: ItemName, seeds: DealtSeeds) -> None:
+        """See DealerSide."""
+        if to is Role.DATA_OWNER:
+            channel.send_seed(seeds.data_owner.reveal_to_channel(), step="seed")
+            return
+        version = _version_name(channel.receive_hello(step="weights version"), channel)
+        organisation = channel.peer.organisation
+        model_seed = derive_model_seed(
+            self._key, model_owner=organisation, version_name=version, lowering=self._lowering
+        )
+        channel.send_seed(model_seed.reveal_to_channel(), step="model seed")
+        channel.send_seed(seeds.model_owner.reveal_to_channel(), step="seed")
+
+        def send(move: Move, layout: BundleLayout, bundle: Bundle) -> None:
+            send_bundle(channel, layout, bundle, step=f"correction, {move}")
+
+        masks = self._prepared((organisation, version), model_seed)
+        DealerPass(self._lowering, masks, p0=seeds.data_owner, p1=seeds.model_owner, item=item, send=send).run()
+
+    def _prepared(self, version: tuple[str, str], model_seed: Seed) -> PreparedMaps:
+        """A, laid out; kept for the version served last, since laying out takes longer than dealing."""
+        kept = self._masks
+        if kept is None or kept[0] != version:
+            kept = (version, prepare_masks(self._lowering, model_seed))
+            self._masks = kept
+        return kept[1]
+
+
+# P0, the data owner
+
+
+class DeltaStore(Protocol):
+    """Where the data owner keeps masked weights. What it keeps is uniform without the dealer's seed."""
+
+    def load(self, model_owner: str, version: str, lowering: MaskedLowering) -> dict[str, RingElements] | None:
+        """Delta of each linear step, or None."""
+        ...
+
+    def save(
+        self, model_owner: str, version: str, lowering: MaskedLowering, deltas: Mapping[str, RingElements]
+    ) -> None:
+        """Keep Delta."""
+        ...
+
+    def newest(self, model_owner: str, lowering: MaskedLowering) -> str | None:
+        """Name of the version that is kept for a model owner and plan, if any."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataOwnerItem:
+    """P0's material of one item."""
+
+    prepared: PreparedDataOwner = field(repr=False)
+    seed: Seed
+    """As dealt: all of `prepared` but the output share follows from it (see `stock`)."""
+    weights_version: str
+    """Which masked weights it was prepared with."""
+
+
+class MaskedDataOwner:
+    """P0's side of one plan."""
+
+    def __init__(self, lowering: MaskedLowering, *, store: DeltaStore) -> None:
+        """Evaluate `lowering`, keeping masked weights in `store`."""
+        self._lowering = lowering
+        self._store = store
+        self._deltas: tuple[tuple[str, str], PreparedMaps] | None = None
+
+    def prepare(
+        self, *, item: ItemName, dealer: Channel, model_owner: Channel, patience_seconds: float
+    ) -> DataOwnerItem:
+        """See DataOwnerSide."""
+        seed = Seed(dealer.receive_seed(step="seed"))
+        version, deltas = self._fetch_deltas(model_owner, patience_seconds)
+
+        def send(move: Move, layout: BundleLayout, bundle: Bundle) -> None:
+            send_bundle(model_owner, layout, bundle, step=f"hidden share, {move}")
+
+        prepared = DataOwnerOffline(self._lowering, deltas, seed=seed, item=item, send=send).prepare()
+        return DataOwnerItem(prepared=prepared, seed=seed, weights_version=version)
+
+    def _fetch_deltas(self, channel: Channel, patience_seconds: float) -> tuple[str, PreparedMaps]:
+        owner = channel.peer.organisation
+        # What is laid out in memory is not read from the store again for each image.
+        known_owner, known_version = self._deltas[0] if self._deltas else (None, None)
+        kept = known_version if known_owner == owner else self._store.newest(owner, self._lowering)
+        channel.send_hello({"weights": kept}, step="masked weights kept")
+        # The model owner may still collect the item before this one from the dealer.
+        hello = channel.receive_hello(step="masked weights", wait_seconds=patience_seconds)
+        version = _version_name(hello, channel)
+        if version != kept:
+            received = receive_deltas(
+                self._lowering,
+                lambda step, layout: receive_bundle(channel, layout, step=f"masked weights, {step.name}"),
+            )
+            self._store.save(owner, version, self._lowering, received)
+        if self._deltas is None or self._deltas[0] != (owner, version):
+            loaded = self._store.load(owner, version, self._lowering)
+            if loaded is None:
+                raise PeerViolation(f"the masked weights of {channel.peer} were not kept; start a new session")
+            self._deltas = ((owner, version), prepare_deltas(self._lowering, loaded))
+        return version, self._deltas[1]
+
+    def draw_ahead(self, prepared: DataOwnerItem) -> None:
+        """See DataOwnerSide. Takes about 75 bytes of memory a comparison until its layer is answered."""
+        for layer in prepared.prepared.layers:
+            for _, part in layer:
+                if isinstance(part, ReluAsP0 | TruncationAsP0):
+                    part.expand()
+
+    def run(
+        self,
+        images: Sequence[NDArray[np.float32]],
+        prepared: Sequence[DataOwnerItem],
+        *,
+        model_owner: Channel,
+        on_layer: OnLayer,
+        on_heat_map: OnHeatMap | None = None,
+    ) -> tuple[Answer, ...]:
+        """See DataOwnerSide."""
+        channel, items = model_owner, [item.prepared for item in prepared]
+        channel.set_phase(Phase.ONLINE)
+        step = _input_step(self._lowering)
+        integers = [quantise_image(self._lowering, image) for image in images]
+        masked = [mask_image(step, image, item) for image, item in zip(integers, items, strict=True)]
+        for bundle in masked:
+            send_bundle(channel, input_layout(step), bundle, step="masked image")
+        total = len(items[0].layers)
+        for index, layers in enumerate(zip(*(item.layers for item in items), strict=True)):
+            moves = [one for layer in layers for one in layer]  # image by image, as P1 opens them
+            on_layer(index, total, moves[0][0].step)
+            labels = [part for _, part in moves if isinstance(part, LabelAsP0)]
+            if labels:
+                return labels_as_p0(channel, moves[0][0], labels)
+            for move, part in moves:
+                if not isinstance(part, LabelAsP0):
+                    _answer(channel, move, part)
+        channel.set_phase(Phase.OUTPUT)
+        return tuple(self._open(item, channel, on_heat_map) for item in items)
+
+    def _open(self, mine: PreparedDataOwner, channel: Channel, on_heat_map: OnHeatMap | None) -> NDArray[np.float64]:
+        # reveal: the data owner, and nobody else, learns the logits. That is the purpose of the computation.
+        other = receive_bundle(channel, output_layout(self._lowering), step="output share").rings[0]
+        total_share = reduce_to_ring(other.values + mine.output_share.reshape(-1), other.bits)
+        if self._lowering.heat_map is not None:
+            heat_map = self._open_heat_map(self._lowering.heat_map, mine, channel)
+            if on_heat_map is not None:
+                on_heat_map(heat_map)
+        return logits_of(self._lowering, signed(total_share).astype(np.int64))
+
+    def _open_heat_map(self, step: TruncateStep, mine: PreparedDataOwner, channel: Channel) -> NDArray[np.float64]:
+        shape = heat_map_shape(step)
+        other = receive_bundle(channel, shape.opened, step="heat map share")
+        ((_, truncation),) = mine.layers[-1]
+        # reveal: the data owner, and nobody else, learns the truncated map, because the model's owner allows it.
+        return open_heat_map(shape, other, truncation.output_mask) / step.value.scale
+
+
+def _answer(channel: Channel, move: Move, part: ReluAsP0 | TruncationAsP0 | ProductAsP0 | ActivationAsP0) -> None:
+    """Receive P1's opening of one move of one image, and answer it."""
+    opening = receive_bundle(channel, part.shape.from_p1, step=f"opening, {move}")
+    if isinstance(part, ActivationAsP0):
+        answer = part.answer(opening, channel, step_name=f"CrypTen, {move}")
+    else:
+        answer = part.answer(opening)
+    send_bundle(channel, part.shape.from_p0, answer, step=f"answer, {move}")
+    if not isinstance(part, ActivationAsP0):
+        part.release()
+
+
+# P1, the model owner
+
+
+class MaskedModelOwner:
+    """P1's side of one plan."""
+
+    def __init__(self, lowering: MaskedLowering, weights: IntegerWeights, *, version: str) -> None:
+        """Evaluate `lowering` with private integer weights; `version` names them."""
+        self._lowering = lowering
+        self._weights = weights
+        self._version = version
+        self._maps = prepare_own(lowering, weights)
+        self._biases = {step.name: _bias(step, weights) for step in lowering.steps if isinstance(step, LinearStep)}
+
+    def prepare(self, *, item: ItemName, dealer: Channel, data_owner: Channel) -> "PreparedModelOwner":
+        """See ModelOwnerSide."""
+        dealer.send_hello({"weights": self._version}, step="weights version")
+        model_seed = Seed(dealer.receive_seed(step="model seed"))
+        seed = Seed(dealer.receive_seed(step="seed"))
+        self._serve_deltas(data_owner, model_seed)
+
+        def from_dealer(move: Move, layout: BundleLayout) -> Bundle:
+            return receive_bundle(dealer, layout, step=f"correction, {move}")
+
+        def from_data_owner(move: Move, layout: BundleLayout) -> Bundle:
+            return receive_bundle(data_owner, layout, step=f"hidden share, {move}")
+
+        collected = ModelOwnerOffline(self._lowering, from_dealer=from_dealer, from_data_owner=from_data_owner)
+        return PreparedModelOwner(item=item, seed=seed, material=collected.collect())
+
+    def _serve_deltas(self, channel: Channel, model_seed: Seed) -> None:
+        kept = channel.receive_hello(step="masked weights kept").get("weights")
+        channel.send_hello({"weights": self._version}, step="masked weights")
+        if kept == self._version:
+            return
+
+        def send(step: LinearStep, layout: BundleLayout, bundle: Bundle) -> None:
+            send_bundle(channel, layout, bundle, step=f"masked weights, {step.name}")
+
+        send_deltas(self._lowering, self._weights, model_seed, send)
+
+    def run(self, prepared: Sequence["PreparedModelOwner"], *, data_owner: Channel) -> None:
+        """See ModelOwnerSide."""
+        channel = data_owner
+        channel.set_phase(Phase.ONLINE)
+        layout = input_layout(_input_step(self._lowering))
+        images = [receive_bundle(channel, layout, step="masked image") for _ in prepared]
+        walked = in_turns(
+            [partial(self._walk, item, image, channel) for item, image in zip(prepared, images, strict=True)]
+        )
+        labels = [(*walk.label_to_open, share) for walk, share in walked if walk.label_to_open is not None]
+        if labels:
+            labels_as_p1(channel, labels)
+            return
+        channel.set_phase(Phase.OUTPUT)
+        for walk, share in walked:
+            self._give_output(channel, share, walk.heat_map)
+
+    def _walk(
+        self, item: "PreparedModelOwner", image: Bundle, channel: Channel, pause: Pause
+    ) -> tuple[ModelOwnerOnline, RingElements]:
+        """Evaluate on one masked image; other images have their turn while this one's answer is on its way."""
+
+        def exchange(openings: Iterable[tuple[Move, OpenedShape, Bundle]], meanwhile: Meanwhile) -> Iterator[Bundle]:
+            sent = []
+            for move, shape, opening in openings:
+                send_bundle(channel, shape.from_p1, opening, step=f"opening, {move}")
+                sent.append((move, shape))
+            meanwhile()
+            pause()
+            for move, shape in sent:
+                yield receive_bundle(channel, shape.from_p0, step=f"answer, {move}")
+
+        def activate(move: Move, part: ActivationAsP1, half: RingElements) -> RingElements:
+            pause()  # CrypTen's own messages go to and fro: first, every image has its last answer
+            send_bundle(channel, part.shape.from_p1, part.open(half), step=f"opening, {move}")
+            part.compute(channel, step_name=f"CrypTen, {move}")
+            result = part.finish(receive_bundle(channel, part.shape.from_p0, step=f"answer, {move}"))
+            pause()
+            return result
+
+        walk = ModelOwnerOnline(
+            self._lowering,
+            self._maps,
+            self._biases,
+            item.material,
+            seed=item.seed,
+            name=item.item,
+            image=image,
+            exchange=exchange,
+            activate=activate,
+            on_step=_ignore,
+        )
+        return walk, walk.run()
+
+    def _give_output(self, channel: Channel, share: RingElements, heat_map: RingElements | None) -> None:
+        layout = output_layout(self._lowering)
+        # reveal: to the data owner only, and cut to its ring: an uncut share would tell row sums of the weights.
+        cut = reduce_to_ring(share.reshape(-1), layout.ring_bits[0])
+        send_bundle(channel, layout, Bundle(rings=(cut,)), step="output share")
+        if heat_map is not None and self._lowering.heat_map is not None:
+            shape = heat_map_shape(self._lowering.heat_map)
+            # reveal: to the data owner only, cut to its ring, after truncation.
+            send_bundle(channel, shape.opened, share_heat_map(shape, heat_map), step="heat map share")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreparedModelOwner:
+    """P1's material of one item."""
+
+    item: ItemName
+    seed: Seed
+    material: ModelOwnerItem = field(repr=False)
+
+
+def _input_step(lowering: MaskedLowering) -> InputStep:
+    step = lowering.steps[0]
+    assert isinstance(step, InputStep)  # checked when the plan was built
+    return step
+
+
+def _bias(step: LinearStep, weights: IntegerWeights) -> RingElements:
+    bias: RingElements = weights[step.bias_name].astype(np.uint32)
+    return bias.reshape(-1, *([1] * (len(step.shape) - 1)))
+
+
+def _ignore(step: Step) -> None:
+    del step

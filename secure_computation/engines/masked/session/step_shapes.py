@@ -1,0 +1,123 @@
+"""The protocol that each step of a masked plan runs, with its parameters: how many elements, in which rings. Public."""
+
+import math
+from collections.abc import Iterator
+from typing import Final
+
+from secure_computation.engines.masked.lowering.drafts import image_size
+from secure_computation.engines.masked.plan.comparison_steps import (
+    ClipStep,
+    LabelStep,
+    MaxPoolStep,
+    ReluStep,
+    TruncateStep,
+)
+from secure_computation.engines.masked.plan.crypten_step import CrypTenStep
+from secure_computation.engines.masked.session.activation import ActivationShape
+from secure_computation.network import Shape
+from secure_computation.protocols.comparison import Chain
+from secure_computation.protocols.heat_map import HeatMapShape
+from secure_computation.protocols.label import LabelShape
+from secure_computation.protocols.relu import ReluShape
+from secure_computation.protocols.truncation import TruncationShape
+from secure_computation.protocols.widening import WideningShape
+
+PART_ELEMENTS: Final = 1 << 16
+"""A larger layer of comparisons crosses in parts, each a move with messages of its own: P0 answers one while P1 opens
+the next. All parts are opened before the first answer is needed, so the layer waits for the network once.
+"""
+_ALIGNED: Final = 64
+"""Packed bits and rings of a part then end where a byte ends."""
+
+
+def parts_of(count: int) -> tuple[slice, ...]:
+    """A layer of `count` elements in parts of about `PART_ELEMENTS`, all but the last of one size. Public."""
+    size = part_size(count)
+    return tuple(slice(start, min(count, start + size)) for start in range(0, count, size))
+
+
+def part_size(count: int) -> int:
+    """Elements of each part of a layer of `count` elements but the last, which may have fewer."""
+    parts = max(1, round(count / PART_ELEMENTS))
+    return -(-count // (parts * _ALIGNED)) * _ALIGNED
+
+
+def relu_shape(step: ReluStep) -> ReluShape:
+    """A ReLU with its truncation."""
+    return ReluShape(
+        count=step.elements,
+        ring_bits=step.ring_bits,
+        truncated_bits=step.shift,
+        output_bits=step.value.ring_bits,
+        high=Chain(step.high_chunks),
+        low=_chain(step.low_chunks),
+    )
+
+
+def positive_part_shape(step: MaxPoolStep | ClipStep, count: int) -> ReluShape:
+    """ReLU without truncation of `count` differences, of which a max pool or a clip is made."""
+    return ReluShape(
+        count=count,
+        ring_bits=step.ring_bits,
+        truncated_bits=0,
+        output_bits=step.value.ring_bits,
+        high=Chain(step.high_chunks),
+        low=None,
+    )
+
+
+def max_pool_levels(step: MaxPoolStep, source: Shape) -> Iterator[int]:
+    """Comparisons of each level of a max pool's two trees: along the height of its windows, then along the width."""
+    channels, _, width = source
+    padded_width = width + step.padding[1] + step.padding[3]
+    rows, columns = image_size(step.shape)
+    for kernel, elements in zip(step.kernel, (channels * rows * padded_width, channels * rows * columns), strict=True):
+        cells = kernel
+        while cells > 1:
+            yield cells // 2 * elements
+            cells -= cells // 2
+
+
+def truncation_shape(step: TruncateStep) -> TruncationShape:
+    """A truncation by itself."""
+    return TruncationShape(
+        count=step.elements,
+        ring_bits=step.ring_bits,
+        truncated_bits=step.shift,
+        output_bits=step.value.ring_bits,
+        low=_chain(step.low_chunks),
+    )
+
+
+def label_shape(step: LabelStep) -> LabelShape:
+    """The label that a plan opens in place of logits."""
+    return LabelShape(classes=step.elements, ring_bits=step.ring_bits, chain=Chain(step.high_chunks))
+
+
+def heat_map_shape(step: TruncateStep) -> HeatMapShape:
+    """The protocol's parameters, from the step that a plan opens as a heat map."""
+    height, width = image_size(step.shape)
+    return HeatMapShape(
+        classes=step.shape[0],
+        height=height,
+        width=width,
+        ring_bits=step.ring_bits,
+        truncated_bits=step.shift,
+        output_bits=step.value.ring_bits,
+        low=_chain(step.low_chunks),
+    )
+
+
+def activation_shape(step: CrypTenStep) -> ActivationShape:
+    """The public parameters of a step that CrypTen computes."""
+    return ActivationShape(
+        function=step.function,
+        widening=WideningShape(count=step.elements, ring_bits=step.ring_bits, output_bits=step.value.ring_bits),
+        multiplier=step.multiplier,
+        divided_bits=step.divided_bits,
+        image=(step.shape[0], math.prod(step.shape[1:])) if step.function == "softmax" else None,
+    )
+
+
+def _chain(chunks: tuple[int, ...]) -> Chain | None:
+    return Chain(chunks) if chunks else None

@@ -1,0 +1,131 @@
+"""What each party keeps on disk of a prepared item, and how the item is made again from it.
+
+    P0  its seed, its output share        everything else is drawn from the seed again
+    P1  its seed, and all that D and P0   for each move in the order of the walk: corrections, hidden share
+        sent it in the offline phase
+
+Both are lists of bodies whose lengths follow from the plan, so that a file of another length is refused unread. Where
+they are kept, and that they are used once, is `secure_computation.stock_folder`'s concern.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from contract.errors import Refused
+from secure_computation.engines.masked.plan.masked_lowering import LinearStep, MaskedLowering
+from secure_computation.engines.masked.session.roles import (
+    DataOwnerOffline,
+    ModelOwnerItem,
+    ModelOwnerOffline,
+    output_layout,
+)
+from secure_computation.engines.masked.session.sides import DataOwnerItem, PreparedModelOwner
+from secure_computation.engines.masked.session.walk import Move
+from secure_computation.material import ItemName
+from secure_computation.plan import Plan
+from secure_computation.protocols.bundle import Bundle, BundleLayout
+from secure_computation.protocols.draws import RingElements
+from secure_computation.randomness import SEED_BYTES, Seed
+from secure_computation.ring import reduce_to_ring
+from secure_computation.stock_folder import Body
+
+_SOURCE = "the stocked file"
+_STEP = "stocked material"
+
+
+def stockable(plan: Plan) -> MaskedLowering:
+    """The lowering whose material can be stocked. Raises Refused for a plan without one."""
+    if plan.engines.masked is None:
+        raise Refused("this model cannot be evaluated by the masked engine, so no material can be prepared for it")
+    return plan.engines.masked
+
+
+# P0, the data owner
+
+
+def data_owner_sizes(lowering: MaskedLowering) -> tuple[int, ...]:
+    """Lengths in bytes of what P0 keeps."""
+    return (SEED_BYTES, output_layout(lowering).body_bytes)
+
+
+def data_owner_bodies(lowering: MaskedLowering, item: DataOwnerItem) -> Iterator[Body]:
+    """What P0 keeps of an unused item."""
+    yield _seed_body(item.seed)
+    layout = output_layout(lowering)
+    share = reduce_to_ring(item.prepared.output_share.reshape(-1), layout.ring_bits[0])
+    yield layout.pack(Bundle(rings=(share,)))
+
+
+def restore_data_owner(
+    lowering: MaskedLowering, bodies: Sequence[Body], *, item: ItemName, weights_version: str
+) -> DataOwnerItem:
+    """P0's item from what it kept. Raises PeerViolation for bodies that do not fit the plan."""
+    seed = Seed(bodies[0].tobytes())
+    share = output_layout(lowering).unpack(bodies[1], peer=_SOURCE, step=_STEP).rings[0].values
+    prepared = _DrawnAgain(lowering, {}, seed=seed, item=item, send=_send_nothing).prepare()
+    output_share = share.reshape(prepared.output_share.shape)
+    return DataOwnerItem(
+        prepared=replace(prepared, output_share=output_share), seed=seed, weights_version=weights_version
+    )
+
+
+class _DrawnAgain(DataOwnerOffline):
+    """P0's walk without its linear maps: what it needs online does not depend on them, but for the output share."""
+
+    def linear(self, step: LinearStep, half: RingElements, move: Move) -> RingElements:
+        del half, move
+        return np.broadcast_to(np.uint32(0), step.shape)
+
+
+def _send_nothing(move: Move, layout: BundleLayout, bundle: Bundle) -> None:
+    """All of it was sent when the item was made."""
+    del move, layout, bundle
+
+
+# P1, the model owner
+
+
+def model_owner_sizes(lowering: MaskedLowering) -> tuple[int, ...]:
+    """Lengths in bytes of what P1 keeps."""
+    return (SEED_BYTES, *(layout.body_bytes for _, layout, _ in _messages(lowering)))
+
+
+def model_owner_bodies(lowering: MaskedLowering, prepared: PreparedModelOwner) -> Iterator[Body]:
+    """What P1 keeps of an unused item, one message at a time."""
+    yield _seed_body(prepared.seed)
+    for move, layout, from_dealer in _messages(lowering):
+        bundles = prepared.material.corrections if from_dealer else prepared.material.prepared
+        yield layout.pack(bundles[move])
+
+
+def restore_model_owner(lowering: MaskedLowering, bodies: Sequence[Body], *, item: ItemName) -> PreparedModelOwner:
+    """P1's item from what it kept. Raises PeerViolation for bodies that do not fit the plan."""
+    corrections: dict[Move, Bundle] = {}
+    hidden: dict[Move, Bundle] = {}
+    for (move, layout, from_dealer), body in zip(_messages(lowering), bodies[1:], strict=True):
+        bundle = layout.unpack(body, peer=_SOURCE, step=_STEP)
+        (corrections if from_dealer else hidden)[move] = bundle
+    material = ModelOwnerItem(corrections=corrections, prepared=hidden)
+    return PreparedModelOwner(item=item, seed=Seed(bodies[0].tobytes()), material=material)
+
+
+def _messages(lowering: MaskedLowering) -> list[tuple[Move, BundleLayout, bool]]:
+    """What P1 receives offline, in the order of the walk; the last says whether the dealer sends it."""
+    found: list[tuple[Move, BundleLayout, bool]] = []
+
+    def note(move: Move, layout: BundleLayout, *, from_dealer: bool) -> Bundle:
+        found.append((move, layout, from_dealer))
+        return Bundle()
+
+    ModelOwnerOffline(
+        lowering,
+        from_dealer=lambda move, layout: note(move, layout, from_dealer=True),
+        from_data_owner=lambda move, layout: note(move, layout, from_dealer=False),
+    ).collect()
+    return found
+
+
+def _seed_body(seed: Seed) -> Body:
+    return np.frombuffer(seed.reveal_to_stock(), np.uint8)

@@ -1,0 +1,100 @@
+"""The model owner's weights under their mask: what stays there, what the dealer knows, what the data owner keeps.
+
+    D   A                   from the model seed
+    P1  W, and A            from the model seed
+    P0  Delta = W - A       sent once for each version of the weights, kept on disk: uniform without A
+
+A model seed belongs to one version of one model's weights. D derives it from a key of its own and the version's name,
+so it keeps no list; a new import has a new name, so two versions of weights never share a mask.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+
+import numpy as np
+
+from secure_computation.engines.masked.plan.integer_weights import IntegerWeights
+from secure_computation.engines.masked.plan.masked_lowering import LinearStep, MaskedLowering
+from secure_computation.kernels.linear import PreparedWeights, prepare_weights
+from secure_computation.protocols.bundle import Bundle, BundleLayout
+from secure_computation.protocols.draws import Draws, RingElements
+from secure_computation.protocols.linear import draw_weight_mask, mask_weights
+from secure_computation.randomness import Seed
+from secure_computation.ring import reduce_to_ring
+
+_ITEM = "weights"
+
+
+def linear_steps(lowering: MaskedLowering) -> Iterator[tuple[int, LinearStep]]:
+    """Every linear step with its number among them."""
+    steps = (step for step in lowering.steps if isinstance(step, LinearStep))
+    return enumerate(steps)
+
+
+def derive_model_seed(dealer_key: Seed, *, model_owner: str, version_name: str, lowering: MaskedLowering) -> Seed:
+    """D: the seed of A for one version of weights in one plan.
+
+    `version_name` is drawn at random when the version is imported. The plan is bound in as well, so that one name used
+    for two plans would not repeat a mask.
+    """
+    plan = hashlib.sha256(lowering.model_dump_json().encode()).hexdigest()
+    item = f"{model_owner}\n{version_name}\n{plan}"
+    return Seed(dealer_key.stream(item=item, step=0, label="model seed").uint8(32).tobytes())
+
+
+def _mask(model_seed: Seed, number: int, step: LinearStep) -> RingElements:
+    """A of one step."""
+    draws = Draws(model_seed, item=_ITEM, step=number)
+    return draw_weight_mask(draws, step.weight_shape, bits=step.value.ring_bits)
+
+
+def prepare_masks(lowering: MaskedLowering, model_seed: Seed) -> dict[str, PreparedWeights]:
+    """D: A of every step, laid out for products."""
+    return {
+        step.name: prepare_weights(step.operation, _mask(model_seed, number, step), bits=step.value.ring_bits)
+        for number, step in linear_steps(lowering)
+    }
+
+
+def prepare_own(lowering: MaskedLowering, tensors: IntegerWeights) -> dict[str, PreparedWeights]:
+    """P1: W of every step, laid out for products."""
+    return {
+        step.name: prepare_weights(step.operation, tensors[step.weight_name], bits=step.value.ring_bits)
+        for _, step in linear_steps(lowering)
+    }
+
+
+def prepare_deltas(lowering: MaskedLowering, deltas: Mapping[str, RingElements]) -> dict[str, PreparedWeights]:
+    """P0: Delta of every step, laid out for products."""
+    return {
+        step.name: prepare_weights(step.operation, deltas[step.name], bits=step.value.ring_bits)
+        for _, step in linear_steps(lowering)
+    }
+
+
+def delta_layout(step: LinearStep) -> BundleLayout:
+    """P1 -> P0, once for each version of the weights."""
+    return BundleLayout(count=int(np.prod(step.weight_shape)), ring_bits=(step.value.ring_bits,))
+
+
+def send_deltas(
+    lowering: MaskedLowering,
+    tensors: IntegerWeights,
+    model_seed: Seed,
+    send: Callable[[LinearStep, BundleLayout, Bundle], None],
+) -> None:
+    """P1: Delta of every step."""
+    for number, step in linear_steps(lowering):
+        delta = mask_weights(tensors[step.weight_name], _mask(model_seed, number, step), bits=step.value.ring_bits)
+        flat = reduce_to_ring(delta.values.reshape(-1), delta.bits)
+        send(step, delta_layout(step), Bundle(rings=(flat,)))
+
+
+def receive_deltas(
+    lowering: MaskedLowering, receive: Callable[[LinearStep, BundleLayout], Bundle]
+) -> dict[str, RingElements]:
+    """P0: Delta of every step, by its name."""
+    return {
+        step.name: receive(step, delta_layout(step)).rings[0].values.reshape(step.weight_shape)
+        for _, step in linear_steps(lowering)
+    }
