@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from benchmarks import ariann_models
+from benchmarks import ariann_networks
 from benchmarks.configuration import THREADS
 from benchmarks.emulation import deployed_over
 from benchmarks.machine import Machine, read_machine, read_versions
@@ -30,13 +30,13 @@ PUBLISHED = Path(__file__).resolve().parent / "published" / "ariann.json"
 START_WEIGHT = 20.0
 """What import and start take, in units of a megabyte of AriaNN's traffic: for the time left."""
 
-NETWORKS: Mapping[str, ariann_models.Network] = {
-    "lenet-28": ariann_models.lenet,
-    "alexnet-32": ariann_models.alexnet_small,
-    "alexnet-64": ariann_models.alexnet,
-    "vgg16-32": partial(ariann_models.vgg16, side=32),
-    "vgg16-64": partial(ariann_models.vgg16, side=64),
-    "resnet18-224": ariann_models.resnet18,
+NETWORKS: Mapping[str, ariann_networks.Network] = {
+    "lenet-28": ariann_networks.lenet,
+    "alexnet-32": ariann_networks.alexnet_small,
+    "alexnet-64": ariann_networks.alexnet,
+    "vgg16-32": partial(ariann_networks.vgg16, side=32),
+    "vgg16-64": partial(ariann_networks.vgg16, side=64),
+    "resnet18-224": ariann_networks.resnet18,
 }
 
 
@@ -168,7 +168,7 @@ def measure_ariann(folder: Path, plan: Plan, on_step: OnStep) -> AriannTable:
 
 
 def _write_model(row: PublishedRow, folder: Path) -> Path:
-    return ariann_models.write_network(
+    return ariann_networks.write_network(
         folder,
         row.name,
         NETWORKS[row.name],

@@ -16,7 +16,7 @@ from threading import Lock
 from typing import Final, Literal
 
 from benchmarks.configuration import THREADS
-from benchmarks.hospital import Order, Report
+from benchmarks.load_client import Order, Report
 from benchmarks.machine import Machine, read_machine, read_versions
 from benchmarks.measuring import OnStep, Step
 from benchmarks.processes import resident_bytes

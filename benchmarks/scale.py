@@ -14,7 +14,7 @@ from typing import Final, Literal
 import numpy as np
 
 from benchmarks.configuration import ROOT, THREADS
-from benchmarks.hospital import Order, Report
+from benchmarks.load_client import Order, Report
 from benchmarks.machine import Machine, read_machine, read_versions
 from benchmarks.measuring import OnStep, Step
 from benchmarks.processes import last_words, peak_rss_bytes
@@ -154,7 +154,7 @@ def measure_scale(
 
 @dataclass(frozen=True, kw_only=True)
 class Hospital:
-    """A running `benchmarks.hospital`: orders in, reports out."""
+    """A running `benchmarks.load_client`: orders in, reports out."""
 
     process: "subprocess.Popen[bytes]"
     errors: Path
@@ -219,7 +219,7 @@ def _start(deployment: Deployment, image: Path, number: int) -> Hospital:
     arguments = ["--config", str(deployment.data_owner_settings), "--data-folder", str(folder)]
     with errors.open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.hospital", *arguments, "--image", str(image)],
+            [sys.executable, "-m", "benchmarks.load_client", *arguments, "--image", str(image)],
             env=deployment.environment | {"PYTHONPATH": str(ROOT)},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

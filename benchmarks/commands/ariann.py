@@ -30,7 +30,7 @@ def ariann(
 ) -> None:
     """AriaNN's published table beside the masked engine on the same networks, with random weights."""
     from benchmarks.ariann import NETWORKS, Plan, measure_ariann
-    from benchmarks.networks import parse_networks
+    from benchmarks.emulated_links import parse_networks
     from benchmarks.progress import shown_steps
 
     plan = Plan(

@@ -14,7 +14,7 @@ from contract.command_line import console, say
 from secure_computation.links import LINKS
 
 if TYPE_CHECKING:
-    from benchmarks.networks import Networks
+    from benchmarks.emulated_links import Networks
     from secure_computation.links import Link
 
 _ALL = ",".join(link.name for link in LINKS)
@@ -34,8 +34,8 @@ def networks(
     as_json: AsJson = False,
 ) -> None:
     """Seconds of one image over emulated links, beside what the cost model foretells from loopback."""
-    from benchmarks.foretelling import TABLE_WIDTH, foretell, print_networks
-    from benchmarks.networks import parse_networks, save_networks
+    from benchmarks.emulated_links import parse_networks, save_networks
+    from benchmarks.predicting import TABLE_WIDTH, foretell, print_networks
 
     links = parse_networks(names)
     folder = find_model(model)
@@ -66,7 +66,7 @@ def networks(
 
 def _measured(configuration: Configuration, links: "tuple[Link, ...]") -> "Networks":
     from benchmarks.case import prepare
-    from benchmarks.networks import measure_networks
+    from benchmarks.emulated_links import measure_networks
     from benchmarks.progress import shown_steps
     from benchmarks.variants import variant
 

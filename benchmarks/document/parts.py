@@ -108,7 +108,7 @@ def growth(plan: Plan, folder: Path) -> Strict:
 def networks(plan: Plan, folder: Path) -> Strict:
     """Over emulated links. Without `crypten`, which is stock CrypTen's protocol and would take five minutes more."""
     from benchmarks.case import prepare
-    from benchmarks.networks import measure_networks
+    from benchmarks.emulated_links import measure_networks
     from benchmarks.progress import shown_steps
     from secure_computation.links import LINKS
 

@@ -11,10 +11,10 @@ from benchmarks.document.own_models import own_models
 from benchmarks.document.parts import read_part
 from benchmarks.document.section import MISSING, Section, picture, source
 from benchmarks.document.text import machine_words, megabytes, seconds, spread, table
-from benchmarks.foretelling import error_words, foretell, percent, rows_with_predictions
+from benchmarks.emulated_links import Networks
 from benchmarks.growth import Growth
 from benchmarks.layers import Layers
-from benchmarks.networks import Networks
+from benchmarks.predicting import error_words, foretell, percent, rows_with_predictions
 from benchmarks.reporting import Result, Summary
 from benchmarks.scale import Scale
 

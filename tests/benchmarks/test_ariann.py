@@ -16,7 +16,7 @@ from benchmarks.ariann import (
     Row,
     read_published,
 )
-from benchmarks.ariann_models import write_network
+from benchmarks.ariann_networks import write_network
 from benchmarks.commands.ariann import ariann_table
 from benchmarks.commands.giving import TABLE_WIDTH
 from benchmarks.machine import read_machine

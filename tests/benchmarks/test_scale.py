@@ -16,7 +16,7 @@ from benchmarks.__main__ import app
 from benchmarks.commands.giving import TABLE_WIDTH
 from benchmarks.commands.scale import scale_table
 from benchmarks.configuration import ROOT
-from benchmarks.hospital import Order, Report
+from benchmarks.load_client import Order, Report
 from benchmarks.measuring import Step
 from benchmarks.scale import Hospital, Steps, measure_scale, parse_sessions, quantiles
 from contract.command_line import run
@@ -163,7 +163,7 @@ def test_a_signal_leaves_no_process_behind(tmp_path: Path) -> None:
         text=True,
     )
     limit = time.monotonic() + 300
-    while not any("benchmarks.hospital" in line for line in processes_below(temporary)):
+    while not any("benchmarks.load_client" in line for line in processes_below(temporary)):
         assert process.poll() is None
         assert time.monotonic() < limit
         time.sleep(0.1)

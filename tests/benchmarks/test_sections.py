@@ -10,12 +10,12 @@ from benchmarks.ariann import AriannTable, LinkCost, Row, read_published
 from benchmarks.comparison import PeerRow, Peers, Spread, Status
 from benchmarks.document import writing
 from benchmarks.document.parts import AggregationCosts, PartFile, path_of
+from benchmarks.emulated_links import LinkFacts, NetworkRow, Networks, SavedRun
 from benchmarks.emulation import MeasuredLink
 from benchmarks.federation import FederationCost, RoundCost
 from benchmarks.growth import Growth, SizeCost
 from benchmarks.layers import Layers, LayerTime
 from benchmarks.measuring import Measured
-from benchmarks.networks import LinkFacts, NetworkRow, Networks, SavedRun
 from benchmarks.reporting import FORMAT, Range, summarise
 from benchmarks.scale import Level, Quantiles, Scale, Stocking
 from benchmarks.secure_aggregation import AggregationCost

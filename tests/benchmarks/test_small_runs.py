@@ -20,10 +20,10 @@ from benchmarks.ariann import AriannTable
 from benchmarks.comparison import Peers, Status, read_peers
 from benchmarks.document.parts import read_part
 from benchmarks.document.section import MISSING
-from benchmarks.foretelling import foretell
+from benchmarks.emulated_links import Networks
 from benchmarks.growth import Growth
 from benchmarks.layers import Layers
-from benchmarks.networks import Networks
+from benchmarks.predicting import foretell
 from benchmarks.reporting import Summary
 from benchmarks.scale import Scale
 from benchmarks.secure_aggregation import AggregationCost

@@ -9,17 +9,17 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from benchmarks import emulation, networks
+from benchmarks import emulated_links, emulation
 from benchmarks.__main__ import app
 from benchmarks.configuration import Configuration, find_model
 from benchmarks.cost_model import cost_of, predict, predict_from_saved
 from benchmarks.document.parts import read_part
+from benchmarks.emulated_links import FORMAT, Networks, measure_networks, parse_networks, save_networks
 from benchmarks.figures import RESULTS
-from benchmarks.foretelling import ForetoldNetworks, error_words, foretell, rows_with_predictions
 from benchmarks.measuring import Link as Traffic
 from benchmarks.measuring import Measurement, Opener, Step
-from benchmarks.networks import FORMAT, Networks, measure_networks, parse_networks, save_networks
 from benchmarks.overlap import waited_share
+from benchmarks.predicting import ForetoldNetworks, error_words, foretell, rows_with_predictions
 from contract.command_line import run
 from contract.errors import CallerError
 from contract.ticket import Engine
@@ -235,7 +235,7 @@ def measured(
             "plaintext": fake_opener(f"{link.name} plaintext", diary, [measurement()] * 3),
         }
 
-    monkeypatch.setattr(networks, "openers", openers)
+    monkeypatch.setattr(emulated_links, "openers", openers)
     configuration = Configuration(
         model="tiny",
         model_folder=folder,

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.cost_model import cost_of, predict
-from benchmarks.networks import NetworkRow, Networks
+from benchmarks.emulated_links import NetworkRow, Networks
 from contract.model_card import Strict
 from secure_computation.links import LOOPBACK
 

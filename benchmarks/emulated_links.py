@@ -1,4 +1,4 @@
-"""The engines over emulated links. `foretelling` holds what the cost model says beside what is measured here."""
+"""The engines over emulated links. `predicting` holds what the cost model says beside what is measured here."""
 
 import json
 import time

@@ -1,6 +1,6 @@
 """A hospital that does on demand what `data-owner diagnose` and `data-owner prepare` do, as often as it is told to.
 
-    python -m benchmarks.hospital --config data-owner.toml --data-folder FOLDER --image FILE
+    python -m benchmarks.load_client --config data-owner.toml --data-folder FOLDER --image FILE
 
 It diagnoses the image once, so that weights are fetched and everything is warm, and prints a report. Then it answers
 each order, a line of JSON on stdin, with a report, a line of JSON on stdout, and ends when stdin does. Many of them
