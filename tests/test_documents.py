@@ -83,6 +83,12 @@ def test_code_that_is_named_exists(document: Path) -> None:
     assert [name for name in ours if not (ROOT / name).exists()] == []
 
 
+def test_the_first_page_leads_to_every_other() -> None:
+    first = (ROOT / "docs" / "README.md").read_text()
+    pages = {page.name for page in (ROOT / "docs").glob("*.md")} - {"README.md"}
+    assert pages <= set(re.findall(r"\]\(([\w-]+\.md)", first))
+
+
 @pytest.mark.parametrize("sample", SAMPLES, ids=lambda path: path.stem)
 def test_sample_settings_load(sample: Path) -> None:
     module, name = SETTINGS[sample.stem].split(":")
