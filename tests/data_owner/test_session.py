@@ -405,7 +405,7 @@ def test_waiting_for_material_has_its_own_deadline(federation: Federation, chest
     ):
         caught = attempt(diagnoser, chest)
     assert isinstance(caught, DeadlineExceeded)
-    assert caught.waited_seconds < 3
+    assert caught.waited_seconds < 19  # `step` would be 20
 
 
 def test_counts_agree_on_both_sides(federation: Federation, chest: Path) -> None:

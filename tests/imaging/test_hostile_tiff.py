@@ -120,7 +120,7 @@ def test_a_strip_inflates_to_no_more_than_its_size(tmp_path: Path) -> None:
     tracemalloc.start()
     try:
         pixels = read(tmp_path, file(tags(tag259=(3, 1, 8), tag279=(4, 1, len(bomb))), data=bomb))
-        assert tracemalloc.get_traced_memory()[1] < 8 << 20
+        assert tracemalloc.get_traced_memory()[1] < 32 << 20  # all of it is 64 MiB
     finally:
         tracemalloc.stop()
     np.testing.assert_allclose(pixels, np.arange(256).reshape(16, 16) / 255, atol=1e-6)

@@ -5,7 +5,6 @@ import math
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -361,16 +360,13 @@ def test_errors_are_one_line_on_stderr(
     assert err.count("\n") == 1
 
 
-def test_help_starts_fast() -> None:
-    """Heavy libraries wait until a command needs them."""
+def test_heavy_libraries_wait_until_a_command_needs_them() -> None:
     code = (
         "import sys, model_owner.command; "
         "print([name for name in ('torch', 'onnx', 'onnxruntime', 'numpy') if name in sys.modules])"
     )
-    start = time.monotonic()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == "[]"
-    assert time.monotonic() - start < 10
 
 
 def test_a_final_softmax_is_left_out_with_a_note_and_the_check_compares_logits(
