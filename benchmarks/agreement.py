@@ -17,7 +17,7 @@ from demonstration.plaintext import PlaintextModel
 from federated_learning.data_source import ManifestSource
 from imaging import read_model_input
 from model_owner.agreement import answers
-from model_owner.calibration import calibration_images
+from model_owner.calibration_images import calibration_images
 from model_owner.onnx_import.compiling import compile_model
 from secure_computation.engines.masked.lowering.rings import lower_masked
 from secure_computation.engines.masked.plan import reference

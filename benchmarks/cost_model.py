@@ -10,7 +10,7 @@ from benchmarks.figures import READABLE, RESULTS, newest
 from contract.errors import CallerError
 from contract.model_card import Strict
 from contract.ticket import Engine
-from model_owner.prediction import OFFLINE_TRIPS
+from model_owner.cost_prediction import OFFLINE_TRIPS
 from secure_computation.links import Link, PhaseCost
 
 

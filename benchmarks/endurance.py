@@ -24,7 +24,7 @@ from benchmarks.scale import Hospital, Quantiles, hospitals_ready, quantiles
 from contract.errors import ComputationFailed
 from contract.identity import Role
 from contract.model_card import Strict, read_card
-from crypto_provider import orders
+from crypto_provider import quota
 from demonstration.deployment import Deployment, deployed
 from imaging.phantom import write_phantom
 from model_owner import oversight
@@ -32,7 +32,7 @@ from model_owner import oversight
 FORMAT: Final = 1
 SAMPLES: Final = 20
 SERVERS: Final = (Role.INFERENCE_SERVICE, Role.CRYPTO_PROVIDER, Role.MODEL_OWNER)
-BOOKS: Final = {Role.CRYPTO_PROVIDER: orders.BOOK_FILE, Role.MODEL_OWNER: oversight.BOOK_FILE}
+BOOKS: Final = {Role.CRYPTO_PROVIDER: quota.BOOK_FILE, Role.MODEL_OWNER: oversight.BOOK_FILE}
 """Where a server counts what it began."""
 
 

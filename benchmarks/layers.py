@@ -17,7 +17,7 @@ from benchmarks.machine import Machine, read_machine, read_versions
 from contract.model_card import Strict, read_card
 from imaging import read_model_input
 from imaging.phantom import write_phantom
-from model_owner.calibration import calibration_images
+from model_owner.calibration_images import calibration_images
 from model_owner.onnx_import.compiling import compile_model
 from secure_computation.channel.channel import Channel
 from secure_computation.engines.interface import Answer, OnHeatMap, OnLayer

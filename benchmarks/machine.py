@@ -23,7 +23,7 @@ PRODUCT = (
 )
 """Rooms whose code runs in a diagnosis."""
 
-FROM_RESULTS = ("model_owner/prediction.py",)
+FROM_RESULTS = ("model_owner/cost_prediction.py",)
 """Runs in no diagnosis, and its constants are taken from results: counted in, they would make those results old."""
 
 

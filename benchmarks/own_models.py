@@ -18,7 +18,7 @@ from contract.model_card import InputSpecification, Modality, Strict, Task
 from contract.ticket import Engine
 from demonstration.plaintext import PlaintextModel
 from model_owner.agreement import Agreement
-from model_owner.calibration import calibration_images
+from model_owner.calibration_images import calibration_images
 
 NOISE: Final = 0.001
 """Of a picture's own spread: what shows how much a network itself makes of small differences."""

@@ -25,7 +25,7 @@ CREATE INDEX IF NOT EXISTS recent_by_peer ON recent (peer, subject, at);
 
 
 @dataclass(frozen=True, kw_only=True)
-class Order:
+class Charge:
     """What a peer wants to begin."""
 
     peer: str
@@ -39,9 +39,9 @@ class Order:
 
 @dataclass(frozen=True, kw_only=True)
 class Counted:
-    """An order that was counted."""
+    """A charge that was counted."""
 
-    order: Order
+    charge: Charge
     day: int
     """The day that it was counted under, since 1970 (UTC)."""
 
@@ -53,10 +53,10 @@ class SpendingBook(UsedTickets):
     _what = "book of budgets"
     _way_out = "restore it"
 
-    def spend(self, order: Order, allowance: Allowance, holder: Holder, *, ticket: TicketUse) -> Counted:
-        """Count an order and note the ticket that it came with, durably and together.
+    def spend(self, charge: Charge, allowance: Allowance, holder: Holder, *, ticket: TicketUse) -> Counted:
+        """Count a charge and note the ticket that it came with, durably and together.
 
-        Raises MaterialSpent where the ticket was used before, BudgetSpent or TooFast where the order is too much; then
+        Raises MaterialSpent where the ticket was used before, BudgetSpent or TooFast where the charge is too much; then
         nothing is counted and nothing noted.
         """
         with self._writing() as connection:
@@ -64,28 +64,29 @@ class SpendingBook(UsedTickets):
             note_use(connection, ticket, now=now)
             today = self._today(connection, now)
             moment = datetime.fromtimestamp(max(now, today * _DAY_SECONDS), UTC)
-            used = _used(connection, order, since=int(allowance.period(moment)[0].timestamp()) // _DAY_SECONDS, now=now)
+            since = int(allowance.period(moment)[0].timestamp()) // _DAY_SECONDS
+            used = _used(connection, charge, since=since, now=now)
             require_within(
-                allowance, used, purpose=order.purpose, wanted=order.amount, holder=holder, now=moment
+                allowance, used, purpose=charge.purpose, wanted=charge.amount, holder=holder, now=moment
             )  # raising rolls back
             connection.execute(
                 "INSERT INTO spent VALUES (?, ?, ?, ?, ?) "
                 "ON CONFLICT (peer, subject, purpose, day) DO UPDATE SET amount = amount + excluded.amount",
-                (order.peer, order.subject, order.purpose.value, today, order.amount),
+                (charge.peer, charge.subject, charge.purpose.value, today, charge.amount),
             )
-            connection.execute("INSERT INTO recent VALUES (?, ?, ?)", (order.peer, order.subject, now))
+            connection.execute("INSERT INTO recent VALUES (?, ?, ?)", (charge.peer, charge.subject, now))
             connection.execute("DELETE FROM recent WHERE at <= ? OR at > ?", (now - RATE_SECONDS, now))
             connection.execute("DELETE FROM spent WHERE day < ?", (today - MAX_DAYS,))
-        return Counted(order=order, day=today)
+        return Counted(charge=charge, day=today)
 
     def give_back(self, counted: Counted) -> None:
-        """Count an order no more, because nothing could come of it. Its ticket stays noted."""
-        order = counted.order
+        """Take back a charge, because nothing could come of it. Its ticket stays noted."""
+        charge = counted.charge
         with self._writing() as connection:
             connection.execute(
                 "UPDATE spent SET amount = max(0, amount - ?) "
                 "WHERE peer = ? AND subject = ? AND purpose = ? AND day = ?",
-                (order.amount, order.peer, order.subject, order.purpose.value, counted.day),
+                (charge.amount, charge.peer, charge.subject, charge.purpose.value, counted.day),
             )
 
     def has_seen(self, ticket: TicketUse) -> bool:
@@ -94,7 +95,7 @@ class SpendingBook(UsedTickets):
             return is_used(connection, ticket)
 
     def check(self) -> None:
-        """Raise ConfigurationError unless an order could be counted now."""
+        """Raise ConfigurationError unless a charge could be counted now."""
         with self._writing() as connection:
             connection.execute("PRAGMA user_version = 1")  # nobody reads it, and it is written as any count is
 
@@ -103,14 +104,14 @@ class SpendingBook(UsedTickets):
         return max(int(now // _DAY_SECONDS), latest or 0)
 
 
-def _used(connection: sqlite3.Connection, order: Order, *, since: int, now: float) -> Used:
+def _used(connection: sqlite3.Connection, charge: Charge, *, since: int, now: float) -> Used:
     (amount,) = connection.execute(
         "SELECT coalesce(sum(amount), 0) FROM spent WHERE peer = ? AND subject = ? AND purpose = ? AND day >= ?",
-        (order.peer, order.subject, order.purpose.value, since),
+        (charge.peer, charge.subject, charge.purpose.value, since),
     ).fetchone()
     count, oldest = connection.execute(
         "SELECT count(*), min(at) FROM recent WHERE peer = ? AND subject = ? AND at > ? AND at <= ?",
-        (order.peer, order.subject, now - RATE_SECONDS, now),
+        (charge.peer, charge.subject, now - RATE_SECONDS, now),
     ).fetchone()
     first = datetime.fromtimestamp(oldest, UTC) if oldest is not None else None
     return Used(amount=amount, recent=count, oldest_recent=first)

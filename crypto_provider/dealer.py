@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from contract.errors import MaterialSpent, PeerViolation, Refused
 from contract.identity import Party, Role
 from contract.ticket import TicketClaims
-from crypto_provider.orders import OrderBook
+from crypto_provider.quota import DealingQuota
 from secure_computation.admission import items_of
 from secure_computation.material import DealtSeeds, ItemName
 
@@ -37,16 +37,16 @@ class _Pending:
 class Dealer:
     """Draws the seeds of each session and hands each half out once. For use by several threads."""
 
-    def __init__(self, orders: OrderBook) -> None:
-        """Count hand-outs, and note them, in `orders`."""
-        self._orders = orders
+    def __init__(self, quota: DealingQuota) -> None:
+        """Count hand-outs, and note them, in `quota`."""
+        self._quota = quota
         self._pending: dict[ItemName, _Pending] = {}
         self._lock = threading.Lock()
 
     def claim(self, claims: TicketClaims, peer: Party) -> dict[ItemName, DealtSeeds]:
         """Give the seeds of each item of a ticket's session, to deal `peer`'s halves from, in order.
 
-        Raises MaterialSpent the second time, BudgetSpent where the peer's organisation has ordered its number.
+        Raises MaterialSpent the second time, BudgetSpent where the organisation of `peer` has had its number.
         """
         if peer.role not in SERVED:
             raise PeerViolation(f"a {peer.role.value} is dealt nothing; only the data owner and the model owner are")
@@ -57,13 +57,13 @@ class Dealer:
             if begins:
                 self._require_new(claims, wanted=len(items))
             # Durable before the first byte: a crash may waste an item, never repeat one.
-            self._orders.count(peer, claims)
+            self._quota.count(peer, claims)
             if begins:
                 self._pending |= {item: _Pending(seeds=DealtSeeds.fresh(), expires=claims.exp) for item in items}
             return {item: self._serve(item, peer.role) for item in items}
 
     def _require_new(self, claims: TicketClaims, *, wanted: int) -> None:
-        if any(self._orders.has_served(claims, role) for role in SERVED):
+        if any(self._quota.has_served(claims, role) for role in SERVED):
             raise MaterialSpent("this session was dealt before and its seeds are forgotten; start a new session")
         if len(self._pending) + wanted > MAX_PENDING:
             raise Refused("too many sessions wait for their second half; try again in a few minutes")

@@ -21,7 +21,7 @@ from contract.spending import SpendingBook
 from contract.ticket import Engine, TicketClaims, load_public_key
 from crypto_provider.dealer import Dealer
 from crypto_provider.key import load_or_make_key
-from crypto_provider.orders import BOOK_FILE, OrderBook
+from crypto_provider.quota import BOOK_FILE, DealingQuota
 from crypto_provider.settings import CryptoProviderSettings
 from inference_service.client import InferenceServiceClient
 from secure_computation.at_rest import StorageKey
@@ -147,7 +147,7 @@ def dealer_app(settings: CryptoProviderSettings, plans: InferenceServiceClient) 
             longest_ticket=settings.ticket_seconds,
         ),
         plans=PlanCache(plans.plan, limits=settings.plan_limits),
-        dealer=Dealer(OrderBook(book, own=own, items_per_day=settings.items_per_day)),
+        dealer=Dealer(DealingQuota(book, own=own, items_per_day=settings.items_per_day)),
         key=load_or_make_key(settings.data_folder, StorageKey.of(settings.at_rest)),
     )
     waiting = settings.waiting

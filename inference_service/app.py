@@ -47,9 +47,9 @@ from inference_service.accounts import Account, AccountRole, Accounts
 from inference_service.audit_heads import AuditHeads
 from inference_service.budgets import Budgets
 from inference_service.catalog import Catalog
-from inference_service.front_door import FrontDoor, problem_response
 from inference_service.log import new_log
 from inference_service.metrics import Metrics
+from inference_service.middleware import ApiMiddleware, problem_response
 from inference_service.problems import MEDIA_TYPE, problem
 from inference_service.session_store import Sessions
 from inference_service.settings import ServiceSettings
@@ -215,7 +215,7 @@ def create_app(
     app.include_router(_closed)
     app.add_exception_handler(RequestValidationError, _malformed)
     app.add_exception_handler(HTTPException, _no_such_route)
-    app.add_middleware(FrontDoor, accounts=service.accounts, metrics=service.metrics, log=log)
+    app.add_middleware(ApiMiddleware, accounts=service.accounts, metrics=service.metrics, log=log)
     return app
 
 

@@ -22,7 +22,7 @@ from inference_service.budgets import Budgets
 from inference_service.catalog import Catalog
 from inference_service.metrics import Metrics
 from inference_service.problems import Conflict, NotFound, TooMany
-from inference_service.sessions import LIVE, Actor, next_state
+from inference_service.session_states import LIVE, Actor, next_state
 from inference_service.storage import Clock, Database, SessionEventRow, SessionRow, SpentItemRow, utc_now
 from inference_service.tickets import TicketOffice
 

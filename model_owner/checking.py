@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 from contract.errors import ImageError, ModelFileError
 from contract.model_card import InputSpecification, Strict, Task
 from model_owner.agreement import Agreement
-from model_owner.calibration import calibration_images
+from model_owner.calibration_images import calibration_images
+from model_owner.choosing_precision import ERROR_BUDGET
+from model_owner.cost_prediction import LinkPrediction, predict_over_links
+from model_owner.imported_models import ImportedModel
 from model_owner.in_clear import ModelInClear
-from model_owner.precision import ERROR_BUDGET
-from model_owner.prediction import LinkPrediction, predict_over_links
-from model_owner.registry import RegisteredModel
 from secure_computation.engines.crypten.lowering import predict_cost
 from secure_computation.engines.masked.plan import reference
 from secure_computation.engines.masked.plan.integer_weights import round_weights
@@ -93,7 +93,7 @@ class CheckReport(Strict):
     """None where the masked engine cannot take the model."""
 
 
-def check_model(model: RegisteredModel, files: tuple[Path, ...] = ()) -> CheckReport:
+def check_model(model: ImportedModel, files: tuple[Path, ...] = ()) -> CheckReport:
     """Evaluate both halves in the clear, at the model owner, on files or on seeded random images.
 
     Raises ImageError for a file that cannot be read, ModelFileError where onnxruntime refuses the model.
@@ -132,7 +132,7 @@ def random_images(specification: InputSpecification) -> NDArray[np.float32]:
     return np.asarray((pixels - mean) / deviation, dtype=np.float32)
 
 
-def _layers(model: RegisteredModel, images: NDArray[np.float32]) -> tuple[LayerReport, ...]:
+def _layers(model: ImportedModel, images: NDArray[np.float32]) -> tuple[LayerReport, ...]:
     ranges = value_ranges(model.plan.network, model.weights, torch.from_numpy(images))
     return tuple(
         LayerReport(
@@ -148,7 +148,7 @@ def _layers(model: RegisteredModel, images: NDArray[np.float32]) -> tuple[LayerR
     )
 
 
-def _costs(model: RegisteredModel) -> tuple[CostReport, ...]:
+def _costs(model: ImportedModel) -> tuple[CostReport, ...]:
     crypten = predict_cost(model.plan.network, model.plan.engines.crypten)
     found = CostReport(
         engine="crypten",
@@ -169,7 +169,7 @@ def _costs(model: RegisteredModel) -> tuple[CostReport, ...]:
 
 
 def _fixed_point(
-    model: RegisteredModel, images: NDArray[np.float32], expected: NDArray[np.float32], *, samples_are_random: bool
+    model: ImportedModel, images: NDArray[np.float32], expected: NDArray[np.float32], *, samples_are_random: bool
 ) -> FixedPointReport | None:
     lowering = model.plan.engines.masked
     if lowering is None:

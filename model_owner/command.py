@@ -101,10 +101,10 @@ def import_model(
 ) -> None:
     """Compile an ONNX model into a public plan and private weights, and keep both."""
     from contract.memory import bounded_memory
-    from model_owner.registry import Registry
+    from model_owner.imported_models import ImportedModels
 
     with bounded_memory(memory << 30, remedy=_MORE_MEMORY):
-        added = Registry(data_folder, _storage_key(key_file)).add(model, card, tuple(calibration or ()))
+        added = ImportedModels(data_folder, _storage_key(key_file)).add(model, card, tuple(calibration or ()))
     say(f"Imported {added.card.name} {added.card.version} into {added.folder}.")
     key = [] if key_file is None else ["--key-file", str(key_file)]
     check_it = ["model-owner", "check", added.card.name, "--data-folder", str(data_folder), *key]
@@ -127,11 +127,11 @@ def check(
     """Report layers, value ranges, predicted cost, and the gap to onnxruntime."""
     from contract.memory import bounded_memory
     from model_owner.checking import check_model
-    from model_owner.registry import Registry
+    from model_owner.imported_models import ImportedModels
 
-    registry = Registry(data_folder, _storage_key(key_file))
+    imported = ImportedModels(data_folder, _storage_key(key_file))
     with bounded_memory(memory << 30, remedy=_MORE_MEMORY):
-        report = check_model(registry.load(name, version), tuple(samples or ()))
+        report = check_model(imported.load(name, version), tuple(samples or ()))
     if as_json:
         write_out(report.model_dump_json())
     else:
@@ -149,13 +149,13 @@ def withdraw(
     from contract.errors import TransportError
     from contract.settings import load_settings
     from inference_service.client import InferenceServiceClient
-    from model_owner.registry import Registry
+    from model_owner.imported_models import ImportedModels
     from model_owner.settings import ModelOwnerSettings
     from secure_computation.at_rest import StorageKey
 
     settings = load_settings(ModelOwnerSettings, config)
-    registry = Registry(settings.data_folder, StorageKey.of(settings.at_rest))
-    registry.withdraw(name, version)  # first here: this is what a running server goes by
+    imported = ImportedModels(settings.data_folder, StorageKey.of(settings.at_rest))
+    imported.withdraw(name, version)  # first here: this is what a running server goes by
     AuditLog(settings.audit_folder, keep_days=settings.audit_days).record(
         "model-withdrawn", model=name, version=version
     )
@@ -216,8 +216,8 @@ def _serve(settings: "ModelOwnerSettings", listener: "socket") -> None:
 
     from contract.ticket import Engine
     from inference_service.client import InferenceServiceClient
-    from model_owner.registering import Registrar, withdraw_models
-    from model_owner.registry import Registry
+    from model_owner.imported_models import ImportedModels
+    from model_owner.registration import Registrar, withdraw_models
     from model_owner.server import INFERENCE_PATH, inference_app, load_models
     from secure_computation.at_rest import StorageKey
     from secure_computation.channel import serving
@@ -226,14 +226,14 @@ def _serve(settings: "ModelOwnerSettings", listener: "socket") -> None:
     torch.set_num_threads(settings.threads)
     for engine in Engine:
         warm_up(engine)  # takes seconds: before the first session, not in it
-    registry = Registry(settings.data_folder, StorageKey.of(settings.at_rest), limits=settings.plan_limits)
-    models = load_models(registry)
+    imported = ImportedModels(settings.data_folder, StorageKey.of(settings.at_rest), limits=settings.plan_limits)
+    models = load_models(imported)
     for model in models.values():
         warm_up_for(model.plan, Engine.MASKED)
     front_end = settings.inference_service
     with InferenceServiceClient.of(front_end) as client:
         server = inference_app(settings, models, client)
-        withdraw_models(registry, client)
+        withdraw_models(imported, client)
         registrar = Registrar(settings, models, client)
         registrar.register()
         for name, version in models:
@@ -297,7 +297,7 @@ def _print_report(report: "CheckReport") -> None:
 def _print_predictions(console: "Console", report: "CheckReport") -> None:
     from rich.table import Table
 
-    from model_owner.prediction import REFERENCE
+    from model_owner.cost_prediction import REFERENCE
 
     table = Table(title="seconds predicted by network", caption=f"computing as on {REFERENCE}")
     for heading in ("network", "engine", "online s", "offline s"):

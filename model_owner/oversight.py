@@ -12,7 +12,7 @@ from contract.api import AuditHead
 from contract.audit_log import AuditLog
 from contract.errors import EncryptedInferenceError
 from contract.identity import Party, Role
-from contract.spending import Counted, Order, SpendingBook
+from contract.spending import Charge, Counted, SpendingBook
 from contract.ticket import TicketClaims
 from contract.used_tickets import TicketUse
 from inference_service.client import InferenceServiceClient
@@ -82,7 +82,7 @@ class Oversight:
             whose=f"{claims.data_owner} for {claims.model}", ask=f"the model's owner, {self._own.organisation}"
         )
         allowance = self._allowances[claims.model, claims.version].of(claims.data_owner)
-        return self._book.spend(_order(claims), allowance, holder, ticket=TicketUse.of(claims, by=Role.DATA_OWNER))
+        return self._book.spend(_charge(claims), allowance, holder, ticket=TicketUse.of(claims, by=Role.DATA_OWNER))
 
     def use_up(self, claims: TicketClaims) -> None:
         """Note a ticket as used, without counting anything. Raises MaterialSpent where it was used before."""
@@ -116,8 +116,8 @@ class Oversight:
             self._audit.record("head-seen", entry=theirs.number, hash=theirs.hash)
 
 
-def _order(claims: TicketClaims) -> Order:
-    return Order(peer=claims.data_owner, subject=claims.model, purpose=claims.purpose, amount=claims.images)
+def _charge(claims: TicketClaims) -> Charge:
+    return Charge(peer=claims.data_owner, subject=claims.model, purpose=claims.purpose, amount=claims.images)
 
 
 def _details(claims: TicketClaims) -> dict[str, Any]:

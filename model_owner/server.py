@@ -55,11 +55,11 @@ from contract.spending import Counted, SpendingBook
 from contract.ticket import STOCKED_ENGINES, Engine, Purpose, TicketClaims, load_public_key
 from contract.told import words_for_others
 from inference_service.client import InferenceServiceClient
-from model_owner.allowing import allowances_of
+from model_owner.allowances import allowances_of
+from model_owner.imported_models import ImportedModel, ImportedModels, require_in_service
 from model_owner.oversight import BOOK_FILE, Oversight
-from model_owner.registry import RegisteredModel, Registry, require_in_service
 from model_owner.settings import ModelOwnerSettings
-from model_owner.stock import ModelOwnerStock
+from model_owner.stocked_items import ModelOwnerStock
 from secure_computation.admission import STOCKED_ITEM_STEP, items_of, present_ticket
 from secure_computation.at_rest import StorageKey
 from secure_computation.channel.channel import Channel, Deadlines
@@ -77,7 +77,7 @@ from secure_computation.reception import Reception
 from secure_computation.wire import Phase
 
 INFERENCE_PATH: Final = "/v2/inference"
-HostedModels = Mapping[tuple[str, str], RegisteredModel]
+HostedModels = Mapping[tuple[str, str], ImportedModel]
 """By name and version."""
 _LAST_LOOK_SECONDS: Final = 1.0
 """For what the dealer has said already, once a session is lost."""
@@ -100,7 +100,7 @@ class _Admitted:
 
     ticket: str
     claims: TicketClaims
-    model: RegisteredModel
+    model: ImportedModel
     counted: Counted
     """What it uses of its data owner's budget."""
 
@@ -179,7 +179,7 @@ class InferenceHandler:
             raise
         return _Admitted(ticket=ticket, claims=claims, model=model, counted=self._oversight.spend(claims))
 
-    def _run(self, channel: Channel, model: RegisteredModel, ticket: str, claims: TicketClaims) -> None:
+    def _run(self, channel: Channel, model: ImportedModel, ticket: str, claims: TicketClaims) -> None:
         side = self._side(model, claims.engine)
         channel.set_phase(Phase.OFFLINE)
         material = self._spend(channel, model, claims) if claims.engine in STOCKED_ENGINES else None
@@ -189,7 +189,7 @@ class InferenceHandler:
         side.run(material, data_owner=channel)
         channel.receive_end(step="result received")
 
-    def _stock_item(self, channel: Channel, model: RegisteredModel, ticket: str, claims: TicketClaims) -> None:
+    def _stock_item(self, channel: Channel, model: ImportedModel, ticket: str, claims: TicketClaims) -> None:
         """Prepare an item for a later session and keep this party's half, if the data owner keeps its own."""
         side, lowering = self._side(model, claims.engine), stockable(model.plan)
         channel.set_phase(Phase.OFFLINE)
@@ -199,7 +199,7 @@ class InferenceHandler:
                 _tell_ready(channel, traffic)
                 channel.receive_end(step="material stocked")
 
-    def _spend(self, channel: Channel, model: RegisteredModel, claims: TicketClaims) -> list[PreparedModelOwner] | None:
+    def _spend(self, channel: Channel, model: ImportedModel, claims: TicketClaims) -> list[PreparedModelOwner] | None:
         """The stocked items that the data owner names, consumed; None where it names none or one is not there."""
         named = _named_items(channel, claims)
         if not named:
@@ -217,7 +217,7 @@ class InferenceHandler:
         channel.send_hello({"items": named if complete else []}, step=STOCKED_ITEM_STEP)
         return found if complete else None
 
-    def _side(self, model: RegisteredModel, engine: Engine) -> ModelOwnerSide[Any]:
+    def _side(self, model: ImportedModel, engine: Engine) -> ModelOwnerSide[Any]:
         """The engine of a model's plan; kept, because it lays out weights."""
         key = (model.plan_hash, engine)
         with self._making:
@@ -227,7 +227,7 @@ class InferenceHandler:
                 )
             return self._sides[key]
 
-    def _hosted(self, claims: TicketClaims) -> RegisteredModel:
+    def _hosted(self, claims: TicketClaims) -> ImportedModel:
         model = self._models.get((claims.model, claims.version))
         if model is None:
             raise Refused(f"{claims.model} {claims.version} is not served here; ask the front end for the catalog")
@@ -318,9 +318,9 @@ def _tell_ready(channel: Channel, traffic: Traffic) -> None:
     )
 
 
-def load_models(registry: Registry) -> dict[tuple[str, str], RegisteredModel]:
+def load_models(imported: ImportedModels) -> dict[tuple[str, str], ImportedModel]:
     """Load every version that is in service; hashes are checked. Raises ModelFileError where one was changed."""
-    return {(name, version): registry.load(name, version) for name, version in registry.in_service()}
+    return {(name, version): imported.load(name, version) for name, version in imported.in_service()}
 
 
 def inference_app(settings: ModelOwnerSettings, models: HostedModels, front_end: InferenceServiceClient) -> Starlette:

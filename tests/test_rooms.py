@@ -104,7 +104,7 @@ def test_every_package_is_a_room() -> None:
         ("data_owner/a.py", "from demonstration import deployment"),
         ("inference_service/a.py", "from secure_computation import network"),
         ("crypto_provider/a.py", "import imaging"),
-        ("data_owner/a.py", "from inference_service import sessions"),
+        ("data_owner/a.py", "from inference_service import session_states"),
         ("data_owner/a.py", "from inference_service.storage import Store"),
         ("data_owner/a.py", "import model_owner"),
         ("model_owner/a.py", "if True:\n    import federated_learning.training"),

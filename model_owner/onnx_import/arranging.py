@@ -1,10 +1,10 @@
 """Operators that only move elements: Reshape, Transpose, Squeeze, Gather, Slice, Split and the like.
 
 None of them becomes an operation by itself. Each is applied, by ONNX's own reference implementation, to an array of
-positions: entry p of `Draft.positions[name]` says which element of the value, in row-major order, stands at that place
-of the ONNX tensor. So exporters may take axes away, bring them back and change their order as they like. Only where an
-operator needs its input in the plain form, (1, channels, height, width) or (1, features), is the tensor settled: as it
-is, by a Reshape, by a ChannelMap that picks and orders channels, or cut out (see `cutting`).
+positions: entry p of `NetworkBuilder.positions[name]` says which element of the value, in row-major order, stands at
+that place of the ONNX tensor. So exporters may take axes away, bring them back and change their order as they like.
+Only where an operator needs its input in the plain form, (1, channels, height, width) or (1, features), is the tensor
+settled: as it is, by a Reshape, by a ChannelMap that picks and orders channels, or cut out (see `cutting`).
 """
 
 import math
@@ -12,8 +12,8 @@ from dataclasses import replace
 
 import numpy as np
 
+from model_owner.onnx_import.builder import Array, ChannelMap, Double, NetworkBuilder, Node, Positions
 from model_owner.onnx_import.cutting import cut_out
-from model_owner.onnx_import.draft import Array, ChannelMap, Double, Draft, Node, Positions
 from model_owner.onnx_import.folding import REARRANGING, run_reference
 from secure_computation.network import Reshape, Shape
 
@@ -21,76 +21,78 @@ MAX_MAP_ELEMENTS = 1 << 24
 _ADVICE = "only (batch, features) and (batch, channels, height, width) can be computed on"
 
 
-def onnx_shape(draft: Draft, node: Node, index: int) -> Shape:
+def onnx_shape(builder: NetworkBuilder, node: Node, index: int) -> Shape:
     """Shape of an input that is computed from the image, as ONNX sees it: with the batch, which is 1."""
-    draft.value(node, index)
-    positions = draft.positions.get(node.inputs[index])
-    return (1, *draft.shape(node, index)) if positions is None else positions.shape
+    builder.value(node, index)
+    positions = builder.positions.get(node.inputs[index])
+    return (1, *builder.shape(node, index)) if positions is None else positions.shape
 
 
-def positions_of(draft: Draft, node: Node, index: int) -> Positions:
+def positions_of(builder: NetworkBuilder, node: Node, index: int) -> Positions:
     """Where the elements of an input come from, also where it is in its plain form."""
-    positions = draft.positions.get(node.inputs[index])
+    positions = builder.positions.get(node.inputs[index])
     if positions is not None:
         return positions
-    shape = draft.shape(node, index)
+    shape = builder.shape(node, index)
     return np.arange(math.prod(shape)).reshape(1, *shape)
 
 
-def can_rearrange(draft: Draft, node: Node) -> bool:
+def can_rearrange(builder: NetworkBuilder, node: Node) -> bool:
     """Whether the node only moves elements of one value. A Concat of several values does more."""
-    if node.operator not in REARRANGING or not node.inputs or node.inputs[0] not in draft.values:
+    if node.operator not in REARRANGING or not node.inputs or node.inputs[0] not in builder.values:
         return False
-    return node.operator != "Concat" or len({draft.values.get(name) for name in node.inputs}) == 1
+    return node.operator != "Concat" or len({builder.values.get(name) for name in node.inputs}) == 1
 
 
-def rearrange(draft: Draft, node: Node) -> None:
+def rearrange(builder: NetworkBuilder, node: Node) -> None:
     """Give the outputs their positions."""
-    given: list[Array] = [positions_of(draft, node, 0)]
+    given: list[Array] = [positions_of(builder, node, 0)]
     for index in range(1, len(node.inputs)):
         if node.operator == "Concat":
-            given.append(positions_of(draft, node, index))
+            given.append(positions_of(builder, node, index))
         else:
-            constant = draft.optional_constant(node, index)
+            constant = builder.optional_constant(node, index)
             given.append(np.empty(0) if constant is None else constant)
     for output, positions in zip(
-        node.outputs, run_reference(node, given, draft.opset, limit=draft.left_to_move), strict=True
+        node.outputs, run_reference(node, given, builder.opset, limit=builder.left_to_move), strict=True
     ):
-        arrange(draft, node, output, draft.value(node, 0), positions)
+        arrange(builder, node, output, builder.value(node, 0), positions)
 
 
-def arrange(draft: Draft, node: Node, output: str, value: str, positions: Positions) -> None:
+def arrange(builder: NetworkBuilder, node: Node, output: str, value: str, positions: Positions) -> None:
     """Let an ONNX name stand for the elements of `value` at these positions."""
-    draft.values[output] = value
-    shape = draft.shapes[value]
+    builder.values[output] = value
+    shape = builder.shapes[value]
     if positions.shape == (1, *shape) and _in_order(positions, math.prod(shape)):
-        draft.positions.pop(output, None)
+        builder.positions.pop(output, None)
     else:
-        draft.remember(node, output, positions)
+        builder.remember(node, output, positions)
 
 
-def keep_arrangement(draft: Draft, node: Node) -> Positions | None:
+def keep_arrangement(builder: NetworkBuilder, node: Node) -> Positions | None:
     """For an operator that works element by element: the positions that its output has as well.
 
     None, with every input settled, where inputs are arranged differently or do not hold each element of their value.
     """
-    names = [name for name in node.inputs if name in draft.values]
-    found = [draft.positions.get(name) for name in names]
+    names = [name for name in node.inputs if name in builder.values]
+    found = [builder.positions.get(name) for name in names]
     first = found[0] if found else None
     if first is not None and all(other is not None and np.array_equal(first, other) for other in found[1:]):
-        shapes = {draft.shapes[draft.values[name]] for name in names}
+        shapes = {builder.shapes[builder.values[name]] for name in names}
         if len(shapes) == 1 and is_permutation(first, math.prod(shapes.pop())):
             return first
-    settle_inputs(draft, node)
+    settle_inputs(builder, node)
     return None
 
 
-def without_repetition(draft: Draft, node: Node) -> Node:
+def without_repetition(builder: NetworkBuilder, node: Node) -> Node:
     """The node with inputs that hold each element once where an Expand repeated it along channels or places.
 
     For operators that repeat such inputs themselves; the node as it is where the result would be smaller then.
     """
-    found = {name: positions_of(draft, node, index) for index, name in enumerate(node.inputs) if name in draft.values}
+    found = {
+        name: positions_of(builder, node, index) for index, name in enumerate(node.inputs) if name in builder.values
+    }
     small = {name: _once(positions) for name, positions in found.items()}
     shapes = [positions.shape for positions in found.values()]
     try:
@@ -101,8 +103,8 @@ def without_repetition(draft: Draft, node: Node) -> Node:
         return node
     names = {name: f"{name}\0once" for name in found if small[name].shape != found[name].shape}
     for name, new in names.items():
-        draft.values[new] = draft.values[name]
-        draft.remember(node, new, small[name])
+        builder.values[new] = builder.values[name]
+        builder.remember(node, new, small[name])
     return replace(node, inputs=tuple(names.get(name, name) for name in node.inputs))
 
 
@@ -114,41 +116,41 @@ def _once(positions: Positions) -> Positions:
     return positions
 
 
-def settle_inputs(draft: Draft, node: Node) -> None:
+def settle_inputs(builder: NetworkBuilder, node: Node) -> None:
     """Bring all inputs into their plain form."""
     for name in node.inputs:
-        settle(draft, node, name)
+        settle(builder, node, name)
 
 
-def settle(draft: Draft, node: Node, name: str) -> None:
+def settle(builder: NetworkBuilder, node: Node, name: str) -> None:
     """Bring one ONNX tensor into its plain form; it stands for the settled value from then on."""
-    positions = draft.positions.get(name)
+    positions = builder.positions.get(name)
     if positions is None:
         return
-    draft.values[name] = plain(draft, node, draft.values[name], positions)
-    del draft.positions[name]
+    builder.values[name] = plain(builder, node, builder.values[name], positions)
+    del builder.positions[name]
 
 
-def plain(draft: Draft, node: Node, value: str, positions: Positions) -> str:
+def plain(builder: NetworkBuilder, node: Node, value: str, positions: Positions) -> str:
     """A value that holds, in its plain form, the elements of `value` at these positions."""
     shape = positions.shape
     if shape[:1] != (1,) or len(shape) not in {2, 4}:
         raise node.unsupported(f"its input has shape {shape} for a batch of 1", _ADVICE)
-    if not _in_order(positions, math.prod(draft.shapes[value])):
-        value = _picked(draft, node, value, positions)
-    return _reshaped(draft, node, value, shape[1:])
+    if not _in_order(positions, math.prod(builder.shapes[value])):
+        value = _picked(builder, node, value, positions)
+    return _reshaped(builder, node, value, shape[1:])
 
 
-def by_channel(draft: Draft, node: Node, index: int, constant: Double) -> Double:
+def by_channel(builder: NetworkBuilder, node: Node, index: int, constant: Double) -> Double:
     """A constant beside input `index` as one number, or one for each channel (or feature) of the input's value."""
-    shape = draft.shape(node, index)
-    seen = onnx_shape(draft, node, index)
+    shape = builder.shape(node, index)
+    seen = onnx_shape(builder, node, index)
     refusal = node.unsupported(
         f"a constant of shape {constant.shape} beside a value of shape {seen}", "use one constant for each channel"
     )
     if constant.size == 1 and constant.ndim <= len(seen):
         return constant.reshape(1)
-    positions = draft.positions.get(node.inputs[index])
+    positions = builder.positions.get(node.inputs[index])
     aligned = constant.reshape((1,) * max(len(seen) - constant.ndim, 0) + constant.shape)
     if positions is None:
         if aligned.shape != (1, shape[0], *(1 for _ in shape[1:])):
@@ -164,18 +166,18 @@ def by_channel(draft: Draft, node: Node, index: int, constant: Double) -> Double
     return by_place[:, 0]
 
 
-def columns_by_element(draft: Draft, node: Node, weight: Double) -> tuple[str, Double]:
+def columns_by_element(builder: NetworkBuilder, node: Node, weight: Double) -> tuple[str, Double]:
     """Input 0 as a plain vector, and the weight (outputs, features) with its columns in the order of that vector."""
-    positions = positions_of(draft, node, 0)
-    value = draft.value(node, 0)
-    elements = math.prod(draft.shapes[value])
+    positions = positions_of(builder, node, 0)
+    value = builder.value(node, 0)
+    elements = math.prod(builder.shapes[value])
     if math.prod(positions.shape) != positions.shape[-1]:
         raise node.unsupported(f"its input has shape {positions.shape}", "flatten it to (batch, features) first")
     if weight.shape[1] != positions.size or not is_permutation(positions, elements):
-        return plain(draft, node, value, positions.reshape(1, -1)), weight
+        return plain(builder, node, value, positions.reshape(1, -1)), weight
     ordered = np.empty_like(weight)
     ordered[:, positions.reshape(-1)] = weight
-    return _reshaped(draft, node, value, (elements,)), ordered
+    return _reshaped(builder, node, value, (elements,)), ordered
 
 
 def is_permutation(positions: Positions, elements: int) -> bool:
@@ -187,21 +189,21 @@ def _in_order(positions: Positions, elements: int) -> bool:
     return positions.size == elements and bool((positions.reshape(-1) == np.arange(elements)).all())
 
 
-def _reshaped(draft: Draft, node: Node, value: str, shape: Shape) -> str:
-    return value if draft.shapes[value] == shape else draft.append(node, Reshape, (value,), shape=shape)
+def _reshaped(builder: NetworkBuilder, node: Node, value: str, shape: Shape) -> str:
+    return value if builder.shapes[value] == shape else builder.append(node, Reshape, (value,), shape=shape)
 
 
-def _picked(draft: Draft, node: Node, value: str, positions: Positions) -> str:
+def _picked(builder: NetworkBuilder, node: Node, value: str, positions: Positions) -> str:
     """A value that holds the elements at these positions in their order: channels of `value`, or elements of a vector.
 
     Raises ModelFileError where whole channels do not make it up, and it is no vector itself.
     """
-    channels, *sizes = draft.shapes[value]
+    channels, *sizes = builder.shapes[value]
     area = math.prod(sizes)
     whole = positions.reshape(-1, area) if positions.size % area == 0 else np.empty((0, area), dtype=np.int64)
     rows = whole[:, 0] // area
     if not whole.size or not (whole == rows[:, None] * area + np.arange(area)).all():
-        if (cut := cut_out(draft, node, value, positions)) is not None:
+        if (cut := cut_out(builder, node, value, positions)) is not None:
             return cut
         if positions.ndim != 2:
             raise node.unsupported(
@@ -209,9 +211,9 @@ def _picked(draft: Draft, node: Node, value: str, positions: Positions) -> str:
                 "only channels can be picked and reordered: crop, turn or rearrange images before they go into the "
                 "model, and export with channels first (batch, channels, height, width)",
             )
-        value, rows, channels = _reshaped(draft, node, value, (channels * area,)), positions[0], channels * area
+        value, rows, channels = _reshaped(builder, node, value, (channels * area,)), positions[0], channels * area
     if len(rows) * channels > MAX_MAP_ELEMENTS:
         raise node.unsupported(f"its input is {len(rows)} of {channels} elements in another order", "keep their order")
     matrix = np.zeros((len(rows), channels))
     matrix[np.arange(len(rows)), rows] = 1.0
-    return draft.append(node, ChannelMap, (value,), tensors={"matrix": matrix}, outputs=len(rows))
+    return builder.append(node, ChannelMap, (value,), tensors={"matrix": matrix}, outputs=len(rows))

@@ -20,13 +20,13 @@ from model_owner.onnx_import.arranging import (
     settle_inputs,
     without_repetition,
 )
-from model_owner.onnx_import.draft import MADE_BESIDE, MADE_FOR_EACH, Array, ChannelMap, Draft, Node
+from model_owner.onnx_import.builder import MADE_BESIDE, MADE_FOR_EACH, Array, ChannelMap, NetworkBuilder, Node
 from model_owner.onnx_import.ending import Ending, check_card, check_probabilities, ending_of, final_activation
 from model_owner.onnx_import.folding import FOLDABLE, run_reference
-from model_owner.onnx_import.merging import finish
+from model_owner.onnx_import.fusion import finish
 from model_owner.onnx_import.operators import ARRANGED, ELEMENTWISE, HANDLERS
 from model_owner.onnx_import.reading import OnnxModel, hash_rule, read_onnx
-from model_owner.onnx_import.refusals import refusal
+from model_owner.onnx_import.unsupported import refusal
 from secure_computation.network import MAX_TENSOR_ELEMENTS, Network, describe_invalid, parse_network
 from secure_computation.plan_costs import values_at_once
 from secure_computation.private_weights import PrivateWeights
@@ -91,14 +91,14 @@ def lower(model: OnnxModel) -> Lowered:
 
     Raises ModelFileError for anything that cannot be served.
     """
-    draft = _start(model)
+    builder = _start(model)
     for node in _nodes(model.graph):
-        _lower_node(draft, node)
-    output, outputs = _output(draft, model.graph)
-    operations, name, tensors = finish(draft, output)
+        _lower_node(builder, node)
+    output, outputs = _output(builder, model.graph)
+    operations, name, tensors = finish(builder, output)
     try:
         network = Network(
-            input_shape=draft.input_shape, operations=operations, output=name, classes=draft.shapes[output][0]
+            input_shape=builder.input_shape, operations=operations, output=name, classes=builder.shapes[output][0]
         )
     except ValidationError as error:
         raise ModelFileError(f"the model cannot be served: {describe_invalid(error)}") from error
@@ -112,7 +112,7 @@ def _check_input(network: Network, card: ModelCard) -> None:
         raise ModelFileError(f"the model takes {network.input_shape}, the card says {asked}: correct the card's input")
 
 
-def _start(model: OnnxModel) -> Draft:
+def _start(model: OnnxModel) -> NetworkBuilder:
     constants = {tensor.name: _array(tensor) for tensor in model.graph.initializer}
     inputs = [entry for entry in model.graph.input if entry.name not in constants]
     if len(inputs) != 1 or len(model.graph.output) != 1:
@@ -122,7 +122,7 @@ def _start(model: OnnxModel) -> Draft:
         )
     last = final_activation(model.graph)
     check_probabilities(model.graph)
-    return Draft(
+    return NetworkBuilder(
         opset=model.opset,
         input_name=inputs[0].name,
         input_shape=_input_shape(inputs[0]),
@@ -180,39 +180,39 @@ def _nodes(graph: "onnx.GraphProto") -> list[Node]:
     ]
 
 
-def _lower_node(draft: Draft, node: Node) -> None:
+def _lower_node(builder: NetworkBuilder, node: Node) -> None:
     if node.operator == "Constant":
-        draft.constants[node.outputs[0]] = _constant(node)
-    elif node.operator in {"Shape", "Size"} and node.inputs[0] in draft.values:
-        _fold(draft, node, [positions_of(draft, node, 0)])
-    elif node.operator in FOLDABLE and all(name in draft.constants for name in node.inputs if name):
-        _fold(draft, node, [draft.constants[name] if name else np.empty(0) for name in node.inputs])
-    elif can_rearrange(draft, node):
-        rearrange(draft, node)
+        builder.constants[node.outputs[0]] = _constant(node)
+    elif node.operator in {"Shape", "Size"} and node.inputs[0] in builder.values:
+        _fold(builder, node, [positions_of(builder, node, 0)])
+    elif node.operator in FOLDABLE and all(name in builder.constants for name in node.inputs if name):
+        _fold(builder, node, [builder.constants[name] if name else np.empty(0) for name in node.inputs])
+    elif can_rearrange(builder, node):
+        rearrange(builder, node)
     elif node.operator in HANDLERS:
-        _handle(draft, node)
+        _handle(builder, node)
     else:
         raise refusal(node)
 
 
-def _fold(draft: Draft, node: Node, inputs: list[Array]) -> None:
-    results = run_reference(node, inputs, draft.opset, limit=draft.left_to_fold)
+def _fold(builder: NetworkBuilder, node: Node, inputs: list[Array]) -> None:
+    results = run_reference(node, inputs, builder.opset, limit=builder.left_to_fold)
     made = dict(zip((name for name in node.outputs if name), results, strict=True))
-    draft.count_folded(sum(array.size for array in made.values()))
-    draft.constants.update(made)
+    builder.count_folded(sum(array.size for array in made.values()))
+    builder.constants.update(made)
 
 
-def _handle(draft: Draft, node: Node) -> None:
+def _handle(builder: NetworkBuilder, node: Node) -> None:
     arrangement = None
     if node.operator == "Mul":
-        node = without_repetition(draft, node)
+        node = without_repetition(builder, node)
     if node.operator in ELEMENTWISE:
-        arrangement = keep_arrangement(draft, node)
+        arrangement = keep_arrangement(builder, node)
     elif node.operator not in ARRANGED:
-        settle_inputs(draft, node)
-    HANDLERS[node.operator](draft, node)
+        settle_inputs(builder, node)
+    HANDLERS[node.operator](builder, node)
     if arrangement is not None:
-        draft.remember(node, node.outputs[0], arrangement)
+        builder.remember(node, node.outputs[0], arrangement)
 
 
 def _constant(node: Node) -> Array:
@@ -230,13 +230,13 @@ def _constant(node: Node) -> Array:
     raise node.unsupported("it holds neither a tensor nor numbers", "export the model again")
 
 
-def _output(draft: Draft, graph: "onnx.GraphProto") -> tuple[str, int]:
+def _output(builder: NetworkBuilder, graph: "onnx.GraphProto") -> tuple[str, int]:
     """The value of the logits, at least two, and how many the ONNX model itself has."""
     name = graph.output[0].name
-    if name not in draft.values:
+    if name not in builder.values:
         raise ModelFileError("the model's output does not depend on its input: export the model again")
     last = Node(operator="Identity", name=name, inputs=(name,), outputs=(name,), attributes={})
-    positions = positions_of(draft, last, 0)
+    positions = positions_of(builder, last, 0)
     outputs = positions.size
     if not positions.shape:
         raise ModelFileError("the model's output is one number for a whole batch: keep its first axis, the batch")
@@ -244,10 +244,10 @@ def _output(draft: Draft, graph: "onnx.GraphProto") -> tuple[str, int]:
         raise ModelFileError(
             f"the model's output has shape {positions.shape[1:]}, not one number for each class: add a Flatten"
         )
-    draft.positions[name] = positions.reshape(1, -1)
-    settle(draft, last, name)
-    value = draft.values[name]
+    builder.positions[name] = positions.reshape(1, -1)
+    settle(builder, last, name)
+    value = builder.values[name]
     if outputs == 1:
         second = {"matrix": np.array([[0.0], [1.0]])}
-        value = draft.append(last, ChannelMap, (value,), tensors=second, outputs=2)
+        value = builder.append(last, ChannelMap, (value,), tensors=second, outputs=2)
     return value, outputs

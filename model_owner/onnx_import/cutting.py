@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from model_owner.onnx_import.draft import Draft, Node, Positions
+from model_owner.onnx_import.builder import NetworkBuilder, Node, Positions
 from secure_computation.network import AveragePool, Convolution2d
 
 _LARGEST_KERNEL = 32
@@ -10,13 +10,13 @@ _LARGEST_KERNEL = 32
 _MAX_WEIGHTS = 1 << 20
 
 
-def cut_out(draft: Draft, node: Node, value: str, positions: Positions) -> str | None:
+def cut_out(builder: NetworkBuilder, node: Node, value: str, positions: Positions) -> str | None:
     """The elements of an image at `positions` (1, channels, height, width), by a layer; None where no grid holds them.
 
     Output channel o holds, at (i, j), channel c of `value` at (top + i * stride, left + j * stride), where c, top and
     left depend on o alone: a convolution with a kernel that is 1 there and 0 elsewhere.
     """
-    shape = draft.shapes[value]
+    shape = builder.shapes[value]
     if positions.ndim != 4 or len(shape) != 3 or not positions.size:
         return None
     channels, height, width = shape
@@ -34,14 +34,14 @@ def cut_out(draft: Draft, node: Node, value: str, positions: Positions) -> str |
     )
     same_channels = np.array_equal(channel.reshape(-1), np.arange(channels))
     if same_channels and kernel == (1, 1):
-        return draft.append(node, AveragePool, (value,), kernel=kernel, stride=strides, count_include_pad=False)
+        return builder.append(node, AveragePool, (value,), kernel=kernel, stride=strides, count_include_pad=False)
     groups = channels if same_channels else 1
     weight_shape = (made, channels // groups, *kernel)
     if max(kernel) > _LARGEST_KERNEL or np.prod(weight_shape) > _MAX_WEIGHTS:
         return None
     weight = np.zeros(weight_shape)
     weight[np.arange(made), 0 if same_channels else channel.reshape(-1), top.reshape(-1), left.reshape(-1)] = 1.0
-    return draft.append(
+    return builder.append(
         node,
         Convolution2d,
         (value,),

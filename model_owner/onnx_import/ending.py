@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, assert_never
 
 from contract.errors import ModelFileError
 from contract.model_card import ModelCard, Task
-from model_owner.onnx_import.draft import Node
+from model_owner.onnx_import.builder import Node
 
 if TYPE_CHECKING:
     import onnx

@@ -6,7 +6,7 @@ from typing import Final
 
 import numpy as np
 
-from model_owner.onnx_import.draft import Array, Node
+from model_owner.onnx_import.builder import Array, Node
 
 _ELEMENTWISE = frozenset(
     {

@@ -17,7 +17,7 @@ from model_owner.onnx_import.arranging import (
     positions_of,
     settle,
 )
-from model_owner.onnx_import.draft import Double, Draft, Node
+from model_owner.onnx_import.builder import Double, NetworkBuilder, Node
 from model_owner.onnx_import.pooling import image_size, window_padding
 from secure_computation.network import (
     Add,
@@ -29,30 +29,30 @@ from secure_computation.network import (
     Relu,
 )
 
-Handler = Callable[[Draft, Node], None]
+Handler = Callable[[NetworkBuilder, Node], None]
 
 _SIMPLIFY = "change the model and export it again"
 _LARGEST_BOUND = 3e38
 """Exporters write float32's largest number where a bound was left out."""
 
 
-def _convolution(draft: Draft, node: Node) -> None:
-    weight = draft.floats(node, 1)
+def _convolution(builder: NetworkBuilder, node: Node) -> None:
+    weight = builder.floats(node, 1)
     if weight.ndim == 3:
-        _convolve_one_axis(draft, node, weight)
+        _convolve_one_axis(builder, node, weight)
         return
     if weight.ndim != 4:
         raise node.unsupported(f"its weight has {weight.ndim} axes", "convolutions of one or two axes are supported")
-    settle(draft, node, node.inputs[0])
-    _convolve(draft, node, draft.value(node, 0), image_size(draft, node), weight)
+    settle(builder, node, node.inputs[0])
+    _convolve(builder, node, builder.value(node, 0), image_size(builder, node), weight)
 
 
-def _convolve_one_axis(draft: Draft, node: Node, weight: Double) -> None:
+def _convolve_one_axis(builder: NetworkBuilder, node: Node, weight: Double) -> None:
     """(batch, channels, length), as an image of height 1: efficient channel attention runs so over the channels."""
-    positions = positions_of(draft, node, 0)
+    positions = positions_of(builder, node, 0)
     if positions.ndim != 3 or positions.shape[0] != 1:
         raise node.unsupported(f"its input has shape {positions.shape}, its weight three axes", _SIMPLIFY)
-    value = plain(draft, node, draft.value(node, 0), positions[:, :, np.newaxis, :])
+    value = plain(builder, node, builder.value(node, 0), positions[:, :, np.newaxis, :])
     wider: dict[str, Any] = dict(node.attributes)
     for name in ("strides", "dilations", "kernel_shape"):
         if name in wider:
@@ -60,21 +60,21 @@ def _convolve_one_axis(draft: Draft, node: Node, weight: Double) -> None:
     if "pads" in wider:
         wider["pads"] = [side for pad in wider["pads"] for side in (0, pad)]
     made = _convolve(
-        draft, replace(node, attributes=wider), value, (1, positions.shape[2]), weight[:, :, np.newaxis, :]
+        builder, replace(node, attributes=wider), value, (1, positions.shape[2]), weight[:, :, np.newaxis, :]
     )
-    channels, _, length = draft.shapes[made]
-    arrange(draft, node, node.outputs[0], made, np.arange(channels * length).reshape(1, channels, length))
+    channels, _, length = builder.shapes[made]
+    arrange(builder, node, node.outputs[0], made, np.arange(channels * length).reshape(1, channels, length))
 
 
-def _convolve(draft: Draft, node: Node, value: str, size: Pair, weight: Double) -> str:
+def _convolve(builder: NetworkBuilder, node: Node, value: str, size: Pair, weight: Double) -> str:
     kernel = (weight.shape[2], weight.shape[3])
     stride, dilation = node.pair("strides", (1, 1)), node.pair("dilations", (1, 1))
-    has_bias = draft.optional_constant(node, 2) is not None
-    return draft.emit(
+    has_bias = builder.optional_constant(node, 2) is not None
+    return builder.emit(
         node,
         Convolution2d,
         (value,),
-        tensors={"weight": weight} | ({"bias": draft.floats(node, 2)} if has_bias else {}),
+        tensors={"weight": weight} | ({"bias": builder.floats(node, 2)} if has_bias else {}),
         weight_shape=weight.shape,
         bias=has_bias,
         stride=stride,
@@ -84,107 +84,107 @@ def _convolve(draft: Draft, node: Node, value: str, size: Pair, weight: Double) 
     )
 
 
-def _batch_normalization(draft: Draft, node: Node) -> None:
+def _batch_normalization(builder: NetworkBuilder, node: Node) -> None:
     if node.integer("training_mode", 0):
         raise node.unsupported("it is in training mode", "export the model in evaluation mode")
-    gain, offset, mean, variance = (draft.floats(node, index) for index in range(1, 5))
+    gain, offset, mean, variance = (builder.floats(node, index) for index in range(1, 5))
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         scale = gain / np.sqrt(variance + node.number("epsilon", 1e-5))
         shift = offset - mean * scale
-    draft.affine(node, draft.value(node, 0), scale=scale, shift=shift)
+    builder.affine(node, builder.value(node, 0), scale=scale, shift=shift)
 
 
-def _constant_index(draft: Draft, node: Node) -> int | None:
-    return next((index for index, name in enumerate(node.inputs) if name in draft.constants), None)
+def _constant_index(builder: NetworkBuilder, node: Node) -> int | None:
+    return next((index for index, name in enumerate(node.inputs) if name in builder.constants), None)
 
 
-def _add(draft: Draft, node: Node) -> None:
-    constant_index = _constant_index(draft, node)
+def _add(builder: NetworkBuilder, node: Node) -> None:
+    constant_index = _constant_index(builder, node)
     if constant_index is None:
-        draft.emit(node, Add, (draft.value(node, 0), draft.value(node, 1)))
+        builder.emit(node, Add, (builder.value(node, 0), builder.value(node, 1)))
         return
-    value = draft.value(node, 1 - constant_index)
-    shift = by_channel(draft, node, 1 - constant_index, draft.floats(node, constant_index))
-    draft.affine(node, value, shift=shift)
+    value = builder.value(node, 1 - constant_index)
+    shift = by_channel(builder, node, 1 - constant_index, builder.floats(node, constant_index))
+    builder.affine(node, value, shift=shift)
 
 
-def _subtract(draft: Draft, node: Node) -> None:
-    constant_index = _constant_index(draft, node)
+def _subtract(builder: NetworkBuilder, node: Node) -> None:
+    constant_index = _constant_index(builder, node)
     if constant_index is None:
-        minuend, subtrahend = draft.value(node, 0), draft.value(node, 1)
-        negative = draft.affine(node, subtrahend, scale=-1.0)
-        draft.emit(node, Add, (minuend, negative))
+        minuend, subtrahend = builder.value(node, 0), builder.value(node, 1)
+        negative = builder.affine(node, subtrahend, scale=-1.0)
+        builder.emit(node, Add, (minuend, negative))
         return
-    value = draft.value(node, 1 - constant_index)
-    constant = by_channel(draft, node, 1 - constant_index, draft.floats(node, constant_index))
+    value = builder.value(node, 1 - constant_index)
+    constant = by_channel(builder, node, 1 - constant_index, builder.floats(node, constant_index))
     if constant_index == 1:
-        draft.affine(node, value, shift=-constant)
+        builder.affine(node, value, shift=-constant)
     else:
-        draft.affine(node, value, scale=-1.0, shift=constant)
+        builder.affine(node, value, scale=-1.0, shift=constant)
 
 
-def _negative(draft: Draft, node: Node) -> None:
-    draft.affine(node, draft.value(node, 0), scale=-1.0)
+def _negative(builder: NetworkBuilder, node: Node) -> None:
+    builder.affine(node, builder.value(node, 0), scale=-1.0)
 
 
-def _sum(draft: Draft, node: Node) -> None:
+def _sum(builder: NetworkBuilder, node: Node) -> None:
     """Of any number of values and constants for each channel; their mean, for Mean."""
-    (first, *others), constants = draft.operands(node)
-    total = draft.value(node, first)
+    (first, *others), constants = builder.operands(node)
+    total = builder.value(node, first)
     for index in others:
-        total = draft.append(node, Add, (total, draft.value(node, index)))
-    shifts = [by_channel(draft, node, first, draft.floats(node, index)) for index in constants]
+        total = builder.append(node, Add, (total, builder.value(node, index)))
+    shifts = [by_channel(builder, node, first, builder.floats(node, index)) for index in constants]
     scale = 1.0 / len(node.inputs) if node.operator == "Mean" else 1.0
-    draft.affine(node, total, scale=scale, shift=scale * sum(shifts, np.zeros(1)))
+    builder.affine(node, total, scale=scale, shift=scale * sum(shifts, np.zeros(1)))
 
 
-def _multiply(draft: Draft, node: Node) -> None:
-    constant_index = _constant_index(draft, node)
+def _multiply(builder: NetworkBuilder, node: Node) -> None:
+    constant_index = _constant_index(builder, node)
     if constant_index is None:
-        gates.multiply(draft, node)
+        gates.multiply(builder, node)
         return
-    scale = by_channel(draft, node, 1 - constant_index, draft.floats(node, constant_index))
-    draft.affine(node, draft.value(node, 1 - constant_index), scale=scale)
+    scale = by_channel(builder, node, 1 - constant_index, builder.floats(node, constant_index))
+    builder.affine(node, builder.value(node, 1 - constant_index), scale=scale)
 
 
-def _divide(draft: Draft, node: Node) -> None:
-    if _constant_index(draft, node) != 1:
+def _divide(builder: NetworkBuilder, node: Node) -> None:
+    if _constant_index(builder, node) != 1:
         raise node.unsupported(
             "it divides by a value that depends on the image, which is not computed under encryption",
             "divide by constants only; pixels are brought to the card's mean and standard_deviation before the model",
         )
     with np.errstate(divide="ignore"):
-        scale = 1.0 / by_channel(draft, node, 0, draft.floats(node, 1))
-    draft.affine(node, draft.value(node, 0), scale=scale)
+        scale = 1.0 / by_channel(builder, node, 0, builder.floats(node, 1))
+    builder.affine(node, builder.value(node, 0), scale=scale)
 
 
-def _matrix_product(draft: Draft, node: Node) -> None:
-    weight = draft.floats(node, 1)
+def _matrix_product(builder: NetworkBuilder, node: Node) -> None:
+    weight = builder.floats(node, 1)
     if weight.ndim != 2:
         raise node.unsupported(f"its weight has {weight.ndim} axes", "only a matrix of two axes is supported")
-    _fully_connected(draft, node, weight.T)
+    _fully_connected(builder, node, weight.T)
 
 
-def _gemm(draft: Draft, node: Node) -> None:
+def _gemm(builder: NetworkBuilder, node: Node) -> None:
     if node.integer("transA", 0):
         raise node.unsupported("transA is set", _SIMPLIFY)
-    weight = draft.floats(node, 1) * node.number("alpha", 1.0)
+    weight = builder.floats(node, 1) * node.number("alpha", 1.0)
     bias = None
-    if draft.optional_constant(node, 2) is not None:
-        bias = draft.floats(node, 2) * node.number("beta", 1.0)
-    _fully_connected(draft, node, weight if node.integer("transB", 0) else weight.T, bias)
+    if builder.optional_constant(node, 2) is not None:
+        bias = builder.floats(node, 2) * node.number("beta", 1.0)
+    _fully_connected(builder, node, weight if node.integer("transB", 0) else weight.T, bias)
 
 
-def _fully_connected(draft: Draft, node: Node, weight: Double, bias: Double | None = None) -> None:
-    seen = onnx_shape(draft, node, 0)
-    value, weight = columns_by_element(draft, node, weight)
+def _fully_connected(builder: NetworkBuilder, node: Node, weight: Double, bias: Double | None = None) -> None:
+    seen = onnx_shape(builder, node, 0)
+    value, weight = columns_by_element(builder, node, weight)
     outputs, inputs = weight.shape
     tensors = {"weight": weight}
     if bias is not None:
         if bias.size not in {1, outputs} or bias.shape[-1:] not in {(), (1,), (outputs,)}:
             raise node.unsupported(f"its bias has shape {bias.shape}", f"give it {outputs} elements")
         tensors["bias"] = np.broadcast_to(bias.reshape(-1), (outputs,))
-    made = draft.emit(
+    made = builder.emit(
         node,
         FullyConnected,
         (value,),
@@ -193,32 +193,34 @@ def _fully_connected(draft: Draft, node: Node, weight: Double, bias: Double | No
         out_features=outputs,
         bias=bias is not None,
     )
-    arrange(draft, node, node.outputs[0], made, np.arange(outputs).reshape(*seen[:-1], outputs))
+    arrange(builder, node, node.outputs[0], made, np.arange(outputs).reshape(*seen[:-1], outputs))
 
 
-def _relu(draft: Draft, node: Node) -> None:
-    draft.emit(node, Relu, (draft.value(node, 0),))
+def _relu(builder: NetworkBuilder, node: Node) -> None:
+    builder.emit(node, Relu, (builder.value(node, 0),))
 
 
-def _clip(draft: Draft, node: Node) -> None:
+def _clip(builder: NetworkBuilder, node: Node) -> None:
     """Any bounds: moved so that the lower one is 0, or turned round where there is only an upper one."""
-    low, high = _bound(draft, node, 1), _bound(draft, node, 2)
-    value = draft.value(node, 0)
+    low, high = _bound(builder, node, 1), _bound(builder, node, 2)
+    value = builder.value(node, 0)
     if low is None and high is None:
-        draft.alias(node)
+        builder.alias(node)
     elif low is None and high is not None:
-        below = draft.append(node, Relu, (draft.affine(node, value, scale=-1.0, shift=high),))
-        draft.affine(node, below, scale=-1.0, shift=high)
+        below = builder.append(node, Relu, (builder.affine(node, value, scale=-1.0, shift=high),))
+        builder.affine(node, below, scale=-1.0, shift=high)
     elif low is not None:
-        moved = draft.affine(node, value, shift=-low) if low else value
-        cut = draft.emit(node, Relu, (moved,)) if high is None else draft.emit(node, Clip, (moved,), high=high - low)
+        moved = builder.affine(node, value, shift=-low) if low else value
+        cut = (
+            builder.emit(node, Relu, (moved,)) if high is None else builder.emit(node, Clip, (moved,), high=high - low)
+        )
         if low:
-            draft.affine(node, cut, shift=low)
+            builder.affine(node, cut, shift=low)
 
 
-def _bound(draft: Draft, node: Node, index: int) -> float | None:
+def _bound(builder: NetworkBuilder, node: Node, index: int) -> float | None:
     """A bound of Clip; None where there is none, or none that a float could pass."""
-    given = draft.optional_constant(node, index)
+    given = builder.optional_constant(node, index)
     if given is None or given.size == 0:
         return None
     if given.size != 1 or np.isnan(given).any():
@@ -227,27 +229,27 @@ def _bound(draft: Draft, node: Node, index: int) -> float | None:
     return bound if abs(bound) < _LARGEST_BOUND else None
 
 
-def _concat(draft: Draft, node: Node) -> None:
-    inputs = tuple(draft.value(node, index) for index in range(len(node.inputs)))
-    if node.integer("axis", 1) not in {1, -len(draft.shapes[inputs[0]])}:
+def _concat(builder: NetworkBuilder, node: Node) -> None:
+    inputs = tuple(builder.value(node, index) for index in range(len(node.inputs)))
+    if node.integer("axis", 1) not in {1, -len(builder.shapes[inputs[0]])}:
         raise node.unsupported("its axis is not that of the channels", _SIMPLIFY)
-    draft.emit(node, Concat, inputs)
+    builder.emit(node, Concat, inputs)
 
 
-def _dropout(draft: Draft, node: Node) -> None:
-    training = draft.optional_constant(node, 2)
+def _dropout(builder: NetworkBuilder, node: Node) -> None:
+    training = builder.optional_constant(node, 2)
     if training is not None and bool(training.any()):
         raise node.unsupported("it is in training mode", "export the model in evaluation mode")
-    draft.alias(node)
+    builder.alias(node)
 
 
-def _cast(draft: Draft, node: Node) -> None:
+def _cast(builder: NetworkBuilder, node: Node) -> None:
     import onnx
 
     floats = {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE}
     if node.integer("to", 0) not in floats:
         raise node.unsupported("it turns an activation into something else than a float", _SIMPLIFY)
-    draft.alias(node)
+    builder.alias(node)
 
 
 HANDLERS: Mapping[str, Handler] = MappingProxyType(
@@ -269,7 +271,7 @@ HANDLERS: Mapping[str, Handler] = MappingProxyType(
         "GlobalMaxPool": pooling.global_max_pool,
         "HardSigmoid": gates.hard_sigmoid,
         "HardSwish": gates.hard_swish,
-        "Identity": Draft.alias,
+        "Identity": NetworkBuilder.alias,
         "LeakyRelu": gates.leaky_relu,
         "LogSoftmax": smooth.log_softmax,
         "MatMul": _matrix_product,

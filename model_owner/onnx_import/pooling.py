@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from model_owner.onnx_import.arranging import MAX_MAP_ELEMENTS, arrange, is_permutation, plain, positions_of
-from model_owner.onnx_import.draft import ChannelMap, Draft, Node, PadBelow, Positions
+from model_owner.onnx_import.builder import ChannelMap, NetworkBuilder, Node, PadBelow, Positions
 from secure_computation.network import NO_PADDING, AveragePool, GlobalAveragePool, MaxPool, Pad, Padding, Pair
 
 _LOWEST = -1e6
@@ -13,9 +13,9 @@ _LOWEST = -1e6
 _SIMPLIFY = "change the model and export it again"
 
 
-def image_size(draft: Draft, node: Node) -> Pair:
+def image_size(builder: NetworkBuilder, node: Node) -> Pair:
     """Height and width of input 0. Raises ModelFileError where it is no image."""
-    shape = draft.shape(node, 0)
+    shape = builder.shape(node, 0)
     if len(shape) != 3:
         raise node.unsupported(f"its input has shape {shape}, not (channels, height, width)", _SIMPLIFY)
     return shape[1], shape[2]
@@ -42,23 +42,23 @@ def window_padding(node: Node, size: Pair, kernel: Pair, stride: Pair, dilation:
     return before[0], before[1], after[0], after[1]
 
 
-def _pool_windows(draft: Draft, node: Node) -> tuple[Pair, Pair, Pair, Padding]:
+def _pool_windows(builder: NetworkBuilder, node: Node) -> tuple[Pair, Pair, Pair, Padding]:
     """Image size, kernel, stride and padding of a pool, before it rounds up."""
     if node.pair("dilations", (1, 1)) != (1, 1):
         raise node.unsupported("it is dilated", _SIMPLIFY)
-    size, kernel, stride = image_size(draft, node), node.pair("kernel_shape"), node.pair("strides", (1, 1))
+    size, kernel, stride = image_size(builder, node), node.pair("kernel_shape"), node.pair("strides", (1, 1))
     return size, kernel, stride, window_padding(node, size, kernel, stride, (1, 1))
 
 
-def max_pool(draft: Draft, node: Node) -> None:
+def max_pool(builder: NetworkBuilder, node: Node) -> None:
     """MaxPool."""
-    size, kernel, stride, padding = _pool_windows(draft, node)
+    size, kernel, stride, padding = _pool_windows(builder, node)
     if _rounds_up(node):
         padding = _rounded_up(size, kernel, stride, padding)
-    value = draft.value(node, 0)
-    if isinstance(made := draft.maker(value), PadBelow):
+    value = builder.value(node, 0)
+    if isinstance(made := builder.maker(value), PadBelow):
         value, padding = made.inputs[0], _both(padding, made.padding)
-    draft.emit(node, MaxPool, (value,), kernel=kernel, stride=stride, padding=padding)
+    builder.emit(node, MaxPool, (value,), kernel=kernel, stride=stride, padding=padding)
 
 
 def _both(one: Padding, other: Padding) -> Padding:
@@ -83,59 +83,59 @@ def _rounded_up(size: Pair, kernel: Pair, stride: Pair, padding: Padding) -> Pad
     return padding[0], padding[1], after[0], after[1]
 
 
-def average_pool(draft: Draft, node: Node) -> None:
+def average_pool(builder: NetworkBuilder, node: Node) -> None:
     """AveragePool; a window that `ceil_mode` lets reach beyond the padding is averaged over what it holds."""
-    size, kernel, stride, padding = _pool_windows(draft, node)
-    value, counted = draft.value(node, 0), bool(node.integer("count_include_pad", 0))
+    size, kernel, stride, padding = _pool_windows(builder, node)
+    value, counted = builder.value(node, 0), bool(node.integer("count_include_pad", 0))
     if _rounds_up(node):
         reaching = _rounded_up(size, kernel, stride, padding)
         if counted and reaching != padding:  # the padding counts, what lies beyond it does not
-            value, counted = draft.append(node, Pad, (value,), padding=padding), False
+            value, counted = builder.append(node, Pad, (value,), padding=padding), False
             reaching = (0, 0, reaching[2] - padding[2], reaching[3] - padding[3])
         padding = reaching
-    draft.emit(node, AveragePool, (value,), kernel=kernel, stride=stride, padding=padding, count_include_pad=counted)
+    builder.emit(node, AveragePool, (value,), kernel=kernel, stride=stride, padding=padding, count_include_pad=counted)
 
 
-def global_average_pool(draft: Draft, node: Node) -> None:
+def global_average_pool(builder: NetworkBuilder, node: Node) -> None:
     """GlobalAveragePool."""
-    draft.emit(node, GlobalAveragePool, (draft.value(node, 0),))
+    builder.emit(node, GlobalAveragePool, (builder.value(node, 0),))
 
 
-def global_max_pool(draft: Draft, node: Node) -> None:
+def global_max_pool(builder: NetworkBuilder, node: Node) -> None:
     """GlobalMaxPool: a window as large as the image."""
-    size = image_size(draft, node)
-    draft.emit(node, MaxPool, (draft.value(node, 0),), kernel=size, stride=size)
+    size = image_size(builder, node)
+    builder.emit(node, MaxPool, (builder.value(node, 0),), kernel=size, stride=size)
 
 
-def reduce_mean(draft: Draft, node: Node) -> None:
+def reduce_mean(builder: NetworkBuilder, node: Node) -> None:
     """ReduceMean over height and width, at once or one after the other, whatever the order of axes."""
-    _reduce(draft, node, since=18)
+    _reduce(builder, node, since=18)
 
 
-def reduce_sum(draft: Draft, node: Node) -> None:
+def reduce_sum(builder: NetworkBuilder, node: Node) -> None:
     """ReduceSum over height and width: their mean times the number of places."""
-    elements = math.prod(draft.shape(node, 0))
-    mean = _reduce(draft, node, since=13)
-    draft.affine(node, mean, scale=elements / math.prod(draft.shapes[mean]))
+    elements = math.prod(builder.shape(node, 0))
+    mean = _reduce(builder, node, since=13)
+    builder.affine(node, mean, scale=elements / math.prod(builder.shapes[mean]))
 
 
-def reduce_max(draft: Draft, node: Node) -> None:
+def reduce_max(builder: NetworkBuilder, node: Node) -> None:
     """ReduceMax over height and width."""
-    _reduce(draft, node, since=18, largest=True)
+    _reduce(builder, node, since=18, largest=True)
 
 
-def _reduce(draft: Draft, node: Node, *, since: int, largest: bool = False) -> str:
+def _reduce(builder: NetworkBuilder, node: Node, *, since: int, largest: bool = False) -> str:
     """Emit the pool that the reduction is; return the pooled value. `since`: the opset that made axes an input."""
-    positions, value = positions_of(draft, node, 0), draft.value(node, 0)
-    axes = _axes(draft, node, since, positions.ndim)
-    shape = draft.shapes[value]
+    positions, value = positions_of(builder, node, 0), builder.value(node, 0)
+    axes = _axes(builder, node, since, positions.ndim)
+    shape = builder.shapes[value]
     channels, height, width = (*shape, 1, 1)[:3]
     for extent in ((1, 1), (height, width), (1, width), (height, 1)):
         found = _pooled_positions(positions, (channels, height, width), extent, axes)
         if found is not None:
-            pooled = _pool_over(draft, node, value, extent, largest=largest)
+            pooled = _pool_over(builder, node, value, extent, largest=largest)
             kept = found if node.integer("keepdims", 1) else found.squeeze(axes)
-            arrange(draft, node, node.outputs[0], pooled, kept)
+            arrange(builder, node, node.outputs[0], pooled, kept)
             return pooled
     raise node.unsupported(
         f"it reduces axes {list(axes)} of a value of shape {positions.shape}",
@@ -144,8 +144,8 @@ def _reduce(draft: Draft, node: Node, *, since: int, largest: bool = False) -> s
     )
 
 
-def _axes(draft: Draft, node: Node, since: int, rank: int) -> tuple[int, ...]:
-    given = node.attributes.get("axes") if draft.opset < since else draft.optional_constant(node, 1)
+def _axes(builder: NetworkBuilder, node: Node, since: int, rank: int) -> tuple[int, ...]:
+    given = node.attributes.get("axes") if builder.opset < since else builder.optional_constant(node, 1)
     axes = [int(axis) for axis in np.asarray(range(rank) if given is None else given).reshape(-1)]
     if any(not -rank <= axis < rank for axis in axes):
         raise node.unsupported(f"it reduces axes {axes} of {rank}", "export the model again")
@@ -167,74 +167,74 @@ def _pooled_positions(
     return first if is_pool and is_permutation(positions, math.prod(shape)) else None
 
 
-def _pool_over(draft: Draft, node: Node, value: str, extent: Pair, *, largest: bool) -> str:
+def _pool_over(builder: NetworkBuilder, node: Node, value: str, extent: Pair, *, largest: bool) -> str:
     if extent == (1, 1):
         return value
-    whole = extent == draft.shapes[value][1:]
+    whole = extent == builder.shapes[value][1:]
     if largest:
-        return draft.append(node, MaxPool, (value,), kernel=extent, stride=extent)
+        return builder.append(node, MaxPool, (value,), kernel=extent, stride=extent)
     if whole:
-        return draft.append(node, GlobalAveragePool, (_before_partial_mean(draft, value),))
-    return draft.append(node, AveragePool, (value,), kernel=extent, stride=extent, count_include_pad=False)
+        return builder.append(node, GlobalAveragePool, (_before_partial_mean(builder, value),))
+    return builder.append(node, AveragePool, (value,), kernel=extent, stride=extent, count_include_pad=False)
 
 
-def _before_partial_mean(draft: Draft, value: str) -> str:
+def _before_partial_mean(builder: NetworkBuilder, value: str) -> str:
     """What was averaged over one whole axis to make the value: the mean over both is one pool."""
-    made = draft.maker(value)
+    made = builder.maker(value)
     if not isinstance(made, AveragePool):
         return value
-    height, width = draft.shapes[made.inputs[0]][1:]
+    height, width = builder.shapes[made.inputs[0]][1:]
     is_partial = made.padding == NO_PADDING and made.kernel in {(1, width), (height, 1)}
     return made.inputs[0] if is_partial else value
 
 
-def pad(draft: Draft, node: Node) -> None:
+def pad(builder: NetworkBuilder, node: Node) -> None:
     """Pad by a constant in height and width, by zeros in channels; negative padding cuts off."""
     if node.text("mode", "constant") != "constant":
         raise node.unsupported(f"its mode is {node.text('mode', '')}", "only padding by a constant is supported")
-    image_size(draft, node)
-    pads = [int(value) for value in draft.constant(node, 1).reshape(-1)]
-    axes_given = draft.optional_constant(node, 3)
+    image_size(builder, node)
+    pads = [int(value) for value in builder.constant(node, 1).reshape(-1)]
+    axes_given = builder.optional_constant(node, 3)
     named = [int(axis) for axis in (axes_given.reshape(-1) if axes_given is not None else range(4))]
     axes = [axis % 4 for axis in named]
     if any(not -4 <= axis < 4 for axis in named) or len(pads) != 2 * len(axes) or len(set(axes)) != len(axes):
         raise node.unsupported("its pads and axes disagree", _SIMPLIFY)
     before, after = dict(zip(axes, pads, strict=False)), dict(zip(axes, pads[len(axes) :], strict=True))
-    given = draft.optional_constant(node, 2)
+    given = builder.optional_constant(node, 2)
     constant = 0.0 if given is None or given.size == 0 else float(given.reshape(-1)[0])
     if before.get(0, 0) or after.get(0, 0):
         raise node.unsupported("it pads the batch", "only channels, height and width may be padded")
-    value = _without_borders(draft, node, before, after)
+    value = _without_borders(builder, node, before, after)
     if before.get(1, 0) > 0 or after.get(1, 0) > 0:
         if constant:
             raise node.unsupported(f"it pads channels with {constant:g}", "pad channels with 0")
-        value = _pad_channels(draft, node, value, (max(before.get(1, 0), 0), max(after.get(1, 0), 0)))
+        value = _pad_channels(builder, node, value, (max(before.get(1, 0), 0), max(after.get(1, 0), 0)))
     padding = tuple(max(border.get(axis, 0), 0) for border in (before, after) for axis in (2, 3))
     if constant < _LOWEST:
-        draft.emit(node, PadBelow, (value,), padding=padding, source=node.shown_name)
+        builder.emit(node, PadBelow, (value,), padding=padding, source=node.shown_name)
         return
-    draft.emit(node, Pad, (value,), padding=padding, value=constant)
+    builder.emit(node, Pad, (value,), padding=padding, value=constant)
 
 
-def _without_borders(draft: Draft, node: Node, before: dict[int, int], after: dict[int, int]) -> str:
+def _without_borders(builder: NetworkBuilder, node: Node, before: dict[int, int], after: dict[int, int]) -> str:
     """Negative padding cuts off."""
-    value = draft.value(node, 0)
+    value = builder.value(node, 0)
     if min(*before.values(), *after.values(), 0) == 0:
         return value
-    positions = positions_of(draft, node, 0)
+    positions = positions_of(builder, node, 0)
     ends = [
         (max(-before.get(axis, 0), 0), size + min(after.get(axis, 0), 0)) for axis, size in enumerate(positions.shape)
     ]
     if any(end <= start for start, end in ends):
         raise node.unsupported("it cuts off all that there is", _SIMPLIFY)
-    return plain(draft, node, value, positions[tuple(slice(start, end) for start, end in ends)])
+    return plain(builder, node, value, positions[tuple(slice(start, end) for start, end in ends)])
 
 
-def _pad_channels(draft: Draft, node: Node, value: str, borders: Pair) -> str:
+def _pad_channels(builder: NetworkBuilder, node: Node, value: str, borders: Pair) -> str:
     """Channels of zeros, as a shortcut without weights has them."""
-    channels = draft.shapes[value][0]
+    channels = builder.shapes[value][0]
     outputs = channels + sum(borders)
     if outputs * channels > MAX_MAP_ELEMENTS:
         raise node.unsupported(f"it makes {outputs} channels of {channels}", "the model is too large")
     matrix = np.eye(outputs, channels, -borders[0])
-    return draft.append(node, ChannelMap, (value,), tensors={"matrix": matrix}, outputs=outputs)
+    return builder.append(node, ChannelMap, (value,), tensors={"matrix": matrix}, outputs=outputs)

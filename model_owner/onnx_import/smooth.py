@@ -8,7 +8,7 @@ import math
 import numpy as np
 
 from model_owner.onnx_import.arranging import onnx_shape, settle
-from model_owner.onnx_import.draft import ChannelAffine, Draft, ErrorFunction, Node
+from model_owner.onnx_import.builder import ChannelAffine, ErrorFunction, NetworkBuilder, Node
 from secure_computation.network import Activation, Softmax
 
 _SOFTMAX_OF_ONE_AXIS = 13
@@ -17,50 +17,50 @@ _ROUNDING = 1e-5
 """Relative: constants of a GELU were rounded to float32, some of them to what a person typed."""
 
 
-def multiply_smoothly(draft: Draft, node: Node) -> bool:
+def multiply_smoothly(builder: NetworkBuilder, node: Node) -> bool:
     """Whether the product is a smooth function: x * sigmoid(x) is SiLU, x * (1 + erf(x / sqrt(2))) twice GELU."""
-    if _gelu_by_error_function(draft, node):
+    if _gelu_by_error_function(builder, node):
         return True
-    return any(_silu(draft, node, draft.value(node, index), draft.value(node, 1 - index)) for index in (0, 1))
+    return any(_silu(builder, node, builder.value(node, index), builder.value(node, 1 - index)) for index in (0, 1))
 
 
-def _silu(draft: Draft, node: Node, value: str, gate: str) -> bool:
+def _silu(builder: NetworkBuilder, node: Node, value: str, gate: str) -> bool:
     """Swish with any slope: for u = a x, the product x * sigmoid(u) is silu(u) / a."""
-    made = draft.maker(gate)
+    made = builder.maker(gate)
     if not isinstance(made, Activation) or made.function != "sigmoid":
         return False
-    base, scale, shift = _through_affines(draft, value)
-    inside, inner_scale, inner_shift = _through_affines(draft, made.inputs[0])
+    base, scale, shift = _through_affines(builder, value)
+    inside, inner_scale, inner_shift = _through_affines(builder, made.inputs[0])
     is_multiple = math.isclose(scale * inner_shift, shift * inner_scale, rel_tol=_ROUNDING)
     if inside != base or not is_multiple or scale == 0 or inner_scale == 0:
         return False
-    silu = draft.append(node, Activation, (made.inputs[0],), function="silu")
-    draft.affine(node, silu, scale=_rounded(scale / inner_scale))
+    silu = builder.append(node, Activation, (made.inputs[0],), function="silu")
+    builder.affine(node, silu, scale=_rounded(scale / inner_scale))
     return True
 
 
-def _gelu_by_error_function(draft: Draft, node: Node) -> bool:
+def _gelu_by_error_function(builder: NetworkBuilder, node: Node) -> bool:
     """Before opset 20 exporters write a GELU out, as factors a x and b (1 + erf(x / sqrt(2))) in any order."""
     for index in (0, 1):
-        outer, scale, shift = _through_affines(draft, draft.value(node, index))
-        made = draft.maker(outer)
+        outer, scale, shift = _through_affines(builder, builder.value(node, index))
+        made = builder.maker(outer)
         if not isinstance(made, ErrorFunction) or not math.isclose(scale, shift, rel_tol=_ROUNDING):
             continue
-        inside, inner_scale, inner_shift = _through_affines(draft, made.inputs[0])
-        factor, factor_scale, factor_shift = _through_affines(draft, draft.value(node, 1 - index))
+        inside, inner_scale, inner_shift = _through_affines(builder, made.inputs[0])
+        factor, factor_scale, factor_shift = _through_affines(builder, builder.value(node, 1 - index))
         is_half = math.isclose(inner_scale, math.sqrt(0.5), rel_tol=_ROUNDING)
         if inside == factor and is_half and inner_shift == factor_shift == 0.0:
-            gelu = draft.append(node, Activation, (inside,), function="gelu")
-            draft.affine(node, gelu, scale=_rounded(2 * scale * factor_scale))
+            gelu = builder.append(node, Activation, (inside,), function="gelu")
+            builder.affine(node, gelu, scale=_rounded(2 * scale * factor_scale))
             return True
     return False
 
 
-def _through_affines(draft: Draft, value: str) -> tuple[str, float, float]:
+def _through_affines(builder: NetworkBuilder, value: str) -> tuple[str, float, float]:
     """The value that this one is one scale and one shift of, with both."""
     scale, shift = 1.0, 0.0
-    while isinstance(operation := draft.maker(value), ChannelAffine):
-        tensors = draft.tensors[operation.name]
+    while isinstance(operation := builder.maker(value), ChannelAffine):
+        tensors = builder.tensors[operation.name]
         if np.ptp(tensors["scale"]) or np.ptp(tensors["shift"]):
             break
         shift += scale * float(tensors["shift"][0])
@@ -74,52 +74,52 @@ def _rounded(scale: float) -> float:
     return 1.0 if math.isclose(scale, 1.0, rel_tol=_ROUNDING) else scale
 
 
-def error_function(draft: Draft, node: Node) -> None:
+def error_function(builder: NetworkBuilder, node: Node) -> None:
     """Erf, until the product is met of which it is a factor."""
-    draft.emit(node, ErrorFunction, (draft.value(node, 0),), source=node.shown_name)
+    builder.emit(node, ErrorFunction, (builder.value(node, 0),), source=node.shown_name)
 
 
-def sigmoid(draft: Draft, node: Node) -> None:
+def sigmoid(builder: NetworkBuilder, node: Node) -> None:
     """Sigmoid; left out where it ends the model."""
-    if node.outputs[0] == draft.final_activation:
-        _leave_out(draft, node)
+    if node.outputs[0] == builder.final_activation:
+        _leave_out(builder, node)
         return
-    draft.emit(node, Activation, (draft.value(node, 0),), function="sigmoid")
+    builder.emit(node, Activation, (builder.value(node, 0),), function="sigmoid")
 
 
-def tanh(draft: Draft, node: Node) -> None:
+def tanh(builder: NetworkBuilder, node: Node) -> None:
     """Hyperbolic tangent."""
-    draft.emit(node, Activation, (draft.value(node, 0),), function="tanh")
+    builder.emit(node, Activation, (builder.value(node, 0),), function="tanh")
 
 
-def gelu(draft: Draft, node: Node) -> None:
+def gelu(builder: NetworkBuilder, node: Node) -> None:
     """Both forms as the tanh form: they differ by less than 0.0005, which is less than the encrypted one's error."""
-    draft.emit(node, Activation, (draft.value(node, 0),), function="gelu")
+    builder.emit(node, Activation, (builder.value(node, 0),), function="gelu")
 
 
-def softmax(draft: Draft, node: Node) -> None:
+def softmax(builder: NetworkBuilder, node: Node) -> None:
     """Over the channels of an image or the features of a vector; left out where it ends the model."""
-    _check_axis(draft, node)
-    if node.outputs[0] == draft.final_activation:
-        _leave_out(draft, node)
+    _check_axis(builder, node)
+    if node.outputs[0] == builder.final_activation:
+        _leave_out(builder, node)
     else:
-        settle(draft, node, node.inputs[0])
-        draft.emit(node, Softmax, (draft.value(node, 0),))
+        settle(builder, node, node.inputs[0])
+        builder.emit(node, Softmax, (builder.value(node, 0),))
 
 
-def log_softmax(draft: Draft, node: Node) -> None:
+def log_softmax(builder: NetworkBuilder, node: Node) -> None:
     """Left out where it ends the model; refused elsewhere."""
-    _check_axis(draft, node)
-    if node.outputs[0] != draft.final_activation:
+    _check_axis(builder, node)
+    if node.outputs[0] != builder.final_activation:
         raise node.unsupported(
             "a logarithm is not supported under encryption", "use Softmax here, or end the model in LogSoftmax"
         )
-    _leave_out(draft, node)
+    _leave_out(builder, node)
 
 
-def _check_axis(draft: Draft, node: Node) -> None:
-    shape = onnx_shape(draft, node, 0)
-    runs_on = draft.opset < _SOFTMAX_OF_ONE_AXIS
+def _check_axis(builder: NetworkBuilder, node: Node) -> None:
+    shape = onnx_shape(builder, node, 0)
+    runs_on = builder.opset < _SOFTMAX_OF_ONE_AXIS
     axis = node.integer("axis", 1 if runs_on else -1) % len(shape)
     is_vector = math.prod(shape) == shape[axis]
     if not is_vector and (axis != 1 or runs_on):
@@ -130,10 +130,10 @@ def _check_axis(draft: Draft, node: Node) -> None:
         )
 
 
-def _leave_out(draft: Draft, node: Node) -> None:
-    shape = onnx_shape(draft, node, 0)
+def _leave_out(builder: NetworkBuilder, node: Node) -> None:
+    shape = onnx_shape(builder, node, 0)
     if math.prod(shape) != max(shape):
         raise node.unsupported(
             f"it ends the model with a value of shape {shape[1:]}", "the output must be one number for each class"
         )
-    draft.alias(node)
+    builder.alias(node)

@@ -24,7 +24,7 @@ from benchmarks.reporting import Range
 from contract.command_line import run
 from contract.model_card import read_card
 from demonstration.plaintext import PlaintextModel
-from model_owner.calibration import calibration_images
+from model_owner.calibration_images import calibration_images
 from model_owner.onnx_import.compiling import compile_model
 from secure_computation.engines.masked.lowering.rings import lower_masked
 from secure_computation.engines.masked.plan import reference

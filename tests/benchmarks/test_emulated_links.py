@@ -23,8 +23,8 @@ from benchmarks.predicting import ForetoldNetworks, error_words, foretell, rows_
 from contract.command_line import run
 from contract.errors import CallerError
 from contract.ticket import Engine
-from model_owner.prediction import OFFLINE_TRIPS, predict_over_links
-from model_owner.registry import Registry
+from model_owner.cost_prediction import OFFLINE_TRIPS, predict_over_links
+from model_owner.imported_models import ImportedModels
 from secure_computation.at_rest import StorageKey
 from secure_computation.engines.masked.session.step_shapes import PART_ELEMENTS
 from secure_computation.links import LOOPBACK, Link, find_link
@@ -202,7 +202,7 @@ def test_model_owner_check_foretells_no_less_than_was_measured(tmp_path: Path) -
     assert kept is not None
     rows = {(row.network, row.engine): row for row in kept[1].rows}
     folder = find_model("resnet18")
-    plan = Registry(tmp_path, StorageKey(bytes(32))).add(folder / "model.onnx", folder / "card.json", ()).plan
+    plan = ImportedModels(tmp_path, StorageKey(bytes(32))).add(folder / "model.onnx", folder / "card.json", ()).plan
     compared = 0
     for one in predict_over_links(plan):
         row = rows.get((one.link.name, one.engine.value))

@@ -11,9 +11,9 @@ from benchmarks.own_models import OwnModel, OwnModels, statistics_pictures
 from benchmarks.own_networks import LOGIT_SPREAD, NETWORKS, OwnNetwork, densenet121, mobilenet_v2, resnet18, write_model
 from contract.model_card import Task, read_card
 from demonstration.plaintext import PlaintextModel
-from model_owner.calibration import calibration_images
+from model_owner.calibration_images import calibration_images
+from model_owner.choosing_precision import ERROR_BUDGET, lower_within_budget
 from model_owner.onnx_import.compiling import compile_model
-from model_owner.precision import ERROR_BUDGET, lower_within_budget
 from secure_computation.engines.masked.plan import reference
 from secure_computation.engines.masked.plan.integer_weights import round_weights
 from secure_computation.float_reference import evaluate

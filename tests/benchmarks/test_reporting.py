@@ -146,7 +146,12 @@ def test_this_machine_can_be_described() -> None:
 
 
 def test_what_was_measured_is_known_by_the_code_that_runs_in_a_diagnosis(tmp_path: Path) -> None:
-    names = ("secure_computation/engine.py", "model_owner/prediction.py", "benchmarks/growth.py", "contract/wire.md")
+    names = (
+        "secure_computation/engine.py",
+        "model_owner/cost_prediction.py",
+        "benchmarks/growth.py",
+        "contract/wire.md",
+    )
     for name in names:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("before")

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from contract.allowance import Allowance, Holder, ModelAllowances, Used, require_within
 from contract.errors import BudgetSpent, ConfigurationError, TooFast
-from contract.spending import Order, SpendingBook
+from contract.spending import Charge, SpendingBook
 from contract.ticket import Purpose
 from tests.contract.test_used_tickets import fresh
 
@@ -42,8 +42,8 @@ def book(tmp_path: Path, clock: Clock) -> SpendingBook:
 
 def order(
     amount: int = 1, *, peer: str = "st-mary", subject: str = "resnet", purpose: Purpose = Purpose.DIAGNOSE
-) -> Order:
-    return Order(peer=peer, subject=subject, purpose=purpose, amount=amount)
+) -> Charge:
+    return Charge(peer=peer, subject=subject, purpose=purpose, amount=amount)
 
 
 class TestAllowance:

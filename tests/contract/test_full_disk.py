@@ -14,7 +14,7 @@ from contract.errors import ConfigurationError, EncryptedInferenceError, PeerVio
 from contract.files import write_new
 from contract.identity import Party, Role
 from contract.settings import AtRest
-from contract.spending import Order, SpendingBook
+from contract.spending import Charge, SpendingBook
 from contract.ticket import Purpose, new_signing_key
 from contract.used_tickets import TicketUse
 from crypto_provider.key import load_or_make_key
@@ -98,7 +98,7 @@ def test_a_book_of_budgets_counts_what_it_said_it_counted(tmp_path: Path) -> Non
     holder = Holder(whose="st-mary", ask="somebody")
 
     def spend(session: str) -> None:
-        order = Order(peer="st-mary", subject="model", purpose=Purpose.DIAGNOSE, amount=1)
+        order = Charge(peer="st-mary", subject="model", purpose=Purpose.DIAGNOSE, amount=1)
         ticket = TicketUse(name=session, until=1 << 40)
         book.spend(order, Allowance(images=2, sessions_per_minute=100), holder, ticket=ticket)
 

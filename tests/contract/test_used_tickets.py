@@ -11,13 +11,13 @@ import pytest
 from contract.allowance import Allowance, Holder
 from contract.errors import BudgetSpent, ConfigurationError, MaterialSpent
 from contract.identity import MAX_CLOCK_SKEW_SECONDS, Role
-from contract.spending import Order, SpendingBook
+from contract.spending import Charge, SpendingBook
 from contract.ticket import Purpose
 from contract.used_tickets import TicketUse, UsedTickets
 from tests.contract.test_ticket import CLAIMS
 
 HOLDER = Holder(whose="st-mary for resnet", ask="the model's owner, north-lab")
-ORDER = Order(peer="st-mary", subject="resnet", purpose=Purpose.DIAGNOSE, amount=1)
+ORDER = Charge(peer="st-mary", subject="resnet", purpose=Purpose.DIAGNOSE, amount=1)
 NOW = float(CLAIMS.iat)
 
 

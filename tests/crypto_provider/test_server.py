@@ -14,7 +14,7 @@ from contract.settings import FrontEnd
 from contract.spending import SpendingBook
 from contract.ticket import PUBLIC_KEY_FILE, Engine, Purpose, load_public_key
 from crypto_provider.dealer import Dealer
-from crypto_provider.orders import OrderBook
+from crypto_provider.quota import DealingQuota
 from crypto_provider.server import DealingHandler, PlanCache
 from secure_computation.admission import present_ticket
 from secure_computation.channel.channel import Channel
@@ -226,7 +226,7 @@ def test_a_plan_that_could_not_be_fetched_is_asked_for_again(federation: Federat
 
 
 def one_image_a_day(folder: Path) -> Dealer:
-    return Dealer(OrderBook(SpendingBook(folder / "orders.sqlite"), own=TRUST_CENTRE, items_per_day=1))
+    return Dealer(DealingQuota(SpendingBook(folder / "orders.sqlite"), own=TRUST_CENTRE, items_per_day=1))
 
 
 def handler_for(federation: Federation, dealer: Dealer, plans: PlanCache) -> DealingHandler:

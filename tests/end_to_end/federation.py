@@ -49,11 +49,11 @@ from inference_service.accounts import AccountRole
 from inference_service.app import create_app
 from inference_service.client import InferenceServiceClient
 from inference_service.command import http_options
-from inference_service.sessions import LIVE
+from inference_service.session_states import LIVE
 from inference_service.settings import ServiceSettings
 from inference_service.storage import Clock, utc_now
-from model_owner.registering import Registrar
-from model_owner.registry import RegisteredModel, Registry
+from model_owner.imported_models import ImportedModel, ImportedModels
+from model_owner.registration import Registrar
 from model_owner.server import INFERENCE_PATH, inference_app
 from model_owner.settings import DealerPeer, ModelOwnerSettings
 from secure_computation.at_rest import StorageKey
@@ -132,7 +132,7 @@ class Federation:
     folder: Path
     front_end_url: str
     front_end_keys: dict[Role, SecretStr]
-    models: dict[tuple[str, str], RegisteredModel]
+    models: dict[tuple[str, str], ImportedModel]
     issued: dict[Party, Credentials] = field(default_factory=dict)
     model_owner_url: str = ""
     dealer_url: str = ""
@@ -159,7 +159,7 @@ class Federation:
         return kind(self.front_end_url, self.front_end_keys[role], timeout_seconds=20)
 
     @property
-    def model(self) -> RegisteredModel:
+    def model(self) -> ImportedModel:
         return self.models[NAME, "1.0.0"]
 
     def signed(self, party: Party, **changes: Any) -> ModelEntry:
@@ -331,7 +331,9 @@ def running_federation(
     (folder / "front-end").mkdir(mode=0o700)
     new_signing_key(folder / "front-end")
     model_folder = write_tiny_model(folder / "model", output_policy=output_policy, **model or {})
-    registered = Registry(folder / "registry", SEALING).add(model_folder / "model.onnx", model_folder / "card.json")
+    registered = ImportedModels(folder / "registry", SEALING).add(
+        model_folder / "model.onnx", model_folder / "card.json"
+    )
     listener, port = loopback()
     plenty: dict[str, Any] = {"clinician_allowance": PLENTY, "live_sessions_per_account": 100_000}
     settings = ServiceSettings(

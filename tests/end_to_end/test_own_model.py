@@ -15,9 +15,9 @@ from demonstration.commands import quiet_environment
 from model_owner.card_drafting import draft_card, write_card
 from model_owner.checking import check_model
 from model_owner.command import _print_report
+from model_owner.imported_models import ImportedModels
 from model_owner.onnx_import.folding import REARRANGING
 from model_owner.onnx_import.operators import HANDLERS
-from model_owner.registry import Registry
 from secure_computation.at_rest import StorageKey
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -58,7 +58,7 @@ def test_the_module_of_the_page_becomes_a_model_that_answers_as_it_does(
     model, card = tmp_path / "own-model" / "model.onnx", tmp_path / "own-model" / "card.json"
     write_card(draft_card(model), card)
     fill_in(card)
-    report = check_model(Registry(tmp_path / "data", StorageKey(bytes(32))).add(model, card))
+    report = check_model(ImportedModels(tmp_path / "data", StorageKey(bytes(32))).add(model, card))
     assert report.max_abs_error < 1e-4
     assert report.fixed_point is not None
     _print_report(report)

@@ -22,7 +22,7 @@ from data_owner.diagnosis import Diagnosis
 from demonstration.commands import command
 from demonstration.deployment import LABORATORY, TRUST_CENTRE, Deployment, deployed
 from imaging import read_model_input
-from model_owner.registry import Registry
+from model_owner.imported_models import ImportedModels
 from secure_computation.engines.masked.plan import reference
 from secure_computation.engines.masked.plan.integer_weights import round_weights
 from secure_computation.engines.masked.session.stock import stockable
@@ -125,7 +125,7 @@ def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processes]:
 
 
 def expected_logits(folder: Path, model_folder: Path, image: Path) -> tuple[float, ...]:
-    model = Registry(folder / "registry", SEALING).add(model_folder / "model.onnx", model_folder / "card.json")
+    model = ImportedModels(folder / "registry", SEALING).add(model_folder / "model.onnx", model_folder / "card.json")
     lowering = stockable(model.plan)
     integers = reference.quantise_image(lowering, read_model_input(image, model.card.input).tensor)
     weights = round_weights(lowering, model.weights)

@@ -18,7 +18,7 @@ from contract.errors import CallerError, ConfigurationError, EncryptedInferenceE
 from contract.identity import Party, Role
 from contract.ticket import Engine, Purpose
 from data_owner.stock import DataOwnerStock, TakenItem
-from model_owner.stock import ModelOwnerStock
+from model_owner.stocked_items import ModelOwnerStock
 from secure_computation.admission import STOCKED_ITEM_STEP, present_ticket
 from secure_computation.channel.channel import Channel
 from secure_computation.material import ConsumptionLedger, ItemName

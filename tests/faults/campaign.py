@@ -23,7 +23,7 @@ from sqlalchemy import func, select
 
 from contract.model_card import Strict
 from imaging import read_model_input
-from inference_service.sessions import LIVE
+from inference_service.session_states import LIVE
 from inference_service.storage import SessionRow
 from tests.end_to_end.federation import Federation, running_federation
 from tests.end_to_end.models import PATIENT, tiny_weights

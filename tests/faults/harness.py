@@ -33,7 +33,7 @@ from contract.used_tickets import TicketUse, UsedTickets
 from data_owner.diagnosis import Diagnosis
 from data_owner.session import Diagnoser
 from imaging import read_model_input
-from model_owner.registry import Registry
+from model_owner.imported_models import ImportedModels
 from secure_computation.engines.masked.plan import reference
 from secure_computation.engines.masked.plan.integer_weights import round_weights
 from secure_computation.engines.masked.session.stock import stockable
@@ -330,7 +330,7 @@ def _folder(scenario: Scenario) -> str:
 
 @lru_cache
 def _expected(folder: Path, path: Path) -> NDArray[np.float64]:
-    model = Registry(folder / "registry", SEALING).load(NAME, "1.0.0")
+    model = ImportedModels(folder / "registry", SEALING).load(NAME, "1.0.0")
     lowering = stockable(model.plan)
     integers = reference.quantise_image(lowering, read_model_input(path, model.card.input).tensor)
     weights = round_weights(lowering, model.weights)

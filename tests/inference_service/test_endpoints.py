@@ -14,8 +14,8 @@ from starlette.types import Message
 
 from contract.api import ModelRegistration, Problem, SessionView
 from contract.errors import ConfigurationError, EncryptedInferenceError
-from inference_service import front_door, problems
-from inference_service.front_door import MAX_BODY_BYTES, MAX_BODY_COMMAS, PUBLIC_PATHS
+from inference_service import middleware, problems
+from inference_service.middleware import MAX_BODY_BYTES, MAX_BODY_COMMAS, PUBLIC_PATHS
 from inference_service.problems import problem_of
 from tests.inference_service.builders import PLAN, registration
 from tests.inference_service.conftest import FrontEnd, Keys
@@ -285,7 +285,7 @@ class TestBodies:
     def test_a_body_that_never_ends_is_given_up(
         self, front_end: FrontEnd, keys: Keys, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(front_door, "BODY_SECONDS", 0.05)
+        monkeypatch.setattr(middleware, "BODY_SECONDS", 0.05)
         assert self.stream(front_end, keys, chunk=b"{", chunks=1)[1] == 408
 
     def test_of_who_asks_what_anybody_may_no_body_is_waited_for(self, front_end: FrontEnd) -> None:

@@ -25,7 +25,7 @@ from contract.identity import Party, Role
 from contract.ticket import PUBLIC_KEY_FILE, Engine, Purpose, load_public_key, verify_ticket
 from inference_service.accounts import Account, AccountRole
 from inference_service.problems import Conflict, NotFound, TooMany
-from inference_service.sessions import LIVE, TRANSITIONS, Actor, next_state
+from inference_service.session_states import LIVE, TRANSITIONS, Actor, next_state
 from inference_service.storage import SessionEventRow, SessionRow
 from tests.inference_service.builders import card, registration
 from tests.inference_service.conftest import FrontEnd, Keys

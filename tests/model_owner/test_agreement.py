@@ -11,7 +11,7 @@ from contract.model_card import ModelCard, Task
 from model_owner.agreement import Agreement
 from tests.data_owner.answering import card, multi_label_card
 from tests.end_to_end.models import write_tiny_model
-from tests.model_owner.test_registry_and_command import run
+from tests.model_owner.test_imported_models_and_command import run
 
 
 def agreement(model: ModelCard, found: list[list[float]], expected: list[list[float]]) -> Agreement:

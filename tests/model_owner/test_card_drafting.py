@@ -16,7 +16,7 @@ from model_owner.onnx_import.compiling import compile_model
 from model_owner.onnx_import.reading import read_onnx
 from tests.model_owner.graphs import build, floats, node
 from tests.model_owner.test_ending import write_model
-from tests.model_owner.test_registry_and_command import run, tiny_model
+from tests.model_owner.test_imported_models_and_command import run, tiny_model
 
 
 def filled(card: dict[str, Any], **changes: Any) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from contract.model_card import read_card
 from model_owner.onnx_import import compiling
 from model_owner.onnx_import.compiling import compile_model
 from tests.model_owner.graphs import build, compiled, floats, node
-from tests.model_owner.test_registry_and_command import write_model
+from tests.model_owner.test_imported_models_and_command import write_model
 
 HEAD = node("GlobalAveragePool", ["body"], "pooled")
 MIB = 1 << 20

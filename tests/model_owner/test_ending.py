@@ -12,9 +12,9 @@ import torch
 from contract.errors import ModelFileError
 from contract.model_card import Task
 from model_owner.checking import check_model, random_images
+from model_owner.imported_models import ImportedModels
 from model_owner.in_clear import ModelInClear
 from model_owner.onnx_import.compiling import compile_model
-from model_owner.registry import Registry
 from secure_computation.at_rest import StorageKey
 from secure_computation.float_reference import evaluate
 from tests.model_owner.graphs import build, card_for, floats, kinds, node
@@ -116,7 +116,7 @@ def test_classes_that_are_too_few(tmp_path: Path) -> None:
 
 def test_a_binary_model_is_imported_and_checked_as_two_logits(tmp_path: Path) -> None:
     """The finding's logit becomes the second of two; the first is 0, by a row of zeros of the last layer."""
-    added = Registry(tmp_path / "data", KEY).add(*write_model(tmp_path, "Sigmoid", 1, task="binary"))
+    added = ImportedModels(tmp_path / "data", KEY).add(*write_model(tmp_path, "Sigmoid", 1, task="binary"))
     assert added.card.task is Task.BINARY
     assert not added.weights["fully_connected1.weight"][0].any()
     report = check_model(added)

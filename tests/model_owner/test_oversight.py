@@ -33,11 +33,11 @@ from contract.ticket import Engine, Purpose
 from data_owner.progress import Progress
 from demonstration.plaintext import PlaintextModel
 from inference_service.client import InferenceServiceClient
-from model_owner.allowing import allowances_of
+from model_owner.allowances import allowances_of
 from model_owner.command import app
+from model_owner.imported_models import WITHDRAWN, ImportedModels, require_in_service
 from model_owner.oversight import BOOK_FILE
-from model_owner.registering import withdraw_models
-from model_owner.registry import WITHDRAWN, Registry, require_in_service
+from model_owner.registration import withdraw_models
 from model_owner.server import inference_app, load_models
 from model_owner.settings import HospitalAllowance
 from secure_computation.admission import STOCKED_ITEM_STEP, present_ticket
@@ -242,16 +242,16 @@ def unknown(federation: Federation) -> None:
 
 
 @pytest.fixture
-def own_models(federation: Federation, tmp_path: Path) -> tuple[Federation, Registry]:
+def own_models(federation: Federation, tmp_path: Path) -> tuple[Federation, ImportedModels]:
     """The federation with a model owner whose imported models lie in a folder of this test's own."""
     shutil.copytree(federation.folder / "registry", tmp_path / "p1")
-    registry = Registry(tmp_path / "p1", SEALING)
+    registry = ImportedModels(tmp_path / "p1", SEALING)
     return dataclasses.replace(federation, models=load_models(registry)), registry
 
 
 class TestWithdrawal:
     def test_a_server_that_runs_refuses_from_the_next_session_on(
-        self, own_models: tuple[Federation, Registry], tmp_path: Path
+        self, own_models: tuple[Federation, ImportedModels], tmp_path: Path
     ) -> None:
         federation, registry = own_models
         with federation.model_owner(data_folder=tmp_path / "p1") as url:
@@ -266,7 +266,7 @@ class TestWithdrawal:
         assert registry.withdrawn() == (("tiny-chest", "1.0.0"),)
 
     def test_a_session_that_runs_comes_to_its_end(
-        self, own_models: tuple[Federation, Registry], chest: Path, tmp_path: Path
+        self, own_models: tuple[Federation, ImportedModels], chest: Path, tmp_path: Path
     ) -> None:
         federation, registry = own_models
         withdrawn: list[str] = []
@@ -291,7 +291,7 @@ class TestWithdrawal:
             assert caught.value.reported == "model-withdrawn"
 
     def test_once_more_changes_nothing_and_what_is_not_there_is_refused(
-        self, own_models: tuple[Federation, Registry]
+        self, own_models: tuple[Federation, ImportedModels]
     ) -> None:
         federation, registry = own_models
         (model,) = federation.models.values()
@@ -308,7 +308,7 @@ class TestWithdrawal:
 
 
 @pytest.fixture
-def config(federation: Federation, own_models: tuple[Federation, Registry], tmp_path: Path) -> Path:
+def config(federation: Federation, own_models: tuple[Federation, ImportedModels], tmp_path: Path) -> Path:
     """Settings of a model owner whose folder is this test's own."""
     return written(federation, tmp_path / "p1", url=federation.front_end_url)
 
@@ -352,11 +352,11 @@ class TestCommandLine:
             assert command("withdraw", "tiny-chest", "1.0.0", "--config", config) == 0  # once more is no error
             with federation.client(Role.MODEL_OWNER) as client:
                 withdraw_models(
-                    Registry(federation.folder / "registry", SEALING), client
+                    ImportedModels(federation.folder / "registry", SEALING), client
                 )  # as `serve` does when it starts
 
     def test_a_front_end_that_is_down_does_not_keep_a_model_in_service(
-        self, federation: Federation, own_models: tuple[Federation, Registry], capsys: pytest.CaptureFixture[str]
+        self, federation: Federation, own_models: tuple[Federation, ImportedModels], capsys: pytest.CaptureFixture[str]
     ) -> None:
         _, registry = own_models
         folder = registry._models.parent

@@ -29,8 +29,8 @@ from contract.ticket import Engine, Purpose
 from data_owner.session import Diagnoser
 from demonstration.plaintext import PlaintextModel
 from inference_service.client import InferenceServiceClient
-from model_owner.registering import Registrar
-from model_owner.registry import Registry
+from model_owner.imported_models import ImportedModels
+from model_owner.registration import Registrar
 from model_owner.server import load_models
 from secure_computation.admission import present_ticket
 from secure_computation.channel.channel import Channel
@@ -320,7 +320,7 @@ def test_a_model_whose_plan_opens_something_else_than_its_card_says_is_not_put_i
 
 
 def test_every_imported_version_is_loaded_and_checked(federation: Federation) -> None:
-    assert set(load_models(Registry(federation.folder / "registry", SEALING))) == {("tiny-chest", "1.0.0")}
+    assert set(load_models(ImportedModels(federation.folder / "registry", SEALING))) == {("tiny-chest", "1.0.0")}
 
 
 def test_models_cannot_be_registered_while_the_front_end_is_down(federation: Federation) -> None:

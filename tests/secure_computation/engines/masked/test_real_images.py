@@ -8,7 +8,7 @@ import pytest
 
 from contract.model_card import read_card
 from imaging import read_model_input
-from model_owner.calibration import calibration_images
+from model_owner.calibration_images import calibration_images
 from model_owner.onnx_import.compiling import compile_model
 from secure_computation.engines.masked.lowering.rings import lower_masked
 from tests.secure_computation.engines.masked.parties import Model, check_every_value, recorded_halves, run

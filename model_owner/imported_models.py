@@ -29,10 +29,10 @@ from contract.errors import ConfigurationError, ModelFileError, ModelWithdrawn
 from contract.files import new_file, private_folder
 from contract.model_card import ModelCard, OutputPolicy, Strict, read_card
 from contract.plan_limits import PlanLimits
-from model_owner.calibration import calibration_images
+from model_owner.calibration_images import calibration_images
+from model_owner.choosing_precision import lower_within_budget
 from model_owner.onnx_import.compiling import CompiledModel, compile_model
 from model_owner.onnx_import.reading import MAX_FILE_BYTES
-from model_owner.precision import lower_within_budget
 from secure_computation.at_rest import DamagedFile, StorageKey, read_sealed, write_sealed
 from secure_computation.engines.masked.lowering.heat_map import add_heat_map
 from secure_computation.engines.masked.plan.masked_lowering import MaskedLowering
@@ -58,7 +58,7 @@ class Manifest(Strict):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RegisteredModel:
+class ImportedModel:
     """An imported version, its hashes checked. Held by the model owner."""
 
     folder: Path
@@ -86,12 +86,12 @@ class Withdrawal(Strict):
     at: AwareDatetime
 
 
-def is_withdrawn(model: RegisteredModel) -> bool:
+def is_withdrawn(model: ImportedModel) -> bool:
     """Whether a version was taken out of service, also by another process, a moment ago."""
     return (model.folder / WITHDRAWN).exists()
 
 
-def require_in_service(model: RegisteredModel) -> None:
+def require_in_service(model: ImportedModel) -> None:
     """Raise ModelWithdrawn where a version was taken out of service."""
     if is_withdrawn(model):
         raise ModelWithdrawn(
@@ -99,7 +99,7 @@ def require_in_service(model: RegisteredModel) -> None:
         )
 
 
-class Registry:
+class ImportedModels:
     """All imported versions under one data folder."""
 
     def __init__(self, data_folder: Path, key: StorageKey, *, limits: PlanLimits | None = None) -> None:
@@ -111,7 +111,7 @@ class Registry:
         self._key = key
         self._limits = limits
 
-    def add(self, model_path: Path, card_path: Path, calibration: Sequence[Path] = ()) -> RegisteredModel:
+    def add(self, model_path: Path, card_path: Path, calibration: Sequence[Path] = ()) -> ImportedModel:
         """Compile model.onnx, lower it for every engine, and store the version.
 
         `calibration`: images on which the ranges of values are measured; phantom radiographs where there are none.
@@ -178,7 +178,7 @@ class Registry:
     def _folder(self, name: str, version: str) -> Path:
         return self._models / name / version
 
-    def load(self, name: str | None = None, version: str | None = None) -> RegisteredModel:
+    def load(self, name: str | None = None, version: str | None = None) -> ImportedModel:
         """Load one version after checking all its hashes.
 
         Args:
@@ -266,7 +266,7 @@ def _hash_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _load_version(folder: Path, key: StorageKey, limits: PlanLimits | None) -> RegisteredModel:
+def _load_version(folder: Path, key: StorageKey, limits: PlanLimits | None) -> ImportedModel:
     manifest = _checked_manifest(folder)
     card = read_card(folder / CARD)
     plan_path = folder / PLAN
@@ -275,7 +275,7 @@ def _load_version(folder: Path, key: StorageKey, limits: PlanLimits | None) -> R
     plan = parse_plan(plan_path.read_bytes(), limits)
     context = _context(card, manifest.weights_version)
     weights = _unsealed(folder / WEIGHTS, key, purpose=_WEIGHTS_PURPOSE, context=context)
-    return RegisteredModel(
+    return ImportedModel(
         folder=folder,
         card=card,
         plan=plan,

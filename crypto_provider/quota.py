@@ -4,7 +4,7 @@ from typing import Final
 
 from contract.allowance import Allowance, Holder
 from contract.identity import Party, Role
-from contract.spending import Order, SpendingBook
+from contract.spending import Charge, SpendingBook
 from contract.ticket import Purpose, TicketClaims
 from contract.used_tickets import TicketUse
 
@@ -13,7 +13,7 @@ _ANY_PACE: Final = 1_000_000
 _SUBJECT: Final = "material"
 
 
-class OrderBook:
+class DealingQuota:
     """Counts what is dealt. For use by several threads."""
 
     def __init__(self, book: SpendingBook, *, own: Party, items_per_day: int) -> None:
@@ -27,14 +27,14 @@ class OrderBook:
 
         Raises MaterialSpent the second time, BudgetSpent beyond the allowance; then nothing is counted or noted.
         """
-        order = Order(
+        charge = Charge(
             peer=f"{peer.role.value} {peer.organisation}",
             subject=_SUBJECT,
             purpose=Purpose.PREPARE,
             amount=claims.images,
         )
         holder = Holder(whose=f"the {peer}", ask=f"the crypto provider, {self._own.organisation}")
-        self._book.spend(order, self._allowance, holder, ticket=TicketUse.of(claims, by=peer.role))
+        self._book.spend(charge, self._allowance, holder, ticket=TicketUse.of(claims, by=peer.role))
 
     def has_served(self, claims: TicketClaims, role: Role) -> bool:
         """Whether a ticket was used by a role."""

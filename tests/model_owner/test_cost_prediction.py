@@ -7,8 +7,8 @@ import pytest
 from benchmarks.figures import RESULTS, newest, read_results
 from contract.model_card import OutputPolicy
 from contract.ticket import Engine
-from model_owner.prediction import OFFLINE_TRIPS, SPEEDS, Speed, declared_phases, predict_over_links
-from model_owner.registry import RegisteredModel, Registry
+from model_owner.cost_prediction import OFFLINE_TRIPS, SPEEDS, Speed, declared_phases, predict_over_links
+from model_owner.imported_models import ImportedModel, ImportedModels
 from secure_computation.at_rest import StorageKey
 from secure_computation.links import Link
 from tests.end_to_end.models import write_tiny_model
@@ -19,9 +19,9 @@ AMOUNTS = {Engine.MASKED: (1_734_886_912, 1_734_886_912), Engine.CRYPTEN: (412_4
 """Of the shipped ResNet-18: products; bytes in line, online and offline."""
 
 
-def imported(folder: Path, output_policy: OutputPolicy = OutputPolicy.LOGITS) -> RegisteredModel:
+def imported(folder: Path, output_policy: OutputPolicy = OutputPolicy.LOGITS) -> ImportedModel:
     model = write_tiny_model(folder / "model", output_policy=output_policy)
-    return Registry(folder / "data", KEY).add(model / "model.onnx", model / "card.json", ())
+    return ImportedModels(folder / "data", KEY).add(model / "model.onnx", model / "card.json", ())
 
 
 def test_seconds_by_hand(tmp_path: Path) -> None:
@@ -69,7 +69,7 @@ def test_constants_fit_the_newest_saved_result(engine: Engine) -> None:
 @pytest.mark.slow
 def test_the_constants_rest_on_the_products_of_the_shipped_model(tmp_path: Path) -> None:
     folder = Path(__file__).resolve().parents[2] / "models" / "pediatric-pneumonia-resnet18"
-    plan = Registry(tmp_path, KEY).add(folder / "model.onnx", folder / "card.json", ()).plan
+    plan = ImportedModels(tmp_path, KEY).add(folder / "model.onnx", folder / "card.json", ()).plan
     assert sum(operation.multiplications() for operation in plan.network.operations) == AMOUNTS[Engine.MASKED][0]
     online, offline = declared_phases(plan)[Engine.CRYPTEN]
     assert (online.bytes_in_line, offline.bytes_in_line) == AMOUNTS[Engine.CRYPTEN]

@@ -1,4 +1,4 @@
-"""What stands only in a draft joins a neighbour: scales and shifts by channel, and channels picked and reordered.
+"""What only the builder knows joins a neighbour: scales and shifts by channel, and channels picked and reordered.
 
 First into the layer before, if nothing else reads that one; then into the layer behind, past pools and reshapes; what
 is left becomes a layer of its own.
@@ -11,7 +11,7 @@ from typing import cast
 import numpy as np
 
 from contract.errors import ModelFileError
-from model_owner.onnx_import.draft import ChannelAffine, ChannelMap, Double, Draft, ErrorFunction, PadBelow
+from model_owner.onnx_import.builder import ChannelAffine, ChannelMap, Double, ErrorFunction, NetworkBuilder, PadBelow
 from secure_computation.network import (
     INPUT,
     NO_PADDING,
@@ -56,13 +56,13 @@ class _Sketch:
         }
 
 
-def finish(draft: Draft, output: str) -> tuple[tuple[Operation, ...], str, dict[str, Double]]:
+def finish(builder: NetworkBuilder, output: str) -> tuple[tuple[Operation, ...], str, dict[str, Double]]:
     """Operations with their final names, the output's name, and the private tensors by their full names.
 
     Raises ModelFileError for an error function that belongs to no GELU, and the like.
     """
-    live = _live(draft.operations, output)
-    sketch = _Sketch({one.name: one for one in live}, {one.name: draft.tensors[one.name] for one in live}, output)
+    live = _live(builder.operations, output)
+    sketch = _Sketch({one.name: one for one in live}, {one.name: builder.tensors[one.name] for one in live}, output)
     for operation in live:
         if isinstance(operation, ErrorFunction):
             raise ModelFileError(
@@ -338,7 +338,7 @@ def _renamed(sketch: _Sketch) -> tuple[tuple[Operation, ...], str, dict[str, Dou
     final: list[Operation] = []
     weights: dict[str, Double] = {}
     for operation in sketch.operations.values():
-        made = cast("Operation", operation)  # what stands only in a draft is gone by now
+        made = cast("Operation", operation)  # what only the builder knows is gone by now
         counts[made.kind] += 1
         name = f"{_STEMS.get(made.kind, made.kind)}{counts[made.kind]}"
         names[made.name] = name

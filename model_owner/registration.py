@@ -13,8 +13,8 @@ from contract.certificates import PartyCertificate
 from contract.errors import ConfigurationError, EncryptedInferenceError, ModelFileError, Refused
 from contract.voucher import Voucher
 from inference_service.client import InferenceServiceClient
-from model_owner.allowing import allowances_of
-from model_owner.registry import RegisteredModel, Registry, is_withdrawn
+from model_owner.allowances import allowances_of
+from model_owner.imported_models import ImportedModel, ImportedModels, is_withdrawn
 from model_owner.server import INFERENCE_PATH, HostedModels
 from model_owner.settings import ModelOwnerSettings
 from secure_computation.engines.choosing import offered_engines, output_of
@@ -86,7 +86,7 @@ class Registrar:
         finally:
             ended.set()
 
-    def _entry(self, model: RegisteredModel, organisation: str) -> ModelEntry:
+    def _entry(self, model: ImportedModel, organisation: str) -> ModelEntry:
         """What the catalog is to show of a version."""
         settings = self._settings
         try:
@@ -111,7 +111,7 @@ class Registrar:
             ) from None
 
 
-def _require_own_policy(model: RegisteredModel) -> None:
+def _require_own_policy(model: ImportedModel) -> None:
     if output_of(model.plan) is not model.card.output_policy:
         raise ModelFileError(
             f"{model.card.name} {model.card.version}: its plan does not keep to the output policy "
@@ -119,9 +119,9 @@ def _require_own_policy(model: RegisteredModel) -> None:
         )
 
 
-def withdraw_models(registry: Registry, front_end: InferenceServiceClient) -> None:
+def withdraw_models(imported: ImportedModels, front_end: InferenceServiceClient) -> None:
     """Tell the front end again of every version that was withdrawn: it may not have been there at the time."""
-    for name, version in registry.withdrawn():
+    for name, version in imported.withdrawn():
         try:
             front_end.withdraw_model(name, version)
         except Refused as error:  # it was never registered there

@@ -53,7 +53,7 @@ class _Answer:
     status: int | None = None
 
 
-class FrontDoor:
+class ApiMiddleware:
     """ASGI middleware, as the module says. Leaves the caller's account in `scope["state"]["account"]`."""
 
     def __init__(self, app: ASGIApp, *, accounts: Accounts, metrics: Metrics, log: FilteringBoundLogger) -> None:

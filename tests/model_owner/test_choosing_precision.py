@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from model_owner.checking import advise
-from model_owner.precision import ERROR_BUDGET, MOST_FINER, lower_within_budget
+from model_owner.choosing_precision import ERROR_BUDGET, MOST_FINER, lower_within_budget
 from secure_computation.engines.masked.lowering.drafts import Precision
 from secure_computation.engines.masked.lowering.rings import lower_masked
 from secure_computation.engines.masked.plan import reference
@@ -97,7 +97,7 @@ def test_a_plan_that_opens_labels_alone_has_the_same_bits() -> None:
 def test_a_network_that_no_bits_help_is_imported_with_a_warning(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("model_owner.precision.ERROR_BUDGET", 1e-9)
+    monkeypatch.setattr("model_owner.choosing_precision.ERROR_BUDGET", 1e-9)
     network, weights, images = deep(3)
     with caplog.at_level(logging.WARNING):
         lower_within_budget(network, weights, images)

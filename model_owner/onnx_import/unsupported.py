@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from contract.errors import ModelFileError
-from model_owner.onnx_import.draft import Node
+from model_owner.onnx_import.builder import Node
 
 _NORMALISES = "it divides by a spread that it measures on each image, which is not computed under encryption"
 _BATCH_NORM = "train the model with BatchNorm instead, whose statistics are constants after training"

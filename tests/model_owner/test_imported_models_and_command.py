@@ -19,7 +19,7 @@ from contract.model_card import OutputPolicy
 from contract.ticket import Engine
 from model_owner import command
 from model_owner.checking import check_model, random_images
-from model_owner.registry import Registry
+from model_owner.imported_models import ImportedModels
 from secure_computation.at_rest import StorageKey
 from secure_computation.engines.choosing import offered_engines, output_of
 from secure_computation.engines.masked.plan.masked_lowering import LinearStep, SumPoolStep
@@ -53,7 +53,7 @@ def write_model(folder: Path, **card_changes: Any) -> tuple[Path, Path]:
 def imported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data folder with one imported model; tests that change it take a copy."""
     folder = tmp_path_factory.mktemp("imported")
-    Registry(folder / "data", KEY).add(*write_model(folder / "given"))
+    ImportedModels(folder / "data", KEY).add(*write_model(folder / "given"))
     return folder / "data"
 
 
@@ -73,7 +73,7 @@ def test_an_imported_model_is_private_and_loads_again(imported: Path) -> None:
     everything = [imported / "models", *(imported / "models").rglob("*")]
     assert {path.stat().st_mode & 0o777 for path in everything if path.is_file()} == {0o600}
     assert {path.stat().st_mode & 0o777 for path in everything if path.is_dir()} == {0o700}
-    model = Registry(imported, KEY).load()
+    model = ImportedModels(imported, KEY).load()
     assert model.card.name == "tiny"
     assert model.plan.network.classes == 3
     assert "withheld" in repr(model.weights)
@@ -92,7 +92,7 @@ def test_the_public_plan_holds_no_weight(imported: Path) -> None:
     (folder / "given.onnx").write_bytes(other.SerializeToString())
     card = card_for(folder / "given.onnx", height=12, width=10, class_count=3, version="2.0.0")
     (folder / "card.json").write_text(card.model_dump_json())
-    added = Registry(folder / "data", KEY).add(folder / "given.onnx", folder / "card.json").plan
+    added = ImportedModels(folder / "data", KEY).add(folder / "given.onnx", folder / "card.json").plan
     plan = parse_plan((imported / "models" / "tiny" / "1.0.0" / "plan.json").read_bytes())
     assert (added.network, added.engines.crypten) == (plan.network, plan.engines.crypten)
     assert plan.engines.masked is not None
@@ -107,7 +107,7 @@ def test_the_public_plan_holds_no_weight(imported: Path) -> None:
 def test_a_version_is_imported_once_and_the_newest_is_loaded(imported: Path, tmp_path: Path) -> None:
     data = tmp_path / "data"
     shutil.copytree(imported, data)
-    registry = Registry(data, KEY)
+    registry = ImportedModels(data, KEY)
     with pytest.raises(ModelFileError, match="imported already: give a changed model a new version"):
         registry.add(*write_model(tmp_path / "again"))
     registry.add(*write_model(tmp_path / "newer", version="1.10.0"))
@@ -122,7 +122,7 @@ def test_a_version_is_imported_once_and_the_newest_is_loaded(imported: Path, tmp
 )
 def test_a_version_that_is_not_there(imported: Path, name: str, version: str | None) -> None:
     with pytest.raises(ModelFileError, match=r"is not imported: import it, or name one of tiny 1\.0\.0"):
-        Registry(imported, KEY).load(name, version)
+        ImportedModels(imported, KEY).load(name, version)
 
 
 def test_one_of_several_models_is_to_be_named(imported: Path, tmp_path: Path) -> None:
@@ -130,12 +130,12 @@ def test_one_of_several_models_is_to_be_named(imported: Path, tmp_path: Path) ->
     shutil.copytree(imported, data)
     shutil.copytree(data / "models" / "tiny", data / "models" / "other")
     with pytest.raises(ModelFileError, match=r"several models are imported: name one of other 1\.0\.0, tiny 1\.0\.0"):
-        Registry(data, KEY).load()
+        ImportedModels(data, KEY).load()
 
 
 def test_nothing_is_imported_yet(tmp_path: Path) -> None:
     with pytest.raises(ModelFileError, match="no model is imported in this data folder: import one first"):
-        Registry(tmp_path, KEY).load()
+        ImportedModels(tmp_path, KEY).load()
 
 
 def flip_last_byte(path: Path) -> None:
@@ -148,19 +148,19 @@ def test_weights_are_sealed(imported: Path, tmp_path: Path) -> None:
     """No row of any tensor stands in a file, and neither another key nor another version's files open them."""
     stored = imported / "models" / "tiny" / "1.0.0"
     everything = b"".join(path.read_bytes() for path in stored.rglob("*") if path.is_file())
-    for name, tensor in Registry(imported, KEY).load().weights.items():
+    for name, tensor in ImportedModels(imported, KEY).load().weights.items():
         assert tensor.reshape(-1)[:6].tobytes() not in everything, name
     with pytest.raises(ConfigurationError, match="sealed under another key"):
-        Registry(imported, StorageKey(bytes(32))).load()
+        ImportedModels(imported, StorageKey(bytes(32))).load()
     shutil.copytree(imported, tmp_path / "data")
-    Registry(tmp_path / "data", KEY).add(*write_model(tmp_path / "newer", version="2.0.0"))
+    ImportedModels(tmp_path / "data", KEY).add(*write_model(tmp_path / "newer", version="2.0.0"))
     old, new = (tmp_path / "data" / "models" / "tiny" / version for version in ("1.0.0", "2.0.0"))
     shutil.copy(old / "weights.sealed", new / "weights.sealed")
     manifest = json.loads((new / "manifest.json").read_text())
     manifest["sha256"]["weights.sealed"] = json.loads((old / "manifest.json").read_text())["sha256"]["weights.sealed"]
     (new / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(ModelFileError, match="was changed, cut short or moved"):
-        Registry(tmp_path / "data", KEY).load()
+        ImportedModels(tmp_path / "data", KEY).load()
 
 
 @pytest.mark.parametrize("keys", ["none", "two", "not a key", "readable by others"])
@@ -202,13 +202,13 @@ def test_a_stored_file_that_changed(imported: Path, tmp_path: Path, file: str, d
     shutil.copytree(imported, tmp_path / "data")
     damage(tmp_path / "data" / "models" / "tiny" / "1.0.0" / file)
     with pytest.raises(ModelFileError, match="changed since the import: delete the folder and import the model again"):
-        Registry(tmp_path / "data", KEY).load()
+        ImportedModels(tmp_path / "data", KEY).load()
 
 
 def test_a_refused_import_leaves_nothing(tmp_path: Path) -> None:
     model, card = write_model(tmp_path / "given", model_sha256="0" * 64)
     with pytest.raises(ModelFileError):
-        Registry(tmp_path / "data", KEY).add(model, card)
+        ImportedModels(tmp_path / "data", KEY).add(model, card)
     assert not (tmp_path / "data").exists()
 
 
@@ -222,17 +222,17 @@ def test_external_data_is_stored_too(tmp_path: Path) -> None:
 
     card = card_for(path, height=12, width=10, class_count=3, model_sha256=read_onnx(path).sha256)
     (folder / "card.json").write_text(card.model_dump_json())
-    added = Registry(tmp_path / "data", KEY).add(path, folder / "card.json")
+    added = ImportedModels(tmp_path / "data", KEY).add(path, folder / "card.json")
     path.unlink()
     (folder / "weights" / "data.bin").unlink()
     assert sorted(file.name for file in added.folder.iterdir()) == [
         *("card.json", "manifest.json", "onnx.sealed", "plan.json", "weights.sealed")
     ]
-    assert check_model(Registry(tmp_path / "data", KEY).load()).max_abs_error < 1e-4
+    assert check_model(ImportedModels(tmp_path / "data", KEY).load()).max_abs_error < 1e-4
 
 
 def test_check_reports_ranges_cost_and_gap(imported: Path) -> None:
-    report = check_model(Registry(imported, KEY).load())
+    report = check_model(ImportedModels(imported, KEY).load())
     assert [layer.kind for layer in report.layers] == [
         "convolution2d", "relu", "global_average_pool", "reshape", "fully_connected",
     ]  # fmt: skip
@@ -259,21 +259,25 @@ def test_a_model_that_the_masked_engine_cannot_take_is_served_by_the_other(
     def refuse(*_arguments: object, **_options: object) -> None:
         raise ModelFileError("layer 'c' needs 33 bits: scale it down")
 
-    monkeypatch.setattr("model_owner.registry.lower_within_budget", refuse)
-    added = Registry(tmp_path / "data", KEY).add(*write_model(tmp_path / "given"))
+    monkeypatch.setattr("model_owner.imported_models.lower_within_budget", refuse)
+    added = ImportedModels(tmp_path / "data", KEY).add(*write_model(tmp_path / "given"))
     assert offered_engines(added.plan) == (Engine.CRYPTEN,)
     assert "layer 'c' needs 33 bits" in caplog.text
     report = check_model(added)
     assert report.fixed_point is None
     assert [cost.engine for cost in report.costs] == ["crypten"]
     with pytest.raises(ModelFileError, match="33 bits"):
-        Registry(tmp_path / "other", KEY).add(*write_model(tmp_path / "labels", output_policy="label-only"))
+        ImportedModels(tmp_path / "other", KEY).add(*write_model(tmp_path / "labels", output_policy="label-only"))
     with pytest.raises(ModelFileError, match="33 bits"):
-        Registry(tmp_path / "other", KEY).add(*write_model(tmp_path / "maps", output_policy="logits-and-heat-map"))
+        ImportedModels(tmp_path / "other", KEY).add(
+            *write_model(tmp_path / "maps", output_policy="logits-and-heat-map")
+        )
 
 
 def test_a_card_that_allows_heat_maps_has_a_plan_that_opens_them(tmp_path: Path) -> None:
-    added = Registry(tmp_path / "data", KEY).add(*write_model(tmp_path / "given", output_policy="logits-and-heat-map"))
+    added = ImportedModels(tmp_path / "data", KEY).add(
+        *write_model(tmp_path / "given", output_policy="logits-and-heat-map")
+    )
     assert output_of(added.plan) is OutputPolicy.LOGITS_AND_HEAT_MAP
     masked = added.plan.engines.masked
     assert masked is not None
@@ -296,11 +300,11 @@ def test_a_network_without_the_head_that_a_heat_map_needs_is_refused(tmp_path: P
         given = card_for(path, height=12, width=10, class_count=3, output_policy=policy)
         card.write_text(given.model_dump_json())
         with pytest.raises(ModelFileError, match="a heat map needs") if refused else nullcontext():
-            Registry(tmp_path / policy, KEY).add(path, card)
+            ImportedModels(tmp_path / policy, KEY).add(path, card)
 
 
 def test_random_images_are_pictures_and_always_the_same(imported: Path) -> None:
-    card = Registry(imported, KEY).load().card
+    card = ImportedModels(imported, KEY).load().card
     images = random_images(card.input)
     np.testing.assert_array_equal(images, random_images(card.input))
     pixels = images * card.input.standard_deviation[0] + card.input.mean[0]
@@ -378,7 +382,7 @@ def test_a_final_softmax_is_left_out_with_a_note_and_the_check_compares_logits(
     proto.graph.node.append(node("Softmax", ["scores"], "logits", axis=1))
     model.write_bytes(proto.SerializeToString())
     card.write_text(card_for(model, height=12, width=10, class_count=3).model_dump_json())
-    added = Registry(tmp_path / "data", KEY).add(model, card)
+    added = ImportedModels(tmp_path / "data", KEY).add(model, card)
     assert "the model ends in Softmax, which is left out" in caplog.text
     assert "softmax" not in {operation.kind for operation in added.plan.network.operations}
     report = check_model(added)

@@ -14,8 +14,8 @@ from contract.errors import CertificateRefused, ConfigurationError
 from contract.identity import Role
 from contract.settings import Address
 from inference_service.client import InferenceServiceClient
-from model_owner.registering import Registrar
-from model_owner.registry import WITHDRAWN
+from model_owner.imported_models import WITHDRAWN
+from model_owner.registration import Registrar
 from tests.end_to_end.federation import HOSPITAL, LABORATORY, Federation, closed_port
 from tests.end_to_end.models import NAME
 

@@ -4,7 +4,7 @@ import pytest
 
 from contract.allowance import Allowance
 from contract.model_card import OutputPolicy
-from model_owner.allowing import DAYS_FOR_A_LAYER, FEATURES_AN_ANSWER, LEAST_IMAGES, allowances_of, images_a_day
+from model_owner.allowances import DAYS_FOR_A_LAYER, FEATURES_AN_ANSWER, LEAST_IMAGES, allowances_of, images_a_day
 from model_owner.settings import HospitalAllowance, ModelOwnerSettings
 from secure_computation.network import Convolution2d, FullyConnected, Network, Reshape
 from tests.inference_service.builders import card

@@ -120,7 +120,7 @@ class Node:
 
 
 @dataclass
-class Draft:
+class NetworkBuilder:
     """Values, constants and operations found so far. Held by the model owner; the repr shows no tensor."""
 
     opset: int
@@ -136,7 +136,7 @@ class Draft:
     tensors: dict[str, dict[str, Double]] = field(default_factory=dict, repr=False)
     shapes: dict[str, Shape] = field(default_factory=dict)
     values: dict[str, str] = field(default_factory=dict)
-    """ONNX name -> name of the value in the draft; several ONNX names may stand for one value."""
+    """ONNX name -> name of a value here; several ONNX names may stand for one value."""
     positions: dict[str, Positions] = field(default_factory=dict, repr=False)
     """By ONNX name, only of tensors that hold a value's elements in another shape or order (see `arranging`)."""
     _remembered: int = 0
@@ -149,7 +149,7 @@ class Draft:
         self.shapes[INPUT] = self.input_shape
 
     def value(self, node: Node, index: int) -> str:
-        """Draft name of an input that must be computed from the image."""
+        """Our name of an input that must be computed from the image."""
         name = node.inputs[index] if index < len(node.inputs) else ""
         if name not in self.values:
             raise node.unsupported(f"input {index} must depend on the image", "simplify the model before its export")
