@@ -12,7 +12,7 @@ from benchmarks.configuration import THREADS
 from benchmarks.relay import HOST, Relay, relayed
 from contract.identity import Role
 from contract.model_card import Strict
-from demonstration.deployment import Deployment, deployed, free_ports
+from demonstration.deployment import Deployment, deploy, free_ports
 from secure_computation.links import LOOPBACK, Link
 
 BETWEEN: Final = (
@@ -37,7 +37,7 @@ def deployed_over(
 ) -> Iterator[Deployment]:
     """`deployed`, with a link of this kind between every two parties: six links, none of which slows another down."""
     if link == LOOPBACK:
-        with deployed(folder, model_folders, threads=threads, overrides=overrides) as deployment:
+        with deploy(folder, model_folders, threads=threads, overrides=overrides) as deployment:
             yield deployment
         return
     ports = free_ports()
@@ -46,7 +46,7 @@ def deployed_over(
             (client, server): relay.route(f"{client.value}/{server.value}", ports.of(server))
             for client, server in BETWEEN
         }
-        with deployed(
+        with deploy(
             folder, model_folders, threads=threads, overrides=overrides, ports=ports, routes=routes
         ) as deployment:
             yield deployment

@@ -25,7 +25,7 @@ from contract.errors import ComputationFailed
 from contract.identity import Role
 from contract.model_card import Strict, read_card
 from crypto_provider import quota
-from demonstration.deployment import Deployment, deployed
+from demonstration.deployment import Deployment, deploy
 from imaging.phantom import write_phantom
 from model_owner import oversight
 
@@ -112,7 +112,7 @@ def measure_endurance(
     place.mkdir()
     on_step(Step(words="starting the parties", done=0, total=SAMPLES, seconds_left=None))
     with (
-        deployed(place, [model_folder], threads=THREADS) as deployment,
+        deploy(place, [model_folder], threads=THREADS) as deployment,
         hospitals_ready(deployment, image, hospitals, timeout_seconds) as ready,
     ):
         service = Service(deployment, ready, timeout_seconds=timeout_seconds, on_step=on_step)

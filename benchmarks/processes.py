@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from contract.errors import ComputationFailed, DeadlineExceeded
-from demonstration.commands import end, termination_held
+from demonstration.commands import end, hold_termination
 
 POLL_SECONDS = 0.05
 
@@ -87,7 +87,7 @@ def run_watched(
     output, errors = folder / f"{name}.out", folder / f"{name}.err"
     process: subprocess.Popen[bytes] | None = None
     try:
-        with termination_held(), output.open("wb") as out, errors.open("wb") as err:
+        with hold_termination(), output.open("wb") as out, errors.open("wb") as err:
             process = subprocess.Popen(command, env=dict(environment), stdin=subprocess.DEVNULL, stdout=out, stderr=err)
         peak, spent = _watch(process, name, timeout_seconds)
     finally:

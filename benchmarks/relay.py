@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from contract.errors import ComputationFailed, ConfigurationError
-from demonstration.commands import end, quiet_environment, termination_held
+from demonstration.commands import end, hold_termination, make_quiet_environment
 from secure_computation.links import Link
 
 HOST = "127.0.0.1"
@@ -84,10 +84,10 @@ def relayed(link: Link) -> Iterator[Relay]:
         command += ["--mbit", str(link.megabits_per_second)]
     process: subprocess.Popen[str] | None = None
     try:
-        with termination_held():
+        with hold_termination():
             process = subprocess.Popen(
                 command,
-                env=quiet_environment() | {"PYTHONPATH": str(ROOT)},
+                env=make_quiet_environment() | {"PYTHONPATH": str(ROOT)},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,

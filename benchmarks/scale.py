@@ -21,8 +21,8 @@ from benchmarks.processes import last_words, peak_rss_bytes
 from benchmarks.submitting import memory_of_servers
 from contract.errors import CallerError, ComputationFailed, DeadlineExceeded
 from contract.model_card import Strict, read_card
-from demonstration.commands import end, termination_held
-from demonstration.deployment import Deployment, deployed
+from demonstration.commands import end, hold_termination
+from demonstration.deployment import Deployment, deploy
 from imaging.phantom import write_phantom
 
 FORMAT: Final = 1
@@ -125,7 +125,7 @@ def measure_scale(
     place.mkdir()
     levels, stocking = [], []
     with (
-        deployed(place, [model_folder], threads=THREADS, overrides=overrides) as deployment,
+        deploy(place, [model_folder], threads=THREADS, overrides=overrides) as deployment,
         hospitals_ready(deployment, image, most, timeout_seconds) as hospitals,
     ):
         for number in sessions:
@@ -202,7 +202,7 @@ def hospitals_ready(
     found: list[Hospital] = []
     try:
         for number in range(count):
-            with termination_held():
+            with hold_termination():
                 found.append(_start(deployment, image, number))
         limit = time.monotonic() + timeout_seconds
         for hospital in found:

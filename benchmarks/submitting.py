@@ -10,7 +10,7 @@ from benchmarks.processes import last_words, peak_rss_bytes, run_watched
 from contract.errors import ComputationFailed
 from contract.ticket import Engine
 from data_owner.diagnosis import Diagnosis
-from demonstration.commands import command
+from demonstration.commands import make_command
 from demonstration.deployment import Deployment
 
 
@@ -29,7 +29,7 @@ def submit(deployment: Deployment, images: Sequence[Path], *, timeout_seconds: f
     """
     arguments = ["diagnose", *map(str, images), "--config", str(deployment.data_owner_settings)]
     finished = run_watched(
-        command("data-owner", [*arguments, "--engine", Engine.MASKED.value, "--json", "--force"]),
+        make_command("data-owner", [*arguments, "--engine", Engine.MASKED.value, "--json", "--force"]),
         name="data-owner",
         environment=deployment.environment,
         folder=deployment.folder,

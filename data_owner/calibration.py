@@ -38,7 +38,7 @@ class Calibration(StrEnum):
                 assert_never(self)
 
 
-def calibration_of(card: ModelCard, warnings: Iterable["ImageWarning"]) -> Calibration:
+def judge_calibration(card: ModelCard, warnings: Iterable["ImageWarning"]) -> Calibration:
     """Of the probabilities for a picture with these warnings, by a model's card.
 
     Each warning that asks for confirmation (another modality, body part, view or age, unsettled polarity, not meant for

@@ -27,7 +27,7 @@ class ModelCatalog:
         self._plan: tuple[str, Plan] | None = None
         """The newest that was fetched, by its hash: a plan of that hash never changes."""
 
-    def offered(self) -> dict[str, ModelEntry]:
+    def list_offered(self) -> dict[str, ModelEntry]:
         """What the front end shows of pinned model owners: the newest version of each model, by name. Not checked yet.
 
         Raises ConfigurationError where that is nothing.
@@ -49,16 +49,16 @@ class ModelCatalog:
         Raises NotVouchedFor or CertificateRefused where its owner does not vouch for what the catalog says.
         """
         if name is not None:
-            return self.vouched(self._front_end.model(name))
-        offered = self.offered()
+            return self.require_vouched(self._front_end.model(name))
+        offered = self.list_offered()
         if len(offered) > 1:
             raise ConfigurationError(
                 f"choose a model with --model; offered by your model owners: {', '.join(sorted(offered))}"
             )
         (entry,) = offered.values()
-        return self.vouched(entry)
+        return self.require_vouched(entry)
 
-    def vouched(self, entry: ModelEntry) -> ModelEntry:
+    def require_vouched(self, entry: ModelEntry) -> ModelEntry:
         """The same entry, where its owner vouches for it now; `require_vouched` says what is raised where not.
 
         Raises ConfigurationError where the settings do not name that owner.
@@ -71,9 +71,9 @@ class ModelCatalog:
         require_vouched(entry, self._context.trust())
         return entry
 
-    def plan_of(self, entry: ModelEntry) -> Plan:
+    def fetch_plan(self, entry: ModelEntry) -> Plan:
         """The plan of a model whose owner vouches for it now. Raises PeerViolation where the owner's words differ."""
-        self.vouched(entry)
+        self.require_vouched(entry)
         if self._plan is None or self._plan[0] != entry.plan_hash:
             self._plan = (entry.plan_hash, parse_plan(self._front_end.plan(entry.plan_hash), self._limits))
         plan, wanted = self._plan[1], entry.card.input

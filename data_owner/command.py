@@ -23,7 +23,7 @@ from contract.errors import CallerError, EncryptedInferenceError
 from contract.output import json_line, write_out
 from contract.settings import load_settings
 from contract.ticket import BATCHED_ENGINES, MAX_IMAGES, STOCKED_ENGINES, Engine
-from data_owner.heat_map_places import places_for
+from data_owner.heat_map_places import choose_places
 from imaging.isolation.processes import SHARED
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def diagnose(
     from data_owner.settings import DataOwnerSettings
 
     SHARED.start()  # decoders load beside what this command loads
-    polarity = polarity_said(as_is=as_is, invert=invert)
+    polarity = read_polarity(as_is=as_is, invert=invert)
     settings = load_settings(DataOwnerSettings, config)
     with console().status("starting"):
         from data_owner.delivery import Delivery
@@ -91,7 +91,7 @@ def diagnose(
         places: Sequence[Path | None] = [None] * len(files)
         if heat_map is not None:
             require_heat_map(entry.card, chosen)
-            places = places_for(files, heat_map)
+            places = choose_places(files, heat_map)
         if batch > 1 and chosen not in BATCHED_ENGINES:
             raise CallerError(
                 f"the engine '{chosen.value}' evaluates one image a session; use --engine masked or --batch 1"
@@ -103,7 +103,7 @@ def diagnose(
             try:
                 waiting.append(diagnoser.read(path, entry, force=force, polarity=polarity, heat_map=place))
             except EncryptedInferenceError as error:
-                statuses.append(_report(path, error))
+                statuses.append(_print_error(path, error))
             if len(waiting) == batch or (waiting and number == len(files)):
                 statuses += _submit(diagnoser, waiting, entry, engine=chosen, delivery=delivery)
                 waiting.clear()
@@ -120,22 +120,22 @@ def _submit(
     delivery: "Delivery",
 ) -> list[int]:
     """Run one session and show its results; the exit statuses of what failed."""
-    from data_owner.presentation import shown_progress
+    from data_owner.presentation import show_progress
 
     try:
-        with shown_progress(console()) as progress:
+        with show_progress(console()) as progress:
             results = diagnoser.submit(submissions, entry, engine=engine, progress=progress)
     except EncryptedInferenceError as error:
-        return [_report(submission.path, error) for submission in submissions]
+        return [_print_error(submission.path, error) for submission in submissions]
     return [
-        _report(submission.path, result)
+        _print_error(submission.path, result)
         if isinstance(result, EncryptedInferenceError)
         else delivery.deliver(result, entry.card)
         for submission, result in zip(submissions, results, strict=True)
     ]
 
 
-def polarity_said(*, as_is: bool, invert: bool) -> "Polarity | None":
+def read_polarity(*, as_is: bool, invert: bool) -> "Polarity | None":
     """What the user says about bright and dark in all FILEs of the call; None: nothing. Raises CallerError for both."""
     if not (as_is or invert):
         return None
@@ -146,7 +146,7 @@ def polarity_said(*, as_is: bool, invert: bool) -> "Polarity | None":
     return Polarity.INVERTED if invert else Polarity.AS_READ
 
 
-def _report(path: Path, error: EncryptedInferenceError) -> int:
+def _print_error(path: Path, error: EncryptedInferenceError) -> int:
     say(f"data-owner: {path}: {one_line(error)}")
     return error.exit_status
 
@@ -165,7 +165,7 @@ def prepare(
         raise CallerError(f"material of the engine '{engine.value}' cannot be prepared ahead; use --engine masked")
     settings = load_settings(DataOwnerSettings, config)
     with console().status("starting"):
-        from data_owner.presentation import shown_progress
+        from data_owner.presentation import show_progress
         from data_owner.session import Diagnoser
         from inference_service.client import InferenceServiceClient
 
@@ -176,7 +176,7 @@ def prepare(
         with console().status("starting"):
             diagnoser.warm_up(engine)
         for number in range(1, count + 1):
-            with shown_progress(console()) as progress:
+            with show_progress(console()) as progress:
                 stocked = diagnoser.stock(entry, engine=engine, progress=progress)
             for warning in stocked.warnings:
                 say(f"data-owner: {warning.text}")
@@ -199,7 +199,7 @@ def stock(
 
     settings = load_settings(DataOwnerSettings, config)
     kept = open_stock(settings)
-    lines = kept.summary()
+    lines = kept.summarise()
     for warning in kept.warnings():
         say(f"data-owner: {warning}")
     for line in lines:
@@ -208,13 +208,13 @@ def stock(
             continue
         write_out(
             f"{line.model} {line.version}: {line.items} for {line.model_owner} and {line.crypto_provider}, "
-            f"the oldest {_age(line.oldest_seconds)} old, kept for {settings.stock_days:g} days"
+            f"the oldest {_format_age(line.oldest_seconds)} old, kept for {settings.stock_days:g} days"
         )
     if not lines and not as_json:
         write_out("nothing is stocked; see data-owner prepare")
 
 
-def _age(seconds: float) -> str:
+def _format_age(seconds: float) -> str:
     """An age in words: 40 minutes, 5.2 hours, 3.0 days."""
     if seconds < 3600:
         return f"{seconds / 60:.0f} minutes"
@@ -240,14 +240,14 @@ def inspect(
     """Say what a file is and what would be submitted, without any network. Exit status 1: refused, with the reason."""
     SHARED.start()  # decoders load beside what this command loads
     from contract.model_card import read_card
-    from data_owner.inspection import described, inspect_file
+    from data_owner.inspection import format_inspection, inspect_file
 
-    polarity = polarity_said(as_is=as_is, invert=invert)
+    polarity = read_polarity(as_is=as_is, invert=invert)
     inspection = inspect_file(file, None if card is None else read_card(card), preview, polarity)
     if as_json:
         write_out(json_line(inspection))
     elif inspection.readable:
-        write_out(described(inspection, preview))
+        write_out(format_inspection(inspection, preview))
     if not inspection.readable:
         say(f"data-owner: {file}: {inspection.reason}")
         sys.exit(1)
@@ -260,13 +260,13 @@ def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a check, on stdout.")] = False,
 ) -> None:
     """Check whether this machine can take part, and say what to tell the IT department. Exit status 1: it cannot."""
-    from data_owner.doctor import described, examine
-    from data_owner.findings import Verdict
+    from data_owner.checks import Verdict
+    from data_owner.doctor import examine, format_check
     from data_owner.settings import DataOwnerSettings
 
     failed = False
     for check in examine(load_settings(DataOwnerSettings, config)):
-        write_out(json_line(check) if as_json else described(check))
+        write_out(json_line(check) if as_json else format_check(check))
         failed = failed or check.verdict is Verdict.BAD
     if failed:
         sys.exit(1)

@@ -33,13 +33,13 @@ class Delivery:
     def deliver(self, diagnosis: Diagnosis, card: ModelCard) -> int:
         """Print an answer, or keep it and say where. Returns the exit status that this means."""
         try:
-            write_out(json_line(diagnosis) if self._as_json else _for_people(diagnosis, card))
+            write_out(json_line(diagnosis) if self._as_json else _format_for_people(diagnosis, card))
         except ConfigurationError as error:
-            say(f"data-owner: {diagnosis.file}: {error}; {self._kept(diagnosis)}")
+            say(f"data-owner: {diagnosis.file}: {error}; {self._keep(diagnosis)}")
             return error.exit_status
         return 0
 
-    def _kept(self, diagnosis: Diagnosis) -> str:
+    def _keep(self, diagnosis: Diagnosis) -> str:
         """Keep an answer as JSON in a file (0600), or as the last resort in the words that are said of it."""
         line = json_line(diagnosis)
         path = self._folder / f"{datetime.now(tz=UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(8)}.json"
@@ -51,7 +51,7 @@ class Delivery:
         return f"the answer is kept in {shown_path(path)}"
 
 
-def _for_people(diagnosis: Diagnosis, card: ModelCard) -> str:
+def _format_for_people(diagnosis: Diagnosis, card: ModelCard) -> str:
     page = _LikeStdout()
     print_diagnosis(Console(file=page, highlight=False), diagnosis, card)
     return page.getvalue().removesuffix("\n")

@@ -73,7 +73,7 @@ class Warned(Strict):
         return Warned(code=warning.code, text=warning.text)
 
     @staticmethod
-    def of_submitted(warning: "ImageWarning") -> "Warned":
+    def from_submitted(warning: "ImageWarning") -> "Warned":
         """The same of an image that was submitted: without confirmation, those that ask for it are not."""
         return Warned(code=warning.code, text=warning.text, confirmed=warning.needs_confirmation)
 

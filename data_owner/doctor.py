@@ -32,9 +32,9 @@ from contract.revocation import EXTEND_BEFORE, RevocationList, is_revoked
 from contract.settings import AtRest
 from contract.ticket import load_public_key
 from data_owner.catalog import require_vouched
-from data_owner.findings import Bad, Check, Named, Verdict
+from data_owner.checks import Bad, Check, Named, Verdict
 from data_owner.settings import DataOwnerSettings
-from data_owner.way_to_front_end import DEFAULT_PORTS, front_end_checks, look_at_proxy
+from data_owner.way_to_front_end import DEFAULT_PORTS, list_front_end_checks, look_at_proxy
 from inference_service.client import InferenceServiceClient
 from secure_computation.at_rest import StorageKey
 from secure_computation.channel.channel import Deadlines
@@ -52,31 +52,31 @@ _INSTALL_LIST = (
 def examine(settings: DataOwnerSettings) -> Iterator[Check]:
     """Look at everything in turn. Every check has an end: the deadlines of the settings hold."""
     front_end = urlsplit(settings.inference_service.url)
-    yield from map(_examined, _own_checks(settings))
-    way = _examined(Named("proxy", lambda: look_at_proxy(settings.inference_service.url, settings.waiting.connect)))
+    yield from map(_run, _list_own_checks(settings))
+    way = _run(Named("proxy", lambda: look_at_proxy(settings.inference_service.url, settings.waiting.connect)))
     yield way
     if way.verdict is Verdict.BAD:
         advice = "once the proxy lets this machine through, run data-owner doctor again"
         yield Check(name="front end and parties", verdict=Verdict.DOUBTFUL, found="not looked at", advice=advice)
         return
-    reached = [_examined(check) for check in front_end_checks(settings)]
+    reached = [_run(check) for check in list_front_end_checks(settings)]
     yield from reached
     if any(check.verdict is Verdict.BAD for check in reached):
         advice = f"once {front_end.hostname} can be reached, run data-owner doctor again"
         yield Check(name="parties", verdict=Verdict.DOUBTFUL, found="not looked at", advice=advice)
         return
     entries: list[ModelEntry] = []
-    yield _examined(Named("account", lambda: _catalog(settings, entries)))
+    yield _run(Named("account", lambda: _check_catalog(settings, entries)))
     if entries:
-        models = _examined(Named("models", lambda: _models(settings, entries)))
+        models = _run(Named("models", lambda: _check_models(settings, entries)))
         yield models
         if models.verdict is Verdict.BAD:
             entries.clear()  # addresses that no pinned owner signed are not dialled
-    for party, url in _addresses(settings, entries).items():
-        yield _examined(Named(str(party), partial(_look_at, settings, url, party)))
+    for party, url in _list_addresses(settings, entries).items():
+        yield _run(Named(str(party), partial(_check_party, settings, url, party)))
 
 
-def _examined(check: Named) -> Check:
+def _run(check: Named) -> Check:
     try:
         return Check(name=check.name, verdict=Verdict.GOOD, found=check.look())
     except Bad as bad:
@@ -89,7 +89,7 @@ def _examined(check: Named) -> Check:
         return Check(name=check.name, verdict=Verdict.BAD, found=found, advice=advice or None)
 
 
-def described(check: Check) -> str:
+def format_check(check: Check) -> str:
     """The same for people: a line, and one more where something is to be done."""
     line = f"{check.verdict.value:9}{check.name}: {check.found}"
     return line if check.advice is None else f"{line}\n{'':9}-> {check.advice}"
@@ -98,20 +98,20 @@ def described(check: Check) -> str:
 # This machine
 
 
-def _own_checks(settings: DataOwnerSettings) -> Sequence[Named]:
+def _list_own_checks(settings: DataOwnerSettings) -> Sequence[Named]:
     credentials = settings.credentials
     return (
-        Named("private key", lambda: _private(credentials.key)),
-        Named("certificate", lambda: _own_certificate(credentials)),
-        Named("authority", lambda: _dates(credentials.authority, "ask the federation for its new one")),
-        Named("revocations", lambda: _revocations(credentials)),
-        *(Named("front end's key", partial(_ticket_key, path)) for path in settings.ticket_keys),
-        Named("storage key", lambda: _storage_key(settings.at_rest)),
-        Named("disk", lambda: _disk(settings.data_folder)),
+        Named("private key", lambda: _check_private_key(credentials.key)),
+        Named("certificate", lambda: _check_own_certificate(credentials)),
+        Named("authority", lambda: _check_dates(credentials.authority, "ask the federation for its new one")),
+        Named("revocations", lambda: _check_revocations(credentials)),
+        *(Named("front end's key", partial(_check_ticket_key, path)) for path in settings.ticket_keys),
+        Named("storage key", lambda: _check_storage_key(settings.at_rest)),
+        Named("disk", lambda: _check_disk(settings.data_folder)),
     )
 
 
-def _private(path: Path) -> str:
+def _check_private_key(path: Path) -> str:
     try:
         mode = path.stat().st_mode
     except OSError as error:
@@ -121,9 +121,9 @@ def _private(path: Path) -> str:
     return f"{path}, for this account alone"
 
 
-def _own_certificate(credentials: Credentials) -> str:
+def _check_own_certificate(credentials: Credentials) -> str:
     path = credentials.certificate
-    found = _dates(path, "federation renew asks for a new one", ended=NEW_KEY)
+    found = _check_dates(path, "federation renew asks for a new one", ended=NEW_KEY)
     own, authority = PartyCertificate.read(path), read_certificate(credentials.authority)
     party_of_certificate(path, role=Role.DATA_OWNER)
     if is_revoked(credentials):
@@ -138,7 +138,7 @@ def _own_certificate(credentials: Credentials) -> str:
     return found
 
 
-def _dates(path: Path, advice: str, *, ended: str | None = None) -> str:
+def _check_dates(path: Path, advice: str, *, ended: str | None = None) -> str:
     """`advice`: for a certificate that ends soon; `ended`: for one that has ended, where that is another."""
     try:
         certificate = x509.load_pem_x509_certificate(path.read_bytes())
@@ -148,10 +148,10 @@ def _dates(path: Path, advice: str, *, ended: str | None = None) -> str:
         raise Bad(f"{path} is not a certificate in PEM", "correct the path in the settings") from None
     now, begin, end = datetime.now(UTC), certificate.not_valid_before_utc, certificate.not_valid_after_utc
     if now < begin:
-        raise Bad(f"{path} is valid from {said(begin)} only, and {_clock_says(now)}", "set this machine's clock")
+        raise Bad(f"{path} is valid from {said(begin)} only, and {_quote_clock(now)}", "set this machine's clock")
     if now > end:
         raise Bad(
-            f"{path} was valid until {said(end)}, and {_clock_says(now)}",
+            f"{path} was valid until {said(end)}, and {_quote_clock(now)}",
             f"{ended or advice}; or set this machine's clock, if it is ahead",
         )
     if end - now < RENEW_BEFORE:
@@ -159,11 +159,11 @@ def _dates(path: Path, advice: str, *, ended: str | None = None) -> str:
     return f"{path}, valid until {end:%Y-%m-%d}"
 
 
-def _clock_says(now: datetime) -> str:
+def _quote_clock(now: datetime) -> str:
     return f"this machine's clock says {said(now)}"
 
 
-def _revocations(credentials: Credentials) -> str:
+def _check_revocations(credentials: Credentials) -> str:
     if credentials.revocations is None:
         advice = f"set credentials.revocations in the settings; {_INSTALL_LIST} puts the authority's list in place"
         raise Bad("no list of revoked certificates is configured", advice, Verdict.DOUBTFUL)
@@ -171,10 +171,10 @@ def _revocations(credentials: Credentials) -> str:
     now, advice = datetime.now(UTC), f"ask the federation for its newest list; {_INSTALL_LIST} puts it in place"
     if found.issued > now:
         begins = said(found.issued)
-        raise Bad(f"{found.path} was signed at {begins}, and {_clock_says(now)}", "set this machine's clock")
+        raise Bad(f"{found.path} was signed at {begins}, and {_quote_clock(now)}", "set this machine's clock")
     if found.ends < now:
         raise Bad(
-            f"{found.path} was good until {said(found.ends)}, and {_clock_says(now)}",
+            f"{found.path} was good until {said(found.ends)}, and {_quote_clock(now)}",
             f"{advice}; or set this machine's clock, if it is ahead",
         )
     if found.ends - now < EXTEND_BEFORE:
@@ -182,17 +182,17 @@ def _revocations(credentials: Credentials) -> str:
     return f"{found.path}, good until {found.ends:%Y-%m-%d}"
 
 
-def _ticket_key(path: Path) -> str:
+def _check_ticket_key(path: Path) -> str:
     load_public_key(path)
     return f"{path}, by which permissions for sessions are checked"
 
 
-def _storage_key(at_rest: AtRest) -> str:
+def _check_storage_key(at_rest: AtRest) -> str:
     StorageKey.of(at_rest)
     return "in the environment" if at_rest.key_file is None else f"{at_rest.key_file}, for this account alone"
 
 
-def _disk(folder: Path) -> str:
+def _check_disk(folder: Path) -> str:
     place = next((parent for parent in (folder, *folder.parents) if parent.is_dir()), Path("/"))
     if not os.access(place, os.W_OK):
         raise Bad(f"{place} cannot be written", "give this account the right to, or choose another data_folder")
@@ -206,7 +206,7 @@ def _disk(folder: Path) -> str:
 # The parties
 
 
-def _catalog(settings: DataOwnerSettings, entries: list[ModelEntry]) -> str:
+def _check_catalog(settings: DataOwnerSettings, entries: list[ModelEntry]) -> str:
     """Whether the front end accepts the account. Adds the models of pinned owners to `entries`."""
     seconds = settings.waiting.connect
     with InferenceServiceClient.of(settings.inference_service, timeout_seconds=seconds) as client:
@@ -224,7 +224,7 @@ def _catalog(settings: DataOwnerSettings, entries: list[ModelEntry]) -> str:
     return f"accepted; {len(shown)} model(s) in the catalog"
 
 
-def _models(settings: DataOwnerSettings, entries: Sequence[ModelEntry]) -> str:
+def _check_models(settings: DataOwnerSettings, entries: Sequence[ModelEntry]) -> str:
     """Whether each model is what its owner signed."""
     trust = tls_context(settings.credentials, server_side=False).trust()
     for entry in entries:
@@ -232,7 +232,7 @@ def _models(settings: DataOwnerSettings, entries: Sequence[ModelEntry]) -> str:
     return f"{len(entries)} as signed by {' and '.join(sorted({one.model_owner.organisation for one in entries}))}"
 
 
-def _addresses(settings: DataOwnerSettings, entries: Sequence[ModelEntry]) -> dict[Party, str]:
+def _list_addresses(settings: DataOwnerSettings, entries: Sequence[ModelEntry]) -> dict[Party, str]:
     """Where each pinned party listens: by the settings, else by the catalog. One without an address is left out."""
     listed = {
         Party(role=Role.MODEL_OWNER, organisation=one.model_owner.organisation): one.model_owner for one in entries
@@ -252,7 +252,7 @@ def _addresses(settings: DataOwnerSettings, entries: Sequence[ModelEntry]) -> di
     return found
 
 
-def _look_at(settings: DataOwnerSettings, url: str, party: Party) -> str:
+def _check_party(settings: DataOwnerSettings, url: str, party: Party) -> str:
     """Whether the party accepts this machine."""
     seconds = settings.waiting.connect
     try:

@@ -49,7 +49,7 @@ def draw_heat_map(picture: NDArray[np.uint8], grid: NDArray[np.float64]) -> byte
         picture: grey, shape (rows, columns).
         grid: the class activation map, shape (rows, columns) of its own, over the whole picture.
     """
-    return _png(_over(picture, grid))
+    return _encode_png(_lay_over(picture, grid))
 
 
 def draw_heat_maps(picture: NDArray[np.uint8], grids: Mapping[str, NDArray[np.float64]]) -> bytes:
@@ -69,26 +69,26 @@ def draw_heat_maps(picture: NDArray[np.uint8], grids: Mapping[str, NDArray[np.fl
     for number, (caption, grid) in enumerate(zip(captions, grids.values(), strict=True)):
         panel = Image.new("RGB", (width, height))  # of its own: a long name must not run into the next one's
         ImageDraw.Draw(panel).text((0, 0), caption, fill="white", font=font)
-        panel.paste(Image.fromarray(_over(np.asarray(small), grid)), (0, CAPTION_ROWS))
+        panel.paste(Image.fromarray(_lay_over(np.asarray(small), grid)), (0, CAPTION_ROWS))
         whole.paste(panel, (width * (number % across), height * (number // across)))
-    return _png(np.asarray(whole))
+    return _encode_png(np.asarray(whole))
 
 
 def draw_layer(grid: NDArray[np.float64], *, rows: int, columns: int) -> bytes:
     """PNG of the map of one class alone, to be laid over a picture: the more speaks for the class, the more opaque."""
-    level = np.rint(_strength(grid, rows=rows, columns=columns) * 255).astype(np.uint8)
-    return _png(np.dstack([colours()[level], level]))
+    level = np.rint(_measure_strength(grid, rows=rows, columns=columns) * 255).astype(np.uint8)
+    return _encode_png(np.dstack([make_colours()[level], level]))
 
 
-def _over(picture: NDArray[np.uint8], grid: NDArray[np.float64]) -> NDArray[np.uint8]:
+def _lay_over(picture: NDArray[np.uint8], grid: NDArray[np.float64]) -> NDArray[np.uint8]:
     rows, columns = picture.shape
-    strength = _strength(grid, rows=rows, columns=columns)
+    strength = _measure_strength(grid, rows=rows, columns=columns)
     opacity = MOST_OPAQUE * strength[:, :, np.newaxis]
-    over = colours()[np.rint(strength * 255).astype(np.uint8)]
+    over = make_colours()[np.rint(strength * 255).astype(np.uint8)]
     return np.asarray(np.rint(picture[:, :, np.newaxis] * (1 - opacity) + over * opacity), np.uint8)
 
 
-def _strength(grid: NDArray[np.float64], *, rows: int, columns: int) -> NDArray[np.float32]:
+def _measure_strength(grid: NDArray[np.float64], *, rows: int, columns: int) -> NDArray[np.float32]:
     """What speaks for the class, over a picture of this size, of its largest value."""
     evidence = np.maximum(grid, 0).astype(np.float32)
     if evidence.any():
@@ -96,13 +96,13 @@ def _strength(grid: NDArray[np.float64], *, rows: int, columns: int) -> NDArray[
     return np.asarray(Image.fromarray(evidence).resize((columns, rows), Image.Resampling.BILINEAR)).clip(0, 1)
 
 
-def _png(picture: NDArray[np.uint8]) -> bytes:
+def _encode_png(picture: NDArray[np.uint8]) -> bytes:
     target = io.BytesIO()
     Image.fromarray(picture).save(target, format="PNG")
     return target.getvalue()
 
 
-def colours() -> NDArray[np.uint8]:
+def make_colours() -> NDArray[np.uint8]:
     """256 colours from little to much, uint8 (256, 3) in sRGB. OKLab: B. Ottosson 2020, a perceptual colour space."""
     lightness = np.linspace(*_LIGHTNESS, 256)
     hue = np.deg2rad(np.linspace(*_HUE_DEGREES, 256))

@@ -13,7 +13,7 @@ from contract.errors import CallerError
 SUFFIX: Final = ".heat-map.png"
 
 
-def places_for(files: Sequence[Path], target: Path) -> tuple[Path, ...]:
+def choose_places(files: Sequence[Path], target: Path) -> tuple[Path, ...]:
     """Where the heat map of each file goes: `target` for a single one, else a folder, which is made.
 
     Raises CallerError where one exists already or cannot be written: asked before anything is sent.

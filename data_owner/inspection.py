@@ -3,20 +3,20 @@
 import io
 from enum import StrEnum
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
-from contract.errors import CallerError, ImageError
+from contract.errors import CallerError, ImageError, NeedsConfirmation
 from contract.model_card import AgeRange, ColourChoice, FrameChoice, InputSpecification, Modality, ModelCard, Strict
 from contract.output import path_bytes, path_text, printable, shown_path
-from data_owner.both_ways import draw_both_ways
-from data_owner.confirmation import LOOK, way_out
 from data_owner.diagnosis import Warned
 from data_owner.private_files import write_new
 from imaging import ImageFacts, Polarity, Radiograph, read_image, to_model_input
 from imaging.formats import FileFormat, PolarityToldBy
+from imaging.polarity import POLARITY_QUESTIONS
 from imaging.preprocessing import to_picture
 from imaging.reading import AGE_UNKNOWN, WRONG_AGE
 from imaging.suitability import FIT_UNKNOWN, MISFIT
@@ -34,6 +34,15 @@ _ANY_PICTURE = InputSpecification(
 
 _OF_A_MODEL = FIT_UNKNOWN | MISFIT
 """Warnings that a picture may not be what a model was made for: without a model there is nothing to say."""
+
+LOOK = "with `data-owner inspect FILE --preview seen.png`"
+
+LABELS: Final = ("as it is: --as-is", "inverted: --invert")
+_LEAST_WIDTH: Final = 240
+"""Pixels of each picture: less would not hold its label."""
+_GAP: Final = 16
+_GROUND: Final = 24
+"""Grey of what is no picture: neither picture's black or white."""
 
 
 class AgeFit(StrEnum):
@@ -107,24 +116,26 @@ def inspect_file(
             file=path_text(path), file_bytes=path_bytes(path), readable=False, reason=printable(str(error))
         )
     if preview is not None:
-        _write_preview(preview, _preview_of(image, card))
-    return _of(path, image, card, polarity)
+        _write_preview(preview, _draw_preview(image, card))
+    return _describe_image(path, image, card, polarity)
 
 
-def _preview_of(image: Radiograph, card: ModelCard | None) -> bytes:
+def _draw_preview(image: Radiograph, card: ModelCard | None) -> bytes:
     if image.asks_polarity:
         return draw_both_ways(to_picture(image.pixels))
-    return as_png(image.pixels if card is None else as_seen(to_model_input(image.pixels, card.input), card))
+    return encode_png(
+        image.pixels if card is None else undo_normalisation(to_model_input(image.pixels, card.input), card)
+    )
 
 
-def as_seen(tensor: NDArray[np.float32], card: ModelCard) -> NDArray[np.float32]:
+def undo_normalisation(tensor: NDArray[np.float32], card: ModelCard) -> NDArray[np.float32]:
     """The first channel of the model's tensor, shape (height, width), back in [0, 1]."""
     asked = card.input
     seen: NDArray[np.float32] = tensor[0] * np.float32(asked.standard_deviation[0]) + np.float32(asked.mean[0])
     return seen
 
 
-def as_png(pixels: NDArray[np.float32]) -> bytes:
+def encode_png(pixels: NDArray[np.float32]) -> bytes:
     """A grey picture in [0, 1] as an 8-bit PNG."""
     target = io.BytesIO()
     Image.fromarray(np.rint(np.clip(pixels, 0, 1) * 255).astype(np.uint8)).save(target, "PNG")
@@ -140,7 +151,7 @@ def _write_preview(path: Path, png: bytes) -> None:
         raise CallerError(f"{path}: the preview cannot be written ({error.strerror}); name another place") from error
 
 
-def _of(path: Path, image: ImageFacts, card: ModelCard | None, polarity: Polarity | None) -> Inspection:
+def _describe_image(path: Path, image: ImageFacts, card: ModelCard | None, polarity: Polarity | None) -> Inspection:
     warnings = tuple(one for one in image.warnings if card is not None or one.code not in _OF_A_MODEL)
     rows, columns = image.original_size
     submitted = None
@@ -166,7 +177,7 @@ def _of(path: Path, image: ImageFacts, card: ModelCard | None, polarity: Polarit
         frame=image.frame,
         modality=image.modality,
         body_part=image.body_part,
-        age=None if submitted is None or submitted.ages is None else _age_fit(image),
+        age=None if submitted is None or submitted.ages is None else _judge_age(image),
         warnings=tuple(Warned.from_image(warning) for warning in warnings),
         polarity_told_by=image.polarity_told_by,
         polarity=polarity,
@@ -176,7 +187,7 @@ def _of(path: Path, image: ImageFacts, card: ModelCard | None, polarity: Polarit
     )
 
 
-def _age_fit(image: ImageFacts) -> AgeFit:
+def _judge_age(image: ImageFacts) -> AgeFit:
     codes = {warning.code for warning in image.warnings}
     if WRONG_AGE in codes:
         return AgeFit.OUTSIDE
@@ -190,7 +201,7 @@ _AGE_WORDS = {
 }
 
 
-def described(inspection: Inspection, preview: Path | None = None) -> str:
+def format_inspection(inspection: Inspection, preview: Path | None = None) -> str:
     """The same for people, some lines of text. `preview`: where it was written."""
     facts = {
         "file": f"{inspection.format}, {inspection.encoding}",
@@ -214,5 +225,40 @@ def described(inspection: Inspection, preview: Path | None = None) -> str:
     lines += [f"Warning: {printable(warning.text)}" for warning in inspection.warnings]
     if inspection.needs_confirmation:
         look = LOOK if preview is None else f"in {shown_path(preview)}"
-        lines.append(f"data-owner diagnose asks about it: {way_out(set(inspection.asked), look=look)}.")
+        lines.append(f"data-owner diagnose asks about it: {list_ways_out(set(inspection.asked), look=look)}.")
     return "\n".join(lines)
+
+
+def draw_both_ways(picture: NDArray[np.uint8]) -> bytes:
+    """PNG of both, each under the option that says so. `picture`: grey, shape (rows, columns)."""
+    enlarged = -(-_LEAST_WIDTH // picture.shape[1])
+    shown = Image.fromarray(picture.repeat(enlarged, axis=0).repeat(enlarged, axis=1))
+    size = max(16, shown.width // 24)
+    font, top = ImageFont.load_default(size), 2 * size
+    sheet = Image.new("L", (2 * shown.width + 3 * _GAP, top + shown.height + _GAP), _GROUND)
+    pen = ImageDraw.Draw(sheet)
+    for index, (label, one) in enumerate(zip(LABELS, (shown, shown.point(lambda value: 255 - value)), strict=True)):
+        left = _GAP + index * (shown.width + _GAP)
+        pen.text((left, size // 2), label, fill=255, font=font)
+        sheet.paste(one, (left, top))
+    target = io.BytesIO()
+    sheet.save(target, "PNG")
+    return target.getvalue()
+
+
+def require_confirmed(image: ImageFacts, *, force: bool) -> None:
+    """Raise NeedsConfirmation, which says what to do, for a picture with open questions and no `force`."""
+    doubts = [warning for warning in image.warnings if warning.needs_confirmation]
+    if not doubts or force:
+        return
+    raise NeedsConfirmation(
+        "; ".join((*(warning.text for warning in doubts), list_ways_out({one.code for one in doubts})))
+    )
+
+
+def list_ways_out(asked: set[str], *, look: str = LOOK) -> str:
+    """What to add to the command line for a picture with warnings of these codes that ask."""
+    if not asked & POLARITY_QUESTIONS:
+        return "submit it anyway with --force"
+    more = ", and --force if you mean this image" if asked - POLARITY_QUESTIONS else ""
+    return f"look at it {look}, then add --as-is or --invert{more}"

@@ -37,7 +37,7 @@ class MaskedWeightsFolder:
 
     def newest(self, model_owner: str, lowering: MaskedLowering) -> str | None:
         """Name of the version that is kept and whole, if any."""
-        for path in self._folder.glob(f"{_prefix(model_owner, lowering)}.*"):
+        for path in self._folder.glob(f"{_make_prefix(model_owner, lowering)}.*"):
             body = self._read(path, lowering)
             if body is not None:
                 self._just_read = (path, body)
@@ -69,9 +69,9 @@ class MaskedWeightsFolder:
         try:
             descriptor, name = tempfile.mkstemp(dir=self._folder, prefix=INCOMING)
             with os.fdopen(descriptor, "wb") as file:
-                bodies = _packed(lowering, deltas)
+                bodies = _pack(lowering, deltas)
                 seal(file, self._key, purpose=_PURPOSE, context=target.name, header=b"", bodies=bodies)
-            for old in self._folder.glob(f"{_prefix(model_owner, lowering)}.*"):
+            for old in self._folder.glob(f"{_make_prefix(model_owner, lowering)}.*"):
                 old.unlink()
             Path(name).rename(target)
         except OSError as error:
@@ -82,7 +82,7 @@ class MaskedWeightsFolder:
             ) from error
 
     def _path(self, model_owner: str, version: str, lowering: MaskedLowering) -> Path:
-        return self._folder / f"{_prefix(model_owner, lowering)}.{version}"
+        return self._folder / f"{_make_prefix(model_owner, lowering)}.{version}"
 
     def _read(self, path: Path, lowering: MaskedLowering) -> list[Body] | None:
         """The packed tensors of a whole file, or None."""
@@ -94,14 +94,14 @@ class MaskedWeightsFolder:
             return None
 
 
-def _packed(lowering: MaskedLowering, deltas: Mapping[str, RingElements]) -> Iterator[Body]:
+def _pack(lowering: MaskedLowering, deltas: Mapping[str, RingElements]) -> Iterator[Body]:
     """One tensor at a time, as it lies in the file."""
     for _, step in linear_steps(lowering):
         flat = reduce_to_ring(deltas[step.name].reshape(-1), step.value.ring_bits)
         yield delta_layout(step).pack(Bundle(rings=(flat,)))
 
 
-def _prefix(model_owner: str, lowering: MaskedLowering) -> str:
+def _make_prefix(model_owner: str, lowering: MaskedLowering) -> str:
     """What files of one plan and model owner begin with."""
     plan = hashlib.sha256(lowering.model_dump_json().encode()).hexdigest()
     return f"{model_owner}.{plan[:32]}"

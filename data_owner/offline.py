@@ -45,8 +45,8 @@ class Offline:
             model_owner_sent=whole.bytes_received + asked,
             crypto_provider_sent=with_dealer.bytes_received + dealt,
             links=(
-                *_both_ways(Role.MODEL_OWNER, whole=whole, online=answered),
-                *_both_ways(Role.CRYPTO_PROVIDER, whole=with_dealer, online=Traffic()),
+                *_count_both_ways(Role.MODEL_OWNER, whole=whole, online=answered),
+                *_count_both_ways(Role.CRYPTO_PROVIDER, whole=with_dealer, online=Traffic()),
                 LinkBytes(sender=Role.MODEL_OWNER, receiver=Role.CRYPTO_PROVIDER, offline=asked, online=0),
                 LinkBytes(sender=Role.CRYPTO_PROVIDER, receiver=Role.MODEL_OWNER, offline=dealt, online=0),
             ),
@@ -61,7 +61,7 @@ class Offline:
         return value
 
 
-def _both_ways(peer: Role, *, whole: Traffic, online: Traffic) -> tuple[LinkBytes, LinkBytes]:
+def _count_both_ways(peer: Role, *, whole: Traffic, online: Traffic) -> tuple[LinkBytes, LinkBytes]:
     """This party's link to a peer, in its two directions."""
     return (
         LinkBytes(

@@ -14,7 +14,7 @@ from contract.model_card import ModelCard
 from contract.output import printable
 from data_owner.diagnosis import Diagnosis
 from data_owner.progress import Progress
-from data_owner.wording import Line, explained, lines_of
+from data_owner.wording import Line, explain, list_lines
 
 BAR_WIDTH = 30
 BESIDE_VERDICTS = 14
@@ -25,7 +25,7 @@ FRAME = 8
 
 
 @contextmanager
-def shown_progress(console: Console) -> Iterator[Progress]:
+def show_progress(console: Console) -> Iterator[Progress]:
     """Show stages and layers with the time left while the block runs; nothing where stderr is not a terminal."""
     bars = Bars(
         TextColumn("{task.description}", markup=False),
@@ -52,15 +52,15 @@ def shown_progress(console: Console) -> Iterator[Progress]:
 
 def print_diagnosis(console: Console, diagnosis: Diagnosis, card: ModelCard) -> None:
     """Print the answer, what it rests on, and what left this machine."""
-    answer, lines = diagnosis.diagnosis, lines_of(diagnosis.diagnosis)
+    answer, lines = diagnosis.diagnosis, list_lines(diagnosis.diagnosis)
     block = "" if console.width < LEAST_WITH_BARS else "#" if console.options.ascii_only else "█"
-    content: Table | Text = _bars(lines, block) if lines else Text(printable(answer.words), style="bold")
+    content: Table | Text = _make_bars(lines, block) if lines else Text(printable(answer.words), style="bold")
     # A line of its own, which a terminal wraps: in a frame a long path would cut the answer off.
     console.print(Text(printable(f"{diagnosis.file}: {answer.words}"), style="bold"), soft_wrap=True)
     title = Text(f"{diagnosis.model.name} {diagnosis.model.version}")
     needed = max(len(title), console.measure(content).maximum) + FRAME
     console.print(Panel(content, title=title, width=min(console.width, needed)))
-    console.print(printable(explained(answer, diagnosis.calibration)), markup=False)
+    console.print(printable(explain(answer, diagnosis.calibration)), markup=False)
     for warning in diagnosis.warnings:
         console.print(f"Warning: {printable(warning.words)}", markup=False)
     if diagnosis.heat_map_file is not None:
@@ -70,7 +70,7 @@ def print_diagnosis(console: Console, diagnosis: Diagnosis, card: ModelCard) -> 
     _print_account(console, diagnosis)
 
 
-def _bars(lines: Sequence[Line], block: str) -> Table:
+def _make_bars(lines: Sequence[Line], block: str) -> Table:
     with_verdicts = lines[0].threshold is not None
     table, width = Table.grid(padding=(0, 2)), BESIDE_VERDICTS if with_verdicts else BAR_WIDTH
     table.add_column(overflow="fold", min_width=8)  # on a narrow terminal over several rows, but whole

@@ -1,10 +1,15 @@
-"""Whom a diagnosis tells how far it is, and how that ends it when its user has given it up."""
+"""How far a diagnosis is: whom it tells, and how its user gives it up from another thread."""
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from data_owner.cancellation import Cancellation
-from secure_computation.engines.interface import OnLayer
+from contract.errors import SessionCancelled
+
+if TYPE_CHECKING:  # takes long to load, and the clinician's page is up before it
+    from secure_computation.channel.channel import Channel
+    from secure_computation.engines.interface import OnLayer
 
 OnStage = Callable[[str], None]
 """Progress in words: which stage begins."""
@@ -15,9 +20,9 @@ class Progress:
     """Whom to tell how far a diagnosis is."""
 
     stage: OnStage
-    layer: OnLayer
+    layer: "OnLayer"
 
-    def until(self, cancellation: Cancellation) -> "Progress":
+    def until(self, cancellation: "Cancellation") -> "Progress":
         """The same, that raises SessionCancelled at the first stage or layer after the session was given up."""
 
         def stage(words: str) -> None:
@@ -29,3 +34,37 @@ class Progress:
             self.layer(index, total, name)
 
         return Progress(stage=stage, layer=layer)
+
+
+class Cancellation:
+    """One session's, or one file's: it cannot be taken back."""
+
+    def __init__(self) -> None:
+        """Not cancelled."""
+        self._lock = threading.Lock()
+        self._cancelled = False
+        self._channels: list[Channel] = []
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether `cancel` was called."""
+        return self._cancelled
+
+    def cancel(self) -> None:
+        """Wake whoever waits for a peer, and stop at the next layer. May be called from anywhere, more than once."""
+        with self._lock:
+            self._cancelled = True
+            channels = tuple(self._channels)
+        for channel in channels:
+            channel.cancel("it was stopped here")
+
+    def check(self) -> None:
+        """Raise SessionCancelled where the session was given up."""
+        if self._cancelled:
+            raise SessionCancelled("the session was stopped here; submit the image again for a result")
+
+    def watch(self, channel: "Channel") -> None:
+        """Let waits of this channel end with the session."""
+        with self._lock:
+            self._channels.append(channel)
+        self.check()

@@ -12,7 +12,7 @@ from contract.model_card import ModelCard
 from contract.output import path_bytes, path_text, shown_path
 from contract.ticket import Engine
 from data_owner.answers import NO_FINDING, FindingsAnswer, ModelAnswer, answer_from_label, answer_from_logits
-from data_owner.calibration import calibration_of
+from data_owner.calibration import judge_calibration
 from data_owner.diagnosis import Batch, Bytes, Diagnosis, HeatMapGrid, ModelName, Seconds, Warned
 from data_owner.heat_map import draw_heat_map, draw_heat_maps
 from data_owner.private_files import write_new
@@ -44,19 +44,21 @@ class Outcome:
     warnings: tuple[Warned, ...]
 
 
-def result_of(
+def read_result(
     submission: Submission, entry: ModelEntry, engine: Engine, outcome: Outcome, index: int
 ) -> Diagnosis | PeerViolation:
     """Read the answer to one image of a session, number `index`; an error where it is none, which stops no other."""
     try:
-        diagnosis = _diagnosis(submission, entry, engine, outcome, index)
+        diagnosis = _make_diagnosis(submission, entry, engine, outcome, index)
         path = submission.heat_map
-        return diagnosis if path is None else _with_heat_map_file(diagnosis, submission.image, path)
+        return diagnosis if path is None else _add_heat_map_file(diagnosis, submission.image, path)
     except PeerViolation as error:
         return error
 
 
-def _diagnosis(submission: Submission, entry: ModelEntry, engine: Engine, outcome: Outcome, index: int) -> Diagnosis:
+def _make_diagnosis(
+    submission: Submission, entry: ModelEntry, engine: Engine, outcome: Outcome, index: int
+) -> Diagnosis:
     answer = outcome.answers[index]
     found: ModelAnswer
     if not isinstance(answer, Label):
@@ -77,32 +79,32 @@ def _diagnosis(submission: Submission, entry: ModelEntry, engine: Engine, outcom
         model=ModelName(name=entry.card.name, version=entry.card.version),
         engine=engine,
         diagnosis=found,
-        calibration=None if logits is None else calibration_of(entry.card, noticed),
+        calibration=None if logits is None else judge_calibration(entry.card, noticed),
         logits=logits,
-        warnings=(*(Warned.of_submitted(warning) for warning in noticed), *outcome.warnings),
+        warnings=(*(Warned.from_submitted(warning) for warning in noticed), *outcome.warnings),
         seconds=outcome.seconds,
         bytes=outcome.bytes,
         one_way_trips=outcome.one_way_trips,
         stocked=outcome.stocked,
-        heat_map=_grids(entry.card, outcome.heat_maps[index]) if outcome.heat_maps else None,
+        heat_map=_make_grids(entry.card, outcome.heat_maps[index]) if outcome.heat_maps else None,
         batch=Batch(images=len(outcome.answers), index=index),
     )
 
 
-def _grids(card: ModelCard, heat_map: NDArray[np.float64]) -> dict[str, HeatMapGrid]:
+def _make_grids(card: ModelCard, heat_map: NDArray[np.float64]) -> dict[str, HeatMapGrid]:
     return {
         name: tuple(tuple(float(value) for value in row) for row in grid)
         for name, grid in zip(card.classes, heat_map, strict=True)
     }
 
 
-def _with_heat_map_file(diagnosis: Diagnosis, image: ModelInput, path: Path) -> Diagnosis:
+def _add_heat_map_file(diagnosis: Diagnosis, image: ModelInput, path: Path) -> Diagnosis:
     """Draw the maps of what was found. Where that fails, the result is still the clinician's, with a warning."""
     if diagnosis.heat_map is None:
         raise PeerViolation("the model's plan opened no heat map, against its card; tell its owner")
     grids = {name: np.array(diagnosis.heat_map[name]) for name in diagnosis.diagnosis.mapped}
     if not grids:
-        return _without_heat_map(diagnosis, f"no heat map was written, since there is {NO_FINDING}")
+        return _warn_of_no_heat_map(diagnosis, f"no heat map was written, since there is {NO_FINDING}")
     if isinstance(diagnosis.diagnosis, FindingsAnswer):
         drawn = draw_heat_maps(image.picture, grids)
     else:
@@ -111,10 +113,10 @@ def _with_heat_map_file(diagnosis: Diagnosis, image: ModelInput, path: Path) -> 
     try:
         write_new(path, drawn)
     except OSError as error:
-        return _without_heat_map(diagnosis, f"the heat map was not written to {shown_path(path)} ({error.strerror})")
+        return _warn_of_no_heat_map(diagnosis, f"the heat map was not written to {shown_path(path)} ({error.strerror})")
     return diagnosis.model_copy(update={"heat_map_file": shown_path(path)})
 
 
-def _without_heat_map(diagnosis: Diagnosis, why: str) -> Diagnosis:
+def _warn_of_no_heat_map(diagnosis: Diagnosis, why: str) -> Diagnosis:
     warned = Warned(code="no-heat-map", text=f"{why}; the numbers are in the output of --json")
     return diagnosis.model_copy(update={"warnings": (*diagnosis.warnings, warned)})

@@ -66,17 +66,15 @@ from contract.errors import CallerError, EncryptedInferenceError, PeerViolation
 from contract.identity import Party, Role
 from contract.ticket import STOCKED_ENGINES, Engine, Purpose, TicketClaims
 from contract.used_tickets import TICKETS_FILE, TicketUse, UsedTickets
-from data_owner.cancellation import Cancellation
 from data_owner.catalog import ModelCatalog
-from data_owner.confirmation import require_confirmed
 from data_owner.diagnosis import Bytes, Diagnosis, Seconds, Warned
 from data_owner.heat_map import require_heat_map
+from data_owner.inspection import require_confirmed
 from data_owner.masked_weights import MaskedWeightsFolder
 from data_owner.offline import Offline
-from data_owner.opening import Opened, open_with_stock
-from data_owner.progress import Progress
-from data_owner.results import Outcome, Submission, result_of
-from data_owner.session_desk import OpenSession, SessionDesk, Ticket
+from data_owner.progress import Cancellation, Progress
+from data_owner.results import Outcome, Submission, read_result
+from data_owner.session_desk import Opened, OpenSession, SessionDesk, Ticket, open_with_stock
 from data_owner.settings import DataOwnerSettings
 from data_owner.stock import TakenItem, open_stock
 from imaging import Polarity, read_model_input
@@ -142,7 +140,7 @@ class Diagnoser:
         With material in stock for `stocked_for`, only what the online phase needs, which does without torch; and that
         loads beside the session's first steps, which mostly wait for others.
         """
-        if stocked_for is not None and engine in STOCKED_ENGINES and self._stock.keeps(stocked_for):
+        if stocked_for is not None and engine in STOCKED_ENGINES and self._stock.holds(stocked_for):
             loader = ThreadPoolExecutor(1)
             self._loading = loader.submit(warm_up_online)
             loader.shutdown(wait=False)
@@ -210,11 +208,11 @@ class Diagnoser:
         the owner does not allow them. `cancellation` gives the session up: it then raises SessionCancelled, and ends as
         cancelled at the front end.
         """
-        progress = self._until(cancellation, progress)
+        progress = self._let_cancel(cancellation, progress)
         if any(submission.heat_map is not None for submission in submissions):
             require_heat_map(entry.card, engine)
         progress.stage("opening a session")
-        plan = self.catalog.plan_of(entry)
+        plan = self.catalog.fetch_plan(entry)
         if any(plan.network.input_shape != submission.image.tensor.shape for submission in submissions):
             raise CallerError(f"a picture was read for another model than {entry.card.name}: read it again")
         require_room(plan, engine, len(submissions))
@@ -236,7 +234,7 @@ class Diagnoser:
                 images = [submission.image.tensor for submission in submissions]
                 outcome = self._run(opened, plan, images, taken=taken, progress=progress, channels=channels)
         return tuple(
-            result_of(submission, entry, engine, outcome, index) for index, submission in enumerate(submissions)
+            read_result(submission, entry, engine, outcome, index) for index, submission in enumerate(submissions)
         )
 
     def stock(
@@ -247,12 +245,12 @@ class Diagnoser:
         Raises an error of the tree; the session then ends as failed at the front end, and neither party keeps a half.
         `cancellation`: as in `submit`.
         """
-        progress = self._until(cancellation, progress)
+        progress = self._let_cancel(cancellation, progress)
         if engine not in STOCKED_ENGINES:
             raise CallerError(f"material of the engine '{engine.value}' cannot be prepared ahead; use --engine masked")
         self._stock.require_room()
         progress.stage("opening a session")
-        plan = self.catalog.plan_of(entry)
+        plan = self.catalog.fetch_plan(entry)
         lowering = stockable(plan)
         self._warm_up_for(plan, engine)
         session = self._desk.open(entry, engine, Purpose.PREPARE)
@@ -268,9 +266,9 @@ class Diagnoser:
             seconds = Seconds(offline=time.perf_counter() - started, online=0.0)
             sent = offline.bytes()
             unrecorded = self._desk.report_completed(session, seconds, sent)
-        return Stocked(seconds=seconds.offline, bytes=sent, warnings=(*self._dropped(), *unrecorded))
+        return Stocked(seconds=seconds.offline, bytes=sent, warnings=(*self._take_warnings(), *unrecorded))
 
-    def _until(self, cancellation: Cancellation | None, progress: Progress) -> Progress:
+    def _let_cancel(self, cancellation: Cancellation | None, progress: Progress) -> Progress:
         """Let the session that begins now be given up."""
         self._cancellation = cancellation or Cancellation()
         return progress.until(self._cancellation)
@@ -287,13 +285,13 @@ class Diagnoser:
     ) -> Outcome:
         started = time.perf_counter()
         session = opened.session
-        offline = self._offline(opened, plan, taken, progress, channels)
+        offline = self._get_material(opened, plan, taken, progress, channels)
         model_owner = offline.model_owner
         self._desk.report(session, SessionEventName.RUN)
         if self._loading is not None:
             self._loading.result()
         prepared = time.perf_counter()
-        side = self._side(session.claims, plan)
+        side = self._get_side(session.claims, plan)
         progress.stage("computing on shares")
         heat_maps: list[NDArray[np.float64]] = []
         answers = side.run(
@@ -316,10 +314,10 @@ class Diagnoser:
             bytes=sent,
             one_way_trips=trips,
             stocked=offline.dealer is None,
-            warnings=(*self._dropped(), *unrecorded),
+            warnings=(*self._take_warnings(), *unrecorded),
         )
 
-    def _offline(
+    def _get_material(
         self, opened: Opened, plan: Plan, taken: Sequence[TakenItem], progress: Progress, channels: ExitStack
     ) -> Offline:
         """Material for each image: from the stock where both parties have items for all, else prepared now."""
@@ -365,7 +363,7 @@ class Diagnoser:
     def _prepare(self, session: OpenSession, plan: Plan, model_owner: Channel, channels: ExitStack) -> Offline:
         """The offline phase, with the dealer and the model owner."""
         self.warm_up(session.claims.engine)  # where stock was expected and lost; else long done
-        side, patience = self._side(session.claims, plan), self._settings.waiting.material
+        side, patience = self._get_side(session.claims, plan), self._settings.waiting.material
         dealer = self._connect(channels, session.crypto_provider_url, session.crypto_provider, session.ticket)
         material = [
             side.prepare(item=item, dealer=dealer, model_owner=model_owner, patience_seconds=patience)
@@ -380,19 +378,19 @@ class Diagnoser:
     def _draw_ahead(self, claims: TicketClaims, plan: Plan, material: Sequence[Any]) -> None:
         """For the first images; those after them are drawn while the model owner computes."""
         for one in material[:DRAWN_AHEAD]:
-            self._side(claims, plan).draw_ahead(one)
+            self._get_side(claims, plan).draw_ahead(one)
 
     def _report_preparing(self, session: OpenSession, progress: Progress) -> None:
         progress.stage("preparing offline material")
         self._desk.report(session, SessionEventName.PREPARE)
 
-    def _dropped(self) -> tuple[Warned, ...]:
+    def _take_warnings(self) -> tuple[Warned, ...]:
         """What happened to the stock in this session."""
         words = (*self._stock.warnings(), *self._lost)
         self._lost.clear()
         return tuple(Warned(code="stock-dropped", text=text) for text in words)
 
-    def _side(self, claims: TicketClaims, plan: Plan) -> DataOwnerSide[Any]:
+    def _get_side(self, claims: TicketClaims, plan: Plan) -> DataOwnerSide[Any]:
         """The engine of a ticket for its plan; kept, because it keeps masked weights ready for the next image."""
         key = (claims.plan_hash, claims.engine)
         if key not in self._sides:

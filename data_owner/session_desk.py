@@ -3,7 +3,7 @@
 A ticket can only restrict who speaks: the parties that it names must be pinned in this data owner's own settings.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,16 +15,18 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from contract.api import Failure, ModelEntry, PhaseSeconds, SentBytes, SessionEventName, SessionReport, SessionView
 from contract.certificates import party_of_certificate
 from contract.command_line import one_line
-from contract.errors import EncryptedInferenceError, SessionCancelled, TicketInvalid, TransportError
+from contract.errors import EncryptedInferenceError, ItemsSeen, SessionCancelled, TicketInvalid, TransportError
 from contract.identity import Party, Role
 from contract.settings import Peer
-from contract.ticket import Engine, Purpose, TicketClaims, load_public_key, verify_ticket
+from contract.ticket import STOCKED_ENGINES, Engine, Purpose, TicketClaims, load_public_key, verify_ticket
 from contract.told import words_for_others
 from data_owner.catalog import not_vouched_for
 from data_owner.diagnosis import Bytes, Seconds, Warned
 from data_owner.settings import DataOwnerSettings
+from data_owner.stock import DataOwnerStock
 from inference_service.client import InferenceServiceClient
-from secure_computation.stock_folder import Wanted
+from secure_computation.channel.channel import Channel
+from secure_computation.stock_folder import Binding, Wanted
 
 Ticket = NewType("Ticket", str)
 
@@ -77,12 +79,12 @@ class SessionDesk:
             "crypto_provider": entry.crypto_provider.organisation,
         }
         try:
-            return self._checked(view, entry, asked)
+            return self._check(view, entry, asked)
         except EncryptedInferenceError as error:
             self._report_failure(view.id, error)
             raise
 
-    def _checked(self, view: SessionView, entry: ModelEntry, asked: Mapping[str, object]) -> OpenSession:
+    def _check(self, view: SessionView, entry: ModelEntry, asked: Mapping[str, object]) -> OpenSession:
         claims = verify_ticket(
             view.ticket or "",
             public_keys=self._public_keys,
@@ -101,8 +103,8 @@ class SessionDesk:
             raise TicketInvalid(
                 "the ticket is for another session than the one asked for; tell the front end's operator"
             )
-        model_owner = _pinned(self._settings.model_owners, claims.model_owner, what="model owner")
-        crypto_provider = _pinned(self._settings.crypto_providers, claims.crypto_provider, what="crypto provider")
+        model_owner = _find_pinned(self._settings.model_owners, claims.model_owner, what="model owner")
+        crypto_provider = _find_pinned(self._settings.crypto_providers, claims.crypto_provider, what="crypto provider")
         return OpenSession(
             view=view,
             ticket=Ticket(view.ticket or ""),
@@ -113,13 +115,13 @@ class SessionDesk:
             crypto_provider_url=crypto_provider.url or entry.crypto_provider.address,
         )
 
-    def model_owner_of(self, entry: ModelEntry) -> tuple[str, Party]:
+    def find_model_owner(self, entry: ModelEntry) -> tuple[str, Party]:
         """Where the owner of a model listens, and who that is. Raises TicketInvalid where it is not pinned."""
         organisation = entry.model_owner.organisation
-        pinned = _pinned(self._settings.model_owners, organisation, what="model owner", by="catalog")
+        pinned = _find_pinned(self._settings.model_owners, organisation, what="model owner", by="catalog")
         return pinned.url or entry.model_owner.address, Party(role=Role.MODEL_OWNER, organisation=organisation)
 
-    def wanted(self, entry: ModelEntry) -> Wanted:
+    def describe(self, entry: ModelEntry) -> Wanted:
         """What a session for this model will be: stocked items must be for one like it."""
         return Wanted(
             model=entry.card.name,
@@ -184,7 +186,7 @@ class SessionDesk:
             return  # it expires
 
 
-def _pinned(peers: Sequence[Peer], organisation: str, *, what: str, by: str = "ticket") -> Peer:
+def _find_pinned(peers: Sequence[Peer], organisation: str, *, what: str, by: str = "ticket") -> Peer:
     for peer in peers:
         if peer.organisation == organisation:
             return peer
@@ -192,3 +194,48 @@ def _pinned(peers: Sequence[Peer], organisation: str, *, what: str, by: str = "t
         f"the {by} names {organisation} as {what}, which this data owner does not pin; nothing was sent. "
         "Add it to the settings only if you trust it"
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opened:
+    """A session, and what was got ready for it."""
+
+    session: OpenSession
+    items: tuple[Binding, ...]
+    """Which its ticket names: one for each image, or none."""
+    model_owner: Channel | None
+    """A channel on which nothing was said yet; None where no item is named."""
+
+
+def open_with_stock(
+    desk: SessionDesk,
+    stock: DataOwnerStock,
+    entry: ModelEntry,
+    engine: Engine,
+    images: int,
+    *,
+    dial: Callable[[str, Party], Channel],
+    kept_from_others: ExitStack,
+) -> Opened:
+    """Open a session that spends stocked items where there is one for each image.
+
+    `dial` reaches the model owner at an address. `kept_from_others`: until it is closed, no other session of this data
+    owner names these items. Items that the front end has seen before are dropped, with a warning of the stock, and
+    others are named. Raises as `dial` and `SessionDesk.open`.
+    """
+    model_owner = None
+    while True:
+        items: tuple[Binding, ...] = ()
+        if engine in STOCKED_ENGINES:
+            items = kept_from_others.enter_context(stock.reserve(desk.describe(entry), images))
+        if items and model_owner is None:
+            model_owner = dial(*desk.find_model_owner(entry))
+        try:
+            names = [binding.item for binding in items]
+            session = desk.open(entry, engine, Purpose.DIAGNOSE, images=images, items=names)
+            return Opened(session=session, items=items, model_owner=model_owner)
+        except ItemsSeen:
+            if not items:
+                raise
+            stock.drop(items, why="the front end has seen it, or one that was named with it, before")
+            kept_from_others.close()

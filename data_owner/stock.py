@@ -94,11 +94,11 @@ class DataOwnerStock:
         binding = Binding.of(claims, item=name, weights_version=item.weights_version, now=self._clock())
         self._folder.put(binding, data_owner_bodies(lowering, item))
 
-    def reserved(self, session: Wanted, images: int) -> AbstractContextManager[tuple[Binding, ...]]:
+    def reserve(self, session: Wanted, images: int) -> AbstractContextManager[tuple[Binding, ...]]:
         """The oldest items for such a session, one for each image or none, kept from others until the block ends."""
         return self._folder.reserved(session, images)
 
-    def keeps(self, entry: ModelEntry) -> bool:
+    def holds(self, entry: ModelEntry) -> bool:
         """Whether there is an item for this version of a model, before a ticket says with whom."""
         wanted = (entry.card.name, entry.version, entry.plan_hash)
         return any((kept.model, kept.version, kept.plan_hash) == wanted for kept in self._folder.bindings())
@@ -132,7 +132,7 @@ class DataOwnerStock:
         self._warnings.clear()
         return warnings
 
-    def summary(self) -> tuple[StockedModel, ...]:
+    def summarise(self) -> tuple[StockedModel, ...]:
         """What is stocked, by model version and parties."""
         now = self._clock()
         groups: dict[tuple[str, str, str, str], list[float]] = {}

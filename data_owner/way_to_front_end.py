@@ -17,7 +17,7 @@ from contract.certificates import MALFORMED, said
 from contract.proxies import proxy_for, why_unreachable
 from contract.settings import FrontEnd
 from contract.tls_refusal import Cause, cause_of, remedy
-from data_owner.findings import Bad, Named, Verdict
+from data_owner.checks import Bad, Named, Verdict
 from data_owner.settings import DataOwnerSettings
 
 DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
@@ -48,19 +48,19 @@ def look_at_proxy(url: str, seconds: float) -> str:
     return f"{proxy.host}:{proxy.port} ({proxy.setting}) lets this machine through to {host} port {port}"
 
 
-def front_end_checks(settings: DataOwnerSettings) -> Sequence[Named]:
+def list_front_end_checks(settings: DataOwnerSettings) -> Sequence[Named]:
     """In the order in which one stands on the other."""
     url, seconds = settings.inference_service.url, settings.waiting.connect
     parts = urlsplit(url)
     host, port = parts.hostname or "", parts.port or DEFAULT_PORTS[parts.scheme]
     proxied = proxy_for(url) is not None
-    checks = [] if proxied else [Named("front end: address", lambda: _connects(host, port, seconds))]
+    checks = [] if proxied else [Named("front end: address", lambda: _check_address(host, port, seconds))]
     if parts.scheme == "https" and not proxied:
-        checks.append(Named("front end: certificate", lambda: _certificate(settings, host, port, seconds)))
-    return (*checks, Named("clock", lambda: _clock(settings, url, seconds)))
+        checks.append(Named("front end: certificate", lambda: _check_certificate(settings, host, port, seconds)))
+    return (*checks, Named("clock", lambda: _check_clock(settings, url, seconds)))
 
 
-def _connects(host: str, port: int, seconds: float) -> str:
+def _check_address(host: str, port: int, seconds: float) -> str:
     try:
         addresses = {found[4][0] for found in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)}
     except OSError:
@@ -74,7 +74,7 @@ def _connects(host: str, port: int, seconds: float) -> str:
     return f"{host} ({', '.join(sorted(map(str, addresses)))}) port {port} answers"
 
 
-def _trusting(front_end: FrontEnd) -> ssl.SSLContext:
+def _make_context(front_end: FrontEnd) -> ssl.SSLContext:
     """As the client of the front end judges it. A list that is not there is the client's to tell."""
     authority, revocations = front_end.authority, front_end.revocations
     try:
@@ -93,9 +93,9 @@ def _trusting(front_end: FrontEnd) -> ssl.SSLContext:
     return context
 
 
-def _certificate(settings: DataOwnerSettings, host: str, port: int, seconds: float) -> str:
+def _check_certificate(settings: DataOwnerSettings, host: str, port: int, seconds: float) -> str:
     """Whether it is accepted; whoever opens TLS on the way shows one of its own."""
-    context = _trusting(settings.inference_service)
+    context = _make_context(settings.inference_service)
     try:
         with (
             socket.create_connection((host, port), timeout=seconds) as plain,
@@ -104,13 +104,13 @@ def _certificate(settings: DataOwnerSettings, host: str, port: int, seconds: flo
             return "is the federation's" if settings.inference_service.authority else "is known to this machine"
     except ssl.SSLCertVerificationError as error:
         by_system = settings.inference_service.authority is None
-        raise _refused(cause_of(error) or Cause.OTHER, host, port, seconds, by_system=by_system) from None
+        raise _explain_refusal(cause_of(error) or Cause.OTHER, host, port, seconds, by_system=by_system) from None
     except OSError as error:
         raise Bad(f"TLS fails ({why_unreachable(error)})", f"ask who runs {host}, and what is on the way") from None
 
 
-def _refused(cause: Cause, host: str, port: int, seconds: float, *, by_system: bool) -> Bad:
-    shown = _shown(host, port, seconds)
+def _explain_refusal(cause: Cause, host: str, port: int, seconds: float, *, by_system: bool) -> Bad:
+    shown = _fetch_certificate(host, port, seconds)
     found, _, advice = remedy(cause, by_system=by_system).partition(": ")
     if cause is Cause.UNKNOWN_AUTHORITY:
         by = "somebody" if shown is None else shown.issuer.rfc4514_string()
@@ -119,15 +119,15 @@ def _refused(cause: Cause, host: str, port: int, seconds: float, *, by_system: b
             f"IT department: do not inspect TLS to {host} port {port}. Or the settings' `authority` is not the one of "
             "this federation"
         )
-        return Bad(f"made by {_printable(by)}, which {whom}", advice)
+        return Bad(f"made by {_make_printable(by)}, which {whom}", advice)
     if shown is not None and cause in {Cause.EXPIRED, Cause.NOT_YET_VALID}:
         found += f"; it is valid from {said(shown.not_valid_before_utc)} to {said(shown.not_valid_after_utc)}"
     if shown is not None and cause is Cause.WRONG_NAME:
-        found = f"is for {_printable(_names(shown))}, not for {host}"
+        found = f"is for {_make_printable(_list_names(shown))}, not for {host}"
     return Bad(found, advice)
 
 
-def _shown(host: str, port: int, seconds: float) -> x509.Certificate | None:
+def _fetch_certificate(host: str, port: int, seconds: float) -> x509.Certificate | None:
     """What is shown there, believed by nobody."""
     try:
         return x509.load_pem_x509_certificate(ssl.get_server_certificate((host, port), timeout=seconds).encode())
@@ -135,7 +135,7 @@ def _shown(host: str, port: int, seconds: float) -> x509.Certificate | None:
         return None
 
 
-def _names(certificate: x509.Certificate) -> str:
+def _list_names(certificate: x509.Certificate) -> str:
     try:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         hosts = [*names.get_values_for_type(x509.DNSName), *map(str, names.get_values_for_type(x509.IPAddress))]
@@ -144,22 +144,22 @@ def _names(certificate: x509.Certificate) -> str:
     return ", ".join(hosts) or "no host"
 
 
-def _printable(words: str) -> str:
+def _make_printable(words: str) -> str:
     return "".join(character for character in words if character.isprintable())[:100]
 
 
-def _clock(settings: DataOwnerSettings, url: str, seconds: float) -> str:
+def _check_clock(settings: DataOwnerSettings, url: str, seconds: float) -> str:
     skew, whose = settings.credentials.clock_skew_seconds, "the front end's"
     try:
-        theirs = _their_time(url, _trusting(settings.inference_service), seconds)
+        theirs = _ask_time(url, _make_context(settings.inference_service), seconds)
     except httpx.HTTPError as error:
         cause = cause_of(error)
         if cause is None:
-            raise _unread() from None
+            raise _make_unread() from None
         # Its certificate is refused, perhaps because of this very clock. Nothing secret is sent, and what it says of
         # the time is shown as what it is.
         whose = f"that of what answers there, whose certificate is not accepted ({cause})"
-        theirs = _unverified_time(url, seconds)
+        theirs = _ask_unverified_time(url, seconds)
     apart = (datetime.now(UTC) - theirs).total_seconds()
     if abs(apart) > skew:
         direction = "ahead of" if apart > 0 else "behind"
@@ -167,24 +167,24 @@ def _clock(settings: DataOwnerSettings, url: str, seconds: float) -> str:
     return f"within {max(abs(apart), 1):.0f} s of {whose}"
 
 
-def _unverified_time(url: str, seconds: float) -> datetime:
+def _ask_unverified_time(url: str, seconds: float) -> datetime:
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     try:
-        return _their_time(url, context, seconds)
+        return _ask_time(url, context, seconds)
     except httpx.HTTPError:
-        raise _unread() from None
+        raise _make_unread() from None
 
 
-def _their_time(url: str, context: ssl.SSLContext, seconds: float) -> datetime:
+def _ask_time(url: str, context: ssl.SSLContext, seconds: float) -> datetime:
     proxy = proxy_for(url)
     through = None if proxy is None else proxy.address
     answer = httpx.get(f"{url}/v2/health/live", verify=context, timeout=seconds, proxy=through, trust_env=False)
     try:
         return parsedate_to_datetime(answer.headers["date"])
     except (KeyError, ValueError):
-        raise _unread() from None
+        raise _make_unread() from None
 
 
-def _unread() -> Bad:
+def _make_unread() -> Bad:
     return Bad("the front end's clock could not be read", "see the lines above", Verdict.DOUBTFUL)

@@ -28,51 +28,51 @@ class Line:
         return f"{'present' if self.stands else 'not present'}, from {self.threshold * 100:.4g} % on"
 
 
-def lines_of(answer: ModelAnswer) -> tuple[Line, ...]:
+def list_lines(answer: ModelAnswer) -> tuple[Line, ...]:
     """The probabilities, those that stand and the largest first; of a binary model that of its finding alone."""
     match answer:
         case ClassAnswer():
             every = list((answer.probabilities or {}).items())
             chosen = every[-1:] if answer.task is Task.BINARY else sorted(every, key=lambda pair: -pair[1])
-            return tuple(_of_class(answer, *pair) for pair in chosen)
+            return tuple(_make_class_line(answer, *pair) for pair in chosen)
         case FindingsAnswer(findings=findings):
             found = sorted(findings, key=lambda one: (not one.present, -one.probability))
-            return tuple(_of_finding(one) for one in found)
+            return tuple(_make_finding_line(one) for one in found)
         case _:
             assert_never(answer)
 
 
-def _of_class(answer: ClassAnswer, name: str, share: float) -> Line:
+def _make_class_line(answer: ClassAnswer, name: str, share: float) -> Line:
     stands = name == answer.label and not answer.uncertain
-    return Line(name=name, share=share, percent=percent(share), stands=stands)
+    return Line(name=name, share=share, percent=format_percent(share), stands=stands)
 
 
-def _of_finding(finding: Finding) -> Line:
+def _make_finding_line(finding: Finding) -> Line:
     return Line(
         name=finding.name,
         share=finding.probability,
-        percent=_beside_threshold(finding),
+        percent=_format_beside_threshold(finding),
         stands=finding.present,
         threshold=finding.threshold,
     )
 
 
-def percent(share: float) -> str:
+def format_percent(share: float) -> str:
     """A probability; never 100 % or 0 %, which no model knows."""
     return f"{min(max(share * 100, 0.1), 99.9):.1f} %"
 
 
-def _beside_threshold(finding: Finding) -> str:
+def _format_beside_threshold(finding: Finding) -> str:
     """The same, with more digits where rounding would put it on the other side of the threshold that is shown too."""
     rounded = round(finding.probability, 3)
     if (rounded >= finding.threshold) == finding.present:
-        return percent(finding.probability)
+        return format_percent(finding.probability)
     return f"{finding.probability * 100:.6g} %"
 
 
-def spoken(answer: ModelAnswer) -> str:
+def summarise(answer: ModelAnswer) -> str:
     """The answer with the probabilities that belong to it, in one line."""
-    lines = lines_of(answer)
+    lines = list_lines(answer)
     match answer:
         case ClassAnswer(probabilities=None):
             return answer.words
@@ -86,7 +86,7 @@ def spoken(answer: ModelAnswer) -> str:
             assert_never(answer)
 
 
-def explained(answer: ModelAnswer, calibration: Calibration | None) -> str:
+def explain(answer: ModelAnswer, calibration: Calibration | None) -> str:
     """What the numbers are, in some sentences. `calibration` None: nobody knows, so nothing is said of it."""
     match answer:
         case ClassAnswer(probabilities=None):

@@ -51,21 +51,21 @@ def demo(
     with ExitStack() as stack:
         with shown_steps("demo") as on_step:
             from contract.model_card import read_card
-            from data_owner.command import polarity_said
-            from demonstration.demo import MODEL_FOLDER, compare, readable, running_federation, show_page
+            from data_owner.command import read_polarity
+            from demonstration.demo import MODEL_FOLDER, compare, run_parties, select_readable, show_page
 
             folder = model or MODEL_FOLDER
             card = read_card(folder / "card.json")
-            good, status = readable(asked, card)
+            good, status = select_readable(asked, card)
             if asked and not good:
                 sys.exit(status)
-            deployment, submitted = stack.enter_context(running_federation(good, folder, on_step))
+            deployment, submitted = stack.enter_context(run_parties(good, folder, on_step))
         if ui:
             show_page(deployment, submitted, port=port)
             return
         if not console().is_terminal:  # there, the data owner draws its own progress
             say("demo: diagnosing; the first answer takes about 10 s")
-        polarity = polarity_said(as_is=as_is, invert=invert)
+        polarity = read_polarity(as_is=as_is, invert=invert)
         for diagnosis, comparison in compare(
             deployment, submitted, engine, folder, polarity=polarity, heat_map=heat_map
         ):
@@ -83,7 +83,7 @@ def _print(diagnosis: "Diagnosis", comparison: "Comparison", card: "ModelCard") 
     from rich.console import Console
 
     from data_owner.presentation import print_diagnosis
-    from data_owner.wording import spoken
+    from data_owner.wording import summarise
 
     output = Console(highlight=False)
     unasked = tuple(one.model_copy(update={"confirmed": False}) for one in diagnosis.warnings)
@@ -94,7 +94,7 @@ def _print(diagnosis: "Diagnosis", comparison: "Comparison", card: "ModelCard") 
     error = comparison.max_abs_error
     difference = "no logits to compare" if error is None else f"logits differ by at most {error:.2g}"
     output.print(
-        f"The same model in clear (onnxruntime): {spoken(comparison.plaintext)}; {difference}.",
+        f"The same model in clear (onnxruntime): {summarise(comparison.plaintext)}; {difference}.",
         markup=False,
         soft_wrap=True,
     )

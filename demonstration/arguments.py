@@ -76,9 +76,9 @@ class Parameter:
             raise argparse.ArgumentTypeError(f"{path} is a file, not a folder")
 
 
-def declared(path: Path, function: str) -> list[Parameter]:
+def read_parameters(path: Path, function: str) -> list[Parameter]:
     """The parameters of a command, from the source of the module that defines it."""
-    arguments = _functions(path)[function].args
+    arguments = _list_functions(path)[function].args
     positional: list[tuple[ast.arg, ast.expr | None]] = list(
         zip(
             arguments.args,
@@ -87,11 +87,11 @@ def declared(path: Path, function: str) -> list[Parameter]:
         )
     )
     pairs = positional + list(zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True))
-    return [_parameter(argument, default, path) for argument, default in pairs]
+    return [_read_parameter(argument, default, path) for argument, default in pairs]
 
 
-def _parameter(argument: ast.arg, default: ast.expr | None, path: Path) -> Parameter:
-    annotation, home = _resolved(argument.annotation, path)
+def _read_parameter(argument: ast.arg, default: ast.expr | None, path: Path) -> Parameter:
+    annotation, home = _resolve(argument.annotation, path)
     if not (isinstance(annotation, ast.Subscript) and isinstance(annotation.slice, ast.Tuple)):
         raise TypeError(f"{path}: {argument.arg} is not declared as Annotated[TYPE, typer.Option(...)]")
     written, declaration = annotation.slice.elts
@@ -100,14 +100,14 @@ def _parameter(argument: ast.arg, default: ast.expr | None, path: Path) -> Param
     words = ast.unparse(written).removesuffix(" | None")
     repeated = words.startswith("list[")
     word = words.removeprefix("list[").removesuffix("]")
-    kind, choices = _kind(word, home)
-    names = [_constant(one) for one in declaration.args]
+    kind, choices = _find_kind(word, home)
+    names = [_read_constant(one) for one in declaration.args]
     on = tuple(name for one in names for name in str(one).split("/")[0].split() if name.startswith("-"))
     off = tuple(name for one in names for name in str(one).split("/")[1:])
     if not on and ast.unparse(declaration.func).endswith("Option"):
         option = argument.arg.replace("_", "-")
         on, off = (f"--{option}",), (f"--no-{option}",) if kind is bool else ()
-    limits = {one.arg: _constant(one.value) for one in declaration.keywords if one.arg is not None}
+    limits = {one.arg: _read_constant(one.value) for one in declaration.keywords if one.arg is not None}
     return Parameter(
         name=argument.arg,
         kind=kind,
@@ -120,7 +120,7 @@ def _parameter(argument: ast.arg, default: ast.expr | None, path: Path) -> Param
     )
 
 
-def _constant(node: ast.expr) -> Any:
+def _read_constant(node: ast.expr) -> Any:
     """What a literal stands for; None for anything that would have to be computed."""
     try:
         return ast.literal_eval(node)
@@ -128,7 +128,7 @@ def _constant(node: ast.expr) -> Any:
         return None
 
 
-def _kind(word: str, path: Path) -> tuple[type, tuple[str, ...]]:
+def _find_kind(word: str, path: Path) -> tuple[type, tuple[str, ...]]:
     """A type by the name it has in a module, and what it allows where it is an enumeration of words."""
     if word == "bool":
         return bool, ()
@@ -138,11 +138,11 @@ def _kind(word: str, path: Path) -> tuple[type, tuple[str, ...]]:
     node = found[0] if found else None
     if not isinstance(node, ast.ClassDef):
         raise TypeError(f"{path}: no type {word} that a command line could have")
-    values = [_constant(one.value) for one in node.body if isinstance(one, ast.Assign)]
+    values = [_read_constant(one.value) for one in node.body if isinstance(one, ast.Assign)]
     return str, tuple(str(value) for value in values if value is not None)
 
 
-def _resolved(node: ast.expr | None, path: Path) -> tuple[ast.expr | None, Path]:
+def _resolve(node: ast.expr | None, path: Path) -> tuple[ast.expr | None, Path]:
     """An annotation with names of aliases followed, and the module in which it stands."""
     while isinstance(node, ast.Name):
         found = _find(node.id, path)
@@ -173,7 +173,7 @@ class _Parser(argparse.ArgumentParser):
         raise CallerError(f"{message}; see {self.prog} --help")
 
 
-def parser_for(program: str, parameters: Sequence[Parameter]) -> argparse.ArgumentParser:
+def make_parser(program: str, parameters: Sequence[Parameter]) -> argparse.ArgumentParser:
     """A parser that takes what typer would take."""
     parser = _Parser(prog=program, allow_abbrev=False)
     for one in parameters:
@@ -202,7 +202,7 @@ def check(script: str, arguments: Sequence[str]) -> bool:
     if script in SCRIPTS:
         path, function = SCRIPTS[script]
     else:
-        known = sorted(one.stem for one in COMMANDS_OF_BENCH.glob("*.py") if one.stem in _functions(one))
+        known = sorted(one.stem for one in COMMANDS_OF_BENCH.glob("*.py") if one.stem in _list_functions(one))
         if not words or words[0] in {"-h", "--help"}:
             print(f"usage: {program} COMMAND [OPTION ...]\ncommands: {', '.join(known)}")  # noqa: T201 - asked for
             return False
@@ -210,7 +210,7 @@ def check(script: str, arguments: Sequence[str]) -> bool:
             raise CallerError(f"no command '{words[0]}': choose one of {', '.join(known)}")
         function = words.pop(0)
         path, program = COMMANDS_OF_BENCH / f"{function}.py", f"{program} {function}"
-    parser = parser_for(program, declared(path, function))
+    parser = make_parser(program, read_parameters(path, function))
     if {"-h", "--help"} & set(words):
         parser.print_help()
         return False
@@ -237,7 +237,7 @@ def _check_together(script: str, given: argparse.Namespace) -> None:
         images_to_train_on(given.data, given.manifest, output=given.output, smoke=given.smoke, described=described)
 
 
-def _functions(path: Path) -> dict[str, ast.FunctionDef]:
+def _list_functions(path: Path) -> dict[str, ast.FunctionDef]:
     """The functions of a module, by name."""
     return {node.name: node for node in ast.parse(path.read_text()).body if isinstance(node, ast.FunctionDef)}
 

@@ -7,7 +7,7 @@ from typing import Final
 
 from contract.errors import CallerError
 from contract.listening import require_free_port
-from data_owner.heat_map_places import places_for
+from data_owner.heat_map_places import choose_places
 
 PAGE_HOST: Final = "127.0.0.1"
 MODEL_FILES: Final = ("model.onnx", "card.json")
@@ -39,7 +39,7 @@ def check_demo(
         for name in MODEL_FILES:
             _require_file(model / name, advice="--model takes a folder with model.onnx and card.json")
     if heat_map is not None:
-        places_for(files or [Path("phantom.dcm")], heat_map.absolute())
+        choose_places(files or [Path("phantom.dcm")], heat_map.absolute())
     if port:
         require_free_port(PAGE_HOST, port, setting="--port, or leave it out for any free one")
 

@@ -25,7 +25,7 @@ PROGRAMS = {
 }
 
 
-def command(program: str, arguments: Sequence[str]) -> list[str]:
+def make_command(program: str, arguments: Sequence[str]) -> list[str]:
     """The command line of one of our programs, under this interpreter, wherever it is installed."""
     start = f"import sys; from {PROGRAMS[program]} import main; sys.argv[0] = {program!r}; main()"
     return [sys.executable, "-c", start, *arguments]
@@ -35,7 +35,7 @@ def call(program: str, *arguments: str, environment: Mapping[str, str], timeout_
     """Run one command to its end and return its stdout. Raises ConfigurationError with its words where it fails."""
     try:
         done = subprocess.run(  # noqa: S603 - our own programs, no shell
-            command(program, arguments),
+            make_command(program, arguments),
             env=dict(environment),
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -69,7 +69,7 @@ class Server:
 
 
 @contextmanager
-def termination_held() -> Iterator[None]:
+def hold_termination() -> Iterator[None]:
     """Hold back signals that ask this program to end until the block ends, then deliver them.
 
     A program that starts a process and keeps it where its cleaning up finds it does both in such a block: a signal in
@@ -96,7 +96,7 @@ def start(program: str, *arguments: str, environment: Mapping[str, str], log: Pa
     """Start one server; its output goes to `log`. Who ends it must know it before a signal does: `termination_held`."""
     with log.open("ab") as output:
         process = subprocess.Popen(  # noqa: S603 - our own programs, no shell
-            command(program, arguments),
+            make_command(program, arguments),
             env=dict(environment),
             stdin=subprocess.DEVNULL,
             stdout=output,
@@ -119,7 +119,7 @@ def stop(servers: Sequence[Server]) -> None:
             server.process.wait()
 
 
-def quiet_environment(*, temporary: Path | None = None) -> dict[str, str]:
+def make_quiet_environment(*, temporary: Path | None = None) -> dict[str, str]:
     """The environment without settings of the parties, which would reach into the demonstration.
 
     Temporary files of libraries go to `temporary`, if given, which is made.

@@ -18,8 +18,8 @@ from contract.ticket import Engine
 from data_owner.answers import FindingsAnswer, ModelAnswer, answer_from_logits
 from data_owner.calibration import Calibration
 from data_owner.diagnosis import Bytes, Diagnosis, ModelName, Seconds, Warned
-from demonstration.commands import command, end, termination_held
-from demonstration.deployment import Deployment, deployed
+from demonstration.commands import end, hold_termination, make_command
+from demonstration.deployment import Deployment, deploy
 from demonstration.plaintext import PlaintextModel
 from imaging import Polarity, read_model_input
 from imaging.phantom import write_phantom
@@ -70,7 +70,7 @@ def contradicts(found: ModelAnswer, plain: ModelAnswer) -> bool:
     return isinstance(found, FindingsAnswer) or isinstance(plain, FindingsAnswer) or found.label != plain.label
 
 
-def readable(files: Sequence[Path], card: ModelCard) -> tuple[list[Path], int]:
+def select_readable(files: Sequence[Path], card: ModelCard) -> tuple[list[Path], int]:
     """The files that can be read for a model, and the worst exit status of those that cannot, which are named."""
     good, status = [], 0
     for path in files:
@@ -85,7 +85,7 @@ def readable(files: Sequence[Path], card: ModelCard) -> tuple[list[Path], int]:
 
 
 @contextmanager
-def running_federation(
+def run_parties(
     files: Sequence[Path], model_folder: Path, on_step: Callable[[str], None]
 ) -> Iterator[tuple[Deployment, Sequence[Path]]]:
     """A deployment in a temporary folder, and the files to submit: a phantom radiograph where none are given."""
@@ -95,7 +95,7 @@ def running_federation(
             phantom = folder / "phantom.dcm"
             write_phantom(phantom)
             files = [phantom]
-        with deployed(folder, [model_folder], on_step=on_step) as deployment:
+        with deploy(folder, [model_folder], on_step=on_step) as deployment:
             yield deployment, files
 
 
@@ -122,9 +122,9 @@ def compare(
         arguments.append("--invert" if polarity is Polarity.INVERTED else "--as-is")
     process: subprocess.Popen[str] | None = None
     try:
-        with termination_held():
+        with hold_termination():
             process = subprocess.Popen(  # noqa: S603 - our own program, no shell
-                command("data-owner", [*arguments, "--engine", engine.value, "--json", "--force"]),
+                make_command("data-owner", [*arguments, "--engine", engine.value, "--json", "--force"]),
                 env=deployment.environment,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
@@ -134,7 +134,7 @@ def compare(
         assert process.stdout is not None
         for line in process.stdout:
             diagnosis = Diagnosis.model_validate_json(line)
-            yield diagnosis, _comparison(diagnosis, plaintext, polarity, processes)
+            yield diagnosis, _make_comparison(diagnosis, plaintext, polarity, processes)
         status = process.wait()
     finally:
         if process is not None and process.stdout is not None:
@@ -151,9 +151,9 @@ def show_page(deployment: Deployment, images: Sequence[Path], *, port: int) -> N
     for path in images:
         say(f"demo: an image to drop on the page, of nobody at all: {path}")
     try:
-        with termination_held():
+        with hold_termination():
             process = subprocess.Popen(  # noqa: S603 - our own program, no shell
-                command("data-owner", arguments), env=deployment.environment, stdin=subprocess.DEVNULL
+                make_command("data-owner", arguments), env=deployment.environment, stdin=subprocess.DEVNULL
             )
         status = process.wait()
     finally:
@@ -163,7 +163,7 @@ def show_page(deployment: Deployment, images: Sequence[Path], *, port: int) -> N
         sys.exit(status)
 
 
-def _comparison(
+def _make_comparison(
     diagnosis: Diagnosis, plaintext: PlaintextModel, polarity: Polarity | None, processes: dict[str, int]
 ) -> Comparison:
     expected = plaintext.logits_of_file(diagnosis.path, polarity)

@@ -19,7 +19,7 @@ import tomli_w
 
 from contract.errors import ConfigurationError
 from contract.identity import Role
-from demonstration.commands import Server, call, quiet_environment, start, stop, termination_held
+from demonstration.commands import Server, call, hold_termination, make_quiet_environment, start, stop
 
 HOSPITAL, LABORATORY, TRUST_CENTRE, OPERATOR = "st-mary", "north-lab", "trust-centre", "registry"
 HOST = "127.0.0.1"
@@ -79,7 +79,7 @@ class Deployment:
 
 
 @contextmanager
-def deployed(
+def deploy(
     folder: Path,
     model_folders: Sequence[Path],
     *,
@@ -100,7 +100,7 @@ def deployed(
         routes: detours between two parties, see `Routes`.
         on_step: told in words what takes the next seconds.
     """
-    environment = quiet_environment(temporary=folder / "temporary")
+    environment = make_quiet_environment(temporary=folder / "temporary")
     ports = ports or free_ports()
     _make_storage_keys(folder)
     on_step("making keys, certificates and accounts, and importing the model (a ResNet-18 takes about 10 s)")
@@ -110,7 +110,7 @@ def deployed(
         settings = _Settings(folder, ports, threads, overrides or {}, routes or {})
         settings.write_front_end()
         call("inference-service", "init", "--config", str(folder / "inference-service.toml"), environment=environment)
-        settings.write_parties({role: _account(folder, role, environment) for role in _ACCOUNTS})
+        settings.write_parties({role: _add_account(folder, role, environment) for role in _ACCOUNTS})
         imported.result()
     servers: dict[Role, Server] = {}
     try:
@@ -131,12 +131,12 @@ def deployed(
 def _make_storage_keys(folder: Path) -> None:
     """The key with which each party seals what it keeps."""
     for role in _ACCOUNTS:
-        path = folder / _storage_key(role)
+        path = folder / _name_storage_key(role)
         path.touch(mode=0o600)
         path.write_text(secrets.token_hex(32))
 
 
-def _storage_key(role: Role) -> str:
+def _name_storage_key(role: Role) -> str:
     return f"{role.value}.at-rest.key"
 
 
@@ -144,7 +144,7 @@ def _import(folder: Path, model_folders: Sequence[Path], environment: dict[str, 
     for model_folder in model_folders:
         arguments = [str(model_folder / "model.onnx"), "--card", str(model_folder / "card.json")]
         data_folder = str(folder / "model-owner-data")
-        more = ["--data-folder", data_folder, "--key-file", str(folder / _storage_key(Role.MODEL_OWNER))]
+        more = ["--data-folder", data_folder, "--key-file", str(folder / _name_storage_key(Role.MODEL_OWNER))]
         call("model-owner", "import", *arguments, *more, environment=environment, timeout_seconds=IMPORT_SECONDS)
 
 
@@ -170,7 +170,7 @@ def _enrol(folder: Path, environment: dict[str, str]) -> None:
         call("federation", "enroll", "--authority", str(authority), *party, *hosts, environment=environment)
 
 
-def _account(folder: Path, role: Role, environment: dict[str, str]) -> str:
+def _add_account(folder: Path, role: Role, environment: dict[str, str]) -> str:
     account_role, organisation = _ACCOUNTS[role]
     arguments = ["--role", account_role, "--organisation", organisation]
     config = ["--config", str(folder / "inference-service.toml")]
@@ -179,7 +179,7 @@ def _account(folder: Path, role: Role, environment: dict[str, str]) -> str:
 
 def _serve(servers: dict[Role, Server], folder: Path, role: Role, environment: dict[str, str]) -> None:
     arguments = ("serve", "--config", str(folder / f"{role.value}.toml"))
-    with termination_held():
+    with hold_termination():
         servers[role] = start(role.value, *arguments, environment=environment, log=folder / f"{role.value}.log")
 
 
@@ -272,7 +272,7 @@ class _Settings:
         return {
             "data_folder": f"{role.value}-data",
             "threads": self._threads,
-            "at_rest": {"key_file": _storage_key(role)},
+            "at_rest": {"key_file": _name_storage_key(role)},
             "ticket_keys": ["inference-service-data/ticket-key.public.pem"],
             "credentials": {
                 "key": f"certificates/{role.value}.key",

@@ -147,7 +147,7 @@ def test_clinicians_find_every_message_of_the_page() -> None:
     from data_owner.ui import words
 
     script = "".join(path.read_text() for path in (ROOT / "data_owner" / "ui" / "static").glob("*.js"))
-    titles = {title for title, _ in words._WORDS.values()} | {words.told_unexpected(ValueError()).title}
+    titles = {title for title, _ in words._WORDS.values()} | {words.describe_defect(ValueError()).title}
     text = (ROOT / "docs" / "clinician.md").read_text()
     assert sorted(title for title in titles if f"| {title} |" not in text) == []
     told = set(re.findall(r"(?m)^\| ([A-Z][^|]+) \| [a-z]", text.partition("the page says")[2]))

@@ -13,7 +13,7 @@ from benchmarks.measuring import Measurement
 from benchmarks.processes import run_watched
 from contract.errors import ComputationFailed
 from contract.model_card import Strict
-from demonstration.commands import quiet_environment
+from demonstration.commands import make_quiet_environment
 
 
 class Answer(Strict):
@@ -53,7 +53,7 @@ class Plaintext:
         finished = run_watched(
             [sys.executable, "-m", f"benchmarks.peers.{self._program}", *arguments],
             name=self._program,
-            environment=quiet_environment() | {"PYTHONPATH": str(ROOT)},
+            environment=make_quiet_environment() | {"PYTHONPATH": str(ROOT)},
             folder=self._folder,
             timeout_seconds=self._timeout_seconds,
         )

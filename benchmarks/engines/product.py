@@ -20,7 +20,7 @@ from contract.errors import ComputationFailed
 from contract.ticket import BATCHED_ENGINES
 from contract.ticket import Engine as Protocol
 from data_owner.diagnosis import Bytes, Diagnosis
-from demonstration.commands import command
+from demonstration.commands import make_command
 from demonstration.deployment import Deployment
 from model_owner.settings import ModelOwnerSettings
 from secure_computation.links import LOOPBACK, Link
@@ -67,7 +67,7 @@ class ProductEngine:
         if self._case.batch > 1:
             arguments += ["--batch", str(self._case.batch)]
         finished = run_watched(
-            command("data-owner", [*arguments, "--engine", self._protocol.value, "--json", "--force"]),
+            make_command("data-owner", [*arguments, "--engine", self._protocol.value, "--json", "--force"]),
             name="data-owner",
             environment=self._deployment.environment,
             folder=self._deployment.folder,

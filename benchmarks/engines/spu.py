@@ -21,7 +21,7 @@ from benchmarks.peers.stock_crypten import read_network
 from benchmarks.processes import POLL_SECONDS, last_words, run_watched
 from contract.errors import ComputationFailed, DeadlineExceeded
 from contract.model_card import Strict
-from demonstration.commands import end, termination_held
+from demonstration.commands import end, hold_termination
 
 PROGRAM = spu_environment.REQUIREMENTS.with_name("spu_party.py")
 PARTIES = ("data_owner", "model_owner")
@@ -169,7 +169,7 @@ def _started(command: Sequence[str], folder: Path, rank: int) -> Iterator["subpr
     """One party: it evaluates for every line on its stdin, and ends with it even where this program was killed."""
     process: subprocess.Popen[bytes] | None = None
     try:
-        with termination_held(), _log(folder, rank).open("wb") as log:
+        with hold_termination(), _log(folder, rank).open("wb") as log:
             process = subprocess.Popen(
                 command,
                 env=spu_environment.environment(),

@@ -16,7 +16,7 @@ from pathlib import Path
 from benchmarks.configuration import ROOT
 from benchmarks.processes import run_watched
 from contract.errors import ComputationFailed, ConfigurationError, DeadlineExceeded
-from demonstration.commands import quiet_environment
+from demonstration.commands import make_quiet_environment
 
 REQUIREMENTS = Path(__file__).with_name("spu-requirements.txt")
 FOLDER = ROOT / ".venv-spu"
@@ -61,7 +61,7 @@ def versions(folder: Path = FOLDER) -> dict[str, str]:
 
 def environment() -> dict[str, str]:
     """Variables for its programs: one thread an operation, no accelerator looked for."""
-    return quiet_environment() | {"OMP_NUM_THREADS": "1", "JAX_PLATFORMS": "cpu"}
+    return make_quiet_environment() | {"OMP_NUM_THREADS": "1", "JAX_PLATFORMS": "cpu"}
 
 
 def _install(folder: Path, timeout_seconds: float) -> Path:
@@ -79,7 +79,9 @@ def _install(folder: Path, timeout_seconds: float) -> Path:
 
 def _step(folder: Path, name: str, command: list[str], timeout_seconds: float) -> None:
     try:
-        run_watched(command, name=name, environment=quiet_environment(), folder=folder, timeout_seconds=timeout_seconds)
+        run_watched(
+            command, name=name, environment=make_quiet_environment(), folder=folder, timeout_seconds=timeout_seconds
+        )
     except ComputationFailed as error:
         raise ConfigurationError(
             f"SPU: step '{name}' failed; is the package index reachable? Its words: {folder.name}/{name}.err"

@@ -31,7 +31,7 @@ from benchmarks.peers.relayed_gloo import rendezvous_url
 from benchmarks.relay import Relay
 from contract.command_line import one_line, say
 from contract.errors import CallerError, ComputationFailed, DeadlineExceeded, EncryptedInferenceError
-from demonstration.commands import termination_held
+from demonstration.commands import hold_termination
 from secure_computation.network import (
     INPUT,
     MAX_NETWORK_BYTES,
@@ -143,7 +143,7 @@ def _processes(
     try:
         for rank, party in enumerate(PARTIES):
             command = [sys.executable, "-m", "benchmarks.peers.stock_crypten", *paths, "--timeout", str(timeout)]
-            with termination_held(), (folder / f"{party}.log").open("wb") as log:
+            with hold_termination(), (folder / f"{party}.log").open("wb") as log:
                 processes.append(
                     subprocess.Popen(
                         [*command, "--rank", str(rank), "--report", str(folder / f"{party}.json")],

@@ -10,7 +10,7 @@
     runner         the thread that computes: one session at a time
     watching       the thread that asks whether the parties can be reached
     history        what this workstation keeps of its answers
-    reporting, exporting  answers on paper, as text and as a table
+    exporting      answers as a table and as text
     timings        how long earlier runs took, for the time left
     words          errors in plain words
 

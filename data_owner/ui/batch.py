@@ -8,7 +8,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from contract.errors import CallerError
-from data_owner.ui.answering import done, entry_of, form_of, posts
+from data_owner.ui.answering import answer_done, find_entry, make_post_routes, read_form
 from data_owner.ui.entries import Entry
 from data_owner.ui.workplace import Workplace
 
@@ -22,27 +22,30 @@ class BatchPages:
 
     def routes(self) -> list[Route]:
         """All of them."""
-        return [*posts("", self.names, self.remove_all), *posts("/entries/{entry}", self.keep_both)]
+        return [
+            *make_post_routes("", self.names, self.remove_all),
+            *make_post_routes("/entries/{entry}", self.keep_both),
+        ]
 
     async def names(self, request: Request) -> Response:
         """Show or hide who is on the images."""
-        show = (await form_of(request)).get("show") == "yes"
+        show = (await read_form(request)).get("show") == "yes"
         await run_in_threadpool(show_names if show else hide_names, self._place)
-        return done(request)
+        return answer_done(request)
 
     async def remove_all(self, request: Request) -> Response:
         """Forget every image and its files, but those that a session has."""
         for entry in self._place.entries():
             with suppress(CallerError):  # of one that is being submitted
                 self._place.remove(entry)
-        return done(request)
+        return answer_done(request)
 
     async def keep_both(self, request: Request) -> Response:
         """The user means it: the same file once more."""
-        entry = entry_of(self._place, request)
+        entry = find_entry(self._place, request)
         with self._place.changing():
             entry.repeat_meant = True
-        return done(request, entry)
+        return answer_done(request, entry)
 
 
 def show_names(place: Workplace) -> None:

@@ -8,7 +8,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from data_owner.ui.words import Told
+from data_owner.ui.words import Problem
 
 if TYPE_CHECKING:  # takes long to load, and the page is up before it
     from data_owner.diagnosis import Diagnosis
@@ -93,7 +93,7 @@ class Entry:
     """Held while its file is read."""
     id: str = field(default_factory=lambda: secrets.token_urlsafe(12))
     state: State = State.WAITING
-    error: Told | None = None
+    error: Problem | None = None
     facts: Facts | None = None
     polarity: "Polarity | None" = None
     """What the user says who has looked."""

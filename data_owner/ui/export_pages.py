@@ -13,12 +13,11 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
-from data_owner.ui.answering import done, entry_of, posts, theme_of
+from data_owner.ui.answering import answer_done, find_entry, make_post_routes, read_theme
 from data_owner.ui.entries import Entry
-from data_owner.ui.exporting import Row, as_csv, export_name
+from data_owner.ui.exporting import Row, make_file_name, write_csv
 from data_owner.ui.history import KeptName
-from data_owner.ui.reporting import report_of, row_of
-from data_owner.ui.showing import result, templates
+from data_owner.ui.showing import load_templates, make_report, make_result, make_row
 from data_owner.ui.workplace import Workplace
 
 
@@ -35,8 +34,8 @@ class ExportPages:
             Route("/report", self.report),
             Route("/answers.csv", self.answers),
             Route("/history.csv", self.history),
-            *posts("/entries/{entry}", self.keep_name),
-            *posts("", self.keep_names),
+            *make_post_routes("/entries/{entry}", self.keep_name),
+            *make_post_routes("", self.keep_names),
         ]
 
     async def report(self, request: Request) -> Response:
@@ -45,34 +44,34 @@ class ExportPages:
         entries = [one for one in self._place.entries() if one.diagnosis is not None and wanted in (None, one.id)]
         if not entries:
             raise HTTPException(HTTPStatus.NOT_FOUND)
-        answers = [report_of(self._place, one, result(self._place, one)) for one in entries]
-        html = templates().get_template("report.html")
-        return HTMLResponse(html.render(answers=answers, theme=theme_of(request), now=datetime.now(tz=UTC)))
+        answers = [make_report(self._place, one, make_result(self._place, one)) for one in entries]
+        html = load_templates().get_template("report.html")
+        return HTMLResponse(html.render(answers=answers, theme=read_theme(request), now=datetime.now(tz=UTC)))
 
     async def answers(self, request: Request) -> Response:
         """The answers of the page as a table; with names where the page shows them."""
-        rows = [row_of(self._place, entry) for entry in self._place.entries() if entry.answer is not None]
-        return _csv(rows, names=self._place.names_shown)
+        rows = [make_row(self._place, entry) for entry in self._place.entries() if entry.answer is not None]
+        return _answer_csv(rows, names=self._place.names_shown)
 
     async def history(self, request: Request) -> Response:
         """What this workstation keeps, as a table; with the names that were kept."""
         history = self._place.history
         records = await run_in_threadpool(history.records)
         rows = [Row(record=record, name=history.name(record.id)) for record in records]
-        return _csv(rows, names=any(row.name is not None for row in rows))
+        return _answer_csv(rows, names=any(row.name is not None for row in rows))
 
     async def keep_name(self, request: Request) -> Response:
         """Keep in the history whose picture this is."""
-        entry = entry_of(self._place, request)
+        entry = find_entry(self._place, request)
         await run_in_threadpool(self._keep_name, entry)
-        return done(request, entry)
+        return answer_done(request, entry)
 
     async def keep_names(self, request: Request) -> Response:
         """Keep in the history whose pictures the page's answers are of."""
         for entry in self._place.entries():
             if entry.record is not None and not entry.name_kept:
                 await run_in_threadpool(self._keep_name, entry)
-        return done(request)
+        return answer_done(request)
 
     def _keep_name(self, entry: Entry) -> None:
         from data_owner.ui.patient import read_patient  # takes long to load, and the page is up before it
@@ -85,7 +84,7 @@ class ExportPages:
             entry.name_kept = kept
 
 
-def _csv(rows: list[Row], *, names: bool) -> Response:
-    name = export_name(datetime.now(tz=UTC), "csv")
+def _answer_csv(rows: list[Row], *, names: bool) -> Response:
+    name = make_file_name(datetime.now(tz=UTC), "csv")
     headers = {"Content-Disposition": f'attachment; filename="{name}"'}
-    return Response(as_csv(rows, names=names), media_type="text/csv; charset=utf-8; header=present", headers=headers)
+    return Response(write_csv(rows, names=names), media_type="text/csv; charset=utf-8; header=present", headers=headers)

@@ -15,7 +15,7 @@ from contract.output import printable
 from data_owner.answers import ClassAnswer, FindingsAnswer
 from data_owner.calibration import Calibration
 from data_owner.ui.history import KeptName, Record
-from data_owner.wording import explained, lines_of
+from data_owner.wording import explain, list_lines
 
 RESEARCH_USE: Final = "Research use only, not a medical device. No result may be used to treat a patient."
 
@@ -37,25 +37,25 @@ class Row:
     name: KeptName | None = field(default=None, repr=False)
 
 
-def as_csv(rows: Sequence[Row], *, names: bool) -> bytes:
+def write_csv(rows: Sequence[Row], *, names: bool) -> bytes:
     """A table in UTF-8, a line for each answer below a line of headings, with columns for each class or finding.
 
     Probabilities are numbers in [0, 1]. `names`: with columns that say whose pictures they are.
     """
-    classes = list(dict.fromkeys(name for row in rows for name in _probabilities(row.record)))
-    findings = list(dict.fromkeys(name for row in rows for name in _present(row.record)))
+    classes = list(dict.fromkeys(name for row in rows for name in _list_probabilities(row.record)))
+    findings = list(dict.fromkeys(name for row in rows for name in _list_present(row.record)))
     target = io.StringIO()
     writer = csv.writer(target)  # "excel": quotes where needed, lines end in CR LF
     columns = [*(f"probability of {name}" for name in classes), *(f"{name} is present" for name in findings)]
     heading = ["image", *_ANSWER, *columns, "warnings", "file_sha256", *(_NAME if names else ())]
-    writer.writerow([_cell(text) for text in heading])
+    writer.writerow([_escape_cell(text) for text in heading])
     for row in rows:
-        writer.writerow([_cell(text) for text in _fields(row, classes, findings, names=names)])
+        writer.writerow([_escape_cell(text) for text in _list_fields(row, classes, findings, names=names)])
     return target.getvalue().encode()
 
 
-def _fields(row: Row, classes: Iterable[str], findings: Iterable[str], *, names: bool) -> list[str]:
-    record, chances, present = row.record, _probabilities(row.record), _present(row.record)
+def _list_fields(row: Row, classes: Iterable[str], findings: Iterable[str], *, names: bool) -> list[str]:
+    record, chances, present = row.record, _list_probabilities(row.record), _list_present(row.record)
     fields = [
         row.image,
         record.date.astimezone().isoformat(timespec="seconds"),
@@ -63,10 +63,10 @@ def _fields(row: Row, classes: Iterable[str], findings: Iterable[str], *, names:
         record.version,
         record.engine.value,
         record.answer.words,
-        _yes(isinstance(record.answer, ClassAnswer) and record.answer.uncertain),
-        "" if record.calibration is None else _yes(record.calibration is Calibration.CALIBRATED),
+        _format_truth(isinstance(record.answer, ClassAnswer) and record.answer.uncertain),
+        "" if record.calibration is None else _format_truth(record.calibration is Calibration.CALIBRATED),
         *(f"{chances[name]:.6f}" if name in chances else "" for name in classes),
-        *(_yes(present[name]) if name in present else "" for name in findings),
+        *(_format_truth(present[name]) if name in present else "" for name in findings),
         "; ".join(warning.words for warning in record.warnings),
         record.file_digest,
     ]
@@ -76,23 +76,23 @@ def _fields(row: Row, classes: Iterable[str], findings: Iterable[str], *, names:
     return fields
 
 
-def _probabilities(record: Record) -> dict[str, float]:
+def _list_probabilities(record: Record) -> dict[str, float]:
     answer = record.answer
     if isinstance(answer, FindingsAnswer):
         return {finding.name: finding.probability for finding in answer.findings}
     return answer.probabilities or {}
 
 
-def _present(record: Record) -> dict[str, bool]:
+def _list_present(record: Record) -> dict[str, bool]:
     answer = record.answer
     return {one.name: one.present for one in answer.findings} if isinstance(answer, FindingsAnswer) else {}
 
 
-def _yes(truth: object) -> str:
+def _format_truth(truth: object) -> str:
     return "yes" if truth else "no"
 
 
-def _cell(text: str) -> str:
+def _escape_cell(text: str) -> str:
     """A field that a spreadsheet shows and does not compute: what looks like a formula begins with an apostrophe.
 
     OWASP, "CSV Injection". Line breaks and control characters are escaped.
@@ -100,14 +100,14 @@ def _cell(text: str) -> str:
     return _FORMULA.sub(r"\1'\2", printable(text))
 
 
-def as_text(row: Row, *, title: str, intended_use: str) -> str:
+def write_text(row: Row, *, title: str, intended_use: str) -> str:
     """One answer as lines of text, for a report of one's own."""
     record = row.record
     lines = [f"{title}: {record.answer.words}"]
-    lines += [f"  {line.name}: {line.percent}{_verdict(line.verdict)}" for line in lines_of(record.answer)]
-    lines += [explained(record.answer, record.calibration)]
+    lines += [f"  {line.name}: {line.percent}{_put_in_brackets(line.verdict)}" for line in list_lines(record.answer)]
+    lines += [explain(record.answer, record.calibration)]
     lines += [f"Warning: {warning.words}" for warning in record.warnings]
-    lines += [f"Model: {record.model} {record.version}, {date_in_words(record.date)}"]
+    lines += [f"Model: {record.model} {record.version}, {format_full_date(record.date)}"]
     if row.name is not None:
         who = (row.name.name, row.name.identifier, row.name.accession, row.name.file_name)
         lines += [f"Image of: {', '.join(one for one in who if one)}"]
@@ -116,15 +116,15 @@ def as_text(row: Row, *, title: str, intended_use: str) -> str:
     return "\n".join(printable(line) for line in lines)
 
 
-def _verdict(words: str) -> str:
+def _put_in_brackets(words: str) -> str:
     return f" ({words})" if words else ""
 
 
-def date_in_words(date: datetime) -> str:
+def format_full_date(date: datetime) -> str:
     """A date in this workstation's time zone, with its offset: a report is read elsewhere and later."""
     return f"{date.astimezone():%Y-%m-%d %H:%M (UTC%z)}"
 
 
-def export_name(now: datetime, kind: str) -> str:
+def make_file_name(now: datetime, kind: str) -> str:
     """A file's name for an export: when it was made, and nothing of anybody."""
     return f"answers-{now.astimezone():%Y%m%d-%H%M%S}.{kind}"

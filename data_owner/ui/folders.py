@@ -56,7 +56,7 @@ class Folders:
         path.mkdir(mode=0o700)
         return path
 
-    def address_file(self, address: str) -> Path:
+    def write_address_file(self, address: str) -> Path:
         """A file (0600) that leads a browser to the page: a command line would show its token to all users."""
         path = self._uploads / "open.html"
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

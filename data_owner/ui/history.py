@@ -51,7 +51,7 @@ class Record(Strict):
 
     @model_validator(mode="before")
     @classmethod
-    def _of_an_earlier_version(cls, kept: Any) -> Any:
+    def _read_earlier_version(cls, kept: Any) -> Any:
         """Records once held the answer of a classification in fields of their own."""
         if not isinstance(kept, dict) or "answer" in kept:
             return kept
@@ -78,7 +78,7 @@ class KeptName(Strict):
         )
 
 
-def new_id(now: datetime) -> str:
+def make_record_id(now: datetime) -> str:
     """A name for a record: it sorts by date."""
     return f"{now:%Y%m%dT%H%M%S}-{secrets.token_hex(8)}"
 
@@ -122,7 +122,7 @@ class History:
         path = self._picture(record)
         return path if path.is_file() else None
 
-    def of_file(self, digest: str, *, model: str, version: str) -> Record | None:
+    def find_by_file(self, digest: str, *, model: str, version: str) -> Record | None:
         """The newest answer of a model's version to the file with this SHA-256, if any."""
         for path in sorted(self._folder.glob("*.json"), reverse=True):
             if not _RECORD.fullmatch(path.stem) or not _holds(path, digest):
@@ -168,13 +168,13 @@ class History:
             return None
 
     def _path(self, record: str) -> Path:
-        return self._folder / f"{_checked(record)}.json"
+        return self._folder / f"{_check_record_id(record)}.json"
 
     def _name(self, record: str) -> Path:
-        return self._folder / f"{_checked(record)}.name.json"
+        return self._folder / f"{_check_record_id(record)}.name.json"
 
     def _picture(self, record: str) -> Path:
-        return self._folder / f"{_checked(record)}.png"
+        return self._folder / f"{_check_record_id(record)}.png"
 
 
 def _holds(path: Path, digest: str) -> bool:
@@ -185,12 +185,12 @@ def _holds(path: Path, digest: str) -> bool:
         return False
 
 
-def is_name(text: str) -> bool:
+def is_record_id(text: str) -> bool:
     """Whether a text, say of a request, can be the name of a record."""
     return _RECORD.fullmatch(text) is not None
 
 
-def _checked(record: str) -> str:
-    if not is_name(record):
+def _check_record_id(record: str) -> str:
+    if not is_record_id(record):
         raise ValueError("not the name of a record")
     return record

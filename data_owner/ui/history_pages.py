@@ -8,9 +8,9 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, Response
 from starlette.routing import Route
 
-from data_owner.ui.answering import done, theme_of
-from data_owner.ui.history import is_name
-from data_owner.ui.showing import templates
+from data_owner.ui.answering import answer_done, read_theme
+from data_owner.ui.history import is_record_id
+from data_owner.ui.showing import load_templates
 from data_owner.ui.workplace import Workplace
 
 
@@ -37,37 +37,37 @@ class HistoryPages:
         history = self._place.history
         pictures = {record.id for record in records if history.picture(record.id) is not None}
         names = {record.id: name for record in records if (name := history.name(record.id)) is not None}
-        html = templates().get_template("history.html")
+        html = load_templates().get_template("history.html")
         given = {"records": records, "pictures": pictures, "names": names, "place": self._place}
-        return HTMLResponse(html.render(given, theme=theme_of(request)))
+        return HTMLResponse(html.render(given, theme=read_theme(request)))
 
     async def kept_picture(self, request: Request) -> Response:
         """A picture that was kept."""
-        path = self._place.history.picture(_record(request))
+        path = self._place.history.picture(_read_record_id(request))
         if path is None:
             raise HTTPException(HTTPStatus.NOT_FOUND)
         return FileResponse(path, media_type="image/png")
 
     async def delete_record(self, request: Request) -> Response:
         """Forget one answer."""
-        self._place.history.delete(_record(request))
+        self._place.history.delete(_read_record_id(request))
         self._forget_records()
-        return done(request, to="/history")
+        return answer_done(request, to="/history")
 
     async def forget_name(self, request: Request) -> Response:
         """Keep an answer without whose it is."""
-        record = _record(request)
+        record = _read_record_id(request)
         self._place.history.forget_name(record)
         with self._place.changing():
             for entry in self._place.entries():
                 entry.name_kept = entry.name_kept and entry.record != record
-        return done(request, to="/history")
+        return answer_done(request, to="/history")
 
     async def delete_all_records(self, request: Request) -> Response:
         """Forget all."""
         self._place.history.delete_all()
         self._forget_records()
-        return done(request, to="/history")
+        return answer_done(request, to="/history")
 
     def _forget_records(self) -> None:
         """Entries of the page whose answer is no longer kept."""
@@ -78,8 +78,8 @@ class HistoryPages:
                     entry.record, entry.picture_kept, entry.name_kept = None, False, False
 
 
-def _record(request: Request) -> str:
+def _read_record_id(request: Request) -> str:
     name: str = request.path_params["record"]
-    if not is_name(name):
+    if not is_record_id(name):
         raise HTTPException(HTTPStatus.NOT_FOUND)
     return name

@@ -69,12 +69,14 @@ def _read_for(workplace: Workplace, entry: Entry, model: ModelEntry) -> None:
     from data_owner.ui.reading import read_entry
 
     if entry.answer is None:
-        entry.answered_before = workplace.history.of_file(entry.digest, model=model.card.name, version=model.version)
+        entry.answered_before = workplace.history.find_by_file(
+            entry.digest, model=model.card.name, version=model.version
+        )
     try:
         patient = read_patient(entry.file)
-        entry.patient = None if patient is None else patient.told_apart(workplace.patient_key)
+        entry.patient = None if patient is None else patient.make_code(workplace.patient_key)
         image, facts = read_entry(entry, model.card)
     except EncryptedInferenceError as error:
-        workplace.was_refused(entry, error, model)
+        workplace.refuse_reading(entry, error, model)
     else:
-        workplace.was_read(entry, image, facts, model)
+        workplace.accept_reading(entry, image, facts, model)

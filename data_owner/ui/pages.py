@@ -19,14 +19,14 @@ from contract.errors import EncryptedInferenceError
 from contract.output import printable
 from data_owner.ui.answering import (
     THEMES,
-    done,
-    entry_of,
-    form_of,
-    http_problem,
-    posts,
-    problem,
-    theme_of,
-    whole_number,
+    answer_done,
+    answer_error,
+    answer_not_found,
+    find_entry,
+    make_post_routes,
+    parse_whole_number,
+    read_form,
+    read_theme,
 )
 from data_owner.ui.batch import BatchPages
 from data_owner.ui.entries import Entry
@@ -36,7 +36,15 @@ from data_owner.ui.intake import READERS_AT_ONCE, read_file, receive_file
 from data_owner.ui.polarity import PolarityPages
 from data_owner.ui.runner import Runner
 from data_owner.ui.security import UPLOADS, Access, Guard
-from data_owner.ui.showing import MEDIA_TYPES, REGIONS, asset, context, progress, region, templates
+from data_owner.ui.showing import (
+    MEDIA_TYPES,
+    REGIONS,
+    load_asset,
+    load_templates,
+    make_context,
+    measure_progress,
+    render_region,
+)
 from data_owner.ui.workplace import Workplace
 
 if TYPE_CHECKING:
@@ -47,7 +55,7 @@ TICK_SECONDS = 0.2
 """While a session runs: layers and the time left go on."""
 
 
-def page_app(workplace: Workplace, runner: Runner, access: Access) -> Starlette:
+def make_page_app(workplace: Workplace, runner: Runner, access: Access) -> Starlette:
     """The ASGI app. It starts and ends the runner."""
 
     @asynccontextmanager
@@ -69,7 +77,7 @@ def page_app(workplace: Workplace, runner: Runner, access: Access) -> Starlette:
         ],
         lifespan=lifespan,
         middleware=[Middleware(Guard, access=access)],
-        exception_handlers={HTTPException: http_problem, EncryptedInferenceError: problem},
+        exception_handlers={HTTPException: answer_not_found, EncryptedInferenceError: answer_error},
     )
 
 
@@ -94,31 +102,35 @@ class Pages:
             Route("/entries/{entry}/values", self.values),
             Route("/entries/{entry}/patient", self.patient),
             Route("/entries/{entry}/heat-map/{number:int}.png", self.heat_map),
-            *posts("/entries/{entry}", self.submit, self.stop, self.remove, self.keep, self.separate, self.alone),
-            *posts("", self.submit_all, self.prepare, self.stop_preparing, self.reconnect, self.model, self.theme),
+            *make_post_routes(
+                "/entries/{entry}", self.submit, self.stop, self.remove, self.keep, self.separate, self.alone
+            ),
+            *make_post_routes(
+                "", self.submit_all, self.prepare, self.stop_preparing, self.reconnect, self.model, self.theme
+            ),
         ]
 
     # Looking
 
     async def page(self, request: Request) -> Response:
         """The page itself."""
-        given = context(self._place, request.query_params.get("entry"), theme_of(request))
-        parts = {name: region(name, given) for name in REGIONS}
-        html = templates().get_template("page.html").render(given, parts=parts)
-        self._runner.page_shown()
-        self._runner.looked_at()
+        given = make_context(self._place, request.query_params.get("entry"), read_theme(request))
+        parts = {name: render_region(name, given) for name in REGIONS}
+        html = load_templates().get_template("page.html").render(given, parts=parts)
+        self._runner.begin_loading()
+        self._runner.note_look()
         return HTMLResponse(html)
 
     async def state(self, request: Request) -> Response:
         """What has changed since a revision; waits for it. `key-...`: what the browser shows, by region."""
         query = request.query_params
-        self._runner.looked_at()
-        known = whole_number(query.get("since", ""))
+        self._runner.note_look()
+        known = parse_whole_number(query.get("since", ""))
         since = -1 if known is None else known
         patience = POLL_SECONDS if self._place.activity is None else TICK_SECONDS
         revision = await self._place.bell.wait(since=since, seconds=patience)
-        given = context(self._place, query.get("entry"), theme_of(request))
-        shown = [region(name, given) for name in REGIONS]
+        given = make_context(self._place, query.get("entry"), read_theme(request))
+        shown = [render_region(name, given) for name in REGIONS]
         changed = {
             name: {"html": html, "key": key}
             for name, (html, key) in zip(REGIONS, shown, strict=True)
@@ -130,21 +142,21 @@ class Pages:
                 "revision": revision,
                 "entry": None if chosen is None else chosen.id,
                 "regions": changed,
-                "progress": progress(self._place),
+                "progress": measure_progress(self._place),
             }
         )
 
     async def static(self, request: Request) -> Response:
         """Styles, script, mark."""
         name = request.path_params["name"]
-        content = asset(name)
+        content = load_asset(name)
         if content is None:
             raise HTTPException(HTTPStatus.NOT_FOUND)
         return Response(content, media_type=MEDIA_TYPES[name.rpartition(".")[2]])
 
     async def picture(self, request: Request) -> Response:
         """The whole picture, or what the model sees."""
-        entry = entry_of(self._place, request)
+        entry = find_entry(self._place, request)
         path = {"original": entry.original, "seen": entry.seen}.get(request.path_params["picture"])
         if path is None or entry.facts is None or not path.is_file():
             raise HTTPException(HTTPStatus.NOT_FOUND)
@@ -152,25 +164,25 @@ class Pages:
 
     async def values(self, request: Request) -> Response:
         """The values behind the picture."""
-        entry = entry_of(self._place, request)
+        entry = find_entry(self._place, request)
         if entry.facts is None or not entry.values.is_file():
             raise HTTPException(HTTPStatus.NOT_FOUND)
         return FileResponse(entry.values, media_type="application/octet-stream")
 
     async def patient(self, request: Request) -> Response:
         """Who the patient is, read from the file now and kept nowhere."""
-        entry = entry_of(self._place, request)
-        patient: Patient | None = await run_in_threadpool(_patient_of, entry)
-        html = templates().get_template("patient.html").render(patient=patient, entry=entry)
+        entry = find_entry(self._place, request)
+        patient: Patient | None = await run_in_threadpool(_read_patient, entry)
+        html = load_templates().get_template("patient.html").render(patient=patient, entry=entry)
         return HTMLResponse(html)
 
     async def heat_map(self, request: Request) -> Response:
         """What speaks for one class, to be laid over the picture."""
-        entry, number = entry_of(self._place, request), request.path_params["number"]
+        entry, number = find_entry(self._place, request), request.path_params["number"]
         grids = entry.diagnosis.heat_map if entry.diagnosis is not None else None
         if grids is None or entry.facts is None or number >= len(grids):
             raise HTTPException(HTTPStatus.NOT_FOUND)
-        return Response(await run_in_threadpool(_layer, entry, number), media_type="image/png")
+        return Response(await run_in_threadpool(_draw_layer, entry, number), media_type="image/png")
 
     # Doing
 
@@ -189,90 +201,90 @@ class Pages:
 
     async def submit(self, request: Request) -> Response:
         """Put an entry into the queue."""
-        entry = entry_of(self._place, request)
-        self._place.submit(entry, confirmed=(await form_of(request)).get("confirm") == "yes")
-        return done(request, entry)
+        entry = find_entry(self._place, request)
+        self._place.submit(entry, confirmed=(await read_form(request)).get("confirm") == "yes")
+        return answer_done(request, entry)
 
     async def submit_all(self, request: Request) -> Response:
         """Put every entry into the queue that needs no question answered."""
         for entry in self._place.entries():
             if self._place.can_submit_at_once(entry):
                 self._place.submit(entry, confirmed=False)
-        return done(request)
+        return answer_done(request)
 
     async def stop(self, request: Request) -> Response:
         """End an entry's session, or take it out of the queue."""
-        entry = entry_of(self._place, request)
+        entry = find_entry(self._place, request)
         self._place.stop(entry)
-        return done(request, entry)
+        return answer_done(request, entry)
 
     async def remove(self, request: Request) -> Response:
         """Forget an entry and its files."""
-        self._place.remove(entry_of(self._place, request))
-        return done(request)
+        self._place.remove(find_entry(self._place, request))
+        return answer_done(request)
 
     async def keep(self, request: Request) -> Response:
         """Keep the picture with the answer in the history."""
-        entry = entry_of(self._place, request)
+        entry = find_entry(self._place, request)
         if entry.record is None or not entry.original.is_file():
             raise HTTPException(HTTPStatus.NOT_FOUND)
         kept = self._place.history.keep_picture(entry.record, entry.original.read_bytes())
         with self._place.changing():
             entry.picture_kept = kept
-        return done(request, entry)
+        return answer_done(request, entry)
 
     async def separate(self, request: Request) -> Response:
         """The files of this drop are meant, though they are of several patients."""
-        entry = entry_of(self._place, request)
+        entry = find_entry(self._place, request)
         self._place.separate(entry)
-        return done(request, entry)
+        return answer_done(request, entry)
 
     async def alone(self, request: Request) -> Response:
         """Of this drop, keep only this entry's patient."""
-        entry = entry_of(self._place, request)
+        entry = find_entry(self._place, request)
         self._place.keep_one_patient(entry)
-        return done(request, entry)
+        return answer_done(request, entry)
 
     async def prepare(self, request: Request) -> Response:
         """Stock offline material."""
-        self._place.prepare(whole_number((await form_of(request)).get("count", "")) or 0)
-        return done(request)
+        self._place.prepare(parse_whole_number((await read_form(request)).get("count", "")) or 0)
+        return answer_done(request)
 
     async def stop_preparing(self, request: Request) -> Response:
         """Prepare no more."""
         self._place.stop_preparing()
-        return done(request)
+        return answer_done(request)
 
     async def reconnect(self, request: Request) -> Response:
         """Try the front end again."""
         self._runner.reconnect()
-        return done(request)
+        return answer_done(request)
 
     async def model(self, request: Request) -> Response:
         """Use another model of the catalog."""
-        name = (await form_of(request)).get("model", "")
+        name = (await read_form(request)).get("model", "")
         if name not in self._place.offered:
             raise HTTPException(HTTPStatus.NOT_FOUND)
         with self._place.changing():
             self._place.wanted_model = name
         self._place.wake.set()
-        return done(request)
+        return answer_done(request)
 
     async def theme(self, request: Request) -> Response:
         """Light, dark, or what the system says."""
-        answer = done(request)
-        theme = (await form_of(request)).get("theme", "")
+        answer = answer_done(request)
+        theme = (await read_form(request)).get("theme", "")
         answer.set_cookie("theme", theme if theme in THEMES else "auto", httponly=True, samesite="strict")
         return answer
 
 
-def _patient_of(entry: Entry) -> "Patient | None":
+def _read_patient(entry: Entry) -> "Patient | None":
     from data_owner.ui.patient import read_patient
 
     return read_patient(entry.file)
 
 
-def _layer(entry: Entry, number: int) -> bytes:
+def _draw_layer(entry: Entry, number: int) -> bytes:
     import numpy as np
 
     from data_owner.heat_map import draw_layer

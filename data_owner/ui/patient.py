@@ -31,7 +31,7 @@ class Patient:
         """Nothing of the patient."""
         return "Patient()"
 
-    def told_apart(self, key: bytes) -> bytes | None:
+    def make_code(self, key: bytes) -> bytes | None:
         """A code by which two files of one patient are known as such, under a key of this process; None for nobody."""
         who = (self.name, self.identifier, self.born)
         return hmac.digest(key, "\n".join(who).encode(), hashlib.sha256) if any(who) else None
@@ -44,28 +44,28 @@ def read_patient(path: Path) -> Patient | None:
     except ImageError:
         return None
     patient = Patient(
-        name=_text(told.name),
-        identifier=_text(told.identifier),
-        born=_date(_text(told.born)),
-        study=_date(_text(told.study)),
-        accession=_text(told.accession),
-        age=_age(told.years),
+        name=_clean_text(told.name),
+        identifier=_clean_text(told.identifier),
+        born=_format_date(_clean_text(told.born)),
+        study=_format_date(_clean_text(told.study)),
+        accession=_clean_text(told.accession),
+        age=_format_age(told.years),
     )
     return patient if any(getattr(patient, each.name) for each in fields(patient)) else None
 
 
-def _text(told: str) -> str:
+def _clean_text(told: str) -> str:
     """One value, of printable characters; a name without the separators of its parts."""
     words = told.replace("^", " ").replace("=", " ").split()
     return "".join(character for character in " ".join(words) if character.isprintable())[:_LONGEST]
 
 
-def _age(years: frozenset[int]) -> str:
+def _format_age(years: frozenset[int]) -> str:
     """In words; where the file contradicts itself, both."""
     words = [f"{number} year{'' if number == 1 else 's'}" if number else "under 1 year" for number in sorted(years)]
     return " or ".join(words)
 
 
-def _date(text: str) -> str:
+def _format_date(text: str) -> str:
     """20260131 as 2026-01-31."""
     return f"{text[:4]}-{text[4:6]}-{text[6:]}" if len(text) == 8 and text.isdigit() else text

@@ -15,7 +15,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from contract.errors import CallerError
-from data_owner.ui.answering import done, entry_of, form_of, posts
+from data_owner.ui.answering import answer_done, find_entry, make_post_routes, read_form
 from data_owner.ui.entries import CAN_SUBMIT, Entry, State
 from data_owner.ui.intake import read_file
 from data_owner.ui.workplace import Workplace
@@ -36,16 +36,16 @@ class PolarityPages:
 
     def routes(self) -> list[Route]:
         """The only one."""
-        return posts("/entries/{entry}", self.polarity)
+        return make_post_routes("/entries/{entry}", self.polarity)
 
     async def polarity(self, request: Request) -> Response:
         """Take over what the clinician says, and show this entry's picture so; the others of its drop follow."""
-        entry, form = entry_of(self._place, request), await form_of(request)
-        said = await run_in_threadpool(_polarity, form.get(FOR_ONE) or form.get(FOR_ALL, ""))
-        others = [one for one in self._place.alike(entry) if one is not entry] if FOR_ALL in form else []
-        _say(self._place, [entry, *others], said)
+        entry, form = find_entry(self._place, request), await read_form(request)
+        said = await run_in_threadpool(_parse_polarity, form.get(FOR_ONE) or form.get(FOR_ALL, ""))
+        others = [one for one in self._place.find_alike(entry) if one is not entry] if FOR_ALL in form else []
+        _set_polarity(self._place, [entry, *others], said)
         await run_in_threadpool(read_file, self._place, entry)
-        answer = done(request, entry)
+        answer = answer_done(request, entry)
         answer.background = BackgroundTask(self._read, others)
         return answer
 
@@ -54,7 +54,7 @@ class PolarityPages:
             await run_in_threadpool(read_file, self._place, entry)
 
 
-def _polarity(word: str) -> "Polarity":
+def _parse_polarity(word: str) -> "Polarity":
     from imaging import Polarity  # takes long to load, and the page is up before it
 
     if word not in set(Polarity):
@@ -62,7 +62,7 @@ def _polarity(word: str) -> "Polarity":
     return Polarity(word)
 
 
-def _say(place: Workplace, entries: Sequence[Entry], said: "Polarity") -> None:
+def _set_polarity(place: Workplace, entries: Sequence[Entry], said: "Polarity") -> None:
     """Let entries wait to be read so. Raises CallerError where one is being read, or was submitted."""
     with place.changing():
         for entry in entries:

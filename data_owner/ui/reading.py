@@ -10,7 +10,7 @@ from PIL import Image
 
 from contract.errors import ConfigurationError
 from contract.model_card import ModelCard
-from data_owner.inspection import as_png, as_seen
+from data_owner.inspection import encode_png, undo_normalisation
 from data_owner.ui.entries import Entry, Facts, Look
 from imaging import ModelInput, Viewing, read_for_viewing
 
@@ -19,17 +19,17 @@ def read_entry(entry: Entry, card: ModelCard) -> tuple[ModelInput, Facts]:
     """Read an entry's file as a model asks, and write its pictures. Raises ImageError, or ConfigurationError."""
     image, viewing = read_for_viewing(entry.file, card.input, polarity=entry.polarity)
     try:
-        _write(entry.original, _grey_png(image.picture))
-        _write(entry.seen, as_png(as_seen(image.tensor, card)))
+        _write(entry.original, _encode_grey_png(image.picture))
+        _write(entry.seen, encode_png(undo_normalisation(image.tensor, card)))
         _write(entry.values, viewing.steps.tobytes())
     except OSError as error:
         raise ConfigurationError(
             f"the previews cannot be written ({error.strerror}); make room in the data folder"
         ) from error
-    return image, _facts(image, viewing)
+    return image, _list_facts(image, viewing)
 
 
-def _grey_png(picture: NDArray[np.uint8]) -> bytes:
+def _encode_grey_png(picture: NDArray[np.uint8]) -> bytes:
     target = io.BytesIO()
     Image.fromarray(picture).save(target, "PNG", compress_level=1)  # it crosses nothing but this machine's memory
     return target.getvalue()
@@ -41,7 +41,7 @@ def _write(path: Path, content: bytes) -> None:
         file.write(content)
 
 
-def _facts(image: ModelInput, viewing: Viewing) -> Facts:
+def _list_facts(image: ModelInput, viewing: Viewing) -> Facts:
     rows, columns = viewing.steps.shape
     return Facts(
         format=image.format.value,

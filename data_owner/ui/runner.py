@@ -19,11 +19,11 @@ from contract.errors import (
 from contract.ticket import STOCKED_ENGINES
 from data_owner.settings import DataOwnerSettings
 from data_owner.ui.entries import Entry, State
-from data_owner.ui.history import Record, new_id
+from data_owner.ui.history import Record, make_record_id
 from data_owner.ui.intake import read_waiting
 from data_owner.ui.timings import Run
 from data_owner.ui.watching import PeerWatch
-from data_owner.ui.words import Told, told, told_unexpected
+from data_owner.ui.words import Problem, describe_defect, describe_error
 from data_owner.ui.workplace import Activity, Connection, Preparing, Step, StockLevel, Workplace
 from imaging.isolation.processes import SHARED
 
@@ -67,13 +67,13 @@ class Runner:
         self._thread.start()
         self._watch.start()
 
-    def page_shown(self) -> None:
+    def begin_loading(self) -> None:
         """The page is up: now load the rest."""
         self._page_shown.set()
 
-    def looked_at(self) -> None:
+    def note_look(self) -> None:
         """A browser asks what is new."""
-        self._watch.looked_at()
+        self._watch.note_look()
 
     def reconnect(self) -> None:
         """Try again now."""
@@ -97,11 +97,11 @@ class Runner:
 
     def _work(self) -> None:
         self._page_shown.wait(PAGE_FIRST_SECONDS)
-        self._guarded(SHARED.start, self._offline)
+        self._guard(SHARED.start, self._go_offline)
         while not self._closing:
             self._workplace.wake.clear()
-            if self._workplace.connection is not Connection.READY or self._other_model_wanted():
-                self._guarded(self._connect, self._offline)
+            if self._workplace.connection is not Connection.READY or self._wants_other_model():
+                self._guard(self._connect, self._go_offline)
             if self._workplace.connection is Connection.READY:
                 self._work_off()
             elif self._workplace.connection_error is not None:
@@ -112,18 +112,18 @@ class Runner:
         if self._client is not None:
             self._client.close()
 
-    def _guarded(self, do: Callable[[], None], failed: Callable[[Told], None]) -> None:
+    def _guard(self, do: Callable[[], None], failed: Callable[[Problem], None]) -> None:
         """Do something; whatever goes wrong is told, and the thread lives on."""
         try:
             do()
         except EncryptedInferenceError as error:
-            failed(told(error))
+            failed(describe_error(error))
         except Exception as error:  # noqa: BLE001 - the last resort of a thread: told, without words that may hold anything
-            failed(told_unexpected(error))
+            failed(describe_defect(error))
 
     # Connection
 
-    def _other_model_wanted(self) -> bool:
+    def _wants_other_model(self) -> bool:
         wanted, model = self._workplace.wanted_model, self._workplace.model
         return wanted is not None and (model is None or model.card.name != wanted)
 
@@ -137,10 +137,10 @@ class Runner:
             self._client = InferenceServiceClient.of(front_end)
         if self._diagnoser is None:
             self._diagnoser = Diagnoser(self._settings, self._client)
-        model = self._diagnoser.catalog.vouched(self._choose(self._diagnoser))
+        model = self._diagnoser.catalog.require_vouched(self._choose(self._diagnoser))
         with self._workplace.changing():
             self._workplace.connection, self._workplace.connection_error = Connection.WARMING, None
-        if not _says_the_same(model, self._workplace.model):
+        if not _is_unchanged(model, self._workplace.model):
             self._workplace.adopt(model)
         read_waiting(self._workplace)
         self._count_stock()
@@ -150,7 +150,7 @@ class Runner:
         self._watch.ask_now()
 
     def _choose(self, diagnoser: "Diagnoser") -> ModelEntry:
-        newest, place = diagnoser.catalog.offered(), self._workplace
+        newest, place = diagnoser.catalog.list_offered(), self._workplace
         with place.changing():
             place.offered = tuple(sorted(newest))
             if place.wanted_model not in newest:
@@ -159,7 +159,7 @@ class Runner:
         wanted = place.wanted_model or (before if before in newest else place.offered[0])
         return newest[wanted]
 
-    def _offline(self, error: Told) -> None:
+    def _go_offline(self, error: Problem) -> None:
         with self._workplace.changing():
             self._workplace.connection, self._workplace.connection_error = Connection.OFFLINE, error
 
@@ -171,7 +171,7 @@ class Runner:
             return
         lines = [
             line
-            for line in open_stock(self._settings).summary()
+            for line in open_stock(self._settings).summarise()
             if (line.model, line.version) == (model.card.name, model.version)
         ]
         with self._workplace.changing():
@@ -186,23 +186,23 @@ class Runner:
     def _work_off(self) -> None:
         """What is in the queue, images before material."""
         read_waiting(self._workplace)
-        while self._workplace.connection is Connection.READY and not (self._closing or self._other_model_wanted()):
+        while self._workplace.connection is Connection.READY and not (self._closing or self._wants_other_model()):
             if (entry := self._workplace.next_entry()) is not None:
-                self._guarded(lambda: self._diagnose(entry), lambda error: self._failed(entry, error))
+                self._guard(lambda: self._diagnose(entry), lambda error: self._keep_error(entry, error))
             elif self._workplace.preparing.left > 0:
-                self._guarded(self._prepare_one, self._preparing_failed)
+                self._guard(self._prepare_one, self._keep_preparing_error)
             else:
                 break
             with self._workplace.changing():
                 self._workplace.activity = None
-            self._guarded(self._count_stock, lambda _error: None)
+            self._guard(self._count_stock, lambda _error: None)
 
     def _diagnose(self, entry: Entry) -> None:
         from data_owner.results import Submission
 
-        diagnoser, model = self._ready()
+        diagnoser, model = self._require_ready()
         activity = self._begin(entry, model)
-        if not _says_the_same(current := self._current(diagnoser, model), model):
+        if not _is_unchanged(current := self._look_up(diagnoser, model), model):
             with self._workplace.changing():
                 entry.state = State.READY
             self._adopt(current)
@@ -220,22 +220,22 @@ class Runner:
         (result,) = results
         if isinstance(result, EncryptedInferenceError):
             raise result
-        self._answered(entry, result)
-        self._workplace.timings.finish(_kind(activity, model), activity.run, total=activity.elapsed())
+        self._keep_answer(entry, result)
+        self._workplace.timings.finish(_name_kind(activity, model), activity.run, total=activity.elapsed())
 
-    def _current(self, diagnoser: "Diagnoser", model: ModelEntry) -> ModelEntry:
+    def _look_up(self, diagnoser: "Diagnoser", model: ModelEntry) -> ModelEntry:
         """What the catalog has of a model now."""
         try:
             return diagnoser.choose_model(model.card.name)
         except TransportError as error:
-            self._offline(told(error))
+            self._go_offline(describe_error(error))
             raise
 
     def _adopt(self, model: ModelEntry) -> None:
         self._workplace.adopt(model)
         read_waiting(self._workplace)
 
-    def _ready(self) -> "tuple[Diagnoser, ModelEntry]":
+    def _require_ready(self) -> "tuple[Diagnoser, ModelEntry]":
         if self._diagnoser is None or self._workplace.model is None:
             raise ConfigurationError("the page is not connected yet; try again in a moment")
         return self._diagnoser, self._workplace.model
@@ -244,7 +244,7 @@ class Runner:
         place = self._workplace
         activity = Activity(entry=None if entry is None else entry.id, run=Run(expected=None))
         activity.from_stock = entry is not None and place.stock.items > 0
-        activity.run.expected = place.timings.expected(_kind(activity, model))
+        activity.run.expected = place.timings.expected(_name_kind(activity, model))
         with place.changing():
             place.activity = activity
             if entry is not None:
@@ -261,7 +261,7 @@ class Runner:
                 activity.step = _STEPS.get(words, activity.step)
                 if activity.step is Step.MATERIAL:
                     activity.from_stock = words == _FROM_STOCK
-                    activity.run.expected = place.timings.expected(_kind(activity, model))
+                    activity.run.expected = place.timings.expected(_name_kind(activity, model))
                 activity.run.reach(activity.step.value, at=activity.elapsed())
 
         def layer(index: int, total: int, _name: str) -> None:
@@ -271,10 +271,10 @@ class Runner:
 
         return Progress(stage=stage, layer=layer)
 
-    def _answered(self, entry: Entry, diagnosis: "Diagnosis") -> None:
+    def _keep_answer(self, entry: Entry, diagnosis: "Diagnosis") -> None:
         now = datetime.now(tz=UTC)
         record = Record(
-            id=new_id(now),
+            id=make_record_id(now),
             date=now,
             file_digest=entry.digest,
             model=diagnosis.model.name,
@@ -290,20 +290,20 @@ class Runner:
         with self._workplace.changing():
             entry.answer, entry.record = record, record.id if kept else None
             entry.diagnosis, entry.image, entry.state = diagnosis, None, State.ANSWERED
-        self._workplace.tell_reached()
+        self._workplace.note_reached()
 
-    def _failed(self, entry: Entry, error: Told) -> None:
+    def _keep_error(self, entry: Entry, error: Problem) -> None:
         with self._workplace.changing():
             entry.error = error
             entry.state = State.FAILED
         if error.lost:
-            self._workplace.tell_lost(error.lost)
+            self._workplace.note_lost(error.lost)
         if error.code in (BudgetSpent.code, TooFast.code):
             self._workplace.fail_queue(error)  # the next would hear the same
 
     def _prepare_one(self) -> None:
-        diagnoser, model = self._ready()
-        if not _says_the_same(current := self._current(diagnoser, model), model):
+        diagnoser, model = self._require_ready()
+        if not _is_unchanged(current := self._look_up(diagnoser, model), model):
             self._adopt(model := current)
         engine = next((engine for engine in model.engines if engine in STOCKED_ENGINES), None)
         if engine is None:
@@ -311,24 +311,24 @@ class Runner:
         activity, preparing = self._begin(None, model), self._workplace.preparing
         progress = self._progress(activity, model)
         diagnoser.stock(model, engine=engine, progress=progress, cancellation=activity.cancellation)
-        self._workplace.timings.finish(_kind(activity, model), activity.run, total=activity.elapsed())
+        self._workplace.timings.finish(_name_kind(activity, model), activity.run, total=activity.elapsed())
         with self._workplace.changing():
             preparing.done += 1
 
-    def _preparing_failed(self, error: Told) -> None:
+    def _keep_preparing_error(self, error: Problem) -> None:
         with self._workplace.changing():
             stopped = error.code == SessionCancelled.code
             self._workplace.preparing = Preparing(error=None if stopped else error)
         if error.lost:
-            self._workplace.tell_lost(error.lost)
+            self._workplace.note_lost(error.lost)
 
 
-def _says_the_same(model: ModelEntry, before: ModelEntry | None) -> bool:
+def _is_unchanged(model: ModelEntry, before: ModelEntry | None) -> bool:
     """Whether the catalog says the same of a model as before; its owner may have signed it anew."""
     return before is not None and model.statement() == before.statement()
 
 
-def _kind(activity: Activity, model: ModelEntry) -> str:
+def _name_kind(activity: Activity, model: ModelEntry) -> str:
     """Runs that take about as long."""
     what = "prepare" if activity.entry is None else "from stock" if activity.from_stock else "prepared in the session"
     return f"{model.card.name} {model.version} {model.engines[0].value}, {what}"

@@ -13,7 +13,7 @@ from contract.http_server import BoundedHeadProtocol
 from contract.listening import start_listening, take_port
 from data_owner.settings import DataOwnerSettings
 from data_owner.ui.folders import Folders
-from data_owner.ui.pages import page_app
+from data_owner.ui.pages import make_page_app
 from data_owner.ui.runner import Runner
 from data_owner.ui.security import HOST, Access
 from data_owner.ui.workplace import Workplace
@@ -31,7 +31,7 @@ def serve_page(settings: DataOwnerSettings, *, port: int, browser: bool) -> None
         try:
             access = Access(port=int(listener.getsockname()[1]), max_upload_bytes=MAX_UPLOAD_BYTES)
             workplace = Workplace(folders, stock_days=settings.stock_days)
-            app = page_app(workplace, Runner(settings, workplace), access)
+            app = make_page_app(workplace, Runner(settings, workplace), access)
             # No access log: it would hold the token, and when which picture was looked at.
             configuration = uvicorn.Config(
                 app,
@@ -67,7 +67,7 @@ class _Server(uvicorn.Server):
         print(self._access.address, flush=True)  # noqa: T201 - the command's result
         say("data-owner: the page is open on this machine only, to whoever has this address. End it with Ctrl-C.")
         if self._browser and _has_screen():
-            webbrowser.open(self._folders.address_file(self._access.address).as_uri())
+            webbrowser.open(self._folders.write_address_file(self._access.address).as_uri())
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self._workplace.bell.close()

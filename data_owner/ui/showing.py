@@ -12,10 +12,10 @@ from jinja2 import Environment, PackageLoader, select_autoescape
 
 from contract.identity import Role
 from data_owner.ui.entries import CAN_SUBMIT, Entry, State
-from data_owner.ui.exporting import date_in_words
-from data_owner.ui.reporting import report_of
+from data_owner.ui.exporting import Row, format_full_date, write_text
+from data_owner.ui.history import KeptName
 from data_owner.ui.workplace import MOST_PREPARED, Connection, Step, Workplace
-from data_owner.wording import explained, lines_of, spoken
+from data_owner.wording import explain, list_lines, summarise
 
 STATES: Final = {
     State.WAITING: "Being read",
@@ -53,7 +53,7 @@ MAP_OPACITY: Final = 80
 
 
 @cache
-def templates() -> Environment:
+def load_templates() -> Environment:
     """The page's templates; everything that is put into them is escaped."""
     environment = Environment(
         loader=PackageLoader("data_owner.ui"),
@@ -63,15 +63,15 @@ def templates() -> Environment:
         auto_reload=False,
     )
     filters = {
-        "age": age,
-        "clock": clock,
-        "full_date": date_in_words,
-        "amount": amount,
-        "duration": duration,
-        "lines": lines_of,
-        "sentence": sentence,
-        "standing": standing,
-        "when": when,
+        "age": format_age,
+        "clock": format_clock,
+        "full_date": format_full_date,
+        "amount": format_amount,
+        "duration": format_duration,
+        "lines": list_lines,
+        "sentence": make_sentence,
+        "standing": describe_state,
+        "when": format_date,
     }
     environment.filters |= filters
     environment.globals |= {"STATES": STATES, "State": State, "Connection": Connection, "CONNECTIONS": CONNECTIONS}
@@ -79,7 +79,7 @@ def templates() -> Environment:
 
 
 @cache
-def asset(name: str) -> bytes | None:
+def load_asset(name: str) -> bytes | None:
     """A file that the page loads; None where there is none of this name."""
     kind = name.rpartition(".")[2]
     place = files("data_owner.ui") / "static" / name
@@ -89,19 +89,19 @@ def asset(name: str) -> bytes | None:
 MEDIA_TYPES: Final = {"css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
 
 
-def amount(count: int) -> str:
+def format_amount(count: int) -> str:
     """Bytes for people."""
     if count < 1000:
         return f"{count} B"
     return f"{count / 1e3:,.1f} kB" if count < 1_000_000 else f"{count / 1e6:,.1f} MB"
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """What a session took, for people."""
     return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
 
 
-def age(seconds: float) -> str:
+def format_age(seconds: float) -> str:
     """An age in words."""
     if seconds < 90:
         return "a minute"
@@ -110,29 +110,29 @@ def age(seconds: float) -> str:
     return f"{seconds / 3600:.0f} hours" if seconds < 48 * 3600 else f"{seconds / 86400:.0f} days"
 
 
-def standing(entry: Entry) -> str:
+def describe_state(entry: Entry) -> str:
     """Where an entry stands, in words."""
     if entry.polarity_question is not None:
         return "Which way round?"
     return "Needs your confirmation" if entry.state is State.READY and entry.needs_confirmation else STATES[entry.state]
 
 
-def sentence(text: str) -> str:
+def make_sentence(text: str) -> str:
     """A warning's words as a sentence."""
     return f"{text[:1].upper()}{text[1:]}."
 
 
-def when(date: datetime) -> str:
+def format_date(date: datetime) -> str:
     """A date in this workstation's time zone."""
     return f"{date.astimezone():%Y-%m-%d %H:%M}"
 
 
-def clock(date: datetime) -> str:
+def format_clock(date: datetime) -> str:
     """A time of day in this workstation's time zone."""
     return f"{date.astimezone():%H:%M}"
 
 
-def tally(entries: Sequence[Entry], ready: Sequence[Entry]) -> str:
+def count_by_state(entries: Sequence[Entry], ready: Sequence[Entry]) -> str:
     """How many images there are in which state: 22 images: 3 answered, 18 ready to submit, 1 with a question.
 
     `ready`: those of them that may be submitted without a question.
@@ -144,39 +144,39 @@ def tally(entries: Sequence[Entry], ready: Sequence[Entry]) -> str:
     return f"{len(entries)} image{'' if len(entries) == 1 else 's'}: {', '.join(parts)}"
 
 
-def context(place: Workplace, chosen: str | None, theme: str) -> dict[str, Any]:
+def make_context(place: Workplace, chosen: str | None, theme: str) -> dict[str, Any]:
     """All that the page's parts need."""
     entries = place.entries()
     entry = place.entry(chosen) if chosen else None
     entry = entry or (entries[-1] if entries else None)
-    answer = result(place, entry) if entry is not None and entry.diagnosis is not None else None
+    answer = make_result(place, entry) if entry is not None and entry.diagnosis is not None else None
     ready = [one for one in entries if place.can_submit_at_once(one)]
     return {
         "place": place,
-        "tally": tally(entries, ready),
+        "tally": count_by_state(entries, ready),
         "answered": [one for one in entries if one.answer is not None],
-        "twin": place.twin_of(entry) if entry is not None else None,
+        "twin": place.find_twin(entry) if entry is not None else None,
         "repeats": entry is not None and place.repeats(entry),
-        "report": report_of(place, entry, answer) if entry is not None and answer is not None else None,
+        "report": make_report(place, entry, answer) if entry is not None and answer is not None else None,
         "theme": theme,
         "entries": entries,
         "entry": entry,
         "card": place.model.card if place.model is not None else None,
         "ready": ready,
         "can_submit": entry is not None and entry.state in CAN_SUBMIT and entry.image is not None,
-        "patients": place.patients_of(entry) if entry is not None else 0,
-        "alike": len(place.alike(entry)) if entry is not None else 0,
+        "patients": place.count_patients(entry) if entry is not None else 0,
+        "alike": len(place.find_alike(entry)) if entry is not None else 0,
         "result": answer,
         "low_stock": LOW_STOCK,
         "most_prepared": MOST_PREPARED,
     }
 
 
-def result(place: Workplace, entry: Entry) -> dict[str, Any]:
+def make_result(place: Workplace, entry: Entry) -> dict[str, Any]:
     """An answer, as it is shown."""
     diagnosis = entry.diagnosis
     assert diagnosis is not None
-    answer, lines = diagnosis.diagnosis, lines_of(diagnosis.diagnosis)
+    answer, lines = diagnosis.diagnosis, list_lines(diagnosis.diagnosis)
     maps = list(diagnosis.heat_map or {})
     first = answer.mapped[0] if answer.mapped else lines[0].name
     organisations = {
@@ -188,8 +188,8 @@ def result(place: Workplace, entry: Entry) -> dict[str, Any]:
         "diagnosis": diagnosis,
         "answer": answer,
         "lines": lines,
-        "spoken": spoken(answer),
-        "explained": explained(answer, diagnosis.calibration),
+        "spoken": summarise(answer),
+        "explained": explain(answer, diagnosis.calibration),
         "opacity": MAP_OPACITY if answer.mapped else 0,
         "maps": [(index, name, name == first) for index, name in enumerate(maps)],
         "links": [
@@ -210,13 +210,38 @@ def result(place: Workplace, entry: Entry) -> dict[str, Any]:
     }
 
 
-def region(name: str, given: dict[str, Any]) -> tuple[str, str]:
+def make_row(place: Workplace, entry: Entry) -> Row:
+    """An answer of the page; with whose it is only while the page shows names."""
+    assert entry.answer is not None
+    name = KeptName.of(entry.named, file_name=entry.file_name) if place.names_shown else None
+    return Row(record=entry.answer, image=entry.name, name=name)
+
+
+def make_report(place: Workplace, entry: Entry, result: dict[str, Any]) -> dict[str, Any]:
+    """What the report's template is given of one entry, whose answer is shown as `result`."""
+    row = make_row(place, entry)
+    card = place.model.card if place.model is not None else None
+    same_model = card is not None and card.name == row.record.model
+    title = card.title if card is not None and same_model else "Answer"
+    use = card.intended_use if card is not None and same_model else ""
+    return {
+        "entry": entry,
+        "result": result,
+        "record": row.record,
+        "name": row.name,
+        "title": title,
+        "intended_use": use,
+        "text": write_text(row, title=title, intended_use=use),
+    }
+
+
+def render_region(name: str, given: dict[str, Any]) -> tuple[str, str]:
     """One part of the page as HTML, and a key that changes with it."""
-    html = templates().get_template(f"{name}.html").render(given)
+    html = load_templates().get_template(f"{name}.html").render(given)
     return html, hashlib.sha256(html.encode()).hexdigest()[:16]
 
 
-def progress(place: Workplace) -> dict[str, Any] | None:
+def measure_progress(place: Workplace) -> dict[str, Any] | None:
     """How far the session is that runs now."""
     with place.looking():
         activity = place.activity
@@ -227,15 +252,15 @@ def progress(place: Workplace) -> dict[str, Any] | None:
         return {
             "entry": activity.entry,
             "step": activity.step.value,
-            "words": _words(activity.step, activity.layer, activity.layers, from_stock=activity.from_stock),
+            "words": _describe_step(activity.step, activity.layer, activity.layers, from_stock=activity.from_stock),
             "fraction": fraction,
             "elapsed": round(elapsed, 1),
             "left": None if left is None else round(left, 1),
-            "time": _time(elapsed, left),
+            "time": _describe_time(elapsed, left),
         }
 
 
-def _words(step: Step, layer: int, layers: int, *, from_stock: bool) -> str:
+def _describe_step(step: Step, layer: int, layers: int, *, from_stock: bool) -> str:
     if step is Step.LAYERS:
         return f"Computing on shares: layer {layer} of {layers}" if layers else "Computing on shares"
     if step is Step.MATERIAL:
@@ -243,7 +268,7 @@ def _words(step: Step, layer: int, layers: int, *, from_stock: bool) -> str:
     return "Opening a session"
 
 
-def _time(elapsed: float, left: float | None) -> str:
+def _describe_time(elapsed: float, left: float | None) -> str:
     if left is None:
         return f"{elapsed:.0f} s so far; how long it takes is not known yet on this workstation"
     if left <= 0:

@@ -77,13 +77,13 @@ class Timings:
         if before is None or before.points.keys() != run.points.keys():
             profile = Profile(points=run.points, total=total)
         else:
-            points = {name: _mixed(before.points[name], at) for name, at in run.points.items()}
-            profile = Profile(points=points, total=_mixed(before.total, total))
+            points = {name: _mix(before.points[name], at) for name, at in run.points.items()}
+            profile = Profile(points=points, total=_mix(before.total, total))
         self._profiles[kind] = profile
         while len(self._profiles) > _MAX_KINDS:
             del self._profiles[next(iter(self._profiles))]
         write_whole(self._path, _File(profiles=self._profiles).model_dump_json().encode())
 
 
-def _mixed(old: float, new: float) -> float:
+def _mix(old: float, new: float) -> float:
     return old + _NEW_SHARE * (new - old)

@@ -17,7 +17,7 @@ from contract.errors import ConfigurationError
 from contract.proxies import proxy_for
 from contract.settings import Peer
 from data_owner.settings import DataOwnerSettings
-from data_owner.ui.words import CRYPTO_PROVIDER, FRONT_END, MODEL_OWNER, called
+from data_owner.ui.words import CRYPTO_PROVIDER, FRONT_END, MODEL_OWNER, name_party
 from data_owner.ui.workplace import Connection, Workplace
 
 EVERY_SECONDS: Final = 30.0
@@ -60,16 +60,16 @@ class PeerWatch:
         while not self._closing:
             self._asked.wait(AGAIN_SECONDS if place.trouble is not None else EVERY_SECONDS)
             self._asked.clear()
-            if self.due() and not self._closing:
+            if self.is_due() and not self._closing:
                 self.look()
 
-    def looked_at(self) -> None:
+    def note_look(self) -> None:
         """Somebody looks now; after a while in which nobody did, the parties are asked at once."""
         before, self._looked = self._looked, time.monotonic()
         if self._looked - before >= LOOKED_SECONDS:
             self.ask_now()
 
-    def due(self) -> bool:
+    def is_due(self) -> bool:
         """Whether somebody looks, and no session runs that would notice by itself."""
         place = self._workplace
         looked = time.monotonic() - self._looked < LOOKED_SECONDS
@@ -81,27 +81,27 @@ class PeerWatch:
         model = place.model
         if model is None:
             return
-        lost = next((who for who, url in self._needed(model) if not answers(url)), None)
+        lost = next((who for who, url in self._list_needed(model) if not is_reachable(url)), None)
         if place.activity is None:  # else its session knows better
-            place.tell_reached() if lost is None else place.tell_lost(lost)
+            place.note_reached() if lost is None else place.note_lost(lost)
 
-    def _needed(self, model: ModelEntry) -> list[tuple[str, str]]:
+    def _list_needed(self, model: ModelEntry) -> list[tuple[str, str]]:
         """Whom a session needs now, and where it is: without the crypto provider while material is in stock."""
         owner, provider = model.model_owner, model.crypto_provider
         needed = [
             (FRONT_END, self._settings.inference_service.url),
             (
-                called(MODEL_OWNER, owner.organisation),
-                _pinned(self._settings.model_owners, owner.organisation) or owner.address,
+                name_party(MODEL_OWNER, owner.organisation),
+                _find_pinned(self._settings.model_owners, owner.organisation) or owner.address,
             ),
         ]
         if self._workplace.stock.items == 0:
-            pinned = _pinned(self._settings.crypto_providers, provider.organisation)
-            needed.append((called(CRYPTO_PROVIDER, provider.organisation), pinned or provider.address))
+            pinned = _find_pinned(self._settings.crypto_providers, provider.organisation)
+            needed.append((name_party(CRYPTO_PROVIDER, provider.organisation), pinned or provider.address))
         return needed
 
 
-def answers(url: str) -> bool:
+def is_reachable(url: str) -> bool:
     """Whether anything answers at a party's address, within some seconds.
 
     The address may be the model owner's word: one that is none does not answer. Where the environment names a proxy
@@ -120,17 +120,17 @@ def answers(url: str) -> bool:
     except (httpx.TimeoutException, httpx.InvalidURL, ValueError):
         return False
     except httpx.ConnectError as error:
-        return _is_of_tls(error)
+        return _is_tls_error(error)
     except (httpx.HTTPError, ConfigurationError):
         return True  # something is there, which speaks otherwise
 
 
-def _is_of_tls(error: BaseException | None) -> bool:
+def _is_tls_error(error: BaseException | None) -> bool:
     """Whether something answered whose certificate this machine does not know: a session looks at it properly."""
     while error is not None and not isinstance(error, ssl.SSLError):
         error = error.__cause__ or error.__context__
     return error is not None
 
 
-def _pinned(peers: tuple[Peer, ...], organisation: str) -> str | None:
+def _find_pinned(peers: tuple[Peer, ...], organisation: str) -> str | None:
     return next((peer.url for peer in peers if peer.organisation == organisation), None)

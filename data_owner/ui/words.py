@@ -12,7 +12,7 @@ from contract.errors import EncryptedInferenceError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Told:
+class Problem:
     """An error as the page shows it."""
 
     code: str
@@ -108,7 +108,7 @@ _KEPT_BY_BOTH: dict[str, type[EncryptedInferenceError]] = {
 """What the front end refuses and the model's owner too, who reports it over the channel: it reads alike."""
 
 
-_SAID: dict[type[EncryptedInferenceError], str] = {
+_FIRST: dict[type[EncryptedInferenceError], str] = {
     errors.PeerUnreachable: "It may be down, or the network does not let this workstation through to it.",
     errors.DeadlineExceeded: "It was {} that did not answer.",
     errors.TransportError: "It was the connection to {}.",
@@ -116,12 +116,12 @@ _SAID: dict[type[EncryptedInferenceError], str] = {
 """Said first where the other end is known."""
 
 
-def called(role: str, organisation: str) -> str:
+def name_party(role: str, organisation: str) -> str:
     """A party as the page names it."""
     return f"{role}, {organisation}"
 
 
-def _lost(error: EncryptedInferenceError) -> str:
+def _find_lost_party(error: EncryptedInferenceError) -> str:
     """The party to which the way failed, as the page names it; empty for any other error."""
     if not isinstance(error, errors.TransportError) or isinstance(error, errors.SessionCancelled):
         return ""
@@ -130,41 +130,41 @@ def _lost(error: EncryptedInferenceError) -> str:
     found = _PARTY.match(error.peer)
     if found is None:
         return ""
-    return called(MODEL_OWNER if found[1] == "model-owner" else CRYPTO_PROVIDER, found[2])
+    return name_party(MODEL_OWNER if found[1] == "model-owner" else CRYPTO_PROVIDER, found[2])
 
 
-def told(error: EncryptedInferenceError) -> Told:
+def describe_error(error: EncryptedInferenceError) -> Problem:
     """The words for an error: those of its class, else of the nearest one above it."""
     kinds, code = type(error).__mro__, error.code
     if isinstance(error, errors.PeerReported) and error.reported in _KEPT_BY_BOTH:
         kinds, code = (_KEPT_BY_BOTH[error.reported],), error.reported
-    lost = _lost(error)
+    lost = _find_lost_party(error)
     for kind in kinds:
         if kind in _WORDS:
             title, advice = _WORDS[kind]
             if lost:
                 title = f"{title} to {lost}" if kind is errors.PeerUnreachable else title
-                advice = f"{_SAID.get(kind, _SAID[errors.TransportError]).format(lost)} {advice}"
-            return Told(lost=lost, code=code, title=title, advice=advice, detail=one_line(error))
-    return told_unexpected(error)
+                advice = f"{_FIRST.get(kind, _FIRST[errors.TransportError]).format(lost)} {advice}"
+            return Problem(lost=lost, code=code, title=title, advice=advice, detail=one_line(error))
+    return describe_defect(error)
 
 
-def told_unexpected(error: BaseException) -> Told:
+def describe_defect(error: BaseException) -> Problem:
     """A defect of this program. Its own words are not shown: they may hold anything."""
-    return Told(
+    return Problem(
         code="internal",
         title="Something went wrong in this program",
         advice=f"{_NOTHING_LOST} Submit again. If it stays so, report it as a defect, with the line below.",
-        detail=f"a defect{_place_of(error)}",
+        detail=f"a defect{_locate(error)}",
     )
 
 
-def _place_of(error: BaseException) -> str:
+def _locate(error: BaseException) -> str:
     """The last line of this program on the way to an error: it says where to look, and nothing of any image."""
-    places = [f"{frame.filename.removeprefix(_ROOT)}, line {frame.lineno}" for frame in _own_frames(error)]
+    places = [f"{frame.filename.removeprefix(_ROOT)}, line {frame.lineno}" for frame in _list_own_frames(error)]
     return f" at {places[-1]}" if places else ""
 
 
-def _own_frames(error: BaseException) -> list[traceback.FrameSummary]:
+def _list_own_frames(error: BaseException) -> list[traceback.FrameSummary]:
     rooms = tuple(f"{_ROOT}{room}/" for room in _ROOMS)
     return [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename.startswith(rooms)]

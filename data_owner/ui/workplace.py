@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Final
 
 from contract.api import ModelEntry
 from contract.errors import CallerError, EncryptedInferenceError, Refused
-from data_owner.cancellation import Cancellation
+from data_owner.progress import Cancellation
 from data_owner.ui.bell import Bell
 from data_owner.ui.entries import CAN_SUBMIT, MOST_ENTRIES, Entry, Facts, State
 from data_owner.ui.folders import Folders
 from data_owner.ui.history import History
 from data_owner.ui.timings import Run, Timings
-from data_owner.ui.words import Told, told
+from data_owner.ui.words import Problem, describe_error
 
 if TYPE_CHECKING:
     from imaging import ModelInput
@@ -93,7 +93,7 @@ class Preparing:
 
     wanted: int = 0
     done: int = 0
-    error: Told | None = None
+    error: Problem | None = None
 
     @property
     def left(self) -> int:
@@ -111,7 +111,7 @@ class Workplace:
         self.timings = Timings(folders.timings)
         self.bell = Bell()
         self.connection = Connection.STARTING
-        self.connection_error: Told | None = None
+        self.connection_error: Problem | None = None
         self.trouble: Trouble | None = None
         self.model: ModelEntry | None = None
         self.offered: tuple[str, ...] = ()
@@ -163,7 +163,7 @@ class Workplace:
             self._entries[entry.id] = entry
             return entry
 
-    def was_read(self, entry: Entry, image: "ModelInput", facts: Facts, model: ModelEntry) -> None:
+    def accept_reading(self, entry: Entry, image: "ModelInput", facts: Facts, model: ModelEntry) -> None:
         """An entry's file has become a picture for `model`; it goes on waiting if another was chosen meanwhile."""
         with self.changing():
             if self.model is not model:
@@ -172,18 +172,18 @@ class Workplace:
             entry.state, entry.error = State.READY, None
             entry.reads += 1
 
-    def was_refused(self, entry: Entry, error: EncryptedInferenceError, model: ModelEntry) -> None:
+    def refuse_reading(self, entry: Entry, error: EncryptedInferenceError, model: ModelEntry) -> None:
         """An entry's file cannot be read for `model`; it goes on waiting if another was chosen meanwhile."""
         with self.changing():
             if self.model is not model:
                 return
-            entry.state, entry.error = State.UNREADABLE, told(error)
+            entry.state, entry.error = State.UNREADABLE, describe_error(error)
 
     def waiting(self) -> list[Entry]:
         """Entries to read when the model is known. A file that is still on its way is no picture yet."""
         return [entry for entry in self.entries() if entry.state is State.WAITING and entry.digest]
 
-    def patients_of(self, entry: Entry) -> int:
+    def count_patients(self, entry: Entry) -> int:
         """How many patients the files name that were dropped with this one; 0 or 1 where there is nothing to ask."""
         together = (other for other in self.entries() if other.drop == entry.drop and not other.separate)
         return len({other.patient for other in together if other.patient is not None})
@@ -201,7 +201,7 @@ class Workplace:
             if other.drop == entry.drop and other.patient not in (None, entry.patient) and not other.busy:
                 self.remove(other)
 
-    def alike(self, entry: Entry) -> list[Entry]:
+    def find_alike(self, entry: Entry) -> list[Entry]:
         """Entries of the same drop, this one too, whose bright and dark stand as this one's: open, or said the same."""
 
         def stand(one: Entry) -> tuple[object, ...]:
@@ -209,14 +209,14 @@ class Workplace:
 
         return [other for other in self.entries() if stand(other) == stand(entry)]
 
-    def twin_of(self, entry: Entry) -> Entry | None:
+    def find_twin(self, entry: Entry) -> Entry | None:
         """The image that came earlier and is the same file, if any."""
         earlier = (other for other in self.entries() if other.number < entry.number)
         return next((other for other in earlier if other.digest and other.digest == entry.digest), None)
 
     def repeats(self, entry: Entry) -> bool:
         """Whether an answer to this file is there or may come already, and the user has not said that it is meant."""
-        known = entry.answered_before is not None or self.twin_of(entry) is not None
+        known = entry.answered_before is not None or self.find_twin(entry) is not None
         return known and not entry.repeat_meant
 
     def remove(self, entry: Entry) -> None:
@@ -229,14 +229,14 @@ class Workplace:
 
     # The other parties
 
-    def tell_lost(self, who: str) -> None:
+    def note_lost(self, who: str) -> None:
         """A party cannot be reached, by a session or by asking."""
         now, before = datetime.now(tz=UTC), self.trouble
         since = before.since if before is not None and before.who == who else now
         with self.changing():
             self.trouble = Trouble(who=who, since=since, tried=now)
 
-    def tell_reached(self) -> None:
+    def note_reached(self) -> None:
         """All that are needed can be reached."""
         if self.trouble is not None:
             with self.changing():
@@ -249,7 +249,7 @@ class Workplace:
         with self.changing():
             if entry.state not in CAN_SUBMIT:
                 raise CallerError(f"{entry.name} cannot be submitted now: it is {entry.state}")
-            if self.patients_of(entry) > 1:
+            if self.count_patients(entry) > 1:
                 raise CallerError("the files dropped together name several patients: say which are meant")
             if entry.polarity_question is not None:
                 raise CallerError("say first which of the two pictures looks right")
@@ -262,7 +262,7 @@ class Workplace:
     def can_submit_at_once(self, entry: Entry) -> bool:
         """Whether it may be submitted without a question."""
         asked = entry.needs_confirmation or entry.polarity_question is not None
-        alone = self.patients_of(entry) <= 1 and not self.repeats(entry)
+        alone = self.count_patients(entry) <= 1 and not self.repeats(entry)
         return entry.state is State.READY and not asked and alone
 
     def stop(self, entry: Entry) -> None:
@@ -298,7 +298,7 @@ class Workplace:
         with self.changing():
             return self._entries[self._queue.pop(0)] if self._queue else None
 
-    def fail_queue(self, error: Told) -> None:
+    def fail_queue(self, error: Problem) -> None:
         """Nothing can be submitted now: give all back to the user."""
         with self.changing():
             for name in self._queue:

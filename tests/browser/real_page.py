@@ -6,15 +6,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from demonstration.commands import command, end
+from demonstration.commands import end, make_command
 from demonstration.demo import MODEL_FOLDER
-from demonstration.deployment import Deployment, deployed
+from demonstration.deployment import Deployment, deploy
 
 
 @contextmanager
 def real_federation(model_folder: Path = MODEL_FOLDER) -> Iterator[Deployment]:
     """Four parties on loopback, by default with the shipped model."""
-    with tempfile.TemporaryDirectory() as name, deployed(Path(name), [model_folder]) as deployment:
+    with tempfile.TemporaryDirectory() as name, deploy(Path(name), [model_folder]) as deployment:
         yield deployment
 
 
@@ -23,7 +23,7 @@ def started_page(deployment: Deployment, arguments: Sequence[str] = ()) -> Itera
     """`data-owner ui` as a process: the address that it printed, and its process id."""
     settings = ["ui", "--no-browser", "--config", str(deployment.data_owner_settings), *arguments]
     process = subprocess.Popen(
-        command("data-owner", settings), env=deployment.environment, stdout=subprocess.PIPE, text=True
+        make_command("data-owner", settings), env=deployment.environment, stdout=subprocess.PIPE, text=True
     )
     try:
         assert process.stdout is not None

@@ -48,7 +48,7 @@ def launched_browser(path: str) -> Iterator["Browser"]:
 def open_page(settings: DataOwnerSettings) -> Iterator[str]:
     """The page as `data-owner ui` serves it, in a thread; its address."""
     from data_owner.ui.folders import Folders
-    from data_owner.ui.pages import page_app
+    from data_owner.ui.pages import make_page_app
     from data_owner.ui.runner import Runner
     from data_owner.ui.security import Access
     from data_owner.ui.server import MAX_UPLOAD_BYTES
@@ -59,7 +59,7 @@ def open_page(settings: DataOwnerSettings) -> Iterator[str]:
     try:
         access = Access(port=port, max_upload_bytes=MAX_UPLOAD_BYTES)
         workplace = Workplace(folders, stock_days=settings.stock_days)
-        app = page_app(workplace, Runner(settings, workplace), access)
+        app = make_page_app(workplace, Runner(settings, workplace), access)
         with listening(app, listener, ws="none", lifespan="on"):
             try:
                 yield access.address

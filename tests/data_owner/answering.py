@@ -5,7 +5,7 @@ from typing import Any
 from contract.model_card import InputSpecification, Modality, ModelCard, Task
 from contract.ticket import Engine
 from data_owner.answers import answer_from_logits
-from data_owner.calibration import calibration_of
+from data_owner.calibration import judge_calibration
 from data_owner.diagnosis import Bytes, Diagnosis, ModelName, Seconds, Warned
 from imaging import ImageWarning
 
@@ -38,9 +38,9 @@ def diagnosis_of(model: ModelCard, logits: tuple[float, ...], *noticed: ImageWar
         model=ModelName(name="tiny", version="1.0.0"),
         engine=Engine.MASKED,
         diagnosis=answer_from_logits(model, logits),
-        calibration=calibration_of(model, noticed),
+        calibration=judge_calibration(model, noticed),
         logits=logits,
-        warnings=tuple(Warned.of_submitted(warning) for warning in noticed),
+        warnings=tuple(Warned.from_submitted(warning) for warning in noticed),
         seconds=Seconds(offline=1, online=1),
         bytes=Bytes(online=1, offline=1, data_owner_sent=1, model_owner_sent=1, crypto_provider_sent=1, links=()),
         one_way_trips=1,

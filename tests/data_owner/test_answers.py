@@ -14,10 +14,10 @@ from rich.console import Console
 
 from contract.model_card import ModelCard, OutputPolicy, Task, View
 from data_owner.answers import ClassAnswer, Finding, FindingsAnswer, answer_from_label, answer_from_logits
-from data_owner.calibration import Calibration, calibration_of
+from data_owner.calibration import Calibration, judge_calibration
 from data_owner.diagnosis import Diagnosis
 from data_owner.presentation import print_diagnosis
-from data_owner.wording import explained, lines_of
+from data_owner.wording import explain, list_lines
 from imaging import ImageWarning, Polarity, read_image
 from tests.data_owner.answering import FINDINGS, card, diagnosis_of, multi_label_card
 from tests.end_to_end.models import INPUT
@@ -117,8 +117,8 @@ def test_of_a_binary_model_people_see_the_finding_and_programs_both_classes() ->
 def test_a_binary_label_alone_has_its_task() -> None:
     model = card(task=Task.BINARY, output_policy=OutputPolicy.LABEL_ONLY)
     answer = answer_from_label(model, 1)
-    assert (answer.task, answer.label, lines_of(answer)) == (Task.BINARY, "virus", ())
-    assert explained(answer, None) == "The model's owner gives the label only."
+    assert (answer.task, answer.label, list_lines(answer)) == (Task.BINARY, "virus", ())
+    assert explain(answer, None) == "The model's owner gives the label only."
 
 
 # Several findings, each present or not
@@ -169,7 +169,7 @@ def test_what_is_present_stands_first_and_a_threshold_that_is_reached_counts() -
     assert isinstance(answer, FindingsAnswer)
     assert [finding.name for finding in answer.findings] == list(FINDINGS)
     assert [finding.name for finding in answer.present] == ["mass", "no-such-thing"]
-    assert [line.name for line in lines_of(answer)] == ["mass", "no-such-thing", "effusion"]
+    assert [line.name for line in list_lines(answer)] == ["mass", "no-such-thing", "effusion"]
 
 
 @pytest.mark.parametrize(
@@ -179,7 +179,7 @@ def test_what_is_present_stands_first_and_a_threshold_that_is_reached_counts() -
 def test_no_rounding_puts_a_finding_on_the_other_side(probability: float, threshold: float, words: str) -> None:
     present = probability >= threshold
     finding = Finding(name="mass", probability=probability, threshold=threshold, present=present)
-    (line,) = lines_of(FindingsAnswer(findings=(finding,)))
+    (line,) = list_lines(FindingsAnswer(findings=(finding,)))
     assert line.percent == words
     assert line.stands is present
 
@@ -245,19 +245,19 @@ def test_a_file_that_does_not_say_what_it_shows_has_no_calibrated_answer(
     path = tmp_path / "chest.dcm"
     path.write_bytes(dicom_bytes(data_set(picture(), changes={"ViewPosition": "AP"} | tags)))
     asked = INPUT.model_copy(update={"views": (View.AP,)})
-    assert calibration_of(card(calibration_temperature=2.0), read_image(path, asked).warnings) is expected
+    assert judge_calibration(card(calibration_temperature=2.0), read_image(path, asked).warnings) is expected
 
 
 def test_a_png_that_somebody_looked_at_is_still_of_nobody_knows_what(tmp_path: Path) -> None:
     path, model = tmp_path / "chest.png", card(calibration_temperature=2.0)
     Image.fromarray(picture().astype(np.uint8)).save(path)
     image = read_image(path, INPUT, polarity=Polarity.AS_READ)
-    assert calibration_of(model, image.warnings) is Calibration.RANGE_UNKNOWN
-    assert calibration_of(model, read_image(path, INPUT).warnings) is Calibration.OUTSIDE_RANGE
+    assert judge_calibration(model, image.warnings) is Calibration.RANGE_UNKNOWN
+    assert judge_calibration(model, read_image(path, INPUT).warnings) is Calibration.OUTSIDE_RANGE
 
 
 def test_of_a_calibration_that_nobody_knows_nothing_is_said() -> None:
-    words = explained(ClassAnswer(label="virus", probabilities={"normal": 0.25, "virus": 0.75}), None)
+    words = explain(ClassAnswer(label="virus", probabilities={"normal": 0.25, "virus": 0.75}), None)
     assert words == "Probabilities of the model's classes, of which it always names one."
 
 

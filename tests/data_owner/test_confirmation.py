@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from contract.errors import NeedsConfirmation
-from data_owner.confirmation import require_confirmed
 from data_owner.diagnosis import Warned
+from data_owner.inspection import require_confirmed
 from imaging import Polarity, read_image
 from tests.end_to_end.federation import Federation
 from tests.end_to_end.models import SIDE
@@ -31,7 +31,7 @@ def test_a_png_asks_whether_it_is_a_negative_and_what_was_said_stays_with_the_im
             image = diagnoser.read(path, entry, force=force, polarity=said).image
             expected = 255 - picture(rows=SIDE, columns=SIDE) if said is Polarity.INVERTED else picture(rows=SIDE)
             np.testing.assert_allclose(image.tensor[0], (expected / 255 - 0.5) / 0.25, atol=1e-5)
-            kept = Warned.of_submitted(image.warnings[0])
+            kept = Warned.from_submitted(image.warnings[0])
             assert kept.words == {
                 Polarity.AS_READ: "PNG files do not say whether the picture is a negative; it was taken as it is",
                 Polarity.INVERTED: "bright and dark were exchanged, as you asked",

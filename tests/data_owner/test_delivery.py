@@ -12,7 +12,7 @@ import pytest
 from contract.errors import ConfigurationError
 from data_owner.delivery import UNPRINTED, Delivery
 from data_owner.diagnosis import Diagnosis
-from data_owner.inspection import described, inspect_file
+from data_owner.inspection import format_inspection, inspect_file
 from tests.end_to_end.federation import Federation
 from tests.end_to_end.models import CLASSES, radiograph
 
@@ -107,6 +107,6 @@ def test_inspect_names_such_a_file(nasty: Path, tmp_path: Path, readable: bool) 
     assert os.fsencode(path).hex() == inspection.file_bytes
     inspection.model_dump_json()
     if readable:
-        assert "\x1b" not in described(inspection)
+        assert "\x1b" not in format_inspection(inspection)
     else:
         assert "\x1b" not in (inspection.reason or "")

@@ -14,8 +14,8 @@ from contract.model_card import ModelCard, OutputPolicy, read_card
 from contract.ticket import Engine
 from data_owner.answers import ClassAnswer
 from data_owner.diagnosis import Bytes, Diagnosis, ModelName, Seconds
-from data_owner.heat_map import CAPTION_ROWS, MOST_OPAQUE, colours, draw_heat_map, draw_heat_maps, require_heat_map
-from data_owner.heat_map_places import places_for
+from data_owner.heat_map import CAPTION_ROWS, MOST_OPAQUE, draw_heat_map, draw_heat_maps, make_colours, require_heat_map
+from data_owner.heat_map_places import choose_places
 from imaging.preprocessing import PICTURE_SIDE, to_picture
 from tests.end_to_end.models import write_tiny_model
 
@@ -53,11 +53,11 @@ def test_the_engine_that_opens_none(tmp_path: Path) -> None:
 
 def test_one_file_has_a_picture_several_have_a_folder(tmp_path: Path) -> None:
     chest, hand = Path("a/chest.dcm"), Path("b/hand.png")
-    assert places_for([chest], tmp_path / "map.png") == (tmp_path / "map.png",)
-    assert places_for([chest], tmp_path) == (tmp_path / "chest.dcm.heat-map.png",)
+    assert choose_places([chest], tmp_path / "map.png") == (tmp_path / "map.png",)
+    assert choose_places([chest], tmp_path) == (tmp_path / "chest.dcm.heat-map.png",)
     folder = tmp_path / "maps"
     expected = (folder / "chest.dcm.heat-map.png", folder / "hand.png.heat-map.png")
-    assert places_for([chest, hand], folder) == expected
+    assert choose_places([chest, hand], folder) == expected
     assert folder.stat().st_mode & 0o777 == 0o700
 
 
@@ -77,7 +77,7 @@ def test_places_that_will_not_do(tmp_path: Path, files: list[str], target: str, 
     for name in ("taken.png", "taken.heat-map.png"):
         (tmp_path / name).write_bytes(b"of somebody")
     with pytest.raises(CallerError, match=words):
-        places_for([Path(file) for file in files], tmp_path / target)
+        choose_places([Path(file) for file in files], tmp_path / target)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["taken.heat-map.png", "taken.png"]
 
 
@@ -105,7 +105,7 @@ def test_what_speaks_against_the_class_and_nothing_at_all_stay_grey() -> None:
 def test_the_largest_cell_has_the_last_colour_over_the_picture_whatever_the_scale() -> None:
     for scale in (1e-3, 1.0, 1e4):
         shown = drawn(GREY, np.full((2, 2), scale))
-        expected = (1 - MOST_OPAQUE) * 100 + MOST_OPAQUE * colours()[-1]
+        expected = (1 - MOST_OPAQUE) * 100 + MOST_OPAQUE * make_colours()[-1]
         assert np.abs(shown - expected).max() <= 0.5
 
 
@@ -118,7 +118,7 @@ def test_the_picture_shows_below() -> None:
 
 def test_equal_steps_of_the_colours_look_equally_large() -> None:
     """Back to OKLab, by the published matrices: lightness rises, steps are of one size, no colour is cut off."""
-    encoded = colours().astype(np.float64) / 255
+    encoded = make_colours().astype(np.float64) / 255
     linear = np.where(encoded <= 0.04045, encoded / 12.92, ((encoded + 0.055) / 1.055) ** 2.4)
     to_cones = np.array(
         [

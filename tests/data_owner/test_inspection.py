@@ -11,9 +11,9 @@ from PIL import Image
 
 from contract.errors import CallerError
 from contract.model_card import read_card
-from data_owner.command import polarity_said
-from data_owner.inspection import Inspection, described, inspect_file
-from demonstration.commands import command
+from data_owner.command import read_polarity
+from data_owner.inspection import Inspection, format_inspection, inspect_file
+from demonstration.commands import make_command
 from imaging import Polarity, read_image
 from tests.end_to_end.models import PATIENT, SIDE, write_tiny_model
 from tests.imaging.samples import colour_data_set, colour_picture, data_set, dicom_bytes, picture, png_bytes, tiff_bytes
@@ -28,7 +28,10 @@ def chest(tmp_path: Path) -> Path:
 
 def run(*words: str | Path) -> tuple[int, str, str]:
     done = subprocess.run(
-        command("data-owner", ["inspect", *(str(word) for word in words)]), capture_output=True, text=True, check=False
+        make_command("data-owner", ["inspect", *(str(word) for word in words)]),
+        capture_output=True,
+        text=True,
+        check=False,
     )
     return done.returncode, done.stdout, done.stderr
 
@@ -69,7 +72,7 @@ def test_a_file_that_is_refused_says_why(tmp_path: Path) -> None:
 def test_wrong_usage() -> None:
     assert run("--absent")[0] == 2
     with pytest.raises(CallerError, match="--as-is and --invert exclude each other"):
-        polarity_said(as_is=True, invert=True)
+        read_polarity(as_is=True, invert=True)
 
 
 def test_a_preview_without_a_card_is_the_whole_picture(tmp_path: Path) -> None:
@@ -107,9 +110,9 @@ def test_the_patients_age_beside_the_models(chest: Path, tmp_path: Path, age: st
     chest.write_bytes(dicom_bytes(data_set(picture(), changes={"PatientAge": age})))
     shown = inspect_file(chest, card, None)
     assert (shown.age, shown.needs_confirmation) == (fit, fit == "outside")
-    assert words in described(shown)
+    assert words in format_inspection(shown)
     assert inspect_file(chest, None, None).age is None
-    assert "40" not in described(shown)
+    assert "40" not in format_inspection(shown)
 
 
 def png(folder: Path, *, columns: int = 32) -> Path:
@@ -135,8 +138,8 @@ def test_where_nobody_says_whether_it_is_a_negative_the_preview_shows_both_ways(
     labels = sheet[: -16 - height]
     assert (labels[:, : 16 + width] > 200).any()  # each picture has its words above it
     assert (labels[:, 32 + width :] > 200).any()
-    assert f"look at it in {preview}, then add --as-is or --invert" in described(shown, preview)
-    assert "data-owner inspect FILE --preview seen.png" in described(shown)
+    assert f"look at it in {preview}, then add --as-is or --invert" in format_inspection(shown, preview)
+    assert "data-owner inspect FILE --preview seen.png" in format_inspection(shown)
 
 
 @pytest.mark.parametrize(("said", "code"), [(Polarity.AS_READ, "polarity-as-read"), (Polarity.INVERTED, "inverted")])
@@ -152,8 +155,8 @@ def test_the_options_say_it_on_the_command_line(tmp_path: Path) -> None:
     status, stdout, stderr = run(png(tmp_path), "--invert", "--json")
     assert (status, stderr) == (0, "")
     assert Inspection.model_validate_json(stdout).polarity is Polarity.INVERTED
-    assert polarity_said(as_is=True, invert=False) is Polarity.AS_READ
-    assert polarity_said(as_is=False, invert=False) is None
+    assert read_polarity(as_is=True, invert=False) is Polarity.AS_READ
+    assert read_polarity(as_is=False, invert=False) is None
 
 
 def test_inspecting_loads_neither_torch_nor_a_network_library(chest: Path) -> None:

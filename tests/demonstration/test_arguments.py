@@ -16,7 +16,7 @@ import benchmarks.__main__
 import federated_learning.command
 from contract.errors import CallerError, ConfigurationError
 from demonstration.__main__ import app as demo_app
-from demonstration.arguments import COMMANDS_OF_BENCH, SCRIPTS, check, declared
+from demonstration.arguments import COMMANDS_OF_BENCH, SCRIPTS, check, read_parameters
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -35,7 +35,7 @@ def commands() -> list[tuple[str, Command]]:
 def test_options_are_read_as_typer_reads_them(name: str, command: Command) -> None:
     script, _, sub = name.partition(" ")
     path, function = SCRIPTS.get(script, (COMMANDS_OF_BENCH / f"{sub}.py", sub))
-    ours = {one.name: one for one in declared(path, function)}
+    ours = {one.name: one for one in read_parameters(path, function)}
     assert set(ours) == {parameter.name for parameter in command.params}
     for parameter in command.params:
         read = ours[str(parameter.name)]

@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 
 from contract.errors import ConfigurationError
-from demonstration.commands import Server, call, quiet_environment, start, stop, termination_held
+from demonstration.commands import Server, call, hold_termination, make_quiet_environment, start, stop
 
 
 def test_the_environment_carries_no_partys_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("MODEL_OWNER_DATA_FOLDER", "/elsewhere")
     monkeypatch.setenv("DATA_OWNER_INFERENCE_SERVICE__API_KEY", "canary")
     monkeypatch.setenv("KEPT", "1")
-    environment = quiet_environment(temporary=tmp_path / "temporary")
+    environment = make_quiet_environment(temporary=tmp_path / "temporary")
     assert "canary" not in environment.values()
     assert "MODEL_OWNER_DATA_FOLDER" not in environment
     assert environment["KEPT"] == "1"
@@ -26,18 +26,18 @@ def test_the_environment_carries_no_partys_settings(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_command_that_fails_says_why(tmp_path: Path) -> None:
-    environment = quiet_environment()
+    environment = make_quiet_environment()
     with pytest.raises(ConfigurationError, match=r"federation enroll failed: .*"):
         call("federation", "enroll", "--authority", str(tmp_path / "absent"), environment=environment)
 
 
 def test_a_command_that_does_not_end_is_given_up() -> None:
     with pytest.raises(ConfigurationError, match=r"federation --help did not end within 0 s"):
-        call("federation", "--help", environment=quiet_environment(), timeout_seconds=0.01)
+        call("federation", "--help", environment=make_quiet_environment(), timeout_seconds=0.01)
 
 
 def test_a_server_that_ends_at_once_says_why(tmp_path: Path) -> None:
-    server = start("inference-service", "serve", environment=quiet_environment(), log=tmp_path / "log")
+    server = start("inference-service", "serve", environment=make_quiet_environment(), log=tmp_path / "log")
     server.process.wait(timeout=60)
     with pytest.raises(ConfigurationError, match=r"inference-service ended with exit status 5: inference-service: "):
         server.require_running()
@@ -64,7 +64,7 @@ def test_a_signal_waits_until_the_started_process_is_known(number: signal.Signal
     known: list[str] = []
 
     def start_and_keep() -> None:
-        with termination_held():
+        with hold_termination():
             signal.raise_signal(number)
             known.append("started")
 
@@ -82,13 +82,13 @@ def test_a_signal_waits_until_the_started_process_is_known(number: signal.Signal
 def test_an_ignored_signal_stays_ignored_and_other_threads_hold_nothing() -> None:
     previous = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with termination_held():
+        with hold_termination():
             assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
             signal.raise_signal(signal.SIGHUP)
         done: list[bool] = []
 
         def elsewhere() -> None:
-            with termination_held():
+            with hold_termination():
                 done.append(True)
 
         thread = threading.Thread(target=elsewhere)

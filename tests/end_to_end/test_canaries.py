@@ -24,8 +24,8 @@ from contract.identity import Role
 from contract.model_card import OutputPolicy
 from data_owner.delivery import UNPRINTED
 from demonstration.commands import call
-from demonstration.commands import command as command_line
-from demonstration.deployment import HOST, Deployment, deployed
+from demonstration.commands import make_command as command_line
+from demonstration.deployment import HOST, Deployment, deploy
 from imaging import read_model_input
 from tests.end_to_end.canaries import (
     RECORDER,
@@ -116,7 +116,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
         patch.setenv("CANARY_RECORD", str(recorded))
         patch.setenv("HTTPS_PROXY", f"http://radiology:{PASSWORD}@proxy.example:3128")
         patch.setenv("NO_PROXY", HOST)
-        with deployed(tmp_path_factory.mktemp("deployment"), [model]) as deployment:
+        with deploy(tmp_path_factory.mktemp("deployment"), [model]) as deployment:
             yield full_run(Run(deployment, images, recorded, {}))
 
 

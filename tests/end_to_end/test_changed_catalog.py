@@ -92,27 +92,27 @@ def test_what_the_owner_signed_is_used(federation: Federation, chest: Path) -> N
 @pytest.mark.parametrize("party", [SOUTH_LAB, HOSPITAL, Party(role=Role.INFERENCE_SERVICE, organisation="front-end")])
 def test_nobody_else_of_the_federation_can_sign_for_the_owner(federation: Federation, party: Party) -> None:
     with federation.diagnoser() as (diagnoser, _), pytest.raises(NotVouchedFor, match=f"signed by the {party}"):
-        diagnoser.catalog.vouched(federation.signed(party))
+        diagnoser.catalog.require_vouched(federation.signed(party))
 
 
 def test_another_authority_can_sign_nothing(federation: Federation, tmp_path: Path) -> None:
     create_authority(tmp_path / "authority")
     other = dataclasses.replace(federation, folder=tmp_path, issued={})
     with federation.diagnoser() as (diagnoser, _), pytest.raises(NotVouchedFor, match="is not what its owner"):
-        diagnoser.catalog.vouched(other.signed(LABORATORY))
+        diagnoser.catalog.require_vouched(other.signed(LABORATORY))
 
 
 def test_an_owner_whose_certificate_was_revoked_vouches_for_nothing(federation: Federation) -> None:
     entry = federation.signed(SOUTH_LAB, model_owner=PartyAddress(organisation="south-lab", address="ws://a.example"))
     authority = Authority.open(federation.folder / "authority")
     with federation.diagnoser(**pinned(SOUTH_LAB.organisation)) as (diagnoser, _):
-        assert diagnoser.catalog.vouched(entry) == entry
+        assert diagnoser.catalog.require_vouched(entry) == entry
         path = authority.revoke(authority.issued_to(SOUTH_LAB), Reason.KEY_COMPROMISE)
         revocations = federation.credentials(HOSPITAL).revocations
         assert revocations is not None
         install_revocations(revocations, path, authority.certificate)
         with pytest.raises(CertificateRefused, match=r"whoever signed tiny-chest 1.0.0, .* was revoked on"):
-            diagnoser.catalog.vouched(entry)
+            diagnoser.catalog.require_vouched(entry)
 
 
 def test_an_owner_that_signs_other_engines_than_its_plan_has(federation: Federation, chest: Path) -> None:

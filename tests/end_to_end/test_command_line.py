@@ -19,8 +19,8 @@ from contract.identity import Role
 from contract.model_card import OutputPolicy
 from contract.ticket import PUBLIC_KEY_FILE, new_signing_key
 from data_owner.diagnosis import Diagnosis
-from demonstration.commands import command as command_line
-from demonstration.deployment import Deployment, deployed
+from demonstration.commands import make_command as command_line
+from demonstration.deployment import Deployment, deploy
 from demonstration.plaintext import PlaintextModel
 from tests.end_to_end.bad_files import bad_files
 from tests.end_to_end.changed_catalog import Change, changed, lying, of_card, sessions
@@ -32,7 +32,7 @@ from tests.imaging.samples import picture, png_bytes
 @pytest.fixture(scope="module")
 def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
     model = write_tiny_model(tmp_path_factory.mktemp("tiny"), output_policy=OutputPolicy.LOGITS_AND_HEAT_MAP)
-    with deployed(tmp_path_factory.mktemp("deployment"), [model]) as running:
+    with deploy(tmp_path_factory.mktemp("deployment"), [model]) as running:
         yield running
 
 

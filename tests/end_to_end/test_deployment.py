@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from contract.identity import Role
-from demonstration.commands import Server, quiet_environment, stop
+from demonstration.commands import Server, make_quiet_environment, stop
 from demonstration.deployment import wait_until_live
 from tests.end_to_end.models import NAME, radiograph, write_tiny_model
 
@@ -76,7 +76,7 @@ class World:
         return text
 
     def environment(self) -> dict[str, str]:
-        quiet = quiet_environment()
+        quiet = make_quiet_environment()
         return quiet | {"PATH": f"{self.folder / 'opt' / '.venv' / 'bin'}:{quiet['PATH']}", "PYTHONPATH": str(ROOT)}
 
     def type(self, machine: str, commands: str) -> str:

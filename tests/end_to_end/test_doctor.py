@@ -11,7 +11,7 @@ import pytest
 
 from data_owner import doctor
 from demonstration.commands import call
-from demonstration.deployment import Deployment, deployed
+from demonstration.deployment import Deployment, deploy
 from tests.end_to_end.command_line import changed_settings, in_process
 from tests.end_to_end.federation import closed_port
 from tests.end_to_end.models import write_tiny_model
@@ -21,7 +21,7 @@ from tests.fake_proxy import dead_proxy, refusing_proxy
 @pytest.fixture(scope="module")
 def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
     model = write_tiny_model(tmp_path_factory.mktemp("tiny"))
-    with deployed(tmp_path_factory.mktemp("deployment"), [model]) as running:
+    with deploy(tmp_path_factory.mktemp("deployment"), [model]) as running:
         yield running
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from contract.card_faults import FILL_IN
 from contract.model_card import InputSpecification, ModelCard, Task, read_card
-from demonstration.commands import quiet_environment
+from demonstration.commands import make_quiet_environment
 from model_owner.card_drafting import draft_card, write_card
 from model_owner.checking import check_model
 from model_owner.command import _print_report
@@ -70,7 +70,7 @@ def test_the_module_of_the_page_becomes_a_model_that_answers_as_it_does(
 @pytest.mark.slow
 def test_from_a_module_to_an_encrypted_answer_with_the_commands_of_the_page(tmp_path: Path) -> None:
     (tmp_path / "export.py").write_text(blocks("python")[0])
-    environment = quiet_environment() | {"PYTHONPATH": str(ROOT)}
+    environment = make_quiet_environment() | {"PYTHONPATH": str(ROOT)}
     said = ""
     for commands in blocks("sh"):
         if "model-owner import" in commands:

@@ -19,8 +19,8 @@ import pytest
 
 from contract.identity import Role
 from data_owner.diagnosis import Diagnosis
-from demonstration.commands import command
-from demonstration.deployment import LABORATORY, TRUST_CENTRE, Deployment, deployed
+from demonstration.commands import make_command
+from demonstration.deployment import LABORATORY, TRUST_CENTRE, Deployment, deploy
 from imaging import read_model_input
 from model_owner.imported_models import ImportedModels
 from secure_computation.engines.masked.plan import reference
@@ -58,7 +58,12 @@ class Processes:
         environment = self.deployment.environment
         pipe = subprocess.PIPE
         process = subprocess.Popen(
-            command("data-owner", words), env=environment, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, text=True
+            make_command("data-owner", words),
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=pipe,
+            stderr=pipe,
+            text=True,
         )
 
         def count() -> None:
@@ -118,7 +123,7 @@ def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processes]:
             "crypto-provider": {"waiting": WAITING},
         }
         (folder / "deployment").mkdir()
-        running = stack.enter_context(deployed(folder / "deployment", [model_folder], overrides=overrides))
+        running = stack.enter_context(deploy(folder / "deployment", [model_folder], overrides=overrides))
         for (_, server), link in links.items():
             link.target_port = running.ports.model_owner if server is P1 else running.ports.crypto_provider
         yield Processes(running, links, image, expected_logits(folder, model_folder, image))

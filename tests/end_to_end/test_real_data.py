@@ -11,9 +11,9 @@ import pytest
 from benchmarks.comparison import AGREEMENT
 from contract.ticket import Engine
 from data_owner.diagnosis import Diagnosis
-from demonstration.commands import command
+from demonstration.commands import make_command
 from demonstration.demo import MODEL_FOLDER
-from demonstration.deployment import Deployment, deployed
+from demonstration.deployment import Deployment, deploy
 from demonstration.plaintext import PlaintextModel
 from imaging import read_model_input
 from tests.end_to_end.float_maps import float_maps
@@ -33,7 +33,7 @@ to its integer reference is what test_real_images.py holds exactly."""
 
 @pytest.fixture(scope="module")
 def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
-    with deployed(tmp_path_factory.mktemp("deployment"), [MODEL_FOLDER]) as running:
+    with deploy(tmp_path_factory.mktemp("deployment"), [MODEL_FOLDER]) as running:
         yield running
 
 
@@ -60,7 +60,7 @@ def require_same_answers(
     assert files
     arguments = ["diagnose", *map(str, files), "--config", str(deployment.data_owner_settings)]
     done = subprocess.run(
-        command("data-owner", [*arguments, "--engine", engine.value, "--json", "--force"]),
+        make_command("data-owner", [*arguments, "--engine", engine.value, "--json", "--force"]),
         env=deployment.environment,
         capture_output=True,
         text=True,
@@ -110,7 +110,7 @@ def test_heat_maps_are_the_floating_point_ones_within_truncation(
     files = radiographs(medical_data, 2)
     arguments = ["diagnose", *map(str, files), "--config", str(deployment.data_owner_settings), "--json"]
     done = subprocess.run(
-        command("data-owner", [*arguments, "--as-is", "--heat-map", str(tmp_path / "maps")]),
+        make_command("data-owner", [*arguments, "--as-is", "--heat-map", str(tmp_path / "maps")]),
         env=deployment.environment,
         capture_output=True,
         text=True,

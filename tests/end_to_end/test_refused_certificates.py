@@ -24,9 +24,9 @@ from contract.errors import PeerUnreachable
 from contract.identity import Credentials, Party, Role
 from contract.settings import AtRest, FrontEnd, Peer
 from contract.tls_refusal import Cause, remedy
-from data_owner.findings import Bad
+from data_owner.checks import Bad
 from data_owner.settings import DataOwnerSettings
-from data_owner.way_to_front_end import front_end_checks
+from data_owner.way_to_front_end import list_front_end_checks
 from inference_service.client import InferenceServiceClient
 
 NOW = datetime.now(UTC)
@@ -159,7 +159,7 @@ def of_others(cause: Cause) -> list[str]:
 
 def looks(settings: DataOwnerSettings) -> dict[str, Bad | str]:
     found: dict[str, Bad | str] = {}
-    for check in front_end_checks(settings):
+    for check in list_front_end_checks(settings):
         try:
             found[check.name] = check.look()
         except Bad as bad:

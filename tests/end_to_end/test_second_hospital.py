@@ -15,8 +15,8 @@ from contract.errors import PeerReported
 from contract.identity import Party, Role
 from contract.settings import FrontEnd, Peer
 from contract.ticket import Engine
+from data_owner.checks import Verdict
 from data_owner.doctor import examine
-from data_owner.findings import Verdict
 from data_owner.progress import Progress
 from data_owner.session import Diagnoser
 from data_owner.settings import DataOwnerSettings

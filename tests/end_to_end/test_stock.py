@@ -127,11 +127,11 @@ def test_the_command_line_lists_counts_and_ages(parties: Parties) -> None:
         ledger=ledger,
         clock=lambda: now[0],
     )
-    (line,) = stock.summary()
+    (line,) = stock.summarise()
     assert (line.model, line.version, line.items) == ("tiny-chest", "1.0.0", 1)
     assert 7199 < line.oldest_seconds < 7202
     now[0] += 7 * 86400
-    assert stock.summary() == ()
+    assert stock.summarise() == ()
     assert parties.items(parties.data_owner_stock) == []
 
 

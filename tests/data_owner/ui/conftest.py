@@ -15,7 +15,7 @@ import pytest
 from contract.settings import Peer
 from data_owner.settings import DataOwnerSettings
 from data_owner.ui.folders import Folders
-from data_owner.ui.pages import page_app
+from data_owner.ui.pages import make_page_app
 from data_owner.ui.runner import Runner
 from data_owner.ui.security import Access
 from data_owner.ui.workplace import Workplace
@@ -87,7 +87,7 @@ def open_page(settings: DataOwnerSettings, *, visit: bool = True) -> Iterator[Pa
         listener, port = loopback()
         access = Access(port=port, max_upload_bytes=LIMIT)
         workplace = Workplace(folders, stock_days=settings.stock_days)
-        app = page_app(workplace, Runner(settings, workplace), access)
+        app = make_page_app(workplace, Runner(settings, workplace), access)
         stack.callback(workplace.bell.close)
         stack.enter_context(listening(app, listener, ws="none", lifespan="on"))
         browser = stack.enter_context(httpx.Client(base_url=access.origin, trust_env=False, timeout=PATIENCE))

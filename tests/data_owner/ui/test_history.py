@@ -12,8 +12,8 @@ from contract.model_card import ModelCard, Task
 from contract.ticket import Engine
 from data_owner.answers import ClassAnswer
 from data_owner.calibration import Calibration
-from data_owner.ui.history import History, KeptName, Record, new_id
-from data_owner.ui.showing import templates
+from data_owner.ui.history import History, KeptName, Record, make_record_id
+from data_owner.ui.showing import load_templates
 from imaging import ImageWarning
 from tests.data_owner.answering import card, diagnosis_of, multi_label_card
 
@@ -38,7 +38,7 @@ OLD: dict[str, Any] = {
 def record_of(model: ModelCard, logits: tuple[float, ...], *noticed: ImageWarning) -> Record:
     diagnosis = diagnosis_of(model, logits, *noticed)
     return Record(
-        id=new_id(NOW),
+        id=make_record_id(NOW),
         date=NOW,
         file_digest="cd" * 32,
         model="tiny",
@@ -53,7 +53,9 @@ def record_of(model: ModelCard, logits: tuple[float, ...], *noticed: ImageWarnin
 
 
 def shown(*records: Record) -> str:
-    return templates().get_template("history.html").render(records=records, pictures=set(), theme="auto", place=None)
+    return (
+        load_templates().get_template("history.html").render(records=records, pictures=set(), theme="auto", place=None)
+    )
 
 
 @pytest.mark.parametrize(

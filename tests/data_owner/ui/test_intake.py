@@ -106,6 +106,6 @@ def test_a_file_on_its_way_is_not_read_when_the_model_comes(offline: tuple[Workp
         yield content[100:]
 
     asyncio.run(receive_file(entry, chunks(), most_bytes=1 << 20))
-    assert entry.state is State.WAITING
+    before = entry.state
     read_file(workplace, entry)
-    assert entry.state is State.READY
+    assert (before, entry.state) == (State.WAITING, State.READY)

@@ -14,8 +14,8 @@ from PIL import Image
 from contract.api import SessionState
 from contract.model_card import OutputPolicy
 from contract.settings import FrontEnd, Peer
-from data_owner.opening import Opened
 from data_owner.session import Diagnoser
+from data_owner.session_desk import Opened
 from data_owner.settings import DataOwnerSettings
 from secure_computation.channel.channel import Channel
 from secure_computation.engines.masked.session.sides import MaskedDataOwner
@@ -296,7 +296,7 @@ def test_of_several_patients_one_can_be_kept(page: Page, tmp_path: Path) -> None
     first, second = page.ready().drop(one, other)
     assert page.post(f"/entries/{first}/alone").status_code == 204
     assert page.workplace.entry(second) is None
-    assert page.workplace.patients_of(page.workplace.entries()[0]) == 1
+    assert page.workplace.count_patients(page.workplace.entries()[0]) == 1
 
 
 def test_what_is_no_image_is_refused_in_plain_words(page: Page, tmp_path: Path) -> None:

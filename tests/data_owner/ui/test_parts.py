@@ -24,15 +24,14 @@ from contract.errors import (
     PeerReported,
     SessionCancelled,
 )
-from data_owner.cancellation import Cancellation
 from data_owner.heat_map import draw_layer
-from data_owner.progress import Progress
+from data_owner.progress import Cancellation, Progress
 from data_owner.settings import DataOwnerSettings
 from data_owner.ui.folders import Folders
-from data_owner.ui.history import new_id
+from data_owner.ui.history import make_record_id
 from data_owner.ui.timings import Run, Timings
-from data_owner.ui.words import told, told_unexpected
-from demonstration.commands import command, quiet_environment
+from data_owner.ui.words import describe_defect, describe_error
+from demonstration.commands import make_command, make_quiet_environment
 
 
 class Canary(datetime):
@@ -100,26 +99,26 @@ def test_every_error_has_a_title_and_a_next_step(kind: type[EncryptedInferenceEr
         if kind is DeadlineExceeded
         else kind("what happened")
     )
-    words = told(error)
+    words = describe_error(error)
     assert words.code == kind.code
     assert words.title
-    assert words.title != told(EncryptedInferenceError("")).title
+    assert words.title != describe_error(EncryptedInferenceError("")).title
     assert len(words.advice) > 20
     assert words.detail == str(error)
 
 
 def test_a_budget_that_the_model_owner_keeps_is_told_as_the_front_ends_is() -> None:
-    ours = told(BudgetSpent("20 answers a day: wait until tomorrow"))
-    theirs = told(PeerReported("model owner: wait until tomorrow", reported=BudgetSpent.code))
+    ours = describe_error(BudgetSpent("20 answers a day: wait until tomorrow"))
+    theirs = describe_error(PeerReported("model owner: wait until tomorrow", reported=BudgetSpent.code))
     assert (theirs.code, theirs.title, theirs.advice) == (ours.code, ours.title, ours.advice)
     assert "wait until tomorrow" in theirs.detail
-    assert told(PeerReported("wait until tomorrow", reported="refused")).title != ours.title
+    assert describe_error(PeerReported("wait until tomorrow", reported="refused")).title != ours.title
 
 
 def test_a_defect_is_told_by_its_place_without_a_word_of_the_error() -> None:
     with pytest.raises(ValueError, match="canary") as caught:
-        new_id(Canary())
-    words = told_unexpected(caught.value)
+        make_record_id(Canary())
+    words = describe_defect(caught.value)
     assert re.fullmatch(r"a defect at data_owner/ui/history\.py, line \d+", words.detail)
 
 
@@ -155,8 +154,8 @@ def test_the_command_prints_one_address_and_ends_without_a_trace(settings: DataO
     config = tmp_path / "data-owner.toml"
     config.write_text(tomli_w.dumps(written))
     process = subprocess.Popen(
-        command("data-owner", ["ui", "--config", str(config), "--no-browser"]),
-        env=quiet_environment(),
+        make_command("data-owner", ["ui", "--config", str(config), "--no-browser"]),
+        env=make_quiet_environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -13,8 +13,8 @@ from contract.api import ServerUrl
 from contract.errors import DeadlineExceeded, PeerDisconnected, PeerUnreachable, SessionCancelled
 from contract.settings import Peer
 from data_owner.ui.timings import Run
-from data_owner.ui.watching import LOOKED_SECONDS, PeerWatch, answers
-from data_owner.ui.words import told
+from data_owner.ui.watching import LOOKED_SECONDS, PeerWatch, is_reachable
+from data_owner.ui.words import describe_error
 from data_owner.ui.workplace import Activity
 from tests.data_owner.ui.conftest import Page, open_page, settings_of
 from tests.end_to_end.federation import LABORATORY, Federation, closed_port
@@ -56,15 +56,15 @@ def answering(content: bytes, heard: list[bytes] | None = None) -> Iterator[int]
 )
 def test_whatever_answers_is_there_but_not_a_server_on_the_way(content: bytes, there: bool) -> None:
     with answering(content) as port:
-        assert answers(f"ws://127.0.0.1:{port}/v2/inference") is there
+        assert is_reachable(f"ws://127.0.0.1:{port}/v2/inference") is there
     with answering(content) as port:  # not what a TLS client expects; a session says what is wrong
-        assert answers(f"wss://127.0.0.1:{port}/v2/inference")
+        assert is_reachable(f"wss://127.0.0.1:{port}/v2/inference")
 
 
 def test_a_party_is_asked_for_its_health_page_and_told_nothing() -> None:
     heard: list[bytes] = []
     with answering(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", heard) as port:
-        assert answers(f"ws://127.0.0.1:{port}/v2/inference")
+        assert is_reachable(f"ws://127.0.0.1:{port}/v2/inference")
     first, *headers = heard[0].decode().strip().splitlines()
     assert first == "GET /v2/health/live HTTP/1.1"
     names = {line.partition(":")[0].lower() for line in headers}
@@ -72,20 +72,20 @@ def test_a_party_is_asked_for_its_health_page_and_told_nothing() -> None:
 
 
 def test_a_closed_port_does_not_answer() -> None:
-    assert not answers(f"ws://127.0.0.1:{closed_port()}/v2/inference")
+    assert not is_reachable(f"ws://127.0.0.1:{closed_port()}/v2/inference")
 
 
 @pytest.mark.parametrize("address", ["wss://[", "wss://[::1", "wss://a:99999/x", "wss://::::/x"])
 def test_an_address_of_the_catalog_that_is_none_ends_nothing(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("httpx.HTTPTransport.handle_request", lambda *_: pytest.fail("somebody was asked"))
     TypeAdapter[str](ServerUrl).validate_python(address)  # a front end may say it
-    assert not answers(address)
+    assert not is_reachable(address)
 
 
 def test_what_is_no_proxy_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("httpx.HTTPTransport.handle_request", lambda *_: pytest.fail("somebody was asked"))
     monkeypatch.setenv("HTTPS_PROXY", "socks5://name:canary@proxy.example")
-    assert answers("wss://model.example/session")
+    assert is_reachable("wss://model.example/session")
 
 
 def test_a_model_owner_that_is_down_is_named_before_and_after_a_session(
@@ -110,9 +110,9 @@ def test_a_model_owner_that_is_down_is_named_before_and_after_a_session(
 
 def test_the_header_follows_when_the_party_is_back(page: Page) -> None:
     page.ready().html()
-    page.workplace.tell_lost("the model owner, north-lab")
+    page.workplace.note_lost("the model owner, north-lab")
     since = page.workplace.trouble
-    page.workplace.tell_lost("the model owner, north-lab")
+    page.workplace.note_lost("the model owner, north-lab")
     assert since is not None
     assert page.workplace.trouble is not None
     assert page.workplace.trouble.since == since.since
@@ -123,7 +123,7 @@ def test_the_header_follows_when_the_party_is_back(page: Page) -> None:
 
 def test_an_answer_says_that_all_can_be_reached(page: Page, chest: Path) -> None:
     (entry,) = page.ready().drop(chest)
-    page.workplace.tell_lost("the crypto provider, trust-centre")
+    page.workplace.note_lost("the crypto provider, trust-centre")
     page.post(f"/entries/{entry}/submit")
     page.wait_for(entry, "answered")
     page.wait(lambda: page.workplace.trouble is None)
@@ -132,25 +132,27 @@ def test_an_answer_says_that_all_can_be_reached(page: Page, chest: Path) -> None
 def test_nobody_is_asked_while_nobody_looks_or_a_session_runs(page: Page) -> None:
     watch = PeerWatch(page.settings, page.workplace)
     page.ready()
-    assert not watch.due()
-    watch.looked_at()
-    assert watch.due()
+    assert not watch.is_due()
+    watch.note_look()
+    assert watch.is_due()
     watch._looked -= LOOKED_SECONDS
-    assert not watch.due()
-    watch.looked_at()
+    assert not watch.is_due()
+    watch.note_look()
     page.workplace.activity = Activity(entry=None, run=Run(expected=None))
-    assert not watch.due()
+    assert not watch.is_due()
     page.workplace.activity = None
 
 
 def test_errors_name_the_party_that_is_meant() -> None:
     peer = "model-owner of north-lab at 10.0.0.1:8081"
-    unreachable = told(PeerUnreachable(f"{peer} cannot be reached (Connection refused)", peer=peer))
+    unreachable = describe_error(PeerUnreachable(f"{peer} cannot be reached (Connection refused)", peer=peer))
     assert unreachable.title == "No connection to the model owner, north-lab"
     assert unreachable.lost == "the model owner, north-lab"
-    late = told(DeadlineExceeded(peer="crypto-provider of trust-centre", step="material", waited_seconds=20.0))
+    late = describe_error(
+        DeadlineExceeded(peer="crypto-provider of trust-centre", step="material", waited_seconds=20.0)
+    )
     assert "the crypto provider, trust-centre" in late.advice
-    gone = told(PeerDisconnected("the inference service ended the connection", peer="the inference service"))
+    gone = describe_error(PeerDisconnected("the inference service ended the connection", peer="the inference service"))
     assert gone.lost == "the front end"
-    assert told(SessionCancelled("stopped", peer=peer)).lost == ""
-    assert told(PeerUnreachable("somebody")).title == "No connection"
+    assert describe_error(SessionCancelled("stopped", peer=peer)).lost == ""
+    assert describe_error(PeerUnreachable("somebody")).title == "No connection"
