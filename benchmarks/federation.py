@@ -13,11 +13,11 @@ from statistics import median
 from benchmarks.machine import Machine, read_machine, read_versions
 from contract.model_card import Strict
 from federated_learning.augmentation import NONE
-from federated_learning.federation.loopback import Loopback, LoopbackSettings, smoke_settings
-from federated_learning.federation.recording import AGGREGATION, RoundTraffic, read_rounds
-from federated_learning.federation.settings import Aggregation
-from federated_learning.records import read_history
-from federated_learning.settings import Stage, TrainingSettings
+from federated_learning.loopback.run import Loopback, LoopbackSettings, smoke_settings
+from federated_learning.rounds.recording import AGGREGATION, RoundTraffic, read_rounds
+from federated_learning.rounds.settings import Aggregation
+from federated_learning.run_records import read_history
+from federated_learning.training_settings import Stage, TrainingSettings
 
 SIDE = 32
 

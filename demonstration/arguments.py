@@ -18,14 +18,14 @@ from typing import Any, Final
 
 from contract.errors import CallerError, EncryptedInferenceError
 from demonstration.checks import check_demo
-from federated_learning.federation.arguments import images_to_train_on
+from federated_learning.loopback.arguments import images_to_train_on
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 COMMANDS_OF_BENCH: Final = ROOT / "benchmarks" / "commands"
 HELP_SHOWN: Final = 100
 SCRIPTS: Final = {
     "demo": (ROOT / "demonstration" / "__main__.py", "demo"),
-    "federate": (ROOT / "federated_learning" / "federation" / "commands.py", "federate"),
+    "federate": (ROOT / "federated_learning" / "federated_commands.py", "federate"),
 }
 """Where the function of each script stands. Those of `scripts/bench` stand in modules of their own names."""
 _KINDS: Final[Mapping[str, type]] = {"int": int, "float": float, "str": str, "Path": Path}

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from contract.errors import ConfigurationError
 from federated_learning.checkpoints import Arrays, part, with_prefix
-from federated_learning.networks import Weights, new_network, shared_weights
-from federated_learning.settings import TrainingSettings
+from federated_learning.torch_networks import Weights, new_network, shared_weights
+from federated_learning.training_settings import TrainingSettings
 
 
 def weighted_mean(updates: Sequence[Mapping[str, Tensor]], examples: Sequence[int]) -> Weights:

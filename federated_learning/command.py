@@ -8,9 +8,9 @@ from typing import Annotated
 import typer
 
 from contract.command_line import new_app, run
-from federated_learning.federation import commands as federation
+from federated_learning import federated_commands as federation
+from federated_learning.centralised_command import Data, Manifest, ReportedRoles, train_centralised
 from federated_learning.report.command import evaluate, report
-from federated_learning.training_command import Data, Manifest, ReportedRoles, train_centralised
 
 app = new_app("Train models and publish them. Nothing here runs when images are diagnosed.")
 app.command()(evaluate)
@@ -41,7 +41,7 @@ def publish(
     from federated_learning.data_source import open_source
     from federated_learning.data_source.roles import test_roles
     from federated_learning.publication import publish as publish_run
-    from federated_learning.records import read_run
+    from federated_learning.run_records import read_run
 
     torch.set_num_threads(threads)
     source = open_source(data, classes=read_run(run).description.classes, table=manifest)

@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 
 from contract.errors import ConfigurationError
 from contract.model_card import Metric
-from federated_learning import figures
-from federated_learning.figures import Figure, Labels, Probabilities, Weights, once
+from federated_learning import metrics as figures
+from federated_learning.metrics import Figure, Labels, Probabilities, Weights, once
 
 DRAWS = 2000
 BLOCK = 1 << 23

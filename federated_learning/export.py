@@ -119,7 +119,7 @@ def run_onnx(model: Path | onnx.ModelProto, images: ImageArray, *, batch: int = 
 
 def largest_difference(network: nn.Module, model: Path | onnx.ModelProto, images: NDArray[np.float32]) -> float:
     """Largest absolute gap between the logits of the network and of its exported model: float16 rounding, mostly."""
-    from federated_learning.networks import predict
+    from federated_learning.torch_networks import predict
 
     return float(np.abs(predict(network, images) - run_onnx(model, images)).max())
 

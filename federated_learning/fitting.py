@@ -3,8 +3,8 @@
 from typing import Any
 
 from contract.errors import ConfigurationError
-from federated_learning.records import Description
-from federated_learning.settings import TrainingSettings, changed
+from federated_learning.run_records import Description
+from federated_learning.training_settings import TrainingSettings, changed
 
 
 def fitted(settings: TrainingSettings, description: Description, **changes: Any) -> TrainingSettings:

@@ -16,7 +16,8 @@ from contract.errors import ConfigurationError
 from federated_learning.augmentation import augment, mix
 from federated_learning.checkpoints import Arrays, part, with_prefix
 from federated_learning.data_source import ImageArray, LazyImages
-from federated_learning.networks import (
+from federated_learning.optimisation import add_proximal_gradient, learning_rate, make_optimizer
+from federated_learning.torch_networks import (
     Labels,
     Weights,
     load_shared,
@@ -26,8 +27,7 @@ from federated_learning.networks import (
     resize,
     shared_weights,
 )
-from federated_learning.optimisation import add_proximal_gradient, learning_rate, make_optimizer
-from federated_learning.settings import RoundTask, TrainingSettings
+from federated_learning.training_settings import RoundTask, TrainingSettings
 
 Progress = Callable[[int, int], None]
 

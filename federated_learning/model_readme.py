@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from contract.model_card import FederationRecord, ModelCard, OutputPolicy
 from federated_learning.evaluation import DRAWS, confusion_matrix
-from federated_learning.figures import Labels, Probabilities
+from federated_learning.metrics import Labels, Probabilities
 
 WANTED_ACCURACY = 0.9
 """Of the answers that are not shown as uncertain, on validation data."""

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from federated_learning.settings import TrainingSettings
+from federated_learning.training_settings import TrainingSettings
 
 
 def make_optimizer(network: nn.Module, settings: TrainingSettings) -> torch.optim.Optimizer:

@@ -14,15 +14,15 @@ from contract.model_card import (
     Task,
 )
 from federated_learning.augmentation import Augmentation
-from federated_learning.calibration import fitted_temperature, softmax
 from federated_learning.data_source import DataSource, OnDemandImages, labels_of, load
 from federated_learning.evaluation import calibration_error, metrics, uncertainty_threshold
 from federated_learning.export import largest_difference, run_onnx, to_onnx, write_model
+from federated_learning.in_process import Chosen, read_chosen
 from federated_learning.model_readme import WANTED_ACCURACY, Split, readme
-from federated_learning.networks import network_with
-from federated_learning.records import RunKind, RunRecord, read_run
-from federated_learning.settings import Stage, TrainingSettings
-from federated_learning.training import Chosen, read_chosen
+from federated_learning.run_records import RunKind, RunRecord, read_run
+from federated_learning.temperature import fitted_temperature, softmax
+from federated_learning.torch_networks import network_with
+from federated_learning.training_settings import Stage, TrainingSettings
 
 
 def publish(

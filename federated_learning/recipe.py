@@ -6,8 +6,8 @@ from typing import Annotated, Any, Final
 from pydantic import BeforeValidator
 
 from contract.model_card import AgeRange, InputSpecification, Modality, OutputPolicy, View
-from federated_learning.records import Description, read_description
-from federated_learning.settings import Stage, TrainingSettings
+from federated_learning.run_records import Description, read_description
+from federated_learning.training_settings import Stage, TrainingSettings
 
 PEDIATRIC: Final = "pediatric-pneumonia"
 """What `--description` and settings may say instead of a description of their own: the shipped model's."""

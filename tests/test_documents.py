@@ -23,8 +23,8 @@ SETTINGS = {
     "crypto-provider": "crypto_provider.settings:CryptoProviderSettings",
     "model-owner": "model_owner.settings:ModelOwnerSettings",
     "data-owner": "data_owner.settings:DataOwnerSettings",
-    "federated-coordinator": "federated_learning.federation.settings:CoordinatorSettings",
-    "federated-hospital": "federated_learning.federation.settings:HospitalSettings",
+    "federated-coordinator": "federated_learning.rounds.settings:CoordinatorSettings",
+    "federated-hospital": "federated_learning.rounds.settings:HospitalSettings",
 }
 SAMPLES = sorted((ROOT / "docs" / "samples").glob("*.toml"))
 

@@ -107,7 +107,7 @@ def test_every_package_is_a_room() -> None:
         ("data_owner/a.py", "from inference_service import session_states"),
         ("data_owner/a.py", "from inference_service.storage import Store"),
         ("data_owner/a.py", "import model_owner"),
-        ("model_owner/a.py", "if True:\n    import federated_learning.training"),
+        ("model_owner/a.py", "if True:\n    import federated_learning.in_process"),
         ("federated_learning/a.py", "from secure_computation import wire"),
         ("federated_learning/a.py", "import secure_computation"),
         ("secure_computation/engines/crypten/a.py", "import crypten"),

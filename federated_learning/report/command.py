@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
+from federated_learning.centralised_command import Data, Manifest, ReportedRoles
 from federated_learning.report import PAGE, RESULTS
-from federated_learning.training_command import Data, Manifest, ReportedRoles
 
 
 def evaluate(
@@ -36,10 +36,10 @@ def evaluate(
     from federated_learning.data_source import open_source
     from federated_learning.data_source.roles import test_roles
     from federated_learning.data_source.roles import validation_role as role_to_validate_on
-    from federated_learning.records import read_run
     from federated_learning.report.evaluating import evaluate as evaluate_run
     from federated_learning.report.evaluating import evaluate_published
     from federated_learning.report.results import write_result
+    from federated_learning.run_records import read_run
 
     try:
         TypeAdapter(Name).validate_python(name)

@@ -7,9 +7,9 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
-from federated_learning import figures
+from federated_learning import metrics as figures
 from federated_learning.evaluation import Estimate, paired_difference, patient_bootstrap
-from federated_learning.figures import Figure
+from federated_learning.metrics import Figure
 from federated_learning.report.results import RunResult, SplitResult
 
 FIGURES: Mapping[str, Figure] = MappingProxyType({

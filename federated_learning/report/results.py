@@ -17,9 +17,9 @@ from pydantic import Field, ValidationError, model_validator
 
 from contract.errors import CallerError
 from contract.model_card import Name, Strict
-from federated_learning.calibration import softmax
 from federated_learning.data_source import Example
-from federated_learning.records import FederationRecord, RoundRecord, RunKind
+from federated_learning.run_records import FederationRecord, RoundRecord, RunKind
+from federated_learning.temperature import softmax
 
 FORMAT: Final = 1
 MAX_RESULT_BYTES: Final = 1 << 26

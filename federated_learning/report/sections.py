@@ -7,10 +7,10 @@ from types import MappingProxyType
 
 from contract.errors import CallerError
 from federated_learning.evaluation import Estimate, confusion_matrix, reliability
-from federated_learning.records import RunKind
 from federated_learning.report import drawing
 from federated_learning.report.measured import COMPARED, FIGURES, Measured, curve, differences
 from federated_learning.report.results import RunResult
+from federated_learning.run_records import RunKind
 
 Splits = Mapping[str, Mapping[str, Measured]]
 """By split, then by run."""

@@ -3,7 +3,7 @@ Privacy-Preserving Machine Learning" (CCS 2017), active-adversary variant, with 
 network: `HospitalAggregation` and `CoordinatorAggregation` exchange bytes. docs/secure-aggregation.md has the protocol.
 """
 
-from federated_learning.secure_aggregation.coordinator import CoordinatorAggregation
+from federated_learning.secure_aggregation.coordinator_aggregation import CoordinatorAggregation
 from federated_learning.secure_aggregation.encoding import (
     EncodedUpdate,
     ExactField,
@@ -17,7 +17,7 @@ from federated_learning.secure_aggregation.encoding import (
     weight_of,
 )
 from federated_learning.secure_aggregation.history import RoundHistory
-from federated_learning.secure_aggregation.hospital import HospitalAggregation
+from federated_learning.secure_aggregation.hospital_aggregation import HospitalAggregation
 from federated_learning.secure_aggregation.masking import RingVector
 from federated_learning.secure_aggregation.opening import Opening
 from federated_learning.secure_aggregation.terms import RoundTerms, least_threshold

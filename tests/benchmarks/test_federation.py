@@ -3,7 +3,7 @@
 import pytest
 
 from benchmarks.federation import _cost, measure_federation
-from federated_learning.federation.recording import RoundTraffic
+from federated_learning.rounds.recording import RoundTraffic
 
 
 def traffic(number: int, *, masked: float, training: float) -> RoundTraffic:

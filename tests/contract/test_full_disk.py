@@ -20,9 +20,9 @@ from contract.used_tickets import TicketUse
 from crypto_provider.key import load_or_make_key
 from data_owner.masked_weights import MaskedWeightsFolder
 from data_owner.private_files import write_new as write_private
-from federated_learning.federation.hospital import HISTORY
-from federated_learning.federation.hospital import _history as kept_history
-from federated_learning.federation.keys import make_hospital_keys
+from federated_learning.rounds.hospital_session import HISTORY
+from federated_learning.rounds.hospital_session import _history as kept_history
+from federated_learning.rounds.participants import make_hospital_keys
 from secure_computation.at_rest import StorageKey, write_sealed
 from secure_computation.engines.masked.session.stock import stockable
 from secure_computation.engines.masked.session.weights import linear_steps

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from contract.model_card import InputSpecification, Modality
-from federated_learning.records import Description
+from federated_learning.run_records import Description
 
 CLASSES = ("plain", "bright", "striped")
 SIDE = 32

@@ -5,8 +5,8 @@ from torch import nn
 
 from contract.errors import ConfigurationError
 from federated_learning.architectures import ARCHITECTURES, Pool, build, folded
-from federated_learning.networks import shared_weights
 from federated_learning.normaliser_free import RESIDUAL_SCALE, StandardisedConvolution2d
+from federated_learning.torch_networks import shared_weights
 
 POOLS: tuple[Pool, ...] = ("average", "max")
 

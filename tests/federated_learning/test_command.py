@@ -12,9 +12,9 @@ from federated_learning.augmentation import NONE
 from federated_learning.command import main
 from federated_learning.data_source import ManifestSource, labels_of, load
 from federated_learning.export import run_onnx
-from federated_learning.records import Description, RunKind, read_run
 from federated_learning.report.results import read_results
-from federated_learning.settings import Stage, TrainingSettings
+from federated_learning.run_records import Description, RunKind, read_run
+from federated_learning.training_settings import Stage, TrainingSettings
 from tests.federated_learning.conftest import CLASSES, SIDE, draw
 
 

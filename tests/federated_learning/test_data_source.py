@@ -13,7 +13,7 @@ from federated_learning.data_source import (
     load,
     open_source,
 )
-from federated_learning.records import Description
+from federated_learning.run_records import Description
 from imaging.reading import read_model_input
 from tests.federated_learning.conftest import CLASSES
 

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contract.errors import ConfigurationError
-from federated_learning import evaluation, figures
-from federated_learning.calibration import fit_temperature, negative_log_likelihood, softmax
+from federated_learning import evaluation
+from federated_learning import metrics as figures
 from federated_learning.evaluation import (
     DRAWS,
     Estimate,
@@ -23,7 +23,8 @@ from federated_learning.evaluation import (
     selective_accuracy,
     uncertainty_threshold,
 )
-from federated_learning.figures import Figure, once
+from federated_learning.metrics import Figure, once
+from federated_learning.temperature import fit_temperature, negative_log_likelihood, softmax
 
 
 def bootstrapped(*data: Any, **options: Any) -> Estimate:

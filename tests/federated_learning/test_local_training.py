@@ -10,12 +10,12 @@ from contract.errors import ConfigurationError
 from federated_learning.augmentation import NONE
 from federated_learning.averaging import GlobalModel, weighted_mean
 from federated_learning.checkpoints import read, save
+from federated_learning.in_process import Trainer
 from federated_learning.local_training import LocalTrainer
-from federated_learning.networks import Images, Labels, Weights, new_network
 from federated_learning.optimisation import learning_rate, make_optimizer
-from federated_learning.settings import RoundTask, Stage, TrainingSettings, changed, plan_rounds
-from federated_learning.training import Trainer
-from tests.federated_learning.test_training import pictures
+from federated_learning.torch_networks import Images, Labels, Weights, new_network
+from federated_learning.training_settings import RoundTask, Stage, TrainingSettings, changed, plan_rounds
+from tests.federated_learning.test_in_process import pictures
 
 
 def settings(**changes: Any) -> TrainingSettings:

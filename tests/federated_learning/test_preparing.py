@@ -13,9 +13,9 @@ from PIL import Image
 from contract.errors import ConfigurationError
 from federated_learning.data_source import LazyImages, Prepared, image_store, open_source, prepare
 from federated_learning.local_training import LocalTrainer
-from federated_learning.networks import resize
-from federated_learning.records import Description
-from federated_learning.settings import Stage, TrainingSettings
+from federated_learning.run_records import Description
+from federated_learning.torch_networks import resize
+from federated_learning.training_settings import Stage, TrainingSettings
 from imaging import several
 from imaging.reading import read_model_input
 from tests.federated_learning.conftest import CLASSES, draw

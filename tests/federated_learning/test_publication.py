@@ -10,17 +10,17 @@ from contract.errors import ConfigurationError
 from contract.model_card import FederationRecord, InputSpecification, Modality, ModelCard, OutputPolicy, Task, read_card
 from federated_learning import publication
 from federated_learning.augmentation import NONE, Augmentation
-from federated_learning.calibration import fitted_temperature
 from federated_learning.checkpoints import save
 from federated_learning.data_source import ManifestSource, labels_of, load
 from federated_learning.evaluation import uncertainty_threshold
+from federated_learning.in_process import Chosen, trainer_of
 from federated_learning.model_readme import Split, readme
 from federated_learning.publication import measure, publish, recipe_words
-from federated_learning.records import Description, RunKind, RunRecord, write_run
 from federated_learning.report import evaluating
 from federated_learning.report.evaluating import evaluate, evaluate_published
-from federated_learning.settings import Stage, TrainingSettings
-from federated_learning.training import Chosen, trainer_of
+from federated_learning.run_records import Description, RunKind, RunRecord, write_run
+from federated_learning.temperature import fitted_temperature
+from federated_learning.training_settings import Stage, TrainingSettings
 from tests.end_to_end.models import write_tiny_model
 from tests.federated_learning.conftest import CLASSES
 

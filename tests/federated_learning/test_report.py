@@ -9,10 +9,8 @@ import numpy as np
 import pytest
 
 from contract.errors import CallerError
-from federated_learning.calibration import softmax
 from federated_learning.data_source import Example
 from federated_learning.evaluation import accuracy
-from federated_learning.records import FederationRecord, RoundRecord, RunKind
 from federated_learning.report import PAGE, RESULTS, drawing, page
 from federated_learning.report.measured import curve
 from federated_learning.report.results import (
@@ -24,6 +22,8 @@ from federated_learning.report.results import (
     write_result,
 )
 from federated_learning.report.sections import SECTIONS
+from federated_learning.run_records import FederationRecord, RoundRecord, RunKind
+from federated_learning.temperature import softmax
 
 ROOT = Path(__file__).resolve().parents[2]
 CLASSES = ("normal", "bacteria", "virus")

@@ -11,13 +11,13 @@ import pytest
 from PIL import Image
 
 from contract.model_card import ModelCard, View, read_card
-from federated_learning.calibration import fit_temperature, softmax
 from federated_learning.data_source import Example, ManifestSource, check_disjoint_patients, labels_of, load
 from federated_learning.evaluation import accuracy, coverage, selective_accuracy, uncertainty_threshold
 from federated_learning.export import MAX_BYTES, OPERATORS, run_onnx
 from federated_learning.model_readme import WANTED_ACCURACY
 from federated_learning.publication import recipe_words
 from federated_learning.recipe import PEDIATRIC_PNEUMONIA_RECIPE
+from federated_learning.temperature import fit_temperature, softmax
 
 FOLDER = Path(__file__).parents[2] / "models" / "pediatric-pneumonia-resnet18"
 TRAINING_ROLES = ("dev_train_A", "dev_train_B", "dev_train_C")

@@ -18,7 +18,7 @@ from federated_learning.secure_aggregation import (
     RingVector,
     RoundHistory,
     RoundTerms,
-    hospital,
+    hospital_aggregation,
     opening,
 )
 from federated_learning.secure_aggregation.keys import PairwiseKeys, RoundSecrets, self_mask_seed
@@ -112,7 +112,7 @@ def pads(monkeypatch: pytest.MonkeyPatch) -> dict[frozenset[str], RingVector]:
             np.subtract(vector.exact, seed.vector.exact, out=vector.exact)
 
     monkeypatch.setattr(PairwiseKeys, "mask_seed", mask_seed)
-    monkeypatch.setattr(hospital, "apply_mask", apply)
+    monkeypatch.setattr(hospital_aggregation, "apply_mask", apply)
     monkeypatch.setattr(opening, "apply_mask", apply)
     return table
 

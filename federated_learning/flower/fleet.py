@@ -1,0 +1,159 @@
+"""Starting Flower: the coordinator's SuperLink with its registered hospitals and its run, a hospital's SuperNode."""
+
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import httpx
+import tomli_w
+
+from contract.errors import ConfigurationError
+from contract.listening import LISTEN, require_free_port
+from contract.settings import Address
+from federated_learning.flower.processes import Child, flower_environment, free_port, held, wait_for_port
+from federated_learning.flower.tasks import Runtime, new_secret
+from federated_learning.rounds.participants import COORDINATOR_CERTIFICATE, COORDINATOR_KEY, NODE_KEY, Federation
+
+if TYPE_CHECKING:
+    from flwr.supercore.control import ControlHttpClient
+
+START_SECONDS = 90.0
+SUPERLINK, SUPERNODE = "federated_learning.flower.superlink", "federated_learning.flower.supernode"
+
+APPLICATION = {
+    "pyproject.toml": (
+        '[project]\nname = "federation"\nversion = "1.0.0"\ndescription = "Runs what is installed on each machine."\n'
+        'license = "Apache-2.0"\n\n[tool.flwr.app]\npublisher = "federation"\n\n[tool.flwr.app.components]\n'
+        'serverapp = "application:server_app"\nclientapp = "application:client_app"\n\n[tool.flwr.app.config]\n'
+    ),
+    "application.py": (
+        '"""Names only: coordinator and hospitals execute their own installed code, and nothing from here."""\n\n'
+        "server_app = None\nclient_app = None\n"
+    ),
+}
+"""What `flwr run` insists on sending. Nobody executes it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Link:
+    """A running SuperLink with a run waiting to be taken."""
+
+    child: Child
+    runtime: Runtime
+    secret: bytes
+    nodes: Mapping[int, str]
+    """Hospital by the identity that the SuperLink gave its key. Nobody else is ever written to."""
+
+
+@contextmanager
+def superlink(
+    federation: Federation, *, listen: Address, keys: Path, folder: Path, max_body_bytes: int
+) -> Iterator[Link]:
+    """Run a SuperLink while the block lasts, with the federation's node keys registered and a run started.
+
+    `keys`: the coordinator's folder with key and certificate; `folder`: logs and Flower's own files.
+    """
+    # Asked first: another program that answers there would be taken for the SuperLink.
+    require_free_port(listen.host, listen.port, setting=LISTEN)
+    folder.mkdir(parents=True, exist_ok=True)
+    environment, secret = flower_environment(folder / "flower"), new_secret(folder)
+    certificate = keys / COORDINATOR_CERTIFICATE
+    if certificate.read_text(encoding="utf-8") != federation.certificate:
+        raise ConfigurationError(f"{certificate}: is not the certificate in federation.json; give the folder of both")
+    tls = ["--ssl-certfile", certificate, "--ssl-keyfile", keys / COORDINATOR_KEY, "--ssl-ca-certfile", certificate]
+    options = ["--enable-supernode-auth", "--isolation", "process", "--disable-runtime-dependency-installation"]
+    arguments = ["-m", SUPERLINK, max_body_bytes, "--host", listen.host, "--port", listen.port, *tls, *options]
+    arguments += ["--superexec-auth-secret-file", secret]
+    address = Address(host=_reachable(listen.host), port=listen.port)
+    with Child([str(one) for one in arguments], log=folder / "superlink.log", environment=environment) as child:
+        wait_for_port(child, host=address.host, port=address.port, seconds=START_SECONDS, what="the SuperLink")
+        runtime = Runtime(address=str(address), certificate=certificate.read_bytes())
+        nodes = _register(runtime, federation)
+        _start_run(folder, environment, address=str(address), certificate=certificate)
+        yield Link(child=child, runtime=runtime, secret=secret.read_bytes(), nodes=nodes)
+
+
+def _reachable(host: str) -> str:
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  (compared, not bound)
+
+
+def _register(runtime: Runtime, federation: Federation) -> dict[int, str]:
+    """Tell the SuperLink every hospital's node key, as `flwr supernode register` does."""
+    from flwr.proto.control_pb2 import RegisterNodeRequest
+
+    nodes = {}
+    with _control(runtime) as control:
+        for hospital in federation.hospitals:
+            request = RegisterNodeRequest(public_key=hospital.node_key.encode(), name=hospital.name)
+            nodes[control.RegisterNode(request).node_id] = hospital.name
+    return nodes
+
+
+@contextmanager
+def _control(runtime: Runtime) -> "Iterator[ControlHttpClient]":
+    from flwr.supercore.control import ControlHttpClient
+    from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
+
+    version = RuntimeVersionHttpInterceptor(component_name="flwr")
+    client = ControlHttpClient.from_server_address(
+        runtime.address, insecure=False, root_certificates=runtime.certificate, interceptors=[version]
+    )
+    try:
+        yield client
+    except httpx.HTTPError as error:
+        raise ConfigurationError(
+            f"the SuperLink at {runtime.address} refused a hospital's key: read its log"
+        ) from error
+    finally:
+        client.close()
+
+
+def _start_run(folder: Path, environment: Mapping[str, str], *, address: str, certificate: Path) -> None:
+    """`flwr run`, with its settings in the run's own folder."""
+    application, home = folder / "application", folder / "flower"
+    for place in (application, home):
+        place.mkdir(exist_ok=True)
+    for name, text in APPLICATION.items():
+        (application / name).write_text(text, encoding="utf-8")
+    link = {"address": address, "root-certificates": str(certificate.resolve())}
+    settings = {"superlink": {"default": "federation", "federation": link}}
+    (home / "config.toml").write_text(tomli_w.dumps(settings), encoding="utf-8")
+    command = [sys.executable, "-m", "flwr.cli.app", "run", str(application), "federation"]
+    try:
+        done = subprocess.run(  # noqa: S603  (our own interpreter)
+            command, env=dict(environment), capture_output=True, text=True, timeout=START_SECONDS, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise ConfigurationError(f"`flwr run` took longer than {START_SECONDS:.0f} s: read superlink.log") from None
+    if done.returncode:
+        (folder / "flwr-run.log").write_text(done.stdout + done.stderr, encoding="utf-8")
+        raise ConfigurationError(f"`flwr run` was refused: read {folder / 'flwr-run.log'}")
+
+
+@contextmanager
+def supernode(
+    federation: Federation, *, keys: Path, folder: Path, max_message_bytes: int
+) -> Iterator[tuple[Child, Runtime, bytes]]:
+    """Run a hospital's SuperNode while the block lasts: the process, where its tasks are, and the secret for them.
+
+    The SuperNode keeps asking for the coordinator, and ends where that one refuses its key.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    secret, port, certificate = new_secret(folder), free_port(), folder / COORDINATOR_CERTIFICATE
+    certificate.write_text(federation.certificate, encoding="utf-8")
+    connection = ["--superlink", federation.coordinator, "--root-certificates", certificate]
+    own = ["--auth-supernode-private-key", keys / NODE_KEY, "--isolation", "process"]
+    tasks = ["--host", "127.0.0.1", "--port", port, "--superexec-auth-secret-file", secret]
+    arguments = [str(one) for one in ("-m", SUPERNODE, max_message_bytes, *connection, *own, *tasks)]
+    environment = flower_environment(folder / "flower")
+    # A SuperNode that outlives a crash of its parent by a second must not answer in the new one's place.
+    with (
+        held(folder / "supernode.lock", seconds=START_SECONDS, what="a SuperNode") as lock,
+        Child(arguments, log=folder / "supernode.log", environment=environment, keep_open=[lock]) as child,
+    ):
+        wait_for_port(child, host="127.0.0.1", port=port, seconds=START_SECONDS, what="the SuperNode")
+        yield child, Runtime(address=f"127.0.0.1:{port}"), secret.read_bytes()

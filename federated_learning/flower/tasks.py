@@ -1,0 +1,213 @@
+"""Flower's part: tasks taken from a SuperNode or SuperLink, and messages over its Grid.
+
+Both run with `--isolation process`: they hand each task to whoever proves to know a secret of this machine. Here that
+is our own long-lived process, which runs its own code. It keeps state between messages in memory, so secrets of secure
+aggregation never reach a disk, and what Flower distributes as an application is never executed.
+"""
+
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+import httpx
+
+from contract.errors import ConfigurationError, PeerDisconnected
+from federated_learning.flower.uploading import upload
+
+if TYPE_CHECKING:
+    from flwr.app import Message
+    from flwr.proto.runtime_pb2 import PullTaskInputResponse
+    from flwr.serverapp import ServerApp
+    from flwr.supercore.constant import TaskType
+    from flwr.supercore.protobuf.client import ProtobufClientInterceptor
+    from flwr.supercore.runtime import RuntimeHttpClient
+
+HEARTBEAT_SECONDS = 10.0
+SHORTEST_PAUSE, LONGEST_PAUSE, GROWTH = 0.02, 0.2, 1.2
+ACQUIRE = "/flwr.proto.Runtime/AcquireTask"
+
+
+def new_secret(folder: Path) -> Path:
+    """A fresh secret of 32 bytes (mode 0600) by which our process proves itself to its SuperNode or SuperLink."""
+    path = folder / "tasks.secret"
+    path.unlink(missing_ok=True)
+    path.touch(mode=0o600)
+    path.write_bytes(secrets.token_bytes(32))
+    return path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Runtime:
+    """Where tasks come from: a SuperNode's or SuperLink's run-time interface on this machine."""
+
+    address: str
+    certificate: bytes | None = None
+    """PEM of the server's certificate; None: no TLS, loopback only."""
+
+    def client(self, interceptor: "ProtobufClientInterceptor") -> "RuntimeHttpClient":
+        """Flower's own client; raises httpx.HTTPError in its calls."""
+        from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
+        from flwr.supercore.runtime import RuntimeHttpClient
+
+        return RuntimeHttpClient.from_server_address(
+            self.address,
+            insecure=self.certificate is None,
+            root_certificates=self.certificate,
+            interceptors=[RuntimeVersionHttpInterceptor(component_name="SuperExec"), interceptor],
+        )
+
+    @contextmanager
+    def task(self, token: str) -> Iterator["RuntimeHttpClient"]:
+        """A client for the task of `token`; tells Flower meanwhile that it is being worked on."""
+        from flwr.supercore.interceptors import RuntimeTokenHttpInterceptor
+
+        stop = threading.Event()
+        client = self.client(RuntimeTokenHttpInterceptor(token))
+        beat = threading.Thread(target=_heartbeat, args=(client, stop), daemon=True)
+        beat.start()
+        try:
+            yield client
+        finally:
+            stop.set()
+            beat.join()
+            client.close()
+
+
+class TaskQueue:
+    """Takes tasks of one kind from a `Runtime`."""
+
+    def __init__(self, runtime: Runtime, *, kind: "TaskType", secret: bytes) -> None:
+        """`secret`: what the other process was started with, see `new_secret`."""
+        from flwr.supercore.interceptors import SuperExecAuthHttpInterceptor
+
+        self._address = runtime.address
+        self._kind = kind
+        self._client = runtime.client(SuperExecAuthHttpInterceptor(master_secret=secret, protected_methods=[ACQUIRE]))
+
+    def __enter__(self) -> Self:
+        """Connections are made when they are needed."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the connections."""
+        self._client.close()
+
+    def take(self) -> str | None:
+        """The next task's token, or None where there is none now. Raises PeerDisconnected."""
+        from flwr.proto.runtime_pb2 import AcquireTaskRequest
+        from google.protobuf.message import DecodeError
+
+        try:
+            response = self._client.AcquireTask(AcquireTaskRequest(supported_task_types=[self._kind]))
+        except (httpx.HTTPError, DecodeError) as error:
+            raise PeerDisconnected(f"Flower's process at {self._address} does not answer: read its log") from error
+        return response.token or None
+
+
+def serve_messages(
+    reply: "Callable[[Message], Message]",
+    runtime: Runtime,
+    *,
+    secret: bytes,
+    goes_on: Callable[[], bool] = lambda: True,
+) -> None:
+    """Answer messages in this thread while `goes_on()`.
+
+    Raises PeerDisconnected when the SuperNode ends, and when a message or its answer did not get through: a SuperNode
+    waits for the answer for ever then, and only a new one goes on. The coordinator asks again, or in the next attempt.
+    """
+    from flwr.supercore.constant import TaskType
+
+    pause = SHORTEST_PAUSE
+    with TaskQueue(runtime, kind=TaskType.CLIENT_APP, secret=secret) as queue:
+        while goes_on():
+            token = queue.take()
+            if token is None:
+                time.sleep(pause)
+                pause = min(pause * GROWTH, LONGEST_PAUSE)
+                continue
+            pause = SHORTEST_PAUSE
+            try:
+                _answer(reply, runtime, token)
+            except Exception as error:  # Flower raises a dozen kinds: dropped uploads, missing parts, broken frames
+                raise PeerDisconnected(
+                    f"a message or its answer was lost on the way through the SuperNode at {runtime.address}: read its "
+                    "log. It is started again"
+                ) from error
+
+
+def _answer(reply: "Callable[[Message], Message]", runtime: Runtime, token: str) -> None:
+    from flwr.common.constant import SubStatus
+    from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, push_task_output
+
+    with runtime.task(token) as client:
+        message, context, _, _ = pull_task_input(client)  # the application bundle comes along, and is left alone
+        answer = reply(message)
+        # Half an answer would keep the coordinator waiting for the other half.
+        upload(lambda: push_message(client, answer, context))
+        push_task_output(client=client, context=context, sub_status=SubStatus.COMPLETED, details="")
+
+
+def run_server_app(app: "ServerApp", runtime: Runtime, *, secret: bytes, wait_seconds: float) -> None:
+    """Wait for the run that `flwr run` started, and run `app` for it in this thread; its exceptions pass through.
+
+    Raises ConfigurationError where no run comes, PeerDisconnected where the SuperLink ends.
+    """
+    from flwr.app import RecordDict
+    from flwr.common.constant import SubStatus
+    from flwr.common.serde import context_from_proto, context_to_proto, run_from_proto
+    from flwr.proto.runtime_pb2 import PullTaskInputRequest, PushTaskOutputRequest
+    from flwr.supercore.task_identity import TaskIdentity
+    from flwr.superlink.grid import HttpGrid
+
+    from federated_learning.flower.polling import fetch_parts_sooner
+
+    fetch_parts_sooner()
+    token = _server_task(runtime, secret=secret, wait_seconds=wait_seconds)
+    with runtime.task(token) as client:
+        work: PullTaskInputResponse = client.PullTaskInput(PullTaskInputRequest())
+        # Flower stamps each message with these.
+        TaskIdentity.task_id, TaskIdentity.run_id = work.task_id, work.run.run_id
+        TaskIdentity.node_id = work.context.node_id
+        grid = HttpGrid(runtime.address, insecure=False, root_certificates=runtime.certificate, token=token)
+        grid.set_run(run_from_proto(work.run))
+        context = context_from_proto(work.context)
+        status = SubStatus.FAILED
+        try:
+            app(grid=grid, context=context)
+            status = SubStatus.COMPLETED
+        finally:
+            context.state = RecordDict()
+            with suppress(httpx.HTTPError):  # the run is over either way
+                client.PushTaskOutput(
+                    PushTaskOutputRequest(context=context_to_proto(context), sub_status=status, details="")
+                )
+            grid.close()
+
+
+def _server_task(runtime: Runtime, *, secret: bytes, wait_seconds: float) -> str:
+    from flwr.supercore.constant import TaskType
+
+    end = time.monotonic() + wait_seconds
+    with TaskQueue(runtime, kind=TaskType.SERVER_APP, secret=secret) as queue:
+        while time.monotonic() < end:
+            if token := queue.take():
+                return token
+            time.sleep(0.1)
+    raise ConfigurationError(f"Flower started no run within {wait_seconds:.0f} s: read superlink.log")
+
+
+def _heartbeat(client: "RuntimeHttpClient", stop: threading.Event) -> None:
+    from flwr.proto.runtime_pb2 import SendTaskHeartbeatRequest
+
+    while not stop.wait(HEARTBEAT_SECONDS):
+        with suppress(httpx.HTTPError):  # the task's own next call says what is wrong
+            client.SendTaskHeartbeat(SendTaskHeartbeatRequest())

@@ -1,0 +1,202 @@
+"""A training run from start to end in one process: centralised, or several hospitals without a network between them.
+
+Both are the same loop over the same local training; a centralised run is a federation of one.
+"""
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from contract.errors import ConfigurationError
+from contract.model_card import Strict
+from federated_learning.averaging import GlobalModel, weighted_mean
+from federated_learning.checkpoints import Arrays, part, read, save, with_prefix
+from federated_learning.data_source import ImageArray
+from federated_learning.data_statistics import class_counts, class_weights
+from federated_learning.local_training import LocalTrainer, Progress, evaluate, silent
+from federated_learning.torch_networks import Labels, network_with
+from federated_learning.training_settings import RoundTask, Stage, TrainingSettings, plan_rounds
+
+
+class EpochResult(Strict):
+    """One line of the training log. `final_size` says whether it was measured at the model's input size."""
+
+    epoch: int
+    size: int
+    loss: float
+    accuracy: float
+    validation_loss: float
+    final_size: bool
+
+    def better_than(self, other: "EpochResult") -> bool:
+        """More right answers, or as many with a lower loss."""
+        return (self.accuracy, -self.validation_loss) > (other.accuracy, -other.validation_loss)
+
+
+def trainer_of(settings: TrainingSettings, hospitals: Mapping[str, tuple[ImageArray, Labels]]) -> "Trainer":
+    """A run over these hospitals' images and labels; class weights follow from the counts of all of them together.
+
+    A centralised run has one, without a name.
+    """
+    counts = class_counts(np.concatenate([labels for _, labels in hospitals.values()]), settings.classes)
+    weights = class_weights(counts, power=settings.class_balance)
+    trainers = [
+        LocalTrainer(settings, images=images, labels=labels, hospital=name, class_weights=weights)
+        for name, (images, labels) in hospitals.items()
+    ]
+    return Trainer(settings, trainers, examples=sum(counts))
+
+
+class Trainer:
+    """The state of a run; `run_round` advances it. State after a round depends on the settings and the data alone."""
+
+    def __init__(self, settings: TrainingSettings, hospitals: Sequence[LocalTrainer], *, examples: int) -> None:
+        """`hospitals` hold `examples` training images together."""
+        self.settings = settings
+        self.hospitals = tuple(hospitals)
+        self.tasks = plan_rounds(settings, examples=examples, hospitals=len(hospitals))
+        self.model = GlobalModel(settings)
+        self.rounds = 0
+        """Rounds done."""
+        self.history: list[EpochResult] = []
+        self.plans: list[tuple[int, tuple[Stage, ...]]] = [(0, settings.stages)]
+        """Each plan of stages with the epoch from which it was followed: more than one if a run was replanned."""
+
+    @property
+    def epoch(self) -> int:
+        """Epochs done."""
+        return self.tasks[self.rounds - 1].epoch + 1 if self.rounds else 0
+
+    def run_round(self, progress: Progress = silent) -> float:
+        """Let every hospital train one round and average; returns their mean loss, nan if all have stopped early.
+
+        `progress(done, all)` counts image points drawn over the whole run.
+        """
+        task = self.tasks[self.rounds]
+        passed = sum(map(_points, self.tasks[: self.rounds]))
+        everything, share = sum(map(_points, self.tasks)), _points(task) / len(self.hospitals)
+        updates, results = [], []
+        for index, hospital in enumerate(self.hospitals):
+            hospital.load(self.model.weights)
+
+            def advance(done: int, batches: int, before: float = passed + index * share) -> None:
+                progress(round(before + share * done / batches), everything)
+
+            results.append(hospital.train(task, advance))
+            updates.append(hospital.update())
+        self.rounds += 1
+        examples = [result.examples for result in results]
+        if not any(examples):
+            return math.nan
+        self.model.apply(weighted_mean(updates, examples), batches=task.batches)
+        weighed = (result.loss * result.examples for result in results if result.examples)
+        return sum(weighed) / sum(examples)
+
+    def state(self) -> Arrays:
+        """All that `restore` needs, as arrays by name."""
+        arrays = {"facts": self._facts()} | self.model.state()
+        for index, hospital in enumerate(self.hospitals):
+            arrays |= {f"hospital/{index}/{name}": value for name, value in hospital.state().items()}
+        return arrays
+
+    def chosen(self) -> Arrays:
+        """The averaged weights and how they came about, as arrays by name: what is kept of the best epoch."""
+        return {"facts": self._facts()} | with_prefix("average", self.model.average)
+
+    def _facts(self) -> NDArray[Any]:
+        facts = {
+            "epoch": self.epoch,
+            "rounds": self.rounds,
+            "history": [line.model_dump() for line in self.history],
+            "plans": [(epoch, [stage.model_dump() for stage in stages]) for epoch, stages in self.plans],
+        }
+        return np.array(json.dumps(facts))
+
+    def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
+        """Continue where `state` was taken.
+
+        The stages may differ, to shorten or extend a run; the learning rate then follows the new plan from here on.
+        Raises ConfigurationError if any other setting differs.
+        """
+        facts = json.loads(str(state["facts"]))
+        for index, hospital in enumerate(self.hospitals):
+            prefix = f"hospital/{index}/"
+            hospital.restore({n.removeprefix(prefix): value for n, value in state.items() if n.startswith(prefix)})
+        self.model.restore(state)
+        self.history = [EpochResult.model_validate(line) for line in facts["history"]]
+        self.plans = [(begin, tuple(map(Stage.model_validate, stages))) for begin, stages in facts["plans"]]
+        self.rounds = facts["rounds"]
+        if self.plans[-1][1] != self.settings.stages:
+            self.plans.append((facts["epoch"], self.settings.stages))
+            self.rounds = sum(task.epoch < facts["epoch"] for task in self.tasks)
+
+
+def _points(task: RoundTask) -> int:
+    return task.batches * task.batch * task.size**2
+
+
+class Chosen(Strict):
+    """How the kept weights came about."""
+
+    epoch: int
+    plans: tuple[tuple[int, tuple[Stage, ...]], ...]
+
+
+def read_chosen(path: Path) -> tuple[dict[str, Tensor], Chosen]:
+    """The averaged weights in a file written by `save`, and their history. Raises ConfigurationError."""
+    arrays = read(path)
+    facts = json.loads(str(arrays["facts"]))
+    return part(arrays, "average"), Chosen.model_validate({"epoch": facts["epoch"], "plans": facts["plans"]})
+
+
+def fit(
+    trainer: Trainer,
+    *,
+    images: ImageArray,
+    labels: Labels,
+    folder: Path,
+    report: Callable[[EpochResult], None] = lambda _line: None,
+    progress: Progress = silent,
+) -> nn.Module:
+    """Train to the end, from folder/checkpoint.npz if it exists, and return the network chosen on the validation data.
+
+    `images` and `labels` are the validation data. Kept in `folder`: checkpoint.npz after each epoch, and best.npz, the
+    averaged weights of the epoch with the highest validation accuracy among those measured at the final size.
+    Raises ConfigurationError, also if all hospitals stop before the images have their final size.
+    """
+    checkpoint, best = folder / "checkpoint.npz", folder / "best.npz"
+    if checkpoint.exists():
+        trainer.restore(read(checkpoint))
+    losses: list[float] = []
+    while trainer.rounds < len(trainer.tasks):
+        task = trainer.tasks[trainer.rounds]
+        losses.append(trainer.run_round(progress))
+        if math.isnan(losses[-1]):
+            break
+        if not task.last_of_epoch:
+            continue
+        sums = evaluate(trainer.settings, trainer.model.average, images, labels, size=task.size)
+        line = EpochResult(
+            epoch=trainer.epoch,
+            size=task.size,
+            loss=sum(losses) / len(losses),
+            accuracy=sums.correct / sums.examples,
+            validation_loss=sums.loss / sums.examples,
+            final_size=task.final_size,
+        )
+        losses = []
+        better = line.final_size and all(line.better_than(old) for old in trainer.history if old.final_size)
+        trainer.history.append(line)
+        if better:
+            save(trainer.chosen(), best)
+        save(trainer.state(), checkpoint)
+        report(line)
+    if not best.exists():
+        raise ConfigurationError("training stopped before any epoch at the model's size: allow more patience")
+    return network_with(trainer.settings, read_chosen(best)[0])

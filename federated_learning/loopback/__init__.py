@@ -1,0 +1,1 @@
+"""A whole federated training on one machine: `federated-learning federate` and `scripts/federate`."""

@@ -1,0 +1,270 @@
+"""A federation on one machine, `scripts/federate`: real processes, keys, certificates and messages, near each other.
+
+It does what people on several machines do by hand (docs/federated-learning.md): makes every hospital's keys, gathers
+them in federation.json, writes each settings file, and starts the hospitals; the coordinator is this process itself.
+"""
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import tomli_w
+from pydantic import Field
+
+from contract.errors import ConfigurationError
+from contract.listening import require_free_port
+from contract.model_card import Name
+from contract.settings import Address, PartySettings, settings_config
+from federated_learning.augmentation import NONE
+from federated_learning.data_source import ManifestSource
+from federated_learning.data_source.roles import training_roles, validation_role
+from federated_learning.flower.processes import Child, free_port, stop_all
+from federated_learning.flower.running import run_coordinator
+from federated_learning.loopback.arguments import Images
+from federated_learning.loopback.sites import TRAINING, VALIDATION, Site, check_roles, draw_data, sites, write_tables
+from federated_learning.recipe import PEDIATRIC_PNEUMONIA, PEDIATRIC_PNEUMONIA_RECIPE, NamedDescription
+from federated_learning.rounds.aggregating import FAILED, Event
+from federated_learning.rounds.coordinator import Coordinator, RoundReport
+from federated_learning.rounds.letters import Step
+from federated_learning.rounds.participants import (
+    FEDERATION,
+    Federation,
+    make_federation,
+    make_hospital_keys,
+    read_federation,
+)
+from federated_learning.rounds.recording import record_round, record_run
+from federated_learning.rounds.settings import Aggregation, CoordinatorSettings, Sums, Waiting
+from federated_learning.run_records import Description
+from federated_learning.secure_aggregation import least_threshold
+from federated_learning.training_settings import Stage, TrainingSettings
+
+HOST = "127.0.0.1"
+SMOKE_SIDE, SMOKE_IMAGES = 32, 6
+FALLS_OUT, FALLS_OUT_ROUND = "hospital-d", 1
+"""Whom the smoke run kills in the middle of which round."""
+
+
+class LoopbackSettings(PartySettings):
+    """A federation of hospitals that are processes of this machine."""
+
+    model_config = settings_config("FEDERATED_LEARNING_LOOPBACK_")
+
+    run: Name = "loopback"
+    description: NamedDescription | None = None
+    """None: it has to be given with the images."""
+    training: TrainingSettings = PEDIATRIC_PNEUMONIA_RECIPE
+    rounds: Annotated[int, Field(ge=1)] | None = None
+    training_roles: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    """Of the manifest; divided by patient where there are more hospitals than roles. None: `train`."""
+    validation_role: str | None = None
+    """Divided among the hospitals by patient. None: `validation`."""
+    images_per_class: Annotated[int, Field(ge=2)] | None = None
+    """Of each hospital; None: all."""
+    exchange_statistics: bool = True
+    aggregation: Aggregation = Aggregation()
+    waiting: Waiting = Waiting(start=300.0, work=6 * 3600.0, step=120.0, offline=20.0, together=60.0)
+    threads: Annotated[int, Field(ge=1)] = 1
+    """Of each hospital."""
+    one_falls_out: bool = False
+    """Kill one of four hospitals in the middle of the first round, and start it again: what the smoke run shows."""
+
+
+def smoke_settings(hospitals: int = 4) -> LoopbackSettings:
+    """Small enough for a test: two rounds, a narrow network, one hospital that falls out and holds up no round."""
+    side = {"height": SMOKE_SIDE, "width": SMOKE_SIDE}
+    return LoopbackSettings(
+        run="smoke",
+        description=PEDIATRIC_PNEUMONIA.model_copy(
+            update={
+                "name": "smoke",
+                "title": "A model of a smoke run",
+                "intended_use": "None: trained for seconds, to see that everything works together.",
+                "data_set": "what the smoke run was given, or pictures that it drew",
+                "training": "Trained for seconds on what the smoke run was given; without images it draws stripes.",
+                "citations": (),
+                "input": PEDIATRIC_PNEUMONIA.input.model_copy(update=side),
+            }
+        ),
+        training=TrainingSettings(
+            architecture="resnet10-narrow",
+            stages=(Stage(size=SMOKE_SIDE, epochs=2, batch=4),),
+            peak_rate=3e-3,
+            augmentation=NONE,
+        ),
+        images_per_class=SMOKE_IMAGES,
+        aggregation=Aggregation(threshold=least_threshold(hospitals)),
+        waiting=Waiting(start=90.0, work=90.0, step=60.0, offline=1.0, together=60.0),
+        one_falls_out=True,
+    )
+
+
+def _required(description: Description | None) -> Description:
+    if description is None:
+        raise ConfigurationError("the settings lack a description: say with --description or there what the model is")
+    return description
+
+
+class Loopback:
+    """Everything about one federation in one folder."""
+
+    def __init__(self, settings: LoopbackSettings, folder: Path, *, hospitals: int, images: Images | None) -> None:
+        """Prepare keys, tables and settings files. Without images pictures are drawn. Raises ConfigurationError."""
+        self.settings, self.folder = settings, folder
+        self.description = _required(settings.description)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.data, self.manifest = self._draw(hospitals) if images is None else (images.folder, images.manifest)
+        source = self.source()
+        self.training_roles = training_roles(source, settings.training_roles)
+        self.validation_role = validation_role(source, settings.validation_role)
+        check_roles(source, (*self.training_roles, self.validation_role))
+        self.sites = sites(hospitals, self.training_roles)
+        self.federation = self._federation()
+        self.coordinator_settings = self._write_settings(source)
+
+    def source(self) -> ManifestSource:
+        """The images of all hospitals."""
+        return ManifestSource(manifest=self.manifest, folder=self.data, classes=self.description.classes)
+
+    def _draw(self, hospitals: int) -> tuple[Path, Path]:
+        drawn, settings = self.folder / "drawn", self.settings
+        roles, validation = settings.training_roles or (TRAINING,), settings.validation_role or VALIDATION
+        return drawn, draw_data(
+            drawn,
+            classes=self.description.classes,
+            roles=roles,
+            validation_role=validation,
+            side=self.description.input.height,
+            hospitals=hospitals,
+        )
+
+    def _federation(self) -> Federation:
+        """Every hospital's keys, and federation.json: made once, so that a run can be gone on with."""
+        coordinator = self.folder / "coordinator"
+        if not (coordinator / FEDERATION).exists():
+            public = [make_hospital_keys(site.name, self.folder / site.name / "keys") for site in self.sites]
+            make_federation(public, coordinator, host=HOST, port=free_port())
+        return read_federation(coordinator / FEDERATION)
+
+    def _write_settings(self, source: ManifestSource) -> CoordinatorSettings:
+        settings, coordinator = self.settings, self.folder / "coordinator"
+        tables = write_tables(
+            source,
+            self.folder,
+            data=self.data,
+            hospitals=self.sites,
+            validation_role=self.validation_role,
+            at_most=settings.images_per_class,
+        )
+        for site in self.sites:
+            self._write_hospital(site, tables[site.name])
+        return CoordinatorSettings(
+            run=settings.run,
+            federation=coordinator / FEDERATION,
+            keys=coordinator,
+            output=self.folder / "run",
+            listen=Address.parse(self.federation.coordinator),
+            description=self.description,
+            training=settings.training,
+            rounds=settings.rounds,
+            training_roles=self.training_roles,
+            validation_role=self.validation_role,
+            exchange_statistics=settings.exchange_statistics,
+            aggregation=settings.aggregation,
+            waiting=settings.waiting,
+        )
+
+    def _write_hospital(self, site: Site, table: Path) -> None:
+        folder = self.folder / site.name
+        content = {
+            "name": site.name,
+            "run": self.settings.run,
+            "federation": str((self.folder / "coordinator" / FEDERATION).resolve()),
+            "keys": str((folder / "keys").resolve()),
+            "state": str((folder / "state").resolve()),
+            "threads": self.settings.threads,
+            "description": self.description.model_dump(mode="json", exclude_none=True),
+            "training": self.settings.training.model_dump(mode="json", exclude_none=True),
+            "exchange_statistics": self.settings.exchange_statistics,
+            "aggregation": self.settings.aggregation.model_dump(include=set(Sums.model_fields), exclude_none=True),
+            "data": {
+                "folder": str(self.data.resolve()),
+                "table": str(table.resolve()),
+                "training": ["train"],
+                "validation": ["validation"],
+            },
+        }
+        (folder / "hospital.toml").write_text(tomli_w.dumps(content), encoding="utf-8")
+
+    @contextmanager
+    def hospitals(self) -> Iterator[dict[str, Child]]:
+        """The hospitals' processes, while the block lasts."""
+        with ExitStack() as stack:
+            running: dict[str, Child] = {}
+            stack.callback(stop_all, running)
+            for site in self.sites:
+                running[site.name] = self.start(site.name)
+            yield running
+
+    def start(self, name: str) -> Child:
+        """Start one hospital's process, with the command that it would have on its own machine."""
+        folder = self.folder / name
+        arguments = ["-m", "federated_learning.command", "hospital", "--config", str(folder / "hospital.toml")]
+        return Child([*arguments, "--with-parent"], log=folder / "hospital.log", environment=os.environ)
+
+    def last_line(self, name: str) -> str:
+        """What the hospital said last."""
+        path = self.folder / name / "hospital.log"
+        lines = path.read_text(encoding="utf-8", errors="replace").split("\n") if path.exists() else []
+        return next((f"  {name} says: {line}" for line in reversed(lines) if line), f"  {name} says nothing")
+
+    def run(
+        self,
+        *,
+        show: Callable[[Event], None],
+        finished: Callable[[Coordinator, RoundReport], None],
+        say: Callable[[str], None],
+    ) -> Coordinator:
+        """Run the federation to its end and write its record."""
+        listen = self.coordinator_settings.listen  # chosen when the folder was made, perhaps days ago
+        require_free_port(listen.host, listen.port, setting="a new folder for --output")
+        with self.hospitals() as running:
+            fall_out = _FallOut(self, running, say) if self.settings.one_falls_out and FALLS_OUT in running else None
+
+            def shown(event: Event) -> None:
+                show(event)
+                if event.what == FAILED and event.hospital is not None:
+                    say(self.last_line(event.hospital))  # here, all hospitals' screens are this one
+                if fall_out is not None:
+                    fall_out(event)
+
+            def done(coordinator: Coordinator, report: RoundReport) -> None:
+                record_round(self.coordinator_settings, report)
+                record_run(self.coordinator_settings, self.federation, coordinator)
+                finished(coordinator, report)
+
+            return run_coordinator(self.coordinator_settings, show=shown, finished=done)
+
+
+class _FallOut:
+    """Kills a hospital when its masked update is due, and starts it again when the others have finished without it."""
+
+    def __init__(self, loopback: Loopback, running: dict[str, Child], say: Callable[[str], None]) -> None:
+        self._loopback, self._running, self._say = loopback, running, say
+        self._killed = self._back = False
+
+    def __call__(self, event: Event) -> None:
+        if event.round != FALLS_OUT_ROUND or event.hospital is not None:
+            return
+        if event.what == Step.MASKED.name and not self._killed:
+            os.kill(self._running[FALLS_OUT].process_id, signal.SIGKILL)
+            self._killed = True
+            self._say(f"{FALLS_OUT} is killed in the middle of round {event.round}")
+        elif event.what == Step.UNMASK.name and self._killed and not self._back:
+            self._running[FALLS_OUT].stop()
+            self._running[FALLS_OUT] = self._loopback.start(FALLS_OUT)
+            self._back = True
+            self._say(f"{FALLS_OUT} is started again")

@@ -1,0 +1,338 @@
+"""One order, from the question to the sum: all attempts, with secure aggregation or in the clear."""
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from contract.errors import AggregationAborted, ComputationFailed, ConfigurationError, PeerViolation
+from contract.files import replace
+from federated_learning.flower.exchange import Answers, Exchange
+from federated_learning.rounds.following import Followers
+from federated_learning.rounds.letters import (
+    ADVERTISEMENT,
+    CONFIRMATION,
+    CONFIRMATIONS,
+    DELIVERY,
+    DIRECTORY,
+    EXACT,
+    IN_SUM,
+    MASKED,
+    SHARES,
+    SURVIVORS,
+    UNMASKING,
+    UPDATE,
+    Letter,
+    Step,
+)
+from federated_learning.rounds.participants import Federation
+from federated_learning.rounds.round_orders import PURPOSES, Order, Question, letter_of, terms_of
+from federated_learning.rounds.settings import Waiting
+from federated_learning.secure_aggregation import CoordinatorAggregation
+from federated_learning.secure_aggregation.encoding import decode_exact
+
+PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 30.0
+LOOK_SECONDS = 0.2
+GATHERING = "waiting for hospitals"
+FAILED = "left out"
+"""What an event says, beside a step's name."""
+
+
+@dataclass(kw_only=True)
+class Traffic:
+    """Of one order, all its attempts together."""
+
+    sent: dict[str, int] = field(default_factory=dict)
+    """Bytes that each hospital sent."""
+    received: dict[str, int] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    """By step, from the question to the last answer; and "opening", the coordinator's removing of masks."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """Something to show."""
+
+    what: str
+    """A step's name, GATHERING or FAILED."""
+    round: int
+    attempt: int
+    hospital: str | None = None
+    """Who answered or failed; None at the beginning of a step."""
+    waiting_for: tuple[str, ...] = ()
+    words: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Sum:
+    """What an aggregation opened: the sum of the survivors' vectors, and nothing else."""
+
+    update: NDArray[Any]
+    """Ring elements; in the clear float64. Each update counts by its weight in the whole federation."""
+    exact: Mapping[str, NDArray[Any]]
+    survivors: frozenset[str]
+    attempt: int
+    opening: Mapping[str, bytes]
+    """What it follows from, for the hospitals."""
+    traffic: Traffic
+    restarts: int
+
+
+class Aggregator:
+    """Gets orders answered."""
+
+    def __init__(
+        self,
+        federation: Federation,
+        exchange: Exchange,
+        *,
+        waiting: Waiting,
+        attempts: int,
+        folder: Path,
+        show: Callable[[Event], None],
+    ) -> None:
+        """`folder` keeps the numbers of attempts, so that none is used twice, and sums that hospitals still lack."""
+        self.federation, self._exchange, self._waiting = federation, exchange, waiting
+        self._attempts, self._show = attempts, show
+        self._record = folder / "attempts.json"
+        self.followers = Followers(folder / "sums", federation.names)
+
+    def aggregate(self, question: Question[Any], *, position: int) -> Sum:
+        """The sum of the answers to `question`, of hospitals that have followed the `position` sums before it.
+
+        Once hospitals may have given away shares, the sum is opened over exactly the same hospitals, however long that
+        takes: they open no other. Raises AggregationAborted after too many attempts, or where hospitals stay away.
+        """
+        traffic, pause, order = Traffic(), PAUSE_SECONDS, question.order
+        for restarts in range(self._attempts):
+            if restarts:
+                time.sleep(pause)
+                pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+            run = _Attempt(self, question, self._next_attempt(question), restarts, traffic)
+            names = self._gather(question, run.number)
+            try:
+                names = self._brought(names, position, run, traffic)
+                return run.secure(names) if order.secure else run.plain(names)
+            except ComputationFailed as error:
+                self._show(Event(what=FAILED, round=order.round, attempt=run.number, words=str(error)))
+        raise AggregationAborted(
+            f"round {order.round} ({PURPOSES[question.step]}) was given up {self._attempts} times: too few hospitals "
+            "finish it. What was reached is kept; look at their logs, and start the coordinator again"
+        )
+
+    def _gather(self, question: Question[Any], attempt: int) -> frozenset[str]:
+        """Wait for all hospitals, or after `waiting.together` for as many as are needed."""
+        started, order, shown = time.monotonic(), question.order, -1
+        required = self.required(question)
+        everyone = required or frozenset(self.federation.names)
+        needed = len(required) if required else order.threshold
+        # A run goes on without an evaluation, and not without updates.
+        seconds = self._waiting.together if question.step is Step.EVALUATE else self._waiting.start
+        while True:
+            online, waited = self._exchange.online() & everyone, time.monotonic() - started
+            if online == everyone or (len(online) >= needed and waited > self._waiting.together):
+                return online
+            missing = tuple(sorted(everyone - online))
+            if waited > seconds:
+                why = ", as they have begun to open this very sum" if required else ""
+                raise AggregationAborted(
+                    f"only {len(online)} of the {needed} hospitals that are needed{why} came within {seconds:.0f} s; "
+                    f"missing: {', '.join(missing)}. Start the coordinator again when they are there"
+                )
+            if len(missing) != shown:
+                shown = len(missing)
+                self._show(Event(what=GATHERING, round=order.round, attempt=attempt, waiting_for=missing))
+            time.sleep(LOOK_SECONDS)
+
+    def _brought(self, names: frozenset[str], position: int, run: "_Attempt", traffic: Traffic) -> frozenset[str]:
+        """Those of `names` that stand where the question is asked, after they were sent the sums that they lacked."""
+        order = run.question.order
+
+        def ask(letters: Mapping[str, Letter]) -> Answers:
+            return self.ask(Step.FOLLOW, letters, order, run.number, traffic)
+
+        there, failures = self.followers.bring(names, position, ask=ask)
+        for name, words in failures.items():
+            self.left_out(name, words, order, run.number)
+        if len(there) < order.threshold:
+            raise AggregationAborted(
+                f"round {order.round}: {len(there)} hospitals have followed the sums before it, of {order.threshold} "
+                "that are needed"
+            )
+        return there
+
+    def ask(self, step: Step, letters: Mapping[str, Letter], order: Order, attempt: int, traffic: Traffic) -> Answers:
+        """One step with some hospitals; who has no answer is shown, and drops out."""
+        pending = set(letters)
+        waiting = tuple(sorted(pending))
+        self._show(Event(what=step.name, round=order.round, attempt=attempt, waiting_for=waiting))
+
+        def answered(name: str) -> None:
+            pending.discard(name)
+            left = tuple(sorted(pending))
+            self._show(Event(what=step.name, round=order.round, attempt=attempt, hospital=name, waiting_for=left))
+
+        started = time.monotonic()
+        seconds = self._waiting.work if step in {*PURPOSES, Step.FOLLOW} else self._waiting.step
+        answers = self._exchange.ask(step, letters, seconds=seconds, answered=answered)
+        traffic.seconds[step.name] = traffic.seconds.get(step.name, 0.0) + time.monotonic() - started
+        for name, letter in letters.items():
+            traffic.received[name] = traffic.received.get(name, 0) + letter.byte_count()
+        for name, letter in answers.letters.items():
+            traffic.sent[name] = traffic.sent.get(name, 0) + letter.byte_count()
+        for name, words in answers.failures.items():
+            self.left_out(name, words, order, attempt)
+        for name in answers.refused:
+            self.followers.doubt(name)
+        return answers
+
+    def left_out(self, name: str, words: str, order: Order, attempt: int) -> None:
+        """Show that a hospital drops out of this attempt."""
+        self._show(Event(what=FAILED, round=order.round, attempt=attempt, hospital=name, words=words))
+
+    def required(self, question: Question[Any]) -> frozenset[str] | None:
+        """Over whom a sum must be opened because it may have been begun to be; None where it is still free."""
+        _, _, names = self._recorded(question)
+        return frozenset(names) or None
+
+    def note_opening(self, question: Question[Any], attempt: int, names: frozenset[str]) -> None:
+        """Note, before the shares are asked for, over whom the sum is opened."""
+        self._note(question, attempt, sorted(names))
+
+    def _next_attempt(self, question: Question[Any]) -> int:
+        """A number that was not used before, also not by an earlier process: hospitals refuse one that was."""
+        _, attempt, names = self._recorded(question)
+        self._note(question, attempt + 1, names)
+        return attempt + 1
+
+    def _recorded(self, question: Question[Any]) -> tuple[int, int, list[str]]:
+        """This round's number, its last attempt, and over whom it is opened."""
+        number, attempt, names = self._records().get(PURPOSES[question.step], (0, -1, []))
+        return (number, attempt, names) if number == question.order.round else (question.order.round, -1, [])
+
+    def _note(self, question: Question[Any], attempt: int, names: list[str]) -> None:
+        changed = self._records() | {PURPOSES[question.step]: (question.order.round, attempt, names)}
+        replace(self._record, json.dumps(changed).encode(), mode=0o644)
+
+    def _records(self) -> dict[str, tuple[int, int, list[str]]]:
+        return json.loads(self._record.read_text(encoding="utf-8")) if self._record.exists() else {}
+
+
+def _require_all(answers: Answers) -> None:
+    """Nobody has trained yet: better to stop than to go on without a hospital whose data has a fault."""
+    for name in sorted(answers.refused):
+        raise ConfigurationError(
+            f"hospital {name} {answers.failures[name]}. Mend it there, or make a federation.json without it, and start "
+            "again"
+        )
+
+
+class _Attempt:
+    """One attempt at one question."""
+
+    def __init__(
+        self, aggregator: Aggregator, question: Question[Any], number: int, restarts: int, traffic: Traffic
+    ) -> None:
+        self._aggregator, self.question, self.number = aggregator, question, number
+        self._order, self._layout = question.order, question.layout
+        self._restarts, self._traffic = restarts, traffic
+
+    def secure(self, names: frozenset[str]) -> Sum:
+        """Five legs; whoever misses one drops out, and too few end the attempt before anything is unmasked."""
+        terms = terms_of(self._aggregator.federation, self.question, attempt=self.number)
+        aggregation = CoordinatorAggregation(terms)
+        order = letter_of(self._order, attempt=self.number, parts=self.question.parts)
+        self._leg(aggregation, self.question.step, dict.fromkeys(names, order), ADVERTISEMENT)
+        directory = Letter(parts={DIRECTORY: aggregation.directory()})
+        self._leg(aggregation, Step.SHARES, dict.fromkeys(aggregation.awaited, directory), SHARES)
+        deliveries = aggregation.deliveries()
+        letters = {name: Letter(parts={DELIVERY: delivery}) for name, delivery in deliveries.items()}
+        self._leg(aggregation, Step.MASKED, letters, MASKED)
+        survivors = Letter(parts={SURVIVORS: aggregation.survivors()})
+        self._require_the_same(aggregation.in_sum)
+        self._leg(aggregation, Step.CONFIRM, dict.fromkeys(aggregation.awaited, survivors), CONFIRMATION)
+        confirmations = Letter(parts={CONFIRMATIONS: aggregation.confirmations()})
+        self._aggregator.note_opening(self.question, self.number, aggregation.in_sum)
+        self._leg(aggregation, Step.UNMASK, dict.fromkeys(aggregation.awaited, confirmations), UNMASKING)
+        started = time.monotonic()
+        opening = aggregation.opening()
+        # The coordinator learns the sum of the survivors' vectors here: it is what the round is for.
+        total, in_sum = opening.total(terms)
+        self._traffic.seconds["opening"] = time.monotonic() - started
+        return self._sum(total.update, total.exact, in_sum, opening.parts())
+
+    def _require_the_same(self, survivors: frozenset[str]) -> None:
+        required = self._aggregator.required(self.question)
+        if required is not None and survivors != required:
+            raise AggregationAborted(
+                f"round {self._order.round}: without {', '.join(sorted(required - survivors))}, who began to open this "
+                "very sum with the others. It is opened with exactly the same hospitals, or never"
+            )
+
+    def _sum(
+        self, update: NDArray[Any], exact: NDArray[np.uint64], survivors: frozenset[str], opening: Mapping[str, bytes]
+    ) -> Sum:
+        return Sum(
+            update=update,
+            exact=decode_exact(self._layout, exact),
+            survivors=survivors,
+            attempt=self.number,
+            opening=opening,
+            traffic=self._traffic,
+            restarts=self._restarts,
+        )
+
+    def _leg(
+        self, aggregation: CoordinatorAggregation, step: Step, letters: Mapping[str, Letter], expected: str
+    ) -> None:
+        answers = self._aggregator.ask(step, letters, self._order, self.number, self._traffic)
+        if step is Step.SURVEY:
+            _require_all(answers)
+        for name, letter in sorted(answers.letters.items()):
+            try:
+                aggregation.receive(name, letter.part(expected))
+            except PeerViolation as error:
+                self._aggregator.left_out(name, str(error), self._order, self.number)
+
+    def plain(self, names: frozenset[str]) -> Sum:
+        """Each hospital's vector in the clear, added up: for comparison, where every hospital allows it."""
+        step = self.question.step
+        order = letter_of(self._order, attempt=self.number, parts=self.question.parts)
+        ready = self._aggregator.ask(step, dict.fromkeys(names, order), self._order, self.number, self._traffic)
+        if step is Step.SURVEY:
+            _require_all(ready)
+        answers = self._aggregator.ask(
+            Step.PLAIN, dict.fromkeys(ready.letters, Letter()), self._order, self.number, self._traffic
+        )
+        update = np.zeros(self._layout.update_length, np.float64)
+        exact, survivors = np.zeros(self._layout.exact_length, np.uint64), set()
+        for name, letter in sorted(answers.letters.items()):
+            try:
+                own, counts = self._read_plain(name, letter)
+            except PeerViolation as error:
+                self._aggregator.left_out(name, str(error), self._order, self.number)
+                continue
+            update += own
+            exact += counts
+            survivors.add(name)
+        if len(survivors) < self._order.threshold:
+            raise AggregationAborted(
+                f"round {self._order.round}: {len(survivors)} hospitals answered, {self._order.threshold} are needed"
+            )
+        opening = {UPDATE: update.tobytes(), EXACT: exact.tobytes(), IN_SUM: json.dumps(sorted(survivors)).encode()}
+        return self._sum(update, exact, frozenset(survivors), opening)
+
+    def _read_plain(self, name: str, letter: Letter) -> tuple[NDArray[np.float64], NDArray[np.uint64]]:
+        content, counts = letter.part(UPDATE), letter.part(EXACT)
+        if len(content) != 4 * self._layout.update_length or len(counts) != 8 * self._layout.exact_length:
+            raise PeerViolation(f"hospital {name} sent an update of another network: use the federation's settings")
+        own = np.frombuffer(counts, dtype="<u8").astype(np.uint64)
+        update = np.frombuffer(content, dtype="<f4").astype(np.float64)
+        if not np.isfinite(update).all():
+            raise PeerViolation(f"hospital {name} sent an update with values that are not finite: it diverged")
+        return update, own

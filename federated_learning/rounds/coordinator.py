@@ -1,0 +1,217 @@
+"""The coordinator's side of a run: orders, sums, the global model, and what is kept of them. No network here.
+
+The coordinator holds no image and judges nothing itself: validation is the hospitals' too, and only sums over all of
+them reach it. Nor does it decide anything: what it asks next follows from the settings and the sums (`course.py`).
+After every round the global state is written in one piece, so the same command goes on after a crash.
+"""
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from contract.errors import AggregationAborted, ConfigurationError
+from contract.model_card import Strict
+from federated_learning import checkpoints
+from federated_learning.flower.exchange import Exchange
+from federated_learning.rounds.aggregating import FAILED, Aggregator, Event, Sum, Traffic
+from federated_learning.rounds.course import Course
+from federated_learning.rounds.letters import Step
+from federated_learning.rounds.participants import Federation
+from federated_learning.rounds.settings import CoordinatorSettings
+from federated_learning.training_settings import RoundTask
+
+STATE, BEST = "checkpoint.npz", "best.npz"
+
+
+class Evaluation(Strict):
+    """Of the averaged global weights after a round, on all hospitals' validation images."""
+
+    round: int
+    examples: int
+    accuracy: float
+    loss: float
+    final_size: bool
+
+
+class Progress(Strict):
+    """What the coordinator keeps beside the course of the run, in one file with it."""
+
+    restarts: int = 0
+    """Attempts at rounds that were given up, in all."""
+    evaluations: tuple[Evaluation, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundReport:
+    """A finished round."""
+
+    round: int
+    rounds: int
+    survivors: tuple[str, ...]
+    restarts: int
+    training_loss: float | None
+    """Mean over the hospitals; None where one may be missing, as two such sums would tell one's loss."""
+    seconds: float
+    traffic: Traffic
+    evaluation: Evaluation | None
+    clear_bytes: int
+    """What each hospital would have sent without secure aggregation: its update as float32."""
+
+
+class Coordinator:
+    """Runs a federation to its end."""
+
+    def __init__(
+        self,
+        settings: CoordinatorSettings,
+        federation: Federation,
+        exchange: Exchange,
+        *,
+        show: Callable[[Event], None] = lambda _event: None,
+        finished: Callable[[RoundReport], None] = lambda _report: None,
+    ) -> None:
+        """Continue what the output folder holds. Raises ConfigurationError."""
+        self._settings, self._federation, self._exchange = settings, federation, exchange
+        self._show, self._finished = show, finished
+        self.course, self.progress = Course(settings, federation), Progress()
+        self._aggregator = Aggregator(
+            federation,
+            exchange,
+            waiting=settings.waiting,
+            attempts=settings.aggregation.attempts,
+            folder=settings.output,
+            show=show,
+        )
+        self._restore()
+
+    def run(self) -> None:
+        """Survey, all rounds, and the evaluations between them. Raises AggregationAborted where hospitals stay away."""
+        if self.course.standing.survey is None:
+            self._survey()
+        tasks, done = self.tasks(), self.course.standing.rounds
+        if done and tasks[done - 1].last_of_epoch and not self._evaluated(done):
+            self._evaluate(tasks[done - 1])  # the coordinator stopped between a round and its evaluation
+        for task in tasks[done:]:
+            if not self._round(task, len(tasks)):
+                break  # every hospital has trained enough
+        if not (self._settings.output / BEST).exists():
+            self.keep_best()
+
+    def tasks(self) -> tuple[RoundTask, ...]:
+        """The rounds of this run, once the survey is made."""
+        return self.course.tasks()[: self._settings.rounds]
+
+    def chosen(self) -> Evaluation | None:
+        """The evaluation whose weights are in best.npz; None where there is none at the model's size."""
+        final = [one for one in self.progress.evaluations if one.final_size]
+        return max(final, key=lambda one: (one.accuracy, -one.loss), default=None)
+
+    def _evaluated(self, number: int) -> bool:
+        return any(one.round == number for one in self.progress.evaluations)
+
+    def _survey(self) -> None:
+        """Ask what all hospitals have together. Only the sums become known.
+
+        Every hospital must be in it, and it is made once: two sums of the same data that differ by a hospital would
+        give that hospital's counts away.
+        """
+        self._follow(self._asked(Step.SURVEY))
+
+    def _asked(self, step: Step) -> Sum:
+        return self._aggregator.aggregate(self.course.question(step), position=self.course.position)
+
+    def _follow(self, total: Sum) -> None:
+        """Move on by a sum, and keep for the hospitals what it follows from."""
+        position, question = self.course.position, self.course.question(self.course.next_step)
+        self.course.follow(total, max_norm=self._settings.aggregation.max_norm)
+        self._aggregator.followers.keep(position, attempt=total.attempt, parts={**total.opening, **question.parts})
+        self._save(restarts=self.progress.restarts + total.restarts)
+
+    def _round(self, task: RoundTask, rounds: int) -> bool:
+        """One round; False when all hospitals say that they have trained enough."""
+        started, number = time.monotonic(), task.number + 1
+        total = self._asked(Step.TRAIN)
+        clear_bytes = 4 * total.update.size
+        self._follow(total)
+        goes_on = int(total.exact["stopped"]) < len(total.survivors)
+        evaluation = self._evaluate(task) if task.last_of_epoch or not goes_on else None
+        self._finished(
+            RoundReport(
+                round=number,
+                rounds=rounds,
+                survivors=self.course.standing.last_sum,
+                restarts=total.restarts,
+                training_loss=float(total.exact["loss"]) / len(total.survivors) if "loss" in total.exact else None,
+                seconds=time.monotonic() - started,
+                traffic=total.traffic,
+                evaluation=evaluation,
+                clear_bytes=clear_bytes,
+            )
+        )
+        return goes_on
+
+    def _evaluate(self, task: RoundTask) -> Evaluation | None:
+        """The averaged weights on all hospitals' validation images, as sums; kept if they are the best so far.
+
+        None, and the run goes on, where a hospital is missing: sums without it would tell its images' part in others.
+        """
+        survey, number = self.course.standing.survey, task.number + 1
+        if survey is None or not survey.validation:
+            return None
+        try:
+            total = self._asked(Step.EVALUATE)
+        except AggregationAborted as error:
+            words = f"not evaluated, as that needs all hospitals: {error}"
+            self._show(Event(what=FAILED, round=number, attempt=0, words=words))
+            return None
+        evaluation = Evaluation(
+            round=number,
+            examples=survey.validation,
+            accuracy=int(total.exact["correct"]) / survey.validation,
+            loss=float(total.exact["loss"]) / survey.validation,
+            final_size=task.final_size,
+        )
+        kept = self.chosen()
+        self._save(evaluations=(*self.progress.evaluations, evaluation))
+        if self.chosen() != kept:
+            self.keep_best()
+        return evaluation
+
+    def keep_best(self) -> None:
+        """Write the present average as the weights of the run."""
+        state = self._state()
+        best = {name: value for name, value in state.items() if name == "facts" or name.startswith("average/")}
+        checkpoints.save(best, self._settings.output / BEST)
+
+    def _save(self, **changes: Any) -> None:
+        """Note changes, and write everything so that a crash leaves the old file or the new one."""
+        self.progress = self.progress.model_copy(update=changes)
+        checkpoints.save(self._state(), self._settings.output / STATE)
+
+    def _state(self) -> checkpoints.Arrays:
+        training, rounds = self._settings.training, self.course.standing.rounds
+        facts = {
+            "epoch": self.tasks()[rounds - 1].epoch + 1 if rounds else 0,
+            "plans": [(0, [stage.model_dump() for stage in training.stages])],
+            "progress": self.progress.model_dump(),
+            "agreed": self.course.agreed(),
+        }
+        return {"facts": np.array(json.dumps(facts))} | self.course.state()
+
+    def _restore(self) -> None:
+        path = self._settings.output / STATE
+        if not path.exists():
+            return
+        state = checkpoints.read(path)
+        facts = json.loads(str(state["facts"]))
+        if facts.get("agreed") != self.course.agreed():
+            raise ConfigurationError(
+                f"{path}: was written with another run's name, other settings or another version: give the same ones "
+                "again, or another output folder and run"
+            )
+        self.progress = Progress.model_validate_json(json.dumps(facts["progress"]))
+        self.course.restore(state)

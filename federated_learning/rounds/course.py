@@ -1,0 +1,357 @@
+"""The course of a run: what follows from its settings and the sums alone, at the coordinator and at every hospital.
+
+Each hospital computes the global weights, and what the next order must say, by itself. The coordinator chooses neither:
+it only passes on how the last sum was opened (`secure_aggregation/opening.py`).
+"""
+
+import hashlib
+from collections.abc import Mapping
+from math import inf
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from contract.errors import ComputationFailed, ConfigurationError, PeerViolation, Refused
+from contract.model_card import Name, Strict
+from contract.ticket import Sha256
+from federated_learning.averaging import GlobalModel
+from federated_learning.checkpoints import Arrays
+from federated_learning.data_statistics import PixelSums, class_weights, mean_and_deviation
+from federated_learning.rounds.letters import Step
+from federated_learning.rounds.participants import Federation
+from federated_learning.rounds.round_orders import (
+    FROM_ALL,
+    WEIGHTS,
+    EvaluateOrder,
+    Order,
+    Question,
+    SurveyOrder,
+    TrainOrder,
+    evaluate_layout,
+    pack,
+    survey_layout,
+    train_layout,
+    unpack,
+)
+from federated_learning.rounds.settings import RunSettings
+from federated_learning.secure_aggregation.encoding import (
+    LARGEST,
+    UpdateEncoding,
+    first_limits,
+    next_limits,
+    norm_of,
+)
+from federated_learning.torch_networks import Weights
+from federated_learning.training_settings import MAX_EXAMPLES, RoundTask, plan_rounds
+
+FloatArray = NDArray[np.float32]
+WIDE_LIMIT, STATISTICS_LIMIT = 64.0, 8.0
+RELATIVE, ABSOLUTE = 1e-4, 1e-6
+"""How far the initial weights of two machines differ at most: their logarithms and cosines do in the last bits."""
+CLASS_WEIGHT_DIGITS = 9
+"""Powers differ between machines in the last bits; these do not."""
+
+
+class Survey(Strict):
+    """What all hospitals have together."""
+
+    examples: int
+    validation: int
+    weight: int
+    """Of all hospitals' updates."""
+    class_counts: tuple[int, ...]
+    mean: tuple[float, ...]
+    standard_deviation: tuple[float, ...]
+
+
+class Standing(Strict):
+    """Where a run stands, beside its weights."""
+
+    survey: Survey | None = None
+    rounds: int = 0
+    """Done."""
+    limits: dict[str, float]
+    """Of the next round's updates."""
+    last_sum: tuple[Name, ...] = ()
+    """Whose updates were in the last sum."""
+    subject: Sha256
+    """What the next updates follow from: the weights, as they were when they last changed."""
+
+
+class Total(Protocol):
+    """What was added up, and over whom."""
+
+    @property
+    def update(self) -> NDArray[Any]:
+        """Ring elements; in the clear float64."""
+        ...
+
+    @property
+    def exact(self) -> Mapping[str, NDArray[Any]]:
+        """Sums by name."""
+        ...
+
+    @property
+    def survivors(self) -> frozenset[str]:
+        """The hospitals in it."""
+        ...
+
+
+class Course:
+    """One run's state, moved on by sums only. `position` counts them: the survey's, then each round's."""
+
+    def __init__(self, settings: RunSettings, federation: Federation) -> None:
+        """Begin with the weights that the settings' seed gives on this machine. Raises ConfigurationError."""
+        self._settings, self._federation, self._hospitals = settings, federation, len(federation.hospitals)
+        self.threshold = settings.aggregation.survivors(self._hospitals)
+        self._model = GlobalModel(settings.training)
+        self.shapes = {name: tuple(value.shape) for name, value in self._model.weights.items()}
+        self._drawn = {name: value.copy() for name, value in self.weights.items()}
+        self.standing = Standing(limits=self._first_limits(), subject=self._first_subject())
+
+    @property
+    def position(self) -> int:
+        """How many sums were followed."""
+        return 0 if self.standing.survey is None else 1 + self.standing.rounds
+
+    @property
+    def next_step(self) -> Step:
+        """The step whose sum moves the run on."""
+        return Step.SURVEY if self.standing.survey is None else Step.TRAIN
+
+    @property
+    def average(self) -> dict[str, FloatArray]:
+        """The averaged global weights, which are evaluated."""
+        return _arrays(self._model.average)
+
+    @property
+    def weights(self) -> dict[str, FloatArray]:
+        """The global weights, from which hospitals train."""
+        return _arrays(self._model.weights)
+
+    def tasks(self) -> tuple[RoundTask, ...]:
+        """All rounds of the run. Raises PeerViolation before the survey."""
+        return plan_rounds(self._settings.training, examples=self._survey().examples, hospitals=self._hospitals)
+
+    def begin_with(self, content: bytes) -> None:
+        """Take over the initial weights as another machine drew them. Raises Refused where they are not this run's.
+
+        They are compared with what this machine drew, and not with what it was given before: many small steps would
+        lead anywhere.
+        """
+        given = unpack(content, self.shapes, whose="the coordinator")
+        pairs = ((given[name], drawn) for name, drawn in self._drawn.items())
+        close = (np.allclose(one, drawn, rtol=RELATIVE, atol=ABSOLUTE) for one, drawn in pairs)
+        if self.position or not all(close):
+            raise Refused(
+                "the coordinator's initial weights are not those that the settings' seed gives here: run the same "
+                "version everywhere"
+            )
+        self._model.begin_with({name: torch.from_numpy(value) for name, value in given.items()})
+        self.standing = Standing(limits=self._first_limits(), subject=self.standing.subject)
+
+    def question(self, step: Step) -> Question[Any]:
+        """What may be asked now, word for word. Raises PeerViolation where it is not the time for it."""
+        if step is Step.SURVEY and self.position == 0:
+            survey = self._survey_order()
+            parts = {WEIGHTS: pack(self.weights, self.shapes)}
+            subject = bytes(32)  # whatever is counted, it is counted with the same hospitals
+            return Question(step=step, order=survey, layout=survey_layout(survey), subject=subject, parts=parts)
+        tasks, rounds = self.tasks(), self.standing.rounds
+        if step is Step.TRAIN and rounds < len(tasks):
+            train = self._train_order(tasks[rounds])
+            layout = train_layout(train, self.shapes, hospitals=self._hospitals)
+            return Question(step=step, order=train, layout=layout, subject=bytes.fromhex(self.standing.subject))
+        if step is Step.EVALUATE and rounds:
+            evaluate = self._evaluate_order(tasks[rounds - 1])
+            subject = bytes.fromhex(evaluate.weights)
+            return Question(step=step, order=evaluate, layout=evaluate_layout(evaluate), subject=subject)
+        raise PeerViolation(f"the coordinator asks for '{step.name.lower()}' after {rounds} rounds: it is not the time")
+
+    def follow(self, total: Total, *, max_norm: float = inf) -> None:
+        """Move on by the sum that answers the question of `next_step`.
+
+        Raises ComputationFailed for a mean update of a larger norm, ConfigurationError for data that make no model; the
+        course then stays where it was.
+        """
+        if self.next_step is Step.SURVEY:
+            self.standing = self.standing.model_copy(update={"survey": self._surveyed(total)})
+            return
+        order = self.question(Step.TRAIN).order
+        changes = {"rounds": self.standing.rounds + 1, "last_sum": tuple(sorted(total.survivors))}
+        mean = self._mean(order, total)
+        _check_norm(norm_of(mean), max_norm)
+        self._model.apply({name: torch.from_numpy(value) for name, value in mean.items()}, batches=order.task.batches)
+        if order.secure:
+            changes["limits"] = next_limits(order.limits, total.exact[LARGEST], hospitals=len(total.survivors))
+        after = self._digest(self.weights)
+        if after != order.weights:  # the same weights stay the same subject, whatever they were called
+            changes["subject"] = after
+        self.standing = self.standing.model_copy(update=changes)
+
+    def state(self) -> Arrays:
+        """All that `restore` needs, as arrays by name."""
+        return {"course": np.array(self.standing.model_dump_json())} | self._model.state()
+
+    def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
+        """Continue where `state` was taken."""
+        self.standing = Standing.model_validate_json(str(state["course"]))
+        self._model.restore(state)
+
+    def words(self) -> tuple[str, ...]:
+        """What this site's settings say about the run, for its people to read."""
+        settings, training, asked = self._settings, self._settings.training, self._settings.description.input
+        some = f"at least {self.threshold} of them in each sum, which can tell a missing one's update"
+        survivors = some if self.threshold < self._hospitals else "all of them in each sum"
+        clear = "" if settings.aggregation.secure else ", IN THE CLEAR"
+        classes = ", ".join(settings.description.classes)
+        stages = "; ".join(f"{one.size} px: {one.epochs} epochs in batches of {one.batch}" for one in training.stages)
+        federation = self._federation
+        return (
+            f"federation {federation.fingerprint}: {', '.join(federation.names)}; coordinator {federation.coordinator}",
+            f"run '{settings.run}' of {self._hospitals} hospitals, {survivors}{clear}",
+            f"classes {classes}; images {asked.channels} x {asked.height} x {asked.width}",
+            f"{training.architecture}, seed {training.seed}; {stages}",
+            f"settings {self.agreed()}: everybody's screen must show the same",
+        )
+
+    def agreed(self) -> str:
+        """A hash of what everybody's settings must say alike, hexadecimal: to be compared by telephone."""
+        return hashlib.sha256(self._survey_order().model_dump_json().encode()).hexdigest()
+
+    def _survey(self) -> Survey:
+        if self.standing.survey is None:
+            raise PeerViolation("the coordinator asks for a round before the survey: run the same version everywhere")
+        return self.standing.survey
+
+    def _common(self, step: Step, round_number: int) -> dict[str, Any]:
+        settings, description = self._settings, self._settings.description
+        return {
+            "run": settings.run,
+            "round": round_number,
+            "secure": settings.aggregation.secure,
+            "threshold": self._hospitals if step in FROM_ALL else self.threshold,
+            "ring_bits": settings.aggregation.ring_bits,
+            "classes": description.classes,
+            "input": description.input,
+            "training": settings.training,
+        }
+
+    def _survey_order(self) -> SurveyOrder:
+        statistics = self._settings.exchange_statistics
+        common = self._common(Step.SURVEY, 0)
+        return SurveyOrder(**common, survivors=self.threshold, exchange_statistics=statistics)
+
+    def _train_order(self, task: RoundTask) -> TrainOrder:
+        survey = self._survey()
+        weights = class_weights(survey.class_counts, power=self._settings.training.class_balance)
+        return TrainOrder(
+            **self._common(Step.TRAIN, task.number + 1),
+            weights=self._digest(self.weights),
+            task=task,
+            mean=survey.mean,
+            standard_deviation=survey.standard_deviation,
+            class_weights=tuple(round(weight, CLASS_WEIGHT_DIGITS) for weight in weights),
+            weight_total=survey.weight,
+            limits=self.standing.limits,
+            last_sum=self.standing.last_sum,
+        )
+
+    def _evaluate_order(self, task: RoundTask) -> EvaluateOrder:
+        survey = self._survey()
+        return EvaluateOrder(
+            **self._common(Step.EVALUATE, task.number + 1),
+            weights=self._digest(self.average),
+            mean=survey.mean,
+            standard_deviation=survey.standard_deviation,
+            size=task.size,
+        )
+
+    def _surveyed(self, total: Total) -> Survey:
+        exact, description = total.exact, self._settings.description
+        counts = tuple(int(count) for count in exact["classes"])
+        class_weights(counts, power=self._settings.training.class_balance)  # refuses a class that nobody has
+        examples, validation, weight = sum(counts), int(exact["validation"]), int(exact["weight"])
+        if max(examples, validation, weight) > MAX_EXAMPLES or validation < 0 or weight < 1:
+            raise ConfigurationError(
+                "the hospitals' counts cannot be what they say together: a hospital sent what it should not"
+            )
+        mean, deviation = description.input.mean, description.input.standard_deviation
+        if self._settings.exchange_statistics:
+            mean, deviation = mean_and_deviation(
+                PixelSums(
+                    count=tuple(map(int, exact["pixels"])),
+                    total=tuple(map(int, exact["pixel_total"])),
+                    squares=tuple(map(int, exact["pixel_squares"])),
+                )
+            )
+        return Survey(
+            examples=examples,
+            validation=validation,
+            weight=weight,
+            class_counts=counts,
+            mean=mean,
+            standard_deviation=deviation,
+        )
+
+    def _mean(self, order: TrainOrder, total: Total) -> dict[str, FloatArray]:
+        layout = self.question(Step.TRAIN).layout
+        if order.secure:
+            encoding = UpdateEncoding(layout=layout, limits=order.limits, weight_total=order.weight_total)
+            return encoding.decode(total.update)
+        flat = total.update.astype(np.float32)
+        return {name: flat[where].reshape(layout.update[name]) for name, where in layout.slices().items()}
+
+    def _first_limits(self) -> dict[str, float]:
+        """What the first round's updates are clipped to.
+
+        A ring of 32 bits has room for anything; one of 16 has not, but statistics of batch normalisation, which begin
+        at 0 and 1, jump to what the data has.
+        """
+        if self._settings.aggregation.ring_bits == 32:
+            return first_limits(self.weights, floor=WIDE_LIMIT)
+        limits = first_limits(self.weights)
+        return {name: max(limit, STATISTICS_LIMIT if "running_" in name else 0.0) for name, limit in limits.items()}
+
+    def _first_subject(self) -> str:
+        """Of the initial weights: the seed alone, as their last bits differ between machines.
+
+        From one seed, a network with a class more begins with the same weights in all other places.
+        """
+        return hashlib.sha256(str(self._settings.training.seed).encode()).hexdigest()
+
+    def _digest(self, weights: Mapping[str, FloatArray]) -> str:
+        """SHA-256 of weights as numbers, so that -0 is 0."""
+        same = {name: value + np.float32(0) for name, value in weights.items()}
+        return hashlib.sha256(pack(same, self.shapes)).hexdigest()
+
+
+def first_difference(asked: Order, own: Order) -> tuple[str, object, object] | None:
+    """Where two orders first differ, what stands there in `asked`, and what in `own`; None where they are the same."""
+    return _difference(asked.model_dump(mode="json"), own.model_dump(mode="json"), "")
+
+
+def _difference(asked: Any, own: Any, where: str) -> tuple[str, object, object] | None:
+    pairs: list[tuple[str, Any, Any]] = []
+    if isinstance(asked, dict) and isinstance(own, dict):
+        pairs = [(str(key), asked.get(key), own.get(key)) for key in dict.fromkeys([*own, *asked])]
+    elif isinstance(asked, list) and isinstance(own, list) and len(asked) == len(own):
+        pairs = [(str(index), one, other) for index, (one, other) in enumerate(zip(asked, own, strict=True))]
+    elif asked != own:
+        return where, asked, own
+    found = (_difference(one, other, f"{where}.{key}" if where else key) for key, one, other in pairs)
+    return next((one for one in found if one is not None), None)
+
+
+def _arrays(weights: Weights) -> dict[str, FloatArray]:
+    return {name: value.numpy() for name, value in weights.items()}
+
+
+def _check_norm(norm: float, max_norm: float) -> None:
+    if not norm <= max_norm:
+        raise ComputationFailed(
+            f"the mean update has norm {norm:.3g}, above {max_norm:.3g}: a hospital sent what it should not. The state "
+            "before it is kept; look for the hospital, or raise aggregation.max_norm"
+        )

@@ -1,0 +1,395 @@
+"""A hospital's side of every round: its data, its trainer, and its part in secure aggregation. No network here.
+
+It answers what follows from its own settings and from the sums that it opened itself, and nothing else.
+
+Kept on disk, so that a crash costs nothing that was finished: the course of the run, the trainer's state, the update of
+the last round and what rounding cut off of it, and with whom each question was answered. The secrets of an aggregation
+are in memory only; after a crash the round is made again with fresh ones.
+"""
+
+import hashlib
+import json
+import math
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic
+
+import numpy as np
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from numpy.typing import NDArray
+
+from contract.errors import (
+    ConfigurationError,
+    EncryptedInferenceError,
+    PeerViolation,
+    Refused,
+)
+from contract.files import replace
+from federated_learning import checkpoints
+from federated_learning.data_statistics import pixel_sums
+from federated_learning.rounds.course import Course, first_difference
+from federated_learning.rounds.following import POSITION_BYTES
+from federated_learning.rounds.letters import (
+    ADVERTISEMENT,
+    CONFIRMATION,
+    CONFIRMATIONS,
+    DELIVERY,
+    DIRECTORY,
+    ERROR,
+    EXACT,
+    IN_SUM,
+    MASKED,
+    POSITION,
+    SHARES,
+    SURVIVORS,
+    UNMASKING,
+    UPDATE,
+    Letter,
+    Step,
+    Trouble,
+)
+from federated_learning.rounds.local_work import LocalWork
+from federated_learning.rounds.participants import Federation
+from federated_learning.rounds.round_orders import (
+    PURPOSES,
+    WEIGHTS,
+    EvaluateOrder,
+    O,
+    Question,
+    SurveyOrder,
+    TrainOrder,
+    attempt_of,
+    order_of,
+    terms_of,
+)
+from federated_learning.rounds.settings import HospitalSettings
+from federated_learning.secure_aggregation import HospitalAggregation, Opening, RingVector, RoundHistory
+from federated_learning.secure_aggregation.encoding import LARGEST, decode_exact, encode_exact, weight_of
+
+HISTORY, COURSE = "answered.json", "course.npz"
+MAX_WORDS = 1000
+LARGEST_LOSS = 1000.0
+"""Of one image, as it is counted."""
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class _Asked(Generic[O]):
+    """A question that this hospital answers."""
+
+    question: Question[O]
+    attempt: int
+
+    @property
+    def order(self) -> O:
+        """The question's order."""
+        return self.question.order
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class _Opened:
+    """A sum, as this hospital opened it again."""
+
+    update: NDArray[Any]
+    exact: Mapping[str, NDArray[Any]]
+    survivors: frozenset[str]
+
+
+@dataclass(kw_only=True, repr=False)
+class _Attempt:
+    """One answer on its way: the vector, and the aggregation that will hide it (None: in the clear)."""
+
+    vector: RingVector
+    aggregation: HospitalAggregation | None
+
+
+class HospitalSession:
+    """Answers the coordinator's messages. One for the life of the process."""
+
+    def __init__(
+        self,
+        settings: HospitalSettings,
+        federation: Federation,
+        signing_key: Ed25519PrivateKey,
+        *,
+        say: Callable[[str], None],
+        progress: Callable[[str, int, int], None] = lambda _what, _done, _all: None,
+    ) -> None:
+        """`say` prints a line at the hospital; `progress(what, done, all)` moves its bar."""
+        if settings.name not in federation.names:
+            raise ConfigurationError(
+                f"hospital {settings.name} is not in {settings.federation}: its hospitals are "
+                f"{', '.join(federation.names)}"
+            )
+        self._settings, self._federation, self._signing_key = settings, federation, signing_key
+        self._say = say
+        self._folder = settings.state / settings.run
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._history = _history(settings.state)
+        self._work = LocalWork(settings, self._folder, say=say, progress=progress)
+        self._attempt: _Attempt | None = None
+        self._course = Course(settings, federation)
+        self._restore_course()
+        self._last: tuple[bytes, Letter] | None = None
+        self.finished = False
+        """Whether the coordinator said that the run is over."""
+
+    def check_data(self) -> None:
+        """Raise ConfigurationError where this hospital's folder, table, roles or files are not there."""
+        self._work.check_listed()
+
+    def words(self) -> tuple[str, ...]:
+        """What this hospital takes part in, by its own settings."""
+        return self._course.words()
+
+    def answer(self, step: Step, letter: Letter) -> Letter:
+        """What goes back to the coordinator for a message of this step."""
+        return self.respond(lambda: (step, letter))
+
+    def respond(self, read: Callable[[], tuple[Step, Letter]]) -> Letter:
+        """What goes back to the coordinator for the message that `read` takes apart: an answer, or why there is none.
+
+        Everything that a message can cause ends here: whatever the coordinator sends, the hospital is there for the
+        next message. Words stay on this hospital's own screen.
+        """
+        try:
+            return self._answer(*read())
+        except EncryptedInferenceError as error:
+            return self._no_answer(_trouble(error), str(error))
+        except Exception as error:  # noqa: BLE001  (the one boundary between the coordinator's messages and this process)
+            last = traceback.extract_tb(error.__traceback__)[-1]
+            return self._no_answer(
+                Trouble.FAILED,
+                f"the coordinator's message could not be answered, by a fault in {Path(last.filename).name}, line "
+                f"{last.lineno}. Nothing was sent; report that line to the maintainers",
+            )
+
+    def _no_answer(self, trouble: Trouble, words: str) -> Letter:
+        """Show the words, in which the coordinator may have had a part, and send the reason."""
+        self._attempt = None
+        who = f"hospital {self._settings.name}"
+        shown = "".join(one if one.isprintable() else "?" for one in words[:MAX_WORDS])
+        self._say(shown if who in shown else f"{who}: {shown}")
+        return Letter(header={ERROR: trouble.value})
+
+    def _answer(self, step: Step, letter: Letter) -> Letter:
+        question = _digest(step, letter)
+        if self._attempt is not None and self._last is not None and self._last[0] == question:
+            return self._last[1]  # it was asked twice: the coordinator was not sure that the first one came
+        if step in PURPOSES:
+            self._attempt = None
+        answer = Letter(parts=self._steps()[step](letter))
+        self._last = (question, answer)
+        return answer
+
+    def _steps(self) -> Mapping[Step, Callable[[Letter], Mapping[str, bytes]]]:
+        return {
+            Step.SURVEY: self._survey,
+            Step.TRAIN: self._train,
+            Step.EVALUATE: self._evaluate,
+            Step.SHARES: lambda letter: {SHARES: self._aggregation().share_keys(letter.part(DIRECTORY))},
+            Step.MASKED: lambda letter: {MASKED: self._mask(letter.part(DELIVERY))},
+            Step.CONFIRM: lambda letter: {CONFIRMATION: self._aggregation().confirm(letter.part(SURVIVORS))},
+            Step.UNMASK: lambda letter: {UNMASKING: self._aggregation().unmask(letter.part(CONFIRMATIONS))},
+            Step.PLAIN: lambda _letter: self._plain(),
+            Step.FOLLOW: self._follow,
+            Step.FINISH: lambda _letter: self._finish(),
+        }
+
+    def _survey(self, letter: Letter) -> Mapping[str, bytes]:
+        asked = self._accept(Step.SURVEY, letter, SurveyOrder)
+        data = self._work.prepared(asked.order)
+        values = {
+            "validation": np.array(0 if data.validation is None else len(data.validation.labels)),
+            "weight": np.array(weight_of(len(data.training.labels))),
+            "classes": np.array(list(data.training.class_counts.values())),
+        }
+        if asked.order.exchange_statistics:
+            pixels = pixel_sums(data.training.images.in_unit_range())
+            sums = {"pixels": pixels.count, "pixel_total": pixels.total, "pixel_squares": pixels.squares}
+            values |= {name: np.array(total) for name, total in sums.items()}
+        return self._begin(asked, values)
+
+    def _train(self, letter: Letter) -> Mapping[str, bytes]:
+        asked = self._accept(Step.TRAIN, letter, TrainOrder)
+        layout = asked.question.layout
+        trained = self._work.trained(asked.order, self._course.weights, layout)
+        sums = {
+            "stopped": np.array(int(trained.stopped)),
+            "loss": np.array(_bounded(trained.loss, 1)),
+            LARGEST: trained.largest,
+        }
+        values = {name: sums[name] for name in layout.exact}
+        return self._begin(asked, values, update=trained.encoded)
+
+    def _evaluate(self, letter: Letter) -> Mapping[str, bytes]:
+        asked = self._accept(Step.EVALUATE, letter, EvaluateOrder)
+        sums = self._work.evaluated(asked.order, self._course.average)
+        loss = _bounded(sums.loss, sums.examples)
+        values = {"correct": np.array(sums.correct), "loss": np.array(loss)}
+        return self._begin(asked, values)
+
+    def _follow(self, letter: Letter) -> Mapping[str, bytes]:
+        """Open the next sum again and move on by it. The answer says how many sums this hospital has followed."""
+        if letter.header.get(POSITION) == self._course.position:
+            self._attempt = None
+            parts = dict(letter.parts)
+            if not self._course.position:
+                self._course.begin_with(parts.pop(WEIGHTS, b""))
+            question = self._course.question(self._course.next_step)
+            opened = self._opened if question.order.secure else self._believed
+            self._course.follow(opened(question, attempt_of(letter), parts))
+            state = self._course.state() | {"agreed": np.array(self._course.agreed())}
+            checkpoints.save(state, self._folder / COURSE)
+        return {POSITION: self._course.position.to_bytes(POSITION_BYTES, "little")}
+
+    def _opened(self, question: Question[Any], attempt: int, parts: Mapping[str, bytes]) -> _Opened:
+        """What the masked vectors add up to. Raises PeerViolation where they are not what hospitals signed."""
+        terms = terms_of(self._federation, question, attempt=attempt)
+        total, survivors = Opening.from_parts(parts).total(terms)
+        return _Opened(update=total.update, exact=decode_exact(question.layout, total.exact), survivors=survivors)
+
+    def _believed(self, question: Question[Any], _attempt: int, parts: Mapping[str, bytes]) -> _Opened:
+        """A sum in the clear, as the coordinator says it: the settings say that nothing is protected."""
+        try:
+            update = np.frombuffer(parts[UPDATE], dtype="<f8")
+            exact = np.frombuffer(parts[EXACT], dtype="<u8").astype(np.uint64)
+            names = frozenset(map(str, json.loads(parts[IN_SUM])))
+        except (KeyError, ValueError, RecursionError):
+            raise PeerViolation("the coordinator's sum is not one: run the same version everywhere") from None
+        lengths = (update.size, exact.size)
+        if lengths != (question.layout.update_length, question.layout.exact_length):
+            raise PeerViolation("the coordinator's sum is of another network: use the same settings everywhere")
+        return _Opened(update=update, exact=decode_exact(question.layout, exact), survivors=names)
+
+    def _restore_course(self) -> None:
+        """Go on where this hospital stood. Raises ConfigurationError where its settings were others then."""
+        path = self._folder / COURSE
+        if not path.exists():
+            return
+        state = checkpoints.read(path)
+        if str(state.get("agreed")) != self._course.agreed():
+            raise ConfigurationError(
+                f"{path}: run '{self._settings.run}' began with other settings than this file's: give the same ones "
+                "again, or take part in a new run under a new name"
+            )
+        self._course.restore(state)
+
+    def _finish(self) -> Mapping[str, bytes]:
+        self.finished = True
+        self._say("the run is finished")
+        return {}
+
+    def _accept(self, step: Step, letter: Letter, kind: type[O]) -> "_Asked[O]":
+        """Read an order, and refuse one that does not follow from this hospital's settings and the sums so far."""
+        order, attempt = order_of(letter, kind)
+        if order.run != self._settings.run:
+            raise Refused(
+                f"hospital {self._settings.name} takes part in run '{self._settings.run}', not in '{order.run}': "
+                "change 'run' in its settings if its people agree to this run"
+            )
+        if not order.secure and self._settings.aggregation.secure:
+            raise Refused(
+                f"hospital {self._settings.name} sends nothing in the clear: aggregate securely, or set "
+                "aggregation.secure = false there"
+            )
+        question = self._course.question(step)
+        if difference := first_difference(order, question.order):
+            where, asked, own = difference
+            raise Refused(
+                f"hospital {self._settings.name}: the coordinator asks for {where} = {_short(asked)}. By this "
+                f"hospital's settings, and the sums so far, it is {_short(own)}, and it answers nothing else"
+            )
+        if step is Step.SURVEY:
+            self._course.begin_with(letter.part(WEIGHTS))
+            question = self._course.question(step)
+        return _Asked(question=question, attempt=attempt)
+
+    def _begin(
+        self, asked: _Asked[Any], values: Mapping[str, NDArray[Any]], *, update: NDArray[Any] | None = None
+    ) -> Mapping[str, bytes]:
+        """Hold the vector ready, and advertise fresh keys for hiding it."""
+        layout = asked.question.layout
+        none: NDArray[Any] = np.zeros(0, np.uint16 if layout.ring_bits == 16 else np.uint32)
+        exact = encode_exact(layout, values, hospital=self._settings.name)
+        vector = RingVector(none if update is None else update, exact)
+        if not asked.order.secure:
+            self._attempt = _Attempt(vector=vector, aggregation=None)
+            return {}
+        terms = terms_of(self._federation, asked.question, attempt=asked.attempt)
+        aggregation = HospitalAggregation(
+            terms,
+            name=self._settings.name,
+            signing_key=self._signing_key,
+            history=self._history,
+            may_change=asked.question.step is Step.SURVEY,
+        )
+        self._attempt = _Attempt(vector=vector, aggregation=aggregation)
+        return {ADVERTISEMENT: aggregation.advertise()}
+
+    def _aggregation(self) -> HospitalAggregation:
+        if self._attempt is None or self._attempt.aggregation is None:
+            raise PeerViolation(
+                f"hospital {self._settings.name} has no aggregation open: it started anew in the middle of the round"
+            )
+        return self._attempt.aggregation
+
+    def _mask(self, delivery: bytes) -> bytes:
+        aggregation = self._aggregation()
+        assert self._attempt is not None
+        return aggregation.mask(self._attempt.vector, delivery)
+
+    def _plain(self) -> Mapping[str, bytes]:
+        """The vector in the clear: the order said so, and this hospital's own settings allow it."""
+        if self._attempt is None or self._attempt.aggregation is not None:
+            raise PeerViolation(f"hospital {self._settings.name} was asked for an update in the clear, out of turn")
+        vector = self._attempt.vector
+        return {UPDATE: vector.update.tobytes(), EXACT: vector.exact.astype("<u8").tobytes()}
+
+
+def _short(value: object) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 100 else f"{text[:97]}..."
+
+
+def _trouble(error: EncryptedInferenceError) -> Trouble:
+    match error:
+        case Refused():
+            return Trouble.REFUSED
+        case PeerViolation():
+            return Trouble.OUT_OF_TURN
+        case _:
+            return Trouble.FAILED
+
+
+def _bounded(loss: float, examples: int) -> float:
+    """A sum of losses that can be added up: that of a model which diverged may be beyond every number."""
+    most = LARGEST_LOSS * examples
+    return min(loss, most) if math.isfinite(loss) else most
+
+
+def _digest(step: Step, letter: Letter) -> bytes:
+    digest = hashlib.sha256(step.value.encode() + json.dumps(letter.header, sort_keys=True).encode())
+    for name, content in sorted(letter.parts.items()):
+        digest.update(hashlib.sha256(name.encode()).digest() + hashlib.sha256(content).digest())
+    return digest.digest()
+
+
+def _history(folder: Path) -> RoundHistory:
+    """Of all runs: the same images are in each. Raises ConfigurationError where it is lost."""
+    path = folder / HISTORY
+
+    def store(state: str) -> None:
+        replace(path, state.encode(), mode=0o600)
+
+    if path.exists():
+        return RoundHistory(path.read_text(encoding="utf-8"), save=store)
+    if any(folder.glob(f"*/{COURSE}")):
+        raise ConfigurationError(
+            f"{path}: is missing, so this hospital no longer knows what it answered in its runs. Put the file back, or "
+            "begin with an empty state folder, in a new run with another training.seed"
+        )
+    history = RoundHistory(save=store)
+    history.keep()
+    return history

@@ -1,0 +1,180 @@
+"""A federation without a network: hospitals' sessions that a coordinator asks directly."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from contract.model_card import InputSpecification, Modality
+from contract.settings import Address
+from federated_learning.data_source import ManifestSource
+from federated_learning.flower.exchange import Answers
+from federated_learning.loopback.sites import Site, draw_data, sites, write_tables
+from federated_learning.rounds.aggregating import Event
+from federated_learning.rounds.coordinator import Coordinator, RoundReport
+from federated_learning.rounds.hospital_session import HospitalSession
+from federated_learning.rounds.letters import Letter, Step, trouble_of
+from federated_learning.rounds.participants import (
+    FEDERATION,
+    Federation,
+    make_federation,
+    make_hospital_keys,
+    read_federation,
+    read_signing_key,
+)
+from federated_learning.rounds.settings import (
+    Aggregation,
+    CoordinatorSettings,
+    Data,
+    HospitalSettings,
+    Sums,
+    Waiting,
+)
+from federated_learning.run_records import Description
+from federated_learning.training_settings import Stage, TrainingSettings
+
+CLASSES, ROLES, SIDE = ("fine", "middling", "coarse"), ("one", "two", "three"), 16
+
+DESCRIPTION = Description(
+    name="drawn",
+    version="0.1.0",
+    title="Stripes",
+    intended_use="tests",
+    input=InputSpecification(
+        modalities=(Modality.OTHER,), height=SIDE, width=SIDE, mean=(0.4,), standard_deviation=(0.2,)
+    ),
+    classes=CLASSES,
+    data_set="drawn",
+    training="Drawn pictures.",
+    citations=(),
+)
+TRAINING = TrainingSettings(
+    architecture="resnet10-narrow", stages=(Stage(size=SIDE, epochs=2, batch=6),), warm_up=0.5, peak_rate=0.003
+)
+WAITING = Waiting(start=0.5, work=30, step=30, offline=0.1, together=0.1)
+
+Fault = Callable[[Step, str, Letter], Letter | None]
+"""Changes a hospital's answer to a step, or loses it (None)."""
+
+
+def honest(_step: Step, _name: str, answer: Letter) -> Letter | None:
+    return answer
+
+
+class LocalExchange:
+    """Asks sessions in this process. `fault` sees every answer."""
+
+    def __init__(self, sessions: dict[str, HospitalSession]) -> None:
+        self.sessions = sessions
+        self.fault: Fault = honest
+        self.asked: list[tuple[Step, str]] = []
+        self.view: list[tuple[Step, str, Letter]] = []
+        """All that reached the coordinator."""
+
+    def online(self) -> frozenset[str]:
+        return frozenset(self.sessions)
+
+    def ask(
+        self, step: Step, letters: Mapping[str, Letter], *, seconds: float, answered: Callable[[str], None]
+    ) -> Answers:
+        answers = Answers()
+        for name, letter in letters.items():
+            self.asked.append((step, name))
+            session = self.sessions.get(name)
+            answer = None if session is None else self.fault(step, name, session.answer(step, letter))
+            if answer is None:
+                answers.failures[name] = "went away"
+            else:
+                answers.add(name, answer, trouble_of(answer))
+                self.view.append((step, name, answer))
+                answered(name)
+        return answers
+
+
+class LocalFederation:
+    """Hospitals with drawn pictures, and coordinators as often as one is wanted."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        hospitals: int,
+        sums: Sums = Sums(threshold=3),  # noqa: B008  (frozen)
+        training: TrainingSettings = TRAINING,
+        description: Description = DESCRIPTION,
+    ):
+        self.folder, self.training, self.description, self.sums = folder, training, description, sums
+        self.data = folder / "drawn"
+        self.manifest = draw_data(
+            self.data, classes=CLASSES, roles=ROLES, validation_role="held-out", side=SIDE, hospitals=6
+        )
+        self.sites: tuple[Site, ...] = sites(hospitals, ROLES)
+        public = [make_hospital_keys(site.name, folder / site.name) for site in self.sites]
+        self.federation: Federation = read_federation(
+            make_federation(public, folder / "coordinator", host="127.0.0.1", port=9092)
+        )
+        source = ManifestSource(manifest=self.manifest, folder=self.data, classes=CLASSES)
+        self.tables = write_tables(
+            source, folder, data=self.data, hospitals=self.sites, validation_role="held-out", at_most=4
+        )
+        self.said: list[str] = []
+        self.exchange = LocalExchange({site.name: self.session(site.name) for site in self.sites})
+        self.events: list[Event] = []
+        self.reports: list[RoundReport] = []
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return self.federation.names
+
+    def hospital_settings(self, name: str) -> HospitalSettings:
+        return HospitalSettings(
+            name=name,
+            run="test",
+            federation=self.folder / "coordinator" / FEDERATION,
+            keys=self.folder / name,
+            state=self.folder / name / "state",
+            data=Data(folder=self.data, table=self.tables[name], training=("train",), validation=("validation",)),
+            threads=1,
+            description=self.description,
+            training=self.training,
+            aggregation=self.sums,
+        )
+
+    def session(
+        self, name: str, settings: HospitalSettings | None = None, federation: Federation | None = None
+    ) -> HospitalSession:
+        """A new process of this hospital, as it were."""
+        return HospitalSession(
+            settings or self.hospital_settings(name),
+            federation or self.federation,
+            self.signing_key(name),
+            say=self.said.append,
+        )
+
+    def signing_key(self, name: str) -> Ed25519PrivateKey:
+        own = next(hospital for hospital in self.federation.hospitals if hospital.name == name)
+        return read_signing_key(self.folder / name, own)
+
+    def settings(self, *, output: str = "run", attempts: int = 3) -> CoordinatorSettings:
+        (self.folder / output).mkdir(exist_ok=True)
+        aggregation = Aggregation(**self.sums.model_dump(), attempts=attempts)
+        return CoordinatorSettings(
+            run="test",
+            federation=self.folder / "coordinator" / FEDERATION,
+            keys=self.folder / "coordinator",
+            output=self.folder / output,
+            listen=Address(host="127.0.0.1", port=9092),
+            description=self.description,
+            training=self.training,
+            aggregation=aggregation,
+            waiting=WAITING,
+        )
+
+    def coordinator(self, settings: CoordinatorSettings | None = None) -> Coordinator:
+        return Coordinator(
+            settings or self.settings(),
+            self.federation,
+            self.exchange,
+            show=self.events.append,
+            finished=self.reports.append,
+        )

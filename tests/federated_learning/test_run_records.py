@@ -1,0 +1,67 @@
+from pathlib import Path
+
+import pytest
+
+from contract.errors import ConfigurationError
+from federated_learning.fitting import fitted
+from federated_learning.recipe import find_description
+from federated_learning.run_records import (
+    Description,
+    FederationRecord,
+    RoundRecord,
+    RunKind,
+    RunRecord,
+    append_round,
+    read_description,
+    read_history,
+    read_run,
+    write_run,
+)
+from federated_learning.training_settings import TrainingSettings
+
+SAMPLE = Path(__file__).resolve().parents[2] / "docs" / "samples" / "description.json"
+
+
+def test_a_run_is_read_as_it_was_written(tmp_path: Path, description: Description) -> None:
+    record = RunRecord(
+        settings=TrainingSettings(),
+        description=description,
+        training_roles=("train",),
+        validation_role="choose",
+        kind=RunKind.FEDERATED_SECURE,
+        federation=FederationRecord(
+            hospitals=("a", "b", "c"),
+            rounds=9,
+            chosen_round=7,
+            method="FedAvg",
+            secure_aggregation={"ring bits": 16, "masks": "AES-256-CTR"},
+        ),
+    )
+    write_run(tmp_path, record)
+    assert read_run(tmp_path) == record
+
+
+def test_a_round_that_is_made_again_replaces_what_followed(tmp_path: Path) -> None:
+    assert read_history(tmp_path) == ()
+    for number in (1, 2, 3):
+        append_round(tmp_path, RoundRecord(round=number, training_loss=1 / number))
+    again = RoundRecord(round=2, training_loss=0.4, restarts=1)
+    append_round(tmp_path, again)
+    assert read_history(tmp_path) == (RoundRecord(round=1, training_loss=1.0), again)
+
+
+@pytest.mark.parametrize("content", ["", "{}", '{"settings": 1}', "[]"])
+def test_a_record_that_is_none_is_refused(tmp_path: Path, content: str) -> None:
+    (tmp_path / "run.json").write_text(content)
+    with pytest.raises(ConfigurationError, match=r"run\.json"):
+        read_run(tmp_path)
+    (tmp_path / "history.json").write_text('[{"round": 0}]')
+    with pytest.raises(ConfigurationError, match=r"history\.json: 0\.round"):
+        read_history(tmp_path)
+
+
+def test_the_sample_description_can_be_trained() -> None:
+    description = read_description(SAMPLE)
+    assert fitted(TrainingSettings(), description).classes == len(description.classes)
+    assert find_description(str(SAMPLE)) == description
+    assert find_description("pediatric-pneumonia").classes == ("normal", "bacteria", "virus")
