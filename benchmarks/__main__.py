@@ -18,7 +18,7 @@ from benchmarks.commands.peers import peers
 from benchmarks.commands.predict import predict
 from benchmarks.commands.report import report
 from benchmarks.commands.scale import scale
-from contract.command_line import new_app, run
+from plumbing.command_line import new_app, run
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 COMMANDS = (

@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.machine import Machine, read_machine, read_versions
+from contract.base import Strict
 from contract.errors import CallerError
-from contract.model_card import ModelCard, Strict, Task, read_card
+from contract.model_card import ModelCard, Task, read_card
 from demonstration.plaintext import PlaintextModel
 from federated_learning.data_source import ManifestSource
 from imaging import read_model_input

@@ -20,7 +20,7 @@ from benchmarks.machine import Machine, read_machine, read_versions
 from benchmarks.measuring import OnStep, Step
 from benchmarks.reporting import Range
 from benchmarks.submitting import Submitted, submit
-from contract.model_card import Strict
+from contract.base import Strict
 from demonstration.plaintext import PlaintextModel
 from imaging.phantom import write_phantom
 from secure_computation.links import Link

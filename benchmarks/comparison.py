@@ -24,8 +24,8 @@ from benchmarks.machine import Machine, read_machine, read_versions
 from benchmarks.measuring import Engine, Measurement, NotServed, OnStep, Step
 from benchmarks.peers import SMALL_SIDE, Peer, spu_environment
 from benchmarks.variants import write_resized
+from contract.base import Strict
 from contract.errors import CallerError, ComputationFailed, EncryptedInferenceError
-from contract.model_card import Strict
 from model_owner.agreement import answers
 
 AGREEMENT = 0.05

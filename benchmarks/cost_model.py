@@ -7,8 +7,8 @@ from statistics import median
 from typing import Any, Final
 
 from benchmarks.figures import READABLE, RESULTS, newest
+from contract.base import Strict
 from contract.errors import CallerError
-from contract.model_card import Strict
 from contract.ticket import Engine
 from model_owner.cost_prediction import OFFLINE_TRIPS
 from secure_computation.links import Link, PhaseCost

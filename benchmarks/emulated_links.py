@@ -21,8 +21,8 @@ from benchmarks.machine import Machine, read_machine, read_versions
 from benchmarks.measuring import Engine, Measurement, NotServed, OnStep, Opener, Step
 from benchmarks.relay import relayed
 from benchmarks.reporting import Range
+from contract.base import Strict
 from contract.errors import CallerError
-from contract.model_card import Strict
 from secure_computation.links import LOOPBACK, Link, find_link
 
 FORMAT: Final = 2

@@ -10,8 +10,8 @@ from typing import Final
 
 from benchmarks.configuration import THREADS
 from benchmarks.relay import HOST, Relay, relayed
+from contract.base import Strict
 from contract.identity import Role
-from contract.model_card import Strict
 from demonstration.deployment import Deployment, deploy, free_ports
 from secure_computation.links import LOOPBACK, Link
 

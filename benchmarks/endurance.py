@@ -21,9 +21,10 @@ from benchmarks.machine import Machine, read_machine, read_versions
 from benchmarks.measuring import OnStep, Step
 from benchmarks.processes import resident_bytes
 from benchmarks.scale import Hospital, Quantiles, hospitals_ready, quantiles
+from contract.base import Strict
 from contract.errors import ComputationFailed
 from contract.identity import Role
-from contract.model_card import Strict, read_card
+from contract.model_card import read_card
 from crypto_provider import quota
 from demonstration.deployment import Deployment, deploy
 from imaging.phantom import write_phantom

@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import median
 
 from benchmarks.machine import Machine, read_machine, read_versions
-from contract.model_card import Strict
+from contract.base import Strict
 from federated_learning.augmentation import NONE
 from federated_learning.loopback.run import Loopback, LoopbackSettings, smoke_settings
 from federated_learning.rounds.recording import AGGREGATION, RoundTraffic, read_rounds

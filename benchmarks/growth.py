@@ -13,7 +13,7 @@ from benchmarks.engines.product import product
 from benchmarks.machine import Machine, read_machine, read_versions
 from benchmarks.measuring import OnStep, Step, measure_in_turns
 from benchmarks.variants import write_resized
-from contract.model_card import Strict
+from contract.base import Strict
 from contract.ticket import Engine
 
 

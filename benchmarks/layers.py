@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.machine import Machine, read_machine, read_versions
-from contract.model_card import Strict, read_card
+from contract.base import Strict
+from contract.model_card import read_card
 from imaging import read_model_input
 from imaging.phantom import write_phantom
 from model_owner.calibration_images import calibration_images

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from contract.command_line import one_line, say
+from contract.base import Strict
 from contract.errors import EncryptedInferenceError
-from contract.model_card import Strict
-from contract.settings import load_settings
 from contract.ticket import Engine
+from plumbing.command_line import one_line, say
+from plumbing.settings import load_settings
 
 if TYPE_CHECKING:
     from contract.api import ModelEntry

@@ -7,7 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from benchmarks.configuration import ROOT
-from contract.model_card import Strict
+from contract.base import Strict
 
 NOTABLE_FLAGS = (
     *("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_int8", "amx_bf16"),
@@ -18,7 +18,8 @@ NOTABLE_FLAGS = (
 LIBRARIES = ("torch", "crypten", "onnxruntime", "numpy", "cryptography")
 
 PRODUCT = (
-    *("contract", "imaging", "secure_computation", "inference_service"),
+    *("contract", "authority", "plumbing", "bookkeeping"),
+    *("imaging", "secure_computation", "inference_service"),
     *("data_owner", "model_owner", "crypto_provider"),
 )
 """Rooms whose code runs in a diagnosis."""

@@ -14,7 +14,8 @@ from benchmarks.engines.product import product
 from benchmarks.machine import Machine, read_machine, read_versions
 from benchmarks.measuring import OnStep, Run, Step, measure_in_turns
 from benchmarks.own_networks import NETWORKS, OwnNetwork, write_model
-from contract.model_card import InputSpecification, Modality, Strict, Task
+from contract.base import Strict
+from contract.model_card import InputSpecification, Modality, Task
 from contract.ticket import Engine
 from demonstration.plaintext import PlaintextModel
 from model_owner.agreement import Agreement

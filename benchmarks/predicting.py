@@ -8,7 +8,7 @@ from rich.table import Table
 
 from benchmarks.cost_model import cost_of, predict
 from benchmarks.emulated_links import NetworkRow, Networks
-from contract.model_card import Strict
+from contract.base import Strict
 from secure_computation.links import LOOPBACK
 
 TABLE_WIDTH: Final = 130

@@ -16,8 +16,8 @@ from benchmarks.case import Case
 from benchmarks.configuration import THREADS, Configuration
 from benchmarks.machine import Machine
 from benchmarks.measuring import Link, Measured, Measurement, Run
+from contract.base import Strict
 from contract.errors import CallerError
-from contract.model_card import Strict
 
 FORMAT: Final = 2
 """Of saved files. Raised where a reader of the old form would go wrong."""

@@ -19,8 +19,9 @@ from benchmarks.machine import Machine, read_machine, read_versions
 from benchmarks.measuring import OnStep, Step
 from benchmarks.processes import last_words, peak_rss_bytes
 from benchmarks.submitting import memory_of_servers
+from contract.base import Strict
 from contract.errors import CallerError, ComputationFailed, DeadlineExceeded
-from contract.model_card import Strict, read_card
+from contract.model_card import read_card
 from demonstration.commands import end, hold_termination
 from demonstration.deployment import Deployment, deploy
 from imaging.phantom import write_phantom

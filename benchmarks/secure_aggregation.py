@@ -17,8 +17,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from numpy.typing import NDArray
 
 from benchmarks.machine import Machine, read_machine, read_versions
+from contract.base import Strict
 from contract.errors import ComputationFailed
-from contract.model_card import Strict
 from federated_learning.secure_aggregation import (
     CoordinatorAggregation,
     ExactField,

@@ -1,1 +1,1 @@
-"""What the parties agree on: cards, tickets, identities, API types, settings, errors. Imports no other room."""
+"""What the parties agree on: cards, tickets, identities, API types, allowances, errors. Imports no other room."""

@@ -13,8 +13,8 @@ from typing import Annotated, Final
 
 from pydantic import Field
 
+from contract.base import Name, Strict
 from contract.errors import BudgetSpent, TooFast
-from contract.model_card import Name, Strict
 from contract.ticket import Purpose
 
 RATE_SECONDS: Final = 60

@@ -6,17 +6,16 @@ it happened.
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Literal, Self
+from typing import Annotated, Final, Literal, Self
 from uuid import UUID
 
 from pydantic import AwareDatetime, ConfigDict, Field, JsonValue, model_validator
 
 from contract.allowance import ModelAllowances
-from contract.canonical import canonical_json
+from contract.base import Name, Sha256, Strict, Version, canonical_json
 from contract.errors import ComputationFailed, EncryptedInferenceError, PeerViolation, TransportError
-from contract.model_card import ModelCard, Name, Strict, Version
-from contract.ticket import Engine, Images, Items, Purpose, Sha256, require_own_items
-from contract.voucher import Voucher
+from contract.model_card import ModelCard
+from contract.ticket import Engine, Images, Items, Purpose, require_own_items
 
 MAX_PLAN_BYTES = 4 << 20
 """Largest public plan that anybody stores or reads. That of a DenseNet-121 has 0.3 MiB."""
@@ -96,6 +95,19 @@ class PartyAddress(Strict):
 
     organisation: Name
     address: ServerUrl
+
+
+MAX_CERTIFICATE: Final = 16 << 10
+"""Characters of a certificate in PEM."""
+
+
+class Voucher(Strict):
+    """A signature (ECDSA on P-256 with SHA-256) and the certificate that it is checked by. Public."""
+
+    certificate: Annotated[str, Field(max_length=MAX_CERTIFICATE, repr=False)]
+    """In PEM."""
+    signature: Annotated[str, Field(pattern=r"^[0-9a-f]{16,160}$", repr=False)]
+    """In DER, hexadecimal."""
 
 
 class ModelEntry(Strict):

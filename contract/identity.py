@@ -13,8 +13,8 @@ from typing import Annotated, Self
 
 from pydantic import Field, TypeAdapter, ValidationError
 
+from contract.base import Name
 from contract.errors import PeerViolation
-from contract.model_card import Name
 
 MAX_CLOCK_SKEW_SECONDS = 3600
 """The most that a party may be told to tolerate."""

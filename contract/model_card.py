@@ -9,16 +9,11 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self, assert_never
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
-from contract.canonical import canonical_json
+from contract.base import Name, Strict, Version, canonical_json
 from contract.card_faults import card_faults, listed
 from contract.errors import ModelFileError
-
-Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,62}[a-z0-9])?$")]
-"""Names of models and organisations: lower case, digits and hyphens, as in a host name."""
-
-Version = Annotated[str, Field(pattern=r"^[0-9]+\.[0-9]+\.[0-9]+$")]
 
 Number = Annotated[float, Field(allow_inf_nan=False, ge=-1e6, le=1e6)]
 Positive = Annotated[float, Field(allow_inf_nan=False, ge=1e-6, le=1e6)]
@@ -53,12 +48,6 @@ def _shown(text: str) -> str:
 ShownName = Annotated[str, Field(max_length=MAX_NAME), AfterValidator(_shown)]
 """One line that people read beside an answer: nothing in it hides, or moves what stands beside it."""
 Words = Annotated[str, Field(max_length=MAX_WORDS)]
-
-
-class Strict(BaseModel):
-    """Base of everything that crosses a boundary: frozen, unknown keys refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Modality(StrEnum):

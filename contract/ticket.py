@@ -5,8 +5,8 @@ against public keys pinned in its own configuration; nothing in the ticket names
 speaks and never introduce anybody.
 
 What the signature cannot do is stop a replay: the same ticket is valid until it expires, for everybody it names. Each
-party therefore notes which tickets it has used, until they can no longer be valid (contract/used_tickets.py). So that
-this is soon, each party bounds by its own settings how long a ticket may live.
+party therefore notes which tickets it has used, until they can no longer be valid (bookkeeping/used_tickets.py). To
+make this soon, each party bounds by its own settings how long a ticket may live.
 """
 
 from collections.abc import Sequence
@@ -29,10 +29,11 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from pydantic import Field, ValidationError, model_validator
 
+from contract.base import Name, Sha256, Strict, Version
 from contract.errors import ConfigurationError, TicketInvalid
 from contract.files import write_new_together
 from contract.identity import Party, Role
-from contract.model_card import Name, OutputPolicy, Strict, Version
+from contract.model_card import OutputPolicy
 
 MAX_TICKET_CHARACTERS = 8 * 1024
 LEEWAY = timedelta(seconds=30)
@@ -50,9 +51,6 @@ PUBLIC_KEY_FILE = "ticket-key.public.pem"
 _TYPE = "inference-ticket+jwt"  # explicit typing, RFC 8725 section 3.11: no other JWT of this key can pass for a ticket
 _ALGORITHM = "EdDSA"
 _MAX_KEY_FILE_BYTES = 16 * 1024
-
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-"""A SHA-256 digest in lower-case hexadecimal."""
 
 
 class Purpose(StrEnum):

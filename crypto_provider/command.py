@@ -6,11 +6,11 @@ from typing import Annotated
 
 import typer
 
-from contract.command_line import log_to_stderr, new_app, run
-from contract.listening import LISTEN, take_port
-from contract.settings import load_settings
 from contract.ticket import Engine
 from crypto_provider.settings import CryptoProviderSettings
+from plumbing.command_line import log_to_stderr, new_app, run
+from plumbing.listening import LISTEN, take_port
+from plumbing.settings import load_settings
 
 app = new_app("The trusted crypto provider: deals correlated randomness ahead of each diagnosis, and learns nothing.")
 

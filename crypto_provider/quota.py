@@ -2,11 +2,11 @@
 
 from typing import Final
 
+from bookkeeping.spending import Charge, SpendingBook
+from bookkeeping.used_tickets import TicketUse
 from contract.allowance import Allowance, Holder
 from contract.identity import Party, Role
-from contract.spending import Charge, SpendingBook
 from contract.ticket import Purpose, TicketClaims
-from contract.used_tickets import TicketUse
 
 BOOK_FILE: Final = "orders.sqlite"
 _ANY_PACE: Final = 1_000_000

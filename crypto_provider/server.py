@@ -10,20 +10,19 @@ from typing import Final
 
 from starlette.applications import Starlette
 
+from authority.certificates import party_of_certificate
+from bookkeeping.spending import SpendingBook
 from contract.api import Unready
-from contract.certificates import party_of_certificate
 from contract.errors import TicketInvalid
 from contract.identity import Party, Role
-from contract.plan_limits import PlanLimits
-from contract.readiness import PATIENCE_SECONDS, Readiness, require_writable
-from contract.settings import FrontEnd
-from contract.spending import SpendingBook
 from contract.ticket import Engine, TicketClaims, load_public_key
 from crypto_provider.dealer import Dealer
 from crypto_provider.key import load_or_make_key
 from crypto_provider.quota import BOOK_FILE, DealingQuota
 from crypto_provider.settings import CryptoProviderSettings
 from inference_service.client import InferenceServiceClient
+from plumbing.readiness import PATIENCE_SECONDS, Readiness, require_writable
+from plumbing.settings import FrontEnd, PlanLimits
 from secure_computation.at_rest import StorageKey
 from secure_computation.channel.channel import Channel, Deadlines
 from secure_computation.channel.identity import Expected

@@ -5,11 +5,10 @@ from typing import Annotated
 
 from pydantic import Field
 
+from contract.base import Name
 from contract.identity import Credentials
-from contract.model_card import Name
-from contract.plan_limits import PlanLimits
-from contract.settings import Address, AtRest, FrontEnd, PartySettings, Waiting, settings_config
 from contract.ticket import TICKET_SECONDS, TicketSeconds
+from plumbing.settings import Address, AtRest, FrontEnd, PartySettings, PlanLimits, Waiting, settings_config
 
 
 class CryptoProviderSettings(PartySettings):

@@ -8,7 +8,8 @@ from typing import Annotated, Literal, Self, assert_never
 
 from pydantic import Field, model_validator
 
-from contract.model_card import ModelCard, Strict, Task
+from contract.base import Strict
+from contract.model_card import ModelCard, Task
 
 ClassTask = Literal[Task.CLASSIFICATION, Task.BINARY]
 NO_FINDING = "no finding above its threshold"

@@ -4,6 +4,7 @@ The front end shows the catalog and is trusted with nothing of it. Each entry (c
 signed by the model's owner, so it is checked before a picture is read by its card, and again before a session.
 """
 
+from authority.vouching import find_signer
 from contract.api import ModelEntry
 from contract.errors import ConfigurationError, NotVouchedFor, PeerViolation
 from contract.identity import Party, Role
@@ -102,7 +103,7 @@ def require_vouched(entry: ModelEntry, trust: Trust) -> None:
             f"the front end shows {name} without the signature of its owner, {owner}: nothing was sent; ask {owner} to "
             "update `model-owner` and start it again"
         )
-    signed_with = entry.voucher.certificate_for(entry.statement(), trust.authority)
+    signed_with = find_signer(entry.voucher, entry.statement(), trust.authority)
     if signed_with is None:
         raise not_vouched_for(
             entry,

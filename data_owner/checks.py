@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from contract.model_card import Strict
+from contract.base import Strict
 
 
 class Verdict(StrEnum):

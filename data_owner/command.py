@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from contract.command_line import console, new_app, one_line, run, say
 from contract.errors import CallerError, EncryptedInferenceError
-from contract.output import json_line, write_out
-from contract.settings import load_settings
 from contract.ticket import BATCHED_ENGINES, MAX_IMAGES, STOCKED_ENGINES, Engine
 from data_owner.heat_map_places import choose_places
 from imaging.isolation.processes import SHARED
+from plumbing.command_line import console, new_app, one_line, run, say
+from plumbing.output import json_line, write_out
+from plumbing.settings import load_settings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

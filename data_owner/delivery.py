@@ -9,14 +9,14 @@ from typing import Final
 
 from rich.console import Console
 
-from contract.command_line import say
 from contract.errors import ConfigurationError
 from contract.files import private_folder
 from contract.model_card import ModelCard
-from contract.output import json_line, shown_path, write_out
 from data_owner.diagnosis import Diagnosis
 from data_owner.presentation import print_diagnosis
 from data_owner.private_files import write_new
+from plumbing.command_line import say
+from plumbing.output import json_line, shown_path, write_out
 
 UNPRINTED: Final = "unprinted"
 """The folder below the data folder for answers that could not be printed."""

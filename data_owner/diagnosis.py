@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
+from contract.base import Strict
 from contract.identity import Role
-from contract.model_card import Strict
 from contract.ticket import Engine
 from data_owner.answers import ModelAnswer
 from data_owner.calibration import Calibration

@@ -15,27 +15,20 @@ from urllib.parse import urlsplit
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 
+from authority.certificates import MALFORMED, NEW_KEY, PartyCertificate, party_of_certificate, read_certificate, said
+from authority.enrolment import load_key
+from authority.revocation import EXTEND_BEFORE, RevocationList, is_revoked
 from contract.api import ModelEntry
-from contract.certificates import (
-    MALFORMED,
-    NEW_KEY,
-    PartyCertificate,
-    party_of_certificate,
-    read_certificate,
-    said,
-)
-from contract.command_line import one_line
-from contract.enrolment import load_key
 from contract.errors import EncryptedInferenceError, PeerReported
 from contract.identity import Credentials, Party, Role
-from contract.revocation import EXTEND_BEFORE, RevocationList, is_revoked
-from contract.settings import AtRest
 from contract.ticket import load_public_key
 from data_owner.catalog import require_vouched
 from data_owner.checks import Bad, Check, Named, Verdict
 from data_owner.settings import DataOwnerSettings
 from data_owner.way_to_front_end import DEFAULT_PORTS, list_front_end_checks, look_at_proxy
 from inference_service.client import InferenceServiceClient
+from plumbing.command_line import one_line
+from plumbing.settings import AtRest
 from secure_computation.at_rest import StorageKey
 from secure_computation.channel.channel import Deadlines
 from secure_computation.channel.tls import tls_context

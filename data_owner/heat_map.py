@@ -17,8 +17,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from contract.errors import CallerError, Refused
 from contract.model_card import ModelCard, OutputPolicy
-from contract.output import printable
 from contract.ticket import Engine
+from plumbing.output import printable
 
 MOST_ACROSS: Final = 4096
 """Pixels of the pictures of several classes beside each other."""

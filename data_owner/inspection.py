@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from contract.base import Strict
 from contract.errors import CallerError, ImageError, NeedsConfirmation
-from contract.model_card import AgeRange, ColourChoice, FrameChoice, InputSpecification, Modality, ModelCard, Strict
-from contract.output import path_bytes, path_text, printable, shown_path
+from contract.model_card import AgeRange, ColourChoice, FrameChoice, InputSpecification, Modality, ModelCard
 from data_owner.diagnosis import Warned
 from data_owner.private_files import write_new
 from imaging import ImageFacts, Polarity, Radiograph, read_image, to_model_input
@@ -20,6 +20,7 @@ from imaging.polarity import POLARITY_QUESTIONS
 from imaging.preprocessing import to_picture
 from imaging.reading import AGE_UNKNOWN, WRONG_AGE
 from imaging.suitability import FIT_UNKNOWN, MISFIT
+from plumbing.output import path_bytes, path_text, printable, shown_path
 
 _ANY_PICTURE = InputSpecification(
     modalities=tuple(Modality),

@@ -11,10 +11,10 @@ from rich.table import Table
 from rich.text import Text
 
 from contract.model_card import ModelCard
-from contract.output import printable
 from data_owner.diagnosis import Diagnosis
 from data_owner.progress import Progress
 from data_owner.wording import Line, explain, list_lines
+from plumbing.output import printable
 
 BAR_WIDTH = 30
 BESIDE_VERDICTS = 14

@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 from contract.api import ModelEntry
 from contract.errors import PeerViolation
 from contract.model_card import ModelCard
-from contract.output import path_bytes, path_text, shown_path
 from contract.ticket import Engine
 from data_owner.answers import NO_FINDING, FindingsAnswer, ModelAnswer, answer_from_label, answer_from_logits
 from data_owner.calibration import judge_calibration
@@ -17,6 +16,7 @@ from data_owner.diagnosis import Batch, Bytes, Diagnosis, HeatMapGrid, ModelName
 from data_owner.heat_map import draw_heat_map, draw_heat_maps
 from data_owner.private_files import write_new
 from imaging import ModelInput
+from plumbing.output import path_bytes, path_text, shown_path
 from secure_computation.engines.interface import Answer, Label
 
 

@@ -61,11 +61,11 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from bookkeeping.used_tickets import TICKETS_FILE, TicketUse, UsedTickets
 from contract.api import ModelEntry, SessionEventName
 from contract.errors import CallerError, EncryptedInferenceError, PeerViolation
 from contract.identity import Party, Role
 from contract.ticket import STOCKED_ENGINES, Engine, Purpose, TicketClaims
-from contract.used_tickets import TICKETS_FILE, TicketUse, UsedTickets
 from data_owner.catalog import ModelCatalog
 from data_owner.diagnosis import Bytes, Diagnosis, Seconds, Warned
 from data_owner.heat_map import require_heat_map

@@ -12,19 +12,19 @@ from uuid import UUID
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
+from authority.certificates import party_of_certificate
 from contract.api import Failure, ModelEntry, PhaseSeconds, SentBytes, SessionEventName, SessionReport, SessionView
-from contract.certificates import party_of_certificate
-from contract.command_line import one_line
 from contract.errors import EncryptedInferenceError, ItemsSeen, SessionCancelled, TicketInvalid, TransportError
 from contract.identity import Party, Role
-from contract.settings import Peer
 from contract.ticket import STOCKED_ENGINES, Engine, Purpose, TicketClaims, load_public_key, verify_ticket
-from contract.told import words_for_others
 from data_owner.catalog import not_vouched_for
 from data_owner.diagnosis import Bytes, Seconds, Warned
 from data_owner.settings import DataOwnerSettings
 from data_owner.stock import DataOwnerStock
 from inference_service.client import InferenceServiceClient
+from plumbing.command_line import one_line
+from plumbing.settings import Peer
+from plumbing.words_for_others import words_for_others
 from secure_computation.channel.channel import Channel
 from secure_computation.stock_folder import Binding, Wanted
 

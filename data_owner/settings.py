@@ -6,9 +6,8 @@ from typing import Annotated
 from pydantic import Field
 
 from contract.identity import Credentials
-from contract.plan_limits import PlanLimits
-from contract.settings import AtRest, FrontEnd, PartySettings, Peer, Waiting, settings_config
 from contract.ticket import TICKET_SECONDS, TicketSeconds
+from plumbing.settings import AtRest, FrontEnd, PartySettings, Peer, PlanLimits, Waiting, settings_config
 
 
 class DataOwnerSettings(PartySettings):

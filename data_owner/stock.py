@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field
 
 from contract.api import ModelEntry
+from contract.base import Strict
 from contract.errors import CallerError
-from contract.model_card import Strict
 from contract.ticket import TicketClaims
 from data_owner.settings import DataOwnerSettings
 from secure_computation.at_rest import StorageKey

@@ -13,12 +13,12 @@ from urllib.parse import urlsplit
 import httpx
 from cryptography import x509
 
-from contract.certificates import MALFORMED, said
-from contract.proxies import proxy_for, why_unreachable
-from contract.settings import FrontEnd
-from contract.tls_refusal import Cause, cause_of, remedy
+from authority.certificates import MALFORMED, said
+from authority.tls_refusal import Cause, cause_of, remedy
 from data_owner.checks import Bad, Named, Verdict
 from data_owner.settings import DataOwnerSettings
+from plumbing.proxies import proxy_for, why_unreachable
+from plumbing.settings import FrontEnd
 
 DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
 _REFUSAL = re.compile(r"^Tunnel connection failed: (\d{3}) ")

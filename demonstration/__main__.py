@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from contract.command_line import console, new_app, run, say, shown_steps
 from contract.ticket import Engine
 from demonstration.checks import check_demo
+from plumbing.command_line import console, new_app, run, say, shown_steps
 
 if TYPE_CHECKING:
     from contract.model_card import ModelCard

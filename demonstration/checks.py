@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Final
 
 from contract.errors import CallerError
-from contract.listening import require_free_port
 from data_owner.heat_map_places import choose_places
+from plumbing.listening import require_free_port
 
 PAGE_HOST: Final = "127.0.0.1"
 MODEL_FILES: Final = ("model.onnx", "card.json")

@@ -17,7 +17,7 @@ from contract.errors import ConfigurationError
 STOP_SECONDS = 5.0
 TERMINATION_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 PROGRAMS = {
-    "federation": "contract.federation_command",
+    "federation": "authority.command",
     "inference-service": "inference_service.command",
     "crypto-provider": "crypto_provider.command",
     "model-owner": "model_owner.command",

@@ -11,9 +11,9 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
-from contract.command_line import one_line, say
+from contract.base import Strict
 from contract.errors import CallerError, ComputationFailed
-from contract.model_card import ModelCard, Strict
+from contract.model_card import ModelCard
 from contract.ticket import Engine
 from data_owner.answers import FindingsAnswer, ModelAnswer, answer_from_logits
 from data_owner.calibration import Calibration
@@ -23,6 +23,7 @@ from demonstration.deployment import Deployment, deploy
 from demonstration.plaintext import PlaintextModel
 from imaging import Polarity, read_model_input
 from imaging.phantom import write_phantom
+from plumbing.command_line import one_line, say
 
 MODEL_FOLDER = Path(__file__).resolve().parent.parent / "models" / "pediatric-pneumonia-resnet18"
 ROUNDING = 0.02

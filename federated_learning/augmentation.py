@@ -10,7 +10,7 @@ import torch
 from pydantic import ConfigDict, Field
 from torch import Generator, Tensor
 
-from contract.model_card import Strict
+from contract.base import Strict
 
 if TYPE_CHECKING:
     from monai.transforms.compose import Compose

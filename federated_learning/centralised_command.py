@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import numpy as np
 import typer
 
-from contract.command_line import say
+from plumbing.command_line import say
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

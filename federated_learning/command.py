@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from contract.command_line import new_app, run
 from federated_learning import federated_commands as federation
 from federated_learning.centralised_command import Data, Manifest, ReportedRoles, train_centralised
 from federated_learning.report.command import evaluate, report
+from plumbing.command_line import new_app, run
 
 app = new_app("Train models and publish them. Nothing here runs when images are diagnosed.")
 app.command()(evaluate)

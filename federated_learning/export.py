@@ -14,9 +14,9 @@ from torch import nn
 
 from contract.errors import ModelFileError
 from contract.model_card import InputSpecification
-from contract.onnx_runtime import load_onnxruntime
 from federated_learning.architectures import folded
 from federated_learning.data_source import ImageArray
+from plumbing.onnx_runtime import load_onnxruntime
 
 OPERATORS = frozenset({
     "Conv", "Relu", "AveragePool", "MaxPool", "GlobalAveragePool", "ReduceMean", "Gemm", "MatMul", "Add", "Flatten",

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from contract.command_line import say
 from federated_learning.centralised_command import publishing
 from federated_learning.loopback.arguments import Images, images_to_train_on
+from plumbing.command_line import say
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -68,13 +68,13 @@ def coordinator(*, config: Config) -> None:
     """Run a federation, or go on with one that was interrupted."""
     from rich.console import Console
 
-    from contract.settings import load_settings
     from federated_learning.flower.running import run_coordinator
     from federated_learning.rounds.course import Course
     from federated_learning.rounds.display import Display
     from federated_learning.rounds.participants import read_federation
     from federated_learning.rounds.recording import record_round, record_run
     from federated_learning.rounds.settings import CoordinatorSettings
+    from plumbing.settings import load_settings
 
     settings = load_settings(CoordinatorSettings, config)
     federation, console = read_federation(settings.federation), Console(stderr=True)
@@ -101,10 +101,10 @@ def hospital(
     """Take part in a federation with this hospital's images, until the run is finished."""
     from rich.console import Console
 
-    from contract.settings import load_settings
     from federated_learning.flower.processes import end_with_parent
     from federated_learning.flower.running import run_hospital
     from federated_learning.rounds.settings import HospitalSettings
+    from plumbing.settings import load_settings
 
     if with_parent:
         end_with_parent()
@@ -215,9 +215,9 @@ def _loopback_settings(
     otherwise: "LoopbackSettings",
 ) -> "LoopbackSettings":
     """What the file says, or `otherwise`; before it goes what was typed, after it what belongs to the images."""
-    from contract.settings import load_settings
     from federated_learning.loopback.run import LoopbackSettings
     from federated_learning.recipe import find_description
+    from plumbing.settings import load_settings
 
     settings = otherwise if config is None else load_settings(LoopbackSettings, config)
     typed = {name: tuple(value) if isinstance(value, list) else value for name, value in said.items() if value}

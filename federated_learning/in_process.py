@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from contract.base import Strict
 from contract.errors import ConfigurationError
-from contract.model_card import Strict
 from federated_learning.averaging import GlobalModel, weighted_mean
 from federated_learning.checkpoints import Arrays, part, read, save, with_prefix
 from federated_learning.data_source import ImageArray

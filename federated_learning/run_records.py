@@ -12,8 +12,9 @@ from typing import Self, TypeVar
 
 from pydantic import Field, TypeAdapter, ValidationError
 
+from contract.base import Name, Strict, Version
 from contract.errors import ConfigurationError
-from contract.model_card import FederationRecord, InputSpecification, Name, OutputPolicy, Strict, Version
+from contract.model_card import FederationRecord, InputSpecification, OutputPolicy
 from federated_learning.training_settings import TrainingSettings
 
 __all__ = [

@@ -5,8 +5,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import ConfigDict, Field, ValidationError, model_validator
 
+from contract.base import Strict
 from contract.errors import ConfigurationError
-from contract.model_card import MAX_SIDE, Strict
+from contract.model_card import MAX_SIDE
 from federated_learning.architectures import Pool
 from federated_learning.augmentation import Augmentation
 

@@ -18,10 +18,10 @@ from pydantic import SecretStr, TypeAdapter, ValidationError
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from bookkeeping.audit_log import AuditLog
 from contract.allowance import Allowance
-from contract.audit_log import AuditLog
+from contract.base import Name
 from contract.errors import CallerError
-from contract.model_card import Name
 from inference_service.problems import NotFound, Unauthenticated
 from inference_service.storage import AccountRow, Clock, Database, utc_now
 

@@ -24,6 +24,8 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from structlog.typing import FilteringBoundLogger
 
+from authority.certificates import require_in_time
+from bookkeeping.audit_log import AuditLog
 from contract.api import (
     MAX_PLAN_BYTES,
     AuditHead,
@@ -38,11 +40,9 @@ from contract.api import (
     SessionView,
     Unready,
 )
-from contract.audit_log import AuditLog
+from contract.base import Name, Sha256, Version
 from contract.errors import EncryptedInferenceError, Refused
-from contract.model_card import Name, Version
-from contract.readiness import Look, Readiness, health_of, require_in_time, require_writable
-from contract.ticket import Sha256, load_signing_key
+from contract.ticket import load_signing_key
 from inference_service.accounts import Account, AccountRole, Accounts
 from inference_service.audit_heads import AuditHeads
 from inference_service.budgets import Budgets
@@ -55,6 +55,7 @@ from inference_service.session_store import Sessions
 from inference_service.settings import ServiceSettings
 from inference_service.storage import Clock, Database, utc_now
 from inference_service.tickets import TicketOffice
+from plumbing.readiness import Look, Readiness, health_of, require_writable
 
 
 @dataclass(frozen=True, kw_only=True)

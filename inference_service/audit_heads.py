@@ -3,8 +3,8 @@
 Each side so holds what the other would have to explain away, were entries cut off at the end of its log.
 """
 
+from bookkeeping.audit_log import AuditLog
 from contract.api import AuditHead
-from contract.audit_log import AuditLog
 from contract.errors import Refused
 from inference_service.accounts import Account, AccountRole
 from inference_service.problems import Conflict, NotFound

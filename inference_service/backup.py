@@ -6,7 +6,7 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
-from contract.audit_log import copy_log
+from bookkeeping.audit_log import copy_log
 from contract.errors import CallerError, ConfigurationError
 from contract.ticket import PUBLIC_KEY_FILE, SIGNING_KEY_FILE
 from inference_service.settings import DATABASE_FILE, ServiceSettings

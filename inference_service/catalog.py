@@ -6,13 +6,12 @@ import hashlib
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from bookkeeping.audit_log import AuditLog
 from contract.allowance import ModelAllowances
-from contract.api import ModelEntry, ModelRegistration, PartyAddress
-from contract.audit_log import AuditLog
+from contract.api import ModelEntry, ModelRegistration, PartyAddress, Voucher
 from contract.errors import CallerError, ModelWithdrawn, Refused
 from contract.model_card import ModelCard
 from contract.ticket import Engine
-from contract.voucher import Voucher
 from inference_service.accounts import Account, AccountRole
 from inference_service.problems import Conflict, NotFound, TooLarge
 from inference_service.storage import Clock, Database, ModelVersionRow, PlanRow, utc_now

@@ -18,6 +18,7 @@ from uuid import UUID
 import httpx
 from pydantic import BaseModel, SecretStr, ValidationError
 
+from authority.tls_refusal import cause_of, remedy
 from contract.allowance import ModelAllowances
 from contract.api import (
     MAX_PLAN_BYTES,
@@ -32,6 +33,7 @@ from contract.api import (
     SessionReport,
     SessionRequest,
     SessionView,
+    Voucher,
 )
 from contract.errors import (
     BudgetSpent,
@@ -49,12 +51,10 @@ from contract.errors import (
     Refused,
     TooFast,
 )
-from contract.host_names import is_host_name
-from contract.proxies import is_loopback, proxy_for, why_unreachable
-from contract.settings import FrontEnd
 from contract.ticket import Engine, Purpose
-from contract.tls_refusal import cause_of, remedy
-from contract.voucher import Voucher
+from plumbing.listening import is_host_name
+from plumbing.proxies import is_loopback, proxy_for, why_unreachable
+from plumbing.settings import FrontEnd
 
 MAX_ANSWER_BYTES = 8 << 20
 MAX_ANSWER_COMMAS = 1 << 18

@@ -14,20 +14,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from pydantic import ValidationError
 
+from bookkeeping.audit_command import audit_app
+from bookkeeping.audit_log import AuditLog
 from contract.allowance import Allowance
-from contract.audit_command import audit_app
-from contract.audit_log import AuditLog
-from contract.command_line import new_app, run, say
 from contract.errors import CallerError, ConfigurationError
-from contract.host_names import with_port
-from contract.listening import LISTEN, start_listening, take_port
-from contract.output import write_out
-from contract.settings import load_settings
 from contract.ticket import new_signing_key
 from inference_service.accounts import AccountRole, Accounts
 from inference_service.renewal import follow_renewals
 from inference_service.settings import ServiceSettings
 from inference_service.storage import Database
+from plumbing.command_line import new_app, run, say
+from plumbing.listening import LISTEN, start_listening, take_port, with_port
+from plumbing.output import write_out
+from plumbing.settings import load_settings
 
 if TYPE_CHECKING:
     from socket import socket
@@ -104,8 +103,7 @@ def serve(config: ConfigOption = None) -> None:
 
 def http_options() -> dict[str, Any]:
     """What `uvicorn.Config` needs for the front end: bounded heads and TLS handshakes, few strangers, no WebSockets."""
-    from contract.event_loop import EVENT_LOOP
-    from contract.http_server import BoundedHeadProtocol, new_lobby
+    from plumbing.http_server import EVENT_LOOP, BoundedHeadProtocol, new_lobby
 
     return {"http": partial(BoundedHeadProtocol, lobby=new_lobby()), "ws": "none", "loop": EVENT_LOOP}
 
@@ -116,7 +114,7 @@ def run_server(service: "FastAPI", settings: ServiceSettings, listener: "socket"
 
     import uvicorn
 
-    from contract.http_server import AnnouncedServer
+    from plumbing.http_server import AnnouncedServer
 
     configuration = uvicorn.Config(
         service,

@@ -21,9 +21,7 @@ from structlog.typing import FilteringBoundLogger
 
 from contract.api import MAX_PLAN_BYTES, Problem
 from contract.errors import EncryptedInferenceError
-from contract.http_server import vouch
 from contract.model_card import MAX_CARD_BYTES
-from contract.tally import Tally
 from inference_service.accounts import Account, AccountRole, Accounts
 from inference_service.metrics import Metrics
 from inference_service.problems import (
@@ -35,6 +33,8 @@ from inference_service.problems import (
     internal_problem,
     problem_of,
 )
+from plumbing.http_server import vouch
+from plumbing.tally import Tally
 
 PUBLIC_PATHS = frozenset({"/v2/health/live", "/v2/health/ready", "/openapi.json"})
 """Nothing is read of a body that comes with them."""

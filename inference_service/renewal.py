@@ -6,8 +6,8 @@ import threading
 from pathlib import Path
 from typing import TypeAlias
 
+from authority.certificates import require_in_time
 from contract.errors import ConfigurationError
-from contract.readiness import require_in_time
 
 _LOG = logging.getLogger(__name__)
 _Stamp: TypeAlias = tuple[tuple[int, int, int], ...] | None

@@ -11,10 +11,10 @@ from uuid import UUID, uuid4
 from sqlalchemy import func, or_, select, update
 from sqlalchemy.orm import Session
 
+from bookkeeping.audit_log import AuditLog
 from contract.allowance import ModelAllowances
 from contract.api import SessionEvent, SessionReport, SessionRequest, SessionState, SessionView
 from contract.api import SessionEventName as Event
-from contract.audit_log import AuditLog
 from contract.errors import BudgetSpent, CallerError, ItemsSeen, Refused, TooFast
 from contract.ticket import BATCHED_ENGINES, STOCKED_ENGINES, Engine, Items, Purpose
 from inference_service.accounts import OPENS_SESSIONS, Account, AccountRole

@@ -8,9 +8,9 @@ from pydantic import Field, SecretStr, model_validator
 from sqlalchemy import URL
 
 from contract.allowance import Allowance
-from contract.settings import Address, PartySettings, settings_config
 from contract.ticket import SIGNING_KEY_FILE, TICKET_SECONDS, NetworkProfile, TicketSeconds
 from inference_service.storage import postgresql_url
+from plumbing.settings import Address, PartySettings, settings_config
 
 DATABASE_FILE = "inference-service.sqlite"
 

@@ -134,7 +134,7 @@ class ModelVersionRow(Base):
     allowances: Mapped[str | None] = mapped_column(Text)
     """The contract.allowance.ModelAllowances that its owner registered, as JSON; absent: none."""
     voucher: Mapped[str | None] = mapped_column(Text)
-    """The contract.voucher.Voucher that its owner registered, as JSON; absent until it registers again."""
+    """The contract.api.Voucher that its owner registered, as JSON; absent until it registers again."""
 
 
 class SessionRow(Base):

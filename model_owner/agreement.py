@@ -5,7 +5,8 @@ from typing import Self, assert_never
 import numpy as np
 from numpy.typing import NDArray
 
-from contract.model_card import ModelCard, Strict, Task
+from contract.base import Strict
+from contract.model_card import ModelCard, Task
 
 
 class Agreement(Strict):

@@ -6,8 +6,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from contract.base import Strict
 from contract.errors import ImageError, ModelFileError
-from contract.model_card import InputSpecification, Strict, Task
+from contract.model_card import InputSpecification, Task
 from model_owner.agreement import Agreement
 from model_owner.calibration_images import calibration_images
 from model_owner.choosing_precision import ERROR_BUDGET

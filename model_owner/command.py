@@ -16,17 +16,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from pydantic import SecretStr
 
-from contract.audit_command import audit_app
-from contract.command_line import log_to_stderr, new_app, run, say
+from bookkeeping.audit_command import audit_app
 from contract.errors import ConfigurationError
-from contract.output import write_out
+from plumbing.command_line import log_to_stderr, new_app, run, say
+from plumbing.output import write_out
 
 if TYPE_CHECKING:
     from socket import socket
 
     from rich.console import Console
 
-    from contract.audit_segments import Head
+    from bookkeeping.audit_segments import Head
     from model_owner.checking import CheckReport, FixedPointReport
     from model_owner.settings import ModelOwnerSettings
     from secure_computation.at_rest import StorageKey
@@ -65,7 +65,7 @@ def card(
     output: Annotated[Path | None, typer.Option(help="Where to write; card.json beside the model if left out.")] = None,
 ) -> None:
     """Write a card with all that a model tells about itself; the rest is marked for you to fill in."""
-    from contract.memory import bounded_memory
+    from model_owner.bounded_memory import bounded_memory
     from model_owner.card_drafting import draft_card, unfilled_fields, write_card
 
     target = output or model.parent / "card.json"
@@ -100,7 +100,7 @@ def import_model(
     memory: Memory = DEFAULT_MEMORY,
 ) -> None:
     """Compile an ONNX model into a public plan and private weights, and keep both."""
-    from contract.memory import bounded_memory
+    from model_owner.bounded_memory import bounded_memory
     from model_owner.imported_models import ImportedModels
 
     with bounded_memory(memory << 30, remedy=_MORE_MEMORY):
@@ -125,7 +125,7 @@ def check(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
     """Report layers, value ranges, predicted cost, and the gap to onnxruntime."""
-    from contract.memory import bounded_memory
+    from model_owner.bounded_memory import bounded_memory
     from model_owner.checking import check_model
     from model_owner.imported_models import ImportedModels
 
@@ -145,12 +145,12 @@ def withdraw(
     config: Annotated[Path | None, typer.Option(help="TOML file of settings.")] = None,
 ) -> None:
     """Take a version out of service for good. Sessions that run come to their end, new ones are refused."""
-    from contract.audit_log import AuditLog
+    from bookkeeping.audit_log import AuditLog
     from contract.errors import TransportError
-    from contract.settings import load_settings
     from inference_service.client import InferenceServiceClient
     from model_owner.imported_models import ImportedModels
     from model_owner.settings import ModelOwnerSettings
+    from plumbing.settings import load_settings
     from secure_computation.at_rest import StorageKey
 
     settings = load_settings(ModelOwnerSettings, config)
@@ -171,19 +171,19 @@ def withdraw(
 
 
 def _audit_folder(config: Path | None) -> Path:
-    from contract.settings import load_settings
     from model_owner.settings import ModelOwnerSettings
+    from plumbing.settings import load_settings
 
     return load_settings(ModelOwnerSettings, config).audit_folder
 
 
 def _known_audit_head(config: Path | None) -> "Head | None":
     """What the front end remembers of this log; None where it remembers nothing."""
-    from contract.audit_segments import Head
+    from bookkeeping.audit_segments import Head
     from contract.errors import Refused
-    from contract.settings import load_settings
     from inference_service.client import InferenceServiceClient
     from model_owner.settings import ModelOwnerSettings
+    from plumbing.settings import load_settings
 
     front_end = load_settings(ModelOwnerSettings, config).inference_service
     try:
@@ -201,9 +201,9 @@ app.add_typer(audit_app(_audit_folder, _known_audit_head), name="audit")
 @app.command()
 def serve(config: Annotated[Path | None, typer.Option(help="TOML file of settings.")] = None) -> None:
     """Register every imported version at the front end and serve sessions until interrupted."""
-    from contract.listening import LISTEN, take_port
-    from contract.settings import load_settings
     from model_owner.settings import ModelOwnerSettings
+    from plumbing.listening import LISTEN, take_port
+    from plumbing.settings import load_settings
 
     settings = load_settings(ModelOwnerSettings, config)
     log_to_stderr()
@@ -244,7 +244,7 @@ def _serve(settings: "ModelOwnerSettings", listener: "socket") -> None:
 
 def _storage_key(key_file: Path | None) -> "StorageKey":
     """The key of --key-file or the environment. Raises ConfigurationError where there is none, or two."""
-    from contract.settings import AtRest
+    from plumbing.settings import AtRest
     from secure_computation.at_rest import StorageKey
 
     key = os.environ.get("MODEL_OWNER_AT_REST__KEY")

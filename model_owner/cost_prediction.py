@@ -7,7 +7,7 @@ they send, with the bytes. Others are faster or slower; the network's part is th
 
 from typing import Final
 
-from contract.model_card import Strict
+from contract.base import Strict
 from contract.ticket import Engine
 from secure_computation.engines.choosing import offered_engines
 from secure_computation.engines.crypten.lowering import predict_cost

@@ -25,14 +25,15 @@ from typing import Annotated
 from pydantic import AwareDatetime, Field, ValidationError
 
 from contract.api import MAX_PLAN_BYTES
+from contract.base import Strict
 from contract.errors import ConfigurationError, ModelFileError, ModelWithdrawn
 from contract.files import new_file, private_folder
-from contract.model_card import ModelCard, OutputPolicy, Strict, read_card
-from contract.plan_limits import PlanLimits
+from contract.model_card import ModelCard, OutputPolicy, read_card
 from model_owner.calibration_images import calibration_images
 from model_owner.choosing_precision import lower_within_budget
 from model_owner.onnx_import.compiling import CompiledModel, compile_model
 from model_owner.onnx_import.reading import MAX_FILE_BYTES
+from plumbing.settings import PlanLimits
 from secure_computation.at_rest import DamagedFile, StorageKey, read_sealed, write_sealed
 from secure_computation.engines.masked.lowering.heat_map import add_heat_map
 from secure_computation.engines.masked.plan.masked_lowering import MaskedLowering

@@ -4,8 +4,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from contract.errors import ModelFileError
-from contract.onnx_runtime import load_onnxruntime
 from model_owner.onnx_import.ending import final_activation
+from plumbing.onnx_runtime import load_onnxruntime
 
 
 class ModelInClear:

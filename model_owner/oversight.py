@@ -7,14 +7,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final
 
+from bookkeeping.audit_log import AuditLog
+from bookkeeping.spending import Charge, Counted, SpendingBook
+from bookkeeping.used_tickets import TicketUse
 from contract.allowance import Holder, ModelAllowances
 from contract.api import AuditHead
-from contract.audit_log import AuditLog
 from contract.errors import EncryptedInferenceError
 from contract.identity import Party, Role
-from contract.spending import Charge, Counted, SpendingBook
 from contract.ticket import TicketClaims
-from contract.used_tickets import TicketUse
 from inference_service.client import InferenceServiceClient
 
 BOOK_FILE: Final = "budgets.sqlite"

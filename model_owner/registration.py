@@ -8,10 +8,10 @@ from typing import Final
 
 from pydantic import ValidationError
 
+from authority.certificates import PartyCertificate
+from authority.vouching import sign_voucher
 from contract.api import ModelEntry, PartyAddress
-from contract.certificates import PartyCertificate
 from contract.errors import ConfigurationError, EncryptedInferenceError, ModelFileError, Refused
-from contract.voucher import Voucher
 from inference_service.client import InferenceServiceClient
 from model_owner.allowances import allowances_of
 from model_owner.imported_models import ImportedModel, ImportedModels, is_withdrawn
@@ -48,7 +48,7 @@ class Registrar:
             entry = self._entry(model, own.party.organisation)
             shown = self._front_end.register_model(
                 entry,
-                voucher=Voucher.sign(entry.statement(), self._settings.credentials),
+                voucher=sign_voucher(entry.statement(), self._settings.credentials),
                 plan=model.plan.canonical_bytes(),
                 allowances=allowances_of(self._settings, model.card, model.plan.network),
             )

@@ -37,9 +37,10 @@ from typing import Any, Final
 
 from starlette.applications import Starlette
 
+from authority.certificates import party_of_certificate
+from bookkeeping.audit_log import AuditLog
+from bookkeeping.spending import Counted, SpendingBook
 from contract.api import Failure, SessionEventName, SessionReport, Unready
-from contract.audit_log import AuditLog
-from contract.certificates import party_of_certificate
 from contract.errors import (
     Busy,
     EncryptedInferenceError,
@@ -50,16 +51,15 @@ from contract.errors import (
     TicketInvalid,
 )
 from contract.identity import Party, Role
-from contract.readiness import PATIENCE_SECONDS, Readiness, require_writable
-from contract.spending import Counted, SpendingBook
 from contract.ticket import STOCKED_ENGINES, Engine, Purpose, TicketClaims, load_public_key
-from contract.told import words_for_others
 from inference_service.client import InferenceServiceClient
 from model_owner.allowances import allowances_of
 from model_owner.imported_models import ImportedModel, ImportedModels, require_in_service
 from model_owner.oversight import BOOK_FILE, Oversight
 from model_owner.settings import ModelOwnerSettings
 from model_owner.stocked_items import ModelOwnerStock
+from plumbing.readiness import PATIENCE_SECONDS, Readiness, require_writable
+from plumbing.words_for_others import words_for_others
 from secure_computation.admission import STOCKED_ITEM_STEP, items_of, present_ticket
 from secure_computation.at_rest import StorageKey
 from secure_computation.channel.channel import Channel, Deadlines

@@ -6,11 +6,20 @@ from typing import Annotated
 from pydantic import Field
 
 from contract.allowance import Allowance
+from contract.base import Name
 from contract.identity import Credentials
-from contract.model_card import Name
-from contract.plan_limits import PlanLimits
-from contract.settings import Address, AtRest, FrontEnd, PartySettings, Peer, Waiting, WebSocketUrl, settings_config
 from contract.ticket import MAX_IMAGES, TICKET_SECONDS, TicketSeconds
+from plumbing.settings import (
+    Address,
+    AtRest,
+    FrontEnd,
+    PartySettings,
+    Peer,
+    PlanLimits,
+    Waiting,
+    WebSocketUrl,
+    settings_config,
+)
 
 
 class DealerPeer(Peer):

@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 
 from contract.errors import ConfigurationError
 from contract.files import new_file, read_bounded
-from contract.settings import AtRest
+from plumbing.settings import AtRest
 
 Body = NDArray[np.uint8]
 """Some of a file's content, shape (bytes,)."""

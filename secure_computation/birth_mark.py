@@ -14,7 +14,7 @@ import os
 import struct
 from typing import Final
 
-from contract.model_card import Strict
+from contract.base import Strict
 
 _EMPTY_PATH: Final = 0x1000
 _WANTED: Final = 0x900

@@ -9,8 +9,8 @@ from typing import Annotated, Final
 
 from pydantic import Field
 
+from contract.base import Strict
 from contract.errors import CallerError
-from contract.model_card import Strict
 
 MAX_MILLISECONDS: Final = 2_000.0
 """One way. A satellite takes 270."""

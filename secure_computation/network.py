@@ -19,8 +19,8 @@ from typing import Annotated, Literal, NewType, Self
 
 from pydantic import Field, ValidationError, model_validator
 
+from contract.base import Strict
 from contract.errors import ModelFileError
-from contract.model_card import Strict
 
 NetworkHash = NewType("NetworkHash", str)
 """SHA-256 of a network's canonical bytes, 64 hexadecimal digits."""

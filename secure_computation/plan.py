@@ -10,10 +10,9 @@ from typing import Final, Literal, NewType, Self
 from pydantic import ValidationError, model_validator
 
 from contract.api import MAX_PLAN_BYTES
-from contract.canonical import canonical_json
+from contract.base import Strict, canonical_json
 from contract.errors import ModelFileError
-from contract.model_card import Strict
-from contract.plan_limits import PlanLimits
+from plumbing.settings import PlanLimits
 from secure_computation.engines.crypten.lowering import CrypTenLowering, lower
 from secure_computation.engines.masked.plan.masked_lowering import MaskedLowering
 from secure_computation.engines.masked.plan.same_network import require_same_network

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
+from contract.base import Strict
 from contract.errors import ModelFileError
-from contract.model_card import Strict
-from contract.plan_limits import GIBIBYTE, PlanLimits
+from plumbing.settings import GIBIBYTE, PlanLimits
 from secure_computation.engines.crypten.lowering import CrypTenLowering, predict_cost
 from secure_computation.engines.masked.lowering.drafts import image_size
 from secure_computation.engines.masked.plan.comparison_steps import LabelStep, MaxPoolStep

@@ -11,8 +11,8 @@ from typing import Final
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from contract.identity import Party, Role
-from contract.lobby import Lobby
 from contract.ticket import LEEWAY, TICKET_SECONDS, TicketClaims
+from plumbing.lobby import Lobby
 from secure_computation.admission import admit
 from secure_computation.channel.channel import Channel
 from secure_computation.places import Places

@@ -21,10 +21,11 @@ from typing import Annotated, BinaryIO, Final, Self
 
 from pydantic import Field, ValidationError
 
+from contract.base import Name, Sha256, Strict, Version
 from contract.errors import ConfigurationError, MaterialSpent
 from contract.files import private_folder, sync_folder
-from contract.model_card import Name, OutputPolicy, Strict, Version
-from contract.ticket import Sha256, TicketClaims
+from contract.model_card import OutputPolicy
+from contract.ticket import TicketClaims
 from secure_computation.at_rest import Body, DamagedFile, SealedFile, StorageKey, seal
 from secure_computation.birth_mark import BirthMark, birth_mark
 from secure_computation.material import ConsumptionLedger, ItemName

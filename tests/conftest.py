@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # contract/onnx_runtime.py says why; tests import onnxruntime themselves
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # plumbing/onnx_runtime.py says why; tests import onnxruntime themselves
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 """Of this process and of those that tests start: each file has a worker, and threads that wait for each other spin."""
 

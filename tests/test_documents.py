@@ -11,7 +11,7 @@ from click import Group
 
 from benchmarks import figures
 from contract.model_card import read_card
-from contract.settings import PartySettings, load_settings
+from plumbing.settings import PartySettings, load_settings
 from tests.typed_commands import commands_in_blocks, commands_in_sentences, commands_in_source, fault
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -9,6 +9,9 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 ROOMS = (
     "contract",
+    "authority",
+    "plumbing",
+    "bookkeeping",
     "imaging",
     "secure_computation",
     "inference_service",
@@ -26,6 +29,9 @@ SECRET_ROOMS = (
     "model_owner",
     "inference_service",
     "contract",
+    "authority",
+    "plumbing",
+    "bookkeeping",
     "federated_learning/secure_aggregation",
 )
 """Where every random number may be a key, a mask or a share."""

@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from contract.command_line import console
 from contract.errors import CallerError
+from plumbing.command_line import console
 
 
 def aggregation(

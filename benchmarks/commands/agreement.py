@@ -8,7 +8,7 @@ import typer
 from benchmarks.commands.giving import check_file, give
 from benchmarks.commands.options import OneModel, SaveFile
 from benchmarks.configuration import find_model
-from contract.command_line import console
+from plumbing.command_line import console
 
 
 def agreement(

@@ -9,7 +9,7 @@ import typer
 from benchmarks.commands.giving import check_file, give
 from benchmarks.commands.options import AsJson, SaveFile
 from benchmarks.configuration import parse_names
-from contract.command_line import console
+from plumbing.command_line import console
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from contract.command_line import console
+from plumbing.command_line import console
 
 
 def federation(

@@ -4,8 +4,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from contract.base import Strict
 from contract.errors import CallerError
-from contract.model_card import Strict
 
 if TYPE_CHECKING:
     from rich.table import Table

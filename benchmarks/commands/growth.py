@@ -9,7 +9,7 @@ import typer
 from benchmarks.commands.giving import check_file, give
 from benchmarks.commands.options import OneModel, SaveFile, Timeout
 from benchmarks.configuration import find_model, parse_sides
-from contract.command_line import console
+from plumbing.command_line import console
 
 
 def growth(

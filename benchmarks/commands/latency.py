@@ -17,7 +17,7 @@ from benchmarks.configuration import (
     parse_numbers,
 )
 from benchmarks.engines import NAMES
-from contract.command_line import console, say
+from plumbing.command_line import console, say
 
 if TYPE_CHECKING:
     from benchmarks.reporting import Summary

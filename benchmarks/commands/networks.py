@@ -10,7 +10,7 @@ import typer
 from benchmarks.commands.options import ALL_ENGINES, AsJson, Engines, Model, SaveFolder, Seed, Timeout
 from benchmarks.configuration import Configuration, check_save_folder, find_model, name_of, parse_names
 from benchmarks.engines import NAMES
-from contract.command_line import console, say
+from plumbing.command_line import console, say
 from secure_computation.links import LINKS
 
 if TYPE_CHECKING:

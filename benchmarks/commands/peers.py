@@ -11,7 +11,7 @@ from benchmarks.commands.giving import check_file
 from benchmarks.commands.options import AsJson, Model, SaveFile, Seed
 from benchmarks.configuration import find_model, name_of, parse_names
 from benchmarks.peers import NAMES, catalogue
-from contract.command_line import console
+from plumbing.command_line import console
 
 
 def peers(

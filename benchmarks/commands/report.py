@@ -8,7 +8,7 @@ import typer
 from benchmarks.commands.options import Timeout
 from benchmarks.configuration import check_save_folder
 from benchmarks.figures import README, RESULTS
-from contract.command_line import say
+from plumbing.command_line import say
 
 
 def report(

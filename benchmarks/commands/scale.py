@@ -9,8 +9,8 @@ import typer
 from benchmarks.commands.giving import check_file, give
 from benchmarks.commands.options import AsJson, OneModel, SaveFile
 from benchmarks.configuration import MODELS, find_model
-from contract.command_line import console
 from contract.errors import CallerError
+from plumbing.command_line import console
 
 if TYPE_CHECKING:
     from rich.table import Table

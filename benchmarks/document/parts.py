@@ -16,9 +16,9 @@ from benchmarks.federation import FederationCost
 from benchmarks.machine import Machine, product_version, read_machine
 from benchmarks.reporting import FORMAT, SavedFile, read_file
 from benchmarks.secure_aggregation import AggregationCost
-from contract.command_line import console, say
+from contract.base import Strict
 from contract.errors import CallerError
-from contract.model_card import Strict
+from plumbing.command_line import console, say
 
 
 @dataclass(frozen=True, kw_only=True)

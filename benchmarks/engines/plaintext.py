@@ -11,8 +11,8 @@ from benchmarks.case import Case, Pictures
 from benchmarks.configuration import ROOT, THREADS
 from benchmarks.measuring import Measurement
 from benchmarks.processes import run_watched
+from contract.base import Strict
 from contract.errors import ComputationFailed
-from contract.model_card import Strict
 from demonstration.commands import make_quiet_environment
 
 

@@ -19,8 +19,8 @@ from benchmarks.measuring import Link, Measurement, NotServed, Opener
 from benchmarks.peers import spu_environment
 from benchmarks.peers.stock_crypten import read_network
 from benchmarks.processes import POLL_SECONDS, last_words, run_watched
+from contract.base import Strict
 from contract.errors import ComputationFailed, DeadlineExceeded
-from contract.model_card import Strict
 from demonstration.commands import end, hold_termination
 
 PROGRAM = spu_environment.REQUIREMENTS.with_name("spu_party.py")

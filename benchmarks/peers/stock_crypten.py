@@ -29,9 +29,9 @@ import torch
 from benchmarks.peers import relayed_gloo
 from benchmarks.peers.relayed_gloo import rendezvous_url
 from benchmarks.relay import Relay
-from contract.command_line import one_line, say
 from contract.errors import CallerError, ComputationFailed, DeadlineExceeded, EncryptedInferenceError
 from demonstration.commands import hold_termination
+from plumbing.command_line import one_line, say
 from secure_computation.network import (
     INPUT,
     MAX_NETWORK_BYTES,

@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
 
-from contract.output import printable
 from data_owner.answers import ClassAnswer, FindingsAnswer
 from data_owner.calibration import Calibration
 from data_owner.ui.history import KeptName, Record
 from data_owner.wording import explain, list_lines
+from plumbing.output import printable
 
 RESEARCH_USE: Final = "Research use only, not a medical device. No result may be used to treat a patient."
 

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import AwareDatetime, Field, ValidationError, model_validator
 
+from contract.base import Name, Strict, Version
 from contract.errors import ConfigurationError
 from contract.files import INCOMING
-from contract.model_card import Name, Strict, Version
 from contract.ticket import Engine
 from data_owner.answers import ModelAnswer
 from data_owner.calibration import Calibration

@@ -16,7 +16,6 @@ from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Respon
 from starlette.routing import Route
 
 from contract.errors import EncryptedInferenceError
-from contract.output import printable
 from data_owner.ui.answering import (
     THEMES,
     answer_done,
@@ -46,6 +45,7 @@ from data_owner.ui.showing import (
     render_region,
 )
 from data_owner.ui.workplace import Workplace
+from plumbing.output import printable
 
 if TYPE_CHECKING:
     from data_owner.ui.patient import Patient

@@ -8,15 +8,15 @@ from types import FrameType
 
 import uvicorn
 
-from contract.command_line import say
-from contract.http_server import BoundedHeadProtocol
-from contract.listening import start_listening, take_port
 from data_owner.settings import DataOwnerSettings
 from data_owner.ui.folders import Folders
 from data_owner.ui.pages import make_page_app
 from data_owner.ui.runner import Runner
 from data_owner.ui.security import HOST, Access
 from data_owner.ui.workplace import Workplace
+from plumbing.command_line import say
+from plumbing.http_server import BoundedHeadProtocol
+from plumbing.listening import start_listening, take_port
 
 MAX_UPLOAD_BYTES = 512 << 20
 """As imaging.Limits has it; reading checks that again."""

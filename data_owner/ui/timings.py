@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field, ValidationError
 
-from contract.model_card import Strict
+from contract.base import Strict
 from data_owner.private_files import write_whole
 
 _MAX_BYTES = 1 << 20

@@ -14,11 +14,11 @@ import httpx
 
 from contract.api import ModelEntry
 from contract.errors import ConfigurationError
-from contract.proxies import proxy_for
-from contract.settings import Peer
 from data_owner.settings import DataOwnerSettings
 from data_owner.ui.words import CRYPTO_PROVIDER, FRONT_END, MODEL_OWNER, name_party
 from data_owner.ui.workplace import Connection, Workplace
+from plumbing.proxies import proxy_for
+from plumbing.settings import Peer
 
 EVERY_SECONDS: Final = 30.0
 AGAIN_SECONDS: Final = 10.0

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Final
 
 from contract import errors
-from contract.command_line import one_line
 from contract.errors import EncryptedInferenceError
+from plumbing.command_line import one_line
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +31,10 @@ CRYPTO_PROVIDER: Final = "the crypto provider"
 _PARTY = re.compile(r"(model-owner|crypto-provider) of ([a-z0-9-]+)")
 
 _ROOT: Final = f"{Path(__file__).resolve().parents[2]}/"
-_ROOMS: Final = ("contract", "data_owner", "imaging", "inference_service", "secure_computation")
+_ROOMS: Final = (
+    *("contract", "authority", "plumbing", "bookkeeping"),
+    *("data_owner", "imaging", "inference_service", "secure_computation"),
+)
 
 _DOCTOR = "If it stays so, run data-owner doctor: it says what to tell the IT department."
 _NOTHING_LOST = "Nothing is lost: the image is still here, and what was sent of it was masked."

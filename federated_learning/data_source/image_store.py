@@ -15,8 +15,9 @@ import numpy as np
 from pydantic import ValidationError
 
 import imaging
+from contract.base import Strict
 from contract.errors import ConfigurationError, ImageError
-from contract.model_card import InputSpecification, Strict
+from contract.model_card import InputSpecification
 from imaging.polarity import POLARITY_UNKNOWN
 from imaging.reading import ModelInput
 from imaging.several import read_several

@@ -12,11 +12,11 @@ import httpx
 import tomli_w
 
 from contract.errors import ConfigurationError
-from contract.listening import LISTEN, require_free_port
-from contract.settings import Address
 from federated_learning.flower.processes import Child, flower_environment, free_port, held, wait_for_port
 from federated_learning.flower.tasks import Runtime, new_secret
 from federated_learning.rounds.participants import COORDINATOR_CERTIFICATE, COORDINATOR_KEY, NODE_KEY, Federation
+from plumbing.listening import LISTEN, require_free_port
+from plumbing.settings import Address
 
 if TYPE_CHECKING:
     from flwr.supercore.control import ControlHttpClient

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from contract.settings import Address
 from federated_learning.rounds.participants import Federation
+from plumbing.settings import Address
 
 LOOK_SECONDS, ANSWER_SECONDS = 10.0, 5.0
 

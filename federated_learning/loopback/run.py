@@ -14,10 +14,8 @@ from typing import Annotated
 import tomli_w
 from pydantic import Field
 
+from contract.base import Name
 from contract.errors import ConfigurationError
-from contract.listening import require_free_port
-from contract.model_card import Name
-from contract.settings import Address, PartySettings, settings_config
 from federated_learning.augmentation import NONE
 from federated_learning.data_source import ManifestSource
 from federated_learning.data_source.roles import training_roles, validation_role
@@ -41,6 +39,8 @@ from federated_learning.rounds.settings import Aggregation, CoordinatorSettings,
 from federated_learning.run_records import Description
 from federated_learning.secure_aggregation import least_threshold
 from federated_learning.training_settings import Stage, TrainingSettings
+from plumbing.listening import require_free_port
+from plumbing.settings import Address, PartySettings, settings_config
 
 HOST = "127.0.0.1"
 SMOKE_SIDE, SMOKE_IMAGES = 32, 6

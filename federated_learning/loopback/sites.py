@@ -8,8 +8,8 @@ from string import ascii_lowercase
 import numpy as np
 from PIL import Image
 
+from contract.base import Name, Strict
 from contract.errors import CallerError, ConfigurationError
-from contract.model_card import Name, Strict
 from federated_learning.data_source import Example, ManifestSource
 
 TRAINING, VALIDATION = "train", "validation"

@@ -31,8 +31,9 @@ def evaluate(
     import torch
     from pydantic import TypeAdapter, ValidationError
 
+    from contract.base import Name
     from contract.errors import CallerError
-    from contract.model_card import Name, read_card
+    from contract.model_card import read_card
     from federated_learning.data_source import open_source
     from federated_learning.data_source.roles import test_roles
     from federated_learning.data_source.roles import validation_role as role_to_validate_on

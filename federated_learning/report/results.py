@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, ValidationError, model_validator
 
+from contract.base import Name, Strict
 from contract.errors import CallerError
-from contract.model_card import Name, Strict
 from federated_learning.data_source import Example
 from federated_learning.run_records import FederationRecord, RoundRecord, RunKind
 from federated_learning.temperature import softmax

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from contract.base import Strict
 from contract.errors import AggregationAborted, ConfigurationError
-from contract.model_card import Strict
 from federated_learning import checkpoints
 from federated_learning.flower.exchange import Exchange
 from federated_learning.rounds.aggregating import FAILED, Aggregator, Event, Sum, Traffic

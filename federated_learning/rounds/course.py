@@ -13,9 +13,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from contract.base import Name, Sha256, Strict
 from contract.errors import ComputationFailed, ConfigurationError, PeerViolation, Refused
-from contract.model_card import Name, Strict
-from contract.ticket import Sha256
 from federated_learning.averaging import GlobalModel
 from federated_learning.checkpoints import Arrays
 from federated_learning.data_statistics import PixelSums, class_weights, mean_and_deviation

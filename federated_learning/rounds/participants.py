@@ -21,12 +21,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from pydantic import Field, ValidationError, model_validator
 
-from contract.certificates import require_in_time_now
+from authority.certificates import require_in_time_now
+from contract.base import Name, Sha256, Strict
 from contract.errors import CallerError, ConfigurationError
 from contract.files import read_bounded, replace, write_new_together
-from contract.model_card import Name, Strict
-from contract.settings import Address
-from contract.ticket import Sha256
+from plumbing.settings import Address
 
 MAX_FILE_BYTES = 1 << 20
 MAX_HOSPITALS = 100

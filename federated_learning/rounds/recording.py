@@ -5,7 +5,7 @@ import os
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from contract.model_card import Strict
+from contract.base import Strict
 from federated_learning.rounds.coordinator import Coordinator, RoundReport
 from federated_learning.rounds.letters import Step
 from federated_learning.rounds.participants import Federation

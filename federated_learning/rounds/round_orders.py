@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 
+from contract.base import Name, Sha256, Strict
 from contract.errors import PeerViolation
-from contract.model_card import InputSpecification, Name, Strict
-from contract.ticket import Sha256
+from contract.model_card import InputSpecification
 from federated_learning.rounds.letters import Letter, Step
 from federated_learning.rounds.participants import Federation
 from federated_learning.secure_aggregation import RoundTerms

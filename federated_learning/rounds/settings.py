@@ -10,13 +10,13 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from contract.base import Name, Strict
 from contract.errors import ConfigurationError
-from contract.model_card import Name, Strict
-from contract.settings import Address, PartySettings, settings_config
 from federated_learning.fitting import fitted
 from federated_learning.recipe import NamedDescription
 from federated_learning.secure_aggregation.terms import MIN_SURVIVORS, least_threshold
 from federated_learning.training_settings import TrainingSettings
+from plumbing.settings import Address, PartySettings, settings_config
 
 COORDINATOR_VARIABLES, HOSPITAL_VARIABLES = "FEDERATED_LEARNING_COORDINATOR_", "FEDERATED_LEARNING_HOSPITAL_"
 

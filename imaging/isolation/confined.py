@@ -9,12 +9,12 @@ from typing import Final
 import numpy as np
 
 from contract.errors import ImageError
-from contract.output import printable
 from imaging.decoding import decode
 from imaging.dicom.decoding import DAMAGED_FRAME
 from imaging.dicom.patient import read_patient_words
 from imaging.formats import Limits
 from imaging.isolation.messages import LENGTH_BYTES, MAX_LINE, Answer, Arrays, Picture, Refusal, Request, Task
+from plumbing.output import printable
 
 _PIECE: Final = 1 << 20
 _WORDS_BYTES: Final = 64 << 10

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import AfterValidator, ConfigDict, Field, StringConstraints, TypeAdapter
 
-from contract.model_card import InputSpecification, Strict, Window
+from contract.base import Strict
+from contract.model_card import InputSpecification, Window
 from imaging.formats import MOST_YEARS, DecodedFile, FileFormat, ImageWarning, PolarityToldBy, Values
 from imaging.grey_scale import LARGEST
 

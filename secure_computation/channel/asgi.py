@@ -11,9 +11,9 @@ import anyio.to_thread
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from contract.errors import EncryptedInferenceError, PeerDisconnected
-from contract.http_server import Alarm, BoundedHeadProtocol, new_lobby
-from contract.tally import Tally
-from contract.told import words_for_others
+from plumbing.http_server import Alarm, BoundedHeadProtocol, new_lobby
+from plumbing.tally import Tally
+from plumbing.words_for_others import words_for_others
 from secure_computation.channel.bridge import BridgedStream
 from secure_computation.channel.channel import LOOK_STEP, Channel, Deadlines
 from secure_computation.channel.guarded import STRANGERS_LAST_WORDS_SECONDS, GuardedProtocol, connection_of

@@ -12,8 +12,8 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from websockets.frames import CTRL_OPCODES, Frame
 from websockets.http11 import Request
 
-from contract.http_server import STRANGER, Alarm
-from contract.lobby import Lobby, origin_of
+from plumbing.http_server import STRANGER, Alarm
+from plumbing.lobby import Lobby, origin_of
 from secure_computation.channel.websocket import WRITE_BUFFER_BYTES
 
 BYTES_OF_A_STRANGER: Final = 16 << 10

@@ -4,7 +4,7 @@ from typing import TypeAlias
 
 from contract.errors import CertificateRefused, PeerViolation
 from contract.identity import Party, Role
-from contract.told import without_places
+from plumbing.words_for_others import without_places
 from secure_computation.channel.channel import Channel, Deadlines, Recorder
 from secure_computation.channel.stream import Deadline
 from secure_computation.channel.tls import TlsStream

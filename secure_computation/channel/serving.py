@@ -18,12 +18,11 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
 from contract.api import Health, Unready
-from contract.command_line import say
-from contract.host_names import with_port
-from contract.http_server import AnnouncedServer
-from contract.listening import LISTEN, start_listening
-from contract.readiness import Look, Readiness, health_of
-from contract.tally import Tally
+from plumbing.command_line import say
+from plumbing.http_server import AnnouncedServer
+from plumbing.listening import LISTEN, start_listening, with_port
+from plumbing.readiness import Look, Readiness, health_of
+from plumbing.tally import Tally
 from secure_computation.channel.asgi import serve_channel, uvicorn_options
 from secure_computation.channel.channel import Channel, Deadlines
 from secure_computation.channel.identity import Expected
@@ -98,7 +97,7 @@ def _answer(health: Health) -> JSONResponse:
 
 
 def serve(app: Starlette, listener: socket.socket, *, name: str, host: str, path: str) -> None:
-    """Listen on what `contract.listening.take_port` bound and run until interrupted, then close it.
+    """Listen on what `plumbing.listening.take_port` bound and run until interrupted, then close it.
 
     Says where once it is so: `name`, of the party for people; `host`, as the settings have it; `path`, of the channel.
     Raises ConfigurationError where another program began to listen there in between.

@@ -7,9 +7,9 @@ import ssl
 import threading
 from collections.abc import Sequence
 
+from authority.tls_refusal import cause_of
 from contract.errors import ConfigurationError, EncryptedInferenceError, PeerViolation, TransportError
 from contract.identity import Party
-from contract.tls_refusal import cause_of
 from secure_computation.channel.stream import ByteStream, Deadline, Piece
 from secure_computation.channel.trust import TlsContext, tls_context
 

@@ -14,7 +14,7 @@ from typing import Final, TypeAlias
 
 from cryptography import x509
 
-from contract.certificates import (
+from authority.certificates import (
     NEW_KEY,
     RENEW_BEFORE,
     PartyCertificate,
@@ -24,9 +24,9 @@ from contract.certificates import (
     require_valid,
     said,
 )
+from authority.revocation import EXTEND_BEFORE, RevocationList
 from contract.errors import CertificateRefused, ConfigurationError, PeerViolation
 from contract.identity import Credentials, Party
-from contract.revocation import EXTEND_BEFORE, RevocationList
 
 _LOG = logging.getLogger(__name__)
 

@@ -20,14 +20,14 @@ from websockets.exceptions import (
     WebSocketException,
 )
 
+from authority.tls_refusal import cause_of, remedy
 from contract.errors import (
     ConfigurationError,
     EncryptedInferenceError,
     PeerUnreachable,
 )
-from contract.host_names import is_host_name
-from contract.proxies import Proxy, proxy_for, why_unreachable
-from contract.tls_refusal import cause_of, remedy
+from plumbing.listening import is_host_name
+from plumbing.proxies import Proxy, proxy_for, why_unreachable
 from secure_computation.channel.bridge import CLOSE_SECONDS, BridgedStream
 from secure_computation.channel.channel import Channel, Deadlines, Recorder
 from secure_computation.channel.identity import HANDSHAKE_STEP, Expected, describe, open_channel

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeAlias, ass
 
 from pydantic import Field
 
-from contract.model_card import Strict
+from contract.base import Strict
 from secure_computation.randomness import Seed
 
 if TYPE_CHECKING:  # a plan is read without torch, which takes a second to load

@@ -20,10 +20,10 @@ import uvicorn
 from benchmarks import submitting
 from benchmarks.engines import product
 from benchmarks.processes import Finished, cpu_seconds, peak_rss_bytes
-from contract.command_line import run
 from contract.identity import Role
 from demonstration import deployment
 from demonstration.commands import PROGRAMS
+from plumbing.command_line import run
 
 STOP_SECONDS = 90.0
 

@@ -21,11 +21,11 @@ from benchmarks.commands.ariann import ariann_table
 from benchmarks.commands.giving import TABLE_WIDTH
 from benchmarks.machine import read_machine
 from benchmarks.reporting import Range
-from contract.command_line import run
 from contract.model_card import read_card
 from demonstration.plaintext import PlaintextModel
 from model_owner.calibration_images import calibration_images
 from model_owner.onnx_import.compiling import compile_model
+from plumbing.command_line import run
 from secure_computation.engines.masked.lowering.rings import lower_masked
 from secure_computation.engines.masked.plan import reference
 from secure_computation.links import find_link

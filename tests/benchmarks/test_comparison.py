@@ -18,8 +18,8 @@ from benchmarks.engines import plaintext
 from benchmarks.measuring import Measurement, Opener, Step
 from benchmarks.peers import NAMES, Peer, catalogue, stock_crypten
 from benchmarks.processes import Finished
-from contract.command_line import run
 from contract.errors import CallerError, ComputationFailed, ConfigurationError
+from plumbing.command_line import run
 from tests.benchmarks.fakes import fake_case, measurement
 from tests.benchmarks.test_latency import tiny_model
 from tests.end_to_end.models import radiograph

@@ -20,11 +20,11 @@ from benchmarks.measuring import Link as Traffic
 from benchmarks.measuring import Measurement, Opener, Step
 from benchmarks.overlap import waited_share
 from benchmarks.predicting import ForetoldNetworks, error_words, foretell, rows_with_predictions
-from contract.command_line import run
 from contract.errors import CallerError
 from contract.ticket import Engine
 from model_owner.cost_prediction import OFFLINE_TRIPS, predict_over_links
 from model_owner.imported_models import ImportedModels
+from plumbing.command_line import run
 from secure_computation.at_rest import StorageKey
 from secure_computation.engines.masked.session.step_shapes import PART_ELEMENTS
 from secure_computation.links import LOOPBACK, Link, find_link

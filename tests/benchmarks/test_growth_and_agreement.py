@@ -10,7 +10,7 @@ from benchmarks.__main__ import app
 from benchmarks.agreement import margin
 from benchmarks.growth import measure_growth, seconds_left
 from benchmarks.measuring import Step
-from contract.command_line import run
+from plumbing.command_line import run
 from tests.benchmarks.fakes import fake_case, fake_opener, measurement
 from tests.data_owner.answering import card, multi_label_card
 from tests.end_to_end.models import write_tiny_model

@@ -14,8 +14,8 @@ import pytest
 from benchmarks.__main__ import app
 from benchmarks.configuration import MODELS, ROOT, find_model, parse_names
 from benchmarks.engines import NAMES, openers
-from contract.command_line import run
 from contract.errors import CallerError
+from plumbing.command_line import run
 from tests.benchmarks.fakes import fake_case
 from tests.benchmarks.test_reporting import REQUIRED
 

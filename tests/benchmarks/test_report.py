@@ -19,8 +19,8 @@ from benchmarks.document.sections import SECTIONS
 from benchmarks.figures import RESULTS
 from benchmarks.layers import Layers
 from benchmarks.reporting import FORMAT
+from contract.base import Strict
 from contract.errors import CallerError
-from contract.model_card import Strict
 from tests.benchmarks.test_latency import own_files, tiny_model
 
 __all__ = ["tiny_model"]

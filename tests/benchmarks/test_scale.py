@@ -19,8 +19,8 @@ from benchmarks.configuration import ROOT
 from benchmarks.load_client import Order, Report
 from benchmarks.measuring import Step
 from benchmarks.scale import Hospital, Steps, measure_scale, parse_sessions, quantiles
-from contract.command_line import run
 from contract.errors import CallerError, ComputationFailed, DeadlineExceeded
+from plumbing.command_line import run
 from tests.end_to_end.models import write_tiny_model
 
 

@@ -19,7 +19,7 @@ from benchmarks.measuring import Measured
 from benchmarks.reporting import FORMAT, Range, summarise
 from benchmarks.scale import Level, Quantiles, Scale, Stocking
 from benchmarks.secure_aggregation import AggregationCost
-from contract.model_card import Strict
+from contract.base import Strict
 from secure_computation.links import LINKS
 from tests.benchmarks.fakes import fake_case, measurement
 from tests.benchmarks.test_reporting import MACHINE, NOW, RUNS, configuration

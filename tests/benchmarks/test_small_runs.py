@@ -27,7 +27,7 @@ from benchmarks.predicting import foretell
 from benchmarks.reporting import Summary
 from benchmarks.scale import Scale
 from benchmarks.secure_aggregation import AggregationCost
-from contract.command_line import run
+from plumbing.command_line import run
 from tests.benchmarks.servers_here import servers_here
 from tests.benchmarks.test_ariann import PARAMETERS
 from tests.benchmarks.test_latency import own_files

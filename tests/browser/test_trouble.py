@@ -9,7 +9,7 @@ from playwright.sync_api import expect
 from pydantic import SecretStr
 
 from contract.identity import Role
-from contract.settings import FrontEnd, Waiting
+from plumbing.settings import FrontEnd, Waiting
 from secure_computation.channel.channel import Channel
 from tests.browser.conftest import Visiting
 from tests.browser.doing import bring, loaded, ready, state_is

@@ -7,10 +7,10 @@ from uuid import UUID, uuid4
 
 import pytest
 
+from bookkeeping.spending import SpendingBook
 from contract.errors import BudgetSpent, MaterialSpent, PeerViolation, Refused
 from contract.identity import Party, Role
 from contract.model_card import OutputPolicy
-from contract.spending import SpendingBook
 from contract.ticket import Engine, Purpose, TicketClaims
 from crypto_provider import dealer as dealer_module
 from crypto_provider.dealer import Dealer

@@ -7,15 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from bookkeeping.spending import SpendingBook
 from contract.errors import DeadlineExceeded, ModelFileError, PeerReported, PeerUnreachable, TicketInvalid
 from contract.identity import Party, Role
-from contract.plan_limits import PlanLimits
-from contract.settings import FrontEnd
-from contract.spending import SpendingBook
 from contract.ticket import PUBLIC_KEY_FILE, Engine, Purpose, load_public_key
 from crypto_provider.dealer import Dealer
 from crypto_provider.quota import DealingQuota
 from crypto_provider.server import DealingHandler, PlanCache
+from plumbing.settings import FrontEnd, PlanLimits
 from secure_computation.admission import present_ticket
 from secure_computation.channel.channel import Channel
 from secure_computation.channel.memory import memory_pair

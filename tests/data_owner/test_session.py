@@ -25,12 +25,11 @@ from contract.errors import (
     TicketInvalid,
 )
 from contract.identity import Party, Role
-from contract.plan_limits import PlanLimits
-from contract.settings import Peer, Waiting
 from contract.ticket import Engine
 from data_owner.progress import Progress
 from data_owner.session import Diagnoser
 from model_owner.server import InferenceHandler
+from plumbing.settings import Peer, PlanLimits, Waiting
 from secure_computation.channel.channel import Channel
 from secure_computation.plan import Plan
 from secure_computation.wire import Phase

@@ -128,7 +128,7 @@ def test_help_needs_nothing_installed(line: str, capsys: pytest.CaptureFixture[s
 
 def scripts_without_environment(folder: Path) -> Path:
     """What a fresh clone holds of what the scripts need before they install, and a pip that must not be asked."""
-    for name in ("contract", "data_owner", "demonstration", "federated_learning", "benchmarks", "scripts"):
+    for name in ("contract", "plumbing", "data_owner", "demonstration", "federated_learning", "benchmarks", "scripts"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "results"))
     for name in ("pyproject.toml", "requirements.lock"):
         shutil.copy(ROOT / name, folder / name)

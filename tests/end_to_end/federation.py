@@ -19,15 +19,13 @@ import torch
 import uvicorn
 from pydantic import SecretStr
 
+from authority.enrolment import create_request, install_certificate, party_credentials
+from authority.signing import create_authority, sign_request
+from authority.vouching import sign_voucher
 from contract.allowance import Allowance
 from contract.api import ModelEntry, SessionState, SessionView
-from contract.authority import create_authority, sign_request
-from contract.enrolment import create_request, install_certificate, party_credentials
 from contract.identity import Credentials, Party, Role
 from contract.model_card import OutputPolicy
-from contract.readiness import Readiness
-from contract.settings import Address, AtRest, Peer, Waiting
-from contract.settings import FrontEnd as FrontEndSettings
 from contract.ticket import (
     PUBLIC_KEY_FILE,
     SIGNING_KEY_FILE,
@@ -38,7 +36,6 @@ from contract.ticket import (
     load_signing_key,
     new_signing_key,
 )
-from contract.voucher import Voucher
 from crypto_provider.server import DEALING_PATH, dealer_app
 from crypto_provider.settings import CryptoProviderSettings
 from data_owner.diagnosis import Diagnosis
@@ -56,6 +53,9 @@ from model_owner.imported_models import ImportedModel, ImportedModels
 from model_owner.registration import Registrar
 from model_owner.server import INFERENCE_PATH, inference_app
 from model_owner.settings import DealerPeer, ModelOwnerSettings
+from plumbing.readiness import Readiness
+from plumbing.settings import Address, AtRest, Peer, Waiting
+from plumbing.settings import FrontEnd as FrontEndSettings
 from secure_computation.at_rest import StorageKey
 from secure_computation.channel.asgi import uvicorn_options
 from secure_computation.channel.channel import Channel, Deadlines, Recorder
@@ -166,7 +166,7 @@ class Federation:
         """The model's entry in the catalog with changes, signed by any party."""
         assert self.entry is not None
         entry = self.entry.model_copy(update=changes)
-        return entry.model_copy(update={"voucher": Voucher.sign(entry.statement(), self.credentials(party))})
+        return entry.model_copy(update={"voucher": sign_voucher(entry.statement(), self.credentials(party))})
 
     # Tickets
 

@@ -7,8 +7,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from contract.onnx_runtime import load_onnxruntime
 from imaging import read_model_input
+from plumbing.onnx_runtime import load_onnxruntime
 from tests.end_to_end.federation import Federation
 
 

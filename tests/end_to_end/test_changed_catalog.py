@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from authority.enrolment import install_revocations
+from authority.signing import Authority, Reason, create_authority
 from contract.api import PartyAddress, SessionView
-from contract.authority import Authority, Reason, create_authority
-from contract.enrolment import install_revocations
 from contract.errors import (
     CertificateRefused,
     EncryptedInferenceError,
@@ -22,9 +22,9 @@ from contract.errors import (
     TicketInvalid,
 )
 from contract.identity import Party, Role
-from contract.settings import Peer
 from contract.ticket import Engine
 from data_owner.diagnosis import Diagnosis
+from plumbing.settings import Peer
 from secure_computation.channel.channel import Channel
 from secure_computation.wire import Phase
 from tests.end_to_end.changed_catalog import Change, changed, lying, of_card

@@ -142,7 +142,7 @@ def install(world: World) -> None:
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_text(world.local(source.read_text()))
     modules = {program: program.replace("-", "_") + ".command" for program in PROGRAMS[1:]}
-    modules["federation"] = "contract.federation_command"
+    modules["federation"] = "authority.command"
     for program, module in modules.items():
         line = f"import sys; from {module} import main; sys.argv[0] = {program!r}; main()"
         write_program(binaries / program, f'exec {sys.executable} -c "{line}" "$@"')

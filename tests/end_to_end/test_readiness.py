@@ -12,9 +12,9 @@ import httpx
 import pytest
 from pydantic import SecretStr
 
-from contract.authority import Authority, Reason, create_authority
+from authority.signing import Authority, Reason, create_authority
 from contract.identity import Party, Role
-from contract.settings import FrontEnd
+from plumbing.settings import FrontEnd
 from tests.end_to_end.federation import LABORATORY, TRUST_CENTRE, Federation, closed_port
 from tests.full_disk import no_file_beyond
 

@@ -16,18 +16,18 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from pydantic import SecretStr
 
+from authority.certificates import PartyCertificate
+from authority.enrolment import create_request, private_pem, read_request
+from authority.signing import Authority, Reason, create_authority
+from authority.tls_refusal import Cause, remedy
 from contract.api import Health
-from contract.authority import Authority, Reason, create_authority
-from contract.certificates import PartyCertificate
-from contract.enrolment import create_request, private_pem, read_request
 from contract.errors import PeerUnreachable
 from contract.identity import Credentials, Party, Role
-from contract.settings import AtRest, FrontEnd, Peer
-from contract.tls_refusal import Cause, remedy
 from data_owner.checks import Bad
 from data_owner.settings import DataOwnerSettings
 from data_owner.way_to_front_end import list_front_end_checks
 from inference_service.client import InferenceServiceClient
+from plumbing.settings import AtRest, FrontEnd, Peer
 
 NOW = datetime.now(UTC)
 PARTY = Party(role=Role.INFERENCE_SERVICE, organisation="registry")

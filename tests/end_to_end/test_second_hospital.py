@@ -7,13 +7,12 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from contract.audit_log import AuditLog
-from contract.authority import Authority, Reason
-from contract.certificates import PartyCertificate
-from contract.enrolment import create_renewal, install_certificate, install_revocations, read_request
+from authority.certificates import PartyCertificate
+from authority.enrolment import create_renewal, install_certificate, install_revocations, read_request
+from authority.signing import Authority, Reason
+from bookkeeping.audit_log import AuditLog
 from contract.errors import PeerReported
 from contract.identity import Party, Role
-from contract.settings import FrontEnd, Peer
 from contract.ticket import Engine
 from data_owner.checks import Verdict
 from data_owner.doctor import examine
@@ -24,6 +23,7 @@ from inference_service.accounts import AccountRole, Accounts
 from inference_service.client import InferenceServiceClient
 from inference_service.settings import DATABASE_FILE
 from inference_service.storage import Database
+from plumbing.settings import FrontEnd, Peer
 from tests.end_to_end.federation import HOSPITAL, LABORATORY, SILENT, TRUST_CENTRE, Federation
 
 SECOND = Party(role=Role.DATA_OWNER, organisation="st-anne")

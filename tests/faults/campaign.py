@@ -21,7 +21,7 @@ from typing import Literal
 
 from sqlalchemy import func, select
 
-from contract.model_card import Strict
+from contract.base import Strict
 from imaging import read_model_input
 from inference_service.session_states import LIVE
 from inference_service.storage import SessionRow

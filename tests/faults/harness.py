@@ -23,17 +23,17 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from bookkeeping.spending import SpendingBook
+from bookkeeping.used_tickets import TicketUse, UsedTickets
 from contract.api import SessionView
 from contract.errors import EncryptedInferenceError
 from contract.identity import Role
-from contract.settings import Waiting
-from contract.spending import SpendingBook
 from contract.ticket import Engine
-from contract.used_tickets import TicketUse, UsedTickets
 from data_owner.diagnosis import Diagnosis
 from data_owner.session import Diagnoser
 from imaging import read_model_input
 from model_owner.imported_models import ImportedModels
+from plumbing.settings import Waiting
 from secure_computation.engines.masked.plan import reference
 from secure_computation.engines.masked.plan.integer_weights import round_weights
 from secure_computation.engines.masked.session.stock import stockable

@@ -2,7 +2,9 @@
 
 import atheris
 
-with atheris.instrument_imports(include=["contract", "imaging", "model_owner", "secure_computation"]):
+with atheris.instrument_imports(
+    include=["contract", "authority", "plumbing", "imaging", "model_owner", "secure_computation"]
+):
     from tests.fuzzing.targets import TARGETS
 
 import sys

@@ -18,7 +18,7 @@ from uuid import uuid4
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from contract.enrolment import create_request, read_request
+from authority.enrolment import create_request, read_request
 from contract.errors import EncryptedInferenceError, ImageError, PeerDisconnected
 from contract.identity import Party, Role
 from contract.model_card import OutputPolicy, read_card

@@ -3,10 +3,9 @@
 import hashlib
 from typing import Any
 
-from contract.api import ModelRegistration, PartyAddress
+from contract.api import ModelRegistration, PartyAddress, Voucher
 from contract.model_card import InputSpecification, Modality, ModelCard
 from contract.ticket import Engine
-from contract.voucher import Voucher
 
 PLAN = '{"operations": ["conv"], "note": "bytes are kept as they are:  é"}'
 PROVIDER = PartyAddress(organisation="trust-centre", address="wss://dealer.trust-centre.example")

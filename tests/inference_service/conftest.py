@@ -13,15 +13,15 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
+from bookkeeping.audit_log import AuditLog
 from contract.api import ModelRegistration
-from contract.audit_log import AuditLog
-from contract.settings import Address
 from contract.ticket import new_signing_key
 from inference_service.accounts import Account, AccountRole, Accounts
 from inference_service.app import Service, create_app
 from inference_service.log import new_log
 from inference_service.settings import DATABASE_FILE, ServiceSettings
 from inference_service.storage import Database
+from plumbing.settings import Address
 from tests.inference_service.builders import registration
 
 

@@ -5,17 +5,17 @@ from pathlib import Path
 
 import pytest
 
+from bookkeeping.audit_log import AuditLog, verify_log
+from bookkeeping.audit_segments import Head
 from contract.api import ModelRegistration, SessionEvent, SessionRequest, SessionState
 from contract.api import SessionEventName as Event
-from contract.audit_log import AuditLog, verify_log
-from contract.audit_segments import Head
-from contract.command_line import run
 from contract.errors import AuditLogBroken
 from contract.ticket import SIGNING_KEY_FILE, Engine
 from inference_service.app import Service, create_app
 from inference_service.command import app
 from inference_service.problems import NotFound
 from inference_service.settings import DATABASE_FILE
+from plumbing.command_line import run
 from tests.inference_service.builders import PLAN
 from tests.inference_service.conftest import FrontEnd, Keys
 

@@ -7,12 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from bookkeeping.audit_log import read_log, verify_log
+from bookkeeping.audit_segments import Entry
 from contract.allowance import Allowance, ModelAllowances
 from contract.api import AuditHead, Failure, SessionEvent, SessionReport, SessionRequest
 from contract.api import SessionEventName as Event
-from contract.audit_log import read_log, verify_log
-from contract.audit_segments import Entry
-from contract.command_line import run
 from contract.errors import AuditLogBroken, BudgetSpent, CallerError, ConfigurationError, Refused, TooFast
 from contract.ticket import Engine, Purpose
 from inference_service.accounts import OPENS_SESSIONS, Account, AccountRole
@@ -20,6 +19,7 @@ from inference_service.app import create_app
 from inference_service.command import app
 from inference_service.log import new_log
 from inference_service.problems import Conflict, NotFound
+from plumbing.command_line import run
 from tests.inference_service.builders import card, registration
 from tests.inference_service.conftest import FrontEnd, Keys
 

@@ -14,7 +14,6 @@ import pytest
 import uvicorn
 from pydantic import SecretStr
 
-from contract import settings as party_settings
 from contract.api import (
     Failure,
     ModelEntry,
@@ -40,6 +39,7 @@ from contract.errors import (
 from contract.ticket import Engine
 from inference_service import client as client_module
 from inference_service.client import InferenceServiceClient
+from plumbing import settings as party_settings
 from tests.fake_proxy import dead_proxy, refusing_proxy
 from tests.inference_service.builders import PLAN, PROVIDER, VOUCHER, card
 from tests.inference_service.conftest import FrontEnd, Keys

@@ -13,23 +13,17 @@ import pytest
 from cryptography import x509
 from pydantic import SecretStr, ValidationError
 
-from contract.authority import Authority, Reason, create_authority, sign_request
-from contract.certificates import PartyCertificate
-from contract.command_line import run
-from contract.enrolment import (
-    create_renewal,
-    create_request,
-    install_certificate,
-    party_credentials,
-    read_request,
-)
+from authority.certificates import PartyCertificate
+from authority.enrolment import create_renewal, create_request, install_certificate, party_credentials, read_request
+from authority.signing import Authority, Reason, create_authority, sign_request
 from contract.errors import PeerUnreachable
 from contract.identity import Party, Role
-from contract.settings import Address
 from contract.ticket import PUBLIC_KEY_FILE, SIGNING_KEY_FILE, load_public_key
 from inference_service.client import InferenceServiceClient
 from inference_service.command import app
 from inference_service.settings import DATABASE_FILE, ServiceSettings
+from plumbing.command_line import run
+from plumbing.settings import Address
 
 
 @pytest.fixture

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from contract.authority import Authority, create_authority
-from contract.enrolment import create_request, read_request
+from authority.certificates import require_in_time
+from authority.enrolment import create_request, read_request
+from authority.signing import Authority, create_authority
 from contract.errors import ConfigurationError
 from contract.identity import Party, Role
-from contract.readiness import require_in_time
 from inference_service.renewal import follow_renewals
 from tests.full_disk import no_file_beyond
 from tests.inference_service.conftest import FrontEnd, Keys

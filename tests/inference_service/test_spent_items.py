@@ -5,9 +5,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from pydantic import ValidationError
 
+from bookkeeping.audit_log import read_log
 from contract.api import SessionEvent, SessionRequest
 from contract.api import SessionEventName as Event
-from contract.audit_log import read_log
 from contract.errors import BudgetSpent, ItemsSeen
 from contract.identity import Party, Role
 from contract.ticket import PUBLIC_KEY_FILE, Engine, Purpose, load_public_key, verify_ticket

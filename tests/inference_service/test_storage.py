@@ -17,10 +17,9 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import URL, select, text
 from sqlalchemy.exc import IntegrityError
 
+from bookkeeping.audit_log import AuditLog
 from contract.allowance import Allowance
 from contract.api import SessionEvent, SessionEventName, SessionRequest, SessionState
-from contract.audit_log import AuditLog
-from contract.command_line import run
 from contract.errors import BudgetSpent, ConfigurationError
 from contract.model_card import ModelCard
 from contract.ticket import Engine, NetworkProfile, load_signing_key, new_signing_key
@@ -44,6 +43,7 @@ from inference_service.storage import (
     postgresql_url,
 )
 from inference_service.tickets import TicketOffice
+from plumbing.command_line import run
 from tests.inference_service import postgresql
 from tests.inference_service.builders import PLAN, registration
 

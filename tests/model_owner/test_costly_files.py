@@ -9,8 +9,8 @@ import onnx
 import pytest
 
 from contract.errors import ModelFileError
-from contract.memory import bounded_memory
 from contract.model_card import read_card
+from model_owner.bounded_memory import bounded_memory
 from model_owner.onnx_import import compiling
 from model_owner.onnx_import.compiling import compile_model
 from tests.model_owner.graphs import build, compiled, floats, node

@@ -14,11 +14,10 @@ import numpy as np
 import pytest
 import tomli_w
 
+from bookkeeping.audit_log import AuditLog, read_log, verify_log
+from bookkeeping.audit_segments import Entry, Head
 from contract.allowance import Allowance
 from contract.api import AuditHead
-from contract.audit_log import AuditLog, read_log, verify_log
-from contract.audit_segments import Entry, Head
-from contract.command_line import run
 from contract.errors import (
     AuditLogBroken,
     ConfigurationError,
@@ -40,6 +39,7 @@ from model_owner.oversight import BOOK_FILE
 from model_owner.registration import withdraw_models
 from model_owner.server import inference_app, load_models
 from model_owner.settings import HospitalAllowance
+from plumbing.command_line import run
 from secure_computation.admission import STOCKED_ITEM_STEP, present_ticket
 from secure_computation.wire import Phase
 from tests.end_to_end.federation import (

@@ -6,16 +6,17 @@ from pathlib import Path
 
 import pytest
 
+from authority.certificates import PartyCertificate, read_certificate
+from authority.enrolment import create_renewal, install_certificate, install_revocations, read_request
+from authority.signing import Authority, Reason
+from authority.vouching import find_signer
 from contract.api import ModelEntry
-from contract.authority import Authority, Reason
-from contract.certificates import PartyCertificate, read_certificate
-from contract.enrolment import create_renewal, install_certificate, install_revocations, read_request
 from contract.errors import CertificateRefused, ConfigurationError
 from contract.identity import Role
-from contract.settings import Address
 from inference_service.client import InferenceServiceClient
 from model_owner.imported_models import WITHDRAWN
 from model_owner.registration import Registrar
+from plumbing.settings import Address
 from tests.end_to_end.federation import HOSPITAL, LABORATORY, Federation, closed_port
 from tests.end_to_end.models import NAME
 
@@ -43,7 +44,7 @@ def signed_by(federation: Federation) -> int:
     entry = shown(federation)
     assert entry.voucher is not None
     authority = read_certificate(federation.credentials(LABORATORY).authority)
-    certificate = entry.voucher.certificate_for(entry.statement(), authority)
+    certificate = find_signer(entry.voucher, entry.statement(), authority)
     assert certificate is not None
     return PartyCertificate.from_der(certificate).serial
 

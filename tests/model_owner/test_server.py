@@ -24,7 +24,6 @@ from contract.errors import (
 )
 from contract.identity import Party, Role
 from contract.model_card import OutputPolicy
-from contract.settings import FrontEnd
 from contract.ticket import Engine, Purpose
 from data_owner.session import Diagnoser
 from demonstration.plaintext import PlaintextModel
@@ -32,6 +31,7 @@ from inference_service.client import InferenceServiceClient
 from model_owner.imported_models import ImportedModels
 from model_owner.registration import Registrar
 from model_owner.server import load_models
+from plumbing.settings import FrontEnd
 from secure_computation.admission import present_ticket
 from secure_computation.channel.channel import Channel
 from secure_computation.channel.stream import Deadline

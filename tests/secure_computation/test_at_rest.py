@@ -12,7 +12,7 @@ from pydantic import SecretStr, ValidationError
 
 from contract.errors import ConfigurationError
 from contract.files import private_folder
-from contract.settings import AtRest
+from plumbing.settings import AtRest
 from secure_computation.at_rest import (
     Body,
     DamagedFile,

@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from contract.errors import ModelFileError
-from contract.plan_limits import PlanLimits
+from plumbing.settings import PlanLimits
 from secure_computation.engines.crypten.lowering import CrypTenLowering, lower
 from secure_computation.engines.masked.plan.comparison_steps import LabelStep, ReluStep
 from secure_computation.engines.masked.plan.crypten_step import CrypTenFunction, CrypTenStep

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import Field
 
-from contract.model_card import Strict
+from contract.base import Strict
 from secure_computation.crypten_bridge.dealing import (
     ELEMENT_BYTES,
     MAX_REQUESTS,

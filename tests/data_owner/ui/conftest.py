@@ -12,13 +12,13 @@ from urllib.parse import quote
 import httpx
 import pytest
 
-from contract.settings import Peer
 from data_owner.settings import DataOwnerSettings
 from data_owner.ui.folders import Folders
 from data_owner.ui.pages import make_page_app
 from data_owner.ui.runner import Runner
 from data_owner.ui.security import Access
 from data_owner.ui.workplace import Workplace
+from plumbing.settings import Peer
 from tests.end_to_end.federation import HOSPITAL, LABORATORY, TRUST_CENTRE, Federation, listening, loopback
 
 LIMIT = 1 << 20

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from contract.voucher import Voucher
+from authority.vouching import sign_voucher
 from data_owner.settings import DataOwnerSettings
 from tests.data_owner.ui.conftest import Page, open_page
 from tests.end_to_end.changed_catalog import changed, lying, of_card, sessions
@@ -51,7 +51,7 @@ def test_a_model_that_its_owner_signed_anew_is_the_same_model(page: Page, chest:
     (entry,) = page.ready().drop(chest)
     page.wait_for(entry, "ready")
     assert federation.entry is not None
-    anew = Voucher.sign(federation.entry.statement(), federation.credentials(LABORATORY))
+    anew = sign_voucher(federation.entry.statement(), federation.credentials(LABORATORY))
     assert anew != federation.entry.voucher
     with changed(federation.folder / "front-end", lambda _: {"voucher": anew.model_dump_json()}):
         assert page.post(f"/entries/{entry}/submit").status_code == 204

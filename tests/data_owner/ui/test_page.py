@@ -13,10 +13,10 @@ from PIL import Image
 
 from contract.api import SessionState
 from contract.model_card import OutputPolicy
-from contract.settings import FrontEnd, Peer
 from data_owner.session import Diagnoser
 from data_owner.session_desk import Opened
 from data_owner.settings import DataOwnerSettings
+from plumbing.settings import FrontEnd, Peer
 from secure_computation.channel.channel import Channel
 from secure_computation.engines.masked.session.sides import MaskedDataOwner
 from tests.data_owner.ui.conftest import LIMIT, Page, open_page, settings_of

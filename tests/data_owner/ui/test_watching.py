@@ -11,11 +11,11 @@ from pydantic import TypeAdapter
 
 from contract.api import ServerUrl
 from contract.errors import DeadlineExceeded, PeerDisconnected, PeerUnreachable, SessionCancelled
-from contract.settings import Peer
 from data_owner.ui.timings import Run
 from data_owner.ui.watching import LOOKED_SECONDS, PeerWatch, is_reachable
 from data_owner.ui.words import describe_error
 from data_owner.ui.workplace import Activity
+from plumbing.settings import Peer
 from tests.data_owner.ui.conftest import Page, open_page, settings_of
 from tests.end_to_end.federation import LABORATORY, Federation, closed_port
 

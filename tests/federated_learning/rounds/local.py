@@ -6,7 +6,6 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from contract.model_card import InputSpecification, Modality
-from contract.settings import Address
 from federated_learning.data_source import ManifestSource
 from federated_learning.flower.exchange import Answers
 from federated_learning.loopback.sites import Site, draw_data, sites, write_tables
@@ -32,6 +31,7 @@ from federated_learning.rounds.settings import (
 )
 from federated_learning.run_records import Description
 from federated_learning.training_settings import Stage, TrainingSettings
+from plumbing.settings import Address
 
 CLASSES, ROLES, SIDE = ("fine", "middling", "coarse"), ("one", "two", "three"), 16
 

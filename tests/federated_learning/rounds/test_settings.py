@@ -12,7 +12,6 @@ import tomli_w
 from pydantic import ValidationError
 
 from contract.errors import CallerError, ConfigurationError
-from contract.settings import load_settings
 from federated_learning.data_source import ManifestSource
 from federated_learning.flower.polling import fetch_parts_sooner
 from federated_learning.flower.processes import QUIET, Child, flower_environment, held
@@ -22,6 +21,7 @@ from federated_learning.loopback.sites import draw_data, sites, write_tables
 from federated_learning.recipe import PEDIATRIC_PNEUMONIA
 from federated_learning.rounds.settings import CoordinatorSettings, HospitalSettings, RunSettings, Sums
 from federated_learning.training_settings import TrainingSettings
+from plumbing.settings import load_settings
 from tests.federated_learning.rounds.local import CLASSES, ROLES, SIDE
 
 SAMPLES = Path(__file__).resolve().parents[3] / "docs" / "samples"

@@ -17,10 +17,10 @@ from starlette.websockets import WebSocket
 from websockets.sync.client import ClientConnection, connect
 
 from contract.errors import TransportError
-from contract.http_server import BoundedHeadProtocol
 from contract.identity import Credentials, Role
-from contract.lobby import Lobby
-from contract.tally import Tally
+from plumbing.http_server import BoundedHeadProtocol
+from plumbing.lobby import Lobby
+from plumbing.tally import Tally
 from secure_computation.channel import guarded
 from secure_computation.channel.asgi import serve_channel, uvicorn_options
 from secure_computation.channel.channel import Channel, Deadlines

@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from contract.authority import Authority, Reason, create_authority
-from contract.certificates import PartyCertificate
-from contract.enrolment import (
+from authority.certificates import PartyCertificate
+from authority.enrolment import (
     create_renewal,
     create_request,
     install_certificate,
@@ -19,6 +18,7 @@ from contract.enrolment import (
     party_credentials,
     read_request,
 )
+from authority.signing import Authority, Reason, create_authority
 from contract.errors import CertificateRefused, ConfigurationError, PeerReported, PeerViolation
 from contract.identity import Credentials, Party
 from secure_computation.channel.tls import TlsContext, tls_context

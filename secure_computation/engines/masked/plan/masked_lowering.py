@@ -13,7 +13,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from contract.model_card import Strict
+from contract.base import Strict
 from secure_computation.engines.masked.plan.comparison_steps import (
     ClipStep,
     LabelStep,

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from contract.model_card import Strict
+from contract.base import Strict
 from secure_computation.engines.masked.plan.layouts import MAX_CHUNK_BITS, MAX_CHUNKS
 from secure_computation.network import AnyShape, Shape, ValueName
 

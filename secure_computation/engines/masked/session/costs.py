@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Final, assert_never
 
-from contract.model_card import Strict
+from contract.base import Strict
 from secure_computation.crypten_bridge.dealing import ELEMENT_BYTES
 from secure_computation.engines.masked.plan.comparison_steps import (
     ClipStep,

@@ -1,0 +1,1 @@
+"""Who is trusted: certificates, enrolment, revocation, and the `federation` command that makes them."""

@@ -1,0 +1,97 @@
+"""Why a server's certificate was not accepted, by what OpenSSL found: each cause has another remedy, and another person
+who can bring it about.
+"""
+
+import ssl
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Final
+
+from authority.certificates import said
+
+
+class Cause(StrEnum):
+    """What was wrong."""
+
+    EXPIRED = "expired"
+    NOT_YET_VALID = "not yet valid"
+    REVOKED = "revoked"
+    WRONG_NAME = "wrong name"
+    UNKNOWN_AUTHORITY = "unknown authority"
+    """Made by somebody else: another federation, or a machine on the way that opens TLS."""
+    LIST_ENDED = "list ended"
+    LIST_NOT_YET_VALID = "list not yet valid"
+    LIST_OF_ANOTHER = "list of another authority"
+    OTHER = "other"
+
+
+_CAUSES: Final = {
+    10: Cause.EXPIRED,
+    9: Cause.NOT_YET_VALID,
+    23: Cause.REVOKED,
+    62: Cause.WRONG_NAME,
+    64: Cause.WRONG_NAME,
+    2: Cause.UNKNOWN_AUTHORITY,
+    7: Cause.UNKNOWN_AUTHORITY,
+    18: Cause.UNKNOWN_AUTHORITY,
+    19: Cause.UNKNOWN_AUTHORITY,
+    20: Cause.UNKNOWN_AUTHORITY,
+    21: Cause.UNKNOWN_AUTHORITY,
+    30: Cause.UNKNOWN_AUTHORITY,
+    12: Cause.LIST_ENDED,
+    11: Cause.LIST_NOT_YET_VALID,
+    3: Cause.LIST_OF_ANOTHER,
+    8: Cause.LIST_OF_ANOTHER,
+    33: Cause.LIST_OF_ANOTHER,
+}
+"""By OpenSSL's X509_V_ERR_ numbers (x509_vfy.h), which are stable."""
+
+
+def cause_of(error: BaseException | None) -> Cause | None:
+    """The cause that stands somewhere below an error of a library; None where it is not about a certificate."""
+    while error is not None:
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return _CAUSES.get(error.verify_code, Cause.OTHER)
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def remedy(cause: Cause, *, now: datetime | None = None, by_system: bool = False) -> str:
+    """What it means, a colon, and what to do.
+
+    `now`: by this machine's clock. `by_system`: judged by the authorities that this machine knows, as browsers do, and
+    not by the federation's.
+    """
+    if by_system and cause is Cause.UNKNOWN_AUTHORITY:
+        return (
+            "its certificate is of no authority that this machine knows: something on the way may open TLS, or its "
+            "operator must have it made by such an authority"
+        )
+    return _REMEDIES[cause].format(clock=f"the clock of this machine, which says {said(now or datetime.now(UTC))}")
+
+
+_REMEDIES: Final = {
+    Cause.EXPIRED: (
+        "its certificate has ended by {clock}: its operator must renew it; or set this clock, if it is ahead"
+    ),
+    Cause.NOT_YET_VALID: "its certificate begins later than {clock}: set this clock, which is behind",
+    Cause.REVOKED: "its certificate was revoked: tell its operator, who must enrol with a new key",
+    Cause.WRONG_NAME: (
+        "its certificate is for another host name: correct the address, or have its operator enrol that name"
+    ),
+    Cause.UNKNOWN_AUTHORITY: (
+        "its certificate is not the federation's: something on the way may open TLS, or the settings name another "
+        "authority"
+    ),
+    Cause.LIST_ENDED: (
+        "the list of revoked certificates here has ended by {clock}: put the authority's newest there; or set this "
+        "clock, if it is ahead"
+    ),
+    Cause.LIST_NOT_YET_VALID: (
+        "the list of revoked certificates here was signed later than {clock}: set this clock, which is behind"
+    ),
+    Cause.LIST_OF_ANOTHER: (
+        "the list of revoked certificates here is not of the authority that made its certificate: replace it"
+    ),
+    Cause.OTHER: "its certificate cannot be used: have its operator enrol again",
+}

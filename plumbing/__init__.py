@@ -1,0 +1,1 @@
+"""What every server and command shares: settings, command line, output, HTTP with limits, proxies, readiness."""

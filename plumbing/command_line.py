@@ -1,0 +1,85 @@
+"""What every command line of the project shares: how an app is made, run, and how it fails."""
+
+import logging
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import NoReturn
+
+import typer
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from contract.errors import EncryptedInferenceError
+from plumbing.output import fill_standard_streams, for_people, is_file_name_byte, printable
+
+
+def new_app(help_text: str) -> typer.Typer:
+    """A typer app in the project's manner. No pretty tracebacks: they print local variables, which may be secrets."""
+    return typer.Typer(
+        help=help_text,
+        add_completion=False,
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        pretty_exceptions_show_locals=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+
+
+def console() -> Console:
+    """The console for people. It writes to stderr: stdout belongs to results."""
+    return Console(file=for_people(), highlight=False)
+
+
+def say(text: str) -> None:
+    """One line for people, on stderr, as it stands: no markup is read in it, nothing in it moves a cursor."""
+    for_people().write(f"{printable(text)}\n")
+
+
+@contextmanager
+def shown_steps(name: str) -> Iterator[Callable[[str], None]]:
+    """Say on stderr what is being done, while the block runs: call with the words of each step.
+
+    On a terminal the last step is shown with the seconds that it has taken; elsewhere each is a line after `name`.
+    """
+    output = console()
+    if not output.is_terminal:
+        yield lambda words: say(f"{name}: {words}")
+        return
+    with Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}", markup=False),
+        TimeElapsedColumn(),
+        console=output,
+        transient=True,
+    ) as bars:
+
+        def step(words: str) -> None:
+            for task in bars.task_ids:
+                bars.remove_task(task)
+            bars.add_task(words, total=None)
+
+        yield step
+
+
+def one_line(error: EncryptedInferenceError) -> str:
+    """The message without line breaks and control characters: some of its words may be a peer's."""
+    text = " ".join(str(error).split())
+    return "".join(printable(one) for one in text if one.isprintable() or is_file_name_byte(one))
+
+
+def run(app: typer.Typer, *, name: str, arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the app and exit. An error of our tree becomes one line on stderr and the exit status of its class."""
+    fill_standard_streams()
+    try:
+        app(args=None if arguments is None else list(arguments), prog_name=name)
+    except EncryptedInferenceError as error:
+        say(f"{name}: {one_line(error)}")
+        sys.exit(error.exit_status)
+    sys.exit(0)
+
+
+def log_to_stderr() -> None:
+    """Log a server's own events, one line each, on stderr. Libraries only speak up when something is wrong."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # it logs every request with its URL
