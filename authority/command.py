@@ -38,9 +38,9 @@ from contract.errors import CallerError, ConfigurationError, EncryptedInferenceE
 from contract.files import replace as replace_file
 from contract.files import write_new
 from contract.identity import Party, Role
-from plumbing.command_line import new_app, run, say
+from plumbing.command_line import new_program, run, say
 
-app = new_app("The federation's authority, and certificates for its parties.")
+app = new_program("The federation's authority, and certificates for its parties.")
 
 FolderOption = Annotated[Path, typer.Option("--folder", help="Where keys and certificates are written.")]
 RoleOption = Annotated[Role, typer.Option("--role", help="What the party does.")]

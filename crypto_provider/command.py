@@ -6,18 +6,14 @@ from typing import Annotated
 
 import typer
 
-from contract.ticket import Engine
 from crypto_provider.settings import CryptoProviderSettings
-from plumbing.command_line import log_to_stderr, new_app, run
+from plumbing.command_line import log_to_stderr, new_program, run
 from plumbing.listening import LISTEN, take_port
 from plumbing.settings import load_settings
 
-app = new_app("The trusted crypto provider: deals correlated randomness ahead of each diagnosis, and learns nothing.")
-
-
-@app.callback()
-def _commands() -> None:
-    """Keep `serve` a command of its own, although it is the only one."""
+app = new_program(
+    "The trusted crypto provider: deals correlated randomness ahead of each diagnosis, and learns nothing."
+)
 
 
 @app.command()
@@ -35,11 +31,10 @@ def _serve(settings: CryptoProviderSettings, listener: socket) -> None:
     from crypto_provider.server import DEALING_PATH, dealer_app
     from inference_service.client import InferenceServiceClient
     from secure_computation.channel import serving
-    from secure_computation.engines.choosing import warm_up
+    from secure_computation.engines.choosing import warm_up_installed
 
     torch.set_num_threads(settings.threads)
-    for engine in Engine:  # which plans will come, nobody knows
-        warm_up(engine)  # takes seconds: before the first session, not in it
+    warm_up_installed()  # before the first session, not in it; which plans will come, nobody knows
     front_end = settings.inference_service
     with InferenceServiceClient.of(front_end) as plans:
         server = dealer_app(settings, plans)

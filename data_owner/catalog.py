@@ -12,7 +12,7 @@ from data_owner.settings import DataOwnerSettings
 from inference_service.client import InferenceServiceClient
 from secure_computation.channel.tls import TlsContext
 from secure_computation.channel.trust import Trust
-from secure_computation.engines.choosing import offered_engines, output_of
+from secure_computation.engines.choosing import may_be_served_by, output_of
 from secure_computation.plan import Plan, parse_plan
 
 
@@ -82,7 +82,7 @@ class ModelCatalog:
             plan.network.input_shape != (wanted.channels, wanted.height, wanted.width)
             or plan.network.classes != len(entry.card.classes)
             or output_of(plan) is not entry.card.output_policy
-            or offered_engines(plan) != entry.engines
+            or not may_be_served_by(plan, entry.engines)
         ):
             raise PeerViolation(
                 f"the plan of {entry.card.name} has another input, classes, output or engines than its card and its "

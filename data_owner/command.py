@@ -22,7 +22,7 @@ from contract.errors import CallerError, EncryptedInferenceError
 from contract.ticket import BATCHED_ENGINES, MAX_IMAGES, STOCKED_ENGINES, Engine
 from data_owner.heat_map_places import choose_places
 from imaging.isolation.processes import SHARED
-from plumbing.command_line import console, new_app, one_line, run, say
+from plumbing.command_line import console, new_program, one_line, run, say
 from plumbing.output import json_line, write_out
 from plumbing.settings import load_settings
 
@@ -40,12 +40,9 @@ Invert = Annotated[
     bool, typer.Option("--invert", help="You have looked: it is a negative, so bright and dark are to be exchanged.")
 ]
 
-app = new_app("The data owner: submits radiographs that nobody else can read. Research use only, not a medical device.")
-
-
-@app.callback()
-def _group() -> None:
-    """The data owner: submits radiographs that nobody else can read."""
+app = new_program(
+    "The data owner: submits radiographs that nobody else can read. Research use only, not a medical device."
+)
 
 
 @app.command()

@@ -10,19 +10,14 @@ import typer
 from federated_learning import federated_commands as federation
 from federated_learning.centralised_command import Data, Manifest, ReportedRoles, train_centralised
 from federated_learning.report.command import evaluate, report
-from plumbing.command_line import new_app, run
+from plumbing.command_line import new_program, run
 
-app = new_app("Train models and publish them. Nothing here runs when images are diagnosed.")
+app = new_program("Train models and publish them. Nothing here runs when images are diagnosed.")
 app.command()(evaluate)
 app.command()(report)
 app.command()(train_centralised)
 for command in federation.COMMANDS:
     app.command()(command)
-
-
-@app.callback()
-def _callback() -> None:
-    """Train models and publish them. Nothing here runs when images are diagnosed."""
 
 
 @app.command()

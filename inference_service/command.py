@@ -23,7 +23,7 @@ from inference_service.accounts import AccountRole, Accounts
 from inference_service.renewal import follow_renewals
 from inference_service.settings import ServiceSettings
 from inference_service.storage import Database
-from plumbing.command_line import new_app, run, say
+from plumbing.command_line import new_app, new_program, run, say
 from plumbing.listening import LISTEN, start_listening, take_port, with_port
 from plumbing.output import write_out
 from plumbing.settings import load_settings
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from fastapi import FastAPI
 
-app = new_app("The front end: who may run which model with whom, when, and what became of it.")
+app = new_program("The front end: who may run which model with whom, when, and what became of it.")
 account_app = new_app("Accounts and their API keys.")
 app.add_typer(account_app, name="account")
 app.add_typer(audit_app(lambda config: load_settings(ServiceSettings, config).audit_folder, ask=None), name="audit")

@@ -1,5 +1,6 @@
 """What the model owner wants to know before serving: layers, value ranges, cost, and the gap to onnxruntime."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from secure_computation.engines.masked.plan.integer_weights import round_weights
 from secure_computation.engines.masked.session.costs import total_cost
 from secure_computation.float_reference import evaluate, value_ranges
 from secure_computation.network import Shape
+from secure_computation.plan import Plan
 
 RANDOM_SAMPLES = 4
 RANDOM_SEED = 2018
@@ -112,7 +114,7 @@ def check_model(model: ImportedModel, files: tuple[Path, ...] = ()) -> CheckRepo
         samples=len(images),
         samples_are_random=not files,
         layers=_layers(model, images),
-        costs=_costs(model),
+        costs=tuple(_costs(model.plan)),
         predictions=predict_over_links(model.plan),
         task=model.card.task,
         max_abs_error=gap.max_abs_error,
@@ -149,24 +151,23 @@ def _layers(model: ImportedModel, images: NDArray[np.float32]) -> tuple[LayerRep
     )
 
 
-def _costs(model: ImportedModel) -> tuple[CostReport, ...]:
-    crypten = predict_cost(model.plan.network, model.plan.engines.crypten)
-    found = CostReport(
-        engine="crypten",
-        one_way_trips=crypten.online_trips,
-        online_bytes=2 * crypten.online_bytes_each_way,
-        offline_bytes=crypten.offline_bytes,
-    )
-    if model.plan.engines.masked is None:
-        return (found,)
-    masked = total_cost(model.plan.engines.masked)
-    declared = CostReport(
-        engine="masked",
-        one_way_trips=masked.trips,
-        online_bytes=masked.data_owner_to_model_owner + masked.model_owner_to_data_owner,
-        offline_bytes=masked.dealer_to_model_owner + masked.data_owner_to_model_owner_offline,
-    )
-    return (declared, found)
+def _costs(plan: Plan) -> Iterator[CostReport]:
+    if plan.engines.masked is not None:
+        masked = total_cost(plan.engines.masked)
+        yield CostReport(
+            engine="masked",
+            one_way_trips=masked.trips,
+            online_bytes=masked.online_bytes,
+            offline_bytes=masked.offline_bytes,
+        )
+    if plan.engines.crypten is not None:
+        crypten = predict_cost(plan.network, plan.engines.crypten)
+        yield CostReport(
+            engine="crypten",
+            one_way_trips=crypten.online_trips,
+            online_bytes=2 * crypten.online_bytes_each_way,
+            offline_bytes=crypten.offline_bytes,
+        )
 
 
 def _fixed_point(

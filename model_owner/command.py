@@ -18,7 +18,7 @@ from pydantic import SecretStr
 
 from bookkeeping.audit_command import audit_app
 from contract.errors import ConfigurationError
-from plumbing.command_line import log_to_stderr, new_app, run, say
+from plumbing.command_line import log_to_stderr, new_program, run, say
 from plumbing.output import write_out
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from model_owner.settings import ModelOwnerSettings
     from secure_computation.at_rest import StorageKey
 
-app = new_app("The model owner: its weights never leave this machine.")
+app = new_program("The model owner: its weights never leave this machine.")
 
 DataFolder = Annotated[
     Path,
@@ -52,11 +52,6 @@ Memory = Annotated[
 ]
 DEFAULT_MEMORY = 8
 _MORE_MEMORY = "use a smaller one, or allow more with --memory"
-
-
-@app.callback()
-def _group() -> None:
-    """The model owner: its weights never leave this machine."""
 
 
 @app.command()
@@ -221,11 +216,10 @@ def _serve(settings: "ModelOwnerSettings", listener: "socket") -> None:
     from model_owner.server import INFERENCE_PATH, inference_app, load_models
     from secure_computation.at_rest import StorageKey
     from secure_computation.channel import serving
-    from secure_computation.engines.choosing import warm_up, warm_up_for
+    from secure_computation.engines.choosing import warm_up_for, warm_up_installed
 
     torch.set_num_threads(settings.threads)
-    for engine in Engine:
-        warm_up(engine)  # takes seconds: before the first session, not in it
+    warm_up_installed()  # before the first session, not in it
     imported = ImportedModels(settings.data_folder, StorageKey.of(settings.at_rest), limits=settings.plan_limits)
     models = load_models(imported)
     for model in models.values():

@@ -86,11 +86,12 @@ def declared_phases(plan: Plan) -> dict[Engine, tuple[PhaseCost, PhaseCost]]:
         # The parties take turns online. Offline the dealer and the data owner send to the model owner at once.
         line = max(masked.dealer_to_model_owner, masked.data_owner_to_model_owner_offline)
         found[Engine.MASKED] = _phases(Engine.MASKED, masked.trips, masked.online_bytes, line, (products, products))
-    crypten = predict_cost(plan.network, plan.engines.crypten)
-    # Openings go both ways at once. Offline, masked weights follow the dealer's corrections.
-    line = crypten.dealer_bytes + crypten.masked_weights_bytes_each_way
-    online = crypten.online_bytes_each_way
-    found[Engine.CRYPTEN] = _phases(Engine.CRYPTEN, crypten.online_trips, online, line, (online, line))
+    if plan.engines.crypten is not None:
+        crypten = predict_cost(plan.network, plan.engines.crypten)
+        # Openings go both ways at once. Offline, masked weights follow the dealer's corrections.
+        line = crypten.dealer_bytes + crypten.masked_weights_bytes_each_way
+        online = crypten.online_bytes_each_way
+        found[Engine.CRYPTEN] = _phases(Engine.CRYPTEN, crypten.online_trips, online, line, (online, line))
     return found
 
 

@@ -35,6 +35,7 @@ from model_owner.onnx_import.compiling import CompiledModel, compile_model
 from model_owner.onnx_import.reading import MAX_FILE_BYTES
 from plumbing.settings import PlanLimits
 from secure_computation.at_rest import DamagedFile, StorageKey, read_sealed, write_sealed
+from secure_computation.crypten_bridge import not_installed
 from secure_computation.engines.masked.lowering.heat_map import add_heat_map
 from secure_computation.engines.masked.plan.masked_lowering import MaskedLowering
 from secure_computation.plan import Plan, PlanHash, make_plan, parse_plan, require_affordable
@@ -140,6 +141,8 @@ class ImportedModels:
                 f"{folder} cannot be written ({error.strerror}): choose a data folder that this account may write"
             ) from error
         _warn_of_cost(plan)
+        if plan.engines.crypten is None:
+            _LOG.warning("%s; this version is offered without it", not_installed())
         return _load_version(folder, self._key, self._limits)
 
     def versions(self) -> dict[str, tuple[str, ...]]:

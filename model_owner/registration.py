@@ -17,7 +17,7 @@ from model_owner.allowances import allowances_of
 from model_owner.imported_models import ImportedModel, ImportedModels, is_withdrawn
 from model_owner.server import INFERENCE_PATH, HostedModels
 from model_owner.settings import ModelOwnerSettings
-from secure_computation.engines.choosing import offered_engines, output_of
+from secure_computation.engines.choosing import output_of, servable_engines
 
 LOOK_SECONDS: Final = 60.0
 """Between two looks at the certificate."""
@@ -94,7 +94,7 @@ class Registrar:
                 card=model.card,
                 version=model.card.version,
                 plan_hash=model.plan_hash,
-                engines=offered_engines(model.plan),
+                engines=servable_engines(model.plan),
                 model_owner=PartyAddress(
                     organisation=organisation,
                     address=settings.public_url or f"ws://{settings.listen}{INFERENCE_PATH}",

@@ -67,7 +67,7 @@ from secure_computation.channel.serving import Service, party_app, trust_looks
 from secure_computation.channel.tls import TlsContext, tls_context
 from secure_computation.channel.traffic import Traffic
 from secure_computation.channel.websocket import connect_channel, look_at_party
-from secure_computation.engines.choosing import model_owner_side, offered_engines, require_room
+from secure_computation.engines.choosing import model_owner_side, require_room, servable_engines
 from secure_computation.engines.interface import ModelOwnerSide
 from secure_computation.engines.masked.session.sides import PreparedModelOwner
 from secure_computation.engines.masked.session.stock import stockable
@@ -247,8 +247,8 @@ class InferenceHandler:
                 f"the ticket allows another output of {claims.model} {claims.version} than its card; "
                 "the model owner must register this version again"
             )
-        if claims.engine not in offered_engines(model.plan):
-            offered = " or ".join(engine.value for engine in offered_engines(model.plan))
+        if claims.engine not in servable_engines(model.plan):
+            offered = " or ".join(engine.value for engine in servable_engines(model.plan))
             raise Refused(f"the engine '{claims.engine.value}' is not offered for this model; choose {offered}")
         if claims.images > self._images_per_session:
             most = self._images_per_session

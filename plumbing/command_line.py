@@ -4,21 +4,49 @@ import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import NoReturn
+from importlib import metadata
+from typing import Annotated, Final, NoReturn
 
 import typer
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from contract.errors import EncryptedInferenceError
-from plumbing.output import fill_standard_streams, for_people, is_file_name_byte, printable
+from contract.errors import ConfigurationError, EncryptedInferenceError
+from plumbing.output import fill_standard_streams, for_people, is_file_name_byte, printable, write_out
+
+DISTRIBUTION: Final = "encrypted-medical-inference"
+"""What pip calls the whole project."""
+_FOR_TRAINING: Final = frozenset({"flwr", "monai", "onnxscript", "matplotlib", "scipy", "Crypto"})
+"""What the extra `training` brings and a plain `pip install` leaves out, by the names under which it is imported."""
 
 
-def new_app(help_text: str) -> typer.Typer:
+def new_program(help_text: str) -> typer.Typer:
+    """The app of an installed command: commands within, `--version`, and completion in the user's shell."""
+    app = new_app(help_text, completion=True)
+    app.callback()(_offer_version)
+    return app
+
+
+def _show_version(context: typer.Context, asked: bool) -> None:  # noqa: FBT001  (click calls it so)
+    if asked and not context.resilient_parsing:
+        write_out(f"{context.info_name} {metadata.version(DISTRIBUTION)}")
+        raise typer.Exit
+
+
+def _offer_version(
+    *,
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", is_eager=True, callback=_show_version)
+    ] = False,
+) -> None:
+    del version  # `_show_version` has answered
+
+
+def new_app(help_text: str, *, completion: bool = False) -> typer.Typer:
     """A typer app in the project's manner. No pretty tracebacks: they print local variables, which may be secrets."""
     return typer.Typer(
         help=help_text,
-        add_completion=False,
+        add_completion=completion,
         no_args_is_help=True,
         pretty_exceptions_enable=False,
         pretty_exceptions_show_locals=False,
@@ -69,13 +97,21 @@ def one_line(error: EncryptedInferenceError) -> str:
 
 
 def run(app: typer.Typer, *, name: str, arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run the app and exit. An error of our tree becomes one line on stderr and the exit status of its class."""
+    """Run the app and exit. An error of our tree becomes one line on stderr and the exit status of its class.
+
+    So does a package for training that is not installed.
+    """
     fill_standard_streams()
     try:
         app(args=None if arguments is None else list(arguments), prog_name=name)
     except EncryptedInferenceError as error:
         say(f"{name}: {one_line(error)}")
         sys.exit(error.exit_status)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in _FOR_TRAINING:
+            raise
+        say(f"{name}: training needs more packages: run pip install '.[training]' in the project's folder")
+        sys.exit(ConfigurationError.exit_status)
     sys.exit(0)
 
 

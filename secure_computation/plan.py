@@ -13,6 +13,7 @@ from contract.api import MAX_PLAN_BYTES
 from contract.base import Strict, canonical_json
 from contract.errors import ModelFileError
 from plumbing.settings import PlanLimits
+from secure_computation.crypten_bridge import is_installed, not_installed
 from secure_computation.engines.crypten.lowering import CrypTenLowering, lower
 from secure_computation.engines.masked.plan.masked_lowering import MaskedLowering
 from secure_computation.engines.masked.plan.same_network import require_same_network
@@ -26,11 +27,18 @@ _DEFAULT_LIMITS: Final = PlanLimits()
 
 
 class Lowerings(Strict):
-    """One lowering for each engine that can run the network."""
+    """One lowering for each engine that can run the network, at least one."""
 
-    crypten: CrypTenLowering
+    crypten: CrypTenLowering | None = None
+    """None if CrypTen was not installed where the model was imported."""
     masked: MaskedLowering | None = None
-    """None where the network has an operation or a range that the masked engine cannot take."""
+    """None if the network has an operation or a range that the masked engine cannot take."""
+
+    @model_validator(mode="after")
+    def _at_least_one(self) -> Self:
+        if self.crypten is None and self.masked is None:
+            raise ValueError("no engine can run the network")
+        return self
 
 
 class Plan(Strict):
@@ -61,8 +69,13 @@ def hash_plan(data: bytes) -> PlanHash:
 
 
 def make_plan(network: Network, masked: MaskedLowering | None = None) -> Plan:
-    """Put a network's lowerings together. Takes seconds: the crypten engine runs it once without values."""
-    return Plan(network=network, engines=Lowerings(crypten=lower(network), masked=masked))
+    """Put a network's lowerings together. Takes seconds: the crypten engine, if installed, runs it without values.
+
+    Raises ConfigurationError if the network cannot be run without CrypTen, and that is not installed.
+    """
+    if not is_installed() and (masked is None or not masked.is_exact):
+        raise not_installed("this model")
+    return Plan(network=network, engines=Lowerings(crypten=lower(network) if is_installed() else None, masked=masked))
 
 
 def parse_plan(data: bytes, limits: PlanLimits | None = _DEFAULT_LIMITS) -> Plan:
@@ -89,7 +102,8 @@ def require_affordable(plan: Plan, limits: PlanLimits) -> None:
     """Raise ModelFileError, naming the setting, where a plan costs more than a party allows."""
     if plan.engines.masked is not None:
         require_within(masked_cost(plan.engines.masked), limits, engine="masked")
-    require_within(crypten_cost(plan.network, plan.engines.crypten), limits, engine="crypten")
+    if plan.engines.crypten is not None:
+        require_within(crypten_cost(plan.network, plan.engines.crypten), limits, engine="crypten")
 
 
 def require_own_dealing_list(plan: Plan) -> None:
@@ -98,5 +112,5 @@ def require_own_dealing_list(plan: Plan) -> None:
     So no party deals or computes from a list of its sender's choice. Loads CrypTen, which takes seconds the first time.
     """
     declared = plan.engines.crypten
-    if declared != lower(plan.network, most_requests=len(declared.requests)):
+    if declared is not None and declared != lower(plan.network, most_requests=len(declared.requests)):
         raise ModelFileError("plan's dealing list does not belong to its network: import the model with this version")

@@ -8,7 +8,8 @@ import pytest
 from typer.main import get_group
 from typer.testing import CliRunner
 
-PROGRAMS = tomllib.loads((Path(__file__).resolve().parents[1] / "pyproject.toml").read_text())["project"]["scripts"]
+PROJECT = tomllib.loads((Path(__file__).resolve().parents[1] / "pyproject.toml").read_text())["project"]
+PROGRAMS: dict[str, str] = PROJECT["scripts"]
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
@@ -22,3 +23,22 @@ def test_every_program_and_each_of_its_commands_knows_both_words_for_help(progra
             texts.add(done.output)
     assert shown["-h"] == shown["--help"]
     assert all("Usage: " in text for text in shown["-h"])
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_every_program_says_which_version_it_is(program: str) -> None:
+    app = import_module(PROGRAMS[program].partition(":")[0]).app
+    done = CliRunner().invoke(app, ["--version"], prog_name=program)
+    assert (done.exit_code, done.output) == (0, f"{program} {PROJECT['version']}\n")
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_a_shell_can_complete_the_commands_of_every_program(program: str) -> None:
+    app = import_module(PROGRAMS[program].partition(":")[0]).app
+    asked = {
+        f"_{program.replace('-', '_').upper()}_COMPLETE": "complete_bash",
+        "COMP_WORDS": f"{program} ",
+        "COMP_CWORD": "1",
+    }
+    done = CliRunner().invoke(app, [], prog_name=program, env=asked)
+    assert done.output.split() == list(get_group(app).commands)

@@ -21,10 +21,10 @@ from typing import Any
 import torch
 
 from contract.errors import ConfigurationError
+from secure_computation.crypten_bridge import HOW_TO_INSTALL, SUPPORTED_VERSION, not_installed
 from secure_computation.crypten_bridge.products import beaver_protocol
 from secure_computation.crypten_bridge.session import RingStream, current_session
 
-SUPPORTED_VERSION = "0.4.1"
 _REGISTRATION = "torch.onnx._internal.registration"
 _lock = threading.Lock()
 
@@ -50,12 +50,15 @@ def _import() -> Any:
         sys.modules[_REGISTRATION] = placeholder
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a sleeping project: its syntax and deprecation warnings help nobody here
-        import crypten
+        try:
+            import crypten
+        except ImportError as error:
+            raise not_installed() from error
 
     if crypten.__version__ != SUPPORTED_VERSION:
         raise ConfigurationError(
             f"crypten {crypten.__version__} is installed, but the bridge was written for {SUPPORTED_VERSION}; "
-            "run scripts/install"
+            f"run {HOW_TO_INSTALL}"
         )
     return crypten
 

@@ -3,11 +3,14 @@
 What loads CrypTen or torch is imported where it is needed: the data owner answers from its stock without either.
 """
 
+import logging
 from typing import Any
 
 from contract.errors import Refused
 from contract.model_card import OutputPolicy
 from contract.ticket import BATCHED_ENGINES, Engine
+from secure_computation.crypten_bridge import is_installed, not_installed
+from secure_computation.engines.crypten.lowering import CrypTenLowering
 from secure_computation.engines.interface import DataOwnerSide, DealerSide, ModelOwnerSide
 from secure_computation.engines.masked.plan.crypten_step import CrypTenStep
 from secure_computation.engines.masked.plan.integer_weights import round_weights
@@ -20,6 +23,8 @@ from secure_computation.kernels.linear import choose_variant
 from secure_computation.plan import Plan, require_own_dealing_list
 from secure_computation.private_weights import PrivateWeights
 from secure_computation.randomness import Seed
+
+_LOG = logging.getLogger(__name__)
 
 
 def output_of(plan: Plan) -> OutputPolicy:
@@ -40,7 +45,32 @@ def offered_engines(plan: Plan) -> tuple[Engine, ...]:
     """
     if output_of(plan) is OutputPolicy.LABEL_ONLY:
         return (Engine.MASKED,)
-    return (Engine.CRYPTEN,) if plan.engines.masked is None else (Engine.MASKED, Engine.CRYPTEN)
+    lowerings = {Engine.MASKED: plan.engines.masked, Engine.CRYPTEN: plan.engines.crypten}
+    return tuple(engine for engine, lowering in lowerings.items() if lowering is not None)
+
+
+def servable_engines(plan: Plan) -> tuple[Engine, ...]:
+    """What a model owner offers: the engines of a plan that can run on its machine, the default first.
+
+    Raises ConfigurationError if there is none, because CrypTen, which pip does not install with the rest, is missing.
+    """
+    found = tuple(engine for engine in offered_engines(plan) if _can_run(plan, engine))
+    if not found:
+        raise not_installed("this model")
+    return found
+
+
+def _can_run(plan: Plan, engine: Engine) -> bool:
+    """Whether this machine has all that an engine needs for a plan that offers it."""
+    if is_installed():
+        return True
+    return engine is Engine.MASKED and _masked(plan).is_exact
+
+
+def may_be_served_by(plan: Plan, engines: tuple[Engine, ...]) -> bool:
+    """Whether a model owner may offer a plan with these engines: all of its own, or all but CrypTen's."""
+    offered = offered_engines(plan)
+    return engines in {offered, tuple(engine for engine in offered if engine is not Engine.CRYPTEN)}
 
 
 def require_room(plan: Plan, engine: Engine, images: int) -> None:
@@ -65,6 +95,15 @@ def warm_up(engine: Engine) -> None:
         choose_variant()
 
 
+def warm_up_installed() -> None:
+    """Load what a server needs for any session, and say in its log if an engine is missing. Takes seconds."""
+    warm_up(Engine.MASKED)
+    if is_installed():
+        warm_up(Engine.CRYPTEN)
+    else:
+        _LOG.info("%s; sessions that ask for it are refused", not_installed())
+
+
 def warm_up_online() -> None:
     """Load what the data owner needs online in the masked engine: compiled loops, and no torch."""
     elementwise.warm_up()
@@ -85,8 +124,7 @@ def dealer_side(plan: Plan, engine: Engine, *, key: Seed) -> DealerSide:
     if engine is Engine.CRYPTEN:
         from secure_computation.engines.crypten.sides import CrypTenDealer
 
-        require_own_dealing_list(plan)
-        return CrypTenDealer(plan.engines.crypten)
+        return CrypTenDealer(_crypten(plan))
     return MaskedDealer(_masked(plan), key=key)
 
 
@@ -96,8 +134,7 @@ def data_owner_side(plan: Plan, engine: Engine, *, store: DeltaStore) -> DataOwn
     if engine is Engine.CRYPTEN:
         from secure_computation.engines.crypten.sides import CrypTenDataOwner
 
-        require_own_dealing_list(plan)
-        return CrypTenDataOwner(plan.network, plan.engines.crypten)
+        return CrypTenDataOwner(plan.network, _crypten(plan))
     return MaskedDataOwner(_masked(plan), store=store)
 
 
@@ -109,8 +146,7 @@ def model_owner_side(
     if engine is Engine.CRYPTEN:
         from secure_computation.engines.crypten.sides import CrypTenModelOwner
 
-        require_own_dealing_list(plan)
-        return CrypTenModelOwner(plan.network, weights, plan.engines.crypten)
+        return CrypTenModelOwner(plan.network, weights, _crypten(plan))
     lowering = _masked(plan)
     return MaskedModelOwner(lowering, round_weights(lowering, weights), version=weights_version)
 
@@ -120,6 +156,17 @@ def _require_offered(plan: Plan, engine: Engine) -> None:
         raise Refused(
             f"this model gives labels only, and the engine '{engine.value}' opens logits; use --engine masked"
         )
+    if not _can_run(plan, engine):
+        masked = engine is Engine.CRYPTEN and plan.engines.masked is not None and plan.engines.masked.is_exact
+        advice = "use --engine masked" if masked else "tell its operator"
+        raise Refused(f"CrypTen, which this session needs, is not installed at this party: {advice}")
+
+
+def _crypten(plan: Plan) -> CrypTenLowering:
+    if plan.engines.crypten is None:
+        raise Refused("the owner of this model does not offer the engine 'crypten'; use --engine masked")
+    require_own_dealing_list(plan)
+    return plan.engines.crypten
 
 
 def _masked(plan: Plan) -> MaskedLowering:

@@ -137,6 +137,7 @@ def reduced(amount: float) -> float:
 @pytest.mark.parametrize("name", sorted(PlanLimits.model_fields))
 @pytest.mark.parametrize("engine", ["masked", "crypten"])
 def test_each_limit_is_the_readers_own(model: Model, plan: Plan, name: str, engine: str) -> None:
+    assert plan.engines.crypten is not None
     costs = {
         "masked": masked_cost(model.lowering),
         "crypten": crypten_cost(plan.network, plan.engines.crypten),
