@@ -134,7 +134,7 @@ class Federation:
     def terms(self, round_number: int) -> RoundTerms:
         """What all sites build for themselves."""
         return RoundTerms(
-            federation_id="benchmark",
+            training_id="benchmark",
             purpose="update",
             round_number=round_number,
             attempt=0,

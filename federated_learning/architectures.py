@@ -2,8 +2,8 @@
 
 Every network maps float32 images of shape (batch, channels, height, width) to logits of shape (batch, classes), and
 uses only operations that the encrypted engines run well: convolution, ReLU, average or maximum pool, a linear layer;
-normalisation of any kind is gone after `folded`. Pooling by average is the default: a maximum costs about three times
-the traffic encrypted.
+normalisation of any kind is gone after `fold_normalisation`. Pooling by average is the default: a maximum costs about
+three times the traffic encrypted.
 """
 
 import copy
@@ -45,7 +45,7 @@ class NormalisedConvolution2d(nn.Sequential):
         convolution = nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
         super().__init__(convolution, nn.BatchNorm2d(outputs))
 
-    def folded(self) -> nn.Conv2d:
+    def fold(self) -> nn.Conv2d:
         """The same function, in evaluation mode, as a plain convolution with bias."""
         convolution, normalisation = cast("tuple[nn.Conv2d, nn.BatchNorm2d]", tuple(self))
         return fuse_conv_bn_eval(convolution.eval(), normalisation.eval())
@@ -158,11 +158,11 @@ def build(architecture: str, *, channels: int, classes: int, pool: Pool = "avera
     return ARCHITECTURES[architecture](NetworkShape(channels=channels, classes=classes, pool=pool, dropout=dropout))
 
 
-def folded(network: nn.Module) -> nn.Module:
+def fold_normalisation(network: nn.Module) -> nn.Module:
     """A copy in evaluation mode that computes the same with plain convolutions and biases only."""
     plain = copy.deepcopy(network).eval()
     for parent in list(plain.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, NormalisedConvolution2d | StandardisedConvolution2d):
-                setattr(parent, name, child.folded())
+                setattr(parent, name, child.fold())
     return plain

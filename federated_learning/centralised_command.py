@@ -66,11 +66,9 @@ def train_centralised(
     """
     import torch
 
-    from federated_learning.data_source import open_source
-    from federated_learning.data_source.roles import training_roles
-    from federated_learning.data_source.roles import validation_role as role_to_validate_on
-    from federated_learning.fitting import fitted
-    from federated_learning.recipe import PEDIATRIC_PNEUMONIA_RECIPE, find_description
+    from federated_learning.data_source import open_source, training_roles
+    from federated_learning.data_source import validation_role as role_to_validate_on
+    from federated_learning.recipe import PEDIATRIC_PNEUMONIA_RECIPE, find_description, fit_to_description
     from federated_learning.run_records import RunKind, RunRecord
     from federated_learning.training_settings import read_settings, read_stages
 
@@ -88,21 +86,23 @@ def train_centralised(
     }
     source = open_source(data, classes=described.classes, table=manifest)
     record = RunRecord(
-        settings=fitted(base, described, **{name: value for name, value in changes.items() if value is not None}),
+        settings=fit_to_description(
+            base, described, **{name: value for name, value in changes.items() if value is not None}
+        ),
         description=described,
         training_roles=training_roles(source, training_role),
         validation_role=role_to_validate_on(source, validation_role),
         kind=RunKind.FEDERATED if by_role else RunKind.HOSPITAL if alone else RunKind.CENTRALISED,
     )
     _train(record, source, output=output)
-    say(f"publish it with: {publishing(output, data=data, manifest=manifest)}")
+    say(f"publish it with: {write_publish_command(output, data=data, manifest=manifest)}")
 
 
 def _train(record: RunRecord, source: DataSource, *, output: Path) -> None:
     from rich.console import Console
 
     from federated_learning.data_source import check_disjoint_patients, prepare
-    from federated_learning.in_process import EpochResult, fit, read_chosen, trainer_of
+    from federated_learning.in_process import EpochResult, fit, make_trainer, read_chosen
     from federated_learning.run_records import RoundRecord, append_round, write_run
 
     console = Console(stderr=True)
@@ -117,7 +117,7 @@ def _train(record: RunRecord, source: DataSource, *, output: Path) -> None:
         record, hospitals = _hospitals(record, source, cache=output, progress=read)
         held_out = prepare(source, [record.validation_role], record.description.input, cache=output, progress=read)
         console.print(f"{sum(len(found) for _, found in hospitals.values())} images to train on")
-        trainer = trainer_of(record.settings, hospitals)
+        trainer = make_trainer(record.settings, hospitals)
         task = bar.add_task("training")
 
         def advance(done: int, everything: int) -> None:
@@ -188,7 +188,7 @@ def _federation(
     )
 
 
-def publishing(run: Path, *, data: Path | str, manifest: Path | str | None) -> str:
+def write_publish_command(run: Path, *, data: Path | str, manifest: Path | str | None) -> str:
     """The command that publishes a run, ready to be typed."""
     table = [] if manifest is None else ["--manifest", str(manifest)]
     model = Path(run) / "model"

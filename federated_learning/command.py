@@ -33,8 +33,7 @@ def publish(
     """Export the chosen epoch, fit its temperature, and report it once on the test roles."""
     import torch
 
-    from federated_learning.data_source import open_source
-    from federated_learning.data_source.roles import test_roles
+    from federated_learning.data_source import open_source, test_roles
     from federated_learning.publication import publish as publish_run
     from federated_learning.run_records import read_run
 
@@ -59,9 +58,8 @@ def measure(
 ) -> None:
     """Measure a published model anew: temperature, threshold of uncertainty and figures; its card is rewritten."""
     from contract.model_card import read_card
-    from federated_learning.data_source import open_source
-    from federated_learning.data_source.roles import test_roles
-    from federated_learning.data_source.roles import validation_role as role_to_validate_on
+    from federated_learning.data_source import open_source, test_roles
+    from federated_learning.data_source import validation_role as role_to_validate_on
     from federated_learning.publication import measure as measure_model
 
     card = read_card(model / "card.json")

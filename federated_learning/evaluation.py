@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from contract.errors import ConfigurationError
 from contract.model_card import Metric
 from federated_learning import metrics as figures
-from federated_learning.metrics import Figure, Labels, Probabilities, Weights, once
+from federated_learning.metrics import Figure, Labels, Probabilities, Weightings, once
 
 DRAWS = 2000
 BLOCK = 1 << 23
@@ -93,7 +93,7 @@ class Estimate:
         return not self.low <= 0 <= self.high
 
 
-def _draws(patients: Sequence[str], *, draws: int, seed: int) -> Iterator[Weights]:
+def _draws(patients: Sequence[str], *, draws: int, seed: int) -> Iterator[Weightings]:
     """Blocks of weightings: whole patients drawn with replacement, as many as there are."""
     names = sorted(set(patients))
     position = {name: index for index, name in enumerate(names)}
@@ -109,7 +109,7 @@ def _draws(patients: Sequence[str], *, draws: int, seed: int) -> Iterator[Weight
 
 
 def _estimates(
-    figure: Callable[[Weights], NDArray[np.float64]], patients: Sequence[str], *, draws: int, seed: int
+    figure: Callable[[Weightings], NDArray[np.float64]], patients: Sequence[str], *, draws: int, seed: int
 ) -> tuple[Estimate, ...]:
     """Of several figures at once: `figure` gives (draws, figures)."""
     values = figure(np.ones((1, len(patients))))[0]
@@ -161,7 +161,7 @@ def paired_difference(
     """
     _check_lengths(labels, patients, first, second)
 
-    def difference(weights: Weights) -> NDArray[np.float64]:
+    def difference(weights: Weightings) -> NDArray[np.float64]:
         return np.stack([figure(first, labels, weights) - figure(second, labels, weights) for figure in wanted], 1)
 
     return _estimates(difference, patients, draws=draws, seed=seed)

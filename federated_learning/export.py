@@ -14,7 +14,7 @@ from torch import nn
 
 from contract.errors import ModelFileError
 from contract.model_card import InputSpecification
-from federated_learning.architectures import folded
+from federated_learning.architectures import fold_normalisation
 from federated_learning.data_source import ImageArray
 from plumbing.onnx_runtime import load_onnxruntime
 
@@ -44,7 +44,7 @@ def to_onnx(network: nn.Module, specification: InputSpecification) -> onnx.Model
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the exporter's own deprecations: nothing here can act on them
             program = torch.onnx.export(
-                folded(network).to(memory_format=torch.contiguous_format),  # type: ignore[call-overload]
+                fold_normalisation(network).to(memory_format=torch.contiguous_format),  # type: ignore[call-overload]
                 (example,),
                 dynamo=True,
                 external_data=False,

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from federated_learning.centralised_command import publishing
-from federated_learning.loopback.arguments import Images, images_to_train_on
+from federated_learning.centralised_command import write_publish_command
+from federated_learning.loopback.arguments import ImageFolder, images_to_train_on
 from plumbing.command_line import say
 
 if TYPE_CHECKING:
@@ -47,19 +47,19 @@ def make_federation(
 
     Keys that a hospital replaces are refused from then on, as those of --revoke are.
     """
-    from federated_learning.rounds.participants import make_federation as make
-    from federated_learning.rounds.participants import read_federation
+    from federated_learning.rounds.participants import make_participants as make
+    from federated_learning.rounds.participants import read_participants
 
     path = make(hospital, folder, host=host, port=port, revoked=revoke or ())
     typer.echo(f"written: {path}; hand it to every hospital")
-    typer.echo(f"fingerprint: {read_federation(path).fingerprint}")
+    typer.echo(f"fingerprint: {read_participants(path).fingerprint}")
 
 
-def fingerprint(federation: Annotated[Path, typer.Argument(exists=True, dir_okay=False)]) -> None:
+def fingerprint(participants: Annotated[Path, typer.Argument(exists=True, dir_okay=False)]) -> None:
     """Print the fingerprint of a federation.json, to compare by telephone."""
-    from federated_learning.rounds.participants import read_federation
+    from federated_learning.rounds.participants import read_participants
 
-    read = read_federation(federation)
+    read = read_participants(participants)
     typer.echo(f"{', '.join(read.names)}; coordinator {read.coordinator}")
     typer.echo(f"fingerprint: {read.fingerprint}")
 
@@ -71,25 +71,25 @@ def coordinator(*, config: Config) -> None:
     from federated_learning.flower.running import run_coordinator
     from federated_learning.rounds.course import Course
     from federated_learning.rounds.display import Display
-    from federated_learning.rounds.participants import read_federation
+    from federated_learning.rounds.participants import read_participants
     from federated_learning.rounds.recording import record_round, record_run
     from federated_learning.rounds.settings import CoordinatorSettings
     from plumbing.settings import load_settings
 
     settings = load_settings(CoordinatorSettings, config)
-    federation, console = read_federation(settings.federation), Console(stderr=True)
-    for line in Course(settings, federation).words():
+    participants, console = read_participants(settings.federation), Console(stderr=True)
+    for line in Course(settings, participants).words():
         console.print(line, highlight=False, markup=False, soft_wrap=True)
-    with Display(console, federation.names) as display:
+    with Display(console, participants.names) as display:
 
         def finished(running: "Coordinator", report: "RoundReport") -> None:
             record_round(settings, report)
-            record_run(settings, federation, running)
+            record_run(settings, participants, running)
             display.finished(running, report)
 
         done = run_coordinator(settings, show=display.show, finished=finished)
-    record_run(settings, federation, done)
-    command = publishing(settings.output, data="IMAGES", manifest="TABLE.csv")
+    record_run(settings, participants, done)
+    command = write_publish_command(settings.output, data="IMAGES", manifest="TABLE.csv")
     say(f"finished: {settings.output}; whoever holds images to test on publishes it with: {command}")
 
 
@@ -171,7 +171,7 @@ def federate(
             _publish(loopback, model)
         elif output is not None:
             run = loopback.coordinator_settings.output
-            say(f"publish it with: {publishing(run, data=loopback.data, manifest=loopback.manifest)}")
+            say(f"publish it with: {write_publish_command(run, data=loopback.data, manifest=loopback.manifest)}")
 
 
 def _run(loopback: "Loopback") -> None:
@@ -180,8 +180,8 @@ def _run(loopback: "Loopback") -> None:
     from federated_learning.rounds.display import Display
 
     console = Console(stderr=True)
-    say(f"starting {len(loopback.federation.names)} hospitals and their coordinator (half a minute)")
-    with Display(console, loopback.federation.names) as display:
+    say(f"starting {len(loopback.participants.names)} hospitals and their coordinator (half a minute)")
+    with Display(console, loopback.participants.names) as display:
         loopback.run(
             show=display.show,
             finished=display.finished,
@@ -197,7 +197,7 @@ def _progress(console: "Console") -> "Progress":
 
 
 def _publish(loopback: "Loopback", model: Path) -> None:
-    from federated_learning.data_source.roles import test_roles
+    from federated_learning.data_source import test_roles
     from federated_learning.publication import publish
 
     source = loopback.source()
@@ -208,7 +208,7 @@ def _publish(loopback: "Loopback", model: Path) -> None:
 
 def _loopback_settings(
     config: Path | None,
-    images: Images | None,
+    images: ImageFolder | None,
     said: Mapping[str, Any],
     *,
     description: str | None,

@@ -39,7 +39,7 @@ class EpochResult(Strict):
         return (self.accuracy, -self.validation_loss) > (other.accuracy, -other.validation_loss)
 
 
-def trainer_of(settings: TrainingSettings, hospitals: Mapping[str, tuple[ImageArray, Labels]]) -> "Trainer":
+def make_trainer(settings: TrainingSettings, hospitals: Mapping[str, tuple[ImageArray, Labels]]) -> "Trainer":
     """A run over these hospitals' images and labels; class weights follow from the counts of all of them together.
 
     A centralised run has one, without a name.

@@ -14,11 +14,11 @@ Probabilities = NDArray[np.floating]
 """Shape (examples, classes)."""
 Labels = NDArray[np.int64]
 """Class indices, shape (examples,)."""
-Weights = NDArray[np.float64]
+Weightings = NDArray[np.float64]
 """Shape (draws, examples): how often each example counts."""
 Values = NDArray[np.float64]
 """Shape (draws,); nan where a figure is not defined on what was drawn."""
-Figure = Callable[[Probabilities, Labels, Weights], Values]
+Figure = Callable[[Probabilities, Labels, Weightings], Values]
 
 BINS = 15
 """Of confidence, equally wide, for calibration."""
@@ -35,35 +35,35 @@ def _mean_defined(values: NDArray[np.float64]) -> Values:
     return _ratio(np.where(defined, values, 0.0).sum(-1), defined.sum(-1).astype(np.float64))
 
 
-def accuracy(probabilities: Probabilities, labels: Labels, weights: Weights) -> Values:
+def accuracy(probabilities: Probabilities, labels: Labels, weights: Weightings) -> Values:
     """Share of examples whose most probable class is the true one."""
     return _ratio(weights @ (probabilities.argmax(1) == labels), weights.sum(1))
 
 
-def confusion(probabilities: Probabilities, labels: Labels, weights: Weights) -> NDArray[np.float64]:
+def confusion(probabilities: Probabilities, labels: Labels, weights: Weightings) -> NDArray[np.float64]:
     """(draws, classes, classes): row = true class, column = the most probable one."""
     classes = probabilities.shape[1]
     pairs = labels * classes + probabilities.argmax(1)
     return np.asarray(weights @ np.eye(classes * classes)[pairs]).reshape(-1, classes, classes)
 
 
-def recalls(probabilities: Probabilities, labels: Labels, weights: Weights) -> NDArray[np.float64]:
+def recalls(probabilities: Probabilities, labels: Labels, weights: Weightings) -> NDArray[np.float64]:
     """(draws, classes): share of each class that was found; nan for a class without examples."""
     matrix = confusion(probabilities, labels, weights)
     return _ratio(np.diagonal(matrix, axis1=1, axis2=2), matrix.sum(2))
 
 
-def macro_recall(probabilities: Probabilities, labels: Labels, weights: Weights) -> Values:
+def macro_recall(probabilities: Probabilities, labels: Labels, weights: Weightings) -> Values:
     """Mean of `recalls` over the classes that occur (balanced accuracy)."""
     return _mean_defined(recalls(probabilities, labels, weights))
 
 
-def recall_of(label: int) -> Figure:
+def make_recall(label: int) -> Figure:
     """Recall of one class."""
     return lambda probabilities, labels, weights: recalls(probabilities, labels, weights)[:, label]
 
 
-def matthews_correlation(probabilities: Probabilities, labels: Labels, weights: Weights) -> Values:
+def matthews_correlation(probabilities: Probabilities, labels: Labels, weights: Weightings) -> Values:
     """Matthews' correlation coefficient for several classes (Gorodkin 2004); 0 where truth or answer never varies."""
     matrix = confusion(probabilities, labels, weights)
     true, answered, total = matrix.sum(2), matrix.sum(1), matrix.sum((1, 2))
@@ -72,7 +72,7 @@ def matthews_correlation(probabilities: Probabilities, labels: Labels, weights: 
     return np.asarray(np.divide(covariance, spread, out=np.zeros_like(total), where=spread > 0))
 
 
-def area_under_curve(scores: NDArray[np.floating], positive: NDArray[np.bool_], weights: Weights) -> Values:
+def area_under_curve(scores: NDArray[np.floating], positive: NDArray[np.bool_], weights: Weightings) -> Values:
     """ROC-AUC: the probability that a positive scores above a negative, ties counting half. nan if a side is empty."""
     if len(scores) == 0:
         return np.full(len(weights), np.nan)
@@ -85,20 +85,20 @@ def area_under_curve(scores: NDArray[np.floating], positive: NDArray[np.bool_], 
     return _ratio((positives * below).sum(1), positives.sum(1) * negatives.sum(1))
 
 
-def macro_area_under_curve(probabilities: Probabilities, labels: Labels, weights: Weights) -> Values:
+def macro_area_under_curve(probabilities: Probabilities, labels: Labels, weights: Weightings) -> Values:
     """Mean one-versus-rest ROC-AUC over the classes for which it is defined."""
     classes = range(probabilities.shape[1])
     areas = [area_under_curve(probabilities[:, label], labels == label, weights) for label in classes]
     return _mean_defined(np.stack(areas, 1))
 
 
-def log_loss(probabilities: Probabilities, labels: Labels, weights: Weights) -> Values:
+def log_loss(probabilities: Probabilities, labels: Labels, weights: Weightings) -> Values:
     """Mean negative log-likelihood of the true class, in nats; a probability of 0 counts as the smallest number."""
     told = np.maximum(probabilities[np.arange(len(labels)), labels], np.finfo(np.float64).tiny)
     return _ratio(weights @ -np.log(told), weights.sum(1))
 
 
-def calibration_error(probabilities: Probabilities, labels: Labels, weights: Weights) -> Values:
+def calibration_error(probabilities: Probabilities, labels: Labels, weights: Weightings) -> Values:
     """Expected calibration error: mean gap between confidence and accuracy over equal bins of confidence."""
     confidence = probabilities.max(1)
     surplus = (probabilities.argmax(1) == labels) - confidence
@@ -116,7 +116,7 @@ def coverage(uncertain_below: float) -> Figure:
 def selective_accuracy(uncertain_below: float) -> Figure:
     """Accuracy over the examples whose largest probability reaches the threshold; nan where none does."""
 
-    def figure(probabilities: Probabilities, labels: Labels, weights: Weights) -> Values:
+    def figure(probabilities: Probabilities, labels: Labels, weights: Weightings) -> Values:
         kept = probabilities.max(1) >= uncertain_below
         return accuracy(probabilities[kept], labels[kept], weights[:, kept])
 

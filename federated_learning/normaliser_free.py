@@ -3,7 +3,7 @@
 Batch normalisation keeps statistics of the training images, which a federation would have to exchange, and ties the
 examples of a batch together, which differential privacy forbids. Here the weights are standardised instead, and every
 scale of the network (activation gain, expected deviation, skip gain) multiplies a convolution's weight. What an engine
-sees is therefore a plain convolution with a bias: `folded` gives it.
+sees is therefore a plain convolution with a bias: `fold_normalisation` gives it.
 """
 
 import math
@@ -93,7 +93,7 @@ class StandardisedConvolution2d(nn.Module):
         weight, bias = self.effective()
         return F.conv2d(images, weight, bias, self.stride, self.padding)
 
-    def folded(self) -> nn.Conv2d:
+    def fold(self) -> nn.Conv2d:
         """The same function as a plain convolution."""
         weight, bias = (value.detach() for value in self.effective())
         outputs, inputs, kernel, _ = weight.shape

@@ -14,13 +14,13 @@ from contract.model_card import (
     Task,
 )
 from federated_learning.augmentation import Augmentation
-from federated_learning.data_source import DataSource, OnDemandImages, labels_of, load
+from federated_learning.data_source import DataSource, OnDemandImages, collect_labels, load
 from federated_learning.evaluation import calibration_error, metrics, uncertainty_threshold
 from federated_learning.export import largest_difference, run_onnx, to_onnx, write_model
 from federated_learning.in_process import Chosen, read_chosen
 from federated_learning.model_readme import WANTED_ACCURACY, Split, readme
 from federated_learning.run_records import RunKind, RunRecord, read_run
-from federated_learning.temperature import fitted_temperature, softmax
+from federated_learning.temperature import fit_usable_temperature, softmax
 from federated_learning.torch_networks import network_with
 from federated_learning.training_settings import Stage, TrainingSettings
 
@@ -88,11 +88,11 @@ def measure(
     temperature, threshold = None, None
     for role in dict.fromkeys((validation_role, *test_roles)):
         examples = source.examples(role)
-        labels = labels_of(examples)
+        labels = collect_labels(examples)
         logits = run_onnx(model / "model.onnx", OnDemandImages(examples, card.input))
         if role == validation_role:
             before = calibration_error(softmax(logits), labels)
-            temperature = fitted_temperature(logits, labels)
+            temperature = fit_usable_temperature(logits, labels)
             calibrated = softmax(logits, temperature=temperature or 1.0)
             if card.output_policy is not OutputPolicy.LABEL_ONLY:  # else nobody sees a probability
                 threshold = uncertainty_threshold(calibrated, labels, wanted=WANTED_ACCURACY)

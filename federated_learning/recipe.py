@@ -5,9 +5,10 @@ from typing import Annotated, Any, Final
 
 from pydantic import BeforeValidator
 
+from contract.errors import ConfigurationError
 from contract.model_card import AgeRange, InputSpecification, Modality, OutputPolicy, View
 from federated_learning.run_records import Description, read_description
-from federated_learning.training_settings import Stage, TrainingSettings
+from federated_learning.training_settings import Stage, TrainingSettings, change_settings
 
 PEDIATRIC: Final = "pediatric-pneumonia"
 """What `--description` and settings may say instead of a description of their own: the shipped model's."""
@@ -71,6 +72,29 @@ PEDIATRIC_PNEUMONIA = Description(
     # Its weights are public, so a heat map gives nothing of them away.
     output_policy=OutputPolicy.LOGITS_AND_HEAT_MAP,
 )
+
+
+def fit_to_description(settings: TrainingSettings, description: Description, **changes: Any) -> TrainingSettings:
+    """The settings with `changes`, for a network of the description's channels and classes.
+
+    Raises ConfigurationError where the two contradict each other.
+    """
+    wanted = {"channels": description.input.channels, "classes": len(description.classes)}
+    for name, value in wanted.items():
+        if name in settings.model_fields_set and getattr(settings, name) != value:
+            raise ConfigurationError(
+                f"the training settings say {getattr(settings, name)} {name}, the description {value}: leave {name} "
+                "out of the settings"
+            )
+    if description.input.height != description.input.width:
+        raise ConfigurationError("training needs square images: give the description equal height and width")
+    settings = change_settings(settings, **wanted, **changes)
+    if settings.stages[-1].size != description.input.height:
+        raise ConfigurationError(
+            f"the last stage must be at the model's size, {description.input.height} pixels: change the stages "
+            "(--stages, or those of the settings)"
+        )
+    return settings
 
 
 def find_description(words: str) -> Description:

@@ -51,7 +51,7 @@ def fit_temperature(logits: NDArray[np.floating], labels: NDArray[np.int64]) -> 
     return 2 / (low + high)
 
 
-def fitted_temperature(logits: NDArray[np.floating], labels: NDArray[np.int64]) -> float | None:
+def fit_usable_temperature(logits: NDArray[np.floating], labels: NDArray[np.int64]) -> float | None:
     """`fit_temperature` to four places; None where the best lies outside the range: such data do not calibrate.
 
     That is so where every answer is right (the likelihood grows without end) or the logits say nothing.

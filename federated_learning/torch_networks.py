@@ -37,7 +37,7 @@ def shared_weights(network: nn.Module) -> Weights:
     return {name: value.detach().clone() for name, value in state.items() if value.is_floating_point()}
 
 
-def shapes_of(settings: TrainingSettings) -> dict[str, tuple[int, ...]]:
+def find_shapes(settings: TrainingSettings) -> dict[str, tuple[int, ...]]:
     """Of every tensor that is aggregated, from the settings' architecture."""
     return {name: tuple(value.shape) for name, value in shared_weights(new_network(settings)).items()}
 

@@ -90,7 +90,7 @@ def read_settings(path: Path) -> TrainingSettings:
         raise ConfigurationError(f"{path}: cannot be read ({error.strerror}); give another path") from error
 
 
-def changed(settings: TrainingSettings, **values: Any) -> TrainingSettings:
+def change_settings(settings: TrainingSettings, **values: Any) -> TrainingSettings:
     """A copy with other values, checked like any settings. Raises ConfigurationError."""
     return _parsed(settings.model_copy(update=values).model_dump_json(warnings=False), "training settings")
 

@@ -7,10 +7,12 @@ with the data set.
 from federated_learning.data_source.examples import (
     DataSource,
     Example,
-    PatientSplit,
     check_disjoint_patients,
-    labels_of,
+    collect_labels,
     load,
+    test_roles,
+    training_roles,
+    validation_role,
 )
 from federated_learning.data_source.folders import FolderSource
 from federated_learning.data_source.images import ImageArray, LazyImages, OnDemandImages
@@ -25,12 +27,14 @@ __all__ = [
     "LazyImages",
     "ManifestSource",
     "OnDemandImages",
-    "PatientSplit",
     "Prepared",
     "check_disjoint_patients",
-    "labels_of",
+    "collect_labels",
     "list_files",
     "load",
     "open_source",
     "prepare",
+    "test_roles",
+    "training_roles",
+    "validation_role",
 ]

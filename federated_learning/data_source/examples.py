@@ -1,10 +1,9 @@
 """Labelled images, and what every source of them can do."""
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +14,10 @@ from imaging.several import read_several
 
 ALL = "all"
 """The role of every example of a source that names no roles."""
+TRAINING: Final = ("train", "training")
+VALIDATION: Final = ("validation", "val", "valid")
+TEST: Final = ("test", "testing")
+"""Words that data sets use for the roles, where nobody says which role is for what."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +51,7 @@ class DataSource(Protocol):
         ...
 
 
-def examples_of(found: Mapping[str, Sequence[Example]], roles: Sequence[str]) -> tuple[Example, ...]:
+def select_examples(found: Mapping[str, Sequence[Example]], roles: Sequence[str]) -> tuple[Example, ...]:
     """The examples of `roles`, one role after the other. Raises ConfigurationError for a role without examples."""
     missing = [role for role in roles if not found.get(role)]
     if missing:
@@ -57,44 +60,6 @@ def examples_of(found: Mapping[str, Sequence[Example]], roles: Sequence[str]) ->
             f"the data has no examples of role '{missing[0]}'; its roles are: {known}. Name one of them"
         )
     return tuple(example for role in roles for example in found[role])
-
-
-class PatientSplit:
-    """Another source's role, cut in two by patient: `training` and `validation`.
-
-    Which side a patient falls on depends on the patient's name and the seed alone, so that new patients move nobody.
-    """
-
-    def __init__(self, source: DataSource, role: str = ALL, *, validation_share: float = 0.15, seed: int = 0) -> None:
-        """`validation_share`: of patients, about. Raises ConfigurationError for a role that there is not."""
-        if not 0 < validation_share < 1:
-            raise ConfigurationError("the share of patients to validate on must lie between 0 and 1")
-        self._source, self._role, self._share, self._seed = source, role, validation_share, seed
-        self._found: dict[str, list[Example]] = {"training": [], "validation": []}
-        for example in source.examples(role):
-            self._found["validation" if self._is_held_out(example.patient) else "training"].append(example)
-
-    def _is_held_out(self, patient: str) -> bool:
-        digest = hashlib.sha256(f"{self._seed}/{patient}".encode()).digest()
-        return int.from_bytes(digest[:8], "big") < self._share * 2**64
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Those of the source."""
-        return self._source.classes
-
-    @property
-    def roles(self) -> tuple[str, ...]:
-        """Training and validation, less a side on which no patient fell."""
-        return tuple(role for role, examples in self._found.items() if examples)
-
-    def examples(self, *roles: str) -> tuple[Example, ...]:
-        """As `DataSource.examples`."""
-        return examples_of(self._found, roles)
-
-    def reread(self) -> "PatientSplit":
-        """As `DataSource.reread`."""
-        return PatientSplit(self._source.reread(), self._role, validation_share=self._share, seed=self._seed)
 
 
 def check_disjoint_patients(first: Sequence[Example], second: Sequence[Example]) -> None:
@@ -106,7 +71,7 @@ def check_disjoint_patients(first: Sequence[Example], second: Sequence[Example])
         )
 
 
-def labels_of(examples: Sequence[Example]) -> NDArray[np.int64]:
+def collect_labels(examples: Sequence[Example]) -> NDArray[np.int64]:
     """Class indices, int64, shape (examples,)."""
     return np.asarray([example.label for example in examples], dtype=np.int64)
 
@@ -135,3 +100,28 @@ def load(
         images[index] = image.tensor
         progress()
     return images
+
+
+def training_roles(source: DataSource, named: Sequence[str] | None) -> tuple[str, ...]:
+    """The roles to train on: those named, else `train`. Raises ConfigurationError where there is neither."""
+    return tuple(named) if named else (_found(source, TRAINING, option="--training-role"),)
+
+
+def validation_role(source: DataSource, named: str | None) -> str:
+    """The role to choose and to calibrate on: the one named, else `validation`. Raises ConfigurationError."""
+    return named or _found(source, VALIDATION, option="--validation-role")
+
+
+def test_roles(source: DataSource, named: Sequence[str] | None) -> tuple[str, ...]:
+    """The roles to report on besides: those named, else `test` where there is one."""
+    return tuple(named) if named else tuple(role for role in TEST if role in source.roles)[:1]
+
+
+def _found(source: DataSource, usual: Sequence[str], *, option: str) -> str:
+    for role in usual:
+        if role in source.roles:
+            return role
+    raise ConfigurationError(
+        f"the data has no role '{usual[0]}'; its roles are: {', '.join(source.roles)}. Name one of them with {option}, "
+        "or give the images roles: a column of the table, or folders above those of the classes"
+    )

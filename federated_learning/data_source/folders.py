@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from contract.errors import ConfigurationError
-from federated_learning.data_source.examples import ALL, Example, examples_of
+from federated_learning.data_source.examples import ALL, Example, select_examples
 
 NOTES = (".txt", ".md", ".csv", ".json")
 """Suffixes of files that may lie beside class folders: notes about the data, no images."""
@@ -66,7 +66,7 @@ class FolderSource:
 
     def examples(self, *roles: str) -> tuple[Example, ...]:
         """By class, then by name. Raises ConfigurationError for a role that there is not."""
-        return examples_of(self._examples, roles)
+        return select_examples(self._examples, roles)
 
     def reread(self) -> "FolderSource":
         """The folder as it stands on the disk now. Raises ConfigurationError."""

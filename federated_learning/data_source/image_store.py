@@ -27,7 +27,7 @@ READERS: Final = ("numpy", "pillow", "pydicom", "pyjpegls", "python-gdcm", "niba
 """Libraries whose version may change a pixel."""
 CHUNK: Final = 1 << 20
 BATCH: Final = 64
-"""Pictures that are shrunk at a time."""
+"""Pictures that are shrink_stored at a time."""
 MARGIN: Final = 1 << 28
 """Bytes that must stay free on the disk."""
 
@@ -91,7 +91,7 @@ def read_into_store(
     return Stored(pixels, found.kept, skipped)
 
 
-def shrunk(pixels: Pixels, size: int) -> Pixels:
+def shrink_stored(pixels: Pixels, size: int) -> Pixels:
     """Pictures of a store at (size, size), in a file beside it that is made once: (kept, size, size), read-only.
 
     Raises ConfigurationError.

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from contract.errors import ConfigurationError
 from contract.model_card import InputSpecification
 from federated_learning.data_source.examples import Example, load
-from federated_learning.data_source.image_store import Pixels, shrunk
+from federated_learning.data_source.image_store import Pixels, shrink_stored
 
 
 class ImageArray(Protocol):
@@ -64,12 +64,12 @@ class LazyImages:
         return LazyImages(self.pixels, mean=mean, standard_deviation=standard_deviation)
 
     def at_size(self, size: int) -> "LazyImages":
-        """The same pictures shrunk to (size, size), in a file of their own beside the first, which is made once.
+        """The same pictures shrink_stored to (size, size), in a file of their own beside the first, which is made once.
 
         Raises ConfigurationError where it cannot be written.
         """
         mean, deviation = self._mean.ravel().tolist(), self._deviation.ravel().tolist()
-        return LazyImages(shrunk(self.pixels, size), mean=mean, standard_deviation=deviation)
+        return LazyImages(shrink_stored(self.pixels, size), mean=mean, standard_deviation=deviation)
 
 
 class OnDemandImages:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from contract.errors import ConfigurationError
 from contract.model_card import InputSpecification
-from federated_learning.data_source.examples import DataSource, Example, labels_of
+from federated_learning.data_source.examples import DataSource, Example, collect_labels
 from federated_learning.data_source.folders import FolderSource
 from federated_learning.data_source.image_store import Skipped, read_into_store
 from federated_learning.data_source.images import LazyImages
@@ -47,7 +47,7 @@ class Prepared:
     @cached_property
     def labels(self) -> NDArray[np.int64]:
         """Class indices, shape (images,)."""
-        return labels_of(self.examples)
+        return collect_labels(self.examples)
 
     @property
     def patients(self) -> tuple[str, ...]:
@@ -83,7 +83,7 @@ class Prepared:
         explained afterwards, and a resumed run would go on with other images.
         """
         for example, stamp in zip(self.listed, self.stamps, strict=True):
-            if stamp_of(example.path) != stamp:
+            if read_stamp(example.path) != stamp:
                 raise self._changed(example.path)
         now = self.source.reread().examples(*self.roles)
         if now != self.listed:
@@ -101,7 +101,7 @@ def _of(hospital: str) -> str:
     return f"hospital {hospital}: " if hospital else ""
 
 
-def stamp_of(path: Path) -> tuple[int, int] | None:
+def read_stamp(path: Path) -> tuple[int, int] | None:
     """Size and time of change of a file; None where there is none."""
     try:
         found = path.stat()
@@ -118,7 +118,7 @@ def list_files(
     Raises ConfigurationError for a role that there is not and, unless some may be missing, for a missing file.
     """
     listed = source.examples(*roles)
-    stamps = tuple(stamp_of(example.path) for example in listed)
+    stamps = tuple(read_stamp(example.path) for example in listed)
     missing = [example for example, stamp in zip(listed, stamps, strict=True) if stamp is None]
     if missing and not may_miss:
         raise ConfigurationError(

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from contract.errors import ConfigurationError
-from federated_learning.data_source.examples import ALL, Example, examples_of
+from federated_learning.data_source.examples import ALL, Example, select_examples
 
 MAX_MANIFEST_BYTES = 1 << 28
 
@@ -64,7 +64,7 @@ class ManifestSource:
 
     def examples(self, *roles: str) -> tuple[Example, ...]:
         """Examples of the roles, in manifest order. Raises ConfigurationError for a role without rows."""
-        return examples_of(self._examples, roles)
+        return select_examples(self._examples, roles)
 
     def reread(self) -> "ManifestSource":
         """The manifest as it stands on the disk now. Raises ConfigurationError."""

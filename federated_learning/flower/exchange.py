@@ -5,13 +5,14 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import zip_longest
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import httpx
 
 from contract.errors import PeerDisconnected, PeerViolation
-from federated_learning.flower.uploading import UPLOADS, upload
-from federated_learning.rounds.letters import Letter, Step, Trouble, from_records, to_records, trouble_of
+from federated_learning.flower.records import from_records, to_records
+from federated_learning.flower.tasks import UPLOADS, upload
+from federated_learning.rounds.letters import Answers, Letter, Step, read_trouble
 
 if TYPE_CHECKING:
     from flwr.app import Message
@@ -20,40 +21,9 @@ if TYPE_CHECKING:
     from federated_learning.rounds.settings import Waiting
 
 SHORTEST_PAUSE, LONGEST_PAUSE, GROWTH = 0.02, 0.5, 1.2
+FEW = 8
+"""Hospitals; more are asked for less often, so that asking takes no more of the processor."""
 LOOK_SECONDS = 1.0
-
-
-class Exchange(Protocol):
-    """One question to some hospitals, and the answers that come in time."""
-
-    def ask(
-        self, step: Step, letters: Mapping[str, Letter], *, seconds: float, answered: Callable[[str], None]
-    ) -> "Answers":
-        """Send each hospital its letter and wait for the answers; `answered` is told each name."""
-        ...
-
-    def online(self) -> frozenset[str]:
-        """The hospitals that are connected now."""
-        ...
-
-
-@dataclass(kw_only=True)
-class Answers:
-    """What came back."""
-
-    letters: dict[str, Letter] = field(default_factory=dict)
-    failures: dict[str, str] = field(default_factory=dict)
-    """Why a hospital has none, in this side's words: details stand on its own screen."""
-    refused: set[str] = field(default_factory=set)
-    """Hospitals that answered that they cannot, rather than not at all."""
-
-    def add(self, name: str, letter: Letter, trouble: Trouble | None) -> None:
-        """What a hospital answered."""
-        if trouble is None:
-            self.letters[name] = letter
-        else:
-            self.failures[name] = str(trouble)
-            self.refused.add(name)
 
 
 @dataclass(kw_only=True)
@@ -116,7 +86,7 @@ class GridExchange:
                 looked_at = time.monotonic()
                 self._send(question, self._look(question))
             time.sleep(pause)
-            pause = min(pause * GROWTH, LONGEST_PAUSE)
+            pause = min(pause * GROWTH, LONGEST_PAUSE * max(1.0, len(question.pending) / FEW))
         for name in question.pending:
             question.answers.failures[name] = f"no answer within {seconds:.0f} s"
         return question.answers
@@ -150,28 +120,45 @@ class GridExchange:
             question.pending[name] = _Pending(asked_at=now)
 
     def _collect(self, question: _Question) -> list[str]:
-        """Take the answers that are there; the names of those who are done."""
+        """Take the answers that are there; the names of those who are done.
+
+        One by one: Flower gives up all that it was asked for at once where one of them cannot be read.
+        """
         came = []
-        with _superlink_answers():
-            messages = list(self._grid.pull_messages(list(question.sent)))
-        for message in messages:
-            name = question.sent.pop(message.metadata.reply_to_message_id, None)
-            if name is None or name not in question.pending:
+        for identity, name in list(question.sent.items()):
+            message = self._pull(identity)
+            if message is None:
+                continue
+            del question.sent[identity]
+            if name not in question.pending:
                 continue  # it was asked twice, and answered before
-            if message.has_error():
+            if not isinstance(message, str) and message.has_error():
                 # Flower could not deliver, as the hospital is away; `_look` decides what follows.
                 state = question.pending[name]
                 state.away_since = state.away_since or time.monotonic()
                 continue
             del question.pending[name]
             came.append(name)
-            self._read(name, message, question.answers)
+            if isinstance(message, str):
+                question.answers.failures[name] = message
+            else:
+                self._read(name, message, question.answers)
         return came
+
+    def _pull(self, identity: str) -> "Message | str | None":
+        """The answer to a message, or why it cannot be read; None where there is none yet."""
+        with _superlink_answers():
+            try:
+                return next(iter(self._grid.pull_messages([identity])), None)
+            except httpx.HTTPError:
+                raise
+            except Exception:  # noqa: BLE001  (what a hospital sent ends here, whatever Flower raises over it)
+                return "sent what is no message: run the same version on both sides"
 
     def _read(self, name: str, message: "Message", answers: Answers) -> None:
         try:
             letter = from_records(message.content, max_bytes=self._max_bytes)
-            trouble = trouble_of(letter)
+            trouble = read_trouble(letter)
         except PeerViolation as error:
             answers.failures[name] = str(error)
             return

@@ -12,9 +12,9 @@ import httpx
 import tomli_w
 
 from contract.errors import ConfigurationError
-from federated_learning.flower.processes import Child, flower_environment, free_port, held, wait_for_port
+from federated_learning.flower.processes import Child, flower_environment, free_port, hold_lock, wait_for_port
 from federated_learning.flower.tasks import Runtime, new_secret
-from federated_learning.rounds.participants import COORDINATOR_CERTIFICATE, COORDINATOR_KEY, NODE_KEY, Federation
+from federated_learning.rounds.participants import COORDINATOR_CERTIFICATE, COORDINATOR_KEY, NODE_KEY, Participants
 from plumbing.listening import LISTEN, require_free_port
 from plumbing.settings import Address
 
@@ -39,7 +39,7 @@ APPLICATION = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Link:
+class RunningSuperLink:
     """A running SuperLink with a run waiting to be taken."""
 
     child: Child
@@ -51,8 +51,8 @@ class Link:
 
 @contextmanager
 def superlink(
-    federation: Federation, *, listen: Address, keys: Path, folder: Path, max_body_bytes: int
-) -> Iterator[Link]:
+    participants: Participants, *, listen: Address, keys: Path, folder: Path, max_body_bytes: int
+) -> Iterator[RunningSuperLink]:
     """Run a SuperLink while the block lasts, with the federation's node keys registered and a run started.
 
     `keys`: the coordinator's folder with key and certificate; `folder`: logs and Flower's own files.
@@ -62,7 +62,7 @@ def superlink(
     folder.mkdir(parents=True, exist_ok=True)
     environment, secret = flower_environment(folder / "flower"), new_secret(folder)
     certificate = keys / COORDINATOR_CERTIFICATE
-    if certificate.read_text(encoding="utf-8") != federation.certificate:
+    if certificate.read_text(encoding="utf-8") != participants.certificate:
         raise ConfigurationError(f"{certificate}: is not the certificate in federation.json; give the folder of both")
     tls = ["--ssl-certfile", certificate, "--ssl-keyfile", keys / COORDINATOR_KEY, "--ssl-ca-certfile", certificate]
     options = ["--enable-supernode-auth", "--isolation", "process", "--disable-runtime-dependency-installation"]
@@ -72,22 +72,22 @@ def superlink(
     with Child([str(one) for one in arguments], log=folder / "superlink.log", environment=environment) as child:
         wait_for_port(child, host=address.host, port=address.port, seconds=START_SECONDS, what="the SuperLink")
         runtime = Runtime(address=str(address), certificate=certificate.read_bytes())
-        nodes = _register(runtime, federation)
+        nodes = _register(runtime, participants)
         _start_run(folder, environment, address=str(address), certificate=certificate)
-        yield Link(child=child, runtime=runtime, secret=secret.read_bytes(), nodes=nodes)
+        yield RunningSuperLink(child=child, runtime=runtime, secret=secret.read_bytes(), nodes=nodes)
 
 
 def _reachable(host: str) -> str:
     return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  (compared, not bound)
 
 
-def _register(runtime: Runtime, federation: Federation) -> dict[int, str]:
+def _register(runtime: Runtime, participants: Participants) -> dict[int, str]:
     """Tell the SuperLink every hospital's node key, as `flwr supernode register` does."""
     from flwr.proto.control_pb2 import RegisterNodeRequest
 
     nodes = {}
     with _control(runtime) as control:
-        for hospital in federation.hospitals:
+        for hospital in participants.hospitals:
             request = RegisterNodeRequest(public_key=hospital.node_key.encode(), name=hospital.name)
             nodes[control.RegisterNode(request).node_id] = hospital.name
     return nodes
@@ -136,7 +136,7 @@ def _start_run(folder: Path, environment: Mapping[str, str], *, address: str, ce
 
 @contextmanager
 def supernode(
-    federation: Federation, *, keys: Path, folder: Path, max_message_bytes: int
+    participants: Participants, *, keys: Path, folder: Path, max_message_bytes: int
 ) -> Iterator[tuple[Child, Runtime, bytes]]:
     """Run a hospital's SuperNode while the block lasts: the process, where its tasks are, and the secret for them.
 
@@ -144,15 +144,15 @@ def supernode(
     """
     folder.mkdir(parents=True, exist_ok=True)
     secret, port, certificate = new_secret(folder), free_port(), folder / COORDINATOR_CERTIFICATE
-    certificate.write_text(federation.certificate, encoding="utf-8")
-    connection = ["--superlink", federation.coordinator, "--root-certificates", certificate]
+    certificate.write_text(participants.certificate, encoding="utf-8")
+    connection = ["--superlink", participants.coordinator, "--root-certificates", certificate]
     own = ["--auth-supernode-private-key", keys / NODE_KEY, "--isolation", "process"]
     tasks = ["--host", "127.0.0.1", "--port", port, "--superexec-auth-secret-file", secret]
     arguments = [str(one) for one in ("-m", SUPERNODE, max_message_bytes, *connection, *own, *tasks)]
     environment = flower_environment(folder / "flower")
     # A SuperNode that outlives a crash of its parent by a second must not answer in the new one's place.
     with (
-        held(folder / "supernode.lock", seconds=START_SECONDS, what="a SuperNode") as lock,
+        hold_lock(folder / "supernode.lock", seconds=START_SECONDS, what="a SuperNode") as lock,
         Child(arguments, log=folder / "supernode.log", environment=environment, keep_open=[lock]) as child,
     ):
         wait_for_port(child, host="127.0.0.1", port=port, seconds=START_SECONDS, what="the SuperNode")

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -118,6 +118,23 @@ class Child:
             return file.read().decode(errors="replace")
 
 
+@contextlib.contextmanager
+def repeating(look: Callable[[], bool | None], *, seconds: float, at_once: bool = False) -> Iterator[None]:
+    """Call `look` from a thread, every so many seconds, while the block lasts and until it says True."""
+    done = threading.Event()
+
+    def repeat() -> None:
+        finished = at_once and look()
+        while not finished and not done.wait(seconds):
+            finished = look()
+
+    threading.Thread(target=repeat, daemon=True).start()
+    try:
+        yield
+    finally:
+        done.set()
+
+
 def stop_all(children: Mapping[str, Child]) -> None:
     """Stop them in the time of one."""
     for child in children.values():
@@ -127,7 +144,7 @@ def stop_all(children: Mapping[str, Child]) -> None:
 
 
 @contextlib.contextmanager
-def held(path: Path, *, seconds: float, what: str) -> Iterator[int]:
+def hold_lock(path: Path, *, seconds: float, what: str) -> Iterator[int]:
     """Hold the file's lock; the descriptor, when a child keeps it open, holds the lock as long as the child lives.
 
     Raises ConfigurationError where another process has it for longer than `seconds`.

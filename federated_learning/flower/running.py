@@ -3,7 +3,6 @@
 import logging
 import os
 import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,15 +13,16 @@ import torch
 
 from contract.errors import ConfigurationError, PeerDisconnected, PeerViolation
 from federated_learning.flower.exchange import GridExchange
-from federated_learning.flower.fleet import Link, superlink, supernode
-from federated_learning.flower.processes import Child, held
-from federated_learning.flower.reaching import watched, wrong_certificate
+from federated_learning.flower.fleet import RunningSuperLink, superlink, supernode
+from federated_learning.flower.processes import Child, hold_lock, repeating
+from federated_learning.flower.reaching import watch_coordinator, wrong_certificate
+from federated_learning.flower.records import from_records, to_records
 from federated_learning.flower.tasks import run_server_app, serve_messages
 from federated_learning.rounds.coordinator import Coordinator, RoundReport
 from federated_learning.rounds.hospital_session import HospitalSession
-from federated_learning.rounds.letters import Letter, Step, from_records, to_records
-from federated_learning.rounds.participants import Federation, read_federation, read_signing_key
-from federated_learning.torch_networks import shapes_of
+from federated_learning.rounds.letters import Letter, Step
+from federated_learning.rounds.participants import Participants, read_participants, read_signing_key
+from federated_learning.torch_networks import find_shapes
 
 if TYPE_CHECKING:
     from flwr.app import Context, Message
@@ -47,7 +47,7 @@ def _quieten_flower() -> None:
 
 
 @contextmanager
-def ends_in_order() -> Iterator[None]:
+def end_in_order() -> Iterator[None]:
     """Make a request to terminate end this process like Ctrl-C: children are stopped, files closed."""
 
     def stop(_number: int, _frame: FrameType | None) -> None:
@@ -68,25 +68,25 @@ def run_hospital(
 ) -> None:
     """Take part until the run is finished, or for good errors of this hospital's own settings."""
     _quieten_flower()
-    federation = read_federation(settings.federation)
-    federation.require_certificate_in_time()
-    own = next((hospital for hospital in federation.hospitals if hospital.name == settings.name), None)
+    participants = read_participants(settings.federation)
+    participants.require_certificate_in_time()
+    own = next((hospital for hospital in participants.hospitals if hospital.name == settings.name), None)
     if own is None:
-        names = ", ".join(federation.names)
+        names = ", ".join(participants.names)
         raise ConfigurationError(f"{settings.federation}: has no hospital '{settings.name}', only {names}")
     key = read_signing_key(settings.keys, own)
     torch.set_num_threads(settings.threads)
-    with ends_in_order(), held(settings.state / "lock", seconds=LOCK_SECONDS, what=f"hospital {settings.name}"):
-        session = HospitalSession(settings, federation, key, say=say, progress=progress)
+    with end_in_order(), hold_lock(settings.state / "lock", seconds=LOCK_SECONDS, what=f"hospital {settings.name}"):
+        session = HospitalSession(settings, participants, key, say=say, progress=progress)
         session.check_data()
         for line in session.words():
             say(line)
-        pause, began, max_bytes = PAUSE_SECONDS, False, _largest_message(settings, len(federation.hospitals))
-        with watched(federation, say=say):
+        pause, began, max_bytes = PAUSE_SECONDS, False, _largest_message(settings, len(participants.hospitals))
+        with watch_coordinator(participants, say=say):
             while not session.finished:
                 started = time.monotonic()
                 try:
-                    _serve(session, federation, settings, say, max_bytes=max_bytes)
+                    _serve(session, participants, settings, say, max_bytes=max_bytes)
                 except ConfigurationError as error:
                     if not began:
                         raise
@@ -97,11 +97,11 @@ def run_hospital(
 
 
 def _serve(
-    session: HospitalSession, federation: Federation, settings: "HospitalSettings", say: Say, *, max_bytes: int
+    session: HospitalSession, participants: Participants, settings: "HospitalSettings", say: Say, *, max_bytes: int
 ) -> None:
     """One SuperNode's life: it ends when the coordinator restarts, and where that one does not know our key."""
     lost = ""
-    node = supernode(federation, keys=settings.keys, folder=settings.state / "flower", max_message_bytes=max_bytes)
+    node = supernode(participants, keys=settings.keys, folder=settings.state / "flower", max_message_bytes=max_bytes)
     with node as (child, runtime, secret):
         try:
             serve_messages(
@@ -113,7 +113,7 @@ def _serve(
         except PeerDisconnected as error:
             lost = "" if child.wait(2.0) is not None else str(error)
     if not session.finished:
-        say(lost or _why(child, federation))
+        say(lost or _why(child, participants))
 
 
 def _reply(session: HospitalSession, message: "Message", max_bytes: int) -> "Message":
@@ -130,17 +130,17 @@ def _reply(session: HospitalSession, message: "Message", max_bytes: int) -> "Mes
     return Message(to_records(session.respond(read)), reply_to=message)
 
 
-def _why(child: Child, federation: Federation) -> str:
+def _why(child: Child, participants: Participants) -> str:
     words = child.last_words()
     if "CERTIFICATE_VERIFY_FAILED" in words:
-        federation.require_certificate_in_time()  # it may have ended since the run began
-        return wrong_certificate(federation)
+        participants.require_certificate_in_time()  # it may have ended since the run began
+        return wrong_certificate(participants)
     if "401" in words or "Failed to initialize the connection" in words:
         return (
-            f"the coordinator at {federation.coordinator} does not know this hospital's key (yet): it restarts, or its "
-            "federation.json is another one. Trying again"
+            f"the coordinator at {participants.coordinator} does not know this hospital's key (yet): it restarts, or "
+            "its federation.json is another one. Trying again"
         )
-    return f"lost the coordinator at {federation.coordinator}; trying again"
+    return f"lost the coordinator at {participants.coordinator}; trying again"
 
 
 MAX_MESSAGE_BYTES = (1 << 31) - 1
@@ -157,16 +157,16 @@ def run_coordinator(
     from flwr.serverapp import ServerApp
 
     _quieten_flower()
-    federation = read_federation(settings.federation)
-    federation.require_certificate_in_time()
+    participants = read_participants(settings.federation)
+    participants.require_certificate_in_time()
     app, coordinators = ServerApp(), list[Coordinator]()
-    max_bytes = _largest_message(settings, len(federation.hospitals))
+    max_bytes = _largest_message(settings, len(participants.hospitals))
 
     with (
-        ends_in_order(),
-        held(settings.output / "lock", seconds=LOCK_SECONDS, what="a coordinator"),
+        end_in_order(),
+        hold_lock(settings.output / "lock", seconds=LOCK_SECONDS, what="a coordinator"),
         superlink(
-            federation,
+            participants,
             listen=settings.listen,
             keys=settings.keys,
             folder=settings.output / "flower",
@@ -178,46 +178,43 @@ def run_coordinator(
         def main(grid: "Grid", _context: "Context") -> None:
             exchange = GridExchange(grid, link.nodes, waiting=settings.waiting, max_bytes=max_bytes)
             coordinator = Coordinator(
-                settings, federation, exchange, show=show, finished=lambda report: finished(coordinator, report)
+                settings, participants, exchange, show=show, finished=lambda report: finished(coordinator, report)
             )
             coordinators.append(coordinator)
             coordinator.run()
             exchange.say_goodbye(seconds=FINISH_SECONDS)
 
-        with _watched(link):
+        with _end_with_superlink(link):
             run_server_app(app, link.runtime, secret=link.secret, wait_seconds=START_SECONDS)
     return coordinators[0]
 
 
 @contextmanager
-def _watched(link: Link) -> Iterator[None]:
+def _end_with_superlink(link: RunningSuperLink) -> Iterator[None]:
     """Interrupt this process when its SuperLink ends: Flower's client would try to reach it for ever."""
-    done = threading.Event()
 
-    def watch() -> None:
-        while not done.wait(0.5):
-            if link.child.exit_status is not None:
-                os.kill(os.getpid(), signal.SIGINT)
-                return
+    def interrupt() -> bool:
+        if link.child.exit_status is None:
+            return False
+        os.kill(os.getpid(), signal.SIGINT)
+        return True
 
-    threading.Thread(target=watch, daemon=True).start()
     try:
-        yield
+        with repeating(interrupt, seconds=0.5):
+            yield
     except KeyboardInterrupt:
         if link.child.exit_status is None:
             raise
         raise PeerDisconnected(
             f"the SuperLink ended: read {link.child.log}, and give the same command again to go on"
         ) from None
-    finally:
-        done.set()
 
 
 def _largest_message(settings: "RunSettings", hospitals: int) -> int:
     """Of the weights, or of all hospitals' masked updates. Raises ConfigurationError for what no hospital takes in."""
-    from federated_learning.rounds.round_orders import size_of
+    from federated_learning.rounds.round_orders import count_elements
 
-    size, aggregation = size_of(shapes_of(settings.training)), settings.aggregation
+    size, aggregation = count_elements(find_shapes(settings.training)), settings.aggregation
     largest = max(4 * size, hospitals * size * aggregation.ring_bits // 8 if aggregation.secure else 8 * size)
     if largest + MESSAGE_OVERHEAD > MAX_MESSAGE_BYTES:
         raise ConfigurationError(

@@ -65,7 +65,7 @@ def main() -> None:
     import flwr.supernode.start_client_internal as loop
     from flwr.supernode.cli import flower_supernode
 
-    from federated_learning.flower.polling import fetch_parts_sooner
+    from federated_learning.flower.tasks import fetch_parts_sooner
 
     fetch_parts_sooner()
     tell_no_durations()

@@ -11,7 +11,7 @@ from contract.errors import ConfigurationError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Images:
+class ImageFolder:
     """What to train on."""
 
     folder: Path
@@ -24,9 +24,9 @@ class Images:
     """None: it has to be given."""
 
 
-def _kermany(folder: Path) -> Images:
+def _kermany(folder: Path) -> ImageFolder:
     """The radiographs of Kermany et al. 2018, as the folder that MEDICAL_DATA names holds them."""
-    return Images(
+    return ImageFolder(
         folder=folder / "kermany224",
         manifest=folder / "kermany_manifest.csv",
         training_roles=("dev_train_A", "dev_train_B", "dev_train_C"),
@@ -37,15 +37,15 @@ def _kermany(folder: Path) -> Images:
 
 def images_to_train_on(
     data: Path | None, manifest: Path | None, *, output: Path | None, smoke: bool, described: bool
-) -> Images | None:
+) -> ImageFolder | None:
     """The images given, else those in MEDICAL_DATA; None for a smoke run, which draws pictures.
 
     `described`: whether somebody says what the model is. Raises ConfigurationError where something is left out that the
     run needs.
     """
-    images: Images | None = None
+    images: ImageFolder | None = None
     if data is not None and manifest is not None:
-        images = Images(folder=data, manifest=manifest)
+        images = ImageFolder(folder=data, manifest=manifest)
     elif data is not None or manifest is not None:
         raise ConfigurationError("--data and --manifest belong together: give both")
     elif medical := os.environ.get("MEDICAL_DATA"):

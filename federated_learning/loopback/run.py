@@ -17,11 +17,10 @@ from pydantic import Field
 from contract.base import Name
 from contract.errors import ConfigurationError
 from federated_learning.augmentation import NONE
-from federated_learning.data_source import ManifestSource
-from federated_learning.data_source.roles import training_roles, validation_role
+from federated_learning.data_source import ManifestSource, training_roles, validation_role
 from federated_learning.flower.processes import Child, free_port, stop_all
 from federated_learning.flower.running import run_coordinator
-from federated_learning.loopback.arguments import Images
+from federated_learning.loopback.arguments import ImageFolder
 from federated_learning.loopback.sites import TRAINING, VALIDATION, Site, check_roles, draw_data, sites, write_tables
 from federated_learning.recipe import PEDIATRIC_PNEUMONIA, PEDIATRIC_PNEUMONIA_RECIPE, NamedDescription
 from federated_learning.rounds.aggregating import FAILED, Event
@@ -29,10 +28,10 @@ from federated_learning.rounds.coordinator import Coordinator, RoundReport
 from federated_learning.rounds.letters import Step
 from federated_learning.rounds.participants import (
     FEDERATION,
-    Federation,
-    make_federation,
+    Participants,
     make_hospital_keys,
-    read_federation,
+    make_participants,
+    read_participants,
 )
 from federated_learning.rounds.recording import record_round, record_run
 from federated_learning.rounds.settings import Aggregation, CoordinatorSettings, Sums, Waiting
@@ -111,7 +110,7 @@ def _required(description: Description | None) -> Description:
 class Loopback:
     """Everything about one federation in one folder."""
 
-    def __init__(self, settings: LoopbackSettings, folder: Path, *, hospitals: int, images: Images | None) -> None:
+    def __init__(self, settings: LoopbackSettings, folder: Path, *, hospitals: int, images: ImageFolder | None) -> None:
         """Prepare keys, tables and settings files. Without images pictures are drawn. Raises ConfigurationError."""
         self.settings, self.folder = settings, folder
         self.description = _required(settings.description)
@@ -122,7 +121,7 @@ class Loopback:
         self.validation_role = validation_role(source, settings.validation_role)
         check_roles(source, (*self.training_roles, self.validation_role))
         self.sites = sites(hospitals, self.training_roles)
-        self.federation = self._federation()
+        self.participants = self._make_participants()
         self.coordinator_settings = self._write_settings(source)
 
     def source(self) -> ManifestSource:
@@ -141,13 +140,13 @@ class Loopback:
             hospitals=hospitals,
         )
 
-    def _federation(self) -> Federation:
+    def _make_participants(self) -> Participants:
         """Every hospital's keys, and federation.json: made once, so that a run can be gone on with."""
         coordinator = self.folder / "coordinator"
         if not (coordinator / FEDERATION).exists():
             public = [make_hospital_keys(site.name, self.folder / site.name / "keys") for site in self.sites]
-            make_federation(public, coordinator, host=HOST, port=free_port())
-        return read_federation(coordinator / FEDERATION)
+            make_participants(public, coordinator, host=HOST, port=free_port())
+        return read_participants(coordinator / FEDERATION)
 
     def _write_settings(self, source: ManifestSource) -> CoordinatorSettings:
         settings, coordinator = self.settings, self.folder / "coordinator"
@@ -166,7 +165,7 @@ class Loopback:
             federation=coordinator / FEDERATION,
             keys=coordinator,
             output=self.folder / "run",
-            listen=Address.parse(self.federation.coordinator),
+            listen=Address.parse(self.participants.coordinator),
             description=self.description,
             training=settings.training,
             rounds=settings.rounds,
@@ -243,7 +242,7 @@ class Loopback:
 
             def done(coordinator: Coordinator, report: RoundReport) -> None:
                 record_round(self.coordinator_settings, report)
-                record_run(self.coordinator_settings, self.federation, coordinator)
+                record_run(self.coordinator_settings, self.participants, coordinator)
                 finished(coordinator, report)
 
             return run_coordinator(self.coordinator_settings, show=shown, finished=done)

@@ -34,9 +34,8 @@ def evaluate(
     from contract.base import Name
     from contract.errors import CallerError
     from contract.model_card import read_card
-    from federated_learning.data_source import open_source
-    from federated_learning.data_source.roles import test_roles
-    from federated_learning.data_source.roles import validation_role as role_to_validate_on
+    from federated_learning.data_source import open_source, test_roles
+    from federated_learning.data_source import validation_role as role_to_validate_on
     from federated_learning.report.evaluating import evaluate as evaluate_run
     from federated_learning.report.evaluating import evaluate_published
     from federated_learning.report.results import write_result

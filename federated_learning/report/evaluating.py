@@ -13,14 +13,14 @@ import onnx
 
 from contract.errors import CallerError
 from contract.model_card import InputSpecification, ModelCard, read_card
-from federated_learning.data_source import DataSource, OnDemandImages, labels_of
+from federated_learning.data_source import DataSource, OnDemandImages, collect_labels
 from federated_learning.export import run_onnx, to_onnx
 from federated_learning.in_process import read_chosen
 from federated_learning.publication import recipe_words
 from federated_learning.recipe import PEDIATRIC_PNEUMONIA_RECIPE
 from federated_learning.report.results import FORMAT, RunResult, SplitResult, split_result
 from federated_learning.run_records import FederationRecord, RunKind, read_history, read_run
-from federated_learning.temperature import fitted_temperature
+from federated_learning.temperature import fit_usable_temperature
 from federated_learning.torch_networks import network_with
 
 LIBRARIES: Final = ("torch", "numpy", "onnx", "onnxruntime")
@@ -58,7 +58,7 @@ def evaluate(
         training_roles=record.training_roles,
         validation_role=record.validation_role,
         chosen_round=chosen.epoch if record.federation is None else record.federation.chosen_round,
-        temperature=fitted_temperature(np.asarray(splits[0].logits), splits[0].truth) or 1.0,
+        temperature=fit_usable_temperature(np.asarray(splits[0].logits), splits[0].truth) or 1.0,
         model_sha256=hashlib.sha256(model.SerializeToString()).hexdigest(),
         federation=record.federation,
         history=read_history(run),
@@ -131,7 +131,7 @@ def _predicted(
         examples = source.examples(role)
         logits = run_onnx(model, OnDemandImages(examples, wanted))
         splits.append(split_result(role, examples, logits))
-        right = float((logits.argmax(1) == labels_of(examples)).mean())
+        right = float((logits.argmax(1) == collect_labels(examples)).mean())
         progress(f"{name}: {role}: {len(examples)} images, accuracy {right:.4f}")
     return tuple(splits)
 

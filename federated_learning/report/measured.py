@@ -54,7 +54,7 @@ class Measured:
 def measure(run: RunResult, split: SplitResult) -> Measured:
     """All figures of a run on a split, in one bootstrap."""
     probabilities = split.probabilities(run.temperature)
-    recalls = [figures.recall_of(label) for label in range(len(run.classes))]
+    recalls = [figures.make_recall(label) for label in range(len(run.classes))]
     found = patient_bootstrap((*FIGURES.values(), *recalls), probabilities, split.truth, split.patient_names)
     return Measured(
         run=run,

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from contract.errors import AggregationAborted, ComputationFailed, ConfigurationError, PeerViolation
 from contract.files import replace
-from federated_learning.flower.exchange import Answers, Exchange
+from federated_learning.rounds.course import OpenedSum
 from federated_learning.rounds.following import Followers
 from federated_learning.rounds.letters import (
     ADVERTISEMENT,
@@ -27,11 +27,13 @@ from federated_learning.rounds.letters import (
     SURVIVORS,
     UNMASKING,
     UPDATE,
+    Answers,
+    Exchange,
     Letter,
     Step,
 )
-from federated_learning.rounds.participants import Federation
-from federated_learning.rounds.round_orders import PURPOSES, Order, Question, letter_of, terms_of
+from federated_learning.rounds.participants import Participants
+from federated_learning.rounds.round_orders import PURPOSES, Question, RoundOrder, derive_terms, write_order
 from federated_learning.rounds.settings import Waiting
 from federated_learning.secure_aggregation import CoordinatorAggregation
 from federated_learning.secure_aggregation.encoding import decode_exact
@@ -44,7 +46,7 @@ FAILED = "left out"
 
 
 @dataclass(kw_only=True)
-class Traffic:
+class RoundCosts:
     """Of one order, all its attempts together."""
 
     sent: dict[str, int] = field(default_factory=dict)
@@ -69,17 +71,13 @@ class Event:
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class Sum:
-    """What an aggregation opened: the sum of the survivors' vectors, and nothing else."""
+class Sum(OpenedSum):
+    """What an aggregation opened, and how."""
 
-    update: NDArray[Any]
-    """Ring elements; in the clear float64. Each update counts by its weight in the whole federation."""
-    exact: Mapping[str, NDArray[Any]]
-    survivors: frozenset[str]
     attempt: int
     opening: Mapping[str, bytes]
     """What it follows from, for the hospitals."""
-    traffic: Traffic
+    costs: RoundCosts
     restarts: int
 
 
@@ -88,7 +86,7 @@ class Aggregator:
 
     def __init__(
         self,
-        federation: Federation,
+        participants: Participants,
         exchange: Exchange,
         *,
         waiting: Waiting,
@@ -97,10 +95,10 @@ class Aggregator:
         show: Callable[[Event], None],
     ) -> None:
         """`folder` keeps the numbers of attempts, so that none is used twice, and sums that hospitals still lack."""
-        self.federation, self._exchange, self._waiting = federation, exchange, waiting
+        self.participants, self._exchange, self._waiting = participants, exchange, waiting
         self._attempts, self._show = attempts, show
         self._record = folder / "attempts.json"
-        self.followers = Followers(folder / "sums", federation.names)
+        self.followers = Followers(folder / "sums", participants.names)
 
     def aggregate(self, question: Question[Any], *, position: int) -> Sum:
         """The sum of the answers to `question`, of hospitals that have followed the `position` sums before it.
@@ -108,15 +106,15 @@ class Aggregator:
         Once hospitals may have given away shares, the sum is opened over exactly the same hospitals, however long that
         takes: they open no other. Raises AggregationAborted after too many attempts, or where hospitals stay away.
         """
-        traffic, pause, order = Traffic(), PAUSE_SECONDS, question.order
+        costs, pause, order = RoundCosts(), PAUSE_SECONDS, question.order
         for restarts in range(self._attempts):
             if restarts:
                 time.sleep(pause)
                 pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
-            run = _Attempt(self, question, self._next_attempt(question), restarts, traffic)
+            run = _Attempt(self, question, self._next_attempt(question), restarts, costs)
             names = self._gather(question, run.number)
             try:
-                names = self._brought(names, position, run, traffic)
+                names = self._brought(names, position, run, costs)
                 return run.secure(names) if order.secure else run.plain(names)
             except ComputationFailed as error:
                 self._show(Event(what=FAILED, round=order.round, attempt=run.number, words=str(error)))
@@ -129,7 +127,7 @@ class Aggregator:
         """Wait for all hospitals, or after `waiting.together` for as many as are needed."""
         started, order, shown = time.monotonic(), question.order, -1
         required = self.required(question)
-        everyone = required or frozenset(self.federation.names)
+        everyone = required or frozenset(self.participants.names)
         needed = len(required) if required else order.threshold
         # A run goes on without an evaluation, and not without updates.
         seconds = self._waiting.together if question.step is Step.EVALUATE else self._waiting.start
@@ -149,12 +147,12 @@ class Aggregator:
                 self._show(Event(what=GATHERING, round=order.round, attempt=attempt, waiting_for=missing))
             time.sleep(LOOK_SECONDS)
 
-    def _brought(self, names: frozenset[str], position: int, run: "_Attempt", traffic: Traffic) -> frozenset[str]:
+    def _brought(self, names: frozenset[str], position: int, run: "_Attempt", costs: RoundCosts) -> frozenset[str]:
         """Those of `names` that stand where the question is asked, after they were sent the sums that they lacked."""
         order = run.question.order
 
         def ask(letters: Mapping[str, Letter]) -> Answers:
-            return self.ask(Step.FOLLOW, letters, order, run.number, traffic)
+            return self.ask(Step.FOLLOW, letters, order, run.number, costs)
 
         there, failures = self.followers.bring(names, position, ask=ask)
         for name, words in failures.items():
@@ -166,7 +164,9 @@ class Aggregator:
             )
         return there
 
-    def ask(self, step: Step, letters: Mapping[str, Letter], order: Order, attempt: int, traffic: Traffic) -> Answers:
+    def ask(
+        self, step: Step, letters: Mapping[str, Letter], order: RoundOrder, attempt: int, costs: RoundCosts
+    ) -> Answers:
         """One step with some hospitals; who has no answer is shown, and drops out."""
         pending = set(letters)
         waiting = tuple(sorted(pending))
@@ -180,18 +180,18 @@ class Aggregator:
         started = time.monotonic()
         seconds = self._waiting.work if step in {*PURPOSES, Step.FOLLOW} else self._waiting.step
         answers = self._exchange.ask(step, letters, seconds=seconds, answered=answered)
-        traffic.seconds[step.name] = traffic.seconds.get(step.name, 0.0) + time.monotonic() - started
+        costs.seconds[step.name] = costs.seconds.get(step.name, 0.0) + time.monotonic() - started
         for name, letter in letters.items():
-            traffic.received[name] = traffic.received.get(name, 0) + letter.byte_count()
+            costs.received[name] = costs.received.get(name, 0) + letter.byte_count()
         for name, letter in answers.letters.items():
-            traffic.sent[name] = traffic.sent.get(name, 0) + letter.byte_count()
+            costs.sent[name] = costs.sent.get(name, 0) + letter.byte_count()
         for name, words in answers.failures.items():
             self.left_out(name, words, order, attempt)
         for name in answers.refused:
             self.followers.doubt(name)
         return answers
 
-    def left_out(self, name: str, words: str, order: Order, attempt: int) -> None:
+    def left_out(self, name: str, words: str, order: RoundOrder, attempt: int) -> None:
         """Show that a hospital drops out of this attempt."""
         self._show(Event(what=FAILED, round=order.round, attempt=attempt, hospital=name, words=words))
 
@@ -236,17 +236,17 @@ class _Attempt:
     """One attempt at one question."""
 
     def __init__(
-        self, aggregator: Aggregator, question: Question[Any], number: int, restarts: int, traffic: Traffic
+        self, aggregator: Aggregator, question: Question[Any], number: int, restarts: int, costs: RoundCosts
     ) -> None:
         self._aggregator, self.question, self.number = aggregator, question, number
         self._order, self._layout = question.order, question.layout
-        self._restarts, self._traffic = restarts, traffic
+        self._restarts, self._costs = restarts, costs
 
     def secure(self, names: frozenset[str]) -> Sum:
         """Five legs; whoever misses one drops out, and too few end the attempt before anything is unmasked."""
-        terms = terms_of(self._aggregator.federation, self.question, attempt=self.number)
+        terms = derive_terms(self._aggregator.participants, self.question, attempt=self.number)
         aggregation = CoordinatorAggregation(terms)
-        order = letter_of(self._order, attempt=self.number, parts=self.question.parts)
+        order = write_order(self._order, attempt=self.number, parts=self.question.parts)
         self._leg(aggregation, self.question.step, dict.fromkeys(names, order), ADVERTISEMENT)
         directory = Letter(parts={DIRECTORY: aggregation.directory()})
         self._leg(aggregation, Step.SHARES, dict.fromkeys(aggregation.awaited, directory), SHARES)
@@ -263,7 +263,7 @@ class _Attempt:
         opening = aggregation.opening()
         # The coordinator learns the sum of the survivors' vectors here: it is what the round is for.
         total, in_sum = opening.total(terms)
-        self._traffic.seconds["opening"] = time.monotonic() - started
+        self._costs.seconds["opening"] = time.monotonic() - started
         return self._sum(total.update, total.exact, in_sum, opening.parts())
 
     def _require_the_same(self, survivors: frozenset[str]) -> None:
@@ -283,14 +283,14 @@ class _Attempt:
             survivors=survivors,
             attempt=self.number,
             opening=opening,
-            traffic=self._traffic,
+            costs=self._costs,
             restarts=self._restarts,
         )
 
     def _leg(
         self, aggregation: CoordinatorAggregation, step: Step, letters: Mapping[str, Letter], expected: str
     ) -> None:
-        answers = self._aggregator.ask(step, letters, self._order, self.number, self._traffic)
+        answers = self._aggregator.ask(step, letters, self._order, self.number, self._costs)
         if step is Step.SURVEY:
             _require_all(answers)
         for name, letter in sorted(answers.letters.items()):
@@ -302,12 +302,12 @@ class _Attempt:
     def plain(self, names: frozenset[str]) -> Sum:
         """Each hospital's vector in the clear, added up: for comparison, where every hospital allows it."""
         step = self.question.step
-        order = letter_of(self._order, attempt=self.number, parts=self.question.parts)
-        ready = self._aggregator.ask(step, dict.fromkeys(names, order), self._order, self.number, self._traffic)
+        order = write_order(self._order, attempt=self.number, parts=self.question.parts)
+        ready = self._aggregator.ask(step, dict.fromkeys(names, order), self._order, self.number, self._costs)
         if step is Step.SURVEY:
             _require_all(ready)
         answers = self._aggregator.ask(
-            Step.PLAIN, dict.fromkeys(ready.letters, Letter()), self._order, self.number, self._traffic
+            Step.PLAIN, dict.fromkeys(ready.letters, Letter()), self._order, self.number, self._costs
         )
         update = np.zeros(self._layout.update_length, np.float64)
         exact, survivors = np.zeros(self._layout.exact_length, np.uint64), set()

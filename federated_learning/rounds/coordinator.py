@@ -16,11 +16,10 @@ import numpy as np
 from contract.base import Strict
 from contract.errors import AggregationAborted, ConfigurationError
 from federated_learning import checkpoints
-from federated_learning.flower.exchange import Exchange
-from federated_learning.rounds.aggregating import FAILED, Aggregator, Event, Sum, Traffic
+from federated_learning.rounds.aggregating import FAILED, Aggregator, Event, RoundCosts, Sum
 from federated_learning.rounds.course import Course
-from federated_learning.rounds.letters import Step
-from federated_learning.rounds.participants import Federation
+from federated_learning.rounds.letters import Exchange, Step
+from federated_learning.rounds.participants import Participants
 from federated_learning.rounds.settings import CoordinatorSettings
 from federated_learning.training_settings import RoundTask
 
@@ -37,7 +36,7 @@ class Evaluation(Strict):
     final_size: bool
 
 
-class Progress(Strict):
+class RunProgress(Strict):
     """What the coordinator keeps beside the course of the run, in one file with it."""
 
     restarts: int = 0
@@ -56,7 +55,7 @@ class RoundReport:
     training_loss: float | None
     """Mean over the hospitals; None where one may be missing, as two such sums would tell one's loss."""
     seconds: float
-    traffic: Traffic
+    costs: RoundCosts
     evaluation: Evaluation | None
     clear_bytes: int
     """What each hospital would have sent without secure aggregation: its update as float32."""
@@ -68,18 +67,18 @@ class Coordinator:
     def __init__(
         self,
         settings: CoordinatorSettings,
-        federation: Federation,
+        participants: Participants,
         exchange: Exchange,
         *,
         show: Callable[[Event], None] = lambda _event: None,
         finished: Callable[[RoundReport], None] = lambda _report: None,
     ) -> None:
         """Continue what the output folder holds. Raises ConfigurationError."""
-        self._settings, self._federation, self._exchange = settings, federation, exchange
+        self._settings, self._participants, self._exchange = settings, participants, exchange
         self._show, self._finished = show, finished
-        self.course, self.progress = Course(settings, federation), Progress()
+        self.course, self.progress = Course(settings, participants), RunProgress()
         self._aggregator = Aggregator(
-            federation,
+            participants,
             exchange,
             waiting=settings.waiting,
             attempts=settings.aggregation.attempts,
@@ -147,7 +146,7 @@ class Coordinator:
                 restarts=total.restarts,
                 training_loss=float(total.exact["loss"]) / len(total.survivors) if "loss" in total.exact else None,
                 seconds=time.monotonic() - started,
-                traffic=total.traffic,
+                costs=total.costs,
                 evaluation=evaluation,
                 clear_bytes=clear_bytes,
             )
@@ -213,5 +212,5 @@ class Coordinator:
                 f"{path}: was written with another run's name, other settings or another version: give the same ones "
                 "again, or another output folder and run"
             )
-        self.progress = Progress.model_validate_json(json.dumps(facts["progress"]))
+        self.progress = RunProgress.model_validate_json(json.dumps(facts["progress"]))
         self.course.restore(state)

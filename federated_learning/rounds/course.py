@@ -6,8 +6,9 @@ it only passes on how the last sum was opened (`secure_aggregation/opening.py`).
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from math import inf
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,13 +20,13 @@ from federated_learning.averaging import GlobalModel
 from federated_learning.checkpoints import Arrays
 from federated_learning.data_statistics import PixelSums, class_weights, mean_and_deviation
 from federated_learning.rounds.letters import Step
-from federated_learning.rounds.participants import Federation
+from federated_learning.rounds.participants import Participants
 from federated_learning.rounds.round_orders import (
     FROM_ALL,
     WEIGHTS,
     EvaluateOrder,
-    Order,
     Question,
+    RoundOrder,
     SurveyOrder,
     TrainOrder,
     evaluate_layout,
@@ -38,9 +39,9 @@ from federated_learning.rounds.settings import RunSettings
 from federated_learning.secure_aggregation.encoding import (
     LARGEST,
     UpdateEncoding,
+    compute_norm,
     first_limits,
     next_limits,
-    norm_of,
 )
 from federated_learning.torch_networks import Weights
 from federated_learning.training_settings import MAX_EXAMPLES, RoundTask, plan_rounds
@@ -79,31 +80,24 @@ class Standing(Strict):
     """What the next updates follow from: the weights, as they were when they last changed."""
 
 
-class Total(Protocol):
-    """What was added up, and over whom."""
+@dataclass(frozen=True, kw_only=True, repr=False)
+class OpenedSum:
+    """The sum of the survivors' vectors, and nothing else."""
 
-    @property
-    def update(self) -> NDArray[Any]:
-        """Ring elements; in the clear float64."""
-        ...
-
-    @property
-    def exact(self) -> Mapping[str, NDArray[Any]]:
-        """Sums by name."""
-        ...
-
-    @property
-    def survivors(self) -> frozenset[str]:
-        """The hospitals in it."""
-        ...
+    update: NDArray[Any]
+    """Ring elements; in the clear float64. Each update counts by its weight among all hospitals."""
+    exact: Mapping[str, NDArray[Any]]
+    """Sums by name."""
+    survivors: frozenset[str]
+    """The hospitals in it."""
 
 
 class Course:
     """One run's state, moved on by sums only. `position` counts them: the survey's, then each round's."""
 
-    def __init__(self, settings: RunSettings, federation: Federation) -> None:
+    def __init__(self, settings: RunSettings, participants: Participants) -> None:
         """Begin with the weights that the settings' seed gives on this machine. Raises ConfigurationError."""
-        self._settings, self._federation, self._hospitals = settings, federation, len(federation.hospitals)
+        self._settings, self._participants, self._hospitals = settings, participants, len(participants.hospitals)
         self.threshold = settings.aggregation.survivors(self._hospitals)
         self._model = GlobalModel(settings.training)
         self.shapes = {name: tuple(value.shape) for name, value in self._model.weights.items()}
@@ -169,7 +163,7 @@ class Course:
             return Question(step=step, order=evaluate, layout=evaluate_layout(evaluate), subject=subject)
         raise PeerViolation(f"the coordinator asks for '{step.name.lower()}' after {rounds} rounds: it is not the time")
 
-    def follow(self, total: Total, *, max_norm: float = inf) -> None:
+    def follow(self, total: OpenedSum, *, max_norm: float = inf) -> None:
         """Move on by the sum that answers the question of `next_step`.
 
         Raises ComputationFailed for a mean update of a larger norm, ConfigurationError for data that make no model; the
@@ -181,7 +175,7 @@ class Course:
         order = self.question(Step.TRAIN).order
         changes = {"rounds": self.standing.rounds + 1, "last_sum": tuple(sorted(total.survivors))}
         mean = self._mean(order, total)
-        _check_norm(norm_of(mean), max_norm)
+        _check_norm(compute_norm(mean), max_norm)
         self._model.apply({name: torch.from_numpy(value) for name, value in mean.items()}, batches=order.task.batches)
         if order.secure:
             changes["limits"] = next_limits(order.limits, total.exact[LARGEST], hospitals=len(total.survivors))
@@ -207,9 +201,9 @@ class Course:
         clear = "" if settings.aggregation.secure else ", IN THE CLEAR"
         classes = ", ".join(settings.description.classes)
         stages = "; ".join(f"{one.size} px: {one.epochs} epochs in batches of {one.batch}" for one in training.stages)
-        federation = self._federation
+        who = self._participants
         return (
-            f"federation {federation.fingerprint}: {', '.join(federation.names)}; coordinator {federation.coordinator}",
+            f"federation.json {who.fingerprint}: {', '.join(who.names)}; coordinator {who.coordinator}",
             f"run '{settings.run}' of {self._hospitals} hospitals, {survivors}{clear}",
             f"classes {classes}; images {asked.channels} x {asked.height} x {asked.width}",
             f"{training.architecture}, seed {training.seed}; {stages}",
@@ -268,7 +262,7 @@ class Course:
             size=task.size,
         )
 
-    def _surveyed(self, total: Total) -> Survey:
+    def _surveyed(self, total: OpenedSum) -> Survey:
         exact, description = total.exact, self._settings.description
         counts = tuple(int(count) for count in exact["classes"])
         class_weights(counts, power=self._settings.training.class_balance)  # refuses a class that nobody has
@@ -295,7 +289,7 @@ class Course:
             standard_deviation=deviation,
         )
 
-    def _mean(self, order: TrainOrder, total: Total) -> dict[str, FloatArray]:
+    def _mean(self, order: TrainOrder, total: OpenedSum) -> dict[str, FloatArray]:
         layout = self.question(Step.TRAIN).layout
         if order.secure:
             encoding = UpdateEncoding(layout=layout, limits=order.limits, weight_total=order.weight_total)
@@ -327,7 +321,7 @@ class Course:
         return hashlib.sha256(pack(same, self.shapes)).hexdigest()
 
 
-def first_difference(asked: Order, own: Order) -> tuple[str, object, object] | None:
+def first_difference(asked: RoundOrder, own: RoundOrder) -> tuple[str, object, object] | None:
     """Where two orders first differ, what stands there in `asked`, and what in `own`; None where they are the same."""
     return _difference(asked.model_dump(mode="json"), own.model_dump(mode="json"), "")
 

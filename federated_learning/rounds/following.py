@@ -12,8 +12,7 @@ import numpy as np
 
 from contract.errors import PeerViolation
 from federated_learning import checkpoints
-from federated_learning.flower.exchange import Answers
-from federated_learning.rounds.letters import POSITION, Letter
+from federated_learning.rounds.letters import POSITION, Answers, Letter
 from federated_learning.rounds.round_orders import ATTEMPT
 
 ASK = Callable[[Mapping[str, Letter]], Answers]

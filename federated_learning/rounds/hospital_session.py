@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic
+from typing import Any
 
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -29,7 +29,7 @@ from contract.errors import (
 from contract.files import replace
 from federated_learning import checkpoints
 from federated_learning.data_statistics import pixel_sums
-from federated_learning.rounds.course import Course, first_difference
+from federated_learning.rounds.course import Course, OpenedSum, first_difference
 from federated_learning.rounds.following import POSITION_BYTES
 from federated_learning.rounds.letters import (
     ADVERTISEMENT,
@@ -51,7 +51,7 @@ from federated_learning.rounds.letters import (
     Trouble,
 )
 from federated_learning.rounds.local_work import LocalWork
-from federated_learning.rounds.participants import Federation
+from federated_learning.rounds.participants import Participants
 from federated_learning.rounds.round_orders import (
     PURPOSES,
     WEIGHTS,
@@ -60,40 +60,18 @@ from federated_learning.rounds.round_orders import (
     Question,
     SurveyOrder,
     TrainOrder,
-    attempt_of,
-    order_of,
-    terms_of,
+    derive_terms,
+    read_attempt,
+    read_order,
 )
 from federated_learning.rounds.settings import HospitalSettings
 from federated_learning.secure_aggregation import HospitalAggregation, Opening, RingVector, RoundHistory
-from federated_learning.secure_aggregation.encoding import LARGEST, decode_exact, encode_exact, weight_of
+from federated_learning.secure_aggregation.encoding import LARGEST, compute_weight, decode_exact, encode_exact
 
 HISTORY, COURSE = "answered.json", "course.npz"
 MAX_WORDS = 1000
 LARGEST_LOSS = 1000.0
 """Of one image, as it is counted."""
-
-
-@dataclass(frozen=True, kw_only=True, repr=False)
-class _Asked(Generic[O]):
-    """A question that this hospital answers."""
-
-    question: Question[O]
-    attempt: int
-
-    @property
-    def order(self) -> O:
-        """The question's order."""
-        return self.question.order
-
-
-@dataclass(frozen=True, kw_only=True, repr=False)
-class _Opened:
-    """A sum, as this hospital opened it again."""
-
-    update: NDArray[Any]
-    exact: Mapping[str, NDArray[Any]]
-    survivors: frozenset[str]
 
 
 @dataclass(kw_only=True, repr=False)
@@ -110,26 +88,26 @@ class HospitalSession:
     def __init__(
         self,
         settings: HospitalSettings,
-        federation: Federation,
+        participants: Participants,
         signing_key: Ed25519PrivateKey,
         *,
         say: Callable[[str], None],
         progress: Callable[[str, int, int], None] = lambda _what, _done, _all: None,
     ) -> None:
         """`say` prints a line at the hospital; `progress(what, done, all)` moves its bar."""
-        if settings.name not in federation.names:
+        if settings.name not in participants.names:
             raise ConfigurationError(
                 f"hospital {settings.name} is not in {settings.federation}: its hospitals are "
-                f"{', '.join(federation.names)}"
+                f"{', '.join(participants.names)}"
             )
-        self._settings, self._federation, self._signing_key = settings, federation, signing_key
+        self._settings, self._participants, self._signing_key = settings, participants, signing_key
         self._say = say
         self._folder = settings.state / settings.run
         self._folder.mkdir(parents=True, exist_ok=True)
         self._history = _history(settings.state)
         self._work = LocalWork(settings, self._folder, say=say, progress=progress)
         self._attempt: _Attempt | None = None
-        self._course = Course(settings, federation)
+        self._course = Course(settings, participants)
         self._restore_course()
         self._last: tuple[bytes, Letter] | None = None
         self.finished = False
@@ -198,37 +176,37 @@ class HospitalSession:
         }
 
     def _survey(self, letter: Letter) -> Mapping[str, bytes]:
-        asked = self._accept(Step.SURVEY, letter, SurveyOrder)
-        data = self._work.prepared(asked.order)
+        question, attempt = self._accept(Step.SURVEY, letter, SurveyOrder)
+        data = self._work.prepared(question.order)
         values = {
             "validation": np.array(0 if data.validation is None else len(data.validation.labels)),
-            "weight": np.array(weight_of(len(data.training.labels))),
+            "weight": np.array(compute_weight(len(data.training.labels))),
             "classes": np.array(list(data.training.class_counts.values())),
         }
-        if asked.order.exchange_statistics:
+        if question.order.exchange_statistics:
             pixels = pixel_sums(data.training.images.in_unit_range())
             sums = {"pixels": pixels.count, "pixel_total": pixels.total, "pixel_squares": pixels.squares}
             values |= {name: np.array(total) for name, total in sums.items()}
-        return self._begin(asked, values)
+        return self._begin(question, attempt, values)
 
     def _train(self, letter: Letter) -> Mapping[str, bytes]:
-        asked = self._accept(Step.TRAIN, letter, TrainOrder)
-        layout = asked.question.layout
-        trained = self._work.trained(asked.order, self._course.weights, layout)
+        question, attempt = self._accept(Step.TRAIN, letter, TrainOrder)
+        layout = question.layout
+        trained = self._work.trained(question.order, self._course.weights, layout)
         sums = {
             "stopped": np.array(int(trained.stopped)),
             "loss": np.array(_bounded(trained.loss, 1)),
             LARGEST: trained.largest,
         }
         values = {name: sums[name] for name in layout.exact}
-        return self._begin(asked, values, update=trained.encoded)
+        return self._begin(question, attempt, values, update=trained.encoded)
 
     def _evaluate(self, letter: Letter) -> Mapping[str, bytes]:
-        asked = self._accept(Step.EVALUATE, letter, EvaluateOrder)
-        sums = self._work.evaluated(asked.order, self._course.average)
+        question, attempt = self._accept(Step.EVALUATE, letter, EvaluateOrder)
+        sums = self._work.evaluated(question.order, self._course.average)
         loss = _bounded(sums.loss, sums.examples)
         values = {"correct": np.array(sums.correct), "loss": np.array(loss)}
-        return self._begin(asked, values)
+        return self._begin(question, attempt, values)
 
     def _follow(self, letter: Letter) -> Mapping[str, bytes]:
         """Open the next sum again and move on by it. The answer says how many sums this hospital has followed."""
@@ -239,18 +217,18 @@ class HospitalSession:
                 self._course.begin_with(parts.pop(WEIGHTS, b""))
             question = self._course.question(self._course.next_step)
             opened = self._opened if question.order.secure else self._believed
-            self._course.follow(opened(question, attempt_of(letter), parts))
+            self._course.follow(opened(question, read_attempt(letter), parts))
             state = self._course.state() | {"agreed": np.array(self._course.agreed())}
             checkpoints.save(state, self._folder / COURSE)
         return {POSITION: self._course.position.to_bytes(POSITION_BYTES, "little")}
 
-    def _opened(self, question: Question[Any], attempt: int, parts: Mapping[str, bytes]) -> _Opened:
+    def _opened(self, question: Question[Any], attempt: int, parts: Mapping[str, bytes]) -> OpenedSum:
         """What the masked vectors add up to. Raises PeerViolation where they are not what hospitals signed."""
-        terms = terms_of(self._federation, question, attempt=attempt)
+        terms = derive_terms(self._participants, question, attempt=attempt)
         total, survivors = Opening.from_parts(parts).total(terms)
-        return _Opened(update=total.update, exact=decode_exact(question.layout, total.exact), survivors=survivors)
+        return OpenedSum(update=total.update, exact=decode_exact(question.layout, total.exact), survivors=survivors)
 
-    def _believed(self, question: Question[Any], _attempt: int, parts: Mapping[str, bytes]) -> _Opened:
+    def _believed(self, question: Question[Any], _attempt: int, parts: Mapping[str, bytes]) -> OpenedSum:
         """A sum in the clear, as the coordinator says it: the settings say that nothing is protected."""
         try:
             update = np.frombuffer(parts[UPDATE], dtype="<f8")
@@ -261,7 +239,7 @@ class HospitalSession:
         lengths = (update.size, exact.size)
         if lengths != (question.layout.update_length, question.layout.exact_length):
             raise PeerViolation("the coordinator's sum is of another network: use the same settings everywhere")
-        return _Opened(update=update, exact=decode_exact(question.layout, exact), survivors=names)
+        return OpenedSum(update=update, exact=decode_exact(question.layout, exact), survivors=names)
 
     def _restore_course(self) -> None:
         """Go on where this hospital stood. Raises ConfigurationError where its settings were others then."""
@@ -281,9 +259,9 @@ class HospitalSession:
         self._say("the run is finished")
         return {}
 
-    def _accept(self, step: Step, letter: Letter, kind: type[O]) -> "_Asked[O]":
+    def _accept(self, step: Step, letter: Letter, kind: type[O]) -> tuple[Question[O], int]:
         """Read an order, and refuse one that does not follow from this hospital's settings and the sums so far."""
-        order, attempt = order_of(letter, kind)
+        order, attempt = read_order(letter, kind)
         if order.run != self._settings.run:
             raise Refused(
                 f"hospital {self._settings.name} takes part in run '{self._settings.run}', not in '{order.run}': "
@@ -304,26 +282,31 @@ class HospitalSession:
         if step is Step.SURVEY:
             self._course.begin_with(letter.part(WEIGHTS))
             question = self._course.question(step)
-        return _Asked(question=question, attempt=attempt)
+        return question, attempt
 
     def _begin(
-        self, asked: _Asked[Any], values: Mapping[str, NDArray[Any]], *, update: NDArray[Any] | None = None
+        self,
+        question: Question[Any],
+        attempt: int,
+        values: Mapping[str, NDArray[Any]],
+        *,
+        update: NDArray[Any] | None = None,
     ) -> Mapping[str, bytes]:
         """Hold the vector ready, and advertise fresh keys for hiding it."""
-        layout = asked.question.layout
+        layout = question.layout
         none: NDArray[Any] = np.zeros(0, np.uint16 if layout.ring_bits == 16 else np.uint32)
         exact = encode_exact(layout, values, hospital=self._settings.name)
         vector = RingVector(none if update is None else update, exact)
-        if not asked.order.secure:
+        if not question.order.secure:
             self._attempt = _Attempt(vector=vector, aggregation=None)
             return {}
-        terms = terms_of(self._federation, asked.question, attempt=asked.attempt)
+        terms = derive_terms(self._participants, question, attempt=attempt)
         aggregation = HospitalAggregation(
             terms,
             name=self._settings.name,
             signing_key=self._signing_key,
             history=self._history,
-            may_change=asked.question.step is Step.SURVEY,
+            may_change=question.step is Step.SURVEY,
         )
         self._attempt = _Attempt(vector=vector, aggregation=aggregation)
         return {ADVERTISEMENT: aggregation.advertise()}

@@ -1,23 +1,16 @@
 """What coordinator and hospitals say to each other: a step's name, a JSON header, and named byte strings.
 
-Flower carries it as a `RecordDict` of two `ConfigRecord`s. Everything received is checked here before it is used:
-types, number and total length. No pickle, no arrays whose shape the sender chooses.
+How Flower carries it stands in `flower/records.py`.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, assert_never
+from typing import Any, Protocol, assert_never
 
 from contract.errors import PeerViolation
 
-if TYPE_CHECKING:
-    from flwr.app import RecordDict
-
-HEADER, PARTS, TEXT = "header", "parts", "json"
-MAX_HEADER_BYTES = 1 << 20
-MAX_PARTS = 1000
 ERROR = "error"
 """Key of the header of an answer that has no other content: a `Trouble`."""
 ADVERTISEMENT, DIRECTORY, SHARES, DELIVERY, MASKED, SURVIVORS, CONFIRMATION, CONFIRMATIONS, UNMASKING = (
@@ -79,7 +72,7 @@ class Trouble(StrEnum):
                 assert_never(self)
 
 
-def trouble_of(letter: "Letter") -> Trouble | None:
+def read_trouble(letter: "Letter") -> Trouble | None:
     """Why there is no answer, or None where there is one. Raises PeerViolation for anything else."""
     if ERROR not in letter.header:
         return None
@@ -108,35 +101,34 @@ class Letter:
             raise PeerViolation(f"a message lacks its part '{name}': run the same version on both sides") from None
 
 
-def to_records(letter: Letter) -> "RecordDict":
-    """As Flower's content."""
-    from flwr.app import ConfigRecord, RecordDict
+class Exchange(Protocol):
+    """One question to some hospitals, and the answers that come in time."""
 
-    header = ConfigRecord({TEXT: json.dumps(letter.header)})
-    return RecordDict({HEADER: header, PARTS: ConfigRecord(dict(letter.parts))})
+    def ask(
+        self, step: Step, letters: Mapping[str, Letter], *, seconds: float, answered: Callable[[str], None]
+    ) -> "Answers":
+        """Send each hospital its letter and wait for the answers; `answered` is told each name."""
+        ...
+
+    def online(self) -> frozenset[str]:
+        """The hospitals that are connected now."""
+        ...
 
 
-def from_records(records: "RecordDict", *, max_bytes: int) -> Letter:
-    """Check and unpack. Raises PeerViolation: `max_bytes` is for all parts together."""
-    from flwr.app import ConfigRecord
+@dataclass(kw_only=True)
+class Answers:
+    """What came back."""
 
-    header, parts = records.get(HEADER), records.get(PARTS)
-    if set(records) != {HEADER, PARTS} or not (isinstance(header, ConfigRecord) and isinstance(parts, ConfigRecord)):
-        raise PeerViolation("a message has another form than this version's: run the same version on both sides")
-    text, received = header.get(TEXT), dict(parts)
-    if not isinstance(text, str) or len(text) > MAX_HEADER_BYTES or len(received) > MAX_PARTS:
-        raise PeerViolation("a message's header is missing or too long: run the same version on both sides")
-    checked: dict[str, bytes] = {}
-    for name, value in received.items():
-        if not isinstance(value, bytes):
-            raise PeerViolation("a message's part is not bytes: run the same version on both sides")
-        checked[name] = value
-    if sum(map(len, checked.values())) > max_bytes:
-        raise PeerViolation(f"a message is longer than the {max_bytes} bytes that this model needs")
-    try:
-        content = json.loads(text)
-    except (ValueError, RecursionError):
-        raise PeerViolation("a message's header is not JSON: run the same version on both sides") from None
-    if not isinstance(content, dict):
-        raise PeerViolation("a message's header is not an object: run the same version on both sides")
-    return Letter(header=content, parts=checked)
+    letters: dict[str, Letter] = field(default_factory=dict)
+    failures: dict[str, str] = field(default_factory=dict)
+    """Why a hospital has none, in this side's words: details stand on its own screen."""
+    refused: set[str] = field(default_factory=set)
+    """Hospitals that answered that they cannot, rather than not at all."""
+
+    def add(self, name: str, letter: Letter, trouble: Trouble | None) -> None:
+        """What a hospital answered."""
+        if trouble is None:
+            self.letters[name] = letter
+        else:
+            self.failures[name] = str(trouble)
+            self.refused.add(name)

@@ -16,9 +16,9 @@ from federated_learning import checkpoints
 from federated_learning.data_source import DataSource, Prepared, list_files, open_source, prepare
 from federated_learning.local_training import LocalResult, LocalTrainer, ValidationSums, evaluate
 from federated_learning.rounds.letters import Step
-from federated_learning.rounds.round_orders import EvaluateOrder, Order, TrainOrder, common_hash, pack
+from federated_learning.rounds.round_orders import EvaluateOrder, RoundOrder, TrainOrder, common_hash, pack
 from federated_learning.rounds.settings import HospitalSettings
-from federated_learning.secure_aggregation.encoding import UpdateEncoding, VectorLayout, norm_of, weight_of
+from federated_learning.secure_aggregation.encoding import UpdateEncoding, VectorLayout, compute_norm, compute_weight
 from federated_learning.torch_networks import Images, Weights
 
 FloatArray = NDArray[np.float32]
@@ -82,7 +82,7 @@ class LocalWork:
         data = self._settings.data
         return open_source(data.folder, classes=self._settings.description.classes, table=data.table)
 
-    def prepared(self, order: Order) -> LocalData:
+    def prepared(self, order: RoundOrder) -> LocalData:
         """The images, read once; later rounds only check that the files are the same. Raises ConfigurationError."""
         if self._data is not None and self._data.specification == order.input:
             self._data.training.check_unchanged()
@@ -149,7 +149,7 @@ class LocalWork:
         update = self._shortened({name: value.numpy() for name, value in trained.items()})
         encoding = UpdateEncoding(layout=layout, limits=order.limits, weight_total=order.weight_total)
         # Others may have added anything to the total; an error would tell how this hospital's weight compares to it.
-        weight = min(weight_of(result.examples), order.weight_total)
+        weight = min(compute_weight(result.examples), order.weight_total)
         hospital, before = self._settings.name, self._residual(order)
         after = before
         if order.secure:
@@ -177,7 +177,7 @@ class LocalWork:
         It is not left out: an error would tell the coordinator how long it is, and zeros in its place could leave
         another hospital's update alone in a sum.
         """
-        norm, most = norm_of(update), self._settings.max_norm
+        norm, most = compute_norm(update), self._settings.max_norm
         if not (math.isfinite(norm) and norm > most):
             return update
         self._say(f"the update has norm {norm:.3g}: it is scaled down to this hospital's max_norm, {most:.3g}")

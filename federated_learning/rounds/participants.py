@@ -36,7 +36,7 @@ COORDINATOR_KEY, COORDINATOR_CERTIFICATE, FEDERATION = "coordinator.key", "coord
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
-class Hospital(Strict):
+class Participant(Strict):
     """What a hospital hands out: its name and the public halves of its two keys."""
 
     name: Name
@@ -66,14 +66,14 @@ class Hospital(Strict):
         return Ed25519PublicKey.from_public_bytes(bytes.fromhex(self.signing_key))
 
 
-class Federation(Strict):
+class Participants(Strict):
     """federation.json: all that coordinator and hospitals must agree on before they speak."""
 
     coordinator: Annotated[str, Field(max_length=300)]
     """host:port under which the hospitals reach it."""
     certificate: Annotated[str, Field(max_length=10_000)]
     """The coordinator's own, PEM; nothing else is accepted in its place."""
-    hospitals: Annotated[tuple[Hospital, ...], Field(min_length=1, max_length=MAX_HOSPITALS)]
+    hospitals: Annotated[tuple[Participant, ...], Field(min_length=1, max_length=MAX_HOSPITALS)]
     revoked: Annotated[tuple[Sha256, ...], Field(max_length=MAX_REVOKED)] = ()
     """Hashes of keys that a hospital replaced or that others may know: no hospital has them any more."""
 
@@ -126,7 +126,7 @@ def make_hospital_keys(name: str, folder: Path) -> Path:
     node = ec.generate_private_key(ec.SECP384R1())
     signing = Ed25519PrivateKey.generate()
     try:
-        hospital = Hospital(
+        hospital = Participant(
             name=name, node_key=_public_pem(node), signing_key=signing.public_key().public_bytes_raw().hex()
         )
     except ValidationError as error:
@@ -144,7 +144,7 @@ def make_hospital_keys(name: str, folder: Path) -> Path:
     return public
 
 
-def make_federation(
+def make_participants(
     public_files: Sequence[Path], folder: Path, *, host: str, port: int, revoked: Sequence[Path] = ()
 ) -> Path:
     """Gather the hospitals' public files into folder/federation.json, with a certificate for the coordinator.
@@ -153,28 +153,28 @@ def make_federation(
     that a hospital has replaced since the last call, and those in the public files `revoked`, are refused from then on.
     Raises ConfigurationError naming the file or hospital that is wrong.
     """
-    hospitals = tuple(read_hospital(path) for path in public_files)
-    refused = _revoked_keys(folder / FEDERATION, hospitals, [read_hospital(path) for path in revoked])
+    hospitals = tuple(read_participant(path) for path in public_files)
+    refused = _revoked_keys(folder / FEDERATION, hospitals, [read_participant(path) for path in revoked])
     certificate = folder / COORDINATOR_CERTIFICATE
     if not certificate.exists():
         _make_certificate(folder, host)
     address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     try:
-        federation = Federation(
+        participants = Participants(
             coordinator=address, certificate=certificate.read_text(), hospitals=hospitals, revoked=refused
         )
     except ValidationError as error:
         raise ConfigurationError(f"{_first(error)}; ask them for other public files") from error
     path = folder / FEDERATION
-    replace(path, (federation.model_dump_json(indent=2, exclude_defaults=True) + "\n").encode(), mode=0o644)
+    replace(path, (participants.model_dump_json(indent=2, exclude_defaults=True) + "\n").encode(), mode=0o644)
     return path
 
 
-def _revoked_keys(path: Path, hospitals: Sequence[Hospital], revoked: Sequence[Hospital]) -> tuple[str, ...]:
+def _revoked_keys(path: Path, hospitals: Sequence[Participant], revoked: Sequence[Participant]) -> tuple[str, ...]:
     """What the federation.json at `path` refuses, the keys that its hospitals have replaced, and those of `revoked`."""
     refused = {key for hospital in revoked for key in hospital.key_hashes()}
     if path.exists():
-        before, now = read_federation(path), {one.name: one for one in hospitals}
+        before, now = read_participants(path), {one.name: one for one in hospitals}
         refused.update(before.revoked)
         for old in before.hospitals:
             if old.name in now:
@@ -182,23 +182,23 @@ def _revoked_keys(path: Path, hospitals: Sequence[Hospital], revoked: Sequence[H
     return tuple(sorted(refused))
 
 
-def read_hospital(path: Path) -> Hospital:
+def read_participant(path: Path) -> Participant:
     """A hospital's public file. Raises ConfigurationError."""
     try:
-        return Hospital.model_validate_json(read_bounded(path, limit=MAX_FILE_BYTES))
+        return Participant.model_validate_json(read_bounded(path, limit=MAX_FILE_BYTES))
     except ValidationError as error:
         raise ConfigurationError(f"{path}: {_first(error)}; ask the hospital for its public file") from error
 
 
-def read_federation(path: Path) -> Federation:
+def read_participants(path: Path) -> Participants:
     """federation.json. Raises ConfigurationError naming a hospital whose name or key stands twice."""
     try:
-        return Federation.model_validate_json(read_bounded(path, limit=MAX_FILE_BYTES))
+        return Participants.model_validate_json(read_bounded(path, limit=MAX_FILE_BYTES))
     except ValidationError as error:
         raise ConfigurationError(f"{path}: {_first(error)}; ask the coordinator for the file again") from error
 
 
-def read_signing_key(folder: Path, hospital: Hospital) -> Ed25519PrivateKey:
+def read_signing_key(folder: Path, hospital: Participant) -> Ed25519PrivateKey:
     """The hospital's own signing key. Raises ConfigurationError where it is not the one in federation.json."""
     path = folder / SIGNING_KEY
     try:

@@ -8,10 +8,9 @@ from pathlib import Path
 from contract.base import Strict
 from federated_learning.rounds.coordinator import Coordinator, RoundReport
 from federated_learning.rounds.letters import Step
-from federated_learning.rounds.participants import Federation
+from federated_learning.rounds.participants import Participants
 from federated_learning.rounds.settings import CoordinatorSettings
 from federated_learning.run_records import (
-    Description,
     FederationRecord,
     RoundRecord,
     RunKind,
@@ -43,15 +42,15 @@ class RoundTraffic(Strict):
 
 def record_round(settings: CoordinatorSettings, report: RoundReport) -> None:
     """Add a finished round to history.json and rounds.json."""
-    traffic = report.traffic
-    sent = list(traffic.sent.values())
+    costs = report.costs
+    sent = list(costs.sent.values())
     line = RoundRecord(
         round=report.round,
         training_loss=report.training_loss,
         validation_loss=None if report.evaluation is None else report.evaluation.loss,
         validation_accuracy=None if report.evaluation is None else report.evaluation.accuracy,
         seconds=report.seconds,
-        aggregation_seconds=sum(traffic.seconds.get(step, 0.0) for step in AGGREGATION),
+        aggregation_seconds=sum(costs.seconds.get(step, 0.0) for step in AGGREGATION),
         bytes_sent_per_hospital=sum(sent) // len(sent) if sent else None,
         bytes_in_the_clear=report.clear_bytes,
         survivors=len(report.survivors),
@@ -63,9 +62,9 @@ def record_round(settings: CoordinatorSettings, report: RoundReport) -> None:
         survivors=report.survivors,
         restarts=report.restarts,
         seconds=report.seconds,
-        seconds_by_step=traffic.seconds,
-        bytes_sent=traffic.sent,
-        bytes_received=traffic.received,
+        seconds_by_step=costs.seconds,
+        bytes_sent=costs.sent,
+        bytes_received=costs.received,
     )
     path = settings.output / ROUNDS
     kept = [old for old in read_rounds(settings.output) if old.round < detail.round]
@@ -82,7 +81,7 @@ def read_rounds(folder: Path) -> tuple[RoundTraffic, ...]:
     return tuple(RoundTraffic.model_validate_json(json.dumps(one)) for one in json.loads(path.read_text()))
 
 
-def record_run(settings: CoordinatorSettings, federation: Federation, coordinator: Coordinator) -> None:
+def record_run(settings: CoordinatorSettings, participants: Participants, coordinator: Coordinator) -> None:
     """Write run.json, from which `federated-learning publish` makes the model's card."""
     standing, survey = coordinator.course.standing, coordinator.course.standing.survey
     if survey is None or not standing.rounds:
@@ -97,7 +96,7 @@ def record_run(settings: CoordinatorSettings, federation: Federation, coordinato
             "masks": "AES-CTR, 256-bit seeds from X25519",
         }
     record = FederationRecord(
-        hospitals=federation.names,
+        hospitals=participants.names,
         rounds=standing.rounds,
         chosen_round=standing.rounds if chosen is None else chosen.round,
         restarted_rounds=coordinator.progress.restarts,
@@ -110,20 +109,13 @@ def record_run(settings: CoordinatorSettings, federation: Federation, coordinato
     )
     run = RunRecord(
         settings=training,
-        description=described(settings, coordinator),
+        description=settings.description.with_statistics(survey.mean, survey.standard_deviation),
         training_roles=settings.training_roles,
         validation_role=settings.validation_role,
         kind=RunKind.FEDERATED_SECURE if aggregation.secure else RunKind.FEDERATED,
         federation=record,
     )
     write_run(settings.output, run)
-
-
-def described(settings: CoordinatorSettings, coordinator: Coordinator) -> Description:
-    """The model's description with the mean and standard deviation that it was trained with."""
-    survey = coordinator.course.standing.survey
-    assert survey is not None
-    return settings.description.with_statistics(survey.mean, survey.standard_deviation)
 
 
 def _method(proximal: float) -> str:

@@ -19,7 +19,7 @@ from contract.base import Name, Sha256, Strict
 from contract.errors import PeerViolation
 from contract.model_card import InputSpecification
 from federated_learning.rounds.letters import Letter, Step
-from federated_learning.rounds.participants import Federation
+from federated_learning.rounds.participants import Participants
 from federated_learning.secure_aggregation import RoundTerms
 from federated_learning.secure_aggregation.encoding import ExactField, VectorLayout, largest_field
 from federated_learning.training_settings import RoundTask, TrainingSettings
@@ -30,7 +30,7 @@ LOSS_BITS = 20
 """Binary digits that are kept of a sum of losses."""
 
 
-class Order(Strict):
+class RoundOrder(Strict):
     """Told to every hospital in the same words. One order may take several attempts."""
 
     run: Name
@@ -44,7 +44,7 @@ class Order(Strict):
     training: TrainingSettings
 
 
-class SurveyOrder(Order):
+class SurveyOrder(RoundOrder):
     """Count examples, classes and pixels, once in a run. The initial weights come along."""
 
     round: Literal[0]
@@ -53,7 +53,7 @@ class SurveyOrder(Order):
     exchange_statistics: bool
 
 
-class TrainOrder(Order):
+class TrainOrder(RoundOrder):
     """Train `task` from the global weights."""
 
     weights: Sha256
@@ -70,7 +70,7 @@ class TrainOrder(Order):
     """Whose updates were in the last sum: the others keep theirs for this one."""
 
 
-class EvaluateOrder(Order):
+class EvaluateOrder(RoundOrder):
     """Evaluate the average of the global weights on validation images."""
 
     weights: Sha256
@@ -82,7 +82,7 @@ class EvaluateOrder(Order):
 PURPOSES = {Step.SURVEY: "survey", Step.TRAIN: "train", Step.EVALUATE: "evaluate"}
 FROM_ALL = frozenset({Step.SURVEY, Step.EVALUATE})
 """Steps whose sums are opened over all hospitals of the federation or not at all."""
-O = TypeVar("O", bound=Order)
+O = TypeVar("O", bound=RoundOrder)
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -98,12 +98,12 @@ class Question(Generic[O]):
     """What is sent beside the order."""
 
 
-def letter_of(order: Order, *, attempt: int, parts: Mapping[str, bytes]) -> Letter:
+def write_order(order: RoundOrder, *, attempt: int, parts: Mapping[str, bytes]) -> Letter:
     """The order as it is sent."""
     return Letter(header={ORDER: order.model_dump(mode="json"), ATTEMPT: attempt}, parts=parts)
 
 
-def order_of(letter: Letter, kind: type[O]) -> tuple[O, int]:
+def read_order(letter: Letter, kind: type[O]) -> tuple[O, int]:
     """The order and the number of the attempt. Raises PeerViolation."""
     try:
         # JSON has no tuples: through JSON, pydantic reads lists where tuples are meant, and nothing else loosely.
@@ -111,10 +111,10 @@ def order_of(letter: Letter, kind: type[O]) -> tuple[O, int]:
     except ValidationError as error:
         where = ".".join(str(part) for part in error.errors()[0]["loc"])
         raise PeerViolation(f"the coordinator's order is wrong at '{where}': run the same version everywhere") from None
-    return order, attempt_of(letter)
+    return order, read_attempt(letter)
 
 
-def attempt_of(letter: Letter) -> int:
+def read_attempt(letter: Letter) -> int:
     """Raises PeerViolation where it is missing."""
     attempt = letter.header.get(ATTEMPT)
     if type(attempt) is not int or not 0 <= attempt < 1 << 31:
@@ -122,12 +122,12 @@ def attempt_of(letter: Letter) -> int:
     return attempt
 
 
-def federation_id(federation: Federation, run: str) -> str:
+def training_id(participants: Participants, run: str) -> str:
     """Who trains what, in 64 hexadecimal digits. A new run has a new name, and with it fresh masks for its rounds."""
-    return hashlib.sha256(f"{federation.fingerprint}/{run}".encode()).hexdigest()
+    return hashlib.sha256(f"{participants.fingerprint}/{run}".encode()).hexdigest()
 
 
-def common_hash(step: Step, order: Order, parts: Mapping[str, bytes]) -> bytes:
+def common_hash(step: Step, order: RoundOrder, parts: Mapping[str, bytes]) -> bytes:
     """SHA-256 of all that an order tells, the parts beside it included."""
     digest = hashlib.sha256(step.value.encode() + b"\0" + order.model_dump_json().encode())
     for name in sorted(parts):
@@ -135,15 +135,15 @@ def common_hash(step: Step, order: Order, parts: Mapping[str, bytes]) -> bytes:
     return digest.digest()
 
 
-def terms_of(federation: Federation, question: Question[Any], *, attempt: int) -> RoundTerms:
+def derive_terms(participants: Participants, question: Question[Any], *, attempt: int) -> RoundTerms:
     """Terms of the aggregation that answers it. Raises ConfigurationError where they would not protect."""
     step, order, layout = question.step, question.order, question.layout
     return RoundTerms(
-        federation_id=federation_id(federation, order.run),
+        training_id=training_id(participants, order.run),
         purpose=PURPOSES[step],
         round_number=order.round,
         attempt=attempt,
-        roster=federation.roster(),
+        roster=participants.roster(),
         threshold=order.threshold,
         update_length=layout.update_length,
         ring_bits=layout.ring_bits,
@@ -165,7 +165,7 @@ def survey_layout(order: SurveyOrder) -> VectorLayout:
     return VectorLayout(update={}, exact=fields, ring_bits=order.ring_bits)
 
 
-def train_layout(order: Order, shapes: Mapping[str, tuple[int, ...]], *, hospitals: int) -> VectorLayout:
+def train_layout(order: RoundOrder, shapes: Mapping[str, tuple[int, ...]], *, hospitals: int) -> VectorLayout:
     """The update, and beside it exactly: who has trained enough for itself (0 or 1), how far each tensor moved.
 
     And the mean loss of each hospital, where none of the `hospitals` may be missing: of sums over different ones the
@@ -177,13 +177,13 @@ def train_layout(order: Order, shapes: Mapping[str, tuple[int, ...]], *, hospita
     return VectorLayout(update=shapes, exact=fields, ring_bits=order.ring_bits)
 
 
-def evaluate_layout(order: Order) -> VectorLayout:
+def evaluate_layout(order: RoundOrder) -> VectorLayout:
     """How many validation images are judged rightly, and their summed loss. How many there are, the survey said."""
     fields = {"correct": ExactField(()), "loss": ExactField((), LOSS_BITS)}
     return VectorLayout(update={}, exact=fields, ring_bits=order.ring_bits)
 
 
-def size_of(shapes: Mapping[str, tuple[int, ...]]) -> int:
+def count_elements(shapes: Mapping[str, tuple[int, ...]]) -> int:
     """Elements of all tensors together."""
     return sum(prod(shape) for shape in shapes.values())
 
@@ -195,10 +195,10 @@ def pack(tensors: Mapping[str, NDArray[np.float32]], shapes: Mapping[str, tuple[
 
 def unpack(content: bytes, shapes: Mapping[str, tuple[int, ...]], *, whose: str) -> dict[str, NDArray[np.float32]]:
     """What `pack` wrote, as copies. Raises PeerViolation for another length or for values that are not finite."""
-    if len(content) != 4 * size_of(shapes):
+    if len(content) != 4 * count_elements(shapes):
         raise PeerViolation(
-            f"{whose} sent {len(content)} bytes of weights, not {4 * size_of(shapes)}: use the same architecture, "
-            "classes and channels everywhere"
+            f"{whose} sent {len(content)} bytes of weights, not {4 * count_elements(shapes)}: use the same "
+            "architecture, classes and channels everywhere"
         )
     flat = np.frombuffer(content, dtype="<f4").astype(np.float32)
     if not np.isfinite(flat).all():

@@ -12,8 +12,7 @@ from pydantic import Field, model_validator
 
 from contract.base import Name, Strict
 from contract.errors import ConfigurationError
-from federated_learning.fitting import fitted
-from federated_learning.recipe import NamedDescription
+from federated_learning.recipe import NamedDescription, fit_to_description
 from federated_learning.secure_aggregation.terms import MIN_SURVIVORS, least_threshold
 from federated_learning.training_settings import TrainingSettings
 from plumbing.settings import Address, PartySettings, settings_config
@@ -91,7 +90,7 @@ class RunSettings(PartySettings):
     @model_validator(mode="after")
     def _fits_the_description(self) -> Self:
         try:
-            training = fitted(self.training, self.description)
+            training = fit_to_description(self.training, self.description)
         except ConfigurationError as error:
             raise ValueError(str(error)) from error
         object.__setattr__(self, "training", training)  # frozen from here on
@@ -117,7 +116,7 @@ class CoordinatorSettings(RunSettings):
     waiting: Waiting = Waiting()
 
 
-class Data(Strict):
+class HospitalData(Strict):
     """A hospital's images: folders named after the classes, or a CSV beside them."""
 
     folder: Path
@@ -141,7 +140,7 @@ class HospitalSettings(RunSettings):
     """Folder that `federated-learning make-keys` made."""
     state: Path
     """Folder for what must outlive a crash: the trainer's state, what was signed, prepared images, logs."""
-    data: Data
+    data: HospitalData
     threads: Annotated[int, Field(ge=1, le=1024)] = 2
     max_norm: MaxNorm = 1000.0
     """Euclidean norm that an update may have; a larger one is scaled down, which only this hospital's screen says."""

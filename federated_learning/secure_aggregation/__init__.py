@@ -9,12 +9,12 @@ from federated_learning.secure_aggregation.encoding import (
     ExactField,
     UpdateEncoding,
     VectorLayout,
+    compute_weight,
     decode_exact,
     encode_exact,
     first_limits,
     largest_field,
     next_limits,
-    weight_of,
 )
 from federated_learning.secure_aggregation.history import RoundHistory
 from federated_learning.secure_aggregation.hospital_aggregation import HospitalAggregation
@@ -33,11 +33,11 @@ __all__ = [
     "RoundTerms",
     "UpdateEncoding",
     "VectorLayout",
+    "compute_weight",
     "decode_exact",
     "encode_exact",
     "first_limits",
     "largest_field",
     "least_threshold",
     "next_limits",
-    "weight_of",
 ]

@@ -27,9 +27,9 @@ from federated_learning.secure_aggregation.messages import (
     BITMAP_BYTES,
     SEALED_BYTES,
     Kind,
-    body_of,
     header,
     masked_bytes,
+    read_body,
     write_survivors,
 )
 from federated_learning.secure_aggregation.opening import Fits, Opening, fits_commitment, fits_mask_key
@@ -186,13 +186,13 @@ class CoordinatorAggregation:
 
     def _take_shares(self, name: str, message: bytes) -> None:
         others = self._terms.ordered(frozenset(self._keys) - {name})
-        body = body_of(self._terms, message, Kind.SHARES, name, body_bytes=SEALED_BYTES * len(others))
+        body = read_body(self._terms, message, Kind.SHARES, name, body_bytes=SEALED_BYTES * len(others))
         self._sealed[name] = {
             other: bytes(body[index * SEALED_BYTES : (index + 1) * SEALED_BYTES]) for index, other in enumerate(others)
         }
 
     def _take_masked(self, name: str, message: bytes) -> None:
-        body_of(self._terms, message, Kind.MASKED, name, body_bytes=masked_bytes(self._terms))
+        read_body(self._terms, message, Kind.MASKED, name, body_bytes=masked_bytes(self._terms))
         self._digests[name] = check_masked(self._terms, name, message)
         self._masked[name] = message
 
@@ -203,7 +203,7 @@ class CoordinatorAggregation:
 
     def _take_unmasking(self, name: str, message: bytes) -> None:
         size = SECRET_BYTES * len(self._shared)
-        body = body_of(self._terms, message, Kind.UNMASKING, name, body_bytes=BITMAP_BYTES + size)
+        body = read_body(self._terms, message, Kind.UNMASKING, name, body_bytes=BITMAP_BYTES + size)
         if body[:BITMAP_BYTES] != self._bits():
             raise PeerViolation(f"hospital {name} unmasks other survivors of {self._terms} than it confirmed")
         self._revealed[name] = [

@@ -6,8 +6,8 @@ et al. 2019). What clipping cuts off is dropped: the next local training starts 
 again, so that adding it as well would count it twice. Counts and sums go beside, exactly, mod 2^64.
 
 Hospital i with weight w_i of W sends round(M * w_i / W * u / limit) for each element u, clipped to the limit, where
-M = 2^15 - 33 (2^31 - 33). Weights are agreed on once: each hospital knows its own (`weight_of`), and everybody the sum
-W of all. The w_i / W add up to one, so the sum of any number of hospitals stays within the ring: each of at most 64
+M = 2^15 - 33 (2^31 - 33). Weights are agreed on once: each hospital knows its own (`compute_weight`), and everybody the
+sum W of all. The w_i / W add up to one, so the sum of any number of hospitals stays within the ring: each of at most 64
 adds at most 1/2 by rounding. A hospital that is not in a sum counts as one that changed nothing, so decoding needs no
 count.
 """
@@ -37,7 +37,7 @@ LARGEST_BITS: Final = 40
 SMALLEST_LIMIT: Final = 1e-9
 
 
-def weight_of(examples: int) -> int:
+def compute_weight(examples: int) -> int:
     """The weight of a hospital's updates: its number of examples, rounded to a power of two.
 
     Parts of an update follow from no image (weight decay of what no gradient reaches), so that a sum without a hospital
@@ -276,7 +276,7 @@ def decode_exact(layout: VectorLayout, total: NDArray[np.uint64]) -> dict[str, N
     return sums
 
 
-def norm_of(update: Mapping[str, FloatArray]) -> float:
+def compute_norm(update: Mapping[str, FloatArray]) -> float:
     """Euclidean, over all tensors together."""
     return sqrt(sum(float(np.square(value, dtype=np.float64).sum()) for value in update.values()))
 

@@ -47,7 +47,7 @@ class RoundHistory:
 
     def begin(self, terms: RoundTerms) -> None:
         """Note that an attempt begins. Raises PeerViolation if it, or a later one, began before."""
-        now, place = (terms.round_number, terms.attempt), f"{terms.federation_id}/{terms.purpose}"
+        now, place = (terms.round_number, terms.attempt), f"{terms.training_id}/{terms.purpose}"
         last = self._begun.get(place)
         if last is not None and now <= last:
             raise PeerViolation(
@@ -65,7 +65,7 @@ class RoundHistory:
         """
         place = f"{terms.purpose}/{terms.subject.hex()}/{terms.round_number}"
         if may_change:
-            place += f"/{terms.federation_id}"
+            place += f"/{terms.training_id}"
         if self._vectors.setdefault(place, vector) != vector:
             raise PeerViolation(
                 f"in {terms}, this hospital had another answer to the same question before: its images, or what it "

@@ -36,10 +36,10 @@ from federated_learning.secure_aggregation.messages import (
     HEADER_BYTES,
     SEALED_BYTES,
     Kind,
-    body_of,
     header,
     listed,
     masked_bytes,
+    read_body,
     read_survivors,
     vector_bytes,
 )
@@ -213,7 +213,7 @@ class HospitalAggregation:
             bits = int.from_bytes(delivery[HEADER_BYTES : HEADER_BYTES + BITMAP_BYTES], "little")
             shared = self._terms.names(bits, whose=whose)
         size = BITMAP_BYTES + SEALED_BYTES * (len(shared) - 1)
-        body = body_of(self._terms, delivery, Kind.DELIVERY, None, body_bytes=size)
+        body = read_body(self._terms, delivery, Kind.DELIVERY, None, body_bytes=size)
         if self._name not in shared or not shared <= frozenset(self._keys):
             raise PeerViolation(f"{whose} delivers shares in {self._terms} of hospitals that advertised no keys")
         self._require_enough(shared, "hospitals with shares")

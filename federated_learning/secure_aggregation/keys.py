@@ -22,8 +22,8 @@ from federated_learning.secure_aggregation.messages import (
     KEY_BYTES,
     SIGNATURE_BYTES,
     Kind,
-    body_of,
     header,
+    read_body,
     speaker,
 )
 from federated_learning.secure_aggregation.sharing import SECRET_BYTES
@@ -91,7 +91,7 @@ def self_mask_seed(terms: RoundTerms, name: str, self_seed: bytes) -> Seed:
     return Seed(HKDF(algorithm=SHA256(), length=SECRET_BYTES, salt=terms.session, info=info).derive(self_seed))
 
 
-def public_of(private: bytes) -> bytes:
+def derive_public_key(private: bytes) -> bytes:
     """The X25519 public key of 32 private bytes."""
     return X25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw()
 
@@ -109,7 +109,7 @@ def write_advertisement(terms: RoundTerms, name: str, own: RoundSecrets, signing
 
 def read_advertisement(terms: RoundTerms, name: str, message: bytes) -> PublicKeys:
     """Check an advertisement's session and signature. Raises PeerViolation naming the hospital."""
-    body = body_of(terms, message, Kind.ADVERTISEMENT, name, body_bytes=ADVERTISEMENT_BYTES - HEADER_BYTES)
+    body = read_body(terms, message, Kind.ADVERTISEMENT, name, body_bytes=ADVERTISEMENT_BYTES - HEADER_BYTES)
     _verify(terms, name, message, "round keys")
     sealing, mask, committed = (bytes(body[at : at + KEY_BYTES]) for at in range(0, 3 * KEY_BYTES, KEY_BYTES))
     return PublicKeys(sealing, mask, committed)
@@ -176,7 +176,7 @@ def write_confirmation(
 
 def check_confirmation(terms: RoundTerms, name: str, message: bytes, transcript: Transcript, view: View) -> None:
     """Check that a hospital was told the same as this side. Raises PeerViolation naming it."""
-    body = body_of(terms, message, Kind.CONFIRMATION, name, body_bytes=CONFIRMATION_BYTES - HEADER_BYTES)
+    body = read_body(terms, message, Kind.CONFIRMATION, name, body_bytes=CONFIRMATION_BYTES - HEADER_BYTES)
     if int.from_bytes(body[:BITMAP_BYTES], "little") != view.survivors:
         raise PeerViolation(f"hospital {name} was told of other survivors of {terms}: nothing is unmasked")
     content = message[:-SIGNATURE_BYTES]

@@ -57,7 +57,7 @@ def header(terms: RoundTerms, kind: Kind, sender: str | None) -> bytes:
     return _HEADER.pack(_MAGIC, kind, 0, index, terms.session)
 
 
-def body_of(terms: RoundTerms, message: bytes, kind: Kind, sender: str | None, *, body_bytes: int) -> memoryview:
+def read_body(terms: RoundTerms, message: bytes, kind: Kind, sender: str | None, *, body_bytes: int) -> memoryview:
     """Check length, kind, sender and session of a message and return what follows its header.
 
     Raises PeerViolation naming the sender. Nothing is copied.
@@ -81,7 +81,7 @@ def body_of(terms: RoundTerms, message: bytes, kind: Kind, sender: str | None, *
     return memoryview(message)[HEADER_BYTES:]
 
 
-def sender_of(terms: RoundTerms, message: bytes | memoryview, *, whose: str) -> str:
+def read_sender(terms: RoundTerms, message: bytes | memoryview, *, whose: str) -> str:
     """Which hospital's message lies inside a list that the coordinator passes on."""
     index = int.from_bytes(message[6:8], "little")
     if index >= len(terms.members):
@@ -96,9 +96,9 @@ def listed(terms: RoundTerms, message: bytes, kind: Kind, *, item_bytes: int) ->
         raise PeerViolation(
             f"the coordinator sent {len(message)} bytes as {kind.name.lower()} of {terms}: run it again"
         )
-    body = body_of(terms, message, kind, None, body_bytes=count * item_bytes)
+    body = read_body(terms, message, kind, None, body_bytes=count * item_bytes)
     items = [bytes(body[at : at + item_bytes]) for at in range(0, len(body), item_bytes)]
-    names = [sender_of(terms, item, whose="the coordinator") for item in items]
+    names = [read_sender(terms, item, whose="the coordinator") for item in items]
     if names != terms.ordered(frozenset(names)):
         raise PeerViolation(f"the coordinator lists a hospital twice or in the wrong order in {terms}: run it again")
     return dict(zip(names, items, strict=True))
@@ -114,7 +114,7 @@ def write_survivors(terms: RoundTerms, digests: Mapping[str, bytes]) -> bytes:
 def read_survivors(terms: RoundTerms, message: bytes) -> dict[str, bytes]:
     """The digests that `write_survivors` wrote, by hospital. Raises PeerViolation."""
     count = max(0, len(message) - HEADER_BYTES - BITMAP_BYTES) // HASH_BYTES
-    body = body_of(terms, message, Kind.SURVIVORS, None, body_bytes=BITMAP_BYTES + HASH_BYTES * count)
+    body = read_body(terms, message, Kind.SURVIVORS, None, body_bytes=BITMAP_BYTES + HASH_BYTES * count)
     names = terms.ordered(terms.names(int.from_bytes(body[:BITMAP_BYTES], "little"), whose="the coordinator"))
     if len(names) != count:
         raise PeerViolation(f"the coordinator's list of survivors of {terms} has another length: run it again")

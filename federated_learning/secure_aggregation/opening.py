@@ -24,7 +24,7 @@ from federated_learning.secure_aggregation.keys import (
     check_distinct,
     check_masked,
     commitment,
-    public_of,
+    derive_public_key,
     read_advertisement,
     self_mask_seed,
 )
@@ -34,9 +34,9 @@ from federated_learning.secure_aggregation.messages import (
     CONFIRMATION_BYTES,
     HEADER_BYTES,
     Kind,
-    body_of,
     listed,
     masked_bytes,
+    read_body,
     read_survivors,
     vector_bytes,
 )
@@ -122,7 +122,7 @@ class Opening:
         if frozenset(digests) != frozenset(self.masked) or not frozenset(digests) <= shared <= frozenset(keys):
             raise PeerViolation(f"the coordinator's opening of {terms} lacks a survivor's vector or secret")
         for name, message in self.masked.items():
-            body_of(terms, message, Kind.MASKED, name, body_bytes=masked_bytes(terms))
+            read_body(terms, message, Kind.MASKED, name, body_bytes=masked_bytes(terms))
             if check_masked(terms, name, message) != digests[name]:
                 raise PeerViolation(f"the coordinator's opening of {terms} holds another vector of hospital {name}")
         signed = listed(terms, self.confirmations, Kind.CONFIRMATIONS, item_bytes=CONFIRMATION_BYTES)
@@ -141,7 +141,7 @@ Fits = Callable[[RoundTerms, str, PublicKeys, bytes], bool]
 
 def fits_mask_key(_terms: RoundTerms, _name: str, keys: PublicKeys, secret: bytes) -> bool:
     """Of a private mask key."""
-    return hmac.compare_digest(public_of(secret), keys.mask)
+    return hmac.compare_digest(derive_public_key(secret), keys.mask)
 
 
 def fits_commitment(terms: RoundTerms, name: str, keys: PublicKeys, secret: bytes) -> bool:

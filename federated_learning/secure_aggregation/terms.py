@@ -47,7 +47,7 @@ class RoundTerms:
         single out its update (Pasquini et al. 2022), gets masks that do not even share a session.
     """
 
-    federation_id: str
+    training_id: str
     purpose: str
     round_number: int
     attempt: int
@@ -63,7 +63,7 @@ class RoundTerms:
         """Refuse terms under which masks would not protect, or that nobody could hold in memory."""
         object.__setattr__(self, "roster", MappingProxyType(dict(self.roster)))
         self._check_roster()
-        for what, text in (("federation id", self.federation_id), ("purpose", self.purpose)):
+        for what, text in (("federation id", self.training_id), ("purpose", self.purpose)):
             if not _NAME.fullmatch(text):
                 raise ConfigurationError(f"{what} {text[:64]!r} is not lower-case letters, digits and hyphens")
         if not (0 <= self.round_number < 1 << 63 and 0 <= self.attempt < 1 << 31):
@@ -112,7 +112,7 @@ class RoundTerms:
     def session(self) -> bytes:
         """SHA-256 over all terms. It stands in every message, so that none fits another round, attempt or model."""
         digest = hashlib.sha256(_DOMAIN)
-        for text in (self.federation_id, self.purpose):
+        for text in (self.training_id, self.purpose):
             digest.update(len(text).to_bytes(2, "little") + text.encode())
         for number in (self.round_number, self.attempt, self.threshold, self.update_length, self.ring_bits):
             digest.update(number.to_bytes(8, "little"))

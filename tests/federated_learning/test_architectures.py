@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from contract.errors import ConfigurationError
-from federated_learning.architectures import ARCHITECTURES, Pool, build, folded
+from federated_learning.architectures import ARCHITECTURES, Pool, build, fold_normalisation
 from federated_learning.normaliser_free import RESIDUAL_SCALE, StandardisedConvolution2d
 from federated_learning.torch_networks import shared_weights
 
@@ -29,7 +29,7 @@ def stirred(architecture: str, *, pool: Pool = "average", channels: int = 1, cla
 @pytest.mark.parametrize("architecture", [name for name in ARCHITECTURES if name != "resnet18"])
 def test_folded_network_computes_the_same_with_plain_layers_only(architecture: str, pool: Pool) -> None:
     network = stirred(architecture, pool=pool)
-    plain = folded(network)
+    plain = fold_normalisation(network)
     kinds = {type(module) for module in plain.modules() if not list(module.children())}
     kinds -= {nn.Identity, nn.Dropout}
     assert kinds <= {nn.Conv2d, nn.ReLU, nn.AvgPool2d, nn.MaxPool2d, nn.AdaptiveAvgPool2d, nn.Linear}

@@ -10,7 +10,7 @@ from PIL import Image
 from contract.model_card import read_card
 from federated_learning.augmentation import NONE
 from federated_learning.command import main
-from federated_learning.data_source import ManifestSource, labels_of, load
+from federated_learning.data_source import ManifestSource, collect_labels, load
 from federated_learning.export import run_onnx
 from federated_learning.report.results import read_results
 from federated_learning.run_records import Description, RunKind, read_run
@@ -54,7 +54,7 @@ def test_train_and_publish(
         examples = source.examples(split)
         logits = run_onnx(tmp_path / "model" / "model.onnx", load(examples, card.input))
         stated = next(metric for metric in card.metrics if metric.name == "accuracy" and metric.split == split)
-        assert stated.value == pytest.approx((logits.argmax(1) == labels_of(examples)).mean(), abs=1e-4)
+        assert stated.value == pytest.approx((logits.argmax(1) == collect_labels(examples)).mean(), abs=1e-4)
         assert stated.interval_95 is not None
         assert stated.interval_95[0] <= stated.value <= stated.interval_95[1]
         assert np.isfinite(logits).all()

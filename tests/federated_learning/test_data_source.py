@@ -7,9 +7,8 @@ from contract.errors import ConfigurationError
 from federated_learning.data_source import (
     FolderSource,
     ManifestSource,
-    PatientSplit,
     check_disjoint_patients,
-    labels_of,
+    collect_labels,
     load,
     open_source,
 )
@@ -24,7 +23,7 @@ def test_examples_of_roles_in_manifest_order(drawn_data: tuple[Path, Path]) -> N
     examples = source.examples("choose", "test")
     assert len(examples) == 36
     assert examples[4].path == folder / "bright" / "choose-4.png"
-    assert labels_of(examples)[:6].tolist() == [0, 1, 2, 0, 1, 2]
+    assert collect_labels(examples)[:6].tolist() == [0, 1, 2, 0, 1, 2]
 
 
 def test_images_are_what_serving_reads(drawn_data: tuple[Path, Path], description: Description, tmp_path: Path) -> None:
@@ -141,21 +140,6 @@ def test_folders_in_wrong_places_are_named(tmp_path: Path, files: list[str], nam
 def test_a_folder_that_there_is_not(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="cannot be read"):
         FolderSource(tmp_path / "none", classes=CLASSES)
-
-
-def test_a_split_keeps_patients_together_and_moves_nobody(drawn_data: tuple[Path, Path]) -> None:
-    manifest, folder = drawn_data
-    source = ManifestSource(manifest=manifest, folder=folder, classes=CLASSES)
-    split = PatientSplit(source, "train", validation_share=0.4, seed=3)
-    training, validation = split.examples("training"), split.examples("validation")
-    check_disjoint_patients(training, validation)
-    assert sorted([*training, *validation], key=str) == sorted(source.examples("train"), key=str)
-    assert split.reread().examples("validation") == validation
-    manifest.write_text(manifest.read_text() + "new.png,plain,somebody,train\n")
-    assert {*split.reread().examples("training", "validation")} > {*training, *validation}
-    assert {*validation} <= {*split.reread().examples("validation")}
-    with pytest.raises(ConfigurationError, match="between 0 and 1"):
-        PatientSplit(source, "train", validation_share=1)
 
 
 def test_unreadable_manifests(tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ def test_a_class_that_does_not_occur_counts_nowhere() -> None:
     chosen = slice(0, 5)
     assert once(figures.macro_recall, PROBABILITIES[chosen], LABELS[chosen]) == pytest.approx((2 / 3 + 1 / 2) / 2)
     assert np.isfinite(once(figures.macro_area_under_curve, PROBABILITIES[chosen], LABELS[chosen]))
-    assert np.isnan(once(figures.recall_of(2), PROBABILITIES[chosen], LABELS[chosen]))
+    assert np.isnan(once(figures.make_recall(2), PROBABILITIES[chosen], LABELS[chosen]))
 
 
 @given(st.lists(st.tuples(st.integers(0, 4), st.booleans()), min_size=2, max_size=20))
@@ -150,9 +150,9 @@ FAR_FROM_EVEN = {
     "accuracy": (figures.accuracy, 0.2857142857142857, 0.14285714285714285),
     "correlation": (figures.matthews_correlation, -0.049286405809014416, -0.3491486243775878),
     "macro recall": (figures.macro_recall, 0.2833333333333334, 0.12037037037037036),
-    "recall 0": (figures.recall_of(0), 0.4, 0.25),
-    "recall 1": (figures.recall_of(1), 0.2, 0.0),
-    "recall 2": (figures.recall_of(2), 0.25, 0.1111111111111111),
+    "recall 0": (figures.make_recall(0), 0.4, 0.25),
+    "recall 1": (figures.make_recall(1), 0.2, 0.0),
+    "recall 2": (figures.make_recall(2), 0.25, 0.1111111111111111),
     "log loss": (figures.log_loss, 1.3710245285837874, 1.446016298960603),
     "macro area": (figures.macro_area_under_curve, 0.4787037037037038, 0.3122940059214569),
 }
@@ -174,7 +174,7 @@ def test_figures_are_those_of_scikit_learn(name: str) -> None:
 
 ALL_FIGURES = (
     *(figures.accuracy, figures.macro_recall, figures.matthews_correlation, figures.macro_area_under_curve),
-    *(figures.log_loss, figures.calibration_error, figures.recall_of(1)),
+    *(figures.log_loss, figures.calibration_error, figures.make_recall(1)),
     *(figures.coverage(0.6), figures.selective_accuracy(0.6)),
 )
 

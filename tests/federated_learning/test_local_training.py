@@ -11,10 +11,9 @@ from federated_learning.augmentation import NONE
 from federated_learning.averaging import GlobalModel, weighted_mean
 from federated_learning.checkpoints import read, save
 from federated_learning.in_process import Trainer
-from federated_learning.local_training import LocalTrainer
-from federated_learning.optimisation import learning_rate, make_optimizer
+from federated_learning.local_training import LocalTrainer, learning_rate, make_optimizer
 from federated_learning.torch_networks import Images, Labels, Weights, new_network
-from federated_learning.training_settings import RoundTask, Stage, TrainingSettings, changed, plan_rounds
+from federated_learning.training_settings import RoundTask, Stage, TrainingSettings, change_settings, plan_rounds
 from tests.federated_learning.test_in_process import pictures
 
 
@@ -153,7 +152,7 @@ def test_class_weights_and_the_proximal_term_act_on_the_update() -> None:
     plain, weighed = hospital(settings()), hospital(settings(), class_weights=(3.0, 0.5, 0.5))
     start = GlobalModel(settings()).weights
     strong = settings(optimizer="sgd", momentum=0.0, weight_decay=0.0, peak_rate=0.05)
-    free, tied = hospital(strong), hospital(changed(strong, proximal=10.0))
+    free, tied = hospital(strong), hospital(change_settings(strong, proximal=10.0))
     for local in (plain, weighed, free, tied):
         local.load(start)
         local.train(task(batches=6))

@@ -11,15 +11,15 @@ from contract.model_card import FederationRecord, InputSpecification, Modality, 
 from federated_learning import publication
 from federated_learning.augmentation import NONE, Augmentation
 from federated_learning.checkpoints import save
-from federated_learning.data_source import ManifestSource, labels_of, load
+from federated_learning.data_source import ManifestSource, collect_labels, load
 from federated_learning.evaluation import uncertainty_threshold
-from federated_learning.in_process import Chosen, trainer_of
+from federated_learning.in_process import Chosen, make_trainer
 from federated_learning.model_readme import Split, readme
 from federated_learning.publication import measure, publish, recipe_words
 from federated_learning.report import evaluating
 from federated_learning.report.evaluating import evaluate, evaluate_published
 from federated_learning.run_records import Description, RunKind, RunRecord, write_run
-from federated_learning.temperature import fitted_temperature
+from federated_learning.temperature import fit_usable_temperature
 from federated_learning.training_settings import Stage, TrainingSettings
 from tests.end_to_end.models import write_tiny_model
 from tests.federated_learning.conftest import CLASSES
@@ -72,8 +72,8 @@ def test_a_securely_aggregated_model_says_all_of_it(
     run.mkdir()
     write_run(run, record)
     examples = source.examples("train")[:4]
-    hospital = {"": (load(examples, description.input), labels_of(examples))}
-    save(trainer_of(record.settings, hospital).chosen(), run / "best.npz")  # no checkpoint: a coordinator's run
+    hospital = {"": (load(examples, description.input), collect_labels(examples))}
+    save(make_trainer(record.settings, hospital).chosen(), run / "best.npz")  # no checkpoint: a coordinator's run
     card = publish(run, model, source=source, test_roles=("test",))
     assert read_card(model / "card.json") == card
     compared = evaluate(run, name="secure", source=source, test_roles=())
@@ -208,10 +208,10 @@ def test_a_model_that_is_never_uncertain_says_why() -> None:
 
 def test_a_temperature_at_the_end_of_its_range_is_no_calibration() -> None:
     right = np.array([[4.0, 0.0], [0.0, 3.0]])
-    assert fitted_temperature(right, np.array([0, 1])) is None  # the colder the better: nothing to calibrate on
-    assert fitted_temperature(right, np.array([1, 0])) is None
+    assert fit_usable_temperature(right, np.array([0, 1])) is None  # the colder the better: nothing to calibrate on
+    assert fit_usable_temperature(right, np.array([1, 0])) is None
     mixed = np.array([[2.0, 0.0], [2.0, 0.0], [2.0, 0.0], [0.0, 2.0]])
-    found = fitted_temperature(mixed, np.array([0, 0, 1, 1]))
+    found = fit_usable_temperature(mixed, np.array([0, 0, 1, 1]))
     assert found == pytest.approx(2 / np.log(3), abs=1e-3)
 
 

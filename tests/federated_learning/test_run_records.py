@@ -3,8 +3,7 @@ from pathlib import Path
 import pytest
 
 from contract.errors import ConfigurationError
-from federated_learning.fitting import fitted
-from federated_learning.recipe import find_description
+from federated_learning.recipe import find_description, fit_to_description
 from federated_learning.run_records import (
     Description,
     FederationRecord,
@@ -62,6 +61,6 @@ def test_a_record_that_is_none_is_refused(tmp_path: Path, content: str) -> None:
 
 def test_the_sample_description_can_be_trained() -> None:
     description = read_description(SAMPLE)
-    assert fitted(TrainingSettings(), description).classes == len(description.classes)
+    assert fit_to_description(TrainingSettings(), description).classes == len(description.classes)
     assert find_description(str(SAMPLE)) == description
     assert find_description("pediatric-pneumonia").classes == ("normal", "bacteria", "virus")

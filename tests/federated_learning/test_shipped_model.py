@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from contract.model_card import ModelCard, View, read_card
-from federated_learning.data_source import Example, ManifestSource, check_disjoint_patients, labels_of, load
+from federated_learning.data_source import Example, ManifestSource, check_disjoint_patients, collect_labels, load
 from federated_learning.evaluation import accuracy, coverage, selective_accuracy, uncertainty_threshold
 from federated_learning.export import MAX_BYTES, OPERATORS, run_onnx
 from federated_learning.model_readme import WANTED_ACCURACY
@@ -92,7 +92,7 @@ def test_a_sample_is_read_and_predicted_as_stated(card: ModelCard, source: Manif
     images = load(examples, card.input)
     np.testing.assert_array_equal(images, np.stack([plain_input(example, card) for example in examples]))
     expected = stated(card, "dev_val")
-    found = accuracy(softmax(run_onnx(FOLDER / "model.onnx", images)), labels_of(examples))
+    found = accuracy(softmax(run_onnx(FOLDER / "model.onnx", images)), collect_labels(examples))
     assert abs(found - expected) < 3.5 * math.sqrt(expected * (1 - expected) / len(examples))
 
 
@@ -108,7 +108,7 @@ def test_no_patient_is_in_two_splits(source: ManifestSource) -> None:
 @pytest.mark.parametrize("role", ["dev_val", *TEST_ROLES])
 def test_stated_accuracy_is_found_again(card: ModelCard, source: ManifestSource, role: str) -> None:
     examples = source.examples(role)
-    logits, labels = run_onnx(FOLDER / "model.onnx", load(examples, card.input)), labels_of(examples)
+    logits, labels = run_onnx(FOLDER / "model.onnx", load(examples, card.input)), collect_labels(examples)
     # one image in a hundred may fall on the other side of a tie on another processor
     assert accuracy(softmax(logits), labels) == pytest.approx(stated(card, role), abs=0.01)
     assert card.uncertain_below is not None

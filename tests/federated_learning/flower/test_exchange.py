@@ -12,7 +12,8 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from contract.errors import PeerDisconnected
 from federated_learning.flower.exchange import GridExchange
-from federated_learning.rounds.letters import ERROR, Letter, Step, Trouble, to_records
+from federated_learning.flower.records import to_records
+from federated_learning.rounds.letters import ERROR, Letter, Step, Trouble
 from federated_learning.rounds.settings import Waiting
 
 NODES = {11: "north", 12: "south"}
@@ -87,6 +88,19 @@ def test_each_hospital_gets_its_letter_and_its_answer_counts(grid: Grid) -> None
         "south": {"answer": b"2"},
     }
     assert answers.failures == {}
+
+
+@pytest.mark.parametrize("fault", [KeyError("ConfigRecord"), ValueError("body"), RecursionError()], ids=repr)
+def test_an_answer_that_flower_cannot_read_fails_alone(grid: Grid, fault: Exception) -> None:
+    def script(grid: Grid) -> None:
+        if grid.looks == 1:
+            grid.reply(1, Letter(parts={"answer": b"2"}))
+            raise fault
+
+    grid.script = script
+    answers = ask(grid)
+    assert set(answers.letters) == {"south"}
+    assert answers.failures == {"north": "sent what is no message: run the same version on both sides"}
 
 
 def test_one_that_comes_back_is_asked_again(grid: Grid) -> None:

@@ -19,11 +19,11 @@ from flwr.supernode.runtime import run_clientapp
 
 from contract.errors import ConfigurationError, PeerDisconnected
 from federated_learning.flower import running, supernode
+from federated_learning.flower.records import from_records
 from federated_learning.flower.running import run_hospital
-from federated_learning.flower.tasks import Runtime, TaskQueue, serve_messages
-from federated_learning.flower.uploading import UPLOADS
-from federated_learning.rounds.letters import ERROR, Step, from_records, trouble_of
-from tests.federated_learning.rounds.local import LocalFederation
+from federated_learning.flower.tasks import UPLOADS, Runtime, TaskQueue, serve_messages
+from federated_learning.rounds.letters import ERROR, Step, read_trouble
+from tests.federated_learning.rounds.local import LocalTraining
 
 LOST = [
     ObjectPushError("object", 1, "session"),
@@ -35,8 +35,8 @@ LOST = [
 
 
 @pytest.fixture(scope="module")
-def federation(tmp_path_factory: pytest.TempPathFactory) -> LocalFederation:
-    return LocalFederation(tmp_path_factory.mktemp("federation"), hospitals=3)
+def federation(tmp_path_factory: pytest.TempPathFactory) -> LocalTraining:
+    return LocalTraining(tmp_path_factory.mktemp("federation"), hospitals=3)
 
 
 @contextmanager
@@ -85,9 +85,7 @@ def test_an_answer_that_flower_dropped_in_the_middle_is_uploaded_again(flower: d
     assert pushed == ["answer"] * UPLOADS
 
 
-def test_a_hospital_goes_on_with_the_next_supernode(
-    federation: LocalFederation, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_hospital_goes_on_with_the_next_supernode(federation: LocalTraining, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first one loses an answer, the second one does not start in time, the third one brings the end of the run."""
     lives: list[object] = []
 
@@ -107,7 +105,7 @@ def test_a_hospital_goes_on_with_the_next_supernode(
     monkeypatch.setattr(running, "supernode", started)
     monkeypatch.setattr(running, "serve_messages", serve)
     monkeypatch.setattr(running, "PAUSE_SECONDS", 0.0)
-    monkeypatch.setattr(running, "watched", lambda *_given, **_named: nullcontext())
+    monkeypatch.setattr(running, "watch_coordinator", lambda *_given, **_named: nullcontext())
     said: list[str] = []
     run_hospital(federation.hospital_settings("hospital-a"), say=said.append)
     assert len(lives) == 3
@@ -147,7 +145,7 @@ def message(kind: str, content: RecordDict | None = None) -> Any:
     ids=["unknown step", "no step", "no order", "no content", "deep", "no object", "too long"],
 )
 def test_a_message_of_any_form_is_answered(
-    federation: LocalFederation, monkeypatch: pytest.MonkeyPatch, hostile: Message
+    federation: LocalTraining, monkeypatch: pytest.MonkeyPatch, hostile: Message
 ) -> None:
     monkeypatch.setattr("flwr.app.Message", replied)
     session = federation.exchange.sessions["hospital-a"]
@@ -155,7 +153,7 @@ def test_a_message_of_any_form_is_answered(
     answer = from_records(reply.content, max_bytes=0)
     assert reply.reply_to is hostile
     assert set(answer.header) == {ERROR}
-    assert trouble_of(answer) is not None
+    assert read_trouble(answer) is not None
     assert not session.finished
 
 

@@ -13,22 +13,22 @@ import pytest
 
 from contract.errors import ConfigurationError
 from federated_learning.flower import running
-from federated_learning.flower.reaching import Reachability, watched
+from federated_learning.flower.reaching import Reachability, watch_coordinator
 from federated_learning.flower.running import run_hospital
 from federated_learning.rounds.participants import (
     COORDINATOR_CERTIFICATE,
     COORDINATOR_KEY,
-    Federation,
-    make_federation,
+    Participants,
     make_hospital_keys,
-    read_federation,
+    make_participants,
+    read_participants,
 )
-from tests.federated_learning.rounds.local import LocalFederation
+from tests.federated_learning.rounds.local import LocalTraining
 
 
 @pytest.fixture(scope="module")
-def hospitals(tmp_path_factory: pytest.TempPathFactory) -> LocalFederation:
-    return LocalFederation(tmp_path_factory.mktemp("federation"), hospitals=3)
+def hospitals(tmp_path_factory: pytest.TempPathFactory) -> LocalTraining:
+    return LocalTraining(tmp_path_factory.mktemp("federation"), hospitals=3)
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def hospitals(tmp_path_factory: pytest.TempPathFactory) -> LocalFederation:
     ],
 )
 def test_a_hospital_without_the_images_of_its_settings_does_not_start(
-    hospitals: LocalFederation, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any], words: str
+    hospitals: LocalTraining, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any], words: str
 ) -> None:
     monkeypatch.setattr(running, "supernode", lambda *_given, **_named: pytest.fail("it was started"))
     settings = hospitals.hospital_settings("hospital-a")
@@ -52,9 +52,9 @@ def test_a_hospital_without_the_images_of_its_settings_does_not_start(
         run_hospital(settings.model_copy(update={"data": data}), say=lambda _line: None)
 
 
-def federation_at(folder: Path, port: int) -> Federation:
+def federation_at(folder: Path, port: int) -> Participants:
     public = [make_hospital_keys("north", folder / "north")]
-    return read_federation(make_federation(public, folder / "coordinator", host="127.0.0.1", port=port))
+    return read_participants(make_participants(public, folder / "coordinator", host="127.0.0.1", port=port))
 
 
 @contextmanager
@@ -143,7 +143,7 @@ def test_a_name_without_an_address_and_a_firewall_are_told(tmp_path: Path, monke
             said.append(line)
             told.set()
 
-        with watched(federation, say=say):
+        with watch_coordinator(federation, say=say):
             assert told.wait(60)
         assert said == [f"the coordinator at 127.0.0.1:9092 cannot be reached ({words}); trying again"]
 
@@ -153,4 +153,4 @@ def test_an_address_that_is_none_is_refused_when_it_is_read(tmp_path: Path) -> N
     path = tmp_path / "coordinator" / "federation.json"
     path.write_text(path.read_text().replace("127.0.0.1:9092", "127.0.0.1"))
     with pytest.raises(ConfigurationError, match="write an address as host:port"):
-        read_federation(path)
+        read_participants(path)

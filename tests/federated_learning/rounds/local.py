@@ -7,24 +7,23 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from contract.model_card import InputSpecification, Modality
 from federated_learning.data_source import ManifestSource
-from federated_learning.flower.exchange import Answers
 from federated_learning.loopback.sites import Site, draw_data, sites, write_tables
 from federated_learning.rounds.aggregating import Event
 from federated_learning.rounds.coordinator import Coordinator, RoundReport
 from federated_learning.rounds.hospital_session import HospitalSession
-from federated_learning.rounds.letters import Letter, Step, trouble_of
+from federated_learning.rounds.letters import Answers, Letter, Step, read_trouble
 from federated_learning.rounds.participants import (
     FEDERATION,
-    Federation,
-    make_federation,
+    Participants,
     make_hospital_keys,
-    read_federation,
+    make_participants,
+    read_participants,
     read_signing_key,
 )
 from federated_learning.rounds.settings import (
     Aggregation,
     CoordinatorSettings,
-    Data,
+    HospitalData,
     HospitalSettings,
     Sums,
     Waiting,
@@ -85,13 +84,13 @@ class LocalExchange:
             if answer is None:
                 answers.failures[name] = "went away"
             else:
-                answers.add(name, answer, trouble_of(answer))
+                answers.add(name, answer, read_trouble(answer))
                 self.view.append((step, name, answer))
                 answered(name)
         return answers
 
 
-class LocalFederation:
+class LocalTraining:
     """Hospitals with drawn pictures, and coordinators as often as one is wanted."""
 
     def __init__(
@@ -110,8 +109,8 @@ class LocalFederation:
         )
         self.sites: tuple[Site, ...] = sites(hospitals, ROLES)
         public = [make_hospital_keys(site.name, folder / site.name) for site in self.sites]
-        self.federation: Federation = read_federation(
-            make_federation(public, folder / "coordinator", host="127.0.0.1", port=9092)
+        self.participants: Participants = read_participants(
+            make_participants(public, folder / "coordinator", host="127.0.0.1", port=9092)
         )
         source = ManifestSource(manifest=self.manifest, folder=self.data, classes=CLASSES)
         self.tables = write_tables(
@@ -124,7 +123,7 @@ class LocalFederation:
 
     @property
     def names(self) -> tuple[str, ...]:
-        return self.federation.names
+        return self.participants.names
 
     def hospital_settings(self, name: str) -> HospitalSettings:
         return HospitalSettings(
@@ -133,7 +132,9 @@ class LocalFederation:
             federation=self.folder / "coordinator" / FEDERATION,
             keys=self.folder / name,
             state=self.folder / name / "state",
-            data=Data(folder=self.data, table=self.tables[name], training=("train",), validation=("validation",)),
+            data=HospitalData(
+                folder=self.data, table=self.tables[name], training=("train",), validation=("validation",)
+            ),
             threads=1,
             description=self.description,
             training=self.training,
@@ -141,18 +142,18 @@ class LocalFederation:
         )
 
     def session(
-        self, name: str, settings: HospitalSettings | None = None, federation: Federation | None = None
+        self, name: str, settings: HospitalSettings | None = None, federation: Participants | None = None
     ) -> HospitalSession:
         """A new process of this hospital, as it were."""
         return HospitalSession(
             settings or self.hospital_settings(name),
-            federation or self.federation,
+            federation or self.participants,
             self.signing_key(name),
             say=self.said.append,
         )
 
     def signing_key(self, name: str) -> Ed25519PrivateKey:
-        own = next(hospital for hospital in self.federation.hospitals if hospital.name == name)
+        own = next(hospital for hospital in self.participants.hospitals if hospital.name == name)
         return read_signing_key(self.folder / name, own)
 
     def settings(self, *, output: str = "run", attempts: int = 3) -> CoordinatorSettings:
@@ -173,7 +174,7 @@ class LocalFederation:
     def coordinator(self, settings: CoordinatorSettings | None = None) -> Coordinator:
         return Coordinator(
             settings or self.settings(),
-            self.federation,
+            self.participants,
             self.exchange,
             show=self.events.append,
             finished=self.reports.append,

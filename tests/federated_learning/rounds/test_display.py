@@ -6,10 +6,10 @@ from pathlib import Path
 from rich.console import Console
 
 from federated_learning.rounds.display import Display
-from tests.federated_learning.rounds.local import LocalFederation
+from tests.federated_learning.rounds.local import LocalTraining
 
 
-def shown(federation: LocalFederation, *, terminal: bool) -> str:
+def shown(federation: LocalTraining, *, terminal: bool) -> str:
     """A whole run's output."""
     text = io.StringIO()
     console = Console(file=text, force_terminal=terminal, width=150)
@@ -22,7 +22,7 @@ def shown(federation: LocalFederation, *, terminal: bool) -> str:
 
 
 def test_plain_lines_name_rounds_hospitals_and_time_left(tmp_path: Path) -> None:
-    text = shown(LocalFederation(tmp_path, hospitals=3), terminal=False)
+    text = shown(LocalTraining(tmp_path, hospitals=3), terminal=False)
     assert "round 0: counting: hospital-a, hospital-b, hospital-c" in text
     assert "round 1: training: hospital-a, hospital-b, hospital-c" in text
     assert "round 2 of 2: loss" in text
@@ -31,7 +31,7 @@ def test_plain_lines_name_rounds_hospitals_and_time_left(tmp_path: Path) -> None
 
 
 def test_a_terminal_has_a_line_for_each_hospital(tmp_path: Path) -> None:
-    text = shown(LocalFederation(tmp_path, hospitals=3), terminal=True)
+    text = shown(LocalTraining(tmp_path, hospitals=3), terminal=True)
     for name in ("hospital-a", "hospital-b", "hospital-c"):
         assert name in text
     assert "unmasking: done" in text

@@ -10,16 +10,16 @@ import pytest
 import torch
 
 from federated_learning.averaging import GlobalModel
-from federated_learning.optimisation import learning_rate
+from federated_learning.local_training import learning_rate
 from federated_learning.rounds.aggregating import FAILED, Aggregator, Sum
 from federated_learning.rounds.coordinator import Coordinator
 from federated_learning.rounds.letters import ERROR, Letter, Step
-from federated_learning.rounds.round_orders import Order, Question, letter_of
+from federated_learning.rounds.round_orders import Question, RoundOrder, write_order
 from federated_learning.rounds.settings import Sums
-from federated_learning.secure_aggregation import weight_of
+from federated_learning.secure_aggregation import compute_weight
 from federated_learning.torch_networks import Weights
 from federated_learning.training_settings import RoundTask, Stage
-from tests.federated_learning.rounds.local import SIDE, TRAINING, LocalFederation
+from tests.federated_learning.rounds.local import SIDE, TRAINING, LocalTraining
 
 DROPPED, ROUNDS = "hospital-d", 2
 LONGER = TRAINING.model_copy(update={"stages": (Stage(size=SIDE, epochs=ROUNDS, batch=6),)})
@@ -29,9 +29,9 @@ LONGER = TRAINING.model_copy(update={"stages": (Stage(size=SIDE, epochs=ROUNDS, 
 class Run:
     """A run whose last hospital has fewer images than the others, and falls out in the last round."""
 
-    federation: LocalFederation
+    federation: LocalTraining
     coordinator: Coordinator
-    opened: list[tuple[Step, Order, Sum]]
+    opened: list[tuple[Step, RoundOrder, Sum]]
     """All that the coordinator opened."""
     applied: list[tuple[Weights, Weights]]
     """Weights, and what was added to them."""
@@ -41,7 +41,7 @@ class Run:
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("federation")
-    federation = LocalFederation(folder, hospitals=4, training=LONGER, sums=Sums(threshold=3, ring_bits=32))
+    federation = LocalTraining(folder, hospitals=4, training=LONGER, sums=Sums(threshold=3, ring_bits=32))
     keep_images(federation.tables[DROPPED], of_each_class=3)
 
     def fall_out(step: Step, name: str, answer: Letter) -> Letter | None:
@@ -115,7 +115,7 @@ def test_what_no_image_moves_tells_a_power_of_two_and_not_the_number_of_images(r
     ]
     assert parts[0] == pytest.approx(1, rel=0.01)
     dropped = 1 - parts[1]
-    assert (weight_of(9), survey.weight, survey.examples) == (8, 3 * 16 + 8, 3 * 12 + 9)
+    assert (compute_weight(9), survey.weight, survey.examples) == (8, 3 * 16 + 8, 3 * 12 + 9)
     assert dropped == pytest.approx(8 / 56, abs=0.01)  # 9 images of 45 would be 0.2
 
 
@@ -138,17 +138,17 @@ def decay(task: RoundTask) -> float:
 
 @pytest.mark.parametrize("examples", [1, 2, 5, 6, 11, 12, 22, 23, 1000, 10**9])
 def test_a_weight_is_the_power_of_two_nearest_to_the_number_of_images(examples: int) -> None:
-    weight = weight_of(examples)
+    weight = compute_weight(examples)
     assert weight.bit_count() == 1
     assert 0.5**0.5 <= weight / examples <= 2**0.5
 
 
 @pytest.mark.parametrize("step", [Step.SURVEY, Step.EVALUATE])
 def test_a_hospital_adds_its_counts_to_no_sum_that_may_lack_another(tmp_path: Path, run: Run, step: Step) -> None:
-    federation = run.federation if step is Step.EVALUATE else LocalFederation(tmp_path, hospitals=4)
+    federation = run.federation if step is Step.EVALUATE else LocalTraining(tmp_path, hospitals=4)
     question = federation.exchange.sessions["hospital-a"]._course.question(step)
     order = question.order.model_copy(update={"threshold": 3})
-    letter = letter_of(order, attempt=9, parts=question.parts)
+    letter = write_order(order, attempt=9, parts=question.parts)
     answer = federation.exchange.sessions["hospital-a"].answer(step, letter)
     assert answer.header[ERROR] == "refused"
     assert "the coordinator asks for threshold = 3" in federation.said[-1]

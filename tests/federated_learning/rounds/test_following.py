@@ -16,19 +16,19 @@ from federated_learning.rounds.course import Course
 from federated_learning.rounds.letters import Letter, Step
 from federated_learning.rounds.settings import Sums
 from federated_learning.training_settings import Stage, TrainingSettings
-from tests.federated_learning.rounds.local import DESCRIPTION, SIDE, TRAINING, LocalFederation
+from tests.federated_learning.rounds.local import DESCRIPTION, SIDE, TRAINING, LocalTraining
 
 PLAIN = TRAINING.model_copy(update={"augmentation": NONE})
 THREE_ROUNDS = PLAIN.model_copy(update={"stages": (Stage(size=SIDE, epochs=3, batch=6),)})
 LAST = "hospital-d"
 
 
-def courses(federation: LocalFederation) -> list[Course]:
+def courses(federation: LocalTraining) -> list[Course]:
     return [session._course for session in federation.exchange.sessions.values()]
 
 
 def test_a_hospital_that_missed_rounds_goes_on_by_the_same_sums(tmp_path: Path) -> None:
-    federation = LocalFederation(tmp_path, hospitals=4, training=THREE_ROUNDS)
+    federation = LocalTraining(tmp_path, hospitals=4, training=THREE_ROUNDS)
     away = federation.exchange.sessions[LAST]
 
     def come_and_go(step: Step, name: str, answer: Letter) -> Letter | None:
@@ -50,7 +50,7 @@ def test_a_hospital_that_missed_rounds_goes_on_by_the_same_sums(tmp_path: Path) 
 
 @pytest.mark.slow
 def test_a_hospital_whose_folder_is_lost_is_left_out_in_words_and_the_others_go_on(tmp_path: Path) -> None:
-    federation = LocalFederation(tmp_path, hospitals=4, training=THREE_ROUNDS)
+    federation = LocalTraining(tmp_path, hospitals=4, training=THREE_ROUNDS)
 
     def lose(step: Step, name: str, answer: Letter) -> Letter | None:
         if step is Step.UNMASK and name == LAST and len(federation.reports) == 1:
@@ -67,7 +67,7 @@ def test_a_hospital_whose_folder_is_lost_is_left_out_in_words_and_the_others_go_
 
 def test_a_sum_that_was_begun_to_be_opened_is_opened_with_the_same_hospitals_or_never(tmp_path: Path) -> None:
     """Shares of three are lost, one hospital has gone: the others do not go on without it, until it is back."""
-    federation = LocalFederation(tmp_path, hospitals=4, training=PLAIN)
+    federation = LocalTraining(tmp_path, hospitals=4, training=PLAIN)
     gone = federation.exchange.sessions[LAST]
 
     def lose(step: Step, name: str, answer: Letter) -> Letter | None:
@@ -88,7 +88,7 @@ def test_a_sum_that_was_begun_to_be_opened_is_opened_with_the_same_hospitals_or_
 
 
 def test_pixels_are_added_up_only_where_everybodys_settings_say_so(tmp_path: Path) -> None:
-    federation = LocalFederation(tmp_path, hospitals=3, training=PLAIN)
+    federation = LocalTraining(tmp_path, hospitals=3, training=PLAIN)
     without = {"exchange_statistics": False}
     for name in federation.names:
         settings = federation.hospital_settings(name).model_copy(update=without)
@@ -100,7 +100,7 @@ def test_pixels_are_added_up_only_where_everybodys_settings_say_so(tmp_path: Pat
 
 
 def test_where_nothing_else_is_set_every_sum_is_over_the_same_hospitals(tmp_path: Path) -> None:
-    federation = LocalFederation(tmp_path, hospitals=4, sums=Sums(), training=PLAIN)
+    federation = LocalTraining(tmp_path, hospitals=4, sums=Sums(), training=PLAIN)
     lost: list[str] = []
 
     def lose(step: Step, name: str, answer: Letter) -> Letter | None:
@@ -116,7 +116,7 @@ def test_where_nothing_else_is_set_every_sum_is_over_the_same_hospitals(tmp_path
 
 
 def test_a_hospital_with_other_settings_stops_the_run_before_anything_is_counted(tmp_path: Path) -> None:
-    federation = LocalFederation(tmp_path, hospitals=4, sums=Sums(threshold=4), training=PLAIN)
+    federation = LocalTraining(tmp_path, hospitals=4, sums=Sums(threshold=4), training=PLAIN)
     changes: dict[str, dict[str, Any]] = {
         "survivors = 4. By this hospital's settings, and the sums so far, it is 3": {"aggregation": Sums(threshold=3)},
         "ring_bits = 16": {"aggregation": Sums(threshold=4, ring_bits=32)},
@@ -135,10 +135,10 @@ def test_a_hospital_with_other_settings_stops_the_run_before_anything_is_counted
 
 
 def test_everybodys_screen_shows_the_same_run(tmp_path: Path) -> None:
-    federation = LocalFederation(tmp_path, hospitals=4, training=PLAIN)
+    federation = LocalTraining(tmp_path, hospitals=4, training=PLAIN)
     (lines,) = {federation.coordinator().course.words(), *(course.words() for course in courses(federation))}
     names = "hospital-a, hospital-b, hospital-c, hospital-d"
-    assert lines[0] == f"federation {federation.federation.fingerprint}: {names}; coordinator 127.0.0.1:9092"
+    assert lines[0] == f"federation.json {federation.participants.fingerprint}: {names}; coordinator 127.0.0.1:9092"
     assert (
         lines[1] == "run 'test' of 4 hospitals, at least 3 of them in each sum, which can tell a missing one's update"
     )
@@ -148,7 +148,7 @@ def test_everybodys_screen_shows_the_same_run(tmp_path: Path) -> None:
 
 
 def test_a_hospital_does_not_go_on_with_other_settings_or_without_its_memory(tmp_path: Path) -> None:
-    federation = LocalFederation(tmp_path, hospitals=3, training=PLAIN)
+    federation = LocalTraining(tmp_path, hospitals=3, training=PLAIN)
     federation.coordinator(federation.settings().model_copy(update={"rounds": 1})).run()
     changed = federation.hospital_settings("hospital-a").model_copy(update={"exchange_statistics": False})
     with pytest.raises(ConfigurationError, match="began with other settings than this file's"):

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from contract.errors import ConfigurationError, PeerViolation
-from federated_learning.rounds.course import Survey
+from federated_learning.rounds.course import OpenedSum, Survey
 from federated_learning.rounds.hospital_session import MAX_WORDS, HospitalSession
 from federated_learning.rounds.letters import ADVERTISEMENT, ERROR, Letter, Step
 from federated_learning.rounds.local_work import LocalWork
@@ -19,20 +19,20 @@ from federated_learning.rounds.round_orders import (
     ATTEMPT,
     ORDER,
     EvaluateOrder,
-    Order,
+    RoundOrder,
     SurveyOrder,
     TrainOrder,
-    letter_of,
-    order_of,
+    read_order,
+    write_order,
 )
-from tests.federated_learning.rounds.local import LocalFederation
+from tests.federated_learning.rounds.local import LocalTraining
 
 HOSTILE: list[Any] = [
     2**40, 2**64, -1, 0, 10**4000, 1e-300, 1e300, float("nan"), float("inf"), True, None, "", "x" * 5000, "\x1b[2J\n",
     [], {}, [0] * 5000, [[]] * 50, {"x" * 5000: 1}, {str(one): 1.0 for one in range(5000)}, "a" * 64, [1e300],
 ]  # fmt: skip
 TRIES = 2
-KINDS: dict[Step, type[Order]] = {Step.SURVEY: SurveyOrder, Step.TRAIN: TrainOrder, Step.EVALUATE: EvaluateOrder}
+KINDS: dict[Step, type[RoundOrder]] = {Step.SURVEY: SurveyOrder, Step.TRAIN: TrainOrder, Step.EVALUATE: EvaluateOrder}
 OTHER = ("refused", "out-of-turn")
 
 
@@ -45,12 +45,12 @@ class Site:
 
 
 @pytest.fixture(scope="module")
-def federation(tmp_path_factory: pytest.TempPathFactory) -> LocalFederation:
-    return LocalFederation(tmp_path_factory.mktemp("federation"), hospitals=3)
+def federation(tmp_path_factory: pytest.TempPathFactory) -> LocalTraining:
+    return LocalTraining(tmp_path_factory.mktemp("federation"), hospitals=3)
 
 
 @pytest.fixture(scope="module")
-def sites(federation: LocalFederation) -> dict[Step, Site]:
+def sites(federation: LocalTraining) -> dict[Step, Site]:
     counted = Survey(
         examples=36, validation=18, weight=48, class_counts=(12, 12, 12), mean=(0.4,), standard_deviation=(0.2,)
     )
@@ -64,7 +64,7 @@ def sites(federation: LocalFederation) -> dict[Step, Site]:
         session = federation.exchange.sessions[name]
         session._course.standing = session._course.standing.model_copy(update=standing)
         question = session._course.question(step)
-        made[step] = Site(session, letter_of(question.order, attempt=0, parts=question.parts))
+        made[step] = Site(session, write_order(question.order, attempt=0, parts=question.parts))
     return made
 
 
@@ -86,10 +86,10 @@ def changed(header: Any, where: tuple[Any, ...], value: object) -> Any:
     return made
 
 
-def same(one: Letter, other: Letter, kind: type[Order]) -> bool:
+def same(one: Letter, other: Letter, kind: type[RoundOrder]) -> bool:
     """Whether both say the same in other words: 0 for 0.0, nothing for a default."""
     try:
-        return order_of(one, kind) == order_of(other, kind)
+        return read_order(one, kind) == read_order(other, kind)
     except PeerViolation:
         return False
 
@@ -106,7 +106,7 @@ def idle(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("step", KINDS)
 def test_an_order_that_is_not_the_next_one_is_refused_at_once(
-    federation: LocalFederation, sites: dict[Step, Site], step: Step, monkeypatch: pytest.MonkeyPatch
+    federation: LocalTraining, sites: dict[Step, Site], step: Step, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every place of the order in turn, with every hostile value in turn."""
     idle(monkeypatch)
@@ -147,9 +147,9 @@ def test_a_message_of_any_parts_leaves_the_hospital_there(
 
 
 def test_a_hospital_that_refused_answers_the_honest_order(tmp_path: Path) -> None:
-    federation = LocalFederation(tmp_path, hospitals=3)
+    federation = LocalTraining(tmp_path, hospitals=3)
     question = federation.coordinator().course.question(Step.SURVEY)
-    honest = letter_of(question.order, attempt=0, parts=question.parts)
+    honest = write_order(question.order, attempt=0, parts=question.parts)
     session = federation.exchange.sessions["hospital-a"]
     for where, value in ((("order", "training", "channels"), 2**40), (("order", "input", "height"), 2048)):
         assert (
@@ -162,7 +162,7 @@ def test_a_hospital_that_refused_answers_the_honest_order(tmp_path: Path) -> Non
     assert set(session.answer(Step.SURVEY, honest).parts) == {ADVERTISEMENT}
 
 
-def test_a_fault_that_nobody_thought_of_is_an_answer(federation: LocalFederation, sites: dict[Step, Site]) -> None:
+def test_a_fault_that_nobody_thought_of_is_an_answer(federation: LocalTraining, sites: dict[Step, Site]) -> None:
     site = sites[Step.SURVEY]
     faults = (RuntimeError("no memory"), MemoryError(), KeyError("smith.dcm"), RecursionError())
     for attempt, error in enumerate(faults):
@@ -188,7 +188,7 @@ def test_a_fault_that_nobody_thought_of_is_an_answer(federation: LocalFederation
     ids=str,
 )  # fmt: skip
 def test_counts_that_a_hospital_made_up_are_refused_before_anything_is_planned(
-    federation: LocalFederation, change: dict[str, Any]
+    federation: LocalTraining, change: dict[str, Any]
 ) -> None:
     course = federation.coordinator().course
     honest = {
@@ -197,12 +197,9 @@ def test_counts_that_a_hospital_made_up_are_refused_before_anything_is_planned(
     }  # fmt: skip
     none = np.zeros(0, np.uint16)
 
-    class Total:
-        update, exact, survivors = none, honest | change, frozenset(federation.names)
-
+    total = OpenedSum(update=none, exact=honest | change, survivors=frozenset(federation.names))
     with pytest.raises(ConfigurationError):
-        course.follow(Total())
-    Total.exact = honest
-    course.follow(Total())
+        course.follow(total)
+    course.follow(replace(total, exact=honest))
     assert course.standing.survey is not None
     assert course.standing.survey.examples == 36

@@ -12,12 +12,12 @@ import torch
 
 from contract.errors import AggregationAborted, ConfigurationError
 from federated_learning.augmentation import NONE
-from federated_learning.rounds.aggregating import Aggregator, Sum, Traffic, _Attempt
+from federated_learning.rounds.aggregating import Aggregator, RoundCosts, Sum, _Attempt
 from federated_learning.rounds.course import Course
 from federated_learning.rounds.letters import ERROR, POSITION, UNMASKING, UPDATE, Letter, Step
-from federated_learning.rounds.participants import Federation
-from federated_learning.rounds.round_orders import ATTEMPT, ORDER, WEIGHTS, Question, letter_of
-from tests.federated_learning.rounds.local import TRAINING, WAITING, LocalFederation
+from federated_learning.rounds.participants import Participants
+from federated_learning.rounds.round_orders import ATTEMPT, ORDER, WEIGHTS, Question, write_order
+from tests.federated_learning.rounds.local import TRAINING, WAITING, LocalTraining
 
 PLAIN = TRAINING.model_copy(update={"augmentation": NONE})
 REST = ("hospital-a", "hospital-b", "hospital-c")
@@ -26,9 +26,9 @@ REST = ("hospital-a", "hospital-b", "hospital-c")
 class Liar:
     """Asks hospitals what it likes, opens every sum that they let it open, and tells them of sums what it likes."""
 
-    def __init__(self, hospitals: LocalFederation, federation: Federation | None = None, run: str = "test") -> None:
-        self.hospitals, self.federation = hospitals, federation or hospitals.federation
-        self.course = Course(hospitals.settings().model_copy(update={"run": run}), self.federation)
+    def __init__(self, hospitals: LocalTraining, federation: Participants | None = None, run: str = "test") -> None:
+        self.hospitals, self.participants = hospitals, federation or hospitals.participants
+        self.course = Course(hospitals.settings().model_copy(update={"run": run}), self.participants)
         self.attempts = 0
 
     def opens(self, question: Question[Any], *names: str) -> Sum:
@@ -36,11 +36,11 @@ class Liar:
         self.attempts += 1
         folder = self.hospitals.folder / f"attempt-{self.attempts}"
         aggregator = Aggregator(
-            self.federation, self.hospitals.exchange, waiting=WAITING, attempts=1, folder=folder,
+            self.participants, self.hospitals.exchange, waiting=WAITING, attempts=1, folder=folder,
             show=self.hospitals.events.append,
         )  # fmt: skip
         folder.mkdir()
-        return _Attempt(aggregator, question, self.attempts, 0, Traffic()).secure(frozenset(names))
+        return _Attempt(aggregator, question, self.attempts, 0, RoundCosts()).secure(frozenset(names))
 
     def tells(self, name: str, total: Sum, parts: Mapping[str, bytes]) -> Letter:
         """What the hospital answers to such an opening of the sum that it lacks."""
@@ -51,7 +51,7 @@ class Liar:
         """Everybody goes on by a sum that is true."""
         parts = {**total.opening, **self.course.question(self.course.next_step).parts}
         self.course.follow(total)
-        for name in self.federation.names:
+        for name in self.participants.names:
             assert ERROR not in self.tells(name, total, parts).header
 
     def unmasked(self) -> int:
@@ -60,10 +60,10 @@ class Liar:
 
 
 @pytest.fixture(scope="module")
-def surveyed(tmp_path_factory: pytest.TempPathFactory) -> tuple[LocalFederation, Sum]:
+def surveyed(tmp_path_factory: pytest.TempPathFactory) -> tuple[LocalTraining, Sum]:
     """Four hospitals, from which the coordinator has the survey, and which have followed it."""
     torch.set_num_threads(1)
-    hospitals = LocalFederation(tmp_path_factory.mktemp("federation"), hospitals=4, training=PLAIN)
+    hospitals = LocalTraining(tmp_path_factory.mktemp("federation"), hospitals=4, training=PLAIN)
     liar = Liar(hospitals)
     counted = liar.opens(liar.course.question(Step.SURVEY), *hospitals.names)
     liar.is_followed(counted)
@@ -71,7 +71,7 @@ def surveyed(tmp_path_factory: pytest.TempPathFactory) -> tuple[LocalFederation,
 
 
 @pytest.fixture
-def liar(surveyed: tuple[LocalFederation, Sum]) -> Iterator[Liar]:
+def liar(surveyed: tuple[LocalTraining, Sum]) -> Iterator[Liar]:
     """A coordinator after the survey; hospitals and their folders are as they were then when it is done."""
     hospitals, counted = surveyed
     kept = hospitals.folder.with_name("kept")
@@ -118,7 +118,7 @@ def test_no_second_evaluation_and_no_survey_without_a_hospital(liar: Liar) -> No
 def test_no_second_count_in_another_run_of_other_hospitals(liar: Liar) -> None:
     """The people of the three agreed to a run without the fourth: their counts are in a sum with it already."""
     hospitals = liar.hospitals
-    three = hospitals.federation.model_copy(update={"hospitals": hospitals.federation.hospitals[:3]})
+    three = hospitals.participants.model_copy(update={"hospitals": hospitals.participants.hospitals[:3]})
     other = Liar(hospitals, three, run="another")
     other.attempts = 100
     for name in REST:
@@ -197,7 +197,7 @@ def test_nothing_in_an_order_can_be_chosen(liar: Liar, step: Step) -> None:
             answer = session.answer(step, Letter(header={ORDER: order, ATTEMPT: 50}))
             assert ERROR in answer.header, path
             assert not answer.parts
-    assert ERROR not in session.answer(step, letter_of(question.order, attempt=51, parts={})).header
+    assert ERROR not in session.answer(step, write_order(question.order, attempt=51, parts={})).header
 
 
 # --- weights of its choice -------------------------------------------------------------------------------------------
@@ -253,7 +253,7 @@ def test_a_sum_is_followed_in_its_own_place_only(liar: Liar) -> None:
 
 
 def test_initial_weights_of_its_choice_are_refused_and_those_of_another_machine_are_not(tmp_path: Path) -> None:
-    hospitals = LocalFederation(tmp_path, hospitals=3, training=PLAIN)
+    hospitals = LocalTraining(tmp_path, hospitals=3, training=PLAIN)
     question = Liar(hospitals).course.question(Step.SURVEY)
     honest, chosen = question.parts[WEIGHTS], []
     for change in (0.01, float("nan"), float("inf")):
@@ -262,10 +262,10 @@ def test_initial_weights_of_its_choice_are_refused_and_those_of_another_machine_
         chosen.append(weights.tobytes())
     session = hospitals.exchange.sessions["hospital-a"]
     for content in (*chosen, honest[:-4], b""):
-        letter = letter_of(question.order, attempt=0, parts={WEIGHTS: content})
+        letter = write_order(question.order, attempt=0, parts={WEIGHTS: content})
         assert ERROR in session.answer(Step.SURVEY, letter).header
     steps = [(np.frombuffer(honest, "<f4") * (1 + step * 5e-5)).astype("<f4").tobytes() for step in range(1, 9)]
-    letters = [letter_of(question.order, attempt=9 + at, parts={WEIGHTS: step}) for at, step in enumerate(steps)]
+    letters = [write_order(question.order, attempt=9 + at, parts={WEIGHTS: step}) for at, step in enumerate(steps)]
     told = [ERROR in session.answer(Step.SURVEY, letter).header for letter in letters]
     assert told[0] is False
     assert told[-1] is True  # as far in many small steps as in one
@@ -279,12 +279,12 @@ def test_initial_weights_of_its_choice_are_refused_and_those_of_another_machine_
 
 def test_networks_of_one_seed_are_one_question(tmp_path: Path) -> None:
     """A second run with another class has the same initial weights but for the last layer: no other hospitals in it."""
-    hospitals = LocalFederation(tmp_path, hospitals=3)
+    hospitals = LocalTraining(tmp_path, hospitals=3)
     settings = hospitals.settings()
     description = settings.description.model_copy(update={"classes": (*settings.description.classes, "fourth")})
     training = settings.training.model_copy(update={"classes": 4})
     more = settings.model_copy(update={"description": description, "training": training})
-    first, second = Course(settings, hospitals.federation), Course(more, hospitals.federation)
+    first, second = Course(settings, hospitals.participants), Course(more, hospitals.participants)
     shared = [name for name, value in first.weights.items() if np.array_equal(value, second.weights[name])]
     assert len(shared) > len(first.weights) / 2
     assert first.standing.subject == second.standing.subject

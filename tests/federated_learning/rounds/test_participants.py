@@ -13,11 +13,11 @@ from federated_learning.rounds.participants import (
     COORDINATOR_KEY,
     NODE_KEY,
     SIGNING_KEY,
-    Federation,
-    make_federation,
+    Participants,
     make_hospital_keys,
-    read_federation,
-    read_hospital,
+    make_participants,
+    read_participant,
+    read_participants,
     read_signing_key,
 )
 
@@ -28,7 +28,7 @@ def public(tmp_path: Path) -> list[Path]:
 
 
 def test_private_keys_are_for_their_owner_only(tmp_path: Path, public: list[Path]) -> None:
-    make_federation(public, tmp_path / "coordinator", host="127.0.0.1", port=9092)
+    make_participants(public, tmp_path / "coordinator", host="127.0.0.1", port=9092)
     private = [
         tmp_path / "north" / NODE_KEY,
         tmp_path / "north" / SIGNING_KEY,
@@ -41,7 +41,7 @@ def test_private_keys_are_for_their_owner_only(tmp_path: Path, public: list[Path
 
 
 def test_a_federation_is_read_as_it_was_made(tmp_path: Path, public: list[Path]) -> None:
-    federation = read_federation(make_federation(public, tmp_path / "c", host="training.example", port=9092))
+    federation = read_participants(make_participants(public, tmp_path / "c", host="training.example", port=9092))
     assert federation.names == ("north", "south", "west")
     assert federation.coordinator == "training.example:9092"
     assert len(federation.fingerprint) == 64
@@ -50,9 +50,9 @@ def test_a_federation_is_read_as_it_was_made(tmp_path: Path, public: list[Path])
 
 
 def test_the_certificate_stays_when_a_hospital_joins(tmp_path: Path, public: list[Path]) -> None:
-    before = read_federation(make_federation(public, tmp_path / "c", host="127.0.0.1", port=9092))
+    before = read_participants(make_participants(public, tmp_path / "c", host="127.0.0.1", port=9092))
     more = [*public, make_hospital_keys("east", tmp_path / "east")]
-    after = read_federation(make_federation(more, tmp_path / "c", host="127.0.0.1", port=9092))
+    after = read_participants(make_participants(more, tmp_path / "c", host="127.0.0.1", port=9092))
     assert after.certificate == before.certificate
     assert after.fingerprint != before.fingerprint
 
@@ -64,11 +64,11 @@ def test_a_name_or_key_that_stands_twice_is_refused_naming_the_hospital(
     north, south = (json.loads(path.read_text()) for path in public[:2])
     public[1].write_text(json.dumps(south | {field: north[field]}))
     with pytest.raises(ConfigurationError, match=r"hospital (north|south) (stands twice|has the same)"):
-        make_federation(public, tmp_path / "c", host="127.0.0.1", port=9092)
+        make_participants(public, tmp_path / "c", host="127.0.0.1", port=9092)
 
 
 def test_another_hospitals_key_is_refused(tmp_path: Path, public: list[Path]) -> None:
-    federation = read_federation(make_federation(public, tmp_path / "c", host="127.0.0.1", port=9092))
+    federation = read_participants(make_participants(public, tmp_path / "c", host="127.0.0.1", port=9092))
     with pytest.raises(ConfigurationError, match="not the key of north"):
         read_signing_key(tmp_path / "south", federation.hospitals[0])
 
@@ -78,7 +78,7 @@ def test_a_file_that_is_no_public_file_is_refused(tmp_path: Path, content: str) 
     path = tmp_path / "north.json"
     path.write_text(content)
     with pytest.raises(ConfigurationError, match=r"north\.json"):
-        read_hospital(path)
+        read_participant(path)
 
 
 def test_keys_are_never_overwritten(tmp_path: Path, public: list[Path]) -> None:
@@ -94,14 +94,14 @@ def test_names_are_plain(tmp_path: Path, name: str) -> None:
 
 def test_a_host_is_a_name_or_an_address(tmp_path: Path, public: list[Path]) -> None:
     with pytest.raises(CallerError, match="neither a DNS name"):
-        make_federation(public, tmp_path / "c", host="a b", port=9092)
+        make_participants(public, tmp_path / "c", host="a b", port=9092)
 
 
 class TestRevokedKeys:
     """Keys that a hospital replaced, or that others may know, do not come back."""
 
-    def gathered(self, public: list[Path], folder: Path, *revoked: Path) -> Federation:
-        return read_federation(make_federation(public, folder, host="127.0.0.1", port=9092, revoked=revoked))
+    def gathered(self, public: list[Path], folder: Path, *revoked: Path) -> Participants:
+        return read_participants(make_participants(public, folder, host="127.0.0.1", port=9092, revoked=revoked))
 
     def test_keys_that_a_hospital_replaced_are_refused(self, tmp_path: Path, public: list[Path]) -> None:
         before = self.gathered(public, tmp_path / "c")
@@ -151,6 +151,6 @@ def test_a_coordinators_certificate_that_is_not_valid_today_is_told(
             return datetime.now(UTC) + timedelta(days=days)
 
     monkeypatch.setattr(keys, "datetime", Then)
-    federation = read_federation(make_federation(public, tmp_path / "c", host="127.0.0.1", port=9092))
+    federation = read_participants(make_participants(public, tmp_path / "c", host="127.0.0.1", port=9092))
     with pytest.raises(ConfigurationError, match=words):
         federation.require_certificate_in_time()

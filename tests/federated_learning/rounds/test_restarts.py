@@ -31,7 +31,7 @@ class Machines:
         training = smoke.training.model_copy(update={"stages": (Stage(size=32, epochs=2, batch=4),), "sync_every": 2})
         settings = smoke.model_copy(update={"one_falls_out": False, "training": training})
         self.folder, self.loopback = folder, Loopback(settings, folder, hospitals=3, images=None)
-        self.names = self.loopback.federation.names
+        self.names = self.loopback.participants.names
         own = self.loopback.coordinator_settings
         content = own.model_dump(mode="json", exclude_none=True)
         content["waiting"] = {"start": 200.0, "work": 200.0, "step": 100.0, "offline": 2.0, "together": 200.0}

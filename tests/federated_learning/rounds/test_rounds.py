@@ -11,7 +11,6 @@ import torch
 from contract.errors import AggregationAborted, ConfigurationError
 from contract.model_card import InputSpecification
 from federated_learning.export import run_onnx, to_onnx
-from federated_learning.flower.exchange import Answers
 from federated_learning.in_process import read_chosen
 from federated_learning.local_training import LocalTrainer
 from federated_learning.rounds.aggregating import FAILED
@@ -24,6 +23,7 @@ from federated_learning.rounds.letters import (
     SHARES,
     UNMASKING,
     UPDATE,
+    Answers,
     Letter,
     Step,
 )
@@ -32,7 +32,7 @@ from federated_learning.rounds.settings import Sums
 from federated_learning.run_records import RunKind, read_history, read_run
 from federated_learning.torch_networks import network_with
 from federated_learning.training_settings import Stage
-from tests.federated_learning.rounds.local import DESCRIPTION, TRAINING, LocalFederation
+from tests.federated_learning.rounds.local import DESCRIPTION, TRAINING, LocalTraining
 
 LEGS = (Step.TRAIN, Step.SHARES, Step.MASKED, Step.CONFIRM, Step.UNMASK)
 
@@ -42,11 +42,11 @@ def flat(coordinator: Coordinator) -> np.ndarray:
     return np.concatenate([value.ravel() for name, value in sorted(state.items()) if name.startswith("weights/")])
 
 
-def failures(federation: LocalFederation) -> list[str]:
+def failures(federation: LocalTraining) -> list[str]:
     return [f"{event.hospital}: {event.words}" for event in federation.events if event.what == FAILED]
 
 
-def lose(federation: LocalFederation, step: Step, name: str) -> Callable[[Step, str, Letter], Letter | None]:
+def lose(federation: LocalTraining, step: Step, name: str) -> Callable[[Step, str, Letter], Letter | None]:
     """Loses this hospital's answer to this step of the first round, once."""
     lost: list[Step] = []
 
@@ -61,14 +61,14 @@ def lose(federation: LocalFederation, step: Step, name: str) -> Callable[[Step, 
 
 
 def test_a_run_trains_and_leaves_its_record(tmp_path: Path) -> None:
-    federation = LocalFederation(tmp_path, hospitals=3)
+    federation = LocalTraining(tmp_path, hospitals=3)
     coordinator = federation.coordinator()
     before = flat(coordinator)
     coordinator.run()
     settings = federation.settings()
     for report in federation.reports:
         record_round(settings, report)
-    record_run(settings, federation.federation, coordinator)
+    record_run(settings, federation.participants, coordinator)
 
     assert [report.survivors for report in federation.reports] == [federation.names] * 2
     assert np.abs(flat(coordinator) - before).max() > 1e-3
@@ -92,11 +92,11 @@ def test_a_run_trains_and_leaves_its_record(tmp_path: Path) -> None:
 def test_hospitals_train_a_network_of_three_channels(tmp_path: Path) -> None:
     three = DESCRIPTION.input.model_dump() | {"channels": 3, "mean": (0.4,) * 3, "standard_deviation": (0.2,) * 3}
     description = DESCRIPTION.model_copy(update={"input": InputSpecification.model_validate(three)})
-    federation = LocalFederation(tmp_path, hospitals=3, description=description)
+    federation = LocalTraining(tmp_path, hospitals=3, description=description)
     settings = federation.settings()
     coordinator = federation.coordinator(settings)
     coordinator.run()
-    record_run(settings, federation.federation, coordinator)
+    record_run(settings, federation.participants, coordinator)
     run = read_run(settings.output)
     network = network_with(run.settings, read_chosen(settings.output / "best.npz")[0])
     specification = run.description.input
@@ -107,17 +107,17 @@ def test_hospitals_train_a_network_of_three_channels(tmp_path: Path) -> None:
 
 
 def test_a_hospital_sends_little_more_than_half_of_what_floats_take(tmp_path: Path) -> None:
-    federation = LocalFederation(tmp_path, hospitals=3)
+    federation = LocalTraining(tmp_path, hospitals=3)
     federation.coordinator().run()
     for report in federation.reports:
-        for sent in report.traffic.sent.values():
+        for sent in report.costs.sent.values():
             assert sent <= 0.5 * report.clear_bytes + 4000  # keys, shares, signatures
 
 
 def test_secure_aggregation_gives_the_weights_of_averaging_in_the_clear_but_for_rounding(tmp_path: Path) -> None:
     secure, plain = (
-        LocalFederation(tmp_path / "secure", hospitals=3, sums=Sums(ring_bits=32)),
-        LocalFederation(tmp_path / "plain", hospitals=3, sums=Sums(ring_bits=32, secure=False)),
+        LocalTraining(tmp_path / "secure", hospitals=3, sums=Sums(ring_bits=32)),
+        LocalTraining(tmp_path / "plain", hospitals=3, sums=Sums(ring_bits=32, secure=False)),
     )
     results = []
     for federation in (secure, plain):
@@ -131,7 +131,7 @@ def test_secure_aggregation_gives_the_weights_of_averaging_in_the_clear_but_for_
 
 @pytest.mark.parametrize("leg", LEGS)
 def test_of_four_hospitals_one_may_fall_out_at_any_leg(tmp_path: Path, leg: Step) -> None:
-    federation = LocalFederation(tmp_path, hospitals=4)
+    federation = LocalTraining(tmp_path, hospitals=4)
     federation.exchange.fault = lose(federation, leg, "hospital-d")
     coordinator = federation.coordinator(federation.settings())
     coordinator.run()
@@ -145,7 +145,7 @@ def test_of_four_hospitals_one_may_fall_out_at_any_leg(tmp_path: Path, leg: Step
 
 
 def test_of_three_hospitals_one_that_falls_out_costs_the_attempt_and_nobody_trains_again(tmp_path: Path) -> None:
-    federation = LocalFederation(tmp_path, hospitals=3)
+    federation = LocalTraining(tmp_path, hospitals=3)
     federation.exchange.fault = lose(federation, Step.MASKED, "hospital-b")
     coordinator = federation.coordinator()
     coordinator.run()
@@ -158,7 +158,7 @@ def test_of_three_hospitals_one_that_falls_out_costs_the_attempt_and_nobody_trai
 
 
 def test_a_round_that_fails_too_often_ends_the_run_and_keeps_what_was_reached(tmp_path: Path) -> None:
-    federation = LocalFederation(tmp_path, hospitals=3)
+    federation = LocalTraining(tmp_path, hospitals=3)
 
     def fault(step: Step, name: str, answer: Letter) -> Letter | None:
         second_round = len(federation.reports) == 1
@@ -176,13 +176,13 @@ def test_a_round_that_fails_too_often_ends_the_run_and_keeps_what_was_reached(tm
 
 
 def test_too_few_hospitals_are_named(tmp_path: Path) -> None:
-    federation = LocalFederation(tmp_path, hospitals=3)
+    federation = LocalTraining(tmp_path, hospitals=3)
     del federation.exchange.sessions["hospital-b"]
     with pytest.raises(AggregationAborted, match="missing: hospital-b"):
         federation.coordinator().run()
 
 
-def interrupted(federation: LocalFederation, leg: Step) -> np.ndarray:
+def interrupted(federation: LocalTraining, leg: Step) -> np.ndarray:
     """The coordinator dies at a leg of the second round, and another one goes on from the same folder."""
 
     class Died(Exception):
@@ -207,7 +207,7 @@ def interrupted(federation: LocalFederation, leg: Step) -> np.ndarray:
 def test_a_coordinator_that_dies_in_the_middle_of_a_round_goes_on_with_the_hospitals_work(
     tmp_path: Path, leg: Step
 ) -> None:
-    whole, broken = (LocalFederation(tmp_path / name, hospitals=3) for name in ("whole", "broken"))
+    whole, broken = (LocalTraining(tmp_path / name, hospitals=3) for name in ("whole", "broken"))
     coordinator = whole.coordinator()
     coordinator.run()
     result = interrupted(broken, leg)
@@ -216,7 +216,7 @@ def test_a_coordinator_that_dies_in_the_middle_of_a_round_goes_on_with_the_hospi
 
 
 def test_a_hospital_that_starts_anew_goes_on_where_it_was(tmp_path: Path) -> None:
-    whole, broken = (LocalFederation(tmp_path / name, hospitals=3) for name in ("whole", "broken"))
+    whole, broken = (LocalTraining(tmp_path / name, hospitals=3) for name in ("whole", "broken"))
     expected = whole.coordinator()
     expected.run()
 
@@ -240,7 +240,7 @@ def test_a_hospital_that_starts_anew_goes_on_where_it_was(tmp_path: Path) -> Non
 def test_an_update_that_is_not_finite_is_left_out_and_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: float
 ) -> None:
-    federation = LocalFederation(tmp_path, hospitals=4)
+    federation = LocalTraining(tmp_path, hospitals=4)
     diverge(monkeypatch, value, "hospital-b")
     coordinator = federation.coordinator()
     coordinator.run()
@@ -254,7 +254,7 @@ def test_an_update_that_is_too_long_is_scaled_down_and_told_at_its_hospital_only
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Neither an error nor zeros: one would tell how long it is, the others leave another's update alone in a sum."""
-    federation = LocalFederation(tmp_path, hospitals=3)
+    federation = LocalTraining(tmp_path, hospitals=3)
     diverge(monkeypatch, 1e25, "hospital-b")
     coordinator = federation.coordinator()
     coordinator.run()
@@ -266,7 +266,7 @@ def test_an_update_that_is_too_long_is_scaled_down_and_told_at_its_hospital_only
 
 @pytest.mark.parametrize("max_norm", [1e-20, 1e-3])
 def test_how_long_an_update_is_changes_nothing_that_is_sent_beside_the_sum(tmp_path: Path, max_norm: float) -> None:
-    federation = LocalFederation(tmp_path, hospitals=3)
+    federation = LocalTraining(tmp_path, hospitals=3)
     for name in federation.names:
         settings = federation.hospital_settings(name).model_copy(update={"max_norm": max_norm})
         federation.exchange.sessions[name] = federation.session(name, settings)
@@ -288,7 +288,7 @@ def diverge(monkeypatch: pytest.MonkeyPatch, value: float, *names: str) -> None:
 
 
 def test_in_the_clear_an_update_of_another_network_or_with_nan_is_left_out(tmp_path: Path) -> None:
-    federation = LocalFederation(tmp_path, hospitals=3, sums=Sums(secure=False))
+    federation = LocalTraining(tmp_path, hospitals=3, sums=Sums(secure=False))
 
     def fault(step: Step, name: str, answer: Letter) -> Letter | None:
         if step is not Step.PLAIN or not answer.parts[UPDATE]:
@@ -307,7 +307,7 @@ def test_in_the_clear_an_update_of_another_network_or_with_nan_is_left_out(tmp_p
 
 
 def test_data_that_changes_while_training_is_named_at_the_hospital_only(tmp_path: Path) -> None:
-    federation = LocalFederation(tmp_path, hospitals=4)
+    federation = LocalTraining(tmp_path, hospitals=4)
 
     def change(step: Step, name: str, answer: Letter) -> Letter | None:
         if (step, name) == (Step.UNMASK, "hospital-d") and len(federation.reports) == 0:
@@ -328,7 +328,7 @@ def test_data_that_changes_while_training_is_named_at_the_hospital_only(tmp_path
 
 
 def test_a_hospital_refuses_a_run_that_it_did_not_agree_to(tmp_path: Path) -> None:
-    federation = LocalFederation(tmp_path, hospitals=3)
+    federation = LocalTraining(tmp_path, hospitals=3)
     other = federation.hospital_settings("hospital-c").model_copy(update={"run": "another"})
     federation.exchange.sessions["hospital-c"] = federation.session("hospital-c", other)
     with pytest.raises(ConfigurationError, match="hospital hospital-c refuses this order; its own screen says"):
@@ -337,7 +337,7 @@ def test_a_hospital_refuses_a_run_that_it_did_not_agree_to(tmp_path: Path) -> No
 
 
 def test_a_hospital_sends_nothing_in_the_clear_unless_its_own_settings_allow_it(tmp_path: Path) -> None:
-    federation = LocalFederation(tmp_path, hospitals=3, sums=Sums(secure=False))
+    federation = LocalTraining(tmp_path, hospitals=3, sums=Sums(secure=False))
     strict = federation.hospital_settings("hospital-a").model_copy(update={"aggregation": Sums()})
     federation.exchange.sessions["hospital-a"] = federation.session("hospital-a", strict)
     with pytest.raises(ConfigurationError, match="hospital hospital-a refuses this order"):
@@ -346,7 +346,7 @@ def test_a_hospital_sends_nothing_in_the_clear_unless_its_own_settings_allow_it(
 
 
 def test_a_hospital_asked_twice_answers_the_same_and_stays_in_the_round(tmp_path: Path) -> None:
-    federation = LocalFederation(tmp_path, hospitals=3)
+    federation = LocalTraining(tmp_path, hospitals=3)
     ask = federation.exchange.ask
 
     def twice(step: Step, letters: Mapping[str, Letter], **how: Any) -> Answers:
@@ -360,7 +360,7 @@ def test_a_hospital_asked_twice_answers_the_same_and_stays_in_the_round(tmp_path
 
 
 def test_hospitals_answer_with_nothing_beside_the_protocol(tmp_path: Path) -> None:
-    federation = LocalFederation(tmp_path, hospitals=3)
+    federation = LocalTraining(tmp_path, hospitals=3)
     federation.coordinator().run()
     allowed = {ADVERTISEMENT, SHARES, MASKED, CONFIRMATION, UNMASKING, POSITION}
     lengths: dict[tuple[int, Step], set[int]] = {}
@@ -375,7 +375,7 @@ def test_hospitals_answer_with_nothing_beside_the_protocol(tmp_path: Path) -> No
 def test_a_run_ends_when_every_hospital_has_trained_enough(tmp_path: Path) -> None:
     changes = {"architecture": "resnet10-narrow-normaliser-free", "peak_rate": 1e-30, "local_patience": 1}
     never_better = TRAINING.model_copy(update={**changes, "stages": (Stage(size=16, epochs=6, batch=6),)})
-    federation = LocalFederation(tmp_path, hospitals=3, training=never_better)
+    federation = LocalTraining(tmp_path, hospitals=3, training=never_better)
     settings = federation.settings()
     coordinator = federation.coordinator(settings)
     coordinator.run()
@@ -389,7 +389,7 @@ def test_a_hospital_that_has_trained_enough_leaves_no_other_alone_in_a_sum(
 ) -> None:
     """Two of three say so from the first round on, one of them as it has no images to judge by."""
     patient = TRAINING.model_copy(update={"local_patience": 1})
-    federation = LocalFederation(tmp_path, hospitals=3, training=patient)
+    federation = LocalTraining(tmp_path, hospitals=3, training=patient)
     without = federation.hospital_settings("hospital-b")
     without = without.model_copy(update={"data": without.data.model_copy(update={"validation": ()})})
     federation.exchange.sessions["hospital-b"] = federation.session("hospital-b", without)
@@ -412,14 +412,14 @@ def test_a_hospital_that_has_trained_enough_leaves_no_other_alone_in_a_sum(
 
 
 def test_two_hospitals_cannot_aggregate_securely(tmp_path: Path) -> None:
-    federation = LocalFederation(tmp_path, hospitals=3)
-    two = federation.federation.model_copy(update={"hospitals": federation.federation.hospitals[:2]})
+    federation = LocalTraining(tmp_path, hospitals=3)
+    two = federation.participants.model_copy(update={"hospitals": federation.participants.hospitals[:2]})
     with pytest.raises(ConfigurationError, match="needs at least 3 hospitals"):
         Coordinator(federation.settings(), two, federation.exchange)
 
 
 def test_another_run_or_other_settings_in_the_same_folder_are_refused(tmp_path: Path) -> None:
-    federation = LocalFederation(tmp_path, hospitals=3)
+    federation = LocalTraining(tmp_path, hospitals=3)
     federation.coordinator().run()
     for change in ({"run": "other"}, {"training": federation.training.model_copy(update={"seed": 1})}):
         settings = federation.settings().model_copy(update=change)

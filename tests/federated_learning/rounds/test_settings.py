@@ -13,9 +13,9 @@ from pydantic import ValidationError
 
 from contract.errors import CallerError, ConfigurationError
 from federated_learning.data_source import ManifestSource
-from federated_learning.flower.polling import fetch_parts_sooner
-from federated_learning.flower.processes import QUIET, Child, flower_environment, held
+from federated_learning.flower.processes import QUIET, Child, flower_environment, hold_lock
 from federated_learning.flower.supernode import IDLE_SECONDS, LONGEST_SECONDS, SHORTEST_SECONDS, Pauses
+from federated_learning.flower.tasks import fetch_parts_sooner
 from federated_learning.loopback.run import LoopbackSettings, smoke_settings
 from federated_learning.loopback.sites import draw_data, sites, write_tables
 from federated_learning.recipe import PEDIATRIC_PNEUMONIA
@@ -102,11 +102,11 @@ def test_flower_is_asked_sooner_than_it_asks(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_two_processes_cannot_hold_one_folder(tmp_path: Path) -> None:
-    with held(tmp_path / "lock", seconds=0, what="a hospital"):
-        again = held(tmp_path / "lock", seconds=0, what="a hospital")
+    with hold_lock(tmp_path / "lock", seconds=0, what="a hospital"):
+        again = hold_lock(tmp_path / "lock", seconds=0, what="a hospital")
         with pytest.raises(ConfigurationError, match="a hospital runs there already"):
             again.__enter__()
-    with held(tmp_path / "lock", seconds=0, what="a hospital"):
+    with hold_lock(tmp_path / "lock", seconds=0, what="a hospital"):
         pass
 
 

@@ -42,10 +42,10 @@ def make_terms(
     subject: bytes = SUBJECT,
     common: bytes = COMMON,
     purpose: str = "update",
-    federation_id: str = "pneumonia",
+    training_id: str = "pneumonia",
 ) -> RoundTerms:
     return RoundTerms(
-        federation_id=federation_id,
+        training_id=training_id,
         purpose=purpose,
         round_number=round_number,
         attempt=attempt,

@@ -19,7 +19,7 @@ from federated_learning.secure_aggregation import (
     first_limits,
     next_limits,
 )
-from federated_learning.secure_aggregation.encoding import norm_of
+from federated_learning.secure_aggregation.encoding import compute_norm
 from tests.federated_learning.secure_aggregation.rounds import (
     View,
     hospitals_for,
@@ -220,7 +220,7 @@ def test_values_that_are_not_finite_are_refused(bad: float) -> None:
 def test_the_norm_of_an_update_is_over_all_its_tensors_and_may_be_huge() -> None:
     """1e25 squared is more than float32 holds."""
     update = {name: np.full(shape, 1e25, np.float32) for name, shape in SHAPES.items()}
-    assert norm_of(update) == pytest.approx(1e25 * LAYOUT.update_length**0.5)
+    assert compute_norm(update) == pytest.approx(1e25 * LAYOUT.update_length**0.5)
 
 
 def test_an_update_of_another_network_is_refused() -> None:

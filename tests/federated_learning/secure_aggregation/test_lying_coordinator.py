@@ -140,7 +140,7 @@ def test_a_hospital_is_not_singled_out_by_running_a_round_twice() -> None:
 
 @pytest.mark.parametrize(
     "others",
-    [{}, {"federation_id": "another"}, {"common": b"\x01" * 32}, {"ring_bits": 32}],
+    [{}, {"training_id": "another"}, {"common": b"\x01" * 32}, {"ring_bits": 32}],
     ids=["round", "federation", "order", "ring"],
 )
 def test_the_same_question_is_not_answered_with_other_hospitals_in_any_disguise(others: dict[str, Any]) -> None:
@@ -161,7 +161,7 @@ def test_no_hospital_sends_another_vector_for_the_same_question() -> None:
     with pytest.raises(PeerViolation, match="had another answer to the same question before"):
         attempt(3, 1, histories, seed=1)
     with pytest.raises(PeerViolation, match="had another answer to the same question before"):
-        attempt(3, 0, histories, seed=1, federation_id="another")
+        attempt(3, 0, histories, seed=1, training_id="another")
     attempt(3, 2, histories)
     attempt(4, 0, histories, seed=1)
 

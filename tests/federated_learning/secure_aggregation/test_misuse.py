@@ -294,7 +294,7 @@ def test_a_wrong_share_is_an_error_where_all_are_needed() -> None:
         ({"exact_length": -1}, "at most"),
         ({"common_hash": b"short"}, "32 bytes"),
         ({"subject": b"short"}, "32 bytes"),
-        ({"federation_id": "../etc"}, "federation id"),
+        ({"training_id": "../etc"}, "federation id"),
         ({"purpose": ""}, "purpose"),
     ],
 )

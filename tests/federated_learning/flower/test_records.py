@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contract.errors import PeerViolation
-from federated_learning.rounds.letters import HEADER, PARTS, TEXT, Letter, from_records, to_records
+from federated_learning.flower.records import HEADER, PARTS, TEXT, from_records, to_records
+from federated_learning.rounds.letters import Letter
 
 
 @given(st.dictionaries(st.text(max_size=8), st.integers() | st.text(max_size=8)), st.binary(max_size=64))
