@@ -29,7 +29,7 @@ from authority.certificates import (
 )
 from authority.revocation import MAX_LIST_BYTES, RevocationList, is_revoked
 from contract.errors import CallerError, ConfigurationError, PeerViolation
-from contract.files import read_bounded, replace, write_new_together
+from contract.files import move, read_bounded, replace, write_new_together
 from contract.identity import Credentials, Party
 
 AUTHORITY_CERTIFICATE: Final = "authority.pem"
@@ -164,7 +164,7 @@ def install_certificate(
     if revocations is not None and files.revocations is not None:
         install_revocations(files.revocations, revocations, issuer)
     if keys[0] != files.key:
-        keys[0].rename(files.key)  # a server that reads between the two keeps what it has
+        move(keys[0], files.key)  # a server that reads between the two keeps what it has
     replace(files.certificate, signed.public_bytes(serialization.Encoding.PEM), mode=0o644)
     return given
 

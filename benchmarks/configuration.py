@@ -1,5 +1,6 @@
 """What one benchmark run is asked to do, checked before anything starts."""
 
+import tempfile
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,8 +95,6 @@ def check_save_folder(folder: Path) -> None:
     """Raise CallerError, before minutes of measuring, where results cannot be written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".writable"
-        probe.touch()
-        probe.unlink()
+        tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         raise CallerError(f"{folder}: cannot be written ({error.strerror}); give --save another folder") from error

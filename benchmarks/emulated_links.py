@@ -23,6 +23,7 @@ from benchmarks.relay import relayed
 from benchmarks.reporting import Range
 from contract.base import Strict
 from contract.errors import CallerError
+from contract.files import create
 from secure_computation.links import LOOPBACK, Link, find_link
 
 FORMAT: Final = 2
@@ -271,7 +272,5 @@ class _Campaign:
 def save_networks(folder: Path, result: Networks) -> Path:
     """Write the result as one new JSON file; return its path."""
     path = folder / f"networks-{result.model}-{datetime.now(tz=UTC):%Y%m%dT%H%M%SZ}.json"
-    with path.open("x") as file:
-        json.dump(result.model_dump(mode="json"), file, indent=2)
-        file.write("\n")
+    create(path, f"{json.dumps(result.model_dump(mode='json'), indent=2)}\n".encode(), mode=None)
     return path

@@ -18,6 +18,7 @@ from benchmarks.machine import Machine
 from benchmarks.measuring import Link, Measured, Measurement, Run
 from contract.base import Strict
 from contract.errors import CallerError
+from contract.files import create
 
 FORMAT: Final = 2
 """Of saved files. Raised where a reader of the old form would go wrong."""
@@ -270,8 +271,7 @@ def save(folder: Path, summary: Summary) -> Path:
     taken = datetime.fromisoformat(summary.taken)
     batch = f"-batch-{first.batch}" if first.batch > 1 else ""
     path = folder / f"latency-{first.model}-{first.size}px{batch}-{taken:%Y%m%dT%H%M%SZ}.json"
-    with path.open("x") as file:
-        file.write(summary.model_dump_json(indent=2) + "\n")
+    create(path, f"{summary.model_dump_json(indent=2)}\n".encode(), mode=None)
     return path
 
 

@@ -49,10 +49,9 @@ from bookkeeping.audit_segments import (
     segment_name,
     segments_in,
     torn_line,
-    write_durably,
 )
 from contract.errors import AuditLogBroken, ConfigurationError
-from contract.files import sync_folder
+from contract.files import append, sync_folder
 
 SEGMENT_BYTES: Final = 4 << 20
 DAY_SECONDS: Final = 24 * 3600
@@ -129,7 +128,7 @@ class AuditLog:
                 os.close(os.open(path, os.O_WRONLY | os.O_APPEND))
             trial = self._folder / _TRIAL_FILE
             try:
-                write_durably(trial, b" " * MAX_LINE_BYTES)
+                append(trial, b" " * MAX_LINE_BYTES)
             finally:
                 trial.unlink(missing_ok=True)
 
@@ -145,7 +144,7 @@ class AuditLog:
         start = path.stat().st_size - len(line)
         require_whole(path, start)
         if line and is_entry(path, line + b"\n", last_head(self._folder)):
-            write_durably(path, b"\n")
+            append(path, b"\n")
         elif start > 0:
             os.truncate(path, start)
         else:
@@ -165,7 +164,7 @@ class AuditLog:
         }
         line, digest = seal_entry(fields)
         path = self._segment(number)
-        write_durably(path, line)
+        append(path, line)
         if path.name == segment_name(number):
             sync_folder(self._folder)
         return Head(number=number, hash=digest)

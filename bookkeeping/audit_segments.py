@@ -22,6 +22,7 @@ from pydantic import AwareDatetime, Field, ValidationError
 
 from contract.base import Name, Sha256, Strict, Version
 from contract.errors import AuditLogBroken
+from contract.files import open_lock
 from contract.model_card import OutputPolicy
 from contract.ticket import Engine, Purpose
 
@@ -178,22 +179,13 @@ def is_entry(path: Path, line: bytes, before: Head | None) -> bool:
     return before is None or (entry.number, entry.previous) == (before.number + 1, before.hash)
 
 
-def write_durably(path: Path, content: bytes) -> None:
-    """Add to a segment; where the disk fails half-way, what it took of the content stays."""
-    with path.open("ab") as file:
-        os.fchmod(file.fileno(), 0o600)
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Keep other writers, and readers who need one moment, away: of this process and of others.
 
     Raises TimeoutError where somebody keeps this one away for LOCK_SECONDS: a program that was stopped, say.
     """
-    descriptor = os.open(folder / _LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o600)
+    descriptor = open_lock(folder / _LOCK_FILE)
     try:
         _lock(descriptor)
         try:

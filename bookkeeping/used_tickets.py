@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import ClassVar, Final, Self
 
 from contract.errors import ConfigurationError, MaterialSpent
+from contract.files import ensure_file
 from contract.identity import MAX_CLOCK_SKEW_SECONDS, Role
 from contract.ticket import TicketClaims
 
@@ -69,7 +70,7 @@ class UsedTickets:
         self._clock = clock
         with self._failing():
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            path.touch(mode=0o600)
+            ensure_file(path)
             with closing(self._connection()) as connection:
                 connection.execute("PRAGMA journal_mode=WAL")
                 connection.executescript(_TABLES + self._more_tables)

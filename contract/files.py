@@ -1,19 +1,28 @@
-"""Small files of keys and certificates: read with a bound, made with their mode, replaced whole or not at all."""
+"""The one place that makes private files, and that puts files in place whole and durably.
+
+The bytes are synced, then the file gets its name, then the folder is synced, all before the function returns. Whoever
+reads meanwhile gets the old file or the new one. The next writer removes what one that was killed has left. A private
+file is private from its first byte on.
+"""
 
 import errno
+import fcntl
 import os
+import secrets
 import stat
-import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Final
 
 from contract.errors import ConfigurationError
 
+PRIVATE: Final = 0o600
+"""For the account alone that writes it."""
+PUBLIC: Final = 0o644
 MAX_PEM_BYTES = 64 * 1024
 INCOMING = ".incoming-"
-"""Begins the name of a file that is not whole yet."""
+"""Begins the name of a file that is not whole yet. Its writer holds a lock on it."""
 
 
 def read_bounded(path: Path, *, limit: int = MAX_PEM_BYTES) -> bytes:
@@ -34,17 +43,24 @@ def refuse_existing(path: Path) -> None:
         raise ConfigurationError(f"{path}: exists already and is not overwritten; choose another folder or move it")
 
 
-def write_new(path: Path, content: bytes, *, mode: int) -> None:
-    """Create a file, whole or not at all, with its mode from the first moment; never replace one."""
+# Whole files
+
+
+def write_new(path: Path, content: bytes, *, mode: int = PRIVATE) -> None:
+    """Create a file, with the folders above it. Raises ConfigurationError, also where something has that name."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with new_file(path, mode=mode) as file:
-            file.write(content)
+        with explaining_failure(path):
+            _make_folders(path.parent)
+            create(path, content, mode=mode)
     except FileExistsError:
         refuse_existing(path)
         raise ConfigurationError(f"{path}: is a dangling link; remove it") from None
-    except OSError as error:
-        raise ConfigurationError(f"{path}: cannot be written ({error.strerror}); check the folder") from error
+
+
+def create(path: Path, content: bytes, *, mode: int | None = PRIVATE) -> None:
+    """Create a file, with a mode as in `new_file`. Raises OSError, FileExistsError where something has that name."""
+    with new_file(path, mode=mode) as file:
+        file.write(content)
 
 
 def write_new_together(files: Mapping[Path, tuple[bytes, int]]) -> None:
@@ -60,41 +76,102 @@ def write_new_together(files: Mapping[Path, tuple[bytes, int]]) -> None:
         raise
 
 
-def replace(path: Path, content: bytes, *, mode: int) -> None:
-    """Put a file in place of what stands at `path`, if anything: whoever reads it gets the old one or the new one."""
+def replace(path: Path, content: bytes, *, mode: int | None = PRIVATE) -> None:
+    """Put a file in place of what stands at `path`, if anything. Raises ConfigurationError. `mode`: see `new_file`."""
+    with explaining_failure(path), replacing_file(path, mode=mode) as file:
+        file.write(content)
+
+
+def try_to_replace(path: Path, content: bytes) -> bool:
+    """Put a private file in place of what stands at `path`. False where the disk will not."""
     try:
-        with _written_aside(path, mode) as (aside, file):
-            file.write(content)
-            _finish(file)
-            aside.rename(path)
-        sync_folder(path.parent)
+        replace(path, content)
+    except ConfigurationError:
+        return False
+    return True
+
+
+@contextmanager
+def explaining_failure(path: Path) -> Iterator[None]:
+    """Make of an OSError in the block, other than FileExistsError, a ConfigurationError that says what to do."""
+    try:
+        yield
+    except FileExistsError:
+        raise
     except OSError as error:
         raise ConfigurationError(f"{path}: cannot be written ({error.strerror}); check the folder") from error
 
 
-@contextmanager
-def new_file(path: Path, *, mode: int) -> Iterator[BinaryIO]:
-    """A file to write into, that appears under its name, whole and durable, at the block's end; never replaces one.
+# Files that are written piece by piece
 
-    Raises OSError where the disk will not, and at the end where something has that name.
+
+@contextmanager
+def new_file(path: Path, *, mode: int | None = PRIVATE) -> Iterator[BinaryIO]:
+    """A file to write into, that appears under its name at the block's end; never replaces one.
+
+    `mode`: None leaves it to the umask. Raises OSError where the disk will not, and at the end FileExistsError where
+    something has that name. A block that fails leaves nothing.
     """
-    with _written_aside(path, mode) as (aside, file):
+    with _write_aside(path, mode) as (aside, file):
         yield file
         _finish(file)
         _name_new(aside, path)
+    sync_folder(path.parent)
 
 
 @contextmanager
-def _written_aside(path: Path, mode: int) -> Iterator[tuple[Path, BinaryIO]]:
+def replacing_file(path: Path, *, mode: int | None = PRIVATE, durable: bool = True) -> Iterator[BinaryIO]:
+    """A file to write into, that takes the place of what stands at `path`, if anything, at the block's end.
+
+    `mode`: as in `new_file`. `durable`: give False for what need not survive a power cut. Raises OSError where the disk
+    will not. A block that fails leaves what was there before.
+    """
+    with _write_aside(path, mode) as (aside, file):
+        yield file
+        file.flush()
+        if durable:
+            os.fsync(file.fileno())
+        aside.replace(path)  # before the file is closed, which ends its lock
+    if durable:
+        sync_folder(path.parent)
+
+
+@contextmanager
+def _write_aside(path: Path, mode: int | None) -> Iterator[tuple[Path, BinaryIO]]:
     """A file beside `path`; it is gone at the block's end unless the block has renamed it."""
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=INCOMING)
-    aside = Path(name)
+    remove_abandoned(path.parent)
+    aside, descriptor = _open_aside(path.parent, 0o666 if mode is None else PRIVATE)
     try:
         with os.fdopen(descriptor, "wb") as file:
-            os.fchmod(file.fileno(), mode)
+            if mode is not None:
+                os.fchmod(file.fileno(), mode)
             yield aside, file
     finally:
         aside.unlink(missing_ok=True)
+
+
+def _open_aside(folder: Path, mode: int) -> tuple[Path, int]:
+    """A new file that is locked, which says that its writer lives."""
+    while True:
+        aside = folder / f"{INCOMING}{secrets.token_hex(8)}"
+        descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+        with suppress(OSError):  # a file system without locks, where nobody takes it for abandoned either
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if os.fstat(descriptor).st_nlink:
+            return aside, descriptor
+        os.close(descriptor)  # somebody took it for abandoned before the lock was ours
+
+
+def remove_abandoned(folder: Path) -> None:
+    """Delete what writers left unfinished in `folder` that were killed."""
+    for path in folder.glob(f"{INCOMING}{'[0-9a-f]' * 16}"):
+        with suppress(OSError):
+            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                path.unlink(missing_ok=True)
+            finally:
+                os.close(descriptor)
 
 
 def _finish(file: BinaryIO) -> None:
@@ -114,25 +191,71 @@ def _name_new(aside: Path, path: Path) -> None:
         aside.rename(path)
 
 
+# Files that grow, and files that only have to be there
+
+
+def open_new(path: Path) -> BinaryIO:
+    """A new private file, under its name at once, which need not survive a power cut. Raises OSError."""
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE), "wb")
+
+
+def claim(path: Path) -> None:
+    """Create an empty private file, durably. Of several who try at once one succeeds, and FileExistsError is raised for
+    the others. Raises OSError.
+    """
+    with open_new(path) as file:
+        _finish(file)
+    sync_folder(path.parent)
+
+
+def append(path: Path, content: bytes) -> None:
+    """Add to a private file, durably; where the disk fails half-way, what it took of the content stays.
+
+    Whether a new file's name survives a power cut is the caller's to see to (`sync_folder`). Raises OSError.
+    """
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, PRIVATE), "ab") as file:
+        file.write(content)
+        _finish(file)
+
+
+def ensure_file(path: Path) -> None:
+    """Make an empty private file where there is none, for a database say. Raises OSError."""
+    os.close(open_lock(path))
+
+
+def open_lock(path: Path) -> int:
+    """Open a private file to lock it, made where it is missing; its descriptor. Raises OSError."""
+    return os.open(path, os.O_RDWR | os.O_CREAT, PRIVATE)
+
+
+# Folders
+
+
+def move(source: Path, target: Path) -> None:
+    """Give a file or folder, which is whole and on the disk, another name, durably. Raises OSError."""
+    source.replace(target)
+    sync_folder(target.parent)
+
+
 def sync_folder(folder: Path) -> None:
     """Make what was created or renamed in `folder` survive a crash."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a file system that syncs no folders
+            raise
     finally:
         os.close(descriptor)
 
 
 def private_folder(folder: Path, *, check: bool = True) -> None:
-    """Make a folder that only its owner can look into (0700), with what is missing above it.
+    """Make a folder that only its owner can look into (0700), with what is missing above it, durably.
 
     `check`: refuse one that stands there and lets others in. Raises ConfigurationError.
     """
     try:
-        # `parents=True` would make those above with the mode of everybody's files.
-        for parent in reversed([folder, *folder.parents]):
-            if not parent.exists():
-                parent.mkdir(mode=0o700, exist_ok=True)
+        _make_folders(folder)
         mode = folder.stat().st_mode
     except OSError as error:
         raise ConfigurationError(f"{folder} cannot be made ({error.strerror}); correct its permissions") from error
@@ -140,3 +263,11 @@ def private_folder(folder: Path, *, check: bool = True) -> None:
         raise ConfigurationError(f"{folder} cannot be made (a file is in its place); move that away")
     if check and mode & 0o077:
         raise ConfigurationError(f"{folder}: other accounts can look into it; run `chmod 700` on it")
+
+
+def _make_folders(folder: Path) -> None:
+    # `parents=True` would make those above with the mode of everybody's files.
+    for one in reversed([folder, *folder.parents]):
+        if not one.exists():
+            one.mkdir(mode=0o700, exist_ok=True)
+            sync_folder(one.parent)

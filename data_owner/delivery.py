@@ -10,11 +10,10 @@ from typing import Final
 from rich.console import Console
 
 from contract.errors import ConfigurationError
-from contract.files import private_folder
+from contract.files import create, private_folder
 from contract.model_card import ModelCard
 from data_owner.diagnosis import Diagnosis
 from data_owner.presentation import print_diagnosis
-from data_owner.private_files import write_new
 from plumbing.command_line import say
 from plumbing.output import json_line, shown_path, write_out
 
@@ -45,7 +44,7 @@ class Delivery:
         path = self._folder / f"{datetime.now(tz=UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(8)}.json"
         try:
             private_folder(self._folder, check=False)
-            write_new(path, f"{line}\n".encode())
+            create(path, f"{line}\n".encode())
         except (OSError, ConfigurationError):
             return f"nor can it be kept in {shown_path(self._folder)}, so here is the answer: {line}"
         return f"the answer is kept in {shown_path(path)}"

@@ -11,9 +11,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from contract.base import Strict
 from contract.errors import CallerError, ImageError, NeedsConfirmation
+from contract.files import create
 from contract.model_card import AgeRange, ColourChoice, FrameChoice, InputSpecification, Modality, ModelCard
 from data_owner.diagnosis import Warned
-from data_owner.private_files import write_new
 from imaging import ImageFacts, Polarity, Radiograph, read_image, to_model_input
 from imaging.formats import FileFormat, PolarityToldBy
 from imaging.polarity import POLARITY_QUESTIONS
@@ -145,7 +145,7 @@ def encode_png(pixels: NDArray[np.float32]) -> bytes:
 
 def _write_preview(path: Path, png: bytes) -> None:
     try:
-        write_new(path, png)
+        create(path, png)
     except FileExistsError:
         raise CallerError(f"{path}: exists already and is not overwritten; give the preview another name") from None
     except OSError as error:

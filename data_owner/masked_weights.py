@@ -6,14 +6,12 @@ fetched again instead of giving a wrong answer.
 """
 
 import hashlib
-import os
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
 from contract.errors import ConfigurationError, PeerViolation
-from contract.files import INCOMING, private_folder
+from contract.files import private_folder, replacing_file
 from secure_computation.at_rest import Body, DamagedFile, SealedFile, StorageKey, seal
 from secure_computation.engines.masked.plan.masked_lowering import MaskedLowering
 from secure_computation.engines.masked.session.weights import delta_layout, linear_steps
@@ -64,19 +62,16 @@ class MaskedWeightsFolder:
     def save(
         self, model_owner: str, version: str, lowering: MaskedLowering, deltas: Mapping[str, RingElements]
     ) -> None:
-        """Keep Delta in place of what was kept for this plan. Written aside and renamed, so it is whole or absent."""
-        target, name = self._path(model_owner, version, lowering), ""
+        """Keep Delta in place of what was kept for this plan."""
+        target = self._path(model_owner, version, lowering)
         try:
-            descriptor, name = tempfile.mkstemp(dir=self._folder, prefix=INCOMING)
-            with os.fdopen(descriptor, "wb") as file:
+            with replacing_file(target) as file:
                 bodies = _pack(lowering, deltas)
                 seal(file, self._key, purpose=_PURPOSE, context=target.name, header=b"", bodies=bodies)
             for old in self._folder.glob(f"{_make_prefix(model_owner, lowering)}.*"):
-                old.unlink()
-            Path(name).rename(target)
+                if old != target:
+                    old.unlink()
         except OSError as error:
-            if name:
-                Path(name).unlink(missing_ok=True)  # a full disk is not filled further by halves
             raise ConfigurationError(
                 f"{self._folder} cannot be written ({error.strerror}): free space or correct its permissions"
             ) from error

@@ -8,13 +8,13 @@ from numpy.typing import NDArray
 
 from contract.api import ModelEntry
 from contract.errors import PeerViolation
+from contract.files import create
 from contract.model_card import ModelCard
 from contract.ticket import Engine
 from data_owner.answers import NO_FINDING, FindingsAnswer, ModelAnswer, answer_from_label, answer_from_logits
 from data_owner.calibration import judge_calibration
 from data_owner.diagnosis import Batch, Bytes, Diagnosis, HeatMapGrid, ModelName, Seconds, Warned
 from data_owner.heat_map import draw_heat_map, draw_heat_maps
-from data_owner.private_files import write_new
 from imaging import ModelInput
 from plumbing.output import path_bytes, path_text, shown_path
 from secure_computation.engines.interface import Answer, Label
@@ -111,7 +111,7 @@ def _add_heat_map_file(diagnosis: Diagnosis, image: ModelInput, path: Path) -> D
         (grid,) = grids.values()
         drawn = draw_heat_map(image.picture, grid)
     try:
-        write_new(path, drawn)
+        create(path, drawn)
     except OSError as error:
         return _warn_of_no_heat_map(diagnosis, f"the heat map was not written to {shown_path(path)} ({error.strerror})")
     return diagnosis.model_copy(update={"heat_map_file": shown_path(path)})

@@ -18,6 +18,7 @@ import httpx
 import tomli_w
 
 from contract.errors import ConfigurationError
+from contract.files import write_new
 from contract.identity import Role
 from demonstration.commands import Server, call, hold_termination, make_quiet_environment, start, stop
 
@@ -131,9 +132,7 @@ def deploy(
 def _make_storage_keys(folder: Path) -> None:
     """The key with which each party seals what it keeps."""
     for role in _ACCOUNTS:
-        path = folder / _name_storage_key(role)
-        path.touch(mode=0o600)
-        path.write_text(secrets.token_hex(32))
+        write_new(folder / _name_storage_key(role), secrets.token_hex(32).encode())
 
 
 def _name_storage_key(role: Role) -> str:
@@ -289,6 +288,5 @@ class _Settings:
         }
 
     def _write(self, program: str, settings: dict[str, object]) -> None:
-        path = self._folder / f"{program}.toml"
-        path.touch(mode=0o600)  # it will hold an API key
-        path.write_text(tomli_w.dumps(settings | self._overrides.get(program, {})))
+        content = tomli_w.dumps(settings | self._overrides.get(program, {}))  # holds an API key
+        write_new(self._folder / f"{program}.toml", content.encode())

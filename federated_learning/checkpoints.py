@@ -1,6 +1,5 @@
 """Arrays by name in a file: what is needed to go on after a crash. Nothing in such a file is ever run."""
 
-import os
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,20 +11,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from contract.errors import ConfigurationError
-from contract.files import sync_folder
+from contract.files import explaining_failure, replacing_file
 
 Arrays = dict[str, NDArray[Any]]
 
 
 def save(arrays: Mapping[str, NDArray[Any]], path: Path) -> None:
-    """Write an .npz so that a crash leaves either the old file or the new one, and that one once this returns."""
-    partial = path.with_suffix(".partial")
-    with partial.open("wb") as file:
+    """Write an .npz so that a crash leaves either the old file or the new one, and that one once this returns.
+
+    Raises ConfigurationError where the disk will not.
+    """
+    with explaining_failure(path), replacing_file(path, mode=None) as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)  # noqa: PTH105  (the atomic one, by name)
-    sync_folder(path.parent)
 
 
 def read(path: Path) -> Arrays:

@@ -1,7 +1,6 @@
 """From a trained network to model.onnx: float16 weights, float32 arithmetic, checked against the network itself."""
 
 import logging
-import os
 import warnings
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from contract.errors import ModelFileError
+from contract.files import replace
 from contract.model_card import InputSpecification
 from federated_learning.architectures import fold_normalisation
 from federated_learning.data_source import ImageArray
@@ -126,6 +126,4 @@ def largest_difference(network: nn.Module, model: Path | onnx.ModelProto, images
 
 def write_model(model: onnx.ModelProto, path: Path) -> None:
     """Write model.onnx as a single file; a crash leaves either the old file or the new one."""
-    partial = path.with_suffix(".partial")
-    partial.write_bytes(model.SerializeToString())
-    os.replace(partial, path)  # noqa: PTH105  (the atomic one, by name)
+    replace(path, model.SerializeToString(), mode=None)

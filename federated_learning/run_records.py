@@ -4,7 +4,6 @@ Nothing here tells of one hospital what only a sum may tell: counts are those of
 """
 
 import json
-import os
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
@@ -14,6 +13,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from contract.base import Name, Strict, Version
 from contract.errors import ConfigurationError
+from contract.files import replace
 from contract.model_card import FederationRecord, InputSpecification, OutputPolicy
 from federated_learning.training_settings import TrainingSettings
 
@@ -130,9 +130,7 @@ def append_round(folder: Path, line: RoundRecord) -> None:
 
 
 def _replace(path: Path, text: str) -> None:
-    partial = path.with_suffix(".partial")
-    partial.write_text(text + "\n", encoding="utf-8")
-    os.replace(partial, path)  # noqa: PTH105  (the atomic one, by name)
+    replace(path, f"{text}\n".encode(), mode=None)
 
 
 def _parse(kind: type[T], path: Path) -> T:

@@ -1,6 +1,5 @@
 """A copy of everything that the front end keeps, taken while it runs; to restore is to put it in the place of that."""
 
-import os
 import shutil
 import sqlite3
 from contextlib import closing
@@ -8,6 +7,7 @@ from pathlib import Path
 
 from bookkeeping.audit_log import copy_log
 from contract.errors import CallerError, ConfigurationError
+from contract.files import claim
 from contract.ticket import PUBLIC_KEY_FILE, SIGNING_KEY_FILE
 from inference_service.settings import DATABASE_FILE, ServiceSettings
 
@@ -40,7 +40,7 @@ def back_up(settings: ServiceSettings, folder: Path) -> bool:
 
 def _copy_sqlite(source: Path, target: Path) -> None:
     """SQLite's own online copy: one moment of the database, whoever writes meanwhile."""
-    os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    claim(target)
     with (
         closing(sqlite3.connect(f"file:{source}?mode=ro", uri=True)) as reading,
         closing(sqlite3.connect(target)) as writing,

@@ -37,6 +37,7 @@ from sqlalchemy.exc import ArgumentError, DatabaseError, DBAPIError, InterfaceEr
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from contract.errors import ConfigurationError, EncryptedInferenceError
+from contract.files import ensure_file
 from inference_service import schema
 from inference_service.problems import Unavailable
 
@@ -211,7 +212,7 @@ class Database:
         self._engine, self._writing = _engines(target)
         try:
             if isinstance(target, Path):
-                target.touch(mode=0o600)
+                ensure_file(target)
             with self._engine.begin() as connection:
                 revision = schema.revision_of(connection)
             if upgrade or revision is None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from contract.card_faults import FILL_IN, WHAT_TO_WRITE
 from contract.errors import ConfigurationError, ModelFileError
+from contract.files import new_file
 from contract.model_card import Task
 from model_owner.onnx_import.compiling import lower
 from model_owner.onnx_import.ending import ending_of, fitting_tasks
@@ -47,8 +48,8 @@ def draft_card(path: Path) -> dict[str, Any]:
 def write_card(card: dict[str, Any], path: Path) -> None:
     """Write a new file. Raises ConfigurationError where there is one already, or none can be written."""
     try:
-        with path.open("x") as file:
-            file.write(json.dumps(card, indent=2) + "\n")
+        with new_file(path, mode=None) as file:
+            file.write((json.dumps(card, indent=2) + "\n").encode())
     except FileExistsError:
         raise ConfigurationError(f"{path} exists: remove it, or give another --output") from None
     except OSError as error:

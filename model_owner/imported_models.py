@@ -27,7 +27,7 @@ from pydantic import AwareDatetime, Field, ValidationError
 from contract.api import MAX_PLAN_BYTES
 from contract.base import Strict
 from contract.errors import ConfigurationError, ModelFileError, ModelWithdrawn
-from contract.files import new_file, private_folder
+from contract.files import create, move, private_folder
 from contract.model_card import ModelCard, OutputPolicy, read_card
 from model_owner.calibration_images import calibration_images
 from model_owner.choosing_precision import lower_within_budget
@@ -135,7 +135,7 @@ class ImportedModels:
             with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".import-") as temporary:
                 content = Path(temporary) / "content"
                 _write_version(content, compiled, card, plan, self._key)
-                content.rename(folder)
+                move(content, folder)
         except OSError as error:
             raise ConfigurationError(
                 f"{folder} cannot be written ({error.strerror}): choose a data folder that this account may write"
@@ -170,7 +170,7 @@ class ImportedModels:
         if (folder / WITHDRAWN).exists():
             return
         try:
-            _write_private(folder / WITHDRAWN, Withdrawal(at=datetime.now(UTC)).model_dump_json().encode())
+            create(folder / WITHDRAWN, Withdrawal(at=datetime.now(UTC)).model_dump_json().encode())
         except OSError as error:
             raise ConfigurationError(
                 f"{folder} cannot be written ({error.strerror}): correct its permissions"
@@ -246,23 +246,18 @@ def _write_version(folder: Path, compiled: CompiledModel, card: ModelCard, plan:
     weights_version = secrets.token_hex(16)
     context = _context(card, weights_version)
     folder.mkdir(mode=0o700)
-    _write_private(folder / CARD, card.model_dump_json(indent=2).encode())
-    _write_private(folder / PLAN, plan.canonical_bytes())
+    create(folder / CARD, card.model_dump_json(indent=2).encode())
+    create(folder / PLAN, plan.canonical_bytes())
     write_sealed(folder / WEIGHTS, key, compiled.weights.to_npz(), purpose=_WEIGHTS_PURPOSE, context=context)
     write_sealed(folder / ONNX, key, compiled.onnx, purpose=_ONNX_PURPOSE, context=context)
     hashes = {file: _hash_file(folder / file) for file in (CARD, PLAN, WEIGHTS, ONNX)}
     manifest = Manifest(sha256=hashes, weights_version=weights_version)
-    _write_private(folder / MANIFEST, manifest.model_dump_json(indent=2).encode())
+    create(folder / MANIFEST, manifest.model_dump_json(indent=2).encode())
 
 
 def _context(card: ModelCard, weights_version: str) -> str:
     """What sealed files of a version belong to: those of another do not open in its place."""
     return f"{card.name} {card.version} {weights_version}"
-
-
-def _write_private(path: Path, data: bytes) -> None:
-    with new_file(path, mode=0o600) as file:
-        file.write(data)
 
 
 def _hash_file(path: Path) -> str:

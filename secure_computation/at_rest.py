@@ -227,7 +227,7 @@ class SealedFile:
 
 def write_sealed(path: Path, key: StorageKey, content: bytes, *, purpose: str, context: str) -> None:
     """Write a new sealed file (mode 0600) with one body, whole or not at all. Raises OSError, also where one stands."""
-    with new_file(path, mode=0o600) as file:
+    with new_file(path) as file:
         header = len(content).to_bytes(8, "little")
         body = np.frombuffer(content, np.uint8)
         seal(file, key, purpose=purpose, context=context, header=header, bodies=[body])

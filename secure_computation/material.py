@@ -17,7 +17,7 @@ from threading import Lock
 from typing import NewType
 
 from contract.errors import ConfigurationError, MaterialSpent
-from contract.files import private_folder, sync_folder
+from contract.files import claim, private_folder
 from secure_computation.randomness import Seed
 
 ItemName = NewType("ItemName", str)
@@ -66,7 +66,6 @@ class ConsumptionLedger:
         self._lock = Lock()
         try:
             private_folder(folder, check=False)  # names of items are no secrets
-            sync_folder(folder.parent)
             with os.scandir(folder) as entries:
                 found = {entry.name: entry.stat().st_mtime_ns for entry in entries if _ITEM_NAME.fullmatch(entry.name)}
         except OSError as error:
@@ -83,8 +82,7 @@ class ConsumptionLedger:
                 self._mend()
                 if item in self._known:
                     raise _spent(item)
-                self._write(path)
-                sync_folder(self._folder)
+                claim(path)
             except FileExistsError:
                 raise _spent(item) from None
             except OSError as error:
@@ -103,20 +101,13 @@ class ConsumptionLedger:
         lost = self._known.difference(path.name for path in self._folder.iterdir())
         for name in lost:
             with suppress(FileExistsError):  # another process mends it too
-                self._write(self._folder / name)
+                claim(self._folder / name)
         _LOG.warning(
             "the ledger of consumed material in %s was set back while this program ran: %d entries were missing and "
             "are noted again; never restore a ledger",
             self._folder,
             len(lost),
         )
-
-    def _write(self, path: Path) -> None:
-        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
     def _file(self, item: ItemName) -> Path:
         if not _ITEM_NAME.fullmatch(item):

@@ -6,7 +6,6 @@ zip of .npy, read without pickle) that the model owner seals.
 
 import io
 import math
-import os
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from contract.errors import ModelFileError
+from contract.files import new_file
 from secure_computation.network import Network
 
 Tensor32 = NDArray[np.float32]
@@ -63,8 +63,7 @@ class PrivateWeights(Mapping[str, Tensor32]):
 
         Raises FileExistsError where one stands.
         """
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
+        with new_file(path) as file:
             np.savez(file, allow_pickle=False, **self._tensors)
 
     @classmethod

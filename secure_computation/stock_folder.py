@@ -11,7 +11,6 @@ does not wipe the medium: see docs/threat-model.md for what a stolen disk means.
 import fcntl
 import os
 import re
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -23,7 +22,7 @@ from pydantic import Field, ValidationError
 
 from contract.base import Name, Sha256, Strict, Version
 from contract.errors import ConfigurationError, MaterialSpent
-from contract.files import private_folder, sync_folder
+from contract.files import private_folder, remove_abandoned, replacing_file, sync_folder
 from contract.model_card import OutputPolicy
 from contract.ticket import TicketClaims
 from secure_computation.at_rest import Body, DamagedFile, SealedFile, StorageKey, seal
@@ -35,8 +34,6 @@ __all__ = ["Binding", "Body", "StockFolder", "Wanted"]
 DAY_SECONDS: Final = 24 * 3600.0
 _PURPOSE: Final = "stocked material"
 _ITEM_FILE: Final = re.compile(r"[0-9a-f]{64}")
-_ASIDE: Final = ".incoming-"
-_ABANDONED_SECONDS: Final = 3600.0
 """A file written aside that is older than this was left by a crash."""
 
 
@@ -141,19 +138,11 @@ class StockFolder:
 
     def put(self, binding: Binding, bodies: Iterable[Body]) -> None:
         """Keep an item. Raises ConfigurationError where the disk will not."""
-        name = ""
         try:
-            descriptor, name = tempfile.mkstemp(dir=self._folder, prefix=_ASIDE)  # 0600
-            with os.fdopen(descriptor, "wb") as file:
-                header = _Header(binding=binding, file=birth_mark(descriptor)).model_dump_json().encode()
+            with replacing_file(self._folder / binding.item) as file:
+                header = _Header(binding=binding, file=birth_mark(file.fileno())).model_dump_json().encode()
                 seal(file, self._key, purpose=_PURPOSE, context=binding.item, header=header, bodies=bodies)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(name).rename(self._folder / binding.item)
-            sync_folder(self._folder)
         except OSError as error:
-            if name:
-                Path(name).unlink(missing_ok=True)
             raise self._failed(error) from error
 
     def bindings(self) -> list[Binding]:
@@ -161,13 +150,12 @@ class StockFolder:
         found: list[Binding] = []
         now = self._clock()
         try:
+            remove_abandoned(self._folder)
             for path in list(self._folder.iterdir()):
                 if _ITEM_FILE.fullmatch(path.name):
                     binding = self._binding(path)
                     if binding is not None and self._usable(binding, now):
                         found.append(binding)
-                elif path.name.startswith(_ASIDE) and _age(path, now) > _ABANDONED_SECONDS:
-                    path.unlink(missing_ok=True)
         except OSError as error:
             raise self._failed(error) from error
         return sorted(found, key=lambda binding: (binding.stocked_at, binding.item))
@@ -303,10 +291,3 @@ class StockFolder:
             f"stocked material in {self._folder} cannot be read or written ({error.strerror}); "
             "free space or correct its permissions"
         )
-
-
-def _age(path: Path, now: float) -> float:
-    try:
-        return now - path.stat().st_mtime
-    except FileNotFoundError:
-        return 0.0

@@ -44,6 +44,15 @@ WEAK_TORCH = (
 )
 WEAK_METHODS = ("random_", "normal_", "uniform_", "bernoulli_", "exponential_", "geometric_", "cauchy_", "log_normal_")
 
+FOR_FILES_ALONE = {
+    *(f"os.{name}" for name in ("replace", "rename", "renames", "link", "chmod", "fchmod", "mkfifo", "mknod")),
+    *(f"os.{name}" for name in ("O_CREAT", "O_EXCL", "O_TRUNC", "O_TMPFILE")),
+    *(f"tempfile.{name}" for name in ("mkstemp", "NamedTemporaryFile")),
+    "shutil.move",
+}
+ELSEWHERE = ("contract/files.py", "benchmarks/peers/")
+"""Where they may stand. Peers run in environments of their own, without our rooms."""
+
 PUBLIC_RANDOMNESS = {
     # Synthetic sample images of `model-owner check`: public, and the same in every run on purpose.
     "model_owner/checking.py": "np.random.default_rng(RANDOM_SEED)",
@@ -137,6 +146,27 @@ def weak_randomness(source: str) -> list[int]:
     return lines
 
 
+def writes_past_files(source: str) -> list[int]:
+    """Lines that make or put in place a file by themselves, as only `contract.files` may."""
+    tree = ast.parse(source)
+    lines = [node.lineno for node, name in mentioned(tree) if name in FOR_FILES_ALONE]
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call):
+            continue
+        method = node.func.attr if isinstance(node.func, ast.Attribute) else ""
+        exclusive = any(
+            isinstance(one, ast.Constant) and one.value in {"x", "xb", "xt", "x+", "xb+"}
+            for one in (*node.args[:2], *(option.value for option in node.keywords if option.arg == "mode"))
+        )
+        if (
+            method in {"touch", "chmod", "rename", "hardlink_to"}
+            or (method == "replace" and len(node.args) == 1 and not node.keywords)  # a text's has two
+            or ((method == "open" or ast.unparse(node.func) == "open") and exclusive)
+        ):
+            lines.append(node.lineno)
+    return lines
+
+
 def too_long(source: str) -> list[str]:
     found = []
     for node in ast.walk(ast.parse(source)):
@@ -173,6 +203,12 @@ def test_randomness_near_secrets_is_cryptographic() -> None:
         if PUBLIC_RANDOMNESS.get(path, "no such words") not in text.splitlines()[line - 1]
     }
     assert found == set()
+
+
+def test_files_are_put_in_place_by_one_module() -> None:
+    found = [f"{path}:{line}" for path, text in sources(*ROOMS) for line in writes_past_files(text)]
+    assert [one for one in found if not one.startswith(ELSEWHERE)] == []
+    assert any(one.startswith(ELSEWHERE[0]) for one in found)
 
 
 def test_functions_and_modules_stay_readable() -> None:
@@ -232,6 +268,39 @@ def test_the_checker_sees_weak_randomness(source: str) -> None:
 )
 def test_the_checker_lets_cryptographic_randomness_pass(source: str) -> None:
     assert weak_randomness(source) == []
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import os\nos.replace(a, b)",
+        "from os import rename\nrename(a, b)",
+        "import os\nos.open(path, os.O_WRONLY | os.O_CREAT, 0o600)",
+        "partial.replace(path)",
+        "partial.rename(path)",
+        "path.touch(mode=0o600)",
+        "path.open('x')",
+        "open(path, mode='xb')",
+        "import tempfile\ntempfile.mkstemp()",
+    ],
+)
+def test_the_checker_sees_a_file_that_is_put_in_place_elsewhere(source: str) -> None:
+    assert writes_past_files(source)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "text.replace('a', 'b')",
+        "moment.replace(year=2026)",
+        "from contract.files import replace\nreplace(path, content)",
+        "path.open('wb')",
+        "import os\nos.open(folder, os.O_RDONLY)",
+        "axes.grid(visible=False, axis='x')",
+    ],
+)
+def test_the_checker_lets_other_files_pass(source: str) -> None:
+    assert writes_past_files(source) == []
 
 
 def test_the_checker_sees_length() -> None:

@@ -18,6 +18,7 @@ from benchmarks.reporting import FORMAT, SavedFile, read_file
 from benchmarks.secure_aggregation import AggregationCost
 from contract.base import Strict
 from contract.errors import CallerError
+from contract.files import replace
 from plumbing.command_line import console, say
 
 
@@ -289,9 +290,7 @@ def _measure_part(part: Part, plan: Plan, folder: Path) -> None:
         result=result.model_dump(mode="json"),
     )
     path = path_of(part.name, folder)
-    unfinished = path.with_suffix(".unfinished")
-    unfinished.write_text(kept.model_dump_json(indent=1) + "\n")
-    unfinished.replace(path)  # whole or not at all
+    replace(path, f"{kept.model_dump_json(indent=1)}\n".encode(), mode=None)
     say(f"{part.name}: took {seconds / 60:.1f} minutes, kept in {path.name}")
 
 

@@ -15,7 +15,7 @@ from starlette.routing import Route
 
 from data_owner.ui.answering import answer_done, find_entry, make_post_routes, read_theme
 from data_owner.ui.entries import Entry
-from data_owner.ui.exporting import Row, make_file_name, write_csv
+from data_owner.ui.exporting import Row, format_csv, make_file_name
 from data_owner.ui.history import KeptName
 from data_owner.ui.showing import load_templates, make_report, make_result, make_row
 from data_owner.ui.workplace import Workplace
@@ -87,4 +87,6 @@ class ExportPages:
 def _answer_csv(rows: list[Row], *, names: bool) -> Response:
     name = make_file_name(datetime.now(tz=UTC), "csv")
     headers = {"Content-Disposition": f'attachment; filename="{name}"'}
-    return Response(write_csv(rows, names=names), media_type="text/csv; charset=utf-8; header=present", headers=headers)
+    return Response(
+        format_csv(rows, names=names), media_type="text/csv; charset=utf-8; header=present", headers=headers
+    )

@@ -37,7 +37,7 @@ class Row:
     name: KeptName | None = field(default=None, repr=False)
 
 
-def write_csv(rows: Sequence[Row], *, names: bool) -> bytes:
+def format_csv(rows: Sequence[Row], *, names: bool) -> bytes:
     """A table in UTF-8, a line for each answer below a line of headings, with columns for each class or finding.
 
     Probabilities are numbers in [0, 1]. `names`: with columns that say whose pictures they are.
@@ -100,7 +100,7 @@ def _escape_cell(text: str) -> str:
     return _FORMULA.sub(r"\1'\2", printable(text))
 
 
-def write_text(row: Row, *, title: str, intended_use: str) -> str:
+def format_text(row: Row, *, title: str, intended_use: str) -> str:
     """One answer as lines of text, for a report of one's own."""
     record = row.record
     lines = [f"{title}: {record.answer.words}"]

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 from contract.errors import ConfigurationError
+from contract.files import open_lock, open_new, private_folder
 
 
 class Folders:
@@ -19,8 +20,8 @@ class Folders:
         """
         self._folder = data_folder / "page"
         try:
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            descriptor = os.open(self._folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+            private_folder(self._folder, check=False)
+            descriptor = open_lock(self._folder / "lock")
         except OSError as error:
             raise ConfigurationError(
                 f"{self._folder}: cannot be written ({error.strerror}); correct data_folder"
@@ -59,9 +60,8 @@ class Folders:
     def write_address_file(self, address: str) -> Path:
         """A file (0600) that leads a browser to the page: a command line would show its token to all users."""
         path = self._uploads / "open.html"
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(f'<!doctype html><meta http-equiv="refresh" content="0; url={address}">')
+        with open_new(path) as file:
+            file.write(f'<!doctype html><meta http-equiv="refresh" content="0; url={address}">'.encode())
         return path
 
     def close(self) -> None:

@@ -14,13 +14,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import AwareDatetime, Field, ValidationError, model_validator
 
 from contract.base import Name, Strict, Version
-from contract.errors import ConfigurationError
-from contract.files import INCOMING
+from contract.files import INCOMING, create, private_folder, try_to_replace
 from contract.ticket import Engine
 from data_owner.answers import ModelAnswer
 from data_owner.calibration import Calibration
 from data_owner.diagnosis import Warned
-from data_owner.private_files import write_new, write_whole
 
 if TYPE_CHECKING:  # takes long to load, and the page is up before it
     from data_owner.ui.patient import Patient
@@ -88,15 +86,12 @@ class History:
 
     def __init__(self, folder: Path) -> None:
         """Keep records in `folder`, which is made (0700) where it is missing."""
-        try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        except OSError as error:
-            raise ConfigurationError(f"{folder}: cannot be made ({error.strerror}); correct data_folder") from error
+        private_folder(folder, check=False)
         self._folder = folder
 
     def add(self, record: Record) -> bool:
         """Keep a record. False where the disk will not."""
-        return write_whole(self._path(record.id), record.model_dump_json().encode())
+        return try_to_replace(self._path(record.id), record.model_dump_json().encode())
 
     def records(self) -> list[Record]:
         """What is kept, the newest first; damaged files are left out."""
@@ -110,7 +105,7 @@ class History:
         if not self._path(record).exists():
             return False
         try:
-            write_new(self._picture(record), png)
+            create(self._picture(record), png)
         except FileExistsError:
             return True
         except OSError:
@@ -134,7 +129,7 @@ class History:
 
     def keep_name(self, record: str, name: KeptName) -> bool:
         """Keep with a record whose picture it was. False where the disk will not, or the record is gone."""
-        return self._path(record).exists() and write_whole(self._name(record), name.model_dump_json().encode())
+        return self._path(record).exists() and try_to_replace(self._name(record), name.model_dump_json().encode())
 
     def name(self, record: str) -> KeptName | None:
         """Whose picture it was, if that is kept."""

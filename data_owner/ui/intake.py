@@ -1,13 +1,13 @@
 """A file arrives on the page: written down as it comes, then read."""
 
 import hashlib
-import os
 import threading
 from collections.abc import AsyncIterator
 from typing import Final
 
 from contract.api import ModelEntry
 from contract.errors import EncryptedInferenceError, ImageError, Refused
+from contract.files import open_new
 from data_owner.ui.batch import learn_name
 from data_owner.ui.entries import Entry, State
 from data_owner.ui.workplace import Workplace
@@ -21,8 +21,7 @@ async def receive_file(entry: Entry, chunks: AsyncIterator[bytes], *, most_bytes
     """Write a request's body into an entry's file (0600), never more than `most_bytes`. Raises ImageError, Refused."""
     digest, length = hashlib.sha256(), 0
     try:
-        descriptor = os.open(entry.file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
+        with open_new(entry.file) as file:
             async for chunk in chunks:
                 length += len(chunk)
                 if length > most_bytes:

@@ -1,7 +1,6 @@
 """A file that was dropped -> what its entry shows, and what would be submitted of it."""
 
 import io
-import os
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from contract.errors import ConfigurationError
+from contract.files import replacing_file
 from contract.model_card import ModelCard
 from data_owner.inspection import encode_png, undo_normalisation
 from data_owner.ui.entries import Entry, Facts, Look
@@ -36,8 +36,7 @@ def _encode_grey_png(picture: NDArray[np.uint8]) -> bytes:
 
 
 def _write(path: Path, content: bytes) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
+    with replacing_file(path, durable=False) as file:  # it goes with the page
         file.write(content)
 
 

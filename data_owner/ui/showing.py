@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, select_autoescape
 
 from contract.identity import Role
 from data_owner.ui.entries import CAN_SUBMIT, Entry, State
-from data_owner.ui.exporting import Row, format_full_date, write_text
+from data_owner.ui.exporting import Row, format_full_date, format_text
 from data_owner.ui.history import KeptName
 from data_owner.ui.workplace import MOST_PREPARED, Connection, Step, Workplace
 from data_owner.wording import explain, list_lines, summarise
@@ -231,7 +231,7 @@ def make_report(place: Workplace, entry: Entry, result: dict[str, Any]) -> dict[
         "name": row.name,
         "title": title,
         "intended_use": use,
-        "text": write_text(row, title=title, intended_use=use),
+        "text": format_text(row, title=title, intended_use=use),
     }
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field, ValidationError
 
 from contract.base import Strict
-from data_owner.private_files import write_whole
+from contract.files import try_to_replace
 
 _MAX_BYTES = 1 << 20
 _MAX_KINDS = 64
@@ -82,7 +82,7 @@ class Timings:
         self._profiles[kind] = profile
         while len(self._profiles) > _MAX_KINDS:
             del self._profiles[next(iter(self._profiles))]
-        write_whole(self._path, _File(profiles=self._profiles).model_dump_json().encode())
+        try_to_replace(self._path, _File(profiles=self._profiles).model_dump_json().encode())
 
 
 def _mix(old: float, new: float) -> float:

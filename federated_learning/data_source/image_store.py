@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from pydantic import ValidationError
 import imaging
 from contract.base import Strict
 from contract.errors import ConfigurationError, ImageError
+from contract.files import replacing_file
 from contract.model_card import InputSpecification
 from imaging.polarity import POLARITY_UNKNOWN
 from imaging.reading import ModelInput
@@ -114,17 +114,13 @@ def shrink_stored(pixels: Pixels, size: int) -> Pixels:
 @contextmanager
 def _replacing(path: Path) -> Iterator[IO[bytes]]:
     """A new file that only its owner may read, and that takes the place of `path` when it is whole."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}")
     try:
-        with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as output:
+        with replacing_file(path) as output:
             yield output
-        partial.replace(path)
     except OSError as error:
         raise ConfigurationError(
             f"{path.parent}: pictures cannot be kept there ({error.strerror}); give another folder"
         ) from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _key(files: Sequence[Path], picture: InputSpecification, *, skip_unusable: bool) -> str:

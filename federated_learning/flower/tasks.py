@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Self, TypeVar
 import httpx
 
 from contract.errors import ConfigurationError, PeerDisconnected
+from contract.files import replace
 
 if TYPE_CHECKING:
     from flwr.app import Message
@@ -68,9 +69,7 @@ def fetch_parts_sooner() -> None:
 def new_secret(folder: Path) -> Path:
     """A fresh secret of 32 bytes (mode 0600) by which our process proves itself to its SuperNode or SuperLink."""
     path = folder / "tasks.secret"
-    path.unlink(missing_ok=True)
-    path.touch(mode=0o600)
-    path.write_bytes(secrets.token_bytes(32))
+    replace(path, secrets.token_bytes(32))
     return path
 
 

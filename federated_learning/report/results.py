@@ -17,6 +17,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from contract.base import Name, Strict
 from contract.errors import CallerError
+from contract.files import replace
 from federated_learning.data_source import Example
 from federated_learning.run_records import FederationRecord, RoundRecord, RunKind
 from federated_learning.temperature import softmax
@@ -127,9 +128,7 @@ def write_result(result: RunResult, folder: Path) -> Path:
     path = folder / f"{result.name}.json"
     text = json.dumps(result.model_dump(mode="json"), indent=1)
     flat = re.sub(r"\[[-\d.,e\s]+\]", lambda found: re.sub(r"\s+", " ", found.group()), text)
-    partial = path.with_suffix(".partial")
-    partial.write_text(flat + "\n", encoding="utf-8")
-    partial.replace(path)
+    replace(path, f"{flat}\n".encode(), mode=None)
     return path
 
 

@@ -1,11 +1,11 @@
 """What a federated run leaves for people and for publication: run.json, history.json, rounds.json."""
 
 import json
-import os
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from contract.base import Strict
+from contract.files import replace
 from federated_learning.rounds.coordinator import Coordinator, RoundReport
 from federated_learning.rounds.letters import Step
 from federated_learning.rounds.participants import Participants
@@ -68,9 +68,8 @@ def record_round(settings: CoordinatorSettings, report: RoundReport) -> None:
     )
     path = settings.output / ROUNDS
     kept = [old for old in read_rounds(settings.output) if old.round < detail.round]
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps([one.model_dump() for one in [*kept, detail]], indent=1) + "\n", encoding="utf-8")
-    os.replace(partial, path)  # noqa: PTH105  (the atomic one, by name)
+    lines = json.dumps([one.model_dump() for one in [*kept, detail]], indent=1)
+    replace(path, f"{lines}\n".encode(), mode=None)
 
 
 def read_rounds(folder: Path) -> tuple[RoundTraffic, ...]:

@@ -13,12 +13,12 @@ from bookkeeping.spending import Charge, SpendingBook
 from bookkeeping.used_tickets import TicketUse
 from contract.allowance import Allowance, Holder
 from contract.errors import ConfigurationError, EncryptedInferenceError, PeerViolation
-from contract.files import write_new
+from contract.files import create, write_new
 from contract.identity import Party, Role
 from contract.ticket import Purpose, new_signing_key
 from crypto_provider.key import load_or_make_key
 from data_owner.masked_weights import MaskedWeightsFolder
-from data_owner.private_files import write_new as write_private
+from federated_learning.checkpoints import save
 from federated_learning.rounds.hospital_session import HISTORY
 from federated_learning.rounds.hospital_session import _history as kept_history
 from federated_learning.rounds.participants import make_hospital_keys
@@ -53,8 +53,9 @@ WRITERS: dict[str, tuple[Callable[[Path], object], int]] = {
     "its other half": (new_signing_key, 115),
     "a hospital's keys": (lambda folder: make_hospital_keys("north", folder / "keys"), 300),
     "a new file": (lambda folder: write_new(folder / "file", bytes(100), mode=0o600), 50),
-    "a clinician's file": (lambda folder: write_private(folder / "file", bytes(100)), 50),
+    "a clinician's file": (lambda folder: create(folder / "file", bytes(100)), 50),
     "a sealed file": (lambda folder: write_sealed(folder / "f", KEY, bytes(100), purpose="test", context="f"), 50),
+    "a checkpoint": (lambda folder: save({"weights": np.zeros(100)}, folder / "round.npz"), 50),
     "the dealer's key": (lambda folder: load_or_make_key(folder, KEY), 50),
 }
 

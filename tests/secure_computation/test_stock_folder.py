@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from contract.errors import ConfigurationError, MaterialSpent
+from contract.files import INCOMING, replacing_file
 from contract.model_card import OutputPolicy
 from contract.ticket import Engine, Purpose, TicketClaims
 from secure_computation.at_rest import StorageKey
@@ -283,17 +284,15 @@ def test_what_is_reserved_is_reserved_for_one(kept: Kept) -> None:
 
 
 def test_what_a_crash_left_is_cleaned_and_what_is_being_written_stays(kept: Kept) -> None:
-    kept.now = kept.path.stat().st_mtime
-    (kept.path / ".incoming-old").write_bytes(SECRET)
-    kept.now += 3599
-    assert kept.stock.bindings() == []
-    assert kept.names() == [".incoming-old"]
-    kept.now += 10
-    assert kept.stock.bindings() == []
-    assert kept.names() == []
+    (kept.path / f"{INCOMING}{'0' * 16}").write_bytes(SECRET)
+    with replacing_file(kept.path / name_of(1)) as file:
+        file.write(SECRET)
+        (writing,) = set(kept.names()) - {f"{INCOMING}{'0' * 16}"}
+        assert kept.stock.bindings() == []
+        assert kept.names() == [writing]
 
 
-@pytest.mark.parametrize("call", ["fsync", "rename"])
+@pytest.mark.parametrize("call", ["fsync", "replace"])
 def test_a_disk_that_fails_leaves_nothing(kept: Kept, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
     def fail(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -302,7 +301,7 @@ def test_a_disk_that_fails_leaves_nothing(kept: Kept, monkeypatch: pytest.Monkey
         if call == "fsync":
             patch.setattr(os, "fsync", fail)
         else:
-            patch.setattr(Path, "rename", fail)
+            patch.setattr(Path, "replace", fail)
         with pytest.raises(ConfigurationError) as caught:
             kept.put()
     assert "\n" not in str(caught.value)

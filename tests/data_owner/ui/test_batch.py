@@ -139,7 +139,7 @@ def test_a_name_is_kept_in_the_history_only_when_asked_for(page: Page, named: Pa
 def test_what_the_disk_does_not_take_is_still_answered_and_said(
     page: Page, named: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("data_owner.ui.history.write_whole", lambda _path, _content: False)
+    monkeypatch.setattr("data_owner.ui.history.try_to_replace", lambda _path, _content: False)
     entry = answered(page, named)
     assert entry.record is None
     assert "disk did not take it" in page.html(entry.id)

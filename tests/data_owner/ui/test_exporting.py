@@ -12,7 +12,7 @@ from contract.ticket import Engine
 from data_owner.answers import ClassAnswer, answer_from_logits
 from data_owner.calibration import Calibration
 from data_owner.diagnosis import Warned
-from data_owner.ui.exporting import RESEARCH_USE, Row, make_file_name, write_csv, write_text
+from data_owner.ui.exporting import RESEARCH_USE, Row, format_csv, format_text, make_file_name
 from data_owner.ui.history import KeptName, Record, make_record_id
 from data_owner.wording import list_lines
 from tests.data_owner.answering import FINDINGS, multi_label_card
@@ -49,7 +49,7 @@ def read(table: bytes) -> list[dict[str, str]]:
 
 def test_a_table_is_read_back_as_it_was_meant() -> None:
     findings = answer_from_logits(multi_label_card(), (4.0, 0.1, -3.0))
-    table = write_csv([Row(record=record(), image="Image 1"), Row(record=record(answer=findings))], names=False)
+    table = format_csv([Row(record=record(), image="Image 1"), Row(record=record(answer=findings))], names=False)
     assert table.count(b"\r\n") == 3
     assert b"\n" not in table.replace(b"\r\n", b"")
     first, second = read(table)
@@ -72,14 +72,14 @@ def test_a_table_is_read_back_as_it_was_meant() -> None:
 @pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@A1", " =1", "\t=1", "\uff1d1", "\uff20A"])
 def test_no_field_is_a_formula(text: str) -> None:
     name = KeptName(name=text, identifier="", accession="", file_name="")
-    (row,) = read(write_csv([Row(record=record(), name=name)], names=True))
+    (row,) = read(format_csv([Row(record=record(), name=name)], names=True))
     assert row["patient"].startswith(("'", r"\x09"))
     assert row["patient"].endswith(text[-1])
 
 
 def test_a_spreadsheet_that_parts_by_semicolons_sees_no_formula_either() -> None:
     name = KeptName(name='Doe;=HYPERLINK("x")', identifier="a; @A1", accession="b;\uff1d1", file_name="a;b.dcm")
-    table = write_csv([Row(record=record(), name=name)], names=True).decode()
+    table = format_csv([Row(record=record(), name=name)], names=True).decode()
     cells = [cell for line in csv.reader(table.splitlines(), delimiter=";", quoting=csv.QUOTE_NONE) for cell in line]
     assert len(cells) > 5
     assert not any(cell.lstrip(' "').startswith(("=", "@", "\uff1d")) for cell in cells)
@@ -89,22 +89,22 @@ def test_a_spreadsheet_that_parts_by_semicolons_sees_no_formula_either() -> None
 
 def test_names_stand_in_a_table_only_where_they_may() -> None:
     rows = [Row(record=record(), name=NASTY), Row(record=record())]
-    one, none = read(write_csv(rows, names=True))
+    one, none = read(format_csv(rows, names=True))
     assert one["file_name"] == r"a,\x1b\n+b.dcm".replace(r"\n", r"\x0a")
     assert none["patient"] == ""
-    hidden = write_csv(rows, names=False).decode()
+    hidden = format_csv(rows, names=False).decode()
     assert not any(part in hidden for part in ("calc", "SUM", "+b.dcm"))
 
 
 def test_the_text_of_an_answer_says_all_that_the_page_says() -> None:
-    text = write_text(Row(record=record(), name=NASTY), title="Tiny", intended_use="tests")
+    text = format_text(Row(record=record(), name=NASTY), title="Tiny", intended_use="tests")
     for words in (
         *("Tiny: uncertain, most like virus", "virus: 75.0 %", "Not calibrated", "Warning: the file says"),
         *("tiny 1.0.0", "2026-01-31", "Intended use: tests", RESEARCH_USE, "@SUM(1)"),
     ):
         assert words in text
     assert "\x1b" not in text
-    assert "SUM" not in write_text(Row(record=record()), title="Tiny", intended_use="")
+    assert "SUM" not in format_text(Row(record=record()), title="Tiny", intended_use="")
 
 
 def test_the_name_of_an_export_says_when_and_nothing_else() -> None:
