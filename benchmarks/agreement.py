@@ -20,8 +20,9 @@ from imaging import read_model_input
 from model_owner.agreement import answers
 from model_owner.calibration_images import calibration_images
 from model_owner.onnx_import.compiling import compile_model
-from secure_computation.engines.masked.lowering.rings import lower_masked
+from secure_computation.engines.masked.lowering.lower import lower_masked
 from secure_computation.engines.masked.plan import reference
+from secure_computation.engines.masked.plan.fixed_point import round_weights
 
 CLEAR_MARGIN = 0.1
 """Where the plain model's answer is clearer, in logits, the labels must agree: see `margin`."""
@@ -58,14 +59,15 @@ def measure_agreement(model_folder: Path, images: Sequence[Path], on_image: Call
     plaintext = PlaintextModel(model_folder)
     card = plaintext.card
     compiled = compile_model(model_folder / "model.onnx", card)
-    lowering, weights = lower_masked(compiled.network, compiled.weights, calibration_images(card.input, ()))
+    lowering = lower_masked(compiled.network, compiled.weights, calibration_images(card.input, ()))
+    weights = round_weights(lowering, compiled.weights)
     errors, disagreements = [], []
     for index, path in enumerate(images):
         on_image(index, len(images))
         tensor = read_model_input(path, card.input).tensor
         expected = plaintext.logits(tensor)
         integers = reference.quantise_image(lowering, tensor)
-        logits = reference.logits_of(lowering, reference.evaluate(lowering, weights, integers, audit=True))
+        logits = reference.read_logits(lowering, reference.evaluate(lowering, weights, integers, audit=True))
         errors.append(float(np.abs(logits - expected).max()))
         differ = (answers(card, logits[np.newaxis]) != answers(card, expected[np.newaxis]))[0]
         if differ.any():

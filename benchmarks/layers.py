@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
-from unittest.mock import patch
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,10 +21,10 @@ from model_owner.calibration_images import calibration_images
 from model_owner.onnx_import.compiling import compile_model
 from secure_computation.channel.channel import Channel
 from secure_computation.engines.interface import Answer, OnHeatMap, OnLayer
-from secure_computation.engines.masked.lowering.rings import lower_masked
-from secure_computation.engines.masked.plan.masked_lowering import MaskedLowering, Step
-from secure_computation.engines.masked.plan.step_bases import ComparisonStep
-from secure_computation.engines.masked.session import sides
+from secure_computation.engines.masked.lowering.lower import lower_masked
+from secure_computation.engines.masked.plan.fixed_point import round_weights
+from secure_computation.engines.masked.plan.masked_lowering import MaskedLowering
+from secure_computation.engines.masked.plan.steps import ComparisonStep, Step
 from secure_computation.engines.masked.session.in_process import InProcessParties, MemoryStore, run_in_process
 from secure_computation.engines.masked.session.sides import (
     DataOwnerItem,
@@ -70,6 +69,9 @@ class _Clock:
 
     def mark(self, name: str) -> None:
         self.marks.append((name, time.perf_counter(), time.thread_time()))
+
+    def mark_step(self, step: Step) -> None:
+        self.mark(step.name)
 
     def wall_seconds(self) -> dict[str, float]:
         return self._differences(1)
@@ -123,7 +125,8 @@ def measure_layers(model_folder: Path, folder: Path, *, runs: int, on_run: Calla
     card = read_card(model_folder / "card.json")
     tensor = read_model_input(image, card.input).tensor
     compiled = compile_model(model_folder / "model.onnx", card)
-    lowering, weights = lower_masked(compiled.network, compiled.weights, calibration_images(card.input, ()))
+    lowering = lower_masked(compiled.network, compiled.weights, calibration_images(card.input, ()))
+    weights = round_weights(lowering, compiled.weights)
     data_owner = _TimedDataOwner(lowering)
     parties = InProcessParties(
         dealer=MaskedDealer(lowering, key=Seed.fresh()),
@@ -134,9 +137,7 @@ def measure_layers(model_folder: Path, folder: Path, *, runs: int, on_run: Calla
     for turn in range(runs + 1):
         on_run(turn)
         clock = _Clock()
-        # P1 tells each step to a function that ignores it; here it is noted.
-        with patch.object(sides, "_ignore", lambda step, clock=clock: clock.mark(step.name)):
-            run_in_process(parties, tensor, item=ItemName(f"{turn:064x}"))
+        run_in_process(parties, tensor, item=ItemName(f"{turn:064x}"), on_step=clock.mark_step)
         # Its last step ends where P0 has the answer.
         clock.marks.append(data_owner.clock.marks[-1])
         if turn:

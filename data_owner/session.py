@@ -84,13 +84,7 @@ from secure_computation.at_rest import StorageKey
 from secure_computation.channel.channel import Channel, Deadlines
 from secure_computation.channel.tls import TlsContext, tls_context
 from secure_computation.channel.websocket import connect_channel
-from secure_computation.engines.choosing import (
-    data_owner_side,
-    require_room,
-    warm_up,
-    warm_up_for,
-    warm_up_online,
-)
+from secure_computation.engines.choosing import data_owner_side, require_room, warm_up, warm_up_for, warm_up_online
 from secure_computation.engines.interface import DataOwnerSide
 from secure_computation.engines.masked.session.sides import DataOwnerItem
 from secure_computation.engines.masked.session.stock import stockable

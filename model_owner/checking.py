@@ -18,7 +18,7 @@ from model_owner.imported_models import ImportedModel
 from model_owner.in_clear import ModelInClear
 from secure_computation.engines.crypten.lowering import predict_cost
 from secure_computation.engines.masked.plan import reference
-from secure_computation.engines.masked.plan.integer_weights import round_weights
+from secure_computation.engines.masked.plan.fixed_point import round_weights
 from secure_computation.engines.masked.session.costs import total_cost
 from secure_computation.float_reference import evaluate, value_ranges
 from secure_computation.network import Shape
@@ -186,11 +186,11 @@ def _fixed_point(
             out_of_range = out_of_range or str(error)
     gap, agree = None, 0
     if lowering.gives_label:
-        labels = [reference.label_of(output) for output in outputs]
+        labels = [reference.find_label(output) for output in outputs]
         agree = int((labels == expected[kept].argmax(axis=1)).sum())
     elif kept:
         gap = Agreement.of(
-            model.card, np.stack([reference.logits_of(lowering, output) for output in outputs]), expected[kept]
+            model.card, np.stack([reference.read_logits(lowering, output) for output in outputs]), expected[kept]
         )
         agree = gap.labels_agree
     return FixedPointReport(

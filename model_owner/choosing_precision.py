@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from contract.errors import ModelFileError
 from secure_computation.engines.masked.lowering.calibration import calibrate
 from secure_computation.engines.masked.lowering.drafts import Precision
-from secure_computation.engines.masked.lowering.rings import lower_masked
+from secure_computation.engines.masked.lowering.lower import lower_masked
 from secure_computation.engines.masked.plan import reference
-from secure_computation.engines.masked.plan.integer_weights import IntegerWeights
+from secure_computation.engines.masked.plan.fixed_point import IntegerWeights, round_weights
 from secure_computation.engines.masked.plan.masked_lowering import MaskedLowering
 from secure_computation.network import Network
 from secure_computation.private_weights import PrivateWeights
@@ -49,7 +49,8 @@ def lower_within_budget(
     for bits in range(MOST_FINER + 1):
         tried = Precision().finer(bits)
         try:
-            lowering, integers = lower_masked(network, weights, calibration, precision=tried, ranges=ranges)
+            lowering = lower_masked(network, weights, calibration, precision=tried, ranges=ranges)
+            integers = round_weights(lowering, weights)
         except ModelFileError:
             if best is None:
                 raise
@@ -67,7 +68,7 @@ def lower_within_budget(
             100 * smallest,
         )
     if label_only:
-        best, _ = lower_masked(network, weights, calibration, precision=precision, label_only=True, ranges=ranges)
+        best = lower_masked(network, weights, calibration, precision=precision, label_only=True, ranges=ranges)
     assert best is not None
     return best
 
@@ -76,8 +77,6 @@ def _relative_error(
     lowering: MaskedLowering, weights: IntegerWeights, images: NDArray[np.float32], expected: NDArray[np.float64]
 ) -> float:
     """The largest error of a logit by the largest logit."""
-    found = [
-        reference.logits_of(lowering, reference.evaluate(lowering, weights, reference.quantise_image(lowering, image)))
-        for image in images
-    ]
+    integers = [reference.evaluate(lowering, weights, reference.quantise_image(lowering, image)) for image in images]
+    found = [reference.read_logits(lowering, logits) for logits in integers]
     return float(np.abs(np.stack(found) - expected).max() / (np.abs(expected).max() or 1.0))

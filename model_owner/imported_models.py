@@ -218,7 +218,7 @@ def _masked_lowering(compiled: CompiledModel, card: ModelCard, calibration: Sequ
             compiled.network, compiled.weights, images, label_only=policy is OutputPolicy.LABEL_ONLY
         )
         if policy is OutputPolicy.LOGITS_AND_HEAT_MAP:
-            lowering, _ = add_heat_map(compiled.network, lowering, compiled.weights, images)
+            lowering = add_heat_map(compiled.network, lowering, compiled.weights, images)
     except ModelFileError as error:
         if policy is not OutputPolicy.LOGITS:
             raise  # only the masked engine can keep logits from the data owner, or open a heat map

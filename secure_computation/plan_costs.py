@@ -15,9 +15,9 @@ from contract.base import Strict
 from contract.errors import ModelFileError
 from plumbing.settings import GIBIBYTE, PlanLimits
 from secure_computation.engines.crypten.lowering import CrypTenLowering, predict_cost
-from secure_computation.engines.masked.lowering.drafts import image_size
-from secure_computation.engines.masked.plan.comparison_steps import LabelStep, MaxPoolStep
-from secure_computation.engines.masked.plan.masked_lowering import LinearStep, MaskedLowering, SumPoolStep
+from secure_computation.engines.masked.plan.fixed_point import image_size
+from secure_computation.engines.masked.plan.masked_lowering import MaskedLowering
+from secure_computation.engines.masked.plan.steps import LabelStep, LinearStep, MaxPoolStep, SumPoolStep
 from secure_computation.engines.masked.session.costs import most_it_costs
 from secure_computation.engines.masked.session.step_shapes import label_shape
 from secure_computation.network import (

@@ -12,10 +12,10 @@ from contract.ticket import BATCHED_ENGINES, Engine
 from secure_computation.crypten_bridge import is_installed, not_installed
 from secure_computation.engines.crypten.lowering import CrypTenLowering
 from secure_computation.engines.interface import DataOwnerSide, DealerSide, ModelOwnerSide
-from secure_computation.engines.masked.plan.crypten_step import CrypTenStep
-from secure_computation.engines.masked.plan.integer_weights import round_weights
+from secure_computation.engines.masked.plan.fixed_point import round_weights
 from secure_computation.engines.masked.plan.masked_lowering import MaskedLowering
-from secure_computation.engines.masked.session.batch import most_images
+from secure_computation.engines.masked.plan.steps import CrypTenStep
+from secure_computation.engines.masked.session.costs import most_images
 from secure_computation.engines.masked.session.sides import DeltaStore, MaskedDataOwner, MaskedDealer, MaskedModelOwner
 from secure_computation.engines.masked.session.step_shapes import activation_shape
 from secure_computation.kernels import comparing, elementwise

@@ -15,7 +15,7 @@ from model_owner.calibration_images import calibration_images
 from model_owner.choosing_precision import ERROR_BUDGET, lower_within_budget
 from model_owner.onnx_import.compiling import compile_model
 from secure_computation.engines.masked.plan import reference
-from secure_computation.engines.masked.plan.integer_weights import round_weights
+from secure_computation.engines.masked.plan.fixed_point import round_weights
 from secure_computation.float_reference import evaluate
 from tests.benchmarks.test_reporting import MACHINE
 from tests.benchmarks.test_sections import keep
@@ -52,7 +52,7 @@ def check_against_onnxruntime(network: OwnNetwork, folder: Path, side: int) -> N
     weights = round_weights(lowering, model.weights)
     for image, wanted in zip(images, expected, strict=True):
         integers = reference.evaluate(lowering, weights, reference.quantise_image(lowering, image), audit=True)
-        assert np.abs(reference.logits_of(lowering, integers) - wanted).max() < 2 * ERROR_BUDGET * LOGIT_SPREAD
+        assert np.abs(reference.read_logits(lowering, integers) - wanted).max() < 2 * ERROR_BUDGET * LOGIT_SPREAD
 
 
 @pytest.mark.filterwarnings("ignore:You are using the legacy TorchScript-based ONNX export:DeprecationWarning")

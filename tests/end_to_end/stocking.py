@@ -18,18 +18,12 @@ from data_owner.session import Diagnoser, Stocked
 from imaging import read_model_input
 from secure_computation.admission import STOCKED_ITEM_STEP, present_ticket
 from secure_computation.engines.masked.plan import reference
-from secure_computation.engines.masked.plan.integer_weights import round_weights
+from secure_computation.engines.masked.plan.fixed_point import round_weights
 from secure_computation.engines.masked.session.stock import stockable
 from secure_computation.material import ConsumptionLedger, ItemName
 from secure_computation.stock_folder import Binding, Body, StockFolder
 from secure_computation.wire import Phase
-from tests.end_to_end.federation import (
-    HOSPITAL,
-    LABORATORY,
-    SILENT,
-    Federation,
-    RecordingClient,
-)
+from tests.end_to_end.federation import HOSPITAL, LABORATORY, SILENT, Federation, RecordingClient
 
 Logits = NDArray[np.float64]
 MASKED_TICKET = {"engine": Engine.MASKED}
@@ -85,7 +79,7 @@ class Parties:
         lowering = stockable(model.plan)
         integers = reference.quantise_image(lowering, read_model_input(path, model.card.input).tensor)
         weights = round_weights(lowering, model.weights)
-        return reference.logits_of(lowering, reference.evaluate(lowering, weights, integers))
+        return reference.read_logits(lowering, reference.evaluate(lowering, weights, integers))
 
     def check(self, diagnosis: Diagnosis, path: Path, *, stocked: bool) -> None:
         np.testing.assert_array_equal(diagnosis.logits, self.expected(path))

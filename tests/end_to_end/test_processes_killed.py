@@ -24,7 +24,7 @@ from demonstration.deployment import LABORATORY, TRUST_CENTRE, Deployment, deplo
 from imaging import read_model_input
 from model_owner.imported_models import ImportedModels
 from secure_computation.engines.masked.plan import reference
-from secure_computation.engines.masked.plan.integer_weights import round_weights
+from secure_computation.engines.masked.plan.fixed_point import round_weights
 from secure_computation.engines.masked.session.stock import stockable
 from tests.end_to_end.federation import SEALING
 from tests.end_to_end.models import radiograph, write_tiny_model
@@ -134,7 +134,7 @@ def expected_logits(folder: Path, model_folder: Path, image: Path) -> tuple[floa
     lowering = stockable(model.plan)
     integers = reference.quantise_image(lowering, read_model_input(image, model.card.input).tensor)
     weights = round_weights(lowering, model.weights)
-    return tuple(reference.logits_of(lowering, reference.evaluate(lowering, weights, integers)).tolist())
+    return tuple(reference.read_logits(lowering, reference.evaluate(lowering, weights, integers)).tolist())
 
 
 @pytest.fixture(scope="module")

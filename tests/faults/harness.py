@@ -35,7 +35,7 @@ from imaging import read_model_input
 from model_owner.imported_models import ImportedModels
 from plumbing.settings import Waiting
 from secure_computation.engines.masked.plan import reference
-from secure_computation.engines.masked.plan.integer_weights import round_weights
+from secure_computation.engines.masked.plan.fixed_point import round_weights
 from secure_computation.engines.masked.session.stock import stockable
 from secure_computation.material import ConsumptionLedger, ItemName
 from secure_computation.stock_folder import Binding, Body, StockFolder
@@ -334,7 +334,7 @@ def _expected(folder: Path, path: Path) -> NDArray[np.float64]:
     lowering = stockable(model.plan)
     integers = reference.quantise_image(lowering, read_model_input(path, model.card.input).tensor)
     weights = round_weights(lowering, model.weights)
-    return reference.logits_of(lowering, reference.evaluate(lowering, weights, integers))
+    return reference.read_logits(lowering, reference.evaluate(lowering, weights, integers))
 
 
 def expected(federation: Federation, path: Path) -> NDArray[np.float64]:

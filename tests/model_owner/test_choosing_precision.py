@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from model_owner.checking import advise
 from model_owner.choosing_precision import ERROR_BUDGET, MOST_FINER, lower_within_budget
 from secure_computation.engines.masked.lowering.drafts import Precision
-from secure_computation.engines.masked.lowering.rings import lower_masked
+from secure_computation.engines.masked.lowering.lower import lower_masked
 from secure_computation.engines.masked.plan import reference
-from secure_computation.engines.masked.plan.integer_weights import round_weights
+from secure_computation.engines.masked.plan.fixed_point import round_weights
 from secure_computation.engines.masked.plan.masked_lowering import MaskedLowering
 from secure_computation.float_reference import evaluate
 from secure_computation.network import (
@@ -62,7 +62,9 @@ def relative_error(
 
     integers = round_weights(lowering, weights)
     found = [
-        reference.logits_of(lowering, reference.evaluate(lowering, integers, reference.quantise_image(lowering, image)))
+        reference.read_logits(
+            lowering, reference.evaluate(lowering, integers, reference.quantise_image(lowering, image))
+        )
         for image in images
     ]
     expected = evaluate(network, weights, torch.from_numpy(images)).numpy()
@@ -71,7 +73,7 @@ def relative_error(
 
 def test_a_network_for_which_the_usual_bits_are_enough_keeps_its_plan() -> None:
     network, weights, images = deep(3)
-    usual, _ = lower_masked(network, weights, images)
+    usual = lower_masked(network, weights, images)
     assert relative_error(network, weights, usual, images[[1, 4, 7]]) <= ERROR_BUDGET
     assert lower_within_budget(network, weights, images) == usual
 
@@ -79,7 +81,7 @@ def test_a_network_for_which_the_usual_bits_are_enough_keeps_its_plan() -> None:
 def test_a_network_whose_layers_lose_more_gets_more_bits_until_it_is_within_the_budget() -> None:
     network, weights, images = deep(12, outlier=100.0)
     pictures = images[[1, 4, 7]]
-    usual, _ = lower_masked(network, weights, images)
+    usual = lower_masked(network, weights, images)
     assert relative_error(network, weights, usual, pictures) > ERROR_BUDGET
     assert relative_error(network, weights, lower_within_budget(network, weights, images), pictures) <= ERROR_BUDGET
 

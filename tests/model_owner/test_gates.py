@@ -14,7 +14,8 @@ from contract.errors import ModelFileError
 from imaging.phantom import draw_phantom
 from model_owner.onnx_import.compiling import lower
 from model_owner.onnx_import.reading import read_onnx
-from secure_computation.engines.masked.lowering.rings import lower_masked
+from secure_computation.engines.masked.lowering.lower import lower_masked
+from secure_computation.engines.masked.plan.fixed_point import round_weights
 from secure_computation.float_reference import evaluate
 from secure_computation.network import Clip, Network
 from tests.model_owner.graphs import agree, build, compiled, floats, kinds, node
@@ -240,7 +241,8 @@ def test_an_exported_network_under_encryption(dynamo: bool, opset: int, tmp_path
     expected = expected_logits(path, images)
     np.testing.assert_allclose(evaluate(network, weights, torch.from_numpy(images)).numpy(), expected, atol=1e-4)
     assert kinds(network).count("multiply") == 2
-    lowering, integers = lower_masked(network, weights, images)
+    lowering = lower_masked(network, weights, images)
+    integers = round_weights(lowering, weights)
     assert lowering.is_exact
     model = Model(network, lowering, integers, images)
     logits = Session(parties_of(model), images[0]).run().honest()
@@ -263,7 +265,8 @@ def test_squeeze_and_excite_under_encryption(activation: type[nn.Module], smooth
     assert (kinds(network).count("activation"), kinds(network).count("multiply")) == (smooth, 1)
     images = floats(4, 1, 16, 16, seed=5)
     expected = expected_logits(path, images)[0]
-    lowering, integers = lower_masked(network, weights, images)
+    lowering = lower_masked(network, weights, images)
+    integers = round_weights(lowering, weights)
     masked = Session(parties_of(Model(network, lowering, integers, images)), images[0]).run().honest()
     assert np.abs(masked - expected).max() < 0.03 * np.ptp(expected)
     assert np.abs(run_all(network, weights, images[0]).logits - expected).max() < 0.01 * np.ptp(expected)
@@ -291,7 +294,8 @@ def test_efficientnet_b0_under_encryption(tmp_path: Path) -> None:
     torch.onnx.export(module.eval(), (images[:1],), path, dynamo=False)
     network, weights, _ = lower(read_onnx(path))
     assert (kinds(network).count("activation"), kinds(network).count("multiply")) == (65, 16)
-    lowering, integers = lower_masked(network, weights, images.numpy())
+    lowering = lower_masked(network, weights, images.numpy())
+    integers = round_weights(lowering, weights)
     model = Model(network, lowering, integers, images.numpy())
     expected = expected_logits(path, images.numpy())
     logits = Session(parties_of(model), model.images[0]).run().honest()

@@ -22,7 +22,7 @@ from model_owner.checking import check_model, random_images
 from model_owner.imported_models import ImportedModels
 from secure_computation.at_rest import StorageKey
 from secure_computation.engines.choosing import offered_engines, output_of
-from secure_computation.engines.masked.plan.masked_lowering import LinearStep, SumPoolStep
+from secure_computation.engines.masked.plan.steps import LinearStep, SumPoolStep
 from secure_computation.plan import parse_plan
 from tests.model_owner.graphs import build, card_for, floats, node
 

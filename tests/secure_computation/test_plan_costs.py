@@ -10,18 +10,20 @@ from pydantic import ValidationError
 from contract.errors import ModelFileError
 from plumbing.settings import PlanLimits
 from secure_computation.engines.crypten.lowering import CrypTenLowering, lower
-from secure_computation.engines.masked.plan.comparison_steps import LabelStep, ReluStep
-from secure_computation.engines.masked.plan.crypten_step import CrypTenFunction, CrypTenStep
 from secure_computation.engines.masked.plan.layouts import best_chunks
-from secure_computation.engines.masked.plan.masked_lowering import (
+from secure_computation.engines.masked.plan.masked_lowering import MaskedLowering
+from secure_computation.engines.masked.plan.steps import (
+    CrypTenFunction,
+    CrypTenStep,
+    FixedValue,
     InputStep,
+    LabelStep,
     LinearStep,
-    MaskedLowering,
+    ReluStep,
     ReshapeStep,
     Step,
     SumPoolStep,
 )
-from secure_computation.engines.masked.plan.step_bases import FixedValue
 from secure_computation.engines.masked.session.costs import most_it_costs, total_cost
 from secure_computation.network import (
     INPUT,

@@ -9,8 +9,7 @@ import torch.nn.functional as F  # noqa: N812  (torch's own convention)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from secure_computation.engines.masked.plan.masked_lowering import SumPoolStep
-from secure_computation.engines.masked.plan.step_bases import FixedValue
+from secure_computation.engines.masked.plan.steps import FixedValue, SumPoolStep
 from secure_computation.protocols import public_linear
 from secure_computation.protocols.draws import RingElements
 from tests.secure_computation.protocols.one_page import Integers, random_ring

@@ -2,14 +2,30 @@
 
 import math
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, assert_never
 
 import numpy as np
 from numpy.typing import NDArray
 
-from secure_computation.engines.masked.lowering.drafts import Draft, clip_limit, divisor_of, pad_constant
-from secure_computation.engines.masked.plan.integer_weights import diffuse
-from secure_computation.network import Activation, Clip, Concat, Convolution2d, FullyConnected, Pad, Shape, Softmax
+from secure_computation.engines.masked.lowering.drafts import Added, Draft
+from secure_computation.engines.masked.plan.fixed_point import diffuse, quantise_limit, quantise_padding
+from secure_computation.network import (
+    Activation,
+    Add,
+    AveragePool,
+    Clip,
+    Concat,
+    Convolution2d,
+    FullyConnected,
+    GlobalAveragePool,
+    MaxPool,
+    Multiply,
+    Pad,
+    Relu,
+    Reshape,
+    Shape,
+    Softmax,
+)
 from secure_computation.private_weights import PrivateWeights
 
 Vector = NDArray[np.float64]
@@ -38,15 +54,29 @@ class _Interval:
     low: Vector
     high: Vector
 
+    def __mul__(self, factor: float) -> "_Interval":
+        """Times a positive factor."""
+        return _Interval(self.low * factor, self.high * factor)
+
+    def clip(self, low: float, high: float) -> "_Interval":
+        """What is left of it between two bounds."""
+        return _Interval(self.low.clip(low, high), self.high.clip(low, high))
+
+    def include(self, value: float) -> "_Interval":
+        """The smallest interval that holds this one and a value."""
+        return _Interval(self.low.clip(max=value), self.high.clip(min=value))
+
 
 def audit(drafts: list[Draft], weights: PrivateWeights, *, input_magnitude: float) -> dict[Draft, Bounds]:
     """Bounds of every draft, whose scales must be set. `input_magnitude`: largest |real| that an image may hold."""
     intervals: dict[Draft, _Interval] = {}
     bounds: dict[Draft, Bounds] = {}
     for draft in drafts:
-        sources = [intervals[source] for source in draft.inputs]
-        interval = _propagate(draft, sources, weights) if sources else _input(draft, input_magnitude)
-        interval = _Interval(interval.low.clip(-_LARGEST, _LARGEST), interval.high.clip(-_LARGEST, _LARGEST))
+        if draft.operation is Added.INPUT:
+            interval = _bound_input(draft, input_magnitude)
+        else:
+            interval = _propagate(draft, [intervals[source] for source in draft.inputs], weights)
+        interval = interval.clip(-_LARGEST, _LARGEST)
         intervals[draft] = interval
         calibrated = draft.range.magnitude * float(draft.known_scale()) + draft.rounding + 1
         worst_case = float(max(-interval.low.min(), interval.high.max(), 0.0))
@@ -54,58 +84,67 @@ def audit(drafts: list[Draft], weights: PrivateWeights, *, input_magnitude: floa
     return bounds
 
 
-def bits_of(bound: float) -> int:
+def count_bits(bound: float) -> int:
     """Bits of an integer bound, without sign; 64 for 62 and more."""
     bits = math.ceil(bound).bit_length()
     return bits if bits < 62 else UNBOUNDED_BITS
 
 
-def _input(draft: Draft, magnitude: float) -> _Interval:
+def _bound_input(draft: Draft, magnitude: float) -> _Interval:
     """A power of two, which the data owner checks its image against."""
-    bound = float((1 << bits_of(magnitude * float(draft.known_scale()))) - 1)
+    bound = float((1 << count_bits(magnitude * float(draft.known_scale()))) - 1)
     return _Interval(np.full(draft.shape[0], -bound), np.full(draft.shape[0], bound))
 
 
-def _propagate(draft: Draft, sources: list[_Interval], weights: PrivateWeights) -> _Interval:  # noqa: C901, PLR0911  (one case for each kind of step)
-    first = sources[0]
-    match draft.kind:
-        case "linear":
-            return _linear(draft, first, weights)
-        case "add" | "concat":
-            return _joined(draft, sources)
-        case "multiply":
+def _propagate(draft: Draft, sources: list[_Interval], weights: PrivateWeights) -> _Interval:  # noqa: C901, PLR0911, PLR0912  (one case for each kind of step)
+    first, scale = sources[0], float(draft.known_scale())
+    match draft.operation:
+        case Added.INPUT:
+            raise AssertionError("the input reads nothing")
+        case Convolution2d() | FullyConnected():
+            return _multiply_weights(draft, draft.operation, first, weights)
+        case Add() | Concat():
+            scaled = [source * factor for source, factor in zip(sources, draft.factors, strict=True)]
+            lows, highs = [one.low for one in scaled], [one.high for one in scaled]
+            if isinstance(draft.operation, Concat):
+                return _Interval(np.concatenate(lows), np.concatenate(highs))
+            return _Interval(lows[0] + lows[1], highs[0] + highs[1])
+        case Multiply():
             ends = [a * b for a in (first.low, first.high) for b in (sources[1].low, sources[1].high)]
             return _Interval(np.minimum.reduce(ends), np.maximum.reduce(ends))
-        case "sum_pool":
-            low, high = (
-                (first.low.clip(max=0), first.high.clip(min=0)) if _is_padded(draft) else (first.low, first.high)
-            )
-            return _Interval(low * divisor_of(draft), high * divisor_of(draft))
-        case "pad":
-            constant = draft_pad_constant(draft)
-            return _Interval(first.low.clip(max=constant), first.high.clip(min=constant))
-        case "reshape":
-            return _reshaped(first, draft.inputs[0].shape, draft.shape)
-        case "offset":
+        case AveragePool():
+            return (first.include(0) if any(draft.operation.padding) else first) * draft.divisor
+        case GlobalAveragePool():
+            return first * draft.divisor
+        case Pad():
+            return first.include(quantise_padding(draft.operation, scale))
+        case Reshape():
+            return _reshape(first, draft.inputs[0].shape, draft.shape)
+        case Added.OFFSET:
             return _Interval(first.low + draft.rounding, first.high + draft.rounding)
-        case "relu" | "truncate":
-            low, high = (np.floor(bound / (1 << draft.shift)) for bound in (first.low, first.high))
-            return _Interval(low.clip(min=0), high.clip(min=0)) if draft.kind == "relu" else _Interval(low, high)
-        case "crypten":
-            return _activated(draft, first)
-        case "max_pool":
+        case Relu():
+            return _truncate(first, draft.shift).clip(0, math.inf)
+        case Added.TRUNCATE:
+            return _truncate(first, draft.shift)
+        case Activation():
+            return _activate(draft.operation.function, draft, first)
+        case Softmax():
+            return _activate("softmax", draft, first)
+        case MaxPool():
             return first
-        case "clip":
-            limit = draft_clip_limit(draft)
-            return _Interval(first.low.clip(max=limit), first.high.clip(max=limit))
-        case other:
-            raise AssertionError(f"no such kind of step: {other}")
+        case Clip():
+            return first.clip(-math.inf, quantise_limit(draft.operation, scale))
+        case _ as never:
+            assert_never(never)
 
 
-def _activated(draft: Draft, source: _Interval) -> _Interval:
-    """Between -1 and 1, or x where the function grows with it, and what CrypTen's rounding adds."""
-    assert isinstance(draft.operation, Activation | Softmax)
-    function = draft.operation.function if isinstance(draft.operation, Activation) else "softmax"
+def _truncate(source: _Interval, shift: int) -> _Interval:
+    low, high = (np.floor(bound / (1 << shift)) for bound in (source.low, source.high))
+    return _Interval(low, high)
+
+
+def _activate(function: str, draft: Draft, source: _Interval) -> _Interval:
+    """Between -1 and 1, or x if the function grows with it, and what CrypTen's rounding adds."""
     scale = float(draft.known_scale())
     grows = function in {"silu", "gelu"}
     ratio = scale / float(draft.inputs[0].known_scale())
@@ -115,53 +154,16 @@ def _activated(draft: Draft, source: _Interval) -> _Interval:
     return _Interval(np.full_like(source.low, lowest * scale - slack), np.maximum(high, scale) + slack)
 
 
-def _is_padded(draft: Draft) -> bool:
-    return any(getattr(draft.operation, "padding", ()))
-
-
-def draft_pad_constant(draft: Draft) -> int:
-    """The integer that a padding step writes."""
-    assert isinstance(draft.operation, Pad)
-    return pad_constant(draft.operation, float(draft.known_scale()))
-
-
-def draft_clip_limit(draft: Draft) -> int:
-    """The integer at which a clip cuts."""
-    assert isinstance(draft.operation, Clip)
-    return clip_limit(draft.operation, float(draft.known_scale()))
-
-
-def factors_of(draft: Draft) -> tuple[int, ...]:
-    """What brings each input of a sum or concatenation to the common scale."""
-    ratios = [draft.known_scale() / source.known_scale() for source in draft.inputs]
-    assert all(ratio.denominator == 1 for ratio in ratios)
-    return tuple(ratio.numerator for ratio in ratios)
-
-
-def weight_scale_of(draft: Draft) -> float:
-    """Integer weight per real weight of a product."""
-    return float(draft.known_scale() / draft.inputs[0].known_scale())
-
-
-def _joined(draft: Draft, sources: list[_Interval]) -> _Interval:
-    factors = factors_of(draft)
-    lows = [factor * source.low for factor, source in zip(factors, sources, strict=True)]
-    highs = [factor * source.high for factor, source in zip(factors, sources, strict=True)]
-    if isinstance(draft.operation, Concat):
-        return _Interval(np.concatenate(lows), np.concatenate(highs))
-    return _Interval(lows[0] + lows[1], highs[0] + highs[1])
-
-
-def _linear(draft: Draft, source: _Interval, weights: PrivateWeights) -> _Interval:
-    operation = draft.operation
-    assert isinstance(operation, Convolution2d | FullyConnected)
-    weight = diffuse(weights[f"{draft.name}.weight"], weight_scale_of(draft))
+def _multiply_weights(
+    draft: Draft, operation: Convolution2d | FullyConnected, source: _Interval, weights: PrivateWeights
+) -> _Interval:
+    weight = diffuse(weights[f"{draft.name}.weight"], draft.weight_scale)
+    if isinstance(operation, Convolution2d) and any(operation.padding):
+        source = source.include(0)
     groups = operation.groups if isinstance(operation, Convolution2d) else 1
     split = weight.reshape(groups, weight.shape[0] // groups, weight.shape[1], -1)
     positive, negative = split.clip(min=0).sum(axis=3), split.clip(max=0).sum(axis=3)
     low, high = source.low.reshape(groups, -1, 1), source.high.reshape(groups, -1, 1)
-    if _is_padded(draft):
-        low, high = low.clip(max=0), high.clip(min=0)
     bias = np.zeros(weight.shape[0])
     if operation.bias:
         bias = np.rint(weights[f"{draft.name}.bias"].astype(np.float64) * float(draft.known_scale()))
@@ -171,7 +173,7 @@ def _linear(draft: Draft, source: _Interval, weights: PrivateWeights) -> _Interv
     )
 
 
-def _reshaped(source: _Interval, before: Shape, after: Shape) -> _Interval:
+def _reshape(source: _Interval, before: Shape, after: Shape) -> _Interval:
     each = math.prod(before[1:])
     if len(after) == 1:
         return _Interval(np.repeat(source.low, each), np.repeat(source.high, each))

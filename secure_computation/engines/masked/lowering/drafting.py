@@ -1,4 +1,4 @@
-"""First half of the lowering: which steps, at which scales (see `product_scales`). Rings and layouts come afterwards.
+"""First half of the lowering: which steps, at which scales (see `scales`). Rings and layouts come afterwards.
 
 A value is `fine` from a private product until the next truncation: many bits, and a mask that the dealer does not know.
 All other values are `coarse`: about `activation_bits` bits, dealt mask. A private product reads coarse values only. The
@@ -12,17 +12,15 @@ from typing import Final, assert_never
 
 from contract.errors import ModelFileError
 from secure_computation.engines.masked.lowering.calibration import RealRange
-from secure_computation.engines.masked.lowering.drafts import (
-    Draft,
-    Precision,
-    behind,
-    finer_beside_crypten,
-    scale_from_inputs,
+from secure_computation.engines.masked.lowering.drafts import Added, Draft, Precision, refine_beside_crypten
+from secure_computation.engines.masked.lowering.scales import (
+    ProductScales,
+    ceil_log2,
+    join_scales,
+    power_of_two_scale,
+    trace_scales,
 )
-from secure_computation.engines.masked.lowering.product_scales import ProductScales
-from secure_computation.engines.masked.lowering.scales import ceil_log2, power_of_two_scale
-from secure_computation.engines.masked.plan.crypten_step import CRYPTEN_SCALE, MAX_CRYPTEN_ELEMENTS
-from secure_computation.engines.masked.plan.step_bases import MAX_RING_BITS
+from secure_computation.engines.masked.plan.steps import CRYPTEN_SCALE, MAX_CRYPTEN_ELEMENTS, MAX_RING_BITS
 from secure_computation.network import (
     INPUT,
     Activation,
@@ -62,7 +60,7 @@ class Drafting:
         """`ranges`: of every value of the network, by name."""
         self.drafts: list[Draft] = []
         self._network, self._ranges = network, ranges
-        self._precision = finer_beside_crypten(network, precision)
+        self._precision = refine_beside_crypten(network, precision)
         self._scales = ProductScales(weights, self._precision)
         self._by_value: dict[str, Draft] = {}
         self._coarse: dict[str, Draft] = {}
@@ -79,7 +77,7 @@ class Drafting:
         """Draft everything; returns the draft of the output."""
         bits = self._precision.activation_bits + _INPUT_EXTRA_BITS
         scale = power_of_two_scale(bits, self._ranges[INPUT].magnitude)
-        self._by_value[INPUT] = self._draft(INPUT, "input", (), self._network.input_shape, INPUT, scale=scale)
+        self._by_value[INPUT] = self._draft(INPUT, Added.INPUT, (), self._network.input_shape, INPUT, scale=scale)
         for operation in self._network.operations:
             draft = self._lower(operation)
             if draft is not None:
@@ -93,9 +91,7 @@ class Drafting:
         match operation:
             case Convolution2d() | FullyConnected():
                 source = self._for_product(operation.inputs[0])
-                return self._draft(
-                    operation.name, "linear", (source,), operation.shape, operation.name, fine=True, operation=operation
-                )
+                return self._perform(operation, (source,), fine=True)
             case Relu():
                 return self._relu(operation)
             case Clip():
@@ -114,29 +110,31 @@ class Drafting:
     def _draft(
         self,
         name: str,
-        kind: str,
+        operation: Operation | Added,
         inputs: tuple[Draft, ...],
         shape: AnyShape,
         value: str,
         *,
         fine: bool = False,
-        operation: Operation | None = None,
         scale: Fraction | None = None,
     ) -> Draft:
         """Append a draft whose real values are those of the network's `value`."""
-        draft = Draft(
-            name=name,
-            kind=kind,
-            inputs=inputs,
-            shape=shape,
-            range=self._ranges[value],
-            fine=fine,
-            operation=operation,
-            scale=scale,
-        )
+        values = self._ranges[value]
+        draft = Draft(name=name, operation=operation, inputs=inputs, shape=shape, range=values, fine=fine, scale=scale)
         for source in inputs:
             source.readers.append(draft)
         self.drafts.append(draft)
+        return draft
+
+    def _perform(self, operation: Operation, inputs: tuple[Draft, ...], *, fine: bool = False) -> Draft:
+        """Append the draft of an operation of the network, under its own name."""
+        return self._draft(operation.name, operation, inputs, operation.shape, operation.name, fine=fine)
+
+    def _rectify(self, name: str, source: Draft, value: str) -> Draft:
+        """Append a ReLU of `source`, whose real values are those of the network's `value`."""
+        relu = Relu(name=name, inputs=(source.name,), shape=source.shape)
+        draft = self._draft(name, relu, (source,), source.shape, value, scale=source.scale)
+        draft.not_negative = True
         return draft
 
     def _new_name(self, base: str, suffix: str) -> str:
@@ -175,18 +173,18 @@ class Drafting:
         if not draft.narrow:
             return draft
         if value not in self._coarse:
-            kind = "relu" if draft.not_negative else "truncate"
-            wide = self._draft(
-                self._new_name(value, "wide"), kind, (draft,), draft.shape, value, scale=draft.known_scale()
-            )
-            wide.not_negative = draft.not_negative
+            name = self._new_name(value, "wide")
+            if draft.not_negative:
+                wide = self._rectify(name, draft, value)
+            else:
+                wide = self._draft(name, Added.TRUNCATE, (draft,), draft.shape, value, scale=draft.known_scale())
             self._coarse[value] = wide
         return self._coarse[value]
 
     # Comparisons.
 
     def _truncation(self, source: Draft, value: str, magnitude: float) -> Draft:
-        draft = self._draft(self._new_name(value, "truncated"), "truncate", (source,), source.shape, value)
+        draft = self._draft(self._new_name(value, "truncated"), Added.TRUNCATE, (source,), source.shape, value)
         draft.not_negative = source.not_negative
         self._cut(draft, source, magnitude, self._bits(source.shape))
         return draft
@@ -212,16 +210,14 @@ class Drafting:
         if source.fine and len(readers) == 1 and isinstance(readers[0], MaxPool):
             self._deferred[operation.name] = operation
             return None
-        return self._rectified(operation.name, source, operation)
+        return self._rectify_for(operation, operation.name, source)
 
-    def _rectified(self, name: str, source: Draft, operation: Relu | Clip) -> Draft:
-        draft = self._draft(name, "relu", (source,), source.shape, operation.name)
-        draft.not_negative = True
+    def _rectify_for(self, operation: Relu | Clip, name: str, source: Draft) -> Draft:
+        """The ReLU of an operation, which truncates a fine value too."""
+        draft = self._rectify(name, source, operation.name)
         bits = self._bits(operation.shape) - self._averaging_bits(operation.name)
         if source.fine:
             self._cut(draft, source, self._ranges[operation.name].magnitude, bits)
-        else:
-            draft.scale = source.known_scale()
         return draft
 
     def _bits(self, shape: Shape) -> int:
@@ -245,9 +241,9 @@ class Drafting:
         source = self._by_value[operation.inputs[0]]
         rectified = source
         if source.fine or not source.not_negative:
-            rectified = self._rectified(self._new_name(operation.name, "rectified"), source, operation)
+            rectified = self._rectify_for(operation, self._new_name(operation.name, "rectified"), source)
             rectified.range = replace(source.range, smallest=0.0, largest=max(0.0, source.range.largest))
-        draft = self._draft(operation.name, "clip", (rectified,), operation.shape, operation.name, operation=operation)
+        draft = self._perform(operation, (rectified,))
         draft.scale, draft.not_negative = rectified.scale, True
         return draft
 
@@ -263,7 +259,7 @@ class Drafting:
             if isinstance(operation, Softmax):  # an error of x is one of the result, relatively, however large x is
                 target = max(target, Fraction(1 << _SOFTMAX_BITS))
             self._scales.settle(source, target)
-        draft = self._draft(operation.name, "crypten", (source,), operation.shape, operation.name, operation=operation)
+        draft = self._perform(operation, (source,))
         draft.scale = Fraction(CRYPTEN_SCALE)
         return draft
 
@@ -275,18 +271,16 @@ class Drafting:
             base, magnitude = (relu.inputs[0] if relu else value), self._ranges[value].magnitude
             source = self._truncation(source, base, magnitude)
         name = self._new_name(operation.name, "tree") if relu else operation.name
-        tree = self._draft(name, "max_pool", (source,), operation.shape, operation.name, operation=operation)
+        tree = self._draft(name, operation, (source,), operation.shape, operation.name)
         tree.scale, tree.narrow, tree.not_negative = source.scale, True, source.not_negative
         tree.range = source.range
         if relu is None:
             return tree
-        draft = self._draft(operation.name, "relu", (tree,), operation.shape, operation.name, scale=tree.scale)
-        draft.not_negative = True
-        return draft
+        return self._rectify(operation.name, tree, operation.name)
 
     def _multiply(self, operation: Multiply) -> Draft:
         sources = tuple(self._for_factor(name) for name in operation.inputs)
-        draft = self._draft(operation.name, "multiply", sources, operation.shape, operation.name, fine=True)
+        draft = self._perform(operation, sources, fine=True)
         draft.scale = sources[0].known_scale() * sources[1].known_scale()
         draft.not_negative = all(source.not_negative for source in sources)
         return draft
@@ -297,21 +291,12 @@ class Drafting:
         sources = tuple(self._for_joining(name, operation) for name in operation.inputs)
         if isinstance(operation, Add | Concat) and not any(source.fine for source in sources):
             sources = tuple(self._aligned(source, operation) for source in sources)
-        kind = "sum_pool" if isinstance(operation, GlobalAveragePool | AveragePool) else operation.kind
-        draft = self._draft(
-            operation.name,
-            kind,
-            sources,
-            operation.shape,
-            operation.name,
-            fine=any(source.fine for source in sources),
-            operation=operation,
-        )
+        draft = self._perform(operation, sources, fine=any(source.fine for source in sources))
         draft.not_negative = all(source.not_negative for source in sources) and not (
             isinstance(operation, Pad) and operation.value < 0
         )
         if not draft.fine:
-            scale_from_inputs(draft)
+            join_scales(draft)
         return draft
 
     def _for_joining(self, value: str, operation: Operation) -> Draft:
@@ -321,7 +306,7 @@ class Drafting:
         as a product of two, joins a large one.
         """
         source = self._for_sum(value)
-        settled = behind(source)[1] if source.fine else [source.known_scale()]
+        settled = trace_scales(source)[1] if source.fine else [source.known_scale()]
         growth = 1
         if isinstance(operation, AveragePool | GlobalAveragePool):
             growth = math.prod(source.shape[1:] if isinstance(operation, GlobalAveragePool) else operation.kernel)
@@ -337,7 +322,8 @@ class Drafting:
         self._scales.settle(source, useful)
         if source.known_scale() <= useful:
             return source
-        draft = self._draft(self._new_name(source.name, "aligned"), "truncate", (source,), source.shape, operation.name)
+        name = self._new_name(source.name, "aligned")
+        draft = self._draft(name, Added.TRUNCATE, (source,), source.shape, operation.name)
         draft.range, draft.not_negative = source.range, source.not_negative
         draft.shift = min(ceil_log2(source.known_scale() / useful), MAX_RING_BITS - 4)
         draft.scale = source.known_scale() / (1 << draft.shift)
@@ -346,18 +332,18 @@ class Drafting:
 
     def _round(self, draft: Draft, source: Draft, half: int) -> None:
         """Put `half` where it reaches only this truncation: into a bias, or into an offset of its own."""
-        behind = source
-        while len(behind.readers) == 1:
-            if behind.kind == "linear":
-                behind.rounding = half
+        origin = source
+        while len(origin.readers) == 1:
+            if isinstance(origin.operation, Convolution2d | FullyConnected):
+                origin.rounding = half
                 return
-            direct = [one for one in behind.inputs if one.fine and one.scale == behind.scale]
-            if behind.kind not in {"add", "reshape"} or not direct:
+            direct = [one for one in origin.inputs if one.fine and one.scale == origin.scale]
+            if not isinstance(origin.operation, Add | Reshape) or not direct:
                 break
-            behind = direct[0]
+            origin = direct[0]
         offset = Draft(
             name=self._new_name(draft.name, "rounding"),
-            kind="offset",
+            operation=Added.OFFSET,
             inputs=(source,),
             shape=source.shape,
             range=source.range,

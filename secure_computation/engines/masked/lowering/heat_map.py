@@ -14,19 +14,21 @@ from numpy.typing import NDArray
 
 from contract.errors import ModelFileError
 from secure_computation.engines.masked.lowering.calibration import BATCH
-from secure_computation.engines.masked.lowering.drafts import image_size
-from secure_computation.engines.masked.plan.comparison_steps import ReluStep, TruncateStep
-from secure_computation.engines.masked.plan.integer_weights import IntegerWeights, round_weights
+from secure_computation.engines.masked.plan.fixed_point import image_size
 from secure_computation.engines.masked.plan.layouts import best_chunks
-from secure_computation.engines.masked.plan.masked_lowering import (
+from secure_computation.engines.masked.plan.masked_lowering import MaskedLowering
+from secure_computation.engines.masked.plan.steps import (
+    MAX_RING_BITS,
+    MIN_RING_BITS,
+    FixedValue,
     HeatMapStep,
     LinearStep,
-    MaskedLowering,
+    ReluStep,
     ReshapeStep,
     Step,
     SumPoolStep,
+    TruncateStep,
 )
-from secure_computation.engines.masked.plan.step_bases import MAX_RING_BITS, MIN_RING_BITS, FixedValue
 from secure_computation.float_reference import evaluate
 from secure_computation.network import Convolution2d, FullyConnected, Network
 from secure_computation.private_weights import PrivateWeights
@@ -49,7 +51,7 @@ def add_heat_map(
     calibration: NDArray[np.float32],
     *,
     headroom_bits: int = 2,
-) -> tuple[MaskedLowering, IntegerWeights]:
+) -> MaskedLowering:
     """Append the heat map of every class to a plan that gives logits.
 
     Args:
@@ -87,8 +89,7 @@ def add_heat_map(
         low_chunks=best_chunks(shift),
     )
     steps = (*(_widened(step, head.features.name, ring) for step in lowering.steps), sums, shown)
-    extended = MaskedLowering(steps=steps, output=lowering.output)
-    return extended, round_weights(extended, weights)
+    return MaskedLowering(steps=steps, output=lowering.output)
 
 
 def _sums_step(head: _Head, *, name: str, value: FixedValue, rounding: int) -> HeatMapStep:

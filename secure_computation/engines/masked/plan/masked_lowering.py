@@ -1,34 +1,26 @@
-"""The public fixed-point plan of the masked engine: one step for each value, with its ring, scale and chunk layout.
+"""The public plan of the masked engine: its steps in order, and what must hold of them.
 
-Every value is a tensor of integers in a ring of `ring_bits` bits (two's complement), standing for integer / scale. It
-is additively shared: a mask at the data owner, the masked value at the model owner. A plan holds no weight; scales and
-rings reveal coarse magnitudes of them, bounds are therefore given in whole bits only.
-
-What each step computes is written as code in `reference`, which the engine equals in every element. A plan from outside
-is hostile: building a `MaskedLowering` checks names, shapes, rings and layouts.
+A plan from outside is hostile: building a `MaskedLowering` checks names, shapes, rings, layouts and totals.
 """
 
-import math
-from typing import Annotated, Literal, Self
+from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
 from contract.base import Strict
-from secure_computation.engines.masked.plan.comparison_steps import (
-    ClipStep,
-    LabelStep,
-    MaxPoolStep,
-    ReluStep,
-    TruncateStep,
-)
-from secure_computation.engines.masked.plan.crypten_step import MAX_CRYPTEN_ELEMENTS, CrypTenStep
-from secure_computation.engines.masked.plan.step_bases import (
-    MAX_RING_BITS,
+from secure_computation.engines.masked.plan.steps import (
+    MAX_CRYPTEN_ELEMENTS,
     BaseStep,
-    Factor,
-    FixedValue,
-    RingInteger,
-    Scale,
+    ClipStep,
+    CrypTenStep,
+    HeatMapStep,
+    InputStep,
+    LabelStep,
+    LinearStep,
+    MultiplyStep,
+    ReluStep,
+    Step,
+    TruncateStep,
 )
 from secure_computation.network import (
     INPUT,
@@ -36,193 +28,10 @@ from secure_computation.network import (
     MAX_MULTIPLICATIONS,
     MAX_OPERATIONS,
     MAX_TENSOR_ELEMENTS,
-    NO_PADDING,
-    Add,
-    AveragePool,
-    Concat,
-    Convolution2d,
-    FullyConnected,
-    Multiply,
-    Pad,
-    Padding,
-    Pair,
-    Reshape,
-    Shape,
     ValueName,
 )
 
 MAX_STEPS = 4 * MAX_OPERATIONS
-
-
-class InputStep(BaseStep):
-    """The image, rounded to integers by the data owner. Always the first step."""
-
-    kind: Literal["input"] = "input"
-
-    def infer(self, inputs: tuple[Shape, ...]) -> Shape:
-        if inputs:
-            raise ValueError("the input reads nothing")
-        return self.shape
-
-
-class LinearStep(BaseStep):
-    """W * x + b with the private integer tensors `OPERATION.weight` and `OPERATION.bias`, in ring `value.ring_bits`.
-
-    Every LinearStep has a bias, whether the network's operation has one or not: it may hold the rounding term of the
-    truncation that follows. The mask of `inputs[0]` is always one that the dealer knows.
-
-    weight = real weight * weight_scale, rounded by error diffusion (`integer_weights.diffuse`);
-    bias = round(real bias * value.scale) + rounding.
-    """
-
-    kind: Literal["linear"] = "linear"
-    operation: Annotated[Convolution2d | FullyConnected, Field(discriminator="kind")]
-    """Geometry; its `inputs` are the network's, this step's `inputs` are what is read here."""
-    weight_scale: Scale
-    rounding: Annotated[int, Field(ge=0, lt=1 << (MAX_RING_BITS - 2))]
-    """Half of what the next truncation cuts to 1, so that it rounds; public."""
-
-    @property
-    def weight_name(self) -> str:
-        return f"{self.operation.name}.weight"
-
-    @property
-    def bias_name(self) -> str:
-        return f"{self.operation.name}.bias"
-
-    @property
-    def weight_shape(self) -> Shape:
-        return self.operation.weight_shapes()[self.weight_name]
-
-    def infer(self, inputs: tuple[Shape, ...]) -> Shape:
-        return self.operation.infer(inputs)
-
-
-class HeatMapStep(LinearStep):
-    """Class activation map: the head's weights applied at every place of the last feature map, one picture a class.
-
-    For heads of global average pool and fully connected layer: the mean of a class's picture is its logit less the
-    bias. The weights are those of the LinearStep `weights_of`, under a weight mask of their own. Truncated by the last
-    step, whose result is opened to the data owner beside the logits.
-    """
-
-    kind: Literal["heat_map"] = "heat_map"  # type: ignore[assignment]  # the tag of a subclass is its own
-    operation: Convolution2d  # 1 x 1
-    weights_of: ValueName
-
-
-class AddStep(BaseStep):
-    """factors[0] * a + factors[1] * b; the factors bring both to one scale and are mostly powers of two."""
-
-    kind: Literal["add"] = "add"
-    factors: tuple[Factor, Factor]
-
-    def infer(self, inputs: tuple[Shape, ...]) -> Shape:
-        return Add(name=self.name, inputs=self.inputs, shape=self.shape).infer(inputs)
-
-
-class MultiplyStep(BaseStep):
-    """a * b, element by element, b repeated over axes on which it has one element; scale = product of both scales.
-
-    Takes a round trip. The masks of both inputs are ones that the dealer knows, and so is that of the result.
-    """
-
-    kind: Literal["multiply"] = "multiply"
-
-    def infer(self, inputs: tuple[Shape, ...]) -> Shape:
-        return Multiply(name=self.name, inputs=self.inputs, shape=self.shape).infer(inputs)
-
-    def check_rings(self, inputs: tuple[FixedValue, ...]) -> None:
-        super().check_rings(inputs)
-        if not math.isclose(inputs[0].scale * inputs[1].scale, self.value.scale, rel_tol=1e-12):
-            raise ValueError("the scale of a product is the product of the scales")
-
-
-class ConcatStep(BaseStep):
-    """factors[i] * inputs[i], one after the other along the first axis."""
-
-    kind: Literal["concat"] = "concat"
-    factors: tuple[Factor, ...] = Field(min_length=2, max_length=256, fail_fast=True)
-
-    def infer(self, inputs: tuple[Shape, ...]) -> Shape:
-        if len(self.factors) != len(inputs):
-            raise ValueError("needs one factor for each input")
-        return Concat(name=self.name, inputs=self.inputs, shape=self.shape).infer(inputs)
-
-
-class SumPoolStep(BaseStep):
-    """Sum over each window, padding counting as zeros; average = sum / divisor, folded into the scale.
-
-    Where the network leaves padding out of the divisor (`count_include_pad` false), each sum is multiplied by
-    divisor / (cells of its window inside the picture), a whole number at every position. A global pool is a pool whose
-    kernel is the picture.
-    """
-
-    kind: Literal["sum_pool"] = "sum_pool"
-    kernel: Pair
-    stride: Pair
-    padding: Padding = NO_PADDING
-    count_include_pad: bool = True
-    divisor: Factor
-
-    def infer(self, inputs: tuple[Shape, ...]) -> Shape:
-        return AveragePool(
-            name=self.name,
-            inputs=self.inputs,
-            shape=self.shape,
-            kernel=self.kernel,
-            stride=self.stride,
-            padding=self.padding,
-            count_include_pad=self.count_include_pad,
-        ).infer(inputs)
-
-
-class PadStep(BaseStep):
-    """Surround each channel by a public integer."""
-
-    kind: Literal["pad"] = "pad"
-    padding: Padding
-    constant: RingInteger
-
-    def infer(self, inputs: tuple[Shape, ...]) -> Shape:
-        return Pad(name=self.name, inputs=self.inputs, shape=self.shape, padding=self.padding).infer(inputs)
-
-
-class ReshapeStep(BaseStep):
-    """The same elements in row-major order under another shape."""
-
-    kind: Literal["reshape"] = "reshape"
-
-    def infer(self, inputs: tuple[Shape, ...]) -> Shape:
-        return Reshape(name=self.name, inputs=self.inputs, shape=self.shape).infer(inputs)
-
-
-class OffsetStep(BaseStep):
-    """x + offset, public: a rounding term where no bias can carry it."""
-
-    kind: Literal["offset"] = "offset"
-    offset: RingInteger
-
-
-Step = (
-    InputStep
-    | LinearStep
-    | HeatMapStep
-    | AddStep
-    | MultiplyStep
-    | ConcatStep
-    | SumPoolStep
-    | PadStep
-    | ReshapeStep
-    | OffsetStep
-    | ReluStep
-    | TruncateStep
-    | MaxPoolStep
-    | ClipStep
-    | CrypTenStep
-    | LabelStep
-)
-"""The closed set: an engine that handles these handles every plan."""
 
 
 class MaskedLowering(Strict):

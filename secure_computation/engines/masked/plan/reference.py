@@ -15,33 +15,31 @@ import torch.nn.functional as F  # noqa: N812  (torch's own convention)
 from numpy.typing import NDArray
 
 from contract.errors import ModelFileError
-from secure_computation.engines.masked.plan.comparison_steps import (
-    ClipStep,
-    LabelStep,
-    MaxPoolStep,
-    ReluStep,
-    TruncateStep,
-)
-from secure_computation.engines.masked.plan.crypten_step import CRYPTEN_SCALE, CrypTenStep
-from secure_computation.engines.masked.plan.fixed_point import logits_of, quantise_image
-from secure_computation.engines.masked.plan.integer_weights import IntegerWeights
-from secure_computation.engines.masked.plan.masked_lowering import (
+from secure_computation.engines.masked.plan.fixed_point import IntegerWeights, quantise_image, read_logits
+from secure_computation.engines.masked.plan.masked_lowering import MaskedLowering
+from secure_computation.engines.masked.plan.steps import (
+    CRYPTEN_SCALE,
     AddStep,
+    ClipStep,
     ConcatStep,
+    CrypTenStep,
     InputStep,
+    LabelStep,
     LinearStep,
-    MaskedLowering,
+    MaxPoolStep,
     MultiplyStep,
     OffsetStep,
     PadStep,
+    ReluStep,
     ReshapeStep,
     Step,
     SumPoolStep,
+    TruncateStep,
 )
 from secure_computation.float_reference import activation
 from secure_computation.network import Convolution2d, Padding, Pair
 
-__all__ = ["Integers", "Observer", "evaluate", "label_of", "logits_of", "position_factors", "quantise_image"]
+__all__ = ["Integers", "Observer", "compute_window_factors", "evaluate", "find_label", "quantise_image", "read_logits"]
 
 Integers = NDArray[np.int64]
 Observer = Callable[[str, Integers], None]
@@ -49,7 +47,7 @@ Observer = Callable[[str, Integers], None]
 _EXACT_IN_FLOAT64 = float(1 << 53)
 
 
-def label_of(logits: NDArray[Any]) -> int:
+def find_label(logits: NDArray[Any]) -> int:
     """The index of the largest logit, the lowest of equals."""
     return int(np.argmax(logits))
 
@@ -101,7 +99,8 @@ def _apply(step: Step, inputs: list[torch.Tensor], weights: IntegerWeights) -> t
         case ConcatStep():
             return torch.cat([factor * value for factor, value in zip(step.factors, inputs, strict=True)])
         case SumPoolStep():
-            return _window_sums(inputs[0], step) * torch.from_numpy(position_factors(step, tuple(inputs[0].shape)))
+            factors = compute_window_factors(step, tuple(inputs[0].shape))
+            return _window_sums(inputs[0], step) * torch.from_numpy(factors)
         case PadStep():
             return _pad(inputs[0], step.padding, step.constant)
         case ReshapeStep():
@@ -120,7 +119,7 @@ def _apply(step: Step, inputs: list[torch.Tensor], weights: IntegerWeights) -> t
         case CrypTenStep():
             return _smooth(step, inputs[0])
         case LabelStep():
-            return (torch.arange(step.elements) == label_of(inputs[0].numpy())).to(torch.int64)
+            return (torch.arange(step.elements) == find_label(inputs[0].numpy())).to(torch.int64)
         case InputStep():
             raise AssertionError("the input is given, not computed")
         case _:
@@ -153,7 +152,7 @@ def _smooth(step: CrypTenStep, value: torch.Tensor) -> torch.Tensor:
     return (y * step.value.scale).round().to(torch.int64)
 
 
-def position_factors(step: SumPoolStep, input_shape: tuple[int, ...]) -> Integers:
+def compute_window_factors(step: SumPoolStep, input_shape: tuple[int, ...]) -> Integers:
     """What each window's sum is multiplied by, int64 of shape (output height, output width); mostly ones."""
     ones = np.ones(step.shape[1:], dtype=np.int64)
     if step.count_include_pad or not any(step.padding):

@@ -15,28 +15,26 @@ import math
 from collections.abc import Mapping
 from typing import assert_never
 
-from secure_computation.engines.masked.lowering.drafts import clip_limit, divides_by_every_window, pad_constant
-from secure_computation.engines.masked.plan.comparison_steps import (
-    ClipStep,
-    LabelStep,
-    MaxPoolStep,
-    ReluStep,
-    TruncateStep,
-)
-from secure_computation.engines.masked.plan.crypten_step import CrypTenStep
-from secure_computation.engines.masked.plan.masked_lowering import (
+from secure_computation.engines.masked.plan.fixed_point import divides_by_every_window, quantise_limit, quantise_padding
+from secure_computation.engines.masked.plan.masked_lowering import MaskedLowering
+from secure_computation.engines.masked.plan.steps import (
     AddStep,
+    ClipStep,
     ConcatStep,
+    CrypTenStep,
     HeatMapStep,
     InputStep,
+    LabelStep,
     LinearStep,
-    MaskedLowering,
+    MaxPoolStep,
     MultiplyStep,
     OffsetStep,
     PadStep,
+    ReluStep,
     ReshapeStep,
     Step,
     SumPoolStep,
+    TruncateStep,
 )
 from secure_computation.network import (
     INPUT,
@@ -232,7 +230,7 @@ def _of_step(  # noqa: C901, PLR0911, PLR0912 - a closed set
         case ReluStep():
             return values.relu(sources[0])
         case ClipStep():
-            if not isinstance(operation, Clip) or step.limit != clip_limit(operation, step.value.scale):
+            if not isinstance(operation, Clip) or step.limit != quantise_limit(operation, step.value.scale):
                 raise ValueError("it clips at another value")
             return values.clip(sources[0], operation.high)
         case CrypTenStep():
@@ -244,7 +242,7 @@ def _of_step(  # noqa: C901, PLR0911, PLR0912 - a closed set
         case AddStep() | MultiplyStep() | ConcatStep():
             return values.join(step.kind, sources, step.shape)
         case PadStep():
-            if not isinstance(operation, Pad) or step.constant != pad_constant(operation, step.value.scale):
+            if not isinstance(operation, Pad) or step.constant != quantise_padding(operation, step.value.scale):
                 raise ValueError("it pads with another value")
             return values.pad(sources[0], operation)
         case ReshapeStep():

@@ -30,7 +30,7 @@ import numpy as np
 
 from contract.errors import MaterialSpent
 from secure_computation.crypten_bridge.dealing import ELEMENT_BYTES, Request
-from secure_computation.engines.masked.plan.crypten_step import CrypTenFunction
+from secure_computation.engines.masked.plan.steps import CrypTenFunction
 from secure_computation.protocols.bundle import Bundle, BundleLayout
 from secure_computation.protocols.draws import Draws, RingElements
 from secure_computation.protocols.widening import (

@@ -24,7 +24,7 @@ from secure_computation.crypten_bridge.installation import load_crypten
 from secure_computation.crypten_bridge.provider import Corrections, DataOwnerProvider, ModelOwnerProvider
 from secure_computation.crypten_bridge.session import Session, activate
 from secure_computation.crypten_bridge.softmax import softmax
-from secure_computation.engines.masked.plan.crypten_step import CrypTenFunction
+from secure_computation.engines.masked.plan.steps import CrypTenFunction
 from secure_computation.engines.masked.session.activation import FRACTIONAL_BITS, ActivationShape, Dealing, Image
 from secure_computation.protocols.widening import WideElements
 from secure_computation.randomness import Seed

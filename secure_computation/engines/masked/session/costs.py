@@ -10,27 +10,26 @@ from dataclasses import replace
 from typing import Final, assert_never
 
 from contract.base import Strict
+from contract.ticket import MAX_IMAGES
 from secure_computation.crypten_bridge.dealing import ELEMENT_BYTES
-from secure_computation.engines.masked.plan.comparison_steps import (
-    ClipStep,
-    LabelStep,
-    MaxPoolStep,
-    ReluStep,
-    TruncateStep,
-)
-from secure_computation.engines.masked.plan.crypten_step import CrypTenStep
-from secure_computation.engines.masked.plan.masked_lowering import (
+from secure_computation.engines.masked.plan.masked_lowering import MaskedLowering
+from secure_computation.engines.masked.plan.steps import (
     AddStep,
+    ClipStep,
     ConcatStep,
+    CrypTenStep,
     InputStep,
+    LabelStep,
     LinearStep,
-    MaskedLowering,
+    MaxPoolStep,
     MultiplyStep,
     OffsetStep,
     PadStep,
+    ReluStep,
     ReshapeStep,
     Step,
     SumPoolStep,
+    TruncateStep,
 )
 from secure_computation.engines.masked.session.step_shapes import (
     activation_shape,
@@ -58,6 +57,13 @@ _MOST_OPENED_BYTES: Final = 896
 _MOST_OPENINGS: Final = 24
 """One-way trips of a function; of a softmax so many more for each doubling of its channels:"""
 _OPENINGS_A_DOUBLING: Final = 11
+
+ANSWERS_BYTES: Final = 64 << 20
+"""P1 sends all openings of a move before it reads the first answer. P0 may write its answers meanwhile, so they must
+fit what a transport takes in unread (`channel.bridge.INBOUND_BYTES`, 128 MiB): else both could wait for each other."""
+
+MATERIAL_BYTES: Final = 4 << 30
+"""What the items of one session may take at P1, all of which arrive before the first image is shared."""
 
 
 class Cost(Strict):
@@ -126,6 +132,13 @@ def largest_answer_bytes(lowering: MaskedLowering) -> int:
 def masked_weight_bytes(lowering: MaskedLowering) -> int:
     """Body bytes of the masked weights, model owner to data owner, once for each version of the weights."""
     return sum(delta_layout(step).body_bytes for _, step in linear_steps(lowering))
+
+
+def most_images(lowering: MaskedLowering) -> int:
+    """The most images that a session may have, at least 1: public, and the same at every party."""
+    material = max(1, total_cost(lowering).offline_bytes)
+    answer = max(1, largest_answer_bytes(lowering))
+    return max(1, min(MAX_IMAGES, ANSWERS_BYTES // answer, MATERIAL_BYTES // material))
 
 
 _CountActivation = Callable[[CrypTenStep], Cost]

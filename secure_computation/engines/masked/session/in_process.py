@@ -24,7 +24,7 @@ from secure_computation.engines.crypten.in_process import (
 )
 from secure_computation.engines.interface import Answer, Label
 from secure_computation.engines.masked.plan.masked_lowering import MaskedLowering
-from secure_computation.engines.masked.session.sides import MaskedDataOwner, MaskedDealer, MaskedModelOwner
+from secure_computation.engines.masked.session.sides import MaskedDataOwner, MaskedDealer, MaskedModelOwner, OnStep
 from secure_computation.material import DealtSeeds, ItemName
 from secure_computation.protocols.draws import RingElements
 from secure_computation.wire import Phase
@@ -100,9 +100,12 @@ def run_in_process(
     item: ItemName,
     deadlines: Deadlines | None = None,
     recorders: Recorders | None = None,
+    on_step: OnStep | None = None,
 ) -> InProcessResult:
-    """Play D, P0 and P1, each in a thread, on one image with a fresh item."""
-    return run_batch_in_process(parties, [image], items=[item], deadlines=deadlines, recorders=recorders)
+    """Play D, P0 and P1, each in a thread, on one image with a fresh item. `on_step` is P1's progress."""
+    return run_batch_in_process(
+        parties, [image], items=[item], deadlines=deadlines, recorders=recorders, on_step=on_step
+    )
 
 
 def run_batch_in_process(
@@ -112,6 +115,7 @@ def run_batch_in_process(
     items: Sequence[ItemName],
     deadlines: Deadlines | None = None,
     recorders: Recorders | None = None,
+    on_step: OnStep | None = None,
 ) -> InProcessResult:
     """Play D, P0 and P1, each in a thread, on images with a fresh item each, in one session."""
     see = recorders or Recorders()
@@ -147,7 +151,7 @@ def run_batch_in_process(
         with closed_on_failure(p1_to_p0, p1_to_d):
             p1_to_p0.set_phase(Phase.OFFLINE)
             prepared = [parties.model_owner.prepare(item=item, dealer=p1_to_d, data_owner=p1_to_p0) for item in items]
-            parties.model_owner.run(prepared, data_owner=p1_to_p0)
+            parties.model_owner.run(prepared, data_owner=p1_to_p0, on_step=on_step)
 
     with ThreadPoolExecutor(max_workers=3, thread_name_prefix="in-process") as pool:
         others: list[Future[None]] = [pool.submit(dealer), pool.submit(model_owner)]

@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from contract.errors import MaterialSpent
-from secure_computation.engines.masked.plan.masked_lowering import InputStep, LinearStep, MaskedLowering, Step
+from secure_computation.engines.masked.plan.masked_lowering import MaskedLowering
+from secure_computation.engines.masked.plan.steps import InputStep, LinearStep
 from secure_computation.engines.masked.session.activation import (
     ActivationAsP0,
     ActivationAsP1,
@@ -308,7 +309,6 @@ class ModelOwnerOnline(Walk):
         image: Bundle,
         exchange: Exchange,
         activate: Callable[[Move, ActivationAsP1, RingElements], RingElements],
-        on_step: Callable[[Step], None],
     ) -> None:
         """Evaluate on `image` (v = x - rho). `exchange` sends P0 each opening as it is made, calls its last argument,
         and gives P0's answers one by one.
@@ -326,11 +326,7 @@ class ModelOwnerOnline(Walk):
         self._image = image
         self._exchange = exchange
         self._activate_with = activate
-        self._on_step = on_step
         self._spent: list[ReluAsP1 | TruncationAsP1] = []
-
-    def before(self, step: Step) -> None:
-        self._on_step(step)
 
     def _draws(self, move: Move) -> Draws:
         return Draws(self._seed, item=self._name, step=move.number)

@@ -21,15 +21,21 @@ output
 Online, a session may evaluate several images, each with an item of its own. Both sides take the images through the
 same comparison one after the other before they go on to the next (see `turns`), so n images take the trips of one.
 
-Where the plan gives a label, its comparison is the last opening, `protocols.label` says what follows, and P1 sends its
-share of the label in place of that of the logits. Where it has a heat map, P1 sends its share of that as well.
+If the plan gives a label, no logits are opened; `protocols.label` says why it is private. In place of P1's share of the
+logits:
+                                                           <--    opening of all differences of logits
+                           for each layer of products:     <->    masked factors
+output
+                                                           <--    its share of the label
+
+If the plan has a heat map, P1 sends its share of that after its share of the logits.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,14 +43,11 @@ from numpy.typing import NDArray
 from contract.errors import PeerViolation
 from contract.identity import Role
 from secure_computation.channel.channel import Channel
-from secure_computation.engines.interface import Answer, OnHeatMap, OnLayer
-from secure_computation.engines.masked.plan.comparison_steps import TruncateStep
-from secure_computation.engines.masked.plan.fixed_point import logits_of, quantise_image
-from secure_computation.engines.masked.plan.integer_weights import IntegerWeights
-from secure_computation.engines.masked.plan.masked_lowering import InputStep, LinearStep, MaskedLowering, Step
+from secure_computation.engines.interface import Answer, Label, OnHeatMap, OnLayer
+from secure_computation.engines.masked.plan.fixed_point import IntegerWeights, quantise_image, read_logits
+from secure_computation.engines.masked.plan.masked_lowering import MaskedLowering
+from secure_computation.engines.masked.plan.steps import InputStep, LinearStep, Step, TruncateStep
 from secure_computation.engines.masked.session.activation import ActivationAsP0, ActivationAsP1
-from secure_computation.engines.masked.session.bundles import receive_bundle, send_bundle
-from secure_computation.engines.masked.session.labels import labels_as_p0, labels_as_p1
 from secure_computation.engines.masked.session.roles import (
     DataOwnerOffline,
     DealerPass,
@@ -64,6 +67,7 @@ from secure_computation.engines.masked.session.turns import Pause, in_turns
 from secure_computation.engines.masked.session.walk import Move
 from secure_computation.engines.masked.session.weights import (
     derive_model_seed,
+    linear_steps,
     prepare_deltas,
     prepare_masks,
     prepare_own,
@@ -74,7 +78,7 @@ from secure_computation.material import DealtSeeds, ItemName
 from secure_computation.protocols.bundle import Bundle, BundleLayout
 from secure_computation.protocols.draws import RingElements
 from secure_computation.protocols.heat_map import open_heat_map, share_heat_map
-from secure_computation.protocols.label import LabelAsP0
+from secure_computation.protocols.label import LabelAsP0, LabelAsP1
 from secure_computation.protocols.product import ProductAsP0
 from secure_computation.protocols.relu import ReluAsP0
 from secure_computation.protocols.truncation import TruncationAsP0
@@ -86,7 +90,22 @@ VERSION_NAME: Final = re.compile(r"[0-9a-f]{32}")
 """Name of one version of a model owner's weights, drawn at random at import. Public."""
 
 
-def _version_name(fields: Mapping[str, object], channel: Channel) -> str:
+OnStep: TypeAlias = Callable[[Step], None]
+"""Progress: called before each step of each image."""
+
+
+def _send_bundle(channel: Channel, layout: BundleLayout, bundle: Bundle, *, step: str) -> None:
+    channel.send_bytes(layout.pack(bundle).data, step=step)
+
+
+def _receive_bundle(channel: Channel, layout: BundleLayout, *, step: str) -> Bundle:
+    """Read a bundle of exactly this layout. Raises PeerViolation."""
+    body = np.empty(layout.body_bytes, np.uint8)
+    channel.receive_into(body.data, step=step)
+    return layout.unpack(body, peer=str(channel.peer), step=step)
+
+
+def _read_version_name(fields: Mapping[str, object], channel: Channel) -> str:
     name = fields.get("weights")
     if not isinstance(name, str) or not VERSION_NAME.fullmatch(name):
         raise PeerViolation(f"{channel.peer} did not name its weights; update it to the same version")
@@ -110,7 +129,7 @@ class MaskedDealer:
         if to is Role.DATA_OWNER:
             channel.send_seed(seeds.data_owner.reveal_to_channel(), step="seed")
             return
-        version = _version_name(channel.receive_hello(step="weights version"), channel)
+        version = _read_version_name(channel.receive_hello(step="weights version"), channel)
         organisation = channel.peer.organisation
         model_seed = derive_model_seed(
             self._key, model_owner=organisation, version_name=version, lowering=self._lowering
@@ -119,7 +138,7 @@ class MaskedDealer:
         channel.send_seed(seeds.model_owner.reveal_to_channel(), step="seed")
 
         def send(move: Move, layout: BundleLayout, bundle: Bundle) -> None:
-            send_bundle(channel, layout, bundle, step=f"correction, {move}")
+            _send_bundle(channel, layout, bundle, step=f"correction, {move}")
 
         masks = self._prepared((organisation, version), model_seed)
         DealerPass(self._lowering, masks, p0=seeds.data_owner, p1=seeds.model_owner, item=item, send=send).run()
@@ -182,7 +201,7 @@ class MaskedDataOwner:
         version, deltas = self._fetch_deltas(model_owner, patience_seconds)
 
         def send(move: Move, layout: BundleLayout, bundle: Bundle) -> None:
-            send_bundle(model_owner, layout, bundle, step=f"hidden share, {move}")
+            _send_bundle(model_owner, layout, bundle, step=f"hidden share, {move}")
 
         prepared = DataOwnerOffline(self._lowering, deltas, seed=seed, item=item, send=send).prepare()
         return DataOwnerItem(prepared=prepared, seed=seed, weights_version=version)
@@ -195,11 +214,11 @@ class MaskedDataOwner:
         channel.send_hello({"weights": kept}, step="masked weights kept")
         # The model owner may still collect the item before this one from the dealer.
         hello = channel.receive_hello(step="masked weights", wait_seconds=patience_seconds)
-        version = _version_name(hello, channel)
+        version = _read_version_name(hello, channel)
         if version != kept:
             received = receive_deltas(
                 self._lowering,
-                lambda step, layout: receive_bundle(channel, layout, step=f"masked weights, {step.name}"),
+                lambda step, layout: _receive_bundle(channel, layout, step=f"masked weights, {step.name}"),
             )
             self._store.save(owner, version, self._lowering, received)
         if self._deltas is None or self._deltas[0] != (owner, version):
@@ -228,18 +247,18 @@ class MaskedDataOwner:
         """See DataOwnerSide."""
         channel, items = model_owner, [item.prepared for item in prepared]
         channel.set_phase(Phase.ONLINE)
-        step = _input_step(self._lowering)
+        step = _find_input(self._lowering)
         integers = [quantise_image(self._lowering, image) for image in images]
         masked = [mask_image(step, image, item) for image, item in zip(integers, items, strict=True)]
         for bundle in masked:
-            send_bundle(channel, input_layout(step), bundle, step="masked image")
+            _send_bundle(channel, input_layout(step), bundle, step="masked image")
         total = len(items[0].layers)
         for index, layers in enumerate(zip(*(item.layers for item in items), strict=True)):
             moves = [one for layer in layers for one in layer]  # image by image, as P1 opens them
             on_layer(index, total, moves[0][0].step)
             labels = [part for _, part in moves if isinstance(part, LabelAsP0)]
             if labels:
-                return labels_as_p0(channel, moves[0][0], labels)
+                return _open_labels_as_p0(channel, moves[0][0], labels)
             for move, part in moves:
                 if not isinstance(part, LabelAsP0):
                     _answer(channel, move, part)
@@ -248,17 +267,17 @@ class MaskedDataOwner:
 
     def _open(self, mine: PreparedDataOwner, channel: Channel, on_heat_map: OnHeatMap | None) -> NDArray[np.float64]:
         # reveal: the data owner, and nobody else, learns the logits. That is the purpose of the computation.
-        other = receive_bundle(channel, output_layout(self._lowering), step="output share").rings[0]
+        other = _receive_bundle(channel, output_layout(self._lowering), step="output share").rings[0]
         total_share = reduce_to_ring(other.values + mine.output_share.reshape(-1), other.bits)
         if self._lowering.heat_map is not None:
             heat_map = self._open_heat_map(self._lowering.heat_map, mine, channel)
             if on_heat_map is not None:
                 on_heat_map(heat_map)
-        return logits_of(self._lowering, signed(total_share).astype(np.int64))
+        return read_logits(self._lowering, signed(total_share).astype(np.int64))
 
     def _open_heat_map(self, step: TruncateStep, mine: PreparedDataOwner, channel: Channel) -> NDArray[np.float64]:
         shape = heat_map_shape(step)
-        other = receive_bundle(channel, shape.opened, step="heat map share")
+        other = _receive_bundle(channel, shape.opened, step="heat map share")
         ((_, truncation),) = mine.layers[-1]
         # reveal: the data owner, and nobody else, learns the truncated map, because the model's owner allows it.
         return open_heat_map(shape, other, truncation.output_mask) / step.value.scale
@@ -266,14 +285,27 @@ class MaskedDataOwner:
 
 def _answer(channel: Channel, move: Move, part: ReluAsP0 | TruncationAsP0 | ProductAsP0 | ActivationAsP0) -> None:
     """Receive P1's opening of one move of one image, and answer it."""
-    opening = receive_bundle(channel, part.shape.from_p1, step=f"opening, {move}")
+    opening = _receive_bundle(channel, part.shape.from_p1, step=f"opening, {move}")
     if isinstance(part, ActivationAsP0):
         answer = part.answer(opening, channel, step_name=f"CrypTen, {move}")
     else:
         answer = part.answer(opening)
-    send_bundle(channel, part.shape.from_p0, answer, step=f"answer, {move}")
+    _send_bundle(channel, part.shape.from_p0, answer, step=f"answer, {move}")
     if not isinstance(part, ActivationAsP0):
         part.release()
+
+
+def _open_labels_as_p0(channel: Channel, move: Move, parts: Sequence[LabelAsP0]) -> tuple[Label, ...]:
+    """The label of each image, from P0's parts in order."""
+    shape = parts[0].shape
+    for part in parts:
+        part.open(_receive_bundle(channel, shape.opening, step=f"opening, {move}"))
+    for index in range(len(shape.widths)):
+        layout, step = shape.layer(index), f"products {index}, {move}"
+        for part in parts:
+            _send_bundle(channel, layout, part.answer(_receive_bundle(channel, layout, step=step)), step=step)
+    channel.set_phase(Phase.OUTPUT)
+    return tuple(Label(part.finish(_receive_bundle(channel, shape.label, step="label share"))) for part in parts)
 
 
 # P1, the model owner
@@ -288,7 +320,7 @@ class MaskedModelOwner:
         self._weights = weights
         self._version = version
         self._maps = prepare_own(lowering, weights)
-        self._biases = {step.name: _bias(step, weights) for step in lowering.steps if isinstance(step, LinearStep)}
+        self._biases = {step.name: _shape_bias(step, weights) for _, step in linear_steps(lowering)}
 
     def prepare(self, *, item: ItemName, dealer: Channel, data_owner: Channel) -> "PreparedModelOwner":
         """See ModelOwnerSide."""
@@ -298,10 +330,10 @@ class MaskedModelOwner:
         self._serve_deltas(data_owner, model_seed)
 
         def from_dealer(move: Move, layout: BundleLayout) -> Bundle:
-            return receive_bundle(dealer, layout, step=f"correction, {move}")
+            return _receive_bundle(dealer, layout, step=f"correction, {move}")
 
         def from_data_owner(move: Move, layout: BundleLayout) -> Bundle:
-            return receive_bundle(data_owner, layout, step=f"hidden share, {move}")
+            return _receive_bundle(data_owner, layout, step=f"hidden share, {move}")
 
         collected = ModelOwnerOffline(self._lowering, from_dealer=from_dealer, from_data_owner=from_data_owner)
         return PreparedModelOwner(item=item, seed=seed, material=collected.collect())
@@ -313,47 +345,54 @@ class MaskedModelOwner:
             return
 
         def send(step: LinearStep, layout: BundleLayout, bundle: Bundle) -> None:
-            send_bundle(channel, layout, bundle, step=f"masked weights, {step.name}")
+            _send_bundle(channel, layout, bundle, step=f"masked weights, {step.name}")
 
         send_deltas(self._lowering, self._weights, model_seed, send)
 
-    def run(self, prepared: Sequence["PreparedModelOwner"], *, data_owner: Channel) -> None:
+    def run(
+        self, prepared: Sequence["PreparedModelOwner"], *, data_owner: Channel, on_step: OnStep | None = None
+    ) -> None:
         """See ModelOwnerSide."""
         channel = data_owner
         channel.set_phase(Phase.ONLINE)
-        layout = input_layout(_input_step(self._lowering))
-        images = [receive_bundle(channel, layout, step="masked image") for _ in prepared]
+        layout = input_layout(_find_input(self._lowering))
+        images = [_receive_bundle(channel, layout, step="masked image") for _ in prepared]
         walked = in_turns(
-            [partial(self._walk, item, image, channel) for item, image in zip(prepared, images, strict=True)]
+            [partial(self._walk, item, image, channel, on_step) for item, image in zip(prepared, images, strict=True)]
         )
         labels = [(*walk.label_to_open, share) for walk, share in walked if walk.label_to_open is not None]
         if labels:
-            labels_as_p1(channel, labels)
+            _open_labels_as_p1(channel, labels)
             return
         channel.set_phase(Phase.OUTPUT)
         for walk, share in walked:
             self._give_output(channel, share, walk.heat_map)
 
     def _walk(
-        self, item: "PreparedModelOwner", image: Bundle, channel: Channel, pause: Pause
+        self,
+        item: "PreparedModelOwner",
+        image: Bundle,
+        channel: Channel,
+        on_step: OnStep | None,
+        pause: Pause,
     ) -> tuple[ModelOwnerOnline, RingElements]:
         """Evaluate on one masked image; other images have their turn while this one's answer is on its way."""
 
         def exchange(openings: Iterable[tuple[Move, OpenedShape, Bundle]], meanwhile: Meanwhile) -> Iterator[Bundle]:
             sent = []
             for move, shape, opening in openings:
-                send_bundle(channel, shape.from_p1, opening, step=f"opening, {move}")
+                _send_bundle(channel, shape.from_p1, opening, step=f"opening, {move}")
                 sent.append((move, shape))
             meanwhile()
             pause()
             for move, shape in sent:
-                yield receive_bundle(channel, shape.from_p0, step=f"answer, {move}")
+                yield _receive_bundle(channel, shape.from_p0, step=f"answer, {move}")
 
         def activate(move: Move, part: ActivationAsP1, half: RingElements) -> RingElements:
             pause()  # CrypTen's own messages go to and fro: first, every image has its last answer
-            send_bundle(channel, part.shape.from_p1, part.open(half), step=f"opening, {move}")
+            _send_bundle(channel, part.shape.from_p1, part.open(half), step=f"opening, {move}")
             part.compute(channel, step_name=f"CrypTen, {move}")
-            result = part.finish(receive_bundle(channel, part.shape.from_p0, step=f"answer, {move}"))
+            result = part.finish(_receive_bundle(channel, part.shape.from_p0, step=f"answer, {move}"))
             pause()
             return result
 
@@ -367,19 +406,36 @@ class MaskedModelOwner:
             image=image,
             exchange=exchange,
             activate=activate,
-            on_step=_ignore,
         )
-        return walk, walk.run()
+        return walk, walk.run(on_step)
 
     def _give_output(self, channel: Channel, share: RingElements, heat_map: RingElements | None) -> None:
         layout = output_layout(self._lowering)
         # reveal: to the data owner only, and cut to its ring: an uncut share would tell row sums of the weights.
         cut = reduce_to_ring(share.reshape(-1), layout.ring_bits[0])
-        send_bundle(channel, layout, Bundle(rings=(cut,)), step="output share")
+        _send_bundle(channel, layout, Bundle(rings=(cut,)), step="output share")
         if heat_map is not None and self._lowering.heat_map is not None:
             shape = heat_map_shape(self._lowering.heat_map)
             # reveal: to the data owner only, cut to its ring, after truncation.
-            send_bundle(channel, shape.opened, share_heat_map(shape, heat_map), step="heat map share")
+            _send_bundle(channel, shape.opened, share_heat_map(shape, heat_map), step="heat map share")
+
+
+def _open_labels_as_p1(channel: Channel, labels: Sequence[tuple[Move, LabelAsP1, RingElements]]) -> None:
+    """`labels`: of each image, the move that opens its label, P1's part of it, its half of the logits."""
+    (move, first, _), parts = labels[0], [part for _, part, _ in labels]
+    shape = first.shape
+    for _, part, logits_half in labels:
+        _send_bundle(channel, shape.opening, part.open(logits_half), step=f"opening, {move}")
+    for index in range(len(shape.widths)):
+        layout, step = shape.layer(index), f"products {index}, {move}"
+        for part in parts:
+            _send_bundle(channel, layout, part.mask(), step=step)
+        for part in parts:
+            part.multiply(_receive_bundle(channel, layout, step=step))
+    channel.set_phase(Phase.OUTPUT)
+    for part in parts:
+        # reveal: to the data owner only: with its own share, the label and nothing else.
+        _send_bundle(channel, shape.label, part.label(), step="label share")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -391,16 +447,12 @@ class PreparedModelOwner:
     material: ModelOwnerItem = field(repr=False)
 
 
-def _input_step(lowering: MaskedLowering) -> InputStep:
+def _find_input(lowering: MaskedLowering) -> InputStep:
     step = lowering.steps[0]
     assert isinstance(step, InputStep)  # checked when the plan was built
     return step
 
 
-def _bias(step: LinearStep, weights: IntegerWeights) -> RingElements:
+def _shape_bias(step: LinearStep, weights: IntegerWeights) -> RingElements:
     bias: RingElements = weights[step.bias_name].astype(np.uint32)
     return bias.reshape(-1, *([1] * (len(step.shape) - 1)))
-
-
-def _ignore(step: Step) -> None:
-    del step

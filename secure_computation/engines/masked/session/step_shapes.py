@@ -4,15 +4,15 @@ import math
 from collections.abc import Iterator
 from typing import Final
 
-from secure_computation.engines.masked.lowering.drafts import image_size
-from secure_computation.engines.masked.plan.comparison_steps import (
+from secure_computation.engines.masked.plan.fixed_point import image_size
+from secure_computation.engines.masked.plan.steps import (
     ClipStep,
+    CrypTenStep,
     LabelStep,
     MaxPoolStep,
     ReluStep,
     TruncateStep,
 )
-from secure_computation.engines.masked.plan.crypten_step import CrypTenStep
 from secure_computation.engines.masked.session.activation import ActivationShape
 from secure_computation.network import Shape
 from secure_computation.protocols.comparison import Chain

@@ -14,7 +14,8 @@ from dataclasses import replace
 import numpy as np
 
 from contract.errors import Refused
-from secure_computation.engines.masked.plan.masked_lowering import LinearStep, MaskedLowering
+from secure_computation.engines.masked.plan.masked_lowering import MaskedLowering
+from secure_computation.engines.masked.plan.steps import LinearStep
 from secure_computation.engines.masked.session.roles import (
     DataOwnerOffline,
     ModelOwnerItem,

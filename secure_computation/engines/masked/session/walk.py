@@ -7,32 +7,30 @@ are several moves.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import assert_never
 
 import numpy as np
 
-from secure_computation.engines.masked.plan.comparison_steps import (
-    ClipStep,
-    LabelStep,
-    MaxPoolStep,
-    ReluStep,
-    TruncateStep,
-)
-from secure_computation.engines.masked.plan.crypten_step import CrypTenStep
-from secure_computation.engines.masked.plan.masked_lowering import (
+from secure_computation.engines.masked.plan.masked_lowering import MaskedLowering
+from secure_computation.engines.masked.plan.steps import (
     AddStep,
+    ClipStep,
     ConcatStep,
+    CrypTenStep,
     InputStep,
+    LabelStep,
     LinearStep,
-    MaskedLowering,
+    MaxPoolStep,
     MultiplyStep,
     OffsetStep,
     PadStep,
+    ReluStep,
     ReshapeStep,
     Step,
     SumPoolStep,
+    TruncateStep,
 )
 from secure_computation.engines.masked.session.activation import ActivationShape
 from secure_computation.engines.masked.session.step_shapes import (
@@ -122,15 +120,16 @@ class Walk(ABC):
         What this returns is no half of a value: the label's bits are XOR-shared, and the session opens them.
         """
 
-    def before(self, step: Step) -> None:  # noqa: B027 - most roles have nothing to say
-        """Called before each step: progress."""
+    def run(self, on_step: Callable[[Step], None] | None = None) -> RingElements:
+        """Walk the whole plan; return this role's half of the output. Halves go as soon as they are unused.
 
-    def run(self) -> RingElements:
-        """Walk the whole plan; return this role's half of the output. Halves go as soon as they are unused."""
+        `on_step` is called before each step.
+        """
         halves: dict[str, RingElements] = {}
         last_uses = self._lowering.last_uses()
         for index, step in enumerate(self._lowering.steps):
-            self.before(step)
+            if on_step is not None:
+                on_step(step)
             self._at = step.name
             halves[step.name] = self._step(step, [halves[name] for name in step.inputs])
             for name in set(step.inputs):

@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 
-from secure_computation.engines.masked.plan.integer_weights import IntegerWeights
-from secure_computation.engines.masked.plan.masked_lowering import LinearStep, MaskedLowering
+from secure_computation.engines.masked.plan.fixed_point import IntegerWeights
+from secure_computation.engines.masked.plan.masked_lowering import MaskedLowering
+from secure_computation.engines.masked.plan.steps import LinearStep
 from secure_computation.kernels.linear import PreparedWeights, prepare_weights
 from secure_computation.protocols.bundle import Bundle, BundleLayout
 from secure_computation.protocols.draws import Draws, RingElements

@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from contract.errors import ModelFileError
 from secure_computation.engines.crypten.in_process import Recorders
 from secure_computation.engines.masked.lowering.drafts import Precision
-from secure_computation.engines.masked.lowering.rings import lower_masked
+from secure_computation.engines.masked.lowering.lower import lower_masked
 from secure_computation.engines.masked.plan import reference
-from secure_computation.engines.masked.plan.integer_weights import IntegerWeights
-from secure_computation.engines.masked.plan.masked_lowering import MaskedLowering, Step
+from secure_computation.engines.masked.plan.fixed_point import IntegerWeights, round_weights
+from secure_computation.engines.masked.plan.masked_lowering import MaskedLowering
+from secure_computation.engines.masked.plan.steps import Step
 from secure_computation.engines.masked.session import sides
 from secure_computation.engines.masked.session.in_process import (
     InProcessParties,
@@ -308,7 +309,7 @@ class Model:
         return values
 
     def expected_logits(self, image: Image) -> NDArray[np.float64]:
-        return reference.logits_of(self.lowering, self.expected(image)[self.lowering.output])
+        return reference.read_logits(self.lowering, self.expected(image)[self.lowering.output])
 
 
 def lowered(network: Network, *, seed: int = 0, weights: PrivateWeights | None = None) -> Model:
@@ -316,11 +317,11 @@ def lowered(network: Network, *, seed: int = 0, weights: PrivateWeights | None =
     images = np.random.default_rng(seed + 500).normal(size=(4, *network.input_shape)).astype(np.float32)
     weights = weights or random_weights(network, seed)
     try:
-        lowering, integers = lower_masked(network, weights, images)
+        lowering = lower_masked(network, weights, images)
+        integers = round_weights(lowering, weights)
     except ModelFileError:
-        lowering, integers = lower_masked(
-            network, weights, images, precision=Precision(activation_bits=7, weight_bits=7)
-        )
+        lowering = lower_masked(network, weights, images, precision=Precision(activation_bits=7, weight_bits=7))
+        integers = round_weights(lowering, weights)
     return Model(network, lowering, integers, images)
 
 

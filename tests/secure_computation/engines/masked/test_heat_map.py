@@ -14,10 +14,10 @@ from secure_computation import float_reference
 from secure_computation.engines.choosing import offered_engines, output_of
 from secure_computation.engines.crypten.lowering import lower
 from secure_computation.engines.masked.lowering.heat_map import SHOWN_BITS, add_heat_map
-from secure_computation.engines.masked.lowering.rings import lower_masked
-from secure_computation.engines.masked.plan.comparison_steps import TruncateStep
-from secure_computation.engines.masked.plan.integer_weights import IntegerWeights, round_weights
-from secure_computation.engines.masked.plan.masked_lowering import HeatMapStep, MaskedLowering
+from secure_computation.engines.masked.lowering.lower import lower_masked
+from secure_computation.engines.masked.plan.fixed_point import IntegerWeights, round_weights
+from secure_computation.engines.masked.plan.masked_lowering import MaskedLowering
+from secure_computation.engines.masked.plan.steps import HeatMapStep, TruncateStep
 from secure_computation.engines.masked.session.costs import masked_weight_bytes, total_cost
 from secure_computation.network import INPUT, Network, Relu
 from secure_computation.plan import Lowerings, Plan, parse_plan
@@ -46,8 +46,9 @@ def _network() -> Network:
 NETWORK = _network()
 WEIGHTS = random_weights(NETWORK, 3)
 IMAGES: Image = np.random.default_rng(8).normal(size=(6, *NETWORK.input_shape)).astype(np.float32)
-PLAIN, _ = lower_masked(NETWORK, WEIGHTS, IMAGES)
-LOWERING, INTEGERS = add_heat_map(NETWORK, PLAIN, WEIGHTS, IMAGES)
+PLAIN = lower_masked(NETWORK, WEIGHTS, IMAGES)
+LOWERING = add_heat_map(NETWORK, PLAIN, WEIGHTS, IMAGES)
+INTEGERS = round_weights(LOWERING, WEIGHTS)
 MODEL = Model(NETWORK, LOWERING, INTEGERS, IMAGES)
 SUMS, SHOWN = LOWERING.steps[-2:]
 
@@ -189,10 +190,10 @@ def test_a_head_without_relu_or_a_label_is_refused() -> None:
     network = small_network(16)  # a convolution before the pool
     weights = random_weights(network)
     images = np.random.default_rng(1).normal(size=(2, 1, 16, 16)).astype(np.float32)
-    lowering, _ = lower_masked(network, weights, images)
+    lowering = lower_masked(network, weights, images)
     with pytest.raises(ModelFileError, match="needs a head of ReLU, global average pool and fully connected"):
         add_heat_map(network, lowering, weights, images)
-    labels, _ = lower_masked(NETWORK, WEIGHTS, IMAGES, label_only=True)
+    labels = lower_masked(NETWORK, WEIGHTS, IMAGES, label_only=True)
     with pytest.raises(ModelFileError, match="needs a plan whose output is a fully connected layer with logits"):
         add_heat_map(NETWORK, labels, WEIGHTS, IMAGES)
 

@@ -12,10 +12,11 @@ from contract.ticket import Engine
 from secure_computation.engines.choosing import dealer_side, model_owner_side, offered_engines, output_of
 from secure_computation.engines.crypten.lowering import lower
 from secure_computation.engines.interface import Label
-from secure_computation.engines.masked.lowering.rings import lower_masked
+from secure_computation.engines.masked.lowering.lower import lower_masked
 from secure_computation.engines.masked.plan import reference
-from secure_computation.engines.masked.plan.comparison_steps import LabelStep
-from secure_computation.engines.masked.plan.masked_lowering import LinearStep, MaskedLowering
+from secure_computation.engines.masked.plan.fixed_point import round_weights
+from secure_computation.engines.masked.plan.masked_lowering import MaskedLowering
+from secure_computation.engines.masked.plan.steps import LabelStep, LinearStep
 from secure_computation.engines.masked.session.costs import total_cost
 from secure_computation.engines.masked.session.in_process import run_in_process
 from secure_computation.plan import Lowerings, Plan, parse_plan
@@ -31,7 +32,8 @@ IMAGES: Image = np.random.default_rng(5).normal(size=(4, *NETWORK.input_shape)).
 
 
 def lowered(*, label_only: bool) -> Model:
-    lowering, integers = lower_masked(NETWORK, WEIGHTS, IMAGES, label_only=label_only)
+    lowering = lower_masked(NETWORK, WEIGHTS, IMAGES, label_only=label_only)
+    integers = round_weights(lowering, WEIGHTS)
     return Model(NETWORK, lowering, integers, IMAGES)
 
 
@@ -51,7 +53,7 @@ def test_the_label_is_the_references_label() -> None:
     images = np.random.default_rng(6).normal(size=(12, *NETWORK.input_shape)).astype(np.float32)
     for image in (*images, *(0.1 * images[:4]), np.zeros_like(images[0])):
         result = run_in_process(parties, image, item=ITEM)
-        expected = reference.label_of(logits(image))
+        expected = reference.find_label(logits(image))
         assert result.answer == Label(expected)
         assert MODEL.expected(image)[STEP.name].tolist() == [int(index == expected) for index in range(3)]
         labels.append(expected)
@@ -221,7 +223,7 @@ def test_a_model_owner_that_spoils_the_label_learns_nothing_from_what_happens_ne
 
     session = Session(parties_of(MODEL), IMAGES[0], change=change).run()
     assert session.errors == {}
-    honest = reference.label_of(logits(IMAGES[0]))
+    honest = reference.find_label(logits(IMAGES[0]))
     opened = [index for index in range(3) if ((1 << honest) ^ mask) >> index & 1]
     assert session.label == Label(opened[0] if len(opened) == 1 else None)
     assert Role.DATA_OWNER not in session.errors

@@ -11,8 +11,9 @@ from pydantic import ValidationError
 
 from contract.errors import PeerViolation
 from contract.identity import Role
-from secure_computation.engines.masked.lowering.rings import lower_masked
+from secure_computation.engines.masked.lowering.lower import lower_masked
 from secure_computation.engines.masked.plan import reference
+from secure_computation.engines.masked.plan.fixed_point import round_weights
 from secure_computation.engines.masked.plan.masked_lowering import MaskedLowering
 from secure_computation.network import INPUT, Add, Clip, GlobalAveragePool, Multiply, Network, Operation, Relu
 from secure_computation.private_weights import PrivateWeights
@@ -48,7 +49,7 @@ def _gated(*, scale: float = 1.0) -> tuple[Network, PrivateWeights]:
 
 def test_a_product_reads_values_without_spare_bits_and_is_truncated_by_the_relu_behind_the_sum() -> None:
     network, weights = _gated()
-    lowering, _ = lower_masked(network, weights, calibration(network))
+    lowering = lower_masked(network, weights, calibration(network))
     product = lowering.step("p1")
     sources = [lowering.step(name) for name in product.inputs]
     assert product.value.scale == sources[0].value.scale * sources[1].value.scale
@@ -69,10 +70,11 @@ def test_a_product_reads_values_without_spare_bits_and_is_truncated_by_the_relu_
 def test_a_product_far_smaller_than_what_it_joins_is_truncated_first(scale: float) -> None:
     network, weights = _gated(scale=scale)
     images = calibration(network)
-    lowering, integers = lower_masked(network, weights, images)
+    lowering = lower_masked(network, weights, images)
+    integers = round_weights(lowering, weights)
     logits = reference.evaluate(lowering, integers, reference.quantise_image(lowering, images[0]))
     expected = float_values(network, weights, images[0])["fc"].numpy()
-    np.testing.assert_allclose(reference.logits_of(lowering, logits), expected, atol=0.01)
+    np.testing.assert_allclose(reference.read_logits(lowering, logits), expected, atol=0.01)
     assert ("p1_aligned" in [step.name for step in lowering.steps]) == (scale < 1)
 
 
@@ -89,7 +91,7 @@ def test_a_product_far_smaller_than_what_it_joins_is_truncated_first(scale: floa
 )
 def test_a_product_that_does_not_fit_is_refused(change: dict[str, Any], message: str) -> None:
     network, weights = _gated()
-    lowering, _ = lower_masked(network, weights, calibration(network))
+    lowering = lower_masked(network, weights, calibration(network))
     content = json.loads(lowering.model_dump_json())
     step = next(step for step in content["steps"] if step["kind"] == "multiply")
     for name, value in change.items():
@@ -101,7 +103,7 @@ def test_a_product_that_does_not_fit_is_refused(change: dict[str, Any], message:
 @pytest.mark.parametrize("inputs", [("c1", "k1"), ("r1", "c2"), ("c1", "c1")])
 def test_a_product_of_two_values_needs_both_masks(inputs: tuple[str, str]) -> None:
     network, weights = _gated()
-    lowering, _ = lower_masked(network, weights, calibration(network))
+    lowering = lower_masked(network, weights, calibration(network))
     content = json.loads(lowering.model_dump_json())
     step = next(step for step in content["steps"] if step["kind"] == "multiply")
     scale = math.prod(lowering.step(name).value.scale for name in inputs)

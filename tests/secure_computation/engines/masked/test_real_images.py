@@ -10,7 +10,8 @@ from contract.model_card import read_card
 from imaging import read_model_input
 from model_owner.calibration_images import calibration_images
 from model_owner.onnx_import.compiling import compile_model
-from secure_computation.engines.masked.lowering.rings import lower_masked
+from secure_computation.engines.masked.lowering.lower import lower_masked
+from secure_computation.engines.masked.plan.fixed_point import round_weights
 from tests.secure_computation.engines.masked.parties import Model, check_every_value, recorded_halves, run
 
 FOLDER = Path(__file__).resolve().parents[4] / "models" / "pediatric-pneumonia-resnet18"
@@ -22,7 +23,8 @@ SEED = 20
 def test_no_element_of_any_layer_differs(medical_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     card = read_card(FOLDER / "card.json")
     compiled = compile_model(FOLDER / "model.onnx", card)
-    lowering, integers = lower_masked(compiled.network, compiled.weights, calibration_images(card.input, ()))
+    lowering = lower_masked(compiled.network, compiled.weights, calibration_images(card.input, ()))
+    integers = round_weights(lowering, compiled.weights)
     with (medical_data / "kermany_manifest.csv").open() as file:
         rows = [row for row in csv.DictReader(file) if row["role"] == "dev_test_internal"]
     chosen = np.random.default_rng(SEED).choice(len(rows), size=20, replace=False)

@@ -14,11 +14,11 @@ from contract.ticket import Engine
 from secure_computation.engines.choosing import warm_up_for
 from secure_computation.engines.interface import Label
 from secure_computation.engines.masked.lowering import drafting
-from secure_computation.engines.masked.lowering.rings import lower_masked
+from secure_computation.engines.masked.lowering.lower import lower_masked
 from secure_computation.engines.masked.plan import reference
-from secure_computation.engines.masked.plan.crypten_step import CrypTenStep
-from secure_computation.engines.masked.plan.integer_weights import IntegerWeights
+from secure_computation.engines.masked.plan.fixed_point import IntegerWeights, round_weights
 from secure_computation.engines.masked.plan.masked_lowering import MaskedLowering
+from secure_computation.engines.masked.plan.steps import CrypTenStep
 from secure_computation.engines.masked.session import activation_on_crypten
 from secure_computation.engines.masked.session.costs import Cost, declared_costs
 from secure_computation.engines.masked.session.in_process import run_batch_in_process
@@ -105,7 +105,8 @@ def smooth(function: str, *, stem: str = "conv") -> Smooth:
     model = build(nodes, {name: value for name, value in tensors.items() if name in used}, size=(2, 6, 6), opset=20)
     network, weights = compiled(model)
     images = floats(6, *network.input_shape, seed=5)
-    lowering, integers = lower_masked(network, weights, images)
+    lowering = lower_masked(network, weights, images)
+    integers = round_weights(lowering, weights)
     return Smooth(network, weights, Model(network, lowering, integers, images))
 
 
@@ -134,7 +135,7 @@ def test_against_float_at_the_declared_cost(function: str, stem: str) -> None:
     session = Session(parties_of(case.model), image).run()
     assert np.abs(session.honest() - expected).max() < (0.05 if stem == "max" else TOLERANCE)
     integers = reference.evaluate(case.lowering, case.integers, reference.quantise_image(case.lowering, image))
-    approximate = reference.logits_of(case.lowering, integers)
+    approximate = reference.read_logits(case.lowering, integers)
     assert np.abs(session.honest() - approximate).max() < CRYPTEN_TOLERANCE
     assert not case.lowering.is_exact
     step = next(step for step in case.lowering.steps if isinstance(step, CrypTenStep))
@@ -275,7 +276,8 @@ def test_two_smooth_layers_one_of_them_last() -> None:
     ]
     network, weights = compiled(build(nodes, {"w": floats(2, 1, 3, 3), "v": floats(16, 3, seed=2) / 2}, size=(1, 4, 6)))
     images = floats(4, 1, 4, 6, seed=3)
-    lowering, integers = lower_masked(network, weights, images)
+    lowering = lower_masked(network, weights, images)
+    integers = round_weights(lowering, weights)
     assert lowering.output == "activation2"
     session = Session(parties_of(Model(network, lowering, integers, images)), images[0]).run()
     assert np.abs(session.honest() - plain_logits(network, weights, images[0])).max() < TOLERANCE
@@ -290,7 +292,8 @@ def test_a_softmax_over_features() -> None:
     ]
     network, weights = compiled(build(nodes, {"w": floats(24, 7) / 2, "v": floats(7, 3, seed=2)}, size=(1, 4, 6)))
     images = floats(4, 1, 4, 6, seed=3)
-    lowering, integers = lower_masked(network, weights, images)
+    lowering = lower_masked(network, weights, images)
+    integers = round_weights(lowering, weights)
     session = Session(parties_of(Model(network, lowering, integers, images)), images[0]).run()
     expected = plain_logits(network, weights, images[0])
     assert np.ptp(expected) > 10 * TOLERANCE
@@ -305,7 +308,8 @@ def test_a_softmax_over_too_few_or_too_many_is_refused(gated: Smooth, channels: 
 
 
 def test_a_label_and_no_logits_behind_a_smooth_layer(silu: Smooth) -> None:
-    lowering, integers = lower_masked(silu.network, silu.weights, silu.model.images, label_only=True)
+    lowering = lower_masked(silu.network, silu.weights, silu.model.images, label_only=True)
+    integers = round_weights(lowering, silu.weights)
     model = Model(silu.network, lowering, integers, silu.model.images)
     for image in silu.model.images[:3]:
         session = Session(parties_of(model), image).run()
@@ -321,6 +325,6 @@ def test_a_batch_takes_turns_at_cryptens_layer(silu: Smooth) -> None:
     result = run_batch_in_process(parties_of(silu.model), images, items=items)
     for image, logits in zip(images, result.answers, strict=True):
         integers = reference.evaluate(silu.lowering, silu.integers, reference.quantise_image(silu.lowering, image))
-        expected = reference.logits_of(silu.lowering, integers)
+        expected = reference.read_logits(silu.lowering, integers)
         assert not isinstance(logits, Label)
         assert np.abs(logits - expected).max() < CRYPTEN_TOLERANCE

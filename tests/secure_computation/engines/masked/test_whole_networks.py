@@ -7,10 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from secure_computation.engines.masked.plan.comparison_steps import ClipStep, MaxPoolStep, TruncateStep
-from secure_computation.engines.masked.plan.integer_weights import IntegerWeights
-from secure_computation.engines.masked.plan.masked_lowering import InputStep, MaskedLowering
-from secure_computation.engines.masked.plan.step_bases import FixedValue
+from secure_computation.engines.masked.plan.fixed_point import IntegerWeights
+from secure_computation.engines.masked.plan.masked_lowering import MaskedLowering
+from secure_computation.engines.masked.plan.steps import ClipStep, FixedValue, InputStep, MaxPoolStep, TruncateStep
 from secure_computation.network import INPUT
 from tests.secure_computation.engines.masked.parties import (
     BLOCKS,

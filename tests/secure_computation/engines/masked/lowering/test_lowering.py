@@ -16,18 +16,21 @@ from pydantic import ValidationError
 from contract.errors import ModelFileError
 from secure_computation import float_reference
 from secure_computation.engines.masked.lowering.calibration import RealRange
-from secure_computation.engines.masked.lowering.drafts import Draft, Precision, behind
-from secure_computation.engines.masked.lowering.rings import lower_masked
+from secure_computation.engines.masked.lowering.drafts import Draft, Precision
+from secure_computation.engines.masked.lowering.lower import lower_masked
+from secure_computation.engines.masked.lowering.scales import trace_scales
 from secure_computation.engines.masked.plan import reference
-from secure_computation.engines.masked.plan.comparison_steps import MaxPoolStep, ReluStep, TruncateStep
-from secure_computation.engines.masked.plan.integer_weights import IntegerWeights, diffuse, round_weights
+from secure_computation.engines.masked.plan.fixed_point import IntegerWeights, diffuse, round_weights
 from secure_computation.engines.masked.plan.layouts import ONLINE_WEIGHT, best_chunks, online_bits, table_bits, tables
-from secure_computation.engines.masked.plan.masked_lowering import (
+from secure_computation.engines.masked.plan.masked_lowering import MaskedLowering
+from secure_computation.engines.masked.plan.steps import (
     AddStep,
     LinearStep,
-    MaskedLowering,
+    MaxPoolStep,
     OffsetStep,
+    ReluStep,
     SumPoolStep,
+    TruncateStep,
 )
 from secure_computation.network import (
     INPUT,
@@ -35,11 +38,13 @@ from secure_computation.network import (
     AveragePool,
     Clip,
     Concat,
+    FullyConnected,
     MaxPool,
     Network,
     Operation,
     Pad,
     Relu,
+    Reshape,
 )
 from secure_computation.private_weights import PrivateWeights
 from secure_computation.protocols.comparison import Chain
@@ -66,7 +71,8 @@ def float_values(network: Network, weights: PrivateWeights, image: NDArray[np.fl
 def check_against_float(network: Network, *, tolerance: float = 0.01, precision: Precision = FINE) -> MaskedLowering:
     """Every value that both plans name must agree, relative to the value's magnitude."""
     weights, images = random_weights(network), calibration(network)
-    lowering, integers = lower_masked(network, weights, images, precision=precision)
+    lowering = lower_masked(network, weights, images, precision=precision)
+    integers = round_weights(lowering, weights)
     expected = float_values(network, weights, images[0])
     compared = 0
 
@@ -172,7 +178,7 @@ def test_average_pools_are_exact_sums(counted: bool) -> None:
     step = lowering.step("a1")
     assert isinstance(step, SumPoolStep)
     assert step.divisor == (9 if counted else 36)
-    factors = reference.position_factors(step, MAP)
+    factors = reference.compute_window_factors(step, MAP)
     assert factors[0, 0] == (1 if counted else 36 // 4)
     assert factors[1, 1] == (1 if counted else 36 // 9)
 
@@ -200,7 +206,8 @@ def test_rounding_reaches_a_truncation_through_one_bias_only() -> None:
 @pytest.mark.parametrize("seed", range(6))
 def test_worst_case_bounds_hold_for_any_input(seed: int) -> None:
     network = random_network(seed)
-    lowering, integers = lower_masked(network, random_weights(network), calibration(network))
+    lowering = lower_masked(network, random_weights(network), calibration(network))
+    integers = round_weights(lowering, random_weights(network))
     bound = (1 << lowering.steps[0].value.worst_case_bits) - 1
     for extreme in range(4):
         generator = np.random.default_rng(extreme)
@@ -216,10 +223,11 @@ def test_worst_case_bounds_hold_for_any_input(seed: int) -> None:
 def test_headroom_is_kept() -> None:
     network = small_network()
     weights, images = random_weights(network), calibration(network)
-    lowering, integers = lower_masked(network, weights, images)
+    lowering = lower_masked(network, weights, images)
+    integers = round_weights(lowering, weights)
     largest = 3.5 * images[0]
     reference.evaluate(lowering, integers, reference.quantise_image(lowering, largest))
-    tight, _ = lower_masked(network, weights, images, precision=Precision(headroom_bits=0))
+    tight = lower_masked(network, weights, images, precision=Precision(headroom_bits=0))
     rings = [
         (wide.value.ring_bits, small.value.ring_bits) for wide, small in zip(lowering.steps, tight.steps, strict=True)
     ]
@@ -231,17 +239,19 @@ def test_a_layer_that_is_dead_on_the_calibration() -> None:
     network = small_network()
     weights = random_weights(network)
     dead = PrivateWeights(network, dict(weights) | {"c1.bias": np.full(2, -100, np.float32)})
-    lowering, integers = lower_masked(network, dead, calibration(network))
+    lowering = lower_masked(network, dead, calibration(network))
+    integers = round_weights(lowering, dead)
     image = calibration(network)[0]
     logits = reference.evaluate(lowering, integers, reference.quantise_image(lowering, image))
     expected = float_values(network, dead, image)["fc"].numpy()
-    np.testing.assert_allclose(reference.logits_of(lowering, logits), expected, atol=0.01)
+    np.testing.assert_allclose(reference.read_logits(lowering, logits), expected, atol=0.01)
 
 
 def test_all_weights_zero() -> None:
     network = small_network()
     zero = {name: np.zeros(shape, np.float32) for name, shape in network.weight_shapes().items()}
-    lowering, integers = lower_masked(network, PrivateWeights(network, zero), calibration(network))
+    lowering = lower_masked(network, PrivateWeights(network, zero), calibration(network))
+    integers = round_weights(lowering, PrivateWeights(network, zero))
     image = reference.quantise_image(lowering, calibration(network)[0])
     assert not reference.evaluate(lowering, integers, image).any()
 
@@ -275,7 +285,7 @@ def test_unfit_calibration(images: NDArray[np.float32], message: str) -> None:
 
 def _plan() -> dict[str, Any]:
     network = classifier(IMAGE, [FIRST, relu("r1", FIRST)])
-    lowering, _ = lower_masked(network, random_weights(network), calibration(network))
+    lowering = lower_masked(network, random_weights(network), calibration(network))
     plan: dict[str, Any] = json.loads(lowering.model_dump_json())
     return plan
 
@@ -317,7 +327,7 @@ def test_a_damaged_plan_is_refused(step: int, change: dict[str, Any]) -> None:
 def test_a_product_of_an_unknown_mask_is_refused() -> None:
     body: list[Operation] = [FIRST, convolution("c2", "c1", MAP, 3, 3)]
     network = classifier(IMAGE, body)
-    lowering, _ = lower_masked(network, random_weights(network), calibration(network))
+    lowering = lower_masked(network, random_weights(network), calibration(network))
     steps = [step.model_copy(update={"inputs": ("c1",)}) if step.name == "c2" else step for step in lowering.steps]
     entries = [json.loads(step.model_dump_json()) for step in steps]
     entries[0]["value"]["ring_bits"] = entries[1]["value"]["ring_bits"] = 32
@@ -332,7 +342,8 @@ def test_a_product_of_an_unknown_mask_is_refused() -> None:
 def test_rounding_again_gives_the_same_integers() -> None:
     network = small_network()
     weights = random_weights(network)
-    lowering, integers = lower_masked(network, weights, calibration(network))
+    lowering = lower_masked(network, weights, calibration(network))
+    integers = round_weights(lowering, weights)
     again = round_weights(MaskedLowering.model_validate_json(lowering.model_dump_json()), weights)
     assert set(again) == set(integers)
     for name in again:
@@ -350,7 +361,7 @@ def test_integers_are_withheld() -> None:
 def test_other_weights_are_refused() -> None:
     network = small_network()
     weights = random_weights(network)
-    lowering, _ = lower_masked(network, weights, calibration(network))
+    lowering = lower_masked(network, weights, calibration(network))
     large = PrivateWeights(network, {name: 1000 * tensor for name, tensor in weights.items()})
     with pytest.raises(ModelFileError, match="beyond the plan's integers"):
         round_weights(lowering, large)
@@ -401,13 +412,15 @@ def test_design_figures() -> None:
 
 def test_thousands_of_steps_between_a_product_and_its_truncation_are_followed() -> None:
     def draft(index: int, *inputs: Draft) -> Draft:
-        kind = "reshape" if inputs else "linear"
-        return Draft(name=f"c{index}", kind=kind, inputs=inputs, shape=(4,), range=REAL, fine=True)
+        layer = FullyConnected(name="product", inputs=("input",), shape=(4,), in_features=4, out_features=4, bias=False)
+        reshape = Reshape(name=f"c{index}", inputs=(f"c{index - 1}",), shape=(4,))
+        operation = reshape if inputs else layer
+        return Draft(name=f"c{index}", operation=operation, inputs=inputs, shape=(4,), range=REAL, fine=True)
 
     product = last = draft(0)
     for index in range(1, 3000):
         last = draft(index, last)
-    products, settled, between = behind(last)
+    products, settled, between = trace_scales(last)
     assert products == {product: 1}
     assert settled == []
     assert between[0].inputs == (product,)

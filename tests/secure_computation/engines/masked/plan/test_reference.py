@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from contract.errors import ImageError, ModelFileError
-from secure_computation.engines.masked.lowering.rings import lower_masked
+from secure_computation.engines.masked.lowering.lower import lower_masked
 from secure_computation.engines.masked.plan import reference
-from secure_computation.engines.masked.plan.integer_weights import IntegerWeights
+from secure_computation.engines.masked.plan.fixed_point import IntegerWeights, round_weights
 from secure_computation.engines.masked.plan.layouts import best_chunks
 from secure_computation.engines.masked.plan.masked_lowering import MaskedLowering
 from tests.secure_computation.networks import convolution, random_image, random_weights, small_network
@@ -156,13 +156,14 @@ def test_products_are_exact_in_float64_and_beyond(magnitude: int) -> None:
 
 def test_observer_sees_every_value_in_order() -> None:
     network = small_network()
-    lowering, integers = lower_masked(network, random_weights(network), random_image(network)[None])
+    lowering = lower_masked(network, random_weights(network), random_image(network)[None])
+    integers = round_weights(lowering, random_weights(network))
     seen: list[str] = []
     image = reference.quantise_image(lowering, random_image(network))
     logits = reference.evaluate(lowering, integers, image, observe=lambda name, _: seen.append(name))
     assert seen == [step.name for step in lowering.steps]
     assert logits.dtype == np.int64
-    assert reference.logits_of(lowering, logits).shape == (network.classes,)
+    assert reference.read_logits(lowering, logits).shape == (network.classes,)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from contract.errors import ModelFileError
-from secure_computation.engines.masked.lowering.rings import lower_masked
+from secure_computation.engines.masked.lowering.lower import lower_masked
 from secure_computation.engines.masked.plan.masked_lowering import MaskedLowering
 from secure_computation.engines.masked.plan.same_network import require_same_network
 from secure_computation.network import INPUT, AveragePool, GlobalAveragePool, MaxPool, Network, Relu
@@ -32,7 +32,7 @@ def test_a_label_and_a_relu_behind_its_max_pool_are_the_same() -> None:
     network = classifier((1, 8, 8), [first, relu, pool])
     images = random_image(network)[None]
     for label_only in (False, True):
-        lowering, _ = lower_masked(network, random_weights(network), images, label_only=label_only)
+        lowering = lower_masked(network, random_weights(network), images, label_only=label_only)
         assert "r" not in {step.name for step in lowering.steps}
         require_same_network(network, lowering)
 
@@ -125,7 +125,7 @@ def test_uneven_windows_are_the_same_and_counted_otherwise_are_not(
     padding: tuple[int, int, int, int], include: bool
 ) -> None:
     network = average(padding, include=include)
-    lowering, _ = lower_masked(network, random_weights(network), random_image(network)[None])
+    lowering = lower_masked(network, random_weights(network), random_image(network)[None])
     require_same_network(network, lowering)
     if any(padding):
         with pytest.raises(ValueError, match="not the network's"):
@@ -138,7 +138,7 @@ def test_a_pool_over_the_whole_picture_is_the_global_pool() -> None:
     whole = classifier((1, 5, 5), [first, pool])
     named = classifier((1, 5, 5), [first, GlobalAveragePool(name="a", inputs=("c",), shape=(2, 1, 1))])
     for network in (whole, named):
-        lowering, _ = lower_masked(network, random_weights(network), random_image(network)[None])
+        lowering = lower_masked(network, random_weights(network), random_image(network)[None])
         require_same_network(whole, lowering)
         require_same_network(named, lowering)
 

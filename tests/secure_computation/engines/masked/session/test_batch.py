@@ -9,9 +9,10 @@ from contract.errors import MaterialSpent
 from contract.ticket import MAX_IMAGES
 from secure_computation.channel.bridge import INBOUND_BYTES
 from secure_computation.engines.interface import Label
-from secure_computation.engines.masked.lowering.rings import lower_masked
+from secure_computation.engines.masked.lowering.lower import lower_masked
 from secure_computation.engines.masked.plan import reference
-from secure_computation.engines.masked.session import batch
+from secure_computation.engines.masked.plan.fixed_point import round_weights
+from secure_computation.engines.masked.session import costs
 from secure_computation.engines.masked.session.costs import largest_answer_bytes, total_cost
 from secure_computation.engines.masked.session.in_process import InProcessResult, run_batch_in_process
 from secure_computation.engines.masked.session.turns import Pause, in_turns
@@ -52,11 +53,12 @@ def test_every_answer_is_the_references_in_the_trips_of_one(model: Model, count:
 def test_labels_of_a_batch() -> None:
     network = small_network(16)
     images: Image = np.random.default_rng(6).normal(size=(12, *network.input_shape)).astype(np.float32)
-    lowering, integers = lower_masked(network, random_weights(network), images, label_only=True)
+    lowering = lower_masked(network, random_weights(network), images, label_only=True)
+    integers = round_weights(lowering, random_weights(network))
     model = Model(network, lowering, integers, images)
     result = run_batch(model, len(images))
     before_label = lowering.steps[-1].inputs[0]
-    expected = [Label(reference.label_of(model.expected(image)[before_label])) for image in images]
+    expected = [Label(reference.find_label(model.expected(image)[before_label])) for image in images]
     assert list(result.answers) == expected
     assert len(set(expected)) > 1
     assert result.online.one_way_trips == total_cost(lowering).trips
@@ -85,20 +87,20 @@ def test_images_and_material_are_equally_many(model: Model) -> None:
 
 
 def test_what_both_sides_may_send_at_once_fits_what_a_transport_takes_in() -> None:
-    assert batch.ANSWERS_BYTES < INBOUND_BYTES
+    assert costs.ANSWERS_BYTES < INBOUND_BYTES
 
 
 @pytest.mark.parametrize("limit", ["ANSWERS_BYTES", "MATERIAL_BYTES"])
 def test_a_plan_limits_the_images_of_a_session(model: Model, monkeypatch: pytest.MonkeyPatch, limit: str) -> None:
-    assert batch.most_images(model.lowering) == MAX_IMAGES
+    assert costs.most_images(model.lowering) == MAX_IMAGES
     size = {
         "ANSWERS_BYTES": largest_answer_bytes(model.lowering),
         "MATERIAL_BYTES": total_cost(model.lowering).offline_bytes,
     }[limit]
     assert size > 0
     for bytes_, expected in ((3 * size, 3), (3 * size - 1, 2), (size - 1, 1)):
-        monkeypatch.setattr(batch, limit, bytes_)
-        assert batch.most_images(model.lowering) == expected
+        monkeypatch.setattr(costs, limit, bytes_)
+        assert costs.most_images(model.lowering) == expected
 
 
 def test_the_largest_answer_is_what_is_sent(model: Model) -> None:

@@ -4,8 +4,8 @@ from collections import defaultdict
 
 import pytest
 
-from secure_computation.engines.masked.plan.comparison_steps import ClipStep, MaxPoolStep, ReluStep, TruncateStep
-from secure_computation.engines.masked.plan.masked_lowering import MaskedLowering, MultiplyStep
+from secure_computation.engines.masked.plan.masked_lowering import MaskedLowering
+from secure_computation.engines.masked.plan.steps import ClipStep, MaxPoolStep, MultiplyStep, ReluStep, TruncateStep
 from secure_computation.engines.masked.session.costs import Cost, declared_costs, masked_weight_bytes, total_cost
 from secure_computation.network import Network
 from secure_computation.wire import HEADER_BYTES, Frame, Kind

@@ -7,8 +7,8 @@ import pytest
 from numpy.typing import NDArray
 
 from secure_computation.engines.masked.plan import reference
-from secure_computation.engines.masked.plan.integer_weights import IntegerWeights
-from secure_computation.engines.masked.plan.masked_lowering import LinearStep
+from secure_computation.engines.masked.plan.fixed_point import IntegerWeights
+from secure_computation.engines.masked.plan.steps import LinearStep
 from secure_computation.network import INPUT, Add, Clip, GlobalAveragePool, MaxPool, Multiply, Network, Operation, Relu
 from secure_computation.ring import pack, reduce_to_ring
 from secure_computation.wire import Frame, Kind, Phase
@@ -147,7 +147,7 @@ def secrets(model: Model, image: Image) -> dict[str, list[bytes]]:
         if isinstance(step, LinearStep):
             found[step.weight_name] = _forms(model.integers[step.weight_name], step.value.ring_bits)
             found[step.bias_name] = _forms(model.integers[step.bias_name], step.value.ring_bits)
-    logits = reference.logits_of(model.lowering, expected[model.lowering.output])
+    logits = reference.read_logits(model.lowering, expected[model.lowering.output])
     found["logits"] = [logits.tobytes(), logits.astype(np.float32).tobytes()]
     return found
 

@@ -10,8 +10,8 @@ from contract.errors import MaterialSpent, PeerViolation
 from contract.identity import Party, Role
 from secure_computation.channel.memory import memory_pair
 from secure_computation.engines.crypten.in_process import DATA_OWNER, MODEL_OWNER
-from secure_computation.engines.masked.plan.integer_weights import IntegerWeights
-from secure_computation.engines.masked.plan.masked_lowering import LinearStep
+from secure_computation.engines.masked.plan.fixed_point import IntegerWeights
+from secure_computation.engines.masked.plan.steps import LinearStep
 from secure_computation.engines.masked.session.in_process import MemoryStore
 from secure_computation.engines.masked.session.weights import derive_model_seed
 from secure_computation.material import ItemName

@@ -10,8 +10,9 @@ from contract.identity import Role
 from secure_computation.channel.memory import memory_pair
 from secure_computation.engines.crypten.in_process import CRYPTO_PROVIDER, DATA_OWNER, MODEL_OWNER
 from secure_computation.engines.interface import Label
-from secure_computation.engines.masked.lowering.rings import lower_masked
+from secure_computation.engines.masked.lowering.lower import lower_masked
 from secure_computation.engines.masked.plan import reference
+from secure_computation.engines.masked.plan.fixed_point import round_weights
 from secure_computation.engines.masked.session.in_process import InProcessParties
 from secure_computation.engines.masked.session.sides import DataOwnerItem, PreparedModelOwner
 from secure_computation.engines.masked.session.stock import (
@@ -84,7 +85,8 @@ def test_a_restored_item_gives_the_references_logits(model: Model) -> None:
 
 
 def test_a_restored_item_gives_the_references_label(model: Model) -> None:
-    lowering, integers = lower_masked(model.network, random_weights(model.network, 0), model.images, label_only=True)
+    lowering = lower_masked(model.network, random_weights(model.network, 0), model.images, label_only=True)
+    integers = round_weights(lowering, random_weights(model.network, 0))
     labelled = Model(model.network, lowering, integers, model.images)
     parties = parties_of(labelled)
     for image in labelled.images[:2]:
@@ -92,7 +94,7 @@ def test_a_restored_item_gives_the_references_label(model: Model) -> None:
         again = restore_data_owner(lowering, list(data_owner_bodies(lowering, p0)), item=ITEM, weights_version=VERSION)
         theirs = restore_model_owner(lowering, list(model_owner_bodies(lowering, p1)), item=ITEM)
         logits = labelled.expected(image)[lowering.steps[-1].inputs[0]]
-        assert answer(parties, image, again, theirs) == Label(reference.label_of(logits))
+        assert answer(parties, image, again, theirs) == Label(reference.find_label(logits))
 
 
 def test_bodies_with_bits_behind_their_end_are_refused(model: Model) -> None:
