@@ -17,8 +17,8 @@ from contract.model_card import ModelCard, Task, read_card
 from demonstration.plaintext import PlaintextModel
 from federated_learning.data_source import ManifestSource
 from imaging import read_model_input
-from model_owner.agreement import answers
-from model_owner.calibration_images import calibration_images
+from model_owner.agreement import choose_answers
+from model_owner.calibration_images import load_calibration_images
 from model_owner.onnx_import.compiling import compile_model
 from secure_computation.engines.masked.lowering.lower import lower_masked
 from secure_computation.engines.masked.plan import reference
@@ -59,7 +59,7 @@ def measure_agreement(model_folder: Path, images: Sequence[Path], on_image: Call
     plaintext = PlaintextModel(model_folder)
     card = plaintext.card
     compiled = compile_model(model_folder / "model.onnx", card)
-    lowering = lower_masked(compiled.network, compiled.weights, calibration_images(card.input, ()))
+    lowering = lower_masked(compiled.network, compiled.weights, load_calibration_images(card.input, ()))
     weights = round_weights(lowering, compiled.weights)
     errors, disagreements = [], []
     for index, path in enumerate(images):
@@ -69,7 +69,7 @@ def measure_agreement(model_folder: Path, images: Sequence[Path], on_image: Call
         integers = reference.quantise_image(lowering, tensor)
         logits = reference.read_logits(lowering, reference.evaluate(lowering, weights, integers, audit=True))
         errors.append(float(np.abs(logits - expected).max()))
-        differ = (answers(card, logits[np.newaxis]) != answers(card, expected[np.newaxis]))[0]
+        differ = (choose_answers(card, logits[np.newaxis]) != choose_answers(card, expected[np.newaxis]))[0]
         if differ.any():
             disagreements.append(Disagreement(index=index, margin=margin(card, expected, differ)))
     return Agreement(

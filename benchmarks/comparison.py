@@ -26,7 +26,7 @@ from benchmarks.peers import SMALL_SIDE, Peer, spu_environment
 from benchmarks.variants import write_resized
 from contract.base import Strict
 from contract.errors import CallerError, ComputationFailed, EncryptedInferenceError
-from model_owner.agreement import answers
+from model_owner.agreement import choose_answers
 
 AGREEMENT = 0.05
 """Largest distance of a logit from onnxruntime's that still counts as the same answer. Fixed point rounds."""
@@ -338,7 +338,7 @@ def _compared(measured: Sequence[Measurement], case: Case) -> tuple[float | None
         return None, False
     logits = np.asarray([one.logits for one in measured])
     error = float(np.abs(logits - expected).max())
-    found, wanted = (answers(case.card, one.reshape(-1, len(case.card.classes))) for one in (logits, expected))
+    found, wanted = (choose_answers(case.card, one.reshape(-1, len(case.card.classes))) for one in (logits, expected))
     return error, bool((found == wanted).all())
 
 

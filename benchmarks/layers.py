@@ -17,7 +17,7 @@ from contract.base import Strict
 from contract.model_card import read_card
 from imaging import read_model_input
 from imaging.phantom import write_phantom
-from model_owner.calibration_images import calibration_images
+from model_owner.calibration_images import load_calibration_images
 from model_owner.onnx_import.compiling import compile_model
 from secure_computation.channel.channel import Channel
 from secure_computation.engines.interface import Answer, OnHeatMap, OnLayer
@@ -125,7 +125,7 @@ def measure_layers(model_folder: Path, folder: Path, *, runs: int, on_run: Calla
     card = read_card(model_folder / "card.json")
     tensor = read_model_input(image, card.input).tensor
     compiled = compile_model(model_folder / "model.onnx", card)
-    lowering = lower_masked(compiled.network, compiled.weights, calibration_images(card.input, ()))
+    lowering = lower_masked(compiled.network, compiled.weights, load_calibration_images(card.input, ()))
     weights = round_weights(lowering, compiled.weights)
     data_owner = _TimedDataOwner(lowering)
     parties = InProcessParties(

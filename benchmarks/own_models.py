@@ -19,7 +19,7 @@ from contract.model_card import InputSpecification, Modality, Task
 from contract.ticket import Engine
 from demonstration.plaintext import PlaintextModel
 from model_owner.agreement import Agreement
-from model_owner.calibration_images import calibration_images
+from model_owner.calibration_images import load_calibration_images
 
 NOISE: Final = 0.001
 """Of a picture's own spread: what shows how much a network itself makes of small differences."""
@@ -97,7 +97,7 @@ def statistics_pictures(side: int) -> torch.Tensor:
     specification = InputSpecification(
         modalities=(Modality.DX,), height=side, width=side, mean=(0.5,), standard_deviation=(0.25,)
     )
-    return torch.from_numpy(calibration_images(specification, ()))
+    return torch.from_numpy(load_calibration_images(specification, ()))
 
 
 def _told(on_step: OnStep, network: OwnNetwork, number: int, networks: int) -> Callable[[Step], None]:

@@ -28,7 +28,7 @@ def serve(config: Annotated[Path | None, typer.Option(help="TOML file of setting
 def _serve(settings: CryptoProviderSettings, listener: socket) -> None:
     import torch
 
-    from crypto_provider.server import DEALING_PATH, dealer_app
+    from crypto_provider.server import DEALING_PATH, build_dealer_app
     from inference_service.client import InferenceServiceClient
     from secure_computation.channel import serving
     from secure_computation.engines.choosing import warm_up_installed
@@ -37,7 +37,7 @@ def _serve(settings: CryptoProviderSettings, listener: socket) -> None:
     warm_up_installed()  # before the first session, not in it; which plans will come, nobody knows
     front_end = settings.inference_service
     with InferenceServiceClient.of(front_end) as plans:
-        server = dealer_app(settings, plans)
+        server = build_dealer_app(settings, plans)
         serving.serve(server, listener, name="crypto provider", host=settings.listen.host, path=DEALING_PATH)
 
 

@@ -1,4 +1,4 @@
-"""Who is dealt what, once.
+"""Who is dealt what, once; and the dealer's own key.
 
     for each item            D                                   to
     ---------------------    ------------------------------      ------------
@@ -8,20 +8,29 @@
     both were served,        forgets both seeds
     or the ticket expired
 
-Nothing is dealt twice: each party's use of a ticket is noted on disk before its first byte is sent. Where one half was
-handed out and the seeds are gone (a crash between the two), the other half is refused and the session must start anew.
+Nothing is dealt twice: each party's use of a ticket is noted on disk before its first byte is sent. If one half was
+handed out and the seeds are gone (a crash between the two), the other half is refused and the session must start again.
+
+The key has 256 bits and is made once; the seeds of weight masks are derived from it. Whoever has it and the masked
+weights that data owners keep has the models, so it lies sealed on the dealer's disk (secure_computation/at_rest.py),
+readable by its account only. Losing it costs nothing but time: every data owner fetches masked weights again.
 """
 
 import threading
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
 
-from contract.errors import MaterialSpent, PeerViolation, Refused
+from contract.errors import ConfigurationError, MaterialSpent, PeerViolation, Refused
+from contract.files import private_folder
 from contract.identity import Party, Role
 from contract.ticket import TicketClaims
 from crypto_provider.quota import DealingQuota
 from secure_computation.admission import items_of
+from secure_computation.at_rest import DamagedFile, StorageKey, read_sealed, write_sealed
 from secure_computation.material import DealtSeeds, ItemName
+from secure_computation.randomness import SEED_BYTES, Seed
 
 SERVED = (Role.DATA_OWNER, Role.MODEL_OWNER)
 MAX_PENDING = 10_000
@@ -46,7 +55,7 @@ class Dealer:
     def claim(self, claims: TicketClaims, peer: Party) -> dict[ItemName, DealtSeeds]:
         """Give the seeds of each item of a ticket's session, to deal `peer`'s halves from, in order.
 
-        Raises MaterialSpent the second time, BudgetSpent where the organisation of `peer` has had its number.
+        Raises MaterialSpent the second time, BudgetSpent if the organisation of `peer` has had its number.
         """
         if peer.role not in SERVED:
             raise PeerViolation(f"a {peer.role.value} is dealt nothing; only the data owner and the model owner are")
@@ -79,3 +88,31 @@ class Dealer:
         now = time.time()
         for item in [item for item, pending in self._pending.items() if pending.expires < now]:
             del self._pending[item]
+
+
+KEY_FILE: Final = "dealer.key.sealed"
+_PURPOSE: Final = "dealer's key"
+
+
+def load_or_make_key(folder: Path, storage_key: StorageKey) -> Seed:
+    """Read the key in `folder`, or make it there (0600). Raises ConfigurationError if the file is wrong."""
+    private_folder(folder)
+    path = folder / KEY_FILE
+    key = Seed.fresh()
+    try:
+        write_sealed(path, storage_key, key.reveal_to_stock(), purpose=_PURPOSE, context=KEY_FILE)
+    except FileExistsError:
+        return _load(path, storage_key)
+    except OSError as error:
+        raise ConfigurationError(f"{path} cannot be made ({error.strerror}); check the data folder") from error
+    return key
+
+
+def _load(path: Path, storage_key: StorageKey) -> Seed:
+    if path.stat().st_mode & 0o077:
+        raise ConfigurationError(f"{path}: others can read this key; run `chmod 600` on it")
+    try:
+        content = read_sealed(path, storage_key, purpose=_PURPOSE, context=KEY_FILE, limit=SEED_BYTES)
+    except DamagedFile as damage:
+        raise ConfigurationError(f"{path} {damage}; move it away, and a new key is made") from None
+    return Seed(content.tobytes())

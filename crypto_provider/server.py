@@ -4,7 +4,7 @@ import logging
 import math
 from collections import OrderedDict
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 from threading import Lock
 from typing import Final
 
@@ -15,9 +15,8 @@ from bookkeeping.spending import SpendingBook
 from contract.api import Unready
 from contract.errors import TicketInvalid
 from contract.identity import Party, Role
-from contract.ticket import Engine, TicketClaims, load_public_key
-from crypto_provider.dealer import Dealer
-from crypto_provider.key import load_or_make_key
+from contract.ticket import Engine, TicketClaims
+from crypto_provider.dealer import Dealer, load_or_make_key
 from crypto_provider.quota import BOOK_FILE, DealingQuota
 from crypto_provider.settings import CryptoProviderSettings
 from inference_service.client import InferenceServiceClient
@@ -45,30 +44,15 @@ _DEFAULT_LIMITS: Final = PlanLimits()
 _LOG = logging.getLogger(__name__)
 
 
-class PlanCache:
-    """The plans used last, by hash. A plan is public and never changes, so its hash is all that must be checked."""
+def remember_plans(
+    fetch: Callable[[str], bytes], *, limits: PlanLimits = _DEFAULT_LIMITS, size: int = 8
+) -> Callable[[str], Plan]:
+    """What gives a plan by its hash, and keeps those used last. A plan is public and never changes.
 
-    def __init__(self, fetch: Callable[[str], bytes], *, limits: PlanLimits = _DEFAULT_LIMITS, size: int = 8) -> None:
-        """Fetch missing plans by hash with `fetch`, which checks the hash; refuse what costs more than `limits`."""
-        self._fetch = fetch
-        self._limits = limits
-        self._size = size
-        self._plans: OrderedDict[str, Plan] = OrderedDict()
-        self._lock = Lock()
-
-    def get(self, plan_hash: str) -> Plan:
-        """Return the plan with this hash."""
-        with self._lock:
-            plan = self._plans.get(plan_hash)
-        if plan is None:
-            # Not under the lock: it may take as long as a deadline.
-            plan = parse_plan(self._fetch(plan_hash), self._limits)
-        with self._lock:
-            self._plans[plan_hash] = plan
-            self._plans.move_to_end(plan_hash)
-            while len(self._plans) > self._size:
-                self._plans.popitem(last=False)
-        return plan
+    `fetch` is asked for those that are missing, and checks the hash; no plan waits for another. What costs more than
+    `limits` is refused.
+    """
+    return lru_cache(size)(lambda plan_hash: parse_plan(fetch(plan_hash), limits))
 
 
 class DealingHandler:
@@ -78,7 +62,7 @@ class DealingHandler:
         self,
         *,
         reception: Reception,
-        plans: PlanCache,
+        plans: Callable[[str], Plan],
         dealer: Dealer,
         key: Seed,
     ) -> None:
@@ -98,7 +82,7 @@ class DealingHandler:
         _LOG.info("session %s: dealt to the %s, %d bytes", claims.session, channel.peer, channel.traffic().bytes_sent)
 
     def _deal(self, channel: Channel, claims: TicketClaims) -> None:
-        plan = self._plans.get(claims.plan_hash)
+        plan = self._plans(claims.plan_hash)
         if claims.engine not in offered_engines(plan):
             raise TicketInvalid(f"the ticket is for the engine '{claims.engine.value}', which its plan does not have")
         require_room(plan, claims.engine, claims.images)
@@ -117,7 +101,7 @@ class DealingHandler:
         # Not under the lock: CrypTen's dry run takes seconds, minutes for a plan that is made for it.
         side = kept[0] if kept else dealer_side(plan, claims.engine, key=self._key)
         with self._keeping:
-            side, _ = self._sides.setdefault(key, (side, _kept_weights(plan, claims.engine)))
+            side, _ = self._sides.setdefault(key, (side, _count_weights(plan, claims.engine)))
             self._sides.move_to_end(key)
             while len(self._sides) > KEPT_SIDES or (
                 len(self._sides) > 1 and sum(weights for _, weights in self._sides.values()) > KEPT_WEIGHTS
@@ -126,37 +110,32 @@ class DealingHandler:
         return side
 
 
-def _kept_weights(plan: Plan, engine: Engine) -> int:
+def _count_weights(plan: Plan, engine: Engine) -> int:
     """How many weights' masks a side keeps laid out."""
     shapes = plan.network.weight_shapes().values() if engine is Engine.MASKED else ()
     return sum(math.prod(shape) for shape in shapes)
 
 
-def dealer_app(settings: CryptoProviderSettings, plans: InferenceServiceClient) -> Starlette:
+def build_dealer_app(settings: CryptoProviderSettings, plans: InferenceServiceClient) -> Starlette:
     """Build the dealer's server. Raises ConfigurationError for files that are wrong."""
     own = party_of_certificate(settings.credentials.certificate, role=Role.CRYPTO_PROVIDER)
     book = SpendingBook(settings.data_folder / BOOK_FILE)
     context = tls_context(settings.credentials, server_side=True)
     handler = DealingHandler(
-        reception=Reception(
-            own=own,
-            public_keys=[load_public_key(path) for path in settings.ticket_keys],
-            places=Places(in_all=settings.channels_at_once, each=settings.channels_per_data_owner),
-            leeway=settings.credentials.clock_skew,
-            longest_ticket=settings.ticket_seconds,
+        reception=Reception.of(
+            own, settings, Places(in_all=settings.channels_at_once, each=settings.channels_per_data_owner)
         ),
-        plans=PlanCache(plans.plan, limits=settings.plan_limits),
+        plans=remember_plans(plans.plan, limits=settings.plan_limits),
         dealer=Dealer(DealingQuota(book, own=own, items_per_day=settings.items_per_day)),
         key=load_or_make_key(settings.data_folder, StorageKey.of(settings.at_rest)),
     )
-    waiting = settings.waiting
     return party_app(
         Service(
             path=DEALING_PATH,
             handler=handler,
-            expect=_served(settings),
+            expect=_list_served(settings),
             context=context,
-            deadlines=Deadlines(connect_seconds=waiting.connect, step_seconds=waiting.step),
+            deadlines=Deadlines.of(settings.waiting),
             readiness=Readiness(
                 {
                     Unready.DISK: partial(require_writable, settings.data_folder),
@@ -176,8 +155,8 @@ def _ask_front_end(front_end: FrontEnd) -> None:
         client.live()
 
 
-def _served(settings: CryptoProviderSettings) -> Expected:
-    """Who is dealt to: the pinned organisations, or everybody of a role where none is pinned."""
+def _list_served(settings: CryptoProviderSettings) -> Expected:
+    """Who is dealt to: the pinned organisations, or everybody of a role if none is pinned."""
     pinned = ((Role.DATA_OWNER, settings.data_owners), (Role.MODEL_OWNER, settings.model_owners))
     expected: list[Party | Role] = []
     for role, organisations in pinned:

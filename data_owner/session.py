@@ -122,7 +122,7 @@ class Diagnoser:
         self._loading: Future[None] | None = None
         self._cancellation = Cancellation()
         self._sides: dict[tuple[str, Engine], DataOwnerSide[Any]] = {}
-        self._deadlines = Deadlines(connect_seconds=settings.waiting.connect, step_seconds=settings.waiting.step)
+        self._deadlines = Deadlines.of(settings.waiting)
 
     def choose_model(self, name: str | None) -> ModelEntry:
         """A model of the catalog that its owner vouches for; see `ModelCatalog.choose`."""

@@ -5,6 +5,7 @@ No message names the file: a file's name is often the patient's. The caller know
 
 import io
 import os
+import re
 import stat
 import warnings
 import zlib
@@ -20,7 +21,58 @@ from numpy.typing import NDArray
 
 from contract.errors import ImageError
 from contract.model_card import FrameChoice, Window
-from imaging.other_formats import described
+
+_ARCHIVES: Final = (
+    (rb"PK\x03\x04", "a ZIP archive"),
+    (rb"\x1f\x8b", "a gzip archive of something else than NIfTI"),
+    (rb"BZh", "a bzip2 archive"),
+    (rb"\xfd7zXZ", "an xz archive"),
+    (rb"7z\xbc\xaf", "a 7-Zip archive"),
+    (rb"Rar!", "a RAR archive"),
+    (rb"\x28\xb5\x2f\xfd", "a Zstandard archive"),
+    (rb".{257}ustar", "a tar archive"),
+)
+_OTHERS: Final = (
+    (rb"GIF8", "a GIF picture"),
+    (rb"BM.{4}\0\0\0\0", "a BMP picture"),
+    (rb"RIFF.{4}WEBP", "a WebP picture"),
+    (rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51", "a JPEG 2000 picture"),
+    (rb"\0\0\0\x0cJXL |\xff\x0a", "a JPEG XL picture"),
+    (rb"II\xbc", "a JPEG XR picture"),
+    (rb".{4}ftypavi", "an AVIF picture"),
+    (rb".{4}ftyp(?:he|mi)", "a HEIC picture"),
+    (rb".{4}ftyp", "a video"),
+    (rb"%PDF", "a PDF document"),
+    (rb"%!PS", "a PostScript document"),
+    (rb"8BPS", "a Photoshop file"),
+    (rb"NRRD", "an NRRD volume"),
+    (rb"ObjectType", "a MetaImage header"),
+    (rb"\x89HDF", "an HDF5 or MINC file"),
+    (rb"CDF", "a NetCDF or MINC file"),
+    (rb"SIMPLE  =", "a FITS file"),
+    (rb"\x93NUMPY", "a NumPy array"),
+    (rb"\s*<", "a web page or XML file"),
+)
+_HALF: Final = rb"(?:\x5c\x01\0\0|\0\0\x01\x5c)"
+"""A header's size of 348 bytes, in either order."""
+_HALVES: Final = (
+    (_HALF + rb".{340}ni1", "one half of a NIfTI volume (.hdr and .img)"),
+    (_HALF + rb".{340}", "the header of an Analyze volume"),
+)
+_ADVICE: Final = (
+    (_ARCHIVES, "unpack it, and give the image in it"),
+    (_OTHERS, ""),
+    (_HALVES, "export it as one .nii file"),
+)
+
+
+def describe(head: bytes) -> tuple[str, str]:
+    """What a file seems to be, and what to do other than exporting it in a format that is read; empty: nothing."""
+    for kinds, advice in _ADVICE:
+        for beginning, what in kinds:
+            if re.match(beginning, head, re.DOTALL):
+                return what, advice
+    return "", ""
 
 
 class FileFormat(StrEnum):
@@ -67,6 +119,9 @@ class ImageWarning:
     """True: readable, but probably not what the model is for. The data owner must say that it is meant (--force)."""
 
 
+ImageWarnings = tuple[ImageWarning, ...]
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Values:
     """What a window is applied to, for whoever wants to look through another one."""
@@ -76,7 +131,7 @@ class Values:
     inverted: bool = False
     """Whether small values are bright."""
     window: Window | None = None
-    """The file's own linear window, where it has one."""
+    """The file's own linear window, if it has one."""
 
 
 class Polarity(StrEnum):
@@ -112,15 +167,15 @@ class DecodedFile:
     modality: str | None = None
     body_part: str | None = None
     other_body_parts: tuple[str, ...] = ()
-    """What other tags of the file say of it, where they do not say the same."""
+    """What other tags of the file say of it, if they do not say the same."""
     views: tuple[str, ...] = ()
-    """Views of the body that its tags name, see `imaging.views`; more than one where they do not say the same."""
+    """Views of the body that its tags name, see `imaging.suitability`; more than one if they do not say the same."""
     polarity: PolarityToldBy = PolarityToldBy.FILE
     years: frozenset[int] = field(default=frozenset(), repr=False)
-    """The patient's age in completed years, see `completed_years`; looked for where the model asks for it only."""
-    warnings: tuple[ImageWarning, ...] = ()
+    """The patient's age in completed years, see `completed_years`; looked for if the model asks for it only."""
+    warnings: ImageWarnings = ()
     values: Values | None = None
-    """None where `pixels` are all there is."""
+    """None if `pixels` are all there is."""
 
     def __repr__(self) -> str:
         return f"DecodedFile(shape={self.pixels.shape}, modality={self.modality!r}, body_part={self.body_part!r})"
@@ -162,9 +217,9 @@ def sniff(source: io.BytesIO) -> FileFormat:
         return FileFormat.DICOM
     if head.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")):  # the last two: BigTIFF
         return FileFormat.TIFF
-    if is_nifti(inflated_start(head) if head.startswith(GZIP) else head):
+    if is_nifti(inflate_start(head) if head.startswith(GZIP) else head):
         return FileFormat.NIFTI
-    what, advice = described(head)
+    what, advice = describe(head)
     if not what:
         raise ImageError(f"this is not a {READ} file: export the image in one of these formats")
     raise ImageError(f"this is {what}, which is not read: {advice or f'export the image as {READ}'}")
@@ -198,8 +253,8 @@ def is_nifti(head: bytes) -> bool:
     return head[344:348] == b"n+1\0" or head[4:12] == b"n+2\0\r\n\x1a\n"
 
 
-def inflated_start(compressed: bytes) -> bytes:
-    """As much of the beginning of a gzip file, of one part or several, as these bytes give; none where damaged."""
+def inflate_start(compressed: bytes) -> bytes:
+    """As much of the beginning of a gzip file, of one part or several, as these bytes give; none if damaged."""
     plain = b""
     try:
         while compressed.startswith(GZIP) and len(plain) < _NIFTI_HEADER_BYTES:
@@ -211,8 +266,8 @@ def inflated_start(compressed: bytes) -> bytes:
     return plain
 
 
-def chosen_frame(choice: FrameChoice, frames: int) -> int:
-    """Index of the picture to read, from 0. Raises ImageError where there are several and none is to be chosen."""
+def choose_frame(choice: FrameChoice, frames: int) -> int:
+    """Index of the picture to read, from 0. Raises ImageError if there are several and none is to be chosen."""
     if frames < 1:
         raise ImageError("the file holds no picture: export it again")
     if frames == 1 or choice is FrameChoice.FIRST:
@@ -223,7 +278,7 @@ def chosen_frame(choice: FrameChoice, frames: int) -> int:
 
 
 @contextmanager
-def third_party_reader(what: str, fault: Callable[[], str | None] = lambda: None) -> Iterator[None]:
+def guard_library(what: str, fault: Callable[[], str | None] = lambda: None) -> Iterator[None]:
     """Run library code on hostile bytes: its warnings are dropped, and whatever it raises becomes one ImageError.
 
     The library's own words are not repeated, in the message or its cause, because they can quote the file. `fault`

@@ -17,19 +17,19 @@ from numpy.typing import NDArray
 
 from contract.errors import ImageError
 from contract.model_card import FrameChoice, InputSpecification
-from imaging.colour import grey_of_colours
 from imaging.formats import (
     GZIP,
     DecodedFile,
     ImageWarning,
+    ImageWarnings,
     Limits,
     PolarityToldBy,
     Values,
-    chosen_frame,
+    choose_frame,
+    guard_library,
     is_nifti,
-    third_party_reader,
 )
-from imaging.grey_scale import LARGEST, stretched
+from imaging.grey_scale import LARGEST, make_grey, stretch
 
 _BELOW_TO_ABOVE = 2
 """An axis of NIfTI's world, by the direction in which it grows; 0 is left to right, 1 back to front."""
@@ -47,26 +47,26 @@ def read_nifti(source: BinaryIO, specification: InputSpecification, limits: Limi
     """
     import nibabel  # a fifth of a second, which most files need not wait for
 
-    with third_party_reader("the NIfTI file"), _silent(nibabel.imageglobals.logger):
-        content = _with_a_place_for_pixels(_uncompressed(source, limits))
+    with guard_library("the NIfTI file"), _silence(nibabel.imageglobals.logger):
+        content = _place_pixels(_uncompress(source, limits))
         kind = nibabel.Nifti2Image if content[4:8] == b"n+2\0" else nibabel.Nifti1Image
         image = kind.from_bytes(content)
         stored = image.get_data_dtype()
         _check(image, stored, len(content))
         shape = (*image.shape[:3], 1)[:3]
         orientation = nibabel.io_orientation(image.affine)
-        along = _along(shape, image.ndim, orientation)
+        along = _choose_axis(shape, image.ndim, orientation)
         slices, volumes = shape[along], math.prod(image.shape[3:])
-        chosen = chosen_frame(specification.frame, slices)
+        chosen = choose_frame(specification.frame, slices)
         if specification.frame is FrameChoice.ONLY:
-            chosen_frame(specification.frame, slices * volumes)
+            choose_frame(specification.frame, slices * volumes)
         rows, columns = (size for axis, size in enumerate(shape) if axis != along)
         limits.check_size(rows=rows, columns=columns)
         index: list[slice | int] = [slice(None)] * 3 + [0] * (image.ndim - 3)
         index[along] = chosen if not orientation[along, 1] < 0 else slices - 1 - chosen
         plane = np.asarray(image.dataobj[tuple(index[: image.ndim])])
-        plane = _upright(plane, np.delete(orientation, along, axis=0))
-        pixels, warnings, values = _shown(plane, specification)
+        plane = _turn_plane(plane, np.delete(orientation, along, axis=0))
+        pixels, warnings, values = _show(plane, specification)
         return DecodedFile(
             pixels=pixels,
             encoding=f"version {2 if kind is nibabel.Nifti2Image else 1}, {'colour' if stored.names else stored.name}",
@@ -74,13 +74,13 @@ def read_nifti(source: BinaryIO, specification: InputSpecification, limits: Limi
             frame=chosen + 1,
             # Programs that turn a radiograph into NIfTI drop what its DICOM file said of that; of volumes, none is one.
             polarity=PolarityToldBy.NOBODY if slices == 1 else PolarityToldBy.FILE,
-            warnings=(*_several(volumes), *_placement(image, orientation), *warnings),
+            warnings=(*_check_volumes(volumes), *_question_placement(image, orientation), *warnings),
             values=values,
         )
 
 
 @contextmanager
-def _silent(logger: logging.Logger) -> Iterator[None]:
+def _silence(logger: logging.Logger) -> Iterator[None]:
     """Without what nibabel tells the terminal of headers that it puts right."""
     before, logger.disabled = logger.disabled, True
     try:
@@ -89,16 +89,16 @@ def _silent(logger: logging.Logger) -> Iterator[None]:
         logger.disabled = before
 
 
-def _uncompressed(source: BinaryIO, limits: Limits) -> bytes:
+def _uncompress(source: BinaryIO, limits: Limits) -> bytes:
     content = source.read()
     if content.startswith(GZIP):
-        content = _inflated(content, limits.max_file_bytes)
+        content = _inflate(content, limits.max_file_bytes)
     if not is_nifti(content):
         raise ImageError("the NIfTI file is damaged: export or copy it again")
     return content
 
 
-def _with_a_place_for_pixels(content: bytes) -> bytes:
+def _place_pixels(content: bytes) -> bytes:
     """A header that says that pixels begin inside it means the first byte behind, as in most programs."""
     order = "<" if content[:4] in (b"\x5c\x01\0\0", b"\x1c\x02\0\0") else ">"
     form, at, least = (f"{order}q", 168, 544) if content[4:8] == b"n+2\0" else (f"{order}f", 108, 352)
@@ -108,7 +108,7 @@ def _with_a_place_for_pixels(content: bytes) -> bytes:
     return content[:at] + struct.pack(form, least) + content[at + struct.calcsize(form) :]
 
 
-def _inflated(content: bytes, most: int) -> bytes:
+def _inflate(content: bytes, most: int) -> bytes:
     """All members of a gzip file, one after the other; what follows the last is left alone, as gzip does."""
     plain, position = bytearray(), 0
     for _ in range(MOST_MEMBERS):
@@ -142,7 +142,7 @@ def _check(image: Any, stored: np.dtype[Any], byte_count: int) -> None:
         raise ImageError("the NIfTI file is cut short: export or copy it again")
 
 
-def _along(shape: tuple[int, ...], dimensions: int, orientation: NDArray[np.float64]) -> int:
+def _choose_axis(shape: tuple[int, ...], dimensions: int, orientation: NDArray[np.float64]) -> int:
     """The axis that slices are counted along: a plane's own, else the patient's."""
     if not np.isfinite(orientation[:dimensions]).all():
         raise ImageError("the NIfTI file does not say how its volume lies: export it again")
@@ -152,7 +152,7 @@ def _along(shape: tuple[int, ...], dimensions: int, orientation: NDArray[np.floa
     return flat[0] if len(flat) == 1 else int(np.argmax(orientation[:, 0] == _BELOW_TO_ABOVE))
 
 
-def _upright(plane: NDArray[Any], orientation: NDArray[np.float64]) -> NDArray[Any]:
+def _turn_plane(plane: NDArray[Any], orientation: NDArray[np.float64]) -> NDArray[Any]:
     """Turn a plane: head, else front, in the first row; the patient's right, else front, in the first column."""
     for axis in (0, 1):
         if orientation[axis, 1] > 0:
@@ -160,36 +160,36 @@ def _upright(plane: NDArray[Any], orientation: NDArray[np.float64]) -> NDArray[A
     return np.ascontiguousarray(plane.T if orientation[0, 0] < orientation[1, 0] else plane)
 
 
-def _shown(
+def _show(
     plane: NDArray[Any], specification: InputSpecification
-) -> tuple[NDArray[np.float32], tuple[ImageWarning, ...], Values | None]:
+) -> tuple[NDArray[np.float32], ImageWarnings, Values | None]:
     if plane.dtype.names is not None:
         colours = np.stack([plane[name] for name in _COLOURS], axis=-1)
-        return *grey_of_colours(colours, specification.colour), None
+        return *make_grey(colours, specification.colour), None
     with np.errstate(over="ignore"):
         values = plane.astype(np.float32)
     missing = np.isnan(values)
     if missing.all() or not np.abs(values, where=~missing, out=np.zeros_like(values)).max() < LARGEST:
         raise ImageError("the NIfTI file holds values that are not finite numbers: export it again")
-    warnings: tuple[ImageWarning, ...] = ()
+    warnings: ImageWarnings = ()
     if missing.any():
         values[missing] = values[~missing].min()
         text = "some pixels have no value (they are marked as no number); they were taken for the smallest"
         warnings = (ImageWarning("missing-values", text),)
-    return stretched(values, specification.window), warnings, Values(values=values)
+    return stretch(values, specification.window), warnings, Values(values=values)
 
 
-def _several(volumes: int) -> tuple[ImageWarning, ...]:
+def _check_volumes(volumes: int) -> ImageWarnings:
     if volumes <= 1:
         return ()
     return (ImageWarning("several-volumes", "the file holds several volumes; the first was read"),)
 
 
-def _placement(image: Any, orientation: NDArray[np.float64]) -> tuple[ImageWarning, ...]:
+def _question_placement(image: Any, orientation: NDArray[np.float64]) -> ImageWarnings:
     """Questions about a file that does not say, or says in two ways, which side is the patient's left."""
     import nibabel
 
-    named = [affine for affine, code in (image.get_sform(coded=True), _qform(image)) if code]
+    named = [affine for affine, code in (image.get_sform(coded=True), _read_qform(image)) if code]
     if not named:
         text = "the file does not say how its picture lies: it may be mirrored or turned; look at it"
         return (ImageWarning("placement-unknown", text, needs_confirmation=True),)
@@ -200,8 +200,8 @@ def _placement(image: Any, orientation: NDArray[np.float64]) -> tuple[ImageWarni
     return ()
 
 
-def _qform(image: Any) -> tuple[NDArray[np.float64] | None, int]:
-    """The volume's place by its quaternion, and the code that says of which space; 0 where it makes no sense."""
+def _read_qform(image: Any) -> tuple[NDArray[np.float64] | None, int]:
+    """The volume's place by its quaternion, and the code that says of which space; 0 if it makes no sense."""
     import nibabel
 
     try:

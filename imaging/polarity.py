@@ -17,37 +17,37 @@ POLARITY_QUESTIONS: Final = frozenset({POLARITY_UNKNOWN, POLARITY_CONTRADICTS})
 """Codes of warnings that ask which way round the picture is."""
 
 
-def settled(decoded: DecodedFile, file_format: FileFormat, polarity: Polarity | None) -> DecodedFile:
-    """Do as a person says; ask where neither file nor person says which values are bright.
+def settle(decoded: DecodedFile, file_format: FileFormat, polarity: Polarity | None) -> DecodedFile:
+    """Do as a person says; ask if neither file nor person says which values are bright.
 
     What the person decided stays with the picture as a remark, unless the file alone says the same.
     """
-    question = _question(decoded.polarity, file_format)
+    question = _ask(decoded.polarity, file_format)
     match polarity:
         case Polarity.INVERTED:
-            return _inverted(decoded)
+            return _invert(decoded)
         case Polarity.AS_READ if question is not None:
-            return _with(decoded, ImageWarning(TAKEN_AS_IT_IS, f"{question.text}; it was taken as it is"))
+            return _add_warning(decoded, ImageWarning(TAKEN_AS_IT_IS, f"{question.text}; it was taken as it is"))
         case None if question is not None:
-            return _with(decoded, question)
+            return _add_warning(decoded, question)
         case Polarity.AS_READ | None:
             return decoded
         case _:
             assert_never(polarity)
 
 
-def _inverted(decoded: DecodedFile) -> DecodedFile:
+def _invert(decoded: DecodedFile) -> DecodedFile:
     told = decoded.values
     values = None if told is None else replace(told, inverted=not told.inverted)
     exchanged = replace(decoded, pixels=np.float32(1) - decoded.pixels, values=values)
-    return _with(exchanged, ImageWarning(INVERTED, "bright and dark were exchanged, as you asked"))
+    return _add_warning(exchanged, ImageWarning(INVERTED, "bright and dark were exchanged, as you asked"))
 
 
-def _with(decoded: DecodedFile, warning: ImageWarning) -> DecodedFile:
+def _add_warning(decoded: DecodedFile, warning: ImageWarning) -> DecodedFile:
     return replace(decoded, warnings=(*decoded.warnings, warning))
 
 
-def _question(told_by: PolarityToldBy, file_format: FileFormat) -> ImageWarning | None:
+def _ask(told_by: PolarityToldBy, file_format: FileFormat) -> ImageWarning | None:
     match told_by:
         case PolarityToldBy.FILE:
             return None

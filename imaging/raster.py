@@ -1,11 +1,16 @@
-"""PNG and JPEG files: through Pillow, but for JPEG of 12 bits, which it does not read.
+"""PNG and JPEG files: through Pillow, except JPEG of 12 bits, which it does not read.
 
-Neither format says what its black and white stand for. PNG's gamma (gAMA, sRGB, cHRM) is left alone: it tells how a
-screen is to glow, while models are trained on the numbers of the file, and it stands in copies of the same radiograph
-or does not, by chance of the program that wrote them.
+Neither format says what its black and white stand for. PNG's gamma (gAMA, sRGB, cHRM) is ignored: it tells how a
+screen is to glow, while models are trained on the numbers of the file, and whether a copy of a radiograph holds it
+depends on the program that wrote the copy.
 """
 
 import io
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,13 +18,9 @@ from PIL import Image, ImageOps
 
 from contract.errors import ImageError
 from contract.model_card import ColourChoice, InputSpecification
-from imaging.codestream import has_end
-from imaging.colour import grey_of_colours, same_in_all_colours
-from imaging.depth import range_question, scaled
-from imaging.exif_orientation import upright
-from imaging.formats import DecodedFile, ImageWarning, Limits, PolarityToldBy, third_party_reader
-from imaging.jpeg_header import JpegHeader, check_passes, read_jpeg_header
-from imaging.png_header import PngHeader, png_fault, read_png_header
+from imaging.codestream import JpegHeader, check_passes, has_end, read_jpeg_header
+from imaging.formats import DecodedFile, ImageWarning, ImageWarnings, Limits, PolarityToldBy, guard_library
+from imaging.grey_scale import find_common_channel, make_grey, question_range, scale, turn_upright
 
 _GREY_16_BIT_MODES = ("I;16", "I;16L", "I;16B", "I")
 _KINDS = {
@@ -38,26 +39,76 @@ _ORIENTATION = 0x0112
 _SEVERAL = "the file holds several images: export the one to diagnose as a file of its own"
 
 
+_SIGNATURE_BYTES = 8
+_MOST_CHUNKS = 1000
+_MOST_CHUNKS_OF_A_FAULTY_FILE = 1_000_000
+_CUT = "is cut short"
+_GREY_TYPES = (0, 4)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PngHeader:
+    """Of chunks IHDR and sBIT (PNG 11.2.2 and 11.3.2.7)."""
+
+    bits: int
+    """Of each sample."""
+    significant_bits: int | None = None
+    """How many of a grey sample count; None if the file does not say, or has colours."""
+
+
+def read_png_header(data: bytes) -> PngHeader:
+    """Walk the chunks before the pixels. Damaged ones tell nothing: decoding will refuse them."""
+    bits, grey, significant = 8, False, None
+    for name, content, _ in islice(_walk_chunks(data), _MOST_CHUNKS):
+        if name == b"IHDR" and len(content) >= 13:
+            bits, grey = content[8], content[9] in _GREY_TYPES
+        if name == b"sBIT" and grey and len(content):
+            significant = content[0]
+        if name == b"IDAT":
+            break
+    return PngHeader(bits=bits, significant_bits=significant)
+
+
+def find_png_fault(data: bytes) -> str | None:
+    """What is wrong with a file that could not be decoded, to follow "the image"; None if its chunks are whole."""
+    name = b""
+    for name, content, checksum in islice(_walk_chunks(data), _MOST_CHUNKS_OF_A_FAULTY_FILE):
+        if len(checksum) < 4:
+            return _CUT
+        if zlib.crc32(content, zlib.crc32(name)) != int.from_bytes(checksum):
+            return "was changed on its way: a checksum in it is wrong"
+    return None if name == b"IEND" else _CUT
+
+
+def _walk_chunks(data: bytes) -> Iterator[tuple[bytes, memoryview, bytes]]:
+    """Name, content and checksum of each chunk; the last may be cut short."""
+    at, whole = _SIGNATURE_BYTES, memoryview(data)
+    while at + 8 <= len(data):
+        (length,) = struct.unpack_from(">I", data, at)
+        yield data[at + 4 : at + 8], whole[at + 8 : at + 8 + length], data[at + 8 + length : at + 12 + length]
+        at += 12 + length
+
+
 def read_png(source: io.BytesIO, specification: InputSpecification, limits: Limits) -> DecodedFile:
     """Decode a PNG to [0, 1] by its bits a sample, or by those that its sBIT chunk counts; turned as its EXIF says.
 
     Raises ImageError for a damaged, huge or animated image, and for colours that the card does not ask for; size is
     checked before pixels are decoded.
     """
-    with third_party_reader("the image", lambda: png_fault(source.getvalue())):
+    with guard_library("the image", lambda: find_png_fault(source.getvalue())):
         data = source.getvalue()
         header = read_png_header(data)
-        image = _opened(data, "PNG", limits)
+        image = _open(data, "PNG", limits)
         if int(getattr(image, "n_frames", 1)) != 1:
             raise ImageError(_SEVERAL)
         encoding = _KINDS.get(image.mode, image.mode)
         orientation = int(image.getexif().get(_ORIENTATION, 1))
         ImageOps.exif_transpose(image, in_place=True)
         image.load()  # Pillow refuses damage that the decoder of 16 bits forgives
-        if header.bits == 16 and image.mode not in _GREY_16_BIT_MODES and (deep := _of_16_bits(data)) is not None:
-            pixels, warnings = scaled(upright(deep, orientation), 16, told_bits=header.significant_bits)
+        if header.bits == 16 and image.mode not in _GREY_16_BIT_MODES and (deep := _decode_16_bits(data)) is not None:
+            pixels, warnings = scale(turn_upright(deep, orientation), 16, told_bits=header.significant_bits)
         else:
-            pixels, warnings = _grey(image, header, specification.colour)
+            pixels, warnings = _read_grey(image, header, specification.colour)
         if _is_see_through(image):
             warnings = (*warnings, _TRANSPARENCY)
         return DecodedFile(pixels=pixels, encoding=encoding, polarity=PolarityToldBy.NOBODY, warnings=warnings)
@@ -68,7 +119,7 @@ def read_jpeg(source: io.BytesIO, specification: InputSpecification, limits: Lim
 
     Raises ImageError as `read_png` does, and for kinds of JPEG that no decoder here reads.
     """
-    with third_party_reader("the image", lambda: None if _has_end(source.getvalue()) else "is cut short"):
+    with guard_library("the image", lambda: None if _has_end(source.getvalue()) else "is cut short"):
         data = source.getvalue()
         header = read_jpeg_header(data)
         if header is not None:
@@ -76,22 +127,22 @@ def read_jpeg(source: io.BytesIO, specification: InputSpecification, limits: Lim
             check_passes(data, rows=header.rows, columns=header.columns, limits=limits)
             if header.bits == 12:
                 return _read_12_bits(data, header, specification)
-        image = _opened(data, "JPEG", limits)
+        image = _open(data, "JPEG", limits)
         encoding = _KINDS.get(image.mode, image.mode)
         ImageOps.exif_transpose(image, in_place=True)
-        pixels, warnings = _grey(image, PngHeader(bits=8), specification.colour)
-        warnings = (*warnings, *_others(image))
+        pixels, warnings = _read_grey(image, PngHeader(bits=8), specification.colour)
+        warnings = (*warnings, *_report_others(image))
         return DecodedFile(pixels=pixels, encoding=encoding, polarity=PolarityToldBy.NOBODY, warnings=warnings)
 
 
-def _of_16_bits(data: bytes) -> NDArray[np.uint16] | None:
+def _decode_16_bits(data: bytes) -> NDArray[np.uint16] | None:
     """Grey values of a PNG of 16 bits in colours or with transparency, which Pillow cuts to 8; None of real colours."""
     import imagecodecs  # with tens of decoders, of which few files need any
 
     samples = np.asarray(imagecodecs.png_decode(data))
     if samples.dtype != np.uint16 or samples.ndim != 3:
         return None
-    return samples[..., 0] if samples.shape[2] == 2 else same_in_all_colours(samples)
+    return samples[..., 0] if samples.shape[2] == 2 else find_common_channel(samples)
 
 
 def _check_jpeg(header: JpegHeader, limits: Limits) -> None:
@@ -109,12 +160,12 @@ def _read_12_bits(data: bytes, header: JpegHeader, specification: InputSpecifica
         raise ImageError(f"JPEG of 12 bits with {header.components} values a pixel is not read: export a grey picture")
     exif = Image.Exif()
     exif.load(header.exif)
-    samples = upright(imagecodecs.jpeg8_decode(data), int(exif.get(_ORIENTATION, 1)))
+    samples = turn_upright(imagecodecs.jpeg8_decode(data), int(exif.get(_ORIENTATION, 1)))
     if header.components == 3:
-        pixels, warnings = grey_of_colours((samples >> 4).astype(np.uint8), specification.colour)
-        warnings = (*warnings, *range_question(pixels, header.bits))
+        pixels, warnings = make_grey((samples >> 4).astype(np.uint8), specification.colour)
+        warnings = (*warnings, *question_range(pixels, header.bits))
     else:
-        pixels, warnings = scaled(samples, 12)
+        pixels, warnings = scale(samples, 12)
     encoding = f"{'grey' if header.components == 1 else 'colour'}, 12 bits"
     return DecodedFile(pixels=pixels, encoding=encoding, polarity=PolarityToldBy.NOBODY, warnings=warnings)
 
@@ -123,7 +174,7 @@ def _has_end(jpeg: bytes) -> bool:
     return has_end(jpeg, padding=_MOST_PADDING)
 
 
-def _opened(data: bytes, file_format: str, limits: Limits) -> Image.Image:
+def _open(data: bytes, file_format: str, limits: Limits) -> Image.Image:
     """Only the header is read. Raises ImageError for what has too many pixels."""
     try:
         image: Image.Image = Image.open(io.BytesIO(data), formats=[file_format])
@@ -135,7 +186,7 @@ def _opened(data: bytes, file_format: str, limits: Limits) -> Image.Image:
     return image
 
 
-def _others(image: Image.Image) -> tuple[ImageWarning, ...]:
+def _report_others(image: Image.Image) -> ImageWarnings:
     """Cameras put previews and brightness maps behind a JPEG's picture; viewers show the first."""
     frames = int(getattr(image, "n_frames", 1))
     if frames == 1:
@@ -145,20 +196,20 @@ def _others(image: Image.Image) -> tuple[ImageWarning, ...]:
     )
 
 
-def _grey(
+def _read_grey(
     image: Image.Image, header: PngHeader, choice: ColourChoice
-) -> tuple[NDArray[np.float32], tuple[ImageWarning, ...]]:
+) -> tuple[NDArray[np.float32], ImageWarnings]:
     """The grey values of an image, and what the user should know of them."""
     if image.mode in _GREY_16_BIT_MODES:
-        return scaled(np.asarray(image).astype(np.uint16), 16, told_bits=header.significant_bits)
+        return scale(np.asarray(image).astype(np.uint16), 16, told_bits=header.significant_bits)
     if image.mode in ("1", "L"):
         told = header.significant_bits if header.bits == 8 else None
-        return scaled(np.asarray(image if image.mode == "L" else image.convert("L")), 8, told_bits=told)
+        return scale(np.asarray(image if image.mode == "L" else image.convert("L")), 8, told_bits=told)
     if image.mode not in ("LA", "P", "PA", "RGB", "RGBA"):
         name = {"CMYK": "printing colours (CMYK)"}.get(image.mode, f"colour mode {image.mode}")
         raise ImageError(f"images in {name} are not read: export a grey image")
-    pixels, warnings = grey_of_colours(np.asarray(image.convert("RGB")), choice)
-    return pixels, (*warnings, *range_question(pixels, header.bits))
+    pixels, warnings = make_grey(np.asarray(image.convert("RGB")), choice)
+    return pixels, (*warnings, *question_range(pixels, header.bits))
 
 
 def _is_see_through(image: Image.Image) -> bool:

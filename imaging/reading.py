@@ -1,28 +1,38 @@
-"""A file -> a grey radiograph in [0, 1], with what the user should know about it -> the tensor for a model."""
+"""A file -> a grey radiograph in [0, 1], with what the user should know about it -> the tensor for a model.
 
-from dataclasses import dataclass, field
+One file, or the pictures of a data set: in their order, several read at the same time.
+"""
+
+import os
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, field, fields
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from contract.errors import ImageError
 from contract.model_card import InputSpecification
 from imaging.formats import (
     DecodedFile,
     FileFormat,
     ImageWarning,
+    ImageWarnings,
     Limits,
     Polarity,
     PolarityToldBy,
 )
 from imaging.isolation.messages import PatientWords
 from imaging.isolation.processes import SHARED
-from imaging.isolation.reader import IsolatedReader
-from imaging.polarity import POLARITY_QUESTIONS, settled
-from imaging.preprocessing import to_model_input, to_picture
-from imaging.suitability import AGE_UNKNOWN, WRONG_AGE, suitability
-from imaging.viewing import Viewing, to_viewing
+from imaging.isolation.reader import BatchReader, IsolatedReader
+from imaging.polarity import POLARITY_QUESTIONS, settle
+from imaging.preprocessing import Viewing, to_model_input, to_picture, to_viewing
+from imaging.suitability import AGE_UNKNOWN, WRONG_AGE, check_suitability
 
 __all__ = [
     "AGE_UNKNOWN",
@@ -63,14 +73,14 @@ class ImageFacts:
     frame: int
     """Which of `frames` pictures of the file was read, counted from 1."""
     modality: str | None
-    """DICOM Modality; None where the format or the file does not say."""
+    """DICOM Modality; None if the format or the file does not say."""
     body_part: str | None
-    """DICOM BodyPartExamined in capital letters; None where the format or the file does not say."""
+    """DICOM BodyPartExamined in capital letters; None if the format or the file does not say."""
     original_size: tuple[int, int]
     """(rows, columns) of the file."""
     polarity_told_by: PolarityToldBy
     """Whether the file says which of its values are bright."""
-    warnings: tuple[ImageWarning, ...]
+    warnings: ImageWarnings
 
     @property
     def needs_confirmation(self) -> bool:
@@ -109,12 +119,12 @@ def read_image(
 
     The specification gives the window for files that carry none, the frame of files with several, what becomes of
     colours, and the modalities, body parts and ages to warn about. `polarity`: what a person says who has looked at the
-    picture; None: nobody has, and where the file does not tell, a warning asks. Raises ImageError, in one line that
+    picture; None: nobody has, and if the file does not tell, a warning asks. Raises ImageError, in one line that
     says what happened and what to do, for every other file, and for any beyond `limits` or `isolation.reader.Bounds`;
-    ConfigurationError where no process can be had.
+    ConfigurationError if no process can be had.
     """
     file_format, decoded = _decode(path, specification, limits, polarity, with_values=False)
-    return _radiograph(file_format, decoded, specification)
+    return _make_radiograph(file_format, decoded, specification)
 
 
 def _decode(
@@ -129,10 +139,10 @@ def _decode(
     file_format, decoded = (reader or APART).read_picture(
         path, specification, limits or Limits(), with_values=with_values
     )
-    return file_format, settled(decoded, file_format, polarity)
+    return file_format, settle(decoded, file_format, polarity)
 
 
-def _radiograph(file_format: FileFormat, decoded: DecodedFile, specification: InputSpecification) -> Radiograph:
+def _make_radiograph(file_format: FileFormat, decoded: DecodedFile, specification: InputSpecification) -> Radiograph:
     return Radiograph(
         pixels=decoded.pixels,
         format=file_format,
@@ -143,7 +153,11 @@ def _radiograph(file_format: FileFormat, decoded: DecodedFile, specification: In
         body_part=decoded.body_part,
         original_size=(decoded.pixels.shape[0], decoded.pixels.shape[1]),
         polarity_told_by=decoded.polarity,
-        warnings=(*decoded.warnings, *suitability(decoded, file_format, specification), *_blank(decoded.pixels)),
+        warnings=(
+            *decoded.warnings,
+            *check_suitability(decoded, file_format, specification),
+            *_question_blank(decoded.pixels),
+        ),
     )
 
 
@@ -160,7 +174,7 @@ def read_model_input(
     `reader`: what decodes the file; None: a process for this file alone.
     """
     file_format, decoded = _decode(path, specification, limits, polarity, with_values=False, reader=reader)
-    return _model_input(_radiograph(file_format, decoded, specification), specification)
+    return _make_model_input(_make_radiograph(file_format, decoded, specification), specification)
 
 
 def read_for_viewing(
@@ -168,7 +182,7 @@ def read_for_viewing(
 ) -> tuple[ModelInput, Viewing]:
     """`read_model_input`, and the values behind the picture, for somebody who wants to look through another window."""
     file_format, decoded = _decode(path, specification, limits, polarity, with_values=True)
-    image = _model_input(_radiograph(file_format, decoded, specification), specification)
+    image = _make_model_input(_make_radiograph(file_format, decoded, specification), specification)
     return image, to_viewing(decoded)
 
 
@@ -177,23 +191,47 @@ def read_patient_words(path: Path, *, limits: Limits | None = None) -> PatientWo
     return APART.read_patient(path, limits or Limits())
 
 
-def _model_input(image: Radiograph, specification: InputSpecification) -> ModelInput:
+def _make_model_input(image: Radiograph, specification: InputSpecification) -> ModelInput:
     return ModelInput(
         tensor=to_model_input(image.pixels, specification),
         picture=to_picture(image.pixels),
-        format=image.format,
-        encoding=image.encoding,
-        frames=image.frames,
-        frame=image.frame,
-        modality=image.modality,
-        body_part=image.body_part,
-        original_size=image.original_size,
-        polarity_told_by=image.polarity_told_by,
-        warnings=image.warnings,
+        **{fact.name: getattr(image, fact.name) for fact in fields(ImageFacts)},
     )
 
 
-def _blank(pixels: NDArray[np.float32]) -> tuple[ImageWarning, ...]:
+def _question_blank(pixels: NDArray[np.float32]) -> ImageWarnings:
     if pixels.min() < pixels.max():
         return ()
     return (ImageWarning("blank", "every pixel of the image has the same value", needs_confirmation=True),)
+
+
+MOST_AT_ONCE: Final = 4
+"""Files: each takes memory in proportion to its picture."""
+
+
+def read_several(files: Sequence[Path], specification: InputSpecification) -> Iterator[ModelInput | ImageError]:
+    """`read_model_input` of each file, in their order, or the ImageError that it raises; all else is raised here."""
+    at_once = min(MOST_AT_ONCE, len(os.sched_getaffinity(0)))
+    idle: SimpleQueue[BatchReader] = SimpleQueue()
+    begun: deque[Future[ModelInput | ImageError]] = deque()
+
+    def read(path: Path) -> ModelInput | ImageError:
+        reader = idle.get()
+        try:
+            return read_model_input(path, specification, reader=reader)
+        except ImageError as error:
+            return error
+        finally:
+            idle.put(reader)
+
+    with ExitStack() as stack:
+        for _ in range(at_once):
+            idle.put(stack.enter_context(BatchReader(SHARED)))
+        pool = ThreadPoolExecutor(at_once, thread_name_prefix="reading")
+        stack.callback(pool.shutdown, cancel_futures=True)
+        for path in files:
+            begun.append(pool.submit(read, path))
+            if len(begun) > at_once:
+                yield begun.popleft().result()
+        while begun:
+            yield begun.popleft().result()

@@ -1,11 +1,76 @@
 """Whether a file says that it shows what the model was made for: modality, part of the body, view, age."""
 
 from collections.abc import Iterator
+from types import MappingProxyType
 from typing import Final
 
-from contract.model_card import AgeRange, InputSpecification
-from imaging.formats import DecodedFile, FileFormat, ImageWarning
-from imaging.views import VIEW_NOT_JUDGED, VIEW_UNKNOWN, WRONG_VIEW, view_warnings, view_words
+from contract.model_card import AgeRange, InputSpecification, View
+from imaging.formats import DecodedFile, FileFormat, ImageWarning, ImageWarnings
+
+FRONTAL: Final = "FRONTAL"
+LATERAL: Final = "LATERAL"
+"""Views that a file names without saying which of two."""
+
+VIEW_UNKNOWN: Final = "view-unknown"
+WRONG_VIEW: Final = "wrong-view"
+VIEW_CONTRADICTS: Final = "view-contradicts"
+VIEW_NOT_JUDGED: Final = "view-not-judged"
+"""Codes of warnings."""
+
+FRONTAL_VIEWS: Final = frozenset({View.AP.value, View.PA.value, FRONTAL})
+LATERAL_VIEWS: Final = frozenset({View.LEFT_LATERAL.value, View.RIGHT_LATERAL.value, LATERAL})
+GROUPS = MappingProxyType({FRONTAL: FRONTAL_VIEWS, LATERAL: LATERAL_VIEWS})
+"""All that a view which says no more may be."""
+_WORDS = MappingProxyType(
+    {
+        "AP": "AP (front to back)",
+        "PA": "PA (back to front)",
+        "LL": "LL (left lateral)",
+        "RL": "RL (right lateral)",
+        "LLD": "LLD (lying on the left side)",
+        "RLD": "RLD (lying on the right side)",
+        "LLO": "LLO (left oblique)",
+        "RLO": "RLO (right oblique)",
+        FRONTAL: "frontal",
+        LATERAL: "lateral",
+    }
+)
+
+
+def check_view(told: tuple[str, ...], specification: InputSpecification) -> ImageWarnings:
+    """Ask if the view is not one of the card's or is told in two ways; remark if nobody can judge it.
+
+    `told`: each view that the file names, once, in the words of `View` if there is one.
+    """
+    accepted = tuple(view.value for view in specification.views)
+    names = ", ".join(describe_view(view) for view in accepted)
+    seen = " and ".join(describe_view(view) for view in told)
+    if told and not _list_possible(told):
+        text = f"the file's tags contradict each other about the view: they say {seen}"
+        return (ImageWarning(VIEW_CONTRADICTS, text, needs_confirmation=True),)
+    if not accepted and set(told) - FRONTAL_VIEWS:
+        text = f"the file's view is {seen}; the model's card names no views, so nobody can say whether it fits"
+        return (ImageWarning(VIEW_NOT_JUDGED, text),)
+    if accepted and not told:
+        return (ImageWarning(VIEW_UNKNOWN, f"the file names no view; the model was made for {names}"),)
+    if accepted and not _list_possible(told) & {*accepted}:
+        text = f"the file's view is {seen}; the model was made for {names}"
+        return (ImageWarning(WRONG_VIEW, text, needs_confirmation=True),)
+    if accepted and _list_possible(told) - {*accepted, FRONTAL, LATERAL}:
+        text = f"the file's view is {seen} and no more is said; the model was made for {names}"
+        return (ImageWarning(VIEW_UNKNOWN, text),)
+    return ()
+
+
+def describe_view(view: str) -> str:
+    """A view as people say it."""
+    return _WORDS.get(view, view)
+
+
+def _list_possible(told: tuple[str, ...]) -> set[str]:
+    """Views that are all that is told."""
+    return set.intersection(*({*GROUPS.get(view, {view})} for view in told))
+
 
 MODALITY_UNKNOWN: Final = "modality-unknown"
 WRONG_MODALITY: Final = "wrong-modality"
@@ -22,30 +87,30 @@ MISFIT: Final = frozenset({WRONG_MODALITY, WRONG_BODY_PART, BODY_PART_CONTRADICT
 """Codes of warnings that it says itself that it does not."""
 
 
-def suitability(
+def check_suitability(
     decoded: DecodedFile, file_format: FileFormat, specification: InputSpecification
-) -> tuple[ImageWarning, ...]:
+) -> ImageWarnings:
     """Warnings about a file that says it is not what the model was made for, or does not say what it is."""
     if file_format is not FileFormat.DICOM:
         text = f"{file_format} files do not say what they show: make sure that this is what the model reads"
-        return (ImageWarning(MODALITY_UNKNOWN, f"{text} ({_reads(specification)})"),)
+        return (ImageWarning(MODALITY_UNKNOWN, f"{text} ({_describe_model(specification)})"),)
     return (
-        *_modality(decoded.modality, specification),
-        *_body_part(decoded, specification),
-        *view_warnings(decoded.views, specification),
-        *(() if specification.ages is None else _age(decoded.years, specification.ages)),
+        *_check_modality(decoded.modality, specification),
+        *_check_body_part(decoded, specification),
+        *check_view(decoded.views, specification),
+        *(() if specification.ages is None else _check_age(decoded.years, specification.ages)),
     )
 
 
-def _reads(specification: InputSpecification) -> str:
+def _describe_model(specification: InputSpecification) -> str:
     """What the model was made for, as far as a picture without tags may be told."""
     named = ", ".join(specification.modalities)
     if specification.views:
-        named += "; views " + ", ".join(view_words(view) for view in specification.views)
+        named += "; views " + ", ".join(describe_view(view) for view in specification.views)
     return named if specification.ages is None else f"{named}; ages {specification.ages}"
 
 
-def _modality(modality: str | None, specification: InputSpecification) -> Iterator[ImageWarning]:
+def _check_modality(modality: str | None, specification: InputSpecification) -> Iterator[ImageWarning]:
     accepted = ", ".join(specification.modalities)
     if modality is None:
         text = f"the file does not name its modality; the model was made for {accepted}"
@@ -55,7 +120,7 @@ def _modality(modality: str | None, specification: InputSpecification) -> Iterat
         yield ImageWarning(WRONG_MODALITY, text, needs_confirmation=True)
 
 
-def _body_part(decoded: DecodedFile, specification: InputSpecification) -> Iterator[ImageWarning]:
+def _check_body_part(decoded: DecodedFile, specification: InputSpecification) -> Iterator[ImageWarning]:
     if not specification.body_parts:
         return
     parts = ", ".join(specification.body_parts)
@@ -72,7 +137,7 @@ def _body_part(decoded: DecodedFile, specification: InputSpecification) -> Itera
         yield ImageWarning(BODY_PART_CONTRADICTS, text, needs_confirmation=True)
 
 
-def _age(years: frozenset[int], ages: AgeRange) -> Iterator[ImageWarning]:
+def _check_age(years: frozenset[int], ages: AgeRange) -> Iterator[ImageWarning]:
     """What the clinician should know of the patient's age. The age itself is the patient's, and is not repeated."""
     if not years:
         yield ImageWarning(AGE_UNKNOWN, f"the file names no age; the model was made for patients of {ages}")

@@ -8,19 +8,17 @@ from numpy.typing import NDArray
 
 from contract.errors import ImageError
 from contract.model_card import InputSpecification, Window
-from imaging.colour import grey_of_colours, same_in_all_colours
-from imaging.depth import range_question, scaled
-from imaging.exif_orientation import upright
 from imaging.formats import (
     DecodedFile,
     ImageWarning,
+    ImageWarnings,
     Limits,
     PolarityToldBy,
     Values,
-    chosen_frame,
-    third_party_reader,
+    choose_frame,
+    guard_library,
 )
-from imaging.grey_scale import LARGEST, stretched
+from imaging.grey_scale import LARGEST, find_common_channel, make_grey, question_range, scale, stretch, turn_upright
 from imaging.tiff_pages import SampleKind, TiffFile, TiffPage
 from imaging.tiff_samples import check_storage, read_samples
 
@@ -52,29 +50,29 @@ def read_tiff(source: io.BytesIO, specification: InputSpecification, limits: Lim
     white: without them the card's window is used, else the picture's own range, and a question asked. Raises ImageError
     for all else; sizes and compression are judged before memory is taken.
     """
-    with third_party_reader("the TIFF file"):
+    with guard_library("the TIFF file"):
         file = TiffFile(source)
-        frame = chosen_frame(specification.frame, len(file))
+        frame = choose_frame(specification.frame, len(file))
         page = file.page(frame)
         _check_meaning(page)
         check_storage(page, limits)
-        samples = upright(read_samples(file, page), page.orientation)
+        samples = turn_upright(read_samples(file, page), page.orientation)
         values = None
         if page.photometric in _GREY:
-            pixels, warnings, values = _grey(samples[..., 0], page, specification.window)
-        elif page.bits == 16 and page.photometric == _RGB and (alike := same_in_all_colours(samples)) is not None:
-            pixels, warnings = scaled(alike, page.bits)
+            pixels, warnings, values = _read_grey(samples[..., 0], page, specification.window)
+        elif page.bits == 16 and page.photometric == _RGB and (alike := find_common_channel(samples)) is not None:
+            pixels, warnings = scale(alike, page.bits)
         else:
-            pixels, warnings = grey_of_colours(_colours(samples, page), specification.colour)
+            pixels, warnings = make_grey(_read_colours(samples, page), specification.colour)
             if page.photometric != _PALETTE:
-                warnings = (*warnings, *range_question(pixels, page.bits))
+                warnings = (*warnings, *question_range(pixels, page.bits))
         return DecodedFile(
             pixels=pixels,
-            encoding=_encoding(page),
+            encoding=_describe_encoding(page),
             frames=len(file),
             frame=frame + 1,
             polarity=PolarityToldBy.FILE if page.photometric in _WHICH_IS_WHITE else PolarityToldBy.NOBODY,
-            warnings=(*warnings, *_transparency(samples, page)),
+            warnings=(*warnings, *_report_transparency(samples, page)),
             values=values,
         )
 
@@ -99,31 +97,31 @@ def _check_meaning(page: TiffPage) -> None:
         raise ImageError("the TIFF file lacks some of its colours: export the radiograph itself in grey")
 
 
-def _grey(
+def _read_grey(
     samples: NDArray[Any], page: TiffPage, window: Window | None
-) -> tuple[NDArray[np.float32], tuple[ImageWarning, ...], Values | None]:
+) -> tuple[NDArray[np.float32], ImageWarnings, Values | None]:
     inverted = page.photometric == _WHITE_IS_ZERO
-    values, warnings = None, tuple[ImageWarning, ...]()
+    values, warnings = None, ImageWarnings()
     if page.told_range is not None:
-        pixels, warnings = _within(samples, *page.told_range), _of_told_range(page)
+        pixels, warnings = _scale_within(samples, *page.told_range), _report_range(page)
     elif page.kind is SampleKind.FLOAT or page.bits > 16:
-        numbers = _finite(samples)
-        pixels, warnings = stretched(numbers, window), (_range_unknown(window),)
+        numbers = _require_finite(samples)
+        pixels, warnings = stretch(numbers, window), (_question_range(window),)
         values = Values(values=numbers, inverted=inverted)
     else:
-        pixels, warnings = scaled(samples, page.bits, told_bits=_told_bits(page))
+        pixels, warnings = scale(samples, page.bits, told_bits=_count_told_bits(page))
     if inverted:
         pixels = np.float32(1) - pixels
     return pixels, warnings, values
 
 
-def _told_bits(page: TiffPage) -> int | None:
-    """By MaxSampleValue, where it is the largest number of so many bits."""
+def _count_told_bits(page: TiffPage) -> int | None:
+    """By MaxSampleValue, if it is the largest number of so many bits."""
     bits = page.told_largest.bit_length()
     return bits if bits >= 8 and page.told_largest == (1 << bits) - 1 else None
 
 
-def _finite(samples: NDArray[Any]) -> NDArray[np.float32]:
+def _require_finite(samples: NDArray[Any]) -> NDArray[np.float32]:
     with np.errstate(over="ignore"):
         numbers = samples.astype(np.float32)
     if not np.isfinite(numbers).all() or np.abs(numbers).max() > LARGEST:
@@ -131,7 +129,7 @@ def _finite(samples: NDArray[Any]) -> NDArray[np.float32]:
     return numbers
 
 
-def _within(samples: NDArray[Any], low: float, high: float) -> NDArray[np.float32]:
+def _scale_within(samples: NDArray[Any], low: float, high: float) -> NDArray[np.float32]:
     fractions = samples.astype(np.float64)
     fractions -= low
     fractions /= high - low
@@ -140,8 +138,8 @@ def _within(samples: NDArray[Any], low: float, high: float) -> NDArray[np.float3
     return np.clip(fractions, 0, 1, out=fractions).astype(np.float32)
 
 
-def _of_told_range(page: TiffPage) -> tuple[ImageWarning, ...]:
-    """A remark where the range is not what so many bits or fewer hold: some programs mean statistics by it."""
+def _report_range(page: TiffPage) -> ImageWarnings:
+    """A remark if the range is not what so many bits or fewer hold: some programs mean statistics by it."""
     low, high = page.told_range or (0.0, 0.0)
     whole = page.kind is not SampleKind.FLOAT and low in (0, -(1 << (page.bits - 1)))
     if whole and (high - low + 1).is_integer() and (int(high - low) + 1).bit_count() == 1:
@@ -150,13 +148,13 @@ def _of_told_range(page: TiffPage) -> tuple[ImageWarning, ...]:
     return (ImageWarning("told-range", text),)
 
 
-def _range_unknown(window: Window | None) -> ImageWarning:
+def _question_range(window: Window | None) -> ImageWarning:
     how = "they were stretched from the smallest to the largest" if window is None else "the model's window was used"
     text = f"the file does not say which of its numbers are black and white: {how}; look at the picture"
     return ImageWarning(RANGE_UNKNOWN, text, needs_confirmation=True)
 
 
-def _colours(samples: NDArray[Any], page: TiffPage) -> NDArray[np.uint8]:
+def _read_colours(samples: NDArray[Any], page: TiffPage) -> NDArray[np.uint8]:
     """(rows, columns, 3) of 8 bits."""
     if page.photometric != _PALETTE:
         return samples[..., :3] if page.bits == 8 else (samples[..., :3] >> 8).astype(np.uint8)
@@ -169,14 +167,14 @@ def _colours(samples: NDArray[Any], page: TiffPage) -> NDArray[np.uint8]:
     return np.take(table.astype(np.uint8), samples[..., 0], axis=0)
 
 
-def _transparency(samples: NDArray[Any], page: TiffPage) -> tuple[ImageWarning, ...]:
+def _report_transparency(samples: NDArray[Any], page: TiffPage) -> ImageWarnings:
     beside = samples[..., 1 if page.photometric in (*_GREY, _PALETTE) else 3 :]
     if not beside.size or beside[..., 0].min() == beside[..., 0].max() == (1 << page.bits) - 1:
         return ()
     return (ImageWarning("transparency", "the image has transparent parts; transparency was ignored"),)
 
 
-def _encoding(page: TiffPage) -> str:
+def _describe_encoding(page: TiffPage) -> str:
     if page.photometric in _GREY:
         kind = "grey" if page.bits > 1 else "black and white"
     else:

@@ -53,7 +53,6 @@ class Tag(IntEnum):
     TILE_LENGTH = 323
     TILE_OFFSETS = 324
     TILE_BYTE_COUNTS = 325
-    EXTRA_SAMPLES = 338
     SAMPLE_FORMAT = 339
     S_SMALLEST = 340
     S_LARGEST = 341
@@ -106,13 +105,12 @@ class TiffPage:
     offsets: tuple[int, ...]
     byte_counts: tuple[int, ...]
     t4_options: int
-    extra_samples: tuple[int, ...]
     colour_map: NDArray[np.integer]
     jpeg_tables: bytes
     told_range: tuple[float, float] | None
     """Smallest and largest value by SMinSampleValue and SMaxSampleValue."""
     told_largest: int
-    """MaxSampleValue: by the standard what values reach, not how they are shown; 0 where it is not told."""
+    """MaxSampleValue: by the standard what values reach, not how they are shown; 0 if it is not told."""
 
     @property
     def sample_type(self) -> np.dtype[Any]:
@@ -162,15 +160,15 @@ class TiffFile:
         return len(self._pictures) * self._in_a_row
 
     def read(self, at: int, size: int) -> bytes:
-        """At most `size` bytes; fewer where the file ends."""
+        """At most `size` bytes; fewer if the file ends."""
         if at >= self.byte_count:  # no offset of 64 bits is given to the reader, which counts in fewer
             return b""
         self._source.seek(at)
         return self._source.read(size)
 
     def page(self, index: int) -> TiffPage:
-        """What the tags say of a picture. Raises ImageError where they make none."""
-        page = _page(_Tags(self, self._pictures[0 if self._in_a_row > 1 else index], self._order))
+        """What the tags say of a picture. Raises ImageError if they make none."""
+        page = _read_page(_Tags(self, self._pictures[0 if self._in_a_row > 1 else index], self._order))
         if self._in_a_row == 1 or index == 0:
             return page
         further = index * page.rows * page.columns * page.samples * page.bits // 8
@@ -221,7 +219,7 @@ class _Tags:
         self.file, self.order, self._entries = file, order, entries
 
     def values(self, tag: Tag, *, most: int = MAX_VALUES) -> NDArray[Any]:
-        """All values of a tag; none where it is absent. Raises ImageError for more than `most`."""
+        """All values of a tag; none if it is absent. Raises ImageError for more than `most`."""
         return self._values(tag, most, MAX_VALUES)
 
     def number(self, tag: Tag, default: int) -> int:
@@ -245,7 +243,7 @@ class _Tags:
         return np.frombuffer(content, kind)
 
     def same_number(self, tag: Tag, default: int, what: str) -> int:
-        """The value that a tag gives for each sample of a pixel. Raises ImageError where they differ."""
+        """The value that a tag gives for each sample of a pixel. Raises ImageError if they differ."""
         values = self.values(tag, most=64)
         if len(values) and (values != values[0]).any():
             raise ImageError(f"the TIFF file's colours differ in their {what}: export a grey picture of 8 or 16 bits")
@@ -259,7 +257,7 @@ class _Tags:
         return self.file.read(int(found["value"][0]), min(int(found["count"][0]), MAX_DESCRIPTION))
 
 
-def _page(tags: _Tags) -> TiffPage:
+def _read_page(tags: _Tags) -> TiffPage:
     rows, columns = tags.number(Tag.LENGTH, 0), tags.number(Tag.WIDTH, 0)
     if tags.number(Tag.DEPTH, 1) > 1:
         raise ImageError("the TIFF file holds a volume as one picture: export the slice to diagnose")
@@ -270,7 +268,7 @@ def _page(tags: _Tags) -> TiffPage:
         if tiled
         else (min(tags.number(Tag.ROWS_PER_STRIP, rows) or rows, rows), columns)
     )
-    bits, kind = _sample(tags)
+    bits, kind = _read_sample_kind(tags)
     return TiffPage(
         order=tags.order,
         rows=rows,
@@ -286,18 +284,17 @@ def _page(tags: _Tags) -> TiffPage:
         orientation=tags.number(Tag.ORIENTATION, 1),
         segment=segment,
         tiled=tiled,
-        offsets=_integers(tags.values(Tag.TILE_OFFSETS if placed else Tag.STRIP_OFFSETS)),
-        byte_counts=_integers(tags.values(Tag.TILE_BYTE_COUNTS if placed else Tag.STRIP_BYTE_COUNTS)),
+        offsets=_list_integers(tags.values(Tag.TILE_OFFSETS if placed else Tag.STRIP_OFFSETS)),
+        byte_counts=_list_integers(tags.values(Tag.TILE_BYTE_COUNTS if placed else Tag.STRIP_BYTE_COUNTS)),
         t4_options=tags.number(Tag.T4_OPTIONS, 0),
-        extra_samples=_integers(tags.values(Tag.EXTRA_SAMPLES, most=64)),
         colour_map=tags.values(Tag.COLOUR_MAP),
         jpeg_tables=tags.values(Tag.JPEG_TABLES).tobytes(),
-        told_range=_told_range(tags),
+        told_range=_read_range(tags),
         told_largest=tags.number(Tag.LARGEST, 0),
     )
 
 
-def _sample(tags: _Tags) -> tuple[int, SampleKind]:
+def _read_sample_kind(tags: _Tags) -> tuple[int, SampleKind]:
     bits, code = tags.same_number(Tag.BITS, 1, "bits"), tags.same_number(Tag.SAMPLE_FORMAT, 1, "kind")
     code = SampleKind.UNSIGNED if code == _UNDEFINED else code
     what = "decimal numbers" if code == SampleKind.FLOAT else "whole numbers"
@@ -308,7 +305,7 @@ def _sample(tags: _Tags) -> tuple[int, SampleKind]:
     return bits, SampleKind(code)
 
 
-def _told_range(tags: _Tags) -> tuple[float, float] | None:
+def _read_range(tags: _Tags) -> tuple[float, float] | None:
     smallest, largest = tags.values(Tag.S_SMALLEST, most=64), tags.values(Tag.S_LARGEST, most=64)
     if not len(smallest) or not len(largest):
         return None
@@ -316,5 +313,5 @@ def _told_range(tags: _Tags) -> tuple[float, float] | None:
     return (low, high) if np.isfinite([low, high]).all() and low < high else None
 
 
-def _integers(values: NDArray[Any]) -> tuple[int, ...]:
+def _list_integers(values: NDArray[Any]) -> tuple[int, ...]:
     return tuple(int(value) for value in values)

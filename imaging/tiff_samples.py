@@ -12,9 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from contract.errors import ImageError
-from imaging.codestream import has_end, read_codestream
+from imaging.codestream import check_passes, has_end, read_codestream
 from imaging.formats import Limits
-from imaging.jpeg_header import check_passes
 from imaging.tiff_pages import CUT, SampleKind, TiffFile, TiffPage
 
 MAX_SAMPLES: Final = 4
@@ -47,7 +46,7 @@ def check_storage(page: TiffPage, limits: Limits) -> None:
         raise ImageError(f"TIFF pictures with {page.samples} values a pixel are not read: export a grey picture")
     if min(page.segment) < 1 or not page.offsets:
         raise ImageError(_NOWHERE)
-    down, across = _grid(page)
+    down, across = _count_segments(page)
     limits.check_size(rows=down * page.segment[0], columns=across * page.segment[1])
     width = page.sample_type.itemsize * page.samples
     if page.rows * page.columns * width > 4 * limits.max_pixels:
@@ -63,36 +62,36 @@ def check_storage(page: TiffPage, limits: Limits) -> None:
 def read_samples(file: TiffFile, page: TiffPage) -> NDArray[Any]:
     """(rows, columns, samples) in the machine's byte order; JPEG's colours as red, green and blue.
 
-    `check_storage` comes before. Raises ImageError where anything is missing or damaged.
+    `check_storage` comes before. Raises ImageError if anything is missing or damaged.
     """
     kind = page.sample_type.newbyteorder("=")
     whole = np.empty((page.rows, page.columns, page.samples), kind)
-    for number, data in enumerate(_segments(file, page)):
-        plane, row, column = _place(page, number)
+    for number, data in enumerate(_read_segments(file, page)):
+        plane, row, column = _locate(page, number)
         rows = page.segment[0] if page.tiled else min(page.segment[0], page.rows - row)
-        part = _decoded(data, page, rows)
+        part = _decode(data, page, rows)
         target = whole[row : row + rows, column : column + page.segment[1], plane]
         target[...] = part[: target.shape[0], : target.shape[1]]
     return whole
 
 
-def _grid(page: TiffPage) -> tuple[int, int]:
+def _count_segments(page: TiffPage) -> tuple[int, int]:
     return -(-page.rows // page.segment[0]), -(-page.columns // page.segment[1])
 
 
-def _place(page: TiffPage, number: int) -> tuple[slice, int, int]:
+def _locate(page: TiffPage, number: int) -> tuple[slice, int, int]:
     """Which samples, and the row and column where a segment begins."""
-    down, across = _grid(page)
+    down, across = _count_segments(page)
     plane, inside = divmod(number, down * across)
     samples = slice(plane, plane + 1) if page.planar else slice(None)
     return samples, inside // across * page.segment[0], inside % across * page.segment[1]
 
 
-def _segments(file: TiffFile, page: TiffPage) -> Iterator[bytes]:
+def _read_segments(file: TiffFile, page: TiffPage) -> Iterator[bytes]:
     """The compressed bytes of each segment."""
-    down, across = _grid(page)
+    down, across = _count_segments(page)
     count = down * across * (page.samples if page.planar else 1)
-    most = max(_MOST_LARGER * _plain_bytes(page, page.segment[0]), _LEAST_BYTES)
+    most = max(_MOST_LARGER * _count_bytes(page, page.segment[0]), _LEAST_BYTES)
     byte_counts = page.byte_counts
     if not byte_counts and (page.compression == _PLAIN or count == 1):  # old writers leave them out
         byte_counts = (most,) * count
@@ -111,31 +110,31 @@ def _segments(file: TiffFile, page: TiffPage) -> Iterator[bytes]:
         yield data
 
 
-def _plain_bytes(page: TiffPage, rows: int) -> int:
+def _count_bytes(page: TiffPage, rows: int) -> int:
     """Bytes of a segment of so many rows after decompression."""
     samples = 1 if page.planar else page.samples
     return rows * -(-page.segment[1] * samples * page.bits // 8)
 
 
-def _decoded(data: bytes, page: TiffPage, rows: int) -> NDArray[Any]:
+def _decode(data: bytes, page: TiffPage, rows: int) -> NDArray[Any]:
     """One segment, (rows, columns, samples)."""
     samples = 1 if page.planar else page.samples
     shape = (rows, page.segment[1], samples)
     if page.compression == _JPEG:
-        return _jpeg(data, page, shape)
+        return _decode_jpeg(data, page, shape)
     if page.reversed_bits:
         data = data.translate(_REVERSED)
     if page.compression in _FAX:
-        return _fax(data, page, shape)
-    size = _plain_bytes(page, rows)
-    plain = _decompressed(data, page.compression, size)
+        return _decode_fax(data, page, shape)
+    size = _count_bytes(page, rows)
+    plain = _decompress(data, page.compression, size)
     if len(plain) < size:
         raise ImageError(CUT if page.compression == _PLAIN else _DAMAGED)
-    return _unpredicted(plain[:size], page, shape)
+    return _undo_prediction(plain[:size], page, shape)
 
 
-def _decompressed(data: bytes, compression: int, size: int) -> bytes:
-    """At least `size` bytes, where the data holds them, and never many more."""
+def _decompress(data: bytes, compression: int, size: int) -> bytes:
+    """At least `size` bytes, if the data holds them, and never many more."""
     import imagecodecs  # with tens of decoders, of which few files need any
 
     match compression:
@@ -144,7 +143,7 @@ def _decompressed(data: bytes, compression: int, size: int) -> bytes:
         case 5:
             return bytes(imagecodecs.lzw_decode(data, out=size))
         case 8 | 32946:
-            return _inflated(data, size)
+            return _inflate(data, size)
         case 32773:
             return bytes(imagecodecs.packbits_decode(data, out=size + _LEAST_BYTES))
         case 34925:
@@ -153,7 +152,7 @@ def _decompressed(data: bytes, compression: int, size: int) -> bytes:
             return bytes(imagecodecs.zstd_decode(data, out=size))
 
 
-def _inflated(data: bytes, size: int) -> bytes:
+def _inflate(data: bytes, size: int) -> bytes:
     inflater = zlib.decompressobj()
     plain = inflater.decompress(data, size)
     inflater.decompress(inflater.unconsumed_tail, _LEAST_BYTES)  # to the checksum behind
@@ -164,10 +163,10 @@ _REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 """Bytes with their bits from right to left: FillOrder 2."""
 
 
-def _unpredicted(plain: bytes, page: TiffPage, shape: tuple[int, int, int]) -> NDArray[Any]:
+def _undo_prediction(plain: bytes, page: TiffPage, shape: tuple[int, int, int]) -> NDArray[Any]:
     if page.predictor == 3:
-        return _float_predicted(plain, page, shape)
-    values = _unpacked(plain, page, shape)
+        return _undo_float_prediction(plain, page, shape)
+    values = _unpack(plain, page, shape)
     if page.predictor == 2:
         whole = values.view(f"u{values.itemsize}")
         summed = np.cumsum(whole, axis=1, dtype=whole.dtype)
@@ -175,7 +174,7 @@ def _unpredicted(plain: bytes, page: TiffPage, shape: tuple[int, int, int]) -> N
     return values
 
 
-def _unpacked(plain: bytes, page: TiffPage, shape: tuple[int, int, int]) -> NDArray[Any]:
+def _unpack(plain: bytes, page: TiffPage, shape: tuple[int, int, int]) -> NDArray[Any]:
     """Samples from bytes; each row begins with a byte of its own."""
     if page.bits in (8, 16, 32, 64):
         return np.frombuffer(plain, page.sample_type).reshape(shape).astype(page.sample_type.newbyteorder("="))
@@ -190,7 +189,7 @@ def _unpacked(plain: bytes, page: TiffPage, shape: tuple[int, int, int]) -> NDAr
     return values.astype(page.sample_type.newbyteorder("=")).reshape(shape)
 
 
-def _float_predicted(plain: bytes, page: TiffPage, shape: tuple[int, int, int]) -> NDArray[Any]:
+def _undo_float_prediction(plain: bytes, page: TiffPage, shape: tuple[int, int, int]) -> NDArray[Any]:
     """Adobe's floating-point predictor (Photoshop TIFF Technical Note 3): bytes by significance, highest first."""
     rows, across, width = shape[0], shape[1] * shape[2], page.bits // 8
     steps = np.frombuffer(plain, np.uint8).reshape(rows, -1, shape[2])
@@ -199,7 +198,7 @@ def _float_predicted(plain: bytes, page: TiffPage, shape: tuple[int, int, int]) 
     return values.astype(f"=f{width}").reshape(shape)
 
 
-def _fax(data: bytes, page: TiffPage, shape: tuple[int, int, int]) -> NDArray[Any]:
+def _decode_fax(data: bytes, page: TiffPage, shape: tuple[int, int, int]) -> NDArray[Any]:
     import imagecodecs
 
     match page.compression:
@@ -212,7 +211,7 @@ def _fax(data: bytes, page: TiffPage, shape: tuple[int, int, int]) -> NDArray[An
     return np.asarray(values, np.uint8).reshape(shape)
 
 
-def _jpeg(data: bytes, page: TiffPage, shape: tuple[int, int, int]) -> NDArray[Any]:
+def _decode_jpeg(data: bytes, page: TiffPage, shape: tuple[int, int, int]) -> NDArray[Any]:
     """A JPEG of its own, but for the tables that all segments share."""
     import imagecodecs
 

@@ -95,7 +95,7 @@ class Accounts:
             session.add(row)
             session.flush()
             self._audit.record("account-added", account=str(row.id), role=row.role, organisation=row.organisation)
-        return _account(row), SecretStr(key)
+        return _make_account(row), SecretStr(key)
 
     def authenticate(self, key: str) -> Account:
         """The account of an API key. Raises Unauthenticated, in the same words whatever is wrong with the key."""
@@ -107,38 +107,40 @@ class Accounts:
             matches = hmac.compare_digest(stored, _digest(key[:_MAX_KEY_CHARACTERS]))
             if row is None or not matches or row.revoked_at is not None:
                 raise Unauthenticated("the API key belongs to no account: check it, or ask the operator for a new one")
-            return _account(row)
+            return _make_account(row)
 
     def find(self, prefix: str) -> Account:
         """The account with this prefix or id. Raises NotFound."""
         with self._database.read() as session:
-            return _account(_found(session, prefix))
+            return _make_account(_find(session, prefix))
 
     def list(self) -> tuple[Account, ...]:
         """Every account, oldest first."""
         with self._database.read() as session:
-            return tuple(_account(row) for row in session.scalars(select(AccountRow).order_by(AccountRow.created_at)))
+            return tuple(
+                _make_account(row) for row in session.scalars(select(AccountRow).order_by(AccountRow.created_at))
+            )
 
     def allow(self, prefix: str, allowance: Allowance | None) -> Account:
         """Give an account an allowance of its own; None: its role's. Raises NotFound, CallerError for other roles."""
         with self._database.write() as session:
-            row = _found(session, prefix)
+            row = _find(session, prefix)
             if AccountRole(row.role) not in OPENS_SESSIONS:
                 raise CallerError(f"account {row.prefix} is a {row.role}'s and opens no sessions: leave it as it is")
             row.allowance = allowance.model_dump_json() if allowance is not None else None
             self._audit.record("account-allowed", account=str(row.id), organisation=row.organisation)
-            return _account(row)
+            return _make_account(row)
 
     def revoke(self, prefix: str) -> Account:
         """Make the key with this prefix worthless from now on. Raises NotFound."""
         with self._database.write() as session:
-            row = _found(session, prefix)
+            row = _find(session, prefix)
             row.revoked_at = row.revoked_at or self._clock()
             self._audit.record("account-revoked", account=str(row.id), organisation=row.organisation)
-            return _account(row)
+            return _make_account(row)
 
 
-def _found(session: Session, prefix: str) -> AccountRow:
+def _find(session: Session, prefix: str) -> AccountRow:
     """The account with this prefix, or this id: audit logs have the latter."""
     by_id = AccountRow.id == UUID(prefix) if _ID.fullmatch(prefix) else AccountRow.prefix == prefix
     row = session.scalar(select(AccountRow).where(by_id))
@@ -151,7 +153,7 @@ def _digest(key: str) -> bytes:
     return hashlib.sha256(key.encode(errors="surrogatepass")).digest()
 
 
-def _account(row: AccountRow) -> Account:
+def _make_account(row: AccountRow) -> Account:
     return Account(
         id=row.id,
         role=AccountRole(row.role),

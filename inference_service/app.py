@@ -49,8 +49,8 @@ from inference_service.budgets import Budgets
 from inference_service.catalog import Catalog
 from inference_service.log import new_log
 from inference_service.metrics import Metrics
-from inference_service.middleware import ApiMiddleware, problem_response
-from inference_service.problems import MEDIA_TYPE, problem
+from inference_service.middleware import ApiMiddleware, answer_problem
+from inference_service.problems import MEDIA_TYPE, build_problem
 from inference_service.session_store import Sessions
 from inference_service.settings import ServiceSettings
 from inference_service.storage import Clock, Database, utc_now
@@ -59,7 +59,7 @@ from plumbing.readiness import Look, Readiness, health_of, require_writable
 
 
 @dataclass(frozen=True, kw_only=True)
-class Service:
+class Components:
     """What the endpoints work with. One for each app."""
 
     database: Database
@@ -73,20 +73,20 @@ class Service:
     clock: Clock
 
 
-def _service(request: Request) -> Service:
+def _get_service(request: Request) -> Components:
     service = request.app.state.service
-    assert isinstance(service, Service)
+    assert isinstance(service, Components)
     return service
 
 
-def _account(request: Request) -> Account:
+def _get_account(request: Request) -> Account:
     account = request.state.account  # put there by the front door, which lets nobody else in
     assert isinstance(account, Account)
     return account
 
 
-Parts = Annotated[Service, Depends(_service)]
-Caller = Annotated[Account, Depends(_account)]
+Parts = Annotated[Components, Depends(_get_service)]
+Caller = Annotated[Account, Depends(_get_account)]
 
 _open = APIRouter(tags=["health"])
 _closed = APIRouter(dependencies=[Security(HTTPBearer(auto_error=False, description="An account's API key"))])
@@ -208,19 +208,19 @@ def create_app(
         docs_url=None,  # both pages load their scripts from elsewhere
         redoc_url=None,
         redirect_slashes=False,
-        lifespan=_lifespan(service, settings, log),
+        lifespan=_make_lifespan(service, settings, log),
         responses={"default": _PROBLEM_RESPONSE},
     )
     app.state.service = service
     app.include_router(_open)
     app.include_router(_closed)
-    app.add_exception_handler(RequestValidationError, _malformed)
-    app.add_exception_handler(HTTPException, _no_such_route)
+    app.add_exception_handler(RequestValidationError, _answer_malformed)
+    app.add_exception_handler(HTTPException, _answer_no_route)
     app.add_middleware(ApiMiddleware, accounts=service.accounts, metrics=service.metrics, log=log)
     return app
 
 
-def _assemble(settings: ServiceSettings, clock: Clock, log: FilteringBoundLogger) -> Service:
+def _assemble(settings: ServiceSettings, clock: Clock, log: FilteringBoundLogger) -> Components:
     tickets = TicketOffice(load_signing_key(settings.signing_key), network_profile=settings.network_profile)
     database, counters = Database(settings.database), Metrics()
     audit = AuditLog(settings.audit_folder, keep_days=settings.audit_days, clock=lambda: clock().timestamp())
@@ -241,7 +241,7 @@ def _assemble(settings: ServiceSettings, clock: Clock, log: FilteringBoundLogger
         live_per_account=settings.live_sessions_per_account,
         clock=clock,
     )
-    return Service(
+    return Components(
         database=database,
         accounts=Accounts(database, audit=audit, clock=clock),
         catalog=catalog,
@@ -249,12 +249,14 @@ def _assemble(settings: ServiceSettings, clock: Clock, log: FilteringBoundLogger
         audit=audit,
         audit_heads=AuditHeads(database, audit=audit, clock=clock),
         metrics=counters,
-        readiness=_readiness(settings, database, audit, log),
+        readiness=_make_readiness(settings, database, audit, log),
         clock=clock,
     )
 
 
-def _readiness(settings: ServiceSettings, database: Database, audit: AuditLog, log: FilteringBoundLogger) -> Readiness:
+def _make_readiness(
+    settings: ServiceSettings, database: Database, audit: AuditLog, log: FilteringBoundLogger
+) -> Readiness:
     looks: dict[Unready, Look] = {
         Unready.DISK: partial(require_writable, settings.data_folder),
         Unready.DATABASE: database.check,
@@ -265,7 +267,7 @@ def _readiness(settings: ServiceSettings, database: Database, audit: AuditLog, l
     return Readiness(looks, tell=lambda words: log.warning("readiness", what=words))
 
 
-def _lifespan(service: Service, settings: ServiceSettings, log: FilteringBoundLogger) -> Any:
+def _make_lifespan(service: Components, settings: ServiceSettings, log: FilteringBoundLogger) -> Any:
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         sweeper = asyncio.create_task(_sweep(service.sessions, settings.sweep_seconds, log))
@@ -297,19 +299,19 @@ _PROBLEM_RESPONSE: dict[str, Any] = {
 }
 
 
-async def _malformed(request: Request, error: Exception) -> JSONResponse:
+async def _answer_malformed(request: Request, error: Exception) -> JSONResponse:
     """Name the first field that is wrong, never its value."""
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
     where = ".".join(str(part)[:40] for part in first["loc"])
     detail = f"{where}: {first['msg']}; correct the request (see /openapi.json)"
     status = HTTPStatus.UNPROCESSABLE_ENTITY
-    return problem_response(problem(status, code="caller", detail=detail, request=request.state.request))
+    return answer_problem(build_problem(status, code="caller", detail=detail, request=request.state.request))
 
 
-async def _no_such_route(request: Request, error: Exception) -> JSONResponse:
+async def _answer_no_route(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     status = HTTPStatus(error.status_code)
     detail = f"{status.phrase}: see /openapi.json for what can be asked"
     code = "not-found" if status is HTTPStatus.NOT_FOUND else "caller"
-    return problem_response(problem(status, code=code, detail=detail, request=request.state.request))
+    return answer_problem(build_problem(status, code=code, detail=detail, request=request.state.request))

@@ -23,9 +23,9 @@ class AuditHeads:
     def exchange(self, account: Account, head: AuditHead) -> AuditHead:
         """Remember a model owner's head and return our own.
 
-        Raises Refused for another role, Conflict where the same log was further before, or was another one.
+        Raises Refused for another role, Conflict if the same log was further before, or was another one.
         """
-        organisation = _model_owner(account)
+        organisation = _require_model_owner(account)
         with self._database.write() as session:
             row = session.get(AuditHeadRow, organisation)
             if row is None:
@@ -42,15 +42,15 @@ class AuditHeads:
         return AuditHead(number=own.number, hash=own.hash)
 
     def known(self, account: Account) -> AuditHead:
-        """What is remembered of the caller's own log. Raises Refused as above, NotFound where nothing is."""
+        """What is remembered of the caller's own log. Raises Refused as above, NotFound if nothing is."""
         with self._database.read() as session:
-            row = session.get(AuditHeadRow, _model_owner(account))
+            row = session.get(AuditHeadRow, _require_model_owner(account))
             if row is None:
                 raise NotFound("no audit head of your organisation is known: the model owner tells it after a session")
             return AuditHead(number=row.number, hash=row.hash)
 
 
-def _model_owner(account: Account) -> str:
+def _require_model_owner(account: Account) -> str:
     if account.role is not AccountRole.MODEL_OWNER:
         raise Refused("only a model owner's account has an audit log known here: use that account's key")
     return account.organisation

@@ -18,7 +18,7 @@ def back_up(settings: ServiceSettings, folder: Path) -> bool:
     A PostgreSQL database is not: its own tools copy it. The copy of the log is taken last: it lacks nothing that the
     copy of the database has.
 
-    Raises CallerError where the folder exists, ConfigurationError where something cannot be read or written.
+    Raises CallerError if the folder exists, ConfigurationError if something cannot be read or written.
     """
     try:
         folder.mkdir(mode=0o700)

@@ -2,7 +2,7 @@
 
 Two allowances hold for every session: the account's (its own, or its role's from the settings), and the model owner's
 for this model and the whole hospital. A session counts from its opening, whatever becomes of it: the front end signs a
-ticket and never sees what it is used for. But where the model owner turned it away for want of a place, and has used up
+ticket and never sees what it is used for. But if the model owner turned it away for want of a place, and has used up
 its ticket, it counts for the pace alone. The model owner counts again, by itself.
 """
 
@@ -35,7 +35,7 @@ class Budgets:
     def require(
         self, session: Session, account: Account, row: SessionRow, model: ModelAllowances | None, *, now: datetime
     ) -> None:
-        """Raise BudgetSpent or TooFast where the session `row`, not stored yet, would be too much.
+        """Raise BudgetSpent or TooFast if the session `row`, not stored yet, would be too much.
 
         Run it in the transaction that stores the session: no other session can come in between.
         """

@@ -64,14 +64,14 @@ class Catalog:
             row.voucher = registration.voucher.model_dump_json()
             session.flush()
             self._record("model-registered", row)
-            return _entry(row)
+            return _make_entry(row)
 
     def models(self) -> tuple[ModelEntry, ...]:
         """Every version in service: by name, the newest first."""
         with self._database.read() as session:
             rows = session.scalars(select(ModelVersionRow).where(ModelVersionRow.withdrawn_at.is_(None)))
-            newest_first = sorted(rows, key=lambda row: _order(row.version), reverse=True)
-            return tuple(_entry(row) for row in sorted(newest_first, key=lambda row: row.name))
+            newest_first = sorted(rows, key=lambda row: _parse_version(row.version), reverse=True)
+            return tuple(_make_entry(row) for row in sorted(newest_first, key=lambda row: row.name))
 
     def model(self, name: str, version: str | None = None) -> ModelEntry:
         """One version in service; the newest by default. Raises NotFound; ModelWithdrawn for one that was."""
@@ -83,11 +83,11 @@ class Catalog:
             if not rows:
                 _refuse_withdrawn(session, name, version)
                 wanted = name if version is None else f"{name} {version}"
-                raise NotFound(f"no model {wanted} is in service: {_those_that_are(session)}")
-            return _entry(max(rows, key=lambda row: _order(row.version)))
+                raise NotFound(f"no model {wanted} is in service: {_list_names(session)}")
+            return _make_entry(max(rows, key=lambda row: _parse_version(row.version)))
 
     def allowances(self, name: str, version: str) -> ModelAllowances | None:
-        """What a version's owner allows each hospital; None where it leaves that to the front end."""
+        """What a version's owner allows each hospital; None if it leaves that to the front end."""
         with self._database.read() as session:
             row = _find(session, name, version)
             return ModelAllowances.model_validate_json(row.allowances) if row is not None and row.allowances else None
@@ -154,7 +154,7 @@ def _find(session: Session, name: str, version: str) -> ModelVersionRow | None:
     return session.scalar(wanted)
 
 
-def _those_that_are(session: Session) -> str:
+def _list_names(session: Session) -> str:
     names = select(ModelVersionRow.name).where(ModelVersionRow.withdrawn_at.is_(None)).distinct()
     found = sorted(session.scalars(names.order_by(ModelVersionRow.name).limit(MOST_NAMED + 1)))
     more = ", ..." if len(found) > MOST_NAMED else ""
@@ -162,12 +162,12 @@ def _those_that_are(session: Session) -> str:
 
 
 def _refuse_withdrawn(session: Session, name: str, version: str | None) -> None:
-    """Raise ModelWithdrawn where what is asked for was in service once."""
+    """Raise ModelWithdrawn if what is asked for was in service once."""
     rows = session.scalars(select(ModelVersionRow).where(ModelVersionRow.name == name)).all()
     found = [row for row in rows if version in {None, row.version} and row.withdrawn_at is not None]
     if not found:
         return
-    row = max(found, key=lambda row: _order(row.version))
+    row = max(found, key=lambda row: _parse_version(row.version))
     others = any(other.withdrawn_at is None for other in rows)
     advice = "choose another version" if others else f"ask {row.model_owner} for another model"
     raise ModelWithdrawn(
@@ -192,11 +192,11 @@ def _require_same(row: ModelVersionRow, registration: ModelRegistration) -> None
         )
 
 
-def _order(version: str) -> tuple[int, ...]:
+def _parse_version(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split("."))
 
 
-def _entry(row: ModelVersionRow) -> ModelEntry:
+def _make_entry(row: ModelVersionRow) -> ModelEntry:
     return ModelEntry(
         card=ModelCard.model_validate_json(row.card),
         version=row.version,

@@ -113,7 +113,7 @@ class InferenceServiceClient:
         self._timeout_seconds = timeout_seconds
         self._http = httpx.Client(
             headers={"Authorization": f"Bearer {api_key.get_secret_value()}", "Accept-Encoding": "identity"},
-            verify=_tls(authority, revocations) if parsed.scheme == "https" else True,
+            verify=_make_tls_context(authority, revocations) if parsed.scheme == "https" else True,
             timeout=timeout_seconds,
             proxy=None if self._proxy is None else self._proxy.address,
             trust_env=False,  # which proxy it is, `proxy_for` has said
@@ -121,7 +121,7 @@ class InferenceServiceClient:
 
     @classmethod
     def of(cls, front_end: FrontEnd, *, timeout_seconds: float = 30.0) -> Self:
-        """The client that a party's settings describe. Raises ConfigurationError where they hold no key yet."""
+        """The client that a party's settings describe. Raises ConfigurationError if they hold no key yet."""
         placeholder = _PLACEHOLDER.fullmatch(front_end.api_key.get_secret_value())
         if placeholder is not None:
             raise ConfigurationError(
@@ -163,7 +163,7 @@ class InferenceServiceClient:
         return self._ask(ModelList, "GET", "/v2/models").models
 
     def model(self, name: str, version: str | None = None) -> ModelEntry:
-        """One version of a model; the newest by default. Raises PeerViolation where another one is the answer."""
+        """One version of a model; the newest by default. Raises PeerViolation if another one is the answer."""
         query = f"?version={quote(version, safe='')}" if version is not None else ""
         entry = self._ask(ModelEntry, "GET", f"/v2/models/{quote(name, safe='')}{query}")
         if entry.card.name != name or version not in {None, entry.version}:
@@ -212,9 +212,8 @@ class InferenceServiceClient:
                 allowances=allowances,
             )
         except ValueError as error:  # not UTF-8, or a ValidationError
-            raise ModelFileError(
-                f"model {card.name} {card.version} cannot be registered: {_first(error)}; correct it and import again"
-            ) from error
+            what, why = f"model {card.name} {card.version}", _describe(error)
+            raise ModelFileError(f"{what} cannot be registered: {why}; correct it and import again") from error
         return self._ask(ModelEntry, "PUT", f"/v2/models/{card.name}/versions/{card.version}", body=registration)
 
     def withdraw_model(self, name: str, version: str) -> None:
@@ -233,7 +232,7 @@ class InferenceServiceClient:
     ) -> SessionView:
         """Open a session (a clinician's account). The answer's `ticket` is set, here and never again.
 
-        `items`: names of stocked items to spend. Raises ItemsSeen where one was named before.
+        `items`: names of stocked items to spend. Raises ItemsSeen if one was named before.
         """
         try:
             request = SessionRequest(
@@ -241,7 +240,7 @@ class InferenceServiceClient:
             )
         except ValidationError as error:
             raise CallerError(
-                f"a session cannot be asked for: {_first(error)}; correct the model's name or the number of images"
+                f"a session cannot be asked for: {_describe(error)}; correct the model's name or the number of images"
             ) from error
         view = self._ask(SessionView, "POST", "/v2/sessions", body=request)
         if view.ticket is None:
@@ -264,12 +263,12 @@ class InferenceServiceClient:
     def exchange_audit_heads(self, own: AuditHead) -> AuditHead:
         """Tell how far this party's audit log has come; the front end's answer says the same of its own.
 
-        Raises Refused where the front end remembers that the log was further before.
+        Raises Refused if the front end remembers that the log was further before.
         """
         return self._ask(AuditHead, "POST", "/v2/audit-heads", body=own)
 
     def audit_head(self) -> AuditHead:
-        """What the front end remembers of this party's audit log. Raises Refused where it remembers nothing."""
+        """What the front end remembers of this party's audit log. Raises Refused if it remembers nothing."""
         return self._ask(AuditHead, "GET", "/v2/audit-heads")
 
     def _ask(self, kind: type[Answer], method: str, path: str, *, body: BaseModel | None = None) -> Answer:
@@ -294,7 +293,7 @@ class InferenceServiceClient:
                     response, limit=limit or MAX_ANSWER_BYTES, step=f"{method} {path[:200]}", start=start
                 )
                 if not response.is_success:
-                    raise _problem(response.status_code, answer)
+                    raise _make_error(response.status_code, answer)
                 return answer
         except httpx.TimeoutException as error:
             raise self._too_late(f"{method} {path[:200]}", start) from error
@@ -338,7 +337,7 @@ class InferenceServiceClient:
         return DeadlineExceeded(peer=f"the {_PEER}{self._through}", step=step, waited_seconds=time.monotonic() - start)
 
 
-def _tls(authority: Path | None, revocations: Path | None = None) -> ssl.SSLContext:
+def _make_tls_context(authority: Path | None, revocations: Path | None = None) -> ssl.SSLContext:
     for path in (authority, revocations):
         if path is not None and not path.is_file():
             raise ConfigurationError(
@@ -358,7 +357,7 @@ def _tls(authority: Path | None, revocations: Path | None = None) -> ssl.SSLCont
     return context
 
 
-def _problem(status: int, answer: bytes) -> EncryptedInferenceError:
+def _make_error(status: int, answer: bytes) -> EncryptedInferenceError:
     """The server's own words, marked as such, under the class that its code names; Refused for other refusals."""
     try:
         problem = Problem.model_validate_json(answer)
@@ -373,7 +372,7 @@ def _problem(status: int, answer: bytes) -> EncryptedInferenceError:
     return _SAME_ERRORS.get(problem.code, Refused)(words)
 
 
-def _first(error: ValueError) -> str:
+def _describe(error: ValueError) -> str:
     if not isinstance(error, ValidationError):
         return "the plan is not UTF-8"
     first = error.errors(include_url=False, include_input=False, include_context=False)[0]

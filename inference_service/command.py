@@ -68,11 +68,7 @@ def init(config: ConfigOption = None) -> None:
 @app.command()
 def upgrade(config: ConfigOption = None) -> None:
     """Bring the database of an earlier release to this one. Stop the service and make a backup first."""
-    settings = load_settings(ServiceSettings, config)
-    target = settings.database
-    if isinstance(target, Path) and not target.exists():
-        raise ConfigurationError(f"{settings.data_folder}: holds no database; run `inference-service init` first")
-    Database(target, upgrade=True).close()
+    open_database(load_settings(ServiceSettings, config), upgrade=True).close()
     say("The database is of this release.")
 
 
@@ -150,7 +146,7 @@ def add_account(role: RoleOption, organisation: OrganisationOption, config: Conf
         wanted = AccountRole(role.replace("_", "-"))
     except ValueError:
         raise CallerError(f"there is no role {role[:40]!r}: choose one of {', '.join(AccountRole)}") from None
-    with _accounts(load_settings(ServiceSettings, config)) as accounts:
+    with _open_accounts(load_settings(ServiceSettings, config)) as accounts:
         account, key = accounts.add(role=wanted, organisation=organisation)
     say(f"Account {account.prefix} ({wanted.value}, {organisation}), in audit logs {account.id}.")
     say("Its key, which cannot be shown again:")
@@ -163,7 +159,7 @@ def list_accounts(config: ConfigOption = None) -> None:
 
     Audit logs name accounts by the id, the front end's and the model owners'.
     """
-    with _accounts(load_settings(ServiceSettings, config)) as accounts:
+    with _open_accounts(load_settings(ServiceSettings, config)) as accounts:
         every = accounts.list()
     for account in every:
         revoked = f"  revoked {account.revoked_at:%Y-%m-%d}" if account.revoked_at is not None else ""
@@ -188,7 +184,7 @@ def allow_account(
     settings = load_settings(ServiceSettings, config)
     wanted = {"images": images, "items": items, "days": days, "sessions_per_minute": sessions_per_minute}
     given = {name: value for name, value in wanted.items() if value is not None}
-    with _accounts(settings) as accounts:
+    with _open_accounts(settings) as accounts:
         role = accounts.find(prefix).role
     base = settings.gateway_allowance if role is AccountRole.GATEWAY else settings.clinician_allowance
     try:
@@ -196,7 +192,7 @@ def allow_account(
     except ValidationError as error:
         name = error.errors(include_input=False, include_url=False, include_context=False)[0]["loc"][0]
         raise CallerError(f"--{str(name).replace('_', '-')}: give a number within its limits") from None
-    with _accounts(settings) as accounts:
+    with _open_accounts(settings) as accounts:
         account = accounts.allow(prefix, allowance)
     say(f"{account.prefix} ({account.role.value}, {account.organisation}): {(allowance or base).words()}.")
 
@@ -204,13 +200,13 @@ def allow_account(
 @account_app.command("revoke")
 def revoke_account(prefix: PrefixArgument, config: ConfigOption = None) -> None:
     """Make a key worthless, from its next call on."""
-    with _accounts(load_settings(ServiceSettings, config)) as accounts:
+    with _open_accounts(load_settings(ServiceSettings, config)) as accounts:
         account = accounts.revoke(prefix)
     say(f"Revoked {account.prefix} ({account.role.value}, {account.organisation}).")
 
 
 @contextmanager
-def _accounts(settings: ServiceSettings) -> Iterator[Accounts]:
+def _open_accounts(settings: ServiceSettings) -> Iterator[Accounts]:
     """The accounts in the database that `init` made, with the audit log that notes their changes."""
     database = open_database(settings)
     try:
@@ -219,12 +215,12 @@ def _accounts(settings: ServiceSettings) -> Iterator[Accounts]:
         database.close()
 
 
-def open_database(settings: ServiceSettings) -> Database:
-    """The database that `init` made. Raises ConfigurationError where there is none."""
+def open_database(settings: ServiceSettings, *, upgrade: bool = False) -> Database:
+    """The database that `init` made. Raises ConfigurationError if there is none."""
     target = settings.database
     if isinstance(target, Path) and not target.exists():
         raise ConfigurationError(f"{settings.data_folder}: holds no database; run `inference-service init` first")
-    return Database(target)
+    return Database(target, upgrade=upgrade)
 
 
 def main() -> None:

@@ -30,8 +30,8 @@ from inference_service.problems import (
     TooLarge,
     TooSlow,
     Unauthenticated,
-    internal_problem,
-    problem_of,
+    make_internal_problem,
+    make_problem,
 )
 from plumbing.http_server import vouch
 from plumbing.tally import Tally
@@ -72,30 +72,30 @@ class ApiMiddleware:
             return
         request, start, answer = uuid4(), time.monotonic(), _Answer()
         scope.setdefault("state", {})["request"] = request
-        out = _finishing(send, answer, request)
+        out = _add_headers(send, answer, request)
         try:
             await self._serve(scope, receive, out)
         except EncryptedInferenceError as error:
             if error.http_status >= HTTPStatus.INTERNAL_SERVER_ERROR and self._is_worth_a_line(scope, error.code):
                 self._log.error("failed", request=request, code=error.code, reason=error)
-            await _send_problem(problem_of(error, request=request), answer, scope, out)
+            await _send_problem(make_problem(error, request=request), answer, scope, out)
         except Exception as error:  # noqa: BLE001 - the outermost boundary: nobody above would answer in our form
             # Neither the message nor local variables: nobody knows what stands in them.
             frames = [f"{frame.filename}:{frame.lineno}" for frame in traceback.extract_tb(error.__traceback__)[-3:]]
             self._log.error("failed", request=request, code="internal", kind=type(error).__name__, where=frames)
-            await _send_problem(internal_problem(request=request), answer, scope, out)
+            await _send_problem(make_internal_problem(request=request), answer, scope, out)
         finally:
             self._record(scope, answer, request=request, seconds=time.monotonic() - start)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["path"] in PUBLIC_PATHS:
-            await self._app(scope, _replaying(b"", receive), send)
+            await self._app(scope, _replay(b"", receive), send)
             return
         headers = Headers(scope=scope)
-        account = await run_in_threadpool(self._accounts.authenticate, _api_key(headers))
+        account = await run_in_threadpool(self._accounts.authenticate, _read_api_key(headers))
         scope["state"]["account"] = account
         vouch(scope)
-        limit = _body_limit(scope, account)
+        limit = _choose_limit(scope, account)
         try:
             async with asyncio.timeout(BODY_SECONDS):
                 body = await _read(receive, headers, limit=limit)
@@ -104,7 +104,7 @@ class ApiMiddleware:
                 f"the body did not arrive within {BODY_SECONDS:.0f} s: check the network, try again"
             ) from None
         if body is not None:
-            await self._app(scope, _replaying(body, receive), send)
+            await self._app(scope, _replay(body, receive), send)
 
     def _record(self, scope: Scope, answer: _Answer, *, request: UUID, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", "unmatched")
@@ -128,14 +128,14 @@ class ApiMiddleware:
         return "account" in scope["state"] or self._strangers.is_first(kind)
 
 
-def _api_key(headers: Headers) -> str:
+def _read_api_key(headers: Headers) -> str:
     scheme, _, key = headers.get("Authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not key:
         raise Unauthenticated("no API key: send it as `Authorization: Bearer KEY`")
     return key.strip()
 
 
-def _body_limit(scope: Scope, account: Account) -> int:
+def _choose_limit(scope: Scope, account: Account) -> int:
     registers = scope["method"] == "PUT" and account.role is AccountRole.MODEL_OWNER
     return MAX_REGISTRATION_BYTES if registers else MAX_BODY_BYTES
 
@@ -163,7 +163,7 @@ async def _read(receive: Receive, headers: Headers, *, limit: int) -> bytes | No
     return bytes(body)
 
 
-def _replaying(body: bytes, receive: Receive) -> Receive:
+def _replay(body: bytes, receive: Receive) -> Receive:
     pending: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def replay() -> Message:
@@ -172,7 +172,7 @@ def _replaying(body: bytes, receive: Receive) -> Receive:
     return replay
 
 
-def _finishing(send: Send, answer: _Answer, request: UUID) -> Send:
+def _add_headers(send: Send, answer: _Answer, request: UUID) -> Send:
     async def finish(message: Message) -> None:
         if message["type"] == "http.response.start":
             answer.status = message["status"]
@@ -185,7 +185,7 @@ def _finishing(send: Send, answer: _Answer, request: UUID) -> Send:
     return finish
 
 
-def problem_response(problem: Problem) -> JSONResponse:
+def answer_problem(problem: Problem) -> JSONResponse:
     """A problem as its HTTP answer."""
     headers = {"WWW-Authenticate": "Bearer"} if problem.status == HTTPStatus.UNAUTHORIZED else {}
     if problem.retry_after_seconds is not None:
@@ -200,4 +200,4 @@ async def _send_problem(problem: Problem, answer: _Answer, scope: Scope, send: S
         async def nothing_more() -> Message:
             return {"type": "http.disconnect"}
 
-        await problem_response(problem)(scope, nothing_more, send)
+        await answer_problem(problem)(scope, nothing_more, send)

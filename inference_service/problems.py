@@ -70,20 +70,24 @@ class Unavailable(EncryptedInferenceError):
     http_status = HTTPStatus.SERVICE_UNAVAILABLE
 
 
-def problem_of(error: EncryptedInferenceError, *, request: UUID) -> Problem:
+def make_problem(error: EncryptedInferenceError, *, request: UUID) -> Problem:
     """The answer for an error of the tree; nothing of this side's inner affairs stands in it."""
     if error.http_status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        return problem(error.http_status, code=error.code, detail=_inner(request), request=request)
+        return build_problem(error.http_status, code=error.code, detail=_hide_details(request), request=request)
     after = error.retry_after_seconds if isinstance(error, BudgetSpent | TooFast) else None
-    return problem(error.http_status, code=error.code, detail=str(error), request=request, retry_after_seconds=after)
+    return build_problem(
+        error.http_status, code=error.code, detail=str(error), request=request, retry_after_seconds=after
+    )
 
 
-def internal_problem(*, request: UUID) -> Problem:
+def make_internal_problem(*, request: UUID) -> Problem:
     """The answer for an error that nobody foresaw."""
-    return problem(HTTPStatus.INTERNAL_SERVER_ERROR, code="internal", detail=_inner(request), request=request)
+    return build_problem(
+        HTTPStatus.INTERNAL_SERVER_ERROR, code="internal", detail=_hide_details(request), request=request
+    )
 
 
-def problem(
+def build_problem(
     status: HTTPStatus, *, code: str, detail: str, request: UUID, retry_after_seconds: int | None = None
 ) -> Problem:
     """Build an answer; `detail` is cut to one printable line."""
@@ -99,5 +103,5 @@ def problem(
     )
 
 
-def _inner(request: UUID) -> str:
+def _hide_details(request: UUID) -> str:
     return f"the inference service failed: try again, or give its operator this id: {request}"

@@ -26,14 +26,14 @@ class _Following:
     def __init__(self, context: ssl.SSLContext, certificate: Path, key: Path) -> None:
         self._current = context
         self._files = (certificate, key)
-        self._stamp = _stamp(self._files)
+        self._stamp = _read_stamp(self._files)
         self._lock = threading.Lock()
 
     def choose(self, connection: ssl.SSLObject | ssl.SSLSocket, name: str | None, base: ssl.SSLContext) -> None:
         """OpenSSL's question which certificate to show."""
         del name, base
         with self._lock:
-            stamp = _stamp(self._files)
+            stamp = _read_stamp(self._files)
             if stamp != self._stamp:
                 self._stamp = stamp
                 self._load()
@@ -47,7 +47,9 @@ class _Following:
             fresh.load_cert_chain(certificate, key, password=_no_password)
             require_in_time(certificate)  # one that was valid yesterday serves no worse
         except (OSError, ssl.SSLError, ValueError, ConfigurationError) as error:
-            _LOG.warning("%s changed and cannot be used (%s): the one before stays in use", certificate, _reason(error))
+            _LOG.warning(
+                "%s changed and cannot be used (%s): the one before stays in use", certificate, _describe_reason(error)
+            )
             return
         self._current = fresh
         _LOG.info("%s was read anew", certificate)
@@ -57,12 +59,12 @@ def _no_password() -> str:
     raise ValueError("the key is encrypted")
 
 
-def _reason(error: Exception) -> str:
+def _describe_reason(error: Exception) -> str:
     reason = error.reason if isinstance(error, ssl.SSLError) else None
     return reason.lower().replace("_", " ") if reason else str(error)
 
 
-def _stamp(files: tuple[Path, Path]) -> _Stamp:
+def _read_stamp(files: tuple[Path, Path]) -> _Stamp:
     try:
         return tuple((one.st_mtime_ns, one.st_size, one.st_ino) for one in (path.stat() for path in files))
     except OSError:

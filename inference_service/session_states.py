@@ -31,7 +31,7 @@ session back. Both owners meet the refusal, and the data owner may be the first 
 
 The other states are final. No event leads out of them, so a late `complete` after `expired` or `cancelled` is
 refused instead of rewriting history. Two events that race for one session cannot both win: the store changes the
-state only where it is still the one that was read.
+state only if it is still the one that was read.
 """
 
 from dataclasses import dataclass
@@ -68,7 +68,7 @@ _CLOCK = frozenset({Actor.CLOCK})
 Table = dict[tuple[State, Event], Transition]
 
 
-def _endings(*live: State) -> Table:
+def _list_endings(*live: State) -> Table:
     """How a session can end early, in any state that is not final."""
     ends = {
         Event.FAIL: Transition(State.FAILED, _BOTH_OWNERS),
@@ -86,12 +86,12 @@ TRANSITIONS: dict[Purpose, Table] = {
         (State.OPENED, Event.RUN): Transition(State.RUNNING, _DATA_OWNER),
         (State.PREPARING, Event.RUN): Transition(State.RUNNING, _DATA_OWNER),
         (State.RUNNING, Event.COMPLETE): Transition(State.COMPLETED, _DATA_OWNER),
-        **_endings(State.OPENED, State.PREPARING, State.RUNNING),
+        **_list_endings(State.OPENED, State.PREPARING, State.RUNNING),
     },
     Purpose.PREPARE: {
         (State.OPENED, Event.PREPARE): Transition(State.PREPARING, _DATA_OWNER),
         (State.PREPARING, Event.COMPLETE): Transition(State.COMPLETED, _DATA_OWNER),
-        **_endings(State.OPENED, State.PREPARING),
+        **_list_endings(State.OPENED, State.PREPARING),
     },
 }
 
@@ -99,7 +99,7 @@ LIVE = frozenset(state for table in TRANSITIONS.values() for state, event in tab
 """States in which a session goes on."""
 
 
-def next_state(purpose: Purpose, state: State, event: Event, *, actor: Actor) -> State:
+def find_next_state(purpose: Purpose, state: State, event: Event, *, actor: Actor) -> State:
     """Where `event` leads from `state` in a session of this purpose.
 
     Raises:
@@ -108,14 +108,14 @@ def next_state(purpose: Purpose, state: State, event: Event, *, actor: Actor) ->
     """
     transition = TRANSITIONS[purpose].get((state, event))
     if transition is None:
-        raise Conflict(f"a session that is {state.value} cannot {event.value}: {_advice(purpose, state)}")
+        raise Conflict(f"a session that is {state.value} cannot {event.value}: {_advise(purpose, state)}")
     if actor not in transition.actors:
         allowed = " or the ".join(sorted(transition.actors))
         raise Refused(f"only the {allowed} of a session may report '{event.value}': use that account's key")
     return transition.state
 
 
-def _advice(purpose: Purpose, state: State) -> str:
+def _advise(purpose: Purpose, state: State) -> str:
     if state not in LIVE:
         return "it has ended; open a new session"
     return f"it is one to {purpose.value}; ask for its state and go on from there"

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from bookkeeping.audit_log import AuditLog
 from contract.allowance import ModelAllowances
-from contract.api import SessionEvent, SessionReport, SessionRequest, SessionState, SessionView
+from contract.api import ModelEntry, SessionEvent, SessionReport, SessionRequest, SessionState, SessionView
 from contract.api import SessionEventName as Event
 from contract.errors import BudgetSpent, CallerError, ItemsSeen, Refused, TooFast
 from contract.ticket import BATCHED_ENGINES, STOCKED_ENGINES, Engine, Items, Purpose
@@ -22,7 +22,7 @@ from inference_service.budgets import Budgets
 from inference_service.catalog import Catalog
 from inference_service.metrics import Metrics
 from inference_service.problems import Conflict, NotFound, TooMany
-from inference_service.session_states import LIVE, Actor, next_state
+from inference_service.session_states import LIVE, Actor, find_next_state
 from inference_service.storage import Clock, Database, SessionEventRow, SessionRow, SpentItemRow, utc_now
 from inference_service.tickets import TicketOffice
 
@@ -69,21 +69,27 @@ class Sessions:
         """
         if account.role not in OPENS_SESSIONS:
             raise Refused("only a clinician's or a gateway's account may open sessions: use the data owner's key")
-        if request.purpose is Purpose.PREPARE and request.engine not in STOCKED_ENGINES:
-            raise CallerError(
-                f"material of engine {request.engine.value} cannot be prepared ahead: open a session to diagnose"
-            )
-        if request.images > 1 and request.purpose is Purpose.PREPARE:
-            raise CallerError("a session to prepare stocks one item: ask for 1 image, and open one session for each")
-        if request.images > 1 and request.engine not in BATCHED_ENGINES:
-            raise CallerError(f"engine {request.engine.value} evaluates one image a session: ask for 1 image")
+        _check_request(request)
         entry = self._catalog.model(request.model, request.version)
         if request.engine not in entry.engines:
             offered = ", ".join(entry.engines)
             raise CallerError(f"this model does not run on engine {request.engine.value}: choose one of {offered}")
         allowances = self._catalog.allowances(entry.card.name, entry.version)
+        row = self._make_row(account, entry, request)
+        self.sweep(account=account)
+        with self._database.write() as session:
+            self._require_room(session, account)
+            self._require_budget(session, account, row, allowances)
+            session.add(row)
+            session.flush()
+            self._spend_items(session, row, request.items)
+            self._audit.record("session-opened", output_policy=entry.card.output_policy, **_describe_session(row))
+        self._metrics.session(SessionState.OPENED)
+        return _make_view(row, ticket=self._tickets.ticket(row, card=entry.card, items=request.items))
+
+    def _make_row(self, account: Account, entry: ModelEntry, request: SessionRequest) -> SessionRow:
         now = self._clock().replace(microsecond=0)  # tickets count whole seconds, and both end at the same one
-        row = SessionRow(
+        return SessionRow(
             id=uuid4(),
             account_id=account.id,
             state=SessionState.OPENED.value,
@@ -100,22 +106,12 @@ class Sessions:
             expires_at=now + self._lifetime,
             report=SessionReport().model_dump_json(),
         )
-        self.sweep(account=account)
-        with self._database.write() as session:
-            self._require_room(session, account)
-            self._require_budget(session, account, row, allowances)
-            session.add(row)
-            session.flush()
-            self._spend_items(session, row, request.items)
-            self._audit.record("session-opened", output_policy=entry.card.output_policy, **_details(row))
-        self._metrics.session(SessionState.OPENED)
-        return _view(row, ticket=self._tickets.ticket(row, card=entry.card, items=request.items))
 
     def view(self, account: Account, session_id: UUID) -> SessionView:
         """Where a session stands. Raises NotFound when it is not there or not this account's to see."""
         self._expire(session_id)
         with self._database.read() as session:
-            return _view(_visible(session, account, session_id))
+            return _make_view(_find_visible(session, account, session_id))
 
     def apply(self, account: Account, session_id: UUID, event: SessionEvent) -> SessionView:
         """Record what happened.
@@ -126,13 +122,13 @@ class Sessions:
         """
         self._expire(session_id)
         with self._database.write() as session:
-            row = _visible(session, account, session_id)
-            actor = _actor(account, row)
-            state = next_state(Purpose(row.purpose), SessionState(row.state), event.event, actor=actor)
-            row.report = _merged(row.report, event.report, actor=actor)
+            row = _find_visible(session, account, session_id)
+            actor = _find_actor(account, row)
+            state = find_next_state(Purpose(row.purpose), SessionState(row.state), event.event, actor=actor)
+            row.report = _merge_reports(row.report, event.report, actor=actor)
             self._move(session, row, event.event, state, account=account)
         self._metrics.session(state)
-        return _view(row)
+        return _make_view(row)
 
     def sweep(self, *, account: Account | None = None) -> int:
         """End the sessions whose time is over (all, or one account's); return how many."""
@@ -154,7 +150,7 @@ class Sessions:
             row = session.get(SessionRow, session_id)
             if row is None or row.state not in _LIVE:
                 return False  # an event came in between
-            state = next_state(Purpose(row.purpose), SessionState(row.state), Event.EXPIRE, actor=Actor.CLOCK)
+            state = find_next_state(Purpose(row.purpose), SessionState(row.state), Event.EXPIRE, actor=Actor.CLOCK)
             self._move(session, row, Event.EXPIRE, state, account=None)
         self._metrics.session(state)
         return True
@@ -162,7 +158,7 @@ class Sessions:
     def _move(
         self, session: Session, row: SessionRow, event: Event, state: SessionState, *, account: Account | None
     ) -> None:
-        """Change the state where it is still the one that was read, and write the audit line."""
+        """Change the state if it is still the one that was read, and write the audit line."""
         before = row.state
         session.flush()
         changed = session.scalars(
@@ -201,10 +197,10 @@ class Sessions:
         minute = int(row.created_at.timestamp()) // 60
         if self._refused.get(row.account_id) != minute:
             self._refused[row.account_id] = minute
-            self._audit.record("session-refused", state=code, **_details(row))
+            self._audit.record("session-refused", state=code, **_describe_session(row))
 
     def _spend_items(self, session: Session, row: SessionRow, items: Items) -> None:
-        """Note that these items are named in a ticket. Raises ItemsSeen where one was before, for whomever."""
+        """Note that these items are named in a ticket. Raises ItemsSeen if one was before, for whomever."""
         seen = session.scalars(select(SpentItemRow.name).where(SpentItemRow.name.in_(items))).all()
         if seen:
             self._note_refusal(row, ItemsSeen.code)
@@ -223,7 +219,19 @@ class Sessions:
             )
 
 
-def _visible(session: Session, account: Account, session_id: UUID) -> SessionRow:
+def _check_request(request: SessionRequest) -> None:
+    """Raise CallerError for what the engine cannot do."""
+    if request.purpose is Purpose.PREPARE and request.engine not in STOCKED_ENGINES:
+        raise CallerError(
+            f"material of engine {request.engine.value} cannot be prepared ahead: open a session to diagnose"
+        )
+    if request.images > 1 and request.purpose is Purpose.PREPARE:
+        raise CallerError("a session to prepare stocks one item: ask for 1 image, and open one session for each")
+    if request.images > 1 and request.engine not in BATCHED_ENGINES:
+        raise CallerError(f"engine {request.engine.value} evaluates one image a session: ask for 1 image")
+
+
+def _find_visible(session: Session, account: Account, session_id: UUID) -> SessionRow:
     wanted = select(SessionRow).where(SessionRow.id == session_id)
     if account.role is not AccountRole.OPERATOR:
         is_clinician = account.role is AccountRole.CLINICIAN
@@ -241,7 +249,7 @@ def _visible(session: Session, account: Account, session_id: UUID) -> SessionRow
     return row
 
 
-def _details(row: SessionRow) -> dict[str, Any]:
+def _describe_session(row: SessionRow) -> dict[str, Any]:
     """What the audit log says of a session."""
     return {
         "session": row.id,
@@ -255,7 +263,7 @@ def _details(row: SessionRow) -> dict[str, Any]:
     }
 
 
-def _actor(account: Account, row: SessionRow) -> Actor:
+def _find_actor(account: Account, row: SessionRow) -> Actor:
     if account.id == row.account_id:
         return Actor.DATA_OWNER
     if account.role is AccountRole.MODEL_OWNER:
@@ -263,7 +271,7 @@ def _actor(account: Account, row: SessionRow) -> Actor:
     raise Refused("only the account that opened a session, or its model's owner, may report on it: use that key")
 
 
-def _merged(stored: str, report: SessionReport | None, *, actor: Actor) -> str:
+def _merge_reports(stored: str, report: SessionReport | None, *, actor: Actor) -> str:
     """What was reported so far and what is new; a model owner adds its reason to fail and nothing else."""
     if report is None:
         return stored
@@ -272,7 +280,7 @@ def _merged(stored: str, report: SessionReport | None, *, actor: Actor) -> str:
     return SessionReport.model_validate_json(stored).model_copy(update=news).model_dump_json()
 
 
-def _view(row: SessionRow, *, ticket: str | None = None) -> SessionView:
+def _make_view(row: SessionRow, *, ticket: str | None = None) -> SessionView:
     report = SessionReport.model_validate_json(row.report)
     return SessionView(
         id=row.id,

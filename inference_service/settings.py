@@ -9,7 +9,7 @@ from sqlalchemy import URL
 
 from contract.allowance import Allowance
 from contract.ticket import SIGNING_KEY_FILE, TICKET_SECONDS, NetworkProfile, TicketSeconds
-from inference_service.storage import postgresql_url
+from inference_service.storage import read_postgresql_url
 from plumbing.settings import Address, PartySettings, settings_config
 
 DATABASE_FILE = "inference-service.sqlite"
@@ -29,7 +29,7 @@ class ServiceSettings(PartySettings):
     certificate: Path | None = None
     """The party's PEM files for TLS. Without them only loopback is served, or what stands behind `plain_http`."""
     plain_http: bool = False
-    """True only where a proxy on this machine or a private link ends TLS in front of the service."""
+    """True only if a proxy on this machine or a private link ends TLS in front of the service."""
     session_seconds: TicketSeconds = TICKET_SECONDS
     """How long a session and its ticket live. Parties refuse tickets that live longer than their `ticket_seconds`."""
     sweep_seconds: Annotated[float, Field(ge=0.05, le=3600)] = 30.0
@@ -56,7 +56,7 @@ class ServiceSettings(PartySettings):
         """The SQLite file, or where PostgreSQL is. Raises ConfigurationError for a URL of another kind."""
         if self.database_url is None:
             return self.data_folder / DATABASE_FILE
-        return postgresql_url(self.database_url.get_secret_value())
+        return read_postgresql_url(self.database_url.get_secret_value())
 
     @property
     def audit_folder(self) -> Path:

@@ -1,9 +1,11 @@
 """The front end's memory: accounts, model versions, plans, sessions and what happened to them.
 
-In SQLite, or in PostgreSQL where several machines are to share it. Nothing here can hold an image, a share, a seed or
-a weight; API keys are kept as SHA-256 digests, tickets not at all. A write transaction holds the only write lock from
-its first line (SQLite: BEGIN IMMEDIATE; PostgreSQL: an advisory lock), so one that reads and then writes never fails
-half-way because another one wrote in between, and what it counted still holds when it commits.
+In SQLite, or in PostgreSQL if several machines share it. Nothing here can hold an image, a share, a seed or a weight;
+API keys are kept as SHA-256 digests, tickets not at all. A write transaction holds the only write lock from its first
+line (SQLite: BEGIN IMMEDIATE; PostgreSQL: an advisory lock), so one that reads and then writes never fails half-way
+because another one wrote in between, and what it counted still holds when it commits.
+
+A database of an earlier release is brought to this one by the steps in `migrations/` (alembic).
 """
 
 from collections.abc import Callable, Iterator
@@ -30,6 +32,7 @@ from sqlalchemy import (
     Uuid,
     create_engine,
     event,
+    inspect,
     make_url,
     text,
 )
@@ -38,7 +41,6 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from contract.errors import ConfigurationError, EncryptedInferenceError
 from contract.files import ensure_file
-from inference_service import schema
 from inference_service.problems import Unavailable
 
 Clock = Callable[[], datetime]
@@ -204,24 +206,24 @@ class Database:
     """An open database. Thread-safe; every transaction is one `with` block."""
 
     def __init__(self, target: Path | URL, *, upgrade: bool = False) -> None:
-        """Open a SQLite file (made where it is missing) or the PostgreSQL database at a URL.
+        """Open a SQLite file (made if it is missing) or the PostgreSQL database at a URL.
 
-        An empty database gets this release's tables, and one of an earlier release as well where `upgrade` says so.
-        Raises ConfigurationError for one of another release, Unavailable where it cannot be opened.
+        An empty database gets this release's tables, and one of an earlier release as well if `upgrade` says so.
+        Raises ConfigurationError for one of another release, Unavailable if it cannot be opened.
         """
-        self._engine, self._writing = _engines(target)
+        self._engine, self._writing = _make_engines(target)
         try:
             if isinstance(target, Path):
                 ensure_file(target)
             with self._engine.begin() as connection:
-                revision = schema.revision_of(connection)
+                revision = find_revision(connection)
             if upgrade or revision is None:
                 self._migrate()
             else:
-                schema.require_current(revision)
+                require_current(revision)
         except (*_FAILURES, OSError) as error:
             self.close()
-            words = f"{_words(target)} cannot be opened; check that it is there and may be written"
+            words = f"{_describe(target)} cannot be opened; check that it is there and may be written"
             raise Unavailable(words) from error
         except EncryptedInferenceError:
             self.close()
@@ -229,20 +231,20 @@ class Database:
 
     def _migrate(self) -> None:
         """Run the steps that are missing, in one transaction: all of them happen, or none."""
-        with _available(), self._writing.begin() as connection:
+        with _report_unavailable(), self._writing.begin() as connection:
             _lock(connection)
-            schema.migrate(connection)
+            migrate(connection)
 
     @contextmanager
     def read(self) -> Iterator[Session]:
         """One consistent view. Raises Unavailable when the database does not answer."""
-        with _available(), Session(self._engine) as session, session.begin():
+        with _report_unavailable(), Session(self._engine) as session, session.begin():
             yield session
 
     @contextmanager
     def write(self) -> Iterator[Session]:
         """One transaction under the write lock; rolled back when the block raises. Raises Unavailable as above."""
-        with _available(), Session(self._writing, expire_on_commit=False) as session, session.begin():
+        with _report_unavailable(), Session(self._writing, expire_on_commit=False) as session, session.begin():
             _lock(session.connection())
             yield session
 
@@ -257,7 +259,7 @@ class Database:
         self._engine.dispose()
 
 
-def postgresql_url(written: str) -> URL:
+def read_postgresql_url(written: str) -> URL:
     """Read `postgresql://user:password@host/name`. Raises ConfigurationError, which does not repeat it."""
     try:
         url = make_url(written)
@@ -268,7 +270,7 @@ def postgresql_url(written: str) -> URL:
     return url.set(drivername=f"{_POSTGRESQL}+psycopg")
 
 
-def _words(target: Path | URL) -> str:
+def _describe(target: Path | URL) -> str:
     return f"{target}: the database" if isinstance(target, Path) else f"the database at {target.host or 'this machine'}"
 
 
@@ -278,7 +280,7 @@ def _lock(connection: Connection) -> None:
 
 
 @contextmanager
-def _available() -> Iterator[None]:
+def _report_unavailable() -> Iterator[None]:
     try:
         yield
     except DBAPIError as error:
@@ -287,19 +289,19 @@ def _available() -> Iterator[None]:
         raise Unavailable("the database does not answer: check its disk and restart the service") from error
 
 
-def _engines(target: Path | URL) -> tuple[Engine, Engine]:
+def _make_engines(target: Path | URL) -> tuple[Engine, Engine]:
     """For reading and for writing, over the same connections."""
     if isinstance(target, Path):
-        engine = _sqlite(target)
+        engine = _make_sqlite(target)
         return engine, engine.execution_options(**{_BEGIN: "BEGIN IMMEDIATE"})
     try:
-        engine = _postgresql(target)
+        engine = _make_postgresql(target)
     except ModuleNotFoundError:
         raise ConfigurationError("PostgreSQL needs psycopg: install the extra `postgresql`") from None
     return engine.execution_options(isolation_level="REPEATABLE READ"), engine
 
 
-def _postgresql(url: URL) -> Engine:
+def _make_postgresql(url: URL) -> Engine:
     milliseconds = _BUSY_SECONDS * 1000
     return create_engine(
         url,
@@ -313,7 +315,7 @@ def _postgresql(url: URL) -> Engine:
     )
 
 
-def _sqlite(path: Path) -> Engine:
+def _make_sqlite(path: Path) -> Engine:
     engine = create_engine(
         URL.create("sqlite", database=str(path)),
         connect_args={"timeout": _BUSY_SECONDS},
@@ -331,3 +333,51 @@ def _sqlite(path: Path) -> Engine:
         connection.exec_driver_sql(connection.get_execution_options().get(_BEGIN, "BEGIN"))
 
     return engine
+
+
+CURRENT: Final = "0004"
+"""The newest step in `migrations/versions`."""
+BEFORE_MIGRATIONS: Final = "0001"
+"""What a database is that has tables and says nothing of itself: made before there were migrations."""
+_FIRST_TABLES: Final = {"accounts", "plans", "model_versions", "sessions", "session_events"}
+_VERSION_TABLE: Final = "alembic_version"
+
+
+def find_revision(connection: Connection) -> str | None:
+    """The step that a database has reached; None for an empty one. Raises ConfigurationError for a foreign one."""
+    tables = set(inspect(connection).get_table_names())
+    if not tables:
+        return None
+    if _VERSION_TABLE in tables:
+        found = connection.scalar(text(f"SELECT version_num FROM {_VERSION_TABLE}"))  # noqa: S608 - our constant
+        return str(found) if found is not None else None
+    if tables == _FIRST_TABLES:
+        return BEFORE_MIGRATIONS
+    raise ConfigurationError("the database holds tables that are not the front end's: give it a database of its own")
+
+
+def require_current(revision: str | None) -> None:
+    """Raise ConfigurationError unless a database has this release's tables."""
+    if revision == CURRENT:
+        return
+    if revision is None or revision < CURRENT:
+        raise ConfigurationError(
+            "the database is of an earlier release: back it up, then run `inference-service upgrade`"
+        )
+    raise ConfigurationError("the database is of a later release: update this installation, or restore a backup")
+
+
+def migrate(connection: Connection) -> None:
+    """Bring a database to this release, in the connection's open transaction. Raises as above."""
+    from alembic import command  # seldom needed, and slow to load
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", "inference_service:migrations")
+    config.attributes["connection"] = connection
+    revision = find_revision(connection)
+    if revision == BEFORE_MIGRATIONS and not inspect(connection).has_table(_VERSION_TABLE):
+        command.stamp(config, BEFORE_MIGRATIONS)
+    if revision is not None and revision > CURRENT:
+        require_current(revision)
+    command.upgrade(config, CURRENT)

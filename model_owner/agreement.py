@@ -32,14 +32,16 @@ class Agreement(Strict):
         return cls(
             max_abs_error=float(np.abs(found - expected).max()),
             largest_logit=float(np.abs(expected).max()),
-            max_probability_error=float(np.abs(_probabilities(card, found) - _probabilities(card, expected)).max()),
-            labels_agree=int((answers(card, found) == answers(card, expected)).all(axis=1).sum()),
+            max_probability_error=float(
+                np.abs(_compute_probabilities(card, found) - _compute_probabilities(card, expected)).max()
+            ),
+            labels_agree=int((choose_answers(card, found) == choose_answers(card, expected)).all(axis=1).sum()),
         )
 
 
-def answers(card: ModelCard, logits: NDArray[np.floating]) -> NDArray[np.bool_]:
+def choose_answers(card: ModelCard, logits: NDArray[np.floating]) -> NDArray[np.bool_]:
     """Which classes are the answer, (samples, classes): the most probable one, or each that reaches its threshold."""
-    probabilities = _probabilities(card, logits)
+    probabilities = _compute_probabilities(card, logits)
     match card.task:
         case Task.CLASSIFICATION | Task.BINARY:
             return np.asarray(np.eye(len(card.classes), dtype=bool)[probabilities.argmax(axis=1)])
@@ -49,6 +51,6 @@ def answers(card: ModelCard, logits: NDArray[np.floating]) -> NDArray[np.bool_]:
             assert_never(card.task)
 
 
-def _probabilities(card: ModelCard, logits: NDArray[np.floating]) -> NDArray[np.float64]:
+def _compute_probabilities(card: ModelCard, logits: NDArray[np.floating]) -> NDArray[np.float64]:
     rows = [tuple(card.probabilities(tuple(float(value) for value in row)).values()) for row in logits]
     return np.array(rows, dtype=np.float64)

@@ -1,4 +1,4 @@
-"""What each hospital may use of a model, where the settings say it and where they do not."""
+"""What each hospital may use of a model, if the settings say it and if they do not."""
 
 import math
 from typing import Final, assert_never
@@ -20,12 +20,12 @@ LEAST_IMAGES: Final = 20
 """A day: fewer are of no use, and a last layer of few features cannot be protected in this way."""
 
 
-def allowances_of(settings: ModelOwnerSettings, card: ModelCard, network: Network) -> ModelAllowances:
+def choose_allowances(settings: ModelOwnerSettings, card: ModelCard, network: Network) -> ModelAllowances:
     """What each hospital may use of one model: what the settings say, and by the card's output policy what they do not.
 
     What an exception leaves out is as for every hospital; one for the model goes before one for all models.
     """
-    images = images_a_day(card.output_policy, network) * settings.allowance.days
+    images = choose_images_a_day(card.output_policy, network) * settings.allowance.days
     every = Allowance.model_validate({"images": images} | settings.allowance.model_dump(exclude_unset=True))
     fitting = [one for one in settings.allowances if one.model in {None, card.name}]
     own = set(Allowance.model_fields)
@@ -36,20 +36,20 @@ def allowances_of(settings: ModelOwnerSettings, card: ModelCard, network: Networ
     return ModelAllowances(every=every, exceptions=exceptions)
 
 
-def images_a_day(policy: OutputPolicy, network: Network) -> int:
-    """How many images a hospital may have evaluated in a day where the settings do not say."""
+def choose_images_a_day(policy: OutputPolicy, network: Network) -> int:
+    """How many images a hospital may have evaluated in a day if the settings do not say."""
     usual = Allowance().images
     match policy:
         case OutputPolicy.LABEL_ONLY:
             return usual
         case OutputPolicy.LOGITS | OutputPolicy.LOGITS_AND_HEAT_MAP:
-            answers = _last_features(network) // FEATURES_AN_ANSWER + 1
+            answers = _count_last_features(network) // FEATURES_AN_ANSWER + 1
             return min(usual, max(LEAST_IMAGES, answers // DAYS_FOR_A_LAYER))
         case _:
             assert_never(policy)
 
 
-def _last_features(network: Network) -> int:
+def _count_last_features(network: Network) -> int:
     """How many values each output of the last layer with weights is a sum over."""
     last = next(one for one in reversed(network.operations) if one.weight_shapes())
     return math.prod(last.weight_shapes()[f"{last.name}.weight"][1:])

@@ -22,14 +22,14 @@ EXPOSURES: Final = (0.5, 1.0, 2.0)
 """Exponents that brighten or darken a phantom."""
 
 
-def calibration_images(specification: InputSpecification, files: Sequence[Path]) -> NDArray[np.float32]:
-    """Model inputs, float32 (images, channels, height, width): of `files`, or of phantoms where there are none.
+def load_calibration_images(specification: InputSpecification, files: Sequence[Path]) -> NDArray[np.float32]:
+    """Model inputs, float32 (images, channels, height, width): of `files`, or of phantoms if there are none.
 
     Raises ImageError for a file that cannot be read, which it names.
     """
     if files:
         return np.stack([_read(path, specification) for path in files])
-    return np.stack([to_model_input(pixels, specification) for pixels in _phantoms(specification)])
+    return np.stack([to_model_input(pixels, specification) for pixels in _draw_phantoms(specification)])
 
 
 def _read(path: Path, specification: InputSpecification) -> NDArray[np.float32]:
@@ -39,7 +39,7 @@ def _read(path: Path, specification: InputSpecification) -> NDArray[np.float32]:
         raise ImageError(f"{path}: {error}") from error
 
 
-def _phantoms(specification: InputSpecification) -> Iterator[NDArray[np.float64]]:
+def _draw_phantoms(specification: InputSpecification) -> Iterator[NDArray[np.float64]]:
     side = max(specification.height, specification.width)
     for seed in range(PATIENTS):
         phantom = draw_phantom(seed=seed, side=side)

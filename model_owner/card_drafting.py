@@ -10,7 +10,7 @@ from contract.errors import ConfigurationError, ModelFileError
 from contract.files import new_file
 from contract.model_card import Task
 from model_owner.onnx_import.compiling import lower
-from model_owner.onnx_import.ending import ending_of, fitting_tasks
+from model_owner.onnx_import.ending import find_ending, list_fitting_tasks
 from model_owner.onnx_import.reading import read_onnx
 
 _NAME = re.compile(r"[^a-z0-9]+")
@@ -18,15 +18,15 @@ _LONGEST_NAME = 64
 
 
 def draft_card(path: Path) -> dict[str, Any]:
-    """The card of a model, as JSON data. Raises ModelFileError where the model could not be imported anyway."""
+    """The card of a model, as JSON data. Raises ModelFileError if the model could not be imported anyway."""
     model = read_onnx(path)
     lowered = lower(model)
     channels, height, width = lowered.network.input_shape
     if channels not in {1, 3}:
         raise ModelFileError(f"the model takes {channels} channels: only grey (1) and colour (3) images can be read")
-    tasks = fitting_tasks(ending_of(model.graph), lowered.outputs)
+    tasks = list_fitting_tasks(find_ending(model.graph), lowered.outputs)
     return {
-        "name": _name_of(path) or _fill_in("name"),
+        "name": _make_name(path) or _fill_in("name"),
         "version": "1.0.0",
         "title": _fill_in("title"),
         "intended_use": _fill_in("intended_use"),
@@ -39,14 +39,14 @@ def draft_card(path: Path) -> dict[str, Any]:
             "mean": [f"{FILL_IN}: a number, what training subtracted from pixels in [0, 1]"] * channels,
             "standard_deviation": [f"{FILL_IN}: a number, what training then divided by"] * channels,
         },
-        "classes": _classes(tasks, lowered.outputs),
+        "classes": _describe_classes(tasks, lowered.outputs),
         "training": _fill_in("training"),
         "model_sha256": model.sha256,
     }
 
 
 def write_card(card: dict[str, Any], path: Path) -> None:
-    """Write a new file. Raises ConfigurationError where there is one already, or none can be written."""
+    """Write a new file. Raises ConfigurationError if there is one already, or none can be written."""
     try:
         with new_file(path, mode=None) as file:
             file.write((json.dumps(card, indent=2) + "\n").encode())
@@ -56,7 +56,7 @@ def write_card(card: dict[str, Any], path: Path) -> None:
         raise ConfigurationError(f"{path} cannot be written ({error.strerror}): give another --output") from error
 
 
-def unfilled_fields(card: dict[str, Any]) -> list[str]:
+def list_unfilled_fields(card: dict[str, Any]) -> list[str]:
     """Fields, by their path, that people have to fill in."""
     fields = {key: value for key, value in card.items() if key != "input"}
     fields |= {f"input.{key}": value for key, value in card["input"].items()}
@@ -67,13 +67,13 @@ def _fill_in(field: str) -> str:
     return f"{FILL_IN}: {WHAT_TO_WRITE[field]}"
 
 
-def _name_of(path: Path) -> str:
-    """A name made of the file's; empty where that tells nothing."""
+def _make_name(path: Path) -> str:
+    """A name made of the file's; empty if that tells nothing."""
     name = _NAME.sub("-", path.stem.lower()).strip("-")[:_LONGEST_NAME].strip("-")
     return "" if name == "model" else name
 
 
-def _classes(tasks: tuple[Task, ...], outputs: int) -> list[str]:
+def _describe_classes(tasks: tuple[Task, ...], outputs: int) -> list[str]:
     if tasks == (Task.BINARY,):
         return [f"{FILL_IN}: what holds without the finding", f"{FILL_IN}: the finding"]
     return [f"{FILL_IN}: what output {number} stands for" for number in range(1, outputs + 1)]

@@ -11,7 +11,7 @@ from contract.base import Strict
 from contract.errors import ImageError, ModelFileError
 from contract.model_card import InputSpecification, Task
 from model_owner.agreement import Agreement
-from model_owner.calibration_images import calibration_images
+from model_owner.calibration_images import load_calibration_images
 from model_owner.choosing_precision import ERROR_BUDGET
 from model_owner.cost_prediction import LinkPrediction, predict_over_links
 from model_owner.imported_models import ImportedModel
@@ -55,7 +55,7 @@ class FixedPointReport(Strict):
     """The masked engine's answers on the samples, by its integer reference, which it equals in every element."""
 
     max_abs_error: float | None
-    """Largest difference of a logit from onnxruntime's; None where the plan gives labels only, as for what follows."""
+    """Largest difference of a logit from onnxruntime's; None if the plan gives labels only, as for what follows."""
     relative_error: float | None
     """The same by the largest logit."""
     max_probability_error: float | None
@@ -64,7 +64,7 @@ class FixedPointReport(Strict):
     out_of_range: str | None
     """What the audit said of the first sample with a value beyond its ring; such samples are not compared."""
     advice: str | None
-    """What to do where the error is above ERROR_BUDGET or an answer differs."""
+    """What to do if the error is above ERROR_BUDGET or an answer differs."""
 
 
 class CheckReport(Strict):
@@ -93,15 +93,15 @@ class CheckReport(Strict):
     """Samples on which both give the same answer: the same class; of a multi-label model, each finding on the same side
     of its threshold."""
     fixed_point: FixedPointReport | None
-    """None where the masked engine cannot take the model."""
+    """None if the masked engine cannot take the model."""
 
 
 def check_model(model: ImportedModel, files: tuple[Path, ...] = ()) -> CheckReport:
     """Evaluate both halves in the clear, at the model owner, on files or on seeded random images.
 
-    Raises ImageError for a file that cannot be read, ModelFileError where onnxruntime refuses the model.
+    Raises ImageError for a file that cannot be read, ModelFileError if onnxruntime refuses the model.
     """
-    images = calibration_images(model.card.input, files) if files else random_images(model.card.input)
+    images = load_calibration_images(model.card.input, files) if files else draw_random_images(model.card.input)
     in_clear = ModelInClear(model.onnx())
     expected = np.concatenate([in_clear.logits(image[np.newaxis]) for image in images])
     logits = evaluate(model.plan.network, model.weights, torch.from_numpy(images)).numpy()
@@ -113,20 +113,17 @@ def check_model(model: ImportedModel, files: tuple[Path, ...] = ()) -> CheckRepo
         card_hash=model.card_hash,
         samples=len(images),
         samples_are_random=not files,
-        layers=_layers(model, images),
-        costs=tuple(_costs(model.plan)),
+        layers=_report_layers(model, images),
+        costs=tuple(_report_costs(model.plan)),
         predictions=predict_over_links(model.plan),
         task=model.card.task,
-        max_abs_error=gap.max_abs_error,
-        largest_logit=gap.largest_logit,
+        **gap.model_dump(),
         relative_error=gap.relative_error,
-        max_probability_error=gap.max_probability_error,
-        labels_agree=gap.labels_agree,
-        fixed_point=_fixed_point(model, images, expected, samples_are_random=not files),
+        fixed_point=_check_fixed_point(model, images, expected, samples_are_random=not files),
     )
 
 
-def random_images(specification: InputSpecification) -> NDArray[np.float32]:
+def draw_random_images(specification: InputSpecification) -> NDArray[np.float32]:
     """Seeded noise with the card's mean and standard deviation, cut to what a picture can hold, then normalised."""
     shape = (RANDOM_SAMPLES, specification.channels, specification.height, specification.width)
     mean = np.reshape(specification.mean, (1, -1, 1, 1))
@@ -135,7 +132,7 @@ def random_images(specification: InputSpecification) -> NDArray[np.float32]:
     return np.asarray((pixels - mean) / deviation, dtype=np.float32)
 
 
-def _layers(model: ImportedModel, images: NDArray[np.float32]) -> tuple[LayerReport, ...]:
+def _report_layers(model: ImportedModel, images: NDArray[np.float32]) -> tuple[LayerReport, ...]:
     ranges = value_ranges(model.plan.network, model.weights, torch.from_numpy(images))
     return tuple(
         LayerReport(
@@ -151,7 +148,7 @@ def _layers(model: ImportedModel, images: NDArray[np.float32]) -> tuple[LayerRep
     )
 
 
-def _costs(plan: Plan) -> Iterator[CostReport]:
+def _report_costs(plan: Plan) -> Iterator[CostReport]:
     if plan.engines.masked is not None:
         masked = total_cost(plan.engines.masked)
         yield CostReport(
@@ -170,7 +167,7 @@ def _costs(plan: Plan) -> Iterator[CostReport]:
         )
 
 
-def _fixed_point(
+def _check_fixed_point(
     model: ImportedModel, images: NDArray[np.float32], expected: NDArray[np.float32], *, samples_are_random: bool
 ) -> FixedPointReport | None:
     lowering = model.plan.engines.masked

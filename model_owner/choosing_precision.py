@@ -32,9 +32,9 @@ _LOG = logging.getLogger(__name__)
 def lower_within_budget(
     network: Network, weights: PrivateWeights, calibration: NDArray[np.float32], *, label_only: bool = False
 ) -> MaskedLowering:
-    """Lower for the masked engine with the fewest bits whose error is within ERROR_BUDGET; warn where none is.
+    """Lower for the masked engine with the fewest bits whose error is within ERROR_BUDGET; warn if none is.
 
-    `calibration`: float32 (images, channels, height, width). Raises ModelFileError where the engine cannot take the
+    `calibration`: float32 (images, channels, height, width). Raises ModelFileError if the engine cannot take the
     network at its usual precision.
     """
     import torch
@@ -55,7 +55,7 @@ def lower_within_budget(
             if best is None:
                 raise
             break  # its values no longer fit 32 bits
-        error = _relative_error(lowering, integers, images, expected)
+        error = _measure_error(lowering, integers, images, expected)
         if error < smallest or best is None:
             precision, best, smallest = tried, lowering, error
         if error <= ERROR_BUDGET:
@@ -73,7 +73,7 @@ def lower_within_budget(
     return best
 
 
-def _relative_error(
+def _measure_error(
     lowering: MaskedLowering, weights: IntegerWeights, images: NDArray[np.float32], expected: NDArray[np.float64]
 ) -> float:
     """The largest error of a logit by the largest logit."""

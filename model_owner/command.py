@@ -11,7 +11,7 @@ model-owner withdraw pediatric-pneumonia-resnet18 2.0.0 --config model-owner.tom
 import os
 from pathlib import Path
 from shlex import join, quote
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from pydantic import SecretStr
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from socket import socket
 
     from rich.console import Console
+    from rich.table import Table
 
     from bookkeeping.audit_segments import Head
     from model_owner.checking import CheckReport, FixedPointReport
@@ -43,12 +44,14 @@ KeyFile = Annotated[
     typer.Option(
         "--key-file",
         envvar="MODEL_OWNER_AT_REST__KEY_FILE",
-        help="The key that seals weights; MODEL_OWNER_AT_REST__KEY in the environment may give it instead.",
+        help="The key that seals weights; or set the variable MODEL_OWNER_AT_REST__KEY.",
     ),
 ]
 Memory = Annotated[
     int,
-    typer.Option("--memory", min=1, metavar="GIB", help="What a model may take beyond what the program itself takes."),
+    typer.Option(
+        "--memory", min=1, metavar="GIB", help="Memory that a model may take besides what the program itself takes."
+    ),
 ]
 DEFAULT_MEMORY = 8
 _MORE_MEMORY = "use a smaller one, or allow more with --memory"
@@ -61,22 +64,22 @@ def card(
 ) -> None:
     """Write a card with all that a model tells about itself; the rest is marked for you to fill in."""
     from model_owner.bounded_memory import bounded_memory
-    from model_owner.card_drafting import draft_card, unfilled_fields, write_card
+    from model_owner.card_drafting import draft_card, list_unfilled_fields, write_card
 
     target = output or model.parent / "card.json"
     with bounded_memory(DEFAULT_MEMORY << 30, remedy="use a smaller one"):
         drafted = draft_card(model)
     write_card(drafted, target)
-    say(f"Wrote {target}. Fill in what is marked FILL IN: {', '.join(unfilled_fields(drafted))}.")
-    say("More that a card may say, and all fields in words: docs/own-model.md.")
+    say(f"Wrote {target}. Fill in what is marked FILL IN: {', '.join(list_unfilled_fields(drafted))}.")
+    say("docs/own-model.md explains every field, also optional ones.")
     key, imported = model.parent / "at-rest.key", model.parent / "imported"
     if not key.exists():
-        say(f"Then make the key that seals weights: {_making(key)}")
+        say(f"Then make the key that seals weights: {_show_key_command(key)}")
     folders = ["--data-folder", str(imported), "--key-file", str(key)]
     say(f"Then import it: {join(['model-owner', 'import', str(model), '--card', str(target), *folders])}")
 
 
-def _making(key: Path) -> str:
+def _show_key_command(key: Path) -> str:
     """What makes a new key file that only this account reads."""
     return f"(umask 077 && head -c 32 /dev/urandom | base64 > {quote(str(key))})"
 
@@ -99,7 +102,7 @@ def import_model(
     from model_owner.imported_models import ImportedModels
 
     with bounded_memory(memory << 30, remedy=_MORE_MEMORY):
-        added = ImportedModels(data_folder, _storage_key(key_file)).add(model, card, tuple(calibration or ()))
+        added = ImportedModels(data_folder, _read_storage_key(key_file)).add(model, card, tuple(calibration or ()))
     say(f"Imported {added.card.name} {added.card.version} into {added.folder}.")
     key = [] if key_file is None else ["--key-file", str(key_file)]
     check_it = ["model-owner", "check", added.card.name, "--data-folder", str(data_folder), *key]
@@ -108,8 +111,8 @@ def import_model(
 
 @app.command()
 def check(
-    name: Annotated[str | None, typer.Argument(help="Needed where several models are imported.")] = None,
-    version: Annotated[str | None, typer.Option("--version", help="The newest where left out.")] = None,
+    name: Annotated[str | None, typer.Argument(help="Needed if several models are imported.")] = None,
+    version: Annotated[str | None, typer.Option("--version", help="The newest if left out.")] = None,
     samples: Annotated[
         list[Path] | None, typer.Option("--samples", help="Image to try the model on; repeat for several.")
     ] = None,
@@ -124,7 +127,7 @@ def check(
     from model_owner.checking import check_model
     from model_owner.imported_models import ImportedModels
 
-    imported = ImportedModels(data_folder, _storage_key(key_file))
+    imported = ImportedModels(data_folder, _read_storage_key(key_file))
     with bounded_memory(memory << 30, remedy=_MORE_MEMORY):
         report = check_model(imported.load(name, version), tuple(samples or ()))
     if as_json:
@@ -136,7 +139,7 @@ def check(
 @app.command()
 def withdraw(
     name: Annotated[str, typer.Argument(help="The model's name.")],
-    version: Annotated[str, typer.Argument(help="The version that is to be served no more.")],
+    version: Annotated[str, typer.Argument(help="The version to take out of service.")],
     config: Annotated[Path | None, typer.Option(help="TOML file of settings.")] = None,
 ) -> None:
     """Take a version out of service for good. Sessions that run come to their end, new ones are refused."""
@@ -160,20 +163,20 @@ def withdraw(
         with InferenceServiceClient.of(front_end) as client:
             client.withdraw_model(name, version)
     except TransportError:
-        say("The front end could not be told and still lists it: run this again, or `model-owner serve` will tell it.")
+        say("The front end was not reached and still lists it: run this again, or `model-owner serve` will tell it.")
         raise
-    say("The front end lists it no more.")
+    say("The front end no longer lists it.")
 
 
-def _audit_folder(config: Path | None) -> Path:
+def _find_audit_folder(config: Path | None) -> Path:
     from model_owner.settings import ModelOwnerSettings
     from plumbing.settings import load_settings
 
     return load_settings(ModelOwnerSettings, config).audit_folder
 
 
-def _known_audit_head(config: Path | None) -> "Head | None":
-    """What the front end remembers of this log; None where it remembers nothing."""
+def _ask_audit_head(config: Path | None) -> "Head | None":
+    """What the front end remembers of this log; None if it remembers nothing."""
     from bookkeeping.audit_segments import Head
     from contract.errors import Refused
     from inference_service.client import InferenceServiceClient
@@ -190,7 +193,7 @@ def _known_audit_head(config: Path | None) -> "Head | None":
     return Head(number=known.number, hash=known.hash)
 
 
-app.add_typer(audit_app(_audit_folder, _known_audit_head), name="audit")
+app.add_typer(audit_app(_find_audit_folder, _ask_audit_head), name="audit")
 
 
 @app.command()
@@ -213,7 +216,7 @@ def _serve(settings: "ModelOwnerSettings", listener: "socket") -> None:
     from inference_service.client import InferenceServiceClient
     from model_owner.imported_models import ImportedModels
     from model_owner.registration import Registrar, withdraw_models
-    from model_owner.server import INFERENCE_PATH, inference_app, load_models
+    from model_owner.server import INFERENCE_PATH, build_inference_app, load_models
     from secure_computation.at_rest import StorageKey
     from secure_computation.channel import serving
     from secure_computation.engines.choosing import warm_up_for, warm_up_installed
@@ -226,7 +229,7 @@ def _serve(settings: "ModelOwnerSettings", listener: "socket") -> None:
         warm_up_for(model.plan, Engine.MASKED)
     front_end = settings.inference_service
     with InferenceServiceClient.of(front_end) as client:
-        server = inference_app(settings, models, client)
+        server = build_inference_app(settings, models, client)
         withdraw_models(imported, client)
         registrar = Registrar(settings, models, client)
         registrar.register()
@@ -236,8 +239,8 @@ def _serve(settings: "ModelOwnerSettings", listener: "socket") -> None:
             serving.serve(server, listener, name="model owner", host=settings.listen.host, path=INFERENCE_PATH)
 
 
-def _storage_key(key_file: Path | None) -> "StorageKey":
-    """The key of --key-file or the environment. Raises ConfigurationError where there is none, or two."""
+def _read_storage_key(key_file: Path | None) -> "StorageKey":
+    """The key of --key-file or the environment. Raises ConfigurationError if there is none, or two."""
     from plumbing.settings import AtRest
     from secure_computation.at_rest import StorageKey
 
@@ -249,13 +252,42 @@ def _storage_key(key_file: Path | None) -> "StorageKey":
 
 def _print_report(report: "CheckReport") -> None:
     from rich.console import Console
-    from rich.table import Table
 
     console = Console(highlight=False)
+    _print_layers(console, report)
+    costs = _make_table("engine", "one-way trips >", "online MB >", "offline MB >", title="predicted for one diagnosis")
+    for cost in report.costs:
+        online, offline = f"{cost.online_bytes / 1e6:,.2f}", f"{cost.offline_bytes / 1e6:,.2f}"
+        costs.add_row(cost.engine, str(cost.one_way_trips), online, offline)
+    console.print(costs)
+    _print_predictions(console, report)
+    _print_line(
+        console, f"The import, in clear, against the ONNX file in onnxruntime: {_describe_gap(report, report)}."
+    )
+    _print_fixed_point(console, report)
+    console.print(f"Plan {report.plan_hash}")
+    console.print(f"Card {report.card_hash}")
+
+
+def _make_table(*headings: str, title: str, caption: str | None = None) -> "Table":
+    """A table; columns whose headings end in > are numbers, set to the right."""
+    from rich.table import Table
+
+    table = Table(title=title, caption=caption)
+    for heading in headings:
+        justify: Literal["left", "right"] = "right" if heading.endswith(" >") else "left"
+        table.add_column(heading.removesuffix(" >"), justify=justify, overflow="fold")
+    return table
+
+
+def _print_line(console: "Console", text: str) -> None:
+    console.print(text, markup=False, soft_wrap=True)
+
+
+def _print_layers(console: "Console", report: "CheckReport") -> None:
     source = "seeded random images" if report.samples_are_random else "images"
-    layers = Table(title=f"{report.name} {report.version}, value ranges over {report.samples} {source}")
-    for heading in ("layer", "output", "weights", "million products", "smallest", "largest"):
-        layers.add_column(heading, justify="left" if heading in {"layer", "output"} else "right", overflow="fold")
+    title = f"{report.name} {report.version}, value ranges over {report.samples} {source}"
+    layers = _make_table("layer", "output", "weights >", "million products >", "smallest >", "largest >", title=title)
     for layer in report.layers:
         layers.add_row(
             layer.name,
@@ -266,36 +298,13 @@ def _print_report(report: "CheckReport") -> None:
             f"{layer.largest:.4g}",
         )
     console.print(layers)
-    costs = Table(title="predicted for one diagnosis")
-    for heading in ("engine", "one-way trips", "online MB", "offline MB"):
-        costs.add_column(heading, justify="left" if heading == "engine" else "right")
-    for cost in report.costs:
-        costs.add_row(
-            cost.engine,
-            str(cost.one_way_trips),
-            f"{cost.online_bytes / 1e6:,.2f}",
-            f"{cost.offline_bytes / 1e6:,.2f}",
-        )
-    console.print(costs)
-    _print_predictions(console, report)
-    console.print(
-        f"The import, in clear, against the ONNX file in onnxruntime: {_gap(report, report)}.",
-        markup=False,
-        soft_wrap=True,
-    )
-    _print_fixed_point(console, report)
-    console.print(f"Plan {report.plan_hash}")
-    console.print(f"Card {report.card_hash}")
 
 
 def _print_predictions(console: "Console", report: "CheckReport") -> None:
-    from rich.table import Table
-
     from model_owner.cost_prediction import REFERENCE
 
-    table = Table(title="seconds predicted by network", caption=f"computing as on {REFERENCE}")
-    for heading in ("network", "engine", "online s", "offline s"):
-        table.add_column(heading, justify="right" if heading.endswith(" s") else "left")
+    title, caption = "seconds predicted by network", f"computing as on {REFERENCE}"
+    table = _make_table("network", "engine", "online s >", "offline s >", title=title, caption=caption)
     for one in report.predictions:
         table.add_row(one.link.words(), one.engine.value, f"{one.online_seconds:.3g}", f"{one.offline_seconds:.3g}")
     console.print(table)
@@ -306,18 +315,14 @@ def _print_fixed_point(console: "Console", report: "CheckReport") -> None:
     if fixed is None:
         console.print("The masked engine cannot take this model: it is served by the crypten engine.")
         return
-    console.print(
-        f"With the masked engine's rounding, against the same: {_gap(fixed, report)}.", markup=False, soft_wrap=True
-    )
+    _print_line(console, f"With the masked engine's rounding, against the same: {_describe_gap(fixed, report)}.")
     if fixed.out_of_range is not None:
-        console.print(
-            f"A sample leaves the range that the plan allows: {fixed.out_of_range}", markup=False, soft_wrap=True
-        )
+        _print_line(console, f"A sample leaves the range that the plan allows: {fixed.out_of_range}")
     if fixed.advice is not None:
-        console.print(f"Attention: {fixed.advice}.", markup=False, soft_wrap=True)
+        _print_line(console, f"Attention: {fixed.advice}.")
 
 
-def _gap(found: "CheckReport | FixedPointReport", report: "CheckReport") -> str:
+def _describe_gap(found: "CheckReport | FixedPointReport", report: "CheckReport") -> str:
     """How far an evaluation lies from onnxruntime's, in words."""
     from contract.model_card import Task
 

@@ -17,7 +17,7 @@ from secure_computation.plan import Plan
 
 OFFLINE_TRIPS: Final = {Engine.MASKED: 24, Engine.CRYPTEN: 25}
 """Of a session without stock, from its opening at the front end to the material at both parties: TCP, TLS and
-WebSocket handshakes, tickets, and dealing. Counted with a tiny model on slow relays; no model changes it. Where the
+WebSocket handshakes, tickets, and dealing. Counted with a tiny model on slow relays; no model changes it. If the
 link is so slow that idle connections to the front end close in between, five more are needed."""
 
 REFERENCE: Final = "2 cores of an AMD EPYC, one thread a party (benchmarks/results)"
@@ -48,7 +48,7 @@ SPEEDS: Final = {
     ),
 }
 """Online and offline, on the machine of the reference measurement. Taken from results of the shipped model: measure and
-put them down anew where another one is shipped."""
+put them down anew if another one is shipped."""
 
 
 class LinkPrediction(Strict):
@@ -58,7 +58,7 @@ class LinkPrediction(Strict):
     link: Link
     online_seconds: float
     offline_seconds: float
-    """Nothing of it is waited for where material was stocked ahead."""
+    """Nothing of it is waited for if material was stocked ahead."""
 
 
 def predict_over_links(plan: Plan, links: tuple[Link, ...] = LINKS) -> tuple[LinkPrediction, ...]:
@@ -71,13 +71,13 @@ def predict_over_links(plan: Plan, links: tuple[Link, ...] = LINKS) -> tuple[Lin
             online_seconds=online.seconds_over(link),
             offline_seconds=offline.seconds_over(link),
         )
-        for engine, (online, offline) in declared_phases(plan).items()
+        for engine, (online, offline) in predict_phases(plan).items()
         for link in links
         if engine in offered
     )
 
 
-def declared_phases(plan: Plan) -> dict[Engine, tuple[PhaseCost, PhaseCost]]:
+def predict_phases(plan: Plan) -> dict[Engine, tuple[PhaseCost, PhaseCost]]:
     """Online and offline cost by engine, as the lowerings declare them."""
     products = sum(operation.multiplications() for operation in plan.network.operations)
     found = {}
@@ -85,17 +85,19 @@ def declared_phases(plan: Plan) -> dict[Engine, tuple[PhaseCost, PhaseCost]]:
         masked = total_cost(plan.engines.masked)
         # The parties take turns online. Offline the dealer and the data owner send to the model owner at once.
         line = max(masked.dealer_to_model_owner, masked.data_owner_to_model_owner_offline)
-        found[Engine.MASKED] = _phases(Engine.MASKED, masked.trips, masked.online_bytes, line, (products, products))
+        found[Engine.MASKED] = _estimate_phases(
+            Engine.MASKED, masked.trips, masked.online_bytes, line, (products, products)
+        )
     if plan.engines.crypten is not None:
         crypten = predict_cost(plan.network, plan.engines.crypten)
         # Openings go both ways at once. Offline, masked weights follow the dealer's corrections.
         line = crypten.dealer_bytes + crypten.masked_weights_bytes_each_way
         online = crypten.online_bytes_each_way
-        found[Engine.CRYPTEN] = _phases(Engine.CRYPTEN, crypten.online_trips, online, line, (online, line))
+        found[Engine.CRYPTEN] = _estimate_phases(Engine.CRYPTEN, crypten.online_trips, online, line, (online, line))
     return found
 
 
-def _phases(
+def _estimate_phases(
     engine: Engine, trips: int, online: int, offline: int, amounts: tuple[int, int]
 ) -> tuple[PhaseCost, PhaseCost]:
     """Both phases; `amounts` is what computing grows with in each."""

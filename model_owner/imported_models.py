@@ -29,7 +29,7 @@ from contract.base import Strict
 from contract.errors import ConfigurationError, ModelFileError, ModelWithdrawn
 from contract.files import create, move, private_folder
 from contract.model_card import ModelCard, OutputPolicy, read_card
-from model_owner.calibration_images import calibration_images
+from model_owner.calibration_images import load_calibration_images
 from model_owner.choosing_precision import lower_within_budget
 from model_owner.onnx_import.compiling import CompiledModel, compile_model
 from model_owner.onnx_import.reading import MAX_FILE_BYTES
@@ -94,7 +94,7 @@ def is_withdrawn(model: ImportedModel) -> bool:
 
 
 def require_in_service(model: ImportedModel) -> None:
-    """Raise ModelWithdrawn where a version was taken out of service."""
+    """Raise ModelWithdrawn if a version was taken out of service."""
     if is_withdrawn(model):
         raise ModelWithdrawn(
             f"{model.card.name} {model.card.version} was withdrawn by its owner: open a session with another version"
@@ -116,9 +116,9 @@ class ImportedModels:
     def add(self, model_path: Path, card_path: Path, calibration: Sequence[Path] = ()) -> ImportedModel:
         """Compile model.onnx, lower it for every engine, and store the version.
 
-        `calibration`: images on which the ranges of values are measured; phantom radiographs where there are none.
+        `calibration`: images on which the ranges of values are measured; phantom radiographs if there are none.
 
-        Raises ModelFileError where file or card cannot be served or the version exists, ConfigurationError where the
+        Raises ModelFileError if file or card cannot be served or the version exists, ConfigurationError if the
         data folder cannot be written.
         """
         card = read_card(card_path)
@@ -128,7 +128,7 @@ class ImportedModels:
                 f"{card.name} {card.version} is imported already: give a changed model a new version in its card"
             )
         compiled = compile_model(model_path, card)
-        plan = make_plan(compiled.network, _masked_lowering(compiled, card, calibration))
+        plan = make_plan(compiled.network, _lower_for_masked(compiled, card, calibration))
         try:
             private_folder(self._models)
             folder.parent.mkdir(mode=0o700, exist_ok=True)
@@ -148,7 +148,7 @@ class ImportedModels:
     def versions(self) -> dict[str, tuple[str, ...]]:
         """Versions of each imported model, oldest first, by name."""
         names = sorted(path for path in self._models.glob("*") if path.is_dir())
-        found = {path.name: tuple(sorted(_version_folders(path), key=_version_order)) for path in names}
+        found = {path.name: tuple(sorted(_list_versions(path), key=_parse_version)) for path in names}
         return {name: versions for name, versions in found.items() if versions}
 
     def in_service(self) -> tuple[tuple[str, str], ...]:
@@ -162,7 +162,7 @@ class ImportedModels:
     def withdraw(self, name: str, version: str) -> None:
         """Take a version out of service for good, durably: a server that runs refuses new sessions from now on.
 
-        Raises ModelFileError where it is not imported; once more changes nothing.
+        Raises ModelFileError if it is not imported; once more changes nothing.
         """
         if (name, version) not in self._all():
             raise ModelFileError(f"{name[:64]} {version[:64]} is not imported here: give the name and version of one")
@@ -186,8 +186,8 @@ class ImportedModels:
         """Load one version after checking all its hashes.
 
         Args:
-            name: may be left out where only one model is imported.
-            version: the newest where left out.
+            name: may be left out if only one model is imported.
+            version: the newest if left out.
 
         Raises:
             ModelFileError: no such version, or a file changed since its import.
@@ -196,11 +196,11 @@ class ImportedModels:
         if name is None and len(known) == 1:
             name = next(iter(known))
         if name not in known or version not in {None, *known[name]}:
-            raise ModelFileError(_which_one(name, version, known))
+            raise ModelFileError(_explain_choice(name, version, known))
         return _load_version(self._models / name / (version or known[name][-1]), self._key, self._limits)
 
 
-def _which_one(name: str | None, version: str | None, known: dict[str, tuple[str, ...]]) -> str:
+def _explain_choice(name: str | None, version: str | None, known: dict[str, tuple[str, ...]]) -> str:
     listing = ", ".join(f"{known_name} {' '.join(versions)}" for known_name, versions in known.items())
     if not known:
         return "no model is imported in this data folder: import one first, or give its --data-folder"
@@ -209,9 +209,9 @@ def _which_one(name: str | None, version: str | None, known: dict[str, tuple[str
     return f"{name}{f' {version}' if version else ''} is not imported: import it, or name one of {listing}"
 
 
-def _masked_lowering(compiled: CompiledModel, card: ModelCard, calibration: Sequence[Path]) -> MaskedLowering | None:
-    """The masked engine's half of the plan; None, with a warning, where only the crypten engine can take the model."""
-    images = calibration_images(card.input, calibration)
+def _lower_for_masked(compiled: CompiledModel, card: ModelCard, calibration: Sequence[Path]) -> MaskedLowering | None:
+    """The masked engine's half of the plan; None, with a warning, if only the crypten engine can take the model."""
+    images = load_calibration_images(card.input, calibration)
     policy = card.output_policy
     try:
         lowering = lower_within_budget(
@@ -234,17 +234,17 @@ def _warn_of_cost(plan: Plan) -> None:
         _LOG.warning("hospitals and crypto providers refuse this model unless they raise their limits: %s", error)
 
 
-def _version_folders(model: Path) -> list[str]:
+def _list_versions(model: Path) -> list[str]:
     return [path.name for path in model.iterdir() if (path / MANIFEST).is_file() and not path.name.startswith(".")]
 
 
-def _version_order(version: str) -> tuple[int, ...]:
+def _parse_version(version: str) -> tuple[int, ...]:
     return tuple(int(part) if part.isdecimal() else 0 for part in version.split("."))
 
 
 def _write_version(folder: Path, compiled: CompiledModel, card: ModelCard, plan: Plan, key: StorageKey) -> None:
     weights_version = secrets.token_hex(16)
-    context = _context(card, weights_version)
+    context = _name_context(card, weights_version)
     folder.mkdir(mode=0o700)
     create(folder / CARD, card.model_dump_json(indent=2).encode())
     create(folder / PLAN, plan.canonical_bytes())
@@ -255,7 +255,7 @@ def _write_version(folder: Path, compiled: CompiledModel, card: ModelCard, plan:
     create(folder / MANIFEST, manifest.model_dump_json(indent=2).encode())
 
 
-def _context(card: ModelCard, weights_version: str) -> str:
+def _name_context(card: ModelCard, weights_version: str) -> str:
     """What sealed files of a version belong to: those of another do not open in its place."""
     return f"{card.name} {card.version} {weights_version}"
 
@@ -266,36 +266,38 @@ def _hash_file(path: Path) -> str:
 
 
 def _load_version(folder: Path, key: StorageKey, limits: PlanLimits | None) -> ImportedModel:
-    manifest = _checked_manifest(folder)
+    manifest = _check_manifest(folder)
     card = read_card(folder / CARD)
     plan_path = folder / PLAN
     if plan_path.stat().st_size > MAX_PLAN_BYTES:
         raise ModelFileError(f"{plan_path} is larger than {MAX_PLAN_BYTES} bytes: import the model again")
     plan = parse_plan(plan_path.read_bytes(), limits)
-    context = _context(card, manifest.weights_version)
-    weights = _unsealed(folder / WEIGHTS, key, purpose=_WEIGHTS_PURPOSE, context=context)
+    context = _name_context(card, manifest.weights_version)
+    weights = _unseal(folder / WEIGHTS, key, purpose=_WEIGHTS_PURPOSE, context=context)
     return ImportedModel(
         folder=folder,
         card=card,
         plan=plan,
         weights=PrivateWeights.load(plan.network, io.BytesIO(weights)),
         weights_version=manifest.weights_version,
-        onnx=lambda: _unsealed(folder / ONNX, key, purpose=_ONNX_PURPOSE, context=context),
+        onnx=lambda: _unseal(folder / ONNX, key, purpose=_ONNX_PURPOSE, context=context),
     )
 
 
-def _unsealed(path: Path, key: StorageKey, *, purpose: str, context: str) -> bytes:
+def _unseal(path: Path, key: StorageKey, *, purpose: str, context: str) -> bytes:
     try:
         return read_sealed(path, key, purpose=purpose, context=context, limit=_MAX_SEALED_BYTES).tobytes()
     except (OSError, DamagedFile) as error:
-        raise ModelFileError(f"{path} {_words(error)}: delete the folder and import the model again") from error
+        raise ModelFileError(
+            f"{path} {_describe_fault(error)}: delete the folder and import the model again"
+        ) from error
 
 
-def _words(error: OSError | DamagedFile) -> str:
+def _describe_fault(error: OSError | DamagedFile) -> str:
     return str(error) if isinstance(error, DamagedFile) else f"cannot be read ({error.strerror})"
 
 
-def _checked_manifest(folder: Path) -> Manifest:
+def _check_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST
     damaged = f"{folder} changed since the import: delete the folder and import the model again"
     try:

@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from contract.errors import ModelFileError
-from model_owner.onnx_import.ending import final_activation
+from model_owner.onnx_import.ending import find_final_activation
 from plumbing.onnx_runtime import load_onnxruntime
 
 
@@ -24,14 +24,14 @@ class ModelInClear:
         options.intra_op_num_threads = threads
         try:
             self._session = onnxruntime.InferenceSession(
-                _ending_in_logits(model), sess_options=options, providers=["CPUExecutionProvider"]
+                _cut_to_logits(model), sess_options=options, providers=["CPUExecutionProvider"]
             )
         except self._failures as error:
             raise _refused() from error
         self._input = self._session.get_inputs()[0]
 
     def logits(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Logits (batch, classes) of images (batch, channels, height, width), in one call where the model can.
+        """Logits (batch, classes) of images (batch, channels, height, width), in one call if the model can.
 
         A model that fixes its batch at one evaluates them one after the other. One logit z of a binary model becomes
         (0, z), as at import. Raises ModelFileError.
@@ -51,12 +51,12 @@ def _refused() -> ModelFileError:
     return ModelFileError("onnxruntime cannot run this model: export it again with standard operators")
 
 
-def _ending_in_logits(given: bytes) -> bytes:
+def _cut_to_logits(given: bytes) -> bytes:
     """What onnxruntime is to load: the model, or a copy without its final Softmax or Sigmoid."""
     import onnx
 
     model = onnx.load_model_from_string(given)
-    last = final_activation(model.graph)
+    last = find_final_activation(model.graph)
     if last is None:
         return given
     last.op_type = "Identity"

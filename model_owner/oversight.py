@@ -50,9 +50,9 @@ class Oversight:
     def session(self, claims: TicketClaims) -> Iterator[None]:
         """Record that a session begins, and how it ends; exchange heads with the front end after one that was served.
 
-        Raises ConfigurationError where the log cannot be written: then nothing is served.
+        Raises ConfigurationError if the log cannot be written: then nothing is served.
         """
-        details = _details(claims)
+        details = _describe_session(claims)
         self._audit.record("session-begun", output_policy=claims.output_policy, **details)
         state = _BROKEN_OFF
         try:
@@ -82,10 +82,12 @@ class Oversight:
             whose=f"{claims.data_owner} for {claims.model}", ask=f"the model's owner, {self._own.organisation}"
         )
         allowance = self._allowances[claims.model, claims.version].of(claims.data_owner)
-        return self._book.spend(_charge(claims), allowance, holder, ticket=TicketUse.of(claims, by=Role.DATA_OWNER))
+        return self._book.spend(
+            _make_charge(claims), allowance, holder, ticket=TicketUse.of(claims, by=Role.DATA_OWNER)
+        )
 
     def use_up(self, claims: TicketClaims) -> None:
-        """Note a ticket as used, without counting anything. Raises MaterialSpent where it was used before."""
+        """Note a ticket as used, without counting anything. Raises MaterialSpent if it was used before."""
         self._book.use(TicketUse.of(claims, by=Role.DATA_OWNER))
 
     def give_back(self, counted: Counted) -> None:
@@ -116,11 +118,11 @@ class Oversight:
             self._audit.record("head-seen", entry=theirs.number, hash=theirs.hash)
 
 
-def _charge(claims: TicketClaims) -> Charge:
+def _make_charge(claims: TicketClaims) -> Charge:
     return Charge(peer=claims.data_owner, subject=claims.model, purpose=claims.purpose, amount=claims.images)
 
 
-def _details(claims: TicketClaims) -> dict[str, Any]:
+def _describe_session(claims: TicketClaims) -> dict[str, Any]:
     return {
         "session": claims.session,
         "account": claims.account,

@@ -13,7 +13,7 @@ from authority.vouching import sign_voucher
 from contract.api import ModelEntry, PartyAddress
 from contract.errors import ConfigurationError, EncryptedInferenceError, ModelFileError, Refused
 from inference_service.client import InferenceServiceClient
-from model_owner.allowances import allowances_of
+from model_owner.allowances import choose_allowances
 from model_owner.imported_models import ImportedModel, ImportedModels, is_withdrawn
 from model_owner.server import INFERENCE_PATH, HostedModels
 from model_owner.settings import ModelOwnerSettings
@@ -50,7 +50,7 @@ class Registrar:
                 entry,
                 voucher=sign_voucher(entry.statement(), self._settings.credentials),
                 plan=model.plan.canonical_bytes(),
-                allowances=allowances_of(self._settings, model.card, model.plan.network),
+                allowances=choose_allowances(self._settings, model.card, model.plan.network),
             )
             if shown.statement() != entry.statement():
                 raise ConfigurationError(
@@ -61,7 +61,7 @@ class Registrar:
         self._signed_with = own.serial
 
     def look(self) -> None:
-        """Register again where the certificate was renewed. What fails is logged, and tried at the next look."""
+        """Register again if the certificate was renewed. What fails is logged, and tried at the next look."""
         try:
             if PartyCertificate.read(self._settings.credentials.certificate).serial == self._signed_with:
                 return

@@ -51,14 +51,14 @@ from contract.errors import (
     TicketInvalid,
 )
 from contract.identity import Party, Role
-from contract.ticket import STOCKED_ENGINES, Engine, Purpose, TicketClaims, load_public_key
+from contract.ticket import STOCKED_ENGINES, Engine, Purpose, TicketClaims
 from inference_service.client import InferenceServiceClient
-from model_owner.allowances import allowances_of
+from model_owner.allowances import choose_allowances
 from model_owner.imported_models import ImportedModel, ImportedModels, require_in_service
 from model_owner.oversight import BOOK_FILE, Oversight
 from model_owner.settings import ModelOwnerSettings
 from model_owner.stocked_items import ModelOwnerStock
-from plumbing.readiness import PATIENCE_SECONDS, Readiness, require_writable
+from plumbing.readiness import PATIENCE_SECONDS, Look, Readiness, require_writable
 from plumbing.words_for_others import words_for_others
 from secure_computation.admission import STOCKED_ITEM_STEP, items_of, present_ticket
 from secure_computation.at_rest import StorageKey
@@ -165,7 +165,7 @@ class InferenceHandler:
         """Check the ticket of whoever dialled, find its model and count its images; its place is left with the stack.
 
         Nothing is written for a ticket that is refused, whatever it is refused for: it can be presented without end.
-        Nor is the front end told: one that was used before must not end the session that it was made for. Only where
+        Nor is the front end told: one that was used before must not end the session that it was made for. Only if
         no place is free, the ticket is used up, so that the front end can give back what it stood for.
         """
         ticket, claims = self._reception.admit(channel)
@@ -200,8 +200,8 @@ class InferenceHandler:
                 channel.receive_end(step="material stocked")
 
     def _spend(self, channel: Channel, model: ImportedModel, claims: TicketClaims) -> list[PreparedModelOwner] | None:
-        """The stocked items that the data owner names, consumed; None where it names none or one is not there."""
-        named = _named_items(channel, claims)
+        """The stocked items that the data owner names, consumed; None if it names none or one is not there."""
+        named = _receive_items(channel, claims)
         if not named:
             self._stock.drop(claims)  # no other ticket will name them
             return None
@@ -269,7 +269,7 @@ class InferenceHandler:
             dealer.send_end(step="material received")
             return material, dealer.traffic()
         except EncryptedInferenceError as error:
-            refusal = _refusal_of(dealer, error)  # the data owner may have met it first, and have gone
+            refusal = _find_refusal(dealer, error)  # the data owner may have met it first, and have gone
             if refusal is not None:
                 raise Busy(words_for_others(refusal, own=str(self._own))) from error
             raise
@@ -286,7 +286,7 @@ class InferenceHandler:
             _LOG.info("session %s: its end not recorded: %s", claims.session, refusal)
 
 
-def _named_items(channel: Channel, claims: TicketClaims) -> list[ItemName]:
+def _receive_items(channel: Channel, claims: TicketClaims) -> list[ItemName]:
     """The stocked items that a data owner wants to spend: none, or those that its ticket names, one for each image.
 
     The front end names an item in one ticket, so an item that it has seen is not spent again, whatever else was lost.
@@ -299,7 +299,7 @@ def _named_items(channel: Channel, claims: TicketClaims) -> list[ItemName]:
     return [ItemName(item) for item in claims.items] if named else []
 
 
-def _refusal_of(dealer: Channel, error: EncryptedInferenceError) -> PeerReported | None:
+def _find_refusal(dealer: Channel, error: EncryptedInferenceError) -> PeerReported | None:
     """What the dealer said if it turned this session away for want of a place, whatever else ended the session."""
     if not (isinstance(error, PeerReported) and error.peer == dealer.peer):
         try:
@@ -319,49 +319,46 @@ def _tell_ready(channel: Channel, traffic: Traffic) -> None:
 
 
 def load_models(imported: ImportedModels) -> dict[tuple[str, str], ImportedModel]:
-    """Load every version that is in service; hashes are checked. Raises ModelFileError where one was changed."""
+    """Load every version that is in service; hashes are checked. Raises ModelFileError if one was changed."""
     return {(name, version): imported.load(name, version) for name, version in imported.in_service()}
 
 
-def inference_app(settings: ModelOwnerSettings, models: HostedModels, front_end: InferenceServiceClient) -> Starlette:
+def build_inference_app(
+    settings: ModelOwnerSettings, models: HostedModels, front_end: InferenceServiceClient
+) -> Starlette:
     """Build the model owner's server. Raises ConfigurationError for files that are wrong."""
     own = party_of_certificate(settings.credentials.certificate, role=Role.MODEL_OWNER)
-    waiting = settings.waiting
-    deadlines = Deadlines(connect_seconds=waiting.connect, step_seconds=waiting.step)
     book = SpendingBook(settings.data_folder / BOOK_FILE)
     audit = AuditLog(settings.audit_folder, keep_days=settings.audit_days)
     context = tls_context(settings.credentials, server_side=True)
-    dealer = _dealer_link(settings, deadlines)
+    dealer = _link_dealer(settings)
     handler = InferenceHandler(
         own=own,
-        reception=Reception(
-            own=own,
-            public_keys=[load_public_key(path) for path in settings.ticket_keys],
-            places=Places(in_all=settings.sessions_at_once, each=settings.sessions_per_data_owner),
-            leeway=settings.credentials.clock_skew,
-            longest_ticket=settings.ticket_seconds,
+        reception=Reception.of(
+            own, settings, Places(in_all=settings.sessions_at_once, each=settings.sessions_per_data_owner)
         ),
         models=models,
-        stock=ModelOwnerStock(
-            settings.data_folder / "stock",
-            key=StorageKey.of(settings.at_rest),
-            days=settings.stock_days,
-            most_items=settings.stock_per_data_owner,
-            ledger=ConsumptionLedger(settings.data_folder / "consumed"),
-            warn=_LOG.warning,
-            clock=time.time,
-        ),
+        stock=_open_stock(settings),
         dealer=dealer,
         front_end=front_end,
         oversight=Oversight(
             own=own,
             book=book,
-            allowances={key: allowances_of(settings, model.card, model.plan.network) for key, model in models.items()},
+            allowances={
+                key: choose_allowances(settings, model.card, model.plan.network) for key, model in models.items()
+            },
             audit=audit,
             front_end=front_end,
         ),
         images_per_session=settings.images_per_session,
     )
+    looks: dict[Unready, Look] = {
+        Unready.DISK: partial(require_writable, settings.data_folder),
+        Unready.AUDIT_LOG: audit.check,
+        Unready.BUDGETS: book.check,
+        **trust_looks(context),
+        Unready.CRYPTO_PROVIDER: partial(_greet, dealer),
+    }
     served = tuple(Party(role=Role.DATA_OWNER, organisation=name) for name in settings.data_owners)
     return party_app(
         Service(
@@ -369,27 +366,30 @@ def inference_app(settings: ModelOwnerSettings, models: HostedModels, front_end:
             handler=handler,
             expect=served or Role.DATA_OWNER,
             context=context,
-            deadlines=deadlines,
-            readiness=Readiness(
-                {
-                    Unready.DISK: partial(require_writable, settings.data_folder),
-                    Unready.AUDIT_LOG: audit.check,
-                    Unready.BUDGETS: book.check,
-                    **trust_looks(context),
-                    Unready.CRYPTO_PROVIDER: partial(_greet, dealer),
-                },
-                tell=_LOG.warning,
-            ),
+            deadlines=dealer.deadlines,
+            readiness=Readiness(looks, tell=_LOG.warning),
         )
     )
 
 
-def _dealer_link(settings: ModelOwnerSettings, deadlines: Deadlines) -> DealerLink:
+def _open_stock(settings: ModelOwnerSettings) -> ModelOwnerStock:
+    return ModelOwnerStock(
+        settings.data_folder / "stock",
+        key=StorageKey.of(settings.at_rest),
+        days=settings.stock_days,
+        most_items=settings.stock_per_data_owner,
+        ledger=ConsumptionLedger(settings.data_folder / "consumed"),
+        warn=_LOG.warning,
+        clock=time.time,
+    )
+
+
+def _link_dealer(settings: ModelOwnerSettings) -> DealerLink:
     return DealerLink(
         party=Party(role=Role.CRYPTO_PROVIDER, organisation=settings.crypto_provider.organisation),
         url=settings.crypto_provider.url,
         context=tls_context(settings.credentials, server_side=False),
-        deadlines=deadlines,
+        deadlines=Deadlines.of(settings.waiting),
     )
 
 

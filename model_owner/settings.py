@@ -7,19 +7,8 @@ from pydantic import Field
 
 from contract.allowance import Allowance
 from contract.base import Name
-from contract.identity import Credentials
-from contract.ticket import MAX_IMAGES, TICKET_SECONDS, TicketSeconds
-from plumbing.settings import (
-    Address,
-    AtRest,
-    FrontEnd,
-    PartySettings,
-    Peer,
-    PlanLimits,
-    Waiting,
-    WebSocketUrl,
-    settings_config,
-)
+from contract.ticket import MAX_IMAGES
+from plumbing.settings import Address, Peer, SessionPartySettings, WebSocketUrl, settings_config
 
 
 class DealerPeer(Peer):
@@ -29,14 +18,14 @@ class DealerPeer(Peer):
 
 
 class HospitalAllowance(Allowance):
-    """What one hospital may use, where that is not what every hospital may."""
+    """What one hospital may use, if that is not what every hospital may."""
 
     organisation: Name
     model: Name | None = None
     """Absent: of every model that has no entry of its own."""
 
 
-class ModelOwnerSettings(PartySettings):
+class ModelOwnerSettings(SessionPartySettings):
     """Everything that a model owner may choose."""
 
     model_config = settings_config("MODEL_OWNER_")
@@ -46,20 +35,9 @@ class ModelOwnerSettings(PartySettings):
     listen: Address = Address(host="127.0.0.1", port=8081)
     public_url: WebSocketUrl | None = None
     """Where data owners reach this server, if not where it listens (behind a proxy, say)."""
-    credentials: Credentials
-    at_rest: AtRest
-    """The key that seals what lies in `data_folder`."""
-    ticket_keys: Annotated[tuple[Path, ...], Field(min_length=1)]
-    """Public keys of the inference service, pinned."""
-    ticket_seconds: TicketSeconds = TICKET_SECONDS
-    """The longest that a ticket may live, from its issue to its expiry, to be accepted here."""
-    inference_service: FrontEnd
     crypto_provider: DealerPeer
     data_owners: tuple[Name, ...] = ()
     """Organisations that are served; empty: every data owner of the federation."""
-    waiting: Waiting = Waiting()
-    plan_limits: PlanLimits = PlanLimits()
-    """What one image may cost by its plan; a plan that costs more is refused before any work."""
     sessions_at_once: Annotated[int, Field(ge=1, le=256)] = 4
     """Each holds its corrections in memory: about 300 MB for a ResNet-18 at 224 x 224 and one image."""
     sessions_per_data_owner: Annotated[int | None, Field(ge=1, le=256)] = None
@@ -77,8 +55,6 @@ class ModelOwnerSettings(PartySettings):
     """Items that one data owner may stock here; each takes some 185 MB of disk for a ResNet-18 at 224 x 224."""
     stock_days: Annotated[float, Field(gt=0, le=365)] = 7.0
     """How long a stocked item is kept."""
-    threads: Annotated[int, Field(ge=1, le=256)] = 1
-    """Threads of one tensor operation."""
 
     @property
     def audit_folder(self) -> Path:

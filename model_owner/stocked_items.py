@@ -63,7 +63,7 @@ class ModelOwnerStock:
 
     @contextmanager
     def room(self, claims: TicketClaims) -> Iterator[None]:
-        """Hold a place for one more item while it is prepared. Raises Refused where the data owner has its number."""
+        """Hold a place for one more item while it is prepared. Raises Refused if the data owner has its number."""
         owner = claims.data_owner
         self._sweep()
         with self._lock:
@@ -84,7 +84,7 @@ class ModelOwnerStock:
     def kept(
         self, claims: TicketClaims, lowering: MaskedLowering, prepared: PreparedModelOwner, *, weights_version: str
     ) -> Iterator[None]:
-        """Keep an item; drop it where the block, in which the data owner keeps its half, fails."""
+        """Keep an item; drop it if the block, in which the data owner keeps its half, fails."""
         binding = Binding.of(claims, item=prepared.item, weights_version=weights_version, now=self._clock())
         folder = self._of(claims.data_owner)
         folder.put(binding, model_owner_bodies(lowering, prepared))
@@ -97,9 +97,9 @@ class ModelOwnerStock:
     def take(
         self, claims: TicketClaims, lowering: MaskedLowering, item: ItemName, *, weights_version: str
     ) -> PreparedModelOwner | None:
-        """Consume the item that a data owner named; None where it is not kept (expired, damaged, lost, other weights).
+        """Consume the item that a data owner named; None if it is not kept (expired, damaged, lost, other weights).
 
-        Raises: MaterialSpent where it was used before; Refused where it is for something else than this session.
+        Raises: MaterialSpent if it was used before; Refused if it is for something else than this session.
         """
         self._sweep()
         folder = self._of(claims.data_owner)

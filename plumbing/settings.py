@@ -39,6 +39,8 @@ from pydantic_settings.exceptions import SettingsError
 
 from contract.base import Name
 from contract.errors import ConfigurationError
+from contract.identity import Credentials
+from contract.ticket import TICKET_SECONDS, TicketSeconds
 from plumbing.listening import is_host_name, with_port
 
 MAX_CONFIGURATION_BYTES = 1 << 20
@@ -335,3 +337,22 @@ class PlanLimits(BaseModel):
     """Estimated to the safe side, for all parties together, on one core."""
     memory_bytes: Annotated[int, Field(gt=0)] = 16 * GIBIBYTE
     """Estimated to the safe side, of the party that holds most at once."""
+
+
+class SessionPartySettings(PartySettings):
+    """What every party of a session chooses: the data owner, the model owner and the crypto provider."""
+
+    data_folder: Path
+    credentials: Credentials
+    at_rest: AtRest
+    """The key that seals what lies in `data_folder`."""
+    ticket_keys: Annotated[tuple[Path, ...], Field(min_length=1)]
+    """Public keys of the inference service, pinned."""
+    ticket_seconds: TicketSeconds = TICKET_SECONDS
+    """The longest that a ticket may live, from its issue to its expiry, to be accepted here."""
+    inference_service: FrontEnd
+    waiting: Waiting = Waiting()
+    plan_limits: PlanLimits = PlanLimits()
+    """What one image may cost by its plan; a plan that costs more is refused before any work."""
+    threads: Annotated[int, Field(ge=1, le=256)] = 1
+    """Threads of one tensor operation."""

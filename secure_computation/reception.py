@@ -6,13 +6,14 @@ Whoever shows none waits for a moment, in a bounded room, where its own organisa
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from datetime import timedelta
-from typing import Final
+from typing import Final, Self
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from contract.identity import Party, Role
-from contract.ticket import LEEWAY, TICKET_SECONDS, TicketClaims
+from contract.ticket import LEEWAY, TICKET_SECONDS, TicketClaims, load_public_key
 from plumbing.lobby import Lobby
+from plumbing.settings import SessionPartySettings
 from secure_computation.admission import admit
 from secure_computation.channel.channel import Channel
 from secure_computation.places import Places
@@ -29,6 +30,17 @@ WAITING_EACH: Final = 16
 
 class Reception:
     """Admits the parties of sessions. For use by several threads."""
+
+    @classmethod
+    def of(cls, own: Party, settings: SessionPartySettings, places: Places) -> Self:
+        """As a party's settings say. Raises ConfigurationError for a key that cannot be read."""
+        return cls(
+            own=own,
+            public_keys=[load_public_key(path) for path in settings.ticket_keys],
+            places=places,
+            leeway=settings.credentials.clock_skew,
+            longest_ticket=settings.ticket_seconds,
+        )
 
     def __init__(
         self,

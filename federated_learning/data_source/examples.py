@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from contract.errors import ConfigurationError, ImageError
 from contract.model_card import InputSpecification
-from imaging.several import read_several
+from imaging.reading import read_several
 
 ALL = "all"
 """The role of every example of a source that names no roles."""

@@ -19,8 +19,7 @@ from contract.errors import ConfigurationError, ImageError
 from contract.files import replacing_file
 from contract.model_card import InputSpecification
 from imaging.polarity import POLARITY_UNKNOWN
-from imaging.reading import ModelInput
-from imaging.several import read_several
+from imaging.reading import ModelInput, read_several
 
 FORMAT: Final = 1
 READERS: Final = ("numpy", "pillow", "pydicom", "pyjpegls", "python-gdcm", "nibabel", "imagecodecs")

@@ -9,11 +9,11 @@ from pydicom.pixels.processing import apply_color_lut
 from pydicom.uid import JPEG2000, UID, DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
 
 from contract.errors import ImageError
-from imaging.dicom.decoding import checked_codestream
-from imaging.dicom.frames import compressed_frame
+from imaging.dicom.decoding import check_codestream
+from imaging.dicom.frames import read_compressed_frame
 from imaging.dicom.header import PALETTE, PixelLayout
 from imaging.dicom.syntax import HIGH_THROUGHPUT, Codec, DicomFile
-from imaging.formats import ImageWarning
+from imaging.formats import ImageWarnings
 
 PALETTE_TAGS = tuple(
     f"{colour}PaletteColorLookupTable{what}" for colour in ("Red", "Green", "Blue") for what in ("Descriptor", "Data")
@@ -31,18 +31,18 @@ _DECODED_AS = {DeflatedExplicitVRLittleEndian: ExplicitVRLittleEndian} | dict.fr
 
 def decode_colours(
     file: DicomFile, data_set: Dataset, layout: PixelLayout, frame: int
-) -> tuple[NDArray[np.uint8], tuple[ImageWarning, ...]]:
+) -> tuple[NDArray[np.uint8], ImageWarnings]:
     """One frame in red, green and blue, (rows, columns, 3), 8 bits each."""
     data_set.PhotometricInterpretation, data_set.SamplesPerPixel = layout.kind, layout.samples
     data_set.BitsStored, data_set.HighBit = layout.stored, layout.high_bit
     data_set.PixelRepresentation, data_set.NumberOfFrames = int(layout.signed), layout.frames
-    warnings: tuple[ImageWarning, ...] = ()
+    warnings: ImageWarnings = ()
     decoded_as = UID(_DECODED_AS.get(file.transfer_syntax, file.transfer_syntax))
     data_set.file_meta.TransferSyntaxUID = decoded_as
     if file.codec is not Codec.NATIVE:
-        data, warnings = compressed_frame(data_set, layout, file, frame)
+        data, warnings = read_compressed_frame(data_set, layout, file, frame)
         if file.codec is not Codec.RUN_LENGTHS:
-            checked_codestream(data, layout)
+            check_codestream(data, layout)
         data_set.PixelData, data_set.NumberOfFrames, frame = encapsulate([data]), 1, 0
     values, _ = get_decoder(decoded_as).as_array(data_set, index=frame, decoding_plugin=_PLUGINS[file.codec])
     if layout.kind == PALETTE:

@@ -1,4 +1,7 @@
-"""DICOM's grey-scale transformations (PS3.3 C.11.1 and C.11.2), from stored values straight to [0, 1]."""
+"""DICOM's grey-scale transformations (PS3.3 C.11.1 and C.11.2), from stored values straight to [0, 1].
+
+Lookup tables are read as vendors write them.
+"""
 
 import math
 from dataclasses import dataclass, field
@@ -10,10 +13,9 @@ from pydicom import Dataset
 
 from contract.errors import ImageError
 from contract.model_card import Window
-from imaging.dicom.lookup_table import LookupTable, is_depth, is_empty, read_lookup_table
-from imaging.dicom.tags import code, has_decimal_comma, items, numbers
-from imaging.formats import ImageWarning
-from imaging.grey_scale import LARGEST, full_range, stretched, windowed
+from imaging.dicom.tags import has_decimal_comma, read_code, read_content, read_items, read_numbers
+from imaging.formats import ImageWarning, ImageWarnings
+from imaging.grey_scale import LARGEST, apply_window, stretch, stretch_to_range
 
 TRANSFORMATION_TAGS = (
     "ModalityLUTSequence",
@@ -28,21 +30,97 @@ _NUMBERS = ("RescaleSlope", "RescaleIntercept", "WindowCenter", "WindowWidth")
 _FUNCTIONS = ("LINEAR", "LINEAR_EXACT", "SIGMOID")
 
 
+_WORDS = 1 << 16
+_FEWEST_BITS, _MOST_BITS = 8, 16
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LookupTable:
+    """Entries, and what its descriptor says of them."""
+
+    entries: NDArray[np.float32] = field(repr=False)
+    first: int
+    """The value that is mapped to the first entry, as 16 bits without a sign: see `look_up`."""
+    declared_bits: int
+
+    @property
+    def used_bits(self) -> int:
+        """The depth of the entries that are there: what the largest needs, and 8 at least."""
+        return max(int(self.entries.max()).bit_length(), _FEWEST_BITS)
+
+    def look_up(self, values: NDArray[np.integer] | NDArray[np.float32]) -> NDArray[np.float32]:
+        """Values through the table; those outside take the nearest end."""
+        first = self._first_of(int(np.rint(values.min())), int(np.rint(values.max())), len(self.entries))
+        index = np.rint(values).astype(np.int64) - first
+        return self.entries[np.clip(index, 0, len(self.entries) - 1, out=index)]
+
+    def _first_of(self, smallest: int, largest: int, entries: int) -> int:
+        """The first mapped value with its sign, which files write under either VR: where the table meets the values.
+
+        If it would with and without a sign, the same; if it would with neither, the nearer one.
+        """
+        if self.first < _WORDS >> 1:
+            return self.first
+        negative = self.first - _WORDS
+
+        def common(first: int) -> int:
+            return min(largest, first + entries - 1) - max(smallest, first)
+
+        if common(negative) == common(self.first):
+            return negative if smallest < 0 else self.first
+        return max(negative, self.first, key=common)
+
+
+def read_lookup_table(item: Dataset) -> LookupTable | None:
+    """A table of 8 to 16 bits; None if its descriptor or its data make none."""
+    descriptor = read_numbers(item, "LUTDescriptor")
+    if len(descriptor) != 3 or any(value is None or value != int(value) for value in descriptor):
+        return None
+    count, first, bits = (int(value or 0) for value in descriptor)
+    count = count % _WORDS or _WORDS
+    entries = _read_entries(item, count)
+    if entries is None:
+        return None
+    return LookupTable(entries=entries.astype(np.float32), first=first % _WORDS, declared_bits=bits)
+
+
+def is_empty(item: Dataset) -> bool:
+    """Whether an item has tags without a descriptor or entries in them: some programs write it for no table."""
+    return "LUTDescriptor" in item and not read_numbers(item, "LUTDescriptor") and not read_content(item, "LUTData")[0]
+
+
+def is_depth(bits: int) -> bool:
+    """Whether a descriptor may name this depth."""
+    return _FEWEST_BITS <= bits <= _MOST_BITS
+
+
+def _read_entries(item: Dataset, count: int) -> NDArray[np.unsignedinteger] | None:
+    """The entries: words, or bytes packed two to a word, the first in the lower half."""
+    data, little_endian = read_content(item, "LUTData")
+    words = np.frombuffer(data[: len(data) // 2 * 2], dtype="<u2" if little_endian else ">u2")
+    if len(words) >= count:
+        return words[:count]
+    if len(data) in (count, count + 1):
+        packed = words.astype("<u2").view(np.uint8)
+        return packed[:count] if len(packed) >= count else np.frombuffer(data, np.uint8)
+    return None
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Shown:
     """Grey values for the screen, before the inversion of MONOCHROME1."""
 
     pixels: NDArray[np.float32] = field(repr=False)
-    warnings: tuple[ImageWarning, ...] = ()
+    warnings: ImageWarnings = ()
     window: Window | None = None
     """Where people who look begin: the file's own linear window, or the range of what is no padding."""
 
 
 def apply_modality(
     stored: NDArray[np.integer] | NDArray[np.floating], told: Dataset
-) -> tuple[NDArray[np.float32], tuple[ImageWarning, ...]]:
-    """Stored values -> output units of the modality LUT or rescale; unchanged where the file has neither."""
-    sequence = items(told, "ModalityLUTSequence")
+) -> tuple[NDArray[np.float32], ImageWarnings]:
+    """Stored values -> output units of the modality LUT or rescale; unchanged if the file has neither."""
+    sequence = read_items(told, "ModalityLUTSequence")
     if sequence and not is_empty(sequence[0]):
         table = read_lookup_table(sequence[0])
         if table is None:
@@ -51,7 +129,7 @@ def apply_modality(
             )
         return table.look_up(stored), ()
     values = stored.astype(np.float32)
-    slopes, intercepts = numbers(told, "RescaleSlope"), numbers(told, "RescaleIntercept")
+    slopes, intercepts = read_numbers(told, "RescaleSlope"), read_numbers(told, "RescaleIntercept")
     if not slopes and not intercepts:
         return values, ()
     slope, intercept = slopes[0] if slopes else 1.0, intercepts[0] if intercepts else 0.0
@@ -72,31 +150,31 @@ def to_display(
     values: NDArray[np.float32], told: Dataset, card_window: Window | None, padding: NDArray[np.bool] | None
 ) -> Shown:
     """Values -> [0, 1] by the file's VOI LUT, else its window, else the card's window, else the values' own range."""
-    remarks = list(_comma(told))
-    sequence = items(told, "VOILUTSequence")
+    remarks = list(_check_comma(told))
+    sequence = read_items(told, "VOILUTSequence")
     table = next((table for table in map(read_lookup_table, sequence) if table is not None), None)
     if table is not None:
-        return _through(table, values, remarks)
+        return _apply_table(table, values, remarks)
     if sequence or ("VOILUTSequence" in told and told.get_item("VOILUTSequence").value):
         remarks.append(
             ImageWarning("bad-lookup-table", "the file's lookup table (VOI LUT) cannot be used; it was left out")
         )
-    window, window_remarks = _window(told)
+    window, window_remarks = _choose_window(told)
     remarks += window_remarks
     if window is not None:
-        function, function_remarks = _function(told)
-        pixels = windowed(values, center=window.center, width=window.width, function=function)
+        function, function_remarks = _choose_function(told)
+        pixels = apply_window(values, center=window.center, width=window.width, function=function)
         seen = None if function == "SIGMOID" else window
         return Shown(pixels=pixels, warnings=(*remarks, *function_remarks), window=seen)
     if card_window is None and padding is not None:
-        pixels, smallest, largest = full_range(values, ~padding)
+        pixels, smallest, largest = stretch_to_range(values, ~padding)
         width = max(largest - smallest, 1e-6)
         seen = Window(center=smallest + width / 2, width=width)
         return Shown(pixels=pixels, warnings=tuple(remarks), window=seen)
-    return Shown(pixels=stretched(values, card_window), warnings=tuple(remarks))
+    return Shown(pixels=stretch(values, card_window), warnings=tuple(remarks))
 
 
-def _through(table: LookupTable, values: NDArray[np.float32], remarks: list[ImageWarning]) -> Shown:
+def _apply_table(table: LookupTable, values: NDArray[np.float32], remarks: list[ImageWarning]) -> Shown:
     """By a VOI LUT, scaled by the depth of the entries that are there, whatever the descriptor says."""
     used = table.used_bits
     if used != table.declared_bits and table.entries.any():
@@ -106,10 +184,10 @@ def _through(table: LookupTable, values: NDArray[np.float32], remarks: list[Imag
     return Shown(pixels=np.clip(table.look_up(values) / np.float32(2**used - 1), 0, 1), warnings=tuple(remarks))
 
 
-def _window(told: Dataset) -> tuple[Window | None, tuple[ImageWarning, ...]]:
-    """The first of the file's windows that is usable; no remark where the file names none at all."""
-    centers, widths = numbers(told, "WindowCenter"), numbers(told, "WindowWidth")
-    narrowest = 1.0 if _function(told)[0] == "LINEAR" else 0.0
+def _choose_window(told: Dataset) -> tuple[Window | None, ImageWarnings]:
+    """The first of the file's windows that is usable; no remark if the file names none at all."""
+    centers, widths = read_numbers(told, "WindowCenter"), read_numbers(told, "WindowWidth")
+    narrowest = 1.0 if _choose_function(told)[0] == "LINEAR" else 0.0
     for position, (center, width) in enumerate(zip_longest(centers, widths)):
         if center is None or width is None or not (math.isfinite(center) and math.isfinite(width)):
             continue
@@ -122,8 +200,8 @@ def _window(told: Dataset) -> tuple[Window | None, tuple[ImageWarning, ...]]:
     return None, (ImageWarning("bad-window", text),)
 
 
-def _function(told: Dataset) -> tuple[str, tuple[ImageWarning, ...]]:
-    named = code(told, "VOILUTFunction")
+def _choose_function(told: Dataset) -> tuple[str, ImageWarnings]:
+    named = read_code(told, "VOILUTFunction")
     function = "LINEAR" if named is None else named.replace(" ", "_")
     if function in _FUNCTIONS:
         return function, ()
@@ -131,7 +209,7 @@ def _function(told: Dataset) -> tuple[str, tuple[ImageWarning, ...]]:
     return "LINEAR", (ImageWarning("bad-window-function", text),)
 
 
-def _comma(told: Dataset) -> tuple[ImageWarning, ...]:
+def _check_comma(told: Dataset) -> ImageWarnings:
     if not has_decimal_comma(told, _NUMBERS):
         return ()
     text = "the file writes numbers of its window or rescale with a comma; they were read as decimals"

@@ -10,7 +10,7 @@ from pydicom import Dataset
 from contract.errors import ImageError
 from imaging.dicom.header import PixelLayout
 from imaging.dicom.syntax import Codec, DicomFile
-from imaging.formats import ImageWarning
+from imaging.formats import ImageWarning, ImageWarnings
 
 _ITEM, _END = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"
 MOST_FRAGMENTS = 1 << 20
@@ -34,12 +34,12 @@ _BEGINS: MappingProxyType[Codec, Callable[[bytes], bool]] = MappingProxyType(
 """Whether a fragment is the first of a frame."""
 
 
-def native_frame(data_set: Dataset, layout: PixelLayout, frame: int) -> tuple[bytes, tuple[ImageWarning, ...]]:
-    """The bytes of a frame that is not compressed, and a remark where the file holds more than it promises.
+def read_native_frame(data_set: Dataset, layout: PixelLayout, frame: int) -> tuple[bytes, ImageWarnings]:
+    """The bytes of a frame that is not compressed, and a remark if the file holds more than it promises.
 
-    Raises ImageError where there are fewer.
+    Raises ImageError if there are fewer.
     """
-    data = _pixel_data(data_set, layout.keyword)
+    data = _read_pixel_data(data_set, layout.keyword)
     end = (frame + 1) * layout.frame_bytes
     if data.startswith(_ITEM) and len(data) not in (expected := layout.frames * layout.frame_bytes, expected + 1):
         raise ImageError(
@@ -52,38 +52,38 @@ def native_frame(data_set: Dataset, layout: PixelLayout, frame: int) -> tuple[by
             raise ImageError("the DICOM header promises several pictures, the file holds one: export the file again")
         raise ImageError(_CUT_SHORT)
     beyond = len(data) - layout.frames * layout.frame_bytes
-    remarks = _more_than_promised(pictures=beyond >= layout.frame_bytes) if beyond > 1 else ()  # one byte is padding
+    remarks = _report_excess(pictures=beyond >= layout.frame_bytes) if beyond > 1 else ()  # one byte is padding
     return data[end - layout.frame_bytes : end], remarks
 
 
-def compressed_frame(
+def read_compressed_frame(
     data_set: Dataset, layout: PixelLayout, file: DicomFile, frame: int
-) -> tuple[bytes, tuple[ImageWarning, ...]]:
-    """The bytes of one compressed frame, and a remark where the file holds more frames than it promises.
+) -> tuple[bytes, ImageWarnings]:
+    """The bytes of one compressed frame, and a remark if the file holds more frames than it promises.
 
-    Frames are told by how they begin, for tables of offsets are often wrong; by the table where nothing else helps.
+    Frames are told by how they begin, for tables of offsets are often wrong; by the table if nothing else helps.
     """
     begins = _BEGINS[file.codec]
-    data = _pixel_data(data_set, layout.keyword)
+    data = _read_pixel_data(data_set, layout.keyword)
     if not data.startswith(_ITEM):
         raise ImageError(
             f"the DICOM file is damaged, its picture is not compressed as it says ({file.transfer_syntax.name}): "
             "export or copy it again"
         )
-    table, fragments = _fragments(data, begins)
+    table, fragments = _split_fragments(data, begins)
     starts = [index for index, fragment in enumerate(fragments) if begins(fragment.content)]
     if starts and starts[0] == 0 and len(starts) >= layout.frames:
         ends = [*starts[1:], len(fragments)]
         chosen = fragments[starts[frame] : ends[frame]]
-        return _joined(chosen), _more_than_promised(pictures=True) if len(starts) > layout.frames else ()
+        return _join(chosen), _report_excess(pictures=True) if len(starts) > layout.frames else ()
     if len(fragments) == layout.frames:
         return fragments[frame].content, ()
     if layout.frames == 1:
-        return _joined(fragments), ()
+        return _join(fragments), ()
     offsets = struct.unpack(f"<{layout.frames}I", table) if len(table) == 4 * layout.frames else ()
     if offsets and set(offsets) <= {fragment.offset for fragment in fragments}:
         limits = [*offsets, 1 << 63]
-        return _joined([one for one in fragments if limits[frame] <= one.offset < limits[frame + 1]]), ()
+        return _join([one for one in fragments if limits[frame] <= one.offset < limits[frame + 1]]), ()
     raise ImageError("the DICOM file does not hold the pictures that its header promises: export the file again")
 
 
@@ -96,18 +96,18 @@ class _Fragment:
     content: bytes = field(repr=False)
 
 
-def _joined(fragments: list[_Fragment]) -> bytes:
+def _join(fragments: list[_Fragment]) -> bytes:
     return b"".join(fragment.content for fragment in fragments)
 
 
-def _pixel_data(data_set: Dataset, keyword: str) -> bytes:
+def _read_pixel_data(data_set: Dataset, keyword: str) -> bytes:
     element = data_set.get_item(keyword) if keyword in data_set else None
     if element is None:
         raise ImageError(_CUT_SHORT)
     return bytes(element.value or b"")
 
 
-def _fragments(data: bytes, begins: Callable[[bytes], bool]) -> tuple[bytes, list[_Fragment]]:
+def _split_fragments(data: bytes, begins: Callable[[bytes], bool]) -> tuple[bytes, list[_Fragment]]:
     """The table of offsets, and the fragments that follow it. Raises ImageError for what holds none."""
     contents: list[tuple[int, bytes]] = []
     position = 0
@@ -130,8 +130,8 @@ def _fragments(data: bytes, begins: Callable[[bytes], bool]) -> tuple[bytes, lis
     return table, [_Fragment(position - start, content) for position, content in contents]
 
 
-def _more_than_promised(*, pictures: bool) -> tuple[ImageWarning, ...]:
-    """A question where the rest is as large as a picture: then the header may be wrong about size or depth too."""
+def _report_excess(*, pictures: bool) -> ImageWarnings:
+    """A question if the rest is as large as a picture: then the header may be wrong about size or depth too."""
     text = "the file holds more pixel data than its header promises; the rest was not read"
     if pictures:
         text += ": look at the picture"

@@ -6,9 +6,9 @@ from typing import Final
 
 from pydicom import Dataset
 
-from imaging.dicom.tags import code, codes, items, texts
-from imaging.formats import ImageWarning
-from imaging.views import FRONTAL, FRONTAL_VIEWS, GROUPS, LATERAL, LATERAL_VIEWS
+from imaging.dicom.tags import read_code, read_codes, read_items, read_texts
+from imaging.formats import ImageWarning, ImageWarnings
+from imaging.suitability import FRONTAL, FRONTAL_VIEWS, GROUPS, LATERAL, LATERAL_VIEWS
 
 GEOMETRY_TAGS: Final = (
     "ViewPosition",
@@ -21,8 +21,16 @@ GEOMETRY_TAGS: Final = (
 _PROJECTED = frozenset({"CR", "DX", "DR", "RF", "RG", "XA", "OT", "SC", None})
 """Modalities whose pictures are shown upright, with the patient's right on the left; or nobody knows which it is."""
 _LIMBS = frozenset(
-    {"HAND", "FINGER", "THUMB", "WRIST", "FOREARM", "ELBOW", "HUMERUS", "ARM", "EXTREMITY"}
-    | {
+    [
+        "HAND",
+        "FINGER",
+        "THUMB",
+        "WRIST",
+        "FOREARM",
+        "ELBOW",
+        "HUMERUS",
+        "ARM",
+        "EXTREMITY",
         "FOOT",
         "TOE",
         "ANKLE",
@@ -37,7 +45,7 @@ _LIMBS = frozenset(
         "HEEL",
         "JAW",
         "SHOULDER",
-    }
+    ]
 )
 """Parts that people lay and show as they like."""
 
@@ -140,31 +148,31 @@ _VIEWS, _REGIONS = (
 )
 
 
-def body_parts(told: Dataset) -> tuple[str, ...]:
+def read_body_parts(told: Dataset) -> tuple[str, ...]:
     """What BodyPartExamined and AnatomicRegionSequence say, each once; nothing for a code that is not known here."""
-    by_code = _REGIONS.get(_first_code(told, "AnatomicRegionSequence"))
-    named = (*codes(told, "BodyPartExamined"), *(() if by_code is None else (by_code,)))
+    by_code = _REGIONS.get(_read_first_code(told, "AnatomicRegionSequence"))
+    named = (*read_codes(told, "BodyPartExamined"), *(() if by_code is None else (by_code,)))
     return tuple(dict.fromkeys(named))
 
 
-def views_told(told: Dataset) -> tuple[str, ...]:
-    """The view by its own tags, and by the orientation where that can only be one."""
-    named = [_view(code(told, "ViewPosition")), _VIEWS.get(_first_code(told, "ViewCodeSequence"))]
+def read_views(told: Dataset) -> tuple[str, ...]:
+    """The view by its own tags, and by the orientation if that can only be one."""
+    named = [_spell_view(read_code(told, "ViewPosition")), _VIEWS.get(_read_first_code(told, "ViewCodeSequence"))]
     views = [view for view in named if view is not None]
-    side = _seen_from(told)
+    side = _find_side(told)
     known = FRONTAL_VIEWS | LATERAL_VIEWS
     if side is not None and (not views or known & {*views}):
         views.append(side)
     return tuple(view for view in dict.fromkeys(views) if not _is_implied(view, views))
 
 
-def orientation_warnings(told: Dataset) -> tuple[ImageWarning, ...]:
+def check_orientation(told: Dataset) -> ImageWarnings:
     """Ask about a picture that by its own PatientOrientation does not lie as radiographs are shown."""
     if not _is_shown_upright(told):
         return ()
-    directions = _directions(told)
+    directions = _read_directions(told)
     if directions is None:
-        if not texts(told, "PatientOrientation"):
+        if not read_texts(told, "PatientOrientation"):
             return ()
         text = "the file's tag of how the patient lies (PatientOrientation) cannot be read; it was left out"
         return (ImageWarning("bad-orientation", text),)
@@ -188,18 +196,18 @@ def _is_implied(view: str, views: list[str]) -> bool:
     return bool((GROUPS.get(view, frozenset()) - {view}) & {*views})
 
 
-def _view(named: str | None) -> str | None:
+def _spell_view(named: str | None) -> str | None:
     plain = None if named is None else re.sub("[ _]+", " ", named)
     return plain if plain is None else _VIEW_WORDS.get(plain, plain)
 
 
-def _first_code(told: Dataset, keyword: str) -> str:
-    return next((value for item in items(told, keyword)[:1] for value in texts(item, "CodeValue")[:1]), "")
+def _read_first_code(told: Dataset, keyword: str) -> str:
+    return next((value for item in read_items(told, keyword)[:1] for value in read_texts(item, "CodeValue")[:1]), "")
 
 
-def _directions(told: Dataset) -> tuple[str, str] | None:
+def _read_directions(told: Dataset) -> tuple[str, str] | None:
     """Where rows and columns run to, by the first letter of each; None where the tag does not say."""
-    found = [value.upper()[:1] for value in texts(told, "PatientOrientation")]
+    found = [value.upper()[:1] for value in read_texts(told, "PatientOrientation")]
     if len(found) != 2 or not {*found} <= {*"LRAPHF"}:
         return None
     return found[0], found[1]
@@ -207,12 +215,12 @@ def _directions(told: Dataset) -> tuple[str, str] | None:
 
 def _is_shown_upright(told: Dataset) -> bool:
     """Whether the picture is a projection of a trunk or head: limbs are laid and shown as people like."""
-    return code(told, "Modality") in _PROJECTED and not _LIMBS & {*body_parts(told)}
+    return read_code(told, "Modality") in _PROJECTED and not _LIMBS & {*read_body_parts(told)}
 
 
-def _seen_from(told: Dataset) -> str | None:
+def _find_side(told: Dataset) -> str | None:
     """Frontal or lateral, by the axes of the picture."""
-    axes = {*(_directions(told) or ())} if _is_shown_upright(told) else set()
+    axes = {*(_read_directions(told) or ())} if _is_shown_upright(told) else set()
     if axes & {*"HF"}:
         if axes & {*"LR"}:
             return FRONTAL

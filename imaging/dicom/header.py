@@ -9,10 +9,9 @@ from pydicom import Dataset, dcmread
 
 from contract.errors import ImageError
 from contract.model_card import FrameChoice
-from imaging.dicom.mending import with_known_vrs
-from imaging.dicom.syntax import CONVERT, Codec, DicomFile
-from imaging.dicom.tags import integer, numbers, printable, texts
-from imaging.formats import ImageWarning, Limits, chosen_frame
+from imaging.dicom.syntax import CONVERT, Codec, DicomFile, mend_vrs
+from imaging.dicom.tags import clean_code, read_integer, read_numbers, read_texts
+from imaging.formats import ImageWarning, ImageWarnings, Limits, choose_frame
 
 GREY: Final = ("MONOCHROME1", "MONOCHROME2")
 PALETTE: Final = "PALETTE COLOR"
@@ -65,7 +64,7 @@ class PixelLayout:
     stored: int
     high_bit: int
     signed: bool
-    remarks: tuple[ImageWarning, ...] = ()
+    remarks: ImageWarnings = ()
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -96,16 +95,16 @@ class Header:
 
 def read_header(file: DicomFile) -> Header:
     """The tags of the layout. Raises ImageError for a file without pixels."""
-    found = _header(file)
-    if found is None and (mended := with_known_vrs(file)) is not None:
-        found = _header(mended)
+    found = _try_header(file)
+    if found is None and (mended := mend_vrs(file)) is not None:
+        found = _try_header(mended)
     if found is None:
         raise ImageError("the DICOM file holds no picture (no pixel data), or is cut short: export the image itself")
     return found
 
 
-def _header(file: DicomFile) -> Header | None:
-    """None where no pixels follow the header."""
+def _try_header(file: DicomFile) -> Header | None:
+    """None if no pixels follow the header."""
     source = file.beginning()
     tags = dcmread(source, stop_before_pixels=True, specific_tags=list(HEADER_TAGS))
     keyword = PIXEL_KEYWORDS.get(source.read(4))
@@ -115,17 +114,17 @@ def _header(file: DicomFile) -> Header | None:
 def read_layout(found: Header, choice: FrameChoice, limits: Limits) -> PixelLayout:
     """Refuse by header alone what holds no frame to read within `limits`."""
     file, header, keyword = found.file, found.tags, found.keyword
-    frames, remarks = _frames(header)
-    chosen_frame(choice, frames)
-    rows, columns = _needed(header, "Rows"), _needed(header, "Columns")
+    frames, remarks = _count_frames(header)
+    choose_frame(choice, frames)
+    rows, columns = _require_integer(header, "Rows"), _require_integer(header, "Columns")
     limits.check_size(rows=rows, columns=columns)
-    kind, samples = _kind(header)
-    allocated = _needed(header, "BitsAllocated")
-    stored, high_bit, signed, assumed = _bits(header, allocated, keyword)
+    kind, samples = _read_kind(header)
+    allocated = _require_integer(header, "BitsAllocated")
+    stored, high_bit, signed, assumed = _read_bits(header, allocated, keyword)
     layout = PixelLayout(
         keyword=keyword,
         kind=kind,
-        kind_is_told=bool(texts(header, "PhotometricInterpretation")),
+        kind_is_told=bool(read_texts(header, "PhotometricInterpretation")),
         rows=rows,
         columns=columns,
         frames=frames,
@@ -140,8 +139,8 @@ def read_layout(found: Header, choice: FrameChoice, limits: Limits) -> PixelLayo
     return layout
 
 
-def _needed(header: Dataset, keyword: str) -> int:
-    value = integer(header, keyword)
+def _require_integer(header: Dataset, keyword: str) -> int:
+    value = read_integer(header, keyword)
     if value is None:
         raise ImageError(
             f"the DICOM header is damaged, {keyword} is missing or no number: export or copy the file again"
@@ -149,24 +148,24 @@ def _needed(header: Dataset, keyword: str) -> int:
     return value
 
 
-def _frames(header: Dataset) -> tuple[int, tuple[ImageWarning, ...]]:
-    """How many frames the header promises; one where it says nothing that can be read."""
-    told = numbers(header, "NumberOfFrames")
-    count = integer(header, "NumberOfFrames")
+def _count_frames(header: Dataset) -> tuple[int, ImageWarnings]:
+    """How many frames the header promises; one if it says nothing that can be read."""
+    told = read_numbers(header, "NumberOfFrames")
+    count = read_integer(header, "NumberOfFrames")
     if told and (count is None or count < 0):
         text = "the header's number of frames cannot be right; the first frame was read"
         return 1, (ImageWarning("bad-number-of-frames", text),)
     return count or 1, ()
 
 
-def _bits(header: Dataset, allocated: int, keyword: str) -> tuple[int, int, bool, tuple[ImageWarning, ...]]:
-    """(BitsStored, HighBit, whether values are signed), and what was assumed where the header does not say."""
+def _read_bits(header: Dataset, allocated: int, keyword: str) -> tuple[int, int, bool, ImageWarnings]:
+    """(BitsStored, HighBit, whether values are signed), and what was assumed if the header does not say."""
     if keyword in _FLOAT_BITS:
         if allocated != _FLOAT_BITS[keyword]:
             raise ImageError("the DICOM header contradicts itself about the bits of a pixel: export the file again")
         return allocated, allocated - 1, True, ()
     names = ("BitsStored", "HighBit", "PixelRepresentation")
-    stored, high_bit, signed = told = [integer(header, name) for name in names]
+    stored, high_bit, signed = told = [read_integer(header, name) for name in names]
     if stored is None:
         stored = allocated if high_bit is None else high_bit + 1
     if high_bit is None:
@@ -184,17 +183,17 @@ def _bits(header: Dataset, allocated: int, keyword: str) -> tuple[int, int, bool
     return stored, high_bit, bool(signed), (ImageWarning("header-incomplete", text),)
 
 
-def _kind(header: Dataset) -> tuple[str, int]:
+def _read_kind(header: Dataset) -> tuple[str, int]:
     """Photometric interpretation, as the standard spells it, and samples per pixel."""
-    told = texts(header, "PhotometricInterpretation")
-    samples = integer(header, "SamplesPerPixel")
+    told = read_texts(header, "PhotometricInterpretation")
+    samples = read_integer(header, "SamplesPerPixel")
     named = " ".join(told[0].upper().split()) if told else "MONOCHROME2"
     kind = _KINDS.get(re.sub("[ _]", "", named))
     expected = 3 if kind in _COLOURS else 1
     samples = samples or expected
     if kind is None:
         raise ImageError(
-            f"DICOM pictures of the kind '{printable(named)}' (PhotometricInterpretation) are not read: "
+            f"DICOM pictures of the kind '{clean_code(named)}' (PhotometricInterpretation) are not read: "
             "export the radiograph itself in grey"
         )
     if samples != expected:

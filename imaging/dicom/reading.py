@@ -15,29 +15,28 @@ from pydicom import Dataset, dcmread
 
 from contract.errors import ImageError
 from contract.model_card import InputSpecification
-from imaging.colour import grey_of_colours
-from imaging.dicom.bits import Samples, lies_low, stored_values
+from imaging.dicom.bits import PADDING_TAGS, Samples, check_padding, extract_values, find_padding, lies_low
 from imaging.dicom.colours import PALETTE_TAGS, decode_colours
-from imaging.dicom.decoding import decode_grey, native_numbers
+from imaging.dicom.decoding import decode_grey, read_native_numbers
 from imaging.dicom.display import TRANSFORMATION_TAGS, apply_modality, to_display
-from imaging.dicom.frames import native_frame
-from imaging.dicom.geometry import GEOMETRY_TAGS, body_parts, orientation_warnings, views_told
+from imaging.dicom.frames import read_native_frame
+from imaging.dicom.geometry import GEOMETRY_TAGS, check_orientation, read_body_parts, read_views
 from imaging.dicom.header import GREY, HEADER_TAGS, Header, PixelLayout, read_header, read_layout
-from imaging.dicom.mending import with_end
-from imaging.dicom.padding import PADDING_TAGS, padded, padding_remarks
-from imaging.dicom.patient_age import AGE_TAGS, completed_years
-from imaging.dicom.remarks import REMARK_TAGS, polarity, remarks
-from imaging.dicom.syntax import Codec, DicomFile, open_dicom
-from imaging.dicom.tags import code, items
+from imaging.dicom.patient import AGE_TAGS, read_years
+from imaging.dicom.remarks import REMARK_TAGS, check_picture, check_polarity
+from imaging.dicom.syntax import Codec, DicomFile, add_end, open_dicom
+from imaging.dicom.tags import read_code, read_items
 from imaging.formats import (
     DecodedFile,
     ImageWarning,
+    ImageWarnings,
     Limits,
     PolarityToldBy,
     Values,
-    chosen_frame,
-    third_party_reader,
+    choose_frame,
+    guard_library,
 )
+from imaging.grey_scale import make_grey
 
 _FRAME_GROUPS = ("PixelValueTransformationSequence", "FrameVOILUTSequence")
 """Functional groups (PS3.3 C.7.6.16) that say of a frame what older files say of the whole."""
@@ -55,7 +54,7 @@ PARSED_TAGS: Final = (
     "FloatPixelData",
     "DoubleFloatPixelData",
 )
-"""All that is read of a file, but for the age where the card asks for it."""
+"""All that is read of a file, but for the age if the card asks for it."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -63,7 +62,7 @@ class _Picture:
     """One frame on its way to a `DecodedFile`."""
 
     pixels: NDArray[np.float32] = field(repr=False)
-    warnings: tuple[ImageWarning, ...]
+    warnings: ImageWarnings
     values: Values | None = None
     polarity: PolarityToldBy = PolarityToldBy.FILE
 
@@ -72,77 +71,77 @@ def read_dicom(source: BinaryIO, specification: InputSpecification, limits: Limi
     """Decode one frame, grey of 8 to 16 bits (signed or not), of floats, or in colours of 8, to grey float32 in [0, 1].
 
     Which frame, and whether colours are read, is for the card to say. Its window (in units after the modality LUT) is
-    used where the file has neither VOI LUT nor window; without any, the frame's own smallest and largest value, padding
+    used if the file has neither VOI LUT nor window; without any, the frame's own smallest and largest value, padding
     left out, become 0 and 1. Raises ImageError for everything else; size, colours and compression are judged from the
     header before memory is taken for pixels.
     """
-    with third_party_reader("the DICOM file"):
+    with guard_library("the DICOM file"):
         header = read_header(open_dicom(source))
         file, layout = header.file, read_layout(header, specification.frame, limits)
-        frame = chosen_frame(specification.frame, layout.frames)
+        frame = choose_frame(specification.frame, layout.frames)
         ages = () if specification.ages is None else AGE_TAGS
-        told = _tags(header, ages, limits)
-        picture = _picture(file, told, layout, specification, frame)
-        parts = body_parts(told)
+        told = _read_tags(header, ages, limits)
+        picture = _read_picture(file, told, layout, specification, frame)
+        parts = read_body_parts(told)
         return DecodedFile(
             pixels=picture.pixels,
             encoding=f"{file.transfer_syntax.name}, {layout.kind}, {layout.stored} bits",
             frames=layout.frames,
             frame=frame + 1,
-            modality=code(told, "Modality"),
+            modality=read_code(told, "Modality"),
             body_part=parts[0] if parts else None,
             other_body_parts=parts[1:],
-            views=views_told(told),
+            views=read_views(told),
             polarity=picture.polarity,
-            years=completed_years(told),
+            years=read_years(told),
             warnings=(
                 *file.remarks,
                 *layout.remarks,
                 *picture.warnings,
-                *remarks(told),
-                *orientation_warnings(told),
+                *check_picture(told),
+                *check_orientation(told),
             ),
             values=picture.values,
         )
 
 
-def _tags(header: Header, ages: tuple[str, ...], limits: Limits) -> Dataset:
+def _read_tags(header: Header, ages: tuple[str, ...], limits: Limits) -> Dataset:
     wanted = [*PARSED_TAGS, *ages]
     told = dcmread(header.file.whole(limits.max_file_bytes), specific_tags=wanted)
     if header.keyword in told or header.file.codec is Codec.NATIVE:
         return told
-    return dcmread(with_end(header.file).whole(limits.max_file_bytes), specific_tags=wanted)
+    return dcmread(add_end(header.file).whole(limits.max_file_bytes), specific_tags=wanted)
 
 
-def _picture(
+def _read_picture(
     file: DicomFile, data_set: Dataset, layout: PixelLayout, specification: InputSpecification, frame: int
 ) -> _Picture:
     if layout.kind not in GREY:
         colours, extra = decode_colours(file, data_set, layout, frame)
-        pixels, warnings = grey_of_colours(colours, specification.colour)
+        pixels, warnings = make_grey(colours, specification.colour)
         return _Picture(pixels=pixels, warnings=(*extra, *warnings))
-    stored, samples, extra = _stored(file, data_set, layout, specification, frame)
-    told = _transformations(data_set, frame)
+    stored, samples, extra = _read_stored(file, data_set, layout, specification, frame)
+    told = _collect_transformations(data_set, frame)
     values, of_rescale = apply_modality(stored, told)
-    shown = to_display(values, told, specification.window, padded(stored, samples, data_set, layout))
+    shown = to_display(values, told, specification.window, find_padding(stored, samples, data_set, layout))
     inverted = layout.kind == "MONOCHROME1"
     if inverted:
         np.subtract(np.float32(1), shown.pixels, out=shown.pixels)
     return _Picture(
         pixels=shown.pixels,
-        warnings=(*extra, *of_rescale, *shown.warnings, *padding_remarks(data_set)),
+        warnings=(*extra, *of_rescale, *shown.warnings, *check_padding(data_set)),
         values=Values(values=values, inverted=inverted, window=shown.window),
-        polarity=polarity(data_set, layout, stored, shown.pixels),
+        polarity=check_polarity(data_set, layout, stored, shown.pixels),
     )
 
 
-def _stored(
+def _read_stored(
     file: DicomFile, data_set: Dataset, layout: PixelLayout, specification: InputSpecification, frame: int
-) -> tuple[NDArray[np.integer] | NDArray[np.floating], Samples | None, tuple[ImageWarning, ...]]:
+) -> tuple[NDArray[np.integer] | NDArray[np.floating], Samples | None, ImageWarnings]:
     """Stored values of one frame, (rows, columns), and the patterns of bits from which they were taken."""
     if layout.is_float:
-        data, remark = native_frame(data_set, layout, frame)
-        floats = native_numbers(data, file, f"f{layout.allocated // 8}").reshape(layout.shape).astype(np.float64)
+        data, remark = read_native_frame(data_set, layout, frame)
+        floats = read_native_numbers(data, file, f"f{layout.allocated // 8}").reshape(layout.shape).astype(np.float64)
         if not np.isfinite(floats).all():
             raise ImageError("the DICOM file holds values that are not finite numbers: export it again")
         return floats, None, remark
@@ -152,17 +151,17 @@ def _stored(
         high_bit = layout.stored - 1
         text = "by the header, values lie in the upper bits of a pixel, but they lie in the lower: look at the picture"
         extra = (*extra, ImageWarning("which-bits", text, needs_confirmation=True))
-    return stored_values(samples, stored=layout.stored, high_bit=high_bit, signed=layout.signed), samples, extra
+    return extract_values(samples, stored=layout.stored, high_bit=high_bit, signed=layout.signed), samples, extra
 
 
-def _transformations(data_set: Dataset, frame: int) -> Dataset:
+def _collect_transformations(data_set: Dataset, frame: int) -> Dataset:
     """LUTs, rescale and window of one frame: its own, else those shared by all frames, else those of the file."""
     told = Dataset()
-    groups = items(data_set, "PerFrameFunctionalGroupsSequence")
+    groups = read_items(data_set, "PerFrameFunctionalGroupsSequence")
     own = groups[frame : frame + 1]
     places = [data_set]
-    for group in (*items(data_set, "SharedFunctionalGroupsSequence")[:1], *own):
-        places += [item for name in _FRAME_GROUPS for item in items(group, name)[:1]]
+    for group in (*read_items(data_set, "SharedFunctionalGroupsSequence")[:1], *own):
+        places += [item for name in _FRAME_GROUPS for item in read_items(group, name)[:1]]
     for place in places:
         for tag in TRANSFORMATION_TAGS:
             if tag in place:

@@ -5,8 +5,8 @@ from numpy.typing import NDArray
 from pydicom import Dataset
 
 from imaging.dicom.header import PixelLayout
-from imaging.dicom.tags import code, integer, texts
-from imaging.formats import ImageWarning, PolarityToldBy
+from imaging.dicom.tags import read_code, read_integer, read_texts
+from imaging.formats import ImageWarning, ImageWarnings, PolarityToldBy
 
 REMARK_TAGS = (
     "SOPClassUID",
@@ -33,23 +33,23 @@ _SAMPLES = 256
 """Along each side, to see which way the grey values go."""
 
 
-def remarks(told: Dataset) -> tuple[ImageWarning, ...]:
+def check_picture(told: Dataset) -> ImageWarnings:
     """What the user should know of the picture before the model sees it."""
     found: list[ImageWarning] = []
-    raw = texts(told, "SOPClassUID")[:1]
-    if code(told, "PresentationIntentType") == "FOR PROCESSING" or (raw and raw[0] in _FOR_PROCESSING):
+    raw = read_texts(told, "SOPClassUID")[:1]
+    if read_code(told, "PresentationIntentType") == "FOR PROCESSING" or (raw and raw[0] in _FOR_PROCESSING):
         text = "these are raw detector values (FOR PROCESSING), not the picture that radiologists read"
         found.append(ImageWarning("for-processing", text, needs_confirmation=True))
-    if code(told, "ShutterShape") is not None:
+    if read_code(told, "ShutterShape") is not None:
         text = "the file asks to cover the edges of the picture (display shutter); the model sees them uncovered"
         found.append(ImageWarning("display-shutter", text))
-    if code(told, "BurnedInAnnotation") == "YES":
+    if read_code(told, "BurnedInAnnotation") == "YES":
         text = "words are burnt into the picture, perhaps the patient's name; they are part of what the model sees"
         found.append(ImageWarning("burnt-in-words", text))
     return tuple(found)
 
 
-def polarity(
+def check_polarity(
     told: Dataset, layout: PixelLayout, stored: NDArray[np.generic], pixels: NDArray[np.float32]
 ) -> PolarityToldBy:
     """Whether the tags agree on which values are bright. `pixels`: what is shown, MONOCHROME1 inverted already.
@@ -57,17 +57,17 @@ def polarity(
     MONOCHROME1 goes with the presentation LUT INVERSE and MONOCHROME2 with IDENTITY (PS3.3 C.8.11.3.1.2). The sign of
     the relation of values to the X-rays that came through (C.8.11.3.1.2) says which values are bone; bone is bright.
     """
-    shape = code(told, "PresentationLUTShape")
+    shape = read_code(told, "PresentationLUTShape")
     if shape == ("IDENTITY" if layout.kind == "MONOCHROME1" else "INVERSE"):
         return PolarityToldBy.CONTRADICTION
-    sign = integer(told, "PixelIntensityRelationshipSign")
-    if sign in (-1, 1) and code(told, "Modality") in _RADIOGRAPHS and _brightens(stored, pixels) == sign:
+    sign = read_integer(told, "PixelIntensityRelationshipSign")
+    if sign in (-1, 1) and read_code(told, "Modality") in _RADIOGRAPHS and _brightens(stored, pixels) == sign:
         return PolarityToldBy.CONTRADICTION
     return PolarityToldBy.FILE if layout.kind_is_told else PolarityToldBy.NOBODY
 
 
 def _brightens(stored: NDArray[np.generic], pixels: NDArray[np.float32]) -> int:
-    """1 where larger stored values are brighter, -1 where they are darker, 0 where nothing tells."""
+    """1 if larger stored values are brighter, -1 if they are darker, 0 if nothing tells."""
     step = tuple(slice(None, None, max(1, side // _SAMPLES)) for side in pixels.shape)
     values, shown = (np.asarray(array[step], np.float64) for array in (stored, pixels))
     return int(np.sign(np.sum((values - values.mean()) * (shown - shown.mean()))))

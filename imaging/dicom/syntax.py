@@ -1,9 +1,12 @@
-"""The DICOM file around a data set: preamble, file meta information, transfer syntax, and whether it can be decoded."""
+"""The DICOM file around a data set: preamble, file meta information, transfer syntax, and whether it can be decoded.
+
+What other readers forgive is put right in memory: a misspelt VR, a missing end.
+"""
 
 import io
 import struct
 import zlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from types import MappingProxyType
 from typing import BinaryIO, Final, cast
@@ -16,9 +19,10 @@ from pydicom.uid import (
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
 )
+from pydicom.valuerep import VR
 
 from contract.errors import ImageError
-from imaging.formats import ImageWarning
+from imaging.formats import ImageWarning, ImageWarnings
 
 CONVERT: Final = "convert it to uncompressed or JPEG 2000"
 """Advice for what is not read."""
@@ -129,7 +133,7 @@ class DicomFile:
         return self._plain(most_bytes, whole=True)
 
     @property
-    def remarks(self) -> tuple[ImageWarning, ...]:
+    def remarks(self) -> ImageWarnings:
         """What the file lacks at its beginning."""
         found: list[ImageWarning] = []
         if not self.has_preamble:
@@ -151,7 +155,7 @@ class DicomFile:
             if inflater.unconsumed_tail:
                 raise ImageError(f"the DICOM file inflates to more than {most_bytes >> 20} MiB: {CONVERT}")
             raise ImageError("the DICOM file is cut short: export or copy it again")
-        return CountedReader(io.BytesIO(_plain_start(ExplicitVRLittleEndian) + plain))
+        return CountedReader(io.BytesIO(_make_start(ExplicitVRLittleEndian) + plain))
 
 
 def open_dicom(source: BinaryIO) -> DicomFile:
@@ -171,12 +175,12 @@ def open_dicom(source: BinaryIO) -> DicomFile:
     )
     transfer_syntax = UID(str(meta.get("TransferSyntaxUID") or "").strip(" \0"))
     if not transfer_syntax:
-        return _as_it_looks(source, has_preamble=has_preamble)
+        return _guess_syntax(source, has_preamble=has_preamble)
     _check(transfer_syntax)
     return DicomFile(source=source, start=source.tell(), transfer_syntax=transfer_syntax, has_preamble=has_preamble)
 
 
-def _as_it_looks(source: BinaryIO, *, has_preamble: bool) -> DicomFile:
+def _guess_syntax(source: BinaryIO, *, has_preamble: bool) -> DicomFile:
     """A file that names no transfer syntax: not compressed, and of the kind of which its first tag is written."""
     data = source.read()
     if data[4:6].isalpha() and data[4:6].isupper():
@@ -185,7 +189,7 @@ def _as_it_looks(source: BinaryIO, *, has_preamble: bool) -> DicomFile:
         likely = ImplicitVRLittleEndian
     else:
         raise ImageError("the DICOM file is cut short: export or copy it again")
-    start = _plain_start(likely)
+    start = _make_start(likely)
     return DicomFile(
         source=io.BytesIO(start + data),
         start=len(start),
@@ -195,7 +199,7 @@ def _as_it_looks(source: BinaryIO, *, has_preamble: bool) -> DicomFile:
     )
 
 
-def _plain_start(transfer_syntax: UID) -> bytes:
+def _make_start(transfer_syntax: UID) -> bytes:
     """Preamble and the one meta element (transfer syntax) that a data set needs."""
     name = transfer_syntax.encode() + b"\0" * (len(transfer_syntax) % 2)
     return _PREAMBLE + b"\x02\x00\x10\x00UI" + struct.pack("<H", len(name)) + name
@@ -208,3 +212,58 @@ def _check(transfer_syntax: UID) -> None:
     if transfer_syntax.is_valid and not transfer_syntax.is_private and name != transfer_syntax:
         raise ImageError(f"DICOM files compressed as '{name}' cannot be decoded here: {CONVERT}")
     raise ImageError(f"the DICOM file is in an unknown transfer syntax: {CONVERT}")
+
+
+_VRS: Final = frozenset(str(known.value).encode() for known in VR if len(known.value) == 2)
+_LONG: Final = frozenset({b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"})
+"""VRs whose length has 32 bits, after two bytes of nothing."""
+_ITEMS: Final = 0xFFFE
+_PIXELS: Final = 0x7FE0
+_UNDEFINED: Final = 0xFFFFFFFF
+_MOST_MENDED: Final = 10_000
+_MOST_BYTES: Final = 8 << 20
+_END_OF_SEQUENCE: Final = b"\xfe\xff\xdd\xe0\0\0\0\0"
+
+
+def mend_vrs(file: DicomFile) -> DicomFile | None:
+    """The same file with a VR in the place of each that the standard does not have; None if there is none.
+
+    Such a tag (`??`, blanks or zeros for its VR) makes readers lose their way. Its value is one of text from now on.
+    """
+    if file.transfer_syntax in (ImplicitVRLittleEndian, DeflatedExplicitVRLittleEndian):
+        return None
+    file.source.seek(0)
+    content = bytearray(file.source.read())
+    places = _find_unknown_vrs(content, file)
+    if not places:
+        return None
+    for at in places:
+        content[at : at + 2] = b"LO"
+    return replace(file, source=io.BytesIO(content))
+
+
+def add_end(file: DicomFile) -> DicomFile:
+    """The same file with the delimiter that ends compressed pixels, for those that lack it."""
+    file.source.seek(0)
+    return replace(file, source=io.BytesIO(file.source.read() + _END_OF_SEQUENCE))
+
+
+def _find_unknown_vrs(content: bytearray, file: DicomFile) -> list[int]:
+    """Where unknown VRs stand, up to the pixels. Sequences and their items are walked through like any tag."""
+    order, at, found = ">" if file.is_big_endian else "<", file.start, list[int]()
+    while at + 8 <= min(len(content), _MOST_BYTES) and len(found) < _MOST_MENDED:
+        group, _, vr, length = struct.unpack_from(f"{order}2H2sH", content, at)
+        if group == _PIXELS:
+            break
+        if group == _ITEMS:
+            at += 8
+        elif vr in _LONG:
+            (long,) = struct.unpack_from(f"{order}I", content[at : at + 12].ljust(12, b"\0"), 8)
+            if vr != b"SQ" and long == _UNDEFINED:
+                return []  # holds what is not written in this way
+            at += 12 if vr == b"SQ" else 12 + long
+        else:
+            if vr not in _VRS:
+                found.append(at + 4)
+            at += 8 + length
+    return found

@@ -1,19 +1,30 @@
-"""Files read in the process that may do nothing else: from a request on a socket to the answer on it."""
+"""Files read in the process that may do nothing else: from a request on a socket to the answer on it.
 
+Hostile bytes run through libraries in C here. All that reading may need is loaded before a file comes, because a
+confined process cannot open a library.
+"""
+
+import codecs
+import contextlib
 import io
 import os
 import struct
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import Final
 
 import numpy as np
 
 from contract.errors import ImageError
-from imaging.decoding import decode
+from contract.model_card import InputSpecification
+from imaging.dicom import read_dicom
 from imaging.dicom.decoding import DAMAGED_FRAME
 from imaging.dicom.patient import read_patient_words
-from imaging.formats import Limits
+from imaging.formats import DecodedFile, FileFormat, Limits, sniff
 from imaging.isolation.messages import LENGTH_BYTES, MAX_LINE, Answer, Arrays, Picture, Refusal, Request, Task
+from imaging.nifti import read_nifti
+from imaging.raster import read_jpeg, read_png
+from imaging.tiff import read_tiff
 from plumbing.output import printable
 
 _PIECE: Final = 1 << 20
@@ -27,16 +38,16 @@ def answer_requests(socket: int, words: int) -> None:
 
     `words`: where that can be read, without waiting, which libraries have written to standard error.
     """
-    while length := _received(socket, LENGTH_BYTES).getvalue():
-        request = Request.model_validate_json(_received(socket, *struct.unpack(">I", length)).getvalue())
+    while length := _receive(socket, LENGTH_BYTES).getvalue():
+        request = Request.model_validate_json(_receive(socket, *struct.unpack(">I", length)).getvalue())
         try:
-            answer, arrays = _answer(request, _received(socket, request.file_bytes))
+            answer, arrays = _answer(request, _receive(socket, request.file_bytes))
         except ImageError as error:
-            answer, arrays = _refusal(str(error))
+            answer, arrays = _refuse(str(error))
         except MemoryError:
-            answer, arrays = _refusal("the picture takes more memory to read than is allowed: export it smaller")
-        if _complained(words):
-            answer, arrays = _refusal(DAMAGED_FRAME)
+            answer, arrays = _refuse("the picture takes more memory to read than is allowed: export it smaller")
+        if _has_complained(words):
+            answer, arrays = _refuse(DAMAGED_FRAME)
         header = answer.model_dump_json().encode()
         _send(socket, [struct.pack(">I", len(header)), header])
         _send(socket, (np.ascontiguousarray(array, "<f4").data.cast("B") for array in arrays))
@@ -53,12 +64,12 @@ def _answer(request: Request, source: io.BytesIO) -> tuple[Answer, Arrays]:
     return picture, (decoded.pixels,) if values is None else (decoded.pixels, values.values)
 
 
-def _refusal(text: str) -> tuple[Answer, Arrays]:
+def _refuse(text: str) -> tuple[Answer, Arrays]:
     return Refusal(text=printable(text)[:MAX_LINE]), ()
 
 
-def _received(socket: int, size: int) -> io.BytesIO:
-    """So many bytes, or all until the end where there are fewer; the reader stands at its start."""
+def _receive(socket: int, size: int) -> io.BytesIO:
+    """So many bytes, or all until the end if there are fewer; the reader stands at its start."""
     content = io.BytesIO()
     while (left := size - content.tell()) and (piece := os.read(socket, min(left, _PIECE))):
         content.write(piece)
@@ -73,8 +84,57 @@ def _send(socket: int, parts: Iterable[bytes | memoryview]) -> None:
             left = left[os.write(socket, left[:_PIECE]) :]
 
 
-def _complained(words: int) -> bool:
+def _has_complained(words: int) -> bool:
     try:
         return _COMPLAINT in os.read(words, _WORDS_BYTES)
     except BlockingIOError:
         return False
+
+
+_OF_IMAGECODECS: Final = (
+    *("jpeg8", "png", "jpeg2k", "lzw", "packbits", "zstd", "packints"),
+    *("ccittrle", "ccittfax3", "ccittfax4"),
+)
+"""Its decoders that are used here; it loads each when it is first asked for."""
+
+
+def load_decoders() -> None:
+    """Import what readers import when they need it, and what their libraries do."""
+    import imagecodecs
+    import nibabel
+    from PIL import Image
+    from pydicom.charset import python_encoding
+    from pydicom.pixels.decoders.base import get_decoder
+    from pydicom.uid import RLELossless
+
+    del nibabel
+    Image.init()
+    get_decoder(RLELossless)
+    for name in _OF_IMAGECODECS:
+        getattr(imagecodecs, f"{name}_decode")
+    for encoding in {*python_encoding.values(), "utf-8", "latin-1", "ascii"}:
+        with contextlib.suppress(LookupError):  # some of DICOM's are none of Python's
+            codecs.lookup(encoding)
+
+
+_READERS: Mapping[FileFormat, Callable[[io.BytesIO, InputSpecification, Limits], DecodedFile]] = MappingProxyType(
+    {
+        FileFormat.DICOM: read_dicom,
+        FileFormat.NIFTI: read_nifti,
+        FileFormat.PNG: read_png,
+        FileFormat.JPEG: read_jpeg,
+        FileFormat.TIFF: read_tiff,
+    }
+)
+
+
+def decode(
+    source: io.BytesIO, specification: InputSpecification, limits: Limits | None = None
+) -> tuple[FileFormat, DecodedFile]:
+    """Decode the content of a PNG, JPEG, TIFF, DICOM or NIfTI file, told by its content, for a model with this input.
+
+    Raises ImageError, in one line that says what happened and what to do, for every other file, and for any beyond
+    `limits`.
+    """
+    file_format = sniff(source)
+    return file_format, _READERS[file_format](source, specification, limits or Limits())

@@ -2,7 +2,7 @@
 
 Asked: the length of a `Request` (32 bits, most significant byte first), the request as JSON, then the file.
 Answered: the length of an `Answer`, the answer as JSON, then as many arrays of float32 as it says, little endian, row
-after row: the pixels, and the values behind them where they were asked for. A decoder that a hostile file has taken
+after row: the pixels, and the values behind them if they were asked for. A decoder that a hostile file has taken
 over can answer what it likes about that file, within these types and lengths.
 """
 
@@ -39,7 +39,7 @@ Arrays = tuple[NDArray[np.float32], ...]
 Secret = Annotated[str, Field(max_length=MAX_LINE, repr=False)]
 """What must not be logged, as it stands in the file."""
 Years = Annotated[frozenset[Annotated[int, Field(ge=0, lt=MOST_YEARS)]], Field(max_length=2)]
-"""An age in completed years; two where the file contradicts itself."""
+"""An age in completed years; two if the file contradicts itself."""
 Count = Annotated[int, Field(ge=1, le=1 << 40)]
 
 
@@ -56,7 +56,7 @@ class Request(Strict):
 
     task: Task
     specification: InputSpecification | None = None
-    """What the picture is read for; None where no picture is wanted."""
+    """What the picture is read for; None if no picture is wanted."""
     with_values: bool = False
     """Whether the values behind the picture are wanted, too."""
     file_bytes: int
@@ -72,6 +72,12 @@ class ToldWarning(Strict):
     code: Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]{1,40}$")]
     text: Line
     needs_confirmation: bool
+
+
+_SHARED: Final = (
+    *("encoding", "frames", "frame", "modality", "body_part", "other_body_parts", "views", "polarity", "years"),
+)
+"""Fields that `Picture` and `DecodedFile` have alike."""
 
 
 class Picture(Strict):
@@ -104,25 +110,14 @@ class Picture(Strict):
 
     @classmethod
     def of(cls, file_format: FileFormat, decoded: DecodedFile, *, with_values: bool) -> "Picture":
-        """What is told of a file that was decoded; its values only where they are wanted."""
+        """What is told of a file that was decoded; its values only if they are wanted."""
         values = decoded.values if with_values else None
         return cls(
             format=file_format,
             rows=decoded.pixels.shape[0],
             columns=decoded.pixels.shape[1],
-            encoding=decoded.encoding,
-            frames=decoded.frames,
-            frame=decoded.frame,
-            modality=decoded.modality,
-            body_part=decoded.body_part,
-            other_body_parts=decoded.other_body_parts,
-            views=decoded.views,
-            polarity=decoded.polarity,
-            years=decoded.years,
-            warnings=tuple(
-                ToldWarning(code=one.code, text=one.text, needs_confirmation=one.needs_confirmation)
-                for one in decoded.warnings
-            ),
+            **{name: getattr(decoded, name) for name in _SHARED},
+            warnings=tuple(ToldWarning(**vars(one)) for one in decoded.warnings),
             has_values=values is not None,
             inverted=values is not None and values.inverted,
             window=None if values is None else values.window,
@@ -137,22 +132,14 @@ class Picture(Strict):
             values = Values(values=arrays[1], inverted=self.inverted, window=self.window)
         return DecodedFile(
             pixels=pixels,
-            encoding=self.encoding,
-            frames=self.frames,
-            frame=self.frame,
-            modality=self.modality,
-            body_part=self.body_part,
-            other_body_parts=self.other_body_parts,
-            views=self.views,
-            polarity=self.polarity,
-            years=self.years,
-            warnings=tuple(ImageWarning(one.code, one.text, one.needs_confirmation) for one in self.warnings),
+            **{name: getattr(self, name) for name in _SHARED},
+            warnings=tuple(ImageWarning(**vars(one)) for one in self.warnings),
             values=values,
         )
 
 
 class PatientWords(Strict):
-    """What a DICOM file says of its patient; empty where it does not say, and for other files."""
+    """What a DICOM file says of its patient; empty if it does not say, and for other files."""
 
     kind: Literal["patient"] = "patient"
     name: Secret = ""

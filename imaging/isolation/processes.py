@@ -44,7 +44,7 @@ class Child:
     connection: socket.socket
     """To it."""
     status: socket.socket
-    """On which the warm process tells how it ended (`warm.ENDED`); closed without that where no child could be had."""
+    """On which the warm process tells how it ended (`warm.ENDED`); closed without that if no child could be had."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +68,7 @@ class Processes:
 
     @contextmanager
     def child(self) -> Iterator[Child]:
-        """A confined process, gone at the end. Raises ConfigurationError where none can be had."""
+        """A confined process, gone at the end. Raises ConfigurationError if none can be had."""
         connection, its_connection = socket.socketpair()
         status, its_status = socket.socketpair()
         with connection, status:
@@ -78,7 +78,7 @@ class Processes:
 
     @property
     def warm(self) -> int | None:
-        """The warm process's number; None where there is none."""
+        """The warm process's number; None if there is none."""
         return None if self._warm is None else self._warm.process.pid
 
     def start(self) -> None:

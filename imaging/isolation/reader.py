@@ -1,20 +1,98 @@
-"""A file goes to a confined process, and what comes back is parsed as hostile."""
+"""A file goes to a confined process within a time, and what comes back is parsed as hostile."""
 
 import io
 import os
 import signal
-from collections.abc import Iterator
+import socket
+import struct
+import time
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Final, Self
+from typing import Any, Final, Self
+
+import numpy as np
+from numpy.typing import NDArray
 
 from contract.errors import ConfigurationError, ImageError
 from contract.model_card import InputSpecification
 from imaging.formats import DecodedFile, FileFormat, Limits, open_bounded
-from imaging.isolation.conversation import AnswerInvalid, Conversation
-from imaging.isolation.messages import Answer, Arrays, PatientWords, Picture, Refusal, Request, Task
+from imaging.isolation.messages import (
+    LENGTH_BYTES,
+    MAX_HEADER_BYTES,
+    Answer,
+    Arrays,
+    PatientWords,
+    Picture,
+    Refusal,
+    Request,
+    Task,
+    parse_answer,
+)
 from imaging.isolation.processes import Child, Processes
 from imaging.isolation.warm import ENDED, UNCONFINED
+
+
+class AnswerInvalid(Exception):
+    """The confined process answers what cannot be: it is no longer ours, or it is broken."""
+
+
+class Conversation:
+    """A socket to a process that may be hostile. Every wait ends at the deadline with TimeoutError."""
+
+    def __init__(self, connection: socket.socket, *, seconds: float) -> None:
+        """`seconds`: for everything together, from now on."""
+        self._connection, self._deadline = connection, time.monotonic() + seconds
+
+    def ask(self, request: Request, content: Iterable[bytes], *, last: bool) -> None:
+        """Send a request and a file. `last`: no other comes. Raises OSError if nobody takes them."""
+        header = request.model_dump_json().encode()
+        self._in_time().sendall(struct.pack(">I", len(header)) + header)
+        for piece in content:
+            self._in_time().sendall(piece)
+        if last:
+            self._connection.shutdown(socket.SHUT_WR)
+
+    def answer(self, *, max_pixels: int, last: bool) -> tuple[Answer, Arrays]:
+        """What is answered, and the arrays that follow, (rows, columns) each.
+
+        Raises AnswerInvalid for what no decoder of ours answers, EOFError if it ends before its end.
+        """
+        (length,) = struct.unpack(">I", self._exactly(np.empty(LENGTH_BYTES, np.uint8)).data)
+        if length > MAX_HEADER_BYTES:
+            raise AnswerInvalid
+        header = self._exactly(np.empty(length, np.uint8))
+        try:
+            answer = parse_answer(header.tobytes())
+        except ValueError:
+            raise AnswerInvalid from None
+        arrays: Arrays = ()
+        if isinstance(answer, Picture):
+            if answer.rows * answer.columns > max_pixels:
+                raise AnswerInvalid
+            shape = (answer.rows, answer.columns)
+            arrays = tuple(self._exactly(np.empty(shape, "<f4")) for _ in range(answer.arrays))
+        if last and self._in_time().recv(1):
+            raise AnswerInvalid
+        return answer, arrays
+
+    def _exactly(self, array: NDArray[Any]) -> NDArray[Any]:
+        """The same array, filled to its last byte."""
+        left = array.reshape(-1).view(np.uint8)
+        while left.size:
+            count = self._in_time().recv_into(left.data)
+            if count == 0:
+                raise EOFError
+            left = left[count:]
+        return array
+
+    def _in_time(self) -> socket.socket:
+        left = self._deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        self._connection.settimeout(left)
+        return self._connection
+
 
 FILES_OF_A_PROCESS: Final = 16
 """Of a data set, that one process reads in turn."""
@@ -27,7 +105,7 @@ _INVALID: Final = (
 
 
 class IsolatedReader:
-    """Reads files, each in a confined process of its own; several at once where several threads ask."""
+    """Reads files, each in a confined process of its own; several at once if several threads ask."""
 
     def __init__(self, processes: Processes) -> None:
         """`processes`: where they come from, and what each file may take."""
@@ -36,19 +114,19 @@ class IsolatedReader:
     def read_picture(
         self, path: Path, specification: InputSpecification, limits: Limits, *, with_values: bool
     ) -> tuple[FileFormat, DecodedFile]:
-        """Decode a file as `imaging.decoding.decode` does; the values behind a picture only `with_values`.
+        """Decode a file as `imaging.isolation.confined.decode` does; the values behind a picture only `with_values`.
 
-        Raises ImageError, also for a file that takes too long or ends its process, and ConfigurationError where no
+        Raises ImageError, also for a file that takes too long or ends its process, and ConfigurationError if no
         process can be had.
         """
         with open_bounded(path, limits) as file:
-            asked = _request(file, limits, specification, with_values=with_values)
-            return _picture(*self._answered(asked, file), asked)
+            asked = _make_request(file, limits, specification, with_values=with_values)
+            return _require_picture(*self._answered(asked, file), asked)
 
     def read_patient(self, path: Path, limits: Limits) -> PatientWords:
         """Who the patient is, by the words of a DICOM file. Raises as `read_picture`."""
         with open_bounded(path, limits) as file:
-            answer, _ = self._answered(_request(file, limits), file)
+            answer, _ = self._answered(_make_request(file, limits), file)
         if not isinstance(answer, PatientWords):
             raise ImageError(_INVALID)
         return answer
@@ -125,9 +203,9 @@ class BatchReader:
         child = self._child = self._child or self._kept.enter_context(self._processes.child())
         self._files += 1
         with open_bounded(path, limits) as file, suppress(AnswerInvalid, EOFError, OSError, ImageError):
-            asked = _request(file, limits, specification, with_values=with_values)
+            asked = _make_request(file, limits, specification, with_values=with_values)
             answered = _exchange(child, asked, file, seconds=self._processes.bounds.wall_seconds, last=False)
-            return _picture(*answered, asked)
+            return _require_picture(*answered, asked)
         self._drop()
         return self._alone.read_picture(path, specification, limits, with_values=with_values)
 
@@ -136,7 +214,7 @@ class BatchReader:
         self._child, self._files = None, 0
 
 
-def _request(
+def _make_request(
     file: io.FileIO,
     limits: Limits,
     specification: InputSpecification | None = None,
@@ -154,13 +232,13 @@ def _request(
 
 
 def _exchange(child: Child, request: Request, file: io.FileIO, *, seconds: float, last: bool) -> tuple[Answer, Arrays]:
-    """Raises what a `Conversation` raises, and ImageError where the disk does not give the file."""
+    """Raises what a `Conversation` raises, and ImageError if the disk does not give the file."""
     conversation = Conversation(child.connection, seconds=seconds)
-    conversation.ask(request, _pieces(file, request.file_bytes), last=last)
+    conversation.ask(request, _read_pieces(file, request.file_bytes), last=last)
     return conversation.answer(max_pixels=request.max_pixels, last=last)
 
 
-def _picture(answer: Answer, arrays: Arrays, asked: Request) -> tuple[FileFormat, DecodedFile]:
+def _require_picture(answer: Answer, arrays: Arrays, asked: Request) -> tuple[FileFormat, DecodedFile]:
     """Raises ImageError for an answer that is no picture as it was asked for."""
     if not isinstance(answer, Picture) or (answer.has_values and not asked.with_values):
         raise ImageError(_INVALID)
@@ -176,8 +254,8 @@ def _too_slow(seconds: float) -> ImageError:
     )
 
 
-def _pieces(file: io.FileIO, byte_count: int) -> Iterator[bytes]:
-    """So many bytes of a file. Raises ImageError where the disk does not give them."""
+def _read_pieces(file: io.FileIO, byte_count: int) -> Iterator[bytes]:
+    """So many bytes of a file. Raises ImageError if the disk does not give them."""
     try:
         while byte_count > 0:
             piece = file.read(min(byte_count, _PIECE))

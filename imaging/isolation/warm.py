@@ -1,7 +1,7 @@
 """The warm process: it has loaded every decoder, and forks a confined child for each file.
 
 Started with nothing of its parent's but one socket, and no environment. Each message there brings two sockets: on one
-the child reads its file and answers, on the other this process tells how the child ended; where the parent closes that
+the child reads its file and answers, on the other this process tells how the child ended; if the parent closes that
 one, the child is killed. The warm process itself reads no byte of a file, and ends with its parent.
 """
 
@@ -19,7 +19,6 @@ from importlib import import_module
 from typing import Final, NoReturn
 
 from imaging.isolation.confinement import close_all_but, confine
-from imaging.isolation.loading import load_decoders
 
 _SOCKET, _ERRORS, _WORDS = 0, 2, 3
 """File descriptors of a child: its socket, standard error, and the pipe's other end; 1 is /dev/null. It has no more."""
@@ -102,6 +101,8 @@ class WarmProcess:
 
 def main() -> None:
     """Serve as the arguments say: socket, seconds, bytes of address space, and what children do (module:function)."""
+    from imaging.isolation.confined import load_decoders  # with every decoder: this process's parent has none
+
     control, cpu_seconds, address_space = (int(argument) for argument in sys.argv[1:4])
     module, _, function = sys.argv[4].partition(":")
     load_decoders()

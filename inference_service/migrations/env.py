@@ -1,4 +1,4 @@
-"""alembic runs this: it migrates the connection that `inference_service.schema` hands over, inside its transaction."""
+"""alembic runs this: it migrates the connection that `inference_service.storage` hands over, inside its transaction."""
 
 from alembic import context
 

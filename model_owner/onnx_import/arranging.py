@@ -3,7 +3,7 @@
 None of them becomes an operation by itself. Each is applied, by ONNX's own reference implementation, to an array of
 positions: entry p of `NetworkBuilder.positions[name]` says which element of the value, in row-major order, stands at
 that place of the ONNX tensor. So exporters may take axes away, bring them back and change their order as they like.
-Only where an operator needs its input in the plain form, (1, channels, height, width) or (1, features), is the tensor
+Only if an operator needs its input in the plain form, (1, channels, height, width) or (1, features), is the tensor
 settled: as it is, by a Reshape, by a ChannelMap that picks and orders channels, or cut out (see `cutting`).
 """
 
@@ -13,22 +13,21 @@ from dataclasses import replace
 import numpy as np
 
 from model_owner.onnx_import.builder import Array, ChannelMap, Double, NetworkBuilder, Node, Positions
-from model_owner.onnx_import.cutting import cut_out
 from model_owner.onnx_import.folding import REARRANGING, run_reference
-from secure_computation.network import Reshape, Shape
+from secure_computation.network import AveragePool, Convolution2d, Reshape, Shape
 
 MAX_MAP_ELEMENTS = 1 << 24
 _ADVICE = "only (batch, features) and (batch, channels, height, width) can be computed on"
 
 
-def onnx_shape(builder: NetworkBuilder, node: Node, index: int) -> Shape:
+def find_onnx_shape(builder: NetworkBuilder, node: Node, index: int) -> Shape:
     """Shape of an input that is computed from the image, as ONNX sees it: with the batch, which is 1."""
     builder.value(node, index)
     positions = builder.positions.get(node.inputs[index])
     return (1, *builder.shape(node, index)) if positions is None else positions.shape
 
 
-def positions_of(builder: NetworkBuilder, node: Node, index: int) -> Positions:
+def find_positions(builder: NetworkBuilder, node: Node, index: int) -> Positions:
     """Where the elements of an input come from, also where it is in its plain form."""
     positions = builder.positions.get(node.inputs[index])
     if positions is not None:
@@ -46,10 +45,10 @@ def can_rearrange(builder: NetworkBuilder, node: Node) -> bool:
 
 def rearrange(builder: NetworkBuilder, node: Node) -> None:
     """Give the outputs their positions."""
-    given: list[Array] = [positions_of(builder, node, 0)]
+    given: list[Array] = [find_positions(builder, node, 0)]
     for index in range(1, len(node.inputs)):
         if node.operator == "Concat":
-            given.append(positions_of(builder, node, index))
+            given.append(find_positions(builder, node, index))
         else:
             constant = builder.optional_constant(node, index)
             given.append(np.empty(0) if constant is None else constant)
@@ -72,7 +71,7 @@ def arrange(builder: NetworkBuilder, node: Node, output: str, value: str, positi
 def keep_arrangement(builder: NetworkBuilder, node: Node) -> Positions | None:
     """For an operator that works element by element: the positions that its output has as well.
 
-    None, with every input settled, where inputs are arranged differently or do not hold each element of their value.
+    None, with every input settled, if inputs are arranged differently or do not hold each element of their value.
     """
     names = [name for name in node.inputs if name in builder.values]
     found = [builder.positions.get(name) for name in names]
@@ -85,15 +84,15 @@ def keep_arrangement(builder: NetworkBuilder, node: Node) -> Positions | None:
     return None
 
 
-def without_repetition(builder: NetworkBuilder, node: Node) -> Node:
-    """The node with inputs that hold each element once where an Expand repeated it along channels or places.
+def drop_repetition(builder: NetworkBuilder, node: Node) -> Node:
+    """The node with inputs that hold each element once if an Expand repeated it along channels or places.
 
-    For operators that repeat such inputs themselves; the node as it is where the result would be smaller then.
+    For operators that repeat such inputs themselves; the node as it is if the result would be smaller then.
     """
     found = {
-        name: positions_of(builder, node, index) for index, name in enumerate(node.inputs) if name in builder.values
+        name: find_positions(builder, node, index) for index, name in enumerate(node.inputs) if name in builder.values
     }
-    small = {name: _once(positions) for name, positions in found.items()}
+    small = {name: _collapse(positions) for name, positions in found.items()}
     shapes = [positions.shape for positions in found.values()]
     try:
         is_same = np.broadcast_shapes(*(one.shape for one in small.values())) == np.broadcast_shapes(*shapes)
@@ -108,7 +107,7 @@ def without_repetition(builder: NetworkBuilder, node: Node) -> Node:
     return replace(node, inputs=tuple(names.get(name, name) for name in node.inputs))
 
 
-def _once(positions: Positions) -> Positions:
+def _collapse(positions: Positions) -> Positions:
     for axis in range(1, positions.ndim):
         first = positions.take([0], axis=axis)
         if (positions == first).all():
@@ -127,24 +126,24 @@ def settle(builder: NetworkBuilder, node: Node, name: str) -> None:
     positions = builder.positions.get(name)
     if positions is None:
         return
-    builder.values[name] = plain(builder, node, builder.values[name], positions)
+    builder.values[name] = make_plain(builder, node, builder.values[name], positions)
     del builder.positions[name]
 
 
-def plain(builder: NetworkBuilder, node: Node, value: str, positions: Positions) -> str:
+def make_plain(builder: NetworkBuilder, node: Node, value: str, positions: Positions) -> str:
     """A value that holds, in its plain form, the elements of `value` at these positions."""
     shape = positions.shape
     if shape[:1] != (1,) or len(shape) not in {2, 4}:
         raise node.unsupported(f"its input has shape {shape} for a batch of 1", _ADVICE)
     if not _in_order(positions, math.prod(builder.shapes[value])):
-        value = _picked(builder, node, value, positions)
-    return _reshaped(builder, node, value, shape[1:])
+        value = _pick(builder, node, value, positions)
+    return _reshape(builder, node, value, shape[1:])
 
 
-def by_channel(builder: NetworkBuilder, node: Node, index: int, constant: Double) -> Double:
+def align_by_channel(builder: NetworkBuilder, node: Node, index: int, constant: Double) -> Double:
     """A constant beside input `index` as one number, or one for each channel (or feature) of the input's value."""
     shape = builder.shape(node, index)
-    seen = onnx_shape(builder, node, index)
+    seen = find_onnx_shape(builder, node, index)
     refusal = node.unsupported(
         f"a constant of shape {constant.shape} beside a value of shape {seen}", "use one constant for each channel"
     )
@@ -166,18 +165,18 @@ def by_channel(builder: NetworkBuilder, node: Node, index: int, constant: Double
     return by_place[:, 0]
 
 
-def columns_by_element(builder: NetworkBuilder, node: Node, weight: Double) -> tuple[str, Double]:
+def order_columns(builder: NetworkBuilder, node: Node, weight: Double) -> tuple[str, Double]:
     """Input 0 as a plain vector, and the weight (outputs, features) with its columns in the order of that vector."""
-    positions = positions_of(builder, node, 0)
+    positions = find_positions(builder, node, 0)
     value = builder.value(node, 0)
     elements = math.prod(builder.shapes[value])
     if math.prod(positions.shape) != positions.shape[-1]:
         raise node.unsupported(f"its input has shape {positions.shape}", "flatten it to (batch, features) first")
     if weight.shape[1] != positions.size or not is_permutation(positions, elements):
-        return plain(builder, node, value, positions.reshape(1, -1)), weight
+        return make_plain(builder, node, value, positions.reshape(1, -1)), weight
     ordered = np.empty_like(weight)
     ordered[:, positions.reshape(-1)] = weight
-    return _reshaped(builder, node, value, (elements,)), ordered
+    return _reshape(builder, node, value, (elements,)), ordered
 
 
 def is_permutation(positions: Positions, elements: int) -> bool:
@@ -189,14 +188,14 @@ def _in_order(positions: Positions, elements: int) -> bool:
     return positions.size == elements and bool((positions.reshape(-1) == np.arange(elements)).all())
 
 
-def _reshaped(builder: NetworkBuilder, node: Node, value: str, shape: Shape) -> str:
+def _reshape(builder: NetworkBuilder, node: Node, value: str, shape: Shape) -> str:
     return value if builder.shapes[value] == shape else builder.append(node, Reshape, (value,), shape=shape)
 
 
-def _picked(builder: NetworkBuilder, node: Node, value: str, positions: Positions) -> str:
+def _pick(builder: NetworkBuilder, node: Node, value: str, positions: Positions) -> str:
     """A value that holds the elements at these positions in their order: channels of `value`, or elements of a vector.
 
-    Raises ModelFileError where whole channels do not make it up, and it is no vector itself.
+    Raises ModelFileError if whole channels do not make it up, and it is no vector itself.
     """
     channels, *sizes = builder.shapes[value]
     area = math.prod(sizes)
@@ -211,9 +210,61 @@ def _picked(builder: NetworkBuilder, node: Node, value: str, positions: Position
                 "only channels can be picked and reordered: crop, turn or rearrange images before they go into the "
                 "model, and export with channels first (batch, channels, height, width)",
             )
-        value, rows, channels = _reshaped(builder, node, value, (channels * area,)), positions[0], channels * area
+        value, rows, channels = _reshape(builder, node, value, (channels * area,)), positions[0], channels * area
     if len(rows) * channels > MAX_MAP_ELEMENTS:
         raise node.unsupported(f"its input is {len(rows)} of {channels} elements in another order", "keep their order")
     matrix = np.zeros((len(rows), channels))
     matrix[np.arange(len(rows)), rows] = 1.0
     return builder.append(node, ChannelMap, (value,), tensors={"matrix": matrix}, outputs=len(rows))
+
+
+_LARGEST_KERNEL = 32
+"""Beyond it, a crop costs more than the network that follows: images are cropped before they go into the model."""
+_MAX_WEIGHTS = 1 << 20
+
+
+def cut_out(builder: NetworkBuilder, node: Node, value: str, positions: Positions) -> str | None:
+    """The elements of an image at `positions` (1, channels, height, width), by a layer; None if no grid holds them.
+
+    Output channel o holds, at (i, j), channel c of `value` at (top + i * stride, left + j * stride), where c, top and
+    left depend on o alone: a convolution with a kernel that is 1 there and 0 elsewhere.
+    """
+    shape = builder.shapes[value]
+    if positions.ndim != 4 or len(shape) != 3 or not positions.size:
+        return None
+    channels, height, width = shape
+    channel, row, column = np.unravel_index(positions[0], (channels, height, width))
+    strides = (_find_stride(row[0, :, 0]), _find_stride(column[0, 0, :]))
+    channel, top, left = channel[:, :1, :1], row[:, :1, :1], column[:, :1, :1]
+    made, high, wide = positions.shape[1:]
+    rows = top + strides[0] * np.arange(high).reshape(1, -1, 1)
+    columns = left + strides[1] * np.arange(wide).reshape(1, 1, -1)
+    if min(strides) < 1 or not (positions[0] == (channel * height + rows) * width + columns).all():
+        return None
+    kernel = (
+        max(int(top.max()) + 1, height - high * strides[0] + 1),
+        max(int(left.max()) + 1, width - wide * strides[1] + 1),
+    )
+    same_channels = np.array_equal(channel.reshape(-1), np.arange(channels))
+    if same_channels and kernel == (1, 1):
+        return builder.append(node, AveragePool, (value,), kernel=kernel, stride=strides, count_include_pad=False)
+    groups = channels if same_channels else 1
+    weight_shape = (made, channels // groups, *kernel)
+    if max(kernel) > _LARGEST_KERNEL or np.prod(weight_shape) > _MAX_WEIGHTS:
+        return None
+    weight = np.zeros(weight_shape)
+    weight[np.arange(made), 0 if same_channels else channel.reshape(-1), top.reshape(-1), left.reshape(-1)] = 1.0
+    return builder.append(
+        node,
+        Convolution2d,
+        (value,),
+        tensors={"weight": weight},
+        weight_shape=weight_shape,
+        bias=False,
+        stride=strides,
+        groups=groups,
+    )
+
+
+def _find_stride(places: Positions) -> int:
+    return int(places[1] - places[0]) if len(places) > 1 else 1

@@ -63,7 +63,7 @@ class ErrorFunction(BaseOperation):
 
     kind: Literal["error_function"] = "error_function"
     source: str
-    """The ONNX node, for the message where none is met."""
+    """The ONNX node, for the message if none is met."""
 
 
 class PadBelow(BaseOperation):
@@ -72,7 +72,7 @@ class PadBelow(BaseOperation):
     kind: Literal["pad_below"] = "pad_below"
     padding: Padding
     source: str
-    """The ONNX node, for the message where none is met."""
+    """The ONNX node, for the message if none is met."""
 
     def _infer_one(self, shape: Shape) -> Shape:
         top, left, bottom, right = self.padding
@@ -167,7 +167,7 @@ class NetworkBuilder:
         return constant
 
     def optional_constant(self, node: Node, index: int) -> Array | None:
-        """An input that may be left out, but must be a constant where it is given."""
+        """An input that may be left out, but must be a constant if it is given."""
         name = node.inputs[index] if index < len(node.inputs) else ""
         if not name:
             return None
@@ -194,7 +194,7 @@ class NetworkBuilder:
         return _MAX_POSITIONS - self._remembered
 
     def remember(self, node: Node, name: str, positions: Positions) -> None:
-        """Keep the positions of an ONNX tensor. Raises ModelFileError where all of them would fill the memory."""
+        """Keep the positions of an ONNX tensor. Raises ModelFileError if all of them would fill the memory."""
         self._remembered += positions.size
         if self._remembered > _MAX_POSITIONS:
             raise node.unsupported(f"more than {_MAX_POSITIONS} elements were moved", "the model is too large")
@@ -232,17 +232,9 @@ class NetworkBuilder:
         """The operation that makes a value; None for the image."""
         return self.operations[int(value[1:])] if value != INPUT else None
 
-    def emit(
-        self,
-        node: Node,
-        operation: type[BaseOperation],
-        inputs: tuple[str, ...],
-        *,
-        tensors: dict[str, Double] | None = None,
-        **attributes: Any,
-    ) -> str:
-        """Append an operation that makes the node's first output."""
-        name = self.append(node, operation, inputs, tensors=tensors, **attributes)
+    def emit(self, node: Node, operation: type[BaseOperation], inputs: tuple[str, ...], **given: Any) -> str:
+        """Append an operation that makes the node's first output; `given` as for `append`."""
+        name = self.append(node, operation, inputs, **given)
         self.values[node.outputs[0]] = name
         return name
 

@@ -4,7 +4,7 @@ import logging
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, assert_never
 
 import numpy as np
 from pydantic import ValidationError
@@ -13,20 +13,20 @@ from contract.errors import ModelFileError
 from contract.model_card import ModelCard
 from model_owner.onnx_import.arranging import (
     can_rearrange,
+    drop_repetition,
+    find_positions,
     keep_arrangement,
-    positions_of,
     rearrange,
     settle,
     settle_inputs,
-    without_repetition,
 )
 from model_owner.onnx_import.builder import MADE_BESIDE, MADE_FOR_EACH, Array, ChannelMap, NetworkBuilder, Node
-from model_owner.onnx_import.ending import Ending, check_card, check_probabilities, ending_of, final_activation
+from model_owner.onnx_import.ending import Ending, check_card, check_probabilities, find_ending, find_final_activation
 from model_owner.onnx_import.folding import FOLDABLE, run_reference
 from model_owner.onnx_import.fusion import finish
-from model_owner.onnx_import.operators import ARRANGED, ELEMENTWISE, HANDLERS
-from model_owner.onnx_import.reading import OnnxModel, hash_rule, read_onnx
-from model_owner.onnx_import.unsupported import refusal
+from model_owner.onnx_import.operators import OPERATORS, Inputs
+from model_owner.onnx_import.reading import OnnxModel, explain_hash, read_onnx
+from model_owner.onnx_import.unsupported import explain_unsupported
 from secure_computation.network import MAX_TENSOR_ELEMENTS, Network, describe_invalid, parse_network
 from secure_computation.plan_costs import values_at_once
 from secure_computation.private_weights import PrivateWeights
@@ -58,7 +58,7 @@ def compile_model(path: Path, card: ModelCard) -> CompiledModel:
     if model.sha256 != card.model_sha256:
         raise ModelFileError(
             f"{path.name} is not the file that the card describes (its SHA-256 is {model.sha256}): restore it, or "
-            f"write a card with a new version and this hash, {hash_rule(model.files)}"
+            f"write a card with a new version and this hash, {explain_hash(model.files)}"
         )
     network, weights, outputs = lower(model)
     if values_at_once(network) > MAX_AT_ONCE:
@@ -66,7 +66,7 @@ def compile_model(path: Path, card: ModelCard) -> CompiledModel:
             f"an evaluation of the model has {values_at_once(network)} values in memory at once, more than the "
             f"{MAX_AT_ONCE} that are supported: use smaller images or a smaller model"
         )
-    ending = ending_of(model.graph)
+    ending = find_ending(model.graph)
     check_card(ending, outputs, card)
     _check_input(network, card)
     if ending is not Ending.LOGITS:
@@ -91,10 +91,10 @@ def lower(model: OnnxModel) -> Lowered:
 
     Raises ModelFileError for anything that cannot be served.
     """
-    builder = _start(model)
-    for node in _nodes(model.graph):
+    builder = _start_builder(model)
+    for node in _read_nodes(model.graph):
         _lower_node(builder, node)
-    output, outputs = _output(builder, model.graph)
+    output, outputs = _finish_output(builder, model.graph)
     operations, name, tensors = finish(builder, output)
     try:
         network = Network(
@@ -112,27 +112,27 @@ def _check_input(network: Network, card: ModelCard) -> None:
         raise ModelFileError(f"the model takes {network.input_shape}, the card says {asked}: correct the card's input")
 
 
-def _start(model: OnnxModel) -> NetworkBuilder:
-    constants = {tensor.name: _array(tensor) for tensor in model.graph.initializer}
+def _start_builder(model: OnnxModel) -> NetworkBuilder:
+    constants = {tensor.name: _read_array(tensor) for tensor in model.graph.initializer}
     inputs = [entry for entry in model.graph.input if entry.name not in constants]
     if len(inputs) != 1 or len(model.graph.output) != 1:
         raise ModelFileError(
             f"the model has {len(inputs)} inputs and {len(model.graph.output)} outputs: export it with one input, the "
             "image, and one output, the logits (auxiliary outputs go away in evaluation mode: model.eval())"
         )
-    last = final_activation(model.graph)
+    last = find_final_activation(model.graph)
     check_probabilities(model.graph)
     return NetworkBuilder(
         opset=model.opset,
         input_name=inputs[0].name,
-        input_shape=_input_shape(inputs[0]),
+        input_shape=_read_input_shape(inputs[0]),
         constants=constants,
         final_activation=None if last is None else last.output[0],
         most_made=MADE_FOR_EACH * model.elements + MADE_BESIDE,
     )
 
 
-def _input_shape(entry: "onnx.ValueInfoProto") -> tuple[int, int, int]:
+def _read_input_shape(entry: "onnx.ValueInfoProto") -> tuple[int, int, int]:
     import onnx
 
     kind = entry.type.tensor_type
@@ -156,7 +156,7 @@ def _input_shape(entry: "onnx.ValueInfoProto") -> tuple[int, int, int]:
     return fixed[0], fixed[1], fixed[2]
 
 
-def _array(tensor: "onnx.TensorProto") -> Array:
+def _read_array(tensor: "onnx.TensorProto") -> Array:
     import onnx
 
     try:
@@ -165,7 +165,7 @@ def _array(tensor: "onnx.TensorProto") -> Array:
         raise ModelFileError("a tensor of the model holds too few or too many bytes: export the model again") from error
 
 
-def _nodes(graph: "onnx.GraphProto") -> list[Node]:
+def _read_nodes(graph: "onnx.GraphProto") -> list[Node]:
     import onnx
 
     return [
@@ -182,17 +182,17 @@ def _nodes(graph: "onnx.GraphProto") -> list[Node]:
 
 def _lower_node(builder: NetworkBuilder, node: Node) -> None:
     if node.operator == "Constant":
-        builder.constants[node.outputs[0]] = _constant(node)
+        builder.constants[node.outputs[0]] = _read_constant(node)
     elif node.operator in {"Shape", "Size"} and node.inputs[0] in builder.values:
-        _fold(builder, node, [positions_of(builder, node, 0)])
+        _fold(builder, node, [find_positions(builder, node, 0)])
     elif node.operator in FOLDABLE and all(name in builder.constants for name in node.inputs if name):
         _fold(builder, node, [builder.constants[name] if name else np.empty(0) for name in node.inputs])
     elif can_rearrange(builder, node):
         rearrange(builder, node)
-    elif node.operator in HANDLERS:
-        _handle(builder, node)
+    elif node.operator in OPERATORS:
+        _lower_by_table(builder, node)
     else:
-        raise refusal(node)
+        raise explain_unsupported(node)
 
 
 def _fold(builder: NetworkBuilder, node: Node, inputs: list[Array]) -> None:
@@ -202,23 +202,28 @@ def _fold(builder: NetworkBuilder, node: Node, inputs: list[Array]) -> None:
     builder.constants.update(made)
 
 
-def _handle(builder: NetworkBuilder, node: Node) -> None:
-    arrangement = None
+def _lower_by_table(builder: NetworkBuilder, node: Node) -> None:
+    operator, arrangement = OPERATORS[node.operator], None
     if node.operator == "Mul":
-        node = without_repetition(builder, node)
-    if node.operator in ELEMENTWISE:
-        arrangement = keep_arrangement(builder, node)
-    elif node.operator not in ARRANGED:
-        settle_inputs(builder, node)
-    HANDLERS[node.operator](builder, node)
+        node = drop_repetition(builder, node)
+    match operator.inputs:
+        case Inputs.ELEMENTWISE:
+            arrangement = keep_arrangement(builder, node)
+        case Inputs.PLAIN:
+            settle_inputs(builder, node)
+        case Inputs.AS_ARRANGED:
+            pass
+        case _:
+            assert_never(operator.inputs)
+    operator.lower(builder, node)
     if arrangement is not None:
         builder.remember(node, node.outputs[0], arrangement)
 
 
-def _constant(node: Node) -> Array:
+def _read_constant(node: Node) -> Array:
     attributes = dict(node.attributes)
     if "value" in attributes:
-        return _array(attributes["value"])
+        return _read_array(attributes["value"])
     for name, kind in (
         ("value_float", np.float32),
         ("value_floats", np.float32),
@@ -230,13 +235,13 @@ def _constant(node: Node) -> Array:
     raise node.unsupported("it holds neither a tensor nor numbers", "export the model again")
 
 
-def _output(builder: NetworkBuilder, graph: "onnx.GraphProto") -> tuple[str, int]:
+def _finish_output(builder: NetworkBuilder, graph: "onnx.GraphProto") -> tuple[str, int]:
     """The value of the logits, at least two, and how many the ONNX model itself has."""
     name = graph.output[0].name
     if name not in builder.values:
         raise ModelFileError("the model's output does not depend on its input: export the model again")
     last = Node(operator="Identity", name=name, inputs=(name,), outputs=(name,), attributes={})
-    positions = positions_of(builder, last, 0)
+    positions = find_positions(builder, last, 0)
     outputs = positions.size
     if not positions.shape:
         raise ModelFileError("the model's output is one number for a whole batch: keep its first axis, the batch")

@@ -37,7 +37,7 @@ class Ending(StrEnum):
     SIGMOID = "Sigmoid"
 
 
-def final_activation(graph: "onnx.GraphProto") -> "onnx.NodeProto | None":
+def find_final_activation(graph: "onnx.GraphProto") -> "onnx.NodeProto | None":
     """The Softmax, LogSoftmax or Sigmoid whose result, but for its shape, is the model's output and nothing else.
 
     Some of the numbers of a Sigmoid may be picked: each stands for itself.
@@ -58,8 +58,8 @@ def final_activation(graph: "onnx.GraphProto") -> "onnx.NodeProto | None":
 
 
 def check_probabilities(graph: "onnx.GraphProto") -> None:
-    """Raise ModelFileError where the output is made of probabilities: they would be taken for logits."""
-    if not graph.output or final_activation(graph) is not None:
+    """Raise ModelFileError if the output is made of probabilities: they would be taken for logits."""
+    if not graph.output or find_final_activation(graph) is not None:
         return
     constants = {tensor.name: tensor for tensor in graph.initializer}
     constants |= {
@@ -100,19 +100,19 @@ def _is_cut_to_probabilities(node: "onnx.NodeProto", constants: "dict[str, onnx.
     return bool(low.size == high.size == 1 and 0 <= low.reshape(()) < high.reshape(()) <= 1)
 
 
-def ending_of(graph: "onnx.GraphProto") -> Ending:
+def find_ending(graph: "onnx.GraphProto") -> Ending:
     """How the model ends."""
-    last = final_activation(graph)
+    last = find_final_activation(graph)
     return Ending.LOGITS if last is None else Ending(last.op_type)
 
 
-def fitting_tasks(ending: Ending, outputs: int) -> tuple[Task, ...]:
-    """The tasks that a model with so many outputs and this ending may have. Raises ModelFileError where none fits."""
+def list_fitting_tasks(ending: Ending, outputs: int) -> tuple[Task, ...]:
+    """The tasks that a model with so many outputs and this ending may have. Raises ModelFileError if none fits."""
     match ending:
         case Ending.SOFTMAX | Ending.LOG_SOFTMAX:
             if outputs == 1:
                 raise ModelFileError(
-                    f"{_ends_in(ending, 1)}, which is always the same: end it in Sigmoid, or without either"
+                    f"{_describe_ending(ending, 1)}, which is always the same: end it in Sigmoid, or without either"
                 )
             return (Task.CLASSIFICATION,)
         case Ending.SIGMOID:
@@ -124,12 +124,12 @@ def fitting_tasks(ending: Ending, outputs: int) -> tuple[Task, ...]:
 
 
 def check_card(ending: Ending, outputs: int, card: ModelCard) -> None:
-    """Raise ModelFileError where the card's task or classes do not go with the model's ending and outputs."""
-    fitting = fitting_tasks(ending, outputs)
+    """Raise ModelFileError if the card's task or classes do not go with the model's ending and outputs."""
+    fitting = list_fitting_tasks(ending, outputs)
     if card.task not in fitting:
-        advice = "; or ".join(f'write "task": "{task}"{_meaning(task)}' for task in fitting)
+        advice = "; or ".join(f'write "task": "{task}"{_describe_task(task)}' for task in fitting)
         raise ModelFileError(
-            f"{_ends_in(ending, outputs)}, which does not go with the card's task {card.task}: {advice}"
+            f"{_describe_ending(ending, outputs)}, which does not go with the card's task {card.task}: {advice}"
         )
     if outputs != card.outputs:
         raise ModelFileError(
@@ -137,12 +137,12 @@ def check_card(ending: Ending, outputs: int, card: ModelCard) -> None:
         )
 
 
-def _ends_in(ending: Ending, outputs: int) -> str:
+def _describe_ending(ending: Ending, outputs: int) -> str:
     numbers = "1 number" if outputs == 1 else f"{outputs} numbers"
     return f"the model ends in {numbers}" if ending is Ending.LOGITS else f"the model ends in {ending} of {numbers}"
 
 
-def _meaning(task: Task) -> str:
+def _describe_task(task: Task) -> str:
     match task:
         case Task.CLASSIFICATION:
             return " if exactly one of the classes holds"

@@ -25,7 +25,7 @@ REARRANGING = frozenset(
 _MAKING = frozenset({"ConstantOfShape", "Range"})
 _REDUCING = frozenset({"ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSum", "Shape", "Size"})
 FOLDABLE = _ELEMENTWISE | REARRANGING | _MAKING | _REDUCING | {"BatchNormalization", "Cast", "Identity"}
-"""Operators that are computed at import where all their inputs are constants."""
+"""Operators that are computed at import if all their inputs are constants."""
 _AXES_ARE_AN_INPUT: Final = 13
 """The opset from which Squeeze and Unsqueeze take their axes as an input."""
 
@@ -33,13 +33,13 @@ _AXES_ARE_AN_INPUT: Final = 13
 def run_reference(node: Node, inputs: list[Array], opset: int, *, limit: int) -> list[Array]:
     """Outputs of a node in FOLDABLE for these inputs, by onnx's own reference implementation.
 
-    Raises ModelFileError where an output would have more than `limit` elements, before any is made.
+    Raises ModelFileError if an output would have more than `limit` elements, before any is made.
     """
     import onnx
     from onnx.reference import ReferenceEvaluator
 
     _check_size(node, inputs, limit)
-    node = _with_axes_in_order(node, inputs, opset)
+    node = _sort_axes(node, inputs, opset)
     proto = onnx.helper.make_node(node.operator, node.inputs, node.outputs, **node.attributes)
     describe = onnx.helper.make_empty_tensor_value_info
     given_values, made_values = ([describe(name) for name in some if name] for some in (node.inputs, node.outputs))
@@ -55,7 +55,7 @@ def run_reference(node: Node, inputs: list[Array], opset: int, *, limit: int) ->
     return [np.asarray(result) for result in results]
 
 
-def _with_axes_in_order(node: Node, inputs: list[Array], opset: int) -> Node:
+def _sort_axes(node: Node, inputs: list[Array], opset: int) -> Node:
     """Axes of Squeeze and Unsqueeze before opset 13 from the first to the last: the evaluator takes one by one."""
     axes = node.attributes.get("axes")
     if opset >= _AXES_ARE_AN_INPUT or node.operator not in {"Squeeze", "Unsqueeze"} or not axes:
@@ -67,7 +67,7 @@ def _with_axes_in_order(node: Node, inputs: list[Array], opset: int) -> Node:
 
 def _check_size(node: Node, inputs: list[Array], limit: int) -> None:
     try:
-        elements = _elements(node, inputs)
+        elements = _count_elements(node, inputs)
     except (ValueError, TypeError, OverflowError, IndexError, ZeroDivisionError) as error:
         raise node.unsupported("its constants have shapes that do not fit", "export the model again") from error
     if elements > limit:
@@ -76,7 +76,7 @@ def _check_size(node: Node, inputs: list[Array], limit: int) -> None:
         )
 
 
-def _elements(node: Node, inputs: list[Array]) -> int:
+def _count_elements(node: Node, inputs: list[Array]) -> int:
     """The most elements that the node can make of these inputs."""
     if node.operator in _ELEMENTWISE:
         return math.prod(np.broadcast_shapes(*(value.shape for value in inputs)))

@@ -61,7 +61,7 @@ def finish(builder: NetworkBuilder, output: str) -> tuple[tuple[Operation, ...],
 
     Raises ModelFileError for an error function that belongs to no GELU, and the like.
     """
-    live = _live(builder.operations, output)
+    live = _list_live(builder.operations, output)
     sketch = _Sketch({one.name: one for one in live}, {one.name: builder.tensors[one.name] for one in live}, output)
     for operation in live:
         if isinstance(operation, ErrorFunction):
@@ -79,10 +79,10 @@ def finish(builder: NetworkBuilder, output: str) -> tuple[tuple[Operation, ...],
     _merge_into_the_layer_behind(sketch)
     _make_layers(sketch)
     _join_siblings(sketch)
-    return _renamed(sketch)
+    return _rename(sketch)
 
 
-def _live(operations: list[BaseOperation], output: str) -> list[BaseOperation]:
+def _list_live(operations: list[BaseOperation], output: str) -> list[BaseOperation]:
     needed, live = {output}, []
     for operation in reversed(operations):
         if operation.output in needed:
@@ -160,7 +160,7 @@ def _merge(sketch: _Sketch, producer: BaseOperation, operation: ChannelAffine | 
     """Let `producer` make what `operation` makes of its output; say whether it can."""
     own = sketch.tensors[producer.name]
     if isinstance(producer, ChannelMap) and isinstance(operation, ChannelAffine):
-        producer, own = _layer_of_map(producer, own)
+        producer, own = _make_layer(producer, own)
     if isinstance(operation, ChannelMap):
         if not (isinstance(producer, FullyConnected) or (isinstance(producer, Convolution2d) and producer.groups == 1)):
             return False
@@ -169,10 +169,10 @@ def _merge(sketch: _Sketch, producer: BaseOperation, operation: ChannelAffine | 
             return False
         merged = {role: np.tensordot(matrix, tensor, axes=1) for role, tensor in own.items()}
     elif isinstance(producer, Convolution2d | FullyConnected | ChannelAffine):
-        merged = _scaled(own, sketch.tensors[operation.name])
+        merged = _scale(own, sketch.tensors[operation.name])
     else:
         return False
-    sketch.operations[producer.name] = _fitting(producer, merged)
+    sketch.operations[producer.name] = _fit(producer, merged)
     sketch.tensors[producer.name] = merged
     return True
 
@@ -182,7 +182,7 @@ def _grows(weight: Double, factor: float) -> bool:
     return weight.size * factor > max(2 * weight.size, _SMALL_WEIGHT)
 
 
-def _scaled(producer: dict[str, Double], affine: dict[str, Double]) -> dict[str, Double]:
+def _scale(producer: dict[str, Double], affine: dict[str, Double]) -> dict[str, Double]:
     """The producer's scale * (weight x + bias) + shift, as new tensors of the producer."""
     main, offset = ("scale", "shift") if "scale" in producer else ("weight", "bias")
     weight = producer[main]
@@ -193,7 +193,7 @@ def _scaled(producer: dict[str, Double], affine: dict[str, Double]) -> dict[str,
     }
 
 
-def _fitting(layer: BaseOperation, tensors: dict[str, Double]) -> BaseOperation:
+def _fit(layer: BaseOperation, tensors: dict[str, Double]) -> BaseOperation:
     """The layer with the attributes that its new tensors ask for."""
     if isinstance(layer, ChannelAffine):
         return layer
@@ -212,16 +212,16 @@ def _merge_into_the_layer_behind(sketch: _Sketch) -> None:
         readers = sketch.readers()
         reader = readers.get(name)
         if isinstance(operation, ChannelAffine) and isinstance(reader, GlobalAveragePool | Reshape):
-            if isinstance(_behind_pools(readers, reader), FullyConnected):
+            if isinstance(_skip_pools(readers, reader), FullyConnected):
                 _swap(sketch, operation, reader)
-        elif reader is not None and (merged := _behind(sketch, operation, reader)) is not None:
-            changed = _fitting(reader, merged)
+        elif reader is not None and (merged := _absorb(sketch, operation, reader)) is not None:
+            changed = _fit(reader, merged)
             sketch.operations[reader.name] = changed.model_copy(update={"inputs": operation.inputs})
             sketch.tensors[reader.name] = merged
             del sketch.operations[name], sketch.tensors[name]
 
 
-def _behind_pools(readers: dict[str, BaseOperation], operation: BaseOperation | None) -> BaseOperation | None:
+def _skip_pools(readers: dict[str, BaseOperation], operation: BaseOperation | None) -> BaseOperation | None:
     """The first reader that is neither a mean nor a flattening."""
     while isinstance(operation, GlobalAveragePool) or (isinstance(operation, Reshape) and len(operation.shape) == 1):
         operation = readers.get(operation.name)
@@ -238,8 +238,8 @@ def _swap(sketch: _Sketch, affine: ChannelAffine, reader: GlobalAveragePool | Re
     sketch.tensors[reader.name] = {role: np.repeat(tensor, times) for role, tensor in own.items()}
 
 
-def _behind(sketch: _Sketch, operation: BaseOperation, reader: BaseOperation) -> dict[str, Double] | None:
-    """The reader's tensors when it reads what `operation` reads; None where it cannot."""
+def _absorb(sketch: _Sketch, operation: BaseOperation, reader: BaseOperation) -> dict[str, Double] | None:
+    """The reader's tensors when it reads what `operation` reads; None if it cannot."""
     if not (isinstance(reader, FullyConnected) or (isinstance(reader, Convolution2d) and reader.groups == 1)):
         return None
     given, own = sketch.tensors[operation.name], sketch.tensors[reader.name]
@@ -264,13 +264,13 @@ def _make_layers(sketch: _Sketch) -> None:
             _add_depthwise(plain, operation, tensors)
             continue
         if isinstance(operation, ChannelMap):
-            plain.operations[name], plain.tensors[name] = _layer_of_map(operation, tensors)
+            plain.operations[name], plain.tensors[name] = _make_layer(operation, tensors)
         else:
             plain.operations[name], plain.tensors[name] = operation, tensors
     sketch.operations, sketch.tensors = plain.operations, plain.tensors
 
 
-def _layer_of_map(operation: ChannelMap, tensors: dict[str, Double]) -> tuple[BaseOperation, dict[str, Double]]:
+def _make_layer(operation: ChannelMap, tensors: dict[str, Double]) -> tuple[BaseOperation, dict[str, Double]]:
     matrix = tensors["matrix"]
     outputs, inputs = matrix.shape
     name, read, shape = operation.name, operation.inputs, operation.shape
@@ -322,7 +322,7 @@ def _join_siblings(sketch: _Sketch) -> None:
         for one in siblings:
             del sketch.operations[one.name], sketch.tensors[one.name]
         first = siblings[0].model_copy(update={"name": name})
-        sketch.operations[name], sketch.tensors[name] = _fitting(first, joined), joined
+        sketch.operations[name], sketch.tensors[name] = _fit(first, joined), joined
 
 
 def _alike(siblings: list[Convolution2d]) -> bool:
@@ -331,7 +331,7 @@ def _alike(siblings: list[Convolution2d]) -> bool:
     return all((one.inputs, one.stride, one.padding, one.weight_shape[2:], one.groups) == geometry for one in siblings)
 
 
-def _renamed(sketch: _Sketch) -> tuple[tuple[Operation, ...], str, dict[str, Double]]:
+def _rename(sketch: _Sketch) -> tuple[tuple[Operation, ...], str, dict[str, Double]]:
     """Names that say what a layer is and tell nothing of the ONNX file: convolution1, relu1, convolution2, ..."""
     names = {INPUT: INPUT}
     counts: Counter[str] = Counter()

@@ -13,7 +13,7 @@ Scales and shifts among them join a neighbouring layer, or become a 1 x 1 convol
 
 import numpy as np
 
-from model_owner.onnx_import.arranging import by_channel
+from model_owner.onnx_import.arranging import align_by_channel
 from model_owner.onnx_import.builder import Double, NetworkBuilder, Node
 from model_owner.onnx_import.smooth import multiply_smoothly
 from secure_computation.network import Add, Clip, Multiply, Relu, repeats_to
@@ -69,7 +69,7 @@ def leaky_relu(builder: NetworkBuilder, node: Node) -> None:
 
 def prelu(builder: NetworkBuilder, node: Node) -> None:
     """A slope for all, or one for each channel."""
-    _leaky(builder, node, by_channel(builder, node, 0, builder.floats(node, 1)))
+    _leaky(builder, node, align_by_channel(builder, node, 0, builder.floats(node, 1)))
 
 
 def _leaky(builder: NetworkBuilder, node: Node, slope: Double | float) -> None:
@@ -108,12 +108,12 @@ def _outermost(builder: NetworkBuilder, node: Node, sign: float) -> None:
         beyond = builder.append(node, Relu, (builder.affine(node, difference, scale=sign),))
         best = builder.emit(node, Add, (best, builder.affine(node, beyond, scale=sign)))
     for index in constants:
-        bound = by_channel(builder, node, first, builder.floats(node, index))
+        bound = align_by_channel(builder, node, first, builder.floats(node, index))
         best = _bounded(builder, node, best, bound, sign)
 
 
 def _bounded(builder: NetworkBuilder, node: Node, value: str, bound: Double, sign: float) -> str:
-    """The value, or the bound where it lies beyond that; a bound above a ReLU makes both a Clip."""
+    """The value, or the bound if it lies beyond that; a bound above a ReLU makes both a Clip."""
     made = builder.maker(value)
     high = float(bound[0]) if sign < 0 and not np.ptp(bound) else 0.0
     if isinstance(made, Relu) and high > 0:

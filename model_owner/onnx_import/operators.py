@@ -1,24 +1,28 @@
-"""How each ONNX operator becomes operations of the public network. One function for each operator."""
+"""How each ONNX operator becomes operations of the public network: one line of the table `OPERATORS` for each.
+
+The functions of those with weights and of the simple ones are here, the others in `pooling`, `gates` and `smooth`.
+"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from enum import Enum, auto
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from model_owner.onnx_import import gates, pooling, smooth
 from model_owner.onnx_import.arranging import (
+    align_by_channel,
     arrange,
-    by_channel,
-    columns_by_element,
-    onnx_shape,
-    plain,
-    positions_of,
+    find_onnx_shape,
+    find_positions,
+    make_plain,
+    order_columns,
     settle,
 )
 from model_owner.onnx_import.builder import Double, NetworkBuilder, Node
-from model_owner.onnx_import.pooling import image_size, window_padding
+from model_owner.onnx_import.pooling import find_image_size, find_padding
 from secure_computation.network import (
     Add,
     Clip,
@@ -29,11 +33,29 @@ from secure_computation.network import (
     Relu,
 )
 
-Handler = Callable[[NetworkBuilder, Node], None]
+
+class Inputs(Enum):
+    """The form in which the function of an operator takes the inputs that depend on the image (see `arranging`)."""
+
+    PLAIN = auto()
+    """Settled before: (1, channels, height, width) or (1, features)."""
+    ELEMENTWISE = auto()
+    """As they are arranged, if all alike: the function works element by element, and the output is arranged so too."""
+    AS_ARRANGED = auto()
+    """As they are: the function itself asks how."""
+
+
+class Operator(NamedTuple):
+    """What becomes of an ONNX operator: one line of `OPERATORS`."""
+
+    lower: Callable[[NetworkBuilder, Node], None]
+    """Adds the operations that compute the node's outputs."""
+    inputs: Inputs
+
 
 _SIMPLIFY = "change the model and export it again"
 _LARGEST_BOUND = 3e38
-"""Exporters write float32's largest number where a bound was left out."""
+"""Exporters write float32's largest number if a bound was left out."""
 
 
 def _convolution(builder: NetworkBuilder, node: Node) -> None:
@@ -44,15 +66,15 @@ def _convolution(builder: NetworkBuilder, node: Node) -> None:
     if weight.ndim != 4:
         raise node.unsupported(f"its weight has {weight.ndim} axes", "convolutions of one or two axes are supported")
     settle(builder, node, node.inputs[0])
-    _convolve(builder, node, builder.value(node, 0), image_size(builder, node), weight)
+    _convolve(builder, node, builder.value(node, 0), find_image_size(builder, node), weight)
 
 
 def _convolve_one_axis(builder: NetworkBuilder, node: Node, weight: Double) -> None:
     """(batch, channels, length), as an image of height 1: efficient channel attention runs so over the channels."""
-    positions = positions_of(builder, node, 0)
+    positions = find_positions(builder, node, 0)
     if positions.ndim != 3 or positions.shape[0] != 1:
         raise node.unsupported(f"its input has shape {positions.shape}, its weight three axes", _SIMPLIFY)
-    value = plain(builder, node, builder.value(node, 0), positions[:, :, np.newaxis, :])
+    value = make_plain(builder, node, builder.value(node, 0), positions[:, :, np.newaxis, :])
     wider: dict[str, Any] = dict(node.attributes)
     for name in ("strides", "dilations", "kernel_shape"):
         if name in wider:
@@ -78,7 +100,7 @@ def _convolve(builder: NetworkBuilder, node: Node, value: str, size: Pair, weigh
         weight_shape=weight.shape,
         bias=has_bias,
         stride=stride,
-        padding=window_padding(node, size, kernel, stride, dilation),
+        padding=find_padding(node, size, kernel, stride, dilation),
         dilation=dilation,
         groups=node.integer("group", 1),
     )
@@ -94,29 +116,29 @@ def _batch_normalization(builder: NetworkBuilder, node: Node) -> None:
     builder.affine(node, builder.value(node, 0), scale=scale, shift=shift)
 
 
-def _constant_index(builder: NetworkBuilder, node: Node) -> int | None:
+def _find_constant(builder: NetworkBuilder, node: Node) -> int | None:
     return next((index for index, name in enumerate(node.inputs) if name in builder.constants), None)
 
 
 def _add(builder: NetworkBuilder, node: Node) -> None:
-    constant_index = _constant_index(builder, node)
+    constant_index = _find_constant(builder, node)
     if constant_index is None:
         builder.emit(node, Add, (builder.value(node, 0), builder.value(node, 1)))
         return
     value = builder.value(node, 1 - constant_index)
-    shift = by_channel(builder, node, 1 - constant_index, builder.floats(node, constant_index))
+    shift = align_by_channel(builder, node, 1 - constant_index, builder.floats(node, constant_index))
     builder.affine(node, value, shift=shift)
 
 
 def _subtract(builder: NetworkBuilder, node: Node) -> None:
-    constant_index = _constant_index(builder, node)
+    constant_index = _find_constant(builder, node)
     if constant_index is None:
         minuend, subtrahend = builder.value(node, 0), builder.value(node, 1)
         negative = builder.affine(node, subtrahend, scale=-1.0)
         builder.emit(node, Add, (minuend, negative))
         return
     value = builder.value(node, 1 - constant_index)
-    constant = by_channel(builder, node, 1 - constant_index, builder.floats(node, constant_index))
+    constant = align_by_channel(builder, node, 1 - constant_index, builder.floats(node, constant_index))
     if constant_index == 1:
         builder.affine(node, value, shift=-constant)
     else:
@@ -133,28 +155,28 @@ def _sum(builder: NetworkBuilder, node: Node) -> None:
     total = builder.value(node, first)
     for index in others:
         total = builder.append(node, Add, (total, builder.value(node, index)))
-    shifts = [by_channel(builder, node, first, builder.floats(node, index)) for index in constants]
+    shifts = [align_by_channel(builder, node, first, builder.floats(node, index)) for index in constants]
     scale = 1.0 / len(node.inputs) if node.operator == "Mean" else 1.0
     builder.affine(node, total, scale=scale, shift=scale * sum(shifts, np.zeros(1)))
 
 
 def _multiply(builder: NetworkBuilder, node: Node) -> None:
-    constant_index = _constant_index(builder, node)
+    constant_index = _find_constant(builder, node)
     if constant_index is None:
         gates.multiply(builder, node)
         return
-    scale = by_channel(builder, node, 1 - constant_index, builder.floats(node, constant_index))
+    scale = align_by_channel(builder, node, 1 - constant_index, builder.floats(node, constant_index))
     builder.affine(node, builder.value(node, 1 - constant_index), scale=scale)
 
 
 def _divide(builder: NetworkBuilder, node: Node) -> None:
-    if _constant_index(builder, node) != 1:
+    if _find_constant(builder, node) != 1:
         raise node.unsupported(
             "it divides by a value that depends on the image, which is not computed under encryption",
             "divide by constants only; pixels are brought to the card's mean and standard_deviation before the model",
         )
     with np.errstate(divide="ignore"):
-        scale = 1.0 / by_channel(builder, node, 0, builder.floats(node, 1))
+        scale = 1.0 / align_by_channel(builder, node, 0, builder.floats(node, 1))
     builder.affine(node, builder.value(node, 0), scale=scale)
 
 
@@ -176,8 +198,8 @@ def _gemm(builder: NetworkBuilder, node: Node) -> None:
 
 
 def _fully_connected(builder: NetworkBuilder, node: Node, weight: Double, bias: Double | None = None) -> None:
-    seen = onnx_shape(builder, node, 0)
-    value, weight = columns_by_element(builder, node, weight)
+    seen = find_onnx_shape(builder, node, 0)
+    value, weight = order_columns(builder, node, weight)
     outputs, inputs = weight.shape
     tensors = {"weight": weight}
     if bias is not None:
@@ -201,8 +223,8 @@ def _relu(builder: NetworkBuilder, node: Node) -> None:
 
 
 def _clip(builder: NetworkBuilder, node: Node) -> None:
-    """Any bounds: moved so that the lower one is 0, or turned round where there is only an upper one."""
-    low, high = _bound(builder, node, 1), _bound(builder, node, 2)
+    """Any bounds: moved so that the lower one is 0, or turned round if there is only an upper one."""
+    low, high = _read_bound(builder, node, 1), _read_bound(builder, node, 2)
     value = builder.value(node, 0)
     if low is None and high is None:
         builder.alias(node)
@@ -218,8 +240,8 @@ def _clip(builder: NetworkBuilder, node: Node) -> None:
             builder.affine(node, cut, shift=low)
 
 
-def _bound(builder: NetworkBuilder, node: Node, index: int) -> float | None:
-    """A bound of Clip; None where there is none, or none that a float could pass."""
+def _read_bound(builder: NetworkBuilder, node: Node, index: int) -> float | None:
+    """A bound of Clip; None if there is none, or none that a float could pass."""
     given = builder.optional_constant(node, index)
     if given is None or given.size == 0:
         return None
@@ -252,56 +274,47 @@ def _cast(builder: NetworkBuilder, node: Node) -> None:
     builder.alias(node)
 
 
-HANDLERS: Mapping[str, Handler] = MappingProxyType(
+OPERATORS: Mapping[str, Operator] = MappingProxyType(
     {
-        "Abs": gates.absolute,
-        "Add": _add,
-        "AveragePool": pooling.average_pool,
-        "BatchNormalization": _batch_normalization,
-        "Cast": _cast,
-        "Clip": _clip,
-        "Concat": _concat,
-        "Conv": _convolution,
-        "Div": _divide,
-        "Dropout": _dropout,
-        "Erf": smooth.error_function,
-        "Gelu": smooth.gelu,
-        "Gemm": _gemm,
-        "GlobalAveragePool": pooling.global_average_pool,
-        "GlobalMaxPool": pooling.global_max_pool,
-        "HardSigmoid": gates.hard_sigmoid,
-        "HardSwish": gates.hard_swish,
-        "Identity": NetworkBuilder.alias,
-        "LeakyRelu": gates.leaky_relu,
-        "LogSoftmax": smooth.log_softmax,
-        "MatMul": _matrix_product,
-        "Max": gates.maximum,
-        "MaxPool": pooling.max_pool,
-        "Mean": _sum,
-        "Min": gates.minimum,
-        "Mul": _multiply,
-        "Neg": _negative,
-        "PRelu": gates.prelu,
-        "Pad": pooling.pad,
-        "Pow": gates.power,
-        "ReduceMax": pooling.reduce_max,
-        "ReduceMean": pooling.reduce_mean,
-        "ReduceSum": pooling.reduce_sum,
-        "Relu": _relu,
-        "Sigmoid": smooth.sigmoid,
-        "Softmax": smooth.softmax,
-        "Sub": _subtract,
-        "Sum": _sum,
-        "Tanh": smooth.tanh,
+        "Abs": Operator(gates.absolute, Inputs.ELEMENTWISE),
+        "Add": Operator(_add, Inputs.ELEMENTWISE),
+        "AveragePool": Operator(pooling.average_pool, Inputs.PLAIN),
+        "BatchNormalization": Operator(_batch_normalization, Inputs.PLAIN),
+        "Cast": Operator(_cast, Inputs.ELEMENTWISE),
+        "Clip": Operator(_clip, Inputs.ELEMENTWISE),
+        "Concat": Operator(_concat, Inputs.PLAIN),
+        "Conv": Operator(_convolution, Inputs.AS_ARRANGED),
+        "Div": Operator(_divide, Inputs.ELEMENTWISE),
+        "Dropout": Operator(_dropout, Inputs.ELEMENTWISE),
+        "Erf": Operator(smooth.error_function, Inputs.ELEMENTWISE),
+        "Gelu": Operator(smooth.gelu, Inputs.ELEMENTWISE),
+        "Gemm": Operator(_gemm, Inputs.AS_ARRANGED),
+        "GlobalAveragePool": Operator(pooling.global_average_pool, Inputs.PLAIN),
+        "GlobalMaxPool": Operator(pooling.global_max_pool, Inputs.PLAIN),
+        "HardSigmoid": Operator(gates.hard_sigmoid, Inputs.ELEMENTWISE),
+        "HardSwish": Operator(gates.hard_swish, Inputs.ELEMENTWISE),
+        "Identity": Operator(NetworkBuilder.alias, Inputs.ELEMENTWISE),
+        "LeakyRelu": Operator(gates.leaky_relu, Inputs.ELEMENTWISE),
+        "LogSoftmax": Operator(smooth.log_softmax, Inputs.AS_ARRANGED),
+        "MatMul": Operator(_matrix_product, Inputs.AS_ARRANGED),
+        "Max": Operator(gates.maximum, Inputs.ELEMENTWISE),
+        "MaxPool": Operator(pooling.max_pool, Inputs.PLAIN),
+        "Mean": Operator(_sum, Inputs.ELEMENTWISE),
+        "Min": Operator(gates.minimum, Inputs.ELEMENTWISE),
+        "Mul": Operator(_multiply, Inputs.ELEMENTWISE),
+        "Neg": Operator(_negative, Inputs.ELEMENTWISE),
+        "PRelu": Operator(gates.prelu, Inputs.ELEMENTWISE),
+        "Pad": Operator(pooling.pad, Inputs.PLAIN),
+        "Pow": Operator(gates.power, Inputs.ELEMENTWISE),
+        "ReduceMax": Operator(pooling.reduce_max, Inputs.AS_ARRANGED),
+        "ReduceMean": Operator(pooling.reduce_mean, Inputs.AS_ARRANGED),
+        "ReduceSum": Operator(pooling.reduce_sum, Inputs.AS_ARRANGED),
+        "Relu": Operator(_relu, Inputs.ELEMENTWISE),
+        "Sigmoid": Operator(smooth.sigmoid, Inputs.ELEMENTWISE),
+        "Softmax": Operator(smooth.softmax, Inputs.AS_ARRANGED),
+        "Sub": Operator(_subtract, Inputs.ELEMENTWISE),
+        "Sum": Operator(_sum, Inputs.ELEMENTWISE),
+        "Tanh": Operator(smooth.tanh, Inputs.ELEMENTWISE),
     }
 )
-
-ELEMENTWISE = frozenset(
-    {
-        *("Abs", "Add", "Cast", "Clip", "Div", "Dropout", "Erf", "Gelu", "HardSigmoid", "HardSwish", "Identity"),
-        *("LeakyRelu", "Max", "Mean", "Min", "Mul", "Neg", "PRelu", "Pow", "Relu", "Sigmoid", "Sub", "Sum", "Tanh"),
-    }
-)
-"""Handlers that work element by element: the output is arranged as the inputs are (see `arranging`)."""
-ARRANGED = frozenset({"Conv", "Gemm", "LogSoftmax", "MatMul", "ReduceMax", "ReduceMean", "ReduceSum", "Softmax"})
-"""Handlers that ask themselves how their inputs are arranged. All others have them settled."""
+"""Every operator of ONNX that is lowered. Those that `folding` lists are computed, or only move elements, instead."""

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from model_owner.onnx_import.arranging import MAX_MAP_ELEMENTS, arrange, is_permutation, plain, positions_of
+from model_owner.onnx_import.arranging import MAX_MAP_ELEMENTS, arrange, find_positions, is_permutation, make_plain
 from model_owner.onnx_import.builder import ChannelMap, NetworkBuilder, Node, PadBelow, Positions
 from secure_computation.network import NO_PADDING, AveragePool, GlobalAveragePool, MaxPool, Pad, Padding, Pair
 
@@ -13,15 +13,15 @@ _LOWEST = -1e6
 _SIMPLIFY = "change the model and export it again"
 
 
-def image_size(builder: NetworkBuilder, node: Node) -> Pair:
-    """Height and width of input 0. Raises ModelFileError where it is no image."""
+def find_image_size(builder: NetworkBuilder, node: Node) -> Pair:
+    """Height and width of input 0. Raises ModelFileError if it is no image."""
     shape = builder.shape(node, 0)
     if len(shape) != 3:
         raise node.unsupported(f"its input has shape {shape}, not (channels, height, width)", _SIMPLIFY)
     return shape[1], shape[2]
 
 
-def window_padding(node: Node, size: Pair, kernel: Pair, stride: Pair, dilation: Pair) -> Padding:
+def find_padding(node: Node, size: Pair, kernel: Pair, stride: Pair, dilation: Pair) -> Padding:
     """The node's padding, explicit or automatic (ONNX `auto_pad`)."""
     automatic = node.text("auto_pad", "NOTSET")
     if automatic == "NOTSET":
@@ -42,26 +42,26 @@ def window_padding(node: Node, size: Pair, kernel: Pair, stride: Pair, dilation:
     return before[0], before[1], after[0], after[1]
 
 
-def _pool_windows(builder: NetworkBuilder, node: Node) -> tuple[Pair, Pair, Pair, Padding]:
+def _read_windows(builder: NetworkBuilder, node: Node) -> tuple[Pair, Pair, Pair, Padding]:
     """Image size, kernel, stride and padding of a pool, before it rounds up."""
     if node.pair("dilations", (1, 1)) != (1, 1):
         raise node.unsupported("it is dilated", _SIMPLIFY)
-    size, kernel, stride = image_size(builder, node), node.pair("kernel_shape"), node.pair("strides", (1, 1))
-    return size, kernel, stride, window_padding(node, size, kernel, stride, (1, 1))
+    size, kernel, stride = find_image_size(builder, node), node.pair("kernel_shape"), node.pair("strides", (1, 1))
+    return size, kernel, stride, find_padding(node, size, kernel, stride, (1, 1))
 
 
 def max_pool(builder: NetworkBuilder, node: Node) -> None:
     """MaxPool."""
-    size, kernel, stride, padding = _pool_windows(builder, node)
+    size, kernel, stride, padding = _read_windows(builder, node)
     if _rounds_up(node):
-        padding = _rounded_up(size, kernel, stride, padding)
+        padding = _round_up(size, kernel, stride, padding)
     value = builder.value(node, 0)
     if isinstance(made := builder.maker(value), PadBelow):
-        value, padding = made.inputs[0], _both(padding, made.padding)
+        value, padding = made.inputs[0], _add_paddings(padding, made.padding)
     builder.emit(node, MaxPool, (value,), kernel=kernel, stride=stride, padding=padding)
 
 
-def _both(one: Padding, other: Padding) -> Padding:
+def _add_paddings(one: Padding, other: Padding) -> Padding:
     return one[0] + other[0], one[1] + other[1], one[2] + other[2], one[3] + other[3]
 
 
@@ -70,7 +70,7 @@ def _rounds_up(node: Node) -> bool:
     return bool(node.integer("ceil_mode", 0)) and node.text("auto_pad", "NOTSET") in {"NOTSET", "VALID"}
 
 
-def _rounded_up(size: Pair, kernel: Pair, stride: Pair, padding: Padding) -> Padding:
+def _round_up(size: Pair, kernel: Pair, stride: Pair, padding: Padding) -> Padding:
     """Padding with which rounding down gives what `ceil_mode` asks for: a last window that starts inside counts."""
     after = [padding[2], padding[3]]
     for axis in range(2):
@@ -85,10 +85,10 @@ def _rounded_up(size: Pair, kernel: Pair, stride: Pair, padding: Padding) -> Pad
 
 def average_pool(builder: NetworkBuilder, node: Node) -> None:
     """AveragePool; a window that `ceil_mode` lets reach beyond the padding is averaged over what it holds."""
-    size, kernel, stride, padding = _pool_windows(builder, node)
+    size, kernel, stride, padding = _read_windows(builder, node)
     value, counted = builder.value(node, 0), bool(node.integer("count_include_pad", 0))
     if _rounds_up(node):
-        reaching = _rounded_up(size, kernel, stride, padding)
+        reaching = _round_up(size, kernel, stride, padding)
         if counted and reaching != padding:  # the padding counts, what lies beyond it does not
             value, counted = builder.append(node, Pad, (value,), padding=padding), False
             reaching = (0, 0, reaching[2] - padding[2], reaching[3] - padding[3])
@@ -103,7 +103,7 @@ def global_average_pool(builder: NetworkBuilder, node: Node) -> None:
 
 def global_max_pool(builder: NetworkBuilder, node: Node) -> None:
     """GlobalMaxPool: a window as large as the image."""
-    size = image_size(builder, node)
+    size = find_image_size(builder, node)
     builder.emit(node, MaxPool, (builder.value(node, 0),), kernel=size, stride=size)
 
 
@@ -126,12 +126,12 @@ def reduce_max(builder: NetworkBuilder, node: Node) -> None:
 
 def _reduce(builder: NetworkBuilder, node: Node, *, since: int, largest: bool = False) -> str:
     """Emit the pool that the reduction is; return the pooled value. `since`: the opset that made axes an input."""
-    positions, value = positions_of(builder, node, 0), builder.value(node, 0)
-    axes = _axes(builder, node, since, positions.ndim)
+    positions, value = find_positions(builder, node, 0), builder.value(node, 0)
+    axes = _read_axes(builder, node, since, positions.ndim)
     shape = builder.shapes[value]
     channels, height, width = (*shape, 1, 1)[:3]
     for extent in ((1, 1), (height, width), (1, width), (height, 1)):
-        found = _pooled_positions(positions, (channels, height, width), extent, axes)
+        found = _pool_positions(positions, (channels, height, width), extent, axes)
         if found is not None:
             pooled = _pool_over(builder, node, value, extent, largest=largest)
             kept = found if node.integer("keepdims", 1) else found.squeeze(axes)
@@ -144,7 +144,7 @@ def _reduce(builder: NetworkBuilder, node: Node, *, since: int, largest: bool = 
     )
 
 
-def _axes(builder: NetworkBuilder, node: Node, since: int, rank: int) -> tuple[int, ...]:
+def _read_axes(builder: NetworkBuilder, node: Node, since: int, rank: int) -> tuple[int, ...]:
     given = node.attributes.get("axes") if builder.opset < since else builder.optional_constant(node, 1)
     axes = [int(axis) for axis in np.asarray(range(rank) if given is None else given).reshape(-1)]
     if any(not -rank <= axis < rank for axis in axes):
@@ -152,12 +152,12 @@ def _axes(builder: NetworkBuilder, node: Node, since: int, rank: int) -> tuple[i
     return tuple(sorted({axis % rank for axis in axes}))
 
 
-def _pooled_positions(
+def _pool_positions(
     positions: Positions, shape: tuple[int, int, int], extent: Pair, axes: tuple[int, ...]
 ) -> Positions | None:
-    """Positions, with the reduced axes kept, in the value pooled over windows of `extent`; None where it is not that.
+    """Positions, with the reduced axes kept, in the value pooled over windows of `extent`; None if it is not that.
 
-    Each element belongs to one window. The reduction is that pool where what it takes together are whole windows.
+    Each element belongs to one window. The reduction is that pool if what it takes together are whole windows.
     """
     channels, height, width = shape
     small = (channels, height // extent[0], width // extent[1])
@@ -174,11 +174,11 @@ def _pool_over(builder: NetworkBuilder, node: Node, value: str, extent: Pair, *,
     if largest:
         return builder.append(node, MaxPool, (value,), kernel=extent, stride=extent)
     if whole:
-        return builder.append(node, GlobalAveragePool, (_before_partial_mean(builder, value),))
+        return builder.append(node, GlobalAveragePool, (_undo_partial_mean(builder, value),))
     return builder.append(node, AveragePool, (value,), kernel=extent, stride=extent, count_include_pad=False)
 
 
-def _before_partial_mean(builder: NetworkBuilder, value: str) -> str:
+def _undo_partial_mean(builder: NetworkBuilder, value: str) -> str:
     """What was averaged over one whole axis to make the value: the mean over both is one pool."""
     made = builder.maker(value)
     if not isinstance(made, AveragePool):
@@ -192,7 +192,7 @@ def pad(builder: NetworkBuilder, node: Node) -> None:
     """Pad by a constant in height and width, by zeros in channels; negative padding cuts off."""
     if node.text("mode", "constant") != "constant":
         raise node.unsupported(f"its mode is {node.text('mode', '')}", "only padding by a constant is supported")
-    image_size(builder, node)
+    find_image_size(builder, node)
     pads = [int(value) for value in builder.constant(node, 1).reshape(-1)]
     axes_given = builder.optional_constant(node, 3)
     named = [int(axis) for axis in (axes_given.reshape(-1) if axes_given is not None else range(4))]
@@ -204,7 +204,7 @@ def pad(builder: NetworkBuilder, node: Node) -> None:
     constant = 0.0 if given is None or given.size == 0 else float(given.reshape(-1)[0])
     if before.get(0, 0) or after.get(0, 0):
         raise node.unsupported("it pads the batch", "only channels, height and width may be padded")
-    value = _without_borders(builder, node, before, after)
+    value = _cut_borders(builder, node, before, after)
     if before.get(1, 0) > 0 or after.get(1, 0) > 0:
         if constant:
             raise node.unsupported(f"it pads channels with {constant:g}", "pad channels with 0")
@@ -216,18 +216,18 @@ def pad(builder: NetworkBuilder, node: Node) -> None:
     builder.emit(node, Pad, (value,), padding=padding, value=constant)
 
 
-def _without_borders(builder: NetworkBuilder, node: Node, before: dict[int, int], after: dict[int, int]) -> str:
+def _cut_borders(builder: NetworkBuilder, node: Node, before: dict[int, int], after: dict[int, int]) -> str:
     """Negative padding cuts off."""
     value = builder.value(node, 0)
     if min(*before.values(), *after.values(), 0) == 0:
         return value
-    positions = positions_of(builder, node, 0)
+    positions = find_positions(builder, node, 0)
     ends = [
         (max(-before.get(axis, 0), 0), size + min(after.get(axis, 0), 0)) for axis, size in enumerate(positions.shape)
     ]
     if any(end <= start for start, end in ends):
         raise node.unsupported("it cuts off all that there is", _SIMPLIFY)
-    return plain(builder, node, value, positions[tuple(slice(start, end) for start, end in ends)])
+    return make_plain(builder, node, value, positions[tuple(slice(start, end) for start, end in ends)])
 
 
 def _pad_channels(builder: NetworkBuilder, node: Node, value: str, borders: Pair) -> str:

@@ -37,7 +37,7 @@ class OnnxModel:
     @property
     def elements(self) -> int:
         """Of all tensors in the files."""
-        return elements_of(self.graph)
+        return count_elements(self.graph)
 
     @property
     def graph(self) -> "onnx.GraphProto":
@@ -88,7 +88,7 @@ def _hash_files(folder: Path, files: tuple[PurePosixPath, ...]) -> str:
     return hashlib.sha256(listing.encode()).hexdigest()
 
 
-def hash_rule(files: tuple[PurePosixPath, ...]) -> str:
+def explain_hash(files: tuple[PurePosixPath, ...]) -> str:
     """In words, how a card's model_sha256 is made of a model's files, and the command that makes it."""
     names = " ".join(shlex.quote(str(file)) for file in files)
     if len(files) == 1:
@@ -110,34 +110,34 @@ def _check_header(model: "onnx.ModelProto") -> int:
         raise ModelFileError(
             f"the model has sparse tensors or more than {MAX_NODES} nodes: export a dense, smaller one"
         )
-    if not all(isinstance(text, str) for text in _texts(graph)):  # protobuf hands out bytes that are not UTF-8
+    if not all(isinstance(text, str) for text in _list_texts(graph)):  # protobuf hands out bytes that are not UTF-8
         raise ModelFileError("a name in the model is not text: export the model again")
     versions = [entry.version for entry in model.opset_import if entry.domain in _OWN_DOMAINS]
     if len(versions) != 1 or not OLDEST_OPSET <= versions[0] <= NEWEST_OPSET:
         raise ModelFileError(
             f"the model's opset is {versions}: export it with one opset from {OLDEST_OPSET} to {NEWEST_OPSET}"
         )
-    elements = elements_of(graph)
-    if elements > MAX_WEIGHT_ELEMENTS or any(size < 0 for tensor in _tensors(graph) for size in tensor.dims):
+    elements = count_elements(graph)
+    if elements > MAX_WEIGHT_ELEMENTS or any(size < 0 for tensor in _list_tensors(graph) for size in tensor.dims):
         raise ModelFileError(f"the model declares {elements} weights, more than the {MAX_WEIGHT_ELEMENTS} supported")
     return int(versions[0])
 
 
-def elements_of(graph: "onnx.GraphProto") -> int:
+def count_elements(graph: "onnx.GraphProto") -> int:
     """Elements of all tensors that a graph holds."""
-    return sum(math.prod(tensor.dims) for tensor in _tensors(graph))
+    return sum(math.prod(tensor.dims) for tensor in _list_tensors(graph))
 
 
-def _texts(graph: "onnx.GraphProto") -> Iterator[object]:
+def _list_texts(graph: "onnx.GraphProto") -> Iterator[object]:
     yield from (entry.name for entry in (*graph.initializer, *graph.input, *graph.output))
     for node in graph.node:
         yield from (node.op_type, node.name, *node.input, *node.output)
         yield from (attribute.name for attribute in node.attribute)
-    for tensor in _tensors(graph):
+    for tensor in _list_tensors(graph):
         yield from (text for entry in tensor.external_data for text in (entry.key, entry.value))
 
 
-def _tensors(graph: "onnx.GraphProto") -> Iterator["onnx.TensorProto"]:
+def _list_tensors(graph: "onnx.GraphProto") -> Iterator["onnx.TensorProto"]:
     yield from graph.initializer
     for node in graph.node:
         for attribute in node.attribute:
@@ -151,10 +151,10 @@ def _inline_external_data(model: "onnx.ModelProto", folder: Path) -> set[PurePos
     import onnx
 
     files: set[PurePosixPath] = set()
-    for tensor in _tensors(model.graph):
+    for tensor in _list_tensors(model.graph):
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
             settings = {entry.key: entry.value for entry in tensor.external_data}
-            file = _inside(folder, settings.get("location", ""))
+            file = _require_inside(folder, settings.get("location", ""))
             tensor.raw_data = _read_external(tensor, folder / file, settings)
             tensor.data_location = onnx.TensorProto.DEFAULT
             del tensor.external_data[:]
@@ -162,7 +162,7 @@ def _inline_external_data(model: "onnx.ModelProto", folder: Path) -> set[PurePos
     return files
 
 
-def _inside(folder: Path, location: str) -> PurePosixPath:
+def _require_inside(folder: Path, location: str) -> PurePosixPath:
     file = PurePosixPath(location)
     harmless = location and "\\" not in location and not file.is_absolute() and ".." not in file.parts
     resolved = (folder / file).resolve() if harmless and location.isprintable() else None

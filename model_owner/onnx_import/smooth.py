@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 
-from model_owner.onnx_import.arranging import onnx_shape, settle
+from model_owner.onnx_import.arranging import find_onnx_shape, settle
 from model_owner.onnx_import.builder import ChannelAffine, ErrorFunction, NetworkBuilder, Node
 from secure_computation.network import Activation, Softmax
 
@@ -19,44 +19,44 @@ _ROUNDING = 1e-5
 
 def multiply_smoothly(builder: NetworkBuilder, node: Node) -> bool:
     """Whether the product is a smooth function: x * sigmoid(x) is SiLU, x * (1 + erf(x / sqrt(2))) twice GELU."""
-    if _gelu_by_error_function(builder, node):
+    if _try_gelu(builder, node):
         return True
-    return any(_silu(builder, node, builder.value(node, index), builder.value(node, 1 - index)) for index in (0, 1))
+    return any(_try_silu(builder, node, builder.value(node, index), builder.value(node, 1 - index)) for index in (0, 1))
 
 
-def _silu(builder: NetworkBuilder, node: Node, value: str, gate: str) -> bool:
+def _try_silu(builder: NetworkBuilder, node: Node, value: str, gate: str) -> bool:
     """Swish with any slope: for u = a x, the product x * sigmoid(u) is silu(u) / a."""
     made = builder.maker(gate)
     if not isinstance(made, Activation) or made.function != "sigmoid":
         return False
-    base, scale, shift = _through_affines(builder, value)
-    inside, inner_scale, inner_shift = _through_affines(builder, made.inputs[0])
+    base, scale, shift = _follow_affines(builder, value)
+    inside, inner_scale, inner_shift = _follow_affines(builder, made.inputs[0])
     is_multiple = math.isclose(scale * inner_shift, shift * inner_scale, rel_tol=_ROUNDING)
     if inside != base or not is_multiple or scale == 0 or inner_scale == 0:
         return False
     silu = builder.append(node, Activation, (made.inputs[0],), function="silu")
-    builder.affine(node, silu, scale=_rounded(scale / inner_scale))
+    builder.affine(node, silu, scale=_round(scale / inner_scale))
     return True
 
 
-def _gelu_by_error_function(builder: NetworkBuilder, node: Node) -> bool:
+def _try_gelu(builder: NetworkBuilder, node: Node) -> bool:
     """Before opset 20 exporters write a GELU out, as factors a x and b (1 + erf(x / sqrt(2))) in any order."""
     for index in (0, 1):
-        outer, scale, shift = _through_affines(builder, builder.value(node, index))
+        outer, scale, shift = _follow_affines(builder, builder.value(node, index))
         made = builder.maker(outer)
         if not isinstance(made, ErrorFunction) or not math.isclose(scale, shift, rel_tol=_ROUNDING):
             continue
-        inside, inner_scale, inner_shift = _through_affines(builder, made.inputs[0])
-        factor, factor_scale, factor_shift = _through_affines(builder, builder.value(node, 1 - index))
+        inside, inner_scale, inner_shift = _follow_affines(builder, made.inputs[0])
+        factor, factor_scale, factor_shift = _follow_affines(builder, builder.value(node, 1 - index))
         is_half = math.isclose(inner_scale, math.sqrt(0.5), rel_tol=_ROUNDING)
         if inside == factor and is_half and inner_shift == factor_shift == 0.0:
             gelu = builder.append(node, Activation, (inside,), function="gelu")
-            builder.affine(node, gelu, scale=_rounded(2 * scale * factor_scale))
+            builder.affine(node, gelu, scale=_round(2 * scale * factor_scale))
             return True
     return False
 
 
-def _through_affines(builder: NetworkBuilder, value: str) -> tuple[str, float, float]:
+def _follow_affines(builder: NetworkBuilder, value: str) -> tuple[str, float, float]:
     """The value that this one is one scale and one shift of, with both."""
     scale, shift = 1.0, 0.0
     while isinstance(operation := builder.maker(value), ChannelAffine):
@@ -69,8 +69,8 @@ def _through_affines(builder: NetworkBuilder, value: str) -> tuple[str, float, f
     return value, scale, shift
 
 
-def _rounded(scale: float) -> float:
-    """1 where only rounding kept it from that."""
+def _round(scale: float) -> float:
+    """1 if only rounding kept it from that."""
     return 1.0 if math.isclose(scale, 1.0, rel_tol=_ROUNDING) else scale
 
 
@@ -80,7 +80,7 @@ def error_function(builder: NetworkBuilder, node: Node) -> None:
 
 
 def sigmoid(builder: NetworkBuilder, node: Node) -> None:
-    """Sigmoid; left out where it ends the model."""
+    """Sigmoid; left out if it ends the model."""
     if node.outputs[0] == builder.final_activation:
         _leave_out(builder, node)
         return
@@ -98,7 +98,7 @@ def gelu(builder: NetworkBuilder, node: Node) -> None:
 
 
 def softmax(builder: NetworkBuilder, node: Node) -> None:
-    """Over the channels of an image or the features of a vector; left out where it ends the model."""
+    """Over the channels of an image or the features of a vector; left out if it ends the model."""
     _check_axis(builder, node)
     if node.outputs[0] == builder.final_activation:
         _leave_out(builder, node)
@@ -108,7 +108,7 @@ def softmax(builder: NetworkBuilder, node: Node) -> None:
 
 
 def log_softmax(builder: NetworkBuilder, node: Node) -> None:
-    """Left out where it ends the model; refused elsewhere."""
+    """Left out if it ends the model; refused elsewhere."""
     _check_axis(builder, node)
     if node.outputs[0] != builder.final_activation:
         raise node.unsupported(
@@ -118,7 +118,7 @@ def log_softmax(builder: NetworkBuilder, node: Node) -> None:
 
 
 def _check_axis(builder: NetworkBuilder, node: Node) -> None:
-    shape = onnx_shape(builder, node, 0)
+    shape = find_onnx_shape(builder, node, 0)
     runs_on = builder.opset < _SOFTMAX_OF_ONE_AXIS
     axis = node.integer("axis", 1 if runs_on else -1) % len(shape)
     is_vector = math.prod(shape) == shape[axis]
@@ -131,7 +131,7 @@ def _check_axis(builder: NetworkBuilder, node: Node) -> None:
 
 
 def _leave_out(builder: NetworkBuilder, node: Node) -> None:
-    shape = onnx_shape(builder, node, 0)
+    shape = find_onnx_shape(builder, node, 0)
     if math.prod(shape) != max(shape):
         raise node.unsupported(
             f"it ends the model with a value of shape {shape[1:]}", "the output must be one number for each class"

@@ -5,13 +5,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Final, TypeAlias, TypeVar
+from typing import Any, Final, Self, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from contract.errors import PeerDisconnected, PeerReported, PeerViolation, TransportError
 from contract.identity import Party
+from plumbing.settings import Waiting
 from secure_computation import wire
 from secure_computation.channel.stream import ByteStream, Deadline, Piece
 from secure_computation.channel.traffic import Traffic, new_meters
@@ -44,6 +45,11 @@ class Deadlines:
     """For the peer's next frame, which includes what it computes before."""
     slowest_bytes_per_second: float = 128 << 10
     """A body of n bytes may take n / this longer: a slow link passes, a peer that trickles does not."""
+
+    @classmethod
+    def of(cls, waiting: Waiting) -> Self:
+        """What a party's settings say."""
+        return cls(connect_seconds=waiting.connect, step_seconds=waiting.step)
 
     def for_body(self, length: int) -> float:
         """Seconds for a frame whose body has `length` bytes."""

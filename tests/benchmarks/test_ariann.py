@@ -23,7 +23,7 @@ from benchmarks.machine import read_machine
 from benchmarks.reporting import Range
 from contract.model_card import read_card
 from demonstration.plaintext import PlaintextModel
-from model_owner.calibration_images import calibration_images
+from model_owner.calibration_images import load_calibration_images
 from model_owner.onnx_import.compiling import compile_model
 from plumbing.command_line import run
 from secure_computation.engines.masked.lowering.lower import lower_masked
@@ -98,7 +98,7 @@ def test_colour_networks_compile_and_answer_as_in_clear(tmp_path: Path) -> None:
     folder = written(tmp_path, "alexnet-32")  # the one with batch norms behind ReLUs, which fold into no layer
     card = read_card(folder / "card.json")
     compiled = compile_model(folder / "model.onnx", card)
-    images = calibration_images(card.input, ())
+    images = load_calibration_images(card.input, ())
     lowering = lower_masked(compiled.network, compiled.weights, images)
     weights = round_weights(lowering, compiled.weights)
     expected = PlaintextModel(folder).logits(images[0])

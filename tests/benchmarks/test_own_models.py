@@ -11,7 +11,7 @@ from benchmarks.own_models import OwnModel, OwnModels, statistics_pictures
 from benchmarks.own_networks import LOGIT_SPREAD, NETWORKS, OwnNetwork, densenet121, mobilenet_v2, resnet18, write_model
 from contract.model_card import Task, read_card
 from demonstration.plaintext import PlaintextModel
-from model_owner.calibration_images import calibration_images
+from model_owner.calibration_images import load_calibration_images
 from model_owner.choosing_precision import ERROR_BUDGET, lower_within_budget
 from model_owner.onnx_import.compiling import compile_model
 from secure_computation.engines.masked.plan import reference
@@ -48,7 +48,7 @@ def check_against_onnxruntime(network: OwnNetwork, folder: Path, side: int) -> N
     assert expected.shape == (2, len(card.classes))
     found = evaluate(model.network, model.weights, torch.from_numpy(images)).numpy()
     np.testing.assert_allclose(found, expected, atol=2e-3)
-    lowering = lower_within_budget(model.network, model.weights, calibration_images(card.input, ()))
+    lowering = lower_within_budget(model.network, model.weights, load_calibration_images(card.input, ()))
     weights = round_weights(lowering, model.weights)
     for image, wanted in zip(images, expected, strict=True):
         integers = reference.evaluate(lowering, weights, reference.quantise_image(lowering, image), audit=True)

@@ -16,7 +16,7 @@ from contract.errors import ConfigurationError, EncryptedInferenceError, PeerVio
 from contract.files import create, write_new
 from contract.identity import Party, Role
 from contract.ticket import Purpose, new_signing_key
-from crypto_provider.key import load_or_make_key
+from crypto_provider.dealer import load_or_make_key
 from data_owner.masked_weights import MaskedWeightsFolder
 from federated_learning.checkpoints import save
 from federated_learning.rounds.hospital_session import HISTORY

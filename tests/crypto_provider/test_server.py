@@ -13,12 +13,13 @@ from contract.identity import Party, Role
 from contract.ticket import PUBLIC_KEY_FILE, Engine, Purpose, load_public_key
 from crypto_provider.dealer import Dealer
 from crypto_provider.quota import DealingQuota
-from crypto_provider.server import DealingHandler, PlanCache
+from crypto_provider.server import DealingHandler, remember_plans
 from plumbing.settings import FrontEnd, PlanLimits
 from secure_computation.admission import present_ticket
 from secure_computation.channel.channel import Channel
 from secure_computation.channel.memory import memory_pair
 from secure_computation.places import Places
+from secure_computation.plan import Plan
 from secure_computation.randomness import Seed
 from secure_computation.reception import Reception
 from secure_computation.wire import Frame, Kind, Phase
@@ -175,9 +176,9 @@ def test_plans_are_fetched_once_and_the_oldest_is_forgotten(federation: Federati
         fetched.append(plan_hash)
         return plan
 
-    cache = PlanCache(fetch, size=2)
+    cache = remember_plans(fetch, size=2)
     for plan_hash in ("a", "a", "b", "a", "c", "a", "b"):
-        cache.get(plan_hash)
+        cache(plan_hash)
     assert fetched == ["a", "b", "c", "b"]
 
 
@@ -192,16 +193,16 @@ def test_a_slow_fetch_holds_up_no_other_session(federation: Federation) -> None:
             raise DeadlineExceeded(peer="the inference service", step="GET plan", waited_seconds=10)
         return plan
 
-    cache = PlanCache(fetch)
+    cache = remember_plans(fetch)
 
     def slow() -> None:
         with pytest.raises(DeadlineExceeded):
-            cache.get("slow")
+            cache("slow")
 
     thread = threading.Thread(target=slow)
     thread.start()
     assert arrived.wait(5)
-    other = threading.Thread(target=cache.get, args=("other",))
+    other = threading.Thread(target=cache, args=("other",))
     other.start()
     other.join(5)
     assert not other.is_alive()
@@ -218,17 +219,17 @@ def test_a_plan_that_could_not_be_fetched_is_asked_for_again(federation: Federat
             raise error
         return plan
 
-    cache = PlanCache(fetch)
+    cache = remember_plans(fetch)
     with pytest.raises(PeerUnreachable):
-        cache.get("a")
-    assert cache.get("a").network.classes == 3
+        cache("a")
+    assert cache("a").network.classes == 3
 
 
 def one_image_a_day(folder: Path) -> Dealer:
     return Dealer(DealingQuota(SpendingBook(folder / "orders.sqlite"), own=TRUST_CENTRE, items_per_day=1))
 
 
-def handler_for(federation: Federation, dealer: Dealer, plans: PlanCache) -> DealingHandler:
+def handler_for(federation: Federation, dealer: Dealer, plans: Callable[[str], Plan]) -> DealingHandler:
     return DealingHandler(
         reception=Reception(
             own=TRUST_CENTRE,
@@ -245,7 +246,7 @@ def test_a_plan_beyond_the_dealers_limits_is_not_dealt_for(federation: Federatio
     plan = federation.model.plan
     limits = PlanLimits(offline_bytes=1000)
     dealer = one_image_a_day(tmp_path)
-    handler = handler_for(federation, dealer, PlanCache(lambda _: plan.canonical_bytes(), limits=limits))
+    handler = handler_for(federation, dealer, remember_plans(lambda _: plan.canonical_bytes(), limits=limits))
     own, dealers = memory_pair(HOSPITAL, TRUST_CENTRE)
     present_ticket(own, federation.ticket(plan_hash=plan.plan_hash(), engine=Engine.MASKED))
     with pytest.raises(ModelFileError, match=r"plan_limits\.offline_bytes"):
@@ -257,7 +258,7 @@ def test_masks_that_stay_laid_out_are_bounded_and_made_while_others_are_served(
     federation: Federation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan = federation.model.plan
-    handler = handler_for(federation, one_image_a_day(tmp_path), PlanCache(lambda _: plan.canonical_bytes()))
+    handler = handler_for(federation, one_image_a_day(tmp_path), remember_plans(lambda _: plan.canonical_bytes()))
     claims = {name: CLAIMS.model_copy(update={"plan_hash": name, "engine": Engine.MASKED}) for name in "abc"}
     making: list[str] = []
 
@@ -279,7 +280,7 @@ def test_an_engine_that_the_plan_does_not_have(federation: Federation, tmp_path:
     plan = federation.model.plan
     plan = plan.model_copy(update={"engines": plan.engines.model_copy(update={"masked": None})})
     dealer = one_image_a_day(tmp_path)
-    handler = handler_for(federation, dealer, PlanCache(lambda _: plan.canonical_bytes()))
+    handler = handler_for(federation, dealer, remember_plans(lambda _: plan.canonical_bytes()))
     own, dealers = memory_pair(HOSPITAL, TRUST_CENTRE)
     present_ticket(own, federation.ticket(plan_hash=plan.plan_hash(), engine=Engine.MASKED))
     with pytest.raises(TicketInvalid, match="the engine 'masked', which its plan does not have"):

@@ -36,7 +36,7 @@ from contract.ticket import (
     load_signing_key,
     new_signing_key,
 )
-from crypto_provider.server import DEALING_PATH, dealer_app
+from crypto_provider.server import DEALING_PATH, build_dealer_app
 from crypto_provider.settings import CryptoProviderSettings
 from data_owner.diagnosis import Diagnosis
 from data_owner.progress import Progress
@@ -51,7 +51,7 @@ from inference_service.settings import ServiceSettings
 from inference_service.storage import Clock, utc_now
 from model_owner.imported_models import ImportedModel, ImportedModels
 from model_owner.registration import Registrar
-from model_owner.server import INFERENCE_PATH, inference_app
+from model_owner.server import INFERENCE_PATH, build_inference_app
 from model_owner.settings import DealerPeer, ModelOwnerSettings
 from plumbing.readiness import Readiness
 from plumbing.settings import Address, AtRest, Peer, Waiting
@@ -224,7 +224,7 @@ class Federation:
         listener, port = loopback()
         with (
             InferenceServiceClient(front_end.url, front_end.api_key, timeout_seconds=20) as plans,
-            listening(dealer_app(settings, plans), listener, **uvicorn_options()),
+            listening(build_dealer_app(settings, plans), listener, **uvicorn_options()),
         ):
             yield f"ws://127.0.0.1:{port}{DEALING_PATH}"
 
@@ -242,7 +242,7 @@ class Federation:
         settings = self.model_owner_settings(dealer_url=dealer_url, **{"public_url": url} | changes)
         with (
             self.client(Role.MODEL_OWNER) as client,
-            listening(inference_app(settings, self.models, client), listener, **uvicorn_options()),
+            listening(build_inference_app(settings, self.models, client), listener, **uvicorn_options()),
         ):
             if self.entry is None:
                 Registrar(settings, self.models, client).register()

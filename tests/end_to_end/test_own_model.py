@@ -17,7 +17,7 @@ from model_owner.checking import check_model
 from model_owner.command import _print_report
 from model_owner.imported_models import ImportedModels
 from model_owner.onnx_import.folding import REARRANGING
-from model_owner.onnx_import.operators import HANDLERS
+from model_owner.onnx_import.operators import OPERATORS
 from secure_computation.at_rest import StorageKey
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -94,7 +94,7 @@ def test_from_a_module_to_an_encrypted_answer_with_the_commands_of_the_page(tmp_
 
 def test_the_page_names_every_operator_and_every_field() -> None:
     words = set(re.findall(r"\w+", TEXT))
-    assert sorted((set(HANDLERS) | REARRANGING) - words) == []
+    assert sorted((set(OPERATORS) | REARRANGING) - words) == []
     fields: dict[str, Any] = {**ModelCard.model_fields}
     known = {"name", "version", "title", "intended_use", "task", "input", "classes", "training", "model_sha256"}
     of_training = {"federation"}  # written by the program that trained

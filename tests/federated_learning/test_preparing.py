@@ -16,7 +16,7 @@ from federated_learning.local_training import LocalTrainer
 from federated_learning.run_records import Description
 from federated_learning.torch_networks import resize
 from federated_learning.training_settings import Stage, TrainingSettings
-from imaging import several
+from imaging import reading
 from imaging.reading import read_model_input
 from tests.federated_learning.conftest import CLASSES, draw
 from tests.imaging import samples
@@ -82,7 +82,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
         found.append(path)
         return read_model_input(path, *arguments, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(several, "read_model_input", noted)
+    monkeypatch.setattr(reading, "read_model_input", noted)
     return found
 
 

@@ -30,9 +30,9 @@ from federated_learning.secure_aggregation import (
     RoundHistory,
     RoundTerms,
 )
-from imaging.decoding import decode
-from imaging.isolation.conversation import AnswerInvalid, Conversation
+from imaging.isolation.confined import decode
 from imaging.isolation.messages import Picture
+from imaging.isolation.reader import AnswerInvalid, Conversation
 from model_owner.onnx_import.reading import read_onnx
 from secure_computation.channel.channel import Channel, Deadlines
 from secure_computation.channel.memory import MemoryStream

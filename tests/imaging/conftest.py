@@ -8,8 +8,8 @@ import pytest
 
 from contract.model_card import InputSpecification
 from imaging import reading
-from imaging.decoding import decode
 from imaging.formats import DecodedFile, FileFormat, Limits, open_bounded
+from imaging.isolation.confined import decode
 
 
 class ReaderInProcess:

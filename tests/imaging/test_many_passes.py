@@ -11,7 +11,7 @@ from pydicom.uid import JPEGBaseline8Bit
 
 from contract.errors import ImageError
 from imaging import read_image
-from imaging.jpeg_header import MOST_SCANS
+from imaging.codestream import MOST_SCANS
 from tests.imaging.samples import compressed, data_set, picture, specification
 from tests.imaging.test_hostile_tiff import file, tags
 

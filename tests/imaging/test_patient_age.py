@@ -10,7 +10,7 @@ from pydicom import Dataset
 
 from contract.model_card import AgeRange
 from imaging import ModelInput, read_model_input
-from imaging.dicom.patient_age import completed_years
+from imaging.dicom.patient import read_years
 from tests.imaging.samples import data_set, dicom_bytes, picture, png_bytes, specification
 
 pytestmark = pytest.mark.usefixtures("in_process")
@@ -23,7 +23,7 @@ def years(*, age: str | None = None, born: str | None = None, study: str | None 
     for keyword, value in (("PatientAge", age), ("PatientBirthDate", born), ("StudyDate", study)):
         if value is not None:
             told.add_new(keyword, "LO", value)
-    return set(completed_years(told))
+    return set(read_years(told))
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_whatever_a_file_says_is_an_age_or_none(age: str, born: str, study: str)
     told = Dataset()
     for keyword, value in (("PatientAge", age), ("PatientBirthDate", born), ("StudyDate", study)):
         told.add_new(keyword, "LO", value)
-    assert all(0 <= one < 130 for one in completed_years(told))
+    assert all(0 <= one < 130 for one in read_years(told))
 
 
 @pytest.mark.parametrize(

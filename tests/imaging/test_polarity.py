@@ -10,7 +10,7 @@ from PIL import Image
 from contract.model_card import FrameChoice
 from imaging import ImageWarning, Polarity, Radiograph, read_for_viewing, read_image, read_model_input
 from imaging.formats import DecodedFile, FileFormat, PolarityToldBy
-from imaging.polarity import INVERTED, POLARITY_CONTRADICTS, POLARITY_UNKNOWN, TAKEN_AS_IT_IS, settled
+from imaging.polarity import INVERTED, POLARITY_CONTRADICTS, POLARITY_UNKNOWN, TAKEN_AS_IT_IS, settle
 from tests.imaging.samples import data_set, dicom_bytes, nifti_bytes, picture, specification, volume
 
 GREY = np.linspace(0, 1, 12, dtype=np.float32).reshape(3, 4)
@@ -37,7 +37,7 @@ def decoded(told_by: PolarityToldBy) -> DecodedFile:
 def test_it_is_asked_where_nobody_says_and_what_a_person_said_stays(
     told_by: PolarityToldBy, polarity: Polarity | None, code: str | None, *, asks: bool
 ) -> None:
-    image = settled(decoded(told_by), FileFormat.PNG, polarity)
+    image = settle(decoded(told_by), FileFormat.PNG, polarity)
     assert [(one.code, one.needs_confirmation) for one in image.warnings] == ([(code, asks)] if code else [])
     np.testing.assert_array_equal(image.pixels, 1 - GREY if polarity is Polarity.INVERTED else GREY)
     assert image.polarity is told_by

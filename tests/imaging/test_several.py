@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from contract.errors import ConfigurationError, ImageError
-from imaging import read_model_input, several
+from imaging import read_model_input, reading
 from imaging.formats import Limits
 from imaging.isolation.processes import Bounds, Processes
 from imaging.isolation.reader import BatchReader
-from imaging.several import read_several
+from imaging.reading import read_several
 from tests.imaging.samples import picture, png_bytes, specification
 
 
@@ -44,7 +44,7 @@ def test_what_else_than_a_picture_comes_is_asked_for_again_alone(
     taken_over: Processes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A process that ended, or answered what makes no sense, says nothing about the files that it has not read."""
-    monkeypatch.setattr(several, "SHARED", taken_over)
+    monkeypatch.setattr(reading, "SHARED", taken_over)
     orders = ["lie", "crash", "lie", "talk rubbish", "lie", "give up", "lie"]
     files = []
     for number, order in enumerate(orders):
@@ -74,7 +74,7 @@ def test_another_error_ends_the_reading(tmp_path: Path, monkeypatch: pytest.Monk
         tried.append(path)
         raise ConfigurationError("no process can be had")
 
-    monkeypatch.setattr(several, "read_model_input", refuse)
+    monkeypatch.setattr(reading, "read_model_input", refuse)
     with pytest.raises(ConfigurationError):
         list(read_several([tmp_path] * 100, specification()))
     assert len(tried) < 10

@@ -17,7 +17,7 @@ from bookkeeping.audit_log import AuditLog
 from contract.api import ModelRegistration
 from contract.ticket import new_signing_key
 from inference_service.accounts import Account, AccountRole, Accounts
-from inference_service.app import Service, create_app
+from inference_service.app import Components, create_app
 from inference_service.log import new_log
 from inference_service.settings import DATABASE_FILE, ServiceSettings
 from inference_service.storage import Database
@@ -46,9 +46,9 @@ class FrontEnd:
     settings: ServiceSettings
 
     @property
-    def service(self) -> Service:
+    def service(self) -> Components:
         service = self.app.state.service
-        assert isinstance(service, Service)
+        assert isinstance(service, Components)
         return service
 
     def account(self, role: AccountRole, organisation: str) -> tuple[Account, str]:

@@ -12,7 +12,7 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import URL, create_engine, text
 
-from inference_service.storage import postgresql_url
+from inference_service.storage import read_postgresql_url
 
 VARIABLE = "TEST_POSTGRES_URL"
 _ABSENT = f"no PostgreSQL: set {VARIABLE}, or install it (Debian: apt-get install postgresql)"
@@ -23,7 +23,7 @@ def server() -> Iterator[URL]:
     """The URL of a server's `postgres` database; skips where there is no server to be had."""
     pytest.importorskip("psycopg", reason="no psycopg: install the extra `postgresql`")
     if written := os.environ.get(VARIABLE):
-        yield postgresql_url(written)
+        yield read_postgresql_url(written)
         return
     tools = _tools()
     if tools is None:
@@ -36,7 +36,7 @@ def server() -> Iterator[URL]:
         options = f"-c listen_addresses='' -c unix_socket_directories={folder} -c fsync=off"
         _run(account, tools / "pg_ctl", "-D", data, "-w", "-t", "60", "-o", options, "-l", folder / "log", "start")
         try:
-            yield postgresql_url("postgresql://test@/postgres").update_query_dict({"host": str(folder)})
+            yield read_postgresql_url("postgresql://test@/postgres").update_query_dict({"host": str(folder)})
         finally:
             _run(account, tools / "pg_ctl", "-D", data, "-m", "immediate", "-w", "stop")
     finally:

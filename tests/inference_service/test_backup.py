@@ -11,7 +11,7 @@ from contract.api import ModelRegistration, SessionEvent, SessionRequest, Sessio
 from contract.api import SessionEventName as Event
 from contract.errors import AuditLogBroken
 from contract.ticket import SIGNING_KEY_FILE, Engine
-from inference_service.app import Service, create_app
+from inference_service.app import Components, create_app
 from inference_service.command import app
 from inference_service.problems import NotFound
 from inference_service.settings import DATABASE_FILE
@@ -59,7 +59,7 @@ def test_what_was_backed_up_comes_back(
         0o700,
     )
     restored = create_app(front_end.settings, clock=front_end.clock).state.service
-    assert isinstance(restored, Service)
+    assert isinstance(restored, Components)
     again = restored.accounts.authenticate(keys.clinician)
     assert restored.catalog.plan(registered.plan_hash) == PLAN.encode()
     assert restored.sessions.view(again, kept).state is SessionState.OPENED

@@ -16,7 +16,7 @@ from contract.api import ModelRegistration, Problem, SessionView
 from contract.errors import ConfigurationError, EncryptedInferenceError
 from inference_service import middleware, problems
 from inference_service.middleware import MAX_BODY_BYTES, MAX_BODY_COMMAS, PUBLIC_PATHS
-from inference_service.problems import problem_of
+from inference_service.problems import make_problem
 from tests.inference_service.builders import PLAN, registration
 from tests.inference_service.conftest import FrontEnd, Keys
 
@@ -222,7 +222,7 @@ class TestProblems:
         assert front_end.ask("GET", "/v2/health/live").json()["status"] == "live"
 
     def test_errors_of_this_side_keep_their_words_to_the_log(self) -> None:
-        problem = problem_of(ConfigurationError("/secret/path: missing"), request=UUID(int=1))
+        problem = make_problem(ConfigurationError("/secret/path: missing"), request=UUID(int=1))
         assert (problem.status, problem.code) == (500, "configuration")
         assert "secret" not in problem.detail
         assert str(UUID(int=1)) in problem.detail

@@ -25,7 +25,7 @@ from contract.identity import Party, Role
 from contract.ticket import PUBLIC_KEY_FILE, Engine, Purpose, load_public_key, verify_ticket
 from inference_service.accounts import Account, AccountRole
 from inference_service.problems import Conflict, NotFound, TooMany
-from inference_service.session_states import LIVE, TRANSITIONS, Actor, next_state
+from inference_service.session_states import LIVE, TRANSITIONS, Actor, find_next_state
 from inference_service.storage import SessionEventRow, SessionRow
 from tests.inference_service.builders import card, registration
 from tests.inference_service.conftest import FrontEnd, Keys
@@ -93,7 +93,7 @@ class TestTable:
         self, purpose: Purpose, state: State, event: Event, actor: Actor
     ) -> None:
         with pytest.raises(Conflict, match=event.value):
-            next_state(purpose, state, event, actor=actor)
+            find_next_state(purpose, state, event, actor=actor)
 
     @pytest.mark.parametrize(("purpose", "state", "event"), LEGAL)
     @pytest.mark.parametrize("actor", Actor)
@@ -106,10 +106,10 @@ class TestTable:
             Event.TURN_AWAY: {Actor.MODEL_OWNER},
         }
         if actor in allowed.get(event, {Actor.DATA_OWNER}):
-            assert next_state(purpose, state, event, actor=actor) is TRANSITIONS[purpose][state, event].state
+            assert find_next_state(purpose, state, event, actor=actor) is TRANSITIONS[purpose][state, event].state
         else:
             with pytest.raises(Refused, match="only the"):
-                next_state(purpose, state, event, actor=actor)
+                find_next_state(purpose, state, event, actor=actor)
 
 
 @pytest.fixture

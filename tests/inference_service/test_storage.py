@@ -23,7 +23,6 @@ from contract.api import SessionEvent, SessionEventName, SessionRequest, Session
 from contract.errors import BudgetSpent, ConfigurationError
 from contract.model_card import ModelCard
 from contract.ticket import Engine, NetworkProfile, load_signing_key, new_signing_key
-from inference_service import schema
 from inference_service.accounts import AccountRole, Accounts
 from inference_service.budgets import Budgets
 from inference_service.catalog import Catalog
@@ -33,6 +32,7 @@ from inference_service.problems import Conflict, NotFound, Unauthenticated, Unav
 from inference_service.session_store import Sessions
 from inference_service.settings import DATABASE_FILE
 from inference_service.storage import (
+    CURRENT,
     AccountRow,
     Base,
     Database,
@@ -40,7 +40,7 @@ from inference_service.storage import (
     PlanRow,
     SessionEventRow,
     SessionRow,
-    postgresql_url,
+    read_postgresql_url,
 )
 from inference_service.tickets import TicketOffice
 from plumbing.command_line import run
@@ -278,7 +278,7 @@ class TestUpgrade:
     def test_the_newest_step_is_the_one_that_the_program_asks_for(self) -> None:
         config = Config()
         config.set_main_option("script_location", "inference_service:migrations")
-        assert ScriptDirectory.from_config(config).get_heads() == [schema.CURRENT]
+        assert ScriptDirectory.from_config(config).get_heads() == [CURRENT]
 
 
 def command(*arguments: str) -> int:
@@ -320,17 +320,17 @@ class TestCommandLine:
 class TestPostgreSqlAddress:
     @pytest.mark.parametrize("written", ["postgresql://a:b@host/name", "postgresql+psycopg://a:b@host:5433/name"])
     def test_what_is_taken(self, written: str) -> None:
-        assert postgresql_url(written).drivername == "postgresql+psycopg"
+        assert read_postgresql_url(written).drivername == "postgresql+psycopg"
 
     @pytest.mark.parametrize("written", ["", "mysql://secret@host/name", "sqlite:///file", "postgresql+x://secret@h/n"])
     def test_what_is_refused_without_repeating_it(self, written: str) -> None:
         with pytest.raises(ConfigurationError, match="write postgresql://") as caught:
-            postgresql_url(written)
+            read_postgresql_url(written)
         assert "secret" not in str(caught.value)
 
     def test_a_server_that_does_not_answer(self, tmp_path: Path) -> None:
         pytest.importorskip("psycopg")
-        url = postgresql_url("postgresql://someone:pass-word@/name").update_query_dict({"host": str(tmp_path)})
+        url = read_postgresql_url("postgresql://someone:pass-word@/name").update_query_dict({"host": str(tmp_path)})
         with pytest.raises(Unavailable, match="cannot be opened") as caught:
             Database(url)
         assert "pass-word" not in str(caught.value)

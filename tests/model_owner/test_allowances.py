@@ -4,7 +4,13 @@ import pytest
 
 from contract.allowance import Allowance
 from contract.model_card import OutputPolicy
-from model_owner.allowances import DAYS_FOR_A_LAYER, FEATURES_AN_ANSWER, LEAST_IMAGES, allowances_of, images_a_day
+from model_owner.allowances import (
+    DAYS_FOR_A_LAYER,
+    FEATURES_AN_ANSWER,
+    LEAST_IMAGES,
+    choose_allowances,
+    choose_images_a_day,
+)
 from model_owner.settings import HospitalAllowance, ModelOwnerSettings
 from secure_computation.network import Convolution2d, FullyConnected, Network, Reshape
 from tests.inference_service.builders import card
@@ -28,27 +34,27 @@ def settings(*exceptions: HospitalAllowance, **every: int) -> ModelOwnerSettings
 @pytest.mark.parametrize("policy", [LOGITS, HEAT_MAP])
 def test_a_last_layer_takes_a_week_of_a_hospitals_answers(policy: OutputPolicy, features: int) -> None:
     answers = features // FEATURES_AN_ANSWER + 1
-    a_day = images_a_day(policy, network(features))
+    a_day = choose_images_a_day(policy, network(features))
     assert a_day * (DAYS_FOR_A_LAYER - 1) < answers or a_day == LEAST_IMAGES
 
 
 def test_the_figures_of_the_documents() -> None:
-    assert images_a_day(LOGITS, network(512)) == 36
-    assert images_a_day(LABEL, network(512)) == 1000
-    assert images_a_day(LOGITS, network(4)) == LEAST_IMAGES
-    assert images_a_day(LOGITS, network(1 << 16)) == 1000
+    assert choose_images_a_day(LOGITS, network(512)) == 36
+    assert choose_images_a_day(LABEL, network(512)) == 1000
+    assert choose_images_a_day(LOGITS, network(4)) == LEAST_IMAGES
+    assert choose_images_a_day(LOGITS, network(1 << 16)) == 1000
 
 
 def test_a_last_layer_may_be_a_convolution() -> None:
     last = Convolution2d(name="last", inputs=("input",), shape=(3, 1, 1), weight_shape=(3, 56, 3, 3), bias=False)
     flat = Reshape(name="flat", inputs=("last",), shape=(3,))
     image = Network(input_shape=(56, 3, 3), classes=3, operations=(last, flat), output="flat")
-    assert images_a_day(LOGITS, image) == (56 * 9 // 2 + 1) // 7
+    assert choose_images_a_day(LOGITS, image) == (56 * 9 // 2 + 1) // 7
 
 
 def test_what_the_settings_say_holds_and_the_rest_is_by_the_model() -> None:
     def every(**given: int) -> Allowance:
-        return allowances_of(settings(**given), card(), network(512)).every
+        return choose_allowances(settings(**given), card(), network(512)).every
 
     assert every() == Allowance(images=36)
     assert every(images=1000) == Allowance(images=1000)
@@ -61,7 +67,7 @@ def test_an_exception_says_what_differs() -> None:
         HospitalAllowance(organisation="st-mary", items=0),
         HospitalAllowance(organisation="st-anne", images=200),
     )
-    allowances = allowances_of(settings(*exceptions, sessions_per_minute=7), card(), network(512))
+    allowances = choose_allowances(settings(*exceptions, sessions_per_minute=7), card(), network(512))
     assert allowances.of("st-mary") == Allowance(images=36, items=0, sessions_per_minute=7)
     assert allowances.of("st-anne") == Allowance(images=200, sessions_per_minute=7)
     assert allowances.of("another") == Allowance(images=36, sessions_per_minute=7)

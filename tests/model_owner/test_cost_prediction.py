@@ -7,7 +7,7 @@ import pytest
 from benchmarks.figures import RESULTS, newest, read_results
 from contract.model_card import OutputPolicy
 from contract.ticket import Engine
-from model_owner.cost_prediction import OFFLINE_TRIPS, SPEEDS, Speed, declared_phases, predict_over_links
+from model_owner.cost_prediction import OFFLINE_TRIPS, SPEEDS, Speed, predict_over_links, predict_phases
 from model_owner.imported_models import ImportedModel, ImportedModels
 from secure_computation.at_rest import StorageKey
 from secure_computation.links import Link
@@ -27,7 +27,7 @@ def imported(folder: Path, output_policy: OutputPolicy = OutputPolicy.LOGITS) ->
 def test_seconds_by_hand(tmp_path: Path) -> None:
     plan = imported(tmp_path).plan
     link = Link(name="x", one_way_milliseconds=100.0, megabits_per_second=1.0)
-    online, offline = declared_phases(plan)[Engine.MASKED]
+    online, offline = predict_phases(plan)[Engine.MASKED]
     assert online.trips == 6  # the image, two ReLUs to and fro, the result
     # A megabit a second is 125,000 bytes.
     masked = predict_over_links(plan, (link,))[0]
@@ -44,7 +44,7 @@ def test_only_engines_that_are_offered_are_predicted(tmp_path: Path) -> None:
 
 def test_cryptens_comparisons_cost_time_however_few_the_products(tmp_path: Path) -> None:
     for phase, speed in zip(
-        declared_phases(imported(tmp_path).plan)[Engine.CRYPTEN], SPEEDS[Engine.CRYPTEN], strict=True
+        predict_phases(imported(tmp_path).plan)[Engine.CRYPTEN], SPEEDS[Engine.CRYPTEN], strict=True
     ):
         assert phase.computing_seconds == pytest.approx(speed.seconds_per_million * phase.bytes_in_line / 1e6)
     # docs/own-model.md's network: 16 million products, 72 MB each way; 0.55 to 0.74 s were measured on a busy machine.
@@ -71,5 +71,5 @@ def test_the_constants_rest_on_the_products_of_the_shipped_model(tmp_path: Path)
     folder = Path(__file__).resolve().parents[2] / "models" / "pediatric-pneumonia-resnet18"
     plan = ImportedModels(tmp_path, KEY).add(folder / "model.onnx", folder / "card.json", ()).plan
     assert sum(operation.multiplications() for operation in plan.network.operations) == AMOUNTS[Engine.MASKED][0]
-    online, offline = declared_phases(plan)[Engine.CRYPTEN]
+    online, offline = predict_phases(plan)[Engine.CRYPTEN]
     assert (online.bytes_in_line, offline.bytes_in_line) == AMOUNTS[Engine.CRYPTEN]

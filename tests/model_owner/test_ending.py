@@ -11,7 +11,7 @@ import torch
 
 from contract.errors import ModelFileError
 from contract.model_card import Task
-from model_owner.checking import check_model, random_images
+from model_owner.checking import check_model, draw_random_images
 from model_owner.imported_models import ImportedModels
 from model_owner.in_clear import ModelInClear
 from model_owner.onnx_import.compiling import compile_model
@@ -68,7 +68,7 @@ def test_the_cards_probabilities_are_the_models_own(tmp_path: Path, ending: str,
     card, model, path = compiled_with(tmp_path, ending, outputs, task=task)
     assert model.network.classes == len(card.classes)
     assert kinds(model.network)[-1] == "fully_connected"
-    images = random_images(card.input)
+    images = draw_random_images(card.input)
     logits = evaluate(model.network, model.weights, torch.from_numpy(images)).numpy()
     np.testing.assert_allclose(logits, ModelInClear(model.onnx).logits(images), atol=1e-4)
     session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])

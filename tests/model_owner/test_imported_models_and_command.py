@@ -18,7 +18,7 @@ from contract.errors import ConfigurationError, ModelFileError
 from contract.model_card import OutputPolicy
 from contract.ticket import Engine
 from model_owner import command
-from model_owner.checking import check_model, random_images
+from model_owner.checking import check_model, draw_random_images
 from model_owner.imported_models import ImportedModels
 from secure_computation.at_rest import StorageKey
 from secure_computation.engines.choosing import offered_engines, output_of
@@ -305,8 +305,8 @@ def test_a_network_without_the_head_that_a_heat_map_needs_is_refused(tmp_path: P
 
 def test_random_images_are_pictures_and_always_the_same(imported: Path) -> None:
     card = ImportedModels(imported, KEY).load().card
-    images = random_images(card.input)
-    np.testing.assert_array_equal(images, random_images(card.input))
+    images = draw_random_images(card.input)
+    np.testing.assert_array_equal(images, draw_random_images(card.input))
     pixels = images * card.input.standard_deviation[0] + card.input.mean[0]
     assert pixels.min() >= -1e-6
     assert pixels.max() <= 1 + 1e-6

@@ -7,7 +7,7 @@ import onnx
 import pytest
 
 from contract.errors import ModelFileError
-from model_owner.onnx_import.ending import Ending, ending_of
+from model_owner.onnx_import.ending import Ending, find_ending
 from tests.model_owner.graphs import agree, build, compiled, floats, kinds, node
 
 STEM = [node("Conv", ["image", "w"], "c", pads=[1, 1, 1, 1]), node("Relu", ["c"], "r")]
@@ -69,7 +69,7 @@ def test_some_of_the_sigmoids_stand_for_themselves() -> None:
     model = build(
         [*STEM, *nodes, node("Gather", ["p", "some"], "logits", axis=1)], WEIGHTS | {"some": np.array([2, 0])}
     )
-    assert ending_of(model.graph) is Ending.SIGMOID
+    assert find_ending(model.graph) is Ending.SIGMOID
     assert compiled(model)[0].classes == 2
 
 

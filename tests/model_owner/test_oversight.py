@@ -32,12 +32,12 @@ from contract.ticket import Engine, Purpose
 from data_owner.progress import Progress
 from demonstration.plaintext import PlaintextModel
 from inference_service.client import InferenceServiceClient
-from model_owner.allowances import allowances_of
+from model_owner.allowances import choose_allowances
 from model_owner.command import app
 from model_owner.imported_models import WITHDRAWN, ImportedModels, require_in_service
 from model_owner.oversight import BOOK_FILE
 from model_owner.registration import withdraw_models
-from model_owner.server import inference_app, load_models
+from model_owner.server import build_inference_app, load_models
 from model_owner.settings import HospitalAllowance
 from plumbing.command_line import run
 from secure_computation.admission import STOCKED_ITEM_STEP, present_ticket
@@ -123,7 +123,7 @@ class TestBudgets:
             federation.client(Role.MODEL_OWNER) as client,
             pytest.raises(ConfigurationError, match="book of budgets"),
         ):
-            inference_app(settings, federation.models, client)
+            build_inference_app(settings, federation.models, client)
 
     def test_exceptions_are_told_to_the_front_end_the_nearest_first(self, federation: Federation) -> None:
         settings = federation.model_owner_settings(
@@ -136,7 +136,8 @@ class TestBudgets:
         )
         network, card = federation.model.plan.network, federation.model.card
         of_this, of_another = (
-            allowances_of(settings, card.model_copy(update={"name": name}), network) for name in (card.name, "another")
+            choose_allowances(settings, card.model_copy(update={"name": name}), network)
+            for name in (card.name, "another")
         )
         assert [of_this.of(name).images for name in ("st-mary", "elsewhere", "third")] == [3, 1, 1]
         assert [of_another.of(name).images for name in ("st-mary", "elsewhere", "third")] == [2, 9, 1]

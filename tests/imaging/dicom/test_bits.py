@@ -13,7 +13,7 @@ from pydicom.uid import ExplicitVRBigEndian, RLELossless
 
 from contract.errors import ImageError
 from imaging import read_image
-from imaging.dicom.bits import Samples, stored_values
+from imaging.dicom.bits import Samples, extract_values
 from tests.imaging.dicom_kinds import jpeg_2000
 from tests.imaging.samples import compressed, data_set, dicom_bytes, specification
 
@@ -134,10 +134,10 @@ def test_what_a_lossy_compression_makes_too_bright_does_not_become_black(*, is_s
     least, most = (-2048, 2047) if is_signed else (0, 4095)
     values = np.array([[most - 5, most, most + 9, least]])
     samples = Samples(patterns=values.astype(np.uint16), precision=16, slack=256)
-    found = stored_values(samples, stored=12, high_bit=11, signed=is_signed)
+    found = extract_values(samples, stored=12, high_bit=11, signed=is_signed)
     assert found.tolist() == [[most - 5, most, most, least]]
     exact = Samples(patterns=values.astype(np.uint16), precision=16)
-    assert stored_values(exact, stored=12, high_bit=11, signed=is_signed).tolist()[0][2] < most
+    assert extract_values(exact, stored=12, high_bit=11, signed=is_signed).tolist()[0][2] < most
 
 
 def test_lossy_jpeg_2000_of_16_bits_stays_within_the_12_that_are_stored(tmp_path: Path) -> None:
@@ -154,7 +154,7 @@ def test_lossy_jpeg_2000_of_16_bits_stays_within_the_12_that_are_stored(tmp_path
 def test_an_overlay_in_a_lossy_codestream_is_left_out_all_the_same() -> None:
     values = np.array([[3, 4000, 700 | 0x8000]], np.uint16)
     samples = Samples(patterns=values, precision=16, slack=256)
-    assert stored_values(samples, stored=12, high_bit=11, signed=False).tolist() == [[3, 4000, 700]]
+    assert extract_values(samples, stored=12, high_bit=11, signed=False).tolist() == [[3, 4000, 700]]
 
 
 def test_more_bits_than_the_header_allocates_are_refused(tmp_path: Path) -> None:

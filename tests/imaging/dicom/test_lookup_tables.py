@@ -12,7 +12,7 @@ from pydicom.sequence import Sequence
 from pydicom.uid import UID, ExplicitVRBigEndian, ImplicitVRLittleEndian
 
 from imaging import read_image
-from imaging.dicom.lookup_table import LookupTable
+from imaging.dicom.display import LookupTable
 from tests.imaging.samples import data_set, dicom_bytes, specification
 
 RAMP = np.linspace(0, 4095, 16 * 24).round().astype(np.uint16).reshape(16, 24)

@@ -14,12 +14,12 @@ from pydicom.datadict import dictionary_VR, tag_for_keyword
 from contract.errors import ImageError
 from contract.model_card import AgeRange
 from imaging import read_image
+from imaging.dicom.bits import PADDING_TAGS
 from imaging.dicom.geometry import GEOMETRY_TAGS
-from imaging.dicom.padding import PADDING_TAGS
-from imaging.dicom.patient_age import AGE_TAGS
+from imaging.dicom.patient import AGE_TAGS
 from imaging.dicom.reading import PARSED_TAGS
 from imaging.dicom.remarks import REMARK_TAGS
-from imaging.dicom.tags import numbers, texts
+from imaging.dicom.tags import read_numbers, read_texts
 from tests.imaging.samples import data_set, dicom_bytes, picture, specification
 
 pytestmark = pytest.mark.usefixtures("in_process")
@@ -126,8 +126,8 @@ def test_what_is_missing_is_what_the_rest_of_the_header_says(tmp_path: Path, mis
 )
 def test_numbers_are_read_as_people_write_them(text: str, expected: tuple[float | None, ...]) -> None:
     made = dcmread(BytesIO(with_element("WindowCenter", "DS", text.encode())))
-    assert numbers(made, "WindowCenter") == expected
-    assert texts(made, "Modality") == ("DX",)
+    assert read_numbers(made, "WindowCenter") == expected
+    assert read_texts(made, "Modality") == ("DX",)
 
 
 def test_nothing_of_the_patient_is_parsed() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 ATTEMPTS = """
 import errno, os, resource, socket
-from imaging.isolation import confinement, system_calls
+from imaging.isolation import confinement
 held = os.open("/dev/null", os.O_RDONLY)
 {layer}
 def outcome(attempt):
@@ -31,7 +31,7 @@ os.write(1, " ".join(map(outcome, tried)).encode())
         ("", "done ECONNREFUSED done"),
         ("confinement.limit_resources(cpu_seconds=60, address_space=4 << 30)", "EMFILE EMFILE done"),
         ("confinement.give_up_privileges(); confinement.forbid_files_and_ports()", "EACCES EACCES done"),
-        ("system_calls.refuse_other_system_calls()", "EPERM EPERM done"),
+        ("confinement.refuse_other_system_calls()", "EPERM EPERM done"),
     ],
     ids=["none", "limits", "Landlock", "seccomp"],
 )

@@ -8,10 +8,10 @@ from imagecodecs import ljpeg_encode
 from pydicom.uid import JPEGBaseline8Bit, JPEGLosslessSV1
 
 from contract.errors import ImageError
+from imaging.codestream import MOST_SCANS
 from imaging.formats import Limits
 from imaging.isolation.processes import Bounds, Processes
 from imaging.isolation.reader import IsolatedReader
-from imaging.jpeg_header import MOST_SCANS
 from tests.imaging.hostile_files import slow_jpeg, with_many_meta_tags
 from tests.imaging.samples import compressed, data_set, dicom_bytes, picture, png_file, specification
 from tests.imaging.test_hostile_tiff import DATA, directory

@@ -8,7 +8,7 @@ import pytest
 
 from contract.model_card import read_card
 from imaging import read_model_input
-from model_owner.calibration_images import calibration_images
+from model_owner.calibration_images import load_calibration_images
 from model_owner.onnx_import.compiling import compile_model
 from secure_computation.engines.masked.lowering.lower import lower_masked
 from secure_computation.engines.masked.plan.fixed_point import round_weights
@@ -23,7 +23,7 @@ SEED = 20
 def test_no_element_of_any_layer_differs(medical_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     card = read_card(FOLDER / "card.json")
     compiled = compile_model(FOLDER / "model.onnx", card)
-    lowering = lower_masked(compiled.network, compiled.weights, calibration_images(card.input, ()))
+    lowering = lower_masked(compiled.network, compiled.weights, load_calibration_images(card.input, ()))
     integers = round_weights(lowering, compiled.weights)
     with (medical_data / "kermany_manifest.csv").open() as file:
         rows = [row for row in csv.DictReader(file) if row["role"] == "dev_test_internal"]
