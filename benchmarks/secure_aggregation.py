@@ -19,18 +19,12 @@ from numpy.typing import NDArray
 from benchmarks.machine import Machine, read_machine, read_versions
 from contract.base import Strict
 from contract.errors import ComputationFailed
-from federated_learning.secure_aggregation import (
-    CoordinatorAggregation,
-    ExactField,
-    HospitalAggregation,
-    RingVector,
-    RoundHistory,
-    RoundTerms,
-    UpdateEncoding,
-    VectorLayout,
-    encode_exact,
-    least_threshold,
-)
+from federated_learning.secure_aggregation.coordinator_aggregation import CoordinatorAggregation
+from federated_learning.secure_aggregation.encoding import ExactField, UpdateEncoding, VectorLayout, encode_exact
+from federated_learning.secure_aggregation.history import RoundHistory
+from federated_learning.secure_aggregation.hospital_aggregation import HospitalAggregation
+from federated_learning.secure_aggregation.masking import RingVector
+from federated_learning.secure_aggregation.terms import RoundTerms, least_threshold
 
 Update = dict[str, NDArray[np.float32]]
 COORDINATOR: Final = "coordinator"

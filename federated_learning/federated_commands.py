@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
     from federated_learning.loopback.run import Loopback, LoopbackSettings
-    from federated_learning.rounds.coordinator import Coordinator, RoundReport
 
 Config = Annotated[Path, typer.Option(help="TOML file of settings.", dir_okay=False, exists=True)]
 
@@ -72,7 +71,6 @@ def coordinator(*, config: Config) -> None:
     from federated_learning.rounds.course import Course
     from federated_learning.rounds.display import Display
     from federated_learning.rounds.participants import read_participants
-    from federated_learning.rounds.recording import record_round, record_run
     from federated_learning.rounds.settings import CoordinatorSettings
     from plumbing.settings import load_settings
 
@@ -81,14 +79,7 @@ def coordinator(*, config: Config) -> None:
     for line in Course(settings, participants).words():
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     with Display(console, participants.names) as display:
-
-        def finished(running: "Coordinator", report: "RoundReport") -> None:
-            record_round(settings, report)
-            record_run(settings, participants, running)
-            display.finished(running, report)
-
-        done = run_coordinator(settings, show=display.show, finished=finished)
-    record_run(settings, participants, done)
+        run_coordinator(settings, show=display.show, finished=display.finished)
     command = write_publish_command(settings.output, data="IMAGES", manifest="TABLE.csv")
     say(f"finished: {settings.output}; whoever holds images to test on publishes it with: {command}")
 

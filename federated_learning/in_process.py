@@ -7,19 +7,25 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from string import ascii_lowercase
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as ProgressBar
 from torch import Tensor, nn
 
 from contract.base import Strict
 from contract.errors import ConfigurationError
+from contract.model_card import FederationRecord
 from federated_learning.averaging import GlobalModel, weighted_mean
 from federated_learning.checkpoints import Arrays, part, read, save, with_prefix
-from federated_learning.data_source import ImageArray
-from federated_learning.data_statistics import class_counts, class_weights
+from federated_learning.data_source import DataSource, ImageArray, LazyImages, check_disjoint_patients, prepare
+from federated_learning.data_statistics import class_counts, class_weights, mean_and_deviation, pixel_sums
 from federated_learning.local_training import LocalTrainer, Progress, evaluate, silent
+from federated_learning.run_records import RoundRecord, RunKind, RunRecord, append_round, write_run
 from federated_learning.torch_networks import Labels, network_with
 from federated_learning.training_settings import RoundTask, Stage, TrainingSettings, plan_rounds
 
@@ -200,3 +206,89 @@ def fit(
     if not best.exists():
         raise ConfigurationError("training stopped before any epoch at the model's size: allow more patience")
     return network_with(trainer.settings, read_chosen(best)[0])
+
+
+def run_training(record: RunRecord, source: DataSource, *, output: Path) -> None:
+    """Read the images, train, and write the record of the run; bars show how far. Raises ConfigurationError."""
+    console = Console(stderr=True)
+    check_disjoint_patients(source.examples(*record.training_roles), source.examples(record.validation_role))
+    output.mkdir(parents=True, exist_ok=True)
+    with _progress_bar(console) as bar:
+        reading = bar.add_task("reading")
+
+        def read(done: int, everything: int) -> None:
+            bar.update(reading, completed=done, total=everything)
+
+        record, hospitals = _prepare_hospitals(record, source, cache=output, progress=read)
+        held_out = prepare(source, [record.validation_role], record.description.input, cache=output, progress=read)
+        console.print(f"{sum(len(found) for _, found in hospitals.values())} images to train on")
+        trainer = make_trainer(record.settings, hospitals)
+        task = bar.add_task("training")
+
+        def advance(done: int, everything: int) -> None:
+            bar.update(task, completed=done, total=everything)
+
+        def report(line: EpochResult) -> None:
+            kept = RoundRecord(
+                round=line.epoch,
+                training_loss=line.loss,
+                validation_loss=line.validation_loss,
+                validation_accuracy=line.accuracy,
+            )
+            append_round(output, kept)
+            console.print(
+                f"epoch {line.epoch} of {record.settings.epochs}, {line.size} px: loss {line.loss:.3f}, "
+                f"{record.validation_role} accuracy {line.accuracy:.3f}"
+            )
+
+        fit(trainer, images=held_out.images, labels=held_out.labels, folder=output, report=report, progress=advance)
+    # Only now: settings that a checkpoint refused must not replace those it was made with.
+    chosen = read_chosen(output / "best.npz")[1]
+    write_run(
+        output, record.model_copy(update={"federation": _describe_federation(record, trainer, chosen, hospitals)})
+    )
+    best = max(line.accuracy for line in trainer.history if line.final_size)
+    console.print(f"best {record.validation_role} accuracy {best:.4f}")
+
+
+def _prepare_hospitals(
+    record: RunRecord, source: DataSource, *, cache: Path, progress: Callable[[int, int], None]
+) -> tuple[RunRecord, dict[str, tuple[LazyImages, Labels]]]:
+    """Images and labels by hospital, normalised by the statistics of all of them, and the record with these."""
+    apart = record.kind is RunKind.FEDERATED
+    groups = [(role,) for role in record.training_roles] if apart else [record.training_roles]
+    names = [f"hospital-{letter}" for letter in ascii_lowercase[: len(groups)]] if apart else [""]
+    found = [prepare(source, roles, record.description.input, cache=cache, progress=progress) for roles in groups]
+    pictures = (picture for prepared in found for picture in prepared.images.in_unit_range())
+    mean, deviation = mean_and_deviation(pixel_sums(pictures))
+    described = record.description.with_statistics(mean, deviation)
+    hospitals = {
+        name: (prepared.images.with_statistics(mean, deviation), prepared.labels)
+        for name, prepared in zip(names, found, strict=True)
+    }
+    return record.model_copy(update={"description": described}), hospitals
+
+
+def _describe_federation(
+    record: RunRecord, trainer: Trainer, chosen: Chosen, hospitals: Mapping[str, tuple[LazyImages, Labels]]
+) -> FederationRecord | None:
+    if record.kind is not RunKind.FEDERATED:
+        return None
+    settings = record.settings
+    labels = np.concatenate([found for _, found in hospitals.values()])
+    method = "FedAvg" if settings.proximal == 0 else f"FedProx (mu {settings.proximal:g})"
+    return FederationRecord(
+        hospitals=tuple(hospitals),
+        rounds=trainer.rounds,
+        chosen_round=sum(task.epoch < chosen.epoch for task in trainer.tasks),
+        method=f"{method} weighted by examples, in one process",
+        local_batches=settings.sync_every,
+        examples=len(labels),
+        class_counts=dict(zip(record.description.classes, class_counts(labels, settings.classes), strict=True)),
+    )
+
+
+def _progress_bar(console: Console) -> ProgressBar:
+    """Bars with the time passed and left."""
+    left = (TimeElapsedColumn(), TextColumn("left:"), TimeRemainingColumn())
+    return ProgressBar(TextColumn("{task.description}"), BarColumn(), *left, console=console)

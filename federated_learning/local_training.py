@@ -190,10 +190,6 @@ class LocalTrainer:
             examples=len(self._labels), batches=task.batches, loss=sum(losses) / len(losses), stopped=self.stopped
         )
 
-    def evaluate(self, images: ImageArray, labels: Labels, *, size: int) -> ValidationSums:
-        """Sums of the loaded global weights' answers to these images."""
-        return evaluate(self.settings, self._loaded, images, labels, size=size)
-
     def _at_size(self, size: int) -> ImageArray:
         """All images at the round's size: shrinking them anew for each batch would cost as much as training.
 

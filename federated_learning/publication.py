@@ -6,13 +6,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from contract.errors import ConfigurationError
-from contract.model_card import (
-    FederationRecord,
-    Metric,
-    ModelCard,
-    OutputPolicy,
-    Task,
-)
+from contract.model_card import FederationRecord, Metric, ModelCard, OutputPolicy, Task
 from federated_learning.augmentation import Augmentation
 from federated_learning.data_source import DataSource, OnDemandImages, collect_labels, load
 from federated_learning.evaluation import calibration_error, metrics, uncertainty_threshold

@@ -15,20 +15,8 @@ from contract.base import Name, Strict, Version
 from contract.errors import ConfigurationError
 from contract.files import replace
 from contract.model_card import FederationRecord, InputSpecification, OutputPolicy
+from federated_learning.faults import explain_fault
 from federated_learning.training_settings import TrainingSettings
-
-__all__ = [
-    "Description",
-    "FederationRecord",
-    "RoundRecord",
-    "RunKind",
-    "RunRecord",
-    "append_round",
-    "read_description",
-    "read_history",
-    "read_run",
-    "write_run",
-]
 
 T = TypeVar("T", bound=Strict)
 V = TypeVar("V")
@@ -145,6 +133,4 @@ def _validated(path: Path, validate: Callable[[bytes], V]) -> V:
     except OSError as error:
         raise ConfigurationError(f"{path}: cannot be read ({error.strerror}); give another path") from error
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the whole file"
-        raise ConfigurationError(f"{path}: {where}: {first['msg']}; correct the file") from error
+        raise ConfigurationError(f"{path}: {explain_fault(error)}; correct the file") from error

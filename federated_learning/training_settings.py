@@ -10,6 +10,7 @@ from contract.errors import ConfigurationError
 from contract.model_card import MAX_SIDE
 from federated_learning.architectures import Pool
 from federated_learning.augmentation import Augmentation
+from federated_learning.faults import explain_fault
 
 MAX_POINTS = 1 << 26
 """Pixels of a batch: a network's activations take several hundred bytes for each."""
@@ -99,9 +100,7 @@ def _parsed(text: bytes | str, source: str) -> TrainingSettings:
     try:
         return TrainingSettings.model_validate_json(text)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the whole file"
-        raise ConfigurationError(f"{source}: {where}: {first['msg']}; correct it") from error
+        raise ConfigurationError(f"{source}: {explain_fault(error)}; correct it") from error
 
 
 class RoundTask(Strict):

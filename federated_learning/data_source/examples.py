@@ -35,20 +35,16 @@ class DataSource(Protocol):
     @property
     def classes(self) -> tuple[str, ...]:
         """Names of the classes, in the model's order."""
-        ...
 
     @property
     def roles(self) -> tuple[str, ...]:
         """The roles that there are; ("all",) where the source names none."""
-        ...
 
     def examples(self, *roles: str) -> tuple[Example, ...]:
         """The examples of these roles in a fixed order. Raises ConfigurationError for a role that there is not."""
-        ...
 
     def reread(self) -> "DataSource":
         """The same source as it stands on the disk now."""
-        ...
 
 
 def select_examples(found: Mapping[str, Sequence[Example]], roles: Sequence[str]) -> tuple[Example, ...]:

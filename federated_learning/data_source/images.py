@@ -17,11 +17,9 @@ class ImageArray(Protocol):
 
     def __len__(self) -> int:
         """How many images."""
-        ...
 
     def __getitem__(self, chosen: Any, /) -> NDArray[np.float32]:
         """Images by a slice or an array of indices: normalised float32, (chosen, channels, height, width)."""
-        ...
 
 
 class LazyImages:
@@ -32,11 +30,6 @@ class LazyImages:
         self.pixels = pixels
         self._mean = np.asarray(mean, dtype=np.float32)[:, np.newaxis, np.newaxis]
         self._deviation = np.asarray(standard_deviation, dtype=np.float32)[:, np.newaxis, np.newaxis]
-
-    @classmethod
-    def of(cls, pixels: Pixels, specification: InputSpecification) -> "LazyImages":
-        """With the specification's statistics."""
-        return cls(pixels, mean=specification.mean, standard_deviation=specification.standard_deviation)
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -76,11 +69,9 @@ class OnDemandImages:
     """Images that are read from their files each time they are asked for: for one pass over them, as in evaluation."""
 
     def __init__(self, examples: Sequence[Example], specification: InputSpecification) -> None:
-        """Nothing is read yet."""
         self._examples, self._specification = examples, specification
 
     def __len__(self) -> int:
-        """How many images."""
         return len(self._examples)
 
     def __getitem__(self, chosen: slice | NDArray[np.integer]) -> NDArray[np.float32]:

@@ -50,11 +50,6 @@ class Prepared:
         return collect_labels(self.examples)
 
     @property
-    def patients(self) -> tuple[str, ...]:
-        """One name for each image."""
-        return tuple(example.patient for example in self.examples)
-
-    @property
     def class_counts(self) -> dict[str, int]:
         """Images of each class, zero included. A secret of the hospital: only sums over hospitals may be told."""
         counts = np.bincount(self.labels, minlength=len(self.source.classes))
@@ -163,7 +158,7 @@ def prepare(
         roles=tuple(roles),
         listed=listed,
         examples=tuple(listed[index] for index in stored.kept),
-        images=LazyImages.of(stored.pixels, specification),
+        images=LazyImages(stored.pixels, mean=specification.mean, standard_deviation=specification.standard_deviation),
         skipped=stored.skipped,
         stamps=stamps,
     )

@@ -74,13 +74,11 @@ class Child:
             )
 
     def __enter__(self) -> Self:
-        """Nothing more to start."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Stop it."""
         self.stop()
 
     @property

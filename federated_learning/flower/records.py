@@ -23,7 +23,7 @@ def to_records(letter: Letter) -> "RecordDict":
     from flwr.app import ConfigRecord, RecordDict
 
     header = ConfigRecord({TEXT: json.dumps(letter.header)})
-    return RecordDict({HEADER: header, PARTS: ConfigRecord(dict(letter.parts))})
+    return RecordDict({HEADER: header, PARTS: ConfigRecord({str(name): part for name, part in letter.parts.items()})})
 
 
 def from_records(records: "RecordDict", *, max_bytes: int) -> Letter:

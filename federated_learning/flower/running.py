@@ -3,6 +3,8 @@
 import logging
 import os
 import signal
+import socket
+import ssl
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,19 +12,22 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 import torch
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from contract.errors import ConfigurationError, PeerDisconnected, PeerViolation
 from federated_learning.flower.exchange import GridExchange
 from federated_learning.flower.fleet import RunningSuperLink, superlink, supernode
 from federated_learning.flower.processes import Child, hold_lock, repeating
-from federated_learning.flower.reaching import watch_coordinator, wrong_certificate
 from federated_learning.flower.records import from_records, to_records
 from federated_learning.flower.tasks import run_server_app, serve_messages
 from federated_learning.rounds.coordinator import Coordinator, RoundReport
 from federated_learning.rounds.hospital_session import HospitalSession
 from federated_learning.rounds.letters import Letter, Step
 from federated_learning.rounds.participants import Participants, read_participants, read_signing_key
+from federated_learning.rounds.recording import record_round, record_run
 from federated_learning.torch_networks import find_shapes
+from plumbing.settings import Address
 
 if TYPE_CHECKING:
     from flwr.app import Context, Message
@@ -38,7 +43,61 @@ FINISH_SECONDS = 20.0
 MESSAGE_OVERHEAD = 1 << 21
 """Bytes beyond the weights that a message may have: Flower's frames, headers, shares of a hundred hospitals."""
 
+LOOK_SECONDS, ANSWER_SECONDS = 10.0, 5.0
+
 Say = Callable[[str], None]
+
+
+def wrong_certificate(participants: Participants) -> str:
+    """What to say where something else listens at the coordinator's address."""
+    return f"{participants.coordinator} shows another certificate than federation.json: this is not the coordinator"
+
+
+class Reachability:
+    """Looks whether the coordinator answers with its certificate, and says so where that changes. Sends nothing."""
+
+    def __init__(self, participants: Participants, *, say: Callable[[str], None]) -> None:
+        self._participants, self._address = participants, Address.parse(participants.coordinator)
+        certificate = x509.load_pem_x509_certificate(participants.certificate.encode())
+        self._context = ssl.create_default_context(cadata=certificate.public_bytes(Encoding.DER))
+        self._say, self._said = say, ""
+
+    def look(self) -> None:
+        """Connect once, and say a line where it went otherwise than the last time."""
+        wrong = self._wrong()
+        if wrong != self._said:
+            self._say(wrong or f"the coordinator at {self._participants.coordinator} answers now")
+        self._said = wrong
+
+    def _wrong(self) -> str:
+        where = (self._address.host, self._address.port)
+        try:
+            with (
+                socket.create_connection(where, timeout=ANSWER_SECONDS) as connection,
+                self._context.wrap_socket(connection, server_hostname=where[0]),
+            ):
+                return ""
+        except ssl.SSLCertVerificationError:
+            return wrong_certificate(self._participants)
+        except socket.gaierror:
+            why = "this machine finds no address for that name"
+        except ConnectionRefusedError:
+            why = "nothing listens there: is the coordinator started?"
+        except TimeoutError:
+            why = f"no answer in {ANSWER_SECONDS:.0f} s: look at the firewalls between"
+        except (ssl.SSLError, ConnectionError):
+            why = "what listens there does not speak TLS, or ends the connection"
+        except OSError as error:
+            why = error.strerror or "the network refuses"
+        return f"the coordinator at {self._participants.coordinator} cannot be reached ({why}); trying again"
+
+
+@contextmanager
+def watch_coordinator(participants: Participants, *, say: Callable[[str], None]) -> Iterator[None]:
+    """Look every ten seconds, from a thread, while the block lasts."""
+    reachability = Reachability(participants, say=say)
+    with repeating(reachability.look, seconds=LOOK_SECONDS, at_once=True):
+        yield
 
 
 def _quieten_flower() -> None:
@@ -153,7 +212,7 @@ def run_coordinator(
     show: "Callable[[Event], None]",
     finished: Callable[[Coordinator, RoundReport], None],
 ) -> Coordinator:
-    """Run the federation to its end, or go on with one that was interrupted."""
+    """Run the training to its end, or go on with one that was interrupted, and write its record after each round."""
     from flwr.serverapp import ServerApp
 
     _quieten_flower()
@@ -177,11 +236,16 @@ def run_coordinator(
         @app.main()
         def main(grid: "Grid", _context: "Context") -> None:
             exchange = GridExchange(grid, link.nodes, waiting=settings.waiting, max_bytes=max_bytes)
-            coordinator = Coordinator(
-                settings, participants, exchange, show=show, finished=lambda report: finished(coordinator, report)
-            )
+
+            def record(report: RoundReport) -> None:
+                record_round(settings, report)
+                record_run(settings, participants, coordinator)
+                finished(coordinator, report)
+
+            coordinator = Coordinator(settings, participants, exchange, show=show, finished=record)
             coordinators.append(coordinator)
             coordinator.run()
+            record_run(settings, participants, coordinator)
             exchange.say_goodbye(seconds=FINISH_SECONDS)
 
         with _end_with_superlink(link):

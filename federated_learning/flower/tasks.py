@@ -122,13 +122,11 @@ class TaskQueue:
         self._client = runtime.client(SuperExecAuthHttpInterceptor(master_secret=secret, protected_methods=[ACQUIRE]))
 
     def __enter__(self) -> Self:
-        """Connections are made when they are needed."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close the connections."""
         self._client.close()
 
     def take(self) -> str | None:

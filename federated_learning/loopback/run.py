@@ -33,10 +33,9 @@ from federated_learning.rounds.participants import (
     make_participants,
     read_participants,
 )
-from federated_learning.rounds.recording import record_round, record_run
 from federated_learning.rounds.settings import Aggregation, CoordinatorSettings, Sums, Waiting
 from federated_learning.run_records import Description
-from federated_learning.secure_aggregation import least_threshold
+from federated_learning.secure_aggregation.terms import least_threshold
 from federated_learning.training_settings import Stage, TrainingSettings
 from plumbing.listening import require_free_port
 from plumbing.settings import Address, PartySettings, settings_config
@@ -227,7 +226,7 @@ class Loopback:
         finished: Callable[[Coordinator, RoundReport], None],
         say: Callable[[str], None],
     ) -> Coordinator:
-        """Run the federation to its end and write its record."""
+        """Run the training to its end."""
         listen = self.coordinator_settings.listen  # chosen when the folder was made, perhaps days ago
         require_free_port(listen.host, listen.port, setting="a new folder for --output")
         with self.hospitals() as running:
@@ -240,12 +239,7 @@ class Loopback:
                 if fall_out is not None:
                     fall_out(event)
 
-            def done(coordinator: Coordinator, report: RoundReport) -> None:
-                record_round(self.coordinator_settings, report)
-                record_run(self.coordinator_settings, self.participants, coordinator)
-                finished(coordinator, report)
-
-            return run_coordinator(self.coordinator_settings, show=shown, finished=done)
+            return run_coordinator(self.coordinator_settings, show=shown, finished=finished)
 
 
 class _FallOut:

@@ -12,14 +12,14 @@ import numpy as np
 import onnx
 
 from contract.errors import CallerError
-from contract.model_card import InputSpecification, ModelCard, read_card
+from contract.model_card import FederationRecord, InputSpecification, ModelCard, read_card
 from federated_learning.data_source import DataSource, OnDemandImages, collect_labels
 from federated_learning.export import run_onnx, to_onnx
 from federated_learning.in_process import read_chosen
 from federated_learning.publication import recipe_words
 from federated_learning.recipe import PEDIATRIC_PNEUMONIA_RECIPE
 from federated_learning.report.results import FORMAT, RunResult, SplitResult, split_result
-from federated_learning.run_records import FederationRecord, RunKind, read_history, read_run
+from federated_learning.run_records import RunKind, read_history, read_run
 from federated_learning.temperature import fit_usable_temperature
 from federated_learning.torch_networks import network_with
 

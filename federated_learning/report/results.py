@@ -18,8 +18,9 @@ from pydantic import Field, ValidationError, model_validator
 from contract.base import Name, Strict
 from contract.errors import CallerError
 from contract.files import replace
+from contract.model_card import FederationRecord
 from federated_learning.data_source import Example
-from federated_learning.run_records import FederationRecord, RoundRecord, RunKind
+from federated_learning.run_records import RoundRecord, RunKind
 from federated_learning.temperature import softmax
 
 FORMAT: Final = 1

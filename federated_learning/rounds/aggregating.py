@@ -12,30 +12,13 @@ from numpy.typing import NDArray
 
 from contract.errors import AggregationAborted, ComputationFailed, ConfigurationError, PeerViolation
 from contract.files import replace
+from federated_learning import checkpoints
 from federated_learning.rounds.course import OpenedSum
-from federated_learning.rounds.following import Followers
-from federated_learning.rounds.letters import (
-    ADVERTISEMENT,
-    CONFIRMATION,
-    CONFIRMATIONS,
-    DELIVERY,
-    DIRECTORY,
-    EXACT,
-    IN_SUM,
-    MASKED,
-    SHARES,
-    SURVIVORS,
-    UNMASKING,
-    UPDATE,
-    Answers,
-    Exchange,
-    Letter,
-    Step,
-)
+from federated_learning.rounds.letters import POSITION_BYTES, Answers, Exchange, Letter, Part, Step
 from federated_learning.rounds.participants import Participants
-from federated_learning.rounds.round_orders import PURPOSES, Question, RoundOrder, derive_terms, write_order
+from federated_learning.rounds.round_orders import ATTEMPT, PURPOSES, Question, RoundOrder, derive_terms, write_order
 from federated_learning.rounds.settings import Waiting
-from federated_learning.secure_aggregation import CoordinatorAggregation
+from federated_learning.secure_aggregation.coordinator_aggregation import CoordinatorAggregation
 from federated_learning.secure_aggregation.encoding import decode_exact
 
 PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 30.0
@@ -79,6 +62,87 @@ class Sum(OpenedSum):
     """What it follows from, for the hospitals."""
     costs: RoundCosts
     restarts: int
+
+
+class Followers:
+    """Where each hospital stands, and the sums that some of them still lack.
+
+    A sum is kept on the disk until every hospital has followed it. So a hospital that was away goes on where it was, by
+    the same sums as everybody, and nobody has to vouch for what they led to.
+    """
+
+    def __init__(self, folder: Path, hospitals: tuple[str, ...]) -> None:
+        """`folder` keeps the sums, one file for each position."""
+        self._folder, self._hospitals = folder, hospitals
+        self._positions: dict[str, int] = {}
+
+    def keep(self, position: int, *, attempt: int, parts: Mapping[str, bytes]) -> None:
+        """Write what moves a course on from `position`. Durable when this returns."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        facts = {"facts": np.array(json.dumps({ATTEMPT: attempt}))}
+        arrays = {f"part/{name}": np.frombuffer(content, np.uint8) for name, content in parts.items()}
+        checkpoints.save(facts | arrays, self._path(position))
+
+    def bring(
+        self, names: frozenset[str], position: int, *, ask: Callable[[Mapping[str, Letter]], Answers]
+    ) -> tuple[frozenset[str], dict[str, str]]:
+        """Send `names` the sums that they lack: who stands at `position` now, and why the others do not."""
+        failures: dict[str, str] = {}
+        while behind := [name for name in sorted(names - failures.keys()) if self._at(name, position) != position]:
+            letters = {}
+            for name in behind:
+                letter = self._letter(self._at(name, position))
+                if letter is None:
+                    failures[name] = (
+                        f"stands at sum {self._at(name, position)} of {position}, from which it cannot go on: its "
+                        "state folder or the coordinator's is another one or an old copy"
+                    )
+                else:
+                    letters[name] = letter
+            if letters:
+                failures |= self._sent(letters, ask(letters))
+        self._forget()
+        return names - failures.keys(), failures
+
+    def doubt(self, name: str) -> None:
+        """Ask a hospital again where it stands."""
+        self._positions.pop(name, None)
+
+    def _at(self, name: str, position: int) -> int:
+        """Where a hospital stands; one that was not heard of is taken to lack the last sum, and says if it does not."""
+        return self._positions.get(name, max(0, position - 1))
+
+    def _sent(self, letters: Mapping[str, Letter], answers: Answers) -> dict[str, str]:
+        failures = dict(answers.failures)
+        for name, answer in answers.letters.items():
+            try:
+                content = answer.part(Part.POSITION)
+                now = int.from_bytes(content[:POSITION_BYTES], "little")
+            except PeerViolation as error:
+                failures[name] = str(error)
+                continue
+            if name in self._positions and now <= self._positions[name]:
+                failures[name] = "does not follow the last sum"
+            self._positions[name] = now
+        return failures
+
+    def _letter(self, position: int) -> Letter | None:
+        path = self._path(position)
+        if not path.exists():
+            return None
+        arrays = checkpoints.read(path)
+        parts = {name.removeprefix("part/"): arrays[name].tobytes() for name in arrays if name.startswith("part/")}
+        return Letter(header={Part.POSITION: position} | json.loads(str(arrays["facts"])), parts=parts)
+
+    def _forget(self) -> None:
+        """Delete what every hospital has followed, except the last, by which a new process asks where they stand."""
+        if len(self._positions) == len(self._hospitals):
+            for path in self._folder.glob("*.npz"):
+                if int(path.stem) < min(self._positions.values()) - 1:
+                    path.unlink()
+
+    def _path(self, position: int) -> Path:
+        return self._folder / f"{position:06d}.npz"
 
 
 class Aggregator:
@@ -247,18 +311,18 @@ class _Attempt:
         terms = derive_terms(self._aggregator.participants, self.question, attempt=self.number)
         aggregation = CoordinatorAggregation(terms)
         order = write_order(self._order, attempt=self.number, parts=self.question.parts)
-        self._leg(aggregation, self.question.step, dict.fromkeys(names, order), ADVERTISEMENT)
-        directory = Letter(parts={DIRECTORY: aggregation.directory()})
-        self._leg(aggregation, Step.SHARES, dict.fromkeys(aggregation.awaited, directory), SHARES)
+        self._leg(aggregation, self.question.step, dict.fromkeys(names, order), Part.ADVERTISEMENT)
+        directory = Letter(parts={Part.DIRECTORY: aggregation.directory()})
+        self._leg(aggregation, Step.SHARES, dict.fromkeys(aggregation.awaited, directory), Part.SHARES)
         deliveries = aggregation.deliveries()
-        letters = {name: Letter(parts={DELIVERY: delivery}) for name, delivery in deliveries.items()}
-        self._leg(aggregation, Step.MASKED, letters, MASKED)
-        survivors = Letter(parts={SURVIVORS: aggregation.survivors()})
+        letters = {name: Letter(parts={Part.DELIVERY: delivery}) for name, delivery in deliveries.items()}
+        self._leg(aggregation, Step.MASKED, letters, Part.MASKED)
+        survivors = Letter(parts={Part.SURVIVORS: aggregation.survivors()})
         self._require_the_same(aggregation.in_sum)
-        self._leg(aggregation, Step.CONFIRM, dict.fromkeys(aggregation.awaited, survivors), CONFIRMATION)
-        confirmations = Letter(parts={CONFIRMATIONS: aggregation.confirmations()})
+        self._leg(aggregation, Step.CONFIRM, dict.fromkeys(aggregation.awaited, survivors), Part.CONFIRMATION)
+        confirmations = Letter(parts={Part.CONFIRMATIONS: aggregation.confirmations()})
         self._aggregator.note_opening(self.question, self.number, aggregation.in_sum)
-        self._leg(aggregation, Step.UNMASK, dict.fromkeys(aggregation.awaited, confirmations), UNMASKING)
+        self._leg(aggregation, Step.UNMASK, dict.fromkeys(aggregation.awaited, confirmations), Part.UNMASKING)
         started = time.monotonic()
         opening = aggregation.opening()
         # The coordinator learns the sum of the survivors' vectors here: it is what the round is for.
@@ -324,11 +388,15 @@ class _Attempt:
             raise AggregationAborted(
                 f"round {self._order.round}: {len(survivors)} hospitals answered, {self._order.threshold} are needed"
             )
-        opening = {UPDATE: update.tobytes(), EXACT: exact.tobytes(), IN_SUM: json.dumps(sorted(survivors)).encode()}
+        opening: dict[str, bytes] = {
+            Part.UPDATE: update.tobytes(),
+            Part.EXACT: exact.tobytes(),
+            Part.IN_SUM: json.dumps(sorted(survivors)).encode(),
+        }
         return self._sum(update, exact, frozenset(survivors), opening)
 
     def _read_plain(self, name: str, letter: Letter) -> tuple[NDArray[np.float64], NDArray[np.uint64]]:
-        content, counts = letter.part(UPDATE), letter.part(EXACT)
+        content, counts = letter.part(Part.UPDATE), letter.part(Part.EXACT)
         if len(content) != 4 * self._layout.update_length or len(counts) != 8 * self._layout.exact_length:
             raise PeerViolation(f"hospital {name} sent an update of another network: use the federation's settings")
         own = np.frombuffer(counts, dtype="<u8").astype(np.uint64)

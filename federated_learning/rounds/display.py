@@ -47,14 +47,12 @@ class Display:
         self._said = ""
 
     def __enter__(self) -> Self:
-        """Start drawing."""
         self._bar.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Stop drawing."""
         self._bar.stop()
 
     def show(self, event: Event) -> None:

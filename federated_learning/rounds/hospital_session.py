@@ -20,36 +20,12 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from numpy.typing import NDArray
 
-from contract.errors import (
-    ConfigurationError,
-    EncryptedInferenceError,
-    PeerViolation,
-    Refused,
-)
+from contract.errors import ConfigurationError, EncryptedInferenceError, PeerViolation, Refused
 from contract.files import replace
 from federated_learning import checkpoints
 from federated_learning.data_statistics import pixel_sums
 from federated_learning.rounds.course import Course, OpenedSum, first_difference
-from federated_learning.rounds.following import POSITION_BYTES
-from federated_learning.rounds.letters import (
-    ADVERTISEMENT,
-    CONFIRMATION,
-    CONFIRMATIONS,
-    DELIVERY,
-    DIRECTORY,
-    ERROR,
-    EXACT,
-    IN_SUM,
-    MASKED,
-    POSITION,
-    SHARES,
-    SURVIVORS,
-    UNMASKING,
-    UPDATE,
-    Letter,
-    Step,
-    Trouble,
-)
+from federated_learning.rounds.letters import ERROR, POSITION_BYTES, Letter, Part, Step, Trouble
 from federated_learning.rounds.local_work import LocalWork
 from federated_learning.rounds.participants import Participants
 from federated_learning.rounds.round_orders import (
@@ -65,8 +41,11 @@ from federated_learning.rounds.round_orders import (
     read_order,
 )
 from federated_learning.rounds.settings import HospitalSettings
-from federated_learning.secure_aggregation import HospitalAggregation, Opening, RingVector, RoundHistory
 from federated_learning.secure_aggregation.encoding import LARGEST, compute_weight, decode_exact, encode_exact
+from federated_learning.secure_aggregation.history import RoundHistory
+from federated_learning.secure_aggregation.hospital_aggregation import HospitalAggregation
+from federated_learning.secure_aggregation.masking import RingVector
+from federated_learning.secure_aggregation.opening import Opening
 
 HISTORY, COURSE = "answered.json", "course.npz"
 MAX_WORDS = 1000
@@ -166,10 +145,10 @@ class HospitalSession:
             Step.SURVEY: self._survey,
             Step.TRAIN: self._train,
             Step.EVALUATE: self._evaluate,
-            Step.SHARES: lambda letter: {SHARES: self._aggregation().share_keys(letter.part(DIRECTORY))},
-            Step.MASKED: lambda letter: {MASKED: self._mask(letter.part(DELIVERY))},
-            Step.CONFIRM: lambda letter: {CONFIRMATION: self._aggregation().confirm(letter.part(SURVIVORS))},
-            Step.UNMASK: lambda letter: {UNMASKING: self._aggregation().unmask(letter.part(CONFIRMATIONS))},
+            Step.SHARES: lambda letter: {Part.SHARES: self._aggregation().share_keys(letter.part(Part.DIRECTORY))},
+            Step.MASKED: lambda letter: {Part.MASKED: self._mask(letter.part(Part.DELIVERY))},
+            Step.CONFIRM: lambda letter: {Part.CONFIRMATION: self._aggregation().confirm(letter.part(Part.SURVIVORS))},
+            Step.UNMASK: lambda letter: {Part.UNMASKING: self._aggregation().unmask(letter.part(Part.CONFIRMATIONS))},
             Step.PLAIN: lambda _letter: self._plain(),
             Step.FOLLOW: self._follow,
             Step.FINISH: lambda _letter: self._finish(),
@@ -210,7 +189,7 @@ class HospitalSession:
 
     def _follow(self, letter: Letter) -> Mapping[str, bytes]:
         """Open the next sum again and move on by it. The answer says how many sums this hospital has followed."""
-        if letter.header.get(POSITION) == self._course.position:
+        if letter.header.get(Part.POSITION) == self._course.position:
             self._attempt = None
             parts = dict(letter.parts)
             if not self._course.position:
@@ -220,7 +199,7 @@ class HospitalSession:
             self._course.follow(opened(question, read_attempt(letter), parts))
             state = self._course.state() | {"agreed": np.array(self._course.agreed())}
             checkpoints.save(state, self._folder / COURSE)
-        return {POSITION: self._course.position.to_bytes(POSITION_BYTES, "little")}
+        return {Part.POSITION: self._course.position.to_bytes(POSITION_BYTES, "little")}
 
     def _opened(self, question: Question[Any], attempt: int, parts: Mapping[str, bytes]) -> OpenedSum:
         """What the masked vectors add up to. Raises PeerViolation where they are not what hospitals signed."""
@@ -231,9 +210,9 @@ class HospitalSession:
     def _believed(self, question: Question[Any], _attempt: int, parts: Mapping[str, bytes]) -> OpenedSum:
         """A sum in the clear, as the coordinator says it: the settings say that nothing is protected."""
         try:
-            update = np.frombuffer(parts[UPDATE], dtype="<f8")
-            exact = np.frombuffer(parts[EXACT], dtype="<u8").astype(np.uint64)
-            names = frozenset(map(str, json.loads(parts[IN_SUM])))
+            update = np.frombuffer(parts[Part.UPDATE], dtype="<f8")
+            exact = np.frombuffer(parts[Part.EXACT], dtype="<u8").astype(np.uint64)
+            names = frozenset(map(str, json.loads(parts[Part.IN_SUM])))
         except (KeyError, ValueError, RecursionError):
             raise PeerViolation("the coordinator's sum is not one: run the same version everywhere") from None
         lengths = (update.size, exact.size)
@@ -309,7 +288,7 @@ class HospitalSession:
             may_change=question.step is Step.SURVEY,
         )
         self._attempt = _Attempt(vector=vector, aggregation=aggregation)
-        return {ADVERTISEMENT: aggregation.advertise()}
+        return {Part.ADVERTISEMENT: aggregation.advertise()}
 
     def _aggregation(self) -> HospitalAggregation:
         if self._attempt is None or self._attempt.aggregation is None:
@@ -328,7 +307,7 @@ class HospitalSession:
         if self._attempt is None or self._attempt.aggregation is not None:
             raise PeerViolation(f"hospital {self._settings.name} was asked for an update in the clear, out of turn")
         vector = self._attempt.vector
-        return {UPDATE: vector.update.tobytes(), EXACT: vector.exact.astype("<u8").tobytes()}
+        return {Part.UPDATE: vector.update.tobytes(), Part.EXACT: vector.exact.astype("<u8").tobytes()}
 
 
 def _short(value: object) -> str:

@@ -13,20 +13,25 @@ from contract.errors import PeerViolation
 
 ERROR = "error"
 """Key of the header of an answer that has no other content: a `Trouble`."""
-ADVERTISEMENT, DIRECTORY, SHARES, DELIVERY, MASKED, SURVIVORS, CONFIRMATION, CONFIRMATIONS, UNMASKING = (
-    "advertisement",
-    "directory",
-    "shares",
-    "delivery",
-    "masked",
-    "survivors",
-    "confirmation",
-    "confirmations",
-    "unmasking",
-)
-UPDATE, EXACT, IN_SUM = "update", "exact", "in-sum"
-POSITION = "position"
-"""Names of the parts of messages."""
+POSITION_BYTES = 8
+
+
+class Part(StrEnum):
+    """Names of the parts of messages."""
+
+    ADVERTISEMENT = "advertisement"
+    DIRECTORY = "directory"
+    SHARES = "shares"
+    DELIVERY = "delivery"
+    MASKED = "masked"
+    SURVIVORS = "survivors"
+    CONFIRMATION = "confirmation"
+    CONFIRMATIONS = "confirmations"
+    UNMASKING = "unmasking"
+    UPDATE = "update"
+    EXACT = "exact"
+    IN_SUM = "in-sum"
+    POSITION = "position"
 
 
 class Step(StrEnum):
@@ -108,11 +113,9 @@ class Exchange(Protocol):
         self, step: Step, letters: Mapping[str, Letter], *, seconds: float, answered: Callable[[str], None]
     ) -> "Answers":
         """Send each hospital its letter and wait for the answers; `answered` is told each name."""
-        ...
 
     def online(self) -> frozenset[str]:
         """The hospitals that are connected now."""
-        ...
 
 
 @dataclass(kw_only=True)

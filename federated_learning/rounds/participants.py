@@ -25,6 +25,7 @@ from authority.certificates import require_in_time_now
 from contract.base import Name, Sha256, Strict
 from contract.errors import CallerError, ConfigurationError
 from contract.files import read_bounded, replace, write_new_together
+from federated_learning.faults import explain_fault
 from plumbing.settings import Address
 
 MAX_FILE_BYTES = 1 << 20
@@ -164,7 +165,7 @@ def make_participants(
             coordinator=address, certificate=certificate.read_text(), hospitals=hospitals, revoked=refused
         )
     except ValidationError as error:
-        raise ConfigurationError(f"{_first(error)}; ask them for other public files") from error
+        raise ConfigurationError(f"{explain_fault(error)}; ask them for other public files") from error
     path = folder / FEDERATION
     replace(path, (participants.model_dump_json(indent=2, exclude_defaults=True) + "\n").encode(), mode=0o644)
     return path
@@ -187,7 +188,7 @@ def read_participant(path: Path) -> Participant:
     try:
         return Participant.model_validate_json(read_bounded(path, limit=MAX_FILE_BYTES))
     except ValidationError as error:
-        raise ConfigurationError(f"{path}: {_first(error)}; ask the hospital for its public file") from error
+        raise ConfigurationError(f"{path}: {explain_fault(error)}; ask the hospital for its public file") from error
 
 
 def read_participants(path: Path) -> Participants:
@@ -195,7 +196,7 @@ def read_participants(path: Path) -> Participants:
     try:
         return Participants.model_validate_json(read_bounded(path, limit=MAX_FILE_BYTES))
     except ValidationError as error:
-        raise ConfigurationError(f"{path}: {_first(error)}; ask the coordinator for the file again") from error
+        raise ConfigurationError(f"{path}: {explain_fault(error)}; ask the coordinator for the file again") from error
 
 
 def read_signing_key(folder: Path, hospital: Participant) -> Ed25519PrivateKey:
@@ -254,10 +255,3 @@ def _private_pem(key: ec.EllipticCurvePrivateKey | Ed25519PrivateKey) -> bytes:
     return key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
-
-
-def _first(error: ValidationError) -> str:
-    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-    where = ".".join(str(part) for part in first["loc"])
-    message = first["msg"].removeprefix("Value error, ")
-    return f"{where}: {message}" if where else message

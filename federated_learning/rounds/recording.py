@@ -6,18 +6,12 @@ from pathlib import Path
 
 from contract.base import Strict
 from contract.files import replace
+from contract.model_card import FederationRecord
 from federated_learning.rounds.coordinator import Coordinator, RoundReport
 from federated_learning.rounds.letters import Step
 from federated_learning.rounds.participants import Participants
 from federated_learning.rounds.settings import CoordinatorSettings
-from federated_learning.run_records import (
-    FederationRecord,
-    RoundRecord,
-    RunKind,
-    RunRecord,
-    append_round,
-    write_run,
-)
+from federated_learning.run_records import RoundRecord, RunKind, RunRecord, append_round, write_run
 
 ROUNDS = "rounds.json"
 AGGREGATION = (Step.SHARES.name, Step.MASKED.name, Step.CONFIRM.name, Step.UNMASK.name, "opening", Step.PLAIN.name)

@@ -20,8 +20,8 @@ from contract.errors import PeerViolation
 from contract.model_card import InputSpecification
 from federated_learning.rounds.letters import Letter, Step
 from federated_learning.rounds.participants import Participants
-from federated_learning.secure_aggregation import RoundTerms
 from federated_learning.secure_aggregation.encoding import ExactField, VectorLayout, largest_field
+from federated_learning.secure_aggregation.terms import RoundTerms
 from federated_learning.training_settings import RoundTask, TrainingSettings
 
 ORDER, ATTEMPT = "order", "attempt"

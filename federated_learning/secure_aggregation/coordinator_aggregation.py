@@ -59,7 +59,6 @@ class CoordinatorAggregation:
     """Collects one aggregation of `terms`: masked vectors, public keys. Of a hospital's vector it can learn nothing."""
 
     def __init__(self, terms: RoundTerms) -> None:
-        """Wait for advertisements."""
         self._terms = terms
         self._stage = _Stage.ADVERTISEMENTS
         self._keys: dict[str, PublicKeys] = {}

@@ -7,7 +7,7 @@ from benchmarks import secure_aggregation
 from benchmarks.__main__ import app
 from benchmarks.secure_aggregation import Federation, measure_aggregation, resnet18_shapes
 from contract.errors import ComputationFailed
-from federated_learning.secure_aggregation import VectorLayout
+from federated_learning.secure_aggregation.encoding import VectorLayout
 
 SHAPES = {"weight": (200, 50), "bias": (50,)}
 

@@ -4,8 +4,14 @@ import torch
 from torch import nn
 
 from contract.errors import ConfigurationError
-from federated_learning.architectures import ARCHITECTURES, Pool, build, fold_normalisation
-from federated_learning.normaliser_free import RESIDUAL_SCALE, StandardisedConvolution2d
+from federated_learning.architectures import (
+    ARCHITECTURES,
+    RESIDUAL_SCALE,
+    Pool,
+    StandardisedConvolution2d,
+    build,
+    fold_normalisation,
+)
 from federated_learning.torch_networks import shared_weights
 
 POOLS: tuple[Pool, ...] = ("average", "max")

@@ -10,9 +10,8 @@ from torch import nn
 
 from contract.errors import ModelFileError
 from contract.model_card import InputSpecification, Modality
-from federated_learning.architectures import ResidualBlock, build
+from federated_learning.architectures import PreactivationBlock, ResidualBlock, StandardisedConvolution2d, build
 from federated_learning.export import OPERATORS, largest_difference, run_onnx, to_onnx, write_model
-from federated_learning.normaliser_free import PreactivationBlock, StandardisedConvolution2d
 from federated_learning.run_records import Description
 from federated_learning.torch_networks import predict
 from model_owner.onnx_import.compiling import compile_model

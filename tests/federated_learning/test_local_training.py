@@ -11,7 +11,7 @@ from federated_learning.augmentation import NONE
 from federated_learning.averaging import GlobalModel, weighted_mean
 from federated_learning.checkpoints import read, save
 from federated_learning.in_process import Trainer
-from federated_learning.local_training import LocalTrainer, learning_rate, make_optimizer
+from federated_learning.local_training import LocalTrainer, evaluate, learning_rate, make_optimizer
 from federated_learning.torch_networks import Images, Labels, Weights, new_network
 from federated_learning.training_settings import RoundTask, Stage, TrainingSettings, change_settings, plan_rounds
 from tests.federated_learning.test_in_process import pictures
@@ -231,12 +231,12 @@ def test_three_hospitals_train_as_one_run_and_repeat_themselves() -> None:
     assert first.model.batches == sum(round_.batches for round_ in first.tasks) == 9
 
 
-def test_sums_of_an_evaluation_are_those_of_the_loaded_weights() -> None:
-    local = hospital(settings())
+def test_sums_of_an_evaluation_add_up_over_parts_of_the_images() -> None:
+    weights = GlobalModel(settings()).weights
     images, labels = pictures(9, 3)
-    local.load(GlobalModel(settings()).weights)
-    sums = local.evaluate(images, labels, size=16)
-    parts = [local.evaluate(images[part], labels[part], size=16) for part in (slice(0, 4), slice(4, 9))]
+    sums = evaluate(settings(), weights, images, labels, size=16)
+    cuts = (slice(0, 4), slice(4, 9))
+    parts = [evaluate(settings(), weights, images[cut], labels[cut], size=16) for cut in cuts]
     assert sums.examples == 9
     assert sums.correct == sum(part.correct for part in parts)
     assert sums.loss == pytest.approx(sum(part.loss for part in parts), rel=1e-5)

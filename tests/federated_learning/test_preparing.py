@@ -34,7 +34,7 @@ def prepared(
 def test_images_are_bit_for_bit_what_serving_reads(drawn_data: tuple[Path, Path], description: Description) -> None:
     found = prepared(drawn_data, description)
     assert found.images.shape == (36, 1, 32, 32)
-    assert len(found.images) == len(found.examples) == len(found.patients) == 36
+    assert len(found.images) == len(found.examples) == 36
     expected = np.stack([read_model_input(one.path, description.input).tensor for one in found.examples])
     np.testing.assert_array_equal(found.images[:], expected)
     np.testing.assert_array_equal(found.images[np.array([5, 2])], expected[[5, 2]])
@@ -56,7 +56,7 @@ def test_dicom_studies_of_patients(tmp_path: Path) -> None:
             file.write_bytes(samples.dicom_bytes(samples.data_set(stored, bits=12)))
     source = open_source(folder, classes=CLASSES)
     found = prepare(source, ["all"], wanted, cache=tmp_path / "cache", hospital="north")
-    assert found.patients == ("p1", "p1", "p2", "p2")
+    assert tuple(example.patient for example in found.examples) == ("p1", "p1", "p2", "p2")
     expected = np.stack([read_model_input(one.path, wanted).tensor for one in found.examples])
     np.testing.assert_array_equal(found.images[:], expected)
     wrong = folder / "plain" / "p1" / "study" / "IM2"

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from contract.errors import CallerError
+from contract.model_card import FederationRecord
 from federated_learning.data_source import Example
 from federated_learning.evaluation import accuracy
 from federated_learning.report import PAGE, RESULTS, drawing, page
@@ -22,7 +23,7 @@ from federated_learning.report.results import (
     write_result,
 )
 from federated_learning.report.sections import SECTIONS
-from federated_learning.run_records import FederationRecord, RoundRecord, RunKind
+from federated_learning.run_records import RoundRecord, RunKind
 from federated_learning.temperature import softmax
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -3,10 +3,10 @@ from pathlib import Path
 import pytest
 
 from contract.errors import ConfigurationError
+from contract.model_card import FederationRecord
 from federated_learning.recipe import find_description, fit_to_description
 from federated_learning.run_records import (
     Description,
-    FederationRecord,
     RoundRecord,
     RunKind,
     RunRecord,
@@ -49,11 +49,22 @@ def test_a_round_that_is_made_again_replaces_what_followed(tmp_path: Path) -> No
     assert read_history(tmp_path) == (RoundRecord(round=1, training_loss=1.0), again)
 
 
-@pytest.mark.parametrize("content", ["", "{}", '{"settings": 1}', "[]"])
-def test_a_record_that_is_none_is_refused(tmp_path: Path, content: str) -> None:
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("", "the file is not JSON"),
+        ("{}", "settings: is missing"),
+        ('{"settings": 1}', "settings: must be a table of fields"),
+        ("[]", "must be a table of fields"),
+        ('{"surprise": 1}', "settings: is missing"),
+        ('{"settings": {"seed": -1}}', "settings.seed: must be greater than or equal to 0"),
+    ],
+)
+def test_a_record_that_is_none_is_refused(tmp_path: Path, content: str, words: str) -> None:
     (tmp_path / "run.json").write_text(content)
-    with pytest.raises(ConfigurationError, match=r"run\.json"):
+    with pytest.raises(ConfigurationError) as caught:
         read_run(tmp_path)
+    assert str(caught.value) == f"{tmp_path / 'run.json'}: {words}; correct the file"
     (tmp_path / "history.json").write_text('[{"round": 0}]')
     with pytest.raises(ConfigurationError, match=r"history\.json: 0\.round"):
         read_history(tmp_path)

@@ -23,13 +23,11 @@ from contract.errors import EncryptedInferenceError, ImageError, PeerDisconnecte
 from contract.identity import Party, Role
 from contract.model_card import OutputPolicy, read_card
 from contract.ticket import Engine, Purpose, TicketClaims, issue_ticket, verify_ticket
-from federated_learning.secure_aggregation import (
-    CoordinatorAggregation,
-    HospitalAggregation,
-    RingVector,
-    RoundHistory,
-    RoundTerms,
-)
+from federated_learning.secure_aggregation.coordinator_aggregation import CoordinatorAggregation
+from federated_learning.secure_aggregation.history import RoundHistory
+from federated_learning.secure_aggregation.hospital_aggregation import HospitalAggregation
+from federated_learning.secure_aggregation.masking import RingVector
+from federated_learning.secure_aggregation.terms import RoundTerms
 from imaging.isolation.confined import decode
 from imaging.isolation.messages import Picture
 from imaging.isolation.reader import AnswerInvalid, Conversation

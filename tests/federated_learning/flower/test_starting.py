@@ -13,8 +13,7 @@ import pytest
 
 from contract.errors import ConfigurationError
 from federated_learning.flower import running
-from federated_learning.flower.reaching import Reachability, watch_coordinator
-from federated_learning.flower.running import run_hospital
+from federated_learning.flower.running import Reachability, run_hospital, watch_coordinator
 from federated_learning.rounds.participants import (
     COORDINATOR_CERTIFICATE,
     COORDINATOR_KEY,

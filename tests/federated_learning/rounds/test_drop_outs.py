@@ -16,7 +16,7 @@ from federated_learning.rounds.coordinator import Coordinator
 from federated_learning.rounds.letters import ERROR, Letter, Step
 from federated_learning.rounds.round_orders import Question, RoundOrder, write_order
 from federated_learning.rounds.settings import Sums
-from federated_learning.secure_aggregation import compute_weight
+from federated_learning.secure_aggregation.encoding import compute_weight
 from federated_learning.torch_networks import Weights
 from federated_learning.training_settings import RoundTask, Stage
 from tests.federated_learning.rounds.local import SIDE, TRAINING, LocalTraining

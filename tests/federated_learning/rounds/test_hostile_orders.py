@@ -13,7 +13,7 @@ import pytest
 from contract.errors import ConfigurationError, PeerViolation
 from federated_learning.rounds.course import OpenedSum, Survey
 from federated_learning.rounds.hospital_session import MAX_WORDS, HospitalSession
-from federated_learning.rounds.letters import ADVERTISEMENT, ERROR, Letter, Step
+from federated_learning.rounds.letters import ERROR, Letter, Part, Step
 from federated_learning.rounds.local_work import LocalWork
 from federated_learning.rounds.round_orders import (
     ATTEMPT,
@@ -159,7 +159,7 @@ def test_a_hospital_that_refused_answers_the_honest_order(tmp_path: Path) -> Non
             ).header
         )
     assert not list((tmp_path / "hospital-a" / "state").rglob("*.pixels"))
-    assert set(session.answer(Step.SURVEY, honest).parts) == {ADVERTISEMENT}
+    assert set(session.answer(Step.SURVEY, honest).parts) == {Part.ADVERTISEMENT}
 
 
 def test_a_fault_that_nobody_thought_of_is_an_answer(federation: LocalTraining, sites: dict[Step, Site]) -> None:
@@ -177,7 +177,7 @@ def test_a_fault_that_nobody_thought_of_is_an_answer(federation: LocalTraining, 
         assert dict(answer.header) == {ERROR: "failed"}
         assert "by a fault in test_hostile_orders.py, line" in federation.said[-1]
         assert "smith" not in federation.said[-1]
-        assert set(site.session.answer(Step.SURVEY, honest).parts) == {ADVERTISEMENT}
+        assert set(site.session.answer(Step.SURVEY, honest).parts) == {Part.ADVERTISEMENT}
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from contract.errors import AggregationAborted, ConfigurationError
 from federated_learning.augmentation import NONE
 from federated_learning.rounds.aggregating import Aggregator, RoundCosts, Sum, _Attempt
 from federated_learning.rounds.course import Course
-from federated_learning.rounds.letters import ERROR, POSITION, UNMASKING, UPDATE, Letter, Step
+from federated_learning.rounds.letters import ERROR, Letter, Part, Step
 from federated_learning.rounds.participants import Participants
 from federated_learning.rounds.round_orders import ATTEMPT, ORDER, WEIGHTS, Question, write_order
 from tests.federated_learning.rounds.local import TRAINING, WAITING, LocalTraining
@@ -44,7 +44,7 @@ class Liar:
 
     def tells(self, name: str, total: Sum, parts: Mapping[str, bytes]) -> Letter:
         """What the hospital answers to such an opening of the sum that it lacks."""
-        header = {POSITION: self.hospitals.exchange.sessions[name]._course.position, ATTEMPT: total.attempt}
+        header = {Part.POSITION: self.hospitals.exchange.sessions[name]._course.position, ATTEMPT: total.attempt}
         return self.hospitals.exchange.sessions[name].answer(Step.FOLLOW, Letter(header=header, parts=parts))
 
     def is_followed(self, total: Sum) -> None:
@@ -56,7 +56,7 @@ class Liar:
 
     def unmasked(self) -> int:
         """How many hospitals gave shares away."""
-        return sum(UNMASKING in letter.parts for _, _, letter in self.hospitals.exchange.view)
+        return sum(Part.UNMASKING in letter.parts for _, _, letter in self.hospitals.exchange.view)
 
 
 @pytest.fixture(scope="module")
@@ -230,7 +230,7 @@ def test_no_hospital_follows_a_sum_that_was_made_up(liar: Liar) -> None:
         parts | {"secret/hospital-d": bytes(32)},
         without,
         {},
-        {UPDATE: bytes(8 * total.update.size), "exact": b"", "in-sum": b"[]"},
+        {Part.UPDATE: bytes(8 * total.update.size), "exact": b"", "in-sum": b"[]"},
     ):
         assert ERROR in liar.tells("hospital-a", total, told).header
     standing = liar.hospitals.exchange.sessions["hospital-a"]._course

@@ -15,18 +15,7 @@ from federated_learning.in_process import read_chosen
 from federated_learning.local_training import LocalTrainer
 from federated_learning.rounds.aggregating import FAILED
 from federated_learning.rounds.coordinator import Coordinator
-from federated_learning.rounds.letters import (
-    ADVERTISEMENT,
-    CONFIRMATION,
-    MASKED,
-    POSITION,
-    SHARES,
-    UNMASKING,
-    UPDATE,
-    Answers,
-    Letter,
-    Step,
-)
+from federated_learning.rounds.letters import Answers, Letter, Part, Step
 from federated_learning.rounds.recording import read_rounds, record_round, record_run
 from federated_learning.rounds.settings import Sums
 from federated_learning.run_records import RunKind, read_history, read_run
@@ -153,7 +142,7 @@ def test_of_three_hospitals_one_that_falls_out_costs_the_attempt_and_nobody_trai
     assert coordinator.course.standing.survey.examples == 36
     trained = [line for line in federation.said if line.startswith("round 1: trained")]
     assert len(trained) == 3
-    masked = [dict(letter.parts)[MASKED] for step, name, letter in federation.exchange.view if step is Step.MASKED]
+    masked = [dict(letter.parts)[Part.MASKED] for step, name, letter in federation.exchange.view if step is Step.MASKED]
     assert len(masked) == len(set(masked))  # the same update under fresh masks
 
 
@@ -291,12 +280,12 @@ def test_in_the_clear_an_update_of_another_network_or_with_nan_is_left_out(tmp_p
     federation = LocalTraining(tmp_path, hospitals=3, sums=Sums(secure=False))
 
     def fault(step: Step, name: str, answer: Letter) -> Letter | None:
-        if step is not Step.PLAIN or not answer.parts[UPDATE]:
+        if step is not Step.PLAIN or not answer.parts[Part.UPDATE]:
             return answer
         if name == "hospital-a":
-            return Letter(parts={**answer.parts, UPDATE: answer.parts[UPDATE][:-4]})
+            return Letter(parts={**answer.parts, Part.UPDATE: answer.parts[Part.UPDATE][:-4]})
         if name == "hospital-b":
-            return Letter(parts={**answer.parts, UPDATE: b"\xff" * len(answer.parts[UPDATE])})
+            return Letter(parts={**answer.parts, Part.UPDATE: b"\xff" * len(answer.parts[Part.UPDATE])})
         return answer
 
     federation.exchange.fault = fault
@@ -362,7 +351,7 @@ def test_a_hospital_asked_twice_answers_the_same_and_stays_in_the_round(tmp_path
 def test_hospitals_answer_with_nothing_beside_the_protocol(tmp_path: Path) -> None:
     federation = LocalTraining(tmp_path, hospitals=3)
     federation.coordinator().run()
-    allowed = {ADVERTISEMENT, SHARES, MASKED, CONFIRMATION, UNMASKING, POSITION}
+    allowed = {Part.ADVERTISEMENT, Part.SHARES, Part.MASKED, Part.CONFIRMATION, Part.UNMASKING, Part.POSITION}
     lengths: dict[tuple[int, Step], set[int]] = {}
     for index, (step, _name, letter) in enumerate(federation.exchange.view):
         assert letter.header == {}

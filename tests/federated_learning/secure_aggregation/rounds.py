@@ -8,14 +8,11 @@ from typing import Literal
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from federated_learning.secure_aggregation import (
-    CoordinatorAggregation,
-    HospitalAggregation,
-    RingVector,
-    RoundHistory,
-    RoundTerms,
-    least_threshold,
-)
+from federated_learning.secure_aggregation.coordinator_aggregation import CoordinatorAggregation
+from federated_learning.secure_aggregation.history import RoundHistory
+from federated_learning.secure_aggregation.hospital_aggregation import HospitalAggregation
+from federated_learning.secure_aggregation.masking import RingVector
+from federated_learning.secure_aggregation.terms import RoundTerms, least_threshold
 
 COMMON = hashlib.sha256(b"the same model for everybody").digest()
 SUBJECT = hashlib.sha256(b"the global weights").digest()

@@ -12,19 +12,15 @@ from Crypto.Protocol import SecretSharing
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from contract.errors import AggregationAborted
-from federated_learning.secure_aggregation import (
-    CoordinatorAggregation,
-    HospitalAggregation,
-    RingVector,
-    RoundHistory,
-    RoundTerms,
-    hospital_aggregation,
-    opening,
-)
+from federated_learning.secure_aggregation import hospital_aggregation, opening
+from federated_learning.secure_aggregation.coordinator_aggregation import CoordinatorAggregation
+from federated_learning.secure_aggregation.history import RoundHistory
+from federated_learning.secure_aggregation.hospital_aggregation import HospitalAggregation
 from federated_learning.secure_aggregation.keys import PairwiseKeys, RoundSecrets, self_mask_seed
-from federated_learning.secure_aggregation.masking import apply_mask
+from federated_learning.secure_aggregation.masking import RingVector, apply_mask
 from federated_learning.secure_aggregation.messages import BITMAP_BYTES, HEADER_BYTES, SIGNATURE_BYTES
 from federated_learning.secure_aggregation.sharing import SECRET_BYTES, recover
+from federated_learning.secure_aggregation.terms import RoundTerms
 from tests.federated_learning.secure_aggregation.rounds import (
     STEPS,
     View,

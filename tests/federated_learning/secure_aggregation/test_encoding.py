@@ -9,17 +9,17 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from contract.errors import ComputationFailed, ConfigurationError
-from federated_learning.secure_aggregation import (
+from federated_learning.secure_aggregation.encoding import (
     ExactField,
-    RingVector,
     UpdateEncoding,
     VectorLayout,
+    compute_norm,
     decode_exact,
     encode_exact,
     first_limits,
     next_limits,
 )
-from federated_learning.secure_aggregation.encoding import compute_norm
+from federated_learning.secure_aggregation.masking import RingVector
 from tests.federated_learning.secure_aggregation.rounds import (
     View,
     hospitals_for,

@@ -10,13 +10,11 @@ import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from federated_learning.secure_aggregation import (
-    CoordinatorAggregation,
-    HospitalAggregation,
-    RingVector,
-    RoundHistory,
-)
+from federated_learning.secure_aggregation.coordinator_aggregation import CoordinatorAggregation
+from federated_learning.secure_aggregation.history import RoundHistory
+from federated_learning.secure_aggregation.hospital_aggregation import HospitalAggregation
 from federated_learning.secure_aggregation.keys import PairwiseKeys, RoundSecrets, Transcript
+from federated_learning.secure_aggregation.masking import RingVector
 from federated_learning.secure_aggregation.sharing import combine, recover, split
 from tests.federated_learning.secure_aggregation import derivation
 from tests.federated_learning.secure_aggregation.rounds import make_terms, signing_keys

@@ -5,14 +5,8 @@ from typing import Any
 import pytest
 
 from contract.errors import AggregationAborted, ConfigurationError, PeerViolation
-from federated_learning.secure_aggregation import RoundHistory
-from federated_learning.secure_aggregation.messages import (
-    HEADER_BYTES,
-    SEALED_BYTES,
-    Kind,
-    header,
-    write_survivors,
-)
+from federated_learning.secure_aggregation.history import RoundHistory
+from federated_learning.secure_aggregation.messages import HEADER_BYTES, SEALED_BYTES, Kind, header, write_survivors
 from tests.federated_learning.secure_aggregation.rounds import (
     CONFIRM,
     SHARE,

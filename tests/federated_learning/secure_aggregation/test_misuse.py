@@ -10,10 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contract.errors import ComputationFailed, ConfigurationError, PeerViolation
-from federated_learning.secure_aggregation import (
-    HospitalAggregation,
-    RoundHistory,
-)
+from federated_learning.secure_aggregation.history import RoundHistory
+from federated_learning.secure_aggregation.hospital_aggregation import HospitalAggregation
 from federated_learning.secure_aggregation.keys import RoundSecrets, commitment, write_advertisement
 from federated_learning.secure_aggregation.messages import HEADER_BYTES, Kind, header
 from tests.federated_learning.secure_aggregation.rounds import (

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contract.errors import PeerViolation
-from federated_learning.secure_aggregation import Opening
 from federated_learning.secure_aggregation.keys import sign_masked
 from federated_learning.secure_aggregation.messages import BITMAP_BYTES, HEADER_BYTES
+from federated_learning.secure_aggregation.opening import Opening
 from tests.federated_learning.secure_aggregation.rounds import (
     STEPS,
     Running,

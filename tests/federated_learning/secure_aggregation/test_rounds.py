@@ -8,7 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contract.errors import AggregationAborted
-from federated_learning.secure_aggregation import RingVector, RoundHistory, least_threshold
+from federated_learning.secure_aggregation.history import RoundHistory
+from federated_learning.secure_aggregation.masking import RingVector
+from federated_learning.secure_aggregation.terms import least_threshold
 from tests.federated_learning.secure_aggregation.rounds import (
     STEPS,
     hospitals_for,
