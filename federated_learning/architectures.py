@@ -57,7 +57,7 @@ class ResidualBlock(nn.Module):
     """Two 3x3 convolutions and a shortcut, the basic block of He et al. 2016."""
 
     def __init__(self, *, inputs: int, outputs: int, stride: int) -> None:
-        """`stride` is that of the first convolution; the shortcut is a 1x1 convolution where the shape changes."""
+        """`stride` is that of the first convolution; the shortcut is a 1x1 convolution if the shape changes."""
         super().__init__()
         self.convolution1 = NormalisedConvolution2d(inputs=inputs, outputs=outputs, kernel=3, stride=stride)
         self.convolution2 = NormalisedConvolution2d(inputs=outputs, outputs=outputs, kernel=3)

@@ -19,7 +19,7 @@ Arrays = dict[str, NDArray[Any]]
 def save(arrays: Mapping[str, NDArray[Any]], path: Path) -> None:
     """Write an .npz so that a crash leaves either the old file or the new one, and that one once this returns.
 
-    Raises ConfigurationError where the disk will not.
+    Raises ConfigurationError if the disk will not.
     """
     with explaining_failure(path), replacing_file(path, mode=None) as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]

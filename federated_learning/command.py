@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from federated_learning import federated_commands as federation
 from federated_learning.centralised_command import Data, Manifest, ReportedRoles, train_centralised
+from federated_learning.federated_commands import COMMANDS
 from federated_learning.report.command import evaluate, report
 from plumbing.command_line import new_program, run
 
@@ -16,7 +16,7 @@ app = new_program("Train models and publish them. Nothing here runs when images 
 app.command()(evaluate)
 app.command()(report)
 app.command()(train_centralised)
-for command in federation.COMMANDS:
+for command in COMMANDS:
     app.command()(command)
 
 
@@ -56,7 +56,7 @@ def measure(
     ] = None,
     test_role: ReportedRoles = None,
 ) -> None:
-    """Measure a published model anew: temperature, threshold of uncertainty and figures; its card is rewritten."""
+    """Measure a published model again: temperature, threshold of uncertainty and figures; its card is rewritten."""
     from contract.model_card import read_card
     from federated_learning.data_source import open_source, test_roles
     from federated_learning.data_source import validation_role as role_to_validate_on

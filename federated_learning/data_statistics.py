@@ -6,7 +6,6 @@ Every sum is an exact integer, so that secure aggregation of hospitals' sums giv
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,33 +24,19 @@ class PixelSums:
     total: tuple[int, ...]
     squares: tuple[int, ...]
 
-    def __add__(self, other: Self) -> "PixelSums":
-        """Of both data sets together."""
-        return PixelSums(
-            count=_added(self.count, other.count),
-            total=_added(self.total, other.total),
-            squares=_added(self.squares, other.squares),
-        )
-
-
-def _added(first: tuple[int, ...], second: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple(one + two for one, two in zip(first, second, strict=True))
-
 
 def pixel_sums(images: Iterable[NDArray[np.floating]]) -> PixelSums:
     """Over images (channels, height, width) with values in [0, 1]. Raises ConfigurationError without any image."""
-    sums: PixelSums | None = None
+    sums: NDArray[np.object_] | None = None  # of Python's integers, which do not overflow
     for image in images:
         values = np.rint(np.clip(image, 0, 1).astype(np.float64) * LEVELS).astype(np.int64)
-        own = PixelSums(
-            count=tuple(channel.size for channel in values),
-            total=tuple(int(channel.sum()) for channel in values),
-            squares=tuple(int((channel * channel).sum()) for channel in values),
-        )
+        rows = [(one.size, int(one.sum()), int((one * one).sum())) for one in values]
+        own = np.array(rows, dtype=object)
         sums = own if sums is None else sums + own
     if sums is None:
         raise ConfigurationError("there is no image to take the mean of: check the data folder")
-    return sums
+    count, total, squares = (tuple(map(int, column)) for column in sums.T)
+    return PixelSums(count=count, total=total, squares=squares)
 
 
 def mean_and_deviation(sums: PixelSums) -> tuple[tuple[float, ...], tuple[float, ...]]:

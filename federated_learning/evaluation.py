@@ -31,11 +31,6 @@ def calibration_error(probabilities: Probabilities, labels: Labels) -> float:
     return once(figures.calibration_error, probabilities, labels)
 
 
-def coverage(probabilities: Probabilities, *, uncertain_below: float) -> float:
-    """Share of examples whose largest probability reaches the threshold."""
-    return float((probabilities.max(1) >= uncertain_below).mean())
-
-
 def selective_accuracy(probabilities: Probabilities, labels: Labels, *, uncertain_below: float) -> float:
     """Accuracy over the examples whose largest probability reaches the threshold; nan where none does."""
     return once(figures.selective_accuracy(uncertain_below), probabilities, labels)
@@ -46,7 +41,7 @@ def uncertainty_threshold(probabilities: Probabilities, labels: Labels, *, wante
 
     The smallest of 0.01, 0.02, ..., 0.99 at which the share `wanted` of the answers that reach it is right, on
     calibrated probabilities of validation data. Hundredths, because the order of a few examples means nothing. None
-    where all answers together are right often enough; 0.99 where no threshold does, so that hardly any answer counts.
+    if all answers together are right often enough; 0.99 if no threshold does, so that hardly any answer counts.
     Raises ConfigurationError without examples. Source: selective classification (Geifman and El-Yaniv 2017), without
     its guarantee.
     """

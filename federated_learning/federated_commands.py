@@ -1,4 +1,4 @@
-"""The commands of a federation: keys, the coordinator, a hospital, and all of them on one machine."""
+"""The commands of a federated training: keys, the coordinator, a hospital, and all of them on one machine."""
 
 import tempfile
 from collections.abc import Mapping
@@ -64,7 +64,7 @@ def fingerprint(participants: Annotated[Path, typer.Argument(exists=True, dir_ok
 
 
 def coordinator(*, config: Config) -> None:
-    """Run a federation, or go on with one that was interrupted."""
+    """Run a federated training, or go on with one that was interrupted."""
     from rich.console import Console
 
     from federated_learning.flower.running import run_coordinator
@@ -89,7 +89,7 @@ def hospital(
     config: Config,
     with_parent: Annotated[bool, typer.Option("--with-parent", hidden=True)] = False,
 ) -> None:
-    """Take part in a federation with this hospital's images, until the run is finished."""
+    """Take part in a federated training with this hospital's images, until the run is finished."""
     from rich.console import Console
 
     from federated_learning.flower.processes import end_with_parent
@@ -140,10 +140,10 @@ def federate(
     manifest: Annotated[Path | None, typer.Option(help="CSV: file, label, patient, role.", exists=True)] = None,
     model: Annotated[Path | None, typer.Option(help="Publish to this folder afterwards.", file_okay=False)] = None,
 ) -> None:
-    """Run a whole federation on this machine: a process for each hospital, and this one as the coordinator.
+    """Run a whole federated training on this machine: a process for each hospital, and this one as the coordinator.
 
     Images are those of --data and --manifest, else of the folder that MEDICAL_DATA names; a smoke run draws pictures
-    where there is neither, and without --output it leaves nothing behind.
+    if there is neither, and without --output it leaves nothing behind.
     """
     described = config is not None or description is not None
     images = images_to_train_on(data, manifest, output=output, smoke=smoke, described=described)
@@ -153,7 +153,7 @@ def federate(
     count = hospitals or (4 if smoke else 3)
     small = smoke_settings(count) if smoke else LoopbackSettings()
     settings = _loopback_settings(config, images, said, description=description, otherwise=small)
-    with tempfile.TemporaryDirectory(prefix="federation-") as temporary:
+    with tempfile.TemporaryDirectory(prefix="training-") as temporary:
         loopback = Loopback(settings, output or Path(temporary), hospitals=count, images=images)
         _run(loopback)
         if output is not None:

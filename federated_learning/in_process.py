@@ -1,6 +1,6 @@
 """A training run from start to end in one process: centralised, or several hospitals without a network between them.
 
-Both are the same loop over the same local training; a centralised run is a federation of one.
+Both are the same loop over the same local training; a centralised run has one hospital.
 """
 
 import json

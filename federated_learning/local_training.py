@@ -191,7 +191,7 @@ class LocalTrainer:
         )
 
     def _at_size(self, size: int) -> ImageArray:
-        """All images at the round's size: shrinking them anew for each batch would cost as much as training.
+        """All images at the round's size: shrinking them again for each batch would cost as much as training.
 
         Images that are read lazily stay on the disk at any size, so that memory does not grow with their number.
         """

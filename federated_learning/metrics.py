@@ -17,7 +17,7 @@ Labels = NDArray[np.int64]
 Weightings = NDArray[np.float64]
 """Shape (draws, examples): how often each example counts."""
 Values = NDArray[np.float64]
-"""Shape (draws,); nan where a figure is not defined on what was drawn."""
+"""Shape (draws,); nan if a figure is not defined on what was drawn."""
 Figure = Callable[[Probabilities, Labels, Weightings], Values]
 
 BINS = 15
@@ -25,12 +25,12 @@ BINS = 15
 
 
 def _ratio(part: NDArray[np.float64], whole: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The quotient, nan where the whole is 0."""
+    """The quotient, nan if the whole is 0."""
     return np.divide(part, whole, out=np.full_like(whole, np.nan), where=whole > 0)
 
 
 def _mean_defined(values: NDArray[np.float64]) -> Values:
-    """Mean over the last axis of what is not nan; nan where all is."""
+    """Mean over the last axis of what is not nan; nan if all is."""
     defined = ~np.isnan(values)
     return _ratio(np.where(defined, values, 0.0).sum(-1), defined.sum(-1).astype(np.float64))
 

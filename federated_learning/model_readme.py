@@ -23,7 +23,7 @@ class Split:
     """(classes, classes), row: true class."""
     patients: int
     reached: int
-    """Answers whose probability reaches the threshold; all where there is none."""
+    """Answers whose probability reaches the threshold; all if there is none."""
     reached_right: int
     """Of these, how many are right."""
 

@@ -163,7 +163,7 @@ def _method(record: RunRecord, chosen: Chosen, rounds: int) -> str:
 
 
 def recipe_words(settings: TrainingSettings, federation: FederationRecord | None, *, plan: str | None = None) -> str:
-    """Settings as a card tells them; `plan` where the stages were not followed throughout."""
+    """Settings as a card tells them; `plan` if the stages were not followed throughout."""
     momentum = f", server momentum {settings.server_momentum:g}" if settings.server_momentum else ""
     averaging = "" if federation is None else f"{federation.method}{momentum}; "
     return "; ".join((

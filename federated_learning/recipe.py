@@ -1,4 +1,4 @@
-"""What the shipped model is and how it is trained: one recipe for one place, a hospital alone and the federation."""
+"""What the shipped model is and how it is trained: one recipe for one place, one hospital or several."""
 
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -17,7 +17,7 @@ PEDIATRIC_PNEUMONIA_RECIPE = TrainingSettings(
     architecture="resnet18-normaliser-free",
     dropout=0.2,
     # Most is learnt from small images, at a fifth of the time; the last epochs are at the model's own size. Batches are
-    # small because a federation of three takes only a third of the steps that a centralised run takes in an epoch.
+    # small because three hospitals together take only a third of the steps that a centralised run takes in an epoch.
     stages=(
         Stage(size=112, epochs=40, batch=16),
         Stage(size=224, epochs=24, batch=16),
@@ -77,7 +77,7 @@ PEDIATRIC_PNEUMONIA = Description(
 def fit_to_description(settings: TrainingSettings, description: Description, **changes: Any) -> TrainingSettings:
     """The settings with `changes`, for a network of the description's channels and classes.
 
-    Raises ConfigurationError where the two contradict each other.
+    Raises ConfigurationError if the two contradict each other.
     """
     wanted = {"channels": description.input.channels, "classes": len(description.classes)}
     for name, value in wanted.items():

@@ -70,7 +70,7 @@ class RunRecord(Strict):
 
 
 class RoundRecord(Strict):
-    """One line of history.json: a round of a federation, or an epoch of a run in one place."""
+    """One line of history.json: a round of a federated training, or an epoch of a run in one place."""
 
     round: int = Field(ge=1)
     training_loss: float | None = None

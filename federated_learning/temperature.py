@@ -52,7 +52,7 @@ def fit_temperature(logits: NDArray[np.floating], labels: NDArray[np.int64]) -> 
 
 
 def fit_usable_temperature(logits: NDArray[np.floating], labels: NDArray[np.int64]) -> float | None:
-    """`fit_temperature` to four places; None where the best lies outside the range: such data do not calibrate.
+    """`fit_temperature` to four places; None if the best lies outside the range: such data do not calibrate.
 
     That is so where every answer is right (the likelihood grows without end) or the logits say nothing.
     """

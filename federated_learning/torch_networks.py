@@ -55,7 +55,7 @@ def network_with(settings: TrainingSettings, weights: Mapping[str, Tensor]) -> n
 
 
 def resize(images: Tensor, size: int) -> Tensor:
-    """Antialiased bilinear to (size, size); unchanged where it already is."""
+    """Antialiased bilinear to (size, size); unchanged if it already is."""
     if images.shape[-2:] == (size, size):
         return images
     return F.interpolate(images, size=(size, size), mode="bilinear", antialias=True)

@@ -38,7 +38,7 @@ class Stage(Strict):
 
 
 class TrainingSettings(Strict):
-    """The same for a centralised run, a hospital alone and a federation. The last stage has the model's input size."""
+    """The same for a centralised run, one hospital and several. The last stage has the model's input size."""
 
     model_config = ConfigDict(allow_inf_nan=False)
 
@@ -143,7 +143,7 @@ def read_stages(text: str, *, like: tuple[Stage, ...]) -> tuple[Stage, ...]:
 def plan_rounds(settings: TrainingSettings, *, examples: int, hospitals: int = 1) -> tuple[RoundTask, ...]:
     """The rounds of a run over `examples` training images in all, shared by `hospitals`.
 
-    In an epoch the hospitals together draw as many images as there are, so a federation computes as much as a
+    In an epoch the hospitals together draw as many images as there are, so they compute as much as a
     centralised run. Every hospital trains the same number of batches, whatever its size. Raises ConfigurationError for
     a plan that nobody could follow.
     """

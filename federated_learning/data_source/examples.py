@@ -17,7 +17,7 @@ ALL = "all"
 TRAINING: Final = ("train", "training")
 VALIDATION: Final = ("validation", "val", "valid")
 TEST: Final = ("test", "testing")
-"""Words that data sets use for the roles, where nobody says which role is for what."""
+"""Words that data sets use for the roles, if nobody says which role is for what."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +38,7 @@ class DataSource(Protocol):
 
     @property
     def roles(self) -> tuple[str, ...]:
-        """The roles that there are; ("all",) where the source names none."""
+        """The roles that there are; ("all",) if the source names none."""
 
     def examples(self, *roles: str) -> tuple[Example, ...]:
         """The examples of these roles in a fixed order. Raises ConfigurationError for a role that there is not."""
@@ -81,7 +81,7 @@ def load(
 ) -> NDArray[np.float32]:
     """All images as one array: float32, (examples, channels, height, width), read as serving reads them.
 
-    With `cache` the array is a file mapped into memory; it is written anew each time. `progress` is called after each
+    With `cache` the array is a file mapped into memory; it is written again each time. `progress` is called after each
     image.
     """
     shape = (len(examples), specification.channels, specification.height, specification.width)
@@ -99,7 +99,7 @@ def load(
 
 
 def training_roles(source: DataSource, named: Sequence[str] | None) -> tuple[str, ...]:
-    """The roles to train on: those named, else `train`. Raises ConfigurationError where there is neither."""
+    """The roles to train on: those named, else `train`. Raises ConfigurationError if there is neither."""
     return tuple(named) if named else (_found(source, TRAINING, option="--training-role"),)
 
 
@@ -109,7 +109,7 @@ def validation_role(source: DataSource, named: str | None) -> str:
 
 
 def test_roles(source: DataSource, named: Sequence[str] | None) -> tuple[str, ...]:
-    """The roles to report on besides: those named, else `test` where there is one."""
+    """The roles to report on besides: those named, else `test` if there is one."""
     return tuple(named) if named else tuple(role for role in TEST if role in source.roles)[:1]
 
 

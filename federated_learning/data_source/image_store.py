@@ -148,7 +148,7 @@ def _digest_of(path: Path) -> bytes:
 
 
 def _obstacle(image: ModelInput | ImageError) -> str | None:
-    """Why a picture cannot be used, also where serving would ask whether the file is meant.
+    """Why a picture cannot be used, also if serving would ask whether the file is meant.
 
     Whoever made a data set of PNG or JPEG files says by that which values are bright: a clinician would be asked.
     """

@@ -38,7 +38,6 @@ class LazyImages:
         return count, len(self._mean), height, width
 
     def __len__(self) -> int:
-        """How many images."""
         return len(self.pixels)
 
     def __getitem__(self, chosen: slice | NDArray[np.integer]) -> NDArray[np.float32]:
@@ -59,7 +58,7 @@ class LazyImages:
     def at_size(self, size: int) -> "LazyImages":
         """The same pictures shrink_stored to (size, size), in a file of their own beside the first, which is made once.
 
-        Raises ConfigurationError where it cannot be written.
+        Raises ConfigurationError if it cannot be written.
         """
         mean, deviation = self._mean.ravel().tolist(), self._deviation.ravel().tolist()
         return LazyImages(shrink_stored(self.pixels, size), mean=mean, standard_deviation=deviation)

@@ -42,7 +42,7 @@ class Prepared:
     images: LazyImages
     skipped: tuple[Skipped, ...]
     stamps: tuple[tuple[int, int] | None, ...]
-    """Size and time of change (nanoseconds) of each file of `listed`; None where there was none."""
+    """Size and time of change (nanoseconds) of each file of `listed`; None if there was none."""
 
     @cached_property
     def labels(self) -> NDArray[np.int64]:
@@ -97,7 +97,7 @@ def _of(hospital: str) -> str:
 
 
 def read_stamp(path: Path) -> tuple[int, int] | None:
-    """Size and time of change of a file; None where there is none."""
+    """Size and time of change of a file; None if there is none."""
     try:
         found = path.stat()
     except OSError:
@@ -135,8 +135,8 @@ def prepare(
 ) -> Prepared:
     """Read the images of `roles` as serving would, into a file in the folder `cache`, and give them lazily.
 
-    The file is found by what it is made of: the files' contents and the specification; if any changed, it is made anew.
-    It holds readable pictures of patients: keep `cache` where the images themselves may lie. `skip_unusable` leaves out
+    The file is found by what it is made of, the files' contents and the specification; a change makes a new one. It
+    holds readable pictures of patients: keep `cache` where the images themselves may lie. `skip_unusable` leaves out
     files that cannot be read, or that serving would want to have confirmed (another modality or body part, blank).
     `progress(done, all)` is called after each image.
 

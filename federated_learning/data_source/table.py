@@ -46,7 +46,7 @@ class ManifestSource:
         patient = row.get("patient", f"{label}/{named}")
         if not (named and plain and patient and row.get("role", ALL)):
             raise ConfigurationError(
-                f"{where}: needs a file's plain name or a path within the folder, and a patient and a role where the "
+                f"{where}: needs a file's plain name or a path within the folder, and a patient and a role if the "
                 "table has those columns; correct the manifest"
             )
         path = self._folder / relative if "path" in row else self._folder / label / named

@@ -122,7 +122,7 @@ class GridExchange:
     def _collect(self, question: _Question) -> list[str]:
         """Take the answers that are there; the names of those who are done.
 
-        One by one: Flower gives up all that it was asked for at once where one of them cannot be read.
+        One by one: Flower gives up all that it was asked for at once if one of them cannot be read.
         """
         came = []
         for identity, name in list(question.sent.items()):
@@ -146,7 +146,7 @@ class GridExchange:
         return came
 
     def _pull(self, identity: str) -> "Message | str | None":
-        """The answer to a message, or why it cannot be read; None where there is none yet."""
+        """The answer to a message, or why it cannot be read; None if there is none yet."""
         with _superlink_answers():
             try:
                 return next(iter(self._grid.pull_messages([identity])), None)

@@ -53,7 +53,7 @@ class RunningSuperLink:
 def superlink(
     participants: Participants, *, listen: Address, keys: Path, folder: Path, max_body_bytes: int
 ) -> Iterator[RunningSuperLink]:
-    """Run a SuperLink while the block lasts, with the federation's node keys registered and a run started.
+    """Run a SuperLink while the block lasts, with all hospitals' node keys registered and a run started.
 
     `keys`: the coordinator's folder with key and certificate; `folder`: logs and Flower's own files.
     """
@@ -140,7 +140,7 @@ def supernode(
 ) -> Iterator[tuple[Child, Runtime, bytes]]:
     """Run a hospital's SuperNode while the block lasts: the process, where its tasks are, and the secret for them.
 
-    The SuperNode keeps asking for the coordinator, and ends where that one refuses its key.
+    The SuperNode keeps asking for the coordinator, and ends if that one refuses its key.
     """
     folder.mkdir(parents=True, exist_ok=True)
     secret, port, certificate = new_secret(folder), free_port(), folder / COORDINATOR_CERTIFICATE

@@ -145,7 +145,7 @@ def stop_all(children: Mapping[str, Child]) -> None:
 def hold_lock(path: Path, *, seconds: float, what: str) -> Iterator[int]:
     """Hold the file's lock; the descriptor, when a child keeps it open, holds the lock as long as the child lives.
 
-    Raises ConfigurationError where another process has it for longer than `seconds`.
+    Raises ConfigurationError if another process has it for longer than `seconds`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     end = time.monotonic() + seconds

@@ -54,7 +54,7 @@ def wrong_certificate(participants: Participants) -> str:
 
 
 class Reachability:
-    """Looks whether the coordinator answers with its certificate, and says so where that changes. Sends nothing."""
+    """Looks whether the coordinator answers with its certificate, and says so if that changes. Sends nothing."""
 
     def __init__(self, participants: Participants, *, say: Callable[[str], None]) -> None:
         self._participants, self._address = participants, Address.parse(participants.coordinator)
@@ -63,7 +63,7 @@ class Reachability:
         self._say, self._said = say, ""
 
     def look(self) -> None:
-        """Connect once, and say a line where it went otherwise than the last time."""
+        """Connect once, and say a line if it went otherwise than the last time."""
         wrong = self._wrong()
         if wrong != self._said:
             self._say(wrong or f"the coordinator at {self._participants.coordinator} answers now")
@@ -158,7 +158,7 @@ def run_hospital(
 def _serve(
     session: HospitalSession, participants: Participants, settings: "HospitalSettings", say: Say, *, max_bytes: int
 ) -> None:
-    """One SuperNode's life: it ends when the coordinator restarts, and where that one does not know our key."""
+    """One SuperNode's life: it ends when the coordinator restarts, and if that one does not know our key."""
     lost = ""
     node = supernode(participants, keys=settings.keys, folder=settings.state / "flower", max_message_bytes=max_bytes)
     with node as (child, runtime, secret):

@@ -24,7 +24,6 @@ class Guard:
     """Refuses what other machines may not ask, and bodies that are too long, before anything is read."""
 
     def __init__(self, app: "ASGIApp", *, max_body_bytes: int) -> None:
-        """`app`: what is guarded."""
         self._app = app
         self._max_body_bytes = max_body_bytes
 

@@ -9,11 +9,10 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import httpx
 
@@ -121,16 +120,12 @@ class TaskQueue:
         self._kind = kind
         self._client = runtime.client(SuperExecAuthHttpInterceptor(master_secret=secret, protected_methods=[ACQUIRE]))
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
+        """Close the connections."""
         self._client.close()
 
     def take(self) -> str | None:
-        """The next task's token, or None where there is none now. Raises PeerDisconnected."""
+        """The next task's token, or None if there is none now. Raises PeerDisconnected."""
         from flwr.proto.runtime_pb2 import AcquireTaskRequest
         from google.protobuf.message import DecodeError
 
@@ -156,7 +151,7 @@ def serve_messages(
     from flwr.supercore.constant import TaskType
 
     pause = SHORTEST_PAUSE
-    with TaskQueue(runtime, kind=TaskType.CLIENT_APP, secret=secret) as queue:
+    with closing(TaskQueue(runtime, kind=TaskType.CLIENT_APP, secret=secret)) as queue:
         while goes_on():
             token = queue.take()
             if token is None:
@@ -188,7 +183,7 @@ def _answer(reply: "Callable[[Message], Message]", runtime: Runtime, token: str)
 def run_server_app(app: "ServerApp", runtime: Runtime, *, secret: bytes, wait_seconds: float) -> None:
     """Wait for the run that `flwr run` started, and run `app` for it in this thread; its exceptions pass through.
 
-    Raises ConfigurationError where no run comes, PeerDisconnected where the SuperLink ends.
+    Raises ConfigurationError if no run comes, PeerDisconnected if the SuperLink ends.
     """
     from flwr.app import RecordDict
     from flwr.common.constant import SubStatus
@@ -224,7 +219,7 @@ def _server_task(runtime: Runtime, *, secret: bytes, wait_seconds: float) -> str
     from flwr.supercore.constant import TaskType
 
     end = time.monotonic() + wait_seconds
-    with TaskQueue(runtime, kind=TaskType.SERVER_APP, secret=secret) as queue:
+    with closing(TaskQueue(runtime, kind=TaskType.SERVER_APP, secret=secret)) as queue:
         while time.monotonic() < end:
             if token := queue.take():
                 return token

@@ -40,7 +40,7 @@ def images_to_train_on(
 ) -> ImageFolder | None:
     """The images given, else those in MEDICAL_DATA; None for a smoke run, which draws pictures.
 
-    `described`: whether somebody says what the model is. Raises ConfigurationError where something is left out that the
+    `described`: whether somebody says what the model is. Raises ConfigurationError if something is left out that the
     run needs.
     """
     images: ImageFolder | None = None

@@ -1,4 +1,4 @@
-"""A federation on one machine, `scripts/federate`: real processes, keys, certificates and messages, near each other.
+"""A training on one machine, `scripts/federate`: real processes, keys, certificates and messages, near each other.
 
 It does what people on several machines do by hand (docs/federated-learning.md): makes every hospital's keys, gathers
 them in federation.json, writes each settings file, and starts the hospitals; the coordinator is this process itself.
@@ -47,7 +47,7 @@ FALLS_OUT, FALLS_OUT_ROUND = "hospital-d", 1
 
 
 class LoopbackSettings(PartySettings):
-    """A federation of hospitals that are processes of this machine."""
+    """A training of hospitals that are processes of this machine."""
 
     model_config = settings_config("FEDERATED_LEARNING_LOOPBACK_")
 
@@ -57,7 +57,7 @@ class LoopbackSettings(PartySettings):
     training: TrainingSettings = PEDIATRIC_PNEUMONIA_RECIPE
     rounds: Annotated[int, Field(ge=1)] | None = None
     training_roles: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
-    """Of the manifest; divided by patient where there are more hospitals than roles. None: `train`."""
+    """Of the manifest; divided by patient if there are more hospitals than roles. None: `train`."""
     validation_role: str | None = None
     """Divided among the hospitals by patient. None: `validation`."""
     images_per_class: Annotated[int, Field(ge=2)] | None = None
@@ -107,7 +107,7 @@ def _required(description: Description | None) -> Description:
 
 
 class Loopback:
-    """Everything about one federation in one folder."""
+    """Everything about one training in one folder."""
 
     def __init__(self, settings: LoopbackSettings, folder: Path, *, hospitals: int, images: ImageFolder | None) -> None:
         """Prepare keys, tables and settings files. Without images pictures are drawn. Raises ConfigurationError."""
@@ -140,7 +140,7 @@ class Loopback:
         )
 
     def _make_participants(self) -> Participants:
-        """Every hospital's keys, and federation.json: made once, so that a run can be gone on with."""
+        """Every hospital's keys, and federation.json: made once, so that a stopped run goes on."""
         coordinator = self.folder / "coordinator"
         if not (coordinator / FEDERATION).exists():
             public = [make_hospital_keys(site.name, self.folder / site.name / "keys") for site in self.sites]

@@ -1,4 +1,4 @@
-"""Data for hospitals on one machine: a table for each, out of one manifest, or drawn pictures where there is none."""
+"""Data for hospitals on one machine: a table for each, out of one manifest, or drawn pictures if there is none."""
 
 import csv
 from collections.abc import Mapping, Sequence
@@ -27,7 +27,7 @@ class Site(Strict):
 
 
 def sites(count: int, roles: Sequence[str]) -> tuple[Site, ...]:
-    """`count` hospitals, named by letters; roles are divided, the last ones first, where there are more hospitals."""
+    """`count` hospitals, named by letters; roles are divided, the last ones first, if there are more hospitals."""
     if not 3 <= count <= len(ascii_lowercase):
         raise CallerError(f"{count} hospitals: choose from 3 to {len(ascii_lowercase)}")
     each, more = divmod(count, len(roles))

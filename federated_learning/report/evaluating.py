@@ -108,7 +108,7 @@ def evaluate_published(
 
 
 def _settings_of(card: ModelCard) -> dict[str, Any]:
-    """Our recipe, where it is what the card tells of its training; nothing otherwise: words alone are not settings."""
+    """Our recipe, if it is what the card tells of its training; nothing otherwise: words alone are not settings."""
     told = recipe_words(PEDIATRIC_PNEUMONIA_RECIPE, card.federation)
     return PEDIATRIC_PNEUMONIA_RECIPE.model_dump(mode="json") if told in card.training else {}
 

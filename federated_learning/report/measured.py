@@ -46,7 +46,7 @@ class Measured:
         return figures.once(figures.calibration_error, self.split.probabilities(1.0), self.split.truth)
 
     def area(self, label: int) -> float:
-        """One-versus-rest ROC-AUC of a class; nan where it is not defined."""
+        """One-versus-rest ROC-AUC of a class; nan if it is not defined."""
         weights = np.ones((1, len(self.split.truth)))
         return float(figures.area_under_curve(self.probabilities[:, label], self.split.truth == label, weights)[0])
 

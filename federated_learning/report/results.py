@@ -79,7 +79,7 @@ class RunResult(Strict):
     training_roles: tuple[str, ...]
     validation_role: str
     chosen_round: int
-    """Whose weights were kept: a round of a federation, or an epoch in one place."""
+    """Whose weights were kept: a round of a federated training, or an epoch in one place."""
     temperature: float = Field(gt=0)
     """Fitted on the validation role."""
     model_sha256: str
@@ -101,11 +101,11 @@ class RunResult(Strict):
 
     @property
     def epochs(self) -> int:
-        """Of all stages; 0 where they are not known."""
+        """Of all stages; 0 if they are not known."""
         return sum(stage["epochs"] for stage in self.settings.get("stages", ()))
 
     def split(self, name: str) -> SplitResult | None:
-        """The predictions for a role; None where it was not evaluated."""
+        """The predictions for a role; None if it was not evaluated."""
         return next((one for one in self.splits if one.split == name), None)
 
 
@@ -160,7 +160,7 @@ def _read(path: Path) -> RunResult:
 
 
 def check_comparable(results: Sequence[RunResult]) -> None:
-    """Raises CallerError where runs were evaluated on different examples, or have different classes."""
+    """Raises CallerError if runs were evaluated on different examples, or have different classes."""
     first: dict[str, tuple[str, str]] = {}
     for result in results:
         if result.classes != results[0].classes:

@@ -168,7 +168,7 @@ class Aggregator:
         """The sum of the answers to `question`, of hospitals that have followed the `position` sums before it.
 
         Once hospitals may have given away shares, the sum is opened over exactly the same hospitals, however long that
-        takes: they open no other. Raises AggregationAborted after too many attempts, or where hospitals stay away.
+        takes: they open no other. Raises AggregationAborted after too many attempts, or if hospitals stay away.
         """
         costs, pause, order = RoundCosts(), PAUSE_SECONDS, question.order
         for restarts in range(self._attempts):
@@ -260,7 +260,7 @@ class Aggregator:
         self._show(Event(what=FAILED, round=order.round, attempt=attempt, hospital=name, words=words))
 
     def required(self, question: Question[Any]) -> frozenset[str] | None:
-        """Over whom a sum must be opened because it may have been begun to be; None where it is still free."""
+        """Over whom a sum must be opened because it may have been begun to be; None if it is still free."""
         _, _, names = self._recorded(question)
         return frozenset(names) or None
 
@@ -398,7 +398,7 @@ class _Attempt:
     def _read_plain(self, name: str, letter: Letter) -> tuple[NDArray[np.float64], NDArray[np.uint64]]:
         content, counts = letter.part(Part.UPDATE), letter.part(Part.EXACT)
         if len(content) != 4 * self._layout.update_length or len(counts) != 8 * self._layout.exact_length:
-            raise PeerViolation(f"hospital {name} sent an update of another network: use the federation's settings")
+            raise PeerViolation(f"hospital {name} sent an update of another network: use the training's settings")
         own = np.frombuffer(counts, dtype="<u8").astype(np.uint64)
         update = np.frombuffer(content, dtype="<f4").astype(np.float64)
         if not np.isfinite(update).all():

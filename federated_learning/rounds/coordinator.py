@@ -53,7 +53,7 @@ class RoundReport:
     survivors: tuple[str, ...]
     restarts: int
     training_loss: float | None
-    """Mean over the hospitals; None where one may be missing, as two such sums would tell one's loss."""
+    """Mean over the hospitals; None if one may be missing, as two such sums would tell one's loss."""
     seconds: float
     costs: RoundCosts
     evaluation: Evaluation | None
@@ -62,7 +62,7 @@ class RoundReport:
 
 
 class Coordinator:
-    """Runs a federation to its end."""
+    """Runs a training to its end."""
 
     def __init__(
         self,
@@ -88,7 +88,7 @@ class Coordinator:
         self._restore()
 
     def run(self) -> None:
-        """Survey, all rounds, and the evaluations between them. Raises AggregationAborted where hospitals stay away."""
+        """Survey, all rounds, and the evaluations between them. Raises AggregationAborted if hospitals stay away."""
         if self.course.standing.survey is None:
             self._survey()
         tasks, done = self.tasks(), self.course.standing.rounds
@@ -105,7 +105,7 @@ class Coordinator:
         return self.course.tasks()[: self._settings.rounds]
 
     def chosen(self) -> Evaluation | None:
-        """The evaluation whose weights are in best.npz; None where there is none at the model's size."""
+        """The evaluation whose weights are in best.npz; None if there is none at the model's size."""
         final = [one for one in self.progress.evaluations if one.final_size]
         return max(final, key=lambda one: (one.accuracy, -one.loss), default=None)
 
@@ -156,7 +156,7 @@ class Coordinator:
     def _evaluate(self, task: RoundTask) -> Evaluation | None:
         """The averaged weights on all hospitals' validation images, as sums; kept if they are the best so far.
 
-        None, and the run goes on, where a hospital is missing: sums without it would tell its images' part in others.
+        None, and the run goes on, if a hospital is missing: sums without it would tell its images' part in others.
         """
         survey, number = self.course.standing.survey, task.number + 1
         if survey is None or not survey.validation:

@@ -129,7 +129,7 @@ class Course:
         return plan_rounds(self._settings.training, examples=self._survey().examples, hospitals=self._hospitals)
 
     def begin_with(self, content: bytes) -> None:
-        """Take over the initial weights as another machine drew them. Raises Refused where they are not this run's.
+        """Take over the initial weights as another machine drew them. Raises Refused if they are not this run's.
 
         They are compared with what this machine drew, and not with what it was given before: many small steps would
         lead anywhere.
@@ -146,7 +146,7 @@ class Course:
         self.standing = Standing(limits=self._first_limits(), subject=self.standing.subject)
 
     def question(self, step: Step) -> Question[Any]:
-        """What may be asked now, word for word. Raises PeerViolation where it is not the time for it."""
+        """What may be asked now, word for word. Raises PeerViolation if it is not the time for it."""
         if step is Step.SURVEY and self.position == 0:
             survey = self._survey_order()
             parts = {WEIGHTS: pack(self.weights, self.shapes)}
@@ -322,7 +322,7 @@ class Course:
 
 
 def first_difference(asked: RoundOrder, own: RoundOrder) -> tuple[str, object, object] | None:
-    """Where two orders first differ, what stands there in `asked`, and what in `own`; None where they are the same."""
+    """Where two orders first differ, what stands there in `asked`, and what in `own`; None if they are the same."""
     return _difference(asked.model_dump(mode="json"), own.model_dump(mode="json"), "")
 
 

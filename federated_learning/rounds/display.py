@@ -30,7 +30,6 @@ class Display:
     """A bar for the run and a line for each hospital on a terminal; plain lines elsewhere."""
 
     def __init__(self, console: "Console", hospitals: tuple[str, ...]) -> None:
-        """Show nothing yet."""
         from rich.progress import BarColumn, Progress, TextColumn
 
         self._console = console

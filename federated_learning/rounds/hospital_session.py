@@ -93,7 +93,7 @@ class HospitalSession:
         """Whether the coordinator said that the run is over."""
 
     def check_data(self) -> None:
-        """Raise ConfigurationError where this hospital's folder, table, roles or files are not there."""
+        """Raise ConfigurationError if this hospital's folder, table, roles or files are not there."""
         self._work.check_listed()
 
     def words(self) -> tuple[str, ...]:
@@ -202,7 +202,7 @@ class HospitalSession:
         return {Part.POSITION: self._course.position.to_bytes(POSITION_BYTES, "little")}
 
     def _opened(self, question: Question[Any], attempt: int, parts: Mapping[str, bytes]) -> OpenedSum:
-        """What the masked vectors add up to. Raises PeerViolation where they are not what hospitals signed."""
+        """What the masked vectors add up to. Raises PeerViolation if they are not what hospitals signed."""
         terms = derive_terms(self._participants, question, attempt=attempt)
         total, survivors = Opening.from_parts(parts).total(terms)
         return OpenedSum(update=total.update, exact=decode_exact(question.layout, total.exact), survivors=survivors)
@@ -221,7 +221,7 @@ class HospitalSession:
         return OpenedSum(update=update, exact=decode_exact(question.layout, exact), survivors=names)
 
     def _restore_course(self) -> None:
-        """Go on where this hospital stood. Raises ConfigurationError where its settings were others then."""
+        """Go on where this hospital stood. Raises ConfigurationError if its settings were others then."""
         path = self._folder / COURSE
         if not path.exists():
             return
@@ -293,7 +293,7 @@ class HospitalSession:
     def _aggregation(self) -> HospitalAggregation:
         if self._attempt is None or self._attempt.aggregation is None:
             raise PeerViolation(
-                f"hospital {self._settings.name} has no aggregation open: it started anew in the middle of the round"
+                f"hospital {self._settings.name} has no aggregation open: it started again in the middle of the round"
             )
         return self._attempt.aggregation
 
@@ -339,7 +339,7 @@ def _digest(step: Step, letter: Letter) -> bytes:
 
 
 def _history(folder: Path) -> RoundHistory:
-    """Of all runs: the same images are in each. Raises ConfigurationError where it is lost."""
+    """Of all runs: the same images are in each. Raises ConfigurationError if it is lost."""
     path = folder / HISTORY
 
     def store(state: str) -> None:

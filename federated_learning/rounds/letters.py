@@ -48,7 +48,7 @@ class Step(StrEnum):
     CONFIRM = "query.confirm"
     UNMASK = "query.unmask"
     PLAIN = "query.plain"
-    """The update in the clear: only where the hospital's own settings allow it."""
+    """The update in the clear: only if the hospital's own settings allow it."""
     FOLLOW = "query.follow"
     """Open a sum again, as the coordinator opened it, and go on to the next global weights."""
     FINISH = "query.finish"
@@ -69,7 +69,7 @@ class Trouble(StrEnum):
                 return "refuses this order; its own screen says which of its settings forbids it"
             case Trouble.OUT_OF_TURN:
                 return (
-                    "did not expect this message: it started anew in the middle of the round, or runs another version"
+                    "did not expect this message: it started again in the middle of the round, or runs another version"
                 )
             case Trouble.FAILED:
                 return "could not do this; its own screen says why"
@@ -78,7 +78,7 @@ class Trouble(StrEnum):
 
 
 def read_trouble(letter: "Letter") -> Trouble | None:
-    """Why there is no answer, or None where there is one. Raises PeerViolation for anything else."""
+    """Why there is no answer, or None if there is one. Raises PeerViolation for anything else."""
     if ERROR not in letter.header:
         return None
     try:
@@ -99,7 +99,7 @@ class Letter:
         return len(json.dumps(self.header)) + sum(map(len, self.parts.values()))
 
     def part(self, name: str) -> bytes:
-        """Raises PeerViolation where it is missing."""
+        """Raises PeerViolation if it is missing."""
         try:
             return self.parts[name]
         except KeyError:

@@ -39,7 +39,7 @@ class Trained:
     """What a round's training gave, and what is kept of it."""
 
     key: str
-    """Hexadecimal hash of the order: another order needs training anew."""
+    """Hexadecimal hash of the order: another order needs another training."""
     round: int
     stopped: bool
     """Whether this hospital's own held-out images say that it has trained enough."""
@@ -72,7 +72,7 @@ class LocalWork:
         self._trained: Trained | None = None
 
     def check_listed(self) -> None:
-        """Raise ConfigurationError where folder, table, roles or files are not there as set; reads no image."""
+        """Raise ConfigurationError if folder, table, roles or files are not there as set; reads no image."""
         settings = self._settings
         source = self._source()
         for roles in filter(None, (settings.data.training, settings.data.validation)):
@@ -113,7 +113,7 @@ class LocalWork:
         return self._data
 
     def evaluated(self, order: EvaluateOrder, weights: Mapping[str, FloatArray]) -> ValidationSums:
-        """Sums over this hospital's validation images; zeros where it has none."""
+        """Sums over this hospital's validation images; zeros if it has none."""
         validation = self.prepared(order).validation
         if validation is None:
             return ValidationSums(examples=0, correct=0, loss=0.0)
@@ -121,7 +121,7 @@ class LocalWork:
         return evaluate(order.training, _tensors(weights), images, validation.labels, size=order.size)
 
     def trained(self, order: TrainOrder, weights: Mapping[str, FloatArray], layout: VectorLayout) -> Trained:
-        """This order's training from the global `weights`: from memory or disk where it was done before, else done now.
+        """This order's training from the global `weights`: from memory or disk if it was done before, else done now.
 
         Raises ComputationFailed for an update that is not finite; the trainer is then what it was before.
         """
@@ -130,7 +130,7 @@ class LocalWork:
         trainer = self._trainer or self._resume(order, data)
         if self._trained is not None and self._trained.key == key:
             return self._trained
-        self._trainer = None  # where this round fails, the next one begins with what is on the disk
+        self._trainer = None  # if this round fails, the next one begins with what is on the disk
         trainer.load(_tensors(weights))
         result = trainer.train(
             order.task, lambda done, total: self._progress(f"round {order.round}: training", done, total)
@@ -172,7 +172,7 @@ class LocalWork:
         )
 
     def _shortened(self, update: Mapping[str, FloatArray]) -> Mapping[str, FloatArray]:
-        """The update, scaled down where it is longer than this hospital allows.
+        """The update, scaled down if it is longer than this hospital allows.
 
         It is not left out: an error would tell the coordinator how long it is, and zeros in its place could leave
         another hospital's update alone in a sum.

@@ -94,14 +94,14 @@ class Participants(Strict):
         return self
 
     def require_certificate_in_time(self) -> None:
-        """Raise ConfigurationError where the coordinator's certificate is not valid by this machine's clock."""
+        """Raise ConfigurationError if the coordinator's certificate is not valid by this machine's clock."""
         try:
             certificate = x509.load_pem_x509_certificate(self.certificate.encode())
         except ValueError:
             raise ConfigurationError(
                 "federation.json: holds no certificate in PEM; ask the coordinator for it"
             ) from None
-        remedy = "the coordinator moves its key and certificate away and makes federation.json anew"
+        remedy = "the coordinator moves its key and certificate away and makes federation.json again"
         require_in_time_now(certificate, what="the coordinator's certificate in federation.json", remedy=remedy)
 
     @property
@@ -122,7 +122,7 @@ class Participants(Strict):
 def make_hospital_keys(name: str, folder: Path) -> Path:
     """Make both keys (mode 0600) in `folder` and return the path of the public file, NAME.json, to hand out.
 
-    Raises ConfigurationError where keys stand already, CallerError for a name that is not a plain one.
+    Raises ConfigurationError if keys stand already, CallerError for a name that is not a plain one.
     """
     node = ec.generate_private_key(ec.SECP384R1())
     signing = Ed25519PrivateKey.generate()
@@ -200,7 +200,7 @@ def read_participants(path: Path) -> Participants:
 
 
 def read_signing_key(folder: Path, hospital: Participant) -> Ed25519PrivateKey:
-    """The hospital's own signing key. Raises ConfigurationError where it is not the one in federation.json."""
+    """The hospital's own signing key. Raises ConfigurationError if it is not the one in federation.json."""
     path = folder / SIGNING_KEY
     try:
         key = serialization.load_pem_private_key(read_bounded(path, limit=MAX_FILE_BYTES), None)

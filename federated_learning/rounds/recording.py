@@ -1,7 +1,7 @@
 """What a federated run leaves for people and for publication: run.json, history.json, rounds.json."""
 
 import json
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 
 from contract.base import Strict
@@ -60,14 +60,13 @@ def record_round(settings: CoordinatorSettings, report: RoundReport) -> None:
         bytes_sent=costs.sent,
         bytes_received=costs.received,
     )
-    path = settings.output / ROUNDS
     kept = [old for old in read_rounds(settings.output) if old.round < detail.round]
     lines = json.dumps([one.model_dump() for one in [*kept, detail]], indent=1)
-    replace(path, f"{lines}\n".encode(), mode=None)
+    replace(settings.output / ROUNDS, f"{lines}\n".encode(), mode=None)
 
 
 def read_rounds(folder: Path) -> tuple[RoundTraffic, ...]:
-    """What `record_round` wrote, empty where nothing was."""
+    """What `record_round` wrote, empty if nothing was."""
     path = folder / ROUNDS
     if not path.exists():
         return ()
@@ -98,7 +97,7 @@ def record_run(settings: CoordinatorSettings, participants: Participants, coordi
         examples=survey.examples,
         class_counts=dict(zip(classes, survey.class_counts, strict=True)),
         secure_aggregation=parameters,
-        software={name: found for name in PACKAGES if (found := _version(name))},
+        software={name: version(name) for name in PACKAGES},
     )
     run = RunRecord(
         settings=training,
@@ -114,10 +113,3 @@ def record_run(settings: CoordinatorSettings, participants: Participants, coordi
 def _method(proximal: float) -> str:
     weighted = "weighted by examples, each hospital's rounded to a power of two"
     return f"FedProx (mu {proximal:g}) {weighted}" if proximal else f"FedAvg {weighted}"
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None

@@ -81,7 +81,7 @@ class EvaluateOrder(RoundOrder):
 
 PURPOSES = {Step.SURVEY: "survey", Step.TRAIN: "train", Step.EVALUATE: "evaluate"}
 FROM_ALL = frozenset({Step.SURVEY, Step.EVALUATE})
-"""Steps whose sums are opened over all hospitals of the federation or not at all."""
+"""Steps whose sums are opened over all hospitals or not at all."""
 O = TypeVar("O", bound=RoundOrder)
 
 
@@ -115,7 +115,7 @@ def read_order(letter: Letter, kind: type[O]) -> tuple[O, int]:
 
 
 def read_attempt(letter: Letter) -> int:
-    """Raises PeerViolation where it is missing."""
+    """Raises PeerViolation if it is missing."""
     attempt = letter.header.get(ATTEMPT)
     if type(attempt) is not int or not 0 <= attempt < 1 << 31:
         raise PeerViolation("the coordinator's message has no number of the attempt: run the same version everywhere")
@@ -136,7 +136,7 @@ def common_hash(step: Step, order: RoundOrder, parts: Mapping[str, bytes]) -> by
 
 
 def derive_terms(participants: Participants, question: Question[Any], *, attempt: int) -> RoundTerms:
-    """Terms of the aggregation that answers it. Raises ConfigurationError where they would not protect."""
+    """Terms of the aggregation that answers it. Raises ConfigurationError if they would not protect."""
     step, order, layout = question.step, question.order, question.layout
     return RoundTerms(
         training_id=training_id(participants, order.run),

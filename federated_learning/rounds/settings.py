@@ -51,7 +51,7 @@ class Sums(Strict):
     ring_bits: Literal[16, 32] = 16
 
     def survivors(self, hospitals: int) -> int:
-        """How many of so many hospitals must remain. Raises ConfigurationError where none would be hidden."""
+        """How many of so many hospitals must remain. Raises ConfigurationError if none would be hidden."""
         if not self.secure:
             return self.threshold or 1
         threshold = self.threshold or hospitals

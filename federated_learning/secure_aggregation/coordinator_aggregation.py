@@ -73,7 +73,6 @@ class CoordinatorAggregation:
         self._revealed: dict[str, list[bytes]] = {}
 
     def __repr__(self) -> str:
-        """Show public things only."""
         return f"CoordinatorAggregation({self._terms}, {self._stage.name.lower()})"
 
     @property

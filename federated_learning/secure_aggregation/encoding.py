@@ -116,7 +116,6 @@ class EncodedUpdate:
     clipped: int
 
     def __repr__(self) -> str:
-        """Show the length only."""
         return f"EncodedUpdate(<{self.update.size} elements>)"
 
 
@@ -125,7 +124,7 @@ class UpdateEncoding:
     """Encodes one round's updates. Everything here is public and the same at all hospitals.
 
     limits: for each tensor, what an element is clipped to (absolute value, in units of the weights).
-    weight_total: W, the weights of all hospitals of the federation together.
+    weight_total: W, the weights of all hospitals of the training together.
     """
 
     layout: VectorLayout
@@ -210,12 +209,12 @@ class UpdateEncoding:
         """Raise what `encode` raises for an update that it refuses."""
         if not 1 <= weight <= self.weight_total:
             raise ConfigurationError(
-                f"hospital {hospital} has weight {weight}, of {self.weight_total} in the federation: its data changed "
-                "since the federation counted. Start the federation again"
+                f"hospital {hospital} has weight {weight}, of {self.weight_total} in the training: its data changed "
+                "since the hospitals counted. Start the training again"
             )
         if {name: value.shape for name, value in update.items()} != dict(self.layout.update):
             raise ConfigurationError(
-                f"hospital {hospital} has an update with other tensors or shapes than the federation's network: use "
+                f"hospital {hospital} has an update with other tensors or shapes than the training's network: use "
                 "the same architecture, classes and channels"
             )
         for name, value in update.items():
@@ -248,7 +247,7 @@ def encode_exact(
     Raises ComputationFailed, naming hospital and sum, for values that are not finite or could overflow a sum of 64.
     """
     if {name: value.shape for name, value in values.items()} != {name: f.shape for name, f in layout.exact.items()}:
-        raise ConfigurationError(f"hospital {hospital} has other counts and sums than the federation: same settings?")
+        raise ConfigurationError(f"hospital {hospital} has other counts and sums than the training: same settings?")
     parts = []
     for name, field in layout.exact.items():
         value = np.ravel(values[name])
@@ -266,7 +265,7 @@ def encode_exact(
 
 
 def decode_exact(layout: VectorLayout, total: NDArray[np.uint64]) -> dict[str, NDArray[np.int64] | NDArray[np.float64]]:
-    """The sums: int64 where a field has no fractional bits, float64 otherwise."""
+    """The sums: int64 if a field has no fractional bits, float64 otherwise."""
     signed, start = total.view(np.int64), 0
     sums: dict[str, NDArray[np.int64] | NDArray[np.float64]] = {}
     for name, field in layout.exact.items():

@@ -16,11 +16,11 @@ def _forget(_state: str) -> None:
 
 
 class RoundHistory:
-    """The last attempt begun in each federation, and with whom every subject was summed. Hashes, nothing secret.
+    """The last attempt begun in each training, and with whom every subject was summed. Hashes, nothing secret.
 
     Two sums of the same vectors that differ in one hospital would reveal that hospital's vector as their difference.
     So a hospital begins each attempt once, and after it helped to open a sum it opens sums of the same purpose and
-    subject, be it in another round, run or federation, for exactly the same hospitals only. Nor does it put another
+    subject, be it in another round, run or training, for exactly the same hospitals only. Nor does it put another
     vector into the same sum of the same round, say after its images changed: the difference would be its own change.
     """
 
@@ -41,7 +41,7 @@ class RoundHistory:
             self._vectors = {str(key): str(digest) for key, digest in kept["vectors"].items()}
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise ConfigurationError(
-                "the kept history of secure aggregation cannot be read: restore the file, or start anew in an empty "
+                "the kept history of secure aggregation cannot be read: restore the file, or start again in an empty "
                 "state folder, with another seed, so that nothing is summed twice"
             ) from error
 

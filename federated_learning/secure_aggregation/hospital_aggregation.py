@@ -58,7 +58,7 @@ class _Step(IntEnum):
 
 
 class HospitalAggregation:
-    """Adds one vector to a sum of which the coordinator learns nothing but the sum.
+    """Adds one vector to others; the coordinator learns the sum and nothing else.
 
     Args:
         terms: as this hospital builds them itself, with its own roster.
@@ -83,7 +83,7 @@ class HospitalAggregation:
     ) -> None:
         """Begin an attempt. Raises PeerViolation if it was begun before (a replay)."""
         if name not in terms.roster:
-            raise ConfigurationError(f"hospital {name} is not in the federation's roster: add it at every site")
+            raise ConfigurationError(f"hospital {name} is not in the training's roster: add it at every site")
         if signing_key.public_key().public_bytes_raw() != terms.roster[name].public_bytes_raw():
             raise ConfigurationError(f"hospital {name} signs with another key than the roster's: correct one of them")
         history.begin(terms)
@@ -99,7 +99,6 @@ class HospitalAggregation:
         self._digests: dict[str, bytes] = {}
 
     def __repr__(self) -> str:
-        """Show public things only."""
         return f"HospitalAggregation({self._name}, {self._terms}, {self._step.name.lower()})"
 
     def advertise(self) -> bytes:

@@ -63,7 +63,6 @@ class RoundSecrets:
         )
 
     def __repr__(self) -> str:
-        """Show nothing."""
         return "RoundSecrets(<secret>)"
 
     def __reduce__(self) -> tuple[object, ...]:
@@ -141,7 +140,7 @@ def sign_masked(message: bytearray, signing_key: Ed25519PrivateKey) -> bytes:
 
 
 def check_masked(terms: RoundTerms, name: str, message: bytes) -> bytes:
-    """The digest of a masked message. Raises PeerViolation where the hospital did not sign it."""
+    """The digest of a masked message. Raises PeerViolation if the hospital did not sign it."""
     digest = masked_digest(message)
     _verify(terms, name, message[:HEADER_BYTES] + digest + message[-SIGNATURE_BYTES:], "masked vector")
     return digest

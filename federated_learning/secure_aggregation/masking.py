@@ -30,7 +30,6 @@ class RingVector:
     exact: NDArray[np.uint64]
 
     def __repr__(self) -> str:
-        """Show lengths only."""
         return f"RingVector(<{self.update.size} and {self.exact.size} elements>)"
 
     @classmethod
@@ -66,7 +65,7 @@ class RingVector:
             raise ConfigurationError(
                 f"hospital {name} has a vector of {self.update.size} elements of {self.update.dtype} and "
                 f"{self.exact.size} of {self.exact.dtype} for {terms}, which sums {terms.update_length} mod "
-                f"2^{terms.ring_bits} and {terms.exact_length} mod 2^64: use the federation's network and settings"
+                f"2^{terms.ring_bits} and {terms.exact_length} mod 2^64: use the training's network and settings"
             )
 
 

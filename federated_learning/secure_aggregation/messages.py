@@ -85,7 +85,7 @@ def read_sender(terms: RoundTerms, message: bytes | memoryview, *, whose: str) -
     """Which hospital's message lies inside a list that the coordinator passes on."""
     index = int.from_bytes(message[6:8], "little")
     if index >= len(terms.members):
-        raise PeerViolation(f"{whose} passed on a message of a hospital that is not in the federation")
+        raise PeerViolation(f"{whose} passed on a message of a hospital that is not in the training")
     return terms.members[index]
 
 

@@ -85,7 +85,7 @@ class Opening:
         return named | secrets | {MASKED + name: message for name, message in self.masked.items()}
 
     def total(self, terms: RoundTerms) -> tuple[RingVector, frozenset[str]]:
-        """The sum, and whose vectors are in it. Raises PeerViolation where anything does not follow from signed keys.
+        """The sum, and whose vectors are in it. Raises PeerViolation if anything does not follow from signed keys.
 
         This opens the sum of the survivors' vectors: it is what the round is for, and everybody receives it anyway as
         the new global model.

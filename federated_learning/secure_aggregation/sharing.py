@@ -48,7 +48,7 @@ def recover(shares: Mapping[int, bytes], *, threshold: int, accept: Callable[[by
 
 
 def _choices(holders: list[int], threshold: int) -> Iterator[tuple[int, ...]]:
-    """All choices where they are few; else the runs of neighbours in a circle, which leave out any single holder."""
+    """All choices if they are few; else the runs of neighbours in a circle, which leave out any single holder."""
     if len(holders) < threshold or comb(len(holders), threshold) <= _MAX_TRIALS:
         yield from combinations(holders, threshold)
         return

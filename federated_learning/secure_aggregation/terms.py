@@ -41,7 +41,7 @@ class RoundTerms:
     update_length, ring_bits: elements of the first part, mod 2^16 or 2^32.
     exact_length: elements of the second part, mod 2^64.
     subject: SHA-256 of what the hospitals' vectors follow from, such as the global weights that they train: no matter
-        in which round, attempt or federation, two sums of one purpose and subject must be over the same hospitals.
+        in which round, attempt or training, two sums of one purpose and subject must be over the same hospitals.
     common_hash: SHA-256 of all that the coordinator told the hospitals for this round (global weights, limits,
         settings). Each hospital hashes what it was told itself: a coordinator that gives one hospital another model, to
         single out its update (Pasquini et al. 2022), gets masks that do not even share a session.
@@ -63,7 +63,7 @@ class RoundTerms:
         """Refuse terms under which masks would not protect, or that nobody could hold in memory."""
         object.__setattr__(self, "roster", MappingProxyType(dict(self.roster)))
         self._check_roster()
-        for what, text in (("federation id", self.training_id), ("purpose", self.purpose)):
+        for what, text in (("training id", self.training_id), ("purpose", self.purpose)):
             if not _NAME.fullmatch(text):
                 raise ConfigurationError(f"{what} {text[:64]!r} is not lower-case letters, digits and hyphens")
         if not (0 <= self.round_number < 1 << 63 and 0 <= self.attempt < 1 << 31):
@@ -128,11 +128,11 @@ class RoundTerms:
     def names(self, bitmap: int, *, whose: str) -> frozenset[str]:
         """Read such bits. `whose` names the sender in the error."""
         if bitmap >> len(self.members):
-            raise PeerViolation(f"{whose} lists a hospital that is not in the federation: compare the rosters")
+            raise PeerViolation(f"{whose} lists a hospital that is not in the training: compare the rosters")
         return frozenset(name for index, name in enumerate(self.members) if bitmap >> index & 1)
 
     def group(self, names: frozenset[str]) -> str:
-        """SHA-256 (hexadecimal) of these hospitals' keys: the same hospitals, in whatever federation."""
+        """SHA-256 (hexadecimal) of these hospitals' keys: the same hospitals, in whatever training."""
         return hashlib.sha256(b"".join(sorted(self.roster[name].public_bytes_raw() for name in names))).hexdigest()
 
     def ordered(self, names: frozenset[str]) -> list[str]:
@@ -140,5 +140,4 @@ class RoundTerms:
         return [name for name in self.members if name in names]
 
     def __str__(self) -> str:
-        """Name the round as messages do."""
         return f"round {self.round_number} ({self.purpose}, attempt {self.attempt})"

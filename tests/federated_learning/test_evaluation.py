@@ -15,7 +15,6 @@ from federated_learning.evaluation import (
     accuracy,
     calibration_error,
     confusion_matrix,
-    coverage,
     metrics,
     paired_difference,
     patient_bootstrap,
@@ -89,7 +88,7 @@ def test_threshold_by_hand() -> None:
     assert uncertainty_threshold(probabilities, labels, wanted=0.7) is None
     assert uncertainty_threshold(probabilities, labels, wanted=0.83) == 0.56
     assert uncertainty_threshold(probabilities, labels, wanted=0.9) == 0.76
-    assert coverage(probabilities, uncertain_below=0.8) == pytest.approx(4 / 7)
+    assert once(figures.coverage(0.8), probabilities, labels) == pytest.approx(4 / 7)
     assert selective_accuracy(probabilities, labels, uncertain_below=0.75) == pytest.approx(4 / 5)
 
 

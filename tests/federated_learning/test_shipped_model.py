@@ -12,8 +12,9 @@ from PIL import Image
 
 from contract.model_card import ModelCard, View, read_card
 from federated_learning.data_source import Example, ManifestSource, check_disjoint_patients, collect_labels, load
-from federated_learning.evaluation import accuracy, coverage, selective_accuracy, uncertainty_threshold
+from federated_learning.evaluation import accuracy, selective_accuracy, uncertainty_threshold
 from federated_learning.export import MAX_BYTES, OPERATORS, run_onnx
+from federated_learning.metrics import coverage, once
 from federated_learning.model_readme import WANTED_ACCURACY
 from federated_learning.publication import recipe_words
 from federated_learning.recipe import PEDIATRIC_PNEUMONIA_RECIPE
@@ -114,7 +115,7 @@ def test_stated_accuracy_is_found_again(card: ModelCard, source: ManifestSource,
     assert card.uncertain_below is not None
     threshold, probabilities = card.uncertain_below, softmax(logits, temperature=card.temperature)
     share = f"share of answers with a probability of at least {threshold:g}"
-    assert coverage(probabilities, uncertain_below=threshold) == pytest.approx(stated(card, role, share), abs=0.01)
+    assert once(coverage(threshold), probabilities, labels) == pytest.approx(stated(card, role, share), abs=0.01)
     right = selective_accuracy(probabilities, labels, uncertain_below=threshold)
     assert right == pytest.approx(stated(card, role, "accuracy of those answers"), abs=0.01)
     if role == "dev_val":

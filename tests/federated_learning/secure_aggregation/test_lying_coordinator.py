@@ -50,7 +50,7 @@ def test_a_survivor_that_is_not_in_the_federation_is_refused() -> None:
     run = Running()
     run.before(CONFIRM)
     message = header(run.terms, Kind.SURVIVORS, None) + (0b10111).to_bytes(8, "little")
-    with pytest.raises(PeerViolation, match="lists a hospital that is not in the federation"):
+    with pytest.raises(PeerViolation, match="lists a hospital that is not in the training"):
         run.first.confirm(message)
 
 

@@ -38,7 +38,7 @@ def test_a_rogue_hospital_is_not_heard() -> None:
     run = Running()
     with pytest.raises(PeerViolation, match="hospital-z takes no part"):
         run.coordinator.receive("hospital-z", run.first.advertise())
-    with pytest.raises(ConfigurationError, match="hospital-z is not in the federation's roster"):
+    with pytest.raises(ConfigurationError, match="hospital-z is not in the training's roster"):
         HospitalAggregation(run.terms, name="hospital-z", signing_key=ROGUE, history=RoundHistory())
 
 
@@ -292,7 +292,7 @@ def test_a_wrong_share_is_an_error_where_all_are_needed() -> None:
         ({"exact_length": -1}, "at most"),
         ({"common_hash": b"short"}, "32 bytes"),
         ({"subject": b"short"}, "32 bytes"),
-        ({"training_id": "../etc"}, "federation id"),
+        ({"training_id": "../etc"}, "training id"),
         ({"purpose": ""}, "purpose"),
     ],
 )
