@@ -6,3 +6,5 @@ from typing import Final
 RESULTS: Final = Path("benchmarks/results/federated")
 """Within the repository, as PAGE."""
 PAGE: Final = Path("docs/federated-results.md")
+PLOTS: Final = "federated-plots"
+"""The folder beside the page that holds its plots."""

@@ -1,4 +1,4 @@
-"""Plots of the page: SVG, the same bytes for the same results, legible on light and dark ground."""
+"""Plots of a page: SVG, the same bytes for the same results, legible on light and dark ground."""
 
 from collections.abc import Callable, Mapping, Sequence
 from io import BytesIO
@@ -17,7 +17,6 @@ COLOURS: Final = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e0
 MARKERS: Final = "osD^vPX"
 """One more than colours, so that a pair of both comes again only after 42 series."""
 _SETTINGS: Final[Any] = {
-    "svg.hashsalt": "federated-learning",
     "svg.fonttype": "none",
     "font.family": "sans-serif",
     "font.size": 10,
@@ -41,7 +40,7 @@ def intervals(groups: Mapping[str, Mapping[str, Estimate]], *, up: str) -> bytes
 
     def draw(figure: "Figure") -> None:
         axes = figure.add_subplot()
-        names = _names(groups)
+        names = series_names(groups)
         for number, name in enumerate(names):
             found = [(place, group[name]) for place, group in enumerate(groups.values()) if name in group]
             shift = (number - (len(names) - 1) / 2) * 0.8 / len(names)
@@ -55,14 +54,14 @@ def intervals(groups: Mapping[str, Mapping[str, Estimate]], *, up: str) -> bytes
                 linestyle="none",
                 capsize=3,
                 label=name,
-                **_look(number),
+                **look_of(number),
             )
         axes.set_xticks(range(len(groups)), labels=list(groups))
         axes.set_ylabel(up)
         axes.grid(visible=False, axis="x")
         _legend(figure, axes)
 
-    return _drawn(draw, height=3.8)
+    return draw_svg(draw, height=3.8)
 
 
 def lines(series: Mapping[str, Points], *, across: str, up: str) -> bytes:
@@ -71,38 +70,40 @@ def lines(series: Mapping[str, Points], *, across: str, up: str) -> bytes:
     def draw(figure: "Figure") -> None:
         axes = figure.add_subplot()
         for number, (name, points) in enumerate(series.items()):
-            axes.plot(*zip(*points, strict=True), label=name, markersize=3, **_look(number))
+            axes.plot(*zip(*points, strict=True), label=name, markersize=3, **look_of(number))
         axes.set_xlabel(across)
         axes.set_ylabel(up)
         _legend(figure, axes)
 
-    return _drawn(draw, height=3.8)
+    return draw_svg(draw, height=3.8)
 
 
 def squares(panels: Mapping[str, Mapping[str, Points]], *, across: str, up: str, markers: bool) -> bytes:
     """Panels side by side, both axes from 0 to 1 with the diagonal, a line for each name."""
 
     def draw(figure: "Figure") -> None:
-        names = _names(panels)
+        names = series_names(panels)
         for axes, (title, series) in zip(
             figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
         ):
             axes.plot((0, 1), (0, 1), color=GREY, linewidth=0.8, linestyle="dotted")
             for name, points in series.items():
-                look = _look(names.index(name)) | ({"markersize": 4} if markers else {"marker": ""})
+                look = look_of(names.index(name)) | ({"markersize": 4} if markers else {"marker": ""})
                 axes.plot(*zip(*points, strict=True), label=name, linewidth=1.2, **look)
             axes.set(title=title, xlabel=across, xlim=(0, 1), ylim=(0, 1), aspect="equal")
         figure.axes[0].set_ylabel(up)
         _legend(figure, figure.axes[0])
 
-    return _drawn(draw, height=3.2)
+    return draw_svg(draw, height=3.2)
 
 
-def _names(groups: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def series_names(groups: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Of all groups, each once, in their order."""
     return list(dict.fromkeys(name for group in groups.values() for name in group))
 
 
-def _look(number: int) -> dict[str, Any]:
+def look_of(number: int) -> dict[str, Any]:
+    """Colour and marker of the series of that number."""
     return {"color": COLOURS[number % len(COLOURS)], "marker": MARKERS[number % len(MARKERS)]}
 
 
@@ -110,11 +111,12 @@ def _legend(figure: "Figure", axes: "Axes") -> None:
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3)
 
 
-def _drawn(draw: "Callable[[Figure], None]", *, height: float) -> bytes:
+def draw_svg(draw: "Callable[[Figure], None]", *, height: float, salt: str = "federated-learning") -> bytes:
+    """The SVG of a figure of this height in inches. `salt` goes into the names of its parts, the same each time."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    with mpl.rc_context(_SETTINGS):
+    with mpl.rc_context(_SETTINGS | {"svg.hashsalt": salt}):
         figure = Figure(figsize=(7.2, height), layout="constrained")
         draw(figure)
         output = BytesIO()

@@ -1,15 +1,16 @@
 """What the page says, made from results. Each section gives Markdown and the plots it shows."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from statistics import median
 from types import MappingProxyType
 
 from contract.errors import CallerError
 from federated_learning.evaluation import Estimate, confusion_matrix, reliability
-from federated_learning.report import drawing
+from federated_learning.report import PLOTS, drawing
 from federated_learning.report.measured import COMPARED, FIGURES, Measured, curve, differences
 from federated_learning.report.results import RunResult
+from federated_learning.report.writing import Section, picture, table
 from federated_learning.run_records import RunKind
 
 Splits = Mapping[str, Mapping[str, Measured]]
@@ -27,34 +28,15 @@ class Content:
     """From the page to the folder of results."""
 
 
-@dataclass(frozen=True)
-class Section:
-    """Text, and the plots that it shows, by file name."""
-
-    text: str
-    plots: Mapping[str, bytes] = field(default_factory=dict)
-
-
-def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table."""
-    lines = [headings, ["---"] * len(headings), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def told(estimate: Estimate) -> str:
+def with_interval(estimate: Estimate) -> str:
     """A value and its interval."""
     return f"{estimate.value:.3f} ({estimate.low:.3f} to {estimate.high:.3f})"
 
 
-def gap(estimate: Estimate) -> str:
+def signed_with_interval(estimate: Estimate) -> str:
     """A difference and its interval, with its sign; significant ones stand out."""
     text = f"{estimate.value:+.3f} ({estimate.low:+.3f} to {estimate.high:+.3f})"
     return f"**{text}**" if estimate.excludes_zero else text
-
-
-def picture(name: str, words: str) -> str:
-    """A plot that stands beside the page."""
-    return f"![{words}](federated-plots/{name})"
 
 
 def validation(content: Content) -> Section:
@@ -112,15 +94,15 @@ def figures(content: Content) -> Section:
     """All figures by split, and accuracy drawn."""
     parts = []
     for name, measured in content.splits.items():
-        rows = [(run, *(told(one.estimates[figure]) for figure in FIGURES)) for run, one in measured.items()]
+        rows = [(run, *(with_interval(one.estimates[figure]) for figure in FIGURES)) for run, one in measured.items()]
         parts += [_title(name, measured), table(("run", *FIGURES), rows)]
     groups = {
         name: {run: one.estimates["accuracy"] for run, one in measured.items()}
         for name, measured in content.splits.items()
     }
-    parts.append(picture("accuracy.svg", "accuracy with intervals"))
+    parts.append(picture(PLOTS, "accuracy.svg", "accuracy with intervals"))
     curves, label = _curves(content)
-    parts += [f"ROC on {label}, one class against the rest:", picture("roc.svg", "ROC curves by class")]
+    parts += [f"ROC on {label}, one class against the rest:", picture(PLOTS, "roc.svg", "ROC curves by class")]
     drawn = {
         "accuracy.svg": drawing.intervals(groups, up="accuracy"),
         "roc.svg": drawing.squares(curves, across="false positives", up="true positives", markers=False),
@@ -166,7 +148,7 @@ def against(content: Content) -> Section:
         for first, second in pairs:
             if first in measured and second in measured:
                 found = differences(measured[first], measured[second])
-                rows.append((f"{first} - {second}", *(gap(found[figure]) for figure in COMPARED)))
+                rows.append((f"{first} - {second}", *(signed_with_interval(found[figure]) for figure in COMPARED)))
         if rows:
             parts += [_title(name, measured), table(("runs", *COMPARED), rows)]
     return Section("\n\n".join(parts))
@@ -176,7 +158,7 @@ def recalls(content: Content) -> Section:
     """By class and split."""
     parts = []
     for name, measured in content.splits.items():
-        rows = [(run, *(told(one.recalls[label]) for label in one.run.classes)) for run, one in measured.items()]
+        rows = [(run, *(with_interval(one.recalls[label]) for label in one.run.classes)) for run, one in measured.items()]
         parts += [_title(name, measured), table(("run", *content.results[0].classes), rows)]
     return Section("\n\n".join(parts))
 
@@ -223,7 +205,7 @@ def calibration(content: Content) -> Section:
     text = table(("run", "temperature", *content.splits), rows)
     drawn = drawing.squares(panels, across="confidence", up="right answers", markers=True)
     return Section(
-        f"{text}\n\n{picture('calibration.svg', 'how often answers are right, by confidence')}",
+        f"{text}\n\n{picture(PLOTS, 'calibration.svg', 'how often answers are right, by confidence')}",
         {"calibration.svg": drawn},
     )
 
@@ -245,7 +227,7 @@ def learning(content: Content) -> Section:
         return Section(NOTHING)
     drawn = drawing.lines(series, across="share of the run's rounds or epochs", up="validation accuracy")
     words = "Accuracy of the weights that would be kept, after each round of a federation or epoch in one place."
-    return Section(f"{words}\n\n{picture('learning.svg', 'accuracy by round')}", {"learning.svg": drawn})
+    return Section(f"{words}\n\n{picture(PLOTS, 'learning.svg', 'accuracy by round')}", {"learning.svg": drawn})
 
 
 def costs(content: Content) -> Section:

@@ -12,7 +12,7 @@ from contract.errors import CallerError
 from contract.model_card import FederationRecord
 from federated_learning.data_source import Example
 from federated_learning.evaluation import accuracy
-from federated_learning.report import PAGE, RESULTS, drawing, page
+from federated_learning.report import PAGE, PLOTS, RESULTS, drawing, page
 from federated_learning.report.measured import curve
 from federated_learning.report.results import (
     FORMAT,
@@ -169,12 +169,12 @@ def test_the_page_says_what_the_files_say(results: Path, tmp_path: Path) -> None
     assert "| 3 at 32 px | 32 px | 2 of 3 |" in text
     assert "{{" not in text
     assert "nan" not in text
-    plots = {path.name for path in (where.parent / page.PLOTS).iterdir()}
+    plots = {path.name for path in (where.parent / PLOTS).iterdir()}
     assert plots == set(re.findall(r"\(federated-plots/([\w-]+\.svg)\)", text))
     assert len(plots) == 4
-    (where.parent / page.PLOTS / "old.svg").touch()
+    (where.parent / PLOTS / "old.svg").touch()
     page.write(results, where)
-    assert not (where.parent / page.PLOTS / "old.svg").exists()
+    assert not (where.parent / PLOTS / "old.svg").exists()
     assert where.read_text() == text
 
 
@@ -211,7 +211,7 @@ def test_the_committed_page_is_what_the_committed_results_make() -> None:
         return
     made = page.render(ROOT / RESULTS, ROOT / PAGE)
     assert (ROOT / PAGE).read_text() == made.text
-    assert {path.name for path in (ROOT / PAGE).parent.joinpath(page.PLOTS).iterdir()} == set(made.plots)
+    assert {path.name for path in (ROOT / PAGE).parent.joinpath(PLOTS).iterdir()} == set(made.plots)
 
 
 def test_curve_by_hand() -> None:
