@@ -5,27 +5,15 @@ import sys
 from types import FrameType
 from typing import NoReturn
 
-from benchmarks.commands.aggregation import aggregation
-from benchmarks.commands.agreement import agreement
-from benchmarks.commands.ariann import ariann
-from benchmarks.commands.endurance import endurance
-from benchmarks.commands.federation import federation
-from benchmarks.commands.figures import figures
-from benchmarks.commands.growth import growth
-from benchmarks.commands.latency import latency
-from benchmarks.commands.networks import networks
-from benchmarks.commands.peers import peers
-from benchmarks.commands.predict import predict
-from benchmarks.commands.report import report
-from benchmarks.commands.scale import scale
+from benchmarks import commands
 from plumbing.command_line import new_app, run
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 COMMANDS = (
-    *(latency, networks, predict, peers, ariann, scale, growth, endurance),
-    *(aggregation, federation, agreement, report, figures),
+    *(commands.latency, commands.networks, commands.predict, commands.peers, commands.ariann, commands.scale),
+    *(commands.growth, commands.endurance, commands.aggregation, commands.federation, commands.agreement),
+    *(commands.report, commands.figures),
 )
-"""One function each, in benchmarks/commands. They import what measures inside, so that --help is quick."""
 
 app = new_app("Benchmarks. benchmarks/README.md says what is measured and how.")
 

@@ -25,7 +25,7 @@ from secure_computation.engines.masked.plan import reference
 from secure_computation.engines.masked.plan.fixed_point import round_weights
 
 CLEAR_MARGIN = 0.1
-"""Where the plain model's answer is clearer, in logits, the labels must agree: see `margin`."""
+"""If the plain model's answer is clearer, in logits, the labels must agree: see `margin`."""
 
 
 class Disagreement(Strict):
@@ -96,15 +96,15 @@ def margin(card: ModelCard, expected: NDArray[np.float64], differ: NDArray[np.bo
     return float(np.abs(expected - at_threshold)[differ].max())
 
 
-def chosen_images(
+def choose_images(
     paths: Sequence[Path], model_folder: Path, *, manifest: Path | None, roles: Sequence[str]
 ) -> tuple[Path, ...]:
     """Files as they are and every file below a folder; with a manifest, the rows of these roles in one folder.
 
-    Raises CallerError where paths and manifest do not go together.
+    Raises CallerError if paths and manifest do not go together.
     """
     if manifest is None:
-        return tuple(file for path in paths for file in _files_below(path))
+        return tuple(file for path in paths for file in _list_files(path))
     if len(paths) != 1 or not roles:
         raise CallerError("with --manifest, name one folder of images and at least one --role")
     classes = read_card(model_folder / "card.json").classes
@@ -112,5 +112,5 @@ def chosen_images(
     return tuple(example.path for example in source.examples(*roles))
 
 
-def _files_below(path: Path) -> list[Path]:
+def _list_files(path: Path) -> list[Path]:
     return sorted(one for one in path.rglob("*") if one.is_file()) if path.is_dir() else [path]

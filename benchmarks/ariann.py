@@ -1,26 +1,23 @@
 """AriaNN's table: what it published beside what the masked engine takes for the same networks on this machine."""
 
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from statistics import median
 from typing import Annotated, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from benchmarks import ariann_networks
-from benchmarks.configuration import THREADS
+from benchmarks import onnx_networks
 from benchmarks.emulation import deployed_over
-from benchmarks.machine import Machine, read_machine, read_versions
-from benchmarks.measuring import OnStep, Step
-from benchmarks.reporting import Range
-from benchmarks.submitting import Submitted, submit
+from benchmarks.engines.product import submit
+from benchmarks.machine import read_machine
+from benchmarks.measuring import Measurement, OnStep, Run, WorkSteps
+from benchmarks.results import Figures, Taken, describe_taking, figures_over
 from contract.base import Strict
+from contract.ticket import Engine
 from demonstration.plaintext import PlaintextModel
 from imaging.phantom import write_phantom
 from secure_computation.links import Link
@@ -30,13 +27,13 @@ PUBLISHED = Path(__file__).resolve().parent / "published" / "ariann.json"
 START_WEIGHT = 20.0
 """What import and start take, in units of a megabyte of AriaNN's traffic: for the time left."""
 
-NETWORKS: Mapping[str, ariann_networks.Network] = {
-    "lenet-28": ariann_networks.lenet,
-    "alexnet-32": ariann_networks.alexnet_small,
-    "alexnet-64": ariann_networks.alexnet,
-    "vgg16-32": partial(ariann_networks.vgg16, side=32),
-    "vgg16-64": partial(ariann_networks.vgg16, side=64),
-    "resnet18-224": ariann_networks.resnet18,
+NETWORKS: Mapping[str, onnx_networks.Build] = {
+    "lenet-28": onnx_networks.lenet,
+    "alexnet-32": onnx_networks.alexnet_small,
+    "alexnet-64": onnx_networks.alexnet,
+    "vgg16-32": partial(onnx_networks.vgg16, side=32),
+    "vgg16-64": partial(onnx_networks.vgg16, side=64),
+    "resnet18-224": onnx_networks.resnet18,
 }
 
 
@@ -56,7 +53,7 @@ class PublishedRow(Strict):
     wan_cpu_seconds: float
     online_megabytes: float
     offline_megabytes: float | None
-    """None where it was not published."""
+    """None if it was not published."""
 
 
 class PublishedTable(Strict):
@@ -71,22 +68,13 @@ class PublishedTable(Strict):
     rows: tuple[PublishedRow, ...]
 
 
-class LinkCost(Strict):
-    """What one image costs over one kind of link: medians, and the range of the runs."""
+class LinkCost(Figures):
+    """What one image costs over one kind of link."""
 
     link: str
     """Its name."""
-    online_seconds: float
-    online_seconds_range: Range
-    offline_seconds: float
-    offline_seconds_range: Range
-    online_bytes: int
-    offline_bytes: int
     weights_bytes: int
     """What the first image of a model version costs more: the masked weights, fetched once."""
-    one_way_trips: int
-    max_abs_error: float
-    """Largest distance of a logit from onnxruntime's, of all runs."""
     largest_logit: float
     """Of onnxruntime's, in magnitude: what the error is small beside."""
     peak_rss_bytes: dict[str, int]
@@ -99,20 +87,16 @@ class Row(Strict):
     ours: Annotated[tuple[LinkCost, ...], Field(min_length=1)]
 
 
-class AriannTable(Strict):
+class AriannTable(Taken):
     """The whole comparison."""
 
     format: Literal[1]
-    taken: str
     published: PublishedTable
     rows: tuple[Row, ...]
     links: tuple[Link, ...]
     """What lay between every two of our parties."""
     runs: int
     batch: Literal[1] = 1
-    threads: int
-    machine: Machine
-    versions: dict[str, str]
 
 
 def read_published() -> PublishedTable:
@@ -134,7 +118,7 @@ class Plan:
 def measure_ariann(folder: Path, plan: Plan, on_step: OnStep) -> AriannTable:
     """Measure the networks of `plan` one after the other, each over every kind of link, with files in `folder`.
 
-    Each federation starts anew; one `data-owner diagnose` submits all images to it, and the first does not count.
+    Servers start anew for each; one `data-owner diagnose` submits all images to them, and the first does not count.
     """
     machine = read_machine()
     published = read_published()
@@ -142,33 +126,38 @@ def measure_ariann(folder: Path, plan: Plan, on_step: OnStep) -> AriannTable:
     image = folder / "phantom.dcm"
     write_phantom(image, seed=1)
     rows = []
-    steps = _Steps(chosen, len(plan.links), on_step)
+    links = len(plan.links)
+    # The time left goes by AriaNN's traffic.
+    steps = WorkSteps(on_step, total=len(chosen) * links, weight=links * sum(map(_weight, chosen)))
     for row in chosen:
         model_folder = _write_model(row, folder / row.name)
         expected = PlaintextModel(model_folder).logits_of_file(image)
         ours = []
-        for link in steps.over(row, plan.links):
+        for link in plan.links:
+            steps.next(f"{row.title}: {link.name}", _weight(row))
             place = folder / f"{row.name}-{link.name}"
             place.mkdir()
+            images = [image] * (plan.runs + 1)
             with deployed_over(place, [model_folder], link) as deployment:
-                submitted = submit(deployment, [image] * (plan.runs + 1), timeout_seconds=plan.timeout_seconds)
-            ours.append(_cost(link.name, submitted, expected))
+                found = submit(deployment, images, engine=Engine.MASKED, timeout_seconds=plan.timeout_seconds)
+            ours.append(_cost(link.name, found, expected))
         rows.append(Row(published=row, ours=tuple(ours)))
     return AriannTable(
         format=FORMAT,
-        taken=datetime.now(tz=UTC).isoformat(timespec="seconds"),
         published=published,
         rows=tuple(rows),
         links=plan.links,
         runs=plan.runs,
-        threads=THREADS,
-        machine=machine,
-        versions=read_versions(),
+        **describe_taking(machine),
     )
 
 
+def _weight(row: PublishedRow) -> float:
+    return START_WEIGHT + row.online_megabytes
+
+
 def _write_model(row: PublishedRow, folder: Path) -> Path:
-    return ariann_networks.write_network(
+    return onnx_networks.write_network(
         folder,
         row.name,
         NETWORKS[row.name],
@@ -179,49 +168,22 @@ def _write_model(row: PublishedRow, folder: Path) -> Path:
     )
 
 
-def _cost(link: str, submitted: Submitted, expected: NDArray[np.float64]) -> LinkCost:
-    first, *counted = submitted.diagnoses
-    online = [one.seconds.online for one in counted]
-    offline = [one.seconds.offline for one in counted]
-    errors = [np.abs(np.asarray(one.logits) - expected).max() for one in counted]
+def _cost(link: str, found: tuple[Measurement, ...], expected: NDArray[np.float64]) -> LinkCost:
+    first = found[0]
+    counted = [
+        Run(
+            engine=Engine.MASKED.value,
+            round=number,
+            measurement=one,
+            max_abs_error=float(np.abs(np.asarray(one.logits) - expected).max()),
+        )
+        for number, one in enumerate(found[1:], start=1)
+    ]
+    figures = figures_over(counted)
     return LinkCost(
         link=link,
-        online_seconds=median(online),
-        online_seconds_range=Range(smallest=min(online), largest=max(online)),
-        offline_seconds=median(offline),
-        offline_seconds_range=Range(smallest=min(offline), largest=max(offline)),
-        online_bytes=counted[0].bytes.online,
-        offline_bytes=counted[0].bytes.offline,
-        weights_bytes=first.bytes.offline - counted[0].bytes.offline,
-        one_way_trips=counted[0].one_way_trips,
-        max_abs_error=float(max(errors)),
+        weights_bytes=first.offline_bytes - figures["offline_bytes"],
         largest_logit=float(np.abs(expected).max()),
-        peak_rss_bytes=submitted.peak_rss_bytes,
+        peak_rss_bytes=dict(first.peak_rss_bytes),
+        **figures,
     )
-
-
-class _Steps:
-    """Tells what is measured over which link, and foresees the rest by AriaNN's traffic, network by network."""
-
-    def __init__(self, rows: Sequence[PublishedRow], links_each: int, on_step: OnStep) -> None:
-        self._on_step = on_step
-        self._total = len(rows) * links_each
-        self._weight_left = links_each * sum(map(_weight, rows))
-        self._weight_done = 0.0
-        self._done = 0
-        self._started = time.monotonic()
-
-    def over(self, row: PublishedRow, links: Sequence[Link]) -> Iterator[Link]:
-        for link in links:
-            passed = time.monotonic() - self._started
-            left = passed * self._weight_left / self._weight_done if self._weight_done else None
-            words = f"{row.title}: {link.name}"
-            self._on_step(Step(words=words, done=self._done, total=self._total, seconds_left=left))
-            yield link
-            self._done += 1
-            self._weight_done += _weight(row)
-            self._weight_left -= _weight(row)
-
-
-def _weight(row: PublishedRow) -> float:
-    return START_WEIGHT + row.online_megabytes

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from contract.errors import CallerError, ComputationFailed
+from contract.errors import CallerError
 from contract.model_card import ModelCard, read_card
 from imaging import read_model_input
 from imaging.phantom import write_phantom
@@ -38,15 +38,13 @@ class Pictures:
     """Logits of onnxruntime in clear, shape (batch, classes)."""
 
     def error_of(self, logits: tuple[float, ...]) -> float:
-        """Largest distance of a logit from the expected one. Raises ComputationFailed where they cannot be compared.
+        """Largest distance of a logit from the expected one; nan if they cannot be compared.
 
         `logits` are those of the first picture, then those of the second, and so on.
         """
         expected = self.expected.reshape(-1)
         if len(logits) != len(expected) or not np.isfinite(logits).all():
-            raise ComputationFailed(
-                f"an engine answered with {len(logits)} logits, not all finite or not {len(expected)}: report this"
-            )
+            return np.nan
         return float(np.abs(np.asarray(logits) - expected).max())
 
 
@@ -59,7 +57,7 @@ class Case:
     folder: Path
     """Temporary; engines may keep files in folders of their own below it."""
     rounds: tuple[Pictures, ...]
-    """What each round submits, the warm-up first; where there are more rounds, they begin again."""
+    """What each round submits, the warm-up first; if there are more rounds, they begin again."""
 
     @property
     def size(self) -> int:
@@ -77,7 +75,7 @@ class Case:
 
     @cached_property
     def compiled(self) -> CompiledFiles:
-        """The model compiled by its owner's importer; written where an engine first asks for it."""
+        """The model compiled by its owner's importer; written when an engine first asks for it."""
         from model_owner.onnx_import.compiling import compile_model
 
         model = compile_model(self.model_folder / "model.onnx", self.card)
@@ -96,7 +94,7 @@ def prepare(model_folder: Path, folder: Path, *, seed: int, rounds: int = 1, bat
     """Draw the pictures, each round others, and compute the right answers.
 
     Drawing takes a second a picture, so there are only as many as rounds (MOST_PICTURES at most) or as one batch holds:
-    each round of a batch begins with another one. Raises CallerError where the model's input is not square.
+    each round of a batch begins with another one. Raises CallerError if the model's input is not square.
     """
     from demonstration.plaintext import PlaintextModel
 

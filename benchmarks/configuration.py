@@ -78,7 +78,7 @@ def name_of(text: str, folder: Path) -> str:
 
 
 def find_model(text: str) -> Path:
-    """Folder of a model: a name in MODELS, else a path. Raises CallerError where there is none."""
+    """Folder of a model: a name in MODELS, else a path. Raises CallerError if there is none."""
     folder = MODELS.get(text) or Path(text).resolve()
     missing = [name for name in ("card.json", "model.onnx") if not (folder / name).is_file()]
     if not missing:
@@ -91,8 +91,14 @@ def find_model(text: str) -> Path:
     )
 
 
+def check_save_file(path: Path | None) -> None:
+    """Raise CallerError, before minutes of measuring, if the result cannot be written."""
+    if path is not None and (path.is_dir() or not path.resolve().parent.is_dir()):
+        raise CallerError(f"{path}: is not a file in a folder that exists; give --save the path of a JSON file")
+
+
 def check_save_folder(folder: Path) -> None:
-    """Raise CallerError, before minutes of measuring, where results cannot be written."""
+    """Raise CallerError, before minutes of measuring, if results cannot be written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()

@@ -1,7 +1,8 @@
 """From what an engine counted on loopback to what it would take over another link; see `secure_computation.links`."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from math import prod
 from pathlib import Path
 from statistics import median
 from typing import Any, Final
@@ -11,7 +12,9 @@ from contract.base import Strict
 from contract.errors import CallerError
 from contract.ticket import Engine
 from model_owner.cost_prediction import OFFLINE_TRIPS
+from secure_computation.engines.masked.session.step_shapes import parts_of
 from secure_computation.links import Link, PhaseCost
+from secure_computation.network import Clip, MaxPool, Network, Operation, Relu
 
 
 class EngineCost(Strict):
@@ -69,7 +72,7 @@ def cost_of(engine: str, measurements: Sequence[Mapping[str, Any]]) -> EngineCos
     match engine:
         case "masked":  # online in turns, but for large layers; offline the dealer's link is the busiest of three
             answered = median(_answered(one) for one in measurements)
-            online -= int((1 - _waited_share(measurements)) * min(answered, online - answered))
+            online -= int((1 - _waited_share_of_runs(measurements)) * min(answered, online - answered))
             offline, offline_trips = detail("crypto_provider_sent_bytes"), OFFLINE_TRIPS[Engine.MASKED]
         case "crypten":  # both send at once; offline, masked weights follow what the dealer sends
             online //= 2
@@ -87,8 +90,8 @@ def cost_of(engine: str, measurements: Sequence[Mapping[str, Any]]) -> EngineCos
     )
 
 
-def _waited_share(measurements: Sequence[Mapping[str, Any]]) -> float:
-    """`benchmarks.overlap.waited_share` of what was measured; 1 in files from before it was kept there."""
+def _waited_share_of_runs(measurements: Sequence[Mapping[str, Any]]) -> float:
+    """`waited_share` of what was measured; 1 in files from before it was kept there."""
     return min(float(one["details"].get("waited_share", 1.0)) for one in measurements)
 
 
@@ -114,7 +117,7 @@ def predict(cost: EngineCost, link: Link) -> Prediction:
 def predict_from_saved(model: str, links: Sequence[Link], folder: Path = RESULTS) -> Predictions:
     """Every engine of the newest saved latency result over each link.
 
-    Raises CallerError where there is none, or it is of a version that is not known here.
+    Raises CallerError if there is none, or it is of a version that is not known here.
     """
     path = newest(folder, model)
     costs = [cost_of(engine, runs) for engine, runs in _saved_runs(path).items()]
@@ -141,3 +144,39 @@ def _saved_runs(path: Path) -> dict[str, list[Mapping[str, Any]]]:
         if turn > 0:
             found.setdefault(engine, []).append(measurement)
     return found
+
+
+def waited_share(network: Network) -> float:
+    """Share of the answers' bytes that still has to come when the last opening of their layer has arrived.
+
+    A large layer of comparisons crosses in parts: the data owner answers one while the model owner opens the next, so
+    that the answer to the last part alone is waited for. 1 if every layer is one part.
+    """
+    counts = list(_comparisons(network))
+    return sum(count / len(parts_of(count)) for count in counts) / sum(counts) if counts else 1.0
+
+
+def _comparisons(network: Network) -> Iterator[int]:
+    """Elements of each layer of comparisons, as `secure_computation.engines.masked.session.walk` takes them."""
+    shapes = network.shapes()
+    for operation in network.operations:
+        yield from _comparisons_of(operation, shapes[operation.inputs[0]], shapes[operation.output])
+
+
+def _comparisons_of(operation: Operation, given: tuple[int, ...], output: tuple[int, ...]) -> Iterator[int]:
+    match operation:
+        case Relu():
+            yield prod(output)
+        case Clip():
+            yield from (prod(output), prod(output))
+        case MaxPool():
+            channels, height, width = output
+            padded_width = given[2] + operation.padding[1] + operation.padding[3]
+            for cells, windows in zip(operation.kernel, (height * padded_width, height * width), strict=True):
+                left = cells
+                while left > 1:
+                    pairs = left // 2
+                    yield channels * windows * pairs
+                    left -= pairs
+        case _:
+            return

@@ -1,38 +1,36 @@
-"""The engines over emulated links. `predicting` holds what the cost model says beside what is measured here."""
+"""The engines over emulated links. `predicting` says what the cost model makes of the runs on loopback."""
 
 import json
-import time
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from statistics import median, median_low
 from typing import Any, Final
 
 from pydantic import model_validator
 
-from benchmarks.case import Case
-from benchmarks.configuration import THREADS, Configuration
-from benchmarks.cost_model import EngineCost, cost_of, predict
+from benchmarks.case import Case, prepare
+from benchmarks.configuration import Configuration
+from benchmarks.cost_model import cost_of, predict
 from benchmarks.emulation import MeasuredLink, measure_link
 from benchmarks.engines import openers
-from benchmarks.machine import Machine, read_machine, read_versions
-from benchmarks.measuring import Engine, Measurement, NotServed, OnStep, Opener, Step
+from benchmarks.machine import read_machine
+from benchmarks.measuring import Campaign, Cell, OnStep
 from benchmarks.relay import relayed
-from benchmarks.reporting import Range
+from benchmarks.results import Figures, Taken, describe_taking, figures_over
+from benchmarks.variants import variant
 from contract.base import Strict
 from contract.errors import CallerError
 from contract.files import create
 from secure_computation.links import LOOPBACK, Link, find_link
 
 FORMAT: Final = 2
-"""Of saved files. Raised where a reader of the old form would go wrong."""
+"""Of saved files. Raised if a reader of the old form would go wrong."""
 SLOW_SECONDS: Final = 40.0
-"""An engine that is foretold to take longer over a link is run once there, and the row says so."""
+"""An engine that is predicted to take longer over a link is run once there, and the row says so."""
 FIRST_DIFFERS: Final = frozenset({"masked"})
 """Engines whose first session fetches what later ones have (masked weights): warmed up over every link."""
-WITHOUT_NETWORK: Final = frozenset({"plaintext"})
+WITHOUT_LINK: Final = frozenset({"plaintext"})
 """Measured on loopback alone: no link would change it."""
 
 
@@ -41,25 +39,17 @@ class LinkFacts(Strict):
 
     link: Link
     measured: MeasuredLink | None
-    """None on loopback: no relay stands there."""
+    """None on loopback, which has no relay."""
 
 
-class NetworkRow(Strict):
+class LinkRow(Figures):
     """One engine over one link."""
 
     engine: str
     network: str
+    """The link's name."""
     runs: int
-    """Measured ones. 1 where the engine is slow over this link."""
-    online_seconds: float
-    online_seconds_range: Range
-    offline_seconds: float
-    offline_seconds_range: Range
-    online_bytes: int
-    offline_bytes: int
-    one_way_trips: int
-    max_abs_error: float
-    """Largest of all runs: distance of a logit from onnxruntime's."""
+    """Measured ones. 1 if the engine is slow over this link."""
 
 
 class SavedRun(Strict):
@@ -72,22 +62,18 @@ class SavedRun(Strict):
     max_abs_error: float
 
 
-class Networks(Strict):
+class LinkResults(Taken):
     """Everything that `scripts/bench networks` keeps."""
 
     format: int
-    taken: str
     model: str
     model_version: str
     size: int
     batch: int
-    threads: int
     seed: int
     links: tuple[LinkFacts, ...]
-    rows: tuple[NetworkRow, ...]
+    rows: tuple[LinkRow, ...]
     runs: tuple[SavedRun, ...]
-    machine: Machine
-    versions: dict[str, str]
 
     @model_validator(mode="before")
     @classmethod
@@ -98,17 +84,13 @@ class Networks(Strict):
         rows = [{name: row[name] for name in row if "predict" not in name} for row in content["rows"]]
         return {name: content[name] for name in content if name != "costs"} | {"format": FORMAT, "rows": rows}
 
-    def measured(self, engine: str, link: Link) -> list[dict[str, Any]]:
-        """Runs of an engine over a link, the warm-up left out."""
-        return runs_that_count(self.runs, engine, link)
+    def measurements(self, engine: str, link: Link) -> list[dict[str, Any]]:
+        """Those of an engine over a link, without the warm-up."""
+        wanted = (engine, link.name)
+        return [run.measurement for run in self.runs if (run.engine, run.network) == wanted and run.round > 0]
 
 
-def runs_that_count(runs: Sequence[SavedRun], engine: str, link: Link) -> list[dict[str, Any]]:
-    """Measurements of an engine over a link, the warm-up left out."""
-    return [run.measurement for run in runs if (run.engine, run.network) == (engine, link.name) and run.round > 0]
-
-
-def parse_networks(text: str) -> tuple[Link, ...]:
+def parse_links(text: str) -> tuple[Link, ...]:
     """Read `loopback,lan,wan`, or with links spelt out `lan;latency_ms=15,mbit=50`.
 
     Raises CallerError for an unknown network, or one that is named twice.
@@ -122,154 +104,108 @@ def parse_networks(text: str) -> tuple[Link, ...]:
     return links
 
 
-def measure_networks(configuration: Configuration, case: Case, links: Sequence[Link], on_step: OnStep) -> Networks:
+class _OverLink:
+    """One engine over one link, and what its runs on loopback say of it."""
+
+    def __init__(self, link: Link, cell: Cell, home: Cell | None) -> None:
+        self.link, self.cell = link, cell
+        self._home = home
+        cell.predict_seconds = self._wall_seconds
+
+    def predict_seconds(self, link: Link) -> float | None:
+        """Of one run, offline and online; None before there are runs on loopback."""
+        if self._home is None or not self._home.counted:
+            return None
+        cost = cost_of(self.cell.engine, [asdict(run.measurement) for run in self._home.counted])
+        predicted = predict(cost, link)
+        return predicted.online_seconds + predicted.offline_seconds
+
+    def choose_turns(self) -> None:
+        """Run once if the engine is slow here; with a warm-up if its first run differs."""
+        if (self.predict_seconds(self.link) or 0.0) > SLOW_SECONDS:
+            self.cell.turns = (0, 1) if self.cell.engine in FIRST_DIFFERS else (1,)
+
+    def _wall_seconds(self) -> float | None:
+        """With the start of processes."""
+        here, on_loopback = self.predict_seconds(self.link), self.predict_seconds(LOOPBACK)
+        if here is None or on_loopback is None or self._home is None or self._home.wall_seconds is None:
+            return None
+        return self._home.wall_seconds + here - on_loopback
+
+
+def measure_over_links(
+    configuration: Configuration, folder: Path, links: Sequence[Link], on_step: OnStep
+) -> LinkResults:
     """Measure every engine of `configuration` over every link: loopback first, whether asked for or not.
 
-    What stands between the parties is taken down link by link, whatever happens.
+    What stands between the parties is taken down link by link, whatever happens. `folder` takes temporary files.
     """
     machine = read_machine()
+    model = variant(configuration.model_folder, folder, model=configuration.model, side=configuration.side)
+    case = prepare(model, folder, seed=configuration.seed, rounds=configuration.runs + 1)
     ordered = (LOOPBACK, *(link for link in links if link != LOOPBACK))
-    if case.batch != 1:
-        raise CallerError("networks are measured with one image at a time: leave --batch out")
-    campaign = _Campaign(configuration, case, ordered, on_step)
-    facts = [LinkFacts(link=link, measured=campaign.measure(link)) for link in ordered]
-    return Networks(
+    planned = _plan(configuration, case, ordered)
+    campaign = Campaign([one.cell for one in planned], timeout_seconds=configuration.timeout_seconds, on_step=on_step)
+    facts = []
+    for link in ordered:
+        here = [one for one in planned if one.link == link]
+        for one in here:
+            one.choose_turns()
+        facts.append(LinkFacts(link=link, measured=_measure_relay(campaign, link)))
+        campaign.measure([one.cell for one in here])
+        for one in here:
+            if one.cell.failure:
+                raise CallerError(f"{one.cell.engine} {one.cell.failure}: leave it out of --engines")
+    return LinkResults(
         format=FORMAT,
-        taken=datetime.now(tz=UTC).isoformat(timespec="seconds"),
         model=configuration.model,
         model_version=case.card.version,
         size=case.size,
         batch=1,
-        threads=THREADS,
         seed=configuration.seed,
         links=tuple(facts),
-        rows=tuple(row for link in ordered for engine in configuration.engines if (row := campaign.row(engine, link))),
-        runs=tuple(campaign.runs),
-        machine=machine,
-        versions=read_versions(),
+        rows=tuple(
+            LinkRow(
+                engine=one.cell.engine,
+                network=one.link.name,
+                runs=len(one.cell.counted),
+                **figures_over(one.cell.counted),
+            )
+            for one in planned
+        ),
+        runs=tuple(SavedRun(network=one.link.name, **asdict(run)) for one in planned for run in one.cell.runs),
+        **describe_taking(machine),
     )
 
 
-class _Campaign:
-    """What was measured so far."""
-
-    def __init__(self, configuration: Configuration, case: Case, links: Sequence[Link], on_step: OnStep) -> None:
-        self._configuration = configuration
-        self._case = case
-        self._links = links
-        self._on_step = on_step
-        self.runs: list[SavedRun] = []
-        self.costs: dict[str, EngineCost] = {}
-        self._walls: dict[str, float] = {}
-        """Seconds of one run on loopback, the start of processes included, by engine."""
-        self._set_up_seconds: dict[str, float] = {}
-
-    def measure(self, link: Link) -> MeasuredLink | None:
-        """All engines over one link, in turns."""
-        every: Mapping[str, Opener] = openers(link)
-        checked = None
-        if link != LOOPBACK:
-            self._say(f"{link.name}: measuring the relay", self._turns(link), link)
-            with relayed(link) as relay:
-                checked = measure_link(relay, link)
-        with ExitStack() as stack:
-            opened: dict[str, Engine] = {}
-            for name in self._engines(link):
-                self._say(f"{link.name}, {name}: setting up", self._turns(link), link)
-                started = time.monotonic()
-                engine = stack.enter_context(every[name](self._case, self._configuration.timeout_seconds))
-                if isinstance(engine, NotServed):
-                    raise CallerError(f"{name} {engine.reason}: leave it out of --engines")
-                opened[name] = engine
-                self._set_up_seconds[name] = time.monotonic() - started
-            turns = self._turns(link)
-            for done, (name, turn) in enumerate(turns):
-                words = f"run {turn} of {self._configuration.runs}" if turn else "warm-up"
-                self._say(f"{link.name}, {name}: {words}", turns[done:], link)
-                started = time.monotonic()
-                pictures = self._case.pictures(turn)
-                self._keep(name, link, turn, opened[name].measure(pictures))
-                if link == LOOPBACK:
-                    self._walls[name] = time.monotonic() - started
-        if link == LOOPBACK:
-            self.costs = {name: cost_of(name, runs_that_count(self.runs, name, link)) for name in self._engines(link)}
-        return checked
-
-    def _engines(self, link: Link) -> list[str]:
-        return [name for name in self._configuration.engines if link == LOOPBACK or name not in WITHOUT_NETWORK]
-
-    def _turns(self, link: Link) -> list[tuple[str, int]]:
-        """Engine and round of every run over a link; round 0 is the warm-up."""
-        return [
-            (name, turn)
-            for turn in range(self._configuration.runs + 1)
-            for name in self._engines(link)
-            if self._is_run(name, link, turn)
-        ]
-
-    def row(self, engine: str, link: Link) -> NetworkRow | None:
-        """Figures of one engine over one link; None where it was not run there."""
-        measured = runs_that_count(self.runs, engine, link)
-        if not measured:
-            return None
-        online = [float(one["online_seconds"]) for one in measured]
-        offline = [float(one["offline_seconds"]) for one in measured]
-        return NetworkRow(
-            engine=engine,
-            network=link.name,
-            runs=len(measured),
-            online_seconds=median(online),
-            online_seconds_range=Range(smallest=min(online), largest=max(online)),
-            offline_seconds=median(offline),
-            offline_seconds_range=Range(smallest=min(offline), largest=max(offline)),
-            online_bytes=median_low(int(one["online_bytes"]) for one in measured),
-            offline_bytes=median_low(int(one["offline_bytes"]) for one in measured),
-            one_way_trips=median_low(int(one["one_way_trips"]) for one in measured),
-            max_abs_error=max(
-                run.max_abs_error for run in self.runs if (run.engine, run.network) == (engine, link.name)
-            ),
-        )
-
-    def _is_run(self, engine: str, link: Link, turn: int) -> bool:
-        if link == LOOPBACK or not self.costs or self._foretold(engine, link) <= SLOW_SECONDS:
-            return True
-        return turn == 1 or (turn == 0 and engine in FIRST_DIFFERS)
-
-    def _foretold(self, engine: str, link: Link) -> float:
-        """Seconds of one run over a link."""
-        foretold = predict(self.costs[engine], link)
-        return foretold.online_seconds + foretold.offline_seconds
-
-    def _keep(self, engine: str, link: Link, turn: int, measurement: Measurement) -> None:
-        self.runs.append(
-            SavedRun(
-                network=link.name,
-                engine=engine,
-                round=turn,
-                measurement=asdict(measurement),
-                max_abs_error=self._case.pictures(turn).error_of(measurement.logits),
-            )
-        )
-
-    def _say(self, words: str, left: Sequence[tuple[str, int]], link: Link) -> None:
-        later = self._links[self._links.index(link) + 1 :]
-        total = sum(len(self._turns(one)) for one in self._links)
-        done = total - len(left) - sum(len(self._turns(one)) for one in later)
-        seconds = None
-        if self.costs:
-            seconds = sum(self._wall(name, link) for name, _ in left)
-            for one in later:
-                seconds += sum(self._wall(name, one) for name, _ in self._turns(one))
-                seconds += sum(self._set_up_seconds[name] for name in self._engines(one))
-        self._on_step(Step(words=words, done=done, total=total, seconds_left=seconds))
-
-    def _wall(self, engine: str, link: Link) -> float:
-        """Seconds that one run is foretold to take, the start of processes included."""
-        at_home = predict(self.costs[engine], LOOPBACK)
-        return self._walls[engine] + self._foretold(engine, link) - at_home.online_seconds - at_home.offline_seconds
+def _plan(configuration: Configuration, case: Case, links: Sequence[Link]) -> list[_OverLink]:
+    home: dict[str, Cell] = {}
+    found = []
+    for link in links:
+        every = openers(link)
+        for engine in configuration.engines:
+            if link == LOOPBACK or engine not in WITHOUT_LINK:
+                cell = Cell(
+                    engine=engine,
+                    words=f"{link.name}, {engine}",
+                    prepare=lambda: case,
+                    opener=every[engine],
+                    turns=range(configuration.runs + 1),
+                )
+                found.append(_OverLink(link, cell, home.get(engine)))
+                home.setdefault(engine, cell)
+    return found
 
 
-def save_networks(folder: Path, result: Networks) -> Path:
+def _measure_relay(campaign: Campaign, link: Link) -> MeasuredLink | None:
+    if link == LOOPBACK:
+        return None
+    campaign.tell(f"{link.name}: measuring the relay")
+    with relayed(link) as relay:
+        return measure_link(relay, link)
+
+
+def save_link_results(folder: Path, result: LinkResults) -> Path:
     """Write the result as one new JSON file; return its path."""
     path = folder / f"networks-{result.model}-{datetime.now(tz=UTC):%Y%m%dT%H%M%SZ}.json"
     create(path, f"{json.dumps(result.model_dump(mode='json'), indent=2)}\n".encode(), mode=None)

@@ -10,17 +10,17 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from datetime import UTC, datetime
 from pathlib import Path
 from threading import Lock
 from typing import Final, Literal
 
 from benchmarks.configuration import THREADS
-from benchmarks.load_client import Order, Report
-from benchmarks.machine import Machine, read_machine, read_versions
+from benchmarks.load_client import Report, Request
+from benchmarks.machine import read_machine
 from benchmarks.measuring import OnStep, Step
-from benchmarks.processes import resident_bytes
-from benchmarks.scale import Hospital, Quantiles, hospitals_ready, quantiles
+from benchmarks.processes import read_memory
+from benchmarks.results import Quantiles, Taken, describe_taking
+from benchmarks.scale import Hospital, hospitals_ready
 from contract.base import Strict
 from contract.errors import ComputationFailed
 from contract.identity import Role
@@ -34,7 +34,7 @@ FORMAT: Final = 1
 SAMPLES: Final = 20
 SERVERS: Final = (Role.INFERENCE_SERVICE, Role.CRYPTO_PROVIDER, Role.MODEL_OWNER)
 BOOKS: Final = {Role.CRYPTO_PROVIDER: quota.BOOK_FILE, Role.MODEL_OWNER: oversight.BOOK_FILE}
-"""Where a server counts what it began."""
+"""The file in which a server counts what it began."""
 
 
 class Sample(Strict):
@@ -58,11 +58,10 @@ class Restart(Strict):
     """Of the first diagnosis afterwards, which was answered."""
 
 
-class Endurance(Strict):
+class Endurance(Taken):
     """The whole result."""
 
     format: Literal[1]
-    taken: str
     model: str
     model_version: str
     hospitals: int
@@ -78,9 +77,6 @@ class Endurance(Strict):
     restarts: tuple[Restart, ...]
     consumed: dict[str, int]
     """Images (or items) that each party has counted at the end; a ticket is counted once, or its session refused."""
-    threads: int
-    machine: Machine
-    versions: dict[str, str]
 
 
 def measure_endurance(
@@ -98,13 +94,13 @@ def measure_endurance(
     Args:
         model_folder: holds model.onnx and card.json.
         folder: empty, for everything that is written.
-        hospitals: how many work side by side, each in a process of its own.
+        hospitals: how many work at the same time, each in a process of its own.
         diagnoses: of all together.
         minutes: what is too much for them takes longer.
         timeout_seconds: for one answer, and for all hospitals to start.
         on_step: told how far it is.
 
-    Raises ComputationFailed where a hospital ends, and DeadlineExceeded where one hangs.
+    Raises ComputationFailed if a hospital ends, and DeadlineExceeded if one hangs.
     """
     machine, card = read_machine(), read_card(model_folder / "card.json")
     image = folder / "phantom.dcm"
@@ -126,27 +122,24 @@ def measure_endurance(
     walls = [report.seconds[0] for report in service.reports]
     return Endurance(
         format=FORMAT,
-        taken=datetime.now(tz=UTC).isoformat(timespec="seconds"),
         model=card.name,
         model_version=card.version,
         hospitals=hospitals,
         diagnoses=len(walls),
         seconds=seconds,
-        latency_seconds=quantiles(walls),
-        online_seconds=quantiles([report.online_seconds[0] for report in service.reports]),
-        first_tenth=quantiles(walls[:tenth]),
-        last_tenth=quantiles(walls[-tenth:]),
+        latency_seconds=Quantiles.over(walls),
+        online_seconds=Quantiles.over([report.online_seconds[0] for report in service.reports]),
+        first_tenth=Quantiles.over(walls[:tenth]),
+        last_tenth=Quantiles.over(walls[-tenth:]),
         samples=tuple(service.samples),
         restarts=tuple(restarts),
         consumed=consumed,
-        threads=THREADS,
-        machine=machine,
-        versions=read_versions(),
+        **describe_taking(machine),
     )
 
 
 class Service:
-    """A federation at work."""
+    """Servers and hospitals at work."""
 
     def __init__(
         self, deployment: Deployment, hospitals: Sequence[Hospital], *, timeout_seconds: float, on_step: OnStep
@@ -188,7 +181,7 @@ class Service:
         return Restart(party=role.value, killed=killed, seconds=seconds, diagnosis_seconds=wall)
 
     def _diagnose(self, hospital: Hospital) -> Report:
-        hospital.order(Order(what="diagnose", count=1))
+        hospital.ask(Request(what="diagnose", count=1))
         return hospital.report(time.monotonic() + self._timeout_seconds)
 
     def _look(self, started: float, diagnoses: int) -> None:
@@ -196,7 +189,7 @@ class Service:
         self.samples.append(
             Sample(
                 diagnoses=len(self.reports),
-                resident_bytes={party: resident_bytes(number) or 0 for party, number in found.items()},
+                resident_bytes={party: read_memory(number, "VmRSS:") or 0 for party, number in found.items()},
                 open_files={party: _open_files(number) for party, number in found.items()},
             )
         )

@@ -11,6 +11,7 @@ from pathlib import Path
 from statistics import median
 
 from benchmarks.machine import Machine, read_machine, read_versions
+from benchmarks.measuring import OnStep, Step
 from contract.base import Strict
 from federated_learning.augmentation import NONE
 from federated_learning.loopback.run import Loopback, LoopbackSettings, smoke_settings
@@ -47,18 +48,20 @@ class FederationCost(Strict):
     versions: dict[str, str]
 
 
-def measure_federation(
-    *, architecture: str, hospitals: int, rounds: int, on_step: Callable[[str], None]
-) -> FederationCost:
-    """Run a federation in the clear and one with secure aggregation, `rounds` each after one that does not count."""
+def measure_federation(*, architecture: str, hospitals: int, rounds: int, on_step: OnStep) -> FederationCost:
+    """Train in the clear and with secure aggregation, `rounds` each after one that does not count."""
     machine = read_machine()
     costs, clear_bytes = {}, 0
     for secure in (False, True):
-        name = "with secure aggregation" if secure else "in the clear"
+
+        def tell(words: str, done: int = 0, *, secure: bool = secure) -> None:
+            name = "with secure aggregation" if secure else "in the clear"
+            done += secure * (rounds + 1)
+            on_step(Step(words=f"{name}, {words}", done=done, total=2 * (rounds + 1), seconds_left=None))
+
         with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
-            found, clear_bytes = _run(
-                Path(folder), _settings(architecture, rounds=rounds, secure=secure), hospitals, name, on_step
-            )
+            settings = _settings(architecture, rounds=rounds, secure=secure)
+            found, clear_bytes = _run(Path(folder), settings, hospitals, tell)
         costs[secure] = _cost(found[1:])
     return FederationCost(
         architecture=architecture,
@@ -87,14 +90,14 @@ def _settings(architecture: str, *, rounds: int, secure: bool) -> LoopbackSettin
 
 
 def _run(
-    folder: Path, settings: LoopbackSettings, hospitals: int, name: str, on_step: Callable[[str], None]
+    folder: Path, settings: LoopbackSettings, hospitals: int, tell: Callable[..., None]
 ) -> tuple[tuple[RoundTraffic, ...], int]:
     """The rounds, and the bytes of an update as float32."""
     loopback = Loopback(settings, folder, hospitals=hospitals, images=None)
     loopback.run(
-        show=lambda event: on_step(f"{name}, round {event.round} of {settings.rounds}"),
+        show=lambda event: tell(f"round {event.round} of {settings.rounds}", event.round),
         finished=lambda _coordinator, _report: None,
-        say=on_step,
+        say=tell,
     )
     output = loopback.coordinator_settings.output
     return read_rounds(output), read_history(output)[-1].bytes_in_the_clear or 0

@@ -4,7 +4,7 @@ The parties' own classes are run and timed through what they tell anyway: P0 its
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
@@ -12,6 +12,7 @@ from statistics import median
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks import measuring
 from benchmarks.machine import Machine, read_machine, read_versions
 from contract.base import Strict
 from contract.model_card import read_card
@@ -114,7 +115,7 @@ class _TimedDataOwner(MaskedDataOwner):
         return answers
 
 
-def measure_layers(model_folder: Path, folder: Path, *, runs: int, on_run: Callable[[int], None]) -> Layers:
+def measure_layers(model_folder: Path, folder: Path, *, runs: int, on_step: measuring.OnStep) -> Layers:
     """Evaluate a phantom `runs` times after a warm-up."""
     import torch
 
@@ -135,7 +136,7 @@ def measure_layers(model_folder: Path, folder: Path, *, runs: int, on_run: Calla
     )
     walls, answers = [], []
     for turn in range(runs + 1):
-        on_run(turn)
+        on_step(measuring.Step(words=f"run {turn} of {runs}", done=turn, total=runs + 1, seconds_left=None))
         clock = _Clock()
         run_in_process(parties, tensor, item=ItemName(f"{turn:064x}"), on_step=clock.mark_step)
         # Its last step ends where P0 has the answer.

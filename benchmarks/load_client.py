@@ -3,7 +3,7 @@
     python -m benchmarks.load_client --config data-owner.toml --data-folder FOLDER --image FILE
 
 It diagnoses the image once, so that weights are fetched and everything is warm, and prints a report. Then it answers
-each order, a line of JSON on stdin, with a report, a line of JSON on stdout, and ends when stdin does. Many of them
+each request, a line of JSON on stdin, with a report, a line of JSON on stdout, and ends when stdin does. Many of them
 wait for one starting signal this way, which command lines that start and end cannot.
 """
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from data_owner.session import Diagnoser
 
 
-class Order(Strict):
+class Request(Strict):
     """What to do, and how often, one after the other."""
 
     what: Literal["diagnose", "stock"]
@@ -46,7 +46,7 @@ class Report(Strict):
 
 
 def main() -> None:
-    """Serve orders until stdin ends."""
+    """Serve requests until stdin ends."""
     parser = argparse.ArgumentParser(prog="hospital", description="Diagnose one image as often as stdin asks.")
     parser.add_argument("--config", type=Path, required=True, help="of data-owner")
     parser.add_argument("--data-folder", type=Path, required=True, help="replaces the configured one")
@@ -78,11 +78,11 @@ def _serve(config: Path, data_folder: Path, image: Path) -> None:
         entry = diagnoser.choose_model(None)
         _reply(_diagnose(diagnoser, entry, image, silent, count=1))
         for line in sys.stdin:
-            order = Order.model_validate_json(line)
-            if order.what == "stock":
-                _reply(_stock(diagnoser, entry, silent, count=order.count))
+            request = Request.model_validate_json(line)
+            if request.what == "stock":
+                _reply(_stock(diagnoser, entry, silent, count=request.count))
             else:
-                _reply(_diagnose(diagnoser, entry, image, silent, count=order.count))
+                _reply(_diagnose(diagnoser, entry, image, silent, count=request.count))
 
 
 def _diagnose(diagnoser: "Diagnoser", entry: "ModelEntry", image: Path, progress: "Progress", *, count: int) -> Report:

@@ -1,9 +1,9 @@
 """What people bring, imported and served: how far the encrypted answer is from onnxruntime's, and what it costs."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from statistics import median
 from typing import Final
 
 import numpy as np
@@ -12,8 +12,9 @@ import torch
 from benchmarks.case import Case, prepare
 from benchmarks.engines.product import product
 from benchmarks.machine import Machine, read_machine, read_versions
-from benchmarks.measuring import OnStep, Run, Step, measure_in_turns
-from benchmarks.own_networks import NETWORKS, OwnNetwork, write_model
+from benchmarks.measuring import Campaign, Cell, OnStep, Run
+from benchmarks.results import phases_over
+from benchmarks.torch_networks import NETWORKS, TorchNetwork, write_model
 from contract.base import Strict
 from contract.model_card import InputSpecification, Modality, Task
 from contract.ticket import Engine
@@ -46,7 +47,7 @@ class OwnModel(Strict):
     """Largest change of one of onnxruntime's logits when noise of 0.1 % of its spread is added to the picture."""
     max_probability_error: float
     online_seconds: float | None
-    """None where other programs kept the machine busy."""
+    """None if other programs kept the machine busy."""
     online_bytes: int
     offline_bytes: int
     one_way_trips: int
@@ -67,19 +68,32 @@ def measure_own_models(
     runs: int,
     timeout_seconds: float,
     on_step: OnStep,
-    networks: Sequence[OwnNetwork] = NETWORKS,
+    networks: Sequence[TorchNetwork] = NETWORKS,
 ) -> OwnModels:
     """Write, serve and ask each network in turn, on servers of its own, after a warm-up."""
     quiet = machine_is_quiet()
-    found = []
-    for number, network in enumerate(networks):
+
+    def prepare_network(network: TorchNetwork) -> Case:
         place = folder / network.name
         place.mkdir()
         model = write_model(network, place / "model", statistics_pictures(network.side))
-        case = prepare(model, place, seed=11, rounds=runs + 1)
-        told = _told(on_step, network, number, len(networks))
-        measured = _measure(network, case, runs, timeout_seconds, told)
-        found.append(measured if quiet else measured.model_copy(update={"online_seconds": None}))
+        return prepare(model, place, seed=11, rounds=runs + 1)
+
+    cells = [
+        Cell(
+            engine=Engine.MASKED.value,
+            words=f"{network.name}, {Engine.MASKED.value}",
+            prepare=partial(prepare_network, network),
+            opener=product(Engine.MASKED),
+            turns=range(runs + 1),
+        )
+        for network in networks
+    ]
+    campaign = Campaign(cells, timeout_seconds=timeout_seconds, on_step=on_step)
+    found = []
+    for network, cell in zip(networks, cells, strict=True):
+        campaign.measure([cell])
+        found.append(_summarise(network, cell, timed=quiet))
     return OwnModels(runs=runs, models=tuple(found), machine=read_machine(), versions=read_versions())
 
 
@@ -100,27 +114,11 @@ def statistics_pictures(side: int) -> torch.Tensor:
     return torch.from_numpy(load_calibration_images(specification, ()))
 
 
-def _told(on_step: OnStep, network: OwnNetwork, number: int, networks: int) -> Callable[[Step], None]:
-    def tell(step: Step) -> None:
-        on_step(
-            Step(
-                words=f"{network.name}, {step.words}",
-                done=number * step.total + step.done,
-                total=networks * step.total,
-                seconds_left=None,
-            )
-        )
-
-    return tell
-
-
-def _measure(network: OwnNetwork, case: Case, runs: int, timeout_seconds: float, on_step: OnStep) -> OwnModel:
-    name = Engine.MASKED.value
-    engines = {name: product(Engine.MASKED)}
-    kept = measure_in_turns(case, engines, runs=runs, timeout_seconds=timeout_seconds, on_step=on_step).of(name)
-    expected = [case.pictures(run.round).expected[0] for run in kept]
-    operations = case.network.operations
-    agreement = Agreement.of(case.card, np.array([run.measurement.logits for run in kept]), np.stack(expected))
+def _summarise(network: TorchNetwork, cell: Cell, *, timed: bool) -> OwnModel:
+    case, counted = cell.case, cell.counted
+    expected = [case.pictures(run.round).expected[0] for run in counted]
+    agreement = Agreement.of(case.card, np.array([run.measurement.logits for run in counted]), np.stack(expected))
+    phases = phases_over(counted)
     return OwnModel(
         name=network.name,
         side=case.size,
@@ -128,26 +126,26 @@ def _measure(network: OwnNetwork, case: Case, runs: int, timeout_seconds: float,
         task=network.task,
         outputs=network.outputs,
         weights=sum(int(np.prod(shape)) for shape in case.network.weight_shapes().values()),
-        million_products=sum(operation.multiplications() for operation in operations) / 1e6,
-        engine=name,
-        pictures=len(kept),
+        million_products=sum(operation.multiplications() for operation in case.network.operations) / 1e6,
+        engine=cell.engine,
+        pictures=len(counted),
         answers_agree=agreement.labels_agree,
         largest_logit=agreement.largest_logit,
         max_logit_error=agreement.max_abs_error,
-        noise_moves_logits=_moved_by_noise(case, kept),
+        noise_moves_logits=_moved_by_noise(case, counted),
         max_probability_error=agreement.max_probability_error,
-        online_seconds=median(run.measurement.online_seconds for run in kept),
-        online_bytes=kept[0].measurement.online_bytes,
-        offline_bytes=kept[0].measurement.offline_bytes,
-        one_way_trips=kept[0].measurement.one_way_trips,
+        online_seconds=phases["online_seconds"] if timed else None,
+        online_bytes=phases["online_bytes"],
+        offline_bytes=phases["offline_bytes"],
+        one_way_trips=phases["one_way_trips"],
     )
 
 
-def _moved_by_noise(case: Case, kept: Sequence[Run]) -> float:
+def _moved_by_noise(case: Case, counted: Sequence[Run]) -> float:
     """How sensitive the network itself is: see OwnModel."""
     plain, random = PlaintextModel(case.model_folder), np.random.default_rng(1)
     largest = 0.0
-    for run in kept:
+    for run in counted:
         pictures = case.pictures(run.round)
         tensor = np.load(pictures.tensor, allow_pickle=False)[0]
         noise = random.normal(0, NOISE * tensor.std(), tensor.shape).astype(tensor.dtype)

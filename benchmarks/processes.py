@@ -1,11 +1,13 @@
-"""Runs a program to its end while watching its memory and processor time from outside, and leaves nothing behind."""
+"""Programs under watch: their memory and processor time are read from outside, and none is left behind."""
 
 import os
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 from contract.errors import ComputationFailed, DeadlineExceeded
 from demonstration.commands import end, hold_termination
@@ -24,20 +26,16 @@ class Finished:
 
 
 def peak_rss_bytes(process_id: int) -> int | None:
-    """Highest resident memory of a live process so far; None where it has ended.
+    """Highest resident memory of a live process so far; None if it has ended.
 
     Read from /proc, not from getrusage: the latter would count the memory of this process, which the child shared
     before it became another program.
     """
-    return _of_status(process_id, "VmHWM:")
+    return read_memory(process_id, "VmHWM:")
 
 
-def resident_bytes(process_id: int) -> int | None:
-    """Resident memory of a live process now; None where it has ended."""
-    return _of_status(process_id, "VmRSS:")
-
-
-def _of_status(process_id: int, key: str) -> int | None:
+def read_memory(process_id: int, key: str) -> int | None:
+    """What the kernel tells of a live process's memory under a key; None if it has ended. VmRSS: is the memory now."""
     try:
         status = Path(f"/proc/{process_id}/status").read_text()
     except (FileNotFoundError, ProcessLookupError):
@@ -49,7 +47,7 @@ def _of_status(process_id: int, key: str) -> int | None:
 
 
 def cpu_seconds(process_id: int) -> float | None:
-    """User and system time so far of a live process and of all that it started; None where it has ended.
+    """User and system time so far of a live process and of all that it started; None if it has ended.
 
     The kernel counts in ticks, mostly of a hundredth of a second.
     """
@@ -85,17 +83,44 @@ def run_watched(
         DeadlineExceeded: it took longer than `timeout_seconds`; it was ended.
     """
     output, errors = folder / f"{name}.out", folder / f"{name}.err"
-    process: subprocess.Popen[bytes] | None = None
-    try:
-        with hold_termination(), output.open("wb") as out, errors.open("wb") as err:
-            process = subprocess.Popen(command, env=dict(environment), stdin=subprocess.DEVNULL, stdout=out, stderr=err)
+    with (
+        output.open("wb") as out,
+        errors.open("wb") as err,
+        started(command, environment, stdout=out, stderr=err) as process,
+    ):
         peak, spent = _watch(process, name, timeout_seconds)
-    finally:
-        if process is not None:
-            end(process)
     if process.returncode != 0:
         raise ComputationFailed(f"{name} ended with exit status {process.returncode}: {last_words(errors)}")
     return Finished(output=output.read_text(), peak_rss_bytes=peak, cpu_seconds=spent)
+
+
+@contextmanager
+def started(
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    *,
+    stdin: int = subprocess.DEVNULL,
+    stdout: int | IO[bytes],
+    stderr: int | IO[bytes] | None = None,
+    folder: Path | None = None,
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that runs until the block ends, in `folder` if given; then it is ended and its pipes are closed.
+
+    A signal that arrives while it starts is held back until it would be ended here.
+    """
+    process: subprocess.Popen[bytes] | None = None
+    try:
+        with hold_termination():
+            process = subprocess.Popen(
+                command, env=dict(environment), stdin=stdin, stdout=stdout, stderr=stderr, cwd=folder, bufsize=0
+            )
+        yield process
+    finally:
+        if process is not None:
+            end(process)
+            for pipe in (process.stdin, process.stdout):
+                if pipe is not None:
+                    pipe.close()
 
 
 def last_words(log: Path) -> str:

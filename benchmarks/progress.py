@@ -1,8 +1,10 @@
 """How far a benchmark is, on stderr, for people: bars on a terminal, elsewhere a line for each step."""
 
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from rich.console import Console
 from rich.progress import (
@@ -17,10 +19,11 @@ from rich.progress import (
 from rich.text import Text
 
 from benchmarks.measuring import OnStep, Step
+from plumbing.command_line import console
 
 
 class _TimeLeft(ProgressColumn):
-    """Counts down to the end that the last step foresaw: engines differ too much for an average over steps."""
+    """Counts down to the end that the last step predicted: engines differ too much for an average over steps."""
 
     def render(self, task: Task) -> Text:
         end = task.fields["end"]
@@ -31,10 +34,17 @@ class _TimeLeft(ProgressColumn):
 
 
 @contextmanager
+def working_folder() -> Iterator[tuple[Path, OnStep]]:
+    """A temporary folder to measure in, and what tells of the progress on stderr, while the block runs."""
+    with tempfile.TemporaryDirectory(prefix="benchmark-") as name, shown_steps(console()) as on_step:
+        yield Path(name), on_step
+
+
+@contextmanager
 def shown_steps(console: Console) -> Iterator[OnStep]:
     """Show steps with the time left while the block runs."""
     if not console.is_terminal:
-        yield _lines(console)
+        yield _show_lines(console)
         return
     progress = Progress(
         TextColumn("{task.description}", markup=False),
@@ -55,13 +65,13 @@ def shown_steps(console: Console) -> Iterator[OnStep]:
         yield show
 
 
-def _lines(console: Console) -> OnStep:
+def _show_lines(console: Console) -> OnStep:
     """Each step's words once, in a line of their own."""
-    said: list[str] = []
+    shown: list[str] = []
 
     def show(step: Step) -> None:
-        if step.words not in said[-1:]:
-            said.append(step.words)
+        if step.words not in shown[-1:]:
+            shown.append(step.words)
             console.print(f"bench: {step.words}", markup=False, highlight=False, soft_wrap=True)
 
     return show

@@ -28,8 +28,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
+from benchmarks.processes import started
 from contract.errors import ComputationFailed, ConfigurationError
-from demonstration.commands import end, hold_termination, make_quiet_environment
+from demonstration.commands import make_quiet_environment
 from secure_computation.links import Link
 
 HOST = "127.0.0.1"
@@ -82,28 +83,14 @@ def relayed(link: Link) -> Iterator[Relay]:
     command = [sys.executable, "-m", "benchmarks.relay", "--latency-ms", str(link.one_way_milliseconds)]
     if link.megabits_per_second is not None:
         command += ["--mbit", str(link.megabits_per_second)]
-    process: subprocess.Popen[str] | None = None
-    try:
-        with hold_termination():
-            process = subprocess.Popen(
-                command,
-                env=make_quiet_environment() | {"PYTHONPATH": str(ROOT)},
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                text=True,
-            )
+    environment = make_quiet_environment() | {"PYTHONPATH": str(ROOT)}
+    with started(command, environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
-        yield Relay(_announced_port(process.stdout))
-    finally:
-        if process is not None:
-            end(process)
-            for stream in (process.stdin, process.stdout):
-                assert stream is not None
-                stream.close()
+        yield Relay(_read_announced_port(process.stdout))
 
 
-def _announced_port(output: IO[str]) -> int:
-    line = output.readline()  # empty where the process ended
+def _read_announced_port(output: IO[bytes]) -> int:
+    line = output.readline()  # empty if the process ended
     if not line.strip().isdigit():
         raise ConfigurationError("the relay that emulates the network did not start: see what it wrote to stderr")
     return int(line)

@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from numpy.typing import NDArray
 
 from benchmarks.machine import Machine, read_machine, read_versions
+from benchmarks.measuring import OnStep, Step
 from contract.base import Strict
 from contract.errors import ComputationFailed
 from federated_learning.secure_aggregation.coordinator_aggregation import CoordinatorAggregation
@@ -78,7 +79,7 @@ class Clock:
         self.seconds: dict[str, float] = defaultdict(float)
 
     @contextmanager
-    def of(self, site: str) -> Iterator[None]:
+    def measure(self, site: str) -> Iterator[None]:
         """Count what runs inside as `site`'s work."""
         start = perf_counter()
         yield
@@ -105,7 +106,7 @@ class Clock:
         return sum(self.seconds.values())
 
 
-class Federation:
+class TrainingRounds:
     """Hospitals with updates of one size, drawn once, and the residuals that they keep between rounds."""
 
     def __init__(self, *, hospitals: int, ring_bits: Literal[16, 32], shapes: dict[str, tuple[int, ...]]) -> None:
@@ -145,42 +146,42 @@ class Federation:
         """One round; the mean update and the bytes that each hospital sent."""
         terms = self.terms(round_number)
         sent: dict[str, int] = defaultdict(int)
-        with clock.of(COORDINATOR):
+        with clock.measure(COORDINATOR):
             coordinator = CoordinatorAggregation(terms)
         sites: dict[str, HospitalAggregation] = {}
         vectors: dict[str, RingVector] = {}
         for name, key in self.keys.items():
-            with clock.of(name):
+            with clock.measure(name):
                 sites[name] = HospitalAggregation(terms, name=name, signing_key=key, history=RoundHistory())
                 vectors[name] = self._encode(name)
 
         def step(answer: Callable[[str, HospitalAggregation], bytes]) -> None:
             for name, site in sites.items():
-                with clock.of(name):
+                with clock.measure(name):
                     message = answer(name, site)
                 sent[name] += len(message)
-                with clock.of(COORDINATOR):
+                with clock.measure(COORDINATOR):
                     coordinator.receive(name, message)
 
         step(lambda _name, site: site.advertise())
-        with clock.of(COORDINATOR):
+        with clock.measure(COORDINATOR):
             directory = coordinator.directory()
         step(lambda _name, site: site.share_keys(directory))
-        with clock.of(COORDINATOR):
+        with clock.measure(COORDINATOR):
             deliveries = coordinator.deliveries()
         step(lambda name, site: site.mask(vectors[name], deliveries[name]))
-        with clock.of(COORDINATOR):
+        with clock.measure(COORDINATOR):
             survivors = coordinator.survivors()
         step(lambda _name, site: site.confirm(survivors))
-        with clock.of(COORDINATOR):
+        with clock.measure(COORDINATOR):
             confirmations = coordinator.confirmations()
         step(lambda _name, site: site.unmask(confirmations))
-        with clock.of(COORDINATOR):
+        with clock.measure(COORDINATOR):
             opening = coordinator.opening()
             total, _ = opening.total(terms)
             mean = self.encoding.decode(total.update)
         for name in sites:
-            with clock.of(name):
+            with clock.measure(name):
                 opening.total(terms)
         return mean, sent
 
@@ -188,9 +189,9 @@ class Federation:
         """The same mean in float32: each hospital sends its update, the coordinator weighs and adds."""
         messages = {}
         for name, update in self.updates.items():
-            with clock.of(name):
+            with clock.measure(name):
                 messages[name] = b"".join(value.tobytes() for value in update.values())
-        with clock.of(COORDINATOR):
+        with clock.measure(COORDINATOR):
             mean = np.zeros(self.layout.update_length, np.float32)
             for name, message in messages.items():
                 share = np.float32(self.weights[name] / self.encoding.weight_total)
@@ -216,7 +217,7 @@ def measure_aggregation(
     hospitals: int,
     ring_bits: Literal[16, 32],
     runs: int,
-    on_run: Callable[[int], None],
+    on_step: OnStep,
     shapes: dict[str, tuple[int, ...]] | None = None,
 ) -> AggregationCost:
     """Measure rounds with and without secure aggregation in turns, after one of each that does not count.
@@ -224,22 +225,22 @@ def measure_aggregation(
     Raises ComputationFailed if the two means differ by more than rounding allows.
     """
     machine = read_machine()
-    federation = Federation(hospitals=hospitals, ring_bits=ring_bits, shapes=shapes or resnet18_shapes())
+    rounds = TrainingRounds(hospitals=hospitals, ring_bits=ring_bits, shapes=shapes or resnet18_shapes())
     pairs: list[tuple[Clock, Clock]] = []
     for run in range(runs + 1):
-        on_run(run)
+        on_step(Step(words=f"arithmetic, round {run} of {runs}", done=run, total=runs + 1, seconds_left=None))
         secure, plain = Clock(), Clock()
-        found, sent = federation.secure_round(run, secure)
-        expected, plain_bytes = federation.plain_round(plain)
+        found, sent = rounds.secure_round(run, secure)
+        expected, plain_bytes = rounds.plain_round(plain)
         # The residual of the round before is in this one: twice the rounding of one round.
-        bound = 2 * federation.layout.rounding_bound(0.1, hospitals=hospitals) + 1e-7
+        bound = 2 * rounds.layout.rounding_bound(0.1, hospitals=hospitals) + 1e-7
         if any(float(np.abs(found[name] - expected[name]).max()) > bound for name in found):
             raise ComputationFailed("the securely aggregated mean differs from the plain one by more than rounding")
         pairs.append((secure, plain))
     pairs = pairs[1:]
     extra = [secure.together - plain.together for secure, plain in pairs]
     return AggregationCost(
-        parameters=federation.layout.update_length,
+        parameters=rounds.layout.update_length,
         hospitals=hospitals,
         ring_bits=ring_bits,
         runs=runs,

@@ -1,10 +1,11 @@
-"""Variants of a shipped model that exist for measuring only: their answers mean nothing, their cost is real."""
+"""Models that exist for measuring only: their answers mean nothing, their cost is real."""
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from contract.model_card import read_card
+from contract.model_card import ModelCard, read_card
 
 MAX_POOL = "resnet18-maxpool"
 
@@ -46,15 +47,22 @@ def write_resized(base: Path, folder: Path, side: int) -> Path:
 
 
 def _write(base: Path, folder: Path, content: bytes, changes: dict[str, Any]) -> Path:
-    folder.mkdir()
-    (folder / "model.onnx").write_bytes(content)
-    card = read_card(base / "card.json").model_copy(
-        update={
-            "intended_use": "Measuring only: the weights were trained for another network, so answers mean nothing.",
-            "metrics": (),
-            "model_sha256": hashlib.sha256(content).hexdigest(),
-        }
-        | changes
+    use = "Measuring only: the weights were trained for another network, so answers mean nothing."
+    card = dict(read_card(base / "card.json"))
+    return _write_folder(folder, content, card | {"intended_use": use, "metrics": ()} | changes)
+
+
+def write_random_model(folder: Path, content: bytes, card: Mapping[str, Any]) -> Path:
+    """Write an ONNX file with random weights and its card, from fields that differ between models; return `folder`."""
+    use = "Measuring only: the weights are random, so answers mean nothing."
+    return _write_folder(
+        folder, content, {"version": "1.0.0", "intended_use": use, "training": "none: random weights", **card}
     )
-    (folder / "card.json").write_text(card.model_dump_json(indent=2))
+
+
+def _write_folder(folder: Path, content: bytes, card: Mapping[str, Any]) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "model.onnx").write_bytes(content)
+    digest = hashlib.sha256(content).hexdigest()
+    (folder / "card.json").write_text(ModelCard(**{**card, "model_sha256": digest}).model_dump_json(indent=2))
     return folder

@@ -21,13 +21,13 @@ from demonstration.checks import check_demo
 from federated_learning.loopback.arguments import images_to_train_on
 
 ROOT: Final = Path(__file__).resolve().parent.parent
-COMMANDS_OF_BENCH: Final = ROOT / "benchmarks" / "commands"
+COMMANDS_OF_BENCH: Final = ROOT / "benchmarks" / "commands.py"
 HELP_SHOWN: Final = 100
 SCRIPTS: Final = {
     "demo": (ROOT / "demonstration" / "__main__.py", "demo"),
     "federate": (ROOT / "federated_learning" / "federated_commands.py", "federate"),
 }
-"""Where the function of each script stands. Those of `scripts/bench` stand in modules of their own names."""
+"""Where the function of each script stands. Those of `scripts/bench` stand in one module together."""
 _KINDS: Final[Mapping[str, type]] = {"int": int, "float": float, "str": str, "Path": Path}
 
 
@@ -202,14 +202,14 @@ def check(script: str, arguments: Sequence[str]) -> bool:
     if script in SCRIPTS:
         path, function = SCRIPTS[script]
     else:
-        known = sorted(one.stem for one in COMMANDS_OF_BENCH.glob("*.py") if one.stem in _list_functions(one))
+        known = sorted(name for name in _list_functions(COMMANDS_OF_BENCH) if not name.startswith("_"))
         if not words or words[0] in {"-h", "--help"}:
             print(f"usage: {program} COMMAND [OPTION ...]\ncommands: {', '.join(known)}")  # noqa: T201 - asked for
             return False
         if words[0] not in known:
             raise CallerError(f"no command '{words[0]}': choose one of {', '.join(known)}")
         function = words.pop(0)
-        path, program = COMMANDS_OF_BENCH / f"{function}.py", f"{program} {function}"
+        path, program = COMMANDS_OF_BENCH, f"{program} {function}"
     parser = make_parser(program, read_parameters(path, function))
     if {"-h", "--help"} & set(words):
         parser.print_help()

@@ -1,7 +1,6 @@
 """Parts of the report: what each measures, about how long that takes, and where its result is kept."""
 
 import json
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,12 +13,13 @@ from pydantic import ValidationError
 from benchmarks.configuration import Configuration, find_model, name_of, parse_names
 from benchmarks.federation import FederationCost
 from benchmarks.machine import Machine, product_version, read_machine
-from benchmarks.reporting import FORMAT, SavedFile, read_file
+from benchmarks.measuring import OnStep
+from benchmarks.progress import working_folder
+from benchmarks.results import FORMAT, SavedFile, read_file
 from benchmarks.secure_aggregation import AggregationCost
 from contract.base import Strict
 from contract.errors import CallerError
-from contract.files import replace
-from plumbing.command_line import console, say
+from plumbing.command_line import say
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +32,25 @@ class Plan:
     """Of each part, in place of its own number; for trials."""
     timeout_seconds: float = 900.0
 
+    @property
+    def model_folder(self) -> Path:
+        """Raises CallerError if there is no such model."""
+        return find_model(self.model)
+
+    def configure(self, engines: str, *, runs: int, model: str | None = None, batch: int = 1) -> Configuration:
+        """What a grid's cell or a campaign over links is asked for; `runs` is the part's own number."""
+        name = model or self.model
+        folder = find_model(name)
+        return Configuration(
+            model=name_of(name, folder),
+            model_folder=folder,
+            engines=tuple(engines.split(",")),
+            runs=self.runs or runs,
+            seed=1,
+            timeout_seconds=self.timeout_seconds,
+            batch=batch,
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
@@ -40,7 +59,7 @@ class Part:
     name: str
     minutes: float
     """About, on 2 quiet cores."""
-    measure: Callable[[Plan, Path], Strict]
+    measure: Callable[[Plan, Path, OnStep], Strict]
     """Given an empty folder for temporary files."""
 
 
@@ -65,90 +84,71 @@ class AggregationCosts(Strict):
     federation: FederationCost
 
 
-def latency(plan: Plan, _folder: Path) -> Strict:
+def latency(plan: Plan, folder: Path, on_step: OnStep) -> Strict:
     """All engines on one image."""
-    return _latency(plan, plan.model, "masked,crypten,stock-crypten,plaintext", runs=9)
+    from benchmarks.latency import measure_latency
+
+    return measure_latency(plan.configure("masked,crypten,stock-crypten,plaintext", runs=9), folder, on_step)
 
 
-def latency_with_max_pool(plan: Plan, _folder: Path) -> Strict:
+def latency_with_max_pool(plan: Plan, folder: Path, on_step: OnStep) -> Strict:
     """The stem that most ResNets have. Without `crypten`, which takes a minute a run here."""
-    return _latency(plan, "resnet18-maxpool", "masked,stock-crypten,plaintext")
+    from benchmarks.latency import measure_latency
+
+    configuration = plan.configure("masked,stock-crypten,plaintext", runs=5, model="resnet18-maxpool")
+    return measure_latency(configuration, folder, on_step)
 
 
-def batch(plan: Plan, _folder: Path) -> Strict:
+def batch(plan: Plan, folder: Path, on_step: OnStep) -> Strict:
     """Eight images in one evaluation."""
-    return _latency(plan, plan.model, "masked,crypten,plaintext", batch=8, runs=3)
+    from benchmarks.latency import measure_latency
+
+    return measure_latency(plan.configure("masked,crypten,plaintext", runs=3, batch=8), folder, on_step)
 
 
-def layers(plan: Plan, folder: Path) -> Strict:
+def layers(plan: Plan, folder: Path, on_step: OnStep) -> Strict:
     """Layer by layer, in one process."""
     from benchmarks.layers import measure_layers
-    from benchmarks.progress import shown_count
 
-    runs = plan.runs or 9
-    with shown_count(console(), "runs") as on_run:
-        return measure_layers(find_model(plan.model), folder, runs=runs, on_run=lambda turn: on_run(turn, runs + 1))
+    return measure_layers(plan.model_folder, folder, runs=plan.runs or 9, on_step=on_step)
 
 
-def growth(plan: Plan, folder: Path) -> Strict:
+def growth(plan: Plan, folder: Path, on_step: OnStep) -> Strict:
     """By size of the picture."""
     from benchmarks.growth import measure_growth
-    from benchmarks.progress import shown_steps
 
-    with shown_steps(console()) as on_step:
-        return measure_growth(
-            find_model(plan.model),
-            folder,
-            sides=(64, 128, 224, 448),
-            runs=plan.runs or 3,
-            timeout_seconds=plan.timeout_seconds,
-            on_step=on_step,
-        )
+    runs, limit = plan.runs or 3, plan.timeout_seconds
+    sides = (64, 128, 224, 448)
+    return measure_growth(plan.model_folder, folder, sides=sides, runs=runs, timeout_seconds=limit, on_step=on_step)
 
 
-def networks(plan: Plan, folder: Path) -> Strict:
+def networks(plan: Plan, folder: Path, on_step: OnStep) -> Strict:
     """Over emulated links. Without `crypten`, which is stock CrypTen's protocol and would take five minutes more."""
-    from benchmarks.case import prepare
-    from benchmarks.emulated_links import measure_networks
-    from benchmarks.progress import shown_steps
+    from benchmarks.emulated_links import measure_over_links
     from secure_computation.links import LINKS
 
-    runs, model_folder = plan.runs or 3, find_model(plan.model)
-    configuration = Configuration(
-        model=name_of(plan.model, model_folder),
-        model_folder=model_folder,
-        engines=("masked", "stock-crypten"),
-        runs=runs,
+    return measure_over_links(plan.configure("masked,stock-crypten", runs=3), folder, LINKS, on_step)
+
+
+def peers(plan: Plan, folder: Path, on_step: OnStep) -> Strict:
+    """What a researcher would use instead. SPU is installed if it is missing."""
+    from benchmarks.comparison import measure_peers
+    from benchmarks.engines import catalogue
+
+    return measure_peers(
+        plan.model_folder,
+        folder,
+        peers=catalogue(install=True),
+        runs=plan.runs or 3,
         seed=1,
         timeout_seconds=plan.timeout_seconds,
+        on_step=on_step,
     )
-    case = prepare(model_folder, folder, seed=1, rounds=runs + 1)
-    with shown_steps(console()) as on_step:
-        return measure_networks(configuration, case, LINKS, on_step)
 
 
-def peers(plan: Plan, folder: Path) -> Strict:
-    """What a researcher would use instead. SPU is installed where it is missing."""
-    from benchmarks.comparison import measure_peers
-    from benchmarks.peers import catalogue
-    from benchmarks.progress import shown_steps
-
-    with shown_steps(console()) as on_step:
-        return measure_peers(
-            find_model(plan.model),
-            folder,
-            peers=catalogue(install=True),
-            runs=plan.runs or 3,
-            seed=1,
-            timeout_seconds=plan.timeout_seconds,
-            on_step=on_step,
-        )
-
-
-def ariann(plan: Plan, folder: Path) -> Strict:
+def ariann(plan: Plan, folder: Path, on_step: OnStep) -> Strict:
     """AriaNN's table beside ours."""
     from benchmarks import ariann as comparison
-    from benchmarks.progress import shown_steps
     from secure_computation.links import find_link
 
     asked = comparison.Plan(
@@ -157,64 +157,37 @@ def ariann(plan: Plan, folder: Path) -> Strict:
         runs=plan.runs or 3,
         timeout_seconds=plan.timeout_seconds,
     )
-    with shown_steps(console()) as on_step:
-        return comparison.measure_ariann(folder, asked, on_step)
+    return comparison.measure_ariann(folder, asked, on_step)
 
 
-def own_models(plan: Plan, folder: Path) -> Strict:
+def own_models(plan: Plan, folder: Path, on_step: OnStep) -> Strict:
     """Networks as people bring them, each on servers of its own."""
     from benchmarks.own_models import measure_own_models
-    from benchmarks.progress import shown_steps
 
-    with shown_steps(console()) as on_step:
-        return measure_own_models(folder, runs=plan.runs or 3, timeout_seconds=plan.timeout_seconds, on_step=on_step)
+    return measure_own_models(folder, runs=plan.runs or 3, timeout_seconds=plan.timeout_seconds, on_step=on_step)
 
 
-def scale(plan: Plan, folder: Path) -> Strict:
+def scale(plan: Plan, folder: Path, on_step: OnStep) -> Strict:
     """Several hospitals at once."""
-    from benchmarks.progress import shown_steps
     from benchmarks.scale import measure_scale
 
-    with shown_steps(console()) as on_step:
-        return measure_scale(
-            find_model(plan.model),
-            folder,
-            sessions=(1, 2, 4, 8),
-            images=plan.runs or 4,
-            timeout_seconds=plan.timeout_seconds,
-            on_step=on_step,
-        )
+    images, limit = plan.runs or 4, plan.timeout_seconds
+    at_once = (1, 2, 4, 8)
+    return measure_scale(
+        plan.model_folder, folder, sessions=at_once, images=images, timeout_seconds=limit, on_step=on_step
+    )
 
 
-def aggregation(plan: Plan, _folder: Path) -> Strict:
+def aggregation(plan: Plan, _folder: Path, on_step: OnStep) -> Strict:
     """A ResNet-18's update added up by three hospitals, with and without secure aggregation."""
     from benchmarks.federation import measure_federation
     from benchmarks.secure_aggregation import measure_aggregation
 
-    with console().status("secure aggregation") as status:
-        arithmetic = measure_aggregation(
-            hospitals=3, ring_bits=16, runs=plan.runs or 9, on_run=lambda run: status.update(f"arithmetic, round {run}")
-        )
-        federation = measure_federation(
-            architecture="resnet18-normaliser-free", hospitals=3, rounds=plan.runs or 7, on_step=status.update
-        )
-    return AggregationCosts(arithmetic=arithmetic, federation=federation)
-
-
-def _latency(plan: Plan, model: str, engines: str, *, batch: int = 1, runs: int = 5) -> Strict:
-    from benchmarks.commands.latency import measure
-
-    folder = find_model(model)
-    return measure(
-        Configuration(
-            model=name_of(model, folder),
-            model_folder=folder,
-            engines=tuple(engines.split(",")),
-            runs=plan.runs or runs,
-            seed=1,
-            timeout_seconds=plan.timeout_seconds,
-            batch=batch,
-        )
+    return AggregationCosts(
+        arithmetic=measure_aggregation(hospitals=3, ring_bits=16, runs=plan.runs or 9, on_step=on_step),
+        federation=measure_federation(
+            architecture="resnet18-normaliser-free", hospitals=3, rounds=plan.runs or 7, on_step=on_step
+        ),
     )
 
 
@@ -239,7 +212,7 @@ def path_of(name: str, folder: Path) -> Path:
 
 
 def read_part(name: str, folder: Path, kind: type[SavedFile]) -> tuple[PartFile, SavedFile] | None:
-    """A kept result; None where it was not measured. Raises CallerError for a file of another version."""
+    """A kept result; None if it was not measured. Raises CallerError for a file of another version."""
     path = path_of(name, folder)
     if not path.is_file():
         return None
@@ -260,8 +233,8 @@ def parse_parts(text: str, *, option: str) -> tuple[str, ...]:
 def measure_parts(plan: Plan, folder: Path, *, only: Sequence[str], again: Sequence[str]) -> None:
     """Measure what is not kept already, part by part; what was interrupted is measured again the next time.
 
-    A part is kept where its file was written by this version of the product on a machine like this one, unless it is
-    named in `again`. `only`: these parts; all where it is empty.
+    A part is kept if its file was written by this version of the product on a machine like this one, unless it is
+    named in `again`. `only`: these parts; all if it is empty.
     """
     chosen = [part for part in PARTS if not only or part.name in only]
     machine, code = read_machine(), product_version()
@@ -277,8 +250,8 @@ def measure_parts(plan: Plan, folder: Path, *, only: Sequence[str], again: Seque
 
 def _measure_part(part: Part, plan: Plan, folder: Path) -> None:
     machine, code, started = read_machine(), product_version(), time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="benchmark-") as temporary:
-        result = part.measure(plan, Path(temporary))
+    with working_folder() as (temporary, on_step):
+        result = part.measure(plan, temporary, on_step)
     seconds = time.monotonic() - started
     kept = PartFile(
         format=FORMAT,
@@ -290,7 +263,9 @@ def _measure_part(part: Part, plan: Plan, folder: Path) -> None:
         result=result.model_dump(mode="json"),
     )
     path = path_of(part.name, folder)
-    replace(path, f"{kept.model_dump_json(indent=1)}\n".encode(), mode=None)
+    unfinished = path.with_suffix(".unfinished")
+    unfinished.write_text(kept.model_dump_json(indent=1) + "\n")
+    unfinished.replace(path)  # whole or not at all
     say(f"{part.name}: took {seconds / 60:.1f} minutes, kept in {path.name}")
 
 
@@ -299,6 +274,6 @@ def _is_kept(name: str, folder: Path, machine: Machine, code: str) -> bool:
     try:
         kept = read_file(path, PartFile)
     except CallerError:
-        return False  # missing, or of another version: measured anew
+        return False  # missing, or of another version: measured again
     hardware = (machine.processor, machine.cores, machine.memory_bytes)
     return kept.code == code and hardware == (kept.machine.processor, kept.machine.cores, kept.machine.memory_bytes)

@@ -1,30 +1,135 @@
-"""Engines that can be measured, by the names that --engines takes. A new engine or peer is one module and one line."""
+"""Every engine and peer that can be measured: what it is, whom it trusts, how it is set up. A new one is one entry."""
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from benchmarks.measuring import Opener
     from secure_computation.links import Link
 
-NAMES = ("masked", "crypten", "stock-crypten", "plaintext")
+SMALL_SIDE: Final = 64
+"""Pixels. CHEETAH computes homomorphically: minutes at full size, so it is measured on small images only."""
+ENGINES: Final = {
+    "masked": "masked",
+    "crypten": "crypten",
+    "stock-crypten": "stock-crypten",
+    "plaintext": "plaintext-onnxruntime",
+}
+"""Names that --engines takes, and the entry of the catalogue that each means."""
+PEERS: Final = (
+    *("masked", "crypten", "stock-crypten", "spu-semi2k", "spu-cheetah"),
+    *("plaintext-torch", "plaintext-onnxruntime"),
+)
+"""Names that --peers takes: all of the catalogue."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Peer:
+    """One system as it is compared."""
+
+    system: str
+    """Its name and version, for people."""
+    configuration: str
+    """How it is set up here."""
+    trust: str
+    """Who must be trusted with what. Rows with different words here do not buy the same thing."""
+    opener: "Opener"
+    full_size: bool = True
+    small: bool = False
+    """Also measured on small images, beside what is measured only there."""
+    counts_trips: bool = False
+    prepare: Callable[[], object] | None = None
+    """Makes it available; raises ConfigurationError if it cannot be."""
+
+
+_DEALER = (
+    "Two parties and a dealer, all following the protocol. None of the three learns image or weights alone; the dealer "
+    "together with either party learns what the other holds."
+)
+_ALONE = "None: one process sees image and weights in clear."
+_SPU = "float numbers as 64-bit fixed point (FM64), {}; SPU's own TCP links on loopback, not encrypted; 2 processes"
+_OURS = "the product: 4 processes, TLS between all, tickets; material dealt for this image (offline)"
 
 
 def openers(link: "Link | None" = None) -> Mapping[str, "Opener"]:
-    """How each engine is set up, with a link of this kind between its parties; loopback where none is given.
+    """How each engine is set up, with a link of this kind between its parties; loopback if none is given."""
+    known = catalogue(link)
+    return {name: known[entry].opener for name, entry in ENGINES.items()}
 
-    Imports what engines need, which takes a moment.
+
+def catalogue(link: "Link | None" = None, *, install: bool = False) -> Mapping[str, Peer]:
+    """Every peer by name, in the order of PEERS. `install`: SPU's environment may be made if it is missing.
+
+    `link` is what lies between the parties; SPU knows loopback alone. Imports what engines need, which takes a moment.
     """
-    from benchmarks.engines.plaintext import plaintext
+    from benchmarks.engines.plaintext import plaintext, plaintext_torch
     from benchmarks.engines.product import product
+    from benchmarks.engines.spu import spu
     from benchmarks.engines.stock_crypten import stock
+    from benchmarks.peers.spu_environment import require
     from contract.ticket import Engine
     from secure_computation.links import LOOPBACK
 
     between = link or LOOPBACK
+
+    def install_spu() -> object:
+        return require(install=install)
+
     return {
-        "masked": product(Engine.MASKED, between),
-        "crypten": product(Engine.CRYPTEN, between),
-        "stock-crypten": stock(between),
-        "plaintext": plaintext,
+        "masked": Peer(
+            system="ours, masked",
+            configuration=_OURS,
+            trust=_DEALER,
+            opener=product(Engine.MASKED, between),
+            small=True,
+            counts_trips=True,
+        ),
+        "crypten": Peer(
+            system="ours, crypten",
+            configuration=_OURS,
+            trust=_DEALER,
+            opener=product(Engine.CRYPTEN, between),
+            counts_trips=True,
+        ),
+        "stock-crypten": Peer(
+            system="CrypTen 0.4.1",
+            configuration="provider TTP, 64-bit fixed point; gloo on loopback, not encrypted; 3 processes",
+            trust=_DEALER
+            + " Its random numbers are not cryptographic, so this is its design, not what its code keeps.",
+            opener=stock(between),
+            counts_trips=True,
+        ),
+        "spu-semi2k": Peer(
+            system="SPU 0.9.5, SEMI2K",
+            configuration=_SPU.format("multiplication triples from the first party (TrustedFirstParty), its default"),
+            trust="Two parties following the protocol, and the data owner trusted by the model owner: it deals the "
+            "triples, knows both parties' seeds and could open the weights. SPU offers a third party for that, whose "
+            "server is not in its package.",
+            opener=spu("SEMI2K"),
+            small=True,
+            prepare=install_spu,
+        ),
+        "spu-cheetah": Peer(
+            system="SPU 0.9.5, CHEETAH",
+            configuration=_SPU.format("homomorphic encryption and oblivious transfer, its defaults"),
+            trust="Two parties following the protocol, and nobody else: no dealer. The strongest of the rows.",
+            opener=spu("CHEETAH"),
+            full_size=False,
+            small=True,
+            prepare=install_spu,
+        ),
+        "plaintext-torch": Peer(
+            system="torch, in clear",
+            configuration="float32, the compiled network; 1 process",
+            trust=_ALONE,
+            opener=plaintext_torch,
+        ),
+        "plaintext-onnxruntime": Peer(
+            system="onnxruntime, in clear",
+            configuration="float32, model.onnx; 1 process",
+            trust=_ALONE,
+            opener=plaintext,
+            small=True,
+        ),
     }

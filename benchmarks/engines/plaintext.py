@@ -1,4 +1,4 @@
-"""The model in clear: what encryption is paid for on top of."""
+"""The model in clear: what encryption costs is on top of this."""
 
 import sys
 from collections.abc import Iterator, Sequence
@@ -17,7 +17,7 @@ from demonstration.commands import make_quiet_environment
 
 
 class Answer(Strict):
-    """What a program that evaluates in clear prints."""
+    """What benchmarks/peers/plaintext.py prints."""
 
     logits: tuple[float, ...] = Field(max_length=1 << 20)
     seconds: float = Field(ge=0, allow_inf_nan=False)
@@ -27,32 +27,31 @@ class Answer(Strict):
 @contextmanager
 def plaintext(case: Case, timeout_seconds: float) -> Iterator["Plaintext"]:
     """The model's own file, by onnxruntime."""
-    yield Plaintext("plaintext", [str(case.model_folder)], _folder(case, "plaintext"), timeout_seconds)
+    yield Plaintext("onnxruntime", [case.model_folder], case.folder, timeout_seconds)
 
 
 @contextmanager
 def plaintext_torch(case: Case, timeout_seconds: float) -> Iterator["Plaintext"]:
     """The compiled network in float32, by torch."""
-    files = [str(case.compiled.network), str(case.compiled.weights)]
-    yield Plaintext("plaintext_torch", files, _folder(case, "plaintext-torch"), timeout_seconds)
+    yield Plaintext("torch", [case.compiled.network, case.compiled.weights], case.folder, timeout_seconds)
 
 
 class Plaintext:
-    """A program of benchmarks/peers in a process of its own for each measurement."""
+    """A library in a process of its own for each measurement."""
 
-    def __init__(self, program: str, model: Sequence[str], folder: Path, timeout_seconds: float) -> None:
-        """Run `program` on the model's files; its words go to files in `folder`."""
-        self._program = program
+    def __init__(self, library: str, model: Sequence[Path], folder: Path, timeout_seconds: float) -> None:
+        """Evaluate the model's files; what the process prints goes to files in `folder`."""
+        self._library = library
         self._model = model
         self._folder = folder
         self._timeout_seconds = timeout_seconds
 
     def measure(self, pictures: Pictures) -> Measurement:
         """Evaluate the pictures once."""
-        arguments = [*self._model, str(pictures.tensor), "--threads", str(THREADS)]
+        arguments = [self._library, *map(str, self._model), str(pictures.tensor), "--threads", str(THREADS)]
         finished = run_watched(
-            [sys.executable, "-m", f"benchmarks.peers.{self._program}", *arguments],
-            name=self._program,
+            [sys.executable, "-m", "benchmarks.peers.plaintext", *arguments],
+            name=f"plaintext-{self._library}",
             environment=make_quiet_environment() | {"PYTHONPATH": str(ROOT)},
             folder=self._folder,
             timeout_seconds=self._timeout_seconds,
@@ -60,7 +59,7 @@ class Plaintext:
         try:
             answer = Answer.model_validate_json(finished.output)
         except ValidationError as error:
-            raise ComputationFailed(f"{self._program} did not print one answer: report this") from error
+            raise ComputationFailed(f"plaintext {self._library} did not print one answer: report this") from error
         return Measurement(
             online_seconds=answer.seconds,
             offline_seconds=0.0,
@@ -71,9 +70,3 @@ class Plaintext:
             logits=answer.logits,
             cpu_seconds={"plaintext": answer.cpu_seconds},
         )
-
-
-def _folder(case: Case, name: str) -> Path:
-    folder = case.folder / name
-    folder.mkdir()
-    return folder

@@ -7,7 +7,6 @@ import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,13 +14,12 @@ from pydantic import Field, ValidationError
 
 from benchmarks.case import Case, Pictures
 from benchmarks.configuration import THREADS
-from benchmarks.measuring import Link, Measurement, NotServed, Opener
+from benchmarks.measuring import LinkTraffic, Measurement, NotServed, Opener
 from benchmarks.peers import spu_environment
 from benchmarks.peers.stock_crypten import read_network
-from benchmarks.processes import POLL_SECONDS, last_words, run_watched
+from benchmarks.processes import POLL_SECONDS, last_words, run_watched, started
 from contract.base import Strict
 from contract.errors import ComputationFailed, DeadlineExceeded
-from demonstration.commands import end, hold_termination
 
 PROGRAM = spu_environment.REQUIREMENTS.with_name("spu_party.py")
 PARTIES = ("data_owner", "model_owner")
@@ -48,15 +46,6 @@ class Evaluation(Strict):
     seconds: float = Field(ge=0, allow_inf_nan=False)
     cpu_seconds: float = Field(ge=0, allow_inf_nan=False)
     peak_rss_bytes: int = Field(ge=0)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Traffic:
-    """What one party's link carried in one evaluation, as SPU counts it."""
-
-    sent_bytes: int
-    received_bytes: int
-    sent_messages: int
 
 
 def spu(protocol: str, *, folder: Path = spu_environment.FOLDER) -> Opener:
@@ -97,9 +86,18 @@ def opened_with(program: Sequence[str], protocol: str, case: Case, timeout_secon
     with ExitStack() as stack:
         processes = []
         for rank in range(len(PARTIES)):
+            # A party evaluates for every line on its stdin, and ends with it even if this program was killed.
             private = ["--weights", str(files.weights)] if rank else []
-            command = [*common, "--rank", str(rank), *private]
-            processes.append(stack.enter_context(_started(command, folder, rank)))
+            log = stack.enter_context(_log(folder, rank).open("wb"))
+            party = started(
+                [*common, "--rank", str(rank), *private],
+                spu_environment.environment(),
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                folder=folder,
+            )
+            processes.append(stack.enter_context(party))
         engine = SpuEngine(processes, folder, timeout_seconds)
         engine.wait_until_ready()
         yield engine
@@ -118,7 +116,7 @@ class SpuEngine:
     def wait_until_ready(self) -> None:
         """Return when the weights are shared."""
         for report in self._reports(0, "share the weights"):
-            _parsed(SetUp, report)
+            _parse(SetUp, report)
 
     def measure(self, pictures: Pictures) -> Measurement:
         """Evaluate the picture once. SPU prepares nothing ahead, so all of it is online."""
@@ -128,23 +126,23 @@ class SpuEngine:
             try:
                 process.stdin.write(f"{pictures.tensor.resolve()}\n".encode())
             except BrokenPipeError as error:
-                raise self._ended(party) from error
-        reports = [_parsed(Evaluation, report) for report in self._reports(self._evaluations, "evaluate one image")]
-        traffic = _traffic(_log(self._folder, 0), self._evaluations)
+                raise self._describe_end(party) from error
+        reports = [_parse(Evaluation, report) for report in self._reports(self._evaluations, "evaluate one image")]
+        sent, received, messages = _read_traffic(_log(self._folder, 0), self._evaluations)
         return Measurement(
             online_seconds=reports[0].seconds,
             offline_seconds=0.0,
-            online_bytes=traffic.sent_bytes + traffic.received_bytes,
+            online_bytes=sent + received,
             offline_bytes=0,
             one_way_trips=0,  # SPU counts messages, not how they wait for each other
             peak_rss_bytes={party: one.peak_rss_bytes for party, one in zip(PARTIES, reports, strict=True)},
             logits=reports[0].logits,
             links=(
-                Link(sender="data_owner", receiver="model_owner", offline_bytes=0, online_bytes=traffic.sent_bytes),
-                Link(sender="model_owner", receiver="data_owner", offline_bytes=0, online_bytes=traffic.received_bytes),
+                LinkTraffic(sender="data_owner", receiver="model_owner", offline_bytes=0, online_bytes=sent),
+                LinkTraffic(sender="model_owner", receiver="data_owner", offline_bytes=0, online_bytes=received),
             ),
             cpu_seconds={party: one.cpu_seconds for party, one in zip(PARTIES, reports, strict=True)},
-            details={"messages_each_way": traffic.sent_messages},
+            details={"messages_each_way": messages},
         )
 
     def _reports(self, number: int, step: str) -> list[bytes]:
@@ -154,37 +152,14 @@ class SpuEngine:
         while not all(path.exists() for path in paths):
             for process, path, party in zip(self._processes, paths, PARTIES, strict=True):
                 if process.poll() is not None and not path.exists():
-                    raise self._ended(party)
+                    raise self._describe_end(party)
             if time.monotonic() - started > self._timeout_seconds:
                 raise DeadlineExceeded(peer="SPU", step=step, waited_seconds=self._timeout_seconds)
             time.sleep(POLL_SECONDS)
-        return [_bounded(path, MAX_REPORT_BYTES) for path in paths]
+        return [_read_bounded(path, MAX_REPORT_BYTES) for path in paths]
 
-    def _ended(self, party: str) -> ComputationFailed:
+    def _describe_end(self, party: str) -> ComputationFailed:
         return ComputationFailed(f"SPU, {party}: ended early: {last_words(_log(self._folder, PARTIES.index(party)))}")
-
-
-@contextmanager
-def _started(command: Sequence[str], folder: Path, rank: int) -> Iterator["subprocess.Popen[bytes]"]:
-    """One party: it evaluates for every line on its stdin, and ends with it even where this program was killed."""
-    process: subprocess.Popen[bytes] | None = None
-    try:
-        with hold_termination(), _log(folder, rank).open("wb") as log:
-            process = subprocess.Popen(
-                command,
-                env=spu_environment.environment(),
-                cwd=folder,
-                stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                bufsize=0,
-            )
-        yield process
-    finally:
-        if process is not None:
-            end(process)
-            assert process.stdin is not None
-            process.stdin.close()
 
 
 def _free_addresses() -> list[str]:
@@ -197,7 +172,7 @@ def _log(folder: Path, rank: int) -> Path:
     return folder / f"{PARTIES[rank]}.log"
 
 
-def _bounded(path: Path, limit: int) -> bytes:
+def _read_bounded(path: Path, limit: int) -> bytes:
     with path.open("rb") as file:
         content = file.read(limit + 1)
     if len(content) > limit:
@@ -205,17 +180,17 @@ def _bounded(path: Path, limit: int) -> bytes:
     return content
 
 
-def _parsed(kind: type[T], report: bytes) -> T:
+def _parse(kind: type[T], report: bytes) -> T:
     try:
         return kind.model_validate_json(report)
     except ValidationError as error:
         raise ComputationFailed("SPU: a party's report cannot be read: report this") from error
 
 
-def _traffic(log: Path, evaluations: int) -> Traffic:
-    """What SPU logged for the newest of so many evaluations."""
-    found = _LINK.findall(_bounded(log, MAX_LOG_BYTES).decode(errors="replace"))
+def _read_traffic(log: Path, evaluations: int) -> tuple[int, int, int]:
+    """What SPU logged for the newest of so many evaluations: bytes sent and received, messages sent."""
+    found = _LINK.findall(_read_bounded(log, MAX_LOG_BYTES).decode(errors="replace"))
     if len(found) != evaluations:
         raise ComputationFailed(f"SPU logged the traffic of {len(found)} evaluations, not {evaluations}: report this")
     sent, received, messages = (int(number) for number in found[-1])
-    return Traffic(sent_bytes=sent, received_bytes=received, sent_messages=messages)
+    return sent, received, messages

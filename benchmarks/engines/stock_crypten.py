@@ -4,8 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from benchmarks.case import Case, Pictures
-from benchmarks.measuring import Link as Traffic
-from benchmarks.measuring import Measurement, Opener
+from benchmarks.measuring import LinkTraffic, Measurement, Opener
 from benchmarks.peers import stock_crypten
 from benchmarks.relay import Relay, relayed
 from secure_computation.links import LOOPBACK, Link
@@ -30,7 +29,7 @@ class StockCrypTen:
     """Three processes for each measurement."""
 
     def __init__(self, case: Case, timeout_seconds: float, relay: Relay | None = None) -> None:
-        """Measure on the files of `case`, through `relay` where there is one."""
+        """Measure on the files of `case`, through `relay` if there is one."""
         self._relay = relay
         self._case = case
         self._timeout_seconds = timeout_seconds
@@ -41,6 +40,14 @@ class StockCrypTen:
         result = stock_crypten.run(
             files.network, files.weights, pictures.tensor, timeout=self._timeout_seconds, relay=self._relay
         )
+        # An opening is an exchange of equal messages: half of the bytes go each way, except the few of the answer.
+        half = result.online_bytes // 2
+        links = {
+            ("data_owner", "model_owner"): result.online_bytes - half,
+            ("model_owner", "data_owner"): half,
+            # Its questions are counted in: some hundred bytes each.
+            ("third_party", "data_owner"): result.third_party_bytes,
+        }
         return Measurement(
             online_seconds=result.online_seconds,
             offline_seconds=0.0,
@@ -51,7 +58,10 @@ class StockCrypTen:
             one_way_trips=result.rounds + 2 * result.third_party_requests,
             peak_rss_bytes=dict(result.peak_rss_bytes),
             logits=result.logits,
-            links=_links(result),
+            links=tuple(
+                LinkTraffic(sender=sender, receiver=receiver, offline_bytes=0, online_bytes=count)
+                for (sender, receiver), count in links.items()
+            ),
             cpu_seconds=dict(result.cpu_seconds),
             details={
                 "rounds": result.rounds,
@@ -59,14 +69,3 @@ class StockCrypTen:
                 "third_party_bytes": result.third_party_bytes,
             },
         )
-
-
-def _links(result: stock_crypten.StockCrypTenResult) -> tuple[Traffic, ...]:
-    # An opening is an exchange of equal messages, so half of the bytes go each way; only the few of the answer do not.
-    half = result.online_bytes // 2
-    return (
-        Traffic(sender="data_owner", receiver="model_owner", offline_bytes=0, online_bytes=result.online_bytes - half),
-        Traffic(sender="model_owner", receiver="data_owner", offline_bytes=0, online_bytes=half),
-        # Its questions are counted in: some hundred bytes each.
-        Traffic(sender="third_party", receiver="data_owner", offline_bytes=0, online_bytes=result.third_party_bytes),
-    )

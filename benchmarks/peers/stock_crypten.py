@@ -18,7 +18,7 @@ import time
 import types
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,11 +26,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.configuration import ROOT
 from benchmarks.peers import relayed_gloo
 from benchmarks.peers.relayed_gloo import rendezvous_url
+from benchmarks.processes import POLL_SECONDS, last_words, peak_rss_bytes, started
 from benchmarks.relay import Relay
 from contract.errors import CallerError, ComputationFailed, DeadlineExceeded, EncryptedInferenceError
-from demonstration.commands import hold_termination
 from plumbing.command_line import one_line, say
 from secure_computation.network import (
     INPUT,
@@ -52,11 +53,9 @@ from secure_computation.network import (
 )
 from secure_computation.private_weights import PrivateWeights
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 DATA_OWNER, MODEL_OWNER, THIRD_PARTY = range(3)
 PARTIES = ("data_owner", "model_owner", "third_party")
 DEFAULT_TIMEOUT_SECONDS = 300.0
-POLL_SECONDS = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +108,7 @@ def run(
 def _combine(owner: dict[str, Any], model: dict[str, Any], third: dict[str, Any]) -> StockCrypTenResult:
     # Each process counts what it sends and receives. The model owner talks to the data owner only, so its count is
     # everything between the two; the third party's is what it dealt.
+    reports = dict(zip(PARTIES, (owner, model, third), strict=True))
     return StockCrypTenResult(
         logits=tuple(owner["logits"]),
         online_seconds=owner["seconds"],
@@ -116,12 +116,8 @@ def _combine(owner: dict[str, Any], model: dict[str, Any], third: dict[str, Any]
         third_party_bytes=int(third["bytes"]),
         rounds=int(model["rounds"]),
         third_party_requests=int(third["requests"]),
-        peak_rss_bytes={
-            party: int(report["peak_rss_bytes"]) for party, report in zip(PARTIES, (owner, model, third), strict=True)
-        },
-        cpu_seconds={
-            party: float(report["cpu_seconds"]) for party, report in zip(PARTIES, (owner, model, third), strict=True)
-        },
+        peak_rss_bytes={party: int(report["peak_rss_bytes"]) for party, report in reports.items()},
+        cpu_seconds={party: float(report["cpu_seconds"]) for party, report in reports.items()},
     )
 
 
@@ -139,46 +135,29 @@ def _processes(
         "OMP_NUM_THREADS": "1",
         "PYTHONPATH": str(ROOT),
     }
-    processes: list[subprocess.Popen[bytes]] = []
-    try:
+    with ExitStack() as stack:
+        processes = []
         for rank, party in enumerate(PARTIES):
             command = [sys.executable, "-m", "benchmarks.peers.stock_crypten", *paths, "--timeout", str(timeout)]
-            with hold_termination(), (folder / f"{party}.log").open("wb") as log:
-                processes.append(
-                    subprocess.Popen(
-                        [*command, "--rank", str(rank), "--report", str(folder / f"{party}.json")],
-                        env={**environment, "RANK": str(rank)},
-                        stdin=subprocess.DEVNULL,
-                        stdout=log,
-                        stderr=log,
-                        cwd=folder,
-                    )
-                )
+            command += ["--rank", str(rank), "--report", str(folder / f"{party}.json")]
+            log = stack.enter_context((folder / f"{party}.log").open("wb"))
+            own = {**environment, "RANK": str(rank)}
+            processes.append(stack.enter_context(started(command, own, stdout=log, stderr=log, folder=folder)))
         yield processes
-    finally:
-        for process in processes:
-            process.kill()
-        for process in processes:
-            process.wait()
 
 
 def _wait(processes: Sequence[subprocess.Popen[bytes]], folder: Path, timeout: float) -> None:
-    started = time.monotonic()
-    while any(process.poll() is None for process in processes):
-        for process, party in zip(processes, PARTIES, strict=True):
-            if process.poll():
-                raise ComputationFailed(f"stock CrypTen, {party}: {_last_words(folder / f'{party}.log')}")
-        if time.monotonic() - started > timeout:
+    begun = time.monotonic()
+    while True:
+        states = [process.poll() for process in processes]
+        for state, party in zip(states, PARTIES, strict=True):
+            if state:
+                raise ComputationFailed(f"stock CrypTen, {party}: {last_words(folder / f'{party}.log')}")
+        if None not in states:
+            return
+        if time.monotonic() - begun > timeout:
             raise DeadlineExceeded(peer="stock CrypTen", step="evaluate one image", waited_seconds=timeout)
         time.sleep(POLL_SECONDS)
-    for process, party in zip(processes, PARTIES, strict=True):
-        if process.returncode:
-            raise ComputationFailed(f"stock CrypTen, {party}: {_last_words(folder / f'{party}.log')}")
-
-
-def _last_words(log: Path) -> str:
-    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    return lines[-1][:300] if lines else "ended without a word; run it again"
 
 
 # What follows runs in the three processes.
@@ -211,7 +190,7 @@ def _take_part(rank: int, network_path: Path, weights_path: Path, image_path: Pa
         image = images if rank == DATA_OWNER else None
         weights = PrivateWeights.load(network, weights_path) if rank == MODEL_OWNER else None
         content = _compute(crypten, network, image, weights, batch=len(images))  # a public number
-    report.write_text(json.dumps({**content, "peak_rss_bytes": _peak_rss_bytes()}))
+    report.write_text(json.dumps({**content, "peak_rss_bytes": peak_rss_bytes(os.getpid())}))
 
 
 def _deal(crypten: Any) -> dict[str, float]:
@@ -334,14 +313,6 @@ def _read_images(path: Path, network: Network) -> torch.Tensor:
     if images.dtype != np.float32 or images.ndim != 4 or images.shape[1:] != network.input_shape:
         raise CallerError(f"{path}: holds {images.dtype} {images.shape}, the network asks for {network.input_shape}")
     return torch.from_numpy(np.array(images))
-
-
-def _peak_rss_bytes() -> int:
-    """Highest resident memory of this process (getrusage would count the parent's before exec)."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024
-    raise ComputationFailed("this system does not report peak memory: run the benchmark on Linux")
 
 
 def _arguments() -> argparse.Namespace:

@@ -158,7 +158,9 @@ def recalls(content: Content) -> Section:
     """By class and split."""
     parts = []
     for name, measured in content.splits.items():
-        rows = [(run, *(with_interval(one.recalls[label]) for label in one.run.classes)) for run, one in measured.items()]
+        rows = [
+            (run, *(with_interval(one.recalls[label]) for label in one.run.classes)) for run, one in measured.items()
+        ]
         parts += [_title(name, measured), table(("run", *content.results[0].classes), rows)]
     return Section("\n\n".join(parts))
 

@@ -1,4 +1,4 @@
-"""A page of Markdown with plots beside it, made from a template: the report on training and the benchmarks' share it."""
+"""A page of Markdown with plots beside it, made from a template: for the report on training and for benchmarks."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence

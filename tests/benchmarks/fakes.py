@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.case import Case, Pictures
-from benchmarks.measuring import Link, Measurement, NotServed, Opener
+from benchmarks.measuring import LinkTraffic, Measurement, NotServed, Opener
 from contract.errors import ComputationFailed
 from contract.model_card import InputSpecification, Modality, ModelCard
 from secure_computation.network import INPUT, FullyConnected, Network, Relu, Reshape
@@ -64,7 +64,7 @@ def measurement(seconds: float = 1.0, *, logits: tuple[float, ...] = EXPECTED, m
         offline_bytes=10,
         one_way_trips=7,
         peak_rss_bytes={"data_owner": memory},
-        links=(Link(sender="data_owner", receiver="model_owner", offline_bytes=4, online_bytes=900),),
+        links=(LinkTraffic(sender="data_owner", receiver="model_owner", offline_bytes=4, online_bytes=900),),
         cpu_seconds={"data_owner": seconds / 4},
         logits=logits,
         details={"rounds": 3},

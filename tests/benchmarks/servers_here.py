@@ -17,7 +17,6 @@ from typing import Any
 import pytest
 import uvicorn
 
-from benchmarks import submitting
 from benchmarks.engines import product
 from benchmarks.processes import Finished, cpu_seconds, peak_rss_bytes
 from contract.identity import Role
@@ -112,6 +111,5 @@ def servers_here(patch: pytest.MonkeyPatch) -> Iterator[None]:
         patched.setattr(deployment, "call", call)
         patched.setattr(deployment, "_serve", serve)
         patched.setattr(uvicorn.Server, "run", note)
-        for room in (product, submitting):
-            patched.setattr(room, "run_watched", run_watched)
+        patched.setattr(product, "run_watched", run_watched)
         yield

@@ -1,12 +1,10 @@
 """AriaNN's table: its figures stand as published, the networks are its own, and ours stand beside them."""
 
-import io
 import math
 from pathlib import Path
 
 import numpy as np
 import pytest
-from rich.console import Console
 
 from benchmarks.__main__ import app
 from benchmarks.ariann import (
@@ -16,11 +14,11 @@ from benchmarks.ariann import (
     Row,
     read_published,
 )
-from benchmarks.ariann_networks import write_network
-from benchmarks.commands.ariann import ariann_table
-from benchmarks.commands.giving import TABLE_WIDTH
+from benchmarks.document.blocks import print_shown
+from benchmarks.document.other_systems import show_ariann
 from benchmarks.machine import read_machine
-from benchmarks.reporting import Range
+from benchmarks.onnx_networks import write_network
+from benchmarks.results import Range
 from contract.model_card import read_card
 from demonstration.plaintext import PlaintextModel
 from model_owner.calibration_images import load_calibration_images
@@ -130,7 +128,7 @@ def test_mistakes_get_one_line_and_exit_status_2(
     assert output.err.count("\n") == 1
 
 
-def test_the_table_shows_theirs_and_ours() -> None:
+def test_the_table_shows_theirs_and_ours(capsys: pytest.CaptureFixture[str]) -> None:
     wide = Range(smallest=0.0123456, largest=0.123456)
     cost = LinkCost(
         link="ariann-wan",
@@ -158,10 +156,17 @@ def test_the_table_shows_theirs_and_ours() -> None:
         machine=read_machine(),
         versions={},
     )
-    output = io.StringIO()
-    Console(width=TABLE_WIDTH, file=output).print(ariann_table(table))
-    shown = output.getvalue()
-    for words in ("AriaNN, WAN, CPU", "0.143", "18.3", "ours, ariann-wan", "ResNet-18, 224 px", "3,254", "m5d.4xlarge"):
+    print_shown(show_ariann(table))
+    shown = capsys.readouterr().out
+    for words in (
+        "AriaNN, WAN, CPU",
+        "0.143",
+        "18.3",
+        "ours, ariann-wan",
+        "ResNet-18, 224 px",
+        "3,254",
+        "m5d.4xlarge",
+    ):
         assert words in shown
     assert "70 ms one way" in " ".join(shown.split())
     assert shown.count("0.0346") == len(published.rows)

@@ -12,13 +12,14 @@ import pytest
 
 from benchmarks.__main__ import app
 from benchmarks.case import Case, Pictures
-from benchmarks.comparison import PeerRow, Peers, Status, measure_peers, read_peers
-from benchmarks.comparison_table import print_peers, tell_doubtful
-from benchmarks.engines import plaintext
+from benchmarks.comparison import PeerRow, Peers, Status, measure_peers
+from benchmarks.document.blocks import print_shown
+from benchmarks.document.other_systems import show_peers
+from benchmarks.engines import PEERS, Peer, catalogue, plaintext
 from benchmarks.measuring import Measurement, Opener, Step
-from benchmarks.peers import NAMES, Peer, catalogue, stock_crypten
+from benchmarks.peers import stock_crypten
 from benchmarks.processes import Finished
-from contract.errors import CallerError, ComputationFailed, ConfigurationError
+from contract.errors import ComputationFailed, ConfigurationError
 from plumbing.command_line import run
 from tests.benchmarks.fakes import fake_case, measurement
 from tests.benchmarks.test_latency import tiny_model
@@ -194,28 +195,22 @@ def test_the_result_is_kept_shown_and_read_again(drawn: Path, capsys: pytest.Cap
     result = compared(drawn, {"fine": peer([]), "missing": peer([], prepare=cannot_install)})
     saved = drawn.parent / "peers.json"
     saved.write_text(result.model_dump_json())
-    assert read_peers(saved) == result
-    print_peers(result)
+    assert Peers.model_validate_json(saved.read_bytes()) == result
+    print_shown(show_peers(result))
     shown = capsys.readouterr().out
-    assert "missing, 8 x 8: not installed: no way there" in shown
+    assert "not installed: no way there" in shown
     assert "nobody" in shown  # whom it trusts
-    tell_doubtful(result)  # what is not installed is no failure
+    result.require_agreement()  # what is not installed is no failure
     worse = result.model_copy(
         update={"rows": tuple(r.model_copy(update={"status": Status.FAILED}) for r in result.rows)}
     )
     with pytest.raises(ComputationFailed, match=r"fine at 8 \(failed\)"):
-        tell_doubtful(worse)
-    for content in (saved.read_text().replace('"format":1', '"format":2'), "[]", ""):
-        saved.write_text(content)
-        with pytest.raises(CallerError, match="measure again"):
-            read_peers(saved)
-    with pytest.raises(CallerError, match="cannot be read"):
-        read_peers(drawn.parent / "nothing.json")
+        worse.require_agreement()
 
 
 def test_every_peer_is_known_and_states_its_trust() -> None:
     known = catalogue(install=False)
-    assert tuple(known) == NAMES
+    assert tuple(known) == PEERS
     assert all(one.trust and one.configuration and (one.full_size or one.small) for one in known.values())
 
 
@@ -223,7 +218,7 @@ def test_a_plaintext_program_that_prints_no_answer(tiny_model: Path, monkeypatch
     monkeypatch.setattr(
         plaintext, "run_watched", lambda *_a, **_o: Finished(output="{}", peak_rss_bytes=1, cpu_seconds=1.0)
     )
-    engine = plaintext.Plaintext("plaintext", [], tiny_model, 60)
+    engine = plaintext.Plaintext("onnxruntime", [], tiny_model, 60)
     with pytest.raises(ComputationFailed, match="did not print one answer"):
         engine.measure(fake_case(tiny_model).pictures(0))
 

@@ -12,14 +12,12 @@ from pydantic import ValidationError
 from benchmarks import emulated_links, emulation
 from benchmarks.__main__ import app
 from benchmarks.configuration import Configuration, find_model
-from benchmarks.cost_model import cost_of, predict, predict_from_saved
+from benchmarks.cost_model import cost_of, predict, predict_from_saved, waited_share
 from benchmarks.document.parts import read_part
-from benchmarks.emulated_links import FORMAT, Networks, measure_networks, parse_networks, save_networks
+from benchmarks.emulated_links import FORMAT, LinkResults, measure_over_links, parse_links, save_link_results
 from benchmarks.figures import RESULTS
-from benchmarks.measuring import Link as Traffic
-from benchmarks.measuring import Measurement, Opener, Step
-from benchmarks.overlap import waited_share
-from benchmarks.predicting import ForetoldNetworks, error_words, foretell, rows_with_predictions
+from benchmarks.measuring import LinkTraffic, Measurement, Opener, Step
+from benchmarks.predicting import PredictedLinkResults, add_predictions, describe_errors, rows_with_predictions
 from contract.errors import CallerError
 from contract.ticket import Engine
 from model_owner.cost_prediction import OFFLINE_TRIPS, predict_over_links
@@ -68,8 +66,8 @@ def test_cost_model_by_hand(engine: str, details: dict[str, int], online: float,
 def test_answers_to_parts_of_a_large_layer_cross_while_the_model_owner_opens_the_next() -> None:
     # Of 3 MB the data owner answers 1 MB. In 4 parts, all but the last quarter of the answer meets the openings.
     links = (
-        Traffic(sender="data_owner", receiver="model_owner", offline_bytes=0, online_bytes=1_000_000),
-        Traffic(sender="model_owner", receiver="data_owner", offline_bytes=0, online_bytes=2_000_000),
+        LinkTraffic(sender="data_owner", receiver="model_owner", offline_bytes=0, online_bytes=1_000_000),
+        LinkTraffic(sender="model_owner", receiver="data_owner", offline_bytes=0, online_bytes=2_000_000),
     )
     share = waited_share(network_of_relus(4 * PART_ELEMENTS))
     assert share == 0.25
@@ -181,7 +179,7 @@ def test_predict_prints_every_engine_over_the_network_that_was_asked_for(
 
 def test_predictions_agree_with_the_committed_measurements() -> None:
     """`predict` starts from loopback on another day. Where the link decides, and not the machine, it is near."""
-    kept = read_part("networks", RESULTS, Networks)
+    kept = read_part("networks", RESULTS, LinkResults)
     assert kept is not None
     slow = [facts.link for facts in kept[1].links if facts.link.one_way_milliseconds >= 10]
     rows = {(row.network, row.engine): row for row in kept[1].rows}
@@ -196,9 +194,9 @@ def test_predictions_agree_with_the_committed_measurements() -> None:
 
 
 @pytest.mark.slow
-def test_model_owner_check_foretells_no_less_than_was_measured(tmp_path: Path) -> None:
+def test_model_owner_check_predicts_no_less_than_was_measured(tmp_path: Path) -> None:
     """It counts all bytes as if the parties took turns, and knows the machine of the reference measurement only."""
-    kept = read_part("networks", RESULTS, Networks)
+    kept = read_part("networks", RESULTS, LinkResults)
     assert kept is not None
     rows = {(row.network, row.engine): row for row in kept[1].rows}
     folder = find_model("resnet18")
@@ -214,13 +212,13 @@ def test_model_owner_check_foretells_no_less_than_was_measured(tmp_path: Path) -
 
 
 def test_a_spelt_out_network_may_stand_beside_profiles() -> None:
-    assert parse_networks("lan; latency_ms=15,mbit=50") == (find_link("lan"), find_link("latency_ms=15,mbit=50"))
-    assert parse_networks("lan,wan") == (find_link("lan"), find_link("wan"))
+    assert parse_links("lan; latency_ms=15,mbit=50") == (find_link("lan"), find_link("latency_ms=15,mbit=50"))
+    assert parse_links("lan,wan") == (find_link("lan"), find_link("wan"))
 
 
 def measured(
     folder: Path, monkeypatch: pytest.MonkeyPatch, *, slow_bytes: int
-) -> tuple[Networks, list[str], list[Step]]:
+) -> tuple[LinkResults, list[str], list[Step]]:
     """Two engines over loopback and one link, two runs each; `crypten` has so many bytes to send."""
     monkeypatch.setattr(emulation, "TRANSFER_SECONDS", 0.05)
     diary: list[str] = []
@@ -244,7 +242,8 @@ def measured(
         seed=1,
         timeout_seconds=10,
     )
-    result = measure_networks(configuration, fake_case(folder, rounds=3), [LINK], steps.append)
+    monkeypatch.setattr(emulated_links, "prepare", lambda _model, place, **_given: fake_case(place, rounds=3))
+    result = measure_over_links(configuration, folder, [LINK], steps.append)
     return result, diary, steps
 
 
@@ -256,8 +255,8 @@ def test_every_engine_runs_over_every_link_beside_its_prediction(
         *[("loopback", name, 2) for name in ("masked", "crypten", "plaintext")],
         *[("x", name, 2) for name in ("masked", "crypten")],  # no link changes plaintext
     ]
-    foretold = foretell(result)
-    (*home, (_, masked), (row, crypten)) = rows_with_predictions(foretold)
+    predicted = add_predictions(result)
+    (*home, (_, masked), (row, crypten)) = rows_with_predictions(predicted)
     assert [one for _, one in home] == [None] * 3
     assert (row.network, row.engine) == ("x", "crypten")
     assert masked is not None
@@ -265,16 +264,16 @@ def test_every_engine_runs_over_every_link_beside_its_prediction(
     # 6 of 7 trips of 10 ms, 1 MB at 1 MB/s, 1 s of computing; the engine that computes nothing took 1 s.
     assert crypten.online_seconds == pytest.approx(2.06)
     assert crypten.online_error == pytest.approx(1.06)
-    assert "crypten online +106%" in error_words(foretold)
+    assert "crypten online +106%" in describe_errors(predicted)
     facts = result.links[1].measured
     assert facts is not None
     assert facts.round_trip_milliseconds >= 20.0
     assert diary.count("x masked closes") == 1
     assert steps[-1].done == steps[-1].total - 1
     assert steps[-1].seconds_left is not None
-    kept = Networks.model_validate_json(save_networks(tmp_path, result).read_text())
+    kept = LinkResults.model_validate_json(save_link_results(tmp_path, result).read_text())
     assert kept.model_dump(mode="json") == result.model_dump(mode="json")
-    assert foretell(kept).predictions == foretold.predictions
+    assert add_predictions(kept).predictions == predicted.predictions
 
 
 def test_a_file_of_the_first_format_is_read_without_the_predictions_of_its_day(
@@ -284,10 +283,10 @@ def test_a_file_of_the_first_format_is_read_without_the_predictions_of_its_day(
     old = result.model_dump(mode="json") | {"format": 1, "costs": [{"engine": "masked"}]}
     for row in old["rows"]:
         row |= {"predicted_online_seconds": 99.0, "offline_prediction_error": None}
-    kept = Networks.model_validate_json(json.dumps(old))
+    kept = LinkResults.model_validate_json(json.dumps(old))
     assert kept.model_dump(mode="json") == result.model_dump(mode="json")
     with pytest.raises(ValidationError):
-        Networks.model_validate_json(json.dumps(old | {"format": FORMAT}))
+        LinkResults.model_validate_json(json.dumps(old | {"format": FORMAT}))
 
 
 def test_an_engine_that_is_slow_over_a_link_runs_once_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -320,7 +319,7 @@ def test_a_tiny_model_over_an_emulated_link(tmp_path: Path) -> None:
         timeout=600,
     )
     assert done.returncode == 0, done.stderr
-    result = ForetoldNetworks.model_validate_json(done.stdout)
+    result = PredictedLinkResults.model_validate_json(done.stdout)
     assert [one.engine for one in result.predictions] == ["masked", "crypten", "stock-crypten"]
     rows = {row.engine: row for row in result.rows if row.network != "loopback"}
     assert set(rows) == {"masked", "crypten", "stock-crypten"}

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.commands.endurance import endurance_table
+from benchmarks.document.blocks import Table
+from benchmarks.document.sections import show_endurance
 from benchmarks.endurance import SERVERS, measure_endurance
 from benchmarks.measuring import Step
 from tests.end_to_end.models import write_tiny_model
@@ -32,4 +33,6 @@ def test_a_small_service(tmp_path: Path) -> None:
     images = 2 + 6 + 6  # warm-up, the service, one after each restart
     assert result.consumed == {"model-owner": images, "crypto-provider": 2 * images}  # which deals to both
     assert steps[-1].words == "6 of 6 diagnoses"
-    assert endurance_table(result).row_count == 9
+    table = show_endurance(result).blocks[0]
+    assert isinstance(table, Table)
+    assert len(table.rows) == 9

@@ -13,19 +13,19 @@ import pytest
 
 from benchmarks.__main__ import app
 from benchmarks.configuration import MODELS, ROOT, find_model, parse_names
-from benchmarks.engines import NAMES, openers
+from benchmarks.engines import ENGINES, openers
 from contract.errors import CallerError
 from plumbing.command_line import run
 from tests.benchmarks.fakes import fake_case
-from tests.benchmarks.test_reporting import REQUIRED
+from tests.benchmarks.test_latency_results import REQUIRED
 
 
 def test_every_name_has_an_engine() -> None:
-    assert tuple(openers()) == NAMES
+    assert tuple(openers()) == tuple(ENGINES)
 
 
 def test_engines_are_read_in_order() -> None:
-    assert parse_names("plaintext, crypten", NAMES, noun="engine", option="--engines") == ("plaintext", "crypten")
+    assert parse_names("plaintext, crypten", ENGINES, noun="engine", option="--engines") == ("plaintext", "crypten")
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def test_all_engines_agree_on_a_tiny_model(tiny_model: Path) -> None:
     output, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
     lines = {line["engine"]: line for line in map(json.loads, output.splitlines())}
-    assert tuple(lines) == NAMES
+    assert tuple(lines) == tuple(ENGINES)
     for line in lines.values():
         assert set(line) >= REQUIRED
         assert line["model"] == "tiny"
@@ -153,7 +153,7 @@ def test_all_engines_agree_on_a_tiny_model(tiny_model: Path) -> None:
     # Both run the same protocol; ours asks no third party while the image waits.
     assert 0 < lines["crypten"]["one_way_trips"] < lines["stock-crypten"]["one_way_trips"]
     (saved,) = results.glob("latency-tiny-*.json")
-    assert len(json.loads(saved.read_text())["runs"]) == 3 * len(NAMES)
+    assert len(json.loads(saved.read_text())["runs"]) == 3 * len(ENGINES)
     assert processes_below(tiny_model.parent) == []
     assert own_files(tiny_model.parent / "temporary") == []
 

@@ -64,7 +64,7 @@ def test_an_engine_that_cannot_serve_says_why_and_the_others_go_on(tmp_path: Pat
     found = measure_in_turns(fake_case(tmp_path), openers, runs=1, timeout_seconds=1, on_step=lambda _: None)
     assert found.not_served == {"small": "takes one image at a time"}
     assert [run.engine for run in found.runs] == ["engine", "engine"]
-    assert len(found.of("engine")) == 1
+    assert len(found.counted("engine")) == 1
 
 
 def test_each_round_submits_other_pictures(tmp_path: Path) -> None:

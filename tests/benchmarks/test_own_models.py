@@ -6,9 +6,17 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.document.own_models import own_models
+from benchmarks.document.page import SECTIONS
 from benchmarks.own_models import OwnModel, OwnModels, statistics_pictures
-from benchmarks.own_networks import LOGIT_SPREAD, NETWORKS, OwnNetwork, densenet121, mobilenet_v2, resnet18, write_model
+from benchmarks.torch_networks import (
+    LOGIT_SPREAD,
+    NETWORKS,
+    TorchNetwork,
+    densenet121,
+    mobilenet_v2,
+    resnet18,
+    write_model,
+)
 from contract.model_card import Task, read_card
 from demonstration.plaintext import PlaintextModel
 from model_owner.calibration_images import load_calibration_images
@@ -17,19 +25,19 @@ from model_owner.onnx_import.compiling import compile_model
 from secure_computation.engines.masked.plan import reference
 from secure_computation.engines.masked.plan.fixed_point import round_weights
 from secure_computation.float_reference import evaluate
-from tests.benchmarks.test_reporting import MACHINE
+from tests.benchmarks.test_latency_results import MACHINE
 from tests.benchmarks.test_sections import keep
 
 SMALL = (
-    OwnNetwork(
+    TorchNetwork(
         name="densenet",
         build=lambda: densenet121(5, blocks=(2, 2), growth=4, first=8),
         outputs=5,
         task=Task.MULTI_LABEL,
         ends_in_sigmoid=True,
     ),
-    OwnNetwork(name="resnet", build=lambda: resnet18(1, channels=(4, 8, 8, 8)), outputs=1, task=Task.BINARY),
-    OwnNetwork(
+    TorchNetwork(name="resnet", build=lambda: resnet18(1, channels=(4, 8, 8, 8)), outputs=1, task=Task.BINARY),
+    TorchNetwork(
         name="mobilenet",
         build=lambda: mobilenet_v2(3, stages=((1, 8, 1, 1), (4, 12, 2, 2)), last=32),
         outputs=3,
@@ -38,7 +46,7 @@ SMALL = (
 )
 
 
-def check_against_onnxruntime(network: OwnNetwork, folder: Path, side: int) -> None:
+def check_against_onnxruntime(network: TorchNetwork, folder: Path, side: int) -> None:
     """The float reference is onnxruntime's answer; the masked engine's integers come within two budgets."""
     write_model(network, folder, statistics_pictures(side))
     card = read_card(folder / "card.json")
@@ -57,13 +65,13 @@ def check_against_onnxruntime(network: OwnNetwork, folder: Path, side: int) -> N
 
 @pytest.mark.filterwarnings("ignore:You are using the legacy TorchScript-based ONNX export:DeprecationWarning")
 @pytest.mark.parametrize("network", SMALL, ids=lambda network: network.name)
-def test_a_small_one_answers_as_onnxruntime_does(network: OwnNetwork, tmp_path: Path) -> None:
+def test_a_small_one_answers_as_onnxruntime_does(network: TorchNetwork, tmp_path: Path) -> None:
     check_against_onnxruntime(network, tmp_path / "model", 32)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("network", NETWORKS, ids=lambda network: network.name)
-def test_a_whole_one_answers_as_onnxruntime_does(network: OwnNetwork, tmp_path: Path) -> None:
+def test_a_whole_one_answers_as_onnxruntime_does(network: TorchNetwork, tmp_path: Path) -> None:
     check_against_onnxruntime(network, tmp_path / "model", network.whole_side)
 
 
@@ -89,12 +97,12 @@ def test_the_page_shows_errors_and_costs(tmp_path: Path) -> None:
         one_way_trips=250,
     )
     keep(tmp_path, "own-models", OwnModels(runs=3, models=(row,), machine=MACHINE, versions={}))
-    text = own_models(tmp_path).text
+    text = SECTIONS["own-models"](tmp_path).text
     start = "| densenet121-18-findings | 224 | 18 Sigmoid, multi-label | 7.0 | 8.1 | 0.012 | 0.0045 | 0.0031 | 2 of 3 |"
     assert f"{start} 4.2 | 123 | 4.0 | 250 |" in text
-    assert "Not measured" in own_models(tmp_path / "nothing").text
+    assert "Not measured" in SECTIONS["own-models"](tmp_path / "nothing").text
     busy = row.model_copy(update={"online_seconds": None})
     keep(tmp_path, "own-models", OwnModels(runs=3, models=(busy,), machine=MACHINE, versions={}))
-    text = own_models(tmp_path).text
+    text = SECTIONS["own-models"](tmp_path).text
     assert f"{start} 123 | 4.0 | 250 |" in text
     assert "No seconds: other programs kept the machine busy." in text

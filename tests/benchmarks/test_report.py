@@ -12,13 +12,14 @@ from pathlib import Path
 import pytest
 
 from benchmarks.configuration import ROOT
-from benchmarks.document import parts, plots, writing
+from benchmarks.document import page as writing
+from benchmarks.document import parts, plots
+from benchmarks.document.page import MISSING, SECTIONS
 from benchmarks.document.parts import Part, PartFile, Plan, measure_parts, parse_parts, path_of, read_part
-from benchmarks.document.section import MISSING
-from benchmarks.document.sections import SECTIONS
 from benchmarks.figures import RESULTS
 from benchmarks.layers import Layers
-from benchmarks.reporting import FORMAT
+from benchmarks.measuring import OnStep
+from benchmarks.results import FORMAT
 from contract.base import Strict
 from contract.errors import CallerError
 from tests.benchmarks.test_latency import own_files, tiny_model
@@ -35,8 +36,8 @@ def diary(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Two parts that note that they ran; a name in `failing` is interrupted."""
     found: list[str] = []
 
-    def measuring(name: str) -> Callable[[Plan, Path], Strict]:
-        def measure(plan: Plan, folder: Path) -> Strict:
+    def measuring(name: str) -> Callable[[Plan, Path, OnStep], Strict]:
+        def measure(plan: Plan, folder: Path, _on_step: OnStep) -> Strict:
             found.append(name)
             assert list(folder.iterdir()) == []
             if found.count(name) == 1 and name == "second":
@@ -134,7 +135,7 @@ def test_the_committed_page_is_what_the_committed_results_make() -> None:
 def test_plots_are_the_same_bytes_each_time() -> None:
     def drawn() -> list[bytes]:
         return [
-            plots.lines({"a": [(1, 2), (2, 3)], "b": [(1, 1), (2, 5)]}, across="x", up="y", logarithmic=True),
+            plots.lines({"a": [(1, 2), (2, 3)], "b": [(1, 1), (2, 5)]}, across="x", up="y"),
             plots.grouped_bars({"one": {"a": 1.0, "b": 20.0}, "two": {"b": 3.0}}, up="MB"),
             plots.stacked_bars({"one": {"a": 1.0, "b": 2.0}, "two": {"a": 3.0}}, across="ms"),
         ]

@@ -1,24 +1,25 @@
 """Many hospitals at once: who asks wrongly, who breaks, and one small run."""
 
-import io
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from benchmarks.__main__ import app
-from benchmarks.commands.giving import TABLE_WIDTH
-from benchmarks.commands.scale import scale_table
 from benchmarks.configuration import ROOT
-from benchmarks.load_client import Order, Report
-from benchmarks.measuring import Step
-from benchmarks.scale import Hospital, Steps, measure_scale, parse_sessions, quantiles
+from benchmarks.document.blocks import Table
+from benchmarks.document.sections import show_scale
+from benchmarks.load_client import Report, Request
+from benchmarks.measuring import Step, WorkSteps
+from benchmarks.processes import started
+from benchmarks.results import Quantiles
+from benchmarks.scale import Hospital, measure_scale, parse_sessions
 from contract.errors import CallerError, ComputationFailed, DeadlineExceeded
 from plumbing.command_line import run
 from tests.end_to_end.models import write_tiny_model
@@ -59,7 +60,7 @@ def test_mistakes_get_one_line_and_exit_status_2(
 
 
 def test_quantiles() -> None:
-    found = quantiles([4.0, 1.0, 2.0, 3.0, 5.0])
+    found = Quantiles.over([4.0, 1.0, 2.0, 3.0, 5.0])
     assert (found.smallest, found.median, found.largest) == (1.0, 3.0, 5.0)
     assert found.p95 == pytest.approx(4.8)
 
@@ -67,8 +68,7 @@ def test_quantiles() -> None:
 def test_time_left_follows_the_work_that_is_left() -> None:
     now = [100.0]
     seen: list[Step] = []
-    steps = Steps((1, 3), seen.append, clock=lambda: now[0])
-    assert seen[-1].seconds_left is None
+    steps = WorkSteps(seen.append, total=6, weight=8.0, clock=lambda: now[0])
     now[0] = 150.0  # starting the parties tells nothing about the images
     steps.next("a", 1)
     assert seen[-1].seconds_left is None
@@ -83,20 +83,17 @@ class Actor:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._started: list[Hospital] = []
+        self._started = ExitStack()
 
     def play(self, source: str) -> Hospital:
-        errors = self._folder / f"{len(self._started)}.err"
-        with errors.open("wb") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-c", source], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log
-            )
-        self._started.append(Hospital(process=process, errors=errors))
-        return self._started[-1]
+        errors = self._folder / "hospital.err"
+        log = self._started.enter_context(errors.open("wb"))
+        command = [sys.executable, "-c", source]
+        process = started(command, os.environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log)
+        return Hospital(process=self._started.enter_context(process), errors=errors)
 
     def leave(self) -> None:
-        for hospital in self._started:
-            hospital.leave()
+        self._started.close()
 
 
 @pytest.fixture
@@ -109,7 +106,7 @@ def actor(tmp_path: Path) -> Iterator[Actor]:
 def test_an_order_is_answered(actor: Actor) -> None:
     answer = Report(seconds=(1.0, 2.0), online_seconds=(0.5, 0.5), stocked=2)
     hospital = actor.play(f"import sys; sys.stdin.readline(); print({answer.model_dump_json()!r}, flush=True)")
-    hospital.order(Order(what="diagnose", count=2))
+    hospital.ask(Request(what="diagnose", count=2))
     assert hospital.report(time.monotonic() + 60) == answer
 
 
@@ -119,7 +116,7 @@ def test_a_hospital_that_ends_is_told_in_its_last_words(actor: Actor) -> None:
         hospital.report(time.monotonic() + 60)
     hospital.process.wait(timeout=60)
     with pytest.raises(ComputationFailed, match="why it ended"):
-        hospital.order(Order(what="diagnose", count=1))
+        hospital.ask(Request(what="diagnose", count=1))
 
 
 def test_a_hospital_that_hangs_is_not_waited_for(actor: Actor) -> None:
@@ -143,10 +140,9 @@ def test_two_hospitals_at_once(tmp_path: Path) -> None:
         assert level.images_per_minute == pytest.approx(60 * level.images / level.seconds)
         assert 0 < level.online_seconds.median < level.latency_seconds.largest <= level.seconds
         assert {"data_owner", "model_owner", "crypto_provider", "inference_service"} == set(level.peak_rss_bytes)
-    output = io.StringIO()
-    Console(width=TABLE_WIDTH, file=output).print(scale_table(result))
-    shown = output.getvalue()
-    assert shown.count("from stock") == shown.count("on demand") == 2
+    table = show_scale(result).blocks[0]
+    assert isinstance(table, Table)
+    assert [row[1] for row in table.rows] == ["dealt on demand", "from stock"] * 2
 
 
 @pytest.mark.slow

@@ -7,25 +7,26 @@ from typing import Any
 import pytest
 
 from benchmarks.ariann import AriannTable, LinkCost, Row, read_published
-from benchmarks.comparison import PeerRow, Peers, Spread, Status
-from benchmarks.document import writing
+from benchmarks.comparison import PeerRow, Peers, Status
+from benchmarks.document import page as writing
 from benchmarks.document.parts import AggregationCosts, PartFile, path_of
-from benchmarks.emulated_links import LinkFacts, NetworkRow, Networks, SavedRun
+from benchmarks.emulated_links import LinkFacts, LinkResults, LinkRow, SavedRun
 from benchmarks.emulation import MeasuredLink
 from benchmarks.federation import FederationCost, RoundCost
 from benchmarks.growth import Growth, SizeCost
+from benchmarks.latency import summarise
 from benchmarks.layers import Layers, LayerTime
 from benchmarks.measuring import Measured
-from benchmarks.reporting import FORMAT, Range, summarise
-from benchmarks.scale import Level, Quantiles, Scale, Stocking
+from benchmarks.results import FORMAT, Quantiles, Range, Spread
+from benchmarks.scale import Level, Scale, Stocking
 from benchmarks.secure_aggregation import AggregationCost
 from contract.base import Strict
 from secure_computation.links import LINKS
 from tests.benchmarks.fakes import fake_case, measurement
-from tests.benchmarks.test_reporting import MACHINE, NOW, RUNS, configuration
+from tests.benchmarks.test_latency_results import MACHINE, NOW, RUNS, configuration
 
 ONE = Range(smallest=0.9, largest=1.1)
-FACTS: dict[str, Any] = {"threads": 1, "machine": MACHINE, "versions": {"python": "3"}}
+FACTS: dict[str, Any] = {"taken": "2030", "threads": 1, "machine": MACHINE, "versions": {"python": "3"}}
 
 
 def keep(folder: Path, name: str, result: Strict) -> None:
@@ -41,9 +42,9 @@ def keep(folder: Path, name: str, result: Strict) -> None:
     path_of(name, folder).write_text(kept.model_dump_json())
 
 
-def networks() -> Networks:
-    def row(network: str, *, runs: int) -> NetworkRow:
-        return NetworkRow(
+def networks() -> LinkResults:
+    def row(network: str, *, runs: int) -> LinkRow:
+        return LinkRow(
             engine="masked",
             network=network,
             runs=runs,
@@ -63,9 +64,8 @@ def networks() -> Networks:
         measurement(), online_bytes=0, offline_seconds=0.0, one_way_trips=251, details={"crypto_provider_sent_bytes": 0}
     )
     run = SavedRun(network="loopback", engine="masked", round=1, measurement=asdict(counted), max_abs_error=0.1)
-    return Networks(
+    return LinkResults(
         format=2,
-        taken="2030",
         model="tiny",
         model_version="1.0.0",
         size=8,
@@ -144,7 +144,6 @@ def peers() -> Peers:
         update=nothing | {"system": "other", "status": Status.NOT_INSTALLED, "reason": "no wheel for this machine"}
     )
     return Peers(
-        taken="2030",
         model="tiny",
         model_version="1.0.0",
         model_sha256="0" * 64,
@@ -176,7 +175,6 @@ def ariann() -> AriannTable:
     )
     return AriannTable(
         format=1,
-        taken="2030",
         published=published,
         rows=(Row(published=published.rows[0], ours=(cost,)),),
         links=LINKS[:2],
@@ -203,7 +201,6 @@ def scale() -> Scale:
     )
     return Scale(
         format=1,
-        taken="2030",
         model="tiny",
         model_version="1.0.0",
         height=8,

@@ -5,7 +5,8 @@ from typer.testing import CliRunner
 
 from benchmarks import secure_aggregation
 from benchmarks.__main__ import app
-from benchmarks.secure_aggregation import Federation, measure_aggregation, resnet18_shapes
+from benchmarks.measuring import Step
+from benchmarks.secure_aggregation import TrainingRounds, measure_aggregation, resnet18_shapes
 from contract.errors import ComputationFailed
 from federated_learning.secure_aggregation.encoding import VectorLayout
 
@@ -13,14 +14,14 @@ SHAPES = {"weight": (200, 50), "bias": (50,)}
 
 
 def test_a_round_is_measured_beside_plain_averaging() -> None:
-    seen: list[int] = []
-    cost = measure_aggregation(hospitals=4, ring_bits=16, runs=2, on_run=seen.append, shapes=SHAPES)
-    assert seen == [0, 1, 2]
+    seen: list[Step] = []
+    cost = measure_aggregation(hospitals=4, ring_bits=16, runs=2, on_step=seen.append, shapes=SHAPES)
+    assert [step.done for step in seen] == [0, 1, 2]
     assert cost.parameters == 10_050
     assert cost.plain_bytes_sent_by_a_hospital == 4 * 10_050
     assert 0.5 < cost.bytes_against_plain < 0.55
     assert 0 < cost.hospital_seconds < cost.apart_seconds < cost.together_seconds
-    wide = measure_aggregation(hospitals=3, ring_bits=32, runs=1, on_run=seen.append, shapes=SHAPES)
+    wide = measure_aggregation(hospitals=3, ring_bits=32, runs=1, on_step=seen.append, shapes=SHAPES)
     assert 1.0 < wide.bytes_against_plain < 1.1
 
 
@@ -29,16 +30,16 @@ def test_it_is_the_size_of_a_resnet18() -> None:
 
 
 def test_a_wrong_mean_is_no_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = Federation.plain_round
+    plain = TrainingRounds.plain_round
 
-    def wrong(self: Federation, clock: secure_aggregation.Clock) -> tuple[secure_aggregation.Update, int]:
+    def wrong(self: TrainingRounds, clock: secure_aggregation.Clock) -> tuple[secure_aggregation.Update, int]:
         mean, size = plain(self, clock)
         mean["bias"][3] += 0.001
         return mean, size
 
-    monkeypatch.setattr(Federation, "plain_round", wrong)
+    monkeypatch.setattr(TrainingRounds, "plain_round", wrong)
     with pytest.raises(ComputationFailed, match="more than rounding"):
-        measure_aggregation(hospitals=3, ring_bits=16, runs=1, on_run=lambda _run: None, shapes=SHAPES)
+        measure_aggregation(hospitals=3, ring_bits=16, runs=1, on_step=lambda _step: None, shapes=SHAPES)
 
 
 def test_a_ring_too_small_is_refused() -> None:

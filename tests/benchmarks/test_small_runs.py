@@ -17,14 +17,14 @@ from benchmarks import scale as scale_module
 from benchmarks.__main__ import COMMANDS, app
 from benchmarks.agreement import Agreement
 from benchmarks.ariann import AriannTable
-from benchmarks.comparison import Peers, Status, read_peers
+from benchmarks.comparison import Peers, Status
+from benchmarks.document.page import MISSING
 from benchmarks.document.parts import read_part
-from benchmarks.document.section import MISSING
-from benchmarks.emulated_links import Networks
+from benchmarks.emulated_links import LinkResults
 from benchmarks.growth import Growth
+from benchmarks.latency import Summary
 from benchmarks.layers import Layers
-from benchmarks.predicting import foretell
-from benchmarks.reporting import Summary
+from benchmarks.predicting import add_predictions
 from benchmarks.scale import Scale
 from benchmarks.secure_aggregation import AggregationCost
 from plumbing.command_line import run
@@ -115,7 +115,7 @@ def test_peers(tiny: Path, results: Path, monkeypatch: pytest.MonkeyPatch, capsy
     asked = ["--peers", chosen, "--runs", "1", "--no-install", "--json", "--save", str(results / "peers.json")]
     bench(capsys, "peers", "--model", str(tiny), *asked)
     result = Peers.model_validate_json(capsys.readouterr().out.splitlines()[-1])  # after the front end's own line
-    assert result == read_peers(results / "peers.json")
+    assert result == Peers.model_validate_json((results / "peers.json").read_bytes())
     rows = {row.peer: row for row in result.rows}
     assert rows["spu-semi2k"].status is rows["spu-cheetah"].status is Status.NOT_INSTALLED
     for name, bound in (("masked", 0.05), ("plaintext-torch", 1e-5), ("plaintext-onnxruntime", 1e-5)):
@@ -130,11 +130,11 @@ def test_peers(tiny: Path, results: Path, monkeypatch: pytest.MonkeyPatch, capsy
 def test_networks(tiny: Path, results: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--engines", "masked", "--networks", "latency_ms=5,mbit=1000", "--runs", "1", "--save", str(results)]
     bench(capsys, "networks", "--model", str(tiny), *arguments)
-    result = Networks.model_validate_json(only_file(results))  # measurements alone
+    result = LinkResults.model_validate_json(only_file(results))  # measurements alone
     _near, far = result.rows
     assert far.online_seconds >= 0.005 * (far.one_way_trips - 1)  # every trip took its latency
     assert [run.measurement["details"]["waited_share"] for run in result.runs] == [1.0] * 4
-    assert [one.network for one in foretell(result).predictions] == [far.network]
+    assert [one.network for one in add_predictions(result).predictions] == [far.network]
 
 
 def test_scale(tiny: Path, results: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -34,7 +34,7 @@ def commands() -> list[tuple[str, Command]]:
 @pytest.mark.parametrize(("name", "command"), commands(), ids=[name for name, _ in commands()])
 def test_options_are_read_as_typer_reads_them(name: str, command: Command) -> None:
     script, _, sub = name.partition(" ")
-    path, function = SCRIPTS.get(script, (COMMANDS_OF_BENCH / f"{sub}.py", sub))
+    path, function = SCRIPTS.get(script, (COMMANDS_OF_BENCH, sub))
     ours = {one.name: one for one in read_parameters(path, function)}
     assert set(ours) == {parameter.name for parameter in command.params}
     for parameter in command.params:

@@ -9,7 +9,6 @@ by 100, while a trained network leaves it about as large as it is. With shifts a
 differences hardly grow.
 """
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from contract.model_card import ModelCard, Task
+from benchmarks.variants import write_random_model
+from contract.model_card import Task
 
 LOGIT_SPREAD = 1.0
 """Standard deviation of the logits over the pictures."""
@@ -26,7 +26,7 @@ BATCH_NORM_SHIFT = 1.5
 
 
 @dataclass(frozen=True, kw_only=True)
-class OwnNetwork:
+class TorchNetwork:
     """One network, how it ends and what its card says."""
 
     name: str
@@ -125,16 +125,16 @@ def mobilenet_v2(
 
 
 NETWORKS = (
-    OwnNetwork(
+    TorchNetwork(
         name="densenet121-18-findings",
         build=lambda: densenet121(18),
         outputs=18,
         task=Task.MULTI_LABEL,
         ends_in_sigmoid=True,
     ),
-    OwnNetwork(name="resnet18-one-logit", build=lambda: resnet18(1), outputs=1, task=Task.BINARY),
-    OwnNetwork(name="mobilenet-v2", build=lambda: mobilenet_v2(3), outputs=3, task=Task.CLASSIFICATION),
-    OwnNetwork(
+    TorchNetwork(name="resnet18-one-logit", build=lambda: resnet18(1), outputs=1, task=Task.BINARY),
+    TorchNetwork(name="mobilenet-v2", build=lambda: mobilenet_v2(3), outputs=3, task=Task.CLASSIFICATION),
+    TorchNetwork(
         name="efficientnet-b0",
         build=lambda: efficientnet_b0(3),
         outputs=3,
@@ -145,7 +145,7 @@ NETWORKS = (
 """What the page shows. Any other that belongs there is one more line."""
 
 
-def write_model(network: OwnNetwork, folder: Path, pictures: Tensor, *, seed: int = 1) -> Path:
+def write_model(network: TorchNetwork, folder: Path, pictures: Tensor, *, seed: int = 1) -> Path:
     """Write model.onnx and card.json of a network for pictures of this size (n, 1, height, width); return `folder`."""
     import warnings
 
@@ -158,35 +158,21 @@ def write_model(network: OwnNetwork, folder: Path, pictures: Tensor, *, seed: in
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's own deprecations: nothing here can act on them
         torch.onnx.export(complete.eval(), (pictures[:1],), path, dynamo=False)
-    card = card_of(network, path, height=pictures.shape[2], width=pictures.shape[3])
-    (folder / "card.json").write_text(card.model_dump_json(indent=2))
-    return folder
-
-
-def card_of(network: OwnNetwork, path: Path, *, height: int, width: int) -> ModelCard:
-    """The card of a network whose model.onnx lies at `path`."""
-    classes = (
-        ["no finding", "finding"] if network.outputs == 1 else [f"finding {n + 1}" for n in range(network.outputs)]
-    )
-    return ModelCard.model_validate(
-        {
-            "name": network.name,
-            "version": "1.0.0",
-            "title": network.name,
-            "intended_use": "Measuring only: the weights are random, so answers mean nothing.",
-            "task": network.task,
-            "input": {
-                "modalities": ["CR", "DX", "OT"],
-                "height": height,
-                "width": width,
-                "mean": [0.5],
-                "standard_deviation": [0.25],
-            },
-            "classes": classes,
-            "training": "none: random weights",
-            "model_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-        }
-    )
+    one = network.outputs == 1
+    card = {
+        "name": network.name,
+        "title": network.name,
+        "task": network.task,
+        "input": {
+            "modalities": ["CR", "DX", "OT"],
+            "height": pictures.shape[2],
+            "width": pictures.shape[3],
+            "mean": [0.5],
+            "standard_deviation": [0.25],
+        },
+        "classes": ["no finding", "finding"] if one else [f"finding {n + 1}" for n in range(network.outputs)],
+    }
+    return write_random_model(folder, path.read_bytes(), card)
 
 
 def _initialise(module: nn.Module, pictures: Tensor) -> None:

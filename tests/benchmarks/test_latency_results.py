@@ -3,17 +3,18 @@
 import dataclasses
 import json
 from datetime import UTC, datetime
-from io import StringIO
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from benchmarks.configuration import ROOT, Configuration
+from benchmarks.document.blocks import print_shown
+from benchmarks.document.sections import show_summary
+from benchmarks.latency import Result, Summary, save, summarise
 from benchmarks.machine import FROM_RESULTS, Machine, _processor, product_version, read_machine, read_versions
 from benchmarks.measuring import Measured, Run
-from benchmarks.reporting import FORMAT, TABLE_WIDTH, Result, Summary, print_table, read_saved, save, summarise
+from benchmarks.results import FORMAT, read_file
 from contract.errors import CallerError
 from tests.benchmarks.fakes import fake_case, measurement
 
@@ -90,11 +91,10 @@ def test_json_lines_have_the_agreed_keys(results: tuple[Result, ...]) -> None:
         assert content["machine"]["processor"] == "Abacus"
 
 
-def test_the_table_names_every_engine_and_figure(summary: Summary) -> None:
-    output = StringIO()
-    print_table(Console(file=output, width=TABLE_WIDTH), summary)
-    text = output.getvalue()
-    for words in ("crypten", "plaintext", "1 - 3", "0.1 - 0.4", "data_owner 0.50", "Abacus", "tiny, 8 x 8"):
+def test_the_table_names_every_engine_and_figure(summary: Summary, capsys: pytest.CaptureFixture[str]) -> None:
+    print_shown(show_summary(summary))
+    text = capsys.readouterr().out
+    for words in ("crypten", "plaintext", "2 (1 - 3)", "0.2 (0.1 - 0.4)", "data owner", "0.5", "Abacus", "tiny, 8 x 8"):
         assert words in text
     assert "takes no such image" in text
 
@@ -105,8 +105,8 @@ def test_a_saved_file_holds_every_run_and_is_never_replaced(tmp_path: Path, summ
     content = json.loads(path.read_text())
     assert len(content["runs"]) == len(RUNS)
     assert content["runs"][0]["measurement"]["details"] == {"rounds": 3}
-    assert read_saved(path) == Summary.model_validate_json(path.read_text())
-    assert read_saved(path).results == summary.results
+    assert read_file(path, Summary) == Summary.model_validate_json(path.read_text())
+    assert read_file(path, Summary).results == summary.results
     assert str(tmp_path) not in path.read_text()
     with pytest.raises(FileExistsError):
         save(tmp_path, summary)
@@ -126,7 +126,7 @@ def test_a_file_of_another_version_is_refused_in_plain_words(
     path = save(tmp_path, summary)
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(CallerError, match=words) as caught:
-        read_saved(path)
+        read_file(path, Summary)
     assert "measure again" in str(caught.value)
 
 
@@ -134,7 +134,7 @@ def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "letter.json"
     path.write_text("dear reader")
     with pytest.raises(CallerError, match="cannot be read"):
-        read_saved(path)
+        read_file(path, Summary)
 
 
 def test_this_machine_can_be_described() -> None:

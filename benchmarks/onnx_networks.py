@@ -8,7 +8,6 @@ The weights are He-scaled random numbers of a fixed seed: what a secure evaluati
 the answers mean nothing. They are written as ONNX with a card, so that the product imports them like any model.
 """
 
-import hashlib
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from contract.model_card import InputSpecification, Modality, ModelCard
+from benchmarks.variants import write_random_model
+from contract.model_card import Modality
 
 SEED = 2022
 OPSET, IR_VERSION = 17, 9
@@ -78,7 +78,7 @@ class _Graph:
         return name
 
 
-Network = Callable[[_Graph, str, int], str]
+Build = Callable[[_Graph, str, int], str]
 """From the image's name and the number of classes to the name of the logits."""
 
 
@@ -156,14 +156,12 @@ def _residual_block(graph: _Graph, source: str, sizes: tuple[int, int], stride: 
     return graph.relu(graph.node("Add", [hidden, source]))
 
 
-def write_network(
-    folder: Path, name: str, network: Network, *, channels: int, side: int, classes: int, title: str
-) -> Path:
+def write_network(folder: Path, name: str, build: Build, *, channels: int, side: int, classes: int, title: str) -> Path:
     """Write model.onnx and card.json of a network with random weights into a new `folder`; return it."""
     from onnx import TensorProto, helper
 
     graph = _Graph()
-    logits = network(graph, "image", classes)
+    logits = build(graph, "image", classes)
     size: list[str | int | None] = ["batch", channels, side, side]
     onnx_graph = helper.make_graph(
         graph.nodes,
@@ -174,24 +172,17 @@ def write_network(
     )
     opset = [helper.make_opsetid("", OPSET)]
     content = helper.make_model(onnx_graph, opset_imports=opset, ir_version=IR_VERSION).SerializeToString()
-    folder.mkdir(parents=True)
-    (folder / "model.onnx").write_bytes(content)
-    card = ModelCard(
-        name=name,
-        version="1.0.0",
-        title=title,
-        intended_use="Measuring only: random weights, so answers mean nothing.",
-        input=InputSpecification(
-            modalities=tuple(Modality),
-            channels=1 if channels == 1 else 3,
-            height=side,
-            width=side,
-            mean=(0.5,) * channels,
-            standard_deviation=(0.25,) * channels,
-        ),
-        classes=tuple(f"class-{number}" for number in range(classes)),
-        training="none: random weights",
-        model_sha256=hashlib.sha256(content).hexdigest(),
-    )
-    (folder / "card.json").write_text(card.model_dump_json(indent=2))
-    return folder
+    card = {
+        "name": name,
+        "title": title,
+        "input": {
+            "modalities": tuple(Modality),
+            "channels": channels,
+            "height": side,
+            "width": side,
+            "mean": (0.5,) * channels,
+            "standard_deviation": (0.25,) * channels,
+        },
+        "classes": tuple(f"class-{number}" for number in range(classes)),
+    }
+    return write_random_model(folder, content, card)

@@ -1,1 +1,0 @@
-"""Subcommands of `scripts/bench`, one module each; benchmarks/__main__.py lists them."""
