@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from benchmarks.configuration import ROOT
 from contract.errors import CallerError
+from federated_learning.report.writing import table
 
 RESULTS: Final = ROOT / "benchmarks" / "results"
 README: Final = ROOT / "README.md"
@@ -32,7 +33,7 @@ _COLUMNS = (
 def newest(folder: Path, model: str) -> Path:
     """The result of a model that `report` keeps, else the newest that `latency --save` wrote.
 
-    Raises CallerError where there is none.
+    Raises CallerError if there is none.
     """
     kept = folder / f"latency-{model}.json"
     if kept.is_file():
@@ -55,11 +56,11 @@ def read_results(path: Path) -> list[dict[str, Any]]:
 
 
 def render(folder: Path = RESULTS, models: tuple[str, ...] = ("resnet18", "resnet18-maxpool")) -> str:
-    """The block for README, markers included. Raises CallerError where a result is missing."""
+    """The block for README, markers included. Raises CallerError if a result is missing."""
     parts = [BEGIN]
     for model in models:
         path = newest(folder, model)
-        parts += ["", *_table(read_results(path), path), *_on_real_films(folder, model)]
+        parts += ["", *_table(read_results(path), path), *_describe_real_films(folder, model)]
     return "\n".join([*parts, "", END])
 
 
@@ -71,12 +72,11 @@ def _table(results: list[dict[str, Any]], path: Path) -> list[str]:
         f"({machine['processor']}), {first['threads']} thread a party, medians of {first['runs']} runs in turns "
         f"([{path.name}](benchmarks/results/{path.name})):"
     )
-    lines = [title, "", f"| {' | '.join(_COLUMNS)} |", "| --- " * len(_COLUMNS) + "|"]
-    return lines + [_row(result) for result in results]
+    return [title, "", table(_COLUMNS, [_cells(result) for result in results])]
 
 
-def _on_real_films(folder: Path, model: str) -> list[str]:
-    """What `scripts/bench agreement` found on real radiographs, set by set; nothing where none was measured."""
+def _describe_real_films(folder: Path, model: str) -> list[str]:
+    """What `scripts/bench agreement` found on real radiographs, set by set; nothing if none was measured."""
     lines = []
     for path in sorted(folder.glob(f"agreement-{model}-*.json")):
         found = json.loads(path.read_text())
@@ -94,10 +94,10 @@ def _on_real_films(folder: Path, model: str) -> list[str]:
     ]
 
 
-def _row(result: dict[str, Any]) -> str:
+def _cells(result: dict[str, Any]) -> tuple[str, ...]:
     spread = result["online_seconds_range"]
     largest = max(result["peak_rss_bytes"].values())
-    cells = (
+    return (
         result["engine"],
         f"{result['online_seconds']:.3g} ({spread['smallest']:.3g} - {spread['largest']:.3g})",
         f"{result['offline_seconds']:.3g}",
@@ -107,11 +107,10 @@ def _row(result: dict[str, Any]) -> str:
         f"{largest / 1e6:,.0f}",
         f"{result['max_abs_error']:.2g}",
     )
-    return f"| {' | '.join(cells)} |"
 
 
-def shown(readme: Path = README) -> str:
-    """The block as it stands on the page. Raises CallerError where the markers are missing."""
+def read_shown(readme: Path = README) -> str:
+    """The block as it stands on the page. Raises CallerError if the markers are missing."""
     found = _BLOCK.search(readme.read_text())
     if found is None:
         raise CallerError(f"{readme.name} has lost its markers '{BEGIN}' and '{END}': put them back")
@@ -121,4 +120,4 @@ def shown(readme: Path = README) -> str:
 def write(readme: Path = README) -> None:
     """Put the newest results on the page."""
     text, block = readme.read_text(), render()
-    readme.write_text(text.replace(shown(readme), block))
+    readme.write_text(text.replace(read_shown(readme), block))

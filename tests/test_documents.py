@@ -160,13 +160,13 @@ def test_clinicians_read_the_threshold_of_the_shipped_card() -> None:
 
 
 def test_readme_repeats_no_figure_by_hand() -> None:
-    by_hand = (ROOT / "README.md").read_text().replace(figures.shown(), "")
+    by_hand = (ROOT / "README.md").read_text().replace(figures.read_shown(), "")
     found = [match.group() for match in FIGURE.finditer(by_hand)]
     assert [figure for figure in found if figure != "2 GB"] == []  # disk needed, not a measurement
 
 
 def test_readme_shows_the_newest_results() -> None:
-    assert figures.shown() == figures.render()
+    assert figures.read_shown() == figures.render()
 
 
 def test_the_checkers_see_what_is_wrong() -> None:

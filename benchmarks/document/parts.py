@@ -17,6 +17,7 @@ from benchmarks.measuring import OnStep
 from benchmarks.progress import working_folder
 from benchmarks.results import FORMAT, SavedFile, read_file
 from benchmarks.secure_aggregation import AggregationCost
+from contract import files
 from contract.base import Strict
 from contract.errors import CallerError
 from plumbing.command_line import say
@@ -263,9 +264,7 @@ def _measure_part(part: Part, plan: Plan, folder: Path) -> None:
         result=result.model_dump(mode="json"),
     )
     path = path_of(part.name, folder)
-    unfinished = path.with_suffix(".unfinished")
-    unfinished.write_text(kept.model_dump_json(indent=1) + "\n")
-    unfinished.replace(path)  # whole or not at all
+    files.replace(path, (kept.model_dump_json(indent=1) + "\n").encode(), mode=0o644)  # whole or not at all
     say(f"{part.name}: took {seconds / 60:.1f} minutes, kept in {path.name}")
 
 
