@@ -12,11 +12,12 @@ from benchmarks.configuration import ROOT, Configuration
 from benchmarks.document.blocks import print_shown
 from benchmarks.document.sections import show_summary
 from benchmarks.latency import Result, Summary, save, summarise
-from benchmarks.machine import FROM_RESULTS, Machine, _processor, product_version, read_machine, read_versions
+from benchmarks.machine import FROM_RESULTS, PRODUCT, Machine, _processor, product_version, read_machine, read_versions
 from benchmarks.measuring import Measured, Run
 from benchmarks.results import FORMAT, read_file
 from contract.errors import CallerError
 from tests.benchmarks.fakes import fake_case, measurement
+from tests.test_rooms import ALLOWED
 
 REQUIRED = {
     *("model", "engine", "size", "batch", "online_seconds", "offline_seconds", "online_bytes", "offline_bytes"),
@@ -161,6 +162,10 @@ def test_what_was_measured_is_known_by_the_code_that_runs_in_a_diagnosis(tmp_pat
         seen.append(product_version(tmp_path))
     assert [now != before for before, now in pairwise(seen)] == [True, False, False, False]
     assert all((ROOT / name).is_file() for name in FROM_RESULTS)
+
+
+def test_every_room_that_may_run_in_a_diagnosis_counts() -> None:
+    assert set(PRODUCT) == set(ALLOWED) - {"federated_learning"}
 
 
 def test_processor_facts_are_read_from_either_kind_of_description() -> None:
