@@ -4,13 +4,14 @@ The integer reference stands in for the engine: tests show that the two are equa
 hundreds of images need no parties. Every value is audited against its ring on the way.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.machine import Machine, read_machine, read_versions
+from benchmarks.measuring import OnStep, WorkSteps
 from contract.base import Strict
 from contract.errors import CallerError
 from contract.model_card import ModelCard, Task, read_card
@@ -52,7 +53,7 @@ class Agreement(Strict):
     versions: dict[str, str]
 
 
-def measure_agreement(model_folder: Path, images: Sequence[Path], on_image: Callable[[int, int], None]) -> Agreement:
+def measure_agreement(model_folder: Path, images: Sequence[Path], on_step: OnStep) -> Agreement:
     """Compare over `images`. The plan is calibrated as an import without images would. Raises CallerError for none."""
     if not images:
         raise CallerError("no image given: name files or folders of images")
@@ -62,8 +63,9 @@ def measure_agreement(model_folder: Path, images: Sequence[Path], on_image: Call
     lowering = lower_masked(compiled.network, compiled.weights, load_calibration_images(card.input, ()))
     weights = round_weights(lowering, compiled.weights)
     errors, disagreements = [], []
+    steps = WorkSteps(on_step, total=len(images), weight=len(images))
     for index, path in enumerate(images):
-        on_image(index, len(images))
+        steps.next("comparing images", 1)
         tensor = read_model_input(path, card.input).tensor
         expected = plaintext.logits(tensor)
         integers = reference.quantise_image(lowering, tensor)

@@ -23,7 +23,7 @@ from benchmarks.engines import ENGINES, PEERS
 from benchmarks.figures import README, RESULTS
 from contract.base import Strict
 from contract.errors import CallerError
-from plumbing.command_line import console, say
+from plumbing.command_line import say
 from secure_computation.links import LINKS
 
 if TYPE_CHECKING:
@@ -361,13 +361,11 @@ def agreement(
 ) -> None:
     """How often the masked engine's label is the plain model's, over many images, and how far logits are apart."""
     from benchmarks.agreement import choose_images, measure_agreement
-    from benchmarks.progress import shown_count
 
     folder = find_model(model)
     check_save_file(save)
     chosen = choose_images(images, folder, manifest=manifest, roles=tuple(role or ()))
-    with shown_count(console(), "images") as on_image:
-        result = _measure(lambda _folder, _on_step: measure_agreement(folder, chosen, on_image), save)
+    result = _measure(lambda _folder, on_step: measure_agreement(folder, chosen, on_step), save)
     _print(result)
 
 

@@ -1,4 +1,4 @@
-"""The product, and what lies between its parties: relays where a link is asked for. The parties notice nothing."""
+"""The product, and what lies between its parties: relays if a link is asked for. The parties notice nothing."""
 
 import socket
 import threading

@@ -98,7 +98,7 @@ def measure_endurance(
         diagnoses: of all together.
         minutes: what is too much for them takes longer.
         timeout_seconds: for one answer, and for all hospitals to start.
-        on_step: told how far it is.
+        on_step: called with how far it is.
 
     Raises ComputationFailed if a hospital ends, and DeadlineExceeded if one hangs.
     """

@@ -15,6 +15,7 @@ from benchmarks.measuring import LinkTraffic, Measured, Measurement, OnStep, Run
 from benchmarks.results import FORMAT, Figures, Range, figures_over
 from benchmarks.variants import variant
 from contract.base import Strict
+from contract.files import create
 
 
 class Result(Figures):
@@ -187,6 +188,5 @@ def save(folder: Path, summary: Summary) -> Path:
     taken = datetime.fromisoformat(summary.taken)
     batch = f"-batch-{first.batch}" if first.batch > 1 else ""
     path = folder / f"latency-{first.model}-{first.size}px{batch}-{taken:%Y%m%dT%H%M%SZ}.json"
-    with path.open("x") as file:
-        file.write(summary.model_dump_json(indent=2) + "\n")
+    create(path, f"{summary.model_dump_json(indent=2)}\n".encode(), mode=None)
     return path

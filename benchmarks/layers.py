@@ -48,7 +48,7 @@ class LayerTime(Strict):
     model_owner_seconds: float
     """From the step's beginning to the next one's, by P1's clock: its own work and its wait for P0."""
     data_owner_cpu_seconds: float
-    """P0's processor time for its answer; 0 where it has no part."""
+    """P0's processor time for its answer; 0 if it has no part."""
 
 
 class Layers(Strict):
@@ -139,7 +139,7 @@ def measure_layers(model_folder: Path, folder: Path, *, runs: int, on_step: meas
         on_step(measuring.Step(words=f"run {turn} of {runs}", done=turn, total=runs + 1, seconds_left=None))
         clock = _Clock()
         run_in_process(parties, tensor, item=ItemName(f"{turn:064x}"), on_step=clock.mark_step)
-        # Its last step ends where P0 has the answer.
+        # Its last step ends when P0 has the answer.
         clock.marks.append(data_owner.clock.marks[-1])
         if turn:
             walls.append(clock.wall_seconds())

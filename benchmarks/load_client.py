@@ -1,4 +1,4 @@
-"""A hospital that does on demand what `data-owner diagnose` and `data-owner prepare` do, as often as it is told to.
+"""A hospital that does on demand what `data-owner diagnose` and `data-owner prepare` do, as often as it is asked to.
 
     python -m benchmarks.load_client --config data-owner.toml --data-folder FOLDER --image FILE
 

@@ -98,7 +98,7 @@ def measure_own_models(
 
 
 def machine_is_quiet() -> bool:
-    """Whether no more programs compute than there are cores, so that seconds mean something."""
+    """Whether at most as many programs compute as there are cores, so that seconds mean something."""
     return os.getloadavg()[0] <= (os.cpu_count() or 1)
 
 

@@ -2,7 +2,7 @@
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,7 +14,6 @@ from rich.progress import (
     Task,
     TextColumn,
     TimeElapsedColumn,
-    TimeRemainingColumn,
 )
 from rich.text import Text
 
@@ -49,7 +48,7 @@ def shown_steps(console: Console) -> Iterator[OnStep]:
     progress = Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(),
-        TextColumn("{task.completed:.0f}/{task.total:.0f} runs"),
+        TextColumn("{task.completed:.0f}/{task.total:.0f}"),
         TimeElapsedColumn(),
         _TimeLeft(),
         console=console,
@@ -75,22 +74,3 @@ def _show_lines(console: Console) -> OnStep:
             console.print(f"bench: {step.words}", markup=False, highlight=False, soft_wrap=True)
 
     return show
-
-
-@contextmanager
-def shown_count(console: Console, what: str) -> Iterator[Callable[[int, int], None]]:
-    """Show how many of many are done, with the time left, while the block runs; call with (done, total)."""
-    progress = Progress(
-        TextColumn(what),
-        BarColumn(),
-        TextColumn("{task.completed:.0f}/{task.total:.0f}"),
-        TimeElapsedColumn(),
-        TextColumn("time left"),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )
-    with progress:
-        task = progress.add_task(what, total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total)

@@ -44,7 +44,7 @@ CHUNK_SECONDS = 0.0005
 BUFFER_BYTES = 262_144
 """What may wait before the line, besides what is on it; routers and TCP stacks hold about as much."""
 CATCH_UP_SECONDS = 0.002
-"""What a sender that fills the line may catch up where this process was late to read: the bytes were there."""
+"""What a sender that fills the line may catch up if this process was late to read: the bytes were there."""
 WATCHED_SECONDS = 0.000_15
 SHORT_SECONDS = 0.005
 """On links of less latency than this, the relay wakes up too early and watches the clock: who sleeps wakes up late."""
@@ -67,7 +67,7 @@ class Relay:
 
 
 def order_route(control_port: int, link: str, target: int) -> int:
-    """What `Relay.route` does, for other processes. Raises ComputationFailed where the relay does not answer."""
+    """What `Relay.route` does, for other processes. Raises ComputationFailed if the relay does not answer."""
     try:
         with socket.create_connection((HOST, control_port), timeout=ANSWER_SECONDS) as control:
             control.sendall(json.dumps({"link": link, "target": target}).encode() + b"\n")
@@ -113,7 +113,7 @@ class _Line:
     def enter(self, size: int, now: float, *, had_waited: bool) -> float:
         """When `size` bytes that came at `now` will be delivered: behind all that came before, at the line's rate.
 
-        Never sooner than one latency after `now`, even where bytes had waited to be read and may catch up; but for how
+        Never sooner than one latency after `now`, even if bytes had waited to be read and may catch up; except for how
         late this process learns of them.
         """
         now -= self._lateness_seconds
@@ -136,7 +136,7 @@ class _Reader(asyncio.StreamReader):
 async def _listen_at(
     port: int, serve: Callable[[_Reader, asyncio.StreamWriter], Awaitable[None]], *, limit: int
 ) -> asyncio.Server:
-    """`asyncio.start_server`, with readers that know when bytes came. Raises OSError where the port is taken."""
+    """`asyncio.start_server`, with readers that know when bytes came. Raises OSError if the port is taken."""
     loop = asyncio.get_running_loop()
 
     def factory() -> asyncio.StreamReaderProtocol:
@@ -166,7 +166,7 @@ class _Direction:
         self._chunk = chunk
         self._limit = limit
         self._under_way: asyncio.Queue[tuple[float, bytes | None]] = asyncio.Queue()
-        """When it is due, and what: bytes, b"" for the end, None where the sender broke off."""
+        """When it is due, and what: bytes, b"" for the end, None if the sender broke off."""
         self._held = 0
         self._room = asyncio.Event()
 
@@ -191,11 +191,11 @@ class _Direction:
                 await self._room.wait()
 
     async def deliver(self) -> None:
-        """Write until the sender's end has arrived. Raises OSError where the receiver broke off."""
+        """Write until the sender's end has arrived. Raises OSError if the receiver broke off."""
         now = asyncio.get_running_loop().time
         while True:
             due, data = await self._under_way.get()
-            # Where more follows, an exact moment would be of no use, and watching for each piece would cost much time.
+            # If more follows, an exact moment would be of no use, and watching for each piece would cost much time.
             watched = self._line.watched_seconds if self._under_way.empty() else 0.0
             await asyncio.sleep(due - now() - watched)
             while watched and now() < due:

@@ -91,7 +91,7 @@ def measure_scale(
         sessions: how many at once, rising.
         images: of each hospital at each level.
         timeout_seconds: for one level's answers, and for all hospitals to start.
-        on_step: told which level begins.
+        on_step: called when a level begins.
 
     Raises ComputationFailed if a hospital ends, or does not use its stock, and DeadlineExceeded if one hangs.
     """

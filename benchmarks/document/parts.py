@@ -17,15 +17,15 @@ from benchmarks.measuring import OnStep
 from benchmarks.progress import working_folder
 from benchmarks.results import FORMAT, SavedFile, read_file
 from benchmarks.secure_aggregation import AggregationCost
-from contract import files
 from contract.base import Strict
 from contract.errors import CallerError
+from contract.files import replace
 from plumbing.command_line import say
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What every part is told."""
+    """What every part is asked for."""
 
     model: str = "resnet18"
     """A name of benchmarks/configuration.py, or a folder."""
@@ -264,7 +264,7 @@ def _measure_part(part: Part, plan: Plan, folder: Path) -> None:
         result=result.model_dump(mode="json"),
     )
     path = path_of(part.name, folder)
-    files.replace(path, (kept.model_dump_json(indent=1) + "\n").encode(), mode=0o644)  # whole or not at all
+    replace(path, f"{kept.model_dump_json(indent=1)}\n".encode(), mode=None)
     say(f"{part.name}: took {seconds / 60:.1f} minutes, kept in {path.name}")
 
 

@@ -1,7 +1,7 @@
 """Leads gloo's connections through a relay. Neither gloo nor what runs on it is changed or told.
 
 gloo's processes tell each other where they listen through a store: one entry for each process of a group. The store
-here hands entries on as they are, but for that of a peer which this process is going to dial: there it puts the port
+here hands entries on as they are, except that of a peer which this process is going to dial: there it puts the port
 of a relay. Of two processes gloo lets the one with the larger address dial, and compares ports as they stand in memory.
 The relay listens at ports that are smaller than any of gloo's in either byte order, so who dials stays as it was.
 
@@ -63,7 +63,7 @@ class RelayedStore(Store):
             self._store.set(f"{key}/process", str(self._process))
 
     def get(self, key: str) -> bytes:
-        """Hand on; with the relay's port where this process is going to dial."""
+        """Hand on; with the relay's port if this process is going to dial."""
         value = bytes(self._store.get(key))
         at = _port_at(value)
         mine = next((one for name, one in self._own.items() if _group(name) == _group(key) and name != key), None)

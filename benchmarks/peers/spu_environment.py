@@ -27,7 +27,7 @@ _NOTABLE = ("spu", "jax", "jaxlib", "numpy")
 
 
 def find(folder: Path = FOLDER) -> Path | None:
-    """Its Python, where a whole environment of these requirements stands in `folder`."""
+    """Its Python, if a whole environment of these requirements stands in `folder`."""
     python = folder / "bin" / "python"
     try:
         complete = (folder / _MARK).read_text() == _wanted(folder)
@@ -37,7 +37,7 @@ def find(folder: Path = FOLDER) -> Path | None:
 
 
 def require(folder: Path = FOLDER, *, install: bool, timeout_seconds: float = INSTALL_SECONDS) -> Path:
-    """Its Python; installs it first where that is allowed and needed.
+    """Its Python; installs it first if that is allowed and needed.
 
     Raises ConfigurationError that says why SPU cannot be used here. The words of pip are not in it (they may name a
     private index); they are in the `.err` files of `folder`.
@@ -53,7 +53,7 @@ def require(folder: Path = FOLDER, *, install: bool, timeout_seconds: float = IN
 
 
 def versions(folder: Path = FOLDER) -> dict[str, str]:
-    """Versions of what does the work in it; empty where it is not installed."""
+    """Versions of what does the work in it; empty if it is not installed."""
     places = [str(place) for place in folder.glob("lib/python*/site-packages")]
     found = {one.name.lower(): one.version for one in distributions(path=places)} if places else {}
     return {name: found[name] for name in _NOTABLE if name in found}
@@ -71,7 +71,7 @@ def _install(folder: Path, timeout_seconds: float) -> Path:
     pip = ["-m", "pip", "--disable-pip-version-check", "install", "--only-binary", ":all:", "--require-hashes"]
     _step(folder, "venv", [sys.executable, "-m", "venv", str(folder)], timeout_seconds)
     _step(folder, "pip", [str(python), *pip, "-r", str(REQUIREMENTS)], timeout_seconds)
-    # SPU refuses to be imported where the processor lacks what it was compiled for.
+    # SPU refuses to be imported if the processor lacks what it was compiled for.
     _step(folder, "import", [str(python), "-I", "-c", "import spu"], timeout_seconds)
     (folder / _MARK).write_text(_wanted(folder))
     return python

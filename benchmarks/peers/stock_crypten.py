@@ -181,7 +181,7 @@ def import_crypten() -> Any:
 def _take_part(rank: int, network_path: Path, weights_path: Path, image_path: Path, report: Path) -> None:
     torch.set_num_threads(1)
     crypten = import_crypten()
-    relayed_gloo.register()  # used where the parties meet through a relay
+    relayed_gloo.register()  # used if the parties meet through a relay
     network = read_network(network_path)
     if rank == THIRD_PARTY:
         content = _deal(crypten)
@@ -332,7 +332,7 @@ def main() -> None:
     paths = (arguments.network, arguments.weights, arguments.image)
     try:
         if arguments.rank is not None:
-            signal.alarm(int(arguments.timeout) + 10)  # ends with its parent, even where the parent was killed
+            signal.alarm(int(arguments.timeout) + 10)  # ends with its parent, even if the parent was killed
             _take_part(arguments.rank, *paths, report=arguments.report)
         else:
             print(json.dumps(asdict(run(*paths, timeout=arguments.timeout))))
