@@ -31,6 +31,16 @@ ALLOWED: dict[str, tuple[str, ...]] = {
 OPEN = ("benchmarks", "demonstration", "tests", "scripts")
 """May import any room; no room may import them."""
 
+MASKED = "secure_computation.engines.masked"
+FORBIDDEN: dict[str, tuple[str, ...]] = {
+    "secure_computation/kernels/": ("secure_computation.protocols", "secure_computation.engines"),
+    "secure_computation/protocols/": ("secure_computation.engines",),
+    "secure_computation/engines/masked/plan/": (f"{MASKED}.lowering", f"{MASKED}.session"),
+    "secure_computation/engines/masked/lowering/": (f"{MASKED}.session",),
+    "secure_computation/engines/masked/session/": (f"{MASKED}.lowering",),
+}
+"""Within a room: what the files of a folder may not import. Lowering and session know the plan, not each other."""
+
 CRYPTEN_ALLOWED = ("secure_computation/crypten_bridge/", "benchmarks/peers/stock_crypten.py")
 CRYPTEN_ALLOWED_IN_TESTS = ("tests/secure_computation/crypten_bridge/",)
 
@@ -70,6 +80,9 @@ def violations(path: str, source: str) -> list[str]:
     for line, name in imported(ast.parse(source, filename=path), package):
         if within(name, "crypten") and not path.startswith((*CRYPTEN_ALLOWED, *CRYPTEN_ALLOWED_IN_TESTS)):
             found.append(f"{path}:{line} imports {name}: CrypTen is reached through secure_computation/crypten_bridge")
+        for folder, others in FORBIDDEN.items():
+            if path.startswith(folder) and any(within(name, other) for other in others):
+                found.append(f"{path}:{line} imports {name}: {folder} may not")
         top = name.split(".", maxsplit=1)[0]
         if room in OPEN or top == room or top not in {*ALLOWED, *OPEN}:
             continue
@@ -100,6 +113,15 @@ def test_every_package_is_a_room() -> None:
     ("path", "source"),
     [
         ("contract/a.py", "import imaging"),
+        ("secure_computation/kernels/a.py", "from secure_computation.protocols import relu"),
+        ("secure_computation/protocols/a.py", "from secure_computation.engines.masked.plan import steps"),
+        ("secure_computation/engines/masked/plan/a.py", "from secure_computation.engines.masked import session"),
+        ("secure_computation/engines/masked/plan/a.py", "from ..lowering.drafts import Draft"),
+        ("secure_computation/engines/masked/lowering/a.py", "import secure_computation.engines.masked.session.walk"),
+        (
+            "secure_computation/engines/masked/session/a.py",
+            "from secure_computation.engines.masked.lowering import lower",
+        ),
         ("contract/a.py", "from authority.certificates import read_certificate"),
         ("contract/a.py", "from plumbing import settings"),
         ("plumbing/a.py", "import authority.signing"),
@@ -139,6 +161,8 @@ def test_the_checker_sees_a_violation(path: str, source: str) -> None:
         ("secure_computation/channel/a.py", "from . import stream\nfrom ..wire import Frame"),
         ("data_owner/a.py", "from inference_service.client import Client\nimport imaging.dicom"),
         ("data_owner/a.py", "from inference_service import client"),
+        ("secure_computation/engines/masked/session/a.py", "from secure_computation.engines.masked.plan import steps"),
+        ("secure_computation/engines/masked/lowering/a.py", "from ..plan.steps import Step"),
         ("federated_learning/a.py", "from secure_computation.randomness import stream"),
         ("federated_learning/a.py", "from secure_computation import randomness"),
         ("secure_computation/crypten_bridge/a.py", "import crypten"),

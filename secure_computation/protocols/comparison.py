@@ -139,6 +139,7 @@ def deal_comparison(
         x = (less if product.table == "less" else equal)[product.chunk]
         b = p1.bits(_hide(name, index), count)
         tau = p0.words(_tau(name, index), count, x.dtype)
+        # tau'[i] = tau[i] ^ x[i] * b
         hide_product(x, b, tau, out=words[m + index])
     return words
 
@@ -157,11 +158,13 @@ def compare_as_p1(
     for j in range(m):
         above = frozenset(range(j + 1, m))
         for target in _subsets(range(j + 1, m)):
+            # a_S ^= s_j * product of y_i over i > j, i not in S
             coefficient[target] ^= _times_all(less[j], equal, above - target)
     sent = []
     for index, product in enumerate(chain.products):
         first, *rest = product.source
         u = _times_all(equal[first], equal, rest) if product.table == "less" else coefficient[product.source]
+        # p = u ^ b, and P1's share of x[c] * u is tau'[c]
         sent.append(u ^ draws.bits(_hide(name, index), c.size))
         add_entry(coefficient[product.target], corrections[m + index], c, chunks[product.chunk])
     return sent, coefficient[frozenset()]
@@ -178,6 +181,7 @@ def compare_as_p0(chain: Chain, c: RingElements, received: Sequence[BitArray], *
         own[frozenset(range(j + 1, m))] ^= less[j]
     for index, (product, p) in enumerate(zip(chain.products, received, strict=True)):
         x = (less if product.table == "less" else equal)[product.chunk]
+        # P0's share of x[c] * u is x[c] * p ^ tau[c]
         total = own[product.target]
         total ^= x & p
         tau = draws.words(_tau(name, index), c.size, chain.word_types[m + index])

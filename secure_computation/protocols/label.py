@@ -135,6 +135,7 @@ def deal_label(shape: LabelShape, *, p0: Draws, p1: Draws) -> tuple[Bundle, Bund
     words = deal_comparison(shape.chain, r, p0=p0, p1=p1, name=_SIGN)
     g = (r >> np.uint32(k - 1)).astype(np.uint8) ^ p0.bits("g", pairs)
     a, b = (p0.bits(name, shape.products) ^ p1.bits(name, shape.products) for name in ("a", "b"))
+    # P1's c1 = a * b ^ c0
     c1 = (a & b) ^ p0.bits("c", shape.products)
     return Bundle(words=tuple(words), bits=(reduce_to_bits(g),)), Bundle(bits=(reduce_to_bits(c1),))
 
@@ -178,7 +179,7 @@ class _Tree:
     def mask(self) -> Bundle:
         """This party's shares of e and f of the next layer, to send."""
         (x, y), (a, b, _) = self._operands(), self._triple()
-        self._masked = (x ^ a, y ^ b)
+        self._masked = (x ^ a, y ^ b)  # e, f
         return Bundle(bits=tuple(reduce_to_bits(bits) for bits in self._masked))
 
     def multiply(self, received: Bundle) -> None:
@@ -187,6 +188,7 @@ class _Tree:
             raise RuntimeError("mask comes before multiply")
         e, f = (own ^ other.values for own, other in zip(self._masked, received.bits, strict=True))
         a, b, c = self._triple()
+        # x * y = e * f ^ e * b ^ f * a ^ a * b
         product = (e & f & self._public) ^ (e & b) ^ (f & a) ^ c
         width = self._shape.widths[self._layer]
         rest = self._factors[:, 2 * width :]
@@ -226,6 +228,7 @@ class LabelAsP0:
         """Online: compare, from P1's opening."""
         shape, draws = self.shape, self._draws
         bits = [array.values for array in received.bits]
+        # [d >= 0] = (top bit of C) ^ g ^ [C mod 2^(k-1) < r mod 2^(k-1)]; P1 adds the top bit
         wins = compare_as_p0(shape.chain, received.rings[0].values, bits, draws=draws, name=_SIGN)
         wins = wins ^ draws.bits("g", shape.pairs)
         triples = tuple(draws.bits(name, shape.products) for name in ("a", "b", "c"))
@@ -268,9 +271,11 @@ class LabelAsP1:
     def open(self, z1: RingElements) -> Bundle:
         """Online: mask and open the differences; compare."""
         shape, k, draws = self.shape, self.shape.ring_bits, self._draws
+        # C = d1 + (d0 + r0) + r1 + 2^(k-1) mod 2^k
         c = _differences(z1) + self._hidden + draws.ring("mask", shape.pairs, bits=k) + np.uint32(1 << (k - 1))
         opened = reduce_to_ring(c, k)
         sent, wins = compare_as_p1(shape.chain, opened.values, self._corrections.words, draws=draws, name=_SIGN)
+        # [d >= 0] = [C mod 2^(k-1) < r mod 2^(k-1)] ^ (top bit of C) ^ g
         top = (opened.values >> np.uint32(k - 1)).astype(np.uint8)
         wins = wins ^ top ^ self._corrections.bits[0].values
         a, b = (draws.bits(name, shape.products) for name in ("a", "b"))

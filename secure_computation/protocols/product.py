@@ -89,6 +89,7 @@ def deal_product(shape: ProductShape, masks: Pair, *, p0: Draws, p1: Draws) -> t
     a, b = masks
     s, t = _draw_pads(shape, p1)
     rest = draw_output_mask(shape, p0)
+    # c = a b - a t - b s - pi - rho'
     c = a * (b - t) - b * s - _draw_answer_pad(shape, p0) - rest
     return Bundle(rings=(cut_to_ring(c.reshape(-1), shape.ring_bits),)), rest
 
@@ -118,6 +119,7 @@ class ProductAsP0:
         a, b = self._masks
         opened = received.rings[0].values
         e, f = opened[: self.shape.count].reshape(self.shape.left), opened[self.shape.count :].reshape(self.shape.right)
+        # m = a F + b E + pi
         m = a * f + b * e + _draw_answer_pad(self.shape, self._draws)
         return Bundle(rings=(cut_to_ring(m.reshape(-1), self.shape.ring_bits),))
 
@@ -144,6 +146,7 @@ class ProductAsP1:
         """Online: mask and open both halves."""
         s, t = _draw_pads(self._shape, self._draws)
         self._halves = (x1, y1)
+        # E = X + s, F = Y + t
         opened = np.concatenate([(x1 + s).reshape(-1), (y1 + t).reshape(-1)])
         return Bundle(rings=(cut_to_ring(opened, self._shape.ring_bits),))
 
@@ -152,6 +155,7 @@ class ProductAsP1:
         if self._halves is None:
             raise RuntimeError("open comes before multiply, which comes once")
         x1, y1 = self._halves
+        # X Y + c
         self._alone = x1 * y1 + self._corrections.rings[0].values.reshape(self._shape.left)
         self._halves = None
 
@@ -159,6 +163,7 @@ class ProductAsP1:
         """Online: P1's half of the product in masked form, x y - rho', reduced to k bits. In the shape of x."""
         if self._alone is None:
             raise RuntimeError("multiply comes before finish")
+        # x y - rho' = X Y + c + m
         whole = self._alone + received.rings[0].values.reshape(self._shape.left)
         return reduce_to_ring(whole, self._shape.ring_bits).values
 

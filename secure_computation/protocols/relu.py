@@ -139,7 +139,8 @@ def deal_relu(shape: ReluShape, *, p0: Draws, p1: Draws) -> Bundle:
         deal_comparison(shape.high, q, p0=s0, p1=s1, name=_HIGH, out=tables[:high])
         if shape.low:
             deal_comparison(shape.low, r[part], p0=s0, p1=s1, name=_LOW, out=tables[high:])
-        dealt = _dealt_values(shape, q, s0, s1)
+        dealt = _draw_dealt_values(shape, q, s0, s1)
+        # P1's share = value - P0's share; for the bit g: g ^ P0's share
         bits[0, part] = dealt["g"].astype(np.uint8) ^ s0.bits("g bit", size)
         for name, ring in rings.items():
             np.subtract(dealt[name], s0.ring(share_label(name), size, bits=32), out=ring[part])
@@ -151,7 +152,7 @@ def deal_relu(shape: ReluShape, *, p0: Draws, p1: Draws) -> Bundle:
     )
 
 
-def _dealt_values(shape: ReluShape, q: RingElements, s0: Draws, s1: Draws) -> dict[str, RingElements]:
+def _draw_dealt_values(shape: ReluShape, q: RingElements, s0: Draws, s1: Draws) -> dict[str, RingElements]:
     """What D shares in rings, of one block, by name."""
     g = q >> np.uint32(shape.quotient_bits - 1)
     m1 = (s0.bits("m1", q.size) ^ s1.bits("m1", q.size)).astype(np.uint32)
@@ -207,11 +208,13 @@ class ReluAsP0:
             mine = self._own_bits(c[part], [array.values[part] for array in received.bits])
             for index, array in enumerate(mine):
                 own[index, part] = array
+            # dd = P0's share ^ P1's share, dc likewise: opened to both
             opened = [array ^ received.bits[index - len(mine)].values[part] for index, array in enumerate(mine)]
             size = part.stop - part.start
             shares = {name: self._blocks.ring(share_label(name), size, bits=32) for name in shape.dealt_rings}
             dd, dc = opened if shape.low else (opened[0], nothing.bits[:size])
             ordered = tuple(shares.get(name, nothing.ring[:size]) for name in _SHARES)
+            # y0 - rho', y0 = P0's share of d * (C' + 1 - q + 2^h * (1 - cm + cm * g) - 2^(h-1) - carry)
             combine_relu(c[part], dd, dc, ordered, constants, rest=self.output_mask[part], out=y0[part])
         self._spent, self._blocks = self._blocks, self._draws.in_blocks()
         return Bundle(bits=cut_to_bits(own), rings=(cut_to_ring(y0, shape.output_bits),))
@@ -220,10 +223,12 @@ class ReluAsP0:
         """P0's shares of dd and (for f > 0) dc, of one block."""
         shape, draws = self.shape, self._blocks
         sent = shape.high.sent_bits()
+        # dd = d ^ m1 = cm ^ g ^ [C' mod 2^(h-1) < q mod 2^(h-1)] ^ m1; P1 adds cm
         dd = compare_as_p0(shape.high, _quotient(shape, c), bits[:sent], draws=draws, name=_HIGH)
         dd ^= draws.bits("g bit", c.size) ^ draws.bits("m1", c.size)
         if shape.low is None:
             return [dd]
+        # dc = carry ^ m2 = [C mod 2^f < r mod 2^f] ^ m2
         dc = compare_as_p0(shape.low, c, bits[sent : sent + shape.low.sent_bits()], draws=draws, name=_LOW)
         dc ^= draws.bits("m2", c.size)
         return [dd, dc]
@@ -255,6 +260,7 @@ class ReluAsP1:
         draws = self._draws.in_blocks()
         for part in blocks(shape.count):
             block = c[part]  # so far r1
+            # C = z1 + (z0 + r0) + r1 + 2^(k-1) mod 2^k
             block += z1[part]
             block += self._hidden_z0[part]
             block += np.uint32(1 << (k - 1))
@@ -272,12 +278,14 @@ class ReluAsP1:
         tables = [word[part] for word in dealt.words]
         high = len(shape.high.word_types)
         quotient = _quotient(shape, c)
+        # dd = d ^ m1 = [C' mod 2^(h-1) < q mod 2^(h-1)] ^ cm ^ g ^ m1, term by term
         sent, dd = compare_as_p1(shape.high, quotient, tables[:high], draws=draws, name=_HIGH)
         dd ^= (quotient >> np.uint32(shape.quotient_bits - 1)).astype(np.uint8)
         dd ^= dealt.bits[0].values[part]
         dd ^= draws.bits("m1", c.size)
         if shape.low is None:
             return [*sent, dd]
+        # dc = carry ^ m2 = [C mod 2^f < r mod 2^f] ^ m2
         low_sent, dc = compare_as_p1(shape.low, c, tables[high:], draws=draws, name=_LOW)
         dc ^= draws.bits("m2", c.size)
         return [*sent, *low_sent, dd, dc]
@@ -300,6 +308,7 @@ class ReluAsP1:
             dd = own[0, part] ^ received.bits[0].values[part]
             dc = own[1, part] ^ received.bits[1].values[part] if shape.low else nothing.bits[:size]
             ordered = tuple(shares[name][part] if name in shares else nothing.ring[:size] for name in _SHARES)
+            # y - rho' = y1 + (y0 - rho'), y1 = P1's share of the same product
             combine_relu(c[part], dd, dc, ordered, constants, rest=received.rings[0].values[part], out=y[part])
         return y
 
@@ -311,6 +320,7 @@ def _quotient(shape: ReluShape, c: RingElements) -> RingElements:
     """C', h bits."""
     if shape.truncated_bits == 0:
         return c
+    # C' = (floor(C / 2^f) - 1) mod 2^h
     quotient = (c >> np.uint32(shape.truncated_bits)) - np.uint32(1)
     return quotient & np.uint32((1 << shape.quotient_bits) - 1)
 

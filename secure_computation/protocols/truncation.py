@@ -184,11 +184,13 @@ class TruncationAsP0:
             dc = nothing.bits[:size]
             if shape.low:
                 *chain, p1_dc = (array.values[part] for array in received.bits)
+                # dc = carry ^ m2 = [C mod 2^f < r mod 2^f] ^ m2
                 own_dc = compare_as_p0(shape.low, c[part], chain, draws=draws, name=_LOW) ^ draws.bits("m2", size)
                 own[0, part] = own_dc
                 dc = own_dc ^ p1_dc
             shares = {name: draws.ring(share_label(name), size, bits=32) for name in shape.dealt_rings}
             ordered = tuple(shares.get(name, nothing.ring[:size]) for name in _SHARES)
+            # y0 - rho', y0 = P0's share of floor(C / 2^f) - q - carry - offset / 2^f (+ 2^(k-f) * wrap)
             combine_truncation(c[part], dc, ordered, constants, rest=self.output_mask[part], out=y0[part])
         self._spent, self._blocks = self._blocks, self._draws.in_blocks()
         return Bundle(bits=cut_to_bits(own), rings=(cut_to_ring(y0, shape.output_bits),))
@@ -220,12 +222,14 @@ class TruncationAsP1:
         draws = self._draws.in_blocks()
         for part in blocks(shape.count):
             block = c[part]  # so far r1
+            # C = z1 + (z0 + r0) + r1 + offset mod 2^k
             block += z1[part]
             block += self._hidden_z0[part]
             block += np.uint32(1 << shape.offset_bits)
             block &= np.uint32((1 << k) - 1)
             if shape.low:
                 tables = [word[part] for word in self._corrections.words]
+                # dc = carry ^ m2 = [C mod 2^f < r mod 2^f] ^ m2
                 sent, carry = compare_as_p1(shape.low, block, tables, draws=draws, name=_LOW)
                 for index, array in enumerate((*sent, carry ^ draws.bits("m2", block.size))):
                     bits[index, part] = array
@@ -251,6 +255,7 @@ class TruncationAsP1:
             size = part.stop - part.start
             dc = own[0, part] ^ received.bits[0].values[part] if shape.low else nothing.bits[:size]
             ordered = tuple(shares[name][part] if name in shares else nothing.ring[:size] for name in _SHARES)
+            # y - rho' = y1 + (y0 - rho'), y1 = P1's share of the same sum
             combine_truncation(c[part], dc, ordered, constants, rest=received.rings[0].values[part], out=y[part])
         return y
 

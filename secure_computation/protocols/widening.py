@@ -133,6 +133,7 @@ class WideningAsP1:
     def open(self, x1: RingElements) -> Bundle:
         """Online: mask and open x."""
         k = self._shape.ring_bits
+        # C = x1 + (x0 + r0) + r1 + 2^(k-2) mod 2^k
         c = x1.reshape(-1) + self._hidden_x0 + draw_mask(self._draws, self._shape.count, bits=k)
         c += np.uint32(1 << (k - 2))
         self._opened = cut_to_ring(c, k)
@@ -143,6 +144,7 @@ class WideningAsP1:
         if self._opened is None:
             raise MaterialSpent("this layer's opening was used before, or not made yet; start a new session")
         opened, self._opened = self._opened, None
+        # P1 adds the public C - 2^(k-2) to its share of -r + 2^k * (1 - top bit of C) * g
         share = _share(self._shape, opened, self._corrections)
         share += opened.values
         share -= np.uint64(1 << (self._shape.ring_bits - 2))

@@ -3,23 +3,30 @@
 A plan from outside is hostile: building a `MaskedLowering` checks names, shapes, rings, layouts and totals.
 """
 
-from typing import Annotated, Self
+from typing import Annotated, Self, assert_never
 
 from pydantic import Field, model_validator
 
 from contract.base import Strict
 from secure_computation.engines.masked.plan.steps import (
     MAX_CRYPTEN_ELEMENTS,
+    AddStep,
     BaseStep,
     ClipStep,
+    ConcatStep,
     CrypTenStep,
     HeatMapStep,
     InputStep,
     LabelStep,
     LinearStep,
+    MaxPoolStep,
     MultiplyStep,
+    OffsetStep,
+    PadStep,
     ReluStep,
+    ReshapeStep,
     Step,
+    SumPoolStep,
     TruncateStep,
 )
 from secure_computation.network import (
@@ -96,7 +103,7 @@ class MaskedLowering(Strict):
         if not isinstance(head, LinearStep) or head.weight_shape != (classes, channels) or (height, width) != (1, 1):
             raise ValueError("a heat map must apply the weights of a fully connected layer at every place")
         if self.output == last.name:
-            raise ValueError("a heat map is opened beside the logits, not in their place")
+            raise ValueError("a heat map is opened with the logits, not instead of them")
 
     def _check_totals(self) -> None:
         if max(step.elements for step in self.steps) > MAX_TENSOR_ELEMENTS:
@@ -110,7 +117,7 @@ class MaskedLowering(Strict):
             raise ValueError("more multiplications than are supported")
 
     def step(self, name: str) -> Step:
-        """The step that makes this value. Raises KeyError where none does."""
+        """The step that makes this value. Raises KeyError if none does."""
         return {step.name: step for step in self.steps}[name]
 
     @property
@@ -120,14 +127,14 @@ class MaskedLowering(Strict):
 
     @property
     def heat_map(self) -> TruncateStep | None:
-        """The step whose value is opened to the data owner beside the logits, if any."""
+        """The step whose value is opened to the data owner with the logits, if any."""
         last = self.steps[-1]
         mapped = len(self.steps) > 1 and isinstance(self.steps[-2], HeatMapStep)
         return last if mapped and isinstance(last, TruncateStep) else None
 
     @property
     def is_exact(self) -> bool:
-        """Whether the engine equals the integer reference in every element: not where CrypTen computes."""
+        """Whether the engine equals the integer reference in every element: not if CrypTen computes a step."""
         return not any(isinstance(step, CrypTenStep) for step in self.steps)
 
     def last_uses(self) -> dict[str, int]:
@@ -137,6 +144,14 @@ class MaskedLowering(Strict):
 
 def _mask_is_dealt(step: Step, known: set[str]) -> bool:
     """Whether the dealer knows the mask of this step's value."""
-    if isinstance(step, InputStep | MultiplyStep | ReluStep | TruncateStep | ClipStep | CrypTenStep):
-        return True
-    return not isinstance(step, LinearStep) and known.issuperset(step.inputs)
+    match step:
+        case InputStep() | MultiplyStep() | ReluStep() | TruncateStep() | ClipStep() | CrypTenStep():
+            return True
+        case LinearStep():
+            return False
+        case AddStep() | ConcatStep() | SumPoolStep() | PadStep() | ReshapeStep() | OffsetStep():
+            return known.issuperset(step.inputs)
+        case MaxPoolStep() | LabelStep():
+            return known.issuperset(step.inputs)
+        case _ as never:
+            assert_never(never)

@@ -62,9 +62,9 @@ def evaluate(
 ) -> Integers:
     """Logits as integers, int64 of shape (classes,), for an image as `quantise_image` gives it.
 
-    Where the plan gives a label: 1 for the class with the largest logit, 0 for the others.
+    If the plan gives a label: 1 for the class with the largest logit, 0 for the others.
 
-    `observe(name, value)` is called for every value in order. With `audit`, raises ModelFileError where a value leaves
+    `observe(name, value)` is called for every value in order. With `audit`, raises ModelFileError if a value leaves
     the range in which the engine is exact, naming the step; without it, such a value passes unnoticed here, while the
     engine would wrap it around.
     """
@@ -127,7 +127,7 @@ def _apply(step: Step, inputs: list[torch.Tensor], weights: IntegerWeights) -> t
 
 
 def _linear(step: LinearStep, value: torch.Tensor, weights: IntegerWeights) -> torch.Tensor:
-    """Exact: in float64, which is faster, where no sum can pass 2^53; else in int64."""
+    """Exact: in float64, which is faster, if no sum can pass 2^53; else in int64."""
     weight = torch.tensor(weights[step.weight_name], dtype=torch.float64)
     bias = torch.tensor(weights[step.bias_name])
     largest_sum = float(weight.abs().flatten(1).sum(dim=1).max()) * float(value.abs().max())
@@ -185,8 +185,12 @@ def _audit(step: Step, inputs: list[torch.Tensor]) -> None:
             _require(step, inputs[0], step.ring_bits - (2 if step.widens else 1))
         case MaxPoolStep() | ClipStep() | CrypTenStep() | LabelStep():
             _require(step, inputs[0], step.ring_bits - 2)
-        case _:
+        case InputStep() | LinearStep() | AddStep() | MultiplyStep() | ConcatStep() | SumPoolStep():
+            pass  # sums and products may wrap around as long as the value that is compared in the end fits
+        case PadStep() | ReshapeStep() | OffsetStep():
             pass
+        case _:
+            assert_never(step)
 
 
 def _require(step: Step, value: torch.Tensor, bits: int) -> None:

@@ -170,8 +170,12 @@ def _step_cost(step: Step, sources: list[Shape], count_activation: _CountActivat
             return count_activation(step)
         case LabelStep():
             return _label_cost(label_shape(step))
-        case _:
+        case ReluStep() | TruncateStep() | MaxPoolStep() | ClipStep() | MultiplyStep():
             return sum(_layers(step, sources), Cost())
+        case AddStep() | ConcatStep() | SumPoolStep() | PadStep() | ReshapeStep() | OffsetStep():
+            return Cost()  # each party by itself
+        case _ as never:
+            assert_never(never)
 
 
 def _layers(step: Step, sources: list[Shape]) -> Iterator[Cost]:
