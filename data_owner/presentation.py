@@ -12,7 +12,7 @@ from rich.text import Text
 
 from contract.model_card import ModelCard
 from data_owner.diagnosis import Diagnosis
-from data_owner.progress import Progress
+from data_owner.progress import Progress, Stage
 from data_owner.wording import Line, explain, list_lines
 from plumbing.output import printable
 
@@ -22,6 +22,14 @@ LEAST_WITH_BARS = 80
 """Columns of a terminal; a narrower one has the numbers alone."""
 FRAME = 8
 """Columns that a panel adds to its title."""
+
+STAGES = {
+    Stage.READING: "reading the image",
+    Stage.OPENING: "opening a session",
+    Stage.FROM_STOCK: "taking material from stock",
+    Stage.PREPARING: "preparing offline material",
+    Stage.COMPUTING: "computing on shares",
+}
 
 
 @contextmanager
@@ -42,10 +50,10 @@ def show_progress(console: Console) -> Iterator[Progress]:
         task = bars.add_task("starting", total=None)
 
         def layer(index: int, total: int, name: str) -> None:
-            bars.update(task, completed=index, total=total, description=f"computing on shares: {name}")
+            bars.update(task, completed=index, total=total, description=f"{STAGES[Stage.COMPUTING]}: {name}")
 
-        def stage(words: str) -> None:
-            bars.reset(task, description=words, total=None)
+        def stage(begins: Stage) -> None:
+            bars.reset(task, description=STAGES[begins], total=None)
 
         yield Progress(stage=stage, layer=layer)
 

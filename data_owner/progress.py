@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from contract.errors import SessionCancelled
@@ -11,8 +12,22 @@ if TYPE_CHECKING:  # takes long to load, and the clinician's page is up before i
     from secure_computation.channel.channel import Channel
     from secure_computation.engines.interface import OnLayer
 
-OnStage = Callable[[str], None]
-"""Progress in words: which stage begins."""
+
+class Stage(StrEnum):
+    """What a diagnosis does now."""
+
+    READING = "reading"
+    OPENING = "opening"
+    """A session, at the front end."""
+    FROM_STOCK = "from-stock"
+    """Material that was prepared ahead is fetched."""
+    PREPARING = "preparing"
+    """Material is made for this session."""
+    COMPUTING = "computing"
+
+
+OnStage = Callable[[Stage], None]
+"""Told which stage begins."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,9 +40,9 @@ class Progress:
     def until(self, cancellation: "Cancellation") -> "Progress":
         """The same, that raises SessionCancelled at the first stage or layer after the session was given up."""
 
-        def stage(words: str) -> None:
+        def stage(begins: Stage) -> None:
             cancellation.check()
-            self.stage(words)
+            self.stage(begins)
 
         def layer(index: int, total: int, name: str) -> None:
             cancellation.check()

@@ -72,7 +72,7 @@ from data_owner.heat_map import require_heat_map
 from data_owner.inspection import require_confirmed
 from data_owner.masked_weights import MaskedWeightsFolder
 from data_owner.offline import Offline
-from data_owner.progress import Cancellation, Progress
+from data_owner.progress import Cancellation, Progress, Stage
 from data_owner.results import Outcome, Submission, read_result
 from data_owner.session_desk import Opened, OpenSession, SessionDesk, Ticket, open_with_stock
 from data_owner.settings import DataOwnerSettings
@@ -161,7 +161,7 @@ class Diagnoser:
         heat_map: Path | None = None,
     ) -> Diagnosis:
         """Read and submit one file in a session of its own. Raises what `read` and `submit` raise and return."""
-        progress.stage("reading the image")
+        progress.stage(Stage.READING)
         submission = self.read(path, entry, force=force, polarity=polarity, heat_map=heat_map)
         (result,) = self.submit([submission], entry, engine=engine, progress=progress)
         if isinstance(result, EncryptedInferenceError):
@@ -205,7 +205,7 @@ class Diagnoser:
         progress = self._let_cancel(cancellation, progress)
         if any(submission.heat_map is not None for submission in submissions):
             require_heat_map(entry.card, engine)
-        progress.stage("opening a session")
+        progress.stage(Stage.OPENING)
         plan = self.catalog.fetch_plan(entry)
         if any(plan.network.input_shape != submission.image.tensor.shape for submission in submissions):
             raise CallerError(f"a picture was read for another model than {entry.card.name}: read it again")
@@ -243,7 +243,7 @@ class Diagnoser:
         if engine not in STOCKED_ENGINES:
             raise CallerError(f"material of the engine '{engine.value}' cannot be prepared ahead; use --engine masked")
         self._stock.require_room()
-        progress.stage("opening a session")
+        progress.stage(Stage.OPENING)
         plan = self.catalog.fetch_plan(entry)
         lowering = stockable(plan)
         self._warm_up_for(plan, engine)
@@ -286,7 +286,7 @@ class Diagnoser:
             self._loading.result()
         prepared = time.perf_counter()
         side = self._get_side(session.claims, plan)
-        progress.stage("computing on shares")
+        progress.stage(Stage.COMPUTING)
         heat_maps: list[NDArray[np.float64]] = []
         answers = side.run(
             images,
@@ -317,7 +317,7 @@ class Diagnoser:
         """Material for each image: from the stock where both parties have items for all, else prepared now."""
         session, claims = opened.session, opened.session.claims
         if taken:
-            progress.stage("taking material from stock")
+            progress.stage(Stage.FROM_STOCK)
         else:
             self._report_preparing(session, progress)
         # Durable before the first message that depends on it.
@@ -375,7 +375,7 @@ class Diagnoser:
             self._get_side(claims, plan).draw_ahead(one)
 
     def _report_preparing(self, session: OpenSession, progress: Progress) -> None:
-        progress.stage("preparing offline material")
+        progress.stage(Stage.PREPARING)
         self._desk.report(session, SessionEventName.PREPARE)
 
     def _take_warnings(self) -> tuple[Warned, ...]:

@@ -17,6 +17,7 @@ from contract.errors import (
     TransportError,
 )
 from contract.ticket import STOCKED_ENGINES
+from data_owner.progress import Progress, Stage
 from data_owner.settings import DataOwnerSettings
 from data_owner.ui.entries import Entry, State
 from data_owner.ui.history import Record, make_record_id
@@ -29,7 +30,6 @@ from imaging.isolation.processes import SHARED
 
 if TYPE_CHECKING:
     from data_owner.diagnosis import Diagnosis
-    from data_owner.progress import Progress
     from data_owner.session import Diagnoser
     from inference_service.client import InferenceServiceClient
 
@@ -38,14 +38,6 @@ PAGE_FIRST_SECONDS: Final = 1.0
 RETRY_SECONDS: Final = 20.0
 """Between attempts to reach a front end that cannot be reached."""
 _JOIN_SECONDS = 10.0
-
-_STEPS = {
-    "opening a session": Step.OPENING,
-    "taking material from stock": Step.MATERIAL,
-    "preparing offline material": Step.MATERIAL,
-    "computing on shares": Step.LAYERS,
-}
-_FROM_STOCK = "taking material from stock"
 
 
 class Runner:
@@ -251,16 +243,14 @@ class Runner:
                 entry.state = State.RUNNING
         return activity
 
-    def _progress(self, activity: Activity, model: ModelEntry) -> "Progress":
-        from data_owner.progress import Progress
-
+    def _progress(self, activity: Activity, model: ModelEntry) -> Progress:
         place = self._workplace
 
-        def stage(words: str) -> None:
+        def stage(begins: Stage) -> None:
             with place.changing():
-                activity.step = _STEPS.get(words, activity.step)
+                activity.stage = begins
                 if activity.step is Step.MATERIAL:
-                    activity.from_stock = words == _FROM_STOCK
+                    activity.from_stock = begins is Stage.FROM_STOCK
                     activity.run.expected = place.timings.expected(_name_kind(activity, model))
                 activity.run.reach(activity.step.value, at=activity.elapsed())
 

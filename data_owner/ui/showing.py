@@ -6,15 +6,16 @@ from collections.abc import Sequence
 from datetime import datetime
 from functools import cache
 from importlib.resources import files
-from typing import Any, Final
+from typing import Any, Final, assert_never
 
 from jinja2 import Environment, PackageLoader, select_autoescape
 
 from contract.identity import Role
+from data_owner.progress import Stage
 from data_owner.ui.entries import CAN_SUBMIT, Entry, State
 from data_owner.ui.exporting import Row, format_full_date, format_text
 from data_owner.ui.history import KeptName
-from data_owner.ui.workplace import MOST_PREPARED, Connection, Step, Workplace
+from data_owner.ui.workplace import MOST_PREPARED, Activity, Connection, Workplace
 from data_owner.wording import explain, list_lines, summarise
 
 STATES: Final = {
@@ -252,7 +253,7 @@ def measure_progress(place: Workplace) -> dict[str, Any] | None:
         return {
             "entry": activity.entry,
             "step": activity.step.value,
-            "words": _describe_step(activity.step, activity.layer, activity.layers, from_stock=activity.from_stock),
+            "words": _describe_stage(activity),
             "fraction": fraction,
             "elapsed": round(elapsed, 1),
             "left": None if left is None else round(left, 1),
@@ -260,12 +261,19 @@ def measure_progress(place: Workplace) -> dict[str, Any] | None:
         }
 
 
-def _describe_step(step: Step, layer: int, layers: int, *, from_stock: bool) -> str:
-    if step is Step.LAYERS:
-        return f"Computing on shares: layer {layer} of {layers}" if layers else "Computing on shares"
-    if step is Step.MATERIAL:
-        return "Taking offline material from stock" if from_stock else "Preparing offline material"
-    return "Opening a session"
+def _describe_stage(activity: Activity) -> str:
+    match activity.stage:
+        case Stage.READING | Stage.OPENING:
+            return "Opening a session"
+        case Stage.FROM_STOCK:
+            return "Taking offline material from stock"
+        case Stage.PREPARING:
+            return "Preparing offline material"
+        case Stage.COMPUTING:
+            layer = f": layer {activity.layer} of {activity.layers}" if activity.layers else ""
+            return f"Computing on shares{layer}"
+        case _:
+            assert_never(activity.stage)
 
 
 def _describe_time(elapsed: float, left: float | None) -> str:

@@ -11,11 +11,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, assert_never
 
 from contract.api import ModelEntry
 from contract.errors import CallerError, EncryptedInferenceError, Refused
-from data_owner.progress import Cancellation
+from data_owner.progress import Cancellation, Stage
 from data_owner.ui.bell import Bell
 from data_owner.ui.entries import CAN_SUBMIT, MOST_ENTRIES, Entry, Facts, State
 from data_owner.ui.folders import Folders
@@ -41,9 +41,8 @@ class Connection(StrEnum):
 
 
 class Step(StrEnum):
-    """Steps of a session as they are shown."""
+    """Steps of a session as the page and the kept timings name them."""
 
-    QUEUED = "queued"
     OPENING = "opening"
     MATERIAL = "material"
     LAYERS = "layers"
@@ -58,10 +57,24 @@ class Activity:
     run: Run
     cancellation: Cancellation = field(default_factory=Cancellation)
     started: float = field(default_factory=time.monotonic)
-    step: Step = Step.OPENING
+    stage: Stage = Stage.OPENING
     from_stock: bool = False
+    """Whether its material is in stock: what is expected, until it is known."""
     layer: int = 0
     layers: int = 0
+
+    @property
+    def step(self) -> Step:
+        """Where its stage belongs."""
+        match self.stage:
+            case Stage.READING | Stage.OPENING:
+                return Step.OPENING
+            case Stage.FROM_STOCK | Stage.PREPARING:
+                return Step.MATERIAL
+            case Stage.COMPUTING:
+                return Step.LAYERS
+            case _:
+                assert_never(self.stage)
 
     def elapsed(self) -> float:
         """Seconds since it began."""

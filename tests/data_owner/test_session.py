@@ -26,7 +26,7 @@ from contract.errors import (
 )
 from contract.identity import Party, Role
 from contract.ticket import Engine
-from data_owner.progress import Progress
+from data_owner.progress import Progress, Stage
 from data_owner.session import Diagnoser
 from model_owner.server import InferenceHandler
 from plumbing.settings import Peer, PlanLimits, Waiting
@@ -303,8 +303,8 @@ def test_no_image_is_shared_once_the_front_end_has_gone(
 def test_a_session_that_the_front_end_cancelled_does_not_run(federation: Federation, chest: Path) -> None:
     with federation.diagnoser() as (diagnoser, client):
 
-        def cancel(words: str) -> None:
-            if words == "preparing offline material":
+        def cancel(stage: Stage) -> None:
+            if stage is Stage.PREPARING:
                 client.cancel(client.opened[0].id)
 
         progress = Progress(stage=cancel, layer=SILENT.layer)
@@ -386,13 +386,13 @@ def test_no_pinned_model_owner_offers_anything(federation: Federation) -> None:
 
 
 def test_progress_names_every_layer_in_order(federation: Federation, chest: Path) -> None:
-    stages: list[str] = []
+    stages: list[Stage] = []
     layers: list[tuple[int, int]] = []
     progress = Progress(stage=stages.append, layer=lambda index, total, _name: layers.append((index, total)))
     with federation.diagnoser() as (diagnoser, _):
         entry = diagnoser.choose_model(None)
         diagnoser.diagnose(chest, entry, engine=Engine.CRYPTEN, force=False, progress=progress)
-    assert stages == ["reading the image", "opening a session", "preparing offline material", "computing on shares"]
+    assert stages == [Stage.READING, Stage.OPENING, Stage.PREPARING, Stage.COMPUTING]
     assert layers == [(index, len(layers)) for index in range(len(layers))]
 
 

@@ -25,7 +25,7 @@ from contract.errors import (
     SessionCancelled,
 )
 from data_owner.heat_map import draw_layer
-from data_owner.progress import Cancellation, Progress
+from data_owner.progress import Cancellation, Progress, Stage
 from data_owner.settings import DataOwnerSettings
 from data_owner.ui.folders import Folders
 from data_owner.ui.history import make_record_id
@@ -136,14 +136,14 @@ def test_what_is_given_up_ends_at_the_next_stage_or_layer() -> None:
     progress = Progress(stage=seen.append, layer=lambda index, _total, _name: seen.append(str(index))).until(
         cancellation
     )
-    progress.stage("opening a session")
+    progress.stage(Stage.OPENING)
     progress.layer(1, 2, "relu")
     cancellation.cancel()
     with pytest.raises(SessionCancelled):
         progress.layer(2, 2, "relu")
     with pytest.raises(SessionCancelled):
-        progress.stage("computing on shares")
-    assert seen == ["opening a session", "1"]
+        progress.stage(Stage.COMPUTING)
+    assert seen == [Stage.OPENING, "1"]
 
 
 def test_the_command_prints_one_address_and_ends_without_a_trace(settings: DataOwnerSettings, tmp_path: Path) -> None:
