@@ -26,7 +26,7 @@ INCOMING = ".incoming-"
 
 
 def read_bounded(path: Path, *, limit: int = MAX_PEM_BYTES) -> bytes:
-    """The file's bytes. Raises ConfigurationError where it cannot be read or is larger than `limit` bytes."""
+    """The file's bytes. Raises ConfigurationError if it cannot be read or is larger than `limit` bytes."""
     try:
         with path.open("rb") as file:
             content = file.read(limit + 1)
@@ -38,7 +38,7 @@ def read_bounded(path: Path, *, limit: int = MAX_PEM_BYTES) -> bytes:
 
 
 def refuse_existing(path: Path) -> None:
-    """Raise ConfigurationError where something stands at `path`."""
+    """Raise ConfigurationError if something stands at `path`."""
     if path.exists():
         raise ConfigurationError(f"{path}: exists already and is not overwritten; choose another folder or move it")
 
@@ -47,7 +47,7 @@ def refuse_existing(path: Path) -> None:
 
 
 def write_new(path: Path, content: bytes, *, mode: int = PRIVATE) -> None:
-    """Create a file, with the folders above it. Raises ConfigurationError, also where something has that name."""
+    """Create a file, with the folders above it. Raises ConfigurationError, also if something has that name."""
     try:
         with explaining_failure(path):
             _make_folders(path.parent)
@@ -58,7 +58,7 @@ def write_new(path: Path, content: bytes, *, mode: int = PRIVATE) -> None:
 
 
 def create(path: Path, content: bytes, *, mode: int | None = PRIVATE) -> None:
-    """Create a file, with a mode as in `new_file`. Raises OSError, FileExistsError where something has that name."""
+    """Create a file, with a mode as in `new_file`. Raises OSError, FileExistsError if something has that name."""
     with new_file(path, mode=mode) as file:
         file.write(content)
 
@@ -83,7 +83,7 @@ def replace(path: Path, content: bytes, *, mode: int | None = PRIVATE) -> None:
 
 
 def try_to_replace(path: Path, content: bytes) -> bool:
-    """Put a private file in place of what stands at `path`. False where the disk will not."""
+    """Put a private file in place of what stands at `path`. False if the disk will not."""
     try:
         replace(path, content)
     except ConfigurationError:
@@ -109,7 +109,7 @@ def explaining_failure(path: Path) -> Iterator[None]:
 def new_file(path: Path, *, mode: int | None = PRIVATE) -> Iterator[BinaryIO]:
     """A file to write into, that appears under its name at the block's end; never replaces one.
 
-    `mode`: None leaves it to the umask. Raises OSError where the disk will not, and at the end FileExistsError where
+    `mode`: None leaves it to the umask. Raises OSError if the disk will not, and at the end FileExistsError if
     something has that name. A block that fails leaves nothing.
     """
     with _write_aside(path, mode) as (aside, file):
@@ -123,7 +123,7 @@ def new_file(path: Path, *, mode: int | None = PRIVATE) -> Iterator[BinaryIO]:
 def replacing_file(path: Path, *, mode: int | None = PRIVATE, durable: bool = True) -> Iterator[BinaryIO]:
     """A file to write into, that takes the place of what stands at `path`, if anything, at the block's end.
 
-    `mode`: as in `new_file`. `durable`: give False for what need not survive a power cut. Raises OSError where the disk
+    `mode`: as in `new_file`. `durable`: give False for what need not survive a power cut. Raises OSError if the disk
     will not. A block that fails leaves what was there before.
     """
     with _write_aside(path, mode) as (aside, file):
@@ -180,7 +180,7 @@ def _finish(file: BinaryIO) -> None:
 
 
 def _name_new(aside: Path, path: Path) -> None:
-    """Give a file its name. Raises FileExistsError where something has it."""
+    """Give a file its name. Raises FileExistsError if something has it."""
     try:
         os.link(aside, path)
     except OSError as error:
@@ -209,7 +209,7 @@ def claim(path: Path) -> None:
 
 
 def append(path: Path, content: bytes) -> None:
-    """Add to a private file, durably; where the disk fails half-way, what it took of the content stays.
+    """Add to a private file, durably; if the disk fails half-way, what it took of the content stays.
 
     Whether a new file's name survives a power cut is the caller's to see to (`sync_folder`). Raises OSError.
     """
@@ -219,12 +219,12 @@ def append(path: Path, content: bytes) -> None:
 
 
 def ensure_file(path: Path) -> None:
-    """Make an empty private file where there is none, for a database say. Raises OSError."""
+    """Make an empty private file if there is none, for a database say. Raises OSError."""
     os.close(open_lock(path))
 
 
 def open_lock(path: Path) -> int:
-    """Open a private file to lock it, made where it is missing; its descriptor. Raises OSError."""
+    """Open a private file to lock it, made if it is missing; its descriptor. Raises OSError."""
     return os.open(path, os.O_RDWR | os.O_CREAT, PRIVATE)
 
 

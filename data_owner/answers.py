@@ -1,7 +1,7 @@
 """What a model says about an image: one class of several, or findings that are present or not, each on its own.
 
-A closed union, told apart by `task`. The two share no field that holds an answer, so that a program that was written
-for one cannot read the other as if it were its own.
+A closed union; `task` says which of the two it is. The two share no field that holds an answer, so that a program that
+was written for one cannot read the other as if it were its own.
 """
 
 from typing import Annotated, Literal, Self, assert_never

@@ -24,7 +24,7 @@ class Calibration(StrEnum):
 
     @property
     def reason(self) -> str:
-        """Why probabilities are not called calibrated, as a sentence; empty where they are."""
+        """Why probabilities are not called calibrated, as a sentence; empty if they are."""
         match self:
             case Calibration.CALIBRATED:
                 return ""

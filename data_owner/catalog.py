@@ -31,7 +31,7 @@ class ModelCatalog:
     def list_offered(self) -> dict[str, ModelEntry]:
         """What the front end shows of pinned model owners: the newest version of each model, by name. Not checked yet.
 
-        Raises ConfigurationError where that is nothing.
+        Raises ConfigurationError if that is nothing.
         """
         newest: dict[str, ModelEntry] = {}
         for entry in self._front_end.models():  # newest first within a model
@@ -39,7 +39,7 @@ class ModelCatalog:
                 newest.setdefault(entry.card.name, entry)
         if not newest:
             raise ConfigurationError(
-                f"no model in service is of {' or '.join(sorted(self._pinned))}, whom the settings name as "
+                f"no model in service belongs to {' or '.join(sorted(self._pinned))}, which the settings name as "
                 "model_owners: correct them, or ask whoever runs the front end"
             )
         return newest
@@ -47,7 +47,7 @@ class ModelCatalog:
     def choose(self, name: str | None) -> ModelEntry:
         """One model; without a name, the only one that pinned model owners offer.
 
-        Raises NotVouchedFor or CertificateRefused where its owner does not vouch for what the catalog says.
+        Raises NotVouchedFor or CertificateRefused if its owner does not vouch for what the catalog says.
         """
         if name is not None:
             return self.require_vouched(self._front_end.model(name))
@@ -60,20 +60,20 @@ class ModelCatalog:
         return self.require_vouched(entry)
 
     def require_vouched(self, entry: ModelEntry) -> ModelEntry:
-        """The same entry, where its owner vouches for it now; `require_vouched` says what is raised where not.
+        """The same entry, if its owner vouches for it now; `require_vouched` says what is raised if not.
 
-        Raises ConfigurationError where the settings do not name that owner.
+        Raises ConfigurationError if the settings do not name that owner.
         """
         if (owner := entry.model_owner.organisation) not in self._pinned:
             raise ConfigurationError(
-                f"{entry.card.name} is of {owner}, whom the settings do not name as one of model_owners; nothing was "
-                f"sent. Choose another model, or add {owner} to the settings only if you trust it"
+                f"{entry.card.name} belongs to {owner}, which the settings do not name as one of model_owners; nothing "
+                f"was sent. Choose another model, or add {owner} to the settings only if you trust it"
             )
         require_vouched(entry, self._context.trust())
         return entry
 
     def fetch_plan(self, entry: ModelEntry) -> Plan:
-        """The plan of a model whose owner vouches for it now. Raises PeerViolation where the owner's words differ."""
+        """The plan of a model whose owner vouches for it now. Raises PeerViolation if the owner's words differ."""
         self.require_vouched(entry)
         if self._plan is None or self._plan[0] != entry.plan_hash:
             self._plan = (entry.plan_hash, parse_plan(self._front_end.plan(entry.plan_hash), self._limits))
@@ -94,7 +94,7 @@ class ModelCatalog:
 def require_vouched(entry: ModelEntry, trust: Trust) -> None:
     """Raise NotVouchedFor unless an entry is, field by field, what the model owner that it names has signed.
 
-    Raises CertificateRefused where that owner's certificate was revoked or is not valid today. `trust`: this data
+    Raises CertificateRefused if that owner's certificate was revoked or is not valid today. `trust`: this data
     owner's, now.
     """
     name, owner = f"{entry.card.name} {entry.version}", entry.model_owner.organisation
@@ -118,7 +118,7 @@ def require_vouched(entry: ModelEntry, trust: Trust) -> None:
 
 
 def not_vouched_for(entry: ModelEntry, found: str) -> NotVouchedFor:
-    """The error for a model of which something else was shown or asked for than its owner signed."""
+    """The error for a model that was shown or asked for otherwise than its owner signed it."""
     owner = entry.model_owner.organisation
     return NotVouchedFor(
         f"{found}: nothing was sent; do not use this model, and tell {owner} and whoever runs the front end"

@@ -49,7 +49,7 @@ app = new_program(
 def diagnose(
     files: Annotated[list[Path], typer.Argument(metavar="FILE ...", help="DICOM, NIfTI, PNG, JPEG or TIFF.")],
     config: Annotated[Path | None, typer.Option(help="TOML file of settings.")] = None,
-    model: Annotated[str | None, typer.Option(help="Needed where several models are offered.")] = None,
+    model: Annotated[str | None, typer.Option(help="Needed if several models are offered.")] = None,
     engine: Annotated[
         Engine | None, typer.Option(help="How the network is evaluated on shares; if left out, the model's first.")
     ] = None,
@@ -152,7 +152,7 @@ def _print_error(path: Path, error: EncryptedInferenceError) -> int:
 def prepare(
     count: Annotated[int, typer.Option(min=1, max=1000, help="How many items; one is spent by each diagnosis.")] = 1,
     config: Annotated[Path | None, typer.Option(help="TOML file of settings.")] = None,
-    model: Annotated[str | None, typer.Option(help="Needed where several models are offered.")] = None,
+    model: Annotated[str | None, typer.Option(help="Needed if several models are offered.")] = None,
     engine: Annotated[Engine, typer.Option(help="Only the masked engine's material can be stocked.")] = Engine.MASKED,
 ) -> None:
     """Stock material for later diagnoses, which then need no crypto provider and no preparation. Needs no image."""
@@ -226,7 +226,7 @@ def inspect(
         Path | None,
         typer.Option(
             metavar="PNG",
-            help="New picture: with --card as the model sees it, else whole; where it asks, both ways.",
+            help="New picture: with --card as the model sees it, else whole; both ways if it asks which is right.",
         ),
     ] = None,
     *,

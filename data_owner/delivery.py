@@ -1,4 +1,4 @@
-"""An answer reaches its reader: it is printed, and where that fails it is kept in a file. It was paid for."""
+"""An answer reaches its reader: it is printed, and if that fails it is kept in a file. It was paid for."""
 
 import io
 import secrets
@@ -46,7 +46,7 @@ class Delivery:
             private_folder(self._folder, check=False)
             create(path, f"{line}\n".encode())
         except (OSError, ConfigurationError):
-            return f"nor can it be kept in {shown_path(self._folder)}, so here is the answer: {line}"
+            return f"it cannot be kept in {shown_path(self._folder)} either, so here is the answer: {line}"
         return f"the answer is kept in {shown_path(path)}"
 
 
@@ -57,7 +57,7 @@ def _format_for_people(diagnosis: Diagnosis, card: ModelCard) -> str:
 
 
 class _LikeStdout(io.StringIO):
-    """Text in memory, for rich the same terminal as stdout: its capture() writes to stdout all the same."""
+    """Text in memory, which rich takes for the same terminal as stdout: its capture() would write to stdout anyway."""
 
     @property
     def encoding(self) -> str:  # type: ignore[override]

@@ -30,7 +30,7 @@ class Seconds(Strict):
     """Wall-clock seconds, as the data owner measured them."""
 
     offline: float
-    """From the session's opening until the material is there; needs no image. Next to nothing where it was in stock."""
+    """From the session's opening until the material is there; needs no image. Next to nothing if it was in stock."""
     online: float
     """From the image's first share to the result."""
 
@@ -65,7 +65,7 @@ class Warned(Strict):
     code: str
     text: str
     confirmed: bool = False
-    """Whether it asked for confirmation, and the user submitted the image all the same."""
+    """Whether it asked for confirmation, and the user submitted the image anyway."""
 
     @staticmethod
     def from_image(warning: "ImageWarning") -> "Warned":
@@ -80,7 +80,7 @@ class Warned(Strict):
     @property
     def words(self) -> str:
         """The text, with what the user did about it."""
-        return f"{self.text} (you submitted it all the same)" if self.confirmed else self.text
+        return f"{self.text} (you submitted it anyway)" if self.confirmed else self.text
 
 
 class Batch(Strict):
@@ -98,7 +98,7 @@ class Diagnosis(Strict):
     file: str
     """Its path. Of a name that is no UTF-8 the bytes that are none stand as \\xff, and `file_bytes` has it whole."""
     file_bytes: str | None = None
-    """The path in hexadecimal, where it is no UTF-8."""
+    """The path in hexadecimal, if it is no UTF-8."""
     model: ModelName
     engine: Engine
     diagnosis: ModelAnswer
@@ -115,10 +115,10 @@ class Diagnosis(Strict):
     batch: Batch = Batch(images=1, index=0)
     """The images that were evaluated with this one."""
     heat_map: Annotated[dict[str, HeatMapGrid] | None, Field(repr=False)] = None
-    """Class activation map of each class, where the model's owner allows it: what speaks for the class (above 0) and
+    """Class activation map of each class, if the model's owner allows it: what speaks for the class (above 0) and
     against it, over the whole picture, in logits: the mean of a grid is the class's logit less a constant."""
     heat_map_file: str | None = None
-    """The picture with the map of the decided class over it, where it was asked for; of a multi-label model, one below
+    """The picture with the map of the decided class over it, if it was asked for; of a multi-label model, one below
     its name for each finding that is present."""
 
     @property

@@ -1,4 +1,4 @@
-"""`data-owner doctor`: whether this machine can take part, and what to tell the IT department where it cannot.
+"""`data-owner doctor`: whether this machine can take part, and what to tell the IT department if it cannot.
 
 Sends no image and opens no session. Asks the front end for its catalog, and each party whether it accepts this one.
 """
@@ -83,7 +83,7 @@ def _run(check: Named) -> Check:
 
 
 def format_check(check: Check) -> str:
-    """The same for people: a line, and one more where something is to be done."""
+    """The same for people: a line, and one more if something is to be done."""
     line = f"{check.verdict.value:9}{check.name}: {check.found}"
     return line if check.advice is None else f"{line}\n{'':9}-> {check.advice}"
 
@@ -132,7 +132,7 @@ def _check_own_certificate(credentials: Credentials) -> str:
 
 
 def _check_dates(path: Path, advice: str, *, ended: str | None = None) -> str:
-    """`advice`: for a certificate that ends soon; `ended`: for one that has ended, where that is another."""
+    """`advice`: for a certificate that ends soon; `ended`: for one that has ended, if that is another."""
     try:
         certificate = x509.load_pem_x509_certificate(path.read_bytes())
     except OSError as error:

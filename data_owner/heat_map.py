@@ -21,7 +21,7 @@ from contract.ticket import Engine
 from plumbing.output import printable
 
 MOST_ACROSS: Final = 4096
-"""Pixels of the pictures of several classes beside each other."""
+"""Pixels of the pictures of several classes side by side."""
 CAPTION_SIZE: Final = 18
 CAPTION_ROWS: Final = 26
 MOST_OPAQUE: Final = 0.6
@@ -35,7 +35,7 @@ _HUE_DEGREES = (300.0, 460.0)
 
 
 def require_heat_map(card: ModelCard, engine: Engine) -> None:
-    """Raise Refused or CallerError where a diagnosis would bring no heat map."""
+    """Raise Refused or CallerError if a diagnosis would bring no heat map."""
     if card.output_policy is not OutputPolicy.LOGITS_AND_HEAT_MAP:
         raise Refused(f"the model's owner does not allow heat maps of {card.name} {card.version}; leave out --heat-map")
     if engine is not Engine.MASKED:
@@ -55,7 +55,7 @@ def draw_heat_map(picture: NDArray[np.uint8], grid: NDArray[np.float64]) -> byte
 def draw_heat_maps(picture: NDArray[np.uint8], grids: Mapping[str, NDArray[np.float64]]) -> bytes:
     """PNG of the picture once for each of several classes (at least one), under its map and below its name.
 
-    From left to right, then down, in the order given; smaller where there are many. Arguments as in `draw_heat_map`.
+    From left to right, then down, in the order given; smaller if there are many. Arguments as in `draw_heat_map`.
     """
     across = math.ceil(math.sqrt(len(grids)))
     most = max(1, MOST_ACROSS // across)

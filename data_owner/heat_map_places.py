@@ -16,7 +16,7 @@ SUFFIX: Final = ".heat-map.png"
 def choose_places(files: Sequence[Path], target: Path) -> tuple[Path, ...]:
     """Where the heat map of each file goes: `target` for a single one, else a folder, which is made.
 
-    Raises CallerError where one exists already or cannot be written: asked before anything is sent.
+    Raises CallerError if one exists already or cannot be written: asked before anything is sent.
     """
     folder, places = target, tuple(target / f"{file.name}{SUFFIX}" for file in files)
     if len(set(places)) != len(places):
@@ -38,7 +38,7 @@ def choose_places(files: Sequence[Path], target: Path) -> tuple[Path, ...]:
 
 
 def _require_new(place: Path) -> None:
-    """Raise CallerError where a file exists, or cannot by its name."""
+    """Raise CallerError if a file exists, or cannot by its name."""
     try:
         place.lstat()
     except FileNotFoundError:

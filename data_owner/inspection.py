@@ -72,7 +72,7 @@ class Inspection(Strict):
     file: str
     """Its path. Of a name that is no UTF-8 the bytes that are none stand as \\xff, and `file_bytes` has it whole."""
     file_bytes: str | None = None
-    """The path in hexadecimal, where it is no UTF-8."""
+    """The path in hexadecimal, if it is no UTF-8."""
     readable: bool
     reason: str | None = None
     """Why it is refused, and what to do."""
@@ -105,8 +105,8 @@ def inspect_file(
 ) -> Inspection:
     """Read one file as the model of `card` asks, or in any way at all without one; write what is seen to `preview`.
 
-    The preview is what the model sees, at its size; without a card, the whole picture; where nobody says whether it is
-    a negative, the whole picture both ways. A file that cannot be read is told of, not raised. Raises CallerError where
+    The preview is what the model sees, at its size; without a card, the whole picture; if nobody says whether it is
+    a negative, the whole picture both ways. A file that cannot be read is told of, not raised. Raises CallerError if
     the preview cannot be written.
     """
     specification = _ANY_PICTURE if card is None else card.input
@@ -221,7 +221,7 @@ def format_inspection(inspection: Inspection, preview: Path | None = None) -> st
             f"{asked.channels} x {asked.height} x {asked.width} values in [0, 1], normalised, as shares, "
             f"to {asked.model} {asked.version}"
         )
-    facts["stays here"] = "the file, the patient's name and all else that it says"
+    facts["stays here"] = "the file, the patient's name and everything else that it says"
     lines = [f"{name + ':':12}{printable(value)}" for name, value in facts.items()]
     lines += [f"Warning: {printable(warning.text)}" for warning in inspection.warnings]
     if inspection.needs_confirmation:

@@ -26,7 +26,7 @@ class MaskedWeightsFolder:
     """Keeps the newest masked weights of each plan and model owner."""
 
     def __init__(self, folder: Path, *, key: StorageKey) -> None:
-        """Keep files in `folder`, which is made (0700) where it is missing, sealed with `key`."""
+        """Keep files in `folder`, which is made (0700) if it is missing, sealed with `key`."""
         private_folder(folder)
         self._folder = folder
         self._key = key
@@ -43,7 +43,7 @@ class MaskedWeightsFolder:
         return None
 
     def load(self, model_owner: str, version: str, lowering: MaskedLowering) -> dict[str, RingElements] | None:
-        """Delta of each linear step by its name, or None where it is not kept or damaged."""
+        """Delta of each linear step by its name, or None if it is not kept or damaged."""
         path = self._path(model_owner, version, lowering)
         (known, body), self._just_read = self._just_read or (None, None), None
         if known != path:

@@ -19,7 +19,7 @@ class Offline:
     material: Sequence[Any] = field(repr=False)
     model_owner: Channel
     dealer: Channel | None
-    """None where the items were in stock."""
+    """None if the items were in stock."""
     ready: dict[str, object]
     """The model owner's account of its traffic with the dealer."""
 

@@ -34,7 +34,7 @@ STAGES = {
 
 @contextmanager
 def show_progress(console: Console) -> Iterator[Progress]:
-    """Show stages and layers with the time left while the block runs; nothing where stderr is not a terminal."""
+    """Show stages and layers with the time left while the block runs; nothing if stderr is not a terminal."""
     bars = Bars(
         TextColumn("{task.description}", markup=False),
         BarColumn(),

@@ -74,7 +74,7 @@ class Cancellation:
             channel.cancel("it was stopped here")
 
     def check(self) -> None:
-        """Raise SessionCancelled where the session was given up."""
+        """Raise SessionCancelled if the session was given up."""
         if self._cancelled:
             raise SessionCancelled("the session was stopped here; submit the image again for a result")
 

@@ -36,7 +36,7 @@ class Outcome:
 
     answers: tuple[Answer, ...]
     heat_maps: tuple[NDArray[np.float64], ...] = field(repr=False)
-    """(classes, rows, columns), of each image; empty where none are opened."""
+    """(classes, rows, columns), of each image; empty if none are opened."""
     seconds: Seconds
     bytes: Bytes
     one_way_trips: int
@@ -47,7 +47,7 @@ class Outcome:
 def read_result(
     submission: Submission, entry: ModelEntry, engine: Engine, outcome: Outcome, index: int
 ) -> Diagnosis | PeerViolation:
-    """Read the answer to one image of a session, number `index`; an error where it is none, which stops no other."""
+    """Read the answer to one image of a session, number `index`; an error if it is none, which stops no other."""
     try:
         diagnosis = _make_diagnosis(submission, entry, engine, outcome, index)
         path = submission.heat_map

@@ -197,7 +197,7 @@ class Diagnoser:
     ) -> tuple[Diagnosis | PeerViolation, ...]:
         """Have images evaluated together in one session; the result of each, in order.
 
-        Raises an error of the tree where there is no result at all; a session that was opened then ends as failed at
+        Raises an error of the tree if there is no result at all; a session that was opened then ends as failed at
         the front end. What the model's owner does not vouch for is refused before one is opened; heat maps too, where
         the owner does not allow them. `cancellation` gives the session up: it then raises SessionCancelled, and ends as
         cancelled at the front end.
@@ -314,7 +314,7 @@ class Diagnoser:
     def _get_material(
         self, opened: Opened, plan: Plan, taken: Sequence[TakenItem], progress: Progress, channels: ExitStack
     ) -> Offline:
-        """Material for each image: from the stock where both parties have items for all, else prepared now."""
+        """Material for each image: from the stock if both parties have items for all, else prepared now."""
         session, claims = opened.session, opened.session.claims
         if taken:
             progress.stage(Stage.FROM_STOCK)
@@ -356,7 +356,7 @@ class Diagnoser:
 
     def _prepare(self, session: OpenSession, plan: Plan, model_owner: Channel, channels: ExitStack) -> Offline:
         """The offline phase, with the dealer and the model owner."""
-        self.warm_up(session.claims.engine)  # where stock was expected and lost; else long done
+        self.warm_up(session.claims.engine)  # if stock was expected and lost; else long done
         side, patience = self._get_side(session.claims, plan), self._settings.waiting.material
         dealer = self._connect(channels, session.crypto_provider_url, session.crypto_provider, session.ticket)
         material = [

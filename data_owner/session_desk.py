@@ -59,7 +59,7 @@ class SessionDesk:
     ) -> OpenSession:
         """Open a session, which may spend the stocked `items`.
 
-        Raises ItemsSeen where one of these was named before, TicketInvalid where the ticket says anything else than
+        Raises ItemsSeen if one of these was named before, TicketInvalid if the ticket says anything else than
         what was asked for.
         """
         view = self._front_end.open_session(
@@ -116,7 +116,7 @@ class SessionDesk:
         )
 
     def find_model_owner(self, entry: ModelEntry) -> tuple[str, Party]:
-        """Where the owner of a model listens, and who that is. Raises TicketInvalid where it is not pinned."""
+        """Where the owner of a model listens, and who that is. Raises TicketInvalid if it is not pinned."""
         organisation = entry.model_owner.organisation
         pinned = _find_pinned(self._settings.model_owners, organisation, what="model owner", by="catalog")
         return pinned.url or entry.model_owner.address, Party(role=Role.MODEL_OWNER, organisation=organisation)
@@ -204,7 +204,7 @@ class Opened:
     items: tuple[Binding, ...]
     """Which its ticket names: one for each image, or none."""
     model_owner: Channel | None
-    """A channel on which nothing was said yet; None where no item is named."""
+    """A channel on which nothing was said yet; None if no item is named."""
 
 
 def open_with_stock(
@@ -217,7 +217,7 @@ def open_with_stock(
     dial: Callable[[str, Party], Channel],
     kept_from_others: ExitStack,
 ) -> Opened:
-    """Open a session that spends stocked items where there is one for each image.
+    """Open a session that spends stocked items if there is one for each image.
 
     `dial` reaches the model owner at an address. `kept_from_others`: until it is closed, no other session of this data
     owner names these items. Items that the front end has seen before are dropped, with a warning of the stock, and

@@ -49,7 +49,7 @@ class TakenItem:
         return f"TakenItem({self.binding.item[:12]})"
 
     def restore(self) -> "DataOwnerItem":
-        """Draw P0's material again. Raises PeerViolation where the file's content does not fit the plan."""
+        """Draw P0's material again. Raises PeerViolation if the file's content does not fit the plan."""
         from secure_computation.engines.masked.session.stock import restore_data_owner
 
         return restore_data_owner(
@@ -80,7 +80,7 @@ class DataOwnerStock:
         self._most_items = most_items
 
     def require_room(self) -> None:
-        """Raise CallerError where no item may be added."""
+        """Raise CallerError if no item may be added."""
         if len(self._folder.bindings()) >= self._most_items:
             raise CallerError(
                 f"{self._most_items} items are stocked, the most that stock_items in the settings allows; diagnose "
@@ -104,7 +104,7 @@ class DataOwnerStock:
         return any((kept.model, kept.version, kept.plan_hash) == wanted for kept in self._folder.bindings())
 
     def take(self, reserved: Sequence[Binding], lowering: "MaskedLowering") -> tuple[TakenItem, ...]:
-        """Consume the items that a ticket names; none where one of them cannot be read, and all are dropped then."""
+        """Consume the items that a ticket names; none if one of them cannot be read, and all are dropped then."""
         from secure_computation.engines.masked.session.stock import data_owner_sizes
 
         taken = list[TakenItem]()
@@ -154,7 +154,7 @@ class DataOwnerStock:
 
 
 def open_stock(settings: DataOwnerSettings) -> DataOwnerStock:
-    """The stock and the ledger that a data owner's settings name. Raises ConfigurationError where the disk will not."""
+    """The stock and the ledger that a data owner's settings name. Raises ConfigurationError if the disk will not."""
     return DataOwnerStock(
         settings.data_folder / "stock",
         key=StorageKey.of(settings.at_rest),

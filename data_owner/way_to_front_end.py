@@ -22,11 +22,11 @@ from plumbing.settings import FrontEnd
 
 DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
 _REFUSAL = re.compile(r"^Tunnel connection failed: (\d{3}) ")
-"""What http.client says where a proxy refuses."""
+"""What http.client says when a proxy refuses."""
 
 
 def look_at_proxy(url: str, seconds: float) -> str:
-    """Ask the proxy, where there is one, for a tunnel to the front end, and close it."""
+    """Ask the proxy, if there is one, for a tunnel to the front end, and close it."""
     parts = urlsplit(url)
     proxy = proxy_for(url)
     if proxy is None:

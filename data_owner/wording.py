@@ -18,7 +18,7 @@ class Line:
     stands: bool = field(repr=False)
     """Whether it is the answer, or part of it."""
     threshold: float | None = None
-    """From which on a finding is present; None where classes compete."""
+    """From which on a finding is present; None if classes compete."""
 
     @property
     def verdict(self) -> str:
@@ -63,7 +63,7 @@ def format_percent(share: float) -> str:
 
 
 def _format_beside_threshold(finding: Finding) -> str:
-    """The same, with more digits where rounding would put it on the other side of the threshold that is shown too."""
+    """The same, with more digits if rounding would put it on the other side of the threshold that is shown too."""
     rounded = round(finding.probability, 3)
     if (rounded >= finding.threshold) == finding.present:
         return format_percent(finding.probability)
@@ -95,7 +95,7 @@ def explain(answer: ModelAnswer, calibration: Calibration | None) -> str:
             finding = list(answer.probabilities or {answer.label: 1.0})[-1]
             said = f"probability of {finding}" + ("." if answer.uncertain else f": above 50 % the answer is {finding}.")
         case ClassAnswer():
-            said = "probabilities of the model's classes, of which it always names one."
+            said = "probabilities of the model's classes; it always names one of them."
         case FindingsAnswer():
             said = "probabilities of findings, each on its own: they do not add up to 100 %. The model knows no others."
         case _:

@@ -129,7 +129,7 @@ def _read_constant(node: ast.expr) -> Any:
 
 
 def _find_kind(word: str, path: Path) -> tuple[type, tuple[str, ...]]:
-    """A type by the name it has in a module, and what it allows where it is an enumeration of words."""
+    """A type by the name it has in a module, and what it allows if it is an enumeration of words."""
     if word == "bool":
         return bool, ()
     if word in _KINDS:
@@ -197,7 +197,7 @@ def make_parser(program: str, parameters: Sequence[Parameter]) -> argparse.Argum
 
 
 def check(script: str, arguments: Sequence[str]) -> bool:
-    """Check the arguments of `scripts/SCRIPT`; False where they ask for help, which was printed. Raises CallerError."""
+    """Check the arguments of `scripts/SCRIPT`; False if they ask for help, which was printed. Raises CallerError."""
     words, program = list(arguments), f"scripts/{script}"
     if script in SCRIPTS:
         path, function = SCRIPTS[script]

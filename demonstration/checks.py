@@ -24,7 +24,7 @@ def check_demo(
     ui: bool,
     port: int,
 ) -> None:
-    """Raise CallerError, or ConfigurationError for a busy port, where the demonstration cannot do what is asked."""
+    """Raise CallerError, or ConfigurationError for a busy port, if the demonstration cannot do what is asked."""
     if ui and (files or as_json or heat_map or as_is or invert):
         raise CallerError(
             "with --ui images are dropped on the page: leave out FILE, --json, --heat-map, --as-is and --invert"
@@ -45,7 +45,7 @@ def check_demo(
 
 
 def _require_file(path: Path, *, advice: str) -> None:
-    """Raise CallerError where a path is not a file that this account can read."""
+    """Raise CallerError if a path is not a file that this account can read."""
     try:
         if path.is_dir():
             raise CallerError(f"{path}: this is a folder; give the files in it, one by one")

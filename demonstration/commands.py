@@ -32,7 +32,7 @@ def make_command(program: str, arguments: Sequence[str]) -> list[str]:
 
 
 def call(program: str, *arguments: str, environment: Mapping[str, str], timeout_seconds: float = 120.0) -> str:
-    """Run one command to its end and return its stdout. Raises ConfigurationError with its words where it fails."""
+    """Run one command to its end and return its stdout. Raises ConfigurationError with its words if it fails."""
     try:
         done = subprocess.run(  # noqa: S603 - our own programs, no shell
             make_command(program, arguments),
@@ -63,7 +63,7 @@ class Server:
         return self.log.read_text(errors="replace")[-2000:].strip()
 
     def require_running(self) -> None:
-        """Raise ConfigurationError with its last words where it has ended."""
+        """Raise ConfigurationError with its last words if it has ended."""
         if self.process.poll() is not None:
             raise ConfigurationError(f"{self.program} ended with exit status {self.process.returncode}: {self.words()}")
 
@@ -133,7 +133,7 @@ def make_quiet_environment(*, temporary: Path | None = None) -> dict[str, str]:
 
 
 def end(process: subprocess.Popen[Any]) -> None:
-    """Ask a process to end, and end it where it does not."""
+    """Ask a process to end, and end it if it does not."""
     if process.poll() is None:
         process.terminate()
         try:

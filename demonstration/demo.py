@@ -49,7 +49,7 @@ class Comparison(Strict):
     """Process id of each party."""
 
     def require_same_answer(self) -> None:
-        """Raise ComputationFailed where the two answers differ: another label, or a finding on the other side.
+        """Raise ComputationFailed if the two answers differ: another label, or a finding on the other side.
 
         A finding that in clear lies within rounding of its threshold may fall on either.
         """
@@ -89,7 +89,7 @@ def select_readable(files: Sequence[Path], card: ModelCard) -> tuple[list[Path],
 def run_parties(
     files: Sequence[Path], model_folder: Path, on_step: Callable[[str], None]
 ) -> Iterator[tuple[Deployment, Sequence[Path]]]:
-    """A deployment in a temporary folder, and the files to submit: a phantom radiograph where none are given."""
+    """A deployment in a temporary folder, and the files to submit: a phantom radiograph if none are given."""
     with tempfile.TemporaryDirectory(prefix="encrypted-inference-demo-") as name:
         folder = Path(name)
         if not files:
@@ -113,7 +113,7 @@ def compare(
 
     `polarity` is what was said with --as-is or --invert; `heat_map` a new PNG, or a folder.
 
-    Raises SystemExit with the command's status at the end where a file failed.
+    Raises SystemExit with the command's status at the end if a file failed.
     """
     plaintext = PlaintextModel(model_folder)
     arguments = ["diagnose", *map(str, files), "--config", str(deployment.data_owner_settings)]

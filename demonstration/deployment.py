@@ -50,7 +50,7 @@ _PLENTY: dict[str, object] = {"images": 1_000_000, "items": 1_000_000, "sessions
 """Measurements on loopback are not to meet the end of a budget."""
 
 Routes = Mapping[tuple[Role, Role], int]
-"""The port at which the first dials the second, where that is not the second's own: something stands in between."""
+"""The port at which the first dials the second, if that is not the second's own: something stands in between."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +68,7 @@ class Deployment:
         return self.folder / "data-owner.toml"
 
     def start_again(self, role: Role) -> float:
-        """Start a server that has ended; seconds until it answers. Raises ConfigurationError where it does not."""
+        """Start a server that has ended; seconds until it answers. Raises ConfigurationError if it does not."""
         started = time.monotonic()
         _serve(self.servers, self.folder, role, self.environment)
         wait_until_live(self.servers[role], self.ports.of(role), self.folder)
@@ -192,7 +192,7 @@ def free_ports() -> Ports:
 
 
 def wait_until_live(server: Server, port: int, folder: Path, *, host: str = HOST) -> None:
-    """Return when a server of the federation in `folder` answers. Raises ConfigurationError where it does not."""
+    """Return when a server of the federation in `folder` answers. Raises ConfigurationError if it does not."""
     scheme = "https" if server.program == Role.INFERENCE_SERVICE.value else "http"
     authority = str(folder / "certificates" / "authority.pem")
     limit = time.monotonic() + START_SECONDS

@@ -26,7 +26,7 @@ class PlaintextModel:
         return logits
 
     def logits_of_batch(self, tensors: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Logits (batch, classes) of inputs (batch, channels, height, width), all in one call where the model can.
+        """Logits (batch, classes) of inputs (batch, channels, height, width), all in one call if the model can.
 
         They are what the file's final Softmax or Sigmoid reads, if it ends in one, as everywhere else here.
         """

@@ -59,7 +59,7 @@ def read_theme(request: Request) -> str:
 
 
 def find_entry(place: Workplace, request: Request) -> Entry:
-    """The entry that a request names. Raises HTTPException where there is none."""
+    """The entry that a request names. Raises HTTPException if there is none."""
     entry = place.entry(request.path_params["entry"])
     if entry is None:
         raise HTTPException(HTTPStatus.NOT_FOUND)

@@ -160,7 +160,7 @@ class Entry:
 
     @property
     def polarity_question(self) -> "ImageWarning | None":
-        """The warning that asks which way round the picture is; None where that is known."""
+        """The warning that asks which way round the picture is; None if that is known."""
         from imaging.polarity import POLARITY_QUESTIONS
 
         return next((warning for warning in self.warnings if warning.code in POLARITY_QUESTIONS), None)

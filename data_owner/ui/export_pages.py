@@ -49,7 +49,7 @@ class ExportPages:
         return HTMLResponse(html.render(answers=answers, theme=read_theme(request), now=datetime.now(tz=UTC)))
 
     async def answers(self, request: Request) -> Response:
-        """The answers of the page as a table; with names where the page shows them."""
+        """The answers of the page as a table; with names if the page shows them."""
         rows = [make_row(self._place, entry) for entry in self._place.entries() if entry.answer is not None]
         return _answer_csv(rows, names=self._place.names_shown)
 

@@ -29,7 +29,7 @@ _NAME: Final = ("patient", "patient_id", "accession_number", "file_name")
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One answer, and whose it is where that may be said."""
+    """One answer, and whose it is if that may be said."""
 
     record: Record
     image: str = ""

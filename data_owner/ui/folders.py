@@ -14,7 +14,7 @@ class Folders:
     """The page's folder while it runs. What was dropped lives in `uploads`, and goes when the page ends."""
 
     def __init__(self, data_folder: Path) -> None:
-        """Make the folder (0700) and take it. Raises ConfigurationError where another page has it.
+        """Make the folder (0700) and take it. Raises ConfigurationError if another page has it.
 
         What a page that crashed left of uploads is deleted.
         """

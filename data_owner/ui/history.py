@@ -39,7 +39,7 @@ class Record(Strict):
     engine: Engine
     answer: Annotated[ModelAnswer, Field(repr=False)]
     calibration: Calibration | None = None
-    """Of its probabilities; None where there are none, or where an earlier version kept the record."""
+    """Of its probabilities; None if there are none, or if an earlier version kept the record."""
     warnings: tuple[Warned, ...] = ()
     """What was noticed about the file, with what the user confirmed."""
     seconds: float
@@ -58,7 +58,7 @@ class Record(Strict):
 
 
 class KeptName(Strict):
-    """Whose picture it was, where the clinician asked to keep it. Empty where the file does not say."""
+    """Whose picture it was, if the clinician asked to keep it. Empty if the file does not say."""
 
     name: Annotated[str, Field(max_length=300, repr=False)]
     identifier: Annotated[str, Field(max_length=300, repr=False)]
@@ -85,12 +85,12 @@ class History:
     """The records in one folder."""
 
     def __init__(self, folder: Path) -> None:
-        """Keep records in `folder`, which is made (0700) where it is missing."""
+        """Keep records in `folder`, which is made (0700) if it is missing."""
         private_folder(folder, check=False)
         self._folder = folder
 
     def add(self, record: Record) -> bool:
-        """Keep a record. False where the disk will not."""
+        """Keep a record. False if the disk will not."""
         return try_to_replace(self._path(record.id), record.model_dump_json().encode())
 
     def records(self) -> list[Record]:
@@ -101,7 +101,7 @@ class History:
         return sorted(kept, key=lambda record: record.date, reverse=True)
 
     def keep_picture(self, record: str, png: bytes) -> bool:
-        """Keep a picture with a record. False where the disk will not, or the record is gone."""
+        """Keep a picture with a record. False if the disk will not, or the record is gone."""
         if not self._path(record).exists():
             return False
         try:
@@ -128,7 +128,7 @@ class History:
         return None
 
     def keep_name(self, record: str, name: KeptName) -> bool:
-        """Keep with a record whose picture it was. False where the disk will not, or the record is gone."""
+        """Keep with a record whose picture it was. False if the disk will not, or the record is gone."""
         return self._path(record).exists() and try_to_replace(self._name(record), name.model_dump_json().encode())
 
     def name(self, record: str) -> KeptName | None:

@@ -13,7 +13,7 @@ from data_owner.ui.entries import Entry, State
 from data_owner.ui.workplace import Workplace
 
 READERS_AT_ONCE: Final = 3
-"""Files that are read beside each other: each takes memory in proportion to its picture, and one may take a minute."""
+"""Files that are read at the same time: each takes memory in proportion to its picture, and one may take a minute."""
 _PLACES = threading.BoundedSemaphore(READERS_AT_ONCE)
 
 
@@ -36,7 +36,7 @@ async def receive_file(entry: Entry, chunks: AsyncIterator[bytes], *, most_bytes
 def read_file(workplace: Workplace, entry: Entry) -> None:
     """Read an entry's file for the model; whatever is wrong with it is told in the entry.
 
-    As many files as `READERS_AT_ONCE` are read beside each other; whoever calls for another waits.
+    As many files as `READERS_AT_ONCE` are read at the same time; whoever calls for another waits.
     """
     while True:
         with entry.reading, _PLACES:

@@ -251,7 +251,7 @@ class Pages:
         return answer_done(request)
 
     async def stop_preparing(self, request: Request) -> Response:
-        """Prepare no more."""
+        """Stop preparing."""
         self._place.stop_preparing()
         return answer_done(request)
 

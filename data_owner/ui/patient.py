@@ -16,7 +16,7 @@ _LONGEST = 80
 
 @dataclass(frozen=True, kw_only=True)
 class Patient:
-    """What is shown. Empty where the file does not say."""
+    """What is shown. Empty if the file does not say."""
 
     name: str
     identifier: str
@@ -61,7 +61,7 @@ def _clean_text(told: str) -> str:
 
 
 def _format_age(years: frozenset[int]) -> str:
-    """In words; where the file contradicts itself, both."""
+    """In words; if the file contradicts itself, both."""
     words = [f"{number} year{'' if number == 1 else 's'}" if number else "under 1 year" for number in sorted(years)]
     return " or ".join(words)
 

@@ -1,6 +1,6 @@
 """Which way round a picture is: the clinician says it, for one file or for all of its drop that stand alike.
 
-It can be said again until the picture is submitted; each time, the file is read anew.
+It can be said again until the picture is submitted; each time, the file is read again.
 """
 
 from collections.abc import Sequence
@@ -63,7 +63,7 @@ def _parse_polarity(word: str) -> "Polarity":
 
 
 def _set_polarity(place: Workplace, entries: Sequence[Entry], said: "Polarity") -> None:
-    """Let entries wait to be read so. Raises CallerError where one is being read, or was submitted."""
+    """Let entries wait to be read so. Raises CallerError if one is being read, or was submitted."""
     with place.changing():
         for entry in entries:
             if entry.state not in CAN_SUBMIT:

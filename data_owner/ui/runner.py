@@ -297,7 +297,7 @@ class Runner:
             self._adopt(model := current)
         engine = next((engine for engine in model.engines if engine in STOCKED_ENGINES), None)
         if engine is None:
-            raise Refused("material for this model cannot be prepared ahead; images can be submitted all the same")
+            raise Refused("material for this model cannot be prepared ahead; images can be submitted anyway")
         activity, preparing = self._begin(None, model), self._workplace.preparing
         progress = self._progress(activity, model)
         diagnoser.stock(model, engine=engine, progress=progress, cancellation=activity.cancellation)
@@ -314,7 +314,7 @@ class Runner:
 
 
 def _is_unchanged(model: ModelEntry, before: ModelEntry | None) -> bool:
-    """Whether the catalog says the same of a model as before; its owner may have signed it anew."""
+    """Whether the catalog says the same of a model as before; its owner may have signed it again."""
     return before is not None and model.statement() == before.statement()
 
 

@@ -23,7 +23,7 @@ MAX_UPLOAD_BYTES = 512 << 20
 
 
 def serve_page(settings: DataOwnerSettings, *, port: int, browser: bool) -> None:
-    """Serve the page until interrupted. Raises ConfigurationError where the port or the data folder cannot be had."""
+    """Serve the page until interrupted. Raises ConfigurationError if the port or the data folder cannot be had."""
     os.umask(0o077)
     with take_port(HOST, port, setting="--port") as listener:
         start_listening(listener, setting="--port")

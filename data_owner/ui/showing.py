@@ -81,7 +81,7 @@ def load_templates() -> Environment:
 
 @cache
 def load_asset(name: str) -> bytes | None:
-    """A file that the page loads; None where there is none of this name."""
+    """A file that the page loads; None if there is none of this name."""
     kind = name.rpartition(".")[2]
     place = files("data_owner.ui") / "static" / name
     return place.read_bytes() if kind in MEDIA_TYPES and "/" not in name and place.is_file() else None

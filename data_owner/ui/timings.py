@@ -41,7 +41,7 @@ class Run:
         self.points[point] = at
 
     def left(self, *, at: float) -> float | None:
-        """Seconds left by what earlier runs took from the last point on; None where nothing is known. Never below 0."""
+        """Seconds left by what earlier runs took from the last point on; None if nothing is known. Never below 0."""
         if self.expected is None or not self.points:
             return None
         point, reached = next(reversed(self.points.items()))
@@ -68,7 +68,7 @@ class Timings:
             self._profiles = {}
 
     def expected(self, kind: str) -> Profile | None:
-        """What a run of a kind (say, of a model version with material in stock) takes; None where none was measured."""
+        """What a run of a kind (say, of a model version with material in stock) takes; None if none was measured."""
         return self._profiles.get(kind)
 
     def finish(self, kind: str, run: Run, *, total: float) -> None:

@@ -51,7 +51,7 @@ _WORDS: dict[type[EncryptedInferenceError], tuple[str, str]] = {
     ),
     errors.BudgetSpent: (
         "The budget is used up",
-        f"No more answers now: the line below says why. {_NOTHING_LOST} Wait, or ask for a larger budget.",
+        f"No answers for now: the line below says why. {_NOTHING_LOST} Wait, or ask for a larger budget.",
     ),
     errors.TooFast: (
         "Too many sessions at once",
@@ -116,7 +116,7 @@ _FIRST: dict[type[EncryptedInferenceError], str] = {
     errors.DeadlineExceeded: "It was {} that did not answer.",
     errors.TransportError: "It was the connection to {}.",
 }
-"""Said first where the other end is known."""
+"""Said first if the other end is known."""
 
 
 def name_party(role: str, organisation: str) -> str:

@@ -53,7 +53,7 @@ class Activity:
     """The session that runs."""
 
     entry: str | None
-    """None where material is prepared ahead."""
+    """None if material is prepared ahead."""
     run: Run
     cancellation: Cancellation = field(default_factory=Cancellation)
     started: float = field(default_factory=time.monotonic)
@@ -133,7 +133,7 @@ class Workplace:
         self.preparing = Preparing()
         self.activity: Activity | None = None
         self.wake = threading.Event()
-        """Set where the runner has something to do."""
+        """Set when the runner has something to do."""
         self.names_shown = False
         """Whether the page shows who is on the images. Not kept: each page begins without."""
         self.patient_key = secrets.token_bytes(32)
@@ -167,7 +167,7 @@ class Workplace:
         return self._entries.get(name)
 
     def new_entry(self, *, drop: str, file_name: str) -> Entry:
-        """An entry for a file that arrives. Raises Refused where there are too many."""
+        """An entry for a file that arrives. Raises Refused if there are too many."""
         with self.changing():
             if len(self._entries) >= MOST_ENTRIES:
                 raise Refused(f"the page holds {MOST_ENTRIES} images already: remove some, then drop this one again")
@@ -197,7 +197,7 @@ class Workplace:
         return [entry for entry in self.entries() if entry.state is State.WAITING and entry.digest]
 
     def count_patients(self, entry: Entry) -> int:
-        """How many patients the files name that were dropped with this one; 0 or 1 where there is nothing to ask."""
+        """How many patients the files name that were dropped with this one; 0 or 1 if there is nothing to ask."""
         together = (other for other in self.entries() if other.drop == entry.drop and not other.separate)
         return len({other.patient for other in together if other.patient is not None})
 
@@ -233,7 +233,7 @@ class Workplace:
         return known and not entry.repeat_meant
 
     def remove(self, entry: Entry) -> None:
-        """Forget an entry and its files. Raises CallerError where a session has it."""
+        """Forget an entry and its files. Raises CallerError if a session has it."""
         with self.changing():
             if entry.busy:
                 raise CallerError("this image is being submitted: stop it first, then remove it")
@@ -258,7 +258,7 @@ class Workplace:
     # Sessions
 
     def submit(self, entry: Entry, *, confirmed: bool) -> None:
-        """Put an entry into the queue. Raises CallerError where it may not be submitted as it is."""
+        """Put an entry into the queue. Raises CallerError if it may not be submitted as it is."""
         with self.changing():
             if entry.state not in CAN_SUBMIT:
                 raise CallerError(f"{entry.name} cannot be submitted now: it is {entry.state}")
@@ -300,7 +300,7 @@ class Workplace:
         self.wake.set()
 
     def stop_preparing(self) -> None:
-        """Prepare no more."""
+        """Stop preparing."""
         with self.changing():
             self.preparing = Preparing()
             if self.activity is not None and self.activity.entry is None:

@@ -85,7 +85,7 @@ def test_a_classification_keeps_the_fields_that_programs_read() -> None:
     }
     assert "73.1 %" in text
     assert "26.9 %" in text
-    assert "of which it always names one" in text
+    assert "it always names one of them" in text
 
 
 def test_an_answer_without_a_task_is_a_classification() -> None:
@@ -258,7 +258,7 @@ def test_a_png_that_somebody_looked_at_is_still_of_nobody_knows_what(tmp_path: P
 
 def test_of_a_calibration_that_nobody_knows_nothing_is_said() -> None:
     words = explain(ClassAnswer(label="virus", probabilities={"normal": 0.25, "virus": 0.75}), None)
-    assert words == "Probabilities of the model's classes, of which it always names one."
+    assert words == "Probabilities of the model's classes; it always names one of them."
 
 
 def test_a_warning_that_was_confirmed_stays_on_the_answer() -> None:
@@ -267,7 +267,7 @@ def test_a_warning_that_was_confirmed_stays_on_the_answer() -> None:
         ("wrong-age", True),
         ("age-unknown", False),
     ]
-    assert "older than the model was made for (you submitted it all the same)" in text
+    assert "older than the model was made for (you submitted it anyway)" in text
     assert "Warning: the file names no age\n" in text
 
 

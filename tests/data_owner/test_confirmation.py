@@ -35,7 +35,7 @@ def test_a_png_asks_whether_it_is_a_negative_and_what_was_said_stays_with_the_im
             assert kept.words == {
                 Polarity.AS_READ: "PNG files do not say whether the picture is a negative; it was taken as it is",
                 Polarity.INVERTED: "bright and dark were exchanged, as you asked",
-                None: "PNG files do not say whether the picture is a negative (you submitted it all the same)",
+                None: "PNG files do not say whether the picture is a negative (you submitted it anyway)",
             }.get(said)
 
 

@@ -231,7 +231,7 @@ def test_a_wrong_ticket_goes_nowhere_and_the_session_ends(
 def test_a_model_of_an_owner_that_is_not_pinned_is_not_used(federation: Federation, chest: Path) -> None:
     """Not even where it is named: neither is a picture read by its card, nor its plan, nor a session opened."""
     with federation.diagnoser(model_owners=(Peer(organisation="another"),)) as (diagnoser, client):
-        with pytest.raises(ConfigurationError, match=r"tiny-chest is of north-lab, whom the settings do not name"):
+        with pytest.raises(ConfigurationError, match=r"tiny-chest belongs to north-lab, which the settings do not"):
             diagnoser.choose_model("tiny-chest")
         with pytest.raises(ConfigurationError, match=r"nothing was sent\. Choose another model, or add north-lab"):
             diagnoser.diagnose(chest, client.model("tiny-chest"), engine=Engine.CRYPTEN, force=False, progress=SILENT)
@@ -380,7 +380,7 @@ def test_an_unknown_model(federation: Federation) -> None:
 def test_no_pinned_model_owner_offers_anything(federation: Federation) -> None:
     with (
         federation.diagnoser(model_owners=(Peer(organisation="another"),)) as (diagnoser, _),
-        pytest.raises(ConfigurationError, match="no model in service is of another, whom the settings"),
+        pytest.raises(ConfigurationError, match="no model in service belongs to another, which the settings"),
     ):
         diagnoser.choose_model(None)
 

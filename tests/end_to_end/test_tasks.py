@@ -121,7 +121,7 @@ def test_on_the_page_and_in_the_history_each_finding_stands_for_itself(findings:
     assert "they do not add up to 100 %" in html
     assert "names one" not in html
     for shown_page in (html, history):
-        assert "older than the model was made for (1 to 5 years) (you submitted it all the same)." in shown_page
+        assert "older than the model was made for (1 to 5 years) (you submitted it anyway)." in shown_page
         assert ", ".join(present) in shown_page
 
 

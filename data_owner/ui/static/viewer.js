@@ -15,7 +15,7 @@ export function patient() {
         if (!response.ok) throw new Error("gone");
         place.innerHTML = await response.text();
       } catch {
-        place.textContent = "The file cannot be read any more.";
+        place.textContent = "The file can no longer be read.";
       }
     } else {
       place.replaceChildren();

@@ -90,7 +90,7 @@ def test_the_page_says_of_each_answer_what_it_is_worth(tmp_path: Path) -> None:
     page = shown(doubtful)
     assert ">not calibrated<" in page
     assert "no finding above its threshold" in page
-    assert "&lt;b&gt;older&lt;/b&gt; (you submitted it all the same)." in page
+    assert "&lt;b&gt;older&lt;/b&gt; (you submitted it anyway)." in page
     for name, percent in (("effusion", "26.9 %"), ("mass", "11.9 %"), ("no-such-thing", "4.7 %")):
         assert f"{name} {percent}" in page
 
