@@ -107,16 +107,7 @@ def start(program: str, *arguments: str, environment: Mapping[str, str], log: Pa
 
 def stop(servers: Sequence[Server]) -> None:
     """Ask all to end; end those that do not."""
-    for server in servers:
-        if server.process.poll() is None:
-            server.process.send_signal(signal.SIGTERM)
-    limit = time.monotonic() + STOP_SECONDS
-    for server in servers:
-        try:
-            server.process.wait(timeout=max(0.1, limit - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            server.process.kill()
-            server.process.wait()
+    end(*(server.process for server in servers))
 
 
 def make_quiet_environment(*, temporary: Path | None = None) -> dict[str, str]:
@@ -132,12 +123,14 @@ def make_quiet_environment(*, temporary: Path | None = None) -> dict[str, str]:
     return kept | {"TMPDIR": str(temporary)}
 
 
-def end(process: subprocess.Popen[Any]) -> None:
-    """Ask a process to end, and end it if it does not."""
-    if process.poll() is None:
+def end(*processes: subprocess.Popen[Any]) -> None:
+    """Ask processes to end, and end those that do not."""
+    for process in processes:
         process.terminate()
+    limit = time.monotonic() + STOP_SECONDS
+    for process in processes:
         try:
-            process.wait(timeout=STOP_SECONDS)
+            process.wait(timeout=max(0.1, limit - time.monotonic()))
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()

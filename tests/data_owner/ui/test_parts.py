@@ -8,7 +8,8 @@ import stat
 import subprocess
 from datetime import datetime
 from pathlib import Path
-from typing import Self
+from typing import Any, Self, cast
+from unittest.mock import MagicMock
 
 import httpx
 import numpy as np
@@ -29,8 +30,11 @@ from data_owner.progress import Cancellation, Progress, Stage
 from data_owner.settings import DataOwnerSettings
 from data_owner.ui.folders import Folders
 from data_owner.ui.history import make_record_id
+from data_owner.ui.runner import Runner
+from data_owner.ui.showing import measure_progress
 from data_owner.ui.timings import Run, Timings
 from data_owner.ui.words import describe_defect, describe_error
+from data_owner.ui.workplace import Activity, Workplace
 from demonstration.commands import make_command, make_quiet_environment
 
 
@@ -144,6 +148,25 @@ def test_what_is_given_up_ends_at_the_next_stage_or_layer() -> None:
     with pytest.raises(SessionCancelled):
         progress.stage(Stage.COMPUTING)
     assert seen == [Stage.OPENING, "1"]
+
+
+def test_the_page_says_each_stage_in_its_own_words(tmp_path: Path) -> None:
+    """Also where the model owner has lost what was in stock, so that material is made after all."""
+    workplace = Workplace(Folders(tmp_path), stock_days=7.0)
+    runner, model = Runner(cast("Any", None), workplace), MagicMock()
+    workplace.activity = Activity(entry="one", run=Run(expected=None))
+    progress, shown = runner._progress(workplace.activity, model), list[tuple[str, str]]()
+    for stage in (Stage.OPENING, Stage.FROM_STOCK, Stage.PREPARING, Stage.COMPUTING):
+        progress.stage(stage)
+        now = measure_progress(workplace)
+        assert now is not None
+        shown.append((now["step"], now["words"]))
+    assert shown == [
+        ("opening", "Opening a session"),
+        ("material", "Taking offline material from stock"),
+        ("material", "Preparing offline material"),
+        ("layers", "Computing on shares"),
+    ]
 
 
 def test_the_command_prints_one_address_and_ends_without_a_trace(settings: DataOwnerSettings, tmp_path: Path) -> None:
