@@ -171,7 +171,7 @@ def require_valid(
             f"the clock of the {own.party} is behind by {apart(peer.begins - now)} or more: it says {said(now)}, but "
             f"the certificate of {found_at}, the {peer.party}, begins at {said(peer.begins)}; set that clock "
             f"(tolerated: {skew.total_seconds():g} s)",
-            party=peer.party,
+            party_uri=peer.party.uri,
         )
     if peer.ends + skew < now:
         ahead = own.ends + skew < now
@@ -183,7 +183,7 @@ def require_valid(
         raise CertificateRefused(
             f"the certificate of {found_at}, the {peer.party}, ended at {said(peer.ends)}, and the clock of the "
             f"{own.party} says {said(now)}: {advice} (tolerated: {skew.total_seconds():g} s)",
-            party=peer.party,
+            party_uri=peer.party.uri,
         )
 
 

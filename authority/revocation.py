@@ -81,14 +81,14 @@ class RevocationList:
                 f"the clock of the {own.party} is behind by {apart(self.issued - now)} or more: it says {said(now)}, "
                 f"but its list of revoked certificates was signed at {said(self.issued)}; set that clock "
                 f"(tolerated: {skew.total_seconds():g} s)",
-                party=peer.party,
+                party_uri=peer.party.uri,
             )
         if self.ends + skew < now:
             raise CertificateRefused(
                 f"the list of revoked certificates that the {own.party} has ended at {said(self.ends)}, so nobody is "
                 f"accepted; put the authority's newest there (`federation revoke` makes it), or set that clock if "
                 f"{said(now)} is wrong",
-                party=peer.party,
+                party_uri=peer.party.uri,
             )
 
     def refuses(self, certificate: PartyCertificate) -> bool:
@@ -116,13 +116,13 @@ class RevocationList:
             raise CertificateRefused(
                 f"the certificate of {found_at}, the {peer.party}, was revoked on {revoked_at:%Y-%m-%d}: it must enrol "
                 "again with a new key (`federation request` with --replace), which the federation's authority decides",
-                party=peer.party,
+                party_uri=peer.party.uri,
             )
         if fingerprint_of(peer.key) in self.keys:
             raise CertificateRefused(
                 f"the key of {found_at}, the {peer.party}, was revoked: it must enrol again with a new key "
                 "(`federation request` with --replace), which the federation's authority decides",
-                party=peer.party,
+                party_uri=peer.party.uri,
             )
 
 

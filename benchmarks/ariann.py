@@ -20,7 +20,7 @@ from contract.base import Strict
 from contract.ticket import Engine
 from demonstration.plaintext import PlaintextModel
 from imaging.phantom import write_phantom
-from secure_computation.links import Link
+from model_owner.link_profiles import LinkProfile
 
 FORMAT: Final = 1
 PUBLISHED = Path(__file__).resolve().parent / "published" / "ariann.json"
@@ -93,7 +93,7 @@ class AriannTable(Taken):
     format: Literal[1]
     published: PublishedTable
     rows: tuple[Row, ...]
-    links: tuple[Link, ...]
+    links: tuple[LinkProfile, ...]
     """What lay between every two of our parties."""
     runs: int
     batch: Literal[1] = 1
@@ -109,7 +109,7 @@ class Plan:
     """What is measured."""
 
     rows: tuple[str, ...]
-    links: tuple[Link, ...]
+    links: tuple[LinkProfile, ...]
     runs: int
     timeout_seconds: float
     """For all images over one kind of link."""

@@ -23,8 +23,8 @@ from benchmarks.engines import ENGINES, PEERS
 from benchmarks.figures import README, RESULTS
 from contract.base import Strict
 from contract.errors import CallerError
+from model_owner.link_profiles import LINKS
 from plumbing.command_line import say
-from secure_computation.links import LINKS
 
 if TYPE_CHECKING:
     from benchmarks.document.blocks import Shown
@@ -166,7 +166,7 @@ def predict(
     """What one image would take over other networks: trips x latency + bytes / bandwidth + computing."""
     from benchmarks.cost_model import predict_from_saved
     from benchmarks.document.sections import show_predictions
-    from secure_computation.links import find_link
+    from model_owner.link_profiles import find_link
 
     links = [find_link(text) for text in network] if network else list(LINKS)
     found = predict_from_saved(model, links, results or RESULTS)

@@ -1,4 +1,4 @@
-"""From what an engine counted on loopback to what it would take over another link; see `secure_computation.links`."""
+"""From what an engine counted on loopback to what it would take over another link; see `model_owner.link_profiles`."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,8 +12,8 @@ from contract.base import Strict
 from contract.errors import CallerError
 from contract.ticket import Engine
 from model_owner.cost_prediction import OFFLINE_TRIPS
+from model_owner.link_profiles import LinkProfile, PhaseCost
 from secure_computation.engines.masked.session.step_shapes import parts_of
-from secure_computation.links import Link, PhaseCost
 from secure_computation.network import Clip, MaxPool, Network, Operation, Relu
 
 
@@ -29,7 +29,7 @@ class Prediction(Strict):
     """Seconds of one image over one link."""
 
     engine: str
-    link: Link
+    link: LinkProfile
     online_seconds: float
     offline_seconds: float
 
@@ -104,7 +104,7 @@ def _answered(measurement: Mapping[str, Any]) -> int:
     )
 
 
-def predict(cost: EngineCost, link: Link) -> Prediction:
+def predict(cost: EngineCost, link: LinkProfile) -> Prediction:
     """Seconds over a link."""
     return Prediction(
         engine=cost.engine,
@@ -114,7 +114,7 @@ def predict(cost: EngineCost, link: Link) -> Prediction:
     )
 
 
-def predict_from_saved(model: str, links: Sequence[Link], folder: Path = RESULTS) -> Predictions:
+def predict_from_saved(model: str, links: Sequence[LinkProfile], folder: Path = RESULTS) -> Predictions:
     """Every engine of the newest saved latency result over each link.
 
     Raises CallerError if there is none, or it is of a version that is not known here.

@@ -22,7 +22,7 @@ from benchmarks.variants import variant
 from contract.base import Strict
 from contract.errors import CallerError
 from contract.files import create
-from secure_computation.links import LOOPBACK, Link, find_link
+from model_owner.link_profiles import LOOPBACK, LinkProfile, find_link
 
 FORMAT: Final = 2
 """Of saved files. Raised if a reader of the old form would go wrong."""
@@ -37,7 +37,7 @@ WITHOUT_LINK: Final = frozenset({"plaintext"})
 class LinkFacts(Strict):
     """A link that was asked for, and what the relay made of it on this machine."""
 
-    link: Link
+    link: LinkProfile
     measured: MeasuredLink | None
     """None on loopback, which has no relay."""
 
@@ -84,13 +84,13 @@ class LinkResults(Taken):
         rows = [{name: row[name] for name in row if "predict" not in name} for row in content["rows"]]
         return {name: content[name] for name in content if name != "costs"} | {"format": FORMAT, "rows": rows}
 
-    def measurements(self, engine: str, link: Link) -> list[dict[str, Any]]:
+    def measurements(self, engine: str, link: LinkProfile) -> list[dict[str, Any]]:
         """Those of an engine over a link, without the warm-up."""
         wanted = (engine, link.name)
         return [run.measurement for run in self.runs if (run.engine, run.network) == wanted and run.round > 0]
 
 
-def parse_links(text: str) -> tuple[Link, ...]:
+def parse_links(text: str) -> tuple[LinkProfile, ...]:
     """Read `loopback,lan,wan`, or with links spelt out `lan;latency_ms=15,mbit=50`.
 
     Raises CallerError for an unknown network, or one that is named twice.
@@ -107,12 +107,12 @@ def parse_links(text: str) -> tuple[Link, ...]:
 class _OverLink:
     """One engine over one link, and what its runs on loopback say of it."""
 
-    def __init__(self, link: Link, cell: Cell, home: Cell | None) -> None:
+    def __init__(self, link: LinkProfile, cell: Cell, home: Cell | None) -> None:
         self.link, self.cell = link, cell
         self._home = home
         cell.predict_seconds = self._wall_seconds
 
-    def predict_seconds(self, link: Link) -> float | None:
+    def predict_seconds(self, link: LinkProfile) -> float | None:
         """Of one run, offline and online; None before there are runs on loopback."""
         if self._home is None or not self._home.counted:
             return None
@@ -134,7 +134,7 @@ class _OverLink:
 
 
 def measure_over_links(
-    configuration: Configuration, folder: Path, links: Sequence[Link], on_step: OnStep
+    configuration: Configuration, folder: Path, links: Sequence[LinkProfile], on_step: OnStep
 ) -> LinkResults:
     """Measure every engine of `configuration` over every link: loopback first, whether asked for or not.
 
@@ -178,7 +178,7 @@ def measure_over_links(
     )
 
 
-def _plan(configuration: Configuration, case: Case, links: Sequence[Link]) -> list[_OverLink]:
+def _plan(configuration: Configuration, case: Case, links: Sequence[LinkProfile]) -> list[_OverLink]:
     home: dict[str, Cell] = {}
     found = []
     for link in links:
@@ -197,7 +197,7 @@ def _plan(configuration: Configuration, case: Case, links: Sequence[Link]) -> li
     return found
 
 
-def _measure_relay(campaign: Campaign, link: Link) -> MeasuredLink | None:
+def _measure_relay(campaign: Campaign, link: LinkProfile) -> MeasuredLink | None:
     if link == LOOPBACK:
         return None
     campaign.tell(f"{link.name}: measuring the relay")

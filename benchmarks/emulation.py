@@ -13,7 +13,7 @@ from benchmarks.relay import HOST, Relay, relayed
 from contract.base import Strict
 from contract.identity import Role
 from demonstration.deployment import Deployment, deploy, free_ports
-from secure_computation.links import LOOPBACK, Link
+from model_owner.link_profiles import LOOPBACK, LinkProfile
 
 BETWEEN: Final = (
     (Role.DATA_OWNER, Role.MODEL_OWNER),
@@ -30,7 +30,7 @@ BETWEEN: Final = (
 def deployed_over(
     folder: Path,
     model_folders: Sequence[Path],
-    link: Link,
+    link: LinkProfile,
     *,
     threads: int = THREADS,
     overrides: dict[str, dict[str, object]] | None = None,
@@ -62,7 +62,7 @@ class MeasuredLink(Strict):
     """Largest of several transfers, from the first byte sent to the last one received; None for an unlimited link."""
 
 
-def measure_link(relay: Relay, link: Link, *, round_trips: int = 20, transfers: int = 2) -> MeasuredLink:
+def measure_link(relay: Relay, link: LinkProfile, *, round_trips: int = 20, transfers: int = 2) -> MeasuredLink:
     """Send single bytes to and fro, then many in one direction."""
     with socket.create_server((HOST, 0)) as server:
         thread = threading.Thread(target=_answer, args=(server,), daemon=True)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from benchmarks.cost_model import cost_of, predict
 from benchmarks.emulated_links import LinkResults, LinkRow
 from contract.base import Strict
-from secure_computation.links import LOOPBACK
+from model_owner.link_profiles import LOOPBACK
 
 
 class LinkPrediction(Strict):

@@ -31,7 +31,7 @@ from typing import IO, Any
 from benchmarks.processes import started
 from contract.errors import ComputationFailed, ConfigurationError
 from demonstration.commands import make_quiet_environment
-from secure_computation.links import Link
+from model_owner.link_profiles import LinkProfile
 
 HOST = "127.0.0.1"
 PORTS: tuple[int, ...] = (*range(0x4E00, 0x7C00, 0x100), *range(20_000, 31_700))
@@ -78,7 +78,7 @@ def order_route(control_port: int, link: str, target: int) -> int:
 
 
 @contextmanager
-def relayed(link: Link) -> Iterator[Relay]:
+def relayed(link: LinkProfile) -> Iterator[Relay]:
     """A relay of links that are all like `link`, until the block ends."""
     command = [sys.executable, "-m", "benchmarks.relay", "--latency-ms", str(link.one_way_milliseconds)]
     if link.megabits_per_second is not None:

@@ -31,10 +31,7 @@ weight or a key: messages are shown, logged and sent to peers.
 """
 
 from http import HTTPStatus
-from typing import TYPE_CHECKING, ClassVar
-
-if TYPE_CHECKING:
-    from contract.identity import Party
+from typing import ClassVar
 
 
 class EncryptedInferenceError(Exception):
@@ -142,10 +139,10 @@ class PeerReported(PeerViolation):
 
     code = "peer-reported"
 
-    def __init__(self, message: str, *, reported: str = "", peer: "Party | None" = None) -> None:
-        """`reported`: the code that the other side gave. Words from outside: only to be compared. `peer`: who it is."""
+    def __init__(self, message: str, *, reported: str = "", peer_uri: str = "") -> None:
+        """`reported`: the other side's code, words from outside, only to be compared. `peer_uri`: its `Party.uri`."""
         super().__init__(message)
-        self.peer = peer
+        self.peer_uri = peer_uri
         self.reported = reported
 
 
@@ -154,10 +151,10 @@ class CertificateRefused(PeerViolation):
 
     code = "certificate-refused"
 
-    def __init__(self, message: str, *, party: "Party | None" = None) -> None:
-        """`party`: whom the certificate names, so that it can be told."""
+    def __init__(self, message: str, *, party_uri: str = "") -> None:
+        """`party_uri`: whom the certificate names (`Party.uri`), so that the refusal can be sent there."""
         super().__init__(message)
-        self.party = party
+        self.party_uri = party_uri
 
 
 class NotVouchedFor(PeerViolation):

@@ -22,6 +22,7 @@ from crypto_provider.settings import CryptoProviderSettings
 from inference_service.client import InferenceServiceClient
 from plumbing.readiness import PATIENCE_SECONDS, Readiness, require_writable
 from plumbing.settings import FrontEnd, PlanLimits
+from secure_computation.admission import Reception
 from secure_computation.at_rest import StorageKey
 from secure_computation.channel.channel import Channel, Deadlines
 from secure_computation.channel.identity import Expected
@@ -32,7 +33,6 @@ from secure_computation.engines.interface import DealerSide
 from secure_computation.places import Places
 from secure_computation.plan import Plan, parse_plan
 from secure_computation.randomness import Seed
-from secure_computation.reception import Reception
 from secure_computation.wire import Phase
 
 DEALING_PATH: Final = "/v2/dealing"

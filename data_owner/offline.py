@@ -8,7 +8,7 @@ from contract.errors import PeerViolation
 from contract.identity import Role
 from data_owner.diagnosis import Bytes, LinkBytes
 from secure_computation.channel.channel import Channel
-from secure_computation.channel.traffic import Traffic
+from secure_computation.channel.traffic import ChannelTraffic
 from secure_computation.wire import Phase
 
 
@@ -34,7 +34,7 @@ class Offline:
         """What has crossed the channels so far. What the model owner exchanged with the dealer is its own account."""
         dealt, asked = self._count("received_bytes"), self._count("sent_bytes")
         whole = self.model_owner.traffic()
-        with_dealer = Traffic() if self.dealer is None else self.dealer.traffic()
+        with_dealer = ChannelTraffic() if self.dealer is None else self.dealer.traffic()
         answered = self.model_owner.traffic(Phase.ONLINE) + self.model_owner.traffic(Phase.OUTPUT)
         online = answered.bytes_sent + answered.bytes_received
         both = whole + with_dealer
@@ -46,7 +46,7 @@ class Offline:
             crypto_provider_sent=with_dealer.bytes_received + dealt,
             links=(
                 *_count_both_ways(Role.MODEL_OWNER, whole=whole, online=answered),
-                *_count_both_ways(Role.CRYPTO_PROVIDER, whole=with_dealer, online=Traffic()),
+                *_count_both_ways(Role.CRYPTO_PROVIDER, whole=with_dealer, online=ChannelTraffic()),
                 LinkBytes(sender=Role.MODEL_OWNER, receiver=Role.CRYPTO_PROVIDER, offline=asked, online=0),
                 LinkBytes(sender=Role.CRYPTO_PROVIDER, receiver=Role.MODEL_OWNER, offline=dealt, online=0),
             ),
@@ -61,7 +61,7 @@ class Offline:
         return value
 
 
-def _count_both_ways(peer: Role, *, whole: Traffic, online: Traffic) -> tuple[LinkBytes, LinkBytes]:
+def _count_both_ways(peer: Role, *, whole: ChannelTraffic, online: ChannelTraffic) -> tuple[LinkBytes, LinkBytes]:
     """This party's link to a peer, in its two directions."""
     return (
         LinkBytes(

@@ -1,4 +1,4 @@
-"""Random changes of training images for radiographs, by MONAI's transforms; the same seed draws the same changes."""
+"""Changes of training images: their size, and random ones for radiographs by MONAI's transforms, drawn from a seed."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -7,6 +7,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
+import torch.nn.functional as F  # noqa: N812  (torch's own convention)
 from pydantic import ConfigDict, Field
 from torch import Generator, Tensor
 
@@ -142,3 +143,10 @@ def mix(images: Tensor, targets: Tensor, settings: Augmentation, generator: Gene
     by_image = weight.view(-1, 1, 1, 1)
     by_target = weight.view(-1, 1)
     return images * by_image + images[order] * (1 - by_image), targets * by_target + targets[order] * (1 - by_target)
+
+
+def resize(images: Tensor, size: int) -> Tensor:
+    """Antialiased bilinear to (size, size); unchanged where it already is."""
+    if images.shape[-2:] == (size, size):
+        return images
+    return F.interpolate(images, size=(size, size), mode="bilinear", antialias=True)

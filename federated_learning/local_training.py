@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from contract.errors import ConfigurationError
-from federated_learning.augmentation import augment, mix
+from federated_learning.augmentation import augment, mix, resize
 from federated_learning.checkpoints import Arrays, part, with_prefix
 from federated_learning.data_source import ImageArray, LazyImages
 from federated_learning.torch_networks import (
@@ -24,7 +24,6 @@ from federated_learning.torch_networks import (
     network_with,
     new_network,
     predict,
-    resize,
     shared_weights,
 )
 from federated_learning.training_settings import RoundTask, TrainingSettings

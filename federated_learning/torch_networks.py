@@ -4,11 +4,11 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
-import torch.nn.functional as F  # noqa: N812  (torch's own convention)
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from federated_learning.architectures import build
+from federated_learning.augmentation import resize
 from federated_learning.data_source import ImageArray
 from federated_learning.training_settings import TrainingSettings
 
@@ -52,13 +52,6 @@ def network_with(settings: TrainingSettings, weights: Mapping[str, Tensor]) -> n
     network = new_network(settings)
     load_shared(network, weights)
     return network.eval()
-
-
-def resize(images: Tensor, size: int) -> Tensor:
-    """Antialiased bilinear to (size, size); unchanged if it already is."""
-    if images.shape[-2:] == (size, size):
-        return images
-    return F.interpolate(images, size=(size, size), mode="bilinear", antialias=True)
 
 
 @torch.no_grad()

@@ -9,10 +9,10 @@ from typing import Final
 
 from contract.base import Strict
 from contract.ticket import Engine
+from model_owner.link_profiles import LINKS, LinkProfile, PhaseCost
 from secure_computation.engines.choosing import offered_engines
 from secure_computation.engines.crypten.lowering import predict_cost
 from secure_computation.engines.masked.session.costs import total_cost
-from secure_computation.links import LINKS, Link, PhaseCost
 from secure_computation.plan import Plan
 
 OFFLINE_TRIPS: Final = {Engine.MASKED: 24, Engine.CRYPTEN: 25}
@@ -55,13 +55,13 @@ class LinkPrediction(Strict):
     """Seconds of one diagnosis over one link."""
 
     engine: Engine
-    link: Link
+    link: LinkProfile
     online_seconds: float
     offline_seconds: float
     """Nothing of it is waited for if material was stocked ahead."""
 
 
-def predict_over_links(plan: Plan, links: tuple[Link, ...] = LINKS) -> tuple[LinkPrediction, ...]:
+def predict_over_links(plan: Plan, links: tuple[LinkProfile, ...] = LINKS) -> tuple[LinkPrediction, ...]:
     """Every engine that the plan offers over every link."""
     offered = offered_engines(plan)
     return tuple(

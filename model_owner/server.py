@@ -60,12 +60,12 @@ from model_owner.settings import ModelOwnerSettings
 from model_owner.stocked_items import ModelOwnerStock
 from plumbing.readiness import PATIENCE_SECONDS, Look, Readiness, require_writable
 from plumbing.words_for_others import words_for_others
-from secure_computation.admission import STOCKED_ITEM_STEP, items_of, present_ticket
+from secure_computation.admission import STOCKED_ITEM_STEP, Reception, items_of, present_ticket
 from secure_computation.at_rest import StorageKey
 from secure_computation.channel.channel import Channel, Deadlines
 from secure_computation.channel.serving import Service, party_app, trust_looks
 from secure_computation.channel.tls import TlsContext, tls_context
-from secure_computation.channel.traffic import Traffic
+from secure_computation.channel.traffic import ChannelTraffic
 from secure_computation.channel.websocket import connect_channel, look_at_party
 from secure_computation.engines.choosing import model_owner_side, require_room, servable_engines
 from secure_computation.engines.interface import ModelOwnerSide
@@ -73,7 +73,6 @@ from secure_computation.engines.masked.session.sides import PreparedModelOwner
 from secure_computation.engines.masked.session.stock import stockable
 from secure_computation.material import ConsumptionLedger, ItemName
 from secure_computation.places import Places
-from secure_computation.reception import Reception
 from secure_computation.wire import Phase
 
 INFERENCE_PATH: Final = "/v2/inference"
@@ -258,7 +257,7 @@ class InferenceHandler:
 
     def _prepare(
         self, side: ModelOwnerSide[Any], channel: Channel, ticket: str, claims: TicketClaims
-    ) -> tuple[list[Any], Traffic]:
+    ) -> tuple[list[Any], ChannelTraffic]:
         """Fetch and make the material of each image of a session; what crossed the link to the dealer for it."""
         link = self._dealer
         dealer = connect_channel(link.url, context=link.context, expect=link.party, deadlines=link.deadlines)
@@ -301,17 +300,17 @@ def _receive_items(channel: Channel, claims: TicketClaims) -> list[ItemName]:
 
 def _find_refusal(dealer: Channel, error: EncryptedInferenceError) -> PeerReported | None:
     """What the dealer said if it turned this session away for want of a place, whatever else ended the session."""
-    if not (isinstance(error, PeerReported) and error.peer == dealer.peer):
+    if not (isinstance(error, PeerReported) and error.peer_uri == dealer.peer.uri):
         try:
             dealer.receive_end(step="material received", wait_seconds=_LAST_LOOK_SECONDS)
         except EncryptedInferenceError as last:
             error = last
-    if isinstance(error, PeerReported) and error.peer == dealer.peer and error.reported == Busy.code:
+    if isinstance(error, PeerReported) and error.peer_uri == dealer.peer.uri and error.reported == Busy.code:
         return error
     return None
 
 
-def _tell_ready(channel: Channel, traffic: Traffic) -> None:
+def _tell_ready(channel: Channel, traffic: ChannelTraffic) -> None:
     """Public figures for the data owner's account of the session: sizes follow from the plan."""
     channel.send_hello(
         {"received_bytes": traffic.bytes_received, "sent_bytes": traffic.bytes_sent}, step="material ready"

@@ -126,7 +126,7 @@ def growth(plan: Plan, folder: Path, on_step: OnStep) -> Strict:
 def networks(plan: Plan, folder: Path, on_step: OnStep) -> Strict:
     """Over emulated links. Without `crypten`, which is stock CrypTen's protocol and would take five minutes more."""
     from benchmarks.emulated_links import measure_over_links
-    from secure_computation.links import LINKS
+    from model_owner.link_profiles import LINKS
 
     return measure_over_links(plan.configure("masked,stock-crypten", runs=3), folder, LINKS, on_step)
 
@@ -150,7 +150,7 @@ def peers(plan: Plan, folder: Path, on_step: OnStep) -> Strict:
 def ariann(plan: Plan, folder: Path, on_step: OnStep) -> Strict:
     """AriaNN's table beside ours."""
     from benchmarks import ariann as comparison
-    from secure_computation.links import find_link
+    from model_owner.link_profiles import find_link
 
     asked = comparison.Plan(
         rows=tuple(comparison.NETWORKS),

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from benchmarks.measuring import Opener
-    from secure_computation.links import Link
+    from model_owner.link_profiles import LinkProfile
 
 SMALL_SIDE: Final = 64
 """Pixels. CHEETAH computes homomorphically: minutes at full size, so it is measured on small images only."""
@@ -52,13 +52,13 @@ _SPU = "float numbers as 64-bit fixed point (FM64), {}; SPU's own TCP links on l
 _OURS = "the product: 4 processes, TLS between all, tickets; material dealt for this image (offline)"
 
 
-def openers(link: "Link | None" = None) -> Mapping[str, "Opener"]:
+def openers(link: "LinkProfile | None" = None) -> Mapping[str, "Opener"]:
     """How each engine is set up, with a link of this kind between its parties; loopback if none is given."""
     known = catalogue(link)
     return {name: known[entry].opener for name, entry in ENGINES.items()}
 
 
-def catalogue(link: "Link | None" = None, *, install: bool = False) -> Mapping[str, Peer]:
+def catalogue(link: "LinkProfile | None" = None, *, install: bool = False) -> Mapping[str, Peer]:
     """Every peer by name, in the order of PEERS. `install`: SPU's environment may be made if it is missing.
 
     `link` is what lies between the parties; SPU knows loopback alone. Imports what engines need, which takes a moment.
@@ -69,7 +69,7 @@ def catalogue(link: "Link | None" = None, *, install: bool = False) -> Mapping[s
     from benchmarks.engines.stock_crypten import stock
     from benchmarks.peers.spu_environment import require
     from contract.ticket import Engine
-    from secure_computation.links import LOOPBACK
+    from model_owner.link_profiles import LOOPBACK
 
     between = link or LOOPBACK
 

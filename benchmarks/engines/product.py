@@ -22,8 +22,8 @@ from contract.ticket import BATCHED_ENGINES, Engine
 from data_owner.diagnosis import Bytes, Diagnosis
 from demonstration.commands import make_command
 from demonstration.deployment import Deployment
+from model_owner.link_profiles import LOOPBACK, LinkProfile
 from model_owner.settings import ModelOwnerSettings
-from secure_computation.links import LOOPBACK, Link
 
 Figure = TypeVar("Figure", int, float)
 
@@ -31,7 +31,7 @@ LARGEST_BATCH: Final = ModelOwnerSettings.model_fields["images_per_session"].def
 """What a model owner allows who sets nothing else."""
 
 
-def product(engine: Engine, link: Link = LOOPBACK) -> Opener:
+def product(engine: Engine, link: LinkProfile = LOOPBACK) -> Opener:
     """Opener of one engine of ours, with such a link between every two parties."""
 
     @contextmanager

@@ -7,10 +7,10 @@ from benchmarks.case import Case, Pictures
 from benchmarks.measuring import LinkTraffic, Measurement, Opener
 from benchmarks.peers import stock_crypten
 from benchmarks.relay import Relay, relayed
-from secure_computation.links import LOOPBACK, Link
+from model_owner.link_profiles import LOOPBACK, LinkProfile
 
 
-def stock(link: Link = LOOPBACK) -> Opener:
+def stock(link: LinkProfile = LOOPBACK) -> Opener:
     """Opener of CrypTen as published, with such a link between every two processes, which are new in every run."""
 
     @contextmanager

@@ -97,7 +97,7 @@ def shrink_stored(pixels: Pixels, size: int) -> Pixels:
     """
     import torch
 
-    from federated_learning.torch_networks import resize
+    from federated_learning.augmentation import resize
 
     whole = Path(str(pixels.filename))
     path = whole.with_name(f"{whole.stem}.{size}.pixels")

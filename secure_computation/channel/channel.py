@@ -15,7 +15,7 @@ from contract.identity import Party
 from plumbing.settings import Waiting
 from secure_computation import wire
 from secure_computation.channel.stream import ByteStream, Deadline, Piece
-from secure_computation.channel.traffic import Traffic, new_meters
+from secure_computation.channel.traffic import ChannelTraffic, new_meters
 from secure_computation.wire import Expectation, Frame, Header, Kind, Phase
 
 PIECE_BYTES = 1 << 20
@@ -108,11 +108,11 @@ class Channel:
         finally:
             self._phase = before
 
-    def traffic(self, phase: Phase | None = None) -> Traffic:
+    def traffic(self, phase: Phase | None = None) -> ChannelTraffic:
         """What passed so far in `phase`, or in all phases together."""
         if phase is not None:
             return self._meters[phase].traffic()
-        return sum((meter.traffic() for meter in self._meters.values()), start=Traffic())
+        return sum((meter.traffic() for meter in self._meters.values()), start=ChannelTraffic())
 
     def cancel(self, reason: str) -> None:
         """Wake whoever waits on this channel, in whatever thread, with SessionCancelled. `reason` may be shown."""
@@ -353,7 +353,7 @@ class Channel:
         self._note(header, step, (body,))
         code, message = wire.parse_error(bytes(body), peer=str(self.peer), step=step)
         words = f"{self.peer} ended the session in step '{step}' ({code}): {message}"
-        raise PeerReported(words, reported=code, peer=self.peer)
+        raise PeerReported(words, reported=code, peer_uri=self.peer.uri)
 
     def _note(self, header: Header, step: str, body: Sequence[memoryview]) -> None:
         self._received += 1

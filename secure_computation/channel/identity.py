@@ -63,8 +63,8 @@ def open_channel(
     try:
         party = stream.handshake(deadline)
     except CertificateRefused as error:
-        if error.party is not None:
-            refused = Channel(stream, peer=error.party, deadlines=deadlines)
+        if error.party_uri:
+            refused = Channel(stream, peer=Party.from_uri(error.party_uri), deadlines=deadlines)
             _tell(refused, error, found_at=found_at, step=HANDSHAKE_STEP)
         raise
     channel = Channel(stream, peer=party, deadlines=deadlines, recorder=recorder)

@@ -6,7 +6,7 @@ from secure_computation.wire import Phase
 
 
 @dataclass(frozen=True, kw_only=True)
-class Traffic:
+class ChannelTraffic:
     """What a channel carried, seen from one end. Bytes are those of frames, header and body, before encryption."""
 
     bytes_sent: int = 0
@@ -17,9 +17,9 @@ class Traffic:
     """Length of the longest chain of frames in which each was sent after the one before had been received: a
     simultaneous exchange is one, a request and its reply are two. Equal at both ends once all frames have arrived."""
 
-    def __add__(self, other: "Traffic") -> "Traffic":
+    def __add__(self, other: "ChannelTraffic") -> "ChannelTraffic":
         """Sum, for phases that follow each other."""
-        return Traffic(
+        return ChannelTraffic(
             bytes_sent=self.bytes_sent + other.bytes_sent,
             bytes_received=self.bytes_received + other.bytes_received,
             frames_sent=self.frames_sent + other.frames_sent,
@@ -56,9 +56,9 @@ class Meter:
         self._frames_received += 1
         self._depth_received = max(self._depth_received, depth)
 
-    def traffic(self) -> Traffic:
+    def traffic(self) -> ChannelTraffic:
         """Snapshot."""
-        return Traffic(
+        return ChannelTraffic(
             bytes_sent=self._bytes_sent,
             bytes_received=self._bytes_received,
             frames_sent=self._frames_sent,

@@ -92,14 +92,14 @@ class Trust:
             raise CertificateRefused(
                 f"the federation's authority ended at {said(ends)} by the clock of the {self.own.party}, so nobody is "
                 "accepted: enrol with its successor, or set that clock",
-                party=peer.party,
+                party_uri=peer.party.uri,
             )
         if begins - self.skew > now:
             raise CertificateRefused(
                 f"the clock of the {self.own.party} is behind by {apart(begins - now)} or more: it says {said(now)}, "
                 f"but the federation's authority began at {said(begins)}; set that clock "
                 f"(tolerated: {self.skew.total_seconds():g} s)",
-                party=peer.party,
+                party_uri=peer.party.uri,
             )
 
 

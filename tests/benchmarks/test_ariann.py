@@ -22,12 +22,12 @@ from benchmarks.results import Range
 from contract.model_card import read_card
 from demonstration.plaintext import PlaintextModel
 from model_owner.calibration_images import load_calibration_images
+from model_owner.link_profiles import find_link
 from model_owner.onnx_import.compiling import compile_model
 from plumbing.command_line import run
 from secure_computation.engines.masked.lowering.lower import lower_masked
 from secure_computation.engines.masked.plan import reference
 from secure_computation.engines.masked.plan.fixed_point import round_weights
-from secure_computation.links import find_link
 
 TRANSCRIBED = {
     "lenet-28": (128, 0.041, 0.055, 0.035, 0.143, 0.43, None),

@@ -22,14 +22,14 @@ from contract.errors import CallerError
 from contract.ticket import Engine
 from model_owner.cost_prediction import OFFLINE_TRIPS, predict_over_links
 from model_owner.imported_models import ImportedModels
+from model_owner.link_profiles import LOOPBACK, LinkProfile, find_link
 from plumbing.command_line import run
 from secure_computation.at_rest import StorageKey
 from secure_computation.engines.masked.session.step_shapes import PART_ELEMENTS
-from secure_computation.links import LOOPBACK, Link, find_link
 from secure_computation.network import Clip, FullyConnected, GlobalAveragePool, MaxPool, Network, Relu, Reshape
 from tests.benchmarks.fakes import fake_case, fake_opener, measurement
 
-LINK = Link(name="x", one_way_milliseconds=10.0, megabits_per_second=8.0)  # 1 MB/s
+LINK = LinkProfile(name="x", one_way_milliseconds=10.0, megabits_per_second=8.0)  # 1 MB/s
 
 
 STOCK = {"third_party_bytes": 1_000_000, "rounds": 40, "third_party_requests": 30}
@@ -226,7 +226,7 @@ def measured(
     quick = replace(measurement(), details={"crypto_provider_sent_bytes": 0})
     slow = replace(quick, online_bytes=slow_bytes)
 
-    def openers(link: Link) -> Mapping[str, Opener]:
+    def openers(link: LinkProfile) -> Mapping[str, Opener]:
         return {
             "masked": fake_opener(f"{link.name} masked", diary, [quick] * 3),
             "crypten": fake_opener(f"{link.name} crypten", diary, [slow] * 3),

@@ -16,9 +16,9 @@ from benchmarks import emulation
 from benchmarks.emulation import measure_link
 from benchmarks.relay import HOST, relayed
 from contract.errors import ComputationFailed
-from secure_computation.links import Link
+from model_owner.link_profiles import LinkProfile
 
-SLOW = Link(name="slow", one_way_milliseconds=20.0, megabits_per_second=80.0)
+SLOW = LinkProfile(name="slow", one_way_milliseconds=20.0, megabits_per_second=80.0)
 
 
 @contextmanager
@@ -52,7 +52,7 @@ def test_round_trip_and_throughput_are_within_5_percent_of_what_was_asked(monkey
 
 def test_a_round_trip_over_a_lan_is_within_5_percent_of_what_was_asked() -> None:
     # The median of many, tried until other work on the machine lets one try pass undisturbed.
-    lan = Link(name="lan", one_way_milliseconds=1.0, megabits_per_second=None)
+    lan = LinkProfile(name="lan", one_way_milliseconds=1.0, megabits_per_second=None)
     medians: list[float] = []
     limit = time.monotonic() + 60
     with relayed(lan) as relay:
@@ -87,7 +87,7 @@ def test_no_byte_comes_before_its_latency_and_all_come_in_order() -> None:
 
 def test_a_receiver_that_does_not_read_stops_the_sender() -> None:
     # 64 MB never fit: what is under way is bounded, in the relay and in the sockets before and behind it.
-    link = Link(name="quick", one_way_milliseconds=1.0, megabits_per_second=10_000.0)
+    link = LinkProfile(name="quick", one_way_milliseconds=1.0, megabits_per_second=10_000.0)
     with (
         relayed(link) as relay,
         listening() as server,
@@ -154,8 +154,8 @@ def test_it_ends_with_who_started_it_however_that_ended() -> None:
     start = (
         "import os, signal\n"
         "from benchmarks.relay import relayed\n"
-        "from secure_computation.links import Link\n"
-        "with relayed(Link(name='slow', one_way_milliseconds=1.0, megabits_per_second=None)) as relay:\n"
+        "from model_owner.link_profiles import LinkProfile\n"
+        "with relayed(LinkProfile(name='slow', one_way_milliseconds=1.0, megabits_per_second=None)) as relay:\n"
         "    print(relay.control_port, flush=True)\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
     )

@@ -21,7 +21,7 @@ from benchmarks.results import FORMAT, Quantiles, Range, Spread
 from benchmarks.scale import Level, Scale, Stocking
 from benchmarks.secure_aggregation import AggregationCost
 from contract.base import Strict
-from secure_computation.links import LINKS
+from model_owner.link_profiles import LINKS
 from tests.benchmarks.fakes import fake_case, measurement
 from tests.benchmarks.test_latency_results import MACHINE, NOW, RUNS, configuration
 

@@ -9,7 +9,7 @@ from benchmarks.cost_model import GLOO_TRIPS_OF_REQUEST, GLOO_TRIPS_OF_ROUND
 from benchmarks.peers import stock_crypten
 from benchmarks.relay import relayed
 from contract.errors import ComputationFailed, DeadlineExceeded
-from secure_computation.links import Link
+from model_owner.link_profiles import LinkProfile
 from secure_computation.network import (
     Add,
     AveragePool,
@@ -104,7 +104,7 @@ def test_answers_as_the_plain_evaluation_does(files: tuple[Path, Path, Path]) ->
 def test_over_a_relay_it_answers_the_same_in_the_trips_that_the_cost_model_counts(
     files: tuple[Path, Path, Path],
 ) -> None:
-    link = Link(name="slow", one_way_milliseconds=20.0, megabits_per_second=1000.0)
+    link = LinkProfile(name="slow", one_way_milliseconds=20.0, megabits_per_second=1000.0)
     at_home = stock_crypten.run(*files, timeout=200).online_seconds
     found = []
     for _ in range(3):  # other work only adds time

@@ -15,13 +15,12 @@ from crypto_provider.dealer import Dealer
 from crypto_provider.quota import DealingQuota
 from crypto_provider.server import DealingHandler, remember_plans
 from plumbing.settings import FrontEnd, PlanLimits
-from secure_computation.admission import present_ticket
+from secure_computation.admission import Reception, present_ticket
 from secure_computation.channel.channel import Channel
 from secure_computation.channel.memory import memory_pair
 from secure_computation.places import Places
 from secure_computation.plan import Plan
 from secure_computation.randomness import Seed
-from secure_computation.reception import Reception
 from secure_computation.wire import Frame, Kind, Phase
 from tests.end_to_end.federation import (
     HOSPITAL,

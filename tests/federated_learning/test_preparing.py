@@ -11,10 +11,10 @@ import torch
 from PIL import Image
 
 from contract.errors import ConfigurationError
+from federated_learning.augmentation import resize
 from federated_learning.data_source import LazyImages, Prepared, image_store, open_source, prepare
 from federated_learning.local_training import LocalTrainer
 from federated_learning.run_records import Description
-from federated_learning.torch_networks import resize
 from federated_learning.training_settings import Stage, TrainingSettings
 from imaging import reading
 from imaging.reading import read_model_input

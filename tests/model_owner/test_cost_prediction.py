@@ -9,8 +9,8 @@ from contract.model_card import OutputPolicy
 from contract.ticket import Engine
 from model_owner.cost_prediction import OFFLINE_TRIPS, SPEEDS, Speed, predict_over_links, predict_phases
 from model_owner.imported_models import ImportedModel, ImportedModels
+from model_owner.link_profiles import LinkProfile
 from secure_computation.at_rest import StorageKey
-from secure_computation.links import Link
 from tests.end_to_end.models import write_tiny_model
 
 KEY = StorageKey(bytes(range(32)))
@@ -26,7 +26,7 @@ def imported(folder: Path, output_policy: OutputPolicy = OutputPolicy.LOGITS) ->
 
 def test_seconds_by_hand(tmp_path: Path) -> None:
     plan = imported(tmp_path).plan
-    link = Link(name="x", one_way_milliseconds=100.0, megabits_per_second=1.0)
+    link = LinkProfile(name="x", one_way_milliseconds=100.0, megabits_per_second=1.0)
     online, offline = predict_phases(plan)[Engine.MASKED]
     assert online.trips == 6  # the image, two ReLUs to and fro, the result
     # A megabit a second is 125,000 bytes.

@@ -16,7 +16,7 @@ from contract.ticket import Engine
 from inference_service.accounts import AccountRole
 from model_owner.oversight import Oversight
 from model_owner.server import InferenceHandler
-from secure_computation import reception
+from secure_computation import admission as reception
 from secure_computation.admission import STEP, STOCKED_ITEM_STEP, present_ticket
 from secure_computation.channel.channel import Channel
 from secure_computation.channel.stream import Deadline

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from contract.identity import Party, Role
 from secure_computation.channel.channel import Channel, Deadlines, Recorder
 from secure_computation.channel.memory import memory_pair
-from secure_computation.channel.traffic import Traffic
+from secure_computation.channel.traffic import ChannelTraffic
 from secure_computation.engines.crypten.engine import (
     agree_on_zero_sharing,
     receive_data_owner_material,
@@ -51,8 +51,8 @@ class InProcessResult:
     """Logits as the data owner reads them, and the traffic of the channel between P0 and P1, as P0 counted it."""
 
     logits: NDArray[np.float64]
-    offline: Traffic
-    online: Traffic
+    offline: ChannelTraffic
+    online: ChannelTraffic
     output_bytes: int
     """Model owner to data owner, at the end."""
     dealt_bytes: int

@@ -12,7 +12,7 @@ from contract.errors import DeadlineExceeded, PeerDisconnected, PeerReported, Pe
 from secure_computation import wire
 from secure_computation.channel.channel import Channel
 from secure_computation.channel.stream import Deadline
-from secure_computation.channel.traffic import Traffic
+from secure_computation.channel.traffic import ChannelTraffic
 from secure_computation.wire import Header, Kind, Phase
 from tests.secure_computation.channel.conftest import DEADLINES, Pair
 
@@ -244,10 +244,10 @@ def test_traffic_is_counted_alike_at_both_ends(pair: Pair) -> None:
         channel.set_phase(Phase.ONLINE)
     left.send_tensor(np.zeros((5, 2), np.int32), step="share")
     right.receive_tensor((5, 2), np.int32, step="share")
-    assert left.traffic(Phase.ONLINE) == Traffic(bytes_sent=28 + 10 + 40, frames_sent=1, one_way_trips=1)
-    assert right.traffic(Phase.ONLINE) == Traffic(bytes_received=78, frames_received=1, one_way_trips=1)
+    assert left.traffic(Phase.ONLINE) == ChannelTraffic(bytes_sent=28 + 10 + 40, frames_sent=1, one_way_trips=1)
+    assert right.traffic(Phase.ONLINE) == ChannelTraffic(bytes_received=78, frames_received=1, one_way_trips=1)
     assert left.traffic(Phase.HANDSHAKE).bytes_sent == right.traffic(Phase.HANDSHAKE).bytes_received == 30
-    assert left.traffic(Phase.OUTPUT) == Traffic()
+    assert left.traffic(Phase.OUTPUT) == ChannelTraffic()
     assert left.traffic() == left.traffic(Phase.HANDSHAKE) + left.traffic(Phase.ONLINE)
 
 

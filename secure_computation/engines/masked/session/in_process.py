@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from contract.identity import Role
 from secure_computation.channel.channel import Deadlines
 from secure_computation.channel.memory import memory_pair
-from secure_computation.channel.traffic import Traffic
+from secure_computation.channel.traffic import ChannelTraffic
 from secure_computation.engines.crypten.in_process import (
     CRYPTO_PROVIDER,
     DATA_OWNER,
@@ -36,11 +36,11 @@ class InProcessResult:
 
     answers: tuple[Answer, ...]
     """One for each image."""
-    online: Traffic
+    online: ChannelTraffic
     """Between P0 and P1, as P0 counted it: online and output."""
-    offline: Traffic
+    offline: ChannelTraffic
     """Between P0 and P1, as P0 counted it."""
-    dealt: Traffic
+    dealt: ChannelTraffic
     """Between D and P1, as P1 counted it."""
 
     @property

@@ -20,7 +20,7 @@ Milliseconds = Annotated[float, Field(ge=0.0, le=MAX_MILLISECONDS)]
 Megabits = Annotated[float, Field(ge=MIN_MEGABITS, le=MAX_MEGABITS)]
 
 
-class Link(Strict):
+class LinkProfile(Strict):
     """What lies between two parties: the same in both directions, which do not disturb each other."""
 
     name: str
@@ -47,20 +47,20 @@ class Link(Strict):
         return f"{self.name} ({rate}, {self.one_way_milliseconds:g} ms one way)"
 
 
-LOOPBACK: Final = Link(name="loopback", one_way_milliseconds=0.0, megabits_per_second=None)
+LOOPBACK: Final = LinkProfile(name="loopback", one_way_milliseconds=0.0, megabits_per_second=None)
 LINKS: Final = (
     LOOPBACK,
-    Link(name="lan", one_way_milliseconds=1.0, megabits_per_second=1_000.0),
-    Link(name="hospital", one_way_milliseconds=10.0, megabits_per_second=100.0),
-    Link(name="wan", one_way_milliseconds=20.0, megabits_per_second=100.0),
+    LinkProfile(name="lan", one_way_milliseconds=1.0, megabits_per_second=1_000.0),
+    LinkProfile(name="hospital", one_way_milliseconds=10.0, megabits_per_second=100.0),
+    LinkProfile(name="wan", one_way_milliseconds=20.0, megabits_per_second=100.0),
     # AriaNN's tables say "WAN 70 ms" and name no rate. We read the 70 ms as one way, the reading that is harder for us.
     # Its ResNet-18 takes 4.2 s longer there than on its LAN, with 148 MB: no less than 280 Mbit/s. We take fewer.
-    Link(name="ariann-wan", one_way_milliseconds=70.0, megabits_per_second=100.0),
+    LinkProfile(name="ariann-wan", one_way_milliseconds=70.0, megabits_per_second=100.0),
 )
 """The profiles, by name. The hospital's is an uplink as clinics have; the others are usual in the literature."""
 
 
-def find_link(text: str) -> Link:
+def find_link(text: str) -> LinkProfile:
     """A profile by its name, or a link spelt out: `latency_ms=15,mbit=50`. Raises CallerError for anything else."""
     named = {link.name: link for link in LINKS}
     if text in named:
@@ -82,7 +82,7 @@ def find_link(text: str) -> Link:
         raise CallerError(f"network '{text[:60]}': latency_ms must be from 0 to {MAX_MILLISECONDS:g}, one way")
     if not MIN_MEGABITS <= rate <= MAX_MEGABITS:
         raise CallerError(f"network '{text[:60]}': mbit must be from {MIN_MEGABITS:g} to {MAX_MEGABITS:g}")
-    return Link(name=f"{latency:g}ms-{rate:g}mbit", one_way_milliseconds=latency, megabits_per_second=rate)
+    return LinkProfile(name=f"{latency:g}ms-{rate:g}mbit", one_way_milliseconds=latency, megabits_per_second=rate)
 
 
 class PhaseCost(Strict):
@@ -96,7 +96,7 @@ class PhaseCost(Strict):
     computing_seconds: Annotated[float, Field(ge=0.0)]
     """Without a network: on loopback, measured or estimated."""
 
-    def seconds_over(self, link: Link) -> float:
+    def seconds_over(self, link: LinkProfile) -> float:
         """Seconds that the phase takes where this link is between every two parties."""
         transfer = 0.0 if link.bytes_per_second is None else self.bytes_in_line / link.bytes_per_second
         return self.trips * link.latency_seconds + transfer + self.computing_seconds

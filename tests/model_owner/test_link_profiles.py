@@ -3,11 +3,11 @@
 import pytest
 
 from contract.errors import CallerError
-from secure_computation.links import LINKS, LOOPBACK, Link, PhaseCost, find_link
+from model_owner.link_profiles import LINKS, LOOPBACK, LinkProfile, PhaseCost, find_link
 
 
 def test_cost_by_hand() -> None:
-    link = Link(name="x", one_way_milliseconds=10.0, megabits_per_second=100.0)
+    link = LinkProfile(name="x", one_way_milliseconds=10.0, megabits_per_second=100.0)
     # 37 trips of 10 ms; 18 MB at 12.5 MB/s; 0.2 s of computing.
     cost = PhaseCost(trips=37, bytes_in_line=18_000_000, computing_seconds=0.2)
     assert cost.seconds_over(link) == pytest.approx(0.37 + 1.44 + 0.2)
