@@ -20,7 +20,7 @@ import typer
 
 from contract.errors import CallerError, EncryptedInferenceError
 from contract.ticket import BATCHED_ENGINES, MAX_IMAGES, STOCKED_ENGINES, Engine
-from data_owner.heat_map_places import choose_places
+from data_owner.heat_map_places import choose_places, require_one_polarity
 from imaging.isolation.processes import SHARED
 from plumbing.command_line import console, new_program, one_line, run, say
 from plumbing.output import json_line, write_out
@@ -134,12 +134,11 @@ def _submit(
 
 def read_polarity(*, as_is: bool, invert: bool) -> "Polarity | None":
     """What the user says about bright and dark in all FILEs of the call; None: nothing. Raises CallerError for both."""
+    require_one_polarity(as_is=as_is, invert=invert)
     if not (as_is or invert):
         return None
     from imaging import Polarity
 
-    if as_is and invert:
-        raise CallerError("--as-is and --invert exclude each other: give one, and submit other images in another call")
     return Polarity.INVERTED if invert else Polarity.AS_READ
 
 

@@ -1,4 +1,4 @@
-"""Where heat maps are written, asked before anything is sent.
+"""What arguments must say before anything is sent: where heat maps go, and one word about bright and dark.
 
 Standard library only: the demonstration asks before anything is installed.
 """
@@ -48,3 +48,11 @@ def _require_new(place: Path) -> None:
             f"{place}: no heat map can be written there ({error.strerror}); name another place"
         ) from error
     raise CallerError(f"{place} exists already; name another place for the heat map")
+
+
+def require_one_polarity(*, as_is: bool, invert: bool) -> None:
+    """Raise CallerError for both."""
+    if as_is and invert:
+        raise CallerError(
+            "--as-is and --invert exclude each other: give one for all FILEs, and submit other images in another call"
+        )

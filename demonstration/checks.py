@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from contract.errors import CallerError
-from data_owner.heat_map_places import choose_places
+from data_owner.heat_map_places import choose_places, require_one_polarity
 from plumbing.listening import require_free_port
 
 PAGE_HOST: Final = "127.0.0.1"
@@ -29,8 +29,7 @@ def check_demo(
         raise CallerError(
             "with --ui images are dropped on the page: leave out FILE, --json, --heat-map, --as-is and --invert"
         )
-    if as_is and invert:
-        raise CallerError("--as-is and --invert exclude each other: give one for all FILEs")
+    require_one_polarity(as_is=as_is, invert=invert)
     if port and not ui:
         raise CallerError("--port is the page's: add --ui, or leave it out")
     for file in files:
