@@ -201,7 +201,7 @@ def test_a_head_without_relu_or_a_label_is_refused() -> None:
 @pytest.mark.parametrize(
     ("kept", "output", "changes", "words"),
     [
-        (slice(None), SHOWN.name, {}, "beside the logits"),
+        (slice(None), SHOWN.name, {}, "with the logits"),
         (slice(None), "fc", {"weights_of": "c1"}, "weights of a fully connected layer"),
         (slice(None), "fc", {"weights_of": "nothing"}, "weights of a fully connected layer"),
         (slice(0, -1), "fc", {}, "the last step but one"),

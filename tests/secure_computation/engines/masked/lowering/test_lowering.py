@@ -413,7 +413,7 @@ def test_design_figures() -> None:
 def test_thousands_of_steps_between_a_product_and_its_truncation_are_followed() -> None:
     def draft(index: int, *inputs: Draft) -> Draft:
         layer = FullyConnected(name="product", inputs=("input",), shape=(4,), in_features=4, out_features=4, bias=False)
-        reshape = Reshape(name=f"c{index}", inputs=(f"c{index - 1}",), shape=(4,))
+        reshape = Reshape(name=f"c{index}", inputs=("product",), shape=(4,))
         operation = reshape if inputs else layer
         return Draft(name=f"c{index}", operation=operation, inputs=inputs, shape=(4,), range=REAL, fine=True)
 
