@@ -202,14 +202,30 @@ class Diagnoser:
         the owner does not allow them. `cancellation` gives the session up: it then raises SessionCancelled, and ends as
         cancelled at the front end.
         """
-        progress = self._let_cancel(cancellation, progress)
         if any(submission.heat_map is not None for submission in submissions):
             require_heat_map(entry.card, engine)
+        images = [submission.image.tensor for submission in submissions]
+        outcome = self.evaluate(images, entry, engine=engine, progress=progress, cancellation=cancellation)
+        return tuple(
+            read_result(submission, entry, engine, outcome, index) for index, submission in enumerate(submissions)
+        )
+
+    def evaluate(
+        self,
+        images: Sequence[NDArray[np.float32]],
+        entry: ModelEntry,
+        *,
+        engine: Engine,
+        progress: Progress,
+        cancellation: Cancellation | None = None,
+    ) -> Outcome:
+        """Have images, already as the model's card asks for them, evaluated together in one session. As `submit`."""
+        progress = self._let_cancel(cancellation, progress)
         progress.stage(Stage.OPENING)
         plan = self.catalog.fetch_plan(entry)
-        if any(plan.network.input_shape != submission.image.tensor.shape for submission in submissions):
+        if any(plan.network.input_shape != image.shape for image in images):
             raise CallerError(f"a picture was read for another model than {entry.card.name}: read it again")
-        require_room(plan, engine, len(submissions))
+        require_room(plan, engine, len(images))
         self._warm_up_for(plan, engine)  # before the session, whose deadlines others keep
         with ExitStack() as links, ExitStack() as kept_from_others:
             opened = open_with_stock(
@@ -217,7 +233,7 @@ class Diagnoser:
                 self._stock,
                 entry,
                 engine,
-                len(submissions),
+                len(images),
                 dial=partial(self._dial, links),
                 kept_from_others=kept_from_others,
             )
@@ -225,11 +241,7 @@ class Diagnoser:
                 # Consumed here before the ticket that names them leaves.
                 taken = self._stock.take(opened.items, stockable(plan)) if opened.items else ()
                 kept_from_others.close()
-                images = [submission.image.tensor for submission in submissions]
-                outcome = self._run(opened, plan, images, taken=taken, progress=progress, channels=channels)
-        return tuple(
-            read_result(submission, entry, engine, outcome, index) for index, submission in enumerate(submissions)
-        )
+                return self._run(opened, plan, images, taken=taken, progress=progress, channels=channels)
 
     def stock(
         self, entry: ModelEntry, *, engine: Engine, progress: Progress, cancellation: Cancellation | None = None

@@ -37,6 +37,18 @@ def to_onnx(network: nn.Module, specification: InputSpecification) -> onnx.Model
     Raises ModelFileError if the graph needs an operator outside `OPERATORS` or exceeds `MAX_BYTES`.
     """
     example = torch.zeros(2, specification.channels, specification.height, specification.width)
+    model = trace(fold_normalisation(network), example)
+    _clean(model)
+    _halve_weights(model)
+    _check(model)
+    return model
+
+
+def trace(network: nn.Module, example: torch.Tensor) -> onnx.ModelProto:
+    """Trace a network in evaluation mode, as it is, with a batch of at least two images; the batch stays free.
+
+    Raises ModelFileError if it cannot be traced.
+    """
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -44,7 +56,7 @@ def to_onnx(network: nn.Module, specification: InputSpecification) -> onnx.Model
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the exporter's own deprecations: nothing here can act on them
             program = torch.onnx.export(
-                fold_normalisation(network).to(memory_format=torch.contiguous_format),  # type: ignore[call-overload]
+                network.to(memory_format=torch.contiguous_format),  # type: ignore[call-overload]
                 (example,),
                 dynamo=True,
                 external_data=False,
@@ -53,15 +65,15 @@ def to_onnx(network: nn.Module, specification: InputSpecification) -> onnx.Model
                 dynamic_shapes=({0: torch.export.Dim("batch")},),
                 verbose=False,
             )
+    except (torch.onnx.OnnxExporterError, RuntimeError) as error:
+        raise ModelFileError(
+            "the network could not be traced into ONNX: use plain tensor operations in it, no choice that depends on "
+            "the image, and give images of the size that it takes"
+        ) from error
     finally:
         logger.setLevel(level)
-    if program is None:
-        raise ModelFileError("the network could not be traced into ONNX: use plain tensor operations in it")
-    model = program.model_proto
-    _clean(model)
-    _halve_weights(model)
-    _check(model)
-    return model
+    assert program is not None
+    return program.model_proto
 
 
 def _clean(model: onnx.ModelProto) -> None:

@@ -127,6 +127,7 @@ def test_a_command_that_cannot_be_typed_is_found() -> None:
     assert faults("```sh\nsudo federation fly | less\n```") == ["there is no fly"]
     assert faults("    data-owner inspect a.dcm b.dcm  # two files\n") == ["b.dcm is too much"]
     assert faults("    federation request --role x \\\n        --organisation y\n") == ["--folder is missing"]
+    assert faults("`data-owner --version`, `data-owner --fly`") == [None, "there is no --fly"]
     assert faults("`data-owner diagnose --btach 2`") == ["No such option '--btach'. Did you mean '--batch'?"]
     assert faults("see `data-owner diagnose FILE ...` and `scripts/demo --ui`, data-owner fly") == [None, None]
     source = 'say(f"now: federation request --role {role}, then")\n"""federation fly --far"""\n'

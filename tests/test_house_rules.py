@@ -19,6 +19,7 @@ ROOMS = (
     "model_owner",
     "crypto_provider",
     "federated_learning",
+    "encrypted_inference",
     "benchmarks",
     "demonstration",
 )
@@ -32,6 +33,7 @@ SECRET_ROOMS = (
     "authority",
     "plumbing",
     "bookkeeping",
+    "encrypted_inference",
     "federated_learning/secure_aggregation",
 )
 """Where every random number may be a key, a mask or a share."""

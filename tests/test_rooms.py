@@ -26,6 +26,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "crypto_provider": PARTY,
     "data_owner": (*PARTY, "imaging"),
     "model_owner": (*PARTY, "imaging"),
+    "encrypted_inference": (*PARTY, "data_owner", "model_owner", "federated_learning.export"),
     "federated_learning": (*COMMON, "imaging", "secure_computation.randomness"),
 }
 OPEN = ("benchmarks", "demonstration", "tests", "scripts")

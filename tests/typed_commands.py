@@ -97,7 +97,7 @@ def fault(typed: Typed) -> str | None:
     command, before = _command(program)
     words = [*before, *words]
     while isinstance(command, Group):
-        if not words or words[0] in {"--help", "-h"}:
+        if not words or words[0] in {"--help", "-h", *(name for one in command.params for name in one.opts)}:
             return None
         if words[0] not in command.commands:
             return f"there is no {words[0]}"

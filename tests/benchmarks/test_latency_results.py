@@ -165,7 +165,7 @@ def test_what_was_measured_is_known_by_the_code_that_runs_in_a_diagnosis(tmp_pat
 
 
 def test_every_room_that_may_run_in_a_diagnosis_counts() -> None:
-    assert set(PRODUCT) == set(ALLOWED) - {"federated_learning"}
+    assert set(PRODUCT) == set(ALLOWED) - {"federated_learning", "encrypted_inference"}
 
 
 def test_processor_facts_are_read_from_either_kind_of_description() -> None:

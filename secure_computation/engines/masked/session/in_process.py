@@ -7,6 +7,7 @@ weights are in one process.
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,9 +23,9 @@ from secure_computation.engines.crypten.in_process import (
     Recorders,
     closed_on_failure,
 )
-from secure_computation.engines.interface import Answer, Label
+from secure_computation.engines.interface import Answer, DataOwnerSide, DealerSide, Label, ModelOwnerSide
 from secure_computation.engines.masked.plan.masked_lowering import MaskedLowering
-from secure_computation.engines.masked.session.sides import MaskedDataOwner, MaskedDealer, MaskedModelOwner, OnStep
+from secure_computation.engines.masked.session.sides import OnStep
 from secure_computation.material import DealtSeeds, ItemName
 from secure_computation.protocols.draws import RingElements
 from secure_computation.wire import Phase
@@ -42,6 +43,14 @@ class InProcessResult:
     """Between P0 and P1, as P0 counted it."""
     dealt: ChannelTraffic
     """Between D and P1, as P1 counted it."""
+    dealt_to_data_owner: ChannelTraffic
+    """Between D and P0, as P0 counted it."""
+
+    @property
+    def offline_bytes(self) -> int:
+        """All that crossed any channel before the image was used."""
+        links = (self.offline, self.dealt, self.dealt_to_data_owner)
+        return sum(link.bytes_sent + link.bytes_received for link in links)
 
     @property
     def answer(self) -> Answer:
@@ -86,11 +95,11 @@ class MemoryStore:
 
 @dataclass(frozen=True, kw_only=True)
 class InProcessParties:
-    """The three sides of one plan."""
+    """The three sides of one plan, of any engine."""
 
-    dealer: MaskedDealer
-    data_owner: MaskedDataOwner
-    model_owner: MaskedModelOwner
+    dealer: DealerSide
+    data_owner: DataOwnerSide[Any]
+    model_owner: ModelOwnerSide[Any]
 
 
 def run_in_process(
@@ -102,7 +111,7 @@ def run_in_process(
     recorders: Recorders | None = None,
     on_step: OnStep | None = None,
 ) -> InProcessResult:
-    """Play D, P0 and P1, each in a thread, on one image with a fresh item. `on_step` is P1's progress."""
+    """Play D, P0 and P1, each in a thread, on one image with a fresh item. `on_step`: P1's, of the masked engine."""
     return run_batch_in_process(
         parties, [image], items=[item], deadlines=deadlines, recorders=recorders, on_step=on_step
     )
@@ -119,6 +128,7 @@ def run_batch_in_process(
 ) -> InProcessResult:
     """Play D, P0 and P1, each in a thread, on images with a fresh item each, in one session."""
     see = recorders or Recorders()
+    progress: dict[str, Any] = {} if on_step is None else {"on_step": on_step}  # CrypTen's engine has none
     p0_to_p1, p1_to_p0 = memory_pair(
         DATA_OWNER,
         MODEL_OWNER,
@@ -151,7 +161,7 @@ def run_batch_in_process(
         with closed_on_failure(p1_to_p0, p1_to_d):
             p1_to_p0.set_phase(Phase.OFFLINE)
             prepared = [parties.model_owner.prepare(item=item, dealer=p1_to_d, data_owner=p1_to_p0) for item in items]
-            parties.model_owner.run(prepared, data_owner=p1_to_p0, on_step=on_step)
+            parties.model_owner.run(prepared, data_owner=p1_to_p0, **progress)
 
     with ThreadPoolExecutor(max_workers=3, thread_name_prefix="in-process") as pool:
         others: list[Future[None]] = [pool.submit(dealer), pool.submit(model_owner)]
@@ -160,5 +170,9 @@ def run_batch_in_process(
             future.result()
     online = p0_to_p1.traffic(Phase.ONLINE) + p0_to_p1.traffic(Phase.OUTPUT)
     return InProcessResult(
-        answers=answers, online=online, offline=p0_to_p1.traffic(Phase.OFFLINE), dealt=p1_to_d.traffic()
+        answers=answers,
+        online=online,
+        offline=p0_to_p1.traffic(Phase.OFFLINE),
+        dealt=p1_to_d.traffic(),
+        dealt_to_data_owner=p0_to_d.traffic(),
     )

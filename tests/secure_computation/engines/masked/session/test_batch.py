@@ -71,7 +71,7 @@ def test_one_item_masks_one_image_of_a_batch(model: Model) -> None:
     run = parties.data_owner.run
 
     def twice(images: list[Image], prepared: list[object], **more: object) -> object:
-        return run(images, [prepared[0], prepared[0]], **more)  # type: ignore[arg-type, list-item]
+        return run(images, [prepared[0], prepared[0]], **more)  # type: ignore[arg-type]
 
     parties.data_owner.run = twice  # type: ignore[method-assign, assignment]
     with pytest.raises(MaterialSpent, match="start a new session"):
