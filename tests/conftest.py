@@ -6,10 +6,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
 
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # plumbing/onnx_runtime.py says why; tests import onnxruntime themselves
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 """Of this process and of those that tests start: each file has a worker, and threads that wait for each other spin."""
+
+# The same examples in each run: a run is as good as the one before it, whatever else the machine does. What looks for
+# new ones is tests/fuzzing. No example's time counts, and a fixture that all examples of a test share is meant.
+hypothesis_settings.register_profile(
+    "tests",
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+hypothesis_settings.load_profile("tests")
 
 if TYPE_CHECKING:
     from tests.end_to_end.federation import Federation

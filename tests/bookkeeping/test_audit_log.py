@@ -10,7 +10,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -238,7 +238,7 @@ def written(tmp_path: Path, template: tuple[Path, list[Head]]) -> tuple[Path, li
 
 
 class TestTampering:
-    @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @settings(max_examples=60)
     @given(data=st.data())
     def test_any_byte_that_is_changed_is_found(self, written: tuple[Path, list[Head]], data: st.DataObject) -> None:
         folder, heads = written
@@ -253,7 +253,7 @@ class TestTampering:
         finally:
             path.write_bytes(whole)
 
-    @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @settings(max_examples=40)
     @given(data=st.data())
     def test_any_line_that_is_removed_doubled_or_moved_is_found(
         self, written: tuple[Path, list[Head]], data: st.DataObject

@@ -22,14 +22,14 @@ def test_something_well_formed_is_read(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", TARGETS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(data=st.binary(max_size=300))
 def test_noise(name: str, data: bytes) -> None:
     TARGETS[name].call(data)
 
 
 @pytest.mark.parametrize("name", TARGETS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(edits=EDITS, keep=st.floats(0, 1))
 def test_something_damaged(name: str, edits: list[tuple[float, bytes, int]], keep: float) -> None:
     content = bytearray(sample(name))

@@ -29,7 +29,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("images")
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(rows=st.integers(2, 40), columns=st.integers(2, 40), seed=st.integers(0, 99))
 def test_png_and_both_photometric_interpretations_agree(folder: Path, rows: int, columns: int, seed: int) -> None:
     values = picture(rows=rows, columns=columns, seed=seed)

@@ -279,7 +279,7 @@ WELL_FORMED = {
 }
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(
     kind=st.sampled_from(sorted(WELL_FORMED)),
     keep=st.floats(0, 1),

@@ -57,9 +57,7 @@ def test_every_answer_keeps_to_the_document(operations: list[Operation], keys: K
 def _ask(operation: Operation, keys: Keys, mode: GenerationMode) -> list[int]:
     statuses: list[int] = []
 
-    @settings(
-        max_examples=EXAMPLES, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck)
-    )
+    @settings(max_examples=EXAMPLES, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
     @given(case=operation.as_strategy(generation_mode=mode), who=st.sampled_from(WHO))
     def ask(case: Case[Any], who: str | None) -> None:
         headers = {} if who is None else {"Authorization": f"Bearer {getattr(keys, who)}"}

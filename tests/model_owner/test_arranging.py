@@ -191,7 +191,7 @@ def test_a_slice_of_channels() -> None:
 STEPS = ("transpose", "squeeze", "unsqueeze", "reshape", "relu", "scale", "identity")
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(steps=st.lists(st.tuples(st.sampled_from(STEPS), st.integers(0, 99)), max_size=8))
 def test_any_chain_of_rearrangements_keeps_the_meaning(steps: list[tuple[str, int]]) -> None:
     """Compared with onnxruntime through a dense layer, which reads elements in the order that the chain leaves."""

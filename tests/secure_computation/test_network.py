@@ -181,7 +181,7 @@ def _network_ending_in(first: Convolution2d, image: tuple[int, int, int]) -> Net
     )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(data=st.data())
 def test_garbage_parses_or_is_refused(data: st.DataObject) -> None:
     content = bytearray(SMALL.canonical_bytes())

@@ -4,7 +4,7 @@ import pickle
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from contract.errors import PeerViolation
@@ -25,7 +25,6 @@ words = st.lists(st.integers(0, 2**32 - 1), max_size=70)
 ring_bits = st.integers(1, 32)
 
 
-@settings(deadline=None)  # the first call may compile
 @given(words, ring_bits)
 def test_packed_form_is_the_number_whose_digits_are_the_elements(values: list[int], bits: int) -> None:
     reduced = reduce_to_ring(np.array(values, np.uint32), bits)

@@ -113,7 +113,7 @@ def test_bytes_are_half_of_float32() -> None:
 
 
 @given(st.integers(0, 1 << 32), st.sampled_from([LAYOUT, WIDE]), st.integers(1, 64))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_no_sum_wraps(seed: int, layout: VectorLayout, hospitals: int) -> None:
     """All hospitals at the limit with the same sign, weights of any kind: the mean is the limit, not its opposite."""
     generator = np.random.default_rng(seed)
@@ -129,7 +129,7 @@ def test_no_sum_wraps(seed: int, layout: VectorLayout, hospitals: int) -> None:
 
 
 @given(st.integers(0, 1 << 32), st.sampled_from([0.1, 3.0]))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_error_feedback_loses_nothing(seed: int, limit: float) -> None:
     """Over rounds, what was decoded plus what is kept equals what was trained, where nothing is clipped."""
     generator = np.random.default_rng(seed)
@@ -260,7 +260,7 @@ def test_an_encoding_that_cannot_work_is_refused(change: dict[str, Any]) -> None
 
 
 @given(st.lists(st.integers(-(1 << 55), 1 << 55), min_size=3, max_size=64))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_counts_are_summed_exactly(values: list[int]) -> None:
     layout = VectorLayout(update={}, exact={"pixels": ExactField((1,))})
     total = np.zeros(1, np.uint64)
@@ -270,7 +270,7 @@ def test_counts_are_summed_exactly(values: list[int]) -> None:
 
 
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=64))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_metric_sums_are_rounded_to_their_digits(values: list[float]) -> None:
     layout = VectorLayout(update={}, exact={"loss": ExactField((), 24)})
     total = np.zeros(1, np.uint64)

@@ -171,7 +171,7 @@ def test_wrong_lengths_are_refused(step: int, change: Callable[[bytes], bytes]) 
 
 
 @given(st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_changed_byte_never_changes_the_sum_unnoticed(data: st.DataObject) -> None:
     """Any byte of any message but a masked vector's body, which TLS protects: an error, or the right sum."""
     run = Running(3)
@@ -194,7 +194,7 @@ def test_a_changed_byte_never_changes_the_sum_unnoticed(data: st.DataObject) -> 
 
 
 @given(st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_hospitals_notice_a_changed_byte_of_the_coordinator(data: st.DataObject) -> None:
     run = Running()
     step = data.draw(st.sampled_from((SHARE, MASK, CONFIRM, UNMASK)))

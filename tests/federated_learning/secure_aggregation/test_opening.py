@@ -40,7 +40,7 @@ def test_everybody_finds_the_same_sum(drops: dict[str, str]) -> None:
 
 
 @given(st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_a_changed_byte_anywhere_is_not_believed(data: st.DataObject) -> None:
     run, opening = CASES[data.draw(st.integers(0, 1))]
     parts = opening.parts()
@@ -60,7 +60,7 @@ CASES = (opened(), opened({"hospital-b": "mask"}))
 
 
 @given(st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_part_that_is_missing_too_long_or_anothers_is_not_believed(data: st.DataObject) -> None:
     run, opening = CASES[data.draw(st.integers(0, 1))]
     parts = dict(opening.parts())

@@ -73,7 +73,7 @@ def test_one_drop_out_costs_three_hospitals_the_round_and_four_nothing(count: in
 
 
 @given(st.data())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_masks_cancel_under_every_drop_out_pattern(data: st.DataObject) -> None:
     count = data.draw(st.integers(3, 7))
     names = list(signing_keys(count))

@@ -89,7 +89,7 @@ def test_a_window_serves_where_the_table_is_none(tmp_path: Path) -> None:
     assert codes == ["bad-lookup-table"]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     first=st.integers(-32768, 65535),
     entries=st.integers(1, 4096),

@@ -61,7 +61,7 @@ def end_of_element(content: bytes, position: int) -> int:
     return int(position + (12 if is_long else 8) + length)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     keyword=st.sampled_from(OPTIONAL),
     representation=st.sampled_from(["own", "UN", "LO", "DS", "US"]),

@@ -80,7 +80,7 @@ TRIPLES = st.one_of(
 
 
 @given(TRIPLES)
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_triples_recombine(request: TripleRequest) -> None:
     (a0, b0, c0), (a1, b1, c1) = fresh_expand(request)
     assert torch.equal(c0 + c1, request.multiply(a0 + a1, b0 + b1))
@@ -88,7 +88,7 @@ def test_triples_recombine(request: TripleRequest) -> None:
 
 
 @given(SHAPES)
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_element_wise_correlations_recombine(shape: tuple[int, ...]) -> None:
     (r0, s0), (r1, s1) = fresh_expand(SquareRequest(output=shape))
     assert torch.equal(s0 + s1, (r0 + r1) * (r0 + r1))

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from secure_computation.channel.channel import Channel
@@ -27,7 +27,7 @@ def check(both: Both, parties: tuple[Channel, Channel], values: np.ndarray) -> N
     assert np.abs(result - wanted).max() < TOLERANCE
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8)
 @given(
     n=st.integers(2, 20),
     magnitude=st.sampled_from([0.0, 0.01, 1.0, 8.0, 1000.0]),

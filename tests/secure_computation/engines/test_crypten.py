@@ -198,7 +198,7 @@ def networks(draw: st.DrawFn) -> Network:
 
 
 @given(networks(), st.integers(0, 2**16))
-@settings(deadline=None, max_examples=12)
+@settings(max_examples=12)
 def test_small_networks_equal_their_float_reference(network: Network, seed: int) -> None:
     weights, image = random_weights(network, seed), random_image(network, seed)
     expected = plain_logits(network, weights, image)

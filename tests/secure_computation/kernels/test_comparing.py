@@ -5,14 +5,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from secure_computation.kernels import comparing
 from secure_computation.kernels.comparing import Chunk, ReluConstants, TruncationConstants
 
-without_deadline = settings(deadline=None)  # the first call compiles
 seeds = st.integers(0, 2**32 - 1)
 table_bits = st.integers(1, 6)
 counts = st.sampled_from([0, 1, 7, 8, 65, 300])
@@ -44,7 +43,6 @@ def test_the_compiled_twins_are_there() -> None:
     assert comparing.compiled() is not None
 
 
-@without_deadline
 @given(seeds, counts, table_bits, st.integers(0, 26))
 def test_looking_up(seed: int, count: int, bits: int, shift: int) -> None:
     rng = np.random.default_rng(seed)
@@ -66,7 +64,6 @@ def test_looking_up(seed: int, count: int, bits: int, shift: int) -> None:
             assert less[index] == sum(entries[place + 1 :]) % 2
 
 
-@without_deadline
 @given(seeds, counts, table_bits, st.integers(0, 26))
 def test_dealing(seed: int, count: int, bits: int, shift: int) -> None:
     rng = np.random.default_rng(seed)
@@ -93,7 +90,6 @@ def test_dealing(seed: int, count: int, bits: int, shift: int) -> None:
     np.testing.assert_array_equal(both(hidden)[0], pad ^ table * bit.astype(table.dtype))
 
 
-@without_deadline
 @given(seeds, counts, st.data())
 def test_combining_shares(seed: int, count: int, data: st.DataObject) -> None:
     rng = np.random.default_rng(seed)

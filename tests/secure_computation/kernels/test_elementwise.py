@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from secure_computation.kernels import elementwise
@@ -10,7 +10,6 @@ from secure_computation.kernels.linear import linear_map, prepare_weights
 from secure_computation.network import FullyConnected
 from secure_computation.ring import pack, reduce_to_ring, unpack
 
-without_deadline = settings(deadline=None)  # the first call compiles
 seeds = st.integers(0, 2**32 - 1)
 
 
@@ -19,7 +18,6 @@ def test_the_compiled_twins_are_there() -> None:
     assert elementwise.compiled() is not None
 
 
-@without_deadline
 @given(seeds, st.integers(0, 200), st.integers(1, 32))
 def test_packing(seed: int, count: int, bits: int) -> None:
     values = np.random.default_rng(seed).integers(0, 2**bits, count).astype(np.uint32)
@@ -39,7 +37,6 @@ def test_packing_more_than_a_chunk(bits: int) -> None:
     np.testing.assert_array_equal(elementwise.unpack(body, count, bits, use_compiled=True), values)
 
 
-@without_deadline
 @given(seeds, st.integers(1, 4), st.tuples(*[st.integers(0, 2)] * 4), st.tuples(*[st.integers(1, 6)] * 3))
 def test_digits_make_up_the_value(
     seed: int, digits: int, padding: tuple[int, int, int, int], shape: tuple[int, int, int]
@@ -78,7 +75,6 @@ def test_windows(
         assert rows[digit, (channel * kernel[0] + down) * kernel[1] + across, row * width + column] == seen
 
 
-@without_deadline
 @given(seeds, st.integers(1, 4), st.integers(1, 32))
 def test_combining(seed: int, count: int, bits: int) -> None:
     products = np.random.default_rng(seed).integers(-(2**31), 2**31, (count, 5, 8)).astype(np.int32)

@@ -75,7 +75,7 @@ def convolutions(draw: st.DrawFn) -> tuple[Convolution2d, tuple[int, int, int]]:
     return layer, size
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(convolutions(), st.integers(1, 32), st.integers(0, 2**32 - 1), st.booleans(), st.booleans())
 def test_convolution_is_its_definition(
     case: tuple[Convolution2d, tuple[int, int, int]], bits: int, seed: int, edges: bool, small: bool
@@ -90,7 +90,7 @@ def test_convolution_is_its_definition(
         np.testing.assert_array_equal(linear_map(prepared, values), wanted)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.integers(1, 70), st.integers(1, 30), st.integers(1, 32), st.integers(0, 2**32 - 1), st.booleans())
 def test_fully_connected_is_its_definition(inputs: int, outputs: int, bits: int, seed: int, edges: bool) -> None:
     layer = FullyConnected(

@@ -45,7 +45,7 @@ def test_every_pair_of_every_layout_up_to_eight_bits(layout: tuple[int, ...]) ->
     check_every_pair(layout)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.lists(st.integers(1, 6), min_size=1, max_size=6).filter(lambda layout: sum(layout) <= 32))
 def test_wide_numbers(layout: list[int]) -> None:
     """Random ones, and pairs that agree in all chunks but one, where a chain is decided late."""

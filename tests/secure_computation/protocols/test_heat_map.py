@@ -130,7 +130,7 @@ def test_every_value_under_every_mask(k: int, f: int) -> None:
         np.testing.assert_array_equal(play(shape, weights, x, r=r).opened, wanted(shape, weights, x))
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     pictures=st.tuples(st.integers(1, 4), st.integers(1, 4), st.integers(1, 4)),
     channels=st.integers(1, 6),

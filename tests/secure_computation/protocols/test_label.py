@@ -114,7 +114,7 @@ def test_three_logits_under_every_mask(k: int) -> None:
             assert play(shape, np.array(logits), r=np.array(r)).label == int(np.argmax(logits)), (logits, r)
 
 
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=80)
 @given(st.integers(2, 10), st.integers(2, 32), st.data())
 def test_any_logits(classes: int, k: int, data: st.DataObject) -> None:
     lowest, highest = -(1 << (k - 2)), (1 << (k - 2)) - 1

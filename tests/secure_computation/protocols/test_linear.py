@@ -59,7 +59,7 @@ def matrix(weights: NDArray[np.uint32], x: RingElements) -> RingElements:
     return product
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(bits=st.integers(3, 32), rows=st.integers(1, 5), columns=st.integers(1, 7), seed=st.integers(0, 1 << 30))
 def test_matrices_in_any_ring(bits: int, rows: int, columns: int, seed: int) -> None:
     generator = np.random.default_rng(seed)
@@ -92,7 +92,7 @@ def convolutions(draw: st.DrawFn) -> tuple[Convolution2d, tuple[int, int, int]]:
     return drafted.model_copy(update={"shape": drafted.infer((shape,))}), shape
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(convolutions(), st.integers(8, 32), st.integers(0, 1 << 30))
 def test_convolutions_with_all_attributes(
     drawn: tuple[Convolution2d, tuple[int, int, int]], bits: int, seed: int

@@ -84,7 +84,7 @@ def shapes(draw: st.DrawFn) -> tuple[tuple[int, ...], tuple[int, ...]]:
     return left, tuple(draw(st.sampled_from([1, extent])) for extent in left)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(shapes(), st.integers(3, 32), st.integers(0, 1 << 30))
 def test_values_of_any_shape_in_any_ring(drawn: tuple[tuple[int, ...], tuple[int, ...]], bits: int, seed: int) -> None:
     left, right = drawn

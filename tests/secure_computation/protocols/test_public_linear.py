@@ -39,7 +39,7 @@ def values(shape: tuple[int, ...], seed: int) -> Integers:
     return np.random.default_rng(seed).integers(-(1 << 31), 1 << 31, shape)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(images, st.tuples(*[st.integers(1, (1 << 31) - 1)] * 2), seeds)
 def test_add_and_concatenate(shape: tuple[int, int, int], factors: tuple[int, int], seed: int) -> None:
     x, y = values(shape, seed), values(shape, seed + 1)
@@ -51,14 +51,14 @@ def test_add_and_concatenate(shape: tuple[int, int, int], factors: tuple[int, in
     np.testing.assert_array_equal(joined, np.concatenate([x * factors[0], y * factors[1]]).astype(np.uint32))
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(images, constants, seeds)
 def test_offset(shape: tuple[int, int, int], constant: int, seed: int) -> None:
     x = values(shape, seed)
     check(lambda half, is_p1: public_linear.offset(half, constant, with_constants=is_p1), x, x + constant)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(images, st.tuples(*[st.integers(0, 3)] * 4), constants, seeds)
 def test_pad(shape: tuple[int, int, int], padding: tuple[int, int, int, int], constant: int, seed: int) -> None:
     x = values(shape, seed)
@@ -89,7 +89,7 @@ def pools(draw: st.DrawFn) -> tuple[SumPoolStep, tuple[int, int, int]]:
     return step.model_copy(update={"shape": step.infer((shape,))}), shape
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(pools(), seeds)
 def test_sum_pool_is_the_average_times_its_divisor(drawn: tuple[SumPoolStep, tuple[int, int, int]], seed: int) -> None:
     step, shape = drawn

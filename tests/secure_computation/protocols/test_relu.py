@@ -110,7 +110,7 @@ def shapes(draw: st.DrawFn) -> ReluShape:
     )
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(shapes(), st.data())
 def test_any_shape_and_layout(shape: ReluShape, data: st.DataObject) -> None:
     k, f = shape.ring_bits, shape.truncated_bits

@@ -77,7 +77,7 @@ def test_edges_under_masks_at_the_edges(k: int, f: int, k_out: int) -> None:
     np.testing.assert_array_equal(play(shape, values.ravel(), r=masks.ravel()).y, wanted(values.ravel(), f, k_out))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.data())
 def test_any_shape_and_layout(data: st.DataObject) -> None:
     k = data.draw(st.integers(3, 32))

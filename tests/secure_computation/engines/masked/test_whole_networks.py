@@ -183,7 +183,7 @@ def pools(draw: st.DrawFn) -> MaskedLowering:
     return MaskedLowering(steps=(image, step.model_copy(update={"shape": step.infer((size,))})), output="max")
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(pools(), st.data())
 def test_max_pools_of_any_geometry(lowering: MaskedLowering, data: st.DataObject) -> None:
     step = lowering.step("max")
