@@ -8,6 +8,8 @@ import pytest
 from typer.main import get_group
 from typer.testing import CliRunner
 
+from plumbing.command_line import new_app, run
+
 PROJECT = tomllib.loads((Path(__file__).resolve().parents[1] / "pyproject.toml").read_text())["project"]
 PROGRAMS: dict[str, str] = PROJECT["scripts"]
 
@@ -42,3 +44,25 @@ def test_a_shell_can_complete_the_commands_of_every_program(program: str) -> Non
     }
     done = CliRunner().invoke(app, [], prog_name=program, env=asked)
     assert done.output.split() == list(get_group(app).commands)
+
+
+@pytest.mark.parametrize(("package", "status"), [("flwr.common", 5), ("matplotlib", 5), ("of_ours", None)])
+def test_who_trains_without_the_packages_for_it_reads_what_to_install(
+    package: str, status: int | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    app = new_app("A test.")
+
+    @app.command()
+    def work() -> None:
+        raise ModuleNotFoundError(name=package)
+
+    if status is None:
+        with pytest.raises(ModuleNotFoundError):
+            run(app, name="test", arguments=[])
+        return
+    with pytest.raises(SystemExit) as ended:
+        run(app, name="test", arguments=[])
+    assert ended.value.code == status
+    assert capsys.readouterr().err == (
+        "test: training needs more packages: run pip install '.[training]' in the project's folder\n"
+    )
