@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from contract.errors import ConfigurationError
+from secure_computation.crypten_bridge.refusals import COMMUNICATOR, refuse, refuse_call
 
 DATA_OWNER_RANK: Final = 0
 MODEL_OWNER_RANK: Final = 1
@@ -50,7 +51,7 @@ class TwoPartyCommunicator:
         CrypTen opens a value to both parties only after hiding it with a fresh dealt mask (Beaver's epsilon and delta,
         the masked bit of B2A), so what both learn here is uniform. Results go through `reveal_to_data_owner` instead.
         """
-        combine = _combiner(op)
+        combine = combiner(op)
         if not batched:
             if not isinstance(shares, torch.Tensor):
                 raise ConfigurationError("CrypTen asked to open several tensors without batching them")
@@ -69,8 +70,9 @@ class TwoPartyCommunicator:
         return [share, other] if self._rank == DATA_OWNER_RANK else [other, share]
 
     def __getattr__(self, name: str) -> Any:
-        """Refuse the rest of CrypTen's interface: objects (pickle), broadcasts and groups have no place here."""
-        raise ConfigurationError(f"CrypTen asked its communicator for '{name}', which two-party sessions do not offer")
+        """Refuse the rest of CrypTen's interface by name."""
+        reason = COMMUNICATOR.get(name, "an engine's two-party session does not need it")
+        refuse(f"crypten.communicator.get().{name}", reason)
 
     def exchange(self, own: torch.Tensor) -> torch.Tensor:
         """Send this party's share and return the peer's, a new tensor of the same shape. Both must be masked."""
@@ -80,9 +82,12 @@ class TwoPartyCommunicator:
         return torch.from_numpy(received).view(own.shape)
 
 
-def _combiner(op: Any) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
-    if op == torch.distributed.ReduceOp.SUM:
-        return torch.Tensor.add_
+def combiner(op: Any) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    """How two parties' tensors become one, in place of the first. Raises ConfigurationError for a reduction that is no
+    sharing's.
+    """
     if op == torch.distributed.ReduceOp.BXOR:
         return torch.Tensor.bitwise_xor_
-    raise ConfigurationError(f"CrypTen asked for the reduction {op}, which two-party sessions do not offer")
+    if op != torch.distributed.ReduceOp.SUM:
+        refuse_call("a reduction that is neither SUM nor BXOR")
+    return torch.Tensor.add_

@@ -15,7 +15,7 @@ All elements are in the ring of integers mod 2^64, as int64. Sharings are additi
 import math
 from collections.abc import Callable
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeAlias, assert_never
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Protocol, TypeAlias, assert_never
 
 from pydantic import Field
 
@@ -40,6 +40,7 @@ class Product(StrEnum):
     MUL = "mul"
     MATMUL = "matmul"
     CONV2D = "conv2d"
+    CONV_TRANSPOSE2D = "conv_transpose2d"
 
 
 class ConvolutionOptions(Strict):
@@ -51,6 +52,15 @@ class ConvolutionOptions(Strict):
     groups: int = 1
 
 
+class TransposedConvolutionOptions(ConvolutionOptions):
+    """Public attributes of a conv_transpose2d, as torch takes them."""
+
+    output_padding: tuple[int, int]
+
+
+Convolution: TypeAlias = TransposedConvolutionOptions | ConvolutionOptions
+
+
 class TripleRequest(Strict):
     """a, b uniform, c = a * b for a bilinear `product`; additive shares of all three."""
 
@@ -59,7 +69,7 @@ class TripleRequest(Strict):
     left: Shape
     right: Shape
     output: Shape
-    convolution: ConvolutionOptions | None = None
+    convolution: Convolution | None = None
 
     @property
     def has_weights(self) -> bool:
@@ -68,21 +78,19 @@ class TripleRequest(Strict):
 
     def multiply(self, left: Share, right: Share) -> Share:
         """Apply the bilinear map in the ring."""
-        if self.product is Product.CONV2D:
-            import torch
+        match self.product:
+            case Product.MUL:
+                return left * right
+            case Product.MATMUL:
+                return left @ right
+            case Product.CONV2D | Product.CONV_TRANSPOSE2D:
+                import torch
 
-            options = self.convolution or ConvolutionOptions()
-            return torch.conv2d(
-                left,
-                right,
-                stride=options.stride,
-                padding=options.padding,
-                dilation=options.dilation,
-                groups=options.groups,
-            )
-        if self.product is Product.MATMUL:
-            return left @ right
-        return left * right
+                options = self.convolution or ConvolutionOptions()
+                convolve = torch.conv2d if self.product is Product.CONV2D else torch.conv_transpose2d
+                return convolve(left, right, **options.model_dump())
+            case _ as never:
+                assert_never(never)
 
 
 class SquareRequest(Strict):
@@ -153,6 +161,13 @@ class PartyRandomness:
         return torch.from_numpy(self._seed.stream(item=self._item, step=self._step, label=label).bits(shape)).long()
 
 
+class Draws(Protocol):
+    """What `expand` needs of a party's randomness; a dry run stands in with shapes."""
+
+    def ring(self, label: str, shape: Shape) -> Share: ...
+    def bits(self, label: str, shape: Shape) -> Share: ...
+
+
 def deal(request: Request, p0: PartyRandomness, p1: PartyRandomness) -> Share:
     """D: derive both parties' draws and return the correction that completes P1's shares."""
     match request:
@@ -180,7 +195,7 @@ def deal(request: Request, p0: PartyRandomness, p1: PartyRandomness) -> Share:
 Last = Callable[[str, Shape], Share]
 
 
-def expand(request: Request, party: PartyRandomness, last: Last) -> tuple[Share, ...]:
+def expand(request: Request, party: Draws, last: Last) -> tuple[Share, ...]:
     """P0 and P1: derive a party's shares. `last` gives the tensor that P0 draws and P1 is sent.
 
     P0 passes `party.ring`; P1 passes a function that returns the correction.

@@ -3,23 +3,12 @@
 Runs on torch's `meta` tensors, which have a shape but no memory: recording a large network takes a moment.
 """
 
-from dataclasses import dataclass, field
-from typing import Any
-
 import torch
 
 from contract.errors import ModelFileError
 from secure_computation.crypten_bridge.communicator import MODEL_OWNER_RANK, TwoPartyCommunicator
-from secure_computation.crypten_bridge.dealing import (
-    MAX_REQUESTS,
-    BitRequest,
-    Request,
-    SquareRequest,
-    TripleRequest,
-    WrapRequest,
-)
-from secure_computation.crypten_bridge.installation import load_crypten
-from secure_computation.crypten_bridge.provider import binary_triple_request, triple_request
+from secure_computation.crypten_bridge.dealing import MAX_REQUESTS, Request, TripleRequest, expand
+from secure_computation.crypten_bridge.provider import TupleSource
 from secure_computation.crypten_bridge.session import Session
 
 META = torch.device("meta")
@@ -47,77 +36,47 @@ class RecordingStream:
         return torch.empty(shape, dtype=torch.int64, device=META)
 
 
-@dataclass
-class RecordingProvider:
+class _Shapes:
+    """In place of a party's randomness: what it would draw, without values."""
+
+    def ring(self, label: str, shape: tuple[int, ...]) -> torch.Tensor:
+        """Ring elements."""
+        del label
+        return torch.empty(shape, dtype=torch.int64, device=META)
+
+    bits = ring
+
+
+class RecordingProvider(TupleSource):
     """Answers every request with tensors of its shapes and writes it down."""
 
     NAME = "recording"
-    weights_are_opened: bool
-    """Whether each layer's masked weights were opened before the session, as the engine does."""
-    most_requests: int
-    """After so many, the dry run ends: it stands for a computation that nobody will run."""
-    requests: list[Request] = field(default_factory=list)
 
-    def __post_init__(self) -> None:
-        """Find CrypTen's tensor types."""
-        primitives = load_crypten().mpc.primitives
-        self._arithmetic = primitives.ArithmeticSharedTensor
-        self._binary = primitives.BinarySharedTensor
+    def __init__(self, *, weights_are_opened: bool, most_requests: int) -> None:
+        """Record up to `most_requests`; beyond, the dry run ends: it stands for a computation that nobody will run.
 
-    def generate_additive_triple(
-        self, size0: torch.Size, size1: torch.Size, op: str, device: object = None, **options: Any
-    ) -> tuple[Any, Any, Any]:
-        """Record an additive triple."""
-        del device
-        request = triple_request(size0, size1, op, options)
-        self._record(request)
-        return self._zeros(request.left), self._zeros(request.right), self._zeros(request.output)
+        `weights_are_opened`: whether each layer's masked weights were opened before the session, as the engine does.
+        """
+        super().__init__()
+        self._weights_are_opened = weights_are_opened
+        self._most_requests = most_requests
+        self.requests: list[Request] = []
 
     def opened_right(self) -> torch.Tensor | None:
         """The weights' delta of the last request, without values."""
         request = self.requests[-1]
-        if not (self.weights_are_opened and isinstance(request, TripleRequest) and request.has_weights):
+        if not (self._weights_are_opened and isinstance(request, TripleRequest) and request.has_weights):
             return None
-        return torch.empty(request.right, dtype=torch.int64, device=META)
+        return _Shapes().ring("delta", request.right)
 
-    def square(self, size: torch.Size, device: object = None) -> tuple[Any, Any]:
-        """Record a square."""
-        del device
-        self._record(SquareRequest(output=tuple(size)))
-        return self._zeros(size), self._zeros(size)
-
-    def generate_binary_triple(
-        self, size0: torch.Size, size1: torch.Size, device: object = None
-    ) -> tuple[Any, Any, Any]:
-        """Record a binary triple."""
-        del device
-        self._record(binary_triple_request(size0, size1))
-        return self._binary_zeros(size0), self._binary_zeros(size1), self._binary_zeros(size0)
-
-    def wrap_rng(self, size: torch.Size, device: object = None) -> tuple[Any, Any]:
-        """Record a wrap count."""
-        del device
-        self._record(WrapRequest(output=tuple(size)))
-        return self._zeros(size), self._zeros(size)
-
-    def B2A_rng(self, size: torch.Size, device: object = None) -> tuple[Any, Any]:  # noqa: N802 - CrypTen's name
-        """Record random bits."""
-        del device
-        self._record(BitRequest(output=tuple(size)))
-        return self._zeros(size), self._binary_zeros(size)
-
-    def _record(self, request: Request) -> None:
-        if len(self.requests) == self.most_requests:
+    def take(self, request: Request) -> tuple[torch.Tensor, ...]:
+        """Record a tuple. Raises ModelFileError for one too many."""
+        if len(self.requests) == self._most_requests:
             raise ModelFileError(
-                f"CrypTen asks for more than {self.most_requests} tuples for this network: use a smaller model"
+                f"CrypTen asks for more than {self._most_requests} tuples for this network: use a smaller model"
             )
         self.requests.append(request)
-
-    def _zeros(self, size: torch.Size | tuple[int, ...]) -> Any:
-        return self._arithmetic.from_shares(torch.empty(tuple(size), dtype=torch.int64, device=META), precision=0)
-
-    def _binary_zeros(self, size: torch.Size | tuple[int, ...]) -> Any:
-        return self._binary.from_shares(torch.empty(tuple(size), dtype=torch.int64, device=META), precision=0)
+        return expand(request, _Shapes(), _Shapes().ring)
 
 
 def recording_session(

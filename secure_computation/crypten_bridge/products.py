@@ -1,4 +1,4 @@
-"""Beaver's multiplication for CrypTen's `mul`, `matmul` and `conv2d`, with fewer passes over memory.
+"""Beaver's multiplication for CrypTen's six products, with fewer passes over memory.
 
     D                        P0, data owner                     P1, model owner
     ----------------------   --------------------------------   --------------------------------
@@ -16,29 +16,53 @@ Source: Beaver 1991; CrypTen (Knott et al. 2021).
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import torch
 
 from secure_computation.crypten_bridge.communicator import DATA_OWNER_RANK
 from secure_computation.crypten_bridge.session import Session, current_session
 
+OPERATIONS: Final = ("mul", "matmul", "conv1d", "conv2d", "conv_transpose1d", "conv_transpose2d")
+
 
 def beaver_protocol(operation: str) -> Callable[..., Any]:
-    """Make the function that stands in for CrypTen's of this name: two shared tensors in, their product out."""
+    """Make the function that stands in for CrypTen's of this name: two shared tensors in, their product out.
+
+    A convolution over one dimension is one over two dimensions whose images have one row.
+    """
 
     def multiply(x: Any, y: Any, **options: Any) -> Any:
-        session = current_session()
-        a, b, c = session.provider.generate_additive_triple(x.size(), y.size(), operation, **options)
-        epsilon, delta = _open(session, x.share - a.share, y.share, b.share)
-        if session.communicator.get_rank() == DATA_OWNER_RANK:
-            b.share.add_(delta)
-        apply = getattr(torch, operation)
-        c.share.add_(apply(epsilon, b.share, **options)).add_(apply(a.share, delta, **options))
-        return c
+        if not operation.endswith("1d"):
+            return _multiply(operation, x.share, y.share, options)
+        options = {name: _beside(name, value) for name, value in options.items()}
+        product = _multiply(f"{operation[:-2]}2d", x.share.unsqueeze(-2), y.share.unsqueeze(-2), options)
+        product.share = product.share.squeeze(-2)
+        return product
 
     multiply.__name__ = operation
     return multiply
+
+
+def _beside(name: str, value: Any) -> Any:
+    """An option over one dimension as one over two: rows are neither padded nor skipped."""
+    if name == "groups":
+        return value
+    along = value if isinstance(value, int) else value[0]
+    return (0 if name in {"padding", "output_padding"} else 1, along)
+
+
+def _multiply(operation: str, x: torch.Tensor, y: torch.Tensor, options: dict[str, Any]) -> Any:
+    session = current_session()
+    a, b, c = session.provider.generate_additive_triple(x.size(), y.size(), operation, **options)
+    # epsilon = x - a, delta = y - b
+    epsilon, delta = _open(session, x - a.share, y, b.share)
+    if session.communicator.get_rank() == DATA_OWNER_RANK:
+        b.share.add_(delta)
+    apply = getattr(torch, operation)
+    # z = c + epsilon * (b + delta) + a * delta, with the second delta at P0 alone
+    c.share.add_(apply(epsilon, b.share, **options)).add_(apply(a.share, delta, **options))
+    return c
 
 
 def _open(

@@ -7,7 +7,7 @@ found through a context variable, so that any number of sessions run at once in 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
@@ -32,7 +32,7 @@ class TupleProvider(Protocol):
         self, size0: torch.Size, size1: torch.Size, op: str, device: object = None, **options: object
     ) -> tuple[Any, Any, Any]: ...
     def opened_right(self) -> torch.Tensor | None:
-        """Delta = y - b of the additive triple given last, where both parties opened it before the session."""
+        """Delta = y - b of the additive triple given last, if both parties opened it before the session."""
 
     def square(self, size: torch.Size, device: object = None) -> tuple[Any, Any]: ...
     def generate_binary_triple(
@@ -48,6 +48,17 @@ class RingStream(Protocol):
     def int64(self, shape: tuple[int, ...], /) -> Any: ...
 
 
+@dataclass(kw_only=True)
+class Script:
+    """What a CrypTen user's own script may change while its session lasts."""
+
+    autograd: bool = True
+    tensor_type: str = "mpc"
+    """By CrypTen's name: what `crypten.cryptensor` makes."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """What differs from CrypTen's configuration, by dotted name."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Session:
     """Everything that CrypTen would keep in globals. Rank 0 is the data owner, rank 1 the model owner."""
@@ -55,7 +66,10 @@ class Session:
     communicator: Communicator
     provider: TupleProvider
     streams: Mapping[str, RingStream]
-    """`prev` and `next`: shared by both parties, for zero sharings; `local`: this party's own."""
+    """`prev` and `next`: shared by both parties, for zero sharings; `local`: this party's own. In a script, `global` as
+    well: shared by both, for what is public and random."""
+    script: Script | None = None
+    """None in an engine's session: no autograd, and CrypTen's configuration as it comes."""
 
 
 _current: ContextVar[Session] = ContextVar("crypten_session")
@@ -69,6 +83,20 @@ def current_session() -> Session:
         raise ConfigurationError(
             "CrypTen was used outside of a session; wrap the computation in crypten_bridge.session.activate(...)"
         ) from None
+
+
+def find_script() -> Script | None:
+    """What the script of this thread may change; None outside of a script's session."""
+    session = _current.get(None)
+    return None if session is None else session.script
+
+
+def current_script() -> Script:
+    """What the script of this thread may change. Raises ConfigurationError outside of a script's session."""
+    script = current_session().script
+    if script is None:
+        raise ConfigurationError("an engine's session computes with CrypTen's settings as they are; nothing is changed")
+    return script
 
 
 @contextmanager

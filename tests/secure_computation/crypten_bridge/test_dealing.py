@@ -164,5 +164,5 @@ def test_request_options_are_named() -> None:
     request = triple_request(torch.Size((1, 2, 5, 5)), torch.Size((4, 1, 3, 3)), "conv2d", {"padding": 1, "groups": 2})
     assert request.convolution == ConvolutionOptions(padding=(1, 1), groups=2)
     assert request.output == (1, 4, 5, 5)
-    with pytest.raises(ValueError, match="conv_transpose2d"):
-        triple_request(torch.Size((1,)), torch.Size((1,)), "conv_transpose2d", {})
+    with pytest.raises(ValueError, match="conv_transpose3d"):
+        triple_request(torch.Size((1,)), torch.Size((1,)), "conv_transpose3d", {})

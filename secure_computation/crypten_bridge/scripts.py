@@ -1,0 +1,139 @@
+"""A CrypTen user's own script as a session of this project: the public entry to the bridge.
+
+Both parties in this process, to try a script:
+
+    >>> import torch
+    >>> from secure_computation.crypten_bridge.scripts import run_in_process
+    >>> def script(crypten):
+    ...     x = crypten.cryptensor(torch.tensor([1.0, 2.0, 3.0]), src=0)
+    ...     y = crypten.cryptensor(torch.tensor([0.5, 0.5, 2.0]), src=1)
+    ...     return (x * y).sum().get_plain_text().item()
+    >>> run_in_process(script)
+    (7.5, 7.5)
+
+Two processes, or two machines: `network.join_session` at each party, `network.serve_dealer` at a third. The script
+itself stays as it is, except that the session gives it the `crypten` package. `docs/crypten.md` shows all of it, and
+what is refused.
+"""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any, Final, TypeVar
+
+from contract.errors import EncryptedInferenceError
+from contract.identity import Party, Role
+from secure_computation.channel.channel import Channel, Deadlines
+from secure_computation.channel.memory import memory_pair
+from secure_computation.crypten_bridge.asking import AskingProvider, DealerEnds, deal_on_request
+from secure_computation.crypten_bridge.collectives import ScriptCommunicator
+from secure_computation.crypten_bridge.communicator import DATA_OWNER_RANK
+from secure_computation.crypten_bridge.installation import load_crypten
+from secure_computation.crypten_bridge.session import RingStream, Script, Session, activate
+from secure_computation.randomness import Seed
+
+Result = TypeVar("Result")
+PATIENCE: Final = Deadlines(step_seconds=600.0)
+"""A script may compute for ten minutes between two messages."""
+_ITEM: Final = "crypten script"
+PARTY_ROLES: Final = (Role.DATA_OWNER, Role.MODEL_OWNER)
+"""By rank."""
+
+
+@contextmanager
+def party_session(*, rank: int, peer: Channel, dealer: Channel, autograd: bool = True) -> Iterator[Any]:
+    """Be one of the two parties in this block and this thread; gives the `crypten` package.
+
+    Args:
+        rank: 0 or 1.
+        peer: channel to the other party.
+        dealer: channel to D, where `deal_on_request` runs.
+        autograd: whether CrypTen records operations for `backward`, as CrypTen does by itself.
+
+    The channels are closed at the end, at once if the block fails: then the others do not wait for this party.
+    """
+    crypten = load_crypten()
+    try:
+        provider = AskingProvider(rank=rank, dealer=dealer)
+        session = Session(
+            communicator=ScriptCommunicator(rank=rank, channel=peer),
+            provider=provider,
+            streams=_agree_on_streams(peer, rank=rank),
+            script=Script(autograd=autograd),
+        )
+        with activate(session):
+            yield crypten
+        provider.end()
+        peer.send_end(step="end of script")
+        peer.receive_end(step="end of script")
+    except EncryptedInferenceError as error:
+        for channel in (peer, dealer):
+            channel.send_error(error.code, "the other party's script ended", step="end of session")
+        raise
+    finally:
+        peer.close()
+        dealer.close()
+
+
+def _agree_on_streams(peer: Channel, *, rank: int) -> dict[str, RingStream]:
+    """P0 <-> P1: each sends the other one fresh seed, which D must not know. A name of a stream is bound to its use.
+
+    What one party draws as `next`, the other draws as `prev`; `global` is rank 0's seed, known to both; `local` is
+    drawn from a seed that stays here.
+    """
+    own = Seed.fresh()
+    peer.send_seed(own.reveal_to_channel(), step="zero-sharing seed")
+    other = Seed(peer.receive_seed(step="zero-sharing seed"))
+    common = own if rank == DATA_OWNER_RANK else other
+    return {
+        "next": own.stream(item=_ITEM, step=0, label="zero sharing"),
+        "prev": other.stream(item=_ITEM, step=0, label="zero sharing"),
+        "global": common.stream(item=_ITEM, step=0, label="public randomness"),
+        "local": Seed.fresh().stream(item=_ITEM, step=0, label="local"),
+    }
+
+
+def run_in_process(
+    script: Callable[[Any], Result], *, autograd: bool = True, deadlines: Deadlines = PATIENCE
+) -> tuple[Result, Result]:
+    """Run a script as both parties and the dealer, each in a thread; returns what it gives at rank 0 and at rank 1.
+
+    `script` takes the `crypten` package and asks it for its rank as CrypTen's scripts do
+    (`crypten.communicator.get().get_rank()`). For trying and testing: all secrets are in one process. What the script
+    raises is raised here.
+    """
+    load_crypten()
+    (p0, p1), (p0_to_d, d_to_p0), (p1_to_d, d_to_p1) = _memory_links(deadlines)
+
+    def play(rank: int) -> Result:
+        peer, dealer = ((p0, p0_to_d), (p1, p1_to_d))[rank]
+        with party_session(rank=rank, peer=peer, dealer=dealer, autograd=autograd) as crypten:
+            return script(crypten)
+
+    with ThreadPoolExecutor(max_workers=3, thread_name_prefix="crypten-script") as pool:
+        dealing = pool.submit(deal_on_request, DealerEnds(d_to_p0, d_to_p1))
+        parties = [pool.submit(play, rank) for rank in (0, 1)]
+        outcomes = [*(party.exception() for party in parties), dealing.exception()]
+    errors = [error for error in outcomes if error is not None]
+    if errors:
+        raise _first_cause(errors)
+    return parties[0].result(), parties[1].result()
+
+
+def _first_cause(errors: list[BaseException]) -> BaseException:
+    """The error that made the others: one of the script's own, or else one that is not about a lost party."""
+    return min(errors, key=lambda error: _LATER.get(getattr(error, "code", ""), 0))
+
+
+_LATER: Final = {"peer-reported": 2, "peer-disconnected": 2, "deadline": 2, "peer-violation": 1}
+
+
+def _memory_links(deadlines: Deadlines) -> tuple[tuple[Channel, Channel], ...]:
+    data_owner, model_owner, dealer = (
+        Party(role=role, organisation="in-process") for role in (*PARTY_ROLES, Role.CRYPTO_PROVIDER)
+    )
+    return (
+        memory_pair(data_owner, model_owner, deadlines),
+        memory_pair(data_owner, dealer, deadlines),
+        memory_pair(model_owner, dealer, deadlines),
+    )
