@@ -17,6 +17,7 @@ What is replaced, and why:
 """
 
 import functools
+import logging
 import sys
 import threading
 import types
@@ -140,12 +141,14 @@ def _uniform(size: torch.Size | tuple[int, ...]) -> torch.Tensor:
     return bits.to(torch.float32) / (1 << 24)
 
 
-def _make_dropout(mask_size: Callable[[torch.Size], torch.Size]) -> Callable[..., Any]:
+def _make_dropout(name: str, mask_size: Callable[[torch.Size], torch.Size]) -> Callable[..., Any]:
     """Dropout's forward pass, with its arguments in CrypTen's order: the same but for where the mask comes from."""
 
     def forward(ctx: Any, tensor: Any, p: float = 0.5, training: bool = True, inplace: bool = False) -> Any:  # noqa: FBT001, FBT002
         if not training:
             return tensor if inplace else tensor.clone()
+        if inplace:
+            logging.getLogger().warning("CrypTen %s does not support inplace computation during training.", name)
         size = tensor.size()
         kept = mask_size(size)
         mask = (_uniform(kept) > p).to(torch.float32).reshape(*kept, *[1] * (len(size) - len(kept))).expand(size)
@@ -189,8 +192,10 @@ def _install(crypten: Any) -> None:
     _install_script_state(crypten)
     for operation in OPERATIONS:
         setattr(crypten.mpc.primitives.beaver, operation, beaver_protocol(operation))
-    crypten.gradients.AutogradDropout.forward = staticmethod(_make_dropout(lambda size: size))
-    crypten.gradients.AutogradFeatureDropout.forward = staticmethod(_make_dropout(lambda size: size[:2]))
+    crypten.gradients.AutogradDropout.forward = staticmethod(_make_dropout("dropout", lambda size: size))
+    crypten.gradients.AutogradFeatureDropout.forward = staticmethod(
+        _make_dropout("_feature_dropout", lambda size: size[:2])
+    )
     for kind in (
         crypten.mpc.MPCTensor,
         crypten.mpc.primitives.ArithmeticSharedTensor,
