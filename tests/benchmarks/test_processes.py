@@ -75,7 +75,7 @@ pathlib.Path({str(note)!r}).write_text(str(os.getpid()))
 time.sleep(60)
 """
     with pytest.raises(DeadlineExceeded, match="program"):
-        run_python(stubborn, tmp_path, timeout_seconds=1)
+        run_python(stubborn, tmp_path, timeout_seconds=5)  # so that it can begin
     assert not Path(f"/proc/{note.read_text()}").exists()
 
 

@@ -24,16 +24,21 @@ SECONDS = 0.5
 MUCH = 64 << 20
 """More than lies between two sockets."""
 STANDS_STILL = threading.Event()
+LOST = threading.Event()
 
 
 class StandsStill(BoundedHeadProtocol):
-    """As when a large library is loaded in another thread: nothing else runs meanwhile."""
+    """As when a large library is loaded in another thread: nothing else runs meanwhile. Tells of lost connections."""
 
     def data_received(self, data: bytes) -> None:
         if data.startswith(b"GET /stand-still"):
             STANDS_STILL.set()
             time.sleep(plumbing.http_server.HEAD_SECONDS + 1)
         super().data_received(data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        LOST.set()
 
 
 async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
@@ -162,9 +167,10 @@ def test_a_late_body_of_an_answered_request_is_taken(port: int) -> None:
 
 def test_whoever_does_not_read_is_hung_up_on(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plumbing.http_server, "WRITE_SECONDS", 0.2)
+    LOST.clear()
     with dial(port) as connection:
         connection.sendall(b"GET /much HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
-        threading.Event().wait(0.5)
+        assert LOST.wait(30)
         read = 0
         with suppress(ConnectionResetError):
             while piece := connection.recv(1 << 20):
