@@ -19,9 +19,9 @@ Arrays = dict[str, NDArray[Any]]
 def save(arrays: Mapping[str, NDArray[Any]], path: Path) -> None:
     """Write an .npz so that a crash leaves either the old file or the new one, and that one once this returns.
 
-    Raises ConfigurationError if the disk will not.
+    It is for its owner only (0600): a hospital's holds its own update. Raises ConfigurationError if the disk will not.
     """
-    with explaining_failure(path), replacing_file(path, mode=None) as file:
+    with explaining_failure(path), replacing_file(path) as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]
 
 

@@ -1,4 +1,5 @@
 import math
+import stat
 from itertools import pairwise
 from typing import Any
 
@@ -65,6 +66,7 @@ def test_a_resumed_hospital_sends_what_an_uninterrupted_one_does(
         local.train(task(0, batches=4))  # more than a pass
     assert same(whole.update(), broken.update())
     save(broken.state(), tmp_path / "local.npz")
+    assert stat.S_IMODE((tmp_path / "local.npz").stat().st_mode) == 0o600  # it holds what one hospital learned
 
     resumed = hospital(chosen)
     resumed.restore(read(tmp_path / "local.npz"))
