@@ -57,7 +57,7 @@ class ServerHere:
     def poll(self) -> int | None:
         return None if self.thread.is_alive() else 0
 
-    def send_signal(self, _number: int) -> None:
+    def terminate(self) -> None:
         limit = time.monotonic() + STOP_SECONDS
         while self._uvicorn is None and self.thread.is_alive() and time.monotonic() < limit:
             time.sleep(0.01)  # it is still starting

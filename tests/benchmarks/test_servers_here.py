@@ -45,5 +45,5 @@ def test_a_server_that_serves_before_its_starter_goes_on_is_stopped(
     with servers_here(monkeypatch):
         deployment._serve(servers, tmp_path, Role.INFERENCE_SERVICE, {})  # type: ignore[arg-type]
         server = servers[Role.INFERENCE_SERVICE]
-        server.send_signal(15)
+        server.terminate()
         assert server.wait() == 0

@@ -268,7 +268,7 @@ def test_what_is_said_of_bright_and_dark_is_passed_on(
         asked.extend(arguments)
         return [sys.executable, "-S", "-c", ""]
 
-    monkeypatch.setattr(demo, "command", nothing)
+    monkeypatch.setattr(demo, "make_command", nothing)
     monkeypatch.setattr(demo, "PlaintextModel", lambda _folder: None)
     deployment: Any = SimpleNamespace(data_owner_settings=tmp_path, environment={}, process_ids=dict)
     assert list(compare(deployment, [tmp_path / "a.png"], Engine.MASKED, tmp_path, polarity=polarity)) == []
