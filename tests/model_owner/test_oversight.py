@@ -345,7 +345,7 @@ class TestCommandLine:
         with running_federation(tmp_path / "federation") as federation:
             config = written(federation, federation.folder / "registry", url=federation.front_end_url)
             assert command("withdraw", "tiny-chest", "1.0.0", "--config", config) == 0
-            assert "The front end lists it no more." in capsys.readouterr().err
+            assert "The front end no longer lists it." in capsys.readouterr().err
             with federation.client() as client:
                 assert client.models() == ()
                 with pytest.raises(ModelWithdrawn, match="was withdrawn by its owner, north-lab, on"):
