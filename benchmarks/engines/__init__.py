@@ -48,7 +48,9 @@ _DEALER = (
     "together with either party learns what the other holds."
 )
 _ALONE = "None: one process sees image and weights in clear."
-_SPU = "float numbers as 64-bit fixed point (FM64), {}; SPU's own TCP links on loopback, not encrypted; 2 processes"
+_SPU_SETTING = (
+    "float numbers as 64-bit fixed point (FM64), {}; SPU's own TCP links on loopback, not encrypted; 2 processes"
+)
 _OURS = "the product: 4 processes, TLS between all, tickets; material dealt for this image (offline)"
 
 
@@ -63,25 +65,22 @@ def catalogue(link: "LinkProfile | None" = None, *, install: bool = False) -> Ma
 
     `link` is what lies between the parties; SPU knows loopback alone. Imports what engines need, which takes a moment.
     """
-    from benchmarks.engines.plaintext import plaintext, plaintext_torch
-    from benchmarks.engines.product import product
-    from benchmarks.engines.spu import spu
-    from benchmarks.engines.stock_crypten import stock
-    from benchmarks.peers.spu_environment import require
-    from contract.ticket import Engine
     from model_owner.link_profiles import LOOPBACK
 
-    between = link or LOOPBACK
+    return {**_with_a_dealer(link or LOOPBACK), **_spu(install=install), **_in_clear()}
 
-    def install_spu() -> object:
-        return require(install=install)
+
+def _with_a_dealer(link: "LinkProfile") -> dict[str, Peer]:
+    from benchmarks.engines.product import product
+    from benchmarks.engines.stock_crypten import stock
+    from contract.ticket import Engine
 
     return {
         "masked": Peer(
             system="ours, masked",
             configuration=_OURS,
             trust=_DEALER,
-            opener=product(Engine.MASKED, between),
+            opener=product(Engine.MASKED, link),
             small=True,
             counts_trips=True,
         ),
@@ -89,7 +88,7 @@ def catalogue(link: "LinkProfile | None" = None, *, install: bool = False) -> Ma
             system="ours, crypten",
             configuration=_OURS,
             trust=_DEALER,
-            opener=product(Engine.CRYPTEN, between),
+            opener=product(Engine.CRYPTEN, link),
             counts_trips=True,
         ),
         "stock-crypten": Peer(
@@ -97,12 +96,25 @@ def catalogue(link: "LinkProfile | None" = None, *, install: bool = False) -> Ma
             configuration="provider TTP, 64-bit fixed point; gloo on loopback, not encrypted; 3 processes",
             trust=_DEALER
             + " Its random numbers are not cryptographic, so this is its design, not what its code keeps.",
-            opener=stock(between),
+            opener=stock(link),
             counts_trips=True,
         ),
+    }
+
+
+def _spu(*, install: bool) -> dict[str, Peer]:
+    from benchmarks.engines.spu import spu
+    from benchmarks.peers.spu_environment import require
+
+    def install_spu() -> object:
+        return require(install=install)
+
+    return {
         "spu-semi2k": Peer(
             system="SPU 0.9.5, SEMI2K",
-            configuration=_SPU.format("multiplication triples from the first party (TrustedFirstParty), its default"),
+            configuration=_SPU_SETTING.format(
+                "multiplication triples from the first party (TrustedFirstParty), its default"
+            ),
             trust="Two parties following the protocol, and the data owner trusted by the model owner: it deals the "
             "triples, knows both parties' seeds and could open the weights. SPU offers a third party for that, whose "
             "server is not in its package.",
@@ -112,13 +124,20 @@ def catalogue(link: "LinkProfile | None" = None, *, install: bool = False) -> Ma
         ),
         "spu-cheetah": Peer(
             system="SPU 0.9.5, CHEETAH",
-            configuration=_SPU.format("homomorphic encryption and oblivious transfer, its defaults"),
+            configuration=_SPU_SETTING.format("homomorphic encryption and oblivious transfer, its defaults"),
             trust="Two parties following the protocol, and nobody else: no dealer. The strongest of the rows.",
             opener=spu("CHEETAH"),
             full_size=False,
             small=True,
             prepare=install_spu,
         ),
+    }
+
+
+def _in_clear() -> dict[str, Peer]:
+    from benchmarks.engines.plaintext import plaintext, plaintext_torch
+
+    return {
         "plaintext-torch": Peer(
             system="torch, in clear",
             configuration="float32, the compiled network; 1 process",
