@@ -334,7 +334,8 @@ class Diagnoser:
             self._report_preparing(session, progress)
         # Durable before the first message that depends on it.
         self._used_tickets.use(TicketUse.of(claims, by=Role.DATA_OWNER))
-        model_owner = opened.model_owner or self._dial(channels, session.model_owner_url, session.model_owner)
+        model_owner = opened.get_fresh_channel()
+        model_owner = model_owner or self._dial(channels, session.model_owner_url, session.model_owner)
         self._begin(model_owner, session.ticket)
         if claims.engine in STOCKED_ENGINES:
             material = self._spend(claims, plan, taken, model_owner)

@@ -3,6 +3,7 @@
 A ticket can only restrict who speaks: the parties that it names must be pinned in this data owner's own settings.
 """
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from inference_service.client import InferenceServiceClient
 from plumbing.command_line import one_line
 from plumbing.settings import Peer
 from plumbing.words_for_others import words_for_others
+from secure_computation.admission import FIRST_WORD_SECONDS
 from secure_computation.channel.channel import Channel
 from secure_computation.stock_folder import Binding, Wanted
 
@@ -205,6 +207,13 @@ class Opened:
     """Which its ticket names: one for each image, or none."""
     model_owner: Channel | None
     """A channel on which nothing was said yet; None if no item is named."""
+    dialled: float
+    """When, by the monotonic clock."""
+
+    def get_fresh_channel(self) -> Channel | None:
+        """The channel, unless opening the session took so long that the model owner may have ended its wait."""
+        waited = time.monotonic() - self.dialled
+        return self.model_owner if waited < FIRST_WORD_SECONDS / 2 else None
 
 
 def open_with_stock(
@@ -223,17 +232,17 @@ def open_with_stock(
     owner names these items. Items that the front end has seen before are dropped, with a warning of the stock, and
     others are named. Raises as `dial` and `SessionDesk.open`.
     """
-    model_owner = None
+    model_owner, dialled = None, time.monotonic()
     while True:
         items: tuple[Binding, ...] = ()
         if engine in STOCKED_ENGINES:
             items = kept_from_others.enter_context(stock.reserve(desk.describe(entry), images))
         if items and model_owner is None:
-            model_owner = dial(*desk.find_model_owner(entry))
+            model_owner, dialled = dial(*desk.find_model_owner(entry)), time.monotonic()
         try:
             names = [binding.item for binding in items]
             session = desk.open(entry, engine, Purpose.DIAGNOSE, images=images, items=names)
-            return Opened(session=session, items=items, model_owner=model_owner)
+            return Opened(session=session, items=items, model_owner=model_owner, dialled=dialled)
         except ItemsSeen:
             if not items:
                 raise

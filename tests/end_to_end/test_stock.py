@@ -17,10 +17,12 @@ from contract.api import SessionState
 from contract.errors import CallerError, ConfigurationError, EncryptedInferenceError, PeerReported
 from contract.identity import Party, Role
 from contract.ticket import Engine, Purpose
+from data_owner import session, session_desk
 from data_owner.stock import DataOwnerStock, TakenItem
 from model_owner.stocked_items import ModelOwnerStock
 from secure_computation.admission import STOCKED_ITEM_STEP, present_ticket
 from secure_computation.channel.channel import Channel
+from secure_computation.channel.websocket import connect_channel
 from secure_computation.material import ConsumptionLedger, ItemName
 from secure_computation.randomness import Seed
 from secure_computation.stock_folder import Binding, StockFolder
@@ -156,6 +158,23 @@ def test_a_replayed_ticket_to_prepare_is_refused(parties: Parties, peer: Party) 
         with pytest.raises(PeerReported, match=r"material-spent|was dealt before"):
             channel.receive_hello(step="any")
     assert len(parties.items(parties.model_owner_stock)) == 1
+
+
+@pytest.mark.parametrize(("patience", "expected"), [(60.0, 1), (0.0, 2)])
+def test_a_front_end_that_takes_longer_than_the_model_owner_waits_costs_no_session(
+    parties: Parties, chest: Path, monkeypatch: pytest.MonkeyPatch, patience: float, expected: int
+) -> None:
+    parties.stock()
+    monkeypatch.setattr(session_desk, "FIRST_WORD_SECONDS", patience)
+    dialled: list[str] = []
+
+    def dial(url: str, **named: Any) -> Channel:
+        dialled.append(url)
+        return connect_channel(url, **named)
+
+    monkeypatch.setattr(session, "connect_channel", dial)
+    parties.check(parties.diagnose(chest), chest, stocked=True)
+    assert dialled == [parties.model_owner_url] * expected
 
 
 def test_an_item_is_not_spent_twice(parties: Parties, chest: Path) -> None:
