@@ -148,9 +148,9 @@ def test_json_alone_on_stdout_and_nothing_left(temporary: Path, tiny_model: Path
         pytest.param("model-owner.log", signal.SIGTERM, marks=pytest.mark.slow),
         pytest.param("model-owner.log", signal.SIGINT, marks=pytest.mark.slow),
         pytest.param("phantom.dcm", signal.SIGTERM, marks=pytest.mark.slow),
-        pytest.param("consumed/*", signal.SIGTERM, marks=pytest.mark.slow),
-        pytest.param("consumed/*", signal.SIGINT, marks=pytest.mark.slow),
-        pytest.param("consumed/*", signal.SIGHUP, marks=pytest.mark.slow),
+        pytest.param("tickets.sqlite", signal.SIGTERM, marks=pytest.mark.slow),
+        pytest.param("tickets.sqlite", signal.SIGINT, marks=pytest.mark.slow),
+        pytest.param("tickets.sqlite", signal.SIGHUP, marks=pytest.mark.slow),
     ],
 )
 def test_a_signal_leaves_nothing_behind(temporary: Path, tiny_model: Path, moment: str, number: signal.Signals) -> None:
