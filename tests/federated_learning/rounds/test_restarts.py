@@ -99,7 +99,7 @@ def test_each_kind_of_process_may_be_killed_in_the_middle_of_a_round(tmp_path: P
             for entry in Path("/proc").iterdir()
             if entry.name.isdigit()
             and (words := (entry / "cmdline").read_bytes()).startswith(sys.executable.encode())
-            and b"federation.superlink" in words
+            and b"flower.superlink" in words
             and port.encode() in words
         )
         os.kill(int(superlink.name), signal.SIGKILL)
