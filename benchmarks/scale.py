@@ -102,8 +102,12 @@ def measure_scale(
     most = max(sessions)
     overrides: dict[str, dict[str, object]] = {
         # Twice as many as work: a session may still be ending when its hospital's next one begins.
-        "model-owner": {"sessions_at_once": 2 * most, "stock_per_data_owner": most * images},
-        "crypto-provider": {"channels_at_once": 4 * most},
+        "model-owner": {
+            "sessions_at_once": 2 * most,
+            "sessions_per_data_owner": 2 * most,
+            "stock_per_data_owner": most * images,
+        },
+        "crypto-provider": {"channels_at_once": 4 * most, "channels_per_data_owner": 4 * most},
     }
     steps = WorkSteps(on_step, total=3 * len(sessions), weight=2.0 * sum(sessions))
     on_step(Step(words="starting the parties", done=0, total=3 * len(sessions), seconds_left=None))
