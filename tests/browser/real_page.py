@@ -22,11 +22,10 @@ def real_federation(model_folder: Path = MODEL_FOLDER) -> Iterator[Deployment]:
 def started_page(deployment: Deployment, arguments: Sequence[str] = ()) -> Iterator[tuple[str, int]]:
     """`data-owner ui` as a process: the address that it printed, and its process id."""
     settings = ["ui", "--no-browser", "--config", str(deployment.data_owner_settings), *arguments]
-    process = subprocess.Popen(
-        make_command("data-owner", settings), env=deployment.environment, stdout=subprocess.PIPE, text=True
-    )
-    try:
-        assert process.stdout is not None
-        yield process.stdout.readline().strip(), process.pid
-    finally:
-        end(process)
+    command = make_command("data-owner", settings)
+    with subprocess.Popen(command, env=deployment.environment, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            yield process.stdout.readline().strip(), process.pid
+        finally:
+            end(process)
