@@ -1,10 +1,18 @@
 """Two ends of a channel inside one process: same contract as the network, for tests, dry runs and benchmarks."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Final
 
-from contract.identity import Party
+from contract.identity import Party, Role
 from secure_computation.channel.channel import Channel, Deadlines, Recorder
 from secure_computation.channel.stream import ByteStream, Deadline, InboundBuffer, Piece
+
+DATA_OWNER: Final = Party(role=Role.DATA_OWNER, organisation="hospital")
+MODEL_OWNER: Final = Party(role=Role.MODEL_OWNER, organisation="laboratory")
+CRYPTO_PROVIDER: Final = Party(role=Role.CRYPTO_PROVIDER, organisation="dealer")
+"""Who the three roles are if one process plays them all."""
 
 
 class MemoryStream(ByteStream):
@@ -60,3 +68,42 @@ def memory_pair(
         Channel(left_stream, peer=right, deadlines=chosen, recorder=left_recorder),
         Channel(right_stream, peer=left, deadlines=chosen, recorder=right_recorder),
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recorders:
+    """Who sees the frames that each online party receives from each peer."""
+
+    data_owner_from_model_owner: Recorder | None = None
+    data_owner_from_dealer: Recorder | None = None
+    model_owner_from_data_owner: Recorder | None = None
+    model_owner_from_dealer: Recorder | None = None
+
+
+def memory_links(
+    deadlines: Deadlines | None = None, recorders: Recorders | None = None
+) -> tuple[tuple[Channel, Channel], tuple[Channel, Channel], tuple[Channel, Channel]]:
+    """Both ends of P0 - P1, P0 - D and P1 - D."""
+    see = recorders or Recorders()
+    return (
+        memory_pair(
+            DATA_OWNER,
+            MODEL_OWNER,
+            deadlines,
+            left_recorder=see.data_owner_from_model_owner,
+            right_recorder=see.model_owner_from_data_owner,
+        ),
+        memory_pair(DATA_OWNER, CRYPTO_PROVIDER, deadlines, left_recorder=see.data_owner_from_dealer),
+        memory_pair(MODEL_OWNER, CRYPTO_PROVIDER, deadlines, left_recorder=see.model_owner_from_dealer),
+    )
+
+
+@contextmanager
+def closed_on_failure(*channels: Channel) -> Iterator[None]:
+    """Let the other roles notice at once when one fails."""
+    try:
+        yield
+    except BaseException:
+        for channel in channels:
+            channel.close()
+        raise

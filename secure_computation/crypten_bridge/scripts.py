@@ -21,10 +21,16 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, Final, TypeVar
 
-from contract.errors import EncryptedInferenceError
-from contract.identity import Party, Role
+from contract.errors import (
+    DeadlineExceeded,
+    EncryptedInferenceError,
+    PeerDisconnected,
+    PeerReported,
+    PeerViolation,
+)
+from contract.identity import Role
 from secure_computation.channel.channel import Channel, Deadlines
-from secure_computation.channel.memory import memory_pair
+from secure_computation.channel.memory import memory_links
 from secure_computation.crypten_bridge.asking import AskingProvider, DealerEnds, deal_on_request
 from secure_computation.crypten_bridge.collectives import ScriptCommunicator
 from secure_computation.crypten_bridge.communicator import DATA_OWNER_RANK
@@ -103,7 +109,7 @@ def run_in_process(
     raises is raised here.
     """
     load_crypten()
-    (p0, p1), (p0_to_d, d_to_p0), (p1_to_d, d_to_p1) = _memory_links(deadlines)
+    (p0, p1), (p0_to_d, d_to_p0), (p1_to_d, d_to_p1) = memory_links(deadlines)
 
     def play(rank: int) -> Result:
         peer, dealer = ((p0, p0_to_d), (p1, p1_to_d))[rank]
@@ -116,24 +122,18 @@ def run_in_process(
         outcomes = [*(party.exception() for party in parties), dealing.exception()]
     errors = [error for error in outcomes if error is not None]
     if errors:
-        raise _first_cause(errors)
+        raise find_first_cause(errors)
     return parties[0].result(), parties[1].result()
 
 
-def _first_cause(errors: list[BaseException]) -> BaseException:
+def find_first_cause(errors: list[BaseException]) -> BaseException:
     """The error that made the others: one of the script's own, or else one that is not about a lost party."""
     return min(errors, key=lambda error: _LATER.get(getattr(error, "code", ""), 0))
 
 
-_LATER: Final = {"peer-reported": 2, "peer-disconnected": 2, "deadline": 2, "peer-violation": 1}
-
-
-def _memory_links(deadlines: Deadlines) -> tuple[tuple[Channel, Channel], ...]:
-    data_owner, model_owner, dealer = (
-        Party(role=role, organisation="in-process") for role in (*PARTY_ROLES, Role.CRYPTO_PROVIDER)
-    )
-    return (
-        memory_pair(data_owner, model_owner, deadlines),
-        memory_pair(data_owner, dealer, deadlines),
-        memory_pair(model_owner, dealer, deadlines),
-    )
+_LATER: Final = {
+    PeerReported.code: 2,
+    PeerDisconnected.code: 2,
+    DeadlineExceeded.code: 2,
+    PeerViolation.code: 1,
+}

@@ -9,7 +9,8 @@ import torch
 from numpy.typing import NDArray
 
 from secure_computation import float_reference
-from secure_computation.engines.crypten.in_process import InProcessResult, Recorders, run_in_process
+from secure_computation.channel.memory import Recorders
+from secure_computation.engines.crypten.in_process import InProcessResult, run_in_process
 from secure_computation.engines.crypten.lowering import lower
 from secure_computation.material import ItemName
 from secure_computation.network import (

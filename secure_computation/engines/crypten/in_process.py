@@ -4,17 +4,14 @@ It shows the whole protocol on one page and runs the same code as the parties do
 weights are in one process.
 """
 
-from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from contract.identity import Party, Role
-from secure_computation.channel.channel import Channel, Deadlines, Recorder
-from secure_computation.channel.memory import memory_pair
+from secure_computation.channel.channel import Deadlines
+from secure_computation.channel.memory import Recorders, closed_on_failure, memory_links
 from secure_computation.channel.traffic import ChannelTraffic
 from secure_computation.engines.crypten.engine import (
     agree_on_zero_sharing,
@@ -30,20 +27,6 @@ from secure_computation.material import DealtSeeds, ItemName
 from secure_computation.network import Network
 from secure_computation.private_weights import PrivateWeights
 from secure_computation.wire import Phase
-
-DATA_OWNER = Party(role=Role.DATA_OWNER, organisation="hospital")
-MODEL_OWNER = Party(role=Role.MODEL_OWNER, organisation="laboratory")
-CRYPTO_PROVIDER = Party(role=Role.CRYPTO_PROVIDER, organisation="dealer")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Recorders:
-    """Who sees the frames that each online party receives from each peer."""
-
-    data_owner_from_model_owner: Recorder | None = None
-    data_owner_from_dealer: Recorder | None = None
-    model_owner_from_data_owner: Recorder | None = None
-    model_owner_from_dealer: Recorder | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +53,9 @@ def run_in_process(
     recorders: Recorders | None = None,
 ) -> InProcessResult:
     """Play D, P0 and P1, each in a thread, on a fresh item."""
-    (p0_to_p1, p1_to_p0), (p0_to_d, d_to_p0), (p1_to_d, d_to_p1) = _links(deadlines, recorders or Recorders())
+    (p0_to_p1, p1_to_p0), (p0_to_d, d_to_p0), (p1_to_d, d_to_p1) = links = memory_links(deadlines, recorders)
+    for end in (end for link in links for end in link):
+        end.set_phase(Phase.OFFLINE)
     seeds = DealtSeeds.fresh()
 
     def dealer() -> None:
@@ -114,32 +99,3 @@ def run_in_process(
         output_bytes=p0_to_p1.traffic(Phase.OUTPUT).bytes_received,
         dealt_bytes=d_to_p0.traffic().bytes_sent + d_to_p1.traffic().bytes_sent,
     )
-
-
-def _links(deadlines: Deadlines | None, see: Recorders) -> tuple[tuple[Channel, Channel], ...]:
-    """Both ends of P0 - P1, P0 - D and P1 - D, in the offline phase."""
-    links = (
-        memory_pair(
-            DATA_OWNER,
-            MODEL_OWNER,
-            deadlines,
-            left_recorder=see.data_owner_from_model_owner,
-            right_recorder=see.model_owner_from_data_owner,
-        ),
-        memory_pair(DATA_OWNER, CRYPTO_PROVIDER, deadlines, left_recorder=see.data_owner_from_dealer),
-        memory_pair(MODEL_OWNER, CRYPTO_PROVIDER, deadlines, left_recorder=see.model_owner_from_dealer),
-    )
-    for end in (end for link in links for end in link):
-        end.set_phase(Phase.OFFLINE)
-    return links
-
-
-@contextmanager
-def closed_on_failure(*channels: Channel) -> Iterator[None]:
-    """Let the other roles notice at once when one fails."""
-    try:
-        yield
-    except BaseException:
-        for channel in channels:
-            channel.close()
-        raise

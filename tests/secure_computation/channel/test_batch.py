@@ -8,9 +8,8 @@ import pytest
 from contract.identity import Role
 from secure_computation.channel.bridge import OUTBOUND_BYTES
 from secure_computation.channel.channel import Channel
-from secure_computation.channel.memory import memory_pair
+from secure_computation.channel.memory import CRYPTO_PROVIDER, memory_pair
 from secure_computation.channel.websocket import WRITE_BUFFER_BYTES
-from secure_computation.engines.crypten.in_process import CRYPTO_PROVIDER
 from secure_computation.engines.interface import Answer
 from secure_computation.engines.masked.session.costs import declared_costs, total_cost
 from secure_computation.material import DealtSeeds, ItemName

@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 
 from secure_computation.channel.channel import Channel
-from secure_computation.channel.memory import memory_pair
-from secure_computation.engines.crypten.in_process import DATA_OWNER, MODEL_OWNER
+from secure_computation.channel.memory import DATA_OWNER, MODEL_OWNER, memory_pair
 
 
 @pytest.fixture

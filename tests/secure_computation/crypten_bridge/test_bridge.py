@@ -12,7 +12,7 @@ import torch
 
 from contract.errors import ConfigurationError, DeadlineExceeded, MaterialSpent, PeerViolation
 from secure_computation.channel.channel import Deadlines
-from secure_computation.channel.memory import memory_pair
+from secure_computation.channel.memory import DATA_OWNER, MODEL_OWNER, memory_pair
 from secure_computation.crypten_bridge.communicator import TwoPartyCommunicator
 from secure_computation.crypten_bridge.dealing import BinaryTripleRequest, BitRequest, Request, SquareRequest
 from secure_computation.crypten_bridge.dry_run import recording_session
@@ -291,7 +291,7 @@ def test_failed_session_ends_alone_and_leaves_nothing_behind(monkeypatch: pytest
 
 
 def test_peer_that_stalls_ends_in_a_deadline_that_names_the_step(both: Any) -> None:
-    channel, _ = memory_pair(in_process.DATA_OWNER, in_process.MODEL_OWNER, Deadlines(step_seconds=0.05))
+    channel, _ = memory_pair(DATA_OWNER, MODEL_OWNER, Deadlines(step_seconds=0.05))
     communicator = TwoPartyCommunicator(rank=0, channel=channel)
     communicator.step = "c1 (convolution2d)"
     with pytest.raises(DeadlineExceeded, match="c1"):

@@ -8,10 +8,9 @@ import torch
 
 from contract.errors import CallerError, ConfigurationError, PeerViolation
 from secure_computation.channel.channel import Channel
-from secure_computation.channel.memory import memory_pair
+from secure_computation.channel.memory import DATA_OWNER, MODEL_OWNER, memory_pair
 from secure_computation.crypten_bridge.collectives import ScriptCommunicator
 from secure_computation.crypten_bridge.scripts import run_in_process
-from secure_computation.engines.crypten.in_process import DATA_OWNER, MODEL_OWNER
 from secure_computation.wire import Frame
 
 Both = Callable[[Callable[[], Any], Callable[[], Any]], tuple[Any, Any]]

@@ -10,9 +10,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from contract.errors import ConfigurationError, PeerViolation
+from contract.errors import (
+    ConfigurationError,
+    DeadlineExceeded,
+    EncryptedInferenceError,
+    PeerDisconnected,
+    PeerReported,
+    PeerViolation,
+)
 from secure_computation.crypten_bridge.installation import load_crypten
-from secure_computation.crypten_bridge.scripts import run_in_process
+from secure_computation.crypten_bridge.scripts import find_first_cause, run_in_process
 from secure_computation.crypten_bridge.session import current_session, find_script
 
 TOLERANCE = 0.02
@@ -213,6 +220,13 @@ class TestRandomness:
         # The parties have all streams in common but `local`; nothing else comes twice.
         assert [len(numbers) for numbers in seen] == [32] * 4
         assert len(set.union(*seen)) == 2 * (32 + 8)
+
+
+@pytest.mark.parametrize("kind", [PeerReported, PeerDisconnected, DeadlineExceeded])
+def test_what_a_script_raises_is_told_rather_than_what_the_others_met_then(kind: type[EncryptedInferenceError]) -> None:
+    met, own, violation = kind.__new__(kind), ValueError("the script's own"), PeerViolation("the scripts part ways")
+    assert find_first_cause([met, own]) is own
+    assert find_first_cause([met, violation]) is violation
 
 
 class TestAfterASession:

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from secure_computation.channel.memory import Recorders
 from secure_computation.engines.crypten.engine import SCALE
-from secure_computation.engines.crypten.in_process import Recorders
 from secure_computation.private_weights import PrivateWeights
 from secure_computation.wire import Frame, Kind, Phase
 from tests.secure_computation.networks import random_image, random_weights, run_all, small_network

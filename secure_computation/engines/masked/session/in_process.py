@@ -14,15 +14,8 @@ from numpy.typing import NDArray
 
 from contract.identity import Role
 from secure_computation.channel.channel import Deadlines
-from secure_computation.channel.memory import memory_pair
+from secure_computation.channel.memory import Recorders, closed_on_failure, memory_links
 from secure_computation.channel.traffic import ChannelTraffic
-from secure_computation.engines.crypten.in_process import (
-    CRYPTO_PROVIDER,
-    DATA_OWNER,
-    MODEL_OWNER,
-    Recorders,
-    closed_on_failure,
-)
 from secure_computation.engines.interface import Answer, DataOwnerSide, DealerSide, Label, ModelOwnerSide
 from secure_computation.engines.masked.plan.masked_lowering import MaskedLowering
 from secure_computation.engines.masked.session.sides import OnStep
@@ -127,17 +120,8 @@ def run_batch_in_process(
     on_step: OnStep | None = None,
 ) -> InProcessResult:
     """Play D, P0 and P1, each in a thread, on images with a fresh item each, in one session."""
-    see = recorders or Recorders()
     progress: dict[str, Any] = {} if on_step is None else {"on_step": on_step}  # CrypTen's engine has none
-    p0_to_p1, p1_to_p0 = memory_pair(
-        DATA_OWNER,
-        MODEL_OWNER,
-        deadlines,
-        left_recorder=see.data_owner_from_model_owner,
-        right_recorder=see.model_owner_from_data_owner,
-    )
-    p0_to_d, d_to_p0 = memory_pair(DATA_OWNER, CRYPTO_PROVIDER, deadlines, left_recorder=see.data_owner_from_dealer)
-    p1_to_d, d_to_p1 = memory_pair(MODEL_OWNER, CRYPTO_PROVIDER, deadlines, left_recorder=see.model_owner_from_dealer)
+    (p0_to_p1, p1_to_p0), (p0_to_d, d_to_p0), (p1_to_d, d_to_p1) = memory_links(deadlines, recorders)
     seeds = {item: DealtSeeds.fresh() for item in items}
 
     def dealer() -> None:

@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from contract.errors import ModelFileError
-from secure_computation.engines.crypten.in_process import Recorders
+from secure_computation.channel.memory import Recorders
 from secure_computation.engines.masked.lowering.drafts import Precision
 from secure_computation.engines.masked.lowering.lower import lower_masked
 from secure_computation.engines.masked.plan import reference

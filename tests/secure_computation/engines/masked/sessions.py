@@ -11,9 +11,8 @@ from numpy.typing import NDArray
 from contract.errors import EncryptedInferenceError
 from contract.identity import Party, Role
 from secure_computation.channel.channel import Channel, Deadlines, Recorder
-from secure_computation.channel.memory import MemoryStream
+from secure_computation.channel.memory import CRYPTO_PROVIDER, DATA_OWNER, MODEL_OWNER, MemoryStream, closed_on_failure
 from secure_computation.channel.stream import Piece
-from secure_computation.engines.crypten.in_process import CRYPTO_PROVIDER, DATA_OWNER, MODEL_OWNER, closed_on_failure
 from secure_computation.engines.interface import Label
 from secure_computation.engines.masked.session.in_process import InProcessParties
 from secure_computation.material import DealtSeeds, ItemName

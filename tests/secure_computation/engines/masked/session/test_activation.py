@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from secure_computation.channel.memory import memory_pair
+from secure_computation.channel.memory import DATA_OWNER, MODEL_OWNER, memory_pair
 from secure_computation.crypten_bridge.activations import Function
-from secure_computation.engines.crypten.in_process import DATA_OWNER, MODEL_OWNER
 from secure_computation.engines.masked.session.activation import (
     ActivationAsP0,
     ActivationAsP1,

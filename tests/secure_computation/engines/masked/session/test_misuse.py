@@ -8,8 +8,7 @@ import pytest
 
 from contract.errors import MaterialSpent, PeerViolation
 from contract.identity import Party, Role
-from secure_computation.channel.memory import memory_pair
-from secure_computation.engines.crypten.in_process import DATA_OWNER, MODEL_OWNER
+from secure_computation.channel.memory import DATA_OWNER, MODEL_OWNER, memory_pair
 from secure_computation.engines.masked.plan.fixed_point import IntegerWeights
 from secure_computation.engines.masked.plan.steps import LinearStep
 from secure_computation.engines.masked.session.in_process import MemoryStore

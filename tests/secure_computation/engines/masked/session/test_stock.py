@@ -7,8 +7,7 @@ import pytest
 
 from contract.errors import MaterialSpent, PeerViolation
 from contract.identity import Role
-from secure_computation.channel.memory import memory_pair
-from secure_computation.engines.crypten.in_process import CRYPTO_PROVIDER, DATA_OWNER, MODEL_OWNER
+from secure_computation.channel.memory import CRYPTO_PROVIDER, DATA_OWNER, MODEL_OWNER, memory_pair
 from secure_computation.engines.interface import Label
 from secure_computation.engines.masked.lowering.lower import lower_masked
 from secure_computation.engines.masked.plan import reference
