@@ -58,7 +58,7 @@ class Connection:
 
     def close(self) -> None:
         """Close the connections to the front end."""
-        self._client.__exit__(None, None, None)
+        self._client.close()
 
     @property
     def models(self) -> tuple[str, ...]:

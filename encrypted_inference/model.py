@@ -22,7 +22,7 @@ from secure_computation.crypten_bridge import is_installed, not_installed
 from secure_computation.engines.choosing import data_owner_side, dealer_side, model_owner_side, offered_engines
 from secure_computation.engines.interface import Answer
 from secure_computation.engines.masked.plan import reference
-from secure_computation.engines.masked.plan.fixed_point import quantise_image, round_weights
+from secure_computation.engines.masked.plan.fixed_point import IntegerWeights, quantise_image, round_weights
 from secure_computation.engines.masked.plan.masked_lowering import MaskedLowering
 from secure_computation.engines.masked.session.costs import most_images
 from secure_computation.engines.masked.session.in_process import (
@@ -52,6 +52,7 @@ class Model:
         self._plain = plain
         self._refused = MappingProxyType(refused)
         self._parties: dict[Engine, InProcessParties] = {}
+        self._integers: IntegerWeights | None = None
         self._weights_version = token_hex(16)
         self._dealers_key = Seed.fresh()
 
@@ -118,10 +119,11 @@ class Model:
 
     def _require_range(self, lowering: MaskedLowering, images: Images) -> None:
         """Raise CallerError for an image that drives a value out of its ring, where the engine would be wrong."""
-        integers = round_weights(lowering, self._weights)
+        if self._integers is None:
+            self._integers = round_weights(lowering, self._weights)
         for index, image in enumerate(images):
             try:
-                reference.evaluate(lowering, integers, quantise_image(lowering, image))
+                reference.evaluate(lowering, self._integers, quantise_image(lowering, image))
             except (ModelFileError, ImageError) as error:
                 raise CallerError(
                     f"image {index} holds values, or leads to some, far beyond those of the images for calibration: "

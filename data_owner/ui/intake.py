@@ -41,11 +41,11 @@ def read_file(workplace: Workplace, entry: Entry) -> None:
     while True:
         with entry.reading, _PLACES:
             learn_name(workplace, entry)
-            while (model := workplace.model) is not None and entry.state is State.WAITING:
+            if (model := workplace.model) is not None and entry.state is State.WAITING:
                 _read_for(workplace, entry, model)
             if workplace.entry(entry.id) is None:
                 entry.delete_files()  # removed meanwhile
-        # A model that came just before the lock was free: read_waiting has left this entry to whoever held the lock.
+        # Another model may have come meanwhile: read_waiting leaves an entry to whoever holds its lock.
         if workplace.model is None or entry.state is not State.WAITING:
             return
 
