@@ -92,7 +92,7 @@ class Model:
                 those of the images for calibration.
         """
         given = GivenImages.check(images, self.input_shape)
-        chosen = parse_engine(engine or self.engines[0])
+        chosen = parse_engine(self.engines[0] if engine is None else engine)
         if chosen in self._refused:
             raise CallerError(f"the engine '{chosen.value}' cannot run this model: {self._refused[chosen]}")
         rows: list[Answer] = []

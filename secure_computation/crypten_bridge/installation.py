@@ -94,7 +94,7 @@ class _ByDevice:
 
     def __getitem__(self, device: object) -> "_Generator":
         if torch.device(str(device)).type not in {"cpu", "meta"}:
-            refuse_call("a device that is not the CPU")
+            refuse_call("a device that is not the CPU, in crypten.init or crypten.generators")
         return _Generator(current_session().streams[self._name])
 
     def keys(self) -> tuple[torch.device, ...]:
@@ -165,7 +165,7 @@ def _init(config_file: object = None, party_name: str | None = None, device: obj
     if config_file is not None:
         refuse_call("crypten.init(config_file=...)")
     if device is not None and torch.device(str(device)) != CPU:
-        refuse_call("a device that is not the CPU")
+        refuse_call("a device that is not the CPU, in crypten.init or crypten.generators")
     if party_name is not None:
         communicator.set_name(party_name)
 

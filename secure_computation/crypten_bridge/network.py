@@ -26,6 +26,7 @@ import uvicorn
 from pydantic import Field, ValidationError
 from starlette.applications import Starlette
 
+from authority.certificates import party_of_certificate
 from contract.base import Name, Strict
 from contract.errors import Busy, ConfigurationError, DeadlineExceeded, PeerUnreachable, PeerViolation
 from contract.identity import Credentials, Party, Role
@@ -286,7 +287,11 @@ def _name_session(introduction: _Introduction, party: Party) -> tuple[str, str, 
 
 
 def make_dealer_app(credentials: Credentials, *, deadlines: Deadlines = PATIENCE) -> Starlette:
-    """The dealer as an ASGI app, for parties of the same authority. Run it with `uvicorn_options`."""
+    """The dealer as an ASGI app, for parties of the same authority. Run it with `uvicorn_options`.
+
+    Raises ConfigurationError for a certificate that is no crypto provider's.
+    """
+    party_of_certificate(credentials.certificate, role=Role.CRYPTO_PROVIDER)
     return _make_app(Introductions(deadlines).serve, PARTY_ROLES, credentials, deadlines)
 
 

@@ -44,6 +44,8 @@ class TensorEntry(Strict):
     shape: Annotated[tuple[Annotated[int, Field(ge=0, le=1 << 31)], ...], Field(max_length=64)]
     shares: Literal["arithmetic", "binary"] | None = None
     """Set if it is this party's share of a CrypTen tensor."""
+    rank: Literal[0, 1] | None = None
+    """Whose share it is."""
     scale: Annotated[int, Field(ge=1, le=1 << 62)] = 1
     """By which a CrypTen tensor's values are multiplied: 2^16 for 16 fractional bits."""
 

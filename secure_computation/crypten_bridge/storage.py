@@ -182,11 +182,18 @@ class Storage:
                 "dtype": "int64",
                 "shape": tuple(tensor.share.shape),
                 "shares": tensor.ptype.name,
+                "rank": _communicator().get_rank(),
                 "scale": tensor.encoder.scale,
             }
         )
 
     def _make_shared(self, share: torch.Tensor, entry: TensorEntry) -> Any:
+        own = _communicator().get_rank()
+        if entry.rank != own:  # with two equal shares the value would be another, and nothing would say so
+            raise CallerError(
+                f"this file holds a share of rank {entry.rank}, and this is rank {own}: each party saves and loads a "
+                "file of its own"
+            )
         mpc = self._crypten.mpc
         tensor = mpc.MPCTensor.from_shares(share, ptype=mpc.ptype[entry.shares])
         tensor.encoder._scale = entry.scale  # noqa: SLF001 - CrypTen has no public way to set a scale

@@ -117,6 +117,16 @@ def test_an_engine_that_cannot_run_a_model_says_why(
         other.run(IMAGES[0], engine="masked")
 
 
+def test_an_engines_name_may_be_left_out_and_not_be_empty(model: ei.Model) -> None:
+    with pytest.raises(CallerError, match="engine"):
+        model.run(IMAGES[0], engine="")
+
+
+def test_calibration_images_whose_squares_overflow_are_no_traceback(onnx_file: Path) -> None:
+    with pytest.raises(CallerError, match="too large on the calibration images: give images scaled as those of the"):
+        ei.load(onnx_file, calibration=np.float32(1e28) * IMAGES).run(IMAGES[0], engine="masked")
+
+
 def test_what_is_no_model_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(CallerError, match="give the path of an ONNX file or a torch module"):
         ei.load(IMAGES, calibration=IMAGES)  # type: ignore[arg-type]

@@ -138,6 +138,10 @@ class TestWhoMayJoin:
         ):
             pass
 
+    def test_a_party_is_no_dealer(self, folder: Path) -> None:
+        with pytest.raises(ConfigurationError, match="is not the certificate of a crypto-provider"):
+            make_dealer_app(credentials(folder, HOSPITAL))
+
     def test_a_missing_address_is_named(self, folder: Path) -> None:
         for party, missing in ((HOSPITAL, "URL of the model-owner of north-lab"), (LABORATORY, "'listen'")):
             with (

@@ -86,6 +86,17 @@ def test_shares_are_saved_and_loaded(tmp_path: Path) -> None:
         assert stat.S_IMODE((tmp_path / f"shares-{rank}").stat().st_mode) == 0o600
 
 
+def test_a_share_is_for_the_rank_that_saved_it(tmp_path: Path) -> None:
+    def script(crypten: Any) -> None:
+        x = crypten.cryptensor(torch.ones(2), src=0)
+        crypten.save(x, tmp_path / "of-both")
+        crypten.communicator.get().barrier()
+        crypten.load(tmp_path / "of-both").get_plain_text()
+
+    with pytest.raises(CallerError, match="each party saves and loads a file of its own"):
+        run_in_process(script)
+
+
 def test_one_partys_tensor_becomes_an_encrypted_one(tmp_path: Path) -> None:
     value = torch.tensor([[0.5, 2.0, -1.0]])
     path = tmp_path / "weights"

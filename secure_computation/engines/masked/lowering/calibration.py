@@ -50,11 +50,16 @@ def calibrate(network: Network, weights: PrivateWeights, images: NDArray[np.floa
         smallest, largest = (float(bound) for bound in torch.aminmax(value))
         if not np.isfinite([smallest, largest]).all():
             raise ModelFileError(f"value '{name}' is not finite on the calibration images: train or export again")
+        mean_square = float(value.square().mean())
+        if not np.isfinite(mean_square):
+            raise ModelFileError(
+                f"value '{name}' is too large on the calibration images: give images scaled as those of the training"
+            )
         known = ranges.get(name, RealRange(smallest=smallest, largest=largest, mean_square=0.0))
         ranges[name] = RealRange(
             smallest=min(smallest, known.smallest),
             largest=max(largest, known.largest),
-            mean_square=known.mean_square + float(value.square().mean()) * len(value) / len(images),
+            mean_square=known.mean_square + mean_square * len(value) / len(images),
         )
 
     for start in range(0, len(images), BATCH):
