@@ -45,6 +45,7 @@ WHAT_TO_WRITE: Final[Mapping[str, str]] = MappingProxyType(
         "calibration_temperature": "a number above 0 that was measured on validation data, or leave it out",
         "uncertain_below": "a probability between 0 and 1, or leave it out",
         "output_policy": '"logits", "label-only" or "logits-and-heat-map"',
+        "arithmetic": '"exact" or "dithered"',
         "training": "where the model comes from: data, split and method",
         "model_sha256": "the hash that `model-owner card --from model.onnx` writes",
     }

@@ -194,6 +194,15 @@ class OutputPolicy(StrEnum):
     """Logits and a class activation map of every class: it tells more of the weights (docs/threat-model.md)."""
 
 
+class Arithmetic(StrEnum):
+    """How the masked engine rounds where a layer cuts bits off (docs/protocol.md)."""
+
+    EXACT = "exact"
+    """To nearest: the same image gives the same logits each time."""
+    DITHERED = "dithered"
+    """Up or down at random, right on average: less than half of the traffic, and logits that differ in the last bit."""
+
+
 class FederationRecord(Strict):
     """How a model came about that was trained by several hospitals, as their coordinator knows it.
 
@@ -243,6 +252,7 @@ class ModelCard(Strict):
     uncertain_below: Annotated[float, Field(gt=0, lt=1)] | None = None
     """An answer whose largest probability is below this is shown as uncertain; None: none is."""
     output_policy: OutputPolicy = OutputPolicy.LOGITS
+    arithmetic: Arithmetic = Arithmetic.EXACT
     metrics: tuple[Metric, ...] = ()
     training: Words
     """Provenance: data, split, method, in words."""

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from contract.errors import ModelFileError
+from contract.model_card import Arithmetic
 from secure_computation.engines.masked.lowering.calibration import calibrate
 from secure_computation.engines.masked.lowering.drafts import Precision
 from secure_computation.engines.masked.lowering.lower import lower_masked
@@ -30,7 +31,12 @@ _LOG = logging.getLogger(__name__)
 
 
 def lower_within_budget(
-    network: Network, weights: PrivateWeights, calibration: NDArray[np.float32], *, label_only: bool = False
+    network: Network,
+    weights: PrivateWeights,
+    calibration: NDArray[np.float32],
+    *,
+    arithmetic: Arithmetic = Arithmetic.EXACT,
+    label_only: bool = False,
 ) -> MaskedLowering:
     """Lower for the masked engine with the fewest bits whose error is within ERROR_BUDGET; warn if none is.
 
@@ -49,7 +55,9 @@ def lower_within_budget(
     for bits in range(MOST_FINER + 1):
         tried = Precision().finer(bits)
         try:
-            lowering = lower_masked(network, weights, calibration, precision=tried, ranges=ranges)
+            lowering = lower_masked(
+                network, weights, calibration, precision=tried, arithmetic=arithmetic, ranges=ranges
+            )
             integers = round_weights(lowering, weights)
         except ModelFileError:
             if best is None:
@@ -68,7 +76,15 @@ def lower_within_budget(
             100 * smallest,
         )
     if label_only:
-        best = lower_masked(network, weights, calibration, precision=precision, label_only=True, ranges=ranges)
+        best = lower_masked(
+            network,
+            weights,
+            calibration,
+            precision=precision,
+            arithmetic=arithmetic,
+            label_only=True,
+            ranges=ranges,
+        )
     assert best is not None
     return best
 

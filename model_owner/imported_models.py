@@ -215,7 +215,11 @@ def _lower_for_masked(compiled: CompiledModel, card: ModelCard, calibration: Seq
     policy = card.output_policy
     try:
         lowering = lower_within_budget(
-            compiled.network, compiled.weights, images, label_only=policy is OutputPolicy.LABEL_ONLY
+            compiled.network,
+            compiled.weights,
+            images,
+            arithmetic=card.arithmetic,
+            label_only=policy is OutputPolicy.LABEL_ONLY,
         )
         if policy is OutputPolicy.LOGITS_AND_HEAT_MAP:
             lowering = add_heat_map(compiled.network, lowering, compiled.weights, images)

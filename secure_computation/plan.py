@@ -44,7 +44,8 @@ class Lowerings(Strict):
 class Plan(Strict):
     """What all parties must agree on before they compute together."""
 
-    format: Literal[1] = 1
+    format: Literal[2] = 2
+    """1: before a plan said its arithmetic."""
     network: Network
     engines: Lowerings
 
@@ -90,6 +91,11 @@ def parse_plan(data: bytes, limits: PlanLimits | None = _DEFAULT_LIMITS) -> Plan
     try:
         plan = Plan.model_validate_json(data, strict=True)
     except ValidationError as error:
+        if any(fault["loc"] == ("format",) for fault in error.errors(include_url=False, include_input=False)):
+            raise ModelFileError(
+                "plan was made by another version of this program: update all parties to one version, and import the "
+                "model again, under a new version of the model"
+            ) from error
         raise ModelFileError(f"plan is not valid ({describe_invalid(error)}): import the model again") from error
     if plan.canonical_bytes() != data:
         raise ModelFileError("plan is not in its canonical encoding: import the model again")

@@ -12,7 +12,7 @@ from tests.secure_computation.networks import small_network
 
 PLAN = make_plan(small_network())
 BYTES = PLAN.canonical_bytes()
-GOLDEN_HASH = "0fff91b5e0ee8cca13322dae4882b626b7c039d9777da32c19df03cc2ff6be25"
+GOLDEN_HASH = "6ee504476a29ee3526737184a929cb8442da3fb87a70de56df4e15f461b60236"
 """Of the plan of `small_network()`: changes only with the plan's format or the protocols' dealing lists."""
 
 
@@ -44,8 +44,8 @@ def test_hash_is_stable() -> None:
         BYTES[:-1],
         BYTES + b" ",
         b" " + BYTES,
-        BYTES.replace(b'"format":1', b'"format":2', 1),
-        BYTES.replace(b'"format":1', b'"format":"1"', 1),
+        BYTES.replace(b'"format":2', b'"format":1', 1),
+        BYTES.replace(b'"format":2', b'"format":"2"', 1),
         json.dumps(json.loads(BYTES)).encode(),
         altered(surprise=1),
         altered(requests=[{"kind": "pickle"}]),
@@ -73,6 +73,11 @@ def test_what_is_not_exactly_one_plan_is_refused(data: bytes) -> None:
 def test_dealing_list_of_the_senders_choice_is_refused(data: bytes) -> None:
     with pytest.raises(ModelFileError, match=r"does not belong to its network|more than|GiB"):
         require_own_dealing_list(parse_plan(data))
+
+
+def test_a_plan_of_an_earlier_version_is_refused_in_its_readers_terms() -> None:
+    with pytest.raises(ModelFileError, match="made by another version of this program: update all parties"):
+        parse_plan(BYTES.replace(b'"format":2', b'"format":1', 1))
 
 
 def test_sizes_are_bounded() -> None:

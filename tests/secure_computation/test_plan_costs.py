@@ -8,6 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from contract.errors import ModelFileError
+from contract.model_card import Arithmetic
 from plumbing.settings import PlanLimits
 from secure_computation.engines.crypten.lowering import CrypTenLowering, lower
 from secure_computation.engines.masked.plan.layouts import best_chunks
@@ -111,7 +112,7 @@ def relu_again_and_again(times: int) -> Plan:
             rounding=0,
         ),
     ]
-    lowering = MaskedLowering(steps=tuple(steps), output="fc")
+    lowering = MaskedLowering(steps=tuple(steps), output="fc", arithmetic=Arithmetic.EXACT)
     return Plan(network=network, engines=Lowerings(crypten=NOTHING_DEALT, masked=lowering))
 
 
@@ -181,7 +182,7 @@ def test_what_crypten_computes_costs_no_more_than_is_counted(
         divided_bits=divided,
     )
     picture = InputStep(name=INPUT, inputs=(), shape=shape, value=value(ring=30, scale=scale))
-    lowering = MaskedLowering(steps=(picture, step), output="s")
+    lowering = MaskedLowering(steps=(picture, step), output="s", arithmetic=Arithmetic.EXACT)
     exact, most = total_cost(lowering), most_it_costs(lowering)
     assert exact.dealer_to_model_owner <= most.dealer_to_model_owner < 3 * exact.dealer_to_model_owner
     assert exact.online_bytes <= most.online_bytes < 3 * exact.online_bytes
@@ -272,7 +273,7 @@ def test_a_label_of_many_classes_counts_every_pair() -> None:
     label = LabelStep(
         name="label", inputs=(INPUT,), shape=(classes,), value=value(), ring_bits=20, high_chunks=best_chunks(19)
     )
-    cost = masked_cost(MaskedLowering(steps=(picture, label), output="label"))
+    cost = masked_cost(MaskedLowering(steps=(picture, label), output="label", arithmetic=Arithmetic.EXACT))
     assert cost.offline_bytes > 1 << 36
     assert cost.elements > classes * (classes - 1) // 2
 

@@ -7,6 +7,7 @@ from typing import Final, assert_never
 import numpy as np
 from numpy.typing import NDArray
 
+from contract.model_card import Arithmetic
 from secure_computation.engines.masked.lowering.drafts import Added, Draft
 from secure_computation.engines.masked.plan.fixed_point import diffuse, quantise_limit, quantise_padding
 from secure_computation.network import (
@@ -67,7 +68,9 @@ class _Interval:
         return _Interval(self.low.clip(max=value), self.high.clip(min=value))
 
 
-def audit(drafts: list[Draft], weights: PrivateWeights, *, input_magnitude: float) -> dict[Draft, Bounds]:
+def audit(
+    drafts: list[Draft], weights: PrivateWeights, *, input_magnitude: float, arithmetic: Arithmetic
+) -> dict[Draft, Bounds]:
     """Bounds of every draft, whose scales must be set. `input_magnitude`: largest |real| that an image may hold."""
     intervals: dict[Draft, _Interval] = {}
     bounds: dict[Draft, Bounds] = {}
@@ -75,7 +78,7 @@ def audit(drafts: list[Draft], weights: PrivateWeights, *, input_magnitude: floa
         if draft.operation is Added.INPUT:
             interval = _bound_input(draft, input_magnitude)
         else:
-            interval = _propagate(draft, [intervals[source] for source in draft.inputs], weights)
+            interval = _propagate(draft, [intervals[source] for source in draft.inputs], weights, arithmetic)
         interval = interval.clip(-_LARGEST, _LARGEST)
         intervals[draft] = interval
         calibrated = draft.range.magnitude * float(draft.known_scale()) + draft.rounding + 1
@@ -96,7 +99,9 @@ def _bound_input(draft: Draft, magnitude: float) -> _Interval:
     return _Interval(np.full(draft.shape[0], -bound), np.full(draft.shape[0], bound))
 
 
-def _propagate(draft: Draft, sources: list[_Interval], weights: PrivateWeights) -> _Interval:  # noqa: C901, PLR0911, PLR0912  (one case for each kind of step)
+def _propagate(  # noqa: C901, PLR0911, PLR0912  (one case for each kind of step)
+    draft: Draft, sources: list[_Interval], weights: PrivateWeights, arithmetic: Arithmetic
+) -> _Interval:
     first, scale = sources[0], float(draft.known_scale())
     match draft.operation:
         case Added.INPUT:
@@ -123,9 +128,10 @@ def _propagate(draft: Draft, sources: list[_Interval], weights: PrivateWeights) 
         case Added.OFFSET:
             return _Interval(first.low + draft.rounding, first.high + draft.rounding)
         case Relu():
-            return _truncate(first, draft.shift).clip(0, math.inf)
+            lowest = -(1 << draft.sign_cut_bits) if draft.sign_cut_bits else 0
+            return _truncate(first, draft.shift, arithmetic).clip(lowest, math.inf)
         case Added.TRUNCATE:
-            return _truncate(first, draft.shift)
+            return _truncate(first, draft.shift, arithmetic)
         case Activation():
             return _activate(draft.operation.function, draft, first)
         case Softmax():
@@ -138,9 +144,10 @@ def _propagate(draft: Draft, sources: list[_Interval], weights: PrivateWeights) 
             assert_never(never)
 
 
-def _truncate(source: _Interval, shift: int) -> _Interval:
-    low, high = (np.floor(bound / (1 << shift)) for bound in (source.low, source.high))
-    return _Interval(low, high)
+def _truncate(source: _Interval, shift: int, arithmetic: Arithmetic) -> _Interval:
+    """A dither may round up as well."""
+    round_high = np.ceil if arithmetic is Arithmetic.DITHERED else np.floor
+    return _Interval(np.floor(source.low / (1 << shift)), round_high(source.high / (1 << shift)))
 
 
 def _activate(function: str, draft: Draft, source: _Interval) -> _Interval:

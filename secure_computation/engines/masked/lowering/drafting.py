@@ -11,6 +11,7 @@ from fractions import Fraction
 from typing import Final, assert_never
 
 from contract.errors import ModelFileError
+from contract.model_card import Arithmetic
 from secure_computation.engines.masked.lowering.calibration import RealRange
 from secure_computation.engines.masked.lowering.drafts import Added, Draft, Precision, refine_beside_crypten
 from secure_computation.engines.masked.lowering.scales import (
@@ -55,12 +56,18 @@ class Drafting:
     """Walks a network once and collects drafts in the order of evaluation."""
 
     def __init__(
-        self, network: Network, weights: PrivateWeights, ranges: dict[str, RealRange], precision: Precision
+        self,
+        network: Network,
+        weights: PrivateWeights,
+        ranges: dict[str, RealRange],
+        precision: Precision,
+        arithmetic: Arithmetic,
     ) -> None:
         """`ranges`: of every value of the network, by name."""
         self.drafts: list[Draft] = []
         self._network, self._ranges = network, ranges
         self._precision = refine_beside_crypten(network, precision)
+        self._arithmetic = arithmetic
         self._scales = ProductScales(weights, self._precision)
         self._by_value: dict[str, Draft] = {}
         self._coarse: dict[str, Draft] = {}
@@ -331,7 +338,12 @@ class Drafting:
         return draft
 
     def _round(self, draft: Draft, source: Draft, half: int) -> None:
-        """Put `half` where it reaches only this truncation: into a bias, or into an offset of its own."""
+        """Put `half` where it reaches only this truncation: into a bias, or into an offset of its own.
+
+        A dither rounds by itself, without bias.
+        """
+        if self._arithmetic is Arithmetic.DITHERED:
+            return
         origin = source
         while len(origin.readers) == 1:
             if isinstance(origin.operation, Convolution2d | FullyConnected):

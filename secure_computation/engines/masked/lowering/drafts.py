@@ -91,6 +91,8 @@ class Draft:
     fine: bool = False
     scale: Fraction | None = None
     shift: int = 0
+    sign_cut_bits: int = 0
+    """Of a ReLU, in dithered arithmetic: see `ReluStep`."""
     rounding: int = 0
     narrow: bool = False
     """Of a max pool: its ring is small, and only a comparison may read it."""

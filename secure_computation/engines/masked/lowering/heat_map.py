@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from contract.errors import ModelFileError
+from contract.model_card import Arithmetic
 from secure_computation.engines.masked.lowering.calibration import BATCH
 from secure_computation.engines.masked.plan.fixed_point import image_size
 from secure_computation.engines.masked.plan.layouts import best_chunks
@@ -71,11 +72,12 @@ def add_heat_map(
     if ring > MAX_RING_BITS:
         raise ModelFileError(f"the heat map needs a ring of {ring} bits, more than {MAX_RING_BITS}: import without it")
     shift = max(0, bound - SHOWN_BITS)
+    exact = lowering.arithmetic is Arithmetic.EXACT
     sums = _sums_step(
         head,
         name=_free_name(lowering, "heat_map_sums"),
         value=FixedValue(ring_bits=ring, scale=scale, calibrated_bits=bound, worst_case_bits=64),
-        rounding=(1 << shift) >> 1,
+        rounding=(1 << shift) >> 1 if exact else 0,
     )
     shown = TruncateStep(
         name=_free_name(lowering, "heat_map"),
@@ -86,10 +88,10 @@ def add_heat_map(
         ),
         ring_bits=ring,
         shift=shift,
-        low_chunks=best_chunks(shift),
+        low_chunks=best_chunks(shift if exact else 0),
     )
     steps = (*(_widened(step, head.features.name, ring) for step in lowering.steps), sums, shown)
-    return MaskedLowering(steps=steps, output=lowering.output)
+    return MaskedLowering(steps=steps, output=lowering.output, arithmetic=lowering.arithmetic)
 
 
 def _sums_step(head: _Head, *, name: str, value: FixedValue, rounding: int) -> HeatMapStep:

@@ -13,6 +13,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from contract.model_card import Arithmetic
 from secure_computation.engines.masked.lowering.bounds import audit
 from secure_computation.engines.masked.lowering.calibration import RealRange, calibrate
 from secure_computation.engines.masked.lowering.drafting import Drafting
@@ -33,6 +34,7 @@ def lower_masked(
     calibration: NDArray[np.float32],
     *,
     precision: Precision = _DEFAULT,
+    arithmetic: Arithmetic = Arithmetic.EXACT,
     input_magnitude: float | None = None,
     label_only: bool = False,
     ranges: Mapping[str, RealRange] | None = None,
@@ -44,6 +46,7 @@ def lower_masked(
         weights: private, the model owner's.
         calibration: float32 (images, channels, height, width), typical inputs; they set scales and rings.
         precision: bits of activations, weights and headroom.
+        arithmetic: how layers round.
         input_magnitude: largest |value| that an input may hold; by default 2^headroom_bits times the calibration's.
         label_only: open the label of the largest logit, and no logits.
         ranges: what `calibrate` found on these images, if it ran before.
@@ -55,16 +58,16 @@ def lower_masked(
         ModelFileError: a value needs more than 32 bits, or the calibration does not fit; the message names the layer.
     """
     ranges = calibrate(network, weights, calibration) if ranges is None else ranges
-    drafting = Drafting(network, weights, dict(ranges), precision)
+    drafting = Drafting(network, weights, dict(ranges), precision, arithmetic)
     output = drafting.run()
     magnitude = input_magnitude or ranges[INPUT].magnitude * (1 << precision.headroom_bits)
-    bounds = audit(drafting.drafts, weights, input_magnitude=magnitude)
-    rings = Rings(drafting.drafts, output, bounds, precision, label_only=label_only)
+    bounds = audit(drafting.drafts, weights, input_magnitude=magnitude, arithmetic=arithmetic)
+    rings = Rings(drafting.drafts, output, bounds, precision, arithmetic, label_only=label_only)
     steps = tuple(rings.make_step(draft) for draft in drafting.drafts)
     if not label_only:
-        return MaskedLowering(steps=steps, output=output.name)
+        return MaskedLowering(steps=steps, output=output.name, arithmetic=arithmetic)
     label = _make_label_step(steps[drafting.drafts.index(output)], {step.name for step in steps})
-    return MaskedLowering(steps=(*steps, label), output=label.name)
+    return MaskedLowering(steps=(*steps, label), output=label.name, arithmetic=arithmetic)
 
 
 def _make_label_step(logits: Step, names: set[str]) -> LabelStep:

@@ -10,6 +10,7 @@ from fractions import Fraction
 from typing import Any, Final, assert_never
 
 from contract.errors import ModelFileError
+from contract.model_card import Arithmetic
 from secure_computation.engines.masked.lowering.bounds import Bounds, count_bits
 from secure_computation.engines.masked.lowering.drafts import Added, Draft, Precision
 from secure_computation.engines.masked.plan.fixed_point import image_size, quantise_limit, quantise_padding
@@ -65,11 +66,13 @@ class Rings:
         output: Draft,
         bounds: dict[Draft, Bounds],
         precision: Precision,
+        arithmetic: Arithmetic,
         *,
         label_only: bool,
     ) -> None:
         """Choose the rings of `drafts`, from the output back to the input."""
         self._bounds, self._precision = bounds, precision
+        self._exact = arithmetic is Arithmetic.EXACT
         self._values: dict[Draft, int] = {}
         self._comparisons: dict[Draft, int] = {}
         demand = dict.fromkeys(drafts, MIN_RING_BITS)
@@ -91,7 +94,8 @@ class Rings:
         source = draft.inputs[0] if draft.inputs else draft
         match draft.operation:
             case Relu():
-                asked = max(self._ring_for(source, signs=1, extra=1 << draft.shift), draft.shift + 2)
+                cut = draft.shift + draft.sign_cut_bits
+                asked = max(self._ring_for(source, signs=1, extra=1 << cut), cut + 2)
             case Clip():
                 limit = quantise_limit(draft.operation, float(draft.known_scale()))
                 asked = max(self._ring_for(source, signs=2, extra=1), limit.bit_length() + 2)
@@ -120,7 +124,8 @@ class Rings:
         """(ring of the comparison, ring of the result): no spare bit where the readers need no more than is left."""
         wide = max(self._ring_for(source, signs=2, extra=1), draft.shift + MIN_RING_BITS)
         if demand + draft.shift < wide:
-            narrow = max(self._ring_for(source, signs=1, extra=1), demand + draft.shift)
+            extra = 1 if self._exact else 1 << draft.shift  # a dither rounds up, too
+            narrow = max(self._ring_for(source, signs=1, extra=extra), demand + draft.shift)
             return narrow, narrow - draft.shift
         return wide, max(demand, wide - draft.shift)
 
@@ -160,11 +165,17 @@ class Rings:
             case Added.OFFSET:
                 return OffsetStep(**common, offset=draft.rounding)
             case Relu():
-                high, low = best_chunks(ring - draft.shift - 1), best_chunks(draft.shift)
-                return ReluStep(**common, ring_bits=ring, shift=draft.shift, high_chunks=high, low_chunks=low)
+                cut = draft.sign_cut_bits
+                return ReluStep(
+                    **common,
+                    ring_bits=ring,
+                    shift=draft.shift,
+                    sign_cut_bits=cut,
+                    high_chunks=best_chunks(ring - draft.shift - cut - 1),
+                    low_chunks=self._carry_chunks(draft),
+                )
             case Added.TRUNCATE:
-                low = best_chunks(draft.shift)
-                return TruncateStep(**common, ring_bits=ring, shift=draft.shift, low_chunks=low)
+                return TruncateStep(**common, ring_bits=ring, shift=draft.shift, low_chunks=self._carry_chunks(draft))
             case Activation():
                 return CrypTenStep(**common, function=operation.function, ring_bits=ring, **_scale_for_crypten(draft))
             case Softmax():
@@ -176,6 +187,9 @@ class Rings:
                 return ClipStep(**common, ring_bits=ring, limit=limit, high_chunks=high)
             case _ as never:
                 assert_never(never)
+
+    def _carry_chunks(self, draft: Draft) -> tuple[int, ...]:
+        return best_chunks(draft.shift if self._exact else 0)
 
     def _describe_value(self, draft: Draft) -> FixedValue:
         bounds = self._bounds[draft]

@@ -8,6 +8,7 @@ from typing import Annotated, Self, assert_never
 from pydantic import Field, model_validator
 
 from contract.base import Strict
+from contract.model_card import Arithmetic
 from secure_computation.engines.masked.plan.steps import (
     MAX_CRYPTEN_ELEMENTS,
     AddStep,
@@ -49,6 +50,8 @@ class MaskedLowering(Strict):
     )
     output: ValueName
     """The logits: the model owner sends its share, cut to this value's ring. Or a LabelStep."""
+    arithmetic: Arithmetic
+    """How every step cuts bits off."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -66,6 +69,7 @@ class MaskedLowering(Strict):
             try:
                 inferred = step.infer(tuple(source.shape for source in inputs))
                 step.check_rings(tuple(source.value for source in inputs))
+                step.check_arithmetic(self.arithmetic)
             except ValueError as error:
                 raise ValueError(f"{where}: {error}") from error
             if inferred != step.shape:

@@ -1,5 +1,8 @@
 """Plain evaluation of a masked plan in whole numbers: what the masked engine equals in every element of every value.
 
+A layer of a dithered plan rounds by random numbers that follow from an item's seeds (`session.dither`); here they are
+an argument.
+
 After a CrypTenStep the two agree to about CrypTen's precision only (`MaskedLowering.is_exact` says so).
 
 Runs where both halves of a model may be seen: at the model owner (`model-owner check`), in benchmarks and in tests.
@@ -7,7 +10,8 @@ Values are int64 arrays of the network's shapes, one image at a time.
 """
 
 from collections.abc import Callable
-from typing import Any, assert_never
+from dataclasses import dataclass
+from typing import Any, TypeAlias, assert_never
 
 import numpy as np
 import torch
@@ -15,6 +19,7 @@ import torch.nn.functional as F  # noqa: N812  (torch's own convention)
 from numpy.typing import NDArray
 
 from contract.errors import ModelFileError
+from contract.model_card import Arithmetic
 from secure_computation.engines.masked.plan.fixed_point import IntegerWeights, quantise_image, read_logits
 from secure_computation.engines.masked.plan.masked_lowering import MaskedLowering
 from secure_computation.engines.masked.plan.steps import (
@@ -39,10 +44,35 @@ from secure_computation.engines.masked.plan.steps import (
 from secure_computation.float_reference import activation
 from secure_computation.network import Convolution2d, Padding, Pair
 
-__all__ = ["Integers", "Observer", "compute_window_factors", "evaluate", "find_label", "quantise_image", "read_logits"]
+__all__ = [
+    "Dither",
+    "Dithers",
+    "Integers",
+    "Observer",
+    "compute_window_factors",
+    "draw_dithers",
+    "evaluate",
+    "find_label",
+    "middle_dither",
+    "quantise_image",
+    "read_logits",
+]
 
 Integers = NDArray[np.int64]
 Observer = Callable[[str, Integers], None]
+
+
+@dataclass(frozen=True)
+class Dither:
+    """What one layer of a dithered plan rounds by, int64 in the layer's shape: see `ReluStep`."""
+
+    rounding: Integers
+    """t, 0 <= t < 2^shift."""
+    sign: Integers
+    """s, 0 <= s < 2^sign_cut_bits; zeros for a truncation."""
+
+
+Dithers: TypeAlias = Callable[[ReluStep | TruncateStep], Dither]
 
 _EXACT_IN_FLOAT64 = float(1 << 53)
 
@@ -52,15 +82,33 @@ def find_label(logits: NDArray[Any]) -> int:
     return int(np.argmax(logits))
 
 
+def middle_dither(step: ReluStep | TruncateStep) -> Dither:
+    """Rounds to nearest and compares signs exactly, as exact arithmetic does."""
+    return Dither(np.full(step.shape, (1 << step.shift) >> 1, np.int64), np.zeros(step.shape, np.int64))
+
+
+def draw_dithers(generator: np.random.Generator) -> Dithers:
+    """Dithers as a session has them, for measuring in clear what they do to logits. Not for use near secrets."""
+
+    def draw(step: ReluStep | TruncateStep) -> Dither:
+        cut = step.sign_cut_bits if isinstance(step, ReluStep) else 0
+        return Dither(*(generator.integers(0, 1 << bits, step.shape, np.int64) for bits in (step.shift, cut)))
+
+    return draw
+
+
 def evaluate(
     lowering: MaskedLowering,
     weights: IntegerWeights,
     image: Integers,
     *,
+    dithers: Dithers = middle_dither,
     observe: Observer | None = None,
     audit: bool = True,
 ) -> Integers:
     """Logits as integers, int64 of shape (classes,), for an image as `quantise_image` gives it.
+
+    `dithers`: of a dithered plan's layers; an exact plan asks for none.
 
     If the plan gives a label: 1 for the class with the largest logit, 0 for the others.
 
@@ -69,13 +117,19 @@ def evaluate(
     engine would wrap it around.
     """
     values: dict[str, torch.Tensor] = {}
-    last_uses = lowering.last_uses()
+    last_uses, arithmetic = lowering.last_uses(), lowering.arithmetic
     with torch.inference_mode():
         for index, step in enumerate(lowering.steps):
             inputs = [values[name] for name in step.inputs]
             if audit:
-                _audit(step, inputs)
-            value = torch.from_numpy(image) if isinstance(step, InputStep) else _apply(step, inputs, weights)
+                _audit(step, inputs, arithmetic)
+            match step:
+                case InputStep():
+                    value = torch.from_numpy(image)
+                case ReluStep() | TruncateStep():
+                    value = _cut(step, inputs[0], dithers(step) if arithmetic is Arithmetic.DITHERED else None)
+                case _:
+                    value = _apply(step, inputs, weights)
             values[step.name] = value
             if observe is not None:
                 observe(step.name, value.numpy())
@@ -107,10 +161,6 @@ def _apply(step: Step, inputs: list[torch.Tensor], weights: IntegerWeights) -> t
             return inputs[0].reshape(step.shape)
         case OffsetStep():
             return inputs[0] + step.offset
-        case ReluStep():
-            return (inputs[0] >> step.shift).clamp(min=0)
-        case TruncateStep():
-            return inputs[0] >> step.shift
         case MaxPoolStep():
             padded = _pad(inputs[0], step.padding, step.padding_constant)
             return _windows(padded, step.kernel, step.stride).amax(dim=(-2, -1))
@@ -120,10 +170,20 @@ def _apply(step: Step, inputs: list[torch.Tensor], weights: IntegerWeights) -> t
             return _smooth(step, inputs[0])
         case LabelStep():
             return (torch.arange(step.elements) == find_label(inputs[0].numpy())).to(torch.int64)
-        case InputStep():
-            raise AssertionError("the input is given, not computed")
+        case InputStep() | ReluStep() | TruncateStep():
+            raise AssertionError("the caller computes these")
         case _:
             assert_never(step)
+
+
+def _cut(step: ReluStep | TruncateStep, value: torch.Tensor, dither: Dither | None) -> torch.Tensor:
+    """A ReLU or a truncation; without a dither, exact."""
+    if dither is not None:
+        value = value + torch.from_numpy(dither.rounding)
+    value = value >> step.shift
+    if isinstance(step, TruncateStep):
+        return value
+    return value * (value >= (0 if dither is None else -torch.from_numpy(dither.sign)))
 
 
 def _linear(step: LinearStep, value: torch.Tensor, weights: IntegerWeights) -> torch.Tensor:
@@ -175,14 +235,19 @@ def _pad(value: torch.Tensor, padding: Padding, constant: int) -> torch.Tensor:
     return F.pad(value, (left, right, top, bottom), value=constant)
 
 
-def _audit(step: Step, inputs: list[torch.Tensor]) -> None:
-    """Whether a comparison's input lies where the protocol is exact."""
+def _audit(step: Step, inputs: list[torch.Tensor], arithmetic: Arithmetic) -> None:
+    """Whether a comparison's input lies where the protocol is exact, or off by the dither alone."""
     match step:
         case ReluStep():
-            _require(step, inputs[0] - (1 << step.shift), step.ring_bits - 1)
             _require(step, inputs[0], step.ring_bits - 1)
+            if arithmetic is Arithmetic.EXACT:
+                _require(step, inputs[0] - (1 << step.shift), step.ring_bits - 1)
+            else:
+                _require(step, inputs[0] + ((1 << (step.shift + step.sign_cut_bits)) - 1), step.ring_bits - 1)
         case TruncateStep():
             _require(step, inputs[0], step.ring_bits - (2 if step.widens else 1))
+            if arithmetic is Arithmetic.DITHERED and not step.widens:
+                _require(step, inputs[0] + ((1 << step.shift) - 1), step.ring_bits - 1)
         case MaxPoolStep() | ClipStep() | CrypTenStep() | LabelStep():
             _require(step, inputs[0], step.ring_bits - 2)
         case InputStep() | LinearStep() | AddStep() | MultiplyStep() | ConcatStep() | SumPoolStep():

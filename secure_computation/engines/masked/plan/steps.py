@@ -14,6 +14,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from contract.base import Strict
+from contract.model_card import Arithmetic
 from secure_computation.engines.masked.plan.layouts import MAX_CHUNK_BITS, MAX_CHUNKS
 from secure_computation.network import (
     NO_PADDING,
@@ -86,6 +87,9 @@ class BaseStep(Strict):
             raise ValueError(f"needs one input, got {len(inputs)}")
         return inputs[0]
 
+    def check_arithmetic(self, arithmetic: Arithmetic) -> None:
+        """Raise ValueError if a plan of this arithmetic cannot hold the step: most take either."""
+
     def check_rings(self, inputs: tuple[FixedValue, ...]) -> None:
         """Public-linear steps work in the ring of their output, to which wider inputs are cut. Raises ValueError."""
         if any(value.ring_bits < self.value.ring_bits for value in inputs):
@@ -104,6 +108,10 @@ class ComparisonStep(BaseStep):
         """Raise ValueError for chunks of other bits in all."""
         if sum(chunks) != bits:
             raise ValueError(f"chunks {chunks} do not add up to the {bits} bits to compare")
+
+    def check_carry(self, low_chunks: tuple[int, ...], shift: int, arithmetic: Arithmetic) -> None:
+        """Raise ValueError unless the carry is compared if the arithmetic is exact, and only then."""
+        self.check_width(low_chunks, shift if arithmetic is Arithmetic.EXACT else 0)
 
     def check_rings(self, inputs: tuple[FixedValue, ...]) -> None:
         if inputs[0].ring_bits < self.ring_bits:
@@ -267,24 +275,37 @@ class OffsetStep(BaseStep):
 
 
 class ReluStep(ComparisonStep):
-    """max(0, floor(z / 2^shift)) for -2^(ring_bits-1) + 2^shift <= z < 2^(ring_bits-1)."""
+    """A ReLU that cuts `shift` bits.
+
+    Exact: max(0, floor(z / 2^shift)) for -2^(ring_bits-1) + 2^shift <= z < 2^(ring_bits-1).
+
+    Dithered: with Z = floor((z + t) / 2^shift), Z if Z + s >= 0, else 0, for random 0 <= t < 2^shift and
+    0 <= s < 2^sign_cut_bits, and for -2^(ring_bits-1) <= z <= 2^(ring_bits-1) - 2^(shift + sign_cut_bits).
+    """
 
     kind: Literal["relu"] = "relu"
     shift: Shift
+    sign_cut_bits: Shift = 0
+    """Bits of the truncated value, from below, that the comparison leaves out: a result may be negative, but not below
+    -2^sign_cut_bits. Dithered plans only."""
     high_chunks: Chunks
-    """Of the comparison of ring_bits - shift - 1 bits that decides the sign."""
+    """Of the comparison of ring_bits - shift - sign_cut_bits - 1 bits that decides the sign."""
     low_chunks: Chunks
-    """Of the comparison of shift bits that decides the carry; none where shift is 0."""
+    """Of the comparison of shift bits that decides the carry; none if shift is 0 or the plan is dithered."""
 
     @model_validator(mode="after")
     def _layout(self) -> Self:
-        self.check_width(self.high_chunks, self.ring_bits - self.shift - 1)
-        self.check_width(self.low_chunks, self.shift)
+        self.check_width(self.high_chunks, self.ring_bits - self.shift - self.sign_cut_bits - 1)
         return self
+
+    def check_arithmetic(self, arithmetic: Arithmetic) -> None:
+        self.check_carry(self.low_chunks, self.shift, arithmetic)
+        if self.sign_cut_bits and arithmetic is Arithmetic.EXACT:
+            raise ValueError("exact arithmetic compares all bits of a sign")
 
 
 class TruncateStep(ComparisonStep):
-    """floor(z / 2^shift), sign kept.
+    """floor(z / 2^shift), sign kept; in dithered plans floor((z + t) / 2^shift) for a random 0 <= t < 2^shift.
 
     For |z| < 2^(ring_bits-1) where `value.ring_bits` is ring_bits - shift; for |z| < 2^(ring_bits-2) where the result's
     ring is wider than that (with shift 0 this only widens the ring).
@@ -300,8 +321,10 @@ class TruncateStep(ComparisonStep):
             raise ValueError("a truncation must leave two bits at least")
         if self.value.ring_bits < self.ring_bits - self.shift:
             raise ValueError("a truncation must keep all bits that are left")
-        self.check_width(self.low_chunks, self.shift)
         return self
+
+    def check_arithmetic(self, arithmetic: Arithmetic) -> None:
+        self.check_carry(self.low_chunks, self.shift, arithmetic)
 
     @property
     def widens(self) -> bool:

@@ -183,7 +183,7 @@ def test_a_map_that_is_opened_in_a_wider_ring_is_refused() -> None:
     steps = [step.model_dump() for step in LOWERING.steps]
     steps[-1]["value"]["ring_bits"] += 1
     with pytest.raises(ValueError, match="a ring of what is left of its bits"):
-        MaskedLowering.model_validate({"steps": steps, "output": "fc"})
+        MaskedLowering.model_validate({"steps": steps, "output": "fc", "arithmetic": "exact"})
 
 
 def test_a_head_without_relu_or_a_label_is_refused() -> None:

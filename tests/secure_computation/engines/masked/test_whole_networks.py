@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from contract.model_card import Arithmetic
 from secure_computation.engines.masked.plan.fixed_point import IntegerWeights
 from secure_computation.engines.masked.plan.masked_lowering import MaskedLowering
 from secure_computation.engines.masked.plan.steps import ClipStep, FixedValue, InputStep, MaxPoolStep, TruncateStep
@@ -101,7 +102,7 @@ def test_ten_items_on_one_image_have_ten_sets_of_masks(monkeypatch: pytest.Monke
 def _plan(step: MaxPoolStep | ClipStep, ring_bits: int) -> MaskedLowering:
     """The image straight into one step."""
     image = InputStep(name=INPUT, inputs=(), shape=IMAGE, value=_value(ring_bits))
-    return MaskedLowering(steps=(image, step), output=step.name)
+    return MaskedLowering(steps=(image, step), output=step.name, arithmetic=Arithmetic.EXACT)
 
 
 def _value(ring_bits: int) -> FixedValue:
@@ -180,7 +181,9 @@ def pools(draw: st.DrawFn) -> MaskedLowering:
         padding=(inset[0], inset[1], inset[2], inset[3]),
         high_chunks=cut(ring - 1, largest=-(-(ring - 1) // chunks)).chunk_bits,
     )
-    return MaskedLowering(steps=(image, step.model_copy(update={"shape": step.infer((size,))})), output="max")
+    return MaskedLowering(
+        steps=(image, step.model_copy(update={"shape": step.infer((size,))})), output="max", arithmetic=Arithmetic.EXACT
+    )
 
 
 @settings(max_examples=25)
@@ -203,5 +206,5 @@ def test_truncation_between_the_input_and_the_result() -> None:
     step = TruncateStep(
         name="cut", inputs=(INPUT,), shape=IMAGE, value=_value(20), ring_bits=RING, shift=2, low_chunks=(2,)
     )
-    result = run(alone(MaskedLowering(steps=(image, step), output="cut"), PAIRS), PAIRS)
+    result = run(alone(MaskedLowering(steps=(image, step), output="cut", arithmetic=Arithmetic.EXACT), PAIRS), PAIRS)
     np.testing.assert_array_equal(result.logits, np.floor(PAIRS.reshape(-1) / 4))

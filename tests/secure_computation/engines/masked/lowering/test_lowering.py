@@ -331,7 +331,7 @@ def test_a_product_of_an_unknown_mask_is_refused() -> None:
     steps = [step.model_copy(update={"inputs": ("c1",)}) if step.name == "c2" else step for step in lowering.steps]
     entries = [json.loads(step.model_dump_json()) for step in steps]
     entries[0]["value"]["ring_bits"] = entries[1]["value"]["ring_bits"] = 32
-    changed = json.dumps({"steps": entries, "output": "fc"})
+    changed = json.dumps({"steps": entries, "output": "fc", "arithmetic": "exact"})
     with pytest.raises(ValidationError, match="the dealer does not know"):
         MaskedLowering.model_validate_json(changed, strict=True)
 

@@ -14,6 +14,8 @@ from secure_computation.engines.masked.plan import reference
 from secure_computation.engines.masked.plan.fixed_point import IntegerWeights, round_weights
 from secure_computation.engines.masked.plan.layouts import best_chunks
 from secure_computation.engines.masked.plan.masked_lowering import MaskedLowering
+from secure_computation.engines.masked.plan.reference import Dither, draw_dithers
+from secure_computation.engines.masked.plan.steps import ReluStep
 from tests.secure_computation.networks import convolution, random_image, random_weights, small_network
 
 RING = 10
@@ -24,7 +26,9 @@ def value(bits: int = RING) -> dict[str, Any]:
     return {"ring_bits": bits, "scale": 4.0, "calibrated_bits": 8, "worst_case_bits": 8}
 
 
-def plan_of(shape: tuple[int, ...], *steps: dict[str, Any], ring_bits: int = RING) -> MaskedLowering:
+def plan_of(
+    shape: tuple[int, ...], *steps: dict[str, Any], ring_bits: int = RING, arithmetic: str = "exact"
+) -> MaskedLowering:
     """A plan of an input of this shape and these steps, each of which reads the one before unless it says otherwise."""
     entries: list[dict[str, Any]] = [
         {"kind": "input", "name": "input", "inputs": [], "shape": shape, "value": value(ring_bits)}
@@ -32,11 +36,19 @@ def plan_of(shape: tuple[int, ...], *steps: dict[str, Any], ring_bits: int = RIN
     for number, step in enumerate(steps):
         common = {"name": f"s{number}", "inputs": [entries[-1]["name"]], "shape": shape, "value": value(ring_bits)}
         entries.append(common | step)
-    return MaskedLowering.model_validate_json(json.dumps({"steps": entries, "output": entries[-1]["name"]}))
+    return MaskedLowering.model_validate_json(
+        json.dumps({"steps": entries, "output": entries[-1]["name"], "arithmetic": arithmetic})
+    )
 
 
 def run(plan: MaskedLowering, image: Any, *, audit: bool = True) -> NDArray[np.int64]:
     return reference.evaluate(plan, NO_WEIGHTS, np.array(image, np.int64), audit=audit)
+
+
+def run_dithered(plan: MaskedLowering, image: list[int], *, rounding: list[int], sign: list[int]) -> list[int]:
+    dither = Dither(np.array(rounding), np.array(sign))
+    logits: list[int] = reference.evaluate(plan, NO_WEIGHTS, np.array(image), dithers=lambda _: dither).tolist()
+    return logits
 
 
 def relu(shift: int) -> dict[str, Any]:
@@ -93,6 +105,68 @@ def test_truncation_rounds_down_on_both_sides_of_zero() -> None:
     assert run(plan_of((6,), truncation(3, to=7)), [-512, -9, -8, -1, 7, 511]).tolist() == [-64, -2, -1, -1, 0, 63]
     assert run(plan_of((4,), truncation(3, to=12)), [-256, -1, 0, 255]).tolist() == [-32, -1, 0, 31]
     assert run(plan_of((2,), truncation(0, to=12)), [-7, 7]).tolist() == [-7, 7]
+
+
+def test_a_dither_rounds_up_or_down_and_lets_small_negatives_pass() -> None:
+    z = [-9, -8, -1, 0, 7, 8, -25, 480]
+    plan = plan_of((8,), relu(3) | {"low_chunks": ()}, arithmetic="dithered")
+    assert run_dithered(plan, z, rounding=[0] * 8, sign=[0] * 8) == [0, 0, 0, 0, 0, 1, 0, 60]
+    assert run_dithered(plan, z, rounding=[7] * 8, sign=[0] * 8) == [0, 0, 0, 0, 1, 1, 0, 60]
+    coarse = relu(3) | {"low_chunks": (), "sign_cut_bits": 2, "high_chunks": best_chunks(RING - 6)}
+    plan = plan_of((8,), coarse, arithmetic="dithered")
+    passed = run_dithered(plan, z, rounding=[0] * 8, sign=[0, 1, 0, 0, 3, 3, 3, 3])
+    assert passed == [0, -1, 0, 0, 0, 1, 0, 60]  # -25 >> 3 is -4: below every dither of the sign
+
+
+def test_a_truncations_dither() -> None:
+    plan = plan_of((4,), truncation(3, to=12) | {"low_chunks": ()}, arithmetic="dithered")
+    assert run_dithered(plan, [-9, -8, 7, 7], rounding=[0, 7, 1, 7], sign=[0] * 4) == [-2, -1, 1, 1]
+
+
+def test_in_the_middle_of_its_range_a_dither_rounds_to_nearest() -> None:
+    """The exact form with half a unit added before it."""
+    z = np.arange(-500, 500)
+    dithered = plan_of((1000,), relu(3) | {"low_chunks": ()}, arithmetic="dithered")
+    np.testing.assert_array_equal(run(dithered, z), run(plan_of((1000,), relu(3)), z + 4))
+
+
+def test_dithers_are_drawn_from_their_range_and_round_without_bias() -> None:
+    plan = plan_of((4096,), relu(3) | {"low_chunks": ()}, arithmetic="dithered")
+    dithers = draw_dithers(np.random.default_rng(5))
+    step = plan.steps[1]
+    assert isinstance(step, ReluStep)
+    assert set(dithers(step).rounding.tolist()) == set(range(8))
+    assert set(dithers(step).sign.tolist()) == {0}
+    rounded = reference.evaluate(plan, NO_WEIGHTS, np.full(4096, 83), dithers=dithers)
+    assert abs(rounded.mean() - 83 / 8) < 6 * 0.5 / 64
+
+
+@pytest.mark.parametrize("cut", [0, 2])
+def test_the_audit_leaves_a_dither_room_at_the_top(cut: int) -> None:
+    chunks = best_chunks(RING - 3 - cut - 1)
+    step = relu(3) | {"low_chunks": (), "sign_cut_bits": cut, "high_chunks": chunks}
+    plan = plan_of((1,), step, arithmetic="dithered")
+    top = (1 << (RING - 1)) - (1 << (3 + cut))
+    for allowed in (top, -(1 << (RING - 1))):
+        run(plan, [allowed])
+    for beyond in (top + 1, -(1 << (RING - 1)) - 1):
+        with pytest.raises(ModelFileError, match="leaves the range"):
+            run(plan, [beyond])
+
+
+@pytest.mark.parametrize(
+    ("arithmetic", "change"),
+    [
+        ("dithered", {}),
+        ("exact", {"low_chunks": ()}),
+        ("exact", {"sign_cut_bits": 1, "high_chunks": best_chunks(RING - 5)}),
+        ("dithered", {"low_chunks": (), "sign_cut_bits": 1}),
+        ("rounded", {}),
+    ],
+)
+def test_a_plan_whose_steps_are_of_another_arithmetic_is_refused(arithmetic: str, change: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match=r"do not add up|compares all bits|'exact' or 'dithered'"):
+        plan_of((1,), relu(3) | change, arithmetic=arithmetic)
 
 
 def test_clip() -> None:
