@@ -10,7 +10,7 @@ import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -183,12 +183,14 @@ def _serve(servers: dict[Role, Server], folder: Path, role: Role, environment: d
 
 
 def free_ports() -> Ports:
-    """Ports that nobody listens on now."""
-    sockets = [socket.create_server((HOST, 0)) for _ in range(3)]
-    ports = [int(one.getsockname()[1]) for one in sockets]
-    for one in sockets:
-        one.close()
-    return Ports(**dict(zip(("inference_service", "crypto_provider", "model_owner"), ports, strict=True)))
+    """Ports that nobody listens on now, below those that Linux gives to outgoing connections while servers start."""
+    found: list[int] = []
+    for port in secrets.SystemRandom().sample(range(10_000, 30_000), 1000):
+        with suppress(OSError), socket.create_server((HOST, port)):
+            found.append(port)
+        if len(found) == 3:
+            break
+    return Ports(**dict(zip(("inference_service", "crypto_provider", "model_owner"), found, strict=True)))
 
 
 def wait_until_live(server: Server, port: int, folder: Path, *, host: str = HOST) -> None:
