@@ -22,7 +22,6 @@ can get in, because no field could hold it.
 """
 
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -51,7 +50,7 @@ from bookkeeping.audit_segments import (
     torn_line,
 )
 from contract.errors import AuditLogBroken, ConfigurationError
-from contract.files import append, sync_folder
+from contract.files import append, copy_new, sync_folder
 
 SEGMENT_BYTES: Final = 4 << 20
 DAY_SECONDS: Final = 24 * 3600
@@ -239,11 +238,12 @@ def verify_log(folder: Path, heads: Sequence[Head] = ()) -> Verified:
 def copy_log(folder: Path, target: Path) -> None:
     """Copy a log as it is at one moment, for a backup. Raises OSError where that fails."""
     target.mkdir(mode=0o700)
+    sync_folder(target.parent)
     if not folder.is_dir():
         return
     with locked(folder):
         for path in segments_in(folder):
-            shutil.copy2(path, target / path.name)
+            copy_new(path, target / path.name)
 
 
 def _chain(folder: Path) -> Iterator[tuple[Entry, Head]]:

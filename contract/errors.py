@@ -33,6 +33,8 @@ weight or a key: messages are shown, logged and sent to peers.
 from http import HTTPStatus
 from typing import ClassVar
 
+from contract.roles import OtherEnd
+
 
 class EncryptedInferenceError(Exception):
     """Root of the tree. `code` is stable and may be matched by programs; the text may change."""
@@ -170,10 +172,11 @@ class TransportError(EncryptedInferenceError):
     http_status = HTTPStatus.BAD_GATEWAY
     exit_status = 4
 
-    def __init__(self, message: str, *, peer: str = "") -> None:
-        """`peer`: the other end as messages name it, where it is known."""
+    def __init__(self, message: str, *, peer: str = "", party: OtherEnd | None = None) -> None:
+        """`peer`: the other end as messages name it, where it is known. `party`: who that is."""
         super().__init__(message)
         self.peer = peer
+        self.party = party
 
 
 class PeerUnreachable(TransportError):
@@ -193,12 +196,13 @@ class DeadlineExceeded(TransportError):
 
     code = "deadline-exceeded"
 
-    def __init__(self, *, peer: str, step: str, waited_seconds: float) -> None:
+    def __init__(self, *, peer: str, step: str, waited_seconds: float, party: OtherEnd | None = None) -> None:
         """Build the message from who was waited for, in which step, for how long (seconds)."""
         super().__init__(
             f"{peer} did not answer within {waited_seconds:.1f} s in step '{step}': check that it runs and is "
             "reachable, then start a new session",
             peer=peer,
+            party=party,
         )
         self.step = step
         self.waited_seconds = waited_seconds

@@ -9,6 +9,7 @@ import errno
 import fcntl
 import os
 import secrets
+import shutil
 import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -61,6 +62,14 @@ def create(path: Path, content: bytes, *, mode: int | None = PRIVATE) -> None:
     """Create a file, with a mode as in `new_file`. Raises OSError, FileExistsError if something has that name."""
     with new_file(path, mode=mode) as file:
         file.write(content)
+
+
+def copy_new(source: Path, target: Path) -> None:
+    """Copy a file with its mode. Raises OSError, FileExistsError if something has the name of the copy."""
+    with source.open("rb") as reading:
+        mode = stat.S_IMODE(os.fstat(reading.fileno()).st_mode)
+        with new_file(target, mode=mode) as writing:
+            shutil.copyfileobj(reading, writing)
 
 
 def write_new_together(files: Mapping[Path, tuple[bytes, int]]) -> None:

@@ -7,7 +7,6 @@ parties, TLS runs inside a WebSocket, wherever the socket ends.
 
 from dataclasses import dataclass
 from datetime import timedelta
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Self
 
@@ -15,27 +14,16 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from contract.base import Name
 from contract.errors import PeerViolation
+from contract.roles import OtherEnd, Role
 
 MAX_CLOCK_SKEW_SECONDS = 3600
 """The most that a party may be told to tolerate."""
 _NAME: TypeAdapter[str] = TypeAdapter(Name)
 
 
-class Role(StrEnum):
-    """The four kinds of party."""
-
-    DATA_OWNER = "data-owner"
-    MODEL_OWNER = "model-owner"
-    CRYPTO_PROVIDER = "crypto-provider"
-    INFERENCE_SERVICE = "inference-service"
-
-
 @dataclass(frozen=True, kw_only=True)
-class Party:
+class Party(OtherEnd):
     """A role at an organisation, say the data owner of `st-mary`."""
-
-    role: Role
-    organisation: str
 
     def __post_init__(self) -> None:
         """Refuse an organisation that is not a plain name."""

@@ -1,13 +1,12 @@
 """A copy of everything that the front end keeps, taken while it runs; to restore is to put it in the place of that."""
 
-import shutil
 import sqlite3
 from contextlib import closing
 from pathlib import Path
 
 from bookkeeping.audit_log import copy_log
 from contract.errors import CallerError, ConfigurationError
-from contract.files import claim
+from contract.files import claim, copy_new, sync_folder
 from contract.ticket import PUBLIC_KEY_FILE, SIGNING_KEY_FILE
 from inference_service.settings import DATABASE_FILE, ServiceSettings
 
@@ -22,6 +21,7 @@ def back_up(settings: ServiceSettings, folder: Path) -> bool:
     """
     try:
         folder.mkdir(mode=0o700)
+        sync_folder(folder.parent)
     except FileExistsError:
         raise CallerError(f"{folder}: exists; give a folder that does not") from None
     except OSError as error:
@@ -31,7 +31,7 @@ def back_up(settings: ServiceSettings, folder: Path) -> bool:
         if isinstance(database, Path):
             _copy_sqlite(database, folder / DATABASE_FILE)
         for name in (SIGNING_KEY_FILE, PUBLIC_KEY_FILE):
-            shutil.copy2(settings.data_folder / name, folder / name)
+            copy_new(settings.data_folder / name, folder / name)
         copy_log(settings.audit_folder, folder / settings.audit_folder.name)
     except (OSError, sqlite3.Error) as error:
         raise ConfigurationError(f"{folder}: the backup is not whole ({error}); remove it and try again") from error

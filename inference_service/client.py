@@ -51,6 +51,7 @@ from contract.errors import (
     Refused,
     TooFast,
 )
+from contract.roles import OtherEnd, Role
 from contract.ticket import Engine, Purpose
 from plumbing.listening import is_host_name
 from plumbing.proxies import is_loopback, proxy_for, why_unreachable
@@ -63,6 +64,7 @@ _MAX_WORDS = 500
 _PLACEHOLDER = re.compile(r"set ([A-Z_]+) instead")
 """What the sample settings have in place of an API key."""
 _PEER = "inference service"
+_PARTY = OtherEnd(role=Role.INFERENCE_SERVICE, organisation="")
 
 _SAME_ERRORS: dict[str, type[CallerError]] = {
     kind.code: kind for kind in (CallerError, ItemsSeen, ModelFileError, ModelWithdrawn)
@@ -304,6 +306,7 @@ class InferenceServiceClient:
                 f"the {_PEER} at {self._url}{self._through} ended the connection during {method} {path[:200]}: "
                 "try again",
                 peer=f"the {_PEER}",
+                party=_PARTY,
             ) from error
 
     @property
@@ -318,7 +321,8 @@ class InferenceServiceClient:
                 return self._proxy.refuses(self._target, int(status))
             return self._proxy.dead(self._target, why_unreachable(error))
         why = "check that it runs, or correct the URL" if cause is None else remedy(cause, by_system=self._by_system)
-        return PeerUnreachable(f"the {_PEER} at {self._url} cannot be reached: {why}", peer=f"the {_PEER}")
+        words = f"the {_PEER} at {self._url} cannot be reached: {why}"
+        return PeerUnreachable(words, peer=f"the {_PEER}", party=_PARTY)
 
     def _read(self, response: httpx.Response, *, limit: int, step: str, start: float) -> bytes:
         if response.headers.get("Content-Encoding", "identity") != "identity":
@@ -334,7 +338,8 @@ class InferenceServiceClient:
         return b"".join(parts)
 
     def _too_late(self, step: str, start: float) -> DeadlineExceeded:
-        return DeadlineExceeded(peer=f"the {_PEER}{self._through}", step=step, waited_seconds=time.monotonic() - start)
+        peer, waited = f"the {_PEER}{self._through}", time.monotonic() - start
+        return DeadlineExceeded(peer=peer, step=step, waited_seconds=waited, party=_PARTY)
 
 
 def _make_tls_context(authority: Path | None, revocations: Path | None = None) -> ssl.SSLContext:

@@ -50,7 +50,7 @@ FOR_FILES_ALONE = {
     *(f"os.{name}" for name in ("replace", "rename", "renames", "link", "chmod", "fchmod", "mkfifo", "mknod")),
     *(f"os.{name}" for name in ("O_CREAT", "O_EXCL", "O_TRUNC", "O_TMPFILE")),
     *(f"tempfile.{name}" for name in ("mkstemp", "NamedTemporaryFile")),
-    "shutil.move",
+    *(f"shutil.{name}" for name in ("move", "copy", "copy2", "copyfile", "copytree")),
 }
 ELSEWHERE = ("contract/files.py", "benchmarks/peers/")
 """Where they may stand. Peers run in environments of their own, without our rooms."""

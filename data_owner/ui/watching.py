@@ -14,8 +14,9 @@ import httpx
 
 from contract.api import ModelEntry
 from contract.errors import ConfigurationError
+from contract.roles import OtherEnd, Role
 from data_owner.settings import DataOwnerSettings
-from data_owner.ui.words import CRYPTO_PROVIDER, FRONT_END, MODEL_OWNER, name_party
+from data_owner.ui.words import name_party
 from data_owner.ui.workplace import Connection, Workplace
 from plumbing.proxies import proxy_for
 from plumbing.settings import Peer
@@ -89,15 +90,15 @@ class PeerWatch:
         """Whom a session needs now, and where it is: without the crypto provider while material is in stock."""
         owner, provider = model.model_owner, model.crypto_provider
         needed = [
-            (FRONT_END, self._settings.inference_service.url),
+            (_name(Role.INFERENCE_SERVICE), self._settings.inference_service.url),
             (
-                name_party(MODEL_OWNER, owner.organisation),
+                _name(Role.MODEL_OWNER, owner.organisation),
                 _find_pinned(self._settings.model_owners, owner.organisation) or owner.address,
             ),
         ]
         if self._workplace.stock.items == 0:
             pinned = _find_pinned(self._settings.crypto_providers, provider.organisation)
-            needed.append((name_party(CRYPTO_PROVIDER, provider.organisation), pinned or provider.address))
+            needed.append((_name(Role.CRYPTO_PROVIDER, provider.organisation), pinned or provider.address))
         return needed
 
 
@@ -130,6 +131,10 @@ def _is_tls_error(error: BaseException | None) -> bool:
     while error is not None and not isinstance(error, ssl.SSLError):
         error = error.__cause__ or error.__context__
     return error is not None
+
+
+def _name(role: Role, organisation: str = "") -> str:
+    return name_party(OtherEnd(role=role, organisation=organisation))
 
 
 def _find_pinned(peers: tuple[Peer, ...], organisation: str) -> str | None:

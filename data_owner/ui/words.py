@@ -1,6 +1,5 @@
 """Errors in plain words: what happened, and what to do next."""
 
-import re
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Final
 
 from contract import errors
 from contract.errors import EncryptedInferenceError
+from contract.roles import OtherEnd, Role
 from plumbing.command_line import one_line
 
 
@@ -22,13 +22,15 @@ class Problem:
     detail: str
     """The error's own line: for whoever has to look into it."""
     lost: str = ""
-    """The party to which there is no way, as `called` names it."""
+    """The party to which there is no way, as `name_party` names it."""
 
 
-FRONT_END: Final = "the front end"
-MODEL_OWNER: Final = "the model owner"
-CRYPTO_PROVIDER: Final = "the crypto provider"
-_PARTY = re.compile(r"(model-owner|crypto-provider) of ([a-z0-9-]+)")
+_ROLES: Final = {
+    Role.INFERENCE_SERVICE: "the front end",
+    Role.MODEL_OWNER: "the model owner",
+    Role.CRYPTO_PROVIDER: "the crypto provider",
+    Role.DATA_OWNER: "this workstation",
+}
 
 _ROOT: Final = f"{Path(__file__).resolve().parents[2]}/"
 _ROOMS: Final = (
@@ -119,21 +121,16 @@ _FIRST: dict[type[EncryptedInferenceError], str] = {
 """Said first if the other end is known."""
 
 
-def name_party(role: str, organisation: str) -> str:
+def name_party(party: OtherEnd) -> str:
     """A party as the page names it."""
-    return f"{role}, {organisation}"
+    return ", ".join(filter(None, (_ROLES[party.role], party.organisation)))
 
 
 def _find_lost_party(error: EncryptedInferenceError) -> str:
     """The party to which the way failed, as the page names it; empty for any other error."""
     if not isinstance(error, errors.TransportError) or isinstance(error, errors.SessionCancelled):
         return ""
-    if "inference service" in error.peer:
-        return FRONT_END
-    found = _PARTY.match(error.peer)
-    if found is None:
-        return ""
-    return name_party(MODEL_OWNER if found[1] == "model-owner" else CRYPTO_PROVIDER, found[2])
+    return "" if error.party is None else name_party(error.party)
 
 
 def describe_error(error: EncryptedInferenceError) -> Problem:

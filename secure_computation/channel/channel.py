@@ -236,7 +236,7 @@ class Channel:
         seconds = self.deadlines.for_body(length)
         if wait_seconds is not None:
             seconds += wait_seconds - self.deadlines.step_seconds
-        return Deadline(peer=str(self.peer), step=step, seconds=seconds)
+        return Deadline(peer=str(self.peer), step=step, seconds=seconds, party=self.peer)
 
     def _begin(self, kind: Kind, step: str, body: Sequence[Piece]) -> list[Piece]:
         """Number and count the next frame; all of it must be written. Called under `_sending`."""
@@ -273,7 +273,8 @@ class Channel:
         if not self._receiving.acquire(blocking=False):
             return  # the thread that receives will see it
         try:
-            self._receive_frame(wire.expect_end(step), Deadline(peer=str(self.peer), step=step, seconds=1.0))
+            deadline = Deadline(peer=str(self.peer), step=step, seconds=1.0, party=self.peer)
+            self._receive_frame(wire.expect_end(step), deadline)
         except PeerReported:
             raise
         except (TransportError, PeerViolation):

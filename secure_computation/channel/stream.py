@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from contract.errors import DeadlineExceeded, PeerDisconnected, SessionCancelled
+from contract.roles import OtherEnd
 
 Piece: TypeAlias = bytes | memoryview
 """Bytes to write; a memoryview must be of format B and contiguous."""
@@ -21,6 +22,8 @@ class Deadline:
     peer: str
     step: str
     seconds: float
+    party: OtherEnd | None = None
+    """Who `peer` is, if that is known."""
     started: float = field(default_factory=time.monotonic)
 
     def remaining(self) -> float:
@@ -29,12 +32,13 @@ class Deadline:
 
     def exceeded(self) -> DeadlineExceeded:
         """The wait took too long."""
-        return DeadlineExceeded(peer=self.peer, step=self.step, waited_seconds=time.monotonic() - self.started)
+        waited = time.monotonic() - self.started
+        return DeadlineExceeded(peer=self.peer, step=self.step, waited_seconds=waited, party=self.party)
 
     def disconnected(self, why: str) -> PeerDisconnected:
         """The connection ended during the wait."""
         words = f"{self.peer} disconnected in step '{self.step}' ({why}): start a new session"
-        return PeerDisconnected(words, peer=self.peer)
+        return PeerDisconnected(words, peer=self.peer, party=self.party)
 
     def cancelled(self, reason: str) -> SessionCancelled:
         """This side gave up."""

@@ -26,6 +26,7 @@ from contract.errors import (
     EncryptedInferenceError,
     PeerUnreachable,
 )
+from contract.identity import Party
 from plumbing.listening import is_host_name
 from plumbing.proxies import Proxy, proxy_for, why_unreachable
 from secure_computation.channel.bridge import CLOSE_SECONDS, BridgedStream
@@ -59,7 +60,8 @@ def connect_channel(
     """
     address = _address(url)
     peer = f"{describe(expect)} at {address}"
-    deadline = Deadline(peer=peer, step=HANDSHAKE_STEP, seconds=deadlines.connect_seconds)
+    party = expect if isinstance(expect, Party) else None
+    deadline = Deadline(peer=peer, step=HANDSHAKE_STEP, seconds=deadlines.connect_seconds, party=party)
     context.trust().require_own_accepted()  # in better words than the peer could
     stream = TlsStream(connect_websocket(url, deadline), context, server_side=False)
     try:
@@ -127,7 +129,7 @@ def connect_websocket(url: str, deadline: Deadline) -> ByteStream:
     settled.wait()
     if opened:
         return opened[0]
-    raise _unreachable(failed[0] if failed else None, deadline.peer, address, proxy)
+    raise _unreachable(failed[0] if failed else None, deadline, address, proxy)
 
 
 def _client_stream(connection: ClientConnection) -> BridgedStream:
@@ -174,16 +176,20 @@ def _address(url: str) -> str:
     return f"{parts.hostname}:{port}"
 
 
-def _unreachable(error: BaseException | None, peer: str, address: str, proxy: Proxy | None) -> EncryptedInferenceError:
+def _unreachable(
+    error: BaseException | None, deadline: Deadline, address: str, proxy: Proxy | None
+) -> EncryptedInferenceError:
     if proxy is not None and isinstance(error, InvalidProxyStatus):
         return proxy.refuses(address, error.response.status_code)
     if proxy is not None and isinstance(error, OSError) and not isinstance(error, TimeoutError | ssl.SSLError):
         return proxy.dead(address, why_unreachable(error))  # whoever is behind it is dialled by the proxy
+    peer, party = deadline.peer, deadline.party
     named = peer if address in peer else f"{peer} at {address}"
     named += "" if proxy is None else f", through {proxy}"
     cause = cause_of(error)
     if cause is not None:
-        return PeerUnreachable(f"{named} cannot be reached by outer TLS: {remedy(cause, by_system=True)}", peer=peer)
+        words = f"{named} cannot be reached by outer TLS: {remedy(cause, by_system=True)}"
+        return PeerUnreachable(words, peer=peer, party=party)
     if isinstance(error, TimeoutError):
         why = "no answer in time"
     elif isinstance(error, ssl.SSLError):
@@ -194,7 +200,8 @@ def _unreachable(error: BaseException | None, peer: str, address: str, proxy: Pr
         why = _why_not_opened(error)
     else:
         why = "the connection failed"
-    return PeerUnreachable(f"{named} cannot be reached ({why}): check the address and that the party runs", peer=peer)
+    words = f"{named} cannot be reached ({why}): check the address and that the party runs"
+    return PeerUnreachable(words, peer=peer, party=party)
 
 
 def _why_not_opened(error: InvalidHandshake) -> str:

@@ -85,11 +85,19 @@ def finish_run(path: Path) -> None:
     Timings(path).finish("any", Run(expected=None), total=1.0)
 
 
+def copy_to(path: Path) -> None:
+    source = path.parent.parent / "key"
+    source.write_bytes(b"secret")
+    source.chmod(files.PRIVATE)
+    files.copy_new(source, path)
+
+
 WRITERS: dict[str, tuple[Callable[[Path], object], str]] = {
     "new": (lambda folder: files.write_new(folder / "file", b"new"), "file"),
     "replaced": (lambda folder: files.replace(folder / "file", b"new"), "file"),
     "sealed": (lambda folder: write_sealed(folder / "file", KEY, b"new", purpose="test", context="file"), "file"),
     "a page's": (lambda folder: finish_run(folder / "file"), "file"),
+    "copied": (lambda folder: copy_to(folder / "file"), "file"),
     "claimed": (lambda folder: ConsumptionLedger(folder).consume(ITEM), ITEM),
 }
 
@@ -97,10 +105,12 @@ WRITERS: dict[str, tuple[Callable[[Path], object], str]] = {
 @pytest.mark.parametrize("what", WRITERS)
 def test_a_file_is_on_the_disk_and_has_been_private_all_along(disk: Disk, tmp_path: Path, what: str) -> None:
     write, name = WRITERS[what]
-    write(tmp_path)
-    assert disk.is_durable(tmp_path / name)
+    folder = tmp_path / "kept"
+    folder.mkdir()
+    write(folder)
+    assert disk.is_durable(folder / name)
     assert set(disk.modes) == {files.PRIVATE}
-    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert [path.name for path in folder.iterdir()] == [name]
 
 
 def test_a_checkpoint_is_on_the_disk_before_training_goes_on(disk: Disk, tmp_path: Path) -> None:

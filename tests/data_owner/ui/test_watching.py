@@ -11,6 +11,8 @@ from pydantic import TypeAdapter
 
 from contract.api import ServerUrl
 from contract.errors import DeadlineExceeded, PeerDisconnected, PeerUnreachable, SessionCancelled
+from contract.identity import Party
+from contract.roles import OtherEnd, Role
 from data_owner.ui.timings import Run
 from data_owner.ui.watching import LOOKED_SECONDS, PeerWatch, is_reachable
 from data_owner.ui.words import describe_error
@@ -145,14 +147,17 @@ def test_nobody_is_asked_while_nobody_looks_or_a_session_runs(page: Page) -> Non
 
 def test_errors_name_the_party_that_is_meant() -> None:
     peer = "model-owner of north-lab at 10.0.0.1:8081"
-    unreachable = describe_error(PeerUnreachable(f"{peer} cannot be reached (Connection refused)", peer=peer))
+    owner = Party(role=Role.MODEL_OWNER, organisation="north-lab")
+    dealer = Party(role=Role.CRYPTO_PROVIDER, organisation="trust-centre")
+    front_end = OtherEnd(role=Role.INFERENCE_SERVICE, organisation="")
+    unreachable = describe_error(
+        PeerUnreachable(f"{peer} cannot be reached (Connection refused)", peer=peer, party=owner)
+    )
     assert unreachable.title == "No connection to the model owner, north-lab"
     assert unreachable.lost == "the model owner, north-lab"
-    late = describe_error(
-        DeadlineExceeded(peer="crypto-provider of trust-centre", step="material", waited_seconds=20.0)
-    )
+    late = describe_error(DeadlineExceeded(peer=str(dealer), step="material", waited_seconds=20.0, party=dealer))
     assert "the crypto provider, trust-centre" in late.advice
-    gone = describe_error(PeerDisconnected("the inference service ended the connection", peer="the inference service"))
+    gone = describe_error(PeerDisconnected("the inference service ended the connection", party=front_end))
     assert gone.lost == "the front end"
-    assert describe_error(SessionCancelled("stopped", peer=peer)).lost == ""
+    assert describe_error(SessionCancelled("stopped", peer=peer, party=owner)).lost == ""
     assert describe_error(PeerUnreachable("somebody")).title == "No connection"
