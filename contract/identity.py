@@ -16,6 +16,8 @@ from contract.base import Name
 from contract.errors import PeerViolation
 from contract.roles import OtherEnd, Role
 
+__all__ = ["MAX_CLOCK_SKEW_SECONDS", "Credentials", "Party", "Role"]
+
 MAX_CLOCK_SKEW_SECONDS = 3600
 """The most that a party may be told to tolerate."""
 _NAME: TypeAdapter[str] = TypeAdapter(Name)

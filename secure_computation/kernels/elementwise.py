@@ -15,7 +15,7 @@ from typing import Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from secure_computation.kernels.loop_cache import reason_to_distrust
+from secure_computation.kernels.loop_cache import read_without_compiler, reason_to_distrust
 
 _LOG = logging.getLogger(__name__)
 
@@ -49,6 +49,7 @@ def load_compiled(name: str) -> ModuleType | None:
     if reason is not None:
         _say_that_nothing_is_kept(f"{reason}, and whoever writes there could run code here")
         return None
+    read_without_compiler(module)
     return module
 
 

@@ -1,9 +1,11 @@
-"""Whether a folder of compiled loops may be read: numba keeps them as pickles, so whoever writes there runs code here.
+"""Where compiled loops are kept: whether they may be read from there, and how to read them without the compiler.
 
-numba chooses the folder: NUMBA_CACHE_DIR, else `__pycache__` beside the loops, else the user's cache folder. Nothing is
-read before the first call of a loop, which is the time to look.
+numba keeps them as pickles, so whoever writes there runs code here. It chooses the folder: NUMBA_CACHE_DIR, else
+`__pycache__` beside the loops, else the user's cache folder. Nothing is read before the first call of a loop, which is
+the time to look.
 """
 
+import functools
 import grp
 import os
 import pwd
@@ -11,10 +13,39 @@ import stat
 from collections.abc import Collection
 from pathlib import Path
 from types import ModuleType
-from typing import Final
+from typing import Any, Final
 
 _WRITABLE_BY_OTHERS: Final = stat.S_IWGRP | stat.S_IWOTH
 _MOST_LINKS: Final = 40
+_RUN_WITHOUT_COMPILER: Final = {(0, 68)}
+"""Versions of numba that `read_without_compiler` was tested with."""
+
+
+def read_without_compiler(module: ModuleType) -> None:
+    """Let the loops of a module that are kept be read at their first call, before numba gets ready to compile.
+
+    That takes ten times as long: it loads numba's whole library, and scipy. Code that is kept needs the runtime alone.
+    A loop that is not kept is compiled as always. Another version of numba is left as it is.
+    """
+    import numba
+
+    if numba.version_info.short in _RUN_WITHOUT_COMPILER:
+        for loop in _list_loops(module):
+            cache = loop._cache  # noqa: SLF001 - numba has no public way
+            cache.load_overload = functools.partial(_load_overload, cache)
+
+
+def _load_overload(cache: Any, signature: Any, context: Any) -> Any:
+    """`numba.core.caching.Cache.load_overload` without `context.refresh()`."""
+    from numba.core.runtime import rtsys
+
+    rtsys.initialize(context)
+    with cache._guard_against_spurious_io_errors():  # noqa: SLF001 - as above
+        return cache._load_overload(signature, context)  # noqa: SLF001
+
+
+def _list_loops(module: ModuleType) -> list[Any]:
+    return [loop for loop in vars(module).values() if hasattr(loop, "py_func")]
 
 
 def reason_to_distrust(module: ModuleType) -> str | None:
@@ -24,8 +55,7 @@ def reason_to_distrust(module: ModuleType) -> str | None:
     """
     assert module.__file__ is not None
     owners = {0, os.geteuid(), Path(module.__file__).stat().st_uid}
-    loops = (loop for loop in vars(module).values() if hasattr(loop, "py_func"))
-    folders = {Path(loop.stats.cache_path) for loop in loops}
+    folders = {Path(loop.stats.cache_path) for loop in _list_loops(module)}
     return next((reason for folder in sorted(folders) if (reason := reason_to_distrust_folder(folder, owners))), None)
 
 

@@ -61,6 +61,31 @@ def test_loops_work_without_a_writable_installation(
     assert any(user_cache.rglob("*.nbi")) is user_can_write
 
 
+_PACK = """
+import sys
+import numpy as np
+from secure_computation.kernels import elementwise
+values = np.arange(40, dtype=np.uint32)
+packed = elementwise.pack(values, 17)
+print("numba.np.arraymath" in sys.modules)
+"""
+_AND_UNPACK = """
+assert (elementwise.unpack(packed, 40, 17) == values).all()
+print("numba.np.arraymath" in sys.modules)
+"""
+
+
+def test_a_loop_that_is_kept_is_read_without_the_compiler_which_is_there_for_another(tmp_path: Path) -> None:
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
+    printed = [
+        subprocess.run(
+            [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
+        ).stdout.split()
+        for program in (_PACK, _PACK + _AND_UNPACK)
+    ]
+    assert printed == [["True"], ["False", "True"]]
+
+
 _WHERE = """
 from secure_computation.kernels import compiled, compiled_comparing
 for module in (compiled, compiled_comparing):
