@@ -37,7 +37,7 @@ def read_without_compiler(module: ModuleType) -> None:
 
 def _load_overload(cache: Any, signature: Any, context: Any) -> Any:
     """`numba.core.caching.Cache.load_overload` without `context.refresh()`."""
-    from numba.core.runtime import rtsys
+    from numba.core.runtime.nrt import rtsys
 
     rtsys.initialize(context)
     with cache._guard_against_spurious_io_errors():  # noqa: SLF001 - as above
