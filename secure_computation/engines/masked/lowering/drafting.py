@@ -337,6 +337,11 @@ class Drafting:
         self._round(draft, source, 1 << (draft.shift - 1))
         return draft
 
+    def _has_one_reader(self, draft: Draft) -> bool:
+        """Whether nothing reads a draft, now or later, but the one that reads it now."""
+        ever = len(self._readers.get(draft.name, [])) + (draft.name == self._network.output)
+        return len(draft.readers) == 1 and ever <= 1
+
     def _round(self, draft: Draft, source: Draft, half: int) -> None:
         """Put `half` where it reaches only this truncation: into a bias, or into an offset of its own.
 
@@ -345,7 +350,7 @@ class Drafting:
         if self._arithmetic is Arithmetic.DITHERED:
             return
         origin = source
-        while len(origin.readers) == 1:
+        while self._has_one_reader(origin):
             if isinstance(origin.operation, Convolution2d | FullyConnected):
                 origin.rounding = half
                 return

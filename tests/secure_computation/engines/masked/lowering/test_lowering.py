@@ -203,6 +203,22 @@ def test_rounding_reaches_a_truncation_through_one_bias_only() -> None:
     assert sorted(roundings) == [0, 1 << (truncation.shift - 1)]
 
 
+def test_rounding_stays_out_of_a_stream_that_others_read_later() -> None:
+    """The stream of a ResNet without ReLU: what a block rounds by would add up over all blocks behind it."""
+    operations: list[Operation] = [FIRST]
+    stream: Operation = FIRST
+    for number in range(3):
+        rectified = relu(f"r{number}", stream)
+        branch = convolution(f"c{number + 2}", rectified.name, MAP, 4, 1)
+        stream = Add(name=f"s{number}", inputs=(branch.name, stream.name), shape=MAP)
+        operations += [rectified, branch, stream]
+    network = classifier(IMAGE, [*operations, relu("last", stream)])
+    lowering = lower_masked(network, random_weights(network), calibration(network))
+    assert not any(step.rounding for step in lowering.steps if isinstance(step, LinearStep))
+    for name in ("r0", "r1", "r2", "last"):
+        assert isinstance(lowering.step(lowering.step(name).inputs[0]), OffsetStep)
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_worst_case_bounds_hold_for_any_input(seed: int) -> None:
     network = random_network(seed)
