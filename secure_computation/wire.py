@@ -81,6 +81,15 @@ def violation(detail: str, *, peer: str, step: str) -> PeerViolation:
     )
 
 
+class OutOfStep(PeerViolation):
+    """The peer sent a frame of another kind or step: both are sound, and do different things."""
+
+    def __init__(self, detail: str, *, peer: str, step: str) -> None:
+        """In the words of `violation`; `step` is this side's."""
+        super().__init__(str(violation(detail, peer=peer, step=step)))
+        self.step = step
+
+
 def step_digest(step: str) -> bytes:
     """Four bytes that stand for the step's name in a header."""
     return hashlib.sha256(step.encode()).digest()[:4]
@@ -165,11 +174,11 @@ class Expectation:
                 raise violation(f"an error message of {header.length} bytes", peer=peer, step=self.step)
             return
         if header.kind is not self.kind:
-            raise violation(f"expected {self.words}, not {header.kind.name}", peer=peer, step=self.step)
+            raise OutOfStep(f"expected {self.words}, not {header.kind.name}", peer=peer, step=self.step)
         if header.phase is not phase:
             raise violation(f"frame of phase {header.phase.name} during {phase.name}", peer=peer, step=self.step)
         if header.step_digest != step_digest(self.step):
-            raise violation("the frame belongs to another step", peer=peer, step=self.step)
+            raise OutOfStep("the frame belongs to another step", peer=peer, step=self.step)
         if not self.shortest <= header.length <= self.longest:
             raise violation(f"expected {self.words}, not {header.length} bytes", peer=peer, step=self.step)
 

@@ -175,10 +175,9 @@ class AskingProvider(TupleSource):
         self._dealer.send_hello({"tuple": request.model_dump(mode="json")}, step=f"tuple {step}")
         party = PartyRandomness(self._seed, item=ITEM, step=step)
         if self._rank == DATA_OWNER_RANK:
-            return expand(request, party, party.ring)
+            return expand(request, party, None)
         received = self._dealer.receive_tensor(request.output, np.int64, step=f"correction {step}")
-        correction = torch.from_numpy(received)
-        return expand(request, party, lambda _label, _shape: correction)
+        return expand(request, party, torch.from_numpy(received))
 
     def end(self) -> None:
         """Tell D that this party needs no more tuples."""

@@ -10,7 +10,8 @@
     barrier                     nothing               nothing
 
 What is sent here is what the script says to send: shares, or values that it means the other party to have. Objects
-travel as plain data (`objects`), never as pickles.
+travel as plain data (`objects`), never as pickles. The step of a tensor's frame names its dtype and shape: parties
+whose tensors differ notice.
 """
 
 import math
@@ -65,17 +66,16 @@ class ScriptCommunicator(TwoPartyCommunicator):
     def exchange(self, own: torch.Tensor) -> torch.Tensor:
         """Send a tensor and return the peer's of the same shape and dtype."""
         entry = describe_tensor(own)
-        received = self._peer_channel.exchange_tensor(as_bytes(own).numpy(), step=f"exchange of {entry.dtype}")
+        received = self._peer_channel.exchange_tensor(as_bytes(own).numpy(), step=f"exchange of {entry}")
         return from_bytes(torch.from_numpy(received), entry)
 
     def _put(self, tensor: torch.Tensor) -> None:
         # reveal: the script says that the other party is to have this tensor.
-        entry = describe_tensor(tensor)
-        self._peer_channel.send_tensor(as_bytes(tensor).numpy(), step=f"message of {entry.dtype}")
+        self._peer_channel.send_tensor(as_bytes(tensor).numpy(), step=f"message of {describe_tensor(tensor)}")
 
     def _get(self, like: torch.Tensor) -> torch.Tensor:
         entry = describe_tensor(like)
-        received = self._peer_channel.receive_tensor((entry.size,), np.uint8, step=f"message of {entry.dtype}")
+        received = self._peer_channel.receive_tensor((entry.size,), np.uint8, step=f"message of {entry}")
         return from_bytes(torch.from_numpy(received), entry)
 
     # Collectives. Names and arguments are CrypTen's.
@@ -178,7 +178,7 @@ class ScriptCommunicator(TwoPartyCommunicator):
         parts = take_apart(obj)
         parts.encode_description()
         # reveal: the script says that the other party is to have this value.
-        self._peer_channel.send_hello(parts.description.model_dump(mode="json"), step="object")
+        self._peer_channel.send_hello(parts.describe(), step="object")
         for number, tensor in enumerate(parts.tensors):
             self._peer_channel.send_tensor(as_bytes(tensor).numpy(), step=f"object's tensor {number}")
 

@@ -62,6 +62,15 @@ def product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     return _product(current_session(), left.reshape(-1), right.reshape(-1), left.shape).view(left.shape)
 
 
+def largest(share: torch.Tensor, dim: int) -> torch.Tensor:
+    """Shares of the largest along a dimension, which stays with size 1: a tree of max(a, b) = b + relu(a - b)."""
+    while (count := share.shape[dim]) > 1:
+        half = count // 2
+        left, right, rest = share.split((half, half, count % 2), dim)
+        share = torch.cat([right + relu(left - right), rest], dim)
+    return share
+
+
 class _Conjunction:
     """One batch of AND gates on binary shares, in one opening: `hide` every piece, `open`, take the `share` of each."""
 

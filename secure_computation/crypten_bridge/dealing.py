@@ -13,7 +13,6 @@ All elements are in the ring of integers mod 2^64, as int64. Sharings are additi
 """
 
 import math
-from collections.abc import Callable
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Protocol, TypeAlias, assert_never
 
@@ -192,25 +191,23 @@ def deal(request: Request, p0: PartyRandomness, p1: PartyRandomness) -> Share:
             assert_never(never)
 
 
-Last = Callable[[str, Shape], Share]
+def expand(request: Request, party: Draws, correction: "Share | None") -> tuple[Share, ...]:
+    """P0 and P1: derive a party's shares. `correction`: at P1, in place of the tensor that P0 draws last."""
 
+    def last(label: str) -> Share:
+        return party.ring(label, request.output) if correction is None else correction
 
-def expand(request: Request, party: Draws, last: Last) -> tuple[Share, ...]:
-    """P0 and P1: derive a party's shares. `last` gives the tensor that P0 draws and P1 is sent.
-
-    P0 passes `party.ring`; P1 passes a function that returns the correction.
-    """
     match request:
         case TripleRequest():
-            return party.ring("a", request.left), party.ring("b", request.right), last("c", request.output)
+            return party.ring("a", request.left), party.ring("b", request.right), last("c")
         case SquareRequest():
-            return party.ring("r", request.output), last("r2", request.output)
+            return party.ring("r", request.output), last("r2")
         case BinaryTripleRequest():
-            return party.ring("a", request.output), party.ring("b", request.output), last("c", request.output)
+            return party.ring("a", request.output), party.ring("b", request.output), last("c")
         case BitRequest():
-            return last("arithmetic", request.output), party.bits("binary", request.output)
+            return last("arithmetic"), party.bits("binary", request.output)
         case WrapRequest():
-            return party.ring("r", request.output), last("theta", request.output)
+            return party.ring("r", request.output), last("theta")
         case _ as never:
             assert_never(never)
 

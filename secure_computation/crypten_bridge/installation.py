@@ -13,6 +13,7 @@ What is replaced, and why:
 - dropout: its public mask is drawn from the session's stream, which is no torch generator.
 - `save`, `load`, `save_from_party`, `load_from_party`: pickles -> plain data (`storage`).
 - `__repr__` of shared tensors: shows shares -> shows a shape.
+- encoding, shares and devices: anything -> numbers that fit the ring, on the processor (`encoding`).
 - what cannot be had safely is refused by name (`refusals`).
 """
 
@@ -30,6 +31,7 @@ import torch
 
 from contract.errors import ConfigurationError
 from secure_computation.crypten_bridge import HOW_TO_INSTALL, SUPPORTED_VERSION, not_installed
+from secure_computation.crypten_bridge.encoding import CPU, check_inputs, require_cpu
 from secure_computation.crypten_bridge.products import OPERATIONS, beaver_protocol
 from secure_computation.crypten_bridge.refusals import FUNCTIONS, GENERATORS, make_refusal, refuse, refuse_call
 from secure_computation.crypten_bridge.session import RingStream, current_script, current_session, find_script
@@ -74,9 +76,6 @@ def _import() -> Any:
     return crypten
 
 
-CPU: Final = torch.device("cpu")
-
-
 class _SessionGenerators:
     """Stands in for CrypTen's `generators`: `generators["prev"][device]` is a stream of the current session."""
 
@@ -93,8 +92,7 @@ class _ByDevice:
         self._name = name
 
     def __getitem__(self, device: object) -> "_Generator":
-        if torch.device(str(device)).type not in {"cpu", "meta"}:
-            refuse_call("a device that is not the CPU, in crypten.init or crypten.generators")
+        require_cpu(device)
         return _Generator(current_session().streams[self._name])
 
     def keys(self) -> tuple[torch.device, ...]:
@@ -115,8 +113,13 @@ class _Generator:
 
 
 def _random_ring_element(
-    size: torch.Size | tuple[int, ...], ring_size: int = 2**64, generator: RingStream | None = None, **_: object
+    size: torch.Size | tuple[int, ...],
+    ring_size: int = 2**64,
+    generator: RingStream | None = None,
+    device: object = None,
+    **_: object,
 ) -> torch.Tensor:
+    require_cpu(device)
     if ring_size != 2**64:
         refuse_call("a ring that is not of 64 bits")
     stream = generator if generator is not None else current_session().streams["local"]
@@ -127,9 +130,10 @@ def _random_bits(
     size: torch.Size | tuple[int, ...],
     bitlength: int | None = None,
     generator: RingStream | None = None,
+    device: object = None,
     **_: object,
 ) -> torch.Tensor:
-    ring = _random_ring_element(size, generator=generator)
+    ring = _random_ring_element(size, generator=generator, device=device)
     if bitlength is None or bitlength == 64:
         return ring
     return ring & ((1 << bitlength) - 1)
@@ -164,8 +168,7 @@ def _init(config_file: object = None, party_name: str | None = None, device: obj
     communicator: Any = current_session().communicator
     if config_file is not None:
         refuse_call("crypten.init(config_file=...)")
-    if device is not None and torch.device(str(device)) != CPU:
-        refuse_call("a device that is not the CPU, in crypten.init or crypten.generators")
+    require_cpu(device)
     if party_name is not None:
         communicator.set_name(party_name)
 
@@ -202,6 +205,7 @@ def _install(crypten: Any) -> None:
         crypten.mpc.primitives.BinarySharedTensor,
     ):
         kind.__repr__ = _hide_shares
+    check_inputs(crypten)
     storage = Storage(crypten)
     for name in REPLACED:
         setattr(crypten, name, getattr(storage, name))

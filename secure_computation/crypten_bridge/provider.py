@@ -13,7 +13,6 @@ from secure_computation.crypten_bridge.dealing import (
     BitRequest,
     Convolution,
     ConvolutionOptions,
-    Last,
     PartyRandomness,
     Product,
     Request,
@@ -86,7 +85,6 @@ class TupleSource(ABC):
 
     def square(self, size: torch.Size, device: object = None) -> tuple[Any, Any]:
         """Shares of r and r * r."""
-        del device
         r, r2 = self.take(SquareRequest(output=tuple(size)))
         return self._arithmetic(r), self._arithmetic(r2)
 
@@ -111,8 +109,8 @@ class TupleSource(ABC):
         return self._arithmetic(arithmetic), self._binary(binary)
 
 
-class _PartyProvider(TupleSource):
-    """What P0's and P1's providers share: the walk through the dealing list."""
+class PartyProvider(TupleSource):
+    """P0's and P1's tuples of one item, in the order of the dealing list."""
 
     def __init__(
         self,
@@ -120,15 +118,25 @@ class _PartyProvider(TupleSource):
         *,
         seed: Seed,
         item: str,
+        corrections: Corrections | None = None,
         opened: Mapping[int, Share] = MappingProxyType({}),
     ) -> None:
-        """Take the party's seed of one item; `opened`: y - b of the triples whose right factor was opened before."""
+        """Take what the party was dealt.
+
+        Args:
+            requests: the dealing list.
+            seed: of this party.
+            item: name of the material.
+            corrections: P1's, which complete its tuples. P0 has none: everything comes out of its seed.
+            opened: y - b of the triples whose right factor was opened before.
+        """
         super().__init__()
         self._requests = requests
         self._opened = opened
         self._next = 0
         self._seed = seed
         self._item = item
+        self._corrections = corrections
 
     def check_finished(self) -> None:
         """Raise PeerViolation unless every dealt tuple was used."""
@@ -153,42 +161,8 @@ class _PartyProvider(TupleSource):
                 "import the model again so that plan and dealing agree"
             )
         self._next += 1
-        party = PartyRandomness(self._seed, item=self._item, step=step)
-        return expand(request, party, self._last(party, step))
-
-    @abstractmethod
-    def _last(self, party: PartyRandomness, step: int) -> Last:
-        """Where the last tensor of the tuple at `step` comes from."""
-
-
-class DataOwnerProvider(_PartyProvider):
-    """P0: everything comes out of its seed."""
-
-    def _last(self, party: PartyRandomness, step: int) -> Last:
-        del step
-        return party.ring
-
-
-class ModelOwnerProvider(_PartyProvider):
-    """P1: the last tensor of each tuple is the dealer's correction."""
-
-    def __init__(
-        self,
-        requests: tuple[Request, ...],
-        *,
-        seed: Seed,
-        item: str,
-        corrections: Corrections,
-        opened: Mapping[int, Share] = MappingProxyType({}),
-    ) -> None:
-        """Take the seed and the corrections of one item."""
-        super().__init__(requests, seed=seed, item=item, opened=opened)
-        self._corrections = corrections
-
-    def _last(self, party: PartyRandomness, step: int) -> Last:
-        del party
-        correction = self._corrections.take(step)
-        return lambda _label, _shape: correction
+        correction = None if self._corrections is None else self._corrections.take(step)
+        return expand(request, PartyRandomness(self._seed, item=self._item, step=step), correction)
 
 
 def triple_request(left: torch.Size, right: torch.Size, op: str, options: dict[str, Any]) -> TripleRequest:

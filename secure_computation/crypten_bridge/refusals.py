@@ -47,7 +47,7 @@ CALLS: Final[Mapping[str, str]] = {
     "crypten.load_from_party(encrypted=True)": "CrypTen has only its name; use crypten.load for shares",
     "crypten.load_from_party(model_class=...)": "a class would come as a pickle; load its tensors one by one",
     "a reduction that is neither SUM nor BXOR": "no sharing is opened by it",
-    "a device that is not the CPU, in crypten.init or crypten.generators": "the protocols here compute on the CPU",
+    "a device that is not the CPU": "the protocols here compute on the CPU",
     "a ring that is not of 64 bits": "tuples are dealt in the ring of integers mod 2^64",
 }
 """By what is asked for in a call that is otherwise offered."""

@@ -37,6 +37,7 @@ from secure_computation.crypten_bridge.communicator import DATA_OWNER_RANK
 from secure_computation.crypten_bridge.installation import load_crypten
 from secure_computation.crypten_bridge.session import RingStream, Script, Session, activate
 from secure_computation.randomness import Seed
+from secure_computation.wire import OutOfStep
 
 Result = TypeVar("Result")
 PATIENCE: Final = Deadlines(step_seconds=600.0)
@@ -67,11 +68,11 @@ def party_session(*, rank: int, peer: Channel, dealer: Channel, autograd: bool =
             streams=_agree_on_streams(peer, rank=rank),
             script=Script(autograd=autograd),
         )
-        with activate(session):
+        with _explain_parting(), activate(session):
             yield crypten
-        provider.end()
-        peer.send_end(step="end of script")
-        peer.receive_end(step="end of script")
+            provider.end()
+            peer.send_end(step="end of script")
+            peer.receive_end(step="end of script")
     except EncryptedInferenceError as error:
         for channel in (peer, dealer):
             channel.send_error(error.code, "the other party's script ended", step="end of session")
@@ -79,6 +80,18 @@ def party_session(*, rank: int, peer: Channel, dealer: Channel, autograd: bool =
     finally:
         peer.close()
         dealer.close()
+
+
+@contextmanager
+def _explain_parting() -> Iterator[None]:
+    """Parties out of step run different scripts, or on different tensors: neither has broken the protocol."""
+    try:
+        yield
+    except OutOfStep as error:
+        raise PeerViolation(
+            f"the two parties' scripts part ways: here it is at '{error.step}', and there elsewhere; run the same "
+            "script on both sides, on tensors of the same shapes and types"
+        ) from None
 
 
 def _agree_on_streams(peer: Channel, *, rank: int) -> dict[str, RingStream]:

@@ -13,20 +13,11 @@ from typing import Any, Protocol
 import torch
 
 from contract.errors import ConfigurationError
-
-
-class Communicator(Protocol):
-    """The part of CrypTen's communicator that two-party protocols use."""
-
-    def get_rank(self) -> int: ...
-    def get_world_size(self) -> int: ...
-    def exchange(self, own: torch.Tensor) -> torch.Tensor: ...
+from secure_computation.crypten_bridge.communicator import TwoPartyCommunicator
 
 
 class TupleProvider(Protocol):
-    """CrypTen's interface to a source of correlated randomness."""
-
-    NAME: str
+    """The part of CrypTen's interface to correlated randomness that is called here; `provider.TupleSource` has all."""
 
     def generate_additive_triple(
         self, size0: torch.Size, size1: torch.Size, op: str, device: object = None, **options: object
@@ -34,11 +25,9 @@ class TupleProvider(Protocol):
     def opened_right(self) -> torch.Tensor | None:
         """Delta = y - b of the additive triple given last, if both parties opened it before the session."""
 
-    def square(self, size: torch.Size, device: object = None) -> tuple[Any, Any]: ...
     def generate_binary_triple(
         self, size0: torch.Size, size1: torch.Size, device: object = None
     ) -> tuple[Any, Any, Any]: ...
-    def wrap_rng(self, size: torch.Size, device: object = None) -> tuple[Any, Any]: ...
     def B2A_rng(self, size: torch.Size, device: object = None) -> tuple[Any, Any]: ...  # noqa: N802 - CrypTen's
 
 
@@ -63,7 +52,7 @@ class Script:
 class Session:
     """Everything that CrypTen would keep in globals. Rank 0 is the data owner, rank 1 the model owner."""
 
-    communicator: Communicator
+    communicator: TwoPartyCommunicator
     provider: TupleProvider
     streams: Mapping[str, RingStream]
     """`prev` and `next`: shared by both parties, for zero sharings; `local`: this party's own. In a script, `global` as

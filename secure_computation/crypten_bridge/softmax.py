@@ -2,7 +2,7 @@
 
     step                              rounds               how
     -------------------------------   ------------------   -------------------------------------------------------
-    m = largest of n                  9 ceil(log2 n)       a tree of max(a, b) = b + relu(a - b), exact
+    m = largest of n                  9 ceil(log2 n)       `comparison.largest`
     u = min(m - x, 16)                9                    one batch of comparisons; n exp(-16) is nothing
     e = exp(-u)                       8                    (1 - t + t^2 / 2 - t^3 / 6)^64 with t = u / 64
     d = sum of e, 1 <= d <= n                              local
@@ -21,8 +21,6 @@ import math
 from dataclasses import dataclass
 from typing import Any, Final
 
-import torch
-
 from secure_computation.crypten_bridge import comparison
 from secure_computation.crypten_bridge.activations import exponential, with_share
 
@@ -35,20 +33,11 @@ _RELATIVE_ERROR: Final = 2.0**-13
 
 def softmax(x: Any) -> Any:
     """Encrypted softmax over the second axis, of two elements or more, of an encrypted tensor of any shape."""
-    below = with_share(x, _largest(x.share) - x.share)
+    below = with_share(x, comparison.largest(x.share, 1) - x.share)
     below = with_share(x, below.share - comparison.relu((below - _LIMIT).share))
     exponentials = exponential(below, cubic=True)  # errors of many small ones add up in the sum
     total = with_share(x, exponentials.share.sum(dim=1, keepdim=True))
     return exponentials * _reciprocal(total, x.share.shape[1])
-
-
-def _largest(share: torch.Tensor) -> torch.Tensor:
-    """Shares of the largest along the second axis, which stays with size 1."""
-    while share.shape[1] > 1:
-        half = share.shape[1] // 2
-        left, right = share[:, :half], share[:, half : 2 * half]
-        share = torch.cat([right + comparison.relu(left - right), share[:, 2 * half :]], dim=1)
-    return share
 
 
 def _reciprocal(d: Any, largest: int) -> Any:

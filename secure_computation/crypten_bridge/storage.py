@@ -184,6 +184,7 @@ class Storage:
                 "shares": tensor.ptype.name,
                 "rank": _communicator().get_rank(),
                 "scale": tensor.encoder.scale,
+                "requires_grad": tensor.requires_grad,
             }
         )
 
@@ -197,4 +198,5 @@ class Storage:
         mpc = self._crypten.mpc
         tensor = mpc.MPCTensor.from_shares(share, ptype=mpc.ptype[entry.shares])
         tensor.encoder._scale = entry.scale  # noqa: SLF001 - CrypTen has no public way to set a scale
+        tensor.requires_grad = entry.requires_grad
         return tensor

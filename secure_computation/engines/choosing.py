@@ -122,7 +122,7 @@ def dealer_side(plan: Plan, engine: Engine, *, key: Seed) -> DealerSide:
     """D's side. `key`: the dealer's own."""
     _require_offered(plan, engine)
     if engine is Engine.CRYPTEN:
-        from secure_computation.engines.crypten.sides import CrypTenDealer
+        from secure_computation.engines.crypten.engine import CrypTenDealer
 
         return CrypTenDealer(_crypten(plan))
     return MaskedDealer(_masked(plan), key=key)
@@ -132,7 +132,7 @@ def data_owner_side(plan: Plan, engine: Engine, *, store: DeltaStore) -> DataOwn
     """P0's side. `store`: where masked weights are kept."""
     _require_offered(plan, engine)
     if engine is Engine.CRYPTEN:
-        from secure_computation.engines.crypten.sides import CrypTenDataOwner
+        from secure_computation.engines.crypten.engine import CrypTenDataOwner
 
         return CrypTenDataOwner(plan.network, _crypten(plan))
     return MaskedDataOwner(_masked(plan), store=store)
@@ -144,7 +144,7 @@ def model_owner_side(
     """P1's side. `weights_version`: the public name of these weights, drawn when they were imported."""
     _require_offered(plan, engine)
     if engine is Engine.CRYPTEN:
-        from secure_computation.engines.crypten.sides import CrypTenModelOwner
+        from secure_computation.engines.crypten.engine import CrypTenModelOwner
 
         return CrypTenModelOwner(plan.network, weights, _crypten(plan))
     lowering = _masked(plan)

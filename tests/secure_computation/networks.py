@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from secure_computation import float_reference
 from secure_computation.channel.memory import Recorders
-from secure_computation.engines.crypten.in_process import InProcessResult, run_in_process
-from secure_computation.engines.crypten.lowering import lower
+from secure_computation.engines.crypten.engine import CrypTenDataOwner, CrypTenDealer, CrypTenModelOwner
+from secure_computation.engines.crypten.lowering import CrypTenLowering, lower
+from secure_computation.engines.masked.session.in_process import InProcessParties, InProcessResult, run_in_process
 from secure_computation.material import ItemName
 from secure_computation.network import (
     INPUT,
@@ -105,11 +106,18 @@ def run_all(
     weights: PrivateWeights,
     image: NDArray[np.float32],
     *,
+    lowering: CrypTenLowering | None = None,
     item: ItemName = ITEM,
     recorders: Recorders | None = None,
 ) -> InProcessResult:
-    """Lower and run all three roles."""
-    return run_in_process(network, lower(network), weights, image, item=item, recorders=recorders)
+    """Run all three roles; lower the network first if that was not done."""
+    lowering = lowering or lower(network)
+    parties = InProcessParties(
+        dealer=CrypTenDealer(lowering),
+        data_owner=CrypTenDataOwner(network, lowering),
+        model_owner=CrypTenModelOwner(network, weights, lowering),
+    )
+    return run_in_process(parties, image, item=item, recorders=recorders)
 
 
 def changed(weights: PrivateWeights, network: Network, tensors: Mapping[str, NDArray[np.float32]]) -> PrivateWeights:

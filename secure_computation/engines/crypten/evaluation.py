@@ -33,7 +33,6 @@ from secure_computation.network import (
     Padding,
     Relu,
     Reshape,
-    Shape,
     Softmax,
 )
 
@@ -160,27 +159,8 @@ def _max_pool(x: EncryptedTensor, operation: MaxPool) -> EncryptedTensor:
     process-wide configuration while it runs, which would disturb other sessions.
     """
     padded = _pad(x, operation.padding, BELOW_EVERYTHING)
-    (kernel_height, kernel_width), (stride_height, stride_width) = operation.kernel, operation.stride
-    shape: Shape = operation.shape
-    rows, columns = shape[-2], shape[-1]
-    across = [
-        padded[:, :, :, offset : offset + (columns - 1) * stride_width + 1 : stride_width]
-        for offset in range(kernel_width)
-    ]
-    narrow = _largest(across)
-    down = [
-        narrow[:, :, offset : offset + (rows - 1) * stride_height + 1 : stride_height]
-        for offset in range(kernel_height)
-    ]
-    return _largest(down)
-
-
-def _largest(candidates: list[EncryptedTensor]) -> EncryptedTensor:
-    """Element-wise maximum by a tree of max(a, b) = b + relu(a - b), each level in one batch."""
-    crypten = load_crypten()
-    while len(candidates) > 1:
-        half = len(candidates) // 2
-        left, right = crypten.stack(candidates[:half]), crypten.stack(candidates[half : 2 * half])
-        winners = right + _relu(left - right)
-        candidates = [winners[index] for index in range(half)] + candidates[2 * half :]
-    return candidates[0]
+    share: torch.Tensor = padded.share
+    for dim in (3, 2):
+        windows = share.unfold(dim, operation.kernel[dim - 2], operation.stride[dim - 2]).movedim(-1, 0)
+        share = comparison.largest(windows, 0)[0]
+    return with_share(padded, share)

@@ -19,12 +19,10 @@ from secure_computation.crypten_bridge.dry_run import recording_session
 from secure_computation.crypten_bridge.installation import load_crypten
 from secure_computation.crypten_bridge.provider import (
     Corrections,
-    DataOwnerProvider,
-    ModelOwnerProvider,
+    PartyProvider,
     binary_triple_request,
 )
 from secure_computation.crypten_bridge.session import Session, activate, current_session
-from secure_computation.engines.crypten import in_process
 from secure_computation.engines.crypten.lowering import CrypTenLowering, lower
 from secure_computation.material import ItemName
 from secure_computation.randomness import Seed
@@ -44,7 +42,7 @@ def new_session(rank: int = 0, requests: tuple[Request, ...] = (), channel: Any 
     seed = Seed.fresh()
     return Session(
         communicator=TwoPartyCommunicator(rank=rank, channel=channel),
-        provider=DataOwnerProvider(requests, seed=seed, item=ITEM),
+        provider=PartyProvider(requests, seed=seed, item=ITEM),
         streams={name: seed.stream(item=ITEM, step=0, label=name) for name in ("prev", "next", "local")},
     )
 
@@ -116,7 +114,7 @@ class TestInstallation:
         with activate(
             Session(
                 communicator=TwoPartyCommunicator(rank=0, channel=None),
-                provider=DataOwnerProvider((), seed=seed, item=ITEM),
+                provider=PartyProvider((), seed=seed, item=ITEM),
                 streams={name: seed.stream(item=ITEM, step=0, label=name) for name in ("prev", "next", "local")},
             )
         ):
@@ -206,7 +204,7 @@ class TestCommunicator:
 
 class TestDealingList:
     def test_request_that_is_not_the_next_one_is_refused(self) -> None:
-        provider = DataOwnerProvider((SquareRequest(output=(2,)),), seed=Seed.fresh(), item=ITEM)
+        provider = PartyProvider((SquareRequest(output=(2,)),), seed=Seed.fresh(), item=ITEM)
         with pytest.raises(PeerViolation, match="import the model again"):
             provider.square(torch.Size((3,)))
 
@@ -223,12 +221,12 @@ class TestDealingList:
     def test_another_kind_is_refused_and_so_is_one_too_many(self, ask: Any) -> None:
         for requests in ((SquareRequest(output=(2,)),), ()):
             with pytest.raises(PeerViolation):
-                ask(DataOwnerProvider(requests, seed=Seed.fresh(), item=ITEM))
+                ask(PartyProvider(requests, seed=Seed.fresh(), item=ITEM))
 
     def test_order_matters(self) -> None:
         requests = (BitRequest(output=(2,)), BinaryTripleRequest(output=(2,)))
         corrections = Corrections([torch.zeros(2, dtype=torch.int64)] * 2)
-        provider = ModelOwnerProvider(requests, seed=Seed.fresh(), item=ITEM, corrections=corrections)
+        provider = PartyProvider(requests, seed=Seed.fresh(), item=ITEM, corrections=corrections)
         with pytest.raises(PeerViolation, match="0 of 2"):
             provider.check_finished()
         with pytest.raises(PeerViolation):
@@ -281,9 +279,9 @@ def test_failed_session_ends_alone_and_leaves_nothing_behind(monkeypatch: pytest
     without_bit = [request for request in lowering.requests if request.kind != "bit"]
     other = CrypTenLowering.model_validate(lowering.model_dump() | {"requests": without_bit})
     with pytest.raises(PeerViolation, match="asked for bit"):
-        in_process.run_in_process(network, other, weights, image, item=ITEM)
+        run_all(network, weights, image, lowering=other)
     with pytest.raises(PeerViolation, match="layers with weights"):
-        in_process.run_in_process(network, shorter, weights, image, item=ITEM)
+        run_all(network, weights, image, lowering=shorter)
     with pytest.raises(ConfigurationError):
         current_session()
     assert np.abs(run_all(network, weights, image).logits - plain_logits(network, weights, image)).max() < 0.01

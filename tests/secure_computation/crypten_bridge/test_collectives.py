@@ -165,10 +165,25 @@ class TestObjects:
             {"value": {"tensor": -1}, "tensors": []},
             {"value": {"eval": "1"}, "tensors": []},
             {"value": {"dictionary": [[[1], 2]]}, "tensors": []},
+            {"value": {"size": [1, "2"]}, "tensors": []},
+            {"value": {"size": [1 << 80]}, "tensors": []},
+            {"value": {"ordered": [["a", 1]], "metadata": {"eval": 1}}, "tensors": []},
             {"value": None, "tensors": [{"dtype": "object", "shape": [1]}]},
             {"value": None, "tensors": [{"dtype": "int64", "shape": [1 << 31, 1 << 31]}]},
         ],
-        ids=["empty", "unknown field", "no tensor", "negative", "unknown kind", "key", "dtype", "size"],
+        ids=[
+            "empty",
+            "unknown field",
+            "no tensor",
+            "negative",
+            "unknown kind",
+            "key",
+            "side",
+            "long side",
+            "metadata",
+            "dtype",
+            "size",
+        ],
     )
     def test_what_a_hostile_peer_sends_in_place_of_data_is_refused(
         self, parties: tuple[Channel, Channel], fields: dict[str, object]

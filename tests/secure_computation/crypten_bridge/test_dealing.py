@@ -43,12 +43,8 @@ def both_expand(request: Request, p0: Seed, p1: Seed, step: int = 0) -> tuple[tu
     assert correction_bytes(request) == correction.numel() * 8
     assert tuple(correction.shape) == request.output
 
-    def given_to_p1(label: str, shape: tuple[int, ...]) -> Share:
-        assert tuple(correction.shape) == shape
-        return correction
-
     p0_only = PartyRandomness(Seed(p0.reveal_to_channel()), item="item", step=step)
-    return expand(request, p0_only, p0_only.ring), expand(request, right, given_to_p1)
+    return expand(request, p0_only, None), expand(request, right, correction)
 
 
 def fresh_expand(request: Request) -> tuple[tuple[Share, ...], tuple[Share, ...]]:

@@ -13,7 +13,7 @@ from secure_computation.crypten_bridge.communicator import TwoPartyCommunicator
 from secure_computation.crypten_bridge.dealing import PartyRandomness, Request, deal
 from secure_computation.crypten_bridge.dry_run import META, recording_session
 from secure_computation.crypten_bridge.installation import load_crypten
-from secure_computation.crypten_bridge.provider import Corrections, DataOwnerProvider, ModelOwnerProvider
+from secure_computation.crypten_bridge.provider import Corrections, PartyProvider
 from secure_computation.crypten_bridge.session import Session, activate
 from secure_computation.randomness import Seed
 from tests.secure_computation.networks import ITEM
@@ -58,11 +58,7 @@ def execute(
             seed.stream(item=ITEM, step=0, label="zero sharing")
             for seed in (ZERO_SHARING[rank], ZERO_SHARING[1 - rank])
         )
-        provider = (
-            ModelOwnerProvider(requests, seed=SEEDS[1], item=ITEM, corrections=corrections)
-            if rank
-            else DataOwnerProvider(requests, seed=SEEDS[0], item=ITEM)
-        )
+        provider = PartyProvider(requests, seed=SEEDS[rank], item=ITEM, corrections=corrections if rank else None)
         session = Session(
             communicator=TwoPartyCommunicator(rank=rank, channel=parties[rank]),
             provider=provider,

@@ -24,9 +24,7 @@ CALLS: dict[str, Callable[[Any], object]] = {
     "a reduction that is neither SUM nor BXOR": lambda crypten: crypten.communicator.get().all_reduce(
         torch.ones(1), op=torch.distributed.ReduceOp.MAX
     ),
-    "a device that is not the CPU, in crypten.init or crypten.generators": lambda crypten: crypten.generators["prev"][
-        "cuda"
-    ],
+    "a device that is not the CPU": lambda crypten: crypten.generators["prev"]["cuda"],
     "a ring that is not of 64 bits": lambda crypten: crypten.common.rng.generate_random_ring_element((1,), ring_size=8),
 }
 OTHERS = {"mpc.provider": "TTP", "mpc.protocol": "replicated"}

@@ -3,9 +3,10 @@
 import io
 import pickle
 import stat
+from collections import Counter
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -35,10 +36,7 @@ VALUES = st.recursive(
 @settings(max_examples=15, deadline=None)
 @given(VALUES)
 def test_plain_data_comes_back_as_it_was(value: object) -> None:
-    file = io.BytesIO()
-    objects.write_value(file, objects.take_apart(value))
-    file.seek(0)
-    assert objects.put_together(objects.read_parts(file)) == value
+    assert come_back(value) == value
 
 
 @settings(max_examples=15, deadline=None)
@@ -51,6 +49,49 @@ def test_a_broken_file_is_refused_and_nothing_else(data: st.DataObject) -> None:
     cut = bytes(whole[: data.draw(st.integers(0, len(whole)))])
     with suppress(CallerError):
         objects.put_together(objects.read_parts(io.BytesIO(cut)))
+
+
+def come_back(value: object) -> Any:
+    file = io.BytesIO()
+    objects.write_value(file, objects.take_apart(value))
+    file.seek(0)
+    return objects.put_together(objects.read_parts(file))
+
+
+def test_what_comes_back_is_of_the_kind_that_was_written() -> None:
+    class Pair(NamedTuple):
+        left: int
+        right: int
+
+    module = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.BatchNorm1d(3))
+    state = come_back(module.state_dict())
+    assert vars(state) == vars(module.state_dict())
+    module.load_state_dict(state)
+    size, learned = come_back((torch.Size((2, 0)), torch.ones(2, requires_grad=True)))
+    assert type(size) is torch.Size
+    assert size == (2, 0)
+    assert learned.requires_grad
+    for other in (Pair(1, 2), Counter("a"), torch.ones(2).to_sparse(), torch.ones(2, dtype=torch.complex64)):
+        with pytest.raises(CallerError, match="stored or sent"):
+            come_back(other)
+    imaginary = torch.tensor([1 + 2j]).conj().imag
+    assert come_back(imaginary).tolist() == [-2.0]
+
+
+def test_an_encrypted_networks_state_is_saved_and_loaded(tmp_path: Path) -> None:
+    def script(crypten: Any) -> list[torch.Tensor]:
+        path = tmp_path / f"state-{crypten.communicator.get().get_rank()}"
+        networks = [crypten.nn.Sequential(crypten.nn.Linear(2, 1), crypten.nn.BatchNorm1d(1)) for _ in range(2)]
+        for network in networks:
+            network.encrypt()
+        crypten.save(networks[0].state_dict(), path)
+        networks[1].load_state_dict(crypten.load(path))
+        return [parameter.get_plain_text() for network in networks for parameter in network.parameters()]
+
+    for opened in run_in_process(script):
+        half = len(opened) // 2
+        assert half == 4
+        assert all(torch.equal(*pair) for pair in zip(opened[:half], opened[half:], strict=True))
 
 
 def test_deep_data_is_refused() -> None:

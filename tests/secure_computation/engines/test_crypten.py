@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from contract.errors import ComputationFailed, ModelFileError, PeerViolation
 from secure_computation.crypten_bridge.dealing import SquareRequest
 from secure_computation.engines.crypten.engine import PLAUSIBLE_LOGIT
-from secure_computation.engines.crypten.in_process import run_in_process
 from secure_computation.engines.crypten.lowering import lower, predict_cost
 from secure_computation.network import (
     INPUT,
@@ -30,9 +29,9 @@ from secure_computation.network import (
     Reshape,
     Softmax,
 )
+from secure_computation.wire import HEADER_BYTES
 from tests.secure_computation.networks import (
     CLASSES,
-    ITEM,
     changed,
     classifier,
     convolution,
@@ -128,11 +127,14 @@ def test_operation_equals_its_float_reference_at_its_declared_cost(name: str) ->
     assert np.abs(result.logits - expected).max() < TOLERANCE
     cost = predict_cost(network, lower(network))
     online = result.online
-    assert (online.bytes_sent, online.bytes_received) == (cost.online_bytes_each_way, cost.online_bytes_each_way)
-    assert online.one_way_trips == online.frames_sent == cost.online_trips
-    assert result.offline.bytes_sent == result.offline.bytes_received == cost.masked_weights_bytes_each_way
-    assert result.dealt_bytes == cost.dealer_bytes
-    assert result.output_bytes == cost.output_bytes
+    assert online.bytes_sent == cost.online_bytes_each_way
+    assert online.bytes_received == cost.online_bytes_each_way + cost.output_bytes
+    assert online.frames_sent == cost.online_trips
+    assert online.one_way_trips == cost.online_trips + 1  # of the output
+    assert result.offline.bytes_sent == cost.masked_weights_bytes_each_way
+    # The model owner also says that its corrections have come.
+    assert result.offline.bytes_received == cost.masked_weights_bytes_each_way + HEADER_BYTES
+    assert result.dealt.bytes_received + result.dealt_to_data_owner.bytes_received == cost.dealer_bytes
 
 
 @pytest.mark.parametrize("function", ["sigmoid", "tanh", "silu", "gelu"])
@@ -228,7 +230,7 @@ def test_dealing_list_that_is_too_long_is_refused() -> None:
     lowering = lower(network)
     longer = lowering.model_copy(update={"requests": (*lowering.requests, SquareRequest(output=(1,)))})
     with pytest.raises(PeerViolation, match="dealt tuples"):
-        run_in_process(network, longer, random_weights(network), random_image(network), item=ITEM)
+        run_all(network, random_weights(network), random_image(network), lowering=longer)
 
 
 def test_weights_of_another_network_are_refused() -> None:

@@ -21,7 +21,7 @@ from secure_computation.crypten_bridge.communicator import (
 from secure_computation.crypten_bridge.dealing import PartyRandomness, Request, Share, deal
 from secure_computation.crypten_bridge.dry_run import META, recording_session
 from secure_computation.crypten_bridge.installation import load_crypten
-from secure_computation.crypten_bridge.provider import Corrections, DataOwnerProvider, ModelOwnerProvider
+from secure_computation.crypten_bridge.provider import Corrections, PartyProvider
 from secure_computation.crypten_bridge.session import Session, activate
 from secure_computation.crypten_bridge.softmax import softmax
 from secure_computation.engines.masked.plan.steps import CrypTenFunction
@@ -53,7 +53,7 @@ def deal_tuples(requests: tuple[Request, ...], *, p0: Seed, p1: Seed, item: str)
 
 def model_owner_provider(
     requests: tuple[Request, ...], words: WideElements, *, seed: Seed, item: str
-) -> ModelOwnerProvider:
+) -> PartyProvider:
     """P1: its tuples, from its seed and D's corrections one after the other."""
     tensors: list[Share] = []
     at = 0
@@ -61,19 +61,19 @@ def model_owner_provider(
         size = math.prod(request.output)
         tensors.append(torch.from_numpy(words[at : at + size].view(np.int64).copy()).view(request.output))
         at += size
-    return ModelOwnerProvider(requests, seed=seed, item=item, corrections=Corrections(tensors))
+    return PartyProvider(requests, seed=seed, item=item, corrections=Corrections(tensors))
 
 
 def compute_as_p0(
     shape: ActivationShape, x0: WideElements, channel: OpeningChannel, *, seed: Seed, item: str, step_name: str
 ) -> WideElements:
     """P0's share of y with 16 fractional bits, mod 2^64."""
-    provider = DataOwnerProvider(shape.dealing.requests, seed=seed, item=item)
+    provider = PartyProvider(shape.dealing.requests, seed=seed, item=item)
     return _compute(shape, x0, provider, rank=DATA_OWNER_RANK, channel=channel, step_name=step_name)
 
 
 def compute_as_p1(
-    shape: ActivationShape, x1: WideElements, channel: OpeningChannel, provider: ModelOwnerProvider, *, step_name: str
+    shape: ActivationShape, x1: WideElements, channel: OpeningChannel, provider: PartyProvider, *, step_name: str
 ) -> WideElements:
     """P1's share of y with 16 fractional bits, mod 2^64. `provider` serves once."""
     return _compute(shape, x1, provider, rank=MODEL_OWNER_RANK, channel=channel, step_name=step_name)
@@ -95,7 +95,7 @@ _NO_STREAMS = MappingProxyType({name: _NothingDrawn() for name in ("prev", "next
 def _compute(
     shape: ActivationShape,
     share: WideElements,
-    provider: DataOwnerProvider | ModelOwnerProvider,
+    provider: PartyProvider,
     *,
     rank: int,
     channel: OpeningChannel,
