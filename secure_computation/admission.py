@@ -34,7 +34,7 @@ from secure_computation.places import Places
 STEP: Final = "ticket"
 STOCKED_ITEM_STEP: Final = "stocked items"
 """Follows a ticket to diagnose with an engine whose material can be stocked: the data owner names the items that it
-wants to spend, one for each image, or none; the model owner repeats the names, or gives none where it lacks an item."""
+wants to spend, one for each image, or none; the model owner repeats the names, or gives none if it lacks one."""
 FIRST_WORD_SECONDS: Final = 10.0
 """For the ticket."""
 FIRST_WORD_BYTES: Final = 128 << 10
@@ -48,41 +48,6 @@ WAITING_EACH: Final = 16
 def present_ticket(channel: Channel, ticket: str) -> None:
     """Send the ticket that allows this connection."""
     channel.send_hello({"ticket": ticket}, step=STEP)
-
-
-def admit(
-    channel: Channel,
-    *,
-    own: Party,
-    public_keys: Sequence[Ed25519PublicKey],
-    leeway: timedelta = LEEWAY,
-    longest_ticket: int = TICKET_SECONDS,
-    wait_seconds: float | None = None,
-) -> tuple[str, TicketClaims]:
-    """Receive and check the ticket of whoever dialled; return it as it came, and what it says.
-
-    Raises TicketInvalid unless it is genuine, in time, to diagnose or for material that can be stocked, and names both
-    ends of this channel. `leeway`: how far this machine's clock may be from the front end's. `longest_ticket`: seconds
-    that a ticket may live. `wait_seconds`: for the ticket to come; as for any other message where left out.
-    """
-    ticket = channel.receive_hello(step=STEP, wait_seconds=wait_seconds).get("ticket")
-    if not isinstance(ticket, str):
-        raise TicketInvalid(f"{channel.peer} presented no ticket: update it to the same version")
-    claims = verify_ticket(
-        ticket,
-        public_keys=public_keys,
-        now=datetime.now(tz=UTC),
-        party=own,
-        leeway=leeway,
-        longest=longest_ticket,
-    )
-    claims.require_party(channel.peer)
-    if claims.purpose is Purpose.PREPARE and claims.engine not in STOCKED_ENGINES:
-        raise TicketInvalid(
-            f"the ticket is to prepare for the engine '{claims.engine.value}', whose material cannot be stocked; "
-            "open a session to diagnose"
-        )
-    return ticket, claims
 
 
 class Reception:
@@ -108,7 +73,11 @@ class Reception:
         leeway: timedelta = LEEWAY,
         longest_ticket: int = TICKET_SECONDS,
     ) -> None:
-        """Admit to `own`'s server, by tickets signed by any of `public_keys`; the rest as in `admit`."""
+        """Admit to `own`'s server, by tickets signed by any of `public_keys`.
+
+        `leeway`: how far this machine's clock may be from the front end's. `longest_ticket`: seconds that a ticket may
+        live.
+        """
         self._own = own
         self._public_keys = public_keys
         self._places = places
@@ -117,7 +86,11 @@ class Reception:
         self._waiting = Lobby(seats=WAITING, seats_each=WAITING_EACH)
 
     def admit(self, channel: Channel) -> tuple[str, TicketClaims]:
-        """Receive and check the ticket of whoever dialled; see `admit`."""
+        """Receive and check the ticket of whoever dialled; return it as it came, and what it says.
+
+        Raises TicketInvalid unless it is genuine, in time, to diagnose or for material that can be stocked, and names
+        both ends of this channel.
+        """
 
         def show_out() -> None:
             channel.cancel("too many channels of this party show no ticket")
@@ -125,33 +98,43 @@ class Reception:
         self._waiting.enter(channel, str(channel.peer), show_out)
         try:
             with channel.held_back(FIRST_WORD_BYTES):
-                return admit(
-                    channel,
-                    own=self._own,
-                    public_keys=self._public_keys,
-                    leeway=self._leeway,
-                    longest_ticket=self._longest_ticket,
-                    wait_seconds=min(FIRST_WORD_SECONDS, channel.deadlines.step_seconds),
-                )
+                return self._check_ticket(channel)
         finally:
             self._waiting.let_go(channel)
 
+    def _check_ticket(self, channel: Channel) -> tuple[str, TicketClaims]:
+        wait_seconds = min(FIRST_WORD_SECONDS, channel.deadlines.step_seconds)
+        ticket = channel.receive_hello(step=STEP, wait_seconds=wait_seconds).get("ticket")
+        if not isinstance(ticket, str):
+            raise TicketInvalid(f"{channel.peer} presented no ticket: update it to the same version")
+        claims = verify_ticket(
+            ticket,
+            public_keys=self._public_keys,
+            now=datetime.now(tz=UTC),
+            party=self._own,
+            leeway=self._leeway,
+            longest=self._longest_ticket,
+        )
+        claims.require_party(channel.peer)
+        if claims.purpose is Purpose.PREPARE and claims.engine not in STOCKED_ENGINES:
+            raise TicketInvalid(
+                f"the ticket is to prepare for the engine '{claims.engine.value}', whose material cannot be stocked; "
+                "open a session to diagnose"
+            )
+        return ticket, claims
+
     def place(self, claims: TicketClaims, role: Role) -> AbstractContextManager[None]:
-        """A place for the party of this role in a ticket's session. Raises Busy where none is free."""
+        """A place for the party of this role in a ticket's session. Raises Busy if none is free."""
         return self._places.place(claims, role)
 
 
 def items_of(claims: TicketClaims) -> tuple[ItemName, ...]:
     """Name the items of correlated randomness that a ticket's session may prepare: one for each image."""
-    return tuple(_item_of(claims, index) for index in range(claims.images))
+    return tuple(item_of(claims, index) for index in range(claims.images))
 
 
-def item_of(claims: TicketClaims) -> ItemName:
-    """Name the item of a ticket's only image, or of its first."""
-    return _item_of(claims, 0)
-
-
-def _item_of(claims: TicketClaims, index: int) -> ItemName:
+def item_of(claims: TicketClaims, index: int = 0) -> ItemName:
+    """Name the item of a ticket's image number `index`."""
     return item_name(
         session=str(claims.session),
         plan_hash=claims.plan_hash,

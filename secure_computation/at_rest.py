@@ -2,7 +2,7 @@
 
     offset    content
          0    "sealed file 1" and a line feed
-        14    which key: 16 bytes derived from it, so that a wrong key is told from a changed file
+        14    which key: 16 bytes derived from it, so that a wrong key is not taken for a changed file
         30    salt, 16 bytes
         46    length of the public header, 4 bytes, little-endian
         50    the public header, readable without the key
@@ -87,11 +87,9 @@ class StorageKey:
         return cls(_decoded(content.decode("latin-1"), str(path)))
 
     def __repr__(self) -> str:
-        """Show nothing."""
         return "StorageKey(<secret>)"
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Refuse to be serialised by accident."""
         raise TypeError("a storage key is not serialised")
 
     def identity(self) -> bytes:
@@ -166,7 +164,7 @@ class SealedFile:
     def __init__(self, file: BinaryIO, key: StorageKey, *, purpose: str, context: str) -> None:
         """Read and check the header. `file` stays the caller's.
 
-        Raises: DamagedFile; ConfigurationError where it was sealed under another key.
+        Raises: DamagedFile; ConfigurationError if it was sealed under another key.
         """
         self._file = file
         start = file.read(len(_FORMAT) + _ID_BYTES + _SALT_BYTES + 4)
@@ -196,7 +194,7 @@ class SealedFile:
         return sealed - chunks * _TAG_BYTES
 
     def read(self, sizes: Sequence[int]) -> list[Body]:
-        """The bodies, whose lengths the caller knows. Raises DamagedFile, also where the file has another length."""
+        """The bodies, whose lengths the caller knows. Raises DamagedFile, also if the file has another length."""
         starts, total, written = list[int](), 0, _lengths(sizes)
         for size in (*sizes, written.nbytes):
             starts.append(total)
@@ -226,7 +224,7 @@ class SealedFile:
 
 
 def write_sealed(path: Path, key: StorageKey, content: bytes, *, purpose: str, context: str) -> None:
-    """Write a new sealed file (mode 0600) with one body, whole or not at all. Raises OSError, also where one stands."""
+    """Write a new sealed file (mode 0600) with one body, whole or not at all. Raises OSError, also if one stands."""
     with new_file(path) as file:
         header = len(content).to_bytes(8, "little")
         body = np.frombuffer(content, np.uint8)

@@ -30,7 +30,7 @@ class BirthMark(Strict):
 
     number: int
     born: int | None
-    """In nanoseconds since 1970, by the kernel's clock; None where the file system does not record it."""
+    """In nanoseconds since 1970, by the kernel's clock; None if the file system does not record it."""
 
 
 def birth_mark(descriptor: int) -> BirthMark:

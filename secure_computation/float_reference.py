@@ -54,7 +54,7 @@ def evaluate(
     """Logits (batch, classes) in `dtype` for images (batch, channels, height, width).
 
     `observe(name, value)` is called for the input and for every value in order, with the batch as the first axis.
-    Raises ValueError where the images do not have the network's input shape.
+    Raises ValueError if the images do not have the network's input shape.
     """
     if tuple(images.shape[1:]) != network.input_shape:
         raise ValueError(f"images of shape {tuple(images.shape[1:])}, the network asks for {network.input_shape}")

@@ -61,7 +61,7 @@ class ConsumptionLedger:
     """
 
     def __init__(self, folder: Path) -> None:
-        """Keep the ledger in `folder`, which is made (0700) where it is missing."""
+        """Keep the ledger in `folder`, which is made (0700) if it is missing."""
         self._folder = folder
         self._lock = Lock()
         try:
@@ -75,7 +75,7 @@ class ConsumptionLedger:
         """What a ledger that is set back to any earlier state lacks."""
 
     def consume(self, item: ItemName) -> None:
-        """Note that `item` is used now. Raises MaterialSpent where it was before."""
+        """Note that `item` is used now. Raises MaterialSpent if it was before."""
         path = self._file(item)
         with self._lock:
             try:

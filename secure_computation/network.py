@@ -92,7 +92,7 @@ class BaseOperation(Strict):
         return 0
 
     def infer(self, inputs: tuple[Shape, ...]) -> Shape:
-        """Output shape for these input shapes. Raises ValueError where the operation cannot take them."""
+        """Output shape for these input shapes. Raises ValueError if the operation cannot take them."""
         if len(inputs) != 1:
             raise ValueError(f"needs one input, got {len(inputs)}")
         return self._infer_one(inputs[0])

@@ -35,7 +35,7 @@ class Places:
     def place(self, claims: TicketClaims, role: Role) -> Iterator[None]:
         """A place for the party of this role in a ticket's session.
 
-        Raises Busy where none is free. A session that has begun is not turned away half-way, unless its hospital has
+        Raises Busy if none is free. A session that has begun is not turned away half-way, unless its hospital has
         left very many halves over, and one that was turned away is so for both its parties.
         """
         hospital = claims.data_owner

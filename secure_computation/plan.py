@@ -105,7 +105,7 @@ def parse_plan(data: bytes, limits: PlanLimits | None = _DEFAULT_LIMITS) -> Plan
 
 
 def require_affordable(plan: Plan, limits: PlanLimits) -> None:
-    """Raise ModelFileError, naming the setting, where a plan costs more than a party allows."""
+    """Raise ModelFileError, naming the setting, if a plan costs more than a party allows."""
     if plan.engines.masked is not None:
         require_within(masked_cost(plan.engines.masked), limits, engine="masked")
     if plan.engines.crypten is not None:

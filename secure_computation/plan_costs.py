@@ -1,15 +1,15 @@
 """What a plan costs for one image under each engine, counted from shapes alone, and the limits that a party sets.
 
 A plan of a few kilobytes may ask for terabytes, so a party counts before it deals, connects or takes memory. Bytes and
-trips are exact, but for what CrypTen computes within a masked plan, which counts for the most that it may be. Times and
-memory are estimates to the safe side.
+trips are exact, except for what CrypTen computes within a masked plan, which counts for the most that it may be. Times
+and memory are estimates to the safe side.
 """
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Final
+from typing import Final, assert_never
 
 from contract.base import Strict
 from contract.errors import ModelFileError
@@ -17,18 +17,44 @@ from plumbing.settings import GIBIBYTE, PlanLimits
 from secure_computation.engines.crypten.lowering import CrypTenLowering, predict_cost
 from secure_computation.engines.masked.plan.fixed_point import image_size
 from secure_computation.engines.masked.plan.masked_lowering import MaskedLowering
-from secure_computation.engines.masked.plan.steps import LabelStep, LinearStep, MaxPoolStep, SumPoolStep
+from secure_computation.engines.masked.plan.steps import (
+    AddStep,
+    ClipStep,
+    ConcatStep,
+    CrypTenStep,
+    InputStep,
+    LabelStep,
+    LinearStep,
+    MaxPoolStep,
+    MultiplyStep,
+    OffsetStep,
+    PadStep,
+    ReluStep,
+    ReshapeStep,
+    SumPoolStep,
+    TruncateStep,
+)
 from secure_computation.engines.masked.session.costs import most_it_costs
 from secure_computation.engines.masked.session.step_shapes import label_shape
 from secure_computation.network import (
     INPUT,
+    Activation,
+    Add,
     AveragePool,
+    Clip,
+    Concat,
     Convolution2d,
     FullyConnected,
+    GlobalAveragePool,
     MaxPool,
+    Multiply,
     Network,
+    Pad,
     Padding,
+    Relu,
+    Reshape,
     Shape,
+    Softmax,
 )
 
 _SECONDS_A_PRODUCT: Final = 3e-9
@@ -148,8 +174,21 @@ def _network_work(network: Network) -> _Work:
                 tally.product(operation, operation.inputs)
             case MaxPool() | AveragePool():
                 tally.pool(operation)
-            case _:
-                pass
+            case (
+                Relu()
+                | Clip()
+                | Activation()
+                | Softmax()
+                | GlobalAveragePool()
+                | Add()
+                | Multiply()
+                | Concat()
+                | Pad()
+                | Reshape()
+            ):
+                pass  # element by element
+            case _ as never:
+                assert_never(never)
         tally.keep(index, operation.name, operation.inputs, operation.shape)
     return tally.work()
 
@@ -164,8 +203,22 @@ def _masked_work(lowering: MaskedLowering) -> _Work:
                 tally.pool(step)
             case LabelStep():
                 tally.within = label_shape(step).pairs + label_shape(step).products
-            case _:
-                pass
+            case (
+                InputStep()
+                | AddStep()
+                | MultiplyStep()
+                | ConcatStep()
+                | PadStep()
+                | ReshapeStep()
+                | OffsetStep()
+                | ReluStep()
+                | TruncateStep()
+                | ClipStep()
+                | CrypTenStep()
+            ):
+                pass  # element by element
+            case _ as never:
+                assert_never(never)
         tally.keep(index, step.name, step.inputs, step.shape)
     return tally.work()
 

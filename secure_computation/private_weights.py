@@ -9,7 +9,7 @@ import math
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import BinaryIO, Never
+from typing import Any, BinaryIO, Never, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,25 +19,21 @@ from contract.files import new_file
 from secure_computation.network import Network
 
 Tensor32 = NDArray[np.float32]
+Tensor = TypeVar("Tensor", bound=NDArray[Any])
 
 _NPY_HEADER_BYTES = 4096
 
 
-class PrivateWeights(Mapping[str, Tensor32]):
-    """Exactly the tensors that `network.weight_shapes()` names: float32, finite, read-only.
+class HiddenTensors(Mapping[str, Tensor]):
+    """Private tensors by name: read-only, never shown, never pickled."""
 
-    Raises ModelFileError where names, shapes or values do not fit the network; no value appears in the message.
-    """
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take over `tensors`."""
+        self._tensors = dict(tensors)
+        for tensor in self._tensors.values():
+            tensor.setflags(write=False)
 
-    def __init__(self, network: Network, tensors: Mapping[str, NDArray[np.floating]]) -> None:
-        """Copy and check `tensors`; the originals stay the caller's."""
-        shapes = network.weight_shapes()
-        if set(tensors) != set(shapes):
-            different = min(set(tensors) ^ set(shapes))
-            raise ModelFileError(f"weights and network disagree on tensor '{different}': import the model again")
-        self._tensors = {name: _checked(name, tensors[name], shape) for name, shape in shapes.items()}
-
-    def __getitem__(self, name: str) -> Tensor32:
+    def __getitem__(self, name: str) -> Tensor:
         return self._tensors[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -47,10 +43,25 @@ class PrivateWeights(Mapping[str, Tensor32]):
         return len(self._tensors)
 
     def __repr__(self) -> str:
-        return f"<PrivateWeights: {len(self)} tensors, values withheld>"
+        return f"<{type(self).__name__}: {len(self)} tensors, values withheld>"
 
     def __reduce__(self) -> Never:
-        raise TypeError("private weights are not pickled: use save and load")
+        raise TypeError("private weights are not pickled: keep them in sealed files")
+
+
+class PrivateWeights(HiddenTensors[Tensor32]):
+    """Exactly the tensors that `network.weight_shapes()` names: float32, finite.
+
+    Raises ModelFileError if names, shapes or values do not fit the network; no value appears in the message.
+    """
+
+    def __init__(self, network: Network, tensors: Mapping[str, NDArray[np.floating]]) -> None:
+        """Copy and check `tensors`; the originals stay the caller's."""
+        shapes = network.weight_shapes()
+        if set(tensors) != set(shapes):
+            different = min(set(tensors) ^ set(shapes))
+            raise ModelFileError(f"weights and network disagree on tensor '{different}': import the model again")
+        super().__init__({name: _checked(name, tensors[name], shape) for name, shape in shapes.items()})
 
     def to_npz(self) -> bytes:
         """The tensors as the content of an .npz file, for its owner to seal (`at_rest`)."""
@@ -61,7 +72,7 @@ class PrivateWeights(Mapping[str, Tensor32]):
     def save(self, path: Path) -> None:
         """Write a new .npz file that only its owner may read (mode 0600), in clear: for benchmarks of others' systems.
 
-        Raises FileExistsError where one stands.
+        Raises FileExistsError if one stands.
         """
         with new_file(path) as file:
             np.savez(file, allow_pickle=False, **self._tensors)
@@ -87,7 +98,6 @@ def _checked(name: str, tensor: NDArray[np.floating], shape: tuple[int, ...]) ->
         copy = np.array(tensor, dtype=np.float32, order="C")
     if not np.isfinite(copy).all():
         raise ModelFileError(f"weight '{name}' holds a value that is not finite in float32: train or export again")
-    copy.setflags(write=False)
     return copy
 
 

@@ -42,11 +42,9 @@ class Seed:
         return cls(secrets.token_bytes(SEED_BYTES))
 
     def __repr__(self) -> str:
-        """Show nothing."""
         return "Seed(<secret>)"
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Refuse to be serialised by accident."""
         raise TypeError("a seed is not serialised; send it in a SEED frame")
 
     def reveal_to_channel(self) -> bytes:
@@ -83,7 +81,6 @@ class RandomStream:
         self._encryptor = Cipher(algorithms.AES(key), modes.CTR(bytes(_BLOCK))).encryptor()
 
     def __repr__(self) -> str:
-        """Show nothing."""
         return "RandomStream(<secret>)"
 
     def uint8(self, count: int) -> NDArray[np.uint8]:

@@ -80,7 +80,7 @@ def reduce_to_ring(values: NDArray[Any], bits: int) -> Reduced:
     """Cut integers to Z_2^bits.
 
     Args:
-        values: any shape; uint32 or int32, held mod 2^32 (or 64-bit integers, of which the low bits count).
+        values: any shape; uint32 or int32, held mod 2^32 (or 64-bit integers, whose low bits count).
         bits: size of the ring, 1 to 32.
 
     Returns: a copy, so that later arithmetic on `values` does not reach it.

@@ -118,7 +118,7 @@ class StockFolder:
         warn: Callable[[str], None],
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """Keep files in `folder`, which is made (0700) where it is missing.
+        """Keep files in `folder`, which is made (0700) if it is missing.
 
         Args:
             folder: for this stock alone.
@@ -137,7 +137,7 @@ class StockFolder:
         private_folder(folder)
 
     def put(self, binding: Binding, bodies: Iterable[Body]) -> None:
-        """Keep an item. Raises ConfigurationError where the disk will not."""
+        """Keep an item. Raises ConfigurationError if the disk will not."""
         try:
             with replacing_file(self._folder / binding.item) as file:
                 header = _Header(binding=binding, file=birth_mark(file.fileno())).model_dump_json().encode()
@@ -178,17 +178,17 @@ class StockFolder:
             yield tuple(found) if len(found) == count else ()
 
     def find(self, item: ItemName) -> Binding | None:
-        """What an item is bound to; None where it is not kept."""
+        """What an item is bound to; None if it is not kept."""
         return next((binding for binding in self.bindings() if binding.item == item), None)
 
     def take(self, binding: Binding, sizes: Sequence[int]) -> list[Body] | None:
-        """Consume an item, durably, and give its bodies; None where the file is gone or damaged.
+        """Consume an item, durably, and give its bodies; None if the file is gone or damaged.
 
         Args:
             binding: of the item, as `bindings` gave it.
             sizes: lengths in bytes of the bodies, by this party's own plan.
 
-        Raises: MaterialSpent where it was used before; ConfigurationError where the disk fails.
+        Raises: MaterialSpent if it was used before; ConfigurationError if the disk fails.
         """
         path = self._folder / binding.item
         try:
@@ -241,7 +241,7 @@ class StockFolder:
         return self._folder / item
 
     def _usable(self, binding: Binding, now: float) -> bool:
-        """Whether an item may still be taken; deletes it where it may not."""
+        """Whether an item may still be taken; deletes it if it may not."""
         if now - binding.stocked_at < self._seconds and not self._ledger.consumed(binding.name):
             return True
         self.drop(binding.name)
@@ -279,7 +279,7 @@ class StockFolder:
         if isinstance(damage, _RestoredFile):
             self._warn(
                 f"stocked item {item} under {self._folder} was restored or copied: it may have been used, and is "
-                "dropped; prepare material anew"
+                "dropped; prepare material again"
             )
         else:
             self._warn(

@@ -121,7 +121,7 @@ class Header:
         if magic != MAGIC:
             raise violation("what it sent is not a frame", peer=peer, step=step)
         if version != VERSION or reserved != 0:
-            raise violation(f"frame version {version} where {VERSION} is spoken", peer=peer, step=step)
+            raise violation(f"frame version {version}, not {VERSION}", peer=peer, step=step)
         try:
             return cls(
                 kind=Kind(kind), phase=Phase(phase), step_digest=digest, sequence=sequence, depth=depth, length=length
@@ -154,7 +154,7 @@ class Expectation:
     longest: int
     """Bounds of the body's length in bytes."""
     prelude: bytes = b""
-    """The body's first bytes where they are known: dtype and shape of a tensor."""
+    """The body's first bytes if they are known: dtype and shape of a tensor."""
 
     @property
     def words(self) -> str:
@@ -168,7 +168,7 @@ class Expectation:
     def check(self, header: Header, *, peer: str, phase: Phase, sequence: int) -> None:
         """Raise PeerViolation unless the frame behind `header` is the expected one. An ERROR is always expected."""
         if header.sequence != sequence:
-            raise violation(f"frame number {header.sequence} came where {sequence} was due", peer=peer, step=self.step)
+            raise violation(f"frame number {header.sequence} came when {sequence} was due", peer=peer, step=self.step)
         if header.kind is Kind.ERROR:
             if header.length > MAX_ERROR_BYTES:
                 raise violation(f"an error message of {header.length} bytes", peer=peer, step=self.step)
@@ -181,26 +181,6 @@ class Expectation:
             raise OutOfStep("the frame belongs to another step", peer=peer, step=self.step)
         if not self.shortest <= header.length <= self.longest:
             raise violation(f"expected {self.words}, not {header.length} bytes", peer=peer, step=self.step)
-
-
-def expect_hello(step: str) -> Expectation:
-    """A JSON object."""
-    return Expectation(kind=Kind.HELLO, step=step, shortest=2, longest=MAX_HELLO_BYTES)
-
-
-def expect_seed(step: str) -> Expectation:
-    """Exactly 32 bytes."""
-    return Expectation(kind=Kind.SEED, step=step, shortest=SEED_BYTES, longest=SEED_BYTES)
-
-
-def expect_bytes(step: str, *, shortest: int, longest: int) -> Expectation:
-    """Opaque bytes."""
-    return Expectation(kind=Kind.BYTES, step=step, shortest=shortest, longest=longest)
-
-
-def expect_end(step: str) -> Expectation:
-    """An empty frame: nothing follows."""
-    return Expectation(kind=Kind.END, step=step, shortest=0, longest=0)
 
 
 def expect_tensor(step: str, *, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Expectation:

@@ -104,7 +104,7 @@ def _serve(channel: Channel, handler: Callable[[Channel], None], *, own: str, st
         kind = f"channels of the {channel.peer} refused ({error.code})"
         if strangers is None or channel.has_begun or strangers.is_first(kind):
             _LOG.warning("session with %s failed: %s", channel.peer, error)
-        # Also where a link failed: it may be another one than this, and then the peer cannot know.
+        # Also if a link failed: it may be another one than this, and then the peer cannot know.
         channel.send_error(error.code, words_for_others(error, own=own), step="end of session")
 
 

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
-from secure_computation.channel.stream import ByteStream, Deadline, InboundBuffer, Piece
+from secure_computation.channel.stream import BufferedStream, Deadline, InboundBuffer, Piece
 
 INBOUND_BYTES = 128 << 20
 """What the loop takes in while nobody reads, then the peer is held back. It must exceed what two parties may both
@@ -20,7 +20,7 @@ CLOSE_SECONDS = 5.0
 """How long `close` waits for bytes already written to leave, before it drops them."""
 
 
-class BridgedStream(ByteStream):
+class BridgedStream(BufferedStream):
     """Sync stream for worker threads on an asyncio connection that lives in `loop`.
 
     The loop's side is `run`: it moves messages both ways until the connection ends or `close` has been called and all
@@ -36,11 +36,11 @@ class BridgedStream(ByteStream):
         close: Callable[[], Awaitable[None]],
     ) -> None:
         """Nothing moves before `run`. `send` returns False once the connection has ended; `close` ends it."""
+        super().__init__(InboundBuffer(on_freed=self._on_freed))
         self._loop = loop
         self._receive = receive
         self._send = send
         self._close = close
-        self._inbound = InboundBuffer(on_freed=self._on_freed)
         self._room = asyncio.Event()
         self._most_inbound = INBOUND_BYTES
         self._changed = threading.Condition()
@@ -73,22 +73,12 @@ class BridgedStream(ByteStream):
     def _can_decide(self) -> bool:
         return self._unsent < OUTBOUND_BYTES or self._ended or self._closing or self._interrupted is not None
 
-    def read_some(self, deadline: Deadline) -> memoryview:
-        """See ByteStream."""
-        return self._inbound.read_some(deadline)
-
-    def read_into(self, view: memoryview, deadline: Deadline) -> None:
-        """See ByteStream."""
-        self._inbound.read_into(view, deadline)
-
     def hold_back(self, most: int | None) -> None:
-        """See ByteStream."""
         self._most_inbound = INBOUND_BYTES if most is None else most
         self._call(self._room.set)
 
     def interrupt(self, reason: str) -> None:
-        """See ByteStream."""
-        self._inbound.interrupt(reason)
+        super().interrupt(reason)
         with self._changed:
             self._interrupted = self._interrupted or reason
             self._changed.notify_all()

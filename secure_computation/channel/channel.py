@@ -61,7 +61,7 @@ class Channel:
 
     Both sides name the step of each frame; a frame of another kind, step, phase, length, shape or order raises
     PeerViolation, and an ERROR from the peer raises PeerReported. Waits end in DeadlineExceeded, PeerDisconnected or,
-    after `cancel`, SessionCancelled. After any of these the session is over: `send_error` where it helps, then `close`.
+    after `cancel`, SessionCancelled. After any of these the session is over: `send_error` if it helps, then `close`.
 
     One thread may send while another receives; `cancel` and `close` may be called from anywhere.
     """
@@ -95,7 +95,7 @@ class Channel:
 
     @property
     def is_looked_at(self) -> bool:
-        """Whether the peer asked by `ask_whether_accepted`, and no more."""
+        """Whether the peer only asked by `ask_whether_accepted`."""
         return self._looked_at
 
     @contextmanager
@@ -124,7 +124,7 @@ class Channel:
 
     @contextmanager
     def held_back(self, most: int) -> Iterator[None]:
-        """Take in no more than some `most` bytes that nobody reads, in this block: beyond, the peer has to wait."""
+        """In this block, take in at most about `most` bytes that nobody reads: beyond, the peer has to wait."""
         self._stream.hold_back(most)
         try:
             yield
@@ -172,18 +172,17 @@ class Channel:
 
     def receive_bytes(self, length: int, *, step: str, wait_seconds: float | None = None) -> bytes:
         """Receive exactly `length` opaque bytes."""
-        return self._receive_whole(wire.expect_bytes(step, shortest=length, longest=length), wait_seconds)
+        return self._receive_whole(Kind.BYTES, step, (length, length), wait_seconds)
 
     def receive_bytes_at_most(self, limit: int, *, step: str, wait_seconds: float | None = None) -> bytes:
         """Receive opaque bytes whose length the peer chooses, up to `limit`."""
-        return self._receive_whole(wire.expect_bytes(step, shortest=0, longest=limit), wait_seconds)
+        return self._receive_whole(Kind.BYTES, step, (0, limit), wait_seconds)
 
     def receive_into(self, view: memoryview, *, step: str, wait_seconds: float | None = None) -> None:
         """Receive opaque bytes that fill `view` (contiguous) exactly, without a second copy in memory."""
         flat = view.cast("B")
-        self._receive(
-            wire.expect_bytes(step, shortest=len(flat), longest=len(flat)), wait_seconds, prepare=lambda _: flat
-        )
+        expectation = Expectation(kind=Kind.BYTES, step=step, shortest=len(flat), longest=len(flat))
+        self._receive(expectation, wait_seconds, prepare=lambda _: flat)
 
     def send_seed(self, seed: bytes, *, step: str) -> None:
         """Send 32 secret bytes."""
@@ -193,7 +192,7 @@ class Channel:
 
     def receive_seed(self, *, step: str, wait_seconds: float | None = None) -> bytes:
         """Receive 32 secret bytes."""
-        return self._receive_whole(wire.expect_seed(step), wait_seconds)
+        return self._receive_whole(Kind.SEED, step, (wire.SEED_BYTES, wire.SEED_BYTES), wait_seconds)
 
     def send_hello(self, fields: Mapping[str, object], *, step: str) -> None:
         """Send a JSON object of at most 64 KiB."""
@@ -201,7 +200,7 @@ class Channel:
 
     def receive_hello(self, *, step: str, wait_seconds: float | None = None) -> dict[str, Any]:
         """Receive a JSON object. Its fields are the peer's claims: validate them."""
-        body = self._receive_whole(wire.expect_hello(step), wait_seconds)
+        body = self._receive_whole(Kind.HELLO, step, (2, wire.MAX_HELLO_BYTES), wait_seconds)
         return wire.parse_hello(body, peer=str(self.peer), step=step)
 
     def send_end(self, *, step: str) -> None:
@@ -210,10 +209,10 @@ class Channel:
 
     def receive_end(self, *, step: str, wait_seconds: float | None = None) -> None:
         """Wait until the peer says that nothing follows."""
-        self._receive_whole(wire.expect_end(step), wait_seconds)
+        self._receive_whole(Kind.END, step, (0, 0), wait_seconds)
 
     def ask_whether_accepted(self) -> None:
-        """Raise what the peer says where it does not accept this party: TLS 1.3 tells a client no earlier.
+        """Raise what the peer says if it does not accept this party: TLS 1.3 tells a client no earlier.
 
         In place of a session's first message; `close` follows.
         """
@@ -273,8 +272,9 @@ class Channel:
         if not self._receiving.acquire(blocking=False):
             return  # the thread that receives will see it
         try:
+            expectation = Expectation(kind=Kind.END, step=step, shortest=0, longest=0)
             deadline = Deadline(peer=str(self.peer), step=step, seconds=1.0, party=self.peer)
-            self._receive_frame(wire.expect_end(step), deadline)
+            self._receive_frame(expectation, deadline)
         except PeerReported:
             raise
         except (TransportError, PeerViolation):
@@ -284,7 +284,9 @@ class Channel:
 
     # Receiving
 
-    def _receive_whole(self, expectation: Expectation, wait_seconds: float | None) -> bytes:
+    def _receive_whole(self, kind: Kind, step: str, bounds: tuple[int, int], wait_seconds: float | None) -> bytes:
+        """The body of a frame. `bounds`: its shortest and its longest length."""
+        expectation = Expectation(kind=kind, step=step, shortest=bounds[0], longest=bounds[1])
         return bytes(self._receive(expectation, wait_seconds))
 
     def _receive(
@@ -368,7 +370,7 @@ def _take_memory(length: int) -> memoryview:
 
 
 def _tensor_body(tensor: NDArray[Element]) -> tuple[bytes, memoryview]:
-    """Prelude and elements of a TENSOR; the elements are the array's own memory where it is contiguous."""
+    """Prelude and elements of a TENSOR; the elements are the array's own memory if it is contiguous."""
     prelude = wire.tensor_prelude(tensor.shape, tensor.dtype)
     flat = np.ascontiguousarray(tensor, dtype=tensor.dtype.newbyteorder("<")).reshape(-1)
     return prelude, flat.view(np.uint8).data

@@ -49,7 +49,7 @@ def connection_of(scope: MutableMapping[str, Any]) -> Connection:
 
 
 class GuardedProtocol(WebSocketsSansIOProtocol):
-    """Reads little of a stranger, answers pings only to who reads, and hangs up where frames bring nothing.
+    """Reads little of a stranger, answers pings only to whoever reads, and hangs up if frames bring nothing.
 
     A slow reader holds its sender back: uvicorn waits for `writable` before it sends, but never unsets it.
     """
@@ -124,7 +124,7 @@ class GuardedProtocol(WebSocketsSansIOProtocol):
             super().handle_events()
 
     def handle_ping(self) -> None:
-        """Answer where nothing lies unread: RFC 6455 asks for the last answer only, and ours need none."""
+        """Answer if nothing lies unread: RFC 6455 asks for the last answer only, and ours need none."""
         answer = b"".join(self.conn.data_to_send())
         if not self.transport.is_closing() and not self.transport.get_write_buffer_size():
             self.transport.write(answer)
@@ -146,7 +146,7 @@ class GuardedProtocol(WebSocketsSansIOProtocol):
     # The end
 
     async def run_asgi(self) -> None:
-        """Run the app; what it has written then gets some time, and no more."""
+        """Run the app; what it has written then gets a limited time."""
         try:
             await super().run_asgi()
         finally:

@@ -28,7 +28,7 @@ def require_identity(channel: Channel, expected: Expected, *, found_at: str, ste
     if channel.peer in allowed or channel.peer.role in allowed:
         return
     error = PeerViolation(
-        f"{found_at} is {channel.peer}, where {describe(expected)} was expected: check the address and who may connect"
+        f"{found_at} is {channel.peer}, but {describe(expected)} was expected: check the address and who may connect"
     )
     _tell(channel, error, found_at=found_at, step=step)
     raise error

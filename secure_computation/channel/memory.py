@@ -7,7 +7,7 @@ from typing import Final
 
 from contract.identity import Party, Role
 from secure_computation.channel.channel import Channel, Deadlines, Recorder
-from secure_computation.channel.stream import ByteStream, Deadline, InboundBuffer, Piece
+from secure_computation.channel.stream import BufferedStream, Deadline, InboundBuffer, Piece
 
 DATA_OWNER: Final = Party(role=Role.DATA_OWNER, organisation="hospital")
 MODEL_OWNER: Final = Party(role=Role.MODEL_OWNER, organisation="laboratory")
@@ -15,12 +15,12 @@ CRYPTO_PROVIDER: Final = Party(role=Role.CRYPTO_PROVIDER, organisation="dealer")
 """Who the three roles are if one process plays them all."""
 
 
-class MemoryStream(ByteStream):
+class MemoryStream(BufferedStream):
     """One end of a pair of buffers. Writing copies and never waits."""
 
     def __init__(self, inbound: InboundBuffer, outbound: InboundBuffer) -> None:
         """Read from `inbound`, write to `outbound`, which is the other end's inbound."""
-        self._inbound = inbound
+        super().__init__(inbound)
         self._outbound = outbound
 
     @classmethod
@@ -35,20 +35,7 @@ class MemoryStream(ByteStream):
             if self._outbound.append(bytes(piece)) is None:
                 raise deadline.disconnected("connection closed")
 
-    def read_some(self, deadline: Deadline) -> memoryview:
-        """See ByteStream."""
-        return self._inbound.read_some(deadline)
-
-    def read_into(self, view: memoryview, deadline: Deadline) -> None:
-        """See ByteStream."""
-        self._inbound.read_into(view, deadline)
-
-    def interrupt(self, reason: str) -> None:
-        """See ByteStream."""
-        self._inbound.interrupt(reason)
-
     def close(self) -> None:
-        """See ByteStream."""
         self._outbound.end("connection closed")
         self._inbound.end("connection closed")
 

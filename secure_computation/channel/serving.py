@@ -100,7 +100,7 @@ def serve(app: Starlette, listener: socket.socket, *, name: str, host: str, path
     """Listen on what `plumbing.listening.take_port` bound and run until interrupted, then close it.
 
     Says where once it is so: `name`, of the party for people; `host`, as the settings have it; `path`, of the channel.
-    Raises ConfigurationError where another program began to listen there in between.
+    Raises ConfigurationError if another program began to listen there in between.
     """
     with listener:
         start_listening(listener, setting=LISTEN)

@@ -65,7 +65,7 @@ class ByteStream(ABC):
         """Fill `view` (format B, contiguous) completely."""
 
     def hold_back(self, most: int | None) -> None:
-        """Take in no more than some `most` bytes that nobody reads; None: as usual. In memory there is no bound."""
+        """Take in at most about `most` bytes that nobody reads; None: as usual. In memory there is no bound."""
         del most
 
     @abstractmethod
@@ -146,3 +146,20 @@ class InboundBuffer:
             chunk = self.read_some(deadline, limit=len(view) - filled)
             view[filled : filled + len(chunk)] = chunk
             filled += len(chunk)
+
+
+class BufferedStream(ByteStream):
+    """A stream whose transport fills an InboundBuffer."""
+
+    def __init__(self, inbound: InboundBuffer) -> None:
+        """Read from `inbound`."""
+        self._inbound = inbound
+
+    def read_some(self, deadline: Deadline) -> memoryview:
+        return self._inbound.read_some(deadline)
+
+    def read_into(self, view: memoryview, deadline: Deadline) -> None:
+        self._inbound.read_into(view, deadline)
+
+    def interrupt(self, reason: str) -> None:
+        self._inbound.interrupt(reason)

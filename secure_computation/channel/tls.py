@@ -36,7 +36,7 @@ class TlsStream(ByteStream):
 
     def handshake(self, deadline: Deadline) -> Party:
         """Authenticate both ends; return who the peer is. Raises PeerViolation for a certificate not of this
-        federation, ConfigurationError where the peer refuses ours.
+        federation, ConfigurationError if the peer refuses ours.
 
         CertificateRefused is raised after TLS stands, so that the peer can be told why: `identity.open_channel`
         does. A client returns before the server has judged its certificate: a refusal shows at its first read.
@@ -58,7 +58,6 @@ class TlsStream(ByteStream):
         return self._trust.judge(shown, found_at=deadline.peer)
 
     def write(self, pieces: Sequence[Piece], deadline: Deadline) -> None:
-        """See ByteStream."""
         with self._writing:
             pending = 0
             for piece in pieces:
@@ -73,22 +72,18 @@ class TlsStream(ByteStream):
             self._flush(deadline)
 
     def read_some(self, deadline: Deadline) -> memoryview:
-        """See ByteStream."""
         view = memoryview(bytearray(RECORD_BYTES))
         return view[: self._decrypt(view, deadline)]
 
     def read_into(self, view: memoryview, deadline: Deadline) -> None:
-        """See ByteStream."""
         filled = 0
         while filled < len(view):
             filled += self._decrypt(view[filled:], deadline)
 
     def hold_back(self, most: int | None) -> None:
-        """See ByteStream."""
         self._inner.hold_back(most)
 
     def interrupt(self, reason: str) -> None:
-        """See ByteStream."""
         self._inner.interrupt(reason)
 
     def close(self) -> None:

@@ -32,7 +32,6 @@ class Meter:
     """Counts one phase of one channel. The trips are a Lamport clock whose time every frame carries."""
 
     def __init__(self) -> None:
-        """Start at zero."""
         self._bytes_sent = self._bytes_received = self._frames_sent = self._frames_received = 0
         self._depth_sent = self._depth_received = 0
 

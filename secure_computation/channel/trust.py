@@ -50,11 +50,11 @@ class Trust:
     clock: Clock
 
     def require_own_valid(self) -> None:
-        """Raise ConfigurationError where this party's own certificate is not valid by its own clock."""
+        """Raise ConfigurationError if this party's own certificate is not valid by its own clock."""
         require_own_valid(self.own, now=self.clock(), skew=self.skew)
 
     def require_own_accepted(self) -> None:
-        """Raise ConfigurationError where this party's own certificate is not valid today, or is on its own list."""
+        """Raise ConfigurationError if this party's own certificate is not valid today, or is on its own list."""
         self.require_own_valid()
         if self.revocations is not None and self.revocations.refuses(self.own):
             raise ConfigurationError(
@@ -62,7 +62,7 @@ class Trust:
             )
 
     def require_current(self) -> None:
-        """Raise CertificateRefused where nobody can be judged: the authority, or its list, is out of date."""
+        """Raise CertificateRefused if nobody can be judged: the authority, or its list, is out of date."""
         now = self.clock()
         self._require_authority(self.own, now)
         if self.revocations is not None:
@@ -71,7 +71,7 @@ class Trust:
     def judge(self, encoded: bytes, *, found_at: str) -> Party:
         """Who a peer is by its certificate (DER), whose signature OpenSSL has checked.
 
-        Raises: PeerViolation where it is not a party's; CertificateRefused where it is revoked, its dates are wrong, or
+        Raises: PeerViolation if it is not a party's; CertificateRefused if it is revoked, its dates are wrong, or
         this side has nothing current to judge it by.
         """
         now = self.clock()
@@ -104,7 +104,7 @@ class Trust:
 
 
 class TlsContext:
-    """TLS 1.3 with certificates on both ends, from files that are read anew when they change."""
+    """TLS 1.3 with certificates on both ends, from files that are read again when they change."""
 
     def __init__(self, credentials: Credentials, *, server_side: bool, clock: Clock) -> None:
         """Read all files. Raises ConfigurationError naming the one that is wrong."""
@@ -120,7 +120,7 @@ class TlsContext:
     def trust(self) -> Trust:
         """What holds for a connection that begins now.
 
-        Where changed files cannot be used (half of them are replaced, say), the ones before stay in use, with a
+        If changed files cannot be used (half of them are replaced, say), the ones before stay in use, with a
         warning in the log, for as long as their dates allow.
         """
         with self._lock:
@@ -136,7 +136,7 @@ class TlsContext:
                     _LOG.warning("changed files are not used, those before stay in use: %s", error)
                 else:
                     self._trust = trust
-                    _LOG.info("certificates and revocations were read anew")
+                    _LOG.info("certificates and revocations were read again")
                     _warn(trust)
             return self._trust
 

@@ -55,7 +55,7 @@ def connect_channel(
 ) -> Channel:
     """Dial a party's WebSocket, authenticate both ends, return the channel.
 
-    `context` is `tls_context(credentials, server_side=False)`. Raises PeerUnreachable, or PeerViolation where somebody
+    `context` is `tls_context(credentials, server_side=False)`. Raises PeerUnreachable, or PeerViolation if somebody
     else answers. Whether the peer accepts this party shows at the first receive: see `look_at_party`.
     """
     address = _address(url)
@@ -151,7 +151,7 @@ def _client_stream(connection: ClientConnection) -> BridgedStream:
         try:
             await connection.close()
         finally:
-            connection.transport.abort()  # where a peer that does not read keeps the last bytes from leaving
+            connection.transport.abort()  # if a peer that does not read keeps the last bytes from leaving
             await connection.wait_closed()
 
     return BridgedStream(asyncio.get_running_loop(), receive=receive, send=send, close=close)

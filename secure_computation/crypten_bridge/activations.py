@@ -1,7 +1,7 @@
 """Sigmoid, tanh, SiLU and GELU on CrypTen tensors, as approximations by squares and products.
 
 All four are one logistic function s(u) = 1 / (1 + exp(-u)) of an odd function u of x, worked out for a = |x| cut off at
-a limit beyond which s is 0 or 1 to 16 bits, so that nothing can overflow whatever x is. Where |x| is known to stay
+a limit beyond which s is 0 or 1 to 16 bits, so that nothing can overflow whatever x is. If |x| is known to stay
 below a bound at which exp(-u) as computed here is still 0, nothing is cut off: that spares two of three comparisons.
 
     step                            rounds   how
@@ -31,14 +31,14 @@ Function = Literal["sigmoid", "tanh", "silu", "gelu"]
 _LIMITS: Final[dict[Function, float]] = {"sigmoid": 16.0, "silu": 16.0, "tanh": 8.0, "gelu": 6.0}
 _HALVINGS: Final = 6
 _FARTHEST: Final[dict[int, float]] = {6: 100.0, 7: 200.0}
-"""By h: up to this u, (1 - t + t^2 / 2)^(2^h) with t = u / 2^h stays below 2^-16 where exp(-u) does."""
+"""By h: up to this u, (1 - t + t^2 / 2)^(2^h) with t = u / 2^h stays below 2^-16 if exp(-u) does."""
 _GELU_FACTOR: Final = 1.5957691216057308  # 2 sqrt(2 / pi)
 _GELU_CUBIC: Final = 0.044715
 _NEWTON_STEPS: Final = 2
 
 
 def halvings_within(function: Function, largest: float) -> int | None:
-    """How often u is halved where |x| stays below `largest` and is not cut off; None where it has to be."""
+    """How often u is halved where |x| stays below `largest` and is not cut off; None if it has to be."""
     u = {"sigmoid": largest, "silu": largest, "tanh": 2 * largest}.get(function)
     if u is None:
         u = _GELU_FACTOR * (largest + _GELU_CUBIC * largest**3)
@@ -96,7 +96,7 @@ def _odd_function(function: Function, magnitude: Any) -> Any:
 
 
 def exponential(u: Any, *, cubic: bool = False, halvings: int = _HALVINGS) -> Any:
-    """exp(-u) for an encrypted u, 0 <= u <= 32, or up to `_FARTHEST` where large ones need only be 0.
+    """exp(-u) for an encrypted u, 0 <= u <= 32, or up to `_FARTHEST` if large ones need only be 0.
 
     `cubic` takes one round more and leaves out less: 64 (u / 64)^4 / 24 of the result, not 64 (u / 64)^3 / 6.
     """

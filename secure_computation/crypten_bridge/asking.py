@@ -65,7 +65,7 @@ class DealerEnds:
 def deal_on_request(ends: DealerEnds) -> int:
     """D: serve one session until both parties end it. Returns how many tuples were dealt.
 
-    Raises PeerViolation where a party asks for what cannot be dealt or the two ask for different tuples; both parties
+    Raises PeerViolation if a party asks for what cannot be dealt or the two ask for different tuples; both parties
     are told.
     """
     try:
@@ -109,7 +109,7 @@ def _receive_request(channel: Channel, step: int) -> Request | None:
 
 
 def require_dealable(request: Request) -> Request:
-    """The request itself. Raises PeerViolation where its shapes do not fit each other, or it takes too much to deal."""
+    """The request itself. Raises PeerViolation if its shapes do not fit each other, or it takes too much to deal."""
     shapes: Sequence[tuple[int, ...]] = [request.output]
     products = math.prod(request.output)
     if isinstance(request, TripleRequest):
@@ -129,7 +129,7 @@ def require_dealable(request: Request) -> Request:
 
 
 def _output_shape(request: TripleRequest) -> tuple[int, ...] | None:
-    """What the product's shape is; None where the factors do not fit each other."""
+    """What the product's shape is; None if the factors do not fit each other."""
     left, right = (torch.empty(shape, dtype=torch.int64, device="meta") for shape in (request.left, request.right))
     try:
         return tuple(request.multiply(left, right).shape)
@@ -168,7 +168,6 @@ class AskingProvider(TupleSource):
         self._next = 0
 
     def take(self, request: Request) -> tuple[Share, ...]:
-        """See TupleSource."""
         require_dealable(request)
         step = self._next
         self._next += 1
@@ -180,5 +179,5 @@ class AskingProvider(TupleSource):
         return expand(request, party, torch.from_numpy(received))
 
     def end(self) -> None:
-        """Tell D that this party needs no more tuples."""
+        """Tell D that this party needs no further tuples."""
         self._dealer.send_hello({"tuple": None}, step=f"tuple {self._next}")

@@ -16,7 +16,8 @@ whose tensors differ notice.
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -238,10 +239,16 @@ class ScriptCommunicator(TwoPartyCommunicator):
         """Rounds, bytes and seconds."""
         return {"rounds": self.comm_rounds, "bytes": self.comm_bytes, "time": self.comm_time}
 
-    def _timed(self, elements: int) -> "_Timed":
+    @contextmanager
+    def _timed(self, elements: int) -> Iterator[None]:
+        """Count one call, if the script asks for it."""
+        began = time.monotonic()
+        yield
         script = find_script()
-        is_counting = script is not None and script.settings.get("communicator.verbose", False)
-        return _Timed(self._counts if is_counting else Counts(), elements)
+        if script is not None and script.settings.get("communicator.verbose", False):
+            self._counts.rounds += 1
+            self._counts.elements += elements
+            self._counts.seconds += time.monotonic() - began
 
     def _is(self, rank: int) -> bool:
         if rank not in {0, 1}:
@@ -254,21 +261,6 @@ class ScriptCommunicator(TwoPartyCommunicator):
 
     def _in_order(self, own: torch.Tensor, other: torch.Tensor) -> list[torch.Tensor | None]:
         return [own, other] if self._rank == 0 else [other, own]
-
-
-class _Timed:
-    """Counts one call."""
-
-    def __init__(self, counts: Counts, elements: int) -> None:
-        self._counts, self._elements = counts, elements
-
-    def __enter__(self) -> None:
-        self._began = time.monotonic()
-
-    def __exit__(self, *_: object) -> None:
-        self._counts.rounds += 1
-        self._counts.elements += self._elements
-        self._counts.seconds += time.monotonic() - self._began
 
 
 def _as_list(tensors: torch.Tensor | Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:

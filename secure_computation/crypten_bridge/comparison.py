@@ -66,8 +66,8 @@ def largest(share: torch.Tensor, dim: int) -> torch.Tensor:
     """Shares of the largest along a dimension, which stays with size 1: a tree of max(a, b) = b + relu(a - b)."""
     while (count := share.shape[dim]) > 1:
         half = count // 2
-        left, right, rest = share.split((half, half, count % 2), dim)
-        share = torch.cat([right + relu(left - right), rest], dim)
+        left, right = share.narrow(dim, 0, half), share.narrow(dim, half, half)
+        share = torch.cat([right + relu(left - right), share.narrow(dim, 2 * half, count % 2)], dim)
     return share
 
 

@@ -28,21 +28,17 @@ class RecordingCommunicator(TwoPartyCommunicator):
         return torch.empty_like(own)
 
 
-class RecordingStream:
-    """Stands in for a random stream: the shapes it would have given."""
+class Shapes:
+    """In place of a party's randomness and of its streams: the shapes that they would give."""
 
     def int64(self, shape: tuple[int, ...]) -> torch.Tensor:
         """Ring elements without values."""
         return torch.empty(shape, dtype=torch.int64, device=META)
 
-
-class _Shapes:
-    """In place of a party's randomness: what it would draw, without values."""
-
     def ring(self, label: str, shape: tuple[int, ...]) -> torch.Tensor:
-        """Ring elements."""
+        """The same; `label` says what they are for."""
         del label
-        return torch.empty(shape, dtype=torch.int64, device=META)
+        return self.int64(shape)
 
     bits = ring
 
@@ -67,7 +63,7 @@ class RecordingProvider(TupleSource):
         request = self.requests[-1]
         if not (self._weights_are_opened and isinstance(request, TripleRequest) and request.has_weights):
             return None
-        return _Shapes().ring("delta", request.right)
+        return Shapes().int64(request.right)
 
     def take(self, request: Request) -> tuple[torch.Tensor, ...]:
         """Record a tuple. Raises ModelFileError for one too many."""
@@ -76,7 +72,7 @@ class RecordingProvider(TupleSource):
                 f"CrypTen asks for more than {self._most_requests} tuples for this network: use a smaller model"
             )
         self.requests.append(request)
-        return expand(request, _Shapes(), None)
+        return expand(request, Shapes(), None)
 
 
 def recording_session(
@@ -85,5 +81,5 @@ def recording_session(
     """Make a session on shapes alone, and its two records. It raises ModelFileError beyond `most_requests`."""
     communicator = RecordingCommunicator()
     provider = RecordingProvider(weights_are_opened=weights_are_opened, most_requests=most_requests)
-    streams = {name: RecordingStream() for name in ("prev", "next", "local")}
+    streams = {name: Shapes() for name in ("prev", "next", "local")}
     return Session(communicator=communicator, provider=provider, streams=streams), provider, communicator

@@ -30,13 +30,13 @@ def check_inputs(crypten: Any) -> None:
     primitives = crypten.mpc.primitives
     for kind in (primitives.ArithmeticSharedTensor, primitives.BinarySharedTensor):
         kind.__init__ = _without_placeholder(kind.__init__)
-        kind.share = kind.share.setter(_checked_share(kind.share.fset))
+        kind.share = kind.share.setter(_after(_check_share, kind.share.fset))
     for kind in (primitives.ArithmeticSharedTensor, primitives.BinarySharedTensor, crypten.mpc.MPCTensor):
-        kind.to = _checked_move(kind.to)
+        kind.to = _after(_check_move, kind.to)
         kind.cuda = _refuse_cuda
-    for name in ("mul_", "div_"):  # these take whole numbers without encoding them
+    for name in ("mul_", "div_"):
         method = getattr(primitives.ArithmeticSharedTensor, name)
-        setattr(primitives.ArithmeticSharedTensor, name, _checked_factor(method))
+        setattr(primitives.ArithmeticSharedTensor, name, _after(_check_factor, method))
 
 
 def require_cpu(device: object) -> None:
@@ -117,39 +117,37 @@ def _without_placeholder(create: Callable[..., None]) -> Callable[..., None]:
     return checked
 
 
-def _checked_share(assign: Callable[[Any, Any], None]) -> Callable[[Any, Any], None]:
-    def checked(tensor: Any, share: Any) -> None:
-        if find_script() is not None and isinstance(share, torch.Tensor):
-            require_cpu(share.device)
-            if share.dtype != torch.int64:
-                refuse_call("a ring that is not of 64 bits")
-        assign(tensor, share)
+def _after(check: Callable[..., None], method: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(method)
+    def checked(*arguments: Any, **named: Any) -> Any:
+        check(*arguments, **named)
+        return method(*arguments, **named)
 
     return checked
 
 
-def _checked_move(move: Callable[..., Any]) -> Callable[..., Any]:
-    def checked(tensor: Any, *arguments: Any, **named: Any) -> Any:
-        for wanted in (*arguments[:1], named.get("device"), named.get("other")):
-            if isinstance(wanted, torch.Tensor):
-                require_cpu(wanted.device)
-            elif isinstance(wanted, str | torch.device | int):
-                require_cpu(wanted)
-        return move(tensor, *arguments, **named)
-
-    return checked
+def _check_share(_tensor: object, share: Any) -> None:
+    if find_script() is not None and isinstance(share, torch.Tensor):
+        require_cpu(share.device)
+        if share.dtype != torch.int64:
+            refuse_call("a ring that is not of 64 bits")
 
 
-def _checked_factor(multiply: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
-    def checked(tensor: Any, y: Any) -> Any:
-        if isinstance(y, torch.Tensor):
-            require_cpu(y.device)
-        else:
-            _require_room(y, tensor.encoder.scale)
-        return multiply(tensor, y)
-
-    return checked
+def _check_move(_tensor: object, *arguments: object, **named: object) -> None:
+    for wanted in (*arguments[:1], named.get("device"), named.get("other")):
+        if isinstance(wanted, torch.Tensor):
+            require_cpu(wanted.device)
+        elif isinstance(wanted, str | torch.device | int):
+            require_cpu(wanted)
 
 
-def _refuse_cuda(_tensor: object, *_arguments: object, **_named: object) -> None:
+def _check_factor(tensor: Any, y: Any) -> None:
+    """Whole numbers are not encoded, so they are checked here."""
+    if isinstance(y, torch.Tensor):
+        require_cpu(y.device)
+    else:
+        _require_room(y, tensor.encoder.scale)
+
+
+def _refuse_cuda(*_arguments: object, **_named: object) -> None:
     refuse_call("a device that is not the CPU")

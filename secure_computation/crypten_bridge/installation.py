@@ -146,7 +146,7 @@ def _uniform(size: torch.Size | tuple[int, ...]) -> torch.Tensor:
 
 
 def _make_dropout(name: str, mask_size: Callable[[torch.Size], torch.Size]) -> Callable[..., Any]:
-    """Dropout's forward pass, with its arguments in CrypTen's order: the same but for where the mask comes from."""
+    """Dropout's forward pass, with its arguments in CrypTen's order: the same except for the source of its mask."""
 
     def forward(ctx: Any, tensor: Any, p: float = 0.5, training: bool = True, inplace: bool = False) -> Any:  # noqa: FBT001, FBT002
         if not training:

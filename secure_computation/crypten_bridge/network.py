@@ -18,7 +18,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Final
 
@@ -101,7 +101,7 @@ def join_session(
         autograd: whether CrypTen records operations for `backward`.
         deadlines: how long to wait for the others; `step_seconds` also for them to start.
 
-    Raises ConfigurationError where an argument is missing, PeerUnreachable or DeadlineExceeded where somebody does not
+    Raises ConfigurationError if an argument is missing, PeerUnreachable or DeadlineExceeded if somebody does not
     come, and what the session raises.
     """
     context = tls_context(credentials, server_side=False)
@@ -112,33 +112,19 @@ def join_session(
         )
     rank = PARTY_ROLES.index(own.role)
     other = Party(role=PARTY_ROLES[1 - rank], organisation=peer.organisation)
-    with _meet_peer(rank, other, peer, credentials, context, listen, deadlines) as channel:
+    if rank == DATA_OWNER_RANK:
+        meeting: AbstractContextManager[Channel] = nullcontext(_dial(peer, other, context, deadlines))
+    elif listen is not None:
+        meeting = _accept(listen, other, credentials, deadlines)
+    else:
+        raise ConfigurationError("the model owner waits for the data owner: give 'listen', a host and a port")
+    with meeting as channel:
         session = _agree_on_name(channel, rank)
         dealers = Party(role=Role.CRYPTO_PROVIDER, organisation=dealer.organisation)
         to_dealer = _dial(dealer, dealers, context, deadlines)
         to_dealer.send_hello(_Introduction(session=session, peer=peer.organisation).model_dump(), step="introduction")
         with party_session(rank=rank, peer=channel, dealer=to_dealer, autograd=autograd) as crypten:
             yield crypten
-
-
-@contextmanager
-def _meet_peer(  # noqa: PLR0917 - what join_session was given
-    rank: int,
-    other: Party,
-    peer: Peer,
-    credentials: Credentials,
-    context: TlsContext,
-    listen: Listen | None,
-    deadlines: Deadlines,
-) -> Iterator[Channel]:
-    """The channel between the parties: rank 0 dials, rank 1 listens."""
-    if rank == DATA_OWNER_RANK:
-        yield _dial(peer, other, context, deadlines)
-        return
-    if listen is None:
-        raise ConfigurationError("the model owner waits for the data owner: give 'listen', a host and a port")
-    with _accept(listen, other, credentials, deadlines) as channel:
-        yield channel
 
 
 def _agree_on_name(channel: Channel, rank: int) -> str:
@@ -225,14 +211,13 @@ class Introductions:
     """The dealer's desk: brings together the two parties of each session, and deals for them."""
 
     def __init__(self, deadlines: Deadlines) -> None:
-        """Nobody waits yet."""
         self._deadlines = deadlines
         self._lock = threading.Lock()
         self._waiting: dict[tuple[str, str, str], _Waiting] = {}
         self._places = threading.BoundedSemaphore(MOST_SESSIONS)
 
     def serve(self, channel: Channel) -> None:
-        """One party, until its session ends. Raises Busy where too many wait or compute."""
+        """One party, until its session ends. Raises Busy if too many wait or compute."""
         asked = channel.receive_hello(step="introduction")
         try:
             introduction = _Introduction.model_validate(asked)

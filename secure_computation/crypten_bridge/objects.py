@@ -172,7 +172,7 @@ def describe_tensor(tensor: torch.Tensor) -> TensorEntry:
 
 
 def parse_description(fields: object) -> Description:
-    """A description from outside. Raises CallerError where it is none, or takes too much memory."""
+    """A description from outside. Raises CallerError if it is none, or takes too much memory."""
     try:
         description = Description.model_validate(fields)
     except (ValidationError, RecursionError):

@@ -8,7 +8,7 @@
                              z0 = c0 + epsilon * (b0 + delta)   z1 = c1 + epsilon * b1
                                      + a0 * delta                       + a1 * delta
 
-Cost: 8 (|x| + |y|) bytes each way, one trip. Where y is a weight, both parties opened its delta beforehand
+Cost: 8 (|x| + |y|) bytes each way, one trip. If y is a weight, both parties opened its delta beforehand
 (`session.provider.opened_right`), since weights and masks are there before any image is: then 8 |x|.
 
 The same tuples and results, bit by bit, as CrypTen's `beaver.py`, which convolves three times where this does twice.
@@ -68,7 +68,7 @@ def _multiply(operation: str, x: torch.Tensor, y: torch.Tensor, options: dict[st
 def _open(
     session: Session, masked: torch.Tensor, y: torch.Tensor, mask: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Open x - a, and y - b where it was not opened beforehand."""
+    """Open x - a, and y - b if it was not opened beforehand."""
     # reveal: x and y under the dealt masks a and b, which are uniform and used once.
     delta = session.provider.opened_right()
     if delta is not None:

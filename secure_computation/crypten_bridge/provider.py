@@ -32,11 +32,9 @@ class Corrections:
     """P1's corrections of one item, in the order of the dealing list."""
 
     def __init__(self, tensors: Sequence[Share]) -> None:
-        """Keep one tensor for each request."""
         self._tensors: list[Share | None] = list(tensors)
 
     def __repr__(self) -> str:
-        """Show nothing."""
         return "Corrections(<secret>)"
 
     def take(self, step: int) -> Share:
@@ -147,7 +145,6 @@ class PartyProvider(TupleSource):
             )
 
     def opened_right(self) -> torch.Tensor | None:
-        """See TupleSource."""
         return self._opened.get(self._next - 1)
 
     def take(self, request: Request) -> tuple[Share, ...]:
@@ -192,7 +189,7 @@ def _convolution(product: Product, options: Mapping[str, Any]) -> Convolution | 
 def binary_triple_request(left: torch.Size, right: torch.Size) -> BinaryTripleRequest:
     """Name a binary triple that CrypTen asks for, of the shape that both sides broadcast to.
 
-    Masks of that shape hide more than they must where a side is smaller, and each is used once all the same.
+    Masks of that shape hide more than they must if a side is smaller, and each is used once all the same.
     """
     try:
         output = (torch.empty(left, device="meta") + torch.empty(right, device="meta")).shape

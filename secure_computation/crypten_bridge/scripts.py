@@ -31,18 +31,15 @@ from contract.errors import (
 from contract.identity import Role
 from secure_computation.channel.channel import Channel, Deadlines
 from secure_computation.channel.memory import memory_links
-from secure_computation.crypten_bridge.asking import AskingProvider, DealerEnds, deal_on_request
+from secure_computation.crypten_bridge.asking import ITEM, AskingProvider, DealerEnds, deal_on_request
 from secure_computation.crypten_bridge.collectives import ScriptCommunicator
-from secure_computation.crypten_bridge.communicator import DATA_OWNER_RANK
 from secure_computation.crypten_bridge.installation import load_crypten
-from secure_computation.crypten_bridge.session import RingStream, Script, Session, activate
-from secure_computation.randomness import Seed
+from secure_computation.crypten_bridge.session import Script, Session, activate, agree_on_streams
 from secure_computation.wire import OutOfStep
 
 Result = TypeVar("Result")
 PATIENCE: Final = Deadlines(step_seconds=600.0)
 """A script may compute for ten minutes between two messages."""
-_ITEM: Final = "crypten script"
 PARTY_ROLES: Final = (Role.DATA_OWNER, Role.MODEL_OWNER)
 """By rank."""
 
@@ -65,7 +62,7 @@ def party_session(*, rank: int, peer: Channel, dealer: Channel, autograd: bool =
         session = Session(
             communicator=ScriptCommunicator(rank=rank, channel=peer),
             provider=provider,
-            streams=_agree_on_streams(peer, rank=rank),
+            streams=agree_on_streams(peer, item=ITEM, rank=rank),
             script=Script(autograd=autograd),
         )
         with _explain_parting(), activate(session):
@@ -92,24 +89,6 @@ def _explain_parting() -> Iterator[None]:
             f"the two parties' scripts part ways: here it is at '{error.step}', and there elsewhere; run the same "
             "script on both sides, on tensors of the same shapes and types"
         ) from None
-
-
-def _agree_on_streams(peer: Channel, *, rank: int) -> dict[str, RingStream]:
-    """P0 <-> P1: each sends the other one fresh seed, which D must not know. A name of a stream is bound to its use.
-
-    What one party draws as `next`, the other draws as `prev`; `global` is rank 0's seed, known to both; `local` is
-    drawn from a seed that stays here.
-    """
-    own = Seed.fresh()
-    peer.send_seed(own.reveal_to_channel(), step="zero-sharing seed")
-    other = Seed(peer.receive_seed(step="zero-sharing seed"))
-    common = own if rank == DATA_OWNER_RANK else other
-    return {
-        "next": own.stream(item=_ITEM, step=0, label="zero sharing"),
-        "prev": other.stream(item=_ITEM, step=0, label="zero sharing"),
-        "global": common.stream(item=_ITEM, step=0, label="public randomness"),
-        "local": Seed.fresh().stream(item=_ITEM, step=0, label="local"),
-    }
 
 
 def run_in_process(

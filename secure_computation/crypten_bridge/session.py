@@ -13,7 +13,9 @@ from typing import Any, Protocol
 import torch
 
 from contract.errors import ConfigurationError
-from secure_computation.crypten_bridge.communicator import TwoPartyCommunicator
+from secure_computation.channel.channel import Channel
+from secure_computation.crypten_bridge.communicator import DATA_OWNER_RANK, TwoPartyCommunicator
+from secure_computation.randomness import Seed
 
 
 class TupleProvider(Protocol):
@@ -55,10 +57,27 @@ class Session:
     communicator: TwoPartyCommunicator
     provider: TupleProvider
     streams: Mapping[str, RingStream]
-    """`prev` and `next`: shared by both parties, for zero sharings; `local`: this party's own. In a script, `global` as
-    well: shared by both, for what is public and random."""
+    """See `agree_on_streams`; an engine draws nothing from `global`."""
     script: Script | None = None
     """None in an engine's session: no autograd, and CrypTen's configuration as it comes."""
+
+
+def agree_on_streams(peer: Channel, *, item: str, rank: int) -> dict[str, RingStream]:
+    """P0 <-> P1: each sends the other one fresh seed, which D must not know. A name of a stream is bound to its use.
+
+    What one party draws as `next`, for sharings of zero, the other draws as `prev`; `global` is rank 0's seed, known to
+    both, for what is public and random; `local` is drawn from a seed that stays here. `item`: name of the material.
+    """
+    own = Seed.fresh()
+    peer.send_seed(own.reveal_to_channel(), step="zero-sharing seed")
+    other = Seed(peer.receive_seed(step="zero-sharing seed"))
+    common = own if rank == DATA_OWNER_RANK else other
+    return {
+        "next": own.stream(item=item, step=0, label="zero sharing"),
+        "prev": other.stream(item=item, step=0, label="zero sharing"),
+        "global": common.stream(item=item, step=0, label="public randomness"),
+        "local": Seed.fresh().stream(item=item, step=0, label="local"),
+    }
 
 
 _current: ContextVar[Session] = ContextVar("crypten_session")

@@ -12,7 +12,7 @@
 CrypTen's own softmax changes its process-wide configuration while it runs, which would disturb other sessions, finds a
 one-hot maximum that it does not need, and starts Newton's method where it diverges for sums above a few hundred. Here d
 lies in a range that is public, so start and number of steps follow from n. d y is close to 1, so no precision is lost
-where y is small: CrypTen squares y first, of which nothing is left at 16 fractional bits from n = 256 on.
+if y is small: CrypTen squares y first, and nothing is left of it at 16 fractional bits from n = 256 on.
 
 Error: below 0.001 for n up to 4096 (tests allow twice that), mostly from fixed point with 16 fractional bits in exp.
 """
@@ -55,7 +55,7 @@ class NewtonStart:
 
     constant: float
     slope: float
-    """constant - slope * d; where it is 0, the constant after one step, which is local."""
+    """constant - slope * d; if it is 0, the constant after one step, which is local."""
     steps: int
 
 

@@ -74,7 +74,7 @@ def may_be_served_by(plan: Plan, engines: tuple[Engine, ...]) -> bool:
 
 
 def require_room(plan: Plan, engine: Engine, images: int) -> None:
-    """Raise Refused where a session has more images than its engine and plan allow."""
+    """Raise Refused if a session has more images than its engine and plan allow."""
     if images == 1:
         return
     if engine not in BATCHED_ENGINES:
@@ -111,7 +111,7 @@ def warm_up_online() -> None:
 
 
 def warm_up_for(plan: Plan, engine: Engine) -> None:
-    """Load what a plan needs beyond `warm_up`: CrypTen, where a masked plan has steps for it. Takes seconds."""
+    """Load what a plan needs beyond `warm_up`: CrypTen, if a masked plan has steps for it. Takes seconds."""
     if engine is Engine.MASKED and plan.engines.masked is not None:
         for step in plan.engines.masked.steps:
             if isinstance(step, CrypTenStep):

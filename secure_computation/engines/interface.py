@@ -28,7 +28,7 @@ class Label:
     """The answer of a model that gives labels only."""
 
     index: int | None = field(repr=False)
-    """Of the class; None where what was opened is no label, because a party deviated. Not an error, because the model
+    """Of the class; None if what was opened is no label, because a party deviated. Not an error, because the model
     owner would see it, and it could depend on the image: refuse it after the session has ended like any other."""
 
 
@@ -61,7 +61,7 @@ class DataOwnerSide(Protocol, Generic[Prepared]):
         ...
 
     def draw_ahead(self, prepared: Prepared) -> None:
-        """Offline, where it is known that an image follows: do what would otherwise be done in its way."""
+        """Offline, if it is known that an image follows: do what would otherwise be done in its way."""
         ...
 
     def run(
@@ -75,7 +75,7 @@ class DataOwnerSide(Protocol, Generic[Prepared]):
     ) -> tuple[Answer, ...]:
         """Online: the answers for images of the network's input shape, at least one, each with its own material.
 
-        `on_heat_map` is given the heat map of each image, in their order, where this engine and plan open one.
+        `on_heat_map` is given the heat map of each image, in their order, if this engine and plan open one.
         """
         ...
 

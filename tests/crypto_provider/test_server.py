@@ -86,7 +86,7 @@ def test_a_certificate_of_the_wrong_role_is_refused(federation: Federation, role
     intruder = Party(role=role, organisation="st-mary")
     with (
         federation.dial(federation.dealer_url, intruder, TRUST_CENTRE) as channel,
-        pytest.raises(PeerReported, match="where a data-owner or a model-owner was expected: check"),
+        pytest.raises(PeerReported, match="but a data-owner or a model-owner was expected: check"),
     ):
         channel.receive_seed(step="tls handshake")
 

@@ -137,7 +137,7 @@ def test_a_certificate_of_the_wrong_role_is_refused(federation: Federation, role
     intruder = Party(role=role, organisation="st-mary")
     with federation.dial(federation.model_owner_url, intruder, LABORATORY) as channel:
         reason = words_of(channel, step="tls handshake")
-    assert f"is {role.value} of st-mary, where a data-owner was expected: check" in reason
+    assert f"is {role.value} of st-mary, but a data-owner was expected: check" in reason
 
 
 def test_only_listed_data_owners_are_served(federation: Federation) -> None:
@@ -146,7 +146,7 @@ def test_only_listed_data_owners_are_served(federation: Federation) -> None:
         federation.model_owner(data_owners=("st-mary",)) as url,
         federation.dial(url, stranger, LABORATORY) as channel,
     ):
-        assert "where data-owner of st-mary was expected" in words_of(channel, step="tls handshake")
+        assert "but data-owner of st-mary was expected" in words_of(channel, step="tls handshake")
 
 
 class Vanished(RecordingClient):
@@ -301,7 +301,7 @@ def test_an_impostor_in_the_dealers_place(federation: Federation, chest: Path) -
         federation.diagnoser(model_owner_url=url) as (diagnoser, client),
     ):
         reason = error_of(diagnoser, chest)
-        assert "is crypto-provider of impostor, where crypto-provider of trust-centre was expected" in str(reason)
+        assert "is crypto-provider of impostor, but crypto-provider of trust-centre was expected" in str(reason)
         assert failure_of(federation, client.opened[0])[0] in {"peer-violation", "peer-reported"}
 
 

@@ -32,14 +32,14 @@ from secure_computation.crypten_bridge.communicator import DATA_OWNER_RANK, MODE
 from secure_computation.crypten_bridge.dealing import PartyRandomness, Product, Share, deal
 from secure_computation.crypten_bridge.installation import load_crypten
 from secure_computation.crypten_bridge.provider import Corrections, PartyProvider
-from secure_computation.crypten_bridge.session import Session, activate
+from secure_computation.crypten_bridge.session import RingStream, Session, activate, agree_on_streams
 from secure_computation.engines.crypten.evaluation import PRECISION_BITS, EncryptedTensor, evaluate
 from secure_computation.engines.crypten.lowering import CrypTenLowering
 from secure_computation.engines.interface import OnHeatMap, OnLayer
 from secure_computation.material import DealtSeeds, ItemName
 from secure_computation.network import Network, Operation
 from secure_computation.private_weights import PrivateWeights
-from secure_computation.randomness import RandomStream, Seed
+from secure_computation.randomness import Seed
 from secure_computation.wire import Phase
 
 SCALE: Final = 1 << PRECISION_BITS
@@ -74,8 +74,7 @@ class Prepared:
     """One party's material of one item, and what it agreed on with the other."""
 
     provider: PartyProvider
-    streams: Mapping[str, RandomStream]
-    """`prev` and `next`: for pseudo-random sharings of zero, known to P0 and P1 alone; `local`: this party's own."""
+    streams: Mapping[str, RingStream]
 
 
 class _OnlineSide:
@@ -92,7 +91,7 @@ class _OnlineSide:
     ) -> Prepared:
         """P0 <-> P1, offline. `corrections`: at P1."""
         with torch.inference_mode(), channel.phase(Phase.OFFLINE):
-            streams = _agree_on_streams(channel, item)
+            streams = agree_on_streams(channel, item=item, rank=self._rank)
             opened = self._open_masked_weights(channel, item, seed)
         provider = PartyProvider(self._lowering.requests, seed=seed, item=item, corrections=corrections, opened=opened)
         return Prepared(provider=provider, streams=streams)
@@ -231,19 +230,6 @@ class CrypTenModelOwner(_OnlineSide):
         share = self._evaluate(data_owner, mine, None, lambda _index, _total, _name: None)
         # reveal: to the data owner only; with its own share it learns the logits, as the output policy allows.
         data_owner.send_tensor(share.numpy(), step="output share")
-
-
-def _agree_on_streams(channel: Channel, item: ItemName) -> dict[str, RandomStream]:
-    """P0 <-> P1: each sends the other one fresh seed for sharings of zero. D must not know them."""
-    own = Seed.fresh()
-    channel.send_seed(own.reveal_to_channel(), step="zero-sharing seed")
-    other = Seed(channel.receive_seed(step="zero-sharing seed"))
-    # What one party subtracts (`next`), the other adds (`prev`): own seed forward, the peer's backward.
-    return {
-        "next": own.stream(item=item, step=0, label="zero sharing"),
-        "prev": other.stream(item=item, step=0, label="zero sharing"),
-        "local": Seed.fresh().stream(item="local", step=0, label="local"),
-    }
 
 
 def _encode(value: NDArray[np.float32]) -> torch.Tensor:

@@ -96,7 +96,7 @@ class PredictedCost:
 
 
 def predict_cost(network: Network, lowering: CrypTenLowering) -> PredictedCost:
-    """Foretell the traffic of one image, exactly."""
+    """Predict the traffic of one image, exactly."""
     seed = HEADER_BYTES + SEED_BYTES
     corrections = sum(_tensor_frame(request.output) for request in lowering.requests)
     return PredictedCost(

@@ -170,7 +170,7 @@ VIOLATIONS = {
     "other kind": (header(Kind.BYTES, "seed", 32), "expected SEED of 32 bytes, not BYTES"),
     "step": (header(Kind.SEED, "other", 32), "belongs to another step"),
     "phase": (header(Kind.SEED, "seed", 32, phase=Phase.ONLINE), "phase ONLINE during HANDSHAKE"),
-    "replayed number": (header(Kind.SEED, "seed", 32, sequence=1), "frame number 1 came where 0 was due"),
+    "replayed number": (header(Kind.SEED, "seed", 32, sequence=1), "frame number 1 came when 0 was due"),
     "depth ahead": (header(Kind.SEED, "seed", 32, depth=2), "trip depth 2"),
     "depth behind": (header(Kind.SEED, "seed", 32, depth=0), "trip depth 0"),
     "short": (header(Kind.SEED, "seed", 31), "not 31 bytes"),

@@ -140,7 +140,7 @@ def test_only_an_expected_party_is_accepted(expected: Expected, passes: bool) ->
     if passes:
         require_identity(channel, expected, found_at="it", step="handshake")
         return
-    with pytest.raises(PeerViolation, match=r"it is model-owner of north-lab, where .* was expected"):
+    with pytest.raises(PeerViolation, match=r"it is model-owner of north-lab, but .* was expected"):
         require_identity(channel, expected, found_at="it", step="handshake")
     other = Channel(right, peer=HOSPITAL, deadlines=DEADLINES)
     with pytest.raises(PeerReported, match="was expected"):
@@ -171,7 +171,7 @@ def test_the_wrong_role_is_refused_over_the_network(server: Server, authority: A
     context = tls_context(dealer, server_side=False)
     channel = connect_channel(server.url, context=context, expect=LABORATORY, deadlines=DEADLINES)
     try:
-        with pytest.raises(PeerReported, match="crypto-provider of bank, where a data-owner was expected"):
+        with pytest.raises(PeerReported, match="crypto-provider of bank, but a data-owner was expected"):
             channel.receive_seed(step="hello")
     finally:
         channel.close()

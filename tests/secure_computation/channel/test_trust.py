@@ -276,7 +276,7 @@ def test_a_renewed_certificate_is_used_without_a_restart(
         renew(federation, HOSPITAL, owner.key.parent)
         renewed = renew(federation, LABORATORY, lab.key.parent)
         assert meet(client, server) == (LABORATORY, HOSPITAL)
-    assert "certificates and revocations were read anew" in caplog.text
+    assert "certificates and revocations were read again" in caplog.text
     assert server.trust().own.serial == renewed.serial != before[1].own.serial
     path = federation.revoke([trust.own for trust in before], Reason.SUPERSEDED)
     for holder in (owner, lab):

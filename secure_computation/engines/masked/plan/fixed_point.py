@@ -4,8 +4,8 @@ Image and logits are turned at the data owner, online; weights at the model owne
 """
 
 import math
-from collections.abc import Iterator, Mapping
-from typing import Any, Never
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,7 @@ from contract.errors import ImageError, ModelFileError
 from secure_computation.engines.masked.plan.masked_lowering import MaskedLowering
 from secure_computation.engines.masked.plan.steps import WEIGHT_LIMIT, HeatMapStep, LinearStep, SumPoolStep
 from secure_computation.network import AveragePool, Clip, Pad, Shape
-from secure_computation.private_weights import PrivateWeights
+from secure_computation.private_weights import HiddenTensors, PrivateWeights
 
 IntegerTensor = NDArray[np.int32] | NDArray[np.int64]
 
@@ -96,29 +96,8 @@ def image_size(shape: Shape) -> tuple[int, int]:
 # Weights
 
 
-class IntegerWeights(Mapping[str, IntegerTensor]):
-    """int32 weights (|w| <= WEIGHT_LIMIT) and int64 biases by name, for every LinearStep; read-only, never shown."""
-
-    def __init__(self, tensors: Mapping[str, IntegerTensor]) -> None:
-        """Take over `tensors` and make them read-only."""
-        self._tensors = dict(tensors)
-        for tensor in self._tensors.values():
-            tensor.setflags(write=False)
-
-    def __getitem__(self, name: str) -> Any:
-        return self._tensors[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._tensors)
-
-    def __len__(self) -> int:
-        return len(self._tensors)
-
-    def __repr__(self) -> str:
-        return f"<IntegerWeights: {len(self)} tensors, values withheld>"
-
-    def __reduce__(self) -> Never:
-        raise TypeError("private weights are not pickled: round them again from PrivateWeights")
+class IntegerWeights(HiddenTensors[Any]):
+    """int32 weights (|w| <= WEIGHT_LIMIT) and int64 biases by name, for every LinearStep."""
 
 
 def round_weights(lowering: MaskedLowering, weights: PrivateWeights) -> IntegerWeights:

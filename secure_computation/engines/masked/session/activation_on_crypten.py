@@ -51,9 +51,7 @@ def deal_tuples(requests: tuple[Request, ...], *, p0: Seed, p1: Seed, item: str)
             yield deal(request, *parties).reshape(-1).numpy()
 
 
-def model_owner_provider(
-    requests: tuple[Request, ...], words: WideElements, *, seed: Seed, item: str
-) -> PartyProvider:
+def model_owner_provider(requests: tuple[Request, ...], words: WideElements, *, seed: Seed, item: str) -> PartyProvider:
     """P1: its tuples, from its seed and D's corrections one after the other."""
     tensors: list[Share] = []
     at = 0
