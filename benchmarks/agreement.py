@@ -4,6 +4,7 @@ The integer reference stands in for the engine: tests show that the two are equa
 hundreds of images need no parties. Every value is audited against its ring on the way.
 """
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.machine import Machine, read_machine, read_versions
-from benchmarks.measuring import OnStep, WorkSteps
+from benchmarks.measuring import OnStep, Step, estimate_left
 from contract.base import Strict
 from contract.errors import CallerError
 from contract.model_card import ModelCard, Task, read_card
@@ -20,8 +21,8 @@ from federated_learning.data_source import ManifestSource
 from imaging import read_model_input
 from model_owner.agreement import choose_answers
 from model_owner.calibration_images import load_calibration_images
+from model_owner.choosing_precision import lower_within_budget
 from model_owner.onnx_import.compiling import compile_model
-from secure_computation.engines.masked.lowering.lower import lower_masked
 from secure_computation.engines.masked.plan import reference
 from secure_computation.engines.masked.plan.fixed_point import round_weights
 
@@ -53,19 +54,20 @@ class Agreement(Strict):
     versions: dict[str, str]
 
 
-def measure_agreement(model_folder: Path, images: Sequence[Path], on_step: OnStep) -> Agreement:
+def measure_agreement(model_folder: Path, images: Sequence[Path], _folder: Path, on_step: OnStep) -> Agreement:
     """Compare over `images`. The plan is calibrated as an import without images would. Raises CallerError for none."""
     if not images:
         raise CallerError("no image given: name files or folders of images")
     plaintext = PlaintextModel(model_folder)
     card = plaintext.card
     compiled = compile_model(model_folder / "model.onnx", card)
-    lowering = lower_masked(compiled.network, compiled.weights, load_calibration_images(card.input, ()))
+    lowering = lower_within_budget(compiled.network, compiled.weights, load_calibration_images(card.input, ()))
     weights = round_weights(lowering, compiled.weights)
     errors, disagreements = [], []
-    steps = WorkSteps(on_step, total=len(images), weight=len(images))
+    started, total = time.monotonic(), len(images)
     for index, path in enumerate(images):
-        steps.next("comparing images", 1)
+        left = estimate_left(started, index, total)
+        on_step(Step(words="comparing images", done=index, total=total, seconds_left=left))
         tensor = read_model_input(path, card.input).tensor
         expected = plaintext.logits(tensor)
         integers = reference.quantise_image(lowering, tensor)

@@ -1,40 +1,28 @@
 """AriaNN's table: what it published beside what the masked engine takes for the same networks on this machine."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
 import numpy as np
-from numpy.typing import NDArray
+import torch
 from pydantic import Field
 
-from benchmarks import onnx_networks
-from benchmarks.emulation import deployed_over
-from benchmarks.engines.product import submit
+from benchmarks.ariann_networks import draw_network
+from benchmarks.case import Case, prepare
+from benchmarks.engines.product import product
 from benchmarks.machine import read_machine
-from benchmarks.measuring import Measurement, OnStep, Run, WorkSteps
-from benchmarks.results import Figures, Taken, describe_taking, figures_over
+from benchmarks.measuring import Campaign, Cell, OnStep
+from benchmarks.results import Figures, Taken, combine_by_party, describe_taking, summarise_figures
+from benchmarks.variants import write_random_model
+from benchmarks.wiring import Wiring
 from contract.base import Strict
 from contract.ticket import Engine
-from demonstration.plaintext import PlaintextModel
-from imaging.phantom import write_phantom
-from model_owner.link_profiles import LinkProfile
+from federated_learning.export import trace
 
 FORMAT: Final = 1
 PUBLISHED = Path(__file__).resolve().parent / "published" / "ariann.json"
-START_WEIGHT = 20.0
-"""What import and start take, in units of a megabyte of AriaNN's traffic: for the time left."""
-
-NETWORKS: Mapping[str, onnx_networks.Build] = {
-    "lenet-28": onnx_networks.lenet,
-    "alexnet-32": onnx_networks.alexnet_small,
-    "alexnet-64": onnx_networks.alexnet,
-    "vgg16-32": partial(onnx_networks.vgg16, side=32),
-    "vgg16-64": partial(onnx_networks.vgg16, side=64),
-    "resnet18-224": onnx_networks.resnet18,
-}
 
 
 class PublishedRow(Strict):
@@ -93,7 +81,7 @@ class AriannTable(Taken):
     format: Literal[1]
     published: PublishedTable
     rows: tuple[Row, ...]
-    links: tuple[LinkProfile, ...]
+    links: tuple[Wiring, ...]
     """What lay between every two of our parties."""
     runs: int
     batch: Literal[1] = 1
@@ -104,86 +92,65 @@ def read_published() -> PublishedTable:
     return PublishedTable.model_validate_json(PUBLISHED.read_bytes())
 
 
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """What is measured."""
+def measure_ariann(
+    rows: Sequence[str], wirings: Sequence[Wiring], folder: Path, on_step: OnStep, *, runs: int, timeout_seconds: float
+) -> AriannTable:
+    """Measure the networks of these rows one after the other, each over every kind of link, with files in `folder`.
 
-    rows: tuple[str, ...]
-    links: tuple[LinkProfile, ...]
-    runs: int
-    timeout_seconds: float
-    """For all images over one kind of link."""
-
-
-def measure_ariann(folder: Path, plan: Plan, on_step: OnStep) -> AriannTable:
-    """Measure the networks of `plan` one after the other, each over every kind of link, with files in `folder`.
-
-    Servers start anew for each; one `data-owner diagnose` submits all images to them, and the first does not count.
+    Servers are started for each; the first image does not count. `timeout_seconds` is for one image.
     """
-    machine = read_machine()
-    published = read_published()
-    chosen = [row for row in published.rows if row.name in plan.rows]
-    image = folder / "phantom.dcm"
-    write_phantom(image, seed=1)
-    rows = []
-    links = len(plan.links)
-    # The time left goes by AriaNN's traffic.
-    steps = WorkSteps(on_step, total=len(chosen) * links, weight=links * sum(map(_weight, chosen)))
-    for row in chosen:
-        model_folder = _write_model(row, folder / row.name)
-        expected = PlaintextModel(model_folder).logits_of_file(image)
-        ours = []
-        for link in plan.links:
-            steps.next(f"{row.title}: {link.name}", _weight(row))
-            place = folder / f"{row.name}-{link.name}"
-            place.mkdir()
-            images = [image] * (plan.runs + 1)
-            with deployed_over(place, [model_folder], link) as deployment:
-                found = submit(deployment, images, engine=Engine.MASKED, timeout_seconds=plan.timeout_seconds)
-            ours.append(_cost(link.name, found, expected))
-        rows.append(Row(published=row, ours=tuple(ours)))
+    machine, published = read_machine(), read_published()
+    chosen = [row for row in published.rows if row.name in rows]
+
+    @cache
+    def prepare_row(row: PublishedRow) -> Case:
+        place = folder / row.name
+        place.mkdir()
+        return prepare(write_model(row, place / "model"), place, seed=1)
+
+    cells = {
+        (row.name, wiring.name): Cell(
+            engine=Engine.MASKED.value,
+            words=f"{row.title}, {wiring.name}",
+            prepare=partial(prepare_row, row),
+            opener=product(Engine.MASKED, wiring),
+            turns=range(runs + 1),
+        )
+        for row in chosen
+        for wiring in wirings
+    }
+    campaign = Campaign(list(cells.values()), timeout_seconds=timeout_seconds, on_step=on_step)
+    for cell in cells.values():
+        campaign.measure([cell])
     return AriannTable(
         format=FORMAT,
         published=published,
-        rows=tuple(rows),
-        links=plan.links,
-        runs=plan.runs,
+        rows=tuple(
+            Row(published=row, ours=tuple(_cost(cells[row.name, wiring.name], wiring) for wiring in wirings))
+            for row in chosen
+        ),
+        links=tuple(wirings),
+        runs=runs,
         **describe_taking(machine),
     )
 
 
-def _weight(row: PublishedRow) -> float:
-    return START_WEIGHT + row.online_megabytes
+def write_model(row: PublishedRow, folder: Path) -> Path:
+    """Write model.onnx and card.json of a row's network into a new `folder`; return it."""
+    pictures = torch.zeros(2, row.channels, row.side, row.side)
+    content = trace(draw_network(row.name, row.classes), pictures).SerializeToString()
+    shape = (row.channels, row.side, row.side)
+    classes = [f"class-{number}" for number in range(row.classes)]
+    return write_random_model(folder, content, name=row.name, title=row.title, shape=shape, classes=classes)
 
 
-def _write_model(row: PublishedRow, folder: Path) -> Path:
-    return onnx_networks.write_network(
-        folder,
-        row.name,
-        NETWORKS[row.name],
-        channels=row.channels,
-        side=row.side,
-        classes=row.classes,
-        title=row.title,
-    )
-
-
-def _cost(link: str, found: tuple[Measurement, ...], expected: NDArray[np.float64]) -> LinkCost:
-    first = found[0]
-    counted = [
-        Run(
-            engine=Engine.MASKED.value,
-            round=number,
-            measurement=one,
-            max_abs_error=float(np.abs(np.asarray(one.logits) - expected).max()),
-        )
-        for number, one in enumerate(found[1:], start=1)
-    ]
-    figures = figures_over(counted)
+def _cost(cell: Cell, wiring: Wiring) -> LinkCost:
+    figures = summarise_figures(cell.counted)
+    measured = [run.measurement for run in cell.runs]
     return LinkCost(
-        link=link,
-        weights_bytes=first.offline_bytes - figures["offline_bytes"],
-        largest_logit=float(np.abs(expected).max()),
-        peak_rss_bytes=dict(first.peak_rss_bytes),
+        link=wiring.name,
+        weights_bytes=measured[0].offline_bytes - figures["offline_bytes"],
+        largest_logit=float(np.abs(cell.case.pictures(0).expected).max()),
+        peak_rss_bytes=combine_by_party(measured, lambda one: one.peak_rss_bytes, max),
         **figures,
     )

@@ -37,7 +37,7 @@ class Pictures:
     expected: NDArray[np.float64] = field(repr=False)
     """Logits of onnxruntime in clear, shape (batch, classes)."""
 
-    def error_of(self, logits: tuple[float, ...]) -> float:
+    def measure_error(self, logits: tuple[float, ...]) -> float:
         """Largest distance of a logit from the expected one; nan if they cannot be compared.
 
         `logits` are those of the first picture, then those of the second, and so on.
@@ -103,25 +103,17 @@ def prepare(model_folder: Path, folder: Path, *, seed: int, rounds: int = 1, bat
         raise CallerError(f"{card.name} takes {card.input.height} x {card.input.width} images: benchmark a square one")
     plain = PlaintextModel(model_folder)
     different = max(min(rounds, MOST_PICTURES), batch)
-    paths, tensors, logits = [], [], []
+    drawn = []
     for number in range(different):
         path = folder / f"phantom-{number}.dcm"
         write_phantom(path, seed=seed + number)
         tensor = read_model_input(path, card.input).tensor
-        paths.append(path)
-        tensors.append(tensor)
-        logits.append(plain.logits(tensor))
+        drawn.append((seed + number, path, tensor, plain.logits(tensor)))
     found = []
     for turn in range(rounds):
-        chosen = [(turn + place) % different for place in range(batch)]
-        tensor_path = folder / f"tensor-{turn}.npy"
-        np.save(tensor_path, np.stack([tensors[one] for one in chosen]), allow_pickle=False)
-        found.append(
-            Pictures(
-                seeds=tuple(seed + one for one in chosen),
-                images=tuple(paths[one] for one in chosen),
-                tensor=tensor_path,
-                expected=np.stack([logits[one] for one in chosen]),
-            )
-        )
+        chosen = [drawn[(turn + place) % different] for place in range(batch)]
+        seeds, images, tensors, logits = zip(*chosen, strict=True)
+        path = folder / f"tensor-{turn}.npy"
+        np.save(path, np.stack(tensors), allow_pickle=False)
+        found.append(Pictures(seeds=seeds, images=images, tensor=path, expected=np.stack(logits)))
     return Case(model_folder, card, folder, tuple(found))

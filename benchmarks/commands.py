@@ -10,20 +10,20 @@ import typer
 
 from benchmarks.configuration import (
     MODELS,
-    Configuration,
+    README,
+    RESULTS,
     check_save_file,
     check_save_folder,
+    configure,
     find_model,
-    name_of,
     parse_names,
     parse_numbers,
     parse_sides,
 )
 from benchmarks.engines import ENGINES, PEERS
-from benchmarks.figures import README, RESULTS
+from benchmarks.wiring import WIRINGS, find_wiring, parse_wirings
 from contract.base import Strict
 from contract.errors import CallerError
-from model_owner.link_profiles import LINKS
 from plumbing.command_line import say
 
 if TYPE_CHECKING:
@@ -34,14 +34,14 @@ R = TypeVar("R", bound=Strict)
 
 ALL_ENGINES: Final = ",".join(ENGINES)
 ALL_PEERS: Final = ",".join(PEERS)
-ALL_LINKS: Final = ",".join(link.name for link in LINKS)
+ALL_LINKS: Final = ",".join(WIRINGS)
 ARIANN_LINKS: Final = "loopback,lan,ariann-wan"
 
 # Options that several subcommands take, with the same meaning in each.
 Engines: TypeAlias = Annotated[str, typer.Option(help="Which to measure, in turns, separated by commas.")]
 Model: TypeAlias = Annotated[str, typer.Option(help="resnet18, resnet18-maxpool, or a folder.")]
 OneModel: TypeAlias = Annotated[str, typer.Option(help="resnet18, or a folder with model.onnx and card.json.")]
-"""If no variant of it is measured."""
+"""For what measures no variant of it."""
 Seed: TypeAlias = Annotated[int, typer.Option(min=0, help="Of the first phantom radiograph; each run has another.")]
 Timeout: TypeAlias = Annotated[float, typer.Option(min=1, help="Seconds that one run may take.")]
 SaveFolder: TypeAlias = Annotated[
@@ -86,19 +86,10 @@ def latency(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object an engine, alone on stdout.")] = False,
 ) -> None:
     """Seconds, traffic and memory from a hospital's file to its result: medians, engines in turns."""
-    names = [part.strip() for part in model.split(",")]
+    chosen = parse_names(engines, ENGINES, noun="engine", option="--engines")
     cells = [
-        Configuration(
-            model=name_of(name, folder),
-            model_folder=folder,
-            engines=parse_names(engines, ENGINES, noun="engine", option="--engines"),
-            runs=runs,
-            seed=seed,
-            timeout_seconds=timeout,
-            batch=images,
-            side=side,
-        )
-        for name, folder in [(name, find_model(name)) for name in names]
+        configure(chosen, name.strip(), runs=runs, seed=seed, timeout_seconds=timeout, batch=images, side=side)
+        for name in model.split(",")
         for side in (parse_numbers(size, option="--size", least=32, most=1024) if size else (None,))
         for images in parse_numbers(batch, option="--batch", least=1, most=64)
     ]
@@ -122,7 +113,12 @@ def networks(
     model: Model = "resnet18",
     *,
     names: Annotated[
-        str, typer.Option("--networks", help="Profiles, separated by commas; or 'lan;latency_ms=15,mbit=50'.")
+        str,
+        typer.Option(
+            "--networks",
+            help="Profiles, separated by commas; or 'lan;latency_ms=15,mbit=50'. With +1gbit or +10gbit after it, a "
+            "profile is the hospital's own link, and the others have links of that rate.",
+        ),
     ] = ALL_LINKS,
     runs: Annotated[int, typer.Option(min=1, help="Measured runs; one if an engine is slow over a link.")] = 3,
     seed: Seed = 1,
@@ -132,22 +128,14 @@ def networks(
 ) -> None:
     """Seconds of one image over emulated links, beside what the cost model predicts from loopback."""
     from benchmarks.document.sections import show_links
-    from benchmarks.emulated_links import measure_over_links, parse_links, save_link_results
-    from benchmarks.predicting import add_predictions
+    from benchmarks.emulated_links import add_predictions, measure_over_links, save_link_results
 
-    links = parse_links(names)
-    folder = find_model(model)
-    configuration = Configuration(
-        model=name_of(model, folder),
-        model_folder=folder,
-        engines=parse_names(engines, ENGINES, noun="engine", option="--engines"),
-        runs=runs,
-        seed=seed,
-        timeout_seconds=timeout,
-    )
+    wirings = parse_wirings(names)
+    chosen = parse_names(engines, ENGINES, noun="engine", option="--engines")
+    configuration = configure(chosen, model, runs=runs, seed=seed, timeout_seconds=timeout)
     if save is not None:
         check_save_folder(save)
-    result = _measure(lambda folder, on_step: measure_over_links(configuration, folder, links, on_step), None)
+    result = _measure(partial(measure_over_links, configuration, wirings), None)
     _print(add_predictions(result), None if as_json else show_links(result), indent=None)
     if save is not None:
         say(f"every run: {save_link_results(save, result)}")
@@ -156,7 +144,7 @@ def networks(
 def predict(
     network: Annotated[
         list[str] | None,
-        typer.Option(help="A profile's name, or latency_ms=15,mbit=50 (one way); may be repeated. All profiles else."),
+        typer.Option(help="As one of --networks in `networks`; may be repeated. If left out, all profiles."),
     ] = None,
     model: Annotated[str, typer.Option(help="resnet18 or resnet18-maxpool: one with a saved result.")] = "resnet18",
     *,
@@ -166,10 +154,8 @@ def predict(
     """What one image would take over other networks: trips x latency + bytes / bandwidth + computing."""
     from benchmarks.cost_model import predict_from_saved
     from benchmarks.document.sections import show_predictions
-    from model_owner.link_profiles import find_link
 
-    links = [find_link(text) for text in network] if network else list(LINKS)
-    found = predict_from_saved(model, links, results or RESULTS)
+    found = predict_from_saved(model, [find_wiring(text) for text in network or WIRINGS], results or RESULTS)
     _print(found, None if as_json else show_predictions(found), indent=None)
 
 
@@ -188,23 +174,19 @@ def peers(
     from benchmarks.comparison import measure_peers
     from benchmarks.document.other_systems import show_peers
     from benchmarks.engines import catalogue
-    from benchmarks.variants import variant
 
+    names = parse_names(peers, PEERS, noun="peer", option="--peers")
     known = catalogue(install=install)
-    chosen = {name: known[name] for name in parse_names(peers, known, noun="peer", option="--peers")}
-    base = find_model(model)
-    result = _measure(
-        lambda folder, on_step: measure_peers(
-            variant(base, folder, model=name_of(model, base), side=None),
-            folder,
-            peers=chosen,
-            runs=runs,
-            seed=seed,
-            timeout_seconds=timeout,
-            on_step=on_step,
-        ),
-        save,
+    measure = partial(
+        measure_peers,
+        find_model(model),
+        model=model,
+        peers={name: known[name] for name in names},
+        runs=runs,
+        seed=seed,
+        timeout_seconds=timeout,
     )
+    result = _measure(measure, save)
     _print(result, None if as_json else show_peers(result), indent=None)
     result.require_agreement()
 
@@ -214,22 +196,18 @@ def ariann(
     networks: Annotated[str, typer.Option(help="Kinds of link, separated by commas.")] = ARIANN_LINKS,
     *,
     runs: Annotated[int, typer.Option(min=1, max=100, help="Measured images of each, after a warm-up.")] = 5,
-    timeout: Annotated[float, typer.Option(min=1, help="Seconds for all images of one row over one link.")] = 900,
+    timeout: Timeout = 900,
     save: SaveFile = None,
     as_json: AsJson = False,
 ) -> None:
     """AriaNN's published table beside the masked engine on the same networks, with random weights."""
-    from benchmarks.ariann import NETWORKS, Plan, measure_ariann
+    from benchmarks.ariann import measure_ariann
+    from benchmarks.ariann_networks import NETWORKS
     from benchmarks.document.other_systems import show_ariann
-    from benchmarks.emulated_links import parse_links
 
-    plan = Plan(
-        rows=parse_names(rows, NETWORKS, noun="row", option="--rows") if rows else tuple(NETWORKS),
-        links=parse_links(networks),
-        runs=runs,
-        timeout_seconds=timeout,
-    )
-    result = _measure(lambda folder, on_step: measure_ariann(folder, plan, on_step), save)
+    chosen = parse_names(rows, NETWORKS, noun="row", option="--rows") if rows else tuple(NETWORKS)
+    wirings = parse_wirings(networks)
+    result = _measure(partial(measure_ariann, chosen, wirings, runs=runs, timeout_seconds=timeout), save)
     _print(result, None if as_json else show_ariann(result))
 
 
@@ -249,13 +227,8 @@ def scale(
     chosen = parse_sessions(sessions)
     if model in MODELS and model != "resnet18":
         raise CallerError(f"--model {model} is not measured here: give resnet18 or a folder")
-    base = find_model(model)
-    result = _measure(
-        lambda folder, on_step: measure_scale(
-            base, folder, sessions=chosen, images=images, timeout_seconds=timeout, on_step=on_step
-        ),
-        save,
-    )
+    measure = partial(measure_scale, find_model(model), sessions=chosen, images=images, timeout_seconds=timeout)
+    result = _measure(measure, save)
     _print(result, None if as_json else show_scale(result))
 
 
@@ -272,14 +245,9 @@ def growth(
     """How the masked engine's cost grows with the picture."""
     from benchmarks.growth import measure_growth
 
-    chosen, base = parse_sides(sides), find_model(model)
-    result = _measure(
-        lambda folder, on_step: measure_growth(
-            base, folder, sides=chosen, runs=runs, timeout_seconds=timeout, on_step=on_step
-        ),
-        save,
-    )
-    _print(result)
+    chosen = parse_sides(sides)
+    measure = partial(measure_growth, find_model(model), sides=chosen, runs=runs, timeout_seconds=timeout)
+    _print(_measure(measure, save))
 
 
 def endurance(
@@ -296,19 +264,15 @@ def endurance(
     from benchmarks.document.sections import show_endurance
     from benchmarks.endurance import measure_endurance
 
-    base = find_model(model)
-    result = _measure(
-        lambda folder, on_step: measure_endurance(
-            base,
-            folder,
-            hospitals=hospitals,
-            diagnoses=diagnoses,
-            minutes=minutes,
-            timeout_seconds=timeout,
-            on_step=on_step,
-        ),
-        save,
+    measure = partial(
+        measure_endurance,
+        find_model(model),
+        hospitals=hospitals,
+        diagnoses=diagnoses,
+        minutes=minutes,
+        timeout_seconds=timeout,
     )
+    result = _measure(measure, save)
     _print(result, None if as_json else show_endurance(result))
 
 
@@ -325,11 +289,7 @@ def aggregation(
     if ring_bits not in (16, 32):
         raise CallerError("--ring-bits is 16 or 32")
     chosen: Literal[16, 32] = 16 if ring_bits == 16 else 32
-    result = _measure(
-        lambda _folder, on_step: measure_aggregation(hospitals=hospitals, ring_bits=chosen, runs=runs, on_step=on_step),
-        save,
-    )
-    _print(result)
+    _print(_measure(partial(measure_aggregation, hospitals=hospitals, ring_bits=chosen, runs=runs), save))
 
 
 def federation(
@@ -342,13 +302,8 @@ def federation(
     """What secure aggregation adds to a round of a real federation on loopback, beside averaging in the clear."""
     from benchmarks.federation import measure_federation
 
-    result = _measure(
-        lambda _folder, on_step: measure_federation(
-            architecture=architecture, hospitals=hospitals, rounds=rounds, on_step=on_step
-        ),
-        save,
-    )
-    _print(result)
+    measure = partial(measure_federation, architecture=architecture, hospitals=hospitals, rounds=rounds)
+    _print(_measure(measure, save))
 
 
 def agreement(
@@ -365,8 +320,7 @@ def agreement(
     folder = find_model(model)
     check_save_file(save)
     chosen = choose_images(images, folder, manifest=manifest, roles=tuple(role or ()))
-    result = _measure(lambda _folder, on_step: measure_agreement(folder, chosen, on_step), save)
-    _print(result)
+    _print(_measure(partial(measure_agreement, folder, chosen), save))
 
 
 def report(

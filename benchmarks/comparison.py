@@ -16,12 +16,11 @@ import numpy as np
 
 from benchmarks.case import Case, prepare
 from benchmarks.engines import SMALL_SIDE, Peer
-from benchmarks.latency import by_party
 from benchmarks.machine import read_machine
 from benchmarks.measuring import Campaign, Cell, OnStep, Run
 from benchmarks.peers import spu_environment
-from benchmarks.results import Spread, Taken, describe_taking, phases_over
-from benchmarks.variants import write_resized
+from benchmarks.results import Spread, Taken, combine_by_party, describe_taking, summarise_phases
+from benchmarks.variants import variant, write_resized
 from contract.base import Strict
 from contract.errors import ComputationFailed, EncryptedInferenceError
 from model_owner.agreement import choose_answers
@@ -118,28 +117,24 @@ class Peers(Taken):
             raise ComputationFailed(f"not every peer answered as onnxruntime does: {doubtful}; the rows say more")
 
 
-@dataclass(frozen=True, eq=False)
-class _Entry:
+@dataclass(kw_only=True, eq=False)
+class _PeerCell(Cell):
     """One peer at one size."""
 
-    name: str
     peer: Peer
-    cell: Cell
-
-    @property
-    def case(self) -> Case:
-        return self.cell.case
+    installed: bool = True
 
 
 def measure_peers(
     model_folder: Path,
     folder: Path,
+    on_step: OnStep,
     *,
+    model: str = "",
     peers: Mapping[str, Peer],
     runs: int,
     seed: int,
     timeout_seconds: float,
-    on_step: OnStep,
 ) -> Peers:
     """Measure each peer `runs` times after a warm-up, in turns: at the model's own size, then on small images.
 
@@ -147,22 +142,19 @@ def measure_peers(
     peer. `folder` takes temporary files. Whatever happens, every process is gone when this returns or raises.
     """
     machine = read_machine()
-    full = prepare(model_folder, _new(folder / "full"), seed=seed, rounds=runs + 1)
-    small = None
-    if any(not peer.full_size for peer in peers.values()):
-        small = full  # a model that is as small already is measured once
-        if full.size > SMALL_SIDE:
-            place = _new(folder / "small")
-            small = prepare(write_resized(model_folder, place / "model", SMALL_SIDE), place, seed=seed, rounds=runs + 1)
-    entries = [_entry(name, peer, full, runs) for name, peer in peers.items() if peer.full_size]
-    if small is not None:
-        entries += [
-            _entry(name, peer, small, runs)
-            for name, peer in peers.items()
-            if peer.small and not (peer.full_size and small is full)
-        ]
-    not_installed = _measure(entries, timeout_seconds=timeout_seconds, on_step=on_step)
-    cases = [full] if small is None or small is full else [full, small]
+    model_folder = variant(model_folder, folder, model=model, side=None)
+    full = small = prepare(model_folder, _make(folder / "full"), seed=seed, rounds=runs + 1)
+    needs_small = any(not peer.full_size for peer in peers.values())
+    if needs_small and full.size > SMALL_SIDE:  # a model that is as small already is measured once
+        place = _make(folder / "small")
+        small = prepare(write_resized(model_folder, place / "model", SMALL_SIDE), place, seed=seed, rounds=runs + 1)
+    cells = [_make_cell(name, peer, full, runs) for name, peer in peers.items() if peer.full_size]
+    cells += [
+        _make_cell(name, peer, small, runs)
+        for name, peer in peers.items()
+        if needs_small and peer.small and not (peer.full_size and small is full)
+    ]
+    _measure(cells, timeout_seconds=timeout_seconds, on_step=on_step)
     return Peers(
         model=full.card.name,
         model_version=full.card.version,
@@ -172,64 +164,60 @@ def measure_peers(
         agreement=AGREEMENT,
         expected=tuple(
             ExpectedLogits(size=case.size, run=run, logits=tuple(case.pictures(run).expected.reshape(-1).tolist()))
-            for case in cases
+            for case in ([full] if small is full else [full, small])
             for run in range(runs + 1)
         ),
-        rows=tuple(_row(entry, installed=entry not in not_installed) for entry in entries),
+        rows=tuple(_make_row(cell) for cell in cells),
         spu_versions=spu_environment.versions(),
         **describe_taking(machine),
     )
 
 
-def _new(folder: Path) -> Path:
+def _make(folder: Path) -> Path:
     folder.mkdir()
     return folder
 
 
-def _entry(name: str, peer: Peer, case: Case, runs: int) -> _Entry:
+def _make_cell(name: str, peer: Peer, case: Case, runs: int) -> _PeerCell:
     words = f"{name}, {case.size} x {case.size}"
-    cell = Cell(engine=name, words=words, prepare=lambda: case, opener=peer.opener, turns=range(runs + 1))
-    return _Entry(name, peer, cell)
+    turns = range(runs + 1)
+    return _PeerCell(engine=name, words=words, prepare=lambda: case, opener=peer.opener, turns=turns, peer=peer)
 
 
-def _measure(entries: Sequence[_Entry], *, timeout_seconds: float, on_step: OnStep) -> set[_Entry]:
-    """Size by size, so that not all processes are there at once. Returns what could not be installed."""
-    cells = [entry.cell for entry in entries]
+def _measure(cells: Sequence[_PeerCell], *, timeout_seconds: float, on_step: OnStep) -> None:
+    """Size by size, so that not all processes are there at once."""
     campaign = Campaign(cells, timeout_seconds=timeout_seconds, on_step=on_step, goes_on_after_failures=True)
-    not_installed = set()
-    for entry in entries:
-        if entry.peer.prepare is not None:
-            campaign.tell(f"{entry.name}: installing if it is missing")
+    for cell in cells:
+        if cell.peer.prepare is not None:
+            campaign.tell(f"{cell.engine}: installing if it is missing")
             try:
-                entry.peer.prepare()
+                cell.peer.prepare()
             except EncryptedInferenceError as error:
-                entry.cell.failure = " ".join(str(error).split())
-                not_installed.add(entry)
-    for folder in dict.fromkeys(entry.case.folder for entry in entries):
-        campaign.measure([entry.cell for entry in entries if entry.case.folder == folder])
-    return not_installed
+                cell.failure, cell.installed = " ".join(str(error).split()), False
+    for size in dict.fromkeys(cell.case.size for cell in cells):
+        campaign.measure([cell for cell in cells if cell.case.size == size])
 
 
-def _row(entry: _Entry, *, installed: bool) -> PeerRow:
-    cell, counted = entry.cell, entry.cell.counted
+def _make_row(cell: _PeerCell) -> PeerRow:
+    counted = cell.counted
     error = max((run.max_abs_error for run in counted), default=math.nan)
-    label_equal = _labels_are_equal(counted, entry.case) if counted else None
+    label_equal = _labels_are_equal(counted, cell.case) if counted else None
     status, reason = Status.MEASURED, cell.failure
     if reason is not None:
-        status = Status.FAILED if installed else Status.NOT_INSTALLED
+        status = Status.FAILED if cell.installed else Status.NOT_INSTALLED
     elif any(math.isnan(run.max_abs_error) for run in counted):
         status, reason, error = Status.DIFFERENT, "not as many finite logits as the model has classes", math.nan
     elif error > AGREEMENT or not label_equal:
         status, reason = Status.DIFFERENT, "see the largest error"
     figures = [] if cell.failure else counted
     measured = [run.measurement for run in figures]
-    phases = phases_over(figures) if figures else {}
+    phases = summarise_phases(figures) if figures else {}
     return PeerRow(
-        peer=entry.name,
-        system=entry.peer.system,
-        configuration=entry.peer.configuration,
-        trust=entry.peer.trust,
-        size=entry.case.size,
+        peer=cell.engine,
+        system=cell.peer.system,
+        configuration=cell.peer.configuration,
+        trust=cell.peer.trust,
+        size=cell.case.size,
         status=status,
         reason=reason,
         runs=len(figures),
@@ -238,9 +226,9 @@ def _row(entry: _Entry, *, installed: bool) -> PeerRow:
         setup_seconds=cell.set_up_seconds if figures else None,
         online_bytes=phases.get("online_bytes"),
         offline_bytes=phases.get("offline_bytes"),
-        one_way_trips=phases.get("one_way_trips") if entry.peer.counts_trips else None,
-        cpu_seconds=by_party(measured, lambda one: one.cpu_seconds, median),
-        peak_rss_bytes=by_party(measured, lambda one: one.peak_rss_bytes, max),
+        one_way_trips=phases.get("one_way_trips") if cell.peer.counts_trips else None,
+        cpu_seconds=combine_by_party(measured, lambda one: one.cpu_seconds, median),
+        peak_rss_bytes=combine_by_party(measured, lambda one: one.peak_rss_bytes, max),
         max_logit_error=None if math.isnan(error) else error,
         label_equal=label_equal,
         evaluations=tuple(_evaluation(run) for run in cell.runs),

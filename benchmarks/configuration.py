@@ -1,15 +1,18 @@
 """What one benchmark run is asked to do, checked before anything starts."""
 
 import tempfile
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from benchmarks.variants import MAX_POOL
 from contract.errors import CallerError
 from contract.model_card import read_card
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT: Final = Path(__file__).resolve().parent.parent
+RESULTS: Final = ROOT / "benchmarks" / "results"
+README: Final = ROOT / "README.md"
 MODELS = {
     "resnet18": ROOT / "models" / "pediatric-pneumonia-resnet18",
     MAX_POOL: ROOT / "models" / "pediatric-pneumonia-resnet18",
@@ -41,6 +44,30 @@ class Configuration:
     """Of the square pictures, in pixels; None for the model's own."""
 
 
+def configure(
+    engines: Sequence[str],
+    model: str,
+    *,
+    runs: int,
+    timeout_seconds: float,
+    seed: int = 1,
+    batch: int = 1,
+    side: int | None = None,
+) -> Configuration:
+    """A cell of a model that is asked for by a name in MODELS or by its folder. Raises CallerError if there is none."""
+    folder = find_model(model)
+    return Configuration(
+        model=model if model in MODELS else read_card(folder / "card.json").name,
+        model_folder=folder,
+        engines=tuple(engines),
+        runs=runs,
+        seed=seed,
+        timeout_seconds=timeout_seconds,
+        batch=batch,
+        side=side,
+    )
+
+
 def parse_names(text: str, known: Collection[str], *, noun: str, option: str) -> tuple[str, ...]:
     """Read `crypten,plaintext`. Raises CallerError for a `noun` that is not known or is named twice, and for none."""
     names = tuple(name.strip() for name in text.split(",") if name.strip())
@@ -70,11 +97,6 @@ def parse_sides(text: str) -> tuple[int, ...]:
     if len(numbers) < 2:
         raise CallerError("give --sides two or more numbers of 32 to 1024 pixels, say 64,128,224")
     return numbers
-
-
-def name_of(text: str, folder: Path) -> str:
-    """How results name a model that was asked for as `text`."""
-    return text if text in MODELS else read_card(folder / "card.json").name
 
 
 def find_model(text: str) -> Path:

@@ -1,19 +1,20 @@
 """The product, and what lies between its parties: relays if a link is asked for. The parties notice nothing."""
 
 import socket
-import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
 from benchmarks.configuration import THREADS
-from benchmarks.relay import HOST, Relay, relayed
+from benchmarks.relay import ANSWER_SECONDS, HOST, Relay, start_relay
+from benchmarks.wiring import HOME, Wiring
 from contract.base import Strict
 from contract.identity import Role
 from demonstration.deployment import Deployment, deploy, free_ports
-from model_owner.link_profiles import LOOPBACK, LinkProfile
+from model_owner.link_profiles import LinkProfile
 
 BETWEEN: Final = (
     (Role.DATA_OWNER, Role.MODEL_OWNER),
@@ -27,28 +28,19 @@ BETWEEN: Final = (
 
 
 @contextmanager
-def deployed_over(
-    folder: Path,
-    model_folders: Sequence[Path],
-    link: LinkProfile,
-    *,
-    threads: int = THREADS,
-    overrides: dict[str, dict[str, object]] | None = None,
-) -> Iterator[Deployment]:
-    """`deployed`, with a link of this kind between every two parties: six links, none of which slows another down."""
-    if link == LOOPBACK:
-        with deploy(folder, model_folders, threads=threads, overrides=overrides) as deployment:
+def deploy_over(folder: Path, model_folders: Sequence[Path], wiring: Wiring) -> Iterator[Deployment]:
+    """`deploy`, with such links between the parties."""
+    if wiring == HOME:
+        with deploy(folder, model_folders, threads=THREADS) as deployment:
             yield deployment
         return
     ports = free_ports()
-    with relayed(link) as relay:
+    with start_relay(wiring) as relay:
         routes = {
             (client, server): relay.route(f"{client.value}/{server.value}", ports.of(server))
             for client, server in BETWEEN
         }
-        with deploy(
-            folder, model_folders, threads=threads, overrides=overrides, ports=ports, routes=routes
-        ) as deployment:
+        with deploy(folder, model_folders, threads=THREADS, ports=ports, routes=routes) as deployment:
             yield deployment
 
 
@@ -62,22 +54,24 @@ class MeasuredLink(Strict):
     """Largest of several transfers, from the first byte sent to the last one received; None for an unlimited link."""
 
 
-def measure_link(relay: Relay, link: LinkProfile, *, round_trips: int = 20, transfers: int = 2) -> MeasuredLink:
-    """Send single bytes to and fro, then many in one direction."""
+def measure_link(
+    relay: Relay, link: LinkProfile, *, name: str = "measured", round_trips: int = 20, transfers: int = 2
+) -> MeasuredLink:
+    """Send single bytes to and fro, then many in one direction, over the relay's link of that name."""
+    rate = None
     with socket.create_server((HOST, 0)) as server:
-        thread = threading.Thread(target=_answer, args=(server,), daemon=True)
-        thread.start()
-        port = relay.route("measured", server.getsockname()[1])
-        trips = sorted(_round_trips(port, round_trips))
-        rate = None
+        server.settimeout(ANSWER_SECONDS)
+        port = relay.route(name, server.getsockname()[1])
+        with _opened(port, server, echoes=True) as connection:
+            trips = sorted(_time_answer(connection, b"?") for _ in range(round_trips))
         if link.bytes_per_second is not None:
-            size = int(min(link.bytes_per_second * TRANSFER_SECONDS, MAX_TRANSFER_BYTES))
-            seconds = min(_transfer_seconds(port, size) for _ in range(transfers))
+            content = bytes(int(min(link.bytes_per_second * TRANSFER_SECONDS, MAX_TRANSFER_BYTES)))
+            found = []
+            for _ in range(transfers):
+                with _opened(port, server, echoes=False) as connection:
+                    found.append(_time_answer(connection, content, ends=True))
             # Besides the transfer: one latency for the last byte, one for the word that it is there.
-            rate = size * 8 / 1e6 / (seconds - 2 * link.latency_seconds)
-        with suppress(OSError):
-            server.shutdown(socket.SHUT_RDWR)
-        thread.join()
+            rate = len(content) * 8 / 1e6 / (min(found) - 2 * link.latency_seconds)
     return MeasuredLink(
         round_trip_milliseconds=trips[0] * 1e3,
         median_round_trip_milliseconds=trips[len(trips) // 2] * 1e3,
@@ -87,49 +81,36 @@ def measure_link(relay: Relay, link: LinkProfile, *, round_trips: int = 20, tran
 
 TRANSFER_SECONDS = 1.0
 MAX_TRANSFER_BYTES = 125_000_000
-_ECHO, _SWALLOW = b"e", b"s"
 
 
-def _answer(server: socket.socket) -> None:
-    """Serve one connection after another until the socket is shut down."""
-    with suppress(OSError):
-        while True:
-            connection, _ = server.accept()
-            with connection:
-                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                echo = connection.recv(1) == _ECHO
-                connection.sendall(b"!")
-                while data := connection.recv(1 << 18):
-                    if echo:
-                        connection.sendall(data)
-                if not echo:
-                    connection.sendall(b".")
-
-
-def _round_trips(port: int, count: int) -> list[float]:
-    found = []
-    with _opened(port, _ECHO) as connection:
-        for _ in range(count):
-            started = time.perf_counter()
-            connection.sendall(b"?")
-            connection.recv(1)
-            found.append(time.perf_counter() - started)
-    return found
-
-
-def _transfer_seconds(port: int, size: int) -> float:
-    with _opened(port, _SWALLOW) as connection:
-        content = bytes(size)
-        started = time.perf_counter()
-        connection.sendall(content)
-        connection.shutdown(socket.SHUT_WR)
+@contextmanager
+def _opened(port: int, server: socket.socket, *, echoes: bool) -> Iterator[socket.socket]:
+    """A connection to `port` that has arrived at `server`, which answers in a thread."""
+    with ThreadPoolExecutor(1) as pool, socket.create_connection((HOST, port)) as connection:
+        pool.submit(_answer, server, echoes=echoes)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connection.recv(1)
-        return time.perf_counter() - started
+        yield connection
 
 
-def _opened(port: int, what: bytes) -> socket.socket:
-    connection = socket.create_connection((HOST, port))
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    connection.sendall(what)
+def _answer(server: socket.socket, *, echoes: bool) -> None:
+    """Send back what comes, or one byte when everything has come."""
+    connection, _ = server.accept()
+    with connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection.sendall(b"!")
+        while data := connection.recv(1 << 18):
+            if echoes:
+                connection.sendall(data)
+        if not echoes:
+            connection.sendall(b".")
+
+
+def _time_answer(connection: socket.socket, content: bytes, *, ends: bool = False) -> float:
+    """Seconds from sending to the first byte of the answer."""
+    started = time.perf_counter()
+    connection.sendall(content)
+    if ends:
+        connection.shutdown(socket.SHUT_WR)
     connection.recv(1)
-    return connection
+    return time.perf_counter() - started

@@ -1,4 +1,4 @@
-"""Hours of service in little: several hospitals at their own pace, then every server killed and started again.
+"""Hours of service, shortened: several hospitals at their own pace, then every server killed and started again.
 
 What is looked at: whether memory and open files of the servers stay level, whether answers come as quickly at the end
 as at the beginning, and how long a server takes from its start to its first answer, fresh and after SIGKILL.
@@ -17,10 +17,10 @@ from typing import Final, Literal
 from benchmarks.configuration import THREADS
 from benchmarks.load_client import Report, Request
 from benchmarks.machine import read_machine
-from benchmarks.measuring import OnStep, Step
+from benchmarks.measuring import OnStep, Step, estimate_left
 from benchmarks.processes import read_memory
 from benchmarks.results import Quantiles, Taken, describe_taking
-from benchmarks.scale import Hospital, hospitals_ready
+from benchmarks.scale import Hospital, start_hospitals
 from contract.base import Strict
 from contract.errors import ComputationFailed
 from contract.identity import Role
@@ -82,23 +82,16 @@ class Endurance(Taken):
 def measure_endurance(
     model_folder: Path,
     folder: Path,
+    on_step: OnStep,
     *,
     hospitals: int,
     diagnoses: int,
     minutes: float,
     timeout_seconds: float,
-    on_step: OnStep,
 ) -> Endurance:
     """Let `hospitals` submit `diagnoses` images altogether, spread evenly over `minutes`.
 
-    Args:
-        model_folder: holds model.onnx and card.json.
-        folder: empty, for everything that is written.
-        hospitals: how many work at the same time, each in a process of its own.
-        diagnoses: of all together.
-        minutes: what is too much for them takes longer.
-        timeout_seconds: for one answer, and for all hospitals to start.
-        on_step: called with how far it is.
+    What is too much for them takes longer. `timeout_seconds` is for one answer, and for all hospitals to start.
 
     Raises ComputationFailed if a hospital ends, and DeadlineExceeded if one hangs.
     """
@@ -110,7 +103,7 @@ def measure_endurance(
     on_step(Step(words="starting the parties", done=0, total=SAMPLES, seconds_left=None))
     with (
         deploy(place, [model_folder], threads=THREADS) as deployment,
-        hospitals_ready(deployment, image, hospitals, timeout_seconds) as ready,
+        start_hospitals(deployment, image, hospitals, timeout_seconds) as ready,
     ):
         service = Service(deployment, ready, timeout_seconds=timeout_seconds, on_step=on_step)
         started = time.monotonic()
@@ -194,7 +187,7 @@ class Service:
             )
         )
         done = len(self.reports)
-        left = (time.monotonic() - started) / done * (diagnoses - done)
+        left = estimate_left(started, done, diagnoses)
         words = f"{done} of {diagnoses} diagnoses"
         self._on_step(Step(words=words, done=len(self.samples), total=SAMPLES, seconds_left=left))
 

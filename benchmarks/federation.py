@@ -5,13 +5,13 @@ same rounds are run with secure aggregation and in the clear. All processes shar
 loopback: on machines of their own hospitals work at the same time, and links take what their bytes need.
 """
 
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
 from benchmarks.machine import Machine, read_machine, read_versions
 from benchmarks.measuring import OnStep, Step
+from benchmarks.secure_aggregation import AggregationCost
 from contract.base import Strict
 from federated_learning.augmentation import NONE
 from federated_learning.loopback.run import Loopback, LoopbackSettings, smoke_settings
@@ -48,7 +48,16 @@ class FederationCost(Strict):
     versions: dict[str, str]
 
 
-def measure_federation(*, architecture: str, hospitals: int, rounds: int, on_step: OnStep) -> FederationCost:
+class AggregationCosts(Strict):
+    """What secure aggregation costs a round of federated training: computed alone, and in real processes."""
+
+    arithmetic: AggregationCost
+    federation: FederationCost
+
+
+def measure_federation(
+    folder: Path, on_step: OnStep, *, architecture: str, hospitals: int, rounds: int
+) -> FederationCost:
     """Train in the clear and with secure aggregation, `rounds` each after one that does not count."""
     machine = read_machine()
     costs, clear_bytes = {}, 0
@@ -59,9 +68,10 @@ def measure_federation(*, architecture: str, hospitals: int, rounds: int, on_ste
             done += secure * (rounds + 1)
             on_step(Step(words=f"{name}, {words}", done=done, total=2 * (rounds + 1), seconds_left=None))
 
-        with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
-            settings = _settings(architecture, rounds=rounds, secure=secure)
-            found, clear_bytes = _run(Path(folder), settings, hospitals, tell)
+        place = folder / ("secure" if secure else "plain")
+        place.mkdir()
+        settings = _settings(architecture, rounds=rounds, secure=secure)
+        found, clear_bytes = _run(place, settings, hospitals, tell)
         costs[secure] = _cost(found[1:])
     return FederationCost(
         architecture=architecture,

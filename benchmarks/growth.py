@@ -1,6 +1,6 @@
 """How the masked engine's cost grows with the picture: the same network at several sizes, the sizes in turns."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from benchmarks.case import Case, prepare
 from benchmarks.engines.product import product
 from benchmarks.machine import Machine, read_machine, read_versions
 from benchmarks.measuring import Campaign, Cell, OnStep
-from benchmarks.results import Phases, phases_over
+from benchmarks.results import Phases, summarise_phases
 from benchmarks.variants import write_resized
 from contract.base import Strict
 from contract.ticket import Engine
@@ -37,7 +37,7 @@ class Growth(Strict):
 
 
 def measure_growth(
-    base: Path, folder: Path, *, sides: Sequence[int], runs: int, timeout_seconds: float, on_step: OnStep
+    base: Path, folder: Path, on_step: OnStep, *, sides: Sequence[int], runs: int, timeout_seconds: float
 ) -> Growth:
     """Measure each size on servers of its own, after a warm-up."""
 
@@ -56,12 +56,10 @@ def measure_growth(
         )
         for side in sides
     }
-    for side, cell in cells.items():
-        cell.predict_seconds = partial(_predict_run, cells, side)
     campaign = Campaign(list(cells.values()), timeout_seconds=timeout_seconds, on_step=on_step)
     for cell in cells.values():
         campaign.measure([cell])
-    costs = [SizeCost(side=side, **phases_over(cell.counted)) for side, cell in cells.items()]
+    costs = [SizeCost(side=side, **summarise_phases(cell.counted)) for side, cell in cells.items()]
     pixels = np.array([cost.side**2 for cost in costs], dtype=np.float64)
     slope, start = np.polyfit(pixels, [cost.online_seconds for cost in costs], 1)
     bytes_slope, _ = np.polyfit(pixels, [cost.online_bytes for cost in costs], 1)
@@ -75,15 +73,3 @@ def measure_growth(
         machine=read_machine(),
         versions=read_versions(),
     )
-
-
-def _predict_run(cells: Mapping[int, Cell], side: int) -> float | None:
-    return predict_seconds({one: cell.wall_seconds for one, cell in cells.items() if cell.wall_seconds}, side)
-
-
-def predict_seconds(walls: Mapping[int, float], side: int) -> float | None:
-    """Of a larger size, by a straight line in the pixels through those measured; None until two sizes are."""
-    if len(walls) < 2:
-        return None
-    slope, start = np.polyfit([one**2 for one in walls], list(walls.values()), 1)
-    return max(0.0, float(slope * side**2 + start))

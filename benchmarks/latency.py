@@ -1,7 +1,6 @@
 """One image or batch by several engines: from runs to figures, and the files that keep them."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median, median_low
@@ -11,11 +10,30 @@ from benchmarks.case import Case, prepare
 from benchmarks.configuration import THREADS, Configuration
 from benchmarks.engines import openers
 from benchmarks.machine import Machine, read_machine, read_versions
-from benchmarks.measuring import LinkTraffic, Measured, Measurement, OnStep, Run, measure_in_turns
-from benchmarks.results import FORMAT, Figures, Range, figures_over
+from benchmarks.measuring import LinkTraffic, Measured, OnStep, Run, measure_in_turns
+from benchmarks.results import (
+    FORMAT,
+    Figures,
+    Range,
+    combine_by_party,
+    locate_part,
+    read_file,
+    read_part,
+    summarise_figures,
+)
 from benchmarks.variants import variant
 from contract.base import Strict
+from contract.errors import CallerError
 from contract.files import create
+
+
+class CommandSeconds(Strict):
+    """From typing `data-owner diagnose` to its answer: starting the program, the session, and writing the result."""
+
+    first: float
+    """The first call, which also fetches what is fetched once (masked weights)."""
+    later: float
+    """Median of the others."""
 
 
 class Result(Figures):
@@ -32,6 +50,8 @@ class Result(Figures):
     """Medians of the runs. Empty if the engine does not count by link."""
     cpu_seconds: dict[str, float]
     """Median, by party."""
+    cold_seconds: CommandSeconds | None = None
+    """None for what is no command of ours. Of `masked-stocked`: from stock."""
     peak_rss_bytes: dict[str, int]
     """Largest of all runs, by party."""
     runs: int
@@ -76,7 +96,7 @@ class Summary(Strict):
     model: ModelFile
     results: tuple[Result, ...]
     not_measured: tuple[NotMeasured, ...]
-    runs: tuple[dict[str, Any], ...]
+    runs: tuple[Run, ...]
     """As measured, the warm-up (round 0) too."""
     expected_logits: tuple[tuple[tuple[float, ...], ...], ...]
     """Of each round's pictures."""
@@ -133,21 +153,22 @@ def summarise(
         taken=(now or datetime.now(tz=UTC)).isoformat(timespec="seconds"),
         model=ModelFile(name=card.name, version=card.version, sha256=card.model_sha256),
         results=tuple(
-            _result(measured.counted(engine), case, alike)
+            _result([run for run in measured.runs if run.engine == engine], case, alike)
             for engine in configuration.engines
             if engine not in measured.not_served
         ),
         not_measured=tuple(
             NotMeasured(engine=engine, not_measured=reason, **shared) for engine, reason in measured.not_served.items()
         ),
-        runs=tuple(asdict(run) for run in measured.runs),
+        runs=measured.runs,
         expected_logits=tuple(
             tuple(tuple(logits) for logits in pictures.expected.tolist()) for pictures in case.rounds
         ),
     )
 
 
-def _result(runs: Sequence[Run], case: Case, alike: Mapping[str, Any]) -> Result:
+def _result(every: Sequence[Run], case: Case, alike: Mapping[str, Any]) -> Result:
+    runs = [run for run in every if run.round > 0]
     measured = [run.measurement for run in runs]
     total = [one.online_seconds + one.offline_seconds for one in measured]
     return Result(
@@ -155,22 +176,19 @@ def _result(runs: Sequence[Run], case: Case, alike: Mapping[str, Any]) -> Result
         total_seconds=median(total),
         total_seconds_range=Range.over(total),
         links=tuple(_median_traffic([one.links[place] for one in measured]) for place in range(len(measured[0].links))),
-        cpu_seconds=by_party(measured, lambda one: one.cpu_seconds, median),
-        peak_rss_bytes=by_party(measured, lambda one: one.peak_rss_bytes, max),
+        cpu_seconds=combine_by_party(measured, lambda one: one.cpu_seconds, median),
+        cold_seconds=_command_seconds(every),
+        peak_rss_bytes=combine_by_party(measured, lambda one: one.peak_rss_bytes, max),
         runs=len(runs),
         pictures=len({seed for run in runs for seed in case.pictures(run.round).seeds}),
-        **figures_over(runs),
+        **summarise_figures(runs),
         **alike,
     )
 
 
-def by_party(
-    measured: Sequence[Measurement],
-    figures: Callable[[Measurement], Mapping[str, Any]],
-    combine: Callable[[list[Any]], Any],
-) -> dict[str, Any]:
-    """One figure for each party, over the runs; nothing for no runs."""
-    return {party: combine([figures(one)[party] for one in measured]) for one in measured[:1] for party in figures(one)}
+def _command_seconds(runs: Sequence[Run]) -> CommandSeconds | None:
+    found = [run.measurement.details["command_seconds"] for run in runs if "command_seconds" in run.measurement.details]
+    return CommandSeconds(first=found[0], later=median(found[1:])) if len(found) > 1 else None
 
 
 def _median_traffic(links: Sequence[LinkTraffic]) -> LinkTraffic:
@@ -190,3 +208,19 @@ def save(folder: Path, summary: Summary) -> Path:
     path = folder / f"latency-{first.model}-{first.size}px{batch}-{taken:%Y%m%dT%H%M%SZ}.json"
     create(path, f"{summary.model_dump_json(indent=2)}\n".encode(), mode=None)
     return path
+
+
+def read_newest(folder: Path, model: str) -> tuple[Path, Summary]:
+    """The result of a model that `report` keeps, else the newest that `latency --save` wrote, and its file.
+
+    Raises CallerError if there is none, or it is of another version.
+    """
+    kept = read_part(f"latency-{model}", folder, Summary)
+    if kept is not None:
+        return locate_part(kept.part, folder), kept.result
+    found = sorted(folder.glob(f"latency-{model}-[0-9]*.json"), key=lambda path: path.stem.rpartition("-")[2])
+    if not found:
+        raise CallerError(
+            f"no result of {model} in {folder}: run scripts/bench latency --model {model} --save {folder}"
+        )
+    return found[-1], read_file(found[-1], Summary)

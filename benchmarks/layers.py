@@ -4,6 +4,7 @@ The parties' own classes are run and timed through what they tell anyway: P0 its
 """
 
 import time
+from collections import defaultdict
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -19,10 +20,10 @@ from contract.model_card import read_card
 from imaging import read_model_input
 from imaging.phantom import write_phantom
 from model_owner.calibration_images import load_calibration_images
+from model_owner.choosing_precision import lower_within_budget
 from model_owner.onnx_import.compiling import compile_model
 from secure_computation.channel.channel import Channel
 from secure_computation.engines.interface import Answer, OnHeatMap, OnLayer
-from secure_computation.engines.masked.lowering.lower import lower_masked
 from secure_computation.engines.masked.plan.fixed_point import round_weights
 from secure_computation.engines.masked.plan.masked_lowering import MaskedLowering
 from secure_computation.engines.masked.plan.steps import ComparisonStep, Step
@@ -75,17 +76,16 @@ class _Clock:
         self.mark(step.name)
 
     def wall_seconds(self) -> dict[str, float]:
-        return self._differences(1)
+        return self._sum_differences(1)
 
     def cpu_seconds(self) -> dict[str, float]:
-        return self._differences(2)
+        return self._sum_differences(2)
 
-    def _differences(self, which: int) -> dict[str, float]:
+    def _sum_differences(self, which: int) -> dict[str, float]:
         """From each mark to the next; a name may come more than once."""
-        found: dict[str, float] = {}
+        found: dict[str, float] = defaultdict(float)
         for before, after in pairwise(self.marks):
-            name = before[0]
-            found[name] = found.get(name, 0.0) + float(after[which]) - float(before[which])
+            found[before[0]] += float(after[which]) - float(before[which])
         return found
 
 
@@ -115,7 +115,7 @@ class _TimedDataOwner(MaskedDataOwner):
         return answers
 
 
-def measure_layers(model_folder: Path, folder: Path, *, runs: int, on_step: measuring.OnStep) -> Layers:
+def measure_layers(model_folder: Path, folder: Path, on_step: measuring.OnStep, *, runs: int) -> Layers:
     """Evaluate a phantom `runs` times after a warm-up."""
     import torch
 
@@ -126,7 +126,7 @@ def measure_layers(model_folder: Path, folder: Path, *, runs: int, on_step: meas
     card = read_card(model_folder / "card.json")
     tensor = read_model_input(image, card.input).tensor
     compiled = compile_model(model_folder / "model.onnx", card)
-    lowering = lower_masked(compiled.network, compiled.weights, load_calibration_images(card.input, ()))
+    lowering = lower_within_budget(compiled.network, compiled.weights, load_calibration_images(card.input, ()))
     weights = round_weights(lowering, compiled.weights)
     data_owner = _TimedDataOwner(lowering)
     parties = InProcessParties(
@@ -160,6 +160,6 @@ def _layer(step: Step, walls: Sequence[dict[str, float]], answers: Sequence[dict
         kind=type(step).__name__.removesuffix("Step"),
         elements=step.elements,
         has_round_trip=isinstance(step, ComparisonStep),
-        model_owner_seconds=median(wall.get(step.name, 0.0) for wall in walls),
-        data_owner_cpu_seconds=median(answer.get(step.name, 0.0) for answer in answers),
+        model_owner_seconds=median(wall[step.name] for wall in walls),
+        data_owner_cpu_seconds=median(answer[step.name] for answer in answers),
     )

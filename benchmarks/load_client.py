@@ -23,7 +23,6 @@ from plumbing.settings import load_settings
 
 if TYPE_CHECKING:
     from contract.api import ModelEntry
-    from data_owner.progress import Progress
     from data_owner.session import Diagnoser
 
 
@@ -62,7 +61,6 @@ def main() -> None:
 def _serve(config: Path, data_folder: Path, image: Path) -> None:
     import torch
 
-    from data_owner.progress import Progress
     from data_owner.session import Diagnoser
     from data_owner.settings import DataOwnerSettings
     from inference_service.client import InferenceServiceClient
@@ -71,40 +69,31 @@ def _serve(config: Path, data_folder: Path, image: Path) -> None:
     settings = load_settings(DataOwnerSettings, config).model_copy(update={"data_folder": data_folder})
     torch.set_num_threads(settings.threads)
     warm_up(Engine.MASKED)
-    front_end = settings.inference_service
-    silent = Progress(stage=lambda _words: None, layer=lambda _index, _total, _name: None)
-    with InferenceServiceClient.of(front_end) as client:
+    with InferenceServiceClient.of(settings.inference_service) as client:
         diagnoser = Diagnoser(settings, client)
         entry = diagnoser.choose_model(None)
-        _reply(_diagnose(diagnoser, entry, image, silent, count=1))
+        _reply(_repeat(diagnoser, entry, image, Request(what="diagnose", count=1)))
         for line in sys.stdin:
-            request = Request.model_validate_json(line)
-            if request.what == "stock":
-                _reply(_stock(diagnoser, entry, silent, count=request.count))
-            else:
-                _reply(_diagnose(diagnoser, entry, image, silent, count=request.count))
+            _reply(_repeat(diagnoser, entry, image, Request.model_validate_json(line)))
 
 
-def _diagnose(diagnoser: "Diagnoser", entry: "ModelEntry", image: Path, progress: "Progress", *, count: int) -> Report:
+def _repeat(diagnoser: "Diagnoser", entry: "ModelEntry", image: Path, request: Request) -> Report:
+    from data_owner.progress import Progress
+
+    silent = Progress(stage=lambda _words: None, layer=lambda _index, _total, _name: None)
     walls, found = [], []
-    for _ in range(count):
+    for _ in range(request.count):
         started = time.perf_counter()
-        found.append(diagnoser.diagnose(image, entry, engine=Engine.MASKED, force=True, progress=progress))
+        if request.what == "stock":
+            diagnoser.stock(entry, engine=Engine.MASKED, progress=silent)
+        else:
+            found.append(diagnoser.diagnose(image, entry, engine=Engine.MASKED, force=True, progress=silent))
         walls.append(time.perf_counter() - started)
     return Report(
         seconds=tuple(walls),
         online_seconds=tuple(one.seconds.online for one in found),
         stocked=sum(one.stocked for one in found),
     )
-
-
-def _stock(diagnoser: "Diagnoser", entry: "ModelEntry", progress: "Progress", *, count: int) -> Report:
-    walls = []
-    for _ in range(count):
-        started = time.perf_counter()
-        diagnoser.stock(entry, engine=Engine.MASKED, progress=progress)
-        walls.append(time.perf_counter() - started)
-    return Report(seconds=tuple(walls), online_seconds=(), stocked=0)
 
 
 def _reply(report: Report) -> None:

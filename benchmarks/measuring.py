@@ -194,7 +194,7 @@ class Campaign:
         pictures, started = cell.case.pictures(turn), time.monotonic()
         measurement = cell.evaluator.measure(pictures)
         cell.wall_seconds = time.monotonic() - started
-        error = pictures.error_of(measurement.logits)
+        error = pictures.measure_error(measurement.logits)
         if math.isnan(error) and not self._goes_on:
             raise ComputationFailed(
                 f"an engine answered with {len(measurement.logits)} logits, not all finite or not as many as the model "
@@ -211,10 +211,6 @@ class Measured:
     not_served: Mapping[str, str]
     """Engines without runs, and why."""
 
-    def counted(self, engine: str) -> tuple[Run, ...]:
-        """Runs of one engine without the warm-up."""
-        return tuple(run for run in self.runs if run.engine == engine and run.round > 0)
-
 
 def measure_in_turns(
     case: Case, openers: Mapping[str, Opener], *, runs: int, timeout_seconds: float, on_step: OnStep
@@ -229,29 +225,6 @@ def measure_in_turns(
     return Measured(runs=tuple(found), not_served={cell.engine: cell.failure for cell in cells if cell.failure})
 
 
-class WorkSteps:
-    """Tells which step begins, and estimates the rest from the steps that are done, by the work that each brings."""
-
-    def __init__(
-        self, on_step: OnStep, *, total: int, weight: float, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        """Expect `total` steps, whose weights are `weight` together."""
-        self._on_step = on_step
-        self._clock = clock
-        self._total = total
-        self._weight_left = weight
-        self._weight_done = self._weight = 0.0
-        self._done = -1
-        self._started = 0.0
-
-    def next(self, words: str, weight: float) -> None:
-        """Note that the step before has ended; the first one starts the clock."""
-        now = self._clock()
-        if self._done < 0:
-            self._started = now
-        self._weight_done += self._weight
-        self._weight_left -= self._weight
-        self._weight = weight
-        self._done += 1
-        left = (now - self._started) * self._weight_left / self._weight_done if self._weight_done else None
-        self._on_step(Step(words=words, done=self._done, total=self._total, seconds_left=left))
+def estimate_left(started: float, done: float, total: float) -> float | None:
+    """Seconds until all work is done, if it goes on as since `started` (monotonic clock); None before any is done."""
+    return (time.monotonic() - started) * (total - done) / done if done else None

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Final
 
@@ -11,11 +11,14 @@ import torch
 
 from benchmarks.case import Case, prepare
 from benchmarks.engines.product import product
+from benchmarks.engines.stock_crypten import stock
+from benchmarks.latency import NotMeasured
 from benchmarks.machine import Machine, read_machine, read_versions
 from benchmarks.measuring import Campaign, Cell, OnStep, Run
-from benchmarks.results import phases_over
+from benchmarks.results import summarise_phases
 from benchmarks.torch_networks import NETWORKS, TorchNetwork, write_model
 from contract.base import Strict
+from contract.errors import ComputationFailed
 from contract.model_card import InputSpecification, Modality, Task
 from contract.ticket import Engine
 from demonstration.plaintext import PlaintextModel
@@ -58,51 +61,74 @@ class OwnModels(Strict):
 
     runs: int
     models: tuple[OwnModel, ...]
+    not_measured: tuple[NotMeasured, ...] = ()
+    """What stock CrypTen cannot run."""
     machine: Machine
     versions: dict[str, str]
 
 
 def measure_own_models(
     folder: Path,
+    on_step: OnStep,
     *,
     runs: int,
     timeout_seconds: float,
-    on_step: OnStep,
     networks: Sequence[TorchNetwork] = NETWORKS,
 ) -> OwnModels:
-    """Write, serve and ask each network in turn, on servers of its own, after a warm-up."""
-    quiet = machine_is_quiet()
+    """Write, serve and ask each network in turn, on servers of its own, beside stock CrypTen, after a warm-up.
 
+    Raises ComputationFailed if the masked engine cannot run one.
+    """
+    quiet = is_machine_quiet()
+
+    @cache
     def prepare_network(network: TorchNetwork) -> Case:
         place = folder / network.name
         place.mkdir()
-        model = write_model(network, place / "model", statistics_pictures(network.side))
+        model = write_model(network, place / "model", draw_statistics_pictures(network.side))
         return prepare(model, place, seed=11, rounds=runs + 1)
 
-    cells = [
-        Cell(
-            engine=Engine.MASKED.value,
-            words=f"{network.name}, {Engine.MASKED.value}",
-            prepare=partial(prepare_network, network),
-            opener=product(Engine.MASKED),
-            turns=range(runs + 1),
-        )
+    cells = {
+        network: [
+            Cell(
+                engine=engine,
+                words=f"{network.name}, {engine}",
+                prepare=partial(prepare_network, network),
+                opener=opener,
+                turns=range(runs + 1),
+            )
+            for engine, opener in ((Engine.MASKED.value, product(Engine.MASKED)), ("stock-crypten", stock()))
+        ]
         for network in networks
-    ]
-    campaign = Campaign(cells, timeout_seconds=timeout_seconds, on_step=on_step)
-    found = []
-    for network, cell in zip(networks, cells, strict=True):
-        campaign.measure([cell])
-        found.append(_summarise(network, cell, timed=quiet))
-    return OwnModels(runs=runs, models=tuple(found), machine=read_machine(), versions=read_versions())
+    }
+    every = [cell for group in cells.values() for cell in group]
+    campaign = Campaign(every, timeout_seconds=timeout_seconds, on_step=on_step, goes_on_after_failures=True)
+    found, left_out = [], []
+    for network, group in cells.items():
+        campaign.measure(group)
+        for cell in group:
+            if cell.failure is None:
+                found.append(_summarise(network, cell, timed=quiet))
+            elif cell.engine == Engine.MASKED.value:
+                raise ComputationFailed(f"{network.name}: {cell.failure}")
+            else:
+                names = {"model": network.name, "engine": cell.engine, "not_measured": cell.failure}
+                left_out.append(NotMeasured(size=network.side, batch=1, **names))
+    return OwnModels(
+        runs=runs,
+        models=tuple(found),
+        not_measured=tuple(left_out),
+        machine=read_machine(),
+        versions=read_versions(),
+    )
 
 
-def machine_is_quiet() -> bool:
+def is_machine_quiet() -> bool:
     """Whether at most as many programs compute as there are cores, so that seconds mean something."""
     return os.getloadavg()[0] <= (os.cpu_count() or 1)
 
 
-def statistics_pictures(side: int) -> torch.Tensor:
+def draw_statistics_pictures(side: int) -> torch.Tensor:
     """Phantoms bright and dark, hard and soft, and pictures that no patient gives: float32 (n, 1, side, side).
 
     What an import measures ranges on. Statistics of a few pictures that are all alike would make a random network
@@ -118,7 +144,7 @@ def _summarise(network: TorchNetwork, cell: Cell, *, timed: bool) -> OwnModel:
     case, counted = cell.case, cell.counted
     expected = [case.pictures(run.round).expected[0] for run in counted]
     agreement = Agreement.of(case.card, np.array([run.measurement.logits for run in counted]), np.stack(expected))
-    phases = phases_over(counted)
+    phases = summarise_phases(counted)
     return OwnModel(
         name=network.name,
         side=case.size,

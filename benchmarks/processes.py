@@ -1,6 +1,7 @@
 """Programs under watch: their memory and processor time are read from outside, and none is left behind."""
 
 import os
+import select
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,6 +24,8 @@ class Finished:
     peak_rss_bytes: int
     cpu_seconds: float
     """User and system time of the whole process, from its start to its end, and of what it started and waited for."""
+    seconds: float
+    """From its start to its end."""
 
 
 def peak_rss_bytes(process_id: int) -> int | None:
@@ -83,15 +86,17 @@ def run_watched(
         DeadlineExceeded: it took longer than `timeout_seconds`; it was ended.
     """
     output, errors = folder / f"{name}.out", folder / f"{name}.err"
+    begun = time.monotonic()
     with (
         output.open("wb") as out,
         errors.open("wb") as err,
         started(command, environment, stdout=out, stderr=err) as process,
     ):
         peak, spent = _watch(process, name, timeout_seconds)
+    seconds = time.monotonic() - begun
     if process.returncode != 0:
-        raise ComputationFailed(f"{name} ended with exit status {process.returncode}: {last_words(errors)}")
-    return Finished(output=output.read_text(), peak_rss_bytes=peak, cpu_seconds=spent)
+        raise ComputationFailed(f"{name} ended with exit status {process.returncode}: {read_last_words(errors)}")
+    return Finished(output=output.read_text(), peak_rss_bytes=peak, cpu_seconds=spent, seconds=seconds)
 
 
 @contextmanager
@@ -123,7 +128,7 @@ def started(
                     pipe.close()
 
 
-def last_words(log: Path) -> str:
+def read_last_words(log: Path) -> str:
     """The last line that is not empty."""
     lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
     return lines[-1][:300] if lines else "it said nothing; run it again"
@@ -131,15 +136,17 @@ def last_words(log: Path) -> str:
 
 def _watch(process: subprocess.Popen[bytes], name: str, timeout_seconds: float) -> tuple[int, float]:
     """Peak memory and processor time, once the process has ended."""
-    started = time.monotonic()
+    limit = time.monotonic() + timeout_seconds
     peak = 0
-    while True:
-        # Not poll(): it would throw away what the kernel tells about the time that the process took.
-        ended, status, usage = os.wait4(process.pid, os.WNOHANG)
-        if ended:
-            process.returncode = os.waitstatus_to_exitcode(status)
-            return peak, usage.ru_utime + usage.ru_stime
-        peak = peak_rss_bytes(process.pid) or peak
-        if time.monotonic() - started > timeout_seconds:
-            raise DeadlineExceeded(peer=name, step="one run", waited_seconds=timeout_seconds)
-        time.sleep(POLL_SECONDS)
+    descriptor = os.pidfd_open(process.pid)
+    try:
+        while not select.select([descriptor], [], [], POLL_SECONDS)[0]:
+            peak = peak_rss_bytes(process.pid) or peak
+            if time.monotonic() > limit:
+                raise DeadlineExceeded(peer=name, step="one run", waited_seconds=timeout_seconds)
+    finally:
+        os.close(descriptor)
+    # Not poll(): it would throw away what the kernel tells about the time that the process took.
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    return peak, usage.ru_utime + usage.ru_stime

@@ -35,12 +35,12 @@ class _TimeLeft(ProgressColumn):
 @contextmanager
 def working_folder() -> Iterator[tuple[Path, OnStep]]:
     """A temporary folder to measure in, and what tells of the progress on stderr, while the block runs."""
-    with tempfile.TemporaryDirectory(prefix="benchmark-") as name, shown_steps(console()) as on_step:
+    with tempfile.TemporaryDirectory(prefix="benchmark-") as name, show_steps(console()) as on_step:
         yield Path(name), on_step
 
 
 @contextmanager
-def shown_steps(console: Console) -> Iterator[OnStep]:
+def show_steps(console: Console) -> Iterator[OnStep]:
     """Show steps with the time left while the block runs."""
     if not console.is_terminal:
         yield _show_lines(console)

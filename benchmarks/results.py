@@ -1,24 +1,25 @@
 """What results share: figures over the runs, where and when they were taken, and how their files are read."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median, median_low
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, Generic, Self, TypeVar
 
 import numpy as np
 from pydantic import ValidationError
 
 from benchmarks.configuration import THREADS
 from benchmarks.machine import Machine, read_versions
-from benchmarks.measuring import Run
+from benchmarks.measuring import Measurement, Run
 from contract.base import Strict
 from contract.errors import CallerError
 
 FORMAT: Final = 2
 """Of saved files. Raised if a reader of the old form would go wrong."""
 
+Kept = TypeVar("Kept")
 SavedFile = TypeVar("SavedFile", bound=Strict)
 
 
@@ -78,7 +79,21 @@ class Taken(Strict):
     versions: dict[str, str]
 
 
-def phases_over(runs: Sequence[Run]) -> dict[str, Any]:
+class PartFile(Strict, Generic[Kept]):
+    """One part of the report as it is kept."""
+
+    format: int
+    part: str
+    taken: str
+    """When it had ended, ISO 8601."""
+    wall_seconds: float
+    code: str
+    """`product_version()` of the code that was measured."""
+    machine: Machine
+    result: Kept
+
+
+def summarise_phases(runs: Sequence[Run]) -> dict[str, Any]:
     """The fields of `Phases`. Counts stay whole numbers."""
     found = [run.measurement for run in runs]
     return {
@@ -90,13 +105,22 @@ def phases_over(runs: Sequence[Run]) -> dict[str, Any]:
     }
 
 
-def figures_over(runs: Sequence[Run]) -> dict[str, Any]:
+def summarise_figures(runs: Sequence[Run]) -> dict[str, Any]:
     """The fields of `Figures`."""
-    return phases_over(runs) | {
+    return summarise_phases(runs) | {
         "online_seconds_range": Range.over([run.measurement.online_seconds for run in runs]),
         "offline_seconds_range": Range.over([run.measurement.offline_seconds for run in runs]),
         "max_abs_error": max(run.max_abs_error for run in runs),
     }
+
+
+def combine_by_party(
+    measured: Sequence[Measurement],
+    figures: Callable[[Measurement], Mapping[str, Any]],
+    combine: Callable[[list[Any]], Any],
+) -> dict[str, Any]:
+    """One figure for each party, over the runs; nothing for no runs."""
+    return {party: combine([figures(one)[party] for one in measured]) for one in measured[:1] for party in figures(one)}
 
 
 def describe_taking(machine: Machine) -> dict[str, Any]:
@@ -118,6 +142,17 @@ def read_file(path: Path, kind: type[SavedFile]) -> SavedFile:
             "or read it with the version of this repository that wrote it"
         )
     try:
-        return kind.model_validate_json(path.read_text())
+        return kind.model_validate_json(json.dumps(content))
     except ValidationError as error:
-        raise CallerError(f"{path.name} is not what scripts/bench writes: measure again") from error
+        raise CallerError(f"{path.name} is not what this version's scripts/bench writes: measure again") from error
+
+
+def locate_part(name: str, folder: Path) -> Path:
+    """Where `scripts/bench report` keeps a part's result."""
+    return folder / f"{name}.json"
+
+
+def read_part(name: str, folder: Path, kind: type[SavedFile]) -> PartFile[SavedFile] | None:
+    """A part as the report keeps it; None if it was not measured. Raises CallerError for a file of another version."""
+    path = locate_part(name, folder)
+    return read_file(path, PartFile[kind]) if path.is_file() else None  # type: ignore[valid-type]

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
-from benchmarks.configuration import ROOT, THREADS
-from benchmarks.engines.product import servers_memory
+from benchmarks.configuration import ROOT, THREADS, parse_numbers
+from benchmarks.engines.product import measure_servers_memory
 from benchmarks.load_client import Report, Request
 from benchmarks.machine import read_machine
-from benchmarks.measuring import OnStep, Step, WorkSteps
-from benchmarks.processes import last_words, peak_rss_bytes, started
+from benchmarks.measuring import OnStep, Step, estimate_left
+from benchmarks.processes import peak_rss_bytes, read_last_words, started
 from benchmarks.results import Quantiles, Taken, describe_taking
 from contract.base import Strict
 from contract.errors import CallerError, ComputationFailed, DeadlineExceeded
@@ -71,27 +71,18 @@ class Scale(Taken):
 
 def parse_sessions(text: str) -> tuple[int, ...]:
     """Read `1,2,4`. Raises CallerError for anything but rising numbers of sessions."""
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part.isascii() and part.isdigit() and 1 <= int(part[:4]) <= MAX_SESSIONS for part in parts):
-        raise CallerError(f"give --sessions numbers of 1 to {MAX_SESSIONS}, say 1,2,4,8")
-    numbers = tuple(int(part) for part in parts)
-    if list(numbers) != sorted(set(numbers)):
+    numbers = parse_numbers(text, option="--sessions", least=1, most=MAX_SESSIONS)
+    if list(numbers) != sorted(numbers):
         raise CallerError("give --sessions in rising order, each once: memory marks only rise")
     return numbers
 
 
 def measure_scale(
-    model_folder: Path, folder: Path, *, sessions: Sequence[int], images: int, timeout_seconds: float, on_step: OnStep
+    model_folder: Path, folder: Path, on_step: OnStep, *, sessions: Sequence[int], images: int, timeout_seconds: float
 ) -> Scale:
     """Let `sessions` hospitals at once submit `images` each, first without stock, then with, level by level.
 
-    Args:
-        model_folder: holds model.onnx and card.json.
-        folder: empty, for everything that is written.
-        sessions: how many at once, rising.
-        images: of each hospital at each level.
-        timeout_seconds: for one level's answers, and for all hospitals to start.
-        on_step: called when a level begins.
+    `timeout_seconds` is for one level's answers, and for all hospitals to start. `folder` is empty.
 
     Raises ComputationFailed if a hospital ends, or does not use its stock, and DeadlineExceeded if one hangs.
     """
@@ -109,22 +100,30 @@ def measure_scale(
         },
         "crypto-provider": {"channels_at_once": 4 * most, "channels_per_data_owner": 4 * most},
     }
-    steps = WorkSteps(on_step, total=3 * len(sessions), weight=2.0 * sum(sessions))
     on_step(Step(words="starting the parties", done=0, total=3 * len(sessions), seconds_left=None))
-    place = folder / "federation"
-    place.mkdir()
-    levels, stocking = [], []
+    working = folder / "federation"
+    working.mkdir()
+    levels: list[Level] = []
+    stocking: list[Stocking] = []
     with (
-        deploy(place, [model_folder], threads=THREADS, overrides=overrides) as deployment,
-        hospitals_ready(deployment, image, most, timeout_seconds) as hospitals,
+        deploy(working, [model_folder], threads=THREADS, overrides=overrides) as deployment,
+        start_hospitals(deployment, image, most, timeout_seconds) as hospitals,
     ):
-        for number in sessions:
+        started = time.monotonic()
+
+        def tell(words: str, done: float) -> None:
+            left = estimate_left(started, done, 2.0 * sum(sessions))
+            step = len(levels) + len(stocking)
+            on_step(Step(words=words, done=step, total=3 * len(sessions), seconds_left=left))
+
+        for place, number in enumerate(sessions):
+            before = 2.0 * sum(sessions[:place])
             busy = Busy(deployment, hospitals[:number], images, timeout_seconds)
-            steps.next(f"{number} at once, material dealt on demand", number)
+            tell(f"{number} at once, material dealt on demand", before)
             levels.append(busy.diagnose(stocked=False))
-            steps.next(f"{number} at once, stocking", STOCKING_WEIGHT * number)
+            tell(f"{number} at once, stocking", before + number)
             stocking.append(busy.stock())
-            steps.next(f"{number} at once, from stock", (1 - STOCKING_WEIGHT) * number)
+            tell(f"{number} at once, from stock", before + (1 + STOCKING_WEIGHT) * number)
             levels.append(busy.diagnose(stocked=True))
     return Scale(
         format=FORMAT,
@@ -169,11 +168,11 @@ class Hospital:
         return Report.model_validate_json(line)
 
     def _describe_end(self) -> ComputationFailed:
-        return ComputationFailed(f"a hospital ended during the benchmark: {last_words(self.errors)}")
+        return ComputationFailed(f"a hospital ended during the benchmark: {read_last_words(self.errors)}")
 
 
 @contextmanager
-def hospitals_ready(
+def start_hospitals(
     deployment: Deployment, image: Path, count: int, timeout_seconds: float
 ) -> Iterator[list[Hospital]]:
     """Start hospitals, each with a data folder of its own, and wait until each has diagnosed one image."""
@@ -224,7 +223,7 @@ class Busy:
             images_per_minute=60 * images / seconds,
             latency_seconds=Quantiles.over([one for report in reports for one in report.seconds]),
             online_seconds=Quantiles.over([one for report in reports for one in report.online_seconds]),
-            peak_rss_bytes={"data_owner": self._largest()} | servers_memory(self._deployment),
+            peak_rss_bytes={"data_owner": self._largest()} | measure_servers_memory(self._deployment),
         )
 
     def stock(self) -> Stocking:

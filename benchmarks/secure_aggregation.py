@@ -8,9 +8,10 @@ when one core does everybody's work. Links are not part of it: bytes are counted
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from statistics import median
 from time import perf_counter
-from typing import Final, Literal
+from typing import Final, Literal, TypeVar
 
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -27,6 +28,7 @@ from federated_learning.secure_aggregation.hospital_aggregation import HospitalA
 from federated_learning.secure_aggregation.masking import RingVector
 from federated_learning.secure_aggregation.terms import RoundTerms, least_threshold
 
+Answer = TypeVar("Answer")
 Update = dict[str, NDArray[np.float32]]
 COORDINATOR: Final = "coordinator"
 EXACT: Final = {"stopped": ExactField(()), "loss": ExactField((), 24)}
@@ -57,7 +59,7 @@ class AggregationCost(Strict):
     versions: dict[str, str]
 
 
-def resnet18_shapes(classes: int = 3, channels: int = 1) -> dict[str, tuple[int, ...]]:
+def list_resnet18_shapes(classes: int = 3, channels: int = 1) -> dict[str, tuple[int, ...]]:
     """Trained tensors of a ResNet-18 with biases instead of batch norm: 11.2 million parameters."""
     shapes: dict[str, tuple[int, ...]] = {"stem": (64, channels, 7, 7), "stem.bias": (64,)}
     before = 64
@@ -86,11 +88,6 @@ class Clock:
         self.seconds[site] += perf_counter() - start
 
     @property
-    def coordinator(self) -> float:
-        """The coordinator's seconds."""
-        return self.seconds[COORDINATOR]
-
-    @property
     def slowest_hospital(self) -> float:
         """The slowest hospital's seconds."""
         return max(seconds for site, seconds in self.seconds.items() if site != COORDINATOR)
@@ -98,7 +95,7 @@ class Clock:
     @property
     def apart(self) -> float:
         """Each site on a machine of its own."""
-        return self.slowest_hospital + self.coordinator
+        return self.slowest_hospital + self.seconds[COORDINATOR]
 
     @property
     def together(self) -> float:
@@ -155,29 +152,23 @@ class TrainingRounds:
                 sites[name] = HospitalAggregation(terms, name=name, signing_key=key, history=RoundHistory())
                 vectors[name] = self._encode(name)
 
-        def step(answer: Callable[[str, HospitalAggregation], bytes]) -> None:
+        def exchange(answer: Callable[[str, HospitalAggregation], bytes], close: Callable[[], Answer]) -> Answer:
+            """Every site's message to the coordinator, then what the coordinator makes of them."""
             for name, site in sites.items():
                 with clock.measure(name):
                     message = answer(name, site)
                 sent[name] += len(message)
                 with clock.measure(COORDINATOR):
                     coordinator.receive(name, message)
+            with clock.measure(COORDINATOR):
+                return close()
 
-        step(lambda _name, site: site.advertise())
+        directory = exchange(lambda _name, site: site.advertise(), coordinator.directory)
+        deliveries = exchange(lambda _name, site: site.share_keys(directory), coordinator.deliveries)
+        survivors = exchange(lambda name, site: site.mask(vectors[name], deliveries[name]), coordinator.survivors)
+        confirmations = exchange(lambda _name, site: site.confirm(survivors), coordinator.confirmations)
+        opening = exchange(lambda _name, site: site.unmask(confirmations), coordinator.opening)
         with clock.measure(COORDINATOR):
-            directory = coordinator.directory()
-        step(lambda _name, site: site.share_keys(directory))
-        with clock.measure(COORDINATOR):
-            deliveries = coordinator.deliveries()
-        step(lambda name, site: site.mask(vectors[name], deliveries[name]))
-        with clock.measure(COORDINATOR):
-            survivors = coordinator.survivors()
-        step(lambda _name, site: site.confirm(survivors))
-        with clock.measure(COORDINATOR):
-            confirmations = coordinator.confirmations()
-        step(lambda _name, site: site.unmask(confirmations))
-        with clock.measure(COORDINATOR):
-            opening = coordinator.opening()
             total, _ = opening.total(terms)
             mean = self.encoding.decode(total.update)
         for name in sites:
@@ -205,19 +196,17 @@ class TrainingRounds:
             self.updates[name], hospital=name, weight=weight, residual=self.residuals.get(name)
         )
         self.residuals[name] = encoded.residual
-        sums: dict[str, NDArray[np.int64] | NDArray[np.float64]] = {
-            "stopped": np.array(0),
-            "loss": np.array(0.5),
-        }
+        sums: dict[str, NDArray[np.int64] | NDArray[np.float64]] = {"stopped": np.array(0), "loss": np.array(0.5)}
         return RingVector(encoded.update, encode_exact(self.layout, sums, hospital=name))
 
 
 def measure_aggregation(
+    _folder: Path,
+    on_step: OnStep,
     *,
     hospitals: int,
     ring_bits: Literal[16, 32],
     runs: int,
-    on_step: OnStep,
     shapes: dict[str, tuple[int, ...]] | None = None,
 ) -> AggregationCost:
     """Measure rounds with and without secure aggregation in turns, after one of each that does not count.
@@ -225,7 +214,7 @@ def measure_aggregation(
     Raises ComputationFailed if the two means differ by more than rounding allows.
     """
     machine = read_machine()
-    rounds = TrainingRounds(hospitals=hospitals, ring_bits=ring_bits, shapes=shapes or resnet18_shapes())
+    rounds = TrainingRounds(hospitals=hospitals, ring_bits=ring_bits, shapes=shapes or list_resnet18_shapes())
     pairs: list[tuple[Clock, Clock]] = []
     for run in range(runs + 1):
         on_step(Step(words=f"arithmetic, round {run} of {runs}", done=run, total=runs + 1, seconds_left=None))
@@ -245,7 +234,7 @@ def measure_aggregation(
         ring_bits=ring_bits,
         runs=runs,
         hospital_seconds=median(secure.slowest_hospital for secure, _ in pairs),
-        coordinator_seconds=median(secure.coordinator for secure, _ in pairs),
+        coordinator_seconds=median(secure.seconds[COORDINATOR] for secure, _ in pairs),
         apart_seconds=median(secure.apart for secure, _ in pairs),
         together_seconds=median(secure.together for secure, _ in pairs),
         plain_apart_seconds=median(plain.apart for _, plain in pairs),

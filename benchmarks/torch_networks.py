@@ -158,21 +158,16 @@ def write_model(network: TorchNetwork, folder: Path, pictures: Tensor, *, seed: 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's own deprecations: nothing here can act on them
         torch.onnx.export(complete.eval(), (pictures[:1],), path, dynamo=False)
-    one = network.outputs == 1
-    card = {
-        "name": network.name,
-        "title": network.name,
-        "task": network.task,
-        "input": {
-            "modalities": ["CR", "DX", "OT"],
-            "height": pictures.shape[2],
-            "width": pictures.shape[3],
-            "mean": [0.5],
-            "standard_deviation": [0.25],
-        },
-        "classes": ["no finding", "finding"] if one else [f"finding {n + 1}" for n in range(network.outputs)],
-    }
-    return write_random_model(folder, path.read_bytes(), card)
+    findings = [f"finding {number + 1}" for number in range(network.outputs)]
+    return write_random_model(
+        folder,
+        path.read_bytes(),
+        name=network.name,
+        title=network.name,
+        shape=(1, pictures.shape[2], pictures.shape[3]),
+        classes=["no finding", "finding"] if network.outputs == 1 else findings,
+        task=network.task,
+    )
 
 
 def _initialise(module: nn.Module, pictures: Tensor) -> None:

@@ -1,11 +1,11 @@
 """Models that exist for measuring only: their answers mean nothing, their cost is real."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from contract.model_card import ModelCard, read_card
+from contract.model_card import Modality, ModelCard, Task, read_card
 
 MAX_POOL = "resnet18-maxpool"
 
@@ -52,12 +52,36 @@ def _write(base: Path, folder: Path, content: bytes, changes: dict[str, Any]) ->
     return _write_folder(folder, content, card | {"intended_use": use, "metrics": ()} | changes)
 
 
-def write_random_model(folder: Path, content: bytes, card: Mapping[str, Any]) -> Path:
-    """Write an ONNX file with random weights and its card, from fields that differ between models; return `folder`."""
-    use = "Measuring only: the weights are random, so answers mean nothing."
-    return _write_folder(
-        folder, content, {"version": "1.0.0", "intended_use": use, "training": "none: random weights", **card}
-    )
+def write_random_model(
+    folder: Path,
+    content: bytes,
+    *,
+    name: str,
+    title: str,
+    shape: tuple[int, int, int],
+    classes: Sequence[str],
+    task: Task = Task.CLASSIFICATION,
+) -> Path:
+    """Write an ONNX file with random weights for images of this shape, and its card; return `folder`."""
+    channels, height, width = shape
+    card = {
+        "name": name,
+        "version": "1.0.0",
+        "title": title,
+        "intended_use": "Measuring only: the weights are random, so answers mean nothing.",
+        "training": "none: random weights",
+        "task": task,
+        "input": {
+            "modalities": tuple(Modality),
+            "channels": channels,
+            "height": height,
+            "width": width,
+            "mean": (0.5,) * channels,
+            "standard_deviation": (0.25,) * channels,
+        },
+        "classes": tuple(classes),
+    }
+    return _write_folder(folder, content, card)
 
 
 def _write_folder(folder: Path, content: bytes, card: Mapping[str, Any]) -> Path:

@@ -1,8 +1,8 @@
 """A result as people read it: a title, then sentences, tables and plots. Markdown on the page, plain on a terminal."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Self, TypeAlias, TypeVar
 
 from rich.console import Console
 from rich.table import Table as TerminalTable
@@ -10,6 +10,7 @@ from rich.table import Table as TerminalTable
 from benchmarks.machine import Machine
 from federated_learning.report.writing import Section, picture, table
 
+Item = TypeVar("Item")
 PLOTS = "plots"
 """The folder beside the page that holds its plots."""
 TABLE_WIDTH = 150
@@ -22,6 +23,11 @@ class Table:
 
     headings: Sequence[str]
     rows: Sequence[Sequence[str]]
+
+    @classmethod
+    def over(cls, items: Iterable[Item], columns: Mapping[str, Callable[[Item], str]]) -> Self:
+        """A row for each item, a cell in it for each column."""
+        return cls(tuple(columns), [tuple(show(item) for show in columns.values()) for item in items])
 
 
 @dataclass(frozen=True)

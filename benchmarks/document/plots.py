@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def lines(series: Mapping[str, Sequence[tuple[float, float]]], *, across: str, up: str) -> bytes:
+def draw_lines(series: Mapping[str, Sequence[tuple[float, float]]], *, across: str, up: str) -> bytes:
     """One line for each name: (across, up) points."""
 
     def draw(axes: "Axes") -> None:
@@ -25,7 +25,7 @@ def lines(series: Mapping[str, Sequence[tuple[float, float]]], *, across: str, u
     return _draw(draw, height=3.6)
 
 
-def grouped_bars(groups: Mapping[str, Mapping[str, float]], *, up: str) -> bytes:
+def draw_grouped_bars(groups: Mapping[str, Mapping[str, float]], *, up: str) -> bytes:
     """A group of bars for each name, a bar in it for each series, on a logarithmic scale; a group may lack a series."""
 
     def draw(axes: "Axes") -> None:
@@ -51,7 +51,7 @@ def grouped_bars(groups: Mapping[str, Mapping[str, float]], *, up: str) -> bytes
     return _draw(draw, height=3.6)
 
 
-def stacked_bars(rows: Mapping[str, Mapping[str, float]], *, across: str) -> bytes:
+def draw_stacked_bars(rows: Mapping[str, Mapping[str, float]], *, across: str) -> bytes:
     """One horizontal bar for each row, first row on top, its parts side by side."""
 
     def draw(axes: "Axes") -> None:

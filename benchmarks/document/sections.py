@@ -1,54 +1,64 @@
 """What people read of each result of ours. `other_systems` does the same for comparisons."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from statistics import median
 from typing import Final
 
-from benchmarks.cost_model import Predictions
+from benchmarks.cost_model import Prediction, Predictions
 from benchmarks.document import plots
 from benchmarks.document.blocks import Plot, Shown, Table, megabytes, seconds, spread
-from benchmarks.document.parts import AggregationCosts
-from benchmarks.emulated_links import LinkFacts, LinkResults
+from benchmarks.emulated_links import LinkFacts, LinkPrediction, LinkResults, LinkRow, add_predictions
 from benchmarks.endurance import Endurance
-from benchmarks.growth import Growth
-from benchmarks.latency import Summary
+from benchmarks.federation import AggregationCosts
+from benchmarks.growth import Growth, SizeCost
+from benchmarks.latency import Result, Summary
 from benchmarks.layers import Layers
-from benchmarks.own_models import OwnModels
-from benchmarks.predicting import add_predictions, describe_errors, percent, rows_with_predictions
-from benchmarks.results import Range
+from benchmarks.own_models import OwnModel, OwnModels
+from benchmarks.results import Phases, Range
 from benchmarks.scale import Scale
+
+COUNTS: Final[Mapping[str, Callable[[Phases], str]]] = {
+    "online MB": lambda one: megabytes(one.online_bytes),
+    "offline MB": lambda one: megabytes(one.offline_bytes),
+    "one-way trips": lambda one: str(one.one_way_trips),
+}
 
 
 def show_summary(summary: Summary) -> Shown:
     """One image or batch by several engines: costs, then links, then parties."""
-    links = [
-        (
-            result.engine,
-            f"{_name_of_party(link.sender)} to {_name_of_party(link.receiver)}",
-            megabytes(link.online_bytes),
-            megabytes(link.offline_bytes),
-        )
-        for result in summary.results
-        for link in result.links
-    ]
-    parties = [
-        (
-            result.engine,
-            _name_of_party(party),
-            seconds(result.cpu_seconds[party]) if party in result.cpu_seconds else "not measured",
-            f"{size / 1e6:,.0f}",
-        )
-        for result in summary.results
-        for party, size in result.peak_rss_bytes.items()
-    ]
-    by_link = Table(("engine", "link and direction", "online MB", "offline MB"), links)
-    by_party = Table(("engine", "party", "processor s", "peak memory MB"), parties)
-    return Shown(_title(summary), [_costs(summary), by_link, by_party], summary.machine)
+    by_link = Table.over(
+        [(result.engine, link) for result in summary.results for link in result.links],
+        {
+            "engine": lambda row: row[0],
+            "link and direction": lambda row: f"{_name_of(row[1].sender)} to {_name_of(row[1].receiver)}",
+            "online MB": lambda row: megabytes(row[1].online_bytes),
+            "offline MB": lambda row: megabytes(row[1].offline_bytes),
+        },
+    )
+    by_party = Table.over(
+        [(result, party) for result in summary.results for party in result.peak_rss_bytes],
+        {
+            "engine": lambda row: row[0].engine,
+            "party": lambda row: _name_of(row[1]),
+            "processor s": lambda row: seconds(row[0].cpu_seconds.get(row[1], math.nan)),
+            "peak memory MB": lambda row: f"{row[0].peak_rss_bytes[row[1]] / 1e6:,.0f}",
+        },
+    )
+    return Shown(_title(summary), [_show_costs(summary), *_show_commands(summary), by_link, by_party], summary.machine)
+
+
+def _show_commands(summary: Summary) -> list[str]:
+    """What a clinician waits who types the command; nothing for what is no command of ours."""
+    found = [(one.engine, one.cold_seconds) for one in summary.results if one.cold_seconds is not None]
+    words = [f"{engine} {cold.later:.2f} (the first call {cold.first:.2f})" for engine, cold in found]
+    return [f"Seconds from typing `data-owner diagnose` to its answer: {', '.join(words)}."] if words else []
 
 
 def show_batch(summary: Summary) -> Shown:
     """Several images in one evaluation: costs alone."""
-    return Shown(_title(summary), [_costs(summary)], summary.machine)
+    return Shown(_title(summary), [_show_costs(summary)], summary.machine)
 
 
 def _title(summary: Summary) -> str:
@@ -59,30 +69,25 @@ def _title(summary: Summary) -> str:
     return f"**{first.model}**, {first.size} x {first.size}, {images}{runs}{pictures}:"
 
 
-def _costs(summary: Summary) -> Table:
-    rows: list[tuple[str, ...]] = [
-        (
-            result.engine,
-            _with_range(result.online_seconds, result.online_seconds_range),
-            _with_range(result.offline_seconds, result.offline_seconds_range),
-            _with_range(result.total_seconds, result.total_seconds_range),
-            megabytes(result.online_bytes),
-            megabytes(result.offline_bytes),
-            str(result.one_way_trips),
-            f"{result.max_abs_error:.2g}",
-        )
-        for result in summary.results
-    ]
-    rows += [(one.engine, f"not measured: {one.not_measured}", *[""] * 6) for one in summary.not_measured]
-    headings = ("engine", "online s (range)", "offline s", "total s", "online MB", "offline MB", "one-way trips")
-    return Table((*headings, "largest logit error"), rows)
+def _show_costs(summary: Summary) -> Table:
+    columns: Mapping[str, Callable[[Result], str]] = {
+        "engine": lambda one: one.engine,
+        "online s (range)": lambda one: _with_range(one.online_seconds, one.online_seconds_range),
+        "offline s": lambda one: _with_range(one.offline_seconds, one.offline_seconds_range),
+        "total s": lambda one: _with_range(one.total_seconds, one.total_seconds_range),
+        **COUNTS,
+        "largest logit error": lambda one: f"{one.max_abs_error:.2g}",
+    }
+    measured = Table.over(summary.results, columns)
+    left_out = [(one.engine, f"not measured: {one.not_measured}", *[""] * 6) for one in summary.not_measured]
+    return Table(measured.headings, [*measured.rows, *left_out])
 
 
 def _with_range(median: float, ends: Range) -> str:
     return spread(median, ends.smallest, ends.largest) if ends.largest else "0"
 
 
-def _name_of_party(name: str) -> str:
+def _name_of(name: str) -> str:
     return name.replace("_", " ")
 
 
@@ -94,45 +99,41 @@ def plot_traffic(found: Sequence[tuple[str, Summary]]) -> Plot | str:
             for phase, count in (("online", result.online_bytes), ("offline", result.offline_bytes)):
                 if count:
                     bars.setdefault(f"{label}\n{phase}", {})[result.engine] = count / 1e6
-    draw = partial(plots.grouped_bars, bars, up="megabytes an image (log)")
+    draw = partial(plots.draw_grouped_bars, bars, up="megabytes an image (log)")
     return Plot("traffic.svg", "traffic by system", draw) if bars else ""
 
 
 def show_growth(result: Growth) -> Shown:
     """By size."""
-    rows = [
-        (
-            f"{one.side} x {one.side}",
-            seconds(one.online_seconds),
-            seconds(one.offline_seconds),
-            megabytes(one.online_bytes),
-            megabytes(one.offline_bytes),
-            str(one.one_way_trips),
-        )
-        for one in result.sizes
-    ]
+    columns: Mapping[str, Callable[[SizeCost], str]] = {
+        "size": lambda one: f"{one.side} x {one.side}",
+        "online s": lambda one: seconds(one.online_seconds),
+        "offline s": lambda one: seconds(one.offline_seconds),
+        **COUNTS,
+    }
     line = (
         f"A straight line through the online medians: {result.online_microseconds_per_pixel:.2f} microseconds and "
         f"{result.online_bytes_per_pixel:,.0f} bytes a pixel, and {seconds(result.online_seconds_at_no_pixels)} s that "
         f"do not depend on the size. Medians of {result.runs} runs."
     )
-    headings = ("size", "online s", "offline s", "online MB", "offline MB", "one-way trips")
-    return Shown("", [Table(headings, rows), line], result.machine)
+    return Shown("", [Table.over(result.sizes, columns), line], result.machine)
 
 
 def show_links(measured: LinkResults) -> Shown:
     """By link, measured and predicted."""
     result = add_predictions(measured)
-    links = {facts.link.name: facts for facts in result.links}
+    wirings = {facts.link.name: facts.link for facts in result.links}
+    predictions = {(one.network, one.engine): one for one in result.predictions}
     bars: dict[str, dict[str, float]] = {}
     rows = []
-    for row, predicted in rows_with_predictions(result):
+    for row in result.rows:
+        predicted = predictions.get((row.network, row.engine))
         online = _with_range(row.online_seconds, row.online_seconds_range)
         offline = _with_range(row.offline_seconds, row.offline_seconds_range)
         several = row.runs > 1
         rows.append(
             (
-                links[row.network].link.words(),
+                wirings[row.network].words(),
                 row.engine,
                 str(row.runs),
                 online if several else seconds(row.online_seconds),
@@ -142,40 +143,88 @@ def show_links(measured: LinkResults) -> Shown:
             )
         )
         bars.setdefault(row.network, {})[row.engine] = row.online_seconds
-    emulated = [words for name, facts in links.items() if (words := _describe_relay(name, facts))]
+    relays = [words for facts in result.links for words in _describe_relays(facts)]
     words = (
-        f"What the relay made of each link, round trip and rate, measured before the runs: {'; '.join(emulated)}. "
+        f"What the relay made of each link, round trip and rate, measured before the runs: {'; '.join(relays)}. "
         "Predictions follow from the runs on loopback: trips x latency + bytes in line / rate + computing. They are "
-        f"off by, lowest to highest: {describe_errors(result)}."
+        f"off by, lowest to highest: {describe_errors(result.predictions)}."
     )
     headings = ("network", "engine", "runs", "online s", "predicted", "offline s", "predicted")
-    draw = partial(plots.grouped_bars, bars, up="online seconds, one image (log)")
+    draw = partial(plots.draw_grouped_bars, bars, up="online seconds, one image (log)")
     plot = Plot("networks.svg", "online seconds by network", draw)
     title = f"**{result.model}**, {result.size} x {result.size}, one image:"
     return Shown(title, [Table(headings, rows), words, plot], measured.machine)
 
 
-def _describe_relay(name: str, facts: LinkFacts) -> str:
-    found = facts.measured
-    if found is None:
-        return ""
-    rate = "no limit" if found.megabits_per_second is None else f"{found.megabits_per_second:,.0f} Mbit/s"
-    return f"{name}: {found.round_trip_milliseconds:.1f} ms, {rate}"
+def show_hospital(result: LinkResults) -> Shown:
+    """What a clinician waits, with every link as slow as the hospital's and with the hospital's alone."""
+    wirings = {facts.link.name: facts.link for facts in result.links}
+    waited = {
+        row: [one.offline_seconds + one.online_seconds for one in result.measurements(row.engine, row.network)]
+        for row in result.rows
+    }
+    columns: Mapping[str, Callable[[LinkRow], str]] = {
+        "network": lambda row: wirings[row.network].words(),
+        "engine": lambda row: row.engine,
+        "runs": lambda row: str(row.runs),
+        "picture to answer s": lambda row: spread(median(waited[row]), min(waited[row]), max(waited[row])),
+        "online s": lambda row: seconds(row.online_seconds),
+        "before s": lambda row: seconds(row.offline_seconds),
+        **COUNTS,
+    }
+    relays = "; ".join(words for facts in result.links for words in _describe_relays(facts))
+    words = f"What the relay made of each link, round trip and rate, measured before the runs: {relays}."
+    title = f"**{result.model}**, {result.size} x {result.size}, one image:"
+    return Shown(title, [Table.over(result.rows, columns), words], result.machine)
+
+
+def _describe_relays(facts: LinkFacts) -> list[str]:
+    found = []
+    for name, measured in (
+        (facts.link.name, facts.measured),
+        (f"{facts.link.name} between the others", facts.others_measured),
+    ):
+        if measured is not None:
+            rate = measured.megabits_per_second
+            words = "no limit" if rate is None else f"{rate:,.0f} Mbit/s"
+            found.append(f"{name}: {measured.round_trip_milliseconds:.1f} ms, {words}")
+    return found
+
+
+def describe_errors(predictions: Sequence[LinkPrediction]) -> str:
+    """How far predictions were off, by engine: their range over the links."""
+    words = []
+    for engine in dict.fromkeys(one.engine for one in predictions):
+        mine = [one for one in predictions if one.engine == engine]
+        phases = {"online": [one.online_error for one in mine], "offline": [one.offline_error for one in mine]}
+        ranges = []
+        for phase, errors in phases.items():
+            shown = [_percent(error) for error in sorted(one for one in errors if one is not None)]
+            if shown:
+                ranges.append(f"{phase} {' to '.join(dict.fromkeys((shown[0], shown[-1])))}")
+        words.append(f"{engine} {', '.join(ranges)}")
+    return "; ".join(words)
+
+
+def _percent(error: float) -> str:
+    return f"{round(error * 100):+d}%"
 
 
 def _with_error(value: float, error: float | None) -> str:
     """A prediction, and how far it is off."""
-    return seconds(value) if error is None else f"{seconds(value)} ({percent(error)})"
+    return seconds(value) if error is None else f"{seconds(value)} ({_percent(error)})"
 
 
 def show_predictions(found: Predictions) -> Shown:
     """What one image would take over other links."""
-    rows = [
-        (one.link.words(), one.engine, seconds(one.online_seconds), seconds(one.offline_seconds))
-        for one in found.predictions
-    ]
+    columns: Mapping[str, Callable[[Prediction], str]] = {
+        "network": lambda one: one.link.words(),
+        "engine": lambda one: one.engine,
+        "online s": lambda one: seconds(one.online_seconds),
+        "offline s": lambda one: seconds(one.offline_seconds),
+    }
     title = f"{found.model}, one image, predicted from {found.source}, measured on loopback:"
-    return Shown(title, [Table(("network", "engine", "online s", "offline s"), rows)], None)
+    return Shown(title, [Table.over(found.predictions, columns)], None)
 
 
 def show_scale(result: Scale) -> Shown:
@@ -203,7 +252,7 @@ def show_scale(result: Scale) -> Shown:
         f"**{result.model}**, {result.height} x {result.width}, {result.images_per_session} images of each hospital at "
         f"each level. Items stocked a minute, by hospitals at once: {stocked}."
     )
-    draw = partial(plots.lines, lines, across="hospitals at once", up="images a minute")
+    draw = partial(plots.draw_lines, lines, across="hospitals at once", up="images a minute")
     plot = Plot("throughput.svg", "images a minute by sessions at once", draw)
     return Shown(title, [Table((*headings, "model owner's peak memory so far MB"), rows), plot], result.machine)
 
@@ -255,40 +304,34 @@ def show_layers(result: Layers) -> Shown:
     ]
     headings = ("kind of layer", "layers", "ms", "of these, data owner computes, ms", "share")
     title = f"**{result.model}**, {result.size} x {result.size}, medians of {result.runs} runs for each layer:"
-    draw = partial(plots.stacked_bars, bars, across="milliseconds, one image")
+    draw = partial(plots.draw_stacked_bars, bars, across="milliseconds, one image")
     return Shown(title, [Table(headings, rows), Plot("layers.svg", "online time by layer", draw)], result.machine)
 
 
 def show_own_models(result: OwnModels) -> Shown:
     """Networks as people bring them: errors against onnxruntime, and costs."""
-    rows = [
-        (
-            one.name,
-            str(one.side),
-            f"{one.outputs} {one.ending}, {one.task}",
-            f"{one.weights / 1e6:.1f}",
-            f"{one.largest_logit:.2g}",
-            f"{one.max_logit_error:.2g}",
-            f"{one.noise_moves_logits:.2g}",
-            f"{one.max_probability_error:.2g}",
-            f"{one.answers_agree} of {one.pictures}",
-            *([] if one.online_seconds is None else [seconds(one.online_seconds)]),
-            megabytes(one.online_bytes),
-            megabytes(one.offline_bytes),
-            str(one.one_way_trips),
-        )
-        for one in result.models
-    ]
     timed = all(one.online_seconds is not None for one in result.models)
-    headings = (
-        *("network", "side", "ends in, task", "million weights", "largest logit", "largest logit error"),
-        *("0.1 % noise moves logits by", "largest probability error", "same answers"),
-        *(("online s",) if timed else ()),
-        *("online MB", "offline MB", "one-way trips"),
-    )
-    title = f"The masked engine, one image, {result.runs} runs, each of another phantom"
+    times: Mapping[str, Callable[[OwnModel], str]] = {"online s": lambda one: seconds(one.online_seconds or 0.0)}
+    columns: Mapping[str, Callable[[OwnModel], str]] = {
+        "network": lambda one: one.name,
+        "engine": lambda one: one.engine,
+        "side": lambda one: str(one.side),
+        "ends in, task": lambda one: f"{one.outputs} {one.ending}, {one.task}",
+        "million weights": lambda one: f"{one.weights / 1e6:.1f}",
+        "largest logit": lambda one: f"{one.largest_logit:.2g}",
+        "largest logit error": lambda one: f"{one.max_logit_error:.2g}",
+        "0.1 % noise moves logits by": lambda one: f"{one.noise_moves_logits:.2g}",
+        "largest probability error": lambda one: f"{one.max_probability_error:.2g}",
+        "same answers": lambda one: f"{one.answers_agree} of {one.pictures}",
+        **(times if timed else {}),
+        "online MB": lambda one: megabytes(one.online_bytes),
+        "offline MB": lambda one: megabytes(one.offline_bytes),
+        "one-way trips": lambda one: str(one.one_way_trips),
+    }
+    title = f"One image, {result.runs} runs, each of another phantom"
     title += "; seconds are medians:" if timed else ". No seconds: other programs kept the machine busy."
-    return Shown(title, [Table(headings, rows)], result.machine)
+    left_out = [f"- {one.model}, {one.engine}: not measured: {one.not_measured}" for one in result.not_measured]
+    return Shown(title, [Table.over(result.models, columns), "\n".join(left_out)], result.machine)
 
 
 def show_aggregation(result: AggregationCosts) -> Shown:

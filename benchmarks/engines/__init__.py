@@ -6,22 +6,24 @@ from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from benchmarks.measuring import Opener
-    from model_owner.link_profiles import LinkProfile
+    from benchmarks.wiring import Wiring
 
 SMALL_SIDE: Final = 64
 """Pixels. CHEETAH computes homomorphically: minutes at full size, so it is measured on small images only."""
 ENGINES: Final = {
     "masked": "masked",
+    "masked-stocked": "masked-stocked",
     "crypten": "crypten",
     "stock-crypten": "stock-crypten",
     "plaintext": "plaintext-onnxruntime",
+    "plaintext-torch": "plaintext-torch",
 }
 """Names that --engines takes, and the entry of the catalogue that each means."""
 PEERS: Final = (
     *("masked", "crypten", "stock-crypten", "spu-semi2k", "spu-cheetah"),
     *("plaintext-torch", "plaintext-onnxruntime"),
 )
-"""Names that --peers takes: all of the catalogue."""
+"""Names that --peers takes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,23 +56,24 @@ _SPU_SETTING = (
 _OURS = "the product: 4 processes, TLS between all, tickets; material dealt for this image (offline)"
 
 
-def openers(link: "LinkProfile | None" = None) -> Mapping[str, "Opener"]:
-    """How each engine is set up, with a link of this kind between its parties; loopback if none is given."""
-    known = catalogue(link)
+def openers(wiring: "Wiring | None" = None) -> Mapping[str, "Opener"]:
+    """How each engine is set up, with such links between its parties; loopback if none are given."""
+    known = catalogue(wiring)
     return {name: known[entry].opener for name, entry in ENGINES.items()}
 
 
-def catalogue(link: "LinkProfile | None" = None, *, install: bool = False) -> Mapping[str, Peer]:
-    """Every peer by name, in the order of PEERS. `install`: SPU's environment may be made if it is missing.
+def catalogue(wiring: "Wiring | None" = None, *, install: bool = False) -> Mapping[str, Peer]:
+    """Every system by name. `install`: SPU's environment may be made if it is missing.
 
-    `link` is what lies between the parties; SPU knows loopback alone. Imports what engines need, which takes a moment.
+    `wiring` is what lies between the parties; SPU knows loopback alone. Imports what engines need, which takes a
+    moment.
     """
-    from model_owner.link_profiles import LOOPBACK
+    from benchmarks.wiring import HOME
 
-    return {**_with_a_dealer(link or LOOPBACK), **_spu(install=install), **_in_clear()}
+    return {**_with_a_dealer(wiring or HOME), **_spu(install=install), **_in_clear()}
 
 
-def _with_a_dealer(link: "LinkProfile") -> dict[str, Peer]:
+def _with_a_dealer(wiring: "Wiring") -> dict[str, Peer]:
     from benchmarks.engines.product import product
     from benchmarks.engines.stock_crypten import stock
     from contract.ticket import Engine
@@ -80,15 +83,22 @@ def _with_a_dealer(link: "LinkProfile") -> dict[str, Peer]:
             system="ours, masked",
             configuration=_OURS,
             trust=_DEALER,
-            opener=product(Engine.MASKED, link),
+            opener=product(Engine.MASKED, wiring),
             small=True,
+            counts_trips=True,
+        ),
+        "masked-stocked": Peer(
+            system="ours, masked, from stock",
+            configuration="the product: 4 processes, TLS between all, tickets; material prepared before",
+            trust=_DEALER,
+            opener=product(Engine.MASKED, wiring, stocked=True),
             counts_trips=True,
         ),
         "crypten": Peer(
             system="ours, crypten",
             configuration=_OURS,
             trust=_DEALER,
-            opener=product(Engine.CRYPTEN, link),
+            opener=product(Engine.CRYPTEN, wiring),
             counts_trips=True,
         ),
         "stock-crypten": Peer(
@@ -96,7 +106,7 @@ def _with_a_dealer(link: "LinkProfile") -> dict[str, Peer]:
             configuration="provider TTP, 64-bit fixed point; gloo on loopback, not encrypted; 3 processes",
             trust=_DEALER
             + " Its random numbers are not cryptographic, so this is its design, not what its code keeps.",
-            opener=stock(link),
+            opener=stock(wiring),
             counts_trips=True,
         ),
     }

@@ -17,7 +17,7 @@ from benchmarks.configuration import THREADS
 from benchmarks.measuring import LinkTraffic, Measurement, NotServed, Opener
 from benchmarks.peers import spu_environment
 from benchmarks.peers.stock_crypten import read_network
-from benchmarks.processes import POLL_SECONDS, last_words, run_watched, started
+from benchmarks.processes import POLL_SECONDS, read_last_words, run_watched, started
 from contract.base import Strict
 from contract.errors import ComputationFailed, DeadlineExceeded
 
@@ -58,14 +58,14 @@ def spu(protocol: str, *, folder: Path = spu_environment.FOLDER) -> Opener:
             return
         python = spu_environment.require(folder, install=False)
         # -I: neither this project's packages nor the user's reach into it.
-        with opened_with([str(python), "-I", str(PROGRAM)], protocol, case, timeout_seconds) as engine:
+        with open_with([str(python), "-I", str(PROGRAM)], protocol, case, timeout_seconds) as engine:
             yield engine
 
     return opened
 
 
 @contextmanager
-def opened_with(program: Sequence[str], protocol: str, case: Case, timeout_seconds: float) -> Iterator["SpuEngine"]:
+def open_with(program: Sequence[str], protocol: str, case: Case, timeout_seconds: float) -> Iterator["SpuEngine"]:
     """Compile the network and start both parties by `program`; they are gone afterwards."""
     folder = case.folder / f"spu-{protocol.lower()}"
     folder.mkdir()
@@ -159,7 +159,9 @@ class SpuEngine:
         return [_read_bounded(path, MAX_REPORT_BYTES) for path in paths]
 
     def _describe_end(self, party: str) -> ComputationFailed:
-        return ComputationFailed(f"SPU, {party}: ended early: {last_words(_log(self._folder, PARTIES.index(party)))}")
+        return ComputationFailed(
+            f"SPU, {party}: ended early: {read_last_words(_log(self._folder, PARTIES.index(party)))}"
+        )
 
 
 def _free_addresses() -> list[str]:

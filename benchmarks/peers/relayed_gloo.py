@@ -16,17 +16,20 @@ from urllib.parse import parse_qs, urlsplit
 from torch._C._distributed_c10d import FileStore, Store
 from torch.distributed.rendezvous import register_rendezvous_handler
 
-from benchmarks.relay import order_route
+from benchmarks.relay import Relay
 from contract.errors import ComputationFailed
+from contract.identity import Role
 
 SCHEME = "relayed"
+PARTIES = (Role.DATA_OWNER.value, Role.MODEL_OWNER.value, "third-party")
+"""By the number of the process."""
 _BEFORE_PORT, _AFTER_PORT = b"\x02\x00", b"\x7f\x00\x00\x01"
 """AF_INET and 127.0.0.1, as they stand around the port in a sockaddr."""
 
 
-def rendezvous_url(file: str, control_port: int) -> str:
-    """Address where processes meet: `file` does not exist yet, the relay takes orders at `control_port`."""
-    return f"{SCHEME}://{file}?control={control_port}"
+def rendezvous_url(file: str, relay: Relay) -> str:
+    """Address where processes meet: `file` does not exist yet, `relay` stands between them."""
+    return f"{SCHEME}://{file}?control={relay.control_port}"
 
 
 def register() -> None:
@@ -51,7 +54,7 @@ class RelayedStore(Store):
         super().__init__()
         self._store = store
         self._process = process
-        self._control_port = control_port
+        self._relay = Relay(control_port)
         self._own: dict[str, bytes] = {}
         """Entry of this process, by its key."""
 
@@ -74,8 +77,8 @@ class RelayedStore(Store):
         if _as_gloo_compares(mine, own_at) < _as_gloo_compares(value, at):
             return value  # the other side dials
         other = int(self._store.get(f"{key}/process"))
-        link = "-".join(str(one) for one in sorted((self._process, other)))
-        relay = order_route(self._control_port, link, int.from_bytes(value[at : at + 2], "big"))
+        link = "/".join(PARTIES[one] for one in sorted((self._process, other)))
+        relay = self._relay.route(link, int.from_bytes(value[at : at + 2], "big"))
         if relay % 256 != 0 or relay >= 0x8000:
             raise ComputationFailed("the relay has no port left that gloo would dial: run the benchmark again")
         return value[:at] + relay.to_bytes(2, "big") + value[at + 2 :]

@@ -40,99 +40,45 @@ Weights = Mapping[str, Any]
 # The network in jax.numpy. It is what SPU compiles, and what a user of SPU would write.
 
 
-def _convolution(operation: Operation, inputs: Sequence[Any], weights: Weights) -> Any:
-    from jax import lax
-
-    result = lax.conv_general_dilated(
-        inputs[0],
+def _convolve(jax: Any, operation: Operation, image: Any, weights: Weights) -> Any:
+    return jax.lax.conv_general_dilated(
+        image,
         weights[f"{operation['name']}.weight"],
         window_strides=tuple(operation["stride"]),
-        padding=_sides(operation["padding"]),
+        padding=_sides(operation),
         rhs_dilation=tuple(operation["dilation"]),
         feature_group_count=operation["groups"],
         dimension_numbers=_AXES,
     )
-    return result + weights[f"{operation['name']}.bias"].reshape(1, -1, 1, 1) if operation["bias"] else result
 
 
-def _fully_connected(operation: Operation, inputs: Sequence[Any], weights: Weights) -> Any:
-    product = inputs[0] @ weights[f"{operation['name']}.weight"].T
-    return product + weights[f"{operation['name']}.bias"] if operation["bias"] else product
+def _activate(jax: Any, operation: Operation, values: Any) -> Any:
+    return getattr(jax.nn if hasattr(jax.nn, operation["function"]) else jax.numpy, operation["function"])(values)
 
 
-def _relu(_operation: Operation, inputs: Sequence[Any], _weights: Weights) -> Any:
-    import jax.numpy as jnp
+def _average(jax: Any, operation: Operation, image: Any) -> Any:
+    def add(values: Any) -> Any:
+        return jax.lax.reduce_window(values, 0.0, jax.lax.add, *_windows(operation), _borders(operation))
 
-    return jnp.maximum(inputs[0], 0.0)
-
-
-def _clip(operation: Operation, inputs: Sequence[Any], _weights: Weights) -> Any:
-    import jax.numpy as jnp
-
-    return jnp.minimum(jnp.maximum(inputs[0], 0.0), operation["high"])
-
-
-def _activation(operation: Operation, inputs: Sequence[Any], _weights: Weights) -> Any:
-    import jax
-
-    return getattr(jax.nn if hasattr(jax.nn, operation["function"]) else jax.numpy, operation["function"])(inputs[0])
-
-
-def _softmax(_operation: Operation, inputs: Sequence[Any], _weights: Weights) -> Any:
-    import jax
-
-    return jax.nn.softmax(inputs[0], axis=1)
-
-
-def _max_pool(operation: Operation, inputs: Sequence[Any], _weights: Weights) -> Any:
-    import jax.numpy as jnp
-    from jax import lax
-
-    padded = jnp.pad(inputs[0], [(0, 0), (0, 0), *_sides(operation["padding"])], constant_values=LOWEST)
-    return lax.reduce_window(padded, -jnp.inf, lax.max, *_windows(operation), "VALID")
-
-
-def _average_pool(operation: Operation, inputs: Sequence[Any], _weights: Weights) -> Any:
-    import jax.numpy as jnp
-    from jax import lax
-
-    borders = [(0, 0), (0, 0), *_sides(operation["padding"])]
-    total = lax.reduce_window(inputs[0], 0.0, lax.add, *_windows(operation), borders)
     if operation["count_include_pad"] or not any(operation["padding"]):
-        return total * (1.0 / math.prod(operation["kernel"]))
-    ones = jnp.ones(inputs[0].shape, dtype=np.float32)
-    return total * (1.0 / lax.reduce_window(ones, 0.0, lax.add, *_windows(operation), borders))
+        return add(image) * (1.0 / math.prod(operation["kernel"]))
+    return add(image) * (1.0 / add(jax.numpy.ones(image.shape, dtype=np.float32)))
 
 
-def _global_average_pool(_operation: Operation, inputs: Sequence[Any], _weights: Weights) -> Any:
-    import jax.numpy as jnp
-
-    return jnp.mean(inputs[0], axis=(2, 3), keepdims=True)
+def _pad(jax: Any, operation: Operation, image: Any, value: float) -> Any:
+    return jax.numpy.pad(image, _borders(operation), constant_values=value)
 
 
-def _add(_operation: Operation, inputs: Sequence[Any], _weights: Weights) -> Any:
-    return inputs[0] + inputs[1]
+def _add_bias(operation: Operation, result: Any, weights: Weights, shape: Sequence[int]) -> Any:
+    return result + weights[f"{operation['name']}.bias"].reshape(shape) if operation["bias"] else result
 
 
-def _concat(_operation: Operation, inputs: Sequence[Any], _weights: Weights) -> Any:
-    import jax.numpy as jnp
-
-    return jnp.concatenate(inputs, axis=1)
+def _borders(operation: Operation) -> list[tuple[int, int]]:
+    return [(0, 0), (0, 0), *_sides(operation)]
 
 
-def _pad(operation: Operation, inputs: Sequence[Any], _weights: Weights) -> Any:
-    import jax.numpy as jnp
-
-    borders = [(0, 0), (0, 0), *_sides(operation["padding"])]
-    return jnp.pad(inputs[0], borders, constant_values=operation["value"])
-
-
-def _reshape(operation: Operation, inputs: Sequence[Any], _weights: Weights) -> Any:
-    return inputs[0].reshape(1, *operation["shape"])
-
-
-def _sides(padding: Sequence[int]) -> list[tuple[int, int]]:
-    top, left, bottom, right = padding
+def _sides(operation: Operation) -> list[tuple[int, int]]:
+    top, left, bottom, right = operation["padding"]
     return [(top, bottom), (left, right)]
 
 
@@ -140,25 +86,29 @@ def _windows(operation: Operation) -> tuple[tuple[int, ...], tuple[int, ...]]:
     return (1, 1, *operation["kernel"]), (1, 1, *operation["stride"])
 
 
-EVALUATORS: Mapping[str, Callable[[Operation, Sequence[Any], Weights], Any]] = {
-    "convolution2d": _convolution,
-    "fully_connected": _fully_connected,
-    "relu": _relu,
-    "clip": _clip,
-    "activation": _activation,
-    "softmax": _softmax,
-    "max_pool": _max_pool,
-    "average_pool": _average_pool,
-    "global_average_pool": _global_average_pool,
-    "add": _add,
-    "concat": _concat,
-    "pad": _pad,
-    "reshape": _reshape,
+Rule = Callable[[Any, Operation, Sequence[Any], Weights], Any]
+"""From jax, the operation, its inputs and all weights to its result."""
+EVALUATORS: Mapping[str, Rule] = {
+    "convolution2d": lambda jax, o, x, w: _add_bias(o, _convolve(jax, o, x[0], w), w, (1, -1, 1, 1)),
+    "fully_connected": lambda _jax, o, x, w: _add_bias(o, x[0] @ w[f"{o['name']}.weight"].T, w, (-1,)),
+    "relu": lambda jax, _o, x, _w: jax.numpy.maximum(x[0], 0.0),
+    "clip": lambda jax, o, x, _w: jax.numpy.minimum(jax.numpy.maximum(x[0], 0.0), o["high"]),
+    "activation": lambda jax, o, x, _w: _activate(jax, o, x[0]),
+    "softmax": lambda jax, _o, x, _w: jax.nn.softmax(x[0], axis=1),
+    "max_pool": lambda jax, o, x, _w: jax.lax.reduce_window(
+        _pad(jax, o, x[0], LOWEST), -jax.numpy.inf, jax.lax.max, *_windows(o), "VALID"
+    ),
+    "average_pool": lambda jax, o, x, _w: _average(jax, o, x[0]),
+    "global_average_pool": lambda jax, _o, x, _w: jax.numpy.mean(x[0], axis=(2, 3), keepdims=True),
+    "add": lambda _jax, _o, x, _w: x[0] + x[1],
+    "concat": lambda jax, _o, x, _w: jax.numpy.concatenate(x, axis=1),
+    "pad": lambda jax, o, x, _w: _pad(jax, o, x[0], o["value"]),
+    "reshape": lambda _jax, o, x, _w: x[0].reshape(1, *o["shape"]),
 }
 """One for each kind of operation that it can compute."""
 
 
-def evaluate(network: Mapping[str, Any], image: Any, weights: Weights) -> Any:
+def evaluate(jax: Any, network: Mapping[str, Any], image: Any, weights: Weights) -> Any:
     """Logits (1, classes) of an image (1, channels, height, width)."""
     values = {"input": image}
     for operation in network["operations"]:
@@ -167,7 +117,7 @@ def evaluate(network: Mapping[str, Any], image: Any, weights: Weights) -> Any:
                 f"SPU's program has no rule for {operation['kind']}: add one to benchmarks/peers/spu_party.py"
             )
         inputs = [values[name] for name in operation["inputs"]]
-        values[operation["name"]] = EVALUATORS[operation["kind"]](operation, inputs, weights)
+        values[operation["name"]] = EVALUATORS[operation["kind"]](jax, operation, inputs, weights)
     return values[network["output"]]
 
 
@@ -178,7 +128,7 @@ def compile_network(network: Mapping[str, Any], shapes: Mapping[str, Sequence[in
     from spu.utils import frontend
 
     def logits(image: Any, *weights: Any) -> Any:
-        return evaluate(network, image, dict(zip(shapes, weights, strict=True)))
+        return evaluate(jax, network, image, dict(zip(shapes, weights, strict=True)))
 
     every = [(1, *network["input_shape"]), *shapes.values()]
     arguments = [jax.ShapeDtypeStruct(tuple(shape), np.float32) for shape in every]

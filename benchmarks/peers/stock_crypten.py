@@ -1,37 +1,30 @@
-"""CrypTen 0.4.1 as it is published, on one image: the baseline that our engines are compared with.
+"""CrypTen 0.4.1 as it is published, on one image: one of the three processes that `benchmarks.engines` starts.
 
-Three processes on the loopback device, one thread each: rank 0 holds the image, rank 1 the weights, rank 2 is CrypTen's
-own trusted third party. Nothing of CrypTen is replaced; its import merely needs a module name that torch dropped. Its
-randomness, its plaintext links and its pickled messages are not fit for real images: this is a measuring device.
+Rank 0 holds the image, rank 1 the weights, rank 2 is CrypTen's own trusted third party; each has one thread, and links
+are loopback. Nothing of CrypTen is replaced; its import merely needs a module name that torch dropped. Its randomness,
+its plaintext links and its pickled messages are not fit for real images: this is a measuring device.
 
-    python -m benchmarks.peers.stock_crypten NETWORK.json WEIGHTS.npz IMAGE.npy
+    python -m benchmarks.peers.stock_crypten NETWORK.json WEIGHTS.npz IMAGE.npy --rank 0 --report REPORT.json
 """
 
 import argparse
 import json
 import os
 import signal
-import subprocess
 import sys
-import tempfile
 import time
 import types
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from benchmarks.configuration import ROOT
 from benchmarks.peers import relayed_gloo
-from benchmarks.peers.relayed_gloo import rendezvous_url
-from benchmarks.processes import POLL_SECONDS, last_words, peak_rss_bytes, started
-from benchmarks.relay import Relay
-from contract.errors import CallerError, ComputationFailed, DeadlineExceeded, EncryptedInferenceError
+from benchmarks.processes import peak_rss_bytes
+from contract.errors import CallerError, EncryptedInferenceError
 from plumbing.command_line import one_line, say
 from secure_computation.network import (
     INPUT,
@@ -54,113 +47,6 @@ from secure_computation.network import (
 from secure_computation.private_weights import PrivateWeights
 
 DATA_OWNER, MODEL_OWNER, THIRD_PARTY = range(3)
-PARTIES = ("data_owner", "model_owner", "third_party")
-DEFAULT_TIMEOUT_SECONDS = 300.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class StockCrypTenResult:
-    """One encrypted evaluation, as CrypTen's own counters and the data owner's clock saw it."""
-
-    logits: tuple[float, ...]
-    online_seconds: float
-    """From both parties ready, image and weights shared, to the logits in the data owner's hands."""
-    online_bytes: int
-    """Payload between the two parties, both directions."""
-    third_party_bytes: int
-    """Payload from the third party, which stock CrypTen asks for while the image waits: a part of the online time."""
-    rounds: int
-    """Exchanges between the two parties; each is one message in both directions at once."""
-    third_party_requests: int
-    """Round trips between data owner and third party, in the same time."""
-    peak_rss_bytes: Mapping[str, int]
-    cpu_seconds: Mapping[str, float]
-    """Processor time of each process while the online clock ran; of the third party, from its first request on."""
-
-
-def run(
-    network_path: Path,
-    weights_path: Path,
-    image_path: Path,
-    *,
-    timeout: float = DEFAULT_TIMEOUT_SECONDS,
-    relay: Relay | None = None,
-) -> StockCrypTenResult:
-    """Evaluate images, float32 of shape (batch, *input shape) in an .npy file, in three new processes.
-
-    The processes are gone when this returns or raises. With `relay`, every two of them are connected through it.
-    Raises DeadlineExceeded after `timeout` seconds, and ComputationFailed with the last words of the process that
-    failed.
-    """
-    with tempfile.TemporaryDirectory(prefix="stock-crypten-") as name:
-        folder = Path(name)
-        paths = [str(path.resolve()) for path in (network_path, weights_path, image_path)]
-        with _processes(folder, paths, timeout, relay) as processes:
-            _wait(processes, folder, timeout)
-        try:
-            return _combine(*(json.loads((folder / f"{party}.json").read_text()) for party in PARTIES))
-        except (OSError, ValueError, LookupError, TypeError) as error:
-            raise ComputationFailed(
-                "stock CrypTen: a process left a report that cannot be read: report this"
-            ) from error
-
-
-def _combine(owner: dict[str, Any], model: dict[str, Any], third: dict[str, Any]) -> StockCrypTenResult:
-    # Each process counts what it sends and receives. The model owner talks to the data owner only, so its count is
-    # everything between the two; the third party's is what it dealt.
-    reports = dict(zip(PARTIES, (owner, model, third), strict=True))
-    return StockCrypTenResult(
-        logits=tuple(owner["logits"]),
-        online_seconds=owner["seconds"],
-        online_bytes=int(model["bytes"]),
-        third_party_bytes=int(third["bytes"]),
-        rounds=int(model["rounds"]),
-        third_party_requests=int(third["requests"]),
-        peak_rss_bytes={party: int(report["peak_rss_bytes"]) for party, report in reports.items()},
-        cpu_seconds={party: float(report["cpu_seconds"]) for party, report in reports.items()},
-    )
-
-
-@contextmanager
-def _processes(
-    folder: Path, paths: Sequence[str], timeout: float, relay: Relay | None
-) -> Iterator[list[subprocess.Popen[bytes]]]:
-    meeting = str(folder / "rendezvous")
-    environment = {
-        **os.environ,
-        "DISTRIBUTED_BACKEND": "gloo",
-        "RENDEZVOUS": f"file://{meeting}" if relay is None else rendezvous_url(meeting, relay.control_port),
-        "WORLD_SIZE": "2",
-        "GLOO_SOCKET_IFNAME": "lo",
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": str(ROOT),
-    }
-    with ExitStack() as stack:
-        processes = []
-        for rank, party in enumerate(PARTIES):
-            command = [sys.executable, "-m", "benchmarks.peers.stock_crypten", *paths, "--timeout", str(timeout)]
-            command += ["--rank", str(rank), "--report", str(folder / f"{party}.json")]
-            log = stack.enter_context((folder / f"{party}.log").open("wb"))
-            own = {**environment, "RANK": str(rank)}
-            processes.append(stack.enter_context(started(command, own, stdout=log, stderr=log, folder=folder)))
-        yield processes
-
-
-def _wait(processes: Sequence[subprocess.Popen[bytes]], folder: Path, timeout: float) -> None:
-    begun = time.monotonic()
-    while True:
-        states = [process.poll() for process in processes]
-        for state, party in zip(states, PARTIES, strict=True):
-            if state:
-                raise ComputationFailed(f"stock CrypTen, {party}: {last_words(folder / f'{party}.log')}")
-        if None not in states:
-            return
-        if time.monotonic() - begun > timeout:
-            raise DeadlineExceeded(peer="stock CrypTen", step="evaluate one image", waited_seconds=timeout)
-        time.sleep(POLL_SECONDS)
-
-
-# What follows runs in the three processes.
 
 
 def import_crypten() -> Any:
@@ -315,27 +201,19 @@ def _read_images(path: Path, network: Network) -> torch.Tensor:
     return torch.from_numpy(np.array(images))
 
 
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="stock_crypten", description="Evaluate one image on CrypTen as published.")
+def main() -> None:
+    """Be one of the three parties."""
+    parser = argparse.ArgumentParser(prog="stock_crypten", description="One party of CrypTen as published.")
     parser.add_argument("network", type=Path, help="network.json of a compiled model")
     parser.add_argument("weights", type=Path, help="its weights, .npz")
     parser.add_argument("image", type=Path, help="float32 array, (batch, *input shape), .npy")
-    parser.add_argument("--timeout", type=float, default=DEFAULT_TIMEOUT_SECONDS, help="seconds for the whole run")
-    parser.add_argument("--rank", type=int, choices=range(3), help=argparse.SUPPRESS)
-    parser.add_argument("--report", type=Path, help=argparse.SUPPRESS)
-    return parser.parse_args()
-
-
-def main() -> None:
-    """Run all three parties and print the result as JSON; with --rank, be one of them."""
-    arguments = _arguments()
-    paths = (arguments.network, arguments.weights, arguments.image)
+    parser.add_argument("--rank", type=int, choices=range(3), required=True)
+    parser.add_argument("--report", type=Path, required=True, help="JSON file for what was counted")
+    parser.add_argument("--timeout", type=float, required=True, help="seconds for the whole run")
+    arguments = parser.parse_args()
+    signal.alarm(int(arguments.timeout) + 10)  # ends with its parent, even if the parent was killed
     try:
-        if arguments.rank is not None:
-            signal.alarm(int(arguments.timeout) + 10)  # ends with its parent, even if the parent was killed
-            _take_part(arguments.rank, *paths, report=arguments.report)
-        else:
-            print(json.dumps(asdict(run(*paths, timeout=arguments.timeout))))
+        _take_part(arguments.rank, arguments.network, arguments.weights, arguments.image, report=arguments.report)
     except EncryptedInferenceError as error:
         say(f"stock_crypten: {one_line(error)}")
         sys.exit(error.exit_status)

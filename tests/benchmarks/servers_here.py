@@ -90,10 +90,12 @@ def servers_here(patch: pytest.MonkeyPatch) -> Iterator[None]:
 
     def run_watched(command: Sequence[str], *, name: str, environment: Mapping[str, str], **_limits: Any) -> Finished:
         _python, _c, _start, *arguments = command  # as `demonstration.commands.command` writes it
-        before = cpu_seconds(os.getpid()) or 0.0
+        before, begun = cpu_seconds(os.getpid()) or 0.0, time.monotonic()
         output = call(name, *arguments, environment=environment)
         spent, peak = cpu_seconds(os.getpid()) or 0.0, peak_rss_bytes(os.getpid()) or 0
-        return Finished(output=output, peak_rss_bytes=peak, cpu_seconds=spent - before)
+        return Finished(
+            output=output, peak_rss_bytes=peak, cpu_seconds=spent - before, seconds=time.monotonic() - begun
+        )
 
     def serve(servers: dict[Role, Any], folder: Path, role: Role, _environment: Mapping[str, str]) -> None:
         arguments = ("serve", "--config", str(folder / f"{role.value}.toml"))

@@ -1,28 +1,21 @@
 """AriaNN's table: its figures stand as published, the networks are its own, and ours stand beside them."""
 
-import math
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from benchmarks.__main__ import app
-from benchmarks.ariann import (
-    NETWORKS,
-    AriannTable,
-    LinkCost,
-    Row,
-    read_published,
-)
+from benchmarks.ariann import AriannTable, LinkCost, PublishedRow, Row, read_published, write_model
+from benchmarks.ariann_networks import NETWORKS, draw_network
 from benchmarks.document.blocks import print_shown
 from benchmarks.document.other_systems import show_ariann
 from benchmarks.machine import read_machine
-from benchmarks.onnx_networks import write_network
 from benchmarks.results import Range
+from benchmarks.wiring import find_wiring
 from contract.model_card import read_card
 from demonstration.plaintext import PlaintextModel
 from model_owner.calibration_images import load_calibration_images
-from model_owner.link_profiles import find_link
 from model_owner.onnx_import.compiling import compile_model
 from plumbing.command_line import run
 from secure_computation.engines.masked.lowering.lower import lower_masked
@@ -66,34 +59,24 @@ def test_published_figures_stand_as_published() -> None:
     "name", [name if PARAMETERS[name] < 10e6 else pytest.param(name, marks=pytest.mark.slow) for name in PARAMETERS]
 )
 def test_networks_are_of_the_right_size(tmp_path: Path, name: str) -> None:
-    import onnx
-
-    folder = written(tmp_path, name)
-    graph = onnx.load(folder / "model.onnx").graph
-    statistics = {tensor for node in graph.node if node.op_type == "BatchNormalization" for tensor in node.input[3:]}
-    sizes = [math.prod(tensor.dims) for tensor in graph.initializer if tensor.name not in statistics]
-    assert sum(sizes) == PARAMETERS[name]
+    row = published_row(name)
+    assert sum(one.numel() for one in draw_network(name, row.classes).parameters()) == PARAMETERS[name]
+    folder = write_model(row, tmp_path / name)
     card = read_card(folder / "card.json")
     shape = (card.input.channels, card.input.height, card.input.width)
     logits = PlaintextModel(folder).logits(np.zeros(shape, np.float32))
     assert logits.shape == (len(card.classes),)
 
 
-def written(folder: Path, name: str) -> Path:
+def published_row(name: str) -> PublishedRow:
     (row,) = [row for row in read_published().rows if row.name == name]
-    return write_network(
-        folder / name,
-        name,
-        NETWORKS[name],
-        channels=row.channels,
-        side=row.side,
-        classes=row.classes,
-        title=row.title,
-    )
+    return row
 
 
 def test_colour_networks_compile_and_answer_as_in_clear(tmp_path: Path) -> None:
-    folder = written(tmp_path, "alexnet-32")  # the one with batch norms behind ReLUs, which fold into no layer
+    folder = write_model(
+        published_row("alexnet-32"), tmp_path / "model"
+    )  # the one with batch norms behind ReLUs, which fold into no layer
     card = read_card(folder / "card.json")
     compiled = compile_model(folder / "model.onnx", card)
     images = load_calibration_images(card.input, ())
@@ -150,7 +133,7 @@ def test_the_table_shows_theirs_and_ours(capsys: pytest.CaptureFixture[str]) -> 
         taken="2026-01-01T00:00:00+00:00",
         published=published,
         rows=tuple(Row(published=row, ours=(cost,)) for row in published.rows),
-        links=(find_link("ariann-wan"),),
+        links=(find_wiring("ariann-wan"),),
         runs=3,
         threads=1,
         machine=read_machine(),

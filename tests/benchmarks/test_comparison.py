@@ -11,13 +11,13 @@ from typing import Any, NoReturn
 import pytest
 
 from benchmarks.__main__ import app
-from benchmarks.case import Case, Pictures
+from benchmarks.case import Case, CompiledFiles, Pictures
 from benchmarks.comparison import PeerRow, Peers, Status, measure_peers
 from benchmarks.document.blocks import print_shown
 from benchmarks.document.other_systems import show_peers
-from benchmarks.engines import PEERS, Peer, catalogue, plaintext
+from benchmarks.engines import ENGINES, PEERS, Peer, catalogue, plaintext
+from benchmarks.engines.stock_crypten import PARTIES, StockCrypTen
 from benchmarks.measuring import Measurement, Opener, Step
-from benchmarks.peers import stock_crypten
 from benchmarks.processes import Finished
 from contract.errors import ComputationFailed, ConfigurationError
 from plumbing.command_line import run
@@ -61,7 +61,7 @@ def compared(folder: Path, peers: dict[str, Peer], steps: list[Step] | None = No
     place = folder.parent / "measured"
     place.mkdir()
     on_step = (steps if steps is not None else []).append
-    return measure_peers(folder, place, peers=peers, runs=2, seed=1, timeout_seconds=60, on_step=on_step)
+    return measure_peers(folder, place, on_step, peers=peers, runs=2, seed=1, timeout_seconds=60)
 
 
 @pytest.fixture
@@ -187,7 +187,7 @@ def test_an_interruption_takes_every_peer_down(drawn: Path) -> None:
     place.mkdir()
     peers = {name: peer(diary, name) for name in ("one", "other")}
     with pytest.raises(KeyboardInterrupt):
-        measure_peers(drawn, place, peers=peers, runs=2, seed=1, timeout_seconds=60, on_step=interrupt)
+        measure_peers(drawn, place, interrupt, peers=peers, runs=2, seed=1, timeout_seconds=60)
     assert {"one closes", "other closes"} <= set(diary)
 
 
@@ -210,13 +210,15 @@ def test_the_result_is_kept_shown_and_read_again(drawn: Path, capsys: pytest.Cap
 
 def test_every_peer_is_known_and_states_its_trust() -> None:
     known = catalogue(install=False)
-    assert tuple(known) == PEERS
+    assert set(known) == {*PEERS, *ENGINES.values()}
     assert all(one.trust and one.configuration and (one.full_size or one.small) for one in known.values())
 
 
 def test_a_plaintext_program_that_prints_no_answer(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        plaintext, "run_watched", lambda *_a, **_o: Finished(output="{}", peak_rss_bytes=1, cpu_seconds=1.0)
+        plaintext,
+        "run_watched",
+        lambda *_a, **_o: Finished(output="{}", peak_rss_bytes=1, cpu_seconds=1.0, seconds=1.0),
     )
     engine = plaintext.Plaintext("onnxruntime", [], tiny_model, 60)
     with pytest.raises(ComputationFailed, match="did not print one answer"):
@@ -227,16 +229,14 @@ def test_a_plaintext_program_that_prints_no_answer(tiny_model: Path, monkeypatch
 def test_a_report_of_stock_crypten_that_cannot_be_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, report: str
 ) -> None:
-    @contextmanager
-    def pretended(folder: Path, *_arguments: object) -> Iterator[list[object]]:
-        for party in stock_crypten.PARTIES:
+    def pretend(_engine: StockCrypTen, folder: Path, _images: Path) -> None:
+        for party in PARTIES:
             (folder / f"{party}.json").write_text(report)
-        yield []
 
-    monkeypatch.setattr(stock_crypten, "_processes", pretended)
-    monkeypatch.setattr(stock_crypten, "_wait", lambda *_arguments: None)
+    monkeypatch.setattr(StockCrypTen, "_run", pretend)
+    files = CompiledFiles(network=tmp_path / "network.json", weights=tmp_path / "weights.npz")
     with pytest.raises(ComputationFailed, match="cannot be read"):
-        stock_crypten.run(tmp_path / "network.json", tmp_path / "weights.npz", tmp_path / "image.npy")
+        StockCrypTen(files, 60).evaluate(tmp_path / "image.npy")
 
 
 @pytest.mark.parametrize(

@@ -3,33 +3,41 @@
 import json
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from pydantic import ValidationError
 
 from benchmarks import emulated_links, emulation
 from benchmarks.__main__ import app
-from benchmarks.configuration import Configuration, find_model
-from benchmarks.cost_model import cost_of, predict, predict_from_saved, waited_share
-from benchmarks.document.parts import read_part
-from benchmarks.emulated_links import FORMAT, LinkResults, measure_over_links, parse_links, save_link_results
-from benchmarks.figures import RESULTS
-from benchmarks.measuring import LinkTraffic, Measurement, Opener, Step
-from benchmarks.predicting import PredictedLinkResults, add_predictions, describe_errors, rows_with_predictions
+from benchmarks.configuration import RESULTS, Configuration, find_model
+from benchmarks.cost_model import estimate_cost, predict, predict_from_saved
+from benchmarks.document.sections import describe_errors
+from benchmarks.emulated_links import (
+    LinkResults,
+    PredictedLinkResults,
+    add_predictions,
+    measure_over_links,
+    save_link_results,
+)
+from benchmarks.engines.product import measure_waited_share
+from benchmarks.latency import save, summarise
+from benchmarks.measuring import LinkTraffic, Measured, Measurement, Opener, Run, Step
+from benchmarks.results import read_part
+from benchmarks.wiring import DATA_CENTRES, HOME, Wiring, find_wiring, parse_wirings
 from contract.errors import CallerError
 from contract.ticket import Engine
 from model_owner.cost_prediction import OFFLINE_TRIPS, predict_over_links
 from model_owner.imported_models import ImportedModels
-from model_owner.link_profiles import LOOPBACK, LinkProfile, find_link
+from model_owner.link_profiles import LOOPBACK
 from plumbing.command_line import run
 from secure_computation.at_rest import StorageKey
 from secure_computation.engines.masked.session.step_shapes import PART_ELEMENTS
 from secure_computation.network import Clip, FullyConnected, GlobalAveragePool, MaxPool, Network, Relu, Reshape
 from tests.benchmarks.fakes import fake_case, fake_opener, measurement
+from tests.benchmarks.test_latency_results import MACHINE, NOW, configuration
 
-LINK = LinkProfile(name="x", one_way_milliseconds=10.0, megabits_per_second=8.0)  # 1 MB/s
+LINK = Wiring(name="x", one_way_milliseconds=10.0, megabits_per_second=8.0)  # 1 MB/s
 
 
 STOCK = {"third_party_bytes": 1_000_000, "rounds": 40, "third_party_requests": 30}
@@ -55,11 +63,11 @@ def counted(**details: float) -> Measurement:
     ],
 )
 def test_cost_model_by_hand(engine: str, details: dict[str, int], online: float, offline: float) -> None:
-    cost = cost_of(engine, [asdict(counted(**details))])
+    cost = estimate_cost(engine, [counted(**details)])
     found = predict(cost, LINK)
     assert found.online_seconds == pytest.approx(online)
     assert found.offline_seconds == pytest.approx(offline)
-    at_home = predict(cost, LOOPBACK)
+    at_home = predict(cost, HOME)
     assert (at_home.online_seconds, at_home.offline_seconds) == (2.0, 1.0)
 
 
@@ -69,15 +77,15 @@ def test_answers_to_parts_of_a_large_layer_cross_while_the_model_owner_opens_the
         LinkTraffic(sender="data_owner", receiver="model_owner", offline_bytes=0, online_bytes=1_000_000),
         LinkTraffic(sender="model_owner", receiver="data_owner", offline_bytes=0, online_bytes=2_000_000),
     )
-    share = waited_share(network_of_relus(4 * PART_ELEMENTS))
+    share = measure_waited_share(network_of_relus(4 * PART_ELEMENTS))
     assert share == 0.25
     for waited, in_line in ((share, 2_250_000), (1.0, 3_000_000)):
-        run = asdict(replace(counted(crypto_provider_sent_bytes=0, waited_share=waited), links=links))
-        assert cost_of("masked", [run]).online.bytes_in_line == in_line
+        run = replace(counted(crypto_provider_sent_bytes=0, waited_share=waited), links=links)
+        assert estimate_cost("masked", [run]).online.bytes_in_line == in_line
 
 
 def test_the_parts_are_those_of_every_comparison() -> None:
-    assert waited_share(network_of_relus(64)) == 1.0
+    assert measure_waited_share(network_of_relus(64)) == 1.0
     two = Network(
         input_shape=(1, 512, 512),
         operations=(
@@ -94,7 +102,9 @@ def test_the_parts_are_those_of_every_comparison() -> None:
         classes=3,
     )
     columns, rows = 256 * 513, 256 * 256
-    assert waited_share(two) == pytest.approx((2 * columns / 2 + 2 * rows + 2 * rows) / (2 * columns + 4 * rows))
+    assert measure_waited_share(two) == pytest.approx(
+        (2 * columns / 2 + 2 * rows + 2 * rows) / (2 * columns + 4 * rows)
+    )
 
 
 def network_of_relus(elements: int) -> Network:
@@ -111,17 +121,20 @@ def network_of_relus(elements: int) -> Network:
     )
 
 
-def saved_result(folder: Path, *, version: int = 1) -> Path:
-    path = folder / "latency-tiny-20260101T000000Z.json"
-    runs = [{"engine": "stock-crypten", "round": turn, "measurement": asdict(counted(**STOCK))} for turn in range(3)]
-    runs[0]["measurement"] |= {"online_seconds": 1000.0}  # type: ignore[operator]  # a warm-up, which does not count
-    path.write_text(json.dumps({"format": version, "runs": runs}))
-    return path
+def saved_result(folder: Path, *, version: int = 2) -> Path:
+    measured = [counted(**STOCK)] * 3
+    measured[0] = replace(measured[0], online_seconds=1000.0)  # a warm-up, which does not count
+    runs = [
+        Run(engine="stock-crypten", round=turn, measurement=one, max_abs_error=0.0) for turn, one in enumerate(measured)
+    ]
+    asked = replace(configuration(folder), engines=("stock-crypten",))
+    summary = summarise(Measured(runs=tuple(runs), not_served={}), fake_case(folder), asked, MACHINE, {}, now=NOW)
+    return save(folder, summary.model_copy(update={"format": version}))
 
 
 def test_predictions_come_from_the_newest_saved_result_without_its_warm_up(tmp_path: Path) -> None:
     path = saved_result(tmp_path)
-    found = predict_from_saved("tiny", [LOOPBACK, LINK], tmp_path)
+    found = predict_from_saved("tiny", [HOME, LINK], tmp_path)
     assert found.source == path.name
     assert [(one.link.name, one.online_seconds) for one in found.predictions] == [("loopback", 2.0), ("x", 8.0)]
 
@@ -134,7 +147,7 @@ def test_a_result_of_another_version_is_refused(tmp_path: Path) -> None:
 
 def test_a_file_that_is_no_result_is_refused(tmp_path: Path) -> None:
     saved_result(tmp_path).write_text("{}")
-    with pytest.raises(CallerError, match="not a result"):
+    with pytest.raises(CallerError, match="measure again"):
         predict_from_saved("tiny", [LINK], tmp_path)
 
 
@@ -143,6 +156,7 @@ def test_a_file_that_is_no_result_is_refused(tmp_path: Path) -> None:
     [
         (["networks", "--networks", "moon"], "unknown network 'moon'"),
         (["networks", "--networks", "lan,lan"], "twice"),
+        (["networks", "--networks", "lan+moon"], "after + give one of 1gbit, 10gbit"),
         (["networks", "--networks", ","], "no network named"),
         (["networks", "--networks", "lan", "--engines", "quantum"], "unknown engine 'quantum'"),
         (["networks", "--model", "resnet9000"], "unknown model"),
@@ -174,15 +188,15 @@ def test_predict_prints_every_engine_over_the_network_that_was_asked_for(
     assert (found["engine"], found["online_seconds"]) == ("stock-crypten", 8.0)
     with pytest.raises(SystemExit):
         run(app, name="bench", arguments=arguments)
-    assert "latency-tiny-20260101T000000Z.json" in capsys.readouterr().out
+    assert "latency-tiny-8px-20300102T030405Z.json" in capsys.readouterr().out
 
 
 def test_predictions_agree_with_the_committed_measurements() -> None:
     """`predict` starts from loopback on another day. Where the link decides, and not the machine, it is near."""
     kept = read_part("networks", RESULTS, LinkResults)
     assert kept is not None
-    slow = [facts.link for facts in kept[1].links if facts.link.one_way_milliseconds >= 10]
-    rows = {(row.network, row.engine): row for row in kept[1].rows}
+    slow = [facts.link for facts in kept.result.links if facts.link.one_way_milliseconds >= 10]
+    rows = {(row.network, row.engine): row for row in kept.result.rows}
     compared = 0
     for one in predict_from_saved("resnet18", slow).predictions:
         row = rows.get((one.link.name, one.engine))
@@ -198,7 +212,7 @@ def test_model_owner_check_predicts_no_less_than_was_measured(tmp_path: Path) ->
     """It counts all bytes as if the parties took turns, and knows the machine of the reference measurement only."""
     kept = read_part("networks", RESULTS, LinkResults)
     assert kept is not None
-    rows = {(row.network, row.engine): row for row in kept[1].rows}
+    rows = {(row.network, row.engine): row for row in kept.result.rows}
     folder = find_model("resnet18")
     plan = ImportedModels(tmp_path, StorageKey(bytes(32))).add(folder / "model.onnx", folder / "card.json", ()).plan
     compared = 0
@@ -212,8 +226,37 @@ def test_model_owner_check_predicts_no_less_than_was_measured(tmp_path: Path) ->
 
 
 def test_a_spelt_out_network_may_stand_beside_profiles() -> None:
-    assert parse_links("lan; latency_ms=15,mbit=50") == (find_link("lan"), find_link("latency_ms=15,mbit=50"))
-    assert parse_links("lan,wan") == (find_link("lan"), find_link("wan"))
+    assert parse_wirings("lan; latency_ms=15,mbit=50") == (find_wiring("lan"), find_wiring("latency_ms=15,mbit=50"))
+    assert parse_wirings("lan,hospital+1gbit") == (find_wiring("lan"), find_wiring("hospital+1gbit"))
+
+
+def test_the_links_of_a_hospital_are_one_uplink_and_those_between_data_centres_are_not_slowed() -> None:
+    alone = find_wiring("hospital+10gbit")
+    assert alone.words() == (
+        "hospital+10gbit (100 Mbit/s, 10 ms one way) at the hospital, 10gbit (10000 Mbit/s, 1 ms one way) between the "
+        "others"
+    )
+    for server in ("model-owner", "crypto-provider", "inference-service"):
+        assert alone.choose_line(f"data-owner/{server}") == ("data-owner", alone)
+    dealing = "model-owner/crypto-provider"
+    assert alone.choose_line(dealing) == (dealing, DATA_CENTRES["10gbit"])
+    all_slow = find_wiring("hospital")
+    for link in ("data-owner/model-owner", dealing):
+        assert all_slow.choose_line(link) == (link, all_slow)
+
+
+def test_what_the_dealer_sends_passes_a_fast_link_while_the_hospital_sends_over_its_own() -> None:
+    # 8 MB dealt: 8 s over a link of 1 MB/s, 0.064 s over 1 Gbit/s. The hospital has 2 MB to send meanwhile: 2 s.
+    sent = LinkTraffic(sender="data_owner", receiver="model_owner", offline_bytes=2_000_000, online_bytes=0)
+    run = replace(counted(crypto_provider_sent_bytes=8_000_000), links=(sent,))
+    cost = estimate_cost("masked", [run])
+    trips = 0.01 * OFFLINE_TRIPS[Engine.MASKED]
+    alone = Wiring(**dict(LINK) | {"name": "x+1gbit", "others": DATA_CENTRES["1gbit"]})
+    assert predict(cost, LINK).offline_seconds == pytest.approx(trips + 8.0 + 1.0)
+    assert predict(cost, alone).offline_seconds == pytest.approx(trips + 2.0 + 1.0)
+    assert predict(cost, alone).online_seconds == predict(cost, LINK).online_seconds
+    without = estimate_cost("masked", [replace(run, links=())])
+    assert predict(without, alone).offline_seconds == pytest.approx(trips + 0.064 + 1.0)
 
 
 def measured(
@@ -226,7 +269,7 @@ def measured(
     quick = replace(measurement(), details={"crypto_provider_sent_bytes": 0})
     slow = replace(quick, online_bytes=slow_bytes)
 
-    def openers(link: LinkProfile) -> Mapping[str, Opener]:
+    def openers(link: Wiring) -> Mapping[str, Opener]:
         return {
             "masked": fake_opener(f"{link.name} masked", diary, [quick] * 3),
             "crypten": fake_opener(f"{link.name} crypten", diary, [slow] * 3),
@@ -234,7 +277,7 @@ def measured(
         }
 
     monkeypatch.setattr(emulated_links, "openers", openers)
-    configuration = Configuration(
+    asked = Configuration(
         model="tiny",
         model_folder=folder,
         engines=("masked", "crypten", "plaintext"),
@@ -243,7 +286,7 @@ def measured(
         timeout_seconds=10,
     )
     monkeypatch.setattr(emulated_links, "prepare", lambda _model, place, **_given: fake_case(place, rounds=3))
-    result = measure_over_links(configuration, folder, [LINK], steps.append)
+    result = measure_over_links(asked, [LINK], folder, steps.append)
     return result, diary, steps
 
 
@@ -256,15 +299,12 @@ def test_every_engine_runs_over_every_link_beside_its_prediction(
         *[("x", name, 2) for name in ("masked", "crypten")],  # no link changes plaintext
     ]
     predicted = add_predictions(result)
-    (*home, (_, masked), (row, crypten)) = rows_with_predictions(predicted)
-    assert [one for _, one in home] == [None] * 3
-    assert (row.network, row.engine) == ("x", "crypten")
-    assert masked is not None
-    assert crypten is not None
+    masked, crypten = predicted.predictions
+    assert [(one.network, one.engine) for one in (masked, crypten)] == [("x", "masked"), ("x", "crypten")]
     # 6 of 7 trips of 10 ms, 1 MB at 1 MB/s, 1 s of computing; the engine that computes nothing took 1 s.
     assert crypten.online_seconds == pytest.approx(2.06)
     assert crypten.online_error == pytest.approx(1.06)
-    assert "crypten online +106%" in describe_errors(predicted)
+    assert "crypten online +106%" in describe_errors(predicted.predictions)
     facts = result.links[1].measured
     assert facts is not None
     assert facts.round_trip_milliseconds >= 20.0
@@ -274,19 +314,6 @@ def test_every_engine_runs_over_every_link_beside_its_prediction(
     kept = LinkResults.model_validate_json(save_link_results(tmp_path, result).read_text())
     assert kept.model_dump(mode="json") == result.model_dump(mode="json")
     assert add_predictions(kept).predictions == predicted.predictions
-
-
-def test_a_file_of_the_first_format_is_read_without_the_predictions_of_its_day(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    result, _, _ = measured(tmp_path, monkeypatch, slow_bytes=0)
-    old = result.model_dump(mode="json") | {"format": 1, "costs": [{"engine": "masked"}]}
-    for row in old["rows"]:
-        row |= {"predicted_online_seconds": 99.0, "offline_prediction_error": None}
-    kept = LinkResults.model_validate_json(json.dumps(old))
-    assert kept.model_dump(mode="json") == result.model_dump(mode="json")
-    with pytest.raises(ValidationError):
-        LinkResults.model_validate_json(json.dumps(old | {"format": FORMAT}))
 
 
 def test_an_engine_that_is_slow_over_a_link_runs_once_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -320,9 +347,9 @@ def test_a_tiny_model_over_an_emulated_link(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     result = PredictedLinkResults.model_validate_json(done.stdout)
-    assert [one.engine for one in result.predictions] == ["masked", "crypten", "stock-crypten"]
+    assert [one.engine for one in result.predictions] == ["masked", "masked-stocked", "crypten", "stock-crypten"]
     rows = {row.engine: row for row in result.rows if row.network != "loopback"}
-    assert set(rows) == {"masked", "crypten", "stock-crypten"}
+    assert set(rows) == {"masked", "masked-stocked", "crypten", "stock-crypten"}
     for row in rows.values():
         assert row.online_seconds >= 0.020 * (row.one_way_trips - 1)  # every trip took its latency
         assert row.max_abs_error < 0.05  # fixed point on a model whose logits are small

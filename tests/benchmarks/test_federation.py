@@ -1,5 +1,7 @@
 """The benchmark of real federations: how rounds become figures, and, slowly, the whole of it."""
 
+from pathlib import Path
+
 import pytest
 
 from benchmarks.federation import _cost, measure_federation
@@ -27,8 +29,8 @@ def test_training_is_not_counted() -> None:
 
 
 @pytest.mark.slow
-def test_a_real_federation_is_measured_both_ways() -> None:
-    result = measure_federation(architecture="resnet10-narrow", hospitals=3, rounds=1, on_step=lambda _text: None)
+def test_a_real_federation_is_measured_both_ways(tmp_path: Path) -> None:
+    result = measure_federation(tmp_path, lambda _step: None, architecture="resnet10-narrow", hospitals=3, rounds=1)
     assert result.parameters > 70_000
     assert 0.5 < result.bytes_against_plain < 0.6
     assert result.extra_seconds == result.secure.seconds - result.plain.seconds

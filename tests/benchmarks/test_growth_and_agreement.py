@@ -8,7 +8,7 @@ import pytest
 from benchmarks import growth as growth_module
 from benchmarks.__main__ import app
 from benchmarks.agreement import margin
-from benchmarks.growth import measure_growth, predict_seconds
+from benchmarks.growth import measure_growth
 from benchmarks.measuring import Step
 from plumbing.command_line import run
 from tests.benchmarks.fakes import fake_case, fake_opener, measurement
@@ -38,12 +38,6 @@ def test_mistakes_get_one_line_and_exit_status_2(
     assert output.out == ""
     assert words in output.err
     assert output.err.count("\n") == 1
-
-
-def test_time_left_is_a_straight_line_through_what_is_behind() -> None:
-    assert predict_seconds({64: 10.0}, 128) is None
-    walls = {10: 10.0 + 0.1 * 100, 20: 10.0 + 0.1 * 400}
-    assert predict_seconds(walls, 30) == pytest.approx(10.0 + 0.1 * 900)
 
 
 def test_growth_fits_a_line_and_tells_how_far_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

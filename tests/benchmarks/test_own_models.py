@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from benchmarks.document.page import SECTIONS
-from benchmarks.own_models import OwnModel, OwnModels, statistics_pictures
+from benchmarks.latency import NotMeasured
+from benchmarks.own_models import OwnModel, OwnModels, draw_statistics_pictures
 from benchmarks.torch_networks import (
     LOGIT_SPREAD,
     NETWORKS,
@@ -48,10 +49,10 @@ SMALL = (
 
 def check_against_onnxruntime(network: TorchNetwork, folder: Path, side: int) -> None:
     """The float reference is onnxruntime's answer; the masked engine's integers come within two budgets."""
-    write_model(network, folder, statistics_pictures(side))
+    write_model(network, folder, draw_statistics_pictures(side))
     card = read_card(folder / "card.json")
     model = compile_model(folder / "model.onnx", card)
-    images = statistics_pictures(side)[1:12:8].numpy()
+    images = draw_statistics_pictures(side)[1:12:8].numpy()
     expected = PlaintextModel(folder).logits_of_batch(images)
     assert expected.shape == (2, len(card.classes))
     found = evaluate(model.network, model.weights, torch.from_numpy(images)).numpy()
@@ -96,9 +97,13 @@ def test_the_page_shows_errors_and_costs(tmp_path: Path) -> None:
         offline_bytes=4_000_000,
         one_way_trips=250,
     )
-    keep(tmp_path, "own-models", OwnModels(runs=3, models=(row,), machine=MACHINE, versions={}))
+    left_out = NotMeasured(model="mobilenet-v2", engine="stock-crypten", size=64, batch=1, not_measured="has no clip")
+    result = OwnModels(runs=3, models=(row,), not_measured=(left_out,), machine=MACHINE, versions={})
+    keep(tmp_path, "own-models", result)
     text = SECTIONS["own-models"](tmp_path).text
-    start = "| densenet121-18-findings | 224 | 18 Sigmoid, multi-label | 7.0 | 8.1 | 0.012 | 0.0045 | 0.0031 | 2 of 3 |"
+    assert "- mobilenet-v2, stock-crypten: not measured: has no clip" in text
+    start = "| densenet121-18-findings | masked | 224 | 18 Sigmoid, multi-label "
+    start += "| 7.0 | 8.1 | 0.012 | 0.0045 | 0.0031 | 2 of 3 |"
     assert f"{start} 4.2 | 123 | 4.0 | 250 |" in text
     assert "Not measured" in SECTIONS["own-models"](tmp_path / "nothing").text
     busy = row.model_copy(update={"online_seconds": None})

@@ -14,11 +14,11 @@ import pytest
 
 from benchmarks import emulation
 from benchmarks.emulation import measure_link
-from benchmarks.relay import HOST, relayed
+from benchmarks.relay import HOST, start_relay
+from benchmarks.wiring import Wiring
 from contract.errors import ComputationFailed
-from model_owner.link_profiles import LinkProfile
 
-SLOW = LinkProfile(name="slow", one_way_milliseconds=20.0, megabits_per_second=80.0)
+SLOW = Wiring(name="slow", one_way_milliseconds=20.0, megabits_per_second=80.0)
 
 
 @contextmanager
@@ -37,7 +37,7 @@ def test_round_trip_and_throughput_are_within_5_percent_of_what_was_asked(monkey
     # Load only adds time, so the best of tries is the relay's own; many tries, for a machine that others work on.
     monkeypatch.setattr(emulation, "TRANSFER_SECONDS", 0.5)
     trips, rates = [], []
-    with relayed(SLOW) as relay:
+    with start_relay(SLOW) as relay:
         for _ in range(40):
             found = measure_link(relay, SLOW, round_trips=10, transfers=1)
             assert found.megabits_per_second is not None
@@ -52,10 +52,10 @@ def test_round_trip_and_throughput_are_within_5_percent_of_what_was_asked(monkey
 
 def test_a_round_trip_over_a_lan_is_within_5_percent_of_what_was_asked() -> None:
     # The median of many, tried until other work on the machine lets one try pass undisturbed.
-    lan = LinkProfile(name="lan", one_way_milliseconds=1.0, megabits_per_second=None)
+    lan = Wiring(name="lan", one_way_milliseconds=1.0, megabits_per_second=None)
     medians: list[float] = []
     limit = time.monotonic() + 60
-    with relayed(lan) as relay:
+    with start_relay(lan) as relay:
         while not medians or (min(medians) >= 2.1 and time.monotonic() < limit):
             medians.append(measure_link(relay, lan, round_trips=50).median_round_trip_milliseconds)
     assert 1.9 <= min(medians) < 2.1
@@ -63,7 +63,7 @@ def test_a_round_trip_over_a_lan_is_within_5_percent_of_what_was_asked() -> None
 
 def test_no_byte_comes_before_its_latency_and_all_come_in_order() -> None:
     content = np.random.default_rng(1).integers(0, 256, 400_000, dtype=np.uint8).tobytes()
-    with relayed(SLOW) as relay, listening() as server:
+    with start_relay(SLOW) as relay, listening() as server:
         port = relay.route("link", server.getsockname()[1])
         started = time.perf_counter()
         with socket.create_connection((HOST, port)) as client:
@@ -87,9 +87,9 @@ def test_no_byte_comes_before_its_latency_and_all_come_in_order() -> None:
 
 def test_a_receiver_that_does_not_read_stops_the_sender() -> None:
     # 64 MB never fit: what is under way is bounded, in the relay and in the sockets before and behind it.
-    link = LinkProfile(name="quick", one_way_milliseconds=1.0, megabits_per_second=10_000.0)
+    link = Wiring(name="quick", one_way_milliseconds=1.0, megabits_per_second=10_000.0)
     with (
-        relayed(link) as relay,
+        start_relay(link) as relay,
         listening() as server,
         socket.create_connection((HOST, relay.route("link", server.getsockname()[1]))) as client,
     ):
@@ -101,7 +101,7 @@ def test_a_receiver_that_does_not_read_stops_the_sender() -> None:
 
 def test_connections_of_a_link_share_its_rate() -> None:
     size = 500_000
-    with relayed(SLOW) as relay, listening() as server:
+    with start_relay(SLOW) as relay, listening() as server:
         port = relay.route("link", server.getsockname()[1])
         started = time.perf_counter()
         clients = [socket.create_connection((HOST, port)) for _ in range(2)]
@@ -121,14 +121,14 @@ def test_connections_of_a_link_share_its_rate() -> None:
 def test_nobody_behind_it_breaks_the_connection_off() -> None:
     with listening() as server:
         target = server.getsockname()[1]
-    with relayed(SLOW) as relay, socket.create_connection((HOST, relay.route("link", target))) as client:
+    with start_relay(SLOW) as relay, socket.create_connection((HOST, relay.route("link", target))) as client:
         client.settimeout(60)
         with pytest.raises(ConnectionResetError):
             client.recv(1)
 
 
 def test_a_sender_that_breaks_off_is_heard_to_break_off() -> None:
-    with relayed(SLOW) as relay, listening() as server:
+    with start_relay(SLOW) as relay, listening() as server:
         client = socket.create_connection((HOST, relay.route("link", server.getsockname()[1])))
         accepted, _ = server.accept()
         with accepted:
@@ -142,7 +142,7 @@ def test_a_sender_that_breaks_off_is_heard_to_break_off() -> None:
 
 
 def test_it_ends_with_its_block_and_does_not_answer_afterwards() -> None:
-    with relayed(SLOW) as relay:
+    with start_relay(SLOW) as relay:
         pass
     with pytest.raises(ComputationFailed, match="relay"):
         relay.route("link", 1)
@@ -153,9 +153,9 @@ def test_it_ends_with_who_started_it_however_that_ended() -> None:
 
     start = (
         "import os, signal\n"
-        "from benchmarks.relay import relayed\n"
-        "from model_owner.link_profiles import LinkProfile\n"
-        "with relayed(LinkProfile(name='slow', one_way_milliseconds=1.0, megabits_per_second=None)) as relay:\n"
+        "from benchmarks.relay import start_relay\n"
+        "from benchmarks.wiring import Wiring\n"
+        "with start_relay(Wiring(name='slow', one_way_milliseconds=1.0, megabits_per_second=None)) as relay:\n"
         "    print(relay.control_port, flush=True)\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
     )

@@ -8,18 +8,19 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from benchmarks.configuration import ROOT
+from benchmarks.configuration import RESULTS, ROOT
 from benchmarks.document import page as writing
 from benchmarks.document import parts, plots
+from benchmarks.document.blocks import Shown
 from benchmarks.document.page import MISSING, SECTIONS
-from benchmarks.document.parts import Part, PartFile, Plan, measure_parts, parse_parts, path_of, read_part
-from benchmarks.figures import RESULTS
+from benchmarks.document.parts import Part, Plan, measure_parts, parse_parts
 from benchmarks.layers import Layers
 from benchmarks.measuring import OnStep
-from benchmarks.results import FORMAT
+from benchmarks.results import FORMAT, PartFile, locate_part, read_part
 from contract.base import Strict
 from contract.errors import CallerError
 from tests.benchmarks.test_latency import own_files, tiny_model
@@ -46,7 +47,10 @@ def diary(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
         return measure
 
-    both = tuple(Part(name=name, minutes=1.5, measure=measuring(name)) for name in ("first", "second"))
+    both = tuple(
+        Part(name=name, minutes=1.5, measure=measuring(name), kind=Answer, show=lambda _found: Shown("", [], None))
+        for name in ("first", "second")
+    )
     monkeypatch.setattr(parts, "PARTS", both)
     return found
 
@@ -69,7 +73,7 @@ def test_what_was_kept_is_not_measured_again_after_an_interrupt(
     assert diary == ["first", "second", "second", "first"]
     kept = read_part("first", tmp_path, Answer)
     assert kept is not None
-    assert (kept[0].format, kept[1].value) == (FORMAT, 4)
+    assert (kept.format, kept.result.value) == (FORMAT, 4)
 
 
 @pytest.mark.parametrize("change", [{"code": "of yesterday"}, {"format": 1}, {"machine": None}])
@@ -77,7 +81,7 @@ def test_results_of_other_code_or_another_version_are_measured_anew(
     tmp_path: Path, diary: list[str], change: dict[str, object]
 ) -> None:
     measure(tmp_path, only=("first",))
-    path = path_of("first", tmp_path)
+    path = locate_part("first", tmp_path)
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     measure(tmp_path, only=("first",))
     assert diary == ["first", "first"]
@@ -85,8 +89,8 @@ def test_results_of_other_code_or_another_version_are_measured_anew(
 
 def test_results_of_another_machine_are_measured_anew(tmp_path: Path, diary: list[str]) -> None:
     measure(tmp_path, only=("first",))
-    path = path_of("first", tmp_path)
-    content = PartFile.model_validate_json(path.read_text())
+    path = locate_part("first", tmp_path)
+    content = PartFile[Any].model_validate_json(path.read_text())
     other = content.machine.model_copy(update={"cores": content.machine.cores + 1})
     path.write_text(content.model_copy(update={"machine": other}).model_dump_json())
     measure(tmp_path, only=("first",))
@@ -95,7 +99,7 @@ def test_results_of_another_machine_are_measured_anew(tmp_path: Path, diary: lis
 
 def test_a_result_of_another_version_is_refused_when_it_is_read(tmp_path: Path, diary: list[str]) -> None:
     measure(tmp_path, only=("first",))
-    path = path_of("first", tmp_path)
+    path = locate_part("first", tmp_path)
     with pytest.raises(CallerError, match="measure again"):
         read_part("first", tmp_path, Layers)
     path.write_text(json.dumps(json.loads(path.read_text()) | {"format": FORMAT + 1}))
@@ -135,9 +139,9 @@ def test_the_committed_page_is_what_the_committed_results_make() -> None:
 def test_plots_are_the_same_bytes_each_time() -> None:
     def drawn() -> list[bytes]:
         return [
-            plots.lines({"a": [(1, 2), (2, 3)], "b": [(1, 1), (2, 5)]}, across="x", up="y"),
-            plots.grouped_bars({"one": {"a": 1.0, "b": 20.0}, "two": {"b": 3.0}}, up="MB"),
-            plots.stacked_bars({"one": {"a": 1.0, "b": 2.0}, "two": {"a": 3.0}}, across="ms"),
+            plots.draw_lines({"a": [(1, 2), (2, 3)], "b": [(1, 1), (2, 5)]}, across="x", up="y"),
+            plots.draw_grouped_bars({"one": {"a": 1.0, "b": 20.0}, "two": {"b": 3.0}}, up="MB"),
+            plots.draw_stacked_bars({"one": {"a": 1.0, "b": 2.0}, "two": {"a": 3.0}}, across="ms"),
         ]
 
     first = drawn()

@@ -1,6 +1,6 @@
 """Sections of the page: each shows the figures of its kept result, and its plot."""
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,19 +9,18 @@ import pytest
 from benchmarks.ariann import AriannTable, LinkCost, Row, read_published
 from benchmarks.comparison import PeerRow, Peers, Status
 from benchmarks.document import page as writing
-from benchmarks.document.parts import AggregationCosts, PartFile, path_of
-from benchmarks.emulated_links import LinkFacts, LinkResults, LinkRow, SavedRun
+from benchmarks.emulated_links import LinkFacts, LinkResults, LinkRow, LinkRun
 from benchmarks.emulation import MeasuredLink
-from benchmarks.federation import FederationCost, RoundCost
+from benchmarks.federation import AggregationCosts, FederationCost, RoundCost
 from benchmarks.growth import Growth, SizeCost
 from benchmarks.latency import summarise
 from benchmarks.layers import Layers, LayerTime
 from benchmarks.measuring import Measured
-from benchmarks.results import FORMAT, Quantiles, Range, Spread
+from benchmarks.results import FORMAT, PartFile, Quantiles, Range, Spread, locate_part
 from benchmarks.scale import Level, Scale, Stocking
 from benchmarks.secure_aggregation import AggregationCost
+from benchmarks.wiring import HOME, find_wiring
 from contract.base import Strict
-from model_owner.link_profiles import LINKS
 from tests.benchmarks.fakes import fake_case, measurement
 from tests.benchmarks.test_latency_results import MACHINE, NOW, RUNS, configuration
 
@@ -30,7 +29,7 @@ FACTS: dict[str, Any] = {"taken": "2030", "threads": 1, "machine": MACHINE, "ver
 
 
 def keep(folder: Path, name: str, result: Strict) -> None:
-    kept = PartFile(
+    kept = PartFile[Any](
         format=FORMAT,
         part=name,
         taken=NOW.isoformat(),
@@ -39,31 +38,34 @@ def keep(folder: Path, name: str, result: Strict) -> None:
         machine=MACHINE,
         result=result.model_dump(mode="json"),
     )
-    path_of(name, folder).write_text(kept.model_dump_json())
+    locate_part(name, folder).write_text(kept.model_dump_json())
+
+
+def link_row(network: str, *, runs: int) -> LinkRow:
+    return LinkRow(
+        engine="masked",
+        network=network,
+        runs=runs,
+        online_seconds=1.0,
+        online_seconds_range=ONE,
+        offline_seconds=0.0,
+        offline_seconds_range=Range(smallest=0, largest=0),
+        online_bytes=1,
+        offline_bytes=1,
+        one_way_trips=3,
+        max_abs_error=0.1,
+    )
+
+
+RELAY = MeasuredLink(round_trip_milliseconds=2.05, median_round_trip_milliseconds=2.1, megabits_per_second=990.0)
 
 
 def networks() -> LinkResults:
-    def row(network: str, *, runs: int) -> LinkRow:
-        return LinkRow(
-            engine="masked",
-            network=network,
-            runs=runs,
-            online_seconds=1.0,
-            online_seconds_range=ONE,
-            offline_seconds=0.0,
-            offline_seconds_range=Range(smallest=0, largest=0),
-            online_bytes=1,
-            offline_bytes=1,
-            one_way_trips=3,
-            max_abs_error=0.1,
-        )
-
-    relay = MeasuredLink(round_trip_milliseconds=2.05, median_round_trip_milliseconds=2.1, megabits_per_second=990.0)
     # 250 trips that are waited for and 1 s of computing on loopback are 1.25 s over the LAN; measured there: 1 s.
     counted = replace(
         measurement(), online_bytes=0, offline_seconds=0.0, one_way_trips=251, details={"crypto_provider_sent_bytes": 0}
     )
-    run = SavedRun(network="loopback", engine="masked", round=1, measurement=asdict(counted), max_abs_error=0.1)
+    run = LinkRun(network="loopback", engine="masked", round=1, measurement=counted, max_abs_error=0.1)
     return LinkResults(
         format=2,
         model="tiny",
@@ -71,11 +73,22 @@ def networks() -> LinkResults:
         size=8,
         batch=1,
         seed=1,
-        links=(LinkFacts(link=LINKS[0], measured=None), LinkFacts(link=LINKS[1], measured=relay)),
-        rows=(row("loopback", runs=3), row("lan", runs=1)),
+        links=(LinkFacts(link=HOME, measured=None), LinkFacts(link=find_wiring("lan"), measured=RELAY)),
+        rows=(link_row("loopback", runs=3), link_row("lan", runs=1)),
         runs=(run,),
         **FACTS,
     )
+
+
+def hospital() -> LinkResults:
+    """The data owner's link alone is slow; two runs of 0.75 s and 2.25 s."""
+    alone = find_wiring("hospital+1gbit")
+    facts = LinkFacts(link=alone, measured=RELAY, others_measured=RELAY)
+    runs = tuple(
+        LinkRun(network=alone.name, engine="masked", round=turn, measurement=measurement(one), max_abs_error=0.1)
+        for turn, one in enumerate((9.0, 0.5, 1.5))
+    )
+    return networks().model_copy(update={"links": (facts,), "rows": (link_row(alone.name, runs=2),), "runs": runs})
 
 
 def aggregation() -> AggregationCosts:
@@ -177,7 +190,7 @@ def ariann() -> AriannTable:
         format=1,
         published=published,
         rows=(Row(published=published.rows[0], ours=(cost,)),),
-        links=LINKS[:2],
+        links=(HOME, find_wiring("lan")),
         runs=3,
         **FACTS,
     )
@@ -251,6 +264,7 @@ def results(tmp_path: Path) -> Path:
         keep(tmp_path, name, summary)
     for name, result in {
         "networks": networks(),
+        "hospital": hospital(),
         "peers": peers(),
         "ariann": ariann(),
         "scale": scale(),
@@ -278,6 +292,8 @@ def test_the_page_shows_what_was_measured(results: Path) -> None:
         "not installed: no wheel for this machine |",
         "Trust: two parties and a dealer",
         "lan: 2.0 ms, 990 Mbit/s",
+        "at the hospital, 1gbit (1000 Mbit/s, 1 ms one way) between the others | masked | 2 | 1.5 (0.75 - 2.25) |",
+        "hospital+1gbit between the others: 2.0 ms, 990 Mbit/s",
         "| ours, lan | 2 | 1 (0.9 - 1.1) | 123.45 |",
         "AriaNN, WAN, CPU",
         "| 2 | from stock | 48 | 1.5 | 2.5 |",
@@ -297,7 +313,7 @@ def test_writing_removes_plots_that_are_no_longer_shown(results: Path, tmp_path:
     page = tmp_path / "docs" / "benchmarks.md"
     writing.write(results, page)
     assert (page.parent / "plots" / "networks.svg").is_file()
-    path_of("networks", results).unlink()
+    locate_part("networks", results).unlink()
     writing.write(results, page)
     assert not (page.parent / "plots" / "networks.svg").exists()
     assert page.read_text() == writing.render(results).text

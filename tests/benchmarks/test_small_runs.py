@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import ariann as ariann_module
 from benchmarks import case, secure_aggregation
 from benchmarks import scale as scale_module
 from benchmarks.__main__ import COMMANDS, app
@@ -19,12 +18,11 @@ from benchmarks.agreement import Agreement
 from benchmarks.ariann import AriannTable
 from benchmarks.comparison import Peers, Status
 from benchmarks.document.page import MISSING
-from benchmarks.document.parts import read_part
-from benchmarks.emulated_links import LinkResults
+from benchmarks.emulated_links import LinkResults, add_predictions
 from benchmarks.growth import Growth
 from benchmarks.latency import Summary
 from benchmarks.layers import Layers
-from benchmarks.predicting import add_predictions
+from benchmarks.results import read_part
 from benchmarks.scale import Scale
 from benchmarks.secure_aggregation import AggregationCost
 from plumbing.command_line import run
@@ -42,7 +40,7 @@ ELSEWHERE = {"endurance", "federation", "figures"}
 
 @pytest.fixture(autouse=True)
 def _here(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    for room in (case, scale_module, ariann_module):  # a small picture: a phantom takes seconds to draw and to read
+    for room in (case, scale_module):  # a small picture: a phantom takes seconds to draw and to read
         monkeypatch.setattr(room, "write_phantom", radiograph)
     with servers_here(monkeypatch):
         yield
@@ -133,7 +131,7 @@ def test_networks(tiny: Path, results: Path, capsys: pytest.CaptureFixture[str])
     result = LinkResults.model_validate_json(only_file(results))  # measurements alone
     _near, far = result.rows
     assert far.online_seconds >= 0.005 * (far.one_way_trips - 1)  # every trip took its latency
-    assert [run.measurement["details"]["waited_share"] for run in result.runs] == [1.0] * 4
+    assert [run.measurement.details["waited_share"] for run in result.runs] == [1.0] * 4
     assert [one.network for one in add_predictions(result).predictions] == [far.network]
 
 
@@ -169,7 +167,7 @@ def test_ariann(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_aggregation(results: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(secure_aggregation, "resnet18_shapes", lambda: SHAPES)
+    monkeypatch.setattr(secure_aggregation, "list_resnet18_shapes", lambda: SHAPES)
     bench(capsys, "aggregation", "--runs", "1", "--save", str(results / "cost.json"))
     assert AggregationCost.model_validate_json(only_file(results)).hospitals == 3
 
@@ -197,7 +195,7 @@ def test_report(
     bench(capsys, "report", "--only", "layers", "--model", str(tiny), "--runs", "1", *where)
     found = read_part("layers", results, Layers)
     assert found is not None
-    relu = next(one for one in found[1].layers if one.kind == "Relu")
+    relu = next(one for one in found.result.layers if one.kind == "Relu")
     assert relu.has_round_trip
     assert relu.data_owner_cpu_seconds > 0
     assert relu.model_owner_seconds > 0

@@ -14,7 +14,7 @@ import pytest
 
 from benchmarks.case import Case, CompiledFiles
 from benchmarks.configuration import ROOT
-from benchmarks.engines.spu import SpuEngine, opened_with
+from benchmarks.engines.spu import SpuEngine, open_with
 from benchmarks.peers import spu_environment, spu_party
 from benchmarks.processes import Finished
 from contract.errors import ComputationFailed, ConfigurationError, DeadlineExceeded, EncryptedInferenceError
@@ -44,7 +44,7 @@ def opened(folder: Path, behaviour: str) -> Iterator[SpuEngine]:
     """A fake SPU; whatever happened in the block, its processes are gone at the end."""
     parties = folder / "spu-semi2k"
     try:
-        with opened_with([sys.executable, str(FAKE), behaviour], "SEMI2K", case_of(folder), 60) as engine:
+        with open_with([sys.executable, str(FAKE), behaviour], "SEMI2K", case_of(folder), 60) as engine:
             assert all(Path(f"/proc/{number}").exists() for number in process_ids(parties))
             yield engine
     finally:
@@ -112,7 +112,7 @@ def test_operations_are_known_by_the_names_that_networks_use() -> None:
 def test_an_operation_without_a_rule_is_named() -> None:
     network = {"operations": [{"kind": "dream", "name": "x", "inputs": ["input"]}], "output": "x"}
     with pytest.raises(SystemExit, match="no rule for dream"):
-        spu_party.evaluate(network, None, {})
+        spu_party.evaluate(None, network, None, {})
 
 
 def test_the_files_hold_all_that_it_needs(tmp_path: Path, files: tuple[Path, Path, Path]) -> None:
@@ -121,7 +121,7 @@ def test_the_files_hold_all_that_it_needs(tmp_path: Path, files: tuple[Path, Pat
     folder.mkdir()
     case = case_of(folder)
     vars(case)["compiled"] = CompiledFiles(network=files[0], weights=files[1])
-    with opened_with([sys.executable, str(FAKE), "well"], "SEMI2K", case, 60):
+    with open_with([sys.executable, str(FAKE), "well"], "SEMI2K", case, 60):
         shapes = json.loads((folder / "spu-semi2k" / "shapes.json").read_text())
     assert list(shapes) == list(SMALL.weight_shapes())
     with np.load(files[1], allow_pickle=False) as held:
@@ -163,7 +163,7 @@ def test_an_installation_that_fails_is_told_and_made_again(
         (folder / "bin" / "python").touch()
         if name == "pip" and steps.count("pip") == 1:
             raise failure
-        return Finished(output="", peak_rss_bytes=1, cpu_seconds=1.0)
+        return Finished(output="", peak_rss_bytes=1, cpu_seconds=1.0, seconds=1.0)
 
     monkeypatch.setattr(spu_environment, "run_watched", pretend)
     monkeypatch.setattr(spu_environment, "PYTHON", sys.version_info[:2])

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.figures import RESULTS, newest, read_results
+from benchmarks.configuration import RESULTS
+from benchmarks.latency import read_newest
 from contract.model_card import OutputPolicy
 from contract.ticket import Engine
 from model_owner.cost_prediction import OFFLINE_TRIPS, SPEEDS, Speed, predict_over_links, predict_phases
@@ -60,10 +61,10 @@ def test_computing_grows_with_the_products() -> None:
 @pytest.mark.parametrize("engine", list(Engine))
 def test_constants_fit_the_newest_saved_result(engine: Engine) -> None:
     # Within a factor of 2: another machine may have measured it, and the constants are an estimate.
-    (result,) = (one for one in read_results(newest(RESULTS, "resnet18")) if one["engine"] == engine.value)
+    (result,) = (one for one in read_newest(RESULTS, "resnet18")[1].results if one.engine == engine.value)
     phases = ("online_seconds", "offline_seconds")
     for speed, amount, phase in zip(SPEEDS[engine], AMOUNTS[engine], phases, strict=True):
-        assert 0.5 < speed.seconds(amount) / result[phase] < 2.0
+        assert 0.5 < speed.seconds(amount) / getattr(result, phase) < 2.0
 
 
 @pytest.mark.slow
