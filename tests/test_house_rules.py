@@ -58,6 +58,7 @@ ELSEWHERE = ("contract/files.py", "benchmarks/peers/")
 PUBLIC_RANDOMNESS = {
     # Synthetic sample images of `model-owner check`: public, and the same in every run on purpose.
     "model_owner/checking.py": "np.random.default_rng(RANDOM_SEED)",
+    "secure_computation/engines/masked/plan/reference.py": "def draw_dithers(generator: np.random.Generator)",
 }
 """Lines that may use a fast generator, by what stands in them."""
 

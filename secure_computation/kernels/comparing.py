@@ -117,6 +117,31 @@ def _entry(table: Words, place: RingElements) -> BitArray:
     return (np.right_shift(table, place.astype(table.dtype)) & table.dtype.type(1)).astype(np.uint8)
 
 
+def open_masked(
+    share: RingElements,
+    hidden: RingElements,
+    mask: RingElements,
+    *,
+    offset: int,
+    ring_bits: int,
+    cut: int,
+    out: RingElements,
+    use_compiled: bool | None = None,
+) -> None:
+    """Set `out` to (share + hidden + offset mod 2^ring_bits), its low `cut` bits dropped, plus `mask`, reduced."""
+    kept = ring_bits - cut
+    twin = _twin(use_compiled=use_compiled)
+    if twin is not None:
+        twin.open_masked(_sealed(share), _sealed(hidden), _sealed(mask), offset, ring_bits, cut, out)
+        return
+    np.add(share, hidden, out=out)
+    out += np.uint32(offset)
+    out &= np.uint32((1 << ring_bits) - 1)
+    out >>= np.uint32(cut)
+    out += mask
+    out &= np.uint32((1 << kept) - 1)
+
+
 class ReluConstants(NamedTuple):
     """Public numbers of one ReLU layer, by the names of `protocols.relu`."""
 
@@ -178,6 +203,63 @@ def combine_relu(
     y = (quotient + borrow + wrap * (one - cm) - np.uint32(constants.middle)) * d - outcome * q - sign * m1_q
     y += wrap * cm * (outcome * g + sign * m1_g)
     y -= carry * d + carry_sign * (outcome * m2 + sign * m1_m2)
+    y += np.uint32(constants.sign_of_rest) * rest
+    np.bitwise_and(y, np.uint32(constants.output_mask), out=out)
+
+
+class DitheredReluConstants(NamedTuple):
+    """Public numbers of one ReLU layer, by the names of `protocols.dithered_relu`."""
+
+    public: int
+    """1 for the party (P1) that adds the terms without a share, else 0."""
+    quotient_bits: int
+    """h."""
+    wrap: int
+    """2^h mod 2^32."""
+    middle: int
+    """2^(h-1)."""
+    output_mask: int
+    """2^k_out - 1."""
+    sign_of_rest: int
+    """`rest` is added (1) or taken off (2^32 - 1)."""
+
+
+def combine_dithered_relu(
+    opened: RingElements,
+    dd: BitArray,
+    mask: RingElements,
+    shares: tuple[RingElements, ...],
+    constants: DitheredReluConstants,
+    *,
+    rest: RingElements,
+    out: RingElements,
+    use_compiled: bool | None = None,
+) -> None:
+    """Set `out` to one party's share of y, plus or minus `rest`, cut to the ring of the output.
+
+    Args:
+        opened: C.
+        dd: d ^ m1, opened.
+        mask: R at P0, r1 at P1.
+        shares: of m1, m1 q, g, m1 g, w; zeros for those that the layer does without.
+        constants: of the layer and party.
+        rest: rho' at P0, what P0 sent at P1.
+        out: uint32.
+        use_compiled: see above.
+    """
+    twin = _twin(use_compiled=use_compiled)
+    if twin is not None:
+        sealed = tuple(_sealed(share) for share in shares)
+        twin.combine_dithered_relu(_sealed(opened), _sealed(dd), _sealed(mask), sealed, constants, _sealed(rest), out)
+        return
+    m1, m1_q, g, m1_g, w = shares
+    one, wrap = np.uint32(1), np.uint32(constants.wrap)
+    cm = opened >> np.uint32(constants.quotient_bits - 1)
+    outcome = dd.astype(np.uint32)
+    sign = one - outcome - outcome  # 1 - 2 dd
+    d = np.uint32(constants.public) * outcome + sign * m1
+    y = (opened + wrap * (one - cm) - np.uint32(constants.middle)) * d - outcome * mask - sign * m1_q
+    y += wrap * (outcome * (w + cm * g) + sign * cm * m1_g)
     y += np.uint32(constants.sign_of_rest) * rest
     np.bitwise_and(y, np.uint32(constants.output_mask), out=out)
 
@@ -245,7 +327,10 @@ def warm_up() -> None:
         add_entry(bit, table, values, Chunk(0, bits))
         above = complete_table(table, values, Chunk(0, bits), out=table.copy())
         hide_product(above, bit, table, out=table.copy())
+    open_masked(values, values, values, offset=1, ring_bits=2, cut=1, out=values.copy())
     relu = ReluConstants(1, 1, 1, 1, 1, 1, 1, 1, 1)
     combine_relu(values, bit, bit, (values,) * 7, relu, rest=values, out=values.copy())
+    dithered = DitheredReluConstants(1, 1, 1, 1, 1, 1)
+    combine_dithered_relu(values, bit, values, (values,) * 5, dithered, rest=values, out=values.copy())
     truncation = TruncationConstants(1, 2, 1, 1, 1, 1, 1)
     combine_truncation(values, bit, (values,) * 3, truncation, rest=values, out=values.copy())

@@ -9,7 +9,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from secure_computation.kernels.comparing import ReluConstants, TruncationConstants
+from secure_computation.kernels.comparing import DitheredReluConstants, ReluConstants, TruncationConstants
 
 Words = NDArray[np.unsignedinteger]
 BitArray = NDArray[np.uint8]
@@ -81,6 +81,51 @@ def hide_product(table: Words, bit: BitArray, pad: Words, hidden: Words) -> None
     """Set `hidden` to the pad plus (XOR) the table where the bit is 1."""
     for index in range(table.size):
         hidden[index] = pad[index] ^ (table[index] & (np.uint64(0) - np.uint64(bit[index])))
+
+
+@jit
+def open_masked(  # noqa: PLR0917 - as above
+    share: NDArray[np.uint32],
+    hidden: NDArray[np.uint32],
+    mask: NDArray[np.uint32],
+    offset: int,
+    ring_bits: int,
+    cut: int,
+    output: NDArray[np.uint32],
+) -> None:
+    """See `comparing.open_masked`."""
+    added, drop = np.uint32(offset), np.uint32(cut)
+    ring, kept = np.uint32((1 << ring_bits) - 1), np.uint32((1 << (ring_bits - cut)) - 1)
+    for index in range(share.size):
+        value = np.uint32(share[index] + hidden[index] + added) & ring
+        output[index] = np.uint32((value >> drop) + mask[index]) & kept
+
+
+@jit
+def combine_dithered_relu(  # noqa: PLR0917 - as above
+    opened: NDArray[np.uint32],
+    dd: BitArray,
+    mask: NDArray[np.uint32],
+    shares: tuple[NDArray[np.uint32], ...],
+    constants: DitheredReluConstants,
+    rest: NDArray[np.uint32],
+    output: NDArray[np.uint32],
+) -> None:
+    """See `comparing.combine_dithered_relu`."""
+    m1, m1_q, g, m1_g, w = shares
+    public, top = np.uint32(constants.public), np.uint32(constants.quotient_bits - 1)
+    wrap, middle = np.uint32(constants.wrap), np.uint32(constants.middle)
+    cut, sign_of_rest = np.uint32(constants.output_mask), np.uint32(constants.sign_of_rest)
+    one = np.uint32(1)
+    for index in range(opened.size):
+        c, outcome = opened[index], np.uint32(dd[index])
+        cm = np.uint32(c >> top)
+        sign = np.uint32(one - outcome - outcome)
+        d = np.uint32(public * outcome + sign * m1[index])
+        constant = np.uint32(c + wrap * np.uint32(one - cm) - middle)
+        y = np.uint32(constant * d - outcome * mask[index] - sign * m1_q[index])
+        wraps = np.uint32(outcome * np.uint32(w[index] + cm * g[index]) + np.uint32(sign * cm) * m1_g[index])
+        output[index] = np.uint32(y + wrap * wraps + sign_of_rest * rest[index]) & cut
 
 
 @jit

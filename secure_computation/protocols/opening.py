@@ -1,17 +1,15 @@
 """What ReLU, truncation and widening have in common: a value is opened under a mask, and its result masked again.
 
-The labels stand here once, because D, P0 and P1 must draw the same streams: r0 and r1 that hide z when C is opened,
-rho' that hides the result, and P0's ring shares of what D deals.
+The labels stand here once, because D, P0 and P1 must draw the same streams: r0 and r1 that hide z when C is opened, and
+rho' that hides the result.
 """
 
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 
-from secure_computation.kernels.comparing import BLOCK
 from secure_computation.protocols.bundle import Bundle
-from secure_computation.protocols.draws import BitArray, Draws, RingElements
+from secure_computation.protocols.draws import Draws, RingElements
 from secure_computation.ring import cut_to_ring
 
 OUTPUT_MASK: Final = "output mask"
@@ -33,22 +31,3 @@ def draw_whole_mask(count: int, *, bits: int, p0: Draws, p1: Draws) -> RingEleme
 def hide_share(z0: RingElements, draws: Draws, *, bits: int) -> Bundle:
     """P0, offline: z0 + r0, for P1. `z0`: flat."""
     return Bundle(rings=(cut_to_ring(z0 + draw_mask(draws, z0.size, bits=bits), bits),))
-
-
-def share_label(name: str) -> str:
-    """The label under which P0's ring share of a dealt value is drawn."""
-    return f"share of {name}"
-
-
-@dataclass(frozen=True)
-class Zeros:
-    """Stand for what a layer does without: carry and shares. One block of each."""
-
-    bits: BitArray
-    ring: RingElements
-
-
-def zeros(count: int) -> Zeros:
-    """Zeros for layers of `count` elements."""
-    size = min(count, BLOCK)
-    return Zeros(np.zeros(size, np.uint8), np.zeros(size, np.uint32))

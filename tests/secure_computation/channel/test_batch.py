@@ -70,7 +70,7 @@ def test_messages_of_a_batch_may_exceed_all_buffers(pair: Pair, model: Model) ->
         answers = answered.result()
         for future in others:
             future.result()
-    for image, logits in zip(images, answers, strict=True):
-        np.testing.assert_array_equal(logits, model.expected_logits(image))
+    for image, item, logits in zip(images, ITEMS, answers, strict=True):
+        np.testing.assert_array_equal(logits, model.expected_logits(image, seeds[item], item))
     traffic = p0_p1.traffic(Phase.ONLINE) + p0_p1.traffic(Phase.OUTPUT)
     assert traffic.one_way_trips == total_cost(model.lowering).trips

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from secure_computation.kernels import comparing
-from secure_computation.kernels.comparing import Chunk, ReluConstants, TruncationConstants
+from secure_computation.kernels.comparing import Chunk, DitheredReluConstants, ReluConstants, TruncationConstants
 
 seeds = st.integers(0, 2**32 - 1)
 table_bits = st.integers(1, 6)
@@ -109,6 +109,24 @@ def test_combining_shares(seed: int, count: int, data: st.DataObject) -> None:
         return [y]
 
     both(of_relu)
+    dithered = DitheredReluConstants(public, h, (1 << h) % 2**32, 1 << (h - 1), cut, sign)
+    own = elements(rng, count)
+
+    def of_dithered_relu(fast: bool) -> list[NDArray[Any]]:
+        y, c = np.empty(count, np.uint32), opened >> np.uint32(f)
+        comparing.combine_dithered_relu(c, dd, own, shares[:5], dithered, rest=rest, out=y, use_compiled=fast)
+        return [y]
+
+    both(of_dithered_relu)
+
+    def of_masking(fast: bool) -> list[NDArray[Any]]:
+        c = np.empty(count, np.uint32)
+        comparing.open_masked(rest, own, shares[0], offset=1 << (k - 1), ring_bits=k, cut=f, out=c, use_compiled=fast)
+        return [c]
+
+    (masked,) = both(of_masking)
+    wanted = ((rest + own + np.uint32(1 << (k - 1))) & np.uint32((1 << k) - 1)) >> np.uint32(f)
+    np.testing.assert_array_equal(masked, (wanted + shares[0]) & np.uint32((1 << h) - 1))
     truncation = TruncationConstants(public, k, f, 1 << (h - 1), (1 << h) % 2**32, cut, sign)
 
     def of_truncation(fast: bool) -> list[NDArray[Any]]:
@@ -130,7 +148,8 @@ def test_after_warming_up_nothing_is_compiled() -> None:
     comparing.warm_up()
     module = comparing.compiled()
     assert module is not None
-    names = ("look_up", "add_entry", "complete_table", "hide_product", "combine_relu", "combine_truncation")
+    names = ["look_up", "add_entry", "complete_table", "hide_product", "open_masked"]
+    names += ["combine_relu", "combine_dithered_relu", "combine_truncation"]
     loops = [getattr(module, name) for name in names]
     compiled = [len(loop.signatures) for loop in loops]
     test_looking_up()

@@ -170,8 +170,12 @@ def edges(k: int, f: int, low: int, high: int) -> list[int]:
 
 
 def shares_of(dealt: Mapping[str, list[int]], sizes: Mapping[str, int], count: int) -> tuple[Json, list[Any]]:
-    """P0's ring shares, and P1's with their rings."""
-    ours = {name: ring(SEEDS["p0"], f"share of {name}", count, sizes[name]) for name in sizes}
+    """P0's ring shares, drawn as words of 8, 16 or 32 bits, and P1's with their rings."""
+    ours: Json = {}
+    for name, size in sizes.items():
+        width = 1 if size <= 8 else 2 if size <= 16 else 4
+        data = stream(SEEDS["p0"], ITEM, STEP, f"share of {name}", width * count)
+        ours[name] = [int.from_bytes(data[width * i : width * (i + 1)], "little") for i in range(count)]
     theirs = [
         ([value - own for value, own in zip(dealt[name], ours[name], strict=True)], sizes[name]) for name in sizes
     ]
@@ -187,8 +191,8 @@ def relu(k: int, f: int, k_out: int, high: Sequence[int], low: Sequence[int]) ->
     r = [(a + b) % 2**k for a, b in zip(r0, r1, strict=True)]
     q = [value >> f for value in r]
     g = [value >> h - 1 for value in q]
-    m1_0, m1_1 = (bits(SEEDS[party], "m1", n) for party in ("p0", "p1"))
-    m1 = [a ^ b for a, b in zip(m1_0, m1_1, strict=True)]
+    b_0, b_1 = (bits(SEEDS[party], "m1", n) for party in ("p0", "p1"))
+    m1 = [a ^ b ^ top for a, b, top in zip(b_0, b_1, g, strict=True)]
     dealt = {"m1": m1, "q": q, "m1 q": [a * b for a, b in zip(m1, q, strict=True)]}
     sizes = dict.fromkeys(dealt, k_out)
     m2_0, m2_1 = [0] * n, [0] * n
@@ -201,15 +205,14 @@ def relu(k: int, f: int, k_out: int, high: Sequence[int], low: Sequence[int]) ->
         dealt |= {"g": g, "m1 g": [a * b for a, b in zip(m1, g, strict=True)]}
         sizes |= {"g": k_out - h, "m1 g": k_out - h}
     ours, theirs = shares_of(dealt, sizes, n)
-    g_0 = bits(SEEDS["p0"], "g bit", n)
     c = [(value + 2 ** (k - 1) + mask) % 2**k for value, mask in zip(z, r, strict=True)]
     c_q = [((value >> f) - (1 if f else 0)) % 2**h for value in c]
     cm = [value >> h - 1 for value in c_q]
     sign = compare(high, [value % 2 ** (h - 1) for value in c_q], [value % 2 ** (h - 1) for value in q], "high")
     nothing: Json = {"words": [], "sent": [], "p0": [0] * n, "p1": [0] * n}
     carry = compare(low, [v % 2**f for v in c], [v % 2**f for v in r], "low") if f else nothing
-    dd_0 = [a ^ b ^ m for a, b, m in zip(sign["p0"], g_0, m1_0, strict=True)]
-    dd_1 = [a ^ top ^ b ^ own ^ m for a, top, b, own, m in zip(sign["p1"], cm, g, g_0, m1_1, strict=True)]
+    dd_0 = [a ^ b for a, b in zip(sign["p0"], b_0, strict=True)]
+    dd_1 = [a ^ top ^ b for a, top, b in zip(sign["p1"], cm, b_1, strict=True)]
     dc_0 = [a ^ m for a, m in zip(carry["p0"], m2_0, strict=True)]
     dc_1 = [a ^ m for a, m in zip(carry["p1"], m2_1, strict=True)]
     rho = ring(SEEDS["p0"], "output mask", n, k_out)
@@ -227,12 +230,11 @@ def relu(k: int, f: int, k_out: int, high: Sequence[int], low: Sequence[int]) ->
             y -= dc * d + (1 - 2 * dc) * (dd * own["m2"] + (1 - 2 * dd) * own["m1 m2"])
         y0.append(y)
     flags_0, flags_1 = ([dd_0, dc_0], [dd_1, dc_1]) if f else ([dd_0], [dd_1])
-    g_1 = [a ^ b for a, b in zip(g, g_0, strict=True)]
     return {
         "shape": {"ring_bits": k, "truncated_bits": f, "output_bits": k_out, "high": high, "low": low},
         "z": z,
         "z0": z0,
-        "corrections": message(words=sign["words"] + carry["words"], bit_arrays=[g_1], rings=theirs),
+        "corrections": message(words=sign["words"] + carry["words"], rings=theirs),
         "prepared": message(rings=[([a + b for a, b in zip(z0, r0, strict=True)], k)]),
         "from_p1": message(bit_arrays=[*sign["sent"], *carry["sent"], *flags_1], rings=[(c, k)]),
         "from_p0": message(bit_arrays=flags_0, rings=[([a - b for a, b in zip(y0, rho, strict=True)], k_out)]),
@@ -280,6 +282,106 @@ def truncation(k: int, f: int, k_out: int, low: Sequence[int]) -> Json:
         "from_p0": message(bit_arrays=[dc_0] if f else [], rings=[(y0, k_out)]),
         "y": [(value >> f) % 2**k_out for value in z],
     }
+
+
+def dithered_relu(k: int, f: int, k_out: int, high: Sequence[int], e: int = 0) -> Json:
+    h = k - f
+    z = edges(k, f, -(2 ** (k - 1)), 2 ** (k - 1) - 2 ** (f + e) + 1)
+    n = len(z)
+    z0 = ring(SEEDS["p0"], "an input of the vectors", n, 32)
+    r0, r1 = ring(SEEDS["p0"], "mask", n, k), ring(SEEDS["p1"], "mask", n, h)
+    sums = [(a >> f) + b for a, b in zip(r0, r1, strict=True)]
+    q = [value % 2**h for value in sums]
+    g = [value >> h - 1 for value in q]
+    b_0, b_1 = (bits(SEEDS[party], "m1", n) for party in ("p0", "p1"))
+    m1 = [a ^ b ^ top for a, b, top in zip(b_0, b_1, g, strict=True)]
+    dealt = {"m1": m1, "m1 q": [a * b for a, b in zip(m1, q, strict=True)]}
+    sizes = dict.fromkeys(dealt, k_out)
+    if k_out > h:
+        dealt |= {"g": g, "m1 g": [a * b for a, b in zip(m1, g, strict=True)], "w": [value >> h for value in sums]}
+        sizes |= dict.fromkeys(("g", "m1 g", "w"), k_out - h)
+    ours, theirs = shares_of(dealt, sizes, n)
+    u = [(value + 2 ** (k - 1) + mask) % 2**k for value, mask in zip(z, r0, strict=True)]
+    c = [((value >> f) + mask) % 2**h for value, mask in zip(u, r1, strict=True)]
+    cm = [value >> h - 1 for value in c]
+    cut_c, cut_q = ([(value >> e) % 2 ** (h - e - 1) for value in values] for values in (c, q))
+    sign = compare(high, cut_c, cut_q, "high")
+    dd_0 = [a ^ b for a, b in zip(sign["p0"], b_0, strict=True)]
+    dd_1 = [a ^ top ^ b for a, top, b in zip(sign["p1"], cm, b_1, strict=True)]
+    rho = ring(SEEDS["p0"], "output mask", n, k_out)
+    y0 = []
+    for i in range(n):
+        own = {name: values[i] for name, values in ours.items()}
+        dd = dd_0[i] ^ dd_1[i]
+        y = (1 - 2 * dd) * own["m1"] * (c[i] + 2**h * (1 - cm[i]) - 2 ** (h - 1))  # P0's share of d
+        y -= dd * (r0[i] >> f) + (1 - 2 * dd) * own["m1 q"]
+        if k_out > h:
+            y += 2**h * (dd * (own["w"] + cm[i] * own["g"]) + (1 - 2 * dd) * cm[i] * own["m1 g"])
+        y0.append(y - rho[i])
+    rounded = [value + mask % 2**f >> f for value, mask in zip(z, r0, strict=True)]
+    passes = [value + mask % 2**e >= 0 for value, mask in zip(rounded, q, strict=True)]
+    return {
+        "shape": {"ring_bits": k, "truncated_bits": f, "output_bits": k_out, "high": high, "sign_cut_bits": e},
+        "z": z,
+        "z0": z0,
+        "corrections": message(words=sign["words"], rings=theirs),
+        "prepared": message(rings=[([a + b for a, b in zip(z0, r0, strict=True)], k)]),
+        "from_p1": message(bit_arrays=[*sign["sent"], dd_1], rings=[(c, h)]),
+        "from_p0": message(bit_arrays=[dd_0], rings=[(y0, k_out)]),
+        "y": [value * passed % 2**k_out for value, passed in zip(rounded, passes, strict=True)],
+    }
+
+
+def dithered_truncation(k: int, f: int, k_out: int) -> Json:
+    h, wide = k - f, k_out > k - f
+    offset = 2 ** (k - 2 if wide else k - 1)
+    z = edges(k, f, -offset, offset)
+    n = len(z)
+    z0 = ring(SEEDS["p0"], "an input of the vectors", n, 32)
+    r0 = ring(SEEDS["p0"], "mask", n, k)
+    vector = {
+        "shape": {"ring_bits": k, "truncated_bits": f, "output_bits": k_out},
+        "z": z,
+        "z0": z0,
+        "prepared": message(rings=[([a + b for a, b in zip(z0, r0, strict=True)], k)]),
+        "y": [(value + mask % 2**f >> f) % 2**k_out for value, mask in zip(z, r0, strict=True)],
+    }
+    if not wide:
+        return vector
+    g = [mask >> k - 1 for mask in r0]
+    b = bits(SEEDS["p1"], "wrap bit", n)
+    x_0 = ring(SEEDS["p0"], "share of wrap", n, k_out - h)
+    pad = ring(SEEDS["p0"], "output mask", n, k_out - h)
+    u = [(value + offset + mask) % 2**k for value, mask in zip(z, r0, strict=True)]
+    opened = [1 - (value >> k - 1) ^ own for value, own in zip(u, b, strict=True)]
+    answer = [opened[i] * g[i] + (1 - 2 * opened[i]) * x_0[i] - pad[i] for i in range(n)]
+    return vector | {
+        "corrections": message(rings=[([b[i] * g[i] - x_0[i] for i in range(n)], k_out - h)]),
+        "from_p1": message(bit_arrays=[opened]),
+        "from_p0": message(rings=[(answer, k_out - h)]),
+    }
+
+
+def dithered_relu_vectors() -> list[Json]:
+    return [
+        dithered_relu(8, 3, 8, (4,)),
+        dithered_relu(12, 0, 20, (6, 5)),
+        dithered_relu(20, 9, 20, (5, 5)),
+        dithered_relu(24, 12, 6, (4, 4, 3)),
+        dithered_relu(24, 10, 22, (5, 5), 3),
+        dithered_relu(32, 12, 32, (6, 6, 4, 3)),
+        dithered_relu(32, 0, 32, (6, 6, 6, 6, 5), 2),
+    ]
+
+
+def dithered_truncation_vectors() -> list[Json]:
+    return [
+        dithered_truncation(8, 3, 5),
+        dithered_truncation(24, 12, 7),
+        dithered_truncation(20, 9, 20),
+        dithered_truncation(20, 0, 28),
+        dithered_truncation(32, 12, 32),
+    ]
 
 
 def relu_vectors() -> list[Json]:
@@ -412,6 +514,8 @@ def files() -> dict[str, Any]:
         "comparison.json": common | {"vectors": comparison_vectors()},
         "relu.json": common | {"vectors": relu_vectors()},
         "truncation.json": common | {"vectors": truncation_vectors()},
+        "dithered_relu.json": common | {"vectors": dithered_relu_vectors()},
+        "dithered_truncation.json": common | {"vectors": dithered_truncation_vectors()},
         "linear.json": common | {"vectors": linear_vectors()},
         "product.json": common | {"vectors": product_vectors()},
         **{f"malformed/{name}.json": case for name, case in malformed().items()},

@@ -1,12 +1,19 @@
 """All three roles of one protocol on one page; every message is packed and read back as on a wire."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from secure_computation.protocols.bundle import Bundle, BundleLayout
+from secure_computation.protocols.compared_layer import (
+    ComparedShape,
+    LayerAsP0,
+    LayerAsP1,
+    deal_layer,
+    draw_output_mask,
+)
 from secure_computation.protocols.comparison import (
     MAX_CHUNK_BITS,
     Chain,
@@ -14,11 +21,16 @@ from secure_computation.protocols.comparison import (
     compare_as_p1,
     deal_comparison,
 )
+from secure_computation.protocols.dithered_relu import DitheredReluShape
+from secure_computation.protocols.dithered_truncation import (
+    DitheredTruncationAsDealer,
+    DitheredTruncationAsP0,
+    DitheredTruncationAsP1,
+    DitheredTruncationShape,
+)
 from secure_computation.protocols.draws import BitArray, Draws, RingElements
-from secure_computation.protocols.relu import ReluAsP0, ReluAsP1, ReluShape, deal_relu
-from secure_computation.protocols.relu import draw_output_mask as draw_relu_mask
-from secure_computation.protocols.truncation import TruncationAsP0, TruncationAsP1, TruncationShape, deal_truncation
-from secure_computation.protocols.truncation import draw_output_mask as draw_truncation_mask
+from secure_computation.protocols.relu import ReluShape
+from secure_computation.protocols.truncation import TruncationShape
 from secure_computation.randomness import Seed
 from secure_computation.ring import reduce_to_bits
 
@@ -26,7 +38,7 @@ ITEM = "one page"
 STEP = 3
 
 Integers = NDArray[np.int64]
-Shape = ReluShape | TruncationShape
+Shape = ComparedShape | DitheredTruncationShape
 
 
 @dataclass(frozen=True)
@@ -101,6 +113,10 @@ class Layer:
     messages: dict[str, bytes]
     """Bodies: corrections, prepared, from_p1, from_p0."""
     opened: dict[str, Bundle]
+    rounding: Integers
+    """What a dithered layer added before it rounded down: r0 mod 2^f."""
+    sign: Integers
+    """What a dithered ReLU added before it looked at the sign: q mod 2^e."""
 
 
 def play(
@@ -108,44 +124,101 @@ def play(
     z: Integers,
     *,
     r: Integers | None = None,
+    r1: Integers | None = None,
     z0: RingElements | None = None,
     seeds: Seeds | None = None,
 ) -> Layer:
-    """One layer. `r`: the mask that neither party knows, random where it is left out; `z0`: P0's share of z."""
+    """One layer.
+
+    `r`: r0 + r1; of a dithered layer r0 alone, and `r1` is P1's. Random if left out. `z0`: P0's share of z.
+    """
     seeds = seeds or Seeds.fresh()
     z0 = random_ring(shape.count) if z0 is None else z0
     z1 = z.astype(np.uint32) - z0
     injected = {}
     if r is not None:
-        r1 = draws(seeds.p1).ring("mask", shape.count, bits=shape.ring_bits)
-        injected["mask"] = (r.astype(np.uint32) - r1) & np.uint32((1 << shape.ring_bits) - 1)
+        injected["mask"] = r.astype(np.uint32)
+        if isinstance(shape, ReluShape | TruncationShape):
+            injected["mask"] -= draws(seeds.p1).ring("mask", shape.count, bits=shape.ring_bits)
+            injected["mask"] &= np.uint32((1 << shape.ring_bits) - 1)
 
     def p0_draws() -> Draws:
         return InjectedDraws(seeds.p0, injected)
 
-    p0: ReluAsP0 | TruncationAsP0
-    p1: ReluAsP1 | TruncationAsP1
-    dealer_p0 = p0_draws()
-    if isinstance(shape, ReluShape):
-        dealt = deal_relu(shape, p0=dealer_p0, p1=draws(seeds.p1))
-        known_mask = draw_relu_mask(shape, dealer_p0)
-        p0 = ReluAsP0(shape, p0_draws())
-    else:
-        dealt = deal_truncation(shape, p0=dealer_p0, p1=draws(seeds.p1))
-        known_mask = draw_truncation_mask(shape, dealer_p0)
-        p0 = TruncationAsP0(shape, p0_draws())
-    np.testing.assert_array_equal(known_mask, p0.output_mask)
-    messages, opened = {}, {}
-    messages["corrections"], opened["corrections"] = over_the_wire(shape.corrections, dealt)
-    messages["prepared"], opened["prepared"] = over_the_wire(shape.prepared, p0.prepare(z0))
-    if isinstance(shape, ReluShape):
-        p1 = ReluAsP1(shape, draws(seeds.p1), opened["corrections"], opened["prepared"])
-    else:
-        p1 = TruncationAsP1(shape, draws(seeds.p1), opened["corrections"], opened["prepared"])
-    messages["from_p1"], opened["from_p1"] = over_the_wire(shape.from_p1, p1.open(z1))
-    messages["from_p0"], opened["from_p0"] = over_the_wire(shape.from_p0, p0.answer(opened["from_p1"]))
-    y = (p1.finish(opened["from_p0"]) + p0.output_mask) & np.uint32((1 << shape.output_bits) - 1)
-    return Layer(y=y, messages=messages, opened=opened)
+    def p1_draws() -> Draws:
+        return InjectedDraws(seeds.p1, {} if r1 is None else {"mask": r1.astype(np.uint32)})
+
+    dithers = {"rounding": np.zeros(0, np.int64), "sign": np.zeros(0, np.int64)}
+    if not isinstance(shape, ReluShape | TruncationShape):
+        r0 = p0_draws().ring("mask", shape.count, bits=shape.ring_bits).astype(np.int64)
+        dithers["rounding"] = r0 % (1 << shape.truncated_bits)
+    if isinstance(shape, DitheredReluShape):
+        sums = (r0 >> shape.truncated_bits) + p1_draws().ring("mask", shape.count, bits=shape.opened_bits)
+        dithers["sign"] = sums % (1 << shape.sign_cut_bits)
+    messages: dict[str, bytes] = {}
+    opened: dict[str, Bundle] = {}
+
+    def cross(name: str, layout: BundleLayout, bundle: Bundle) -> Bundle:
+        messages[name], opened[name] = over_the_wire(layout, bundle)
+        return opened[name]
+
+    p0_half, p1_half = play_roles(shape, z0, z1, p0_draws, p1_draws, cross)
+    y = (p0_half + p1_half) & np.uint32((1 << shape.output_bits) - 1)
+    return Layer(y=y, messages=messages, opened=opened, **dithers)
+
+
+Cross = Callable[[str, BundleLayout, Bundle], Bundle]
+"""A message is packed and read at the other end."""
+
+
+def play_roles(
+    shape: Shape,
+    z0: RingElements,
+    z1: RingElements,
+    p0_draws: Callable[[], Draws],
+    p1_draws: Callable[[], Draws],
+    cross: Cross,
+) -> tuple[RingElements, RingElements]:
+    """Both halves of y. D and each party have draws of their own."""
+    if isinstance(shape, ComparedShape):
+        return _play_compared(shape, z0, z1, p0_draws, p1_draws, cross)
+    return _play_dithered_truncation(shape, z0, z1, p0_draws, p1_draws, cross)
+
+
+def _play_compared(
+    shape: ComparedShape,
+    z0: RingElements,
+    z1: RingElements,
+    p0_draws: Callable[[], Draws],
+    p1_draws: Callable[[], Draws],
+    cross: Cross,
+) -> tuple[RingElements, RingElements]:
+    dealers_p0 = p0_draws()
+    corrections = cross("corrections", shape.corrections, deal_layer(shape, p0=dealers_p0, p1=p1_draws()))
+    p0 = LayerAsP0(shape, p0_draws())
+    np.testing.assert_array_equal(draw_output_mask(shape, dealers_p0), p0.output_mask)
+    p1 = LayerAsP1(shape, p1_draws(), corrections, cross("prepared", shape.prepared, p0.prepare(z0)))
+    answer = p0.answer(cross("from_p1", shape.from_p1, p1.open(z1)))
+    return p0.output_mask, p1.finish(cross("from_p0", shape.from_p0, answer))
+
+
+def _play_dithered_truncation(
+    shape: DitheredTruncationShape,
+    z0: RingElements,
+    z1: RingElements,
+    p0_draws: Callable[[], Draws],
+    p1_draws: Callable[[], Draws],
+    cross: Cross,
+) -> tuple[RingElements, RingElements]:
+    dealer, p0 = DitheredTruncationAsDealer(shape, p0_draws()), DitheredTruncationAsP0(shape, p0_draws())
+    np.testing.assert_array_equal(dealer.output_mask, p0.output_mask)
+    corrections = cross("corrections", shape.corrections, dealer.deal(p1_draws())) if shape.wide else None
+    prepared = cross("prepared", shape.prepared, p0.prepare(z0))
+    p1 = DitheredTruncationAsP1(shape, p1_draws(), corrections, prepared)
+    if not shape.wide:
+        return p0.output_mask, p1.truncate(z1)
+    answer = p0.answer(cross("from_p1", shape.from_p1, p1.open(z1)))
+    return p0.output_mask, p1.finish(cross("from_p0", shape.from_p0, answer))
 
 
 # Shapes
@@ -171,6 +244,23 @@ def relu_shape(k: int, f: int, k_out: int, count: int, *, chunks: int = MAX_CHUN
 def truncation_shape(k: int, f: int, k_out: int, count: int, *, chunks: int = MAX_CHUNK_BITS) -> TruncationShape:
     low = cut(f, largest=chunks) if f else None
     return TruncationShape(count=count, ring_bits=k, truncated_bits=f, output_bits=k_out, low=low)
+
+
+def dithered_relu_shape(
+    k: int, f: int, k_out: int, count: int, *, e: int = 0, chunks: int = MAX_CHUNK_BITS
+) -> DitheredReluShape:
+    return DitheredReluShape(
+        count=count,
+        ring_bits=k,
+        truncated_bits=f,
+        output_bits=k_out,
+        high=cut(k - f - e - 1, largest=chunks),
+        sign_cut_bits=e,
+    )
+
+
+def dithered_truncation_shape(k: int, f: int, k_out: int, count: int) -> DitheredTruncationShape:
+    return DitheredTruncationShape(count=count, ring_bits=k, truncated_bits=f, output_bits=k_out)
 
 
 def every_pair(z: Sequence[int] | Integers, k: int) -> tuple[Integers, Integers]:

@@ -5,9 +5,8 @@ import pytest
 
 from secure_computation.kernels import comparing
 from secure_computation.protocols.bundle import Bundle
+from secure_computation.protocols.compared_layer import ComparedShape, LayerAsP0
 from secure_computation.protocols.draws import Draws
-from secure_computation.protocols.relu import ReluAsP0, ReluShape
-from secure_computation.protocols.truncation import TruncationAsP0, TruncationShape
 from secure_computation.ring import reduce_to_bits, reduce_to_ring
 from tests.secure_computation.protocols import one_page
 from tests.secure_computation.protocols.one_page import Seeds
@@ -20,6 +19,9 @@ SHAPES = [
     one_page.truncation_shape(26, 9, 17, COUNT, chunks=4),
     one_page.truncation_shape(20, 9, 28, COUNT),
     one_page.truncation_shape(20, 0, 28, COUNT),
+    one_page.dithered_relu_shape(24, 11, 26, COUNT),
+    one_page.dithered_relu_shape(30, 12, 16, COUNT, e=3, chunks=4),
+    one_page.dithered_relu_shape(17, 0, 32, COUNT),
 ]
 
 
@@ -27,7 +29,7 @@ def draws() -> Draws:
     return one_page.draws(Seeds.fresh().p0)
 
 
-def values(shape: ReluShape | TruncationShape) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+def values(shape: ComparedShape) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
     quarter = 1 << (shape.ring_bits - 2)
     return np.random.default_rng(1).integers(-quarter, quarter, shape.count)
 
@@ -65,9 +67,7 @@ def test_what_was_drawn_ahead_too_short_is_refused() -> None:
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("way", ["small blocks", "not compiled"])
-def test_the_messages_are_the_same(
-    shape: ReluShape | TruncationShape, way: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_messages_are_the_same(shape: ComparedShape, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     seeds, z = Seeds.fresh(), values(shape)
     z0 = one_page.random_ring(shape.count)
     usual = one_page.play(shape, z, z0=z0, seeds=seeds)
@@ -81,19 +81,20 @@ def test_the_messages_are_the_same(
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_drawing_ahead_changes_nothing(shape: ReluShape | TruncationShape) -> None:
+def test_drawing_ahead_changes_nothing(shape: ComparedShape) -> None:
     seed = Seeds.fresh().p0
     rng = np.random.default_rng(2)
     received = Bundle(
         bits=tuple(
             reduce_to_bits(rng.integers(0, 2, shape.count).astype(np.uint8)) for _ in range(shape.from_p1.bit_arrays)
         ),
-        rings=(reduce_to_ring(one_page.random_ring(shape.count), shape.ring_bits),),
+        rings=(reduce_to_ring(one_page.random_ring(shape.count), shape.opened_bits),),
     )
 
-    def part() -> ReluAsP0 | TruncationAsP0:
-        own = one_page.draws(seed)
-        return ReluAsP0(shape, own) if isinstance(shape, ReluShape) else TruncationAsP0(shape, own)
+    def part() -> LayerAsP0:
+        layer = LayerAsP0(shape, one_page.draws(seed))
+        layer.prepare(one_page.random_ring(shape.count))
+        return layer
 
     at_once, ahead = part(), part()
     ahead.expand()

@@ -18,18 +18,19 @@ from secure_computation.protocols.linear import (
     linear_as_p1,
     mask_weights,
 )
-from secure_computation.protocols.truncation import TruncationAsP0, TruncationAsP1, deal_truncation
 from secure_computation.randomness import Seed
 from secure_computation.ring import packed_bytes
 from tests.secure_computation.protocols.one_page import (
     InjectedDraws,
     Integers,
     Seeds,
-    cut,
+    dithered_truncation_shape,
     draws,
     every_pair,
     over_the_wire,
+    play_roles,
     random_ring,
+    truncation_shape,
 )
 
 NO_BIAS = np.zeros((1, 1, 1), np.uint32)
@@ -37,15 +38,8 @@ NO_BIAS = np.zeros((1, 1, 1), np.uint32)
 
 def shape_of(pictures: tuple[int, int, int], k: int, f: int, k_out: int | None = None) -> HeatMapShape:
     classes, height, width = pictures
-    return HeatMapShape(
-        classes=classes,
-        height=height,
-        width=width,
-        ring_bits=k,
-        truncated_bits=f,
-        output_bits=k - f if k_out is None else k_out,
-        low=cut(f) if f else None,
-    )
+    truncation = truncation_shape(k, f, k - f if k_out is None else k_out, classes * height * width)
+    return HeatMapShape(classes=classes, height=height, width=width, truncation=truncation)
 
 
 def at_every_place(weights: RingElements, x: RingElements) -> RingElements:
@@ -77,7 +71,7 @@ def play(
     r: Integers | None = None,
 ) -> Played:
     """D, P0 and P1 on one page. `r`: the mask that neither party knows, random where it is left out."""
-    page, seeds, k = Played(), seeds or Seeds.fresh(), shape.ring_bits
+    page, seeds, k = Played(), seeds or Seeds.fresh(), shape.truncation.ring_bits
     model_seed = model_seed or Seed.fresh()
     injected: dict[str, RingElements] = {}
     if r is not None:
@@ -95,27 +89,28 @@ def play(
     rho = random_ring(x.shape) if rho is None else rho  # from s0, at D and P0
     u1 = deal_linear(lambda mask: at_every_place(weight_mask(), mask), rho, p0=draws(seeds.p0), bits=k)
     u1 = page.send("u1", shape.correction, u1)
-    dealt = deal_truncation(shape.truncation, p0=InjectedDraws(seeds.p0, injected), p1=draws(seeds.p1))
-    corrections = page.send("corrections", shape.truncation.corrections, dealt)
     z0 = linear_as_p0(lambda mask: at_every_place(delta, mask), rho, draws=draws(seeds.p0), bits=k)
-    p0 = TruncationAsP0(shape.truncation, InjectedDraws(seeds.p0, injected))
-    prepared = page.send("prepared", shape.truncation.prepared, p0.prepare(z0.reshape(-1)))
     # Online.
     own, v = weights.view(np.uint32), x.astype(np.uint32) - rho
     z1 = linear_as_p1(lambda half: at_every_place(own, half), v, NO_BIAS, correction=u1)
-    p1 = TruncationAsP1(shape.truncation, draws(seeds.p1), corrections, prepared)
-    opening = page.send("C", shape.truncation.from_p1, p1.open(z1.reshape(-1)))
-    half = p1.finish(page.send("answer", shape.truncation.from_p0, p0.answer(opening)))
+    output_mask, half = play_roles(
+        shape.truncation,
+        z0.reshape(-1),
+        z1.reshape(-1),
+        lambda: InjectedDraws(seeds.p0, injected),
+        lambda: draws(seeds.p1),
+        page.send,
+    )
     # Output.
     share = page.send("share", shape.opened, share_heat_map(shape, half))
-    page.opened = open_heat_map(shape, share, p0.output_mask)
+    page.opened = open_heat_map(shape, share, output_mask)
     return page
 
 
 def wanted(shape: HeatMapShape, weights: NDArray[np.int32], x: Integers) -> NDArray[np.int64]:
     """floor(W * x / 2^f), cut to the ring, signed."""
-    y = np.einsum("kc,cyx->kyx", weights.astype(np.int64), x) >> shape.truncated_bits
-    size = 1 << shape.output_bits
+    y = np.einsum("kc,cyx->kyx", weights.astype(np.int64), x) >> shape.truncation.truncated_bits
+    size = 1 << shape.truncation.output_bits
     cut_to_size = y & (size - 1)
     return np.asarray(np.where(cut_to_size >= size // 2, cut_to_size - size, cut_to_size), np.int64)
 
@@ -157,8 +152,8 @@ def test_what_is_sent_is_what_is_declared(k: int, f: int, k_out: int) -> None:
         "u1": shape.correction,
         "corrections": shape.truncation.corrections,
         "prepared": shape.truncation.prepared,
-        "C": shape.truncation.from_p1,
-        "answer": shape.truncation.from_p0,
+        "from_p1": shape.truncation.from_p1,
+        "from_p0": shape.truncation.from_p0,
         "share": shape.opened,
     }
     measured = {name: len(body) for name, (body, _) in page.messages.items() if name != "delta"}
@@ -172,6 +167,17 @@ def test_a_form_that_opens_more_than_is_left_is_refused(k: int, f: int, k_out: i
         shape_of((1, 2, 2), k, f, k_out)
 
 
+def test_with_a_dither_nothing_is_sent_before_the_share() -> None:
+    truncation = dithered_truncation_shape(20, 13, 7, 3 * 49)
+    shape = HeatMapShape(classes=3, height=7, width=7, truncation=truncation)
+    weights, x = np.full((3, 5), 90, np.int32), np.full((5, 7, 7), 101, np.int64)
+    page = play(shape, weights, x)
+    assert list(page.messages) == ["delta", "u1", "prepared", "share"]
+    assert page.opened is not None
+    below = wanted(shape, weights, x)
+    assert set((page.opened - below).reshape(-1).tolist()) == {0, 1}  # 5 * 90 * 101 = 5.55 * 2^13
+
+
 # What is seen
 
 
@@ -180,7 +186,7 @@ def test_messages_are_uniform_whatever_the_map_is(weight: int, feature: int) -> 
     shape = shape_of((4, 16, 16), 24, 12)
     weights, x = np.full((4, 3), weight, np.int32), np.full((3, 16, 16), feature, np.int64)
     pages = [play(shape, weights, x) for _ in range(6)]
-    for name in ("u1", "prepared", "C", "answer", "share"):
+    for name in ("u1", "prepared", "from_p1", "from_p0", "share"):
         rings = [page.messages[name][1].rings[-1] for page in pages]
         values = np.concatenate([ring.values.reshape(-1) for ring in rings])
         ones = (values[:, None] >> np.arange(rings[0].bits, dtype=np.uint32)) & np.uint32(1)

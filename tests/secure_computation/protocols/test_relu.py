@@ -5,9 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from secure_computation.protocols.compared_layer import LayerAsP1, deal_layer
 from secure_computation.protocols.comparison import Chain
 from secure_computation.protocols.draws import Draws
-from secure_computation.protocols.relu import ReluAsP1, ReluShape, deal_relu
+from secure_computation.protocols.relu import ReluShape
 from secure_computation.randomness import Seed
 from tests.secure_computation.protocols.one_page import (
     Integers,
@@ -140,7 +141,7 @@ def test_declared_sizes_of_the_document() -> None:
     assert shape.from_p1.body_bytes == 20 + 2 + 2 + 2  # bits of an element are bytes of eight
     assert shape.from_p0.body_bytes == 20 + 2
     assert shape.prepared.body_bytes == 20
-    assert shape.corrections.body_bytes == 224 + 1 + 5 * 20 + 2 * 9
+    assert shape.corrections.body_bytes == 224 + 5 * 20 + 2 * 9
 
 
 @pytest.mark.parametrize(
@@ -160,7 +161,7 @@ def test_finish_comes_after_open() -> None:
     shape = relu_shape(8, 2, 8, 4)
     seeds = Seeds.fresh()
     layer = play(shape, np.arange(4), seeds=seeds)
-    part = ReluAsP1(shape, draws(seeds.p1), layer.opened["corrections"], layer.opened["prepared"])
+    part = LayerAsP1(shape, draws(seeds.p1), layer.opened["corrections"], layer.opened["prepared"])
     with pytest.raises(RuntimeError, match="open comes before finish"):
         part.finish(layer.opened["from_p0"])
 
@@ -170,7 +171,7 @@ def test_a_layer_is_opened_once() -> None:
     shape = relu_shape(8, 2, 8, 4)
     seeds = Seeds.fresh()
     layer = play(shape, np.arange(4), seeds=seeds)
-    part = ReluAsP1(shape, draws(seeds.p1), layer.opened["corrections"], layer.opened["prepared"])
+    part = LayerAsP1(shape, draws(seeds.p1), layer.opened["corrections"], layer.opened["prepared"])
     part.open(random_ring(4))
     with pytest.raises(RuntimeError, match="a stream is used once"):
         part.open(random_ring(4))
@@ -188,7 +189,7 @@ def test_material_of_another_item_step_or_seed_gives_garbage(changed: str) -> No
         "step": Draws(seeds.p0, item="one page", step=4),
         "seed": Draws(Seed.fresh(), item="one page", step=3),
     }[changed]
-    expected = deal_relu(shape, p0=draws(seeds.p0), p1=draws(seeds.p1))
-    dealt = deal_relu(shape, p0=other, p1=draws(seeds.p1))
+    expected = deal_layer(shape, p0=draws(seeds.p0), p1=draws(seeds.p1))
+    dealt = deal_layer(shape, p0=other, p1=draws(seeds.p1))
     for mine, theirs in zip(dealt.rings, expected.rings, strict=True):
         assert np.count_nonzero(mine.values == theirs.values) < 500 * 0.1

@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from secure_computation.protocols.compared_layer import LayerAsP1
 from secure_computation.protocols.comparison import Chain
-from secure_computation.protocols.truncation import TruncationAsP1, TruncationShape
+from secure_computation.protocols.truncation import TruncationShape
 from tests.secure_computation.protocols.one_page import (
     Integers,
     Seeds,
@@ -115,7 +116,7 @@ def test_finish_comes_after_open_and_open_comes_once() -> None:
     shape = truncation_shape(8, 2, 8, 4)
     seeds = Seeds.fresh()
     layer = play(shape, np.arange(4), seeds=seeds)
-    part = TruncationAsP1(shape, draws(seeds.p1), layer.opened["corrections"], layer.opened["prepared"])
+    part = LayerAsP1(shape, draws(seeds.p1), layer.opened["corrections"], layer.opened["prepared"])
     with pytest.raises(RuntimeError, match="open comes before finish"):
         part.finish(layer.opened["from_p0"])
     part.open(random_ring(4))

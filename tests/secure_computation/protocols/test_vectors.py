@@ -10,6 +10,8 @@ import pytest
 from contract.errors import PeerViolation
 from secure_computation.protocols.bundle import BundleLayout
 from secure_computation.protocols.comparison import Chain, deal_comparison
+from secure_computation.protocols.dithered_relu import DitheredReluShape
+from secure_computation.protocols.dithered_truncation import DitheredTruncationShape
 from secure_computation.protocols.draws import Draws
 from secure_computation.protocols.linear import (
     deal_linear,
@@ -62,14 +64,17 @@ def test_comparison(vector: dict[str, Any]) -> None:
     assert played.less.tolist() == [int(one < other) for one, other in zip(vector["c"], vector["r"], strict=True)]
 
 
+MESSAGES = {"corrections", "prepared", "from_p1", "from_p0"}
+
+
 def chain_of(layout: list[int]) -> Chain | None:
     return Chain(tuple(layout)) if layout else None
 
 
 def check_layer(shape: Shape, vector: dict[str, Any], seeds: Seeds) -> None:
     layer = play(shape, np.array(vector["z"], np.int64), z0=np.array(vector["z0"], np.uint32), seeds=seeds)
-    for name, body in layer.messages.items():
-        assert body.hex() == vector[name], name
+    sent = {name: body.hex() for name, body in layer.messages.items()}
+    assert sent == {name: body for name, body in vector.items() if name in MESSAGES}
     assert layer.y.tolist() == vector["y"]
 
 
@@ -98,6 +103,18 @@ def test_truncation(vector: dict[str, Any]) -> None:
         low=chain_of(numbers["low"]),
     )
     check_layer(shape, vector, read("truncation.json")[1])
+
+
+@pytest.mark.parametrize("vector", read("dithered_relu.json")[0], ids=identity)
+def test_dithered_relu(vector: dict[str, Any]) -> None:
+    numbers = vector["shape"] | {"high": Chain(tuple(vector["shape"]["high"]))}
+    check_layer(DitheredReluShape(count=len(vector["z"]), **numbers), vector, read("dithered_relu.json")[1])
+
+
+@pytest.mark.parametrize("vector", read("dithered_truncation.json")[0], ids=identity)
+def test_dithered_truncation(vector: dict[str, Any]) -> None:
+    shape = DitheredTruncationShape(count=len(vector["z"]), **vector["shape"])
+    check_layer(shape, vector, read("dithered_truncation.json")[1])
 
 
 @pytest.mark.parametrize("vector", read("linear.json")[0], ids=lambda vector: f"{vector['ring_bits']} bits")

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Final, assert_never
 
 from contract.base import Strict
+from contract.model_card import Arithmetic
 from contract.ticket import MAX_IMAGES
 from secure_computation.crypten_bridge.dealing import ELEMENT_BYTES
 from secure_computation.engines.masked.plan.masked_lowering import MaskedLowering
@@ -44,9 +45,10 @@ from secure_computation.engines.masked.session.step_shapes import (
 from secure_computation.engines.masked.session.weights import delta_layout, linear_steps
 from secure_computation.network import Shape
 from secure_computation.protocols import linear
+from secure_computation.protocols.compared_layer import ComparedShape
+from secure_computation.protocols.dithered_truncation import DitheredTruncationShape
 from secure_computation.protocols.label import LabelShape
 from secure_computation.protocols.product import ProductShape
-from secure_computation.protocols.relu import ReluShape
 from secure_computation.protocols.truncation import TruncationShape
 from secure_computation.ring import packed_bytes
 
@@ -123,7 +125,7 @@ def largest_answer_bytes(lowering: MaskedLowering) -> int:
         (
             layer.data_owner_to_model_owner
             for step in lowering.steps
-            for layer in _layers(step, [shapes[name] for name in step.inputs])
+            for layer in _layers(step, [shapes[name] for name in step.inputs], lowering.arithmetic)
         ),
         default=0,
     )
@@ -148,18 +150,19 @@ def _costs(lowering: MaskedLowering, count_activation: _CountActivation) -> dict
     costs: dict[str, Cost] = {}
     shapes: dict[str, Shape] = {}
     for step in lowering.steps:
-        costs[step.name] = _step_cost(step, [shapes[name] for name in step.inputs], count_activation)
+        sources = [shapes[name] for name in step.inputs]
+        costs[step.name] = _step_cost(step, sources, lowering.arithmetic, count_activation)
         shapes[step.name] = step.shape
     if not lowering.gives_label:
         output = lowering.step(lowering.output)
         opened = packed_bytes(output.shape, output.value.ring_bits)
         if lowering.heat_map is not None:
-            opened += heat_map_shape(lowering.heat_map).opened.body_bytes
+            opened += heat_map_shape(lowering.heat_map, lowering.arithmetic).opened.body_bytes
         costs[output.name] += Cost(model_owner_to_data_owner=opened, trips=1)
     return costs
 
 
-def _step_cost(step: Step, sources: list[Shape], count_activation: _CountActivation) -> Cost:
+def _step_cost(step: Step, sources: list[Shape], arithmetic: Arithmetic, count_activation: _CountActivation) -> Cost:
     match step:
         case InputStep():
             return Cost(data_owner_to_model_owner=packed_bytes(step.shape, step.value.ring_bits), trips=1)
@@ -171,25 +174,25 @@ def _step_cost(step: Step, sources: list[Shape], count_activation: _CountActivat
         case LabelStep():
             return _label_cost(label_shape(step))
         case ReluStep() | TruncateStep() | MaxPoolStep() | ClipStep() | MultiplyStep():
-            return sum(_layers(step, sources), Cost())
+            return sum(_layers(step, sources, arithmetic), Cost())
         case AddStep() | ConcatStep() | SumPoolStep() | PadStep() | ReshapeStep() | OffsetStep():
             return Cost()  # each party by itself
         case _ as never:
             assert_never(never)
 
 
-def _layers(step: Step, sources: list[Shape]) -> Iterator[Cost]:
+def _layers(step: Step, sources: list[Shape], arithmetic: Arithmetic) -> Iterator[Cost]:
     """Cost of each layer of a step that P0 answers at once: a max pool has several, most steps have one or none."""
     match step:
         case ReluStep():
-            yield _in_parts(relu_shape(step))
+            yield _in_parts(relu_shape(step, arithmetic))
         case ClipStep():
-            yield _in_parts(positive_part_shape(step, step.elements))
+            yield _in_parts(positive_part_shape(step, step.elements, arithmetic))
         case MaxPoolStep():
             for count in max_pool_levels(step, sources[0]):
-                yield _in_parts(positive_part_shape(step, count))
+                yield _in_parts(positive_part_shape(step, count, arithmetic))
         case TruncateStep():
-            yield _comparison_cost(truncation_shape(step))
+            yield _truncation_cost(truncation_shape(step, arithmetic))
         case MultiplyStep():
             shape = ProductShape(left=sources[0], right=sources[1], ring_bits=step.value.ring_bits)
             yield Cost(
@@ -206,7 +209,7 @@ def _layers(step: Step, sources: list[Shape]) -> Iterator[Cost]:
             assert_never(never)
 
 
-def _in_parts(shape: ReluShape) -> Cost:
+def _in_parts(shape: ComparedShape) -> Cost:
     """All parts are opened before the first is answered: they wait for the network together."""
     size = part_size(shape.count)
     whole, rest = divmod(shape.count, size)
@@ -216,7 +219,13 @@ def _in_parts(shape: ReluShape) -> Cost:
     return cost.model_copy(update={"trips": 2})
 
 
-def _comparison_cost(shape: ReluShape | TruncationShape) -> Cost:
+def _truncation_cost(shape: TruncationShape | DitheredTruncationShape) -> Cost:
+    if isinstance(shape, DitheredTruncationShape) and not shape.wide:
+        return Cost(data_owner_to_model_owner_offline=shape.prepared.body_bytes)
+    return _comparison_cost(shape)
+
+
+def _comparison_cost(shape: ComparedShape | DitheredTruncationShape) -> Cost:
     return Cost(
         dealer_to_model_owner=shape.corrections.body_bytes,
         data_owner_to_model_owner_offline=shape.prepared.body_bytes,

@@ -6,7 +6,7 @@ weights are in one process.
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -38,6 +38,8 @@ class InProcessResult:
     """Between D and P1, as P1 counted it."""
     dealt_to_data_owner: ChannelTraffic
     """Between D and P0, as P0 counted it."""
+    seeds: Mapping[ItemName, DealtSeeds] = field(repr=False)
+    """Of both parties, by item: what they rounded by follows from them (`dither`)."""
 
     @property
     def offline_bytes(self) -> int:
@@ -159,4 +161,5 @@ def run_batch_in_process(
         offline=p0_to_p1.traffic(Phase.OFFLINE),
         dealt=p1_to_d.traffic(),
         dealt_to_data_owner=p0_to_d.traffic(),
+        seeds=seeds,
     )

@@ -28,13 +28,18 @@ from secure_computation.engines.masked.session.activation import (
 from secure_computation.engines.masked.session.walk import Compared, Move, Walk
 from secure_computation.kernels.linear import PreparedWeights, linear_map
 from secure_computation.material import ItemName
-from secure_computation.protocols import label, linear, product, relu, truncation, widening
+from secure_computation.protocols import compared_layer, label, linear, product, widening
 from secure_computation.protocols.bundle import Bundle, BundleLayout
+from secure_computation.protocols.compared_layer import ComparedShape, LayerAsP0, LayerAsP1
+from secure_computation.protocols.dithered_truncation import (
+    DitheredTruncationAsDealer,
+    DitheredTruncationAsP0,
+    DitheredTruncationAsP1,
+    DitheredTruncationShape,
+)
 from secure_computation.protocols.draws import Draws, RingElements
 from secure_computation.protocols.label import LabelAsP0, LabelAsP1, LabelShape
 from secure_computation.protocols.product import Pair, ProductAsP0, ProductAsP1, ProductShape
-from secure_computation.protocols.relu import ReluAsP0, ReluAsP1, ReluShape
-from secure_computation.protocols.truncation import TruncationAsP0, TruncationAsP1, TruncationShape
 from secure_computation.randomness import Seed
 from secure_computation.ring import reduce_to_ring
 
@@ -45,10 +50,11 @@ Meanwhile: TypeAlias = Callable[[], None]
 PreparedMaps: TypeAlias = Mapping[str, PreparedWeights]
 """By the name of the linear step: A at the dealer, Delta at the data owner, W at the model owner."""
 
-ComparisonShape: TypeAlias = ReluShape | TruncationShape
+ComparisonShape: TypeAlias = ComparedShape | DitheredTruncationShape
 OpenedShape: TypeAlias = ComparisonShape | ProductShape
 Exchange: TypeAlias = Callable[[Iterable[tuple[Move, OpenedShape, Bundle]], Meanwhile], Iterator[Bundle]]
-ComparisonAsP0: TypeAlias = ReluAsP0 | TruncationAsP0 | ActivationAsP0 | LabelAsP0
+ComparisonAsP0: TypeAlias = LayerAsP0 | DitheredTruncationAsP0 | ActivationAsP0 | LabelAsP0
+ComparisonAsP1: TypeAlias = LayerAsP1 | DitheredTruncationAsP1
 OpenedAsP0: TypeAlias = ComparisonAsP0 | ProductAsP0
 """P0's part of one move with openings. A label is always the last."""
 OpenedLayer: TypeAlias = tuple[tuple[Move, OpenedAsP0], ...]
@@ -94,15 +100,17 @@ class DealerPass(Walk):
         self._send(move, shape.corrections, correction)
         return output_mask
 
-    def relu(self, shape: ReluShape, half: RingElements, move: Move) -> RingElements:
+    def compare(self, shape: ComparedShape, half: RingElements, move: Move) -> RingElements:
         p0, p1 = self._draws(move)
-        self._send(move, shape.corrections, relu.deal_relu(shape, p0=p0, p1=p1))
-        return relu.draw_output_mask(shape, p0)
+        self._send(move, shape.corrections, compared_layer.deal_layer(shape, p0=p0, p1=p1))
+        return compared_layer.draw_output_mask(shape, p0)
 
-    def truncate(self, shape: TruncationShape, half: RingElements, move: Move) -> RingElements:
+    def truncate(self, shape: DitheredTruncationShape, half: RingElements, move: Move) -> RingElements:
         p0, p1 = self._draws(move)
-        self._send(move, shape.corrections, truncation.deal_truncation(shape, p0=p0, p1=p1))
-        return truncation.draw_output_mask(shape, p0)
+        part = DitheredTruncationAsDealer(shape, p0)
+        if shape.wide:
+            self._send(move, shape.corrections, part.deal(p1))
+        return part.output_mask
 
     def activate(self, shape: ActivationShape, half: RingElements, move: Move) -> RingElements:
         (p0, p1), step = self._seeds, move.number
@@ -126,6 +134,8 @@ class PreparedDataOwner:
     layers: tuple[OpenedLayer, ...] = field(repr=False)
     output_share: RingElements = field(repr=False)
     """Zeros where the output is a label."""
+    heat_map_share: RingElements | None = field(repr=False)
+    """Where the plan opens one: all of P0's half comes out of its seed."""
 
     def spend_input_mask(self) -> RingElements:
         """Give rho, once: under one mask, two images would show P1 their difference. Raises MaterialSpent."""
@@ -154,7 +164,12 @@ class DataOwnerOffline(Walk):
         """Walk the plan and keep what the online phase needs."""
         output = self.run()
         assert self._input_mask is not None  # the first step is the input
-        return PreparedDataOwner(unspent_input_mask=[self._input_mask], layers=tuple(self._layers), output_share=output)
+        return PreparedDataOwner(
+            unspent_input_mask=[self._input_mask],
+            layers=tuple(self._layers),
+            output_share=output,
+            heat_map_share=self.heat_map,
+        )
 
     def _draws(self, move: Move) -> Draws:
         return Draws(self._seed, item=self._item, step=move.number)
@@ -176,17 +191,21 @@ class DataOwnerOffline(Walk):
         self._layers.append(((move, part),))
         return part.output_mask
 
-    def relu(self, shape: ReluShape, half: RingElements, move: Move) -> RingElements:
-        return self._compare(shape, ReluAsP0(shape, self._draws(move)), half, move)
+    def compare(self, shape: ComparedShape, half: RingElements, move: Move) -> RingElements:
+        return self._compare(shape, LayerAsP0(shape, self._draws(move)), half, move)
 
-    def relus(self, parts: Sequence[Compared]) -> list[RingElements]:
+    def compare_all(self, parts: Sequence[Compared]) -> list[RingElements]:
         begin = len(self._layers)
-        halves = super().relus(parts)
+        halves = super().compare_all(parts)
         self._layers[begin:] = [tuple(one for layer in self._layers[begin:] for one in layer)]
         return halves
 
-    def truncate(self, shape: TruncationShape, half: RingElements, move: Move) -> RingElements:
-        return self._compare(shape, TruncationAsP0(shape, self._draws(move)), half, move)
+    def truncate(self, shape: DitheredTruncationShape, half: RingElements, move: Move) -> RingElements:
+        part = DitheredTruncationAsP0(shape, self._draws(move))
+        if shape.wide:
+            return self._compare(shape, part, half, move)
+        self._send(move, shape.prepared, part.prepare(half))
+        return part.output_mask
 
     def activate(self, shape: ActivationShape, half: RingElements, move: Move) -> RingElements:
         part = ActivationAsP0(shape, self._seed, item=self._item, step=move.number)
@@ -217,10 +236,18 @@ class ModelOwnerItem:
 
     def spend_correction(self, move: Move) -> Bundle:
         """Give what D dealt for a move, once. Raises MaterialSpent."""
-        try:
-            return self.corrections.pop(move)
-        except KeyError:
-            raise MaterialSpent("this material was used for an image before; start a new session") from None
+        return _spend(self.corrections, move)
+
+    def spend_prepared(self, move: Move) -> Bundle:
+        """Give what P0 hid for a move, once. Raises MaterialSpent."""
+        return _spend(self.prepared, move)
+
+
+def _spend(kept: dict[Move, Bundle], move: Move) -> Bundle:
+    try:
+        return kept.pop(move)
+    except KeyError:
+        raise MaterialSpent("this material was used for an image before; start a new session") from None
 
 
 class ModelOwnerOffline(Walk):
@@ -251,11 +278,14 @@ class ModelOwnerOffline(Walk):
         self._corrections[move] = self._from_dealer(move, shape.corrections)
         return _nothing(shape.left)
 
-    def relu(self, shape: ReluShape, half: RingElements, move: Move) -> RingElements:
+    def compare(self, shape: ComparedShape, half: RingElements, move: Move) -> RingElements:
         return self._compare(shape, move)
 
-    def truncate(self, shape: TruncationShape, half: RingElements, move: Move) -> RingElements:
-        return self._compare(shape, move)
+    def truncate(self, shape: DitheredTruncationShape, half: RingElements, move: Move) -> RingElements:
+        if shape.wide:
+            return self._compare(shape, move)
+        self._prepared[move] = self._from_data_owner(move, shape.prepared)
+        return _nothing((shape.count,))
 
     def activate(self, shape: ActivationShape, half: RingElements, move: Move) -> RingElements:
         return self._compare(shape, move)
@@ -326,7 +356,7 @@ class ModelOwnerOnline(Walk):
         self._image = image
         self._exchange = exchange
         self._activate_with = activate
-        self._spent: list[ReluAsP1 | TruncationAsP1] = []
+        self._spent: list[ComparisonAsP1] = []
 
     def _draws(self, move: Move) -> Draws:
         return Draws(self._seed, item=self._name, step=move.number)
@@ -347,24 +377,28 @@ class ModelOwnerOnline(Walk):
         (answer,) = self._exchange([(move, shape, part.open(*halves))], part.multiply)
         return part.finish(answer)
 
-    def relu(self, shape: ReluShape, half: RingElements, move: Move) -> RingElements:
-        (result,) = self.relus([Compared(move=move, shape=shape, half=half)])
+    def compare(self, shape: ComparedShape, half: RingElements, move: Move) -> RingElements:
+        (result,) = self.compare_all([Compared(move=move, shape=shape, half=half)])
         return result
 
-    def relus(self, parts: Sequence[Compared]) -> list[RingElements]:
+    def compare_all(self, parts: Sequence[Compared]) -> list[RingElements]:
         return self._play(
-            [(one.move, one.shape, ReluAsP1(one.shape, *self._material(one.move)), one.half) for one in parts]
+            [(one.move, one.shape, LayerAsP1(one.shape, *self._material(one.move)), one.half) for one in parts]
         )
 
-    def truncate(self, shape: TruncationShape, half: RingElements, move: Move) -> RingElements:
-        (result,) = self._play([(move, shape, TruncationAsP1(shape, *self._material(move)), half)])
+    def truncate(self, shape: DitheredTruncationShape, half: RingElements, move: Move) -> RingElements:
+        if not shape.wide:
+            prepared = self._item.spend_prepared(move)
+            return DitheredTruncationAsP1(shape, self._draws(move), None, prepared).truncate(half)
+        part = DitheredTruncationAsP1(shape, *self._material(move))
+        (result,) = self._play([(move, shape, part, half)])
         return result
 
     def _material(self, move: Move) -> tuple[Draws, Bundle, Bundle]:
-        return self._draws(move), self._item.spend_correction(move), self._item.prepared.pop(move)
+        return self._draws(move), self._item.spend_correction(move), self._item.spend_prepared(move)
 
     def _play(
-        self, playing: Sequence[tuple[Move, ComparisonShape, ReluAsP1 | TruncationAsP1, RingElements]]
+        self, playing: Sequence[tuple[Move, ComparisonShape, ComparisonAsP1, RingElements]]
     ) -> list[RingElements]:
         """Open all parts of a layer, then take up each answer as it comes."""
         parts = [part for _, _, part, _ in playing]
@@ -372,7 +406,8 @@ class ModelOwnerOnline(Walk):
         def meanwhile() -> None:
             self._spent.clear()
             for part in parts:
-                part.release()
+                if isinstance(part, LayerAsP1):
+                    part.release()
 
         openings = ((move, shape, part.open(half)) for move, shape, part, half in playing)
         answers = self._exchange(openings, meanwhile)
@@ -381,12 +416,12 @@ class ModelOwnerOnline(Walk):
         return results
 
     def activate(self, shape: ActivationShape, half: RingElements, move: Move) -> RingElements:
-        corrections, prepared = self._item.spend_correction(move), self._item.prepared.pop(move)
+        corrections, prepared = self._item.spend_correction(move), self._item.spend_prepared(move)
         part = ActivationAsP1(shape, self._seed, corrections, prepared, item=self._name, step=move.number)
         return self._activate_with(move, part, half)
 
     def label(self, shape: LabelShape, half: RingElements, move: Move, products: Move) -> RingElements:
         corrections, triples = self._item.spend_correction(move), self._item.spend_correction(products)
-        part = LabelAsP1(shape, self._draws(move), corrections, triples, self._item.prepared.pop(move))
+        part = LabelAsP1(shape, self._draws(move), corrections, triples, self._item.spend_prepared(move))
         self.label_to_open = (move, part)
         return half

@@ -76,12 +76,12 @@ from secure_computation.engines.masked.session.weights import (
 )
 from secure_computation.material import DealtSeeds, ItemName
 from secure_computation.protocols.bundle import Bundle, BundleLayout
+from secure_computation.protocols.compared_layer import LayerAsP0
+from secure_computation.protocols.dithered_truncation import DitheredTruncationAsP0
 from secure_computation.protocols.draws import RingElements
 from secure_computation.protocols.heat_map import open_heat_map, share_heat_map
 from secure_computation.protocols.label import LabelAsP0, LabelAsP1
 from secure_computation.protocols.product import ProductAsP0
-from secure_computation.protocols.relu import ReluAsP0
-from secure_computation.protocols.truncation import TruncationAsP0
 from secure_computation.randomness import Seed
 from secure_computation.ring import reduce_to_ring, signed
 from secure_computation.wire import Phase
@@ -229,10 +229,10 @@ class MaskedDataOwner:
         return version, self._deltas[1]
 
     def draw_ahead(self, prepared: DataOwnerItem) -> None:
-        """See DataOwnerSide. Takes about 75 bytes of memory a comparison until its layer is answered."""
+        """See DataOwnerSide. Takes some 50 bytes of memory a comparison until its layer is answered."""
         for layer in prepared.prepared.layers:
             for _, part in layer:
-                if isinstance(part, ReluAsP0 | TruncationAsP0):
+                if isinstance(part, LayerAsP0):
                     part.expand()
 
     def run(
@@ -269,21 +269,22 @@ class MaskedDataOwner:
         # reveal: the data owner, and nobody else, learns the logits. That is the purpose of the computation.
         other = _receive_bundle(channel, output_layout(self._lowering), step="output share").rings[0]
         total_share = reduce_to_ring(other.values + mine.output_share.reshape(-1), other.bits)
-        if self._lowering.heat_map is not None:
-            heat_map = self._open_heat_map(self._lowering.heat_map, mine, channel)
+        if self._lowering.heat_map is not None and mine.heat_map_share is not None:
+            heat_map = self._open_heat_map(self._lowering.heat_map, mine.heat_map_share, channel)
             if on_heat_map is not None:
                 on_heat_map(heat_map)
         return read_logits(self._lowering, signed(total_share).astype(np.int64))
 
-    def _open_heat_map(self, step: TruncateStep, mine: PreparedDataOwner, channel: Channel) -> NDArray[np.float64]:
-        shape = heat_map_shape(step)
+    def _open_heat_map(self, step: TruncateStep, mine: RingElements, channel: Channel) -> NDArray[np.float64]:
+        shape = heat_map_shape(step, self._lowering.arithmetic)
         other = _receive_bundle(channel, shape.opened, step="heat map share")
-        ((_, truncation),) = mine.layers[-1]
         # reveal: the data owner, and nobody else, learns the truncated map, because the model's owner allows it.
-        return open_heat_map(shape, other, truncation.output_mask) / step.value.scale
+        return open_heat_map(shape, other, mine) / step.value.scale
 
 
-def _answer(channel: Channel, move: Move, part: ReluAsP0 | TruncationAsP0 | ProductAsP0 | ActivationAsP0) -> None:
+def _answer(
+    channel: Channel, move: Move, part: LayerAsP0 | DitheredTruncationAsP0 | ProductAsP0 | ActivationAsP0
+) -> None:
     """Receive P1's opening of one move of one image, and answer it."""
     opening = _receive_bundle(channel, part.shape.from_p1, step=f"opening, {move}")
     if isinstance(part, ActivationAsP0):
@@ -291,7 +292,7 @@ def _answer(channel: Channel, move: Move, part: ReluAsP0 | TruncationAsP0 | Prod
     else:
         answer = part.answer(opening)
     _send_bundle(channel, part.shape.from_p0, answer, step=f"answer, {move}")
-    if not isinstance(part, ActivationAsP0):
+    if isinstance(part, LayerAsP0 | ProductAsP0):
         part.release()
 
 
@@ -415,7 +416,7 @@ class MaskedModelOwner:
         cut = reduce_to_ring(share.reshape(-1), layout.ring_bits[0])
         _send_bundle(channel, layout, Bundle(rings=(cut,)), step="output share")
         if heat_map is not None and self._lowering.heat_map is not None:
-            shape = heat_map_shape(self._lowering.heat_map)
+            shape = heat_map_shape(self._lowering.heat_map, self._lowering.arithmetic)
             # reveal: to the data owner only, cut to its ring, after truncation.
             _send_bundle(channel, shape.opened, share_heat_map(shape, heat_map), step="heat map share")
 

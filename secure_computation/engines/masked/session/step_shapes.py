@@ -2,8 +2,9 @@
 
 import math
 from collections.abc import Iterator
-from typing import Final
+from typing import Any, Final, assert_never
 
+from contract.model_card import Arithmetic
 from secure_computation.engines.masked.plan.fixed_point import image_size
 from secure_computation.engines.masked.plan.steps import (
     ClipStep,
@@ -15,7 +16,10 @@ from secure_computation.engines.masked.plan.steps import (
 )
 from secure_computation.engines.masked.session.activation import ActivationShape
 from secure_computation.network import Shape
+from secure_computation.protocols.compared_layer import ComparedShape
 from secure_computation.protocols.comparison import Chain
+from secure_computation.protocols.dithered_relu import DitheredReluShape
+from secure_computation.protocols.dithered_truncation import DitheredTruncationShape
 from secure_computation.protocols.heat_map import HeatMapShape
 from secure_computation.protocols.label import LabelShape
 from secure_computation.protocols.relu import ReluShape
@@ -42,28 +46,34 @@ def part_size(count: int) -> int:
     return -(-count // (parts * _ALIGNED)) * _ALIGNED
 
 
-def relu_shape(step: ReluStep) -> ReluShape:
+def relu_shape(step: ReluStep, arithmetic: Arithmetic) -> ComparedShape:
     """A ReLU with its truncation."""
-    return ReluShape(
-        count=step.elements,
-        ring_bits=step.ring_bits,
-        truncated_bits=step.shift,
-        output_bits=step.value.ring_bits,
-        high=Chain(step.high_chunks),
-        low=_chain(step.low_chunks),
-    )
+    common: dict[str, Any] = {
+        "count": step.elements,
+        "ring_bits": step.ring_bits,
+        "truncated_bits": step.shift,
+        "output_bits": step.value.ring_bits,
+        "high": Chain(step.high_chunks),
+    }
+    match arithmetic:
+        case Arithmetic.EXACT:
+            return ReluShape(**common, low=_chain(step.low_chunks))
+        case Arithmetic.DITHERED:
+            return DitheredReluShape(**common, sign_cut_bits=step.sign_cut_bits)
+        case _ as never:
+            assert_never(never)
 
 
-def positive_part_shape(step: MaxPoolStep | ClipStep, count: int) -> ReluShape:
-    """ReLU without truncation of `count` differences, of which a max pool or a clip is made."""
-    return ReluShape(
-        count=count,
-        ring_bits=step.ring_bits,
-        truncated_bits=0,
-        output_bits=step.value.ring_bits,
-        high=Chain(step.high_chunks),
-        low=None,
-    )
+def positive_part_shape(step: MaxPoolStep | ClipStep, count: int, arithmetic: Arithmetic) -> ComparedShape:
+    """ReLU without truncation of `count` differences, of which a max pool or a clip is made: exact in either form."""
+    common: dict[str, Any] = {
+        "count": count,
+        "ring_bits": step.ring_bits,
+        "truncated_bits": 0,
+        "output_bits": step.value.ring_bits,
+        "high": Chain(step.high_chunks),
+    }
+    return ReluShape(**common, low=None) if arithmetic is Arithmetic.EXACT else DitheredReluShape(**common)
 
 
 def max_pool_levels(step: MaxPoolStep, source: Shape) -> Iterator[int]:
@@ -78,15 +88,17 @@ def max_pool_levels(step: MaxPoolStep, source: Shape) -> Iterator[int]:
             cells -= cells // 2
 
 
-def truncation_shape(step: TruncateStep) -> TruncationShape:
+def truncation_shape(step: TruncateStep, arithmetic: Arithmetic) -> TruncationShape | DitheredTruncationShape:
     """A truncation by itself."""
-    return TruncationShape(
-        count=step.elements,
-        ring_bits=step.ring_bits,
-        truncated_bits=step.shift,
-        output_bits=step.value.ring_bits,
-        low=_chain(step.low_chunks),
-    )
+    common = {
+        "count": step.elements,
+        "ring_bits": step.ring_bits,
+        "truncated_bits": step.shift,
+        "output_bits": step.value.ring_bits,
+    }
+    if arithmetic is Arithmetic.DITHERED:
+        return DitheredTruncationShape(**common)
+    return TruncationShape(**common, low=_chain(step.low_chunks))
 
 
 def label_shape(step: LabelStep) -> LabelShape:
@@ -94,18 +106,11 @@ def label_shape(step: LabelStep) -> LabelShape:
     return LabelShape(classes=step.elements, ring_bits=step.ring_bits, chain=Chain(step.high_chunks))
 
 
-def heat_map_shape(step: TruncateStep) -> HeatMapShape:
+def heat_map_shape(step: TruncateStep, arithmetic: Arithmetic) -> HeatMapShape:
     """The protocol's parameters, from the step that a plan opens as a heat map."""
     height, width = image_size(step.shape)
-    return HeatMapShape(
-        classes=step.shape[0],
-        height=height,
-        width=width,
-        ring_bits=step.ring_bits,
-        truncated_bits=step.shift,
-        output_bits=step.value.ring_bits,
-        low=_chain(step.low_chunks),
-    )
+    truncation = truncation_shape(step, arithmetic)
+    return HeatMapShape(classes=step.shape[0], height=height, width=width, truncation=truncation)
 
 
 def activation_shape(step: CrypTenStep) -> ActivationShape:

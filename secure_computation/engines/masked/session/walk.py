@@ -1,6 +1,6 @@
 """The one walk through a masked plan that every role takes, in the same order, on its own half of each value.
 
-A role says what it does where randomness or the peer is needed (`input`, `linear`, `multiply`, `relu`, `truncate`,
+A role says what it does where randomness or the peer is needed (`input`, `linear`, `multiply`, `compare`, `truncate`,
 `activate`, `label`); everything else is public-linear and happens here. Each of those seven is a *move* with a number,
 by which all roles draw from their seeds and name their messages. A max pool, a clip and a large layer of comparisons
 are several moves.
@@ -42,11 +42,11 @@ from secure_computation.engines.masked.session.step_shapes import (
     truncation_shape,
 )
 from secure_computation.protocols import public_linear
+from secure_computation.protocols.compared_layer import ComparedShape
+from secure_computation.protocols.dithered_truncation import DitheredTruncationShape
 from secure_computation.protocols.draws import RingElements
 from secure_computation.protocols.label import LabelShape
 from secure_computation.protocols.product import Pair, ProductShape
-from secure_computation.protocols.relu import ReluShape
-from secure_computation.protocols.truncation import TruncationShape
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Compared:
     """A part of a layer, which one move compares."""
 
     move: Move
-    shape: ReluShape
+    shape: ComparedShape
     half: RingElements = field(repr=False)
     """Flat."""
 
@@ -98,16 +98,16 @@ class Walk(ABC):
         """This role's half of x * y, in the shape of x."""
 
     @abstractmethod
-    def relu(self, shape: ReluShape, half: RingElements, move: Move) -> RingElements:
-        """This role's half of max(0, floor(z / 2^f)), flat."""
+    def compare(self, shape: ComparedShape, half: RingElements, move: Move) -> RingElements:
+        """This role's half of what a layer with comparisons makes, flat: a ReLU, or an exact truncation."""
 
-    def relus(self, parts: Sequence[Compared]) -> list[RingElements]:
-        """`relu` of every part of one layer. A role that would wait between them does better than one by one."""
-        return [self.relu(part.shape, part.half, part.move) for part in parts]
+    def compare_all(self, parts: Sequence[Compared]) -> list[RingElements]:
+        """`compare` every part of one layer. A role that would wait between them does better than one by one."""
+        return [self.compare(part.shape, part.half, part.move) for part in parts]
 
     @abstractmethod
-    def truncate(self, shape: TruncationShape, half: RingElements, move: Move) -> RingElements:
-        """This role's half of floor(z / 2^f), flat."""
+    def truncate(self, shape: DitheredTruncationShape, half: RingElements, move: Move) -> RingElements:
+        """This role's half of floor((z + t) / 2^f), flat."""
 
     @abstractmethod
     def activate(self, shape: ActivationShape, half: RingElements, move: Move) -> RingElements:
@@ -182,26 +182,30 @@ class Walk(ABC):
                 assert_never(never)
 
     def _relu(self, step: ReluStep, half: RingElements) -> RingElements:
-        return self._in_parts(relu_shape(step), half.reshape(-1)).reshape(step.shape)
+        shape = relu_shape(step, self._lowering.arithmetic)
+        return self._in_parts(shape, half.reshape(-1)).reshape(step.shape)
 
-    def _in_parts(self, shape: ReluShape, half: RingElements) -> RingElements:
-        """`relu` of a layer, which may be several moves."""
+    def _in_parts(self, shape: ComparedShape, half: RingElements) -> RingElements:
+        """`compare` a layer, which may be several moves."""
         parts = [
             Compared(move=self._move(), shape=replace(shape, count=part.stop - part.start), half=half[part])
             for part in parts_of(shape.count)
         ]
-        halves = self.relus(parts)
+        halves = self.compare_all(parts)
         return halves[0] if len(halves) == 1 else np.concatenate(halves)
 
     def _truncate(self, step: TruncateStep, half: RingElements) -> RingElements:
-        return self.truncate(truncation_shape(step), half.reshape(-1), self._move()).reshape(step.shape)
+        shape, flat = truncation_shape(step, self._lowering.arithmetic), half.reshape(-1)
+        if isinstance(shape, DitheredTruncationShape):
+            return self.truncate(shape, flat, self._move()).reshape(step.shape)
+        return self.compare(shape, flat, self._move()).reshape(step.shape)
 
     def _activate(self, step: CrypTenStep, half: RingElements) -> RingElements:
         return self.activate(activation_shape(step), half.reshape(-1), self._move()).reshape(step.shape)
 
     def _positive_part(self, difference: RingElements, step: MaxPoolStep | ClipStep) -> RingElements:
         """The half of ReLU(difference), without truncation."""
-        shape = positive_part_shape(step, difference.size)
+        shape = positive_part_shape(step, difference.size, self._lowering.arithmetic)
         return self._in_parts(shape, difference.reshape(-1)).reshape(difference.shape)
 
     def _clip(self, step: ClipStep, half: RingElements) -> RingElements:

@@ -10,14 +10,17 @@ import pytest
 from numpy.typing import NDArray
 
 from contract.errors import ModelFileError
+from contract.model_card import Arithmetic
 from secure_computation.channel.memory import Recorders
 from secure_computation.engines.masked.lowering.drafts import Precision
 from secure_computation.engines.masked.lowering.lower import lower_masked
 from secure_computation.engines.masked.plan import reference
 from secure_computation.engines.masked.plan.fixed_point import IntegerWeights, round_weights
 from secure_computation.engines.masked.plan.masked_lowering import MaskedLowering
+from secure_computation.engines.masked.plan.reference import middle_dither
 from secure_computation.engines.masked.plan.steps import Step
 from secure_computation.engines.masked.session import sides
+from secure_computation.engines.masked.session.dither import compute_dithers
 from secure_computation.engines.masked.session.in_process import (
     InProcessParties,
     InProcessResult,
@@ -26,7 +29,7 @@ from secure_computation.engines.masked.session.in_process import (
 )
 from secure_computation.engines.masked.session.sides import DeltaStore, MaskedDataOwner, MaskedDealer, MaskedModelOwner
 from secure_computation.engines.masked.session.walk import Walk
-from secure_computation.material import ItemName
+from secure_computation.material import DealtSeeds, ItemName
 from secure_computation.network import (
     INPUT,
     Add,
@@ -299,28 +302,43 @@ class Model:
     integers: IntegerWeights
     images: Image
 
-    def expected(self, image: Image) -> dict[str, NDArray[np.int64]]:
-        """Every value of the integer reference."""
+    def expected(
+        self, image: Image, seeds: DealtSeeds | None = None, item: ItemName = ITEM
+    ) -> dict[str, NDArray[np.int64]]:
+        """Every value of the integer reference, with the dithers of an item of these seeds, or in the middle."""
         values: dict[str, NDArray[np.int64]] = {}
-        integers = reference.quantise_image(self.lowering, image)
+        dithers = middle_dither if seeds is None else compute_dithers(self.lowering, seeds, item)
         reference.evaluate(
-            self.lowering, self.integers, integers, observe=lambda name, value: values.update({name: value.copy()})
+            self.lowering,
+            self.integers,
+            reference.quantise_image(self.lowering, image),
+            dithers=dithers,
+            observe=lambda name, value: values.update({name: value.copy()}),
         )
         return values
 
-    def expected_logits(self, image: Image) -> NDArray[np.float64]:
-        return reference.read_logits(self.lowering, self.expected(image)[self.lowering.output])
+    def expected_logits(
+        self, image: Image, seeds: DealtSeeds | None = None, item: ItemName = ITEM
+    ) -> NDArray[np.float64]:
+        return reference.read_logits(self.lowering, self.expected(image, seeds, item)[self.lowering.output])
 
 
-def lowered(network: Network, *, seed: int = 0, weights: PrivateWeights | None = None) -> Model:
+def lowered(
+    network: Network,
+    *,
+    seed: int = 0,
+    weights: PrivateWeights | None = None,
+    arithmetic: Arithmetic = Arithmetic.DITHERED,
+) -> Model:
     """At the usual precision, or at a coarser one where that would not fit 32 bits."""
     images = np.random.default_rng(seed + 500).normal(size=(4, *network.input_shape)).astype(np.float32)
     weights = weights or random_weights(network, seed)
     try:
-        lowering = lower_masked(network, weights, images)
+        lowering = lower_masked(network, weights, images, arithmetic=arithmetic)
         integers = round_weights(lowering, weights)
     except ModelFileError:
-        lowering = lower_masked(network, weights, images, precision=Precision(activation_bits=7, weight_bits=7))
+        coarse = Precision(activation_bits=7, weight_bits=7)
+        lowering = lower_masked(network, weights, images, precision=coarse, arithmetic=arithmetic)
         integers = round_weights(lowering, weights)
     return Model(network, lowering, integers, images)
 
@@ -385,7 +403,7 @@ def recorded_halves(monkeypatch: pytest.MonkeyPatch) -> Iterator[Halves]:
 
 def check_every_value(model: Model, image: Image, halves: Halves, result: InProcessResult) -> None:
     """The halves of every value add up to the reference; the dealer follows every mask that a product reads."""
-    expected = model.expected(image)
+    expected = model.expected(image, result.seeds[ITEM])
     assert set(halves.data_owner) == set(halves.model_owner) == set(halves.dealer) == set(expected)
     for step in model.lowering.steps:
         mask = np.uint32((1 << step.value.ring_bits) - 1)
@@ -395,5 +413,5 @@ def check_every_value(model: Model, image: Image, halves: Halves, result: InProc
         if step.kind in {"linear", "multiply"}:
             for source in step.inputs:
                 np.testing.assert_array_equal(halves.dealer[source], halves.data_owner[source])
-    np.testing.assert_array_equal(result.logits, model.expected_logits(image))
+    np.testing.assert_array_equal(result.logits, model.expected_logits(image, result.seeds[ITEM]))
     assert result.logits.shape == (CLASSES,)

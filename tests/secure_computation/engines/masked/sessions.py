@@ -68,6 +68,7 @@ class Session:
     heat_maps: list[NDArray[np.float64]] = field(default_factory=list)
     errors: dict[Role, BaseException] = field(default_factory=dict)
     prepared: dict[Role, Any] = field(default_factory=dict)
+    seeds: DealtSeeds = field(default_factory=DealtSeeds.fresh)
 
     def _pair(self, left: Party, right: Party, names: tuple[str, str]) -> tuple[Channel, Channel]:
         streams = MemoryStream.pair()
@@ -84,7 +85,7 @@ class Session:
         p0_p1, p1_p0 = self._pair(DATA_OWNER, self.model_owner, (LINKS[0], LINKS[2]))
         p0_d, d_p0 = self._pair(DATA_OWNER, CRYPTO_PROVIDER, (LINKS[1], LINKS[4]))
         p1_d, d_p1 = self._pair(self.model_owner, CRYPTO_PROVIDER, (LINKS[3], LINKS[5]))
-        seeds, item, sides = DealtSeeds.fresh(), self._item(Role.CRYPTO_PROVIDER), self.parties
+        seeds, item, sides = self.seeds, self._item(Role.CRYPTO_PROVIDER), self.parties
 
         def dealer() -> None:
             with closed_on_failure(d_p0, d_p1):

@@ -72,9 +72,9 @@ def opened_map(session: Session) -> NDArray[np.float64]:
 def test_the_map_is_the_references_and_close_to_float(index: int) -> None:
     image = IMAGES[index]
     session = Session(parties_of(MODEL), image).run()
-    np.testing.assert_array_equal(session.honest(), MODEL.expected_logits(image))
+    np.testing.assert_array_equal(session.honest(), MODEL.expected_logits(image, session.seeds))
     opened = opened_map(session)
-    np.testing.assert_array_equal(opened, MODEL.expected(image)[SHOWN.name] / SHOWN.value.scale)
+    np.testing.assert_array_equal(opened, MODEL.expected(image, session.seeds)[SHOWN.name] / SHOWN.value.scale)
     expected = true_map(image)
     # In steps in which the map is shown. Features that the head averages have few bits each, so it is not half a step.
     assert np.abs(opened - expected).max() < 4 / SHOWN.value.scale
@@ -183,7 +183,7 @@ def test_a_map_that_is_opened_in_a_wider_ring_is_refused() -> None:
     steps = [step.model_dump() for step in LOWERING.steps]
     steps[-1]["value"]["ring_bits"] += 1
     with pytest.raises(ValueError, match="a ring of what is left of its bits"):
-        MaskedLowering.model_validate({"steps": steps, "output": "fc", "arithmetic": "exact"})
+        MaskedLowering.model_validate({"steps": steps, "output": "fc", "arithmetic": LOWERING.arithmetic})
 
 
 def test_a_head_without_relu_or_a_label_is_refused() -> None:
@@ -213,4 +213,4 @@ def test_plans_that_open_something_else_are_refused(
     steps = [step.model_dump() for step in LOWERING.steps]
     steps[-2] |= changes
     with pytest.raises(ValueError, match=words):
-        MaskedLowering.model_validate({"steps": steps[kept], "output": output})
+        MaskedLowering.model_validate({"steps": steps[kept], "output": output, "arithmetic": LOWERING.arithmetic})

@@ -19,6 +19,7 @@ from secure_computation.engines.masked.plan.masked_lowering import MaskedLowerin
 from secure_computation.engines.masked.plan.steps import LabelStep, LinearStep
 from secure_computation.engines.masked.session.costs import total_cost
 from secure_computation.engines.masked.session.in_process import run_in_process
+from secure_computation.material import DealtSeeds
 from secure_computation.plan import Lowerings, Plan, parse_plan
 from secure_computation.randomness import Seed
 from secure_computation.wire import Frame, Kind, Phase
@@ -42,9 +43,9 @@ LOGITS = lowered(label_only=False)
 STEP = MODEL.lowering.steps[-1]
 
 
-def logits(image: Image) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+def logits(image: Image, seeds: DealtSeeds | None = None) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
     """What is compared, and opened to nobody."""
-    values: np.ndarray[tuple[int], np.dtype[np.int64]] = MODEL.expected(image)[STEP.inputs[0]]
+    values: np.ndarray[tuple[int], np.dtype[np.int64]] = MODEL.expected(image, seeds)[STEP.inputs[0]]
     return values
 
 
@@ -53,9 +54,11 @@ def test_the_label_is_the_references_label() -> None:
     images = np.random.default_rng(6).normal(size=(12, *NETWORK.input_shape)).astype(np.float32)
     for image in (*images, *(0.1 * images[:4]), np.zeros_like(images[0])):
         result = run_in_process(parties, image, item=ITEM)
-        expected = reference.find_label(logits(image))
+        expected = reference.find_label(logits(image, result.seeds[ITEM]))
         assert result.answer == Label(expected)
-        assert MODEL.expected(image)[STEP.name].tolist() == [int(index == expected) for index in range(3)]
+        assert MODEL.expected(image, result.seeds[ITEM])[STEP.name].tolist() == [
+            int(index == expected) for index in range(3)
+        ]
         labels.append(expected)
     assert len(set(labels)) > 1
 
@@ -104,19 +107,20 @@ def test_a_label_adds_moves_behind_all_others_and_a_spare_bit() -> None:
 
 
 def test_a_label_in_the_middle_or_beside_the_output_is_refused() -> None:
-    steps = [step.model_dump() for step in MODEL.lowering.steps]
+    plan = MODEL.lowering.model_dump()
+    steps = plan["steps"]
     with pytest.raises(ValueError, match="a label must be the last step"):
-        MaskedLowering.model_validate({"steps": steps, "output": STEP.inputs[0]})
+        MaskedLowering.model_validate(plan | {"output": STEP.inputs[0]})
     twice = [*steps, steps[-1] | {"name": "again"}]
     with pytest.raises(ValueError, match="a label must be the last step"):
-        MaskedLowering.model_validate({"steps": twice, "output": "again", "arithmetic": "exact"})
+        MaskedLowering.model_validate(plan | {"steps": twice, "output": "again"})
 
 
 @pytest.mark.parametrize("change", [{"high_chunks": (3,)}, {"shape": (2,)}, {"ring_bits": 32}])
 def test_a_label_that_does_not_fit_is_refused(change: dict[str, object]) -> None:
     steps = [step.model_dump() for step in MODEL.lowering.steps]
     with pytest.raises(ValueError, match="label"):
-        MaskedLowering.model_validate({"steps": [*steps[:-1], steps[-1] | change], "output": STEP.name})
+        MaskedLowering.model_validate(MODEL.lowering.model_dump() | {"steps": [*steps[:-1], steps[-1] | change]})
 
 
 def test_logits_beyond_the_spare_bit_are_refused_by_the_audit() -> None:

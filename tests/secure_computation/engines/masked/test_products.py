@@ -136,4 +136,4 @@ def test_a_message_of_a_product_is_of_its_length_and_what_it_says_counts(
             assert sender in str(session.errors[receiver])
             assert f"'{message}, p1 (" in str(session.errors[receiver])
         else:
-            assert not np.array_equal(session.logits, model.expected_logits(model.images[0]))
+            assert not np.array_equal(session.logits, model.expected_logits(model.images[0], session.seeds))

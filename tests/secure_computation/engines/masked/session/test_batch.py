@@ -41,8 +41,8 @@ def model() -> Model:
 def test_every_answer_is_the_references_in_the_trips_of_one(model: Model, count: int) -> None:
     result = run_batch(model, count)
     assert len(result.answers) == count
-    for image, logits in zip(model.images, result.answers, strict=False):
-        np.testing.assert_array_equal(logits, model.expected_logits(image))
+    for image, item, logits in zip(model.images, items(count), result.answers, strict=False):
+        np.testing.assert_array_equal(logits, model.expected_logits(image, result.seeds[item], item))
     cost = total_cost(model.lowering)
     assert result.online.one_way_trips == cost.trips
     bodies = result.online.bytes_sent + result.online.bytes_received
@@ -58,7 +58,10 @@ def test_labels_of_a_batch() -> None:
     model = Model(network, lowering, integers, images)
     result = run_batch(model, len(images))
     before_label = lowering.steps[-1].inputs[0]
-    expected = [Label(reference.find_label(model.expected(image)[before_label])) for image in images]
+    expected = [
+        Label(reference.find_label(model.expected(image, result.seeds[item], item)[before_label]))
+        for image, item in zip(images, items(len(images)), strict=True)
+    ]
     assert list(result.answers) == expected
     assert len(set(expected)) > 1
     assert result.online.one_way_trips == total_cost(lowering).trips

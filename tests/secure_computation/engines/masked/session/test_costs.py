@@ -4,6 +4,7 @@ from collections import defaultdict
 
 import pytest
 
+from contract.model_card import Arithmetic
 from secure_computation.engines.masked.plan.masked_lowering import MaskedLowering
 from secure_computation.engines.masked.plan.steps import ClipStep, MaxPoolStep, MultiplyStep, ReluStep, TruncateStep
 from secure_computation.engines.masked.session.costs import Cost, declared_costs, masked_weight_bytes, total_cost
@@ -88,19 +89,25 @@ def test_totals_and_trips_on_the_channels(network: Network) -> None:
 
 
 def comparisons(lowering: MaskedLowering) -> int:
-    """Round trips: one for each ReLU, truncation, clip and product, one for each level of each axis of a max pool."""
+    """Round trips: one for each ReLU, truncation, clip and product, one for each level of each axis of a max pool.
+
+    None for a dithered truncation, unless it widens.
+    """
     levels = 0
     for step in lowering.steps:
-        if isinstance(step, ReluStep | TruncateStep | ClipStep | MultiplyStep):
+        if isinstance(step, ReluStep | ClipStep | MultiplyStep):
             levels += 1
+        if isinstance(step, TruncateStep):
+            levels += step.widens or lowering.arithmetic is Arithmetic.EXACT
         if isinstance(step, MaxPoolStep):
             levels += sum((side - 1).bit_length() for side in step.kernel)
     return levels
 
 
 @pytest.mark.parametrize("network", NETWORKS.values(), ids=NETWORKS.keys())
-def test_two_trips_for_each_comparison_and_product(network: Network) -> None:
-    model = lowered(network)
+@pytest.mark.parametrize("arithmetic", Arithmetic)
+def test_two_trips_for_each_comparison_and_product(network: Network, arithmetic: Arithmetic) -> None:
+    model = lowered(network, arithmetic=arithmetic)
     costs = declared_costs(model.lowering)
     assert total_cost(model.lowering).trips == 2 * comparisons(model.lowering) + 2
     for step in model.lowering.steps:

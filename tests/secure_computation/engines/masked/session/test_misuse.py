@@ -22,7 +22,6 @@ from tests.secure_computation.engines.masked.sessions import Body, Session
 
 MODEL = lowered(network_of("conv", "relu", "max", "conv", seed=1), seed=1)
 IMAGE = MODEL.images[0]
-EXPECTED = MODEL.expected_logits(IMAGE)
 OTHER_VERSION = "f" * 32
 
 
@@ -91,7 +90,7 @@ def test_garbage_of_the_right_length_gives_no_result_or_a_useless_one(message: s
         assert sender in str(error)
         assert "set behind the last" in str(error)
     else:
-        assert not np.array_equal(session.logits, EXPECTED)
+        assert not np.array_equal(session.logits, MODEL.expected_logits(IMAGE, session.seeds))
 
 
 # Names of versions
@@ -127,13 +126,13 @@ def test_a_missing_version_name_is_refused() -> None:
 def test_a_new_version_is_fetched_and_an_old_one_never_used() -> None:
     store, key, changed = MemoryStore(), Seed.fresh(), other_weights()
     first = Session(parties_of(MODEL, store=store, key=key), IMAGE).run()
-    np.testing.assert_array_equal(first.honest(), EXPECTED)
+    np.testing.assert_array_equal(first.honest(), MODEL.expected_logits(IMAGE, first.seeds))
     assert store.newest("laboratory", MODEL.lowering) == VERSION
     second = Session(parties_of(changed, store=store, key=key, version=OTHER_VERSION), IMAGE).run()
-    np.testing.assert_array_equal(second.honest(), changed.expected_logits(IMAGE))
+    np.testing.assert_array_equal(second.honest(), changed.expected_logits(IMAGE, second.seeds))
     assert store.newest("laboratory", MODEL.lowering) == OTHER_VERSION
     again = Session(parties_of(changed, store=store, key=key, version=OTHER_VERSION), IMAGE).run()
-    np.testing.assert_array_equal(again.honest(), changed.expected_logits(IMAGE))
+    np.testing.assert_array_equal(again.honest(), changed.expected_logits(IMAGE, again.seeds))
     fetched = [
         any("masked weights, " in frame.step for frame in s.frames["data_owner_from_model_owner"])
         for s in (first, second, again)
@@ -162,9 +161,9 @@ def test_another_model_owner_has_weights_of_its_own() -> None:
     theirs = replace(theirs, data_owner=ours.data_owner, dealer=ours.dealer)
     for _ in range(2):
         session = Session(ours, IMAGE).run()
-        np.testing.assert_array_equal(session.honest(), EXPECTED)
+        np.testing.assert_array_equal(session.honest(), MODEL.expected_logits(IMAGE, session.seeds))
         session = Session(theirs, IMAGE, model_owner=rival).run()
-        np.testing.assert_array_equal(session.honest(), changed.expected_logits(IMAGE))
+        np.testing.assert_array_equal(session.honest(), changed.expected_logits(IMAGE, session.seeds))
     first, second = (store.load(name, VERSION, MODEL.lowering) for name in ("laboratory", "rival"))
     assert first is not None
     assert second is not None
@@ -204,7 +203,7 @@ ROLES = [Role.CRYPTO_PROVIDER, Role.DATA_OWNER, Role.MODEL_OWNER]
 def test_parties_with_different_items_compute_garbage(role: Role) -> None:
     """An item's name is part of every stream, so a mix-up cannot use one party's masks with another's."""
     session = Session(parties_of(MODEL), IMAGE, items={role: ItemName("1" * 64)}).run()
-    assert not np.array_equal(session.honest(), EXPECTED)
+    assert not np.array_equal(session.honest(), MODEL.expected_logits(IMAGE, session.seeds))
 
 
 def test_material_masks_one_image_only() -> None:

@@ -45,8 +45,8 @@ def test_a_layer_in_parts_is_the_layer(model: Model, monkeypatch: pytest.MonkeyP
     small_parts(monkeypatch, size)
     items = [ItemName(f"{index:064x}") for index in range(images)]
     result = run_batch_in_process(parties_of(model), list(model.images[:images]), items=items)
-    for image, logits in zip(model.images, result.answers, strict=False):
-        np.testing.assert_array_equal(logits, model.expected_logits(image))
+    for image, item, logits in zip(model.images, items, result.answers, strict=False):
+        np.testing.assert_array_equal(logits, model.expected_logits(image, result.seeds[item], item))
     cost = total_cost(model.lowering)
     assert result.online.one_way_trips == cost.trips == whole.trips
     frames = result.online.frames_sent + result.online.frames_received

@@ -48,6 +48,10 @@ def prepared(parties: InProcessParties) -> tuple[DataOwnerItem, PreparedModelOwn
         return p0, p1.result()
 
 
+def seeds_of(p0: DataOwnerItem, p1: PreparedModelOwner) -> DealtSeeds:
+    return DealtSeeds(data_owner=p0.seed, model_owner=p1.seed)
+
+
 def answer(parties: InProcessParties, image: Image, p0: DataOwnerItem, p1: PreparedModelOwner) -> object:
     p0_p1, p1_p0 = memory_pair(DATA_OWNER, MODEL_OWNER)
     with ThreadPoolExecutor(max_workers=1) as pool:
@@ -78,7 +82,7 @@ def test_a_restored_item_gives_the_references_logits(model: Model) -> None:
     again = restore_data_owner(model.lowering, own, item=ITEM, weights_version=VERSION)
     theirs = restore_model_owner(model.lowering, other, item=ITEM)
     result = answer(parties, model.images[0], again, theirs)
-    np.testing.assert_array_equal(result, model.expected_logits(model.images[0]))
+    np.testing.assert_array_equal(result, model.expected_logits(model.images[0], seeds_of(p0, p1)))
     with pytest.raises(MaterialSpent):
         again.prepared.spend_input_mask()
 
@@ -92,7 +96,7 @@ def test_a_restored_item_gives_the_references_label(model: Model) -> None:
         p0, p1 = prepared(parties)
         again = restore_data_owner(lowering, list(data_owner_bodies(lowering, p0)), item=ITEM, weights_version=VERSION)
         theirs = restore_model_owner(lowering, list(model_owner_bodies(lowering, p1)), item=ITEM)
-        logits = labelled.expected(image)[lowering.steps[-1].inputs[0]]
+        logits = labelled.expected(image, seeds_of(p0, p1))[lowering.steps[-1].inputs[0]]
         assert answer(parties, image, again, theirs) == Label(reference.find_label(logits))
 
 
