@@ -107,7 +107,7 @@ def read_certificate(path: Path) -> x509.Certificate:
     return found[0]
 
 
-def fingerprint_of(key: ec.EllipticCurvePublicKey) -> str:
+def hash_key(key: ec.EllipticCurvePublicKey) -> str:
     """SHA-256 of a public key (DER), hexadecimal."""
     encoded = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
     digest = hashes.Hash(hashes.SHA256())
@@ -115,64 +115,66 @@ def fingerprint_of(key: ec.EllipticCurvePublicKey) -> str:
     return digest.finalize().hex()
 
 
-def said(moment: datetime) -> str:
+def show_time(moment: datetime) -> str:
     """A moment in words."""
     return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
+def show_gap(difference: timedelta) -> str:
+    """How far two clocks are from each other, in words."""
+    seconds = difference.total_seconds()
+    return f"{seconds:.0f} s" if seconds < 7200 else f"{seconds / 3600:.0f} hours"
+
+
+def explain_slow_clock(whose: str, now: datetime, *, fact: str, since: datetime) -> str:
+    """Why a clock must be slow: by it, something that is signed already begins later. `fact`: say, `X begins at`."""
+    return (
+        f"the clock of {whose} is behind by {show_gap(since - now)} or more: it says {show_time(now)}, but {fact} "
+        f"{show_time(since)}; set that clock"
+    )
+
+
+def require_in_time(
+    begins: datetime, ends: datetime, *, what: str, remedy: str, now: datetime, skew: timedelta = timedelta()
+) -> None:
+    """Raise ConfigurationError unless this machine's clock lies between. `remedy`: for what has ended."""
+    if begins - skew > now:
+        raise ConfigurationError(explain_slow_clock("this machine", now, fact=f"{what} begins at", since=begins))
+    if ends + skew < now:
+        raise ConfigurationError(
+            f"{what} ended at {show_time(ends)}, and the clock of this machine says {show_time(now)}; {remedy}, "
+            "or set the clock if it is ahead"
+        )
+
+
 def require_own_valid(own: PartyCertificate, *, now: datetime, skew: timedelta) -> None:
-    """Raise ConfigurationError where this party's own certificate is not valid by its own clock."""
-    if own.begins - skew > now:
-        raise ConfigurationError(
-            f"the clock of this machine is behind: it says {said(now)}, but the certificate of the {own.party} was "
-            f"signed after {said(own.begins)}; set the clock"
-        )
-    if own.ends + skew < now:
-        raise ConfigurationError(
-            f"the certificate of the {own.party} ended at {said(own.ends)}, and the clock of this machine says "
-            f"{said(now)}; {NEW_KEY}, or set the clock if it is ahead"
-        )
+    """Raise ConfigurationError if this party's own certificate is not valid by its own clock."""
+    what = f"the certificate of the {own.party}"
+    require_in_time(own.begins, own.ends, what=what, remedy=NEW_KEY, now=now, skew=skew)
 
 
-def require_in_time_now(certificate: x509.Certificate, *, what: str, remedy: str) -> None:
-    """Raise ConfigurationError unless a certificate is valid by this clock. `remedy`: for one that has ended."""
-    begins, ends, now = certificate.not_valid_before_utc, certificate.not_valid_after_utc, datetime.now(UTC)
-    if now < begins:
-        raise ConfigurationError(
-            f"the clock of this machine is behind: it says {said(now)}, but {what} begins at {said(begins)}; set the "
-            "clock"
-        )
-    if now > ends:
-        raise ConfigurationError(
-            f"{what} ended at {said(ends)}, and the clock of this machine says {said(now)}; {remedy}, or set the clock "
-            "if it is ahead"
-        )
-
-
-def require_in_time(path: Path) -> None:
+def require_file_in_time(path: Path) -> None:
     """Raise ConfigurationError unless a server's certificate is valid by this machine's clock."""
     try:
         shown = x509.load_pem_x509_certificates(read_bounded(path))[0]  # the first of a chain is the server's
     except MALFORMED:
         raise ConfigurationError(f"{path}: is not a certificate in PEM form; give the right file") from None
-    require_in_time_now(shown, what=str(path), remedy="renew it")
+    begins, ends = shown.not_valid_before_utc, shown.not_valid_after_utc
+    require_in_time(begins, ends, what=str(path), remedy="renew it", now=datetime.now(UTC))
 
 
 def require_valid(
     peer: PartyCertificate, *, own: PartyCertificate, now: datetime, skew: timedelta, found_at: str
 ) -> None:
-    """Raise CertificateRefused where a peer's certificate is not valid by this party's clock, more than `skew` apart.
+    """Raise CertificateRefused if a peer's certificate is not valid by this party's clock, more than `skew` apart.
 
     A certificate that begins in the future convicts this side's clock: the authority had signed it before it was shown.
     One that has ended convicts nobody, so the words give this side's clock for the other to compare.
     """
     if peer.begins - skew > now:
-        raise CertificateRefused(
-            f"the clock of the {own.party} is behind by {apart(peer.begins - now)} or more: it says {said(now)}, but "
-            f"the certificate of {found_at}, the {peer.party}, begins at {said(peer.begins)}; set that clock "
-            f"(tolerated: {skew.total_seconds():g} s)",
-            party_uri=peer.party.uri,
-        )
+        fact = f"the certificate of {found_at}, the {peer.party}, begins at"
+        words = explain_slow_clock(f"the {own.party}", now, fact=fact, since=peer.begins)
+        raise CertificateRefused(f"{words} (tolerated: {skew.total_seconds():g} s)", party_uri=peer.party.uri)
     if peer.ends + skew < now:
         ahead = own.ends + skew < now
         advice = (
@@ -181,19 +183,13 @@ def require_valid(
             else f"{NEW_KEY}; if it is valid by the clock of the {peer.party}, compare the two"
         )
         raise CertificateRefused(
-            f"the certificate of {found_at}, the {peer.party}, ended at {said(peer.ends)}, and the clock of the "
-            f"{own.party} says {said(now)}: {advice} (tolerated: {skew.total_seconds():g} s)",
+            f"the certificate of {found_at}, the {peer.party}, ended at {show_time(peer.ends)}, and the clock of the "
+            f"{own.party} says {show_time(now)}: {advice} (tolerated: {skew.total_seconds():g} s)",
             party_uri=peer.party.uri,
         )
 
 
-def apart(difference: timedelta) -> str:
-    """How far two clocks are from each other, in words."""
-    seconds = difference.total_seconds()
-    return f"{seconds:.0f} s" if seconds < 7200 else f"{seconds / 3600:.0f} hours"
-
-
-def party_of_certificate(path: Path, *, role: Role) -> Party:
+def read_own_party(path: Path, *, role: Role) -> Party:
     """Who this party itself is, by its own certificate. Raises ConfigurationError where it is not of `role`."""
     party = PartyCertificate.read(path).party
     if party.role is not role:

@@ -20,7 +20,7 @@ from typing import Annotated
 
 import typer
 
-from authority.certificates import PartyCertificate, read_certificate, said
+from authority.certificates import PartyCertificate, read_certificate, show_time
 from authority.enrolment import (
     AUTHORITY_CERTIFICATE,
     REVOCATIONS,
@@ -110,12 +110,9 @@ def renew(
     party = _party(role, organisation)
     path = create_renewal(party, folder)
     if authority is not None:
-        opened, wanted, signed = Authority.open(authority), read_request(path), folder / f"{role.value}.signed.pem"
-        opened.require_renewal(wanted)
-        write_new(signed, opened.sign(wanted, days=days, hosts=wanted.hosts), mode=0o644)
-        _install(party, folder, signed)
-        signed.unlink()
-        path.unlink()
+        opened = Authority.open(authority)
+        opened.require_renewal(read_request(path))
+        _sign_here(opened, party, folder, path, days=days)
         return
     say(f"Wrote {path}, which the current key of the {party} vouches for.")
     say(f"Next: send {path} to the authority, which signs it with federation enroll.")
@@ -174,11 +171,11 @@ def install(
     """
     party = _party(role, organisation)
     if certificate is not None:
-        _install(party, folder, certificate, authority=authority, revocations=revocations)
+        _install(party, folder, certificate, authority, revocations)
     elif revocations is not None:
         files = party_credentials(party, folder)
         listed = install_revocations(folder / REVOCATIONS, revocations, read_certificate(authority or files.authority))
-        say(f"Wrote {folder / REVOCATIONS}, good until {said(listed.ends)}.")
+        say(f"Wrote {folder / REVOCATIONS}, good until {show_time(listed.ends)}.")
     else:
         raise CallerError("give a certificate, or --revocations, or both")
 
@@ -287,19 +284,25 @@ def _enroll_here(authority: Path, party: Party, folder: Path, *, days: int, host
     if files.authority.exists() and read_certificate(files.authority) != opened.certificate:
         raise ConfigurationError(f"{files.authority}: is another federation's authority; choose another folder")
     path = create_request(party, folder, hosts=hosts)
-    signed = folder / f"{party.role.value}.signed.pem"
-    write_new(signed, opened.sign(read_request(path), days=days, hosts=hosts), mode=0o644)
-    _install(party, folder, signed, authority=authority / AUTHORITY_CERTIFICATE, revocations=authority / REVOCATIONS)
+    public = (authority / AUTHORITY_CERTIFICATE, authority / REVOCATIONS)
+    _sign_here(opened, party, folder, path, *public, days=days)
+
+
+def _sign_here(opened: Authority, party: Party, folder: Path, path: Path, *public: Path, days: int) -> None:
+    """Sign the request at `path` and install the certificate. `public`: the authority's files, the first time."""
+    wanted, signed = read_request(path), folder / f"{party.role.value}.signed.pem"
+    write_new(signed, opened.sign(wanted, days=days, hosts=wanted.hosts), mode=0o644)
+    _install(party, folder, signed, *public)
     signed.unlink()
     path.unlink()
 
 
 def _install(
-    party: Party, folder: Path, certificate: Path, *, authority: Path | None = None, revocations: Path | None = None
+    party: Party, folder: Path, certificate: Path, authority: Path | None = None, revocations: Path | None = None
 ) -> None:
     installed = install_certificate(party, folder, certificate, authority=authority, revocations=revocations)
     files = party_credentials(party, folder)
-    say(f"{files.certificate} and {files.key} are in place for the {party}, until {said(installed.ends)}.")
+    say(f"{files.certificate} and {files.key} are in place for the {party}, until {show_time(installed.ends)}.")
 
 
 def _party(role: Role, organisation: str) -> Party:

@@ -22,10 +22,10 @@ from authority.certificates import (
     MALFORMED,
     NEW_KEY,
     PartyCertificate,
-    fingerprint_of,
+    hash_key,
     read_certificate,
+    require_in_time,
     require_own_valid,
-    said,
 )
 from authority.revocation import MAX_LIST_BYTES, RevocationList, is_revoked
 from contract.errors import CallerError, ConfigurationError, PeerViolation
@@ -72,7 +72,7 @@ class SigningRequest:
     @property
     def fingerprint(self) -> str:
         """SHA-256 of the public key, hexadecimal: both sides compare it over another way than the file came."""
-        return fingerprint_of(self.key)
+        return hash_key(self.key)
 
 
 def party_credentials(party: Party, folder: Path) -> Credentials:
@@ -187,16 +187,7 @@ def install_revocations(target: Path, source: Path, authority: x509.Certificate)
     given, now = RevocationList.read(source, authority), datetime.now(UTC)
     if target.exists():
         given.require_follows(RevocationList.read(target, authority))
-    if given.issued > now:
-        raise ConfigurationError(
-            f"the clock of this machine is behind: it says {said(now)}, but {source} was signed after "
-            f"{said(given.issued)}; set the clock"
-        )
-    if given.ends < now:
-        raise ConfigurationError(
-            f"{source}: ended at {said(given.ends)}, and the clock of this machine says {said(now)}; fetch the "
-            "authority's newest, or set the clock if it is ahead"
-        )
+    require_in_time(given.issued, given.ends, what=str(source), remedy="fetch the authority's newest", now=now)
     replace(target, read_bounded(source, limit=MAX_LIST_BYTES), mode=0o644)
     return given
 
@@ -223,7 +214,7 @@ def read_request(path: Path) -> SigningRequest:
     return SigningRequest(party=party, hosts=tuple(hosts), key=key, renewal=renewal)
 
 
-def subject_of(party: Party) -> x509.Name:
+def name_subject(party: Party) -> x509.Name:
     """A party's name in its certificate, for people; the URI decides."""
     return x509.Name(
         [
@@ -261,7 +252,7 @@ def load_key(path: Path) -> ec.EllipticCurvePrivateKey:
 def _request(party: Party, hosts: Sequence[str]) -> x509.CertificateSigningRequestBuilder:
     return (
         x509.CertificateSigningRequestBuilder()
-        .subject_name(subject_of(party))
+        .subject_name(name_subject(party))
         .add_extension(alternative_names(party, hosts), critical=False)
     )
 
@@ -291,7 +282,7 @@ def _require_renewable(current: PartyCertificate, files: Credentials) -> None:
 
 def _renewal_text(party: Party, key: ec.EllipticCurvePublicKey) -> bytes:
     uri = party.uri.encode()
-    return b"".join((_RENEWAL_DOMAIN, len(uri).to_bytes(4, "big"), uri, bytes.fromhex(fingerprint_of(key))))
+    return b"".join((_RENEWAL_DOMAIN, len(uri).to_bytes(4, "big"), uri, bytes.fromhex(hash_key(key))))
 
 
 def _renewal_proof(extension: object, party: Party, key: ec.EllipticCurvePublicKey, path: Path) -> RenewalProof:

@@ -17,7 +17,14 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from authority.certificates import MALFORMED, PartyCertificate, apart, fingerprint_of, read_certificate, said
+from authority.certificates import (
+    MALFORMED,
+    PartyCertificate,
+    explain_slow_clock,
+    hash_key,
+    read_certificate,
+    show_time,
+)
 from contract.errors import CertificateRefused, ConfigurationError
 from contract.files import read_bounded
 from contract.identity import Credentials
@@ -44,7 +51,7 @@ class RevocationList:
     issued: datetime
     ends: datetime
     keys: frozenset[str]
-    """Hashes of the keys that are refused, as `fingerprint_of` has them; lists of earlier releases name none."""
+    """Hashes of the keys that are refused, as `hash_key` has them; lists of earlier releases name none."""
     parsed: x509.CertificateRevocationList = field(repr=False)
 
     @classmethod
@@ -75,25 +82,22 @@ class RevocationList:
         return None if entry is None else entry.revocation_date_utc
 
     def require_current(self, peer: PartyCertificate, *, own: PartyCertificate, now: datetime, skew: timedelta) -> None:
-        """Raise CertificateRefused where this party's list is too old to judge a peer by, or its clock is behind."""
+        """Raise CertificateRefused if this party's list is too old to judge a peer by, or its clock is slow."""
         if self.issued - skew > now:
-            raise CertificateRefused(
-                f"the clock of the {own.party} is behind by {apart(self.issued - now)} or more: it says {said(now)}, "
-                f"but its list of revoked certificates was signed at {said(self.issued)}; set that clock "
-                f"(tolerated: {skew.total_seconds():g} s)",
-                party_uri=peer.party.uri,
-            )
+            fact = "its list of revoked certificates was signed at"
+            words = explain_slow_clock(f"the {own.party}", now, fact=fact, since=self.issued)
+            raise CertificateRefused(f"{words} (tolerated: {skew.total_seconds():g} s)", party_uri=peer.party.uri)
         if self.ends + skew < now:
             raise CertificateRefused(
-                f"the list of revoked certificates that the {own.party} has ended at {said(self.ends)}, so nobody is "
-                f"accepted; put the authority's newest there (`federation revoke` makes it), or set that clock if "
-                f"{said(now)} is wrong",
+                f"the list of revoked certificates that the {own.party} has ended at {show_time(self.ends)}, so nobody "
+                f"is accepted; put the authority's newest there (`federation revoke` makes it), or set that clock if "
+                f"{show_time(now)} is wrong",
                 party_uri=peer.party.uri,
             )
 
     def refuses(self, certificate: PartyCertificate) -> bool:
         """Whether a certificate is on the list, or its key is."""
-        return self.revoked_at(certificate.serial) is not None or fingerprint_of(certificate.key) in self.keys
+        return self.revoked_at(certificate.serial) is not None or hash_key(certificate.key) in self.keys
 
     def require_follows(self, before: "RevocationList") -> None:
         """Raise ConfigurationError where this list may not take the place of `before`: nothing is ever un-revoked."""
@@ -112,18 +116,14 @@ class RevocationList:
     def require_not_revoked(self, peer: PartyCertificate, *, found_at: str) -> None:
         """Raise CertificateRefused for a certificate that is on the list, or whose key is."""
         revoked_at = self.revoked_at(peer.serial)
-        if revoked_at is not None:
-            raise CertificateRefused(
-                f"the certificate of {found_at}, the {peer.party}, was revoked on {revoked_at:%Y-%m-%d}: it must enrol "
-                "again with a new key (`federation request` with --replace), which the federation's authority decides",
-                party_uri=peer.party.uri,
-            )
-        if fingerprint_of(peer.key) in self.keys:
-            raise CertificateRefused(
-                f"the key of {found_at}, the {peer.party}, was revoked: it must enrol again with a new key "
-                "(`federation request` with --replace), which the federation's authority decides",
-                party_uri=peer.party.uri,
-            )
+        if not self.refuses(peer):
+            return
+        what, when = ("key", "") if revoked_at is None else ("certificate", f" on {revoked_at:%Y-%m-%d}")
+        raise CertificateRefused(
+            f"the {what} of {found_at}, the {peer.party}, was revoked{when}: it must enrol again with a new key "
+            "(`federation request` with --replace), which the authority decides",
+            party_uri=peer.party.uri,
+        )
 
 
 def is_revoked(own: Credentials) -> bool:

@@ -27,16 +27,23 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from authority.certificates import MALFORMED, NEW_KEY, PartyCertificate, apart, fingerprint_of, read_certificate, said
+from authority.certificates import (
+    MALFORMED,
+    NEW_KEY,
+    PartyCertificate,
+    explain_slow_clock,
+    hash_key,
+    read_certificate,
+    show_time,
+)
 from authority.enrolment import (
     AUTHORITY_CERTIFICATE,
     REVOCATIONS,
     SigningRequest,
     alternative_names,
     load_key,
+    name_subject,
     private_pem,
-    read_request,
-    subject_of,
 )
 from authority.revocation import RevocationList, entry_with_key, key_in
 from contract.errors import CallerError, ConfigurationError, PeerViolation
@@ -112,8 +119,8 @@ class Authority:
             raise PeerViolation(f"the certificate that the {wanted.party} wants to renew was revoked: {again}")
         if renewed.ends < datetime.now(UTC):
             raise PeerViolation(
-                f"the certificate that the {wanted.party} wants to renew ended at {said(renewed.ends)}, and the clock "
-                f"of this machine says {said(datetime.now(UTC))}: set it if it is ahead, or {again}"
+                f"the certificate that the {wanted.party} wants to renew ended at {show_time(renewed.ends)}, and the "
+                f"clock of this machine says {show_time(datetime.now(UTC))}: set it if it is ahead, or {again}"
             )
 
     def sign(self, wanted: SigningRequest, *, days: int = 365, hosts: Sequence[str] = ()) -> bytes:
@@ -137,7 +144,7 @@ class Authority:
         issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key())
         builder = (
             x509.CertificateBuilder()
-            .subject_name(subject_of(wanted.party))
+            .subject_name(name_subject(wanted.party))
             .issuer_name(self.certificate.subject)
             .public_key(wanted.key)
             .serial_number(x509.random_serial_number())
@@ -185,10 +192,10 @@ class Authority:
 
     def with_same_keys(self, certificates: Sequence[PartyCertificate]) -> list[PartyCertificate]:
         """These certificates and every other one for the same keys."""
-        keys, serials = {fingerprint_of(one.key) for one in certificates}, {one.serial for one in certificates}
+        keys, serials = {hash_key(one.key) for one in certificates}, {one.serial for one in certificates}
         return [
             *certificates,
-            *(one for one in self.issued() if fingerprint_of(one.key) in keys and one.serial not in serials),
+            *(one for one in self.issued() if hash_key(one.key) in keys and one.serial not in serials),
         ]
 
     def require_issued(self, certificate: x509.Certificate) -> PartyCertificate:
@@ -215,7 +222,7 @@ class Authority:
         if not 1 <= days <= MAX_DAYS:
             raise CallerError(f"a list for {days} days: choose from 1 to {MAX_DAYS}")
         now, before = self._now(), self.revocations()
-        keys = {one.serial: fingerprint_of(one.key) for one in self.issued()}
+        keys = {one.serial: hash_key(one.key) for one in self.issued()}
         entries = {
             entry.serial_number: entry_with_key(
                 entry.serial_number,
@@ -228,7 +235,7 @@ class Authority:
         }
         for one in self.with_same_keys(certificates):
             reasons = [x509.CRLReason(reason.flag)]
-            fresh = entry_with_key(one.serial, at=now, key=fingerprint_of(one.key), others=reasons)
+            fresh = entry_with_key(one.serial, at=now, key=hash_key(one.key), others=reasons)
             entries.setdefault(one.serial, fresh)
         number = max(listed.number for listed in (*known, before)) + 1
         content = _signed_list(self.key, self.certificate, list(entries.values()), number=number, now=now, days=days)
@@ -240,10 +247,8 @@ class Authority:
         now = datetime.now(UTC)
         latest = max([self.revocations().issued, *(one.begins for one in self.issued())])
         if latest > now:
-            raise ConfigurationError(
-                f"the clock of this machine is behind by {apart(latest - now)} or more: it says {said(now)}, but this "
-                f"authority signed something after {said(latest)}; set the clock"
-            )
+            fact = "this authority signed something after"
+            raise ConfigurationError(explain_slow_clock("this machine", now, fact=fact, since=latest))
         return now
 
     def _issued(self, serial: int) -> Path:
@@ -283,11 +288,6 @@ def create_authority(folder: Path) -> Path:
         }
     )
     return certificate_path
-
-
-def sign_request(authority: Path, request: Path, *, days: int = 365, hosts: Sequence[str] = ()) -> bytes:
-    """Sign a request whose sender was confirmed, with the authority in folder `authority`; see `Authority.sign`."""
-    return Authority.open(authority).sign(read_request(request), days=days, hosts=hosts)
 
 
 def _signed_list(

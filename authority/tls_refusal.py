@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Final
 
-from authority.certificates import said
+from authority.certificates import show_time
 
 
 class Cause(StrEnum):
@@ -25,33 +25,24 @@ class Cause(StrEnum):
     OTHER = "other"
 
 
-_CAUSES: Final = {
-    10: Cause.EXPIRED,
-    9: Cause.NOT_YET_VALID,
-    23: Cause.REVOKED,
-    62: Cause.WRONG_NAME,
-    64: Cause.WRONG_NAME,
-    2: Cause.UNKNOWN_AUTHORITY,
-    7: Cause.UNKNOWN_AUTHORITY,
-    18: Cause.UNKNOWN_AUTHORITY,
-    19: Cause.UNKNOWN_AUTHORITY,
-    20: Cause.UNKNOWN_AUTHORITY,
-    21: Cause.UNKNOWN_AUTHORITY,
-    30: Cause.UNKNOWN_AUTHORITY,
-    12: Cause.LIST_ENDED,
-    11: Cause.LIST_NOT_YET_VALID,
-    3: Cause.LIST_OF_ANOTHER,
-    8: Cause.LIST_OF_ANOTHER,
-    33: Cause.LIST_OF_ANOTHER,
+_NUMBERS: Final = {
+    Cause.EXPIRED: (10,),
+    Cause.NOT_YET_VALID: (9,),
+    Cause.REVOKED: (23,),
+    Cause.WRONG_NAME: (62, 64),
+    Cause.UNKNOWN_AUTHORITY: (2, 7, 18, 19, 20, 21, 30),
+    Cause.LIST_ENDED: (12,),
+    Cause.LIST_NOT_YET_VALID: (11,),
+    Cause.LIST_OF_ANOTHER: (3, 8, 33),
 }
-"""By OpenSSL's X509_V_ERR_ numbers (x509_vfy.h), which are stable."""
+"""OpenSSL's X509_V_ERR_ (x509_vfy.h), which are stable."""
 
 
-def cause_of(error: BaseException | None) -> Cause | None:
-    """The cause that stands somewhere below an error of a library; None where it is not about a certificate."""
+def find_cause(error: BaseException | None) -> Cause | None:
+    """The cause somewhere below an error of a library; None if it is not about a certificate."""
     while error is not None:
         if isinstance(error, ssl.SSLCertVerificationError):
-            return _CAUSES.get(error.verify_code, Cause.OTHER)
+            return next((cause for cause, numbers in _NUMBERS.items() if error.verify_code in numbers), Cause.OTHER)
         error = error.__cause__ or error.__context__
     return None
 
@@ -67,7 +58,7 @@ def remedy(cause: Cause, *, now: datetime | None = None, by_system: bool = False
             "its certificate is of no authority that this machine knows: something on the way may open TLS, or its "
             "operator must have it made by such an authority"
         )
-    return _REMEDIES[cause].format(clock=f"the clock of this machine, which says {said(now or datetime.now(UTC))}")
+    return _REMEDIES[cause].format(clock=f"the clock of this machine, which says {show_time(now or datetime.now(UTC))}")
 
 
 _REMEDIES: Final = {

@@ -1,33 +1,9 @@
 """The one error tree of the project.
 
-    EncryptedInferenceError
-    +-- CallerError            the person or program calling us made a mistake: fix the input and try again
-    |   +-- ImageError         a file cannot be read as the image that the model asks for
-    |   +-- ModelFileError     model.onnx or card.json cannot be served as they are
-    |   +-- NeedsConfirmation  readable, but doubtful: proceed with --force
-    |   +-- Refused            the front end or a party will not do this for this caller
-    |       +-- BudgetSpent    so many images or items were allowed for a period, and are used up
-    |       +-- TooFast        more sessions a minute than are allowed
-    |       +-- ModelWithdrawn its owner took this version out of service
-    |       +-- Busy           every place is taken at the moment: nothing was begun, and nothing is counted
-    +-- PeerViolation          the other side broke the protocol: wrong frame, step, length, identity or ticket
-    |   +-- TicketInvalid      forged, expired, replayed or made for somebody else
-    |   +-- PeerReported       the other side ended the session and said why
-    |   +-- CertificateRefused the other side's certificate is revoked, or not valid by this side's clock
-    |   +-- NotVouchedFor      what the catalog says of a model is not what its owner signed
-    +-- TransportError         the link failed
-    |   +-- PeerUnreachable    no connection could be made
-    |   +-- PeerDisconnected   an open connection ended
-    |   +-- DeadlineExceeded   a wait reached its deadline
-    |   +-- SessionCancelled   this side gave the session up while it waited
-    +-- ConfigurationError     settings, certificates or files of this party are wrong
-    |   +-- MaterialSpent      an item of correlated randomness was used before: start a new session
-    |   +-- AuditLogBroken     entries of an audit log were removed, altered or moved
-    +-- ComputationFailed      the protocol ran but its result cannot be trusted: run it again
-        +-- AggregationAborted a training round ended before anything was unmasked: it is run again with fresh keys
-
 Every message is one line that says what happened and what to do. No message may carry an image, a share, a seed, a
 weight or a key: messages are shown, logged and sent to peers.
+
+A class names its code, and its HTTP and exit status if they are not those of the class above.
 """
 
 from http import HTTPStatus
@@ -43,44 +19,37 @@ class EncryptedInferenceError(Exception):
     http_status: ClassVar[HTTPStatus] = HTTPStatus.INTERNAL_SERVER_ERROR
     exit_status: ClassVar[int] = 1
 
+    def __init_subclass__(
+        cls, *, code: str = "", http_status: HTTPStatus | None = None, exit_status: int | None = None
+    ) -> None:
+        """What is left out is as for the class above."""
+        cls.code = code or cls.code
+        cls.http_status = http_status or cls.http_status
+        cls.exit_status = exit_status or cls.exit_status
 
-class CallerError(EncryptedInferenceError):
+
+class CallerError(EncryptedInferenceError, code="caller", http_status=HTTPStatus.BAD_REQUEST, exit_status=2):
     """The input is wrong. Exit status 2, HTTP 400."""
 
-    code = "caller"
-    http_status = HTTPStatus.BAD_REQUEST
-    exit_status = 2
 
-
-class ImageError(CallerError):
+class ImageError(CallerError, code="image"):
     """A file cannot be read as the image that the model card asks for."""
 
-    code = "image"
 
-
-class ModelFileError(CallerError):
+class ModelFileError(CallerError, code="model-file"):
     """A model file or card cannot be served as it is."""
 
-    code = "model-file"
 
-
-class NeedsConfirmation(CallerError):
+class NeedsConfirmation(CallerError, code="needs-confirmation"):
     """Readable but doubtful for this model (say, another body part). `--force` proceeds."""
 
-    code = "needs-confirmation"
 
-
-class Refused(CallerError):
+class Refused(CallerError, code="refused", http_status=HTTPStatus.FORBIDDEN):
     """Not allowed for this caller now: unknown account, unknown model, illegal state."""
 
-    code = "refused"
-    http_status = HTTPStatus.FORBIDDEN
 
-
-class _RefusedForNow(Refused):
+class _RefusedForNow(Refused, http_status=HTTPStatus.TOO_MANY_REQUESTS):
     """Refused until some time has passed."""
-
-    http_status = HTTPStatus.TOO_MANY_REQUESTS
 
     def __init__(self, message: str, *, retry_after_seconds: int | None = None) -> None:
         """`retry_after_seconds`: when the same may be asked for again; None where that is not known."""
@@ -88,58 +57,36 @@ class _RefusedForNow(Refused):
         self.retry_after_seconds = retry_after_seconds
 
 
-class BudgetSpent(_RefusedForNow):
+class BudgetSpent(_RefusedForNow, code="budget-spent"):
     """What was allowed for a period is used up. The message says whose, when it renews and whom to ask for more."""
 
-    code = "budget-spent"
 
-
-class TooFast(_RefusedForNow):
+class TooFast(_RefusedForNow, code="too-fast"):
     """More sessions in the last minute than are allowed. The message says how long to wait."""
 
-    code = "too-fast"
 
-
-class ItemsSeen(Refused):
+class ItemsSeen(Refused, code="items-seen", http_status=HTTPStatus.CONFLICT):
     """A stocked item was named for an earlier session already. Open a session with others, or with none."""
 
-    code = "items-seen"
-    http_status = HTTPStatus.CONFLICT
 
-
-class ModelWithdrawn(Refused):
+class ModelWithdrawn(Refused, code="model-withdrawn", http_status=HTTPStatus.GONE):
     """Its owner took this version of a model out of service for good. Choose another version."""
 
-    code = "model-withdrawn"
-    http_status = HTTPStatus.GONE
 
-
-class Busy(Refused):
+class Busy(Refused, code="busy", http_status=HTTPStatus.SERVICE_UNAVAILABLE):
     """Every place of a server is taken, or every one that a hospital may have. The session ends and is not counted."""
 
-    code = "busy"
-    http_status = HTTPStatus.SERVICE_UNAVAILABLE
 
-
-class PeerViolation(EncryptedInferenceError):
+class PeerViolation(EncryptedInferenceError, code="peer-violation", http_status=HTTPStatus.BAD_REQUEST, exit_status=3):
     """The other side broke the protocol. The session ends; its material is spent."""
 
-    code = "peer-violation"
-    http_status = HTTPStatus.BAD_REQUEST
-    exit_status = 3
 
-
-class TicketInvalid(PeerViolation):
+class TicketInvalid(PeerViolation, code="ticket-invalid", http_status=HTTPStatus.UNAUTHORIZED):
     """A ticket is forged, expired, replayed or made for somebody else."""
 
-    code = "ticket-invalid"
-    http_status = HTTPStatus.UNAUTHORIZED
 
-
-class PeerReported(PeerViolation):
+class PeerReported(PeerViolation, code="peer-reported"):
     """The other side ended the session and said why (its words follow the colon)."""
-
-    code = "peer-reported"
 
     def __init__(self, message: str, *, reported: str = "", peer_uri: str = "") -> None:
         """`reported`: the other side's code, words from outside, only to be compared. `peer_uri`: its `Party.uri`."""
@@ -148,10 +95,8 @@ class PeerReported(PeerViolation):
         self.reported = reported
 
 
-class CertificateRefused(PeerViolation):
+class CertificateRefused(PeerViolation, code="certificate-refused"):
     """The other side holds a key of this federation, but its certificate is revoked or out of date."""
-
-    code = "certificate-refused"
 
     def __init__(self, message: str, *, party_uri: str = "") -> None:
         """`party_uri`: whom the certificate names (`Party.uri`), so that the refusal can be sent there."""
@@ -159,18 +104,12 @@ class CertificateRefused(PeerViolation):
         self.party_uri = party_uri
 
 
-class NotVouchedFor(PeerViolation):
+class NotVouchedFor(PeerViolation, code="not-vouched-for"):
     """What the front end shows of a model is not what the model's owner signed. Nothing was sent."""
 
-    code = "not-vouched-for"
 
-
-class TransportError(EncryptedInferenceError):
+class TransportError(EncryptedInferenceError, code="transport", http_status=HTTPStatus.BAD_GATEWAY, exit_status=4):
     """The link between two parties failed."""
-
-    code = "transport"
-    http_status = HTTPStatus.BAD_GATEWAY
-    exit_status = 4
 
     def __init__(self, message: str, *, peer: str = "", party: OtherEnd | None = None) -> None:
         """`peer`: the other end as messages name it, where it is known. `party`: who that is."""
@@ -179,22 +118,16 @@ class TransportError(EncryptedInferenceError):
         self.party = party
 
 
-class PeerUnreachable(TransportError):
+class PeerUnreachable(TransportError, code="peer-unreachable"):
     """No connection could be made."""
 
-    code = "peer-unreachable"
 
-
-class PeerDisconnected(TransportError):
+class PeerDisconnected(TransportError, code="peer-disconnected"):
     """An open connection ended before the session did."""
 
-    code = "peer-disconnected"
 
-
-class DeadlineExceeded(TransportError):
+class DeadlineExceeded(TransportError, code="deadline-exceeded"):
     """A wait reached its deadline. Names the peer, the step and the time waited."""
-
-    code = "deadline-exceeded"
 
     def __init__(self, *, peer: str, step: str, waited_seconds: float, party: OtherEnd | None = None) -> None:
         """Build the message from who was waited for, in which step, for how long (seconds)."""
@@ -208,39 +141,25 @@ class DeadlineExceeded(TransportError):
         self.waited_seconds = waited_seconds
 
 
-class SessionCancelled(TransportError):
+class SessionCancelled(TransportError, code="session-cancelled"):
     """This side gave up a running session: the user, the front end or a shutdown asked for it."""
 
-    code = "session-cancelled"
 
-
-class ConfigurationError(EncryptedInferenceError):
+class ConfigurationError(EncryptedInferenceError, code="configuration", exit_status=5):
     """This party's own settings, certificates or files are wrong."""
 
-    code = "configuration"
-    exit_status = 5
 
-
-class MaterialSpent(ConfigurationError):
+class MaterialSpent(ConfigurationError, code="material-spent"):
     """An item of correlated randomness was consumed before; using it twice would reveal secrets."""
 
-    code = "material-spent"
 
-
-class AuditLogBroken(ConfigurationError):
+class AuditLogBroken(ConfigurationError, code="audit-log-broken"):
     """An audit log is not what was written, or lacks entries that somebody else has seen."""
 
-    code = "audit-log-broken"
 
-
-class ComputationFailed(EncryptedInferenceError):
+class ComputationFailed(EncryptedInferenceError, code="computation-failed", exit_status=6):
     """The protocol ran to its end, but the result is implausible and must not be shown."""
 
-    code = "computation-failed"
-    exit_status = 6
 
-
-class AggregationAborted(ComputationFailed):
+class AggregationAborted(ComputationFailed, code="aggregation-aborted"):
     """Too few hospitals are left in a training round. Nothing was unmasked; run it again with fresh keys and masks."""
-
-    code = "aggregation-aborted"

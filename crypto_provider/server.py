@@ -10,7 +10,7 @@ from typing import Final
 
 from starlette.applications import Starlette
 
-from authority.certificates import party_of_certificate
+from authority.certificates import read_own_party
 from bookkeeping.spending import SpendingBook
 from contract.api import Unready
 from contract.errors import TicketInvalid
@@ -118,7 +118,7 @@ def _count_weights(plan: Plan, engine: Engine) -> int:
 
 def build_dealer_app(settings: CryptoProviderSettings, plans: InferenceServiceClient) -> Starlette:
     """Build the dealer's server. Raises ConfigurationError for files that are wrong."""
-    own = party_of_certificate(settings.credentials.certificate, role=Role.CRYPTO_PROVIDER)
+    own = read_own_party(settings.credentials.certificate, role=Role.CRYPTO_PROVIDER)
     book = SpendingBook(settings.data_folder / BOOK_FILE)
     context = tls_context(settings.credentials, server_side=True)
     handler = DealingHandler(

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 
-from authority.certificates import MALFORMED, NEW_KEY, PartyCertificate, party_of_certificate, read_certificate, said
+from authority.certificates import MALFORMED, NEW_KEY, PartyCertificate, read_certificate, read_own_party, show_time
 from authority.enrolment import load_key
 from authority.revocation import EXTEND_BEFORE, RevocationList, is_revoked
 from contract.api import ModelEntry
@@ -118,7 +118,7 @@ def _check_own_certificate(credentials: Credentials) -> str:
     path = credentials.certificate
     found = _check_dates(path, "federation renew asks for a new one", ended=NEW_KEY)
     own, authority = PartyCertificate.read(path), read_certificate(credentials.authority)
-    party_of_certificate(path, role=Role.DATA_OWNER)
+    read_own_party(path, role=Role.DATA_OWNER)
     if is_revoked(credentials):
         raise Bad(f"{path} was revoked, or its key was", NEW_KEY)
     if load_key(credentials.key).public_key() != own.key:
@@ -141,10 +141,10 @@ def _check_dates(path: Path, advice: str, *, ended: str | None = None) -> str:
         raise Bad(f"{path} is not a certificate in PEM", "correct the path in the settings") from None
     now, begin, end = datetime.now(UTC), certificate.not_valid_before_utc, certificate.not_valid_after_utc
     if now < begin:
-        raise Bad(f"{path} is valid from {said(begin)} only, and {_quote_clock(now)}", "set this machine's clock")
+        raise Bad(f"{path} is valid from {show_time(begin)} only, and {_quote_clock(now)}", "set this machine's clock")
     if now > end:
         raise Bad(
-            f"{path} was valid until {said(end)}, and {_quote_clock(now)}",
+            f"{path} was valid until {show_time(end)}, and {_quote_clock(now)}",
             f"{ended or advice}; or set this machine's clock, if it is ahead",
         )
     if end - now < RENEW_BEFORE:
@@ -153,7 +153,7 @@ def _check_dates(path: Path, advice: str, *, ended: str | None = None) -> str:
 
 
 def _quote_clock(now: datetime) -> str:
-    return f"this machine's clock says {said(now)}"
+    return f"this machine's clock says {show_time(now)}"
 
 
 def _check_revocations(credentials: Credentials) -> str:
@@ -163,11 +163,11 @@ def _check_revocations(credentials: Credentials) -> str:
     found = RevocationList.read(credentials.revocations, read_certificate(credentials.authority))
     now, advice = datetime.now(UTC), f"ask the federation for its newest list; {_INSTALL_LIST} puts it in place"
     if found.issued > now:
-        begins = said(found.issued)
+        begins = show_time(found.issued)
         raise Bad(f"{found.path} was signed at {begins}, and {_quote_clock(now)}", "set this machine's clock")
     if found.ends < now:
         raise Bad(
-            f"{found.path} was good until {said(found.ends)}, and {_quote_clock(now)}",
+            f"{found.path} was good until {show_time(found.ends)}, and {_quote_clock(now)}",
             f"{advice}; or set this machine's clock, if it is ahead",
         )
     if found.ends - now < EXTEND_BEFORE:

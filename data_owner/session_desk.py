@@ -13,7 +13,7 @@ from uuid import UUID
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from authority.certificates import party_of_certificate
+from authority.certificates import read_own_party
 from contract.api import Failure, ModelEntry, PhaseSeconds, SentBytes, SessionEventName, SessionReport, SessionView
 from contract.errors import EncryptedInferenceError, ItemsSeen, SessionCancelled, TicketInvalid, TransportError
 from contract.identity import Party, Role
@@ -53,7 +53,7 @@ class SessionDesk:
         """Read this party's certificate and pinned keys. Raises ConfigurationError for files that are wrong."""
         self._settings = settings
         self._front_end = front_end
-        self._own = party_of_certificate(settings.credentials.certificate, role=Role.DATA_OWNER)
+        self._own = read_own_party(settings.credentials.certificate, role=Role.DATA_OWNER)
         self._public_keys: Sequence[Ed25519PublicKey] = [load_public_key(path) for path in settings.ticket_keys]
 
     def open(

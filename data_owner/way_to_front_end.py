@@ -13,8 +13,8 @@ from urllib.parse import urlsplit
 import httpx
 from cryptography import x509
 
-from authority.certificates import MALFORMED, said
-from authority.tls_refusal import Cause, cause_of, remedy
+from authority.certificates import MALFORMED, show_time
+from authority.tls_refusal import Cause, find_cause, remedy
 from data_owner.checks import Bad, Named, Verdict
 from data_owner.settings import DataOwnerSettings
 from plumbing.proxies import proxy_for, why_unreachable
@@ -104,7 +104,7 @@ def _check_certificate(settings: DataOwnerSettings, host: str, port: int, second
             return "is the federation's" if settings.inference_service.authority else "is known to this machine"
     except ssl.SSLCertVerificationError as error:
         by_system = settings.inference_service.authority is None
-        raise _explain_refusal(cause_of(error) or Cause.OTHER, host, port, seconds, by_system=by_system) from None
+        raise _explain_refusal(find_cause(error) or Cause.OTHER, host, port, seconds, by_system=by_system) from None
     except OSError as error:
         raise Bad(f"TLS fails ({why_unreachable(error)})", f"ask who runs {host}, and what is on the way") from None
 
@@ -121,7 +121,7 @@ def _explain_refusal(cause: Cause, host: str, port: int, seconds: float, *, by_s
         )
         return Bad(f"made by {_make_printable(by)}, which {whom}", advice)
     if shown is not None and cause in {Cause.EXPIRED, Cause.NOT_YET_VALID}:
-        found += f"; it is valid from {said(shown.not_valid_before_utc)} to {said(shown.not_valid_after_utc)}"
+        found += f"; it is valid from {show_time(shown.not_valid_before_utc)} to {show_time(shown.not_valid_after_utc)}"
     if shown is not None and cause is Cause.WRONG_NAME:
         found = f"is for {_make_printable(_list_names(shown))}, not for {host}"
     return Bad(found, advice)
@@ -153,7 +153,7 @@ def _check_clock(settings: DataOwnerSettings, url: str, seconds: float) -> str:
     try:
         theirs = _ask_time(url, _make_context(settings.inference_service), seconds)
     except httpx.HTTPError as error:
-        cause = cause_of(error)
+        cause = find_cause(error)
         if cause is None:
             raise _make_unread() from None
         # Its certificate is refused, perhaps because of this very clock. Nothing secret is sent, and what it says of

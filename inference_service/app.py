@@ -24,7 +24,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from structlog.typing import FilteringBoundLogger
 
-from authority.certificates import require_in_time
+from authority.certificates import require_file_in_time
 from bookkeeping.audit_log import AuditLog
 from contract.api import (
     MAX_PLAN_BYTES,
@@ -55,7 +55,7 @@ from inference_service.session_store import Sessions
 from inference_service.settings import ServiceSettings
 from inference_service.storage import Clock, Database, utc_now
 from inference_service.tickets import TicketOffice
-from plumbing.readiness import Look, Readiness, health_of, require_writable
+from plumbing.readiness import Look, Readiness, make_health, require_writable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +104,7 @@ def ready(parts: Parts, response: Response) -> Health:
     lacks = parts.readiness.lacks()
     if lacks:
         response.status_code = HTTPStatus.SERVICE_UNAVAILABLE
-    return health_of(lacks, now=parts.clock())
+    return make_health(lacks, now=parts.clock())
 
 
 @_closed.get("/metrics", tags=["operation"], response_class=PlainTextResponse)
@@ -263,7 +263,7 @@ def _make_readiness(
         Unready.AUDIT_LOG: audit.check,
     }
     if settings.certificate is not None:
-        looks[Unready.CERTIFICATE] = partial(require_in_time, settings.certificate)
+        looks[Unready.CERTIFICATE] = partial(require_file_in_time, settings.certificate)
     return Readiness(looks, tell=lambda words: log.warning("readiness", what=words))
 
 

@@ -18,7 +18,7 @@ from uuid import UUID
 import httpx
 from pydantic import BaseModel, SecretStr, ValidationError
 
-from authority.tls_refusal import cause_of, remedy
+from authority.tls_refusal import find_cause, remedy
 from contract.allowance import ModelAllowances
 from contract.api import (
     MAX_PLAN_BYTES,
@@ -314,7 +314,7 @@ class InferenceServiceClient:
         return "" if self._proxy is None else f", through {self._proxy}"
 
     def _unreachable(self, error: httpx.ConnectError | httpx.ProxyError) -> PeerUnreachable:
-        cause = cause_of(error)
+        cause = find_cause(error)
         if self._proxy is not None and cause is None:
             status = str(error)[:3]
             if isinstance(error, httpx.ProxyError) and status.isdigit():

@@ -14,60 +14,36 @@ MEDIA_TYPE = "application/problem+json"
 _MAX_DETAIL = 500
 
 
-class Unauthenticated(Refused):
+class Unauthenticated(Refused, code="unauthenticated", http_status=HTTPStatus.UNAUTHORIZED):
     """No API key, or one that no account has (any more)."""
 
-    code = "unauthenticated"
-    http_status = HTTPStatus.UNAUTHORIZED
 
-
-class NotFound(Refused):
+class NotFound(Refused, code="not-found", http_status=HTTPStatus.NOT_FOUND):
     """Not there, or not this caller's to see: the two are not told apart."""
 
-    code = "not-found"
-    http_status = HTTPStatus.NOT_FOUND
 
-
-class Conflict(Refused):
+class Conflict(Refused, code="conflict", http_status=HTTPStatus.CONFLICT):
     """The thing is in a state in which this cannot happen."""
 
-    code = "conflict"
-    http_status = HTTPStatus.CONFLICT
 
-
-class TooLarge(Refused):
+class TooLarge(Refused, code="too-large", http_status=HTTPStatus.REQUEST_ENTITY_TOO_LARGE):
     """The body is longer than this endpoint reads."""
 
-    code = "too-large"
-    http_status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
 
-
-class NotJson(Refused):
+class NotJson(Refused, code="not-json", http_status=HTTPStatus.UNSUPPORTED_MEDIA_TYPE):
     """A body of another kind than JSON."""
 
-    code = "not-json"
-    http_status = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
 
-
-class TooSlow(Refused):
+class TooSlow(Refused, code="too-slow", http_status=HTTPStatus.REQUEST_TIMEOUT):
     """The body did not arrive in time."""
 
-    code = "too-slow"
-    http_status = HTTPStatus.REQUEST_TIMEOUT
 
-
-class TooMany(Refused):
+class TooMany(Refused, code="too-many", http_status=HTTPStatus.TOO_MANY_REQUESTS):
     """This account has as many live sessions as it may have."""
 
-    code = "too-many"
-    http_status = HTTPStatus.TOO_MANY_REQUESTS
 
-
-class Unavailable(EncryptedInferenceError):
+class Unavailable(EncryptedInferenceError, code="unavailable", http_status=HTTPStatus.SERVICE_UNAVAILABLE):
     """The front end cannot serve now: its database does not answer."""
-
-    code = "unavailable"
-    http_status = HTTPStatus.SERVICE_UNAVAILABLE
 
 
 def make_problem(error: EncryptedInferenceError, *, request: UUID) -> Problem:

@@ -6,7 +6,7 @@ import threading
 from pathlib import Path
 from typing import TypeAlias
 
-from authority.certificates import require_in_time
+from authority.certificates import require_file_in_time
 from contract.errors import ConfigurationError
 
 _LOG = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ class _Following:
         fresh.minimum_version = ssl.TLSVersion.TLSv1_3
         try:
             fresh.load_cert_chain(certificate, key, password=_no_password)
-            require_in_time(certificate)  # one that was valid yesterday serves no worse
+            require_file_in_time(certificate)  # one that was valid yesterday serves no worse
         except (OSError, ssl.SSLError, ValueError, ConfigurationError) as error:
             _LOG.warning(
                 "%s changed and cannot be used (%s): the one before stays in use", certificate, _describe_reason(error)

@@ -37,7 +37,7 @@ from typing import Any, Final
 
 from starlette.applications import Starlette
 
-from authority.certificates import party_of_certificate
+from authority.certificates import read_own_party
 from bookkeeping.audit_log import AuditLog
 from bookkeeping.spending import Counted, SpendingBook
 from contract.api import Failure, SessionEventName, SessionReport, Unready
@@ -326,7 +326,7 @@ def build_inference_app(
     settings: ModelOwnerSettings, models: HostedModels, front_end: InferenceServiceClient
 ) -> Starlette:
     """Build the model owner's server. Raises ConfigurationError for files that are wrong."""
-    own = party_of_certificate(settings.credentials.certificate, role=Role.MODEL_OWNER)
+    own = read_own_party(settings.credentials.certificate, role=Role.MODEL_OWNER)
     book = SpendingBook(settings.data_folder / BOOK_FILE)
     audit = AuditLog(settings.audit_folder, keep_days=settings.audit_days)
     context = tls_context(settings.credentials, server_side=True)

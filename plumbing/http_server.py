@@ -13,7 +13,7 @@ import uvicorn
 import uvloop
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from plumbing.lobby import Lobby, origin_of
+from plumbing.lobby import Lobby, find_origin
 
 HEAD_SECONDS: Final = 10.0
 """For request line and headers, from the connection's first moment or, on a kept one, the request's first byte; and
@@ -111,7 +111,7 @@ class BoundedHeadProtocol(HttpToolsProtocol):
         transport.set_write_buffer_limits(high=1, low=0)
         self._head.set(HEAD_SECONDS, self._look_once_more)
         if self._lobby is not None:
-            self._lobby.enter(self, origin_of(self.client[0] if self.client else None), transport.abort)
+            self._lobby.enter(self, find_origin(self.client[0] if self.client else None), transport.abort)
 
     def data_received(self, data: bytes) -> None:
         """Count what comes while a head is due. What is no HTTP is answered, and not worth a line in the log."""

@@ -69,7 +69,7 @@ class Lobby:
         return seat
 
 
-def origin_of(host: str | None) -> str:
+def find_origin(host: str | None) -> str:
     """Which origin an IP address counts for: itself, or its network's /64; one for all where there is none."""
     try:
         address = ipaddress.ip_address(host or "")

@@ -75,7 +75,7 @@ class Readiness:
         return tuple(lacks)
 
 
-def health_of(lacks: tuple[Unready, ...], *, now: datetime) -> Health:
+def make_health(lacks: tuple[Unready, ...], *, now: datetime) -> Health:
     """The answer to whoever asks."""
     return Health(status="not-ready" if lacks else "ready", time=now, reasons=lacks)
 

@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from pydantic import Field, ValidationError, model_validator
 
-from authority.certificates import require_in_time_now
+from authority.certificates import require_in_time
 from contract.base import Name, Sha256, Strict
 from contract.errors import CallerError, ConfigurationError
 from contract.files import read_bounded, replace, write_new_together
@@ -102,7 +102,9 @@ class Participants(Strict):
                 "federation.json: holds no certificate in PEM; ask the coordinator for it"
             ) from None
         remedy = "the coordinator moves its key and certificate away and makes federation.json again"
-        require_in_time_now(certificate, what="the coordinator's certificate in federation.json", remedy=remedy)
+        begins, ends = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+        what = "the coordinator's certificate in federation.json"
+        require_in_time(begins, ends, what=what, remedy=remedy, now=datetime.now(UTC))
 
     @property
     def fingerprint(self) -> str:

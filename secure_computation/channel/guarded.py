@@ -13,7 +13,7 @@ from websockets.frames import CTRL_OPCODES, Frame
 from websockets.http11 import Request
 
 from plumbing.http_server import STRANGER, Alarm
-from plumbing.lobby import Lobby, origin_of
+from plumbing.lobby import Lobby, find_origin
 from secure_computation.channel.websocket import WRITE_BUFFER_BYTES
 
 BYTES_OF_A_STRANGER: Final = 16 << 10
@@ -71,7 +71,7 @@ class GuardedProtocol(WebSocketsSansIOProtocol):
         super().connection_made(transport)
         transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES)
         if self._lobby is not None:
-            self._lobby.enter(self, origin_of(self.client[0] if self.client else None), transport.abort)
+            self._lobby.enter(self, find_origin(self.client[0] if self.client else None), transport.abort)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Let waiting senders go: they find the connection closed."""

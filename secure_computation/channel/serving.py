@@ -21,7 +21,7 @@ from contract.api import Health, Unready
 from plumbing.command_line import say
 from plumbing.http_server import AnnouncedServer
 from plumbing.listening import LISTEN, start_listening, with_port
-from plumbing.readiness import Look, Readiness, health_of
+from plumbing.readiness import Look, Readiness, make_health
 from plumbing.tally import Tally
 from secure_computation.channel.asgi import serve_channel, uvicorn_options
 from secure_computation.channel.channel import Channel, Deadlines
@@ -66,7 +66,7 @@ def party_app(service: Service) -> Starlette:
 
     def ready(request: Request) -> JSONResponse:
         del request
-        return _answer(health_of(service.readiness.lacks(), now=datetime.now(UTC)))
+        return _answer(make_health(service.readiness.lacks(), now=datetime.now(UTC)))
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:

@@ -7,7 +7,7 @@ import ssl
 import threading
 from collections.abc import Sequence
 
-from authority.tls_refusal import cause_of
+from authority.tls_refusal import find_cause
 from contract.errors import ConfigurationError, EncryptedInferenceError, PeerViolation, TransportError
 from contract.identity import Party
 from secure_computation.channel.stream import ByteStream, Deadline, Piece
@@ -142,7 +142,7 @@ def _translated(error: ssl.SSLError, deadline: Deadline) -> EncryptedInferenceEr
     """The project's error for OpenSSL's."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return PeerViolation(
-            f"{deadline.peer} has a certificate that this party does not accept ({cause_of(error)}): it must be "
+            f"{deadline.peer} has a certificate that this party does not accept ({find_cause(error)}): it must be "
             "enrolled with the same federation"
         )
     reason = _reason(error)

@@ -18,11 +18,11 @@ from authority.certificates import (
     NEW_KEY,
     RENEW_BEFORE,
     PartyCertificate,
-    apart,
+    explain_slow_clock,
     read_certificate,
     require_own_valid,
     require_valid,
-    said,
+    show_time,
 )
 from authority.revocation import EXTEND_BEFORE, RevocationList
 from contract.errors import CertificateRefused, ConfigurationError, PeerViolation
@@ -90,17 +90,13 @@ class Trust:
         begins, ends = self.authority.not_valid_before_utc, self.authority.not_valid_after_utc
         if ends + self.skew < now:
             raise CertificateRefused(
-                f"the federation's authority ended at {said(ends)} by the clock of the {self.own.party}, so nobody is "
-                "accepted: enrol with its successor, or set that clock",
+                f"the authority ended at {show_time(ends)} by the clock of the {self.own.party}, so nobody is accepted:"
+                " enrol with its successor, or set that clock",
                 party_uri=peer.party.uri,
             )
         if begins - self.skew > now:
-            raise CertificateRefused(
-                f"the clock of the {self.own.party} is behind by {apart(begins - now)} or more: it says {said(now)}, "
-                f"but the federation's authority began at {said(begins)}; set that clock "
-                f"(tolerated: {self.skew.total_seconds():g} s)",
-                party_uri=peer.party.uri,
-            )
+            words = explain_slow_clock(f"the {self.own.party}", now, fact="the authority began at", since=begins)
+            raise CertificateRefused(f"{words} (tolerated: {self.skew.total_seconds():g} s)", party_uri=peer.party.uri)
 
 
 class TlsContext:
@@ -221,8 +217,8 @@ def _warn(trust: Trust) -> None:
         _LOG.warning(
             "the certificate of the %s ends at %s: renew it with `federation renew`",
             trust.own.party,
-            said(trust.own.ends),
+            show_time(trust.own.ends),
         )
     revocations = trust.revocations
     if revocations is not None and revocations.ends - EXTEND_BEFORE < now:
-        _LOG.warning("%s ends at %s: put the authority's newest there", revocations.path, said(revocations.ends))
+        _LOG.warning("%s ends at %s: put the authority's newest there", revocations.path, show_time(revocations.ends))

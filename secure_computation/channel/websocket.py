@@ -20,7 +20,7 @@ from websockets.exceptions import (
     WebSocketException,
 )
 
-from authority.tls_refusal import cause_of, remedy
+from authority.tls_refusal import find_cause, remedy
 from contract.errors import (
     ConfigurationError,
     EncryptedInferenceError,
@@ -186,7 +186,7 @@ def _unreachable(
     peer, party = deadline.peer, deadline.party
     named = peer if address in peer else f"{peer} at {address}"
     named += "" if proxy is None else f", through {proxy}"
-    cause = cause_of(error)
+    cause = find_cause(error)
     if cause is not None:
         words = f"{named} cannot be reached by outer TLS: {remedy(cause, by_system=True)}"
         return PeerUnreachable(words, peer=peer, party=party)

@@ -26,7 +26,7 @@ import uvicorn
 from pydantic import Field, ValidationError
 from starlette.applications import Starlette
 
-from authority.certificates import party_of_certificate
+from authority.certificates import read_own_party
 from contract.base import Name, Strict
 from contract.errors import Busy, ConfigurationError, DeadlineExceeded, PeerUnreachable, PeerViolation
 from contract.identity import Credentials, Party, Role
@@ -276,7 +276,7 @@ def make_dealer_app(credentials: Credentials, *, deadlines: Deadlines = PATIENCE
 
     Raises ConfigurationError for a certificate that is no crypto provider's.
     """
-    party_of_certificate(credentials.certificate, role=Role.CRYPTO_PROVIDER)
+    read_own_party(credentials.certificate, role=Role.CRYPTO_PROVIDER)
     return _make_app(Introductions(deadlines).serve, PARTY_ROLES, credentials, deadlines)
 
 

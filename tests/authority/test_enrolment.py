@@ -14,10 +14,11 @@ from typer.testing import CliRunner
 
 from authority import command as federation_command
 from authority.enrolment import create_request, party_credentials, read_request
-from authority.signing import create_authority, sign_request
+from authority.signing import create_authority
 from contract.errors import CallerError, ConfigurationError, EncryptedInferenceError, PeerViolation
 from contract.identity import Credentials, Party, Role
 from plumbing.command_line import new_app, one_line, run
+from tests.signed_requests import sign_request
 
 OWNER = Party(role=Role.DATA_OWNER, organisation="st-mary")
 LAB = Party(role=Role.MODEL_OWNER, organisation="north-lab")

@@ -23,9 +23,9 @@ from authority.enrolment import (
     install_certificate,
     install_revocations,
     load_key,
+    name_subject,
     party_credentials,
     read_request,
-    subject_of,
 )
 from authority.revocation import RevocationList
 from authority.signing import Authority, Reason, create_authority
@@ -52,7 +52,7 @@ def request_with(key_file: Path, party: Party, path: Path) -> Path:
     """A new request for a key that exists, as its thief makes it."""
     request = (
         x509.CertificateSigningRequestBuilder()
-        .subject_name(subject_of(party))
+        .subject_name(name_subject(party))
         .add_extension(alternative_names(party, ()), critical=False)
         .sign(load_key(key_file), hashes.SHA256())
     )

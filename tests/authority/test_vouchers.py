@@ -12,13 +12,14 @@ from pydantic import ValidationError
 
 from authority.certificates import read_certificate
 from authority.enrolment import create_request, install_certificate, party_credentials
-from authority.signing import create_authority, sign_request
+from authority.signing import create_authority
 from authority.vouching import find_signer, sign_voucher
 from contract.api import ModelEntry, PartyAddress, Voucher
 from contract.errors import ConfigurationError
 from contract.identity import Credentials, Party, Role
 from contract.model_card import ModelCard, Task
 from contract.ticket import Engine
+from tests.signed_requests import sign_request
 
 CARD = ModelCard.model_validate(
     {

@@ -20,7 +20,7 @@ import uvicorn
 from pydantic import SecretStr
 
 from authority.enrolment import create_request, install_certificate, party_credentials
-from authority.signing import create_authority, sign_request
+from authority.signing import create_authority
 from authority.vouching import sign_voucher
 from contract.allowance import Allowance
 from contract.api import ModelEntry, SessionState, SessionView
@@ -65,6 +65,7 @@ from secure_computation.channel.websocket import connect_channel
 from secure_computation.crypten_bridge import is_installed
 from secure_computation.crypten_bridge.installation import load_crypten
 from tests.end_to_end.models import NAME, write_tiny_model
+from tests.signed_requests import sign_request
 
 HOSPITAL = Party(role=Role.DATA_OWNER, organisation="st-mary")
 LABORATORY = Party(role=Role.MODEL_OWNER, organisation="north-lab")

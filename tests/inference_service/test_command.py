@@ -15,7 +15,7 @@ from pydantic import SecretStr, ValidationError
 
 from authority.certificates import PartyCertificate
 from authority.enrolment import create_renewal, create_request, install_certificate, party_credentials, read_request
-from authority.signing import Authority, Reason, create_authority, sign_request
+from authority.signing import Authority, Reason, create_authority
 from contract.errors import PeerUnreachable
 from contract.identity import Party, Role
 from contract.ticket import PUBLIC_KEY_FILE, SIGNING_KEY_FILE, load_public_key
@@ -24,6 +24,7 @@ from inference_service.command import app
 from inference_service.settings import DATABASE_FILE, ServiceSettings
 from plumbing.command_line import run
 from plumbing.settings import Address
+from tests.signed_requests import sign_request
 
 
 @pytest.fixture

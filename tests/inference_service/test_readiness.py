@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from authority.certificates import require_in_time
+from authority.certificates import require_file_in_time
 from authority.enrolment import create_request, read_request
 from authority.signing import Authority, create_authority
 from contract.errors import ConfigurationError
@@ -89,7 +89,7 @@ class TestCertificate:
         self, certificates: Callable[..., tuple[Path, Path]], days_ago: int, words: str
     ) -> None:
         with pytest.raises(ConfigurationError, match=words):
-            require_in_time(certificates(days_ago=days_ago)[0])
+            require_file_in_time(certificates(days_ago=days_ago)[0])
 
     def test_one_that_has_ended_does_not_replace_one_that_serves(
         self, certificates: Callable[..., tuple[Path, Path]], caplog: pytest.LogCaptureFixture

@@ -14,11 +14,12 @@ import pytest
 
 import plumbing.http_server
 from authority.enrolment import create_request
-from authority.signing import create_authority, sign_request
+from authority.signing import create_authority
 from contract.identity import Party, Role
 from plumbing.http_server import EVENT_LOOP, HEAD_BYTES, MOST_PIPELINED, BoundedHeadProtocol, vouch
 from plumbing.lobby import Lobby
 from tests.end_to_end.federation import listening, loopback
+from tests.signed_requests import sign_request
 
 SECONDS = 0.5
 MUCH = 64 << 20

@@ -2,7 +2,7 @@
 
 import pytest
 
-from plumbing.lobby import Lobby, origin_of
+from plumbing.lobby import Lobby, find_origin
 
 
 def enter(lobby: Lobby, left: list[str], *names: str) -> None:
@@ -46,4 +46,4 @@ def test_who_left_makes_room_for_nobody() -> None:
     ],
 )
 def test_a_network_that_one_customer_has_is_one_origin(host: str | None, origin: str) -> None:
-    assert origin_of(host) == origin
+    assert find_origin(host) == origin

@@ -9,7 +9,7 @@ import pytest
 
 from contract.api import Health, Unready
 from contract.errors import AuditLogBroken, ConfigurationError
-from plumbing.readiness import Readiness, health_of, require_writable
+from plumbing.readiness import Readiness, make_health, require_writable
 from tests.full_disk import no_file_beyond
 
 
@@ -27,7 +27,7 @@ def fail() -> None:
 def test_whoever_asks_reads_a_code_and_the_operator_reads_the_words() -> None:
     told: list[str] = []
     readiness = Readiness({Unready.DISK: fail, Unready.DATABASE: lambda: None}, tell=told.append)
-    health = health_of(readiness.lacks(), now=datetime.now(UTC))
+    health = make_health(readiness.lacks(), now=datetime.now(UTC))
     assert (health.status, health.reasons) == ("not-ready", (Unready.DISK,))
     assert "secret" not in health.model_dump_json()
     assert told == ["not ready (disk): /var/lib/secret/place: is full; free space"]

@@ -132,7 +132,7 @@ def test_nobody_is_accepted_once_the_authority_has_ended(owner: Credentials, lab
     context._trust = replace(trust, clock=lambda: trust.authority.not_valid_after_utc + timedelta(days=1))
     _, server = meet(tls_context(owner, server_side=False), context)
     assert isinstance(server, CertificateRefused)
-    assert "the federation's authority ended" in str(server)
+    assert "the authority ended" in str(server)
 
 
 # Revocation

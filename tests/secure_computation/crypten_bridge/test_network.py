@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from authority.enrolment import create_request, install_certificate, party_credentials
-from authority.signing import create_authority, sign_request
+from authority.signing import create_authority
 from contract.errors import (
     Busy,
     ConfigurationError,
@@ -30,6 +30,7 @@ from secure_computation.channel.memory import memory_pair
 from secure_computation.crypten_bridge import network
 from secure_computation.crypten_bridge.installation import load_crypten
 from secure_computation.crypten_bridge.network import Introductions, Listen, Peer, join_session, make_dealer_app
+from tests.signed_requests import sign_request
 
 ROOT = Path(__file__).parents[3]
 BLOCKS = dict(re.findall(r"```python\n# (\w+\.py)\n(.*?)```", (ROOT / "docs" / "crypten.md").read_text(), re.DOTALL))
