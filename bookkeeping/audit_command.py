@@ -10,7 +10,7 @@ import typer
 from pydantic import ValidationError
 
 from bookkeeping.audit_log import DAY_SECONDS, read_log, verify_log
-from bookkeeping.audit_segments import Entry, Head
+from bookkeeping.audit_segments import Entry
 from contract.api import AuditHead
 from contract.errors import CallerError
 from plumbing.command_line import new_app, say
@@ -28,7 +28,7 @@ HeadsOption = Annotated[
 
 FolderOf = Callable[[Path | None], Path]
 """Where a party's log is, by its settings' file."""
-Asking = Callable[[Path | None], Head | None]
+Asking = Callable[[Path | None], AuditHead | None]
 """What the other side remembers of a party's log, by the party's settings' file."""
 
 
@@ -108,13 +108,12 @@ def _line(entry: Entry) -> str:
     return f"{entry.number}  {entry.at:%Y-%m-%d %H:%M:%S}  {entry.event}  {rest}"
 
 
-def _read_heads(path: Path) -> Iterator[Head]:
+def _read_heads(path: Path) -> Iterator[AuditHead]:
     try:
         if path.stat().st_size > MAX_HEADS_BYTES:
             raise CallerError(f"{path}: larger than {MAX_HEADS_BYTES} bytes; give a file that `audit heads` wrote")
         for line in path.read_bytes().splitlines():
-            head = AuditHead.model_validate_json(line)
-            yield Head(number=head.number, hash=head.hash)
+            yield AuditHead.model_validate_json(line)
     except OSError as error:
         raise CallerError(f"{path}: cannot be read ({error.strerror}); correct the path of --heads") from error
     except ValidationError:

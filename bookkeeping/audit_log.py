@@ -35,7 +35,6 @@ from bookkeeping.audit_segments import (
     MAX_LINE_BYTES,
     Details,
     Entry,
-    Head,
     is_entry,
     is_torn,
     last_head,
@@ -49,6 +48,7 @@ from bookkeeping.audit_segments import (
     segments_in,
     torn_line,
 )
+from contract.api import AuditHead
 from contract.errors import AuditLogBroken, ConfigurationError
 from contract.files import append, copy_new, sync_folder
 
@@ -63,7 +63,7 @@ class Verified:
 
     first: int
     """Number of the oldest entry that is kept; 1 where none were retired."""
-    head: Head | None
+    head: AuditHead | None
     """None: the log is empty."""
     heads_found: int
     """How many remembered heads it was compared with."""
@@ -97,7 +97,7 @@ class AuditLog:
         with _writing(folder):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
-    def record(self, event: str, **details: Any) -> Head:
+    def record(self, event: str, **details: Any) -> AuditHead:
         """Write an entry, durably, and return the log's new head. `details` are fields of `Details`.
 
         Raises ConfigurationError where the disk will not, AuditLogBroken where the log is not as it was written.
@@ -108,7 +108,7 @@ class AuditLog:
             head = self._append(event, known)
             return self._retire() or head
 
-    def head(self) -> Head | None:
+    def head(self) -> AuditHead | None:
         """The last entry; None of an empty log."""
         with _writing(self._folder), locked(self._folder):
             return last_head(self._folder)
@@ -150,7 +150,7 @@ class AuditLog:
             path.unlink()
         self._append("mended", {"torn_bytes": len(line)})
 
-    def _append(self, event: str, details: dict[str, Any]) -> Head:
+    def _append(self, event: str, details: dict[str, Any]) -> AuditHead:
         last = last_head(self._folder)
         number = last.number + 1 if last is not None else 1
         at = datetime.fromtimestamp(self._clock(), UTC).isoformat(timespec="milliseconds")
@@ -166,7 +166,7 @@ class AuditLog:
         append(path, line)
         if path.name == segment_name(number):
             sync_folder(self._folder)
-        return Head(number=number, hash=digest)
+        return AuditHead(number=number, hash=digest)
 
     def _segment(self, number: int) -> Path:
         """Where entry `number` goes."""
@@ -175,7 +175,7 @@ class AuditLog:
             return segments[-1]
         return self._folder / segment_name(number)
 
-    def _retire(self) -> Head | None:
+    def _retire(self) -> AuditHead | None:
         """Remove segments that are too old; the new head if any were."""
         oldest = self._clock() - self._keep_seconds
         segments = segments_in(self._folder)
@@ -201,7 +201,7 @@ def read_log(folder: Path) -> Iterator[Entry]:
         yield entry
 
 
-def verify_log(folder: Path, heads: Sequence[Head] = ()) -> Verified:
+def verify_log(folder: Path, heads: Sequence[AuditHead] = ()) -> Verified:
     """Check that nothing was altered, removed, added, moved or cut off.
 
     `heads`: what others remember of this log; without any, entries cut off at the end cannot be noticed.
@@ -246,8 +246,8 @@ def copy_log(folder: Path, target: Path) -> None:
             copy_new(path, target / path.name)
 
 
-def _chain(folder: Path) -> Iterator[tuple[Entry, Head]]:
-    before: Head | None = None
+def _chain(folder: Path) -> Iterator[tuple[Entry, AuditHead]]:
+    before: AuditHead | None = None
     for path, lines in _lines(folder):
         for position, line in enumerate(lines):
             entry, head = parse_entry(path, line)

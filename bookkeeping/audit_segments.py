@@ -13,13 +13,13 @@ import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final
 from uuid import UUID
 
 from pydantic import AwareDatetime, Field, ValidationError
 
+from contract.api import AuditHead
 from contract.base import Name, Sha256, Strict, Version
 from contract.errors import AuditLogBroken
 from contract.files import open_lock
@@ -76,14 +76,6 @@ class Entry(Details):
     previous: Sha256
 
 
-@dataclass(frozen=True, kw_only=True)
-class Head:
-    """The last entry of a log at some moment, as somebody remembers it."""
-
-    number: int
-    hash: str
-
-
 def seal_entry(fields: dict[str, Any]) -> tuple[bytes, str]:
     """The line of an entry, and its hash."""
     body = json.dumps(fields, separators=(",", ":")).encode()
@@ -91,7 +83,7 @@ def seal_entry(fields: dict[str, Any]) -> tuple[bytes, str]:
     return body[:-1] + f',"hash":"{digest}"}}\n'.encode(), digest
 
 
-def parse_entry(path: Path, line: bytes) -> tuple[Entry, Head]:
+def parse_entry(path: Path, line: bytes) -> tuple[Entry, AuditHead]:
     """An entry and its hash. Raises AuditLogBroken unless the line is exactly what was written."""
     body, tail = line[: -_HASH_BYTES - 1] + b"}", line[-_HASH_BYTES - 1 :]
     digest = hashlib.sha256(body).hexdigest()
@@ -102,7 +94,7 @@ def parse_entry(path: Path, line: bytes) -> tuple[Entry, Head]:
         entry = Entry.model_validate_json(body)
     except ValidationError:
         raise AuditLogBroken(broken.format(_number_in(line))) from None
-    return entry, Head(number=entry.number, hash=digest)
+    return entry, AuditHead(number=entry.number, hash=digest)
 
 
 def _number_in(line: bytes) -> str:
@@ -120,7 +112,7 @@ def segment_name(number: int) -> str:
     return f"{number:012d}.jsonl"
 
 
-def last_head(folder: Path) -> Head | None:
+def last_head(folder: Path) -> AuditHead | None:
     """The last entry that is whole."""
     for path in reversed(segments_in(folder)):
         line = last_line(path)
@@ -160,7 +152,7 @@ def torn_line(folder: Path) -> tuple[Path, bytes] | None:
 
 def require_whole(path: Path, end: int) -> None:
     """Raise AuditLogBroken unless the first `end` bytes of a segment are entries that follow each other."""
-    before: Head | None = None
+    before: AuditHead | None = None
     with path.open("rb") as file:
         for line in lines_of(file.read(end)):
             if not is_entry(path, line, before):
@@ -170,7 +162,7 @@ def require_whole(path: Path, end: int) -> None:
             before = parse_entry(path, line)[1]
 
 
-def is_entry(path: Path, line: bytes, before: Head | None) -> bool:
+def is_entry(path: Path, line: bytes, before: AuditHead | None) -> bool:
     """Whether a line is an entry that follows `before`; None: whatever it follows."""
     try:
         entry, _ = parse_entry(path, line)

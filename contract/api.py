@@ -310,7 +310,7 @@ class SessionView(Strict):
 
 
 class AuditHead(Strict):
-    """How far a party's audit log has come: its last entry. The other side remembers it."""
+    """How far a party's audit log had come at some moment: its last entry. The other side remembers it."""
 
     model_config = _example(number=17, hash=_PLAN_HASH)
 

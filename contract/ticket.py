@@ -31,7 +31,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from contract.base import Name, Sha256, Strict, Version
 from contract.errors import ConfigurationError, TicketInvalid
-from contract.files import write_new_together
+from contract.files import read_bounded, write_new_together
 from contract.identity import Party, Role
 from contract.model_card import OutputPolicy
 
@@ -301,14 +301,7 @@ def load_public_key(path: Path) -> Ed25519PublicKey:
 
 
 def _read_key_file(path: Path, *, private: bool) -> bytes:
-    try:
-        status = path.stat()
-        if private and status.st_mode & 0o077:
-            raise ConfigurationError(f"{path}: others can read this private key; run `chmod 600` on it")
-        if status.st_size > _MAX_KEY_FILE_BYTES:
-            raise ConfigurationError(f"{path}: too large for a key file; check the path in the settings")
-        return path.read_bytes()
-    except OSError as error:
-        raise ConfigurationError(
-            f"{path}: cannot be read ({error.strerror}); check the path in the settings"
-        ) from error
+    content = read_bounded(path, limit=_MAX_KEY_FILE_BYTES)
+    if private and path.stat().st_mode & 0o077:
+        raise ConfigurationError(f"{path}: others can read this private key; run `chmod 600` on it")
+    return content

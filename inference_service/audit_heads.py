@@ -38,8 +38,7 @@ class AuditHeads:
                 )
             row.number, row.hash, row.at = head.number, head.hash, self._clock()
             session.flush()
-            own = self._audit.record("head-seen", organisation=organisation, entry=head.number, hash=head.hash)
-        return AuditHead(number=own.number, hash=own.hash)
+            return self._audit.record("head-seen", organisation=organisation, entry=head.number, hash=head.hash)
 
     def known(self, account: Account) -> AuditHead:
         """What is remembered of the caller's own log. Raises Refused as above, NotFound if nothing is."""

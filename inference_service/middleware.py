@@ -30,7 +30,6 @@ from inference_service.problems import (
     TooLarge,
     TooSlow,
     Unauthenticated,
-    make_internal_problem,
     make_problem,
 )
 from plumbing.http_server import vouch
@@ -83,7 +82,7 @@ class ApiMiddleware:
             # Neither the message nor local variables: nobody knows what stands in them.
             frames = [f"{frame.filename}:{frame.lineno}" for frame in traceback.extract_tb(error.__traceback__)[-3:]]
             self._log.error("failed", request=request, code="internal", kind=type(error).__name__, where=frames)
-            await _send_problem(make_internal_problem(request=request), answer, scope, out)
+            await _send_problem(make_problem(EncryptedInferenceError(), request=request), answer, scope, out)
         finally:
             self._record(scope, answer, request=request, seconds=time.monotonic() - start)
 

@@ -49,17 +49,11 @@ class Unavailable(EncryptedInferenceError, code="unavailable", http_status=HTTPS
 def make_problem(error: EncryptedInferenceError, *, request: UUID) -> Problem:
     """The answer for an error of the tree; nothing of this side's inner affairs stands in it."""
     if error.http_status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        return build_problem(error.http_status, code=error.code, detail=_hide_details(request), request=request)
+        detail = f"the inference service failed: try again, or give its operator this id: {request}"
+        return build_problem(error.http_status, code=error.code, detail=detail, request=request)
     after = error.retry_after_seconds if isinstance(error, BudgetSpent | TooFast) else None
     return build_problem(
         error.http_status, code=error.code, detail=str(error), request=request, retry_after_seconds=after
-    )
-
-
-def make_internal_problem(*, request: UUID) -> Problem:
-    """The answer for an error that nobody foresaw."""
-    return build_problem(
-        HTTPStatus.INTERNAL_SERVER_ERROR, code="internal", detail=_hide_details(request), request=request
     )
 
 
@@ -77,7 +71,3 @@ def build_problem(
         code=code,
         retry_after_seconds=retry_after_seconds,
     )
-
-
-def _hide_details(request: UUID) -> str:
-    return f"the inference service failed: try again, or give its operator this id: {request}"

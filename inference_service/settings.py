@@ -1,6 +1,5 @@
 """Settings of the front end: one frozen object, from a TOML file and `INFERENCE_SERVICE_` variables."""
 
-import ipaddress
 from pathlib import Path
 from typing import Annotated, Self
 
@@ -10,6 +9,7 @@ from sqlalchemy import URL
 from contract.allowance import Allowance
 from contract.ticket import SIGNING_KEY_FILE, TICKET_SECONDS, NetworkProfile, TicketSeconds
 from inference_service.storage import read_postgresql_url
+from plumbing.proxies import is_loopback
 from plumbing.settings import Address, PartySettings, settings_config
 
 DATABASE_FILE = "inference-service.sqlite"
@@ -47,7 +47,7 @@ class ServiceSettings(PartySettings):
     def _keys_never_travel_in_clear(self) -> Self:
         if (self.key is None) != (self.certificate is None):
             raise ValueError("key and certificate go together: give both, or neither")
-        if self.certificate is None and not self.plain_http and not _is_loopback(self.listen.host):
+        if self.certificate is None and not self.plain_http and not is_loopback(self.listen.host):
             raise ValueError("API keys would travel in clear: give key and certificate, or listen on loopback")
         return self
 
@@ -67,10 +67,3 @@ class ServiceSettings(PartySettings):
     def signing_key(self) -> Path:
         """The private key that signs tickets."""
         return self.data_folder / SIGNING_KEY_FILE
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

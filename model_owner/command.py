@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from bookkeeping.audit_segments import Head
+    from contract.api import AuditHead
     from model_owner.checking import CheckReport, FixedPointReport
     from model_owner.settings import ModelOwnerSettings
     from secure_computation.at_rest import StorageKey
@@ -175,9 +175,8 @@ def _find_audit_folder(config: Path | None) -> Path:
     return load_settings(ModelOwnerSettings, config).audit_folder
 
 
-def _ask_audit_head(config: Path | None) -> "Head | None":
+def _ask_audit_head(config: Path | None) -> "AuditHead | None":
     """What the front end remembers of this log; None if it remembers nothing."""
-    from bookkeeping.audit_segments import Head
     from contract.errors import Refused
     from inference_service.client import InferenceServiceClient
     from model_owner.settings import ModelOwnerSettings
@@ -186,11 +185,10 @@ def _ask_audit_head(config: Path | None) -> "Head | None":
     front_end = load_settings(ModelOwnerSettings, config).inference_service
     try:
         with InferenceServiceClient.of(front_end) as client:
-            known = client.audit_head()
+            return client.audit_head()
     except Refused as error:
         say(f"The front end remembers nothing of this log: {error}")
         return None
-    return Head(number=known.number, hash=known.hash)
 
 
 app.add_typer(audit_app(_find_audit_folder, _ask_audit_head), name="audit")

@@ -11,7 +11,6 @@ from bookkeeping.audit_log import AuditLog
 from bookkeeping.spending import Charge, Counted, SpendingBook
 from bookkeeping.used_tickets import TicketUse
 from contract.allowance import Holder, ModelAllowances
-from contract.api import AuditHead
 from contract.errors import EncryptedInferenceError
 from contract.identity import Party, Role
 from contract.ticket import TicketClaims
@@ -114,7 +113,7 @@ class Oversight:
     def _exchange_heads_now(self) -> None:
         own = self._audit.head()
         if own is not None:
-            theirs = self._front_end.exchange_audit_heads(AuditHead(number=own.number, hash=own.hash))
+            theirs = self._front_end.exchange_audit_heads(own)
             self._audit.record("head-seen", entry=theirs.number, hash=theirs.hash)
 
 

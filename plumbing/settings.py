@@ -17,6 +17,7 @@ import dataclasses
 import os
 import tomllib
 from collections.abc import Mapping
+from functools import partial
 from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Any, Self, TypeVar
@@ -37,7 +38,7 @@ from pydantic_core import CoreSchema, ErrorDetails, core_schema
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError
 
-from contract.base import Name
+from contract.base import Name, Strict
 from contract.errors import ConfigurationError
 from contract.identity import Credentials
 from contract.ticket import TICKET_SECONDS, TicketSeconds
@@ -90,7 +91,7 @@ class Address:
         )
 
 
-def _url(text: str, *, schemes: tuple[str, ...]) -> str:
+def _check_url(text: str, *, schemes: tuple[str, ...]) -> str:
     parts = urlsplit(text)
     if parts.scheme not in schemes or not parts.hostname:
         raise ValueError(f"write a URL that begins with {' or '.join(f'{scheme}://' for scheme in schemes)}")
@@ -104,18 +105,10 @@ def _url(text: str, *, schemes: tuple[str, ...]) -> str:
     return text.rstrip("/")
 
 
-def _web_socket_url(text: str) -> str:
-    return _url(text, schemes=("ws", "wss"))
-
-
-def _http_url(text: str) -> str:
-    return _url(text, schemes=("http", "https"))
-
-
-WebSocketUrl = Annotated[str, AfterValidator(_web_socket_url)]
+WebSocketUrl = Annotated[str, AfterValidator(partial(_check_url, schemes=("ws", "wss")))]
 """Where a party is reached: ws:// or wss://, host, port, path. No trailing slash."""
 
-HttpUrl = Annotated[str, AfterValidator(_http_url)]
+HttpUrl = Annotated[str, AfterValidator(partial(_check_url, schemes=("http", "https")))]
 """Where the front end is reached: http:// or https://. No trailing slash."""
 
 
@@ -264,10 +257,14 @@ def _resolved(value: Any, folder: Path) -> Any:
     return value
 
 
-class FrontEnd(BaseModel):
-    """How a party reaches the inference service, and as whom."""
+class _Table(Strict):
+    """A table within a party's settings; its values may be secrets."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+    model_config = ConfigDict(hide_input_in_errors=True)
+
+
+class FrontEnd(_Table):
+    """How a party reaches the inference service, and as whom."""
 
     url: HttpUrl
     api_key: SecretStr
@@ -278,10 +275,8 @@ class FrontEnd(BaseModel):
     """The authority's list of revoked certificates, for the front end's; None: none is checked."""
 
 
-class AtRest(BaseModel):
+class AtRest(_Table):
     """The key under which a party seals what it keeps on disk: 32 bytes, in hexadecimal or base64."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     key_file: Path | None = None
     """File that holds it, readable by this account only; best not on the disk that it protects."""
@@ -295,20 +290,16 @@ class AtRest(BaseModel):
         return self
 
 
-class Peer(BaseModel):
+class Peer(_Table):
     """A party that is pinned: only this organisation is spoken to, whatever a ticket or the catalog says."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     organisation: Name
     url: WebSocketUrl | None = None
     """Where it listens; None: where the catalog says. The certificate decides who it is, not the address."""
 
 
-class Waiting(BaseModel):
+class Waiting(_Table):
     """Deadlines in seconds. Every wait has one."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     connect: Annotated[float, Field(gt=0, le=600)] = 10.0
     step: Annotated[float, Field(gt=0, le=3600)] = 60.0
@@ -317,13 +308,11 @@ class Waiting(BaseModel):
     """For all of a session's correlated randomness."""
 
 
-class PlanLimits(BaseModel):
+class PlanLimits(_Table):
     """Each party's own choice: it refuses a plan that costs more, before any work. For one image, under each engine.
 
     The defaults leave room for about three times a DenseNet-121 at 224 x 224.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     offline_bytes: Annotated[int, Field(gt=0)] = 8 * GIBIBYTE
     """Correlated randomness that is dealt, and what the data owner sends before the image is used."""

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from bookkeeping import audit_segments
 from bookkeeping.audit_log import DAY_SECONDS, AuditLog, read_log, verify_log
-from bookkeeping.audit_segments import Head
+from contract.api import AuditHead
 from contract.errors import AuditLogBroken, ConfigurationError
 from tests.full_disk import is_limited, no_file_beyond
 
@@ -39,7 +39,7 @@ def new_log(
     return AuditLog(folder, keep_days=keep_days, segment_bytes=segment_bytes, clock=clock or Clock())
 
 
-def fill(log: AuditLog, entries: int) -> list[Head]:
+def fill(log: AuditLog, entries: int) -> list[AuditHead]:
     return [log.record("session-begun", session=uuid4(), organisation="st-mary", images=1) for _ in range(entries)]
 
 
@@ -222,7 +222,7 @@ class TestTornLine:
 
 
 @pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Head]]:
+def template(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[AuditHead]]:
     folder = tmp_path_factory.mktemp("audit") / "template"
     heads = fill(new_log(folder, segment_bytes=SMALL), 12)
     assert len(segments(folder)) > 3
@@ -230,7 +230,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Head]
 
 
 @pytest.fixture
-def written(tmp_path: Path, template: tuple[Path, list[Head]]) -> tuple[Path, list[Head]]:
+def written(tmp_path: Path, template: tuple[Path, list[AuditHead]]) -> tuple[Path, list[AuditHead]]:
     """Twelve entries in several segments."""
     folder, heads = template
     shutil.copytree(folder, tmp_path / "audit")
@@ -240,7 +240,9 @@ def written(tmp_path: Path, template: tuple[Path, list[Head]]) -> tuple[Path, li
 class TestTampering:
     @settings(max_examples=60)
     @given(data=st.data())
-    def test_any_byte_that_is_changed_is_found(self, written: tuple[Path, list[Head]], data: st.DataObject) -> None:
+    def test_any_byte_that_is_changed_is_found(
+        self, written: tuple[Path, list[AuditHead]], data: st.DataObject
+    ) -> None:
         folder, heads = written
         path = data.draw(st.sampled_from(segments(folder)))
         whole = path.read_bytes()
@@ -256,7 +258,7 @@ class TestTampering:
     @settings(max_examples=40)
     @given(data=st.data())
     def test_any_line_that_is_removed_doubled_or_moved_is_found(
-        self, written: tuple[Path, list[Head]], data: st.DataObject
+        self, written: tuple[Path, list[AuditHead]], data: st.DataObject
     ) -> None:
         folder, _ = written
         before = {path: path.read_bytes() for path in segments(folder)}
@@ -278,13 +280,13 @@ class TestTampering:
                 one.write_bytes(content)
 
     @pytest.mark.parametrize("which", [0, 1, 2])
-    def test_a_segment_that_is_gone_is_found(self, written: tuple[Path, list[Head]], which: int) -> None:
+    def test_a_segment_that_is_gone_is_found(self, written: tuple[Path, list[AuditHead]], which: int) -> None:
         folder, _ = written
         segments(folder)[which].unlink()
         with pytest.raises(AuditLogBroken, match="are missing" if which == 0 else "does not follow"):
             verify_log(folder)
 
-    def test_segments_that_changed_names_are_found(self, written: tuple[Path, list[Head]]) -> None:
+    def test_segments_that_changed_names_are_found(self, written: tuple[Path, list[AuditHead]]) -> None:
         folder, _ = written
         first, second, *_ = segments(folder)
         first.rename(folder / "aside")
@@ -294,7 +296,7 @@ class TestTampering:
             verify_log(folder)
 
     @pytest.mark.parametrize("cut", [1, 2, 5, 12])
-    def test_a_cut_end_is_found_by_what_others_remember(self, written: tuple[Path, list[Head]], cut: int) -> None:
+    def test_a_cut_end_is_found_by_what_others_remember(self, written: tuple[Path, list[AuditHead]], cut: int) -> None:
         folder, heads = written
         left = lines_of(folder)[: 12 - cut]
         for path in segments(folder):
@@ -316,14 +318,14 @@ class TestTampering:
         with pytest.raises(AuditLogBroken, match="entry 5 is another one than was seen by others"):
             verify_log(folder, [heads[4]])
 
-    def test_two_memories_that_contradict_each_other(self, written: tuple[Path, list[Head]]) -> None:
+    def test_two_memories_that_contradict_each_other(self, written: tuple[Path, list[AuditHead]]) -> None:
         folder, heads = written
         with pytest.raises(AuditLogBroken, match="two different entries under one number"):
-            verify_log(folder, [heads[4], Head(number=5, hash="0" * 64)])
+            verify_log(folder, [heads[4], AuditHead(number=5, hash="0" * 64)])
 
     def test_an_empty_log_of_which_others_know(self, tmp_path: Path) -> None:
         with pytest.raises(AuditLogBroken, match="is empty, but others have seen entry 4"):
-            verify_log(tmp_path / "absent", [Head(number=4, hash="0" * 64)])
+            verify_log(tmp_path / "absent", [AuditHead(number=4, hash="0" * 64)])
         assert verify_log(tmp_path / "absent").head is None
 
 

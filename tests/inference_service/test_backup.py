@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 
 from bookkeeping.audit_log import AuditLog, verify_log
-from bookkeeping.audit_segments import Head
-from contract.api import ModelRegistration, SessionEvent, SessionRequest, SessionState
+from contract.api import AuditHead, ModelRegistration, SessionEvent, SessionRequest, SessionState
 from contract.api import SessionEventName as Event
 from contract.errors import AuditLogBroken
 from contract.ticket import SIGNING_KEY_FILE, Engine
@@ -71,7 +70,9 @@ def test_what_was_backed_up_comes_back(
     restored.database.close()
 
 
-def _the_log_says_what_is_missing(log: AuditLog, folder: Path, at_backup: Head | None, later: Head | None) -> None:
+def _the_log_says_what_is_missing(
+    log: AuditLog, folder: Path, at_backup: AuditHead | None, later: AuditHead | None
+) -> None:
     assert at_backup is not None
     assert later is not None
     assert verify_log(folder, [at_backup]).heads_found == 1

@@ -15,7 +15,7 @@ import pytest
 import tomli_w
 
 from bookkeeping.audit_log import AuditLog, read_log, verify_log
-from bookkeeping.audit_segments import Entry, Head
+from bookkeeping.audit_segments import Entry
 from contract.allowance import Allowance
 from contract.api import AuditHead
 from contract.errors import (
@@ -157,7 +157,7 @@ class TestAudit:
         assert begun.session == ended.session is not None
         assert (begun.organisation, begun.model, begun.version, begun.images) == ("st-mary", "tiny-chest", "1.0.0", 1)
         front_end = federation.folder / "front-end" / "audit"
-        assert verify_log(front_end, [Head(number=seen.entry or 0, hash=seen.hash or "")]).heads_found == 1
+        assert verify_log(front_end, [AuditHead(number=seen.entry or 0, hash=seen.hash or "")]).heads_found == 1
         told = next(entry for entry in read_log(front_end) if entry.hash == verify_hash(folder, 2))
         assert (told.event, told.organisation, told.entry) == ("head-seen", "north-lab", 2)
         everything = b"".join(path.read_bytes() for path in folder.rglob("*.jsonl"))
