@@ -18,7 +18,7 @@ from contract.errors import CallerError
 from contract.model_card import ModelCard, Task, read_card
 from demonstration.plaintext import PlaintextModel
 from federated_learning.data_source import ManifestSource
-from imaging import read_model_input
+from imaging.reading import read_model_input
 from model_owner.agreement import choose_answers
 from model_owner.calibration_images import load_calibration_images
 from model_owner.choosing_precision import lower_within_budget

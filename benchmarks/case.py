@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from contract.errors import CallerError
 from contract.model_card import ModelCard, read_card
-from imaging import read_model_input
 from imaging.phantom import write_phantom
+from imaging.reading import read_model_input
 from secure_computation.network import Network, parse_network
 
 MOST_PICTURES = 16

@@ -17,8 +17,8 @@ from benchmarks import measuring
 from benchmarks.machine import Machine, read_machine, read_versions
 from contract.base import Strict
 from contract.model_card import read_card
-from imaging import read_model_input
 from imaging.phantom import write_phantom
+from imaging.reading import read_model_input
 from model_owner.calibration_images import load_calibration_images
 from model_owner.choosing_precision import lower_within_budget
 from model_owner.onnx_import.compiling import compile_model

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, assert_never
 from contract.model_card import ModelCard
 
 if TYPE_CHECKING:  # takes long to load, and the page is up before it
-    from imaging import ImageWarning
+    from imaging.formats import ImageWarning
 
 
 class Calibration(StrEnum):

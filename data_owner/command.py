@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from data_owner.delivery import Delivery
     from data_owner.results import Submission
     from data_owner.session import Diagnoser
-    from imaging import Polarity
+    from imaging.formats import Polarity
 
 AsIs = Annotated[bool, typer.Option("--as-is", help="You have looked: bright and dark are right as they are.")]
 Invert = Annotated[
@@ -137,7 +137,7 @@ def read_polarity(*, as_is: bool, invert: bool) -> "Polarity | None":
     require_one_polarity(as_is=as_is, invert=invert)
     if not (as_is or invert):
         return None
-    from imaging import Polarity
+    from imaging.formats import Polarity
 
     return Polarity.INVERTED if invert else Polarity.AS_READ
 

@@ -13,7 +13,7 @@ from data_owner.answers import ModelAnswer
 from data_owner.calibration import Calibration
 
 if TYPE_CHECKING:  # takes long to load, and the page is up before it
-    from imaging import ImageWarning
+    from imaging.formats import ImageWarning
 
 HeatMapGrid = tuple[tuple[float, ...], ...]
 """Rows from top to bottom, each from left to right."""

@@ -14,12 +14,11 @@ from contract.errors import CallerError, ImageError, NeedsConfirmation
 from contract.files import create
 from contract.model_card import AgeRange, ColourChoice, FrameChoice, InputSpecification, Modality, ModelCard
 from data_owner.diagnosis import Warned
-from imaging import ImageFacts, Polarity, Radiograph, read_image, to_model_input
-from imaging.formats import FileFormat, PolarityToldBy
+from imaging.formats import FileFormat, Polarity, PolarityToldBy
 from imaging.polarity import POLARITY_QUESTIONS
-from imaging.preprocessing import to_picture
-from imaging.reading import AGE_UNKNOWN, WRONG_AGE
-from imaging.suitability import FIT_UNKNOWN, MISFIT
+from imaging.preprocessing import to_model_input, to_picture
+from imaging.reading import ImageFacts, Radiograph, read_image
+from imaging.suitability import AGE_UNKNOWN, FIT_UNKNOWN, MISFIT, WRONG_AGE
 from plumbing.output import path_bytes, path_text, printable, shown_path
 
 _ANY_PICTURE = InputSpecification(

@@ -15,7 +15,7 @@ from data_owner.answers import NO_FINDING, FindingsAnswer, ModelAnswer, answer_f
 from data_owner.calibration import judge_calibration
 from data_owner.diagnosis import Batch, Bytes, Diagnosis, HeatMapGrid, ModelName, Seconds, Warned
 from data_owner.heat_map import draw_heat_map, draw_heat_maps
-from imaging import ModelInput
+from imaging.reading import ModelInput
 from plumbing.output import path_bytes, path_text, shown_path
 from secure_computation.engines.interface import Answer, Label
 

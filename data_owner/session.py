@@ -77,7 +77,8 @@ from data_owner.results import Outcome, Submission, read_result
 from data_owner.session_desk import Opened, OpenSession, SessionDesk, Ticket, open_with_stock
 from data_owner.settings import DataOwnerSettings
 from data_owner.stock import TakenItem, open_stock
-from imaging import Polarity, read_model_input
+from imaging.formats import Polarity
+from imaging.reading import read_model_input
 from inference_service.client import InferenceServiceClient
 from secure_computation.admission import STOCKED_ITEM_STEP, item_of, items_of, present_ticket
 from secure_computation.at_rest import StorageKey

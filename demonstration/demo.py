@@ -21,8 +21,9 @@ from data_owner.diagnosis import Bytes, Diagnosis, ModelName, Seconds, Warned
 from demonstration.commands import end, hold_termination, make_command
 from demonstration.deployment import Deployment, deploy
 from demonstration.plaintext import PlaintextModel
-from imaging import Polarity, read_model_input
+from imaging.formats import Polarity
 from imaging.phantom import write_phantom
+from imaging.reading import read_model_input
 from plumbing.command_line import one_line, say
 
 MODEL_FOLDER = Path(__file__).resolve().parent.parent / "models" / "pediatric-pneumonia-resnet18"

@@ -6,7 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from contract.model_card import ModelCard, read_card
-from imaging import Polarity, read_model_input
+from imaging.formats import Polarity
+from imaging.reading import read_model_input
 from model_owner.in_clear import ModelInClear
 from model_owner.onnx_import.reading import read_onnx
 

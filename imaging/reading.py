@@ -32,21 +32,7 @@ from imaging.isolation.processes import SHARED
 from imaging.isolation.reader import BatchReader, IsolatedReader
 from imaging.polarity import POLARITY_QUESTIONS, settle
 from imaging.preprocessing import Viewing, to_model_input, to_picture, to_viewing
-from imaging.suitability import AGE_UNKNOWN, WRONG_AGE, check_suitability
-
-__all__ = [
-    "AGE_UNKNOWN",
-    "WRONG_AGE",
-    "ImageFacts",
-    "ImageWarning",
-    "ModelInput",
-    "Radiograph",
-    "Viewing",
-    "read_for_viewing",
-    "read_image",
-    "read_model_input",
-    "read_patient_words",
-]
+from imaging.suitability import check_suitability
 
 APART: Final = IsolatedReader(SHARED)
 """Reads every file of this process."""

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from contract.errors import ImageError
 from contract.model_card import InputSpecification
-from imaging import read_model_input, to_model_input
 from imaging.phantom import draw_phantom
+from imaging.preprocessing import to_model_input
+from imaging.reading import read_model_input
 
 PATIENTS: Final = 8
 EXPOSURES: Final = (0.5, 1.0, 2.0)

@@ -14,8 +14,8 @@ if TYPE_CHECKING:  # takes long to load, and the page is up before it
     from data_owner.diagnosis import Diagnosis
     from data_owner.ui.history import Record
     from data_owner.ui.patient import Patient
-    from imaging import ImageWarning, ModelInput, Polarity
-    from imaging.formats import PolarityToldBy
+    from imaging.formats import ImageWarning, Polarity, PolarityToldBy
+    from imaging.reading import ModelInput
 
 MOST_ENTRIES: Final = 200
 

@@ -21,7 +21,7 @@ from data_owner.ui.intake import read_file
 from data_owner.ui.workplace import Workplace
 
 if TYPE_CHECKING:
-    from imaging import Polarity
+    from imaging.formats import Polarity
 
 FOR_ONE, FOR_ALL = "polarity", "polarity-for-all"
 """Names of the buttons, whose values are of Polarity."""
@@ -55,7 +55,7 @@ class PolarityPages:
 
 
 def _parse_polarity(word: str) -> "Polarity":
-    from imaging import Polarity  # takes long to load, and the page is up before it
+    from imaging.formats import Polarity  # takes long to load, and the page is up before it
 
     if word not in set(Polarity):
         raise HTTPException(HTTPStatus.NOT_FOUND)

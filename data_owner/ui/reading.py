@@ -12,7 +12,8 @@ from contract.files import replacing_file
 from contract.model_card import ModelCard
 from data_owner.inspection import encode_png, undo_normalisation
 from data_owner.ui.entries import Entry, Facts, Look
-from imaging import ModelInput, Viewing, read_for_viewing
+from imaging.preprocessing import Viewing
+from imaging.reading import ModelInput, read_for_viewing
 
 
 def read_entry(entry: Entry, card: ModelCard) -> tuple[ModelInput, Facts]:

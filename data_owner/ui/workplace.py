@@ -24,7 +24,7 @@ from data_owner.ui.timings import Run, Timings
 from data_owner.ui.words import Problem, describe_error
 
 if TYPE_CHECKING:
-    from imaging import ModelInput
+    from imaging.reading import ModelInput
 
 MOST_PREPARED: Final = 50
 """Items that one request to prepare may ask for."""

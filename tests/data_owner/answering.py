@@ -7,7 +7,7 @@ from contract.ticket import Engine
 from data_owner.answers import answer_from_logits
 from data_owner.calibration import judge_calibration
 from data_owner.diagnosis import Bytes, Diagnosis, ModelName, Seconds, Warned
-from imaging import ImageWarning
+from imaging.formats import ImageWarning
 
 FINDINGS = ("effusion", "mass", "no-such-thing")
 

@@ -18,7 +18,8 @@ from data_owner.calibration import Calibration, judge_calibration
 from data_owner.diagnosis import Diagnosis
 from data_owner.presentation import print_diagnosis
 from data_owner.wording import explain, list_lines
-from imaging import ImageWarning, Polarity, read_image
+from imaging.formats import ImageWarning, Polarity
+from imaging.reading import read_image
 from tests.data_owner.answering import FINDINGS, card, diagnosis_of, multi_label_card
 from tests.end_to_end.models import INPUT
 from tests.imaging.samples import data_set, dicom_bytes, picture

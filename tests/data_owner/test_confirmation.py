@@ -8,7 +8,8 @@ import pytest
 from contract.errors import NeedsConfirmation
 from data_owner.diagnosis import Warned
 from data_owner.inspection import require_confirmed
-from imaging import Polarity, read_image
+from imaging.formats import Polarity
+from imaging.reading import read_image
 from tests.end_to_end.federation import Federation
 from tests.end_to_end.models import SIDE
 from tests.imaging.samples import picture, png_bytes, specification

@@ -14,7 +14,8 @@ from contract.model_card import read_card
 from data_owner.command import read_polarity
 from data_owner.inspection import Inspection, format_inspection, inspect_file
 from demonstration.commands import make_command
-from imaging import Polarity, read_image
+from imaging.formats import Polarity
+from imaging.reading import read_image
 from tests.end_to_end.models import PATIENT, SIDE, write_tiny_model
 from tests.imaging.samples import colour_data_set, colour_picture, data_set, dicom_bytes, picture, png_bytes, tiff_bytes
 

@@ -20,7 +20,7 @@ from data_owner.answers import answer_from_logits
 from demonstration import demo
 from demonstration.__main__ import _print
 from demonstration.demo import Comparison, compare, contradicts
-from imaging import ImageWarning, Polarity
+from imaging.formats import ImageWarning, Polarity
 from tests.data_owner.answering import card as small_card
 from tests.data_owner.answering import diagnosis_of, multi_label_card
 from tests.end_to_end.models import CLASSES, radiograph, write_tiny_model

@@ -8,7 +8,7 @@ import pytest
 import encrypted_inference as ei
 from contract.errors import CallerError, ConfigurationError, PeerUnreachable
 from demonstration.plaintext import PlaintextModel
-from imaging import read_model_input
+from imaging.reading import read_model_input
 from tests.encrypted_inference.settings import write_settings
 from tests.end_to_end.federation import Federation, closed_port
 

@@ -7,7 +7,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from imaging import read_model_input
+from imaging.reading import read_model_input
 from plumbing.onnx_runtime import load_onnxruntime
 from tests.end_to_end.federation import Federation
 

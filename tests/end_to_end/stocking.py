@@ -15,7 +15,7 @@ from contract.ticket import Engine
 from crypto_provider.dealer import Dealer
 from data_owner.diagnosis import Diagnosis
 from data_owner.session import Diagnoser, Stocked
-from imaging import read_model_input
+from imaging.reading import read_model_input
 from secure_computation.admission import STOCKED_ITEM_STEP, present_ticket
 from secure_computation.engines.masked.plan import reference
 from secure_computation.engines.masked.plan.fixed_point import round_weights

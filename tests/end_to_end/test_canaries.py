@@ -26,7 +26,7 @@ from data_owner.delivery import UNPRINTED
 from demonstration.commands import call
 from demonstration.commands import make_command as command_line
 from demonstration.deployment import HOST, Deployment, deploy
-from imaging import read_model_input
+from imaging.reading import read_model_input
 from tests.end_to_end.canaries import (
     RECORDER,
     Secret,

@@ -13,7 +13,7 @@ from contract.model_card import OutputPolicy
 from contract.ticket import Engine
 from data_owner.diagnosis import Diagnosis
 from demonstration.plaintext import PlaintextModel
-from imaging import read_model_input
+from imaging.reading import read_model_input
 from tests.end_to_end.federation import LABORATORY, SILENT, Federation, running_federation
 from tests.end_to_end.float_maps import float_maps
 from tests.end_to_end.models import CLASSES, class_answer, radiograph

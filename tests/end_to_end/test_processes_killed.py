@@ -21,7 +21,7 @@ from contract.identity import Role
 from data_owner.diagnosis import Diagnosis
 from demonstration.commands import make_command
 from demonstration.deployment import LABORATORY, TRUST_CENTRE, Deployment, deploy
-from imaging import read_model_input
+from imaging.reading import read_model_input
 from model_owner.imported_models import ImportedModels
 from secure_computation.engines.masked.plan import reference
 from secure_computation.engines.masked.plan.fixed_point import round_weights

@@ -15,7 +15,7 @@ from demonstration.commands import make_command
 from demonstration.demo import MODEL_FOLDER
 from demonstration.deployment import Deployment, deploy
 from demonstration.plaintext import PlaintextModel
-from imaging import read_model_input
+from imaging.reading import read_model_input
 from tests.end_to_end.float_maps import float_maps
 from tests.end_to_end.models import class_answer
 

@@ -20,7 +20,7 @@ import model_owner.server
 from contract.identity import Party, Role
 from contract.ticket import Engine
 from crypto_provider.server import DealingHandler
-from imaging import read_model_input
+from imaging.reading import read_model_input
 from model_owner.server import InferenceHandler
 from secure_computation.channel.channel import Channel, Recorder
 from secure_computation.channel.websocket import connect_channel

@@ -14,7 +14,7 @@ from contract.ticket import Engine
 from data_owner.answers import FindingsAnswer
 from data_owner.diagnosis import Diagnosis
 from demonstration.plaintext import PlaintextModel
-from imaging import read_model_input
+from imaging.reading import read_model_input
 from tests.data_owner.ui.conftest import open_page, settings_of
 from tests.end_to_end.federation import SILENT, Federation, running_federation
 from tests.end_to_end.float_maps import float_maps, outputs_of_the_file

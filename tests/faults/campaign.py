@@ -22,7 +22,7 @@ from typing import Literal
 from sqlalchemy import func, select
 
 from contract.base import Strict
-from imaging import read_model_input
+from imaging.reading import read_model_input
 from inference_service.session_states import LIVE
 from inference_service.storage import SessionRow
 from tests.end_to_end.federation import Federation, running_federation

@@ -31,7 +31,7 @@ from contract.identity import Role
 from contract.ticket import Engine
 from data_owner.diagnosis import Diagnosis
 from data_owner.session import Diagnoser
-from imaging import read_model_input
+from imaging.reading import read_model_input
 from model_owner.imported_models import ImportedModels
 from plumbing.settings import Waiting
 from secure_computation.engines.masked.plan import reference

@@ -10,7 +10,7 @@ import pytest
 from contract.errors import EncryptedInferenceError
 from data_owner.session import Diagnoser
 from data_owner.session_desk import SessionDesk
-from imaging import read_model_input
+from imaging.reading import read_model_input
 from model_owner.server import InferenceHandler
 from secure_computation.stock_folder import StockFolder
 from tests.end_to_end.federation import running_federation

@@ -19,8 +19,8 @@ from pydicom.uid import UID
 
 from contract.errors import ImageError
 from contract.model_card import ColourChoice, InputSpecification
-from imaging import read_image
 from imaging.formats import FileFormat
+from imaging.reading import read_image
 from tests.imaging import dicom_kinds, drawn
 from tests.imaging.forgiven_dicom import KINDS as KINDS_OF_DICOM
 from tests.imaging.raster_kinds import KINDS as KINDS_OF_RASTER

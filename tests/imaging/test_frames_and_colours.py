@@ -15,7 +15,8 @@ from pydicom.uid import RLELossless
 
 from contract.errors import ImageError
 from contract.model_card import ColourChoice, FrameChoice, Window
-from imaging import Limits, read_image
+from imaging.formats import Limits
+from imaging.reading import read_image
 from tests.imaging.samples import (
     colour_data_set,
     colour_picture,

@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from contract.errors import ImageError
-from imaging import read_image
+from imaging.reading import read_image
 from imaging.tiff_pages import MAX_PAGES
 from tests.imaging.samples import specification
 

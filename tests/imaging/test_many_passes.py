@@ -10,8 +10,8 @@ from PIL import Image
 from pydicom.uid import JPEGBaseline8Bit
 
 from contract.errors import ImageError
-from imaging import read_image
 from imaging.codestream import MOST_SCANS
+from imaging.reading import read_image
 from tests.imaging.samples import compressed, data_set, picture, specification
 from tests.imaging.test_hostile_tiff import file, tags
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from contract.errors import ImageError
-from imaging import read_image
+from imaging.reading import read_image
 from tests.imaging.samples import specification
 
 NAMED = {

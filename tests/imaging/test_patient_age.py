@@ -9,8 +9,8 @@ from pydantic import ValidationError
 from pydicom import Dataset
 
 from contract.model_card import AgeRange
-from imaging import ModelInput, read_model_input
 from imaging.dicom.patient import read_years
+from imaging.reading import ModelInput, read_model_input
 from tests.imaging.samples import data_set, dicom_bytes, picture, png_bytes, specification
 
 pytestmark = pytest.mark.usefixtures("in_process")

@@ -6,8 +6,8 @@ import numpy as np
 from pydicom import dcmread
 
 from contract.model_card import read_card
-from imaging import read_image
 from imaging.phantom import draw_phantom, write_phantom
+from imaging.reading import read_image
 from tests.imaging.samples import specification
 
 

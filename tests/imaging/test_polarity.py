@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 
 from contract.model_card import FrameChoice
-from imaging import ImageWarning, Polarity, Radiograph, read_for_viewing, read_image, read_model_input
-from imaging.formats import DecodedFile, FileFormat, PolarityToldBy
+from imaging.formats import DecodedFile, FileFormat, ImageWarning, Polarity, PolarityToldBy
 from imaging.polarity import INVERTED, POLARITY_CONTRADICTS, POLARITY_UNKNOWN, TAKEN_AS_IT_IS, settle
+from imaging.reading import Radiograph, read_for_viewing, read_image, read_model_input
 from tests.imaging.samples import data_set, dicom_bytes, nifti_bytes, picture, specification, volume
 
 GREY = np.linspace(0, 1, 12, dtype=np.float32).reshape(3, 4)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from imaging import read_image
+from imaging.reading import read_image
 from tests.cases import cases_folder, right_picture
 from tests.imaging.samples import specification
 

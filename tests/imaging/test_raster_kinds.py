@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from contract.errors import ImageError
-from imaging import read_image
+from imaging.reading import read_image
 from tests.imaging.raster_kinds import KINDS
 
 

@@ -14,7 +14,7 @@ from pydicom.sequence import Sequence
 from pydicom.uid import RLELossless
 
 from contract.model_card import Window
-from imaging import read_image, read_model_input
+from imaging.reading import read_image, read_model_input
 from tests.imaging.samples import data_set, dicom_bytes, picture, png_bytes, specification
 
 

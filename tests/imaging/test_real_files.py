@@ -13,7 +13,8 @@ from pydicom.pixels.processing import apply_color_lut, apply_modality_lut, apply
 
 from contract.errors import ImageError
 from contract.model_card import ColourChoice, FrameChoice
-from imaging import Polarity, read_image
+from imaging.formats import Polarity
+from imaging.reading import read_image
 from tests.imaging.samples import specification
 
 pytestmark = pytest.mark.real_data

@@ -18,7 +18,8 @@ from PIL import Image
 from pydicom.uid import JPEG2000Lossless, RLELossless
 
 from contract.errors import ImageError
-from imaging import Limits, read_image
+from imaging.formats import Limits
+from imaging.reading import read_image
 from tests.imaging.samples import (
     colour_data_set,
     colour_picture,
@@ -193,7 +194,7 @@ MEMORY_PROBE = """
 import resource, sys
 from pathlib import Path
 from contract.errors import ImageError
-from imaging import read_image
+from imaging.reading import read_image
 from tests.imaging.samples import specification
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 try:

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from contract.errors import ConfigurationError, ImageError
-from imaging import read_model_input, reading
+from imaging import reading
 from imaging.formats import Limits
 from imaging.isolation.processes import Bounds, Processes
 from imaging.isolation.reader import BatchReader
-from imaging.reading import read_several
+from imaging.reading import read_model_input, read_several
 from tests.imaging.samples import picture, png_bytes, specification
 
 

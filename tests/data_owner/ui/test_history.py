@@ -14,7 +14,7 @@ from data_owner.answers import ClassAnswer
 from data_owner.calibration import Calibration
 from data_owner.ui.history import History, KeptName, Record, make_record_id
 from data_owner.ui.showing import load_templates
-from imaging import ImageWarning
+from imaging.formats import ImageWarning
 from tests.data_owner.answering import card, diagnosis_of, multi_label_card
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)

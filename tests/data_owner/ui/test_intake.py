@@ -17,7 +17,7 @@ from data_owner.ui.entries import Entry, Facts, State
 from data_owner.ui.folders import Folders
 from data_owner.ui.intake import read_file, read_waiting, receive_file
 from data_owner.ui.workplace import Workplace
-from imaging import ModelInput
+from imaging.reading import ModelInput
 from tests.data_owner.ui.conftest import PATIENCE, Page
 from tests.imaging.samples import picture, png_bytes
 

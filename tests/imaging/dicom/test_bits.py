@@ -12,8 +12,8 @@ from pydicom import Dataset
 from pydicom.uid import ExplicitVRBigEndian, RLELossless
 
 from contract.errors import ImageError
-from imaging import read_image
 from imaging.dicom.bits import Samples, extract_values
+from imaging.reading import read_image
 from tests.imaging.dicom_kinds import jpeg_2000
 from tests.imaging.samples import compressed, data_set, dicom_bytes, specification
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from contract.errors import ImageError
-from imaging import read_image
 from imaging.dicom import frames, syntax
+from imaging.reading import read_image
 from tests.imaging.hostile_files import with_many_meta_tags
 from tests.imaging.samples import compressed, data_set, dicom_bytes, picture, specification
 

@@ -9,7 +9,7 @@ import pytest
 
 from contract.errors import ImageError
 from contract.model_card import FrameChoice
-from imaging import read_image
+from imaging.reading import read_image
 from tests.imaging.samples import data_set, in_items, picture, specification
 
 FRAMES = [picture(bits=12, seed=seed) for seed in range(3)]

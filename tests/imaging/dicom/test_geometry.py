@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from contract.model_card import View
-from imaging import read_image
+from imaging.reading import read_image
 from tests.imaging.dicom_kinds import coded
 from tests.imaging.samples import data_set, dicom_bytes, picture, specification
 

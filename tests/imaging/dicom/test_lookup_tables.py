@@ -11,8 +11,8 @@ from pydicom import Dataset
 from pydicom.sequence import Sequence
 from pydicom.uid import UID, ExplicitVRBigEndian, ImplicitVRLittleEndian
 
-from imaging import read_image
 from imaging.dicom.display import LookupTable
+from imaging.reading import read_image
 from tests.imaging.samples import data_set, dicom_bytes, specification
 
 RAMP = np.linspace(0, 4095, 16 * 24).round().astype(np.uint16).reshape(16, 24)

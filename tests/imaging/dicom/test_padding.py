@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from pydicom import Dataset
 
 from contract.model_card import Window
-from imaging import read_for_viewing, read_image
+from imaging.reading import read_for_viewing, read_image
 from tests.imaging.samples import data_set, dicom_bytes, specification
 
 PICTURE = np.linspace(1000, 3000, 16 * 24).round().astype(np.int32).reshape(16, 24)

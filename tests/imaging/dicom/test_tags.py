@@ -13,13 +13,13 @@ from pydicom.datadict import dictionary_VR, tag_for_keyword
 
 from contract.errors import ImageError
 from contract.model_card import AgeRange
-from imaging import read_image
 from imaging.dicom.bits import PADDING_TAGS
 from imaging.dicom.geometry import GEOMETRY_TAGS
 from imaging.dicom.patient import AGE_TAGS
 from imaging.dicom.reading import PARSED_TAGS
 from imaging.dicom.remarks import REMARK_TAGS
 from imaging.dicom.tags import read_numbers, read_texts
+from imaging.reading import read_image
 from tests.imaging.samples import data_set, dicom_bytes, picture, specification
 
 pytestmark = pytest.mark.usefixtures("in_process")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from contract.model_card import read_card
-from imaging import read_model_input
+from imaging.reading import read_model_input
 from model_owner.calibration_images import load_calibration_images
 from model_owner.onnx_import.compiling import compile_model
 from secure_computation.engines.masked.lowering.lower import lower_masked
