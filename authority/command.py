@@ -313,5 +313,4 @@ def _party(role: Role, organisation: str) -> Party:
 
 
 def main() -> None:
-    """Entry point of the `federation` command."""
     run(app, name="federation")

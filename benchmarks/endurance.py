@@ -25,7 +25,7 @@ from contract.base import Strict
 from contract.errors import ComputationFailed
 from contract.identity import Role
 from contract.model_card import read_card
-from crypto_provider import quota
+from crypto_provider import dealer
 from demonstration.deployment import Deployment, deploy
 from imaging.phantom import write_phantom
 from model_owner import oversight
@@ -33,7 +33,7 @@ from model_owner import oversight
 FORMAT: Final = 1
 SAMPLES: Final = 20
 SERVERS: Final = (Role.INFERENCE_SERVICE, Role.CRYPTO_PROVIDER, Role.MODEL_OWNER)
-BOOKS: Final = {Role.CRYPTO_PROVIDER: quota.BOOK_FILE, Role.MODEL_OWNER: oversight.BOOK_FILE}
+BOOKS: Final = {Role.CRYPTO_PROVIDER: dealer.BOOK_FILE, Role.MODEL_OWNER: oversight.BOOK_FILE}
 """The file in which a server counts what it began."""
 
 

@@ -138,7 +138,6 @@ class AgeRange(Strict):
         return self
 
     def __str__(self) -> str:
-        """As people say it."""
         return f"{self.youngest} to {self.oldest} years"
 
 

@@ -42,5 +42,4 @@ def _serve(settings: CryptoProviderSettings, listener: socket) -> None:
 
 
 def main() -> None:
-    """Entry point of `crypto-provider`."""
     run(app, name="crypto-provider")

@@ -22,11 +22,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from bookkeeping.spending import Charge, SpendingBook
+from bookkeeping.used_tickets import TicketUse
+from contract.allowance import Allowance, Holder
 from contract.errors import ConfigurationError, MaterialSpent, PeerViolation, Refused
 from contract.files import private_folder
 from contract.identity import Party, Role
-from contract.ticket import TicketClaims
-from crypto_provider.quota import DealingQuota
+from contract.ticket import Purpose, TicketClaims
 from secure_computation.admission import items_of
 from secure_computation.at_rest import DamagedFile, StorageKey, read_sealed, write_sealed
 from secure_computation.material import DealtSeeds, ItemName
@@ -34,6 +36,9 @@ from secure_computation.randomness import SEED_BYTES, Seed
 
 SERVED = (Role.DATA_OWNER, Role.MODEL_OWNER)
 MAX_PENDING = 10_000
+BOOK_FILE: Final = "orders.sqlite"
+_ANY_PACE: Final = 1_000_000
+"""Sessions a minute: no ticket raises the number of items a day, which is all that is bounded here."""
 
 
 @dataclass
@@ -46,9 +51,11 @@ class _Pending:
 class Dealer:
     """Draws the seeds of each session and hands each half out once. For use by several threads."""
 
-    def __init__(self, quota: DealingQuota) -> None:
-        """Count hand-outs, and note them, in `quota`."""
-        self._quota = quota
+    def __init__(self, book: SpendingBook, *, own: Party, items_per_day: int) -> None:
+        """Deal at most `items_per_day` to each organisation and role, by its certificate; count and note in `book`."""
+        self._book = book
+        self._own = own
+        self._allowance = Allowance(items=items_per_day, sessions_per_minute=_ANY_PACE)
         self._pending: dict[ItemName, _Pending] = {}
         self._lock = threading.Lock()
 
@@ -66,16 +73,22 @@ class Dealer:
             if begins:
                 self._require_new(claims, wanted=len(items))
             # Durable before the first byte: a crash may waste an item, never repeat one.
-            self._quota.count(peer, claims)
+            self._count(claims, peer)
             if begins:
                 self._pending |= {item: _Pending(seeds=DealtSeeds.fresh(), expires=claims.exp) for item in items}
             return {item: self._serve(item, peer.role) for item in items}
 
     def _require_new(self, claims: TicketClaims, *, wanted: int) -> None:
-        if any(self._quota.has_served(claims, role) for role in SERVED):
+        if any(self._book.has_seen(TicketUse.of(claims, by=role)) for role in SERVED):
             raise MaterialSpent("this session was dealt before and its seeds are forgotten; start a new session")
         if len(self._pending) + wanted > MAX_PENDING:
             raise Refused("too many sessions wait for their second half; try again in a few minutes")
+
+    def _count(self, claims: TicketClaims, peer: Party) -> None:
+        who = f"{peer.role.value} {peer.organisation}"
+        charge = Charge(peer=who, subject="material", purpose=Purpose.PREPARE, amount=claims.images)
+        holder = Holder(whose=f"the {peer}", ask=f"the crypto provider, {self._own.organisation}")
+        self._book.spend(charge, self._allowance, holder, ticket=TicketUse.of(claims, by=peer.role))
 
     def _serve(self, item: ItemName, role: Role) -> DealtSeeds:
         pending = self._pending[item]

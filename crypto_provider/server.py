@@ -16,8 +16,7 @@ from contract.api import Unready
 from contract.errors import TicketInvalid
 from contract.identity import Party, Role
 from contract.ticket import Engine, TicketClaims
-from crypto_provider.dealer import Dealer, load_or_make_key
-from crypto_provider.quota import BOOK_FILE, DealingQuota
+from crypto_provider.dealer import BOOK_FILE, Dealer, load_or_make_key
 from crypto_provider.settings import CryptoProviderSettings
 from inference_service.client import InferenceServiceClient
 from plumbing.readiness import PATIENCE_SECONDS, Readiness, require_writable
@@ -126,7 +125,7 @@ def build_dealer_app(settings: CryptoProviderSettings, plans: InferenceServiceCl
             own, settings, Places(in_all=settings.channels_at_once, each=settings.channels_per_data_owner)
         ),
         plans=remember_plans(plans.plan, limits=settings.plan_limits),
-        dealer=Dealer(DealingQuota(book, own=own, items_per_day=settings.items_per_day)),
+        dealer=Dealer(book, own=own, items_per_day=settings.items_per_day),
         key=load_or_make_key(settings.data_folder, StorageKey.of(settings.at_rest)),
     )
     return party_app(

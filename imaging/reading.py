@@ -43,9 +43,7 @@ class PictureReader(Protocol):
 
     def read_picture(
         self, path: Path, specification: InputSpecification, limits: Limits, *, with_values: bool
-    ) -> tuple[FileFormat, DecodedFile]:
-        """As `IsolatedReader.read_picture`."""
-        ...
+    ) -> tuple[FileFormat, DecodedFile]: ...
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

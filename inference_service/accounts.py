@@ -67,7 +67,6 @@ class Accounts:
     """The accounts in a database."""
 
     def __init__(self, database: Database, *, audit: AuditLog, clock: Clock = utc_now) -> None:
-        """Work on `database`; note changes in `audit`."""
         self._database = database
         self._audit = audit
         self._clock = clock

@@ -15,7 +15,6 @@ class AuditHeads:
     """The last head of each model owner, in a database."""
 
     def __init__(self, database: Database, *, audit: AuditLog, clock: Clock = utc_now) -> None:
-        """Work on `database`; note what is told in `audit`."""
         self._database = database
         self._audit = audit
         self._clock = clock

@@ -10,7 +10,6 @@ import ssl
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Self, TypeVar
 from urllib.parse import quote, urlsplit
 from uuid import UUID
@@ -143,17 +142,12 @@ class InferenceServiceClient:
         return f"{type(self).__name__}({self._url!r})"
 
     def __enter__(self) -> Self:
-        """Use as a context manager to close connections."""
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        """Close."""
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
-        """Close the connections."""
         self._http.close()
 
     def live(self) -> Health:

@@ -224,5 +224,4 @@ def open_database(settings: ServiceSettings, *, upgrade: bool = False) -> Databa
 
 
 def main() -> None:
-    """Entry point."""
     run(app, name="inference-service")

@@ -14,7 +14,6 @@ class Metrics:
     content_type = CONTENT_TYPE_PLAIN_0_0_4
 
     def __init__(self) -> None:
-        """Start every counter at zero, in a registry of its own."""
         self._registry = CollectorRegistry()
         self._requests = Counter(
             "inference_service_requests", "Requests answered.", ["method", "route", "status"], registry=self._registry
@@ -39,5 +38,4 @@ class Metrics:
         self._sessions.labels(state=state.value).inc()
 
     def exposition(self) -> bytes:
-        """The Prometheus text format."""
         return generate_latest(self._registry)

@@ -56,7 +56,6 @@ class ApiMiddleware:
     """ASGI middleware, as the module says. Leaves the caller's account in `scope["state"]["account"]`."""
 
     def __init__(self, app: ASGIApp, *, accounts: Accounts, metrics: Metrics, log: FilteringBoundLogger) -> None:
-        """Stand in front of `app`."""
         self._app = app
         self._accounts = accounts
         self._metrics = metrics

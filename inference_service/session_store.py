@@ -16,7 +16,7 @@ from contract.allowance import ModelAllowances
 from contract.api import ModelEntry, SessionEvent, SessionReport, SessionRequest, SessionState, SessionView
 from contract.api import SessionEventName as Event
 from contract.errors import BudgetSpent, CallerError, ItemsSeen, Refused, TooFast
-from contract.ticket import BATCHED_ENGINES, STOCKED_ENGINES, Engine, Items, Purpose
+from contract.ticket import BATCHED_ENGINES, STOCKED_ENGINES, Items, Purpose
 from inference_service.accounts import OPENS_SESSIONS, Account, AccountRole
 from inference_service.budgets import Budgets
 from inference_service.catalog import Catalog
@@ -282,22 +282,5 @@ def _merge_reports(stored: str, report: SessionReport | None, *, actor: Actor) -
 
 def _make_view(row: SessionRow, *, ticket: str | None = None) -> SessionView:
     report = SessionReport.model_validate_json(row.report)
-    return SessionView(
-        id=row.id,
-        state=SessionState(row.state),
-        purpose=Purpose(row.purpose),
-        model=row.model,
-        version=row.version,
-        plan_hash=row.plan_hash,
-        engine=Engine(row.engine),
-        images=row.images,
-        data_owner=row.data_owner,
-        model_owner=row.model_owner,
-        crypto_provider=row.crypto_provider,
-        created_at=row.created_at,
-        expires_at=row.expires_at,
-        ticket=ticket,
-        seconds=report.seconds,
-        bytes_sent=report.bytes_sent,
-        failure=report.failure,
-    )
+    known = SessionView.model_validate(row, from_attributes=True)
+    return SessionView(**dict(known) | dict(report) | {"ticket": ticket})

@@ -63,7 +63,6 @@ _TRIALS: Final = {
 
 
 def utc_now() -> datetime:
-    """The present, in UTC."""
     return datetime.now(UTC)
 
 
@@ -255,7 +254,6 @@ class Database:
                 session.execute(text(statement))
 
     def close(self) -> None:
-        """Close every connection."""
         self._engine.dispose()
 
 

@@ -13,7 +13,6 @@ class TicketOffice:
     """Signs tickets for sessions. Holds the signing key; never shows it."""
 
     def __init__(self, key: Ed25519PrivateKey, *, network_profile: NetworkProfile) -> None:
-        """Sign with `key`."""
         self._key = key
         self._network_profile = network_profile
 

@@ -17,9 +17,13 @@ import typer
 from pydantic import SecretStr
 
 from bookkeeping.audit_command import audit_app
-from contract.errors import ConfigurationError
+from bookkeeping.audit_log import AuditLog
+from contract.errors import ConfigurationError, Refused, TransportError
+from model_owner.settings import ModelOwnerSettings
 from plumbing.command_line import log_to_stderr, new_program, run, say
+from plumbing.listening import LISTEN, take_port
 from plumbing.output import write_out
+from plumbing.settings import AtRest, load_settings
 
 if TYPE_CHECKING:
     from socket import socket
@@ -29,7 +33,6 @@ if TYPE_CHECKING:
 
     from contract.api import AuditHead
     from model_owner.checking import CheckReport, FixedPointReport
-    from model_owner.settings import ModelOwnerSettings
     from secure_computation.at_rest import StorageKey
 
 app = new_program("The model owner: its weights never leave this machine.")
@@ -143,12 +146,8 @@ def withdraw(
     config: Annotated[Path | None, typer.Option(help="TOML file of settings.")] = None,
 ) -> None:
     """Take a version out of service for good. Sessions that run come to their end, new ones are refused."""
-    from bookkeeping.audit_log import AuditLog
-    from contract.errors import TransportError
     from inference_service.client import InferenceServiceClient
     from model_owner.imported_models import ImportedModels
-    from model_owner.settings import ModelOwnerSettings
-    from plumbing.settings import load_settings
     from secure_computation.at_rest import StorageKey
 
     settings = load_settings(ModelOwnerSettings, config)
@@ -169,18 +168,12 @@ def withdraw(
 
 
 def _find_audit_folder(config: Path | None) -> Path:
-    from model_owner.settings import ModelOwnerSettings
-    from plumbing.settings import load_settings
-
     return load_settings(ModelOwnerSettings, config).audit_folder
 
 
 def _ask_audit_head(config: Path | None) -> "AuditHead | None":
     """What the front end remembers of this log; None if it remembers nothing."""
-    from contract.errors import Refused
     from inference_service.client import InferenceServiceClient
-    from model_owner.settings import ModelOwnerSettings
-    from plumbing.settings import load_settings
 
     front_end = load_settings(ModelOwnerSettings, config).inference_service
     try:
@@ -197,17 +190,13 @@ app.add_typer(audit_app(_find_audit_folder, _ask_audit_head), name="audit")
 @app.command()
 def serve(config: Annotated[Path | None, typer.Option(help="TOML file of settings.")] = None) -> None:
     """Register every imported version at the front end and serve sessions until interrupted."""
-    from model_owner.settings import ModelOwnerSettings
-    from plumbing.listening import LISTEN, take_port
-    from plumbing.settings import load_settings
-
     settings = load_settings(ModelOwnerSettings, config)
     log_to_stderr()
     with take_port(settings.listen.host, settings.listen.port, setting=LISTEN) as listener:  # before what takes seconds
         _serve(settings, listener)
 
 
-def _serve(settings: "ModelOwnerSettings", listener: "socket") -> None:
+def _serve(settings: ModelOwnerSettings, listener: "socket") -> None:
     import torch
 
     from contract.ticket import Engine
@@ -239,7 +228,6 @@ def _serve(settings: "ModelOwnerSettings", listener: "socket") -> None:
 
 def _read_storage_key(key_file: Path | None) -> "StorageKey":
     """The key of --key-file or the environment. Raises ConfigurationError if there is none, or two."""
-    from plumbing.settings import AtRest
     from secure_computation.at_rest import StorageKey
 
     key = os.environ.get("MODEL_OWNER_AT_REST__KEY")
@@ -335,7 +323,6 @@ def _describe_gap(found: "CheckReport | FixedPointReport", report: "CheckReport"
 
 
 def main() -> None:
-    """Entry point."""
     run(app, name="model-owner")
 
 

@@ -28,7 +28,6 @@ class Registrar:
     """Registers versions with the certificate of the day: one that was renewed signs them anew."""
 
     def __init__(self, settings: ModelOwnerSettings, models: HostedModels, front_end: InferenceServiceClient) -> None:
-        """Do nothing yet."""
         self._settings = settings
         self._models = models
         self._front_end = front_end

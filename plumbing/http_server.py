@@ -57,7 +57,6 @@ class AnnouncedServer(uvicorn.Server):
         self._announce = announce
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """As uvicorn's."""
         await super().startup(sockets=sockets)
         if self.started:
             self._announce()
@@ -67,7 +66,6 @@ class Alarm:
     """Does something once, later, unless it is stopped before."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Not set. For use in the loop's thread."""
         self._loop = loop
         self._timer: asyncio.TimerHandle | None = None
 
@@ -82,7 +80,6 @@ class Alarm:
         self._timer = self._loop.call_later(seconds, action)
 
     def stop(self) -> None:
-        """Do nothing."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -218,7 +215,6 @@ class BoundedHandshakeLoop(uvloop.Loop):
     """uvloop's, except that a TLS handshake has the deadline of a request's head; by itself it waits 60 s."""
 
     async def create_server(self, *arguments: Any, **named: Any) -> asyncio.AbstractServer:  # type: ignore[override]
-        """As uvloop does it."""
         if named.get("ssl") is not None:
             named["ssl_handshake_timeout"] = HEAD_SECONDS
         return await super().create_server(*arguments, **named)

@@ -111,7 +111,7 @@ class Bystander:
         return len(text)
 
     def flush(self) -> None:
-        """Every write is flushed."""
+        pass
 
     def __getattr__(self, name: str) -> Any:
         """What else is asked of a stream: whether it is a terminal, its encoding."""

@@ -46,7 +46,6 @@ class Proxy:
         return f"Basic {base64.b64encode(said.encode()).decode()}"
 
     def __str__(self) -> str:
-        """As errors name it."""
         return f"the proxy {self.host}:{self.port}, which {self.setting} names,"
 
     def dead(self, target: str, why: str) -> PeerUnreachable:

@@ -58,7 +58,6 @@ class Address:
     port: int
 
     def __str__(self) -> str:
-        """The form that `parse` reads."""
         return with_port(self.host, self.port)
 
     @classmethod

@@ -17,16 +17,8 @@ from imaging.dicom.tags import has_decimal_comma, read_code, read_content, read_
 from imaging.formats import ImageWarning, ImageWarnings
 from imaging.grey_scale import LARGEST, apply_window, stretch, stretch_to_range
 
-TRANSFORMATION_TAGS = (
-    "ModalityLUTSequence",
-    "RescaleSlope",
-    "RescaleIntercept",
-    "VOILUTSequence",
-    "WindowCenter",
-    "WindowWidth",
-    "VOILUTFunction",
-)
 _NUMBERS = ("RescaleSlope", "RescaleIntercept", "WindowCenter", "WindowWidth")
+TRANSFORMATION_TAGS = (*_NUMBERS, "ModalityLUTSequence", "VOILUTSequence", "VOILUTFunction")
 _FUNCTIONS = ("LINEAR", "LINEAR_EXACT", "SIGMOID")
 
 

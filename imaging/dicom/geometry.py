@@ -11,41 +11,16 @@ from imaging.formats import ImageWarning, ImageWarnings
 from imaging.suitability import FRONTAL, FRONTAL_VIEWS, GROUPS, LATERAL, LATERAL_VIEWS
 
 GEOMETRY_TAGS: Final = (
-    "ViewPosition",
-    "ViewCodeSequence",
-    "PatientOrientation",
-    "BodyPartExamined",
-    "AnatomicRegionSequence",
+    *("ViewPosition", "ViewCodeSequence", "PatientOrientation", "BodyPartExamined", "AnatomicRegionSequence"),
 )
 
 _PROJECTED = frozenset({"CR", "DX", "DR", "RF", "RG", "XA", "OT", "SC", None})
 """Modalities whose pictures are shown upright, with the patient's right on the left; or nobody knows which it is."""
 _LIMBS = frozenset(
-    [
-        "HAND",
-        "FINGER",
-        "THUMB",
-        "WRIST",
-        "FOREARM",
-        "ELBOW",
-        "HUMERUS",
-        "ARM",
-        "EXTREMITY",
-        "FOOT",
-        "TOE",
-        "ANKLE",
-        "CALCANEUS",
-        "LEG",
-        "THIGH",
-        "TIBIA",
-        "FIBULA",
-        "PATELLA",
-        "KNEE",
-        "FEMUR",
-        "HEEL",
-        "JAW",
-        "SHOULDER",
-    ]
+    {
+        *("HAND", "FINGER", "THUMB", "WRIST", "FOREARM", "ELBOW", "HUMERUS", "ARM", "SHOULDER", "EXTREMITY", "JAW"),
+        *("FOOT", "TOE", "ANKLE", "CALCANEUS", "HEEL", "LEG", "TIBIA", "FIBULA", "PATELLA", "KNEE", "THIGH", "FEMUR"),
+    }
 )
 """Parts that people lay and show as they like."""
 

@@ -1,6 +1,7 @@
 """What the header says of the pixels, judged before memory is taken for them."""
 
 import re
+import struct
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final
@@ -21,28 +22,17 @@ _KINDS = MappingProxyType({re.sub("[ _]", "", kind): kind for kind in (*GREY, PA
 
 PIXEL_KEYWORDS: Final = MappingProxyType(
     {
-        b"\xe0\x7f\x10\x00": "PixelData",
-        b"\x7f\xe0\x00\x10": "PixelData",
-        b"\xe0\x7f\x08\x00": "FloatPixelData",
-        b"\x7f\xe0\x00\x08": "FloatPixelData",
-        b"\xe0\x7f\x09\x00": "DoubleFloatPixelData",
-        b"\x7f\xe0\x00\x09": "DoubleFloatPixelData",
+        struct.pack(f"{order}2H", 0x7FE0, element): keyword
+        for element, keyword in ((0x10, "PixelData"), (0x08, "FloatPixelData"), (0x09, "DoubleFloatPixelData"))
+        for order in "<>"
     }
 )
 """What begins the pixels, in either order of bytes."""
 _FLOAT_BITS = MappingProxyType({"FloatPixelData": 32, "DoubleFloatPixelData": 64})
 
 HEADER_TAGS: Final = (
-    "SamplesPerPixel",
-    "PhotometricInterpretation",
-    "PlanarConfiguration",
-    "NumberOfFrames",
-    "Rows",
-    "Columns",
-    "BitsAllocated",
-    "BitsStored",
-    "HighBit",
-    "PixelRepresentation",
+    *("SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "NumberOfFrames", "Rows", "Columns"),
+    *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"),
 )
 
 

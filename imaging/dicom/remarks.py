@@ -9,12 +9,8 @@ from imaging.dicom.tags import read_code, read_integer, read_texts
 from imaging.formats import ImageWarning, ImageWarnings, PolarityToldBy
 
 REMARK_TAGS = (
-    "SOPClassUID",
-    "PresentationIntentType",
-    "ShutterShape",
-    "BurnedInAnnotation",
-    "PresentationLUTShape",
-    "PixelIntensityRelationshipSign",
+    *("SOPClassUID", "PresentationIntentType", "ShutterShape", "BurnedInAnnotation"),
+    *("PresentationLUTShape", "PixelIntensityRelationshipSign"),
 )
 
 _FOR_PROCESSING = frozenset(

@@ -81,7 +81,6 @@ class CountedReader(io.RawIOBase):
     """A file for pydicom, which looks at each tag and item in turn: after `MOST_READS` looks it is refused."""
 
     def __init__(self, source: BinaryIO) -> None:
-        """Read on from where `source` stands."""
         super().__init__()
         self._source, self._left = source, MOST_READS
 
@@ -93,11 +92,9 @@ class CountedReader(io.RawIOBase):
         return self._source.read(size)
 
     def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
-        """As the source does."""
         return self._source.seek(offset, whence)
 
     def tell(self) -> int:
-        """As the source does."""
         return self._source.tell()
 
 

@@ -187,11 +187,9 @@ class BatchReader:
         self._files = 0
 
     def __enter__(self) -> Self:
-        """Nothing is started yet."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End the process."""
         self._drop()
 
     def read_picture(

@@ -90,15 +90,12 @@ class Node:
     attributes: Mapping[str, Any] = field(repr=False)
 
     def integer(self, name: str, default: int) -> int:
-        """An integer attribute."""
         return int(self.attributes.get(name, default))
 
     def number(self, name: str, default: float) -> float:
-        """A float attribute."""
         return float(self.attributes.get(name, default))
 
     def text(self, name: str, default: str) -> str:
-        """A string attribute."""
         value = self.attributes.get(name, default)
         return value.decode("ascii", "replace") if isinstance(value, bytes) else str(value)
 

@@ -101,7 +101,6 @@ def _is_cut_to_probabilities(node: "onnx.NodeProto", constants: "dict[str, onnx.
 
 
 def find_ending(graph: "onnx.GraphProto") -> Ending:
-    """How the model ends."""
     last = find_final_activation(graph)
     return Ending.LOGITS if last is None else Ending(last.op_type)
 

@@ -23,15 +23,7 @@ from model_owner.onnx_import.arranging import (
 )
 from model_owner.onnx_import.builder import Double, NetworkBuilder, Node
 from model_owner.onnx_import.pooling import find_image_size, find_padding
-from secure_computation.network import (
-    Add,
-    Clip,
-    Concat,
-    Convolution2d,
-    FullyConnected,
-    Pair,
-    Relu,
-)
+from secure_computation.network import Add, Clip, Concat, Convolution2d, FullyConnected, Pair, Relu
 
 
 class Inputs(Enum):
@@ -120,29 +112,29 @@ def _find_constant(builder: NetworkBuilder, node: Node) -> int | None:
     return next((index for index, name in enumerate(node.inputs) if name in builder.constants), None)
 
 
+def _align_constant(builder: NetworkBuilder, node: Node, index: int) -> tuple[str, Double]:
+    """The value that is computed from the image, of two inputs, and the other, a constant, by its channels."""
+    return builder.value(node, 1 - index), align_by_channel(builder, node, 1 - index, builder.floats(node, index))
+
+
 def _add(builder: NetworkBuilder, node: Node) -> None:
-    constant_index = _find_constant(builder, node)
-    if constant_index is None:
+    index = _find_constant(builder, node)
+    if index is None:
         builder.emit(node, Add, (builder.value(node, 0), builder.value(node, 1)))
         return
-    value = builder.value(node, 1 - constant_index)
-    shift = align_by_channel(builder, node, 1 - constant_index, builder.floats(node, constant_index))
+    value, shift = _align_constant(builder, node, index)
     builder.affine(node, value, shift=shift)
 
 
 def _subtract(builder: NetworkBuilder, node: Node) -> None:
-    constant_index = _find_constant(builder, node)
-    if constant_index is None:
+    index = _find_constant(builder, node)
+    if index is None:
         minuend, subtrahend = builder.value(node, 0), builder.value(node, 1)
-        negative = builder.affine(node, subtrahend, scale=-1.0)
-        builder.emit(node, Add, (minuend, negative))
+        builder.emit(node, Add, (minuend, builder.affine(node, subtrahend, scale=-1.0)))
         return
-    value = builder.value(node, 1 - constant_index)
-    constant = align_by_channel(builder, node, 1 - constant_index, builder.floats(node, constant_index))
-    if constant_index == 1:
-        builder.affine(node, value, shift=-constant)
-    else:
-        builder.affine(node, value, scale=-1.0, shift=constant)
+    value, constant = _align_constant(builder, node, index)
+    scale, shift = (1.0, -constant) if index == 1 else (-1.0, constant)
+    builder.affine(node, value, scale=scale, shift=shift)
 
 
 def _negative(builder: NetworkBuilder, node: Node) -> None:
@@ -161,12 +153,12 @@ def _sum(builder: NetworkBuilder, node: Node) -> None:
 
 
 def _multiply(builder: NetworkBuilder, node: Node) -> None:
-    constant_index = _find_constant(builder, node)
-    if constant_index is None:
+    index = _find_constant(builder, node)
+    if index is None:
         gates.multiply(builder, node)
         return
-    scale = align_by_channel(builder, node, 1 - constant_index, builder.floats(node, constant_index))
-    builder.affine(node, builder.value(node, 1 - constant_index), scale=scale)
+    value, scale = _align_constant(builder, node, index)
+    builder.affine(node, value, scale=scale)
 
 
 def _divide(builder: NetworkBuilder, node: Node) -> None:
@@ -206,15 +198,8 @@ def _fully_connected(builder: NetworkBuilder, node: Node, weight: Double, bias: 
         if bias.size not in {1, outputs} or bias.shape[-1:] not in {(), (1,), (outputs,)}:
             raise node.unsupported(f"its bias has shape {bias.shape}", f"give it {outputs} elements")
         tensors["bias"] = np.broadcast_to(bias.reshape(-1), (outputs,))
-    made = builder.emit(
-        node,
-        FullyConnected,
-        (value,),
-        tensors=tensors,
-        in_features=inputs,
-        out_features=outputs,
-        bias=bias is not None,
-    )
+    sizes = {"in_features": inputs, "out_features": outputs}
+    made = builder.emit(node, FullyConnected, (value,), tensors=tensors, bias=bias is not None, **sizes)
     arrange(builder, node, node.outputs[0], made, np.arange(outputs).reshape(*seen[:-1], outputs))
 
 
@@ -233,9 +218,8 @@ def _clip(builder: NetworkBuilder, node: Node) -> None:
         builder.affine(node, below, scale=-1.0, shift=high)
     elif low is not None:
         moved = builder.affine(node, value, shift=-low) if low else value
-        cut = (
-            builder.emit(node, Relu, (moved,)) if high is None else builder.emit(node, Clip, (moved,), high=high - low)
-        )
+        bound = {} if high is None else {"high": high - low}
+        cut = builder.emit(node, Clip if bound else Relu, (moved,), **bound)
         if low:
             builder.affine(node, cut, shift=low)
 

@@ -51,7 +51,6 @@ def _read_windows(builder: NetworkBuilder, node: Node) -> tuple[Pair, Pair, Pair
 
 
 def max_pool(builder: NetworkBuilder, node: Node) -> None:
-    """MaxPool."""
     size, kernel, stride, padding = _read_windows(builder, node)
     if _rounds_up(node):
         padding = _round_up(size, kernel, stride, padding)
@@ -97,7 +96,6 @@ def average_pool(builder: NetworkBuilder, node: Node) -> None:
 
 
 def global_average_pool(builder: NetworkBuilder, node: Node) -> None:
-    """GlobalAveragePool."""
     builder.emit(node, GlobalAveragePool, (builder.value(node, 0),))
 
 

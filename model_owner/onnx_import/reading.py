@@ -41,7 +41,6 @@ class OnnxModel:
 
     @property
     def graph(self) -> "onnx.GraphProto":
-        """The model's graph."""
         return self.proto.graph
 
     def __repr__(self) -> str:

@@ -88,7 +88,6 @@ def sigmoid(builder: NetworkBuilder, node: Node) -> None:
 
 
 def tanh(builder: NetworkBuilder, node: Node) -> None:
-    """Hyperbolic tangent."""
     builder.emit(node, Activation, (builder.value(node, 0),), function="tanh")
 
 

@@ -14,7 +14,6 @@ from contract.model_card import OutputPolicy
 from contract.ticket import Engine, Purpose, TicketClaims
 from crypto_provider import dealer as dealer_module
 from crypto_provider.dealer import Dealer
-from crypto_provider.quota import DealingQuota
 from secure_computation.admission import items_of
 from secure_computation.material import DealtSeeds, ItemName
 
@@ -54,7 +53,7 @@ def only(dealt: dict[ItemName, DealtSeeds]) -> tuple[ItemName, DealtSeeds]:
 
 def dealer_of(folder: Path, *, items_per_day: int = 1000) -> Dealer:
     """A dealer with this folder's book."""
-    return Dealer(DealingQuota(SpendingBook(folder / "orders.sqlite"), own=TRUST_CENTRE, items_per_day=items_per_day))
+    return Dealer(SpendingBook(folder / "orders.sqlite"), own=TRUST_CENTRE, items_per_day=items_per_day)
 
 
 def claim(dealer: Dealer, session: TicketClaims, role: Role) -> dict[ItemName, DealtSeeds]:

@@ -12,7 +12,6 @@ from contract.errors import DeadlineExceeded, ModelFileError, PeerReported, Peer
 from contract.identity import Party, Role
 from contract.ticket import PUBLIC_KEY_FILE, Engine, Purpose, load_public_key
 from crypto_provider.dealer import Dealer
-from crypto_provider.quota import DealingQuota
 from crypto_provider.server import DealingHandler, remember_plans
 from plumbing.settings import FrontEnd, PlanLimits
 from secure_computation.admission import Reception, present_ticket
@@ -225,7 +224,7 @@ def test_a_plan_that_could_not_be_fetched_is_asked_for_again(federation: Federat
 
 
 def one_image_a_day(folder: Path) -> Dealer:
-    return Dealer(DealingQuota(SpendingBook(folder / "orders.sqlite"), own=TRUST_CENTRE, items_per_day=1))
+    return Dealer(SpendingBook(folder / "orders.sqlite"), own=TRUST_CENTRE, items_per_day=1)
 
 
 def handler_for(federation: Federation, dealer: Dealer, plans: Callable[[str], Plan]) -> DealingHandler:
