@@ -14,10 +14,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Final
 
 from numpy import float32
 from numpy.typing import NDArray
+from pydantic import AfterValidator, ConfigDict, Field
 
 from contract.errors import ImageError
 from contract.model_card import FrameChoice, Window
@@ -109,12 +110,30 @@ class Limits:
             )
 
 
+MAX_LINE: Final = 1000
+"""Characters of one text that a decoder gives."""
+
+
+def _require_printable(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("holds characters that do not print")
+    return text
+
+
+Line = Annotated[str, Field(max_length=MAX_LINE), AfterValidator(_require_printable)]
+
+
 @dataclass(frozen=True)
 class ImageWarning:
-    """Something the user should know. `code` is stable; `text` is one line and holds nothing personal."""
+    """Something the user should know. `code` is stable; `text` is one line and holds nothing personal.
 
-    code: str
-    text: str
+    One that a confined process tells is checked by what stands here.
+    """
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    code: Annotated[str, Field(pattern=r"^[a-z0-9-]{1,40}$")]
+    text: Line
     needs_confirmation: bool = False
     """True: readable, but probably not what the model is for. The data owner must say that it is meant (--force)."""
 

@@ -162,17 +162,17 @@ def read_model_input(
 
 
 def read_for_viewing(
-    path: Path, specification: InputSpecification, *, limits: Limits | None = None, polarity: Polarity | None = None
+    path: Path, specification: InputSpecification, *, polarity: Polarity | None = None
 ) -> tuple[ModelInput, Viewing]:
     """`read_model_input`, and the values behind the picture, for somebody who wants to look through another window."""
-    file_format, decoded = _decode(path, specification, limits, polarity, with_values=True)
+    file_format, decoded = _decode(path, specification, None, polarity, with_values=True)
     image = _make_model_input(_make_radiograph(file_format, decoded, specification), specification)
     return image, to_viewing(decoded)
 
 
-def read_patient_words(path: Path, *, limits: Limits | None = None) -> PatientWords:
+def read_patient_words(path: Path) -> PatientWords:
     """Who the patient is, as a DICOM file says; nothing of another file. Raises as `read_image`."""
-    return APART.read_patient(path, limits or Limits())
+    return APART.read_patient(path, Limits())
 
 
 def _make_model_input(image: Radiograph, specification: InputSpecification) -> ModelInput:

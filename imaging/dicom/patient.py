@@ -14,8 +14,8 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from imaging.dicom.syntax import open_dicom
 from imaging.dicom.tags import read_texts
-from imaging.formats import MOST_YEARS, FileFormat, guard_library, sniff
-from imaging.isolation.messages import MAX_LINE, PatientWords
+from imaging.formats import MAX_LINE, MOST_YEARS, FileFormat, guard_library, sniff
+from imaging.isolation.messages import PatientWords
 
 AGE_TAGS: Final = ("PatientAge", "PatientBirthDate", "StudyDate")
 

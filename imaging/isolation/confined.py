@@ -20,8 +20,8 @@ from contract.model_card import InputSpecification
 from imaging.dicom import read_dicom
 from imaging.dicom.decoding import DAMAGED_FRAME
 from imaging.dicom.patient import read_patient_words
-from imaging.formats import DecodedFile, FileFormat, Limits, sniff
-from imaging.isolation.messages import LENGTH_BYTES, MAX_LINE, Answer, Arrays, Picture, Refusal, Request, Task
+from imaging.formats import MAX_LINE, DecodedFile, FileFormat, Limits, sniff
+from imaging.isolation.messages import LENGTH_BYTES, Answer, Arrays, Picture, Refusal, Request, Task
 from imaging.nifti import read_nifti
 from imaging.raster import read_jpeg, read_png
 from imaging.tiff import read_tiff

@@ -11,29 +11,20 @@ from typing import Annotated, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import AfterValidator, ConfigDict, Field, StringConstraints, TypeAdapter
+from pydantic import ConfigDict, Field, TypeAdapter
 
 from contract.base import Strict
 from contract.model_card import InputSpecification, Window
-from imaging.formats import MOST_YEARS, DecodedFile, FileFormat, ImageWarning, PolarityToldBy, Values
+from imaging.formats import MAX_LINE, MOST_YEARS, DecodedFile, FileFormat, ImageWarning, Line, PolarityToldBy, Values
 from imaging.grey_scale import LARGEST
 
 MAX_HEADER_BYTES: Final = 256 << 10
 """Of the JSON that begins an answer."""
-MAX_LINE: Final = 1000
-"""Characters of one of its texts."""
 MAX_LISTED: Final = 100
 """Texts of one of its lists."""
 LENGTH_BYTES: Final = 4
 
 
-def _one_line(text: str) -> str:
-    if not text.isprintable():
-        raise ValueError("holds characters that do not print")
-    return text
-
-
-Line = Annotated[str, Field(max_length=MAX_LINE), AfterValidator(_one_line)]
 Arrays = tuple[NDArray[np.float32], ...]
 """Those that follow an answer, (rows, columns) each."""
 Secret = Annotated[str, Field(max_length=MAX_LINE, repr=False)]
@@ -66,16 +57,9 @@ class Request(Strict):
     """That the file may have, also inflated."""
 
 
-class ToldWarning(Strict):
-    """As `imaging.formats.ImageWarning`."""
-
-    code: Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]{1,40}$")]
-    text: Line
-    needs_confirmation: bool
-
-
 _SHARED: Final = (
     *("encoding", "frames", "frame", "modality", "body_part", "other_body_parts", "views", "polarity", "years"),
+    "warnings",
 )
 """Fields that `Picture` and `DecodedFile` have alike."""
 
@@ -98,7 +82,7 @@ class Picture(Strict):
     views: Annotated[tuple[Line, ...], Field(max_length=MAX_LISTED)]
     polarity: PolarityToldBy
     years: Years = Field(repr=False)
-    warnings: Annotated[tuple[ToldWarning, ...], Field(max_length=MAX_LISTED)]
+    warnings: Annotated[tuple[ImageWarning, ...], Field(max_length=MAX_LISTED)]
     has_values: bool
     inverted: bool
     window: Window | None
@@ -117,7 +101,6 @@ class Picture(Strict):
             rows=decoded.pixels.shape[0],
             columns=decoded.pixels.shape[1],
             **{name: getattr(decoded, name) for name in _SHARED},
-            warnings=tuple(ToldWarning(**vars(one)) for one in decoded.warnings),
             has_values=values is not None,
             inverted=values is not None and values.inverted,
             window=None if values is None else values.window,
@@ -133,7 +116,6 @@ class Picture(Strict):
         return DecodedFile(
             pixels=pixels,
             **{name: getattr(self, name) for name in _SHARED},
-            warnings=tuple(ImageWarning(**vars(one)) for one in self.warnings),
             values=values,
         )
 

@@ -41,6 +41,14 @@ class _Sketch:
     tensors: Tensors
     output: str
 
+    def put(self, operation: BaseOperation, tensors: dict[str, Double] | None = None) -> None:
+        """Let an operation with these tensors stand in the place of its name."""
+        self.operations[operation.name], self.tensors[operation.name] = operation, tensors or {}
+
+    def remove(self, name: str) -> None:
+        """Take an operation out."""
+        del self.operations[name], self.tensors[name]
+
     def uses(self) -> Counter[str]:
         """How often each value is read. The output is read once more."""
         return Counter([*(name for one in self.operations.values() for name in one.inputs), self.output])
@@ -111,15 +119,12 @@ def _scale_before_cutting_off(sketch: _Sketch) -> None:
         if not isinstance(clip, Clip):
             continue
         affine, cut, *product = places
-        sketch.operations[affine] = ChannelAffine(name=affine, inputs=clip.inputs, shape=clip.shape)
-        channels = clip.shape[0]
-        sketch.tensors[affine] = {"scale": np.full(channels, factor), "shift": np.zeros(channels)}
-        high = clip.high * factor
-        sketch.operations[cut] = clip.model_copy(update={"name": cut, "inputs": (affine,), "high": high})
-        sketch.tensors[name] = {}
+        tensors = {"scale": np.full(clip.shape[0], factor), "shift": np.zeros(clip.shape[0])}
+        sketch.put(ChannelAffine(name=affine, inputs=clip.inputs, shape=clip.shape), tensors)
+        sketch.put(clip.model_copy(update={"name": cut, "inputs": (affine,), "high": clip.high * factor}))
         for last in product:
             inputs = tuple(cut if value == clip.name else value for value in made.inputs)
-            sketch.operations[last] = made.model_copy(update={"name": last, "inputs": inputs})
+            sketch.put(made.model_copy(update={"name": last, "inputs": inputs}))
         readers = sketch.readers()
 
 
@@ -148,7 +153,7 @@ def _merge_into_the_layer_before(sketch: _Sketch) -> None:
         else:
             continue
         replaced[name] = inputs[0]
-        del sketch.operations[name], sketch.tensors[name]
+        sketch.remove(name)
     sketch.output = replaced.get(sketch.output, sketch.output)
 
 
@@ -172,8 +177,7 @@ def _merge(sketch: _Sketch, producer: BaseOperation, operation: ChannelAffine | 
         merged = _scale(own, sketch.tensors[operation.name])
     else:
         return False
-    sketch.operations[producer.name] = _fit(producer, merged)
-    sketch.tensors[producer.name] = merged
+    sketch.put(_fit(producer, merged), merged)
     return True
 
 
@@ -215,10 +219,8 @@ def _merge_into_the_layer_behind(sketch: _Sketch) -> None:
             if isinstance(_skip_pools(readers, reader), FullyConnected):
                 _swap(sketch, operation, reader)
         elif reader is not None and (merged := _absorb(sketch, operation, reader)) is not None:
-            changed = _fit(reader, merged)
-            sketch.operations[reader.name] = changed.model_copy(update={"inputs": operation.inputs})
-            sketch.tensors[reader.name] = merged
-            del sketch.operations[name], sketch.tensors[name]
+            sketch.put(_fit(reader, merged).model_copy(update={"inputs": operation.inputs}), merged)
+            sketch.remove(name)
 
 
 def _skip_pools(readers: dict[str, BaseOperation], operation: BaseOperation | None) -> BaseOperation | None:
@@ -232,10 +234,9 @@ def _swap(sketch: _Sketch, affine: ChannelAffine, reader: GlobalAveragePool | Re
     """Scale and shift what the reader makes instead of what it reads: a mean, or elements of a vector."""
     own = sketch.tensors[affine.name]
     times = reader.shape[0] // affine.shape[0]
-    sketch.operations[affine.name] = reader.model_copy(update={"name": affine.name, "inputs": affine.inputs})
-    sketch.tensors[affine.name] = {}
-    sketch.operations[reader.name] = ChannelAffine(name=reader.name, inputs=(affine.name,), shape=reader.shape)
-    sketch.tensors[reader.name] = {role: np.repeat(tensor, times) for role, tensor in own.items()}
+    sketch.put(reader.model_copy(update={"name": affine.name, "inputs": affine.inputs}))
+    moved = ChannelAffine(name=reader.name, inputs=(affine.name,), shape=reader.shape)
+    sketch.put(moved, {role: np.repeat(tensor, times) for role, tensor in own.items()})
 
 
 def _absorb(sketch: _Sketch, operation: BaseOperation, reader: BaseOperation) -> dict[str, Double] | None:
@@ -262,24 +263,21 @@ def _make_layers(sketch: _Sketch) -> None:
         tensors = sketch.tensors[name]
         if isinstance(operation, ChannelAffine):
             _add_depthwise(plain, operation, tensors)
-            continue
-        if isinstance(operation, ChannelMap):
-            plain.operations[name], plain.tensors[name] = _make_layer(operation, tensors)
+        elif isinstance(operation, ChannelMap):
+            plain.put(*_make_layer(operation, tensors))
         else:
-            plain.operations[name], plain.tensors[name] = operation, tensors
+            plain.put(operation, tensors)
     sketch.operations, sketch.tensors = plain.operations, plain.tensors
 
 
 def _make_layer(operation: ChannelMap, tensors: dict[str, Double]) -> tuple[BaseOperation, dict[str, Double]]:
     matrix = tensors["matrix"]
     outputs, inputs = matrix.shape
-    name, read, shape = operation.name, operation.inputs, operation.shape
-    if len(shape) == 1:
-        layer = FullyConnected(
-            name=name, inputs=read, shape=shape, in_features=inputs, out_features=outputs, bias=False
-        )
+    known = {"name": operation.name, "inputs": operation.inputs, "shape": operation.shape, "bias": False}
+    if len(operation.shape) == 1:
+        layer = FullyConnected.model_validate(known | {"in_features": inputs, "out_features": outputs})
         return layer, {"weight": matrix}
-    convolution = Convolution2d(name=name, inputs=read, shape=shape, weight_shape=(outputs, inputs, 1, 1), bias=False)
+    convolution = Convolution2d.model_validate(known | {"weight_shape": (outputs, inputs, 1, 1)})
     return convolution, {"weight": matrix[:, :, None, None]}
 
 
@@ -290,16 +288,14 @@ def _add_depthwise(plain: _Sketch, affine: ChannelAffine, tensors: dict[str, Dou
     is_vector = len(shape) == 1
     if is_vector:
         image = f"{affine.name}_image"
-        plain.operations[image] = Reshape(name=image, inputs=inputs, shape=(channels, 1, 1))
-        plain.tensors[image] = {}
+        plain.put(Reshape(name=image, inputs=inputs, shape=(channels, 1, 1)))
         name, inputs, shape = f"{affine.name}_scaled", (image,), (channels, 1, 1)
-    plain.operations[name] = Convolution2d(
+    layer = Convolution2d(
         name=name, inputs=inputs, shape=shape, weight_shape=(channels, 1, 1, 1), bias=True, groups=channels
     )
-    plain.tensors[name] = {"weight": tensors["scale"].reshape(channels, 1, 1, 1), "bias": tensors["shift"]}
+    plain.put(layer, {"weight": tensors["scale"].reshape(channels, 1, 1, 1), "bias": tensors["shift"]})
     if is_vector:
-        plain.operations[affine.name] = Reshape(name=affine.name, inputs=(name,), shape=affine.shape)
-        plain.tensors[affine.name] = {}
+        plain.put(Reshape(name=affine.name, inputs=(name,), shape=affine.shape))
 
 
 def _join_siblings(sketch: _Sketch) -> None:
@@ -320,9 +316,8 @@ def _join_siblings(sketch: _Sketch) -> None:
                 [part.get("bias", np.zeros(one.shape[0])) for part, one in zip(parts, siblings, strict=True)]
             )
         for one in siblings:
-            del sketch.operations[one.name], sketch.tensors[one.name]
-        first = siblings[0].model_copy(update={"name": name})
-        sketch.operations[name], sketch.tensors[name] = _fit(first, joined), joined
+            sketch.remove(one.name)
+        sketch.put(_fit(siblings[0].model_copy(update={"name": name}), joined), joined)
 
 
 def _alike(siblings: list[Convolution2d]) -> bool:
