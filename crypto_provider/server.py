@@ -4,6 +4,7 @@ import logging
 import math
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from threading import Lock
 from typing import Final
@@ -54,39 +55,33 @@ def remember_plans(
     return lru_cache(size)(lambda plan_hash: parse_plan(fetch(plan_hash), limits))
 
 
+@dataclass(repr=False, eq=False)
 class DealingHandler:
     """Serves one party's channel: the ticket comes in, material goes out."""
 
-    def __init__(
-        self,
-        *,
-        reception: Reception,
-        plans: Callable[[str], Plan],
-        dealer: Dealer,
-        key: Seed,
-    ) -> None:
-        """Deal to whom `reception` admits. `key`: the dealer's, for masks of weights."""
-        self._reception = reception
-        self._plans = plans
-        self._dealer = dealer
-        self._key = key
-        self._sides: OrderedDict[tuple[str, Engine], tuple[DealerSide, int]] = OrderedDict()
-        self._keeping = Lock()
+    reception: Reception
+    """Whom it admits is dealt to."""
+    plans: Callable[[str], Plan]
+    dealer: Dealer
+    key: Seed
+    """The dealer's, for masks of weights."""
+    _sides: OrderedDict[tuple[str, Engine], tuple[DealerSide, int]] = field(default_factory=OrderedDict, init=False)
+    _keeping: Lock = field(default_factory=Lock, init=False)
 
     def __call__(self, channel: Channel) -> None:
         """Deal one half of one session. Raises for the caller (`serve_channel`) to tell the peer."""
-        _, claims = self._reception.admit(channel)
-        with self._reception.place(claims, channel.peer.role):
+        _, claims = self.reception.admit(channel)
+        with self.reception.place(claims, channel.peer.role):
             self._deal(channel, claims)
         _LOG.info("session %s: dealt to the %s, %d bytes", claims.session, channel.peer, channel.traffic().bytes_sent)
 
     def _deal(self, channel: Channel, claims: TicketClaims) -> None:
-        plan = self._plans(claims.plan_hash)
+        plan = self.plans(claims.plan_hash)
         if claims.engine not in offered_engines(plan):
             raise TicketInvalid(f"the ticket is for the engine '{claims.engine.value}', which its plan does not have")
         require_room(plan, claims.engine, claims.images)
         side = self._side(claims, plan)
-        dealt = self._dealer.claim(claims, channel.peer)
+        dealt = self.dealer.claim(claims, channel.peer)
         channel.set_phase(Phase.OFFLINE)
         for item, seeds in dealt.items():
             side.deal(channel, to=channel.peer.role, item=item, seeds=seeds)
@@ -98,7 +93,7 @@ class DealingHandler:
         with self._keeping:
             kept = self._sides.get(key)
         # Not under the lock: CrypTen's dry run takes seconds, minutes for a plan that is made for it.
-        side = kept[0] if kept else dealer_side(plan, claims.engine, key=self._key)
+        side = kept[0] if kept else dealer_side(plan, claims.engine, key=self.key)
         with self._keeping:
             side, _ = self._sides.setdefault(key, (side, _count_weights(plan, claims.engine)))
             self._sides.move_to_end(key)

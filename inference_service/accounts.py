@@ -63,13 +63,13 @@ class Account:
     """Its own; None: that of its role."""
 
 
+@dataclass(repr=False, eq=False)
 class Accounts:
     """The accounts in a database."""
 
-    def __init__(self, database: Database, *, audit: AuditLog, clock: Clock = utc_now) -> None:
-        self._database = database
-        self._audit = audit
-        self._clock = clock
+    database: Database
+    audit: AuditLog
+    clock: Clock = utc_now
 
     def add(self, *, role: AccountRole, organisation: str) -> tuple[Account, SecretStr]:
         """Make an account and its key, which nobody can ask for again. Raises CallerError for a bad name."""
@@ -87,20 +87,20 @@ class Accounts:
             organisation=organisation,
             prefix=prefix,
             key_sha256=_digest(key),
-            created_at=self._clock(),
+            created_at=self.clock(),
             revoked_at=None,
         )
-        with self._database.write() as session:
+        with self.database.write() as session:
             session.add(row)
             session.flush()
-            self._audit.record("account-added", account=str(row.id), role=row.role, organisation=row.organisation)
+            self.audit.record("account-added", account=str(row.id), role=row.role, organisation=row.organisation)
         return _make_account(row), SecretStr(key)
 
     def authenticate(self, key: str) -> Account:
         """The account of an API key. Raises Unauthenticated, in the same words whatever is wrong with the key."""
         parts = key.split("-", 2)
         prefix = parts[1] if len(parts) == 3 and len(key) <= _MAX_KEY_CHARACTERS else ""
-        with self._database.read() as session:
+        with self.database.read() as session:
             row = session.scalar(select(AccountRow).where(AccountRow.prefix == prefix))
             stored = row.key_sha256 if row is not None else bytes(32)
             matches = hmac.compare_digest(stored, _digest(key[:_MAX_KEY_CHARACTERS]))
@@ -110,32 +110,32 @@ class Accounts:
 
     def find(self, prefix: str) -> Account:
         """The account with this prefix or id. Raises NotFound."""
-        with self._database.read() as session:
+        with self.database.read() as session:
             return _make_account(_find(session, prefix))
 
     def list(self) -> tuple[Account, ...]:
         """Every account, oldest first."""
-        with self._database.read() as session:
+        with self.database.read() as session:
             return tuple(
                 _make_account(row) for row in session.scalars(select(AccountRow).order_by(AccountRow.created_at))
             )
 
     def allow(self, prefix: str, allowance: Allowance | None) -> Account:
         """Give an account an allowance of its own; None: its role's. Raises NotFound, CallerError for other roles."""
-        with self._database.write() as session:
+        with self.database.write() as session:
             row = _find(session, prefix)
             if AccountRole(row.role) not in OPENS_SESSIONS:
                 raise CallerError(f"account {row.prefix} is a {row.role}'s and opens no sessions: leave it as it is")
             row.allowance = allowance.model_dump_json() if allowance is not None else None
-            self._audit.record("account-allowed", account=str(row.id), organisation=row.organisation)
+            self.audit.record("account-allowed", account=str(row.id), organisation=row.organisation)
             return _make_account(row)
 
     def revoke(self, prefix: str) -> Account:
         """Make the key with this prefix worthless from now on. Raises NotFound."""
-        with self._database.write() as session:
+        with self.database.write() as session:
             row = _find(session, prefix)
-            row.revoked_at = row.revoked_at or self._clock()
-            self._audit.record("account-revoked", account=str(row.id), organisation=row.organisation)
+            row.revoked_at = row.revoked_at or self.clock()
+            self.audit.record("account-revoked", account=str(row.id), organisation=row.organisation)
             return _make_account(row)
 
 

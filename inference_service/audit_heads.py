@@ -3,6 +3,8 @@
 Each side so holds what the other would have to explain away, were entries cut off at the end of its log.
 """
 
+from dataclasses import dataclass
+
 from bookkeeping.audit_log import AuditLog
 from contract.api import AuditHead
 from contract.errors import Refused
@@ -11,13 +13,13 @@ from inference_service.problems import Conflict, NotFound
 from inference_service.storage import AuditHeadRow, Clock, Database, utc_now
 
 
+@dataclass(repr=False, eq=False)
 class AuditHeads:
     """The last head of each model owner, in a database."""
 
-    def __init__(self, database: Database, *, audit: AuditLog, clock: Clock = utc_now) -> None:
-        self._database = database
-        self._audit = audit
-        self._clock = clock
+    database: Database
+    audit: AuditLog
+    clock: Clock = utc_now
 
     def exchange(self, account: Account, head: AuditHead) -> AuditHead:
         """Remember a model owner's head and return our own.
@@ -25,7 +27,7 @@ class AuditHeads:
         Raises Refused for another role, Conflict if the same log was further before, or was another one.
         """
         organisation = _require_model_owner(account)
-        with self._database.write() as session:
+        with self.database.write() as session:
             row = session.get(AuditHeadRow, organisation)
             if row is None:
                 row = AuditHeadRow(organisation=organisation, number=0)
@@ -35,13 +37,13 @@ class AuditHeads:
                     f"the audit log of {organisation} was seen at entry {row.number} before and has another end now: "
                     "check it with `model-owner audit verify`"
                 )
-            row.number, row.hash, row.at = head.number, head.hash, self._clock()
+            row.number, row.hash, row.at = head.number, head.hash, self.clock()
             session.flush()
-            return self._audit.record("head-seen", organisation=organisation, entry=head.number, hash=head.hash)
+            return self.audit.record("head-seen", organisation=organisation, entry=head.number, hash=head.hash)
 
     def known(self, account: Account) -> AuditHead:
         """What is remembered of the caller's own log. Raises Refused as above, NotFound if nothing is."""
-        with self._database.read() as session:
+        with self.database.read() as session:
             row = session.get(AuditHeadRow, _require_model_owner(account))
             if row is None:
                 raise NotFound("no audit head of your organisation is known: the model owner tells it after a session")

@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+from dataclasses import dataclass
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -20,15 +21,14 @@ MOST_NAMED = 10
 """Models that an error names."""
 
 
+@dataclass(repr=False, eq=False)
 class Catalog:
     """The model versions in a database."""
 
-    def __init__(self, database: Database, *, audit: AuditLog, max_plan_bytes: int, clock: Clock = utc_now) -> None:
-        """Work on `database`; take plans of at most `max_plan_bytes` bytes; note changes in `audit`."""
-        self._database = database
-        self._audit = audit
-        self._max_plan_bytes = max_plan_bytes
-        self._clock = clock
+    database: Database
+    audit: AuditLog
+    max_plan_bytes: int
+    clock: Clock = utc_now
 
     def register(self, account: Account, *, name: str, version: str, registration: ModelRegistration) -> ModelEntry:
         """Put a version in service, or replace the addresses of one that is.
@@ -45,7 +45,7 @@ class Catalog:
         _require_model_owner(account)
         plan = registration.plan.encode()
         self._check(name, version, registration, plan)
-        with self._database.write() as session:
+        with self.database.write() as session:
             owner = session.scalar(select(ModelVersionRow.model_owner).where(ModelVersionRow.name == name).limit(1))
             if owner not in {None, account.organisation}:
                 raise Refused(f"the model name {name} belongs to another organisation: choose another name")
@@ -68,14 +68,14 @@ class Catalog:
 
     def models(self) -> tuple[ModelEntry, ...]:
         """Every version in service: by name, the newest first."""
-        with self._database.read() as session:
+        with self.database.read() as session:
             rows = session.scalars(select(ModelVersionRow).where(ModelVersionRow.withdrawn_at.is_(None)))
             newest_first = sorted(rows, key=lambda row: _parse_version(row.version), reverse=True)
             return tuple(_make_entry(row) for row in sorted(newest_first, key=lambda row: row.name))
 
     def model(self, name: str, version: str | None = None) -> ModelEntry:
         """One version in service; the newest by default. Raises NotFound; ModelWithdrawn for one that was."""
-        with self._database.read() as session:
+        with self.database.read() as session:
             of_this_name = select(ModelVersionRow).where(
                 ModelVersionRow.name == name, ModelVersionRow.withdrawn_at.is_(None)
             )
@@ -88,13 +88,13 @@ class Catalog:
 
     def allowances(self, name: str, version: str) -> ModelAllowances | None:
         """What a version's owner allows each hospital; None if it leaves that to the front end."""
-        with self._database.read() as session:
+        with self.database.read() as session:
             row = _find(session, name, version)
             return ModelAllowances.model_validate_json(row.allowances) if row is not None and row.allowances else None
 
     def plan(self, plan_hash: str) -> bytes:
         """The plan with this SHA-256, also of a version that was withdrawn. Raises NotFound."""
-        with self._database.read() as session:
+        with self.database.read() as session:
             row = session.get(PlanRow, plan_hash)
             if row is None:
                 raise NotFound("no plan has this hash: take the hash from a model's entry")
@@ -106,16 +106,16 @@ class Catalog:
         Raises NotFound for a version that is not this account's organisation's, Refused for another role.
         """
         _require_model_owner(account)
-        with self._database.write() as session:
+        with self.database.write() as session:
             row = _find(session, name, version)
             if row is None or row.model_owner != account.organisation:
                 raise NotFound(f"your organisation has no model {name} {version}: correct the name or the version")
             if row.withdrawn_at is None:
-                row.withdrawn_at = self._clock()
+                row.withdrawn_at = self.clock()
                 self._record("model-withdrawn", row)
 
     def _record(self, event: str, row: ModelVersionRow) -> None:
-        self._audit.record(
+        self.audit.record(
             event,
             organisation=row.model_owner,
             model=row.name,
@@ -127,8 +127,8 @@ class Catalog:
     def _check(self, name: str, version: str, registration: ModelRegistration, plan: bytes) -> None:
         if (registration.card.name, registration.card.version) != (name, version):
             raise CallerError("the card's name and version differ from the path's: put the card under its own name")
-        if len(plan) > self._max_plan_bytes:
-            raise TooLarge(f"the plan is longer than {self._max_plan_bytes} bytes: a plan holds shapes, no weights")
+        if len(plan) > self.max_plan_bytes:
+            raise TooLarge(f"the plan is longer than {self.max_plan_bytes} bytes: a plan holds shapes, no weights")
         if hashlib.sha256(plan).hexdigest() != registration.plan_hash:
             raise CallerError("plan_hash is not the SHA-256 of the plan: import the model again")
 
@@ -139,7 +139,7 @@ class Catalog:
             card=registration.card.model_dump_json(),
             plan_hash=registration.plan_hash,
             model_owner=account.organisation,
-            registered_at=self._clock(),
+            registered_at=self.clock(),
             withdrawn_at=None,
         )
 

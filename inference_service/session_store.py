@@ -4,6 +4,7 @@ The clock is asked twice: whenever somebody looks at a session (so nobody ever s
 a sweep in the background (so that one nobody looks at ends too).
 """
 
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 from uuid import UUID, uuid4
@@ -29,34 +30,23 @@ from inference_service.tickets import TicketOffice
 _LIVE = [state.value for state in LIVE]
 
 
+@dataclass(repr=False, eq=False)
 class Sessions:
     """The sessions in a database. Thread-safe."""
 
-    def __init__(
-        self,
-        database: Database,
-        *,
-        catalog: Catalog,
-        tickets: TicketOffice,
-        budgets: Budgets,
-        audit: AuditLog,
-        metrics: Metrics,
-        lifetime: timedelta,
-        live_per_account: int,
-        clock: Clock = utc_now,
-    ) -> None:
-        """Work on `database`; a session lives for `lifetime`, an account may have `live_per_account` at once."""
-        self._database = database
-        self._catalog = catalog
-        self._tickets = tickets
-        self._budgets = budgets
-        self._audit = audit
-        self._metrics = metrics
-        self._lifetime = lifetime
-        self._live_per_account = live_per_account
-        self._clock = clock
-        self._refused: dict[UUID, int] = {}
-        """In which minute a refusal of an account was last noted."""
+    database: Database
+    catalog: Catalog
+    tickets: TicketOffice
+    budgets: Budgets
+    audit: AuditLog
+    metrics: Metrics
+    lifetime: timedelta
+    """Of a session."""
+    live_per_account: int
+    """The most that an account may have at once."""
+    clock: Clock = utc_now
+    _refused: dict[UUID, int] = field(default_factory=dict, init=False)
+    """In which minute a refusal of an account was last noted."""
 
     def open(self, account: Account, request: SessionRequest) -> SessionView:
         """Open a session and sign its ticket: the one answer that carries it.
@@ -70,25 +60,25 @@ class Sessions:
         if account.role not in OPENS_SESSIONS:
             raise Refused("only a clinician's or a gateway's account may open sessions: use the data owner's key")
         _check_request(request)
-        entry = self._catalog.model(request.model, request.version)
+        entry = self.catalog.model(request.model, request.version)
         if request.engine not in entry.engines:
             offered = ", ".join(entry.engines)
             raise CallerError(f"this model does not run on engine {request.engine.value}: choose one of {offered}")
-        allowances = self._catalog.allowances(entry.card.name, entry.version)
+        allowances = self.catalog.allowances(entry.card.name, entry.version)
         row = self._make_row(account, entry, request)
         self.sweep(account=account)
-        with self._database.write() as session:
+        with self.database.write() as session:
             self._require_room(session, account)
             self._require_budget(session, account, row, allowances)
             session.add(row)
             session.flush()
             self._spend_items(session, row, request.items)
-            self._audit.record("session-opened", output_policy=entry.card.output_policy, **_describe_session(row))
-        self._metrics.session(SessionState.OPENED)
-        return _make_view(row, ticket=self._tickets.ticket(row, card=entry.card, items=request.items))
+            self.audit.record("session-opened", output_policy=entry.card.output_policy, **_describe_session(row))
+        self.metrics.session(SessionState.OPENED)
+        return _make_view(row, ticket=self.tickets.ticket(row, card=entry.card, items=request.items))
 
     def _make_row(self, account: Account, entry: ModelEntry, request: SessionRequest) -> SessionRow:
-        now = self._clock().replace(microsecond=0)  # tickets count whole seconds, and both end at the same one
+        now = self.clock().replace(microsecond=0)  # tickets count whole seconds, and both end at the same one
         return SessionRow(
             id=uuid4(),
             account_id=account.id,
@@ -103,14 +93,14 @@ class Sessions:
             model_owner=entry.model_owner.organisation,
             crypto_provider=entry.crypto_provider.organisation,
             created_at=now,
-            expires_at=now + self._lifetime,
+            expires_at=now + self.lifetime,
             report=SessionReport().model_dump_json(),
         )
 
     def view(self, account: Account, session_id: UUID) -> SessionView:
         """Where a session stands. Raises NotFound when it is not there or not this account's to see."""
         self._expire(session_id)
-        with self._database.read() as session:
+        with self.database.read() as session:
             return _make_view(_find_visible(session, account, session_id))
 
     def apply(self, account: Account, session_id: UUID, event: SessionEvent) -> SessionView:
@@ -121,38 +111,38 @@ class Sessions:
             Refused: it is not this account's to report.
         """
         self._expire(session_id)
-        with self._database.write() as session:
+        with self.database.write() as session:
             row = _find_visible(session, account, session_id)
             actor = _find_actor(account, row)
             state = find_next_state(Purpose(row.purpose), SessionState(row.state), event.event, actor=actor)
             row.report = _merge_reports(row.report, event.report, actor=actor)
             self._move(session, row, event.event, state, account=account)
-        self._metrics.session(state)
+        self.metrics.session(state)
         return _make_view(row)
 
     def sweep(self, *, account: Account | None = None) -> int:
         """End the sessions whose time is over (all, or one account's); return how many."""
-        due = select(SessionRow.id).where(SessionRow.state.in_(_LIVE), SessionRow.expires_at <= self._clock())
+        due = select(SessionRow.id).where(SessionRow.state.in_(_LIVE), SessionRow.expires_at <= self.clock())
         if account is not None:
             due = due.where(SessionRow.account_id == account.id)
-        with self._database.read() as session:
+        with self.database.read() as session:
             overdue = session.scalars(due).all()
         return sum(self._expire(session_id) for session_id in overdue)
 
     def _expire(self, session_id: UUID) -> bool:
         """End one session if its time is over; whether it was."""
-        now = self._clock()
-        with self._database.read() as session:
+        now = self.clock()
+        with self.database.read() as session:
             seen = session.get(SessionRow, session_id)
             if seen is None or seen.state not in _LIVE or seen.expires_at > now:
                 return False
-        with self._database.write() as session:
+        with self.database.write() as session:
             row = session.get(SessionRow, session_id)
             if row is None or row.state not in _LIVE:
                 return False  # an event came in between
             state = find_next_state(Purpose(row.purpose), SessionState(row.state), Event.EXPIRE, actor=Actor.CLOCK)
             self._move(session, row, Event.EXPIRE, state, account=None)
-        self._metrics.session(state)
+        self.metrics.session(state)
         return True
 
     def _move(
@@ -176,18 +166,18 @@ class Sessions:
                 event=event.value,
                 state=state.value,
                 account_id=account.id if account is not None else None,
-                at=self._clock(),
+                at=self.clock(),
             )
         )
         session.flush()
         who = str(account.id) if account is not None else None
-        self._audit.record("session-changed", session=row.id, account=who, state=state.value)
+        self.audit.record("session-changed", session=row.id, account=who, state=state.value)
 
     def _require_budget(
         self, session: Session, account: Account, row: SessionRow, model: ModelAllowances | None
     ) -> None:
         try:
-            self._budgets.require(session, account, row, model, now=row.created_at)
+            self.budgets.require(session, account, row, model, now=row.created_at)
         except (BudgetSpent, TooFast) as error:
             self._note_refusal(row, error.code)
             raise
@@ -197,7 +187,7 @@ class Sessions:
         minute = int(row.created_at.timestamp()) // 60
         if self._refused.get(row.account_id) != minute:
             self._refused[row.account_id] = minute
-            self._audit.record("session-refused", state=code, **_describe_session(row))
+            self.audit.record("session-refused", state=code, **_describe_session(row))
 
     def _spend_items(self, session: Session, row: SessionRow, items: Items) -> None:
         """Note that these items are named in a ticket. Raises ItemsSeen if one was before, for whomever."""
@@ -213,9 +203,9 @@ class Sessions:
 
     def _require_room(self, session: Session, account: Account) -> None:
         live = select(func.count()).where(SessionRow.account_id == account.id, SessionRow.state.in_(_LIVE))
-        if (session.scalar(live) or 0) >= self._live_per_account:
+        if (session.scalar(live) or 0) >= self.live_per_account:
             raise TooMany(
-                f"this account has {self._live_per_account} live sessions, the most it may have: end or cancel some"
+                f"this account has {self.live_per_account} live sessions, the most it may have: end or cancel some"
             )
 
 

@@ -1,5 +1,6 @@
 """What the front end puts into a ticket."""
 
+from dataclasses import dataclass
 from uuid import uuid4
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -9,12 +10,12 @@ from contract.ticket import Engine, Items, NetworkProfile, Purpose, TicketClaims
 from inference_service.storage import SessionRow
 
 
+@dataclass(repr=False, eq=False)
 class TicketOffice:
     """Signs tickets for sessions. Holds the signing key; never shows it."""
 
-    def __init__(self, key: Ed25519PrivateKey, *, network_profile: NetworkProfile) -> None:
-        self._key = key
-        self._network_profile = network_profile
+    key: Ed25519PrivateKey
+    network_profile: NetworkProfile
 
     def ticket(self, session: SessionRow, *, card: ModelCard, items: Items) -> str:
         """A ticket that lives exactly as long as its session."""
@@ -34,8 +35,8 @@ class TicketOffice:
             output_policy=card.output_policy,
             images=session.images,
             items=items,
-            network_profile=self._network_profile,
+            network_profile=self.network_profile,
             iat=int(session.created_at.timestamp()),
             exp=int(session.expires_at.timestamp()),
         )
-        return issue_ticket(claims, self._key)
+        return issue_ticket(claims, self.key)

@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from bookkeeping.audit_log import AuditLog
@@ -23,27 +24,19 @@ _BROKEN_OFF: Final = "broken-off"
 _LOG = logging.getLogger(__name__)
 
 
+@dataclass(repr=False, eq=False)
 class Oversight:
     """Counts and records the sessions of one model owner. For use by several threads."""
 
-    def __init__(
-        self,
-        *,
-        own: Party,
-        book: SpendingBook,
-        allowances: Mapping[tuple[str, str], ModelAllowances],
-        audit: AuditLog,
-        front_end: InferenceServiceClient,
-    ) -> None:
-        """`allowances`: what each hospital may use of a model, by the model's name and version."""
-        self._own = own
-        self._book = book
-        self._allowances = allowances
-        self._audit = audit
-        self._front_end = front_end
-        self._telling = threading.Lock()
-        self._untold = False
-        self._refused: dict[str, int] = {}
+    own: Party
+    book: SpendingBook
+    allowances: Mapping[tuple[str, str], ModelAllowances]
+    """What each hospital may use of a model, by the model's name and version."""
+    audit: AuditLog
+    front_end: InferenceServiceClient
+    _telling: threading.Lock = field(default_factory=threading.Lock, init=False)
+    _untold: bool = field(default=False, init=False)
+    _refused: dict[str, int] = field(default_factory=dict, init=False)
 
     @contextmanager
     def session(self, claims: TicketClaims) -> Iterator[None]:
@@ -52,7 +45,7 @@ class Oversight:
         Raises ConfigurationError if the log cannot be written: then nothing is served.
         """
         details = _describe_session(claims)
-        self._audit.record("session-begun", output_policy=claims.output_policy, **details)
+        self.audit.record("session-begun", output_policy=claims.output_policy, **details)
         state = _BROKEN_OFF
         try:
             yield
@@ -61,7 +54,7 @@ class Oversight:
             state = error.code
             raise
         finally:
-            self._audit.record("session-ended", state=state, **details)
+            self.audit.record("session-ended", state=state, **details)
         self._exchange_heads()
 
     def refused(self, peer: Party, error: EncryptedInferenceError) -> None:
@@ -69,7 +62,7 @@ class Oversight:
         minute = int(time.monotonic()) // 60
         if self._refused.get(peer.organisation) != minute:
             self._refused[peer.organisation] = minute
-            self._audit.record("ticket-refused", organisation=peer.organisation, role=peer.role.value, state=error.code)
+            self.audit.record("ticket-refused", organisation=peer.organisation, role=peer.role.value, state=error.code)
 
     def spend(self, claims: TicketClaims) -> Counted:
         """Count the session's images, or its item, for the data owner that dialled, and note its ticket as used.
@@ -78,20 +71,18 @@ class Oversight:
         a ticket that was used before, BudgetSpent or TooFast.
         """
         holder = Holder(
-            whose=f"{claims.data_owner} for {claims.model}", ask=f"the model's owner, {self._own.organisation}"
+            whose=f"{claims.data_owner} for {claims.model}", ask=f"the model's owner, {self.own.organisation}"
         )
-        allowance = self._allowances[claims.model, claims.version].of(claims.data_owner)
-        return self._book.spend(
-            _make_charge(claims), allowance, holder, ticket=TicketUse.of(claims, by=Role.DATA_OWNER)
-        )
+        allowance = self.allowances[claims.model, claims.version].of(claims.data_owner)
+        return self.book.spend(_make_charge(claims), allowance, holder, ticket=TicketUse.of(claims, by=Role.DATA_OWNER))
 
     def use_up(self, claims: TicketClaims) -> None:
         """Note a ticket as used, without counting anything. Raises MaterialSpent if it was used before."""
-        self._book.use(TicketUse.of(claims, by=Role.DATA_OWNER))
+        self.book.use(TicketUse.of(claims, by=Role.DATA_OWNER))
 
     def give_back(self, counted: Counted) -> None:
         """Take back what `spend` counted. The ticket stays used."""
-        self._book.give_back(counted)
+        self.book.give_back(counted)
 
     def _exchange_heads(self) -> None:
         """Each side remembers how far the other's log has come.
@@ -111,10 +102,10 @@ class Oversight:
                 self._telling.release()
 
     def _exchange_heads_now(self) -> None:
-        own = self._audit.head()
+        own = self.audit.head()
         if own is not None:
-            theirs = self._front_end.exchange_audit_heads(own)
-            self._audit.record("head-seen", entry=theirs.number, hash=theirs.hash)
+            theirs = self.front_end.exchange_audit_heads(own)
+            self.audit.record("head-seen", entry=theirs.number, hash=theirs.hash)
 
 
 def _make_charge(claims: TicketClaims) -> Charge:

@@ -4,6 +4,7 @@ import logging
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Final
 
 from pydantic import ValidationError
@@ -24,32 +25,32 @@ LOOK_SECONDS: Final = 60.0
 _LOG = logging.getLogger(__name__)
 
 
+@dataclass(repr=False, eq=False)
 class Registrar:
     """Registers versions with the certificate of the day: one that was renewed signs them anew."""
 
-    def __init__(self, settings: ModelOwnerSettings, models: HostedModels, front_end: InferenceServiceClient) -> None:
-        self._settings = settings
-        self._models = models
-        self._front_end = front_end
-        self._signed_with: int | None = None
-        """Serial number of the certificate."""
+    settings: ModelOwnerSettings
+    models: HostedModels
+    front_end: InferenceServiceClient
+    _signed_with: int | None = field(default=None, init=False)
+    """Serial number of the certificate."""
 
     def register(self) -> None:
         """Put every version that was not withdrawn in service at the front end.
 
         Raises ModelFileError for one that no engine serves, ConfigurationError for one that cannot be signed.
         """
-        models = [model for model in self._models.values() if not is_withdrawn(model)]
+        models = [model for model in self.models.values() if not is_withdrawn(model)]
         for model in models:
             _require_own_policy(model)
-        own = PartyCertificate.read(self._settings.credentials.certificate)
+        own = PartyCertificate.read(self.settings.credentials.certificate)
         for model in models:
             entry = self._entry(model, own.party.organisation)
-            shown = self._front_end.register_model(
+            shown = self.front_end.register_model(
                 entry,
-                voucher=sign_voucher(entry.statement(), self._settings.credentials),
+                voucher=sign_voucher(entry.statement(), self.settings.credentials),
                 plan=model.plan.canonical_bytes(),
-                allowances=choose_allowances(self._settings, model.card, model.plan.network),
+                allowances=choose_allowances(self.settings, model.card, model.plan.network),
             )
             if shown.statement() != entry.statement():
                 raise ConfigurationError(
@@ -62,7 +63,7 @@ class Registrar:
     def look(self) -> None:
         """Register again if the certificate was renewed. What fails is logged, and tried at the next look."""
         try:
-            if PartyCertificate.read(self._settings.credentials.certificate).serial == self._signed_with:
+            if PartyCertificate.read(self.settings.credentials.certificate).serial == self._signed_with:
                 return
             self.register()
         except EncryptedInferenceError as error:
@@ -87,7 +88,7 @@ class Registrar:
 
     def _entry(self, model: ImportedModel, organisation: str) -> ModelEntry:
         """What the catalog is to show of a version."""
-        settings = self._settings
+        settings = self.settings
         try:
             return ModelEntry(
                 card=model.card,

@@ -31,7 +31,7 @@ import threading
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Final
 
@@ -104,32 +104,21 @@ class _Admitted:
     """What it uses of its data owner's budget."""
 
 
+@dataclass(repr=False, eq=False)
 class InferenceHandler:
     """Serves one data owner's channel: one session, from the ticket to the result."""
 
-    def __init__(
-        self,
-        *,
-        own: Party,
-        reception: Reception,
-        models: HostedModels,
-        stock: ModelOwnerStock,
-        dealer: DealerLink,
-        front_end: InferenceServiceClient,
-        oversight: Oversight,
-        images_per_session: int,
-    ) -> None:
-        """Serve `models` as `own`, to whom `reception` admits."""
-        self._own = own
-        self._reception = reception
-        self._models = models
-        self._stock = stock
-        self._dealer = dealer
-        self._front_end = front_end
-        self._oversight = oversight
-        self._images_per_session = images_per_session
-        self._sides: dict[tuple[str, Engine], ModelOwnerSide[Any]] = {}
-        self._making = threading.Lock()
+    own: Party
+    reception: Reception
+    """Whom it admits is served."""
+    models: HostedModels
+    stock: ModelOwnerStock
+    dealer: DealerLink
+    front_end: InferenceServiceClient
+    oversight: Oversight
+    images_per_session: int
+    _sides: dict[tuple[str, Engine], ModelOwnerSide[Any]] = field(default_factory=dict, init=False)
+    _making: threading.Lock = field(default_factory=threading.Lock, init=False)
 
     def __call__(self, channel: Channel) -> None:
         """Run one session. Raises for the caller (`serve_channel`) to tell the peer."""
@@ -137,7 +126,7 @@ class InferenceHandler:
             try:
                 admitted = self._admit(channel, place)
             except (TicketInvalid, MaterialSpent, Refused) as error:
-                self._oversight.refused(channel.peer, error)
+                self.oversight.refused(channel.peer, error)
                 raise
             self._serve(channel, admitted, place)
         done = "stocked" if admitted.claims.purpose is Purpose.PREPARE else "served"
@@ -147,13 +136,13 @@ class InferenceHandler:
         """Run a session; its place is free as soon as it ends. What is told of it afterwards may take long."""
         ticket, claims, model = admitted.ticket, admitted.claims, admitted.model
         try:
-            with self._oversight.session(claims), place:
+            with self.oversight.session(claims), place:
                 if claims.purpose is Purpose.PREPARE:
                     self._stock_item(channel, model, ticket, claims)
                 else:
                     self._run(channel, model, ticket, claims)
         except Busy as error:  # the crypto provider's: the data owner got nothing that its budget is for
-            self._oversight.give_back(admitted.counted)
+            self.oversight.give_back(admitted.counted)
             self._report(claims, SessionEventName.TURN_AWAY, error)
             raise
         except EncryptedInferenceError as error:
@@ -167,16 +156,16 @@ class InferenceHandler:
         Nor is the front end told: one that was used before must not end the session that it was made for. Only if
         no place is free, the ticket is used up, so that the front end can give back what it stood for.
         """
-        ticket, claims = self._reception.admit(channel)
+        ticket, claims = self.reception.admit(channel)
         model = self._hosted(claims)
         try:
-            place.enter_context(self._reception.place(claims, channel.peer.role))
+            place.enter_context(self.reception.place(claims, channel.peer.role))
         except Busy as error:
-            self._oversight.use_up(claims)
-            self._stock.drop(claims)  # no other ticket will name these items
+            self.oversight.use_up(claims)
+            self.stock.drop(claims)  # no other ticket will name these items
             self._report(claims, SessionEventName.TURN_AWAY, error)
             raise
-        return _Admitted(ticket=ticket, claims=claims, model=model, counted=self._oversight.spend(claims))
+        return _Admitted(ticket=ticket, claims=claims, model=model, counted=self.oversight.spend(claims))
 
     def _run(self, channel: Channel, model: ImportedModel, ticket: str, claims: TicketClaims) -> None:
         side = self._side(model, claims.engine)
@@ -192,9 +181,9 @@ class InferenceHandler:
         """Prepare an item for a later session and keep this party's half, if the data owner keeps its own."""
         side, lowering = self._side(model, claims.engine), stockable(model.plan)
         channel.set_phase(Phase.OFFLINE)
-        with self._stock.room(claims):
+        with self.stock.room(claims):
             (material,), traffic = self._prepare(side, channel, ticket, claims)
-            with self._stock.kept(claims, lowering, material, weights_version=model.weights_version):
+            with self.stock.kept(claims, lowering, material, weights_version=model.weights_version):
                 _tell_ready(channel, traffic)
                 channel.receive_end(step="material stocked")
 
@@ -202,11 +191,11 @@ class InferenceHandler:
         """The stocked items that the data owner names, consumed; None if it names none or one is not there."""
         named = _receive_items(channel, claims)
         if not named:
-            self._stock.drop(claims)  # no other ticket will name them
+            self.stock.drop(claims)  # no other ticket will name them
             return None
         lowering, found = stockable(model.plan), []
         for item in named:
-            material = self._stock.take(claims, lowering, item, weights_version=model.weights_version)
+            material = self.stock.take(claims, lowering, item, weights_version=model.weights_version)
             if material is None:
                 # The data owner has consumed the others with it: they are consumed here as well.
                 _LOG.info("session %s: item %s is not in stock", claims.session, item[:12])
@@ -227,7 +216,7 @@ class InferenceHandler:
             return self._sides[key]
 
     def _hosted(self, claims: TicketClaims) -> ImportedModel:
-        model = self._models.get((claims.model, claims.version))
+        model = self.models.get((claims.model, claims.version))
         if model is None:
             raise Refused(f"{claims.model} {claims.version} is not served here; ask the front end for the catalog")
         require_in_service(model)
@@ -249,8 +238,8 @@ class InferenceHandler:
         if claims.engine not in servable_engines(model.plan):
             offered = " or ".join(engine.value for engine in servable_engines(model.plan))
             raise Refused(f"the engine '{claims.engine.value}' is not offered for this model; choose {offered}")
-        if claims.images > self._images_per_session:
-            most = self._images_per_session
+        if claims.images > self.images_per_session:
+            most = self.images_per_session
             raise Refused(f"at most {most} images are evaluated in one session here; use --batch {most} or less")
         require_room(model.plan, claims.engine, claims.images)
         return model
@@ -259,7 +248,7 @@ class InferenceHandler:
         self, side: ModelOwnerSide[Any], channel: Channel, ticket: str, claims: TicketClaims
     ) -> tuple[list[Any], ChannelTraffic]:
         """Fetch and make the material of each image of a session; what crossed the link to the dealer for it."""
-        link = self._dealer
+        link = self.dealer
         dealer = connect_channel(link.url, context=link.context, expect=link.party, deadlines=link.deadlines)
         try:
             present_ticket(dealer, ticket)
@@ -270,16 +259,16 @@ class InferenceHandler:
         except EncryptedInferenceError as error:
             refusal = _find_refusal(dealer, error)  # the data owner may have met it first, and have gone
             if refusal is not None:
-                raise Busy(words_for_others(refusal, own=str(self._own))) from error
+                raise Busy(words_for_others(refusal, own=str(self.own))) from error
             raise
         finally:
             dealer.close()
 
     def _report(self, claims: TicketClaims, event: SessionEventName, error: EncryptedInferenceError) -> None:
         """Tell the front end how a session ended here: its data owner may have vanished, or be owed it."""
-        report = SessionReport(failure=Failure(code=error.code, message=words_for_others(error, own=str(self._own))))
+        report = SessionReport(failure=Failure(code=error.code, message=words_for_others(error, own=str(self.own))))
         try:
-            self._front_end.report(claims.session, event, report)
+            self.front_end.report(claims.session, event, report)
         except EncryptedInferenceError as refusal:
             # The data owner may have reported first, or the front end may be down; the session expires there anyway.
             _LOG.info("session %s: its end not recorded: %s", claims.session, refusal)

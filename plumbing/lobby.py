@@ -10,7 +10,7 @@ import ipaddress
 import threading
 from collections import Counter
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 _NEIGHBOURS = 64
 """Leading bits of an IPv6 address that one customer of a network has for itself: all behind them are one origin."""
@@ -22,16 +22,16 @@ class _Guest:
     leave: Callable[[], None]
 
 
+@dataclass(repr=False, eq=False)
 class Lobby:
     """Seats for guests, in order of arrival. For use by several threads."""
 
-    def __init__(self, *, seats: int, seats_each: int) -> None:
-        """`seats` in all, `seats_each` for those of one origin."""
-        self._seats = seats
-        self._seats_each = seats_each
-        self._guests: dict[Hashable, _Guest] = {}
-        self._of: Counter[str] = Counter()
-        self._lock = threading.Lock()
+    seats: int
+    seats_each: int
+    """For those of one origin."""
+    _guests: dict[Hashable, _Guest] = field(default_factory=dict, init=False)
+    _counts: Counter[str] = field(default_factory=Counter, init=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
 
     def __len__(self) -> int:
         """How many wait."""
@@ -42,7 +42,7 @@ class Lobby:
         with self._lock:
             shown_out = self._whoever_makes_room(origin)
             self._guests[guest] = _Guest(origin, leave)
-            self._of[origin] += 1
+            self._counts[origin] += 1
         if shown_out is not None:
             shown_out.leave()
 
@@ -52,10 +52,10 @@ class Lobby:
             self._remove(guest)
 
     def _whoever_makes_room(self, origin: str) -> _Guest | None:
-        if self._of[origin] >= self._seats_each:
+        if self._counts[origin] >= self.seats_each:
             crowd = origin
-        elif len(self._guests) >= self._seats:
-            crowd = max(self._of, key=self._of.__getitem__)
+        elif len(self._guests) >= self.seats:
+            crowd = max(self._counts, key=self._counts.__getitem__)
         else:
             return None
         return self._remove(next(guest for guest, seat in self._guests.items() if seat.origin == crowd))
@@ -63,9 +63,9 @@ class Lobby:
     def _remove(self, guest: Hashable) -> _Guest | None:
         seat = self._guests.pop(guest, None)
         if seat is not None:
-            self._of[seat.origin] -= 1
-            if not self._of[seat.origin]:
-                del self._of[seat.origin]
+            self._counts[seat.origin] -= 1
+            if not self._counts[seat.origin]:
+                del self._counts[seat.origin]
         return seat
 
 

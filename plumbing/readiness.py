@@ -9,6 +9,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Final
@@ -28,24 +29,19 @@ Look = Callable[[], None]
 """Looks at one thing. Raises an error of the tree, whose words are for the operator, where it would stop a session."""
 
 
+@dataclass(repr=False, eq=False)
 class Readiness:
     """What a server needs, looked at when somebody asks. For use by several threads."""
 
-    def __init__(
-        self,
-        looks: Mapping[Unready, Look],
-        *,
-        tell: Callable[[str], None],
-        seconds: float = CHECK_SECONDS,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        """`looks`: by the code of what they look at. `tell`: told in a line what changed. `seconds`: between looks."""
-        self._looks = looks
-        self._tell = tell
-        self._seconds = seconds
-        self._clock = clock
-        self._looking = threading.Lock()
-        self._found: tuple[float, tuple[Unready, ...]] | None = None
+    looks: Mapping[Unready, Look]
+    """By the code of what they look at."""
+    tell: Callable[[str], None]
+    """Told in a line what changed."""
+    seconds: float = CHECK_SECONDS
+    """Between looks."""
+    clock: Callable[[], float] = time.monotonic
+    _looking: threading.Lock = field(default_factory=threading.Lock, init=False)
+    _found: tuple[float, tuple[Unready, ...]] | None = field(default=None, init=False)
 
     def lacks(self) -> tuple[Unready, ...]:
         """Codes of what is wrong; empty: a session would be served.
@@ -53,25 +49,25 @@ class Readiness:
         One thread looks at a time; who asks meanwhile is given what was found before.
         """
         found = self._found
-        if found is not None and (self._clock() - found[0] < self._seconds or self._looking.locked()):
+        if found is not None and (self.clock() - found[0] < self.seconds or self._looking.locked()):
             return found[1]
         with self._looking:
-            if self._found is None or self._clock() - self._found[0] >= self._seconds:
-                self._found = (self._clock(), self._look(before=self._found[1] if self._found else ()))
+            if self._found is None or self.clock() - self._found[0] >= self.seconds:
+                self._found = (self.clock(), self._look(before=self._found[1] if self._found else ()))
             return self._found[1]
 
     def _look(self, *, before: tuple[Unready, ...]) -> tuple[Unready, ...]:
         lacks = []
-        for code, look in self._looks.items():
+        for code, look in self.looks.items():
             try:
                 look()
             except EncryptedInferenceError as error:
                 named = Unready.AUDIT_LOG_BROKEN if isinstance(error, AuditLogBroken) else code
                 lacks.append(named)
                 if named not in before:
-                    self._tell(f"not ready ({named.value}): {error}")
+                    self.tell(f"not ready ({named.value}): {error}")
         if before and not lacks:
-            self._tell("ready again")
+            self.tell("ready again")
         return tuple(lacks)
 
 
