@@ -50,7 +50,7 @@ class PartyCertificate:
 
     @classmethod
     def parse(cls, certificate: x509.Certificate) -> Self:
-        """Read a parsed certificate's party and dates. Raises PeerViolation where it is not a party's."""
+        """Read a parsed certificate's party and dates. Raises PeerViolation if it is not a party's."""
         try:
             names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
             uris = names.get_values_for_type(x509.UniformResourceIdentifier)
@@ -190,7 +190,7 @@ def require_valid(
 
 
 def read_own_party(path: Path, *, role: Role) -> Party:
-    """Who this party itself is, by its own certificate. Raises ConfigurationError where it is not of `role`."""
+    """Who this party itself is, by its own certificate. Raises ConfigurationError if it is not of `role`."""
     party = PartyCertificate.read(path).party
     if party.role is not role:
         raise ConfigurationError(f"{path}: is not the certificate of a {role.value}; give the one enrolled for it")

@@ -29,7 +29,7 @@ from authority.enrolment import (
     create_request,
     install_certificate,
     install_revocations,
-    party_credentials,
+    locate_credentials,
     read_request,
 )
 from authority.revocation import RevocationList
@@ -40,7 +40,7 @@ from contract.files import write_new
 from contract.identity import Party, Role
 from plumbing.command_line import new_program, run, say
 
-app = new_program("The federation's authority, and certificates for its parties.")
+app = new_program("The authority, and certificates for the parties.")
 
 FolderOption = Annotated[Path, typer.Option("--folder", help="Where keys and certificates are written.")]
 RoleOption = Annotated[Role, typer.Option("--role", help="What the party does.")]
@@ -57,7 +57,7 @@ AuthorityOption = Annotated[Path, typer.Option("--authority", help="The authorit
 
 @app.command()
 def init(folder: FolderOption) -> None:
-    """Make the federation's authority. Do it once, on a machine of its own or offline."""
+    """Make the authority. Do it once, on a machine of its own or offline."""
     certificate = create_authority(folder)
     say(f"Wrote {folder / AUTHORITY_KEY} (keep it here, back it up).")
     say(f"Wrote {certificate} and {folder / REVOCATIONS} (no certificate is revoked): give both to every party.")
@@ -81,7 +81,7 @@ def request(
 ) -> None:
     """Make a party's own key and a signing request, on the party's machine."""
     party = _party(role, organisation)
-    files = party_credentials(party, folder)
+    files = locate_credentials(party, folder)
     if replace:
         path = create_replacement(party, folder, hosts=host or ())
         say(f"Wrote {path} for a new key of the {party}, which never leaves this machine.")
@@ -136,7 +136,7 @@ def enroll(
 ) -> None:
     """Sign a party's request, on the authority's machine.
 
-    A request made by federation renew is signed without asking, where the certificate that it renews is good today.
+    A request made by federation renew is signed without asking, if the certificate that it renews is good today.
 
     With --role, --organisation and --folder in place of a request, makes key, request and certificate in one step:
     for trials on one machine, since the party's key should be made where it stays.
@@ -173,7 +173,7 @@ def install(
     if certificate is not None:
         _install(party, folder, certificate, authority, revocations)
     elif revocations is not None:
-        files = party_credentials(party, folder)
+        files = locate_credentials(party, folder)
         listed = install_revocations(folder / REVOCATIONS, revocations, read_certificate(authority or files.authority))
         say(f"Wrote {folder / REVOCATIONS}, good until {show_time(listed.ends)}.")
     else:
@@ -267,7 +267,7 @@ def _sign(authority: Path, path: Path, out: Path, *, days: int, yes: bool) -> No
 def _require_replaceable(out: Path, authority: Authority, party: Party) -> bool:
     """Whether an earlier certificate of the party stands at `out`, which a new one may replace.
 
-    Raises ConfigurationError where anything else does: asked before anybody is telephoned.
+    Raises ConfigurationError if anything else does: asked before anybody is telephoned.
     """
     if not out.exists():
         return False
@@ -280,9 +280,9 @@ def _require_replaceable(out: Path, authority: Authority, party: Party) -> bool:
 
 
 def _enroll_here(authority: Path, party: Party, folder: Path, *, days: int, hosts: list[str]) -> None:
-    opened, files = Authority.open(authority), party_credentials(party, folder)
+    opened, files = Authority.open(authority), locate_credentials(party, folder)
     if files.authority.exists() and read_certificate(files.authority) != opened.certificate:
-        raise ConfigurationError(f"{files.authority}: is another federation's authority; choose another folder")
+        raise ConfigurationError(f"{files.authority}: is another authority's certificate; choose another folder")
     path = create_request(party, folder, hosts=hosts)
     public = (authority / AUTHORITY_CERTIFICATE, authority / REVOCATIONS)
     _sign_here(opened, party, folder, path, *public, days=days)
@@ -301,7 +301,7 @@ def _install(
     party: Party, folder: Path, certificate: Path, authority: Path | None = None, revocations: Path | None = None
 ) -> None:
     installed = install_certificate(party, folder, certificate, authority=authority, revocations=revocations)
-    files = party_credentials(party, folder)
+    files = locate_credentials(party, folder)
     say(f"{files.certificate} and {files.key} are in place for the {party}, until {show_time(installed.ends)}.")
 
 

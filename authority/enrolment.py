@@ -51,7 +51,7 @@ class RenewalProof:
     signature: bytes
     signed: bytes
 
-    def made_with(self, key: ec.EllipticCurvePublicKey) -> bool:
+    def is_made_with(self, key: ec.EllipticCurvePublicKey) -> bool:
         """Whether the holder of this key made it."""
         try:
             key.verify(self.signature, self.signed, ec.ECDSA(hashes.SHA256()))
@@ -75,7 +75,7 @@ class SigningRequest:
         return hash_key(self.key)
 
 
-def party_credentials(party: Party, folder: Path) -> Credentials:
+def locate_credentials(party: Party, folder: Path) -> Credentials:
     """Where a party's key, its certificate and the authority's files stand in its own folder."""
     role = party.role.value
     return Credentials(
@@ -88,7 +88,7 @@ def party_credentials(party: Party, folder: Path) -> Credentials:
 
 def create_request(party: Party, folder: Path, *, hosts: Sequence[str] = ()) -> Path:
     """Make the party's own key (mode 0600) and a signing request for it in `folder`; return the request's path."""
-    key_path = party_credentials(party, folder).key
+    key_path = locate_credentials(party, folder).key
     request_path = key_path.with_suffix(".csr")
     standing = [str(path) for path in (key_path, request_path) if path.exists()]
     if standing:
@@ -97,23 +97,23 @@ def create_request(party: Party, folder: Path, *, hosts: Sequence[str] = ()) -> 
             "key, and until that is installed the key in use stays"
         )
     key = ec.generate_private_key(ec.SECP256R1())
-    request = _request(party, hosts).sign(key, hashes.SHA256())
+    request = _build_request(party, hosts).sign(key, hashes.SHA256())
     encoded = request.public_bytes(serialization.Encoding.PEM)
-    write_new_together({key_path: (private_pem(key), 0o600), request_path: (encoded, 0o644)})
+    write_new_together({key_path: (encode_key(key), 0o600), request_path: (encoded, 0o644)})
     return request_path
 
 
 def create_replacement(party: Party, folder: Path, *, hosts: Sequence[str] = ()) -> Path:
     """Make a new key beside the one in use, and a request that nothing vouches for; return the request's path.
 
-    For a key that was revoked, lost or is not trusted any more. `hosts`: of the certificate in use where left out.
+    For a key that was revoked, lost or is not trusted any more. `hosts`: of the certificate in use if left out.
     Nothing that is in use changes before `install_certificate`. A request made before and not used is replaced.
     """
-    files = party_credentials(party, folder)
+    files = locate_credentials(party, folder)
     if not hosts and files.certificate.exists():
         hosts = PartyCertificate.read(files.certificate).hosts
     following = ec.generate_private_key(ec.SECP256R1())
-    return _put_next(files, following, _request(party, hosts))
+    return _put_next(files, following, _build_request(party, hosts))
 
 
 def create_renewal(party: Party, folder: Path) -> Path:
@@ -121,7 +121,7 @@ def create_renewal(party: Party, folder: Path) -> Path:
 
     Nothing that is in use changes before `install_certificate`. A request made before and not used is replaced.
     """
-    files = party_credentials(party, folder)
+    files = locate_credentials(party, folder)
     current = PartyCertificate.read(files.certificate)
     key = load_key(files.key)
     if current.party != party or key.public_key() != current.key:
@@ -130,7 +130,7 @@ def create_renewal(party: Party, folder: Path) -> Path:
     following = ec.generate_private_key(ec.SECP256R1())
     signature = key.sign(_renewal_text(party, following.public_key()), ec.ECDSA(hashes.SHA256()))
     proof = x509.UnrecognizedExtension(_RENEWAL, current.serial.to_bytes(SERIAL_BYTES, "big") + signature)
-    return _put_next(files, following, _request(party, current.hosts).add_extension(proof, critical=False))
+    return _put_next(files, following, _build_request(party, current.hosts).add_extension(proof, critical=False))
 
 
 def install_certificate(
@@ -141,21 +141,20 @@ def install_certificate(
     Checked before anything changes: it is the party's, for a key that stands here, signed by the authority, which the
     first time comes along as `authority`. `revocations`: the authority's list, put in place too.
     """
-    files = party_credentials(party, folder)
+    files = locate_credentials(party, folder)
     issuer = read_certificate(authority or files.authority)
     if authority is not None and files.authority.exists() and read_certificate(files.authority) != issuer:
-        raise ConfigurationError(f"{files.authority}: is another federation's authority; choose another folder")
+        raise ConfigurationError(f"{files.authority}: is another authority's certificate; choose another folder")
     signed = read_certificate(certificate)
     try:
         signed.verify_directly_issued_by(issuer)
         given = PartyCertificate.parse(signed)
     except (*MALFORMED, InvalidSignature, PeerViolation):
-        raise ConfigurationError(f"{certificate}: was not signed for a party by this federation's authority") from None
+        raise ConfigurationError(f"{certificate}: was not signed for a party by the authority") from None
     if given.party != party:
         raise ConfigurationError(f"{certificate}: is the certificate of the {given.party}, not of the {party}")
-    keys = [
-        path for path in (files.key, _next_key(files)) if path.exists() and load_key(path).public_key() == given.key
-    ]
+    both = (files.key, _locate_next_key(files))
+    keys = [path for path in both if path.exists() and load_key(path).public_key() == given.key]
     if not keys:
         raise ConfigurationError(f"{certificate}: is for a key that is not in {folder}; ask for the right one")
     _require_good_today(certificate, given, files, issuer, revocations)
@@ -205,12 +204,12 @@ def read_request(path: Path) -> SigningRequest:
     except MALFORMED:
         raise PeerViolation(f"{path}: the request names no party; make it with `federation request`") from None
     if len(uris) != 1:
-        raise PeerViolation(f"{path}: the request names {len(uris)} parties where one belongs; ask for a new one")
+        raise PeerViolation(f"{path}: the request names {len(uris)} parties instead of one; ask for a new one")
     hosts = [*names.get_values_for_type(x509.DNSName), *map(str, names.get_values_for_type(x509.IPAddress))]
     if len(hosts) + 1 != len(names) or len(hosts) > MAX_HOSTS:
         raise PeerViolation(f"{path}: the request holds names that no party needs; make it with `federation request`")
     party = Party.from_uri(uris[0])
-    renewal = None if proof is None else _renewal_proof(proof, party, key, path)
+    renewal = None if proof is None else _parse_proof(proof, party, key, path)
     return SigningRequest(party=party, hosts=tuple(hosts), key=key, renewal=renewal)
 
 
@@ -224,14 +223,14 @@ def name_subject(party: Party) -> x509.Name:
     )
 
 
-def alternative_names(party: Party, hosts: Sequence[str]) -> x509.SubjectAlternativeName:
+def make_alternative_names(party: Party, hosts: Sequence[str]) -> x509.SubjectAlternativeName:
     """The party's URI, and hosts for outer TLS. Raises CallerError for what is no host name."""
     if len(hosts) > MAX_HOSTS:
         raise CallerError(f"{len(hosts)} host names for {party}: a certificate carries at most {MAX_HOSTS}")
-    return x509.SubjectAlternativeName([x509.UniformResourceIdentifier(party.uri), *map(_host_name, hosts)])
+    return x509.SubjectAlternativeName([x509.UniformResourceIdentifier(party.uri), *map(_parse_host, hosts)])
 
 
-def private_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+def encode_key(key: ec.EllipticCurvePrivateKey) -> bytes:
     """A private key as it is kept in a file of mode 0600."""
     return key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
@@ -249,15 +248,15 @@ def load_key(path: Path) -> ec.EllipticCurvePrivateKey:
     return key
 
 
-def _request(party: Party, hosts: Sequence[str]) -> x509.CertificateSigningRequestBuilder:
+def _build_request(party: Party, hosts: Sequence[str]) -> x509.CertificateSigningRequestBuilder:
     return (
         x509.CertificateSigningRequestBuilder()
         .subject_name(name_subject(party))
-        .add_extension(alternative_names(party, hosts), critical=False)
+        .add_extension(make_alternative_names(party, hosts), critical=False)
     )
 
 
-def _next_key(files: Credentials) -> Path:
+def _locate_next_key(files: Credentials) -> Path:
     return files.key.with_suffix(".next.key")
 
 
@@ -266,7 +265,7 @@ def _put_next(
 ) -> Path:
     request_path = files.key.with_suffix(".csr")
     encoded = wanted.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
-    replace(_next_key(files), private_pem(key), mode=0o600)
+    replace(_locate_next_key(files), encode_key(key), mode=0o600)
     replace(request_path, encoded, mode=0o644)
     return request_path
 
@@ -285,7 +284,7 @@ def _renewal_text(party: Party, key: ec.EllipticCurvePublicKey) -> bytes:
     return b"".join((_RENEWAL_DOMAIN, len(uri).to_bytes(4, "big"), uri, bytes.fromhex(hash_key(key))))
 
 
-def _renewal_proof(extension: object, party: Party, key: ec.EllipticCurvePublicKey, path: Path) -> RenewalProof:
+def _parse_proof(extension: object, party: Party, key: ec.EllipticCurvePublicKey, path: Path) -> RenewalProof:
     value = extension.value if isinstance(extension, x509.UnrecognizedExtension) else b""
     if not SERIAL_BYTES < len(value) <= SERIAL_BYTES + _MAX_PROOF_BYTES:
         raise PeerViolation(f"{path}: the request's proof of renewal is malformed; make it with `federation renew`")
@@ -296,7 +295,7 @@ def _renewal_proof(extension: object, party: Party, key: ec.EllipticCurvePublicK
     )
 
 
-def _host_name(host: str) -> x509.GeneralName:
+def _parse_host(host: str) -> x509.GeneralName:
     address: IPv4Address | IPv6Address
     try:
         address = ip_address(host)

@@ -56,10 +56,10 @@ class RevocationList:
 
     @classmethod
     def read(cls, path: Path, authority: x509.Certificate) -> Self:
-        """Parse a list from outside. Raises ConfigurationError where it is not one that `authority` signed."""
+        """Parse a list from outside. Raises ConfigurationError if it is not one that `authority` signed."""
         content = read_bounded(path, limit=MAX_LIST_BYTES)
         wrong = ConfigurationError(
-            f"{path}: is not a list of revoked certificates that this federation's authority signed; fetch it anew"
+            f"{path}: is not a list of revoked certificates that the authority signed; fetch it again"
         )
         key = authority.public_key()
         try:
@@ -69,7 +69,7 @@ class RevocationList:
                 raise wrong
             number = parsed.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
             issued, ends = parsed.last_update_utc, parsed.next_update_utc
-            keys = frozenset(one for entry in parsed if (one := key_in(entry)) is not None)
+            keys = frozenset(one for entry in parsed if (one := read_key(entry)) is not None)
         except (*MALFORMED, InvalidSignature, UnsupportedAlgorithm):
             raise wrong from None
         if parsed.issuer != authority.subject or ends is None:
@@ -100,7 +100,7 @@ class RevocationList:
         return self.revoked_at(certificate.serial) is not None or hash_key(certificate.key) in self.keys
 
     def require_follows(self, before: "RevocationList") -> None:
-        """Raise ConfigurationError where this list may not take the place of `before`: nothing is ever un-revoked."""
+        """Raise ConfigurationError if this list may not take the place of `before`: nothing is ever un-revoked."""
         if self.number < before.number:
             raise ConfigurationError(
                 f"{self.path}: is older (number {self.number}) than the list in use (number {before.number}); put the "
@@ -134,10 +134,10 @@ def is_revoked(own: Credentials) -> bool:
     return listed.refuses(PartyCertificate.read(own.certificate))
 
 
-def entry_with_key(
+def make_entry(
     serial: int, *, at: datetime, key: str | None, others: Iterable[x509.ExtensionType]
 ) -> x509.RevokedCertificate:
-    """An entry for a certificate and, where its hash is known, its key; `others`: further extensions."""
+    """An entry for a certificate and, if its hash is known, its key; `others`: further extensions."""
     builder = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(at)
     for extension in others:
         builder = builder.add_extension(extension, critical=False)
@@ -147,8 +147,8 @@ def entry_with_key(
     return builder.build()
 
 
-def key_in(entry: x509.RevokedCertificate) -> str | None:
-    """The hash of the key that an entry refuses. Raises ValueError where it is malformed."""
+def read_key(entry: x509.RevokedCertificate) -> str | None:
+    """The hash of the key that an entry refuses. Raises ValueError if it is malformed."""
     for extension in entry.extensions:
         if extension.oid == _KEY and isinstance(extension.value, x509.UnrecognizedExtension):
             encoded = extension.value.value

@@ -1,4 +1,4 @@
-"""The federation's certificate authority: makes its key, signs what parties ask for, and revokes.
+"""The parties' certificate authority: makes its key, signs what parties ask for, and revokes.
 
 A certificate names exactly one party by a URI (contract/identity.py). Names of hosts may stand beside it for the front
 end's outer TLS; between parties they mean nothing. All keys are NIST P-256: unlike Ed25519, browsers and proxies accept
@@ -7,7 +7,7 @@ it too.
     authority.key     private; never leaves this folder
     authority.pem     its certificate, for every party
     revoked.crl       the newest list of revoked certificates and their keys, for every party
-    issued/           what was signed, by serial number: a renewal is checked against it, and revoking needs no more
+    issued/           what was signed, by serial number: renewals are checked against it, and revoking needs no other
 
 A key serves one party. Once one of its certificates was revoked, for whatever reason, no request for that key is signed
 again, whoever asks and in whatever form. The list itself says which keys these are, so a folder that was restored
@@ -40,12 +40,12 @@ from authority.enrolment import (
     AUTHORITY_CERTIFICATE,
     REVOCATIONS,
     SigningRequest,
-    alternative_names,
+    encode_key,
     load_key,
+    make_alternative_names,
     name_subject,
-    private_pem,
 )
-from authority.revocation import RevocationList, entry_with_key, key_in
+from authority.revocation import RevocationList, make_entry, read_key
 from contract.errors import CallerError, ConfigurationError, PeerViolation
 from contract.files import refuse_existing, replace, write_new, write_new_together
 from contract.identity import Party
@@ -90,7 +90,7 @@ class Authority:
 
     @classmethod
     def open(cls, folder: Path) -> Self:
-        """Load key and certificate. Raises ConfigurationError where they are damaged or do not belong together."""
+        """Load key and certificate. Raises ConfigurationError if they are damaged or do not belong together."""
         key = load_key(folder / AUTHORITY_KEY)
         certificate = read_certificate(folder / AUTHORITY_CERTIFICATE)
         if key.public_key() != certificate.public_key():
@@ -109,7 +109,7 @@ class Authority:
         if not path.is_file():
             raise PeerViolation(f"the request of the {wanted.party} renews a certificate not issued here: {again}")
         renewed = PartyCertificate.read(path)
-        if renewed.party != wanted.party or not proof.made_with(renewed.key):
+        if renewed.party != wanted.party or not proof.is_made_with(renewed.key):
             raise PeerViolation(f"the request of the {wanted.party} does not prove that it holds the key: {again}")
         if renewed.key == wanted.key:
             raise PeerViolation(f"the renewal of the {wanted.party} brings no new key: make it with `federation renew`")
@@ -129,7 +129,7 @@ class Authority:
         Raises what `require_usable_key` raises.
 
         The certificate names the request's one party and `hosts`, which the caller chooses: what the request asks for
-        counts only where the caller passes it on. Valid for `days` days from now, for clients and servers.
+        counts only if the caller passes it on. Valid for `days` days from now, for clients and servers.
         """
         if not 1 <= days <= MAX_DAYS:
             raise CallerError(f"a certificate for {days} days: choose from 1 to {MAX_DAYS}")
@@ -153,7 +153,7 @@ class Authority:
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_key_usage(signs_certificates=False), critical=True)
             .add_extension(x509.ExtendedKeyUsage(usages), critical=False)
-            .add_extension(alternative_names(wanted.party, hosts), critical=False)
+            .add_extension(make_alternative_names(wanted.party, hosts), critical=False)
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(wanted.key), critical=False)
             .add_extension(issuer, critical=False)
         )
@@ -163,7 +163,7 @@ class Authority:
         return pem
 
     def revocations(self) -> RevocationList:
-        """The newest list. Raises ConfigurationError where it is gone: a new one would forget what was revoked."""
+        """The newest list. Raises ConfigurationError if it is gone: a new one would forget what was revoked."""
         return RevocationList.read(self.folder / REVOCATIONS, self.certificate)
 
     def require_usable_key(self, wanted: SigningRequest) -> None:
@@ -224,10 +224,10 @@ class Authority:
         now, before = self._now(), self.revocations()
         keys = {one.serial: hash_key(one.key) for one in self.issued()}
         entries = {
-            entry.serial_number: entry_with_key(
+            entry.serial_number: make_entry(
                 entry.serial_number,
                 at=entry.revocation_date_utc,
-                key=key_in(entry) or keys.get(entry.serial_number),
+                key=read_key(entry) or keys.get(entry.serial_number),
                 others=[one.value for one in entry.extensions if isinstance(one.value, x509.CRLReason)],
             )
             for listed in (*known, before)
@@ -235,7 +235,7 @@ class Authority:
         }
         for one in self.with_same_keys(certificates):
             reasons = [x509.CRLReason(reason.flag)]
-            fresh = entry_with_key(one.serial, at=now, key=hash_key(one.key), others=reasons)
+            fresh = make_entry(one.serial, at=now, key=hash_key(one.key), others=reasons)
             entries.setdefault(one.serial, fresh)
         number = max(listed.number for listed in (*known, before)) + 1
         content = _signed_list(self.key, self.certificate, list(entries.values()), number=number, now=now, days=days)
@@ -243,7 +243,7 @@ class Authority:
         return before.path
 
     def _now(self) -> datetime:
-        """The present. Raises ConfigurationError where this authority signed something that is still to come."""
+        """The present. Raises ConfigurationError if this authority signed something that is still to come."""
         now = datetime.now(UTC)
         latest = max([self.revocations().issued, *(one.begins for one in self.issued())])
         if latest > now:
@@ -258,7 +258,7 @@ class Authority:
 def create_authority(folder: Path) -> Path:
     """Make the authority's key (mode 0600), its certificate and an empty list of revoked certificates in `folder`.
 
-    Return the certificate's path. Raises ConfigurationError where one stands already: a new authority would lock every
+    Return the certificate's path. Raises ConfigurationError if one stands already: a new authority would lock every
     party out.
     """
     key_path, certificate_path, list_path = folder / AUTHORITY_KEY, folder / AUTHORITY_CERTIFICATE, folder / REVOCATIONS
@@ -282,7 +282,7 @@ def create_authority(folder: Path) -> Path:
     certificate = builder.sign(key, hashes.SHA256())
     write_new_together(
         {
-            key_path: (private_pem(key), 0o600),
+            key_path: (encode_key(key), 0o600),
             certificate_path: (certificate.public_bytes(serialization.Encoding.PEM), 0o644),
             list_path: (_signed_list(key, certificate, (), number=1, now=now, days=LIST_DAYS), 0o644),
         }

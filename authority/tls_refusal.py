@@ -18,7 +18,7 @@ class Cause(StrEnum):
     REVOKED = "revoked"
     WRONG_NAME = "wrong name"
     UNKNOWN_AUTHORITY = "unknown authority"
-    """Made by somebody else: another federation, or a machine on the way that opens TLS."""
+    """Made by somebody else: another authority, or a machine on the way that opens TLS."""
     LIST_ENDED = "list ended"
     LIST_NOT_YET_VALID = "list not yet valid"
     LIST_OF_ANOTHER = "list of another authority"
@@ -51,7 +51,7 @@ def remedy(cause: Cause, *, now: datetime | None = None, by_system: bool = False
     """What it means, a colon, and what to do.
 
     `now`: by this machine's clock. `by_system`: judged by the authorities that this machine knows, as browsers do, and
-    not by the federation's.
+    not by the parties' authority.
     """
     if by_system and cause is Cause.UNKNOWN_AUTHORITY:
         return (

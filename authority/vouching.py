@@ -1,7 +1,7 @@
 """A model owner vouches for what the catalog says of its model: it signs that with the key of its certificate.
 
 The front end keeps and shows the signature and can make none. Whoever relies on the catalog checks it against the
-federation's authority, as in a connection to the model owner itself, and needs no connection for it.
+authority, as in a connection to the model owner itself, and needs no connection for it.
 """
 
 import warnings

@@ -33,7 +33,7 @@ Asking = Callable[[Path | None], AuditHead | None]
 
 
 def audit_app(folder_of: FolderOf, ask: Asking | None) -> typer.Typer:
-    """The three commands. `ask`: None where there is nobody to ask."""
+    """The three commands. `ask`: None if there is nobody to ask."""
     app = new_app("The audit log: who asked for what, and whether the log is whole.")
     _add_list(app, folder_of)
     _add_verify(app, folder_of, ask)
@@ -92,7 +92,7 @@ def _add_heads(app: typer.Typer, folder_of: FolderOf) -> None:
     @app.command("heads")
     def print_heads(
         *,
-        organisation: Annotated[str | None, typer.Option("--organisation", help="Whose, where it has several.")] = None,
+        organisation: Annotated[str | None, typer.Option("--organisation", help="Whose, if it has several.")] = None,
         config: ConfigOption = None,
     ) -> None:
         """Print what this party remembers of another's log, one JSON object a line, for the other's `audit verify`."""

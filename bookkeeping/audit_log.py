@@ -5,7 +5,7 @@ entry, a JSON object with a number that grows by one, the moment, the event, its
 (64 zeros for the first), and last the SHA-256 of the line without it. An entry is on the disk before `record` returns.
 
 What the chain shows by itself: an entry that was altered, removed, added or moved, in any segment. What it cannot show
-by itself: that entries at its end were cut off, or that all of it was written anew. For that somebody else has to
+by itself: that entries at its end were cut off, or that all of it was rewritten. For that somebody else has to
 remember how far it had come: front end and model owner tell each other the number and hash of their last entry, the
 *head*, after each session, and `verify_log` checks the heads that the other remembers.
 
@@ -35,18 +35,18 @@ from bookkeeping.audit_segments import (
     MAX_LINE_BYTES,
     Details,
     Entry,
+    find_last_head,
+    find_torn_line,
     is_entry,
     is_torn,
-    last_head,
-    last_line,
-    lines_of,
+    list_segments,
     locked,
+    name_segment,
     parse_entry,
+    read_last_line,
     require_whole,
     seal_entry,
-    segment_name,
-    segments_in,
-    torn_line,
+    split_lines,
 )
 from contract.api import AuditHead
 from contract.errors import AuditLogBroken, ConfigurationError
@@ -62,7 +62,7 @@ class Verified:
     """A log whose chain holds."""
 
     first: int
-    """Number of the oldest entry that is kept; 1 where none were retired."""
+    """Number of the oldest entry that is kept; 1 if none were retired."""
     head: AuditHead | None
     """None: the log is empty."""
     heads_found: int
@@ -82,7 +82,7 @@ class AuditLog:
         segment_bytes: int = SEGMENT_BYTES,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """Go on with the log in `folder`, which is made (0700) where it is missing.
+        """Go on with the log in `folder`, which is made (0700) if it is missing.
 
         Args:
             folder: for this log alone.
@@ -100,7 +100,7 @@ class AuditLog:
     def record(self, event: str, **details: Any) -> AuditHead:
         """Write an entry, durably, and return the log's new head. `details` are fields of `Details`.
 
-        Raises ConfigurationError where the disk will not, AuditLogBroken where the log is not as it was written.
+        Raises ConfigurationError if the disk will not, AuditLogBroken if the log is not as it was written.
         """
         known = Details(**details).model_dump(mode="json", exclude_none=True)
         with _writing(self._folder), locked(self._folder):
@@ -111,17 +111,17 @@ class AuditLog:
     def head(self) -> AuditHead | None:
         """The last entry; None of an empty log."""
         with _writing(self._folder), locked(self._folder):
-            return last_head(self._folder)
+            return find_last_head(self._folder)
 
     def check(self) -> None:
         """Find out whether an entry could be written now. Raises as `record` does.
 
-        The log itself stays as it is, but for a torn line, which is mended: whoever copies it as it grows must not see
+        The log itself stays as it is, except a torn line, which is mended: whoever copies it as it grows must not see
         what is no entry. As much as the longest entry needs is written beside it, durably, and removed.
         """
         with _writing(self._folder), locked(self._folder):
             self._mend()
-            head = last_head(self._folder)
+            head = find_last_head(self._folder)
             path = self._segment(head.number + 1 if head is not None else 1)
             if path.exists():
                 os.close(os.open(path, os.O_WRONLY | os.O_APPEND))
@@ -136,13 +136,13 @@ class AuditLog:
 
         A line that lacks nothing but its end is completed instead, and the note follows it.
         """
-        torn = torn_line(self._folder)
+        torn = find_torn_line(self._folder)
         if torn is None:
             return
         path, line = torn
         start = path.stat().st_size - len(line)
         require_whole(path, start)
-        if line and is_entry(path, line + b"\n", last_head(self._folder)):
+        if line and is_entry(path, line + b"\n", find_last_head(self._folder)):
             append(path, b"\n")
         elif start > 0:
             os.truncate(path, start)
@@ -151,7 +151,7 @@ class AuditLog:
         self._append("mended", {"torn_bytes": len(line)})
 
     def _append(self, event: str, details: dict[str, Any]) -> AuditHead:
-        last = last_head(self._folder)
+        last = find_last_head(self._folder)
         number = last.number + 1 if last is not None else 1
         at = datetime.fromtimestamp(self._clock(), UTC).isoformat(timespec="milliseconds")
         fields = {
@@ -164,24 +164,24 @@ class AuditLog:
         line, digest = seal_entry(fields)
         path = self._segment(number)
         append(path, line)
-        if path.name == segment_name(number):
+        if path.name == name_segment(number):
             sync_folder(self._folder)
         return AuditHead(number=number, hash=digest)
 
     def _segment(self, number: int) -> Path:
         """Where entry `number` goes."""
-        segments = segments_in(self._folder)
+        segments = list_segments(self._folder)
         if segments and segments[-1].stat().st_size < self._segment_bytes:
             return segments[-1]
-        return self._folder / segment_name(number)
+        return self._folder / name_segment(number)
 
     def _retire(self) -> AuditHead | None:
         """Remove segments that are too old; the new head if any were."""
         oldest = self._clock() - self._keep_seconds
-        segments = segments_in(self._folder)
+        segments = list_segments(self._folder)
         old = []
         for path in segments[:-1]:
-            entry, head = parse_entry(path, last_line(path))
+            entry, head = parse_entry(path, read_last_line(path))
             if entry.at.timestamp() >= oldest:
                 break
             old.append((path, head))
@@ -196,7 +196,7 @@ class AuditLog:
 
 
 def read_log(folder: Path) -> Iterator[Entry]:
-    """Every entry that is kept, the oldest first, its chain checked. Raises AuditLogBroken where it does not hold."""
+    """Every entry that is kept, the oldest first, its chain checked. Raises AuditLogBroken if it does not hold."""
     for entry, _ in _chain(folder):
         yield entry
 
@@ -210,7 +210,7 @@ def verify_log(folder: Path, heads: Sequence[AuditHead] = ()) -> Verified:
     """
     wanted = {head.number: head.hash for head in heads}
     if len(wanted) != len({(head.number, head.hash) for head in heads}):
-        raise AuditLogBroken("others remember two different entries under one number: the log was written anew")
+        raise AuditLogBroken("others remember two different entries under one number: the log was rewritten")
     first, last, found, retired = 0, None, 0, {}
     start = BEGINNING
     for entry, head in _chain(folder):
@@ -220,7 +220,7 @@ def verify_log(folder: Path, heads: Sequence[AuditHead] = ()) -> Verified:
             retired[entry.entry] = entry.hash
         if wanted.get(head.number, head.hash) != head.hash:
             raise AuditLogBroken(
-                f"entry {head.number} is another one than was seen by others: the log was written anew; look for a copy"
+                f"entry {head.number} is another one than was seen by others: the log was rewritten; look for a copy"
             )
         found += head.number in wanted
         last = head
@@ -232,17 +232,18 @@ def verify_log(folder: Path, heads: Sequence[AuditHead] = ()) -> Verified:
     if latest > (last.number if last is not None else 0):
         end = f"ends at entry {last.number}" if last is not None else "is empty"
         raise AuditLogBroken(f"the log {end}, but others have seen entry {latest}: its end was cut off")
-    return Verified(first=first, head=last, heads_found=found, torn=folder.is_dir() and torn_line(folder) is not None)
+    torn = folder.is_dir() and find_torn_line(folder) is not None
+    return Verified(first=first, head=last, heads_found=found, torn=torn)
 
 
 def copy_log(folder: Path, target: Path) -> None:
-    """Copy a log as it is at one moment, for a backup. Raises OSError where that fails."""
+    """Copy a log as it is at one moment, for a backup. Raises OSError if that fails."""
     target.mkdir(mode=0o700)
     sync_folder(target.parent)
     if not folder.is_dir():
         return
     with locked(folder):
-        for path in segments_in(folder):
+        for path in list_segments(folder):
             copy_new(path, target / path.name)
 
 
@@ -251,7 +252,7 @@ def _chain(folder: Path) -> Iterator[tuple[Entry, AuditHead]]:
     for path, lines in _lines(folder):
         for position, line in enumerate(lines):
             entry, head = parse_entry(path, line)
-            if position == 0 and path.name != segment_name(entry.number):
+            if position == 0 and path.name != name_segment(entry.number):
                 raise AuditLogBroken(f"{path}: begins with entry {entry.number}: it was renamed or cut; see a copy")
             if before is not None and (entry.number, entry.previous) != (before.number + 1, before.hash):
                 raise AuditLogBroken(
@@ -270,10 +271,10 @@ def _lines(folder: Path) -> Iterator[tuple[Path, list[bytes]]]:
         return
     with _reading(folder):
         with locked(folder):
-            sizes = [(path, path.stat().st_size) for path in segments_in(folder)]
+            sizes = [(path, path.stat().st_size) for path in list_segments(folder)]
         for path, size in sizes:
             with path.open("rb") as file:
-                lines = lines_of(file.read(size))
+                lines = split_lines(file.read(size))
             if path == sizes[-1][0] and (not lines or is_torn(lines[-1])):
                 del lines[-1:]  # nobody was told of this entry
             elif not lines:

@@ -102,29 +102,29 @@ def _number_in(line: bytes) -> str:
     return str(int(match.group(1)) - 1) if match else "unknown"
 
 
-def segments_in(folder: Path) -> list[Path]:
+def list_segments(folder: Path) -> list[Path]:
     """A log's files, the oldest first."""
     return sorted(path for path in folder.glob("*.jsonl") if _SEGMENT.fullmatch(path.name))
 
 
-def segment_name(number: int) -> str:
+def name_segment(number: int) -> str:
     """Of the file that begins with entry `number`."""
     return f"{number:012d}.jsonl"
 
 
-def last_head(folder: Path) -> AuditHead | None:
+def find_last_head(folder: Path) -> AuditHead | None:
     """The last entry that is whole."""
-    for path in reversed(segments_in(folder)):
-        line = last_line(path)
+    for path in reversed(list_segments(folder)):
+        line = read_last_line(path)
         if is_torn(line):
-            line = last_line(path, before=path.stat().st_size - len(line))
+            line = read_last_line(path, before=path.stat().st_size - len(line))
         if line:
             return parse_entry(path, line)[1]
     return None
 
 
-def last_line(path: Path, *, before: int | None = None) -> bytes:
-    """The last line among the first `before` bytes of a segment, its end included where it has one."""
+def read_last_line(path: Path, *, before: int | None = None) -> bytes:
+    """The last line among the first `before` bytes of a segment, its end included if it has one."""
     with path.open("rb") as file:
         size = file.seek(0, os.SEEK_END) if before is None else before
         start = max(0, size - MAX_LINE_BYTES - 1)
@@ -133,7 +133,7 @@ def last_line(path: Path, *, before: int | None = None) -> bytes:
     return content[content.rfind(b"\n", 0, -1) + 1 :]
 
 
-def lines_of(content: bytes) -> list[bytes]:
+def split_lines(content: bytes) -> list[bytes]:
     """Its lines with their ends; the last one may lack its own."""
     return list(io.BytesIO(content))
 
@@ -143,10 +143,10 @@ def is_torn(line: bytes) -> bool:
     return bool(line) and not line.endswith(b"\n") and len(line) <= MAX_LINE_BYTES
 
 
-def torn_line(folder: Path) -> tuple[Path, bytes] | None:
+def find_torn_line(folder: Path) -> tuple[Path, bytes] | None:
     """The file whose last line is torn, and what there is of it: nothing of a file that is empty."""
-    segments = segments_in(folder)
-    line = last_line(segments[-1]) if segments else b"\n"
+    segments = list_segments(folder)
+    line = read_last_line(segments[-1]) if segments else b"\n"
     return (segments[-1], line) if is_torn(line) or not line else None
 
 
@@ -154,7 +154,7 @@ def require_whole(path: Path, end: int) -> None:
     """Raise AuditLogBroken unless the first `end` bytes of a segment are entries that follow each other."""
     before: AuditHead | None = None
     with path.open("rb") as file:
-        for line in lines_of(file.read(end)):
+        for line in split_lines(file.read(end)):
             if not is_entry(path, line, before):
                 raise AuditLogBroken(
                     f"{path}: its last line is torn, and lines before it were altered; look for a copy"
@@ -175,7 +175,7 @@ def is_entry(path: Path, line: bytes, before: AuditHead | None) -> bool:
 def locked(folder: Path) -> Iterator[None]:
     """Keep other writers, and readers who need one moment, away: of this process and of others.
 
-    Raises TimeoutError where somebody keeps this one away for LOCK_SECONDS: a program that was stopped, say.
+    Raises TimeoutError if somebody keeps this one away for LOCK_SECONDS: a program that was stopped, say.
     """
     descriptor = open_lock(folder / _LOCK_FILE)
     try:
@@ -183,7 +183,7 @@ def locked(folder: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            fcntl.flock(descriptor, fcntl.LOCK_UN)  # also where a process that was forked meanwhile has it open
+            fcntl.flock(descriptor, fcntl.LOCK_UN)  # also if a process that was forked meanwhile has it open
     finally:
         os.close(descriptor)
 

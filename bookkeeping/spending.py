@@ -56,7 +56,7 @@ class SpendingBook(UsedTickets):
     def spend(self, charge: Charge, allowance: Allowance, holder: Holder, *, ticket: TicketUse) -> Counted:
         """Count a charge and note the ticket that it came with, durably and together.
 
-        Raises MaterialSpent where the ticket was used before, BudgetSpent or TooFast where the charge is too much; then
+        Raises MaterialSpent if the ticket was used before, BudgetSpent or TooFast if the charge is too much; then
         nothing is counted and nothing noted.
         """
         with self._writing() as connection:

@@ -2,7 +2,7 @@
 
 A ticket is noted when its session may begin, and not before everything else about it was checked: whoever is refused
 makes this party write nothing. A file that is lost or set back lets a ticket be used again for the minutes that it is
-valid. That begins a session once more, with randomness that is drawn anew; it gives no stocked item back, which has a
+valid. That begins a session once more, with randomness that is drawn again; it gives no stocked item back, which has a
 ledger of its own (secure_computation/material.py).
 """
 
@@ -65,7 +65,7 @@ class UsedTickets:
     _way_out: ClassVar[str] = "remove it when no session of the last hours is live"
 
     def __init__(self, path: Path, *, clock: Callable[[], float] = time.time) -> None:
-        """Keep them in `path`, which is made (0600) where it is missing. `clock`: seconds since 1970."""
+        """Keep them in `path`, which is made (0600) if it is missing. `clock`: seconds since 1970."""
         self._path = path
         self._clock = clock
         with self._failing():

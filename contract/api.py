@@ -63,7 +63,7 @@ def _example(**fields: JsonValue) -> ConfigDict:
 
 
 class SessionState(StrEnum):
-    """Where a session stands. The last five are final, but for one that failed and then turns out to be turned away."""
+    """Where a session stands. The last five are final, except one that failed and then turns out to be turned away."""
 
     OPENED = "opened"
     PREPARING = "preparing"
@@ -124,7 +124,7 @@ class ModelEntry(Strict):
     model_owner: PartyAddress
     crypto_provider: PartyAddress
     voucher: Voucher | None = None
-    """The model owner's, for `statement`; absent where it registered the version before there were any."""
+    """The model owner's, for `statement`; absent if it registered the version before there were any."""
 
     @model_validator(mode="after")
     def _version_is_the_cards(self) -> Self:
@@ -210,7 +210,7 @@ class Failure(Strict):
 
     @classmethod
     def of(cls, error: EncryptedInferenceError) -> Self:
-        """What may be reported of an error: its words where they are about the protocol or the link.
+        """What may be reported of an error: its words if they are about the protocol or the link.
 
         Errors of a caller's input or of a party's own set-up name files, and a file may bear a patient's name: of
         those only the code leaves the machine.
@@ -339,7 +339,7 @@ class Problem(Strict):
     """Names this occurrence; the front end's log line carries the same id."""
     code: str
     retry_after_seconds: Annotated[int, Field(ge=0)] | None = None
-    """When the same may be asked for again, where that is known; also as the header Retry-After."""
+    """When the same may be asked for again, if that is known; also as the header Retry-After."""
 
 
 class Unready(StrEnum):

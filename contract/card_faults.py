@@ -17,7 +17,7 @@ from pydantic_core import ErrorDetails, from_json
 
 FILL_IN: Final = "FILL IN"
 MOST_FAULTS: Final = 30
-"""That are told in one message."""
+"""That are described in one message."""
 _MOST_LOOKED_AT: Final = 1000
 """Faults of one file: more say nothing new, and each is compared with the others."""
 _LONGEST: Final = 200
@@ -66,28 +66,28 @@ _HARMLESS: Final[Mapping[str, Any]] = MappingProxyType(
 Location = tuple[int | str, ...]
 
 
-def card_faults(data: bytes, kind: type[BaseModel]) -> list[str]:
-    """One line for each fault of a card, whose fields are those of `kind`; none where it may be used."""
+def find_card_faults(data: bytes, kind: type[BaseModel]) -> list[str]:
+    """One line for each fault of a card, whose fields are those of `kind`; none if it may be used."""
     try:
         raw = from_json(data)
     except ValueError as error:
         return [f"the file is not JSON ({error}): correct that first"]
     if not isinstance(raw, dict):
         return ["the file holds no JSON object: begin it with { and end it with }"]
-    if twice := _written_twice(data):
-        return [_fault((name,), "is written more than once", "it once") for name in twice[:MOST_FAULTS]]
-    unfilled = list(islice(_unfilled(raw, ()), _MOST_LOOKED_AT))
+    if twice := _find_repeated(data):
+        return [_format_fault((name,), "is written more than once", "it once") for name in twice[:MOST_FAULTS]]
+    unfilled = list(islice(_find_unfilled(raw, ()), _MOST_LOOKED_AT))
     fields = dict.fromkeys(tuple(part for part in place if isinstance(part, str)) for place in unfilled)
-    faults = [_fault(field, "is still to be filled in", _known(field)) for field in fields]
-    found = [one for one in _errors(raw, kind) if not any(_same(one["loc"], place) for place in unfilled)]
+    faults = [_format_fault(field, "is still to be filled in", _find_advice(field)) for field in fields]
+    found = [one for one in _find_errors(raw, kind) if not any(_overlap(one["loc"], place) for place in unfilled)]
     inside = {one["loc"][:-1] for one in found}
-    faults += [_told(one, kind) for one in found if one["type"] != "too_short" or one["loc"] not in inside]
+    faults += [_describe_error(one, kind) for one in found if one["type"] != "too_short" or one["loc"] not in inside]
     wrong = {str(place[0]) for place in (*unfilled, *(one["loc"] for one in found)) if place}
-    faults += [told for told in _misfits(raw, wrong, kind) if told not in faults]
+    faults += [described for described in _find_misfits(raw, wrong, kind) if described not in faults]
     return list(dict.fromkeys(faults))
 
 
-def _written_twice(data: bytes) -> list[str]:
+def _find_repeated(data: bytes) -> list[str]:
     """Names of fields that stand more than once in one object: JSON would let the last one count in silence."""
     twice: list[str] = []
 
@@ -99,7 +99,7 @@ def _written_twice(data: bytes) -> list[str]:
     return twice
 
 
-def listed(faults: list[str]) -> str:
+def list_faults(faults: list[str]) -> str:
     """Faults as one line."""
     if len(faults) == 1:
         return faults[0]
@@ -108,18 +108,18 @@ def listed(faults: list[str]) -> str:
     return f"{len(faults)} things to correct: {shown}" + (f"; and {left_out} more" if left_out > 0 else "")
 
 
-def _unfilled(value: Any, location: Location) -> Iterator[Location]:
+def _find_unfilled(value: Any, location: Location) -> Iterator[Location]:
     if isinstance(value, str) and value.strip().upper().startswith(FILL_IN):
         yield location
     elif isinstance(value, dict):
         for key, inner in value.items():
-            yield from _unfilled(inner, (*location, key))
+            yield from _find_unfilled(inner, (*location, key))
     elif isinstance(value, list):
         for index, inner in enumerate(value):
-            yield from _unfilled(inner, (*location, index))
+            yield from _find_unfilled(inner, (*location, index))
 
 
-def _errors(raw: dict[str, Any], kind: type[BaseModel]) -> list[ErrorDetails]:
+def _find_errors(raw: dict[str, Any], kind: type[BaseModel]) -> list[ErrorDetails]:
     try:
         kind.model_validate_json(json.dumps(raw))
     except ValidationError as error:
@@ -127,31 +127,31 @@ def _errors(raw: dict[str, Any], kind: type[BaseModel]) -> list[ErrorDetails]:
     return []
 
 
-def _misfits(raw: dict[str, Any], wrong: set[str], kind: type[BaseModel]) -> list[str]:
+def _find_misfits(raw: dict[str, Any], wrong: set[str], kind: type[BaseModel]) -> list[str]:
     """What does not fit together among the fields that are right: they are checked once more, beside harmless ones."""
     if not wrong:
         return []
     right = {key: value for key, value in raw.items() if key not in wrong}
-    told = [_told(one, kind) for one in _errors(dict(_HARMLESS) | right, kind) if not one["loc"]]
-    parts = [part for words in told for part in words.split("; ")]
+    described = [_describe_error(one, kind) for one in _find_errors(dict(_HARMLESS) | right, kind) if not one["loc"]]
+    parts = [part for words in described for part in words.split("; ")]
     return [part for part in parts if not any(field in part for field in wrong)]
 
 
-def _same(first: Location, second: Location) -> bool:
+def _overlap(first: Location, second: Location) -> bool:
     """Whether one lies in the other."""
     shorter = min(len(first), len(second))
     return shorter > 0 and first[:shorter] == second[:shorter]
 
 
-def _told(error: ErrorDetails, kind: type[BaseModel]) -> str:
+def _describe_error(error: ErrorDetails, kind: type[BaseModel]) -> str:
     location, context = error["loc"], error.get("ctx", {})
     words = error["msg"].replace("Input should be", "must be").replace("Input should have", "must have")
-    write = _known(location)
+    write = _find_advice(location)
     match error["type"]:
         case "missing":
             words = "is missing"
         case "extra_forbidden":
-            words, write = "there is no such field", _instead(location, kind)
+            words, write = "there is no such field", _suggest_field(location, kind)
         case "value_error" | "assertion_error":
             words, write = error["msg"].removeprefix("Value error, "), None
         case "enum" | "literal_error":
@@ -166,10 +166,10 @@ def _told(error: ErrorDetails, kind: type[BaseModel]) -> str:
             words = "is not of the form that it must have"
         case _:
             pass  # pydantic's words will do
-    return _fault(location, words, write)
+    return _format_fault(location, words, write)
 
 
-def _fault(location: Location, words: str, write: str | None) -> str:
+def _format_fault(location: Location, words: str, write: str | None) -> str:
     """`input.mean: is missing; write ...`. Entries of a list are counted from 1."""
     shown = ""
     for part in location:
@@ -179,12 +179,12 @@ def _fault(location: Location, words: str, write: str | None) -> str:
     return (text if write is None else f"{text}; write {write}")[: 2 * _LONGEST]
 
 
-def _known(location: Location) -> str | None:
+def _find_advice(location: Location) -> str | None:
     """What belongs into the field, or into the list that the entry stands in."""
     return WHAT_TO_WRITE.get(".".join(part for part in location if isinstance(part, str)))
 
 
-def _instead(location: Location, kind: type[BaseModel]) -> str:
+def _suggest_field(location: Location, kind: type[BaseModel]) -> str:
     """The field that was probably meant, of the same level."""
     fields: list[str] = list(kind.model_fields)
     for part in location[:-1]:

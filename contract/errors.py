@@ -52,7 +52,7 @@ class _RefusedForNow(Refused, http_status=HTTPStatus.TOO_MANY_REQUESTS):
     """Refused until some time has passed."""
 
     def __init__(self, message: str, *, retry_after_seconds: int | None = None) -> None:
-        """`retry_after_seconds`: when the same may be asked for again; None where that is not known."""
+        """`retry_after_seconds`: when the same may be asked for again; None if that is not known."""
         super().__init__(message)
         self.retry_after_seconds = retry_after_seconds
 
@@ -96,7 +96,7 @@ class PeerReported(PeerViolation, code="peer-reported"):
 
 
 class CertificateRefused(PeerViolation, code="certificate-refused"):
-    """The other side holds a key of this federation, but its certificate is revoked or out of date."""
+    """The other side holds a key that the authority signed, but its certificate is revoked or out of date."""
 
     def __init__(self, message: str, *, party_uri: str = "") -> None:
         """`party_uri`: whom the certificate names (`Party.uri`), so that the refusal can be sent there."""
@@ -112,7 +112,7 @@ class TransportError(EncryptedInferenceError, code="transport", http_status=HTTP
     """The link between two parties failed."""
 
     def __init__(self, message: str, *, peer: str = "", party: OtherEnd | None = None) -> None:
-        """`peer`: the other end as messages name it, where it is known. `party`: who that is."""
+        """`peer`: the other end as messages name it, if it is known. `party`: who that is."""
         super().__init__(message)
         self.peer = peer
         self.party = party

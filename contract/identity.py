@@ -1,7 +1,7 @@
 """Who is who: roles, organisations, and how both stand in a certificate.
 
 A party is a role at an organisation. Its certificate carries exactly one URI in the subject alternative name,
-`party://<role>/<organisation>`, signed by the federation's authority. Names of hosts never identify a party: between
+`party://<role>/<organisation>`, signed by the authority. Names of hosts never identify a party: between
 parties, TLS runs inside a WebSocket, wherever the socket ends.
 """
 
@@ -61,13 +61,13 @@ class Party(OtherEnd):
 class Credentials:
     """Files by which a party proves who it is and checks others: PEM, the key readable by its owner only.
 
-    A running party reads them anew when they change.
+    A running party reads them again when they change.
     """
 
     key: Path
     certificate: Path
     authority: Path
-    """Certificate of the federation's authority."""
+    """Certificate of the authority."""
     revocations: Path | None = None
     """The authority's list of revoked certificates; None: revoked certificates are accepted until they end."""
     clock_skew_seconds: Annotated[float, Field(ge=0, le=MAX_CLOCK_SKEW_SECONDS)] = 30.0

@@ -12,7 +12,7 @@ from typing import Annotated, Final, Literal, Self, assert_never
 from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
 from contract.base import Name, Strict, Version, canonical_json
-from contract.card_faults import card_faults, listed
+from contract.card_faults import find_card_faults, list_faults
 from contract.errors import ModelFileError
 
 Number = Annotated[float, Field(allow_inf_nan=False, ge=-1e6, le=1e6)]
@@ -35,17 +35,17 @@ _TURNS: Final = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
 """Bidirectional classes of characters that make what follows read the other way round."""
 
 
-def _shown(text: str) -> str:
+def _require_visible(text: str) -> str:
     hidden = any(
         one not in _JOINERS and (unicodedata.category(one) in _INVISIBLE or unicodedata.bidirectional(one) in _TURNS)
         for one in text
     )
     if hidden or not text.strip():
-        raise ValueError("holds a line break or characters that cannot be seen, or nothing at all: write it anew")
+        raise ValueError("holds a line break or characters that cannot be seen, or nothing at all: write it again")
     return text
 
 
-ShownName = Annotated[str, Field(max_length=MAX_NAME), AfterValidator(_shown)]
+ShownName = Annotated[str, Field(max_length=MAX_NAME), AfterValidator(_require_visible)]
 """One line that people read beside an answer: nothing in it hides, or moves what stands beside it."""
 Words = Annotated[str, Field(max_length=MAX_WORDS)]
 
@@ -71,7 +71,7 @@ class Window(Strict):
     width: Annotated[float, Field(gt=0)]
 
 
-def _of_a_card(window: Window) -> Window:
+def _require_bounded(window: Window) -> Window:
     """A file's window may lie anywhere; one that a card gives is computed with for every picture."""
     if abs(window.center) > 1e6 or not 1e-6 <= window.width <= 1e6:
         raise ValueError("center and width must lie within 1,000,000, and width above 0.000001")
@@ -158,7 +158,7 @@ class InputSpecification(Strict):
     width: Annotated[int, Field(ge=8, le=MAX_SIDE)]
     resize: Literal["bilinear-squash"] = "bilinear-squash"
     """`bilinear-squash`: antialiased bilinear resampling to (height, width), aspect ratio not kept."""
-    window: Annotated[Window, AfterValidator(_of_a_card)] | None = None
+    window: Annotated[Window, AfterValidator(_require_bounded)] | None = None
     frame: FrameChoice = FrameChoice.ONLY
     colour: ColourChoice = ColourChoice.REFUSE
     mean: tuple[Number, ...]
@@ -244,7 +244,7 @@ class ModelCard(Strict):
     input: InputSpecification
     classes: tuple[ShownName, ...] = Field(min_length=2, max_length=MAX_CLASSES)
     thresholds: dict[str, Annotated[float, Field(gt=0, lt=1)]] = Field(default_factory=dict)
-    """Multi-label: the probability from which on a finding counts as present, by class; 0.5 where none is given."""
+    """Multi-label: the probability from which on a finding counts as present, by class; 0.5 if none is named."""
     calibration_temperature: Positive | None = None
     """Probabilities are softmax(logits / calibration_temperature), or its sigmoid for a multi-label model. None: nobody
     measured it. Probabilities are then those of the bare logits, and are not called calibrated."""
@@ -348,7 +348,7 @@ def read_card(path: Path) -> ModelCard:
         data = path.read_bytes().removeprefix(BOM_UTF8)  # some editors begin every file so
     except OSError as error:
         raise ModelFileError(f"{path}: cannot be read ({error.strerror}); give the path of a card.json") from error
-    faults = card_faults(data, ModelCard)
+    faults = find_card_faults(data, ModelCard)
     if faults:
-        raise ModelFileError(f"{path}: {listed(faults)}")
+        raise ModelFileError(f"{path}: {list_faults(faults)}")
     return ModelCard.model_validate_json(data)

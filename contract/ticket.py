@@ -37,10 +37,10 @@ from contract.model_card import OutputPolicy
 
 MAX_TICKET_CHARACTERS = 8 * 1024
 LEEWAY = timedelta(seconds=30)
-"""How far the clocks of two parties may differ where nothing else is configured."""
+"""How far the clocks of two parties may differ if nothing else is configured."""
 
 TICKET_SECONDS = 15 * 60
-"""How long a session and its ticket live where nothing else is configured."""
+"""How long a session and its ticket live if nothing else is configured."""
 TicketSeconds = Annotated[int, Field(ge=10, le=3600)]
 """From a ticket's issue to its expiry: what the front end signs, and the most that a party accepts. The upper bound is
 every party's own, so that no ticket of anybody lives longer."""

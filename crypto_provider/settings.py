@@ -20,7 +20,7 @@ class CryptoProviderSettings(SessionPartySettings):
     inference_service: FrontEnd
     """Where public plans are read."""
     data_owners: tuple[Name, ...] = ()
-    """Organisations that are dealt to, pinned; empty: every data owner of the federation."""
+    """Organisations that are dealt to, pinned; empty: every data owner with a certificate."""
     model_owners: tuple[Name, ...] = ()
     """Likewise for model owners."""
     items_per_day: Annotated[int, Field(ge=0, le=1_000_000_000)] = 20_000

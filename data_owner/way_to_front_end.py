@@ -17,7 +17,7 @@ from authority.certificates import MALFORMED, show_time
 from authority.tls_refusal import Cause, find_cause, remedy
 from data_owner.checks import Bad, Named, Verdict
 from data_owner.settings import DataOwnerSettings
-from plumbing.proxies import proxy_for, why_unreachable
+from plumbing.proxies import find_proxy, why_unreachable
 from plumbing.settings import FrontEnd
 
 DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
@@ -28,7 +28,7 @@ _REFUSAL = re.compile(r"^Tunnel connection failed: (\d{3}) ")
 def look_at_proxy(url: str, seconds: float) -> str:
     """Ask the proxy, if there is one, for a tunnel to the front end, and close it."""
     parts = urlsplit(url)
-    proxy = proxy_for(url)
+    proxy = find_proxy(url)
     if proxy is None:
         return f"none in the environment for {parts.hostname}"
     host, port = parts.hostname or "", parts.port or DEFAULT_PORTS[parts.scheme]
@@ -53,7 +53,7 @@ def list_front_end_checks(settings: DataOwnerSettings) -> Sequence[Named]:
     url, seconds = settings.inference_service.url, settings.waiting.connect
     parts = urlsplit(url)
     host, port = parts.hostname or "", parts.port or DEFAULT_PORTS[parts.scheme]
-    proxied = proxy_for(url) is not None
+    proxied = find_proxy(url) is not None
     checks = [] if proxied else [Named("front end: address", lambda: _check_address(host, port, seconds))]
     if parts.scheme == "https" and not proxied:
         checks.append(Named("front end: certificate", lambda: _check_certificate(settings, host, port, seconds)))
@@ -177,7 +177,7 @@ def _ask_unverified_time(url: str, seconds: float) -> datetime:
 
 
 def _ask_time(url: str, context: ssl.SSLContext, seconds: float) -> datetime:
-    proxy = proxy_for(url)
+    proxy = find_proxy(url)
     through = None if proxy is None else proxy.address
     answer = httpx.get(f"{url}/v2/health/live", verify=context, timeout=seconds, proxy=through, trust_env=False)
     try:

@@ -119,7 +119,7 @@ def read_jpeg_frame(data: bytes, position: int) -> tuple[int, int, int, int]:
 
 
 def has_end(data: bytes, *, padding: int = 64) -> bool:
-    """Whether a compressed picture ends as it should, but for so many bytes that may pad it."""
+    """Whether a compressed picture ends as it should, apart from so many bytes that may pad it."""
     return END_OF_PICTURE in data[-padding:]
 
 

@@ -201,7 +201,7 @@ def _question_placement(image: Any, orientation: NDArray[np.float64]) -> ImageWa
 
 
 def _read_qform(image: Any) -> tuple[NDArray[np.float64] | None, int]:
-    """The volume's place by its quaternion, and the code that says of which space; 0 if it makes no sense."""
+    """The volume's place by its quaternion, and the code of its space; 0 if it makes no sense."""
     import nibabel
 
     try:

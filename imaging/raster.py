@@ -137,7 +137,7 @@ def read_jpeg(source: io.BytesIO, specification: InputSpecification, limits: Lim
 
 def _decode_16_bits(data: bytes) -> NDArray[np.uint16] | None:
     """Grey values of a PNG of 16 bits in colours or with transparency, which Pillow cuts to 8; None of real colours."""
-    import imagecodecs  # with tens of decoders, of which few files need any
+    import imagecodecs  # with tens of decoders; few files need any
 
     samples = np.asarray(imagecodecs.png_decode(data))
     if samples.dtype != np.uint16 or samples.ndim != 3:
@@ -152,7 +152,7 @@ def _check_jpeg(header: JpegHeader, limits: Limits) -> None:
 
 
 def _read_12_bits(data: bytes, header: JpegHeader, specification: InputSpecification) -> DecodedFile:
-    import imagecodecs  # with tens of decoders, of which this is the one that Pillow lacks
+    import imagecodecs  # with tens of decoders; this is the one that Pillow lacks
 
     if not _has_end(data):
         raise ImageError("the image is cut short: export or copy the file again")

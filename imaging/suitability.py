@@ -20,7 +20,7 @@ VIEW_NOT_JUDGED: Final = "view-not-judged"
 FRONTAL_VIEWS: Final = frozenset({View.AP.value, View.PA.value, FRONTAL})
 LATERAL_VIEWS: Final = frozenset({View.LEFT_LATERAL.value, View.RIGHT_LATERAL.value, LATERAL})
 GROUPS = MappingProxyType({FRONTAL: FRONTAL_VIEWS, LATERAL: LATERAL_VIEWS})
-"""All that a view which says no more may be."""
+"""All that a view may be that says nothing else."""
 _WORDS = MappingProxyType(
     {
         "AP": "AP (front to back)",
@@ -57,7 +57,7 @@ def check_view(told: tuple[str, ...], specification: InputSpecification) -> Imag
         text = f"the file's view is {seen}; the model was made for {names}"
         return (ImageWarning(WRONG_VIEW, text, needs_confirmation=True),)
     if accepted and _list_possible(told) - {*accepted, FRONTAL, LATERAL}:
-        text = f"the file's view is {seen} and no more is said; the model was made for {names}"
+        text = f"the file's view is {seen} and nothing else is said; the model was made for {names}"
         return (ImageWarning(VIEW_UNKNOWN, text),)
     return ()
 

@@ -78,7 +78,7 @@ def read_tiff(source: io.BytesIO, specification: InputSpecification, limits: Lim
 
 
 def _check_meaning(page: TiffPage) -> None:
-    """Raise ImageError for a picture of which nobody can say what its values are."""
+    """Raise ImageError for a picture whose values nobody can interpret."""
     if page.photometric in _GREY:
         if page.samples > 2:
             raise ImageError(

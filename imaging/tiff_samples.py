@@ -135,7 +135,7 @@ def _decode(data: bytes, page: TiffPage, rows: int) -> NDArray[Any]:
 
 def _decompress(data: bytes, compression: int, size: int) -> bytes:
     """At least `size` bytes, if the data holds them, and never many more."""
-    import imagecodecs  # with tens of decoders, of which few files need any
+    import imagecodecs  # with tens of decoders; few files need any
 
     match compression:
         case 1:
@@ -212,7 +212,7 @@ def _decode_fax(data: bytes, page: TiffPage, shape: tuple[int, int, int]) -> NDA
 
 
 def _decode_jpeg(data: bytes, page: TiffPage, shape: tuple[int, int, int]) -> NDArray[Any]:
-    """A JPEG of its own, but for the tables that all segments share."""
+    """A JPEG of its own, except the tables that all segments share."""
     import imagecodecs
 
     stream = read_codestream(data)

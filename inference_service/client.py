@@ -53,7 +53,7 @@ from contract.errors import (
 from contract.roles import OtherEnd, Role
 from contract.ticket import Engine, Purpose
 from plumbing.listening import is_host_name
-from plumbing.proxies import is_loopback, proxy_for, why_unreachable
+from plumbing.proxies import find_proxy, is_loopback, why_unreachable
 from plumbing.settings import FrontEnd
 
 MAX_ANSWER_BYTES = 8 << 20
@@ -80,7 +80,7 @@ class InferenceServiceClient:
     Args:
         url: where the front end listens. Plain http is accepted on loopback only: the API key travels in each call.
         api_key: this account's key.
-        authority: PEM file of the federation's authority, for https; None: the system's authorities.
+        authority: PEM file of the authority, for https; None: the system's authorities.
         revocations: the authority's list of revoked certificates, read when the client is made; None: none is checked.
         timeout_seconds: deadline of each wait of a call (to connect, to send, for the answer to begin) and of the
             answer's body as a whole.
@@ -109,7 +109,7 @@ class InferenceServiceClient:
             )
         self._url = url.rstrip("/")
         self._target = f"{parsed.host}:{parsed.port or 443}"
-        self._proxy = proxy_for(url)
+        self._proxy = find_proxy(url)
         self._by_system = authority is None
         self._timeout_seconds = timeout_seconds
         self._http = httpx.Client(
@@ -117,7 +117,7 @@ class InferenceServiceClient:
             verify=_make_tls_context(authority, revocations) if parsed.scheme == "https" else True,
             timeout=timeout_seconds,
             proxy=None if self._proxy is None else self._proxy.address,
-            trust_env=False,  # which proxy it is, `proxy_for` has said
+            trust_env=False,  # which proxy it is, `find_proxy` has said
         )
 
     @classmethod
@@ -350,7 +350,7 @@ def _make_tls_context(authority: Path | None, revocations: Path | None = None) -
             context.verify_flags |= ssl.VerifyFlags.VERIFY_CRL_CHECK_LEAF
     except (OSError, ssl.SSLError) as error:
         raise ConfigurationError(
-            f"{authority} or {revocations}: not in PEM; give the federation's authority and its list"
+            f"{authority} or {revocations}: not in PEM; give the authority's certificate and its list"
         ) from error
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     return context

@@ -15,11 +15,11 @@ _MAX_DETAIL = 500
 
 
 class Unauthenticated(Refused, code="unauthenticated", http_status=HTTPStatus.UNAUTHORIZED):
-    """No API key, or one that no account has (any more)."""
+    """No API key, or one that no account has (now)."""
 
 
 class NotFound(Refused, code="not-found", http_status=HTTPStatus.NOT_FOUND):
-    """Not there, or not this caller's to see: the two are not told apart."""
+    """Not there, or not this caller's to see: nobody learns which."""
 
 
 class Conflict(Refused, code="conflict", http_status=HTTPStatus.CONFLICT):

@@ -52,7 +52,7 @@ class _Following:
             )
             return
         self._current = fresh
-        _LOG.info("%s was read anew", certificate)
+        _LOG.info("%s was read again", certificate)
 
 
 def _no_password() -> str:

@@ -48,7 +48,7 @@ SPEEDS: Final = {
     ),
 }
 """Online and offline, on the machine of the reference measurement. Taken from results of the shipped model: measure and
-put them down anew if another one is shipped."""
+put them down again if another one is shipped."""
 
 
 class LinkPrediction(Strict):

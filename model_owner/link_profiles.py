@@ -91,8 +91,8 @@ class PhaseCost(Strict):
     trips: Annotated[int, Field(ge=0)]
     """Messages on the longest chain in which each waits for the one before."""
     bytes_in_line: Annotated[int, Field(ge=0)]
-    """What has to pass one after another: the sum of both directions where the parties take turns, the larger one
-    where both send at once, and of links that work at the same time the busiest."""
+    """What has to pass one after another: the sum of both directions if the parties take turns, the larger one
+    if both send at once, and of links that work at the same time the busiest."""
     computing_seconds: Annotated[float, Field(ge=0.0)]
     """Without a network: on loopback, measured or estimated."""
 

@@ -27,7 +27,7 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(repr=False, eq=False)
 class Registrar:
-    """Registers versions with the certificate of the day: one that was renewed signs them anew."""
+    """Registers versions with the certificate of the day: one that was renewed signs them again."""
 
     settings: ModelOwnerSettings
     models: HostedModels

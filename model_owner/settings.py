@@ -37,7 +37,7 @@ class ModelOwnerSettings(SessionPartySettings):
     """Where data owners reach this server, if not where it listens (behind a proxy, say)."""
     crypto_provider: DealerPeer
     data_owners: tuple[Name, ...] = ()
-    """Organisations that are served; empty: every data owner of the federation."""
+    """Organisations that are served; empty: every data owner with a certificate."""
     sessions_at_once: Annotated[int, Field(ge=1, le=256)] = 4
     """Each holds its corrections in memory: about 300 MB for a ResNet-18 at 224 x 224 and one image."""
     sessions_per_data_owner: Annotated[int | None, Field(ge=1, le=256)] = None

@@ -68,7 +68,7 @@ class ModelOwnerStock:
         self._sweep()
         with self._lock:
             arriving = self._arriving.get(owner, 0)
-            if len(self._of(owner).bindings()) + arriving >= self._most_items:
+            if len(self._open_folder(owner).bindings()) + arriving >= self._most_items:
                 raise Refused(
                     f"{self._most_items} items are stocked for {owner}, the most that it may have; diagnose with them, "
                     "or wait until they are too old"
@@ -86,7 +86,7 @@ class ModelOwnerStock:
     ) -> Iterator[None]:
         """Keep an item; drop it if the block, in which the data owner keeps its half, fails."""
         binding = Binding.of(claims, item=prepared.item, weights_version=weights_version, now=self._clock())
-        folder = self._of(claims.data_owner)
+        folder = self._open_folder(claims.data_owner)
         folder.put(binding, model_owner_bodies(lowering, prepared))
         try:
             yield
@@ -102,7 +102,7 @@ class ModelOwnerStock:
         Raises: MaterialSpent if it was used before; Refused if it is for something else than this session.
         """
         self._sweep()
-        folder = self._of(claims.data_owner)
+        folder = self._open_folder(claims.data_owner)
         binding = folder.find(item)
         if binding is None:
             if self._ledger.consumed(item):
@@ -114,7 +114,7 @@ class ModelOwnerStock:
                 "than this session; name one that was prepared for exactly this"
             )
         if binding.weights_version != weights_version:
-            folder.drop(item)  # the version was imported anew: what the data owner keeps masks other weights
+            folder.drop(item)  # the version was imported again: what the data owner keeps masks other weights
             return None
         bodies = folder.take(binding, model_owner_sizes(lowering))
         return None if bodies is None else restore_model_owner(lowering, bodies, item=item)
@@ -122,8 +122,8 @@ class ModelOwnerStock:
     def drop(self, claims: TicketClaims) -> None:
         """Forget the items that a ticket names and its data owner will not spend."""
         for item in claims.items:
-            self._of(claims.data_owner).discard(ItemName(item))
+            self._open_folder(claims.data_owner).discard(ItemName(item))
 
-    def _of(self, data_owner: str) -> StockFolder:
+    def _open_folder(self, data_owner: str) -> StockFolder:
         """The folder of one data owner, whose name is one of the contract's: no path."""
         return self._open(self._folder / data_owner)

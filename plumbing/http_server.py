@@ -19,7 +19,7 @@ HEAD_SECONDS: Final = 10.0
 """For request line and headers, from the connection's first moment or, on a kept one, the request's first byte; and
 for the rest of a body that nobody waits for, because the request is answered."""
 LAST_LOOK_SECONDS: Final = 0.25
-"""What has come by the deadline is read first: where this process itself stood still, nobody else has dawdled."""
+"""What has come by the deadline is read first: if this process itself stood still, nobody else has dawdled."""
 HEAD_BYTES: Final = 64 << 10
 MOST_PIPELINED: Final = 8
 """Requests that may wait for the answer to an earlier one of their connection."""
@@ -27,11 +27,11 @@ WRITE_SECONDS: Final = 60.0
 """In each of these, whoever is sent something must take the last of it, or `SLOWEST_BYTES`."""
 SLOWEST_BYTES: Final = 64 << 10
 STRANGERS: Final = 256
-"""Connections of which nobody has said who they are; beyond, the oldest of the busiest address is closed."""
+"""Connections that nobody has identified yet; beyond, the oldest of the busiest address is closed."""
 STRANGERS_EACH: Final = 128
 """The same, of one address."""
 STRANGER: Final = "encrypted-inference.stranger"
-"""Name of an ASGI extension: what an app may do with a connection of which nobody has said who it is."""
+"""Name of an ASGI extension: what an app may do with a connection that nobody has identified yet."""
 Extension: TypeAlias = dict[object, Any]
 """`known`: it is known now. `abort`, of a WebSocket: it must go."""
 
@@ -91,7 +91,7 @@ class BoundedHeadProtocol(HttpToolsProtocol):
     """
 
     def __init__(self, *arguments: Any, lobby: Lobby | None = None, **named: Any) -> None:
-        """As uvicorn makes it; `lobby` has a seat for each connection of which nobody has said who it is."""
+        """As uvicorn makes it; `lobby` has a seat for each connection that nobody has identified yet."""
         super().__init__(*arguments, **named)
         self._lobby = lobby
         self._head = Alarm(self.loop)
@@ -140,7 +140,7 @@ class BoundedHeadProtocol(HttpToolsProtocol):
             self._head.set(HEAD_SECONDS, self._look_once_more)
 
     def on_headers_complete(self) -> None:
-        """The head is here; the body has a deadline of its own where one is read."""
+        """The head is here; the body has a deadline of its own if one is read."""
         self._head_has_come()
         super().on_headers_complete()
 

@@ -63,12 +63,12 @@ def take_port(host: str, port: int, *, setting: str) -> socket.socket:
 
 
 def require_free_port(host: str, port: int, *, setting: str) -> None:
-    """Raise ConfigurationError where `take_port` would. For a server that is another process and binds by itself."""
+    """Raise ConfigurationError if `take_port` would. For a server that is another process and binds by itself."""
     take_port(host, port, setting=setting).close()
 
 
 def start_listening(taken: socket.socket, *, setting: str) -> None:
-    """Answer on a port that `take_port` bound. Raises ConfigurationError where another program was quicker."""
+    """Answer on a port that `take_port` bound. Raises ConfigurationError if another program was quicker."""
     try:
         taken.listen(BACKLOG)
     except OSError as error:

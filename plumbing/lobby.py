@@ -1,7 +1,7 @@
 """A bounded number of guests whom nobody has vouched for yet: connections without an identity, channels without a
 ticket.
 
-Nobody who comes is refused for those who came before and only wait: where a seat is missing, the guest that has waited
+Nobody who comes is refused for those who came before and only wait: if a seat is missing, the guest that has waited
 longest makes room, among those of the same origin first. Who is quick to say who it is, as every honest party is, gets
 in among any number that are not.
 """
@@ -70,7 +70,7 @@ class Lobby:
 
 
 def find_origin(host: str | None) -> str:
-    """Which origin an IP address counts for: itself, or its network's /64; one for all where there is none."""
+    """Which origin an IP address counts for: itself, or its network's /64; one for all if there is none."""
     try:
         address = ipaddress.ip_address(host or "")
     except ValueError:

@@ -43,7 +43,7 @@ def shown_path(path: Path) -> str:
 
 
 def path_text(path: Path) -> str:
-    """A file's name as text that every reader of JSON takes: as it is, or where it is no UTF-8 with its bytes escaped.
+    """A file's name as text that every reader of JSON takes: as it is, or with its bytes escaped if it is no UTF-8.
 
     `path_bytes` then has the name itself.
     """
@@ -52,7 +52,7 @@ def path_text(path: Path) -> str:
 
 
 def path_bytes(path: Path) -> str | None:
-    """A file's name in hexadecimal, where it is no UTF-8 and no text can hold it; else None."""
+    """A file's name in hexadecimal, if it is no UTF-8 and no text can hold it; else None."""
     try:
         str(path).encode()
     except UnicodeEncodeError:
@@ -69,7 +69,7 @@ def json_line(result: BaseModel) -> str:
 def write_out(text: str) -> None:
     """Write a result and a line's end to stdout. Characters that its encoding lacks are escaped.
 
-    Raises ConfigurationError where stdout is closed, its reader gone or its disk full; it is closed from then on.
+    Raises ConfigurationError if stdout is closed, its reader gone or its disk full; it is closed from then on.
     """
     stream = cast("TextIO | None", sys.stdout)
     if stream is None:

@@ -38,12 +38,12 @@ class Proxy:
 
     @property
     def authorization(self) -> str | None:
-        """Value of the header Proxy-Authorization, where the address has a name and a password."""
+        """Value of the header Proxy-Authorization, if the address has a name and a password."""
         parts = urlsplit(self.address)
         if parts.username is None:
             return None
-        said = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
-        return f"Basic {base64.b64encode(said.encode()).decode()}"
+        written = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+        return f"Basic {base64.b64encode(written.encode()).decode()}"
 
     def __str__(self) -> str:
         return f"the proxy {self.host}:{self.port}, which {self.setting} names,"
@@ -69,10 +69,10 @@ class Proxy:
         )
 
 
-def proxy_for(url: str) -> Proxy | None:
-    """The proxy between this machine and an address; None where there is none, as on loopback.
+def find_proxy(url: str) -> Proxy | None:
+    """The proxy between this machine and an address; None if there is none, as on loopback.
 
-    Raises ConfigurationError where the environment names something that is no HTTP proxy.
+    Raises ConfigurationError if the environment names something that is no HTTP proxy.
     """
     parts = urlsplit(url)
     host = parts.hostname or ""
@@ -80,11 +80,11 @@ def proxy_for(url: str) -> Proxy | None:
         return None
     named = urllib.request.getproxies()
     kind = next((one for one in _KINDS.get(parts.scheme, ()) if named.get(one)), None)
-    return None if kind is None else _proxy(named[kind], kind)
+    return None if kind is None else _parse_proxy(named[kind], kind)
 
 
-def _proxy(address: str, kind: str) -> Proxy:
-    names = (f"{kind}_proxy", f"{kind}_proxy".upper())
+def _parse_proxy(address: str, kind: str) -> Proxy:
+    names = (f"{kind}_parse_proxy", f"{kind}_parse_proxy".upper())
     setting = next((name for name in names if os.environ.get(name)), "the system's setting")
     wrong = ConfigurationError(f"{setting} names no HTTP proxy: write it as http://HOST:PORT")
     address = address if "://" in address else f"http://{address}"

@@ -26,7 +26,7 @@ PATIENCE_SECONDS: Final = 3.0
 _TRIAL_BYTES: Final = 4096
 
 Look = Callable[[], None]
-"""Looks at one thing. Raises an error of the tree, whose words are for the operator, where it would stop a session."""
+"""Looks at one thing. Raises an error of the tree, whose words are for the operator, if it would stop a session."""
 
 
 @dataclass(repr=False, eq=False)

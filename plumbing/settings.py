@@ -100,7 +100,7 @@ def _check_url(text: str, *, schemes: tuple[str, ...]) -> str:
         raise ValueError("leave user names and passwords out of a URL; they end up in logs")
     if parts.query or parts.fragment:
         raise ValueError("leave the query and fragment out of the URL")
-    _ = parts.port  # raises ValueError where it is not a port
+    _ = parts.port  # raises ValueError if it is not a port
     return text.rstrip("/")
 
 
@@ -269,7 +269,7 @@ class FrontEnd(_Table):
     api_key: SecretStr
     """This party's key, as `inference-service account add` printed it once."""
     authority: Path | None = None
-    """Certificate of the federation's authority, where the front end serves TLS with its party certificate."""
+    """Certificate of the authority, if the front end serves TLS with its party certificate."""
     revocations: Path | None = None
     """The authority's list of revoked certificates, for the front end's; None: none is checked."""
 
@@ -280,7 +280,7 @@ class AtRest(_Table):
     key_file: Path | None = None
     """File that holds it, readable by this account only; best not on the disk that it protects."""
     key: SecretStr | None = None
-    """The key itself: in the environment, where a file will not do."""
+    """The key itself: in the environment, if a file will not do."""
 
     @model_validator(mode="after")
     def _one_key(self) -> Self:

@@ -39,7 +39,7 @@ class Tally:
             return True
 
     def flush(self) -> None:
-        """Write the counts, and begin anew."""
+        """Write the counts, and begin again."""
         with self._lock:
             unwritten, self._unwritten = self._unwritten, Counter()
             self._ends = self._clock() + SECONDS

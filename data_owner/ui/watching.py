@@ -18,7 +18,7 @@ from contract.roles import OtherEnd, Role
 from data_owner.settings import DataOwnerSettings
 from data_owner.ui.words import name_party
 from data_owner.ui.workplace import Connection, Workplace
-from plumbing.proxies import proxy_for
+from plumbing.proxies import find_proxy
 from plumbing.settings import Peer
 
 EVERY_SECONDS: Final = 30.0
@@ -110,7 +110,7 @@ def is_reachable(url: str) -> bool:
     """
     try:
         parts = urlsplit(url)
-        proxy = proxy_for(url)
+        proxy = find_proxy(url)
         scheme = {"ws": "http", "wss": "https"}.get(parts.scheme, parts.scheme)
         through = None if proxy is None else proxy.address
         with (

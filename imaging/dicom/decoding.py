@@ -164,7 +164,7 @@ def _decode_by_pillow(data: bytes) -> NDArray[np.unsignedinteger]:
 
 
 def _decode_jpeg_2000(candidates: tuple[bytes, ...], stream: Codestream) -> NDArray[np.unsignedinteger]:
-    """The first candidate that decodes: a picture of which more than its end is missing never does."""
+    """The first candidate that decodes: a picture that lacks more than its end never does."""
     import imagecodecs  # with tens of decoders; Pillow's refuses some valid pictures of a single part
 
     for data in candidates:

@@ -42,11 +42,11 @@ class LookupTable:
 
     def look_up(self, values: NDArray[np.integer] | NDArray[np.float32]) -> NDArray[np.float32]:
         """Values through the table; those outside take the nearest end."""
-        first = self._first_of(int(np.rint(values.min())), int(np.rint(values.max())), len(self.entries))
+        first = self._choose_first(int(np.rint(values.min())), int(np.rint(values.max())), len(self.entries))
         index = np.rint(values).astype(np.int64) - first
         return self.entries[np.clip(index, 0, len(self.entries) - 1, out=index)]
 
-    def _first_of(self, smallest: int, largest: int, entries: int) -> int:
+    def _choose_first(self, smallest: int, largest: int, entries: int) -> int:
         """The first mapped value with its sign, which files write under either VR: where the table meets the values.
 
         If it would with and without a sign, the same; if it would with neither, the nearer one.

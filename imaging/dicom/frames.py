@@ -19,7 +19,7 @@ _CUT_SHORT = "the DICOM file is damaged or cut short in its pixel data: export o
 
 
 def _begins_run_lengths(fragment: bytes) -> bool:
-    """A header of 1 to 15 segments, the first of which follows it (PS3.5 G.5)."""
+    """A header of 1 to 15 segments; the first follows it (PS3.5 G.5)."""
     return fragment[4:8] == b"\x40\0\0\0" and fragment[1:4] == b"\0\0\0" and 1 <= fragment[0] <= 15
 
 

@@ -181,7 +181,7 @@ def _read_first_code(told: Dataset, keyword: str) -> str:
 
 
 def _read_directions(told: Dataset) -> tuple[str, str] | None:
-    """Where rows and columns run to, by the first letter of each; None where the tag does not say."""
+    """Where rows and columns run to, by the first letter of each; None if the tag does not say."""
     found = [value.upper()[:1] for value in read_texts(told, "PatientOrientation")]
     if len(found) != 2 or not {*found} <= {*"LRAPHF"}:
         return None

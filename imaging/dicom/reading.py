@@ -54,7 +54,7 @@ PARSED_TAGS: Final = (
     "FloatPixelData",
     "DoubleFloatPixelData",
 )
-"""All that is read of a file, but for the age if the card asks for it."""
+"""All that is read of a file, except the age if the card asks for it."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

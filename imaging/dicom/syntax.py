@@ -178,7 +178,7 @@ def open_dicom(source: BinaryIO) -> DicomFile:
 
 
 def _guess_syntax(source: BinaryIO, *, has_preamble: bool) -> DicomFile:
-    """A file that names no transfer syntax: not compressed, and of the kind of which its first tag is written."""
+    """A file that names no transfer syntax: not compressed, and written in the way of its first tag."""
     data = source.read()
     if data[4:6].isalpha() and data[4:6].isupper():
         likely = ExplicitVRBigEndian if data[:1] == b"\0" else ExplicitVRLittleEndian

@@ -65,7 +65,7 @@ _SHARED: Final = (
 
 
 class Picture(Strict):
-    """The picture that a file holds: as `imaging.formats.DecodedFile`, but for its arrays, which follow."""
+    """The picture that a file holds: as `imaging.formats.DecodedFile`, without its arrays, which follow."""
 
     model_config = ConfigDict(allow_inf_nan=False)
 

@@ -71,7 +71,7 @@ def compile_model(path: Path, card: ModelCard) -> CompiledModel:
     _check_input(network, card)
     if ending is not Ending.LOGITS:
         _LOG.warning(
-            "the model ends in %s, which is left out: its output is logits, of which the data owner computes "
+            "the model ends in %s, which is left out: its output is logits, from which the data owner computes "
             "probabilities itself",
             ending,
         )

@@ -38,7 +38,7 @@ class Ending(StrEnum):
 
 
 def find_final_activation(graph: "onnx.GraphProto") -> "onnx.NodeProto | None":
-    """The Softmax, LogSoftmax or Sigmoid whose result, but for its shape, is the model's output and nothing else.
+    """The Softmax, LogSoftmax or Sigmoid whose result, apart from its shape, is the model's output and nothing else.
 
     Some of the numbers of a Sigmoid may be picked: each stands for itself.
     """

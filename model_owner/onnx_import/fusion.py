@@ -84,7 +84,7 @@ def finish(builder: NetworkBuilder, output: str) -> tuple[tuple[Operation, ...],
             )
     _scale_before_cutting_off(sketch)
     _merge_into_the_layer_before(sketch)
-    _merge_into_the_layer_behind(sketch)
+    _merge_into_the_layer_after(sketch)
     _make_layers(sketch)
     _join_siblings(sketch)
     return _rename(sketch)
@@ -208,7 +208,7 @@ def _fit(layer: BaseOperation, tensors: dict[str, Double]) -> BaseOperation:
     return layer.model_copy(update=changes | {"out_features": weight.shape[0], "in_features": weight.shape[1]})
 
 
-def _merge_into_the_layer_behind(sketch: _Sketch) -> None:
+def _merge_into_the_layer_after(sketch: _Sketch) -> None:
     for name in list(sketch.operations):
         operation = sketch.operations[name]
         if not isinstance(operation, ChannelAffine | ChannelMap):

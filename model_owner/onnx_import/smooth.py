@@ -75,7 +75,7 @@ def _round(scale: float) -> float:
 
 
 def error_function(builder: NetworkBuilder, node: Node) -> None:
-    """Erf, until the product is met of which it is a factor."""
+    """Erf, until the product is met that it is a factor of."""
     builder.emit(node, ErrorFunction, (builder.value(node, 0),), source=node.shown_name)
 
 

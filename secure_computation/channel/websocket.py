@@ -28,7 +28,7 @@ from contract.errors import (
 )
 from contract.identity import Party
 from plumbing.listening import is_host_name
-from plumbing.proxies import Proxy, proxy_for, why_unreachable
+from plumbing.proxies import Proxy, find_proxy, why_unreachable
 from secure_computation.channel.bridge import CLOSE_SECONDS, BridgedStream
 from secure_computation.channel.channel import Channel, Deadlines, Recorder
 from secure_computation.channel.identity import HANDSHAKE_STEP, Expected, describe, open_channel
@@ -92,7 +92,7 @@ def connect_websocket(url: str, deadline: Deadline) -> ByteStream:
 
     Its event loop runs in a daemon thread until the stream is closed.
     """
-    address, proxy = _address(url), proxy_for(url)
+    address, proxy = _address(url), find_proxy(url)
     opened: list[BridgedStream] = []
     failed: list[BaseException] = []
     settled = threading.Event()

@@ -13,7 +13,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from typer.testing import CliRunner
 
 from authority import command as federation_command
-from authority.enrolment import create_request, party_credentials, read_request
+from authority.enrolment import create_request, locate_credentials, read_request
 from authority.signing import create_authority
 from contract.errors import CallerError, ConfigurationError, EncryptedInferenceError, PeerViolation
 from contract.identity import Credentials, Party, Role
@@ -31,7 +31,7 @@ def authority(tmp_path: Path) -> Path:
 
 
 def enrolled(authority: Path, party: Party, folder: Path) -> Credentials:
-    files = party_credentials(party, folder)
+    files = locate_credentials(party, folder)
     request = create_request(party, folder)
     files.certificate.write_bytes(sign_request(authority, request))
     if not files.authority.exists():
@@ -230,7 +230,7 @@ def test_command_line_in_one_step(tmp_path: Path) -> None:
         options = ["--role", party.role.value, "--organisation", party.organisation, "--folder", str(tmp_path / "all")]
         result = runner.invoke(federation_command.app, ["enroll", "--authority", str(tmp_path / "ca"), *options])
         assert result.exit_code == 0, result.output
-        made[party] = party_credentials(party, tmp_path / "all")
+        made[party] = locate_credentials(party, tmp_path / "all")
     _, server = handshake(context(made[OWNER], server=False), context(made[LAB], server=True))
     assert server.getpeercert() is not None
 

@@ -17,14 +17,14 @@ from authority import enrolment
 from authority import signing as authority_module
 from authority.certificates import PartyCertificate
 from authority.enrolment import (
-    alternative_names,
     create_renewal,
     create_request,
     install_certificate,
     install_revocations,
     load_key,
+    locate_credentials,
+    make_alternative_names,
     name_subject,
-    party_credentials,
     read_request,
 )
 from authority.revocation import RevocationList
@@ -53,7 +53,7 @@ def request_with(key_file: Path, party: Party, path: Path) -> Path:
     request = (
         x509.CertificateSigningRequestBuilder()
         .subject_name(name_subject(party))
-        .add_extension(alternative_names(party, ()), critical=False)
+        .add_extension(make_alternative_names(party, ()), critical=False)
         .sign(load_key(key_file), hashes.SHA256())
     )
     path.write_bytes(request.public_bytes(serialization.Encoding.PEM))
@@ -220,7 +220,7 @@ class TestRenewal:
         wanted = read_request(create_renewal(HOSPITAL, tmp_path / "a"))
         assert wanted.renewal is not None
         proof = replace(wanted.renewal, signed=b"", signature=b"")
-        object.__setattr__(proof, "made_with", lambda _key: True)
+        object.__setattr__(proof, "is_made_with", lambda _key: True)
         with pytest.raises(PeerViolation, match="brings no new key"):
             authority.require_renewal(replace(wanted, key=current.key, renewal=proof))
 
@@ -282,7 +282,7 @@ class TestRestoredFolder:
             "revoke", "--known", tmp_path / "stranger" / "revoked.crl", "--authority", authority.folder
         )
         assert status == 5
-        assert "is not a list of revoked certificates that this federation's authority signed" in words
+        assert "is not a list of revoked certificates that the authority signed" in words
 
 
 def without_keys(authority: Authority, certificates: Sequence[PartyCertificate]) -> None:
@@ -334,7 +334,7 @@ class TestClock:
     def test_a_certificate_that_has_ended_is_not_installed(self, authority: Authority, tmp_path: Path) -> None:
         folder = tmp_path / "a"
         create_request(HOSPITAL, folder)
-        files = party_credentials(HOSPITAL, folder)
+        files = locate_credentials(HOSPITAL, folder)
         wanted = read_request(files.key.with_suffix(".csr"))
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(Authority, "_now", lambda _self: datetime.now(UTC) - timedelta(days=9))

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from pydantic import ValidationError
 
 from authority.certificates import read_certificate
-from authority.enrolment import create_request, install_certificate, party_credentials
+from authority.enrolment import create_request, install_certificate, locate_credentials
 from authority.signing import create_authority
 from authority.vouching import find_signer, sign_voucher
 from contract.api import ModelEntry, PartyAddress, Voucher
@@ -244,7 +244,7 @@ def enrolled(folder: Path) -> Credentials:
     signed = folder / "signed.pem"
     signed.write_bytes(sign_request(folder / "authority", create_request(party, folder / "own")))
     install_certificate(party, folder / "own", signed, authority=folder / "authority" / "authority.pem")
-    return party_credentials(party, folder / "own")
+    return locate_credentials(party, folder / "own")
 
 
 def test_a_voucher_holds_for_what_was_signed_and_by_its_authority(laboratory: Credentials, tmp_path: Path) -> None:

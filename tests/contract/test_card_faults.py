@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from contract.card_faults import WHAT_TO_WRITE, card_faults, listed
+from contract.card_faults import WHAT_TO_WRITE, find_card_faults, list_faults
 from contract.errors import ModelFileError
 from contract.model_card import InputSpecification, ModelCard, read_card
 
@@ -26,7 +26,7 @@ GOOD: dict[str, Any] = {
 def faults(**changes: Any) -> list[str]:
     """Of the good card with these changes; a value of None takes the field away."""
     card = {key: value for key, value in (GOOD | changes).items() if value is not None}
-    return card_faults(json.dumps(card).encode(), ModelCard)
+    return find_card_faults(json.dumps(card).encode(), ModelCard)
 
 
 def test_a_good_card_has_none() -> None:
@@ -84,7 +84,7 @@ def test_all_are_told_at_once(tmp_path: Path) -> None:
 def test_what_does_not_fit_together(changes: dict[str, Any], words: str) -> None:
     import re
 
-    assert re.search(words, listed(faults(**changes)))
+    assert re.search(words, list_faults(faults(**changes)))
 
 
 def test_what_is_still_to_be_filled_in_is_told_by_field() -> None:
@@ -111,7 +111,7 @@ def test_what_is_still_to_be_filled_in_is_told_by_field() -> None:
 def test_no_card_at_all(content: bytes, words: str) -> None:
     import re
 
-    assert re.search(words, listed(card_faults(content, ModelCard)))
+    assert re.search(words, list_faults(find_card_faults(content, ModelCard)))
 
 
 def test_the_mark_with_which_some_editors_begin_a_file_is_no_fault(tmp_path: Path) -> None:
@@ -121,7 +121,7 @@ def test_the_mark_with_which_some_editors_begin_a_file_is_no_fault(tmp_path: Pat
 
 
 def test_a_flood_of_faults_stays_one_short_line() -> None:
-    told = listed(faults(classes=[{}] * 5000, **{f"x{number}": 1 for number in range(2000)}))
+    told = list_faults(faults(classes=[{}] * 5000, **{f"x{number}": 1 for number in range(2000)}))
     assert "; and " in told
     assert len(told) < 20_000
 

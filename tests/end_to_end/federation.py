@@ -19,7 +19,7 @@ import torch
 import uvicorn
 from pydantic import SecretStr
 
-from authority.enrolment import create_request, install_certificate, party_credentials
+from authority.enrolment import create_request, install_certificate, locate_credentials
 from authority.signing import create_authority
 from authority.vouching import sign_voucher
 from contract.allowance import Allowance
@@ -154,7 +154,7 @@ class Federation:
             install_certificate(
                 party, folder, signed, authority=authority / "authority.pem", revocations=authority / "revoked.crl"
             )
-            self.issued[party] = party_credentials(party, folder)
+            self.issued[party] = locate_credentials(party, folder)
         return self.issued[party]
 
     def client(self, role: Role = Role.DATA_OWNER, kind: type[RecordingClient] = RecordingClient) -> RecordingClient:

@@ -17,7 +17,7 @@ from cryptography.x509.oid import NameOID
 from pydantic import SecretStr
 
 from authority.certificates import PartyCertificate
-from authority.enrolment import create_request, private_pem, read_request
+from authority.enrolment import create_request, encode_key, read_request
 from authority.signing import Authority, Reason, create_authority
 from authority.tls_refusal import Cause, remedy
 from contract.api import Health
@@ -114,7 +114,7 @@ def inspected(folder: Path) -> Scene:
         .sign(key, hashes.SHA256())
     )
     (folder / "gateway.pem").write_bytes(made.public_bytes(serialization.Encoding.PEM))
-    (folder / "gateway.key").write_bytes(private_pem(key))
+    (folder / "gateway.key").write_bytes(encode_key(key))
     return Scene(folder / "gateway.pem", folder / "gateway.key", good.authority, good.revocations)
 
 

@@ -14,7 +14,7 @@ from cryptography import x509
 from pydantic import SecretStr, ValidationError
 
 from authority.certificates import PartyCertificate
-from authority.enrolment import create_renewal, create_request, install_certificate, party_credentials, read_request
+from authority.enrolment import create_renewal, create_request, install_certificate, locate_credentials, read_request
 from authority.signing import Authority, Reason, create_authority
 from contract.errors import PeerUnreachable
 from contract.identity import Party, Role
@@ -132,7 +132,7 @@ def test_over_tls_the_federations_authority_vouches_for_it(config: Path, key: Se
     party = Party(role=Role.INFERENCE_SERVICE, organisation="federation")
     authority = create_authority(tmp_path / "authority")
     request = create_request(party, tmp_path / "front-end", hosts=["127.0.0.1"])
-    files = party_credentials(party, tmp_path / "front-end")
+    files = locate_credentials(party, tmp_path / "front-end")
     files.certificate.write_bytes(sign_request(tmp_path / "authority", request, hosts=["127.0.0.1"]))
     config.write_text(config.read_text() + f'key = "{files.key}"\ncertificate = "{files.certificate}"\n')
     with served(config) as (url, _):
@@ -166,7 +166,7 @@ def test_a_renewed_certificate_is_served_without_a_restart(config: Path, key: Se
         authority.sign(read_request(create_request(party, folder, hosts=["127.0.0.1"])), hosts=["127.0.0.1"])
     )
     install_certificate(party, folder, signed, authority=issuer, revocations=revoked)
-    files = party_credentials(party, folder)
+    files = locate_credentials(party, folder)
     config.write_text(config.read_text() + f'key = "{files.key}"\ncertificate = "{files.certificate}"\n')
     with served(config) as (url, _), client_at(url) as early:
         assert early.models() == ()

@@ -3,7 +3,7 @@
 import pytest
 
 from contract.errors import ConfigurationError
-from plumbing.proxies import is_loopback, proxy_for
+from plumbing.proxies import find_proxy, is_loopback
 from tests.fake_proxy import VARIABLES
 
 
@@ -36,7 +36,7 @@ def test_the_proxy_of_an_address(
 ) -> None:
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    proxy = proxy_for(url)
+    proxy = find_proxy(url)
     assert (None if proxy is None else f"{proxy.host}:{proxy.port}") == where
     assert proxy is None or proxy.setting in variables
 
@@ -45,12 +45,12 @@ def test_the_proxy_of_an_address(
 def test_what_is_no_http_proxy_is_named_by_its_variable(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     monkeypatch.setenv("HTTPS_PROXY", value)
     with pytest.raises(ConfigurationError, match="HTTPS_PROXY names no HTTP proxy: write it as http://HOST:PORT"):
-        proxy_for("https://front.example")
+        find_proxy("https://front.example")
 
 
 def test_a_password_is_sent_and_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTPS_PROXY", "http://radiology:canary%21@proxy.example:3128")
-    proxy = proxy_for("https://front.example")
+    proxy = find_proxy("https://front.example")
     assert proxy is not None
     assert proxy.authorization == "Basic cmFkaW9sb2d5OmNhbmFyeSE="  # radiology:canary!
     words = f"{proxy} {proxy!r} {proxy.dead('front.example:443', 'refused')} {proxy.refuses('front.example:443', 407)}"

@@ -15,7 +15,7 @@ from authority.enrolment import (
     create_request,
     install_certificate,
     install_revocations,
-    party_credentials,
+    locate_credentials,
     read_request,
 )
 from authority.signing import Authority, Reason, create_authority
@@ -43,7 +43,7 @@ def enrolled(authority: Authority, party: Party, folder: Path, *, days: int = 36
         authority=authority.folder / "authority.pem",
         revocations=authority.folder / "revoked.crl",
     )
-    return party_credentials(party, folder)
+    return locate_credentials(party, folder)
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from authority.enrolment import create_request, install_certificate, party_credentials
+from authority.enrolment import create_request, install_certificate, locate_credentials
 from authority.signing import create_authority
 from contract.errors import (
     Busy,
@@ -70,7 +70,7 @@ def ports(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[int, int]]:
 
 
 def credentials(folder: Path, party: Party) -> Credentials:
-    return party_credentials(party, folder / f"{FOLDERS[party]}-certificates")
+    return locate_credentials(party, folder / f"{FOLDERS[party]}-certificates")
 
 
 @contextmanager
