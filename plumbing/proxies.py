@@ -84,7 +84,7 @@ def find_proxy(url: str) -> Proxy | None:
 
 
 def _parse_proxy(address: str, kind: str) -> Proxy:
-    names = (f"{kind}_parse_proxy", f"{kind}_parse_proxy".upper())
+    names = (f"{kind}_proxy", f"{kind}_proxy".upper())
     setting = next((name for name in names if os.environ.get(name)), "the system's setting")
     wrong = ConfigurationError(f"{setting} names no HTTP proxy: write it as http://HOST:PORT")
     address = address if "://" in address else f"http://{address}"

@@ -111,7 +111,18 @@ def others(value: Any) -> Iterator[Any]:
             yield value[:-1]
             yield []
         case str():
-            words = {"classification", "middle", "refuse", "logits", "label-only", "MG", "LL", "masked", "crypten"}
+            words = {
+                "classification",
+                "middle",
+                "refuse",
+                "logits",
+                "label-only",
+                "MG",
+                "LL",
+                "masked",
+                "crypten",
+                "dithered",
+            }
             yield from (f"{value}x", value[:-1], value.replace("a", "b"), *(words - {value}), "1.2.4", "0" * 64)
         case int():
             yield from (value + 1, 1 if value == 3 else 3)
