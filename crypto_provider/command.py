@@ -26,14 +26,11 @@ def serve(config: Annotated[Path | None, typer.Option(help="TOML file of setting
 
 
 def _serve(settings: CryptoProviderSettings, listener: socket) -> None:
-    import torch
-
     from crypto_provider.server import DEALING_PATH, build_dealer_app
     from inference_service.client import InferenceServiceClient
     from secure_computation.channel import serving
     from secure_computation.engines.choosing import warm_up_installed
 
-    torch.set_num_threads(settings.threads)
     warm_up_installed()  # before the first session, not in it; which plans will come, nobody knows
     front_end = settings.inference_service
     with InferenceServiceClient.of(front_end) as plans:

@@ -65,6 +65,8 @@ class DealingHandler:
     dealer: Dealer
     key: Seed
     """The dealer's, for masks of weights."""
+    threads: int = 1
+    """Of one operation."""
     _sides: OrderedDict[tuple[str, Engine], tuple[DealerSide, int]] = field(default_factory=OrderedDict, init=False)
     _keeping: Lock = field(default_factory=Lock, init=False)
 
@@ -93,7 +95,7 @@ class DealingHandler:
         with self._keeping:
             kept = self._sides.get(key)
         # Not under the lock: CrypTen's dry run takes seconds, minutes for a plan that is made for it.
-        side = kept[0] if kept else dealer_side(plan, claims.engine, key=self.key)
+        side = kept[0] if kept else dealer_side(plan, claims.engine, key=self.key, threads=self.threads)
         with self._keeping:
             side, _ = self._sides.setdefault(key, (side, _count_weights(plan, claims.engine)))
             self._sides.move_to_end(key)
@@ -122,6 +124,7 @@ def build_dealer_app(settings: CryptoProviderSettings, plans: InferenceServiceCl
         plans=remember_plans(plans.plan, limits=settings.plan_limits),
         dealer=Dealer(book, own=own, items_per_day=settings.items_per_day),
         key=load_or_make_key(settings.data_folder, StorageKey.of(settings.at_rest)),
+        threads=settings.threads,
     )
     return party_app(
         Service(

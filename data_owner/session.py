@@ -140,10 +140,7 @@ class Diagnoser:
             self._loading = loader.submit(warm_up_online)
             loader.shutdown(wait=False)
             return
-        import torch
-
-        torch.set_num_threads(self._settings.threads)
-        warm_up(engine)
+        warm_up(engine, threads=self._settings.threads)
 
     def _warm_up_for(self, plan: Plan, engine: Engine) -> None:
         if plan.engines.masked is not None and not plan.engines.masked.is_exact:
@@ -402,7 +399,9 @@ class Diagnoser:
         """The engine of a ticket for its plan; kept, because it keeps masked weights ready for the next image."""
         key = (claims.plan_hash, claims.engine)
         if key not in self._sides:
-            self._sides[key] = data_owner_side(plan, claims.engine, store=self._masked_weights)
+            self._sides[key] = data_owner_side(
+                plan, claims.engine, store=self._masked_weights, threads=self._settings.threads
+            )
         return self._sides[key]
 
     def _connect(self, channels: ExitStack, url: str, party: Party, ticket: Ticket) -> Channel:

@@ -197,8 +197,6 @@ def serve(config: Annotated[Path | None, typer.Option(help="TOML file of setting
 
 
 def _serve(settings: ModelOwnerSettings, listener: "socket") -> None:
-    import torch
-
     from contract.ticket import Engine
     from inference_service.client import InferenceServiceClient
     from model_owner.imported_models import ImportedModels
@@ -208,7 +206,6 @@ def _serve(settings: ModelOwnerSettings, listener: "socket") -> None:
     from secure_computation.channel import serving
     from secure_computation.engines.choosing import warm_up_for, warm_up_installed
 
-    torch.set_num_threads(settings.threads)
     warm_up_installed()  # before the first session, not in it
     imported = ImportedModels(settings.data_folder, StorageKey.of(settings.at_rest), limits=settings.plan_limits)
     models = load_models(imported)

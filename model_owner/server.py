@@ -117,6 +117,8 @@ class InferenceHandler:
     front_end: InferenceServiceClient
     oversight: Oversight
     images_per_session: int
+    threads: int = 1
+    """Of one operation."""
     _sides: dict[tuple[str, Engine], ModelOwnerSide[Any]] = field(default_factory=dict, init=False)
     _making: threading.Lock = field(default_factory=threading.Lock, init=False)
 
@@ -211,7 +213,11 @@ class InferenceHandler:
         with self._making:
             if key not in self._sides:
                 self._sides[key] = model_owner_side(
-                    model.plan, engine, weights=model.weights, weights_version=model.weights_version
+                    model.plan,
+                    engine,
+                    weights=model.weights,
+                    weights_version=model.weights_version,
+                    threads=self.threads,
                 )
             return self._sides[key]
 
@@ -339,6 +345,7 @@ def build_inference_app(
             front_end=front_end,
         ),
         images_per_session=settings.images_per_session,
+        threads=settings.threads,
     )
     looks: dict[Unready, Look] = {
         Unready.DISK: partial(require_writable, settings.data_folder),

@@ -18,8 +18,7 @@ from secure_computation.engines.masked.plan.steps import CrypTenStep
 from secure_computation.engines.masked.session.costs import most_images
 from secure_computation.engines.masked.session.sides import DeltaStore, MaskedDataOwner, MaskedDealer, MaskedModelOwner
 from secure_computation.engines.masked.session.step_shapes import activation_shape
-from secure_computation.kernels import comparing, elementwise
-from secure_computation.kernels.linear import choose_variant
+from secure_computation.kernels import comparing, elementwise, linear
 from secure_computation.plan import Plan, require_own_dealing_list
 from secure_computation.private_weights import PrivateWeights
 from secure_computation.randomness import Seed
@@ -84,24 +83,35 @@ def require_room(plan: Plan, engine: Engine, images: int) -> None:
         raise Refused(f"a session of this model has at most {most} images, not {images}; use --batch {most}")
 
 
-def warm_up(engine: Engine) -> None:
-    """Load what an engine needs for its first session: CrypTen, or torch and compiled loops. Takes seconds."""
-    if engine is Engine.CRYPTEN:
-        from secure_computation.crypten_bridge.installation import load_crypten
+def warm_up(engine: Engine, *, threads: int = 1) -> None:
+    """Load what an engine needs for its first session: CrypTen, or compiled loops. Takes seconds.
 
-        load_crypten()
+    `threads`: of one tensor operation of CrypTen's.
+    """
+    if engine is Engine.CRYPTEN:
+        _load_crypten(threads)
     else:
         warm_up_online()
-        choose_variant()
+        linear.warm_up()
 
 
 def warm_up_installed() -> None:
-    """Load what a server needs for any session, and say in its log if an engine is missing. Takes seconds."""
+    """Load what a server needs for sessions of the masked engine, and say in its log if another is missing.
+
+    Takes seconds. CrypTen and torch, 200 MB, are loaded by the first session that asks for them.
+    """
     warm_up(Engine.MASKED)
-    if is_installed():
-        warm_up(Engine.CRYPTEN)
-    else:
+    if not is_installed():
         _LOG.info("%s; sessions that ask for it are refused", not_installed())
+
+
+def _load_crypten(threads: int) -> None:
+    import torch
+
+    from secure_computation.crypten_bridge.installation import load_crypten
+
+    load_crypten()
+    torch.set_num_threads(threads)
 
 
 def warm_up_online() -> None:
@@ -118,37 +128,46 @@ def warm_up_for(plan: Plan, engine: Engine) -> None:
                 _ = activation_shape(step).dealing  # found by a dry run of CrypTen, and kept
 
 
-def dealer_side(plan: Plan, engine: Engine, *, key: Seed) -> DealerSide:
-    """D's side. `key`: the dealer's own."""
+def dealer_side(plan: Plan, engine: Engine, *, key: Seed, threads: int = 1) -> DealerSide:
+    """D's side. `key`: the dealer's own. `threads`, here and below: most that one operation on tensors may use."""
     _require_offered(plan, engine)
+    _load_for(plan, engine, threads)
     if engine is Engine.CRYPTEN:
         from secure_computation.engines.crypten.engine import CrypTenDealer
 
         return CrypTenDealer(_crypten(plan))
-    return MaskedDealer(_masked(plan), key=key)
+    return MaskedDealer(_masked(plan), key=key, threads=threads)
 
 
-def data_owner_side(plan: Plan, engine: Engine, *, store: DeltaStore) -> DataOwnerSide[Any]:
+def data_owner_side(plan: Plan, engine: Engine, *, store: DeltaStore, threads: int = 1) -> DataOwnerSide[Any]:
     """P0's side. `store`: where masked weights are kept."""
     _require_offered(plan, engine)
+    _load_for(plan, engine, threads)
     if engine is Engine.CRYPTEN:
         from secure_computation.engines.crypten.engine import CrypTenDataOwner
 
         return CrypTenDataOwner(plan.network, _crypten(plan))
-    return MaskedDataOwner(_masked(plan), store=store)
+    return MaskedDataOwner(_masked(plan), store=store, threads=threads)
 
 
 def model_owner_side(
-    plan: Plan, engine: Engine, *, weights: PrivateWeights, weights_version: str
+    plan: Plan, engine: Engine, *, weights: PrivateWeights, weights_version: str, threads: int = 1
 ) -> ModelOwnerSide[Any]:
     """P1's side. `weights_version`: the public name of these weights, drawn when they were imported."""
     _require_offered(plan, engine)
+    _load_for(plan, engine, threads)
     if engine is Engine.CRYPTEN:
         from secure_computation.engines.crypten.engine import CrypTenModelOwner
 
         return CrypTenModelOwner(plan.network, weights, _crypten(plan))
     lowering = _masked(plan)
-    return MaskedModelOwner(lowering, round_weights(lowering, weights), version=weights_version)
+    return MaskedModelOwner(lowering, round_weights(lowering, weights), version=weights_version, threads=threads)
+
+
+def _load_for(plan: Plan, engine: Engine, threads: int) -> None:
+    """Load CrypTen if this engine computes any step of this plan with it."""
+    if engine is Engine.CRYPTEN or not _masked(plan).is_exact:
+        _load_crypten(threads)
 
 
 def _require_offered(plan: Plan, engine: Engine) -> None:

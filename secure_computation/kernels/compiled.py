@@ -6,11 +6,19 @@ The first call of a function compiles it (a second or so); later processes read 
 All arrays are contiguous; the callers in `elementwise` check shapes and allocate outputs.
 """
 
-import numba
+from collections.abc import Callable
+from typing import Any
+
+import numba.core.cgutils
+import numba.extending
 import numpy as np
+from llvmlite import ir  # type: ignore[import-untyped]  # ships no types
+from numba.core import types
 from numpy.typing import NDArray
 
 jit = numba.njit(cache=True, nogil=True, boundscheck=False)
+intrinsic: Callable[[Callable[..., Any]], Callable[..., Any]] = numba.extending.intrinsic
+cgutils: Any = numba.core.cgutils
 
 
 @jit
@@ -42,6 +50,99 @@ def unpack(words: NDArray[np.uint32], bits: int, values: NDArray[np.uint32]) -> 
         word = position >> 5
         pair = np.uint64(words[word]) | (np.uint64(words[word + 1]) << np.uint64(32))
         values[index] = np.uint32((pair >> np.uint64(position & 31)) & mask)
+
+
+_BYTES, _WORDS, _ELEMENTS = (ir.VectorType(ir.IntType(bits), count) for bits, count in ((8, 64), (64, 8), (32, 8)))
+_NEXT = ir.Constant(ir.VectorType(ir.IntType(32), 8), [1, 2, 3, 4, 5, 6, 7, 7])
+_GATHER, _FIELDS = "llvm.x86.avx512.permvar.qi.512", "llvm.x86.avx512.pmultishift.qb.512"
+
+
+class _Eight:
+    """Writes the instructions for eight elements; arrays go by the place of the argument."""
+
+    def __init__(self, context: Any, builder: Any, signature: Any, arguments: Any) -> None:
+        self._context, self.builder = context, builder
+        self._types, self._arguments = signature.args, arguments
+
+    def _point(self, array: int, at: int | None, kind: Any) -> Any:
+        data = self._context.make_array(self._types[array])(self._context, self.builder, self._arguments[array]).data
+        begin = ir.IntType(64)(0) if at is None else self._arguments[at]
+        return self.builder.bitcast(self.builder.gep(data, [begin]), kind.as_pointer())
+
+    def load(self, array: int, kind: Any, *, at: int | None = None) -> Any:
+        return self.builder.load(self._point(array, at, kind), align=1)
+
+    def store(self, value: Any, array: int, *, at: int) -> None:
+        self.builder.store(value, self._point(array, at, value.type), align=1)
+
+    def call(self, name: str, left: Any, right: Any) -> Any:
+        kind = ir.FunctionType(_BYTES, [_BYTES] * 2)
+        function = cgutils.get_or_insert_function(self.builder.module, kind, name)
+        return self.builder.call(function, (left, right))
+
+
+@intrinsic
+def _unpack_eight(  # noqa: PLR0917 - arguments of a compiled loop go by position
+    _context: Any, body: Any, at: Any, places: Any, shifts: Any, mask: Any, values: Any, index: Any
+) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        eight = _Eight(context, builder, signature, arguments)
+        gathered = eight.call(_GATHER, eight.load(0, _BYTES, at=1), eight.load(2, _BYTES))
+        shifted = builder.lshr(builder.bitcast(gathered, _WORDS), eight.load(3, _WORDS))
+        eight.store(builder.trunc(builder.and_(shifted, eight.load(4, _WORDS)), _ELEMENTS), 5, at=6)
+        return context.get_dummy_value()
+
+    return types.void(body, at, places, shifts, mask, values, index), generate
+
+
+@intrinsic
+def _pack_eight(  # noqa: PLR0917 - as above
+    _context: Any, values: Any, index: Any, bits: Any, fields: Any, places: Any, body: Any, at: Any
+) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        eight = _Eight(context, builder, signature, arguments)
+        words = builder.zext(eight.load(0, _ELEMENTS, at=1), _WORDS)
+        pairs = builder.or_(words, builder.shl(builder.shuffle_vector(words, words, _NEXT), eight.load(2, _WORDS)))
+        pieces = eight.call(_FIELDS, eight.load(3, _BYTES), builder.bitcast(pairs, _BYTES))
+        eight.store(eight.call(_GATHER, pieces, eight.load(4, _BYTES)), 5, at=6)
+        return context.get_dummy_value()
+
+    return types.void(values, index, bits, fields, places, body, at), generate
+
+
+@jit
+def unpack_blocks(  # noqa: PLR0917 - as above
+    body: NDArray[np.uint8],
+    bits: int,
+    places: NDArray[np.uint8],
+    shifts: NDArray[np.uint64],
+    mask: NDArray[np.uint64],
+    values: NDArray[np.uint32],
+) -> int:
+    """Read elements eight at a time, which begin and end with a byte, as long as 64 bytes are left; say how many.
+
+    For processors with AVX-512 VBMI only: others would stop. The tables are `elementwise`'s.
+    """
+    blocks = min(values.size // 8, max(0, (body.size - 64 + bits) // bits))
+    for block in range(blocks):
+        _unpack_eight(body, block * bits, places, shifts, mask, values, block * 8)
+    return 8 * blocks
+
+
+@jit
+def pack_blocks(  # noqa: PLR0917 - as above
+    values: NDArray[np.uint32],
+    bits: int,
+    shifts: NDArray[np.uint64],
+    fields: NDArray[np.uint8],
+    places: NDArray[np.uint8],
+    body: NDArray[np.uint8],
+) -> int:
+    """Write elements eight at a time, as long as 64 bytes are left; say how many. See `unpack_blocks`."""
+    blocks = min(values.size // 8, max(0, (body.size - 64 + bits) // bits))
+    for block in range(blocks):
+        _pack_eight(values, block * 8, shifts, fields, places, body, block * bits)
+    return 8 * blocks
 
 
 @jit

@@ -10,7 +10,7 @@ import importlib
 import importlib.util
 import logging
 from types import ModuleType
-from typing import Final, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,6 +67,51 @@ def _twin(*, use_compiled: bool | None) -> ModuleType | None:
     return None if use_compiled is False else compiled()
 
 
+@functools.cache
+def processor_features() -> frozenset[str]:
+    """Instructions that compiled loops may use, by LLVM's names; none if numba compiles for another processor."""
+    if compiled() is None:
+        return frozenset()
+    import llvmlite.binding  # type: ignore[import-untyped]  # ships no types
+    from numba.core import config
+
+    if getattr(config, "CPU_NAME", None) is not None or getattr(config, "CPU_FEATURES", None) is not None:
+        return frozenset()
+    return frozenset(name for name, present in llvmlite.binding.get_host_cpu_features().items() if present)
+
+
+class _BlockTables(NamedTuple):
+    """How eight elements of some bits, which fill whole bytes, lie in them: for `compiled.pack_blocks` and its twin."""
+
+    unpack: tuple[NDArray[np.uint8], NDArray[np.uint64], NDArray[np.uint64]]
+    """Which bytes hold each element, five at most; where it begins in the first; its mask."""
+    pack: tuple[NDArray[np.uint64], NDArray[np.uint8], NDArray[np.uint8]]
+    """Bits; of each element and the next, where whole bytes begin; which of those make up the eight."""
+
+
+@functools.cache
+def _block_tables(bits: int) -> _BlockTables | None:
+    """Tables for elements of 8 bits and more, of which a byte meets two at most; None without AVX-512 VBMI."""
+    if bits < 8 or "avx512vbmi" not in processor_features():
+        return None
+    start = np.arange(8) * bits
+    held = (start[:, None] >> 3) + np.minimum(np.arange(8), 4)
+    first = -start % 8
+    fields = first[:, None] + 8 * np.arange(8)
+    position = 8 * np.arange(bits)
+    element = position // bits
+    places = np.zeros(64, np.uint8)
+    places[:bits] = 8 * element + (position - start[element] - first[element]) // 8
+    return _BlockTables(
+        unpack=(
+            held.astype(np.uint8).reshape(-1),
+            (start % 8).astype(np.uint64),
+            np.full(8, (1 << bits) - 1, np.uint64),
+        ),
+        pack=(np.full(8, bits, np.uint64), fields.astype(np.uint8).reshape(-1), places),
+    )
+
+
 def pack(values: NDArray[np.uint32], bits: int, *, use_compiled: bool | None = None) -> NDArray[np.uint8]:
     """Pack (n,) elements below 2^bits without gaps, lowest bit first: uint8 (ceil(n * bits / 8),)."""
     if bits in (8, 16, 32):
@@ -74,9 +119,14 @@ def pack(values: NDArray[np.uint32], bits: int, *, use_compiled: bool | None = N
     twin = _twin(use_compiled=use_compiled)
     if twin is None:
         return pack_numpy(values, bits)
-    words = np.empty((values.size * bits + 31) // 32, np.uint32)
-    twin.pack(values, bits, words)
-    return words.view(np.uint8)[: (values.size * bits + 7) // 8]
+    body = np.empty((values.size * bits + 7) // 8, np.uint8)
+    tables = _block_tables(bits)
+    done = twin.pack_blocks(values, bits, *tables.pack, body) if tables else 0
+    rest = body[done * bits // 8 :]
+    words = np.empty((rest.size + 3) // 4, np.uint32)
+    twin.pack(values[done:], bits, words)
+    rest[:] = words.view(np.uint8)[: rest.size]
+    return body
 
 
 def unpack(body: NDArray[np.uint8], count: int, bits: int, *, use_compiled: bool | None = None) -> NDArray[np.uint32]:
@@ -86,10 +136,13 @@ def unpack(body: NDArray[np.uint8], count: int, bits: int, *, use_compiled: bool
     twin = _twin(use_compiled=use_compiled)
     if twin is None:
         return unpack_numpy(body, count, bits)
-    words = np.zeros((body.size + 3) // 4 + 1, np.uint32)
-    words.view(np.uint8)[: body.size] = body
     values = np.empty(count, np.uint32)
-    twin.unpack(words, bits, values)
+    tables = _block_tables(bits)
+    done = twin.unpack_blocks(body, bits, *tables.unpack, values) if tables else 0
+    rest = body[done * bits // 8 :]
+    words = np.zeros((rest.size + 3) // 4 + 1, np.uint32)
+    words.view(np.uint8)[: rest.size] = rest
+    twin.unpack(words, bits, values[done:])
     return values
 
 

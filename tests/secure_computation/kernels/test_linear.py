@@ -14,11 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from secure_computation.kernels import linear
-from secure_computation.kernels.linear import LinearLayer, Variant, choose_variant, linear_map, prepare_weights
+from secure_computation.kernels import elementwise, in_place, with_torch
+from secure_computation.kernels.in_place import TiledProduct
+from secure_computation.kernels.linear import Variant, choose_variant, linear_map, prepare_weights
+from secure_computation.kernels.phases import LinearLayer
 from secure_computation.network import Convolution2d, FullyConnected
 
-VARIANTS: tuple[Variant, ...] = ("plain", "digits")
+VARIANTS: tuple[Variant, ...] = ("plain", "digits", "tiles", "grouped")
+HAS_VNNI = pytest.mark.skipif("avx512vnni" not in elementwise.processor_features(), reason="needs AVX-512 VNNI")
 EDGES = (0, 1, 0x7F, 0x80, 0xFF, 0x7F7F7F7F, 0x80808080, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 0x7FFF, 0xFFFF8001)
 
 
@@ -61,8 +64,8 @@ pairs = st.tuples(st.integers(1, 3), st.integers(1, 3))
 
 @st.composite
 def convolutions(draw: st.DrawFn) -> tuple[Convolution2d, tuple[int, int, int]]:
-    groups = draw(st.sampled_from((1, 1, 1, 2)))
-    group_in, per_group = draw(st.integers(1, 4)), draw(st.integers(1, 4))
+    groups = draw(st.sampled_from((1, 1, 1, 2, 3)))
+    group_in, per_group = draw(st.integers(1, 5)), draw(st.sampled_from((1, 2, 3, 8)))
     kernel, dilation = draw(pairs), draw(pairs)
     padding = draw(st.tuples(*[st.integers(0, 2)] * 4))
     reach = [d * (k - 1) + 1 for d, k in zip(dilation, kernel, strict=True)]
@@ -86,7 +89,9 @@ def test_convolution_is_its_definition(
     wanted = expected(layer, weights, values, bits)
     for variant in VARIANTS:
         prepared = prepare_weights(layer, weights, bits=bits, variant=variant)
-        assert prepared.variant == (variant if layer.groups == 1 else "plain")
+        serves = {"tiles": in_place.can_tile(prepared.product.shape), "digits": layer.groups == 1}
+        instead: Variant = "grouped" if layer.groups > 1 else "plain"
+        assert prepared.variant == (variant if serves.get(variant, True) else instead)
         np.testing.assert_array_equal(linear_map(prepared, values), wanted)
 
 
@@ -123,7 +128,7 @@ def test_many_bands(monkeypatch: pytest.MonkeyPatch) -> None:
     wanted = linear_map(prepare_weights(layer, weights, bits=27, variant="plain"), values)
     prepared = prepare_weights(layer, weights, bits=27, variant="digits")
     for budget in (1, 2500, 5000):
-        monkeypatch.setattr(linear, "_BAND_BYTES", budget)
+        monkeypatch.setattr(with_torch, "_BAND_BYTES", budget)
         np.testing.assert_array_equal(linear_map(prepared, values), wanted)
 
 
@@ -180,20 +185,63 @@ def test_repr_shows_no_weight() -> None:
         assert "77" not in repr(prepare_weights(layer, np.full((1, 1, 3, 3), 77, np.int32), bits=20, variant=variant))
 
 
+VNNI, AMX = "avx512vnni", "amx-int8"
+
+
+def choose_on_a_processor_with(monkeypatch: pytest.MonkeyPatch, *features: str) -> Variant:
+    monkeypatch.setattr(elementwise, "processor_features", lambda: frozenset(features))
+    return choose_variant.__wrapped__()
+
+
 def test_a_machine_whose_sums_saturate_gets_the_plain_variant(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert choose_variant() in VARIANTS
     exact = torch._int_mm
 
     def saturating(left: torch.Tensor, right: torch.Tensor, *, out: torch.Tensor) -> None:
         out.copy_(exact(left, right).clamp(-(2**15), 2**15 - 1))
 
     monkeypatch.setattr(torch, "_int_mm", saturating)
-    assert choose_variant.__wrapped__() == "plain"
+    assert choose_on_a_processor_with(monkeypatch) == "plain"
 
 
 def test_a_machine_without_8_bit_products_gets_the_plain_variant(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(torch, "_int_mm")
-    assert choose_variant.__wrapped__() == "plain"
+    assert choose_on_a_processor_with(monkeypatch) == "plain"
+
+
+@HAS_VNNI
+def test_the_choice_follows_the_processor_and_is_in_the_log(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    assert choose_on_a_processor_with(monkeypatch, VNNI) == "tiles"
+    assert "kernel 'tiles'; this processor has AVX-512 VNNI" in caplog.text
+    assert choose_on_a_processor_with(monkeypatch, VNNI, AMX) in {"tiles", "digits"}
+    assert "AVX-512 VNNI and AMX" in caplog.text
+    exact = TiledProduct.multiply
+    monkeypatch.setattr(TiledProduct, "multiply", lambda self, values: exact(self, values) ^ 1)
+    assert choose_on_a_processor_with(monkeypatch, VNNI) == "plain"
+
+
+@HAS_VNNI
+def test_threads_share_the_outputs_of_a_large_layer() -> None:
+    layer = convolution((32, 30, 30), (44, 32, 3, 3), padding=(1, 1, 1, 1))
+    values, weights = elements((32, 30, 30), 1, edges=False), elements(layer.weight_shape, 2, edges=False)
+    wanted = linear_map(prepare_weights(layer, weights, bits=31, variant="tiles"), values)
+    for threads in (2, 3, 7):
+        prepared = prepare_weights(layer, weights, bits=31, variant="tiles", threads=threads)
+        assert isinstance(prepared.product, TiledProduct)
+        assert prepared.product.threads == threads
+        np.testing.assert_array_equal(linear_map(prepared, values), wanted)
+
+
+@HAS_VNNI
+def test_pictures_larger_than_the_cache_are_taken_in_bands(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = convolution((3, 20, 9), (5, 3, 3, 3), padding=(1, 0, 2, 1), stride=(2, 1))
+    values, weights = elements((3, 20, 9), 1, edges=False), elements(layer.weight_shape, 2, edges=False)
+    prepared = prepare_weights(layer, weights, bits=27, variant="tiles")
+    wanted = linear_map(prepared, values)
+    monkeypatch.setattr(in_place, "_BAND_BYTES", 1)
+    np.testing.assert_array_equal(linear_map(prepared, values), wanted)
 
 
 _IN_A_NEW_THREAD = """

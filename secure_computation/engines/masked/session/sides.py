@@ -67,10 +67,9 @@ from secure_computation.engines.masked.session.turns import Pause, in_turns
 from secure_computation.engines.masked.session.walk import Move
 from secure_computation.engines.masked.session.weights import (
     derive_model_seed,
+    draw_mask,
     linear_steps,
-    prepare_deltas,
-    prepare_masks,
-    prepare_own,
+    prepare_maps,
     receive_deltas,
     send_deltas,
 )
@@ -118,10 +117,14 @@ def _read_version_name(fields: Mapping[str, object], channel: Channel) -> str:
 class MaskedDealer:
     """D's side of one plan."""
 
-    def __init__(self, lowering: MaskedLowering, *, key: Seed) -> None:
-        """Deal for `lowering`; `key` is the dealer's own, from which the seeds of weight masks come."""
+    def __init__(self, lowering: MaskedLowering, *, key: Seed, threads: int = 1) -> None:
+        """Deal for `lowering`; `key` is the dealer's own, from which the seeds of weight masks come.
+
+        `threads`, at each party: most that one product of weights may use.
+        """
         self._lowering = lowering
         self._key = key
+        self._threads = threads
         self._masks: tuple[tuple[str, str], PreparedMaps] | None = None
 
     def deal(self, channel: Channel, *, to: Role, item: ItemName, seeds: DealtSeeds) -> None:
@@ -147,7 +150,8 @@ class MaskedDealer:
         """A, laid out; kept for the version served last, since laying out takes longer than dealing."""
         kept = self._masks
         if kept is None or kept[0] != version:
-            kept = (version, prepare_masks(self._lowering, model_seed))
+            maps = prepare_maps(self._lowering, partial(draw_mask, model_seed), threads=self._threads)
+            kept = (version, maps)
             self._masks = kept
         return kept[1]
 
@@ -187,10 +191,11 @@ class DataOwnerItem:
 class MaskedDataOwner:
     """P0's side of one plan."""
 
-    def __init__(self, lowering: MaskedLowering, *, store: DeltaStore) -> None:
+    def __init__(self, lowering: MaskedLowering, *, store: DeltaStore, threads: int = 1) -> None:
         """Evaluate `lowering`, keeping masked weights in `store`."""
         self._lowering = lowering
         self._store = store
+        self._threads = threads
         self._deltas: tuple[tuple[str, str], PreparedMaps] | None = None
 
     def prepare(
@@ -225,7 +230,8 @@ class MaskedDataOwner:
             loaded = self._store.load(owner, version, self._lowering)
             if loaded is None:
                 raise PeerViolation(f"the masked weights of {channel.peer} were not kept; start a new session")
-            self._deltas = ((owner, version), prepare_deltas(self._lowering, loaded))
+            maps = prepare_maps(self._lowering, lambda _, step: loaded[step.name], threads=self._threads)
+            self._deltas = ((owner, version), maps)
         return version, self._deltas[1]
 
     def draw_ahead(self, prepared: DataOwnerItem) -> None:
@@ -315,12 +321,12 @@ def _open_labels_as_p0(channel: Channel, move: Move, parts: Sequence[LabelAsP0])
 class MaskedModelOwner:
     """P1's side of one plan."""
 
-    def __init__(self, lowering: MaskedLowering, weights: IntegerWeights, *, version: str) -> None:
+    def __init__(self, lowering: MaskedLowering, weights: IntegerWeights, *, version: str, threads: int = 1) -> None:
         """Evaluate `lowering` with private integer weights; `version` names them."""
         self._lowering = lowering
         self._weights = weights
         self._version = version
-        self._maps = prepare_own(lowering, weights)
+        self._maps = prepare_maps(lowering, lambda _, step: weights[step.weight_name], threads=threads)
         self._biases = {step.name: _shape_bias(step, weights) for _, step in linear_steps(lowering)}
 
     def prepare(self, *, item: ItemName, dealer: Channel, data_owner: Channel) -> "PreparedModelOwner":

@@ -9,9 +9,11 @@ so it keeps no list; a new import has a new name, so two versions of weights nev
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from secure_computation.engines.masked.plan.fixed_point import IntegerWeights
 from secure_computation.engines.masked.plan.masked_lowering import MaskedLowering
@@ -43,33 +45,24 @@ def derive_model_seed(dealer_key: Seed, *, model_owner: str, version_name: str, 
     return Seed(dealer_key.stream(item=item, step=0, label="model seed").uint8(32).tobytes())
 
 
-def _mask(model_seed: Seed, number: int, step: LinearStep) -> RingElements:
-    """A of one step."""
+def draw_mask(model_seed: Seed, number: int, step: LinearStep) -> RingElements:
+    """D and P1: A of one step."""
     draws = Draws(model_seed, item=_ITEM, step=number)
     return draw_weight_mask(draws, step.weight_shape, bits=step.value.ring_bits)
 
 
-def prepare_masks(lowering: MaskedLowering, model_seed: Seed) -> dict[str, PreparedWeights]:
-    """D: A of every step, laid out for products."""
+def prepare_maps(
+    lowering: MaskedLowering, find_weights: Callable[[int, LinearStep], NDArray[Any]], *, threads: int
+) -> dict[str, PreparedWeights]:
+    """A at the dealer, Delta at the data owner, W at the model owner: of every step, laid out for products.
+
+    `threads`: most that one product may use.
+    """
     return {
-        step.name: prepare_weights(step.operation, _mask(model_seed, number, step), bits=step.value.ring_bits)
+        step.name: prepare_weights(
+            step.operation, find_weights(number, step), bits=step.value.ring_bits, threads=threads
+        )
         for number, step in linear_steps(lowering)
-    }
-
-
-def prepare_own(lowering: MaskedLowering, tensors: IntegerWeights) -> dict[str, PreparedWeights]:
-    """P1: W of every step, laid out for products."""
-    return {
-        step.name: prepare_weights(step.operation, tensors[step.weight_name], bits=step.value.ring_bits)
-        for _, step in linear_steps(lowering)
-    }
-
-
-def prepare_deltas(lowering: MaskedLowering, deltas: Mapping[str, RingElements]) -> dict[str, PreparedWeights]:
-    """P0: Delta of every step, laid out for products."""
-    return {
-        step.name: prepare_weights(step.operation, deltas[step.name], bits=step.value.ring_bits)
-        for _, step in linear_steps(lowering)
     }
 
 
@@ -86,7 +79,7 @@ def send_deltas(
 ) -> None:
     """P1: Delta of every step."""
     for number, step in linear_steps(lowering):
-        delta = mask_weights(tensors[step.weight_name], _mask(model_seed, number, step), bits=step.value.ring_bits)
+        delta = mask_weights(tensors[step.weight_name], draw_mask(model_seed, number, step), bits=step.value.ring_bits)
         flat = reduce_to_ring(delta.values.reshape(-1), delta.bits)
         send(step, delta_layout(step), Bundle(rings=(flat,)))
 

@@ -1,0 +1,172 @@
+"""Linear maps that read the picture where it lies, by compiled loops (`compiled_linear`); `linear` says when.
+
+`TiledProduct` uses the processor's product of four unsigned by four signed bytes (`vpdpbusd` of AVX-512 VNNI). With
+x = sum x_i 256^i in plain bytes and W = sum w_j 256^j in balanced digits, only products with i + j < ceil(k / 8) matter
+mod 2^k. All sums wrap mod 2^32, so no layer is too long. `GroupedProduct` multiplies 32-bit integers.
+"""
+
+import functools
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secure_computation.kernels import elementwise
+from secure_computation.kernels.phases import Geometry, Phases, cut_into_phases
+
+RingElements = NDArray[np.uint32]
+
+_QUAD: Final = 4
+"""Bytes that each lane sums at a time."""
+_ROWS, _LANES = 8, 16
+"""Of a tile: outputs and places (`compiled_linear.ROWS` and `LANES`)."""
+_BAND_BYTES: Final = 1 << 19
+"""Of the picture, read for all outputs before the next: half of a second cache of 1 MiB."""
+_LEAST_FOR_THREADS: Final = 1 << 22
+"""Products of a layer below which threads cost more than they save."""
+
+
+@functools.cache
+def compiled() -> ModuleType | None:
+    """Return the compiled loops, loaded at the first call, or None without numba or a place for what it compiles."""
+    return elementwise.load_compiled("secure_computation.kernels.compiled_linear")
+
+
+def loops() -> ModuleType:
+    """The compiled loops, for callers that know that they are there."""
+    module = compiled()
+    assert module is not None
+    return module
+
+
+def can_tile(shape: Geometry) -> bool:
+    """Whether this machine and `TiledProduct` can serve a layer: without groups, or with groups that fill its tiles."""
+    group_in, group_out = shape.channels // shape.groups, shape.outputs // shape.groups
+    fits = shape.groups == 1 or (group_out % _ROWS == 0 and group_in % _QUAD == 0)
+    return fits and "avx512vnni" in elementwise.processor_features()
+
+
+@dataclass(frozen=True)
+class GroupedProduct:
+    """Weights (outputs, channels of a group, taps) in a ring; each group of channels has its own."""
+
+    shape: Geometry
+    bits: int
+    phases: Phases
+    weights: RingElements = field(repr=False)
+
+    @classmethod
+    def prepare(cls, shape: Geometry, weights: NDArray[np.int32], bits: int) -> "GroupedProduct":
+        """`weights` in the layer's shape."""
+        laid_out = weights.view(np.uint32).reshape(shape.outputs, shape.channels // shape.groups, -1)
+        return cls(shape, bits, cut_into_phases(shape), laid_out)
+
+    def multiply(self, values: RingElements) -> RingElements:
+        """`values`: (channels, height, width), held mod 2^32. Returns (outputs, height, width)."""
+        output = np.empty((self.shape.outputs, *self.shape.output_size), np.uint32)
+        mask = (1 << self.bits) - 1
+        loops().convolve_groups(
+            _seal(values), self.weights, np.array(self.shape.stride), *self.phases.tables, mask, output
+        )
+        return output
+
+
+@dataclass(frozen=True)
+class TiledProduct:
+    """Weights in balanced digits, in the order in which tiles read them, with the tables that tiles follow."""
+
+    shape: Geometry
+    bits: int
+    threads: int
+    phases: Phases
+    lanes: NDArray[np.int64]
+    """(quads, 4, 2): channel and phase of each byte of a quad, group by group."""
+    offsets: NDArray[np.int64]
+    counts: NDArray[np.int64]
+    """These two as `compiled_linear.multiply` wants them."""
+    words: RingElements = field(repr=False)
+
+    @classmethod
+    def prepare(cls, shape: Geometry, digits: NDArray[np.int8], bits: int, threads: int) -> "TiledProduct":
+        """`digits`: (digits, outputs, weights of one output), the lowest digit first."""
+        phases = cut_into_phases(shape)
+        lanes = _choose_lanes(shape, phases)
+        steps, step, lane = _find_steps(shape, phases)
+        count, padded = digits.shape[0], _fill(shape.outputs, _ROWS)
+        laid_out = np.zeros((count, padded, steps.size, _QUAD), np.int8)
+        laid_out[:, : shape.outputs, step, lane] = digits
+        tiles = laid_out.reshape(count, padded // _ROWS, _ROWS, steps.size, _QUAD).transpose(1, 0, 3, 2, 4)
+        # Digit i of the picture times digit j of the weights counts in place i + j; from the highest place down.
+        places = [[place - j for j in range(min(place + 1, count))] for place in reversed(range(_ring_bytes(bits)))]
+        digit_words = lanes.shape[0] * phases.elements
+        return cls(
+            shape=shape,
+            bits=bits,
+            threads=threads if shape.terms * padded * phases.elements > _LEAST_FOR_THREADS else 1,
+            phases=phases,
+            lanes=lanes,
+            offsets=np.concatenate([steps + digit * digit_words for place in places for digit in place]),
+            counts=np.array([len(place) * steps.size for place in places]),
+            words=np.ascontiguousarray(tiles).view(np.uint32).reshape(-1),
+        )
+
+    def multiply(self, values: RingElements) -> RingElements:
+        """As `GroupedProduct.multiply`; what it returns is a view of a larger array."""
+        shape, phases, stride = self.shape, self.phases, np.array(self.shape.stride)
+        digits, quads = _ring_bytes(self.bits), self.lanes.shape[0]
+        picture = np.empty(digits * quads * phases.elements + _LANES, np.uint32)
+        bytes_of = picture[:-_LANES].reshape(digits, quads, phases.elements)
+        loops().split_bytes(_seal(values), self.lanes, phases.starts, stride, phases.columns, bytes_of)
+        height, width = shape.output_size
+        rows, places = _fill(shape.outputs, _ROWS), height * phases.columns
+        output = np.empty((rows, _fill(places, _LANES)), np.uint32)
+        group_rows, group_words = rows // shape.groups, quads // shape.groups * phases.elements
+        band = max(3, _BAND_BYTES // (digits * quads * _QUAD * _LANES))
+        run = functools.partial(
+            loops().multiply, picture, self.words, self.offsets, self.counts, group_rows, group_words, band,
+            (1 << self.bits) - 1, output,
+        )  # fmt: skip
+        if self.threads == 1:
+            run(0, rows)
+        else:
+            cuts = [rows // _ROWS * index // self.threads * _ROWS for index in range(self.threads + 1)]
+            with ThreadPoolExecutor(self.threads) as pool:
+                list(pool.map(run, cuts[:-1], cuts[1:]))
+        return output[: shape.outputs, :places].reshape(shape.outputs, height, phases.columns)[:, :, :width]
+
+
+def _choose_lanes(shape: Geometry, phases: Phases) -> NDArray[np.int64]:
+    """Within a group phase by phase; the group's last quad is filled up with bytes that meet no weight."""
+    group_in = shape.channels // shape.groups
+    count = group_in * phases.starts.shape[0]
+    place = np.minimum(np.arange(_fill(count, _QUAD)), count - 1)
+    channel = np.arange(shape.groups)[:, None] * group_in + place % group_in
+    lanes = np.stack((channel, np.broadcast_to(place // group_in, channel.shape)), axis=-1)
+    return np.ascontiguousarray(lanes).reshape(-1, _QUAD, 2)
+
+
+def _find_steps(shape: Geometry, phases: Phases) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Where each step reads, in words of the lowest digit; and the step and lane of each weight of an output."""
+    group_in = shape.channels // shape.groups
+    place = phases.phase[None, :] * group_in + np.arange(group_in)[:, None]
+    reads = place // _QUAD * phases.elements + phases.offset
+    steps, step = np.unique(reads.reshape(-1), return_inverse=True)
+    return steps, step.reshape(-1), (place % _QUAD).reshape(-1)
+
+
+def _seal(values: RingElements) -> RingElements:
+    """A read-only view: numba compiles a loop for each kind of array, so that all are made of one kind."""
+    sealed = np.ascontiguousarray(values).view()
+    sealed.setflags(write=False)
+    return sealed
+
+
+def _ring_bytes(bits: int) -> int:
+    return -(-bits // 8)
+
+
+def _fill(size: int, unit: int) -> int:
+    return -(-size // unit) * unit
