@@ -27,7 +27,7 @@ def check(both: Both, parties: tuple[Channel, Channel], values: np.ndarray) -> N
     assert np.abs(result - wanted).max() < TOLERANCE
 
 
-@settings(max_examples=8)
+@settings(max_examples=5)
 @given(
     n=st.integers(2, 20),
     magnitude=st.sampled_from([0.0, 0.01, 1.0, 8.0, 1000.0]),
@@ -40,7 +40,7 @@ def test_error_whatever_the_values_are(
     check(both, parties, np.random.default_rng(seed).normal(size=(n, 7)) * magnitude + offset)
 
 
-@pytest.mark.parametrize("n", [2, 64, 300, MAX_SOFTMAX])
+@pytest.mark.parametrize("n", [2, 300, MAX_SOFTMAX])
 def test_error_where_all_are_equal_and_where_one_stands_out(
     both: Both, parties: tuple[Channel, Channel], n: int
 ) -> None:
