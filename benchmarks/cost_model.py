@@ -21,8 +21,9 @@ message, twice."""
 GLOO_TRIPS_OF_REQUEST: Final = 8
 """Of one of CrypTen's questions to the third party, over gloo: the question's length, word that the question is waited
 for, the question, the length of the answer's shape, word, the shape, word, the answer."""
-STOCKED_TRIPS: Final = 16
-"""Of a session from stock, from its opening at the front end until both parties have named their items."""
+STOCKED_TRIPS: Final = 4
+"""Of a session from stock, once it is open and the model owner is dialled (data_owner/session.py): the items' names and
+the same names back, the word to the front end that it runs and its answer."""
 
 
 class EngineCost(Strict):

@@ -15,6 +15,7 @@ from benchmarks.federation import AggregationCosts
 from benchmarks.growth import Growth, SizeCost
 from benchmarks.latency import Result, Summary
 from benchmarks.layers import Layers
+from benchmarks.measuring import Measurement
 from benchmarks.own_models import OwnModel, OwnModels
 from benchmarks.results import Phases, Range
 from benchmarks.scale import Scale
@@ -159,17 +160,19 @@ def show_links(measured: LinkResults) -> Shown:
 def show_hospital(result: LinkResults) -> Shown:
     """What a clinician waits, with every link as slow as the hospital's and with the hospital's alone."""
     wirings = {facts.link.name: facts.link for facts in result.links}
-    waited = {
-        row: [one.offline_seconds + one.online_seconds for one in result.measurements(row.engine, row.network)]
-        for row in result.rows
-    }
+    measured = {row: result.measurements(row.engine, row.network) for row in result.rows}
+
+    def show(row: LinkRow, figure: Callable[[Measurement], float]) -> str:
+        values = [figure(one) for one in measured[row]]
+        return spread(median(values), min(values), max(values))
+
     columns: Mapping[str, Callable[[LinkRow], str]] = {
         "network": lambda row: wirings[row.network].words(),
         "engine": lambda row: row.engine,
         "runs": lambda row: str(row.runs),
-        "picture to answer s": lambda row: spread(median(waited[row]), min(waited[row]), max(waited[row])),
+        "typing to answer s": lambda row: show(row, lambda one: one.details["command_seconds"]),
+        "offline and online s": lambda row: show(row, lambda one: one.offline_seconds + one.online_seconds),
         "online s": lambda row: seconds(row.online_seconds),
-        "before s": lambda row: seconds(row.offline_seconds),
         **COUNTS,
     }
     relays = "; ".join(words for facts in result.links for words in _describe_relays(facts))

@@ -76,10 +76,14 @@ def test_no_subcommand_is_left_out() -> None:
 
 
 def test_latency(tiny: Path, results: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["--engines", "masked,plaintext", "--runs", "1", "--save", str(results)]
+    """From stock; other subcommands here have material dealt on demand."""
+    arguments = ["--engines", "masked-stocked,plaintext", "--runs", "1", "--save", str(results)]
     bench(capsys, "latency", "--model", str(tiny), *arguments)
     masked, plaintext = Summary.model_validate_json(only_file(results)).results
-    assert (masked.engine, plaintext.engine) == ("masked", "plaintext")
+    assert (masked.engine, plaintext.engine) == ("masked-stocked", "plaintext")
+    assert masked.cold_seconds is not None
+    assert masked.cold_seconds.later > masked.total_seconds  # the command does more than its session
+    assert plaintext.cold_seconds is None
     assert set(masked.peak_rss_bytes) == set(masked.cpu_seconds) == PARTIES
     assert masked.max_abs_error < 0.05
     assert sum(link.online_bytes for link in masked.links) == masked.online_bytes > 0
