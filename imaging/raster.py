@@ -119,11 +119,14 @@ def read_jpeg(source: io.BytesIO, specification: InputSpecification, limits: Lim
 
     Raises ImageError as `read_png` does, and for kinds of JPEG that no decoder here reads.
     """
-    with guard_library("the image", lambda: None if _has_end(source.getvalue()) else "is cut short"):
+    with guard_library("the image", lambda: None if has_end(source.getvalue(), padding=_MOST_PADDING) else _CUT):
         data = source.getvalue()
         header = read_jpeg_header(data)
         if header is not None:
-            _check_jpeg(header, limits)
+            limits.check_size(rows=header.rows, columns=header.columns)
+            if header.obstacle is not None:
+                advice = "export the picture as PNG or as ordinary JPEG"
+                raise ImageError(f"{header.obstacle} cannot be decoded here: {advice}")
             check_passes(data, rows=header.rows, columns=header.columns, limits=limits)
             if header.bits == 12:
                 return _read_12_bits(data, header, specification)
@@ -145,16 +148,10 @@ def _decode_16_bits(data: bytes) -> NDArray[np.uint16] | None:
     return samples[..., 0] if samples.shape[2] == 2 else find_common_channel(samples)
 
 
-def _check_jpeg(header: JpegHeader, limits: Limits) -> None:
-    limits.check_size(rows=header.rows, columns=header.columns)
-    if header.obstacle is not None:
-        raise ImageError(f"{header.obstacle} cannot be decoded here: export the picture as PNG or as ordinary JPEG")
-
-
 def _read_12_bits(data: bytes, header: JpegHeader, specification: InputSpecification) -> DecodedFile:
     import imagecodecs  # with tens of decoders; this is the one that Pillow lacks
 
-    if not _has_end(data):
+    if not has_end(data, padding=_MOST_PADDING):
         raise ImageError("the image is cut short: export or copy the file again")
     if header.components not in (1, 3):
         raise ImageError(f"JPEG of 12 bits with {header.components} values a pixel is not read: export a grey picture")
@@ -168,10 +165,6 @@ def _read_12_bits(data: bytes, header: JpegHeader, specification: InputSpecifica
         pixels, warnings = scale(samples, 12)
     encoding = f"{'grey' if header.components == 1 else 'colour'}, 12 bits"
     return DecodedFile(pixels=pixels, encoding=encoding, polarity=PolarityToldBy.NOBODY, warnings=warnings)
-
-
-def _has_end(jpeg: bytes) -> bool:
-    return has_end(jpeg, padding=_MOST_PADDING)
 
 
 def _open(data: bytes, file_format: str, limits: Limits) -> Image.Image:

@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Final, Protocol
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,14 +36,6 @@ from imaging.suitability import check_suitability
 
 APART: Final = IsolatedReader(SHARED)
 """Reads every file of this process."""
-
-
-class PictureReader(Protocol):
-    """Decodes files apart, see `IsolatedReader`."""
-
-    def read_picture(
-        self, path: Path, specification: InputSpecification, limits: Limits, *, with_values: bool
-    ) -> tuple[FileFormat, DecodedFile]: ...
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -118,7 +110,7 @@ def _decode(
     polarity: Polarity | None,
     *,
     with_values: bool,
-    reader: PictureReader | None = None,
+    reader: IsolatedReader | BatchReader | None = None,
 ) -> tuple[FileFormat, DecodedFile]:
     file_format, decoded = (reader or APART).read_picture(
         path, specification, limits or Limits(), with_values=with_values
@@ -151,7 +143,7 @@ def read_model_input(
     *,
     limits: Limits | None = None,
     polarity: Polarity | None = None,
-    reader: PictureReader | None = None,
+    reader: IsolatedReader | BatchReader | None = None,
 ) -> ModelInput:
     """`read_image`, then `to_model_input`: a file to exactly the tensor that the card asks for. Raises as `read_image`.
 

@@ -7,6 +7,7 @@ its ticket, it counts for the pace alone. The model owner counts again, by itsel
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from sqlalchemy import ColumnElement, func, select
@@ -21,16 +22,16 @@ from inference_service.storage import SessionRow
 _OPERATOR = "the operator of the inference service"
 
 
+@dataclass(repr=False, eq=False)
 class Budgets:
     """Decides whether a session may still be opened."""
 
-    def __init__(self, by_role: Mapping[AccountRole, Allowance]) -> None:
-        """`by_role`: of accounts that have no allowance of their own."""
-        self._by_role = by_role
+    by_role: Mapping[AccountRole, Allowance]
+    """Of accounts that have no allowance of their own."""
 
     def of(self, account: Account) -> Allowance:
         """What an account may use."""
-        return account.allowance or self._by_role.get(account.role, Allowance(images=0, items=0))
+        return account.allowance or self.by_role.get(account.role, Allowance(images=0, items=0))
 
     def require(
         self, session: Session, account: Account, row: SessionRow, model: ModelAllowances | None, *, now: datetime

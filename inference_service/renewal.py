@@ -3,6 +3,7 @@
 import logging
 import ssl
 import threading
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
@@ -18,50 +19,46 @@ def follow_renewals(context: ssl.SSLContext, *, certificate: Path, key: Path) ->
 
     Files that cannot be used (half of them are replaced, say) leave the ones before in use, with a warning in the log.
     """
-    following = _Following(context, certificate, key)
-    context.sni_callback = following.choose  # called at each ClientHello, whether or not it names a server
+    # Called at each ClientHello, whether or not it names a server.
+    context.sni_callback = _Following(context, certificate, key, _read_stamp((certificate, key))).choose
 
 
+@dataclass
 class _Following:
-    def __init__(self, context: ssl.SSLContext, certificate: Path, key: Path) -> None:
-        self._current = context
-        self._files = (certificate, key)
-        self._stamp = _read_stamp(self._files)
-        self._lock = threading.Lock()
+    current: ssl.SSLContext
+    certificate: Path
+    key: Path
+    stamp: _Stamp
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
     def choose(self, connection: ssl.SSLObject | ssl.SSLSocket, name: str | None, base: ssl.SSLContext) -> None:
         """OpenSSL's question which certificate to show."""
         del name, base
-        with self._lock:
-            stamp = _read_stamp(self._files)
-            if stamp != self._stamp:
-                self._stamp = stamp
+        with self.lock:
+            stamp = _read_stamp((self.certificate, self.key))
+            if stamp != self.stamp:
+                self.stamp = stamp
                 self._load()
-            connection.context = self._current
+            connection.context = self.current
 
     def _load(self) -> None:
-        certificate, key = self._files
         fresh = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         fresh.minimum_version = ssl.TLSVersion.TLSv1_3
         try:
-            fresh.load_cert_chain(certificate, key, password=_no_password)
-            require_file_in_time(certificate)  # one that was valid yesterday serves no worse
+            fresh.load_cert_chain(self.certificate, self.key, password=_no_password)
+            require_file_in_time(self.certificate)  # one that was valid yesterday serves no worse
         except (OSError, ssl.SSLError, ValueError, ConfigurationError) as error:
-            _LOG.warning(
-                "%s changed and cannot be used (%s): the one before stays in use", certificate, _describe_reason(error)
+            reason = (
+                error.reason.lower().replace("_", " ") if isinstance(error, ssl.SSLError) and error.reason else error
             )
+            _LOG.warning("%s changed and cannot be used (%s): the one before stays in use", self.certificate, reason)
             return
-        self._current = fresh
-        _LOG.info("%s was read again", certificate)
+        self.current = fresh
+        _LOG.info("%s was read again", self.certificate)
 
 
 def _no_password() -> str:
     raise ValueError("the key is encrypted")
-
-
-def _describe_reason(error: Exception) -> str:
-    reason = error.reason if isinstance(error, ssl.SSLError) else None
-    return reason.lower().replace("_", " ") if reason else str(error)
 
 
 def _read_stamp(files: tuple[Path, Path]) -> _Stamp:

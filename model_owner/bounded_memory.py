@@ -10,6 +10,7 @@ from contract.errors import ModelFileError
 _STATM = Path("/proc/self/statm")
 _DATA = 5
 """Which of its numbers counts pages of data."""
+_SHORTAGE = ("allocate memory", "bad_alloc", "bad allocation")
 
 
 @contextmanager
@@ -26,16 +27,9 @@ def bounded_memory(limit: int, *, remedy: str) -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        if not _is_shortage(error):
+        words = str(error).lower()  # torch tells of it by words alone
+        if isinstance(error, RuntimeError) and not any(one in words for one in _SHORTAGE):
             raise
         raise ModelFileError(f"this model takes more than {limit >> 20:,} MiB of memory: {remedy}") from error
     finally:
         resource.setrlimit(resource.RLIMIT_DATA, (before, hard))
-
-
-def _is_shortage(error: BaseException) -> bool:
-    """Torch tells of it by words alone."""
-    if isinstance(error, MemoryError):
-        return True
-    words = str(error).lower()
-    return "allocate memory" in words or "bad_alloc" in words or "bad allocation" in words

@@ -292,13 +292,8 @@ def _unseal(path: Path, key: StorageKey, *, purpose: str, context: str) -> bytes
     try:
         return read_sealed(path, key, purpose=purpose, context=context, limit=_MAX_SEALED_BYTES).tobytes()
     except (OSError, DamagedFile) as error:
-        raise ModelFileError(
-            f"{path} {_describe_fault(error)}: delete the folder and import the model again"
-        ) from error
-
-
-def _describe_fault(error: OSError | DamagedFile) -> str:
-    return str(error) if isinstance(error, DamagedFile) else f"cannot be read ({error.strerror})"
+        fault = str(error) if isinstance(error, DamagedFile) else f"cannot be read ({error.strerror})"
+        raise ModelFileError(f"{path} {fault}: delete the folder and import the model again") from error
 
 
 def _check_manifest(folder: Path) -> Manifest:

@@ -74,7 +74,8 @@ class Oversight:
             whose=f"{claims.data_owner} for {claims.model}", ask=f"the model's owner, {self.own.organisation}"
         )
         allowance = self.allowances[claims.model, claims.version].of(claims.data_owner)
-        return self.book.spend(_make_charge(claims), allowance, holder, ticket=TicketUse.of(claims, by=Role.DATA_OWNER))
+        charge = Charge(peer=claims.data_owner, subject=claims.model, purpose=claims.purpose, amount=claims.images)
+        return self.book.spend(charge, allowance, holder, ticket=TicketUse.of(claims, by=Role.DATA_OWNER))
 
     def use_up(self, claims: TicketClaims) -> None:
         """Note a ticket as used, without counting anything. Raises MaterialSpent if it was used before."""
@@ -106,10 +107,6 @@ class Oversight:
         if own is not None:
             theirs = self.front_end.exchange_audit_heads(own)
             self.audit.record("head-seen", entry=theirs.number, hash=theirs.hash)
-
-
-def _make_charge(claims: TicketClaims) -> Charge:
-    return Charge(peer=claims.data_owner, subject=claims.model, purpose=claims.purpose, amount=claims.images)
 
 
 def _describe_session(claims: TicketClaims) -> dict[str, Any]:

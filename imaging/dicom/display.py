@@ -81,11 +81,6 @@ def is_empty(item: Dataset) -> bool:
     return "LUTDescriptor" in item and not read_numbers(item, "LUTDescriptor") and not read_content(item, "LUTData")[0]
 
 
-def is_depth(bits: int) -> bool:
-    """Whether a descriptor may name this depth."""
-    return _FEWEST_BITS <= bits <= _MOST_BITS
-
-
 def _read_entries(item: Dataset, count: int) -> NDArray[np.unsignedinteger] | None:
     """The entries: words, or bytes packed two to a word, the first in the lower half."""
     data, little_endian = read_content(item, "LUTData")
@@ -170,7 +165,8 @@ def _apply_table(table: LookupTable, values: NDArray[np.float32], remarks: list[
     """By a VOI LUT, scaled by the depth of the entries that are there, whatever the descriptor says."""
     used = table.used_bits
     if used != table.declared_bits and table.entries.any():
-        promised = f"{table.declared_bits} bits" if is_depth(table.declared_bits) else "an impossible depth"
+        possible = _FEWEST_BITS <= table.declared_bits <= _MOST_BITS
+        promised = f"{table.declared_bits} bits" if possible else "an impossible depth"
         text = f"the file's lookup table promises {promised} and uses {used}; it was scaled by what it uses"
         remarks.append(ImageWarning("lookup-table-depth", text))
     return Shown(pixels=np.clip(table.look_up(values) / np.float32(2**used - 1), 0, 1), warnings=tuple(remarks))

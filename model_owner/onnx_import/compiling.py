@@ -68,7 +68,9 @@ def compile_model(path: Path, card: ModelCard) -> CompiledModel:
         )
     ending = find_ending(model.graph)
     check_card(ending, outputs, card)
-    _check_input(network, card)
+    asked = (card.input.channels, card.input.height, card.input.width)
+    if network.input_shape != asked:
+        raise ModelFileError(f"the model takes {network.input_shape}, the card says {asked}: correct the card's input")
     if ending is not Ending.LOGITS:
         _LOG.warning(
             "the model ends in %s, which is left out: its output is logits, from which the data owner computes "
@@ -104,12 +106,6 @@ def lower(model: OnnxModel) -> Lowered:
         raise ModelFileError(f"the model cannot be served: {describe_invalid(error)}") from error
     network = parse_network(network.canonical_bytes())
     return Lowered(network, PrivateWeights(network, tensors), outputs)
-
-
-def _check_input(network: Network, card: ModelCard) -> None:
-    asked = (card.input.channels, card.input.height, card.input.width)
-    if network.input_shape != asked:
-        raise ModelFileError(f"the model takes {network.input_shape}, the card says {asked}: correct the card's input")
 
 
 def _start_builder(model: OnnxModel) -> NetworkBuilder:

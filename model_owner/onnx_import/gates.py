@@ -87,18 +87,11 @@ def absolute(builder: NetworkBuilder, node: Node) -> None:
     builder.emit(node, Add, (positive, negative))
 
 
-def maximum(builder: NetworkBuilder, node: Node) -> None:
-    """The largest of any number of values and constants for each channel."""
-    _outermost(builder, node, 1.0)
+def take_outermost(builder: NetworkBuilder, node: Node, *, sign: float) -> None:
+    """The largest of any number of values and constants for each channel, the smallest for a `sign` of -1.
 
-
-def minimum(builder: NetworkBuilder, node: Node) -> None:
-    """The smallest."""
-    _outermost(builder, node, -1.0)
-
-
-def _outermost(builder: NetworkBuilder, node: Node, sign: float) -> None:
-    """Of x and y, x + sign * relu(sign * (y - x))."""
+    Of x and y, x + sign * relu(sign * (y - x)).
+    """
     (first, *others), constants = builder.operands(node)
     best = builder.value(node, first)
     builder.alias(node, first)

@@ -95,35 +95,24 @@ def average_pool(builder: NetworkBuilder, node: Node) -> None:
     builder.emit(node, AveragePool, (value,), kernel=kernel, stride=stride, padding=padding, count_include_pad=counted)
 
 
-def global_average_pool(builder: NetworkBuilder, node: Node) -> None:
-    builder.emit(node, GlobalAveragePool, (builder.value(node, 0),))
-
-
 def global_max_pool(builder: NetworkBuilder, node: Node) -> None:
     """GlobalMaxPool: a window as large as the image."""
     size = find_image_size(builder, node)
     builder.emit(node, MaxPool, (builder.value(node, 0),), kernel=size, stride=size)
 
 
-def reduce_mean(builder: NetworkBuilder, node: Node) -> None:
-    """ReduceMean over height and width, at once or one after the other, whatever the order of axes."""
-    _reduce(builder, node, since=18)
-
-
 def reduce_sum(builder: NetworkBuilder, node: Node) -> None:
     """ReduceSum over height and width: their mean times the number of places."""
     elements = math.prod(builder.shape(node, 0))
-    mean = _reduce(builder, node, since=13)
+    mean = reduce(builder, node, since=13)
     builder.affine(node, mean, scale=elements / math.prod(builder.shapes[mean]))
 
 
-def reduce_max(builder: NetworkBuilder, node: Node) -> None:
-    """ReduceMax over height and width."""
-    _reduce(builder, node, since=18, largest=True)
+def reduce(builder: NetworkBuilder, node: Node, *, since: int, largest: bool = False) -> str:
+    """The mean or maximum over height and width, at once or one after the other, whatever the order of axes.
 
-
-def _reduce(builder: NetworkBuilder, node: Node, *, since: int, largest: bool = False) -> str:
-    """Emit the pool that the reduction is; return the pooled value. `since`: the opset that made axes an input."""
+    Emits the pool that this is; returns the pooled value. `since`: the opset that made axes an input.
+    """
     positions, value = find_positions(builder, node, 0), builder.value(node, 0)
     axes = _read_axes(builder, node, since, positions.ndim)
     shape = builder.shapes[value]

@@ -87,15 +87,6 @@ def sigmoid(builder: NetworkBuilder, node: Node) -> None:
     builder.emit(node, Activation, (builder.value(node, 0),), function="sigmoid")
 
 
-def tanh(builder: NetworkBuilder, node: Node) -> None:
-    builder.emit(node, Activation, (builder.value(node, 0),), function="tanh")
-
-
-def gelu(builder: NetworkBuilder, node: Node) -> None:
-    """Both forms as the tanh form: they differ by less than 0.0005, which is less than the encrypted one's error."""
-    builder.emit(node, Activation, (builder.value(node, 0),), function="gelu")
-
-
 def softmax(builder: NetworkBuilder, node: Node) -> None:
     """Over the channels of an image or the features of a vector; left out if it ends the model."""
     _check_axis(builder, node)
