@@ -19,7 +19,7 @@ from contract.roles import OtherEnd, Role
 __all__ = ["MAX_CLOCK_SKEW_SECONDS", "Credentials", "Party", "Role"]
 
 MAX_CLOCK_SKEW_SECONDS = 3600
-"""The most that a party may be told to tolerate."""
+"""The most that settings may tolerate."""
 _NAME: TypeAdapter[str] = TypeAdapter(Name)
 
 

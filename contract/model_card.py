@@ -263,7 +263,7 @@ class ModelCard(Strict):
 
     @model_validator(mode="after")
     def _fields_fit(self) -> Self:
-        """All that does not fit is told at once."""
+        """Everything that does not fit is said at once."""
         faults = [*self._class_faults(), *self._task_faults(), *self._uncertainty_faults()]
         if faults:
             raise ValueError("; ".join(faults))

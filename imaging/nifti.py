@@ -102,8 +102,8 @@ def _place_pixels(content: bytes) -> bytes:
     """A header that says that pixels begin inside it means the first byte behind, as in most programs."""
     order = "<" if content[:4] in (b"\x5c\x01\0\0", b"\x1c\x02\0\0") else ">"
     form, at, least = (f"{order}q", 168, 544) if content[4:8] == b"n+2\0" else (f"{order}f", 108, 352)
-    (told,) = struct.unpack_from(form, content, at)
-    if told >= least:
+    (start,) = struct.unpack_from(form, content, at)
+    if start >= least:
         return content
     return content[:at] + struct.pack(form, least) + content[at + struct.calcsize(form) :]
 

@@ -37,8 +37,8 @@ def settle(decoded: DecodedFile, file_format: FileFormat, polarity: Polarity | N
 
 
 def _invert(decoded: DecodedFile) -> DecodedFile:
-    told = decoded.values
-    values = None if told is None else replace(told, inverted=not told.inverted)
+    before = decoded.values
+    values = None if before is None else replace(before, inverted=not before.inverted)
     exchanged = replace(decoded, pixels=np.float32(1) - decoded.pixels, values=values)
     return _add_warning(exchanged, ImageWarning(INVERTED, "bright and dark were exchanged, as you asked"))
 

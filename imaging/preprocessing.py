@@ -83,16 +83,16 @@ class Viewing:
 
 def to_viewing(decoded: DecodedFile) -> Viewing:
     """Values of a file that was read, of whatever kind."""
-    told = decoded.values
-    values = shrink_for_screen(decoded.pixels) * np.float32(PERCENT) if told is None else shrink_for_screen(told.values)
+    own = decoded.values
+    values = shrink_for_screen(decoded.pixels) * np.float32(PERCENT) if own is None else shrink_for_screen(own.values)
     low, high = float(values.min()), float(values.max())
     span = max(high - low, 1e-6)
-    window = told.window if told is not None else None
+    window = own.window if own is not None else None
     steps = np.rint((values - np.float32(low)) * np.float32(_LARGEST / span)).clip(0, _LARGEST)
     return Viewing(
         steps=steps.astype("<u2"),
         low=low,
         high=low + span,
-        inverted=told is not None and told.inverted,
+        inverted=own is not None and own.inverted,
         window=window or Window(center=low + span / 2, width=span),
     )

@@ -196,8 +196,8 @@ def _read_grey(
     if image.mode in _GREY_16_BIT_MODES:
         return scale(np.asarray(image).astype(np.uint16), 16, told_bits=header.significant_bits)
     if image.mode in ("1", "L"):
-        told = header.significant_bits if header.bits == 8 else None
-        return scale(np.asarray(image if image.mode == "L" else image.convert("L")), 8, told_bits=told)
+        counted = header.significant_bits if header.bits == 8 else None
+        return scale(np.asarray(image if image.mode == "L" else image.convert("L")), 8, told_bits=counted)
     if image.mode not in ("LA", "P", "PA", "RGB", "RGBA"):
         name = {"CMYK": "printing colours (CMYK)"}.get(image.mode, f"colour mode {image.mode}")
         raise ImageError(f"images in {name} are not read: export a grey image")

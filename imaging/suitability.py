@@ -37,26 +37,26 @@ _WORDS = MappingProxyType(
 )
 
 
-def check_view(told: tuple[str, ...], specification: InputSpecification) -> ImageWarnings:
-    """Ask if the view is not one of the card's or is told in two ways; remark if nobody can judge it.
+def check_view(named: tuple[str, ...], specification: InputSpecification) -> ImageWarnings:
+    """Ask if the view is not one of the card's or is named in two ways; remark if nobody can judge it.
 
-    `told`: each view that the file names, once, in the words of `View` if there is one.
+    `named`: each view that the file names, once, in the words of `View` if there is one.
     """
     accepted = tuple(view.value for view in specification.views)
     names = ", ".join(describe_view(view) for view in accepted)
-    seen = " and ".join(describe_view(view) for view in told)
-    if told and not _list_possible(told):
+    seen = " and ".join(describe_view(view) for view in named)
+    if named and not _list_possible(named):
         text = f"the file's tags contradict each other about the view: they say {seen}"
         return (ImageWarning(VIEW_CONTRADICTS, text, needs_confirmation=True),)
-    if not accepted and set(told) - FRONTAL_VIEWS:
+    if not accepted and set(named) - FRONTAL_VIEWS:
         text = f"the file's view is {seen}; the model's card names no views, so nobody can say whether it fits"
         return (ImageWarning(VIEW_NOT_JUDGED, text),)
-    if accepted and not told:
+    if accepted and not named:
         return (ImageWarning(VIEW_UNKNOWN, f"the file names no view; the model was made for {names}"),)
-    if accepted and not _list_possible(told) & {*accepted}:
+    if accepted and not _list_possible(named) & {*accepted}:
         text = f"the file's view is {seen}; the model was made for {names}"
         return (ImageWarning(WRONG_VIEW, text, needs_confirmation=True),)
-    if accepted and _list_possible(told) - {*accepted, FRONTAL, LATERAL}:
+    if accepted and _list_possible(named) - {*accepted, FRONTAL, LATERAL}:
         text = f"the file's view is {seen} and nothing else is said; the model was made for {names}"
         return (ImageWarning(VIEW_UNKNOWN, text),)
     return ()
@@ -67,9 +67,9 @@ def describe_view(view: str) -> str:
     return _WORDS.get(view, view)
 
 
-def _list_possible(told: tuple[str, ...]) -> set[str]:
-    """Views that are all that is told."""
-    return set.intersection(*({*GROUPS.get(view, {view})} for view in told))
+def _list_possible(named: tuple[str, ...]) -> set[str]:
+    """Views that are all that the file names."""
+    return set.intersection(*({*GROUPS.get(view, {view})} for view in named))
 
 
 MODALITY_UNKNOWN: Final = "modality-unknown"
@@ -103,7 +103,7 @@ def check_suitability(
 
 
 def _describe_model(specification: InputSpecification) -> str:
-    """What the model was made for, as far as a picture without tags may be told."""
+    """What the model was made for, as far as one can say it of a picture without tags."""
     named = ", ".join(specification.modalities)
     if specification.views:
         named += "; views " + ", ".join(describe_view(view) for view in specification.views)
@@ -127,13 +127,13 @@ def _check_body_part(decoded: DecodedFile, specification: InputSpecification) ->
     if decoded.body_part is None:
         yield ImageWarning(BODY_PART_UNKNOWN, f"the file names no body part; the model reads {parts}")
         return
-    told = (decoded.body_part, *decoded.other_body_parts)
-    fitting = {part.upper() for part in specification.body_parts} & {*told}
+    named = (decoded.body_part, *decoded.other_body_parts)
+    fitting = {part.upper() for part in specification.body_parts} & {*named}
     if not fitting:
-        text = f"the file's body part is {' and '.join(told)}; the model was made for {parts}"
+        text = f"the file's body part is {' and '.join(named)}; the model was made for {parts}"
         yield ImageWarning(WRONG_BODY_PART, text, needs_confirmation=True)
-    elif len(fitting) < len(told):
-        text = f"the file's tags contradict each other about the body part: they say {' and '.join(told)}"
+    elif len(fitting) < len(named):
+        text = f"the file's tags contradict each other about the body part: they say {' and '.join(named)}"
         yield ImageWarning(BODY_PART_CONTRADICTS, text, needs_confirmation=True)
 
 

@@ -110,7 +110,7 @@ class TiffPage:
     told_range: tuple[float, float] | None
     """Smallest and largest value by SMinSampleValue and SMaxSampleValue."""
     told_largest: int
-    """MaxSampleValue: by the standard what values reach, not how they are shown; 0 if it is not told."""
+    """MaxSampleValue: by the standard what values reach, not how they are shown; 0 if the file does not say."""
 
     @property
     def sample_type(self) -> np.dtype[Any]:
@@ -208,8 +208,8 @@ class TiffFile:
         tags = _Tags(self, self._pictures[0], self._order)
         if tags.number(Tag.COMPRESSION, 1) != 1 or len(tags.values(Tag.STRIP_OFFSETS)) != 1:
             return 1
-        told = re.match(rb"ImageJ=[^\n]*\n(?:[^\n]*\n)*?images=([0-9]{1,6})\s", tags.text(Tag.DESCRIPTION))
-        return max(int(told[1]), 1) if told else 1
+        found = re.match(rb"ImageJ=[^\n]*\n(?:[^\n]*\n)*?images=([0-9]{1,6})\s", tags.text(Tag.DESCRIPTION))
+        return max(int(found[1]), 1) if found else 1
 
 
 class _Tags:

@@ -224,7 +224,7 @@ def _decode_jpeg(data: bytes, page: TiffPage, shape: tuple[int, int, int]) -> ND
         raise ImageError(CUT)
     check_passes(data, rows=stream.rows, columns=stream.columns)
     marked = b"JFIF\0" in data[:32]
-    told = _RGB if page.photometric == _RGB and not marked else None
+    stored_as = _RGB if page.photometric == _RGB and not marked else None
     wanted = _RGB if page.photometric in (_RGB, _YBR) and not page.planar else None
-    values = imagecodecs.jpeg8_decode(data, tables=page.jpeg_tables or None, colorspace=told, outcolorspace=wanted)
+    values = imagecodecs.jpeg8_decode(data, tables=page.jpeg_tables or None, colorspace=stored_as, outcolorspace=wanted)
     return np.asarray(values).reshape(*stream.shape, shape[2])[: shape[0]]

@@ -1,7 +1,7 @@
 """From the error tree to RFC 9457 answers, and the few refusals that only an HTTP service has.
 
-What a caller did wrong is told to the caller in the error's own words. What went wrong on this side (status 500 and
-above) is told to the log only: the answer carries an id under which the operator finds it.
+A caller reads what it did wrong in the error's own words. What went wrong on this side (status 500 and above) is
+written to the log only: the answer carries an id under which the operator finds it.
 """
 
 from http import HTTPStatus

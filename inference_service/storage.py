@@ -167,7 +167,7 @@ class SessionRow(Base):
 
 
 class SpentItemRow(Base):
-    """A stocked item that a ticket named: no other ticket does. Kept for good; who lets go of it here is not told."""
+    """A stocked item that a ticket named: no other ticket does. Kept for good: parties do not report what they drop."""
 
     __tablename__ = "spent_items"
 
@@ -176,7 +176,7 @@ class SpentItemRow(Base):
 
 
 class AuditHeadRow(Base):
-    """How far a model owner's audit log had come when it last told."""
+    """How far a model owner's audit log had come when it last reported."""
 
     __tablename__ = "audit_heads"
 

@@ -135,7 +135,7 @@ class InferenceHandler:
         _LOG.info("session %s: %s for the %s", admitted.claims.session, done, channel.peer)
 
     def _serve(self, channel: Channel, admitted: _Admitted, place: ExitStack) -> None:
-        """Run a session; its place is free as soon as it ends. What is told of it afterwards may take long."""
+        """Run a session; its place is free as soon as it ends. Reporting it afterwards may take long."""
         ticket, claims, model = admitted.ticket, admitted.claims, admitted.model
         try:
             with self.oversight.session(claims), place:
@@ -155,8 +155,8 @@ class InferenceHandler:
         """Check the ticket of whoever dialled, find its model and count its images; its place is left with the stack.
 
         Nothing is written for a ticket that is refused, whatever it is refused for: it can be presented without end.
-        Nor is the front end told: one that was used before must not end the session that it was made for. Only if
-        no place is free, the ticket is used up, so that the front end can give back what it stood for.
+        Nothing is reported to the front end either: a ticket that was used before must not end the session that it was
+        made for. Only if no place is free is the ticket used up: the front end can then give back what it stood for.
         """
         ticket, claims = self.reception.admit(channel)
         model = self._hosted(claims)

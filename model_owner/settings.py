@@ -46,7 +46,7 @@ class ModelOwnerSettings(SessionPartySettings):
     """Most images that a data owner may have evaluated together; each beyond the first takes some 180 MB more."""
     allowance: Allowance = Allowance()
     """What each hospital may use of each model, all versions together. Counted here, by the organisation in its
-    certificate; the front end is told, so that it refuses early. `images` left out: by the model (allowing.py)."""
+    certificate; the front end is told, so that it refuses early. `images` left out: by the model (allowances.py)."""
     allowances: tuple[HospitalAllowance, ...] = ()
     """Exceptions; what one leaves out is as for every hospital."""
     audit_days: Annotated[float, Field(ge=1, le=36_525)] = 6 * 365.25

@@ -1,4 +1,4 @@
-"""The one way to import onnxruntime, whose official builds send usage data to their maker unless told not to.
+"""The one way to import onnxruntime, whose official builds send usage data to their maker unless they are set not to.
 
 From 1.29 on they open connections to the outside, name the models that are loaded, and keep an identifier of the
 machine on its disk. Where a model is private or a machine stands in a hospital, none of that may happen.

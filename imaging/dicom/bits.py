@@ -67,7 +67,7 @@ PADDING_TAGS = tuple(
 
 
 def find_padding(
-    stored: NDArray[np.integer] | NDArray[np.floating], samples: Samples | None, told: Dataset, layout: PixelLayout
+    stored: NDArray[np.integer] | NDArray[np.floating], samples: Samples | None, tags: Dataset, layout: PixelLayout
 ) -> NDArray[np.bool] | None:
     """Which pixels are padding, (rows, columns), by their stored values; None if none is, or all are.
 
@@ -76,9 +76,9 @@ def find_padding(
     values: NDArray[np.integer] | NDArray[np.floating] = stored
     if samples is None:
         kind = "Float" if layout.allocated == 32 else "DoubleFloat"
-        ends = [read_number(told, f"{kind}PixelPadding{what}") for what in ("Value", "RangeLimit")]
+        ends = [read_number(tags, f"{kind}PixelPadding{what}") for what in ("Value", "RangeLimit")]
     else:
-        whole = [read_integer(told, f"PixelPadding{what}") for what in ("Value", "RangeLimit")]
+        whole = [read_integer(tags, f"PixelPadding{what}") for what in ("Value", "RangeLimit")]
         as_stored = [None if value is None else _convert_to_stored(value, layout) for value in whole]
         if any(end is None and value is not None for end, value in zip(as_stored, whole, strict=True)):
             values = samples.patterns
@@ -91,9 +91,9 @@ def find_padding(
     return found if found.any() and not found.all() else None
 
 
-def check_padding(told: Dataset) -> ImageWarnings:
+def check_padding(tags: Dataset) -> ImageWarnings:
     """A remark if the file names padding that cannot be read."""
-    if all(None not in read_numbers(told, keyword)[:1] for keyword in PADDING_TAGS):
+    if all(None not in read_numbers(tags, keyword)[:1] for keyword in PADDING_TAGS):
         return ()
     return (ImageWarning("bad-padding", "the file's padding value is no number; it was left out"),)
 

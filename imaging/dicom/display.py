@@ -104,10 +104,10 @@ class Shown:
 
 
 def apply_modality(
-    stored: NDArray[np.integer] | NDArray[np.floating], told: Dataset
+    stored: NDArray[np.integer] | NDArray[np.floating], tags: Dataset
 ) -> tuple[NDArray[np.float32], ImageWarnings]:
     """Stored values -> output units of the modality LUT or rescale; unchanged if the file has neither."""
-    sequence = read_items(told, "ModalityLUTSequence")
+    sequence = read_items(tags, "ModalityLUTSequence")
     if sequence and not is_empty(sequence[0]):
         table = read_lookup_table(sequence[0])
         if table is None:
@@ -116,7 +116,7 @@ def apply_modality(
             )
         return table.look_up(stored), ()
     values = stored.astype(np.float32)
-    slopes, intercepts = read_numbers(told, "RescaleSlope"), read_numbers(told, "RescaleIntercept")
+    slopes, intercepts = read_numbers(tags, "RescaleSlope"), read_numbers(tags, "RescaleIntercept")
     if not slopes and not intercepts:
         return values, ()
     slope, intercept = slopes[0] if slopes else 1.0, intercepts[0] if intercepts else 0.0
@@ -134,22 +134,22 @@ def apply_modality(
 
 
 def to_display(
-    values: NDArray[np.float32], told: Dataset, card_window: Window | None, padding: NDArray[np.bool] | None
+    values: NDArray[np.float32], tags: Dataset, card_window: Window | None, padding: NDArray[np.bool] | None
 ) -> Shown:
     """Values -> [0, 1] by the file's VOI LUT, else its window, else the card's window, else the values' own range."""
-    remarks = list(_check_comma(told))
-    sequence = read_items(told, "VOILUTSequence")
+    remarks = list(_check_comma(tags))
+    sequence = read_items(tags, "VOILUTSequence")
     table = next((table for table in map(read_lookup_table, sequence) if table is not None), None)
     if table is not None:
         return _apply_table(table, values, remarks)
-    if sequence or ("VOILUTSequence" in told and told.get_item("VOILUTSequence").value):
+    if sequence or ("VOILUTSequence" in tags and tags.get_item("VOILUTSequence").value):
         remarks.append(
             ImageWarning("bad-lookup-table", "the file's lookup table (VOI LUT) cannot be used; it was left out")
         )
-    window, window_remarks = _choose_window(told)
+    window, window_remarks = _choose_window(tags)
     remarks += window_remarks
     if window is not None:
-        function, function_remarks = _choose_function(told)
+        function, function_remarks = _choose_function(tags)
         pixels = apply_window(values, center=window.center, width=window.width, function=function)
         seen = None if function == "SIGMOID" else window
         return Shown(pixels=pixels, warnings=(*remarks, *function_remarks), window=seen)
@@ -172,10 +172,10 @@ def _apply_table(table: LookupTable, values: NDArray[np.float32], remarks: list[
     return Shown(pixels=np.clip(table.look_up(values) / np.float32(2**used - 1), 0, 1), warnings=tuple(remarks))
 
 
-def _choose_window(told: Dataset) -> tuple[Window | None, ImageWarnings]:
+def _choose_window(tags: Dataset) -> tuple[Window | None, ImageWarnings]:
     """The first of the file's windows that is usable; no remark if the file names none at all."""
-    centers, widths = read_numbers(told, "WindowCenter"), read_numbers(told, "WindowWidth")
-    narrowest = 1.0 if _choose_function(told)[0] == "LINEAR" else 0.0
+    centers, widths = read_numbers(tags, "WindowCenter"), read_numbers(tags, "WindowWidth")
+    narrowest = 1.0 if _choose_function(tags)[0] == "LINEAR" else 0.0
     for position, (center, width) in enumerate(zip_longest(centers, widths)):
         if center is None or width is None or not (math.isfinite(center) and math.isfinite(width)):
             continue
@@ -188,8 +188,8 @@ def _choose_window(told: Dataset) -> tuple[Window | None, ImageWarnings]:
     return None, (ImageWarning("bad-window", text),)
 
 
-def _choose_function(told: Dataset) -> tuple[str, ImageWarnings]:
-    named = read_code(told, "VOILUTFunction")
+def _choose_function(tags: Dataset) -> tuple[str, ImageWarnings]:
+    named = read_code(tags, "VOILUTFunction")
     function = "LINEAR" if named is None else named.replace(" ", "_")
     if function in _FUNCTIONS:
         return function, ()
@@ -197,8 +197,8 @@ def _choose_function(told: Dataset) -> tuple[str, ImageWarnings]:
     return "LINEAR", (ImageWarning("bad-window-function", text),)
 
 
-def _check_comma(told: Dataset) -> ImageWarnings:
-    if not has_decimal_comma(told, _NUMBERS):
+def _check_comma(tags: Dataset) -> ImageWarnings:
+    if not has_decimal_comma(tags, _NUMBERS):
         return ()
     text = "the file writes numbers of its window or rescale with a comma; they were read as decimals"
     return (ImageWarning("decimal-comma", text),)

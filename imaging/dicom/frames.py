@@ -61,7 +61,7 @@ def read_compressed_frame(
 ) -> tuple[bytes, ImageWarnings]:
     """The bytes of one compressed frame, and a remark if the file holds more frames than it promises.
 
-    Frames are told by how they begin, for tables of offsets are often wrong; by the table if nothing else helps.
+    Frames are found by how they begin, for tables of offsets are often wrong; by the table if nothing else helps.
     """
     begins = _BEGINS[file.codec]
     data = _read_pixel_data(data_set, layout.keyword)

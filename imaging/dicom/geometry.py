@@ -123,31 +123,31 @@ _VIEWS, _REGIONS = (
 )
 
 
-def read_body_parts(told: Dataset) -> tuple[str, ...]:
+def read_body_parts(tags: Dataset) -> tuple[str, ...]:
     """What BodyPartExamined and AnatomicRegionSequence say, each once; nothing for a code that is not known here."""
-    by_code = _REGIONS.get(_read_first_code(told, "AnatomicRegionSequence"))
-    named = (*read_codes(told, "BodyPartExamined"), *(() if by_code is None else (by_code,)))
+    by_code = _REGIONS.get(_read_first_code(tags, "AnatomicRegionSequence"))
+    named = (*read_codes(tags, "BodyPartExamined"), *(() if by_code is None else (by_code,)))
     return tuple(dict.fromkeys(named))
 
 
-def read_views(told: Dataset) -> tuple[str, ...]:
+def read_views(tags: Dataset) -> tuple[str, ...]:
     """The view by its own tags, and by the orientation if that can only be one."""
-    named = [_spell_view(read_code(told, "ViewPosition")), _VIEWS.get(_read_first_code(told, "ViewCodeSequence"))]
+    named = [_spell_view(read_code(tags, "ViewPosition")), _VIEWS.get(_read_first_code(tags, "ViewCodeSequence"))]
     views = [view for view in named if view is not None]
-    side = _find_side(told)
+    side = _find_side(tags)
     known = FRONTAL_VIEWS | LATERAL_VIEWS
     if side is not None and (not views or known & {*views}):
         views.append(side)
     return tuple(view for view in dict.fromkeys(views) if not _is_implied(view, views))
 
 
-def check_orientation(told: Dataset) -> ImageWarnings:
+def check_orientation(tags: Dataset) -> ImageWarnings:
     """Ask about a picture that by its own PatientOrientation does not lie as radiographs are shown."""
-    if not _is_shown_upright(told):
+    if not _is_shown_upright(tags):
         return ()
-    directions = _read_directions(told)
+    directions = _read_directions(tags)
     if directions is None:
-        if not read_texts(told, "PatientOrientation"):
+        if not read_texts(tags, "PatientOrientation"):
             return ()
         text = "the file's tag of how the patient lies (PatientOrientation) cannot be read; it was left out"
         return (ImageWarning("bad-orientation", text),)
@@ -176,26 +176,26 @@ def _spell_view(named: str | None) -> str | None:
     return plain if plain is None else _VIEW_WORDS.get(plain, plain)
 
 
-def _read_first_code(told: Dataset, keyword: str) -> str:
-    return next((value for item in read_items(told, keyword)[:1] for value in read_texts(item, "CodeValue")[:1]), "")
+def _read_first_code(tags: Dataset, keyword: str) -> str:
+    return next((value for item in read_items(tags, keyword)[:1] for value in read_texts(item, "CodeValue")[:1]), "")
 
 
-def _read_directions(told: Dataset) -> tuple[str, str] | None:
+def _read_directions(tags: Dataset) -> tuple[str, str] | None:
     """Where rows and columns run to, by the first letter of each; None if the tag does not say."""
-    found = [value.upper()[:1] for value in read_texts(told, "PatientOrientation")]
+    found = [value.upper()[:1] for value in read_texts(tags, "PatientOrientation")]
     if len(found) != 2 or not {*found} <= {*"LRAPHF"}:
         return None
     return found[0], found[1]
 
 
-def _is_shown_upright(told: Dataset) -> bool:
+def _is_shown_upright(tags: Dataset) -> bool:
     """Whether the picture is a projection of a trunk or head: limbs are laid and shown as people like."""
-    return read_code(told, "Modality") in _PROJECTED and not _LIMBS & {*read_body_parts(told)}
+    return read_code(tags, "Modality") in _PROJECTED and not _LIMBS & {*read_body_parts(tags)}
 
 
-def _find_side(told: Dataset) -> str | None:
+def _find_side(tags: Dataset) -> str | None:
     """Frontal or lateral, by the axes of the picture."""
-    axes = {*(_read_directions(told) or ())} if _is_shown_upright(told) else set()
+    axes = {*(_read_directions(tags) or ())} if _is_shown_upright(tags) else set()
     if axes & {*"HF"}:
         if axes & {*"LR"}:
             return FRONTAL

@@ -140,9 +140,9 @@ def _require_integer(header: Dataset, keyword: str) -> int:
 
 def _count_frames(header: Dataset) -> tuple[int, ImageWarnings]:
     """How many frames the header promises; one if it says nothing that can be read."""
-    told = read_numbers(header, "NumberOfFrames")
+    written = read_numbers(header, "NumberOfFrames")
     count = read_integer(header, "NumberOfFrames")
-    if told and (count is None or count < 0):
+    if written and (count is None or count < 0):
         text = "the header's number of frames cannot be right; the first frame was read"
         return 1, (ImageWarning("bad-number-of-frames", text),)
     return count or 1, ()
@@ -155,7 +155,7 @@ def _read_bits(header: Dataset, allocated: int, keyword: str) -> tuple[int, int,
             raise ImageError("the DICOM header contradicts itself about the bits of a pixel: export the file again")
         return allocated, allocated - 1, True, ()
     names = ("BitsStored", "HighBit", "PixelRepresentation")
-    stored, high_bit, signed = told = [read_integer(header, name) for name in names]
+    stored, high_bit, signed = written = [read_integer(header, name) for name in names]
     if stored is None:
         stored = allocated if high_bit is None else high_bit + 1
     if high_bit is None:
@@ -166,7 +166,7 @@ def _read_bits(header: Dataset, allocated: int, keyword: str) -> tuple[int, int,
         raise ImageError("the DICOM header does not say whether pixels have a sign: export the file again")
     if not stored - 1 <= high_bit < allocated:
         raise ImageError("the DICOM header contradicts itself about the bits of a pixel: export the file again")
-    missing = [name for name, value in zip(names, told, strict=True) if value is None]
+    missing = [name for name, value in zip(names, written, strict=True) if value is None]
     if not missing:
         return stored, high_bit, bool(signed), ()
     text = f"the header lacks {', '.join(missing)}; its usual value was assumed"
@@ -175,9 +175,9 @@ def _read_bits(header: Dataset, allocated: int, keyword: str) -> tuple[int, int,
 
 def _read_kind(header: Dataset) -> tuple[str, int]:
     """Photometric interpretation, as the standard spells it, and samples per pixel."""
-    told = read_texts(header, "PhotometricInterpretation")
+    written = read_texts(header, "PhotometricInterpretation")
     samples = read_integer(header, "SamplesPerPixel")
-    named = " ".join(told[0].upper().split()) if told else "MONOCHROME2"
+    named = " ".join(written[0].upper().split()) if written else "MONOCHROME2"
     kind = _KINDS.get(re.sub("[ _]", "", named))
     expected = 3 if kind in _COLOURS else 1
     samples = samples or expected

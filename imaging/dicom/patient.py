@@ -22,18 +22,18 @@ AGE_TAGS: Final = ("PatientAge", "PatientBirthDate", "StudyDate")
 _IN_A_YEAR = {"D": 365.25, "W": 52.18, "M": 12.0, "Y": 1.0}
 
 
-def read_years(told: Dataset) -> frozenset[int]:
+def read_years(tags: Dataset) -> frozenset[int]:
     """The patient's age in completed years, by PatientAge and by birth and study dates.
 
     None, one, or two if the file contradicts itself. What cannot be an age is as good as absent; an age without a
     unit, which some archives write, is one in years.
     """
-    ages = (_parse_age(_read_text(told, "PatientAge")), _subtract_dates(told))
+    ages = (_parse_age(_read_text(tags, "PatientAge")), _subtract_dates(tags))
     return frozenset(age for age in ages if age is not None and 0 <= age < MOST_YEARS)
 
 
-def _read_text(told: Dataset, keyword: str) -> str:
-    return next(iter(read_texts(told, keyword)), "")
+def _read_text(tags: Dataset, keyword: str) -> str:
+    return next(iter(read_texts(tags, keyword)), "")
 
 
 def _parse_age(text: str) -> int | None:
@@ -42,8 +42,8 @@ def _parse_age(text: str) -> int | None:
     return None if found is None else int(int(found[1]) / _IN_A_YEAR[found[2] or "Y"])
 
 
-def _subtract_dates(told: Dataset) -> int | None:
-    born, study = (_parse_date(_read_text(told, name)) for name in ("PatientBirthDate", "StudyDate"))
+def _subtract_dates(tags: Dataset) -> int | None:
+    born, study = (_parse_date(_read_text(tags, name)) for name in ("PatientBirthDate", "StudyDate"))
     if born is None or study is None:
         return None
     return study.year - born.year - ((study.month, study.day) < (born.month, born.day))

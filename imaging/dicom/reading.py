@@ -80,26 +80,26 @@ def read_dicom(source: BinaryIO, specification: InputSpecification, limits: Limi
         file, layout = header.file, read_layout(header, specification.frame, limits)
         frame = choose_frame(specification.frame, layout.frames)
         ages = () if specification.ages is None else AGE_TAGS
-        told = _read_tags(header, ages, limits)
-        picture = _read_picture(file, told, layout, specification, frame)
-        parts = read_body_parts(told)
+        tags = _read_tags(header, ages, limits)
+        picture = _read_picture(file, tags, layout, specification, frame)
+        parts = read_body_parts(tags)
         return DecodedFile(
             pixels=picture.pixels,
             encoding=f"{file.transfer_syntax.name}, {layout.kind}, {layout.stored} bits",
             frames=layout.frames,
             frame=frame + 1,
-            modality=read_code(told, "Modality"),
+            modality=read_code(tags, "Modality"),
             body_part=parts[0] if parts else None,
             other_body_parts=parts[1:],
-            views=read_views(told),
+            views=read_views(tags),
             polarity=picture.polarity,
-            years=read_years(told),
+            years=read_years(tags),
             warnings=(
                 *file.remarks,
                 *layout.remarks,
                 *picture.warnings,
-                *check_picture(told),
-                *check_orientation(told),
+                *check_picture(tags),
+                *check_orientation(tags),
             ),
             values=picture.values,
         )
@@ -107,9 +107,9 @@ def read_dicom(source: BinaryIO, specification: InputSpecification, limits: Limi
 
 def _read_tags(header: Header, ages: tuple[str, ...], limits: Limits) -> Dataset:
     wanted = [*PARSED_TAGS, *ages]
-    told = dcmread(header.file.whole(limits.max_file_bytes), specific_tags=wanted)
-    if header.keyword in told or header.file.codec is Codec.NATIVE:
-        return told
+    tags = dcmread(header.file.whole(limits.max_file_bytes), specific_tags=wanted)
+    if header.keyword in tags or header.file.codec is Codec.NATIVE:
+        return tags
     return dcmread(add_end(header.file).whole(limits.max_file_bytes), specific_tags=wanted)
 
 
@@ -121,9 +121,9 @@ def _read_picture(
         pixels, warnings = make_grey(colours, specification.colour)
         return _Picture(pixels=pixels, warnings=(*extra, *warnings))
     stored, samples, extra = _read_stored(file, data_set, layout, specification, frame)
-    told = _collect_transformations(data_set, frame)
-    values, of_rescale = apply_modality(stored, told)
-    shown = to_display(values, told, specification.window, find_padding(stored, samples, data_set, layout))
+    tags = _collect_transformations(data_set, frame)
+    values, of_rescale = apply_modality(stored, tags)
+    shown = to_display(values, tags, specification.window, find_padding(stored, samples, data_set, layout))
     inverted = layout.kind == "MONOCHROME1"
     if inverted:
         np.subtract(np.float32(1), shown.pixels, out=shown.pixels)
@@ -156,7 +156,7 @@ def _read_stored(
 
 def _collect_transformations(data_set: Dataset, frame: int) -> Dataset:
     """LUTs, rescale and window of one frame: its own, else those shared by all frames, else those of the file."""
-    told = Dataset()
+    tags = Dataset()
     groups = read_items(data_set, "PerFrameFunctionalGroupsSequence")
     own = groups[frame : frame + 1]
     places = [data_set]
@@ -165,5 +165,5 @@ def _collect_transformations(data_set: Dataset, frame: int) -> Dataset:
     for place in places:
         for tag in TRANSFORMATION_TAGS:
             if tag in place:
-                told[tag] = place.get_item(tag)
-    return told
+                tags[tag] = place.get_item(tag)
+    return tags

@@ -29,35 +29,35 @@ _SAMPLES = 256
 """Along each side, to see which way the grey values go."""
 
 
-def check_picture(told: Dataset) -> ImageWarnings:
+def check_picture(tags: Dataset) -> ImageWarnings:
     """What the user should know of the picture before the model sees it."""
     found: list[ImageWarning] = []
-    raw = read_texts(told, "SOPClassUID")[:1]
-    if read_code(told, "PresentationIntentType") == "FOR PROCESSING" or (raw and raw[0] in _FOR_PROCESSING):
+    raw = read_texts(tags, "SOPClassUID")[:1]
+    if read_code(tags, "PresentationIntentType") == "FOR PROCESSING" or (raw and raw[0] in _FOR_PROCESSING):
         text = "these are raw detector values (FOR PROCESSING), not the picture that radiologists read"
         found.append(ImageWarning("for-processing", text, needs_confirmation=True))
-    if read_code(told, "ShutterShape") is not None:
+    if read_code(tags, "ShutterShape") is not None:
         text = "the file asks to cover the edges of the picture (display shutter); the model sees them uncovered"
         found.append(ImageWarning("display-shutter", text))
-    if read_code(told, "BurnedInAnnotation") == "YES":
+    if read_code(tags, "BurnedInAnnotation") == "YES":
         text = "words are burnt into the picture, perhaps the patient's name; they are part of what the model sees"
         found.append(ImageWarning("burnt-in-words", text))
     return tuple(found)
 
 
 def check_polarity(
-    told: Dataset, layout: PixelLayout, stored: NDArray[np.generic], pixels: NDArray[np.float32]
+    tags: Dataset, layout: PixelLayout, stored: NDArray[np.generic], pixels: NDArray[np.float32]
 ) -> PolarityToldBy:
     """Whether the tags agree on which values are bright. `pixels`: what is shown, MONOCHROME1 inverted already.
 
     MONOCHROME1 goes with the presentation LUT INVERSE and MONOCHROME2 with IDENTITY (PS3.3 C.8.11.3.1.2). The sign of
     the relation of values to the X-rays that came through (C.8.11.3.1.2) says which values are bone; bone is bright.
     """
-    shape = read_code(told, "PresentationLUTShape")
+    shape = read_code(tags, "PresentationLUTShape")
     if shape == ("IDENTITY" if layout.kind == "MONOCHROME1" else "INVERSE"):
         return PolarityToldBy.CONTRADICTION
-    sign = read_integer(told, "PixelIntensityRelationshipSign")
-    if sign in (-1, 1) and read_code(told, "Modality") in _RADIOGRAPHS and _brightens(stored, pixels) == sign:
+    sign = read_integer(tags, "PixelIntensityRelationshipSign")
+    if sign in (-1, 1) and read_code(tags, "Modality") in _RADIOGRAPHS and _brightens(stored, pixels) == sign:
         return PolarityToldBy.CONTRADICTION
     return PolarityToldBy.FILE if layout.kind_is_told else PolarityToldBy.NOBODY
 

@@ -94,7 +94,7 @@ def clean_code(text: str) -> str:
 def read_items(data_set: Dataset, keyword: str) -> tuple[Dataset, ...]:
     """The items of an optional sequence; none if it is absent or cannot be read.
 
-    Raises ImageError for very many: a sequence whose length is told was not looked into before.
+    Raises ImageError for very many: a sequence with a known length was not looked into before.
     """
     element = _find_element(data_set, keyword)
     try:

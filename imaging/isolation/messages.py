@@ -94,7 +94,7 @@ class Picture(Strict):
 
     @classmethod
     def of(cls, file_format: FileFormat, decoded: DecodedFile, *, with_values: bool) -> "Picture":
-        """What is told of a file that was decoded; its values only if they are wanted."""
+        """What is answered about a file that was decoded; its values only if they are wanted."""
         values = decoded.values if with_values else None
         return cls(
             format=file_format,

@@ -149,14 +149,14 @@ class IsolatedReader:
         """Why a process ended that did not answer."""
         child.status.settimeout(_LAST_WORDS_SECONDS)
         try:
-            told = child.status.recv(ENDED.size)
+            report = child.status.recv(ENDED.size)
         except OSError:
-            told = b""
-        if len(told) < ENDED.size:
+            report = b""
+        if len(report) < ENDED.size:
             return ConfigurationError(
                 "the process that reads pictures has ended, perhaps for want of memory: try again"
             )
-        (how,) = ENDED.unpack(told)
+        (how,) = ENDED.unpack(report)
         if os.WIFEXITED(how) and os.WEXITSTATUS(how) == UNCONFINED:
             return ConfigurationError(
                 "this machine's Linux cannot confine the process that reads pictures, so none is read: allow seccomp "

@@ -246,7 +246,7 @@ class NetworkBuilder:
     ) -> str:
         """Append an operation that the node needs; return the name of the value that it makes.
 
-        The shape is inferred; only a Reshape is told one.
+        The shape is inferred; only a Reshape is given one.
         """
         name = f"v{len(self.operations)}"
         if len(self.operations) >= MAX_OPERATIONS:
