@@ -238,7 +238,7 @@ def written(tmp_path: Path, template: tuple[Path, list[AuditHead]]) -> tuple[Pat
 
 
 class TestTampering:
-    @settings(max_examples=60)
+    @settings(max_examples=40)
     @given(data=st.data())
     def test_any_byte_that_is_changed_is_found(
         self, written: tuple[Path, list[AuditHead]], data: st.DataObject

@@ -280,7 +280,7 @@ WELL_FORMED = {
 }
 
 
-@settings(max_examples=120)
+@settings(max_examples=60)
 @given(
     kind=st.sampled_from(sorted(WELL_FORMED)),
     keep=st.floats(0, 1),

@@ -63,7 +63,7 @@ def test_wrong_keys_are_refused_in_the_same_words(front_end: FrontEnd) -> None:
     assert len(words) == 1
 
 
-@hypothesis_settings(max_examples=50)
+@hypothesis_settings(max_examples=25)
 @given(key=st.text(max_size=200))
 def test_garbage_is_never_an_account(front_end: FrontEnd, key: str) -> None:
     with pytest.raises(Unauthenticated):

@@ -24,7 +24,7 @@ from tests.inference_service.conftest import FrontEnd, Keys
 
 WHO = (None, "clinician", "stranger", "model_owner", "operator", "crypto_provider")
 """Whose key a request carries; None: nobody's."""
-EXAMPLES = 25
+EXAMPLES = 15
 Operation: TypeAlias = APIOperation[Any, Any, Any, Any]
 CHECKS = [
     not_a_server_error,

@@ -15,7 +15,7 @@ from model_owner.onnx_import.reading import NEWEST_OPSET, OLDEST_OPSET
 from secure_computation.float_reference import evaluate
 from tests.model_owner.graphs import agree, build, compiled, floats, kinds, node
 
-quick = settings(max_examples=25)
+quick = settings(max_examples=15)
 opsets = st.sampled_from([11, 13, 15, 17, 18, 20, 22])
 
 
@@ -104,7 +104,7 @@ def test_batch_norm_of_features_folded_and_not() -> None:
 STEPS = ("conv", "norm", "relu", "clip", "pad", "shift", "scale", "sub", "rsub", "div", "add", "concat", "identity")
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(steps=st.lists(st.tuples(st.sampled_from(STEPS), st.integers(0, 99)), min_size=1, max_size=10), opset=opsets)
 def test_random_networks(steps: list[tuple[str, int]], opset: int) -> None:
     """Any chain of these, with residuals and concatenations of earlier values, keeps its meaning under folding."""

@@ -276,7 +276,7 @@ def test_missing_file(tmp_path: Path) -> None:
         read_onnx(tmp_path)
 
 
-@settings(max_examples=150)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_damaged_bytes_compile_or_are_refused(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     """Cut short or changed anywhere, a model compiles or raises ModelFileError: never anything else."""
