@@ -16,6 +16,7 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.x509.oid import NameOID
 
 from authority.certificates import (
@@ -227,10 +228,10 @@ def make_alternative_names(party: Party, hosts: Sequence[str]) -> x509.SubjectAl
     """The party's URI, and hosts for outer TLS. Raises CallerError for what is no host name."""
     if len(hosts) > MAX_HOSTS:
         raise CallerError(f"{len(hosts)} host names for {party}: a certificate carries at most {MAX_HOSTS}")
-    return x509.SubjectAlternativeName([x509.UniformResourceIdentifier(party.uri), *map(_parse_host, hosts)])
+    return x509.SubjectAlternativeName([x509.UniformResourceIdentifier(party.uri), *map(parse_host, hosts)])
 
 
-def encode_key(key: ec.EllipticCurvePrivateKey) -> bytes:
+def encode_key(key: ec.EllipticCurvePrivateKey | Ed25519PrivateKey) -> bytes:
     """A private key as it is kept in a file of mode 0600."""
     return key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
@@ -295,7 +296,8 @@ def _parse_proof(extension: object, party: Party, key: ec.EllipticCurvePublicKey
     )
 
 
-def _parse_host(host: str) -> x509.GeneralName:
+def parse_host(host: str) -> x509.GeneralName:
+    """A DNS name or an IP address, as a certificate has it. Raises CallerError."""
     address: IPv4Address | IPv6Address
     try:
         address = ip_address(host)

@@ -17,7 +17,7 @@ from contract.base import Strict
 from contract.errors import CallerError
 from contract.model_card import ModelCard, Task, read_card
 from demonstration.plaintext import PlaintextModel
-from federated_learning.data_source import ManifestSource
+from federated_learning.data_source.table import read_table
 from imaging.reading import read_model_input
 from model_owner.agreement import choose_answers
 from model_owner.calibration_images import load_calibration_images
@@ -112,7 +112,7 @@ def choose_images(
     if len(paths) != 1 or not roles:
         raise CallerError("with --manifest, name one folder of images and at least one --role")
     classes = read_card(model_folder / "card.json").classes
-    source = ManifestSource(manifest=manifest, folder=paths[0], classes=classes)
+    source = read_table(manifest, folder=paths[0], classes=classes)
     return tuple(example.path for example in source.examples(*roles))
 
 

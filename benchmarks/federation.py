@@ -15,9 +15,9 @@ from benchmarks.secure_aggregation import AggregationCost
 from contract.base import Strict
 from federated_learning.augmentation import NONE
 from federated_learning.loopback.run import Loopback, LoopbackSettings, smoke_settings
-from federated_learning.rounds.recording import AGGREGATION, RoundTraffic, read_rounds
+from federated_learning.rounds.coordinator import AGGREGATION
 from federated_learning.rounds.settings import Aggregation
-from federated_learning.run_records import read_history
+from federated_learning.run_records import RoundTraffic, read_history, read_rounds
 from federated_learning.training_settings import Stage, TrainingSettings
 
 SIDE = 32
@@ -106,7 +106,7 @@ def _run(
     loopback = Loopback(settings, folder, hospitals=hospitals, images=None)
     loopback.run(
         show=lambda event: tell(f"round {event.round} of {settings.rounds}", event.round),
-        finished=lambda _coordinator, _report: None,
+        finished=lambda _coordinator, _line, _traffic: None,
         say=tell,
     )
     output = loopback.coordinator_settings.output

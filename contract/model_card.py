@@ -202,7 +202,7 @@ class Arithmetic(StrEnum):
     """Up or down at random, right on average: less than half of the traffic, and logits that differ in the last bit."""
 
 
-class FederationRecord(Strict):
+class FederatedTraining(Strict):
     """How a model came about that was trained by several hospitals, as their coordinator knows it.
 
     Counts are those of all hospitals together: nothing here tells of one what only a sum may tell.
@@ -255,7 +255,7 @@ class ModelCard(Strict):
     metrics: tuple[Metric, ...] = ()
     training: Words
     """Provenance: data, split, method, in words."""
-    federation: FederationRecord | None = None
+    federation: FederatedTraining | None = None
     """Provenance of a model that was trained by several hospitals; None: it was trained in one place."""
     citations: tuple[str, ...] = ()
     model_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]

@@ -8,15 +8,14 @@ three times the traffic encrypted.
 
 import copy
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F  # noqa: N812  (torch's own convention)
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from contract.errors import ConfigurationError
@@ -71,29 +70,46 @@ class ResidualBlock(nn.Module):
         return torch.relu(self.convolution2(hidden) + self.shortcut(images))
 
 
-class ResidualNetwork(nn.Module):
-    """ResNet with batch normalisation and a global average pool before the linear layer."""
+def _plan_blocks(blocks: tuple[int, ...], width: int) -> Iterator[tuple[int, int, int]]:
+    """(inputs, outputs, stride) of each of `blocks` blocks in each stage; stage i has width * 2**i channels."""
+    inputs = width
+    for stage, count in enumerate(blocks):
+        for block in range(count):
+            outputs = width * 2**stage
+            yield inputs, outputs, 2 if stage > 0 and block == 0 else 1
+            inputs = outputs
+
+
+class Classifier(nn.Module):
+    """What ends every network: a global average pool and a linear layer."""
+
+    def _end(self, shape: NetworkShape, inputs: int) -> None:
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.dropout = nn.Dropout(shape.dropout)
+        self.head = nn.Linear(inputs, shape.classes)
+
+    def extract(self, images: Tensor) -> Tensor:
+        """(batch, channels, height, width) -> features (batch, inputs of the linear layer, h, w)."""
+        raise NotImplementedError
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(batch, channels, height, width) -> logits (batch, classes)."""
+        return cast("Tensor", self.head(self.dropout(self.pool(self.extract(images)).flatten(1))))
+
+
+class ResidualNetwork(Classifier):
+    """ResNet with batch normalisation."""
 
     def __init__(self, shape: NetworkShape, *, blocks: tuple[int, ...], width: int) -> None:
         """`blocks` residual blocks in each stage; stage i has width * 2**i channels."""
         super().__init__()
         stem = NormalisedConvolution2d(inputs=shape.channels, outputs=width, kernel=7, stride=2)
         self.stem = nn.Sequential(stem, nn.ReLU(), shape.pooling(3, 2, 1))
-        stages: list[nn.Module] = []
-        inputs = width
-        for stage, count in enumerate(blocks):
-            outputs = width * 2**stage
-            for block in range(count):
-                stride = 2 if stage > 0 and block == 0 else 1
-                stages.append(ResidualBlock(inputs=inputs, outputs=outputs, stride=stride))
-                inputs = outputs
-        self.stages = nn.Sequential(*stages)
-        self.pool = nn.AdaptiveAvgPool2d(1)
-        self.dropout = nn.Dropout(shape.dropout)
-        self.head = nn.Linear(inputs, shape.classes)
-        self._initialise()
-
-    def _initialise(self) -> None:
+        self.stages = nn.Sequential(*(
+            ResidualBlock(inputs=inputs, outputs=outputs, stride=stride)
+            for inputs, outputs, stride in _plan_blocks(blocks, width)
+        ))  # fmt: skip
+        self._end(shape, width * 2 ** (len(blocks) - 1))
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -101,14 +117,12 @@ class ResidualNetwork(nn.Module):
                 last = cast("nn.BatchNorm2d", module.convolution2[1])
                 nn.init.zeros_(last.weight)  # each block starts as the identity: steadier first steps
 
-    def forward(self, images: Tensor) -> Tensor:
-        """(batch, channels, height, width) -> logits (batch, classes)."""
-        features = self.pool(self.stages(self.stem(images))).flatten(1)
-        return cast("Tensor", self.head(self.dropout(features)))
+    def extract(self, images: Tensor) -> Tensor:
+        return cast("Tensor", self.stages(self.stem(images)))
 
 
-class SmallNetwork(nn.Module):
-    """Four plain 3x3 convolutions with ReLU and a pool each, a global average pool and a linear layer."""
+class SmallNetwork(Classifier):
+    """Four plain 3x3 convolutions with ReLU and a pool each."""
 
     def __init__(self, shape: NetworkShape, *, width: int) -> None:
         """Layer i has width * 2**i channels."""
@@ -124,61 +138,18 @@ class SmallNetwork(nn.Module):
             layers += [convolution, shape.pooling(2, 2), nn.ReLU()]
             inputs = outputs
         self.layers = nn.Sequential(*layers)
-        self.pool = nn.AdaptiveAvgPool2d(1)
-        self.dropout = nn.Dropout(shape.dropout)
-        self.head = nn.Linear(inputs, shape.classes)
+        self._end(shape, inputs)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """(batch, channels, height, width) -> logits (batch, classes)."""
-        return cast("Tensor", self.head(self.dropout(self.pool(self.layers(images)).flatten(1))))
+    def extract(self, images: Tensor) -> Tensor:
+        return cast("Tensor", self.layers(images))
 
 
 RELU_GAIN = math.sqrt(2 / (1 - 1 / math.pi))
 """1 / the standard deviation of relu(x) for x of the standard normal distribution."""
 RESIDUAL_SCALE = 0.2
 """Weight of a block's branch beside its shortcut: the paper's alpha."""
-SMALLEST_SPREAD = 1e-4
-"""Of fan-in times variance: below it a kernel counts as constant."""
-
-
-class _Standardised(torch.autograd.Function):
-    """(w - mean) * factor / sqrt(fan-in * variance) for each output's kernel, in as few passes over w as there can be.
-
-    Kernels are most of the network's memory, and autograd's own chain of operations would cost half a training step.
-    Kernels are views in channels-last order: rows of fan-in numbers.
-    """
-
-    @staticmethod
-    def forward(context: Any, weight: Tensor, factor: Tensor) -> Tensor:
-        rows = _rows(weight)
-        mean = rows.mean(1, keepdim=True)
-        # fan-in * variance; the means are small beside the deviations, so that nothing cancels
-        spread = torch.linalg.vecdot(rows, rows).unsqueeze(1) - rows.shape[1] * mean * mean
-        scale = torch.rsqrt(spread.clamp_min(SMALLEST_SPREAD))
-        context.save_for_backward(weight, mean, scale, factor)
-        slope = scale * factor.unsqueeze(1)
-        return _kernels(torch.addcmul(-mean * slope, rows, slope), weight)
-
-    @staticmethod
-    @once_differentiable
-    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
-        weight, mean, scale, factor = context.saved_tensors
-        rows, gradients = _rows(weight), _rows(gradient)
-        total = gradients.sum(1, keepdim=True)
-        along = torch.linalg.vecdot(gradients, rows).unsqueeze(1) - mean * total  # gradient . (weight - mean)
-        slope = scale * factor.unsqueeze(1)
-        radial = slope * scale * scale * along
-        base = torch.addcmul(mean * radial - slope * total / rows.shape[1], rows, -radial)
-        return _kernels(torch.addcmul(base, gradients, slope), weight), (along * scale).squeeze(1)
-
-
-def _rows(kernels: Tensor) -> Tensor:
-    return kernels.permute(0, 2, 3, 1).reshape(kernels.shape[0], -1)
-
-
-def _kernels(rows: Tensor, like: Tensor) -> Tensor:
-    outputs, inputs, height, width = like.shape
-    return rows.view(outputs, height, width, inputs).permute(0, 3, 1, 2)
+SMALLEST_SPREAD = 1e-8
+"""Added to fan-in times variance, for kernels that are constant."""
 
 
 class StandardisedConvolution2d(nn.Module):
@@ -205,7 +176,13 @@ class StandardisedConvolution2d(nn.Module):
         bias: Tensor = self.bias
         if self.gate is not None:
             factor, bias = factor * (RESIDUAL_SCALE * self.gate), bias * (RESIDUAL_SCALE * self.gate)
-        return cast("Tensor", _Standardised.apply(self.weight, factor)), bias  # type: ignore[no-untyped-call]
+        outputs, inputs, height, width = self.weight.shape
+        rows = self.weight.permute(0, 2, 3, 1).reshape(outputs, -1)  # a view: kernels are in channels-last order
+        fan_in = rows.shape[1]
+        # Its epsilon is added to the variance alone.
+        standardised = F.layer_norm(rows, (fan_in,), eps=SMALLEST_SPREAD / fan_in)
+        weight = standardised * (factor / math.sqrt(fan_in)).unsqueeze(1)
+        return weight.view(outputs, height, width, inputs).permute(0, 3, 1, 2), bias
 
     def forward(self, images: Tensor) -> Tensor:
         """(batch, inputs, h, w) -> (batch, outputs, h / stride, w / stride)."""
@@ -247,7 +224,7 @@ class PreactivationBlock(nn.Module):
         return cast("Tensor", self.convolution2(torch.relu(self.convolution1(active))) + shortcut)
 
 
-class NormaliserFreeNetwork(nn.Module):
+class NormaliserFreeNetwork(Classifier):
     """ResNet of pre-activation blocks; as in the paper the stem pools without an activation of its own.
 
     Scaled weight standardisation (Brock, De and Smith 2021, arXiv:2101.08692). Batch normalisation keeps statistics of
@@ -263,27 +240,19 @@ class NormaliserFreeNetwork(nn.Module):
         stem = StandardisedConvolution2d(inputs=shape.channels, outputs=width, kernel=7, stride=2)
         self.stem = nn.Sequential(stem, shape.pooling(3, 2, 1))
         stages: list[nn.Module] = []
-        inputs, variance = width, 1.0
-        for stage, count in enumerate(blocks):
-            outputs = width * 2**stage
-            for block in range(count):
-                stride = 2 if stage > 0 and block == 0 else 1
-                deviation = math.sqrt(variance)
-                stages.append(PreactivationBlock(inputs=inputs, outputs=outputs, stride=stride, deviation=deviation))
-                # A shortcut with a convolution starts from variance 1 again; each branch adds its own.
-                variance = (1.0 if stride != 1 or inputs != outputs else variance) + RESIDUAL_SCALE**2
-                inputs = outputs
+        variance = 1.0
+        for inputs, outputs, stride in _plan_blocks(blocks, width):
+            deviation = math.sqrt(variance)
+            stages.append(PreactivationBlock(inputs=inputs, outputs=outputs, stride=stride, deviation=deviation))
+            # A shortcut with a convolution starts from variance 1 again; each branch adds its own.
+            variance = (1.0 if stride != 1 or inputs != outputs else variance) + RESIDUAL_SCALE**2
         self.stages = nn.Sequential(*stages)
-        self.pool = nn.AdaptiveAvgPool2d(1)
-        self.dropout = nn.Dropout(shape.dropout)
-        self.head = nn.Linear(inputs, shape.classes)
+        self._end(shape, width * 2 ** (len(blocks) - 1))
         nn.init.normal_(self.head.weight, std=0.01)
         nn.init.zeros_(self.head.bias)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """(batch, channels, height, width) -> logits (batch, classes)."""
-        features = self.pool(torch.relu(self.stages(self.stem(images)))).flatten(1)
-        return cast("Tensor", self.head(self.dropout(features)))
+    def extract(self, images: Tensor) -> Tensor:
+        return torch.relu(self.stages(self.stem(images)))
 
 
 ARCHITECTURES: Mapping[str, Callable[[NetworkShape], nn.Module]] = MappingProxyType(

@@ -51,15 +51,15 @@ Transform = Callable[[Tensor], Any]
 
 
 @lru_cache(maxsize=8)
-def _pipeline(settings: Augmentation, size: int) -> "Compose | None":
+def _make_pipeline(settings: Augmentation, size: int) -> "Compose | None":
     if settings.model_copy(update={"mixup": 0.0}) == NONE:
         return None
     from monai.transforms.compose import Compose
 
-    return Compose([*_moves(settings, size), *_changes_of_grey(settings, size)])
+    return Compose([*_yield_moves(settings, size), *_yield_grey_changes(settings, size)])
 
 
-def _moves(settings: Augmentation, size: int) -> Iterator[Transform]:
+def _yield_moves(settings: Augmentation, size: int) -> Iterator[Transform]:
     from monai.transforms.spatial.array import RandAffine, RandFlip
 
     if settings.flip_probability:
@@ -76,25 +76,19 @@ def _moves(settings: Augmentation, size: int) -> Iterator[Transform]:
         )
 
 
-def _changes_of_grey(settings: Augmentation, size: int) -> Iterator[Transform]:
-    from monai.transforms.intensity.array import (
-        RandAdjustContrast,
-        RandCoarseDropout,
-        RandGaussianNoise,
-        RandScaleIntensity,
-        RandShiftIntensity,
-    )
+def _yield_grey_changes(settings: Augmentation, size: int) -> Iterator[Transform]:
+    from monai.transforms.intensity import array as monai
 
     if settings.gamma:
-        yield RandAdjustContrast(prob=1.0, gamma=(math.exp(-settings.gamma), math.exp(settings.gamma)))
+        yield monai.RandAdjustContrast(prob=1.0, gamma=(math.exp(-settings.gamma), math.exp(settings.gamma)))
     if settings.contrast:
-        yield RandScaleIntensity(factors=settings.contrast, prob=1.0)
+        yield monai.RandScaleIntensity(factors=settings.contrast, prob=1.0)
     if settings.brightness:
-        yield RandShiftIntensity(offsets=settings.brightness, prob=1.0)
+        yield monai.RandShiftIntensity(offsets=settings.brightness, prob=1.0)
     if settings.noise:
-        yield RandGaussianNoise(prob=1.0, std=settings.noise)
+        yield monai.RandGaussianNoise(prob=1.0, std=settings.noise)
     if settings.erase_probability:
-        yield RandCoarseDropout(
+        yield monai.RandCoarseDropout(
             holes=1,
             spatial_size=max(1, size // 10),
             max_spatial_size=max(2, size // 3),
@@ -121,7 +115,7 @@ def augment(images: Tensor, settings: Augmentation, generator: Generator) -> Ten
 
     Images are square. What moves in from outside repeats the border.
     """
-    pipeline = _pipeline(settings, images.shape[-1])
+    pipeline = _make_pipeline(settings, images.shape[-1])
     if pipeline is None:
         return images
     seed = int(torch.randint(2**32, (1,), generator=generator))
@@ -146,7 +140,7 @@ def mix(images: Tensor, targets: Tensor, settings: Augmentation, generator: Gene
 
 
 def resize(images: Tensor, size: int) -> Tensor:
-    """Antialiased bilinear to (size, size); unchanged where it already is."""
+    """Antialiased bilinear to (size, size); unchanged if it has that size."""
     if images.shape[-2:] == (size, size):
         return images
     return F.interpolate(images, size=(size, size), mode="bilinear", antialias=True)

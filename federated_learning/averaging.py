@@ -1,17 +1,15 @@
 """Federated averaging (McMahan et al. 2017) and the moving average of the global weights."""
 
-import json
 from collections.abc import Mapping, Sequence
 from math import prod
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from contract.errors import ConfigurationError
-from federated_learning.checkpoints import Arrays, part, with_prefix
+from federated_learning.checkpoints import Arrays, add_prefix, read_facts, select_tensors, write_facts
 from federated_learning.torch_networks import Weights, new_network, shared_weights
 from federated_learning.training_settings import TrainingSettings
 
@@ -81,13 +79,12 @@ class GlobalModel:
 
     def state(self) -> Arrays:
         """Copies of all there is, as arrays by name."""
-        arrays: Arrays = {"global": np.array(json.dumps({"batches": self.batches}))}
-        arrays |= with_prefix("weights", self.weights) | with_prefix("average", self.average)
-        arrays |= with_prefix("velocity", self._velocity)
-        return {name: array.copy() for name, array in arrays.items()}
+        arrays: Arrays = {"global": write_facts({"batches": self.batches})}
+        arrays |= add_prefix("weights", self.weights) | add_prefix("average", self.average)
+        return arrays | add_prefix("velocity", self._velocity)
 
     def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
         """Continue where `state` was taken."""
-        self.batches = int(json.loads(str(state["global"]))["batches"])
-        self.weights, self.average = part(state, "weights"), part(state, "average")
-        self._velocity = part(state, "velocity")
+        self.batches = int(read_facts(state, "global")["batches"])
+        self.weights, self.average = select_tensors(state, "weights"), select_tensors(state, "average")
+        self._velocity = select_tensors(state, "velocity")

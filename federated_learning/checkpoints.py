@@ -1,5 +1,6 @@
 """Arrays by name in a file: what is needed to go on after a crash. Nothing in such a file is ever run."""
 
+import json
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -34,12 +35,29 @@ def read(path: Path) -> Arrays:
         raise ConfigurationError(f"{path}: is not a readable checkpoint; remove it to start over") from error
 
 
-def with_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> Arrays:
-    """Tensors as arrays under prefix/name."""
-    return {f"{prefix}/{name}": value.detach().numpy() for name, value in tensors.items()}
+def write_facts(facts: Mapping[str, Any]) -> NDArray[Any]:
+    """What JSON can hold, as an array of a checkpoint."""
+    return np.array(json.dumps(facts))
 
 
-def part(state: Mapping[str, NDArray[Any]], prefix: str) -> dict[str, Tensor]:
-    """The tensors that `with_prefix` put there, as copies."""
+def read_facts(state: Mapping[str, NDArray[Any]], name: str = "facts") -> dict[str, Any]:
+    """What `write_facts` made the array of that name of."""
+    facts: dict[str, Any] = json.loads(str(state[name]))
+    return facts
+
+
+def add_prefix(prefix: str, arrays: Mapping[str, NDArray[Any] | Tensor]) -> Arrays:
+    """Copies of arrays or tensors, under prefix/name."""
+    plain = {name: value.detach().numpy() if isinstance(value, Tensor) else value for name, value in arrays.items()}
+    return {f"{prefix}/{name}": np.array(value) for name, value in plain.items()}
+
+
+def select_prefix(state: Mapping[str, NDArray[Any]], prefix: str) -> Arrays:
+    """The arrays that `add_prefix` put there."""
     begin = f"{prefix}/"
-    return {name.removeprefix(begin): torch.tensor(state[name]) for name in state if name.startswith(begin)}
+    return {name.removeprefix(begin): state[name] for name in state if name.startswith(begin)}
+
+
+def select_tensors(state: Mapping[str, NDArray[Any]], prefix: str) -> dict[str, Tensor]:
+    """The tensors that `add_prefix` put there, as copies."""
+    return {name: torch.tensor(array) for name, array in select_prefix(state, prefix).items()}

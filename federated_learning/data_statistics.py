@@ -4,8 +4,8 @@ Every sum is an exact integer, so that secure aggregation of hospitals' sums giv
 """
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from typing import SupportsInt
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,35 +14,28 @@ from contract.errors import ConfigurationError
 
 LEVELS = 4095
 """Pixel values in [0, 1] are counted in 1 / 4095: 12 bits, the depth of most radiographs."""
+PIXEL_SUMS = ("pixels", "pixel_total", "pixel_squares")
 
 
-@dataclass(frozen=True, kw_only=True)
-class PixelSums:
-    """Sums over all pixels, by channel: how many, their values and their squares in units of LEVELS."""
+def add_pixels(images: Iterable[NDArray[np.floating]]) -> dict[str, tuple[int, ...]]:
+    """Sums over all pixels, by channel: how many, their values, and their squares, in units of LEVELS.
 
-    count: tuple[int, ...]
-    total: tuple[int, ...]
-    squares: tuple[int, ...]
-
-
-def pixel_sums(images: Iterable[NDArray[np.floating]]) -> PixelSums:
-    """Over images (channels, height, width) with values in [0, 1]. Raises ConfigurationError without any image."""
+    Of images (channels, height, width) with values in [0, 1]. Raises ConfigurationError without any image.
+    """
     sums: NDArray[np.object_] | None = None  # of Python's integers, which do not overflow
     for image in images:
         values = np.rint(np.clip(image, 0, 1).astype(np.float64) * LEVELS).astype(np.int64)
-        rows = [(one.size, int(one.sum()), int((one * one).sum())) for one in values]
-        own = np.array(rows, dtype=object)
+        own = np.array([(one.size, int(one.sum()), int((one * one).sum())) for one in values], dtype=object)
         sums = own if sums is None else sums + own
     if sums is None:
         raise ConfigurationError("there is no image to take the mean of: check the data folder")
-    count, total, squares = (tuple(map(int, column)) for column in sums.T)
-    return PixelSums(count=count, total=total, squares=squares)
+    return {name: tuple(map(int, column)) for name, column in zip(PIXEL_SUMS, sums.T, strict=True)}
 
 
-def mean_and_deviation(sums: PixelSums) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def compute_statistics(sums: Mapping[str, Iterable[SupportsInt]]) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of each channel, rounded to four places as a model card states them."""
     means, deviations = [], []
-    for count, total, squares in zip(sums.count, sums.total, sums.squares, strict=True):
+    for count, total, squares in zip(*(map(int, sums[name]) for name in PIXEL_SUMS), strict=True):
         if count <= 0:
             raise ConfigurationError("the hospitals' pixel sums cover no pixel: check their data")
         if not (0 <= total <= count * LEVELS and 0 <= squares <= count * LEVELS**2):
@@ -57,14 +50,14 @@ def mean_and_deviation(sums: PixelSums) -> tuple[tuple[float, ...], tuple[float,
     return tuple(means), tuple(deviations)
 
 
-def class_counts(labels: NDArray[np.int64], classes: int) -> tuple[int, ...]:
+def count_classes(labels: NDArray[np.int64], classes: int) -> tuple[int, ...]:
     """How many examples each class has. Raises ConfigurationError for a label outside 0 .. classes - 1."""
     if len(labels) and not (labels.min() >= 0 and labels.max() < classes):
         raise ConfigurationError(f"a label lies outside the {classes} classes: check the class list")
     return tuple(int(count) for count in np.bincount(labels, minlength=classes))
 
 
-def class_weights(counts: Sequence[int], *, power: float) -> tuple[float, ...]:
+def weigh_classes(counts: Sequence[int], *, power: float) -> tuple[float, ...]:
     """Loss weight of each class: inverse frequency to `power`, scaled so that the mean over the examples is 1.
 
     Raises ConfigurationError if a class has no example at any hospital: such a model could never answer it.

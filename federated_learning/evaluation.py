@@ -1,7 +1,9 @@
 """Figures with intervals that respect that a patient has several images, and differences between two models."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,7 +11,7 @@ from numpy.typing import NDArray
 from contract.errors import ConfigurationError
 from contract.model_card import Metric
 from federated_learning import metrics as figures
-from federated_learning.metrics import Figure, Labels, Probabilities, Weightings, once
+from federated_learning.metrics import Figure, Labels, Probabilities, Weightings, compute_once
 
 DRAWS = 2000
 BLOCK = 1 << 23
@@ -21,22 +23,7 @@ def confusion_matrix(probabilities: Probabilities, labels: Labels) -> NDArray[np
     return np.asarray(figures.confusion(probabilities, labels, np.ones((1, len(labels))))[0], np.int64)
 
 
-def accuracy(probabilities: Probabilities, labels: Labels) -> float:
-    """Share of examples whose most probable class is the true one."""
-    return once(figures.accuracy, probabilities, labels)
-
-
-def calibration_error(probabilities: Probabilities, labels: Labels) -> float:
-    """Expected calibration error over `figures.BINS` equal bins of confidence."""
-    return once(figures.calibration_error, probabilities, labels)
-
-
-def selective_accuracy(probabilities: Probabilities, labels: Labels, *, uncertain_below: float) -> float:
-    """Accuracy over the examples whose largest probability reaches the threshold; nan where none does."""
-    return once(figures.selective_accuracy(uncertain_below), probabilities, labels)
-
-
-def uncertainty_threshold(probabilities: Probabilities, labels: Labels, *, wanted: float) -> float | None:
+def choose_threshold(probabilities: Probabilities, labels: Labels, *, wanted: float) -> float | None:
     """From which largest probability on answers are right often enough: the card's `uncertain_below`.
 
     The smallest of 0.01, 0.02, ..., 0.99 at which the share `wanted` of the answers that reach it is right, on
@@ -47,31 +34,20 @@ def uncertainty_threshold(probabilities: Probabilities, labels: Labels, *, wante
     """
     if not len(probabilities) == len(labels) > 0:
         raise ConfigurationError("a threshold needs at least one validation example, and a label for each")
-    if accuracy(probabilities, labels) >= wanted:
+    if compute_once(figures.accuracy, probabilities, labels) >= wanted:
         return None
-    thresholds = [hundredth / 100 for hundredth in range(1, 100)]
-    reached = (
-        threshold
-        for threshold in thresholds
-        if selective_accuracy(probabilities, labels, uncertain_below=threshold) >= wanted
-    )
-    return next(reached, thresholds[-1])
+    for hundredth in range(1, 99):
+        if compute_once(figures.selective_accuracy(hundredth / 100), probabilities, labels) >= wanted:
+            return hundredth / 100
+    return 0.99
 
 
-FIGURES: tuple[tuple[str, Figure], ...] = (
-    ("accuracy", figures.accuracy),
-    ("Matthews correlation coefficient", figures.matthews_correlation),
-    ("macro recall", figures.macro_recall),
-    ("macro one-versus-rest ROC-AUC", figures.macro_area_under_curve),
-)
-
-
-def certain_figures(uncertain_below: float) -> tuple[tuple[str, Figure], ...]:
-    """What a threshold does: how many answers it leaves, and how often those are right."""
-    return (
-        (f"share of answers with a probability of at least {uncertain_below:g}", figures.coverage(uncertain_below)),
-        ("accuracy of those answers", figures.selective_accuracy(uncertain_below)),
-    )
+FIGURES: Mapping[str, Figure] = MappingProxyType({
+    "accuracy": figures.accuracy,
+    "Matthews correlation coefficient": figures.matthews_correlation,
+    "macro recall": figures.macro_recall,
+    "macro one-versus-rest ROC-AUC": figures.macro_area_under_curve,
+})  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,11 +64,9 @@ class Estimate:
         return not self.low <= 0 <= self.high
 
 
-def _draws(patients: Sequence[str], *, draws: int, seed: int) -> Iterator[Weightings]:
+def _draw(patients: Sequence[str], *, draws: int, seed: int) -> Iterator[Weightings]:
     """Blocks of weightings: whole patients drawn with replacement, as many as there are."""
-    names = sorted(set(patients))
-    position = {name: index for index, name in enumerate(names)}
-    owner = np.asarray([position[name] for name in patients])
+    names, owner = np.unique(np.asarray(patients), return_inverse=True)
     generator = np.random.default_rng(seed)
     left, block = draws, max(1, BLOCK // len(owner))
     while left > 0:
@@ -103,12 +77,33 @@ def _draws(patients: Sequence[str], *, draws: int, seed: int) -> Iterator[Weight
         left -= now
 
 
-def _estimates(
-    figure: Callable[[Weightings], NDArray[np.float64]], patients: Sequence[str], *, draws: int, seed: int
+def bootstrap_patients(
+    wanted: Sequence[Figure],
+    probabilities: Probabilities,
+    labels: Labels,
+    patients: Sequence[str],
+    *,
+    less: Probabilities | None = None,
+    draws: int = DRAWS,
+    seed: int = 0,
 ) -> tuple[Estimate, ...]:
-    """Of several figures at once: `figure` gives (draws, figures)."""
-    values = figure(np.ones((1, len(patients))))[0]
-    drawn = np.concatenate([figure(weights) for weights in _draws(patients, draws=draws, seed=seed)])
+    """Percentile intervals over resampled patients: whole patients are drawn with replacement, all their images along.
+
+    Images of one patient resemble each other, so that resampling images would give intervals that are too narrow.
+
+    With `less`, of the figures less those of another model on the same examples, both with the same draws of patients:
+    what is hard for both falls out, so that the interval is narrower than two intervals side by side suggest.
+    """
+    both = (probabilities,) if less is None else (probabilities, less)
+    if not len(patients) == len(labels) > 0 or any(len(one) != len(labels) for one in both):
+        raise ConfigurationError("evaluation needs as many labels and patients as predictions, and at least one")
+
+    def compute(weights: Weightings) -> NDArray[np.float64]:
+        first, *second = (np.stack([figure(one, labels, weights) for figure in wanted], 1) for one in both)
+        return np.asarray(first - second[0] if second else first)
+
+    values = compute(np.ones((1, len(patients))))[0]
+    drawn = np.concatenate([compute(weights) for weights in _draw(patients, draws=draws, seed=seed)])
     drawn[:, np.isnan(values)] = 0  # what is not defined has no interval
     low, high = np.nanpercentile(drawn, [2.5, 97.5], axis=0)
     low, high = (np.where(np.isnan(values), np.nan, one) for one in (low, high))
@@ -118,79 +113,26 @@ def _estimates(
     )
 
 
-def patient_bootstrap(
-    wanted: Sequence[Figure],
-    probabilities: Probabilities,
-    labels: Labels,
-    patients: Sequence[str],
-    *,
-    draws: int = DRAWS,
-    seed: int = 0,
-) -> tuple[Estimate, ...]:
-    """Percentile intervals over resampled patients: whole patients are drawn with replacement, all their images along.
-
-    Images of one patient resemble each other, so that resampling images would give intervals that are too narrow.
-    """
-    _check_lengths(labels, patients, probabilities)
-    return _estimates(
-        lambda weights: np.stack([figure(probabilities, labels, weights) for figure in wanted], 1),
-        patients,
-        draws=draws,
-        seed=seed,
-    )
-
-
-def paired_difference(
-    wanted: Sequence[Figure],
-    first: Probabilities,
-    second: Probabilities,
-    labels: Labels,
-    patients: Sequence[str],
-    *,
-    draws: int = DRAWS,
-    seed: int = 0,
-) -> tuple[Estimate, ...]:
-    """Figures of `first` less those of `second` on the same examples, both with the same draws of patients.
-
-    What is hard for both falls out, so that the interval is narrower than two intervals side by side suggest.
-    """
-    _check_lengths(labels, patients, first, second)
-
-    def difference(weights: Weightings) -> NDArray[np.float64]:
-        return np.stack([figure(first, labels, weights) - figure(second, labels, weights) for figure in wanted], 1)
-
-    return _estimates(difference, patients, draws=draws, seed=seed)
-
-
-def _check_lengths(labels: Labels, patients: Sequence[str], *probabilities: Probabilities) -> None:
-    if not len(patients) == len(labels) > 0 or any(len(one) != len(labels) for one in probabilities):
-        raise ConfigurationError("evaluation needs as many labels and patients as predictions, and at least one")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReliabilityBin:
-    """Answers of about the same confidence."""
+class ReliabilityBin(NamedTuple):
+    """Answers of about the same confidence: their mean largest probability, how many of them are right, how many."""
 
     confidence: float
-    """Their mean largest probability."""
     accuracy: float
-    count: int
+    answers: int
 
 
-def reliability(probabilities: Probabilities, labels: Labels, *, bins: int = 10) -> tuple[ReliabilityBin, ...]:
+def compute_reliability(probabilities: Probabilities, labels: Labels, *, bins: int = 10) -> tuple[ReliabilityBin, ...]:
     """How often answers are right, by how confident they are: equal bins of confidence, without the empty ones."""
     confidence, right = probabilities.max(1), probabilities.argmax(1) == labels
     place = np.minimum((confidence * bins).astype(np.int64), bins - 1)
     return tuple(
-        ReliabilityBin(
-            confidence=float(confidence[inside].mean()), accuracy=float(right[inside].mean()), count=int(inside.sum())
-        )
+        ReliabilityBin(float(confidence[inside].mean()), float(right[inside].mean()), int(inside.sum()))
         for inside in (place == number for number in range(bins))
         if inside.any()
     )
 
 
-def metrics(
+def measure(
     probabilities: Probabilities,
     labels: Labels,
     patients: Sequence[str],
@@ -204,8 +146,13 @@ def metrics(
 
     A figure that is not defined on these examples is left out.
     """
-    names, wanted = zip(*(FIGURES + (certain_figures(uncertain_below) if uncertain_below else ())), strict=True)
-    estimates = patient_bootstrap(wanted, probabilities, labels, patients, draws=draws)
+    wanted = dict(FIGURES)
+    if uncertain_below:  # what a threshold does: how many answers it leaves, and how often those are right
+        wanted |= {
+            f"share of answers with a probability of at least {uncertain_below:g}": figures.coverage(uncertain_below),
+            "accuracy of those answers": figures.selective_accuracy(uncertain_below),
+        }
+    estimates = bootstrap_patients(tuple(wanted.values()), probabilities, labels, patients, draws=draws)
     return tuple(
         Metric(
             name=name,
@@ -215,6 +162,6 @@ def metrics(
             split=split,
             examples=len(labels),
         )
-        for name, estimate in zip(names, estimates, strict=True)
+        for name, estimate in zip(wanted, estimates, strict=True)
         if not np.isnan(estimate.value)
     )

@@ -12,10 +12,10 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from contract.errors import ModelFileError
-from contract.files import replace
 from contract.model_card import InputSpecification
 from federated_learning.architectures import fold_normalisation
-from federated_learning.data_source import ImageArray
+from federated_learning.data_source.images import ImageArray
+from federated_learning.torch_networks import predict
 from plumbing.onnx_runtime import load_onnxruntime
 
 OPERATORS = frozenset({
@@ -131,11 +131,4 @@ def run_onnx(model: Path | onnx.ModelProto, images: ImageArray, *, batch: int = 
 
 def largest_difference(network: nn.Module, model: Path | onnx.ModelProto, images: NDArray[np.float32]) -> float:
     """Largest absolute gap between the logits of the network and of its exported model: float16 rounding, mostly."""
-    from federated_learning.torch_networks import predict
-
     return float(np.abs(predict(network, images) - run_onnx(model, images)).max())
-
-
-def write_model(model: onnx.ModelProto, path: Path) -> None:
-    """Write model.onnx as a single file; a crash leaves either the old file or the new one."""
-    replace(path, model.SerializeToString(), mode=None)

@@ -1,6 +1,15 @@
 """What is wrong with a file, for somebody who writes settings and no programs."""
 
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
 from pydantic import ValidationError
+
+from contract.errors import ConfigurationError
+from contract.files import read_bounded
+
+T = TypeVar("T")
 
 WORDS = {
     "missing": "is missing",
@@ -19,3 +28,13 @@ def explain_fault(error: ValidationError) -> str:
     words = WORDS.get(first["type"], first["msg"].removeprefix("Value error, ").replace("Input should", "must"))
     where = ".".join(str(part) for part in first["loc"])
     return f"{where}: {words}" if where else words
+
+
+def read_json(
+    path: Path, validate: Callable[[bytes], T], *, limit: int = 1 << 24, remedy: str = "correct the file"
+) -> T:
+    """What `validate` makes of a file. Raises ConfigurationError that names the field which is wrong, and `remedy`."""
+    try:
+        return validate(read_bounded(path, limit=limit))
+    except ValidationError as error:
+        raise ConfigurationError(f"{path}: {explain_fault(error)}; {remedy}") from error

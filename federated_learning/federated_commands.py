@@ -3,19 +3,16 @@
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from shlex import join
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from federated_learning.centralised_command import write_publish_command
 from federated_learning.loopback.arguments import ImageFolder, images_to_train_on
-from plumbing.command_line import say
+from plumbing.command_line import console, say
 
 if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.progress import Progress, TaskID
-
-    from federated_learning.loopback.run import Loopback, LoopbackSettings
+    from federated_learning.loopback.run import LoopbackSettings
 
 Config = Annotated[Path, typer.Option(help="TOML file of settings.", dir_okay=False, exists=True)]
 
@@ -65,20 +62,18 @@ def fingerprint(participants: Annotated[Path, typer.Argument(exists=True, dir_ok
 
 def coordinator(*, config: Config) -> None:
     """Run a federated training, or go on with one that was interrupted."""
-    from rich.console import Console
-
     from federated_learning.flower.running import run_coordinator
     from federated_learning.rounds.course import Course
-    from federated_learning.rounds.display import Display
+    from federated_learning.rounds.display import Display, print_on
     from federated_learning.rounds.participants import read_participants
     from federated_learning.rounds.settings import CoordinatorSettings
     from plumbing.settings import load_settings
 
     settings = load_settings(CoordinatorSettings, config)
-    participants, console = read_participants(settings.federation), Console(stderr=True)
-    for line in Course(settings, participants).words():
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
-    with Display(console, participants.names) as display:
+    participants, output = read_participants(settings.federation), console()
+    for line in Course(settings, participants).describe():
+        print_on(output)(line)
+    with Display(output, participants.names) as display:
         run_coordinator(settings, show=display.show, finished=display.finished)
     command = write_publish_command(settings.output, data="IMAGES", manifest="TABLE.csv")
     say(f"finished: {settings.output}; whoever holds images to test on publishes it with: {command}")
@@ -90,32 +85,17 @@ def hospital(
     with_parent: Annotated[bool, typer.Option("--with-parent", hidden=True)] = False,
 ) -> None:
     """Take part in a federated training with this hospital's images, until the run is finished."""
-    from rich.console import Console
-
     from federated_learning.flower.processes import end_with_parent
     from federated_learning.flower.running import run_hospital
+    from federated_learning.rounds.display import print_on, show_bars
     from federated_learning.rounds.settings import HospitalSettings
     from plumbing.settings import load_settings
 
     if with_parent:
         end_with_parent()
-    settings, console = load_settings(HospitalSettings, config), Console(stderr=True)
-
-    def say(text: str) -> None:
-        console.print(text, highlight=False, markup=False, soft_wrap=True)
-
-    with _progress(console) as bar:
-        tasks: dict[str, TaskID] = {}
-
-        def advance(what: str, done: int, everything: int) -> None:
-            if what not in tasks:
-                for old in tasks.values():
-                    bar.remove_task(old)
-                tasks.clear()
-                tasks[what] = bar.add_task(what)
-            bar.update(tasks[what], completed=done, total=everything)
-
-        run_hospital(settings, say=say, progress=advance)
+    settings, output = load_settings(HospitalSettings, config), console()
+    with show_bars(output) as advance:
+        run_hospital(settings, say=print_on(output), progress=advance)
 
 
 def federate(
@@ -148,78 +128,64 @@ def federate(
     described = config is not None or description is not None
     images = images_to_train_on(data, manifest, output=output, smoke=smoke, described=described)
     from federated_learning.loopback.run import Loopback, LoopbackSettings, smoke_settings
+    from federated_learning.rounds.display import Display, print_on
 
-    said = {"rounds": rounds, "training_roles": training_role, "validation_role": validation_role}
+    typed = {"rounds": rounds, "training_roles": training_role, "validation_role": validation_role}
     count = hospitals or (4 if smoke else 3)
-    small = smoke_settings(count) if smoke else LoopbackSettings()
-    settings = _loopback_settings(config, images, said, description=description, otherwise=small)
+    usual = smoke_settings(count) if smoke else LoopbackSettings()
+    settings = _complete_settings(config, images, typed, description=description, usual=usual)
     with tempfile.TemporaryDirectory(prefix="training-") as temporary:
         loopback = Loopback(settings, output or Path(temporary), hospitals=count, images=images)
-        _run(loopback)
+        names, screen = loopback.participants.names, console()
+        say(f"starting {len(names)} hospitals and their coordinator (half a minute)")
+        with Display(screen, names) as display:
+            loopback.run(show=display.show, finished=display.finished, say=print_on(screen))
+        run = loopback.coordinator_settings.output
         if output is not None:
-            typer.echo(f"written: {loopback.coordinator_settings.output}")
+            typer.echo(f"written: {run}")
         if model is not None:
-            _publish(loopback, model)
+            from federated_learning.data_source.examples import choose_test_roles
+            from federated_learning.publication import publish
+
+            source = loopback.source()
+            publish(run, model, source=source, test_roles=choose_test_roles(source, None), progress=typer.echo)
+            typer.echo(f"written: {model}")
         elif output is not None:
-            run = loopback.coordinator_settings.output
             say(f"publish it with: {write_publish_command(run, data=loopback.data, manifest=loopback.manifest)}")
 
 
-def _run(loopback: "Loopback") -> None:
-    from rich.console import Console
-
-    from federated_learning.rounds.display import Display
-
-    console = Console(stderr=True)
-    say(f"starting {len(loopback.participants.names)} hospitals and their coordinator (half a minute)")
-    with Display(console, loopback.participants.names) as display:
-        loopback.run(
-            show=display.show,
-            finished=display.finished,
-            say=lambda text: console.print(text, highlight=False, markup=False, soft_wrap=True),  # between the bars
-        )
+def write_publish_command(run: Path, *, data: Path | str, manifest: Path | str | None) -> str:
+    """The command that publishes a run, ready to be typed."""
+    table = [] if manifest is None else ["--manifest", str(manifest)]
+    model = Path(run) / "model"
+    return join(
+        ["federated-learning", "publish", "--run", str(run), "--data", str(data), *table, "--model", str(model)]
+    )
 
 
-def _progress(console: "Console") -> "Progress":
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("left:"), TimeRemainingColumn())
-    return Progress(*columns, console=console, disable=not console.is_terminal)
-
-
-def _publish(loopback: "Loopback", model: Path) -> None:
-    from federated_learning.data_source import test_roles
-    from federated_learning.publication import publish
-
-    source = loopback.source()
-    roles = test_roles(source, None)
-    publish(loopback.coordinator_settings.output, model, source=source, test_roles=roles, progress=typer.echo)
-    typer.echo(f"written: {model}")
-
-
-def _loopback_settings(
+def _complete_settings(
     config: Path | None,
     images: ImageFolder | None,
-    said: Mapping[str, Any],
+    typed: Mapping[str, Any],
     *,
     description: str | None,
-    otherwise: "LoopbackSettings",
+    usual: "LoopbackSettings",
 ) -> "LoopbackSettings":
-    """What the file says, or `otherwise`; before it goes what was typed, after it what belongs to the images."""
+    """What was typed, else what the file says (`usual` without one), else what belongs to the images."""
     from federated_learning.loopback.run import LoopbackSettings
     from federated_learning.recipe import find_description
     from plumbing.settings import load_settings
 
-    settings = otherwise if config is None else load_settings(LoopbackSettings, config)
-    typed = {name: tuple(value) if isinstance(value, list) else value for name, value in said.items() if value}
+    settings = usual if config is None else load_settings(LoopbackSettings, config)
+    chosen = {name: tuple(value) if isinstance(value, list) else value for name, value in typed.items() if value}
     if description is not None:
-        typed["description"] = find_description(description)
+        chosen["description"] = find_description(description)
     own: dict[str, Any] = {}
     if images is not None:
         own = {"training_roles": images.training_roles, "validation_role": images.validation_role}
         own["description"] = images.description and find_description(images.description)
-    unsaid = {name: value for name, value in own.items() if getattr(settings, name) is None}
-    return settings.model_copy(update=unsaid | typed)
+    open_still = {name: value for name, value in own.items() if getattr(settings, name) is None}
+    return settings.model_copy(update=open_still | chosen)
 
 
 COMMANDS = (make_keys, make_federation, fingerprint, coordinator, hospital, federate)

@@ -3,31 +3,40 @@
 Both are the same loop over the same local training; a centralised run has one hospital.
 """
 
-import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from string import ascii_lowercase
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.progress import Progress as ProgressBar
 from torch import Tensor, nn
 
 from contract.base import Strict
 from contract.errors import ConfigurationError
-from contract.model_card import FederationRecord
+from contract.model_card import FederatedTraining
+from federated_learning import checkpoints
 from federated_learning.averaging import GlobalModel, weighted_mean
-from federated_learning.checkpoints import Arrays, part, read, save, with_prefix
-from federated_learning.data_source import DataSource, ImageArray, LazyImages, check_disjoint_patients, prepare
-from federated_learning.data_statistics import class_counts, class_weights, mean_and_deviation, pixel_sums
+from federated_learning.checkpoints import Arrays
+from federated_learning.data_source.examples import DataSource, check_disjoint_patients
+from federated_learning.data_source.images import ImageArray, LazyImages
+from federated_learning.data_source.preparing import prepare
+from federated_learning.data_statistics import add_pixels, compute_statistics, count_classes, weigh_classes
 from federated_learning.local_training import LocalTrainer, Progress, evaluate, silent
-from federated_learning.run_records import RoundRecord, RunKind, RunRecord, append_round, write_run
+from federated_learning.rounds.display import show_bars
+from federated_learning.run_records import (
+    RoundRecord,
+    RunKind,
+    RunRecord,
+    append_round,
+    describe_training,
+    write_run,
+)
 from federated_learning.torch_networks import Labels, network_with
 from federated_learning.training_settings import RoundTask, Stage, TrainingSettings, plan_rounds
+from plumbing.command_line import console
 
 
 class EpochResult(Strict):
@@ -40,33 +49,28 @@ class EpochResult(Strict):
     validation_loss: float
     final_size: bool
 
-    def better_than(self, other: "EpochResult") -> bool:
+    @property
+    def rank(self) -> tuple[float, float]:
         """More right answers, or as many with a lower loss."""
-        return (self.accuracy, -self.validation_loss) > (other.accuracy, -other.validation_loss)
-
-
-def make_trainer(settings: TrainingSettings, hospitals: Mapping[str, tuple[ImageArray, Labels]]) -> "Trainer":
-    """A run over these hospitals' images and labels; class weights follow from the counts of all of them together.
-
-    A centralised run has one, without a name.
-    """
-    counts = class_counts(np.concatenate([labels for _, labels in hospitals.values()]), settings.classes)
-    weights = class_weights(counts, power=settings.class_balance)
-    trainers = [
-        LocalTrainer(settings, images=images, labels=labels, hospital=name, class_weights=weights)
-        for name, (images, labels) in hospitals.items()
-    ]
-    return Trainer(settings, trainers, examples=sum(counts))
+        return self.accuracy, -self.validation_loss
 
 
 class Trainer:
     """The state of a run; `run_round` advances it. State after a round depends on the settings and the data alone."""
 
-    def __init__(self, settings: TrainingSettings, hospitals: Sequence[LocalTrainer], *, examples: int) -> None:
-        """`hospitals` hold `examples` training images together."""
+    def __init__(self, settings: TrainingSettings, hospitals: Mapping[str, tuple[ImageArray, Labels]]) -> None:
+        """A run over these hospitals' images and labels; class weights follow from the counts of all of them together.
+
+        A centralised run has one, without a name.
+        """
         self.settings = settings
-        self.hospitals = tuple(hospitals)
-        self.tasks = plan_rounds(settings, examples=examples, hospitals=len(hospitals))
+        counts = count_classes(np.concatenate([labels for _, labels in hospitals.values()]), settings.classes)
+        weights = weigh_classes(counts, power=settings.class_balance)
+        self.hospitals = tuple(
+            LocalTrainer(settings, images=images, labels=labels, hospital=name, class_weights=weights)
+            for name, (images, labels) in hospitals.items()
+        )
+        self.tasks = plan_rounds(settings, examples=sum(counts), hospitals=len(hospitals))
         self.model = GlobalModel(settings)
         self.rounds = 0
         """Rounds done."""
@@ -85,8 +89,8 @@ class Trainer:
         `progress(done, all)` counts image points drawn over the whole run.
         """
         task = self.tasks[self.rounds]
-        passed = sum(map(_points, self.tasks[: self.rounds]))
-        everything, share = sum(map(_points, self.tasks)), _points(task) / len(self.hospitals)
+        passed = sum(map(_count_points, self.tasks[: self.rounds]))
+        everything, share = sum(map(_count_points, self.tasks)), _count_points(task) / len(self.hospitals)
         updates, results = [], []
         for index, hospital in enumerate(self.hospitals):
             hospital.load(self.model.weights)
@@ -106,23 +110,24 @@ class Trainer:
 
     def state(self) -> Arrays:
         """All that `restore` needs, as arrays by name."""
-        arrays = {"facts": self._facts()} | self.model.state()
+        arrays = {"facts": self._note_facts()} | self.model.state()
         for index, hospital in enumerate(self.hospitals):
-            arrays |= {f"hospital/{index}/{name}": value for name, value in hospital.state().items()}
+            arrays |= checkpoints.add_prefix(f"hospital/{index}", hospital.state())
         return arrays
 
     def chosen(self) -> Arrays:
         """The averaged weights and how they came about, as arrays by name: what is kept of the best epoch."""
-        return {"facts": self._facts()} | with_prefix("average", self.model.average)
+        return {"facts": self._note_facts()} | checkpoints.add_prefix("average", self.model.average)
 
-    def _facts(self) -> NDArray[Any]:
-        facts = {
-            "epoch": self.epoch,
-            "rounds": self.rounds,
-            "history": [line.model_dump() for line in self.history],
-            "plans": [(epoch, [stage.model_dump() for stage in stages]) for epoch, stages in self.plans],
-        }
-        return np.array(json.dumps(facts))
+    def _note_facts(self) -> NDArray[Any]:
+        return checkpoints.write_facts(
+            {
+                "epoch": self.epoch,
+                "rounds": self.rounds,
+                "history": [line.model_dump() for line in self.history],
+                "plans": [(epoch, [stage.model_dump() for stage in stages]) for epoch, stages in self.plans],
+            }
+        )
 
     def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
         """Continue where `state` was taken.
@@ -130,10 +135,9 @@ class Trainer:
         The stages may differ, to shorten or extend a run; the learning rate then follows the new plan from here on.
         Raises ConfigurationError if any other setting differs.
         """
-        facts = json.loads(str(state["facts"]))
+        facts = checkpoints.read_facts(state)
         for index, hospital in enumerate(self.hospitals):
-            prefix = f"hospital/{index}/"
-            hospital.restore({n.removeprefix(prefix): value for n, value in state.items() if n.startswith(prefix)})
+            hospital.restore(checkpoints.select_prefix(state, f"hospital/{index}"))
         self.model.restore(state)
         self.history = [EpochResult.model_validate(line) for line in facts["history"]]
         self.plans = [(begin, tuple(map(Stage.model_validate, stages))) for begin, stages in facts["plans"]]
@@ -143,7 +147,7 @@ class Trainer:
             self.rounds = sum(task.epoch < facts["epoch"] for task in self.tasks)
 
 
-def _points(task: RoundTask) -> int:
+def _count_points(task: RoundTask) -> int:
     return task.batches * task.batch * task.size**2
 
 
@@ -156,9 +160,11 @@ class Chosen(Strict):
 
 def read_chosen(path: Path) -> tuple[dict[str, Tensor], Chosen]:
     """The averaged weights in a file written by `save`, and their history. Raises ConfigurationError."""
-    arrays = read(path)
-    facts = json.loads(str(arrays["facts"]))
-    return part(arrays, "average"), Chosen.model_validate({"epoch": facts["epoch"], "plans": facts["plans"]})
+    arrays = checkpoints.read(path)
+    facts = checkpoints.read_facts(arrays)
+    return checkpoints.select_tensors(arrays, "average"), Chosen.model_validate(
+        {"epoch": facts["epoch"], "plans": facts["plans"]}
+    )
 
 
 def fit(
@@ -178,7 +184,7 @@ def fit(
     """
     checkpoint, best = folder / "checkpoint.npz", folder / "best.npz"
     if checkpoint.exists():
-        trainer.restore(read(checkpoint))
+        trainer.restore(checkpoints.read(checkpoint))
     losses: list[float] = []
     while trainer.rounds < len(trainer.tasks):
         task = trainer.tasks[trainer.rounds]
@@ -197,11 +203,11 @@ def fit(
             final_size=task.final_size,
         )
         losses = []
-        better = line.final_size and all(line.better_than(old) for old in trainer.history if old.final_size)
+        better = line.final_size and all(line.rank > old.rank for old in trainer.history if old.final_size)
         trainer.history.append(line)
         if better:
-            save(trainer.chosen(), best)
-        save(trainer.state(), checkpoint)
+            checkpoints.save(trainer.chosen(), best)
+        checkpoints.save(trainer.state(), checkpoint)
         report(line)
     if not best.exists():
         raise ConfigurationError("training stopped before any epoch at the model's size: allow more patience")
@@ -210,23 +216,15 @@ def fit(
 
 def run_training(record: RunRecord, source: DataSource, *, output: Path) -> None:
     """Read the images, train, and write the record of the run; bars show how far. Raises ConfigurationError."""
-    console = Console(stderr=True)
+    screen = console()
     check_disjoint_patients(source.examples(*record.training_roles), source.examples(record.validation_role))
     output.mkdir(parents=True, exist_ok=True)
-    with _progress_bar(console) as bar:
-        reading = bar.add_task("reading")
-
-        def read(done: int, everything: int) -> None:
-            bar.update(reading, completed=done, total=everything)
-
+    with show_bars(screen) as advance:
+        read, train = partial(advance, "reading"), partial(advance, "training")
         record, hospitals = _prepare_hospitals(record, source, cache=output, progress=read)
         held_out = prepare(source, [record.validation_role], record.description.input, cache=output, progress=read)
-        console.print(f"{sum(len(found) for _, found in hospitals.values())} images to train on")
-        trainer = make_trainer(record.settings, hospitals)
-        task = bar.add_task("training")
-
-        def advance(done: int, everything: int) -> None:
-            bar.update(task, completed=done, total=everything)
+        screen.print(f"{sum(len(found) for _, found in hospitals.values())} images to train on")
+        trainer = Trainer(record.settings, hospitals)
 
         def report(line: EpochResult) -> None:
             kept = RoundRecord(
@@ -236,19 +234,17 @@ def run_training(record: RunRecord, source: DataSource, *, output: Path) -> None
                 validation_accuracy=line.accuracy,
             )
             append_round(output, kept)
-            console.print(
+            screen.print(
                 f"epoch {line.epoch} of {record.settings.epochs}, {line.size} px: loss {line.loss:.3f}, "
                 f"{record.validation_role} accuracy {line.accuracy:.3f}"
             )
 
-        fit(trainer, images=held_out.images, labels=held_out.labels, folder=output, report=report, progress=advance)
+        fit(trainer, images=held_out.images, labels=held_out.labels, folder=output, report=report, progress=train)
     # Only now: settings that a checkpoint refused must not replace those it was made with.
     chosen = read_chosen(output / "best.npz")[1]
-    write_run(
-        output, record.model_copy(update={"federation": _describe_federation(record, trainer, chosen, hospitals)})
-    )
+    write_run(output, record.model_copy(update={"federation": _describe_training(record, trainer, chosen, hospitals)}))
     best = max(line.accuracy for line in trainer.history if line.final_size)
-    console.print(f"best {record.validation_role} accuracy {best:.4f}")
+    screen.print(f"best {record.validation_role} accuracy {best:.4f}")
 
 
 def _prepare_hospitals(
@@ -260,7 +256,7 @@ def _prepare_hospitals(
     names = [f"hospital-{letter}" for letter in ascii_lowercase[: len(groups)]] if apart else [""]
     found = [prepare(source, roles, record.description.input, cache=cache, progress=progress) for roles in groups]
     pictures = (picture for prepared in found for picture in prepared.images.in_unit_range())
-    mean, deviation = mean_and_deviation(pixel_sums(pictures))
+    mean, deviation = compute_statistics(add_pixels(pictures))
     described = record.description.with_statistics(mean, deviation)
     hospitals = {
         name: (prepared.images.with_statistics(mean, deviation), prepared.labels)
@@ -269,26 +265,18 @@ def _prepare_hospitals(
     return record.model_copy(update={"description": described}), hospitals
 
 
-def _describe_federation(
+def _describe_training(
     record: RunRecord, trainer: Trainer, chosen: Chosen, hospitals: Mapping[str, tuple[LazyImages, Labels]]
-) -> FederationRecord | None:
+) -> FederatedTraining | None:
     if record.kind is not RunKind.FEDERATED:
         return None
-    settings = record.settings
     labels = np.concatenate([found for _, found in hospitals.values()])
-    method = "FedAvg" if settings.proximal == 0 else f"FedProx (mu {settings.proximal:g})"
-    return FederationRecord(
+    classes = record.description.classes
+    return describe_training(
+        record.settings,
         hospitals=tuple(hospitals),
+        class_counts=dict(zip(classes, count_classes(labels, len(classes)), strict=True)),
         rounds=trainer.rounds,
         chosen_round=sum(task.epoch < chosen.epoch for task in trainer.tasks),
-        method=f"{method} weighted by examples, in one process",
-        local_batches=settings.sync_every,
-        examples=len(labels),
-        class_counts=dict(zip(record.description.classes, class_counts(labels, settings.classes), strict=True)),
+        how="in one process",
     )
-
-
-def _progress_bar(console: Console) -> ProgressBar:
-    """Bars with the time passed and left."""
-    left = (TimeElapsedColumn(), TextColumn("left:"), TimeRemainingColumn())
-    return ProgressBar(TextColumn("{task.description}"), BarColumn(), *left, console=console)

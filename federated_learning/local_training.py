@@ -1,7 +1,6 @@
 """What one hospital does between two aggregations; a centralised run is a single hospital that holds every image."""
 
 import hashlib
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,8 +14,8 @@ from torch import Tensor, nn
 
 from contract.errors import ConfigurationError
 from federated_learning.augmentation import augment, mix, resize
-from federated_learning.checkpoints import Arrays, part, with_prefix
-from federated_learning.data_source import ImageArray, LazyImages
+from federated_learning.checkpoints import Arrays, add_prefix, read_facts, select_tensors, write_facts
+from federated_learning.data_source.images import ImageArray, LazyImages
 from federated_learning.torch_networks import (
     Labels,
     Weights,
@@ -88,14 +87,6 @@ def learning_rate(settings: TrainingSettings, done: float) -> float:
         return settings.peak_rate * done / settings.warm_up
     falling = (done - settings.warm_up) / (1 - settings.warm_up)
     return settings.peak_rate * 0.5 * (1 + math.cos(math.pi * falling))
-
-
-@torch.no_grad()
-def add_proximal_gradient(network: nn.Module, anchor: dict[str, Tensor], strength: float) -> None:
-    """FedProx: the gradient of strength / 2 * |weights - anchor|^2 on top of the loss's own."""
-    for name, parameter in network.named_parameters():
-        if parameter.grad is not None:
-            parameter.grad.add_(parameter - anchor[name], alpha=strength)
 
 
 class LocalTrainer:
@@ -225,10 +216,11 @@ class LocalTrainer:
 
     def _train_batch(self, source: ImageArray, chosen: NDArray[np.int64]) -> float:
         settings, generator = self.settings, self._generator("batch", self._step)
+        halved = settings.precision == "bfloat16"
         images = augment(torch.from_numpy(source[chosen]), settings.augmentation, generator)
         targets = F.one_hot(self._labels[torch.from_numpy(chosen)], settings.classes).float()
         images, targets = mix(images, targets, settings.augmentation, generator)
-        with torch.random.fork_rng(devices=[]), torch.autocast("cpu", torch.bfloat16, enabled=self._halved):
+        with torch.random.fork_rng(devices=[]), torch.autocast("cpu", torch.bfloat16, enabled=halved):
             torch.manual_seed(generator.initial_seed())  # dropout draws from the global generator
             logits = self._network(images.contiguous(memory_format=torch.channels_last))
         loss = F.cross_entropy(
@@ -237,14 +229,13 @@ class LocalTrainer:
         self._optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         if settings.proximal:
-            add_proximal_gradient(self._network, self._loaded, settings.proximal)
+            # FedProx: the gradient of strength / 2 * |weights - global weights|^2 on top of the loss's own.
+            for name, parameter in self._network.named_parameters():
+                if parameter.grad is not None:
+                    parameter.grad.add_(parameter.detach() - self._loaded[name], alpha=settings.proximal)
         self._optimizer.step()
         self._step += 1
         return loss.item()
-
-    @property
-    def _halved(self) -> bool:
-        return self.settings.precision == "bfloat16"
 
     def _check_early_stop(self, size: int) -> None:
         if self.settings.local_patience is None:
@@ -273,11 +264,11 @@ class LocalTrainer:
             "best_loss": self._best_loss,
             "without_gain": self._without_gain,
         }
-        arrays: Arrays = {"local": np.array(json.dumps(counters))}
+        arrays: Arrays = {"local": write_facts(counters)}
         for parameter, moments in self._optimizer.state_dict()["state"].items():
-            tensors = {name: torch.as_tensor(value) for name, value in moments.items() if value is not None}
-            arrays |= with_prefix(f"optimizer/{parameter}", tensors)
-        return {name: array.copy() for name, array in arrays.items()}
+            known = {name: value for name, value in moments.items() if value is not None}
+            arrays |= add_prefix(f"optimizer/{parameter}", known)
+        return arrays
 
     def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
         """Continue where `state` was taken: between two rounds.
@@ -285,7 +276,7 @@ class LocalTrainer:
         Stages may differ from then. Raises ConfigurationError if another setting, the hospital or its number of images
         does.
         """
-        facts = json.loads(str(state["local"]))
+        facts = read_facts(state, "local")
         then = TrainingSettings.model_validate_json(facts["settings"])
         if then.model_copy(update={"stages": self.settings.stages}) != self.settings:
             raise ConfigurationError(
@@ -302,7 +293,7 @@ class LocalTrainer:
         self._order = self._shuffled()
         moments: dict[int, dict[str, Tensor]] = {}
         parameters = [parameter for group in self._optimizer.param_groups for parameter in group["params"]]
-        for name, value in part(state, "optimizer").items():
+        for name, value in select_tensors(state, "optimizer").items():
             index, moment = name.split("/")
             like = parameters[int(index)]
             # A fused optimiser goes through parameter and moments in the order of their memory, which must be one.

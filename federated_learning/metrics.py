@@ -64,7 +64,7 @@ def make_recall(label: int) -> Figure:
 
 
 def matthews_correlation(probabilities: Probabilities, labels: Labels, weights: Weightings) -> Values:
-    """Matthews' correlation coefficient for several classes (Gorodkin 2004); 0 where truth or answer never varies."""
+    """Matthews' correlation coefficient for several classes (Gorodkin 2004); 0 if truth or answer never varies."""
     matrix = confusion(probabilities, labels, weights)
     true, answered, total = matrix.sum(2), matrix.sum(1), matrix.sum((1, 2))
     covariance = np.trace(matrix, axis1=1, axis2=2) * total - (true * answered).sum(1)
@@ -94,8 +94,8 @@ def macro_area_under_curve(probabilities: Probabilities, labels: Labels, weights
 
 def log_loss(probabilities: Probabilities, labels: Labels, weights: Weightings) -> Values:
     """Mean negative log-likelihood of the true class, in nats; a probability of 0 counts as the smallest number."""
-    told = np.maximum(probabilities[np.arange(len(labels)), labels], np.finfo(np.float64).tiny)
-    return _ratio(weights @ -np.log(told), weights.sum(1))
+    found = np.maximum(probabilities[np.arange(len(labels)), labels], np.finfo(np.float64).tiny)
+    return _ratio(weights @ -np.log(found), weights.sum(1))
 
 
 def calibration_error(probabilities: Probabilities, labels: Labels, weights: Weightings) -> Values:
@@ -114,7 +114,7 @@ def coverage(uncertain_below: float) -> Figure:
 
 
 def selective_accuracy(uncertain_below: float) -> Figure:
-    """Accuracy over the examples whose largest probability reaches the threshold; nan where none does."""
+    """Accuracy over the examples whose largest probability reaches the threshold; nan if none does."""
 
     def figure(probabilities: Probabilities, labels: Labels, weights: Weightings) -> Values:
         kept = probabilities.max(1) >= uncertain_below
@@ -123,6 +123,6 @@ def selective_accuracy(uncertain_below: float) -> Figure:
     return figure
 
 
-def once(figure: Figure, probabilities: Probabilities, labels: Labels) -> float:
+def compute_once(figure: Figure, probabilities: Probabilities, labels: Labels) -> float:
     """The figure with every example counted once."""
     return float(figure(probabilities, labels, np.ones((1, len(labels))))[0])

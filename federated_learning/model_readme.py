@@ -7,9 +7,10 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from contract.model_card import FederationRecord, ModelCard, OutputPolicy
+from contract.model_card import FederatedTraining, ModelCard, OutputPolicy
 from federated_learning.evaluation import DRAWS, confusion_matrix
 from federated_learning.metrics import Labels, Probabilities
+from federated_learning.report.writing import table
 
 WANTED_ACCURACY = 0.9
 """Of the answers that are not shown as uncertain, on validation data."""
@@ -17,7 +18,7 @@ WANTED_ACCURACY = 0.9
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Split:
-    """What the README tells of one role besides the card's figures."""
+    """What the README says of one role besides the card's figures."""
 
     confusion: NDArray[np.int64]
     """(classes, classes), row: true class."""
@@ -28,7 +29,9 @@ class Split:
     """Of these, how many are right."""
 
     @classmethod
-    def of(cls, probabilities: Probabilities, labels: Labels, *, patients: int, uncertain_below: float | None) -> Self:
+    def count(
+        cls, probabilities: Probabilities, labels: Labels, *, patients: int, uncertain_below: float | None
+    ) -> Self:
         """Of probabilities (examples, classes) and true classes (examples,)."""
         reached = probabilities.max(1) >= (uncertain_below or 0.0)
         right = probabilities.argmax(1) == labels
@@ -45,60 +48,58 @@ class Split:
         return int(self.confusion.sum())
 
 
-def readme(card: ModelCard, splits: Mapping[str, Split], *, validation_role: str) -> str:
+def write_readme(card: ModelCard, splits: Mapping[str, Split], *, validation_role: str) -> str:
     """The card's figures and words as Markdown. `splits` by role, the validation role among them."""
-    lines = [f"# {card.title}", "", f"`{card.name}` {card.version}. {card.intended_use}", "", "## Results", ""]
-    lines += ["| split | images | figure | value | 95 % interval |", "| --- | --- | --- | --- | --- |"]
-    for metric in card.metrics:
-        interval = "" if metric.interval_95 is None else "{:.3f} to {:.3f}".format(*metric.interval_95)
-        lines.append(f"| {metric.split} | {metric.examples} | {metric.name} | {metric.value:.3f} | {interval} |")
-    lines += ["", *_paragraphs(card, splits, validation_role)]
+    figures = [
+        (
+            metric.split,
+            str(metric.examples),
+            metric.name,
+            f"{metric.value:.3f}",
+            "" if metric.interval_95 is None else "{:.3f} to {:.3f}".format(*metric.interval_95),
+        )
+        for metric in card.metrics
+    ]
+    parts = [f"# {card.title}", f"`{card.name}` {card.version}. {card.intended_use}", "## Results"]
+    parts += [table(("split", "images", "figure", "value", "95 % interval"), figures)]
+    parts += _explain_figures(card, splits, validation_role)
     for role, split in splits.items():
-        lines += [f"Confusion on {role} (rows: true class):", "", f"| | {' | '.join(card.classes)} |"]
-        lines.append("| --- |" + " --- |" * len(card.classes))
-        rows = zip(card.classes, split.confusion, strict=True)
-        lines += [f"| {name} | {' | '.join(map(str, row))} |" for name, row in rows]
-        lines.append("")
-    lines += ["## Training", "", card.training, ""]
+        rows = [(name, *map(str, row)) for name, row in zip(card.classes, split.confusion, strict=True)]
+        parts += [f"Confusion on {role} (rows: true class):", table(("", *card.classes), rows)]
+    parts += ["## Training", card.training]
     if card.federation is not None:
-        lines += ["| federation | |", "| --- | --- |"]
-        lines += [f"| {name} | {value} |" for name, value in _facts(card.federation)]
-        lines.append("")
-    lines += ["## Data", "", *(f"- {text}" for text in card.citations or _data_sets(card))]
-    return "\n".join(lines) + "\n"
+        parts.append(table(("federated training", ""), list(_describe_training(card.federation))))
+    data = card.citations or dict.fromkeys(metric.data_set for metric in card.metrics) or ("Nobody wrote what it is.",)
+    parts += ["## Data", "\n".join(f"- {text}" for text in data)]
+    return "\n\n".join(parts) + "\n"
 
 
-def _data_sets(card: ModelCard) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(metric.data_set for metric in card.metrics)) or ("Nobody wrote what the data are.",)
-
-
-def _paragraphs(card: ModelCard, splits: Mapping[str, Split], validation_role: str) -> Iterator[str]:
-    """What the figures mean, each paragraph followed by an empty line."""
+def _explain_figures(card: ModelCard, splits: Mapping[str, Split], validation_role: str) -> Iterator[str]:
+    """What the figures mean, by paragraph."""
     if any(metric.interval_95 for metric in card.metrics):
         alone = all(split.patients == split.examples for split in splits.values())
         drawn = "single images, as no two of them name one patient" if alone else "whole patients"
-        yield from (f"Figures are of model.onnx itself. Intervals come from {DRAWS:,} draws of {drawn}.", "")
+        yield f"Figures are of model.onnx itself. Intervals come from {DRAWS:,} draws of {drawn}."
     tests = [role for role in splits if role != validation_role]
     if not tests:
-        words = "No test data was looked at. Images that temperature and threshold are fitted on flatter a model."
-        yield from (words, "")
-    yield from (_calibration(card, validation_role, measured=validation_role in splits), "")
+        yield "No test data was looked at. Images that temperature and threshold are fitted on flatter a model."
+    yield _explain_calibration(card, validation_role, measured=validation_role in splits)
     if validation_role in splits:
-        yield from (_uncertainty(card, splits, validation_role, tests), "")
+        yield _explain_uncertainty(card, splits, validation_role, tests)
 
 
-def _calibration(card: ModelCard, validation_role: str, *, measured: bool) -> str:
+def _explain_calibration(card: ModelCard, validation_role: str, *, measured: bool) -> str:
     if card.calibration_temperature is None and not measured:
         return "Not calibrated."
     if card.calibration_temperature is None:
         return (
-            f"Not calibrated: no temperature fits {validation_role}, as where every answer is right "
+            f"Not calibrated: no temperature fits {validation_role}, as happens if every answer is right "
             "or none says anything. Probabilities are the softmax of the bare logits."
         )
     return f"Calibration temperature: {card.calibration_temperature}, fitted on {validation_role}."
 
 
-def _uncertainty(card: ModelCard, splits: Mapping[str, Split], validation_role: str, tests: list[str]) -> str:
+def _explain_uncertainty(card: ModelCard, splits: Mapping[str, Split], validation_role: str, tests: list[str]) -> str:
     """What the threshold of uncertainty does, counted on each split."""
     if card.output_policy is OutputPolicy.LABEL_ONLY:
         return "The model gives its label only: nobody sees a probability, and no answer is shown as uncertain."
@@ -120,27 +121,27 @@ def _uncertainty(card: ModelCard, splits: Mapping[str, Split], validation_role: 
         )
     for role in tests:
         split = splits[role]
-        said = f"{split.reached_right} of {split.reached} are right" if split.reached else "no answer reaches it"
-        words += f" On {role}, {said}."
+        found = f"{split.reached_right} of {split.reached} are right" if split.reached else "no answer reaches it"
+        words += f" On {role}, {found}."
     return words
 
 
-def _facts(federation: FederationRecord) -> Iterator[tuple[str, str]]:
-    """What the README tells of a federation, line by line."""
-    yield "hospitals", ", ".join(federation.hospitals)
-    yield "rounds", f"{federation.rounds}; the weights of round {federation.chosen_round} were kept"
-    yield "rounds made again after somebody dropped out", str(federation.restarted_rounds)
-    yield "method", federation.method
-    batches = federation.local_batches
+def _describe_training(training: FederatedTraining) -> Iterator[tuple[str, str]]:
+    """What the README says of a federated training, line by line."""
+    yield "hospitals", ", ".join(training.hospitals)
+    yield "rounds", f"{training.rounds}; the weights of round {training.chosen_round} were kept"
+    yield "rounds made again after somebody dropped out", str(training.restarted_rounds)
+    yield "method", training.method
+    batches = training.local_batches
     yield "between two rounds", "one pass over a hospital's images" if batches is None else f"{batches} batches each"
-    if federation.examples is not None:
-        yield "images of all hospitals together", str(federation.examples)
-    if federation.class_counts is not None:
-        yield "of them by class", ", ".join(f"{name} {count}" for name, count in federation.class_counts.items())
-    if federation.secure_aggregation is None:
+    if training.examples is not None:
+        yield "images of all hospitals together", str(training.examples)
+    if training.class_counts is not None:
+        yield "of them by class", ", ".join(f"{name} {count}" for name, count in training.class_counts.items())
+    if training.secure_aggregation is None:
         yield "secure aggregation", "none"
     else:
-        for name, value in federation.secure_aggregation.items():
+        for name, value in training.secure_aggregation.items():
             yield f"secure aggregation: {name}", str(value)
-    if federation.software:
-        yield "software", ", ".join(f"{name} {version}" for name, version in federation.software.items())
+    if training.software:
+        yield "software", ", ".join(f"{name} {version}" for name, version in training.software.items())

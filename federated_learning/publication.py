@@ -6,13 +6,17 @@ from itertools import pairwise
 from pathlib import Path
 
 from contract.errors import ConfigurationError
-from contract.model_card import FederationRecord, Metric, ModelCard, OutputPolicy, Task
+from contract.files import replace
+from contract.model_card import FederatedTraining, Metric, ModelCard, OutputPolicy, Task
 from federated_learning.augmentation import Augmentation
-from federated_learning.data_source import DataSource, OnDemandImages, collect_labels, load
-from federated_learning.evaluation import calibration_error, metrics, uncertainty_threshold
-from federated_learning.export import largest_difference, run_onnx, to_onnx, write_model
+from federated_learning.data_source.examples import DataSource, collect_labels, load
+from federated_learning.data_source.images import OnDemandImages
+from federated_learning.evaluation import choose_threshold
+from federated_learning.evaluation import measure as measure_figures
+from federated_learning.export import largest_difference, run_onnx, to_onnx
 from federated_learning.in_process import Chosen, read_chosen
-from federated_learning.model_readme import WANTED_ACCURACY, Split, readme
+from federated_learning.metrics import calibration_error, compute_once
+from federated_learning.model_readme import WANTED_ACCURACY, Split, write_readme
 from federated_learning.run_records import RunKind, RunRecord, read_run
 from federated_learning.temperature import fit_usable_temperature, softmax
 from federated_learning.torch_networks import network_with
@@ -35,19 +39,17 @@ def publish(
     record = read_run(run)
     description = record.description
     weights, chosen = read_chosen(run / "best.npz")
-    federation = record.federation
-    rounds = federation.rounds if federation else read_chosen(run / "checkpoint.npz")[1].epoch
-    _provenance(record)  # refuses a run that cannot say how it came about, before anything is written
+    rounds = record.federation.rounds if record.federation else read_chosen(run / "checkpoint.npz")[1].epoch
+    _describe_origin(record)  # refuses a run that cannot say how it came about, before anything is written
     network = network_with(record.settings, weights)
     model.mkdir(parents=True, exist_ok=True)
-    write_model(to_onnx(network, description.input), model / "model.onnx")
+    replace(model / "model.onnx", to_onnx(network, description.input).SerializeToString(), mode=None)
 
     images = load(source.examples(record.validation_role)[:16], description.input)
-    gap = largest_difference(network_with(record.settings, weights), model / "model.onnx", images)
+    gap = largest_difference(network, model / "model.onnx", images)
     progress(f"exported; largest gap to the trained network over {len(images)} images: {gap:.1e} (logits)")
-    card = _card(record, chosen, rounds, model_file=model / "model.onnx")
     return measure(
-        card,
+        _make_card(record, chosen, rounds, model_file=model / "model.onnx"),
         model,
         source=source,
         data_set=description.data_set,
@@ -85,51 +87,45 @@ def measure(
         labels = collect_labels(examples)
         logits = run_onnx(model / "model.onnx", OnDemandImages(examples, card.input))
         if role == validation_role:
-            before = calibration_error(softmax(logits), labels)
+            before = compute_once(calibration_error, softmax(logits), labels)
             temperature = fit_usable_temperature(logits, labels)
             calibrated = softmax(logits, temperature=temperature or 1.0)
             if card.output_policy is not OutputPolicy.LABEL_ONLY:  # else nobody sees a probability
-                threshold = uncertainty_threshold(calibrated, labels, wanted=WANTED_ACCURACY)
+                threshold = choose_threshold(calibrated, labels, wanted=WANTED_ACCURACY)
             progress(f"{role}: expected calibration error before calibration {before:.4f}")
         probabilities = softmax(logits, temperature=temperature or 1.0)
         patients = [example.patient for example in examples]
-        reported = metrics(probabilities, labels, patients, data_set=data_set, split=role, uncertain_below=threshold)
+        reported = measure_figures(
+            probabilities, labels, patients, data_set=data_set, split=role, uncertain_below=threshold
+        )
         error = Metric(
             name="expected calibration error (15 bins)",
-            value=round(calibration_error(probabilities, labels), 4),
+            value=round(compute_once(calibration_error, probabilities, labels), 4),
             data_set=data_set,
             split=role,
             examples=len(labels),
         )
         figures += [*reported, error]
-        splits[role] = Split.of(probabilities, labels, patients=len(set(patients)), uncertain_below=threshold)
+        splits[role] = Split.count(probabilities, labels, patients=len(set(patients)), uncertain_below=threshold)
         for metric in (*reported, error):
             progress(f"{role}: {metric.name} {metric.value:.4f}")
     found = {"calibration_temperature": temperature, "uncertain_below": threshold, "metrics": tuple(figures)}
     measured = ModelCard.model_validate(card.model_dump() | found)
     (model / "card.json").write_text(measured.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    (model / "README.md").write_text(readme(measured, splits, validation_role=validation_role), encoding="utf-8")
+    (model / "README.md").write_text(write_readme(measured, splits, validation_role=validation_role), encoding="utf-8")
     return measured
 
 
-def _card(record: RunRecord, chosen: Chosen, rounds: int, *, model_file: Path) -> ModelCard:
-    description = record.description
+def _make_card(record: RunRecord, chosen: Chosen, rounds: int, *, model_file: Path) -> ModelCard:
     return ModelCard(
-        name=description.name,
-        version=description.version,
-        title=description.title,
-        intended_use=description.intended_use,
-        input=description.input,
-        classes=description.classes,
-        output_policy=description.output_policy,
-        training=f"{description.training} {_provenance(record)} {_method(record, chosen, rounds)}",
+        **record.description.model_dump(exclude={"data_set", "training"}),
+        training=f"{record.description.training} {_describe_origin(record)} {_describe_method(record, chosen, rounds)}",
         federation=record.federation,
-        citations=description.citations,
         model_sha256=hashlib.sha256(model_file.read_bytes()).hexdigest(),
     )
 
 
-def _provenance(record: RunRecord) -> str:
+def _describe_origin(record: RunRecord) -> str:
     """Who trained it, and what left whose house."""
     roles = f"Training rows: {', '.join(record.training_roles)}."
     if record.kind is RunKind.CENTRALISED:
@@ -137,7 +133,9 @@ def _provenance(record: RunRecord) -> str:
     if record.kind is RunKind.HOSPITAL:
         return f"Trained by one data owner with its own images alone. {roles}"
     if record.federation is None:
-        raise ConfigurationError("run.json of a federated run lacks its federation: let its coordinator end the run")
+        raise ConfigurationError(
+            "run.json of a federated run lacks its field 'federation': let its coordinator end the run"
+        )
     names = ", ".join(record.federation.hospitals)
     start = f"Trained by {len(record.federation.hospitals)} hospitals ({names}) that shared no image"
     if record.kind is RunKind.FEDERATED:
@@ -149,34 +147,35 @@ def _provenance(record: RunRecord) -> str:
     return f"{start}; the coordinator saw sums of masked updates, and of none alone. {roles}"
 
 
-def _method(record: RunRecord, chosen: Chosen, rounds: int) -> str:
+def _describe_method(record: RunRecord, chosen: Chosen, rounds: int) -> str:
     """The recipe, in words."""
-    federation, unit = record.federation, "epoch" if record.federation is None else "round"
-    plan = _in_words(chosen.plans[-1][1])
+    training, unit = record.federation, "epoch" if record.federation is None else "round"
+    plan = _describe_stages(chosen.plans[-1][1])
     for (begin, stages), (end, _) in pairwise(chosen.plans):
-        plan += f" (in epochs {begin + 1} to {end} the learning rate followed an earlier plan: {_in_words(stages)})"
-    kept = chosen.epoch if federation is None else federation.chosen_round
+        earlier = _describe_stages(stages)
+        plan += f" (in epochs {begin + 1} to {end} the learning rate followed an earlier plan: {earlier})"
+    kept = chosen.epoch if training is None else training.chosen_round
     return (
         f"Of {rounds} {unit}s trained, {unit} {kept} was chosen on {record.validation_role}. "
-        f"{recipe_words(record.settings, federation, plan=plan)}. Large tensors of weights are stored as float16."
+        f"{describe_recipe(record.settings, training, plan=plan)}. Large tensors of weights are stored as float16."
     )
 
 
-def recipe_words(settings: TrainingSettings, federation: FederationRecord | None, *, plan: str | None = None) -> str:
-    """Settings as a card tells them; `plan` if the stages were not followed throughout."""
+def describe_recipe(settings: TrainingSettings, training: FederatedTraining | None, *, plan: str | None = None) -> str:
+    """Settings as a card says them; `plan` if the stages were not followed throughout."""
     momentum = f", server momentum {settings.server_momentum:g}" if settings.server_momentum else ""
-    averaging = "" if federation is None else f"{federation.method}{momentum}; "
+    averaging = "" if training is None else f"{training.method}{momentum}; "
     return "; ".join((
         f"{settings.architecture}, {settings.pool} pool in its stem",
-        f"planned: {plan or _in_words(settings.stages)}",
+        f"planned: {plan or _describe_stages(settings.stages)}",
         f"{averaging}{settings.optimizer}, peak rate {settings.peak_rate}, weight decay {settings.weight_decay}",
         f"label smoothing {settings.label_smoothing}, dropout {settings.dropout}, mixup {settings.augmentation.mixup}",
-        f"class balance {settings.class_balance}; {_changes(settings.augmentation)}",
+        f"class balance {settings.class_balance}; {_describe_changes(settings.augmentation)}",
         f"{'averaged weights, ' if settings.average_decay else ''}{settings.precision}, seed {settings.seed}",
     ))  # fmt: skip
 
 
-def _changes(settings: Augmentation) -> str:
+def _describe_changes(settings: Augmentation) -> str:
     """What was changed at random in training images."""
     flips, erasing = settings.flip_probability, settings.erase_probability
     moves = settings.rotation_degrees or settings.shift or settings.scale
@@ -188,5 +187,5 @@ def _changes(settings: Augmentation) -> str:
     return f"random {' and '.join(filter(None, (', '.join(made[:-1]), made[-1])))}"
 
 
-def _in_words(stages: tuple[Stage, ...]) -> str:
+def _describe_stages(stages: tuple[Stage, ...]) -> str:
     return ", then ".join(f"{stage.epochs} epochs at {stage.size} px" for stage in stages)

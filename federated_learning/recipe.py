@@ -102,9 +102,7 @@ def find_description(words: str) -> Description:
     return PEDIATRIC_PNEUMONIA if words == PEDIATRIC else read_description(Path(words))
 
 
-def _by_name(value: Any) -> Any:
-    return PEDIATRIC_PNEUMONIA if value == PEDIATRIC else value
-
-
-NamedDescription = Annotated[Description, BeforeValidator(_by_name)]
+NamedDescription = Annotated[
+    Description, BeforeValidator(lambda value: PEDIATRIC_PNEUMONIA if value == PEDIATRIC else value)
+]
 """A description in settings: a table, or the name `PEDIATRIC`."""

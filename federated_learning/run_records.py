@@ -1,28 +1,23 @@
-"""What a training run leaves beside its weights, whoever ran it: run.json and history.json of its folder.
+"""What a training run leaves beside its weights, whoever ran it: run.json, history.json and rounds.json of its folder.
 
 Nothing here tells of one hospital what only a sum may tell: counts are those of all hospitals together.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter
 
 from contract.base import Name, Strict, Version
-from contract.errors import ConfigurationError
 from contract.files import replace
-from contract.model_card import FederationRecord, InputSpecification, OutputPolicy
-from federated_learning.faults import explain_fault
+from contract.model_card import FederatedTraining, InputSpecification, OutputPolicy
+from federated_learning.faults import read_json
 from federated_learning.training_settings import TrainingSettings
 
-T = TypeVar("T", bound=Strict)
-V = TypeVar("V")
-
-RUN, HISTORY = "run.json", "history.json"
-MAX_RECORD_BYTES = 1 << 24
+RUN, HISTORY, ROUNDS = "run.json", "history.json", "rounds.json"
 
 
 class Description(Strict):
@@ -66,7 +61,21 @@ class RunRecord(Strict):
     training_roles: tuple[str, ...]
     validation_role: str
     kind: RunKind = RunKind.CENTRALISED
-    federation: FederationRecord | None = None
+    federation: FederatedTraining | None = None
+
+
+def describe_training(
+    settings: TrainingSettings, *, class_counts: Mapping[str, int], how: str, **facts: Any
+) -> FederatedTraining:
+    """What is known of a training by several hospitals. `how` says what their weights by examples are."""
+    method = f"FedProx (mu {settings.proximal:g})" if settings.proximal else "FedAvg"
+    return FederatedTraining(
+        method=f"{method} weighted by examples, {how}",
+        local_batches=settings.sync_every,
+        examples=sum(class_counts.values()),
+        class_counts=dict(class_counts),
+        **facts,
+    )
 
 
 class RoundRecord(Strict):
@@ -87,50 +96,59 @@ class RoundRecord(Strict):
     restarts: int = Field(default=0, ge=0)
 
 
-_HISTORY = TypeAdapter(tuple[RoundRecord, ...])
+class RoundTraffic(Strict):
+    """One line of rounds.json: a round as the coordinator saw it."""
+
+    round: int
+    survivors: tuple[str, ...]
+    """Whose updates are in the sum."""
+    restarts: int
+    seconds: float
+    seconds_by_step: dict[str, float]
+    """From a step's question to its last answer; TRAIN holds the hospitals' training."""
+    bytes_sent: dict[str, int]
+    """By hospital, all attempts together, without Flower's and TLS's framing."""
+    bytes_received: dict[str, int]
+
+
+L = TypeVar("L", bound=RoundRecord | RoundTraffic)
 
 
 def read_description(path: Path) -> Description:
     """Parse a description from a JSON file. Raises ConfigurationError naming the field that is wrong."""
-    return _parse(Description, path)
+    return read_json(path, Description.model_validate_json)
 
 
 def read_run(folder: Path) -> RunRecord:
     """The record of a run that was started in `folder`. Raises ConfigurationError."""
-    return _parse(RunRecord, folder / RUN)
+    return read_json(folder / RUN, RunRecord.model_validate_json)
 
 
 def write_run(folder: Path, record: RunRecord) -> None:
     """Write run.json: the old one or the new one survives a crash."""
-    _replace(folder / RUN, record.model_dump_json(indent=2))
+    replace(folder / RUN, f"{record.model_dump_json(indent=2)}\n".encode(), mode=None)
 
 
 def read_history(folder: Path) -> tuple[RoundRecord, ...]:
-    """The rounds of a run, empty where none was written. Raises ConfigurationError."""
-    path = folder / HISTORY
-    return _validated(path, _HISTORY.validate_json) if path.exists() else ()
+    """The rounds of a run, empty if none was written. Raises ConfigurationError."""
+    return _read_lines(folder / HISTORY, RoundRecord)
 
 
-def append_round(folder: Path, line: RoundRecord) -> None:
-    """Add a round to history.json; a round that was made again after a restart replaces itself and what followed it."""
-    kept = [old.model_dump() for old in read_history(folder) if old.round < line.round]
-    _replace(folder / HISTORY, json.dumps([*kept, line.model_dump()], indent=1))
+def read_rounds(folder: Path) -> tuple[RoundTraffic, ...]:
+    """The traffic of a run's rounds, empty if none was written. Raises ConfigurationError."""
+    return _read_lines(folder / ROUNDS, RoundTraffic)
 
 
-def _replace(path: Path, text: str) -> None:
+def append_round(folder: Path, line: RoundRecord | RoundTraffic) -> None:
+    """Add a round to history.json, or its traffic to rounds.json.
+
+    A round that was made again after a restart replaces itself and what followed it.
+    """
+    path = folder / (HISTORY if isinstance(line, RoundRecord) else ROUNDS)
+    kept = [old for old in _read_lines(path, type(line)) if old.round < line.round]
+    text = json.dumps([one.model_dump() for one in (*kept, line)], indent=1)
     replace(path, f"{text}\n".encode(), mode=None)
 
 
-def _parse(kind: type[T], path: Path) -> T:
-    return _validated(path, kind.model_validate_json)
-
-
-def _validated(path: Path, validate: Callable[[bytes], V]) -> V:
-    try:
-        if path.stat().st_size > MAX_RECORD_BYTES:
-            raise ConfigurationError(f"{path}: larger than {MAX_RECORD_BYTES} bytes; it is no record of a run")
-        return validate(path.read_bytes())
-    except OSError as error:
-        raise ConfigurationError(f"{path}: cannot be read ({error.strerror}); give another path") from error
-    except ValidationError as error:
-        raise ConfigurationError(f"{path}: {explain_fault(error)}; correct the file") from error
+def _read_lines(path: Path, kind: type[L]) -> tuple[L, ...]:
+    return read_json(path, TypeAdapter(tuple[kind, ...]).validate_json) if path.exists() else ()  # type: ignore[valid-type]

@@ -1,9 +1,9 @@
 """Temperature scaling (Guo et al. 2017): one number that makes probabilities mean what they say."""
 
-import math
-
 import numpy as np
 from numpy.typing import NDArray
+from scipy import special
+from scipy.optimize import minimize_scalar
 
 from contract.errors import ConfigurationError
 
@@ -14,41 +14,32 @@ EDGE = 1.01
 
 def softmax(logits: NDArray[np.floating], *, temperature: float = 1.0) -> NDArray[np.float64]:
     """Probabilities of logits (examples, classes) divided by the temperature."""
-    scaled = logits.astype(np.float64) / temperature
-    weights = np.exp(scaled - scaled.max(1, keepdims=True))
-    return np.asarray(weights / weights.sum(1, keepdims=True))
+    return np.asarray(special.softmax(logits.astype(np.float64) / temperature, axis=1))
 
 
 def negative_log_likelihood(
     logits: NDArray[np.floating], labels: NDArray[np.int64], *, temperature: float = 1.0
 ) -> float:
     """Mean over the examples, in nats."""
-    scaled = logits.astype(np.float64) / temperature
-    largest = scaled.max(1, keepdims=True)
-    log_total = np.log(np.exp(scaled - largest).sum(1)) + largest[:, 0]
-    return float((log_total - scaled[np.arange(len(labels)), labels]).mean())
+    logarithms = special.log_softmax(logits.astype(np.float64) / temperature, axis=1)
+    return float(-logarithms[np.arange(len(labels)), labels].mean())
 
 
 def fit_temperature(logits: NDArray[np.floating], labels: NDArray[np.int64]) -> float:
     """The temperature in [0.05, 20] with the least negative log-likelihood on validation data.
 
-    The likelihood is convex in 1 / temperature, so a golden-section search finds its minimum.
+    The likelihood is convex in 1 / temperature, so its only minimum is found.
     """
     if len(logits) == 0 or len(logits) != len(labels):
         raise ConfigurationError("calibration needs at least one validation example, and a label for each")
-    ratio = (math.sqrt(5) - 1) / 2
-    low, high = 1 / LARGEST, 1 / SMALLEST
 
     def loss(inverse: float) -> float:
         return negative_log_likelihood(logits, labels, temperature=1 / inverse)
 
-    while high - low > 1e-6:
-        left, right = high - ratio * (high - low), low + ratio * (high - low)
-        if loss(left) < loss(right):
-            high = right
-        else:
-            low = left
-    return 2 / (low + high)
+    bounds = 1 / LARGEST, 1 / SMALLEST
+    found = minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-6})
+    # A bound goes first: where every answer is right, the likelihood is flat before it.
+    return 1 / min((*bounds[::-1], float(found.x)), key=loss)
 
 
 def fit_usable_temperature(logits: NDArray[np.floating], labels: NDArray[np.int64]) -> float | None:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from federated_learning.architectures import build
 from federated_learning.augmentation import resize
-from federated_learning.data_source import ImageArray
+from federated_learning.data_source.images import ImageArray
 from federated_learning.training_settings import TrainingSettings
 
 Images = NDArray[np.float32]

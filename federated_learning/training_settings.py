@@ -10,7 +10,7 @@ from contract.errors import ConfigurationError
 from contract.model_card import MAX_SIDE
 from federated_learning.architectures import Pool
 from federated_learning.augmentation import Augmentation
-from federated_learning.faults import explain_fault
+from federated_learning.faults import explain_fault, read_json
 
 MAX_POINTS = 1 << 26
 """Pixels of a batch: a network's activations take several hundred bytes for each."""
@@ -85,22 +85,15 @@ class TrainingSettings(Strict):
 
 def read_settings(path: Path) -> TrainingSettings:
     """Settings from a JSON file. Raises ConfigurationError naming the field that is wrong."""
-    try:
-        return _parsed(path.read_bytes(), str(path))
-    except OSError as error:
-        raise ConfigurationError(f"{path}: cannot be read ({error.strerror}); give another path") from error
+    return read_json(path, TrainingSettings.model_validate_json, remedy="correct it")
 
 
 def change_settings(settings: TrainingSettings, **values: Any) -> TrainingSettings:
     """A copy with other values, checked like any settings. Raises ConfigurationError."""
-    return _parsed(settings.model_copy(update=values).model_dump_json(warnings=False), "training settings")
-
-
-def _parsed(text: bytes | str, source: str) -> TrainingSettings:
     try:
-        return TrainingSettings.model_validate_json(text)
+        return TrainingSettings.model_validate_json(settings.model_copy(update=values).model_dump_json(warnings=False))
     except ValidationError as error:
-        raise ConfigurationError(f"{source}: {explain_fault(error)}; correct it") from error
+        raise ConfigurationError(f"training settings: {explain_fault(error)}; correct it") from error
 
 
 class RoundTask(Strict):
@@ -156,30 +149,26 @@ def plan_rounds(settings: TrainingSettings, *, examples: int, hospitals: int = 1
     )
     if count > MAX_ROUNDS:
         raise ConfigurationError(f"{count} rounds are more than the {MAX_ROUNDS} of a run: raise sync_every")
-    rounds: list[tuple[int, Stage, int, bool]] = []
-    epoch = 0
-    for stage, all_batches in zip(settings.stages, each, strict=True):
+    total = sum(stage.epochs * batches for stage, batches in zip(settings.stages, each, strict=True))
+    tasks: list[RoundTask] = []
+    epoch = done = 0
+    for stage, left in zip(settings.stages, each, strict=True):
         for _ in range(stage.epochs):
-            left = all_batches
-            while left > 0:
-                batches = min(left, settings.sync_every or left)
-                left -= batches
-                rounds.append((epoch, stage, batches, left == 0))
+            for begin in range(0, left, settings.sync_every or left):
+                batches = min(left - begin, settings.sync_every or left)
+                tasks.append(
+                    RoundTask(
+                        number=len(tasks),
+                        epoch=epoch,
+                        size=stage.size,
+                        batch=stage.batch,
+                        batches=batches,
+                        begin=done / total,
+                        end=(done + batches) / total,
+                        last_of_epoch=begin + batches == left,
+                        final_size=stage.size == settings.stages[-1].size,
+                    )
+                )
+                done += batches
             epoch += 1
-    total, done, tasks = sum(batches for _, _, batches, _ in rounds), 0, []
-    for number, (epoch, stage, batches, last) in enumerate(rounds):
-        tasks.append(
-            RoundTask(
-                number=number,
-                epoch=epoch,
-                size=stage.size,
-                batch=stage.batch,
-                batches=batches,
-                begin=done / total,
-                end=(done + batches) / total,
-                last_of_epoch=last,
-                final_size=stage.size == settings.stages[-1].size,
-            )
-        )
-        done += batches
     return tuple(tasks)

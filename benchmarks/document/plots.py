@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from math import floor, log10
 from typing import TYPE_CHECKING
 
-from federated_learning.report.drawing import draw_svg, look_of, series_names
+from federated_learning.report.drawing import choose_look, draw_svg, list_series
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -16,7 +16,7 @@ def draw_lines(series: Mapping[str, Sequence[tuple[float, float]]], *, across: s
 
     def draw(axes: "Axes") -> None:
         for number, (name, points) in enumerate(series.items()):
-            axes.plot(*zip(*points, strict=True), label=name, **look_of(number))
+            axes.plot(*zip(*points, strict=True), label=name, **choose_look(number))
         axes.set_xlabel(across)
         axes.set_ylabel(up)
         axes.set_ylim(bottom=0)
@@ -29,7 +29,7 @@ def draw_grouped_bars(groups: Mapping[str, Mapping[str, float]], *, up: str) -> 
     """A group of bars for each name, a bar in it for each series, on a logarithmic scale; a group may lack a series."""
 
     def draw(axes: "Axes") -> None:
-        names = series_names(groups)
+        names = list_series(groups)
         width = 0.8 / len(names)
         for number, name in enumerate(names):
             places = [place for place, group in enumerate(groups.values()) if name in group]
@@ -37,7 +37,7 @@ def draw_grouped_bars(groups: Mapping[str, Mapping[str, float]], *, up: str) -> 
                 [place + (number - (len(names) - 1) / 2) * width for place in places],
                 [group[name] for group in groups.values() if name in group],
                 width * 0.92,
-                color=look_of(number)["color"],
+                color=choose_look(number)["color"],
                 label=name,
             )
         axes.set_xticks(range(len(groups)), labels=list(groups))
@@ -56,9 +56,9 @@ def draw_stacked_bars(rows: Mapping[str, Mapping[str, float]], *, across: str) -
 
     def draw(axes: "Axes") -> None:
         lefts = [0.0] * len(rows)
-        for number, name in enumerate(series_names(rows)):
+        for number, name in enumerate(list_series(rows)):
             values = [row.get(name, 0.0) for row in rows.values()]
-            axes.barh(list(rows), values, left=lefts, color=look_of(number)["color"], label=name)
+            axes.barh(list(rows), values, left=lefts, color=choose_look(number)["color"], label=name)
             lefts = [left + value for left, value in zip(lefts, values, strict=True)]
         axes.margins(y=0.01)
         axes.invert_yaxis()

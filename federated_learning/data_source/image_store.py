@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import Any, Final
 
 import numpy as np
 from pydantic import ValidationError
@@ -26,7 +26,7 @@ READERS: Final = ("numpy", "pillow", "pydicom", "pyjpegls", "python-gdcm", "niba
 """Libraries whose version may change a pixel."""
 CHUNK: Final = 1 << 20
 BATCH: Final = 64
-"""Pictures that are shrink_stored at a time."""
+"""Pictures that are shrunk at a time."""
 MARGIN: Final = 1 << 28
 """Bytes that must stay free on the disk."""
 
@@ -41,16 +41,6 @@ class Skipped:
 
     path: Path
     reason: str
-
-
-@dataclass(frozen=True, eq=False)
-class Stored:
-    """Pictures and where they came from: `pixels[i]` is of file `kept[i]`."""
-
-    pixels: Pixels
-    """Grey in [0, 1]."""
-    kept: tuple[int, ...]
-    skipped: tuple[Skipped, ...]
 
 
 class _Index(Strict):
@@ -70,24 +60,27 @@ def read_into_store(
     whose: str,
     skip_unusable: bool,
     progress: Callable[[int, int], None],
-) -> Stored:
+) -> tuple[Pixels, tuple[int, ...], tuple[Skipped, ...]]:
     """Read `files`, or find them read before in `folder`; pictures of other content under the same label are removed.
 
-    `whose` begins error messages. Raises ConfigurationError.
+    Gives pictures (grey in [0, 1]), the file of each, and what was left out. `whose` begins error messages. Raises
+    ConfigurationError.
     """
     picture = specification.model_copy(update={"channels": 1, "mean": (0.0,), "standard_deviation": (1.0,)})
-    key = _key(files, picture, skip_unusable=skip_unusable)
+    key = _make_key(files, picture, skip_unusable=skip_unusable)
     prefix = hashlib.sha256(label.encode()).hexdigest()[:8]
     data, index = folder / f"{prefix}-{key}.pixels", folder / f"{prefix}-{key}.json"
-    if (found := _read_index(index)) is None or not _has_size(data, len(found.kept), picture):
+    if (found := _read_index(index)) is None or not (
+        data.is_file() and data.stat().st_size == _count_bytes(len(found.kept), picture)
+    ):
         for old in (*folder.glob(f"{prefix}-*.pixels"), *folder.glob(f"{prefix}-*.json")):
             old.unlink(missing_ok=True)
-        found = _Writer(picture=picture, whose=whose, skip_unusable=skip_unusable).write(files, data, progress)
-        with _replacing(index) as output:
+        found = _write_pictures(files, picture, data, whose=whose, skip_unusable=skip_unusable, progress=progress)
+        with _explaining_failure(index.parent), replacing_file(index) as output:
             output.write(found.model_dump_json().encode())
     pixels = np.memmap(data, np.float32, mode="r", shape=(len(found.kept), picture.height, picture.width))
     skipped = tuple(Skipped(files[number], reason) for number, reason in found.skipped.items())
-    return Stored(pixels, found.kept, skipped)
+    return pixels, found.kept, skipped
 
 
 def shrink_stored(pixels: Pixels, size: int) -> Pixels:
@@ -103,7 +96,7 @@ def shrink_stored(pixels: Pixels, size: int) -> Pixels:
     path = whole.with_name(f"{whole.stem}.{size}.pixels")
     shape = (len(pixels), size, size)
     if not path.is_file() or path.stat().st_size != len(pixels) * size * size * np.dtype(np.float32).itemsize:
-        with _replacing(path) as output:
+        with _explaining_failure(path.parent), replacing_file(path) as output:
             for start in range(0, len(pixels), BATCH):
                 part = torch.from_numpy(np.array(pixels[start : start + BATCH, np.newaxis]))
                 output.write(resize(part, size).numpy().tobytes())
@@ -111,18 +104,16 @@ def shrink_stored(pixels: Pixels, size: int) -> Pixels:
 
 
 @contextmanager
-def _replacing(path: Path) -> Iterator[IO[bytes]]:
-    """A new file that only its owner may read, and that takes the place of `path` when it is whole."""
+def _explaining_failure(folder: Path) -> Iterator[None]:
     try:
-        with replacing_file(path) as output:
-            yield output
+        yield
     except OSError as error:
         raise ConfigurationError(
-            f"{path.parent}: pictures cannot be kept there ({error.strerror}); give another folder"
+            f"{folder}: pictures cannot be kept there ({error.strerror}); give another folder"
         ) from error
 
 
-def _key(files: Sequence[Path], picture: InputSpecification, *, skip_unusable: bool) -> str:
+def _make_key(files: Sequence[Path], picture: InputSpecification, *, skip_unusable: bool) -> str:
     """SHA-256 of all that decides the pictures: contents of the files in order, specification, and what reads them."""
     digest = hashlib.sha256()
     digest.update(json.dumps([FORMAT, skip_unusable, {name: version(name) for name in READERS}]).encode())
@@ -130,11 +121,11 @@ def _key(files: Sequence[Path], picture: InputSpecification, *, skip_unusable: b
     for source in sorted(Path(imaging.__file__).parent.rglob("*.py")):
         digest.update(source.read_bytes())
     for path in files:
-        digest.update(_digest_of(path))
+        digest.update(_digest_file(path))
     return digest.hexdigest()[:32]
 
 
-def _digest_of(path: Path) -> bytes:
+def _digest_file(path: Path) -> bytes:
     if not path.is_file():  # never wait for a pipe; whoever reads the picture says what is wrong
         return bytes(32)
     digest = hashlib.sha256()
@@ -147,7 +138,7 @@ def _digest_of(path: Path) -> bytes:
     return digest.digest()
 
 
-def _obstacle(image: ModelInput | ImageError) -> str | None:
+def _find_obstacle(image: ModelInput | ImageError) -> str | None:
     """Why a picture cannot be used, also if serving would ask whether the file is meant.
 
     Whoever made a data set of PNG or JPEG files says by that which values are bright: a clinician would be asked.
@@ -158,12 +149,8 @@ def _obstacle(image: ModelInput | ImageError) -> str | None:
     return next(doubts, None)
 
 
-def _bytes_of(count: int, picture: InputSpecification) -> int:
+def _count_bytes(count: int, picture: InputSpecification) -> int:
     return count * picture.height * picture.width * np.dtype(np.float32).itemsize
-
-
-def _has_size(data: Path, count: int, picture: InputSpecification) -> bool:
-    return data.is_file() and data.stat().st_size == _bytes_of(count, picture)
 
 
 def _read_index(path: Path) -> _Index | None:
@@ -174,48 +161,45 @@ def _read_index(path: Path) -> _Index | None:
     return found if found.format == FORMAT else None
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Writer:
-    """Reads files in their order and appends their pictures; only a few are in memory at a time."""
+def _write_pictures(
+    files: Sequence[Path],
+    picture: InputSpecification,
+    data: Path,
+    *,
+    whose: str,
+    skip_unusable: bool,
+    progress: Callable[[int, int], None],
+) -> _Index:
+    """Read files in their order and append their pictures; only a few are in memory at a time.
 
-    picture: InputSpecification
-    whose: str
-    skip_unusable: bool
+    Raises ConfigurationError for a file that cannot be used, unless it shall be skipped, and for a full disk.
+    """
+    kept: list[int] = []
+    skipped: dict[int, str] = {}
+    _require_room(len(files), picture, data.parent)
+    with _explaining_failure(data.parent), replacing_file(data) as output:
+        for number, image in enumerate(read_several(files, picture)):
+            obstacle = _find_obstacle(image)
+            if not isinstance(image, ImageError) and obstacle is None:
+                output.write(image.tensor[0].tobytes())
+                kept.append(number)
+            elif skip_unusable:
+                skipped[number] = str(obstacle)
+            else:
+                way_out = "set skip_unusable in the hospital's settings" if whose else "take it out of the data"
+                raise ConfigurationError(f"{whose}{files[number]}: {obstacle}; or {way_out}")
+            progress(number + 1, len(files))
+        if not kept:
+            raise ConfigurationError(f"{whose}none of {len(files)} files can be used; give others")
+    return _Index(format=FORMAT, kept=tuple(kept), skipped=skipped)
 
-    def write(self, files: Sequence[Path], data: Path, progress: Callable[[int, int], None]) -> _Index:
-        """Raises ConfigurationError for a file that cannot be used, unless it shall be skipped, and for a full disk."""
-        kept: list[int] = []
-        skipped: dict[int, str] = {}
-        self._make_room(len(files), data.parent)
-        with _replacing(data) as output:
-            for number, image in enumerate(read_several(files, self.picture)):
-                obstacle = _obstacle(image)
-                if not isinstance(image, ImageError) and obstacle is None:
-                    output.write(image.tensor[0].tobytes())
-                    kept.append(number)
-                elif self.skip_unusable:
-                    skipped[number] = str(obstacle)
-                else:
-                    raise self._refusal(files[number], str(obstacle))
-                progress(number + 1, len(files))
-            if not kept:
-                raise ConfigurationError(f"{self.whose}none of {len(files)} files can be used; give others")
-        return _Index(format=FORMAT, kept=tuple(kept), skipped=skipped)
 
-    def _refusal(self, path: Path, error: str) -> ConfigurationError:
-        way_out = "set skip_unusable in the hospital's settings" if self.whose else "take it out of the data"
-        return ConfigurationError(f"{self.whose}{path}: {error}; or {way_out}")
-
-    def _make_room(self, count: int, folder: Path) -> None:
-        needed = _bytes_of(count, self.picture)
-        try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            free = shutil.disk_usage(folder).free
-        except OSError as error:
-            raise ConfigurationError(
-                f"{folder}: pictures cannot be kept there ({error.strerror}); give another folder"
-            ) from error
-        if free < needed + MARGIN:
-            raise ConfigurationError(
-                f"{folder}: {count} pictures take {needed / 1e6:,.0f} MB there, which are not free; give another folder"
-            )
+def _require_room(count: int, picture: InputSpecification, folder: Path) -> None:
+    needed = _count_bytes(count, picture)
+    with _explaining_failure(folder):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        free = shutil.disk_usage(folder).free
+    if free < needed + MARGIN:
+        raise ConfigurationError(
+            f"{folder}: {count} pictures take {needed / 1e6:,.0f} MB there, which are not free; give another folder"
+        )

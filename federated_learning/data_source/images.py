@@ -56,7 +56,7 @@ class LazyImages:
         return LazyImages(self.pixels, mean=mean, standard_deviation=standard_deviation)
 
     def at_size(self, size: int) -> "LazyImages":
-        """The same pictures shrink_stored to (size, size), in a file of their own beside the first, which is made once.
+        """The same pictures shrunk to (size, size), in a file of their own beside the first, which is made once.
 
         Raises ConfigurationError if it cannot be written.
         """

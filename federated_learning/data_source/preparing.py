@@ -11,28 +11,28 @@ from numpy.typing import NDArray
 from contract.errors import ConfigurationError
 from contract.model_card import InputSpecification
 from federated_learning.data_source.examples import DataSource, Example, collect_labels
-from federated_learning.data_source.folders import FolderSource
+from federated_learning.data_source.folders import list_folders
 from federated_learning.data_source.image_store import Skipped, read_into_store
 from federated_learning.data_source.images import LazyImages
-from federated_learning.data_source.table import ManifestSource
+from federated_learning.data_source.table import read_table
 
 
 def open_source(folder: Path, *, classes: Sequence[str], table: Path | None = None) -> DataSource:
     """The images of a folder, by class folders or by a table (CSV). Raises ConfigurationError.
 
-    See `FolderSource` and `ManifestSource` for what each may look like.
+    See `list_folders` and `read_table` for what each may look like.
     """
     if table is None:
-        return FolderSource(folder, classes=classes)
-    return ManifestSource(manifest=table, folder=folder, classes=classes)
+        return list_folders(folder, classes=classes)
+    return read_table(table, folder=folder, classes=classes)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Prepared:
     """The images of some roles. Holds file names, which may name patients: never sent anywhere."""
 
-    hospital: str
-    """In messages; empty: none."""
+    whose: str
+    """Begins messages: the hospital, or nothing."""
     source: DataSource
     roles: tuple[str, ...]
     listed: tuple[Example, ...]
@@ -51,7 +51,7 @@ class Prepared:
 
     @property
     def class_counts(self) -> dict[str, int]:
-        """Images of each class, zero included. A secret of the hospital: only sums over hospitals may be told."""
+        """Images of each class, zero included. A secret of the hospital: only sums over hospitals may leave it."""
         counts = np.bincount(self.labels, minlength=len(self.source.classes))
         return {name: int(count) for name, count in zip(self.source.classes, counts, strict=True)}
 
@@ -59,14 +59,14 @@ class Prepared:
     def warnings(self) -> tuple[str, ...]:
         """Lines for the hospital's own screen: what is unusual and yet no error."""
         lines = [
-            f"{_of(self.hospital)}no image of class '{name}': what the model learns of it, it learns at other hospitals"
+            f"{self.whose}no image of class '{name}': what the model learns of it, it learns at other hospitals"
             for name, count in self.class_counts.items()
             if count == 0
         ]
         if self.skipped:
             first = self.skipped[0]
             lines.append(
-                f"{_of(self.hospital)}{len(self.skipped)} of {len(self.listed)} files were left out as unusable; "
+                f"{self.whose}{len(self.skipped)} of {len(self.listed)} files were left out as unusable; "
                 f"the first is {first.path}: {first.reason}"
             )
         return tuple(lines)
@@ -87,12 +87,12 @@ class Prepared:
 
     def _changed(self, path: Path) -> ConfigurationError:
         return ConfigurationError(
-            f"{_of(self.hospital)}{path} was changed, added or removed while training: restore the data as it was, or "
+            f"{self.whose}{path} was changed, added or removed while training: restore the data as it was, or "
             "start a new run"
         )
 
 
-def _of(hospital: str) -> str:
+def _name(hospital: str) -> str:
     return f"hospital {hospital}: " if hospital else ""
 
 
@@ -117,7 +117,7 @@ def list_files(
     missing = [example for example, stamp in zip(listed, stamps, strict=True) if stamp is None]
     if missing and not may_miss:
         raise ConfigurationError(
-            f"{_of(hospital)}{missing[0].path}: there is no such file ({len(missing)} of {len(listed)} are missing); "
+            f"{_name(hospital)}{missing[0].path}: there is no such file ({len(missing)} of {len(listed)} are missing); "
             "copy it there, or take it from the table"
         )
     return listed, stamps
@@ -143,23 +143,24 @@ def prepare(
     Raises ConfigurationError that names the hospital and the file which cannot be used.
     """
     listed, stamps = list_files(source, roles, hospital=hospital, may_miss=skip_unusable)
-    stored = read_into_store(
+    whose = _name(hospital)
+    pixels, kept, skipped = read_into_store(
         [example.path for example in listed],
         specification,
         folder=cache,
         label="/".join((hospital, *roles)),
-        whose=_of(hospital),
+        whose=whose,
         skip_unusable=skip_unusable,
         progress=progress,
     )
     prepared = Prepared(
-        hospital=hospital,
+        whose=whose,
         source=source,
         roles=tuple(roles),
         listed=listed,
-        examples=tuple(listed[index] for index in stored.kept),
-        images=LazyImages(stored.pixels, mean=specification.mean, standard_deviation=specification.standard_deviation),
-        skipped=stored.skipped,
+        examples=tuple(listed[index] for index in kept),
+        images=LazyImages(pixels, mean=specification.mean, standard_deviation=specification.standard_deviation),
+        skipped=skipped,
         stamps=stamps,
     )
     prepared.check_unchanged()

@@ -2,73 +2,57 @@
 
 import csv
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 from contract.errors import ConfigurationError
-from federated_learning.data_source.examples import ALL, Example, select_examples
+from federated_learning.data_source.examples import ALL, DataSource, Example
 
 MAX_MANIFEST_BYTES = 1 << 28
 
 
-class ManifestSource:
-    """Rows of a CSV with a header.
+def read_table(table: Path, *, folder: Path, classes: Sequence[str]) -> DataSource:
+    """The images that the rows of a CSV with a header name, in their order.
 
     Columns: `path`, relative to the folder, or `file`, a plain name that lies in the folder of its label; `label`, a
     class's name; `patient` and `role`, which may be left out together with their column: each image is then a patient
     of its own, and all have the role "all". A row with `duplicate_of` set is a copy of another row's image and is never
     used: a copy across splits would leak, a copy within one counts a patient twice.
+
+    Raises ConfigurationError naming the line that is wrong.
     """
+    found: dict[str, list[Example]] = {}
+    seen: set[Path] = set()
+    for number, row in _rows(table):
+        if row.get("duplicate_of"):
+            continue
+        example = _read_example(row, f"{table}: line {number}", folder, classes)
+        if example.path in seen:
+            raise ConfigurationError(f"{table}: line {number}: the file is listed before; correct the manifest")
+        seen.add(example.path)
+        found.setdefault(row.get("role", ALL), []).append(example)
+    if not found:
+        raise ConfigurationError(f"{table}: lists no image; give a CSV with a row for each")
+    again = partial(read_table, table, folder=folder, classes=classes)
+    return DataSource(classes=tuple(classes), by_role=found, reread=again)
 
-    def __init__(self, *, manifest: Path, folder: Path, classes: Sequence[str]) -> None:
-        """Read and check the manifest. Raises ConfigurationError naming the line that is wrong."""
-        self._manifest, self._folder, self._classes = manifest, folder, tuple(classes)
-        self._examples: dict[str, list[Example]] = {}
-        seen: set[Path] = set()
-        for number, row in _rows(manifest):
-            if row.get("duplicate_of"):
-                continue
-            example = self._example(row, f"{manifest}: line {number}")
-            if example.path in seen:
-                raise ConfigurationError(f"{manifest}: line {number}: the file is listed before; correct the manifest")
-            seen.add(example.path)
-            self._examples.setdefault(row.get("role", ALL), []).append(example)
-        if not self._examples:
-            raise ConfigurationError(f"{manifest}: lists no image; give a CSV with a row for each")
 
-    def _example(self, row: dict[str, str], where: str) -> Example:
-        label = row.get("label") or ""
-        if label not in self._classes:
-            known = ", ".join(self._classes)
-            raise ConfigurationError(f"{where}: '{label[:60]}' is none of the classes {known}; correct the label")
-        named = row.get("path") or row.get("file") or ""
-        relative = PurePosixPath(named)
-        plain = not relative.is_absolute() and ".." not in relative.parts and ("path" in row or relative.name == named)
-        patient = row.get("patient", f"{label}/{named}")
-        if not (named and plain and patient and row.get("role", ALL)):
-            raise ConfigurationError(
-                f"{where}: needs a file's plain name or a path within the folder, and a patient and a role if the "
-                "table has those columns; correct the manifest"
-            )
-        path = self._folder / relative if "path" in row else self._folder / label / named
-        return Example(path=path, label=self._classes.index(label), patient=patient)
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """As given."""
-        return self._classes
-
-    @property
-    def roles(self) -> tuple[str, ...]:
-        """In the order in which the manifest names them first."""
-        return tuple(self._examples)
-
-    def examples(self, *roles: str) -> tuple[Example, ...]:
-        """Examples of the roles, in manifest order. Raises ConfigurationError for a role without rows."""
-        return select_examples(self._examples, roles)
-
-    def reread(self) -> "ManifestSource":
-        """The manifest as it stands on the disk now. Raises ConfigurationError."""
-        return ManifestSource(manifest=self._manifest, folder=self._folder, classes=self._classes)
+def _read_example(row: dict[str, str], where: str, folder: Path, classes: Sequence[str]) -> Example:
+    label = row.get("label") or ""
+    if label not in classes:
+        known = ", ".join(classes)
+        raise ConfigurationError(f"{where}: '{label[:60]}' is none of the classes {known}; correct the label")
+    named = row.get("path") or row.get("file") or ""
+    relative = PurePosixPath(named)
+    plain = not relative.is_absolute() and ".." not in relative.parts and ("path" in row or relative.name == named)
+    patient = row.get("patient", f"{label}/{named}")
+    if not (named and plain and patient and row.get("role", ALL)):
+        raise ConfigurationError(
+            f"{where}: needs a file's plain name or a path within the folder, and a patient and a role if the "
+            "table has those columns; correct the manifest"
+        )
+    path = folder / relative if "path" in row else folder / label / named
+    return Example(path=path, label=classes.index(label), patient=patient)
 
 
 def _rows(manifest: Path) -> list[tuple[int, dict[str, str]]]:

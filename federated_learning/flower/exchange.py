@@ -5,24 +5,21 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import zip_longest
-from typing import TYPE_CHECKING
 
 import httpx
+from flwr.app import Message
+from flwr.serverapp import Grid
+from flwr.supercore.inflatable.inflatable_utils import ObjectPushError
 
 from contract.errors import PeerDisconnected, PeerViolation
 from federated_learning.flower.records import from_records, to_records
 from federated_learning.flower.tasks import UPLOADS, upload
 from federated_learning.rounds.letters import Answers, Letter, Step, read_trouble
-
-if TYPE_CHECKING:
-    from flwr.app import Message
-    from flwr.serverapp import Grid
-
-    from federated_learning.rounds.settings import Waiting
+from federated_learning.rounds.settings import Waiting
 
 SHORTEST_PAUSE, LONGEST_PAUSE, GROWTH = 0.02, 0.5, 1.2
 FEW = 8
-"""Hospitals; more are asked for less often, so that asking takes no more of the processor."""
+"""Hospitals; more are asked for less often, so that asking takes as much of the processor."""
 LOOK_SECONDS = 1.0
 
 
@@ -51,7 +48,7 @@ class _Question:
 class GridExchange:
     """`Exchange` over a Grid. Hospitals are those whose keys the coordinator registered, and nobody else."""
 
-    def __init__(self, grid: "Grid", nodes: Mapping[int, str], *, waiting: "Waiting", max_bytes: int) -> None:
+    def __init__(self, grid: Grid, nodes: Mapping[int, str], *, waiting: Waiting, max_bytes: int) -> None:
         """`nodes`: hospital by node identity; `max_bytes`: of one answer."""
         self._grid = grid
         self._names = dict(nodes)
@@ -99,8 +96,6 @@ class GridExchange:
             time.sleep(LONGEST_PAUSE)
 
     def _send(self, question: _Question, names: frozenset[str]) -> None:
-        from flwr.app import Message
-
         if not names:
             return
         ordered, now = sorted(names), time.monotonic()
@@ -112,7 +107,8 @@ class GridExchange:
             ]
             return list(self._grid.push_messages(messages))
 
-        identities = _pushed(push)
+        with _superlink_answers():
+            identities = upload(push)
         for name, identity in zip_longest(ordered, identities):
             if identity is None:
                 raise PeerDisconnected(f"Flower's SuperLink did not take the message for hospital {name}: read its log")
@@ -145,7 +141,7 @@ class GridExchange:
                 self._read(name, message, question.answers)
         return came
 
-    def _pull(self, identity: str) -> "Message | str | None":
+    def _pull(self, identity: str) -> Message | str | None:
         """The answer to a message, or why it cannot be read; None if there is none yet."""
         with _superlink_answers():
             try:
@@ -155,7 +151,7 @@ class GridExchange:
             except Exception:  # noqa: BLE001  (what a hospital sent ends here, whatever Flower raises over it)
                 return "sent what is no message: run the same version on both sides"
 
-    def _read(self, name: str, message: "Message", answers: Answers) -> None:
+    def _read(self, name: str, message: Message, answers: Answers) -> None:
         try:
             letter = from_records(message.content, max_bytes=self._max_bytes)
             trouble = read_trouble(letter)
@@ -178,25 +174,16 @@ class GridExchange:
         return frozenset(again)
 
 
-def _pushed(push: Callable[[], list[str]]) -> list[str]:
-    """Upload questions; what `push` returns."""
-    from flwr.supercore.inflatable.inflatable_utils import ObjectPushError
-
-    try:
-        with _superlink_answers():
-            return upload(push)
-    except ObjectPushError:
-        raise PeerDisconnected(
-            f"Flower's SuperLink dropped {UPLOADS} uploads of the same messages: this machine may be overloaded. Start "
-            "the same command again: it goes on after the last finished round"
-        ) from None
-
-
 @contextmanager
 def _superlink_answers() -> Iterator[None]:
     """Flower's SuperLink forgets a run whose coordinator stood still for long: stopped, asleep, out of memory."""
     try:
         yield
+    except ObjectPushError:
+        raise PeerDisconnected(
+            f"Flower's SuperLink dropped {UPLOADS} uploads of the same messages: this machine may be overloaded. Start "
+            "the same command again: it goes on after the last finished round"
+        ) from None
     except httpx.HTTPError as error:
         raise PeerDisconnected(
             "Flower's SuperLink no longer takes this coordinator's calls: one of them stood still for too long or has "

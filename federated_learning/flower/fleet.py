@@ -1,15 +1,18 @@
 """Starting Flower: the coordinator's SuperLink with its registered hospitals and its run, a hospital's SuperNode."""
 
-import subprocess
-import sys
+import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import httpx
-import tomli_w
+from flwr.cli.build import build_fab_from_files
+from flwr.common.serde import fab_to_proto, user_config_to_proto
+from flwr.proto.control_pb2 import RegisterNodeRequest, StartRunRequest
+from flwr.supercore.control import ControlHttpClient
+from flwr.supercore.fab import Fab
+from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
 
 from contract.errors import ConfigurationError
 from federated_learning.flower.processes import Child, flower_environment, free_port, hold_lock, wait_for_port
@@ -18,24 +21,21 @@ from federated_learning.rounds.participants import COORDINATOR_CERTIFICATE, COOR
 from plumbing.listening import LISTEN, require_free_port
 from plumbing.settings import Address
 
-if TYPE_CHECKING:
-    from flwr.supercore.control import ControlHttpClient
-
 START_SECONDS = 90.0
 SUPERLINK, SUPERNODE = "federated_learning.flower.superlink", "federated_learning.flower.supernode"
 
 APPLICATION = {
     "pyproject.toml": (
-        '[project]\nname = "federation"\nversion = "1.0.0"\ndescription = "Runs what is installed on each machine."\n'
-        'license = "Apache-2.0"\n\n[tool.flwr.app]\npublisher = "federation"\n\n[tool.flwr.app.components]\n'
-        'serverapp = "application:server_app"\nclientapp = "application:client_app"\n\n[tool.flwr.app.config]\n'
+        b'[project]\nname = "training"\nversion = "1.0.0"\ndescription = "Runs what is installed on each machine."\n'
+        b'license = "Apache-2.0"\n\n[tool.flwr.app]\npublisher = "training"\n\n[tool.flwr.app.components]\n'
+        b'serverapp = "application:server_app"\nclientapp = "application:client_app"\n\n[tool.flwr.app.config]\n'
     ),
     "application.py": (
-        '"""Names only: coordinator and hospitals execute their own installed code, and nothing from here."""\n\n'
-        "server_app = None\nclient_app = None\n"
+        b'"""Names only: coordinator and hospitals execute their own installed code, and nothing from here."""\n\n'
+        b"server_app = None\nclient_app = None\n"
     ),
 }
-"""What `flwr run` insists on sending. Nobody executes it."""
+"""What a run of Flower must bring along. Nobody executes it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,35 +68,35 @@ def superlink(
     options = ["--enable-supernode-auth", "--isolation", "process", "--disable-runtime-dependency-installation"]
     arguments = ["-m", SUPERLINK, max_body_bytes, "--host", listen.host, "--port", listen.port, *tls, *options]
     arguments += ["--superexec-auth-secret-file", secret]
-    address = Address(host=_reachable(listen.host), port=listen.port)
+    reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(listen.host, listen.host)  # noqa: S104  (compared, not bound)
+    address = Address(host=reachable, port=listen.port)
     with Child([str(one) for one in arguments], log=folder / "superlink.log", environment=environment) as child:
         wait_for_port(child, host=address.host, port=address.port, seconds=START_SECONDS, what="the SuperLink")
         runtime = Runtime(address=str(address), certificate=certificate.read_bytes())
-        nodes = _register(runtime, participants)
-        _start_run(folder, environment, address=str(address), certificate=certificate)
+        with _control(runtime) as control:
+            nodes = _register(control, participants)
+            _start_run(control)
         yield RunningSuperLink(child=child, runtime=runtime, secret=secret.read_bytes(), nodes=nodes)
 
 
-def _reachable(host: str) -> str:
-    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  (compared, not bound)
-
-
-def _register(runtime: Runtime, participants: Participants) -> dict[int, str]:
+def _register(control: ControlHttpClient, participants: Participants) -> dict[int, str]:
     """Tell the SuperLink every hospital's node key, as `flwr supernode register` does."""
-    from flwr.proto.control_pb2 import RegisterNodeRequest
-
     nodes = {}
-    with _control(runtime) as control:
-        for hospital in participants.hospitals:
-            request = RegisterNodeRequest(public_key=hospital.node_key.encode(), name=hospital.name)
-            nodes[control.RegisterNode(request).node_id] = hospital.name
+    for hospital in participants.hospitals:
+        request = RegisterNodeRequest(public_key=hospital.node_key.encode(), name=hospital.name)
+        nodes[control.RegisterNode(request).node_id] = hospital.name
     return nodes
 
 
+def _start_run(control: ControlHttpClient) -> None:
+    """Start the run that hospitals and coordinator take part in, as `flwr run` does."""
+    application, _ = build_fab_from_files(APPLICATION)
+    fab = Fab(hashlib.sha256(application).hexdigest(), application, {})
+    control.StartRun(StartRunRequest(fab=fab_to_proto(fab), override_config=user_config_to_proto({})))
+
+
 @contextmanager
-def _control(runtime: Runtime) -> "Iterator[ControlHttpClient]":
-    from flwr.supercore.control import ControlHttpClient
-    from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
+def _control(runtime: Runtime) -> Iterator[ControlHttpClient]:
 
     version = RuntimeVersionHttpInterceptor(component_name="flwr")
     client = ControlHttpClient.from_server_address(
@@ -106,32 +106,10 @@ def _control(runtime: Runtime) -> "Iterator[ControlHttpClient]":
         yield client
     except httpx.HTTPError as error:
         raise ConfigurationError(
-            f"the SuperLink at {runtime.address} refused a hospital's key: read its log"
+            f"the SuperLink at {runtime.address} refused a hospital's key or the run: read its log"
         ) from error
     finally:
         client.close()
-
-
-def _start_run(folder: Path, environment: Mapping[str, str], *, address: str, certificate: Path) -> None:
-    """`flwr run`, with its settings in the run's own folder."""
-    application, home = folder / "application", folder / "flower"
-    for place in (application, home):
-        place.mkdir(exist_ok=True)
-    for name, text in APPLICATION.items():
-        (application / name).write_text(text, encoding="utf-8")
-    link = {"address": address, "root-certificates": str(certificate.resolve())}
-    settings = {"superlink": {"default": "federation", "federation": link}}
-    (home / "config.toml").write_text(tomli_w.dumps(settings), encoding="utf-8")
-    command = [sys.executable, "-m", "flwr.cli.app", "run", str(application), "federation"]
-    try:
-        done = subprocess.run(  # noqa: S603  (our own interpreter)
-            command, env=dict(environment), capture_output=True, text=True, timeout=START_SECONDS, check=False
-        )
-    except subprocess.TimeoutExpired:
-        raise ConfigurationError(f"`flwr run` took longer than {START_SECONDS:.0f} s: read superlink.log") from None
-    if done.returncode:
-        (folder / "flwr-run.log").write_text(done.stdout + done.stderr, encoding="utf-8")
-        raise ConfigurationError(f"`flwr run` was refused: read {folder / 'flwr-run.log'}")
 
 
 @contextmanager

@@ -11,8 +11,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from contract.errors import ConfigurationError
 
@@ -24,7 +22,7 @@ QUIET = {
     "FLWR_DISABLE_UPDATE_CHECK": "1",
     "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
 }
-"""Flower tells nobody that it runs, asks nobody for a newer version, and installs nothing that an application names."""
+"""Flower informs nobody that it runs, asks for no newer version, and installs nothing that an application names."""
 
 
 def flower_environment(home: Path) -> dict[str, str]:
@@ -53,7 +51,7 @@ def end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-class Child:
+class Child(subprocess.Popen[bytes]):
     """One child process, its output in a file. As a context manager it is stopped at the end, whatever happened."""
 
     def __init__(
@@ -62,7 +60,7 @@ class Child:
         """Start `python ARGUMENTS`; it must call `end_with_parent` itself. It inherits the files `keep_open`."""
         self.log = log
         with log.open("ab") as output:
-            self._process = subprocess.Popen(  # noqa: S603  (our own interpreter and modules)
+            super().__init__(
                 [sys.executable, *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -73,43 +71,23 @@ class Child:
                 start_new_session=True,
             )
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
-    @property
-    def process_id(self) -> int:
-        """Of the child."""
-        return self._process.pid
-
-    @property
-    def exit_status(self) -> int | None:
-        """None while it runs."""
-        return self._process.poll()
-
-    def wait(self, seconds: float) -> int | None:
-        """The exit status, or None if it still runs after `seconds`."""
+    def ended(self, *, within_seconds: float = 0.0) -> bool:
+        """Whether it ends in this time."""
         with contextlib.suppress(subprocess.TimeoutExpired):
-            return self._process.wait(seconds)
-        return None
-
-    def ask_to_stop(self) -> None:
-        """Tell it to end, without waiting."""
-        if self._process.poll() is None:
-            self._process.terminate()
+            self.wait(within_seconds)
+        return self.returncode is not None
 
     def stop(self) -> None:
         """Ask it to end, and make it if it does not."""
-        self.ask_to_stop()
-        if self.wait(STOP_SECONDS) is None:
-            self._process.kill()
-            self._process.wait()
+        self.terminate()
+        if not self.ended(within_seconds=STOP_SECONDS):
+            self.kill()
+            self.wait()
 
-    def last_words(self) -> str:
+    def read_last_words(self) -> str:
         """The end of its output."""
         with self.log.open("rb") as file:
             file.seek(max(0, self.log.stat().st_size - LAST_WORDS_BYTES))
@@ -136,7 +114,7 @@ def repeating(look: Callable[[], bool | None], *, seconds: float, at_once: bool 
 def stop_all(children: Mapping[str, Child]) -> None:
     """Stop them in the time of one."""
     for child in children.values():
-        child.ask_to_stop()
+        child.terminate()
     for child in children.values():
         child.stop()
 
@@ -167,7 +145,7 @@ def wait_for_port(child: Child, *, host: str, port: int, seconds: float, what: s
     """Until `child` listens. Raises ConfigurationError when it ends before, or takes longer than `seconds`."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        if child.exit_status is not None:
+        if child.ended():
             raise ConfigurationError(f"{what} ended while it started: read {child.log}")
         with contextlib.suppress(OSError), socket.create_connection((host, port), timeout=1):
             return

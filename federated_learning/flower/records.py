@@ -5,31 +5,25 @@ the sender chooses.
 """
 
 import json
-from typing import TYPE_CHECKING
+
+from flwr.app import ConfigRecord, RecordDict
 
 from contract.errors import PeerViolation
 from federated_learning.rounds.letters import Letter
-
-if TYPE_CHECKING:
-    from flwr.app import RecordDict
 
 HEADER, PARTS, TEXT = "header", "parts", "json"
 MAX_HEADER_BYTES = 1 << 20
 MAX_PARTS = 1000
 
 
-def to_records(letter: Letter) -> "RecordDict":
+def to_records(letter: Letter) -> RecordDict:
     """As Flower's content."""
-    from flwr.app import ConfigRecord, RecordDict
-
     header = ConfigRecord({TEXT: json.dumps(letter.header)})
     return RecordDict({HEADER: header, PARTS: ConfigRecord({str(name): part for name, part in letter.parts.items()})})
 
 
-def from_records(records: "RecordDict", *, max_bytes: int) -> Letter:
+def from_records(records: RecordDict, *, max_bytes: int) -> Letter:
     """Check and unpack. Raises PeerViolation: `max_bytes` is for all parts together."""
-    from flwr.app import ConfigRecord
-
     header, parts = records.get(HEADER), records.get(PARTS)
     if set(records) != {HEADER, PARTS} or not (isinstance(header, ConfigRecord) and isinstance(parts, ConfigRecord)):
         raise PeerViolation("a message has another form than this version's: run the same version on both sides")

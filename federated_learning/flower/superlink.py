@@ -8,10 +8,10 @@ machines, so the other two are answered on loopback only, and no request may be 
 """
 
 import sys
-from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 from federated_learning.flower.processes import end_with_parent
+from plumbing.proxies import is_loopback
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
@@ -29,15 +29,15 @@ class Guard:
 
     async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
         """Pass a request on, or answer 403, 411 or 413."""
-        status = self._refusal(scope) if scope["type"] == "http" else None
+        status = self._find_refusal(scope) if scope["type"] == "http" else None
         if status is None:
             await self._app(scope, receive, send)
             return
         await send({"type": "http.response.start", "status": status, "headers": [(b"connection", b"close")]})
         await send({"type": "http.response.body", "body": b""})
 
-    def _refusal(self, scope: "Scope") -> int | None:
-        if not scope["path"].startswith(OPEN_TO_ALL) and not _is_loopback(scope.get("client")):
+    def _find_refusal(self, scope: "Scope") -> int | None:
+        if not scope["path"].startswith(OPEN_TO_ALL) and not is_loopback((scope.get("client") or ("",))[0]):
             return 403
         if scope["method"] in ("GET", "HEAD"):
             return None
@@ -45,13 +45,6 @@ class Guard:
         if not length.isdigit():
             return 411
         return 413 if len(length) > 15 or int(length) > self._max_body_bytes else None
-
-
-def _is_loopback(client: tuple[str, int] | None) -> bool:
-    try:
-        return client is not None and ip_address(client[0]).is_loopback
-    except ValueError:
-        return False
 
 
 def main() -> None:

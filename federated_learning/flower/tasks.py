@@ -12,20 +12,36 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import httpx
+from flwr.app import Message
+from flwr.common.constant import SubStatus
+from flwr.common.serde import run_from_proto
+from flwr.proto.runtime_pb2 import (
+    AcquireTaskRequest,
+    PullTaskInputRequest,
+    PullTaskInputResponse,
+    PushTaskOutputRequest,
+    SendTaskHeartbeatRequest,
+)
+from flwr.serverapp import Grid
+from flwr.supercore.constant import TaskType
+from flwr.supercore.inflatable.inflatable_utils import ObjectPushError, pull_objects
+from flwr.supercore.interceptors import (
+    RuntimeTokenHttpInterceptor,
+    RuntimeVersionHttpInterceptor,
+    SuperExecAuthHttpInterceptor,
+)
+from flwr.supercore.protobuf.client import ProtobufClientInterceptor
+from flwr.supercore.runtime import RuntimeHttpClient
+from flwr.supercore.task_identity import TaskIdentity
+from flwr.superlink.grid import HttpGrid
+from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, push_task_output
+from google.protobuf.message import DecodeError
 
 from contract.errors import ConfigurationError, PeerDisconnected
 from contract.files import replace
-
-if TYPE_CHECKING:
-    from flwr.app import Message
-    from flwr.proto.runtime_pb2 import PullTaskInputResponse
-    from flwr.serverapp import ServerApp
-    from flwr.supercore.constant import TaskType
-    from flwr.supercore.protobuf.client import ProtobufClientInterceptor
-    from flwr.supercore.runtime import RuntimeHttpClient
 
 HEARTBEAT_SECONDS = 10.0
 SHORTEST_PAUSE, LONGEST_PAUSE, GROWTH = 0.02, 0.2, 1.2
@@ -41,8 +57,6 @@ def upload(push: Callable[[], Answer]) -> Answer:
 
     Raises Flower's ObjectPushError if something is dropped every time.
     """
-    from flwr.supercore.inflatable.inflatable_utils import ObjectPushError
-
     for _ in range(UPLOADS - 1):
         try:
             return push()
@@ -57,8 +71,6 @@ def fetch_parts_sooner() -> None:
     Flower 1.41 waits 1, 2, 4, ... seconds, in each leg of secure aggregation. The version is pinned, and a test sees
     that these options are there.
     """
-    from flwr.supercore.inflatable.inflatable_utils import pull_objects
-
     defaults = pull_objects.__kwdefaults__ or {}
     if not {"initial_backoff", "backoff_cap"} <= set(defaults):
         raise RuntimeError("this is another Flower than 1.41: see federated_learning/flower/tasks.py")
@@ -80,11 +92,8 @@ class Runtime:
     certificate: bytes | None = None
     """PEM of the server's certificate; None: no TLS, loopback only."""
 
-    def client(self, interceptor: "ProtobufClientInterceptor") -> "RuntimeHttpClient":
+    def client(self, interceptor: ProtobufClientInterceptor) -> RuntimeHttpClient:
         """Flower's own client; raises httpx.HTTPError in its calls."""
-        from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
-        from flwr.supercore.runtime import RuntimeHttpClient
-
         return RuntimeHttpClient.from_server_address(
             self.address,
             insecure=self.certificate is None,
@@ -93,10 +102,8 @@ class Runtime:
         )
 
     @contextmanager
-    def task(self, token: str) -> Iterator["RuntimeHttpClient"]:
-        """A client for the task of `token`; tells Flower meanwhile that it is being worked on."""
-        from flwr.supercore.interceptors import RuntimeTokenHttpInterceptor
-
+    def task(self, token: str) -> Iterator[RuntimeHttpClient]:
+        """A client for the task of `token`; Flower learns meanwhile that somebody works on it."""
         stop = threading.Event()
         client = self.client(RuntimeTokenHttpInterceptor(token))
         beat = threading.Thread(target=_heartbeat, args=(client, stop), daemon=True)
@@ -112,10 +119,8 @@ class Runtime:
 class TaskQueue:
     """Takes tasks of one kind from a `Runtime`."""
 
-    def __init__(self, runtime: Runtime, *, kind: "TaskType", secret: bytes) -> None:
+    def __init__(self, runtime: Runtime, *, kind: TaskType, secret: bytes) -> None:
         """`secret`: what the other process was started with, see `new_secret`."""
-        from flwr.supercore.interceptors import SuperExecAuthHttpInterceptor
-
         self._address = runtime.address
         self._kind = kind
         self._client = runtime.client(SuperExecAuthHttpInterceptor(master_secret=secret, protected_methods=[ACQUIRE]))
@@ -126,9 +131,6 @@ class TaskQueue:
 
     def take(self) -> str | None:
         """The next task's token, or None if there is none now. Raises PeerDisconnected."""
-        from flwr.proto.runtime_pb2 import AcquireTaskRequest
-        from google.protobuf.message import DecodeError
-
         try:
             response = self._client.AcquireTask(AcquireTaskRequest(supported_task_types=[self._kind]))
         except (httpx.HTTPError, DecodeError) as error:
@@ -137,7 +139,7 @@ class TaskQueue:
 
 
 def serve_messages(
-    reply: "Callable[[Message], Message]",
+    reply: Callable[[Message], Message],
     runtime: Runtime,
     *,
     secret: bytes,
@@ -148,8 +150,6 @@ def serve_messages(
     Raises PeerDisconnected when the SuperNode ends, and when a message or its answer did not get through: a SuperNode
     waits for the answer for ever then, and only a new one goes on. The coordinator asks again, or in the next attempt.
     """
-    from flwr.supercore.constant import TaskType
-
     pause = SHORTEST_PAUSE
     with closing(TaskQueue(runtime, kind=TaskType.CLIENT_APP, secret=secret)) as queue:
         while goes_on():
@@ -168,10 +168,7 @@ def serve_messages(
                 ) from error
 
 
-def _answer(reply: "Callable[[Message], Message]", runtime: Runtime, token: str) -> None:
-    from flwr.common.constant import SubStatus
-    from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, push_task_output
-
+def _answer(reply: Callable[[Message], Message], runtime: Runtime, token: str) -> None:
     with runtime.task(token) as client:
         message, context, _, _ = pull_task_input(client)  # the application bundle comes along, and is left alone
         answer = reply(message)
@@ -180,20 +177,14 @@ def _answer(reply: "Callable[[Message], Message]", runtime: Runtime, token: str)
         push_task_output(client=client, context=context, sub_status=SubStatus.COMPLETED, details="")
 
 
-def run_server_app(app: "ServerApp", runtime: Runtime, *, secret: bytes, wait_seconds: float) -> None:
-    """Wait for the run that `flwr run` started, and run `app` for it in this thread; its exceptions pass through.
+@contextmanager
+def run_server_task(runtime: Runtime, *, secret: bytes, wait_seconds: float) -> Iterator[Grid]:
+    """Wait for the run that was started, and give its Grid while the block lasts; its exceptions pass through.
 
     Raises ConfigurationError if no run comes, PeerDisconnected if the SuperLink ends.
     """
-    from flwr.app import RecordDict
-    from flwr.common.constant import SubStatus
-    from flwr.common.serde import context_from_proto, context_to_proto, run_from_proto
-    from flwr.proto.runtime_pb2 import PullTaskInputRequest, PushTaskOutputRequest
-    from flwr.supercore.task_identity import TaskIdentity
-    from flwr.superlink.grid import HttpGrid
-
     fetch_parts_sooner()
-    token = _server_task(runtime, secret=secret, wait_seconds=wait_seconds)
+    token = _take_server_task(runtime, secret=secret, wait_seconds=wait_seconds)
     with runtime.task(token) as client:
         work: PullTaskInputResponse = client.PullTaskInput(PullTaskInputRequest())
         # Flower stamps each message with these.
@@ -201,22 +192,17 @@ def run_server_app(app: "ServerApp", runtime: Runtime, *, secret: bytes, wait_se
         TaskIdentity.node_id = work.context.node_id
         grid = HttpGrid(runtime.address, insecure=False, root_certificates=runtime.certificate, token=token)
         grid.set_run(run_from_proto(work.run))
-        context = context_from_proto(work.context)
         status = SubStatus.FAILED
         try:
-            app(grid=grid, context=context)
+            yield grid
             status = SubStatus.COMPLETED
         finally:
-            context.state = RecordDict()
             with suppress(httpx.HTTPError):  # the run is over either way
-                client.PushTaskOutput(
-                    PushTaskOutputRequest(context=context_to_proto(context), sub_status=status, details="")
-                )
+                client.PushTaskOutput(PushTaskOutputRequest(context=work.context, sub_status=status, details=""))
             grid.close()
 
 
-def _server_task(runtime: Runtime, *, secret: bytes, wait_seconds: float) -> str:
-    from flwr.supercore.constant import TaskType
+def _take_server_task(runtime: Runtime, *, secret: bytes, wait_seconds: float) -> str:
 
     end = time.monotonic() + wait_seconds
     with closing(TaskQueue(runtime, kind=TaskType.SERVER_APP, secret=secret)) as queue:
@@ -227,8 +213,7 @@ def _server_task(runtime: Runtime, *, secret: bytes, wait_seconds: float) -> str
     raise ConfigurationError(f"Flower started no run within {wait_seconds:.0f} s: read superlink.log")
 
 
-def _heartbeat(client: "RuntimeHttpClient", stop: threading.Event) -> None:
-    from flwr.proto.runtime_pb2 import SendTaskHeartbeatRequest
+def _heartbeat(client: RuntimeHttpClient, stop: threading.Event) -> None:
 
     while not stop.wait(HEARTBEAT_SECONDS):
         with suppress(httpx.HTTPError):  # the task's own next call says what is wrong

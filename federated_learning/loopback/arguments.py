@@ -10,7 +10,7 @@ from pathlib import Path
 from contract.errors import ConfigurationError
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class ImageFolder:
     """What to train on."""
 
@@ -24,17 +24,6 @@ class ImageFolder:
     """None: it has to be given."""
 
 
-def _kermany(folder: Path) -> ImageFolder:
-    """The radiographs of Kermany et al. 2018, as the folder that MEDICAL_DATA names holds them."""
-    return ImageFolder(
-        folder=folder / "kermany224",
-        manifest=folder / "kermany_manifest.csv",
-        training_roles=("dev_train_A", "dev_train_B", "dev_train_C"),
-        validation_role="dev_val",
-        description="pediatric-pneumonia",
-    )
-
-
 def images_to_train_on(
     data: Path | None, manifest: Path | None, *, output: Path | None, smoke: bool, described: bool
 ) -> ImageFolder | None:
@@ -45,12 +34,15 @@ def images_to_train_on(
     """
     images: ImageFolder | None = None
     if data is not None and manifest is not None:
-        images = ImageFolder(folder=data, manifest=manifest)
+        images = ImageFolder(data, manifest)
     elif data is not None or manifest is not None:
         raise ConfigurationError("--data and --manifest belong together: give both")
     elif medical := os.environ.get("MEDICAL_DATA"):
-        kermany = _kermany(Path(medical))
-        images = kermany if kermany.manifest.exists() else None
+        # The radiographs of Kermany et al. 2018.
+        folder, manifest = Path(medical) / "kermany224", Path(medical) / "kermany_manifest.csv"
+        roles = ("dev_train_A", "dev_train_B", "dev_train_C")
+        if manifest.exists():
+            images = ImageFolder(folder, manifest, roles, "dev_val", "pediatric-pneumonia")
     if smoke:
         return images
     if images is None:

@@ -5,11 +5,10 @@ them in federation.json, writes each settings file, and starts the hospitals; th
 """
 
 import os
-import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tomli_w
 from pydantic import Field
@@ -17,14 +16,15 @@ from pydantic import Field
 from contract.base import Name
 from contract.errors import ConfigurationError
 from federated_learning.augmentation import NONE
-from federated_learning.data_source import ManifestSource, training_roles, validation_role
+from federated_learning.data_source.examples import DataSource, choose_training_roles, choose_validation_role
+from federated_learning.data_source.table import read_table
 from federated_learning.flower.processes import Child, free_port, stop_all
 from federated_learning.flower.running import run_coordinator
 from federated_learning.loopback.arguments import ImageFolder
-from federated_learning.loopback.sites import TRAINING, VALIDATION, Site, check_roles, draw_data, sites, write_tables
+from federated_learning.loopback.sites import TRAINING, VALIDATION, Site, divide_roles, draw_data, write_tables
 from federated_learning.recipe import PEDIATRIC_PNEUMONIA, PEDIATRIC_PNEUMONIA_RECIPE, NamedDescription
 from federated_learning.rounds.aggregating import FAILED, Event
-from federated_learning.rounds.coordinator import Coordinator, RoundReport
+from federated_learning.rounds.coordinator import Coordinator
 from federated_learning.rounds.letters import Step
 from federated_learning.rounds.participants import (
     FEDERATION,
@@ -33,8 +33,15 @@ from federated_learning.rounds.participants import (
     make_participants,
     read_participants,
 )
-from federated_learning.rounds.settings import Aggregation, CoordinatorSettings, Sums, Waiting
-from federated_learning.run_records import Description
+from federated_learning.rounds.settings import (
+    Aggregation,
+    CoordinatorSettings,
+    HospitalData,
+    HospitalSettings,
+    Sums,
+    Waiting,
+)
+from federated_learning.run_records import RoundRecord, RoundTraffic
 from federated_learning.secure_aggregation.terms import least_threshold
 from federated_learning.training_settings import Stage, TrainingSettings
 from plumbing.listening import require_free_port
@@ -100,101 +107,95 @@ def smoke_settings(hospitals: int = 4) -> LoopbackSettings:
     )
 
 
-def _required(description: Description | None) -> Description:
-    if description is None:
-        raise ConfigurationError("the settings lack a description: say with --description or there what the model is")
-    return description
-
-
 class Loopback:
     """Everything about one training in one folder."""
 
     def __init__(self, settings: LoopbackSettings, folder: Path, *, hospitals: int, images: ImageFolder | None) -> None:
         """Prepare keys, tables and settings files. Without images pictures are drawn. Raises ConfigurationError."""
         self.settings, self.folder = settings, folder
-        self.description = _required(settings.description)
+        if settings.description is None:
+            raise ConfigurationError(
+                "the settings lack a description: say with --description or there what the model is"
+            )
+        self.description = settings.description
         folder.mkdir(parents=True, exist_ok=True)
         self.data, self.manifest = self._draw(hospitals) if images is None else (images.folder, images.manifest)
         source = self.source()
-        self.training_roles = training_roles(source, settings.training_roles)
-        self.validation_role = validation_role(source, settings.validation_role)
-        check_roles(source, (*self.training_roles, self.validation_role))
-        self.sites = sites(hospitals, self.training_roles)
+        self.training_roles = choose_training_roles(source, settings.training_roles)
+        self.validation_role = choose_validation_role(source, settings.validation_role)
+        self.sites = divide_roles(hospitals, self.training_roles)
+        tables = write_tables(
+            source,
+            folder,
+            data=self.data,
+            hospitals=self.sites,
+            validation_role=self.validation_role,
+            at_most=settings.images_per_class,
+        )
         self.participants = self._make_participants()
-        self.coordinator_settings = self._write_settings(source)
+        for site in self.sites:
+            self._write_settings(site, tables[site.name])
+        self.coordinator_settings = CoordinatorSettings(
+            **self._common(),
+            keys=self._coordinator,
+            output=folder / "run",
+            listen=Address.parse(self.participants.coordinator),
+            rounds=settings.rounds,
+            training_roles=self.training_roles,
+            validation_role=self.validation_role,
+            aggregation=settings.aggregation,
+            waiting=settings.waiting,
+        )
 
-    def source(self) -> ManifestSource:
+    def source(self) -> DataSource:
         """The images of all hospitals."""
-        return ManifestSource(manifest=self.manifest, folder=self.data, classes=self.description.classes)
+        return read_table(self.manifest, folder=self.data, classes=self.description.classes)
+
+    @property
+    def _coordinator(self) -> Path:
+        return self.folder / "coordinator"
+
+    def _common(self) -> dict[str, Any]:
+        """What everybody's settings say alike, besides `aggregation`."""
+        return {
+            "run": self.settings.run,
+            "federation": (self._coordinator / FEDERATION).resolve(),
+            "description": self.description,
+            "training": self.settings.training,
+            "exchange_statistics": self.settings.exchange_statistics,
+        }
 
     def _draw(self, hospitals: int) -> tuple[Path, Path]:
         drawn, settings = self.folder / "drawn", self.settings
-        roles, validation = settings.training_roles or (TRAINING,), settings.validation_role or VALIDATION
         return drawn, draw_data(
             drawn,
             classes=self.description.classes,
-            roles=roles,
-            validation_role=validation,
+            roles=settings.training_roles or (TRAINING,),
+            validation_role=settings.validation_role or VALIDATION,
             side=self.description.input.height,
             hospitals=hospitals,
         )
 
     def _make_participants(self) -> Participants:
         """Every hospital's keys, and federation.json: made once, so that a stopped run goes on."""
-        coordinator = self.folder / "coordinator"
-        if not (coordinator / FEDERATION).exists():
+        if not (self._coordinator / FEDERATION).exists():
             public = [make_hospital_keys(site.name, self.folder / site.name / "keys") for site in self.sites]
-            make_participants(public, coordinator, host=HOST, port=free_port())
-        return read_participants(coordinator / FEDERATION)
+            make_participants(public, self._coordinator, host=HOST, port=free_port())
+        return read_participants(self._coordinator / FEDERATION)
 
-    def _write_settings(self, source: ManifestSource) -> CoordinatorSettings:
-        settings, coordinator = self.settings, self.folder / "coordinator"
-        tables = write_tables(
-            source,
-            self.folder,
-            data=self.data,
-            hospitals=self.sites,
-            validation_role=self.validation_role,
-            at_most=settings.images_per_class,
+    def _write_settings(self, site: Site, table: Path) -> None:
+        """A hospital's own file."""
+        folder = (self.folder / site.name).resolve()
+        settings = HospitalSettings(
+            **self._common(),
+            name=site.name,
+            keys=folder / "keys",
+            state=folder / "state",
+            data=HospitalData(folder=self.data.resolve(), table=table.resolve(), validation=(VALIDATION,)),
+            threads=self.settings.threads,
+            aggregation=Sums.model_validate(self.settings.aggregation.model_dump(include=set(Sums.model_fields))),
         )
-        for site in self.sites:
-            self._write_hospital(site, tables[site.name])
-        return CoordinatorSettings(
-            run=settings.run,
-            federation=coordinator / FEDERATION,
-            keys=coordinator,
-            output=self.folder / "run",
-            listen=Address.parse(self.participants.coordinator),
-            description=self.description,
-            training=settings.training,
-            rounds=settings.rounds,
-            training_roles=self.training_roles,
-            validation_role=self.validation_role,
-            exchange_statistics=settings.exchange_statistics,
-            aggregation=settings.aggregation,
-            waiting=settings.waiting,
-        )
-
-    def _write_hospital(self, site: Site, table: Path) -> None:
-        folder = self.folder / site.name
-        content = {
-            "name": site.name,
-            "run": self.settings.run,
-            "federation": str((self.folder / "coordinator" / FEDERATION).resolve()),
-            "keys": str((folder / "keys").resolve()),
-            "state": str((folder / "state").resolve()),
-            "threads": self.settings.threads,
-            "description": self.description.model_dump(mode="json", exclude_none=True),
-            "training": self.settings.training.model_dump(mode="json", exclude_none=True),
-            "exchange_statistics": self.settings.exchange_statistics,
-            "aggregation": self.settings.aggregation.model_dump(include=set(Sums.model_fields), exclude_none=True),
-            "data": {
-                "folder": str(self.data.resolve()),
-                "table": str(table.resolve()),
-                "training": ["train"],
-                "validation": ["validation"],
-            },
-        }
+        content = settings.model_dump(mode="json", exclude_none=True)
         (folder / "hospital.toml").write_text(tomli_w.dumps(content), encoding="utf-8")
 
     @contextmanager
@@ -213,7 +214,7 @@ class Loopback:
         arguments = ["-m", "federated_learning.command", "hospital", "--config", str(folder / "hospital.toml")]
         return Child([*arguments, "--with-parent"], log=folder / "hospital.log", environment=os.environ)
 
-    def last_line(self, name: str) -> str:
+    def read_last_line(self, name: str) -> str:
         """What the hospital said last."""
         path = self.folder / name / "hospital.log"
         lines = path.read_text(encoding="utf-8", errors="replace").split("\n") if path.exists() else []
@@ -223,41 +224,38 @@ class Loopback:
         self,
         *,
         show: Callable[[Event], None],
-        finished: Callable[[Coordinator, RoundReport], None],
+        finished: Callable[[Coordinator, RoundRecord, RoundTraffic], None],
         say: Callable[[str], None],
     ) -> Coordinator:
         """Run the training to its end."""
         listen = self.coordinator_settings.listen  # chosen when the folder was made, perhaps days ago
         require_free_port(listen.host, listen.port, setting="a new folder for --output")
         with self.hospitals() as running:
-            fall_out = _FallOut(self, running, say) if self.settings.one_falls_out and FALLS_OUT in running else None
+            fall_out = self._fall_out(running, say) if self.settings.one_falls_out and FALLS_OUT in running else None
 
             def shown(event: Event) -> None:
                 show(event)
                 if event.what == FAILED and event.hospital is not None:
-                    say(self.last_line(event.hospital))  # here, all hospitals' screens are this one
+                    say(self.read_last_line(event.hospital))  # here, all hospitals' screens are this one
                 if fall_out is not None:
                     fall_out(event)
 
             return run_coordinator(self.coordinator_settings, show=shown, finished=finished)
 
+    def _fall_out(self, running: dict[str, Child], say: Callable[[str], None]) -> Callable[[Event], None]:
+        """Kills a hospital when its masked update is due, and starts it again when the others finished without it."""
+        awaited = [Step.MASKED.name, Step.UNMASK.name]
 
-class _FallOut:
-    """Kills a hospital when its masked update is due, and starts it again when the others have finished without it."""
+        def follow(event: Event) -> None:
+            if event.round != FALLS_OUT_ROUND or event.hospital is not None or [event.what] != awaited[:1]:
+                return
+            del awaited[0]
+            if event.what == Step.MASKED.name:
+                running[FALLS_OUT].kill()
+                say(f"{FALLS_OUT} is killed in the middle of round {event.round}")
+            else:
+                running[FALLS_OUT].stop()
+                running[FALLS_OUT] = self.start(FALLS_OUT)
+                say(f"{FALLS_OUT} is started again")
 
-    def __init__(self, loopback: Loopback, running: dict[str, Child], say: Callable[[str], None]) -> None:
-        self._loopback, self._running, self._say = loopback, running, say
-        self._killed = self._back = False
-
-    def __call__(self, event: Event) -> None:
-        if event.round != FALLS_OUT_ROUND or event.hospital is not None:
-            return
-        if event.what == Step.MASKED.name and not self._killed:
-            os.kill(self._running[FALLS_OUT].process_id, signal.SIGKILL)
-            self._killed = True
-            self._say(f"{FALLS_OUT} is killed in the middle of round {event.round}")
-        elif event.what == Step.UNMASK.name and self._killed and not self._back:
-            self._running[FALLS_OUT].stop()
-            self._running[FALLS_OUT] = self._loopback.start(FALLS_OUT)
-            self._back = True
-            self._say(f"{FALLS_OUT} is started again")
+        return follow

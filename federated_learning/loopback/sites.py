@@ -10,7 +10,7 @@ from PIL import Image
 
 from contract.base import Name, Strict
 from contract.errors import CallerError, ConfigurationError
-from federated_learning.data_source import Example, ManifestSource
+from federated_learning.data_source.examples import DataSource, Example
 
 TRAINING, VALIDATION = "train", "validation"
 DRAWN_PER_CLASS = {TRAINING: 8, VALIDATION: 3}
@@ -26,7 +26,7 @@ class Site(Strict):
     """This hospital has the patients of one of so many equal parts of the role."""
 
 
-def sites(count: int, roles: Sequence[str]) -> tuple[Site, ...]:
+def divide_roles(count: int, roles: Sequence[str]) -> tuple[Site, ...]:
     """`count` hospitals, named by letters; roles are divided, the last ones first, if there are more hospitals."""
     if not 3 <= count <= len(ascii_lowercase):
         raise CallerError(f"{count} hospitals: choose from 3 to {len(ascii_lowercase)}")
@@ -40,7 +40,7 @@ def sites(count: int, roles: Sequence[str]) -> tuple[Site, ...]:
 
 
 def write_tables(
-    source: ManifestSource,
+    source: DataSource,
     folder: Path,
     *,
     data: Path,
@@ -54,29 +54,35 @@ def write_tables(
     """
     tables = {}
     for index, site in enumerate(hospitals):
-        training = _some(_part(source.examples(site.role), site.part, site.parts), at_most)
+        training = _limit(_take_part(source.examples(site.role), site.part, site.parts), at_most)
         if not training:
             raise ConfigurationError(f"role '{site.role}' has too few patients for so many hospitals: ask for fewer")
-        held_out = _some(_part(source.examples(validation_role), index, len(hospitals)), at_most and (at_most + 1) // 2)
-        tables[site.name] = folder / f"{site.name}.csv"
-        rows = [(TRAINING, example) for example in training] + [(VALIDATION, example) for example in held_out]
-        with tables[site.name].open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(["path", "label", "patient", "role"])
-            for role, example in rows:
-                path = example.path.relative_to(data).as_posix()
-                writer.writerow([path, source.classes[example.label], example.patient, role])
+        held_out = _limit(
+            _take_part(source.examples(validation_role), index, len(hospitals)), at_most and (at_most + 1) // 2
+        )
+        rows = [
+            (example.path.relative_to(data).as_posix(), source.classes[example.label], example.patient, role)
+            for role, examples in ((TRAINING, training), (VALIDATION, held_out))
+            for example in examples
+        ]
+        tables[site.name] = _write_table(folder / f"{site.name}.csv", ("path", "label", "patient", "role"), rows)
     return tables
 
 
-def _part(examples: Sequence[Example], part: int, parts: int) -> list[Example]:
+def _write_table(path: Path, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Path:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([columns, *rows])
+    return path
+
+
+def _take_part(examples: Sequence[Example], part: int, parts: int) -> list[Example]:
     """Every `parts`-th patient's examples, from patient number `part` on."""
     patients = sorted({example.patient for example in examples})[part::parts]
     wanted = set(patients)
     return [example for example in examples if example.patient in wanted]
 
 
-def _some(examples: Sequence[Example], at_most: int | None) -> list[Example]:
+def _limit(examples: Sequence[Example], at_most: int | None) -> list[Example]:
     if at_most is None:
         return list(examples)
     kept: dict[int, list[Example]] = {}
@@ -90,7 +96,7 @@ def draw_data(
     folder: Path, *, classes: Sequence[str], roles: Sequence[str], validation_role: str, side: int, hospitals: int
 ) -> Path:
     """Draw grey pictures whose class can be seen, stripes of a width for each, and return their manifest (CSV)."""
-    generator, rows = np.random.default_rng(5), []
+    generator, rows = np.random.default_rng(5), list[Sequence[str]]()
     counts = dict.fromkeys(roles, -(-hospitals // len(roles)) * DRAWN_PER_CLASS[TRAINING])
     counts[validation_role] = hospitals * DRAWN_PER_CLASS[VALIDATION]
     for label, name in enumerate(classes):
@@ -102,14 +108,4 @@ def draw_data(
                 picture = generator.normal(120, 12, size=(side, side)) + stripes
                 Image.fromarray(np.clip(picture, 0, 255).astype(np.uint8)).save(folder / name / file)
                 rows.append([file, name, f"{role}-{name}-{index}", role])
-    manifest = folder / "manifest.csv"
-    with manifest.open("w", newline="", encoding="utf-8") as file_of_rows:
-        csv.writer(file_of_rows).writerows([["file", "label", "patient", "role"], *rows])
-    return manifest
-
-
-def check_roles(source: ManifestSource, roles: Sequence[str]) -> None:
-    """Raises ConfigurationError for a role that the manifest lacks."""
-    for role in roles:
-        if role not in source.roles:
-            raise ConfigurationError(f"the manifest has no role '{role}', only {', '.join(source.roles)}")
+    return _write_table(folder / "manifest.csv", ("file", "label", "patient", "role"), rows)

@@ -2,13 +2,13 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from io import BytesIO
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from federated_learning.evaluation import Estimate
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 GREY: Final = "#7d7d7d"
 """Of text and axes: stands out from white and from black."""
@@ -36,11 +36,11 @@ Points = Sequence[tuple[float, float]]
 
 
 def intervals(groups: Mapping[str, Mapping[str, Estimate]], *, up: str) -> bytes:
-    """A group for each name; in it, for each series, its value and interval. A series may lack in a group."""
+    """A group for each name; in it, for each series, its value and interval. A series may be missing in a group."""
 
-    def draw(figure: "Figure") -> None:
+    def draw(figure: Figure) -> None:
         axes = figure.add_subplot()
-        names = series_names(groups)
+        names = list_series(groups)
         for number, name in enumerate(names):
             found = [(place, group[name]) for place, group in enumerate(groups.values()) if name in group]
             shift = (number - (len(names) - 1) / 2) * 0.8 / len(names)
@@ -54,7 +54,7 @@ def intervals(groups: Mapping[str, Mapping[str, Estimate]], *, up: str) -> bytes
                 linestyle="none",
                 capsize=3,
                 label=name,
-                **look_of(number),
+                **choose_look(number),
             )
         axes.set_xticks(range(len(groups)), labels=list(groups))
         axes.set_ylabel(up)
@@ -67,10 +67,10 @@ def intervals(groups: Mapping[str, Mapping[str, Estimate]], *, up: str) -> bytes
 def lines(series: Mapping[str, Points], *, across: str, up: str) -> bytes:
     """One line for each name: (across, up) points."""
 
-    def draw(figure: "Figure") -> None:
+    def draw(figure: Figure) -> None:
         axes = figure.add_subplot()
         for number, (name, points) in enumerate(series.items()):
-            axes.plot(*zip(*points, strict=True), label=name, markersize=3, **look_of(number))
+            axes.plot(*zip(*points, strict=True), label=name, markersize=3, **choose_look(number))
         axes.set_xlabel(across)
         axes.set_ylabel(up)
         _legend(figure, axes)
@@ -81,14 +81,14 @@ def lines(series: Mapping[str, Points], *, across: str, up: str) -> bytes:
 def squares(panels: Mapping[str, Mapping[str, Points]], *, across: str, up: str, markers: bool) -> bytes:
     """Panels side by side, both axes from 0 to 1 with the diagonal, a line for each name."""
 
-    def draw(figure: "Figure") -> None:
-        names = series_names(panels)
+    def draw(figure: Figure) -> None:
+        names = list_series(panels)
         for axes, (title, series) in zip(
             figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
         ):
             axes.plot((0, 1), (0, 1), color=GREY, linewidth=0.8, linestyle="dotted")
             for name, points in series.items():
-                look = look_of(names.index(name)) | ({"markersize": 4} if markers else {"marker": ""})
+                look = choose_look(names.index(name)) | ({"markersize": 4} if markers else {"marker": ""})
                 axes.plot(*zip(*points, strict=True), label=name, linewidth=1.2, **look)
             axes.set(title=title, xlabel=across, xlim=(0, 1), ylim=(0, 1), aspect="equal")
         figure.axes[0].set_ylabel(up)
@@ -97,25 +97,22 @@ def squares(panels: Mapping[str, Mapping[str, Points]], *, across: str, up: str,
     return draw_svg(draw, height=3.2)
 
 
-def series_names(groups: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def list_series(groups: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Of all groups, each once, in their order."""
     return list(dict.fromkeys(name for group in groups.values() for name in group))
 
 
-def look_of(number: int) -> dict[str, Any]:
+def choose_look(number: int) -> dict[str, Any]:
     """Colour and marker of the series of that number."""
     return {"color": COLOURS[number % len(COLOURS)], "marker": MARKERS[number % len(MARKERS)]}
 
 
-def _legend(figure: "Figure", axes: "Axes") -> None:
+def _legend(figure: Figure, axes: Axes) -> None:
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3)
 
 
-def draw_svg(draw: "Callable[[Figure], None]", *, height: float, salt: str = "federated-learning") -> bytes:
+def draw_svg(draw: Callable[[Figure], None], *, height: float, salt: str = "federated-learning") -> bytes:
     """The SVG of a figure of this height in inches. `salt` goes into the names of its parts, the same each time."""
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-
     with mpl.rc_context(_SETTINGS | {"svg.hashsalt": salt}):
         figure = Figure(figsize=(7.2, height), layout="constrained")
         draw(figure)

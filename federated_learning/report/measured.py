@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from federated_learning import metrics as figures
-from federated_learning.evaluation import Estimate, paired_difference, patient_bootstrap
+from federated_learning.evaluation import Estimate, bootstrap_patients
 from federated_learning.metrics import Figure
 from federated_learning.report.results import RunResult, SplitResult
 
@@ -35,27 +35,16 @@ class Measured:
     recalls: Mapping[str, Estimate]
     """By class."""
 
-    @property
-    def calibration_error(self) -> float:
-        """Of the calibrated probabilities."""
-        return figures.once(figures.calibration_error, self.probabilities, self.split.truth)
-
-    @property
-    def uncalibrated_error(self) -> float:
-        """Of the probabilities as the network gives them."""
-        return figures.once(figures.calibration_error, self.split.probabilities(1.0), self.split.truth)
-
-    def area(self, label: int) -> float:
-        """One-versus-rest ROC-AUC of a class; nan if it is not defined."""
-        weights = np.ones((1, len(self.split.truth)))
-        return float(figures.area_under_curve(self.probabilities[:, label], self.split.truth == label, weights)[0])
+    def calibration_error(self, temperature: float) -> float:
+        """Of the probabilities at this temperature; 1: as the network gives them."""
+        return figures.compute_once(figures.calibration_error, self.split.probabilities(temperature), self.split.truth)
 
 
 def measure(run: RunResult, split: SplitResult) -> Measured:
     """All figures of a run on a split, in one bootstrap."""
     probabilities = split.probabilities(run.temperature)
     recalls = [figures.make_recall(label) for label in range(len(run.classes))]
-    found = patient_bootstrap((*FIGURES.values(), *recalls), probabilities, split.truth, split.patient_names)
+    found = bootstrap_patients((*FIGURES.values(), *recalls), probabilities, split.truth, split.patient_names)
     return Measured(
         run=run,
         split=split,
@@ -74,19 +63,19 @@ def measure_all(results: Sequence[RunResult]) -> dict[str, dict[str, Measured]]:
     }
 
 
-def differences(first: Measured, second: Measured) -> dict[str, Estimate]:
+def compare(first: Measured, second: Measured) -> dict[str, Estimate]:
     """The figures of `COMPARED` of `first` less those of `second`, on the same examples."""
-    found = paired_difference(
+    found = bootstrap_patients(
         [FIGURES[name] for name in COMPARED],
         first.probabilities,
-        second.probabilities,
         first.split.truth,
         first.split.patient_names,
+        less=second.probabilities,
     )
     return dict(zip(COMPARED, found, strict=True))
 
 
-def curve(scores: NDArray[np.float64], positive: NDArray[np.bool_]) -> list[tuple[float, float]]:
+def trace_curve(scores: NDArray[np.float64], positive: NDArray[np.bool_]) -> list[tuple[float, float]]:
     """ROC: (share of negatives, share of positives) at or above each score, from (0, 0) to (1, 1)."""
     order = np.argsort(-scores, kind="stable")
     ranked, hits = scores[order], positive[order]

@@ -18,8 +18,9 @@ from pydantic import Field, ValidationError, model_validator
 from contract.base import Name, Strict
 from contract.errors import CallerError
 from contract.files import replace
-from contract.model_card import FederationRecord
-from federated_learning.data_source import Example
+from contract.model_card import FederatedTraining
+from federated_learning.data_source.examples import Example
+from federated_learning.faults import explain_fault
 from federated_learning.run_records import RoundRecord, RunKind
 from federated_learning.temperature import softmax
 
@@ -84,7 +85,7 @@ class RunResult(Strict):
     """Fitted on the validation role."""
     model_sha256: str
     """Of the exported model.onnx."""
-    federation: FederationRecord | None
+    federation: FederatedTraining | None
     history: tuple[RoundRecord, ...]
     software: dict[str, str]
     splits: tuple[SplitResult, ...]
@@ -109,7 +110,7 @@ class RunResult(Strict):
         return next((one for one in self.splits if one.split == name), None)
 
 
-def split_result(split: str, examples: Sequence[Example], logits: NDArray[np.float32]) -> SplitResult:
+def make_split(split: str, examples: Sequence[Example], logits: NDArray[np.float32]) -> SplitResult:
     """What is kept of predictions: numbers for names."""
     names = sorted({example.patient for example in examples})
     number = {name: index for index, name in enumerate(names)}
@@ -149,10 +150,8 @@ def _read(path: Path) -> RunResult:
     try:
         result = RunResult.model_validate_json(path.read_bytes())
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the whole file"
         raise CallerError(
-            f"{path.name} is not what federated-learning evaluate writes ({where}): evaluate the run again"
+            f"{path.name} is not what federated-learning evaluate writes ({explain_fault(error)}): evaluate it again"
         ) from error
     if result.format != FORMAT or f"{result.name}.json" != path.name:
         raise CallerError(f"{path.name} is of another version, or has another run's name: evaluate the run again")

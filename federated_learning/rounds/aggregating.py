@@ -2,8 +2,10 @@
 
 import json
 import time
+from collections import defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +18,10 @@ from federated_learning import checkpoints
 from federated_learning.rounds.course import OpenedSum
 from federated_learning.rounds.letters import POSITION_BYTES, Answers, Exchange, Letter, Part, Step
 from federated_learning.rounds.participants import Participants
-from federated_learning.rounds.round_orders import ATTEMPT, PURPOSES, Question, RoundOrder, derive_terms, write_order
+from federated_learning.rounds.round_orders import ATTEMPT, PURPOSES, Question, derive_terms, write_order
 from federated_learning.rounds.settings import Waiting
 from federated_learning.secure_aggregation.coordinator_aggregation import CoordinatorAggregation
-from federated_learning.secure_aggregation.encoding import decode_exact
+from federated_learning.secure_aggregation.encoding import VectorLayout, decode_exact
 
 PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 30.0
 LOOK_SECONDS = 0.2
@@ -32,10 +34,10 @@ FAILED = "left out"
 class RoundCosts:
     """Of one order, all its attempts together."""
 
-    sent: dict[str, int] = field(default_factory=dict)
+    sent: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     """Bytes that each hospital sent."""
-    received: dict[str, int] = field(default_factory=dict)
-    seconds: dict[str, float] = field(default_factory=dict)
+    received: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     """By step, from the question to the last answer; and "opening", the coordinator's removing of masks."""
 
 
@@ -79,28 +81,26 @@ class Followers:
     def keep(self, position: int, *, attempt: int, parts: Mapping[str, bytes]) -> None:
         """Write what moves a course on from `position`. Durable when this returns."""
         self._folder.mkdir(parents=True, exist_ok=True)
-        facts = {"facts": np.array(json.dumps({ATTEMPT: attempt}))}
-        arrays = {f"part/{name}": np.frombuffer(content, np.uint8) for name, content in parts.items()}
-        checkpoints.save(facts | arrays, self._path(position))
+        arrays = {name: np.frombuffer(content, np.uint8) for name, content in parts.items()}
+        facts = {"facts": checkpoints.write_facts({ATTEMPT: attempt})}
+        checkpoints.save(facts | checkpoints.add_prefix("part", arrays), self._path(position))
 
     def bring(
         self, names: frozenset[str], position: int, *, ask: Callable[[Mapping[str, Letter]], Answers]
     ) -> tuple[frozenset[str], dict[str, str]]:
         """Send `names` the sums that they lack: who stands at `position` now, and why the others do not."""
         failures: dict[str, str] = {}
-        while behind := [name for name in sorted(names - failures.keys()) if self._at(name, position) != position]:
-            letters = {}
-            for name in behind:
-                letter = self._letter(self._at(name, position))
-                if letter is None:
-                    failures[name] = (
-                        f"stands at sum {self._at(name, position)} of {position}, from which it cannot go on: its "
-                        "state folder or the coordinator's is another one or an old copy"
-                    )
-                else:
-                    letters[name] = letter
+        while late := {
+            name: at for name in sorted(names - failures.keys()) if (at := self._locate(name, position)) != position
+        }:
+            letters = {name: letter for name, at in late.items() if (letter := self._read_letter(at)) is not None}
+            for name in late.keys() - letters.keys():
+                failures[name] = (
+                    f"stands at sum {late[name]} of {position}, from which it cannot go on: its state folder or the "
+                    "coordinator's is another one or an old copy"
+                )
             if letters:
-                failures |= self._sent(letters, ask(letters))
+                failures |= self._note_answers(ask(letters))
         self._forget()
         return names - failures.keys(), failures
 
@@ -108,11 +108,11 @@ class Followers:
         """Ask a hospital again where it stands."""
         self._positions.pop(name, None)
 
-    def _at(self, name: str, position: int) -> int:
-        """Where a hospital stands; one that was not heard of is taken to lack the last sum, and says if it does not."""
+    def _locate(self, name: str, position: int) -> int:
+        """Where a hospital stands; one that has not answered is taken to lack the last sum, and says if not."""
         return self._positions.get(name, max(0, position - 1))
 
-    def _sent(self, letters: Mapping[str, Letter], answers: Answers) -> dict[str, str]:
+    def _note_answers(self, answers: Answers) -> dict[str, str]:
         failures = dict(answers.failures)
         for name, answer in answers.letters.items():
             try:
@@ -126,13 +126,13 @@ class Followers:
             self._positions[name] = now
         return failures
 
-    def _letter(self, position: int) -> Letter | None:
+    def _read_letter(self, position: int) -> Letter | None:
         path = self._path(position)
         if not path.exists():
             return None
         arrays = checkpoints.read(path)
-        parts = {name.removeprefix("part/"): arrays[name].tobytes() for name in arrays if name.startswith("part/")}
-        return Letter(header={Part.POSITION: position} | json.loads(str(arrays["facts"])), parts=parts)
+        parts = {name: array.tobytes() for name, array in checkpoints.select_prefix(arrays, "part").items()}
+        return Letter(header={Part.POSITION: position} | checkpoints.read_facts(arrays), parts=parts)
 
     def _forget(self) -> None:
         """Delete what every hospital has followed, except the last, by which a new process asks where they stand."""
@@ -159,8 +159,8 @@ class Aggregator:
         show: Callable[[Event], None],
     ) -> None:
         """`folder` keeps the numbers of attempts, so that none is used twice, and sums that hospitals still lack."""
-        self.participants, self._exchange, self._waiting = participants, exchange, waiting
-        self._attempts, self._show = attempts, show
+        self.participants, self.exchange, self.waiting = participants, exchange, waiting
+        self._attempts, self.show = attempts, show
         self._record = folder / "attempts.json"
         self.followers = Followers(folder / "sums", participants.names)
 
@@ -175,29 +175,29 @@ class Aggregator:
             if restarts:
                 time.sleep(pause)
                 pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
-            run = _Attempt(self, question, self._next_attempt(question), restarts, costs)
-            names = self._gather(question, run.number)
+            attempt = _Attempt(self, question, number=self._next_attempt(question), restarts=restarts, costs=costs)
+            names = self._gather(question, attempt)
             try:
-                names = self._brought(names, position, run, costs)
-                return run.secure(names) if order.secure else run.plain(names)
+                names = attempt.bring(names, position)
+                return attempt.add_securely(names) if order.secure else attempt.add_plainly(names)
             except ComputationFailed as error:
-                self._show(Event(what=FAILED, round=order.round, attempt=run.number, words=str(error)))
+                attempt.show(FAILED, words=str(error))
         raise AggregationAborted(
             f"round {order.round} ({PURPOSES[question.step]}) was given up {self._attempts} times: too few hospitals "
             "finish it. What was reached is kept; look at their logs, and start the coordinator again"
         )
 
-    def _gather(self, question: Question[Any], attempt: int) -> frozenset[str]:
+    def _gather(self, question: Question[Any], attempt: "_Attempt") -> frozenset[str]:
         """Wait for all hospitals, or after `waiting.together` for as many as are needed."""
-        started, order, shown = time.monotonic(), question.order, -1
-        required = self.required(question)
+        started, shown = time.monotonic(), -1
+        required = self.find_required(question)
         everyone = required or frozenset(self.participants.names)
-        needed = len(required) if required else order.threshold
+        needed = len(required) if required else question.order.threshold
         # A run goes on without an evaluation, and not without updates.
-        seconds = self._waiting.together if question.step is Step.EVALUATE else self._waiting.start
+        seconds = self.waiting.together if question.step is Step.EVALUATE else self.waiting.start
         while True:
-            online, waited = self._exchange.online() & everyone, time.monotonic() - started
-            if online == everyone or (len(online) >= needed and waited > self._waiting.together):
+            online, waited = self.exchange.online() & everyone, time.monotonic() - started
+            if online == everyone or (len(online) >= needed and waited > self.waiting.together):
                 return online
             missing = tuple(sorted(everyone - online))
             if waited > seconds:
@@ -208,82 +208,30 @@ class Aggregator:
                 )
             if len(missing) != shown:
                 shown = len(missing)
-                self._show(Event(what=GATHERING, round=order.round, attempt=attempt, waiting_for=missing))
+                attempt.show(GATHERING, waiting_for=missing)
             time.sleep(LOOK_SECONDS)
 
-    def _brought(self, names: frozenset[str], position: int, run: "_Attempt", costs: RoundCosts) -> frozenset[str]:
-        """Those of `names` that stand where the question is asked, after they were sent the sums that they lacked."""
-        order = run.question.order
-
-        def ask(letters: Mapping[str, Letter]) -> Answers:
-            return self.ask(Step.FOLLOW, letters, order, run.number, costs)
-
-        there, failures = self.followers.bring(names, position, ask=ask)
-        for name, words in failures.items():
-            self.left_out(name, words, order, run.number)
-        if len(there) < order.threshold:
-            raise AggregationAborted(
-                f"round {order.round}: {len(there)} hospitals have followed the sums before it, of {order.threshold} "
-                "that are needed"
-            )
-        return there
-
-    def ask(
-        self, step: Step, letters: Mapping[str, Letter], order: RoundOrder, attempt: int, costs: RoundCosts
-    ) -> Answers:
-        """One step with some hospitals; who has no answer is shown, and drops out."""
-        pending = set(letters)
-        waiting = tuple(sorted(pending))
-        self._show(Event(what=step.name, round=order.round, attempt=attempt, waiting_for=waiting))
-
-        def answered(name: str) -> None:
-            pending.discard(name)
-            left = tuple(sorted(pending))
-            self._show(Event(what=step.name, round=order.round, attempt=attempt, hospital=name, waiting_for=left))
-
-        started = time.monotonic()
-        seconds = self._waiting.work if step in {*PURPOSES, Step.FOLLOW} else self._waiting.step
-        answers = self._exchange.ask(step, letters, seconds=seconds, answered=answered)
-        costs.seconds[step.name] = costs.seconds.get(step.name, 0.0) + time.monotonic() - started
-        for name, letter in letters.items():
-            costs.received[name] = costs.received.get(name, 0) + letter.byte_count()
-        for name, letter in answers.letters.items():
-            costs.sent[name] = costs.sent.get(name, 0) + letter.byte_count()
-        for name, words in answers.failures.items():
-            self.left_out(name, words, order, attempt)
-        for name in answers.refused:
-            self.followers.doubt(name)
-        return answers
-
-    def left_out(self, name: str, words: str, order: RoundOrder, attempt: int) -> None:
-        """Show that a hospital drops out of this attempt."""
-        self._show(Event(what=FAILED, round=order.round, attempt=attempt, hospital=name, words=words))
-
-    def required(self, question: Question[Any]) -> frozenset[str] | None:
+    def find_required(self, question: Question[Any]) -> frozenset[str] | None:
         """Over whom a sum must be opened because it may have been begun to be; None if it is still free."""
-        _, _, names = self._recorded(question)
-        return frozenset(names) or None
-
-    def note_opening(self, question: Question[Any], attempt: int, names: frozenset[str]) -> None:
-        """Note, before the shares are asked for, over whom the sum is opened."""
-        self._note(question, attempt, sorted(names))
+        return frozenset(self._find_record(question)[1]) or None
 
     def _next_attempt(self, question: Question[Any]) -> int:
         """A number that was not used before, also not by an earlier process: hospitals refuse one that was."""
-        _, attempt, names = self._recorded(question)
-        self._note(question, attempt + 1, names)
+        attempt, names = self._find_record(question)
+        self.note(question, attempt + 1, names)
         return attempt + 1
 
-    def _recorded(self, question: Question[Any]) -> tuple[int, int, list[str]]:
-        """This round's number, its last attempt, and over whom it is opened."""
-        number, attempt, names = self._records().get(PURPOSES[question.step], (0, -1, []))
-        return (number, attempt, names) if number == question.order.round else (question.order.round, -1, [])
+    def _find_record(self, question: Question[Any]) -> tuple[int, list[str]]:
+        """The last attempt at this round's question, and over whom it is opened."""
+        number, attempt, names = self._read_records().get(PURPOSES[question.step], (0, -1, []))
+        return (attempt, names) if number == question.order.round else (-1, [])
 
-    def _note(self, question: Question[Any], attempt: int, names: list[str]) -> None:
-        changed = self._records() | {PURPOSES[question.step]: (question.order.round, attempt, names)}
+    def note(self, question: Question[Any], attempt: int, names: list[str]) -> None:
+        """Write down this attempt, and over whom its sum is opened."""
+        changed = self._read_records() | {PURPOSES[question.step]: (question.order.round, attempt, names)}
         replace(self._record, json.dumps(changed).encode(), mode=0o644)
 
-    def _records(self) -> dict[str, tuple[int, int, list[str]]]:
+    def _read_records(self) -> dict[str, tuple[int, int, list[str]]]:
         return json.loads(self._record.read_text(encoding="utf-8")) if self._record.exists() else {}
 
 
@@ -291,116 +239,162 @@ def _require_all(answers: Answers) -> None:
     """Nobody has trained yet: better to stop than to go on without a hospital whose data has a fault."""
     for name in sorted(answers.refused):
         raise ConfigurationError(
-            f"hospital {name} {answers.failures[name]}. Mend it there, or make a federation.json without it, and start "
-            "again"
+            f"hospital {name} {answers.failures[name]}. Correct it there, or make a federation.json without it, and "
+            "start again"
         )
 
 
+@dataclass(frozen=True)
 class _Attempt:
     """One attempt at one question."""
 
-    def __init__(
-        self, aggregator: Aggregator, question: Question[Any], number: int, restarts: int, costs: RoundCosts
-    ) -> None:
-        self._aggregator, self.question, self.number = aggregator, question, number
-        self._order, self._layout = question.order, question.layout
-        self._restarts, self._costs = restarts, costs
+    aggregator: Aggregator
+    question: Question[Any]
+    _: KW_ONLY
+    number: int
+    restarts: int
+    """Attempts before it in this process."""
+    costs: RoundCosts
 
-    def secure(self, names: frozenset[str]) -> Sum:
+    def show(self, what: str, **more: Any) -> None:
+        """Show what happens in it."""
+        self.aggregator.show(Event(what=what, round=self.question.order.round, attempt=self.number, **more))
+
+    def _leave_out(self, name: str, words: str) -> None:
+        """Show that a hospital drops out."""
+        self.show(FAILED, hospital=name, words=words)
+
+    def _ask(self, step: Step, letters: Mapping[str, Letter]) -> Answers:
+        """One step with some hospitals; who has no answer is shown, and drops out."""
+        pending, waiting, costs = set(letters), self.aggregator.waiting, self.costs
+        self.show(step.name, waiting_for=tuple(sorted(pending)))
+
+        def answered(name: str) -> None:
+            pending.discard(name)
+            self.show(step.name, hospital=name, waiting_for=tuple(sorted(pending)))
+
+        started = time.monotonic()
+        seconds = waiting.work if step in {*PURPOSES, Step.FOLLOW} else waiting.step
+        answers = self.aggregator.exchange.ask(step, letters, seconds=seconds, answered=answered)
+        costs.seconds[step.name] += time.monotonic() - started
+        for name, letter in letters.items():
+            costs.received[name] += letter.byte_count()
+        for name, letter in answers.letters.items():
+            costs.sent[name] += letter.byte_count()
+        for name, words in answers.failures.items():
+            self._leave_out(name, words)
+        for name in answers.refused:
+            self.aggregator.followers.doubt(name)
+        return answers
+
+    def bring(self, names: frozenset[str], position: int) -> frozenset[str]:
+        """Those of `names` that stand where the question is asked, after they were sent the sums that they lacked."""
+        order = self.question.order
+        there, failures = self.aggregator.followers.bring(names, position, ask=partial(self._ask, Step.FOLLOW))
+        for name, words in failures.items():
+            self._leave_out(name, words)
+        if len(there) < order.threshold:
+            raise AggregationAborted(
+                f"round {order.round}: {len(there)} hospitals have followed the sums before it, of {order.threshold} "
+                "that are needed"
+            )
+        return there
+
+    def add_securely(self, names: frozenset[str]) -> Sum:
         """Five legs; whoever misses one drops out, and too few end the attempt before anything is unmasked."""
-        terms = derive_terms(self._aggregator.participants, self.question, attempt=self.number)
+        terms = derive_terms(self.aggregator.participants, self.question, attempt=self.number)
         aggregation = CoordinatorAggregation(terms)
-        order = write_order(self._order, attempt=self.number, parts=self.question.parts)
-        self._leg(aggregation, self.question.step, dict.fromkeys(names, order), Part.ADVERTISEMENT)
+        order = write_order(self.question.order, attempt=self.number, parts=self.question.parts)
+        self._run_leg(aggregation, self.question.step, dict.fromkeys(names, order), Part.ADVERTISEMENT)
         directory = Letter(parts={Part.DIRECTORY: aggregation.directory()})
-        self._leg(aggregation, Step.SHARES, dict.fromkeys(aggregation.awaited, directory), Part.SHARES)
+        self._run_leg(aggregation, Step.SHARES, dict.fromkeys(aggregation.awaited, directory), Part.SHARES)
         deliveries = aggregation.deliveries()
         letters = {name: Letter(parts={Part.DELIVERY: delivery}) for name, delivery in deliveries.items()}
-        self._leg(aggregation, Step.MASKED, letters, Part.MASKED)
+        self._run_leg(aggregation, Step.MASKED, letters, Part.MASKED)
         survivors = Letter(parts={Part.SURVIVORS: aggregation.survivors()})
         self._require_the_same(aggregation.in_sum)
-        self._leg(aggregation, Step.CONFIRM, dict.fromkeys(aggregation.awaited, survivors), Part.CONFIRMATION)
+        self._run_leg(aggregation, Step.CONFIRM, dict.fromkeys(aggregation.awaited, survivors), Part.CONFIRMATION)
         confirmations = Letter(parts={Part.CONFIRMATIONS: aggregation.confirmations()})
-        self._aggregator.note_opening(self.question, self.number, aggregation.in_sum)
-        self._leg(aggregation, Step.UNMASK, dict.fromkeys(aggregation.awaited, confirmations), Part.UNMASKING)
+        # Before the shares are asked for: over whom the sum is opened.
+        self.aggregator.note(self.question, self.number, sorted(aggregation.in_sum))
+        self._run_leg(aggregation, Step.UNMASK, dict.fromkeys(aggregation.awaited, confirmations), Part.UNMASKING)
         started = time.monotonic()
         opening = aggregation.opening()
         # The coordinator learns the sum of the survivors' vectors here: it is what the round is for.
         total, in_sum = opening.total(terms)
-        self._costs.seconds["opening"] = time.monotonic() - started
-        return self._sum(total.update, total.exact, in_sum, opening.parts())
+        self.costs.seconds["opening"] = time.monotonic() - started
+        return self._make_sum(total.update, total.exact, in_sum, opening.parts())
 
     def _require_the_same(self, survivors: frozenset[str]) -> None:
-        required = self._aggregator.required(self.question)
+        required = self.aggregator.find_required(self.question)
         if required is not None and survivors != required:
             raise AggregationAborted(
-                f"round {self._order.round}: without {', '.join(sorted(required - survivors))}, who began to open this "
-                "very sum with the others. It is opened with exactly the same hospitals, or never"
+                f"round {self.question.order.round}: without {', '.join(sorted(required - survivors))}, who began to "
+                "open this very sum with the others. It is opened with exactly the same hospitals, or never"
             )
 
-    def _sum(
+    def _make_sum(
         self, update: NDArray[Any], exact: NDArray[np.uint64], survivors: frozenset[str], opening: Mapping[str, bytes]
     ) -> Sum:
         return Sum(
             update=update,
-            exact=decode_exact(self._layout, exact),
+            exact=decode_exact(self.question.layout, exact),
             survivors=survivors,
             attempt=self.number,
             opening=opening,
-            costs=self._costs,
-            restarts=self._restarts,
+            costs=self.costs,
+            restarts=self.restarts,
         )
 
-    def _leg(
+    def _run_leg(
         self, aggregation: CoordinatorAggregation, step: Step, letters: Mapping[str, Letter], expected: str
     ) -> None:
-        answers = self._aggregator.ask(step, letters, self._order, self.number, self._costs)
+        answers = self._ask(step, letters)
         if step is Step.SURVEY:
             _require_all(answers)
         for name, letter in sorted(answers.letters.items()):
             try:
                 aggregation.receive(name, letter.part(expected))
             except PeerViolation as error:
-                self._aggregator.left_out(name, str(error), self._order, self.number)
+                self._leave_out(name, str(error))
 
-    def plain(self, names: frozenset[str]) -> Sum:
+    def add_plainly(self, names: frozenset[str]) -> Sum:
         """Each hospital's vector in the clear, added up: for comparison, where every hospital allows it."""
-        step = self.question.step
-        order = write_order(self._order, attempt=self.number, parts=self.question.parts)
-        ready = self._aggregator.ask(step, dict.fromkeys(names, order), self._order, self.number, self._costs)
+        step, order, layout = self.question.step, self.question.order, self.question.layout
+        letter = write_order(order, attempt=self.number, parts=self.question.parts)
+        ready = self._ask(step, dict.fromkeys(names, letter))
         if step is Step.SURVEY:
             _require_all(ready)
-        answers = self._aggregator.ask(
-            Step.PLAIN, dict.fromkeys(ready.letters, Letter()), self._order, self.number, self._costs
-        )
-        update = np.zeros(self._layout.update_length, np.float64)
-        exact, survivors = np.zeros(self._layout.exact_length, np.uint64), set()
+        answers = self._ask(Step.PLAIN, dict.fromkeys(ready.letters, Letter()))
+        update = np.zeros(layout.update_length, np.float64)
+        exact, survivors = np.zeros(layout.exact_length, np.uint64), set()
         for name, letter in sorted(answers.letters.items()):
             try:
-                own, counts = self._read_plain(name, letter)
+                own, counts = _read_plain(layout, name, letter)
             except PeerViolation as error:
-                self._aggregator.left_out(name, str(error), self._order, self.number)
+                self._leave_out(name, str(error))
                 continue
             update += own
             exact += counts
             survivors.add(name)
-        if len(survivors) < self._order.threshold:
+        if len(survivors) < order.threshold:
             raise AggregationAborted(
-                f"round {self._order.round}: {len(survivors)} hospitals answered, {self._order.threshold} are needed"
+                f"round {order.round}: {len(survivors)} hospitals answered, {order.threshold} are needed"
             )
         opening: dict[str, bytes] = {
             Part.UPDATE: update.tobytes(),
             Part.EXACT: exact.tobytes(),
             Part.IN_SUM: json.dumps(sorted(survivors)).encode(),
         }
-        return self._sum(update, exact, frozenset(survivors), opening)
+        return self._make_sum(update, exact, frozenset(survivors), opening)
 
-    def _read_plain(self, name: str, letter: Letter) -> tuple[NDArray[np.float64], NDArray[np.uint64]]:
-        content, counts = letter.part(Part.UPDATE), letter.part(Part.EXACT)
-        if len(content) != 4 * self._layout.update_length or len(counts) != 8 * self._layout.exact_length:
-            raise PeerViolation(f"hospital {name} sent an update of another network: use the training's settings")
-        own = np.frombuffer(counts, dtype="<u8").astype(np.uint64)
-        update = np.frombuffer(content, dtype="<f4").astype(np.float64)
-        if not np.isfinite(update).all():
-            raise PeerViolation(f"hospital {name} sent an update with values that are not finite: it diverged")
-        return update, own
+
+def _read_plain(layout: VectorLayout, name: str, letter: Letter) -> tuple[NDArray[np.float64], NDArray[np.uint64]]:
+    content, counts = letter.part(Part.UPDATE), letter.part(Part.EXACT)
+    if len(content) != 4 * layout.update_length or len(counts) != 8 * layout.exact_length:
+        raise PeerViolation(f"hospital {name} sent an update of another network: use the training's settings")
+    own = np.frombuffer(counts, dtype="<u8").astype(np.uint64)
+    update = np.frombuffer(content, dtype="<f4").astype(np.float64)
+    if not np.isfinite(update).all():
+        raise PeerViolation(f"hospital {name} sent an update with values that are not finite: it diverged")
+    return update, own

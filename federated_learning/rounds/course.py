@@ -18,7 +18,7 @@ from contract.base import Name, Sha256, Strict
 from contract.errors import ComputationFailed, ConfigurationError, PeerViolation, Refused
 from federated_learning.averaging import GlobalModel
 from federated_learning.checkpoints import Arrays
-from federated_learning.data_statistics import PixelSums, class_weights, mean_and_deviation
+from federated_learning.data_statistics import compute_statistics, weigh_classes
 from federated_learning.rounds.letters import Step
 from federated_learning.rounds.participants import Participants
 from federated_learning.rounds.round_orders import (
@@ -26,13 +26,12 @@ from federated_learning.rounds.round_orders import (
     WEIGHTS,
     EvaluateOrder,
     Question,
-    RoundOrder,
     SurveyOrder,
     TrainOrder,
-    evaluate_layout,
+    lay_out_evaluation,
+    lay_out_survey,
+    lay_out_training,
     pack,
-    survey_layout,
-    train_layout,
     unpack,
 )
 from federated_learning.rounds.settings import RunSettings
@@ -124,9 +123,9 @@ class Course:
         """The global weights, from which hospitals train."""
         return _arrays(self._model.weights)
 
-    def tasks(self) -> tuple[RoundTask, ...]:
+    def plan(self) -> tuple[RoundTask, ...]:
         """All rounds of the run. Raises PeerViolation before the survey."""
-        return plan_rounds(self._settings.training, examples=self._survey().examples, hospitals=self._hospitals)
+        return plan_rounds(self._settings.training, examples=self._require_survey().examples, hospitals=self._hospitals)
 
     def begin_with(self, content: bytes) -> None:
         """Take over the initial weights as another machine drew them. Raises Refused if they are not this run's.
@@ -145,22 +144,22 @@ class Course:
         self._model.begin_with({name: torch.from_numpy(value) for name, value in given.items()})
         self.standing = Standing(limits=self._first_limits(), subject=self.standing.subject)
 
-    def question(self, step: Step) -> Question[Any]:
+    def ask(self, step: Step) -> Question[Any]:
         """What may be asked now, word for word. Raises PeerViolation if it is not the time for it."""
         if step is Step.SURVEY and self.position == 0:
-            survey = self._survey_order()
+            survey = self._order_survey()
             parts = {WEIGHTS: pack(self.weights, self.shapes)}
             subject = bytes(32)  # whatever is counted, it is counted with the same hospitals
-            return Question(step=step, order=survey, layout=survey_layout(survey), subject=subject, parts=parts)
-        tasks, rounds = self.tasks(), self.standing.rounds
+            return Question(step=step, order=survey, layout=lay_out_survey(survey), subject=subject, parts=parts)
+        tasks, rounds = self.plan(), self.standing.rounds
         if step is Step.TRAIN and rounds < len(tasks):
-            train = self._train_order(tasks[rounds])
-            layout = train_layout(train, self.shapes, hospitals=self._hospitals)
+            train = self._order_training(tasks[rounds])
+            layout = lay_out_training(train, self.shapes, hospitals=self._hospitals)
             return Question(step=step, order=train, layout=layout, subject=bytes.fromhex(self.standing.subject))
         if step is Step.EVALUATE and rounds:
-            evaluate = self._evaluate_order(tasks[rounds - 1])
+            evaluate = self._order_evaluation(tasks[rounds - 1])
             subject = bytes.fromhex(evaluate.weights)
-            return Question(step=step, order=evaluate, layout=evaluate_layout(evaluate), subject=subject)
+            return Question(step=step, order=evaluate, layout=lay_out_evaluation(evaluate), subject=subject)
         raise PeerViolation(f"the coordinator asks for '{step.name.lower()}' after {rounds} rounds: it is not the time")
 
     def follow(self, total: OpenedSum, *, max_norm: float = inf) -> None:
@@ -170,12 +169,18 @@ class Course:
         course then stays where it was.
         """
         if self.next_step is Step.SURVEY:
-            self.standing = self.standing.model_copy(update={"survey": self._surveyed(total)})
+            self.standing = self.standing.model_copy(update={"survey": self._read_survey(total)})
             return
-        order = self.question(Step.TRAIN).order
+        question = self.ask(Step.TRAIN)
+        order, layout = question.order, question.layout
         changes = {"rounds": self.standing.rounds + 1, "last_sum": tuple(sorted(total.survivors))}
-        mean = self._mean(order, total)
-        _check_norm(compute_norm(mean), max_norm)
+        encoding = UpdateEncoding(layout=layout, limits=order.limits, weight_total=order.weight_total)
+        mean = encoding.decode(total.update) if order.secure else layout.split(total.update.astype(np.float32))
+        if not (norm := compute_norm(mean)) <= max_norm:
+            raise ComputationFailed(
+                f"the mean update has norm {norm:.3g}, above {max_norm:.3g}: a hospital sent what it should not. The "
+                "state before it is kept; look for the hospital, or raise aggregation.max_norm"
+            )
         self._model.apply({name: torch.from_numpy(value) for name, value in mean.items()}, batches=order.task.batches)
         if order.secure:
             changes["limits"] = next_limits(order.limits, total.exact[LARGEST], hospitals=len(total.survivors))
@@ -193,7 +198,7 @@ class Course:
         self.standing = Standing.model_validate_json(str(state["course"]))
         self._model.restore(state)
 
-    def words(self) -> tuple[str, ...]:
+    def describe(self) -> tuple[str, ...]:
         """What this site's settings say about the run, for its people to read."""
         settings, training, asked = self._settings, self._settings.training, self._settings.description.input
         some = f"at least {self.threshold} of them in each sum, which can tell a missing one's update"
@@ -207,19 +212,19 @@ class Course:
             f"run '{settings.run}' of {self._hospitals} hospitals, {survivors}{clear}",
             f"classes {classes}; images {asked.channels} x {asked.height} x {asked.width}",
             f"{training.architecture}, seed {training.seed}; {stages}",
-            f"settings {self.agreed()}: everybody's screen must show the same",
+            f"settings {self.hash_agreement()}: everybody's screen must show the same",
         )
 
-    def agreed(self) -> str:
+    def hash_agreement(self) -> str:
         """A hash of what everybody's settings must say alike, hexadecimal: to be compared by telephone."""
-        return hashlib.sha256(self._survey_order().model_dump_json().encode()).hexdigest()
+        return hashlib.sha256(self._order_survey().model_dump_json().encode()).hexdigest()
 
-    def _survey(self) -> Survey:
+    def _require_survey(self) -> Survey:
         if self.standing.survey is None:
             raise PeerViolation("the coordinator asks for a round before the survey: run the same version everywhere")
         return self.standing.survey
 
-    def _common(self, step: Step, round_number: int) -> dict[str, Any]:
+    def _common_fields(self, step: Step, round_number: int) -> dict[str, Any]:
         settings, description = self._settings, self._settings.description
         return {
             "run": settings.run,
@@ -232,16 +237,16 @@ class Course:
             "training": settings.training,
         }
 
-    def _survey_order(self) -> SurveyOrder:
+    def _order_survey(self) -> SurveyOrder:
         statistics = self._settings.exchange_statistics
-        common = self._common(Step.SURVEY, 0)
+        common = self._common_fields(Step.SURVEY, 0)
         return SurveyOrder(**common, survivors=self.threshold, exchange_statistics=statistics)
 
-    def _train_order(self, task: RoundTask) -> TrainOrder:
-        survey = self._survey()
-        weights = class_weights(survey.class_counts, power=self._settings.training.class_balance)
+    def _order_training(self, task: RoundTask) -> TrainOrder:
+        survey = self._require_survey()
+        weights = weigh_classes(survey.class_counts, power=self._settings.training.class_balance)
         return TrainOrder(
-            **self._common(Step.TRAIN, task.number + 1),
+            **self._common_fields(Step.TRAIN, task.number + 1),
             weights=self._digest(self.weights),
             task=task,
             mean=survey.mean,
@@ -252,20 +257,20 @@ class Course:
             last_sum=self.standing.last_sum,
         )
 
-    def _evaluate_order(self, task: RoundTask) -> EvaluateOrder:
-        survey = self._survey()
+    def _order_evaluation(self, task: RoundTask) -> EvaluateOrder:
+        survey = self._require_survey()
         return EvaluateOrder(
-            **self._common(Step.EVALUATE, task.number + 1),
+            **self._common_fields(Step.EVALUATE, task.number + 1),
             weights=self._digest(self.average),
             mean=survey.mean,
             standard_deviation=survey.standard_deviation,
             size=task.size,
         )
 
-    def _surveyed(self, total: OpenedSum) -> Survey:
+    def _read_survey(self, total: OpenedSum) -> Survey:
         exact, description = total.exact, self._settings.description
         counts = tuple(int(count) for count in exact["classes"])
-        class_weights(counts, power=self._settings.training.class_balance)  # refuses a class that nobody has
+        weigh_classes(counts, power=self._settings.training.class_balance)  # refuses a class that nobody has
         examples, validation, weight = sum(counts), int(exact["validation"]), int(exact["weight"])
         if max(examples, validation, weight) > MAX_EXAMPLES or validation < 0 or weight < 1:
             raise ConfigurationError(
@@ -273,13 +278,7 @@ class Course:
             )
         mean, deviation = description.input.mean, description.input.standard_deviation
         if self._settings.exchange_statistics:
-            mean, deviation = mean_and_deviation(
-                PixelSums(
-                    count=tuple(map(int, exact["pixels"])),
-                    total=tuple(map(int, exact["pixel_total"])),
-                    squares=tuple(map(int, exact["pixel_squares"])),
-                )
-            )
+            mean, deviation = compute_statistics(exact)
         return Survey(
             examples=examples,
             validation=validation,
@@ -288,14 +287,6 @@ class Course:
             mean=mean,
             standard_deviation=deviation,
         )
-
-    def _mean(self, order: TrainOrder, total: OpenedSum) -> dict[str, FloatArray]:
-        layout = self.question(Step.TRAIN).layout
-        if order.secure:
-            encoding = UpdateEncoding(layout=layout, limits=order.limits, weight_total=order.weight_total)
-            return encoding.decode(total.update)
-        flat = total.update.astype(np.float32)
-        return {name: flat[where].reshape(layout.update[name]) for name, where in layout.slices().items()}
 
     def _first_limits(self) -> dict[str, float]:
         """What the first round's updates are clipped to.
@@ -321,12 +312,8 @@ class Course:
         return hashlib.sha256(pack(same, self.shapes)).hexdigest()
 
 
-def first_difference(asked: RoundOrder, own: RoundOrder) -> tuple[str, object, object] | None:
-    """Where two orders first differ, what stands there in `asked`, and what in `own`; None if they are the same."""
-    return _difference(asked.model_dump(mode="json"), own.model_dump(mode="json"), "")
-
-
-def _difference(asked: Any, own: Any, where: str) -> tuple[str, object, object] | None:
+def find_difference(asked: Any, own: Any, where: str = "") -> tuple[str, object, object] | None:
+    """Where two orders, as JSON, first differ, what stands there in `asked`, and what in `own`; None if nowhere."""
     pairs: list[tuple[str, Any, Any]] = []
     if isinstance(asked, dict) and isinstance(own, dict):
         pairs = [(str(key), asked.get(key), own.get(key)) for key in dict.fromkeys([*own, *asked])]
@@ -334,17 +321,9 @@ def _difference(asked: Any, own: Any, where: str) -> tuple[str, object, object] 
         pairs = [(str(index), one, other) for index, (one, other) in enumerate(zip(asked, own, strict=True))]
     elif asked != own:
         return where, asked, own
-    found = (_difference(one, other, f"{where}.{key}" if where else key) for key, one, other in pairs)
+    found = (find_difference(one, other, f"{where}.{key}" if where else key) for key, one, other in pairs)
     return next((one for one in found if one is not None), None)
 
 
 def _arrays(weights: Weights) -> dict[str, FloatArray]:
     return {name: value.numpy() for name, value in weights.items()}
-
-
-def _check_norm(norm: float, max_norm: float) -> None:
-    if not norm <= max_norm:
-        raise ComputationFailed(
-            f"the mean update has norm {norm:.3g}, above {max_norm:.3g}: a hospital sent what it should not. The state "
-            "before it is kept; look for the hospital, or raise aggregation.max_norm"
-        )

@@ -1,16 +1,17 @@
 """Progress of a run on the coordinator's screen: which round, which hospital is at what, how long it will take."""
 
 import time
-from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from federated_learning.rounds.aggregating import FAILED, GATHERING, Event
-
-if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.progress import TaskID
-
-    from federated_learning.rounds.coordinator import Coordinator, RoundReport
+from federated_learning.rounds.coordinator import Coordinator
+from federated_learning.run_records import RoundRecord, RoundTraffic
 
 WORDS = {
     "SURVEY": "counting",
@@ -26,12 +27,36 @@ WORDS = {
 }
 
 
+def print_on(console: Console) -> Callable[[str], None]:
+    """Prints lines as they stand, between the bars if there are any."""
+    return partial(console.print, highlight=False, markup=False, soft_wrap=True)
+
+
+@contextmanager
+def show_bars(console: Console) -> Iterator[Callable[[str, int, int], None]]:
+    """Call with what is being done, how much of it is done, and all: a bar on a terminal, one at a time."""
+    left = (TimeElapsedColumn(), TextColumn("left:"), TimeRemainingColumn())
+    bars = Progress(
+        TextColumn("{task.description}"), BarColumn(), *left, console=console, disable=not console.is_terminal
+    )
+    tasks: dict[str, TaskID] = {}
+
+    def advance(what: str, done: int, everything: int) -> None:
+        if what not in tasks:
+            for old in tasks.values():
+                bars.remove_task(old)
+            tasks.clear()
+            tasks[what] = bars.add_task(what)
+        bars.update(tasks[what], completed=done, total=everything)
+
+    with bars:
+        yield advance
+
+
 class Display:
     """A bar for the run and a line for each hospital on a terminal; plain lines elsewhere."""
 
-    def __init__(self, console: "Console", hospitals: tuple[str, ...]) -> None:
-        from rich.progress import BarColumn, Progress, TextColumn
-
+    def __init__(self, console: Console, hospitals: tuple[str, ...]) -> None:
         self._console = console
         self._bar = Progress(
             TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[words]}"), console=console,
@@ -43,15 +68,13 @@ class Display:
         }
         self._started = time.monotonic()
         self._work: tuple[float, float] = (0.0, 0.0)
-        self._said = ""
+        self._printed = ""
 
     def __enter__(self) -> Self:
         self._bar.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._bar.stop()
 
     def show(self, event: Event) -> None:
@@ -73,20 +96,19 @@ class Display:
         else:
             self._line(event.hospital, f"{WORDS[event.what]}: done", 1)
 
-    def finished(self, coordinator: "Coordinator", report: "RoundReport") -> None:
+    def finished(self, coordinator: Coordinator, line: RoundRecord, traffic: RoundTraffic) -> None:
         """Draw a finished round, and how long the rest takes at this pace."""
-        costs = [task.batches * task.batch * task.size**2 for task in coordinator.tasks()]
-        done, everything, seconds = costs[report.round - 1], sum(costs), report.seconds
-        self._work = (self._work[0] + done, self._work[1] + seconds)
-        left = sum(costs[report.round :]) * self._work[1] / self._work[0]
-        self._bar.update(self._run, total=everything, completed=sum(costs[: report.round]), words=_duration(left))
-        trained = f"{len(report.survivors)} hospitals trained" if report.survivors else "no update"
-        loss = trained if report.training_loss is None else f"loss {report.training_loss:.3f}"
-        judged = "" if report.evaluation is None else f", validation accuracy {report.evaluation.accuracy:.3f}"
-        lost = f", {report.restarts} restarted" if report.restarts else ""
+        costs = [task.batches * task.batch * task.size**2 for task in coordinator.plan()]
+        self._work = (self._work[0] + costs[line.round - 1], self._work[1] + traffic.seconds)
+        left = sum(costs[line.round :]) * self._work[1] / self._work[0]
+        self._bar.update(self._run, total=sum(costs), completed=sum(costs[: line.round]), words=_duration(left))
+        trained = f"{line.survivors} hospitals trained" if line.survivors else "no update"
+        loss = trained if line.training_loss is None else f"loss {line.training_loss:.3f}"
+        accuracy = "" if line.validation_accuracy is None else f", validation accuracy {line.validation_accuracy:.3f}"
+        lost = f", {line.restarts} restarted" if line.restarts else ""
         self._print(
-            f"round {report.round} of {report.rounds}: {loss}{judged}; {', '.join(report.survivors) or 'nobody'}"
-            f"{lost}; {report.seconds:.1f} s, left: {_duration(left)}"
+            f"round {line.round} of {len(costs)}: {loss}{accuracy}; {', '.join(traffic.survivors) or 'nobody'}{lost}; "
+            f"{traffic.seconds:.1f} s, left: {_duration(left)}"
         )
 
     def _line(self, hospital: str | None, words: str, completed: int) -> None:
@@ -94,9 +116,9 @@ class Display:
             self._bar.update(self._lines[hospital], words=words, completed=completed)
 
     def _print(self, text: str) -> None:
-        if text != self._said:
-            self._console.print(text, highlight=False, markup=False, soft_wrap=True)
-            self._said = text
+        if text != self._printed:
+            print_on(self._console)(text)
+            self._printed = text
 
 
 def _duration(seconds: float) -> str:

@@ -7,27 +7,24 @@ the last round and what rounding cut off of it, and with whom each question was 
 are in memory only; after a crash the round is made again with fresh ones.
 """
 
-import hashlib
 import json
 import math
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from numpy.typing import NDArray
 
 from contract.errors import ConfigurationError, EncryptedInferenceError, PeerViolation, Refused
 from contract.files import replace
 from federated_learning import checkpoints
-from federated_learning.data_statistics import pixel_sums
-from federated_learning.rounds.course import Course, OpenedSum, first_difference
+from federated_learning.data_statistics import add_pixels
+from federated_learning.rounds.course import Course, OpenedSum, find_difference
 from federated_learning.rounds.letters import ERROR, POSITION_BYTES, Letter, Part, Step, Trouble
 from federated_learning.rounds.local_work import LocalWork
-from federated_learning.rounds.participants import Participants
+from federated_learning.rounds.participants import Participants, read_signing_key
 from federated_learning.rounds.round_orders import (
     PURPOSES,
     WEIGHTS,
@@ -37,6 +34,7 @@ from federated_learning.rounds.round_orders import (
     SurveyOrder,
     TrainOrder,
     derive_terms,
+    hash_parts,
     read_attempt,
     read_order,
 )
@@ -53,14 +51,6 @@ LARGEST_LOSS = 1000.0
 """Of one image, as it is counted."""
 
 
-@dataclass(kw_only=True, repr=False)
-class _Attempt:
-    """One answer on its way: the vector, and the aggregation that will hide it (None: in the clear)."""
-
-    vector: RingVector
-    aggregation: HospitalAggregation | None
-
-
 class HospitalSession:
     """Answers the coordinator's messages. One for the life of the process."""
 
@@ -68,37 +58,30 @@ class HospitalSession:
         self,
         settings: HospitalSettings,
         participants: Participants,
-        signing_key: Ed25519PrivateKey,
         *,
         say: Callable[[str], None],
         progress: Callable[[str, int, int], None] = lambda _what, _done, _all: None,
     ) -> None:
-        """`say` prints a line at the hospital; `progress(what, done, all)` moves its bar."""
-        if settings.name not in participants.names:
-            raise ConfigurationError(
-                f"hospital {settings.name} is not in {settings.federation}: its hospitals are "
-                f"{', '.join(participants.names)}"
-            )
-        self._settings, self._participants, self._signing_key = settings, participants, signing_key
-        self._say = say
+        """`say` prints a line at the hospital; `progress(what, done, all)` moves its bar. Raises ConfigurationError."""
+        self._settings, self._participants, self._say = settings, participants, say
+        self._signing_key = read_signing_key(settings.keys, participants.find(settings.name))
         self._folder = settings.state / settings.run
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._history = _history(settings.state)
+        self._history = _read_history(settings.state)
         self._work = LocalWork(settings, self._folder, say=say, progress=progress)
-        self._attempt: _Attempt | None = None
+        self._attempt: tuple[RingVector, HospitalAggregation | None] | None = None
+        """One answer on its way, and the aggregation that will hide it (None: in the clear)."""
         self._course = Course(settings, participants)
         self._restore_course()
         self._last: tuple[bytes, Letter] | None = None
         self.finished = False
         """Whether the coordinator said that the run is over."""
 
-    def check_data(self) -> None:
-        """Raise ConfigurationError if this hospital's folder, table, roles or files are not there."""
+    def begin(self) -> None:
+        """Say what this hospital takes part in. Raises ConfigurationError if its images are not there."""
         self._work.check_listed()
-
-    def words(self) -> tuple[str, ...]:
-        """What this hospital takes part in, by its own settings."""
-        return self._course.words()
+        for line in self._course.describe():
+            self._say(line)
 
     def answer(self, step: Step, letter: Letter) -> Letter:
         """What goes back to the coordinator for a message of this step."""
@@ -113,16 +96,16 @@ class HospitalSession:
         try:
             return self._answer(*read())
         except EncryptedInferenceError as error:
-            return self._no_answer(_trouble(error), str(error))
+            return self._refuse(_find_trouble(error), str(error))
         except Exception as error:  # noqa: BLE001  (the one boundary between the coordinator's messages and this process)
             last = traceback.extract_tb(error.__traceback__)[-1]
-            return self._no_answer(
+            return self._refuse(
                 Trouble.FAILED,
                 f"the coordinator's message could not be answered, by a fault in {Path(last.filename).name}, line "
                 f"{last.lineno}. Nothing was sent; report that line to the maintainers",
             )
 
-    def _no_answer(self, trouble: Trouble, words: str) -> Letter:
+    def _refuse(self, trouble: Trouble, words: str) -> Letter:
         """Show the words, in which the coordinator may have had a part, and send the reason."""
         self._attempt = None
         who = f"hospital {self._settings.name}"
@@ -136,45 +119,42 @@ class HospitalSession:
             return self._last[1]  # it was asked twice: the coordinator was not sure that the first one came
         if step in PURPOSES:
             self._attempt = None
-        answer = Letter(parts=self._steps()[step](letter))
-        self._last = (question, answer)
-        return answer
-
-    def _steps(self) -> Mapping[Step, Callable[[Letter], Mapping[str, bytes]]]:
-        return {
+        steps: dict[Step, Callable[[Letter], Mapping[str, bytes]]] = {
             Step.SURVEY: self._survey,
             Step.TRAIN: self._train,
             Step.EVALUATE: self._evaluate,
-            Step.SHARES: lambda letter: {Part.SHARES: self._aggregation().share_keys(letter.part(Part.DIRECTORY))},
-            Step.MASKED: lambda letter: {Part.MASKED: self._mask(letter.part(Part.DELIVERY))},
-            Step.CONFIRM: lambda letter: {Part.CONFIRMATION: self._aggregation().confirm(letter.part(Part.SURVIVORS))},
-            Step.UNMASK: lambda letter: {Part.UNMASKING: self._aggregation().unmask(letter.part(Part.CONFIRMATIONS))},
-            Step.PLAIN: lambda _letter: self._plain(),
+            Step.SHARES: self._share,
+            Step.MASKED: self._mask,
+            Step.CONFIRM: self._confirm,
+            Step.UNMASK: self._unmask,
+            Step.PLAIN: self._send_plainly,
             Step.FOLLOW: self._follow,
-            Step.FINISH: lambda _letter: self._finish(),
+            Step.FINISH: self._finish,
         }
+        answer = Letter(parts=steps[step](letter))
+        self._last = (question, answer)
+        return answer
 
     def _survey(self, letter: Letter) -> Mapping[str, bytes]:
         question, attempt = self._accept(Step.SURVEY, letter, SurveyOrder)
-        data = self._work.prepared(question.order)
+        data = self._work.prepare(question.order)
         values = {
             "validation": np.array(0 if data.validation is None else len(data.validation.labels)),
             "weight": np.array(compute_weight(len(data.training.labels))),
             "classes": np.array(list(data.training.class_counts.values())),
         }
         if question.order.exchange_statistics:
-            pixels = pixel_sums(data.training.images.in_unit_range())
-            sums = {"pixels": pixels.count, "pixel_total": pixels.total, "pixel_squares": pixels.squares}
+            sums = add_pixels(data.training.images.in_unit_range())
             values |= {name: np.array(total) for name, total in sums.items()}
         return self._begin(question, attempt, values)
 
     def _train(self, letter: Letter) -> Mapping[str, bytes]:
         question, attempt = self._accept(Step.TRAIN, letter, TrainOrder)
         layout = question.layout
-        trained = self._work.trained(question.order, self._course.weights, layout)
+        trained = self._work.train(question.order, self._course.weights, layout)
         sums = {
             "stopped": np.array(int(trained.stopped)),
-            "loss": np.array(_bounded(trained.loss, 1)),
+            "loss": np.array(_bound_loss(trained.loss, 1)),
             LARGEST: trained.largest,
         }
         values = {name: sums[name] for name in layout.exact}
@@ -182,8 +162,8 @@ class HospitalSession:
 
     def _evaluate(self, letter: Letter) -> Mapping[str, bytes]:
         question, attempt = self._accept(Step.EVALUATE, letter, EvaluateOrder)
-        sums = self._work.evaluated(question.order, self._course.average)
-        loss = _bounded(sums.loss, sums.examples)
+        sums = self._work.evaluate(question.order, self._course.average)
+        loss = _bound_loss(sums.loss, sums.examples)
         values = {"correct": np.array(sums.correct), "loss": np.array(loss)}
         return self._begin(question, attempt, values)
 
@@ -194,20 +174,20 @@ class HospitalSession:
             parts = dict(letter.parts)
             if not self._course.position:
                 self._course.begin_with(parts.pop(WEIGHTS, b""))
-            question = self._course.question(self._course.next_step)
-            opened = self._opened if question.order.secure else self._believed
-            self._course.follow(opened(question, read_attempt(letter), parts))
-            state = self._course.state() | {"agreed": np.array(self._course.agreed())}
+            question = self._course.ask(self._course.next_step)
+            read = self._open_sum if question.order.secure else self._read_plain_sum
+            self._course.follow(read(question, read_attempt(letter), parts))
+            state = self._course.state() | {"agreed": np.array(self._course.hash_agreement())}
             checkpoints.save(state, self._folder / COURSE)
         return {Part.POSITION: self._course.position.to_bytes(POSITION_BYTES, "little")}
 
-    def _opened(self, question: Question[Any], attempt: int, parts: Mapping[str, bytes]) -> OpenedSum:
+    def _open_sum(self, question: Question[Any], attempt: int, parts: Mapping[str, bytes]) -> OpenedSum:
         """What the masked vectors add up to. Raises PeerViolation if they are not what hospitals signed."""
         terms = derive_terms(self._participants, question, attempt=attempt)
         total, survivors = Opening.from_parts(parts).total(terms)
         return OpenedSum(update=total.update, exact=decode_exact(question.layout, total.exact), survivors=survivors)
 
-    def _believed(self, question: Question[Any], _attempt: int, parts: Mapping[str, bytes]) -> OpenedSum:
+    def _read_plain_sum(self, question: Question[Any], _attempt: int, parts: Mapping[str, bytes]) -> OpenedSum:
         """A sum in the clear, as the coordinator says it: the settings say that nothing is protected."""
         try:
             update = np.frombuffer(parts[Part.UPDATE], dtype="<f8")
@@ -226,17 +206,12 @@ class HospitalSession:
         if not path.exists():
             return
         state = checkpoints.read(path)
-        if str(state.get("agreed")) != self._course.agreed():
+        if str(state.get("agreed")) != self._course.hash_agreement():
             raise ConfigurationError(
                 f"{path}: run '{self._settings.run}' began with other settings than this file's: give the same ones "
                 "again, or take part in a new run under a new name"
             )
         self._course.restore(state)
-
-    def _finish(self) -> Mapping[str, bytes]:
-        self.finished = True
-        self._say("the run is finished")
-        return {}
 
     def _accept(self, step: Step, letter: Letter, kind: type[O]) -> tuple[Question[O], int]:
         """Read an order, and refuse one that does not follow from this hospital's settings and the sums so far."""
@@ -251,16 +226,16 @@ class HospitalSession:
                 f"hospital {self._settings.name} sends nothing in the clear: aggregate securely, or set "
                 "aggregation.secure = false there"
             )
-        question = self._course.question(step)
-        if difference := first_difference(order, question.order):
+        question = self._course.ask(step)
+        if difference := find_difference(order.model_dump(mode="json"), question.order.model_dump(mode="json")):
             where, asked, own = difference
             raise Refused(
-                f"hospital {self._settings.name}: the coordinator asks for {where} = {_short(asked)}. By this "
-                f"hospital's settings, and the sums so far, it is {_short(own)}, and it answers nothing else"
+                f"hospital {self._settings.name}: the coordinator asks for {where} = {_shorten(asked)}. By this "
+                f"hospital's settings, and the sums so far, it is {_shorten(own)}, and it answers nothing else"
             )
         if step is Step.SURVEY:
             self._course.begin_with(letter.part(WEIGHTS))
-            question = self._course.question(step)
+            question = self._course.ask(step)
         return question, attempt
 
     def _begin(
@@ -277,7 +252,7 @@ class HospitalSession:
         exact = encode_exact(layout, values, hospital=self._settings.name)
         vector = RingVector(none if update is None else update, exact)
         if not question.order.secure:
-            self._attempt = _Attempt(vector=vector, aggregation=None)
+            self._attempt = (vector, None)
             return {}
         terms = derive_terms(self._participants, question, attempt=attempt)
         aggregation = HospitalAggregation(
@@ -287,35 +262,49 @@ class HospitalSession:
             history=self._history,
             may_change=question.step is Step.SURVEY,
         )
-        self._attempt = _Attempt(vector=vector, aggregation=aggregation)
+        self._attempt = (vector, aggregation)
         return {Part.ADVERTISEMENT: aggregation.advertise()}
 
-    def _aggregation(self) -> HospitalAggregation:
-        if self._attempt is None or self._attempt.aggregation is None:
+    def _require_attempt(self) -> tuple[RingVector, HospitalAggregation]:
+        vector, aggregation = self._attempt or (None, None)
+        if vector is None or aggregation is None:
             raise PeerViolation(
                 f"hospital {self._settings.name} has no aggregation open: it started again in the middle of the round"
             )
-        return self._attempt.aggregation
+        return vector, aggregation
 
-    def _mask(self, delivery: bytes) -> bytes:
-        aggregation = self._aggregation()
-        assert self._attempt is not None
-        return aggregation.mask(self._attempt.vector, delivery)
+    def _share(self, letter: Letter) -> Mapping[str, bytes]:
+        return {Part.SHARES: self._require_attempt()[1].share_keys(letter.part(Part.DIRECTORY))}
 
-    def _plain(self) -> Mapping[str, bytes]:
+    def _mask(self, letter: Letter) -> Mapping[str, bytes]:
+        vector, aggregation = self._require_attempt()
+        return {Part.MASKED: aggregation.mask(vector, letter.part(Part.DELIVERY))}
+
+    def _confirm(self, letter: Letter) -> Mapping[str, bytes]:
+        return {Part.CONFIRMATION: self._require_attempt()[1].confirm(letter.part(Part.SURVIVORS))}
+
+    def _unmask(self, letter: Letter) -> Mapping[str, bytes]:
+        return {Part.UNMASKING: self._require_attempt()[1].unmask(letter.part(Part.CONFIRMATIONS))}
+
+    def _send_plainly(self, _letter: Letter) -> Mapping[str, bytes]:
         """The vector in the clear: the order said so, and this hospital's own settings allow it."""
-        if self._attempt is None or self._attempt.aggregation is not None:
+        vector, aggregation = self._attempt or (None, None)
+        if vector is None or aggregation is not None:
             raise PeerViolation(f"hospital {self._settings.name} was asked for an update in the clear, out of turn")
-        vector = self._attempt.vector
         return {Part.UPDATE: vector.update.tobytes(), Part.EXACT: vector.exact.astype("<u8").tobytes()}
 
+    def _finish(self, _letter: Letter) -> Mapping[str, bytes]:
+        self.finished = True
+        self._say("the run is finished")
+        return {}
 
-def _short(value: object) -> str:
+
+def _shorten(value: object) -> str:
     text = json.dumps(value)
     return text if len(text) <= 100 else f"{text[:97]}..."
 
 
-def _trouble(error: EncryptedInferenceError) -> Trouble:
+def _find_trouble(error: EncryptedInferenceError) -> Trouble:
     match error:
         case Refused():
             return Trouble.REFUSED
@@ -325,20 +314,18 @@ def _trouble(error: EncryptedInferenceError) -> Trouble:
             return Trouble.FAILED
 
 
-def _bounded(loss: float, examples: int) -> float:
+def _bound_loss(loss: float, examples: int) -> float:
     """A sum of losses that can be added up: that of a model which diverged may be beyond every number."""
     most = LARGEST_LOSS * examples
     return min(loss, most) if math.isfinite(loss) else most
 
 
 def _digest(step: Step, letter: Letter) -> bytes:
-    digest = hashlib.sha256(step.value.encode() + json.dumps(letter.header, sort_keys=True).encode())
-    for name, content in sorted(letter.parts.items()):
-        digest.update(hashlib.sha256(name.encode()).digest() + hashlib.sha256(content).digest())
-    return digest.digest()
+    header = json.dumps(letter.header, sort_keys=True)
+    return hash_parts(step.value.encode() + header.encode(), letter.parts)
 
 
-def _history(folder: Path) -> RoundHistory:
+def _read_history(folder: Path) -> RoundHistory:
     """Of all runs: the same images are in each. Raises ConfigurationError if it is lost."""
     path = folder / HISTORY
 

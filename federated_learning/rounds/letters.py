@@ -56,7 +56,7 @@ class Step(StrEnum):
 
 
 class Trouble(StrEnum):
-    """Why a hospital has no answer. This is all that it tells: words may say something of its data or its files."""
+    """Why a hospital has no answer. This is all that leaves it: words may say something of its data or its files."""
 
     REFUSED = "refused"
     OUT_OF_TURN = "out-of-turn"
@@ -112,7 +112,7 @@ class Exchange(Protocol):
     def ask(
         self, step: Step, letters: Mapping[str, Letter], *, seconds: float, answered: Callable[[str], None]
     ) -> "Answers":
-        """Send each hospital its letter and wait for the answers; `answered` is told each name."""
+        """Send each hospital its letter and wait for the answers; `answered` gets each name."""
 
     def online(self) -> frozenset[str]:
         """The hospitals that are connected now."""

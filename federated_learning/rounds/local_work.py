@@ -1,6 +1,5 @@
 """A hospital's own work: reading its images, training, and what of it must outlive a crash."""
 
-import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,16 +12,20 @@ from numpy.typing import NDArray
 
 from contract.model_card import InputSpecification
 from federated_learning import checkpoints
-from federated_learning.data_source import DataSource, Prepared, list_files, open_source, prepare
+from federated_learning.data_source.examples import DataSource
+from federated_learning.data_source.preparing import Prepared, list_files, open_source, prepare
 from federated_learning.local_training import LocalResult, LocalTrainer, ValidationSums, evaluate
 from federated_learning.rounds.letters import Step
-from federated_learning.rounds.round_orders import EvaluateOrder, RoundOrder, TrainOrder, common_hash, pack
+from federated_learning.rounds.round_orders import EvaluateOrder, RoundOrder, TrainOrder, hash_order, pack
 from federated_learning.rounds.settings import HospitalSettings
 from federated_learning.secure_aggregation.encoding import UpdateEncoding, VectorLayout, compute_norm, compute_weight
 from federated_learning.torch_networks import Images, Weights
 
 FloatArray = NDArray[np.float32]
 STATE = "training.npz"
+FACTS = ("key", "round", "stopped", "loss")
+ARRAYS = ("encoded", "largest", "residual_before", "residual_after")
+"""What of `Trained` is kept, and how."""
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -73,21 +76,19 @@ class LocalWork:
 
     def check_listed(self) -> None:
         """Raise ConfigurationError if folder, table, roles or files are not there as set; reads no image."""
-        settings = self._settings
-        source = self._source()
-        for roles in filter(None, (settings.data.training, settings.data.validation)):
-            list_files(source, roles, hospital=settings.name, may_miss=settings.data.skip_unusable)
+        data, source = self._settings.data, self._source()
+        for roles in filter(None, (data.training, data.validation)):
+            list_files(source, roles, hospital=self._settings.name, may_miss=data.skip_unusable)
 
     def _source(self) -> DataSource:
         data = self._settings.data
         return open_source(data.folder, classes=self._settings.description.classes, table=data.table)
 
-    def prepared(self, order: RoundOrder) -> LocalData:
+    def prepare(self, order: RoundOrder) -> LocalData:
         """The images, read once; later rounds only check that the files are the same. Raises ConfigurationError."""
         if self._data is not None and self._data.specification == order.input:
-            self._data.training.check_unchanged()
-            if self._data.validation is not None:
-                self._data.validation.check_unchanged()
+            for data in filter(None, (self._data.training, self._data.validation)):
+                data.check_unchanged()
             return self._data
         settings, source = self._settings.data, self._source()
 
@@ -112,21 +113,21 @@ class LocalWork:
         )
         return self._data
 
-    def evaluated(self, order: EvaluateOrder, weights: Mapping[str, FloatArray]) -> ValidationSums:
+    def evaluate(self, order: EvaluateOrder, weights: Mapping[str, FloatArray]) -> ValidationSums:
         """Sums over this hospital's validation images; zeros if it has none."""
-        validation = self.prepared(order).validation
+        validation = self.prepare(order).validation
         if validation is None:
             return ValidationSums(examples=0, correct=0, loss=0.0)
         images = _images(validation, order)
         return evaluate(order.training, _tensors(weights), images, validation.labels, size=order.size)
 
-    def trained(self, order: TrainOrder, weights: Mapping[str, FloatArray], layout: VectorLayout) -> Trained:
+    def train(self, order: TrainOrder, weights: Mapping[str, FloatArray], layout: VectorLayout) -> Trained:
         """This order's training from the global `weights`: from memory or disk if it was done before, else done now.
 
         Raises ComputationFailed for an update that is not finite; the trainer is then what it was before.
         """
-        data = self.prepared(order)
-        key = common_hash(Step.TRAIN, order, {}).hex()
+        data = self.prepare(order)
+        key = hash_order(Step.TRAIN, order, {}).hex()
         trainer = self._trainer or self._resume(order, data)
         if self._trained is not None and self._trained.key == key:
             return self._trained
@@ -137,20 +138,20 @@ class LocalWork:
         )
         stops = ", enough for this hospital" if result.stopped else ""
         self._say(f"round {order.round}: trained {result.batches} batches, loss {result.loss:.3f}{stops}")
-        trained = self._encoded(order, layout, trainer.update(), result, key)
+        trained = self._encode(order, layout, trainer.update(), result, key)
         self._keep(trained, trainer)
         self._trainer, self._trained = trainer, trained
         return trained
 
-    def _encoded(
+    def _encode(
         self, order: TrainOrder, layout: VectorLayout, trained: Weights, result: LocalResult, key: str
     ) -> Trained:
         """The update as it is added up. Raises ComputationFailed for one that is not finite."""
-        update = self._shortened({name: value.numpy() for name, value in trained.items()})
+        update = self._shorten({name: value.numpy() for name, value in trained.items()})
         encoding = UpdateEncoding(layout=layout, limits=order.limits, weight_total=order.weight_total)
         # Others may have added anything to the total; an error would tell how this hospital's weight compares to it.
         weight = min(compute_weight(result.examples), order.weight_total)
-        hospital, before = self._settings.name, self._residual(order)
+        hospital, before = self._settings.name, self._choose_residual(order)
         after = before
         if order.secure:
             found = encoding.encode(update, hospital=hospital, weight=weight, residual=before)
@@ -171,7 +172,7 @@ class LocalWork:
             residual_after=after,
         )
 
-    def _shortened(self, update: Mapping[str, FloatArray]) -> Mapping[str, FloatArray]:
+    def _shorten(self, update: Mapping[str, FloatArray]) -> Mapping[str, FloatArray]:
         """The update, scaled down if it is longer than this hospital allows.
 
         It is not left out: an error would tell the coordinator how long it is, and zeros in its place could leave
@@ -183,7 +184,7 @@ class LocalWork:
         self._say(f"the update has norm {norm:.3g}: it is scaled down to this hospital's max_norm, {most:.3g}")
         return {name: value * np.float32(most / norm) for name, value in update.items()}
 
-    def _residual(self, order: TrainOrder) -> FloatArray | None:
+    def _choose_residual(self, order: TrainOrder) -> FloatArray | None:
         """What rounding cut off so far. Of an update that never came into a sum, what had been cut off before it."""
         before = self._trained
         if before is None:
@@ -193,43 +194,31 @@ class LocalWork:
 
     def _resume(self, order: TrainOrder, data: LocalData) -> LocalTrainer:
         """Make the trainer, with what was kept of earlier rounds."""
-        validation = None
-        if data.validation is not None:
-            validation = (_images(data.validation, order), data.validation.labels)
+        held_out = data.validation
         trainer = LocalTrainer(
             order.training,
             images=_images(data.training, order),
             labels=data.training.labels,
             hospital=self._settings.name,
             class_weights=order.class_weights,
-            validation=validation,
+            validation=None if held_out is None else (_images(held_out, order), held_out.labels),
             trains_on=True,
         )
         if self._path.exists():
             state = checkpoints.read(self._path)
-            facts = json.loads(str(state["facts"]))
-            trainer.restore({name.removeprefix("trainer/"): state[name] for name in state if "trainer/" in name})
-            self._trained = Trained(
-                **facts,
-                encoded=state["encoded"],
-                largest=state["largest"],
-                residual_before=state.get("residual_before"),
-                residual_after=state.get("residual_after"),
-            )
-            self._say(f"goes on after round {facts['round']}, which was trained before")
+            trainer.restore(checkpoints.select_prefix(state, "trainer"))
+            kept: dict[str, Any] = {name: state.get(name) for name in ARRAYS}
+            self._trained = Trained(**checkpoints.read_facts(state), **kept)
+            self._say(f"goes on after round {self._trained.round}, which was trained before")
         self._trainer = trainer
         return trainer
 
     def _keep(self, trained: Trained, trainer: LocalTrainer) -> None:
         """Write the trainer's state and the last update, so that a crash leaves the old file or the new one."""
-        facts = {name: getattr(trained, name) for name in ("key", "round", "stopped", "loss")}
-        arrays: dict[str, NDArray[Any]] = {"facts": np.array(json.dumps(facts))}
-        arrays |= {f"trainer/{name}": value for name, value in trainer.state().items()}
-        arrays |= {"encoded": trained.encoded, "largest": trained.largest}
-        for name in ("residual_before", "residual_after"):
-            if (value := getattr(trained, name)) is not None:
-                arrays[name] = value
-        checkpoints.save(arrays, self._path)
+        facts = {name: getattr(trained, name) for name in FACTS}
+        arrays = {name: value for name in ARRAYS if (value := getattr(trained, name)) is not None}
+        arrays |= checkpoints.add_prefix("trainer", trainer.state())
+        checkpoints.save(arrays | {"facts": checkpoints.write_facts(facts)}, self._path)
 
 
 def _images(data: Prepared, order: TrainOrder | EvaluateOrder) -> Images:

@@ -9,7 +9,6 @@ very certificate, the coordinator accepts only these node keys, and hospitals ve
 import hashlib
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from typing import Annotated, Self
 
@@ -22,10 +21,11 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from pydantic import Field, ValidationError, model_validator
 
 from authority.certificates import require_in_time
+from authority.enrolment import encode_key, parse_host
 from contract.base import Name, Sha256, Strict
 from contract.errors import CallerError, ConfigurationError
 from contract.files import read_bounded, replace, write_new_together
-from federated_learning.faults import explain_fault
+from federated_learning.faults import explain_fault, read_json
 from plumbing.settings import Address
 
 MAX_FILE_BYTES = 1 << 20
@@ -61,10 +61,6 @@ class Participant(Strict):
         node = serialization.load_pem_public_key(self.node_key.encode())
         encoded = node.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
         return hashlib.sha256(encoded).hexdigest(), hashlib.sha256(bytes.fromhex(self.signing_key)).hexdigest()
-
-    def verification_key(self) -> Ed25519PublicKey:
-        """The signing key's public half, parsed."""
-        return Ed25519PublicKey.from_public_bytes(bytes.fromhex(self.signing_key))
 
 
 class Participants(Strict):
@@ -116,9 +112,19 @@ class Participants(Strict):
         """Of the hospitals, in order."""
         return tuple(hospital.name for hospital in self.hospitals)
 
+    def find(self, name: str) -> Participant:
+        """The hospital of that name. Raises ConfigurationError."""
+        for hospital in self.hospitals:
+            if hospital.name == name:
+                return hospital
+        raise ConfigurationError(f"federation.json has no hospital '{name}', only {', '.join(self.names)}")
+
     def roster(self) -> Mapping[str, Ed25519PublicKey]:
         """Each hospital's verification key by its name."""
-        return {hospital.name: hospital.verification_key() for hospital in self.hospitals}
+        return {
+            hospital.name: Ed25519PublicKey.from_public_bytes(bytes.fromhex(hospital.signing_key))
+            for hospital in self.hospitals
+        }
 
 
 def make_hospital_keys(name: str, folder: Path) -> Path:
@@ -128,23 +134,24 @@ def make_hospital_keys(name: str, folder: Path) -> Path:
     """
     node = ec.generate_private_key(ec.SECP384R1())
     signing = Ed25519PrivateKey.generate()
+    public = node.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
     try:
         hospital = Participant(
-            name=name, node_key=_public_pem(node), signing_key=signing.public_key().public_bytes_raw().hex()
+            name=name, node_key=public.decode(), signing_key=signing.public_key().public_bytes_raw().hex()
         )
     except ValidationError as error:
         raise CallerError(f"hospital {name[:64]!r}: a name is lower-case letters, digits and hyphens") from error
     ssh = serialization.PrivateFormat.OpenSSH  # the form that Flower reads
     node_pem = node.private_bytes(serialization.Encoding.PEM, ssh, serialization.NoEncryption())
-    public = folder / f"{name}.json"
+    handed_out = folder / f"{name}.json"
     write_new_together(
         {
             folder / NODE_KEY: (node_pem, 0o600),
-            folder / SIGNING_KEY: (_private_pem(signing), 0o600),
-            public: ((hospital.model_dump_json(indent=2) + "\n").encode(), 0o644),
+            folder / SIGNING_KEY: (encode_key(signing), 0o600),
+            handed_out: ((hospital.model_dump_json(indent=2) + "\n").encode(), 0o644),
         }
     )
-    return public
+    return handed_out
 
 
 def make_participants(
@@ -187,18 +194,14 @@ def _revoked_keys(path: Path, hospitals: Sequence[Participant], revoked: Sequenc
 
 def read_participant(path: Path) -> Participant:
     """A hospital's public file. Raises ConfigurationError."""
-    try:
-        return Participant.model_validate_json(read_bounded(path, limit=MAX_FILE_BYTES))
-    except ValidationError as error:
-        raise ConfigurationError(f"{path}: {explain_fault(error)}; ask the hospital for its public file") from error
+    remedy = "ask the hospital for its public file"
+    return read_json(path, Participant.model_validate_json, limit=MAX_FILE_BYTES, remedy=remedy)
 
 
 def read_participants(path: Path) -> Participants:
     """federation.json. Raises ConfigurationError naming a hospital whose name or key stands twice."""
-    try:
-        return Participants.model_validate_json(read_bounded(path, limit=MAX_FILE_BYTES))
-    except ValidationError as error:
-        raise ConfigurationError(f"{path}: {explain_fault(error)}; ask the coordinator for the file again") from error
+    remedy = "ask the coordinator for the file again"
+    return read_json(path, Participants.model_validate_json, limit=MAX_FILE_BYTES, remedy=remedy)
 
 
 def read_signing_key(folder: Path, hospital: Participant) -> Ed25519PrivateKey:
@@ -217,7 +220,7 @@ def _make_certificate(folder: Path, host: str) -> None:
     key = ec.generate_private_key(ec.SECP384R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "federated training coordinator")])
     now = datetime.now(UTC)
-    hosts = x509.SubjectAlternativeName([_host_name(one) for one in dict.fromkeys((host, *LOOPBACK))])
+    hosts = x509.SubjectAlternativeName([parse_host(one) for one in dict.fromkeys((host, *LOOPBACK))])
     certificate = (
         x509.CertificateBuilder()
         .subject_name(name)
@@ -233,27 +236,5 @@ def _make_certificate(folder: Path, host: str) -> None:
     )
     pem = certificate.public_bytes(serialization.Encoding.PEM)
     write_new_together(
-        {folder / COORDINATOR_KEY: (_private_pem(key), 0o600), folder / COORDINATOR_CERTIFICATE: (pem, 0o644)}
-    )
-
-
-def _host_name(host: str) -> x509.GeneralName:
-    address: IPv4Address | IPv6Address
-    try:
-        address = ip_address(host)
-    except ValueError:
-        if not (host.isascii() and host.replace("-", "").replace(".", "").isalnum()):
-            raise CallerError(f"host {host[:100]!r} is neither a DNS name nor an IP address; correct --host") from None
-        return x509.DNSName(host)
-    return x509.IPAddress(address)
-
-
-def _public_pem(key: ec.EllipticCurvePrivateKey) -> str:
-    public = key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
-    return public.decode()
-
-
-def _private_pem(key: ec.EllipticCurvePrivateKey | Ed25519PrivateKey) -> bytes:
-    return key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        {folder / COORDINATOR_KEY: (encode_key(key), 0o600), folder / COORDINATOR_CERTIFICATE: (pem, 0o644)}
     )

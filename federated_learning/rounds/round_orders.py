@@ -18,6 +18,7 @@ from pydantic import Field, ValidationError
 from contract.base import Name, Sha256, Strict
 from contract.errors import PeerViolation
 from contract.model_card import InputSpecification
+from federated_learning.data_statistics import PIXEL_SUMS
 from federated_learning.rounds.letters import Letter, Step
 from federated_learning.rounds.participants import Participants
 from federated_learning.secure_aggregation.encoding import ExactField, VectorLayout, largest_field
@@ -31,7 +32,7 @@ LOSS_BITS = 20
 
 
 class RoundOrder(Strict):
-    """Told to every hospital in the same words. One order may take several attempts."""
+    """Sent to every hospital in the same words. One order may take several attempts."""
 
     run: Name
     round: Annotated[int, Field(ge=0)]
@@ -122,14 +123,14 @@ def read_attempt(letter: Letter) -> int:
     return attempt
 
 
-def training_id(participants: Participants, run: str) -> str:
-    """Who trains what, in 64 hexadecimal digits. A new run has a new name, and with it fresh masks for its rounds."""
-    return hashlib.sha256(f"{participants.fingerprint}/{run}".encode()).hexdigest()
+def hash_order(step: Step, order: RoundOrder, parts: Mapping[str, bytes]) -> bytes:
+    """SHA-256 of all that an order says, the parts beside it included."""
+    return hash_parts(step.value.encode() + b"\0" + order.model_dump_json().encode(), parts)
 
 
-def common_hash(step: Step, order: RoundOrder, parts: Mapping[str, bytes]) -> bytes:
-    """SHA-256 of all that an order tells, the parts beside it included."""
-    digest = hashlib.sha256(step.value.encode() + b"\0" + order.model_dump_json().encode())
+def hash_parts(start: bytes, parts: Mapping[str, bytes]) -> bytes:
+    """SHA-256 of `start` and of named byte strings."""
+    digest = hashlib.sha256(start)
     for name in sorted(parts):
         digest.update(hashlib.sha256(name.encode()).digest() + hashlib.sha256(parts[name]).digest())
     return digest.digest()
@@ -138,8 +139,10 @@ def common_hash(step: Step, order: RoundOrder, parts: Mapping[str, bytes]) -> by
 def derive_terms(participants: Participants, question: Question[Any], *, attempt: int) -> RoundTerms:
     """Terms of the aggregation that answers it. Raises ConfigurationError if they would not protect."""
     step, order, layout = question.step, question.order, question.layout
+    # A new run has a new name, and with it fresh masks for its rounds.
+    training = hashlib.sha256(f"{participants.fingerprint}/{order.run}".encode()).hexdigest()
     return RoundTerms(
-        training_id=training_id(participants, order.run),
+        training_id=training,
         purpose=PURPOSES[step],
         round_number=order.round,
         attempt=attempt,
@@ -149,26 +152,26 @@ def derive_terms(participants: Participants, question: Question[Any], *, attempt
         ring_bits=layout.ring_bits,
         exact_length=layout.exact_length,
         subject=question.subject,
-        common_hash=common_hash(step, order, question.parts),
+        common_hash=hash_order(step, order, question.parts),
     )
 
 
-def survey_layout(order: SurveyOrder) -> VectorLayout:
-    """Counts, and sums of pixels where everybody's settings say so."""
+def lay_out_survey(order: SurveyOrder) -> VectorLayout:
+    """Counts, and sums of pixels if everybody's settings say so."""
     fields = {
         "validation": ExactField(()),
         "weight": ExactField(()),
         "classes": ExactField((len(order.classes),)),
     }
     if order.exchange_statistics:
-        fields |= dict.fromkeys(("pixels", "pixel_total", "pixel_squares"), ExactField((order.input.channels,)))
+        fields |= dict.fromkeys(PIXEL_SUMS, ExactField((order.input.channels,)))
     return VectorLayout(update={}, exact=fields, ring_bits=order.ring_bits)
 
 
-def train_layout(order: RoundOrder, shapes: Mapping[str, tuple[int, ...]], *, hospitals: int) -> VectorLayout:
+def lay_out_training(order: RoundOrder, shapes: Mapping[str, tuple[int, ...]], *, hospitals: int) -> VectorLayout:
     """The update, and beside it exactly: who has trained enough for itself (0 or 1), how far each tensor moved.
 
-    And the mean loss of each hospital, where none of the `hospitals` may be missing: of sums over different ones the
+    And the mean loss of each hospital, if none of the `hospitals` may be missing: of sums over different ones the
     difference would tell one hospital's.
     """
     fields = {"stopped": ExactField(()), **largest_field(shapes)}
@@ -177,7 +180,7 @@ def train_layout(order: RoundOrder, shapes: Mapping[str, tuple[int, ...]], *, ho
     return VectorLayout(update=shapes, exact=fields, ring_bits=order.ring_bits)
 
 
-def evaluate_layout(order: RoundOrder) -> VectorLayout:
+def lay_out_evaluation(order: RoundOrder) -> VectorLayout:
     """How many validation images are judged rightly, and their summed loss. How many there are, the survey said."""
     fields = {"correct": ExactField(()), "loss": ExactField((), LOSS_BITS)}
     return VectorLayout(update={}, exact=fields, ring_bits=order.ring_bits)
@@ -203,8 +206,4 @@ def unpack(content: bytes, shapes: Mapping[str, tuple[int, ...]], *, whose: str)
     flat = np.frombuffer(content, dtype="<f4").astype(np.float32)
     if not np.isfinite(flat).all():
         raise PeerViolation(f"{whose} sent weights that are not finite: its training diverged; lower the learning rate")
-    tensors, start = {}, 0
-    for name, shape in shapes.items():
-        tensors[name] = flat[start : start + prod(shape)].reshape(shape)
-        start += prod(shape)
-    return tensors
+    return VectorLayout(update=shapes, exact={}).split(flat)

@@ -17,8 +17,6 @@ from federated_learning.secure_aggregation.terms import MIN_SURVIVORS, least_thr
 from federated_learning.training_settings import TrainingSettings
 from plumbing.settings import Address, PartySettings, settings_config
 
-COORDINATOR_VARIABLES, HOSPITAL_VARIABLES = "FEDERATED_LEARNING_COORDINATOR_", "FEDERATED_LEARNING_HOSPITAL_"
-
 MaxNorm = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Seconds = Annotated[float, Field(gt=0, le=7 * 24 * 3600)]
 
@@ -100,7 +98,7 @@ class RunSettings(PartySettings):
 class CoordinatorSettings(RunSettings):
     """One federated run, at the coordinator."""
 
-    model_config = settings_config(COORDINATOR_VARIABLES)
+    model_config = settings_config("FEDERATED_LEARNING_COORDINATOR_")
 
     keys: Path
     """Folder with the coordinator's key and certificate."""
@@ -133,7 +131,7 @@ class HospitalData(Strict):
 class HospitalSettings(RunSettings):
     """One hospital's part in one run. Whatever the coordinator orders otherwise than this file says is refused."""
 
-    model_config = settings_config(HOSPITAL_VARIABLES)
+    model_config = settings_config("FEDERATED_LEARNING_HOSPITAL_")
 
     name: Name
     keys: Path

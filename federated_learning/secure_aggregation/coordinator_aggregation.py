@@ -8,7 +8,7 @@ docs/secure-aggregation.md shows both sides beside each other.
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import IntEnum
 from typing import Final
 
@@ -22,9 +22,9 @@ from federated_learning.secure_aggregation.keys import (
     check_masked,
     read_advertisement,
 )
-from federated_learning.secure_aggregation.masking import RingVector
 from federated_learning.secure_aggregation.messages import (
     BITMAP_BYTES,
+    HEADER_BYTES,
     SEALED_BYTES,
     Kind,
     header,
@@ -32,7 +32,7 @@ from federated_learning.secure_aggregation.messages import (
     read_body,
     write_survivors,
 )
-from federated_learning.secure_aggregation.opening import Fits, Opening, fits_commitment, fits_mask_key
+from federated_learning.secure_aggregation.opening import Opening, fits_keys
 from federated_learning.secure_aggregation.sharing import SECRET_BYTES, recover
 from federated_learning.secure_aggregation.terms import RoundTerms
 
@@ -61,16 +61,15 @@ class CoordinatorAggregation:
     def __init__(self, terms: RoundTerms) -> None:
         self._terms = terms
         self._stage = _Stage.ADVERTISEMENTS
+        self._expected = frozenset(terms.members)
+        """Who may send in this stage: who sent in the one before."""
+        self._received: dict[str, bytes] = {}
+        """The messages of this stage, checked."""
         self._keys: dict[str, PublicKeys] = {}
-        self._transcript = Transcript(b"")
-        self._messages: dict[str, bytes] = {}
-        self._sealed: dict[str, dict[str, bytes]] = {}
         self._shared: frozenset[str] = frozenset()
         self._directory = self._confirmations = b""
         self._masked: dict[str, bytes] = {}
         self._digests: dict[str, bytes] = {}
-        self._survivors: frozenset[str] = frozenset()
-        self._revealed: dict[str, list[bytes]] = {}
 
     def __repr__(self) -> str:
         return f"CoordinatorAggregation({self._terms}, {self._stage.name.lower()})"
@@ -78,57 +77,54 @@ class CoordinatorAggregation:
     @property
     def awaited(self) -> frozenset[str]:
         """The hospitals whose message of this stage is still to come."""
-        return self._expected() - frozenset(self._received())
+        return self._expected - frozenset(self._received)
 
     def receive(self, name: str, message: bytes) -> None:
         """Take one hospital's message of the present stage. Raises PeerViolation naming the hospital."""
-        if name not in self._expected():
+        if name not in self._expected:
             raise PeerViolation(
                 f"hospital {name[:64]} takes no part in this stage of {self._terms}: it is not in the roster, or "
                 "dropped out before"
             )
-        if name in self._received():
+        if name in self._received:
             raise PeerViolation(f"hospital {name} sent its {_AWAITED[self._stage]} in {self._terms} twice")
-        takers: dict[_Stage, Callable[[str, bytes], None]] = {
-            _Stage.ADVERTISEMENTS: self._take_advertisement,
-            _Stage.SHARES: self._take_shares,
-            _Stage.MASKED: self._take_masked,
-            _Stage.CONFIRMATIONS: self._take_confirmation,
-            _Stage.UNMASKINGS: self._take_unmasking,
+        checks: dict[_Stage, Callable[[str, bytes], None]] = {
+            _Stage.ADVERTISEMENTS: self._check_advertisement,
+            _Stage.SHARES: self._check_shares,
+            _Stage.MASKED: self._check_masked,
+            _Stage.CONFIRMATIONS: self._check_confirmation,
+            _Stage.UNMASKINGS: self._check_unmasking,
         }
-        takers[self._stage](name, message)
+        checks[self._stage](name, message)
+        self._received[name] = bytes(message)
 
     def directory(self) -> bytes:
         """End stage 1: everybody's signed keys, the same bytes for all who advertised."""
-        present = self._end(_Stage.ADVERTISEMENTS, frozenset(self._keys))
-        items = b"".join(self._messages[name] for name in self._terms.ordered(present))
-        self._directory = header(self._terms, Kind.DIRECTORY, None) + items
-        self._transcript = Transcript(hashlib.sha256(self._directory).digest())
-        self._messages = {}
+        self._directory = self._list(Kind.DIRECTORY, self._end(_Stage.ADVERTISEMENTS))
         return self._directory
 
     def deliveries(self) -> dict[str, bytes]:
         """End stage 2: for each hospital that shared, what the others sealed for it."""
-        self._shared = self._end(_Stage.SHARES, frozenset(self._sealed))
+        messages = self._end(_Stage.SHARES)
+        self._shared = frozenset(messages)
         start = header(self._terms, Kind.DELIVERY, None)
         start += self._terms.bitmap(self._shared).to_bytes(BITMAP_BYTES, "little")
+        sealed = {}
+        for sender, message in messages.items():
+            others = self._terms.ordered(frozenset(self._keys) - {sender})
+            for index, other in enumerate(others):
+                sealed[sender, other] = message[HEADER_BYTES + index * SEALED_BYTES :][:SEALED_BYTES]
         order = self._terms.ordered(self._shared)
-        deliveries = {
-            name: start + b"".join(self._sealed[sender][name] for sender in order if sender != name) for name in order
-        }
-        self._sealed = {}
-        return deliveries
+        return {name: start + b"".join(sealed[sender, name] for sender in order if sender != name) for name in order}
 
     def survivors(self) -> bytes:
         """End stage 3: who is in the sum, with which vectors, the same bytes for all of them."""
-        self._survivors = self._end(_Stage.MASKED, frozenset(self._masked))
+        self._masked = self._end(_Stage.MASKED)
         return write_survivors(self._terms, self._digests)
 
     def confirmations(self) -> bytes:
         """End stage 4: the survivors' signatures on the list, the same bytes for all who signed."""
-        present = self._end(_Stage.CONFIRMATIONS, frozenset(self._messages))
-        items = b"".join(self._messages[name] for name in self._terms.ordered(present))
-        self._confirmations = header(self._terms, Kind.CONFIRMATIONS, None) + items
+        self._confirmations = self._list(Kind.CONFIRMATIONS, self._end(_Stage.CONFIRMATIONS))
         return self._confirmations
 
     def opening(self) -> Opening:
@@ -137,12 +133,8 @@ class CoordinatorAggregation:
         This is the one opening of the protocol. The coordinator gets the self seed of who is in the sum and the mask
         key of who is not, never both of one hospital.
         """
-        self._end(_Stage.UNMASKINGS, frozenset(self._revealed))
-        secrets = {
-            name: self._recover(name, fits_commitment if name in self._survivors else fits_mask_key)
-            for name in self._terms.ordered(self._shared)
-        }
-        self._revealed = {}
+        messages = self._end(_Stage.UNMASKINGS)
+        secrets = {name: self._recover(messages, name) for name in self._terms.ordered(self._shared)}
         return Opening(
             directory=self._directory,
             survivors=write_survivors(self._terms, self._digests),
@@ -151,99 +143,70 @@ class CoordinatorAggregation:
             masked=self._masked,
         )
 
-    def total(self) -> RingVector:
-        """The sum that `opening` gives, checked as every hospital checks it."""
-        return self.opening().total(self._terms)[0]
-
     @property
     def in_sum(self) -> frozenset[str]:
         """The hospitals whose vectors are in the sum, once `survivors` was called."""
-        return self._survivors
+        return frozenset(self._masked)
 
-    def _recover(self, owner: str, fits: Fits) -> bytes:
-        position = self._terms.ordered(self._shared).index(owner)
-        shares = {self._terms.indices[holder]: revealed[position] for holder, revealed in self._revealed.items()}
+    def _list(self, kind: Kind, messages: Mapping[str, bytes]) -> bytes:
+        items = b"".join(messages[name] for name in self._terms.ordered(frozenset(messages)))
+        return header(self._terms, kind, None) + items
+
+    def _recover(self, messages: Mapping[str, bytes], owner: str) -> bytes:
+        start = HEADER_BYTES + BITMAP_BYTES + SECRET_BYTES * self._terms.ordered(self._shared).index(owner)
+        shares = {self._terms.indices[name]: message[start:][:SECRET_BYTES] for name, message in messages.items()}
         secret = recover(
             shares,
             threshold=self._terms.threshold,
-            accept=lambda secret: fits(self._terms, owner, self._keys[owner], secret),
+            accept=lambda secret: fits_keys(
+                self._terms, owner, self._keys[owner], secret, survived=owner in self._masked
+            ),
         )
         if secret is None:
             raise ComputationFailed(
                 f"the shares of hospital {owner} in {self._terms} do not fit its signed keys: that hospital shared "
-                f"wrongly, or one of {', '.join(sorted(self._revealed))} answered wrongly. Run it again over the same "
+                f"wrongly, or one of {', '.join(sorted(messages))} answered wrongly. Run it again over the same "
                 "survivors"
             )
         return secret
 
-    def _take_advertisement(self, name: str, message: bytes) -> None:
+    def _check_advertisement(self, name: str, message: bytes) -> None:
         keys = read_advertisement(self._terms, name, message)
         check_distinct(self._terms, self._keys | {name: keys})
         self._keys[name] = keys
-        self._messages[name] = bytes(message)
 
-    def _take_shares(self, name: str, message: bytes) -> None:
-        others = self._terms.ordered(frozenset(self._keys) - {name})
-        body = read_body(self._terms, message, Kind.SHARES, name, body_bytes=SEALED_BYTES * len(others))
-        self._sealed[name] = {
-            other: bytes(body[index * SEALED_BYTES : (index + 1) * SEALED_BYTES]) for index, other in enumerate(others)
-        }
+    def _check_shares(self, name: str, message: bytes) -> None:
+        read_body(self._terms, message, Kind.SHARES, name, body_bytes=SEALED_BYTES * (len(self._keys) - 1))
 
-    def _take_masked(self, name: str, message: bytes) -> None:
+    def _check_masked(self, name: str, message: bytes) -> None:
         read_body(self._terms, message, Kind.MASKED, name, body_bytes=masked_bytes(self._terms))
         self._digests[name] = check_masked(self._terms, name, message)
-        self._masked[name] = message
 
-    def _take_confirmation(self, name: str, message: bytes) -> None:
-        view = View.of(self._terms, self._shared, self._digests)
-        check_confirmation(self._terms, name, message, self._transcript, view)
-        self._messages[name] = bytes(message)
+    def _check_confirmation(self, name: str, message: bytes) -> None:
+        transcript = Transcript(hashlib.sha256(self._directory).digest())
+        view = View.make(self._terms, self._shared, self._digests)
+        check_confirmation(self._terms, name, message, transcript, view)
 
-    def _take_unmasking(self, name: str, message: bytes) -> None:
-        size = SECRET_BYTES * len(self._shared)
-        body = read_body(self._terms, message, Kind.UNMASKING, name, body_bytes=BITMAP_BYTES + size)
-        if body[:BITMAP_BYTES] != self._bits():
+    def _check_unmasking(self, name: str, message: bytes) -> None:
+        size = BITMAP_BYTES + SECRET_BYTES * len(self._shared)
+        body = read_body(self._terms, message, Kind.UNMASKING, name, body_bytes=size)
+        if body[:BITMAP_BYTES] != self._terms.bitmap(self.in_sum).to_bytes(BITMAP_BYTES, "little"):
             raise PeerViolation(f"hospital {name} unmasks other survivors of {self._terms} than it confirmed")
-        self._revealed[name] = [
-            bytes(body[at : at + SECRET_BYTES]) for at in range(BITMAP_BYTES, len(body), SECRET_BYTES)
-        ]
 
-    def _bits(self) -> bytes:
-        return self._terms.bitmap(self._survivors).to_bytes(BITMAP_BYTES, "little")
-
-    def _expected(self) -> frozenset[str]:
-        """Who may send in this stage."""
-        return {
-            _Stage.ADVERTISEMENTS: frozenset(self._terms.members),
-            _Stage.SHARES: frozenset(self._keys),
-            _Stage.MASKED: self._shared,
-            _Stage.CONFIRMATIONS: self._survivors,
-            _Stage.UNMASKINGS: frozenset(self._messages),
-            _Stage.DONE: frozenset[str](),
-        }[self._stage]
-
-    def _received(self) -> frozenset[str]:
-        """Who has sent in this stage."""
-        return {
-            _Stage.ADVERTISEMENTS: frozenset(self._keys),
-            _Stage.SHARES: frozenset(self._sealed),
-            _Stage.MASKED: frozenset(self._masked),
-            _Stage.CONFIRMATIONS: frozenset(self._messages),
-            _Stage.UNMASKINGS: frozenset(self._revealed),
-            _Stage.DONE: frozenset[str](),
-        }[self._stage]
-
-    def _end(self, stage: _Stage, present: frozenset[str]) -> frozenset[str]:
+    def _end(self, stage: _Stage) -> dict[str, bytes]:
+        """The messages of a stage, which is then over. Who sent none takes no part in what follows."""
         if self._stage is not stage:
             raise ValueError(f"{self._terms} is at {self._stage.name.lower()}, not at {stage.name.lower()}")
-        if len(present) < self._terms.threshold:
-            self._stage = _Stage.DONE
-            missing = ", ".join(self._terms.ordered(frozenset(self._terms.members) - present))
+        messages, self._received = self._received, {}
+        if len(messages) < self._terms.threshold:
+            self._stage, self._expected = _Stage.DONE, frozenset()
+            missing = ", ".join(self._terms.ordered(frozenset(self._terms.members) - frozenset(messages)))
             same = " over exactly the same survivors" if stage is _Stage.UNMASKINGS else ""
             raise AggregationAborted(
-                f"{self._terms} is given up before anything is unmasked: {len(present)} hospitals left, "
+                f"{self._terms} is given up before anything is unmasked: {len(messages)} hospitals left, "
                 f"{self._terms.threshold} are needed. No {_AWAITED[stage]} from {missing}. Run it again{same}, as the "
                 "next attempt with fresh keys"
             )
         self._stage = _Stage(stage + 1)
-        return present
+        self._expected = frozenset(messages) if self._stage is not _Stage.DONE else frozenset()
+        return messages

@@ -5,11 +5,7 @@ rounding cuts off is kept by the hospital and added to its next update (error fe
 et al. 2019). What clipping cuts off is dropped: the next local training starts from weights that lack it and finds it
 again, so that adding it as well would count it twice. Counts and sums go beside, exactly, mod 2^64.
 
-Hospital i with weight w_i of W sends round(M * w_i / W * u / limit) for each element u, clipped to the limit, where
-M = 2^15 - 33 (2^31 - 33). Weights are agreed on once: each hospital knows its own (`compute_weight`), and everybody the
-sum W of all. The w_i / W add up to one, so the sum of any number of hospitals stays within the ring: each of at most 64
-adds at most 1/2 by rounding. A hospital that is not in a sum counts as one that changed nothing, so decoding needs no
-count.
+docs/secure-aggregation.md, "Numbers in the ring", has the formula, and why no sum leaves the ring.
 """
 
 from collections.abc import Mapping
@@ -17,7 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from math import log2, prod, sqrt
 from types import MappingProxyType
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +23,7 @@ from federated_learning.secure_aggregation.masking import UpdateArray
 from federated_learning.secure_aggregation.terms import MAX_HOSPITALS
 
 FloatArray = NDArray[np.float32]
+Element = TypeVar("Element", bound=np.generic)
 _CHUNK: Final = 1 << 15
 _EXACT_RANGE: Final = (1 << 62) // MAX_HOSPITALS
 HEADROOM: Final = 1.5
@@ -93,6 +90,10 @@ class VectorLayout:
             start += prod(shape)
         return found
 
+    def split(self, flat: NDArray[Element]) -> dict[str, NDArray[Element]]:
+        """The tensors of an update part, as views."""
+        return {name: flat[where].reshape(self.update[name]) for name, where in self.slices().items()}
+
     def rounding_bound(self, limit: float, *, hospitals: int) -> float:
         """The largest error of an element of a decoded sum of so many hospitals, without clipping.
 
@@ -107,13 +108,12 @@ class EncodedUpdate:
 
     The hospital takes over the residual when its vector was in the sum, and not otherwise. `largest`: (tensors,)
     float64, the largest absolute value of each tensor, before clipping: it is summed beside, and the next limits follow
-    from the sums. `clipped`: how many elements were beyond their limit.
+    from the sums.
     """
 
     update: UpdateArray
     residual: FloatArray
     largest: NDArray[np.float64]
-    clipped: int
 
     def __repr__(self) -> str:
         return f"EncodedUpdate(<{self.update.size} elements>)"
@@ -159,16 +159,18 @@ class UpdateEncoding:
             raise ConfigurationError(f"hospital {hospital} kept the rest of another network's update: remove its file")
         encoded: UpdateArray = np.empty(length, np.uint16 if self.layout.ring_bits == 16 else np.uint32)
         left = np.empty(length, np.float32)
-        largest, clipped = [], 0
-        for name, where in self.layout.slices().items():
-            values = np.ravel(update[name])
-            before = None if residual is None else residual[where]
-            found = self._encode_tensor(
-                values, before, encoded=encoded[where], left=left[where], limit=self.limits[name], weight=weight
+        largest = [
+            self._encode_tensor(
+                np.ravel(update[name]),
+                None if residual is None else residual[where],
+                encoded=encoded[where],
+                left=left[where],
+                limit=self.limits[name],
+                weight=weight,
             )
-            largest.append(found[0])
-            clipped += found[1]
-        return EncodedUpdate(encoded, left, np.array(largest, np.float64), clipped)
+            for name, where in self.layout.slices().items()
+        ]
+        return EncodedUpdate(encoded, left, np.array(largest, np.float64))
 
     def _encode_tensor(
         self,
@@ -179,14 +181,14 @@ class UpdateEncoding:
         left: FloatArray,
         limit: float,
         weight: int,
-    ) -> tuple[float, int]:
-        """Fill `encoded` and `left`; the largest absolute value, and how many were clipped."""
+    ) -> float:
+        """Fill `encoded` and `left`; the largest absolute value."""
         factor = weight / self.weight_total * self.layout.largest / limit
         # float32 holds every element of the small ring exactly; the large one needs float64.
         wide = np.float32 if self.layout.ring_bits == 16 else np.float64
         signed = encoded.view(np.int16 if self.layout.ring_bits == 16 else np.int32)
         buffers: NDArray[np.floating[Any]] = np.empty((2, min(_CHUNK, values.size)), wide)
-        largest, clipped = 0.0, 0
+        largest = 0.0
         for start in range(0, values.size, _CHUNK):
             piece = slice(start, start + _CHUNK)
             whole, grid = buffers[:, : values[piece].size]
@@ -196,14 +198,13 @@ class UpdateEncoding:
             here = float(np.abs(whole, out=grid).max())
             largest = max(largest, here)
             if here > limit:
-                clipped += int(np.count_nonzero(grid > limit))
                 np.clip(whole, -limit, limit, out=whole)
             np.multiply(whole, wide(factor), out=grid)
             np.rint(grid, out=grid)
             signed[piece] = grid
             grid *= wide(1 / factor)
             np.subtract(whole, grid, out=left[piece], casting="same_kind")
-        return largest, clipped
+        return largest
 
     def check(self, update: Mapping[str, FloatArray], *, hospital: str, weight: int) -> None:
         """Raise what `encode` raises for an update that it refuses."""
@@ -229,13 +230,12 @@ class UpdateEncoding:
     def decode(self, total: UpdateArray) -> dict[str, FloatArray]:
         """The weighted mean of all hospitals' updates from the sum, in which missing ones count as zero."""
         signed = total.view(np.int16 if self.layout.ring_bits == 16 else np.int32)
+        wide = np.float32 if self.layout.ring_bits == 16 else np.float64
         mean = {}
-        for name, where in self.layout.slices().items():
-            step = self.limits[name] / self.layout.largest
-            wide = np.float32 if self.layout.ring_bits == 16 else np.float64
-            scaled: NDArray[np.floating[Any]] = signed[where].astype(wide)
-            scaled *= step
-            mean[name] = scaled.astype(np.float32, copy=False).reshape(self.layout.update[name])
+        for name, part in self.layout.split(signed).items():
+            scaled: NDArray[np.floating[Any]] = part.astype(wide)
+            scaled *= self.limits[name] / self.layout.largest
+            mean[name] = scaled.astype(np.float32, copy=False)
         return mean
 
 
@@ -280,12 +280,12 @@ def compute_norm(update: Mapping[str, FloatArray]) -> float:
     return sqrt(sum(float(np.square(value, dtype=np.float64).sum()) for value in update.values()))
 
 
-def first_limits(weights: Mapping[str, FloatArray], *, fraction: float = 1.0, floor: float = 0.25) -> dict[str, float]:
+def first_limits(weights: Mapping[str, FloatArray], *, floor: float = 0.25) -> dict[str, float]:
     """Limits for the first round, from the public initial weights: each tensor's largest element, or `floor`.
 
     Generous on purpose: clipping slows the first rounds, a coarse grid in one round costs little.
     """
-    return {name: max(fraction * float(np.abs(value).max(initial=0.0)), floor) for name, value in weights.items()}
+    return {name: max(float(np.abs(value).max(initial=0.0)), floor) for name, value in weights.items()}
 
 
 def largest_field(update: Mapping[str, tuple[int, ...]]) -> dict[str, ExactField]:
@@ -297,7 +297,7 @@ def next_limits(limits: Mapping[str, float], largest: NDArray[np.float64], *, ho
     """Limits for the next round, from the sums of the hospitals' largest elements (in the order of `limits`).
 
     Up to four hospitals, none is clipped unless it moves half as far again as all of them together did; more hospitals
-    share four times their mean. Not from the mean update: where hospitals pull in different directions it vanishes, and
+    share four times their mean. Not from the mean update: if hospitals pull in different directions it vanishes, and
     single updates do not. Limits rise at once and fall to no less than half in a round.
     """
     if largest.shape != (len(limits),):

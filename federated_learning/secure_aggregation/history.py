@@ -11,10 +11,6 @@ MAX_BYTES: Final = 1 << 26
 """Some 300,000 sums."""
 
 
-def _forget(_state: str) -> None:
-    """Keep the history in memory only."""
-
-
 class RoundHistory:
     """The last attempt begun in each training, and with whom every subject was summed. Hashes, nothing secret.
 
@@ -24,7 +20,7 @@ class RoundHistory:
     vector into the same sum of the same round, say after its images changed: the difference would be its own change.
     """
 
-    def __init__(self, state: str | None = None, *, save: Callable[[str], None] = _forget) -> None:
+    def __init__(self, state: str | None = None, *, save: Callable[[str], None] = lambda _state: None) -> None:
         """Continue from `state` as `save` was last given it (JSON). `save` must have stored it when it returns."""
         self._save = save
         self._begun: dict[str, tuple[int, int]] = {}
@@ -86,6 +82,6 @@ class RoundHistory:
         self.keep()
 
     def keep(self) -> None:
-        """Save, also where nothing is remembered yet: a history that is missing later was lost."""
+        """Save, also if nothing is remembered yet: a history that is missing later was lost."""
         kept = {"begun": self._begun, "opened": self._opened, "vectors": self._vectors}
         self._save(json.dumps(kept, sort_keys=True))

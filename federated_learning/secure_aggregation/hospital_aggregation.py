@@ -5,7 +5,6 @@ secrets; the round is then run again with the next attempt, which draws new ones
 sides beside each other.
 """
 
-import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import IntEnum
@@ -21,8 +20,7 @@ from federated_learning.secure_aggregation.keys import (
     Transcript,
     View,
     check_confirmation,
-    check_distinct,
-    read_advertisement,
+    read_directory,
     self_mask_seed,
     sign_masked,
     write_advertisement,
@@ -30,16 +28,15 @@ from federated_learning.secure_aggregation.keys import (
 )
 from federated_learning.secure_aggregation.masking import RingVector, apply_mask
 from federated_learning.secure_aggregation.messages import (
-    ADVERTISEMENT_BYTES,
     BITMAP_BYTES,
     CONFIRMATION_BYTES,
     HEADER_BYTES,
     SEALED_BYTES,
     Kind,
     header,
-    listed,
     masked_bytes,
     read_body,
+    read_list,
     read_survivors,
     vector_bytes,
 )
@@ -68,7 +65,7 @@ class HospitalAggregation:
         may_change: whether another run may get another answer to the same question, as images are added.
         round_secrets: for known-answer tests only.
 
-    Each step raises PeerViolation where the coordinator or another hospital breaks the protocol.
+    Each step raises PeerViolation if the coordinator or another hospital breaks the protocol.
     """
 
     def __init__(
@@ -88,7 +85,7 @@ class HospitalAggregation:
             raise ConfigurationError(f"hospital {name} signs with another key than the roster's: correct one of them")
         history.begin(terms)
         self._terms, self._name, self._signing_key, self._history = terms, name, signing_key, history
-        self._secrets: RoundSecrets | None = RoundSecrets.fresh() if round_secrets is None else round_secrets
+        self._secrets: RoundSecrets | None = round_secrets or RoundSecrets()
         self._step = _Step.ADVERTISE
         self._keys: dict[str, PublicKeys] = {}
         self._transcript = Transcript(b"")
@@ -175,7 +172,7 @@ class HospitalAggregation:
         coordinator: it is what the round is for.
         """
         with self._during(_Step.UNMASK):
-            signed = listed(self._terms, confirmations, Kind.CONFIRMATIONS, item_bytes=CONFIRMATION_BYTES)
+            signed = read_list(self._terms, confirmations, Kind.CONFIRMATIONS, item_bytes=CONFIRMATION_BYTES)
             if not frozenset(signed) <= frozenset(self._digests) or self._name not in signed:
                 raise PeerViolation(f"the coordinator's confirmations of {self._terms} are not the survivors': give up")
             self._require_enough(frozenset(signed), "confirmations")
@@ -192,18 +189,13 @@ class HospitalAggregation:
             return header(self._terms, Kind.UNMASKING, self._name) + bits + b"".join(revealed)
 
     def _read_directory(self, directory: bytes, own: RoundSecrets) -> None:
-        messages = listed(self._terms, directory, Kind.DIRECTORY, item_bytes=ADVERTISEMENT_BYTES)
-        self._require_enough(frozenset(messages), "hospitals")
-        keys = {name: read_advertisement(self._terms, name, message) for name, message in messages.items()}
-        expected = (own.sealing_key.public_key().public_bytes_raw(), own.mask_key.public_key().public_bytes_raw())
-        mine = keys.get(self._name)
-        if mine is None or (mine.sealing, mine.mask) != expected:
+        keys, transcript = read_directory(self._terms, directory)
+        self._require_enough(frozenset(keys), "hospitals")
+        if keys.get(self._name) != own.publish(self._terms, self._name):
             raise PeerViolation(
                 f"the coordinator lists other keys of hospital {self._name} in {self._terms} than its own"
             )
-        check_distinct(self._terms, keys)
-        self._keys = keys
-        self._transcript = Transcript(hashlib.sha256(directory).digest())
+        self._keys, self._transcript = keys, transcript
 
     def _read_delivery(self, delivery: bytes, own: RoundSecrets) -> None:
         whose = "the coordinator"
@@ -232,7 +224,7 @@ class HospitalAggregation:
         return PairwiseKeys(self._terms, self._transcript)
 
     def _view(self) -> View:
-        return View.of(self._terms, frozenset(self._shares), self._digests)
+        return View.make(self._terms, frozenset(self._shares), self._digests)
 
     def _others(self) -> list[tuple[str, PublicKeys]]:
         return [(name, self._keys[name]) for name in self._terms.members if name in self._keys and name != self._name]

@@ -3,7 +3,8 @@
 import hashlib
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Final, NewType, Self
 
 from cryptography.exceptions import InvalidSignature, InvalidTag
@@ -24,7 +25,7 @@ from federated_learning.secure_aggregation.messages import (
     Kind,
     header,
     read_body,
-    speaker,
+    read_list,
 )
 from federated_learning.secure_aggregation.sharing import SECRET_BYTES
 from federated_learning.secure_aggregation.terms import RoundTerms
@@ -42,25 +43,18 @@ _NONCE: Final = bytes(12)
 """Each sealing key is derived for one message in one direction, so its only nonce may be zero."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False, eq=False)
 class RoundSecrets:
-    """Two X25519 keys and the seed of the self mask. Their values never show in a repr, a log or an exception."""
+    """Two X25519 keys and the seed of the self mask: drawn here, except in known-answer tests, and never shown."""
 
-    __slots__ = ("mask_key", "sealing_key", "self_seed")
+    sealing_key: X25519PrivateKey = field(default_factory=X25519PrivateKey.generate)
+    mask_key: X25519PrivateKey = field(default_factory=X25519PrivateKey.generate)
+    self_seed: bytes = field(default_factory=partial(secrets.token_bytes, SECRET_BYTES))
 
-    def __init__(self, *, sealing_key: X25519PrivateKey, mask_key: X25519PrivateKey, self_seed: bytes) -> None:
-        """Take given secrets. Only known-answer tests give any; a round uses `fresh`."""
-        self.sealing_key = sealing_key
-        self.mask_key = mask_key
-        self.self_seed = self_seed
-
-    @classmethod
-    def fresh(cls) -> Self:
-        """Draw new ones from the operating system."""
-        return cls(
-            sealing_key=X25519PrivateKey.generate(),
-            mask_key=X25519PrivateKey.generate(),
-            self_seed=secrets.token_bytes(SECRET_BYTES),
-        )
+    def publish(self, terms: RoundTerms, name: str) -> "PublicKeys":
+        """What others may know of them."""
+        sealing, mask = (key.public_key().public_bytes_raw() for key in (self.sealing_key, self.mask_key))
+        return PublicKeys(sealing, mask, commitment(terms, name, self.self_seed))
 
     def __repr__(self) -> str:
         return "RoundSecrets(<secret>)"
@@ -97,12 +91,8 @@ def derive_public_key(private: bytes) -> bytes:
 
 def write_advertisement(terms: RoundTerms, name: str, own: RoundSecrets, signing_key: Ed25519PrivateKey) -> bytes:
     """The round's public keys, signed with the site's long-lived key."""
-    keys = (
-        own.sealing_key.public_key().public_bytes_raw(),
-        own.mask_key.public_key().public_bytes_raw(),
-        commitment(terms, name, own.self_seed),
-    )
-    content = header(terms, Kind.ADVERTISEMENT, name) + b"".join(keys)
+    keys = own.publish(terms, name)
+    content = header(terms, Kind.ADVERTISEMENT, name) + keys.sealing + keys.mask + keys.commitment
     return content + signing_key.sign(_SIGN + content)
 
 
@@ -112,6 +102,14 @@ def read_advertisement(terms: RoundTerms, name: str, message: bytes) -> PublicKe
     _verify(terms, name, message, "round keys")
     sealing, mask, committed = (bytes(body[at : at + KEY_BYTES]) for at in range(0, 3 * KEY_BYTES, KEY_BYTES))
     return PublicKeys(sealing, mask, committed)
+
+
+def read_directory(terms: RoundTerms, directory: bytes) -> tuple[dict[str, PublicKeys], Transcript]:
+    """Everybody's keys, and what stands for this very list. Raises PeerViolation if it is not signed."""
+    messages = read_list(terms, directory, Kind.DIRECTORY, item_bytes=ADVERTISEMENT_BYTES)
+    keys = {name: read_advertisement(terms, name, message) for name, message in messages.items()}
+    check_distinct(terms, keys)
+    return keys, Transcript(hashlib.sha256(directory).digest())
 
 
 def check_distinct(terms: RoundTerms, keys: dict[str, PublicKeys]) -> None:
@@ -148,7 +146,7 @@ def check_masked(terms: RoundTerms, name: str, message: bytes) -> bytes:
 
 @dataclass(frozen=True, kw_only=True)
 class View:
-    """What the hospitals of one sum must have been told alike before anything is unmasked."""
+    """What the hospitals of one sum must all have received before anything is unmasked."""
 
     shared: int
     """Who shared, as bits."""
@@ -158,7 +156,7 @@ class View:
     """The survivors' masked messages: one digest after the other, in the order of the roster."""
 
     @classmethod
-    def of(cls, terms: RoundTerms, shared: frozenset[str], digests: Mapping[str, bytes]) -> Self:
+    def make(cls, terms: RoundTerms, shared: frozenset[str], digests: Mapping[str, bytes]) -> Self:
         """Of these digests, by survivor."""
         survivors = frozenset(digests)
         vectors = b"".join(digests[name] for name in terms.ordered(survivors))
@@ -168,16 +166,16 @@ class View:
 def write_confirmation(
     terms: RoundTerms, name: str, transcript: Transcript, view: View, signing_key: Ed25519PrivateKey
 ) -> bytes:
-    """Sign `view`, as this hospital was told."""
+    """Sign `view`, as this hospital received it."""
     content = header(terms, Kind.CONFIRMATION, name) + view.survivors.to_bytes(BITMAP_BYTES, "little")
     return content + signing_key.sign(_confirmed(content, transcript, view))
 
 
 def check_confirmation(terms: RoundTerms, name: str, message: bytes, transcript: Transcript, view: View) -> None:
-    """Check that a hospital was told the same as this side. Raises PeerViolation naming it."""
+    """Check that a hospital received the same as this side. Raises PeerViolation naming it."""
     body = read_body(terms, message, Kind.CONFIRMATION, name, body_bytes=CONFIRMATION_BYTES - HEADER_BYTES)
     if int.from_bytes(body[:BITMAP_BYTES], "little") != view.survivors:
-        raise PeerViolation(f"hospital {name} was told of other survivors of {terms}: nothing is unmasked")
+        raise PeerViolation(f"hospital {name} received other survivors of {terms}: nothing is unmasked")
     content = message[:-SIGNATURE_BYTES]
     _verify(terms, name, _confirmed(content, transcript, view) + message[-SIGNATURE_BYTES:], "survivors", signed=True)
 
@@ -192,7 +190,7 @@ def _verify(terms: RoundTerms, name: str, message: bytes, what: str, *, signed: 
         terms.roster[name].verify(message[-SIGNATURE_BYTES:], content if signed else _SIGN + content)
     except InvalidSignature as error:
         raise PeerViolation(
-            f"{speaker(name)}: the signature of its {what} in {terms} is wrong: another key than the roster's, other "
+            f"hospital {name}: the signature of its {what} in {terms} is wrong: another key than the roster's, other "
             "participants or other vectors. Compare the key's fingerprint with the hospital"
         ) from error
 
@@ -221,8 +219,8 @@ class PairwiseKeys:
             return AESGCM(self._derive(own, sender, peer_key, info)).decrypt(_NONCE, text, info)
         except InvalidTag as error:
             raise PeerViolation(
-                f"hospital {sender}: its shares in {self.terms} do not open: they were changed on the way, or it was "
-                "told of other participants"
+                f"hospital {sender}: its shares in {self.terms} do not open: they were changed on the way, or it "
+                "received other participants"
             ) from error
 
     def _direction(self, sender: str, recipient: str) -> bytes:

@@ -46,7 +46,7 @@ class Kind(IntEnum):
     UNMASKING = 9
 
 
-def speaker(name: str | None) -> str:
+def name_speaker(name: str | None) -> str:
     """How errors name a sender; None is the coordinator."""
     return "the coordinator" if name is None else f"hospital {name}"
 
@@ -62,7 +62,7 @@ def read_body(terms: RoundTerms, message: bytes, kind: Kind, sender: str | None,
 
     Raises PeerViolation naming the sender. Nothing is copied.
     """
-    whose = speaker(sender)
+    whose = name_speaker(sender)
     if len(message) != HEADER_BYTES + body_bytes:
         raise PeerViolation(
             f"{whose} sent {len(message)} bytes as {kind.name.lower()} of {terms}, not {HEADER_BYTES + body_bytes}: "
@@ -81,15 +81,7 @@ def read_body(terms: RoundTerms, message: bytes, kind: Kind, sender: str | None,
     return memoryview(message)[HEADER_BYTES:]
 
 
-def read_sender(terms: RoundTerms, message: bytes | memoryview, *, whose: str) -> str:
-    """Which hospital's message lies inside a list that the coordinator passes on."""
-    index = int.from_bytes(message[6:8], "little")
-    if index >= len(terms.members):
-        raise PeerViolation(f"{whose} passed on a message of a hospital that is not in the training")
-    return terms.members[index]
-
-
-def listed(terms: RoundTerms, message: bytes, kind: Kind, *, item_bytes: int) -> dict[str, bytes]:
+def read_list(terms: RoundTerms, message: bytes, kind: Kind, *, item_bytes: int) -> dict[str, bytes]:
     """Split a list of equally long messages of hospitals that the coordinator passed on, by hospital."""
     count, rest = divmod(len(message) - HEADER_BYTES, item_bytes)
     if rest or not 0 <= count <= len(terms.members):
@@ -98,7 +90,10 @@ def listed(terms: RoundTerms, message: bytes, kind: Kind, *, item_bytes: int) ->
         )
     body = read_body(terms, message, kind, None, body_bytes=count * item_bytes)
     items = [bytes(body[at : at + item_bytes]) for at in range(0, len(body), item_bytes)]
-    names = [read_sender(terms, item, whose="the coordinator") for item in items]
+    indices = [int.from_bytes(item[6:8], "little") for item in items]
+    if any(index >= len(terms.members) for index in indices):
+        raise PeerViolation("the coordinator passed on a message of a hospital that is not in the training")
+    names = [terms.members[index] for index in indices]
     if names != terms.ordered(frozenset(names)):
         raise PeerViolation(f"the coordinator lists a hospital twice or in the wrong order in {terms}: run it again")
     return dict(zip(names, items, strict=True))

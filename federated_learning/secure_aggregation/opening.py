@@ -6,9 +6,8 @@ signatures on both, and the secrets that the survivors' shares gave. Whoever has
 as the coordinator did.
 """
 
-import hashlib
 import hmac
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Self
 
@@ -21,22 +20,20 @@ from federated_learning.secure_aggregation.keys import (
     Transcript,
     View,
     check_confirmation,
-    check_distinct,
     check_masked,
     commitment,
     derive_public_key,
-    read_advertisement,
+    read_directory,
     self_mask_seed,
 )
 from federated_learning.secure_aggregation.masking import RingVector, apply_mask
 from federated_learning.secure_aggregation.messages import (
-    ADVERTISEMENT_BYTES,
     CONFIRMATION_BYTES,
     HEADER_BYTES,
     Kind,
-    listed,
     masked_bytes,
     read_body,
+    read_list,
     read_survivors,
     vector_bytes,
 )
@@ -90,14 +87,14 @@ class Opening:
         This opens the sum of the survivors' vectors: it is what the round is for, and everybody receives it anyway as
         the new global model.
         """
-        keys = self._keys(terms)
-        survivors = self._survivors(terms, keys)
+        keys, transcript = self._read_keys(terms)
+        survivors = self._read_survivors(terms, keys, transcript)
         total = RingVector.zeros(terms)
         for name in terms.ordered(survivors):
             body = memoryview(self.masked[name])[HEADER_BYTES:]
             total.add(RingVector.over(terms, body[: vector_bytes(terms)]))
             apply_mask(total, self_mask_seed(terms, name, self.secrets[name]), add=False)
-        pairwise = PairwiseKeys(terms, Transcript(hashlib.sha256(self.directory).digest()))
+        pairwise = PairwiseKeys(terms, transcript)
         for dropped in terms.ordered(frozenset(self.secrets) - survivors):
             key = X25519PrivateKey.from_private_bytes(self.secrets[dropped])
             for name in terms.ordered(survivors):
@@ -105,18 +102,18 @@ class Opening:
                 apply_mask(total, seed, add=dropped < name)
         return total, survivors
 
-    def _keys(self, terms: RoundTerms) -> dict[str, PublicKeys]:
+    def _read_keys(self, terms: RoundTerms) -> tuple[dict[str, PublicKeys], Transcript]:
         """Of the signed directory; the secrets fit them."""
-        messages = listed(terms, self.directory, Kind.DIRECTORY, item_bytes=ADVERTISEMENT_BYTES)
-        keys = {name: read_advertisement(terms, name, message) for name, message in messages.items()}
-        check_distinct(terms, keys)
+        keys, transcript = read_directory(terms, self.directory)
         for name, secret in self.secrets.items():
-            fits = fits_commitment if name in self.masked else fits_mask_key
-            if name not in keys or len(secret) != SECRET_BYTES or not fits(terms, name, keys[name], secret):
+            known = name in keys and len(secret) == SECRET_BYTES
+            if not known or not fits_keys(terms, name, keys[name], secret, survived=name in self.masked):
                 raise PeerViolation(f"the coordinator's opening of {terms} holds a wrong secret of {name[:64]}")
-        return keys
+        return keys, transcript
 
-    def _survivors(self, terms: RoundTerms, keys: Mapping[str, PublicKeys]) -> frozenset[str]:
+    def _read_survivors(
+        self, terms: RoundTerms, keys: Mapping[str, PublicKeys], transcript: Transcript
+    ) -> frozenset[str]:
         """Whose signed vectors enough survivors confirmed."""
         digests, shared = read_survivors(terms, self.survivors), frozenset(self.secrets)
         if frozenset(digests) != frozenset(self.masked) or not frozenset(digests) <= shared <= frozenset(keys):
@@ -125,25 +122,17 @@ class Opening:
             read_body(terms, message, Kind.MASKED, name, body_bytes=masked_bytes(terms))
             if check_masked(terms, name, message) != digests[name]:
                 raise PeerViolation(f"the coordinator's opening of {terms} holds another vector of hospital {name}")
-        signed = listed(terms, self.confirmations, Kind.CONFIRMATIONS, item_bytes=CONFIRMATION_BYTES)
+        signed = read_list(terms, self.confirmations, Kind.CONFIRMATIONS, item_bytes=CONFIRMATION_BYTES)
         if len(signed) < terms.threshold or not frozenset(signed) <= frozenset(digests):
             raise PeerViolation(f"too few survivors confirmed the coordinator's opening of {terms}: it is not believed")
-        transcript = Transcript(hashlib.sha256(self.directory).digest())
-        view = View.of(terms, shared, digests)
+        view = View.make(terms, shared, digests)
         for name, message in signed.items():
             check_confirmation(terms, name, message, transcript, view)
         return frozenset(digests)
 
 
-Fits = Callable[[RoundTerms, str, PublicKeys, bytes], bool]
-"""Whether a secret is the one that a hospital's signed keys stand for."""
-
-
-def fits_mask_key(_terms: RoundTerms, _name: str, keys: PublicKeys, secret: bytes) -> bool:
-    """Of a private mask key."""
+def fits_keys(terms: RoundTerms, name: str, keys: PublicKeys, secret: bytes, *, survived: bool) -> bool:
+    """Whether a secret is what a hospital's signed keys stand for: a survivor's self seed, else a private mask key."""
+    if survived:
+        return hmac.compare_digest(commitment(terms, name, secret), keys.commitment)
     return hmac.compare_digest(derive_public_key(secret), keys.mask)
-
-
-def fits_commitment(terms: RoundTerms, name: str, keys: PublicKeys, secret: bytes) -> bool:
-    """Of a self seed."""
-    return hmac.compare_digest(commitment(terms, name, secret), keys.commitment)

@@ -42,8 +42,8 @@ class RoundTerms:
     exact_length: elements of the second part, mod 2^64.
     subject: SHA-256 of what the hospitals' vectors follow from, such as the global weights that they train: no matter
         in which round, attempt or training, two sums of one purpose and subject must be over the same hospitals.
-    common_hash: SHA-256 of all that the coordinator told the hospitals for this round (global weights, limits,
-        settings). Each hospital hashes what it was told itself: a coordinator that gives one hospital another model, to
+    common_hash: SHA-256 of all that the coordinator sent the hospitals for this round (global weights, limits,
+        settings). Each hospital hashes what it received itself: a coordinator that gives one hospital another model, to
         single out its update (Pasquini et al. 2022), gets masks that do not even share a session.
     """
 
@@ -73,7 +73,7 @@ class RoundTerms:
         if not (0 <= self.update_length <= MAX_ELEMENTS and 0 <= self.exact_length <= MAX_ELEMENTS):
             raise ConfigurationError(f"a vector has at most {MAX_ELEMENTS} elements: train a smaller model")
         if len(self.common_hash) != HASH_BYTES or len(self.subject) != HASH_BYTES:
-            raise ConfigurationError(f"hashes of what all hospitals were told have {HASH_BYTES} bytes")
+            raise ConfigurationError(f"hashes of what all hospitals received have {HASH_BYTES} bytes")
 
     def _check_roster(self) -> None:
         if not MIN_SURVIVORS <= len(self.roster) <= MAX_HOSPITALS:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.federation import _cost, measure_federation
-from federated_learning.rounds.recording import RoundTraffic
+from federated_learning.run_records import RoundTraffic
 
 
 def traffic(number: int, *, masked: float, training: float) -> RoundTraffic:

@@ -20,7 +20,7 @@ from crypto_provider.dealer import load_or_make_key
 from data_owner.masked_weights import MaskedWeightsFolder
 from federated_learning.checkpoints import save
 from federated_learning.rounds.hospital_session import HISTORY
-from federated_learning.rounds.hospital_session import _history as kept_history
+from federated_learning.rounds.hospital_session import _read_history as kept_history
 from federated_learning.rounds.participants import make_hospital_keys
 from plumbing.settings import AtRest
 from secure_computation.at_rest import StorageKey, write_sealed

@@ -10,7 +10,8 @@ from PIL import Image
 from contract.model_card import read_card
 from federated_learning.augmentation import NONE
 from federated_learning.command import main
-from federated_learning.data_source import ManifestSource, collect_labels, load
+from federated_learning.data_source.examples import collect_labels, load
+from federated_learning.data_source.table import read_table
 from federated_learning.export import run_onnx
 from federated_learning.report.results import read_results
 from federated_learning.run_records import Description, RunKind, read_run
@@ -49,7 +50,7 @@ def test_train_and_publish(
     published = ("publish", *data, "--run", tmp_path / "run", "--model", tmp_path / "model", "--test-role", "test")
     assert run(monkeypatch, *published) == 0
     card = read_card(tmp_path / "model" / "card.json")
-    source = ManifestSource(manifest=manifest, folder=folder, classes=CLASSES)
+    source = read_table(manifest, folder=folder, classes=CLASSES)
     for split in ("choose", "test"):
         examples = source.examples(split)
         logits = run_onnx(tmp_path / "model" / "model.onnx", load(examples, card.input))
@@ -99,7 +100,7 @@ def test_hospitals_in_one_process_leave_the_record_of_a_federation(
     assert record.federation.class_counts == {"plain": 18, "bright": 18, "striped": 18}
     assert record.federation.rounds == 4
     assert record.federation.chosen_round in {2, 4}
-    source = ManifestSource(manifest=manifest, folder=folder, classes=CLASSES)
+    source = read_table(manifest, folder=folder, classes=CLASSES)
     plain = description.input.model_copy(update={"mean": (0.0,), "standard_deviation": (1.0,)})
     pixels = load(source.examples("train", "test"), plain)
     assert record.description.input.mean[0] == pytest.approx(pixels.mean(), abs=2e-4)

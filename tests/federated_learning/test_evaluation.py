@@ -12,27 +12,23 @@ from federated_learning import metrics as figures
 from federated_learning.evaluation import (
     DRAWS,
     Estimate,
-    accuracy,
-    calibration_error,
+    bootstrap_patients,
+    choose_threshold,
+    compute_reliability,
     confusion_matrix,
-    metrics,
-    paired_difference,
-    patient_bootstrap,
-    reliability,
-    selective_accuracy,
-    uncertainty_threshold,
+    measure,
 )
-from federated_learning.metrics import Figure, once
+from federated_learning.metrics import Figure, compute_once
 from federated_learning.temperature import fit_temperature, negative_log_likelihood, softmax
 
 
 def bootstrapped(*data: Any, **options: Any) -> Estimate:
-    (estimate,) = patient_bootstrap([figures.accuracy], *data, **options)
+    (estimate,) = bootstrap_patients([figures.accuracy], *data, **options)
     return estimate
 
 
-def difference(*data: Any, **options: Any) -> Estimate:
-    (estimate,) = paired_difference([figures.accuracy], *data, **options)
+def difference(first: Any, second: Any, *data: Any, **options: Any) -> Estimate:
+    (estimate,) = bootstrap_patients([figures.accuracy], first, *data, less=second, **options)
     return estimate
 
 
@@ -44,17 +40,19 @@ PROBABILITIES = np.array(
 
 def test_figures_by_hand() -> None:
     assert confusion_matrix(PROBABILITIES, LABELS).tolist() == [[2, 1, 0], [1, 1, 0], [0, 0, 1]]
-    assert accuracy(PROBABILITIES, LABELS) == pytest.approx(4 / 6)
-    assert once(figures.macro_recall, PROBABILITIES, LABELS) == pytest.approx((2 / 3 + 1 / 2 + 1) / 3)
+    assert compute_once(figures.accuracy, PROBABILITIES, LABELS) == pytest.approx(4 / 6)
+    assert compute_once(figures.macro_recall, PROBABILITIES, LABELS) == pytest.approx((2 / 3 + 1 / 2 + 1) / 3)
     # class 0: positives .8 .6 .2 against .1 .5 .3: 3 + 3 + 1 of 9 pairs; class 1: .8 .4 against .1 .3 .7 .3: 4 + 3 of 8
-    assert once(figures.macro_area_under_curve, PROBABILITIES, LABELS) == pytest.approx((7 / 9 + 7 / 8 + 1) / 3)
+    assert compute_once(figures.macro_area_under_curve, PROBABILITIES, LABELS) == pytest.approx((7 / 9 + 7 / 8 + 1) / 3)
 
 
 def test_a_class_that_does_not_occur_counts_nowhere() -> None:
     chosen = slice(0, 5)
-    assert once(figures.macro_recall, PROBABILITIES[chosen], LABELS[chosen]) == pytest.approx((2 / 3 + 1 / 2) / 2)
-    assert np.isfinite(once(figures.macro_area_under_curve, PROBABILITIES[chosen], LABELS[chosen]))
-    assert np.isnan(once(figures.make_recall(2), PROBABILITIES[chosen], LABELS[chosen]))
+    assert compute_once(figures.macro_recall, PROBABILITIES[chosen], LABELS[chosen]) == pytest.approx(
+        (2 / 3 + 1 / 2) / 2
+    )
+    assert np.isfinite(compute_once(figures.macro_area_under_curve, PROBABILITIES[chosen], LABELS[chosen]))
+    assert np.isnan(compute_once(figures.make_recall(2), PROBABILITIES[chosen], LABELS[chosen]))
 
 
 @given(st.lists(st.tuples(st.integers(0, 4), st.booleans()), min_size=2, max_size=20))
@@ -74,7 +72,7 @@ def test_area_under_curve_is_the_share_of_ordered_pairs(pairs: list[tuple[int, b
 def test_calibration_error_by_hand() -> None:
     sure = np.array([[0.9, 0.1], [0.9, 0.1], [0.55, 0.45], [0.55, 0.45]])
     # confidence .9 with one of two right, .55 with both right
-    assert calibration_error(sure, np.array([0, 1, 0, 0])) == pytest.approx((0.4 + 0.45) / 2)
+    assert compute_once(figures.calibration_error, sure, np.array([0, 1, 0, 0])) == pytest.approx((0.4 + 0.45) / 2)
 
 
 def two_classes(*confidences: float) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
@@ -85,17 +83,17 @@ def test_threshold_by_hand() -> None:
     probabilities = two_classes(0.95, 0.9, 0.85, 0.8, 0.75, 0.6, 0.55)
     labels = np.array([0, 0, 0, 0, 1, 0, 1])
     # from .55 on 5 of 7 are right, from .6 on 5 of 6, from .75 on 4 of 5, from .8 on 4 of 4
-    assert uncertainty_threshold(probabilities, labels, wanted=0.7) is None
-    assert uncertainty_threshold(probabilities, labels, wanted=0.83) == 0.56
-    assert uncertainty_threshold(probabilities, labels, wanted=0.9) == 0.76
-    assert once(figures.coverage(0.8), probabilities, labels) == pytest.approx(4 / 7)
-    assert selective_accuracy(probabilities, labels, uncertain_below=0.75) == pytest.approx(4 / 5)
+    assert choose_threshold(probabilities, labels, wanted=0.7) is None
+    assert choose_threshold(probabilities, labels, wanted=0.83) == 0.56
+    assert choose_threshold(probabilities, labels, wanted=0.9) == 0.76
+    assert compute_once(figures.coverage(0.8), probabilities, labels) == pytest.approx(4 / 7)
+    assert compute_once(figures.selective_accuracy(0.75), probabilities, labels) == pytest.approx(4 / 5)
 
 
 def test_threshold_where_no_answer_is_right_often_enough() -> None:
-    assert uncertainty_threshold(two_classes(0.9, 0.8), np.array([1, 1]), wanted=0.9) == 0.99
+    assert choose_threshold(two_classes(0.9, 0.8), np.array([1, 1]), wanted=0.9) == 0.99
     with pytest.raises(ConfigurationError, match="at least one"):
-        uncertainty_threshold(np.empty((0, 2)), np.empty(0, dtype=np.int64), wanted=0.9)
+        choose_threshold(np.empty((0, 2)), np.empty(0, dtype=np.int64), wanted=0.9)
 
 
 @given(st.lists(st.tuples(st.floats(0.5, 1), st.booleans()), min_size=1, max_size=40), st.floats(0.5, 1))
@@ -103,7 +101,7 @@ def test_threshold_is_the_smallest_that_keeps_its_promise(answers: list[tuple[fl
     probabilities = two_classes(*(confidence for confidence, _ in answers))
     labels = np.array([0 if right else 1 for _, right in answers])
     right = probabilities.argmax(1) == labels
-    threshold = uncertainty_threshold(probabilities, labels, wanted=wanted)
+    threshold = choose_threshold(probabilities, labels, wanted=wanted)
     if threshold is None:
         assert right.mean() >= wanted
         return
@@ -119,7 +117,7 @@ def test_figures_of_a_threshold_are_reported_and_left_out_where_undefined() -> N
     patients = list("aabbcc")
 
     def figures_of(threshold: float | None) -> dict[str, float]:
-        reported = metrics(
+        reported = measure(
             PROBABILITIES, LABELS, patients, data_set="drawn", split="test", uncertain_below=threshold, draws=20
         )
         return {metric.name: metric.value for metric in reported}
@@ -182,15 +180,15 @@ ALL_FIGURES = (
 @given(times=st.lists(st.integers(0, 3), min_size=6, max_size=6).filter(any))
 def test_a_weight_counts_as_copies_of_the_example(figure: Figure, times: list[int]) -> None:
     weighted = figure(PROBABILITIES, LABELS, np.array([times], dtype=np.float64))[0]
-    copied = once(figure, PROBABILITIES.repeat(times, 0), LABELS.repeat(times))
+    copied = compute_once(figure, PROBABILITIES.repeat(times, 0), LABELS.repeat(times))
     np.testing.assert_allclose(weighted, copied, rtol=1e-9, atol=1e-12)
 
 
 def test_reliability_by_hand() -> None:
     sure = np.array([[0.95, 0.05], [0.93, 0.07], [0.55, 0.45], [1.0, 0.0]])
-    low, high = reliability(sure, np.array([0, 1, 1, 0]))
-    assert (low.count, low.accuracy, low.confidence) == (1, 0.0, 0.55)
-    assert high.count == 3
+    low, high = compute_reliability(sure, np.array([0, 1, 1, 0]))
+    assert (low.answers, low.accuracy, low.confidence) == (1, 0.0, 0.55)
+    assert high.answers == 3
     assert high.accuracy == pytest.approx(2 / 3)
     assert high.confidence == pytest.approx((0.95 + 0.93 + 1) / 3)
 
@@ -205,7 +203,9 @@ def test_a_difference_is_paired() -> None:
     second = first.copy()
     second[::20] = [0.0, 1.0]
     gap = difference(first, second, labels, patients, draws=500)
-    assert gap.value == pytest.approx(accuracy(first, labels) - accuracy(second, labels))
+    assert gap.value == pytest.approx(
+        compute_once(figures.accuracy, first, labels) - compute_once(figures.accuracy, second, labels)
+    )
     assert 0 <= gap.low < gap.value < gap.high < 0.2
     alone = bootstrapped(first, labels, patients, draws=500)
     assert gap.high - gap.low < alone.high - alone.low

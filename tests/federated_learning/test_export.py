@@ -11,7 +11,7 @@ from torch import nn
 from contract.errors import ModelFileError
 from contract.model_card import InputSpecification, Modality
 from federated_learning.architectures import PreactivationBlock, ResidualBlock, StandardisedConvolution2d, build
-from federated_learning.export import OPERATORS, largest_difference, run_onnx, to_onnx, write_model
+from federated_learning.export import OPERATORS, largest_difference, run_onnx, to_onnx
 from federated_learning.run_records import Description
 from federated_learning.torch_networks import predict
 from model_owner.onnx_import.compiling import compile_model
@@ -60,7 +60,7 @@ def test_exported_model_gives_the_network_s_logits(exported: tuple[nn.Module, on
     network, model = exported
     images = pictures()
     expected = predict(network, images)
-    write_model(model, tmp_path / "model.onnx")
+    (tmp_path / "model.onnx").write_bytes(model.SerializeToString())
     scale = np.abs(expected).max()
     assert np.ptp(expected, axis=0).max() > 0.01 * scale  # the logits do depend on the image
     np.testing.assert_allclose(run_onnx(tmp_path / "model.onnx", images), expected, atol=3e-3 * scale)
@@ -71,7 +71,7 @@ def test_exported_model_gives_the_network_s_logits(exported: tuple[nn.Module, on
 def test_exported_model_holds_half_precision_weights_and_plain_operators(
     exported: tuple[nn.Module, onnx.ModelProto], tmp_path: Path
 ) -> None:
-    write_model(exported[1], tmp_path / "model.onnx")
+    (tmp_path / "model.onnx").write_bytes(exported[1].SerializeToString())
     model = onnx.load(tmp_path / "model.onnx", load_external_data=False)
     assert {node.op_type for node in model.graph.node} <= OPERATORS
     assert "BatchNormalization" not in OPERATORS
@@ -85,7 +85,7 @@ def test_exported_model_holds_half_precision_weights_and_plain_operators(
 def test_model_owner_serves_what_was_exported(exported: tuple[nn.Module, onnx.ModelProto], tmp_path: Path) -> None:
     network, model = exported
     path = tmp_path / "model.onnx"
-    write_model(model, path)
+    path.write_bytes(model.SerializeToString())
     compiled = compile_model(path, card_for(path, height=SIDE, width=SIDE, class_count=3))
     images = pictures()
     logits = evaluate(compiled.network, compiled.weights, torch.from_numpy(images)).numpy()

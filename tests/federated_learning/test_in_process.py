@@ -8,7 +8,7 @@ import torch
 from contract.errors import ConfigurationError
 from federated_learning.augmentation import NONE
 from federated_learning.checkpoints import read
-from federated_learning.in_process import EpochResult, Trainer, fit, make_trainer, read_chosen
+from federated_learning.in_process import EpochResult, Trainer, fit, read_chosen
 from federated_learning.torch_networks import Images, Labels, predict
 from federated_learning.training_settings import Stage, TrainingSettings, read_stages
 from tests.federated_learning.conftest import draw
@@ -33,7 +33,7 @@ def pictures(count: int, seed: int) -> tuple[Images, Labels]:
 
 
 def centralised(chosen: TrainingSettings, images: Images, labels: Labels) -> Trainer:
-    return make_trainer(chosen, {"": (images, labels)})
+    return Trainer(chosen, {"": (images, labels)})
 
 
 class Crash(Exception):

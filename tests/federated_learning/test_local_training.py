@@ -222,8 +222,7 @@ def test_three_hospitals_train_as_one_run_and_repeat_themselves() -> None:
     chosen = settings(sync_every=2, stages=(Stage(size=16, epochs=2, batch=4), Stage(size=32, epochs=1, batch=4)))
 
     def run() -> Trainer:
-        locals_ = [hospital(chosen, count=count, name=name) for name, count in (("a", 12), ("b", 18), ("c", 9))]
-        trainer = Trainer(chosen, locals_, examples=39)
+        trainer = Trainer(chosen, {name: pictures(count, 1) for name, count in (("a", 12), ("b", 18), ("c", 9))})
         for _ in trainer.tasks:
             trainer.run_round()
         return trainer

@@ -12,7 +12,9 @@ from PIL import Image
 
 from contract.errors import ConfigurationError
 from federated_learning.augmentation import resize
-from federated_learning.data_source import LazyImages, Prepared, image_store, open_source, prepare
+from federated_learning.data_source import image_store
+from federated_learning.data_source.images import LazyImages
+from federated_learning.data_source.preparing import Prepared, open_source, prepare
 from federated_learning.local_training import LocalTrainer
 from federated_learning.run_records import Description
 from federated_learning.training_settings import Stage, TrainingSettings

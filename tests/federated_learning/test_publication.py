@@ -7,15 +7,24 @@ import numpy as np
 import pytest
 
 from contract.errors import ConfigurationError
-from contract.model_card import FederationRecord, InputSpecification, Modality, ModelCard, OutputPolicy, Task, read_card
+from contract.model_card import (
+    FederatedTraining,
+    InputSpecification,
+    Modality,
+    ModelCard,
+    OutputPolicy,
+    Task,
+    read_card,
+)
 from federated_learning import publication
 from federated_learning.augmentation import NONE, Augmentation
 from federated_learning.checkpoints import save
-from federated_learning.data_source import ManifestSource, collect_labels, load
-from federated_learning.evaluation import uncertainty_threshold
-from federated_learning.in_process import Chosen, make_trainer
-from federated_learning.model_readme import Split, readme
-from federated_learning.publication import measure, publish, recipe_words
+from federated_learning.data_source.examples import collect_labels, load
+from federated_learning.data_source.table import read_table
+from federated_learning.evaluation import choose_threshold
+from federated_learning.in_process import Chosen, Trainer
+from federated_learning.model_readme import Split, write_readme
+from federated_learning.publication import describe_recipe, measure, publish
 from federated_learning.report import evaluating
 from federated_learning.report.evaluating import evaluate, evaluate_published
 from federated_learning.run_records import Description, RunKind, RunRecord, write_run
@@ -27,7 +36,7 @@ from tests.federated_learning.conftest import CLASSES
 SECURE: dict[str, str | int | float] = {"survivors needed": 3, "update ring bits": 16, "masks": "AES-256-CTR"}
 
 
-def federation(**changes: Any) -> FederationRecord:
+def federation(**changes: Any) -> FederatedTraining:
     values: dict[str, Any] = {
         "hospitals": ("hospital-a", "hospital-b", "hospital-c"),
         "rounds": 12,
@@ -40,10 +49,10 @@ def federation(**changes: Any) -> FederationRecord:
         "secure_aggregation": SECURE,
         "software": {"flwr": "1.41.0"},
     }
-    return FederationRecord.model_validate(values | changes)
+    return FederatedTraining.model_validate(values | changes)
 
 
-def run_record(description: Description, kind: RunKind, record: FederationRecord | None) -> RunRecord:
+def run_record(description: Description, kind: RunKind, record: FederatedTraining | None) -> RunRecord:
     return RunRecord(
         settings=TrainingSettings(architecture="resnet10-narrow", stages=(Stage(size=32, epochs=1, batch=8),)),
         description=description,
@@ -58,22 +67,22 @@ def written(run: RunRecord, folder: Path) -> tuple[ModelCard, str]:
     """The words of a card and a README, without exporting anything."""
     (folder / "model.onnx").write_bytes(b"")
     chosen = Chosen(epoch=1, plans=((0, run.settings.stages),))
-    card = publication._card(run, chosen, 1, model_file=folder / "model.onnx")
-    return card, readme(card, {}, validation_role=run.validation_role)
+    card = publication._make_card(run, chosen, 1, model_file=folder / "model.onnx")
+    return card, write_readme(card, {}, validation_role=run.validation_role)
 
 
 def test_a_securely_aggregated_model_says_all_of_it(
     drawn_data: tuple[Path, Path], description: Description, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     manifest, folder = drawn_data
-    source = ManifestSource(manifest=manifest, folder=folder, classes=CLASSES)
+    source = read_table(manifest, folder=folder, classes=CLASSES)
     record = run_record(description, RunKind.FEDERATED_SECURE, federation())
     run, model = manifest.parent / "run", manifest.parent / "model"
     run.mkdir()
     write_run(run, record)
     examples = source.examples("train")[:4]
     hospital = {"": (load(examples, description.input), collect_labels(examples))}
-    save(make_trainer(record.settings, hospital).chosen(), run / "best.npz")  # no checkpoint: a coordinator's run
+    save(Trainer(record.settings, hospital).chosen(), run / "best.npz")  # no checkpoint: a coordinator's run
     card = publish(run, model, source=source, test_roles=("test",))
     assert read_card(model / "card.json") == card
     compared = evaluate(run, name="secure", source=source, test_roles=())
@@ -130,7 +139,7 @@ def test_a_model_of_one_place_says_so(description: Description, tmp_path: Path, 
     assert card.federation is None
     assert words in card.training
     assert "epochs trained, epoch" in card.training
-    assert "| federation |" not in text
+    assert "| federated training |" not in text
 
 
 @pytest.mark.parametrize(
@@ -142,7 +151,7 @@ def test_a_model_of_one_place_says_so(description: Description, tmp_path: Path, 
     ],
 )
 def test_a_run_that_cannot_prove_it_is_not_published(
-    description: Description, tmp_path: Path, kind: RunKind, record: FederationRecord | None
+    description: Description, tmp_path: Path, kind: RunKind, record: FederatedTraining | None
 ) -> None:
     run = run_record(description, kind, record)
     with pytest.raises(ConfigurationError, match="let its coordinator end the run"):
@@ -165,17 +174,17 @@ def told(*, temperature: float | None, uncertain_below: float | None, splits: di
         training="Drawn.",
         model_sha256="0" * 64,
     )
-    return readme(card, splits, validation_role="choose")
+    return write_readme(card, splits, validation_role="choose")
 
 
 def split(right: tuple[bool, ...], confidence: tuple[float, ...], uncertain_below: float | None) -> Split:
     probabilities = np.array([(one, 1 - one) for one in confidence])
     labels = np.array([0 if one else 1 for one in right])
-    return Split.of(probabilities, labels, patients=len(labels), uncertain_below=uncertain_below)
+    return Split.count(probabilities, labels, patients=len(labels), uncertain_below=uncertain_below)
 
 
 def test_a_threshold_that_no_answer_reaches_promises_nothing() -> None:
-    threshold = uncertainty_threshold(np.array([(0.6, 0.4), (0.7, 0.3)]), np.array([1, 1]), wanted=0.9)
+    threshold = choose_threshold(np.array([(0.6, 0.4), (0.7, 0.3)]), np.array([1, 1]), wanted=0.9)
     assert threshold == 0.99
     splits = {name: split((False, False), (0.6, 0.7), threshold) for name in ("choose", "test")}
     text = told(temperature=1.2, uncertain_below=threshold, splits=splits)
@@ -229,9 +238,9 @@ def test_a_temperature_at_the_end_of_its_range_is_no_calibration() -> None:
 )
 def test_only_changes_of_images_that_were_made_are_told(changes: dict[str, float], words: str) -> None:
     settings = TrainingSettings(augmentation=Augmentation(**changes))
-    assert words in recipe_words(settings, None)
-    assert ("averaged weights" in recipe_words(settings, None)) is True
-    assert "averaged weights" not in recipe_words(settings.model_copy(update={"average_decay": 0.0}), None)
+    assert words in describe_recipe(settings, None)
+    assert ("averaged weights" in describe_recipe(settings, None)) is True
+    assert "averaged weights" not in describe_recipe(settings.model_copy(update={"average_decay": 0.0}), None)
 
 
 @pytest.mark.parametrize("task", [Task.MULTI_LABEL, Task.BINARY])
@@ -240,7 +249,7 @@ def test_figures_of_one_class_of_several_are_not_measured_of_other_models(
 ) -> None:
     manifest, folder = drawn_data
     card = read_card(write_tiny_model(tmp_path / "model", task=task, classes=CLASSES[:2]) / "card.json")
-    source = ManifestSource(manifest=manifest, folder=folder, classes=CLASSES)
+    source = read_table(manifest, folder=folder, classes=CLASSES)
     before = (tmp_path / "model" / "card.json").read_bytes()
     with pytest.raises(ConfigurationError, match=f"the card's task is {task}: temperature and figures are measured of"):
         measure(card, tmp_path / "model", source=source, data_set="drawn", validation_role="choose", test_roles=())
@@ -249,9 +258,9 @@ def test_figures_of_one_class_of_several_are_not_measured_of_other_models(
 
 def test_a_readme_claims_no_calibration_that_nobody_measured(tmp_path: Path) -> None:
     card = read_card(write_tiny_model(tmp_path / "model") / "card.json")
-    assert "Not calibrated." in readme(card, {}, validation_role="choose")
+    assert "Not calibrated." in write_readme(card, {}, validation_role="choose")
     calibrated = card.model_copy(update={"calibration_temperature": 0.9})
-    assert "Calibration temperature: 0.9, fitted on choose." in readme(calibrated, {}, validation_role="choose")
+    assert "Calibration temperature: 0.9, fitted on choose." in write_readme(calibrated, {}, validation_role="choose")
 
 
 def test_a_model_that_gives_its_label_only_gets_a_card_that_can_be_read(
@@ -260,7 +269,7 @@ def test_a_model_that_gives_its_label_only_gets_a_card_that_can_be_read(
     manifest, folder = drawn_data
     card = read_card(write_tiny_model(tmp_path / "model", classes=CLASSES) / "card.json")
     card = card.model_copy(update={"output_policy": OutputPolicy.LABEL_ONLY})
-    source = ManifestSource(manifest=manifest, folder=folder, classes=CLASSES)
+    source = read_table(manifest, folder=folder, classes=CLASSES)
     measure(card, tmp_path / "model", source=source, data_set="drawn", validation_role="choose", test_roles=())
     assert read_card(tmp_path / "model" / "card.json").uncertain_below is None
     assert "The model gives its label only" in (tmp_path / "model" / "README.md").read_text()

@@ -9,20 +9,19 @@ import numpy as np
 import pytest
 
 from contract.errors import CallerError
-from contract.model_card import FederationRecord
-from federated_learning.data_source import Example
-from federated_learning.evaluation import accuracy
+from contract.model_card import FederatedTraining
+from federated_learning.data_source.examples import Example
+from federated_learning.metrics import accuracy, compute_once
 from federated_learning.report import PAGE, PLOTS, RESULTS, drawing, page
-from federated_learning.report.measured import curve
+from federated_learning.report.measured import trace_curve
 from federated_learning.report.results import (
     FORMAT,
     RunResult,
     check_comparable,
+    make_split,
     read_results,
-    split_result,
     write_result,
 )
-from federated_learning.report.sections import SECTIONS
 from federated_learning.run_records import RoundRecord, RunKind
 from federated_learning.temperature import softmax
 
@@ -45,9 +44,9 @@ def result(name: str, kind: RunKind, *, skill: float, **changes: Any) -> RunResu
         listed = examples(split, count)
         logits = generator.normal(size=(count, 3))
         logits[np.arange(count), [one.label for one in listed]] += skill
-        splits.append(split_result(split, listed, logits.astype(np.float32)))
+        splits.append(make_split(split, listed, logits.astype(np.float32)))
     secure = kind is RunKind.FEDERATED_SECURE
-    federation = FederationRecord(
+    federation = FederatedTraining(
         hospitals=("a", "b", "c"),
         rounds=3,
         chosen_round=2,
@@ -124,7 +123,7 @@ def test_patients_keep_their_order_and_their_images(results: Path) -> None:
     [
         ({"format": 0}, "another version"),
         ({"name": "other"}, "another run's name"),
-        ({"classes": ["normal", "bacteria"]}, "evaluate the run again"),
+        ({"classes": ["normal", "bacteria"]}, "evaluate it again"),
         ({"surprise": 1}, "surprise"),
         ({"temperature": 0}, "temperature"),
     ],
@@ -148,7 +147,7 @@ def test_runs_on_other_examples_are_not_compared(results: Path) -> None:
 
 
 def test_every_place_of_the_template_is_filled() -> None:
-    assert set(re.findall(r"\{\{(\w+)\}\}", page.TEMPLATE.read_text())) == set(SECTIONS)
+    assert set(re.findall(r"\{\{(\w+)\}\}", page.TEMPLATE.read_text())) == set(page.SECTIONS)
 
 
 def test_the_page_says_what_the_files_say(results: Path, tmp_path: Path) -> None:
@@ -159,7 +158,7 @@ def test_the_page_says_what_the_files_say(results: Path, tmp_path: Path) -> None
     for one in read_results(results):
         assert f"[{one.name}](../results/{one.name}.json)" in text
         for split in one.splits:
-            value = accuracy(softmax(np.asarray(split.logits)), split.truth)
+            value = compute_once(accuracy, softmax(np.asarray(split.logits)), split.truth)
             assert re.search(rf"\| {one.name} \| {value:.3f} \(0\.\d+ to [01]\.\d+\) \|", text)
     assert "| hospital-a - centralised | **-0." in text  # far worse, and said to be
     assert "| federated-secure - federated |" in text
@@ -216,7 +215,7 @@ def test_the_committed_page_is_what_the_committed_results_make() -> None:
 
 def test_curve_by_hand() -> None:
     scores, positive = np.array([0.9, 0.8, 0.8, 0.1]), np.array([True, True, False, False])
-    assert curve(scores, positive) == [(0, 0), (0, 0.5), (0.5, 1), (1, 1)]
+    assert trace_curve(scores, positive) == [(0, 0), (0, 0.5), (0.5, 1), (1, 1)]
 
 
 def test_plots_are_the_same_bytes_each_time_and_legible_on_dark() -> None:

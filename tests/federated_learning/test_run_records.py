@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from contract.errors import ConfigurationError
-from contract.model_card import FederationRecord
+from contract.model_card import FederatedTraining
 from federated_learning.recipe import find_description, fit_to_description
 from federated_learning.run_records import (
     Description,
@@ -28,7 +28,7 @@ def test_a_run_is_read_as_it_was_written(tmp_path: Path, description: Descriptio
         training_roles=("train",),
         validation_role="choose",
         kind=RunKind.FEDERATED_SECURE,
-        federation=FederationRecord(
+        federation=FederatedTraining(
             hospitals=("a", "b", "c"),
             rounds=9,
             chosen_round=7,

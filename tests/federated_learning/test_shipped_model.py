@@ -11,12 +11,13 @@ import pytest
 from PIL import Image
 
 from contract.model_card import ModelCard, View, read_card
-from federated_learning.data_source import Example, ManifestSource, check_disjoint_patients, collect_labels, load
-from federated_learning.evaluation import accuracy, selective_accuracy, uncertainty_threshold
+from federated_learning.data_source.examples import DataSource, Example, check_disjoint_patients, collect_labels, load
+from federated_learning.data_source.table import read_table
+from federated_learning.evaluation import choose_threshold
 from federated_learning.export import MAX_BYTES, OPERATORS, run_onnx
-from federated_learning.metrics import coverage, once
+from federated_learning.metrics import accuracy, compute_once, coverage, selective_accuracy
 from federated_learning.model_readme import WANTED_ACCURACY
-from federated_learning.publication import recipe_words
+from federated_learning.publication import describe_recipe
 from federated_learning.recipe import PEDIATRIC_PNEUMONIA_RECIPE
 from federated_learning.temperature import fit_temperature, softmax
 
@@ -31,9 +32,9 @@ def card() -> ModelCard:
 
 
 @pytest.fixture(scope="module")
-def source(medical_data: Path, card: ModelCard) -> ManifestSource:
+def source(medical_data: Path, card: ModelCard) -> DataSource:
     manifest, folder = medical_data / "kermany_manifest.csv", medical_data / "kermany224"
-    return ManifestSource(manifest=manifest, folder=folder, classes=card.classes)
+    return read_table(manifest, folder=folder, classes=card.classes)
 
 
 def stated(card: ModelCard, split: str, name: str = "accuracy") -> float:
@@ -68,7 +69,7 @@ def test_hospitals_trained_it_and_only_sums_were_seen(card: ModelCard) -> None:
 
 
 def test_it_was_trained_by_the_recipe_that_stands_here(card: ModelCard) -> None:
-    assert recipe_words(PEDIATRIC_PNEUMONIA_RECIPE, card.federation) in card.training
+    assert describe_recipe(PEDIATRIC_PNEUMONIA_RECIPE, card.federation) in card.training
 
 
 def test_answers_that_are_not_uncertain_are_right_as_often_as_promised(card: ModelCard) -> None:
@@ -88,17 +89,17 @@ def plain_input(example: Example, card: ModelCard) -> np.ndarray[tuple[int, ...]
 
 
 @pytest.mark.real_data
-def test_a_sample_is_read_and_predicted_as_stated(card: ModelCard, source: ManifestSource) -> None:
+def test_a_sample_is_read_and_predicted_as_stated(card: ModelCard, source: DataSource) -> None:
     examples = random.Random(7).sample(source.examples("dev_val"), 40)
     images = load(examples, card.input)
     np.testing.assert_array_equal(images, np.stack([plain_input(example, card) for example in examples]))
     expected = stated(card, "dev_val")
-    found = accuracy(softmax(run_onnx(FOLDER / "model.onnx", images)), collect_labels(examples))
+    found = compute_once(accuracy, softmax(run_onnx(FOLDER / "model.onnx", images)), collect_labels(examples))
     assert abs(found - expected) < 3.5 * math.sqrt(expected * (1 - expected) / len(examples))
 
 
 @pytest.mark.real_data
-def test_no_patient_is_in_two_splits(source: ManifestSource) -> None:
+def test_no_patient_is_in_two_splits(source: DataSource) -> None:
     training = source.examples(*TRAINING_ROLES)
     for role in ("dev_val", *TEST_ROLES):
         check_disjoint_patients(training, source.examples(role))
@@ -107,19 +108,19 @@ def test_no_patient_is_in_two_splits(source: ManifestSource) -> None:
 @pytest.mark.slow
 @pytest.mark.real_data
 @pytest.mark.parametrize("role", ["dev_val", *TEST_ROLES])
-def test_stated_accuracy_is_found_again(card: ModelCard, source: ManifestSource, role: str) -> None:
+def test_stated_accuracy_is_found_again(card: ModelCard, source: DataSource, role: str) -> None:
     examples = source.examples(role)
     logits, labels = run_onnx(FOLDER / "model.onnx", load(examples, card.input)), collect_labels(examples)
     # one image in a hundred may fall on the other side of a tie on another processor
-    assert accuracy(softmax(logits), labels) == pytest.approx(stated(card, role), abs=0.01)
+    assert compute_once(accuracy, softmax(logits), labels) == pytest.approx(stated(card, role), abs=0.01)
     assert card.uncertain_below is not None
     threshold, probabilities = card.uncertain_below, softmax(logits, temperature=card.temperature)
     share = f"share of answers with a probability of at least {threshold:g}"
-    assert once(coverage(threshold), probabilities, labels) == pytest.approx(stated(card, role, share), abs=0.01)
-    right = selective_accuracy(probabilities, labels, uncertain_below=threshold)
+    assert compute_once(coverage(threshold), probabilities, labels) == pytest.approx(
+        stated(card, role, share), abs=0.01
+    )
+    right = compute_once(selective_accuracy(threshold), probabilities, labels)
     assert right == pytest.approx(stated(card, role, "accuracy of those answers"), abs=0.01)
     if role == "dev_val":
         assert fit_temperature(logits, labels) == pytest.approx(card.calibration_temperature, rel=0.01)
-        assert uncertainty_threshold(probabilities, labels, wanted=WANTED_ACCURACY) == pytest.approx(
-            threshold, abs=0.01
-        )
+        assert choose_threshold(probabilities, labels, wanted=WANTED_ACCURACY) == pytest.approx(threshold, abs=0.01)

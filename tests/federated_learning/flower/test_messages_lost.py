@@ -15,10 +15,9 @@ from flwr.supercore.inflatable.inflatable_utils import ObjectPullError, ObjectPu
 from flwr.supercore.object_store import ObjectStoreFactory
 from flwr.supernode import start_client_internal
 from flwr.supernode.nodestate import NodeStateFactory
-from flwr.supernode.runtime import run_clientapp
 
 from contract.errors import ConfigurationError, PeerDisconnected
-from federated_learning.flower import running, supernode
+from federated_learning.flower import running, supernode, tasks
 from federated_learning.flower.records import from_records
 from federated_learning.flower.running import run_hospital
 from federated_learning.flower.tasks import UPLOADS, Runtime, TaskQueue, serve_messages
@@ -55,7 +54,7 @@ def flower(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     monkeypatch.setattr(Runtime, "task", task)
     monkeypatch.setattr(TaskQueue, "take", lambda _queue: "token")
     for name in calls:
-        monkeypatch.setattr(run_clientapp, name, lambda *given, _name=name, **named: calls[_name](*given, **named))
+        monkeypatch.setattr(tasks, name, lambda *given, _name=name, **named: calls[_name](*given, **named))
     return calls
 
 
@@ -94,14 +93,14 @@ def test_a_hospital_goes_on_with_the_next_supernode(federation: LocalTraining, m
         lives.append(object())
         if len(lives) == 2:
             raise ConfigurationError("the SuperNode does not listen after 90 s")
-        yield SimpleNamespace(exit_status=None, wait=lambda _seconds: None), Runtime(address="127.0.0.1:1"), bytes(32)
+        yield SimpleNamespace(ended=lambda **_: False), Runtime(address="127.0.0.1:1"), bytes(32)
 
     def serve(reply: Callable[[Message], Message], _runtime: Runtime, **_named: object) -> None:
         if len(lives) == 1:
             raise PeerDisconnected("an answer was lost on the way")
         reply(message(Step.FINISH.value))
 
-    monkeypatch.setattr("flwr.app.Message", replied)
+    monkeypatch.setattr(running, "Message", replied)
     monkeypatch.setattr(running, "supernode", started)
     monkeypatch.setattr(running, "serve_messages", serve)
     monkeypatch.setattr(running, "PAUSE_SECONDS", 0.0)
@@ -147,7 +146,7 @@ def message(kind: str, content: RecordDict | None = None) -> Any:
 def test_a_message_of_any_form_is_answered(
     federation: LocalTraining, monkeypatch: pytest.MonkeyPatch, hostile: Message
 ) -> None:
-    monkeypatch.setattr("flwr.app.Message", replied)
+    monkeypatch.setattr(running, "Message", replied)
     session = federation.exchange.sessions["hospital-a"]
     reply: Any = running._reply(session, hostile, 100)
     answer = from_records(reply.content, max_bytes=0)

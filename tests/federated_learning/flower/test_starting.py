@@ -13,7 +13,7 @@ import pytest
 
 from contract.errors import ConfigurationError
 from federated_learning.flower import running
-from federated_learning.flower.running import Reachability, run_hospital, watch_coordinator
+from federated_learning.flower.running import make_look, run_hospital, watch_coordinator
 from federated_learning.rounds.participants import (
     COORDINATOR_CERTIFICATE,
     COORDINATOR_KEY,
@@ -92,14 +92,14 @@ def test_a_hospital_says_once_that_the_coordinator_cannot_be_reached_and_once_th
     listener.bind(("127.0.0.1", 0))
     port = listener.getsockname()[1]
     said: list[str] = []
-    reachability = Reachability(federation_at(tmp_path, port), say=said.append)
-    reachability.look()
-    reachability.look()
+    look = make_look(federation_at(tmp_path, port), say=said.append)
+    look()
+    look()
     listener.listen()
     with answering(listener, certificate_of(tmp_path / "coordinator")):
-        reachability.look()
-        reachability.look()
-    reachability.look()
+        look()
+        look()
+    look()
     refused = (
         f"the coordinator at 127.0.0.1:{port} cannot be reached (nothing listens there: is the coordinator started?); "
         "trying again"
@@ -118,7 +118,7 @@ def test_another_that_listens_in_the_coordinators_place_is_told_from_it(tmp_path
         listener = socket.create_server(("127.0.0.1", 0))
         federation = federation_at(tmp_path / "own", listener.getsockname()[1])
         with answering(listener, context):
-            Reachability(federation, say=said.append).look()
+            make_look(federation, say=said.append)()
         (line,) = said
         assert words in line
         assert federation.coordinator in line

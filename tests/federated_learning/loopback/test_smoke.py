@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 from contract.model_card import read_card
-from federated_learning.rounds.recording import read_rounds
-from federated_learning.run_records import RunKind, read_history, read_run
+from federated_learning.run_records import RunKind, read_history, read_rounds, read_run
 
 ROOT = Path(__file__).resolve().parents[3]
 LIMIT_SECONDS = 600

@@ -1,6 +1,7 @@
 """What the coordinator's screen shows: each hospital, each round, and the time left."""
 
 import io
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -15,8 +16,8 @@ def shown(federation: LocalTraining, *, terminal: bool) -> str:
     console = Console(file=text, force_terminal=terminal, width=150)
     with Display(console, federation.names) as display:
         coordinator = federation.coordinator()
-        coordinator._finished = lambda report: display.finished(coordinator, report)
-        coordinator._aggregator._show = display.show
+        coordinator._finished = partial(display.finished, coordinator)
+        coordinator._aggregator.show = display.show
         coordinator.run()
     return text.getvalue()
 

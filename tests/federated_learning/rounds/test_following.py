@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from contract.errors import AggregationAborted, ConfigurationError
-from federated_learning.augmentation import NONE
 from federated_learning.averaging import GlobalModel
 from federated_learning.rounds.aggregating import FAILED
 from federated_learning.rounds.course import Course
@@ -18,8 +17,7 @@ from federated_learning.rounds.settings import Sums
 from federated_learning.training_settings import Stage, TrainingSettings
 from tests.federated_learning.rounds.local import DESCRIPTION, SIDE, TRAINING, LocalTraining
 
-PLAIN = TRAINING.model_copy(update={"augmentation": NONE})
-THREE_ROUNDS = PLAIN.model_copy(update={"stages": (Stage(size=SIDE, epochs=3, batch=6),)})
+THREE_ROUNDS = TRAINING.model_copy(update={"stages": (Stage(size=SIDE, epochs=3, batch=6),)})
 LAST = "hospital-d"
 
 
@@ -43,7 +41,7 @@ def test_a_hospital_that_missed_rounds_goes_on_by_the_same_sums(tmp_path: Path) 
     federation.coordinator().run()
     assert [LAST in report.survivors for report in federation.reports] == [False, False, True]
     assert [course.position for course in courses(federation)] == [4] * 4
-    assert len({course.question(Step.EVALUATE).order.weights for course in courses(federation)}) == 1
+    assert len({course.ask(Step.EVALUATE).order.weights for course in courses(federation)}) == 1
     kept = [path.name for path in (federation.folder / "run" / "sums").iterdir()]
     assert kept == ["000003.npz"]  # what everybody has followed is not kept, but for the last
 
@@ -67,7 +65,7 @@ def test_a_hospital_whose_folder_is_lost_is_left_out_in_words_and_the_others_go_
 
 def test_a_sum_that_was_begun_to_be_opened_is_opened_with_the_same_hospitals_or_never(tmp_path: Path) -> None:
     """Shares of three are lost, one hospital has gone: the others do not go on without it, until it is back."""
-    federation = LocalTraining(tmp_path, hospitals=4, training=PLAIN)
+    federation = LocalTraining(tmp_path, hospitals=4)
     gone = federation.exchange.sessions[LAST]
 
     def lose(step: Step, name: str, answer: Letter) -> Letter | None:
@@ -88,19 +86,19 @@ def test_a_sum_that_was_begun_to_be_opened_is_opened_with_the_same_hospitals_or_
 
 
 def test_pixels_are_added_up_only_where_everybodys_settings_say_so(tmp_path: Path) -> None:
-    federation = LocalTraining(tmp_path, hospitals=3, training=PLAIN)
+    federation = LocalTraining(tmp_path, hospitals=3)
     without = {"exchange_statistics": False}
     for name in federation.names:
         settings = federation.hospital_settings(name).model_copy(update=without)
         federation.exchange.sessions[name] = federation.session(name, settings)
     coordinator = federation.coordinator(federation.settings().model_copy(update=without | {"rounds": 1}))
-    assert set(coordinator.course.question(Step.SURVEY).layout.exact) == {"validation", "weight", "classes"}
+    assert set(coordinator.course.ask(Step.SURVEY).layout.exact) == {"validation", "weight", "classes"}
     coordinator.run()
     assert len(federation.reports) == 1
 
 
 def test_where_nothing_else_is_set_every_sum_is_over_the_same_hospitals(tmp_path: Path) -> None:
-    federation = LocalTraining(tmp_path, hospitals=4, sums=Sums(), training=PLAIN)
+    federation = LocalTraining(tmp_path, hospitals=4, sums=Sums())
     lost: list[str] = []
 
     def lose(step: Step, name: str, answer: Letter) -> Letter | None:
@@ -116,13 +114,13 @@ def test_where_nothing_else_is_set_every_sum_is_over_the_same_hospitals(tmp_path
 
 
 def test_a_hospital_with_other_settings_stops_the_run_before_anything_is_counted(tmp_path: Path) -> None:
-    federation = LocalTraining(tmp_path, hospitals=4, sums=Sums(threshold=4), training=PLAIN)
+    federation = LocalTraining(tmp_path, hospitals=4, sums=Sums(threshold=4))
     changes: dict[str, dict[str, Any]] = {
         "survivors = 4. By this hospital's settings, and the sums so far, it is 3": {"aggregation": Sums(threshold=3)},
         "ring_bits = 16": {"aggregation": Sums(threshold=4, ring_bits=32)},
         "exchange_statistics = true": {"exchange_statistics": False},
-        "training.peak_rate = 0.003": {"training": PLAIN.model_copy(update={"peak_rate": 0.1})},
-        "training.seed = 2018": {"training": PLAIN.model_copy(update={"seed": 1})},
+        "training.peak_rate = 0.003": {"training": TRAINING.model_copy(update={"peak_rate": 0.1})},
+        "training.seed = 2018": {"training": TRAINING.model_copy(update={"seed": 1})},
         'classes.2 = "coarse"': {"description": DESCRIPTION.model_copy(update={"classes": ("fine", "middling", "x")})},
     }
     for words, change in changes.items():
@@ -135,20 +133,20 @@ def test_a_hospital_with_other_settings_stops_the_run_before_anything_is_counted
 
 
 def test_everybodys_screen_shows_the_same_run(tmp_path: Path) -> None:
-    federation = LocalTraining(tmp_path, hospitals=4, training=PLAIN)
-    (lines,) = {federation.coordinator().course.words(), *(course.words() for course in courses(federation))}
+    federation = LocalTraining(tmp_path, hospitals=4)
+    (lines,) = {federation.coordinator().course.describe(), *(course.describe() for course in courses(federation))}
     names = "hospital-a, hospital-b, hospital-c, hospital-d"
     assert lines[0] == f"federation.json {federation.participants.fingerprint}: {names}; coordinator 127.0.0.1:9092"
     assert (
         lines[1] == "run 'test' of 4 hospitals, at least 3 of them in each sum, which can tell a missing one's update"
     )
-    assert lines[3] == "resnet10-narrow, seed 2018; 16 px: 2 epochs in batches of 6"
+    assert lines[3] == "small-cnn, seed 2018; 16 px: 2 epochs in batches of 6"
     other = federation.hospital_settings("hospital-a").model_copy(update={"training": THREE_ROUNDS})
-    assert federation.session("hospital-a", other).words()[-1] != lines[-1]
+    assert federation.session("hospital-a", other)._course.describe()[-1] != lines[-1]
 
 
 def test_a_hospital_does_not_go_on_with_other_settings_or_without_its_memory(tmp_path: Path) -> None:
-    federation = LocalTraining(tmp_path, hospitals=3, training=PLAIN)
+    federation = LocalTraining(tmp_path, hospitals=3)
     federation.coordinator(federation.settings().model_copy(update={"rounds": 1})).run()
     changed = federation.hospital_settings("hospital-a").model_copy(update={"exchange_statistics": False})
     with pytest.raises(ConfigurationError, match="began with other settings than this file's"):

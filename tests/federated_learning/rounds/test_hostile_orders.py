@@ -63,7 +63,7 @@ def sites(federation: LocalTraining) -> dict[Step, Site]:
     for name, (step, standing) in zip(federation.names, due.items(), strict=True):
         session = federation.exchange.sessions[name]
         session._course.standing = session._course.standing.model_copy(update=standing)
-        question = session._course.question(step)
+        question = session._course.ask(step)
         made[step] = Site(session, write_order(question.order, attempt=0, parts=question.parts))
     return made
 
@@ -100,7 +100,7 @@ def idle(monkeypatch: pytest.MonkeyPatch) -> None:
     def work(*_given: object) -> None:
         raise AssertionError("a hostile order was worked for")
 
-    for name in ("prepared", "trained", "evaluated"):
+    for name in ("prepare", "train", "evaluate"):
         monkeypatch.setattr(LocalWork, name, work)
 
 
@@ -148,7 +148,7 @@ def test_a_message_of_any_parts_leaves_the_hospital_there(
 
 def test_a_hospital_that_refused_answers_the_honest_order(tmp_path: Path) -> None:
     federation = LocalTraining(tmp_path, hospitals=3)
-    question = federation.coordinator().course.question(Step.SURVEY)
+    question = federation.coordinator().course.ask(Step.SURVEY)
     honest = write_order(question.order, attempt=0, parts=question.parts)
     session = federation.exchange.sessions["hospital-a"]
     for where, value in ((("order", "training", "channels"), 2**40), (("order", "input", "height"), 2048)):
@@ -172,7 +172,7 @@ def test_a_fault_that_nobody_thought_of_is_an_answer(federation: LocalTraining, 
             raise error
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(LocalWork, "prepared", fault)
+            patch.setattr(LocalWork, "prepare", fault)
             answer = site.session.answer(Step.SURVEY, honest)
         assert dict(answer.header) == {ERROR: "failed"}
         assert "by a fault in test_hostile_orders.py, line" in federation.said[-1]

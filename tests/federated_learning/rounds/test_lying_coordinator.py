@@ -11,15 +11,13 @@ import pytest
 import torch
 
 from contract.errors import AggregationAborted, ConfigurationError
-from federated_learning.augmentation import NONE
 from federated_learning.rounds.aggregating import Aggregator, RoundCosts, Sum, _Attempt
 from federated_learning.rounds.course import Course
 from federated_learning.rounds.letters import ERROR, Letter, Part, Step
 from federated_learning.rounds.participants import Participants
 from federated_learning.rounds.round_orders import ATTEMPT, ORDER, WEIGHTS, Question, write_order
-from tests.federated_learning.rounds.local import TRAINING, WAITING, LocalTraining
+from tests.federated_learning.rounds.local import WAITING, LocalTraining
 
-PLAIN = TRAINING.model_copy(update={"augmentation": NONE})
 REST = ("hospital-a", "hospital-b", "hospital-c")
 
 
@@ -40,7 +38,8 @@ class Liar:
             show=self.hospitals.events.append,
         )  # fmt: skip
         folder.mkdir()
-        return _Attempt(aggregator, question, self.attempts, 0, RoundCosts()).secure(frozenset(names))
+        attempt = _Attempt(aggregator, question, number=self.attempts, restarts=0, costs=RoundCosts())
+        return attempt.add_securely(frozenset(names))
 
     def tells(self, name: str, total: Sum, parts: Mapping[str, bytes]) -> Letter:
         """What the hospital answers to such an opening of the sum that it lacks."""
@@ -49,7 +48,7 @@ class Liar:
 
     def is_followed(self, total: Sum) -> None:
         """Everybody goes on by a sum that is true."""
-        parts = {**total.opening, **self.course.question(self.course.next_step).parts}
+        parts = {**total.opening, **self.course.ask(self.course.next_step).parts}
         self.course.follow(total)
         for name in self.participants.names:
             assert ERROR not in self.tells(name, total, parts).header
@@ -63,9 +62,9 @@ class Liar:
 def surveyed(tmp_path_factory: pytest.TempPathFactory) -> tuple[LocalTraining, Sum]:
     """Four hospitals, from which the coordinator has the survey, and which have followed it."""
     torch.set_num_threads(1)
-    hospitals = LocalTraining(tmp_path_factory.mktemp("federation"), hospitals=4, training=PLAIN)
+    hospitals = LocalTraining(tmp_path_factory.mktemp("federation"), hospitals=4)
     liar = Liar(hospitals)
-    counted = liar.opens(liar.course.question(Step.SURVEY), *hospitals.names)
+    counted = liar.opens(liar.course.ask(Step.SURVEY), *hospitals.names)
     liar.is_followed(counted)
     return hospitals, counted
 
@@ -98,7 +97,7 @@ def refuses(liar: Liar, question: Question[Any], *names: str) -> None:
 
 def test_no_second_sum_of_the_same_updates_without_a_hospital(liar: Liar) -> None:
     """The difference of the two would be the missing hospital's update, bit for bit."""
-    question = liar.course.question(Step.TRAIN)
+    question = liar.course.ask(Step.TRAIN)
     liar.opens(question, *liar.hospitals.names)
     refuses(liar, question, *REST)
     assert "for other hospitals than those" in liar.hospitals.said[-1]
@@ -110,9 +109,9 @@ def test_no_second_sum_of_the_same_updates_without_a_hospital(liar: Liar) -> Non
 
 
 def test_no_second_evaluation_and_no_survey_without_a_hospital(liar: Liar) -> None:
-    refuses(liar, Liar(liar.hospitals).course.question(Step.SURVEY), *liar.hospitals.names)
-    liar.is_followed(liar.opens(liar.course.question(Step.TRAIN), *liar.hospitals.names))
-    refuses(liar, liar.course.question(Step.EVALUATE), *REST)
+    refuses(liar, Liar(liar.hospitals).course.ask(Step.SURVEY), *liar.hospitals.names)
+    liar.is_followed(liar.opens(liar.course.ask(Step.TRAIN), *liar.hospitals.names))
+    refuses(liar, liar.course.ask(Step.EVALUATE), *REST)
 
 
 def test_no_second_count_in_another_run_of_other_hospitals(liar: Liar) -> None:
@@ -124,13 +123,13 @@ def test_no_second_count_in_another_run_of_other_hospitals(liar: Liar) -> None:
     for name in REST:
         settings = hospitals.hospital_settings(name).model_copy(update={"run": "another"})
         hospitals.exchange.sessions[name] = hospitals.session(name, settings, three)
-    refuses(other, other.course.question(Step.SURVEY), *REST)
+    refuses(other, other.course.ask(Step.SURVEY), *REST)
     assert "for other hospitals than those" in hospitals.said[-1]
 
 
 def test_a_hospital_whose_images_changed_is_not_in_a_second_sum_of_the_same_updates(liar: Liar) -> None:
     """The others' updates repeat bit for bit, so the difference would be what the images make of this one's."""
-    hospitals, question = liar.hospitals, liar.course.question(Step.TRAIN)
+    hospitals, question = liar.hospitals, liar.course.ask(Step.TRAIN)
     liar.opens(question, *hospitals.names)
     table = hospitals.tables["hospital-d"]
     table.write_text("".join(line for index, line in enumerate(table.read_text().splitlines(True)) if index != 2))
@@ -148,7 +147,7 @@ def test_images_are_counted_once_in_a_run_also_where_some_were_added(liar: Liar)
     table = hospitals.tables["hospital-d"]
     table.write_text("".join(line for index, line in enumerate(table.read_text().splitlines(True)) if index != 2))
     hospitals.exchange.sessions = {name: hospitals.session(name) for name in hospitals.names}
-    question = Liar(hospitals).course.question(Step.SURVEY)
+    question = Liar(hospitals).course.ask(Step.SURVEY)
     refuses(liar, question, *hospitals.names)
     assert any("had another answer to the same question before" in line for line in hospitals.said)
 
@@ -178,8 +177,8 @@ def changed(value: Any) -> list[Any]:
 def test_nothing_in_an_order_can_be_chosen(liar: Liar, step: Step) -> None:
     """Augmentation, batch, rates, threshold, classes, input, limits, weights, the round: each value, one at a time."""
     if step is Step.EVALUATE:
-        liar.is_followed(liar.opens(liar.course.question(Step.TRAIN), *liar.hospitals.names))
-    session, question = liar.hospitals.exchange.sessions["hospital-a"], liar.course.question(step)
+        liar.is_followed(liar.opens(liar.course.ask(Step.TRAIN), *liar.hospitals.names))
+    session, question = liar.hospitals.exchange.sessions["hospital-a"], liar.course.ask(step)
     honest = question.order.model_dump(mode="json")
     paths = list(leaves(honest))
     assert len(paths) > 50
@@ -204,9 +203,9 @@ def test_nothing_in_an_order_can_be_chosen(liar: Liar, step: Step) -> None:
 
 
 def test_weights_that_are_sent_along_are_not_used(liar: Liar) -> None:
-    honest = liar.opens(liar.course.question(Step.TRAIN), *liar.hospitals.names)
+    honest = liar.opens(liar.course.ask(Step.TRAIN), *liar.hospitals.names)
     liar.is_followed(honest)
-    question = liar.course.question(Step.EVALUATE)
+    question = liar.course.ask(Step.EVALUATE)
     expected = liar.opens(question, *liar.hospitals.names).exact["loss"]
     zeros = bytes(4 * sum(value.size for value in liar.course.weights.values()))
     sent = Question(
@@ -220,7 +219,7 @@ def test_weights_that_are_sent_along_are_not_used(liar: Liar) -> None:
 def test_no_hospital_follows_a_sum_that_was_made_up(liar: Liar) -> None:
     """A sum of nearly nothing would leave the weights as they are, for the same updates in the next round."""
     names = liar.hospitals.names
-    total = liar.opens(liar.course.question(Step.TRAIN), *names)
+    total = liar.opens(liar.course.ask(Step.TRAIN), *names)
     parts = dict(total.opening)
     masked = bytearray(parts["masked/hospital-d"])
     masked[60] ^= 1
@@ -242,9 +241,9 @@ def test_no_hospital_follows_a_sum_that_was_made_up(liar: Liar) -> None:
 def test_a_sum_is_followed_in_its_own_place_only(liar: Liar) -> None:
     """A sum of another question, or one once more, moves nothing."""
     names = liar.hospitals.names
-    first = liar.opens(liar.course.question(Step.TRAIN), *names)
+    first = liar.opens(liar.course.ask(Step.TRAIN), *names)
     liar.is_followed(first)
-    judged = liar.opens(liar.course.question(Step.EVALUATE), *names)
+    judged = liar.opens(liar.course.ask(Step.EVALUATE), *names)
     course = liar.hospitals.exchange.sessions["hospital-a"]._course
     before = course.standing
     assert ERROR in liar.tells("hospital-a", first, first.opening).header
@@ -253,8 +252,8 @@ def test_a_sum_is_followed_in_its_own_place_only(liar: Liar) -> None:
 
 
 def test_initial_weights_of_its_choice_are_refused_and_those_of_another_machine_are_not(tmp_path: Path) -> None:
-    hospitals = LocalTraining(tmp_path, hospitals=3, training=PLAIN)
-    question = Liar(hospitals).course.question(Step.SURVEY)
+    hospitals = LocalTraining(tmp_path, hospitals=3)
+    question = Liar(hospitals).course.ask(Step.SURVEY)
     honest, chosen = question.parts[WEIGHTS], []
     for change in (0.01, float("nan"), float("inf")):
         weights = np.frombuffer(honest, "<f4").copy()

@@ -150,7 +150,9 @@ def test_a_coordinators_certificate_that_is_not_valid_today_is_told(
             del tz
             return datetime.now(UTC) + timedelta(days=days)
 
-    monkeypatch.setattr(keys, "datetime", Then)
-    federation = read_participants(make_participants(public, tmp_path / "c", host="127.0.0.1", port=9092))
+    with monkeypatch.context() as patch:
+        patch.setattr(keys, "datetime", Then)
+        path = make_participants(public, tmp_path / "c", host="127.0.0.1", port=9092)
+    federation = read_participants(path)
     with pytest.raises(ConfigurationError, match=words):
         federation.require_certificate_in_time()

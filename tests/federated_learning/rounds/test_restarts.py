@@ -14,7 +14,7 @@ import pytest
 import tomli_w
 
 from federated_learning.loopback.run import Loopback, smoke_settings
-from federated_learning.rounds.recording import read_rounds
+from federated_learning.run_records import read_rounds
 from federated_learning.training_settings import Stage
 from tests.federated_learning.loopback.test_smoke import processes_about, wait_until_gone
 

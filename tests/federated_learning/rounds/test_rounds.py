@@ -16,9 +16,8 @@ from federated_learning.local_training import LocalTrainer
 from federated_learning.rounds.aggregating import FAILED
 from federated_learning.rounds.coordinator import Coordinator
 from federated_learning.rounds.letters import Answers, Letter, Part, Step
-from federated_learning.rounds.recording import read_rounds, record_round, record_run
 from federated_learning.rounds.settings import Sums
-from federated_learning.run_records import RunKind, read_history, read_run
+from federated_learning.run_records import RunKind, append_round, read_history, read_rounds, read_run
 from federated_learning.torch_networks import network_with
 from federated_learning.training_settings import Stage
 from tests.federated_learning.rounds.local import DESCRIPTION, TRAINING, LocalTraining
@@ -55,9 +54,10 @@ def test_a_run_trains_and_leaves_its_record(tmp_path: Path) -> None:
     before = flat(coordinator)
     coordinator.run()
     settings = federation.settings()
-    for report in federation.reports:
-        record_round(settings, report)
-    record_run(settings, federation.participants, coordinator)
+    for line, traffic in zip(federation.lines, federation.reports, strict=True):
+        append_round(settings.output, line)
+        append_round(settings.output, traffic)
+    coordinator.write_record()
 
     assert [report.survivors for report in federation.reports] == [federation.names] * 2
     assert np.abs(flat(coordinator) - before).max() > 1e-3
@@ -71,11 +71,11 @@ def test_a_run_trains_and_leaves_its_record(tmp_path: Path) -> None:
     chosen, _ = read_chosen(settings.output / "best.npz")
     assert all(torch.isfinite(value).all() for value in chosen.values())
     history = read_history(settings.output)
-    assert [line.round for line in history] == [1, 2]
-    assert all(line.validation_accuracy is not None for line in history)
-    for line in read_rounds(settings.output):
-        assert set(line.bytes_sent) == set(federation.names)
-        assert set(line.seconds_by_step) >= {"TRAIN", "SHARES", "MASKED", "CONFIRM", "UNMASK", "opening"}
+    assert [one.round for one in history] == [1, 2]
+    assert all(one.validation_accuracy is not None for one in history)
+    for traffic in read_rounds(settings.output):
+        assert set(traffic.bytes_sent) == set(federation.names)
+        assert set(traffic.seconds_by_step) >= {"TRAIN", "SHARES", "MASKED", "CONFIRM", "UNMASK", "opening"}
 
 
 def test_hospitals_train_a_network_of_three_channels(tmp_path: Path) -> None:
@@ -85,7 +85,7 @@ def test_hospitals_train_a_network_of_three_channels(tmp_path: Path) -> None:
     settings = federation.settings()
     coordinator = federation.coordinator(settings)
     coordinator.run()
-    record_run(settings, federation.participants, coordinator)
+    coordinator.write_record()
     run = read_run(settings.output)
     network = network_with(run.settings, read_chosen(settings.output / "best.npz")[0])
     specification = run.description.input
@@ -98,9 +98,10 @@ def test_hospitals_train_a_network_of_three_channels(tmp_path: Path) -> None:
 def test_a_hospital_sends_little_more_than_half_of_what_floats_take(tmp_path: Path) -> None:
     federation = LocalTraining(tmp_path, hospitals=3)
     federation.coordinator().run()
-    for report in federation.reports:
-        for sent in report.costs.sent.values():
-            assert sent <= 0.5 * report.clear_bytes + 4000  # keys, shares, signatures
+    for line, traffic in zip(federation.lines, federation.reports, strict=True):
+        for sent in traffic.bytes_sent.values():
+            assert line.bytes_in_the_clear is not None
+            assert sent <= 0.5 * line.bytes_in_the_clear + 4000  # keys, shares, signatures
 
 
 def test_secure_aggregation_gives_the_weights_of_averaging_in_the_clear_but_for_rounding(tmp_path: Path) -> None:

@@ -12,12 +12,12 @@ import tomli_w
 from pydantic import ValidationError
 
 from contract.errors import CallerError, ConfigurationError
-from federated_learning.data_source import ManifestSource
+from federated_learning.data_source.table import read_table
 from federated_learning.flower.processes import QUIET, Child, flower_environment, hold_lock
 from federated_learning.flower.supernode import IDLE_SECONDS, LONGEST_SECONDS, SHORTEST_SECONDS, Pauses
 from federated_learning.flower.tasks import fetch_parts_sooner
 from federated_learning.loopback.run import LoopbackSettings, smoke_settings
-from federated_learning.loopback.sites import draw_data, sites, write_tables
+from federated_learning.loopback.sites import divide_roles, draw_data, write_tables
 from federated_learning.recipe import PEDIATRIC_PNEUMONIA
 from federated_learning.rounds.settings import CoordinatorSettings, HospitalSettings, RunSettings, Sums
 from federated_learning.training_settings import TrainingSettings
@@ -128,15 +128,15 @@ def test_a_child_ends_with_its_parent(tmp_path: Path) -> None:
 def test_what_a_child_said_last_is_kept(tmp_path: Path) -> None:
     with Child(["-c", "print('words')"], log=tmp_path / "log", environment=os.environ) as child:
         assert child.wait(60) == 0
-        assert child.last_words() == "words\n"
+        assert child.read_last_words() == "words\n"
 
 
 def test_more_hospitals_than_roles_share_the_last_ones_by_patient(tmp_path: Path) -> None:
     manifest = draw_data(
         tmp_path / "drawn", classes=CLASSES, roles=ROLES, validation_role="held-out", side=SIDE, hospitals=4
     )
-    source = ManifestSource(manifest=manifest, folder=tmp_path / "drawn", classes=CLASSES)
-    four = sites(4, ROLES)
+    source = read_table(manifest, folder=tmp_path / "drawn", classes=CLASSES)
+    four = divide_roles(4, ROLES)
     assert [(site.name[-1], site.role, site.parts) for site in four] == [
         ("a", "one", 1), ("b", "two", 1), ("c", "three", 2), ("d", "three", 2),
     ]  # fmt: skip
@@ -147,11 +147,13 @@ def test_more_hospitals_than_roles_share_the_last_ones_by_patient(tmp_path: Path
     patients = [line.split(",")[2] for lines in rows.values() for line in lines]
     assert len(patients) == len(set(patients)) == len(source.examples(*ROLES, "held-out"))
     assert abs(len(rows["hospital-c"]) - len(rows["hospital-d"])) <= 3
-    assert [(site.role, site.part, site.parts) for site in sites(3, ("train",))] == [("train", n, 3) for n in range(3)]
-    assert [(site.role, site.parts) for site in sites(3, (*ROLES, "four"))] == [(role, 1) for role in ROLES]
+    assert [(site.role, site.part, site.parts) for site in divide_roles(3, ("train",))] == [
+        ("train", n, 3) for n in range(3)
+    ]
+    assert [(site.role, site.parts) for site in divide_roles(3, (*ROLES, "four"))] == [(role, 1) for role in ROLES]
     for count in (2, 27):
         with pytest.raises(CallerError, match="choose from 3 to 26"):
-            sites(count, ROLES)
+            divide_roles(count, ROLES)
 
 
 def test_a_smoke_run_claims_nobody_elses_images() -> None:

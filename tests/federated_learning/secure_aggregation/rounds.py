@@ -106,7 +106,7 @@ def run_round(
     """One whole round; `drops`: hospital -> the step that it does not reach. Raises what the two sides raise."""
     view = View() if view is None else view
     coordinator = run_messages(terms, hospitals, vectors, drops, view)
-    view.total = coordinator.total()
+    view.total = coordinator.opening().total(terms)[0]
     return view.total, coordinator
 
 
@@ -199,4 +199,8 @@ class Running:
                 self.coordinator.receive(name, self.answer(later, name, told[name]))
             if later < UNMASK:
                 told = self.end(later)
-        return self.coordinator.total()
+        return self.total()
+
+    def total(self) -> RingVector:
+        """Opens the sum, once everybody has unmasked it."""
+        return self.coordinator.opening().total(self.terms)[0]

@@ -64,11 +64,11 @@ def test_telling_hospitals_of_different_survivors_unmasks_nothing() -> None:
         for name in names
     }
     joined = header(run.terms, Kind.CONFIRMATIONS, None)
-    with pytest.raises(PeerViolation, match="hospital hospital-c was told of other survivors"):
+    with pytest.raises(PeerViolation, match="hospital hospital-c received other survivors"):
         run.first.unmask(joined + b"".join(answers[name] for name in names[:3]))
     with pytest.raises(PeerViolation, match="goes on with 2 confirmations"):
         run.hospitals["hospital-b"].unmask(joined + answers["hospital-a"] + answers["hospital-b"])
-    with pytest.raises(PeerViolation, match="hospital hospital-a was told of other survivors"):
+    with pytest.raises(PeerViolation, match="hospital hospital-a received other survivors"):
         run.hospitals["hospital-c"].unmask(joined + b"".join(answers.values()))
     with pytest.raises(PeerViolation, match="goes on with 2 confirmations"):
         run.hospitals["hospital-d"].unmask(joined + answers["hospital-c"] + answers["hospital-d"])
