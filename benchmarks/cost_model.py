@@ -21,9 +21,9 @@ message, twice."""
 GLOO_TRIPS_OF_REQUEST: Final = 8
 """Of one of CrypTen's questions to the third party, over gloo: the question's length, word that the question is waited
 for, the question, the length of the answer's shape, word, the shape, word, the answer."""
-STOCKED_TRIPS: Final = 4
-"""Of a session from stock, once it is open and the model owner is dialled (data_owner/session.py): the items' names and
-the same names back, the word to the front end that it runs and its answer."""
+STOCKED_TRIPS: Final = 10
+"""Of a session from stock: the model owner is dialled (TCP, TLS, WebSocket), the items' names go and come back, and the
+front end is told that it runs. Counted with a tiny model on slow relays, as `OFFLINE_TRIPS`."""
 
 
 class EngineCost(Strict):
