@@ -3,6 +3,7 @@ who can bring it about.
 """
 
 import ssl
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Final
@@ -47,42 +48,63 @@ def find_cause(error: BaseException | None) -> Cause | None:
     return None
 
 
-def remedy(cause: Cause, *, now: datetime | None = None, by_system: bool = False) -> str:
-    """What it means, a colon, and what to do.
+@dataclass(frozen=True)
+class Remedy:
+    """What a refusal means, and what to do."""
+
+    meaning: str
+    advice: str
+
+    def __str__(self) -> str:
+        """Both, for an error's line."""
+        return f"{self.meaning}: {self.advice}"
+
+
+def remedy(cause: Cause, *, now: datetime | None = None, by_system: bool = False) -> Remedy:
+    """What it means and what to do.
 
     `now`: by this machine's clock. `by_system`: judged by the authorities that this machine knows, as browsers do, and
     not by the parties' authority.
     """
     if by_system and cause is Cause.UNKNOWN_AUTHORITY:
-        return (
-            "its certificate is of no authority that this machine knows: something on the way may open TLS, or its "
-            "operator must have it made by such an authority"
-        )
-    return _REMEDIES[cause].format(clock=f"the clock of this machine, which says {show_time(now or datetime.now(UTC))}")
+        return _OF_NO_KNOWN_AUTHORITY
+    meaning, advice = _REMEDIES[cause]
+    clock = f"the clock of this machine, which says {show_time(now or datetime.now(UTC))}"
+    return Remedy(meaning.format(clock=clock), advice)
+
+
+_OF_NO_KNOWN_AUTHORITY: Final = Remedy(
+    "its certificate is of no authority that this machine knows",
+    "something on the way may open TLS, or its operator must have it made by such an authority",
+)
 
 
 _REMEDIES: Final = {
     Cause.EXPIRED: (
-        "its certificate has ended by {clock}: its operator must renew it; or set this clock, if it is ahead"
+        "its certificate has ended by {clock}",
+        "its operator must renew it; or set this clock, if it is ahead",
     ),
-    Cause.NOT_YET_VALID: "its certificate begins later than {clock}: set this clock, which is behind",
-    Cause.REVOKED: "its certificate was revoked: tell its operator, who must enrol with a new key",
+    Cause.NOT_YET_VALID: ("its certificate begins later than {clock}", "set this clock, which is behind"),
+    Cause.REVOKED: ("its certificate was revoked", "tell its operator, who must enrol with a new key"),
     Cause.WRONG_NAME: (
-        "its certificate is for another host name: correct the address, or have its operator enrol that name"
+        "its certificate is for another host name",
+        "correct the address, or have its operator enrol that name",
     ),
     Cause.UNKNOWN_AUTHORITY: (
-        "its certificate is not the federation's: something on the way may open TLS, or the settings name another "
-        "authority"
+        "its certificate is not the federation's",
+        "something on the way may open TLS, or the settings name another authority",
     ),
     Cause.LIST_ENDED: (
-        "the list of revoked certificates here has ended by {clock}: put the authority's newest there; or set this "
-        "clock, if it is ahead"
+        "the list of revoked certificates here has ended by {clock}",
+        "put the authority's newest there; or set this clock, if it is ahead",
     ),
     Cause.LIST_NOT_YET_VALID: (
-        "the list of revoked certificates here was signed later than {clock}: set this clock, which is behind"
+        "the list of revoked certificates here was signed later than {clock}",
+        "set this clock, which is behind",
     ),
     Cause.LIST_OF_ANOTHER: (
-        "the list of revoked certificates here is not of the authority that made its certificate: replace it"
+        "the list of revoked certificates here is not of the authority that made its certificate",
+        "replace it",
     ),
-    Cause.OTHER: "its certificate cannot be used: have its operator enrol again",
+    Cause.OTHER: ("its certificate cannot be used", "have its operator enrol again"),
 }

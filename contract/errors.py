@@ -6,6 +6,7 @@ weight or a key: messages are shown, logged and sent to peers.
 A class names its code, and its HTTP and exit status if they are not those of the class above.
 """
 
+from collections.abc import Sequence
 from http import HTTPStatus
 from typing import ClassVar
 
@@ -88,9 +89,13 @@ class TicketInvalid(PeerViolation, code="ticket-invalid", http_status=HTTPStatus
 class PeerReported(PeerViolation, code="peer-reported"):
     """The other side ended the session and said why (its words follow the colon)."""
 
-    def __init__(self, message: str, *, reported: str = "", peer_uri: str = "") -> None:
-        """`reported`: the other side's code, words from outside, only to be compared. `peer_uri`: its `Party.uri`."""
+    def __init__(self, message: str, *, reported: str = "", words: str = "", peer_uri: str = "") -> None:
+        """`reported`: the other side's code, from outside, only to be compared. `words`: its own words, alone.
+
+        `peer_uri`: its `Party.uri`.
+        """
         super().__init__(message)
+        self.words = words
         self.peer_uri = peer_uri
         self.reported = reported
 
@@ -147,6 +152,15 @@ class SessionCancelled(TransportError, code="session-cancelled"):
 
 class ConfigurationError(EncryptedInferenceError, code="configuration", exit_status=5):
     """This party's own settings, certificates or files are wrong."""
+
+
+class SettingsWrong(ConfigurationError):
+    """Settings are missing or wrong: its line tells all of them."""
+
+    def __init__(self, faults: Sequence[str]) -> None:
+        """`faults`: a line for each."""
+        super().__init__("; also ".join(faults))
+        self.faults = tuple(faults)
 
 
 class MaterialSpent(ConfigurationError, code="material-spent"):

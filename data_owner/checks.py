@@ -29,7 +29,7 @@ class Check(Strict):
 class Bad(Exception):
     """What a look found wrong, and what to do."""
 
-    def __init__(self, found: str, advice: str, verdict: Verdict = Verdict.BAD) -> None:
+    def __init__(self, found: str, advice: str | None, verdict: Verdict = Verdict.BAD) -> None:
         """As a `Check` has them."""
         super().__init__(found)
         self.found, self.advice, self.verdict = found, advice, verdict

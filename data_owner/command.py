@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
     from contract.api import ModelEntry
     from data_owner.delivery import Delivery
-    from data_owner.results import Submission
     from data_owner.session import Diagnoser
+    from data_owner.submission import Submission
     from imaging.formats import Polarity
 
 AsIs = Annotated[bool, typer.Option("--as-is", help="You have looked: bright and dark are right as they are.")]
@@ -77,8 +77,8 @@ def diagnose(
     settings = load_settings(DataOwnerSettings, config)
     with console().status("starting"):
         from data_owner.delivery import Delivery
-        from data_owner.heat_map import require_heat_map
         from data_owner.session import Diagnoser
+        from data_owner.submission import require_heat_map
         from inference_service.client import InferenceServiceClient
     statuses, delivery = [0], Delivery(settings.data_folder, as_json=as_json)
     with InferenceServiceClient.of(settings.inference_service) as client:
@@ -257,11 +257,10 @@ def doctor(
 ) -> None:
     """Check whether this machine can take part, and say what to tell the IT department. Exit status 1: it cannot."""
     from data_owner.checks import Verdict
-    from data_owner.doctor import examine, format_check
-    from data_owner.settings import DataOwnerSettings
+    from data_owner.doctor import examine_all, format_check
 
     failed = False
-    for check in examine(load_settings(DataOwnerSettings, config)):
+    for check in examine_all(config):
         write_out(json_line(check) if as_json else format_check(check))
         failed = failed or check.verdict is Verdict.BAD
     if failed:

@@ -19,7 +19,7 @@ from authority.certificates import MALFORMED, NEW_KEY, PartyCertificate, read_ce
 from authority.enrolment import load_key
 from authority.revocation import EXTEND_BEFORE, RevocationList, is_revoked
 from contract.api import ModelEntry
-from contract.errors import EncryptedInferenceError, PeerReported
+from contract.errors import EncryptedInferenceError, PeerReported, SettingsWrong
 from contract.identity import Credentials, Party, Role
 from contract.ticket import load_public_key
 from data_owner.catalog import require_vouched
@@ -28,7 +28,7 @@ from data_owner.settings import DataOwnerSettings
 from data_owner.way_to_front_end import DEFAULT_PORTS, list_front_end_checks, look_at_proxy
 from inference_service.client import InferenceServiceClient
 from plumbing.command_line import one_line
-from plumbing.settings import AtRest
+from plumbing.settings import AtRest, load_settings
 from secure_computation.at_rest import StorageKey
 from secure_computation.channel.channel import Deadlines
 from secure_computation.channel.tls import tls_context
@@ -40,6 +40,19 @@ RENEW_BEFORE = timedelta(days=30)
 _INSTALL_LIST = (
     "`federation install --revocations revoked.crl --role data-owner --organisation NAME --folder credentials`"
 )
+
+
+def examine_all(config: Path | None) -> Iterator[Check]:
+    """Look at the settings; if nothing is wrong with them, at everything else, as they say.
+
+    Raises ConfigurationError if they cannot be read at all.
+    """
+    try:
+        settings = load_settings(DataOwnerSettings, config)
+    except SettingsWrong as wrong:
+        yield from (Check(name="settings", verdict=Verdict.BAD, found=fault) for fault in wrong.faults)
+        return
+    yield from examine(settings)
 
 
 def examine(settings: DataOwnerSettings) -> Iterator[Check]:
@@ -74,12 +87,8 @@ def _run(check: Named) -> Check:
         return Check(name=check.name, verdict=Verdict.GOOD, found=check.look())
     except Bad as bad:
         return Check(name=check.name, verdict=bad.verdict, found=bad.found, advice=bad.advice)
-    except EncryptedInferenceError as error:
-        found, _, advice = one_line(error).partition(": ")
-        if Path(found).is_absolute():  # of a file: its path: what is wrong; what to do
-            wrong, _, advice = advice.partition("; ")
-            found = f"{found}: {wrong}"
-        return Check(name=check.name, verdict=Verdict.BAD, found=found, advice=advice or None)
+    except EncryptedInferenceError as error:  # its line says what to do as well
+        return Check(name=check.name, verdict=Verdict.BAD, found=one_line(error))
 
 
 def format_check(check: Check) -> str:
@@ -256,7 +265,6 @@ def _check_party(settings: DataOwnerSettings, url: str, party: Party) -> str:
             deadlines=Deadlines(connect_seconds=seconds, step_seconds=seconds),
         )
     except PeerReported as error:
-        cause, _, advice = str(error).partition(f"({error.reported}): ")[2].partition(": ")
-        raise Bad(f"reached, but it refuses this machine: {cause}", advice) from None
+        raise Bad(f"reached, but it refuses this machine: {error.words}", None) from None
     parts = urlsplit(url)
     return f"{parts.hostname} port {parts.port or DEFAULT_PORTS[parts.scheme]}: reached, and it accepts this machine"

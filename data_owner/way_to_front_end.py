@@ -111,7 +111,8 @@ def _check_certificate(settings: DataOwnerSettings, host: str, port: int, second
 
 def _explain_refusal(cause: Cause, host: str, port: int, seconds: float, *, by_system: bool) -> Bad:
     shown = _fetch_certificate(host, port, seconds)
-    found, _, advice = remedy(cause, by_system=by_system).partition(": ")
+    what = remedy(cause, by_system=by_system)
+    found, advice = what.meaning, what.advice
     if cause is Cause.UNKNOWN_AUTHORITY:
         by = "somebody" if shown is None else shown.issuer.rfc4514_string()
         whom = "this machine does not know: the settings name no `authority`" if by_system else "is not the federation"

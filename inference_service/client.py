@@ -314,7 +314,9 @@ class InferenceServiceClient:
             if isinstance(error, httpx.ProxyError) and status.isdigit():
                 return self._proxy.refuses(self._target, int(status))
             return self._proxy.dead(self._target, why_unreachable(error))
-        why = "check that it runs, or correct the URL" if cause is None else remedy(cause, by_system=self._by_system)
+        why = (
+            "check that it runs, or correct the URL" if cause is None else str(remedy(cause, by_system=self._by_system))
+        )
         words = f"the {_PEER} at {self._url} cannot be reached: {why}"
         return PeerUnreachable(words, peer=f"the {_PEER}", party=_PARTY)
 

@@ -39,13 +39,15 @@ from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSetti
 from pydantic_settings.exceptions import SettingsError
 
 from contract.base import Name, Strict
-from contract.errors import ConfigurationError
+from contract.errors import ConfigurationError, SettingsWrong
 from contract.identity import Credentials
 from contract.ticket import TICKET_SECONDS, TicketSeconds
 from plumbing.listening import is_host_name, with_port
 
 MAX_CONFIGURATION_BYTES = 1 << 20
 GIBIBYTE = 1 << 30
+MOST_FAULTS = 20
+"""That are told at once."""
 NESTED = "__"
 """Stands between the names of nested keys in an environment variable."""
 
@@ -155,7 +157,7 @@ S = TypeVar("S", bound=PartySettings)
 def load_settings(cls: type[S], path: Path | None) -> S:
     """Build the process's settings from a TOML file (None: no file) and the environment, which goes first.
 
-    Raises ConfigurationError naming the file or variable, the key and what to do; values are never repeated.
+    Raises ConfigurationError naming each file or variable, the key and what to do; values are never repeated.
     """
     written = _read_toml(path) if path is not None else {}
     _refuse_unknown_variables(cls)
@@ -168,10 +170,11 @@ def load_settings(cls: type[S], path: Path | None) -> S:
     try:
         settings = cls(**_merged(written, environment))
     except ValidationError as error:
-        errors = error.errors(include_url=False, include_input=False, include_context=False)
+        faults = error.errors(include_url=False, include_input=False, include_context=False)
         # A misspelt key is both missing and unknown: the second says more.
-        first = next((one for one in errors if one["type"] == "extra_forbidden"), errors[0])
-        raise ConfigurationError(_explain(cls, path, first, environment)) from None
+        faults.sort(key=lambda fault: fault["type"] != "extra_forbidden")
+        lines = dict.fromkeys(_explain(cls, path, fault, environment) for fault in faults[:MOST_FAULTS])
+        raise SettingsWrong(tuple(lines)) from None
     folder = path.resolve().parent if path is not None else Path.cwd()
     return settings.model_copy(
         update={name: _resolved(getattr(settings, name), folder) for name in type(settings).model_fields}

@@ -356,7 +356,7 @@ class Channel:
         self._note(header, step, (body,))
         code, message = wire.parse_error(bytes(body), peer=str(self.peer), step=step)
         words = f"{self.peer} ended the session in step '{step}' ({code}): {message}"
-        raise PeerReported(words, reported=code, peer_uri=self.peer.uri)
+        raise PeerReported(words, reported=code, words=message, peer_uri=self.peer.uri)
 
     def _note(self, header: Header, step: str, body: Sequence[memoryview]) -> None:
         self._received += 1

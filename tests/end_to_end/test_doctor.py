@@ -82,7 +82,7 @@ ILL: dict[str, tuple[dict[str, Any], str, str]] = {
     "no key of this account": (
         {"inference_service": {"api_key": "set DATA_OWNER_INFERENCE_SERVICE__API_KEY instead"}},
         "account",
-        "the API key is not set put it into the variable DATA_OWNER_INFERENCE_SERVICE__API_KEY",
+        "the API key is not set: put it into the variable DATA_OWNER_INFERENCE_SERVICE__API_KEY",
     ),
     "no key of the front end": (
         {"ticket_keys": ["/nowhere/ticket-key.public.pem"]},
@@ -145,7 +145,8 @@ def test_the_doctor_asks_the_proxy_first(
             verdict, words, advice = found["proxy"]
             assert verdict == "bad"
             assert f"the proxy {where}, which HTTPS_PROXY names, {found_words}" in words
-            assert advice_words in str(advice)
+            assert advice_words in words
+            assert advice is None
             assert "CANARY" not in str(found)
             assert list(found)[-1] == "front end and parties"  # not looked at: the proxy stands before all of them
 

@@ -212,6 +212,6 @@ def test_each_cause_is_told_as_itself(case: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("cause", Cause)
 def test_every_cause_has_a_remedy(cause: Cause) -> None:
     for by_system in (True, False):
-        what, _, advice = remedy(cause, now=NOW, by_system=by_system).partition(": ")
-        assert what
-        assert advice
+        found = remedy(cause, now=NOW, by_system=by_system)
+        assert found.meaning
+        assert found.advice

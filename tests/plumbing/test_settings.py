@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from pydantic import Field, SecretStr, TypeAdapter, ValidationError
 
 from contract.base import Strict
-from contract.errors import ConfigurationError
+from contract.errors import ConfigurationError, SettingsWrong
 from contract.identity import Credentials
 from plumbing.settings import Address, HttpUrl, PartySettings, WebSocketUrl, load_settings, settings_config
 
@@ -145,8 +145,13 @@ def test_mistakes_are_told_in_words(file: Path, addition: tuple[str, str], words
 
 
 def test_what_is_missing_without_a_file_names_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ConfigurationError, match=r"^\w+: not set; set EXAMPLE_PARTY_\w+ or give a file with --config$"):
+    with pytest.raises(SettingsWrong) as caught:
         load_settings(Example, None)
+    assert caught.value.faults == tuple(
+        f"{name}: not set; set EXAMPLE_PARTY_{name.upper()} or give a file with --config"
+        for name in ("listen", "provider", "credentials", "api_key")
+    )
+    assert str(caught.value) == "; also ".join(caught.value.faults)
     monkeypatch.setenv("EXAMPLE_PARTY_CREDENTIALS__KEY", "party.key")
     with pytest.raises(ConfigurationError, match="not set"):
         load_settings(Example, None)
