@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     import torch
 
 _VERSION: Final = "1.0.0"
+_CRYPTEN_HOLDS: Final = 2.0**15
+"""Below this its products, of 32 fractional bits in 64, leave room for truncation to go wrong only rarely."""
 
 
 class Model:
@@ -112,6 +114,9 @@ class Model:
         """The images of each session: CrypTen's engine takes one."""
         masked = self._plan.engines.masked
         if engine is Engine.CRYPTEN or masked is None:
+            for index, image in enumerate(images):
+                if not self._fits_crypten(image):
+                    raise _too_large(index)
             return [images[index : index + 1] for index in range(len(images))]
         self._require_range(masked, images)
         most = most_images(masked)
@@ -125,10 +130,22 @@ class Model:
             try:
                 reference.evaluate(lowering, self._integers, quantise_image(lowering, image))
             except (ModelFileError, ImageError) as error:
-                raise CallerError(
-                    f"image {index} holds values, or leads to some, far beyond those of the images for calibration: "
-                    "load the model with images of this kind, or use the engine 'crypten'"
-                ) from error
+                other = Engine.CRYPTEN not in self._refused and self._fits_crypten(image)
+                raise _too_large(index, or_else=", or use the engine 'crypten'" if other else "") from error
+
+    def _fits_crypten(self, image: NDArray[np.float32]) -> bool:
+        """Whether all values that an image leads to are such that CrypTen's engine can compute with them."""
+        import torch
+
+        from secure_computation.float_reference import evaluate
+
+        largest = [0.0]
+
+        def observe(_name: str, value: torch.Tensor) -> None:
+            largest.append(float(value.abs().max()))
+
+        evaluate(self._plan.network, self._weights, torch.from_numpy(image[None]), observe=observe)
+        return all(one < _CRYPTEN_HOLDS for one in largest)  # False for NaN
 
     def _made_parties(self, engine: Engine) -> InProcessParties:
         """The three sides of an engine. They are kept: masked weights are sent once."""
@@ -153,6 +170,13 @@ class Model:
         )
 
 
+def _too_large(index: int, *, or_else: str = "") -> CallerError:
+    return CallerError(
+        f"image {index} holds values, or leads to some, far beyond those of the images for calibration: load the model "
+        f"with images of this kind{or_else}"
+    )
+
+
 def load(source: "Path | str | torch.nn.Module", *, calibration: Any) -> Model:
     """Load a model to evaluate it on shares in this process.
 
@@ -170,6 +194,11 @@ def load(source: "Path | str | torch.nn.Module", *, calibration: Any) -> Model:
     model = read_onnx(Path(source)) if isinstance(source, Path | str) else _export(source, calibration)
     network, weights, _ = lower(model)
     images = GivenImages.check(calibration, network.input_shape).images
+    if images.min() == images.max():
+        raise CallerError(
+            "the images for calibration hold one value everywhere, which says nothing of how large values get: give "
+            "images like those that the model will see"
+        )
     masked, refused = None, {}
     try:
         masked = lower_within_budget(network, weights, images)
@@ -182,7 +211,7 @@ def load(source: "Path | str | torch.nn.Module", *, calibration: Any) -> Model:
 
 
 def _export(module: "torch.nn.Module", images: Any) -> OnnxModel:
-    """Trace a torch module with two zero images of the shape of these, so that the batch stays free."""
+    """Trace a torch module, in float32, with two zero images of the shape of these, so that the batch stays free."""
     import torch
 
     if not isinstance(module, torch.nn.Module):
@@ -198,7 +227,9 @@ def _export(module: "torch.nn.Module", images: Any) -> OnnxModel:
     with tempfile.TemporaryDirectory() as folder:  # which only this account may read
         path = Path(folder) / "model.onnx"
         path.write_bytes(
-            trace(copy.deepcopy(module).cpu().eval(), torch.zeros(2, channels, height, width)).SerializeToString()
+            trace(
+                copy.deepcopy(module).cpu().float().eval(), torch.zeros(2, channels, height, width)
+            ).SerializeToString()
         )
         return read_onnx(path)
 

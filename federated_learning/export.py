@@ -1,7 +1,10 @@
 """From a trained network to model.onnx: float16 weights, float32 arithmetic, checked against the network itself."""
 
+import io
 import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import numpy as np
@@ -49,12 +52,8 @@ def trace(network: nn.Module, example: torch.Tensor) -> onnx.ModelProto:
 
     Raises ModelFileError if it cannot be traced.
     """
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the exporter's own deprecations: nothing here can act on them
+        with _silence_torch():
             program = torch.onnx.export(
                 network.to(memory_format=torch.contiguous_format),  # type: ignore[call-overload]
                 (example,),
@@ -70,10 +69,21 @@ def trace(network: nn.Module, example: torch.Tensor) -> onnx.ModelProto:
             "the network could not be traced into ONNX: use plain tensor operations in it, no choice that depends on "
             "the image, and give images of the size that it takes"
         ) from error
-    finally:
-        logger.setLevel(level)
     assert program is not None
     return program.model_proto
+
+
+@contextmanager
+def _silence_torch() -> Iterator[None]:
+    """Warnings, logs and printed graphs of the exporter's attempts say nothing that anybody here can act on."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
 
 
 def _clean(model: onnx.ModelProto) -> None:

@@ -16,6 +16,7 @@ from model_owner.choosing_precision import ERROR_BUDGET
 from model_owner.cost_prediction import LinkPrediction, predict_over_links
 from model_owner.imported_models import ImportedModel
 from model_owner.in_clear import ModelInClear
+from secure_computation.crypten_bridge import is_installed
 from secure_computation.engines.crypten.lowering import predict_cost
 from secure_computation.engines.masked.plan import reference
 from secure_computation.engines.masked.plan.fixed_point import round_weights
@@ -208,9 +209,11 @@ def advise(relative_error: float, differing: int, *, samples_are_random: bool) -
         return None
     found = [f"the error is above {ERROR_BUDGET:.0%} of the largest logit"] if relative_error > ERROR_BUDGET else []
     found += [f"answers differ on {differing} of the samples"] if differing else []
+    choose_other = "data owners choose the other engine (data-owner diagnose FILE --engine crypten), or "
+    other = choose_other if is_installed() else ""
     trial = "noise is no picture, so check with real ones first (--samples); then " if samples_are_random else ""
     return (
         f"{' and '.join(found)}: {trial}import it under a new version with --calibration and several real images of "
-        "the model's kind, which chooses as many bits as these need; if it stays so, data owners choose the other "
-        "engine (data-owner diagnose FILE --engine crypten), or the model is trained again with smaller weights"
+        f"the model's kind, which chooses as many bits as these need; if it stays so, {other}the model is trained "
+        "again with smaller weights"
     )

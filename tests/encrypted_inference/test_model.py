@@ -94,6 +94,21 @@ def test_an_image_unlike_those_for_calibration_is_refused_where_the_answer_would
     assert far.error < 0.5
 
 
+@pytest.mark.parametrize("engine", ["masked", "crypten"])
+@pytest.mark.parametrize("factor", [1e6, 1e15, 1e30])
+def test_an_image_too_large_for_both_engines_is_refused_and_neither_advised(
+    model: ei.Model, engine: str, factor: float
+) -> None:
+    with pytest.raises(CallerError, match=r"image 0 holds values, or leads to .* of this kind$"):
+        model.run(np.float32(factor) * IMAGES[0], engine=engine)
+
+
+@pytest.mark.parametrize("images", [np.zeros((2, *SHAPE)), np.full((1, *SHAPE), 3.0)])
+def test_calibration_images_that_say_nothing_are_refused(onnx_file: Path, images: Any) -> None:
+    with pytest.raises(CallerError, match="the images for calibration hold one value everywhere"):
+        ei.load(onnx_file, calibration=images)
+
+
 def test_an_engine_that_cannot_run_a_model_says_why(
     onnx_file: Path, model: ei.Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -137,6 +152,28 @@ def test_what_is_no_model_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("encrypted_inference.model.find_spec", lambda _name: None)
     with pytest.raises(ConfigurationError, match="pip install onnxscript"):
         ei.load(nn.Identity(), calibration=IMAGES)
+
+
+class Choice(nn.Module):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images.flatten(1) if images.sum() > 0 else -images.flatten(1)
+
+
+@pytest.mark.slow
+def test_a_module_that_cannot_be_traced_is_refused_in_one_line(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ModelFileError, match="no choice that depends on the image"):
+        ei.load(Choice(), calibration=IMAGES)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
+def test_a_module_of_other_numbers_is_loaded_in_float32(dtype: torch.dtype) -> None:
+    module = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(1800, 2)).to(dtype)
+    answer = ei.load(module, calibration=IMAGES).run(IMAGES[0], engine="masked")
+    assert answer.error is not None
+    assert answer.error < 0.05
+    assert next(module.parameters()).dtype == dtype, "the caller's own module stays as it is"
 
 
 @pytest.mark.slow
