@@ -15,9 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from contract.errors import CallerError, Refused
-from contract.model_card import ModelCard, OutputPolicy
-from contract.ticket import Engine
 from plumbing.output import printable
 
 MOST_ACROSS: Final = 4096
@@ -32,14 +29,6 @@ _LIGHTNESS = (0.30, 0.92)
 _CHROMA = 0.125
 _HUE_DEGREES = (300.0, 460.0)
 """From purple over red to yellow."""
-
-
-def require_heat_map(card: ModelCard, engine: Engine) -> None:
-    """Raise Refused or CallerError if a diagnosis would bring no heat map."""
-    if card.output_policy is not OutputPolicy.LOGITS_AND_HEAT_MAP:
-        raise Refused(f"the model's owner does not allow heat maps of {card.name} {card.version}; leave out --heat-map")
-    if engine is not Engine.MASKED:
-        raise CallerError(f"the engine '{engine.value}' opens no heat maps; use --engine masked")
 
 
 def draw_heat_map(picture: NDArray[np.uint8], grid: NDArray[np.float64]) -> bytes:

@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from contract.base import Strict
-from contract.errors import CallerError, ImageError, NeedsConfirmation
+from contract.errors import CallerError, ImageError
 from contract.files import create
 from contract.model_card import AgeRange, ColourChoice, FrameChoice, InputSpecification, Modality, ModelCard
 from data_owner.diagnosis import Warned
+from data_owner.submission import LOOK, list_ways_out
 from imaging.formats import FileFormat, Polarity, PolarityToldBy
-from imaging.polarity import POLARITY_QUESTIONS
 from imaging.preprocessing import to_model_input, to_picture
 from imaging.reading import ImageFacts, Radiograph, read_image
 from imaging.suitability import AGE_UNKNOWN, FIT_UNKNOWN, MISFIT, WRONG_AGE
@@ -34,8 +34,6 @@ _ANY_PICTURE = InputSpecification(
 
 _OF_A_MODEL = FIT_UNKNOWN | MISFIT
 """Warnings that a picture may not be what a model was made for: without a model there is nothing to say."""
-
-LOOK = "with `data-owner inspect FILE --preview seen.png`"
 
 LABELS: Final = ("as it is: --as-is", "inverted: --invert")
 _LEAST_WIDTH: Final = 240
@@ -244,21 +242,3 @@ def draw_both_ways(picture: NDArray[np.uint8]) -> bytes:
     target = io.BytesIO()
     sheet.save(target, "PNG")
     return target.getvalue()
-
-
-def require_confirmed(image: ImageFacts, *, force: bool) -> None:
-    """Raise NeedsConfirmation, which says what to do, for a picture with open questions and no `force`."""
-    doubts = [warning for warning in image.warnings if warning.needs_confirmation]
-    if not doubts or force:
-        return
-    raise NeedsConfirmation(
-        "; ".join((*(warning.text for warning in doubts), list_ways_out({one.code for one in doubts})))
-    )
-
-
-def list_ways_out(asked: set[str], *, look: str = LOOK) -> str:
-    """What to add to the command line for a picture with warnings of these codes that ask."""
-    if not asked & POLARITY_QUESTIONS:
-        return "submit it anyway with --force"
-    more = ", and --force if you mean this image" if asked - POLARITY_QUESTIONS else ""
-    return f"look at it {look}, then add --as-is or --invert{more}"

@@ -14,20 +14,10 @@ from contract.ticket import Engine
 from data_owner.answers import NO_FINDING, FindingsAnswer, ModelAnswer, answer_from_label, answer_from_logits
 from data_owner.calibration import judge_calibration
 from data_owner.diagnosis import Batch, Bytes, Diagnosis, HeatMapGrid, ModelName, Seconds, Warned
-from data_owner.heat_map import draw_heat_map, draw_heat_maps
+from data_owner.submission import Submission
 from imaging.reading import ModelInput
 from plumbing.output import path_bytes, path_text, shown_path
 from secure_computation.engines.interface import Answer, Label
-
-
-@dataclass(frozen=True, kw_only=True)
-class Submission:
-    """A file that was read and may be submitted."""
-
-    path: Path
-    image: ModelInput
-    heat_map: Path | None = None
-    """A new PNG file for the picture with the heat map over it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +95,8 @@ def _add_heat_map_file(diagnosis: Diagnosis, image: ModelInput, path: Path) -> D
     grids = {name: np.array(diagnosis.heat_map[name]) for name in diagnosis.diagnosis.mapped}
     if not grids:
         return _warn_of_no_heat_map(diagnosis, f"no heat map was written, since there is {NO_FINDING}")
+    from data_owner.heat_map import draw_heat_map, draw_heat_maps  # takes long to load, and few ask for it
+
     if isinstance(diagnosis.diagnosis, FindingsAnswer):
         drawn = draw_heat_maps(image.picture, grids)
     else:

@@ -68,15 +68,14 @@ from contract.identity import Party, Role
 from contract.ticket import STOCKED_ENGINES, Engine, Purpose, TicketClaims
 from data_owner.catalog import ModelCatalog
 from data_owner.diagnosis import Bytes, Diagnosis, Seconds, Warned
-from data_owner.heat_map import require_heat_map
-from data_owner.inspection import require_confirmed
 from data_owner.masked_weights import MaskedWeightsFolder
 from data_owner.offline import Offline
 from data_owner.progress import Cancellation, Progress, Stage
-from data_owner.results import Outcome, Submission, read_result
+from data_owner.results import Outcome, read_result
 from data_owner.session_desk import Opened, OpenSession, SessionDesk, Ticket, open_with_stock
 from data_owner.settings import DataOwnerSettings
 from data_owner.stock import TakenItem, open_stock
+from data_owner.submission import Submission, require_confirmed, require_heat_map
 from imaging.formats import Polarity
 from imaging.reading import read_model_input
 from inference_service.client import InferenceServiceClient

@@ -1,5 +1,7 @@
 """What every command line of the project shares: how an app is made, run, and how it fails."""
 
+import atexit
+import gc
 import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +18,7 @@ from plumbing.output import fill_standard_streams, for_people, is_file_name_byte
 
 DISTRIBUTION: Final = "encrypted-medical-inference"
 """What pip calls the whole project."""
+_OBJECTS_BETWEEN_COLLECTIONS: Final = 20_000
 _FOR_TRAINING: Final = frozenset({"flwr", "monai", "onnxscript", "matplotlib", "scipy", "Crypto"})
 """What the extra `training` brings and a plain `pip install` leaves out, by the names under which it is imported."""
 
@@ -102,6 +105,7 @@ def run(app: typer.Typer, *, name: str, arguments: Sequence[str] | None = None) 
     So does a package for training that is not installed.
     """
     fill_standard_streams()
+    _collect_no_rubbish()
     try:
         app(args=None if arguments is None else list(arguments), prog_name=name)
     except EncryptedInferenceError as error:
@@ -113,6 +117,13 @@ def run(app: typer.Typer, *, name: str, arguments: Sequence[str] | None = None) 
         say(f"{name}: training needs more packages: run pip install '.[training]' in the project's folder")
         sys.exit(ConfigurationError.exit_status)
     sys.exit(0)
+
+
+def _collect_no_rubbish() -> None:
+    """Loading makes hardly any, and at the end it goes anyway: looking for it takes a quarter of a short command."""
+    gc.set_threshold(_OBJECTS_BETWEEN_COLLECTIONS)
+    atexit.unregister(gc.freeze)
+    atexit.register(gc.freeze)
 
 
 def log_to_stderr() -> None:

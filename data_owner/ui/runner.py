@@ -190,7 +190,7 @@ class Runner:
             self._guard(self._count_stock, lambda _error: None)
 
     def _diagnose(self, entry: Entry) -> None:
-        from data_owner.results import Submission
+        from data_owner.submission import Submission
 
         diagnoser, model = self._require_ready()
         activity = self._begin(entry, model)

@@ -101,6 +101,8 @@ class WarmProcess:
 
 def main() -> None:
     """Serve as the arguments say: socket, seconds, bytes of address space, and what children do (module:function)."""
+    gc.disable()  # loading makes no rubbish
+    sys.modules["requests"] = None  # type: ignore[assignment]  # pydicom would load it to fetch samples, if installed
     from imaging.isolation.confined import load_decoders  # with every decoder: this process's parent has none
 
     control, cpu_seconds, address_space = (int(argument) for argument in sys.argv[1:4])
@@ -108,6 +110,7 @@ def main() -> None:
     load_decoders()
     os.environ.clear()
     gc.freeze()  # children leave the pages alone that are filled by now
+    gc.enable()
     answering: Answering = getattr(import_module(module), function)
     with socket.socket(fileno=control) as socket_:
         WarmProcess(control=socket_, answering=answering, cpu_seconds=cpu_seconds, address_space=address_space).serve()

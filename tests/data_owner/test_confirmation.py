@@ -7,7 +7,7 @@ import pytest
 
 from contract.errors import NeedsConfirmation
 from data_owner.diagnosis import Warned
-from data_owner.inspection import require_confirmed
+from data_owner.submission import require_confirmed
 from imaging.formats import Polarity
 from imaging.reading import read_image
 from tests.end_to_end.federation import Federation

@@ -14,8 +14,9 @@ from contract.model_card import ModelCard, OutputPolicy, read_card
 from contract.ticket import Engine
 from data_owner.answers import ClassAnswer
 from data_owner.diagnosis import Bytes, Diagnosis, ModelName, Seconds
-from data_owner.heat_map import CAPTION_ROWS, MOST_OPAQUE, draw_heat_map, draw_heat_maps, make_colours, require_heat_map
+from data_owner.heat_map import CAPTION_ROWS, MOST_OPAQUE, draw_heat_map, draw_heat_maps, make_colours
 from data_owner.heat_map_places import choose_places
+from data_owner.submission import require_heat_map
 from imaging.preprocessing import PICTURE_SIDE, to_picture
 from tests.end_to_end.models import write_tiny_model
 
