@@ -58,9 +58,15 @@ def read_theme(request: Request) -> str:
     return theme if theme in THEMES else "auto"
 
 
-def find_entry(place: Workplace, request: Request) -> Entry:
+def find_workplace(request: Request) -> Workplace:
+    """What the page of a request knows."""
+    place: Workplace = request.app.state.workplace
+    return place
+
+
+def find_entry(request: Request) -> Entry:
     """The entry that a request names. Raises HTTPException if there is none."""
-    entry = place.entry(request.path_params["entry"])
+    entry = find_workplace(request).entry(request.path_params["entry"])
     if entry is None:
         raise HTTPException(HTTPStatus.NOT_FOUND)
     return entry

@@ -1,51 +1,40 @@
 """What concerns all images of the page: names shown or hidden, the same file twice, and removing all."""
 
 from contextlib import suppress
+from typing import Final
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
 from contract.errors import CallerError
-from data_owner.ui.answering import answer_done, find_entry, make_post_routes, read_form
+from data_owner.ui.answering import answer_done, find_entry, find_workplace, make_post_routes, read_form
 from data_owner.ui.entries import Entry
 from data_owner.ui.workplace import Workplace
 
 
-class BatchPages:
-    """Handlers of what concerns all images."""
+async def names(request: Request) -> Response:
+    """Show or hide who is on the images."""
+    show = (await read_form(request)).get("show") == "yes"
+    await run_in_threadpool(show_names if show else hide_names, find_workplace(request))
+    return answer_done(request)
 
-    def __init__(self, workplace: Workplace) -> None:
-        """Change `workplace`."""
-        self._place = workplace
 
-    def routes(self) -> list[Route]:
-        """All of them."""
-        return [
-            *make_post_routes("", self.names, self.remove_all),
-            *make_post_routes("/entries/{entry}", self.keep_both),
-        ]
+async def remove_all(request: Request) -> Response:
+    """Forget every image and its files, but those that a session has."""
+    place = find_workplace(request)
+    for entry in place.entries():
+        with suppress(CallerError):  # of one that is being submitted
+            place.remove(entry)
+    return answer_done(request)
 
-    async def names(self, request: Request) -> Response:
-        """Show or hide who is on the images."""
-        show = (await read_form(request)).get("show") == "yes"
-        await run_in_threadpool(show_names if show else hide_names, self._place)
-        return answer_done(request)
 
-    async def remove_all(self, request: Request) -> Response:
-        """Forget every image and its files, but those that a session has."""
-        for entry in self._place.entries():
-            with suppress(CallerError):  # of one that is being submitted
-                self._place.remove(entry)
-        return answer_done(request)
-
-    async def keep_both(self, request: Request) -> Response:
-        """The user means it: the same file once more."""
-        entry = find_entry(self._place, request)
-        with self._place.changing():
-            entry.repeat_meant = True
-        return answer_done(request, entry)
+async def keep_both(request: Request) -> Response:
+    """The user means it: the same file once more."""
+    entry = find_entry(request)
+    with find_workplace(request).changing():
+        entry.repeat_meant = True
+    return answer_done(request, entry)
 
 
 def show_names(place: Workplace) -> None:
@@ -73,3 +62,9 @@ def learn_name(place: Workplace, entry: Entry) -> None:
     patient = read_patient(entry.file)
     with place.changing():
         entry.named = patient if place.names_shown else None
+
+
+ROUTES: Final = [
+    *make_post_routes("", names, remove_all),
+    *make_post_routes("/entries/{entry}", keep_both),
+]

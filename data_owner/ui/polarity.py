@@ -5,17 +5,16 @@ It can be said again until the picture is submitted; each time, the file is read
 
 from collections.abc import Sequence
 from http import HTTPStatus
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from starlette.background import BackgroundTask
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
 from contract.errors import CallerError
-from data_owner.ui.answering import answer_done, find_entry, make_post_routes, read_form
+from data_owner.ui.answering import answer_done, find_entry, find_workplace, make_post_routes, read_form
 from data_owner.ui.entries import CAN_SUBMIT, Entry, State
 from data_owner.ui.intake import read_file
 from data_owner.ui.workplace import Workplace
@@ -27,31 +26,22 @@ FOR_ONE, FOR_ALL = "polarity", "polarity-for-all"
 """Names of the buttons, whose values are of Polarity."""
 
 
-class PolarityPages:
-    """The handler of the question."""
+async def polarity(request: Request) -> Response:
+    """Take over what the clinician says, and show this entry's picture so; the others of its drop follow."""
+    place = find_workplace(request)
+    entry, form = find_entry(request), await read_form(request)
+    said = await run_in_threadpool(_parse_polarity, form.get(FOR_ONE) or form.get(FOR_ALL, ""))
+    others = [one for one in place.find_alike(entry) if one is not entry] if FOR_ALL in form else []
+    _set_polarity(place, [entry, *others], said)
+    await run_in_threadpool(read_file, place, entry)
+    answer = answer_done(request, entry)
+    answer.background = BackgroundTask(_read, place, others)
+    return answer
 
-    def __init__(self, workplace: Workplace) -> None:
-        """Change entries of `workplace`."""
-        self._place = workplace
 
-    def routes(self) -> list[Route]:
-        """The only one."""
-        return make_post_routes("/entries/{entry}", self.polarity)
-
-    async def polarity(self, request: Request) -> Response:
-        """Take over what the clinician says, and show this entry's picture so; the others of its drop follow."""
-        entry, form = find_entry(self._place, request), await read_form(request)
-        said = await run_in_threadpool(_parse_polarity, form.get(FOR_ONE) or form.get(FOR_ALL, ""))
-        others = [one for one in self._place.find_alike(entry) if one is not entry] if FOR_ALL in form else []
-        _set_polarity(self._place, [entry, *others], said)
-        await run_in_threadpool(read_file, self._place, entry)
-        answer = answer_done(request, entry)
-        answer.background = BackgroundTask(self._read, others)
-        return answer
-
-    async def _read(self, entries: Sequence[Entry]) -> None:
-        for entry in entries:
-            await run_in_threadpool(read_file, self._place, entry)
+async def _read(place: Workplace, entries: Sequence[Entry]) -> None:
+    for entry in entries:
+        await run_in_threadpool(read_file, place, entry)
 
 
 def _parse_polarity(word: str) -> "Polarity":
@@ -71,3 +61,6 @@ def _set_polarity(place: Workplace, entries: Sequence[Entry], said: "Polarity") 
         for entry in entries:
             entry.polarity, entry.state = said, State.WAITING
             entry.error, entry.image, entry.warnings = None, None, ()
+
+
+ROUTES: Final = make_post_routes("/entries/{entry}", polarity)
