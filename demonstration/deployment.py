@@ -4,6 +4,7 @@ It types the commands that four people on four machines would type (docs/deploym
 runs there; only the addresses are loopback.
 """
 
+import json
 import secrets
 import socket
 import ssl
@@ -15,7 +16,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
-import tomli_w
 
 from contract.errors import ConfigurationError
 from contract.files import write_new
@@ -290,5 +290,15 @@ class _Settings:
         }
 
     def _write(self, program: str, settings: dict[str, object]) -> None:
-        content = tomli_w.dumps(settings | self._overrides.get(program, {}))  # holds an API key
+        written = settings | self._overrides.get(program, {})
+        content = "".join(f"{name} = {format_toml(value)}\n" for name, value in written.items())  # holds an API key
         write_new(self._folder / f"{program}.toml", content.encode())
+
+
+def format_toml(value: object) -> str:
+    """One value of a settings file, in one line."""
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{name} = {format_toml(one)}' for name, one in value.items())}}}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(format_toml, value))}]"
+    return json.dumps(value)  # texts, numbers and truth values are written as in JSON
