@@ -301,4 +301,4 @@ def format_toml(value: object) -> str:
         return f"{{{', '.join(f'{name} = {format_toml(one)}' for name, one in value.items())}}}"
     if isinstance(value, list):
         return f"[{', '.join(map(format_toml, value))}]"
-    return json.dumps(value)  # texts, numbers and truth values are written as in JSON
+    return json.dumps(value, ensure_ascii=False)  # texts, numbers and truth values are written as in JSON
