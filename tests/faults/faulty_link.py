@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from websockets.asyncio.client import connect
+from websockets.asyncio.client import ClientConnection, connect
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
@@ -43,6 +43,8 @@ class FaultyLink:
     passed: Counter[Way] = field(default_factory=Counter)
     relaying: set[asyncio.Task[None] | None] = field(default_factory=set)
     """A stalled relay whose sockets are both at their end is held by nothing else, and would be collected."""
+    open: set[ServerConnection | ClientConnection] = field(default_factory=set)
+    """Aborted at the end: an orderly close waits behind a message that the other side does not read."""
 
     def arm(self, fault: Fault | None) -> None:
         """Count anew, with this fault."""
@@ -62,12 +64,15 @@ class FaultyLink:
             self.port = int(next(iter(messages.sockets)).getsockname()[1])
             started.set()
             await ended.wait()
+            for connection in self.open:
+                connection.transport.abort()
 
     async def _relay_messages(self, near: ServerConnection) -> None:
         assert near.request is not None
         url = f"ws://{HOST}:{self.target_port}{near.request.path}"
         with suppress(OSError, InvalidHandshake, ConnectionClosed):
             async with connect(url, proxy=None, **OPTIONS) as far:
+                self.open |= {near, far}
 
                 async def messages(source: Any, target: Any, way: Way) -> None:
                     passing = Passing(self, way, target.send)
@@ -77,6 +82,7 @@ class FaultyLink:
                 if await _until_one_ends(messages(near, far, Way.OUT), messages(far, near, Way.BACK)):
                     near.transport.abort()
                     far.transport.abort()
+                self.open -= {near, far}
 
     async def _relay_bytes(self, near_reader: asyncio.StreamReader, near_writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -197,5 +203,5 @@ def faulty_links(targets: dict[Link, int]) -> Iterator[dict[Link, FaultyLink]]:
     finally:
         loop.call_soon_threadsafe(ended.set)
         thread.join(timeout=30)
-        assert not thread.is_alive()
+        assert not thread.is_alive(), [str(task) for task in asyncio.all_tasks(loop)]
         loop.close()
