@@ -43,7 +43,6 @@ class TicketUse:
 
 
 def is_used(connection: sqlite3.Connection, use: TicketUse) -> bool:
-    """Whether a ticket was used so."""
     return connection.execute("SELECT 1 FROM tickets WHERE use = ?", (use.name,)).fetchone() is not None
 
 

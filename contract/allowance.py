@@ -43,7 +43,6 @@ class Allowance(Strict):
         return start, start + self.days * _DAY
 
     def words(self) -> str:
-        """For people."""
         period = "a day" if self.days == 1 else f"in {self.days} days"
         return f"{self.images} images and {self.items} items {period}, {self.sessions_per_minute} sessions a minute"
 

@@ -34,7 +34,6 @@ class Metrics:
         self._seconds.labels(route=route).observe(seconds)
 
     def session(self, state: SessionState) -> None:
-        """Count a session that entered `state`."""
         self._sessions.labels(state=state.value).inc()
 
     def exposition(self) -> bytes:

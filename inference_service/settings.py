@@ -60,10 +60,8 @@ class ServiceSettings(PartySettings):
 
     @property
     def audit_folder(self) -> Path:
-        """The audit log's segments."""
         return self.data_folder / "audit"
 
     @property
     def signing_key(self) -> Path:
-        """The private key that signs tickets."""
         return self.data_folder / SIGNING_KEY_FILE

@@ -36,11 +36,9 @@ class LinkProfile(Strict):
 
     @property
     def bytes_per_second(self) -> float | None:
-        """Rate of each direction; None: no limit."""
         return None if self.megabits_per_second is None else self.megabits_per_second * 1e6 / 8
 
     def words(self) -> str:
-        """For people."""
         if self == LOOPBACK:
             return self.name
         rate = "no limit" if self.megabits_per_second is None else f"{self.megabits_per_second:g} Mbit/s"

@@ -58,5 +58,4 @@ class ModelOwnerSettings(SessionPartySettings):
 
     @property
     def audit_folder(self) -> Path:
-        """The audit log's segments."""
         return self.data_folder / "audit"

@@ -37,7 +37,6 @@ Extension: TypeAlias = dict[object, Any]
 
 
 def new_lobby() -> Lobby:
-    """Seats for a server's strangers."""
     return Lobby(seats=STRANGERS, seats_each=STRANGERS_EACH)
 
 

@@ -101,7 +101,6 @@ class Bystander:
         self._stream = stream
 
     def write(self, text: str) -> int:
-        """Write what can be written."""
         if self._stream is not None:
             try:
                 _write(self._stream, text)

@@ -1,5 +1,1 @@
 """DICOM files: one frame, from the bytes of the file to grey values in [0, 1], and what the tags say about it."""
-
-from imaging.dicom.reading import read_dicom
-
-__all__ = ["read_dicom"]

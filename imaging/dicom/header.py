@@ -68,7 +68,6 @@ class PixelLayout:
 
     @property
     def is_float(self) -> bool:
-        """Whether values are floating-point numbers."""
         return self.keyword in _FLOAT_BITS
 
 

@@ -113,7 +113,6 @@ class DicomFile:
 
     @property
     def codec(self) -> Codec:
-        """What packs the pixels."""
         return CODECS[self.transfer_syntax]
 
     @property

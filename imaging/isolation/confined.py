@@ -17,9 +17,9 @@ import numpy as np
 
 from contract.errors import ImageError
 from contract.model_card import InputSpecification
-from imaging.dicom import read_dicom
 from imaging.dicom.decoding import DAMAGED_FRAME
 from imaging.dicom.patient import read_patient_words
+from imaging.dicom.reading import read_dicom
 from imaging.formats import MAX_LINE, DecodedFile, FileFormat, Limits, sniff
 from imaging.isolation.messages import LENGTH_BYTES, Answer, Arrays, Picture, Refusal, Request, Task
 from imaging.nifti import read_nifti

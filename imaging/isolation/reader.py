@@ -108,7 +108,6 @@ class IsolatedReader:
     """Reads files, each in a confined process of its own; several at once if several threads ask."""
 
     def __init__(self, processes: Processes) -> None:
-        """`processes`: where they come from, and what each file may take."""
         self._processes, self._bounds = processes, processes.bounds
 
     def read_picture(
@@ -179,7 +178,6 @@ class BatchReader:
     """
 
     def __init__(self, processes: Processes) -> None:
-        """`processes`: where they come from, and what each file may take."""
         self._processes = processes
         self._alone = IsolatedReader(processes)
         self._kept = ExitStack()
