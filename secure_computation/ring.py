@@ -7,8 +7,8 @@ nothing else, so a value that was not cut has no way to the wire.
 
 Packed form: element i fills the bits i*k to (i+1)*k - 1 of the body, counted from the lowest bit of the first byte; the
 last byte is filled up with zeros. A `Bits` is packed the same way with k = 1. For k = 8, 16, 24 and 32 this is the
-plain little-endian layout; for 17 to 31 bits it saves up to a third of what whole bytes would take and was measured no
-slower than those (2.3 million elements: 1.2 ms to pack, 2.4 ms to unpack).
+plain little-endian layout; for 17 to 31 bits it saves up to a third of what whole bytes would take
+(docs/performance.md has the times).
 """
 
 import math

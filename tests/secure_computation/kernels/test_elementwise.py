@@ -37,6 +37,17 @@ def test_packing_more_than_a_chunk(bits: int) -> None:
     np.testing.assert_array_equal(elementwise.unpack(body, count, bits, use_compiled=True), values)
 
 
+@pytest.mark.parametrize("bits", range(1, 33))
+def test_packing_is_the_same_with_and_without_blocks_of_eight(bits: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    values = np.random.default_rng(bits).integers(0, 2**bits, 1003).astype(np.uint32)
+    wanted = elementwise.pack_numpy(values, bits).tobytes()
+    for tables in (elementwise._block_tables, lambda _bits: None):
+        monkeypatch.setattr(elementwise, "_block_tables", tables)
+        body = elementwise.pack(values, bits)
+        assert body.tobytes() == wanted
+        np.testing.assert_array_equal(elementwise.unpack(body, values.size, bits), values)
+
+
 @given(seeds, st.integers(1, 4), st.tuples(*[st.integers(0, 2)] * 4), st.tuples(*[st.integers(1, 6)] * 3))
 def test_digits_make_up_the_value(
     seed: int, digits: int, padding: tuple[int, int, int, int], shape: tuple[int, int, int]
