@@ -6,7 +6,6 @@ weight or a key: messages are shown, logged and sent to peers.
 A class names its code, and its HTTP and exit status if they are not those of the class above.
 """
 
-from collections.abc import Sequence
 from http import HTTPStatus
 from typing import ClassVar
 
@@ -157,10 +156,10 @@ class ConfigurationError(EncryptedInferenceError, code="configuration", exit_sta
 class SettingsWrong(ConfigurationError):
     """Settings are missing or wrong: its line tells all of them."""
 
-    def __init__(self, faults: Sequence[str]) -> None:
+    def __init__(self, *faults: str) -> None:
         """`faults`: a line for each."""
         super().__init__("; also ".join(faults))
-        self.faults = tuple(faults)
+        self.faults = faults
 
 
 class MaterialSpent(ConfigurationError, code="material-spent"):

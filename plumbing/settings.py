@@ -174,7 +174,7 @@ def load_settings(cls: type[S], path: Path | None) -> S:
         # A misspelt key is both missing and unknown: the second says more.
         faults.sort(key=lambda fault: fault["type"] != "extra_forbidden")
         lines = dict.fromkeys(_explain(cls, path, fault, environment) for fault in faults[:MOST_FAULTS])
-        raise SettingsWrong(tuple(lines)) from None
+        raise SettingsWrong(*lines) from None
     folder = path.resolve().parent if path is not None else Path.cwd()
     return settings.model_copy(
         update={name: _resolved(getattr(settings, name), folder) for name in type(settings).model_fields}
