@@ -16,7 +16,6 @@ from contract.model_card import Arithmetic
 from secure_computation.engines.masked.lowering.calibration import calibrate
 from secure_computation.engines.masked.lowering.drafts import Precision
 from secure_computation.engines.masked.lowering.lower import lower_masked
-from secure_computation.engines.masked.plan import reference
 from secure_computation.engines.masked.plan.fixed_point import IntegerWeights, round_weights
 from secure_computation.engines.masked.plan.masked_lowering import MaskedLowering
 from secure_computation.network import Network
@@ -93,6 +92,8 @@ def _measure_error(
     lowering: MaskedLowering, weights: IntegerWeights, images: NDArray[np.float32], expected: NDArray[np.float64]
 ) -> float:
     """The largest error of a logit by the largest logit."""
+    from secure_computation.engines.masked.plan import reference  # loads torch, which a server does without
+
     integers = [reference.evaluate(lowering, weights, reference.quantise_image(lowering, image)) for image in images]
     found = [reference.read_logits(lowering, logits) for logits in integers]
     return float(np.abs(np.stack(found) - expected).max() / (np.abs(expected).max() or 1.0))

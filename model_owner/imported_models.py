@@ -36,7 +36,6 @@ from model_owner.onnx_import.reading import MAX_FILE_BYTES
 from plumbing.settings import PlanLimits
 from secure_computation.at_rest import DamagedFile, StorageKey, read_sealed, write_sealed
 from secure_computation.crypten_bridge import not_installed
-from secure_computation.engines.masked.lowering.heat_map import add_heat_map
 from secure_computation.engines.masked.plan.masked_lowering import MaskedLowering
 from secure_computation.plan import Plan, PlanHash, make_plan, parse_plan, require_affordable
 from secure_computation.private_weights import PrivateWeights
@@ -222,6 +221,8 @@ def _lower_for_masked(compiled: CompiledModel, card: ModelCard, calibration: Seq
             label_only=policy is OutputPolicy.LABEL_ONLY,
         )
         if policy is OutputPolicy.LOGITS_AND_HEAT_MAP:
+            from secure_computation.engines.masked.lowering.heat_map import add_heat_map  # loads torch: 170 MB
+
             lowering = add_heat_map(compiled.network, lowering, compiled.weights, images)
     except ModelFileError as error:
         if policy is not OutputPolicy.LOGITS:
