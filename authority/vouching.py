@@ -18,7 +18,7 @@ from contract.api import Voucher
 from contract.errors import ConfigurationError
 from contract.identity import Credentials
 
-_DOMAIN: Final = b"encrypted-medical-inference/model-entry/1\n"
+_DOMAIN: Final = b"encrypted-medical-inference/model-entry/2\n"
 """Begins what is signed: the same key signs handshakes and renewals, and none of those begins so."""
 
 

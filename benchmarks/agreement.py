@@ -63,6 +63,7 @@ def measure_agreement(model_folder: Path, images: Sequence[Path], _folder: Path,
     compiled = compile_model(model_folder / "model.onnx", card)
     lowering = lower_within_budget(compiled.network, compiled.weights, load_calibration_images(card.input, ()))
     weights = round_weights(lowering, compiled.weights)
+    dithers = reference.draw_dithers(np.random.default_rng(2018))
     errors, disagreements = [], []
     started, total = time.monotonic(), len(images)
     for index, path in enumerate(images):
@@ -71,7 +72,8 @@ def measure_agreement(model_folder: Path, images: Sequence[Path], _folder: Path,
         tensor = read_model_input(path, card.input).tensor
         expected = plaintext.logits(tensor)
         integers = reference.quantise_image(lowering, tensor)
-        logits = reference.read_logits(lowering, reference.evaluate(lowering, weights, integers, audit=True))
+        answered = reference.evaluate(lowering, weights, integers, dithers=dithers, audit=True)
+        logits = reference.read_logits(lowering, answered)
         errors.append(float(np.abs(logits - expected).max()))
         differ = (choose_answers(card, logits[np.newaxis]) != choose_answers(card, expected[np.newaxis]))[0]
         if differ.any():

@@ -251,7 +251,7 @@ class ModelCard(Strict):
     uncertain_below: Annotated[float, Field(gt=0, lt=1)] | None = None
     """An answer whose largest probability is below this is shown as uncertain; None: none is."""
     output_policy: OutputPolicy = OutputPolicy.LOGITS
-    arithmetic: Arithmetic = Arithmetic.EXACT
+    arithmetic: Arithmetic = Arithmetic.DITHERED
     metrics: tuple[Metric, ...] = ()
     training: Words
     """Provenance: data, split, method, in words."""

@@ -34,7 +34,7 @@ def lower_within_budget(
     weights: PrivateWeights,
     calibration: NDArray[np.float32],
     *,
-    arithmetic: Arithmetic = Arithmetic.EXACT,
+    arithmetic: Arithmetic = Arithmetic.DITHERED,
     label_only: bool = False,
 ) -> MaskedLowering:
     """Lower for the masked engine with the fewest bits whose error is within ERROR_BUDGET; warn if none is.

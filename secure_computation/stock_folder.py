@@ -16,9 +16,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, BinaryIO, Final, Self
+from typing import Annotated, BinaryIO, Final, Literal, Self
 
-from pydantic import Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from contract.base import Name, Sha256, Strict, Version
 from contract.errors import ConfigurationError, MaterialSpent
@@ -93,12 +93,27 @@ class Wanted:
     output_policy: OutputPolicy
 
 
+_FORM: Final = 2
+"""Of the material: goes up when the messages that it completes change. 1 were files that did not say their form."""
+
+
+class _Form(BaseModel):
+    """What a header of any version says of its form."""
+
+    form: int = 1
+
+
 class _Header(Strict):
     """What stands at the beginning of an item's file, authentic and readable."""
 
+    form: Literal[2] = _FORM
     binding: Binding
     file: BirthMark
     """Of the file that it was written to: an item in any other file was restored or copied, and may have been used."""
+
+
+class _OtherForm(DamagedFile):
+    """The file is sound, and made by another version of this program."""
 
 
 class _RestoredFile(DamagedFile):
@@ -260,6 +275,9 @@ class StockFolder:
     def _opened(self, file: BinaryIO, name: str) -> tuple[SealedFile, Binding]:
         sealed = SealedFile(file, self._key, purpose=_PURPOSE, context=name)
         try:
+            form = _Form.model_validate_json(sealed.header).form
+            if form != _FORM:
+                raise _OtherForm(f"has form {form}, and this program uses form {_FORM}")
             header = _Header.model_validate_json(sealed.header)
         except ValidationError:
             raise DamagedFile("is of another version") from None
@@ -276,7 +294,12 @@ class StockFolder:
     def _drop_damaged(self, path: Path, damage: DamagedFile) -> None:
         path.unlink(missing_ok=True)
         item = path.name[:12]
-        if isinstance(damage, _RestoredFile):
+        if isinstance(damage, _OtherForm):
+            self._warn(
+                f"stocked item {item} under {self._folder} was prepared by another version of this program, whose "
+                "material this version cannot use, and is dropped; prepare material again"
+            )
+        elif isinstance(damage, _RestoredFile):
             self._warn(
                 f"stocked item {item} under {self._folder} was restored or copied: it may have been used, and is "
                 "dropped; prepare material again"

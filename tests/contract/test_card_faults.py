@@ -78,6 +78,10 @@ def test_all_are_told_at_once(tmp_path: Path) -> None:
             "2 things .*version: is missing.*; .2. uncertain_below needs probabilities",
         ),
         ({"zzz": 1}, "zzz: there is no such field; write one of name, version"),
+        (
+            {"arithmetic": "rounded"},
+            "arithmetic: is none of the values that it may have; write one of 'exact' or 'dithered'",
+        ),
         ({"task": "regression"}, "task: is none of the values .*; write one of 'classification', 'binary' or 'multi"),
     ],
 )

@@ -30,6 +30,10 @@ INPUT = InputSpecification(
 )
 
 
+DITHER = 0.02
+"""How far logits of the tiny model may lie from the reference's or from another session's: rounding is random."""
+
+
 def tiny_weights(seed: int = 0, classes: int = len(CLASSES)) -> dict[str, NDArray[np.float32]]:
     """Two convolutions and a fully connected layer, He-scaled: activations stay near 1, logits differ by image."""
     generator = np.random.default_rng(seed)

@@ -40,7 +40,7 @@ from secure_computation.engines.masked.session.stock import stockable
 from secure_computation.material import ConsumptionLedger, ItemName
 from secure_computation.stock_folder import Binding, Body, StockFolder
 from tests.end_to_end.federation import ENDED, SEALING, SILENT, Federation, RecordingClient
-from tests.end_to_end.models import NAME, radiograph
+from tests.end_to_end.models import DITHER, NAME, radiograph
 from tests.faults.fault import HARMLESS, Fault, Kind, Link, Way
 from tests.faults.faulty_link import FaultyLink, faulty_links
 
@@ -286,7 +286,7 @@ class Cell:
         return ANSWERED
 
     def _wrong(self, scenario: Scenario, diagnoses: Sequence[Diagnosis]) -> list[str]:
-        tolerance = CRYPTEN_TOLERANCE if scenario is Scenario.CRYPTEN else 0.0
+        tolerance = CRYPTEN_TOLERANCE if scenario is Scenario.CRYPTEN else DITHER
         return [
             f"a wrong result was shown as right for {diagnosis.file}"
             for path, diagnosis in zip(self.images, diagnoses, strict=False)

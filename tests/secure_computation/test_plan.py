@@ -3,12 +3,15 @@
 import json
 from typing import Any
 
+import numpy as np
 import pytest
 
 from contract.api import MAX_PLAN_BYTES
 from contract.errors import ModelFileError
-from secure_computation.plan import hash_plan, make_plan, parse_plan, require_own_dealing_list
-from tests.secure_computation.networks import small_network
+from contract.model_card import Arithmetic
+from secure_computation.engines.masked.lowering.lower import lower_masked
+from secure_computation.plan import Lowerings, Plan, hash_plan, make_plan, parse_plan, require_own_dealing_list
+from tests.secure_computation.networks import random_weights, small_network
 
 PLAN = make_plan(small_network())
 BYTES = PLAN.canonical_bytes()
@@ -83,3 +86,12 @@ def test_a_plan_of_an_earlier_version_is_refused_in_its_readers_terms() -> None:
 def test_sizes_are_bounded() -> None:
     with pytest.raises(ModelFileError, match="exceeds"):
         parse_plan(bytes(MAX_PLAN_BYTES + 1))
+
+
+def test_exact_and_dithered_plans_of_one_network_have_different_hashes() -> None:
+    """A ticket carries the hash: parties that mean different forms stop before anything secret is sent."""
+    network = small_network()
+    images = np.random.default_rng(1).normal(size=(2, *network.input_shape)).astype(np.float32)
+    lowerings = [lower_masked(network, random_weights(network), images, arithmetic=one) for one in Arithmetic]
+    hashes = {Plan(network=network, engines=Lowerings(masked=one)).plan_hash() for one in lowerings}
+    assert len(hashes) == 2

@@ -14,11 +14,14 @@ from uuid import UUID
 import numpy as np
 import pytest
 
+from contract.base import Strict
 from contract.errors import ConfigurationError, MaterialSpent
 from contract.files import INCOMING, replacing_file
 from contract.model_card import OutputPolicy
 from contract.ticket import Engine, Purpose, TicketClaims
+from secure_computation import stock_folder
 from secure_computation.at_rest import StorageKey
+from secure_computation.birth_mark import BirthMark
 from secure_computation.material import ConsumptionLedger, ItemName
 from secure_computation.stock_folder import DAY_SECONDS, Binding, Body, StockFolder, Wanted
 from tests.secure_computation.test_birth_mark import let_time_pass
@@ -214,6 +217,27 @@ def test_lengths_that_the_plan_does_not_have_are_refused_before_memory_is_taken(
 ) -> None:
     assert kept.stock.take(kept.put(), sizes) is None
     assert len(kept.said) == 1
+
+
+class _HeaderWithoutForm(Strict):
+    """As it was written before headers said a form."""
+
+    binding: Binding
+    file: BirthMark
+
+
+def test_an_item_of_an_earlier_form_is_dropped_in_plain_words(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as earlier:
+        earlier.setattr(stock_folder, "_Header", _HeaderWithoutForm)
+        old = kept.put(1)
+    new = kept.put(2)
+    assert kept.stock.bindings() == [new]
+    assert kept.names() == [new.item]
+    (line,) = kept.said
+    assert f"stocked item {old.item[:12]}" in line
+    assert "prepared by another version of this program" in line
+    assert line.endswith("and is dropped; prepare material again")
+    assert "\n" not in line
 
 
 def test_a_file_under_another_items_name_is_dropped(kept: Kept) -> None:

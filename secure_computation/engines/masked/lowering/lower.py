@@ -34,7 +34,7 @@ def lower_masked(
     calibration: NDArray[np.float32],
     *,
     precision: Precision = _DEFAULT,
-    arithmetic: Arithmetic = Arithmetic.EXACT,
+    arithmetic: Arithmetic = Arithmetic.DITHERED,
     input_magnitude: float | None = None,
     label_only: bool = False,
     ranges: Mapping[str, RealRange] | None = None,

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from contract.errors import ModelFileError
+from contract.model_card import Arithmetic
 from secure_computation import float_reference
 from secure_computation.engines.masked.lowering.calibration import RealRange
 from secure_computation.engines.masked.lowering.drafts import Draft, Precision
@@ -68,10 +69,16 @@ def float_values(network: Network, weights: PrivateWeights, image: NDArray[np.fl
     return values
 
 
-def check_against_float(network: Network, *, tolerance: float = 0.01, precision: Precision = FINE) -> MaskedLowering:
+def check_against_float(
+    network: Network,
+    *,
+    tolerance: float = 0.01,
+    precision: Precision = FINE,
+    arithmetic: Arithmetic = Arithmetic.DITHERED,
+) -> MaskedLowering:
     """Every value that both plans name must agree, relative to the value's magnitude."""
     weights, images = random_weights(network), calibration(network)
-    lowering = lower_masked(network, weights, images, precision=precision)
+    lowering = lower_masked(network, weights, images, precision=precision, arithmetic=arithmetic)
     integers = round_weights(lowering, weights)
     expected = float_values(network, weights, images[0])
     compared = 0
@@ -183,9 +190,16 @@ def test_average_pools_are_exact_sums(counted: bool) -> None:
     assert factors[1, 1] == (1 if counted else 36 // 9)
 
 
-def test_average_pool_before_relu_rounds_by_an_offset() -> None:
+def test_a_dithered_plan_adds_nothing_to_round_by() -> None:
     pooled = pool(AveragePool, "a1", FIRST, count_include_pad=True)
     lowering = check_against_float(classifier(IMAGE, [FIRST, pooled, relu("r1", pooled)]))
+    assert not any(isinstance(step, OffsetStep) for step in lowering.steps)
+    assert not any(step.rounding for step in lowering.steps if isinstance(step, LinearStep))
+
+
+def test_average_pool_before_relu_rounds_by_an_offset() -> None:
+    pooled = pool(AveragePool, "a1", FIRST, count_include_pad=True)
+    lowering = check_against_float(classifier(IMAGE, [FIRST, pooled, relu("r1", pooled)]), arithmetic=Arithmetic.EXACT)
     offset = lowering.step(lowering.step("r1").inputs[0])
     assert isinstance(offset, OffsetStep)
     truncation = lowering.step("r1")
@@ -196,7 +210,8 @@ def test_average_pool_before_relu_rounds_by_an_offset() -> None:
 def test_rounding_reaches_a_truncation_through_one_bias_only() -> None:
     second = convolution("c2", INPUT, IMAGE, 4, 1)
     total = Add(name="s1", inputs=("c1", "c2"), shape=MAP)
-    lowering = check_against_float(classifier(IMAGE, [FIRST, second, total, relu("r1", total)]))
+    network = classifier(IMAGE, [FIRST, second, total, relu("r1", total)])
+    lowering = check_against_float(network, arithmetic=Arithmetic.EXACT)
     truncation = lowering.step("r1")
     assert isinstance(truncation, ReluStep)
     roundings = [step.rounding for step in lowering.steps if isinstance(step, LinearStep) and step.name != "fc"]
@@ -213,7 +228,7 @@ def test_rounding_stays_out_of_a_stream_that_others_read_later() -> None:
         stream = Add(name=f"s{number}", inputs=(branch.name, stream.name), shape=MAP)
         operations += [rectified, branch, stream]
     network = classifier(IMAGE, [*operations, relu("last", stream)])
-    lowering = lower_masked(network, random_weights(network), calibration(network))
+    lowering = lower_masked(network, random_weights(network), calibration(network), arithmetic=Arithmetic.EXACT)
     assert not any(step.rounding for step in lowering.steps if isinstance(step, LinearStep))
     for name in ("r0", "r1", "r2", "last"):
         assert isinstance(lowering.step(lowering.step(name).inputs[0]), OffsetStep)
@@ -347,7 +362,7 @@ def test_a_product_of_an_unknown_mask_is_refused() -> None:
     steps = [step.model_copy(update={"inputs": ("c1",)}) if step.name == "c2" else step for step in lowering.steps]
     entries = [json.loads(step.model_dump_json()) for step in steps]
     entries[0]["value"]["ring_bits"] = entries[1]["value"]["ring_bits"] = 32
-    changed = json.dumps({"steps": entries, "output": "fc", "arithmetic": "exact"})
+    changed = json.dumps({"steps": entries, "output": "fc", "arithmetic": lowering.arithmetic})
     with pytest.raises(ValidationError, match="the dealer does not know"):
         MaskedLowering.model_validate_json(changed, strict=True)
 
