@@ -61,7 +61,8 @@ def measure_agreement(model_folder: Path, images: Sequence[Path], _folder: Path,
     plaintext = PlaintextModel(model_folder)
     card = plaintext.card
     compiled = compile_model(model_folder / "model.onnx", card)
-    lowering = lower_within_budget(compiled.network, compiled.weights, load_calibration_images(card.input, ()))
+    calibration = load_calibration_images(card.input, ())
+    lowering = lower_within_budget(compiled.network, compiled.weights, calibration, arithmetic=card.arithmetic).lowering
     weights = round_weights(lowering, compiled.weights)
     dithers = reference.draw_dithers(np.random.default_rng(2018))
     errors, disagreements = [], []

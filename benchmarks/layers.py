@@ -126,7 +126,8 @@ def measure_layers(model_folder: Path, folder: Path, on_step: measuring.OnStep, 
     card = read_card(model_folder / "card.json")
     tensor = read_model_input(image, card.input).tensor
     compiled = compile_model(model_folder / "model.onnx", card)
-    lowering = lower_within_budget(compiled.network, compiled.weights, load_calibration_images(card.input, ()))
+    calibration = load_calibration_images(card.input, ())
+    lowering = lower_within_budget(compiled.network, compiled.weights, calibration, arithmetic=card.arithmetic).lowering
     weights = round_weights(lowering, compiled.weights)
     data_owner = _TimedDataOwner(lowering)
     parties = InProcessParties(

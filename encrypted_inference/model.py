@@ -201,7 +201,7 @@ def load(source: "Path | str | torch.nn.Module", *, calibration: Any) -> Model:
         )
     masked, refused = None, {}
     try:
-        masked = lower_within_budget(network, weights, images)
+        masked = lower_within_budget(network, weights, images).lowering
     except ModelFileError as error:
         refused[Engine.MASKED] = str(error)
     if not is_installed():

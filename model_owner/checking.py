@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from contract.base import Strict
 from contract.errors import ImageError, ModelFileError
-from contract.model_card import InputSpecification, Task
+from contract.model_card import Arithmetic, InputSpecification, Task
 from model_owner.agreement import Agreement
 from model_owner.calibration_images import load_calibration_images
 from model_owner.choosing_precision import ERROR_BUDGET
@@ -19,7 +19,8 @@ from model_owner.in_clear import ModelInClear
 from secure_computation.crypten_bridge import is_installed
 from secure_computation.engines.crypten.lowering import predict_cost
 from secure_computation.engines.masked.plan import reference
-from secure_computation.engines.masked.plan.fixed_point import round_weights
+from secure_computation.engines.masked.plan.fixed_point import IntegerWeights, round_weights
+from secure_computation.engines.masked.plan.masked_lowering import MaskedLowering
 from secure_computation.engines.masked.session.costs import total_cost
 from secure_computation.float_reference import evaluate, value_ranges
 from secure_computation.network import Shape
@@ -27,6 +28,8 @@ from secure_computation.plan import Plan
 
 RANDOM_SAMPLES = 4
 RANDOM_SEED = 2018
+DRAWS = 2
+"""Sessions of dithered arithmetic that each sample is tried in: it rounds differently each time."""
 
 
 class LayerReport(Strict):
@@ -55,6 +58,7 @@ class CostReport(Strict):
 class FixedPointReport(Strict):
     """The masked engine's answers on the samples, by its integer reference, which it equals in every element."""
 
+    arithmetic: Arithmetic
     max_abs_error: float | None
     """Largest difference of a logit from onnxruntime's; None if the plan gives labels only, as for what follows."""
     relative_error: float | None
@@ -94,7 +98,9 @@ class CheckReport(Strict):
     """Samples on which both give the same answer: the same class; of a multi-label model, each finding on the same side
     of its threshold."""
     fixed_point: FixedPointReport | None
-    """None if the masked engine cannot take the model."""
+    """In the plan's arithmetic; None if the masked engine cannot take the model."""
+    other_arithmetic: FixedPointReport | None
+    """With the same bits in the other one: what the card's `arithmetic` could change."""
 
 
 def check_model(model: ImportedModel, files: tuple[Path, ...] = ()) -> CheckReport:
@@ -107,6 +113,9 @@ def check_model(model: ImportedModel, files: tuple[Path, ...] = ()) -> CheckRepo
     expected = np.concatenate([in_clear.logits(image[np.newaxis]) for image in images])
     logits = evaluate(model.plan.network, model.weights, torch.from_numpy(images)).numpy()
     gap = Agreement.of(model.card, logits, expected)
+    masked = model.plan.engines.masked
+    own = Arithmetic.DITHERED if masked is None else masked.arithmetic
+    other = Arithmetic.EXACT if own is Arithmetic.DITHERED else Arithmetic.DITHERED
     return CheckReport(
         name=model.card.name,
         version=model.card.version,
@@ -120,7 +129,8 @@ def check_model(model: ImportedModel, files: tuple[Path, ...] = ()) -> CheckRepo
         task=model.card.task,
         **gap.model_dump(),
         relative_error=gap.relative_error,
-        fixed_point=_check_fixed_point(model, images, expected, samples_are_random=not files),
+        fixed_point=_check_fixed_point(model, own, images, expected, samples_are_random=not files),
+        other_arithmetic=_check_fixed_point(model, other, images, expected, samples_are_random=not files),
     )
 
 
@@ -169,7 +179,12 @@ def _report_costs(plan: Plan) -> Iterator[CostReport]:
 
 
 def _check_fixed_point(
-    model: ImportedModel, images: NDArray[np.float32], expected: NDArray[np.float32], *, samples_are_random: bool
+    model: ImportedModel,
+    arithmetic: Arithmetic,
+    images: NDArray[np.float32],
+    expected: NDArray[np.float32],
+    *,
+    samples_are_random: bool,
 ) -> FixedPointReport | None:
     lowering = model.plan.engines.masked
     if lowering is None:
@@ -178,29 +193,43 @@ def _check_fixed_point(
     outputs, kept, out_of_range = [], [], None
     for index, image in enumerate(images):
         try:
-            outputs.append(reference.evaluate(lowering, weights, reference.quantise_image(lowering, image)))
+            outputs.append(_evaluate(lowering, weights, image, arithmetic))
             kept.append(index)
         except (ModelFileError, ImageError) as error:
             out_of_range = out_of_range or str(error)
-    gap, agree = None, 0
+    gaps, agree = [], 0
     if lowering.gives_label:
-        labels = [reference.find_label(output) for output in outputs]
-        agree = int((labels == expected[kept].argmax(axis=1)).sum())
-    elif kept:
-        gap = Agreement.of(
-            model.card, np.stack([reference.read_logits(lowering, output) for output in outputs]), expected[kept]
-        )
-        agree = gap.labels_agree
+        labels = np.array(outputs).argmax(axis=-1)
+        agree = int((labels == expected[kept].argmax(axis=1)[:, np.newaxis]).all(axis=1).sum()) if kept else 0
+    else:
+        gaps = [
+            Agreement.of(model.card, logits, expected[[index] * DRAWS])
+            for index, logits in zip(kept, outputs, strict=True)
+        ]
+        agree = sum(gap.labels_agree == DRAWS for gap in gaps)
+    largest = max((gap.max_abs_error for gap in gaps), default=None)
+    relative = None if largest is None else largest / (float(np.abs(expected[kept]).max()) or 1.0)
     return FixedPointReport(
-        max_abs_error=None if gap is None else gap.max_abs_error,
-        relative_error=None if gap is None else gap.relative_error,
-        max_probability_error=None if gap is None else gap.max_probability_error,
+        arithmetic=arithmetic,
+        max_abs_error=largest,
+        relative_error=relative,
+        max_probability_error=max((gap.max_probability_error for gap in gaps), default=None),
         labels_agree=agree,
         out_of_range=out_of_range,
-        advice=advise(
-            0.0 if gap is None else gap.relative_error, len(kept) - agree, samples_are_random=samples_are_random
-        ),
+        advice=advise(relative or 0.0, len(kept) - agree, samples_are_random=samples_are_random),
     )
+
+
+def _evaluate(
+    lowering: MaskedLowering, weights: IntegerWeights, image: NDArray[np.float32], arithmetic: Arithmetic
+) -> NDArray[np.float64]:
+    """Logits, or ones for labels, of DRAWS sessions, one row each."""
+    integers = reference.quantise_image(lowering, image)
+    draw = reference.draw_dithers(np.random.default_rng(RANDOM_SEED))  # to measure with: nothing secret is near
+    sessions = [reference.evaluate_as(lowering, weights, integers, arithmetic, draw) for _ in range(DRAWS)]
+    if lowering.gives_label:
+        return np.array(sessions, dtype=np.float64)
+    return np.stack([reference.read_logits(lowering, logits) for logits in sessions])
 
 
 def advise(relative_error: float, differing: int, *, samples_are_random: bool) -> str | None:

@@ -1,11 +1,15 @@
-"""How many bits an import gives the masked engine: as few as keep its logits near those of floating point.
+"""How many bits an import gives each layer of the masked engine: as few as keep the logits near floating point.
 
-Each layer rounds, and what it rounds away adds up with depth: what is fine enough for a ResNet-18 is not for a network
-of a hundred layers. So the error is measured at import, on a few of the calibration images, by the integer reference
-that the engine equals.
+What a layer rounds away matters more in some than in others, and costs more in large ones. `allot` shares out an error
+of a given size; here that size is chosen. Each plan is measured on calibration images by the integer reference, which
+the engine equals, with dithers that are drawn once: the same model and images give the same plan.
+
+Bounded: at most 2 * _TRIALS + 2 plans, each measured on at most _IMAGES images.
 """
 
 import logging
+import math
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -18,15 +22,77 @@ from secure_computation.engines.masked.lowering.drafts import Precision
 from secure_computation.engines.masked.lowering.lower import lower_masked
 from secure_computation.engines.masked.plan.fixed_point import IntegerWeights, round_weights
 from secure_computation.engines.masked.plan.masked_lowering import MaskedLowering
+from secure_computation.engines.masked.plan.steps import LinearStep, ReluStep
+from secure_computation.engines.masked.session.costs import most_it_costs
 from secure_computation.network import Network
 from secure_computation.private_weights import PrivateWeights
 
+USUAL_ERROR: Final = 0.03
+"""Largest error of a logit that an import allows unless it is told otherwise; but:"""
+LEAST_SHARE: Final = 0.001
+"""not less than this share of the largest logit,"""
 ERROR_BUDGET: Final = 0.02
-"""Largest error of a logit that is taken without a word, by the largest logit."""
-MOST_FINER: Final = 3
-"""Bits by which an import goes beyond the usual precision; then rings are full."""
-_IMAGES: Final = 3
+"""and not more than this, beyond which the owner is warned as well."""
+ONLINE_WEIGHT: Final = 4
+"""How many dealt bytes an online byte is worth, because an image waits for it."""
+_IMAGES: Final = 8
+_SENSITIVITY_IMAGES: Final = 3
+_TRIALS: Final = 5
+_SIZES_A_FACTOR: Final = 4
+"""So many sizes of error are tried for each factor of two."""
+_FINEST: Final = -64
+_MANY_BITS: Final = (2, 3)
+"""Beyond the usual precision, for all layers alike: tried last."""
+_SEED: Final = 15
+_TAIL: Final = 3.0
+"""So many standard deviations of the error must be within the budget, too: there will be more images than these few."""
+_ONE_DIGIT: Final = 127
 _LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChosenPrecision:
+    """A plan, and what is known of its error."""
+
+    lowering: MaskedLowering
+    precision: Precision
+    error: float
+    """Largest error of a logit over calibration images, or _TAIL standard deviations of it if that is more."""
+    allowed: float
+    images: int
+    layers: int
+    """With weights."""
+    fine_layers: int
+    """Of these, how many have weights of more than 8 bits."""
+
+    @property
+    def is_within(self) -> bool:
+        """Whether the budget is met."""
+        return self.error <= self.allowed
+
+    @property
+    def cost(self) -> int:
+        """Bytes of one image, as the plan declares them; one online counts for ONLINE_WEIGHT."""
+        declared = most_it_costs(self.lowering)
+        return declared.offline_bytes + ONLINE_WEIGHT * declared.online_bytes
+
+    def describe(self) -> str:
+        """What was chosen and what it costs, in one line."""
+        declared = most_it_costs(self.lowering)
+        relus = [step for step in self.lowering.steps if isinstance(step, ReluStep)]
+        kept = [step.ring_bits - step.shift - 1 for step in relus]
+        compared = [sum(step.high_chunks) for step in relus]
+        activations = f"ReLUs keep {_span(kept)} bits and compare {_span(compared)}, " if relus else ""
+        return (
+            f"{activations}weights have 8 bits in {self.layers - self.fine_layers} of {self.layers} layers; logits "
+            f"stay within {self.error:.2g} of floating point on {self.images} calibration images (allowed: "
+            f"{self.allowed:.2g}); an image costs {declared.offline_bytes / 1e6:,.1f} MB ahead and "
+            f"{declared.online_bytes / 1e6:,.1f} MB online"
+        )
+
+
+def _span(numbers: list[int]) -> str:
+    return f"{min(numbers)} to {max(numbers)}" if min(numbers) < max(numbers) else str(numbers[0])
 
 
 def lower_within_budget(
@@ -36,64 +102,137 @@ def lower_within_budget(
     *,
     arithmetic: Arithmetic = Arithmetic.DITHERED,
     label_only: bool = False,
-) -> MaskedLowering:
-    """Lower for the masked engine with the fewest bits whose error is within ERROR_BUDGET; warn if none is.
+    logit_error: float | None = None,
+) -> ChosenPrecision:
+    """Lower for the masked engine at least cost within a budget; if none is within it, with the smallest error.
 
-    `calibration`: float32 (images, channels, height, width). Raises ModelFileError if the engine cannot take the
-    network at its usual precision.
+    `calibration`: float32 (images, channels, height, width). `logit_error`: the budget; by default USUAL_ERROR.
+
+    Weights have one digit of 8 bits in all layers of many products if that is within the budget.
+
+    Raises ModelFileError if the engine cannot take the network.
     """
-    import torch
-
-    from secure_computation.float_reference import evaluate
-
-    places = [(2 * third + 1) * len(calibration) // (2 * _IMAGES) for third in range(_IMAGES)]
-    images = calibration[sorted(set(places))]
-    expected = evaluate(network, weights, torch.from_numpy(images)).numpy()
-    ranges = calibrate(network, weights, calibration)
-    precision, best, smallest = Precision(), None, np.inf
-    for bits in range(MOST_FINER + 1):
-        tried = Precision().finer(bits)
-        try:
-            lowering = lower_masked(
-                network, weights, calibration, precision=tried, arithmetic=arithmetic, ranges=ranges
-            )
-            integers = round_weights(lowering, weights)
-        except ModelFileError:
-            if best is None:
-                raise
-            break  # its values no longer fit 32 bits
-        error = _measure_error(lowering, integers, images, expected)
-        if error < smallest or best is None:
-            precision, best, smallest = tried, lowering, error
-        if error <= ERROR_BUDGET:
-            break
-    if smallest > ERROR_BUDGET:
+    search = _Search(network, weights, calibration, arithmetic, logit_error)
+    chosen = search.run()
+    if label_only:
+        chosen = replace(chosen, lowering=search.lower(chosen.precision, label_only=True))
+    if chosen.error > ERROR_BUDGET * search.largest_logit and logit_error is None:
         _LOG.warning(
             "the masked engine's logits are off by up to %.1f %% of the largest on calibration images, also with the "
             "most bits that help: give real images of the model's kind with --calibration, and see what `model-owner "
             "check --samples IMAGE` says of others",
-            100 * smallest,
+            100 * chosen.error / search.largest_logit,
         )
-    if label_only:
-        best = lower_masked(
-            network,
-            weights,
-            calibration,
+    return chosen
+
+
+class _Search:
+    def __init__(
+        self,
+        network: Network,
+        weights: PrivateWeights,
+        calibration: NDArray[np.float32],
+        arithmetic: Arithmetic,
+        logit_error: float | None,
+    ) -> None:
+        import torch
+
+        from secure_computation.engines.masked.lowering.sensitivity import measure_sensitivity
+        from secure_computation.float_reference import evaluate
+
+        self._network, self._weights, self._calibration = network, weights, calibration
+        self._arithmetic = arithmetic
+        self._ranges = calibrate(network, weights, calibration)
+        self._images = calibration[_spread(len(calibration), _IMAGES)]
+        self._expected = evaluate(network, weights, torch.from_numpy(self._images)).numpy()
+        few = self._images[_spread(len(self._images), _SENSITIVITY_IMAGES)]
+        self._sensitivity = measure_sensitivity(network, weights, few)
+        self.largest_logit = float(np.abs(self._expected).max()) or 1.0
+        usual = max(USUAL_ERROR, LEAST_SHARE * self.largest_logit)
+        self._allowed = logit_error or min(usual, ERROR_BUDGET * self.largest_logit)
+        self._tried: dict[tuple[int, int], ChosenPrecision | ModelFileError] = {}
+
+    def run(self) -> ChosenPrecision:
+        for digits in (1, 2):
+            self._try_sizes(digits)
+            found = [one for one in self._tried.values() if isinstance(one, ChosenPrecision)]
+            within = [one for one in found if one.is_within]
+            if within:
+                return min(within, key=lambda one: one.cost)
+        last = [self._measure(Precision().finer(bits)) for bits in _MANY_BITS]  # alike for all layers
+        found = [one for one in (*self._tried.values(), *last) if isinstance(one, ChosenPrecision)]
+        if not found:
+            assert isinstance(last[0], ModelFileError)
+            raise last[0]
+        return min(found, key=lambda one: one.error)
+
+    def lower(self, precision: Precision, *, label_only: bool = False) -> MaskedLowering:
+        return lower_masked(
+            self._network,
+            self._weights,
+            self._calibration,
             precision=precision,
-            arithmetic=arithmetic,
-            label_only=True,
-            ranges=ranges,
+            arithmetic=self._arithmetic,
+            label_only=label_only,
+            ranges=self._ranges,
         )
-    assert best is not None
-    return best
+
+    def _try_sizes(self, digits: int) -> None:
+        """Begin with the size that the derivatives ask for, then go up or down by the error that is measured."""
+        from secure_computation.engines.masked.lowering.allotment import allot
+
+        size, too_large = math.floor(_SIZES_A_FACTOR * math.log2(self._allowed / _TAIL)), math.inf
+        for _ in range(_TRIALS):
+            size = max(_FINEST, size)
+            if (digits, size) in self._tried:
+                return
+            deviation = 2 ** (size / _SIZES_A_FACTOR)
+            allotment = allot(self._network, self._sensitivity, deviation, digits=digits)
+            found = self._tried[digits, size] = self._measure(Precision(allotment=allotment))
+            if isinstance(found, ModelFileError):
+                return
+            room = math.floor(_SIZES_A_FACTOR * math.log2(self._allowed / max(found.error, self._allowed / 16)))
+            if room < 0:
+                too_large = min(too_large, size)
+            size = int(min(size + room, too_large - 1))
+
+    def _measure(self, precision: Precision) -> ChosenPrecision | ModelFileError:
+        """The plan of these bits and its error; or why its values do not fit the rings."""
+        try:
+            lowering = self.lower(precision)
+            integers = round_weights(lowering, self._weights)
+            error = self._measure_error(lowering, integers)
+        except ModelFileError as refusal:
+            return refusal
+        layers = [step for step in lowering.steps if isinstance(step, LinearStep)]
+        return ChosenPrecision(
+            lowering=lowering,
+            precision=precision,
+            error=error,
+            allowed=self._allowed,
+            images=len(self._images),
+            layers=len(layers),
+            fine_layers=sum(bool(np.abs(integers[one.weight_name]).max() > _ONE_DIGIT) for one in layers),
+        )
+
+    def _measure_error(self, lowering: MaskedLowering, weights: IntegerWeights) -> float:
+        from secure_computation.engines.masked.plan import reference  # loads torch
+
+        dithers = reference.draw_dithers(np.random.default_rng(_SEED))  # to measure with: nothing secret is near
+        integers = [
+            reference.evaluate(lowering, weights, reference.quantise_image(lowering, image), dithers=dithers)
+            for image in self._images
+        ]
+        errors = np.stack([reference.read_logits(lowering, logits) for logits in integers]) - self._expected
+        return float(max(np.abs(errors).max(), _TAIL * np.sqrt(np.square(errors).mean(axis=0)).max()))
 
 
-def _measure_error(
-    lowering: MaskedLowering, weights: IntegerWeights, images: NDArray[np.float32], expected: NDArray[np.float64]
-) -> float:
-    """The largest error of a logit by the largest logit."""
-    from secure_computation.engines.masked.plan import reference  # loads torch, which a server does without
+def round_up(error: float) -> float:
+    """To two digits, so that what is shown is not below what is meant."""
+    unit = 10.0 ** (math.floor(math.log10(error)) - 1)
+    return math.ceil(error / unit) * unit
 
-    integers = [reference.evaluate(lowering, weights, reference.quantise_image(lowering, image)) for image in images]
-    found = [reference.read_logits(lowering, logits) for logits in integers]
-    return float(np.abs(np.stack(found) - expected).max() / (np.abs(expected).max() or 1.0))
+
+def _spread(count: int, most: int) -> list[int]:
+    """At most `most` places among `count`, evenly spread."""
+    return sorted({(2 * number + 1) * count // (2 * most) for number in range(most)})

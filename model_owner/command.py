@@ -98,6 +98,17 @@ def import_model(
         typer.Option("--calibration", help="Image to measure ranges on; repeat for several. Phantoms if left out."),
     ] = None,
     *,
+    logit_error: Annotated[
+        float | None,
+        typer.Option(
+            "--logit-error",
+            min=1e-6,
+            max=1e6,
+            metavar="E",
+            help="How far logits may be from floating point on these images. About 0.03 if left out; a larger error "
+            "costs less traffic.",
+        ),
+    ] = None,
     memory: Memory = DEFAULT_MEMORY,
 ) -> None:
     """Compile an ONNX model into a public plan and private weights, and keep both."""
@@ -105,8 +116,11 @@ def import_model(
     from model_owner.imported_models import ImportedModels
 
     with bounded_memory(memory << 30, remedy=_MORE_MEMORY):
-        added = ImportedModels(data_folder, _read_storage_key(key_file)).add(model, card, tuple(calibration or ()))
+        imported = ImportedModels(data_folder, _read_storage_key(key_file))
+        added = imported.add(model, card, tuple(calibration or ()), logit_error=logit_error)
     say(f"Imported {added.card.name} {added.card.version} into {added.folder}.")
+    if added.precision is not None:
+        say(f"Masked engine: {added.precision.describe()}.")
     key = [] if key_file is None else ["--key-file", str(key_file)]
     check_it = ["model-owner", "check", added.card.name, "--data-folder", str(data_folder), *key]
     say(f"Plan {added.plan_hash}; next: {join(check_it)}")
@@ -298,7 +312,11 @@ def _print_fixed_point(console: "Console", report: "CheckReport") -> None:
     if fixed is None:
         console.print("The masked engine cannot take this model: it is served by the crypten engine.")
         return
-    _print_line(console, f"With the masked engine's rounding, against the same: {_describe_gap(fixed, report)}.")
+    for one in (fixed, report.other_arithmetic):
+        if one is not None:
+            use = "this plan's" if one is fixed else "with the same bits"
+            rounding = f"With the masked engine's rounding in {one.arithmetic.value} arithmetic ({use})"
+            _print_line(console, f"{rounding}, against the same: {_describe_gap(one, report)}.")
     if fixed.out_of_range is not None:
         _print_line(console, f"A sample leaves the range that the plan allows: {fixed.out_of_range}")
     if fixed.advice is not None:

@@ -16,7 +16,7 @@ import logging
 import secrets
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -30,13 +30,12 @@ from contract.errors import ConfigurationError, ModelFileError, ModelWithdrawn
 from contract.files import create, move, private_folder
 from contract.model_card import ModelCard, OutputPolicy, read_card
 from model_owner.calibration_images import load_calibration_images
-from model_owner.choosing_precision import lower_within_budget
+from model_owner.choosing_precision import ChosenPrecision, lower_within_budget, round_up
 from model_owner.onnx_import.compiling import CompiledModel, compile_model
 from model_owner.onnx_import.reading import MAX_FILE_BYTES
 from plumbing.settings import PlanLimits
 from secure_computation.at_rest import DamagedFile, StorageKey, read_sealed, write_sealed
 from secure_computation.crypten_bridge import not_installed
-from secure_computation.engines.masked.plan.masked_lowering import MaskedLowering
 from secure_computation.plan import Plan, PlanHash, make_plan, parse_plan, require_affordable
 from secure_computation.private_weights import PrivateWeights
 
@@ -69,6 +68,8 @@ class ImportedModel:
     weights_version: str
     onnx: Callable[[], bytes] = field(repr=False)
     """Opens the ONNX model, which only checking needs."""
+    precision: ChosenPrecision | None = field(default=None, repr=False)
+    """How its import chose the masked engine's bits; None of what was loaded."""
 
     @cached_property
     def plan_hash(self) -> PlanHash:
@@ -112,13 +113,21 @@ class ImportedModels:
         self._key = key
         self._limits = limits
 
-    def add(self, model_path: Path, card_path: Path, calibration: Sequence[Path] = ()) -> ImportedModel:
+    def add(
+        self,
+        model_path: Path,
+        card_path: Path,
+        calibration: Sequence[Path] = (),
+        *,
+        logit_error: float | None = None,
+    ) -> ImportedModel:
         """Compile model.onnx, lower it for every engine, and store the version.
 
         `calibration`: images on which the ranges of values are measured; phantom radiographs if there are none.
+        `logit_error`: how far logits may be from floating point on them; by default about 0.03.
 
-        Raises ModelFileError if file or card cannot be served or the version exists, ConfigurationError if the
-        data folder cannot be written.
+        Raises ModelFileError if file or card cannot be served, the version exists or its logits cannot be within
+        `logit_error`; ConfigurationError if the data folder cannot be written.
         """
         card = read_card(card_path)
         folder = self._models / card.name / card.version
@@ -127,7 +136,8 @@ class ImportedModels:
                 f"{card.name} {card.version} is imported already: give a changed model a new version in its card"
             )
         compiled = compile_model(model_path, card)
-        plan = make_plan(compiled.network, _lower_for_masked(compiled, card, calibration))
+        chosen = _lower_for_masked(compiled, card, calibration, logit_error)
+        plan = make_plan(compiled.network, None if chosen is None else chosen.lowering)
         try:
             private_folder(self._models)
             folder.parent.mkdir(mode=0o700, exist_ok=True)
@@ -142,7 +152,7 @@ class ImportedModels:
         _warn_of_cost(plan)
         if plan.engines.crypten is None:
             _LOG.warning("%s; this version is offered without it", not_installed())
-        return _load_version(folder, self._key, self._limits)
+        return replace(_load_version(folder, self._key, self._limits), precision=chosen)
 
     def versions(self) -> dict[str, tuple[str, ...]]:
         """Versions of each imported model, oldest first, by name."""
@@ -208,28 +218,38 @@ def _explain_choice(name: str | None, version: str | None, known: dict[str, tupl
     return f"{name}{f' {version}' if version else ''} is not imported: import it, or name one of {listing}"
 
 
-def _lower_for_masked(compiled: CompiledModel, card: ModelCard, calibration: Sequence[Path]) -> MaskedLowering | None:
+def _lower_for_masked(
+    compiled: CompiledModel, card: ModelCard, calibration: Sequence[Path], logit_error: float | None
+) -> ChosenPrecision | None:
     """The masked engine's half of the plan; None, with a warning, if only the crypten engine can take the model."""
     images = load_calibration_images(card.input, calibration)
     policy = card.output_policy
     try:
-        lowering = lower_within_budget(
+        chosen = lower_within_budget(
             compiled.network,
             compiled.weights,
             images,
             arithmetic=card.arithmetic,
             label_only=policy is OutputPolicy.LABEL_ONLY,
+            logit_error=logit_error,
         )
         if policy is OutputPolicy.LOGITS_AND_HEAT_MAP:
-            from secure_computation.engines.masked.lowering.heat_map import add_heat_map  # loads torch: 170 MB
+            from secure_computation.engines.masked.lowering.heat_map import add_heat_map  # loads torch
 
-            lowering = add_heat_map(compiled.network, lowering, compiled.weights, images)
+            mapped = add_heat_map(compiled.network, chosen.lowering, compiled.weights, images)
+            chosen = replace(chosen, lowering=mapped)
     except ModelFileError as error:
         if policy is not OutputPolicy.LOGITS:
             raise  # only the masked engine can keep logits from the data owner, or open a heat map
         _LOG.warning("the masked engine cannot take this model, the crypten engine serves it alone: %s", error)
         return None
-    return lowering
+    if logit_error is not None and not chosen.is_within:
+        raise ModelFileError(
+            f"no plan keeps logits within {logit_error:g} of floating point on these calibration images: allow at "
+            f"least --logit-error {round_up(chosen.error):g}, give real images of the model's kind with --calibration, "
+            "or train the model with smaller weights"
+        )
+    return chosen
 
 
 def _warn_of_cost(plan: Plan) -> None:

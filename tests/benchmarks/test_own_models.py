@@ -57,7 +57,7 @@ def check_against_onnxruntime(network: TorchNetwork, folder: Path, side: int) ->
     assert expected.shape == (2, len(card.classes))
     found = evaluate(model.network, model.weights, torch.from_numpy(images)).numpy()
     np.testing.assert_allclose(found, expected, atol=2e-3)
-    lowering = lower_within_budget(model.network, model.weights, load_calibration_images(card.input, ()))
+    lowering = lower_within_budget(model.network, model.weights, load_calibration_images(card.input, ())).lowering
     weights = round_weights(lowering, model.weights)
     for image, wanted in zip(images, expected, strict=True):
         integers = reference.evaluate(lowering, weights, reference.quantise_image(lowering, image), audit=True)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import shutil
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import onnx
 import pytest
 
 from contract.errors import ConfigurationError, ModelFileError
-from contract.model_card import OutputPolicy
+from contract.model_card import Arithmetic, OutputPolicy
 from contract.ticket import Engine
 from model_owner import command
 from model_owner.checking import check_model, draw_random_images
@@ -338,6 +339,46 @@ def test_command_line_from_import_to_json(tmp_path: Path, capsys: pytest.Capture
     assert "fully_connected1" in shown
     assert "crypten" in shown
     assert "4 of 4 labels agree" in shown
+
+
+def test_an_import_says_what_bits_it_chose_and_what_they_cost(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, card = write_model(tmp_path / "given")
+    common = ("import", model, "--card", card, "--data-folder")
+    assert run(*common, tmp_path / "data", "--logit-error", "0.01") == 0
+    shown = next(line for line in capsys.readouterr().err.splitlines() if line.startswith("Masked engine: "))
+    for part in ("ReLUs keep ", " bits and compare ", "weights have 8 bits in ", "(allowed: 0.01)", " MB online."):
+        assert part in shown
+
+
+def test_a_logit_error_that_no_plan_keeps_is_refused_with_the_least_that_one_keeps(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, card = write_model(tmp_path / "given")
+    common = ("import", model, "--card", card, "--data-folder")
+    assert run(*common, tmp_path / "data", "--logit-error", "0.000001") == 2
+    refused = capsys.readouterr().err
+    assert "no plan keeps logits within 1e-06 of floating point" in refused
+    least = re.search(r"allow at least --logit-error (\S+),", refused)
+    assert least is not None
+    assert not (tmp_path / "data").exists()
+    assert run(*common, tmp_path / "data", "--logit-error", least[1]) == 0
+
+
+@pytest.mark.parametrize("arithmetic", Arithmetic)
+def test_check_reports_both_arithmetics(tmp_path: Path, arithmetic: Arithmetic) -> None:
+    added = ImportedModels(tmp_path / "data", KEY).add(*write_model(tmp_path / "given", arithmetic=arithmetic))
+    report = check_model(added)
+    assert report.fixed_point is not None
+    assert report.other_arithmetic is not None
+    assert {report.fixed_point.arithmetic, report.other_arithmetic.arithmetic} == set(Arithmetic)
+    assert report.fixed_point.arithmetic is arithmetic
+    for one in (report.fixed_point, report.other_arithmetic):
+        assert one.max_abs_error is not None
+        assert 0 < one.max_abs_error < 0.05
+        assert (one.labels_agree, one.out_of_range) == (report.samples, None)
+    assert report.fixed_point.max_abs_error != report.other_arithmetic.max_abs_error
 
 
 @pytest.mark.parametrize(

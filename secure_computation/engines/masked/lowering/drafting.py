@@ -18,6 +18,8 @@ from secure_computation.engines.masked.lowering.scales import (
     ProductScales,
     ceil_log2,
     join_scales,
+    nearest_log2,
+    nearest_power_of_two,
     power_of_two_scale,
     trace_scales,
 )
@@ -47,6 +49,8 @@ from secure_computation.private_weights import PrivateWeights
 
 _SPARE_BITS: Final = 4
 """A coarse value that has grown (sum pools, concatenation) by more than this is truncated before a product."""
+_FEWEST_BITS, _MOST_BITS = 4, 13
+"""Of the largest element of what a ReLU or a truncation reads and of what it makes, by an allotment."""
 _INPUT_EXTRA_BITS: Final = 1
 _SOFTMAX_BITS: Final = 10
 """Fractional bits of what a softmax reads, at least where the ring allows it."""
@@ -68,6 +72,7 @@ class Drafting:
         self._network, self._ranges = network, ranges
         self._precision = refine_beside_crypten(network, precision)
         self._arithmetic = arithmetic
+        self._allotment = precision.allotment
         self._scales = ProductScales(weights, self._precision)
         self._by_value: dict[str, Draft] = {}
         self._coarse: dict[str, Draft] = {}
@@ -84,6 +89,8 @@ class Drafting:
         """Draft everything; returns the draft of the output."""
         bits = self._precision.activation_bits + _INPUT_EXTRA_BITS
         scale = power_of_two_scale(bits, self._ranges[INPUT].magnitude)
+        if self._allotment is not None:
+            scale = nearest_power_of_two(self._allotted(INPUT))
         self._by_value[INPUT] = self._draft(INPUT, Added.INPUT, (), self._network.input_shape, INPUT, scale=scale)
         for operation in self._network.operations:
             draft = self._lower(operation)
@@ -157,21 +164,25 @@ class Drafting:
     def _for_product(self, value: str) -> Draft:
         """A coarse form of a value, with a dealt mask and not too many bits."""
         draft = self._for_sum(value)
-        if not draft.fine:
-            bits = self._bits(draft.shape) + _SPARE_BITS
-            if draft.range.magnitude * draft.known_scale() <= 1 << bits:
-                return draft
+        if not draft.fine and not self._exceeds(draft, value, _SPARE_BITS):
+            return draft
         if value not in self._coarse:
-            self._coarse[value] = self._truncation(draft, value, self._ranges[value].magnitude)
+            self._coarse[value] = self._truncation(draft, value)
         return self._coarse[value]
+
+    def _exceeds(self, draft: Draft, value: str, spare: int) -> bool:
+        """Whether a form of a value has more than `spare` bits too many."""
+        if self._allotment is not None:  # one bit more is what the nearest power of two may bring
+            return draft.known_scale() > self._allotted_scale(draft, value) * (2 << spare)
+        return draft.range.magnitude * draft.known_scale() > 1 << (self._bits(draft.shape) + spare)
 
     def _for_factor(self, value: str) -> Draft:
         """A coarse form of a value with no spare bits, for one of two that are multiplied: their bits add up."""
         draft = self._for_product(value)
-        if draft.range.magnitude * draft.known_scale() <= 1 << self._bits(draft.shape):
+        if not self._exceeds(draft, value, 0):
             return draft
         if value not in self._factors:
-            self._factors[value] = self._truncation(draft, value, self._ranges[value].magnitude)
+            self._factors[value] = self._truncation(draft, value)
         return self._factors[value]
 
     def _for_sum(self, value: str) -> Draft:
@@ -190,26 +201,61 @@ class Drafting:
 
     # Comparisons.
 
-    def _truncation(self, source: Draft, value: str, magnitude: float) -> Draft:
+    def _truncation(self, source: Draft, value: str, *, sized_as: str | None = None) -> Draft:
         draft = self._draft(self._new_name(value, "truncated"), Added.TRUNCATE, (source,), source.shape, value)
         draft.not_negative = source.not_negative
-        self._cut(draft, source, magnitude, self._bits(source.shape))
+        self._cut(draft, source, sized_as or value, self._bits(source.shape))
         return draft
 
-    def _cut(self, draft: Draft, source: Draft, magnitude: float, bits: int) -> None:
-        """Set shift and scale so that a real `magnitude` has at most `bits` bits; round through a bias or an offset."""
-        magnitude = (
-            max(magnitude, source.range.magnitude / 64) or 1.0
-        )  # a layer that was dead on the calibration images
-        target = Fraction(1 << bits) / Fraction(magnitude)
+    def _cut(self, draft: Draft, source: Draft, value: str, bits: int) -> None:
+        """Set shift and scale so that the network's `value` has its bits; round through a bias or an offset.
+
+        Its bits: those of the allotment, else `bits` for its largest element.
+        """
+        if self._allotment is not None:
+            target = self._allotted_scale(source, value)
+        else:  # a layer may have been dead on the calibration images
+            magnitude = max(self._ranges[value].magnitude, source.range.magnitude / 64) or 1.0
+            target = Fraction(1 << bits) / Fraction(magnitude)
         if source.fine:
             self._scales.settle(source, target)
         scale = source.known_scale()
-        draft.shift = max(0, ceil_log2(scale / target))
-        draft.shift = min(draft.shift, MAX_RING_BITS - 4)
+        draft.shift = ceil_log2(scale / target) if self._allotment is None else nearest_log2(scale / target)
+        draft.shift = min(max(0, draft.shift), MAX_RING_BITS - 4)
         draft.scale = scale / (1 << draft.shift)
         if draft.shift:
             self._round(draft, source, 1 << (draft.shift - 1))
+
+    def _allotted_scale(self, source: Draft, value: str) -> Fraction:
+        """The scale near the allotted one that fills the ring of `source`; a power of two if others depend on it."""
+        bits = max(_FEWEST_BITS, nearest_log2(self._allotted(value, source) * source.magnitude))
+        if self._stands_alone(source, value):
+            unused = 1 + ((1 << self._sign_cut(value)) >> self._precision.headroom_bits)  # at the top: see `ReluStep`
+            return ((1 << bits) - unused) / source.magnitude
+        return nearest_power_of_two((1 << bits) / source.magnitude)
+
+    def _allotted(self, value: str, source: Draft | None = None) -> Fraction:
+        """The scale that a value should have, if its largest element then has no more than _MOST_BITS."""
+        assert self._allotment is not None
+        magnitude = self._ranges[value].magnitude
+        if source is not None:  # the value may be dead on the calibration images
+            magnitude = max(magnitude, source.range.magnitude / 64)
+        return min(Fraction(self._allotment.scales[value]), Fraction(1 << _MOST_BITS) / Fraction(magnitude or 1.0))
+
+    def _sign_cut(self, value: str) -> int:
+        if self._allotment is None or self._arithmetic is Arithmetic.EXACT:
+            return 0
+        return self._allotment.sign_cuts.get(value, 0)
+
+    def _stands_alone(self, source: Draft, value: str) -> bool:
+        """Whether one product alone makes `source`, for `value` alone, and only products read that."""
+        products, settled, between = trace_scales(source)
+        if settled or len(products) != 1:
+            return False
+        made_by = [*products, *between]
+        if any(len(self._readers.get(one.name, [])) != 1 for one in made_by):
+            return False
+        return all(isinstance(reader, Convolution2d | FullyConnected) for reader in self._readers.get(value, []))
 
     def _relu(self, operation: Relu) -> Draft | None:
         source = self._by_value[operation.inputs[0]]
@@ -224,7 +270,8 @@ class Drafting:
         draft = self._rectify(name, source, operation.name)
         bits = self._bits(operation.shape) - self._averaging_bits(operation.name)
         if source.fine:
-            self._cut(draft, source, self._ranges[operation.name].magnitude, bits)
+            self._cut(draft, source, operation.name, bits)
+            draft.sign_cut_bits = self._sign_cut(operation.name)
         return draft
 
     def _bits(self, shape: Shape) -> int:
@@ -262,7 +309,9 @@ class Drafting:
             )
         source = self._for_sum(operation.inputs[0])
         if source.fine:
-            target = Fraction(1 << self._bits(operation.shape)) / (Fraction(source.range.magnitude) or Fraction(1))
+            target = Fraction(1 << self._bits(operation.shape)) / source.magnitude
+            if self._allotment is not None:
+                target = self._allotted_scale(source, operation.inputs[0])
             if isinstance(operation, Softmax):  # an error of x is one of the result, relatively, however large x is
                 target = max(target, Fraction(1 << _SOFTMAX_BITS))
             self._scales.settle(source, target)
@@ -275,8 +324,8 @@ class Drafting:
         relu = self._deferred.get(value)
         source = self._by_value[relu.inputs[0] if relu else value]
         if source.fine:
-            base, magnitude = (relu.inputs[0] if relu else value), self._ranges[value].magnitude
-            source = self._truncation(source, base, magnitude)
+            base = relu.inputs[0] if relu else value
+            source = self._truncation(source, base, sized_as=value)
         name = self._new_name(operation.name, "tree") if relu else operation.name
         tree = self._draft(name, operation, (source,), operation.shape, operation.name)
         tree.scale, tree.narrow, tree.not_negative = source.scale, True, source.not_negative
@@ -324,8 +373,10 @@ class Drafting:
 
     def _aligned(self, source: Draft, operation: Add | Concat) -> Draft:
         """A coarse value no finer than the sum that it enters can make use of."""
-        bits = self._bits(operation.shape) + _SPARE_BITS
-        useful = Fraction(1 << bits) / (Fraction(self._ranges[operation.name].magnitude) or Fraction(1))
+        magnitude = Fraction(self._ranges[operation.name].magnitude) or Fraction(1)
+        useful = Fraction(1 << (self._bits(operation.shape) + _SPARE_BITS)) / magnitude
+        if self._allotment is not None:
+            useful = nearest_power_of_two(self._allotted(operation.name)) * (1 << _SPARE_BITS)
         self._scales.settle(source, useful)
         if source.known_scale() <= useful:
             return source

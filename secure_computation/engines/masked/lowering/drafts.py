@@ -1,6 +1,7 @@
 """Steps to be: what the lowering knows of a step before its scales, rings and layouts are chosen."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from fractions import Fraction
@@ -32,6 +33,18 @@ _CRYPTEN_SHARE: Final = 0.01
 
 
 @dataclass(frozen=True, kw_only=True)
+class Allotment:
+    """What each layer of one network should get, as `allot` finds it; the lowering takes what is nearest and fits."""
+
+    scales: Mapping[str, float]
+    """Integer per real of each value of the network, should it be rounded."""
+    levels: Mapping[str, float]
+    """Of each private product: the largest |integer weight|, at most."""
+    sign_cuts: Mapping[str, int]
+    """Of each ReLU and clip, in dithered arithmetic: low bits of the truncated value that the comparison leaves out."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Precision:
     """How finely to compute. More bits: smaller error, wider rings, more traffic."""
 
@@ -45,6 +58,8 @@ class Precision:
     """Weights get no more bits than to keep their rounding this far below that of the activations."""
     headroom_bits: int = 2
     """By how many bits an image may exceed the calibration before a value leaves its ring."""
+    allotment: Allotment | None = None
+    """Bits for each layer, in place of all of the above but the headroom."""
 
     def finer(self, bits: int) -> "Precision":
         """More bits of everything; the activations of no layer go beyond _MOST_ACTIVATION_BITS."""
@@ -65,7 +80,7 @@ def refine_beside_crypten(network: Network, precision: Precision) -> Precision:
     """
     smooth = sum(math.prod(one.shape) for one in network.operations if isinstance(one, Activation | Softmax))
     others = sum(math.prod(one.shape) for one in network.operations if isinstance(one, Relu | Clip | MaxPool))
-    if smooth == 0 or smooth < _CRYPTEN_SHARE * (smooth + others):
+    if precision.allotment or smooth == 0 or smooth < _CRYPTEN_SHARE * (smooth + others):
         return precision
     return precision.finer(_FINER_BESIDE_CRYPTEN)
 

@@ -36,13 +36,16 @@ class ProductScales:
         if draft.scale is not None:
             return
         products, settled, between = trace_scales(draft)
-        if products:
-            anchor = settled[0] if settled else Fraction(1)
-            exponent = max(self._exponent(product, anchor / growth, target) for product, growth in products.items())
-            limits = (self._limit(product, anchor / growth) for product, growth in products.items())
-            exponent = min(exponent, *limits, floor_log2(self.largest_integer / (draft.magnitude * anchor)))
-            for product, growth in products.items():
-                product.scale = anchor / growth * Fraction(2) ** exponent
+        anchor = settled[0] if settled else self._unit(target)
+        units = {product: anchor / growth for product, growth in products.items()}
+        wanted = {product: self._exponent(product, unit, target) for product, unit in units.items()}
+        fitting = {product: self._limit(product, unit) for product, unit in units.items()}
+        if units and self._precision.allotment is None:  # as fine as any of them wants to be
+            wanted = dict.fromkeys(units, max(wanted.values()))
+            fitting = dict.fromkeys(units, min(fitting.values()))
+        most = floor_log2(self.largest_integer / (draft.magnitude * anchor))
+        for product, unit in units.items():
+            product.scale = unit * Fraction(2) ** min(wanted[product], fitting[product], most)
         for step in between:
             join_scales(step)
 
@@ -51,9 +54,19 @@ class ProductScales:
         """What surely fits a ring with headroom, a sign and a spare bit."""
         return Fraction(1 << (MAX_RING_BITS - 3 - self._precision.headroom_bits))
 
+    def _unit(self, target: Fraction | None) -> Fraction:
+        """What scales that no other value binds are powers of two of."""
+        if target is None or self._precision.allotment is None:
+            return Fraction(1)
+        return target / Fraction(2) ** floor_log2(target)
+
     def _exponent(self, product: Draft, unit: Fraction, target: Fraction | None) -> int:
         """The scale that a product would like to have, as unit * 2^exponent."""
         source = product.inputs[0]
+        if self._precision.allotment is not None:
+            levels = Fraction(self._precision.allotment.levels[product.name])
+            exponent = floor_log2(levels / self._largest_weight(product) * source.known_scale() / unit)
+            return exponent if target is None else max(exponent, ceil_log2(target / unit))
         weight_scale = Fraction(1 << self._precision.weight_bits) / self._largest_weight(product)
         exponent = floor_log2(weight_scale * source.known_scale() / unit)
         if target is None:
@@ -127,6 +140,16 @@ def floor_log2(value: Fraction) -> int:
 def ceil_log2(value: Fraction) -> int:
     """The smallest e with 2^e >= value, for a positive value."""
     return -floor_log2(1 / value)
+
+
+def nearest_log2(value: Fraction) -> int:
+    """log2 of a positive value, rounded."""
+    return floor_log2(2 * value * value) // 2
+
+
+def nearest_power_of_two(value: Fraction) -> Fraction:
+    """By ratio, for a positive value."""
+    return Fraction(2) ** nearest_log2(value)
 
 
 def power_of_two_scale(bits: int, magnitude: float) -> Fraction:

@@ -52,6 +52,7 @@ __all__ = [
     "compute_window_factors",
     "draw_dithers",
     "evaluate",
+    "evaluate_as",
     "find_label",
     "middle_dither",
     "quantise_image",
@@ -95,6 +96,27 @@ def draw_dithers(generator: np.random.Generator) -> Dithers:
         return Dither(*(generator.integers(0, 1 << bits, step.shape, np.int64) for bits in (step.shift, cut)))
 
     return draw
+
+
+def evaluate_as(
+    lowering: MaskedLowering,
+    weights: IntegerWeights,
+    image: Integers,
+    arithmetic: Arithmetic,
+    draw: Dithers,
+) -> Integers:
+    """`evaluate` with the plan's bits in either arithmetic, to compare them in clear; `draw` for the dithered one."""
+    if arithmetic is Arithmetic.EXACT:
+        return evaluate(lowering, weights, image)
+    if lowering.arithmetic is Arithmetic.DITHERED:
+        return evaluate(lowering, weights, image, dithers=draw)
+
+    def draw_beside_half(step: ReluStep | TruncateStep) -> Dither:  # an exact plan adds a half before it cuts
+        drawn = draw(step)
+        return Dither(drawn.rounding - ((1 << step.shift) >> 1), drawn.sign)
+
+    dithered = lowering.model_copy(update={"arithmetic": Arithmetic.DITHERED})
+    return evaluate(dithered, weights, image, dithers=draw_beside_half)
 
 
 def evaluate(

@@ -1,0 +1,70 @@
+"""How the error that is allowed is shared out among layers: each gets as much of it as a bit of it costs.
+
+The error of a logit is a sum of small independent ones. One bit more of a layer divides its part by four, and costs the
+same bytes each time. So the cheapest plan for a given sum has parts in proportion to the bytes of a bit (Lagrange).
+"""
+
+import math
+from typing import Final
+
+from secure_computation.engines.masked.lowering.drafts import Allotment
+from secure_computation.engines.masked.lowering.sensitivity import LEVELS, BelowZero, Sensitivity
+from secure_computation.engines.masked.plan.steps import WEIGHT_LIMIT
+from secure_computation.network import INPUT, Clip, Convolution2d, FullyConnected, MaxPool, Network, Relu
+
+_ACTIVATION_BITS: Final = 13
+"""What one more bit of an element costs: a bit of the message each way, which count for four each, since an image waits
+for them; two of dealt shares; and the wider ring of the next layer."""
+_SOURCE_BITS, _RESULT_BITS = 6, 2
+"""What one more bit of weights costs for each element that is read and that is made: messages, dealt and prepared
+shares, and corrections."""
+_ROUNDING_VARIANCE: Final = 1 / 6
+"""Of a truncation whose dither is uniform, in units of the last bit."""
+_LEAST: Final = 1e-30
+_FEWEST_LEVELS: Final = 7.0
+_MOST_SIGN_CUT_BITS: Final = 6
+_SMALL_SHARE: Final = 0.01
+"""A layer with fewer of the network's products than this may have weights of two digits: nobody waits for it."""
+
+
+def allot(network: Network, sensitivity: Sensitivity, deviation: float, *, digits: int) -> Allotment:
+    """Bits for each layer so that a logit's error has about this standard deviation.
+
+    `digits`: of 8 bits, that the weights of a layer with many products may have, 1 or 2.
+    """
+    sizes = {name: math.prod(shape) for name, shape in network.shapes().items()}
+    rounded = [INPUT, *(one.name for one in network.operations if isinstance(one, Relu | Clip | MaxPool))]
+    layers = {one.name: one for one in network.operations if isinstance(one, Convolution2d | FullyConnected)}
+    prices = {
+        name: _SOURCE_BITS * sizes[layer.inputs[0]] + _RESULT_BITS * sizes[name] for name, layer in layers.items()
+    }
+    share = deviation**2 / (2 * sum(_ACTIVATION_BITS * sizes[name] for name in rounded) + sum(prices.values()))
+    parts = {name: share * _ACTIVATION_BITS * size for name, size in sizes.items()}
+    scales = {
+        name: math.sqrt(_ROUNDING_VARIANCE * max(sensitivity.values[name], _LEAST) / part)
+        for name, part in parts.items()
+    }
+    products = sum(layer.multiplications() for layer in layers.values())
+    levels = {}
+    for name, layer in layers.items():
+        wanted = LEVELS * math.sqrt(2 * max(sensitivity.weights[name], _LEAST) / (share * prices[name]))
+        one_digit = digits == 1 and layer.multiplications() >= _SMALL_SHARE * products
+        levels[name] = min(max(wanted, _FEWEST_LEVELS), LEVELS if one_digit else WEIGHT_LIMIT - 1)
+    return Allotment(
+        scales=scales,
+        levels=levels,
+        sign_cuts={name: _cut_sign(one, scales[name], parts[name]) for name, one in sensitivity.below_zero.items()},
+    )
+
+
+def _cut_sign(below: BelowZero, scale: float, part: float) -> int:
+    """The most bits that a comparison can leave out for a variance of `part`.
+
+    Of 2^e values below 0, the j-th passes with odds of 1 - j / 2^e. Sums over j of these odds times j and times j^2 are
+    4^e / 6 and 8^e / 12.
+    """
+    for bits in range(_MOST_SIGN_CUT_BITS, 0, -1):
+        width = 2**bits / scale
+        if below.steady * (width**2 / 6) ** 2 + below.varied * width**3 / 12 <= part:
+            return bits
+    return 0
