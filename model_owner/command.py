@@ -220,9 +220,9 @@ def _serve(settings: ModelOwnerSettings, listener: "socket") -> None:
     from secure_computation.channel import serving
     from secure_computation.engines.choosing import warm_up_for, warm_up_installed
 
-    warm_up_installed()  # before the first session, not in it
     imported = ImportedModels(settings.data_folder, StorageKey.of(settings.at_rest), limits=settings.plan_limits)
-    models = load_models(imported)
+    models = load_models(imported)  # first: what is wrong with a model is the one line that is printed
+    warm_up_installed()  # before the first session, not in it
     for model in models.values():
         warm_up_for(model.plan, Engine.MASKED)
     front_end = settings.inference_service

@@ -131,7 +131,8 @@ def test_a_peer_that_fails(federation: Federation, chest: Path, place: str, case
         federation.diagnoser(waiting=SHORT, **settings) as (diagnoser, client),
     ):
         caught = attempt(diagnoser, chest)
-        assert type(caught) is error
+        assert isinstance(caught, error)
+        assert caught.code == error.code
         assert str(caught).startswith(name)
         assert re.search(words, str(caught))
         # The model owner may be the first to report that the data owner has gone.
@@ -187,7 +188,7 @@ def test_somebody_else_answers(federation: Federation, chest: Path, case: str) -
         diagnoser, client = stack.enter_context(federation.diagnoser(**settings))
         caught = attempt(diagnoser, chest)
         assert type(caught) is PeerViolation
-        assert f"is {party}, where " in str(caught)
+        assert f"is {party}, but " in str(caught)
         assert "check the address and who may connect" in str(caught)
         assert failure_of(federation, client) in {"peer-violation", "peer-disconnected", "peer-reported"}
     assert received == []  # not even the ticket
