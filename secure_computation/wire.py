@@ -29,7 +29,7 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any, TypeAlias
+from typing import Any, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -84,10 +84,15 @@ def violation(detail: str, *, peer: str, step: str) -> PeerViolation:
 class OutOfStep(PeerViolation):
     """The peer sent a frame of another kind or step: both are sound, and do different things."""
 
-    def __init__(self, detail: str, *, peer: str, step: str) -> None:
-        """In the words of `violation`; `step` is this side's."""
-        super().__init__(str(violation(detail, peer=peer, step=step)))
-        self.step = step
+    step = ""
+    """This side's."""
+
+    @classmethod
+    def at(cls, step: str, detail: str, *, peer: str) -> Self:
+        """In the words of `violation`."""
+        error = cls(str(violation(detail, peer=peer, step=step)))
+        error.step = step
+        return error
 
 
 def step_digest(step: str) -> bytes:
@@ -174,11 +179,11 @@ class Expectation:
                 raise violation(f"an error message of {header.length} bytes", peer=peer, step=self.step)
             return
         if header.kind is not self.kind:
-            raise OutOfStep(f"expected {self.words}, not {header.kind.name}", peer=peer, step=self.step)
+            raise OutOfStep.at(self.step, f"expected {self.words}, not {header.kind.name}", peer=peer)
         if header.phase is not phase:
             raise violation(f"frame of phase {header.phase.name} during {phase.name}", peer=peer, step=self.step)
         if header.step_digest != step_digest(self.step):
-            raise OutOfStep("the frame belongs to another step", peer=peer, step=self.step)
+            raise OutOfStep.at(self.step, "the frame belongs to another step", peer=peer)
         if not self.shortest <= header.length <= self.longest:
             raise violation(f"expected {self.words}, not {header.length} bytes", peer=peer, step=self.step)
 

@@ -125,7 +125,7 @@ def test_a_batch_by_the_engines_that_can(tiny_model: Path) -> None:
     assert lines["crypten"]["not_measured"] == "evaluates one image a session"
     for engine in ("masked", "plaintext"):
         assert lines[engine]["batch"] == 3
-        assert lines[engine]["max_abs_error"] < 0.01
+        assert lines[engine]["max_abs_error"] < 0.1
 
 
 @pytest.mark.slow
@@ -139,7 +139,7 @@ def test_all_engines_agree_on_a_tiny_model(tiny_model: Path) -> None:
     for line in lines.values():
         assert set(line) >= REQUIRED
         assert line["model"] == "tiny"
-        assert line["max_abs_error"] < 0.01
+        assert line["max_abs_error"] < 0.1
         assert 0 < line["online_seconds"] <= line["total_seconds"]
         assert set(line["cpu_seconds"]) == set(line["peak_rss_bytes"])
         assert sum(link["online_bytes"] for link in line["links"]) == line["online_bytes"]

@@ -85,7 +85,7 @@ def test_latency(tiny: Path, results: Path, capsys: pytest.CaptureFixture[str]) 
     assert masked.cold_seconds.later > masked.total_seconds  # the command does more than its session
     assert plaintext.cold_seconds is None
     assert set(masked.peak_rss_bytes) == set(masked.cpu_seconds) == PARTIES
-    assert masked.max_abs_error < 0.05
+    assert masked.max_abs_error < 0.1
     assert sum(link.online_bytes for link in masked.links) == masked.online_bytes > 0
     assert 0 < masked.online_seconds < masked.total_seconds
 
@@ -185,7 +185,7 @@ def test_agreement(tiny: Path, results: Path, tmp_path: Path, capsys: pytest.Cap
     result = Agreement.model_validate_json(only_file(results))
     assert result == Agreement.model_validate_json(capsys.readouterr().out)
     assert result.images == 3
-    assert result.max_abs_error < 0.05
+    assert result.max_abs_error < 0.1
     assert result.clear_disagreements == 0
 
 

@@ -133,7 +133,7 @@ def test_json_alone_on_stdout_and_nothing_left(temporary: Path, tiny_model: Path
     assert [warning["code"] for warning in shown["warnings"]] == ["inverted", "wrong-modality"]
     assert shown["diagnosis"]["label"] == shown["plaintext"]["label"]
     assert set(shown["diagnosis"]["probabilities"]) == set(CLASSES)
-    assert shown["max_abs_error"] < 0.02
+    assert shown["max_abs_error"] < 0.1
     assert len({*shown["processes"].values(), demo.process.pid, os.getpid()}) == 6
     links = shown["bytes"].pop("links")
     assert min(shown["bytes"].values()) > 0

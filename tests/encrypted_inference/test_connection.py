@@ -11,6 +11,7 @@ from demonstration.plaintext import PlaintextModel
 from imaging.reading import read_model_input
 from tests.encrypted_inference.settings import write_settings
 from tests.end_to_end.federation import Federation, closed_port
+from tests.end_to_end.models import DITHER
 
 
 def test_an_image_is_evaluated_by_servers(federation: Federation, chest: Path, tmp_path: Path) -> None:
@@ -22,7 +23,7 @@ def test_an_image_is_evaluated_by_servers(federation: Federation, chest: Path, t
         expected = PlaintextModel(federation.folder / "model").logits_of_batch(images)
         assert answer.logits is not None
         assert (answer.plain, answer.error) == (None, None)
-        np.testing.assert_allclose(answer.logits, expected, atol=0.02)
+        np.testing.assert_allclose(answer.logits, expected, atol=DITHER)
         cost = answer.cost
         assert cost.offline_bytes > cost.material_bytes + cost.weights_bytes > cost.weights_bytes > 0
         with pytest.raises(CallerError, match="evaluates one image a session: give them one by one"):

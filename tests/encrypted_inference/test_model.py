@@ -35,11 +35,11 @@ def test_an_engines_logits_are_the_plain_models(model: ei.Model, engine: str) ->
     assert several.plain is not None
     assert several.error == np.abs(several.logits - several.plain).max()
     assert several.error
-    assert several.error < 0.05
+    assert several.error < 0.1
     np.testing.assert_array_equal(several.plain, model.compute_plain(IMAGES[:2]))
     one = model.run(torch.from_numpy(IMAGES[1]).requires_grad_(), engine=engine)
     assert one.logits is not None
-    np.testing.assert_allclose(one.logits, several.plain[1], atol=0.05)
+    np.testing.assert_allclose(one.logits, several.plain[1], atol=0.1)
 
 
 def test_the_cost_is_what_was_sent_and_weights_are_sent_once(onnx_file: Path) -> None:
@@ -172,7 +172,7 @@ def test_a_module_of_other_numbers_is_loaded_in_float32(dtype: torch.dtype) -> N
     module = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(1800, 2)).to(dtype)
     answer = ei.load(module, calibration=IMAGES).run(IMAGES[0], engine="masked")
     assert answer.error is not None
-    assert answer.error < 0.05
+    assert answer.error < 0.1
     assert next(module.parameters()).dtype == dtype, "the caller's own module stays as it is"
 
 

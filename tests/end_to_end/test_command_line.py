@@ -71,7 +71,7 @@ def test_json_is_alone_on_stdout_and_one_object_a_file(mixed_run: MixedRun, tmp_
     assert [answer.file for answer in answers] == [str(path) for path in mixed_run.good]
     plaintext = PlaintextModel(write_tiny_model(tmp_path))
     for path, answer in zip(mixed_run.good, answers, strict=True):
-        np.testing.assert_allclose(answer.logits or (), plaintext.logits_of_file(path), atol=0.02)
+        np.testing.assert_allclose(answer.logits or (), plaintext.logits_of_file(path), atol=DITHER)
         probabilities = class_answer(answer).probabilities or {}
         assert sum(probabilities.values()) == pytest.approx(1)
         assert tuple(probabilities) == CLASSES

@@ -16,7 +16,7 @@ from demonstration.plaintext import PlaintextModel
 from imaging.reading import read_model_input
 from tests.end_to_end.federation import LABORATORY, SILENT, Federation, running_federation
 from tests.end_to_end.float_maps import float_maps
-from tests.end_to_end.models import CLASSES, class_answer, radiograph
+from tests.end_to_end.models import CLASSES, DITHER, class_answer, radiograph
 
 
 @pytest.fixture(scope="module")
@@ -42,19 +42,24 @@ def diagnose(
 def test_the_map_is_the_floating_point_one_within_truncation(maps: Federation, chest: Path) -> None:
     diagnosis = diagnose(maps, chest)
     plaintext = PlaintextModel(maps.folder / "model")
-    np.testing.assert_allclose(diagnosis.logits or (), plaintext.logits_of_file(chest), atol=0.02)
+    np.testing.assert_allclose(diagnosis.logits or (), plaintext.logits_of_file(chest), atol=DITHER)
+    require_floating_point_map(maps, diagnosis, chest)
+
+
+def require_floating_point_map(maps: Federation, diagnosis: Diagnosis, path: Path) -> None:
+    """The map is the float network's: bits are chosen for the logits, which average over the map's places."""
     assert diagnosis.heat_map is not None
     masked = maps.model.plan.engines.masked
     assert masked is not None
     assert masked.heat_map is not None
     step = 1 / masked.heat_map.value.scale
-    tensor = read_model_input(chest, maps.model.card.input).tensor
+    tensor = read_model_input(path, maps.model.card.input).tensor
     expected = dict(zip(CLASSES, float_maps(maps.folder / "model" / "model.onnx", tensor), strict=True))
     assert list(diagnosis.heat_map) == list(CLASSES)
     for name, grid in diagnosis.heat_map.items():
-        assert np.abs(np.array(grid) - expected[name]).max() < 4 * step
+        assert np.abs(np.array(grid) - expected[name]).max() < 8 * step
         np.testing.assert_array_equal(np.array(grid) / step % 1, 0)
-    assert max(np.abs(grid).max() for grid in expected.values()) > 20 * step
+    assert max(np.abs(grid).max() for grid in expected.values()) > 40 * step
 
 
 def test_the_picture_is_written_for_the_clinician_alone(maps: Federation, chest: Path, tmp_path: Path) -> None:
@@ -74,13 +79,12 @@ def test_the_picture_is_written_for_the_clinician_alone(maps: Federation, chest:
 
 
 def test_a_stocked_item_gives_a_map_too(maps: Federation, chest: Path) -> None:
-    expected = diagnose(maps, chest).heat_map
     with maps.diagnoser() as (diagnoser, _):
         entry = diagnoser.choose_model(None)
         diagnoser.stock(entry, engine=Engine.MASKED, progress=SILENT)
         diagnosis = diagnoser.diagnose(chest, entry, engine=Engine.MASKED, force=False, progress=SILENT)
     assert diagnosis.stocked
-    assert diagnosis.heat_map == expected
+    require_floating_point_map(maps, diagnosis, chest)
 
 
 def test_the_other_engine_gives_logits_and_says_so_if_asked_for_more(

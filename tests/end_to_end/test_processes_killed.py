@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from contract.identity import Role
+from contract.model_card import Arithmetic
 from data_owner.diagnosis import Diagnosis
 from demonstration.commands import make_command
 from demonstration.deployment import LABORATORY, TRUST_CENTRE, Deployment, deploy
@@ -27,7 +28,7 @@ from secure_computation.engines.masked.plan import reference
 from secure_computation.engines.masked.plan.fixed_point import round_weights
 from secure_computation.engines.masked.session.stock import stockable
 from tests.end_to_end.federation import SEALING
-from tests.end_to_end.models import DITHER, radiograph, write_tiny_model
+from tests.end_to_end.models import radiograph, write_tiny_model
 from tests.end_to_end.watched_links import WatchedLink, watched_link
 
 P0, P1, DEALER, FRONT_END = Role.DATA_OWNER, Role.MODEL_OWNER, Role.CRYPTO_PROVIDER, Role.INFERENCE_SERVICE
@@ -86,7 +87,7 @@ class Processes:
         status, stdout, stderr = self.call("diagnose", str(self.image), "--json")
         assert status == 0, stderr
         diagnosis = Diagnosis.model_validate_json(stdout)
-        np.testing.assert_allclose(diagnosis.logits or (), self.expected, atol=DITHER)
+        np.testing.assert_array_equal(diagnosis.logits or (), self.expected)
         return diagnosis
 
     def consumed(self, role: Role) -> set[str]:
@@ -105,7 +106,7 @@ class Processes:
 @pytest.fixture(scope="module")
 def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processes]:
     folder = tmp_path_factory.mktemp("killed")
-    model_folder = write_tiny_model(folder / "model")
+    model_folder = write_tiny_model(folder / "model", arithmetic=Arithmetic.EXACT)
     image = radiograph(folder / "chest.dcm")
     with ExitStack() as stack:
         links = {pair: stack.enter_context(watched_link()) for pair in ((P0, P1), (P0, DEALER), (P1, DEALER))}
@@ -194,7 +195,7 @@ def disturb(
         processes.start_again(victim)
         if status == 0:  # killed when the answer was on its way already, or by then no longer needed
             diagnosis = Diagnosis.model_validate_json(stdout)
-            np.testing.assert_allclose(diagnosis.logits or (), processes.expected, atol=DITHER)
+            np.testing.assert_array_equal(diagnosis.logits or (), processes.expected)
         else:
             assert (status in {3, 4}, stdout) == (True, ""), stderr
             assert len(stderr.splitlines()) == 1

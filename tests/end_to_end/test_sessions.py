@@ -9,7 +9,7 @@ from contract.api import SessionState
 from contract.ticket import Engine
 from demonstration.plaintext import PlaintextModel
 from tests.end_to_end.federation import SILENT, Federation
-from tests.end_to_end.models import class_answer, radiograph
+from tests.end_to_end.models import DITHER, class_answer, radiograph
 
 
 def test_the_encrypted_answer_is_the_models(federation: Federation, plaintext: PlaintextModel, chest: Path) -> None:
@@ -17,7 +17,7 @@ def test_the_encrypted_answer_is_the_models(federation: Federation, plaintext: P
         entry = diagnoser.choose_model(None)
         diagnosis = diagnoser.diagnose(chest, entry, engine=Engine.CRYPTEN, force=False, progress=SILENT)
         expected = plaintext.logits_of_file(chest)
-        np.testing.assert_allclose(diagnosis.logits or (), expected, atol=0.02)
+        np.testing.assert_allclose(diagnosis.logits or (), expected, atol=DITHER)
         assert class_answer(diagnosis).label == plaintext.card.classes[int(np.argmax(expected))]
         session = client.session(client.opened[0].id)
     assert session.state is SessionState.COMPLETED
@@ -32,5 +32,5 @@ def test_three_sessions_at_once_are_each_right(
     with ThreadPoolExecutor(max_workers=3) as pool:
         diagnoses = list(pool.map(federation.diagnose, paths))
     for path, diagnosis in zip(paths, diagnoses, strict=True):
-        np.testing.assert_allclose(diagnosis.logits or (), plaintext.logits_of_file(path), atol=0.02)
+        np.testing.assert_allclose(diagnosis.logits or (), plaintext.logits_of_file(path), atol=DITHER)
     assert len({diagnosis.logits for diagnosis in diagnoses}) == 3

@@ -18,7 +18,7 @@ from secure_computation.engines.choosing import dealer_side, offered_engines, se
 from secure_computation.plan import parse_plan
 from secure_computation.randomness import Seed
 from tests.end_to_end.federation import LABORATORY, SEALING, SILENT, Federation, running_federation
-from tests.end_to_end.models import write_tiny_model
+from tests.end_to_end.models import DITHER, write_tiny_model
 
 WHAT_TO_RUN = r"needs CrypTen, which is not installed on this machine: run pip install --no-deps crypten==0\.4\.1"
 
@@ -42,7 +42,7 @@ def test_a_federation_without_it_offers_the_masked_engine_and_answers(
         assert entry.engines == (Engine.MASKED,)
         diagnosis = diagnoser.diagnose(chest, entry, engine=Engine.MASKED, force=False, progress=SILENT)
         expected = PlaintextModel(tmp_path / "model").logits_of_file(chest)
-        np.testing.assert_allclose(diagnosis.logits or (), expected, atol=0.02)
+        np.testing.assert_allclose(diagnosis.logits or (), expected, atol=DITHER)
         assert [cost.engine for cost in check_model(federation.model).costs] == ["masked"]
         with pytest.raises(ConfigurationError, match=WHAT_TO_RUN):
             diagnoser.warm_up(Engine.CRYPTEN)

@@ -29,7 +29,7 @@ from tests.end_to_end.federation import Federation, running_federation
 from tests.end_to_end.models import PATIENT, tiny_weights
 from tests.end_to_end.traces import forms
 from tests.faults.fault import Fault, Kind, Link, Way
-from tests.faults.harness import HANGS_AFTER_SECONDS, Cell, Scenario, Trial, Watch, running_cell, watching
+from tests.faults.harness import EXACT, HANGS_AFTER_SECONDS, Cell, Scenario, Trial, Watch, running_cell, watching
 
 Point = tuple[Scenario, Fault]
 REPORTED = 2
@@ -133,7 +133,7 @@ def run(folder: Path, *, faults: int, cells: int, seed: int, skip: int = 0) -> S
         stack.enter_context(redirect_stdout(output))
         stack.enter_context(redirect_stderr(output))
         watch = stack.enter_context(watching())
-        serving = running_federation(folder / "federation", clock=clock)
+        serving = running_federation(folder / "federation", model=EXACT, clock=clock)
         federation = stack.enter_context(serving)
         running = [stack.enter_context(running_cell(federation, folder / f"cell-{n}", watch)) for n in range(cells)]
         drawn = points(running[0], seed=seed)

@@ -28,6 +28,7 @@ from bookkeeping.used_tickets import TicketUse, UsedTickets
 from contract.api import SessionView
 from contract.errors import EncryptedInferenceError
 from contract.identity import Role
+from contract.model_card import Arithmetic
 from contract.ticket import Engine
 from data_owner.diagnosis import Diagnosis
 from data_owner.session import Diagnoser
@@ -40,7 +41,7 @@ from secure_computation.engines.masked.session.stock import stockable
 from secure_computation.material import ConsumptionLedger, ItemName
 from secure_computation.stock_folder import Binding, Body, StockFolder
 from tests.end_to_end.federation import ENDED, SEALING, SILENT, Federation, RecordingClient
-from tests.end_to_end.models import DITHER, NAME, radiograph
+from tests.end_to_end.models import NAME, radiograph
 from tests.faults.fault import HARMLESS, Fault, Kind, Link, Way
 from tests.faults.faulty_link import FaultyLink, faulty_links
 
@@ -53,6 +54,8 @@ HTTP_SECONDS = 8.0
 HANGS_AFTER_SECONDS = 60.0
 """Far beyond the deadlines of every wait of one scenario together: what takes longer hangs."""
 NEIGHBOURS_ITEMS = 4
+EXACT = {"arithmetic": Arithmetic.EXACT}
+"""Of the model: its logits equal the integer reference's in every bit."""
 CRYPTEN_TOLERANCE = 0.05
 
 
@@ -286,7 +289,7 @@ class Cell:
         return ANSWERED
 
     def _wrong(self, scenario: Scenario, diagnoses: Sequence[Diagnosis]) -> list[str]:
-        tolerance = CRYPTEN_TOLERANCE if scenario is Scenario.CRYPTEN else DITHER
+        tolerance = CRYPTEN_TOLERANCE if scenario is Scenario.CRYPTEN else 0.0
         return [
             f"a wrong result was shown as right for {diagnosis.file}"
             for path, diagnosis in zip(self.images, diagnoses, strict=False)

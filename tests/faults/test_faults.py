@@ -17,7 +17,7 @@ from tests.end_to_end.federation import running_federation
 from tests.end_to_end.models import PATIENT, tiny_weights
 from tests.faults import campaign
 from tests.faults.fault import Fault, Kind, Link, Way
-from tests.faults.harness import Cell, Scenario, Watch, running_cell, watching
+from tests.faults.harness import EXACT, Cell, Scenario, Watch, running_cell, watching
 
 SEED = 2018
 
@@ -40,7 +40,7 @@ def cell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cell]:
     folder = tmp_path_factory.mktemp("faults")
     with (
         watching() as watch,
-        running_federation(folder / "federation") as federation,
+        running_federation(folder / "federation", model=EXACT) as federation,
         running_cell(federation, folder / "cell", watch) as running,
     ):
         yield running

@@ -167,7 +167,7 @@ def test_more_memory_than_is_allowed_ends_in_one_line_and_the_bound_ends_with_th
 def test_the_command_says_so_in_one_line(tmp_path: Path) -> None:
     program = (
         "from model_owner import command, imported_models\n"
-        "imported_models.ImportedModels.add = lambda *_: bytearray(2 << 30)\n"
+        "imported_models.ImportedModels.add = lambda *_, **_more: bytearray(2 << 30)\n"
         "command.run(command.app, name='model-owner')\n"
     )
     key = tmp_path / "key"

@@ -51,7 +51,7 @@ from tests.end_to_end.federation import (
     closed_port,
     running_federation,
 )
-from tests.end_to_end.models import PATIENT, radiograph
+from tests.end_to_end.models import DITHER, PATIENT, radiograph
 
 
 def audit(folder: Path) -> list[Entry]:
@@ -286,7 +286,7 @@ class TestWithdrawal:
             diagnosis = diagnoser.diagnose(chest, entry, engine=Engine.CRYPTEN, force=False, progress=progress)
             assert withdrawn
             expected = PlaintextModel(federation.folder / "model").logits_of_file(chest)
-            np.testing.assert_allclose(diagnosis.logits or (), expected, atol=0.02)
+            np.testing.assert_allclose(diagnosis.logits or (), expected, atol=DITHER)
             with pytest.raises(PeerReported) as caught:
                 diagnoser.diagnose(chest, entry, engine=Engine.CRYPTEN, force=False, progress=progress)
             assert caught.value.reported == "model-withdrawn"

@@ -51,7 +51,7 @@ from tests.end_to_end.federation import (
     closed_port,
 )
 from tests.end_to_end.misbehaviour import VIOLATIONS, Deed, Sabotage, sabotage
-from tests.end_to_end.models import radiograph
+from tests.end_to_end.models import DITHER, radiograph
 
 
 def words_of(channel: Channel, step: str = "material ready") -> str:
@@ -236,7 +236,7 @@ def test_a_data_owner_that_goes_away(federation: Federation, chest: Path, deed: 
     else:
         assert code == "peer-disconnected"
     expected = PlaintextModel(federation.folder / "model").logits_of_file(chest)
-    np.testing.assert_allclose(diagnosis.logits or (), expected, atol=0.02)
+    np.testing.assert_allclose(diagnosis.logits or (), expected, atol=DITHER)
 
 
 def after_ticket(deed: Deed) -> Deed:

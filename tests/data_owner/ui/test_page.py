@@ -44,7 +44,7 @@ def test_a_whole_diagnosis(page: Page, chest: Path, federation: Federation) -> N
     assert f'data-testid="result-label">{expected.label}<' in html
     for name, share in (expected.probabilities or {}).items():
         shown = float(html.split(f'data-class="{name}" data-share="')[1].split('"')[0])
-        assert shown == pytest.approx(share, abs=0.02)
+        assert shown == pytest.approx(share, abs=0.05)
     assert "Research use only, not a medical device." in html
     assert "tiny-chest 1.0.0" in html
     diagnosis = page.workplace.entries()[0].diagnosis

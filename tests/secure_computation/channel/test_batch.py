@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from contract.identity import Role
+from contract.model_card import Arithmetic
 from secure_computation.channel.bridge import OUTBOUND_BYTES
 from secure_computation.channel.channel import Channel
 from secure_computation.channel.memory import CRYPTO_PROVIDER, memory_pair
@@ -27,10 +28,12 @@ IN_BUFFERS = OUTBOUND_BYTES + WRITE_BUFFER_BYTES
 
 @pytest.fixture(scope="module")
 def model() -> Model:
-    """One wide ReLU layer."""
+    """One wide ReLU layer, in the arithmetic that sends more."""
     shape = (CHANNELS, SIDE, SIDE)
     stem = convolution("c1", INPUT, (1, SIDE, SIDE), CHANNELS, 3, padding=(1, 1, 1, 1))
-    return lowered(classifier((1, SIDE, SIDE), [stem, Relu(name="r1", inputs=("c1",), shape=shape)]))
+    return lowered(
+        classifier((1, SIDE, SIDE), [stem, Relu(name="r1", inputs=("c1",), shape=shape)]), arithmetic=Arithmetic.EXACT
+    )
 
 
 def test_messages_of_a_batch_may_exceed_all_buffers(pair: Pair, model: Model) -> None:

@@ -58,7 +58,6 @@ def test_a_product_reads_values_without_spare_bits_and_is_truncated_by_the_relu_
         "multiply",
         "linear",
         "add",
-        "offset",
         "relu",
         "sum_pool",
         "reshape",
