@@ -2,6 +2,7 @@
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -83,14 +84,29 @@ def names_of(tree: ast.AST) -> dict[str, str]:
     return meanings
 
 
-def mentioned(tree: ast.AST) -> Iterator[tuple[ast.expr, str]]:
+@cache
+def parse(source: str) -> ast.Module:
+    return ast.parse(source)
+
+
+@cache
+def mentioned(tree: ast.AST) -> tuple[tuple[ast.expr, str], ...]:
     """Every name or dotted attribute with its full meaning, say `numpy.random.default_rng`."""
     meanings = names_of(tree)
+    found = []
     for node in ast.walk(tree):
-        if not isinstance(node, ast.Attribute | ast.Name):
-            continue
-        head, _, tail = ast.unparse(node).partition(".")
-        yield node, ".".join(part for part in (meanings.get(head, head), tail) if part)
+        if isinstance(node, ast.Attribute | ast.Name):
+            head, _, tail = dotted(node).partition(".")
+            found.append((node, ".".join(part for part in (meanings.get(head, head), tail) if part)))
+    return tuple(found)
+
+
+def dotted(node: ast.expr) -> str:
+    if isinstance(node, ast.Attribute):
+        return f"{dotted(node.value)}.{node.attr}"
+    if isinstance(node, ast.Name):
+        return node.id
+    return repr(node.value) if isinstance(node, ast.Constant) else "()"
 
 
 def imports_of(tree: ast.AST) -> Iterator[tuple[int, str]]:
@@ -107,7 +123,7 @@ def within(name: str, package: str) -> bool:
 
 def loads_that_run_code(source: str) -> list[int]:
     """Lines that import a serialiser which runs code on load, or load an array or checkpoint without refusing it."""
-    tree = ast.parse(source)
+    tree = parse(source)
     names = [name for node, name in mentioned(tree) if within(name, "pickle") and isinstance(node, ast.Attribute)]
     only_catches_its_error = bool(names) and set(names) == {"pickle.UnpicklingError"}  # torch.load raises it
     lines = [
@@ -120,7 +136,7 @@ def loads_that_run_code(source: str) -> list[int]:
         if not isinstance(node, ast.Call):
             continue
         called = meanings.get(id(node.func), "")
-        options = {option.arg: ast.unparse(option.value) for option in node.keywords}
+        options = {option.arg: dotted(option.value) for option in node.keywords}
         if called == "numpy.load" and options.get("allow_pickle") != "False":
             lines.append(node.lineno)
         if called == "torch.load" and options.get("weights_only") != "True":
@@ -132,12 +148,12 @@ def loads_that_run_code(source: str) -> list[int]:
 
 def torch_files(source: str) -> list[int]:
     """Lines that read or write torch's own files, which only training keeps (its checkpoints)."""
-    return [node.lineno for node, name in mentioned(ast.parse(source)) if name in {"torch.load", "torch.save"}]
+    return [node.lineno for node, name in mentioned(parse(source)) if name in {"torch.load", "torch.save"}]
 
 
 def weak_randomness(source: str) -> list[int]:
     """Lines that touch a generator which is not cryptographic."""
-    tree = ast.parse(source)
+    tree = parse(source)
     lines = [line for line, name in imports_of(tree) if any(within(name, weak) for weak in WEAK_MODULES)]
     for node, name in mentioned(tree):
         library, _, rest = name.partition(".")
@@ -153,7 +169,7 @@ def weak_randomness(source: str) -> list[int]:
 
 def writes_past_files(source: str) -> list[int]:
     """Lines that make or put in place a file by themselves, as only `contract.files` may."""
-    tree = ast.parse(source)
+    tree = parse(source)
     lines = [node.lineno for node, name in mentioned(tree) if name in FOR_FILES_ALONE]
     for node in ast.walk(tree):
         if not isinstance(node, ast.Call):
@@ -166,7 +182,7 @@ def writes_past_files(source: str) -> list[int]:
         if (
             method in {"touch", "chmod", "rename", "hardlink_to"}
             or (method == "replace" and len(node.args) == 1 and not node.keywords)  # a text's has two
-            or ((method == "open" or ast.unparse(node.func) == "open") and exclusive)
+            or ((method == "open" or dotted(node.func) == "open") and exclusive)
         ):
             lines.append(node.lineno)
     return lines
@@ -174,7 +190,7 @@ def writes_past_files(source: str) -> list[int]:
 
 def too_long(source: str) -> list[str]:
     found = []
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(parse(source)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.end_lineno is not None:
             lines = node.end_lineno - node.lineno + 1
             if lines > MAX_FUNCTION_LINES:

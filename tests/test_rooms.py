@@ -64,14 +64,15 @@ def imported(tree: ast.AST, package: str) -> Iterator[tuple[int, str]]:
                 parents = package.split(".")
                 base = ".".join([*parents[: len(parents) - node.level + 1], *([base] if base else [])])
             yield from ((node.lineno, f"{base}.{alias.name}") for alias in node.names)
-        elif isinstance(node, ast.Call) and ast.unparse(node.func) in {
-            "importlib.import_module",
-            "import_module",
-            "__import__",
-        }:
+        elif isinstance(node, ast.Call) and name_of(node.func) in {"import_module", "__import__"}:
             first = node.args[0] if node.args else None
             if isinstance(first, ast.Constant) and isinstance(first.value, str):
                 yield node.lineno, first.value
+
+
+def name_of(called: ast.expr) -> str:
+    """The last part of `importlib.import_module`, say."""
+    return called.attr if isinstance(called, ast.Attribute) else getattr(called, "id", "")
 
 
 def within(name: str, package: str) -> bool:
