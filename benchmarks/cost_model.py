@@ -21,9 +21,6 @@ message, twice."""
 GLOO_TRIPS_OF_REQUEST: Final = 8
 """Of one of CrypTen's questions to the third party, over gloo: the question's length, word that the question is waited
 for, the question, the length of the answer's shape, word, the shape, word, the answer."""
-STOCKED_TRIPS: Final = 10
-"""Of a session from stock: the model owner is dialled (TCP, TLS, WebSocket), the items' names go and come back, and the
-front end is told that it runs. Counted with a tiny model on slow relays, as `OFFLINE_TRIPS`."""
 
 
 class EngineCost(Strict):
@@ -79,7 +76,7 @@ def estimate_cost(engine: str, measurements: Sequence[Measurement]) -> EngineCos
             if engine == "masked":  # offline the dealer's link is the busiest of three
                 offline, offline_trips = detail("crypto_provider_sent_bytes"), OFFLINE_TRIPS[Engine.MASKED]
             else:
-                offline_trips = STOCKED_TRIPS
+                offline_trips = 0  # over links of 10 ms it was no slower than on loopback (hospital.json)
         case "crypten":  # both send at once; offline, masked weights follow what the dealer sends
             online //= 2
             dealt = detail("crypto_provider_sent_bytes")
