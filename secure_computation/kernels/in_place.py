@@ -90,15 +90,19 @@ class TiledProduct:
     words: RingElements = field(repr=False)
 
     @classmethod
-    def prepare(cls, shape: Geometry, digits: NDArray[np.int8], bits: int, threads: int) -> "TiledProduct":
-        """`digits`: (digits, outputs, weights of one output), the lowest digit first."""
+    def prepare(cls, shape: Geometry, weights: RingElements, count: int, bits: int, threads: int) -> "TiledProduct":
+        """`weights`: (outputs, weights of one output), of `count` digits each."""
         phases = cut_into_phases(shape)
         lanes = _choose_lanes(shape, phases)
         steps, step, lane = _find_steps(shape, phases)
-        count, padded = digits.shape[0], _fill(shape.outputs, _ROWS)
-        laid_out = np.zeros((count, padded, steps.size, _QUAD), np.int8)
-        laid_out[:, : shape.outputs, step, lane] = digits
-        tiles = laid_out.reshape(count, padded // _ROWS, _ROWS, steps.size, _QUAD).transpose(1, 0, 3, 2, 4)
+        padded = _fill(shape.outputs, _ROWS)
+        # Whole weights are put in their places before they are cut into digits: a quarter of the elements to move.
+        source = np.full(steps.size * _QUAD, weights.shape[1])
+        source[step * _QUAD + lane] = np.arange(weights.shape[1])
+        filled = np.zeros((padded, weights.shape[1] + 1), np.uint32)  # what stands in no place reads the last, a zero
+        filled[: shape.outputs, :-1] = weights
+        placed = filled.take(source, axis=1).reshape(padded // _ROWS, _ROWS, steps.size, _QUAD).transpose(0, 2, 1, 3)
+        tiles = elementwise.balanced_digits_numpy(np.ascontiguousarray(placed), count).swapaxes(0, 1)
         # Digit i of the picture times digit j of the weights counts in place i + j; from the highest place down.
         places = [[place - j for j in range(min(place + 1, count))] for place in reversed(range(_ring_bytes(bits)))]
         digit_words = lanes.shape[0] * phases.elements

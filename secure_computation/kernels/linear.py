@@ -79,9 +79,9 @@ def prepare_weights(
     if chosen == "grouped":
         return PreparedWeights(layer, chosen, 0, GroupedProduct.prepare(shape, representatives, bits))
     flat = representatives.view(np.uint32).reshape(shape.outputs, -1)
-    digits = elementwise.balanced_digits_numpy(flat, count)
     if chosen == "tiles":
-        return PreparedWeights(layer, chosen, count, TiledProduct.prepare(shape, digits, bits, threads))
+        return PreparedWeights(layer, chosen, count, TiledProduct.prepare(shape, flat, count, bits, threads))
+    digits = elementwise.balanced_digits_numpy(flat, count)
     return PreparedWeights(layer, chosen, count, DigitProduct.prepare(shape, digits, bits, threads))
 
 
