@@ -22,7 +22,7 @@ from secure_computation.engines.masked.lowering.drafts import Precision
 from secure_computation.engines.masked.lowering.lower import lower_masked
 from secure_computation.engines.masked.plan.fixed_point import IntegerWeights, round_weights
 from secure_computation.engines.masked.plan.masked_lowering import MaskedLowering
-from secure_computation.engines.masked.plan.steps import LinearStep, ReluStep
+from secure_computation.engines.masked.plan.steps import DIGIT_LIMIT, LinearStep, ReluStep
 from secure_computation.engines.masked.session.costs import most_it_costs
 from secure_computation.network import Network
 from secure_computation.private_weights import PrivateWeights
@@ -46,7 +46,6 @@ _MANY_BITS: Final = (2, 3)
 _SEED: Final = 15
 _TAIL: Final = 3.0
 """So many standard deviations of the error must be within the budget, too: there will be more images than these few."""
-_ONE_DIGIT: Final = 127
 _LOG = logging.getLogger(__name__)
 
 
@@ -212,7 +211,7 @@ class _Search:
             allowed=self._allowed,
             images=len(self._images),
             layers=len(layers),
-            fine_layers=sum(bool(np.abs(integers[one.weight_name]).max() > _ONE_DIGIT) for one in layers),
+            fine_layers=sum(bool(np.abs(integers[one.weight_name]).max() > DIGIT_LIMIT) for one in layers),
         )
 
     def _measure_error(self, lowering: MaskedLowering, weights: IntegerWeights) -> float:

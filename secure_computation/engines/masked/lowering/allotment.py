@@ -8,8 +8,8 @@ import math
 from typing import Final
 
 from secure_computation.engines.masked.lowering.drafts import Allotment
-from secure_computation.engines.masked.lowering.sensitivity import LEVELS, BelowZero, Sensitivity
-from secure_computation.engines.masked.plan.steps import WEIGHT_LIMIT
+from secure_computation.engines.masked.lowering.sensitivity import BelowZero, Sensitivity
+from secure_computation.engines.masked.plan.steps import DIGIT_LIMIT, WEIGHT_LIMIT
 from secure_computation.network import INPUT, Clip, Convolution2d, FullyConnected, MaxPool, Network, Relu
 
 _ACTIVATION_BITS: Final = 13
@@ -47,9 +47,9 @@ def allot(network: Network, sensitivity: Sensitivity, deviation: float, *, digit
     products = sum(layer.multiplications() for layer in layers.values())
     levels = {}
     for name, layer in layers.items():
-        wanted = LEVELS * math.sqrt(2 * max(sensitivity.weights[name], _LEAST) / (share * prices[name]))
+        wanted = DIGIT_LIMIT * math.sqrt(2 * max(sensitivity.weights[name], _LEAST) / (share * prices[name]))
         one_digit = digits == 1 and layer.multiplications() >= _SMALL_SHARE * products
-        levels[name] = min(max(wanted, _FEWEST_LEVELS), LEVELS if one_digit else WEIGHT_LIMIT - 1)
+        levels[name] = min(max(wanted, _FEWEST_LEVELS), DIGIT_LIMIT if one_digit else WEIGHT_LIMIT - 1)
     return Allotment(
         scales=scales,
         levels=levels,

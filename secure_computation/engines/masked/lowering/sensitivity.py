@@ -13,12 +13,11 @@ import torch
 from numpy.typing import NDArray
 
 from secure_computation.engines.masked.plan.fixed_point import diffuse
+from secure_computation.engines.masked.plan.steps import DIGIT_LIMIT
 from secure_computation.float_reference import apply
 from secure_computation.network import INPUT, Clip, Network, Relu
 from secure_computation.private_weights import PrivateWeights
 
-LEVELS: Final = 127
-"""The largest integer weight for which `Sensitivity.weights` is measured."""
 _MOST_PROBES: Final = 4
 """Derivatives are taken of each logit, or of so many sums and differences of them if there are more."""
 _NEAR_ZERO: Final = 1 / 128
@@ -42,7 +41,7 @@ class Sensitivity:
     values: Mapping[str, float]
     """By value: for errors of variance 1 in each of its elements, independent. What a ReLU cut to 0 has no error."""
     weights: Mapping[str, float]
-    """By layer: if the largest of its weights becomes the integer LEVELS."""
+    """By layer: if the largest of its weights becomes the integer DIGIT_LIMIT."""
     below_zero: Mapping[str, BelowZero]
     """By ReLU or clip."""
 
@@ -106,7 +105,7 @@ def _run(network: Network, leaves: Mapping[str, torch.Tensor], image: torch.Tens
 
 
 def _rounding_error(weight: NDArray[np.float32]) -> torch.Tensor:
-    scale = LEVELS / (float(np.abs(weight).max()) or 1.0)
+    scale = DIGIT_LIMIT / (float(np.abs(weight).max()) or 1.0)
     error: NDArray[np.float32] = (diffuse(weight, scale) / scale - weight).astype(np.float32)
     return torch.from_numpy(error)
 

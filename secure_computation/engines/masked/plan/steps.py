@@ -38,8 +38,10 @@ from secure_computation.network import (
 
 MAX_RING_BITS = 32
 MIN_RING_BITS = 3
-WEIGHT_LIMIT = 127 * 256 + 127
-"""Largest |integer weight|: what two balanced digits of 8 bits can hold."""
+DIGIT_LIMIT = 127
+"""Largest |integer weight| that one balanced digit of 8 bits can hold,"""
+WEIGHT_LIMIT = DIGIT_LIMIT * 256 + DIGIT_LIMIT
+"""and two."""
 
 RingBits = Annotated[int, Field(ge=MIN_RING_BITS, le=MAX_RING_BITS)]
 Shift = Annotated[int, Field(ge=0, le=MAX_RING_BITS - 2)]
