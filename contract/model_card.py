@@ -199,7 +199,7 @@ class Arithmetic(StrEnum):
     EXACT = "exact"
     """To nearest: the same image gives the same logits each time."""
     DITHERED = "dithered"
-    """Up or down at random, right on average: less than half of the traffic, and logits that differ in the last bit."""
+    """Up or down at random, right on average: less traffic, and logits that differ a little from answer to answer."""
 
 
 class FederatedTraining(Strict):

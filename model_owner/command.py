@@ -20,7 +20,7 @@ from bookkeeping.audit_command import audit_app
 from bookkeeping.audit_log import AuditLog
 from contract.errors import ConfigurationError, Refused, TransportError
 from model_owner.settings import ModelOwnerSettings
-from plumbing.command_line import log_to_stderr, new_program, run, say
+from plumbing.command_line import log_to_stderr, new_program, refuse_nan, run, say
 from plumbing.listening import LISTEN, take_port
 from plumbing.output import write_out
 from plumbing.settings import AtRest, load_settings
@@ -104,6 +104,7 @@ def import_model(
             "--logit-error",
             min=1e-6,
             max=1e6,
+            callback=refuse_nan,
             metavar="E",
             help="How far logits may be from floating point on these images. About 0.03 if left out; a larger error "
             "costs less traffic.",
@@ -308,6 +309,9 @@ def _print_predictions(console: "Console", report: "CheckReport") -> None:
 
 
 def _print_fixed_point(console: "Console", report: "CheckReport") -> None:
+    from contract.model_card import Arithmetic
+    from model_owner.checking import DRAWS
+
     fixed = report.fixed_point
     if fixed is None:
         console.print("The masked engine cannot take this model: it is served by the crypten engine.")
@@ -315,6 +319,8 @@ def _print_fixed_point(console: "Console", report: "CheckReport") -> None:
     for one in (fixed, report.other_arithmetic):
         if one is not None:
             use = "this plan's" if one is fixed else "with the same bits"
+            if one.arithmetic is Arithmetic.DITHERED:
+                use += f", {DRAWS} sessions a sample"
             rounding = f"With the masked engine's rounding in {one.arithmetic.value} arithmetic ({use})"
             _print_line(console, f"{rounding}, against the same: {_describe_gap(one, report)}.")
     if fixed.out_of_range is not None:

@@ -3,6 +3,7 @@
 import atexit
 import gc
 import logging
+import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -55,6 +56,13 @@ def new_app(help_text: str, *, completion: bool = False) -> typer.Typer:
         pretty_exceptions_show_locals=False,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
+
+
+def refuse_nan(value: float | None) -> float | None:
+    """The callback of options that take a number: a range lets through what is none. Raises typer.BadParameter."""
+    if value is not None and math.isnan(value):
+        raise typer.BadParameter("nan is no number; give one")
+    return value
 
 
 def console() -> Console:

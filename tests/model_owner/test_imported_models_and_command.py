@@ -366,6 +366,14 @@ def test_a_logit_error_that_no_plan_keeps_is_refused_with_the_least_that_one_kee
     assert run(*common, tmp_path / "data", "--logit-error", least[1]) == 0
 
 
+@pytest.mark.parametrize("given", ["nan", "-nan", "inf", "0", "-1", "little", ""])
+def test_a_logit_error_that_is_no_number_in_range_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], given: str
+) -> None:
+    assert run("import", tmp_path, "--card", tmp_path, "--data-folder", tmp_path, f"--logit-error={given}") == 2
+    assert "--logit-error" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("arithmetic", Arithmetic)
 def test_check_reports_both_arithmetics(tmp_path: Path, arithmetic: Arithmetic) -> None:
     added = ImportedModels(tmp_path / "data", KEY).add(*write_model(tmp_path / "given", arithmetic=arithmetic))
