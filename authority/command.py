@@ -33,7 +33,7 @@ from authority.enrolment import (
     read_request,
 )
 from authority.revocation import RevocationList
-from authority.signing import AUTHORITY_KEY, LIST_DAYS, Authority, Reason, create_authority
+from authority.signing import AUTHORITY_KEY, LIST_DAYS, MAX_DAYS, Authority, Reason, create_authority
 from contract.errors import CallerError, ConfigurationError, EncryptedInferenceError, PeerViolation
 from contract.files import replace as replace_file
 from contract.files import write_new
@@ -51,7 +51,7 @@ HostOption = Annotated[
     list[str] | None,
     typer.Option("--host", help="Name or address for outer TLS (front end only, usually). May be repeated."),
 ]
-DaysOption = Annotated[int, typer.Option("--days", help="How long the certificate is valid.")]
+DaysOption = Annotated[int, typer.Option("--days", min=1, max=MAX_DAYS, help="How long the certificate is valid.")]
 AuthorityOption = Annotated[Path, typer.Option("--authority", help="The authority's folder.")]
 
 

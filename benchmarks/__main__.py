@@ -38,7 +38,7 @@ def main() -> None:
     """Entry point of `scripts/bench`."""
     for one in STOP_SIGNALS:
         signal.signal(one, _stop_once)
-    run(app, name="bench")
+    run(app, name="bench", typed="scripts/bench")
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from benchmarks.engines import ENGINES, PEERS
 from benchmarks.wiring import WIRINGS, find_wiring, parse_wirings
 from contract.base import Strict
 from contract.errors import CallerError
-from plumbing.command_line import refuse_nan, say
+from plumbing.command_line import refuse_no_number, say
 
 if TYPE_CHECKING:
     from benchmarks.document.blocks import Shown
@@ -43,7 +43,9 @@ Model: TypeAlias = Annotated[str, typer.Option(help="resnet18, resnet18-maxpool,
 OneModel: TypeAlias = Annotated[str, typer.Option(help="resnet18, or a folder with model.onnx and card.json.")]
 """For what measures no variant of it."""
 Seed: TypeAlias = Annotated[int, typer.Option(min=0, help="Of the first phantom radiograph; each run has another.")]
-Timeout: TypeAlias = Annotated[float, typer.Option(min=1, callback=refuse_nan, help="Seconds that one run may take.")]
+Timeout: TypeAlias = Annotated[
+    float, typer.Option(min=1, callback=refuse_no_number, help="Seconds that one run may take.")
+]
 SaveFolder: TypeAlias = Annotated[
     Path | None, typer.Option(help="Also write every run to a new JSON file in this folder.")
 ]
@@ -166,7 +168,7 @@ def peers(
     runs: Annotated[int, typer.Option(min=1, help="Measured runs of each peer, after a warm-up.")] = 3,
     seed: Seed = 1,
     timeout: Annotated[
-        float, typer.Option(min=1, callback=refuse_nan, help="Seconds that one run, or one set-up, may take.")
+        float, typer.Option(min=1, callback=refuse_no_number, help="Seconds that one run, or one set-up, may take.")
     ] = 900,
     install: Annotated[bool, typer.Option(help="SPU into .venv-spu, if it is missing.")] = True,
     save: SaveFile = None,
@@ -218,7 +220,9 @@ def scale(
     model: OneModel = "resnet18",
     *,
     images: Annotated[int, typer.Option(min=1, max=100, help="Of each hospital at each level.")] = 4,
-    timeout: Annotated[float, typer.Option(min=1, callback=refuse_nan, help="Seconds that one level may take.")] = 600,
+    timeout: Annotated[
+        float, typer.Option(min=1, callback=refuse_no_number, help="Seconds that one level may take.")
+    ] = 600,
     save: SaveFile = None,
     as_json: AsJson = False,
 ) -> None:
@@ -258,9 +262,12 @@ def endurance(
     hospitals: Annotated[int, typer.Option(min=1, max=32, help="At work at the same time.")] = 4,
     diagnoses: Annotated[int, typer.Option(min=1, max=100_000, help="Of all together.")] = 200,
     minutes: Annotated[
-        float, typer.Option(min=0, callback=refuse_nan, help="Spread over so long; what is too much takes longer.")
+        float,
+        typer.Option(min=0, callback=refuse_no_number, help="Spread over so long; what is too much takes longer."),
     ] = 60,
-    timeout: Annotated[float, typer.Option(min=1, callback=refuse_nan, help="Seconds that one answer may take.")] = 120,
+    timeout: Annotated[
+        float, typer.Option(min=1, callback=refuse_no_number, help="Seconds that one answer may take.")
+    ] = 120,
     save: SaveFile = None,
     as_json: AsJson = False,
 ) -> None:

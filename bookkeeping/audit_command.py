@@ -13,10 +13,11 @@ from bookkeeping.audit_log import DAY_SECONDS, read_log, verify_log
 from bookkeeping.audit_segments import Entry
 from contract.api import AuditHead
 from contract.errors import CallerError
-from plumbing.command_line import new_app, say
+from plumbing.command_line import new_app, refuse_no_number, say
 from plumbing.output import write_out
 
 MAX_HEADS_BYTES: Final = 64 << 20
+MOST_DAYS: Final = 10_000
 _HEADER: Final = ("number", "at", "event", "previous")
 
 ConfigOption = Annotated[Path | None, typer.Option("--config", help="TOML file of settings.")]
@@ -49,7 +50,10 @@ def _add_list(app: typer.Typer, folder_of: FolderOf) -> None:
         model: Annotated[str | None, typer.Option("--model", help="Only of this one.")] = None,
         account: Annotated[str | None, typer.Option("--account", help="Only of this one, by its id.")] = None,
         event: Annotated[str | None, typer.Option("--event", help="Only of this kind.")] = None,
-        days: Annotated[float | None, typer.Option("--days", min=0, help="Only of so many days past.")] = None,
+        days: Annotated[
+            float | None,
+            typer.Option("--days", min=0, max=MOST_DAYS, callback=refuse_no_number, help="Only of so many days past."),
+        ] = None,
         as_json: Annotated[bool, typer.Option("--json", help="The entries as they are kept, one JSON a line.")] = False,
         config: ConfigOption = None,
     ) -> None:

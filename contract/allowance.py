@@ -21,8 +21,10 @@ RATE_SECONDS: Final = 60
 _DAY: Final = timedelta(days=1)
 _FIRST_DAY: Final = datetime(1970, 1, 1, tzinfo=UTC)
 MAX_DAYS: Final = 366
+MAX_AMOUNT: Final = 1_000_000_000
+MAX_SESSIONS_PER_MINUTE: Final = 1_000_000
 
-Amount = Annotated[int, Field(ge=0, le=1_000_000_000)]
+Amount = Annotated[int, Field(ge=0, le=MAX_AMOUNT)]
 
 
 class Allowance(Strict):
@@ -34,7 +36,7 @@ class Allowance(Strict):
     """Of material, ordered ahead in a period; 0: none may be ordered."""
     days: Annotated[int, Field(ge=1, le=MAX_DAYS)] = 1
     """Length of the period."""
-    sessions_per_minute: Annotated[int, Field(ge=1, le=1_000_000)] = 120
+    sessions_per_minute: Annotated[int, Field(ge=1, le=MAX_SESSIONS_PER_MINUTE)] = 120
 
     def period(self, now: datetime) -> tuple[datetime, datetime]:
         """When the period of `now` began and when the next one begins."""

@@ -106,7 +106,7 @@ def main() -> None:
     """Entry point of `scripts/demo`. A termination signal unwinds like Ctrl-C, so that no process is left behind."""
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _unwind)
-    run(app, name="demo")
+    run(app, name="demo", typed="scripts/demo")
 
 
 def _unwind(number: int, _frame: FrameType | None) -> NoReturn:

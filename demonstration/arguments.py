@@ -10,6 +10,8 @@ Exit status 0: nothing wrong was found; `HELP_SHOWN`: help was asked for and pri
 
 import argparse
 import ast
+import difflib
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +21,8 @@ from typing import Any, Final
 from contract.errors import CallerError, EncryptedInferenceError
 from demonstration.checks import check_demo
 from federated_learning.loopback.arguments import images_to_train_on
+from plumbing import argument_words as words
+from plumbing.argument_words import refuse_empty
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 COMMANDS_OF_BENCH: Final = ROOT / "benchmarks" / "commands.py"
@@ -54,26 +58,42 @@ class Parameter:
 
     def read(self, text: str) -> Any:
         """Its value. Raises argparse.ArgumentTypeError in the reader's terms."""
-        try:
-            value = self.kind(text)
-        except ValueError:
-            noun = "a whole number" if self.kind is int else "a number"
-            raise argparse.ArgumentTypeError(f"{text!r} is not {noun}") from None
-        least, most = self.limits.get("min"), self.limits.get("max")
-        if (least is not None and value < least) or (most is not None and value > most):
-            between = f"at least {least}" if most is None else f"{least} to {most}"
-            raise argparse.ArgumentTypeError(f"{text} is out of range: give {between}")
+        if self.choices and text not in self.choices:
+            raise argparse.ArgumentTypeError(words.wrong_choice(self.shown, self.choices))
+        if self.kind in {int, float}:
+            return self._read_number(text)
+        value = self.kind(text)
         if isinstance(value, Path):
             self._check_path(value)
         return value
 
+    @property
+    def shown(self) -> str:
+        """Its name for people: the option, or what stands for the word."""
+        return max(self.options, key=len, default="") or str(self.limits.get("metavar") or self.name.upper())
+
+    def _read_number(self, text: str) -> float:
+        least, most = self.limits.get("min"), self.limits.get("max")
+        try:
+            value: float = self.kind(text)
+            fits = words.is_within(value, least, most)
+        except (ValueError, OverflowError):
+            fits = False
+        if not fits:
+            fault = words.wrong_number(self.shown, whole=self.kind is int, least=least, most=most)
+            raise argparse.ArgumentTypeError(fault)
+        return value
+
     def _check_path(self, path: Path) -> None:
+        fault = None
         if self.limits.get("exists") and not path.exists():
-            raise argparse.ArgumentTypeError(f"there is no {path}")
-        if path.exists() and path.is_dir() and self.limits.get("dir_okay") is False:
-            raise argparse.ArgumentTypeError(f"{path} is a folder, not a file")
-        if path.exists() and not path.is_dir() and self.limits.get("file_okay") is False:
-            raise argparse.ArgumentTypeError(f"{path} is a file, not a folder")
+            fault = "does not exist"
+        elif path.exists() and path.is_dir() and self.limits.get("dir_okay") is False:
+            fault = "is a folder"
+        elif path.exists() and not path.is_dir() and self.limits.get("file_okay") is False:
+            fault = "is a file"
+        if fault is not None:
+            raise argparse.ArgumentTypeError(words.wrong_path(self.shown, path, fault))
 
 
 def read_parameters(path: Path, function: str) -> list[Parameter]:
@@ -97,9 +117,9 @@ def _read_parameter(argument: ast.arg, default: ast.expr | None, path: Path) -> 
     written, declaration = annotation.slice.elts
     if not isinstance(declaration, ast.Call):
         raise TypeError(f"{path}: {argument.arg} has no declaration for typer")
-    words = ast.unparse(written).removesuffix(" | None")
-    repeated = words.startswith("list[")
-    word = words.removeprefix("list[").removesuffix("]")
+    text = ast.unparse(written).removesuffix(" | None")
+    repeated = text.startswith("list[")
+    word = text.removeprefix("list[").removesuffix("]")
     kind, choices = _find_kind(word, home)
     names = [_read_constant(one) for one in declaration.args]
     on = tuple(name for one in names for name in str(one).split("/")[0].split() if name.startswith("-"))
@@ -169,13 +189,33 @@ def _find(name: str, path: Path) -> tuple[ast.AST, Path] | None:
 
 
 class _Parser(argparse.ArgumentParser):
+    def __init__(self, program: str, options: Sequence[str]) -> None:
+        super().__init__(prog=program, allow_abbrev=False)
+        self._options = options
+
     def error(self, message: str) -> Any:
-        raise CallerError(f"{message}; see {self.prog} --help")
+        raise CallerError(words.with_help(_explain(message, self._options), self.prog))
+
+
+def _explain(message: str, options: Sequence[str]) -> str:
+    """What argparse says of a wrong argument, in the words that are used once everything is installed."""
+    if found := re.fullmatch(r"unrecognized arguments: (.*)", message, re.DOTALL):
+        option = found[1].partition(" ")[0].partition("=")[0]
+        similar = difflib.get_close_matches(option, options)
+        return words.no_option(option, similar) if option.startswith("-") else words.unexpected(found[1])
+    if found := re.fullmatch(r"the following arguments are required: (.*?)(, .*)?", message):
+        return words.missing(found[1])
+    if found := re.fullmatch(r"argument (.*?): (.*)", message, re.DOTALL):
+        name, fault = found.groups()
+        if fault.startswith("ignored explicit argument"):
+            return words.takes_no_value(name)
+        return words.no_value(name) if fault == "expected one argument" else fault
+    return message
 
 
 def make_parser(program: str, parameters: Sequence[Parameter]) -> argparse.ArgumentParser:
     """A parser that takes what typer would take."""
-    parser = _Parser(prog=program, allow_abbrev=False)
+    parser = _Parser(program, [option for one in parameters for option in one.options])
     for one in parameters:
         text = str(one.limits.get("help") or "").replace("%", "%%")
         if one.is_flag:
@@ -185,7 +225,7 @@ def make_parser(program: str, parameters: Sequence[Parameter]) -> argparse.Argum
             continue
         shape: dict[str, Any] = {"type": one.read, "metavar": one.limits.get("metavar"), "help": text}
         if one.choices:
-            shape |= {"choices": one.choices, "metavar": None}
+            shape["metavar"] = f"{{{','.join(one.choices)}}}"
         if one.options:
             if one.repeated:
                 shape |= {"action": "append", "default": []}
@@ -198,23 +238,25 @@ def make_parser(program: str, parameters: Sequence[Parameter]) -> argparse.Argum
 
 def check(script: str, arguments: Sequence[str]) -> bool:
     """Check the arguments of `scripts/SCRIPT`; False if they ask for help, which was printed. Raises CallerError."""
-    words, program = list(arguments), f"scripts/{script}"
+    refuse_empty(arguments)
+    typed, program = list(arguments), f"scripts/{script}"
     if script in SCRIPTS:
         path, function = SCRIPTS[script]
     else:
         known = sorted(name for name in _list_functions(COMMANDS_OF_BENCH) if not name.startswith("_"))
-        if not words or words[0] in {"-h", "--help"}:
+        if not typed or typed[0] in {"-h", "--help"}:
             print(f"usage: {program} COMMAND [OPTION ...]\ncommands: {', '.join(known)}")  # noqa: T201 - asked for
             return False
-        if words[0] not in known:
-            raise CallerError(f"no command '{words[0]}': choose one of {', '.join(known)}")
-        function = words.pop(0)
+        if typed[0] not in known:
+            fault = words.no_command(typed[0], difflib.get_close_matches(typed[0], known))
+            raise CallerError(words.with_help(fault, program))
+        function = typed.pop(0)
         path, program = COMMANDS_OF_BENCH, f"{program} {function}"
     parser = make_parser(program, read_parameters(path, function))
-    if {"-h", "--help"} & set(words):
+    if {"-h", "--help"} & set(typed):
         parser.print_help()
         return False
-    given = parser.parse_intermixed_args(words)
+    given = parser.parse_intermixed_args(typed)
     _check_together(script, given)
     return True
 

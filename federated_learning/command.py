@@ -29,7 +29,10 @@ DescriptionOption = Annotated[
     ),
 ]
 Results = Annotated[Path, typer.Option(help="Folder of result files.", file_okay=False)]
-Threads = Annotated[int, typer.Option(min=1)]
+Threads = Annotated[int, typer.Option(min=1, max=256)]
+Seed = Annotated[
+    int | None, typer.Option(min=0, max=2**32 - 1, help="The same seed on the same machine repeats the run.")
+]
 
 
 @app.command()
@@ -110,7 +113,7 @@ def train_centralised(
         str | None, typer.Option(help="Image size x epochs, in order, such as 112x40,224x4; batches stay.")
     ] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="At the model's size only, instead of stages.")] = None,
-    seed: Annotated[int | None, typer.Option(help="The same seed on the same machine repeats the run.")] = None,
+    seed: Seed = None,
     bfloat16: Annotated[bool | None, typer.Option(help="Faster on processors with AVX-512 BF16 or AMX.")] = None,
     alone: Annotated[bool, typer.Option(help="The images are of one hospital, which trains for itself.")] = False,
     by_role: Annotated[bool, typer.Option(help="Each role is a hospital; updates are averaged.")] = False,

@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from pydantic import ValidationError
 
 from bookkeeping.audit_command import audit_app
 from bookkeeping.audit_log import AuditLog
-from contract.allowance import Allowance
+from contract.allowance import MAX_AMOUNT, MAX_DAYS, MAX_SESSIONS_PER_MINUTE, Allowance
 from contract.errors import CallerError, ConfigurationError
 from contract.ticket import new_signing_key
 from inference_service.accounts import AccountRole, Accounts
@@ -174,10 +173,14 @@ def list_accounts(config: ConfigOption = None) -> None:
 def allow_account(
     prefix: PrefixArgument,
     *,
-    images: Annotated[int | None, typer.Option("--images", help="Images in a period.")] = None,
-    items: Annotated[int | None, typer.Option("--items", help="Items of material in a period; 0: none.")] = None,
-    days: Annotated[int | None, typer.Option("--days", help="Length of the period.")] = None,
-    sessions_per_minute: Annotated[int | None, typer.Option("--sessions-per-minute")] = None,
+    images: Annotated[int | None, typer.Option("--images", min=0, max=MAX_AMOUNT, help="Images in a period.")] = None,
+    items: Annotated[
+        int | None, typer.Option("--items", min=0, max=MAX_AMOUNT, help="Items of material in a period; 0: none.")
+    ] = None,
+    days: Annotated[int | None, typer.Option("--days", min=1, max=MAX_DAYS, help="Length of the period.")] = None,
+    sessions_per_minute: Annotated[
+        int | None, typer.Option("--sessions-per-minute", min=1, max=MAX_SESSIONS_PER_MINUTE)
+    ] = None,
     config: ConfigOption = None,
 ) -> None:
     """Give an account an allowance of its own; what is left out is as for its role. No option: its role's again."""
@@ -187,11 +190,7 @@ def allow_account(
     with _open_accounts(settings) as accounts:
         role = accounts.find(prefix).role
     base = settings.gateway_allowance if role is AccountRole.GATEWAY else settings.clinician_allowance
-    try:
-        allowance = Allowance.model_validate(base.model_dump() | given) if given else None
-    except ValidationError as error:
-        name = error.errors(include_input=False, include_url=False, include_context=False)[0]["loc"][0]
-        raise CallerError(f"--{str(name).replace('_', '-')}: give a number within its limits") from None
+    allowance = Allowance.model_validate(base.model_dump() | given) if given else None
     with _open_accounts(settings) as accounts:
         account = accounts.allow(prefix, allowance)
     say(f"{account.prefix} ({account.role.value}, {account.organisation}): {(allowance or base).words()}.")

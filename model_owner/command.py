@@ -20,7 +20,7 @@ from bookkeeping.audit_command import audit_app
 from bookkeeping.audit_log import AuditLog
 from contract.errors import ConfigurationError, Refused, TransportError
 from model_owner.settings import ModelOwnerSettings
-from plumbing.command_line import log_to_stderr, new_program, refuse_nan, run, say
+from plumbing.command_line import log_to_stderr, new_program, refuse_no_number, run, say
 from plumbing.listening import LISTEN, take_port
 from plumbing.output import write_out
 from plumbing.settings import AtRest, load_settings
@@ -50,10 +50,16 @@ KeyFile = Annotated[
         help="The key that seals weights; or set the variable MODEL_OWNER_AT_REST__KEY.",
     ),
 ]
+MOST_MEMORY = 1 << 20
+"""GiB, more than any machine has: a number that the system cannot take is a typing error."""
 Memory = Annotated[
     int,
     typer.Option(
-        "--memory", min=1, metavar="GIB", help="Memory that a model may take besides what the program itself takes."
+        "--memory",
+        min=1,
+        max=MOST_MEMORY,
+        metavar="GIB",
+        help="Memory that a model may take besides what the program itself takes.",
     ),
 ]
 DEFAULT_MEMORY = 8
@@ -104,7 +110,7 @@ def import_model(
             "--logit-error",
             min=1e-6,
             max=1e6,
-            callback=refuse_nan,
+            callback=refuse_no_number,
             metavar="E",
             help="How far logits may be from floating point on these images. About 0.03 if left out; a larger error "
             "costs less traffic.",

@@ -11,11 +11,15 @@ from importlib import metadata
 from typing import Annotated, Final, NoReturn
 
 import typer
+from click.exceptions import Abort, ClickException, NoArgsIsHelpError
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from typer.main import get_command
 
-from contract.errors import ConfigurationError, EncryptedInferenceError
+from contract.errors import CallerError, ConfigurationError, EncryptedInferenceError
+from plumbing.argument_words import refuse_empty
 from plumbing.output import fill_standard_streams, for_people, is_file_name_byte, printable, write_out
+from plumbing.usage_errors import explain_usage
 
 DISTRIBUTION: Final = "encrypted-medical-inference"
 """What pip calls the whole project."""
@@ -58,10 +62,10 @@ def new_app(help_text: str, *, completion: bool = False) -> typer.Typer:
     )
 
 
-def refuse_nan(value: float | None) -> float | None:
-    """The callback of options that take a number: a range lets through what is none. Raises typer.BadParameter."""
-    if value is not None and math.isnan(value):
-        raise typer.BadParameter("nan is no number; give one")
+def refuse_no_number(value: float | None) -> float | None:
+    """The callback of options that take a number: a range lets nan and infinity through. Raises typer.BadParameter."""
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter("no number")
     return value
 
 
@@ -103,19 +107,35 @@ def shown_steps(name: str) -> Iterator[Callable[[str], None]]:
 
 def one_line(error: EncryptedInferenceError) -> str:
     """The message without line breaks and control characters: some of its words may be a peer's."""
-    text = " ".join(str(error).split())
+    return _on_one_line(str(error))
+
+
+def _on_one_line(words: str) -> str:
+    text = " ".join(words.split())
     return "".join(printable(one) for one in text if one.isprintable() or is_file_name_byte(one))
 
 
-def run(app: typer.Typer, *, name: str, arguments: Sequence[str] | None = None) -> NoReturn:
+def run(app: typer.Typer, *, name: str, typed: str | None = None, arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the app and exit. An error of our tree becomes one line on stderr and the exit status of its class.
 
-    So does a package for training that is not installed.
+    So do arguments that are wrong, with status 2, and a package for training that is not installed. `typed` is what
+    the user types to run it, if that is not `name`.
     """
     fill_standard_streams()
     _collect_no_rubbish()
+    given, program = list(sys.argv[1:] if arguments is None else arguments), typed or name
     try:
-        app(args=None if arguments is None else list(arguments), prog_name=name)
+        refuse_empty(given)
+        status = get_command(app).main(given, prog_name=program, standalone_mode=False)
+        sys.exit(status if isinstance(status, int) else 0)
+    except NoArgsIsHelpError as asked:  # the help is on the screen
+        sys.exit(asked.exit_code)
+    except ClickException as error:
+        say(f"{name}: {_on_one_line(explain_usage(error, program=program))}")
+        sys.exit(CallerError.exit_status)
+    except Abort:
+        say(f"{name}: stopped; nothing was changed")
+        sys.exit(1)
     except EncryptedInferenceError as error:
         say(f"{name}: {one_line(error)}")
         sys.exit(error.exit_status)
@@ -124,7 +144,6 @@ def run(app: typer.Typer, *, name: str, arguments: Sequence[str] | None = None) 
             raise
         say(f"{name}: training needs more packages: run pip install '.[training]' in the project's folder")
         sys.exit(ConfigurationError.exit_status)
-    sys.exit(0)
 
 
 def _collect_no_rubbish() -> None:

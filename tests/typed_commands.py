@@ -18,7 +18,7 @@ ENTRY_POINTS: dict[str, str] = tomllib.loads((ROOT / "pyproject.toml").read_text
 SCRIPTS = {
     "scripts/demo": ("demonstration.__main__", ()),
     "scripts/bench": ("benchmarks.__main__", ()),
-    "scripts/federate": ("federated_learning.command", ("federate",)),
+    "scripts/federate": ("federated_learning.loopback.__main__", ()),
 }
 _ENDS = re.compile(r"[|>&;]")
 _PROGRAMS = "|".join(sorted(map(re.escape, (*ENTRY_POINTS, *SCRIPTS)), key=len, reverse=True))

@@ -54,10 +54,13 @@ def test_options_are_read_as_typer_reads_them(name: str, command: Command) -> No
     [
         ("demo missing.dcm", "missing.dcm: cannot be opened (No such file or directory): check the path"),
         ("demo .", ".: this is a folder; give the files in it, one by one"),
-        ("demo --bogus", "unrecognized arguments: --bogus; see scripts/demo --help"),
-        ("demo --engine fast", "invalid choice: 'fast'"),
-        ("demo --port many", "'many' is not a whole number"),
-        ("demo --ui --port 70000", "70000 is out of range: give 0 to 65535"),
+        ("demo --bogus", "there is no option --bogus; see scripts/demo --help"),
+        ("demo --engine fast", "--engine takes crypten or masked; see scripts/demo --help"),
+        ("demo --engine", "--engine needs a value; see scripts/demo --help"),
+        ("demo --json=yes", "--json takes no value; see scripts/demo --help"),
+        ("demo --port many", "--port takes a whole number from 0 to 65535; see scripts/demo --help"),
+        ("demo --ui --port 70000", "--port takes a whole number from 0 to 65535"),
+        ("demo --heat-map=", "--heat-map is empty: give it a value, or leave it out"),
         ("demo --ui chest.png", "with --ui images are dropped on the page: leave out FILE"),
         ("demo --ui --invert", "leave out FILE, --json, --heat-map, --as-is and --invert"),
         ("demo --ui --as-is", "leave out FILE, --json, --heat-map, --as-is and --invert"),
@@ -70,14 +73,17 @@ def test_options_are_read_as_typer_reads_them(name: str, command: Command) -> No
         ("federate", "give images with --data and --manifest"),
         ("federate --data .", "--data and --manifest belong together"),
         ("federate --data . --manifest chest.png --output new", "say what the model is with --description"),
-        ("federate --hospitals 2 --smoke", "2 is out of range: give at least 3"),
-        ("federate --data nowhere", "there is no nowhere"),
-        ("federate --config .", ". is a folder, not a file"),
-        ("federate --output chest.png --smoke", "chest.png is a file, not a folder"),
-        ("bench fly", "no command 'fly': choose one of aggregation,"),
-        ("bench latency --run 3", "unrecognized arguments: --run 3; see scripts/bench latency --help"),
-        ("bench endurance --minutes -1", "-1 is out of range: give at least 0"),
-        ("bench agreement", "the following arguments are required: FILE|FOLDER"),
+        ("federate --hospitals 2 --smoke", "--hospitals takes a whole number of at least 3"),
+        ("federate --data nowhere", "--data: nowhere does not exist"),
+        ("federate --config .", "--config: . is a folder"),
+        ("federate --output chest.png --smoke", "--output: chest.png is a file"),
+        ("bench fly", "there is no command fly; see scripts/bench --help"),
+        ("bench latency --run 3", "there is no option --run (do you mean --runs?); see scripts/bench latency --help"),
+        ("bench endurance --minutes -1", "--minutes takes a number of at least 0"),
+        ("bench endurance --minutes nan", "--minutes takes a number of at least 0"),
+        ("bench endurance --timeout inf", "--timeout takes a number of at least 1"),
+        ("bench agreement", "FILE|FOLDER is missing"),
+        ("bench figures now", "now: not expected here"),
     ],
 )
 def test_a_mistake_is_named(line: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,8 +154,9 @@ def test_the_scripts_say_so_before_they_install(tmp_path: Path) -> None:
     assert call("demo", "--help")[0] == 0
     assert call("federate", "--hospital", "3") == (
         2,
-        "federate: unrecognized arguments: --hospital 3; see scripts/federate --help",
+        "federate: there is no option --hospital (do you mean --hospitals?); see scripts/federate --help",
     )
+    assert call("demo", "") == (2, "demo: an argument is empty: give it a value, or leave it out")
     assert call("bench", "latency", "--run", "3")[0] == 2
     assert call("test", "tests/nothing.py")[1].startswith("scripts/test: there is no tests/nothing.py")
     assert call("test", "--bogus") == (2, "scripts/test: no option --bogus here; put it after -- if pytest knows it")

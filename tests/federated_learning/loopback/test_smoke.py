@@ -22,8 +22,7 @@ def federate(output: Path, *more: str) -> "subprocess.Popen[str]":
     command = [
         sys.executable,
         "-m",
-        "federated_learning.command",
-        "federate",
+        "federated_learning.loopback",
         "--smoke",
         "--rounds",
         "2",
