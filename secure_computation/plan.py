@@ -44,8 +44,8 @@ class Lowerings(Strict):
 class Plan(Strict):
     """What all parties must agree on before they compute together."""
 
-    format: Literal[2] = 2
-    """1: before a plan said its arithmetic."""
+    format: Literal[3] = 3
+    """1: before a plan said its arithmetic. 2: before chance near 0 was even-handed in a dithered ReLU."""
     network: Network
     engines: Lowerings
 

@@ -111,8 +111,8 @@ class ComparedShape(ABC):
 
     @property
     @abstractmethod
-    def offset_bits(self) -> int:
-        """The offset that makes z non-negative is 2 to this."""
+    def offset(self) -> int:
+        """What P1 adds to z so that it is not negative."""
 
     @property
     def unopened_bits(self) -> int:
@@ -319,7 +319,7 @@ class LayerAsP1:
                 z1[part],
                 self._hidden_z0[part],
                 mask[part],
-                offset=1 << shape.offset_bits,
+                offset=shape.offset,
                 ring_bits=shape.ring_bits,
                 cut=shape.unopened_bits,
                 out=c[part],

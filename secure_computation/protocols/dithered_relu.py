@@ -1,9 +1,10 @@
 """ReLU with dithered truncation: y = max(0, floor((z + t) / 2^f)) for a random t, in one round trip and on fewer bits.
 
-z lies in a ring of k bits, -2^(k-1) <= z <= 2^(k-1) - 2^(f+e); y lies in a ring of k_out bits, chosen freely. P0 holds
-z0, fixed before the input exists, P1 holds z1, z = z0 + z1. Afterwards P0 holds rho', fixed in the same way, and P1
-y - rho'. P1 knows u = z + 2^(k-1) + r0 mod 2^k before anything is opened: floor(u / 2^f) has rounded already, so r1 and
-C need h = k - f bits. With R = floor(r0 / 2^f), q = R + r1 - 2^h * w, its wrap w, its top bit g, and m1 = b0 ^ b1 ^ g:
+z lies in a ring of k bits, -2^(k-1) + 2^f i <= z <= 2^(k-1) - 2^f (2^e - i), where i is 2^(e-1), or 0 for e = 0; y lies
+in a ring of k_out bits, chosen freely. P0 holds z0, fixed before the input exists, P1 holds z1, z = z0 + z1. Afterwards
+P0 holds rho', fixed in the same way, and P1 y - rho'. P1 knows u = z + 2^(k-1) - 2^f i + r0 mod 2^k before anything is
+opened: floor(u / 2^f) has rounded already, so r1 and C need h = k - f bits. With R = floor(r0 / 2^f), q = R + r1 -
+2^h * w, its wrap w, its top bit g, and m1 = b0 ^ b1 ^ g:
 
     D                          P0, data owner                         P1, model owner
     ------------------------   ------------------------------------   ---------------------------------------------
@@ -20,12 +21,13 @@ C need h = k - f bits. With R = floor(r0 / 2^f), q = R + r1 - 2^h * w, its wrap 
     with C' = floor(C / 2^e), q' = floor(q / 2^e), h' = h - e, and cm the top bit of C:
 
     d = cm ^ g ^ [C' mod 2^(h'-1) < q' mod 2^(h'-1)]
-    y = d * (C - q + 2^h * (1 - cm + cm * g) - 2^(h-1)),
+    y = d * (C - q + 2^h * (1 - cm + cm * g) - 2^(h-1) + i),
     d = dd + (1 - 2 dd) * m1, and q = R + r1 - 2^h * w:  public values and own masks times dealt shares.
 
 t = r0 mod 2^f, uniform and independent of z: right on average, with twice the variance of rounding to nearest. For
-e > 0, a value Z in [-2^e, -1] of the truncated scale passes, as itself, if Z + s >= 0 with s = q mod 2^e; every other
-value is as it should be. For f = e = 0 the result is exact: the comparisons of a max pool run here too.
+e > 0, a value Z of the truncated scale passes, as itself, if Z + s >= i with s = q mod 2^e: up to -i it never does,
+from i on always, and in between chance decides. For f = 0 and e = 0 or 1 the result is exact: the comparisons of a max
+pool run here too.
 
 q is not dealt: P0 knows R and P1 knows r1, which is q but for the wrap. It is dealt times m1, which neither knows.
 
@@ -74,8 +76,13 @@ class DitheredReluShape(ComparedShape):
         return self.truncated_bits
 
     @property
-    def offset_bits(self) -> int:
-        return self.ring_bits - 1
+    def undecided(self) -> int:
+        """Half of what the comparison leaves out: of values nearer to 0 than this, chance decides which pass."""
+        return (1 << self.sign_cut_bits) >> 1
+
+    @property
+    def offset(self) -> int:
+        return (1 << (self.ring_bits - 1)) - (self.undecided << self.truncated_bits)
 
     @property
     def comparisons(self) -> tuple[Comparison, ...]:
@@ -103,13 +110,13 @@ class DitheredReluShape(ComparedShape):
         return {"m1": m1, "m1 q": m1 * q, "g": g, "m1 g": m1 * g, "w": r >> np.uint32(min(h, 31))}
 
     def combine(self, part: Part, out: RingElements) -> None:
-        """Y = d * (C - q + 2^h * (1 - cm + cm * g) - 2^(h-1))."""
+        """Y = d * (C - q + 2^h * (1 - cm + cm * g) - 2^(h-1) + i)."""
         h = self.quotient_bits
         constants = DitheredReluConstants(
             public=int(part.public),
             quotient_bits=h,
             wrap=(1 << h) & 0xFFFFFFFF,
-            middle=1 << (h - 1),
+            middle=(1 << (h - 1)) - self.undecided,
             output_mask=(1 << self.output_bits) - 1,
             sign_of_rest=part.sign_of_rest,
         )

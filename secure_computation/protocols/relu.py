@@ -67,8 +67,8 @@ class ReluShape(ComparedShape):
         return self.ring_bits - self.truncated_bits
 
     @property
-    def offset_bits(self) -> int:
-        return self.ring_bits - 1
+    def offset(self) -> int:
+        return 1 << (self.ring_bits - 1)
 
     @property
     def comparisons(self) -> tuple[Comparison, ...]:

@@ -58,8 +58,8 @@ class TruncationShape(ComparedShape):
         return self.output_bits > self.ring_bits - self.truncated_bits
 
     @property
-    def offset_bits(self) -> int:
-        return self.ring_bits - (2 if self.wide else 1)
+    def offset(self) -> int:
+        return 1 << (self.ring_bits - (2 if self.wide else 1))
 
     @property
     def comparisons(self) -> tuple[Comparison, ...]:
@@ -90,7 +90,7 @@ class TruncationShape(ComparedShape):
             public=int(part.public),
             ring_bits=k,
             truncated_bits=f,
-            middle=1 << (self.offset_bits - f),
+            middle=self.offset >> f,
             wrap=(1 << (k - f)) & 0xFFFFFFFF,
             output_mask=(1 << self.output_bits) - 1,
             sign_of_rest=part.sign_of_rest,

@@ -286,7 +286,9 @@ def truncation(k: int, f: int, k_out: int, low: Sequence[int]) -> Json:
 
 def dithered_relu(k: int, f: int, k_out: int, high: Sequence[int], e: int = 0) -> Json:
     h = k - f
-    z = edges(k, f, -(2 ** (k - 1)), 2 ** (k - 1) - 2 ** (f + e) + 1)
+    undecided = 2**e // 2
+    offset = 2 ** (k - 1) - 2**f * undecided
+    z = edges(k, f, -offset, 2 ** (k - 1) - 2**f * (2**e - undecided) + 1)
     n = len(z)
     z0 = ring(SEEDS["p0"], "an input of the vectors", n, 32)
     r0, r1 = ring(SEEDS["p0"], "mask", n, k), ring(SEEDS["p1"], "mask", n, h)
@@ -301,7 +303,7 @@ def dithered_relu(k: int, f: int, k_out: int, high: Sequence[int], e: int = 0) -
         dealt |= {"g": g, "m1 g": [a * b for a, b in zip(m1, g, strict=True)], "w": [value >> h for value in sums]}
         sizes |= dict.fromkeys(("g", "m1 g", "w"), k_out - h)
     ours, theirs = shares_of(dealt, sizes, n)
-    u = [(value + 2 ** (k - 1) + mask) % 2**k for value, mask in zip(z, r0, strict=True)]
+    u = [(value + offset + mask) % 2**k for value, mask in zip(z, r0, strict=True)]
     c = [((value >> f) + mask) % 2**h for value, mask in zip(u, r1, strict=True)]
     cm = [value >> h - 1 for value in c]
     cut_c, cut_q = ([(value >> e) % 2 ** (h - e - 1) for value in values] for values in (c, q))
@@ -313,13 +315,14 @@ def dithered_relu(k: int, f: int, k_out: int, high: Sequence[int], e: int = 0) -
     for i in range(n):
         own = {name: values[i] for name, values in ours.items()}
         dd = dd_0[i] ^ dd_1[i]
-        y = (1 - 2 * dd) * own["m1"] * (c[i] + 2**h * (1 - cm[i]) - 2 ** (h - 1))  # P0's share of d
+        shifted = c[i] + 2**h * (1 - cm[i]) - 2 ** (h - 1) + undecided
+        y = (1 - 2 * dd) * own["m1"] * shifted  # P0's share of d
         y -= dd * (r0[i] >> f) + (1 - 2 * dd) * own["m1 q"]
         if k_out > h:
             y += 2**h * (dd * (own["w"] + cm[i] * own["g"]) + (1 - 2 * dd) * cm[i] * own["m1 g"])
         y0.append(y - rho[i])
     rounded = [value + mask % 2**f >> f for value, mask in zip(z, r0, strict=True)]
-    passes = [value + mask % 2**e >= 0 for value, mask in zip(rounded, q, strict=True)]
+    passes = [value + mask % 2**e >= undecided for value, mask in zip(rounded, q, strict=True)]
     return {
         "shape": {"ring_bits": k, "truncated_bits": f, "output_bits": k_out, "high": high, "sign_cut_bits": e},
         "z": z,

@@ -22,13 +22,14 @@ from tests.secure_computation.protocols.one_page import (
 
 def range_of(shape: DitheredReluShape) -> tuple[int, int]:
     """Allowed z: the first, and the one after the last."""
-    half = 1 << (shape.ring_bits - 1)
-    return -half, half - (1 << (shape.truncated_bits + shape.sign_cut_bits)) + 1
+    half, f, e = 1 << (shape.ring_bits - 1), shape.truncated_bits, shape.sign_cut_bits
+    below = (1 << e) >> 1
+    return (below << f) - half, half - (((1 << e) - below) << f) + 1
 
 
 def wanted(shape: DitheredReluShape, z: Integers, layer: Layer) -> Integers:
     rounded = (z + layer.rounding) >> shape.truncated_bits
-    passed = np.where(rounded + layer.sign >= 0, rounded, 0)
+    passed = np.where(rounded + layer.sign >= (1 << shape.sign_cut_bits) >> 1, rounded, 0)
     return np.asarray(passed & ((1 << shape.output_bits) - 1))
 
 
@@ -61,14 +62,29 @@ def test_every_value_under_every_mask_in_several_chunks(k: int, f: int, e: int, 
 
 
 @pytest.mark.parametrize(("k", "f", "e"), [(4, 1, 0), (5, 2, 1), (5, 0, 2)])
-def test_above_the_allowed_range_some_masks_go_wrong(k: int, f: int, e: int) -> None:
-    """The bound is sharp: the range audit must refuse the next larger value."""
-    _, beyond = range_of(dithered_relu_shape(k, f, 32, 1, e=e))
+def test_beyond_the_allowed_range_some_masks_go_wrong(k: int, f: int, e: int) -> None:
+    """The bounds are sharp: the range audit must refuse the next larger and the next smaller value."""
+    low, above = range_of(dithered_relu_shape(k, f, 32, 1, e=e))
     r0, r1 = (grid.ravel() for grid in np.meshgrid(np.arange(1 << k), np.arange(1 << (k - f))))
     shape = dithered_relu_shape(k, f, 32, r0.size, e=e)
-    z = np.full(r0.size, beyond)
-    layer = play(shape, z, r=r0, r1=r1)
-    assert np.any(layer.y != wanted(shape, z, layer))
+    for beyond in (low - 1, above):
+        z = np.full(r0.size, beyond)
+        layer = play(shape, z, r=r0, r1=r1)
+        assert np.any(layer.y != wanted(shape, z, layer))
+
+
+@pytest.mark.parametrize("e", [1, 3, 5])
+def test_near_zero_chance_is_even_handed(e: int) -> None:
+    """As many values above 0 are lost as values below pass; from half of 2^e on, none is."""
+    half = 1 << (e - 1)
+    values = np.arange(-half - 1, half + 2)
+    odds = np.maximum(0.5 - np.abs(values) / (1 << e), 0.0)
+    z, count = np.repeat(values, 1 << 14), 1 << 14
+    y = play(dithered_relu_shape(20, 0, 20, z.size, e=e), z).y.astype(np.int32)
+    kept = (np.where(y >= 1 << 19, y - (1 << 20), y).reshape(-1, count) == values[:, None]).mean(axis=1)
+    wrong = np.where(values > 0, 1 - kept, kept)
+    assert np.all(np.abs(wrong - odds)[values != 0] < 6 * 0.5 / np.sqrt(count))
+    assert np.all(wrong[np.abs(values) >= half] == 0)
 
 
 LARGE = [

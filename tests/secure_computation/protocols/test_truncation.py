@@ -26,7 +26,7 @@ def wanted(z: Integers, f: int, k_out: int) -> Integers:
 
 def range_of(shape: TruncationShape) -> tuple[int, int]:
     """Allowed z: the first, and the one after the last."""
-    limit = 1 << shape.offset_bits
+    limit = shape.offset
     return -limit, limit
 
 

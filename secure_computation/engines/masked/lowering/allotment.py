@@ -22,7 +22,7 @@ _ROUNDING_VARIANCE: Final = 1 / 6
 """Of a truncation whose dither is uniform, in units of the last bit."""
 _LEAST: Final = 1e-30
 _FEWEST_LEVELS: Final = 7.0
-_MOST_SIGN_CUT_BITS: Final = 6
+_MOST_SIGN_CUT_BITS: Final = 8
 _SMALL_SHARE: Final = 0.01
 """A layer with fewer of the network's products than this may have weights of two digits: nobody waits for it."""
 
@@ -60,11 +60,13 @@ def allot(network: Network, sensitivity: Sensitivity, deviation: float, *, digit
 def _cut_sign(below: BelowZero, scale: float, part: float) -> int:
     """The most bits that a comparison can leave out for a variance of `part`.
 
-    Of 2^e values below 0, the j-th passes with odds of 1 - j / 2^e. Sums over j of these odds times j and times j^2 are
-    4^e / 6 and 8^e / 12.
+    The j-th value below 0 passes with odds of 1 / 2 - j / 2^e, and the j-th above 0 is lost with the same odds. Sums of
+    these odds times j and times j^2, over all j on both sides, are (i^2 - 1) / 6 and i (i^2 - 1) / 12 for i = 2^(e-1).
+    One bit is never needed.
     """
-    for bits in range(_MOST_SIGN_CUT_BITS, 0, -1):
-        width = 2**bits / scale
-        if below.steady * (width**2 / 6) ** 2 + below.varied * width**3 / 12 <= part:
+    for bits in range(_MOST_SIGN_CUT_BITS, 1, -1):
+        i = 2 ** (bits - 1)
+        steady, varied = (i * i - 1) / 6 / scale**2, i * (i * i - 1) / 12 / scale**3
+        if below.steady * steady**2 + below.varied * varied <= part:
             return bits
-    return 0
+    return 1

@@ -128,7 +128,7 @@ def _propagate(  # noqa: C901, PLR0911, PLR0912  (one case for each kind of step
         case Added.OFFSET:
             return _Interval(first.low + draft.rounding, first.high + draft.rounding)
         case Relu():
-            lowest = -(1 << draft.sign_cut_bits) if draft.sign_cut_bits else 0
+            lowest = -((1 << draft.sign_cut_bits) >> 1)
             return _truncate(first, draft.shift, arithmetic).clip(lowest, math.inf)
         case Added.TRUNCATE:
             return _truncate(first, draft.shift, arithmetic)

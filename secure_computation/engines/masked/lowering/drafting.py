@@ -230,7 +230,7 @@ class Drafting:
         """The scale near the allotted one that fills the ring of `source`; a power of two if others depend on it."""
         bits = max(_FEWEST_BITS, nearest_log2(self._allotted(value, source) * source.magnitude))
         if self._stands_alone(source, value):
-            unused = 1 + ((1 << self._sign_cut(value)) >> self._precision.headroom_bits)  # at the top: see `ReluStep`
+            unused = 1 + ((1 << self._sign_cut(value)) >> (self._precision.headroom_bits + 1))  # see `ReluStep`
             return ((1 << bits) - unused) / source.magnitude
         return nearest_power_of_two((1 << bits) / source.magnitude)
 
@@ -245,7 +245,7 @@ class Drafting:
     def _sign_cut(self, value: str) -> int:
         if self._allotment is None or self._arithmetic is Arithmetic.EXACT:
             return 0
-        return self._allotment.sign_cuts.get(value, 0)
+        return self._allotment.sign_cuts.get(value, 1)
 
     def _stands_alone(self, source: Draft, value: str) -> bool:
         """Whether one product alone makes `source`, for `value` alone, and only products read that."""

@@ -95,7 +95,8 @@ class Rings:
         match draft.operation:
             case Relu():
                 cut = draft.shift + draft.sign_cut_bits
-                asked = max(self._ring_for(source, signs=1, extra=1 << cut), cut + 2)
+                extra = 1 << (cut - 1 if draft.sign_cut_bits else cut)
+                asked = max(self._ring_for(source, signs=1, extra=extra), cut + 2)
             case Clip():
                 limit = quantise_limit(draft.operation, float(draft.known_scale()))
                 asked = max(self._ring_for(source, signs=2, extra=1), limit.bit_length() + 2)

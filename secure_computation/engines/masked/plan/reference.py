@@ -85,7 +85,8 @@ def find_label(logits: NDArray[Any]) -> int:
 
 def middle_dither(step: ReluStep | TruncateStep) -> Dither:
     """Rounds to nearest and compares signs exactly, as exact arithmetic does."""
-    return Dither(np.full(step.shape, (1 << step.shift) >> 1, np.int64), np.zeros(step.shape, np.int64))
+    sign = step.undecided if isinstance(step, ReluStep) else 0
+    return Dither(np.full(step.shape, (1 << step.shift) >> 1, np.int64), np.full(step.shape, sign, np.int64))
 
 
 def draw_dithers(generator: np.random.Generator) -> Dithers:
@@ -205,7 +206,7 @@ def _cut(step: ReluStep | TruncateStep, value: torch.Tensor, dither: Dither | No
     value = value >> step.shift
     if isinstance(step, TruncateStep):
         return value
-    return value * (value >= (0 if dither is None else -torch.from_numpy(dither.sign)))
+    return value * (value >= (0 if dither is None else step.undecided - torch.from_numpy(dither.sign)))
 
 
 def _linear(step: LinearStep, value: torch.Tensor, weights: IntegerWeights) -> torch.Tensor:
@@ -265,7 +266,9 @@ def _audit(step: Step, inputs: list[torch.Tensor], arithmetic: Arithmetic) -> No
             if arithmetic is Arithmetic.EXACT:
                 _require(step, inputs[0] - (1 << step.shift), step.ring_bits - 1)
             else:
-                _require(step, inputs[0] + ((1 << (step.shift + step.sign_cut_bits)) - 1), step.ring_bits - 1)
+                above = (1 << step.sign_cut_bits) - step.undecided
+                _require(step, inputs[0] + (above << step.shift) - 1, step.ring_bits - 1)
+                _require(step, inputs[0] - (step.undecided << step.shift), step.ring_bits - 1)
         case TruncateStep():
             _require(step, inputs[0], step.ring_bits - (2 if step.widens else 1))
             if arithmetic is Arithmetic.DITHERED and not step.widens:

@@ -281,19 +281,24 @@ class ReluStep(ComparisonStep):
 
     Exact: max(0, floor(z / 2^shift)) for -2^(ring_bits-1) + 2^shift <= z < 2^(ring_bits-1).
 
-    Dithered: with Z = floor((z + t) / 2^shift), Z if Z + s >= 0, else 0, for random 0 <= t < 2^shift and
-    0 <= s < 2^sign_cut_bits, and for -2^(ring_bits-1) <= z <= 2^(ring_bits-1) - 2^(shift + sign_cut_bits).
+    Dithered: with Z = floor((z + t) / 2^shift) and i = floor(2^sign_cut_bits / 2), Z if Z + s >= i, else 0, for random
+    0 <= t < 2^shift and 0 <= s < 2^sign_cut_bits, and for -2^(ring_bits-1) + 2^shift i <= z <= 2^(ring_bits-1) -
+    2^shift (2^sign_cut_bits - i).
     """
 
     kind: Literal["relu"] = "relu"
     shift: Shift
     sign_cut_bits: Shift = 0
-    """Bits of the truncated value, from below, that the comparison leaves out: a result may be negative, but not below
-    -2^sign_cut_bits. Dithered plans only."""
+    """Bits of the truncated value, from below, that the comparison leaves out. Dithered plans only."""
     high_chunks: Chunks
     """Of the comparison of ring_bits - shift - sign_cut_bits - 1 bits that decides the sign."""
     low_chunks: Chunks
     """Of the comparison of shift bits that decides the carry; none if shift is 0 or the plan is dithered."""
+
+    @property
+    def undecided(self) -> int:
+        """i: of truncated values nearer to 0 than this, chance decides which pass and which become 0."""
+        return (1 << self.sign_cut_bits) >> 1
 
     @model_validator(mode="after")
     def _layout(self) -> Self:

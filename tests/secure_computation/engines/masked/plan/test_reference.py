@@ -107,15 +107,16 @@ def test_truncation_rounds_down_on_both_sides_of_zero() -> None:
     assert run(plan_of((2,), truncation(0, to=12)), [-7, 7]).tolist() == [-7, 7]
 
 
-def test_a_dither_rounds_up_or_down_and_lets_small_negatives_pass() -> None:
+def test_a_dither_rounds_up_or_down_and_decides_the_sign_of_small_values() -> None:
     z = [-9, -8, -1, 0, 7, 8, -25, 480]
     plan = plan_of((8,), relu(3) | {"low_chunks": ()}, arithmetic="dithered")
     assert run_dithered(plan, z, rounding=[0] * 8, sign=[0] * 8) == [0, 0, 0, 0, 0, 1, 0, 60]
     assert run_dithered(plan, z, rounding=[7] * 8, sign=[0] * 8) == [0, 0, 0, 0, 1, 1, 0, 60]
     coarse = relu(3) | {"low_chunks": (), "sign_cut_bits": 2, "high_chunks": best_chunks(RING - 6)}
     plan = plan_of((8,), coarse, arithmetic="dithered")
-    passed = run_dithered(plan, z, rounding=[0] * 8, sign=[0, 1, 0, 0, 3, 3, 3, 3])
+    passed = run_dithered(plan, z, rounding=[0] * 8, sign=[0, 3, 2, 0, 3, 1, 3, 0])
     assert passed == [0, -1, 0, 0, 0, 1, 0, 60]  # -25 >> 3 is -4: below every dither of the sign
+    assert run_dithered(plan, z, rounding=[0] * 8, sign=[3, 2, 3, 0, 3, 0, 3, 0]) == [0, 0, -1, 0, 0, 0, 0, 60]
 
 
 def test_a_truncations_dither() -> None:
@@ -142,14 +143,15 @@ def test_dithers_are_drawn_from_their_range_and_round_without_bias() -> None:
 
 
 @pytest.mark.parametrize("cut", [0, 2])
-def test_the_audit_leaves_a_dither_room_at_the_top(cut: int) -> None:
+def test_the_audit_leaves_a_dither_room_at_both_ends(cut: int) -> None:
     chunks = best_chunks(RING - 3 - cut - 1)
     step = relu(3) | {"low_chunks": (), "sign_cut_bits": cut, "high_chunks": chunks}
     plan = plan_of((1,), step, arithmetic="dithered")
-    top = (1 << (RING - 1)) - (1 << (3 + cut))
-    for allowed in (top, -(1 << (RING - 1))):
+    below = (1 << cut) >> 1
+    top, bottom = (1 << (RING - 1)) - (((1 << cut) - below) << 3), (below << 3) - (1 << (RING - 1))
+    for allowed in (top, bottom):
         run(plan, [allowed])
-    for beyond in (top + 1, -(1 << (RING - 1)) - 1):
+    for beyond in (top + 1, bottom - 1):
         with pytest.raises(ModelFileError, match="leaves the range"):
             run(plan, [beyond])
 
