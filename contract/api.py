@@ -63,7 +63,9 @@ def _example(**fields: JsonValue) -> ConfigDict:
 
 
 class SessionState(StrEnum):
-    """Where a session stands. The last five are final, except one that failed and then turns out to be turned away."""
+    """Where a session stands. All but the first three are final, except that one which failed may turn out to be turned
+    away, and that a model owner may accuse the data owner of any.
+    """
 
     OPENED = "opened"
     PREPARING = "preparing"
@@ -74,6 +76,8 @@ class SessionState(StrEnum):
     EXPIRED = "expired"
     TURNED_AWAY = "turned-away"
     """Before anything was begun, because every place was taken: it counts for no budget."""
+    ACCUSED = "accused"
+    """Its model owner found that the data owner did not follow the protocol, and keeps a record of that."""
 
 
 class SessionEventName(StrEnum):
@@ -86,6 +90,10 @@ class SessionEventName(StrEnum):
     CANCEL = "cancel"
     EXPIRE = "expire"
     TURN_AWAY = "turn-away"
+    ACCUSE = "accuse"
+
+
+_WITH_REASON: Final = frozenset({SessionEventName.FAIL, SessionEventName.TURN_AWAY, SessionEventName.ACCUSE})
 
 
 class PartyAddress(Strict):
@@ -245,8 +253,8 @@ class SessionReport(Strict):
 
 
 class SessionEvent(Strict):
-    """Report what happened: `prepare`, `run`, `complete` or `fail`; a model owner also `turn-away`. Cancelling is
-    DELETE; expiry is the clock's.
+    """Report what happened: `prepare`, `run`, `complete` or `fail`; a model owner also `turn-away` and `accuse`.
+    Cancelling is DELETE; expiry is the clock's.
 
     A session to prepare has no `run`: it goes from `prepare` to `complete`.
     """
@@ -265,8 +273,8 @@ class SessionEvent(Strict):
     @model_validator(mode="after")
     def _only_a_failure_has_a_reason(self) -> Self:
         has_reason = self.report is not None and self.report.failure is not None
-        if has_reason != (self.event in {SessionEventName.FAIL, SessionEventName.TURN_AWAY}):
-            raise ValueError("report.failure goes with the events `fail` and `turn-away`, and with no other")
+        if has_reason != (self.event in _WITH_REASON):
+            raise ValueError("report.failure goes with the events `fail`, `turn-away` and `accuse`, and with no other")
         return self
 
 

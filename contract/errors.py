@@ -69,6 +69,12 @@ class ItemsSeen(Refused, code="items-seen", http_status=HTTPStatus.CONFLICT):
     """A stocked item was named for an earlier session already. Open a session with others, or with none."""
 
 
+class AccountStopped(Refused, code="account-stopped"):
+    """A model owner serves this data owner no more: it found that its software did not follow the protocol. The message
+    says when, in which session, and whom to ask.
+    """
+
+
 class ModelWithdrawn(Refused, code="model-withdrawn", http_status=HTTPStatus.GONE):
     """Its owner took this version of a model out of service for good. Choose another version."""
 

@@ -14,6 +14,7 @@ the clock when they fall silent:
     both
     opened, preparing, running --fail--> failed, --cancel--> cancelled, --expire--> expired
     opened, preparing, failed --turn-away--> turned-away
+    any but turned-away --accuse--> accused
 
 `opened` is entered when the session is made and its ticket signed. `prepare` says that the offline phase has begun; a
 diagnosis skips it when material was in stock. `run` says that the image has been shared and the online phase has begun;
@@ -29,7 +30,11 @@ A session that is turned away counts for no budget, because every place was take
 provider. Only the model owner can know that, and that the ticket can no longer be used, so only its word gives a
 session back. Both owners meet the refusal, and the data owner may be the first to report it, as a failure.
 
-The other states are final. No event leads out of them, so a late `complete` after `expired` or `cancelled` is
+That the data owner did not follow the protocol, only the model owner can find, and the data owner may have reported
+whatever it liked before. So the model owner's word for it is taken also after a session has ended. It costs the data
+owner nothing here: what shows others that it is true stands in the model owner's record.
+
+The other states are final. No other event leads out of them, so a late `complete` after `expired` or `cancelled` is
 refused instead of rewriting history. Two events that race for one session cannot both win: the store changes the
 state only if it is still the one that was read.
 """
@@ -65,6 +70,8 @@ _BOTH_OWNERS = frozenset({Actor.DATA_OWNER, Actor.MODEL_OWNER})
 _MODEL_OWNER = frozenset({Actor.MODEL_OWNER})
 _CLOCK = frozenset({Actor.CLOCK})
 
+_ENDED = (State.COMPLETED, State.FAILED, State.CANCELLED, State.EXPIRED)
+
 Table = dict[tuple[State, Event], Transition]
 
 
@@ -77,7 +84,12 @@ def _list_endings(*live: State) -> Table:
     }
     early = {(state, event): end for state in live for event, end in ends.items()}
     away = Transition(State.TURNED_AWAY, _MODEL_OWNER)
-    return early | {(state, Event.TURN_AWAY): away for state in (State.OPENED, State.PREPARING, State.FAILED)}
+    accused = Transition(State.ACCUSED, _MODEL_OWNER)
+    return (
+        early
+        | {(state, Event.TURN_AWAY): away for state in (State.OPENED, State.PREPARING, State.FAILED)}
+        | {(state, Event.ACCUSE): accused for state in (*live, *_ENDED)}
+    )
 
 
 TRANSITIONS: dict[Purpose, Table] = {

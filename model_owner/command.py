@@ -6,6 +6,8 @@ model-owner check pediatric-pneumonia-resnet18 --samples chest.dcm
 model-owner serve --config model-owner.toml
 model-owner audit list --organisation st-mary --config model-owner.toml
 model-owner withdraw pediatric-pneumonia-resnet18 2.0.0 --config model-owner.toml
+model-owner accounts list --config model-owner.toml
+model-owner verdict record.json --authority authority.pem
 """
 
 import os
@@ -18,8 +20,10 @@ from pydantic import SecretStr
 
 from bookkeeping.audit_command import audit_app
 from bookkeeping.audit_log import AuditLog
-from contract.errors import ConfigurationError, Refused, TransportError
+from contract.errors import ConfigurationError, PeerViolation, Refused, TransportError
+from model_owner.accounts_command import accounts_app
 from model_owner.settings import ModelOwnerSettings
+from model_owner.stopped_accounts import StoppedAccounts
 from plumbing.command_line import log_to_stderr, new_program, refuse_no_number, run, say
 from plumbing.listening import LISTEN, take_port
 from plumbing.output import write_out
@@ -206,6 +210,37 @@ def _ask_audit_head(config: Path | None) -> "AuditHead | None":
 
 
 app.add_typer(audit_app(_find_audit_folder, _ask_audit_head), name="audit")
+
+
+def _find_stopped_accounts(config: Path | None) -> StoppedAccounts:
+    settings = load_settings(ModelOwnerSettings, config)
+    audit = AuditLog(settings.audit_folder, keep_days=settings.audit_days)
+    return StoppedAccounts(data_folder=settings.data_folder, audit=audit)
+
+
+app.add_typer(accounts_app(_find_stopped_accounts), name="accounts")
+
+
+@app.command()
+def verdict(
+    record: Annotated[Path, typer.Argument(metavar="FILE", help="A record from the folder `violations`.")],
+    authority: Annotated[Path, typer.Option("--authority", help="The federation authority's certificate.")],
+    revocations: Annotated[
+        Path | None, typer.Option("--revocations", help="The authority's list of revoked certificates.")
+    ] = None,
+) -> None:
+    """Say what a record of a violation shows to anybody, and what it does not. Needs no party and no settings."""
+    from authority.certificates import read_certificate
+    from authority.revocation import RevocationList
+    from model_owner.verdict import Trust, judge, read_record
+
+    certificate = read_certificate(authority)
+    revoked = None if revocations is None else RevocationList.read(revocations, certificate)
+    found = judge(read_record(record), Trust(authority=certificate, revocations=revoked))
+    for line in found.lines():
+        write_out(line)
+    if not found.stands:
+        raise PeerViolation(f"{record} shows nobody but the model owner that {found.accused} deviated")
 
 
 @app.command()

@@ -16,6 +16,7 @@ from contract.errors import EncryptedInferenceError
 from contract.identity import Party, Role
 from contract.ticket import TicketClaims
 from inference_service.client import InferenceServiceClient
+from model_owner.stopped_accounts import StoppedAccounts
 
 BOOK_FILE: Final = "budgets.sqlite"
 SERVED: Final = "served"
@@ -33,6 +34,7 @@ class Oversight:
     allowances: Mapping[tuple[str, str], ModelAllowances]
     """What each hospital may use of a model, by the model's name and version."""
     audit: AuditLog
+    stopped: StoppedAccounts
     front_end: InferenceServiceClient
     _telling: threading.Lock = field(default_factory=threading.Lock, init=False)
     _untold: bool = field(default=False, init=False)
@@ -63,6 +65,10 @@ class Oversight:
         if self._refused.get(peer.organisation) != minute:
             self._refused[peer.organisation] = minute
             self.audit.record("ticket-refused", organisation=peer.organisation, role=peer.role.value, state=error.code)
+
+    def require_served(self, claims: TicketClaims) -> None:
+        """Raise AccountStopped for a data owner that a decoy has found to deviate."""
+        self.stopped.require_served(claims.data_owner, own=self.own.organisation)
 
     def spend(self, claims: TicketClaims) -> Counted:
         """Count the session's images, or its item, for the data owner that dialled, and note its ticket as used.

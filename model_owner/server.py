@@ -58,6 +58,7 @@ from model_owner.imported_models import ImportedModel, ImportedModels, require_i
 from model_owner.oversight import BOOK_FILE, Oversight
 from model_owner.settings import ModelOwnerSettings
 from model_owner.stocked_items import ModelOwnerStock
+from model_owner.stopped_accounts import StoppedAccounts
 from plumbing.readiness import PATIENCE_SECONDS, Look, Readiness, require_writable
 from plumbing.words_for_others import words_for_others
 from secure_computation.admission import STOCKED_ITEM_STEP, Reception, items_of, present_ticket
@@ -159,6 +160,7 @@ class InferenceHandler:
         made for. Only if no place is free is the ticket used up: the front end can then give back what it stood for.
         """
         ticket, claims = self.reception.admit(channel)
+        self.oversight.require_served(claims)
         model = self._hosted(claims)
         try:
             place.enter_context(self.reception.place(claims, channel.peer.role))
@@ -342,6 +344,7 @@ def build_inference_app(
                 key: choose_allowances(settings, model.card, model.plan.network) for key, model in models.items()
             },
             audit=audit,
+            stopped=StoppedAccounts(data_folder=settings.data_folder, audit=audit),
             front_end=front_end,
         ),
         images_per_session=settings.images_per_session,

@@ -7,6 +7,7 @@ from uuid import UUID
 import pytest
 from sqlalchemy import select
 
+from bookkeeping.audit_log import read_log
 from contract.api import (
     Failure,
     ModelRegistration,
@@ -33,7 +34,7 @@ from tests.inference_service.conftest import FrontEnd, Keys
 PAIRS = [(state, event) for state in State for event in Event]
 LEGAL = [(purpose, *pair) for purpose, table in TRANSITIONS.items() for pair in table]
 ILLEGAL = [(purpose, *pair) for purpose in Purpose for pair in PAIRS if pair not in TRANSITIONS[purpose]]
-FINAL = {State.COMPLETED, State.FAILED, State.CANCELLED, State.EXPIRED, State.TURNED_AWAY}
+FINAL = {State.COMPLETED, State.FAILED, State.CANCELLED, State.EXPIRED, State.TURNED_AWAY, State.ACCUSED}
 STATES = [
     (purpose, state)
     for purpose in Purpose
@@ -54,6 +55,7 @@ PATH_TO: dict[State, list[Event]] = {
     State.FAILED: [Event.FAIL],
     State.CANCELLED: [Event.CANCEL],
     State.TURNED_AWAY: [Event.TURN_AWAY],
+    State.ACCUSED: [Event.ACCUSE],
 }
 PATHS = {Purpose.DIAGNOSE: PATH_TO, Purpose.PREPARE: PATH_TO | {State.COMPLETED: [Event.PREPARE, Event.COMPLETE]}}
 
@@ -61,9 +63,9 @@ PATHS = {Purpose.DIAGNOSE: PATH_TO, Purpose.PREPARE: PATH_TO | {State.COMPLETED:
 def endings(*live: State) -> dict[tuple[State, Event], State]:
     ends = {Event.FAIL: State.FAILED, Event.CANCEL: State.CANCELLED, Event.EXPIRE: State.EXPIRED}
     early = {(state, event): end for state in live for event, end in ends.items()}
-    return early | {
-        (state, Event.TURN_AWAY): State.TURNED_AWAY for state in (State.OPENED, State.PREPARING, State.FAILED)
-    }
+    away = {(state, Event.TURN_AWAY): State.TURNED_AWAY for state in (State.OPENED, State.PREPARING, State.FAILED)}
+    ended = (State.COMPLETED, State.FAILED, State.CANCELLED, State.EXPIRED)
+    return early | away | {(state, Event.ACCUSE): State.ACCUSED for state in (*live, *ended)}
 
 
 class TestTable:
@@ -104,6 +106,7 @@ class TestTable:
             Event.EXPIRE: {Actor.CLOCK},
             Event.FAIL: {Actor.DATA_OWNER, Actor.MODEL_OWNER},
             Event.TURN_AWAY: {Actor.MODEL_OWNER},
+            Event.ACCUSE: {Actor.MODEL_OWNER},
         }
         if actor in allowed.get(event, {Actor.DATA_OWNER}):
             assert find_next_state(purpose, state, event, actor=actor) is TRANSITIONS[purpose][state, event].state
@@ -131,13 +134,15 @@ def stocking(front_end: FrontEnd, keys: Keys) -> None:
 
 
 def event_of(name: Event) -> SessionEvent:
-    return SessionEvent(event=name, report=FAILURE if name in {Event.FAIL, Event.TURN_AWAY} else None)
+    has_reason = name in {Event.FAIL, Event.TURN_AWAY, Event.ACCUSE}
+    return SessionEvent(event=name, report=FAILURE if has_reason else None)
 
 
 def report(front_end: FrontEnd, data_owner: Account, session: UUID, name: Event) -> SessionView:
     """An event from whoever may report it; of two, the data owner."""
     owner = next(account for account in front_end.service.accounts.list() if account.organisation == "north-lab")
-    return front_end.service.sessions.apply(owner if name is Event.TURN_AWAY else data_owner, session, event_of(name))
+    actor = owner if name in {Event.TURN_AWAY, Event.ACCUSE} else data_owner
+    return front_end.service.sessions.apply(actor, session, event_of(name))
 
 
 def session_in(front_end: FrontEnd, account: Account, state: State, *, purpose: Purpose = Purpose.DIAGNOSE) -> UUID:
@@ -312,6 +317,25 @@ class TestEvents:
         with pytest.raises((Refused, NotFound)):
             front_end.service.sessions.apply(accounts[who], session, event_of(Event.TURN_AWAY))
         assert front_end.service.sessions.view(accounts["clinician"], session).state is state
+
+    @pytest.mark.parametrize("who", ["clinician", "colleague", "gateway", "operator", "crypto_provider"])
+    def test_nobody_but_its_model_owner_accuses_the_data_owner_of_a_session(
+        self, front_end: FrontEnd, accounts: dict[str, Account], who: str
+    ) -> None:
+        session = session_in(front_end, accounts["clinician"], State.RUNNING)
+        with pytest.raises((Refused, NotFound)):
+            front_end.service.sessions.apply(accounts[who], session, event_of(Event.ACCUSE))
+        assert front_end.service.sessions.view(accounts["clinician"], session).state is State.RUNNING
+
+    @pytest.mark.parametrize("state", [State.COMPLETED, State.FAILED, State.CANCELLED])
+    def test_whatever_the_data_owner_reported_first_the_accusation_is_recorded(
+        self, front_end: FrontEnd, accounts: dict[str, Account], state: State
+    ) -> None:
+        session = session_in(front_end, accounts["clinician"], state)
+        view = front_end.service.sessions.apply(accounts["model_owner"], session, event_of(Event.ACCUSE))
+        assert (view.state, view.failure) == (State.ACCUSED, FAILURE.failure)
+        *_, last = read_log(front_end.service.audit._folder)
+        assert (last.event, last.session, last.state) == ("session-changed", session, "accused")
 
     @pytest.mark.parametrize("who", ["model_owner", "colleague", "operator"])
     def test_nobody_completes_a_session_for_the_data_owner(
