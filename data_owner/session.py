@@ -32,9 +32,9 @@ session, ticket
 with the names      -->    checks ticket, pins both peers
                            consumes these items
                            ticket                             -->
-                           names of the items                 -->    checks that the ticket names them,
-                                                                     consumes its halves
-                           names of the items                 <--    (none: both prepare now, as above)
+                           names and deal tags of the items   -->    checks that the ticket names them,
+                                                                     consumes its halves, compares tags
+                           names and deal tags of the items   <--    (none: both prepare now, as above)
                     <--    running
                            and so on, without the crypto provider
 
@@ -84,6 +84,7 @@ from secure_computation.at_rest import StorageKey
 from secure_computation.channel.channel import Channel, Deadlines
 from secure_computation.channel.tls import TlsContext, tls_context
 from secure_computation.channel.websocket import connect_channel
+from secure_computation.deal_tag import name_tags, require_same_deals
 from secure_computation.engines.choosing import data_owner_side, require_room, warm_up, warm_up_for, warm_up_online
 from secure_computation.engines.interface import DataOwnerSide
 from secure_computation.engines.masked.session.sides import DataOwnerItem
@@ -346,17 +347,18 @@ class Diagnoser:
         self, claims: TicketClaims, plan: Plan, taken: Sequence[TakenItem], model_owner: Channel
     ) -> list[DataOwnerItem] | None:
         """Agree with the model owner on stocked items, which are consumed on both sides; None for none."""
-        names = [one.binding.item for one in taken]
-        model_owner.send_hello({"items": names}, step=STOCKED_ITEM_STEP)
+        names, tags = [one.binding.item for one in taken], [one.deal_tag for one in taken]
+        model_owner.send_hello({"items": names, "tags": name_tags(tags)}, step=STOCKED_ITEM_STEP)
         if not taken:
             return None
         material = [one.restore() for one in taken]
         self._draw_ahead(claims, plan, material)  # while the model owner reads its halves
         patience = self._settings.waiting.material
-        answered = model_owner.receive_hello(step=STOCKED_ITEM_STEP, wait_seconds=patience).get("items")
-        if answered == names:
+        answer = model_owner.receive_hello(step=STOCKED_ITEM_STEP, wait_seconds=patience)
+        if answer.get("items") == names:
+            require_same_deals(tags, answer.get("tags"), model_owner)
             return material
-        if answered != []:
+        if answer.get("items") != []:
             raise PeerViolation(f"{model_owner.peer} answered with other stocked items; start a new session")
         words = ", ".join(name[:12] for name in names)
         self._lost.append(

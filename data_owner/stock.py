@@ -48,6 +48,13 @@ class TakenItem:
         """Name the item; show nothing of it."""
         return f"TakenItem({self.binding.item[:12]})"
 
+    @property
+    def deal_tag(self) -> bytes:
+        """Which the other party's half must have, too."""
+        from secure_computation.engines.masked.session.stock import deal_tag_of
+
+        return deal_tag_of(self.bodies)
+
     def restore(self) -> "DataOwnerItem":
         """Draw P0's material again. Raises PeerViolation if the file's content does not fit the plan."""
         from secure_computation.engines.masked.session.stock import restore_data_owner

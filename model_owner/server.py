@@ -15,8 +15,8 @@ result received        -->
 With an engine whose material can be stocked, the data owner names stocked items after its ticket, or none:
 
 ticket to diagnose     -->    checks ticket, peer, plan, card
-names of items         -->    checks that the ticket names them, consumes its halves
-names of the items     <--
+names and deal tags    -->    checks that the ticket names them, consumes its halves
+names and deal tags    <--    compares the tags with its own
 openings              <-->    and so on, without the crypto provider
 
 ticket to prepare      -->    checks ticket, peer, plan, card, room in the stock
@@ -68,6 +68,7 @@ from secure_computation.channel.serving import Service, party_app, trust_looks
 from secure_computation.channel.tls import TlsContext, tls_context
 from secure_computation.channel.traffic import ChannelTraffic
 from secure_computation.channel.websocket import connect_channel, look_at_party
+from secure_computation.deal_tag import name_tags, require_same_deals
 from secure_computation.engines.choosing import model_owner_side, require_room, servable_engines
 from secure_computation.engines.interface import ModelOwnerSide
 from secure_computation.engines.masked.session.sides import PreparedModelOwner
@@ -193,7 +194,7 @@ class InferenceHandler:
 
     def _spend(self, channel: Channel, model: ImportedModel, claims: TicketClaims) -> list[PreparedModelOwner] | None:
         """The stocked items that the data owner names, consumed; None if it names none or one is not there."""
-        named = _receive_items(channel, claims)
+        named, tags = _receive_items(channel, claims)
         if not named:
             self.stock.drop(claims)  # no other ticket will name them
             return None
@@ -206,8 +207,12 @@ class InferenceHandler:
             else:
                 found.append(material)
         complete = len(found) == len(named)
-        channel.send_hello({"items": named if complete else []}, step=STOCKED_ITEM_STEP)
-        return found if complete else None
+        own = [one.deal_tag for one in found] if complete else []
+        channel.send_hello({"items": named if complete else [], "tags": name_tags(own)}, step=STOCKED_ITEM_STEP)
+        if not complete:
+            return None
+        require_same_deals(own, tags, channel)  # after the answer: each party says by itself what is wrong
+        return found
 
     def _side(self, model: ImportedModel, engine: Engine) -> ModelOwnerSide[Any]:
         """The engine of a model's plan; kept, because it lays out weights."""
@@ -282,17 +287,19 @@ class InferenceHandler:
             _LOG.info("session %s: its end not recorded: %s", claims.session, refusal)
 
 
-def _receive_items(channel: Channel, claims: TicketClaims) -> list[ItemName]:
+def _receive_items(channel: Channel, claims: TicketClaims) -> tuple[list[ItemName], object]:
     """The stocked items that a data owner wants to spend: none, or those that its ticket names, one for each image.
 
-    The front end names an item in one ticket, so an item that it has seen is not spent again, whatever else was lost.
+    With them, unchecked, their deal tags. The front end names an item in one ticket, so an item that it has seen is not
+    spent again, whatever else was lost.
     """
-    named = channel.receive_hello(step=STOCKED_ITEM_STEP).get("items")
+    fields = channel.receive_hello(step=STOCKED_ITEM_STEP)
+    named = fields.get("items")
     if named not in ([], list(claims.items)):
         raise PeerViolation(
             f"{channel.peer} named stocked items that its ticket does not; name them when the session is opened"
         )
-    return [ItemName(item) for item in claims.items] if named else []
+    return [ItemName(item) for item in claims.items] if named else [], fields.get("tags")
 
 
 def _find_refusal(dealer: Channel, error: EncryptedInferenceError) -> PeerReported | None:

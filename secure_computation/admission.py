@@ -34,7 +34,8 @@ from secure_computation.places import Places
 STEP: Final = "ticket"
 STOCKED_ITEM_STEP: Final = "stocked items"
 """Follows a ticket to diagnose with an engine whose material can be stocked: the data owner names the items that it
-wants to spend, one for each image, or none; the model owner repeats the names, or gives none if it lacks one."""
+wants to spend, one for each image, or none, and their deal tags; the model owner repeats the names with its own tags,
+or gives none if it lacks an item."""
 FIRST_WORD_SECONDS: Final = 10.0
 """For the ticket."""
 FIRST_WORD_BYTES: Final = 128 << 10

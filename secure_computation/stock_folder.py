@@ -93,8 +93,9 @@ class Wanted:
     output_policy: OutputPolicy
 
 
-_FORM: Final = 2
-"""Of the material: goes up when the messages that it completes change. 1 were files that did not say their form."""
+_FORM: Final = 3
+"""Of the material: goes up when the messages that it completes change. 1 were files that did not say their form; 2
+had no deal tag."""
 
 
 class _Form(BaseModel):
@@ -106,7 +107,7 @@ class _Form(BaseModel):
 class _Header(Strict):
     """What stands at the beginning of an item's file, authentic and readable."""
 
-    form: Literal[2] = _FORM
+    form: Literal[3] = _FORM
     binding: Binding
     file: BirthMark
     """Of the file that it was written to: an item in any other file was restored or copied, and may have been used."""

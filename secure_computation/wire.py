@@ -4,7 +4,7 @@ A frame is a header of 28 bytes and a body, all integers little-endian:
 
     offset  bytes  field
          0      4  magic "EMIF"
-         4      1  version, 1
+         4      1  version, 2
          5      1  kind (`Kind`)
          6      1  phase (`Phase`)
          7      1  reserved, 0
@@ -37,9 +37,11 @@ from numpy.typing import NDArray
 from contract.errors import PeerViolation
 
 MAGIC = b"EMIF"
-VERSION = 1
+VERSION = 2
 HEADER_BYTES = 28
 SEED_BYTES = 32
+TAG_BYTES = 16
+"""Of a deal tag (`deal_tag`)."""
 MAX_HELLO_BYTES = 64 << 10
 MAX_ERROR_BYTES = 2 << 10
 MAX_DIMENSIONS = 8

@@ -3,9 +3,10 @@
     D                          P0, data owner                        P1, model owner
     ------------------------   -----------------------------------   -----------------------------------
     offline
-    deal: a seed to each, and  prepare: seed                         prepare: seed, corrections
-      to P1 the correction of                                        "corrections received" to P0
-      each tuple               one seed each way, between P0 and P1 alone, for sharings of zero
+    deal: a seed and the deal  prepare: seed, tag                    prepare: seed, tag, corrections
+      tag to each, and to P1                                         "corrections received" to P0
+      each tuple's correction  the tag each way, compared
+                               one seed each way, between P0 and P1 alone, for sharings of zero
                                masked weights, each way: both learn w - b of each layer with weights w
     online
                                share of the image (no message)       share of the image (no message)
@@ -33,6 +34,7 @@ from secure_computation.crypten_bridge.dealing import PartyRandomness, Product, 
 from secure_computation.crypten_bridge.installation import load_crypten
 from secure_computation.crypten_bridge.provider import Corrections, PartyProvider
 from secure_computation.crypten_bridge.session import RingStream, Session, activate, agree_on_streams
+from secure_computation.deal_tag import derive_deal_tag, receive_deal_tag, require_same_deal, send_deal_tag
 from secure_computation.engines.crypten.evaluation import PRECISION_BITS, EncryptedTensor, evaluate
 from secure_computation.engines.crypten.lowering import CrypTenLowering
 from secure_computation.engines.interface import OnHeatMap, OnLayer
@@ -60,8 +62,10 @@ class CrypTenDealer:
         """See DealerSide. D never holds two tuples: each correction is sent as soon as it is dealt."""
         if to is Role.DATA_OWNER:
             channel.send_seed(seeds.data_owner.reveal_to_channel(), step="seed")
+            send_deal_tag(channel, derive_deal_tag(seeds, item))
             return
         channel.send_seed(seeds.model_owner.reveal_to_channel(), step="seed")
+        send_deal_tag(channel, derive_deal_tag(seeds, item))
         with torch.inference_mode():
             for step, request in enumerate(self._lowering.requests):
                 p0 = PartyRandomness(seeds.data_owner, item=item, step=step)
@@ -87,9 +91,11 @@ class _OnlineSide:
         self._rank = DATA_OWNER_RANK if weights is None else MODEL_OWNER_RANK
 
     def _agree(
-        self, channel: Channel, *, item: ItemName, seed: Seed, corrections: Corrections | None = None
+        self, channel: Channel, *, item: ItemName, seed: Seed, tag: bytes, corrections: Corrections | None = None
     ) -> Prepared:
-        """P0 <-> P1, offline. `corrections`: at P1."""
+        """P0 <-> P1, offline. `corrections`: at P1. Raises DealMismatch before anything else is exchanged."""
+        send_deal_tag(channel, tag)
+        require_same_deal(tag, receive_deal_tag(channel), channel)
         with torch.inference_mode(), channel.phase(Phase.OFFLINE):
             streams = agree_on_streams(channel, item=item, rank=self._rank)
             opened = self._open_masked_weights(channel, item, seed)
@@ -171,9 +177,9 @@ class CrypTenDataOwner(_OnlineSide):
 
     def prepare(self, *, item: ItemName, dealer: Channel, model_owner: Channel, patience_seconds: float) -> Prepared:
         """See DataOwnerSide."""
-        seed = Seed(dealer.receive_seed(step="seed"))
+        seed, tag = Seed(dealer.receive_seed(step="seed")), receive_deal_tag(dealer)
         model_owner.receive_end(step=_DEALT, wait_seconds=patience_seconds)
-        return self._agree(model_owner, item=item, seed=seed)
+        return self._agree(model_owner, item=item, seed=seed, tag=tag)
 
     def draw_ahead(self, prepared: Prepared) -> None:
         """See DataOwnerSide. All draws together would take too much memory here: nothing is drawn ahead."""
@@ -214,7 +220,7 @@ class CrypTenModelOwner(_OnlineSide):
 
     def prepare(self, *, item: ItemName, dealer: Channel, data_owner: Channel) -> Prepared:
         """See ModelOwnerSide. Memory is taken by the party's own plan, never by what D declares."""
-        seed = Seed(dealer.receive_seed(step="seed"))
+        seed, tag = Seed(dealer.receive_seed(step="seed")), receive_deal_tag(dealer)
         corrections = Corrections(
             [
                 torch.from_numpy(dealer.receive_tensor(request.output, np.int64, step=f"correction {step}"))
@@ -222,7 +228,7 @@ class CrypTenModelOwner(_OnlineSide):
             ]
         )
         data_owner.send_end(step=_DEALT)
-        return self._agree(data_owner, item=item, seed=seed, corrections=corrections)
+        return self._agree(data_owner, item=item, seed=seed, tag=tag, corrections=corrections)
 
     def run(self, prepared: Sequence[Prepared], *, data_owner: Channel) -> None:
         """See ModelOwnerSide. One image: see `choosing.require_room`."""

@@ -16,7 +16,7 @@ from secure_computation.crypten_bridge.dealing import (
     correction_bytes,
 )
 from secure_computation.network import Network, Shape
-from secure_computation.wire import HEADER_BYTES, SEED_BYTES, tensor_prelude
+from secure_computation.wire import HEADER_BYTES, SEED_BYTES, TAG_BYTES, tensor_prelude
 
 
 class CrypTenLowering(Strict):
@@ -87,7 +87,7 @@ class PredictedCost:
     dealer_bytes: int
     """Crypto provider to both."""
     masked_weights_bytes_each_way: int
-    """Between data owner and model owner before the image is used: masked weights, and a seed."""
+    """Between data owner and model owner before the image is used: deal tag, masked weights, and a seed."""
 
     @property
     def offline_bytes(self) -> int:
@@ -97,14 +97,15 @@ class PredictedCost:
 
 def predict_cost(network: Network, lowering: CrypTenLowering) -> PredictedCost:
     """Predict the traffic of one image, exactly."""
-    seed = HEADER_BYTES + SEED_BYTES
+    seed, tag = HEADER_BYTES + SEED_BYTES, HEADER_BYTES + TAG_BYTES
     corrections = sum(_tensor_frame(request.output) for request in lowering.requests)
     return PredictedCost(
         online_bytes_each_way=lowering.openings * _tensor_frame((0,)) + lowering.opened_bytes_each_way,
         online_trips=lowering.openings,
         output_bytes=_tensor_frame((1, network.classes)),
-        dealer_bytes=2 * seed + corrections,
-        masked_weights_bytes_each_way=seed
+        dealer_bytes=2 * (seed + tag) + corrections,
+        masked_weights_bytes_each_way=tag
+        + seed
         + sum(_tensor_frame(triple.right) for triple in lowering.weight_triples().values()),
     )
 

@@ -165,8 +165,8 @@ def test_the_peers_last_words_explain_a_failed_send(pair: Pair) -> None:
 
 VIOLATIONS = {
     "garbage": (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n....", "is not a frame"),
-    "version": (header(Kind.SEED, "seed", 32).replace(b"EMIF\x01", b"EMIF\x02"), "version 2"),
-    "kind": (header(Kind.SEED, "seed", 32).replace(b"EMIF\x01\x02", b"EMIF\x01\x63"), "unknown frame kind 99"),
+    "version": (header(Kind.SEED, "seed", 32).replace(b"EMIF\x02", b"EMIF\x01"), "version 1, not 2"),
+    "kind": (header(Kind.SEED, "seed", 32).replace(b"EMIF\x02\x02", b"EMIF\x02\x63"), "unknown frame kind 99"),
     "other kind": (header(Kind.BYTES, "seed", 32), "expected SEED of 32 bytes, not BYTES"),
     "step": (header(Kind.SEED, "other", 32), "belongs to another step"),
     "phase": (header(Kind.SEED, "seed", 32, phase=Phase.ONLINE), "phase ONLINE during HANDSHAKE"),

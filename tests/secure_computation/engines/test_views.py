@@ -62,10 +62,13 @@ def test_lengths_and_order_do_not_depend_on_the_image(two_views: tuple[Views, Vi
     assert outlines[0]
 
 
-def test_the_dealer_receives_nothing_and_gives_the_data_owner_a_seed(two_views: tuple[Views, Views]) -> None:
+def test_the_dealer_receives_nothing_and_gives_the_data_owner_a_seed_and_a_tag(two_views: tuple[Views, Views]) -> None:
     """D's own channels have no recorder because nothing may arrive there: the parties' code never sends to it."""
     for view in two_views:
-        assert [(frame.kind, len(frame.body)) for frame in view.data_owner_from_dealer] == [(Kind.SEED, 32)]
+        assert [(frame.kind, len(frame.body)) for frame in view.data_owner_from_dealer] == [
+            (Kind.SEED, 32),
+            (Kind.BYTES, 16),
+        ]
 
 
 def test_no_frame_contains_image_or_weights() -> None:

@@ -4,10 +4,10 @@ D                          P0, data owner                         P1, model owne
 ------------------------   ------------------------------------   ---------------------------------------------
 offline
                                                            <--    name of the weights' version
-model seed, s1                                             -->
-s0                  -->
-                           name of the Delta it keeps      -->
-                                                           <--    name of the version; Delta, if P0 lacks it
+model seed, s1, tag                                        -->
+s0, tag             -->
+                           tag; name of the Delta it keeps -->
+                                                           <--    tag; name of the version; Delta, if P0 lacks it
 corrections, by move                                       -->
                            hidden shares, by move          -->
 online
@@ -43,6 +43,7 @@ from numpy.typing import NDArray
 from contract.errors import PeerViolation
 from contract.identity import Role
 from secure_computation.channel.channel import Channel
+from secure_computation.deal_tag import derive_deal_tag, receive_deal_tag, require_same_deal, send_deal_tag
 from secure_computation.engines.interface import Answer, Label, OnHeatMap, OnLayer
 from secure_computation.engines.masked.plan.fixed_point import IntegerWeights, quantise_image, read_logits
 from secure_computation.engines.masked.plan.masked_lowering import MaskedLowering
@@ -131,6 +132,7 @@ class MaskedDealer:
         """See DealerSide."""
         if to is Role.DATA_OWNER:
             channel.send_seed(seeds.data_owner.reveal_to_channel(), step="seed")
+            send_deal_tag(channel, derive_deal_tag(seeds, item))
             return
         version = _read_version_name(channel.receive_hello(step="weights version"), channel)
         organisation = channel.peer.organisation
@@ -139,6 +141,7 @@ class MaskedDealer:
         )
         channel.send_seed(model_seed.reveal_to_channel(), step="model seed")
         channel.send_seed(seeds.model_owner.reveal_to_channel(), step="seed")
+        send_deal_tag(channel, derive_deal_tag(seeds, item))
 
         def send(move: Move, layout: BundleLayout, bundle: Bundle) -> None:
             _send_bundle(channel, layout, bundle, step=f"correction, {move}")
@@ -184,6 +187,7 @@ class DataOwnerItem:
     prepared: PreparedDataOwner = field(repr=False)
     seed: Seed
     """As dealt: all of `prepared` but the output share follows from it (see `stock`)."""
+    deal_tag: bytes = field(repr=False)
     weights_version: str
     """Which masked weights it was prepared with."""
 
@@ -202,23 +206,25 @@ class MaskedDataOwner:
         self, *, item: ItemName, dealer: Channel, model_owner: Channel, patience_seconds: float
     ) -> DataOwnerItem:
         """See DataOwnerSide."""
-        seed = Seed(dealer.receive_seed(step="seed"))
-        version, deltas = self._fetch_deltas(model_owner, patience_seconds)
+        seed, tag = Seed(dealer.receive_seed(step="seed")), receive_deal_tag(dealer)
+        version, deltas = self._fetch_deltas(model_owner, patience_seconds, tag)
 
         def send(move: Move, layout: BundleLayout, bundle: Bundle) -> None:
             _send_bundle(model_owner, layout, bundle, step=f"hidden share, {move}")
 
         prepared = DataOwnerOffline(self._lowering, deltas, seed=seed, item=item, send=send).prepare()
-        return DataOwnerItem(prepared=prepared, seed=seed, weights_version=version)
+        return DataOwnerItem(prepared=prepared, seed=seed, deal_tag=tag, weights_version=version)
 
-    def _fetch_deltas(self, channel: Channel, patience_seconds: float) -> tuple[str, PreparedMaps]:
+    def _fetch_deltas(self, channel: Channel, patience_seconds: float, tag: bytes) -> tuple[str, PreparedMaps]:
         owner = channel.peer.organisation
         # What is laid out in memory is not read from the store again for each image.
         known_owner, known_version = self._deltas[0] if self._deltas else (None, None)
         kept = known_version if known_owner == owner else self._store.newest(owner, self._lowering)
+        send_deal_tag(channel, tag)
         channel.send_hello({"weights": kept}, step="masked weights kept")
         # The model owner may still collect the item before this one from the dealer.
         hello = channel.receive_hello(step="masked weights", wait_seconds=patience_seconds)
+        require_same_deal(tag, receive_deal_tag(channel), channel)
         version = _read_version_name(hello, channel)
         if version != kept:
             received = receive_deltas(
@@ -333,8 +339,8 @@ class MaskedModelOwner:
         """See ModelOwnerSide."""
         dealer.send_hello({"weights": self._version}, step="weights version")
         model_seed = Seed(dealer.receive_seed(step="model seed"))
-        seed = Seed(dealer.receive_seed(step="seed"))
-        self._serve_deltas(data_owner, model_seed)
+        seed, tag = Seed(dealer.receive_seed(step="seed")), receive_deal_tag(dealer)
+        self._serve_deltas(data_owner, model_seed, tag)
 
         def from_dealer(move: Move, layout: BundleLayout) -> Bundle:
             return _receive_bundle(dealer, layout, step=f"correction, {move}")
@@ -343,11 +349,14 @@ class MaskedModelOwner:
             return _receive_bundle(data_owner, layout, step=f"hidden share, {move}")
 
         collected = ModelOwnerOffline(self._lowering, from_dealer=from_dealer, from_data_owner=from_data_owner)
-        return PreparedModelOwner(item=item, seed=seed, material=collected.collect())
+        return PreparedModelOwner(item=item, seed=seed, deal_tag=tag, material=collected.collect())
 
-    def _serve_deltas(self, channel: Channel, model_seed: Seed) -> None:
+    def _serve_deltas(self, channel: Channel, model_seed: Seed, tag: bytes) -> None:
+        other = receive_deal_tag(channel)
         kept = channel.receive_hello(step="masked weights kept").get("weights")
         channel.send_hello({"weights": self._version}, step="masked weights")
+        send_deal_tag(channel, tag)  # before it is compared: each party says by itself what is wrong
+        require_same_deal(tag, other, channel)
         if kept == self._version:
             return
 
@@ -451,6 +460,7 @@ class PreparedModelOwner:
 
     item: ItemName
     seed: Seed
+    deal_tag: bytes = field(repr=False)
     material: ModelOwnerItem = field(repr=False)
 
 

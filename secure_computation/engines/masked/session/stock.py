@@ -1,8 +1,8 @@
 """What each party keeps on disk of a prepared item, and how the item is made again from it.
 
-    P0  its seed, its output share        everything else is drawn from the seed again
-    P1  its seed, and all that D and P0   for each move in the order of the walk: corrections, hidden share
-        sent it in the offline phase
+    P0  its seed, the deal tag, its output share   everything else is drawn from the seed again
+    P1  its seed, the deal tag, and all that D     for each move in the order of the walk: corrections, hidden share
+        and P0 sent it in the offline phase
 
 Both are lists of bodies whose lengths follow from the plan, so that a file of another length is refused unread. Where
 they are kept, and that they are used once, is `secure_computation.stock_folder`'s concern.
@@ -31,6 +31,7 @@ from secure_computation.protocols.draws import RingElements
 from secure_computation.randomness import SEED_BYTES, Seed
 from secure_computation.ring import reduce_to_ring
 from secure_computation.stock_folder import Body
+from secure_computation.wire import TAG_BYTES
 
 _SOURCE = "the stocked file"
 _STEP = "stocked material"
@@ -43,17 +44,23 @@ def stockable(plan: Plan) -> MaskedLowering:
     return plan.engines.masked
 
 
+def deal_tag_of(bodies: Sequence[Body]) -> bytes:
+    """The deal tag, of what either party keeps."""
+    return bodies[1].tobytes()
+
+
 # P0, the data owner
 
 
 def data_owner_sizes(lowering: MaskedLowering) -> tuple[int, ...]:
     """Lengths in bytes of what P0 keeps."""
-    return (SEED_BYTES, output_layout(lowering).body_bytes)
+    return (SEED_BYTES, TAG_BYTES, output_layout(lowering).body_bytes)
 
 
 def data_owner_bodies(lowering: MaskedLowering, item: DataOwnerItem) -> Iterator[Body]:
     """What P0 keeps of an unused item."""
     yield _seed_body(item.seed)
+    yield _tag_body(item.deal_tag)
     layout = output_layout(lowering)
     share = reduce_to_ring(item.prepared.output_share.reshape(-1), layout.ring_bits[0])
     yield layout.pack(Bundle(rings=(share,)))
@@ -64,11 +71,14 @@ def restore_data_owner(
 ) -> DataOwnerItem:
     """P0's item from what it kept. Raises PeerViolation for bodies that do not fit the plan."""
     seed = Seed(bodies[0].tobytes())
-    share = output_layout(lowering).unpack(bodies[1], peer=_SOURCE, step=_STEP).rings[0].values
+    share = output_layout(lowering).unpack(bodies[2], peer=_SOURCE, step=_STEP).rings[0].values
     prepared = _DrawnAgain(lowering, {}, seed=seed, item=item, send=_send_nothing).prepare()
     output_share = share.reshape(prepared.output_share.shape)
     return DataOwnerItem(
-        prepared=replace(prepared, output_share=output_share), seed=seed, weights_version=weights_version
+        prepared=replace(prepared, output_share=output_share),
+        seed=seed,
+        deal_tag=deal_tag_of(bodies),
+        weights_version=weights_version,
     )
 
 
@@ -90,12 +100,13 @@ def _send_nothing(move: Move, layout: BundleLayout, bundle: Bundle) -> None:
 
 def model_owner_sizes(lowering: MaskedLowering) -> tuple[int, ...]:
     """Lengths in bytes of what P1 keeps."""
-    return (SEED_BYTES, *(layout.body_bytes for _, layout, _ in _messages(lowering)))
+    return (SEED_BYTES, TAG_BYTES, *(layout.body_bytes for _, layout, _ in _messages(lowering)))
 
 
 def model_owner_bodies(lowering: MaskedLowering, prepared: PreparedModelOwner) -> Iterator[Body]:
     """What P1 keeps of an unused item, one message at a time."""
     yield _seed_body(prepared.seed)
+    yield _tag_body(prepared.deal_tag)
     for move, layout, from_dealer in _messages(lowering):
         bundles = prepared.material.corrections if from_dealer else prepared.material.prepared
         yield layout.pack(bundles[move])
@@ -105,11 +116,13 @@ def restore_model_owner(lowering: MaskedLowering, bodies: Sequence[Body], *, ite
     """P1's item from what it kept. Raises PeerViolation for bodies that do not fit the plan."""
     corrections: dict[Move, Bundle] = {}
     hidden: dict[Move, Bundle] = {}
-    for (move, layout, from_dealer), body in zip(_messages(lowering), bodies[1:], strict=True):
+    for (move, layout, from_dealer), body in zip(_messages(lowering), bodies[2:], strict=True):
         bundle = layout.unpack(body, peer=_SOURCE, step=_STEP)
         (corrections if from_dealer else hidden)[move] = bundle
     material = ModelOwnerItem(corrections=corrections, prepared=hidden)
-    return PreparedModelOwner(item=item, seed=Seed(bodies[0].tobytes()), material=material)
+    return PreparedModelOwner(
+        item=item, seed=Seed(bodies[0].tobytes()), deal_tag=deal_tag_of(bodies), material=material
+    )
 
 
 def _messages(lowering: MaskedLowering) -> list[tuple[Move, BundleLayout, bool]]:
@@ -130,3 +143,7 @@ def _messages(lowering: MaskedLowering) -> list[tuple[Move, BundleLayout, bool]]
 
 def _seed_body(seed: Seed) -> Body:
     return np.frombuffer(seed.reveal_to_stock(), np.uint8)
+
+
+def _tag_body(tag: bytes) -> Body:
+    return np.frombuffer(tag, np.uint8)

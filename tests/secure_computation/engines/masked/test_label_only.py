@@ -9,6 +9,7 @@ from contract.errors import ModelFileError, PeerViolation, Refused
 from contract.identity import Role
 from contract.model_card import OutputPolicy
 from contract.ticket import Engine
+from secure_computation.deal_tag import TAG_STEP
 from secure_computation.engines.choosing import dealer_side, model_owner_side, offered_engines, output_of
 from secure_computation.engines.crypten.lowering import lower
 from secure_computation.engines.interface import Label
@@ -82,7 +83,7 @@ def test_cost_is_as_declared() -> None:
 
     def body_bytes(link: str, phases: set[Phase]) -> int:
         frames = [frame for frame in session.frames[link] if frame.phase in phases and frame.kind is Kind.BYTES]
-        return sum(len(frame.body) for frame in frames if not frame.step.startswith("masked weights"))
+        return sum(len(frame.body) for frame in frames if not frame.step.startswith(("masked weights", TAG_STEP)))
 
     online = {Phase.ONLINE, Phase.OUTPUT}
     assert body_bytes("data_owner_from_model_owner", online) == cost.model_owner_to_data_owner

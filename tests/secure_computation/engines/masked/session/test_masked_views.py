@@ -92,9 +92,12 @@ def test_the_dealer_hears_the_name_of_a_version_and_nothing_else(sessions: dict[
         assert (hello.kind, hello.body.decode()) == (Kind.HELLO, f'{{"weights":"{VERSION}"}}')
 
 
-def test_the_dealer_gives_the_data_owner_one_seed(sessions: dict[str, Session]) -> None:
+def test_the_dealer_gives_the_data_owner_one_seed_and_a_tag(sessions: dict[str, Session]) -> None:
     for session in sessions.values():
-        assert outline(session.frames["data_owner_from_dealer"]) == [(Kind.SEED, Phase.HANDSHAKE, "seed", 32)]
+        assert outline(session.frames["data_owner_from_dealer"]) == [
+            (Kind.SEED, Phase.HANDSHAKE, "seed", 32),
+            (Kind.BYTES, Phase.HANDSHAKE, "deal tag", 16),
+        ]
 
 
 UNIFORM = ["data_owner_from_model_owner", "model_owner_from_data_owner", "model_owner_from_dealer"]

@@ -104,7 +104,7 @@ def test_bodies_with_bits_behind_their_end_are_refused(model: Model) -> None:
     p0, p1 = prepared(parties_of(model))
     own, other = list(data_owner_bodies(model.lowering, p0)), list(model_owner_bodies(model.lowering, p1))
     with pytest.raises(PeerViolation, match="the stocked file broke the protocol in step 'stocked material'"):
-        restore_data_owner(model.lowering, [own[0], own[1][:-1]], item=ITEM, weights_version=VERSION)
+        restore_data_owner(model.lowering, [*own[:-1], own[-1][:-1]], item=ITEM, weights_version=VERSION)
     with pytest.raises(PeerViolation, match="the stocked file broke the protocol in step 'stocked material'"):
         restore_model_owner(model.lowering, [*other[:-1], other[-1][:-1]], item=ITEM)
     with pytest.raises(ValueError, match="zip"):
