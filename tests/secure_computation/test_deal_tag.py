@@ -1,24 +1,27 @@
 """The deal tag differs for whatever differs, and only the dealer's peers with the same one go on."""
 
+from typing import Any
+
 import pytest
 
 from contract.errors import DealMismatch, PeerViolation
 from secure_computation.channel.memory import DATA_OWNER, MODEL_OWNER, memory_pair
 from secure_computation.deal_tag import derive_deal_tag, name_tags, require_same_deal, require_same_deals
-from secure_computation.material import DealtSeeds, ItemName, item_name
+from secure_computation.material import DealtSeeds, item_name
 from secure_computation.randomness import Seed
 from secure_computation.wire import TAG_BYTES
 
 S0, S1, OTHER = Seed(b"0" * 32), Seed(b"1" * 32), Seed(b"2" * 32)
-ITEM = {"session": "s", "plan_hash": "p", "data_owner": "a", "model_owner": "b", "version": "v"}
+NAMES: dict[str, Any] = {"session": "s", "plan_hash": "p", "data_owner": "a", "model_owner": "b", "version": "v"}
 
 
-def tag(p0: Seed = S0, p1: Seed = S1, **names: str) -> bytes:
-    return derive_deal_tag(DealtSeeds(data_owner=p0, model_owner=p1), item_name(**(ITEM | names)))
+def tag(p0: Seed = S0, p1: Seed = S1, **changes: str | int) -> bytes:
+    return derive_deal_tag(DealtSeeds(data_owner=p0, model_owner=p1), item_name(**(NAMES | changes)))
 
 
 def test_a_tag_differs_with_either_seed_session_plan_party_and_version() -> None:
-    others = [tag(p0=OTHER), tag(p1=OTHER), tag(S1, S0), *(tag(**{name: "other"}) for name in ITEM)]
+    others = [tag(p0=OTHER), tag(p1=OTHER), tag(S1, S0), tag(index=1)]
+    others += [tag(S0, S1, **{name: "other"}) for name in NAMES]
     assert len({tag(), *others}) == 1 + len(others)
     assert tag() == tag()
     assert {len(one) for one in others} == {TAG_BYTES}
@@ -26,7 +29,7 @@ def test_a_tag_differs_with_either_seed_session_plan_party_and_version() -> None
 
 def test_a_tag_is_no_stream_of_a_seed() -> None:
     """Nothing that is drawn from a seed has it for its beginning."""
-    item = ItemName(item_name(**ITEM))
+    item = item_name(**NAMES)
     for seed in (S0, S1):
         assert seed.stream(item=item, step=0, label="deal tag").uint8(TAG_BYTES).tobytes() != tag()
 
