@@ -16,6 +16,9 @@ arguments: a convolution, a matrix product.
 
     u0 + u1 = (W - A) * rho + t + A * rho - t = W * rho.
 
+A public linear map L may follow before t is taken: u1 = L(A * rho) - t, u0 = L(Delta * rho) + t, and P1 applies L to
+W * v + b. So what is dealt is no larger than what L leaves: an average pool's result, or the sum of several layers.
+
 A hides W from P0 for as long as D and P0 do not collude; it must be fresh for each version of the weights, because two
 Deltas under one A give the difference of the weights. t hides W * rho from P0 and from P1 alike. One rho may feed
 several maps, each with a t of its own.
@@ -26,17 +29,12 @@ Source: Beaver 1991, with the opening of the fixed operand done once; Delphi (Mi
 online phase; docs/protocol.md, "Linear layers".
 """
 
-from collections.abc import Callable
-
 import numpy as np
 from numpy.typing import NDArray
 
 from secure_computation.protocols.bundle import Bundle, BundleLayout
 from secure_computation.protocols.draws import Draws, RingElements
 from secure_computation.ring import Reduced, reduce_to_ring
-
-LinearMap = Callable[[RingElements], RingElements]
-"""x -> W * x mod 2^32 for one fixed W."""
 
 
 def draw_weight_mask(draws: Draws, shape: tuple[int, ...], *, bits: int) -> RingElements:
@@ -54,22 +52,19 @@ def correction_layout(shape: tuple[int, ...], *, bits: int) -> BundleLayout:
     return BundleLayout(count=int(np.prod(shape)), ring_bits=(bits,))
 
 
-def deal_linear(masked_map: LinearMap, rho: RingElements, *, p0: Draws, bits: int) -> Bundle:
-    """D: u1 = A * rho - t. `masked_map` applies A."""
-    product = masked_map(rho).reshape(-1)
-    return Bundle(rings=(reduce_to_ring(product - _draw_pad(p0, product.size, bits), bits),))
+def deal_linear(product: RingElements, *, p0: Draws, bits: int) -> Bundle:
+    """D: u1 = A * rho - t. `product`: A * rho, or what a public linear map makes of it."""
+    return Bundle(rings=(reduce_to_ring(product.reshape(-1) - _draw_pad(p0, product.size, bits), bits),))
 
 
-def linear_as_p0(delta_map: LinearMap, rho: RingElements, *, draws: Draws, bits: int) -> RingElements:
-    """P0, offline: u0 = Delta * rho + t. `delta_map` applies Delta."""
-    product = delta_map(rho)
+def linear_as_p0(product: RingElements, *, draws: Draws, bits: int) -> RingElements:
+    """P0, offline: u0 = Delta * rho + t. `product`: Delta * rho, or what a public linear map makes of it."""
     return product + _draw_pad(draws, product.size, bits).reshape(product.shape)
 
 
-def linear_as_p1(weight_map: LinearMap, v: RingElements, bias: RingElements, *, correction: Bundle) -> RingElements:
-    """P1, online: W * v + u1 + b. `bias` broadcasts to the output's shape."""
-    product = weight_map(v)
-    return product + correction.rings[0].values.reshape(product.shape) + bias
+def linear_as_p1(product: RingElements, *, correction: Bundle) -> RingElements:
+    """P1, online: W * v + b + u1. `product`: W * v + b, or what a public linear map makes of it."""
+    return product + correction.rings[0].values.reshape(product.shape)
 
 
 def _draw_pad(draws: Draws, count: int, bits: int) -> RingElements:

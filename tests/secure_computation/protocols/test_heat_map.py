@@ -87,12 +87,12 @@ def play(
     delta = page.send("delta", layout, Bundle(rings=(masked,))).rings[0].values.reshape(weights.shape)
     # Offline.
     rho = random_ring(x.shape) if rho is None else rho  # from s0, at D and P0
-    u1 = deal_linear(lambda mask: at_every_place(weight_mask(), mask), rho, p0=draws(seeds.p0), bits=k)
+    u1 = deal_linear(at_every_place(weight_mask(), rho), p0=draws(seeds.p0), bits=k)
     u1 = page.send("u1", shape.correction, u1)
-    z0 = linear_as_p0(lambda mask: at_every_place(delta, mask), rho, draws=draws(seeds.p0), bits=k)
+    z0 = linear_as_p0(at_every_place(delta, rho), draws=draws(seeds.p0), bits=k)
     # Online.
     own, v = weights.view(np.uint32), x.astype(np.uint32) - rho
-    z1 = linear_as_p1(lambda half: at_every_place(own, half), v, NO_BIAS, correction=u1)
+    z1 = linear_as_p1(at_every_place(own, v) + NO_BIAS, correction=u1)
     output_mask, half = play_roles(
         shape.truncation,
         z0.reshape(-1),

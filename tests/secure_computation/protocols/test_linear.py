@@ -46,11 +46,11 @@ def evaluate(
     delta = sent(mask_weights(weights, weight_mask(), bits=bits))
     rho = random_ring(x.shape)  # from s0, at D and P0
     shape = apply(delta, x).shape
-    dealt = deal_linear(lambda mask: apply(weight_mask(), mask), rho, p0=draws(seeds.p0), bits=bits)
+    dealt = deal_linear(apply(weight_mask(), rho), p0=draws(seeds.p0), bits=bits)
     _, correction = over_the_wire(correction_layout(shape, bits=bits), dealt)
-    z0 = linear_as_p0(lambda mask: apply(delta, mask), rho, draws=draws(seeds.p0), bits=bits)
+    z0 = linear_as_p0(apply(delta, rho), draws=draws(seeds.p0), bits=bits)
     own = weights.astype(np.uint32)
-    z1 = linear_as_p1(lambda v: apply(own, v), x - rho, bias, correction=correction)
+    z1 = linear_as_p1(apply(own, x - rho) + bias, correction=correction)
     return (z0 + z1) & np.uint32((1 << bits) - 1), {"delta": delta, "u1": correction.rings[0].values}
 
 
@@ -149,8 +149,7 @@ def test_one_mask_feeds_several_maps_with_pads_of_their_own() -> None:
     seed = Seed.fresh()
     rho, mask = random_ring(4), random_ring((300, 4))
     corrections = [
-        deal_linear(lambda value: mask @ value, rho, p0=Draws(seed, item="i", step=step), bits=24).rings[0].values
-        for step in (1, 2)
+        deal_linear(mask @ rho, p0=Draws(seed, item="i", step=step), bits=24).rings[0].values for step in (1, 2)
     ]
     assert np.count_nonzero(corrections[0] == corrections[1]) < 3
 

@@ -126,14 +126,14 @@ def test_linear(vector: dict[str, Any]) -> None:
     mask = draw_weight_mask(Draws(model_seed, item="weights", step=0), weights.shape, bits=k)
     delta = mask_weights(weights, mask, bits=k)
     assert pack(delta).tobytes().hex() == vector["delta"]
-    correction = deal_linear(lambda value: mask @ value, rho, p0=draws(seeds.p0), bits=k)
+    correction = deal_linear(mask @ rho, p0=draws(seeds.p0), bits=k)
     assert pack(correction.rings[0]).tobytes().hex() == vector["u1"]
     ring = np.uint32((1 << k) - 1)
-    z0 = linear_as_p0(lambda value: delta.values @ value, rho, draws=draws(seeds.p0), bits=k)
+    z0 = linear_as_p0(delta.values @ rho, draws=draws(seeds.p0), bits=k)
     assert (z0 & ring).tolist() == vector["z0"]
     v = np.array(vector["x"], np.int64).astype(np.uint32) - rho
     bias = np.array(vector["bias"], np.int64).astype(np.uint32)
-    z1 = linear_as_p1(lambda value: weights.astype(np.uint32) @ value, v, bias, correction=correction)
+    z1 = linear_as_p1(weights.astype(np.uint32) @ v + bias, correction=correction)
     assert ((z0 + z1) & ring).tolist() == vector["z"]
 
 

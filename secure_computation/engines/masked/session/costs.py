@@ -32,6 +32,7 @@ from secure_computation.engines.masked.plan.steps import (
     SumPoolStep,
     TruncateStep,
 )
+from secure_computation.engines.masked.session.corrections import find_corrected
 from secure_computation.engines.masked.session.step_shapes import (
     activation_shape,
     heat_map_shape,
@@ -149,9 +150,13 @@ _CountActivation = Callable[[CrypTenStep], Cost]
 def _costs(lowering: MaskedLowering, count_activation: _CountActivation) -> dict[str, Cost]:
     costs: dict[str, Cost] = {}
     shapes: dict[str, Shape] = {}
+    corrected = find_corrected(lowering)
     for step in lowering.steps:
         sources = [shapes[name] for name in step.inputs]
         costs[step.name] = _step_cost(step, sources, lowering.arithmetic, count_activation)
+        if step.name in corrected:
+            layout = linear.correction_layout(step.shape, bits=step.value.ring_bits)
+            costs[step.name] += Cost(dealer_to_model_owner=layout.body_bytes)
         shapes[step.name] = step.shape
     if not lowering.gives_label:
         output = lowering.step(lowering.output)
@@ -166,17 +171,14 @@ def _step_cost(step: Step, sources: list[Shape], arithmetic: Arithmetic, count_a
     match step:
         case InputStep():
             return Cost(data_owner_to_model_owner=packed_bytes(step.shape, step.value.ring_bits), trips=1)
-        case LinearStep():
-            layout = linear.correction_layout(step.shape, bits=step.value.ring_bits)
-            return Cost(dealer_to_model_owner=layout.body_bytes)
         case CrypTenStep():
             return count_activation(step)
         case LabelStep():
             return _label_cost(label_shape(step))
         case ReluStep() | TruncateStep() | MaxPoolStep() | ClipStep() | MultiplyStep():
             return sum(_layers(step, sources, arithmetic), Cost())
-        case AddStep() | ConcatStep() | SumPoolStep() | PadStep() | ReshapeStep() | OffsetStep():
-            return Cost()  # each party by itself
+        case LinearStep() | AddStep() | ConcatStep() | SumPoolStep() | PadStep() | ReshapeStep() | OffsetStep():
+            return Cost()  # each party by itself, but for corrections
         case _ as never:
             assert_never(never)
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from secure_computation.engines.masked.plan.masked_lowering import MaskedLowering
 from secure_computation.engines.masked.plan.reference import Dither, Dithers, Integers
-from secure_computation.engines.masked.plan.steps import InputStep, LinearStep, ReluStep, TruncateStep
+from secure_computation.engines.masked.plan.steps import InputStep, LinearStep, ReluStep, Step, TruncateStep
 from secure_computation.engines.masked.session.activation import ActivationShape
 from secure_computation.engines.masked.session.walk import Move, Walk
 from secure_computation.material import DealtSeeds, ItemName
@@ -69,8 +69,11 @@ class _DitherPass(Walk):
     def input(self, step: InputStep, move: Move) -> RingElements:
         return np.zeros(step.shape, np.uint32)
 
-    def linear(self, step: LinearStep, half: RingElements, move: Move) -> RingElements:
+    def linear(self, step: LinearStep, half: RingElements) -> RingElements:
         return np.zeros(step.shape, np.uint32)
+
+    def correct(self, step: Step, part: RingElements, move: Move) -> RingElements:
+        return part
 
     def multiply(self, shape: ProductShape, halves: Pair, move: Move) -> RingElements:
         return halves[0]

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from contract.errors import MaterialSpent
 from secure_computation.engines.masked.plan.masked_lowering import MaskedLowering
-from secure_computation.engines.masked.plan.steps import InputStep, LinearStep
+from secure_computation.engines.masked.plan.steps import InputStep, LinearStep, Step
 from secure_computation.engines.masked.session.activation import (
     ActivationAsP0,
     ActivationAsP1,
@@ -86,13 +86,14 @@ class DealerPass(Walk):
     def input(self, step: InputStep, move: Move) -> RingElements:
         return input_mask(step, self._draws(move)[0])
 
-    def linear(self, step: LinearStep, half: RingElements, move: Move) -> RingElements:
+    def linear(self, step: LinearStep, half: RingElements) -> RingElements:
+        return linear_map(self._masks[step.name], half)
+
+    def correct(self, step: Step, part: RingElements, move: Move) -> RingElements:
         bits = step.value.ring_bits
-        bundle = linear.deal_linear(
-            lambda rho: linear_map(self._masks[step.name], rho), half, p0=self._draws(move)[0], bits=bits
-        )
+        bundle = linear.deal_linear(part, p0=self._draws(move)[0], bits=bits)
         self._send(move, linear.correction_layout(step.shape, bits=bits), bundle)
-        return np.broadcast_to(np.uint32(0), step.shape)
+        return _nothing(step.shape)
 
     def multiply(self, shape: ProductShape, halves: Pair, move: Move) -> RingElements:
         p0, p1 = self._draws(move)
@@ -178,13 +179,11 @@ class DataOwnerOffline(Walk):
         self._input_mask = input_mask(step, self._draws(move))
         return self._input_mask
 
-    def linear(self, step: LinearStep, half: RingElements, move: Move) -> RingElements:
-        return linear.linear_as_p0(
-            lambda rho: linear_map(self._deltas[step.name], rho),
-            half,
-            draws=self._draws(move),
-            bits=step.value.ring_bits,
-        )
+    def linear(self, step: LinearStep, half: RingElements) -> RingElements:
+        return linear_map(self._deltas[step.name], half)
+
+    def correct(self, step: Step, part: RingElements, move: Move) -> RingElements:
+        return linear.linear_as_p0(part, draws=self._draws(move), bits=step.value.ring_bits)
 
     def multiply(self, shape: ProductShape, halves: Pair, move: Move) -> RingElements:
         part = ProductAsP0(shape, self._draws(move), halves)
@@ -269,10 +268,13 @@ class ModelOwnerOffline(Walk):
     def input(self, step: InputStep, move: Move) -> RingElements:
         return _nothing(step.shape)
 
-    def linear(self, step: LinearStep, half: RingElements, move: Move) -> RingElements:
+    def linear(self, step: LinearStep, half: RingElements) -> RingElements:
+        return _nothing(step.shape)
+
+    def correct(self, step: Step, part: RingElements, move: Move) -> RingElements:
         layout = linear.correction_layout(step.shape, bits=step.value.ring_bits)
         self._corrections[move] = self._from_dealer(move, layout)
-        return _nothing(step.shape)
+        return part
 
     def multiply(self, shape: ProductShape, halves: Pair, move: Move) -> RingElements:
         self._corrections[move] = self._from_dealer(move, shape.corrections)
@@ -364,13 +366,11 @@ class ModelOwnerOnline(Walk):
     def input(self, step: InputStep, move: Move) -> RingElements:
         return self._image.rings[0].values.reshape(step.shape)
 
-    def linear(self, step: LinearStep, half: RingElements, move: Move) -> RingElements:
-        return linear.linear_as_p1(
-            lambda v: linear_map(self._weights[step.name], v),
-            half,
-            self._biases[step.name],
-            correction=self._item.spend_correction(move),
-        )
+    def linear(self, step: LinearStep, half: RingElements) -> RingElements:
+        return linear_map(self._weights[step.name], half) + self._biases[step.name]
+
+    def correct(self, step: Step, part: RingElements, move: Move) -> RingElements:
+        return linear.linear_as_p1(part, correction=self._item.spend_correction(move))
 
     def multiply(self, shape: ProductShape, halves: Pair, move: Move) -> RingElements:
         part = ProductAsP1(shape, self._draws(move), self._item.spend_correction(move))

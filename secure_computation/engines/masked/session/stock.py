@@ -15,7 +15,7 @@ import numpy as np
 
 from contract.errors import Refused
 from secure_computation.engines.masked.plan.masked_lowering import MaskedLowering
-from secure_computation.engines.masked.plan.steps import LinearStep
+from secure_computation.engines.masked.plan.steps import LinearStep, Step
 from secure_computation.engines.masked.session.roles import (
     DataOwnerOffline,
     ModelOwnerItem,
@@ -85,9 +85,13 @@ def restore_data_owner(
 class _DrawnAgain(DataOwnerOffline):
     """P0's walk without its linear maps: what it needs online does not depend on them, but for the output share."""
 
-    def linear(self, step: LinearStep, half: RingElements, move: Move) -> RingElements:
-        del half, move
+    def linear(self, step: LinearStep, half: RingElements) -> RingElements:
+        del half
         return np.broadcast_to(np.uint32(0), step.shape)
+
+    def correct(self, step: Step, part: RingElements, move: Move) -> RingElements:
+        del step, move
+        return part
 
 
 def _send_nothing(move: Move, layout: BundleLayout, bundle: Bundle) -> None:

@@ -1,9 +1,9 @@
 """The one walk through a masked plan that every role takes, in the same order, on its own half of each value.
 
-A role says what it does where randomness or the peer is needed (`input`, `linear`, `multiply`, `compare`, `truncate`,
-`activate`, `label`); everything else is public-linear and happens here. Each of those seven is a *move* with a number,
-by which all roles draw from their seeds and name their messages. A max pool, a clip and a large layer of comparisons
-are several moves.
+A role says what it does where randomness or the peer is needed (`input`, `correct`, `multiply`, `compare`, `truncate`,
+`activate`, `label`); each of those seven is a *move* with a number, by which all roles draw from their seeds and name
+their messages. A max pool, a clip and a large layer of comparisons are several moves. `linear` multiplies by what the
+role knows of the weights; everything else is public-linear and happens here.
 """
 
 from abc import ABC, abstractmethod
@@ -33,6 +33,7 @@ from secure_computation.engines.masked.plan.steps import (
     TruncateStep,
 )
 from secure_computation.engines.masked.session.activation import ActivationShape
+from secure_computation.engines.masked.session.corrections import find_corrected
 from secure_computation.engines.masked.session.step_shapes import (
     activation_shape,
     label_shape,
@@ -80,6 +81,7 @@ class Walk(ABC):
     def __init__(self, lowering: MaskedLowering) -> None:
         """Walk `lowering` from its first step."""
         self._lowering = lowering
+        self._corrected = find_corrected(lowering)
         self._moves = 0
         self._at = ""
         self.heat_map: RingElements | None = None
@@ -90,8 +92,12 @@ class Walk(ABC):
         """This role's half of the image."""
 
     @abstractmethod
-    def linear(self, step: LinearStep, half: RingElements, move: Move) -> RingElements:
-        """This role's half of W * x + b."""
+    def linear(self, step: LinearStep, half: RingElements) -> RingElements:
+        """This role's part of W * x + b, before it is corrected: A * x at D, Delta * x at P0, W * x + b at P1."""
+
+    @abstractmethod
+    def correct(self, step: Step, part: RingElements, move: Move) -> RingElements:
+        """This role's half of the value of `step`, of which D has no part any more: see `protocols.linear`."""
 
     @abstractmethod
     def multiply(self, shape: ProductShape, halves: Pair, move: Move) -> RingElements:
@@ -143,12 +149,16 @@ class Walk(ABC):
         self._moves += 1
         return Move(self._moves - 1, self._at)
 
-    def _step(self, step: Step, halves: list[RingElements]) -> RingElements:  # noqa: C901, PLR0911, PLR0912 - a closed set
+    def _step(self, step: Step, halves: list[RingElements]) -> RingElements:
+        half = self._perform(step, halves)
+        return self.correct(step, half, self._move()) if step.name in self._corrected else half
+
+    def _perform(self, step: Step, halves: list[RingElements]) -> RingElements:  # noqa: C901, PLR0911, PLR0912 - a closed set
         match step:
             case InputStep():
                 return self.input(step, self._move())
             case LinearStep():
-                return self.linear(step, halves[0], self._move())
+                return self.linear(step, halves[0])
             case AddStep():
                 return public_linear.add(halves, step.factors)
             case MultiplyStep():
