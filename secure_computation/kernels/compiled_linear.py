@@ -149,12 +149,22 @@ def split_bytes(  # noqa: PLR0917 - as above
                 target[index] = word
 
 
+@jit
+def lay_out_words(  # noqa: PLR0917 - as above
+    values: RingElements, lanes: Integers, starts: Integers, stride: Integers, columns: int, words: RingElements
+) -> None:
+    """As `split_bytes` for elements that stay whole: `lanes` (channels and phases, 1, 2), `words` one run for each."""
+    for index in range(lanes.shape[0]):
+        channel, phase = lanes[index, 0]
+        fill_phase(values[channel], starts[phase], stride, columns, words[index])
+
+
 def _make_tile(vectors: int) -> Callable[..., None]:
     """The intrinsic for `vectors` registers of `LANES` places by `ROWS` outputs, whose sums stay in registers.
 
     From the result's highest place (of base 256) to its lowest: sums of bytes times signed bytes (`vpdpbusd`, which
-    wraps mod 2^32), shifted on by 8 bits before the next. Its arguments are those of `multiply`, after each array where
-    to begin in its elements.
+    wraps mod 2^32), shifted on by 8 bits before the next. Whole elements have one place. Its arguments are those of
+    `multiply`, after each array where to begin in its elements.
     """
 
     @intrinsic
@@ -166,13 +176,14 @@ def _make_tile(vectors: int) -> Callable[..., None]:
         weights_at: Any,
         offsets: Any,
         counts: Any,
+        whole: Any,
         mask: Any,
         output: Any,
         output_at: Any,
         row_length: Any,
     ) -> Any:
         signature = types.void(
-            picture, picture_at, weights, weights_at, offsets, counts, mask, output, output_at, row_length
+            picture, picture_at, weights, weights_at, offsets, counts, whole, mask, output, output_at, row_length
         )
 
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -186,9 +197,10 @@ def _make_tile(vectors: int) -> Callable[..., None]:
                 weights=open_array(2, arguments[3])[0],
                 offsets=open_array(4)[0],
                 counts=open_array(5),
-                mask=arguments[6],
-                output=open_array(7, arguments[8])[0],
-                row_length=arguments[9],
+                whole=arguments[6],
+                mask=arguments[7],
+                output=open_array(8, arguments[9])[0],
+                row_length=arguments[10],
                 vectors=vectors,
             )
             return context.get_dummy_value()
@@ -205,6 +217,7 @@ def _write_tile(
     weights: Any,
     offsets: Any,
     counts: tuple[Any, Any],
+    whole: Any,
     mask: Any,
     output: Any,
     row_length: Any,
@@ -214,6 +227,13 @@ def _write_tile(
     dot = cgutils.get_or_insert_function(
         builder.module, ir.FunctionType(_VECTOR, [_VECTOR] * 3), "llvm.x86.avx512.vpdpbusd.512"
     )
+
+    def add_bytes(total: Any, pixels: Any, factor: Any) -> Any:
+        return builder.call(dot, [total, pixels, factor])
+
+    def add_whole(total: Any, pixels: Any, factor: Any) -> Any:
+        return builder.add(total, builder.mul(pixels, factor))
+
     sums = [[cgutils.alloca_once_value(builder, _all(0)) for _ in range(vectors)] for _ in range(ROWS)]
     begin = cgutils.alloca_once_value(builder, offsets)
     with cgutils.for_range(builder, counts[1]) as place:
@@ -222,14 +242,22 @@ def _write_tile(
                 builder.store(builder.shl(builder.load(total), _all(8)), total)
         count = builder.load(builder.gep(counts[0], [place.index]))
         first = builder.load(begin)
-        with cgutils.for_range(builder, count) as step:
-            source = builder.gep(picture, [builder.load(builder.gep(first, [step.index]))])
-            pixels = [builder.load(_vector_at(builder, source, index), align=4) for index in range(vectors)]
-            weight = builder.gep(weights, [builder.mul(step.index, _I64(ROWS))])
-            for index, row in enumerate(sums):
-                factor = _repeat(builder, builder.load(builder.gep(weight, [_I64(index)])))
-                for total, bytes_of in zip(row, pixels, strict=True):
-                    builder.store(builder.call(dot, [builder.load(total), bytes_of, factor]), total)
+
+        def take_steps(add: Callable[[Any, Any, Any], Any]) -> None:
+            with cgutils.for_range(builder, count) as step:
+                source = builder.gep(picture, [builder.load(builder.gep(first, [step.index]))])
+                pixels = [builder.load(_vector_at(builder, source, index), align=4) for index in range(vectors)]
+                weight = builder.gep(weights, [builder.mul(step.index, _I64(ROWS))])
+                for index, row in enumerate(sums):
+                    factor = _repeat(builder, builder.load(builder.gep(weight, [_I64(index)])))
+                    for total, elements in zip(row, pixels, strict=True):
+                        builder.store(add(builder.load(total), elements, factor), total)
+
+        with builder.if_else(builder.trunc(whole, ir.IntType(1))) as (if_whole, otherwise):
+            with if_whole:
+                take_steps(add_whole)
+            with otherwise:
+                take_steps(add_bytes)
         builder.store(builder.gep(first, [count]), begin)
     cut = _repeat(builder, mask)
     for row_number, row in enumerate(sums):
@@ -263,6 +291,7 @@ def multiply(  # noqa: PLR0917 - as above
     group_rows: int,
     group_words: int,
     band: int,
+    whole: int,
     mask: int,
     output: RingElements,
     first_row: int,
@@ -271,13 +300,14 @@ def multiply(  # noqa: PLR0917 - as above
     """Some outputs of a whole layer. For processors with AVX-512 VNNI only: others would stop.
 
     Args:
-        picture: words of four bytes, from `split_bytes`, and `LANES` more words.
-        weights: words of four signed bytes: for `ROWS` outputs at a time (digits, steps, `ROWS`).
+        picture: words of four bytes, from `split_bytes`, or elements, from `lay_out_words`, and `LANES` more words.
+        weights: words of four signed bytes: for `ROWS` outputs at a time (digits, steps, `ROWS`); or elements.
         offsets: where each step reads in `picture`, for all digit products of the highest place, then of the next, ...
         counts: how many of these belong to each place.
         group_rows: outputs of each group of channels.
         group_words: words of `picture` from one group to the next.
         band: registers of places to take together, so that what they read stays in the second cache.
+        whole: 1 if words are elements, which count in one place, else 0.
         mask: 2^bits - 1.
         output: (outputs, places), both filled up to multiples of `ROWS` and `LANES`.
         first_row: first output to compute, a multiple of `ROWS`.
@@ -297,11 +327,11 @@ def multiply(  # noqa: PLR0917 - as above
             while at < last:
                 p, o = picture_at + at * LANES, output_at + at * LANES
                 if last - at in {2, 4}:
-                    _tile_2(picture, p, weights, weights_at, offsets, counts, cut, output, o, places)
+                    _tile_2(picture, p, weights, weights_at, offsets, counts, whole, cut, output, o, places)
                     at += 2
                 elif last - at == 1:
-                    _tile_1(picture, p, weights, weights_at, offsets, counts, cut, output, o, places)
+                    _tile_1(picture, p, weights, weights_at, offsets, counts, whole, cut, output, o, places)
                     at += 1
                 else:
-                    _tile_3(picture, p, weights, weights_at, offsets, counts, cut, output, o, places)
+                    _tile_3(picture, p, weights, weights_at, offsets, counts, whole, cut, output, o, places)
                     at += 3

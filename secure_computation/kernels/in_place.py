@@ -2,7 +2,8 @@
 
 `TiledProduct` uses the processor's product of four unsigned by four signed bytes (`vpdpbusd` of AVX-512 VNNI). With
 x = sum x_i 256^i in plain bytes and W = sum w_j 256^j in balanced digits, only products with i + j < ceil(k / 8) matter
-mod 2^k. All sums wrap mod 2^32, so no layer is too long. `GroupedProduct` multiplies 32-bit integers.
+mod 2^k. If that makes more than `_MOST_BYTE_PRODUCTS` of them, as for weights that fill the ring, it multiplies whole
+32-bit integers. All sums wrap mod 2^32, so no layer is too long. `GroupedProduct` multiplies 32-bit integers too.
 """
 
 import functools
@@ -21,7 +22,11 @@ RingElements = NDArray[np.uint32]
 
 _QUAD: Final = 4
 """Bytes that each lane sums at a time."""
-_ROWS, _LANES = 8, 16
+_MOST_BYTE_PRODUCTS: Final = 4
+"""For each product of a weight and an element, before whole elements are quicker."""
+_BYTE_PRODUCT: Final = 0.21
+"""What one costs, in products of whole elements."""
+ROWS, LANES = 8, 16
 """Of a tile: outputs and places (`compiled_linear.ROWS` and `LANES`)."""
 _BAND_BYTES: Final = 1 << 19
 """Of the picture, read for all outputs before the next: half of a second cache of 1 MiB."""
@@ -45,7 +50,7 @@ def loops() -> ModuleType:
 def can_tile(shape: Geometry) -> bool:
     """Whether this machine and `TiledProduct` can serve a layer: without groups, or with groups that fill its tiles."""
     group_in, group_out = shape.channels // shape.groups, shape.outputs // shape.groups
-    fits = shape.groups == 1 or (group_out % _ROWS == 0 and group_in % _QUAD == 0)
+    fits = shape.groups == 1 or (group_out % ROWS == 0 and group_in % _QUAD == 0)
     return fits and "avx512vnni" in elementwise.processor_features()
 
 
@@ -69,21 +74,23 @@ class GroupedProduct:
         output = np.empty((self.shape.outputs, *self.shape.output_size), np.uint32)
         mask = (1 << self.bits) - 1
         loops().convolve_groups(
-            _seal(values), self.weights, np.array(self.shape.stride), *self.phases.tables, mask, output
+            seal(values), self.weights, np.array(self.shape.stride), *self.phases.tables, mask, output
         )
         return output
 
 
 @dataclass(frozen=True)
 class TiledProduct:
-    """Weights in balanced digits, in the order in which tiles read them, with the tables that tiles follow."""
+    """Weights in the order in which tiles read them, in balanced digits or whole, with the tables that tiles follow."""
 
     shape: Geometry
     bits: int
     threads: int
     phases: Phases
+    whole: bool
+    """Whether elements are multiplied whole."""
     lanes: NDArray[np.int64]
-    """(quads, 4, 2): channel and phase of each byte of a quad, group by group."""
+    """(quads, 4, 2): channel and phase of each byte of a quad, group by group. Of whole elements, (runs, 1, 2)."""
     offsets: NDArray[np.int64]
     counts: NDArray[np.int64]
     """These two as `compiled_linear.multiply` wants them."""
@@ -92,85 +99,141 @@ class TiledProduct:
     @classmethod
     def prepare(cls, shape: Geometry, weights: RingElements, count: int, bits: int, threads: int) -> "TiledProduct":
         """`weights`: (outputs, weights of one output), of `count` digits each."""
+        places = _digits_by_place(bits, count)
+        whole = sum(len(place) for place in places) > _MOST_BYTE_PRODUCTS
+        if whole:
+            places = [[0]]
         phases = cut_into_phases(shape)
-        lanes = _choose_lanes(shape, phases)
-        steps, step, lane = _find_steps(shape, phases)
-        padded = _fill(shape.outputs, _ROWS)
+        unit = 1 if whole else _QUAD
+        lanes = _choose_lanes(shape, phases, unit)
+        steps, step, lane = _find_steps(shape, phases, unit)
+        padded = fill_up(shape.outputs, ROWS)
         # Whole weights are put in their places before they are cut into digits: a quarter of the elements to move.
-        source = np.full(steps.size * _QUAD, weights.shape[1])
-        source[step * _QUAD + lane] = np.arange(weights.shape[1])
+        source = np.full(steps.size * unit, weights.shape[1])
+        source[step * unit + lane] = np.arange(weights.shape[1])
         filled = np.zeros((padded, weights.shape[1] + 1), np.uint32)  # what stands in no place reads the last, a zero
         filled[: shape.outputs, :-1] = weights
-        placed = filled.take(source, axis=1).reshape(padded // _ROWS, _ROWS, steps.size, _QUAD).transpose(0, 2, 1, 3)
-        tiles = elementwise.balanced_digits_numpy(np.ascontiguousarray(placed), count).swapaxes(0, 1)
-        # Digit i of the picture times digit j of the weights counts in place i + j; from the highest place down.
-        places = [[place - j for j in range(min(place + 1, count))] for place in reversed(range(_ring_bytes(bits)))]
+        placed = filled.take(source, axis=1).reshape(padded // ROWS, ROWS, steps.size, unit).transpose(0, 2, 1, 3)
+        words = np.ascontiguousarray(placed)
+        if not whole:
+            tiles = elementwise.balanced_digits_numpy(words, count).swapaxes(0, 1)
+            words = np.ascontiguousarray(tiles).view(np.uint32)
         digit_words = lanes.shape[0] * phases.elements
         return cls(
             shape=shape,
             bits=bits,
-            threads=threads if shape.terms * padded * phases.elements > _LEAST_FOR_THREADS else 1,
+            threads=threads_for(shape.terms * padded * phases.elements, threads),
             phases=phases,
+            whole=whole,
             lanes=lanes,
             offsets=np.concatenate([steps + digit * digit_words for place in places for digit in place]),
             counts=np.array([len(place) * steps.size for place in places]),
-            words=np.ascontiguousarray(tiles).view(np.uint32).reshape(-1),
+            words=words.reshape(-1),
         )
 
     def multiply(self, values: RingElements) -> RingElements:
         """As `GroupedProduct.multiply`; what it returns is a view of a larger array."""
         shape, phases, stride = self.shape, self.phases, np.array(self.shape.stride)
-        digits, quads = _ring_bytes(self.bits), self.lanes.shape[0]
-        picture = np.empty(digits * quads * phases.elements + _LANES, np.uint32)
-        bytes_of = picture[:-_LANES].reshape(digits, quads, phases.elements)
-        loops().split_bytes(_seal(values), self.lanes, phases.starts, stride, phases.columns, bytes_of)
-        height, width = shape.output_size
-        rows, places = _fill(shape.outputs, _ROWS), height * phases.columns
-        output = np.empty((rows, _fill(places, _LANES)), np.uint32)
-        group_rows, group_words = rows // shape.groups, quads // shape.groups * phases.elements
-        band = max(3, _BAND_BYTES // (digits * quads * _QUAD * _LANES))
-        run = functools.partial(
-            loops().multiply, picture, self.words, self.offsets, self.counts, group_rows, group_words, band,
-            (1 << self.bits) - 1, output,
-        )  # fmt: skip
-        if self.threads == 1:
-            run(0, rows)
+        digits, runs = 1 if self.whole else _ring_bytes(self.bits), self.lanes.shape[0]
+        picture = np.empty(digits * runs * phases.elements + LANES, np.uint32)
+        body = picture[:-LANES].reshape(digits, runs, phases.elements)
+        if self.whole:
+            loops().lay_out_words(seal(values), self.lanes, phases.starts, stride, phases.columns, body[0])
         else:
-            cuts = [rows // _ROWS * index // self.threads * _ROWS for index in range(self.threads + 1)]
-            with ThreadPoolExecutor(self.threads) as pool:
-                list(pool.map(run, cuts[:-1], cuts[1:]))
+            loops().split_bytes(seal(values), self.lanes, phases.starts, stride, phases.columns, body)
+        height, width = shape.output_size
+        places = height * phases.columns
+        output = np.empty((fill_up(shape.outputs, ROWS), fill_up(places, LANES)), np.uint32)
+        multiply_tiles(
+            picture,
+            self.words,
+            (self.offsets, self.counts),
+            output,
+            groups=shape.groups,
+            group_words=runs // shape.groups * phases.elements,
+            band=max(3, _BAND_BYTES // (4 * digits * runs * LANES)),
+            whole=self.whole,
+            bits=self.bits,
+            threads=self.threads,
+        )
         return output[: shape.outputs, :places].reshape(shape.outputs, height, phases.columns)[:, :, :width]
 
 
-def _choose_lanes(shape: Geometry, phases: Phases) -> NDArray[np.int64]:
-    """Within a group phase by phase; the group's last quad is filled up with bytes that meet no weight."""
+def multiply_tiles(
+    picture: RingElements,
+    words: RingElements,
+    tables: tuple[NDArray[np.int64], NDArray[np.int64]],
+    output: RingElements,
+    *,
+    groups: int,
+    group_words: int,
+    band: int,
+    whole: bool,
+    bits: int,
+    threads: int,
+) -> None:
+    """Run `compiled_linear.multiply`, which names the arguments, on one thread or several. `tables`: its two."""
+    rows = output.shape[0]
+    run = functools.partial(
+        loops().multiply, picture, words, *tables, rows // groups, group_words, band, int(whole), (1 << bits) - 1,
+        output,
+    )  # fmt: skip
+    if threads == 1:
+        run(0, rows)
+        return
+    cuts = [rows // ROWS * index // threads * ROWS for index in range(threads + 1)]
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(run, cuts[:-1], cuts[1:]))
+
+
+def threads_for(products: int, threads: int) -> int:
+    """How many of these threads are worth while."""
+    return threads if products > _LEAST_FOR_THREADS else 1
+
+
+def _choose_lanes(shape: Geometry, phases: Phases, unit: int) -> NDArray[np.int64]:
+    """Within a group phase by phase; the group's last word is filled up with bytes that meet no weight."""
     group_in = shape.channels // shape.groups
     count = group_in * phases.starts.shape[0]
-    place = np.minimum(np.arange(_fill(count, _QUAD)), count - 1)
+    place = np.minimum(np.arange(fill_up(count, unit)), count - 1)
     channel = np.arange(shape.groups)[:, None] * group_in + place % group_in
     lanes = np.stack((channel, np.broadcast_to(place // group_in, channel.shape)), axis=-1)
-    return np.ascontiguousarray(lanes).reshape(-1, _QUAD, 2)
+    return np.ascontiguousarray(lanes).reshape(-1, unit, 2)
 
 
-def _find_steps(shape: Geometry, phases: Phases) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+def _find_steps(
+    shape: Geometry, phases: Phases, unit: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     """Where each step reads, in words of the lowest digit; and the step and lane of each weight of an output."""
     group_in = shape.channels // shape.groups
     place = phases.phase[None, :] * group_in + np.arange(group_in)[:, None]
-    reads = place // _QUAD * phases.elements + phases.offset
+    reads = place // unit * phases.elements + phases.offset
     steps, step = np.unique(reads.reshape(-1), return_inverse=True)
-    return steps, step.reshape(-1), (place % _QUAD).reshape(-1)
+    return steps, step.reshape(-1), (place % unit).reshape(-1)
 
 
-def _seal(values: RingElements) -> RingElements:
+def cost_of_product(bits: int, count: int) -> tuple[float, float]:
+    """Of an element and a weight of `count` digits, and of reading the weight, by tiles: 1 for whole elements."""
+    products = sum(len(place) for place in _digits_by_place(bits, count))
+    return (1.0, 1.0) if products > _MOST_BYTE_PRODUCTS else (products * _BYTE_PRODUCT, count / 4)
+
+
+def _digits_by_place(bits: int, count: int) -> list[list[int]]:
+    """Digit i of the picture times digit j of the weights counts in place i + j: i by place, from the highest down."""
+    return [[place - j for j in range(min(place + 1, count))] for place in reversed(range(_ring_bytes(bits)))]
+
+
+def seal(values: RingElements) -> RingElements:
     """A read-only view: numba compiles a loop for each kind of array, so that all are made of one kind."""
     sealed = np.ascontiguousarray(values).view()
     sealed.setflags(write=False)
     return sealed
 
 
-def _ring_bytes(bits: int) -> int:
-    return -(-bits // 8)
-
-
-def _fill(size: int, unit: int) -> int:
+def fill_up(size: int, unit: int) -> int:
+    """The next multiple of `unit`."""
     return -(-size // unit) * unit
+
+
+def _ring_bytes(bits: int) -> int:
+    return fill_up(bits, 8) // 8

@@ -2,12 +2,13 @@
 
 Variants with one result, bit for bit:
 
-| variant   | how                                                                | for                               |
-| --------- | ------------------------------------------------------------------ | --------------------------------- |
-| `tiles`   | bytes, the picture read in place (`in_place.TiledProduct`)         | processors with AVX-512 VNNI      |
-| `grouped` | 32-bit integers, group by group (`in_place.GroupedProduct`)        | depthwise layers, narrow groups   |
-| `digits`  | bytes, torch's 8-bit matrix product (`with_torch.DigitProduct`)    | AMX, other processors             |
-| `plain`   | torch's convolution on 32-bit integers (`with_torch.PlainProduct`) | the tested reference, and all else |
+| variant    | how                                                                | for                                |
+| ---------- | ------------------------------------------------------------------ | ---------------------------------- |
+| `winograd` | fewer products (`winograd.WinogradProduct`)                        | 3 x 3 layers where `tiles` may run |
+| `tiles`    | the picture read in place (`in_place.TiledProduct`)                | processors with AVX-512 VNNI       |
+| `grouped`  | 32-bit integers, group by group (`in_place.GroupedProduct`)        | depthwise layers, narrow groups    |
+| `digits`   | bytes, torch's 8-bit matrix product (`with_torch.DigitProduct`)    | AMX, other processors              |
+| `plain`    | torch's convolution on 32-bit integers (`with_torch.PlainProduct`) | the tested reference, and all else |
 
 Nothing here knows who holds the weights: P1's integers, the dealer's mask A, the data owner's Delta.
 """
@@ -21,14 +22,15 @@ from typing import Any, Final, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from secure_computation.kernels import elementwise, in_place, with_torch
+from secure_computation.kernels import elementwise, in_place, winograd, with_torch
 from secure_computation.kernels.in_place import GroupedProduct, TiledProduct
 from secure_computation.kernels.phases import Geometry, LinearLayer, image_size
+from secure_computation.kernels.winograd import WinogradProduct
 from secure_computation.kernels.with_torch import DigitProduct, PlainProduct
 from secure_computation.network import Convolution2d, FullyConnected, Shape
 
-Variant: TypeAlias = Literal["plain", "digits", "tiles", "grouped"]
-Product: TypeAlias = PlainProduct | DigitProduct | TiledProduct | GroupedProduct
+Variant: TypeAlias = Literal["plain", "digits", "tiles", "grouped", "winograd"]
+Product: TypeAlias = PlainProduct | DigitProduct | TiledProduct | GroupedProduct | WinogradProduct
 
 _LOG: Final = logging.getLogger(__name__)
 _ONE_PIXEL: Final = FullyConnected(
@@ -57,8 +59,8 @@ def prepare_weights(
         weights: int32 or uint32 in the layer's weight shape: integers or elements of a ring of at least `bits` bits.
             Small integers need fewer digits, so they are quicker than elements that fill the ring.
         bits: ring of the result, 1 to 32.
-        variant: what to use instead of `choose_variant()`; it gives way to another where it cannot serve (groups, or
-            so many inputs that a sum of `digits` could leave 32 bits).
+        variant: what to use instead of `choose_variant()`; it gives way to another if it cannot serve (groups, or
+            so many inputs that a sum of `digits` could leave 32 bits) or, `winograd`, would not be quicker.
         threads: most that one product may use.
 
     Raises: ValueError for another shape, dtype or ring.
@@ -73,12 +75,15 @@ def prepare_weights(
     representatives = _signed(weights, bits)
     shape = Geometry.of(layer)
     count = _digits_needed(representatives, bits)
-    chosen = _variant_for(shape, variant or choose_variant(), count)
+    chosen = _variant_for(shape, variant or choose_variant(), count, bits)
     if chosen == "plain":
         return PreparedWeights(layer, chosen, 0, PlainProduct.prepare(shape, representatives, bits, threads))
     if chosen == "grouped":
         return PreparedWeights(layer, chosen, 0, GroupedProduct.prepare(shape, representatives, bits))
     flat = representatives.view(np.uint32).reshape(shape.outputs, -1)
+    size = winograd.choose_size(shape, bits, count) if chosen == "winograd" else None
+    if size is not None:
+        return PreparedWeights(layer, chosen, 0, WinogradProduct.prepare(shape, flat, size, bits, threads))
     if chosen == "tiles":
         return PreparedWeights(layer, chosen, count, TiledProduct.prepare(shape, flat, count, bits, threads))
     digits = elementwise.balanced_digits_numpy(flat, count)
@@ -102,9 +107,11 @@ def linear_map(weights: PreparedWeights, values: NDArray[Any]) -> NDArray[np.uin
     return weights.product.multiply(picture).reshape(layer.shape)
 
 
-def _variant_for(shape: Geometry, wanted: Variant, digits: int) -> Variant:
+def _variant_for(shape: Geometry, wanted: Variant, digits: int, bits: int) -> Variant:
     """What is wanted, or the next best that can serve a layer."""
-    if wanted == "tiles" and in_place.can_tile(shape):
+    if wanted == "winograd" and winograd.choose_size(shape, bits, digits) is not None:
+        return "winograd"
+    if wanted in {"winograd", "tiles"} and in_place.can_tile(shape):
         return "tiles"
     if wanted == "digits" and with_torch.fits_digits(shape, digits):
         return "digits"
@@ -131,7 +138,7 @@ def choose_variant() -> Variant:
     has_bytes, has_matrices = "avx512vnni" in features, "amx-int8" in features
     # Without AMX nothing of torch's comes near, and a server that need not load it starts sooner and smaller.
     reference: Variant = "grouped" if has_bytes and not has_matrices else "plain"
-    others: tuple[Variant, ...] = ("tiles",) if reference == "grouped" else ("tiles", "digits")
+    others: tuple[Variant, ...] = ("winograd",) if reference == "grouped" else ("winograd", "digits")
     right, seconds = _try_variant(reference, layer, weights, values)
     chosen: Variant = "plain"
     least = 2 * seconds
@@ -140,7 +147,7 @@ def choose_variant() -> Variant:
             found, seconds = _try_variant(variant, layer, weights, values)
         except (RuntimeError, AttributeError):  # torch has no 8-bit product for this processor, or none at all
             continue
-        if np.array_equal(right, found) and seconds < least:
+        if all(map(np.array_equal, right, found)) and seconds < least:
             chosen, least = variant, seconds
     instructions = [name for name, present in (("AVX-512 VNNI", has_bytes), ("AMX", has_matrices)) if present]
     _LOG.info(
@@ -160,12 +167,11 @@ def warm_up() -> None:
 
 def _try_variant(
     variant: Variant, layer: LinearLayer, weights: NDArray[np.uint32], values: NDArray[np.uint32]
-) -> tuple[NDArray[np.uint32], float]:
-    """The product in the widest ring, and the seconds of one in a ring of the usual size."""
-    result = linear_map(prepare_weights(layer, weights, bits=32, variant=variant), values)
-    usual = prepare_weights(layer, weights, bits=24, variant=variant)
-    linear_map(usual, values)
-    return result, min(_seconds(usual, values) for _ in range(3))
+) -> tuple[list[NDArray[np.uint32]], float]:
+    """The product in the widest ring and in those of usual sizes, and the seconds of one in the last of these."""
+    widest, large, usual = (prepare_weights(layer, weights, bits=bits, variant=variant) for bits in (32, 30, 24))
+    results = [linear_map(prepared, values) for prepared in (widest, large, usual)]
+    return results, min(_seconds(usual, values) for _ in range(3))
 
 
 def _seconds(weights: PreparedWeights, values: NDArray[np.uint32]) -> float:

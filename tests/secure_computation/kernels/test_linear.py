@@ -18,9 +18,10 @@ from secure_computation.kernels import elementwise, in_place, with_torch
 from secure_computation.kernels.in_place import TiledProduct
 from secure_computation.kernels.linear import Variant, choose_variant, linear_map, prepare_weights
 from secure_computation.kernels.phases import LinearLayer
+from secure_computation.kernels.winograd import WinogradProduct
 from secure_computation.network import Convolution2d, FullyConnected
 
-VARIANTS: tuple[Variant, ...] = ("plain", "digits", "tiles", "grouped")
+VARIANTS: tuple[Variant, ...] = ("plain", "digits", "tiles", "grouped", "winograd")
 HAS_VNNI = pytest.mark.skipif("avx512vnni" not in elementwise.processor_features(), reason="needs AVX-512 VNNI")
 EDGES = (0, 1, 0x7F, 0x80, 0xFF, 0x7F7F7F7F, 0x80808080, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 0x7FFF, 0xFFFF8001)
 
@@ -89,8 +90,11 @@ def test_convolution_is_its_definition(
     wanted = expected(layer, weights, values, bits)
     for variant in VARIANTS:
         prepared = prepare_weights(layer, weights, bits=bits, variant=variant)
-        serves = {"tiles": in_place.can_tile(prepared.product.shape), "digits": layer.groups == 1}
+        can_tile = in_place.can_tile(prepared.product.shape)
+        serves = {"tiles": can_tile, "digits": layer.groups == 1, "winograd": False}  # so few channels are not worth it
         instead: Variant = "grouped" if layer.groups > 1 else "plain"
+        if variant == "winograd" and can_tile:
+            instead = "tiles"
         assert prepared.variant == (variant if serves.get(variant, True) else instead)
         np.testing.assert_array_equal(linear_map(prepared, values), wanted)
 
@@ -213,12 +217,19 @@ def test_the_choice_follows_the_processor_and_is_in_the_log(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
-    assert choose_on_a_processor_with(monkeypatch, VNNI) == "tiles"
-    assert "kernel 'tiles'; this processor has AVX-512 VNNI" in caplog.text
-    assert choose_on_a_processor_with(monkeypatch, VNNI, AMX) in {"tiles", "digits"}
+    assert choose_on_a_processor_with(monkeypatch, VNNI) == "winograd"
+    assert "kernel 'winograd'; this processor has AVX-512 VNNI" in caplog.text
+    assert choose_on_a_processor_with(monkeypatch, VNNI, AMX) in {"winograd", "digits"}
     assert "AVX-512 VNNI and AMX" in caplog.text
-    exact = TiledProduct.multiply
-    monkeypatch.setattr(TiledProduct, "multiply", lambda self, values: exact(self, values) ^ 1)
+
+
+@HAS_VNNI
+@pytest.mark.parametrize("product", [TiledProduct, WinogradProduct])
+def test_a_kernel_that_is_wrong_on_this_machine_is_not_chosen(
+    monkeypatch: pytest.MonkeyPatch, product: type[TiledProduct | WinogradProduct]
+) -> None:
+    exact: Any = product.multiply
+    monkeypatch.setattr(product, "multiply", lambda self, values: exact(self, values) ^ 1)
     assert choose_on_a_processor_with(monkeypatch, VNNI) == "plain"
 
 
