@@ -64,7 +64,7 @@ def demo(
             show_page(deployment, submitted, port=port)
             return
         if not console().is_terminal:  # there, the data owner draws its own progress
-            say("demo: diagnosing; the first answer takes about 10 s")
+            say("demo: diagnosing; the first answer takes some seconds")
         polarity = read_polarity(as_is=as_is, invert=invert)
         for diagnosis, comparison in compare(
             deployment, submitted, engine, folder, polarity=polarity, heat_map=heat_map

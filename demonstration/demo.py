@@ -27,6 +27,7 @@ from imaging.reading import read_model_input
 from plumbing.command_line import one_line, say
 
 MODEL_FOLDER = Path(__file__).resolve().parent.parent / "models" / "pediatric-pneumonia-resnet18"
+DRAWN = "a phantom radiograph, drawn for this run"
 ROUNDING = 0.02
 """Of a probability: what the masked engine's rounding of logits may come to, near a threshold."""
 
@@ -136,7 +137,9 @@ def compare(
         assert process.stdout is not None
         for line in process.stdout:
             diagnosis = Diagnosis.model_validate_json(line)
-            yield diagnosis, _make_comparison(diagnosis, plaintext, polarity, processes)
+            comparison = _make_comparison(diagnosis, plaintext, polarity, processes)
+            name = name_file(diagnosis, deployment.folder)
+            yield diagnosis.model_copy(update={"file": name}), comparison.model_copy(update={"file": name})
         status = process.wait()
     finally:
         if process is not None and process.stdout is not None:
@@ -144,6 +147,11 @@ def compare(
             process.stdout.close()
     if status != 0:
         sys.exit(status)
+
+
+def name_file(diagnosis: Diagnosis, folder: Path) -> str:
+    """What the reader calls a file: what the demonstration drew in its own folder is gone when this is read."""
+    return DRAWN if folder in diagnosis.path.parents else diagnosis.file
 
 
 def show_page(deployment: Deployment, images: Sequence[Path], *, port: int) -> None:

@@ -104,7 +104,7 @@ def deploy(
     environment = make_quiet_environment(temporary=folder / "temporary")
     ports = ports or free_ports()
     _make_storage_keys(folder)
-    on_step("making keys, certificates and accounts, and importing the model (a ResNet-18 takes about 10 s)")
+    on_step("making keys, certificates and accounts, and importing the model (up to a minute for a ResNet-18)")
     with ThreadPoolExecutor(max_workers=1) as pool:  # the import takes longest, and needs nothing of the rest
         imported = pool.submit(_import, folder, model_folders, environment)
         _enrol(folder, environment)
@@ -120,7 +120,7 @@ def deploy(
         _serve(servers, folder, Role.CRYPTO_PROVIDER, environment)
         # The model owner registers its models at the front end when it starts.
         wait_until_live(servers[Role.INFERENCE_SERVICE], ports.inference_service, folder)
-        on_step("starting the model owner (about 5 s)")
+        on_step("starting the model owner")
         _serve(servers, folder, Role.MODEL_OWNER, environment)
         wait_until_live(servers[Role.CRYPTO_PROVIDER], ports.crypto_provider, folder)
         wait_until_live(servers[Role.MODEL_OWNER], ports.model_owner, folder)

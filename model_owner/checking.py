@@ -12,7 +12,7 @@ from contract.errors import ImageError, ModelFileError
 from contract.model_card import Arithmetic, InputSpecification, Task
 from model_owner.agreement import Agreement
 from model_owner.calibration_images import load_calibration_images
-from model_owner.choosing_precision import ERROR_BUDGET
+from model_owner.choosing_precision import ERROR_BUDGET, suggest_budget
 from model_owner.cost_prediction import LinkPrediction, predict_over_links
 from model_owner.imported_models import ImportedModel
 from model_owner.in_clear import ModelInClear
@@ -216,7 +216,12 @@ def _check_fixed_point(
         max_probability_error=max((gap.max_probability_error for gap in gaps), default=None),
         labels_agree=agree,
         out_of_range=out_of_range,
-        advice=advise(relative or 0.0, len(kept) - agree, samples_are_random=samples_are_random),
+        advice=advise(
+            relative or 0.0,
+            len(kept) - agree,
+            samples_are_random=samples_are_random,
+            budget=suggest_budget(largest or 0.0, float(np.abs(expected).max()) or 1.0),
+        ),
     )
 
 
@@ -232,8 +237,8 @@ def _evaluate(
     return np.stack([reference.read_logits(lowering, logits) for logits in sessions])
 
 
-def advise(relative_error: float, differing: int, *, samples_are_random: bool) -> str | None:
-    """What to do about an error, if anything."""
+def advise(relative_error: float, differing: int, *, samples_are_random: bool, budget: float) -> str | None:
+    """What to do about an error, if anything. `budget`: a smaller error of a logit that an import could aim at."""
     if relative_error <= ERROR_BUDGET and not differing:
         return None
     found = [f"the error is above {ERROR_BUDGET:.0%} of the largest logit"] if relative_error > ERROR_BUDGET else []
@@ -243,6 +248,6 @@ def advise(relative_error: float, differing: int, *, samples_are_random: bool) -
     trial = "noise is no picture, so check with real ones first (--samples); then " if samples_are_random else ""
     return (
         f"{' and '.join(found)}: {trial}import it under a new version with --calibration and several real images of "
-        f"the model's kind, which chooses as many bits as these need; if it stays so, {other}the model is trained "
-        "again with smaller weights"
+        f"the model's kind and with --logit-error {budget:g}, which chooses more bits; if it stays so, {other}the "
+        "model is trained again with smaller weights"
     )

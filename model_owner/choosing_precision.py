@@ -4,11 +4,12 @@ What a layer rounds away matters more in some than in others, and costs more in 
 of a given size; here that size is chosen. Each plan is measured on calibration images by the integer reference, which
 the engine equals, with dithers that are drawn once: the same model and images give the same plan.
 
-Bounded: at most 2 * _TRIALS + 2 plans, each measured on at most _IMAGES images.
+Bounded: at most 2 * (_TRIALS + _FINER_TRIALS) + 2 plans, each measured on at most _IMAGES images.
 """
 
 import logging
 import math
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -41,12 +42,16 @@ _TRIALS: Final = 5
 _SIZES_A_FACTOR: Final = 4
 """So many sizes of error are tried for each factor of two."""
 _FINEST: Final = -64
+_FINER_TRIALS: Final = 6
+"""If no plan is within the budget; fewer, if so many in a row do not help:"""
+_HELPLESS: Final = 2
 _MANY_BITS: Final = (2, 3)
 """Beyond the usual precision, for all layers alike: tried last."""
 _SEED: Final = 15
 _TAIL: Final = 3.0
 """So many standard deviations of the error must be within the budget, too: there will be more images than these few."""
 _LOG = logging.getLogger(__name__)
+OnStep = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,16 +107,18 @@ def lower_within_budget(
     arithmetic: Arithmetic = Arithmetic.DITHERED,
     label_only: bool = False,
     logit_error: float | None = None,
+    on_step: OnStep = lambda _words: None,
 ) -> ChosenPrecision:
     """Lower for the masked engine at least cost within a budget; if none is within it, with the smallest error.
 
     `calibration`: float32 (images, channels, height, width). `logit_error`: the budget; by default USUAL_ERROR.
+    `on_step`: told in words what takes the next seconds.
 
     Weights have one digit of 8 bits in all layers of many products if that is within the budget.
 
     Raises ModelFileError if the engine cannot take the network.
     """
-    search = _Search(network, weights, calibration, arithmetic, logit_error)
+    search = _Search(network, weights, calibration, arithmetic=arithmetic, logit_error=logit_error, on_step=on_step)
     chosen = search.run()
     if label_only:
         chosen = replace(chosen, lowering=search.lower(chosen.precision, label_only=True))
@@ -131,8 +138,10 @@ class _Search:
         network: Network,
         weights: PrivateWeights,
         calibration: NDArray[np.float32],
+        *,
         arithmetic: Arithmetic,
         logit_error: float | None,
+        on_step: OnStep,
     ) -> None:
         import torch
 
@@ -140,16 +149,17 @@ class _Search:
         from secure_computation.float_reference import evaluate
 
         self._network, self._weights, self._calibration = network, weights, calibration
-        self._arithmetic = arithmetic
+        self._arithmetic, self._on_step = arithmetic, on_step
+        on_step("measuring values on calibration images")
         self._ranges = calibrate(network, weights, calibration)
         self._images = calibration[_spread(len(calibration), _IMAGES)]
         self._expected = evaluate(network, weights, torch.from_numpy(self._images)).numpy()
         few = self._images[_spread(len(self._images), _SENSITIVITY_IMAGES)]
         self._sensitivity = measure_sensitivity(network, weights, few)
         self.largest_logit = float(np.abs(self._expected).max()) or 1.0
-        usual = max(USUAL_ERROR, LEAST_SHARE * self.largest_logit)
-        self._allowed = logit_error or min(usual, ERROR_BUDGET * self.largest_logit)
+        self._allowed = logit_error or find_usual_budget(self.largest_logit)
         self._tried: dict[tuple[int, int], ChosenPrecision | ModelFileError] = {}
+        self._measured = 0
 
     def run(self) -> ChosenPrecision:
         for digits in (1, 2):
@@ -158,12 +168,32 @@ class _Search:
             within = [one for one in found if one.is_within]
             if within:
                 return min(within, key=lambda one: one.cost)
-        last = [self._measure(Precision().finer(bits)) for bits in _MANY_BITS]  # alike for all layers
-        found = [one for one in (*self._tried.values(), *last) if isinstance(one, ChosenPrecision)]
+        return self._find_least_error()
+
+    def _find_least_error(self) -> ChosenPrecision:
+        """The plan of the smallest error that is found: the same whatever budget was missed, so that it can be named.
+
+        Ever finer from the usual budget on, until it helps no more: a product has 32 bits, so that still finer
+        activations take bits from the weights.
+        """
+        first = _first_size(find_usual_budget(self.largest_logit))
+        sizes = range(first, max(first - _FINER_TRIALS * _SIZES_A_FACTOR, _FINEST), -_SIZES_A_FACTOR)
+        tried = [one for digits in (1, 2) for one in self._try_finer(digits, sizes)]
+        tried += [self._measure(Precision().finer(bits)) for bits in _MANY_BITS]  # alike for all layers
+        found = [one for one in tried if isinstance(one, ChosenPrecision)]
         if not found:
-            assert isinstance(last[0], ModelFileError)
-            raise last[0]
+            assert isinstance(tried[-1], ModelFileError)
+            raise tried[-1]
         return min(found, key=lambda one: one.error)
+
+    def _try_finer(self, digits: int, sizes: Iterable[int]) -> "Iterator[ChosenPrecision | ModelFileError]":
+        errors: list[float] = []
+        for size in sizes:
+            found = self._try(digits, size)
+            yield found
+            errors.append(math.inf if isinstance(found, ModelFileError) else found.error)
+            if min(errors[-_HELPLESS:]) > min(errors):
+                return
 
     def lower(self, precision: Precision, *, label_only: bool = False) -> MaskedLowering:
         return lower_masked(
@@ -178,16 +208,12 @@ class _Search:
 
     def _try_sizes(self, digits: int) -> None:
         """Begin with the size that the derivatives ask for, then go up or down by the error that is measured."""
-        from secure_computation.engines.masked.lowering.allotment import allot
-
-        size, too_large = math.floor(_SIZES_A_FACTOR * math.log2(self._allowed / _TAIL)), math.inf
+        size, too_large = _first_size(self._allowed), math.inf
         for _ in range(_TRIALS):
             size = max(_FINEST, size)
             if (digits, size) in self._tried:
                 return
-            deviation = 2 ** (size / _SIZES_A_FACTOR)
-            allotment = allot(self._network, self._sensitivity, deviation, digits=digits)
-            found = self._tried[digits, size] = self._measure(Precision(allotment=allotment))
+            found = self._try(digits, size)
             if isinstance(found, ModelFileError):
                 return
             room = math.floor(_SIZES_A_FACTOR * math.log2(self._allowed / max(found.error, self._allowed / 16)))
@@ -195,8 +221,19 @@ class _Search:
                 too_large = min(too_large, size)
             size = int(min(size + room, too_large - 1))
 
+    def _try(self, digits: int, size: int) -> ChosenPrecision | ModelFileError:
+        from secure_computation.engines.masked.lowering.allotment import allot
+
+        if (digits, size) not in self._tried:
+            deviation = 2 ** (size / _SIZES_A_FACTOR)
+            allotment = allot(self._network, self._sensitivity, deviation, digits=digits)
+            self._tried[digits, size] = self._measure(Precision(allotment=allotment))
+        return self._tried[digits, size]
+
     def _measure(self, precision: Precision) -> ChosenPrecision | ModelFileError:
         """The plan of these bits and its error; or why its values do not fit the rings."""
+        self._measured += 1
+        self._on_step(f"choosing each layer's bits: trying plan {self._measured}")
         try:
             lowering = self.lower(precision)
             integers = round_weights(lowering, self._weights)
@@ -224,6 +261,21 @@ class _Search:
         ]
         errors = np.stack([reference.read_logits(lowering, logits) for logits in integers]) - self._expected
         return float(max(np.abs(errors).max(), _TAIL * np.sqrt(np.square(errors).mean(axis=0)).max()))
+
+
+def _first_size(allowed: float) -> int:
+    return math.floor(_SIZES_A_FACTOR * math.log2(allowed / _TAIL))
+
+
+def find_usual_budget(largest_logit: float) -> float:
+    """The largest error of a logit that an import allows unless it is told otherwise."""
+    return min(max(USUAL_ERROR, LEAST_SHARE * largest_logit), ERROR_BUDGET * largest_logit)
+
+
+def suggest_budget(measured: float, largest_logit: float) -> float:
+    """A smaller error that is worth trying, where `measured` is too much: half of it, or of the usual one."""
+    allowed = find_usual_budget(largest_logit)
+    return float(f"{min(measured or allowed, allowed) / 2:.1g}")
 
 
 def round_up(error: float) -> float:

@@ -24,7 +24,7 @@ from contract.errors import ConfigurationError, PeerViolation, Refused, Transpor
 from model_owner.accounts_command import accounts_app
 from model_owner.settings import ModelOwnerSettings
 from model_owner.stopped_accounts import StoppedAccounts
-from plumbing.command_line import log_to_stderr, new_program, refuse_no_number, run, say
+from plumbing.command_line import log_to_stderr, new_program, refuse_no_number, run, say, show_status
 from plumbing.listening import LISTEN, take_port
 from plumbing.output import write_out
 from plumbing.settings import AtRest, load_settings
@@ -126,9 +126,9 @@ def import_model(
     from model_owner.bounded_memory import bounded_memory
     from model_owner.imported_models import ImportedModels
 
-    with bounded_memory(memory << 30, remedy=_MORE_MEMORY):
+    with bounded_memory(memory << 30, remedy=_MORE_MEMORY), show_status("starting") as on_step:
         imported = ImportedModels(data_folder, _read_storage_key(key_file))
-        added = imported.add(model, card, tuple(calibration or ()), logit_error=logit_error)
+        added = imported.add(model, card, tuple(calibration or ()), logit_error=logit_error, on_step=on_step)
     say(f"Imported {added.card.name} {added.card.version} into {added.folder}.")
     if added.precision is not None:
         say(f"Masked engine: {added.precision.describe()}.")

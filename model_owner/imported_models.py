@@ -30,7 +30,7 @@ from contract.errors import ConfigurationError, ModelFileError, ModelWithdrawn
 from contract.files import create, move, private_folder
 from contract.model_card import ModelCard, OutputPolicy, read_card
 from model_owner.calibration_images import load_calibration_images
-from model_owner.choosing_precision import ChosenPrecision, lower_within_budget, round_up
+from model_owner.choosing_precision import ChosenPrecision, OnStep, lower_within_budget, round_up
 from model_owner.onnx_import.compiling import CompiledModel, compile_model
 from model_owner.onnx_import.reading import MAX_FILE_BYTES
 from plumbing.settings import PlanLimits
@@ -120,11 +120,13 @@ class ImportedModels:
         calibration: Sequence[Path] = (),
         *,
         logit_error: float | None = None,
+        on_step: OnStep = lambda _words: None,
     ) -> ImportedModel:
         """Compile model.onnx, lower it for every engine, and store the version.
 
         `calibration`: images on which the ranges of values are measured; phantom radiographs if there are none.
-        `logit_error`: how far logits may be from floating point on them; by default about 0.03.
+        `logit_error`: how far logits may be from floating point on them; by default about 0.03. `on_step`: told in
+        words what takes the next seconds.
 
         Raises ModelFileError if file or card cannot be served, the version exists or its logits cannot be within
         `logit_error`; ConfigurationError if the data folder cannot be written.
@@ -135,8 +137,10 @@ class ImportedModels:
             raise ModelFileError(
                 f"{card.name} {card.version} is imported already: give a changed model a new version in its card"
             )
+        on_step("reading the model")
         compiled = compile_model(model_path, card)
-        chosen = _lower_for_masked(compiled, card, calibration, logit_error)
+        chosen = _lower_for_masked(compiled, card, calibration, logit_error, on_step)
+        on_step("sealing the weights")
         plan = make_plan(compiled.network, None if chosen is None else chosen.lowering)
         try:
             private_folder(self._models)
@@ -219,7 +223,7 @@ def _explain_choice(name: str | None, version: str | None, known: dict[str, tupl
 
 
 def _lower_for_masked(
-    compiled: CompiledModel, card: ModelCard, calibration: Sequence[Path], logit_error: float | None
+    compiled: CompiledModel, card: ModelCard, calibration: Sequence[Path], logit_error: float | None, on_step: OnStep
 ) -> ChosenPrecision | None:
     """The masked engine's half of the plan; None, with a warning, if only the crypten engine can take the model."""
     images = load_calibration_images(card.input, calibration)
@@ -232,6 +236,7 @@ def _lower_for_masked(
             arithmetic=card.arithmetic,
             label_only=policy is OutputPolicy.LABEL_ONLY,
             logit_error=logit_error,
+            on_step=on_step,
         )
         if policy is OutputPolicy.LOGITS_AND_HEAT_MAP:
             from secure_computation.engines.masked.lowering.heat_map import add_heat_map  # loads torch
@@ -245,9 +250,9 @@ def _lower_for_masked(
         return None
     if logit_error is not None and not chosen.is_within:
         raise ModelFileError(
-            f"no plan keeps logits within {logit_error:g} of floating point on these calibration images: allow at "
-            f"least --logit-error {round_up(chosen.error):g}, give real images of the model's kind with --calibration, "
-            "or train the model with smaller weights"
+            f"no plan keeps logits within {logit_error:g} of floating point on these calibration images: allow "
+            f"--logit-error {round_up(chosen.error):g} or more, as the best plan that was found does, give real images "
+            "of the model's kind with --calibration, or train the model with smaller weights"
         )
     return chosen
 

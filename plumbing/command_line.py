@@ -13,6 +13,7 @@ from typing import Annotated, Final, NoReturn
 import typer
 from click.exceptions import Abort, ClickException, NoArgsIsHelpError
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from typer.main import get_command
 
@@ -77,6 +78,13 @@ def console() -> Console:
 def say(text: str) -> None:
     """One line for people, on stderr, as it stands: no markup is read in it, nothing in it moves a cursor."""
     for_people().write(f"{printable(text)}\n")
+
+
+@contextmanager
+def show_status(first: str) -> Iterator[Callable[[str], None]]:
+    """Show on a terminal what is being done, while the block runs: call with the words of each step. Else nothing."""
+    with console().status(first) as status:
+        yield lambda words: status.update(escape(words))
 
 
 @contextmanager

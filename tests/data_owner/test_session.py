@@ -31,6 +31,7 @@ from data_owner.session import Diagnoser
 from model_owner.server import InferenceHandler
 from plumbing.settings import Peer, PlanLimits, Waiting
 from secure_computation.channel.channel import Channel
+from secure_computation.engines.masked.session.costs import total_cost
 from secure_computation.plan import Plan
 from secure_computation.wire import Phase
 from tests.end_to_end import misbehaviour
@@ -395,6 +396,14 @@ def test_progress_names_every_layer_in_order(federation: Federation, chest: Path
         diagnoser.diagnose(chest, entry, engine=Engine.CRYPTEN, force=False, progress=progress)
     assert stages == [Stage.READING, Stage.OPENING, Stage.PREPARING, Stage.COMPUTING]
     assert layers == [(index, len(layers)) for index in range(len(layers))]
+
+
+def test_a_session_takes_the_trips_of_its_plan_and_one_for_the_receipt(federation: Federation, chest: Path) -> None:
+    with federation.diagnoser() as (diagnoser, _):
+        entry = diagnoser.choose_model(None)
+        diagnosis = diagnoser.diagnose(chest, entry, engine=Engine.MASKED, force=False, progress=SILENT)
+    assert federation.model.plan.engines.masked is not None
+    assert diagnosis.one_way_trips == total_cost(federation.model.plan.engines.masked).trips + 1
 
 
 def test_waiting_for_material_has_its_own_deadline(federation: Federation, chest: Path) -> None:

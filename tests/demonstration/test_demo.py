@@ -19,7 +19,7 @@ from contract.ticket import Engine
 from data_owner.answers import answer_from_logits
 from demonstration import demo
 from demonstration.__main__ import _print
-from demonstration.demo import Comparison, compare, contradicts
+from demonstration.demo import Comparison, compare, contradicts, name_file
 from imaging.formats import ImageWarning, Polarity
 from tests.data_owner.answering import card as small_card
 from tests.data_owner.answering import diagnosis_of, multi_label_card
@@ -273,3 +273,9 @@ def test_what_is_said_of_bright_and_dark_is_passed_on(
     deployment: Any = SimpleNamespace(data_owner_settings=tmp_path, environment={}, process_ids=dict)
     assert list(compare(deployment, [tmp_path / "a.png"], Engine.MASKED, tmp_path, polarity=polarity)) == []
     assert {"--as-is", "--invert"} & set(asked) == words
+
+
+def test_a_picture_that_is_gone_afterwards_is_not_named_as_a_file(tmp_path: Path) -> None:
+    drawn = diagnosis_of(small_card(), (1.0, 2.0)).model_copy(update={"file": str(tmp_path / "phantom.dcm")})
+    assert name_file(drawn, tmp_path) == "a phantom radiograph, drawn for this run"
+    assert name_file(drawn, tmp_path / "another") == str(tmp_path / "phantom.dcm")

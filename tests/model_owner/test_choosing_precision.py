@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from contract.model_card import Arithmetic
 from model_owner.checking import advise
-from model_owner.choosing_precision import lower_within_budget
+from model_owner.choosing_precision import find_usual_budget, lower_within_budget, suggest_budget
 from secure_computation.engines.masked.lowering.allotment import allot
 from secure_computation.engines.masked.lowering.sensitivity import measure_sensitivity
 from secure_computation.engines.masked.plan import reference
@@ -162,6 +162,7 @@ def test_derivatives_foresee_what_noise_does_to_the_logits() -> None:
     [
         (0.001, 0, False, None),
         (0.03, 0, False, "the error is above 2% of the largest logit: import it"),
+        (0.03, 0, False, "and with --logit-error 0.015, which chooses more bits"),
         (0.001, 2, False, "answers differ on 2 of the samples: import it"),
         (
             0.03,
@@ -174,5 +175,24 @@ def test_derivatives_foresee_what_noise_does_to_the_logits() -> None:
 def test_the_owner_hears_of_an_error_and_what_to_do(
     error: float, differing: int, random: bool, told: str | None
 ) -> None:
-    advice = advise(error, differing, samples_are_random=random)
+    advice = advise(error, differing, samples_are_random=random, budget=0.015)
     assert (advice is None) if told is None else (advice is not None and told in advice)
+
+
+@pytest.mark.parametrize(
+    ("measured", "largest", "worth_trying"),
+    [(0.3, 3.5, 0.01), (0.03, 3.5, 0.01), (0.004, 3.5, 0.002), (0.0, 3.5, 0.01), (0.3, 0.25, 0.003), (9.0, 400.0, 0.2)],
+)
+def test_the_error_that_is_worth_trying_is_smaller_than_what_was_measured_and_than_the_usual_one(
+    measured: float, largest: float, worth_trying: float
+) -> None:
+    assert suggest_budget(measured, largest) == worth_trying
+    assert worth_trying < find_usual_budget(largest)
+
+
+def test_what_takes_long_is_said_and_plans_are_counted() -> None:
+    said: list[str] = []
+    lower_within_budget(*deep(3), on_step=said.append)
+    assert said[0] == "measuring values on calibration images"
+    assert said[1:] == [f"choosing each layer's bits: trying plan {number}" for number in range(1, len(said))]
+    assert 2 <= len(said) <= 25

@@ -360,9 +360,11 @@ def test_a_logit_error_that_no_plan_keeps_is_refused_with_the_least_that_one_kee
     assert run(*common, tmp_path / "data", "--logit-error", "0.000001") == 2
     refused = capsys.readouterr().err
     assert "no plan keeps logits within 1e-06 of floating point" in refused
-    least = re.search(r"allow at least --logit-error (\S+),", refused)
+    least = re.search(r"allow --logit-error (\S+) or more,", refused)
     assert least is not None
     assert not (tmp_path / "data").exists()
+    assert run(*common, tmp_path / "data", "--logit-error", str(float(least[1]) * 0.9)) == 2
+    assert f"allow --logit-error {least[1]} or more," in capsys.readouterr().err  # whatever was asked for
     assert run(*common, tmp_path / "data", "--logit-error", least[1]) == 0
 
 
