@@ -23,7 +23,7 @@ from model_owner.calibration_images import load_calibration_images
 from model_owner.choosing_precision import lower_within_budget
 from model_owner.onnx_import.compiling import compile_model
 from secure_computation.channel.channel import Channel
-from secure_computation.engines.interface import Answer, OnHeatMap, OnLayer
+from secure_computation.engines.interface import OnHeatMap, OnLayer, Reply
 from secure_computation.engines.masked.plan.fixed_point import round_weights
 from secure_computation.engines.masked.plan.masked_lowering import MaskedLowering
 from secure_computation.engines.masked.plan.steps import ComparisonStep, Step
@@ -104,7 +104,7 @@ class _TimedDataOwner(MaskedDataOwner):
         model_owner: Channel,
         on_layer: OnLayer,
         on_heat_map: OnHeatMap | None = None,
-    ) -> tuple[Answer, ...]:
+    ) -> tuple[Reply, ...]:
         for item in prepared:
             self.draw_ahead(item)
         self.clock = _Clock()

@@ -9,7 +9,6 @@ A class names its code, and its HTTP and exit status if they are not those of th
 from http import HTTPStatus
 from typing import ClassVar
 
-from contract.deviation import Deviation
 from contract.roles import OtherEnd
 
 
@@ -94,15 +93,6 @@ class TicketInvalid(PeerViolation, code="ticket-invalid", http_status=HTTPStatus
 
 class DealMismatch(PeerViolation, code="deal-mismatch"):
     """The crypto provider dealt the two online parties material that does not belong together. Nothing was computed."""
-
-
-class DeviationError(PeerViolation, code="deviation"):
-    """A decoy found that the data owner did not follow the protocol. It gets no answer."""
-
-    def __init__(self, message: str, *, deviation: Deviation) -> None:
-        """`deviation`: what was found, for the model owner's record."""
-        super().__init__(message)
-        self.deviation = deviation
 
 
 class PeerReported(PeerViolation, code="peer-reported"):

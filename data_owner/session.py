@@ -86,7 +86,7 @@ from secure_computation.channel.tls import TlsContext, tls_context
 from secure_computation.channel.websocket import connect_channel
 from secure_computation.deal_tag import name_tags, require_same_deals
 from secure_computation.engines.choosing import data_owner_side, require_room, warm_up, warm_up_for, warm_up_online
-from secure_computation.engines.interface import DataOwnerSide
+from secure_computation.engines.interface import DataOwnerSide, require_answers
 from secure_computation.engines.masked.session.sides import DataOwnerItem
 from secure_computation.engines.masked.session.stock import stockable
 from secure_computation.plan import Plan
@@ -312,7 +312,7 @@ class Diagnoser:
         unrecorded = self._desk.report_completed(session, seconds, sent)
         trips = model_owner.traffic(Phase.ONLINE).one_way_trips + model_owner.traffic(Phase.OUTPUT).one_way_trips
         return Outcome(
-            answers=answers,
+            answers=require_answers(answers),
             heat_maps=tuple(heat_maps),
             seconds=seconds,
             bytes=sent,

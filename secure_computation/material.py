@@ -11,7 +11,7 @@ import logging
 import os
 import re
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
 from typing import NewType
@@ -40,14 +40,19 @@ def item_name(
 
 @dataclass(frozen=True, kw_only=True)
 class DealtSeeds:
-    """What the dealer draws for one item: a seed for each online party."""
+    """What the dealer draws for one item: a seed for each online party, and one for a second mask of the image.
+
+    The last is one of its own: the model owner may learn it or the data owner's, never both
+    (`engines.masked.session.decoys`). The engine `crypten` has no use for it.
+    """
 
     data_owner: Seed
     model_owner: Seed
+    second_mask: Seed = field(default_factory=Seed.fresh)
 
     @staticmethod
     def fresh() -> "DealtSeeds":
-        """Draw both from the operating system."""
+        """Draw all from the operating system."""
         return DealtSeeds(data_owner=Seed.fresh(), model_owner=Seed.fresh())
 
 

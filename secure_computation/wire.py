@@ -162,6 +162,8 @@ class Expectation:
     """Bounds of the body's length in bytes."""
     prelude: bytes = b""
     """The body's first bytes if they are known: dtype and shape of a tensor."""
+    or_end: str = ""
+    """A step in which an END is taken as well."""
 
     @property
     def words(self) -> str:
@@ -174,6 +176,10 @@ class Expectation:
 
     def check(self, header: Header, *, peer: str, phase: Phase, sequence: int) -> None:
         """Raise PeerViolation unless the frame behind `header` is the expected one. An ERROR is always expected."""
+        if self.or_end and header.kind is Kind.END:
+            end = Expectation(kind=Kind.END, step=self.or_end, shortest=0, longest=0)
+            end.check(header, peer=peer, phase=phase, sequence=sequence)
+            return
         if header.sequence != sequence:
             raise violation(f"frame number {header.sequence} came when {sequence} was due", peer=peer, step=self.step)
         if header.kind is Kind.ERROR:

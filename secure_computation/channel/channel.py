@@ -184,6 +184,12 @@ class Channel:
         expectation = Expectation(kind=Kind.BYTES, step=step, shortest=len(flat), longest=len(flat))
         self._receive(expectation, wait_seconds, prepare=lambda _: flat)
 
+    def receive_into_or_end(self, view: memoryview, *, step: str, end_step: str) -> bool:
+        """As `receive_into`; False if the peer says instead, in `end_step`, that nothing comes."""
+        flat = view.cast("B")
+        expectation = Expectation(kind=Kind.BYTES, step=step, shortest=len(flat), longest=len(flat), or_end=end_step)
+        return len(self._receive(expectation, None, prepare=lambda length: flat[:length])) > 0
+
     def send_seed(self, seed: bytes, *, step: str) -> None:
         """Send 32 secret bytes."""
         if len(seed) != wire.SEED_BYTES:

@@ -15,7 +15,9 @@ from typing import Generic, Protocol, TypeAlias, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from contract.api import Voucher
 from contract.identity import Role
+from contract.violation import Message
 from secure_computation.channel.channel import Channel
 from secure_computation.material import DealtSeeds, ItemName
 
@@ -32,8 +34,35 @@ class Label:
     owner would see it, and it could depend on the image: refuse it after the session has ended like any other."""
 
 
+SignDecoy: TypeAlias = Callable[[tuple[Message, ...]], tuple[int, Voucher]]
+"""D: sign what the messages of a decoy are; when (seconds since 1970), and the signature."""
+
 Answer: TypeAlias = NDArray[np.float64] | Label
 """Logits, shape (classes,), or a label: the plan says which."""
+
+
+@dataclass(frozen=True)
+class Audited:
+    """In place of an answer: the item was a decoy, by which the model owner checked this party, and all was right.
+
+    The image was not evaluated: have it evaluated again, with another item.
+    """
+
+
+Reply: TypeAlias = Answer | Audited
+"""What a session gives for an image."""
+
+
+def require_answers(replies: Sequence[Reply]) -> tuple[Answer, ...]:
+    """The answers of a session that was to have no decoys. Raises TypeError if it had one."""
+    answers = tuple(reply for reply in replies if not isinstance(reply, Audited))
+    if len(answers) != len(replies):
+        raise TypeError("the item of an image was a decoy, which gives no answer")
+    return answers
+
+
+OnAudits: TypeAlias = Callable[[int], None]
+"""Told, before the data owner is, how many images of a session got no answer because their items were decoys."""
 
 OnHeatMap: TypeAlias = Callable[[NDArray[np.float64]], None]
 """Given the class activation maps, shape (classes, height, width), as they were opened: truncated."""
@@ -45,8 +74,13 @@ Prepared = TypeVar("Prepared")
 class DealerSide(Protocol):
     """D."""
 
-    def deal(self, channel: Channel, *, to: Role, item: ItemName, seeds: DealtSeeds) -> None:
-        """Send the data owner or the model owner its half of an item."""
+    def deal(
+        self, channel: Channel, *, to: Role, item: ItemName, seeds: DealtSeeds, sign: SignDecoy | None = None
+    ) -> None:
+        """Send the data owner or the model owner its half of an item.
+
+        `sign`: vouches for what a decoy's messages have to be, with an engine that has decoys.
+        """
         ...
 
 
@@ -72,10 +106,11 @@ class DataOwnerSide(Protocol, Generic[Prepared]):
         model_owner: Channel,
         on_layer: OnLayer,
         on_heat_map: OnHeatMap | None = None,
-    ) -> tuple[Answer, ...]:
+    ) -> tuple[Reply, ...]:
         """Online: the answers for images of the network's input shape, at least one, each with its own material.
 
-        `on_heat_map` is given the heat map of each image, in their order, if this engine and plan open one.
+        `on_heat_map` is given the heat map of each image that has an answer, in their order, if this engine and plan
+        open one.
         """
         ...
 
@@ -87,6 +122,9 @@ class ModelOwnerSide(Protocol, Generic[Prepared]):
         """Offline: receive and make what the online phase needs."""
         ...
 
-    def run(self, prepared: Sequence[Prepared], *, data_owner: Channel) -> None:
-        """Online: take part, with the material of each image, in the data owner's order; learns nothing."""
+    def run(self, prepared: Sequence[Prepared], *, data_owner: Channel, on_audits: OnAudits | None = None) -> None:
+        """Online: take part, with the material of each image, in the data owner's order; learns nothing.
+
+        Raises DeviationError if an item was a decoy and the data owner did not follow the protocol.
+        """
         ...

@@ -10,6 +10,7 @@ from contract.identity import Role
 from contract.ticket import Engine
 from data_owner.diagnosis import Batch, Diagnosis
 from secure_computation.admission import present_ticket
+from secure_computation.deal_tag import receive_deal_tag
 from secure_computation.wire import Phase
 from tests.end_to_end.federation import HOSPITAL, SILENT, TRUST_CENTRE, Federation
 from tests.end_to_end.models import radiograph
@@ -93,8 +94,11 @@ def test_a_batch_is_dealt_once(parties: Parties) -> None:
     with parties.federation.dial(parties.federation.dealer_url, HOSPITAL, TRUST_CENTRE) as channel:
         present_ticket(channel, ticket)
         channel.set_phase(Phase.OFFLINE)
-        seeds = {channel.receive_seed(step="seed") for _ in range(2)}
-        assert len(seeds) == 2
+        seeds = set()
+        for _ in range(2):
+            seeds |= {channel.receive_seed(step="seed"), channel.receive_seed(step="seed of the second mask")}
+            receive_deal_tag(channel)
+        assert len(seeds) == 4
         channel.send_end(step="material received")
     with parties.federation.dial(parties.federation.dealer_url, HOSPITAL, TRUST_CENTRE) as channel:
         present_ticket(channel, ticket)

@@ -37,7 +37,7 @@ from secure_computation.crypten_bridge.session import RingStream, Session, activ
 from secure_computation.deal_tag import derive_deal_tag, receive_deal_tag, require_same_deal, send_deal_tag
 from secure_computation.engines.crypten.evaluation import PRECISION_BITS, EncryptedTensor, evaluate
 from secure_computation.engines.crypten.lowering import CrypTenLowering
-from secure_computation.engines.interface import OnHeatMap, OnLayer
+from secure_computation.engines.interface import OnAudits, OnHeatMap, OnLayer, SignDecoy
 from secure_computation.material import DealtSeeds, ItemName
 from secure_computation.network import Network, Operation
 from secure_computation.private_weights import PrivateWeights
@@ -58,8 +58,11 @@ class CrypTenDealer:
         """Deal for `lowering`."""
         self._lowering = lowering
 
-    def deal(self, channel: Channel, *, to: Role, item: ItemName, seeds: DealtSeeds) -> None:
-        """See DealerSide. D never holds two tuples: each correction is sent as soon as it is dealt."""
+    def deal(
+        self, channel: Channel, *, to: Role, item: ItemName, seeds: DealtSeeds, sign: SignDecoy | None = None
+    ) -> None:
+        """See DealerSide. D never holds two tuples: each correction is sent as soon as it is dealt. No decoys."""
+        del sign
         if to is Role.DATA_OWNER:
             channel.send_seed(seeds.data_owner.reveal_to_channel(), step="seed")
             send_deal_tag(channel, derive_deal_tag(seeds, item))
@@ -230,8 +233,9 @@ class CrypTenModelOwner(_OnlineSide):
         data_owner.send_end(step=_DEALT)
         return self._agree(data_owner, item=item, seed=seed, tag=tag, corrections=corrections)
 
-    def run(self, prepared: Sequence[Prepared], *, data_owner: Channel) -> None:
-        """See ModelOwnerSide. One image: see `choosing.require_room`."""
+    def run(self, prepared: Sequence[Prepared], *, data_owner: Channel, on_audits: OnAudits | None = None) -> None:
+        """See ModelOwnerSide. One image: see `choosing.require_room`. No decoys."""
+        del on_audits
         (mine,) = prepared
         share = self._evaluate(data_owner, mine, None, lambda _index, _total, _name: None)
         # reveal: to the data owner only; with its own share it learns the logits, as the output policy allows.

@@ -11,7 +11,7 @@ from secure_computation.channel.bridge import OUTBOUND_BYTES
 from secure_computation.channel.channel import Channel
 from secure_computation.channel.memory import CRYPTO_PROVIDER, memory_pair
 from secure_computation.channel.websocket import WRITE_BUFFER_BYTES
-from secure_computation.engines.interface import Answer
+from secure_computation.engines.interface import Answer, require_answers
 from secure_computation.engines.masked.session.costs import declared_costs, total_cost
 from secure_computation.material import DealtSeeds, ItemName
 from secure_computation.network import INPUT, Relu
@@ -56,7 +56,9 @@ def test_messages_of_a_batch_may_exceed_all_buffers(pair: Pair, model: Model) ->
         prepared = [
             parties.data_owner.prepare(item=item, dealer=p0_d, model_owner=p0_p1, patience_seconds=60) for item in ITEMS
         ]
-        return parties.data_owner.run(images, prepared, model_owner=p0_p1, on_layer=lambda _index, _total, _name: None)
+        return require_answers(
+            parties.data_owner.run(images, prepared, model_owner=p0_p1, on_layer=lambda _index, _total, _name: None)
+        )
 
     def model_owner() -> None:
         p1_p0.set_phase(Phase.OFFLINE)

@@ -16,7 +16,15 @@ from contract.identity import Role
 from secure_computation.channel.channel import Deadlines
 from secure_computation.channel.memory import Recorders, closed_on_failure, memory_links
 from secure_computation.channel.traffic import ChannelTraffic
-from secure_computation.engines.interface import Answer, DataOwnerSide, DealerSide, Label, ModelOwnerSide
+from secure_computation.engines.interface import (
+    Answer,
+    DataOwnerSide,
+    DealerSide,
+    Label,
+    ModelOwnerSide,
+    Reply,
+    require_answers,
+)
 from secure_computation.engines.masked.plan.masked_lowering import MaskedLowering
 from secure_computation.engines.masked.session.sides import OnStep
 from secure_computation.material import DealtSeeds, ItemName
@@ -28,7 +36,7 @@ from secure_computation.wire import Phase
 class InProcessResult:
     """The answers as the data owner reads them, and the traffic of the channels, by phase."""
 
-    answers: tuple[Answer, ...]
+    replies: tuple[Reply, ...]
     """One for each image."""
     online: ChannelTraffic
     """Between P0 and P1, as P0 counted it: online and output."""
@@ -48,8 +56,13 @@ class InProcessResult:
         return sum(link.bytes_sent + link.bytes_received for link in links)
 
     @property
+    def answers(self) -> tuple[Answer, ...]:
+        """One for each image. Raises TypeError if an item was a decoy."""
+        return require_answers(self.replies)
+
+    @property
     def answer(self) -> Answer:
-        """Of a session with one image."""
+        """Of a session with one image. Raises TypeError if its item was a decoy."""
         (answer,) = self.answers
         return answer
 
@@ -132,7 +145,7 @@ def run_batch_in_process(
                 for item in items:
                     parties.dealer.deal(channel, to=role, item=item, seeds=seeds[item])
 
-    def data_owner() -> tuple[Answer, ...]:
+    def data_owner() -> tuple[Reply, ...]:
         with closed_on_failure(p0_to_p1, p0_to_d):
             p0_to_p1.set_phase(Phase.OFFLINE)
             prepared = [
@@ -151,12 +164,12 @@ def run_batch_in_process(
 
     with ThreadPoolExecutor(max_workers=3, thread_name_prefix="in-process") as pool:
         others: list[Future[None]] = [pool.submit(dealer), pool.submit(model_owner)]
-        answers = pool.submit(data_owner).result()
+        replies = pool.submit(data_owner).result()
         for future in others:
             future.result()
     online = p0_to_p1.traffic(Phase.ONLINE) + p0_to_p1.traffic(Phase.OUTPUT)
     return InProcessResult(
-        answers=answers,
+        replies=replies,
         online=online,
         offline=p0_to_p1.traffic(Phase.OFFLINE),
         dealt=p1_to_d.traffic(),

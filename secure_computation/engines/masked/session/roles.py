@@ -61,6 +61,13 @@ OpenedLayer: TypeAlias = tuple[tuple[Move, OpenedAsP0], ...]
 """One or several moves, all opened before the first is answered."""
 
 
+def find_input(lowering: MaskedLowering) -> InputStep:
+    """The step that every plan begins with."""
+    step = lowering.steps[0]
+    assert isinstance(step, InputStep)  # checked when the plan was built
+    return step
+
+
 def input_mask(step: InputStep, draws: Draws) -> RingElements:
     """D and P0: rho of the image."""
     return draws.ring("input mask", step.shape, bits=step.value.ring_bits)

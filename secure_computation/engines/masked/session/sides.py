@@ -5,10 +5,12 @@ D                          P0, data owner                         P1, model owne
 offline
                                                            <--    name of the weights' version
 model seed, s1, tag                                        -->
-s0, tag             -->
+s0, seed of rho_x,
+tag                 -->
                            tag; name of the Delta it keeps -->
                                                            <--    tag; name of the version; Delta, if P0 lacks it
-corrections, by move                                       -->
+corrections, by move; what
+the item is                                                -->
                            hidden shares, by move          -->
 online
                            masked image                    -->
@@ -17,6 +19,8 @@ online
                            where CrypTen computes: its     <->    openings, before the answer
 output
                                                            <--    its share of the logits, cut to their ring
+
+Some items are decoys, by which P1 checks P0 and which give no output: see `decoys`.
 
 Online, a session may evaluate several images, each with an item of its own. Both sides take the images through the
 same comparison one after the other before they go on to the next (see `turns`), so n images take the trips of one.
@@ -44,11 +48,29 @@ from contract.errors import PeerViolation
 from contract.identity import Role
 from secure_computation.channel.channel import Channel
 from secure_computation.deal_tag import derive_deal_tag, receive_deal_tag, require_same_deal, send_deal_tag
-from secure_computation.engines.interface import Answer, Label, OnHeatMap, OnLayer
+from secure_computation.engines.interface import Audited, Label, OnAudits, OnHeatMap, OnLayer, Reply, SignDecoy
 from secure_computation.engines.masked.plan.fixed_point import IntegerWeights, quantise_image, read_logits
 from secure_computation.engines.masked.plan.masked_lowering import MaskedLowering
-from secure_computation.engines.masked.plan.steps import InputStep, LinearStep, Step, TruncateStep
-from secure_computation.engines.masked.session.activation import ActivationAsP0, ActivationAsP1
+from secure_computation.engines.masked.plan.steps import LinearStep, Step, TruncateStep
+from secure_computation.engines.masked.session.activation import ActivationAsP1
+from secure_computation.engines.masked.session.answering import answer_openings
+from secure_computation.engines.masked.session.decoys import (
+    AUDIT_STEP,
+    Audit,
+    DecoyCheck,
+    DecoyItem,
+    DecoyLine,
+    audit_bytes,
+    checked,
+    count_answers,
+    deal_audit,
+    draw_second_mask,
+    mask_twice,
+    parse_audit,
+    read_audit_share,
+    toss_coin,
+)
+from secure_computation.engines.masked.session.lines import ChannelLine, Line, receive_bundle, send_bundle
 from secure_computation.engines.masked.session.roles import (
     DataOwnerOffline,
     DealerPass,
@@ -59,6 +81,7 @@ from secure_computation.engines.masked.session.roles import (
     OpenedShape,
     PreparedDataOwner,
     PreparedMaps,
+    find_input,
     input_layout,
     mask_image,
     output_layout,
@@ -70,6 +93,7 @@ from secure_computation.engines.masked.session.weights import (
     derive_model_seed,
     draw_mask,
     linear_steps,
+    mask_step,
     prepare_maps,
     receive_deltas,
     send_deltas,
@@ -77,11 +101,9 @@ from secure_computation.engines.masked.session.weights import (
 from secure_computation.material import DealtSeeds, ItemName
 from secure_computation.protocols.bundle import Bundle, BundleLayout
 from secure_computation.protocols.compared_layer import LayerAsP0
-from secure_computation.protocols.dithered_truncation import DitheredTruncationAsP0
 from secure_computation.protocols.draws import RingElements
 from secure_computation.protocols.heat_map import open_heat_map, share_heat_map
 from secure_computation.protocols.label import LabelAsP0, LabelAsP1
-from secure_computation.protocols.product import ProductAsP0
 from secure_computation.randomness import Seed
 from secure_computation.ring import reduce_to_ring, signed
 from secure_computation.wire import Phase
@@ -92,17 +114,6 @@ VERSION_NAME: Final = re.compile(r"[0-9a-f]{32}")
 
 OnStep: TypeAlias = Callable[[Step], None]
 """Progress: called before each step of each image."""
-
-
-def _send_bundle(channel: Channel, layout: BundleLayout, bundle: Bundle, *, step: str) -> None:
-    channel.send_bytes(layout.pack(bundle).data, step=step)
-
-
-def _receive_bundle(channel: Channel, layout: BundleLayout, *, step: str) -> Bundle:
-    """Read a bundle of exactly this layout. Raises PeerViolation."""
-    body = np.empty(layout.body_bytes, np.uint8)
-    channel.receive_into(body.data, step=step)
-    return layout.unpack(body, peer=str(channel.peer), step=step)
 
 
 def _read_version_name(fields: Mapping[str, object], channel: Channel) -> str:
@@ -118,23 +129,30 @@ def _read_version_name(fields: Mapping[str, object], channel: Channel) -> str:
 class MaskedDealer:
     """D's side of one plan."""
 
-    def __init__(self, lowering: MaskedLowering, *, key: Seed, threads: int = 1) -> None:
+    def __init__(
+        self, lowering: MaskedLowering, *, key: Seed, threads: int = 1, toss: Callable[[float], bool] = toss_coin
+    ) -> None:
         """Deal for `lowering`; `key` is the dealer's own, from which the seeds of weight masks come.
 
-        `threads`, at each party: most that one product of weights may use.
+        `threads`, at each party: most that one product of weights may use. `toss`: whether an item is a decoy.
         """
         self._lowering = lowering
         self._key = key
         self._threads = threads
+        self._toss = toss
         self._masks: tuple[tuple[str, str], PreparedMaps] | None = None
 
-    def deal(self, channel: Channel, *, to: Role, item: ItemName, seeds: DealtSeeds) -> None:
+    def deal(
+        self, channel: Channel, *, to: Role, item: ItemName, seeds: DealtSeeds, sign: SignDecoy | None = None
+    ) -> None:
         """See DealerSide."""
         if to is Role.DATA_OWNER:
             channel.send_seed(seeds.data_owner.reveal_to_channel(), step="seed")
+            channel.send_seed(seeds.second_mask.reveal_to_channel(), step="seed of the second mask")
             send_deal_tag(channel, derive_deal_tag(seeds, item))
             return
-        version = _read_version_name(channel.receive_hello(step="weights version"), channel)
+        hello = channel.receive_hello(step="weights version")
+        version, share = _read_version_name(hello, channel), read_audit_share(hello, peer=str(channel.peer))
         organisation = channel.peer.organisation
         model_seed = derive_model_seed(
             self._key, model_owner=organisation, version_name=version, lowering=self._lowering
@@ -144,10 +162,12 @@ class MaskedDealer:
         send_deal_tag(channel, derive_deal_tag(seeds, item))
 
         def send(move: Move, layout: BundleLayout, bundle: Bundle) -> None:
-            _send_bundle(channel, layout, bundle, step=f"correction, {move}")
+            send_bundle(channel, layout, bundle, step=f"correction, {move}")
 
         masks = self._prepared((organisation, version), model_seed)
         DealerPass(self._lowering, masks, p0=seeds.data_owner, p1=seeds.model_owner, item=item, send=send).run()
+        decoy = self._toss(share) if share else None
+        channel.send_bytes(deal_audit(self._lowering, seeds, item, decoy=decoy, sign=sign), step=AUDIT_STEP)
 
     def _prepared(self, version: tuple[str, str], model_seed: Seed) -> PreparedMaps:
         """A, laid out; kept for the version served last, since laying out takes longer than dealing."""
@@ -186,7 +206,8 @@ class DataOwnerItem:
 
     prepared: PreparedDataOwner = field(repr=False)
     seed: Seed
-    """As dealt: all of `prepared` but the output share follows from it (see `stock`)."""
+    second_mask: Seed
+    """As dealt, both: all of `prepared` but the output share follows from them (see `stock`)."""
     deal_tag: bytes = field(repr=False)
     weights_version: str
     """Which masked weights it was prepared with."""
@@ -206,14 +227,22 @@ class MaskedDataOwner:
         self, *, item: ItemName, dealer: Channel, model_owner: Channel, patience_seconds: float
     ) -> DataOwnerItem:
         """See DataOwnerSide."""
-        seed, tag = Seed(dealer.receive_seed(step="seed")), receive_deal_tag(dealer)
+        seed = Seed(dealer.receive_seed(step="seed"))
+        second_mask = Seed(dealer.receive_seed(step="seed of the second mask"))
+        tag = receive_deal_tag(dealer)
         version, deltas = self._fetch_deltas(model_owner, patience_seconds, tag)
 
         def send(move: Move, layout: BundleLayout, bundle: Bundle) -> None:
-            _send_bundle(model_owner, layout, bundle, step=f"hidden share, {move}")
+            send_bundle(model_owner, layout, bundle, step=f"hidden share, {move}")
 
         prepared = DataOwnerOffline(self._lowering, deltas, seed=seed, item=item, send=send).prepare()
-        return DataOwnerItem(prepared=prepared, seed=seed, deal_tag=tag, weights_version=version)
+        return DataOwnerItem(
+            prepared=mask_twice(prepared, self._lowering, second_mask, item),
+            seed=seed,
+            second_mask=second_mask,
+            deal_tag=tag,
+            weights_version=version,
+        )
 
     def _fetch_deltas(self, channel: Channel, patience_seconds: float, tag: bytes) -> tuple[str, PreparedMaps]:
         owner = channel.peer.organisation
@@ -229,7 +258,7 @@ class MaskedDataOwner:
         if version != kept:
             received = receive_deltas(
                 self._lowering,
-                lambda step, layout: _receive_bundle(channel, layout, step=f"masked weights, {step.name}"),
+                lambda step, layout: receive_bundle(channel, layout, step=f"masked weights, {step.name}"),
             )
             self._store.save(owner, version, self._lowering, received)
         if self._deltas is None or self._deltas[0] != (owner, version):
@@ -255,31 +284,29 @@ class MaskedDataOwner:
         model_owner: Channel,
         on_layer: OnLayer,
         on_heat_map: OnHeatMap | None = None,
-    ) -> tuple[Answer, ...]:
+    ) -> tuple[Reply, ...]:
         """See DataOwnerSide."""
         channel, items = model_owner, [item.prepared for item in prepared]
         channel.set_phase(Phase.ONLINE)
-        step = _find_input(self._lowering)
+        step = find_input(self._lowering)
         integers = [quantise_image(self._lowering, image) for image in images]
         masked = [mask_image(step, image, item) for image, item in zip(integers, items, strict=True)]
         for bundle in masked:
-            _send_bundle(channel, input_layout(step), bundle, step="masked image")
-        total = len(items[0].layers)
-        for index, layers in enumerate(zip(*(item.layers for item in items), strict=True)):
-            moves = [one for layer in layers for one in layer]  # image by image, as P1 opens them
-            on_layer(index, total, moves[0][0].step)
-            labels = [part for _, part in moves if isinstance(part, LabelAsP0)]
-            if labels:
-                return _open_labels_as_p0(channel, moves[0][0], labels)
-            for move, part in moves:
-                if not isinstance(part, LabelAsP0):
-                    _answer(channel, move, part)
+            send_bundle(channel, input_layout(step), bundle, step="masked image")
+        labels = answer_openings([ChannelLine(channel)] * len(items), items, on_layer)
         channel.set_phase(Phase.OUTPUT)
+        if labels:
+            return tuple(_open_label(part, channel) for part in labels)
         return tuple(self._open(item, channel, on_heat_map) for item in items)
 
-    def _open(self, mine: PreparedDataOwner, channel: Channel, on_heat_map: OnHeatMap | None) -> NDArray[np.float64]:
+    def _open(
+        self, mine: PreparedDataOwner, channel: Channel, on_heat_map: OnHeatMap | None
+    ) -> NDArray[np.float64] | Audited:
         # reveal: the data owner, and nobody else, learns the logits. That is the purpose of the computation.
-        other = _receive_bundle(channel, output_layout(self._lowering), step="output share").rings[0]
+        opened = _receive_output(channel, output_layout(self._lowering), step="output share")
+        if opened is None:
+            return Audited()
+        other = opened.rings[0]
         total_share = reduce_to_ring(other.values + mine.output_share.reshape(-1), other.bits)
         if self._lowering.heat_map is not None and mine.heat_map_share is not None:
             heat_map = self._open_heat_map(self._lowering.heat_map, mine.heat_map_share, channel)
@@ -289,36 +316,22 @@ class MaskedDataOwner:
 
     def _open_heat_map(self, step: TruncateStep, mine: RingElements, channel: Channel) -> NDArray[np.float64]:
         shape = heat_map_shape(step, self._lowering.arithmetic)
-        other = _receive_bundle(channel, shape.opened, step="heat map share")
+        other = receive_bundle(channel, shape.opened, step="heat map share")
         # reveal: the data owner, and nobody else, learns the truncated map, because the model's owner allows it.
         return open_heat_map(shape, other, mine) / step.value.scale
 
 
-def _answer(
-    channel: Channel, move: Move, part: LayerAsP0 | DitheredTruncationAsP0 | ProductAsP0 | ActivationAsP0
-) -> None:
-    """Receive P1's opening of one move of one image, and answer it."""
-    opening = _receive_bundle(channel, part.shape.from_p1, step=f"opening, {move}")
-    if isinstance(part, ActivationAsP0):
-        answer = part.answer(opening, channel, step_name=f"CrypTen, {move}")
-    else:
-        answer = part.answer(opening)
-    _send_bundle(channel, part.shape.from_p0, answer, step=f"answer, {move}")
-    if isinstance(part, LayerAsP0 | ProductAsP0):
-        part.release()
+def _receive_output(channel: Channel, layout: BundleLayout, *, step: str) -> Bundle | None:
+    """P1's share of an output; None if it says that the item was a decoy."""
+    body = np.empty(layout.body_bytes, np.uint8)
+    if not channel.receive_into_or_end(body.data, step=step, end_step=AUDIT_STEP):
+        return None
+    return layout.unpack(body, peer=str(channel.peer), step=step)
 
 
-def _open_labels_as_p0(channel: Channel, move: Move, parts: Sequence[LabelAsP0]) -> tuple[Label, ...]:
-    """The label of each image, from P0's parts in order."""
-    shape = parts[0].shape
-    for part in parts:
-        part.open(_receive_bundle(channel, shape.opening, step=f"opening, {move}"))
-    for index in range(len(shape.widths)):
-        layout, step = shape.layer(index), f"products {index}, {move}"
-        for part in parts:
-            _send_bundle(channel, layout, part.answer(_receive_bundle(channel, layout, step=step)), step=step)
-    channel.set_phase(Phase.OUTPUT)
-    return tuple(Label(part.finish(_receive_bundle(channel, shape.label, step="label share"))) for part in parts)
+def _open_label(part: LabelAsP0, channel: Channel) -> Label | Audited:
+    opened = _receive_output(channel, part.shape.label, step="label share")
+    return Audited() if opened is None else Label(part.finish(opened))
 
 
 # P1, the model owner
@@ -327,9 +340,22 @@ def _open_labels_as_p0(channel: Channel, move: Move, parts: Sequence[LabelAsP0])
 class MaskedModelOwner:
     """P1's side of one plan."""
 
-    def __init__(self, lowering: MaskedLowering, weights: IntegerWeights, *, version: str, threads: int = 1) -> None:
-        """Evaluate `lowering` with private integer weights; `version` names them."""
+    def __init__(
+        self,
+        lowering: MaskedLowering,
+        weights: IntegerWeights,
+        *,
+        version: str,
+        threads: int = 1,
+        audit_share: float = 0.0,
+    ) -> None:
+        """Evaluate `lowering` with private integer weights; `version` names them.
+
+        `audit_share`: of the items, this share are decoys; 0 to 0.5.
+        """
         self._lowering = lowering
+        self._threads = threads
+        self._audit_share = audit_share
         self._weights = weights
         self._version = version
         self._maps = prepare_maps(lowering, lambda _, step: weights[step.weight_name], threads=threads)
@@ -337,19 +363,28 @@ class MaskedModelOwner:
 
     def prepare(self, *, item: ItemName, dealer: Channel, data_owner: Channel) -> "PreparedModelOwner":
         """See ModelOwnerSide."""
-        dealer.send_hello({"weights": self._version}, step="weights version")
+        dealer.send_hello({"weights": self._version, "audit_share": self._audit_share}, step="weights version")
         model_seed = Seed(dealer.receive_seed(step="model seed"))
         seed, tag = Seed(dealer.receive_seed(step="seed")), receive_deal_tag(dealer)
         self._serve_deltas(data_owner, model_seed, tag)
 
         def from_dealer(move: Move, layout: BundleLayout) -> Bundle:
-            return _receive_bundle(dealer, layout, step=f"correction, {move}")
+            return receive_bundle(dealer, layout, step=f"correction, {move}")
 
         def from_data_owner(move: Move, layout: BundleLayout) -> Bundle:
-            return _receive_bundle(data_owner, layout, step=f"hidden share, {move}")
+            return receive_bundle(data_owner, layout, step=f"hidden share, {move}")
 
         collected = ModelOwnerOffline(self._lowering, from_dealer=from_dealer, from_data_owner=from_data_owner)
-        return PreparedModelOwner(item=item, seed=seed, deal_tag=tag, material=collected.collect())
+        material = collected.collect()
+        told = dealer.receive_bytes(audit_bytes(count_answers(self._lowering)), step=AUDIT_STEP)
+        return PreparedModelOwner(
+            item=item,
+            seed=seed,
+            deal_tag=tag,
+            model_seed=model_seed,
+            audit=parse_audit(told, source=str(dealer.peer)),
+            material=material,
+        )
 
     def _serve_deltas(self, channel: Channel, model_seed: Seed, tag: bytes) -> None:
         other = receive_deal_tag(channel)
@@ -361,34 +396,77 @@ class MaskedModelOwner:
             return
 
         def send(step: LinearStep, layout: BundleLayout, bundle: Bundle) -> None:
-            _send_bundle(channel, layout, bundle, step=f"masked weights, {step.name}")
+            send_bundle(channel, layout, bundle, step=f"masked weights, {step.name}")
 
         send_deltas(self._lowering, self._weights, model_seed, send)
 
     def run(
-        self, prepared: Sequence["PreparedModelOwner"], *, data_owner: Channel, on_step: OnStep | None = None
+        self,
+        prepared: Sequence["PreparedModelOwner"],
+        *,
+        data_owner: Channel,
+        on_audits: OnAudits | None = None,
+        on_step: OnStep | None = None,
     ) -> None:
         """See ModelOwnerSide."""
         channel = data_owner
         channel.set_phase(Phase.ONLINE)
-        layout = input_layout(_find_input(self._lowering))
-        images = [_receive_bundle(channel, layout, step="masked image") for _ in prepared]
-        walked = in_turns(
-            [partial(self._walk, item, image, channel, on_step) for item, image in zip(prepared, images, strict=True)]
-        )
-        labels = [(*walk.label_to_open, share) for walk, share in walked if walk.label_to_open is not None]
-        if labels:
-            _open_labels_as_p1(channel, labels)
-            return
+        layout = input_layout(find_input(self._lowering))
+        images = [self._unmask(item, receive_bundle(channel, layout, step="masked image")) for item in prepared]
+        checks = [self._check(item, channel) for item in prepared]
+        lines = [ChannelLine(channel) if check is None else check.line for check in checks]
+        with checked([check for check in checks if check is not None], peer=str(channel.peer), on_audits=on_audits):
+            walked = in_turns(
+                [
+                    partial(self._walk, item, image, line, on_step)
+                    for item, image, line in zip(prepared, images, lines, strict=True)
+                ]
+            )
+            labels = [(*walk.label_to_open, share) for walk, share in walked if walk.label_to_open is not None]
+            if labels:
+                _multiply_labels(lines, labels)
         channel.set_phase(Phase.OUTPUT)
-        for walk, share in walked:
-            self._give_output(channel, share, walk.heat_map)
+        for index, (walk, share) in enumerate(walked):
+            if checks[index] is not None:
+                channel.send_end(step=AUDIT_STEP)
+            elif labels:
+                _give_label(channel, labels[index][1])
+            else:
+                self._give_output(channel, share, walk.heat_map)
+
+    def _unmask(self, item: "PreparedModelOwner", image: Bundle) -> Bundle:
+        """V = v' + rho_x. For a decoy P1 lacks rho_x, and computes on with v' so that it takes the same time."""
+        if isinstance(item.audit, DecoyItem):
+            return image
+        step = find_input(self._lowering)
+        second_mask = draw_second_mask(step, item.audit.second_mask, item.item).reshape(-1)
+        return Bundle(rings=(reduce_to_ring(image.rings[0].values + second_mask, step.value.ring_bits),))
+
+    def _check(self, item: "PreparedModelOwner", channel: Channel) -> DecoyCheck | None:
+        """What is needed to check the data owner, if the item is a decoy."""
+        if not isinstance(item.audit, DecoyItem):
+            return None
+
+        def prepare_deltas() -> PreparedMaps:
+            def find(number: int, step: LinearStep) -> NDArray[np.uint32]:
+                return mask_step(self._weights, item.model_seed, number, step).values
+
+            return prepare_maps(self._lowering, find, threads=self._threads)
+
+        return DecoyCheck(
+            lowering=self._lowering,
+            item=item.item,
+            decoy=item.audit,
+            line=DecoyLine(channel, seed=item.seed, item=item.item),
+            uploads=dict(item.material.prepared),
+            prepare_deltas=prepare_deltas,
+        )
 
     def _walk(
         self,
         item: "PreparedModelOwner",
         image: Bundle,
-        channel: Channel,
+        line: Line,
         on_step: OnStep | None,
         pause: Pause,
     ) -> tuple[ModelOwnerOnline, RingElements]:
@@ -397,18 +475,18 @@ class MaskedModelOwner:
         def exchange(openings: Iterable[tuple[Move, OpenedShape, Bundle]], meanwhile: Meanwhile) -> Iterator[Bundle]:
             sent = []
             for move, shape, opening in openings:
-                _send_bundle(channel, shape.from_p1, opening, step=f"opening, {move}")
+                line.send(shape.from_p1, opening, step=f"opening, {move}")
                 sent.append((move, shape))
             meanwhile()
             pause()
             for move, shape in sent:
-                yield _receive_bundle(channel, shape.from_p0, step=f"answer, {move}")
+                yield line.receive(shape.from_p0, step=f"answer, {move}")
 
         def activate(move: Move, part: ActivationAsP1, half: RingElements) -> RingElements:
             pause()  # CrypTen's own messages go to and fro: first, every image has its last answer
-            _send_bundle(channel, part.shape.from_p1, part.open(half), step=f"opening, {move}")
-            part.compute(channel, step_name=f"CrypTen, {move}")
-            result = part.finish(_receive_bundle(channel, part.shape.from_p0, step=f"answer, {move}"))
+            line.send(part.shape.from_p1, part.open(half), step=f"opening, {move}", answered=False)
+            part.compute(line, step_name=f"CrypTen, {move}")
+            result = part.finish(line.receive(part.shape.from_p0, step=f"answer, {move}"))
             pause()
             return result
 
@@ -429,29 +507,30 @@ class MaskedModelOwner:
         layout = output_layout(self._lowering)
         # reveal: to the data owner only, and cut to its ring: an uncut share would tell row sums of the weights.
         cut = reduce_to_ring(share.reshape(-1), layout.ring_bits[0])
-        _send_bundle(channel, layout, Bundle(rings=(cut,)), step="output share")
+        send_bundle(channel, layout, Bundle(rings=(cut,)), step="output share")
         if heat_map is not None and self._lowering.heat_map is not None:
             shape = heat_map_shape(self._lowering.heat_map, self._lowering.arithmetic)
             # reveal: to the data owner only, cut to its ring, after truncation.
-            _send_bundle(channel, shape.opened, share_heat_map(shape, heat_map), step="heat map share")
+            send_bundle(channel, shape.opened, share_heat_map(shape, heat_map), step="heat map share")
 
 
-def _open_labels_as_p1(channel: Channel, labels: Sequence[tuple[Move, LabelAsP1, RingElements]]) -> None:
+def _multiply_labels(lines: Sequence[Line], labels: Sequence[tuple[Move, LabelAsP1, RingElements]]) -> None:
     """`labels`: of each image, the move that opens its label, P1's part of it, its half of the logits."""
     (move, first, _), parts = labels[0], [part for _, part, _ in labels]
     shape = first.shape
-    for _, part, logits_half in labels:
-        _send_bundle(channel, shape.opening, part.open(logits_half), step=f"opening, {move}")
+    for line, (_, part, logits_half) in zip(lines, labels, strict=True):
+        line.send(shape.opening, part.open(logits_half), step=f"opening, {move}", answered=False)
     for index in range(len(shape.widths)):
         layout, step = shape.layer(index), f"products {index}, {move}"
-        for part in parts:
-            _send_bundle(channel, layout, part.mask(), step=step)
-        for part in parts:
-            part.multiply(_receive_bundle(channel, layout, step=step))
-    channel.set_phase(Phase.OUTPUT)
-    for part in parts:
-        # reveal: to the data owner only: with its own share, the label and nothing else.
-        _send_bundle(channel, shape.label, part.label(), step="label share")
+        for line, part in zip(lines, parts, strict=True):
+            line.send(layout, part.mask(), step=step)
+        for line, part in zip(lines, parts, strict=True):
+            part.multiply(line.receive(layout, step=step))
+
+
+def _give_label(channel: Channel, part: LabelAsP1) -> None:
+    # reveal: to the data owner only: with its own share, the label and nothing else.
+    send_bundle(channel, part.shape.label, part.label(), step="label share")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -461,13 +540,11 @@ class PreparedModelOwner:
     item: ItemName
     seed: Seed
     deal_tag: bytes = field(repr=False)
+    model_seed: Seed
+    """Of A: with the weights it gives the data owner's Delta."""
+    audit: Audit = field(repr=False)
+    """What D said of the item."""
     material: ModelOwnerItem = field(repr=False)
-
-
-def _find_input(lowering: MaskedLowering) -> InputStep:
-    step = lowering.steps[0]
-    assert isinstance(step, InputStep)  # checked when the plan was built
-    return step
 
 
 def _shape_bias(step: LinearStep, weights: IntegerWeights) -> RingElements:

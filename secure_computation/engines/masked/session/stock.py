@@ -1,8 +1,10 @@
 """What each party keeps on disk of a prepared item, and how the item is made again from it.
 
-    P0  its seed, the deal tag, its output share   everything else is drawn from the seed again
-    P1  its seed, the deal tag, and all that D     for each move in the order of the walk: corrections, hidden share
-        and P0 sent it in the offline phase
+    P0  its seed, the deal tag, the seed of its     everything else is drawn from the seeds again
+        second input mask, its output share
+    P1  its seed, the deal tag, the model seed,     for each move in the order of the walk: corrections, hidden share
+        what D said of the item, and all that
+        D and P0 sent it in the offline phase
 
 Both are lists of bodies whose lengths follow from the plan, so that a file of another length is refused unread. Where
 they are kept, and that they are used once, is `secure_computation.stock_folder`'s concern.
@@ -15,19 +17,20 @@ import numpy as np
 
 from contract.errors import Refused
 from secure_computation.engines.masked.plan.masked_lowering import MaskedLowering
-from secure_computation.engines.masked.plan.steps import LinearStep, Step
-from secure_computation.engines.masked.session.roles import (
-    DataOwnerOffline,
-    ModelOwnerItem,
-    ModelOwnerOffline,
-    output_layout,
+from secure_computation.engines.masked.session.decoys import (
+    audit_bytes,
+    count_answers,
+    mask_twice,
+    pack_audit,
+    parse_audit,
 )
+from secure_computation.engines.masked.session.redrawing import redraw_data_owner
+from secure_computation.engines.masked.session.roles import ModelOwnerItem, ModelOwnerOffline, output_layout
 from secure_computation.engines.masked.session.sides import DataOwnerItem, PreparedModelOwner
 from secure_computation.engines.masked.session.walk import Move
 from secure_computation.material import ItemName
 from secure_computation.plan import Plan
 from secure_computation.protocols.bundle import Bundle, BundleLayout
-from secure_computation.protocols.draws import RingElements
 from secure_computation.randomness import SEED_BYTES, Seed
 from secure_computation.ring import reduce_to_ring
 from secure_computation.stock_folder import Body
@@ -54,13 +57,14 @@ def deal_tag_of(bodies: Sequence[Body]) -> bytes:
 
 def data_owner_sizes(lowering: MaskedLowering) -> tuple[int, ...]:
     """Lengths in bytes of what P0 keeps."""
-    return (SEED_BYTES, TAG_BYTES, output_layout(lowering).body_bytes)
+    return (SEED_BYTES, TAG_BYTES, SEED_BYTES, output_layout(lowering).body_bytes)
 
 
 def data_owner_bodies(lowering: MaskedLowering, item: DataOwnerItem) -> Iterator[Body]:
     """What P0 keeps of an unused item."""
     yield _seed_body(item.seed)
     yield _tag_body(item.deal_tag)
+    yield _seed_body(item.second_mask)
     layout = output_layout(lowering)
     share = reduce_to_ring(item.prepared.output_share.reshape(-1), layout.ring_bits[0])
     yield layout.pack(Bundle(rings=(share,)))
@@ -71,32 +75,17 @@ def restore_data_owner(
 ) -> DataOwnerItem:
     """P0's item from what it kept. Raises PeerViolation for bodies that do not fit the plan."""
     seed = Seed(bodies[0].tobytes())
-    share = output_layout(lowering).unpack(bodies[2], peer=_SOURCE, step=_STEP).rings[0].values
-    prepared = _DrawnAgain(lowering, {}, seed=seed, item=item, send=_send_nothing).prepare()
+    share = output_layout(lowering).unpack(bodies[3], peer=_SOURCE, step=_STEP).rings[0].values
+    second_mask = Seed(bodies[2].tobytes())
+    prepared = mask_twice(redraw_data_owner(lowering, seed=seed, item=item), lowering, second_mask, item)
     output_share = share.reshape(prepared.output_share.shape)
     return DataOwnerItem(
         prepared=replace(prepared, output_share=output_share),
         seed=seed,
+        second_mask=second_mask,
         deal_tag=deal_tag_of(bodies),
         weights_version=weights_version,
     )
-
-
-class _DrawnAgain(DataOwnerOffline):
-    """P0's walk without its linear maps: what it needs online does not depend on them, but for the output share."""
-
-    def linear(self, step: LinearStep, half: RingElements) -> RingElements:
-        del half
-        return np.broadcast_to(np.uint32(0), step.shape)
-
-    def correct(self, step: Step, part: RingElements, move: Move) -> RingElements:
-        del step, move
-        return part
-
-
-def _send_nothing(move: Move, layout: BundleLayout, bundle: Bundle) -> None:
-    """All of it was sent when the item was made."""
-    del move, layout, bundle
 
 
 # P1, the model owner
@@ -104,13 +93,16 @@ def _send_nothing(move: Move, layout: BundleLayout, bundle: Bundle) -> None:
 
 def model_owner_sizes(lowering: MaskedLowering) -> tuple[int, ...]:
     """Lengths in bytes of what P1 keeps."""
-    return (SEED_BYTES, TAG_BYTES, *(layout.body_bytes for _, layout, _ in _messages(lowering)))
+    audit = audit_bytes(count_answers(lowering))
+    return (SEED_BYTES, TAG_BYTES, SEED_BYTES, audit, *(layout.body_bytes for _, layout, _ in _messages(lowering)))
 
 
 def model_owner_bodies(lowering: MaskedLowering, prepared: PreparedModelOwner) -> Iterator[Body]:
     """What P1 keeps of an unused item, one message at a time."""
     yield _seed_body(prepared.seed)
     yield _tag_body(prepared.deal_tag)
+    yield _seed_body(prepared.model_seed)
+    yield np.frombuffer(pack_audit(prepared.audit, answers=count_answers(lowering)), np.uint8)
     for move, layout, from_dealer in _messages(lowering):
         bundles = prepared.material.corrections if from_dealer else prepared.material.prepared
         yield layout.pack(bundles[move])
@@ -120,12 +112,17 @@ def restore_model_owner(lowering: MaskedLowering, bodies: Sequence[Body], *, ite
     """P1's item from what it kept. Raises PeerViolation for bodies that do not fit the plan."""
     corrections: dict[Move, Bundle] = {}
     hidden: dict[Move, Bundle] = {}
-    for (move, layout, from_dealer), body in zip(_messages(lowering), bodies[2:], strict=True):
+    for (move, layout, from_dealer), body in zip(_messages(lowering), bodies[4:], strict=True):
         bundle = layout.unpack(body, peer=_SOURCE, step=_STEP)
         (corrections if from_dealer else hidden)[move] = bundle
     material = ModelOwnerItem(corrections=corrections, prepared=hidden)
     return PreparedModelOwner(
-        item=item, seed=Seed(bodies[0].tobytes()), deal_tag=deal_tag_of(bodies), material=material
+        item=item,
+        seed=Seed(bodies[0].tobytes()),
+        deal_tag=deal_tag_of(bodies),
+        model_seed=Seed(bodies[2].tobytes()),
+        audit=parse_audit(bodies[3].tobytes(), source=_SOURCE),
+        material=material,
     )
 
 

@@ -23,7 +23,7 @@ from secure_computation.protocols.bundle import Bundle, BundleLayout
 from secure_computation.protocols.draws import Draws, RingElements
 from secure_computation.protocols.linear import draw_weight_mask, mask_weights
 from secure_computation.randomness import Seed
-from secure_computation.ring import reduce_to_ring
+from secure_computation.ring import Reduced, reduce_to_ring
 
 _ITEM = "weights"
 
@@ -79,9 +79,14 @@ def send_deltas(
 ) -> None:
     """P1: Delta of every step."""
     for number, step in linear_steps(lowering):
-        delta = mask_weights(tensors[step.weight_name], draw_mask(model_seed, number, step), bits=step.value.ring_bits)
+        delta = mask_step(tensors, model_seed, number, step)
         flat = reduce_to_ring(delta.values.reshape(-1), delta.bits)
         send(step, delta_layout(step), Bundle(rings=(flat,)))
+
+
+def mask_step(tensors: IntegerWeights, model_seed: Seed, number: int, step: LinearStep) -> Reduced:
+    """P1: Delta of one step."""
+    return mask_weights(tensors[step.weight_name], draw_mask(model_seed, number, step), bits=step.value.ring_bits)
 
 
 def receive_deltas(

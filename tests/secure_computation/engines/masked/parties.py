@@ -1,6 +1,6 @@
 """Small random networks with every operation, their masked plans, and all three roles run on them."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,6 +21,7 @@ from secure_computation.engines.masked.plan.reference import middle_dither
 from secure_computation.engines.masked.plan.steps import LinearStep, Step
 from secure_computation.engines.masked.session import sides
 from secure_computation.engines.masked.session.corrections import find_corrected
+from secure_computation.engines.masked.session.decoys import toss_coin
 from secure_computation.engines.masked.session.dither import compute_dithers
 from secure_computation.engines.masked.session.in_process import (
     InProcessParties,
@@ -345,12 +346,20 @@ def lowered(
 
 
 def parties_of(
-    model: Model, *, key: Seed | None = None, store: DeltaStore | None = None, version: str = VERSION
+    model: Model,
+    *,
+    key: Seed | None = None,
+    store: DeltaStore | None = None,
+    version: str = VERSION,
+    toss: Callable[[float], bool] | None = None,
 ) -> InProcessParties:
+    """`toss`: whether an item is a decoy; without it, none is."""
     return InProcessParties(
-        dealer=MaskedDealer(model.lowering, key=key or Seed.fresh()),
+        dealer=MaskedDealer(model.lowering, key=key or Seed.fresh(), toss=toss or toss_coin),
         data_owner=MaskedDataOwner(model.lowering, store=store or MemoryStore()),
-        model_owner=MaskedModelOwner(model.lowering, model.integers, version=version),
+        model_owner=MaskedModelOwner(
+            model.lowering, model.integers, version=version, audit_share=0.0 if toss is None else 0.1
+        ),
     )
 
 

@@ -13,7 +13,7 @@ from contract.identity import Party, Role
 from secure_computation.channel.channel import Channel, Deadlines, Recorder
 from secure_computation.channel.memory import CRYPTO_PROVIDER, DATA_OWNER, MODEL_OWNER, MemoryStream, closed_on_failure
 from secure_computation.channel.stream import Piece
-from secure_computation.engines.interface import Label
+from secure_computation.engines.interface import Audited, Label
 from secure_computation.engines.masked.session.in_process import InProcessParties
 from secure_computation.material import DealtSeeds, ItemName
 from secure_computation.wire import Frame, Phase
@@ -65,6 +65,8 @@ class Session:
     """What each party received from each other one."""
     logits: NDArray[np.float64] | None = None
     label: Label | None = None
+    audited: bool = False
+    """Whether the item was a decoy and nothing was found."""
     heat_maps: list[NDArray[np.float64]] = field(default_factory=list)
     errors: dict[Role, BaseException] = field(default_factory=dict)
     prepared: dict[Role, Any] = field(default_factory=dict)
@@ -106,7 +108,9 @@ class Session:
                     on_layer=lambda _index, _total, _name: None,
                     on_heat_map=self.heat_maps.append,
                 )
-                if isinstance(answer, Label):
+                if isinstance(answer, Audited):
+                    self.audited = True
+                elif isinstance(answer, Label):
                     self.label = answer
                 else:
                     self.logits = answer

@@ -20,6 +20,7 @@ from secure_computation.engines.masked.plan.fixed_point import IntegerWeights, r
 from secure_computation.engines.masked.plan.masked_lowering import MaskedLowering
 from secure_computation.engines.masked.plan.steps import HeatMapStep, TruncateStep
 from secure_computation.engines.masked.session.costs import masked_weight_bytes, total_cost
+from secure_computation.engines.masked.session.decoys import AUDIT_STEP
 from secure_computation.network import INPUT, Network, Relu
 from secure_computation.plan import Lowerings, Plan, parse_plan
 from secure_computation.wire import Kind, Phase
@@ -115,7 +116,11 @@ def test_cost_is_as_declared() -> None:
     session = Session(parties_of(MODEL), IMAGES[0]).run()
 
     def measured(link: str, *, online: bool) -> int:
-        frames = [frame for frame in session.frames[link] if frame.kind is Kind.BYTES and frame.step != TAG_STEP]
+        frames = [
+            frame
+            for frame in session.frames[link]
+            if frame.kind is Kind.BYTES and frame.step not in {TAG_STEP, AUDIT_STEP}
+        ]
         kept = [frame for frame in frames if (frame.phase in {Phase.ONLINE, Phase.OUTPUT}) == online]
         return sum(len(frame.body) for frame in kept)
 

@@ -19,6 +19,7 @@ from secure_computation.engines.masked.plan.fixed_point import round_weights
 from secure_computation.engines.masked.plan.masked_lowering import MaskedLowering
 from secure_computation.engines.masked.plan.steps import LabelStep, LinearStep
 from secure_computation.engines.masked.session.costs import total_cost
+from secure_computation.engines.masked.session.decoys import AUDIT_STEP
 from secure_computation.engines.masked.session.in_process import run_in_process
 from secure_computation.material import DealtSeeds
 from secure_computation.plan import Lowerings, Plan, parse_plan
@@ -83,7 +84,9 @@ def test_cost_is_as_declared() -> None:
 
     def body_bytes(link: str, phases: set[Phase]) -> int:
         frames = [frame for frame in session.frames[link] if frame.phase in phases and frame.kind is Kind.BYTES]
-        return sum(len(frame.body) for frame in frames if not frame.step.startswith(("masked weights", TAG_STEP)))
+        return sum(
+            len(frame.body) for frame in frames if not frame.step.startswith(("masked weights", TAG_STEP, AUDIT_STEP))
+        )
 
     online = {Phase.ONLINE, Phase.OUTPUT}
     assert body_bytes("data_owner_from_model_owner", online) == cost.model_owner_to_data_owner

@@ -85,17 +85,18 @@ def test_frames_do_not_depend_on_image_or_weights(sessions: dict[str, Session], 
     assert outline(sessions[case].frames[link]) == outline(sessions["noise"].frames[link])
 
 
-def test_the_dealer_hears_the_name_of_a_version_and_nothing_else(sessions: dict[str, Session]) -> None:
+def test_the_dealer_hears_a_version_and_a_share_of_decoys_and_nothing_else(sessions: dict[str, Session]) -> None:
     for session in sessions.values():
         assert session.frames["dealer_from_data_owner"] == []
         (hello,) = session.frames["dealer_from_model_owner"]
-        assert (hello.kind, hello.body.decode()) == (Kind.HELLO, f'{{"weights":"{VERSION}"}}')
+        assert (hello.kind, hello.body.decode()) == (Kind.HELLO, f'{{"weights":"{VERSION}","audit_share":0.0}}')
 
 
-def test_the_dealer_gives_the_data_owner_one_seed_and_a_tag(sessions: dict[str, Session]) -> None:
+def test_the_dealer_gives_the_data_owner_two_seeds_and_a_tag(sessions: dict[str, Session]) -> None:
     for session in sessions.values():
         assert outline(session.frames["data_owner_from_dealer"]) == [
             (Kind.SEED, Phase.HANDSHAKE, "seed", 32),
+            (Kind.SEED, Phase.HANDSHAKE, "seed of the second mask", 32),
             (Kind.BYTES, Phase.HANDSHAKE, "deal tag", 16),
         ]
 
