@@ -108,7 +108,7 @@ def test_files_are_readable_by_their_owner_alone_and_say_nothing_secret(
         assert mode(path) == 0o600
         assert re.fullmatch(r"[0-9a-f]{64}", path.name)
     parties.diagnose(chest)
-    assert len(seeds) == 2
+    assert len(seeds) == 4  # of each party: its own; of the image's second mask, and of masked weights
     text = caplog.text + "".join(shown)
     assert shown
     for secret in seeds:
