@@ -15,6 +15,8 @@ from typing import Any, Final
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails, from_json
 
+from contract.fault_words import describe_fault
+
 FILL_IN: Final = "FILL IN"
 MOST_FAULTS: Final = 30
 """That are described in one message."""
@@ -145,27 +147,19 @@ def _overlap(first: Location, second: Location) -> bool:
 
 def _describe_error(error: ErrorDetails, kind: type[BaseModel]) -> str:
     location, context = error["loc"], error.get("ctx", {})
-    words = error["msg"].replace("Input should be", "must be").replace("Input should have", "must have")
+    words = describe_fault(error)
     write = _find_advice(location)
     match error["type"]:
-        case "missing":
-            words = "is missing"
         case "extra_forbidden":
-            words, write = "there is no such field", _suggest_field(location, kind)
+            write = _suggest_field(location, kind)
         case "value_error" | "assertion_error":
-            words, write = error["msg"].removeprefix("Value error, "), None
+            write = None
         case "enum" | "literal_error":
             words, write = "is none of the values that it may have", f"one of {context.get('expected', '')}"
-        case "too_short":
-            words = f"needs at least {context.get('min_length', 1)}"
-        case "too_long":
-            words, write = f"has more than {context.get('max_length')}", None
-        case "string_too_long":
-            words, write = f"is longer than {context.get('max_length')} characters", None
-        case "string_pattern_mismatch":
-            words = "is not of the form that it must have"
+        case "too_long" | "string_too_long":
+            write = None
         case _:
-            pass  # pydantic's words will do
+            pass
     return _format_fault(location, words, write)
 
 

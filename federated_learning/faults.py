@@ -7,27 +7,21 @@ from typing import TypeVar
 from pydantic import ValidationError
 
 from contract.errors import ConfigurationError
+from contract.fault_words import describe_fault
 from contract.files import read_bounded
 
 T = TypeVar("T")
-
-WORDS = {
-    "missing": "is missing",
-    "extra_forbidden": "there is no such field",
-    "json_invalid": "the file is not JSON",
-    "string_pattern_mismatch": "is not of the form that it must have",
-    "model_type": "must be a table of fields",
-    "model_attributes_type": "must be a table of fields",
-    "tuple_type": "must be a list",
-}
+MOST_FAULTS = 20
+"""That are told at once."""
 
 
 def explain_fault(error: ValidationError) -> str:
-    """The first thing that is wrong, as `field: words`. Says no value: a file may hold names."""
-    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-    words = WORDS.get(first["type"], first["msg"].removeprefix("Value error, ").replace("Input should", "must"))
-    where = ".".join(str(part) for part in first["loc"])
-    return f"{where}: {words}" if where else words
+    """What is wrong, each as `field: words`. Says no value: a file may hold names."""
+    lines = []
+    for fault in error.errors(include_url=False, include_input=False)[:MOST_FAULTS]:
+        where = ".".join(str(part) for part in fault["loc"])
+        lines.append(f"{where}: {describe_fault(fault)}" if where else describe_fault(fault))
+    return "; also ".join(dict.fromkeys(lines))
 
 
 def read_json(

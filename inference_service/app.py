@@ -42,6 +42,7 @@ from contract.api import (
 )
 from contract.base import Name, Sha256, Version
 from contract.errors import EncryptedInferenceError, Refused
+from contract.fault_words import describe_fault
 from contract.ticket import load_signing_key
 from inference_service.accounts import Account, AccountRole, Accounts
 from inference_service.audit_heads import AuditHeads
@@ -304,7 +305,7 @@ async def _answer_malformed(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
     where = ".".join(str(part)[:40] for part in first["loc"])
-    detail = f"{where}: {first['msg']}; correct the request (see /openapi.json)"
+    detail = f"{where}: {describe_fault(first)}; correct the request (see /openapi.json)"
     status = HTTPStatus.UNPROCESSABLE_ENTITY
     return answer_problem(build_problem(status, code="caller", detail=detail, request=request.state.request))
 

@@ -50,6 +50,7 @@ from contract.errors import (
     Refused,
     TooFast,
 )
+from contract.fault_words import describe_fault
 from contract.roles import OtherEnd, Role
 from contract.ticket import Engine, Purpose
 from plumbing.listening import is_host_name
@@ -376,5 +377,5 @@ def _make_error(status: int, answer: bytes) -> EncryptedInferenceError:
 def _describe(error: ValueError) -> str:
     if not isinstance(error, ValidationError):
         return "the plan is not UTF-8"
-    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-    return f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
+    first = error.errors(include_url=False, include_input=False)[0]
+    return f"{'.'.join(str(part) for part in first['loc'])}: {describe_fault(first)}"

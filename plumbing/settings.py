@@ -40,6 +40,7 @@ from pydantic_settings.exceptions import SettingsError
 
 from contract.base import Name, Strict
 from contract.errors import ConfigurationError, SettingsWrong
+from contract.fault_words import describe_fault
 from contract.identity import Credentials
 from contract.ticket import TICKET_SECONDS, TicketSeconds
 from plumbing.listening import is_host_name, with_port
@@ -160,7 +161,7 @@ def load_settings(cls: type[S], path: Path | None) -> S:
     Raises ConfigurationError naming each file or variable, the key and what to do; values are never repeated.
     """
     written = _read_toml(path) if path is not None else {}
-    _refuse_unknown_variables(cls)
+    unknown = _list_unknown_variables(cls)
     try:
         environment = _Environment(cls)()
     except SettingsError as error:
@@ -169,12 +170,14 @@ def load_settings(cls: type[S], path: Path | None) -> S:
         ) from None
     try:
         settings = cls(**_merged(written, environment))
+        if unknown:
+            raise SettingsWrong(*unknown)
     except ValidationError as error:
-        faults = error.errors(include_url=False, include_input=False, include_context=False)
+        faults = error.errors(include_url=False, include_input=False)
         # A misspelt key is both missing and unknown: the second says more.
         faults.sort(key=lambda fault: fault["type"] != "extra_forbidden")
         lines = dict.fromkeys(_explain(cls, path, fault, environment) for fault in faults[:MOST_FAULTS])
-        raise SettingsWrong(*lines) from None
+        raise SettingsWrong(*unknown, *lines) from None
     folder = path.resolve().parent if path is not None else Path.cwd()
     return settings.model_copy(
         update={name: _resolved(getattr(settings, name), folder) for name in type(settings).model_fields}
@@ -195,18 +198,16 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise ConfigurationError(f"{path}: is not a TOML file; correct it (https://toml.io)") from None
 
 
-def _refuse_unknown_variables(cls: type[PartySettings]) -> None:
+def _list_unknown_variables(cls: type[PartySettings]) -> list[str]:
+    """A line for each variable of the environment that has the prefix of these settings and names none of them."""
     prefix = str(cls.model_config.get("env_prefix", "")).upper()
     if not prefix:
-        return
-    known = {name.upper() for name in cls.model_fields}
-    for variable in sorted(os.environ):
-        key = variable.upper().removeprefix(prefix)
-        if variable.upper().startswith(prefix) and key.partition(NESTED)[0] not in known:
-            raise ConfigurationError(
-                f"environment variable {variable} names no setting; unset it, or use one of "
-                f"{', '.join(sorted(prefix + name for name in known))}"
-            )
+        return []
+    known = {prefix + name.upper() for name in cls.model_fields}
+    names = [name for name in sorted(os.environ) if name.upper().startswith(prefix)]
+    unknown = [name for name in names if prefix + name.upper().removeprefix(prefix).partition(NESTED)[0] not in known]
+    *first, last = [f"environment variable {name} names no setting; unset it" for name in unknown] or [""]
+    return [*first, f"{last}, or use one of {', '.join(sorted(known))}"] if unknown else []
 
 
 def _merged(low: Mapping[str, Any], high: Mapping[str, Any]) -> dict[str, Any]:
@@ -238,8 +239,7 @@ def _in_words(fault: ErrorDetails) -> str:
         return "not set"
     if fault["type"] == "extra_forbidden":
         return "no such setting"
-    words = fault["msg"].removeprefix("Value error, ")
-    return words.replace("Input should be", "must be").replace("Input should have", "must have")
+    return describe_fault(fault)
 
 
 def _resolved(value: Any, folder: Path) -> Any:

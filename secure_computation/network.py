@@ -21,6 +21,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from contract.base import Strict
 from contract.errors import ModelFileError
+from contract.fault_words import describe_fault
 
 NetworkHash = NewType("NetworkHash", str)
 """SHA-256 of a network's canonical bytes, 64 hexadecimal digits."""
@@ -395,7 +396,7 @@ def describe_invalid(error: ValidationError) -> str:
     """One line about the first thing that is wrong in data that pydantic refused; never echoes the input itself."""
     first = error.errors(include_url=False, include_input=False)[0]
     where = ".".join(str(part) for part in first["loc"]) or "the whole"
-    return f"{where}: {first['msg']}"
+    return f"{where}: {describe_fault(first)}"
 
 
 def parse_network(data: bytes) -> Network:

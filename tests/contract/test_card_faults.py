@@ -49,8 +49,8 @@ def test_all_are_told_at_once(tmp_path: Path) -> None:
         'taks: there is no such field; write "task" if that was meant, or remove it',
         "model_sha256: is not of the form that it must have; write the hash that `model-owner card --from model.onnx`",
         "input.modalities, entry 1: is none of the values that it may have; write one of 'CR', 'DX'",
-        "input.height: must be greater than or equal to 8; write the pixels that the model takes",
-        "input.mean, entry 1: must be a valid number, unable to parse string as a number; write what training",
+        "input.height: must be at least 8; write the pixels that the model takes",
+        "input.mean, entry 1: must be a number; write what training",
         "title: is missing; write a few words that a clinician reads above each answer",
     ):
         assert words in told

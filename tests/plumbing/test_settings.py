@@ -132,7 +132,7 @@ def test_mistakes_in_the_file_name_file_and_key(file: Path, addition: tuple[str,
         (("[credentials]", "[limits]\ncolour = 0\n[credentials]"), "limits.colour: no such setting; correct the file"),
         (
             ("[credentials]", '[limits]\nsessions = "many"\n[credentials]'),
-            "limits.sessions: must be a valid integer, unable to parse string as an integer; correct the file",
+            "limits.sessions: must be a whole number; correct the file",
         ),
     ],
 )
@@ -225,3 +225,17 @@ def test_urls_that_are_refused(kind: type[str], text: str) -> None:
 
 def test_urls_lose_their_trailing_slash() -> None:
     assert TypeAdapter[str](HttpUrl).validate_python("https://front.example/") == "https://front.example"
+
+
+def test_all_that_is_wrong_is_told_at_once(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file.write_text(
+        GOOD.replace("[credentials]", '[limits]\nsessions = "many"\n[credentials]', 1).replace("wss://", "https://", 1)
+    )
+    monkeypatch.setenv("EXAMPLE_PARTY_LISEN", "127.0.0.1:1")
+    monkeypatch.setenv("EXAMPLE_PARTY_COLOUR", "red")
+    with pytest.raises(SettingsWrong) as caught:
+        load_settings(Example, file)
+    first, second, *others = caught.value.faults
+    assert first == "environment variable EXAMPLE_PARTY_COLOUR names no setting; unset it"
+    assert second.startswith("environment variable EXAMPLE_PARTY_LISEN names no setting; unset it, or use one of ")
+    assert {line.removeprefix(f"{file}: ").partition(":")[0] for line in others} == {"limits.sessions", "provider"}
