@@ -128,16 +128,16 @@ def open_masked(
     out: RingElements,
     use_compiled: bool | None = None,
 ) -> None:
-    """Set `out` to (share + hidden + offset mod 2^ring_bits), its low `cut` bits dropped, plus `mask`, reduced."""
+    """Set `out` to (share + offset mod 2^ring_bits), its low `cut` bits dropped, plus `hidden` and `mask`, reduced."""
     kept = ring_bits - cut
     twin = _twin(use_compiled=use_compiled)
     if twin is not None:
         twin.open_masked(_sealed(share), _sealed(hidden), _sealed(mask), offset, ring_bits, cut, out)
         return
-    np.add(share, hidden, out=out)
-    out += np.uint32(offset)
+    np.add(share, np.uint32(offset), out=out)
     out &= np.uint32((1 << ring_bits) - 1)
     out >>= np.uint32(cut)
+    out += hidden
     out += mask
     out &= np.uint32((1 << kept) - 1)
 

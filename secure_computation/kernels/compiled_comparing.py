@@ -97,8 +97,8 @@ def open_masked(  # noqa: PLR0917 - as above
     added, drop = np.uint32(offset), np.uint32(cut)
     ring, kept = np.uint32((1 << ring_bits) - 1), np.uint32((1 << (ring_bits - cut)) - 1)
     for index in range(share.size):
-        value = np.uint32(share[index] + hidden[index] + added) & ring
-        output[index] = np.uint32((value >> drop) + mask[index]) & kept
+        value = np.uint32(share[index] + added) & ring
+        output[index] = np.uint32((value >> drop) + hidden[index] + mask[index]) & kept
 
 
 @jit

@@ -9,7 +9,7 @@ the result is put together; the moves of the three roles are these:
     r0, bits b0, rho', and     the same from s0                       r1, bits b1 from s1
     P0's shares from s0
     tables of each chain; dealt values less P0's shares        -->    corrections: tables; its ring shares
-                               z0 + r0                         -->
+                               z0 + r0                         -->     (its top bits alone, if a page says so)
     online
                                                                <--    C, the chains' bits, its share of each outcome,
                                                                       hidden by b1
@@ -38,7 +38,7 @@ from secure_computation.protocols.comparison import (
     expand_for_p0,
 )
 from secure_computation.protocols.draws import BitArray, BlockDraws, Draws, RingElements, Words
-from secure_computation.protocols.opening import OUTPUT_MASK, draw_mask
+from secure_computation.protocols.opening import OUTPUT_MASK, draw_mask, hide_share
 from secure_computation.ring import cut_to_bits, cut_to_ring
 
 
@@ -65,7 +65,7 @@ class Part:
     shares: Mapping[str, RingElements]
     """The party's, of what was dealt."""
     mask: RingElements | None
-    """The party's r0 (without the bits that are not opened) or r1, if the page keeps them."""
+    """The party's r0 or r1, if the page keeps them."""
     public: bool
     """Whether the party adds what is public: P1 does."""
     rest: RingElements
@@ -116,7 +116,7 @@ class ComparedShape(ABC):
 
     @property
     def unopened_bits(self) -> int:
-        """Bits of z, from below, that C leaves out: r1 and C have so many fewer."""
+        """Bits of z, from below, that C leaves out: r0, r1 and C have so many fewer."""
         return 0
 
     @abstractmethod
@@ -148,8 +148,8 @@ class ComparedShape(ABC):
 
     @cached_property
     def prepared(self) -> BundleLayout:
-        """P0 -> P1, offline: z0 + r0."""
-        return BundleLayout(count=self.count, ring_bits=(self.ring_bits,))
+        """P0 -> P1, offline: z0 + r0; without the bits that C leaves out, see `hide_share`."""
+        return BundleLayout(count=self.count, ring_bits=(self.opened_bits,))
 
     @cached_property
     def from_p1(self) -> BundleLayout:
@@ -191,8 +191,7 @@ def _by_comparison(shape: ComparedShape, arrays: Sequence[Words]) -> Iterator[Se
 def deal_layer(shape: ComparedShape, *, p0: Draws, p1: Draws) -> Bundle:
     """D: everything that P1's seed cannot give."""
     count = shape.count
-    r = draw_mask(p0, count, bits=shape.ring_bits) >> np.uint32(shape.unopened_bits)
-    r += draw_mask(p1, count, bits=shape.opened_bits)
+    r = draw_mask(p0, count, bits=shape.opened_bits) + draw_mask(p1, count, bits=shape.opened_bits)
     body, words = shape.corrections.room()
     rings = {name: np.empty(count, np.uint32) for name in shape.dealt_rings}
     s0, s1 = p0.in_blocks(), p1.in_blocks()
@@ -233,10 +232,10 @@ class LayerAsP0:
     def prepare(self, z0: RingElements) -> Bundle:
         """Offline: hide P0's share of z. Goes to P1."""
         shape = self.shape
-        r0 = draw_mask(self._draws, shape.count, bits=shape.ring_bits)
+        r0 = draw_mask(self._draws, shape.count, bits=shape.opened_bits)
         if shape.keeps_masks:
-            self._mask = r0 >> np.uint32(shape.unopened_bits)
-        return Bundle(rings=(cut_to_ring(z0 + r0, shape.ring_bits),))
+            self._mask = r0
+        return hide_share(z0, r0, bits=shape.opened_bits, left_out=shape.unopened_bits)
 
     def expand(self) -> None:
         """Draw ahead what `answer` needs: some 50 bytes an element. For the time that P0 waits; may be left out."""
@@ -314,7 +313,7 @@ class LayerAsP1:
         bits = np.empty((shape.from_p1.bit_arrays, shape.count), np.uint8)
         draws = self._draws.in_blocks()
         for part in blocks(shape.count):
-            # C = floor((z1 + (z0 + r0) + offset mod 2^k) / 2^unopened) + r1
+            # C = floor((z1 + offset mod 2^k) / 2^unopened) + (z0 + r0) + r1
             open_masked(
                 z1[part],
                 self._hidden_z0[part],

@@ -2,9 +2,9 @@
 
 z lies in a ring of k bits, -2^(k-1) + 2^f i <= z <= 2^(k-1) - 2^f (2^e - i), where i is 2^(e-1), or 0 for e = 0; y lies
 in a ring of k_out bits, chosen freely. P0 holds z0, fixed before the input exists, P1 holds z1, z = z0 + z1. Afterwards
-P0 holds rho', fixed in the same way, and P1 y - rho'. P1 knows u = z + 2^(k-1) - 2^f i + r0 mod 2^k before anything is
-opened: floor(u / 2^f) has rounded already, so r1 and C need h = k - f bits. With R = floor(r0 / 2^f), q = R + r1 -
-2^h * w, its wrap w, its top bit g, and m1 = b0 ^ b1 ^ g:
+P0 holds rho', fixed in the same way, and P1 y - rho'. z0 is uniform, and so is t = -z0 mod 2^f, the dither: P0 rounds
+its share up, P1 rounds down, and U = floor((z1 + 2^(k-1) - 2^f i) / 2^f) + (z0 + t) / 2^f + R mod 2^h needs h = k - f
+bits, as do r0 = R and r1. With q = R + r1 - 2^h * w, its wrap w, its top bit g, and m1 = b0 ^ b1 ^ g:
 
     D                          P0, data owner                         P1, model owner
     ------------------------   ------------------------------------   ---------------------------------------------
@@ -13,10 +13,10 @@ opened: floor(u / 2^f) has rounded already, so r1 and C need h = k - f bits. Wit
     shares from s0
     tables of the chain for                                    -->    corrections: tables; shares of m1, m1*q (k_out
     bits e to h-2 of q                                                bits) and of g, m1*g, w (k_out - h bits)
-                               z0 + r0                         -->
+                               (z0 + t) / 2^f + R mod 2^h      -->
     online
-                                                               <--    C = floor(u / 2^f) + r1 mod 2^h, the chain's
-                                                                      bits, its share of dd = d ^ m1
+                                                               <--    C = U + r1 mod 2^h, the chain's bits, its share
+                                                                      of dd = d ^ m1
                                its share of dd; y0 - rho'      -->
     with C' = floor(C / 2^e), q' = floor(q / 2^e), h' = h - e, and cm the top bit of C:
 
@@ -24,14 +24,15 @@ opened: floor(u / 2^f) has rounded already, so r1 and C need h = k - f bits. Wit
     y = d * (C - q + 2^h * (1 - cm + cm * g) - 2^(h-1) + i),
     d = dd + (1 - 2 dd) * m1, and q = R + r1 - 2^h * w:  public values and own masks times dealt shares.
 
-t = r0 mod 2^f, uniform and independent of z: right on average, with twice the variance of rounding to nearest. For
+t is uniform and independent of z: right on average, with twice the variance of rounding to nearest. For
 e > 0, a value Z of the truncated scale passes, as itself, if Z + s >= i with s = q mod 2^e: up to -i it never does,
 from i on always, and in between chance decides. For f = 0 and e = 0 or 1 the result is exact: the comparisons of a max
 pool run here too.
 
 q is not dealt: P0 knows R and P1 knows r1, which is q but for the wrap. It is dealt times m1, which neither knows.
 
-What is opened, and to whom: C to both (hidden by r1 from P0; P1 computes it), dd to both (hidden by m1).
+What is opened, and to whom: C to both (hidden by r1 from P0; P1 computes it), dd to both (hidden by m1). P0 knows t; D,
+which knows R, does not.
 
 Source: docs/protocol.md, "Dithered ReLU"; Escudero et al. 2020 for the masked form, Ghodsi et al. 2021 (Circa) and
 HummingBird (arXiv 2309.04875) for comparing fewer bits.

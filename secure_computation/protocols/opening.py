@@ -28,6 +28,16 @@ def draw_whole_mask(count: int, *, bits: int, p0: Draws, p1: Draws) -> RingEleme
     return r
 
 
-def hide_share(z0: RingElements, draws: Draws, *, bits: int) -> Bundle:
-    """P0, offline: z0 + r0, for P1. `z0`: flat."""
-    return Bundle(rings=(cut_to_ring(z0 + draw_mask(draws, z0.size, bits=bits), bits),))
+def hide_share(z0: RingElements, r0: RingElements, *, bits: int, left_out: int = 0) -> Bundle:
+    """P0, offline: z0 + r0, for P1. `z0`: flat. `bits`: of r0 and of what is sent.
+
+    `left_out`: bits of z0, from below, that are not sent. z0 is rounded up, by the t of `find_dither`: a dither that
+    neither party chooses, uniform as z0 is, and not known to P1.
+    """
+    rounded = (z0 + np.uint32((1 << left_out) - 1)) >> np.uint32(left_out)
+    return Bundle(rings=(cut_to_ring(rounded + r0, bits),))
+
+
+def find_dither(z0: RingElements, left_out: int) -> RingElements:
+    """The t by which `hide_share` rounds z0 up: z0 + t is a multiple of 2^left_out."""
+    return (np.uint32(0) - z0) & np.uint32((1 << left_out) - 1)

@@ -104,7 +104,8 @@ class WideningAsP0:
 
     def prepare(self, x0: RingElements) -> Bundle:
         """Offline: hide P0's share of x. Goes to P1."""
-        return hide_share(x0.reshape(-1), self._draws, bits=self._shape.ring_bits)
+        bits = self._shape.ring_bits
+        return hide_share(x0.reshape(-1), draw_mask(self._draws, x0.size, bits=bits), bits=bits)
 
     def widen(self, received: Bundle) -> WideElements:
         """Online: P0's share of x mod 2^64, shape (count,), from P1's opening."""

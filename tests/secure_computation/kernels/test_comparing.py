@@ -125,8 +125,8 @@ def test_combining_shares(seed: int, count: int, data: st.DataObject) -> None:
         return [c]
 
     (masked,) = both(of_masking)
-    wanted = ((rest + own + np.uint32(1 << (k - 1))) & np.uint32((1 << k) - 1)) >> np.uint32(f)
-    np.testing.assert_array_equal(masked, (wanted + shares[0]) & np.uint32((1 << h) - 1))
+    wanted = ((rest + np.uint32(1 << (k - 1))) & np.uint32((1 << k) - 1)) >> np.uint32(f)
+    np.testing.assert_array_equal(masked, (wanted + own + shares[0]) & np.uint32((1 << h) - 1))
     truncation = TruncationConstants(public, k, f, 1 << (h - 1), (1 << h) % 2**32, cut, sign)
 
     def of_truncation(fast: bool) -> list[NDArray[Any]]:

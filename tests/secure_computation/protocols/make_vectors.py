@@ -291,8 +291,10 @@ def dithered_relu(k: int, f: int, k_out: int, high: Sequence[int], e: int = 0) -
     z = edges(k, f, -offset, 2 ** (k - 1) - 2**f * (2**e - undecided) + 1)
     n = len(z)
     z0 = ring(SEEDS["p0"], "an input of the vectors", n, 32)
-    r0, r1 = ring(SEEDS["p0"], "mask", n, k), ring(SEEDS["p1"], "mask", n, h)
-    sums = [(a >> f) + b for a, b in zip(r0, r1, strict=True)]
+    r0, r1 = ring(SEEDS["p0"], "mask", n, h), ring(SEEDS["p1"], "mask", n, h)
+    dither = [-value % 2**f for value in z0]
+    hidden = [(share + t) // 2**f + mask for share, t, mask in zip(z0, dither, r0, strict=True)]
+    sums = [a + b for a, b in zip(r0, r1, strict=True)]
     q = [value % 2**h for value in sums]
     g = [value >> h - 1 for value in q]
     b_0, b_1 = (bits(SEEDS[party], "m1", n) for party in ("p0", "p1"))
@@ -303,8 +305,8 @@ def dithered_relu(k: int, f: int, k_out: int, high: Sequence[int], e: int = 0) -
         dealt |= {"g": g, "m1 g": [a * b for a, b in zip(m1, g, strict=True)], "w": [value >> h for value in sums]}
         sizes |= dict.fromkeys(("g", "m1 g", "w"), k_out - h)
     ours, theirs = shares_of(dealt, sizes, n)
-    u = [(value + offset + mask) % 2**k for value, mask in zip(z, r0, strict=True)]
-    c = [((value >> f) + mask) % 2**h for value, mask in zip(u, r1, strict=True)]
+    own_part = [(value - share + offset) % 2**k // 2**f for value, share in zip(z, z0, strict=True)]
+    c = [(a + b + mask) % 2**h for a, b, mask in zip(own_part, hidden, r1, strict=True)]
     cm = [value >> h - 1 for value in c]
     cut_c, cut_q = ([(value >> e) % 2 ** (h - e - 1) for value in values] for values in (c, q))
     sign = compare(high, cut_c, cut_q, "high")
@@ -317,18 +319,18 @@ def dithered_relu(k: int, f: int, k_out: int, high: Sequence[int], e: int = 0) -
         dd = dd_0[i] ^ dd_1[i]
         shifted = c[i] + 2**h * (1 - cm[i]) - 2 ** (h - 1) + undecided
         y = (1 - 2 * dd) * own["m1"] * shifted  # P0's share of d
-        y -= dd * (r0[i] >> f) + (1 - 2 * dd) * own["m1 q"]
+        y -= dd * r0[i] + (1 - 2 * dd) * own["m1 q"]
         if k_out > h:
             y += 2**h * (dd * (own["w"] + cm[i] * own["g"]) + (1 - 2 * dd) * cm[i] * own["m1 g"])
         y0.append(y - rho[i])
-    rounded = [value + mask % 2**f >> f for value, mask in zip(z, r0, strict=True)]
+    rounded = [value + t >> f for value, t in zip(z, dither, strict=True)]
     passes = [value + mask % 2**e >= undecided for value, mask in zip(rounded, q, strict=True)]
     return {
         "shape": {"ring_bits": k, "truncated_bits": f, "output_bits": k_out, "high": high, "sign_cut_bits": e},
         "z": z,
         "z0": z0,
         "corrections": message(words=sign["words"], rings=theirs),
-        "prepared": message(rings=[([a + b for a, b in zip(z0, r0, strict=True)], k)]),
+        "prepared": message(rings=[(hidden, h)]),
         "from_p1": message(bit_arrays=[*sign["sent"], dd_1], rings=[(c, h)]),
         "from_p0": message(bit_arrays=[dd_0], rings=[(y0, k_out)]),
         "y": [value * passed % 2**k_out for value, passed in zip(rounded, passes, strict=True)],
@@ -341,22 +343,25 @@ def dithered_truncation(k: int, f: int, k_out: int) -> Json:
     z = edges(k, f, -offset, offset)
     n = len(z)
     z0 = ring(SEEDS["p0"], "an input of the vectors", n, 32)
-    r0 = ring(SEEDS["p0"], "mask", n, k)
+    r0 = ring(SEEDS["p0"], "mask", n, h)
+    dither = [-value % 2**f for value in z0]
+    hidden = [(share + t) // 2**f + mask for share, t, mask in zip(z0, dither, r0, strict=True)]
     vector = {
         "shape": {"ring_bits": k, "truncated_bits": f, "output_bits": k_out},
         "z": z,
         "z0": z0,
-        "prepared": message(rings=[([a + b for a, b in zip(z0, r0, strict=True)], k)]),
-        "y": [(value + mask % 2**f >> f) % 2**k_out for value, mask in zip(z, r0, strict=True)],
+        "prepared": message(rings=[(hidden, h)]),
+        "y": [(value + t >> f) % 2**k_out for value, t in zip(z, dither, strict=True)],
     }
     if not wide:
         return vector
-    g = [mask >> k - 1 for mask in r0]
+    g = [mask >> h - 1 for mask in r0]
     b = bits(SEEDS["p1"], "wrap bit", n)
     x_0 = ring(SEEDS["p0"], "share of wrap", n, k_out - h)
     pad = ring(SEEDS["p0"], "output mask", n, k_out - h)
-    u = [(value + offset + mask) % 2**k for value, mask in zip(z, r0, strict=True)]
-    opened = [1 - (value >> k - 1) ^ own for value, own in zip(u, b, strict=True)]
+    own_part = [(value - share + offset) % 2**k // 2**f for value, share in zip(z, z0, strict=True)]
+    u = [(a + b) % 2**h for a, b in zip(own_part, hidden, strict=True)]
+    opened = [1 - (value >> h - 1) ^ own for value, own in zip(u, b, strict=True)]
     answer = [opened[i] * g[i] + (1 - 2 * opened[i]) * x_0[i] - pad[i] for i in range(n)]
     return vector | {
         "corrections": message(rings=[([b[i] * g[i] - x_0[i] for i in range(n)], k_out - h)]),

@@ -114,7 +114,7 @@ class Layer:
     """Bodies: corrections, prepared, from_p1, from_p0."""
     opened: dict[str, Bundle]
     rounding: Integers
-    """What a dithered layer added before it rounded down: r0 mod 2^f."""
+    """What a dithered layer added before it rounded down: -z0 mod 2^f."""
     sign: Integers
     """What a dithered ReLU added before it looked at the sign: q mod 2^e."""
 
@@ -130,7 +130,7 @@ def play(
 ) -> Layer:
     """One layer.
 
-    `r`: r0 + r1; of a dithered layer r0 alone, and `r1` is P1's. Random if left out. `z0`: P0's share of z.
+    `r`: r0 + r1; of a dithered layer R, and `r1` is P1's. Random if left out. `z0`: P0's share of z.
     """
     seeds = seeds or Seeds.fresh()
     z0 = random_ring(shape.count) if z0 is None else z0
@@ -150,11 +150,10 @@ def play(
 
     dithers = {"rounding": np.zeros(0, np.int64), "sign": np.zeros(0, np.int64)}
     if not isinstance(shape, ReluShape | TruncationShape):
-        r0 = p0_draws().ring("mask", shape.count, bits=shape.ring_bits).astype(np.int64)
-        dithers["rounding"] = r0 % (1 << shape.truncated_bits)
+        dithers["rounding"] = -z0.astype(np.int64) % (1 << shape.truncated_bits)
     if isinstance(shape, DitheredReluShape):
-        sums = (r0 >> shape.truncated_bits) + p1_draws().ring("mask", shape.count, bits=shape.opened_bits)
-        dithers["sign"] = sums % (1 << shape.sign_cut_bits)
+        own, other = (one().ring("mask", shape.count, bits=shape.opened_bits) for one in (p0_draws, p1_draws))
+        dithers["sign"] = (own.astype(np.int64) + other) % (1 << shape.sign_cut_bits)
     messages: dict[str, bytes] = {}
     opened: dict[str, Bundle] = {}
 

@@ -1,5 +1,7 @@
 """ReLU with dithered truncation: every value under every mask in small rings, edges and random values in large ones."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -33,11 +35,15 @@ def wanted(shape: DitheredReluShape, z: Integers, layer: Layer) -> Integers:
     return np.asarray(passed & ((1 << shape.output_bits) - 1))
 
 
-def every_value_under_every_mask(shape: DitheredReluShape) -> tuple[Integers, Integers, Integers]:
-    """z, r0 and r1, flat."""
-    grids = np.meshgrid(np.arange(*range_of(shape)), np.arange(1 << shape.ring_bits), np.arange(1 << shape.opened_bits))
-    z, r0, r1 = (grid.ravel() for grid in grids)
-    return z, r0, r1
+def every_value_under_every_mask(shape: DitheredReluShape) -> tuple[Integers, dict[str, Any]]:
+    """z, and z0 mod 2^f, r0 and r1 as `play` takes them."""
+    masks = np.arange(1 << shape.opened_bits)
+    z, low, r0, r1 = (
+        grid.ravel()
+        for grid in np.meshgrid(np.arange(*range_of(shape)), np.arange(1 << shape.truncated_bits), masks, masks)
+    )
+    above = random_ring(z.size) << np.uint32(shape.truncated_bits)
+    return z, {"z0": above + low.astype(np.uint32), "r": r0, "r1": r1}
 
 
 SMALL = [(k, f, e) for k in range(2, 6) for f in range(k - 1) for e in range(k - f - 1)]
@@ -46,18 +52,18 @@ SMALL = [(k, f, e) for k in range(2, 6) for f in range(k - 1) for e in range(k -
 @pytest.mark.parametrize(("k", "f", "e"), SMALL)
 def test_every_value_under_every_mask(k: int, f: int, e: int) -> None:
     for k_out in sorted({1, k - f, k - f + 1, 32}):
-        z, r0, r1 = every_value_under_every_mask(dithered_relu_shape(k, f, k_out, 1, e=e))
+        z, shares = every_value_under_every_mask(dithered_relu_shape(k, f, k_out, 1, e=e))
         shape = dithered_relu_shape(k, f, k_out, z.size, e=e)
-        layer = play(shape, z, r=r0, r1=r1)
-        np.testing.assert_array_equal(layer.rounding, r0 % (1 << f))
+        layer = play(shape, z, **shares)
+        assert set(layer.rounding) == set(range(1 << f))
         np.testing.assert_array_equal(layer.y, wanted(shape, z, layer), err_msg=f"k_out {k_out}")
 
 
 @pytest.mark.parametrize(("k", "f", "e", "chunks"), [(6, 0, 0, 2), (6, 1, 1, 1), (6, 2, 0, 2), (6, 1, 0, 1)])
 def test_every_value_under_every_mask_in_several_chunks(k: int, f: int, e: int, chunks: int) -> None:
-    z, r0, r1 = every_value_under_every_mask(dithered_relu_shape(k, f, 32, 1, e=e))
+    z, shares = every_value_under_every_mask(dithered_relu_shape(k, f, 32, 1, e=e))
     shape = dithered_relu_shape(k, f, 32, z.size, e=e, chunks=chunks)
-    layer = play(shape, z, r=r0, r1=r1)
+    layer = play(shape, z, **shares)
     np.testing.assert_array_equal(layer.y, wanted(shape, z, layer))
 
 
@@ -65,11 +71,11 @@ def test_every_value_under_every_mask_in_several_chunks(k: int, f: int, e: int, 
 def test_beyond_the_allowed_range_some_masks_go_wrong(k: int, f: int, e: int) -> None:
     """The bounds are sharp: the range audit must refuse the next larger and the next smaller value."""
     low, above = range_of(dithered_relu_shape(k, f, 32, 1, e=e))
-    r0, r1 = (grid.ravel() for grid in np.meshgrid(np.arange(1 << k), np.arange(1 << (k - f))))
-    shape = dithered_relu_shape(k, f, 32, r0.size, e=e)
+    _, shares = every_value_under_every_mask(dithered_relu_shape(k, f, 32, 1, e=e))
+    shape = dithered_relu_shape(k, f, 32, shares["r"].size, e=e)
     for beyond in (low - 1, above):
-        z = np.full(r0.size, beyond)
-        layer = play(shape, z, r=r0, r1=r1)
+        z = np.full(shape.count, beyond)
+        layer = play(shape, z, **shares)
         assert np.any(layer.y != wanted(shape, z, layer))
 
 
@@ -155,7 +161,7 @@ def test_declared_sizes_of_the_document() -> None:
     shape = DitheredReluShape(count=8, ring_bits=20, truncated_bits=9, output_bits=20, high=Chain((5, 5)))
     assert shape.from_p1.body_bytes == 11 + 2 + 1  # bits of an element are bytes of eight
     assert shape.from_p0.body_bytes == 20 + 1
-    assert shape.prepared.body_bytes == 20
+    assert shape.prepared.body_bytes == 11
     assert shape.corrections.body_bytes == 128 + 2 * 20 + 3 * 9
     cut = DitheredReluShape(
         count=8, ring_bits=20, truncated_bits=9, output_bits=20, high=Chain((4, 4)), sign_cut_bits=2

@@ -1,5 +1,7 @@
 """Dithered truncation, narrow and wide: every value under every mask in small rings, edges and random ones in large."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -32,13 +34,20 @@ def range_of(shape: DitheredTruncationShape) -> tuple[int, int]:
     return -(1 << shape.offset_bits), 1 << shape.offset_bits
 
 
+def shares(shape: DitheredTruncationShape, r: Integers) -> dict[str, Any]:
+    """R, and a share of z whose dither is the low bits of `r`, as `play` takes them."""
+    f = shape.truncated_bits
+    z0 = (random_ring(r.size) << np.uint32(f)) - (r % (1 << f)).astype(np.uint32)
+    return {"r": r >> f, "z0": z0}
+
+
 @pytest.mark.parametrize(("k", "f"), [(k, f) for k in range(2, 8) for f in range(k - 1)])
 def test_every_value_under_every_mask(k: int, f: int) -> None:
     for k_out in sorted({1, max(1, k - f - 1), k - f, k - f + 1, k, 32}):
         z, r = every_pair(np.arange(*range_of(dithered_truncation_shape(k, f, k_out, 1))), k)
         shape = dithered_truncation_shape(k, f, k_out, z.size)
         assert shape.wide == (k_out > k - f)
-        layer = play(shape, z, r=r)
+        layer = play(shape, z, **shares(shape, r))
         np.testing.assert_array_equal(layer.rounding, r % (1 << f))
         np.testing.assert_array_equal(layer.y, wanted(shape, z, layer), err_msg=f"k_out {k_out}")
 
@@ -49,7 +58,7 @@ def test_outside_the_range_of_the_wide_form_some_masks_go_wrong(k: int, f: int, 
     z, r = every_pair([value], k)
     shape = dithered_truncation_shape(k, f, 32, z.size)
     assert value in (range_of(shape)[0] - 1, range_of(shape)[1] + 1)
-    layer = play(shape, z, r=r)
+    layer = play(shape, z, **shares(shape, r))
     assert np.any(layer.y != wanted(shape, z, layer))
 
 
@@ -102,7 +111,7 @@ def test_the_narrow_form_sends_nothing_online_and_the_wide_form_a_bit() -> None:
     assert set(narrow.messages) == {"prepared"}
     wide = dithered_truncation_shape(20, 9, 20, 8)
     sizes = [layout.body_bytes for layout in (wide.corrections, wide.prepared, wide.from_p1, wide.from_p0)]
-    assert sizes == [9, 20, 1, 9]
+    assert sizes == [9, 11, 1, 9]
 
 
 def test_open_comes_before_finish_and_once() -> None:

@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 
 from contract.errors import ModelFileError
 from contract.model_card import Arithmetic
-from secure_computation.channel.memory import Recorders
+from secure_computation.channel.memory import MODEL_OWNER, Recorders
 from secure_computation.engines.masked.lowering.drafts import Precision
 from secure_computation.engines.masked.lowering.lower import lower_masked
 from secure_computation.engines.masked.plan import reference
 from secure_computation.engines.masked.plan.fixed_point import IntegerWeights, round_weights
 from secure_computation.engines.masked.plan.masked_lowering import MaskedLowering
-from secure_computation.engines.masked.plan.reference import middle_dither
+from secure_computation.engines.masked.plan.reference import Dithers, middle_dither
 from secure_computation.engines.masked.plan.steps import LinearStep, Step
 from secure_computation.engines.masked.session import sides
 from secure_computation.engines.masked.session.corrections import find_corrected
@@ -31,6 +31,8 @@ from secure_computation.engines.masked.session.in_process import (
 )
 from secure_computation.engines.masked.session.sides import DeltaStore, MaskedDataOwner, MaskedDealer, MaskedModelOwner
 from secure_computation.engines.masked.session.walk import Walk
+from secure_computation.engines.masked.session.weights import derive_model_seed, draw_mask, prepare_maps
+from secure_computation.kernels.linear import PreparedWeights
 from secure_computation.material import DealtSeeds, ItemName
 from secure_computation.network import (
     INPUT,
@@ -50,6 +52,7 @@ from secure_computation.network import (
 )
 from secure_computation.private_weights import PrivateWeights
 from secure_computation.protocols.draws import RingElements
+from secure_computation.protocols.linear import mask_weights
 from secure_computation.randomness import Seed
 from tests.secure_computation.networks import CLASSES, classifier, convolution, random_weights
 
@@ -303,13 +306,19 @@ class Model:
     lowering: MaskedLowering
     integers: IntegerWeights
     images: Image
+    key: Seed = field(default_factory=Seed.fresh)
+    """The dealer's."""
+    version: str = VERSION
+    owner: str = MODEL_OWNER.organisation
 
     def expected(
         self, image: Image, seeds: DealtSeeds | None = None, item: ItemName = ITEM
     ) -> dict[str, NDArray[np.int64]]:
         """Every value of the integer reference, with the dithers of an item of these seeds, or in the middle."""
         values: dict[str, NDArray[np.int64]] = {}
-        dithers = middle_dither if seeds is None else compute_dithers(self.lowering, seeds, item)
+        dithers: Dithers = middle_dither
+        if seeds is not None:
+            dithers = compute_dithers(self.lowering, seeds, item, self.prepare_deltas())
         reference.evaluate(
             self.lowering,
             self.integers,
@@ -322,7 +331,18 @@ class Model:
     def expected_logits(
         self, image: Image, seeds: DealtSeeds | None = None, item: ItemName = ITEM
     ) -> NDArray[np.float64]:
-        return reference.read_logits(self.lowering, self.expected(image, seeds, item)[self.lowering.output])
+        values = self.expected(image, seeds, item)
+        return reference.read_logits(self.lowering, values[self.lowering.output])
+
+    def prepare_deltas(self) -> dict[str, PreparedWeights]:
+        """Delta of each map, as the data owner has it once it has met the dealer of this key."""
+        seed = derive_model_seed(self.key, model_owner=self.owner, version_name=self.version, lowering=self.lowering)
+
+        def find_delta(number: int, step: LinearStep) -> RingElements:
+            mask = draw_mask(seed, number, step)
+            return mask_weights(self.integers[step.weight_name], mask, bits=step.value.ring_bits).values
+
+        return prepare_maps(self.lowering, find_delta, threads=1)
 
 
 def lowered(
@@ -346,19 +366,14 @@ def lowered(
 
 
 def parties_of(
-    model: Model,
-    *,
-    key: Seed | None = None,
-    store: DeltaStore | None = None,
-    version: str = VERSION,
-    toss: Callable[[float], bool] | None = None,
+    model: Model, *, store: DeltaStore | None = None, toss: Callable[[float], bool] | None = None
 ) -> InProcessParties:
     """`toss`: whether an item is a decoy; without it, none is."""
     return InProcessParties(
-        dealer=MaskedDealer(model.lowering, key=key or Seed.fresh(), toss=toss or toss_coin),
+        dealer=MaskedDealer(model.lowering, key=model.key, toss=toss or toss_coin),
         data_owner=MaskedDataOwner(model.lowering, store=store or MemoryStore()),
         model_owner=MaskedModelOwner(
-            model.lowering, model.integers, version=version, audit_share=0.0 if toss is None else 0.1
+            model.lowering, model.integers, version=model.version, audit_share=0.0 if toss is None else 0.1
         ),
     )
 

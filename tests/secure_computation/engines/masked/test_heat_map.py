@@ -23,6 +23,7 @@ from secure_computation.engines.masked.session.costs import masked_weight_bytes,
 from secure_computation.engines.masked.session.decoys import AUDIT_STEP
 from secure_computation.network import INPUT, Network, Relu
 from secure_computation.plan import Lowerings, Plan, parse_plan
+from secure_computation.randomness import Seed
 from secure_computation.wire import Kind, Phase
 from tests.secure_computation.engines.masked.parties import (
     Image,
@@ -139,7 +140,7 @@ def test_the_weights_second_mask_is_independent_of_the_first() -> None:
     """Delta and Delta' hide one W; their difference is A' - A, which says nothing about W: uniform, and not zero."""
     differences = []
     for _ in range(60):
-        session = Session(parties_of(MODEL), IMAGES[0]).run()
+        session = Session(parties_of(replace(MODEL, key=Seed.fresh())), IMAGES[0]).run()
         frames = {frame.step: frame.body for frame in session.frames["data_owner_from_model_owner"]}
         first, second = (np.frombuffer(frames[f"masked weights, {name}"], np.uint8) for name in ("fc", SUMS.name))
         size = min(first.size, second.size) - 1  # the last byte is filled up with zeros

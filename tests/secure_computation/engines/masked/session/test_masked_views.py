@@ -11,6 +11,7 @@ from secure_computation.engines.masked.plan.fixed_point import IntegerWeights
 from secure_computation.engines.masked.plan.steps import LinearStep
 from secure_computation.material import DealtSeeds
 from secure_computation.network import INPUT, Add, Clip, GlobalAveragePool, MaxPool, Multiply, Network, Operation, Relu
+from secure_computation.randomness import Seed
 from secure_computation.ring import pack, reduce_to_ring
 from secure_computation.wire import Frame, Kind, Phase
 from tests.secure_computation.engines.masked.parties import VERSION, Image, Model, lowered, parties_of
@@ -182,7 +183,7 @@ def test_the_search_would_find_them() -> None:
 @pytest.mark.parametrize("link", UNIFORM)
 def test_two_sessions_on_one_image_share_nothing(sessions: dict[str, Session], link: str) -> None:
     """No eight bytes of one come in the other: no mask is used twice, the weights' included (two dealers)."""
-    other = Session(parties_of(MODEL), NOISE).run()
+    other = Session(parties_of(replace(MODEL, key=Seed.fresh())), NOISE).run()
     other.honest()
     first, second = (
         np.concatenate([np.frombuffer(body[: len(body) // 8 * 8], "<u8") for body in bodies(session, link)])

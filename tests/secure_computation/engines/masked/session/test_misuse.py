@@ -124,14 +124,14 @@ def test_a_missing_version_name_is_refused() -> None:
 
 
 def test_a_new_version_is_fetched_and_an_old_one_never_used() -> None:
-    store, key, changed = MemoryStore(), Seed.fresh(), other_weights()
-    first = Session(parties_of(MODEL, store=store, key=key), IMAGE).run()
+    store, changed = MemoryStore(), replace(other_weights(), key=MODEL.key, version=OTHER_VERSION)
+    first = Session(parties_of(MODEL, store=store), IMAGE).run()
     np.testing.assert_array_equal(first.honest(), MODEL.expected_logits(IMAGE, first.seeds))
     assert store.newest("laboratory", MODEL.lowering) == VERSION
-    second = Session(parties_of(changed, store=store, key=key, version=OTHER_VERSION), IMAGE).run()
+    second = Session(parties_of(changed, store=store), IMAGE).run()
     np.testing.assert_array_equal(second.honest(), changed.expected_logits(IMAGE, second.seeds))
     assert store.newest("laboratory", MODEL.lowering) == OTHER_VERSION
-    again = Session(parties_of(changed, store=store, key=key, version=OTHER_VERSION), IMAGE).run()
+    again = Session(parties_of(changed, store=store), IMAGE).run()
     np.testing.assert_array_equal(again.honest(), changed.expected_logits(IMAGE, again.seeds))
     fetched = [
         any("masked weights, " in frame.step for frame in s.frames["data_owner_from_model_owner"])
@@ -142,10 +142,10 @@ def test_a_new_version_is_fetched_and_an_old_one_never_used() -> None:
 
 def test_two_versions_leave_nothing_of_their_difference() -> None:
     """Even the same weights, imported twice, have unrelated masks: A belongs to the version's name."""
-    key, deltas = Seed.fresh(), []
+    deltas = []
     for version in (VERSION, OTHER_VERSION):
         store = MemoryStore()
-        Session(parties_of(MODEL, store=store, key=key, version=version), IMAGE).run().honest()
+        Session(parties_of(replace(MODEL, version=version), store=store), IMAGE).run().honest()
         kept = store.load("laboratory", version, MODEL.lowering)
         assert kept is not None
         deltas.append(kept)
@@ -155,9 +155,9 @@ def test_two_versions_leave_nothing_of_their_difference() -> None:
 
 def test_another_model_owner_has_weights_of_its_own() -> None:
     """The same name of a version at two organisations: neither Delta nor masks are mixed up."""
-    store, key, changed = MemoryStore(), Seed.fresh(), other_weights()
     rival = Party(role=Role.MODEL_OWNER, organisation="rival")
-    ours, theirs = parties_of(MODEL, store=store, key=key), parties_of(changed, store=store, key=key)
+    store, changed = MemoryStore(), replace(other_weights(), key=MODEL.key, owner=rival.organisation)
+    ours, theirs = parties_of(MODEL, store=store), parties_of(changed, store=store)
     theirs = replace(theirs, data_owner=ours.data_owner, dealer=ours.dealer)
     for _ in range(2):
         session = Session(ours, IMAGE).run()
