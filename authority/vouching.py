@@ -31,7 +31,7 @@ class Domain(StrEnum):
     one of another.
     """
 
-    MODEL_ENTRY = "model-entry/2"
+    MODEL_ENTRY = "model-entry/3"
     """A model owner's, of what the catalog says of its model."""
     DECOY = "decoy/1"
     """A crypto provider's, of what the messages of a decoy must be."""

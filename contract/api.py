@@ -135,9 +135,12 @@ class ModelEntry(Strict):
     """The model owner's, for `statement`; absent if it registered the version before there were any."""
 
     @model_validator(mode="after")
-    def _version_is_the_cards(self) -> Self:
+    def _fits_its_card(self) -> Self:
         if self.version != self.card.version:
             raise ValueError("version differs from the card's")
+        references = self.card.references
+        if references is not None and references.plan_hash != self.plan_hash:
+            raise ValueError("the card's reference pictures are those of another plan")
         return self
 
     def statement(self) -> bytes:

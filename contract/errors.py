@@ -122,6 +122,10 @@ class NotVouchedFor(PeerViolation, code="not-vouched-for"):
     """What the front end shows of a model is not what the model's owner signed. Nothing was sent."""
 
 
+class ReferenceMismatch(PeerViolation, code="reference-mismatch"):
+    """A model answered a reference picture otherwise than its owner signed: it may not be the model of its card."""
+
+
 class TransportError(EncryptedInferenceError, code="transport", http_status=HTTPStatus.BAD_GATEWAY, exit_status=4):
     """The link between two parties failed."""
 

@@ -14,6 +14,7 @@ from pydantic import AfterValidator, ConfigDict, Field, model_validator
 from contract.base import Name, Strict, Version, canonical_json
 from contract.card_faults import find_card_faults, list_faults
 from contract.errors import ModelFileError
+from contract.references import References
 
 Number = Annotated[float, Field(allow_inf_nan=False, ge=-1e6, le=1e6)]
 Positive = Annotated[float, Field(allow_inf_nan=False, ge=1e-6, le=1e6)]
@@ -260,11 +261,14 @@ class ModelCard(Strict):
     citations: tuple[str, ...] = ()
     model_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     """SHA-256 of model.onnx; checked at import and at start."""
+    references: References | None = None
+    """Pictures with the answers that the owner vouches for, by which a data owner checks the model that is served. The
+    import writes them."""
 
     @model_validator(mode="after")
     def _fields_fit(self) -> Self:
         """Everything that does not fit is said at once."""
-        faults = [*self._class_faults(), *self._task_faults(), *self._uncertainty_faults()]
+        faults = [*self._class_faults(), *self._task_faults(), *self._uncertainty_faults(), *self._reference_faults()]
         if faults:
             raise ValueError("; ".join(faults))
         return self
@@ -291,6 +295,22 @@ class ModelCard(Strict):
     def _uncertainty_faults(self) -> Iterator[str]:
         if self.uncertain_below is not None and self.output_policy is OutputPolicy.LABEL_ONLY:
             yield "uncertain_below needs probabilities, which output_policy label-only does not give"
+
+    def _reference_faults(self) -> Iterator[str]:
+        for one in () if self.references is None else self.references.pictures:
+            count, classes = len(one.numbers), len(self.classes)
+            match self.output_policy:
+                case OutputPolicy.LOGITS:
+                    fits = count == classes
+                case OutputPolicy.LOGITS_AND_HEAT_MAP:
+                    fits = count > classes and count % classes == 0
+                case OutputPolicy.LABEL_ONLY:
+                    fits = count == 1 and 0 <= one.numbers[0] < classes and not one.tolerances
+                case _:
+                    assert_never(self.output_policy)
+            if not fits or (self.arithmetic is Arithmetic.EXACT and one.tolerances):
+                yield "references are not answers of such a model: leave them out, and import with --references FOLDER"
+                return
 
     def is_uncertain(self, probabilities: dict[str, float]) -> bool:
         """Whether an answer is to be shown as uncertain."""

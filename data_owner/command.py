@@ -3,6 +3,7 @@
 data-owner diagnose chest.dcm --config data-owner.toml
 data-owner diagnose chest.dcm --heat-map chest.png --config data-owner.toml
 data-owner diagnose *.dcm --batch 8 --config data-owner.toml
+data-owner verify pneumonia --references pictures --config data-owner.toml
 data-owner prepare --count 8 --config data-owner.toml
 data-owner stock --config data-owner.toml
 data-owner inspect chest.dcm --card card.json --preview seen.png
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from contract.errors import CallerError, EncryptedInferenceError
+from contract.errors import CallerError, EncryptedInferenceError, ReferenceMismatch
 from contract.ticket import BATCHED_ENGINES, MAX_IMAGES, STOCKED_ENGINES, Engine
 from data_owner.heat_map_places import choose_places, require_one_polarity
 from imaging.isolation.processes import SHARED
@@ -77,6 +78,7 @@ def diagnose(
     settings = load_settings(DataOwnerSettings, config)
     with console().status("starting"):
         from data_owner.delivery import Delivery
+        from data_owner.references import FoundReference, ReferenceMixer, read_reference
         from data_owner.session import Diagnoser
         from data_owner.submission import require_heat_map
         from inference_service.client import InferenceServiceClient
@@ -95,13 +97,19 @@ def diagnose(
             )
         with console().status("starting"):
             diagnoser.warm_up(chosen, stocked_for=entry)  # takes seconds: before the first session, not in it
+        mixer = ReferenceMixer.of(settings, entry, chosen, tell=lambda words: say(f"data-owner: {words}"))
+        queue = [one for pair in zip(files, places, strict=True) for one in mixer.surround(pair)]
         waiting: list[Submission] = []
-        for number, (path, place) in enumerate(zip(files, places, strict=True), start=1):
+        for number, one in enumerate(queue, start=1):
+            path = one.path if isinstance(one, FoundReference) else one[0]
             try:
-                waiting.append(diagnoser.read(path, entry, force=force, polarity=polarity, heat_map=place))
+                if isinstance(one, FoundReference):
+                    waiting.append(read_reference(one, entry, diagnoser.catalog.fetch_plan(entry)))
+                else:
+                    waiting.append(diagnoser.read(path, entry, force=force, polarity=polarity, heat_map=one[1]))
             except EncryptedInferenceError as error:
                 statuses.append(_print_error(path, error))
-            if len(waiting) == batch or (waiting and number == len(files)):
+            if len(waiting) == batch or (waiting and number == len(queue)):
                 statuses += _submit(diagnoser, waiting, entry, engine=chosen, delivery=delivery)
                 waiting.clear()
     if max(statuses):
@@ -129,6 +137,7 @@ def _submit(
         if isinstance(result, EncryptedInferenceError)
         else delivery.deliver(result, entry.card)
         for submission, result in zip(submissions, results, strict=True)
+        if submission.reference is None or isinstance(result, EncryptedInferenceError)
     ]
 
 
@@ -145,6 +154,57 @@ def read_polarity(*, as_is: bool, invert: bool) -> "Polarity | None":
 def _print_error(path: Path, error: EncryptedInferenceError) -> int:
     say(f"data-owner: {path}: {one_line(error)}")
     return error.exit_status
+
+
+@app.command()
+def verify(
+    model: Annotated[str | None, typer.Argument(help="Needed if several models are offered.")] = None,
+    config: Annotated[Path | None, typer.Option(help="TOML file of settings.")] = None,
+    references: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Its owner's reference pictures; if left out, the settings' `references`."),
+    ] = None,
+    sessions: Annotated[
+        int | None, typer.Option(min=1, max=1000, help="How many; one for each picture if left out.")
+    ] = None,
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a session, on stdout.")] = False,
+) -> None:
+    """Send a model its owner's reference pictures and compare the answers. Exit status 3: one differs."""
+    from data_owner.settings import DataOwnerSettings
+
+    SHARED.start()  # decoders load beside what this command loads
+    settings = load_settings(DataOwnerSettings, config)
+    folder = references or settings.references
+    if folder is None:
+        raise CallerError("give the folder of the model's reference pictures with --references, or in the settings")
+    with console().status("starting"):
+        from data_owner.presentation import show_progress
+        from data_owner.references import find_references
+        from data_owner.session import Diagnoser
+        from data_owner.verifying import choose_sessions, describe_match, summarise, verify_one
+        from inference_service.client import InferenceServiceClient
+    with InferenceServiceClient.of(settings.inference_service) as client:
+        diagnoser = Diagnoser(settings, client)
+        entry = diagnoser.choose_model(model)
+        found = find_references(entry, folder)
+        with console().status("starting"):
+            diagnoser.warm_up(Engine.MASKED, stocked_for=entry)
+        done = []
+        for one in choose_sessions(found, sessions):
+            with show_progress(console()) as progress:
+                done.append(verify_one(diagnoser, one, entry, progress))
+            if as_json:
+                write_out(json_line(done[-1]))
+            elif done[-1].matches:
+                write_out(describe_match(done[-1], entry))
+            else:
+                say(f"data-owner: {done[-1].reason}")
+    if not as_json:
+        for line in summarise(done, entry):
+            write_out(line)
+    if not all(one.matches for one in done):
+        sys.exit(ReferenceMismatch.exit_status)
 
 
 @app.command()

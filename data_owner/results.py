@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from uuid import UUID
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,8 @@ from secure_computation.engines.interface import Answer, Label
 class Outcome:
     """What a session brought: the answers in the order of its submissions, and what it took."""
 
+    session: UUID
+    """By which front end and model owner know it."""
     answers: tuple[Answer, ...]
     heat_maps: tuple[NDArray[np.float64], ...] = field(repr=False)
     """(classes, rows, columns), of each image; empty if none are opened."""

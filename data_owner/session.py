@@ -69,6 +69,7 @@ from contract.ticket import STOCKED_ENGINES, Engine, Purpose, TicketClaims
 from data_owner.catalog import ModelCatalog
 from data_owner.diagnosis import Bytes, Diagnosis, Seconds, Warned
 from data_owner.masked_weights import MaskedWeightsFolder
+from data_owner.mismatches import Mismatches
 from data_owner.offline import Offline
 from data_owner.progress import Cancellation, Progress, Stage
 from data_owner.results import Outcome, read_result
@@ -119,6 +120,7 @@ class Diagnoser:
         self._masked_weights = MaskedWeightsFolder(
             settings.data_folder / "masked-weights", key=StorageKey.of(settings.at_rest)
         )
+        self._mismatches = Mismatches(settings.data_folder)
         self._lost: list[str] = []
         self._loading: Future[None] | None = None
         self._cancellation = Cancellation()
@@ -197,16 +199,20 @@ class Diagnoser:
 
         Raises an error of the tree if there is no result at all; a session that was opened then ends as failed at
         the front end. What the model's owner does not vouch for is refused before one is opened; heat maps too, where
-        the owner does not allow them. `cancellation` gives the session up: it then raises SessionCancelled, and ends as
+        the owner does not allow them. A reference picture that is answered otherwise than signed is a ReferenceMismatch
+        among the results. `cancellation` gives the session up: it then raises SessionCancelled, and ends as
         cancelled at the front end.
         """
         if any(submission.heat_map is not None for submission in submissions):
             require_heat_map(entry.card, engine)
         images = [submission.image.tensor for submission in submissions]
+        checks = any(submission.reference is not None for submission in submissions)
+        plan = self.catalog.fetch_plan(entry) if checks else None
         outcome = self.evaluate(images, entry, engine=engine, progress=progress, cancellation=cancellation)
-        return tuple(
+        results = tuple(
             read_result(submission, entry, engine, outcome, index) for index, submission in enumerate(submissions)
         )
+        return results if plan is None else self._mismatches.judge(submissions, results, entry, plan, outcome)
 
     def evaluate(
         self,
@@ -311,14 +317,16 @@ class Diagnoser:
         sent = offline.bytes()
         unrecorded = self._desk.report_completed(session, seconds, sent)
         trips = model_owner.traffic(Phase.ONLINE).one_way_trips + model_owner.traffic(Phase.OUTPUT).one_way_trips
+        known = self._mismatches.warn(session.claims.model, session.claims.version)
         return Outcome(
+            session=session.view.id,
             answers=require_answers(answers),
             heat_maps=tuple(heat_maps),
             seconds=seconds,
             bytes=sent,
             one_way_trips=trips,
             stocked=offline.dealer is None,
-            warnings=(*self._take_warnings(), *unrecorded),
+            warnings=(*known, *self._take_warnings(), *unrecorded),
         )
 
     def _get_material(

@@ -19,6 +19,10 @@ class DataOwnerSettings(SessionPartySettings):
     """Model owners that this hospital computes with."""
     crypto_providers: Annotated[tuple[Peer, ...], Field(min_length=1)]
     """Crypto providers that this hospital trusts not to collude with a model owner."""
+    references: Path | None = None
+    """Folder of reference pictures that model owners gave away, of any number of models; None: no model is checked."""
+    reference_share: Annotated[float, Field(ge=0, le=0.5, allow_inf_nan=False)] = 0.05
+    """Odds that one of them is sent along with an image."""
     stock_days: Annotated[float, Field(gt=0, le=365)] = 7.0
     """How long material that `data-owner prepare` stocked is kept."""
     stock_items: Annotated[int, Field(ge=0, le=100_000)] = 256

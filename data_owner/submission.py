@@ -9,6 +9,7 @@ from typing import Final
 
 from contract.errors import CallerError, NeedsConfirmation, Refused
 from contract.model_card import ModelCard, OutputPolicy
+from contract.references import ReferencePicture
 from contract.ticket import Engine
 from imaging.polarity import POLARITY_QUESTIONS
 from imaging.reading import ImageFacts, ModelInput
@@ -24,6 +25,8 @@ class Submission:
     image: ModelInput
     heat_map: Path | None = None
     """A new PNG file for the picture with the heat map over it."""
+    reference: ReferencePicture | None = None
+    """Of a picture that is sent to check the model: what the answer must be."""
 
 
 def require_heat_map(card: ModelCard, engine: Engine) -> None:

@@ -120,6 +120,13 @@ def import_model(
             "costs less traffic.",
         ),
     ] = None,
+    references: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Public pictures whose answers the card is to vouch for; hospitals check the model by them.",
+        ),
+    ] = None,
     memory: Memory = DEFAULT_MEMORY,
 ) -> None:
     """Compile an ONNX model into a public plan and private weights, and keep both."""
@@ -128,10 +135,22 @@ def import_model(
 
     with bounded_memory(memory << 30, remedy=_MORE_MEMORY), show_status("starting") as on_step:
         imported = ImportedModels(data_folder, _read_storage_key(key_file))
-        added = imported.add(model, card, tuple(calibration or ()), logit_error=logit_error, on_step=on_step)
+        added = imported.add(
+            model,
+            card,
+            tuple(calibration or ()),
+            logit_error=logit_error,
+            references=references,
+            on_step=on_step,
+        )
     say(f"Imported {added.card.name} {added.card.version} into {added.folder}.")
     if added.precision is not None:
         say(f"Masked engine: {added.precision.describe()}.")
+    if added.card.references is not None:
+        say(
+            f"Its card vouches for the answers to {len(added.card.references.pictures)} reference pictures: give "
+            f"hospitals a copy of {references}, for `data-owner verify`."
+        )
     key = [] if key_file is None else ["--key-file", str(key_file)]
     check_it = ["model-owner", "check", added.card.name, "--data-folder", str(data_folder), *key]
     say(f"Plan {added.plan_hash}; next: {join(check_it)}")

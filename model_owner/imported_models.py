@@ -33,6 +33,7 @@ from model_owner.calibration_images import load_calibration_images
 from model_owner.choosing_precision import ChosenPrecision, OnStep, lower_within_budget, round_up
 from model_owner.onnx_import.compiling import CompiledModel, compile_model
 from model_owner.onnx_import.reading import MAX_FILE_BYTES
+from model_owner.references import list_pictures, make_references
 from plumbing.settings import PlanLimits
 from secure_computation.at_rest import DamagedFile, StorageKey, read_sealed, write_sealed
 from secure_computation.crypten_bridge import not_installed
@@ -120,28 +121,38 @@ class ImportedModels:
         calibration: Sequence[Path] = (),
         *,
         logit_error: float | None = None,
+        references: Path | None = None,
         on_step: OnStep = lambda _words: None,
     ) -> ImportedModel:
         """Compile model.onnx, lower it for every engine, and store the version.
 
         `calibration`: images on which the ranges of values are measured; phantom radiographs if there are none.
-        `logit_error`: how far logits may be from floating point on them; by default about 0.03. `on_step`: told in
-        words what takes the next seconds.
+        `logit_error`: how far logits may be from floating point on them; by default about 0.03. `references`: a folder
+        of pictures whose answers the stored card vouches for. `on_step`: told in words what takes the next seconds.
 
         Raises ModelFileError if file or card cannot be served, the version exists or its logits cannot be within
-        `logit_error`; ConfigurationError if the data folder cannot be written.
+        `logit_error`; CallerError for reference pictures that will not do; ConfigurationError if the data folder cannot
+        be written.
         """
         card = read_card(card_path)
+        if card.references is not None:
+            raise ModelFileError(
+                f"{card_path}: references: the import fills them in, with --references FOLDER; remove them from here"
+            )
         folder = self._models / card.name / card.version
         if folder.exists():
             raise ModelFileError(
                 f"{card.name} {card.version} is imported already: give a changed model a new version in its card"
             )
+        pictures = [] if references is None else list_pictures(references)
         on_step("reading the model")
         compiled = compile_model(model_path, card)
         chosen = _lower_for_masked(compiled, card, calibration, logit_error, on_step)
-        on_step("sealing the weights")
         plan = make_plan(compiled.network, None if chosen is None else chosen.lowering)
+        if pictures:
+            vouched = make_references(pictures, card, plan, compiled.weights, on_step=on_step)
+            card = ModelCard.model_validate(dict(card) | {"references": vouched})
+        on_step("sealing the weights")
         try:
             private_folder(self._models)
             folder.parent.mkdir(mode=0o700, exist_ok=True)
@@ -274,7 +285,7 @@ def _parse_version(version: str) -> tuple[int, ...]:
 
 def _write_version(folder: Path, compiled: CompiledModel, card: ModelCard, plan: Plan, key: StorageKey) -> None:
     weights_version = secrets.token_hex(16)
-    context = _name_context(card, weights_version)
+    context = _name_context(card, plan, weights_version)
     folder.mkdir(mode=0o700)
     create(folder / CARD, card.model_dump_json(indent=2).encode())
     create(folder / PLAN, plan.canonical_bytes())
@@ -285,9 +296,12 @@ def _write_version(folder: Path, compiled: CompiledModel, card: ModelCard, plan:
     create(folder / MANIFEST, manifest.model_dump_json(indent=2).encode())
 
 
-def _name_context(card: ModelCard, weights_version: str) -> str:
-    """What sealed files of a version belong to: those of another do not open in its place."""
-    return f"{card.name} {card.version} {weights_version}"
+def _name_context(card: ModelCard, plan: Plan, weights_version: str) -> str:
+    """What sealed files of a version belong to: they open beside no other card and no other plan.
+
+    So whoever writes to the disk, without the key, can put no classes in another order for the owner to sign.
+    """
+    return f"{card.name} {card.version} {weights_version} {card.card_hash()} {plan.plan_hash()}"
 
 
 def _hash_file(path: Path) -> str:
@@ -302,7 +316,7 @@ def _load_version(folder: Path, key: StorageKey, limits: PlanLimits | None) -> I
     if plan_path.stat().st_size > MAX_PLAN_BYTES:
         raise ModelFileError(f"{plan_path} is larger than {MAX_PLAN_BYTES} bytes: import the model again")
     plan = parse_plan(plan_path.read_bytes(), limits)
-    context = _name_context(card, manifest.weights_version)
+    context = _name_context(card, plan, manifest.weights_version)
     weights = _unseal(folder / WEIGHTS, key, purpose=_WEIGHTS_PURPOSE, context=context)
     return ImportedModel(
         folder=folder,

@@ -10,6 +10,11 @@ from contract.errors import ConfigurationError
 from contract.files import open_lock, open_new, private_folder
 
 
+def locate_history(data_folder: Path) -> Path:
+    """Where the answers of this workstation are kept."""
+    return data_folder / "page" / "history"
+
+
 class Folders:
     """The page's folder while it runs. What was dropped lives in `uploads`, and goes when the page ends."""
 
@@ -18,6 +23,7 @@ class Folders:
 
         What a page that crashed left of uploads is deleted.
         """
+        self._data_folder = data_folder
         self._folder = data_folder / "page"
         try:
             private_folder(self._folder, check=False)
@@ -44,7 +50,7 @@ class Folders:
     @property
     def history(self) -> Path:
         """The answers of this workstation."""
-        return self._folder / "history"
+        return locate_history(self._data_folder)
 
     @property
     def timings(self) -> Path:

@@ -1,6 +1,7 @@
 """The thread that computes: it connects, loads what sessions need, and runs them one after the other."""
 
 import threading
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
@@ -27,9 +28,11 @@ from data_owner.ui.watching import PeerWatch
 from data_owner.ui.words import Problem, describe_defect, describe_error
 from data_owner.ui.workplace import Activity, Connection, Preparing, Step, StockLevel, Workplace
 from imaging.isolation.processes import SHARED
+from plumbing.command_line import one_line, say
 
 if TYPE_CHECKING:
     from data_owner.diagnosis import Diagnosis
+    from data_owner.references import FoundReference, ReferenceMixer
     from data_owner.session import Diagnoser
     from inference_service.client import InferenceServiceClient
 
@@ -49,6 +52,7 @@ class Runner:
         self._workplace = workplace
         self._client: InferenceServiceClient | None = None
         self._diagnoser: Diagnoser | None = None
+        self._mixer: tuple[ModelEntry, ReferenceMixer] | None = None
         self._watch = PeerWatch(settings, workplace)
         self._closing = False
         self._page_shown = threading.Event()
@@ -136,6 +140,7 @@ class Runner:
             self._workplace.adopt(model)
         read_waiting(self._workplace)
         self._count_stock()
+        self._look_for_mismatch(model)
         self._diagnoser.warm_up(model.engines[0], stocked_for=model)
         with self._workplace.changing():
             self._workplace.connection = Connection.READY
@@ -202,6 +207,10 @@ class Runner:
         image = entry.image
         if image is None:
             raise ImageError("the picture is gone: drop the file again")
+        before, after = self._get_mixer(model).draw()
+        if before is not None:
+            self._send_along(before, diagnoser, model, activity)
+            activity.started = time.monotonic()  # how long the next images will take is measured without it
         results = diagnoser.submit(
             [Submission(path=entry.file, image=image)],
             model,
@@ -214,6 +223,45 @@ class Runner:
             raise result
         self._keep_answer(entry, result)
         self._workplace.timings.finish(_name_kind(activity, model), activity.run, total=activity.elapsed())
+        if after is not None:
+            self._send_along(after, diagnoser, model, activity)
+
+    def _get_mixer(self, model: ModelEntry) -> "ReferenceMixer":
+        """What sends reference pictures of a model along; made again when the model changes."""
+        from data_owner.references import ReferenceMixer
+
+        if self._mixer is None or not _is_unchanged(model, self._mixer[0]):
+            mixer = ReferenceMixer.of(
+                self._settings, model, model.engines[0], tell=lambda words: say(f"data-owner: {words}")
+            )
+            self._mixer = (model, mixer)
+        return self._mixer[1]
+
+    def _send_along(
+        self, found: "FoundReference", diagnoser: "Diagnoser", model: ModelEntry, activity: Activity
+    ) -> None:
+        """Check the model with a reference picture. What stops this session is told when it stops an image's."""
+        from data_owner.references import read_reference
+
+        try:
+            submission = read_reference(found, model, diagnoser.catalog.fetch_plan(model))
+            diagnoser.submit(
+                [submission],
+                model,
+                engine=model.engines[0],
+                progress=Progress(stage=lambda _stage: None, layer=lambda _index, _total, _name: None),
+                cancellation=activity.cancellation,
+            )
+        except EncryptedInferenceError as error:
+            say(f"data-owner: a reference picture was not answered: {one_line(error)}")
+        self._look_for_mismatch(model)
+
+    def _look_for_mismatch(self, model: ModelEntry) -> None:
+        from data_owner.mismatches import Mismatches
+
+        known = Mismatches(self._settings.data_folder).warn(model.card.name, model.version)
+        with self._workplace.changing():
+            self._workplace.mismatch = known[0].text if known else None
 
     def _look_up(self, diagnoser: "Diagnoser", model: ModelEntry) -> ModelEntry:
         """What the catalog has of a model now."""

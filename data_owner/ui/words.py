@@ -80,6 +80,10 @@ _WORDS: dict[type[EncryptedInferenceError], tuple[str, str]] = {
         "The other side could not prove who it is",
         f"Nothing was computed with it. {_NOTHING_LOST} Give the line below to whoever looks after this workstation.",
     ),
+    errors.ReferenceMismatch: (
+        "The model may not be the one on its card",
+        "It answered a reference picture otherwise than its owner signed. Do not rely on it, and ask its owner.",
+    ),
     errors.NotVouchedFor: (
         "The front end shows another model than its owner signed",
         "Nothing was sent. Do not use this model until its owner and whoever runs the front end have looked into it.",

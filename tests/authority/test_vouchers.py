@@ -17,7 +17,7 @@ from authority.vouching import find_signer, sign_voucher
 from contract.api import ModelEntry, PartyAddress, Voucher
 from contract.errors import ConfigurationError
 from contract.identity import Credentials, Party, Role
-from contract.model_card import ModelCard, Task
+from contract.model_card import Arithmetic, ModelCard, OutputPolicy, Task
 from contract.ticket import Engine
 from tests.signed_requests import sign_request
 
@@ -64,6 +64,17 @@ CARD = ModelCard.model_validate(
         },
         "citations": ["one", "two"],
         "model_sha256": "ab" * 32,
+        "references": {
+            "plan_hash": "cd" * 32,
+            "pictures": [
+                {
+                    "file_sha256": "ef" * 32,
+                    "input_sha256": "12" * 32,
+                    "numbers": [-70000, 0, 123456, 5, -6, 7],
+                    "tolerances": [8, 9, 10, 1, 2, 3],
+                },
+            ],
+        },
     }
 )
 ENTRY = ModelEntry(
@@ -76,6 +87,7 @@ ENTRY = ModelEntry(
 )
 NOT_ALONE = {
     "version",
+    "plan_hash",
     "model_owner",
     "crypto_provider",
     "card.version",
@@ -85,6 +97,10 @@ NOT_ALONE = {
     "card.classes.0",
     "card.classes.2",
     "card.uncertain_below",
+    "card.output_policy",
+    "card.arithmetic",
+    "card.references.plan_hash",
+    "card.references.pictures",
 }
 """What has one value only, or none that fits if nothing else is changed with it."""
 
@@ -191,8 +207,13 @@ def test_what_cannot_be_changed_alone_counts_as_well() -> None:
         ("task", Task.BINARY),
         ("classes", ("a", "b")),
         ("uncertain_below", 0.7),
+        ("output_policy", OutputPolicy.LOGITS),
+        ("arithmetic", Arithmetic.EXACT),
+        ("references", CARD.references and CARD.references.model_copy(update={"plan_hash": "0" * 64})),
+        ("references", CARD.references and CARD.references.model_copy(update={"pictures": ()})),
     ):
         assert CARD.model_copy(update={field: value}).card_hash() != CARD.card_hash()
+    assert ENTRY.model_copy(update={"plan_hash": "0" * 64}).statement() != ENTRY.statement()
     for field, value in (("channels", 1), ("height", 8)):
         other = CARD.input.model_copy(update={field: value})
         assert CARD.model_copy(update={"input": other}).card_hash() != CARD.card_hash()
@@ -219,7 +240,7 @@ def test_a_card_keeps_its_hash_through_any_number_of_databases() -> None:
 def test_the_hash_is_the_same_in_every_release() -> None:
     """Change this only with the version of the statement that is signed: other parties would refuse the card."""
     small = CARD.model_copy(update={"federation": None, "metrics": (), "title": "Tiny"})
-    assert small.card_hash() == "a805930a5ecaeb57ab89d32a84e3c04b36b140c8c0696f684eba347132b46d2f"
+    assert small.card_hash() == "9744fe448a815630a97799eab994e502837165cf77cfb75c72c1f67fe650405d"
 
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
@@ -255,7 +276,10 @@ def enrolled(folder: Path) -> Credentials:
     create_authority(folder / "authority")
     signed = folder / "signed.pem"
     signed.write_bytes(sign_request(folder / "authority", create_request(party, folder / "own")))
-    install_certificate(party, folder / "own", signed, authority=folder / "authority" / "authority.pem")
+    authority = folder / "authority"
+    install_certificate(
+        party, folder / "own", signed, authority=authority / "authority.pem", revocations=authority / "revoked.crl"
+    )
     return locate_credentials(party, folder / "own")
 
 

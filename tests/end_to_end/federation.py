@@ -320,12 +320,13 @@ def running_federation(
     *,
     output_policy: OutputPolicy = OutputPolicy.LOGITS,
     model: Mapping[str, Any] | None = None,
+    references: Path | None = None,
     clock: Clock = utc_now,
     **front_end: Any,
 ) -> Iterator[Federation]:
     """Front end, dealer and model owner with the tiny model; stopped when the block ends.
 
-    `model`: what `write_tiny_model` takes besides. `front_end`: its settings.
+    `model`: what `write_tiny_model` takes besides. `references`: a folder of pictures that its card vouches for. `front_end`: its settings.
     """
     torch.set_num_threads(1)
     if is_installed():
@@ -335,7 +336,7 @@ def running_federation(
     new_signing_key(folder / "front-end")
     model_folder = write_tiny_model(folder / "model", output_policy=output_policy, **model or {})
     registered = ImportedModels(folder / "registry", SEALING).add(
-        model_folder / "model.onnx", model_folder / "card.json"
+        model_folder / "model.onnx", model_folder / "card.json", references=references
     )
     listener, port = loopback()
     plenty: dict[str, Any] = {"clinician_allowance": PLENTY, "live_sessions_per_account": 100_000}
