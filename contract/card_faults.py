@@ -48,7 +48,7 @@ WHAT_TO_WRITE: Final[Mapping[str, str]] = MappingProxyType(
         "uncertain_below": "a probability between 0 and 1, or leave it out",
         "output_policy": '"logits", "label-only" or "logits-and-heat-map"',
         "arithmetic": '"exact" or "dithered"',
-        "references": "nothing: `model-owner import --references FOLDER` fills it in",
+        "references": "nothing: an import with --references fills it in",
         "training": "where the model comes from: data, split and method",
         "model_sha256": "the hash that `model-owner card --from model.onnx` writes",
     }

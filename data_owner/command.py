@@ -13,7 +13,8 @@ data-owner ui --config data-owner.toml
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -28,10 +29,11 @@ from plumbing.output import json_line, write_out
 from plumbing.settings import load_settings
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable
 
     from contract.api import ModelEntry
     from data_owner.delivery import Delivery
+    from data_owner.references import Reader
     from data_owner.session import Diagnoser
     from data_owner.submission import Submission
     from imaging.formats import Polarity
@@ -78,11 +80,11 @@ def diagnose(
     settings = load_settings(DataOwnerSettings, config)
     with console().status("starting"):
         from data_owner.delivery import Delivery
-        from data_owner.references import FoundReference, ReferenceMixer, read_reference
+        from data_owner.references import ReferenceMixer
         from data_owner.session import Diagnoser
         from data_owner.submission import require_heat_map
         from inference_service.client import InferenceServiceClient
-    statuses, delivery = [0], Delivery(settings.data_folder, as_json=as_json)
+    delivery = Delivery(settings.data_folder, as_json=as_json)
     with InferenceServiceClient.of(settings.inference_service) as client:
         diagnoser = Diagnoser(settings, client)
         entry = diagnoser.choose_model(model)
@@ -98,29 +100,37 @@ def diagnose(
         with console().status("starting"):
             diagnoser.warm_up(chosen, stocked_for=entry)  # takes seconds: before the first session, not in it
         mixer = ReferenceMixer.of(settings, entry, chosen, tell=lambda words: say(f"data-owner: {words}"))
-        queue = [one for pair in zip(files, places, strict=True) for one in mixer.surround(pair)]
-        waiting: list[Submission] = []
-        for number, one in enumerate(queue, start=1):
-            path = one.path if isinstance(one, FoundReference) else one[0]
-            try:
-                if isinstance(one, FoundReference):
-                    waiting.append(read_reference(one, entry, diagnoser.catalog.fetch_plan(entry)))
-                else:
-                    waiting.append(diagnoser.read(path, entry, force=force, polarity=polarity, heat_map=one[1]))
-            except EncryptedInferenceError as error:
-                statuses.append(_print_error(path, error))
-            if len(waiting) == batch or (waiting and number == len(queue)):
-                statuses += _submit(diagnoser, waiting, entry, engine=chosen, delivery=delivery)
-                waiting.clear()
-    if max(statuses):
-        sys.exit(max(statuses))
+        readers = [
+            (path, partial(diagnoser.read, path, entry, force=force, polarity=polarity, heat_map=place))
+            for path, place in zip(files, places, strict=True)
+        ]
+        queue = mixer.mix(readers, entry, diagnoser.catalog)
+        submit = partial(_submit, diagnoser, entry=entry, engine=chosen, delivery=delivery)
+        status = max(_read_and_submit(queue, submit, batch=batch), default=0)
+    if status:
+        sys.exit(status)
+
+
+def _read_and_submit(
+    queue: "Sequence[Reader]", submit: "Callable[[Sequence[Submission]], list[int]]", *, batch: int
+) -> Iterator[int]:
+    """Exit statuses of what failed; images are read as they are needed."""
+    waiting: list[Submission] = []
+    for number, (path, read) in enumerate(queue, start=1):
+        try:
+            waiting.append(read())
+        except EncryptedInferenceError as error:
+            yield _print_error(path, error)
+        if len(waiting) == batch or (waiting and number == len(queue)):
+            yield from submit(waiting)
+            waiting.clear()
 
 
 def _submit(
     diagnoser: "Diagnoser",
     submissions: "Sequence[Submission]",
-    entry: "ModelEntry",
     *,
+    entry: "ModelEntry",
     engine: Engine,
     delivery: "Delivery",
 ) -> list[int]:

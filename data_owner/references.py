@@ -7,9 +7,10 @@ and the picture is masked as every picture is.
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from secrets import SystemRandom
-from typing import TYPE_CHECKING, Final, Self, TypeVar
+from typing import TYPE_CHECKING, Final, Self, TypeAlias, TypeVar
 
 from contract.api import ModelEntry
 from contract.errors import CallerError, EncryptedInferenceError, ImageError
@@ -20,11 +21,14 @@ from data_owner.submission import Submission
 from plumbing.output import shown_path
 
 if TYPE_CHECKING:
+    from data_owner.catalog import ModelCatalog
     from secure_computation.plan import Plan
 
 MOST_FILES: Final = 256
 """That are looked through in a folder of reference pictures."""
 _RANDOM: Final = SystemRandom()
+Reader: TypeAlias = tuple[Path, Callable[[], Submission]]
+"""A file, and what reads it when its turn has come."""
 Own = TypeVar("Own")
 
 
@@ -83,6 +87,10 @@ def read_reference(found: FoundReference, entry: ModelEntry, plan: "Plan") -> Su
     return Submission(path=found.path, image=image, reference=found.picture)
 
 
+def _read_with_plan(found: FoundReference, entry: ModelEntry, catalog: "ModelCatalog") -> Submission:
+    return read_reference(found, entry, catalog.fetch_plan(entry))
+
+
 class ReferenceMixer:
     """Says when a reference picture goes along with an image of one's own."""
 
@@ -103,6 +111,16 @@ class ReferenceMixer:
         except EncryptedInferenceError as error:
             tell(f"no reference pictures are sent along: {error}")
             return cls((), 0)
+
+    def mix(self, own: Sequence[Reader], entry: ModelEntry, catalog: "ModelCatalog") -> list[Reader]:
+        """What reads images of one's own, with what reads the pictures that are sent along, in order."""
+        queue: list[Reader] = []
+        for one in (one for reader in own for one in self.surround(reader)):
+            if isinstance(one, FoundReference):
+                queue.append((one.path, partial(_read_with_plan, one, entry, catalog)))
+            else:
+                queue.append(one)
+        return queue
 
     def surround(self, own: Own) -> "tuple[Own | FoundReference, ...]":
         """An image of one's own, or what stands for it, with what is sent along, in order."""

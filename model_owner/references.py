@@ -152,9 +152,9 @@ class _Evaluator:
 
     def _measure_spread(self, image: reference.Integers) -> Iterator[NDArray[np.float64]]:
         """Means and tolerances of the logits, then of the sums that a heat map is cut from."""
-        generator = np.random.default_rng(_SEED)  # to measure with: nothing secret is near
-        spread = [self._evaluate(image, _draw_ends(generator)) for _ in range(SPREADS)]
-        drawn = [self._evaluate(image, reference.draw_dithers(generator)) for _ in range(DRAWS)]
+        draw = reference.draw_dithers(np.random.default_rng(_SEED))  # to measure with: nothing secret is near
+        spread = [self._evaluate(image, _go_to_ends(draw)) for _ in range(SPREADS)]
+        drawn = [self._evaluate(image, draw) for _ in range(DRAWS)]
         factor = _choose_factor(numbers=sum(value.size for value in drawn[0][:2]))
         for which in (0, 1):
             yield np.mean([one[which] for one in drawn], axis=0)
@@ -182,15 +182,19 @@ def _as_numbers(values: NDArray[np.int64] | NDArray[np.float64]) -> tuple[int, .
     return tuple(int(value) for value in values)
 
 
-def _draw_ends(generator: np.random.Generator) -> reference.Dithers:
-    """Dithers that are the least or the greatest of what a session draws, with equal odds."""
+def _go_to_ends(draw: reference.Dithers) -> reference.Dithers:
+    """The least or the greatest that a session can draw, with equal odds: the top bit of what it draws decides."""
 
-    def draw(step: ReluStep | TruncateStep) -> reference.Dither:
-        cut = step.sign_cut_bits if isinstance(step, ReluStep) else 0
-        ends = (generator.integers(0, 2, step.shape, np.int64) * ((1 << bits) - 1) for bits in (step.shift, cut))
-        return reference.Dither(*ends)
+    def draw_ends(step: ReluStep | TruncateStep) -> reference.Dither:
+        drawn, cut = draw(step), step.sign_cut_bits if isinstance(step, ReluStep) else 0
+        return reference.Dither(_end(drawn.rounding, step.shift), _end(drawn.sign, cut))
 
-    return draw
+    return draw_ends
+
+
+def _end(drawn: reference.Integers, bits: int) -> reference.Integers:
+    """0 or 2^bits - 1, for 0 <= drawn < 2^bits."""
+    return (2 * drawn >> bits) * ((1 << bits) - 1)
 
 
 def _choose_factor(*, numbers: int) -> float:

@@ -37,10 +37,13 @@ def medical_data() -> Path:
 
 @pytest.fixture(scope="session")
 def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Federation"]:
-    """All parties but the data owner, serving a tiny model from this process."""
+    """All parties but the data owner, serving a tiny model from this process; its card vouches for one picture."""
     from tests.end_to_end.federation import running_federation
+    from tests.end_to_end.models import radiograph
 
-    with running_federation(tmp_path_factory.mktemp("federation")) as running:
+    pictures = tmp_path_factory.mktemp("pictures")
+    radiograph(pictures / "only.dcm", seed=100)
+    with running_federation(tmp_path_factory.mktemp("federation"), references=pictures) as running:
         yield running
 
 

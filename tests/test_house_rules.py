@@ -61,6 +61,7 @@ PUBLIC_RANDOMNESS = {
     "model_owner/checking.py": "np.random.default_rng(RANDOM_SEED)",
     # Dithers to measure an error with, in clear, the same at every import on purpose.
     "model_owner/choosing_precision.py": "reference.draw_dithers(np.random.default_rng(_SEED))",
+    "model_owner/references.py": "reference.draw_dithers(np.random.default_rng(_SEED))",
     "secure_computation/engines/masked/plan/reference.py": "def draw_dithers(generator: np.random.Generator)",
 }
 """Lines that may use a fast generator, by what stands in them."""

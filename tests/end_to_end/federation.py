@@ -138,6 +138,8 @@ class Federation:
     issued: dict[Party, Credentials] = field(default_factory=dict)
     model_owner_url: str = ""
     dealer_url: str = ""
+    references: Path | None = None
+    """The folder of pictures that the model's card vouches for."""
     entry: ModelEntry | None = None
     front_end: Any = None
     """The front end's parts, for tests that look behind its door."""
@@ -326,7 +328,8 @@ def running_federation(
 ) -> Iterator[Federation]:
     """Front end, dealer and model owner with the tiny model; stopped when the block ends.
 
-    `model`: what `write_tiny_model` takes besides. `references`: a folder of pictures that its card vouches for. `front_end`: its settings.
+    `model`: what `write_tiny_model` takes besides. `references`: a folder of pictures that its card vouches for.
+    `front_end`: its settings.
     """
     torch.set_num_threads(1)
     if is_installed():
@@ -359,6 +362,7 @@ def running_federation(
         front_end_url=f"http://127.0.0.1:{port}",
         front_end_keys=keys,
         models={(NAME, "1.0.0"): registered},
+        references=references,
     )
     with ExitStack() as stack:
         stack.enter_context(listening(app, listener, lifespan="on", **http_options()))

@@ -52,10 +52,10 @@ def checked(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> Iterato
         yield federation
 
 
-def with_other_weights(model: ImportedModel, layer: int) -> ImportedModel:
-    """What a model owner that deviates might serve under the same card and plan: one weight is a little larger."""
+def with_other_weights(model: ImportedModel, layer: int, *, by: float = 0.05) -> ImportedModel:
+    """What a model owner that deviates might serve under the same card and plan: one weight is larger."""
     weights = {key: np.array(value) for key, value in model.weights.items()}
-    weights[[name for name in weights if name.endswith("weight")][layer]].flat[0] += 0.05
+    weights[[name for name in weights if name.endswith("weight")][layer]].flat[0] += by
     return replace(model, weights=PrivateWeights(model.plan.network, weights), weights_version="ab" * 16)
 
 
@@ -86,7 +86,7 @@ def test_another_model_is_found_out_told_and_kept(
     other = with_other_weights(checked.model, layer)
     with (
         monkeypatch.context() as patch,
-        _serving(checked, other, patch) as url,
+        serving(checked, other, patch) as url,
         checked.diagnoser(model_owner_url=url) as (diagnoser, _),
     ):
         first, own, last = submit_all(diagnoser, pictures, chest)
@@ -104,7 +104,7 @@ def test_another_model_is_found_out_told_and_kept(
     _require_evidence(checked, folder)
 
 
-def _serving(federation: Federation, model: ImportedModel, patch: pytest.MonkeyPatch) -> Any:
+def serving(federation: Federation, model: ImportedModel, patch: pytest.MonkeyPatch) -> Any:
     patch.setattr(federation, "models", {(NAME, "1.0.0"): model})
     return federation.model_owner()
 
@@ -191,7 +191,7 @@ def test_the_command_ends_with_a_status_of_its_own_if_an_answer_is_another(
 ) -> None:
     settings = write_settings(checked, tmp_path / "data-owner.toml")
     other = with_other_weights(checked.model, 1)
-    with monkeypatch.context() as patch, _serving(checked, other, patch) as url:
+    with monkeypatch.context() as patch, serving(checked, other, patch) as url:
         content = tomllib.loads(settings.read_text())
         content["model_owners"] = [{"organisation": "north-lab", "url": url}]
         settings.write_text(tomli_w.dumps(content))
@@ -215,7 +215,7 @@ def test_pictures_are_sent_along_with_ordinary_images_by_the_settings(
     """Nothing is shown of them as long as the answers are right; here one goes along with every image."""
     settings = write_settings(checked, tmp_path / "data-owner.toml")
     settings.write_text(f'references = "{pictures}"\nreference_share = 0.5\n{settings.read_text()}')
-    monkeypatch.setattr("data_owner.references._RANDOM", _Certain())
+    monkeypatch.setattr("data_owner.references._RANDOM", Certain(before=1))
     done = in_process(capfd, "diagnose", chest, "--config", settings, "--json", "--batch", "2")
     assert done.status == 0, done.stderr
     (line,) = done.stdout.splitlines()
@@ -223,8 +223,12 @@ def test_pictures_are_sent_along_with_ordinary_images_by_the_settings(
     assert json.loads(line)["batch"] == {"images": 2, "index": 1}
 
 
-class _Certain:
+class Certain:
     """Chance, where all that may happen happens, and the first is always chosen."""
+
+    def __init__(self, *, before: int) -> None:
+        """`before`: 1 if the picture goes before the image, 0 if after it."""
+        self._before = before
 
     def random(self) -> float:
         return 0.0
@@ -233,4 +237,4 @@ class _Certain:
         return found[0]
 
     def getrandbits(self, _bits: int) -> int:
-        return 1
+        return self._before

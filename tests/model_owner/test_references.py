@@ -70,7 +70,7 @@ def test_an_exact_model_vouches_for_its_answers_to_the_last_bit(
 
 
 def test_a_dithered_model_vouches_for_what_rounding_at_random_can_do(tmp_path: Path, pictures: Path) -> None:
-    """No answer of 200 sessions is beyond, by far; and the tolerance is no licence: thirty deviations at most."""
+    """No answer of 200 sessions is beyond, by far; and the tolerance is no licence: forty deviations at most."""
     model = imported(tmp_path, pictures=pictures, output_policy=OutputPolicy.LOGITS_AND_HEAT_MAP)
     assert model.card.references is not None
     one, path = model.card.references.pictures[0], min(pictures.iterdir())
@@ -79,7 +79,7 @@ def test_a_dithered_model_vouches_for_what_rounding_at_random_can_do(tmp_path: P
     beyond = np.abs(answers - np.array(one.numbers)) / np.array(one.tolerances)
     logits = slice(0, len(CLASSES))
     assert 0.05 < beyond[:, logits].max() < 0.6
-    assert (np.array(one.tolerances[logits]) < 30 * answers[:, logits].std(axis=0)).all()
+    assert (np.array(one.tolerances[logits]) < 40 * answers[:, logits].std(axis=0)).all()
     assert beyond.max() < 1
 
 
