@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from contract.errors import CallerError
 from federated_learning.loopback.arguments import ImageFolder, images_to_train_on
 from plumbing.command_line import console, say
 
 if TYPE_CHECKING:
+    from federated_learning.data_source.examples import DataSource
     from federated_learning.loopback.run import LoopbackSettings
 
 Config = Annotated[Path, typer.Option(help="TOML file of settings.", dir_okay=False, exists=True)]
@@ -113,6 +115,12 @@ def federate(
         list[str] | None, typer.Option(help="Role to train on, else train, divided by patient; repeat for several.")
     ] = None,
     validation_role: Annotated[str | None, typer.Option(help="Role to choose the round on; else validation.")] = None,
+    privacy: Annotated[
+        str | None,
+        typer.Option(
+            metavar="epsilon=3", help="Add noise at each hospital; more: delta=, clip=, sampling_rate=, each_alone=."
+        ),
+    ] = None,
     smoke: Annotated[
         bool, typer.Option("--smoke", help="Small, four hospitals, one falls out: does it all work?")
     ] = False,
@@ -134,6 +142,8 @@ def federate(
     count = hospitals or (4 if smoke else 3)
     usual = smoke_settings(count) if smoke else LoopbackSettings()
     settings = _complete_settings(config, images, typed, description=description, usual=usual)
+    if privacy is not None:
+        settings = _add_privacy(settings, privacy, own_training=config is not None, epochs=2 if smoke else 40)
     with tempfile.TemporaryDirectory(prefix="training-") as temporary:
         loopback = Loopback(settings, output or Path(temporary), hospitals=count, images=images)
         names, screen = loopback.participants.names, console()
@@ -144,14 +154,17 @@ def federate(
         if output is not None:
             typer.echo(f"written: {run}")
         if model is not None:
-            from federated_learning.data_source.examples import choose_test_roles
-            from federated_learning.publication import publish
-
-            source = loopback.source()
-            publish(run, model, source=source, test_roles=choose_test_roles(source, None), progress=typer.echo)
-            typer.echo(f"written: {model}")
+            _publish(run, model, loopback.source())
         elif output is not None:
             say(f"publish it with: {write_publish_command(run, data=loopback.data, manifest=loopback.manifest)}")
+
+
+def _publish(run: Path, model: Path, source: "DataSource") -> None:
+    from federated_learning.data_source.examples import choose_test_roles
+    from federated_learning.publication import publish
+
+    publish(run, model, source=source, test_roles=choose_test_roles(source, None), progress=typer.echo)
+    typer.echo(f"written: {model}")
 
 
 def write_publish_command(run: Path, *, data: Path | str, manifest: Path | str | None) -> str:
@@ -188,4 +201,36 @@ def _complete_settings(
     return settings.model_copy(update=open_still | chosen)
 
 
-COMMANDS = (make_keys, make_federation, fingerprint, coordinator, hospital, federate)
+def _add_privacy(settings: "LoopbackSettings", aim: str, *, own_training: bool, epochs: int) -> "LoopbackSettings":
+    """What was asked for, and training that does not void it unless a file says how to train."""
+    from federated_learning.privacy.settings import read_aim
+    from federated_learning.recipe import make_private_recipe
+
+    changes: dict[str, Any] = {"privacy": read_aim(aim), "exchange_statistics": False}
+    changes["aggregation"] = settings.aggregation.model_copy(update={"ring_bits": 32})
+    if settings.description is not None and not (own_training and "training" in settings.model_fields_set):
+        changes["training"] = make_private_recipe(settings.description, epochs=epochs)
+    return settings.model_copy(update=changes)
+
+
+def privacy(*, config: Config) -> None:
+    """At a hospital: show what its runs have told of its patients so far, and what its limits leave."""
+    from federated_learning.privacy.ledger import Ledger
+    from federated_learning.privacy.words import describe_ledger
+    from federated_learning.rounds.course import Course
+    from federated_learning.rounds.participants import read_participants
+    from federated_learning.rounds.private_work import plan_charge
+    from federated_learning.rounds.settings import HospitalSettings
+    from plumbing.settings import load_settings
+
+    settings = load_settings(HospitalSettings, config)
+    participants = read_participants(settings.federation)
+    course = Course(settings, participants)
+    if course.mechanism is None or settings.privacy_limits is None:
+        raise CallerError(f"{config}: has no [privacy]: whatever its run tells of a patient has no bound")
+    planned = plan_charge(settings, participants, course.mechanism, rounds=len(course.plan()))
+    for line in describe_ledger(Ledger(settings.privacy_limits, state=settings.state), planned=planned):
+        typer.echo(line)
+
+
+COMMANDS = (make_keys, make_federation, fingerprint, coordinator, hospital, privacy, federate)

@@ -65,15 +65,18 @@ class RunRecord(Strict):
 
 
 def describe_training(
-    settings: TrainingSettings, *, class_counts: Mapping[str, int], how: str, **facts: Any
+    settings: TrainingSettings, *, class_counts: Mapping[str, int] | None, how: str | None, **facts: Any
 ) -> FederatedTraining:
-    """What is known of a training by several hospitals. `how` says what their weights by examples are."""
-    method = f"FedProx (mu {settings.proximal:g})" if settings.proximal else "FedAvg"
+    """What is known of a training by several hospitals. `how` says what their weights by examples are.
+
+    None of both: with differential privacy nobody counts, and each patient's gradient is shortened to a norm.
+    """
+    average = f"FedProx (mu {settings.proximal:g})" if settings.proximal else "FedAvg"
     return FederatedTraining(
-        method=f"{method} weighted by examples, {how}",
-        local_batches=settings.sync_every,
-        examples=sum(class_counts.values()),
-        class_counts=dict(class_counts),
+        method="DP-SGD by patient" if how is None else f"{average} weighted by examples, {how}",
+        local_batches=settings.sync_every if how else 1,
+        examples=None if class_counts is None else sum(class_counts.values()),
+        class_counts=None if class_counts is None else dict(class_counts),
         **facts,
     )
 

@@ -133,6 +133,33 @@ def read_stages(text: str, *, like: tuple[Stage, ...]) -> tuple[Stage, ...]:
         raise ConfigurationError("--stages is a list such as 112x40,224x4: image size x epochs") from error
 
 
+def plan_steps(settings: TrainingSettings, *, rate: float) -> tuple[RoundTask, ...]:
+    """The rounds of a run with differential privacy: each is one step, over patients drawn with the chance `rate`.
+
+    In an epoch each patient is drawn once, on average. Raises ConfigurationError for too many.
+    """
+    each = [max(1, round(stage.epochs / rate)) for stage in settings.stages]
+    if (total := sum(each)) > MAX_ROUNDS:
+        raise ConfigurationError(
+            f"{total} rounds are more than the {MAX_ROUNDS} of a run: fewer epochs, or more in each"
+        )
+    sized = [(stage, index) for stage, count in zip(settings.stages, each, strict=True) for index in range(count)]
+    return tuple(
+        RoundTask(
+            number=number,
+            epoch=min(int(number * rate), settings.epochs - 1),
+            size=stage.size,
+            batch=stage.batch,
+            batches=1,
+            begin=number / total,
+            end=(number + 1) / total,
+            last_of_epoch=False,
+            final_size=stage.size == settings.stages[-1].size,
+        )
+        for number, (stage, _) in enumerate(sized)
+    )
+
+
 def plan_rounds(settings: TrainingSettings, *, examples: int, hospitals: int = 1) -> tuple[RoundTask, ...]:
     """The rounds of a run over `examples` training images in all, shared by `hospitals`.
 

@@ -36,6 +36,7 @@ SECRET_ROOMS = (
     "bookkeeping",
     "encrypted_inference",
     "federated_learning/secure_aggregation",
+    "federated_learning/privacy",
 )
 """Where every random number may be a key, a mask or a share."""
 

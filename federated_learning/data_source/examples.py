@@ -39,6 +39,8 @@ class DataSource:
     """In a fixed order; by the role ("all",) alone if the source names none."""
     reread: Callable[[], "DataSource"]
     """The same source as it stands on the disk now. Raises ConfigurationError."""
+    names_patients: bool
+    """Whether it says which images are of one patient; else each is a patient of its own."""
 
     @property
     def roles(self) -> tuple[str, ...]:

@@ -30,7 +30,10 @@ def list_folders(folder: Path, *, classes: Sequence[str]) -> DataSource:
     if not any(found.values()):
         wanted = ", ".join(classes)
         raise ConfigurationError(f"{folder}: holds no image in a folder of a class; make folders named {wanted}")
-    return DataSource(classes=tuple(classes), by_role=found, reread=partial(list_folders, folder, classes=classes))
+    again = partial(list_folders, folder, classes=classes)
+    # A file in a class folder itself has its own path as its patient's name; a folder's name has no slash.
+    names_patients = any("/" not in one.patient for examples in found.values() for one in examples)
+    return DataSource(classes=tuple(classes), by_role=found, reread=again, names_patients=names_patients)
 
 
 def _list_role(folder: Path, names: Sequence[str], classes: Sequence[str], root: Path) -> list[Example]:

@@ -23,7 +23,9 @@ def read_table(table: Path, *, folder: Path, classes: Sequence[str]) -> DataSour
     """
     found: dict[str, list[Example]] = {}
     seen: set[Path] = set()
+    names_patients = True
     for number, row in _rows(table):
+        names_patients = "patient" in row
         if row.get("duplicate_of"):
             continue
         example = _read_example(row, f"{table}: line {number}", folder, classes)
@@ -34,7 +36,7 @@ def read_table(table: Path, *, folder: Path, classes: Sequence[str]) -> DataSour
     if not found:
         raise ConfigurationError(f"{table}: lists no image; give a CSV with a row for each")
     again = partial(read_table, table, folder=folder, classes=classes)
-    return DataSource(classes=tuple(classes), by_role=found, reread=again)
+    return DataSource(classes=tuple(classes), by_role=found, reread=again, names_patients=names_patients)
 
 
 def _read_example(row: dict[str, str], where: str, folder: Path, classes: Sequence[str]) -> Example:

@@ -8,20 +8,24 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import tomli_w
-from pydantic import Field
+from pydantic import BaseModel, Field, ValidationError
 
 from contract.base import Name
 from contract.errors import ConfigurationError
 from federated_learning.augmentation import NONE
 from federated_learning.data_source.examples import DataSource, choose_training_roles, choose_validation_role
 from federated_learning.data_source.table import read_table
+from federated_learning.faults import explain_fault
 from federated_learning.flower.processes import Child, free_port, stop_all
 from federated_learning.flower.running import run_coordinator
 from federated_learning.loopback.arguments import ImageFolder
 from federated_learning.loopback.sites import TRAINING, VALIDATION, Site, divide_roles, draw_data, write_tables
+from federated_learning.privacy.accounting import Shares, compute_epsilon, find_noise, round_up, write_epsilon
+from federated_learning.privacy.mechanism import Mechanism
+from federated_learning.privacy.settings import Privacy, PrivacyAim, PrivacyLimits
 from federated_learning.recipe import PEDIATRIC_PNEUMONIA, PEDIATRIC_PNEUMONIA_RECIPE, NamedDescription
 from federated_learning.rounds.aggregating import FAILED, Event
 from federated_learning.rounds.coordinator import Coordinator
@@ -43,7 +47,7 @@ from federated_learning.rounds.settings import (
 )
 from federated_learning.run_records import RoundRecord, RoundTraffic
 from federated_learning.secure_aggregation.terms import least_threshold
-from federated_learning.training_settings import Stage, TrainingSettings
+from federated_learning.training_settings import Stage, TrainingSettings, plan_steps
 from plumbing.listening import require_free_port
 from plumbing.settings import Address, PartySettings, settings_config
 
@@ -71,6 +75,8 @@ class LoopbackSettings(PartySettings):
     """Of each hospital; None: all."""
     exchange_statistics: bool = True
     aggregation: Aggregation = Aggregation()
+    privacy: PrivacyAim | None = None
+    """Noise at each hospital, as much as this epsilon needs for the patients that the manifest has; None: without."""
     waiting: Waiting = Waiting(start=300.0, work=6 * 3600.0, step=120.0, offline=20.0, together=60.0)
     threads: Annotated[int, Field(ge=1)] = 1
     """Of each hospital."""
@@ -107,6 +113,17 @@ def smoke_settings(hospitals: int = 4) -> LoopbackSettings:
     )
 
 
+M = TypeVar("M", bound=BaseModel)
+
+
+def _build(kind: type[M], **values: Any) -> M:
+    """Settings out of other settings. Raises ConfigurationError if they do not fit each other."""
+    try:
+        return kind(**values)
+    except ValidationError as error:
+        raise ConfigurationError(f"{explain_fault(error)}; correct the command or the file of --config") from error
+
+
 class Loopback:
     """Everything about one training in one folder."""
 
@@ -133,9 +150,11 @@ class Loopback:
             at_most=settings.images_per_class,
         )
         self.participants = self._make_participants()
+        self.privacy = self._plan_privacy(source)
         for site in self.sites:
             self._write_settings(site, tables[site.name])
-        self.coordinator_settings = CoordinatorSettings(
+        self.coordinator_settings = _build(
+            CoordinatorSettings,
             **self._common(),
             keys=self._coordinator,
             output=folder / "run",
@@ -163,7 +182,42 @@ class Loopback:
             "description": self.description,
             "training": self.settings.training,
             "exchange_statistics": self.settings.exchange_statistics,
+            "privacy": self.privacy,
         }
+
+    def _plan_privacy(self, source: DataSource) -> Privacy | None:
+        """The noise for the epsilon that was asked for. Here, somebody sees how many patients there are in all."""
+        aim = self.settings.privacy
+        if aim is None:
+            return None
+        patients = len({example.patient for example in source.examples(*self.training_roles)})
+        unlike = {"epsilon"}
+        agreed = {name: value for name, value in aim.model_dump().items() if name not in unlike}
+        rounds = len(plan_steps(self.settings.training, rate=aim.sampling_rate))
+        shares = Shares(threshold=self._threshold(), each_alone=aim.each_alone)
+        # Delta is looked at first: for one that is too large no noise needs to be found.
+        _build(Privacy, **agreed, patients=patients, noise_multiplier=1.0)
+        noise = find_noise(aim.epsilon, delta=aim.delta, sampling_rate=aim.sampling_rate, rounds=rounds)
+        return _build(Privacy, **agreed, patients=patients, noise_multiplier=round_up(noise / shares.outsider))
+
+    def _threshold(self) -> int:
+        return self.settings.aggregation.survivors(len(self.sites))
+
+    def _limit_privacy(self, site: Site) -> PrivacyLimits | None:
+        """Of a hospital: as much as this run costs, and no more."""
+        aim, privacy = self.settings.privacy, self.privacy
+        if aim is None or privacy is None:
+            return None
+        rounds = len(plan_steps(self.settings.training, rate=privacy.sampling_rate))
+        mechanism = Mechanism.plan(privacy, hospitals=len(self.sites), threshold=self._threshold())
+        insider = compute_epsilon([mechanism.insider(rounds)], delta=aim.delta)
+        return PrivacyLimits(
+            ledger=(self.folder / site.name / "ledger").resolve(),
+            population=self.description.name,
+            outsider_epsilon=aim.epsilon,
+            insider_epsilon=float(write_epsilon(insider)),
+            delta=aim.delta,
+        )
 
     def _draw(self, hospitals: int) -> tuple[Path, Path]:
         drawn, settings = self.folder / "drawn", self.settings
@@ -186,13 +240,15 @@ class Loopback:
     def _write_settings(self, site: Site, table: Path) -> None:
         """A hospital's own file."""
         folder = (self.folder / site.name).resolve()
-        settings = HospitalSettings(
+        settings = _build(
+            HospitalSettings,
             **self._common(),
             name=site.name,
             keys=folder / "keys",
             state=folder / "state",
             data=HospitalData(folder=self.data.resolve(), table=table.resolve(), validation=(VALIDATION,)),
             threads=self.settings.threads,
+            privacy_limits=self._limit_privacy(site),
             aggregation=Sums.model_validate(self.settings.aggregation.model_dump(include=set(Sums.model_fields))),
         )
         content = settings.model_dump(mode="json", exclude_none=True)

@@ -14,6 +14,7 @@ from typing import Any
 from contract.base import Strict
 from contract.errors import AggregationAborted, ConfigurationError
 from federated_learning import checkpoints
+from federated_learning.privacy.words import record_privacy
 from federated_learning.rounds.aggregating import FAILED, Aggregator, Event, Sum
 from federated_learning.rounds.course import Course
 from federated_learning.rounds.letters import Exchange, Step
@@ -96,8 +97,8 @@ class Coordinator:
         for task in tasks[done:]:
             if not self._round(task):
                 break  # every hospital has trained enough
-        if not (self._settings.output / BEST).exists():
-            self.keep_best()
+        if self.chosen() is None:
+            self.keep_best()  # nothing was judged: the last average, also if an earlier stop has left one
 
     def plan(self) -> tuple[RoundTask, ...]:
         """The rounds of this run, once the survey is made."""
@@ -124,7 +125,7 @@ class Coordinator:
         total = self._aggregate(Step.TRAIN)
         clear_bytes = 4 * total.update.size
         self._follow(total)
-        goes_on = int(total.exact["stopped"]) < len(total.survivors)
+        goes_on = "stopped" not in total.exact or int(total.exact["stopped"]) < len(total.survivors)
         evaluation = self._evaluate(task) if task.last_of_epoch or not goes_on else None
         seconds, sent = time.monotonic() - started, list(total.costs.sent.values())
         line = RoundRecord(
@@ -192,13 +193,15 @@ class Coordinator:
                 "ring bits": aggregation.ring_bits,
                 "masks": "AES-CTR, 256-bit seeds from X25519",
             }
+            if self.course.mechanism is not None:
+                parameters |= record_privacy(self.course.mechanism, rounds=standing.rounds)
         trained = describe_training(
             training,
             hospitals=self._participants.names,
-            class_counts=dict(zip(settings.description.classes, survey.class_counts, strict=True)),
+            class_counts=survey.count_by_class(settings.description.classes),
             rounds=standing.rounds,
             chosen_round=standing.rounds if chosen is None else chosen.round,
-            how="each hospital's rounded to a power of two",
+            how=None if self.course.mechanism else "each hospital's rounded to a power of two",
             restarted_rounds=self.progress.restarts,
             secure_aggregation=parameters,
             software={name: version(name) for name in PACKAGES},

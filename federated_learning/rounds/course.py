@@ -19,10 +19,14 @@ from contract.errors import ComputationFailed, ConfigurationError, PeerViolation
 from federated_learning.averaging import GlobalModel
 from federated_learning.checkpoints import Arrays
 from federated_learning.data_statistics import compute_statistics, weigh_classes
+from federated_learning.local_training import learning_rate
+from federated_learning.privacy.mechanism import Mechanism
+from federated_learning.privacy.words import describe_privacy
 from federated_learning.rounds.letters import Step
 from federated_learning.rounds.participants import Participants
 from federated_learning.rounds.round_orders import (
     FROM_ALL,
+    PRESENT,
     WEIGHTS,
     EvaluateOrder,
     Question,
@@ -38,12 +42,13 @@ from federated_learning.rounds.settings import RunSettings
 from federated_learning.secure_aggregation.encoding import (
     LARGEST,
     UpdateEncoding,
+    VectorLayout,
     compute_norm,
     first_limits,
     next_limits,
 )
 from federated_learning.torch_networks import Weights
-from federated_learning.training_settings import MAX_EXAMPLES, RoundTask, plan_rounds
+from federated_learning.training_settings import MAX_EXAMPLES, RoundTask, plan_rounds, plan_steps
 
 FloatArray = NDArray[np.float32]
 WIDE_LIMIT, STATISTICS_LIMIT = 64.0, 8.0
@@ -51,6 +56,8 @@ RELATIVE, ABSOLUTE = 1e-4, 1e-6
 """How far the initial weights of two machines differ at most: their logarithms and cosines do in the last bits."""
 CLASS_WEIGHT_DIGITS = 9
 """Powers differ between machines in the last bits; these do not."""
+RATE_DIGITS = 9
+"""Of a learning rate, which follows from a cosine."""
 
 
 class Survey(Strict):
@@ -61,8 +68,13 @@ class Survey(Strict):
     weight: int
     """Of all hospitals' updates."""
     class_counts: tuple[int, ...]
+    """Empty in a run with privacy: nobody counts."""
     mean: tuple[float, ...]
     standard_deviation: tuple[float, ...]
+
+    def count_by_class(self, classes: tuple[str, ...]) -> dict[str, int] | None:
+        """Training images of all hospitals together, if they were counted."""
+        return dict(zip(classes, self.class_counts, strict=True)) if self.class_counts else None
 
 
 class Standing(Strict):
@@ -98,10 +110,18 @@ class Course:
         """Begin with the weights that the settings' seed gives on this machine. Raises ConfigurationError."""
         self._settings, self._participants, self._hospitals = settings, participants, len(participants.hospitals)
         self.threshold = settings.aggregation.survivors(self._hospitals)
+        self.mechanism = self._plan_mechanism()
+        """How noise is added and sums are read with differential privacy; None: without."""
         self._model = GlobalModel(settings.training)
         self.shapes = {name: tuple(value.shape) for name, value in self._model.weights.items()}
         self._drawn = {name: value.copy() for name, value in self.weights.items()}
         self.standing = Standing(limits=self._first_limits(), subject=self._first_subject())
+
+    def _plan_mechanism(self) -> Mechanism | None:
+        privacy = self._settings.privacy
+        if privacy is None:
+            return None
+        return Mechanism.plan(privacy, hospitals=self._hospitals, threshold=self.threshold)
 
     @property
     def position(self) -> int:
@@ -124,8 +144,11 @@ class Course:
         return _arrays(self._model.weights)
 
     def plan(self) -> tuple[RoundTask, ...]:
-        """All rounds of the run. Raises PeerViolation before the survey."""
-        return plan_rounds(self._settings.training, examples=self._require_survey().examples, hospitals=self._hospitals)
+        """All rounds of the run. Raises PeerViolation before the survey, unless it has privacy."""
+        training = self._settings.training
+        if self._settings.privacy is not None:
+            return plan_steps(training, rate=self._settings.privacy.sampling_rate)
+        return plan_rounds(training, examples=self._require_survey().examples, hospitals=self._hospitals)
 
     def begin_with(self, content: bytes) -> None:
         """Take over the initial weights as another machine drew them. Raises Refused if they are not this run's.
@@ -149,14 +172,15 @@ class Course:
         if step is Step.SURVEY and self.position == 0:
             survey = self._order_survey()
             parts = {WEIGHTS: pack(self.weights, self.shapes)}
-            subject = bytes(32)  # whatever is counted, it is counted with the same hospitals
+            # Whatever is counted, it is counted with the same hospitals; with privacy nothing is.
+            subject = bytes(32) if self.mechanism is None else hashlib.sha256(PRESENT.encode()).digest()
             return Question(step=step, order=survey, layout=lay_out_survey(survey), subject=subject, parts=parts)
         tasks, rounds = self.plan(), self.standing.rounds
         if step is Step.TRAIN and rounds < len(tasks):
             train = self._order_training(tasks[rounds])
             layout = lay_out_training(train, self.shapes, hospitals=self._hospitals)
             return Question(step=step, order=train, layout=layout, subject=bytes.fromhex(self.standing.subject))
-        if step is Step.EVALUATE and rounds:
+        if step is Step.EVALUATE and rounds and self.mechanism is None:
             evaluate = self._order_evaluation(tasks[rounds - 1])
             subject = bytes.fromhex(evaluate.weights)
             return Question(step=step, order=evaluate, layout=lay_out_evaluation(evaluate), subject=subject)
@@ -174,20 +198,29 @@ class Course:
         question = self.ask(Step.TRAIN)
         order, layout = question.order, question.layout
         changes = {"rounds": self.standing.rounds + 1, "last_sum": tuple(sorted(total.survivors))}
-        encoding = UpdateEncoding(layout=layout, limits=order.limits, weight_total=order.weight_total)
-        mean = encoding.decode(total.update) if order.secure else layout.split(total.update.astype(np.float32))
+        mean = self._decode(order, layout, total)
         if not (norm := compute_norm(mean)) <= max_norm:
             raise ComputationFailed(
                 f"the mean update has norm {norm:.3g}, above {max_norm:.3g}: a hospital sent what it should not. The "
                 "state before it is kept; look for the hospital, or raise aggregation.max_norm"
             )
         self._model.apply({name: torch.from_numpy(value) for name, value in mean.items()}, batches=order.task.batches)
-        if order.secure:
+        if order.secure and self.mechanism is None:
             changes["limits"] = next_limits(order.limits, total.exact[LARGEST], hospitals=len(total.survivors))
         after = self._digest(self.weights)
         if after != order.weights:  # the same weights stay the same subject, whatever they were called
             changes["subject"] = after
         self.standing = self.standing.model_copy(update=changes)
+
+    def _decode(self, order: TrainOrder, layout: VectorLayout, total: OpenedSum) -> dict[str, FloatArray]:
+        """The change of the weights that a round's sum says: with privacy a step along the noised gradient."""
+        if self.mechanism is not None:
+            middle = (order.task.begin + order.task.end) / 2
+            rate = round(learning_rate(order.training, middle), RATE_DIGITS)
+            return layout.split(self.mechanism.decode(total.update, rate=rate))
+        if not order.secure:
+            return layout.split(total.update.astype(np.float32))
+        return UpdateEncoding(layout=layout, limits=order.limits, weight_total=order.weight_total).decode(total.update)
 
     def state(self) -> Arrays:
         """All that `restore` needs, as arrays by name."""
@@ -212,8 +245,14 @@ class Course:
             f"run '{settings.run}' of {self._hospitals} hospitals, {survivors}{clear}",
             f"classes {classes}; images {asked.channels} x {asked.height} x {asked.width}",
             f"{training.architecture}, seed {training.seed}; {stages}",
+            *self._describe_privacy(),
             f"settings {self.hash_agreement()}: everybody's screen must show the same",
         )
+
+    def _describe_privacy(self) -> tuple[str, ...]:
+        if self.mechanism is None:
+            return ()
+        return describe_privacy(self.mechanism, rounds=len(self.plan()), hospitals=self._hospitals)
 
     def hash_agreement(self) -> str:
         """A hash of what everybody's settings must say alike, hexadecimal: to be compared by telephone."""
@@ -235,6 +274,7 @@ class Course:
             "classes": description.classes,
             "input": description.input,
             "training": settings.training,
+            "privacy": settings.privacy,
         }
 
     def _order_survey(self) -> SurveyOrder:
@@ -244,7 +284,7 @@ class Course:
 
     def _order_training(self, task: RoundTask) -> TrainOrder:
         survey = self._require_survey()
-        weights = weigh_classes(survey.class_counts, power=self._settings.training.class_balance)
+        weights = self._weigh_classes(survey)
         return TrainOrder(
             **self._common_fields(Step.TRAIN, task.number + 1),
             weights=self._digest(self.weights),
@@ -256,6 +296,11 @@ class Course:
             limits=self.standing.limits,
             last_sum=self.standing.last_sum,
         )
+
+    def _weigh_classes(self, survey: Survey) -> tuple[float, ...]:
+        if self.mechanism is not None:
+            return (1.0,) * self._settings.training.classes
+        return tuple(weigh_classes(survey.class_counts, power=self._settings.training.class_balance))
 
     def _order_evaluation(self, task: RoundTask) -> EvaluateOrder:
         survey = self._require_survey()
@@ -269,6 +314,10 @@ class Course:
 
     def _read_survey(self, total: OpenedSum) -> Survey:
         exact, description = total.exact, self._settings.description
+        if self._settings.privacy is not None:
+            asked, agreed = description.input, self._settings.privacy.patients
+            statistics = {"mean": asked.mean, "standard_deviation": asked.standard_deviation}
+            return Survey(examples=agreed, validation=0, weight=1, class_counts=(), **statistics)
         counts = tuple(int(count) for count in exact["classes"])
         weigh_classes(counts, power=self._settings.training.class_balance)  # refuses a class that nobody has
         examples, validation, weight = sum(counts), int(exact["validation"]), int(exact["weight"])
@@ -294,6 +343,8 @@ class Course:
         A ring of 32 bits has room for anything; one of 16 has not, but statistics of batch normalisation, which begin
         at 0 and 1, jump to what the data has.
         """
+        if self.mechanism is not None:
+            return {}
         if self._settings.aggregation.ring_bits == 32:
             return first_limits(self.weights, floor=WIDE_LIMIT)
         limits = first_limits(self.weights)

@@ -21,11 +21,14 @@ from contract.errors import ConfigurationError, EncryptedInferenceError, PeerVio
 from contract.files import replace
 from federated_learning import checkpoints
 from federated_learning.data_statistics import add_pixels
+from federated_learning.privacy.ledger import Ledger
 from federated_learning.rounds.course import Course, OpenedSum, find_difference
 from federated_learning.rounds.letters import ERROR, POSITION_BYTES, Letter, Part, Step, Trouble
 from federated_learning.rounds.local_work import LocalWork
 from federated_learning.rounds.participants import Participants, read_signing_key
+from federated_learning.rounds.private_work import PrivateWork, plan_charge
 from federated_learning.rounds.round_orders import (
+    PRESENT,
     PURPOSES,
     WEIGHTS,
     EvaluateOrder,
@@ -69,10 +72,12 @@ class HospitalSession:
         self._folder.mkdir(parents=True, exist_ok=True)
         self._history = _read_history(settings.state)
         self._work = LocalWork(settings, self._folder, say=say, progress=progress)
+        self._progress = progress
         self._attempt: tuple[RingVector, HospitalAggregation | None] | None = None
         """One answer on its way, and the aggregation that will hide it (None: in the clear)."""
         self._course = Course(settings, participants)
         self._restore_course()
+        self._private = self._plan_private_work()
         self._last: tuple[bytes, Letter] | None = None
         self.finished = False
         """Whether the coordinator said that the run is over."""
@@ -82,6 +87,23 @@ class HospitalSession:
         self._work.check_listed()
         for line in self._course.describe():
             self._say(line)
+        if self._private is not None:
+            self._private.check()
+
+    def _plan_private_work(self) -> PrivateWork | None:
+        """What a run with [privacy] needs; None without."""
+        mechanism, settings = self._course.mechanism, self._settings
+        if mechanism is None or settings.privacy_limits is None:
+            return None
+        return PrivateWork(
+            self._work,
+            self._folder,
+            charge=plan_charge(settings, self._participants, mechanism, rounds=len(self._course.plan())),
+            mechanism=mechanism,
+            ledger=Ledger(settings.privacy_limits, state=settings.state),
+            say=self._say,
+            progress=self._progress,
+        )
 
     def answer(self, step: Step, letter: Letter) -> Letter:
         """What goes back to the coordinator for a message of this step."""
@@ -137,6 +159,9 @@ class HospitalSession:
 
     def _survey(self, letter: Letter) -> Mapping[str, bytes]:
         question, attempt = self._accept(Step.SURVEY, letter, SurveyOrder)
+        if self._private is not None:
+            self._private.begin(question.order)
+            return self._begin(question, attempt, {PRESENT: np.array(1)})
         data = self._work.prepare(question.order)
         values = {
             "validation": np.array(0 if data.validation is None else len(data.validation.labels)),
@@ -151,6 +176,9 @@ class HospitalSession:
     def _train(self, letter: Letter) -> Mapping[str, bytes]:
         question, attempt = self._accept(Step.TRAIN, letter, TrainOrder)
         layout = question.layout
+        if self._private is not None:
+            vector = self._private.train(question.order, self._course.weights)
+            return self._begin(question, attempt, {}, update=vector)
         trained = self._work.train(question.order, self._course.weights, layout)
         sums = {
             "stopped": np.array(int(trained.stopped)),

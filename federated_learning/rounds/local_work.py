@@ -118,7 +118,7 @@ class LocalWork:
         validation = self.prepare(order).validation
         if validation is None:
             return ValidationSums(examples=0, correct=0, loss=0.0)
-        images = _images(validation, order)
+        images = normalise(validation, order)
         return evaluate(order.training, _tensors(weights), images, validation.labels, size=order.size)
 
     def train(self, order: TrainOrder, weights: Mapping[str, FloatArray], layout: VectorLayout) -> Trained:
@@ -197,11 +197,11 @@ class LocalWork:
         held_out = data.validation
         trainer = LocalTrainer(
             order.training,
-            images=_images(data.training, order),
+            images=normalise(data.training, order),
             labels=data.training.labels,
             hospital=self._settings.name,
             class_weights=order.class_weights,
-            validation=None if held_out is None else (_images(held_out, order), held_out.labels),
+            validation=None if held_out is None else (normalise(held_out, order), held_out.labels),
             trains_on=True,
         )
         if self._path.exists():
@@ -221,8 +221,8 @@ class LocalWork:
         checkpoints.save(arrays | {"facts": checkpoints.write_facts(facts)}, self._path)
 
 
-def _images(data: Prepared, order: TrainOrder | EvaluateOrder) -> Images:
-    """Normalised as the order says, read from the disk when they are needed."""
+def normalise(data: Prepared, order: TrainOrder | EvaluateOrder) -> Images:
+    """The images, normalised as the order says, read from the disk when they are needed."""
     return cast("Images", data.images.with_statistics(order.mean, order.standard_deviation))
 
 

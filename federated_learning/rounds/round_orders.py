@@ -19,6 +19,7 @@ from contract.base import Name, Sha256, Strict
 from contract.errors import PeerViolation
 from contract.model_card import InputSpecification
 from federated_learning.data_statistics import PIXEL_SUMS
+from federated_learning.privacy.settings import Privacy
 from federated_learning.rounds.letters import Letter, Step
 from federated_learning.rounds.participants import Participants
 from federated_learning.secure_aggregation.encoding import ExactField, VectorLayout, largest_field
@@ -27,6 +28,8 @@ from federated_learning.training_settings import RoundTask, TrainingSettings
 
 ORDER, ATTEMPT = "order", "attempt"
 WEIGHTS = "weights"
+PRESENT = "present"
+"""Name of the only sum of a survey with privacy: one for each hospital."""
 LOSS_BITS = 20
 """Binary digits that are kept of a sum of losses."""
 
@@ -43,6 +46,8 @@ class RoundOrder(Strict):
     classes: Annotated[tuple[str, ...], Field(min_length=2, max_length=1000)]
     input: InputSpecification
     training: TrainingSettings
+    privacy: Privacy | None
+    """None: updates are added up as they are, and counts exactly."""
 
 
 class SurveyOrder(RoundOrder):
@@ -139,10 +144,8 @@ def hash_parts(start: bytes, parts: Mapping[str, bytes]) -> bytes:
 def derive_terms(participants: Participants, question: Question[Any], *, attempt: int) -> RoundTerms:
     """Terms of the aggregation that answers it. Raises ConfigurationError if they would not protect."""
     step, order, layout = question.step, question.order, question.layout
-    # A new run has a new name, and with it fresh masks for its rounds.
-    training = hashlib.sha256(f"{participants.fingerprint}/{order.run}".encode()).hexdigest()
     return RoundTerms(
-        training_id=training,
+        training_id=identify_training(participants, order.run),
         purpose=PURPOSES[step],
         round_number=order.round,
         attempt=attempt,
@@ -156,8 +159,15 @@ def derive_terms(participants: Participants, question: Question[Any], *, attempt
     )
 
 
+def identify_training(participants: Participants, run: str) -> str:
+    """Hexadecimal hash of who takes part and of the run's name: a new run has a new one, and fresh masks."""
+    return hashlib.sha256(f"{participants.fingerprint}/{run}".encode()).hexdigest()
+
+
 def lay_out_survey(order: SurveyOrder) -> VectorLayout:
-    """Counts, and sums of pixels if everybody's settings say so."""
+    """Counts, and sums of pixels if everybody's settings say so; with privacy only who is there."""
+    if order.privacy is not None:
+        return VectorLayout(update={}, exact={PRESENT: ExactField(())}, ring_bits=order.ring_bits)
     fields = {
         "validation": ExactField(()),
         "weight": ExactField(()),
@@ -174,6 +184,8 @@ def lay_out_training(order: RoundOrder, shapes: Mapping[str, tuple[int, ...]], *
     And the mean loss of each hospital, if none of the `hospitals` may be missing: of sums over different ones the
     difference would tell one hospital's.
     """
+    if order.privacy is not None:  # nothing exact: the noise is on what there is
+        return VectorLayout(update=shapes, exact={}, ring_bits=order.ring_bits)
     fields = {"stopped": ExactField(()), **largest_field(shapes)}
     if order.threshold == hospitals:
         fields["loss"] = ExactField((), LOSS_BITS)

@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 
 from contract.base import Name, Strict
 from contract.errors import ConfigurationError
+from federated_learning.privacy.settings import Privacy, PrivacyLimits, check_agreed
 from federated_learning.recipe import NamedDescription, fit_to_description
 from federated_learning.secure_aggregation.terms import MIN_SURVIVORS, least_threshold
 from federated_learning.training_settings import TrainingSettings
@@ -84,6 +85,8 @@ class RunSettings(PartySettings):
     exchange_statistics: bool = True
     """Mean and standard deviation of all hospitals' pixels, by secure aggregation; else the description's."""
     aggregation: Sums = Sums()
+    privacy: Privacy | None = None
+    """Noise at each hospital, so that a run tells little of any patient; None: without."""
 
     @model_validator(mode="after")
     def _fits_the_description(self) -> Self:
@@ -92,6 +95,21 @@ class RunSettings(PartySettings):
         except ConfigurationError as error:
             raise ValueError(str(error)) from error
         object.__setattr__(self, "training", training)  # frozen from here on
+        return self
+
+    @model_validator(mode="after")
+    def _lets_noise_protect(self) -> Self:
+        if self.privacy is not None:
+            try:
+                check_agreed(
+                    self.privacy,
+                    self.training,
+                    secure=self.aggregation.secure,
+                    ring_bits=self.aggregation.ring_bits,
+                    exchange_statistics=self.exchange_statistics,
+                )
+            except ConfigurationError as error:
+                raise ValueError(str(error)) from error
         return self
 
 
@@ -142,3 +160,19 @@ class HospitalSettings(RunSettings):
     threads: Annotated[int, Field(ge=1, le=1024)] = 2
     max_norm: MaxNorm = 1000.0
     """Euclidean norm that an update may have; a larger one is scaled down, which only this hospital's screen says."""
+    privacy_limits: PrivacyLimits | None = None
+    """What this hospital allows for its patients: with `privacy`, and only with it."""
+
+    @model_validator(mode="after")
+    def _limited(self) -> Self:
+        if self.privacy is not None and self.privacy_limits is None:
+            raise ValueError(
+                "a run with [privacy] needs [privacy_limits]: this hospital's ledger, and the most that all runs may "
+                "cost together"
+            )
+        if self.privacy is None and self.privacy_limits is not None:
+            raise ValueError(
+                "[privacy_limits] limit what is told of this hospital's patients, and a run without [privacy] has no "
+                "limit: agree on [privacy], or leave them out"
+            )
+        return self

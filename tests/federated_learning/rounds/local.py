@@ -9,6 +9,7 @@ from contract.model_card import InputSpecification, Modality
 from federated_learning.augmentation import NONE
 from federated_learning.data_source.table import read_table
 from federated_learning.loopback.sites import Site, divide_roles, draw_data, write_tables
+from federated_learning.privacy.settings import Privacy, PrivacyLimits
 from federated_learning.rounds.aggregating import Event
 from federated_learning.rounds.coordinator import Coordinator
 from federated_learning.rounds.hospital_session import HospitalSession
@@ -107,8 +108,11 @@ class LocalTraining:
         sums: Sums = Sums(threshold=3),  # noqa: B008  (frozen)
         training: TrainingSettings = TRAINING,
         description: Description = DESCRIPTION,
+        privacy: Privacy | None = None,
+        limit: float = 1000.0,
     ):
         self.folder, self.training, self.description, self.sums = folder, training, description, sums
+        self.privacy, self.limit = privacy, limit
         self.data = folder / "drawn"
         self.manifest = draw_data(
             self.data, classes=CLASSES, roles=ROLES, validation_role="held-out", side=SIDE, hospitals=6
@@ -146,6 +150,18 @@ class LocalTraining:
             description=self.description,
             training=self.training,
             aggregation=self.sums,
+            exchange_statistics=self.privacy is None,
+            privacy=self.privacy,
+            privacy_limits=None if self.privacy is None else self.limits(name),
+        )
+
+    def limits(self, name: str) -> PrivacyLimits:
+        return PrivacyLimits(
+            ledger=self.folder / name / "ledger",
+            population="drawn",
+            outsider_epsilon=self.limit,
+            insider_epsilon=2 * self.limit,
+            delta=1e-3,
         )
 
     def session(
@@ -173,6 +189,8 @@ class LocalTraining:
             description=self.description,
             training=self.training,
             aggregation=aggregation,
+            exchange_statistics=self.privacy is None,
+            privacy=self.privacy,
             waiting=WAITING,
         )
 
