@@ -50,7 +50,7 @@ session, ticket     -->    checks ticket, pins both peers
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -123,6 +123,7 @@ class Diagnoser:
         self._mismatches = Mismatches(settings.data_folder)
         self._lost: list[str] = []
         self._loading: Future[None] | None = None
+        self._getting_ready: Future[None] | None = None
         self._cancellation = Cancellation()
         self._sides: dict[tuple[str, Engine], DataOwnerSide[Any]] = {}
         self._deadlines = Deadlines.of(settings.waiting)
@@ -138,9 +139,7 @@ class Diagnoser:
         loads beside the session's first steps, which mostly wait for others.
         """
         if stocked_for is not None and engine in STOCKED_ENGINES and self._stock.holds(stocked_for):
-            loader = ThreadPoolExecutor(1)
-            self._loading = loader.submit(warm_up_online)
-            loader.shutdown(wait=False)
+            self._loading = _begin(warm_up_online)
             return
         warm_up(engine, threads=self._settings.threads)
 
@@ -231,6 +230,8 @@ class Diagnoser:
             raise CallerError(f"a picture was read for another model than {entry.card.name}: read it again")
         require_room(plan, engine, len(images))
         self._warm_up_for(plan, engine)  # before the session, whose deadlines others keep
+        if engine not in STOCKED_ENGINES or not self._stock.holds(entry):
+            self._get_ready(entry, plan, engine)
         with ExitStack() as links, ExitStack() as kept_from_others:
             opened = open_with_stock(
                 self._desk,
@@ -263,6 +264,7 @@ class Diagnoser:
         plan = self.catalog.fetch_plan(entry)
         lowering = stockable(plan)
         self._warm_up_for(plan, engine)
+        self._get_ready(entry, plan, engine)
         session = self._desk.open(entry, engine, Purpose.PREPARE)
         claims, item = session.claims, item_of(session.claims)
         with self._desk.ending(session) as channels:
@@ -379,6 +381,8 @@ class Diagnoser:
         self.warm_up(session.claims.engine)  # if stock was expected and lost; else long done
         side, patience = self._get_side(session.claims, plan), self._settings.waiting.material
         dealer = self._connect(channels, session.crypto_provider_url, session.crypto_provider, session.ticket)
+        if self._getting_ready is not None:
+            self._getting_ready.result()
         material = [
             side.prepare(item=item, dealer=dealer, model_owner=model_owner, patience_seconds=patience)
             for item in items_of(session.claims)
@@ -404,13 +408,20 @@ class Diagnoser:
         self._lost.clear()
         return tuple(Warned(code="stock-dropped", text=text) for text in words)
 
+    def _get_ready(self, entry: ModelEntry, plan: Plan, engine: Engine) -> None:
+        """Begin what preparing needs no peer for, beside the session's first steps, which mostly wait for others."""
+        side = self._make_side(entry.plan_hash, engine, plan)
+        self._getting_ready = _begin(partial(side.get_ready, entry.model_owner.organisation))
+
     def _get_side(self, claims: TicketClaims, plan: Plan) -> DataOwnerSide[Any]:
-        """The engine of a ticket for its plan; kept, because it keeps masked weights ready for the next image."""
-        key = (claims.plan_hash, claims.engine)
+        """The engine of a ticket for its plan."""
+        return self._make_side(claims.plan_hash, claims.engine, plan)
+
+    def _make_side(self, plan_hash: str, engine: Engine, plan: Plan) -> DataOwnerSide[Any]:
+        """An engine for a plan; kept, because it keeps masked weights ready for the next image."""
+        key = (plan_hash, engine)
         if key not in self._sides:
-            self._sides[key] = data_owner_side(
-                plan, claims.engine, store=self._masked_weights, threads=self._settings.threads
-            )
+            self._sides[key] = data_owner_side(plan, engine, store=self._masked_weights, threads=self._settings.threads)
         return self._sides[key]
 
     def _connect(self, channels: ExitStack, url: str, party: Party, ticket: Ticket) -> Channel:
@@ -427,3 +438,11 @@ class Diagnoser:
     def _begin(self, channel: Channel, ticket: Ticket) -> None:
         present_ticket(channel, ticket)
         channel.set_phase(Phase.OFFLINE)
+
+
+def _begin(work: Callable[[], None]) -> Future[None]:
+    """Do something in a thread of its own."""
+    thread = ThreadPoolExecutor(1)
+    begun = thread.submit(work)
+    thread.shutdown(wait=False)
+    return begun

@@ -87,6 +87,13 @@ class DealerSide(Protocol):
 class DataOwnerSide(Protocol, Generic[Prepared]):
     """P0."""
 
+    def get_ready(self, model_owner: str) -> None:
+        """Before a session with this organisation in which material is prepared: do what needs no peer.
+
+        May run in a thread of its own until `prepare` is called.
+        """
+        ...
+
     def prepare(self, *, item: ItemName, dealer: Channel, model_owner: Channel, patience_seconds: float) -> Prepared:
         """Offline: receive and make what the online phase needs. No image is needed for it.
 

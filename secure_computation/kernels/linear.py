@@ -189,7 +189,9 @@ def _weight_shape(layer: LinearLayer) -> Shape:
 def _signed(values: NDArray[Any], bits: int) -> NDArray[np.int32]:
     """Representatives in [-2^(bits-1), 2^(bits-1)), as a new array."""
     shift = 32 - bits
-    return np.ascontiguousarray((values.view(np.uint32) << np.uint32(shift)).view(np.int32) >> np.int32(shift))
+    moved = np.ascontiguousarray(values.view(np.uint32) << np.uint32(shift)).view(np.int32)
+    moved >>= np.int32(shift)
+    return moved
 
 
 def _digits_needed(values: NDArray[np.int32], bits: int) -> int:

@@ -104,10 +104,10 @@ class WinogradProduct:
     def prepare(cls, shape: Geometry, weights: RingElements, size: int, bits: int, threads: int) -> "WinogradProduct":
         """`weights`: (outputs, weights of one output), of two channels or more."""
         rows, terms = fill_up(shape.outputs, ROWS), shape.channels
-        placed = np.zeros((9, rows // ROWS, terms, ROWS), np.uint32)
-        filled = np.zeros((rows, terms, 9), np.uint32)
-        filled[: shape.outputs] = weights.reshape(shape.outputs, terms, 9)
-        placed[:] = filled.reshape(rows // ROWS, ROWS, terms, 9).transpose(3, 0, 2, 1)
+        filled = weights
+        if rows > shape.outputs:
+            filled = np.concatenate([weights, np.zeros((rows - shape.outputs, 9 * terms), np.uint32)])
+        placed = np.ascontiguousarray(filled.reshape(rows // ROWS, ROWS, terms, 9).transpose(3, 0, 2, 1))
         words = np.empty(((size + 2) ** 2, rows * terms), np.uint32)
         _loops().transform_weights(size, placed.reshape(9, -1), words)
         lanes = fill_up(int(np.prod(_grid(shape, size))), LANES)

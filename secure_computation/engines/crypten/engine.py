@@ -178,6 +178,9 @@ class CrypTenDataOwner(_OnlineSide):
         """Evaluate `network`."""
         super().__init__(network, lowering, None)
 
+    def get_ready(self, model_owner: str) -> None:
+        """See DataOwnerSide. Nothing is kept here."""
+
     def prepare(self, *, item: ItemName, dealer: Channel, model_owner: Channel, patience_seconds: float) -> Prepared:
         """See DataOwnerSide."""
         seed, tag = Seed(dealer.receive_seed(step="seed")), receive_deal_tag(dealer)

@@ -91,7 +91,7 @@ class MemoryStore:
         """See DeltaStore."""
         del lowering
         kept = self._kept.get(model_owner)
-        return kept[1] if kept and kept[0] == version else None
+        return dict(kept[1]) if kept and kept[0] == version else None
 
     def save(
         self, model_owner: str, version: str, lowering: MaskedLowering, deltas: Mapping[str, RingElements]

@@ -186,7 +186,7 @@ class DeltaStore(Protocol):
     """Where the data owner keeps masked weights. What it keeps is uniform without the dealer's seed."""
 
     def load(self, model_owner: str, version: str, lowering: MaskedLowering) -> dict[str, RingElements] | None:
-        """Delta of each linear step, or None."""
+        """Delta of each linear step, or None. The caller may empty what it is given."""
         ...
 
     def save(
@@ -222,6 +222,23 @@ class MaskedDataOwner:
         self._store = store
         self._threads = threads
         self._deltas: tuple[tuple[str, str], PreparedMaps] | None = None
+
+    def get_ready(self, model_owner: str) -> None:
+        """See DataOwnerSide: lay out the masked weights that are kept."""
+        if self._deltas is None or self._deltas[0][0] != model_owner:
+            version = self._store.newest(model_owner, self._lowering)
+            if version is not None:
+                self._lay_out(model_owner, version)
+
+    def _lay_out(self, model_owner: str, version: str) -> PreparedMaps | None:
+        """Delta of a version that is kept, or None if it is not, laid out. Kept for the next image."""
+        loaded = self._store.load(model_owner, version, self._lowering)
+        if loaded is None:
+            return None
+        # Each leaves the memory to the next: fresh memory takes longer than what is computed in it.
+        maps = prepare_maps(self._lowering, lambda _, step: loaded.pop(step.name), threads=self._threads)
+        self._deltas = ((model_owner, version), maps)
+        return maps
 
     def prepare(
         self, *, item: ItemName, dealer: Channel, model_owner: Channel, patience_seconds: float
@@ -261,13 +278,11 @@ class MaskedDataOwner:
                 lambda step, layout: receive_bundle(channel, layout, step=f"masked weights, {step.name}"),
             )
             self._store.save(owner, version, self._lowering, received)
-        if self._deltas is None or self._deltas[0] != (owner, version):
-            loaded = self._store.load(owner, version, self._lowering)
-            if loaded is None:
-                raise PeerViolation(f"the masked weights of {channel.peer} were not kept; start a new session")
-            maps = prepare_maps(self._lowering, lambda _, step: loaded[step.name], threads=self._threads)
-            self._deltas = ((owner, version), maps)
-        return version, self._deltas[1]
+        laid_out = self._deltas[1] if self._deltas and self._deltas[0] == (owner, version) else None
+        laid_out = laid_out or self._lay_out(owner, version)
+        if laid_out is None:
+            raise PeerViolation(f"the masked weights of {channel.peer} were not kept; start a new session")
+        return version, laid_out
 
     def draw_ahead(self, prepared: DataOwnerItem) -> None:
         """See DataOwnerSide. Takes some 50 bytes of memory a comparison until its layer is answered."""

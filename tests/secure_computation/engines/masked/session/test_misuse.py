@@ -140,6 +140,34 @@ def test_a_new_version_is_fetched_and_an_old_one_never_used() -> None:
     assert fetched == [True, True, False]
 
 
+def test_weights_laid_out_before_a_session_are_not_read_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    store, key = MemoryStore(), Seed.fresh()
+    Session(parties_of(MODEL, store=store, key=key), IMAGE).run().honest()
+    parties = parties_of(MODEL, store=store, key=key)
+    parties.data_owner.get_ready("laboratory")
+    monkeypatch.setattr(MemoryStore, "newest", None)
+    monkeypatch.setattr(MemoryStore, "load", None)
+    parties.data_owner.get_ready("laboratory")  # once is enough
+    session = Session(parties, IMAGE).run()
+    np.testing.assert_array_equal(session.honest(), MODEL.expected_logits(IMAGE, session.seeds))
+
+
+def test_weights_laid_out_for_what_a_model_owner_no_longer_serves_are_not_used() -> None:
+    store, key, changed = MemoryStore(), Seed.fresh(), other_weights()
+    Session(parties_of(MODEL, store=store, key=key), IMAGE).run().honest()
+    parties = parties_of(changed, store=store, key=key, version=OTHER_VERSION)
+    parties.data_owner.get_ready("laboratory")
+    session = Session(parties, IMAGE).run()
+    np.testing.assert_array_equal(session.honest(), changed.expected_logits(IMAGE, session.seeds))
+
+
+def test_getting_ready_for_a_model_owner_of_whom_nothing_is_kept_changes_nothing() -> None:
+    parties = parties_of(MODEL)
+    parties.data_owner.get_ready("laboratory")
+    session = Session(parties, IMAGE).run()
+    np.testing.assert_array_equal(session.honest(), MODEL.expected_logits(IMAGE, session.seeds))
+
+
 def test_two_versions_leave_nothing_of_their_difference() -> None:
     """Even the same weights, imported twice, have unrelated masks: A belongs to the version's name."""
     deltas = []
