@@ -73,6 +73,7 @@ from data_owner.mismatches import Mismatches
 from data_owner.offline import Offline
 from data_owner.progress import Cancellation, Progress, Stage
 from data_owner.results import Outcome, read_result
+from data_owner.seen_versions import SeenVersions
 from data_owner.session_desk import Opened, OpenSession, SessionDesk, Ticket, open_with_stock
 from data_owner.settings import DataOwnerSettings
 from data_owner.stock import TakenItem, open_stock
@@ -121,6 +122,7 @@ class Diagnoser:
             settings.data_folder / "masked-weights", key=StorageKey.of(settings.at_rest)
         )
         self._mismatches = Mismatches(settings.data_folder)
+        self._seen_versions = SeenVersions(settings.data_folder)
         self._lost: list[str] = []
         self._loading: Future[None] | None = None
         self._getting_ready: Future[None] | None = None
@@ -319,7 +321,8 @@ class Diagnoser:
         sent = offline.bytes()
         unrecorded = self._desk.report_completed(session, seconds, sent)
         trips = model_owner.traffic(Phase.ONLINE).one_way_trips + model_owner.traffic(Phase.OUTPUT).one_way_trips
-        known = self._mismatches.warn(session.claims.model, session.claims.version)
+        claims = session.claims
+        known = (*self._mismatches.warn(claims.model, claims.version), *self._seen_versions.note(claims))
         return Outcome(
             session=session.view.id,
             answers=require_answers(answers),

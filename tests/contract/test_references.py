@@ -112,6 +112,13 @@ def test_what_is_out_of_bounds_is_in_no_card(case: str) -> None:
     assert find_card_faults(json.dumps(CARD | {"references": HOSTILE[case]}).encode(), ModelCard)
 
 
+def test_a_version_of_endless_digits_is_in_no_card() -> None:
+    """It would be no number to whoever sorts versions, and no name of a folder."""
+    faults = find_card_faults(json.dumps(CARD | {"version": f"{'1' * 5000}.0.0"}).encode(), ModelCard)
+    assert len(faults) == 1
+    assert faults[0].startswith("version: is longer than 60 characters")
+
+
 def test_a_catalog_entry_has_the_references_of_its_own_plan() -> None:
     """As of a newer version, whose pictures an older card has no answers for."""
     party = {"organisation": "a", "address": "wss://a.example/v2"}
