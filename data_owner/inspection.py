@@ -15,7 +15,7 @@ from contract.files import create
 from contract.model_card import AgeRange, ColourChoice, FrameChoice, InputSpecification, Modality, ModelCard
 from data_owner.diagnosis import Warned
 from data_owner.submission import LOOK, list_ways_out
-from imaging.formats import FileFormat, Polarity, PolarityToldBy
+from imaging.formats import FileFormat, Polarity, PolaritySource
 from imaging.preprocessing import to_model_input, to_picture
 from imaging.reading import ImageFacts, Radiograph, read_image
 from imaging.suitability import AGE_UNKNOWN, FIT_UNKNOWN, MISFIT, WRONG_AGE
@@ -85,7 +85,7 @@ class Inspection(Strict):
     age: AgeFit | None = None
     """How the patient's age fits the model, whose ages `submitted` names; None without a card that names any."""
     warnings: tuple[Warned, ...] = ()
-    polarity_told_by: PolarityToldBy | None = None
+    polarity_told_by: PolaritySource | None = None
     """Who says whether the picture is a negative: its file, nobody, or tags of the file that contradict each other."""
     polarity: Polarity | None = None
     """What --as-is or --invert said about it."""

@@ -162,7 +162,7 @@ class Polarity(StrEnum):
     """Bright and dark are exchanged after reading."""
 
 
-class PolarityToldBy(StrEnum):
+class PolaritySource(StrEnum):
     """What a file says about that itself."""
 
     FILE = "file"
@@ -189,7 +189,7 @@ class DecodedFile:
     """What other tags of the file say of it, if they do not say the same."""
     views: tuple[str, ...] = ()
     """Views of the body that its tags name, see `imaging.suitability`; more than one if they do not say the same."""
-    polarity: PolarityToldBy = PolarityToldBy.FILE
+    polarity: PolaritySource = PolaritySource.FILE
     years: frozenset[int] = field(default=frozenset(), repr=False)
     """The patient's age in completed years, see `completed_years`; looked for if the model asks for it only."""
     warnings: ImageWarnings = ()

@@ -93,21 +93,21 @@ _USUAL_BITS = 8
 
 
 def scale(
-    values: NDArray[np.integer], bits: int, *, told_bits: int | None = None
+    values: NDArray[np.integer], bits: int, *, significant_bits: int | None = None
 ) -> tuple[NDArray[np.float32], ImageWarnings]:
     """Samples of `bits`, signed or not -> float32 in [0, 1], from the smallest to the largest that they could hold.
 
-    `told_bits`: how many of them count, if the file says so beside. They are the low bits if all values fit into
+    `significant_bits`: how many of them count, if the file says so beside. They are the low bits if all values fit into
     them, which is said, and else the high ones, with nothing below.
     """
     signed = np.issubdtype(values.dtype, np.signedinteger)
-    if told_bits is not None and 0 < told_bits < bits and not signed:
-        if int(values.max()) < 1 << told_bits:
-            text = f"the file says that {told_bits} of its {bits} bits count, and the picture was read so"
-            return _scale_span(values, 0, (1 << told_bits) - 1), (ImageWarning(FEWER_BITS, text),)
-        unused = bits - told_bits
+    if significant_bits is not None and 0 < significant_bits < bits and not signed:
+        if int(values.max()) < 1 << significant_bits:
+            text = f"the file says that {significant_bits} of its {bits} bits count, and the picture was read so"
+            return _scale_span(values, 0, (1 << significant_bits) - 1), (ImageWarning(FEWER_BITS, text),)
+        unused = bits - significant_bits
         if not np.bitwise_and(values, (1 << unused) - 1).any():
-            return _scale_span(values, 0, ((1 << told_bits) - 1) << unused), ()
+            return _scale_span(values, 0, ((1 << significant_bits) - 1) << unused), ()
     fractions = _scale_span(values, -(1 << (bits - 1)) if signed else 0, (1 << bits) - 1)
     return fractions, question_range(fractions, bits, signed=signed)
 

@@ -23,7 +23,7 @@ from imaging.formats import (
     ImageWarning,
     ImageWarnings,
     Limits,
-    PolarityToldBy,
+    PolaritySource,
     Values,
     choose_frame,
     guard_library,
@@ -73,7 +73,7 @@ def read_nifti(source: BinaryIO, specification: InputSpecification, limits: Limi
             frames=slices,
             frame=chosen + 1,
             # Programs that turn a radiograph into NIfTI drop what its DICOM file said of that; of volumes, none is one.
-            polarity=PolarityToldBy.NOBODY if slices == 1 else PolarityToldBy.FILE,
+            polarity=PolaritySource.NOBODY if slices == 1 else PolaritySource.FILE,
             warnings=(*_check_volumes(volumes), *_question_placement(image, orientation), *warnings),
             values=values,
         )

@@ -5,7 +5,7 @@ from typing import Final, assert_never
 
 import numpy as np
 
-from imaging.formats import DecodedFile, FileFormat, ImageWarning, Polarity, PolarityToldBy
+from imaging.formats import DecodedFile, FileFormat, ImageWarning, Polarity, PolaritySource
 
 POLARITY_UNKNOWN: Final = "polarity-unknown"
 POLARITY_CONTRADICTS: Final = "polarity-contradicts"
@@ -47,16 +47,16 @@ def _add_warning(decoded: DecodedFile, warning: ImageWarning) -> DecodedFile:
     return replace(decoded, warnings=(*decoded.warnings, warning))
 
 
-def _ask(told_by: PolarityToldBy, file_format: FileFormat) -> ImageWarning | None:
+def _ask(told_by: PolaritySource, file_format: FileFormat) -> ImageWarning | None:
     match told_by:
-        case PolarityToldBy.FILE:
+        case PolaritySource.FILE:
             return None
-        case PolarityToldBy.NOBODY:
+        case PolaritySource.NOBODY:
             never = file_format in (FileFormat.PNG, FileFormat.JPEG)
             who = f"{file_format} files do" if never else "the file does"
             text = f"{who} not say whether the picture is a negative"
             return ImageWarning(POLARITY_UNKNOWN, text, needs_confirmation=True)
-        case PolarityToldBy.CONTRADICTION:
+        case PolaritySource.CONTRADICTION:
             text = "the file's tags contradict each other about whether the picture is a negative"
             return ImageWarning(POLARITY_CONTRADICTS, text, needs_confirmation=True)
         case _:

@@ -19,7 +19,7 @@ from PIL import Image, ImageOps
 from contract.errors import ImageError
 from contract.model_card import ColourChoice, InputSpecification
 from imaging.codestream import JpegHeader, check_passes, has_end, read_jpeg_header
-from imaging.formats import DecodedFile, ImageWarning, ImageWarnings, Limits, PolarityToldBy, guard_library
+from imaging.formats import DecodedFile, ImageWarning, ImageWarnings, Limits, PolaritySource, guard_library
 from imaging.grey_scale import find_common_channel, make_grey, question_range, scale, turn_upright
 
 _GREY_16_BIT_MODES = ("I;16", "I;16L", "I;16B", "I")
@@ -106,12 +106,12 @@ def read_png(source: io.BytesIO, specification: InputSpecification, limits: Limi
         ImageOps.exif_transpose(image, in_place=True)
         image.load()  # Pillow refuses damage that the decoder of 16 bits forgives
         if header.bits == 16 and image.mode not in _GREY_16_BIT_MODES and (deep := _decode_16_bits(data)) is not None:
-            pixels, warnings = scale(turn_upright(deep, orientation), 16, told_bits=header.significant_bits)
+            pixels, warnings = scale(turn_upright(deep, orientation), 16, significant_bits=header.significant_bits)
         else:
             pixels, warnings = _read_grey(image, header, specification.colour)
         if _is_see_through(image):
             warnings = (*warnings, _TRANSPARENCY)
-        return DecodedFile(pixels=pixels, encoding=encoding, polarity=PolarityToldBy.NOBODY, warnings=warnings)
+        return DecodedFile(pixels=pixels, encoding=encoding, polarity=PolaritySource.NOBODY, warnings=warnings)
 
 
 def read_jpeg(source: io.BytesIO, specification: InputSpecification, limits: Limits) -> DecodedFile:
@@ -135,7 +135,7 @@ def read_jpeg(source: io.BytesIO, specification: InputSpecification, limits: Lim
         ImageOps.exif_transpose(image, in_place=True)
         pixels, warnings = _read_grey(image, PngHeader(bits=8), specification.colour)
         warnings = (*warnings, *_report_others(image))
-        return DecodedFile(pixels=pixels, encoding=encoding, polarity=PolarityToldBy.NOBODY, warnings=warnings)
+        return DecodedFile(pixels=pixels, encoding=encoding, polarity=PolaritySource.NOBODY, warnings=warnings)
 
 
 def _decode_16_bits(data: bytes) -> NDArray[np.uint16] | None:
@@ -164,7 +164,7 @@ def _read_12_bits(data: bytes, header: JpegHeader, specification: InputSpecifica
     else:
         pixels, warnings = scale(samples, 12)
     encoding = f"{'grey' if header.components == 1 else 'colour'}, 12 bits"
-    return DecodedFile(pixels=pixels, encoding=encoding, polarity=PolarityToldBy.NOBODY, warnings=warnings)
+    return DecodedFile(pixels=pixels, encoding=encoding, polarity=PolaritySource.NOBODY, warnings=warnings)
 
 
 def _open(data: bytes, file_format: str, limits: Limits) -> Image.Image:
@@ -194,10 +194,10 @@ def _read_grey(
 ) -> tuple[NDArray[np.float32], ImageWarnings]:
     """The grey values of an image, and what the user should know of them."""
     if image.mode in _GREY_16_BIT_MODES:
-        return scale(np.asarray(image).astype(np.uint16), 16, told_bits=header.significant_bits)
+        return scale(np.asarray(image).astype(np.uint16), 16, significant_bits=header.significant_bits)
     if image.mode in ("1", "L"):
         counted = header.significant_bits if header.bits == 8 else None
-        return scale(np.asarray(image if image.mode == "L" else image.convert("L")), 8, told_bits=counted)
+        return scale(np.asarray(image if image.mode == "L" else image.convert("L")), 8, significant_bits=counted)
     if image.mode not in ("LA", "P", "PA", "RGB", "RGBA"):
         name = {"CMYK": "printing colours (CMYK)"}.get(image.mode, f"colour mode {image.mode}")
         raise ImageError(f"images in {name} are not read: export a grey image")

@@ -25,7 +25,7 @@ from imaging.formats import (
     ImageWarnings,
     Limits,
     Polarity,
-    PolarityToldBy,
+    PolaritySource,
 )
 from imaging.isolation.messages import PatientWords
 from imaging.isolation.processes import SHARED
@@ -54,7 +54,7 @@ class ImageFacts:
     """DICOM BodyPartExamined in capital letters; None if the format or the file does not say."""
     original_size: tuple[int, int]
     """(rows, columns) of the file."""
-    polarity_told_by: PolarityToldBy
+    polarity_told_by: PolaritySource
     """Whether the file says which of its values are bright."""
     warnings: ImageWarnings
 

@@ -13,7 +13,7 @@ from imaging.formats import (
     ImageWarning,
     ImageWarnings,
     Limits,
-    PolarityToldBy,
+    PolaritySource,
     Values,
     choose_frame,
     guard_library,
@@ -71,7 +71,7 @@ def read_tiff(source: io.BytesIO, specification: InputSpecification, limits: Lim
             encoding=_describe_encoding(page),
             frames=len(file),
             frame=frame + 1,
-            polarity=PolarityToldBy.FILE if page.photometric in _WHICH_IS_WHITE else PolarityToldBy.NOBODY,
+            polarity=PolaritySource.FILE if page.photometric in _WHICH_IS_WHITE else PolaritySource.NOBODY,
             warnings=(*warnings, *_report_transparency(samples, page)),
             values=values,
         )
@@ -109,7 +109,7 @@ def _read_grey(
         pixels, warnings = stretch(numbers, window), (_question_range(window),)
         values = Values(values=numbers, inverted=inverted)
     else:
-        pixels, warnings = scale(samples, page.bits, told_bits=_count_told_bits(page))
+        pixels, warnings = scale(samples, page.bits, significant_bits=_count_told_bits(page))
     if inverted:
         pixels = np.float32(1) - pixels
     return pixels, warnings, values

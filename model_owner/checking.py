@@ -189,23 +189,13 @@ def _check_fixed_point(
     lowering = model.plan.engines.masked
     if lowering is None:
         return None
-    weights = round_weights(lowering, model.weights)
-    outputs, kept, out_of_range = [], [], None
-    for index, image in enumerate(images):
-        try:
-            outputs.append(_evaluate(lowering, weights, image, arithmetic))
-            kept.append(index)
-        except (ModelFileError, ImageError) as error:
-            out_of_range = out_of_range or str(error)
+    outputs, out_of_range = _evaluate_samples(lowering, model, images, arithmetic)
+    kept = list(outputs)
     gaps, agree = [], 0
     if lowering.gives_label:
-        labels = np.array(outputs).argmax(axis=-1)
-        agree = int((labels == expected[kept].argmax(axis=1)[:, np.newaxis]).all(axis=1).sum()) if kept else 0
+        agree = sum(int((ones.argmax(axis=-1) == expected[index].argmax()).all()) for index, ones in outputs.items())
     else:
-        gaps = [
-            Agreement.of(model.card, logits, expected[[index] * DRAWS])
-            for index, logits in zip(kept, outputs, strict=True)
-        ]
+        gaps = [Agreement.of(model.card, logits, expected[[index] * DRAWS]) for index, logits in outputs.items()]
         agree = sum(gap.labels_agree == DRAWS for gap in gaps)
     largest = max((gap.max_abs_error for gap in gaps), default=None)
     relative = None if largest is None else largest / (float(np.abs(expected[kept]).max()) or 1.0)
@@ -223,6 +213,19 @@ def _check_fixed_point(
             budget=suggest_budget(largest or 0.0, float(np.abs(expected).max()) or 1.0),
         ),
     )
+
+
+def _evaluate_samples(
+    lowering: MaskedLowering, model: ImportedModel, images: NDArray[np.float32], arithmetic: Arithmetic
+) -> tuple[dict[int, NDArray[np.float64]], str | None]:
+    """What `_evaluate` gives for each sample, by its number; and why the first one that leaves the range does."""
+    weights, outputs, out_of_range = round_weights(lowering, model.weights), {}, None
+    for index, image in enumerate(images):
+        try:
+            outputs[index] = _evaluate(lowering, weights, image, arithmetic)
+        except (ModelFileError, ImageError) as error:
+            out_of_range = out_of_range or str(error)
+    return outputs, out_of_range
 
 
 def _evaluate(

@@ -153,6 +153,13 @@ class ImportedModels:
             vouched = make_references(pictures, card, plan, compiled.weights, on_step=on_step)
             card = ModelCard.model_validate(dict(card) | {"references": vouched})
         on_step("sealing the weights")
+        self._keep(folder, compiled, card, plan)
+        _warn_of_cost(plan)
+        if plan.engines.crypten is None:
+            _LOG.warning("%s; this version is offered without it", not_installed())
+        return replace(_load_version(folder, self._key, self._limits), precision=chosen)
+
+    def _keep(self, folder: Path, compiled: CompiledModel, card: ModelCard, plan: Plan) -> None:
         try:
             private_folder(self._models)
             folder.parent.mkdir(mode=0o700, exist_ok=True)
@@ -164,10 +171,6 @@ class ImportedModels:
             raise ConfigurationError(
                 f"{folder} cannot be written ({error.strerror}): choose a data folder that this account may write"
             ) from error
-        _warn_of_cost(plan)
-        if plan.engines.crypten is None:
-            _LOG.warning("%s; this version is offered without it", not_installed())
-        return replace(_load_version(folder, self._key, self._limits), precision=chosen)
 
     def versions(self) -> dict[str, tuple[str, ...]]:
         """Versions of each imported model, oldest first, by name."""

@@ -14,7 +14,7 @@ if TYPE_CHECKING:  # takes long to load, and the page is up before it
     from data_owner.diagnosis import Diagnosis
     from data_owner.ui.history import Record
     from data_owner.ui.patient import Patient
-    from imaging.formats import ImageWarning, Polarity, PolarityToldBy
+    from imaging.formats import ImageWarning, Polarity, PolaritySource
     from imaging.reading import ModelInput
 
 MOST_ENTRIES: Final = 200
@@ -66,7 +66,7 @@ class Facts:
     look: Look
     seen_rows: int
     seen_columns: int
-    polarity_told_by: "PolarityToldBy"
+    polarity_told_by: "PolaritySource"
 
     @property
     def tells_polarity(self) -> bool:

@@ -31,7 +31,7 @@ from imaging.formats import (
     ImageWarning,
     ImageWarnings,
     Limits,
-    PolarityToldBy,
+    PolaritySource,
     Values,
     choose_frame,
     guard_library,
@@ -64,7 +64,7 @@ class _Picture:
     pixels: NDArray[np.float32] = field(repr=False)
     warnings: ImageWarnings
     values: Values | None = None
-    polarity: PolarityToldBy = PolarityToldBy.FILE
+    polarity: PolaritySource = PolaritySource.FILE
 
 
 def read_dicom(source: BinaryIO, specification: InputSpecification, limits: Limits) -> DecodedFile:

@@ -6,7 +6,7 @@ from pydicom import Dataset
 
 from imaging.dicom.header import PixelLayout
 from imaging.dicom.tags import read_code, read_integer, read_texts
-from imaging.formats import ImageWarning, ImageWarnings, PolarityToldBy
+from imaging.formats import ImageWarning, ImageWarnings, PolaritySource
 
 REMARK_TAGS = (
     *("SOPClassUID", "PresentationIntentType", "ShutterShape", "BurnedInAnnotation"),
@@ -47,7 +47,7 @@ def check_picture(tags: Dataset) -> ImageWarnings:
 
 def check_polarity(
     tags: Dataset, layout: PixelLayout, stored: NDArray[np.generic], pixels: NDArray[np.float32]
-) -> PolarityToldBy:
+) -> PolaritySource:
     """Whether the tags agree on which values are bright. `pixels`: what is shown, MONOCHROME1 inverted already.
 
     MONOCHROME1 goes with the presentation LUT INVERSE and MONOCHROME2 with IDENTITY (PS3.3 C.8.11.3.1.2). The sign of
@@ -55,11 +55,11 @@ def check_polarity(
     """
     shape = read_code(tags, "PresentationLUTShape")
     if shape == ("IDENTITY" if layout.kind == "MONOCHROME1" else "INVERSE"):
-        return PolarityToldBy.CONTRADICTION
+        return PolaritySource.CONTRADICTION
     sign = read_integer(tags, "PixelIntensityRelationshipSign")
     if sign in (-1, 1) and read_code(tags, "Modality") in _RADIOGRAPHS and _brightens(stored, pixels) == sign:
-        return PolarityToldBy.CONTRADICTION
-    return PolarityToldBy.FILE if layout.kind_is_told else PolarityToldBy.NOBODY
+        return PolaritySource.CONTRADICTION
+    return PolaritySource.FILE if layout.kind_is_told else PolaritySource.NOBODY
 
 
 def _brightens(stored: NDArray[np.generic], pixels: NDArray[np.float32]) -> int:

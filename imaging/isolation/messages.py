@@ -15,7 +15,7 @@ from pydantic import ConfigDict, Field, TypeAdapter
 
 from contract.base import Strict
 from contract.model_card import InputSpecification, Window
-from imaging.formats import MAX_LINE, MOST_YEARS, DecodedFile, FileFormat, ImageWarning, Line, PolarityToldBy, Values
+from imaging.formats import MAX_LINE, MOST_YEARS, DecodedFile, FileFormat, ImageWarning, Line, PolaritySource, Values
 from imaging.grey_scale import LARGEST
 
 MAX_HEADER_BYTES: Final = 256 << 10
@@ -80,7 +80,7 @@ class Picture(Strict):
     body_part: Line | None
     other_body_parts: Annotated[tuple[Line, ...], Field(max_length=MAX_LISTED)]
     views: Annotated[tuple[Line, ...], Field(max_length=MAX_LISTED)]
-    polarity: PolarityToldBy
+    polarity: PolaritySource
     years: Years = Field(repr=False)
     warnings: Annotated[tuple[ImageWarning, ...], Field(max_length=MAX_LISTED)]
     has_values: bool

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from contract.model_card import FrameChoice
-from imaging.formats import DecodedFile, FileFormat, ImageWarning, Polarity, PolarityToldBy
+from imaging.formats import DecodedFile, FileFormat, ImageWarning, Polarity, PolaritySource
 from imaging.polarity import INVERTED, POLARITY_CONTRADICTS, POLARITY_UNKNOWN, TAKEN_AS_IT_IS, settle
 from imaging.reading import Radiograph, read_for_viewing, read_image, read_model_input
 from tests.imaging.samples import data_set, dicom_bytes, nifti_bytes, picture, specification, volume
@@ -16,26 +16,26 @@ from tests.imaging.samples import data_set, dicom_bytes, nifti_bytes, picture, s
 GREY = np.linspace(0, 1, 12, dtype=np.float32).reshape(3, 4)
 
 
-def decoded(told_by: PolarityToldBy) -> DecodedFile:
+def decoded(told_by: PolaritySource) -> DecodedFile:
     return DecodedFile(pixels=GREY, encoding="grey", polarity=told_by)
 
 
 @pytest.mark.parametrize(
     ("told_by", "polarity", "code", "asks"),
     [
-        (PolarityToldBy.FILE, None, None, False),
-        (PolarityToldBy.FILE, Polarity.AS_READ, None, False),
-        (PolarityToldBy.FILE, Polarity.INVERTED, INVERTED, False),
-        (PolarityToldBy.NOBODY, None, POLARITY_UNKNOWN, True),
-        (PolarityToldBy.NOBODY, Polarity.AS_READ, TAKEN_AS_IT_IS, False),
-        (PolarityToldBy.NOBODY, Polarity.INVERTED, INVERTED, False),
-        (PolarityToldBy.CONTRADICTION, None, POLARITY_CONTRADICTS, True),
-        (PolarityToldBy.CONTRADICTION, Polarity.AS_READ, TAKEN_AS_IT_IS, False),
-        (PolarityToldBy.CONTRADICTION, Polarity.INVERTED, INVERTED, False),
+        (PolaritySource.FILE, None, None, False),
+        (PolaritySource.FILE, Polarity.AS_READ, None, False),
+        (PolaritySource.FILE, Polarity.INVERTED, INVERTED, False),
+        (PolaritySource.NOBODY, None, POLARITY_UNKNOWN, True),
+        (PolaritySource.NOBODY, Polarity.AS_READ, TAKEN_AS_IT_IS, False),
+        (PolaritySource.NOBODY, Polarity.INVERTED, INVERTED, False),
+        (PolaritySource.CONTRADICTION, None, POLARITY_CONTRADICTS, True),
+        (PolaritySource.CONTRADICTION, Polarity.AS_READ, TAKEN_AS_IT_IS, False),
+        (PolaritySource.CONTRADICTION, Polarity.INVERTED, INVERTED, False),
     ],
 )
 def test_it_is_asked_where_nobody_says_and_what_a_person_said_stays(
-    told_by: PolarityToldBy, polarity: Polarity | None, code: str | None, *, asks: bool
+    told_by: PolaritySource, polarity: Polarity | None, code: str | None, *, asks: bool
 ) -> None:
     image = settle(decoded(told_by), FileFormat.PNG, polarity)
     assert [(one.code, one.needs_confirmation) for one in image.warnings] == ([(code, asks)] if code else [])
@@ -76,7 +76,7 @@ def test_a_png_or_jpeg_asks_and_either_answer_settles_it(tmp_path: Path, kind: s
     asked = read_image(path, specification())
     assert asked.asks_polarity
     assert asked.needs_confirmation
-    assert asked.polarity_told_by is PolarityToldBy.NOBODY
+    assert asked.polarity_told_by is PolaritySource.NOBODY
     (question,) = questions(asked)
     assert question.text == f"{kind} files do not say whether the picture is a negative"
     for polarity, words in (

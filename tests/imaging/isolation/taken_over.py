@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from imaging.formats import FileFormat, PolarityToldBy
+from imaging.formats import FileFormat, PolaritySource
 from imaging.isolation.messages import LENGTH_BYTES, PatientWords, Picture, Refusal, Request
 
 ROWS, COLUMNS = 3, 4
@@ -47,7 +47,7 @@ def picture(**changes: Any) -> bytes:
         "body_part": None,
         "other_body_parts": (),
         "views": (),
-        "polarity": PolarityToldBy.NOBODY,
+        "polarity": PolaritySource.NOBODY,
         "years": frozenset(),
         "warnings": (),
         "has_values": False,
