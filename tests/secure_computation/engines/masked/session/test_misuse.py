@@ -141,9 +141,9 @@ def test_a_new_version_is_fetched_and_an_old_one_never_used() -> None:
 
 
 def test_weights_laid_out_before_a_session_are_not_read_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    store, key = MemoryStore(), Seed.fresh()
-    Session(parties_of(MODEL, store=store, key=key), IMAGE).run().honest()
-    parties = parties_of(MODEL, store=store, key=key)
+    store = MemoryStore()
+    Session(parties_of(MODEL, store=store), IMAGE).run().honest()
+    parties = parties_of(MODEL, store=store)
     parties.data_owner.get_ready("laboratory")
     monkeypatch.setattr(MemoryStore, "newest", None)
     monkeypatch.setattr(MemoryStore, "load", None)
@@ -153,9 +153,9 @@ def test_weights_laid_out_before_a_session_are_not_read_in_it(monkeypatch: pytes
 
 
 def test_weights_laid_out_for_what_a_model_owner_no_longer_serves_are_not_used() -> None:
-    store, key, changed = MemoryStore(), Seed.fresh(), other_weights()
-    Session(parties_of(MODEL, store=store, key=key), IMAGE).run().honest()
-    parties = parties_of(changed, store=store, key=key, version=OTHER_VERSION)
+    store, changed = MemoryStore(), replace(other_weights(), version=OTHER_VERSION)
+    Session(parties_of(MODEL, store=store), IMAGE).run().honest()
+    parties = parties_of(changed, store=store)
     parties.data_owner.get_ready("laboratory")
     session = Session(parties, IMAGE).run()
     np.testing.assert_array_equal(session.honest(), changed.expected_logits(IMAGE, session.seeds))
