@@ -22,7 +22,7 @@ from data_owner.diagnosis import Bytes, Diagnosis
 from demonstration.commands import make_command
 from demonstration.deployment import Deployment
 from model_owner.settings import ModelOwnerSettings
-from secure_computation.engines.masked.session.step_shapes import parts_of
+from secure_computation.engines.masked.session.step_shapes import part_count
 from secure_computation.network import Clip, MaxPool, Network, Operation, Relu
 
 Figure = TypeVar("Figure", int, float)
@@ -166,23 +166,25 @@ def measure_waited_share(network: Network) -> float:
     A large layer of comparisons crosses in parts: the data owner answers one while the model owner opens the next, so
     that the answer to the last part alone is waited for. 1 if every layer is one part.
     """
-    counts = list(_list_comparisons(network))
-    return sum(count / len(parts_of(count)) for count in counts) / sum(counts) if counts else 1.0
+    layers = list(_list_comparisons(network))
+    counts = [prod(layer) for layer in layers]
+    waited = [part_count(layer) for layer in layers]
+    return sum(waited) / sum(counts) if counts else 1.0
 
 
-def _list_comparisons(network: Network) -> Iterator[int]:
-    """Elements of each layer of comparisons, as `secure_computation.engines.masked.session.walk` takes them."""
+def _list_comparisons(network: Network) -> Iterator[tuple[int, ...]]:
+    """Shape of each layer of comparisons, as `secure_computation.engines.masked.session.walk` takes them."""
     shapes = network.shapes()
     for operation in network.operations:
-        yield from _count_in(operation, shapes[operation.inputs[0]], shapes[operation.output])
+        yield from _list_in(operation, shapes[operation.inputs[0]], shapes[operation.output])
 
 
-def _count_in(operation: Operation, given: tuple[int, ...], output: tuple[int, ...]) -> Iterator[int]:
+def _list_in(operation: Operation, given: tuple[int, ...], output: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
     match operation:
         case Relu():
-            yield prod(output)
+            yield output
         case Clip():
-            yield from (prod(output), prod(output))
+            yield from (output, output)
         case MaxPool():
             channels, height, width = output
             padded_width = given[2] + operation.padding[1] + operation.padding[3]
@@ -190,7 +192,7 @@ def _count_in(operation: Operation, given: tuple[int, ...], output: tuple[int, .
                 left = cells
                 while left > 1:
                     pairs = left // 2
-                    yield channels * windows * pairs
+                    yield (channels * windows * pairs,)
                     left -= pairs
         case _:
             return

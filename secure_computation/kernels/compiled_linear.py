@@ -124,14 +124,18 @@ def split_bytes(  # noqa: PLR0917 - as above
     starts: Integers,
     stride: Integers,
     columns: int,
+    first: int,
+    last: int,
     bytes_of: RingElements,
 ) -> None:
     """Lay out a picture for `multiply`: the unsigned bytes of its elements, those of four channels side by side.
 
-    `values` (channels, height, width); `lanes` (quads, 4, 2): channel and phase of each byte of a quad;
-    `bytes_of` (digits, quads, elements of a phase), four bytes in each word.
+    `values` (channels, height, width); `lanes` (quads, 4, 2): channel and phase of each byte of a quad; `starts`: of
+    row `first` of each phase. Sets rows `first` to `last` of each phase in `bytes_of` (digits, quads, elements of a
+    phase), four bytes in each word.
     """
-    digits, quads, elements = bytes_of.shape
+    digits, quads, _ = bytes_of.shape
+    elements = (last - first) * columns
     rows = np.empty((4, elements), np.uint32)
     low = np.uint32(0xFF)
     for quad in range(quads):
@@ -139,7 +143,7 @@ def split_bytes(  # noqa: PLR0917 - as above
             channel, phase = lanes[quad, lane]
             fill_phase(values[channel], starts[phase], stride, columns, rows[lane])
         for digit in range(digits):
-            target = bytes_of[digit, quad]
+            target = bytes_of[digit, quad, first * columns : last * columns]
             shift = np.uint32(8 * digit)
             for index in range(elements):
                 word = (rows[0, index] >> shift) & low
@@ -151,12 +155,19 @@ def split_bytes(  # noqa: PLR0917 - as above
 
 @jit
 def lay_out_words(  # noqa: PLR0917 - as above
-    values: RingElements, lanes: Integers, starts: Integers, stride: Integers, columns: int, words: RingElements
+    values: RingElements,
+    lanes: Integers,
+    starts: Integers,
+    stride: Integers,
+    columns: int,
+    first: int,
+    last: int,
+    words: RingElements,
 ) -> None:
     """As `split_bytes` for elements that stay whole: `lanes` (channels and phases, 1, 2), `words` one run for each."""
     for index in range(lanes.shape[0]):
         channel, phase = lanes[index, 0]
-        fill_phase(values[channel], starts[phase], stride, columns, words[index])
+        fill_phase(values[channel], starts[phase], stride, columns, words[index, first * columns : last * columns])
 
 
 def _make_tile(vectors: int) -> Callable[..., None]:
@@ -294,10 +305,12 @@ def multiply(  # noqa: PLR0917 - as above
     whole: int,
     mask: int,
     output: RingElements,
+    first_vector: int,
+    last_vector: int,
     first_row: int,
     last_row: int,
 ) -> None:
-    """Some outputs of a whole layer. For processors with AVX-512 VNNI only: others would stop.
+    """Some outputs of a layer at some places. For processors with AVX-512 VNNI only: others would stop.
 
     Args:
         picture: words of four bytes, from `split_bytes`, or elements, from `lay_out_words`, and `LANES` more words.
@@ -310,15 +323,16 @@ def multiply(  # noqa: PLR0917 - as above
         whole: 1 if words are elements, which count in one place, else 0.
         mask: 2^bits - 1.
         output: (outputs, places), both filled up to multiples of `ROWS` and `LANES`.
+        first_vector: first register of places to compute.
+        last_vector: behind the last one.
         first_row: first output to compute, a multiple of `ROWS`.
         last_row: behind the last one.
     """
     rows, places = output.shape
-    vectors = places // LANES
     cut = np.uint32(mask)
     block_words = weights.size // (rows // ROWS)
-    for first in range(0, vectors, band):
-        last = min(vectors, first + band)
+    for first in range(first_vector, last_vector, band):
+        last = min(last_vector, first + band)
         for row in range(first_row, last_row, ROWS):
             weights_at = row // ROWS * block_words
             picture_at = row // group_rows * group_words

@@ -71,11 +71,18 @@ class GroupedProduct:
 
     def multiply(self, values: RingElements) -> RingElements:
         """`values`: (channels, height, width), held mod 2^32. Returns (outputs, height, width)."""
-        output = np.empty((self.shape.outputs, *self.shape.output_size), np.uint32)
-        mask = (1 << self.bits) - 1
+        return self.multiply_rows(values, 0, self.shape.output_size[0])
+
+    def multiply_rows(self, values: RingElements, start: int, stop: int) -> RingElements:
+        """Rows `start` to `stop` of the product; `values` need be there as far as they read."""
+        shape, phases = self.shape, self.phases
+        output = np.empty((shape.outputs, stop - start, shape.output_size[1]), np.uint32)
+        starts = phases.starts_of_row(start * shape.stride[0])
+        elements = phases.elements - (shape.output_size[0] - stop + start) * phases.columns
         loops().convolve_groups(
-            seal(values), self.weights, np.array(self.shape.stride), *self.phases.tables, mask, output
-        )
+            seal(values), self.weights, np.array(shape.stride), starts, phases.phase, phases.offset, phases.columns,
+            elements, (1 << self.bits) - 1, output,
+        )  # fmt: skip
         return output
 
 
@@ -133,30 +140,61 @@ class TiledProduct:
 
     def multiply(self, values: RingElements) -> RingElements:
         """As `GroupedProduct.multiply`; what it returns is a view of a larger array."""
-        shape, phases, stride = self.shape, self.phases, np.array(self.shape.stride)
-        digits, runs = 1 if self.whole else _ring_bytes(self.bits), self.lanes.shape[0]
-        picture = np.empty(digits * runs * phases.elements + LANES, np.uint32)
-        body = picture[:-LANES].reshape(digits, runs, phases.elements)
-        if self.whole:
-            loops().lay_out_words(seal(values), self.lanes, phases.starts, stride, phases.columns, body[0])
-        else:
-            loops().split_bytes(seal(values), self.lanes, phases.starts, stride, phases.columns, body)
-        height, width = shape.output_size
-        places = height * phases.columns
-        output = np.empty((fill_up(shape.outputs, ROWS), fill_up(places, LANES)), np.uint32)
+        return self.by_rows().multiply_rows(values, 0, self.shape.output_size[0])
+
+    def by_rows(self) -> "TiledRows":
+        """One product whose picture comes row by row."""
+        return TiledRows(self)
+
+
+class TiledRows:
+    """One product, computed from the top of the picture to its bottom: each row of the picture is laid out once."""
+
+    def __init__(self, product: TiledProduct) -> None:
+        """Take memory for picture and output."""
+        self._product = product
+        shape, phases = product.shape, product.phases
+        digits, runs = 1 if product.whole else _ring_bytes(product.bits), product.lanes.shape[0]
+        self._picture = np.empty(digits * runs * phases.elements + LANES, np.uint32)
+        self._body = self._picture[:-LANES].reshape(digits, runs, phases.elements)
+        self._laid_out = 0
+        places = shape.output_size[0] * phases.columns
+        self._output = np.empty((fill_up(shape.outputs, ROWS), fill_up(places, LANES)), np.uint32)
+
+    def multiply_rows(self, values: RingElements, start: int, stop: int) -> RingElements:
+        """As `GroupedProduct.multiply_rows`, for rows that follow those computed before. A view of a larger array."""
+        product, shape, phases = self._product, self._product.shape, self._product.phases
+        (height, width), columns = shape.output_size, phases.columns
+        self._lay_out(values, phases.elements // columns - height + stop)
+        digits, runs, elements = self._body.shape
         multiply_tiles(
-            picture,
-            self.words,
-            (self.offsets, self.counts),
-            output,
+            self._picture,
+            product.words,
+            (product.offsets, product.counts),
+            self._output,
+            # The last register may reach into rows that are not laid out; it is computed again with them.
+            vectors=(start * columns // LANES, -(-stop * columns // LANES)),
             groups=shape.groups,
-            group_words=runs // shape.groups * phases.elements,
+            group_words=runs // shape.groups * elements,
             band=max(3, _BAND_BYTES // (4 * digits * runs * LANES)),
-            whole=self.whole,
-            bits=self.bits,
-            threads=self.threads,
+            whole=product.whole,
+            bits=product.bits,
+            threads=product.threads,
         )
-        return output[: shape.outputs, :places].reshape(shape.outputs, height, phases.columns)[:, :, :width]
+        rows = self._output[: shape.outputs, start * columns : stop * columns]
+        return rows.reshape(shape.outputs, stop - start, columns)[:, :, :width]
+
+    def _lay_out(self, values: RingElements, stop: int) -> None:
+        """Rows of each phase up to `stop`."""
+        product, first = self._product, self._laid_out
+        starts = product.phases.starts_of_row(first * product.shape.stride[0])
+        stride, columns = np.array(product.shape.stride), product.phases.columns
+        where = (seal(values), product.lanes, starts, stride, columns, first, stop)
+        if product.whole:
+            loops().lay_out_words(*where, self._body[0])
+        else:
+            loops().split_bytes(*where, self._body)
+        self._laid_out = stop
 
 
 def multiply_tiles(
@@ -165,6 +203,7 @@ def multiply_tiles(
     tables: tuple[NDArray[np.int64], NDArray[np.int64]],
     output: RingElements,
     *,
+    vectors: tuple[int, int],
     groups: int,
     group_words: int,
     band: int,
@@ -176,7 +215,7 @@ def multiply_tiles(
     rows = output.shape[0]
     run = functools.partial(
         loops().multiply, picture, words, *tables, rows // groups, group_words, band, int(whole), (1 << bits) - 1,
-        output,
+        output, *vectors,
     )  # fmt: skip
     if threads == 1:
         run(0, rows)

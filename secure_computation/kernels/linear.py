@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secure_computation.kernels import elementwise, in_place, winograd, with_torch
-from secure_computation.kernels.in_place import GroupedProduct, TiledProduct
+from secure_computation.kernels.in_place import GroupedProduct, TiledProduct, TiledRows
 from secure_computation.kernels.phases import Geometry, LinearLayer, image_size
 from secure_computation.kernels.winograd import WinogradProduct
 from secure_computation.kernels.with_torch import DigitProduct, PlainProduct
@@ -105,6 +105,35 @@ def linear_map(weights: PreparedWeights, values: NDArray[Any]) -> NDArray[np.uin
         raise ValueError(f"layer '{layer.name}' cannot take {values.dtype} of shape {values.shape}")
     picture = values.view(np.uint32).reshape(weights.product.shape.channels, *image_size(values.shape))
     return weights.product.multiply(picture).reshape(layer.shape)
+
+
+class ProductByRows:
+    """`linear_map` of an input whose rows come one after another, for the kernels that read a picture in place.
+
+    Others wait for the whole picture.
+    """
+
+    def __init__(self, weights: PreparedWeights) -> None:
+        """Begin one product."""
+        self._weights = weights
+        product = weights.product
+        self._by_rows = product.by_rows() if isinstance(product, TiledProduct) else product
+        self._whole: NDArray[np.uint32] | None = None
+
+    def rows_needed(self, stop: int, height: int) -> int:
+        """Rows of the input, which has `height`, that must be there for the first `stop` rows of the result."""
+        in_place = isinstance(self._by_rows, TiledRows | GroupedProduct)
+        if not in_place or isinstance(self._weights.layer, FullyConnected):
+            return height
+        return min(height, self._weights.product.shape.rows_read(stop))
+
+    def multiply(self, values: NDArray[np.uint32], start: int, stop: int) -> NDArray[np.uint32]:
+        """Rows `start` to `stop` of the result, behind those computed before. `values`: as of `linear_map`."""
+        if isinstance(self._weights.layer, Convolution2d) and isinstance(self._by_rows, TiledRows | GroupedProduct):
+            return self._by_rows.multiply_rows(values, start, stop)
+        if self._whole is None:
+            self._whole = linear_map(self._weights, values)
+        return self._whole[:, start:stop] if self._whole.ndim == 3 else self._whole[start:stop]
 
 
 def _variant_for(shape: Geometry, wanted: Variant, digits: int, bits: int) -> Variant:

@@ -41,6 +41,11 @@ class Geometry:
         channels = group_in * layer.groups
         return cls(channels, outputs, size, (height, width), layer.stride, layer.padding, layer.dilation, layer.groups)
 
+    def rows_read(self, stop: int) -> int:
+        """Rows of the picture that are laid out for the first `stop` rows of the result; it may have fewer."""
+        reach = (self.kernel[0] - 1) * self.dilation[0]
+        return max(0, (stop + reach // self.stride[0]) * self.stride[0] - self.padding[0])
+
     @property
     def terms(self) -> int:
         """Products that one output sums."""
@@ -62,10 +67,10 @@ class Phases:
     offset: NDArray[np.int64]
     """(taps,): see above."""
 
-    @property
-    def tables(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], int, int]:
-        """All of it, in the order of `compiled_linear.convolve_groups`."""
-        return self.starts, self.phase, self.offset, self.columns, self.elements
+    def starts_of_row(self, row: int) -> NDArray[np.int64]:
+        """`starts`, so many rows of the picture further down."""
+        starts: NDArray[np.int64] = self.starts + np.array([row, 0])
+        return starts
 
 
 def cut_into_phases(shape: Geometry) -> Phases:

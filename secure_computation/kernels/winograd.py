@@ -128,6 +128,7 @@ class WinogradProduct:
             self.words.reshape(-1),
             (np.arange(shape.channels) * lanes, np.array([shape.channels])),
             sums,
+            vectors=(0, lanes // LANES),
             groups=points,
             group_words=shape.channels * lanes,
             band=lanes // LANES,

@@ -18,13 +18,17 @@ the result is put together; the moves of the three roles are these:
 
 C is z with an offset, under r0 and r1. Each outcome o is opened to both as o ^ m, where m = b0 ^ b1, or that and a bit
 that D alone knows. y0 is P0's share of y: public values times dealt shares.
+
+A large layer crosses in parts: both online messages of a part hold its elements alone. Streams and what is dealt are
+those of the layer, read on from part to part, so that parts cost no draws.
 """
 
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import numpy as np
 
@@ -36,9 +40,10 @@ from secure_computation.protocols.comparison import (
     compare_as_p1,
     deal_comparison,
     expand_for_p0,
+    expand_for_p1,
 )
-from secure_computation.protocols.draws import BitArray, BlockDraws, Draws, RingElements, Words
-from secure_computation.protocols.opening import OUTPUT_MASK, draw_mask, hide_share
+from secure_computation.protocols.draws import BitArray, Draws, RingElements, Words
+from secure_computation.protocols.opening import OPENING_MASK, OUTPUT_MASK, draw_mask, hide_share
 from secure_computation.ring import cut_to_bits, cut_to_ring
 
 
@@ -95,6 +100,8 @@ class ComparedShape(ABC):
     """f."""
     output_bits: int
     """k_out."""
+    part_count: int = 0
+    """Elements of each part but the last, a multiple of 8; 0: the layer crosses whole."""
 
     keeps_masks: ClassVar[bool] = False
     """Whether each party needs its own mask to put y together."""
@@ -150,6 +157,16 @@ class ComparedShape(ABC):
     def prepared(self) -> BundleLayout:
         """P0 -> P1, offline: z0 + r0; without the bits that C leaves out, see `hide_share`."""
         return BundleLayout(count=self.count, ring_bits=(self.opened_bits,))
+
+    @cached_property
+    def parts(self) -> tuple[slice, ...]:
+        """The elements of each part, in the order in which they cross."""
+        size = self.part_count or max(1, self.count)
+        return tuple(slice(start, min(self.count, start + size)) for start in range(0, self.count, size))
+
+    def part(self, elements: slice) -> Self:
+        """The shape of one part, whose layouts are those of its online messages."""
+        return replace(self, count=elements.stop - elements.start, part_count=0)
 
     @cached_property
     def from_p1(self) -> BundleLayout:
@@ -224,7 +241,7 @@ class LayerAsP0:
         self.shape = shape
         self._draws = draws
         self._blocks = draws.in_blocks()
-        self._spent: BlockDraws | None = None
+        self._next = 0
         self._mask: RingElements | None = None
         self.output_mask = draw_output_mask(shape, draws)
         """rho': P0's half of the masked form of y, known before the input is."""
@@ -247,13 +264,18 @@ class LayerAsP0:
             self._blocks.expand(_share_label(name), _share_type(bits).itemsize * count)
 
     def answer(self, received: Bundle) -> Bundle:
-        """Online: P1's message in, P0's message out."""
-        shape, draws, c = self.shape, self._blocks, received.rings[0].values
+        """Online: P1's message for the next part in, P0's message out."""
+        if self._next == len(self.shape.parts):
+            raise RuntimeError("this layer was answered; a stream is used once")
+        whole = self.shape.parts[self._next]
+        self._next += 1
+        shape, c = self.shape.part(whole), received.rings[0].values
         own = np.empty((shape.from_p0.bit_arrays, shape.count), np.uint8)
         y0 = np.empty(shape.count, np.uint32)
         zeros = np.zeros(min(shape.count, BLOCK), np.uint32)
         for part in blocks(shape.count):
             size = part.stop - part.start
+            in_layer = slice(whole.start + part.start, whole.start + part.stop)
             sent = [array.values[part] for array in received.bits]
             outcomes = []
             for index, share in enumerate(self._compare(c[part], sent)):
@@ -263,15 +285,16 @@ class LayerAsP0:
                 Part(
                     c=c[part],
                     outcomes=outcomes,
-                    shares={name: _draw_share(draws, name, size, bits) for name, bits in shape.dealt_rings.items()},
-                    mask=None if self._mask is None else self._mask[part],
+                    shares={
+                        name: _draw_share(self._blocks, name, size, bits) for name, bits in shape.dealt_rings.items()
+                    },
+                    mask=None if self._mask is None else self._mask[in_layer],
                     public=False,
-                    rest=self.output_mask[part],
+                    rest=self.output_mask[in_layer],
                     nothing=zeros[:size],
                 ),
                 y0[part],
             )
-        self._spent, self._blocks = self._blocks, self._draws.in_blocks()
         return Bundle(bits=cut_to_bits(own), rings=(cut_to_ring(y0, shape.output_bits),))
 
     def _compare(self, c: RingElements, sent: Sequence[BitArray]) -> Iterator[BitArray]:
@@ -287,57 +310,71 @@ class LayerAsP0:
 
     def release(self) -> None:
         """Free what was drawn ahead, for the time that P0 waits: giving memory back takes as long as a loop over it."""
-        self._spent = None
+        if self._next == len(self.shape.parts):
+            self._blocks, self._mask = self._blocks.without_streams(), None
 
 
 # P1, the model owner
 
 
 class LayerAsP1:
-    """P1's part of one layer. Call `open` and send what it returns; then `finish` with P0's answer."""
+    """P1's part of one layer. `open` each part and send what it returns; then `finish` each with P0's answer."""
 
     def __init__(self, shape: ComparedShape, draws: Draws, corrections: Bundle, prepared: Bundle) -> None:
         """Take P1's draws of this step, D's corrections and what P0 prepared."""
         self._shape = shape
-        self._draws = draws
+        self._draws = draws.in_blocks()
         self._corrections = corrections
         self._hidden_z0 = prepared.rings[0].values
-        self._mask: RingElements | None = None
-        self._opened: tuple[RingElements, BitArray] | None = None
+        self._unopened = deque(shape.parts)
+        self._opened: deque[_OpenedPart] = deque()
+
+    def expand(self) -> None:
+        """Draw ahead what `open` needs: some 5 bytes an element. For the time that P1 waits; may be left out."""
+        shape, count = self._shape, self._shape.count
+        self._draws.expand(OPENING_MASK, 4 * count)
+        for one in shape.comparisons:
+            expand_for_p1(one.chain, self._draws, count, name=one.name)
+            self._draws.expand(one.pad, (count + 7) // 8)
 
     def open(self, z1: RingElements) -> Bundle:
-        """Online: mask and open z; P1's share of each comparison's outcome, hidden by its bits."""
-        shape = self._shape
-        mask = draw_mask(self._draws, shape.count, bits=shape.opened_bits)
+        """Online: mask and open z of the next part; P1's share of each comparison's outcome, hidden by its bits."""
+        if not self._unopened:
+            raise RuntimeError("this layer was opened; a stream is used once")
+        whole = self._unopened.popleft()
+        shape = self._shape.part(whole)
         c = np.empty(shape.count, np.uint32)
+        mask = np.empty(shape.count, np.uint32)
         bits = np.empty((shape.from_p1.bit_arrays, shape.count), np.uint8)
-        draws = self._draws.in_blocks()
         for part in blocks(shape.count):
+            in_layer = slice(whole.start + part.start, whole.start + part.stop)
+            mask[part] = draw_mask(self._draws, part.stop - part.start, bits=shape.opened_bits)
             # C = floor((z1 + offset mod 2^k) / 2^unopened) + (z0 + r0) + r1
             open_masked(
                 z1[part],
-                self._hidden_z0[part],
+                self._hidden_z0[in_layer],
                 mask[part],
                 offset=shape.offset,
                 ring_bits=shape.ring_bits,
                 cut=shape.unopened_bits,
                 out=c[part],
             )
-            tables = [word[part] for word in self._corrections.words]
-            for index, array in enumerate(self._compare(c[part], tables, draws)):
+            tables = [word[in_layer] for word in self._corrections.words]
+            for index, array in enumerate(self._compare(c[part], tables)):
                 bits[index, part] = array
-        self._mask = mask if shape.keeps_masks else None
         opened = cut_to_ring(c, shape.opened_bits)
-        self._opened = (opened.values, bits[len(bits) - shape.from_p0.bit_arrays :])
+        own = bits[len(bits) - shape.from_p0.bit_arrays :]
+        kept = mask if shape.keeps_masks else None
+        self._opened.append(_OpenedPart(elements=whole, c=opened.values, own=own, mask=kept))
         return Bundle(rings=(opened,), bits=cut_to_bits(bits))
 
-    def _compare(self, c: RingElements, tables: Sequence[Words], draws: Draws) -> list[BitArray]:
+    def _compare(self, c: RingElements, tables: Sequence[Words]) -> list[BitArray]:
         """What P1 sends of one block: the bits of each chain, then its share of each outcome."""
         sent, outcomes = [], []
         for one, words in zip(self._shape.comparisons, _by_comparison(self._shape, tables), strict=True):
             cut = self._shape.cut_opened(one, c)
-            bits, share = compare_as_p1(one.chain, cut, words, draws=draws, name=one.name)
-            share ^= draws.bits(one.pad, c.size)
+            bits, share = compare_as_p1(one.chain, cut, words, draws=self._draws, name=one.name)
+            share ^= self._draws.bits(one.pad, c.size)
             if one.of_sign:
                 share ^= (cut >> np.uint32(one.chain.bits)).astype(np.uint8)
             sent += bits
@@ -345,25 +382,27 @@ class LayerAsP1:
         return sent + outcomes
 
     def release(self) -> None:
-        """Free the tables, which `open` alone needs, for the time that P1 waits for P0's answer."""
+        """Once all is opened: free what `open` alone needs, for the time that P1 waits for P0's answer."""
+        self._draws = self._draws.without_streams()
         self._corrections = replace(self._corrections, words=(), body=None)
 
     def finish(self, received: Bundle) -> RingElements:
-        """Online: P1's half of y in masked form, y - rho', reduced to k_out bits."""
-        if self._opened is None:
+        """Online: P1's half of the next part of y in masked form, y - rho', reduced to k_out bits."""
+        if not self._opened:
             raise RuntimeError("open comes before finish")
-        shape = self._shape
-        c, own = self._opened
+        one = self._opened.popleft()
+        shape = self._shape.part(one.elements)
         y = np.empty(shape.count, np.uint32)
-        shares = dict(zip(shape.dealt_rings, (ring.values for ring in self._corrections.rings), strict=True))
+        rings = (ring.values[one.elements] for ring in self._corrections.rings)
+        shares = dict(zip(shape.dealt_rings, rings, strict=True))
         zeros = np.zeros(min(shape.count, BLOCK), np.uint32)
         for part in blocks(shape.count):
             shape.combine(
                 Part(
-                    c=c[part],
-                    outcomes=[mine[part] ^ bits.values[part] for mine, bits in zip(own, received.bits, strict=True)],
+                    c=one.c[part],
+                    outcomes=[mine[part] ^ bits.values[part] for mine, bits in zip(one.own, received.bits, strict=True)],
                     shares={name: share[part] for name, share in shares.items()},
-                    mask=None if self._mask is None else self._mask[part],
+                    mask=None if one.mask is None else one.mask[part],
                     public=True,
                     rest=received.rings[0].values[part],  # y - rho' = y1 + (y0 - rho')
                     nothing=zeros[: part.stop - part.start],
@@ -371,3 +410,19 @@ class LayerAsP1:
                 y[part],
             )
         return y
+
+
+@dataclass(frozen=True, kw_only=True)
+class _OpenedPart:
+    """What P1 keeps of a part until P0 answers."""
+
+    elements: slice
+    c: RingElements
+    own: BitArray
+    """P1's share of each outcome."""
+    mask: RingElements | None
+    """r1, if the page keeps it."""
+
+    def __repr__(self) -> str:
+        """Show no mask."""
+        return "_OpenedPart()"

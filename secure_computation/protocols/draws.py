@@ -81,6 +81,10 @@ class BlockDraws(Draws):
         """These are."""
         return self
 
+    def without_streams(self) -> "BlockDraws":
+        """The same without what is open or was drawn ahead, for whoever draws no more: it is not drawn again."""
+        return BlockDraws(self._whole)
+
     def open_stream(self, label: str) -> RandomStream:
         """Open a stream for good."""
         return self._whole.open_stream(label)

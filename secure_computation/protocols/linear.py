@@ -62,9 +62,11 @@ def linear_as_p0(product: RingElements, *, draws: Draws, bits: int) -> RingEleme
     return product + _draw_pad(draws, product.size, bits).reshape(product.shape)
 
 
-def linear_as_p1(product: RingElements, *, correction: Bundle) -> RingElements:
-    """P1, online: W * v + b + u1. `product`: W * v + b, or what a public linear map makes of it."""
-    return product + correction.rings[0].values.reshape(product.shape)
+def linear_as_p1(product: RingElements, *, correction: RingElements) -> RingElements:
+    """P1, online: W * v + b + u1, or some rows of it. `product`: W * v + b, or what a public linear map makes of it;
+    `correction`: u1 in its shape.
+    """
+    return product + correction
 
 
 def _draw_pad(draws: Draws, count: int, bits: int) -> RingElements:

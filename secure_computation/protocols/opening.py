@@ -13,12 +13,12 @@ from secure_computation.protocols.draws import Draws, RingElements
 from secure_computation.ring import cut_to_ring
 
 OUTPUT_MASK: Final = "output mask"
-_MASK: Final = "mask"
+OPENING_MASK: Final = "mask"
 
 
 def draw_mask(draws: Draws, count: int, *, bits: int) -> RingElements:
     """One party's part of r (r0 at P0, r1 at P1; D draws both). Shape (count,), ring of `bits` bits."""
-    return draws.ring(_MASK, count, bits=bits)
+    return draws.ring(OPENING_MASK, count, bits=bits)
 
 
 def draw_whole_mask(count: int, *, bits: int, p0: Draws, p1: Draws) -> RingElements:

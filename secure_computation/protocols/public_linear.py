@@ -10,7 +10,7 @@ from typing import Protocol
 
 import numpy as np
 
-from secure_computation.network import Padding, Pair
+from secure_computation.network import Padding, Pair, Shape
 from secure_computation.protocols.draws import RingElements
 
 
@@ -58,17 +58,31 @@ def sum_pool(half: RingElements, pool: Pool) -> RingElements:
     if pool.kernel == half.shape[1:] and not any(pool.padding):
         whole: RingElements = half.sum(axis=(1, 2), keepdims=True, dtype=np.uint32)
         return whole
-    total = _window_sums(half, pool)
+    total = sum_windows(half, pool, pool.padding)
     if pool.count_include_pad or not any(pool.padding):
         return total
     # Whole factors by position: divisor / (cells of the window inside the picture).
-    inside = _window_sums(np.ones((1, *half.shape[1:]), np.uint32), pool)
+    inside = sum_windows(np.ones((1, *half.shape[1:]), np.uint32), pool, pool.padding)
     return total * (np.uint32(pool.divisor) // inside)
 
 
-def _window_sums(values: RingElements, pool: Pool) -> RingElements:
-    """Columns of each window first, then its rows: fewer additions than cell by cell."""
-    padded = pad(values, pool.padding, 0, with_constants=False)
+def pools_by_rows(shape: Shape, pool: Pool) -> bool:
+    """Whether rows of the result are sums over some rows of a value of `shape`, and of nothing else."""
+    whole = pool.kernel[0] >= shape[1]
+    return not whole and (pool.count_include_pad or not any(pool.padding))
+
+
+def rows_to_pool(height: int, pool: Pool, start: int, stop: int) -> tuple[slice, Padding]:
+    """Of a picture of `height` rows, those that rows `start` to `stop` of the result sum, and how to pad them."""
+    top, left, _, right = pool.padding
+    first = start * pool.stride[0] - top
+    last = (stop - 1) * pool.stride[0] - top + pool.kernel[0]
+    return slice(max(0, first), min(height, last)), (max(0, -first), left, max(0, last - height), right)
+
+
+def sum_windows(values: RingElements, pool: Pool, padding: Padding) -> RingElements:
+    """Columns of each window first, then its rows: fewer additions than cell by cell. `padding`: in place of the pool's."""
+    padded = pad(values, padding, 0, with_constants=False)
     (kernel_height, kernel_width), (stride_height, stride_width) = pool.kernel, pool.stride
     down = _sum(window_cells(padded, (kernel_height, 1), (stride_height, 1)))
     return _sum(window_cells(down, (1, kernel_width), (1, stride_width)))

@@ -103,7 +103,7 @@ def test_the_parts_are_those_of_every_comparison() -> None:
     )
     columns, rows = 256 * 513, 256 * 256
     assert measure_waited_share(two) == pytest.approx(
-        (2 * columns / 2 + 2 * rows + 2 * rows) / (2 * columns + 4 * rows)
+        (2 * columns / 4 + 2 * rows / 2 + 2 * rows / 2) / (2 * columns + 4 * rows)
     )
 
 

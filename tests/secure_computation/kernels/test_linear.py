@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from secure_computation.kernels import elementwise, in_place, with_torch
 from secure_computation.kernels.in_place import TiledProduct
-from secure_computation.kernels.linear import Variant, choose_variant, linear_map, prepare_weights
+from secure_computation.kernels.linear import ProductByRows, Variant, choose_variant, linear_map, prepare_weights
 from secure_computation.kernels.phases import LinearLayer
 from secure_computation.kernels.winograd import WinogradProduct
 from secure_computation.network import Convolution2d, FullyConnected
@@ -97,6 +97,27 @@ def test_convolution_is_its_definition(
             instead = "tiles"
         assert prepared.variant == (variant if serves.get(variant, True) else instead)
         np.testing.assert_array_equal(linear_map(prepared, values), wanted)
+
+
+@settings(max_examples=60)
+@given(convolutions(), st.integers(1, 32), st.data())
+def test_rows_of_a_product_follow_from_the_rows_that_they_need(
+    case: tuple[Convolution2d, tuple[int, int, int]], bits: int, data: st.DataObject
+) -> None:
+    layer, size = case
+    weights = elements(layer.weight_shape, 1, edges=True)
+    values = elements(size, 2, edges=False)
+    stops = sorted({*data.draw(st.lists(st.integers(1, layer.shape[1]), max_size=3)), layer.shape[1]})
+    for variant in VARIANTS:
+        prepared = prepare_weights(layer, weights, bits=bits, variant=variant)
+        product, there, start = ProductByRows(prepared), np.full(size, 0xDEADBEEF, np.uint32), 0
+        parts = []
+        for stop in stops:
+            needed = product.rows_needed(stop, size[1])
+            there[:, :needed] = values[:, :needed]
+            parts.append(product.multiply(there, start, stop).copy())
+            start = stop
+        np.testing.assert_array_equal(np.concatenate(parts, axis=1), linear_map(prepared, values), err_msg=variant)
 
 
 @settings(max_examples=25)

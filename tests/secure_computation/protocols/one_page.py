@@ -28,7 +28,7 @@ from secure_computation.protocols.dithered_truncation import (
     DitheredTruncationAsP1,
     DitheredTruncationShape,
 )
-from secure_computation.protocols.draws import BitArray, Draws, RingElements
+from secure_computation.protocols.draws import BitArray, BlockDraws, Draws, RingElements
 from secure_computation.protocols.relu import ReluShape
 from secure_computation.protocols.truncation import TruncationShape
 from secure_computation.randomness import Seed
@@ -63,6 +63,23 @@ class InjectedDraws(Draws):
     def ring(self, label: str, shape: int | tuple[int, ...], *, bits: int) -> RingElements:
         drawn = super().ring(label, shape, bits=bits)
         return self._injected.get(label, drawn)
+
+    def in_blocks(self) -> BlockDraws:
+        return _InjectedBlocks(self, self._injected)
+
+
+class _InjectedBlocks(BlockDraws):
+    """The same, read on from block to block."""
+
+    def __init__(self, whole: Draws, injected: Mapping[str, RingElements]) -> None:
+        super().__init__(whole)
+        self._injected = {label: iter(values) for label, values in injected.items()}
+
+    def ring(self, label: str, shape: int | tuple[int, ...], *, bits: int) -> RingElements:
+        drawn = super().ring(label, shape, bits=bits)
+        if label in self._injected:
+            drawn[:] = [next(self._injected[label]) for _ in drawn]
+        return drawn
 
 
 def draws(seed: Seed) -> Draws:

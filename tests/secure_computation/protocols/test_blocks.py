@@ -1,11 +1,13 @@
 """Working through a layer in blocks, drawing ahead, and the way without compiled loops: the same messages."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from secure_computation.kernels import comparing
 from secure_computation.protocols.bundle import Bundle
-from secure_computation.protocols.compared_layer import ComparedShape, LayerAsP0
+from secure_computation.protocols.compared_layer import ComparedShape, LayerAsP0, LayerAsP1, deal_layer
 from secure_computation.protocols.draws import Draws
 from secure_computation.ring import reduce_to_bits, reduce_to_ring
 from tests.secure_computation.protocols import one_page
@@ -78,6 +80,33 @@ def test_the_messages_are_the_same(shape: ComparedShape, way: str, monkeypatch: 
     again = one_page.play(shape, z, z0=z0, seeds=seeds)
     assert again.messages == usual.messages
     np.testing.assert_array_equal(again.y, usual.y)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("size", [64, 400, COUNT, COUNT + 8])
+def test_a_layer_that_crosses_in_parts_is_the_layer(shape: ComparedShape, size: int) -> None:
+    seeds, z = Seeds.fresh(), values(shape)
+    z0 = one_page.random_ring(shape.count)
+    usual = one_page.play(shape, z, z0=z0, seeds=seeds)
+    shape = replace(shape, part_count=size)
+    assert [part.stop for part in shape.parts] == [*range(size, COUNT, size), COUNT]
+    p0, p1 = LayerAsP0(shape, one_page.draws(seeds.p0)), one_page.draws(seeds.p1)
+    prepared = p0.prepare(z0)
+    dealt = deal_layer(shape, p0=one_page.draws(seeds.p0), p1=one_page.draws(seeds.p1))
+    ahead = LayerAsP1(shape, p1, dealt, prepared)
+    ahead.expand()
+    z1 = z.astype(np.uint32) - z0
+    openings = [ahead.open(z1[part]) for part in shape.parts]
+    ahead.release()
+    answers = [p0.answer(opening) for opening in openings]
+    p0.release()
+    halves = [ahead.finish(answer) for answer in answers]
+    y = (p0.output_mask + np.concatenate(halves)) & np.uint32((1 << shape.output_bits) - 1)
+    np.testing.assert_array_equal(y, usual.y)
+    with pytest.raises(RuntimeError, match="a stream is used once"):
+        ahead.open(z1[shape.parts[0]])
+    with pytest.raises(RuntimeError, match="a stream is used once"):
+        p0.answer(openings[0])
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -92,7 +92,8 @@ def play(
     z0 = linear_as_p0(at_every_place(delta, rho), draws=draws(seeds.p0), bits=k)
     # Online.
     own, v = weights.view(np.uint32), x.astype(np.uint32) - rho
-    z1 = linear_as_p1(at_every_place(own, v) + NO_BIAS, correction=u1)
+    u1_values = u1.rings[0].values.reshape(z0.shape)
+    z1 = linear_as_p1(at_every_place(own, v) + NO_BIAS, correction=u1_values)
     output_mask, half = play_roles(
         shape.truncation,
         z0.reshape(-1),

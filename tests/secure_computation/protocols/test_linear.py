@@ -50,7 +50,8 @@ def evaluate(
     _, correction = over_the_wire(correction_layout(shape, bits=bits), dealt)
     z0 = linear_as_p0(apply(delta, rho), draws=draws(seeds.p0), bits=bits)
     own = weights.astype(np.uint32)
-    z1 = linear_as_p1(apply(own, x - rho) + bias, correction=correction)
+    u1 = correction.rings[0].values.reshape(z0.shape)
+    z1 = linear_as_p1(apply(own, x - rho) + bias, correction=u1)
     return (z0 + z1) & np.uint32((1 << bits) - 1), {"delta": delta, "u1": correction.rings[0].values}
 
 

@@ -133,7 +133,7 @@ def test_linear(vector: dict[str, Any]) -> None:
     assert (z0 & ring).tolist() == vector["z0"]
     v = np.array(vector["x"], np.int64).astype(np.uint32) - rho
     bias = np.array(vector["bias"], np.int64).astype(np.uint32)
-    z1 = linear_as_p1(weights.astype(np.uint32) @ v + bias, correction=correction)
+    z1 = linear_as_p1(weights.astype(np.uint32) @ v + bias, correction=correction.rings[0].values)
     assert ((z0 + z1) & ring).tolist() == vector["z"]
 
 

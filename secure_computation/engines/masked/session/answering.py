@@ -22,27 +22,30 @@ def answer_openings(
     """
     total = len(items[0].layers)
     for index, layers in enumerate(zip(*(item.layers for item in items), strict=True)):
-        on_layer(index, total, layers[0][0][0].step)
+        on_layer(index, total, layers[0][0].step)
         labels = []
-        for line, layer in zip(lines, layers, strict=True):
-            for move, part in layer:  # in the order in which P1 opens them
-                if isinstance(part, LabelAsP0):
-                    labels.append((move, part))
-                else:
-                    _answer(line, move, part)
+        for line, (move, part) in zip(lines, layers, strict=True):  # in the order in which P1 opens them
+            if isinstance(part, LabelAsP0):
+                labels.append((move, part))
+            else:
+                _answer(line, move, part)
         if labels:
             return _answer_labels(lines, labels)
     return ()
 
 
 def _answer(line: Line, move: Move, part: LayerAsP0 | DitheredTruncationAsP0 | ProductAsP0 | ActivationAsP0) -> None:
-    """Receive P1's opening of one move of one image, and answer it."""
-    opening = line.receive(part.shape.from_p1, step=f"opening, {move}")
-    if isinstance(part, ActivationAsP0):
-        answer = part.answer(opening, line, step_name=f"CrypTen, {move}")
-    else:
-        answer = part.answer(opening)
-    line.send(part.shape.from_p0, answer, step=f"answer, {move}")
+    """Receive P1's opening of one move of one image, and answer it; part by part, if the layer crosses in parts."""
+    shapes = [part.shape]
+    if isinstance(part, LayerAsP0):
+        shapes = [part.shape.part(elements) for elements in part.shape.parts]
+    for shape in shapes:
+        opening = line.receive(shape.from_p1, step=f"opening, {move}")
+        if isinstance(part, ActivationAsP0):
+            answer = part.answer(opening, line, step_name=f"CrypTen, {move}")
+        else:
+            answer = part.answer(opening)
+        line.send(shape.from_p0, answer, step=f"answer, {move}")
     if isinstance(part, LayerAsP0 | ProductAsP0):
         part.release()
 

@@ -6,7 +6,6 @@ parties send at once: that is one trip.
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import Final, assert_never
 
 from contract.base import Strict
@@ -38,7 +37,6 @@ from secure_computation.engines.masked.session.step_shapes import (
     heat_map_shape,
     label_shape,
     max_pool_levels,
-    part_size,
     positive_part_shape,
     relu_shape,
     truncation_shape,
@@ -187,12 +185,12 @@ def _layers(step: Step, sources: list[Shape], arithmetic: Arithmetic) -> Iterato
     """Cost of each layer of a step that P0 answers at once: a max pool has several, most steps have one or none."""
     match step:
         case ReluStep():
-            yield _in_parts(relu_shape(step, arithmetic))
+            yield _comparison_cost(relu_shape(step, arithmetic))
         case ClipStep():
-            yield _in_parts(positive_part_shape(step, step.elements, arithmetic))
+            yield _comparison_cost(positive_part_shape(step, step.shape, arithmetic))
         case MaxPoolStep():
             for count in max_pool_levels(step, sources[0]):
-                yield _in_parts(positive_part_shape(step, count, arithmetic))
+                yield _comparison_cost(positive_part_shape(step, (count,), arithmetic))
         case TruncateStep():
             yield _truncation_cost(truncation_shape(step, arithmetic))
         case MultiplyStep():
@@ -211,16 +209,6 @@ def _layers(step: Step, sources: list[Shape], arithmetic: Arithmetic) -> Iterato
             assert_never(never)
 
 
-def _in_parts(shape: ComparedShape) -> Cost:
-    """All parts are opened before the first is answered: they wait for the network together."""
-    size = part_size(shape.count)
-    whole, rest = divmod(shape.count, size)
-    cost = _comparison_cost(replace(shape, count=size)).times(whole)
-    if rest:
-        cost += _comparison_cost(replace(shape, count=rest))
-    return cost.model_copy(update={"trips": 2})
-
-
 def _truncation_cost(shape: TruncationShape | DitheredTruncationShape) -> Cost:
     if isinstance(shape, DitheredTruncationShape) and not shape.wide:
         return Cost(data_owner_to_model_owner_offline=shape.prepared.body_bytes)
@@ -228,11 +216,16 @@ def _truncation_cost(shape: TruncationShape | DitheredTruncationShape) -> Cost:
 
 
 def _comparison_cost(shape: ComparedShape | DitheredTruncationShape) -> Cost:
+    sent = [(1, shape)]
+    if isinstance(shape, ComparedShape) and shape.part_count:
+        # All parts are opened before the first is answered: they wait for the network together.
+        whole, rest = divmod(shape.count, shape.part_count)
+        sent = [(whole, shape.part(slice(0, shape.part_count))), (1, shape.part(slice(0, rest)))]
     return Cost(
         dealer_to_model_owner=shape.corrections.body_bytes,
         data_owner_to_model_owner_offline=shape.prepared.body_bytes,
-        data_owner_to_model_owner=shape.from_p0.body_bytes,
-        model_owner_to_data_owner=shape.from_p1.body_bytes,
+        data_owner_to_model_owner=sum(times * part.from_p0.body_bytes for times, part in sent),
+        model_owner_to_data_owner=sum(times * part.from_p1.body_bytes for times, part in sent),
         trips=2,
     )
 

@@ -4,14 +4,13 @@ Nobody who takes part can compute all of it: P0 has one seed, P1 the other, and 
 is for tests, and for all three roles in one process.
 """
 
-from collections import defaultdict
-
 import numpy as np
 
 from secure_computation.engines.masked.plan.masked_lowering import MaskedLowering
 from secure_computation.engines.masked.plan.reference import Dither, Dithers, Integers
 from secure_computation.engines.masked.plan.steps import ReluStep, TruncateStep
 from secure_computation.engines.masked.session.roles import DataOwnerOffline, PreparedMaps
+from secure_computation.engines.masked.session.rows import from_row_after_row
 from secure_computation.engines.masked.session.walk import Move
 from secure_computation.material import DealtSeeds, ItemName
 from secure_computation.protocols.bundle import Bundle, BundleLayout
@@ -28,20 +27,20 @@ def compute_dithers(lowering: MaskedLowering, seeds: DealtSeeds, item: ItemName,
     found.prepare()
 
     def dither_of(step: ReluStep | TruncateStep) -> Dither:
-        rounding, sign = (
-            np.concatenate(parts).reshape(step.shape) for parts in zip(*found.parts[step.name], strict=True)
-        )
-        return Dither(rounding, sign)
+        rounding, sign = found.dithers[step.name]
+        if isinstance(step, ReluStep):  # its layer draws row after row
+            return Dither(from_row_after_row(rounding, step.shape), from_row_after_row(sign, step.shape))
+        return Dither(rounding.reshape(step.shape), sign.reshape(step.shape))
 
     return dither_of
 
 
 class _DitherPass(DataOwnerOffline):
-    """P0's walk, which sends nothing and keeps, by step, the dithers of each part in order."""
+    """P0's walk, which sends nothing and keeps, by step, its dithers in the order in which they are drawn."""
 
     def __init__(self, lowering: MaskedLowering, seeds: DealtSeeds, item: ItemName, deltas: PreparedMaps) -> None:
         super().__init__(lowering, deltas, seed=seeds.data_owner, item=item, send=_send_nothing)
-        self.parts: dict[str, list[tuple[Integers, Integers]]] = defaultdict(list)
+        self.dithers: dict[str, tuple[Integers, Integers]] = {}
         self._p1 = seeds.model_owner
         self._name = item
 
@@ -60,7 +59,7 @@ class _DitherPass(DataOwnerOffline):
         self, move: Move, shape: ComparedShape | DitheredTruncationShape, half: RingElements, sign: RingElements
     ) -> None:
         rounding = find_dither(half, shape.truncated_bits)
-        self.parts[move.step].append((rounding.astype(np.int64), sign.astype(np.int64)))
+        self.dithers[move.step] = (rounding.astype(np.int64), sign.astype(np.int64))
 
 
 def _send_nothing(move: Move, layout: BundleLayout, bundle: Bundle) -> None:

@@ -25,8 +25,9 @@ from secure_computation.engines.masked.session.activation import (
     ActivationShape,
     deal_activation,
 )
-from secure_computation.engines.masked.session.walk import Compared, Move, Walk
-from secure_computation.kernels.linear import PreparedWeights, linear_map
+from secure_computation.engines.masked.session.rows import Rows, computed, from_row_after_row, row_after_row, select
+from secure_computation.engines.masked.session.walk import Move, Walk
+from secure_computation.kernels.linear import PreparedWeights, ProductByRows, linear_map
 from secure_computation.material import ItemName
 from secure_computation.protocols import compared_layer, label, linear, product, widening
 from secure_computation.protocols.bundle import Bundle, BundleLayout
@@ -53,12 +54,10 @@ PreparedMaps: TypeAlias = Mapping[str, PreparedWeights]
 ComparisonShape: TypeAlias = ComparedShape | DitheredTruncationShape
 OpenedShape: TypeAlias = ComparisonShape | ProductShape
 Exchange: TypeAlias = Callable[[Iterable[tuple[Move, OpenedShape, Bundle]], Meanwhile], Iterator[Bundle]]
+"""Sends P0 each opening as it is made, calls its last argument, returns; P0's answers are read when they are taken."""
 ComparisonAsP0: TypeAlias = LayerAsP0 | DitheredTruncationAsP0 | ActivationAsP0 | LabelAsP0
-ComparisonAsP1: TypeAlias = LayerAsP1 | DitheredTruncationAsP1
 OpenedAsP0: TypeAlias = ComparisonAsP0 | ProductAsP0
 """P0's part of one move with openings. A label is always the last."""
-OpenedLayer: TypeAlias = tuple[tuple[Move, OpenedAsP0], ...]
-"""One or several moves, all opened before the first is answered."""
 
 
 def find_input(lowering: MaskedLowering) -> InputStep:
@@ -139,7 +138,7 @@ class PreparedDataOwner:
 
     unspent_input_mask: list[RingElements] = field(repr=False)
     """rho of the image; empty once an image was masked."""
-    layers: tuple[OpenedLayer, ...] = field(repr=False)
+    layers: tuple[tuple[Move, OpenedAsP0], ...] = field(repr=False)
     output_share: RingElements = field(repr=False)
     """Zeros where the output is a label."""
     heat_map_share: RingElements | None = field(repr=False)
@@ -166,7 +165,7 @@ class DataOwnerOffline(Walk):
         self._item = item
         self._send = send
         self._input_mask: RingElements | None = None
-        self._layers: list[OpenedLayer] = []
+        self._layers: list[tuple[Move, OpenedAsP0]] = []
 
     def prepare(self) -> PreparedDataOwner:
         """Walk the plan and keep what the online phase needs."""
@@ -194,17 +193,11 @@ class DataOwnerOffline(Walk):
 
     def multiply(self, shape: ProductShape, halves: Pair, move: Move) -> RingElements:
         part = ProductAsP0(shape, self._draws(move), halves)
-        self._layers.append(((move, part),))
+        self._layers.append((move, part))
         return part.output_mask
 
     def compare(self, shape: ComparedShape, half: RingElements, move: Move) -> RingElements:
         return self._compare(shape, LayerAsP0(shape, self._draws(move)), half, move)
-
-    def compare_all(self, parts: Sequence[Compared]) -> list[RingElements]:
-        begin = len(self._layers)
-        halves = super().compare_all(parts)
-        self._layers[begin:] = [tuple(one for layer in self._layers[begin:] for one in layer)]
-        return halves
 
     def truncate(self, shape: DitheredTruncationShape, half: RingElements, move: Move) -> RingElements:
         part = DitheredTruncationAsP0(shape, self._draws(move))
@@ -228,7 +221,7 @@ class DataOwnerOffline(Walk):
         move: Move,
     ) -> RingElements:
         self._send(move, shape.prepared, part.prepare(half))
-        self._layers.append(((move, part),))
+        self._layers.append((move, part))
         return part.output_mask
 
 
@@ -310,6 +303,10 @@ class ModelOwnerOffline(Walk):
         return _nothing((shape.count,))
 
 
+def _nothing_meanwhile() -> None:
+    return
+
+
 def _nothing(shape: tuple[int, ...]) -> RingElements:
     return np.broadcast_to(np.uint32(0), shape)
 
@@ -349,8 +346,7 @@ class ModelOwnerOnline(Walk):
         exchange: Exchange,
         activate: Callable[[Move, ActivationAsP1, RingElements], RingElements],
     ) -> None:
-        """Evaluate on `image` (v = x - rho). `exchange` sends P0 each opening as it is made, calls its last argument,
-        and gives P0's answers one by one.
+        """Evaluate on `image` (v = x - rho).
 
         `activate` plays a layer that CrypTen computes, from P1's half of x to its half of y.
         """
@@ -365,7 +361,14 @@ class ModelOwnerOnline(Walk):
         self._image = image
         self._exchange = exchange
         self._activate_with = activate
-        self._spent: list[ComparisonAsP1] = []
+        self._answered = Rows(np.empty(0, np.uint32))
+        """Of the layer of comparisons before: P0's answer to it is read while the next one is opened."""
+
+    def run(self, on_step: Callable[[Step], None] | None = None) -> RingElements:
+        """See `Walk`. P0's last answer has then been read."""
+        result = super().run(on_step)
+        self._answered.whole()
+        return result
 
     def _draws(self, move: Move) -> Draws:
         return Draws(self._seed, item=self._name, step=move.number)
@@ -374,60 +377,85 @@ class ModelOwnerOnline(Walk):
         return self._image.rings[0].values.reshape(step.shape)
 
     def linear(self, step: LinearStep, half: RingElements) -> RingElements:
-        return linear_map(self._weights[step.name], half) + self._biases[step.name]
+        return self.linear_rows(step, Rows(half)).whole()
+
+    def linear_rows(self, step: LinearStep, half: Rows) -> Rows:
+        product, bias = ProductByRows(self._weights[step.name]), self._biases[step.name]
+
+        def compute(start: int, stop: int) -> RingElements:
+            return product.multiply(half.require(product.rows_needed(stop, half.count)), start, stop) + bias
+
+        return computed(step.shape, compute)
 
     def correct(self, step: Step, part: RingElements, move: Move) -> RingElements:
-        return linear.linear_as_p1(part, correction=self._item.spend_correction(move))
+        return self.correct_rows(step, Rows(part), move).whole()
+
+    def correct_rows(self, step: Step, part: Rows, move: Move) -> Rows:
+        u1 = self._item.spend_correction(move).rings[0].values.reshape(step.shape)
+        return computed(
+            step.shape,
+            lambda start, stop: linear.linear_as_p1(part.take(start, stop), correction=select(u1, start, stop)),
+        )
 
     def multiply(self, shape: ProductShape, halves: Pair, move: Move) -> RingElements:
+        self._answered.whole()
         part = ProductAsP1(shape, self._draws(move), self._item.spend_correction(move))
         (answer,) = self._exchange([(move, shape, part.open(*halves))], part.multiply)
         return part.finish(answer)
 
     def compare(self, shape: ComparedShape, half: RingElements, move: Move) -> RingElements:
-        (result,) = self.compare_all([Compared(move=move, shape=shape, half=half)])
-        return result
+        return self.compare_rows(shape, Rows(half), move).whole()
 
-    def compare_all(self, parts: Sequence[Compared]) -> list[RingElements]:
-        return self._play(
-            [(one.move, one.shape, LayerAsP1(one.shape, *self._material(one.move)), one.half) for one in parts]
-        )
+    def compare_rows(self, shape: ComparedShape, half: Rows, move: Move) -> Rows:
+        """Open all parts, each as soon as its rows are there; the answers are read when they are wanted.
+
+        Of the layer before, the answer to one part is read before, so that each layer takes its two trips, and all are
+        read before this layer's.
+        """
+        before, part = self._answered, LayerAsP1(shape, *self._material(move))
+        before.require(min(1, before.count))
+        row_elements = shape.count // half.count
+
+        def openings() -> Iterator[tuple[Move, ComparedShape, Bundle]]:
+            for elements in shape.parts:
+                rows = half.take(elements.start // row_elements, elements.stop // row_elements)
+                yield move, shape.part(elements), part.open(row_after_row(rows))
+            before.whole()
+
+        answers, parts = self._exchange(openings(), part.release), iter(shape.parts)
+        array = np.empty(half.shape, np.uint32)
+
+        def extend(ready: int, stop: int) -> int:
+            while ready < stop:
+                y, elements = part.finish(next(answers)), next(parts)
+                first, ready = ready, elements.stop // row_elements
+                rows = select(array, first, ready)
+                rows[:] = from_row_after_row(y, rows.shape)
+            return ready
+
+        self._answered = Rows(array, extend)
+        return self._answered
 
     def truncate(self, shape: DitheredTruncationShape, half: RingElements, move: Move) -> RingElements:
         if not shape.wide:
             prepared = self._item.spend_prepared(move)
             return DitheredTruncationAsP1(shape, self._draws(move), None, prepared).truncate(half)
+        self._answered.whole()
         part = DitheredTruncationAsP1(shape, *self._material(move))
-        (result,) = self._play([(move, shape, part, half)])
-        return result
+        (answer,) = self._exchange([(move, shape, part.open(half))], _nothing_meanwhile)
+        return part.finish(answer)
 
     def _material(self, move: Move) -> tuple[Draws, Bundle, Bundle]:
         return self._draws(move), self._item.spend_correction(move), self._item.spend_prepared(move)
 
-    def _play(
-        self, playing: Sequence[tuple[Move, ComparisonShape, ComparisonAsP1, RingElements]]
-    ) -> list[RingElements]:
-        """Open all parts of a layer, then take up each answer as it comes."""
-        parts = [part for _, _, part, _ in playing]
-
-        def meanwhile() -> None:
-            self._spent.clear()
-            for part in parts:
-                if isinstance(part, LayerAsP1):
-                    part.release()
-
-        openings = ((move, shape, part.open(half)) for move, shape, part, half in playing)
-        answers = self._exchange(openings, meanwhile)
-        results = [part.finish(answer) for part, answer in zip(parts, answers, strict=True)]
-        self._spent += parts  # freed in the next wait, not in the way of the layers before it
-        return results
-
     def activate(self, shape: ActivationShape, half: RingElements, move: Move) -> RingElements:
+        self._answered.whole()
         corrections, prepared = self._item.spend_correction(move), self._item.spend_prepared(move)
         part = ActivationAsP1(shape, self._seed, corrections, prepared, item=self._name, step=move.number)
         return self._activate_with(move, part, half)
 
     def label(self, shape: LabelShape, half: RingElements, move: Move, products: Move) -> RingElements:
+        self._answered.whole()
         corrections, triples = self._item.spend_correction(move), self._item.spend_correction(products)
         part = LabelAsP1(shape, self._draws(move), corrections, triples, self._item.spend_prepared(move))
         self.label_to_open = (move, part)

@@ -39,7 +39,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Final, Protocol, TypeAlias
+from typing import Final, Protocol, TypeAlias, assert_never
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,6 +78,7 @@ from secure_computation.engines.masked.session.roles import (
     ModelOwnerItem,
     ModelOwnerOffline,
     ModelOwnerOnline,
+    OpenedAsP0,
     OpenedShape,
     PreparedDataOwner,
     PreparedMaps,
@@ -286,10 +287,9 @@ class MaskedDataOwner:
 
     def draw_ahead(self, prepared: DataOwnerItem) -> None:
         """See DataOwnerSide. Takes some 50 bytes of memory a comparison until its layer is answered."""
-        for layer in prepared.prepared.layers:
-            for _, part in layer:
-                if isinstance(part, LayerAsP0):
-                    part.expand()
+        for _, part in prepared.prepared.layers:
+            if isinstance(part, LayerAsP0):
+                part.expand()
 
     def run(
         self,
@@ -494,8 +494,7 @@ class MaskedModelOwner:
                 sent.append((move, shape))
             meanwhile()
             pause()
-            for move, shape in sent:
-                yield line.receive(shape.from_p0, step=f"answer, {move}")
+            return (line.receive(shape.from_p0, step=f"answer, {move}") for move, shape in sent)
 
         def activate(move: Move, part: ActivationAsP1, half: RingElements) -> RingElements:
             pause()  # CrypTen's own messages go to and fro: first, every image has its last answer

@@ -26,30 +26,33 @@ from secure_computation.protocols.relu import ReluShape
 from secure_computation.protocols.truncation import TruncationShape
 from secure_computation.protocols.widening import WideningShape
 
-PART_ELEMENTS: Final = 1 << 16
-"""A larger layer of comparisons crosses in parts, each a move with messages of its own: P0 answers one while P1 opens
-the next. All parts are opened before the first answer is needed, so the layer waits for the network once.
+PART_ELEMENTS: Final = 1 << 15
+"""A larger layer of comparisons crosses in parts of whole rows: P0 answers one while P1 opens the next. All parts are
+opened before the first answer to any of them is read, so the layer waits for the network once.
 """
 _ALIGNED: Final = 64
 """Packed bits and rings of a part then end where a byte ends."""
 
 
-def parts_of(count: int) -> tuple[slice, ...]:
-    """A layer of `count` elements in parts of about `PART_ELEMENTS`, all but the last of one size. Public."""
-    size = part_size(count)
-    return tuple(slice(start, min(count, start + size)) for start in range(0, count, size))
+def rows_of_part(rows: int, row_elements: int) -> int:
+    """Rows of each part but the last of a layer, so that parts have about `PART_ELEMENTS` elements. Public."""
+    parts = max(1, round(rows * row_elements / PART_ELEMENTS))
+    unit = _ALIGNED // math.gcd(_ALIGNED, row_elements)
+    return -(-rows // (parts * unit)) * unit
 
 
-def part_size(count: int) -> int:
-    """Elements of each part of a layer of `count` elements but the last, which may have fewer."""
-    parts = max(1, round(count / PART_ELEMENTS))
-    return -(-count // (parts * _ALIGNED)) * _ALIGNED
+def part_count(shape: Shape) -> int:
+    """Elements of each part but the last of a layer that compares a value of `shape`; of all, if it is one part."""
+    rows = image_size(shape)[0] if len(shape) == 3 else math.prod(shape)
+    row_elements = math.prod(shape) // rows
+    return min(rows, rows_of_part(rows, row_elements)) * row_elements
 
 
 def relu_shape(step: ReluStep, arithmetic: Arithmetic) -> ComparedShape:
     """A ReLU with its truncation."""
     common: dict[str, Any] = {
         "count": step.elements,
+        "part_count": part_count(step.shape),
         "ring_bits": step.ring_bits,
         "truncated_bits": step.shift,
         "output_bits": step.value.ring_bits,
@@ -64,10 +67,11 @@ def relu_shape(step: ReluStep, arithmetic: Arithmetic) -> ComparedShape:
             assert_never(never)
 
 
-def positive_part_shape(step: MaxPoolStep | ClipStep, count: int, arithmetic: Arithmetic) -> ComparedShape:
-    """ReLU without truncation of `count` differences, of which a max pool or a clip is made: exact in either form."""
+def positive_part_shape(step: MaxPoolStep | ClipStep, differences: Shape, arithmetic: Arithmetic) -> ComparedShape:
+    """ReLU without truncation of differences, of which a max pool or a clip is made: exact in either form."""
     common: dict[str, Any] = {
-        "count": count,
+        "count": math.prod(differences),
+        "part_count": part_count(differences),
         "ring_bits": step.ring_bits,
         "truncated_bits": 0,
         "output_bits": step.value.ring_bits,
@@ -98,7 +102,7 @@ def truncation_shape(step: TruncateStep, arithmetic: Arithmetic) -> TruncationSh
     }
     if arithmetic is Arithmetic.DITHERED:
         return DitheredTruncationShape(**common)
-    return TruncationShape(**common, low=_chain(step.low_chunks))
+    return TruncationShape(**common, part_count=part_count(step.shape), low=_chain(step.low_chunks))
 
 
 def label_shape(step: LabelStep) -> LabelShape:

@@ -2,13 +2,15 @@
 
 A role says what it does where randomness or the peer is needed (`input`, `correct`, `multiply`, `compare`, `truncate`,
 `activate`, `label`); each of those seven is a *move* with a number, by which all roles draw from their seeds and name
-their messages. A max pool, a clip and a large layer of comparisons are several moves. `linear` multiplies by what the
-role knows of the weights; everything else is public-linear and happens here.
+their messages. A max pool is several moves. `linear` multiplies by what the role knows of the weights; everything else
+is public-linear and happens here.
+
+Halves are `Rows`: P1's may still be on their way. A role that has all of them at once computes every step whole.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import assert_never
 
 import numpy as np
@@ -34,10 +36,10 @@ from secure_computation.engines.masked.plan.steps import (
 )
 from secure_computation.engines.masked.session.activation import ActivationShape
 from secure_computation.engines.masked.session.corrections import find_corrected
+from secure_computation.engines.masked.session.rows import Rows, computed, from_row_after_row, row_after_row, row_by_row
 from secure_computation.engines.masked.session.step_shapes import (
     activation_shape,
     label_shape,
-    parts_of,
     positive_part_shape,
     relu_shape,
     truncation_shape,
@@ -60,16 +62,6 @@ class Move:
     def __str__(self) -> str:
         """Name of the move on the wire and in errors."""
         return f"{self.step} ({self.number})"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Compared:
-    """A part of a layer, which one move compares."""
-
-    move: Move
-    shape: ComparedShape
-    half: RingElements = field(repr=False)
-    """Flat."""
 
 
 class Walk(ABC):
@@ -105,11 +97,20 @@ class Walk(ABC):
 
     @abstractmethod
     def compare(self, shape: ComparedShape, half: RingElements, move: Move) -> RingElements:
-        """This role's half of what a layer with comparisons makes, flat: a ReLU, or an exact truncation."""
+        """This role's half of what a layer with comparisons makes, flat, row after row: a ReLU, or an exact truncation."""
 
-    def compare_all(self, parts: Sequence[Compared]) -> list[RingElements]:
-        """`compare` every part of one layer. A role that would wait between them does better than one by one."""
-        return [self.compare(part.shape, part.half, part.move) for part in parts]
+    def linear_rows(self, step: LinearStep, half: Rows) -> Rows:
+        """`linear`, for a role whose rows may be on their way."""
+        return Rows(self.linear(step, half.whole()))
+
+    def correct_rows(self, step: Step, part: Rows, move: Move) -> Rows:
+        """`correct`, for a role whose rows may be on their way."""
+        return Rows(self.correct(step, part.whole(), move))
+
+    def compare_rows(self, shape: ComparedShape, half: Rows, move: Move) -> Rows:
+        """`compare`, for a role whose rows may be on their way."""
+        result = self.compare(shape, row_after_row(half.whole()), move)
+        return Rows(from_row_after_row(result, half.shape))
 
     @abstractmethod
     def truncate(self, shape: DitheredTruncationShape, half: RingElements, move: Move) -> RingElements:
@@ -131,7 +132,7 @@ class Walk(ABC):
 
         `on_step` is called before each step.
         """
-        halves: dict[str, RingElements] = {}
+        halves: dict[str, Rows] = {}
         last_uses = self._lowering.last_uses()
         for index, step in enumerate(self._lowering.steps):
             if on_step is not None:
@@ -142,86 +143,85 @@ class Walk(ABC):
                 if last_uses[name] == index and name != self._lowering.output:
                     del halves[name]
         if self._lowering.heat_map is not None:
-            self.heat_map = halves[self._lowering.heat_map.name]
-        return halves[self._lowering.output]
+            self.heat_map = halves[self._lowering.heat_map.name].whole()
+        return halves[self._lowering.output].whole()
 
     def _move(self) -> Move:
         self._moves += 1
         return Move(self._moves - 1, self._at)
 
-    def _step(self, step: Step, halves: list[RingElements]) -> RingElements:
+    def _step(self, step: Step, halves: list[Rows]) -> Rows:
         half = self._perform(step, halves)
-        return self.correct(step, half, self._move()) if step.name in self._corrected else half
+        return self.correct_rows(step, half, self._move()) if step.name in self._corrected else half
 
-    def _perform(self, step: Step, halves: list[RingElements]) -> RingElements:  # noqa: C901, PLR0911, PLR0912 - a closed set
+    def _perform(self, step: Step, halves: list[Rows]) -> Rows:  # noqa: C901, PLR0911, PLR0912 - a closed set
         match step:
             case InputStep():
-                return self.input(step, self._move())
+                return Rows(self.input(step, self._move()))
             case LinearStep():
-                return self.linear(step, halves[0])
+                return self.linear_rows(step, halves[0])
             case AddStep():
-                return public_linear.add(halves, step.factors)
+                return row_by_row(lambda rows: public_linear.add(rows, step.factors), halves)
             case MultiplyStep():
-                left, right = halves
+                left, right = (half.whole() for half in halves)
                 shape = ProductShape(left=left.shape, right=right.shape, ring_bits=step.value.ring_bits)
-                return self.multiply(shape, (left, right), self._move())
+                return Rows(self.multiply(shape, (left, right), self._move()))
             case ConcatStep():
-                return public_linear.concatenate(halves, step.factors)
+                return row_by_row(lambda rows: public_linear.concatenate(rows, step.factors), halves)
             case SumPoolStep():
-                return public_linear.sum_pool(halves[0], step)
+                return self._sum_pool(step, halves[0])
             case PadStep():
-                return public_linear.pad(halves[0], step.padding, step.constant, with_constants=self.with_constants)
+                half, constant = halves[0].whole(), step.constant
+                return Rows(public_linear.pad(half, step.padding, constant, with_constants=self.with_constants))
             case ReshapeStep():
-                return halves[0].reshape(step.shape)
+                return Rows(halves[0].whole().reshape(step.shape))
             case OffsetStep():
-                return public_linear.offset(halves[0], step.offset, with_constants=self.with_constants)
+                return row_by_row(
+                    lambda rows: public_linear.offset(rows[0], step.offset, with_constants=self.with_constants), halves
+                )
             case ReluStep():
-                return self._relu(step, halves[0])
+                return self.compare_rows(relu_shape(step, self._lowering.arithmetic), halves[0], self._move())
             case TruncateStep():
                 return self._truncate(step, halves[0])
             case MaxPoolStep():
-                return self._max_pool(step, halves[0])
+                return Rows(self._max_pool(step, halves[0].whole()))
             case ClipStep():
                 return self._clip(step, halves[0])
             case CrypTenStep():
-                return self._activate(step, halves[0])
+                flat = self.activate(activation_shape(step), halves[0].whole().reshape(-1), self._move())
+                return Rows(flat.reshape(step.shape))
             case LabelStep():
                 labelled = label_shape(step)
-                return self.label(labelled, halves[0], self._move(), self._move())
+                return Rows(self.label(labelled, halves[0].whole(), self._move(), self._move()))
             case _ as never:
                 assert_never(never)
 
-    def _relu(self, step: ReluStep, half: RingElements) -> RingElements:
-        shape = relu_shape(step, self._lowering.arithmetic)
-        return self._in_parts(shape, half.reshape(-1)).reshape(step.shape)
+    def _sum_pool(self, step: SumPoolStep, half: Rows) -> Rows:
+        if half.are_there or not public_linear.pools_by_rows(half.shape, step):
+            return Rows(public_linear.sum_pool(half.whole(), step))
 
-    def _in_parts(self, shape: ComparedShape, half: RingElements) -> RingElements:
-        """`compare` a layer, which may be several moves."""
-        parts = [
-            Compared(move=self._move(), shape=replace(shape, count=part.stop - part.start), half=half[part])
-            for part in parts_of(shape.count)
-        ]
-        halves = self.compare_all(parts)
-        return halves[0] if len(halves) == 1 else np.concatenate(halves)
+        def compute(start: int, stop: int) -> RingElements:
+            part, padding = public_linear.rows_to_pool(half.shape[1], step, start, stop)
+            return public_linear.sum_windows(half.take(part.start, part.stop), step, padding)
 
-    def _truncate(self, step: TruncateStep, half: RingElements) -> RingElements:
-        shape, flat = truncation_shape(step, self._lowering.arithmetic), half.reshape(-1)
+        return computed(step.shape, compute)
+
+    def _truncate(self, step: TruncateStep, half: Rows) -> Rows:
+        shape = truncation_shape(step, self._lowering.arithmetic)
         if isinstance(shape, DitheredTruncationShape):
-            return self.truncate(shape, flat, self._move()).reshape(step.shape)
-        return self.compare(shape, flat, self._move()).reshape(step.shape)
+            return Rows(self.truncate(shape, half.whole().reshape(-1), self._move()).reshape(step.shape))
+        return self.compare_rows(shape, half, self._move())
 
-    def _activate(self, step: CrypTenStep, half: RingElements) -> RingElements:
-        return self.activate(activation_shape(step), half.reshape(-1), self._move()).reshape(step.shape)
-
-    def _positive_part(self, difference: RingElements, step: MaxPoolStep | ClipStep) -> RingElements:
+    def _positive_part(self, difference: Rows, step: MaxPoolStep | ClipStep) -> Rows:
         """The half of ReLU(difference), without truncation."""
-        shape = positive_part_shape(step, difference.size, self._lowering.arithmetic)
-        return self._in_parts(shape, difference.reshape(-1)).reshape(difference.shape)
+        shape = positive_part_shape(step, difference.shape, self._lowering.arithmetic)
+        return self.compare_rows(shape, difference, self._move())
 
-    def _clip(self, step: ClipStep, half: RingElements) -> RingElements:
+    def _clip(self, step: ClipStep, half: Rows) -> Rows:
         """min(x, limit) = limit - ReLU(limit - x)."""
         limit = np.uint32(step.limit if self.with_constants else 0)
-        return limit - self._positive_part(limit - half, step)
+        positive = self._positive_part(row_by_row(lambda rows: limit - rows[0], [half]), step)
+        return row_by_row(lambda rows: limit - rows[0], [positive])
 
     def _max_pool(self, step: MaxPoolStep, half: RingElements) -> RingElements:
         """Columns of each window first, then its rows: a 3 x 3 window takes 4 comparisons, 8 if taken cell by cell."""
@@ -231,10 +231,10 @@ class Walk(ABC):
         return self._largest(public_linear.window_cells(down, (1, kernel_width), (1, stride_width)), step)
 
     def _largest(self, cells: list[RingElements], step: MaxPoolStep) -> RingElements:
-        """Maximum by a tree of max(a, b) = b + ReLU(a - b); each level is one move."""
+        """Maximum by a tree of max(a, b) = b + ReLU(a - b); each level is one move, of all its differences, flat."""
         while len(cells) > 1:
             pairs = len(cells) // 2
             left, right = np.stack(cells[0 : 2 * pairs : 2]), np.stack(cells[1 : 2 * pairs : 2])
-            winners = right + self._positive_part(left - right, step)
-            cells = [*winners, *cells[2 * pairs :]]
+            positive = self._positive_part(Rows((left - right).reshape(-1)), step).whole()
+            cells = [*(right + positive.reshape(right.shape)), *cells[2 * pairs :]]
         return cells[0]

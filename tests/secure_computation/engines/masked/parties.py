@@ -30,6 +30,7 @@ from secure_computation.engines.masked.session.in_process import (
     run_in_process,
 )
 from secure_computation.engines.masked.session.sides import DeltaStore, MaskedDataOwner, MaskedDealer, MaskedModelOwner
+from secure_computation.engines.masked.session.rows import Rows
 from secure_computation.engines.masked.session.walk import Walk
 from secure_computation.engines.masked.session.weights import derive_model_seed, draw_mask, prepare_maps
 from secure_computation.kernels.linear import PreparedWeights
@@ -404,10 +405,16 @@ class Halves:
 
 def _recorded(role: type[Walk], halves: dict[str, RingElements]) -> type[Walk]:
     class Recorded(role):  # type: ignore[valid-type, misc]  # a class chosen at run time
-        def _step(self, step: Step, inputs: list[RingElements]) -> RingElements:
-            half: RingElements = super()._step(step, inputs)
-            halves[step.name] = half.copy()
+        def _step(self, step: Step, inputs: list[Rows]) -> Rows:
+            half: Rows = super()._step(step, inputs)
+            self.__dict__.setdefault("recorded", {})[step.name] = half
             return half
+
+        def run(self, on_step: Callable[[Step], None] | None = None) -> RingElements:
+            result: RingElements = super().run(on_step)
+            assert all(half.are_there for half in self.recorded.values()), "a value was not computed to its last row"
+            halves.update({name: half.whole() for name, half in self.recorded.items()})
+            return result
 
     return Recorded
 

@@ -1,19 +1,35 @@
 """Layers that cross in parts: the same answers, in the same one-way trips, whatever the size of a part."""
 
-from itertools import pairwise
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from secure_computation.engines.masked.session import step_shapes
+from secure_computation.channel.channel import Channel, Deadlines
+from secure_computation.engines.masked.session import sides, step_shapes
 from secure_computation.engines.masked.session.costs import declared_costs, largest_answer_bytes, total_cost
-from secure_computation.engines.masked.session.in_process import run_batch_in_process
-from secure_computation.engines.masked.session.step_shapes import parts_of
+from secure_computation.engines.masked.session.in_process import run_batch_in_process, run_in_process
+from secure_computation.engines.masked.session.step_shapes import rows_of_part
+from secure_computation.engines.masked.session.walk import Move
 from secure_computation.material import ItemName
+from secure_computation.protocols.bundle import Bundle, BundleLayout
+from secure_computation.protocols.compared_layer import LayerAsP0
 from secure_computation.wire import HEADER_BYTES
-from tests.secure_computation.engines.masked.parties import Model, lowered, network_of, parties_of
+from tests.secure_computation.engines.masked.parties import (
+    ITEM,
+    Model,
+    check_every_value,
+    lowered,
+    narrow_resnet18,
+    network_of,
+    parties_of,
+    random_network,
+    recorded_halves,
+    run,
+)
 
 
 @pytest.fixture(scope="module")
@@ -26,19 +42,18 @@ def small_parts(patch: pytest.MonkeyPatch, size: int) -> None:
     patch.setattr(step_shapes, "_ALIGNED", 8)
 
 
-@given(count=st.integers(1, 1 << 22), size=st.sampled_from([64, 1 << 16]))
-def test_parts_cover_a_layer(count: int, size: int) -> None:
+@given(rows=st.integers(1, 4096), row_elements=st.integers(1, 1 << 14), size=st.sampled_from([64, 1 << 16]))
+def test_parts_are_whole_rows_that_end_where_a_byte_ends(rows: int, row_elements: int, size: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(step_shapes, "PART_ELEMENTS", size)
-        parts = parts_of(count) if count // size < 1000 else (slice(0, count),)
-    assert (parts[0].start, parts[-1].stop) == (0, count)
-    assert all(before.stop == after.start and before.stop % 64 == 0 for before, after in pairwise(parts))
-    lengths = [part.stop - part.start for part in parts]
-    assert min(lengths) > 0
-    assert max(lengths) < 2 * size + 64 or len(parts) == 1
+        part = rows_of_part(rows, row_elements)
+    assert part >= 1
+    assert part >= rows or part * row_elements % 64 == 0
+    # A part is filled up to what ends with a byte.
+    assert part * row_elements <= 2 * size + 64 * row_elements
 
 
-@pytest.mark.parametrize("size", [8, 16])
+@pytest.mark.parametrize("size", [4, 8])
 @pytest.mark.parametrize("images", [1, 2])
 def test_a_layer_in_parts_is_the_layer(model: Model, monkeypatch: pytest.MonkeyPatch, size: int, images: int) -> None:
     whole, answers = total_cost(model.lowering), largest_answer_bytes(model.lowering)
@@ -56,6 +71,51 @@ def test_a_layer_in_parts_is_the_layer(model: Model, monkeypatch: pytest.MonkeyP
     dealt = result.dealt.bytes_received - result.dealt.frames_received * HEADER_BYTES
     assert dealt > cost.dealer_to_model_owner * images  # and seeds and names
     assert abs(largest_answer_bytes(model.lowering) - answers) < 64
+
+
+@pytest.mark.parametrize("seed", range(13))
+def test_every_value_of_any_network_in_parts_is_the_references(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+    """Each block of `BLOCKS` at least once; trips and bytes are those declared."""
+    model = lowered(random_network(seed))
+    small_parts(monkeypatch, 8)
+    with recorded_halves(monkeypatch) as halves:
+        result = run(model, model.images[0])
+    check_every_value(model, model.images[0], halves, result)
+    assert result.online.one_way_trips == total_cost(model.lowering).trips
+
+
+def test_the_next_layer_is_opened_before_the_answer_to_the_last_part_has_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    """P0 holds back the answer to the last part of each layer until the next layer's first part has come."""
+    model = lowered(narrow_resnet18(64))
+    small_parts(monkeypatch, 16)
+    held: list[Callable[[], None]] = []
+    overtaken = []
+
+    def receive(channel: Channel, layout: BundleLayout, *, step: str) -> Bundle:
+        bundle = receive_bundle(channel, layout, step=step)
+        if step.startswith("opening, ") and held:
+            overtaken.append(step)
+        while held:
+            held.pop()()
+        return bundle
+
+    def answer(channel: Channel, move: Move, part: LayerAsP0) -> None:
+        many = len(part.shape.parts) >= 8
+        for number, elements in enumerate(part.shape.parts, start=1):
+            shape = part.shape.part(elements)
+            opening = receive(channel, shape.from_p1, step=f"opening, {move}")
+            reply = partial(send_bundle, channel, shape.from_p0, part.answer(opening), step=f"answer, {move}")
+            if many and number == len(part.shape.parts):
+                held.append(reply)
+            else:
+                reply()
+
+    receive_bundle, send_bundle = sides._receive_bundle, sides._send_bundle
+    monkeypatch.setattr(sides, "_answer", answer)
+    image, deadlines = model.images[0], Deadlines(step_seconds=20.0)
+    result = run_in_process(parties_of(model), image, item=ITEM, deadlines=deadlines)
+    np.testing.assert_array_equal(result.logits, model.expected_logits(image, result.seeds[ITEM], ITEM))
+    assert len(overtaken) >= 8, "no layer was large enough"
 
 
 def test_every_layer_still_takes_two_trips(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
