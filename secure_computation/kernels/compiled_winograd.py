@@ -212,7 +212,10 @@ def transform_weights(size: int, taps: RingElements, words: RingElements) -> Non
 def transform_picture(  # noqa: PLR0917 - as above
     values: RingElements, size: int, top: int, left: int, rows: int, columns: int, lanes: int, words: RingElements
 ) -> None:
-    """`values` (channels, height, width), with `top` and `left` zeros before, become `words` (points, all lanes)."""
+    """`values` (channels, height, width), with `top` and `left` zeros before, become `words` (points, all lanes).
+
+    `top` is negative where the first row of tiles lies so far down in the picture.
+    """
     channels, height, width = values.shape
     together = max(1, _LANE_BLOCK // lanes)
     length = together * lanes + LANES  # a row of tiles is written with what lies behind it, which the next one covers
@@ -223,7 +226,7 @@ def transform_picture(  # noqa: PLR0917 - as above
     for first in range(0, channels, together):
         last = min(channels, first + together)
         for channel in range(first, last):
-            for y in range(height):
+            for y in range(max(0, -top), min(height, size * rows + 2 - top)):
                 begin = (y + top) * across + left
                 padded[begin : begin + width] = values[channel, y]
             for row in range(rows):

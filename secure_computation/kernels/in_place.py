@@ -73,6 +73,14 @@ class GroupedProduct:
         """`values`: (channels, height, width), held mod 2^32. Returns (outputs, height, width)."""
         return self.multiply_rows(values, 0, self.shape.output_size[0])
 
+    def rows_read(self, stop: int) -> int:
+        """See `Geometry.rows_read`."""
+        return self.shape.rows_read(stop)
+
+    def by_rows(self) -> "GroupedProduct":
+        """One product whose picture comes row by row: it keeps nothing from one to the next."""
+        return self
+
     def multiply_rows(self, values: RingElements, start: int, stop: int) -> RingElements:
         """Rows `start` to `stop` of the product; `values` need be there as far as they read."""
         shape, phases = self.shape, self.phases
@@ -160,6 +168,10 @@ class TiledRows:
         self._laid_out = 0
         places = shape.output_size[0] * phases.columns
         self._output = np.empty((fill_up(shape.outputs, ROWS), fill_up(places, LANES)), np.uint32)
+
+    def rows_read(self, stop: int) -> int:
+        """See `Geometry.rows_read`."""
+        return self._product.shape.rows_read(stop)
 
     def multiply_rows(self, values: RingElements, start: int, stop: int) -> RingElements:
         """As `GroupedProduct.multiply_rows`, for rows that follow those computed before. A view of a larger array."""

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secure_computation.kernels import elementwise, in_place, winograd, with_torch
-from secure_computation.kernels.in_place import GroupedProduct, TiledProduct, TiledRows
+from secure_computation.kernels.in_place import GroupedProduct, TiledProduct
 from secure_computation.kernels.phases import Geometry, LinearLayer, image_size
 from secure_computation.kernels.winograd import WinogradProduct
 from secure_computation.kernels.with_torch import DigitProduct, PlainProduct
@@ -117,19 +117,21 @@ class ProductByRows:
         """Begin one product."""
         self._weights = weights
         product = weights.product
-        self._by_rows = product.by_rows() if isinstance(product, TiledProduct) else product
+        self._by_rows = (
+            product.by_rows()
+            if isinstance(product, TiledProduct | GroupedProduct | WinogradProduct)
+            and isinstance(weights.layer, Convolution2d)
+            else None
+        )
         self._whole: NDArray[np.uint32] | None = None
 
     def rows_needed(self, stop: int, height: int) -> int:
         """Rows of the input, which has `height`, that must be there for the first `stop` rows of the result."""
-        in_place = isinstance(self._by_rows, TiledRows | GroupedProduct)
-        if not in_place or isinstance(self._weights.layer, FullyConnected):
-            return height
-        return min(height, self._weights.product.shape.rows_read(stop))
+        return height if self._by_rows is None else min(height, self._by_rows.rows_read(stop))
 
     def multiply(self, values: NDArray[np.uint32], start: int, stop: int) -> NDArray[np.uint32]:
         """Rows `start` to `stop` of the result, behind those computed before. `values`: as of `linear_map`."""
-        if isinstance(self._weights.layer, Convolution2d) and isinstance(self._by_rows, TiledRows | GroupedProduct):
+        if self._by_rows is not None:
             return self._by_rows.multiply_rows(values, start, stop)
         if self._whole is None:
             self._whole = linear_map(self._weights, values)

@@ -115,12 +115,18 @@ class WinogradProduct:
 
     def multiply(self, values: RingElements) -> RingElements:
         """As `GroupedProduct.multiply`."""
+        return self.multiply_tile_rows(values, 0, _grid(self.shape, self.size)[0])
+
+    def multiply_tile_rows(self, values: RingElements, first: int, last: int) -> RingElements:
+        """The rows of outputs in some rows of tiles; `values` need be there as far as these read."""
         shape, size, loops = self.shape, self.size, _loops()
-        points, grid = (size + 2) ** 2, _grid(shape, size)
+        points, grid = (size + 2) ** 2, (last - first, _grid(shape, size)[1])
+        height, width = min(shape.output_size[0], last * size) - first * size, shape.output_size[1]
         lanes = fill_up(grid[0] * grid[1], LANES)
+        top, left = shape.padding[0] - first * size, shape.padding[1]
         picture = np.empty(points * shape.channels * lanes + LANES, np.uint32)
         loops.transform_picture(
-            seal(values), size, *shape.padding[:2], *grid, lanes, picture[:-LANES].reshape(points, -1)
+            seal(values), size, top, left, *grid, lanes, picture[:-LANES].reshape(points, -1)
         )  # fmt: skip
         sums = np.empty((points * fill_up(shape.outputs, ROWS), lanes), np.uint32)
         multiply_tiles(
@@ -136,7 +142,7 @@ class WinogradProduct:
             bits=32,
             threads=self.threads,
         )
-        elements = shape.outputs * shape.output_size[0] * shape.output_size[1]
+        elements = shape.outputs * height * width
         output = np.empty(elements + size * LANES, np.uint32)
         loops.transform_back(
             sums.reshape(points, -1),
@@ -145,7 +151,39 @@ class WinogradProduct:
             (1 << self.bits) - 1,
             grid[1],
             lanes,
-            *shape.output_size,
+            height,
+            width,
             output,
         )
-        return output[:elements].reshape(shape.outputs, *shape.output_size)
+        return output[:elements].reshape(shape.outputs, height, width)
+
+    def by_rows(self) -> "WinogradRows":
+        """One product whose picture comes row by row."""
+        return WinogradRows(self)
+
+
+class WinogradRows:
+    """One product, computed from the top of the picture to its bottom: each row of tiles once."""
+
+    def __init__(self, product: WinogradProduct) -> None:
+        """Take memory for the output."""
+        self._product = product
+        rows, columns = _grid(product.shape, product.size)
+        # A row of so few tiles would take as long as all.
+        self._unit = product.size if rows * columns > LANES else rows * product.size
+        self._tile_rows = 0
+        self._output = np.empty((product.shape.outputs, *product.shape.output_size), np.uint32)
+
+    def rows_read(self, stop: int) -> int:
+        """See `Geometry.rows_read`. Rows of tiles are computed whole."""
+        return self._product.shape.rows_read(fill_up(stop, self._unit))
+
+    def multiply_rows(self, values: RingElements, start: int, stop: int) -> RingElements:
+        """As `GroupedProduct.multiply_rows`, for rows that follow those computed before. A view of a larger array."""
+        size = self._product.size
+        last = fill_up(stop, self._unit) // size
+        if last > self._tile_rows:
+            rows = self._product.multiply_tile_rows(values, self._tile_rows, last)
+            self._output[:, self._tile_rows * size : last * size] = rows
+            self._tile_rows = last
+        return self._output[:, start:stop]

@@ -400,7 +400,9 @@ class LayerAsP1:
             shape.combine(
                 Part(
                     c=one.c[part],
-                    outcomes=[mine[part] ^ bits.values[part] for mine, bits in zip(one.own, received.bits, strict=True)],
+                    outcomes=[
+                        mine[part] ^ bits.values[part] for mine, bits in zip(one.own, received.bits, strict=True)
+                    ],
                     shares={name: share[part] for name, share in shares.items()},
                     mask=None if one.mask is None else one.mask[part],
                     public=True,

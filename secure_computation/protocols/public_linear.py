@@ -81,7 +81,7 @@ def rows_to_pool(height: int, pool: Pool, start: int, stop: int) -> tuple[slice,
 
 
 def sum_windows(values: RingElements, pool: Pool, padding: Padding) -> RingElements:
-    """Columns of each window first, then its rows: fewer additions than cell by cell. `padding`: in place of the pool's."""
+    """Columns of each window first, then its rows: fewer additions than cell by cell. `padding` replaces the pool's."""
     padded = pad(values, padding, 0, with_constants=False)
     (kernel_height, kernel_width), (stride_height, stride_width) = pool.kernel, pool.stride
     down = _sum(window_cells(padded, (kernel_height, 1), (stride_height, 1)))

@@ -102,9 +102,7 @@ def test_the_parts_are_those_of_every_comparison() -> None:
         classes=3,
     )
     columns, rows = 256 * 513, 256 * 256
-    assert measure_waited_share(two) == pytest.approx(
-        (2 * columns / 4 + 2 * rows / 2 + 2 * rows / 2) / (2 * columns + 4 * rows)
-    )
+    assert measure_waited_share(two) == pytest.approx(6 * PART_ELEMENTS / (2 * columns + 4 * rows))
 
 
 def network_of_relus(elements: int) -> Network:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from secure_computation.kernels import elementwise, in_place, with_torch
 from secure_computation.kernels.in_place import TiledProduct
 from secure_computation.kernels.linear import ProductByRows, Variant, choose_variant, linear_map, prepare_weights
-from secure_computation.kernels.phases import LinearLayer
+from secure_computation.kernels.phases import LinearLayer, image_size
 from secure_computation.kernels.winograd import WinogradProduct
 from secure_computation.network import Convolution2d, FullyConnected
 
@@ -107,7 +107,8 @@ def test_rows_of_a_product_follow_from_the_rows_that_they_need(
     layer, size = case
     weights = elements(layer.weight_shape, 1, edges=True)
     values = elements(size, 2, edges=False)
-    stops = sorted({*data.draw(st.lists(st.integers(1, layer.shape[1]), max_size=3)), layer.shape[1]})
+    height = image_size(layer.shape)[0]
+    stops = sorted({*data.draw(st.lists(st.integers(1, height), max_size=3)), height})
     for variant in VARIANTS:
         prepared = prepare_weights(layer, weights, bits=bits, variant=variant)
         product, there, start = ProductByRows(prepared), np.full(size, 0xDEADBEEF, np.uint32), 0

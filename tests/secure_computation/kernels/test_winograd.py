@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from secure_computation.kernels import elementwise, winograd
 from secure_computation.kernels.linear import linear_map, prepare_weights
-from secure_computation.kernels.phases import Geometry
+from secure_computation.kernels.phases import Geometry, image_size
 from secure_computation.kernels.winograd import WinogradProduct, choose_size
 from secure_computation.network import Convolution2d
 from tests.secure_computation.kernels.test_linear import convolution, elements, expected
@@ -45,6 +45,34 @@ def test_rows_of_more_tiles_than_a_register_has_lanes(tile: int, width: int) -> 
     product = WinogradProduct.prepare(Geometry.of(layer), weights.reshape(3, -1), tile, WIDEST[tile], 1)
     wanted = linear_map(prepare_weights(layer, weights, bits=WIDEST[tile], variant="plain"), values)
     np.testing.assert_array_equal(product.multiply(values), wanted)
+
+
+@settings(max_examples=40)
+@given(layers(), st.sampled_from((2, 4)), st.data())
+def test_rows_of_a_product_follow_from_the_rows_that_they_need(
+    case: tuple[Convolution2d, tuple[int, int, int]], tile: int, data: st.DataObject
+) -> None:
+    layer, size = case
+    values, weights = elements(size, 1, edges=False), elements(layer.weight_shape, 2, edges=False)
+    product = WinogradProduct.prepare(Geometry.of(layer), weights.reshape(len(weights), -1), tile, 20, 1)
+    height, by_rows = image_size(layer.shape)[0], product.by_rows()
+    there, start, parts = np.full(size, 0xDEADBEEF, np.uint32), 0, []
+    for stop in sorted({*data.draw(st.lists(st.integers(1, height), max_size=3)), height}):
+        needed = min(size[1], by_rows.rows_read(stop))
+        there[:, :needed] = values[:, :needed]
+        parts.append(by_rows.multiply_rows(there, start, stop).copy())
+        start = stop
+    np.testing.assert_array_equal(np.concatenate(parts, axis=1), product.multiply(values))
+
+
+def test_rows_of_tiles_that_fill_registers_are_computed_one_by_one() -> None:
+    layer = convolution((17, 14, 65), (3, 17, 3, 3), padding=(1, 1, 1, 1))
+    values, weights = elements((17, 14, 65), 1, edges=False), elements(layer.weight_shape, 2, edges=False)
+    product = WinogradProduct.prepare(Geometry.of(layer), weights.reshape(3, -1), 4, 20, 1)
+    by_rows = product.by_rows()
+    assert [by_rows.rows_read(stop) for stop in (1, 4, 5, 14)] == [5, 5, 9, 17]
+    rows = [by_rows.multiply_rows(values, start, stop).copy() for start, stop in ((0, 5), (5, 6), (6, 14))]
+    np.testing.assert_array_equal(np.concatenate(rows, axis=1), product.multiply(values))
 
 
 @pytest.mark.parametrize("tile", [2, 4])

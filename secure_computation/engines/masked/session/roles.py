@@ -9,7 +9,7 @@ DataOwnerOnline      to P1: masked image; answers             from P1: openings
 ModelOwnerOnline     to P0: openings; its output share        from P0: masked image; answers
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 

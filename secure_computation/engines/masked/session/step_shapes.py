@@ -32,20 +32,24 @@ opened before the first answer to any of them is read, so the layer waits for th
 """
 _ALIGNED: Final = 64
 """Packed bits and rings of a part then end where a byte ends."""
+_ROWS_TOGETHER: Final = 4
+"""Rows that the quickest kernel computes at a time (`kernels.winograd`)."""
 
 
-def rows_of_part(rows: int, row_elements: int) -> int:
-    """Rows of each part but the last of a layer, so that parts have about `PART_ELEMENTS` elements. Public."""
-    parts = max(1, round(rows * row_elements / PART_ELEMENTS))
+def rows_of_part(row_elements: int) -> int:
+    """Rows of each part but the last, so that it has about `PART_ELEMENTS` elements. Public."""
+    rows = max(1, PART_ELEMENTS // row_elements)
+    if rows >= _ROWS_TOGETHER:
+        rows -= rows % _ROWS_TOGETHER
     unit = _ALIGNED // math.gcd(_ALIGNED, row_elements)
-    return -(-rows // (parts * unit)) * unit
+    return -(-rows // unit) * unit
 
 
 def part_count(shape: Shape) -> int:
     """Elements of each part but the last of a layer that compares a value of `shape`; of all, if it is one part."""
     rows = image_size(shape)[0] if len(shape) == 3 else math.prod(shape)
     row_elements = math.prod(shape) // rows
-    return min(rows, rows_of_part(rows, row_elements)) * row_elements
+    return min(rows, rows_of_part(row_elements)) * row_elements
 
 
 def relu_shape(step: ReluStep, arithmetic: Arithmetic) -> ComparedShape:

@@ -97,7 +97,7 @@ class Walk(ABC):
 
     @abstractmethod
     def compare(self, shape: ComparedShape, half: RingElements, move: Move) -> RingElements:
-        """This role's half of what a layer with comparisons makes, flat, row after row: a ReLU, or an exact truncation."""
+        """This role's half of what a layer with comparisons makes, row after row: a ReLU, an exact truncation."""
 
     def linear_rows(self, step: LinearStep, half: Rows) -> Rows:
         """`linear`, for a role whose rows may be on their way."""

@@ -29,8 +29,8 @@ from secure_computation.engines.masked.session.in_process import (
     MemoryStore,
     run_in_process,
 )
-from secure_computation.engines.masked.session.sides import DeltaStore, MaskedDataOwner, MaskedDealer, MaskedModelOwner
 from secure_computation.engines.masked.session.rows import Rows
+from secure_computation.engines.masked.session.sides import DeltaStore, MaskedDataOwner, MaskedDealer, MaskedModelOwner
 from secure_computation.engines.masked.session.walk import Walk
 from secure_computation.engines.masked.session.weights import derive_model_seed, draw_mask, prepare_maps
 from secure_computation.kernels.linear import PreparedWeights

@@ -39,7 +39,8 @@ def test_the_elements_of_a_row_stand_together() -> None:
 
 
 def test_rows_come_when_they_are_wanted() -> None:
-    array, asked = np.arange(30, dtype=np.uint32).reshape(SHAPE), []
+    array = np.arange(30, dtype=np.uint32).reshape(SHAPE)
+    asked: list[tuple[int, int]] = []
     rows = arriving(array, asked)
     assert (rows.shape, rows.count, rows.are_there, asked) == (SHAPE, 5, False, [])
     np.testing.assert_array_equal(rows.take(1, 2), array[:, 1:2])
@@ -51,7 +52,8 @@ def test_rows_come_when_they_are_wanted() -> None:
 
 
 def test_a_step_row_by_row_wants_of_its_sources_what_is_wanted_of_it() -> None:
-    array, asked = np.arange(30, dtype=np.uint32).reshape(SHAPE), []
+    array = np.arange(30, dtype=np.uint32).reshape(SHAPE)
+    asked: list[tuple[int, int]] = []
     total = row_by_row(lambda rows: rows[0] + rows[1], [arriving(array, asked), Rows(array)])
     assert asked == []
     np.testing.assert_array_equal(total.take(0, 3), 2 * array[:, :3])
@@ -62,9 +64,9 @@ def test_a_step_row_by_row_wants_of_its_sources_what_is_wanted_of_it() -> None:
 def test_a_step_whose_sources_are_there_is_computed_at_once() -> None:
     array, widths = np.arange(30, dtype=np.uint32).reshape(SHAPE), []
 
-    def step(rows: list[np.ndarray[tuple[int, ...], np.dtype[np.uint32]]]) -> np.ndarray[
-        tuple[int, ...], np.dtype[np.uint32]
-    ]:
+    def step(
+        rows: list[np.ndarray[tuple[int, ...], np.dtype[np.uint32]]],
+    ) -> np.ndarray[tuple[int, ...], np.dtype[np.uint32]]:
         widths.append(rows[0].shape[1])
         return rows[0]
 
