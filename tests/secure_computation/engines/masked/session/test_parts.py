@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from secure_computation.channel.channel import Channel, Deadlines
-from secure_computation.engines.masked.session import sides, step_shapes
+from secure_computation.channel.channel import Deadlines
+from secure_computation.engines.masked.session import answering, step_shapes
 from secure_computation.engines.masked.session.costs import declared_costs, largest_answer_bytes, total_cost
 from secure_computation.engines.masked.session.in_process import run_batch_in_process, run_in_process
+from secure_computation.engines.masked.session.lines import Line
 from secure_computation.engines.masked.session.step_shapes import rows_of_part
 from secure_computation.engines.masked.session.walk import Move
 from secure_computation.material import ItemName
@@ -90,27 +91,26 @@ def test_the_next_layer_is_opened_before_the_answer_to_the_last_part_has_come(mo
     held: list[Callable[[], None]] = []
     overtaken: list[str] = []
 
-    def receive(channel: Channel, layout: BundleLayout, *, step: str) -> Bundle:
-        bundle = receive_bundle(channel, layout, step=step)
-        if step.startswith("opening, ") and held:
+    def receive(line: Line, layout: BundleLayout, *, step: str) -> Bundle:
+        bundle = line.receive(layout, step=step)
+        if held:
             overtaken.append(step)
         while held:
             held.pop()()
         return bundle
 
-    def answer(channel: Channel, move: Move, part: LayerAsP0) -> None:
+    def answer(line: Line, move: Move, part: LayerAsP0) -> None:
         many = len(part.shape.parts) >= 8
         for number, elements in enumerate(part.shape.parts, start=1):
             shape = part.shape.part(elements)
-            opening = receive(channel, shape.from_p1, step=f"opening, {move}")
-            reply = partial(send_bundle, channel, shape.from_p0, part.answer(opening), step=f"answer, {move}")
+            opening = receive(line, shape.from_p1, step=f"opening, {move}")
+            reply = partial(line.send, shape.from_p0, part.answer(opening), step=f"answer, {move}")
             if many and number == len(part.shape.parts):
                 held.append(reply)
             else:
                 reply()
 
-    receive_bundle, send_bundle = sides._receive_bundle, sides._send_bundle
-    monkeypatch.setattr(sides, "_answer", answer)
+    monkeypatch.setattr(answering, "_answer", answer)
     image, deadlines = model.images[0], Deadlines(step_seconds=20.0)
     result = run_in_process(parties_of(model), image, item=ITEM, deadlines=deadlines)
     np.testing.assert_array_equal(result.logits, model.expected_logits(image, result.seeds[ITEM], ITEM))
