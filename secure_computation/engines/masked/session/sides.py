@@ -39,7 +39,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Final, Protocol, TypeAlias, assert_never
+from typing import Final, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,7 +78,6 @@ from secure_computation.engines.masked.session.roles import (
     ModelOwnerItem,
     ModelOwnerOffline,
     ModelOwnerOnline,
-    OpenedAsP0,
     OpenedShape,
     PreparedDataOwner,
     PreparedMaps,
