@@ -318,7 +318,10 @@ def _load_version(folder: Path, key: StorageKey, limits: PlanLimits | None) -> I
     plan_path = folder / PLAN
     if plan_path.stat().st_size > MAX_PLAN_BYTES:
         raise ModelFileError(f"{plan_path} is larger than {MAX_PLAN_BYTES} bytes: import the model again")
-    plan = parse_plan(plan_path.read_bytes(), limits)
+    try:
+        plan = parse_plan(plan_path.read_bytes(), limits)
+    except ModelFileError as error:
+        raise ModelFileError(f"{card.name} {card.version}: {error}") from error
     context = _name_context(card, plan, manifest.weights_version)
     weights = _unseal(folder / WEIGHTS, key, purpose=_WEIGHTS_PURPOSE, context=context)
     return ImportedModel(

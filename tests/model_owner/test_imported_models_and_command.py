@@ -1,5 +1,6 @@
 """A model's way into the data folder, back out of it, and through the command line."""
 
+import hashlib
 import json
 import math
 import re
@@ -203,6 +204,18 @@ def test_a_stored_file_that_changed(imported: Path, tmp_path: Path, file: str, d
     shutil.copytree(imported, tmp_path / "data")
     damage(tmp_path / "data" / "models" / "tiny" / "1.0.0" / file)
     with pytest.raises(ModelFileError, match="changed since the import: delete the folder and import the model again"):
+        ImportedModels(tmp_path / "data", KEY).load()
+
+
+def test_a_model_that_an_earlier_version_imported_is_refused_by_its_name(imported: Path, tmp_path: Path) -> None:
+    shutil.copytree(imported, tmp_path / "data")
+    folder = tmp_path / "data" / "models" / "tiny" / "1.0.0"
+    earlier = re.sub(rb'"format":\d+', b'"format":1', (folder / "plan.json").read_bytes(), count=1)
+    (folder / "plan.json").write_bytes(earlier)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["sha256"]["plan.json"] = hashlib.sha256(earlier).hexdigest()
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ModelFileError, match=r"^tiny 1\.0\.0: plan was made by another version of this program"):
         ImportedModels(tmp_path / "data", KEY).load()
 
 
