@@ -3,6 +3,7 @@
 import tomllib
 from collections.abc import Iterator
 from importlib import import_module
+from io import StringIO
 from pathlib import Path
 from typing import Annotated
 
@@ -157,3 +158,17 @@ def test_every_option_that_takes_a_number_refuses_what_is_none(module: str, caps
                 assert end(app, *path, option.opts[0], text) == 2
                 noun = "a whole number" if whole else "a number"
                 assert capsys.readouterr().err.startswith(f"trial: {option.opts[0]} takes {noun}"), (path, text)
+
+
+def test_a_question_that_is_not_answered_with_yes_stops_with_one_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = new_app("A test.")
+
+    @app.command()
+    def sign() -> None:
+        typer.confirm("Sign?", abort=True, err=True)
+
+    monkeypatch.setattr("sys.stdin", StringIO("no\n"))
+    assert end(app) == 1
+    assert capsys.readouterr().err.endswith("trial: stopped; nothing was changed\n")
