@@ -4,11 +4,11 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import torch
 import torch.nn.functional as F  # noqa: N812  (torch's own convention)
-from pydantic import ConfigDict, Field
+from pydantic import BeforeValidator, ConfigDict, Field
 from torch import Generator, Tensor
 
 from contract.base import Strict
@@ -45,6 +45,9 @@ NONE = Augmentation(
     mixup=0,
 )  # fmt: skip
 """No change at all; MONAI is then not even imported."""
+
+NamedAugmentation = Annotated[Augmentation, BeforeValidator(lambda value: NONE if value == "none" else value)]
+"""An augmentation in settings: a table, or the word "none"."""
 
 
 Transform = Callable[[Tensor], Any]

@@ -147,6 +147,8 @@ def federate(
     with tempfile.TemporaryDirectory(prefix="training-") as temporary:
         loopback = Loopback(settings, output or Path(temporary), hospitals=count, images=images)
         names, screen = loopback.participants.names, console()
+        for line in loopback.describe_privacy():
+            say(line)
         say(f"starting {len(names)} hospitals and their coordinator (half a minute)")
         with Display(screen, names) as display:
             loopback.run(show=display.show, finished=display.finished, say=print_on(screen))

@@ -9,7 +9,7 @@ from contract.base import Strict
 from contract.errors import ConfigurationError
 from contract.model_card import MAX_SIDE
 from federated_learning.architectures import Pool
-from federated_learning.augmentation import Augmentation
+from federated_learning.augmentation import Augmentation, NamedAugmentation
 from federated_learning.faults import explain_fault, read_json
 
 MAX_POINTS = 1 << 26
@@ -72,7 +72,7 @@ class TrainingSettings(Strict):
     """Weight of FedProx's pull towards the global weights (Li et al. 2020, mu)."""
     local_patience: int | None = Field(default=None, ge=1, le=MAX_ROUNDS)
     """Rounds without a lower loss on a hospital's own held-out images after which it stops; None: never."""
-    augmentation: Augmentation = Augmentation()
+    augmentation: NamedAugmentation = Augmentation()
     precision: Literal["float32", "bfloat16"] = "float32"
     seed: int = Field(default=2018, ge=0, lt=1 << 32)
     """Torch draws initial weights from 32 bits: two longer seeds could give the same ones."""

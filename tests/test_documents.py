@@ -25,6 +25,7 @@ SETTINGS = {
     "data-owner": "data_owner.settings:DataOwnerSettings",
     "federated-coordinator": "federated_learning.rounds.settings:CoordinatorSettings",
     "federated-hospital": "federated_learning.rounds.settings:HospitalSettings",
+    "federated-hospital-private": "federated_learning.rounds.settings:HospitalSettings",
 }
 SAMPLES = sorted((ROOT / "docs" / "samples").glob("*.toml"))
 

@@ -26,6 +26,7 @@ from federated_learning.loopback.sites import TRAINING, VALIDATION, Site, divide
 from federated_learning.privacy.accounting import Shares, compute_epsilon, find_noise, round_up, write_epsilon
 from federated_learning.privacy.mechanism import Mechanism
 from federated_learning.privacy.settings import Privacy, PrivacyAim, PrivacyLimits
+from federated_learning.privacy.words import describe_privacy
 from federated_learning.recipe import PEDIATRIC_PNEUMONIA, PEDIATRIC_PNEUMONIA_RECIPE, NamedDescription
 from federated_learning.rounds.aggregating import FAILED, Event
 from federated_learning.rounds.coordinator import Coordinator
@@ -191,14 +192,24 @@ class Loopback:
         if aim is None:
             return None
         patients = len({example.patient for example in source.examples(*self.training_roles)})
-        unlike = {"epsilon"}
-        agreed = {name: value for name, value in aim.model_dump().items() if name not in unlike}
+        agreed = aim.model_dump(exclude={"epsilon"}) | {"unit": "patient" if source.names_patients else "picture"}
         rounds = len(plan_steps(self.settings.training, rate=aim.sampling_rate))
         shares = Shares(threshold=self._threshold(), each_alone=aim.each_alone)
         # Delta is looked at first: for one that is too large no noise needs to be found.
         _build(Privacy, **agreed, patients=patients, noise_multiplier=1.0)
         noise = find_noise(aim.epsilon, delta=aim.delta, sampling_rate=aim.sampling_rate, rounds=rounds)
         return _build(Privacy, **agreed, patients=patients, noise_multiplier=round_up(noise / shares.outsider))
+
+    def describe_privacy(self) -> tuple[str, ...]:
+        """What this run tells of a patient, to whom; nothing without noise."""
+        privacy = self.privacy
+        if privacy is None:
+            return ()
+        rounds = len(plan_steps(self.settings.training, rate=privacy.sampling_rate))
+        mechanism = Mechanism.plan(privacy, hospitals=len(self.sites), threshold=self._threshold())
+        numbers = "the images have no patient numbers: each picture counts as a patient, and a patient with several is "
+        less = () if privacy.unit == "patient" else (numbers + "hidden less than epsilon says",)
+        return (*less, *describe_privacy(mechanism, rounds=rounds, hospitals=len(self.sites)))
 
     def _threshold(self) -> int:
         return self.settings.aggregation.survivors(len(self.sites))

@@ -19,6 +19,11 @@ def group_by_patient(patients: Sequence[str]) -> list[NDArray[np.int64]]:
     return [np.array(places, np.int64) for places in found.values()]
 
 
+def count_each_picture(count: int) -> list[NDArray[np.int64]]:
+    """As `group_by_patient`, where each of so many images is a patient of its own."""
+    return list(np.arange(count).reshape(count, 1))
+
+
 def draw_patients(count: int, *, rate: float, seed: Seed, step: int) -> NDArray[np.int64]:
     """Indices below `count`: each by itself with a chance of `rate`, rounded down to a multiple of 2^-64 (Poisson)."""
     if rate == 1:

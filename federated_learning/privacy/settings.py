@@ -1,7 +1,7 @@
 """What hospitals agree on about noise, and what each of them allows for its own patients."""
 
 from pathlib import Path
-from typing import Annotated, Final, Self
+from typing import Annotated, Final, Literal, Self
 
 from pydantic import ConfigDict, Field, ValidationError, model_validator
 
@@ -40,6 +40,9 @@ class Privacy(Strict):
     `sampling_rate`."""
     delta: Delta
     """Chance with which epsilon may fail to hold for a patient."""
+    unit: Literal["patient", "picture"] = "patient"
+    """Of what one is hidden. "picture" if a hospital's table has no patient numbers: each picture then counts as a
+    patient, and one with several pictures is hidden less."""
     each_alone: bool = False
     """Each hospital draws as much noise as would do for all: no hospital has to rely on another's noise, at sqrt(t)
     times the noise in a sum of t."""
@@ -119,7 +122,7 @@ def check_private_training(training: TrainingSettings) -> None:
         "proximal is 0, as nobody trains alone for long": training.proximal != 0,
         "sync_every is left out: each round is one step": training.sync_every is not None,
         "dropout is 0": training.dropout != 0,
-        "every augmentation is switched off; mixup adds one patient's image to another's": (
+        "augmentation is 'none'; mixup, above all, adds one patient's image to another's": (
             training.augmentation != NONE
         ),
         "precision is 'float32'": training.precision != "float32",

@@ -18,12 +18,13 @@ def describe_privacy(mechanism: Mechanism, *, rounds: int, hospitals: int) -> tu
         "each hospital's noise alone" if privacy.each_alone else f"the noise of {mechanism.shares.threshold} hospitals"
     )
     what = (
-        f"privacy: in {rounds} rounds, {noise} has {privacy.noise_multiplier:g} times the norm {privacy.clip:g} of a "
-        f"patient; each round draws {privacy.sampling_rate:g} of {privacy.patients} patients"
+        f"privacy: in {_count(rounds, 'round')}, {noise} has {privacy.noise_multiplier:g} times the norm "
+        f"{privacy.clip:g} of a {privacy.unit}; each round draws {privacy.sampling_rate:g} of {privacy.patients} "
+        f"{privacy.unit}s"
     )
     how_much = (
-        f"epsilon of one patient, at delta {privacy.delta:g}: {outsider} to the coordinator and whoever has the model; "
-        f"{one} to them with one hospital, {insider} with all {hospitals - 1} others"
+        f"epsilon of one {privacy.unit}, at delta {privacy.delta:g}: {outsider} to the coordinator and whoever has the "
+        f"model; {one} to them with one hospital, {insider} with all {hospitals - 1} others"
     )
     return what, how_much
 
@@ -31,12 +32,13 @@ def describe_privacy(mechanism: Mechanism, *, rounds: int, hospitals: int) -> tu
 def record_privacy(mechanism: Mechanism, *, rounds: int) -> dict[str, str | int | float]:
     """What a model's card says of the noise that it was trained with."""
     privacy = mechanism.privacy
+    epsilon = compute_epsilon([mechanism.outsider(rounds)], delta=privacy.delta)
     return {
-        "epsilon of one patient": write_epsilon(compute_epsilon([mechanism.outsider(rounds)], delta=privacy.delta)),
+        f"epsilon of one {privacy.unit}": write_epsilon(epsilon),
         "delta": privacy.delta,
         "noise multiplier": privacy.noise_multiplier,
-        "clipping norm of a patient": privacy.clip,
-        "sampling rate of patients": privacy.sampling_rate,
+        f"clipping norm of a {privacy.unit}": privacy.clip,
+        f"sampling rate of {privacy.unit}s": privacy.sampling_rate,
     }
 
 
@@ -44,9 +46,8 @@ def describe_ledger(ledger: Ledger, *, planned: Charge | None = None) -> tuple[s
     """What is spent and what is left for one population, run by run, and what `planned` would bring it to."""
     limits, charges = ledger.limits, ledger.charges()
     spent = ledger.spent()
-    count = "1 run" if len(charges) == 1 else f"{len(charges)} runs"
     lines = [
-        f"patients of '{limits.population}', at delta {limits.delta:g}, {count} charged:",
+        f"patients of '{limits.population}', at delta {limits.delta:g}, {_count(len(charges), 'run')} charged:",
         _describe_one("to coordinators and whoever has a model", spent.outsider, limits.outsider_epsilon),
         _describe_one("to all other hospitals together", spent.insider, limits.insider_epsilon),
         *_list_runs(charges, limits.delta),
@@ -69,10 +70,14 @@ def _describe_one(whom: str, spent: float, limit: float) -> str:
 
 def _list_runs(charges: Sequence[Charge], delta: float) -> list[str]:
     return [
-        f"  run '{one.run}', {one.outsider.rounds} rounds: by itself {write_epsilon(outsider)} and "
+        f"  run '{one.run}', {_count(one.outsider.rounds, 'round')}: by itself {write_epsilon(outsider)} and "
         f"{write_epsilon(insider)}"
         for one in charges
         for outsider, insider in [
             (compute_epsilon([one.outsider], delta=delta), compute_epsilon([one.insider], delta=delta))
         ]
     ]
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"

@@ -18,7 +18,7 @@ from federated_learning import checkpoints
 from federated_learning.privacy.gradients import sum_clipped_gradients
 from federated_learning.privacy.ledger import Charge, Ledger, Vector
 from federated_learning.privacy.mechanism import Mechanism
-from federated_learning.privacy.sampling import draw_patients, group_by_patient
+from federated_learning.privacy.sampling import count_each_picture, draw_patients, group_by_patient
 from federated_learning.rounds.letters import Step
 from federated_learning.rounds.local_work import LocalData, LocalWork, normalise
 from federated_learning.rounds.participants import Participants
@@ -65,16 +65,17 @@ class PrivateWork:
     def begin(self, order: RoundOrder) -> None:
         """Read the images, and charge the run. Raises ConfigurationError, Refused."""
         data = self._work.prepare(order)
-        patients, agreed = len(group_by_patient(_name_patients(data))), self._mechanism.privacy.patients
-        if patients > agreed:
+        privacy, patients = self._mechanism.privacy, len(self._group(data))
+        if privacy.unit == "patient" and not data.training.source.names_patients:
             raise ConfigurationError(
-                f"this hospital alone has {patients} patients to train on, and [privacy] says {agreed} for all "
-                "hospitals together: agree on an estimate that is not too small"
+                "the images have no patient numbers, and [privacy] hides one patient: give the table a column "
+                '`patient`, or agree on unit = "picture", which hides a patient with several pictures less than '
+                "epsilon says"
             )
-        if not data.training.source.names_patients:
-            self._say(
-                "the images have no patient numbers: each picture is protected as a patient of its own, and a patient "
-                "with several pictures less than epsilon says"
+        if patients > privacy.patients:
+            raise ConfigurationError(
+                f"this hospital alone has {patients} {privacy.unit}s to train on, and [privacy] says "
+                f"{privacy.patients} for all hospitals together: agree on an estimate that is not too small"
             )
         self._ledger.charge(self._charge)
 
@@ -93,7 +94,7 @@ class PrivateWork:
     def _compute(self, order: TrainOrder, weights: Mapping[str, NDArray[np.float32]]) -> NDArray[np.uint32]:
         data, seed = self._work.prepare(order), Seed.fresh()
         training, privacy = order.training, self._mechanism.privacy
-        patients = group_by_patient(_name_patients(data))
+        patients = self._group(data)
         drawn = draw_patients(len(patients), rate=privacy.sampling_rate, seed=seed, step=0)
         what = f"round {order.round}: training"
         found = sum_clipped_gradients(
@@ -109,8 +110,16 @@ class PrivateWork:
             progress=lambda done, total: self._progress(what, done, total),
         )
         left_out = f", {found.left_out} of them left out, as their gradient is not finite" if found.left_out else ""
-        self._say(f"round {order.round}: {found.patients} of {len(patients)} patients drawn{left_out}; noise added")
+        self._say(
+            f"round {order.round}: {found.patients} of {len(patients)} {privacy.unit}s drawn{left_out}; noise added"
+        )
         return self._mechanism.add_noise(found.total, seed)
+
+    def _group(self, data: LocalData) -> list[NDArray[np.int64]]:
+        """The places of the images of each patient, or of each picture."""
+        if self._mechanism.privacy.unit == "picture":
+            return count_each_picture(len(data.training.examples))
+        return group_by_patient([example.patient for example in data.training.examples])
 
     def _read(self) -> Noised | None:
         if not self._path.exists():
@@ -127,7 +136,3 @@ def plan_charge(settings: RunSettings, participants: Participants, mechanism: Me
         outsider=mechanism.outsider(rounds),
         insider=mechanism.insider(rounds),
     )
-
-
-def _name_patients(data: LocalData) -> list[str]:
-    return [example.patient for example in data.training.examples]

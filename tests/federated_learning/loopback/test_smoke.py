@@ -101,6 +101,28 @@ def test_an_interrupted_federation_leaves_no_process_and_goes_on(tmp_path: Path)
 
 
 @pytest.mark.slow
+def test_a_run_with_noise_charges_each_hospitals_ledger_though_one_is_killed_in_a_round(tmp_path: Path) -> None:
+    output, model = tmp_path / "federation", tmp_path / "model"
+    with federate(output, "--privacy", "epsilon=3,delta=1e-3", "--model", str(model)) as process:
+        said, _ = process.communicate(timeout=LIMIT_SECONDS)
+    assert process.returncode == 0, said
+    assert "hospital-d is killed in the middle of round 1" in said
+    assert "epsilon of one patient, at delta 0.001: 3.00 to the coordinator and whoever has the model" in said
+    assert [len(traffic.survivors) for traffic in read_rounds(output / "run")] == [3, 4]
+    for name in ("hospital-a", "hospital-b", "hospital-c", "hospital-d"):
+        config = output / name / "hospital.toml"
+        command = [sys.executable, "-m", "federated_learning.command", "privacy", "--config", str(config)]
+        shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        assert "whoever has a model: epsilon 3.00 of 3 is spent, 0.00 is left" in shown
+        entries = (output / name / "ledger" / "smoke.jsonl").read_text().splitlines()
+        assert len(entries) == 3  # the run, and one vector for each round
+    federation = read_card(model / "card.json").federation
+    assert federation is not None
+    assert federation.class_counts is None
+    assert (federation.secure_aggregation or {})["epsilon of one patient"] == "3.00"
+
+
+@pytest.mark.slow
 def test_a_hospital_with_a_key_that_is_not_in_the_federation_is_kept_out(tmp_path: Path) -> None:
     output = tmp_path / "federation"
     with federate(output, "--rounds", "1") as first:

@@ -2,13 +2,17 @@ import math
 
 import numpy as np
 
-from federated_learning.privacy.sampling import draw_patients, group_by_patient
+from federated_learning.privacy.sampling import count_each_picture, draw_patients, group_by_patient
 from secure_computation.randomness import Seed
 
 
 def test_images_of_one_patient_come_together() -> None:
     groups = group_by_patient(["b", "a", "b", "c", "a", "b"])
     assert [group.tolist() for group in groups] == [[0, 2, 5], [1, 4], [3]]
+
+
+def test_without_numbers_each_picture_is_a_patient() -> None:
+    assert [group.tolist() for group in count_each_picture(3)] == [[0], [1], [2]]
 
 
 def test_everybody_is_drawn_at_rate_one() -> None:
