@@ -19,11 +19,12 @@ from authority.certificates import MALFORMED, NEW_KEY, PartyCertificate, read_ce
 from authority.enrolment import load_key
 from authority.revocation import EXTEND_BEFORE, RevocationList, is_revoked
 from contract.api import ModelEntry
-from contract.errors import EncryptedInferenceError, PeerReported, SettingsWrong
+from contract.errors import CallerError, EncryptedInferenceError, PeerReported, SettingsWrong
 from contract.identity import Credentials, Party, Role
 from contract.ticket import load_public_key
 from data_owner.catalog import require_vouched
 from data_owner.checks import Bad, Check, Named, Verdict
+from data_owner.references import find_references
 from data_owner.settings import DataOwnerSettings
 from data_owner.way_to_front_end import DEFAULT_PORTS, list_front_end_checks, look_at_proxy
 from inference_service.client import InferenceServiceClient
@@ -78,6 +79,8 @@ def examine(settings: DataOwnerSettings) -> Iterator[Check]:
         yield models
         if models.verdict is Verdict.BAD:
             entries.clear()  # addresses that no pinned owner signed are not dialled
+        elif (folder := settings.references) is not None:
+            yield _run(Named("reference pictures", partial(_check_references, folder, entries)))
     for party, url in _list_addresses(settings, entries).items():
         yield _run(Named(str(party), partial(_check_party, settings, url, party)))
 
@@ -232,6 +235,19 @@ def _check_models(settings: DataOwnerSettings, entries: Sequence[ModelEntry]) ->
     for entry in entries:
         require_vouched(entry, trust)
     return f"{len(entries)} as signed by {' and '.join(sorted({one.model_owner.organisation for one in entries}))}"
+
+
+def _check_references(folder: Path, entries: Sequence[ModelEntry]) -> str:
+    """How many reference pictures lie in the folder that the settings name, by model."""
+    found, lacking = list[str](), list[str]()
+    for entry in entries:
+        try:
+            found.append(f"{len(find_references(entry, folder))} of {entry.card.name} {entry.version}")
+        except CallerError as error:
+            lacking.append(one_line(error))
+    if not found:
+        raise Bad(lacking[0], "or leave `references` out of the settings: no model is checked then", Verdict.DOUBTFUL)
+    return ", ".join(found)
 
 
 def _list_addresses(settings: DataOwnerSettings, entries: Sequence[ModelEntry]) -> dict[Party, str]:

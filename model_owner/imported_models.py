@@ -33,7 +33,6 @@ from model_owner.calibration_images import load_calibration_images
 from model_owner.choosing_precision import ChosenPrecision, OnStep, lower_within_budget, round_up
 from model_owner.onnx_import.compiling import CompiledModel, compile_model
 from model_owner.onnx_import.reading import MAX_FILE_BYTES
-from model_owner.references import list_pictures, make_references
 from plumbing.settings import PlanLimits
 from secure_computation.at_rest import DamagedFile, StorageKey, read_sealed, write_sealed
 from secure_computation.crypten_bridge import not_installed
@@ -144,6 +143,8 @@ class ImportedModels:
             raise ModelFileError(
                 f"{card.name} {card.version} is imported already: give a changed model a new version in its card"
             )
+        from model_owner.references import list_pictures, make_references  # loads torch, which serving does without
+
         pictures = [] if references is None else list_pictures(references)
         on_step("reading the model")
         compiled = compile_model(model_path, card)

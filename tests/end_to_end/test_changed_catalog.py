@@ -41,7 +41,14 @@ ATTACKS: dict[str, Change] = {
     "no ages, so no warning": of_card(lambda card: card["input"].update(ages=None)),
     "every modality": of_card(lambda card: card["input"].update(modalities=["CR", "DX", "CT", "OT"])),
     "another task": of_card(lambda card: card.update(task="multi-label")),
-    "heat maps": of_card(lambda card: card.update(output_policy="logits-and-heat-map")),
+    "heat maps": of_card(lambda card: card.update(output_policy="logits-and-heat-map", references=None)),
+    "no reference pictures": of_card(lambda card: card.update(references=None)),
+    "another answer to a reference picture": of_card(
+        lambda card: card["references"]["pictures"][0].update(numbers=[1, 2, 3])
+    ),
+    "any answer to a reference picture": of_card(
+        lambda card: card["references"]["pictures"][0].update(tolerances=[1 << 40] * 3)
+    ),
     "another description": of_card(lambda card: card.update(intended_use="For diagnosis in the clinic")),
     "the other engine": lambda _: {"engines": "crypten"},
     "the other engine first": lambda _: {"engines": "crypten,masked"},

@@ -105,6 +105,11 @@ ILL: dict[str, tuple[dict[str, Any], str, str]] = {
         "account",
         "the models in the catalog are of north-lab, and the settings' model_owners are south-lab",
     ),
+    "reference pictures of a model that has none": (
+        {"references": "/nowhere"},
+        "reference pictures",
+        "has no reference pictures: ask north-lab to import it with --references",
+    ),
     "model owner down": (
         {"model_owners": [{"organisation": "north-lab", "url": f"ws://127.0.0.1:{closed_port()}/v2/inference"}]},
         "model-owner of north-lab",
@@ -120,7 +125,8 @@ def test_the_doctor_says_what_is_wrong(
     changes, name, words = ILL[case]
     status, found = doctors_findings(capfd, changed_settings(deployment, tmp_path / "settings.toml", **changes))
     assert status == int(found[name][0] == "bad")
-    assert found[name][0] == ("doubtful" if case == "nobody's model" else "bad")
+    doubtful = case in {"nobody's model", "reference pictures of a model that has none"}
+    assert found[name][0] == ("doubtful" if doubtful else "bad")
     assert words in " ".join(map(str, found[name]))
     assert "CANARY" not in str(found)
     if case == "nobody's model":
