@@ -261,7 +261,7 @@ class Runner:
 
         known = Mismatches(self._settings.data_folder).warn(model.card.name, model.version)
         with self._workplace.changing():
-            self._workplace.mismatch = known[0].text if known else None
+            self._workplace.mismatch = bool(known)
 
     def _look_up(self, diagnoser: "Diagnoser", model: ModelEntry) -> ModelEntry:
         """What the catalog has of a model now."""

@@ -127,8 +127,8 @@ class Workplace:
         self.connection_error: Problem | None = None
         self.trouble: Trouble | None = None
         self.model: ModelEntry | None = None
-        self.mismatch: str | None = None
-        """What is to be said of a model that answered a reference picture otherwise than its owner signed."""
+        self.mismatch = False
+        """Whether this model answered a reference picture otherwise than its owner signed."""
         self.offered: tuple[str, ...] = ()
         self.wanted_model: str | None = None
         self.stock = StockLevel(items=0, oldest_seconds=None, days=stock_days)

@@ -56,4 +56,4 @@ def test_a_wrong_answer_is_said_in_the_corner_and_stays_in_the_history(
             assert [warning.code for warning in reference.warnings] == [mismatches.CODE]
     with open_page(settings) as page:
         page.ready()
-        assert page.workplace.mismatch is not None
+        assert page.workplace.mismatch
