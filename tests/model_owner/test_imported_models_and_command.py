@@ -428,6 +428,13 @@ def test_errors_are_one_line_on_stderr(
     assert err.count("\n") == 1
 
 
+def test_what_serves_models_loads_no_torch() -> None:
+    modules = "model_owner.command, model_owner.imported_models, model_owner.registration, model_owner.server"
+    code = f"import sys, {modules}; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+
+
 def test_heavy_libraries_wait_until_a_command_needs_them() -> None:
     code = (
         "import sys, model_owner.command; "
