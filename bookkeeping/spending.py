@@ -79,14 +79,15 @@ class SpendingBook(UsedTickets):
             connection.execute("DELETE FROM spent WHERE day < ?", (today - MAX_DAYS,))
         return Counted(charge=charge, day=today)
 
-    def give_back(self, counted: Counted) -> None:
-        """Take back a charge, because nothing could come of it. Its ticket stays noted."""
+    def give_back(self, counted: Counted, *, amount: int | None = None) -> None:
+        """Take back a charge, or an amount of it, because nothing could come of it. Its ticket stays noted."""
         charge = counted.charge
+        back = charge.amount if amount is None else min(amount, charge.amount)
         with self._writing() as connection:
             connection.execute(
                 "UPDATE spent SET amount = max(0, amount - ?) "
                 "WHERE peer = ? AND subject = ? AND purpose = ? AND day = ?",
-                (charge.amount, charge.peer, charge.subject, charge.purpose.value, counted.day),
+                (back, charge.peer, charge.subject, charge.purpose.value, counted.day),
             )
 
     def has_seen(self, ticket: TicketUse) -> bool:

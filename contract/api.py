@@ -15,7 +15,7 @@ from contract.allowance import ModelAllowances
 from contract.base import Name, Sha256, Strict, Version, canonical_json
 from contract.errors import ComputationFailed, EncryptedInferenceError, PeerViolation, TransportError
 from contract.model_card import ModelCard
-from contract.ticket import Engine, Images, Items, Purpose, require_own_items
+from contract.ticket import MAX_IMAGES, Engine, Images, Items, Purpose, require_own_items
 
 MAX_PLAN_BYTES = 4 << 20
 """Largest public plan that anybody stores or reads. That of a DenseNet-121 has 0.3 MiB."""
@@ -91,6 +91,7 @@ class SessionEventName(StrEnum):
     EXPIRE = "expire"
     TURN_AWAY = "turn-away"
     ACCUSE = "accuse"
+    AUDIT = "audit"
 
 
 _WITH_REASON: Final = frozenset({SessionEventName.FAIL, SessionEventName.TURN_AWAY, SessionEventName.ACCUSE})
@@ -253,10 +254,13 @@ class SessionReport(Strict):
     seconds: PhaseSeconds | None = None
     bytes_sent: SentBytes | None = None
     failure: Failure | None = None
+    audited: Images | None = None
+    """How many images got no answer, because their items were decoys, by which the model owner checks data owners."""
 
 
 class SessionEvent(Strict):
-    """Report what happened: `prepare`, `run`, `complete` or `fail`; a model owner also `turn-away` and `accuse`.
+    """Report what happened: `prepare`, `run`, `complete` or `fail`; a model owner also `turn-away`, `accuse` and
+    `audit`.
     Cancelling is DELETE; expiry is the clock's.
 
     A session to prepare has no `run`: it goes from `prepare` to `complete`.
@@ -278,6 +282,12 @@ class SessionEvent(Strict):
         has_reason = self.report is not None and self.report.failure is not None
         if has_reason != (self.event in _WITH_REASON):
             raise ValueError("report.failure goes with the events `fail`, `turn-away` and `accuse`, and with no other")
+        return self
+
+    @model_validator(mode="after")
+    def _only_an_audit_has_images(self) -> Self:
+        if (self.report is not None and self.report.audited is not None) != (self.event is SessionEventName.AUDIT):
+            raise ValueError("report.audited goes with the event `audit`, and with no other")
         return self
 
 
@@ -318,6 +328,8 @@ class SessionView(Strict):
     seconds: PhaseSeconds | None = None
     bytes_sent: SentBytes | None = None
     failure: Failure | None = None
+    audited: Annotated[int, Field(ge=0, le=MAX_IMAGES)] = 0
+    """Of its images, those by which the model owner checked the data owner: they got no answer, and do not count."""
 
 
 class AuditHead(Strict):

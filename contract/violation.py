@@ -21,6 +21,8 @@ from pydantic import Field, model_validator
 from contract.api import Voucher
 from contract.base import Name, Sha256, Strict, Version, canonical_json
 
+MOST_AUDITED: Final = 0.5
+"""Of a model owner's items, the largest share that may be decoys."""
 MAX_RECORD_BYTES: Final = 8 << 20
 MAX_MESSAGES: Final = 16_384
 """Of one item: a network of a thousand layers has some 2,000."""

@@ -34,6 +34,10 @@ class Seconds(Strict):
     online: float
     """From the image's first share to the result."""
 
+    def __add__(self, other: "Seconds") -> "Seconds":
+        """Of two sessions, one after the other."""
+        return Seconds(offline=self.offline + other.offline, online=self.online + other.online)
+
 
 class LinkBytes(Strict):
     """What crossed one link in one direction, frame headers included."""
@@ -57,6 +61,18 @@ class Bytes(Strict):
     crypto_provider_sent: int
     links: tuple[LinkBytes, ...]
     """The same by link: this party counted its own; the model owner told what crossed its link to the dealer."""
+
+    def __add__(self, other: "Bytes") -> "Bytes":
+        """Of two sessions with the same parties."""
+        mine, others = self.model_dump(exclude={"links"}), other.model_dump(exclude={"links"})
+        pairs = zip(self.links, other.links, strict=True)
+        return Bytes(
+            **{name: mine[name] + others[name] for name in mine},
+            links=tuple(
+                one.model_copy(update={"offline": one.offline + more.offline, "online": one.online + more.online})
+                for one, more in pairs
+            ),
+        )
 
 
 class Warned(Strict):
@@ -112,6 +128,9 @@ class Diagnosis(Strict):
     one_way_trips: int
     stocked: bool = False
     """Whether the material was prepared ahead."""
+    repeats: int = 0
+    """How many sessions before were checks, by which the model owner makes sure that data owners follow the protocol:
+    the image was evaluated again. Seconds, bytes and trips are those of all together."""
     batch: Batch = Batch(images=1, index=0)
     """The images that were evaluated with this one."""
     heat_map: Annotated[dict[str, HeatMapGrid] | None, Field(repr=False)] = None

@@ -13,7 +13,7 @@ from rich.text import Text
 from contract.model_card import ModelCard
 from data_owner.diagnosis import Diagnosis
 from data_owner.progress import Progress, Stage
-from data_owner.wording import Line, explain, list_lines
+from data_owner.wording import Line, explain, list_lines, say_repeats
 from plumbing.output import printable
 
 BAR_WIDTH = 30
@@ -96,11 +96,13 @@ def _print_account(console: Console, diagnosis: Diagnosis) -> None:
     sent, seconds = diagnosis.bytes, diagnosis.seconds
     prepared = "to fetch stocked material" if diagnosis.stocked else "of preparation that needs no image"
     together = diagnosis.batch.images
-    lines = (
+    lines: tuple[str, ...] = (
         *((f"All figures are those of {together} images that were evaluated together.",) if together > 1 else ()),
         f"Left this machine: {sent.data_owner_sent / 1e6:,.1f} MB to the model owner and the crypto provider, all of",
         "it masked. The image, the result and the keys stayed here.",
         f"Took {seconds.offline:.1f} s {prepared}, and {seconds.online:.1f} s online",
         f"({diagnosis.one_way_trips} one-way trips, {sent.online / 1e6:,.1f} MB both ways).",
     )
+    if diagnosis.repeats:
+        lines += (f"{say_repeats(diagnosis.repeats)} All figures are those of {diagnosis.repeats + 1} sessions.",)
     console.print("\n".join(lines), markup=False, soft_wrap=True)

@@ -34,6 +34,8 @@ class Outcome:
     bytes: Bytes
     one_way_trips: int
     stocked: bool
+    repeats: int
+    """Sessions before the last, in which the item of an image was a decoy."""
     warnings: tuple[Warned, ...]
 
 
@@ -79,6 +81,7 @@ def _make_diagnosis(
         bytes=outcome.bytes,
         one_way_trips=outcome.one_way_trips,
         stocked=outcome.stocked,
+        repeats=outcome.repeats,
         heat_map=_make_grids(entry.card, outcome.heat_maps[index]) if outcome.heat_maps else None,
         batch=Batch(images=len(outcome.answers), index=index),
     )

@@ -72,6 +72,7 @@ from data_owner.masked_weights import MaskedWeightsFolder
 from data_owner.mismatches import Mismatches
 from data_owner.offline import Offline
 from data_owner.progress import Cancellation, Progress, Stage
+from data_owner.repeating import SessionOutcome, evaluate_all
 from data_owner.results import Outcome, read_result
 from data_owner.seen_versions import SeenVersions
 from data_owner.session_desk import Opened, OpenSession, SessionDesk, Ticket, open_with_stock
@@ -88,7 +89,7 @@ from secure_computation.channel.tls import TlsContext, tls_context
 from secure_computation.channel.websocket import connect_channel
 from secure_computation.deal_tag import name_tags, require_same_deals
 from secure_computation.engines.choosing import data_owner_side, require_room, warm_up, warm_up_for, warm_up_online
-from secure_computation.engines.interface import DataOwnerSide, require_answers
+from secure_computation.engines.interface import DataOwnerSide
 from secure_computation.engines.masked.session.sides import DataOwnerItem
 from secure_computation.engines.masked.session.stock import stockable
 from secure_computation.plan import Plan
@@ -224,7 +225,10 @@ class Diagnoser:
         progress: Progress,
         cancellation: Cancellation | None = None,
     ) -> Outcome:
-        """Have images, already as the model's card asks for them, evaluated together in one session. As `submit`."""
+        """Have images, already as the model's card asks for them, evaluated together in one session. As `submit`.
+
+        Images by which the model owner checked this party are evaluated again, in a further session.
+        """
         progress = self._let_cancel(cancellation, progress)
         progress.stage(Stage.OPENING)
         plan = self.catalog.fetch_plan(entry)
@@ -232,6 +236,16 @@ class Diagnoser:
             raise CallerError(f"a picture was read for another model than {entry.card.name}: read it again")
         require_room(plan, engine, len(images))
         self._warm_up_for(plan, engine)  # before the session, whose deadlines others keep
+
+        def evaluate(some: Sequence[NDArray[np.float32]]) -> SessionOutcome:
+            return self._evaluate_once(some, entry, plan, engine, progress)
+
+        return evaluate_all(images, evaluate, entry.model_owner.organisation)
+
+    def _evaluate_once(
+        self, images: Sequence[NDArray[np.float32]], entry: ModelEntry, plan: Plan, engine: Engine, progress: Progress
+    ) -> SessionOutcome:
+        """Open a session for images, and run it."""
         if engine not in STOCKED_ENGINES or not self._stock.holds(entry):
             self._get_ready(entry, plan, engine)
         with ExitStack() as links, ExitStack() as kept_from_others:
@@ -296,7 +310,7 @@ class Diagnoser:
         taken: Sequence[TakenItem],
         progress: Progress,
         channels: ExitStack,
-    ) -> Outcome:
+    ) -> SessionOutcome:
         started = time.perf_counter()
         session = opened.session
         offline = self._get_material(opened, plan, taken, progress, channels)
@@ -308,7 +322,7 @@ class Diagnoser:
         side = self._get_side(session.claims, plan)
         progress.stage(Stage.COMPUTING)
         heat_maps: list[NDArray[np.float64]] = []
-        answers = side.run(
+        replies = side.run(
             images,
             offline.material,
             model_owner=model_owner,
@@ -323,9 +337,9 @@ class Diagnoser:
         trips = model_owner.traffic(Phase.ONLINE).one_way_trips + model_owner.traffic(Phase.OUTPUT).one_way_trips
         claims = session.claims
         known = (*self._mismatches.warn(claims.model, claims.version), *self._seen_versions.note(claims))
-        return Outcome(
+        return SessionOutcome(
             session=session.view.id,
-            answers=require_answers(answers),
+            replies=replies,
             heat_maps=tuple(heat_maps),
             seconds=seconds,
             bytes=sent,

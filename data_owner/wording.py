@@ -104,3 +104,9 @@ def explain(answer: ModelAnswer, calibration: Calibration | None) -> str:
         return f"Calibrated {said}"
     reason = "" if calibration is None else f" {calibration.reason}"
     return f"{said[0].upper()}{said[1:]}{reason}"
+
+
+def say_repeats(repeats: int) -> str:
+    """What sessions that were checks mean, in one line."""
+    times = "once" if repeats == 1 else f"{repeats} times"
+    return f"Checked and repeated: the model owner checked this program {times}, and all was right."

@@ -246,6 +246,7 @@ class _Settings:
                 "listen": f"{HOST}:{self._ports.model_owner}",
                 "crypto_provider": {"organisation": TRUST_CENTRE, "url": self._dealer_url(Role.MODEL_OWNER)},
                 "allowance": _PLENTY,
+                "audit_share": 0,  # measurements and tests count sessions: no image is evaluated twice by chance
             }
             | self._common(Role.MODEL_OWNER, keys),
         )

@@ -3,7 +3,8 @@
 Two allowances hold for every session: the account's (its own, or its role's from the settings), and the model owner's
 for this model and the whole hospital. A session counts from its opening, whatever becomes of it: the front end signs a
 ticket and never sees what it is used for. But if the model owner turned it away for want of a place, and has used up
-its ticket, it counts for the pace alone. The model owner counts again, by itself.
+its ticket, it counts for the pace alone. So do images by which the model owner checked the data owner, and which got no
+answer (`audited`). The model owner counts again, by itself.
 """
 
 from collections.abc import Mapping
@@ -60,7 +61,7 @@ def _require(
     now: datetime,
 ) -> None:
     start, _ = allowance.period(now)
-    amount = select(func.coalesce(func.sum(SessionRow.images), 0)).where(
+    amount = select(func.coalesce(func.sum(SessionRow.images - SessionRow.audited), 0)).where(
         whose,
         SessionRow.purpose == row.purpose,
         SessionRow.created_at >= start,

@@ -34,6 +34,9 @@ That the data owner did not follow the protocol, only the model owner can find, 
 whatever it liked before. So the model owner's word for it is taken also after a session has ended. It costs the data
 owner nothing here: what shows others that it is true stands in the model owner's record.
 
+By `audit`, a model owner says of a running session that some of its images get no answer, because it checked the data
+owner by them and all was right. They count for no budget. The session goes on.
+
 The other states are final. No other event leads out of them, so a late `complete` after `expired` or `cancelled` is
 refused instead of rewriting history. Two events that race for one session cannot both win: the store changes the
 state only if it is still the one that was read.
@@ -97,6 +100,7 @@ TRANSITIONS: dict[Purpose, Table] = {
         (State.OPENED, Event.PREPARE): Transition(State.PREPARING, _DATA_OWNER),
         (State.OPENED, Event.RUN): Transition(State.RUNNING, _DATA_OWNER),
         (State.PREPARING, Event.RUN): Transition(State.RUNNING, _DATA_OWNER),
+        (State.RUNNING, Event.AUDIT): Transition(State.RUNNING, _MODEL_OWNER),
         (State.RUNNING, Event.COMPLETE): Transition(State.COMPLETED, _DATA_OWNER),
         **_list_endings(State.OPENED, State.PREPARING, State.RUNNING),
     },

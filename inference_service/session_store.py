@@ -116,6 +116,7 @@ class Sessions:
             actor = _find_actor(account, row)
             state = find_next_state(Purpose(row.purpose), SessionState(row.state), event.event, actor=actor)
             row.report = _merge_reports(row.report, event.report, actor=actor)
+            row.audited = _count_audited(row, event)
             self._move(session, row, event.event, state, account=account)
         self.metrics.session(state)
         return _make_view(row)
@@ -261,11 +262,19 @@ def _find_actor(account: Account, row: SessionRow) -> Actor:
     raise Refused("only the account that opened a session, or its model's owner, may report on it: use that key")
 
 
+def _count_audited(row: SessionRow, event: SessionEvent) -> int:
+    """How many of a session's images do not count. Raises CallerError for more than it has."""
+    audited = event.report.audited if event.report is not None else None
+    if audited is not None and audited > row.images:
+        raise CallerError(f"this session has {row.images} images: so many may be audited, not {audited}")
+    return row.audited if audited is None else audited
+
+
 def _merge_reports(stored: str, report: SessionReport | None, *, actor: Actor) -> str:
     """What was reported so far and what is new; a model owner adds its reason to fail and nothing else."""
     if report is None:
         return stored
-    fields = {"failure"} if actor is Actor.MODEL_OWNER else set(SessionReport.model_fields)
+    fields = {"failure"} if actor is Actor.MODEL_OWNER else set(SessionReport.model_fields) - {"audited"}
     news = {name: value for name in fields if (value := getattr(report, name)) is not None}
     return SessionReport.model_validate_json(stored).model_copy(update=news).model_dump_json()
 
@@ -273,4 +282,4 @@ def _merge_reports(stored: str, report: SessionReport | None, *, actor: Actor) -
 def _make_view(row: SessionRow, *, ticket: str | None = None) -> SessionView:
     report = SessionReport.model_validate_json(row.report)
     known = SessionView.model_validate(row, from_attributes=True)
-    return SessionView(**dict(known) | dict(report) | {"ticket": ticket})
+    return SessionView(**dict(known) | dict(report) | {"ticket": ticket, "audited": row.audited})

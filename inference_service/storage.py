@@ -157,6 +157,8 @@ class SessionRow(Base):
     plan_hash: Mapped[str] = mapped_column(String(64))
     engine: Mapped[str] = mapped_column(String(16))
     images: Mapped[int]
+    audited: Mapped[int] = mapped_column(default=0, server_default="0")
+    """Of these, how many got no answer because the model owner checked the data owner by them: they do not count."""
     data_owner: Mapped[str] = mapped_column(String(64))
     model_owner: Mapped[str] = mapped_column(String(64))
     crypto_provider: Mapped[str] = mapped_column(String(64))
@@ -333,7 +335,7 @@ def _make_sqlite(path: Path) -> Engine:
     return engine
 
 
-CURRENT: Final = "0004"
+CURRENT: Final = "0005"
 """The newest step in `migrations/versions`."""
 BEFORE_MIGRATIONS: Final = "0001"
 """What a database is that has tables and says nothing of itself: made before there were migrations."""

@@ -5,6 +5,7 @@ from typing import Final, assert_never
 
 from contract.allowance import Allowance, ModelAllowances
 from contract.model_card import ModelCard, OutputPolicy
+from contract.violation import MOST_AUDITED
 from model_owner.settings import ModelOwnerSettings
 from secure_computation.network import Network
 
@@ -47,6 +48,13 @@ def choose_images_a_day(policy: OutputPolicy, network: Network) -> int:
             return min(usual, max(LEAST_IMAGES, answers // DAYS_FOR_A_LAYER))
         case _:
             assert_never(policy)
+
+
+def choose_audit_share(settings: ModelOwnerSettings, policy: OutputPolicy) -> float:
+    """Of the items for one model, the share that are decoys: the most where heat maps give the last layer away in a
+    handful of answers, unless the operator wants none.
+    """
+    return MOST_AUDITED if settings.audit_share and policy is OutputPolicy.LOGITS_AND_HEAT_MAP else settings.audit_share
 
 
 def _count_last_features(network: Network) -> int:

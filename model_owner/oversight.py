@@ -12,6 +12,7 @@ from bookkeeping.audit_log import AuditLog
 from bookkeeping.spending import Charge, Counted, SpendingBook
 from bookkeeping.used_tickets import TicketUse
 from contract.allowance import Holder, ModelAllowances
+from contract.api import SessionEventName, SessionReport
 from contract.errors import EncryptedInferenceError
 from contract.identity import Party, Role
 from contract.ticket import TicketClaims
@@ -90,6 +91,19 @@ class Oversight:
     def give_back(self, counted: Counted) -> None:
         """Take back what `spend` counted. The ticket stays used."""
         self.book.give_back(counted)
+
+    def audited(self, claims: TicketClaims, counted: Counted, images: int) -> None:
+        """Record that so many images of a session get no answer, because the data owner was checked by them and all was
+        right; they are given back, here and at the front end.
+
+        The session still counts for the pace. How often this happens is the crypto provider's coin alone.
+        """
+        self.book.give_back(counted, amount=images)
+        self.audit.record("data-owner-checked", **_describe_session(claims) | {"images": images})
+        try:
+            self.front_end.report(claims.session, SessionEventName.AUDIT, SessionReport(audited=images))
+        except EncryptedInferenceError as error:
+            _LOG.warning("session %s: the front end still counts what was checked: %s", claims.session, error)
 
     def _exchange_heads(self) -> None:
         """Each side remembers how far the other's log has come.

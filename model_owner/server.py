@@ -29,7 +29,7 @@ material stocked       -->    (or drops its half)
 import logging
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -51,9 +51,10 @@ from contract.errors import (
     TicketInvalid,
 )
 from contract.identity import Party, Role
+from contract.model_card import OutputPolicy
 from contract.ticket import STOCKED_ENGINES, Engine, Purpose, TicketClaims
 from inference_service.client import InferenceServiceClient
-from model_owner.allowances import choose_allowances
+from model_owner.allowances import choose_allowances, choose_audit_share
 from model_owner.imported_models import ImportedModel, ImportedModels, require_in_service
 from model_owner.oversight import BOOK_FILE, Oversight
 from model_owner.settings import ModelOwnerSettings
@@ -119,6 +120,8 @@ class InferenceHandler:
     front_end: InferenceServiceClient
     oversight: Oversight
     images_per_session: int
+    audit_share: Callable[[OutputPolicy], float]
+    """Share of the items for a model that are decoys."""
     threads: int = 1
     """Of one operation."""
     _sides: dict[tuple[str, Engine], ModelOwnerSide[Any]] = field(default_factory=dict, init=False)
@@ -144,7 +147,7 @@ class InferenceHandler:
                 if claims.purpose is Purpose.PREPARE:
                     self._stock_item(channel, model, ticket, claims)
                 else:
-                    self._run(channel, model, ticket, claims)
+                    self._run(channel, model, admitted)
         except Busy as error:  # the crypto provider's: the data owner got nothing that its budget is for
             self.oversight.give_back(admitted.counted)
             self._report(claims, SessionEventName.TURN_AWAY, error)
@@ -172,14 +175,15 @@ class InferenceHandler:
             raise
         return _Admitted(ticket=ticket, claims=claims, model=model, counted=self.oversight.spend(claims))
 
-    def _run(self, channel: Channel, model: ImportedModel, ticket: str, claims: TicketClaims) -> None:
+    def _run(self, channel: Channel, model: ImportedModel, admitted: _Admitted) -> None:
+        ticket, claims = admitted.ticket, admitted.claims
         side = self._side(model, claims.engine)
         channel.set_phase(Phase.OFFLINE)
         material = self._spend(channel, model, claims) if claims.engine in STOCKED_ENGINES else None
         if material is None:
             material, traffic = self._prepare(side, channel, ticket, claims)
             _tell_ready(channel, traffic)
-        side.run(material, data_owner=channel)
+        side.run(material, data_owner=channel, on_audits=partial(self.oversight.audited, claims, admitted.counted))
         channel.receive_end(step="result received")
 
     def _stock_item(self, channel: Channel, model: ImportedModel, ticket: str, claims: TicketClaims) -> None:
@@ -225,6 +229,7 @@ class InferenceHandler:
                     weights=model.weights,
                     weights_version=model.weights_version,
                     threads=self.threads,
+                    audit_share=self.audit_share(model.card.output_policy),
                 )
             return self._sides[key]
 
@@ -355,6 +360,7 @@ def build_inference_app(
             front_end=front_end,
         ),
         images_per_session=settings.images_per_session,
+        audit_share=partial(choose_audit_share, settings),
         threads=settings.threads,
     )
     looks: dict[Unready, Look] = {

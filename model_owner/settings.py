@@ -8,6 +8,7 @@ from pydantic import Field
 from contract.allowance import Allowance
 from contract.base import Name
 from contract.ticket import MAX_IMAGES
+from contract.violation import MOST_AUDITED
 from plumbing.settings import Address, Peer, SessionPartySettings, WebSocketUrl, settings_config
 
 
@@ -51,6 +52,10 @@ class ModelOwnerSettings(SessionPartySettings):
     """Exceptions; what one leaves out is as for every hospital."""
     audit_days: Annotated[float, Field(ge=1, le=36_525)] = 6 * 365.25
     """How long entries of the audit log are kept."""
+    audit_share: Annotated[float, Field(ge=0, le=MOST_AUDITED)] = 0.1
+    """Of the items of material, this share are decoys, by which data owners are checked (masked engine). A data owner
+    that deviates n times is not found with odds of (1 - share)^n; honest ones have this share of their images evaluated
+    twice. 0: none are checked. Of a model that gives heat maps it is the most, 0.5, whatever stands here but 0."""
     stock_per_data_owner: Annotated[int, Field(ge=0, le=10_000)] = 32
     """Items that one data owner may stock here; each takes some 185 MB of disk for a ResNet-18 at 224 x 224."""
     stock_days: Annotated[float, Field(gt=0, le=365)] = 7.0

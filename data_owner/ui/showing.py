@@ -16,7 +16,7 @@ from data_owner.ui.entries import CAN_SUBMIT, Entry, State
 from data_owner.ui.exporting import Row, format_full_date, format_text
 from data_owner.ui.history import KeptName
 from data_owner.ui.workplace import MOST_PREPARED, Activity, Connection, Workplace
-from data_owner.wording import explain, list_lines, summarise
+from data_owner.wording import explain, list_lines, say_repeats, summarise
 
 STATES: Final = {
     State.WAITING: "Being read",
@@ -191,6 +191,7 @@ def make_result(place: Workplace, entry: Entry) -> dict[str, Any]:
         "lines": lines,
         "spoken": summarise(answer),
         "explained": explain(answer, diagnosis.calibration),
+        "repeated": say_repeats(diagnosis.repeats),
         "opacity": MAP_OPACITY if answer.mapped else 0,
         "maps": [(index, name, name == first) for index, name in enumerate(maps)],
         "links": [

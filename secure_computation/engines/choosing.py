@@ -151,9 +151,18 @@ def data_owner_side(plan: Plan, engine: Engine, *, store: DeltaStore, threads: i
 
 
 def model_owner_side(
-    plan: Plan, engine: Engine, *, weights: PrivateWeights, weights_version: str, threads: int = 1
+    plan: Plan,
+    engine: Engine,
+    *,
+    weights: PrivateWeights,
+    weights_version: str,
+    threads: int = 1,
+    audit_share: float = 0.0,
 ) -> ModelOwnerSide[Any]:
-    """P1's side. `weights_version`: the public name of these weights, drawn when they were imported."""
+    """P1's side. `weights_version`: the public name of these weights, drawn when they were imported.
+
+    `audit_share`: share of items that are decoys, with an engine that has them.
+    """
     _require_offered(plan, engine)
     _load_for(plan, engine, threads)
     if engine is Engine.CRYPTEN:
@@ -161,7 +170,13 @@ def model_owner_side(
 
         return CrypTenModelOwner(plan.network, weights, _crypten(plan))
     lowering = _masked(plan)
-    return MaskedModelOwner(lowering, round_weights(lowering, weights), version=weights_version, threads=threads)
+    return MaskedModelOwner(
+        lowering,
+        round_weights(lowering, weights),
+        version=weights_version,
+        threads=threads,
+        audit_share=audit_share,
+    )
 
 
 def _load_for(plan: Plan, engine: Engine, threads: int) -> None:

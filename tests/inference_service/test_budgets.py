@@ -76,6 +76,29 @@ class TestAccounts:
         front_end.clock.move(seconds=problem["retry_after_seconds"])
         use(front_end, account)
 
+    def test_images_by_which_the_model_owner_checked_do_not_count(
+        self, front_end: FrontEnd, accounts: dict[str, Account]
+    ) -> None:
+        account, sessions = allowed(front_end, accounts["clinician"], images=4), front_end.service.sessions
+        audit = SessionEvent(event=Event.AUDIT, report=SessionReport(audited=3))
+        opened = sessions.open(account, DIAGNOSE.model_copy(update={"images": 4}))
+        sessions.apply(account, opened.id, SessionEvent(event=Event.RUN))
+        with pytest.raises(BudgetSpent):
+            use(front_end, account)
+        with pytest.raises(Refused, match="only the model owner"):
+            sessions.apply(account, opened.id, audit)
+        for _ in range(2):  # said twice, it is so once
+            assert sessions.apply(accounts["model_owner"], opened.id, audit).audited == 3
+        with pytest.raises(CallerError, match="has 4 images: so many may be audited, not 5"):
+            sessions.apply(
+                accounts["model_owner"],
+                opened.id,
+                SessionEvent(event=Event.AUDIT, report=SessionReport(audited=5)),
+            )
+        use(front_end, account, times=3)
+        with pytest.raises(BudgetSpent):
+            use(front_end, account)
+
     def test_what_failed_or_was_cancelled_counts_as_well(
         self, front_end: FrontEnd, accounts: dict[str, Account]
     ) -> None:

@@ -78,6 +78,7 @@ class TestTable:
             (State.OPENED, Event.PREPARE): State.PREPARING,
             (State.OPENED, Event.RUN): State.RUNNING,
             (State.PREPARING, Event.RUN): State.RUNNING,
+            (State.RUNNING, Event.AUDIT): State.RUNNING,
             (State.RUNNING, Event.COMPLETE): State.COMPLETED,
             **endings(State.OPENED, State.PREPARING, State.RUNNING),
         }
@@ -107,6 +108,7 @@ class TestTable:
             Event.FAIL: {Actor.DATA_OWNER, Actor.MODEL_OWNER},
             Event.TURN_AWAY: {Actor.MODEL_OWNER},
             Event.ACCUSE: {Actor.MODEL_OWNER},
+            Event.AUDIT: {Actor.MODEL_OWNER},
         }
         if actor in allowed.get(event, {Actor.DATA_OWNER}):
             assert find_next_state(purpose, state, event, actor=actor) is TRANSITIONS[purpose][state, event].state
@@ -134,6 +136,8 @@ def stocking(front_end: FrontEnd, keys: Keys) -> None:
 
 
 def event_of(name: Event) -> SessionEvent:
+    if name is Event.AUDIT:
+        return SessionEvent(event=name, report=SessionReport(audited=1))
     has_reason = name in {Event.FAIL, Event.TURN_AWAY, Event.ACCUSE}
     return SessionEvent(event=name, report=FAILURE if has_reason else None)
 
@@ -141,7 +145,7 @@ def event_of(name: Event) -> SessionEvent:
 def report(front_end: FrontEnd, data_owner: Account, session: UUID, name: Event) -> SessionView:
     """An event from whoever may report it; of two, the data owner."""
     owner = next(account for account in front_end.service.accounts.list() if account.organisation == "north-lab")
-    actor = owner if name in {Event.TURN_AWAY, Event.ACCUSE} else data_owner
+    actor = owner if name in {Event.TURN_AWAY, Event.ACCUSE, Event.AUDIT} else data_owner
     return front_end.service.sessions.apply(actor, session, event_of(name))
 
 

@@ -9,6 +9,7 @@ from model_owner.allowances import (
     FEATURES_AN_ANSWER,
     LEAST_IMAGES,
     choose_allowances,
+    choose_audit_share,
     choose_images_a_day,
 )
 from model_owner.settings import HospitalAllowance, ModelOwnerSettings
@@ -71,3 +72,10 @@ def test_an_exception_says_what_differs() -> None:
     assert allowances.of("st-mary") == Allowance(images=36, items=0, sessions_per_minute=7)
     assert allowances.of("st-anne") == Allowance(images=200, sessions_per_minute=7)
     assert allowances.of("another") == Allowance(images=36, sessions_per_minute=7)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5])
+def test_where_heat_maps_are_given_half_of_the_items_are_decoys_or_none(share: float) -> None:
+    chosen = ModelOwnerSettings.model_construct(audit_share=share)
+    assert choose_audit_share(chosen, LOGITS) == choose_audit_share(chosen, LABEL) == share
+    assert choose_audit_share(chosen, HEAT_MAP) == (0.5 if share else 0.0)

@@ -46,7 +46,7 @@ from numpy.typing import NDArray
 from contract.api import Voucher
 from contract.deviation import Deviation, DeviationError, StatedDecoy
 from contract.errors import EncryptedInferenceError, PeerViolation
-from contract.violation import Found, Message, Sender
+from contract.violation import MOST_AUDITED, Found, Message, Sender
 from secure_computation.channel.channel import Channel
 from secure_computation.engines.interface import OnAudits, SignDecoy
 from secure_computation.engines.masked.plan.masked_lowering import MaskedLowering
@@ -75,8 +75,6 @@ from secure_computation.ring import cut_to_bits, cut_to_ring
 
 AUDIT_STEP: Final = "audit"
 """Of what D tells P1 of an item; and of P1's END in place of an output: the item was a decoy."""
-MOST_AUDITED: Final = 0.5
-"""Of a model owner's items, the largest share that may be decoys."""
 _COIN: Final = 1 << 53
 _HASH_BYTES: Final = 32
 _CERTIFICATE_ROOM: Final = 832

@@ -1,0 +1,84 @@
+"""Images whose items were decoys are evaluated again until each has its answer; a model owner cannot go on for ever."""
+
+from collections.abc import Sequence
+from uuid import uuid4
+
+import numpy as np
+import pytest
+
+from contract.errors import PeerViolation
+from contract.identity import Role
+from data_owner.diagnosis import Bytes, LinkBytes, Seconds, Warned
+from data_owner.repeating import MOST_SESSIONS, Image, SessionOutcome, evaluate_all
+from data_owner.wording import say_repeats
+from secure_computation.engines.interface import Audited, Reply
+
+IMAGES: list[Image] = [np.full((1, 2, 2), index, np.float32) for index in range(4)]
+
+
+def session(replies: Sequence[Reply], *, maps: bool = False, stocked: bool = True) -> SessionOutcome:
+    answers = [reply for reply in replies if not isinstance(reply, Audited)]
+    link = LinkBytes(sender=Role.DATA_OWNER, receiver=Role.MODEL_OWNER, offline=2, online=3)
+    return SessionOutcome(
+        session=uuid4(),
+        replies=tuple(replies),
+        heat_maps=tuple(np.asarray(answer) * 10.0 for answer in answers) if maps else (),
+        seconds=Seconds(offline=1.0, online=0.5),
+        bytes=Bytes(online=3, offline=2, data_owner_sent=5, model_owner_sent=0, crypto_provider_sent=0, links=(link,)),
+        one_way_trips=7,
+        stocked=stocked,
+        warnings=(Warned(code="stock-dropped", text="one"),),
+    )
+
+
+class Server:
+    """Audits the images of each session that stand in `audited`, in order."""
+
+    def __init__(self, *audited: set[int], maps: bool = False) -> None:
+        self.audited, self.maps = list(audited), maps
+        self.seen: list[list[int]] = []
+
+    def __call__(self, images: Sequence[Image]) -> SessionOutcome:
+        numbers = [int(image[0, 0, 0]) for image in images]
+        self.seen.append(numbers)
+        audited = self.audited.pop(0) if self.audited else set()
+        replies: list[Reply] = [
+            Audited() if number in audited else np.array([float(number)], np.float64) for number in numbers
+        ]
+        return session(replies, maps=self.maps, stocked=len(self.seen) == 1)
+
+
+def test_only_what_was_audited_is_evaluated_again_and_answers_stand_in_their_order() -> None:
+    server = Server({0, 2}, {2}, maps=True)
+    outcome = evaluate_all(IMAGES, server, "lab")
+    assert server.seen == [[0, 1, 2, 3], [0, 2], [2]]
+    assert [float(np.asarray(answer)[0]) for answer in outcome.answers] == [0, 1, 2, 3]
+    assert [float(one[0]) for one in outcome.heat_maps] == [0, 10, 20, 30]
+    assert outcome.repeats == 2
+
+
+def test_what_the_sessions_took_is_added_up() -> None:
+    outcome = evaluate_all(IMAGES, Server({1}), "lab")
+    assert outcome.seconds == Seconds(offline=2.0, online=1.0)
+    assert (outcome.bytes.online, outcome.bytes.data_owner_sent, outcome.one_way_trips) == (6, 10, 14)
+    assert outcome.bytes.links[0].online == 6
+    assert not outcome.stocked
+    assert len(outcome.warnings) == 1  # the same, said once
+
+
+def test_a_session_without_decoys_is_as_it_was() -> None:
+    outcome = evaluate_all(IMAGES, Server(), "lab")
+    assert (outcome.repeats, outcome.stocked, outcome.seconds.offline) == (0, True, 1.0)
+    assert outcome.heat_maps == ()
+
+
+def test_a_model_owner_that_says_so_without_end_is_not_believed() -> None:
+    server = Server(*[{0}] * (MOST_SESSIONS + 1))
+    with pytest.raises(PeerViolation, match="said 40 times in a row that it only checked"):
+        evaluate_all(IMAGES[:1], server, "lab")
+    assert len(server.seen) == MOST_SESSIONS
+
+
+def test_repeats_are_said_in_one_quiet_line() -> None:
+    assert say_repeats(1).startswith("Checked and repeated: the model owner checked this program once")
+    assert "3 times" in say_repeats(3)
