@@ -5,6 +5,7 @@ it, so what a layer costs is known beforehand and a message of any other length 
 """
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,11 +40,12 @@ class BundleLayout:
     bit_arrays: int = 0
     ring_bits: tuple[int, ...] = ()
 
-    @property
+    @cached_property
     def body_bytes(self) -> int:
         """Length of the message's body."""
-        return sum(self._sizes())
+        return sum(self._sizes)
 
+    @cached_property
     def _sizes(self) -> list[int]:
         # Each table starts at a multiple of 8 bytes, so that words can be read where they lie.
         words = [-(-self.count * word.itemsize // 8) * 8 for word in self.word_types]
@@ -56,7 +58,7 @@ class BundleLayout:
         return body, self._words_in(body)
 
     def _words_in(self, body: NDArray[np.uint8]) -> tuple[Words, ...]:
-        offsets = np.cumsum([0, *self._sizes()])
+        offsets = np.cumsum([0, *self._sizes])
         return tuple(
             body[offset : offset + self.count * word.itemsize].view(word)
             for offset, word in zip(offsets, self.word_types, strict=False)
@@ -73,7 +75,7 @@ class BundleLayout:
         body, words = (bundle.body, ()) if bundle.body is not None else self.room()
         for place, word in zip(words, bundle.words, strict=bool(words)):
             place[:] = word
-        sizes = self._sizes()
+        sizes = self._sizes
         offset = sum(sizes[: len(self.word_types)])
         parts = [*_pack_bit_arrays(bundle.bits), *(pack(ring) for ring in bundle.rings)]
         for part in parts:
@@ -85,7 +87,7 @@ class BundleLayout:
         """Read a message's body. Raises PeerViolation, naming peer and step, for one of another length or padding."""
         if body.size != self.body_bytes:
             raise violation(f"expected {self.body_bytes} bytes, got {body.size}", peer=peer, step=step)
-        parts = np.split(body, np.cumsum(self._sizes())[:-1])
+        parts = np.split(body, np.cumsum(self._sizes)[:-1])
         tables, parts = parts[: len(self.word_types)], parts[len(self.word_types) :]
         for table, word in zip(tables, self.word_types, strict=True):
             if table[self.count * word.itemsize :].any():

@@ -164,9 +164,16 @@ class ComparedShape(ABC):
         size = self.part_count or max(1, self.count)
         return tuple(slice(start, min(self.count, start + size)) for start in range(0, self.count, size))
 
-    def part(self, elements: slice) -> Self:
-        """The shape of one part, whose layouts are those of its online messages."""
-        return replace(self, count=elements.stop - elements.start, part_count=0)
+    @cached_property
+    def shapes_of_parts(self) -> tuple[Self, ...]:
+        """The shape of each part, whose layouts are those of its online messages; one object for all of a size."""
+        counts = [part.stop - part.start for part in self.parts]
+        shapes = {count: self.part(count) for count in set(counts)}
+        return tuple(shapes[count] for count in counts)
+
+    def part(self, count: int) -> Self:
+        """The shape of a part of `count` elements."""
+        return replace(self, count=count, part_count=0)
 
     @cached_property
     def from_p1(self) -> BundleLayout:
@@ -267,9 +274,9 @@ class LayerAsP0:
         """Online: P1's message for the next part in, P0's message out."""
         if self._next == len(self.shape.parts):
             raise RuntimeError("this layer was answered; a stream is used once")
-        whole = self.shape.parts[self._next]
+        whole, shape = self.shape.parts[self._next], self.shape.shapes_of_parts[self._next]
         self._next += 1
-        shape, c = self.shape.part(whole), received.rings[0].values
+        c = received.rings[0].values
         own = np.empty((shape.from_p0.bit_arrays, shape.count), np.uint8)
         y0 = np.empty(shape.count, np.uint32)
         zeros = np.zeros(min(shape.count, BLOCK), np.uint32)
@@ -326,7 +333,7 @@ class LayerAsP1:
         self._draws = draws.in_blocks()
         self._corrections = corrections
         self._hidden_z0 = prepared.rings[0].values
-        self._unopened = deque(shape.parts)
+        self._unopened = deque(zip(shape.parts, shape.shapes_of_parts, strict=True))
         self._opened: deque[_OpenedPart] = deque()
 
     def expand(self) -> None:
@@ -341,8 +348,7 @@ class LayerAsP1:
         """Online: mask and open z of the next part; P1's share of each comparison's outcome, hidden by its bits."""
         if not self._unopened:
             raise RuntimeError("this layer was opened; a stream is used once")
-        whole = self._unopened.popleft()
-        shape = self._shape.part(whole)
+        whole, shape = self._unopened.popleft()
         c = np.empty(shape.count, np.uint32)
         mask = np.empty(shape.count, np.uint32)
         bits = np.empty((shape.from_p1.bit_arrays, shape.count), np.uint8)
@@ -365,7 +371,7 @@ class LayerAsP1:
         opened = cut_to_ring(c, shape.opened_bits)
         own = bits[len(bits) - shape.from_p0.bit_arrays :]
         kept = mask if shape.keeps_masks else None
-        self._opened.append(_OpenedPart(elements=whole, c=opened.values, own=own, mask=kept))
+        self._opened.append(_OpenedPart(elements=whole, shape=shape, c=opened.values, own=own, mask=kept))
         return Bundle(rings=(opened,), bits=cut_to_bits(bits))
 
     def _compare(self, c: RingElements, tables: Sequence[Words]) -> list[BitArray]:
@@ -391,7 +397,7 @@ class LayerAsP1:
         if not self._opened:
             raise RuntimeError("open comes before finish")
         one = self._opened.popleft()
-        shape = self._shape.part(one.elements)
+        shape = one.shape
         y = np.empty(shape.count, np.uint32)
         rings = (ring.values[one.elements] for ring in self._corrections.rings)
         shares = dict(zip(shape.dealt_rings, rings, strict=True))
@@ -419,6 +425,7 @@ class _OpenedPart:
     """What P1 keeps of a part until P0 answers."""
 
     elements: slice
+    shape: ComparedShape
     c: RingElements
     own: BitArray
     """P1's share of each outcome."""

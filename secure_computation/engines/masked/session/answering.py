@@ -36,10 +36,7 @@ def answer_openings(
 
 def _answer(line: Line, move: Move, part: LayerAsP0 | DitheredTruncationAsP0 | ProductAsP0 | ActivationAsP0) -> None:
     """Receive P1's opening of one move of one image, and answer it; part by part, if the layer crosses in parts."""
-    shapes = [part.shape]
-    if isinstance(part, LayerAsP0):
-        shapes = [part.shape.part(elements) for elements in part.shape.parts]
-    for shape in shapes:
+    for shape in part.shape.shapes_of_parts if isinstance(part, LayerAsP0) else (part.shape,):
         opening = line.receive(shape.from_p1, step=f"opening, {move}")
         if isinstance(part, ActivationAsP0):
             answer = part.answer(opening, line, step_name=f"CrypTen, {move}")

@@ -220,7 +220,7 @@ def _comparison_cost(shape: ComparedShape | DitheredTruncationShape) -> Cost:
     if isinstance(shape, ComparedShape) and shape.part_count:
         # All parts are opened before the first is answered: they wait for the network together.
         whole, rest = divmod(shape.count, shape.part_count)
-        sent = [(whole, shape.part(slice(0, shape.part_count))), (1, shape.part(slice(0, rest)))]
+        sent = [(whole, shape.part(shape.part_count)), (1, shape.part(rest))]
     return Cost(
         dealer_to_model_owner=shape.corrections.body_bytes,
         data_owner_to_model_owner_offline=shape.prepared.body_bytes,

@@ -417,9 +417,9 @@ class ModelOwnerOnline(Walk):
         row_elements = shape.count // half.count
 
         def openings() -> Iterator[tuple[Move, ComparedShape, Bundle]]:
-            for elements in shape.parts:
+            for elements, shape_of_part in zip(shape.parts, shape.shapes_of_parts, strict=True):
                 rows = half.take(elements.start // row_elements, elements.stop // row_elements)
-                yield move, shape.part(elements), part.open(row_after_row(rows))
+                yield move, shape_of_part, part.open(row_after_row(rows))
             before.whole()
 
         answers, parts = self._exchange(openings(), part.release), iter(shape.parts)

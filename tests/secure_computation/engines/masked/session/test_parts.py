@@ -101,8 +101,7 @@ def test_the_next_layer_is_opened_before_the_answer_to_the_last_part_has_come(mo
 
     def answer(line: Line, move: Move, part: LayerAsP0) -> None:
         many = len(part.shape.parts) >= 8
-        for number, elements in enumerate(part.shape.parts, start=1):
-            shape = part.shape.part(elements)
+        for number, shape in enumerate(part.shape.shapes_of_parts, start=1):
             opening = receive(line, shape.from_p1, step=f"opening, {move}")
             reply = partial(line.send, shape.from_p0, part.answer(opening), step=f"answer, {move}")
             if many and number == len(part.shape.parts):
