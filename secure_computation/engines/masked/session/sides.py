@@ -92,6 +92,7 @@ from secure_computation.engines.masked.session.walk import Move
 from secure_computation.engines.masked.session.weights import (
     derive_model_seed,
     draw_mask,
+    held_small,
     linear_steps,
     mask_step,
     prepare_maps,
@@ -108,6 +109,8 @@ from secure_computation.randomness import Seed
 from secure_computation.ring import reduce_to_ring, signed
 from secure_computation.wire import Phase
 
+_MOST_UNREAD: Final = 16 << 20
+"""Bytes of corrections that P1 takes in ahead of what it has read."""
 VERSION_NAME: Final = re.compile(r"[0-9a-f]{32}")
 """Name of one version of a model owner's weights, drawn at random at import. Public."""
 
@@ -370,7 +373,7 @@ class MaskedModelOwner:
         self._lowering = lowering
         self._threads = threads
         self._audit_share = audit_share
-        self._weights = weights
+        self._weights = held_small(weights)
         self._version = version
         self._maps = prepare_maps(lowering, lambda _, step: weights[step.weight_name], threads=threads)
         self._biases = {step.name: _shape_bias(step, weights) for _, step in linear_steps(lowering)}
@@ -389,7 +392,8 @@ class MaskedModelOwner:
             return receive_bundle(data_owner, layout, step=f"hidden share, {move}")
 
         collected = ModelOwnerOffline(self._lowering, from_dealer=from_dealer, from_data_owner=from_data_owner)
-        material = collected.collect()
+        with dealer.held_back(_MOST_UNREAD):  # D deals faster than P0 prepares: an item would wait here whole
+            material = collected.collect()
         told = dealer.receive_bytes(audit_bytes(count_answers(self._lowering)), step=AUDIT_STEP)
         return PreparedModelOwner(
             item=item,

@@ -85,8 +85,21 @@ def send_deltas(
 
 
 def mask_step(tensors: IntegerWeights, model_seed: Seed, number: int, step: LinearStep) -> Reduced:
-    """P1: Delta of one step."""
-    return mask_weights(tensors[step.weight_name], draw_mask(model_seed, number, step), bits=step.value.ring_bits)
+    """P1: Delta of one step. Weights may be held in fewer bytes, see `held_small`."""
+    weights = tensors[step.weight_name].astype(np.int32, copy=False)
+    return mask_weights(weights, draw_mask(model_seed, number, step), bits=step.value.ring_bits)
+
+
+def held_small(tensors: IntegerWeights) -> IntegerWeights:
+    """The same integers in as few bytes each as a tensor needs: P1 holds them for whoever lacks Delta."""
+    return IntegerWeights({name: tensor.astype(_smallest_type(tensor)) for name, tensor in tensors.items()})
+
+
+def _smallest_type(tensor: NDArray[Any]) -> "np.dtype[Any]":
+    small = (np.dtype(np.int8), np.dtype(np.int16))
+    low, high = int(tensor.min()), int(tensor.max())
+    fitting = (kind for kind in small if max(~low, high) < 1 << (8 * kind.itemsize - 1))
+    return next(fitting, tensor.dtype)
 
 
 def receive_deltas(
