@@ -1,8 +1,8 @@
 """The attack that decoys are for: a data owner reads the last layer; and what decoys make of it.
 
 The thief follows the protocol except for one thing: it adds errors to its answers to the last ReLU
-(docs/threat-model.md, N1). An error of 1 in one feature and of 2^s in another stand side by side in each logit, so that an answer tells the
-weights of two features for all classes.
+(docs/threat-model.md, N1). An error of 1 in one feature and of 2^s in another stand side by side in each logit, so that
+an answer tells the weights of two features for all classes.
 """
 
 import random
