@@ -15,7 +15,7 @@ MOST_REFERENCES: Final = 16
 """Pictures of one card."""
 MOST_REFERENCE_BYTES: Final = 64 << 20
 """Of one picture's file."""
-MOST_REFERENCE_NUMBERS: Final = 20_000
+MOST_REFERENCE_NUMBERS: Final = 4096
 """Of all pictures of one card together: everybody who reads the catalog reads them."""
 
 Whole = Annotated[int, Field(gt=-(1 << 53), lt=1 << 53)]
