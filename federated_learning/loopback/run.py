@@ -27,7 +27,12 @@ from federated_learning.privacy.accounting import Shares, compute_epsilon, find_
 from federated_learning.privacy.mechanism import Mechanism
 from federated_learning.privacy.settings import Privacy, PrivacyAim, PrivacyLimits
 from federated_learning.privacy.words import describe_privacy
-from federated_learning.recipe import PEDIATRIC_PNEUMONIA, PEDIATRIC_PNEUMONIA_RECIPE, NamedDescription
+from federated_learning.recipe import (
+    PEDIATRIC_PNEUMONIA,
+    PEDIATRIC_PNEUMONIA_RECIPE,
+    NamedDescription,
+    fit_to_description,
+)
 from federated_learning.rounds.aggregating import FAILED, Event
 from federated_learning.rounds.coordinator import Coordinator
 from federated_learning.rounds.letters import Step
@@ -38,6 +43,7 @@ from federated_learning.rounds.participants import (
     make_participants,
     read_participants,
 )
+from federated_learning.rounds.round_orders import count_elements
 from federated_learning.rounds.settings import (
     Aggregation,
     CoordinatorSettings,
@@ -48,6 +54,7 @@ from federated_learning.rounds.settings import (
 )
 from federated_learning.run_records import RoundRecord, RoundTraffic
 from federated_learning.secure_aggregation.terms import least_threshold
+from federated_learning.torch_networks import find_shapes
 from federated_learning.training_settings import Stage, TrainingSettings, plan_steps
 from plumbing.listening import require_free_port
 from plumbing.settings import Address, PartySettings, settings_config
@@ -202,14 +209,19 @@ class Loopback:
 
     def describe_privacy(self) -> tuple[str, ...]:
         """What this run tells of a patient, to whom; nothing without noise."""
-        privacy = self.privacy
-        if privacy is None:
+        if self.privacy is None:
             return ()
-        rounds = len(plan_steps(self.settings.training, rate=privacy.sampling_rate))
-        mechanism = Mechanism.plan(privacy, hospitals=len(self.sites), threshold=self._threshold())
         numbers = "the images have no patient numbers: each picture counts as a patient, and a patient with several is "
-        less = () if privacy.unit == "patient" else (numbers + "hidden less than epsilon says",)
+        less = () if self.privacy.unit == "patient" else (numbers + "hidden less than epsilon says",)
+        mechanism, rounds = self._plan_mechanism(self.privacy)
         return (*less, *describe_privacy(mechanism, rounds=rounds, hospitals=len(self.sites)))
+
+    def _plan_mechanism(self, privacy: Privacy) -> tuple[Mechanism, int]:
+        """How noise is added, and in how many rounds."""
+        training = self.settings.training
+        elements = count_elements(find_shapes(fit_to_description(training, self.description)))
+        mechanism = Mechanism.plan(privacy, hospitals=len(self.sites), threshold=self._threshold(), elements=elements)
+        return mechanism, len(plan_steps(training, rate=privacy.sampling_rate))
 
     def _threshold(self) -> int:
         return self.settings.aggregation.survivors(len(self.sites))
@@ -219,8 +231,7 @@ class Loopback:
         aim, privacy = self.settings.privacy, self.privacy
         if aim is None or privacy is None:
             return None
-        rounds = len(plan_steps(self.settings.training, rate=privacy.sampling_rate))
-        mechanism = Mechanism.plan(privacy, hospitals=len(self.sites), threshold=self._threshold())
+        mechanism, rounds = self._plan_mechanism(privacy)
         insider = compute_epsilon([mechanism.insider(rounds)], delta=aim.delta)
         return PrivacyLimits(
             ledger=(self.folder / site.name / "ledger").resolve(),

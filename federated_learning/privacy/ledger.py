@@ -112,6 +112,8 @@ class Ledger:
         self.limits = limits
         self._path = limits.ledger / f"{limits.population}.jsonl"
         self._memory = state / f"ledger-{limits.population}.json"
+        self._parsed: tuple[bytes, tuple[Entry, ...]] = b"", ()
+        """What was read last, so that each round parses one line more and not the years before."""
 
     def read(self) -> tuple[Entry, ...]:
         """All entries. Raises ConfigurationError if they are not what was written."""
@@ -206,14 +208,16 @@ class Ledger:
 
     def _read(self) -> tuple[Entry, ...]:
         content = read_bounded(self._path, limit=MAX_BYTES) if self._path.exists() else b""
-        whole, end, torn = content.rpartition(b"\n")
-        if torn:
+        whole = content[: content.rfind(b"\n") + 1]
+        if whole != content:
             # A power cut in the middle of a line: nobody was told that it was written, and nothing was sent.
             with explaining_failure(self._path):
-                os.truncate(self._path, len(whole) + len(end))
-        entries: list[Entry] = []
-        previous = BEGINNING
-        for number, line in enumerate(whole.split(b"\n") if whole else [], 1):
+                os.truncate(self._path, len(whole))
+        known, parsed = self._parsed
+        if not whole.startswith(known):
+            known, parsed = b"", ()
+        entries, previous = list(parsed), parsed[-1].hash if parsed else BEGINNING
+        for number, line in enumerate(whole[len(known) :].splitlines(), len(parsed) + 1):
             entry = Entry.parse(line)
             if entry is None or (entry.number, entry.previous) != (number, previous):
                 raise ConfigurationError(
@@ -223,6 +227,7 @@ class Ledger:
             entries.append(entry)
             previous = entry.hash
         self._compare(entries)
+        self._parsed = whole, tuple(entries)
         return tuple(entries)
 
     def _compare(self, entries: list[Entry]) -> None:

@@ -26,6 +26,8 @@ _ROOM: Final = 1 << (RING_BITS - 2)
 _FINEST: Final = 1 << 20
 _LEAST_DEVIATION: Final = 16
 """Of a hospital's noise, in grid steps, from which on the accountant may take it for continuous."""
+_LEAST_STEPS: Final = 4
+"""Of an element of a gradient, in the mean of squares, if it is as long as it may be."""
 _TAIL: Final = 16
 """Deviations of noise for which there is room."""
 
@@ -42,18 +44,21 @@ class Mechanism:
     """Of one hospital's noise, in grid steps squared."""
 
     @classmethod
-    def plan(cls, privacy: Privacy, *, hospitals: int, threshold: int) -> Self:
-        """The finest grid that has room in the ring. Raises ConfigurationError if there is none."""
+    def plan(cls, privacy: Privacy, *, hospitals: int, threshold: int, elements: int) -> Self:
+        """The finest grid that has room in the ring, for gradients of so many elements.
+
+        Raises ConfigurationError if noise has no room there, or a gradient would mostly be rounded to nothing.
+        """
         shares = Shares(threshold=threshold, each_alone=privacy.each_alone)
         patients = 4 * privacy.sampling_rate * privacy.patients + 64
         deviations = privacy.noise_multiplier * shares.own * hospitals**0.5
         steps = min(_FINEST, 1 << int(log2(_ROOM / (patients + _TAIL * deviations))))
         variance = ceil((privacy.noise_multiplier * shares.own * steps) ** 2)
-        if variance < _LEAST_DEVIATION**2:
+        if variance < _LEAST_DEVIATION**2 or steps < _LEAST_STEPS * elements**0.5:
             raise ConfigurationError(
-                f"[privacy] with {privacy.patients} patients there is no room for noise of "
-                f"{privacy.noise_multiplier:g} times the clipping norm: draw fewer patients a round (`sampling_rate`), "
-                "or add more noise"
+                f"[privacy] with {privacy.patients} patients a sum has no room for gradients of {elements} "
+                f"elements and noise of {privacy.noise_multiplier:g} times their norm: draw fewer patients a round "
+                "(`sampling_rate`), or train a smaller network"
             )
         return cls(privacy=privacy, shares=shares, steps=steps, variance=variance)
 

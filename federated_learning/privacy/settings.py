@@ -107,29 +107,27 @@ def read_aim(text: str) -> PrivacyAim:
 
 def check_private_training(training: TrainingSettings) -> None:
     """Raise ConfigurationError for what would give more away than the noise hides, or would not be done."""
+    one_step = "as a round is one step"
     wrong = {
-        f"architecture is one of {', '.join(WITHOUT_BATCH_STATISTICS)}: batch normalisation mixes patients": (
+        f"architecture must be one of {', '.join(WITHOUT_BATCH_STATISTICS)}, as batch normalisation mixes patients": (
             training.architecture not in WITHOUT_BATCH_STATISTICS
         ),
-        "optimizer is 'sgd' and momentum 0: a round is one step; `server_momentum` carries on from round to round": (
-            training.optimizer != "sgd" or training.momentum != 0
-        ),
-        "weight_decay is 0": training.weight_decay != 0,
-        "class_balance is 0: weights of classes follow from counts of patients": training.class_balance != 0,
-        "local_patience is left out: when a hospital stops would tell of its images": (
+        f"optimizer must be 'sgd', {one_step}": training.optimizer != "sgd",
+        f"momentum must be 0, {one_step}: `server_momentum` carries on from round to round": training.momentum != 0,
+        f"proximal must be 0, {one_step}": training.proximal != 0,
+        f"sync_every must be left out, {one_step}": training.sync_every is not None,
+        "weight_decay must be 0": training.weight_decay != 0,
+        "class_balance must be 0, as weights of classes follow from counts": training.class_balance != 0,
+        "local_patience must be left out, as when a hospital stops tells of its images": (
             training.local_patience is not None
         ),
-        "proximal is 0, as nobody trains alone for long": training.proximal != 0,
-        "sync_every is left out: each round is one step": training.sync_every is not None,
-        "dropout is 0": training.dropout != 0,
-        "augmentation is 'none'; mixup, above all, adds one patient's image to another's": (
-            training.augmentation != NONE
-        ),
-        "precision is 'float32'": training.precision != "float32",
+        "dropout must be 0": training.dropout != 0,
+        "augmentation must be 'none', as mixup adds one patient's image to another's": training.augmentation != NONE,
+        "precision must be 'float32'": training.precision != "float32",
     }
     for words, is_wrong in wrong.items():
         if is_wrong:
-            raise ConfigurationError(f"training with [privacy]: {words}; correct `training`")
+            raise ConfigurationError(f"with [privacy], training.{words}")
 
 
 def check_agreed(

@@ -32,6 +32,7 @@ from federated_learning.rounds.round_orders import (
     Question,
     SurveyOrder,
     TrainOrder,
+    count_elements,
     lay_out_evaluation,
     lay_out_survey,
     lay_out_training,
@@ -110,10 +111,10 @@ class Course:
         """Begin with the weights that the settings' seed gives on this machine. Raises ConfigurationError."""
         self._settings, self._participants, self._hospitals = settings, participants, len(participants.hospitals)
         self.threshold = settings.aggregation.survivors(self._hospitals)
-        self.mechanism = self._plan_mechanism()
-        """How noise is added and sums are read with differential privacy; None: without."""
         self._model = GlobalModel(settings.training)
         self.shapes = {name: tuple(value.shape) for name, value in self._model.weights.items()}
+        self.mechanism = self._plan_mechanism()
+        """How noise is added and sums are read with differential privacy; None: without."""
         self._drawn = {name: value.copy() for name, value in self.weights.items()}
         self.standing = Standing(limits=self._first_limits(), subject=self._first_subject())
 
@@ -121,7 +122,8 @@ class Course:
         privacy = self._settings.privacy
         if privacy is None:
             return None
-        return Mechanism.plan(privacy, hospitals=self._hospitals, threshold=self.threshold)
+        elements = count_elements(self.shapes)
+        return Mechanism.plan(privacy, hospitals=self._hospitals, threshold=self.threshold, elements=elements)
 
     @property
     def position(self) -> int:

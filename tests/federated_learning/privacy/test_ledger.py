@@ -123,6 +123,20 @@ def test_a_cut_end_is_found_by_what_the_state_folder_remembers(tmp_path: Path) -
             open_ledger(tmp_path).charges()
 
 
+def test_a_ledger_that_is_altered_while_it_is_open_is_found(tmp_path: Path) -> None:
+    ledger = open_ledger(tmp_path)
+    for number in range(3):
+        ledger.charge(make_charge(str(number)))
+    kept = lines(tmp_path)
+    for wrong in ([kept[1], *kept[1:]], kept[:2], [*kept, kept[2]]):
+        write(tmp_path, wrong)
+        with pytest.raises(ConfigurationError, match="put the right file back"):
+            ledger.charges()
+    write(tmp_path, kept)
+    open_ledger(tmp_path).charge(make_charge("3"))  # another process adds an entry
+    assert len(ledger.charges()) == 4
+
+
 def test_a_new_state_folder_does_not_forget_what_was_spent(tmp_path: Path) -> None:
     open_ledger(tmp_path).charge(make_charge("1"))
     assert len(open_ledger(tmp_path, state="another").charges()) == 1

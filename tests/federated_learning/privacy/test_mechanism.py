@@ -12,8 +12,8 @@ PRIVACY = Privacy(noise_multiplier=2.0, clip=0.5, sampling_rate=0.5, patients=10
 LENGTH = 200_000
 
 
-def plan(privacy: Privacy = PRIVACY, *, hospitals: int = 3, threshold: int = 3) -> Mechanism:
-    return Mechanism.plan(privacy, hospitals=hospitals, threshold=threshold)
+def plan(privacy: Privacy = PRIVACY, *, hospitals: int = 3, threshold: int = 3, elements: int = 1000) -> Mechanism:
+    return Mechanism.plan(privacy, hospitals=hospitals, threshold=threshold, elements=elements)
 
 
 def find_deviation(mechanism: Mechanism, *, hospitals: int) -> float:
@@ -58,16 +58,20 @@ def test_a_step_goes_against_the_gradient_and_is_divided_by_what_was_agreed_on()
 
 @pytest.mark.parametrize("patients", [2, 1000, 1 << 20])
 def test_sums_have_room_in_the_ring(patients: int) -> None:
-    mechanism = plan(
-        PRIVACY.model_copy(update={"patients": patients, "noise_multiplier": 5.0}), hospitals=64, threshold=43
-    )
+    crowd = PRIVACY.model_copy(update={"patients": patients, "noise_multiplier": 5.0})
+    mechanism = plan(crowd, hospitals=64, threshold=43, elements=100)
     largest = 2 * patients * 0.5 * mechanism.steps  # twice as many as expected, all of them in one direction
     noise = 10 * math.sqrt(64 * mechanism.variance)
     assert largest + noise < 1 << 31
     assert mechanism.variance >= 16**2
 
 
-def test_patients_for_whom_there_is_no_room_are_refused() -> None:
-    crowd = PRIVACY.model_copy(update={"patients": 1 << 24, "noise_multiplier": 0.05})
-    with pytest.raises(ConfigurationError, match="no room for noise"):
-        plan(crowd, hospitals=64, threshold=43)
+@pytest.mark.parametrize(
+    ("patients", "noise", "elements"),
+    [(1 << 24, 0.05, 10), (1 << 20, 2.0, 80_000)],  # noise, and gradients, of less than a few grid steps
+)
+def test_patients_for_whom_there_is_no_room_are_refused(patients: int, noise: float, elements: int) -> None:
+    crowd = PRIVACY.model_copy(update={"patients": patients, "noise_multiplier": noise, "delta": 1e-8})
+    with pytest.raises(ConfigurationError, match="draw fewer patients a round"):
+        plan(crowd, elements=elements)
+    assert plan(crowd.model_copy(update={"sampling_rate": 1e-3, "noise_multiplier": 2.0}), elements=elements).steps > 0
