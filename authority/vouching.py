@@ -68,8 +68,13 @@ class Signer:
 
 
 def encode_certificate(certificate: x509.Certificate) -> str:
-    """In PEM, in the one way that vouchers have it."""
+    """In PEM, in the one way that `Signer` writes it."""
     return certificate.public_bytes(serialization.Encoding.PEM).decode("ascii")
+
+
+def is_canonical(voucher: Voucher) -> bool:
+    """Whether the certificate of a voucher that holds is written as `Signer` writes it, to the last byte."""
+    return encode_certificate(x509.load_pem_x509_certificate(voucher.certificate.encode())) == voucher.certificate
 
 
 def sign_voucher(statement: bytes, credentials: Credentials, *, domain: Domain = Domain.MODEL_ENTRY) -> Voucher:

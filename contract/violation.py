@@ -27,7 +27,9 @@ MAX_RECORD_BYTES: Final = 8 << 20
 MAX_MESSAGES: Final = 16_384
 """Of one item: a network of a thousand layers has some 2,000."""
 
-Moment = Annotated[int, Field(ge=0, lt=1 << 40)]
+LAST_MOMENT: Final = 1 << 40
+
+Moment = Annotated[int, Field(ge=0, lt=LAST_MOMENT)]
 """Seconds since 1970 (UTC)."""
 StepName = Annotated[str, Field(pattern=r"^[ -~]{1,240}$")]
 """Of a message: what both parties call it on the wire."""
@@ -56,28 +58,11 @@ Messages = Annotated[tuple[Message, ...], Field(max_length=MAX_MESSAGES)]
 
 
 def hash_messages(messages: Iterable[Message]) -> str:
-    """The hash of messages in their order. A running one (`MessageHash`) comes to the same."""
-    running = MessageHash()
-    for message in messages:
-        running.add(message)
-    return running.value
-
-
-class MessageHash:
-    """The running hash of the messages of an item, in the order in which they are sent."""
-
-    def __init__(self) -> None:
-        """Of none yet."""
-        self._running = hashlib.sha256()
-
-    def add(self, message: Message) -> None:
-        """One more message. No step's name has a line feed, so that no two lists of messages are written alike."""
-        self._running.update(f"{message.sender.value}\n{message.step}\n{message.sha256}\n".encode("ascii"))
-
-    @property
-    def value(self) -> str:
-        """So far, in hexadecimal."""
-        return self._running.hexdigest()
+    """The hash of messages in their order."""
+    running = hashlib.sha256()
+    for message in messages:  # no step's name has a line feed, so no two lists of messages are written alike
+        running.update(f"{message.sender.value}\n{message.step}\n{message.sha256}\n".encode("ascii"))
+    return running.hexdigest()
 
 
 class ItemOfParties(Strict):
@@ -96,7 +81,7 @@ class ItemOfParties(Strict):
 
 
 class DecoyStatement(Strict):
-    """D, of a decoy that it dealt: every opening that P0 gets and every answer that is right, in their order."""
+    """D, of a decoy that it dealt: every opening that P0 gets and every answer that is right, in P0's order."""
 
     item: ItemOfParties
     at: Moment
@@ -118,7 +103,7 @@ class SessionStatement(Strict):
     uploads: Sha256
     """`hash_messages` of what P0 sent ahead for this item."""
     messages: Sha256
-    """`hash_messages` of openings and answers."""
+    """`hash_messages` of openings and answers, in P0's order: each opening stands before its answer."""
 
     def statement(self) -> bytes:
         """What P0 signs."""
@@ -150,7 +135,7 @@ class ViolationRecord(Strict):
     uploads: Messages
     """What P1 got ahead."""
     messages: Messages
-    """What P1 sent and got in the session, up to its end or to where it broke off."""
+    """What P1 sent and got in the session, up to its end or to where it broke off, in P0's order."""
     decoy: DecoyStatement
     decoy_voucher: Voucher
     """D's, for `decoy`."""

@@ -23,7 +23,7 @@ from pydantic import ValidationError
 
 from authority.certificates import PartyCertificate, show_time
 from authority.revocation import RevocationList
-from authority.vouching import Domain, encode_certificate, find_signer
+from authority.vouching import Domain, find_signer, is_canonical
 from contract.api import Voucher
 from contract.errors import CallerError, PeerViolation
 from contract.files import read_bounded
@@ -209,10 +209,9 @@ def _require_signed(
     encoded = find_signer(voucher, statement, trust.authority, domain=domain) if voucher is not None else None
     if voucher is None or encoded is None:
         raise _refusal(f"its part of the {party} is not signed with a certificate of this authority, or was altered")
-    parsed = x509.load_der_x509_certificate(encoded)
-    if encode_certificate(parsed) != voucher.certificate:
+    if not is_canonical(voucher):
         raise _refusal(f"the certificate of the {party} is not written as it was signed")
-    certificate, moment = PartyCertificate.parse(parsed), datetime.fromtimestamp(at, UTC)
+    certificate, moment = PartyCertificate.from_der(encoded), datetime.fromtimestamp(at, UTC)
     if certificate.party != party:
         raise _refusal(f"its part of the {party} is signed by the {certificate.party}")
     if not certificate.begins <= moment <= certificate.ends:

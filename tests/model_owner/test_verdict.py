@@ -224,7 +224,7 @@ class TestFiles:
     ) -> None:
         content = written(parties.record()).read_bytes()
         path = tmp_path / "altered.json"
-        for place in range(0, len(content), 11):
+        for place in range(0, len(content), 61):
             flip = (0x01, 0x20)[
                 place % 2
             ]  # the second turns capitals into small letters, and a line's end into an asterisk

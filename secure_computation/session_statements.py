@@ -1,0 +1,136 @@
+"""P0 signs, at its last answer, what it got and sent for each item; P1 gives no output before it has that.
+
+P0 -> P1, right behind its last answer and before P1's share of the output, so that nobody waits for it:
+
+    {"at": seconds since 1970, "certificate": PEM, "signatures": [hexadecimal, for each item in order]}
+
+P1 puts each statement together from what it has itself, and takes the signature only if it is P0's for exactly that.
+docs/protocol.md says what this shows to whom.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from pydantic import ValidationError
+
+from authority.certificates import PartyCertificate
+from authority.vouching import Domain, Signer, find_signer, is_canonical
+from contract.api import Voucher
+from contract.errors import PeerViolation
+from contract.identity import Party
+from contract.ticket import TicketClaims
+from contract.violation import LAST_MOMENT, ItemOfParties, Message, SessionStatement, hash_messages
+from secure_computation.channel.channel import Channel
+from secure_computation.channel.trust import Trust
+
+STEP: Final = "signed session"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ItemMessages:
+    """What P0 sent ahead for an item, got and sent, as either party has it."""
+
+    item: str
+    deal_tag: bytes
+    uploads: str
+    """`hash_messages` of them: P0 keeps no more of a stocked item."""
+    messages: tuple[Message, ...] = field(repr=False)
+    """Online, in P0's order."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Signed:
+    """P0's statement of an item, and its signature."""
+
+    statement: SessionStatement
+    voucher: Voucher
+
+
+def describe_item(claims: TicketClaims, *, item: str, deal_tag: bytes) -> ItemOfParties:
+    """An item as all statements name it."""
+    return ItemOfParties(
+        item=item,
+        deal_tag=deal_tag.hex(),
+        model=claims.model,
+        version=claims.version,
+        plan_hash=claims.plan_hash,
+        data_owner=claims.data_owner,
+        model_owner=claims.model_owner,
+        crypto_provider=claims.crypto_provider,
+    )
+
+
+def _state(claims: TicketClaims, one: ItemMessages, *, at: int) -> SessionStatement:
+    return SessionStatement(
+        item=describe_item(claims, item=one.item, deal_tag=one.deal_tag),
+        session=claims.session,
+        ticket=claims.jti,
+        at=at,
+        uploads=one.uploads,
+        messages=hash_messages(one.messages),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SessionSigning:
+    """P0: signs a session."""
+
+    claims: TicketClaims
+    signer: Signer
+    clock: Callable[[], float] = time.time
+
+    def send(self, channel: Channel, items: Sequence[ItemMessages]) -> None:
+        """Sign what is there of each item."""
+        at = int(self.clock())
+        statements = [_state(self.claims, one, at=at).statement() for one in items]
+        signatures = [self.signer.sign(statement, Domain.SESSION).signature for statement in statements]
+        channel.send_hello({"at": at, "certificate": self.signer.certificate, "signatures": signatures}, step=STEP)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SessionWitness:
+    """P1: takes P0's signatures."""
+
+    claims: TicketClaims
+    trust: Trust
+    """By whose clock P0's certificate is judged."""
+    taken: dict[str, Signed] = field(default_factory=dict, init=False)
+    """What was signed, by the item's name."""
+
+    def receive(self, channel: Channel, items: Sequence[ItemMessages]) -> None:
+        """Take P0's statement of each item. Raises PeerViolation if it signed anything else, or nothing.
+
+        A third party judges the certificate by the time in the statement, so that time must be true.
+        """
+        fields = channel.receive_hello(step=STEP)
+        at, certificate, signatures = (fields.get(name) for name in ("at", "certificate", "signatures"))
+        if not isinstance(at, int) or not 0 <= at < LAST_MOMENT:
+            raise _refusal(channel.peer, "update it to the same version")
+        if abs(at - self.trust.clock().timestamp()) > self.trust.skew.total_seconds() + 1:
+            raise _refusal(channel.peer, "its clock and this one are too far apart: set both")
+        if not isinstance(signatures, list) or len(signatures) != len(items):
+            raise _refusal(channel.peer, "update it to the same version")
+        for one, signature in zip(items, signatures, strict=True):
+            self.taken[one.item] = self._check(channel.peer, _state(self.claims, one, at=at), certificate, signature)
+
+    def _check(self, peer: Party, statement: SessionStatement, certificate: Any, signature: Any) -> Signed:
+        try:
+            voucher = Voucher(certificate=certificate, signature=signature)
+        except ValidationError:
+            raise _refusal(peer, "update it to the same version") from None
+        encoded = find_signer(voucher, statement.statement(), self.trust.authority, domain=Domain.SESSION)
+        if encoded is None:
+            raise _refusal(peer, "what it signed is not what it sent; both sides must run the same version")
+        own, moment = PartyCertificate.from_der(encoded), datetime.fromtimestamp(statement.at, UTC)
+        if self.trust.judge(encoded, found_at=f"the signature of the {peer}") != peer or not is_canonical(voucher):
+            raise _refusal(peer, "it signed with another certificate than that of the connection")
+        if not own.begins <= moment <= own.ends:
+            raise _refusal(peer, "its certificate is out of date: renew it")
+        return Signed(statement=statement, voucher=voucher)
+
+
+def _refusal(peer: Party, why: str) -> PeerViolation:
+    return PeerViolation(f"{peer} did not sign what it sent in this session, and gets no output: {why}")
