@@ -36,6 +36,7 @@ from secure_computation.engines.masked.session.sides import (
 )
 from secure_computation.material import ItemName
 from secure_computation.randomness import Seed
+from secure_computation.session_statements import SessionSigning
 
 
 class LayerTime(Strict):
@@ -104,12 +105,17 @@ class _TimedDataOwner(MaskedDataOwner):
         model_owner: Channel,
         on_layer: OnLayer,
         on_heat_map: OnHeatMap | None = None,
+        signing: SessionSigning | None = None,
     ) -> tuple[Reply, ...]:
         for item in prepared:
             self.draw_ahead(item)
         self.clock = _Clock()
         answers = super().run(
-            images, prepared, model_owner=model_owner, on_layer=lambda _index, _total, name: self.clock.mark(name)
+            images,
+            prepared,
+            model_owner=model_owner,
+            on_layer=lambda _index, _total, name: self.clock.mark(name),
+            signing=signing,
         )
         self.clock.mark("")
         return answers

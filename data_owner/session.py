@@ -16,6 +16,7 @@ session, ticket     -->    checks ticket, pins both peers
                            material ready                     <--
                     <--    running
                            openings                          <-->    layer by layer
+                           signature over what crossed        -->    (masked engine)
                            logits                             <--
                            result received                    -->
                     <--    completed, seconds and bytes
@@ -61,6 +62,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from authority.vouching import Signer
 from bookkeeping.used_tickets import TICKETS_FILE, TicketUse, UsedTickets
 from contract.api import ModelEntry, SessionEventName
 from contract.errors import CallerError, EncryptedInferenceError, PeerViolation
@@ -93,6 +95,7 @@ from secure_computation.engines.interface import DataOwnerSide
 from secure_computation.engines.masked.session.sides import DataOwnerItem
 from secure_computation.engines.masked.session.stock import stockable
 from secure_computation.plan import Plan
+from secure_computation.session_statements import SessionSigning
 from secure_computation.wire import Phase
 
 DRAWN_AHEAD: Final = 3
@@ -320,6 +323,7 @@ class Diagnoser:
             self._loading.result()
         prepared = time.perf_counter()
         side = self._get_side(session.claims, plan)
+        signing = SessionSigning(claims=session.claims, signer=Signer.of(self._settings.credentials))
         progress.stage(Stage.COMPUTING)
         heat_maps: list[NDArray[np.float64]] = []
         replies = side.run(
@@ -328,6 +332,7 @@ class Diagnoser:
             model_owner=model_owner,
             on_layer=progress.layer,
             on_heat_map=heat_maps.append,
+            signing=signing,
         )
         model_owner.send_end(step="result received")
         finished = time.perf_counter()

@@ -9,6 +9,7 @@ ticket                 -->    checks ticket, peer, plan, card
                               seed, corrections             <--    deals
 material ready         <--
 openings              <-->    openings, layer by layer
+signature              -->    checks that it is for what crossed (masked engine)
 logits                 <--    its share of the output
 result received        -->
 
@@ -68,6 +69,7 @@ from secure_computation.channel.channel import Channel, Deadlines
 from secure_computation.channel.serving import Service, party_app, trust_looks
 from secure_computation.channel.tls import TlsContext, tls_context
 from secure_computation.channel.traffic import ChannelTraffic
+from secure_computation.channel.trust import Trust
 from secure_computation.channel.websocket import connect_channel, look_at_party
 from secure_computation.deal_tag import name_tags, require_same_deals
 from secure_computation.engines.choosing import model_owner_side, require_room, servable_engines
@@ -76,6 +78,7 @@ from secure_computation.engines.masked.session.sides import PreparedModelOwner
 from secure_computation.engines.masked.session.stock import stockable
 from secure_computation.material import ConsumptionLedger, ItemName
 from secure_computation.places import Places
+from secure_computation.session_statements import SessionWitness
 from secure_computation.wire import Phase
 
 INFERENCE_PATH: Final = "/v2/inference"
@@ -119,6 +122,8 @@ class InferenceHandler:
     dealer: DealerLink
     front_end: InferenceServiceClient
     oversight: Oversight
+    trust: Callable[[], Trust]
+    """Whom this party accepts, now."""
     images_per_session: int
     audit_share: Callable[[OutputPolicy], float]
     """Share of the items for a model that are decoys."""
@@ -183,7 +188,9 @@ class InferenceHandler:
         if material is None:
             material, traffic = self._prepare(side, channel, ticket, claims)
             _tell_ready(channel, traffic)
-        side.run(material, data_owner=channel, on_audits=partial(self.oversight.audited, claims, admitted.counted))
+        witness = SessionWitness(claims=claims, trust=self.trust())
+        on_audits = partial(self.oversight.audited, claims, admitted.counted)
+        side.run(material, data_owner=channel, on_audits=on_audits, witness=witness)
         channel.receive_end(step="result received")
 
     def _stock_item(self, channel: Channel, model: ImportedModel, ticket: str, claims: TicketClaims) -> None:
@@ -359,6 +366,7 @@ def build_inference_app(
             stopped=StoppedAccounts(data_folder=settings.data_folder, audit=audit),
             front_end=front_end,
         ),
+        trust=context.trust,
         images_per_session=settings.images_per_session,
         audit_share=partial(choose_audit_share, settings),
         threads=settings.threads,

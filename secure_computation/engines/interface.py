@@ -20,6 +20,7 @@ from contract.identity import Role
 from contract.violation import Message
 from secure_computation.channel.channel import Channel
 from secure_computation.material import DealtSeeds, ItemName
+from secure_computation.session_statements import SessionSigning, SessionWitness
 
 OnLayer = Callable[[int, int, str], None]
 """Progress: (index, total, name of the operation), called before each operation."""
@@ -113,11 +114,12 @@ class DataOwnerSide(Protocol, Generic[Prepared]):
         model_owner: Channel,
         on_layer: OnLayer,
         on_heat_map: OnHeatMap | None = None,
+        signing: SessionSigning | None = None,
     ) -> tuple[Reply, ...]:
         """Online: the answers for images of the network's input shape, at least one, each with its own material.
 
         `on_heat_map` is given the heat map of each image that has an answer, in their order, if this engine and plan
-        open one.
+        open one. `signing` signs what crossed, with an engine that has decoys; None: nobody asks for it.
         """
         ...
 
@@ -129,8 +131,17 @@ class ModelOwnerSide(Protocol, Generic[Prepared]):
         """Offline: receive and make what the online phase needs."""
         ...
 
-    def run(self, prepared: Sequence[Prepared], *, data_owner: Channel, on_audits: OnAudits | None = None) -> None:
+    def run(
+        self,
+        prepared: Sequence[Prepared],
+        *,
+        data_owner: Channel,
+        on_audits: OnAudits | None = None,
+        witness: SessionWitness | None = None,
+    ) -> None:
         """Online: take part, with the material of each image, in the data owner's order; learns nothing.
+
+        `witness` takes the data owner's signature before any output is sent, with an engine that has decoys.
 
         Raises DeviationError if an item was a decoy and the data owner did not follow the protocol.
         """

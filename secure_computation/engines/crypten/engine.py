@@ -42,6 +42,7 @@ from secure_computation.material import DealtSeeds, ItemName
 from secure_computation.network import Network, Operation
 from secure_computation.private_weights import PrivateWeights
 from secure_computation.randomness import Seed
+from secure_computation.session_statements import SessionSigning, SessionWitness
 from secure_computation.wire import Phase
 
 SCALE: Final = 1 << PRECISION_BITS
@@ -198,13 +199,14 @@ class CrypTenDataOwner(_OnlineSide):
         model_owner: Channel,
         on_layer: OnLayer,
         on_heat_map: OnHeatMap | None = None,
+        signing: SessionSigning | None = None,
     ) -> tuple[NDArray[np.float64], ...]:
         """See DataOwnerSide. One image: see `choosing.require_room`.
 
-        This engine opens logits only: a heat map would take a product on CrypTen's tensors more. Raises
-        ComputationFailed for logits that are not plausible.
+        This engine opens logits only: a heat map would take a product on CrypTen's tensors more. It has no decoys, so
+        nothing is signed. Raises ComputationFailed for logits that are not plausible.
         """
-        del on_heat_map
+        del on_heat_map, signing
         (image,), (mine,) = images, prepared
         share = self._evaluate(model_owner, mine, image, on_layer)
         # reveal: the data owner, and nobody else, learns the logits. That is the purpose of the computation.
@@ -236,9 +238,16 @@ class CrypTenModelOwner(_OnlineSide):
         data_owner.send_end(step=_DEALT)
         return self._agree(data_owner, item=item, seed=seed, tag=tag, corrections=corrections)
 
-    def run(self, prepared: Sequence[Prepared], *, data_owner: Channel, on_audits: OnAudits | None = None) -> None:
-        """See ModelOwnerSide. One image: see `choosing.require_room`. No decoys."""
-        del on_audits
+    def run(
+        self,
+        prepared: Sequence[Prepared],
+        *,
+        data_owner: Channel,
+        on_audits: OnAudits | None = None,
+        witness: SessionWitness | None = None,
+    ) -> None:
+        """See ModelOwnerSide. One image: see `choosing.require_room`. No decoys, and nothing is signed."""
+        del on_audits, witness
         (mine,) = prepared
         share = self._evaluate(data_owner, mine, None, lambda _index, _total, _name: None)
         # reveal: to the data owner only; with its own share it learns the logits, as the output policy allows.

@@ -31,7 +31,6 @@ computes that itself, after P0's last message.
 Source: Damgard, Orlandi and Simkin 2020 for covert security from correlated randomness; docs/protocol.md, "Decoys".
 """
 
-import hashlib
 import secrets
 import ssl
 import struct
@@ -53,7 +52,7 @@ from secure_computation.engines.masked.plan.masked_lowering import MaskedLowerin
 from secure_computation.engines.masked.plan.steps import InputStep
 from secure_computation.engines.masked.session.activation import ActivationShape
 from secure_computation.engines.masked.session.answering import answer_openings
-from secure_computation.engines.masked.session.lines import receive_body, send_bundle
+from secure_computation.engines.masked.session.lines import receive_body
 from secure_computation.engines.masked.session.redrawing import redraw_data_owner
 from secure_computation.engines.masked.session.roles import (
     DataOwnerOffline,
@@ -72,6 +71,7 @@ from secure_computation.protocols.label import LabelShape
 from secure_computation.protocols.product import Pair, ProductShape
 from secure_computation.randomness import SEED_BYTES, Seed
 from secure_computation.ring import cut_to_bits, cut_to_ring
+from secure_computation.transcript import Transcript, hash_body
 
 AUDIT_STEP: Final = "audit"
 """Of what D tells P1 of an item; and of P1's END in place of an output: the item was a decoy."""
@@ -201,30 +201,30 @@ class DecoyLine:
         self.seed = seed
         self._channel = channel
         self._strings = _Strings(seed, item)
-        self._unanswered: list[Message] = []
-        self.messages: list[Message] = []
-        """In P0's order: each opening stands before its answer. An opening that was not answered is not among them."""
+        self._noted = Transcript(Sender.MODEL_OWNER)
+
+    def messages(self) -> tuple[Message, ...]:
+        """What crossed so far, in P0's order."""
+        return self._noted.messages()
 
     def send(self, layout: BundleLayout, bundle: Bundle, *, step: str, answered: bool = True) -> None:
         """See Line. Sends another bundle of this layout."""
         del bundle
-        string = self._strings.draw(layout)
-        note = _note(Sender.MODEL_OWNER, step, layout.pack(string))
-        (self._unanswered if answered else self.messages).append(note)
-        send_bundle(self._channel, layout, string, step=step)
+        body = layout.pack(self._strings.draw(layout))
+        self._noted.note_sent(step, body, answered=answered)
+        self._channel.send_bytes(body.data, step=step)
 
     def receive(self, layout: BundleLayout, *, step: str) -> Bundle:
         """See Line."""
         body = receive_body(self._channel, layout, step=step)
-        self.messages += [*self._unanswered[:1], _note(Sender.DATA_OWNER, step, body)]
-        del self._unanswered[:1]
+        self._noted.note_received(step, body)
         return layout.unpack(body, peer=str(self._channel.peer), step=step)
 
     def exchange_tensor(self, own: NDArray[np.int64], /, *, step: str) -> NDArray[Any]:
         """See Line."""
         string = self._strings.draw_tensor(own.size)
         other = self._channel.exchange_tensor(string.reshape(own.shape), step=step)
-        self.messages += [_note(Sender.DATA_OWNER, step, other), _note(Sender.MODEL_OWNER, step, string)]
+        self._noted.note_exchange(step, string, other)
         return other
 
 
@@ -247,7 +247,7 @@ class DecoyCheck:
         `whole`: whether P0 has given all answers. If the session broke off, those that came are compared.
         """
         came, right = self._list_uploads()
-        messages, stated = tuple(self.line.messages), self._list_stated(whole=whole)
+        messages, stated = self.line.messages(), self._list_stated(whole=whole)
         for found, sent, wanted in ((Found.UPLOAD, came, right), (Found.ANSWER, messages, stated)):
             position = next(
                 (at for at, (one, other) in enumerate(zip(sent, wanted, strict=True)) if one != other), None
@@ -283,7 +283,7 @@ class DecoyCheck:
 
     def _list_stated(self, *, whole: bool) -> tuple[Message, ...]:
         """The messages that came, each answer as D stated it."""
-        stated, answers = list(self.line.messages), self.decoy.answers
+        stated, answers = list(self.line.messages()), self.decoy.answers
         given = [at for at, message in enumerate(stated) if message.sender is Sender.DATA_OWNER]
         if len(given) > len(answers) or (whole and len(given) != len(answers)):
             raise PeerViolation(
@@ -343,8 +343,7 @@ class _Strings:
 
 
 def _note(sender: Sender, step: str, body: NDArray[Any]) -> Message:
-    digest = hashlib.sha256(np.ascontiguousarray(body).data).hexdigest()
-    return Message(sender=sender, step=step, sha256=digest)
+    return Message(sender=sender, step=step, sha256=hash_body(body))
 
 
 class _Answers(ModelOwnerOffline):

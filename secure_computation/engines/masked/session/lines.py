@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from secure_computation.channel.channel import Channel
 from secure_computation.protocols.bundle import Bundle, BundleLayout
+from secure_computation.transcript import Transcript
 
 
 class Line(Protocol):
@@ -26,24 +27,35 @@ class Line(Protocol):
 
 
 class ChannelLine:
-    """A line on a channel, and nothing more."""
+    """A line on a channel."""
 
-    def __init__(self, channel: Channel) -> None:
-        """Speak on `channel`, which other items of the session may share."""
+    def __init__(self, channel: Channel, transcript: Transcript | None = None) -> None:
+        """Speak on `channel`, which other items of the session may share; note what crosses in `transcript`."""
         self._channel = channel
+        self._transcript = transcript
 
     def send(self, layout: BundleLayout, bundle: Bundle, *, step: str, answered: bool = True) -> None:
         """See Line."""
-        del answered
-        send_bundle(self._channel, layout, bundle, step=step)
+        body = layout.pack(bundle)
+        self._channel.send_bytes(body.data, step=step)
+        if self._transcript is not None:
+            self._transcript.note_sent(step, body, answered=answered)
 
     def receive(self, layout: BundleLayout, *, step: str) -> Bundle:
         """See Line."""
-        return receive_bundle(self._channel, layout, step=step)
+        body = receive_body(self._channel, layout, step=step)
+        if self._transcript is not None:
+            self._transcript.note_received(step, body)
+        return layout.unpack(body, peer=str(self._channel.peer), step=step)
 
     def exchange_tensor(self, own: NDArray[np.int64], /, *, step: str) -> NDArray[Any]:
         """See Line."""
-        return self._channel.exchange_tensor(own, step=step)
+        if self._transcript is None:
+            return self._channel.exchange_tensor(own, step=step)
+        sent = own.copy()  # CrypTen computes in place
+        other = self._channel.exchange_tensor(own, step=step)
+        self._transcript.note_exchange(step, sent, other.copy())
+        return other
 
 
 def send_bundle(channel: Channel, layout: BundleLayout, bundle: Bundle, *, step: str) -> None:

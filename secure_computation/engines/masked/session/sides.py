@@ -17,6 +17,7 @@ online
                            for each comparison or product: <--    opening
                                                            -->    (answer)
                            where CrypTen computes: its     <->    openings, before the answer
+                           signature over what crossed     -->    (session_statements)
 output
                                                            <--    its share of the logits, cut to their ring
 
@@ -46,6 +47,7 @@ from numpy.typing import NDArray
 
 from contract.errors import PeerViolation
 from contract.identity import Role
+from contract.violation import Sender, hash_messages
 from secure_computation.channel.channel import Channel
 from secure_computation.deal_tag import derive_deal_tag, receive_deal_tag, require_same_deal, send_deal_tag
 from secure_computation.engines.interface import Audited, Label, OnAudits, OnHeatMap, OnLayer, Reply, SignDecoy
@@ -107,6 +109,8 @@ from secure_computation.protocols.heat_map import open_heat_map, share_heat_map
 from secure_computation.protocols.label import LabelAsP0, LabelAsP1
 from secure_computation.randomness import Seed
 from secure_computation.ring import reduce_to_ring, signed
+from secure_computation.session_statements import ItemMessages, SessionSigning, SessionWitness
+from secure_computation.transcript import Transcript, transcripts
 from secure_computation.wire import Phase
 
 _MOST_UNREAD: Final = 16 << 20
@@ -207,11 +211,14 @@ class DeltaStore(Protocol):
 class DataOwnerItem:
     """P0's material of one item."""
 
+    item: ItemName
     prepared: PreparedDataOwner = field(repr=False)
     seed: Seed
     second_mask: Seed
     """As dealt, both: all of `prepared` but the output share follows from them (see `stock`)."""
     deal_tag: bytes = field(repr=False)
+    uploads: str
+    """`hash_messages` of the hidden shares that were sent."""
     weights_version: str
     """Which masked weights it was prepared with."""
 
@@ -252,15 +259,19 @@ class MaskedDataOwner:
         tag = receive_deal_tag(dealer)
         version, deltas = self._fetch_deltas(model_owner, patience_seconds, tag)
 
+        line = ChannelLine(model_owner, sent := Transcript(Sender.DATA_OWNER))
+
         def send(move: Move, layout: BundleLayout, bundle: Bundle) -> None:
-            send_bundle(model_owner, layout, bundle, step=f"hidden share, {move}")
+            line.send(layout, bundle, step=upload_step(move))
 
         prepared = DataOwnerOffline(self._lowering, deltas, seed=seed, item=item, send=send).prepare()
         return DataOwnerItem(
+            item=item,
             prepared=mask_twice(prepared, self._lowering, second_mask, item),
             seed=seed,
             second_mask=second_mask,
             deal_tag=tag,
+            uploads=hash_messages(sent.messages()),
             weights_version=version,
         )
 
@@ -301,6 +312,7 @@ class MaskedDataOwner:
         model_owner: Channel,
         on_layer: OnLayer,
         on_heat_map: OnHeatMap | None = None,
+        signing: SessionSigning | None = None,
     ) -> tuple[Reply, ...]:
         """See DataOwnerSide."""
         channel, items = model_owner, [item.prepared for item in prepared]
@@ -310,7 +322,10 @@ class MaskedDataOwner:
         masked = [mask_image(step, image, item) for image, item in zip(integers, items, strict=True)]
         for bundle in masked:
             send_bundle(channel, input_layout(step), bundle, step="masked image")
-        labels = answer_openings([ChannelLine(channel)] * len(items), items, on_layer)
+        with transcripts(Sender.DATA_OWNER, len(items), kept=signing is not None) as noted:
+            labels = answer_openings([ChannelLine(channel, one) for one in noted], items, on_layer)
+            if signing is not None:
+                signing.send(channel, [_describe(item, one) for item, one in zip(prepared, noted, strict=True)])
         channel.set_phase(Phase.OUTPUT)
         if labels:
             return tuple(_open_label(part, channel) for part in labels)
@@ -336,6 +351,11 @@ class MaskedDataOwner:
         other = receive_bundle(channel, shape.opened, step="heat map share")
         # reveal: the data owner, and nobody else, learns the truncated map, because the model's owner allows it.
         return open_heat_map(shape, other, mine) / step.value.scale
+
+
+def upload_step(move: Move) -> str:
+    """What P0 sends ahead for a move, as both parties call it."""
+    return f"hidden share, {move}"
 
 
 def _receive_output(channel: Channel, layout: BundleLayout, *, step: str) -> Bundle | None:
@@ -388,8 +408,10 @@ class MaskedModelOwner:
         def from_dealer(move: Move, layout: BundleLayout) -> Bundle:
             return receive_bundle(dealer, layout, step=f"correction, {move}")
 
+        line = ChannelLine(data_owner, came := Transcript(Sender.MODEL_OWNER))
+
         def from_data_owner(move: Move, layout: BundleLayout) -> Bundle:
-            return receive_bundle(data_owner, layout, step=f"hidden share, {move}")
+            return line.receive(layout, step=upload_step(move))
 
         collected = ModelOwnerOffline(self._lowering, from_dealer=from_dealer, from_data_owner=from_data_owner)
         with dealer.held_back(_MOST_UNREAD):  # D deals faster than P0 prepares: an item would wait here whole
@@ -399,6 +421,7 @@ class MaskedModelOwner:
             item=item,
             seed=seed,
             deal_tag=tag,
+            uploads=hash_messages(came.messages()),
             model_seed=model_seed,
             audit=parse_audit(told, source=str(dealer.peer)),
             material=material,
@@ -425,6 +448,7 @@ class MaskedModelOwner:
         data_owner: Channel,
         on_audits: OnAudits | None = None,
         on_step: OnStep | None = None,
+        witness: SessionWitness | None = None,
     ) -> None:
         """See ModelOwnerSide."""
         channel = data_owner
@@ -432,8 +456,14 @@ class MaskedModelOwner:
         layout = input_layout(find_input(self._lowering))
         images = [self._unmask(item, receive_bundle(channel, layout, step="masked image")) for item in prepared]
         checks = [self._check(item, channel) for item in prepared]
-        lines = [ChannelLine(channel) if check is None else check.line for check in checks]
-        with checked([check for check in checks if check is not None], peer=str(channel.peer), on_audits=on_audits):
+        with (
+            transcripts(Sender.MODEL_OWNER, len(prepared), kept=witness is not None) as noted,
+            checked([check for check in checks if check is not None], peer=str(channel.peer), on_audits=on_audits),
+        ):
+            lines = [
+                ChannelLine(channel, one) if check is None else check.line
+                for check, one in zip(checks, noted, strict=True)
+            ]
             walked = in_turns(
                 [
                     partial(self._walk, item, image, line, on_step)
@@ -443,6 +473,9 @@ class MaskedModelOwner:
             labels = [(*walk.label_to_open, share) for walk, share in walked if walk.label_to_open is not None]
             if labels:
                 _multiply_labels(lines, labels)
+            if witness is not None:
+                logs = [one if check is None else check.line for check, one in zip(checks, noted, strict=True)]
+                witness.receive(channel, [_describe(item, one) for item, one in zip(prepared, logs, strict=True)])
         channel.set_phase(Phase.OUTPUT)
         for index, (walk, share) in enumerate(walked):
             if checks[index] is not None:
@@ -557,11 +590,23 @@ class PreparedModelOwner:
     item: ItemName
     seed: Seed
     deal_tag: bytes = field(repr=False)
+    uploads: str
+    """`hash_messages` of the hidden shares that came."""
     model_seed: Seed
     """Of A: with the weights it gives the data owner's Delta."""
     audit: Audit = field(repr=False)
     """What D said of the item."""
     material: ModelOwnerItem = field(repr=False)
+
+
+def _describe(item: DataOwnerItem | PreparedModelOwner, noted: Transcript | DecoyLine | None) -> ItemMessages:
+    """What is signed of an item."""
+    return ItemMessages(
+        item=item.item,
+        deal_tag=item.deal_tag,
+        uploads=item.uploads,
+        messages=noted.messages() if noted is not None else (),
+    )
 
 
 def _shape_bias(step: LinearStep, weights: IntegerWeights) -> RingElements:

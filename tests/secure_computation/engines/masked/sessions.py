@@ -16,6 +16,7 @@ from secure_computation.channel.stream import Piece
 from secure_computation.engines.interface import Audited, Label
 from secure_computation.engines.masked.session.in_process import InProcessParties
 from secure_computation.material import DealtSeeds, ItemName
+from secure_computation.session_statements import SessionSigning, SessionWitness
 from secure_computation.wire import Frame, Phase
 from tests.secure_computation.engines.masked.parties import ITEM
 
@@ -59,6 +60,8 @@ class Session:
     items: Mapping[Role, ItemName] = field(default_factory=dict)
     """Where a role goes by another item than the others."""
     model_owner: Party = MODEL_OWNER
+    signing: SessionSigning | None = None
+    witness: SessionWitness | None = None
     change: Change = lambda _step, body: body
     change_hello: ChangeHello = lambda _step, fields: fields
     frames: dict[str, list[Frame]] = field(default_factory=lambda: {link: [] for link in LINKS})
@@ -107,6 +110,7 @@ class Session:
                     model_owner=p0_p1,
                     on_layer=lambda _index, _total, _name: None,
                     on_heat_map=self.heat_maps.append,
+                    signing=self.signing,
                 )
                 if isinstance(answer, Audited):
                     self.audited = True
@@ -120,7 +124,7 @@ class Session:
                 p1_p0.set_phase(Phase.OFFLINE)
                 prepared = sides.model_owner.prepare(item=self._item(Role.MODEL_OWNER), dealer=p1_d, data_owner=p1_p0)
                 self.prepared[Role.MODEL_OWNER] = prepared
-                sides.model_owner.run([prepared], data_owner=p1_p0)
+                sides.model_owner.run([prepared], data_owner=p1_p0, witness=self.witness)
 
         with ThreadPoolExecutor(max_workers=3) as pool:
             futures: dict[Role, Future[None]] = {
