@@ -137,8 +137,8 @@ class ViolationRecord(Strict):
     messages: Messages
     """What P1 sent and got in the session, up to its end or to where it broke off, in P0's order."""
     decoy: DecoyStatement
-    decoy_voucher: Voucher
-    """D's, for `decoy`."""
+    decoy_voucher: Voucher | None
+    """D's, for `decoy`; None if it did not sign: then the record shows nothing."""
     signed: SessionStatement | None
     """None: P0 broke the session off before it had signed."""
     signed_voucher: Voucher | None

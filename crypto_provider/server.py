@@ -12,10 +12,11 @@ from typing import Final
 from starlette.applications import Starlette
 
 from authority.certificates import read_own_party
+from authority.vouching import Signer
 from bookkeeping.spending import SpendingBook
 from contract.api import Unready
 from contract.errors import TicketInvalid
-from contract.identity import Party, Role
+from contract.identity import Credentials, Party, Role
 from contract.ticket import Engine, TicketClaims
 from crypto_provider.dealer import BOOK_FILE, Dealer, load_or_make_key
 from crypto_provider.settings import CryptoProviderSettings
@@ -28,11 +29,13 @@ from secure_computation.channel.channel import Channel, Deadlines
 from secure_computation.channel.identity import Expected
 from secure_computation.channel.serving import Service, party_app, trust_looks
 from secure_computation.channel.tls import tls_context
+from secure_computation.deal_tag import derive_deal_tag
 from secure_computation.engines.choosing import dealer_side, offered_engines, require_room
 from secure_computation.engines.interface import DealerSide
 from secure_computation.places import Places
 from secure_computation.plan import Plan, parse_plan
 from secure_computation.randomness import Seed
+from secure_computation.session_statements import DecoySigning
 from secure_computation.wire import Phase
 
 DEALING_PATH: Final = "/v2/dealing"
@@ -65,6 +68,8 @@ class DealingHandler:
     dealer: Dealer
     key: Seed
     """The dealer's, for masks of weights."""
+    credentials: Credentials
+    """By which it signs decoys; read for each session, as they change."""
     threads: int = 1
     """Of one operation."""
     _sides: OrderedDict[tuple[str, Engine], tuple[DealerSide, int]] = field(default_factory=OrderedDict, init=False)
@@ -85,8 +90,10 @@ class DealingHandler:
         side = self._side(claims, plan)
         dealt = self.dealer.claim(claims, channel.peer)
         channel.set_phase(Phase.OFFLINE)
+        signing = DecoySigning(claims=claims, signer=Signer.of(self.credentials))
         for item, seeds in dealt.items():
-            side.deal(channel, to=channel.peer.role, item=item, seeds=seeds)
+            sign = partial(signing.sign, item=item, deal_tag=derive_deal_tag(seeds, item))
+            side.deal(channel, to=channel.peer.role, item=item, seeds=seeds, sign=sign)
         channel.receive_end(step="material received")
 
     def _side(self, claims: TicketClaims, plan: Plan) -> DealerSide:
@@ -124,6 +131,7 @@ def build_dealer_app(settings: CryptoProviderSettings, plans: InferenceServiceCl
         plans=remember_plans(plans.plan, limits=settings.plan_limits),
         dealer=Dealer(book, own=own, items_per_day=settings.items_per_day),
         key=load_or_make_key(settings.data_folder, StorageKey.of(settings.at_rest)),
+        credentials=settings.credentials,
         threads=settings.threads,
     )
     return party_app(

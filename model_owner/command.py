@@ -251,11 +251,11 @@ def verdict(
     """Say what a record of a violation shows to anybody, and what it does not. Needs no party and no settings."""
     from authority.certificates import read_certificate
     from authority.revocation import RevocationList
-    from model_owner.verdict import Trust, judge, read_record
+    from model_owner.verdict import ThirdParty, judge, read_record
 
     certificate = read_certificate(authority)
     revoked = None if revocations is None else RevocationList.read(revocations, certificate)
-    found = judge(read_record(record), Trust(authority=certificate, revocations=revoked))
+    found = judge(read_record(record), ThirdParty(authority=certificate, revocations=revoked))
     for line in found.lines():
         write_out(line)
     if not found.stands:

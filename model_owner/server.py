@@ -30,18 +30,20 @@ material stocked       -->    (or drops its half)
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from starlette.applications import Starlette
 
 from authority.certificates import read_own_party
+from authority.vouching import Signer
 from bookkeeping.audit_log import AuditLog
 from bookkeeping.spending import Counted, SpendingBook
 from contract.api import Failure, SessionEventName, SessionReport, Unready
+from contract.deviation import DeviationError
 from contract.errors import (
     Busy,
     EncryptedInferenceError,
@@ -55,6 +57,7 @@ from contract.identity import Party, Role
 from contract.model_card import OutputPolicy
 from contract.ticket import STOCKED_ENGINES, Engine, Purpose, TicketClaims
 from inference_service.client import InferenceServiceClient
+from model_owner.accusing import Accuser
 from model_owner.allowances import choose_allowances, choose_audit_share
 from model_owner.imported_models import ImportedModel, ImportedModels, require_in_service
 from model_owner.oversight import BOOK_FILE, Oversight
@@ -69,7 +72,6 @@ from secure_computation.channel.channel import Channel, Deadlines
 from secure_computation.channel.serving import Service, party_app, trust_looks
 from secure_computation.channel.tls import TlsContext, tls_context
 from secure_computation.channel.traffic import ChannelTraffic
-from secure_computation.channel.trust import Trust
 from secure_computation.channel.websocket import connect_channel, look_at_party
 from secure_computation.deal_tag import name_tags, require_same_deals
 from secure_computation.engines.choosing import model_owner_side, require_room, servable_engines
@@ -122,8 +124,7 @@ class InferenceHandler:
     dealer: DealerLink
     front_end: InferenceServiceClient
     oversight: Oversight
-    trust: Callable[[], Trust]
-    """Whom this party accepts, now."""
+    accuser: Accuser
     images_per_session: int
     audit_share: Callable[[OutputPolicy], float]
     """Share of the items for a model that are decoys."""
@@ -158,7 +159,8 @@ class InferenceHandler:
             self._report(claims, SessionEventName.TURN_AWAY, error)
             raise
         except EncryptedInferenceError as error:
-            self._report(claims, SessionEventName.FAIL, error)
+            accused = isinstance(error, DeviationError)
+            self._report(claims, SessionEventName.ACCUSE if accused else SessionEventName.FAIL, error)
             raise
 
     def _admit(self, channel: Channel, place: ExitStack) -> _Admitted:
@@ -188,10 +190,28 @@ class InferenceHandler:
         if material is None:
             material, traffic = self._prepare(side, channel, ticket, claims)
             _tell_ready(channel, traffic)
-        witness = SessionWitness(claims=claims, trust=self.trust())
+        witness = SessionWitness(claims=claims, trust=self.accuser.trust())
         on_audits = partial(self.oversight.audited, claims, admitted.counted)
-        side.run(material, data_owner=channel, on_audits=on_audits, witness=witness)
+        try:
+            side.run(material, data_owner=channel, on_audits=on_audits, witness=witness)
+        except DeviationError as error:
+            self._accuse(claims, error, material, witness)
         channel.receive_end(step="result received")
+
+    def _accuse(
+        self,
+        claims: TicketClaims,
+        error: DeviationError,
+        material: Sequence[PreparedModelOwner],
+        witness: SessionWitness,
+    ) -> NoReturn:
+        """Keep a record of what a decoy found, and stop the data owner. Raises DeviationError, in words for it."""
+        found = error.deviation
+        deal_tag = next(one.deal_tag for one in material if one.item == found.item)
+        self.accuser.accuse(claims, found, deal_tag=deal_tag, signed=witness.taken.get(found.item))
+        own = self.own.organisation
+        words = f"{error}; {own} serves {claims.data_owner} no more: ask its operator, who keeps the record"
+        raise DeviationError(words, deviation=found) from error
 
     def _stock_item(self, channel: Channel, model: ImportedModel, ticket: str, claims: TicketClaims) -> None:
         """Prepare an item for a later session and keep this party's half, if the data owner keeps its own."""
@@ -345,6 +365,7 @@ def build_inference_app(
     own = read_own_party(settings.credentials.certificate, role=Role.MODEL_OWNER)
     book = SpendingBook(settings.data_folder / BOOK_FILE)
     audit = AuditLog(settings.audit_folder, keep_days=settings.audit_days)
+    stopped = StoppedAccounts(data_folder=settings.data_folder, audit=audit)
     context = tls_context(settings.credentials, server_side=True)
     dealer = _link_dealer(settings)
     handler = InferenceHandler(
@@ -363,10 +384,10 @@ def build_inference_app(
                 key: choose_allowances(settings, model.card, model.plan.network) for key, model in models.items()
             },
             audit=audit,
-            stopped=StoppedAccounts(data_folder=settings.data_folder, audit=audit),
+            stopped=stopped,
             front_end=front_end,
         ),
-        trust=context.trust,
+        accuser=Accuser(stopped=stopped, signer=partial(Signer.of, settings.credentials), trust=context.trust),
         images_per_session=settings.images_per_session,
         audit_share=partial(choose_audit_share, settings),
         threads=settings.threads,

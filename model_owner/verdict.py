@@ -62,8 +62,8 @@ class Verdict:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trust:
-    """What a record is checked by."""
+class ThirdParty:
+    """What somebody has who checks a record."""
 
     authority: x509.Certificate
     revocations: RevocationList | None = None
@@ -84,28 +84,26 @@ def read_record(path: Path) -> ViolationRecord:
     return record
 
 
-def judge(record: ViolationRecord, trust: Trust) -> Verdict:
+def judge(record: ViolationRecord, by: ThirdParty) -> Verdict:
     """What a record shows. Raises PeerViolation if anything in it does not hold: then it shows nothing at all."""
     item = record.item
     accuser = Party(role=Role.MODEL_OWNER, organisation=item.model_owner)
     dealer = Party(role=Role.CRYPTO_PROVIDER, organisation=item.crypto_provider)
-    _require_signed(accuser, record.voucher, record.statement(), Domain.VIOLATION, at=record.at, trust=trust)
-    _require_signed(
-        dealer, record.decoy_voucher, record.decoy.statement(), Domain.DECOY, at=record.decoy.at, trust=trust
-    )
+    _require_signed(accuser, record.voucher, record.statement(), Domain.VIOLATION, at=record.at, by=by)
+    _require_signed(dealer, record.decoy_voucher, record.decoy.statement(), Domain.DECOY, at=record.decoy.at, by=by)
     if record.decoy.item != item:
         raise _refusal(f"what the {dealer} signed is about another item than the record")
     if record.signed is not None:
-        _require_said_by_data_owner(record, record.signed, trust)
+        _require_said_by_data_owner(record, record.signed, by)
     if record.found is Found.UPLOAD:
         return _judge_upload(record)
     _require_wrong_answer(record, dealer)
-    return _judge_answer(record, trust)
+    return _judge_answer(record, by)
 
 
-def _require_said_by_data_owner(record: ViolationRecord, signed: SessionStatement, trust: Trust) -> None:
+def _require_said_by_data_owner(record: ViolationRecord, signed: SessionStatement, by: ThirdParty) -> None:
     accused = _accused(record)
-    _require_signed(accused, record.signed_voucher, signed.statement(), Domain.SESSION, at=signed.at, trust=trust)
+    _require_signed(accused, record.signed_voucher, signed.statement(), Domain.SESSION, at=signed.at, by=by)
     if (signed.item, signed.session, signed.ticket) != (record.item, record.session, record.ticket):
         raise _refusal(f"what the {accused} signed is about another item or session than the record")
     if (signed.uploads, signed.messages) != (hash_messages(record.uploads), hash_messages(record.messages)):
@@ -137,7 +135,7 @@ def _place(message: Message) -> tuple[str, str]:
     return message.sender, message.step
 
 
-def _judge_answer(record: ViolationRecord, trust: Trust) -> Verdict:
+def _judge_answer(record: ViolationRecord, by: ThirdParty) -> Verdict:
     item, accused = record.item, _accused(record)
     stated = (
         f"The crypto provider {item.crypto_provider} signed that this item is a decoy, which openings the data owner "
@@ -161,7 +159,7 @@ def _judge_answer(record: ViolationRecord, trust: Trust) -> Verdict:
             "Why: intent, a changed program and a faulty machine look the same.",
             f"Who it was at {accused.organisation}: the account stands in the record on the front end's word.",
             f"That {item.crypto_provider} and {item.model_owner} do not work together: the two could make this up.",
-            *_not_looked_at(trust),
+            *_not_looked_at(by),
         ),
         stands=True,
     )
@@ -184,8 +182,8 @@ def _accusation(record: ViolationRecord) -> str:
     )
 
 
-def _not_looked_at(trust: Trust) -> tuple[str, ...]:
-    if trust.revocations is not None:
+def _not_looked_at(by: ThirdParty) -> tuple[str, ...]:
+    if by.revocations is not None:
         return ()
     return ("Whether a certificate was revoked before: give the authority's list with --revocations.",)
 
@@ -203,10 +201,10 @@ def _refusal(why: str) -> PeerViolation:
 
 
 def _require_signed(
-    party: Party, voucher: Voucher | None, statement: bytes, domain: Domain, *, at: int, trust: Trust
+    party: Party, voucher: Voucher | None, statement: bytes, domain: Domain, *, at: int, by: ThirdParty
 ) -> None:
     """Raise PeerViolation unless `party` signed `statement` with a certificate that was good at that time."""
-    encoded = find_signer(voucher, statement, trust.authority, domain=domain) if voucher is not None else None
+    encoded = find_signer(voucher, statement, by.authority, domain=domain) if voucher is not None else None
     if voucher is None or encoded is None:
         raise _refusal(f"its part of the {party} is not signed with a certificate of this authority, or was altered")
     if not is_canonical(voucher):
@@ -216,7 +214,7 @@ def _require_signed(
         raise _refusal(f"its part of the {party} is signed by the {certificate.party}")
     if not certificate.begins <= moment <= certificate.ends:
         raise _refusal(f"the certificate of the {party} was not valid on {show_time(moment)}, when it signed")
-    if _was_revoked(certificate, moment, trust.revocations):
+    if _was_revoked(certificate, moment, by.revocations):
         raise _refusal(f"the certificate of the {party} had been revoked on {show_time(moment)}, when it signed")
 
 

@@ -1,20 +1,24 @@
-"""P0 signs, at its last answer, what it got and sent for each item; P1 gives no output before it has that.
+"""What D signs of a decoy, and P0 of a session.
+
+D signs, when it deals a decoy, what its messages have to be. P0 signs, at its last answer, what it got and sent for
+each item, decoy or not; P1 gives no output before it has that.
 
 P0 -> P1, right behind its last answer and before P1's share of the output, so that nobody waits for it:
 
-    {"at": seconds since 1970, "certificate": PEM, "signatures": [hexadecimal, for each item in order]}
+    {"at": seconds since 1970, "certificate": PEM, "signatures": [r and s in hexadecimal, for each item in order]}
 
 P1 puts each statement together from what it has itself, and takes the signature only if it is P0's for exactly that.
 docs/protocol.md says what this shows to whom.
 """
 
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from pydantic import ValidationError
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
 
 from authority.certificates import PartyCertificate
 from authority.vouching import Domain, Signer, find_signer, is_canonical
@@ -22,11 +26,13 @@ from contract.api import Voucher
 from contract.errors import PeerViolation
 from contract.identity import Party
 from contract.ticket import TicketClaims
-from contract.violation import LAST_MOMENT, ItemOfParties, Message, SessionStatement, hash_messages
+from contract.violation import LAST_MOMENT, DecoyStatement, ItemOfParties, Message, SessionStatement, hash_messages
 from secure_computation.channel.channel import Channel
 from secure_computation.channel.trust import Trust
 
 STEP: Final = "signed session"
+_DIGITS: Final = 64
+_SIGNATURE: Final = re.compile(rf"[0-9a-f]{{{2 * _DIGITS}}}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +81,22 @@ def _state(claims: TicketClaims, one: ItemMessages, *, at: int) -> SessionStatem
 
 
 @dataclass(frozen=True, kw_only=True)
+class DecoySigning:
+    """D: signs what the messages of decoys have to be."""
+
+    claims: TicketClaims
+    """Of the session in which they are dealt."""
+    signer: Signer
+    clock: Callable[[], float] = time.time
+
+    def sign(self, messages: tuple[Message, ...], *, item: str, deal_tag: bytes) -> tuple[int, Voucher]:
+        """When it was signed, in seconds since 1970 (UTC), and the signature."""
+        about, at = describe_item(self.claims, item=item, deal_tag=deal_tag), int(self.clock())
+        statement = DecoyStatement(item=about, at=at, messages=messages)
+        return at, self.signer.sign(statement.statement(), Domain.DECOY)
+
+
+@dataclass(frozen=True, kw_only=True)
 class SessionSigning:
     """P0: signs a session."""
 
@@ -86,7 +108,7 @@ class SessionSigning:
         """Sign what is there of each item."""
         at = int(self.clock())
         statements = [_state(self.claims, one, at=at).statement() for one in items]
-        signatures = [self.signer.sign(statement, Domain.SESSION).signature for statement in statements]
+        signatures = [_pack(self.signer.sign(statement, Domain.SESSION)) for statement in statements]
         channel.send_hello({"at": at, "certificate": self.signer.certificate, "signatures": signatures}, step=STEP)
 
 
@@ -118,8 +140,8 @@ class SessionWitness:
 
     def _check(self, peer: Party, statement: SessionStatement, certificate: Any, signature: Any) -> Signed:
         try:
-            voucher = Voucher(certificate=certificate, signature=signature)
-        except ValidationError:
+            voucher = Voucher(certificate=certificate, signature=_unpack(signature))
+        except (ValueError, TypeError):
             raise _refusal(peer, "update it to the same version") from None
         encoded = find_signer(voucher, statement.statement(), self.trust.authority, domain=Domain.SESSION)
         if encoded is None:
@@ -130,6 +152,19 @@ class SessionWitness:
         if not own.begins <= moment <= own.ends:
             raise _refusal(peer, "its certificate is out of date: renew it")
         return Signed(statement=statement, voucher=voucher)
+
+
+def _pack(voucher: Voucher) -> str:
+    """A signature in a length that is always the same: DER's tells how many zeros r and s begin with."""
+    r, s = decode_dss_signature(bytes.fromhex(voucher.signature))
+    return f"{r:0{_DIGITS}x}{s:0{_DIGITS}x}"
+
+
+def _unpack(signature: object) -> str:
+    """DER in hexadecimal, of what `_pack` wrote. Raises ValueError or TypeError for anything else."""
+    if not isinstance(signature, str) or not _SIGNATURE.fullmatch(signature):
+        raise ValueError("not a signature")
+    return encode_dss_signature(int(signature[:_DIGITS], 16), int(signature[_DIGITS:], 16)).hex()
 
 
 def _refusal(peer: Party, why: str) -> PeerViolation:

@@ -20,7 +20,7 @@ class Transcript:
     """The messages of one item, as one of the two parties has them. For use by one thread at a time."""
 
     def __init__(self, own: Sender, hasher: ThreadPoolExecutor | None = None) -> None:
-        """`own`: whose it is. `hasher`: in whose thread bodies, which then must not change, are hashed; None: at once."""
+        """`own`: whose. `hasher`: hashes bodies in its thread, and they must not change then; None: at once."""
         self._own = own
         self._hasher = hasher
         self._noted: list[tuple[Sender, str, Future[str] | str]] = []

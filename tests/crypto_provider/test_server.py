@@ -231,6 +231,7 @@ def one_image_a_day(folder: Path) -> Dealer:
 
 def handler_for(federation: Federation, dealer: Dealer, plans: Callable[[str], Plan]) -> DealingHandler:
     return DealingHandler(
+        credentials=federation.credentials(TRUST_CENTRE),
         reception=Reception(
             own=TRUST_CENTRE,
             public_keys=[load_public_key(federation.folder / "front-end" / PUBLIC_KEY_FILE)],

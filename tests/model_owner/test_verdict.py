@@ -23,7 +23,7 @@ from contract.violation import (
     hash_messages,
 )
 from model_owner.command import app
-from model_owner.verdict import Trust, judge, read_record
+from model_owner.verdict import ThirdParty, judge, read_record
 from plumbing.command_line import run
 from tests.model_owner.violation_records import (
     HOSPITAL,
@@ -54,7 +54,7 @@ def written(parties: Parties, tmp_path: Path) -> Callable[[ViolationRecord], Pat
     return write
 
 
-def refusal(record: ViolationRecord, trust: Trust) -> str:
+def refusal(record: ViolationRecord, trust: ThirdParty) -> str:
     with pytest.raises(PeerViolation) as caught:
         judge(record, trust)
     words = str(caught.value)
@@ -65,7 +65,7 @@ def refusal(record: ViolationRecord, trust: Trust) -> str:
 
 class TestWhatStands:
     def test_a_client_that_signed_a_wrong_answer_to_the_dealers_opening_cannot_deny_it(self, parties: Parties) -> None:
-        verdict = judge(parties.record(), parties.trust)
+        verdict = judge(parties.record(), parties.outsider)
         assert verdict.stands
         assert "'answer, relu1 (1)'" in " ".join(verdict.shown)
         assert "Why: intent, a changed program and a faulty machine look the same." in verdict.not_shown
@@ -73,7 +73,7 @@ class TestWhatStands:
     @pytest.mark.parametrize("position", [1, 3, 5])
     def test_whichever_answer_was_the_first_wrong_one(self, parties: Parties, position: int) -> None:
         record = parties.record(seen=messages(wrong=position), position=position)
-        assert judge(record, parties.trust).stands
+        assert judge(record, parties.outsider).stands
 
     def test_a_record_reads_back_as_it_was_written(
         self, parties: Parties, written: Callable[[ViolationRecord], Path]
@@ -83,14 +83,14 @@ class TestWhatStands:
 
     def test_a_client_that_hung_up_unsigned_is_accused_on_the_model_owners_word_alone(self, parties: Parties) -> None:
         seen = messages(wrong=WRONG, until=WRONG + 1)
-        verdict = judge(unsigned(parties, seen), parties.trust)
+        verdict = judge(unsigned(parties, seen), parties.outsider)
         assert not verdict.stands
         assert "before it had signed" in " ".join(verdict.not_shown)
 
     def test_an_upload_that_was_wrong_is_the_model_owners_word(self, parties: Parties) -> None:
         right = messages()
         record = parties.record(seen=right, found=Found.UPLOAD, position=0)
-        verdict = judge(record, parties.trust)
+        verdict = judge(record, parties.outsider)
         assert not verdict.stands
         assert "'hidden share, relu0 (0)' was wrong" in " ".join(verdict.not_shown)
         assert "The data-owner of st-mary signed what it had sent ahead for this item." in verdict.shown
@@ -100,14 +100,14 @@ class TestFraming:
     """A model owner that wants an honest client to look like a cheat."""
 
     def test_the_right_answers_make_no_violation(self, parties: Parties) -> None:
-        words = refusal(parties.record(seen=messages()), parties.trust)
+        words = refusal(parties.record(seen=messages()), parties.outsider)
         assert "is the one that the crypto-provider of trust-centre says is right" in words
 
     def test_another_opening_than_the_dealers_explains_any_answer(self, parties: Parties) -> None:
         """P1 sends an opening of its own and gets the honest answer to that, signed."""
         seen = list(messages(wrong=WRONG))
         seen[2] = seen[2].model_copy(update={"sha256": digest("P1's own")})
-        words = refusal(parties.record(seen=tuple(seen)), parties.trust)
+        words = refusal(parties.record(seen=tuple(seen)), parties.outsider)
         assert (
             "message 3, 'opening, relu1 (1)', is not the one that the crypto-provider of trust-centre stated" in words
         )
@@ -117,19 +117,19 @@ class TestFraming:
         sent = list(messages(wrong=WRONG))
         sent[2] = sent[2].model_copy(update={"sha256": digest("P1's own")})
         signed = parties.state(messages=hash_messages(sent))
-        assert "signed other messages" in refusal(parties.record(signed=signed), parties.trust)
+        assert "signed other messages" in refusal(parties.record(signed=signed), parties.outsider)
 
     def test_answers_in_another_order_or_place_are_none_of_the_dealers(self, parties: Parties) -> None:
         seen = messages()
         moved = (seen[0], seen[1], seen[2], seen[5])
-        assert "stated no answer in the place" in refusal(parties.record(seen=moved, position=3), parties.trust)
+        assert "stated no answer in the place" in refusal(parties.record(seen=moved, position=3), parties.outsider)
 
     def test_more_answers_than_the_dealer_stated_show_nothing(self, parties: Parties) -> None:
         decoy = DecoyStatement(item=item(), at=parties.now, messages=messages(until=2))
         record = parties.record(decoy=decoy)
-        assert "message 3" in refusal(record, parties.trust)
+        assert "message 3" in refusal(record, parties.outsider)
         just_after = DecoyStatement(item=item(), at=parties.now, messages=messages(until=3))
-        assert "stated no answer" in refusal(parties.record(decoy=just_after), parties.trust)
+        assert "stated no answer" in refusal(parties.record(decoy=just_after), parties.outsider)
 
     @pytest.mark.parametrize(
         ("part", "signer"),
@@ -137,7 +137,7 @@ class TestFraming:
     )
     def test_nobody_signs_in_anothers_name(self, parties: Parties, part: str, signer: Party) -> None:
         named: dict[str, Any] = {part: signer}
-        words = refusal(parties.record(**named), parties.trust)
+        words = refusal(parties.record(**named), parties.outsider)
         assert f"is signed by the {signer}" in words
 
     def test_a_statement_of_one_kind_is_none_of_another(self, parties: Parties) -> None:
@@ -145,11 +145,11 @@ class TestFraming:
         assert record.signed is not None
         voucher = parties.sign(HOSPITAL, record.signed.statement(), Domain.MODEL_ENTRY)
         record = parties.accuse(record.model_copy(update={"signed_voucher": voucher}))
-        assert "its part of the data-owner of st-mary is not signed" in refusal(record, parties.trust)
+        assert "its part of the data-owner of st-mary is not signed" in refusal(record, parties.outsider)
 
     def test_of_another_authority_nothing_counts(self, parties: Parties, tmp_path: Path) -> None:
         create_authority(tmp_path / "other")
-        other = Trust(authority=read_certificate(tmp_path / "other" / "authority.pem"))
+        other = ThirdParty(authority=read_certificate(tmp_path / "other" / "authority.pem"))
         assert "not signed with a certificate of this authority" in refusal(parties.record(), other)
 
 
@@ -168,7 +168,7 @@ class TestReplay:
         ids=["item", "dealing", "plan", "session", "ticket"],
     )
     def test_what_the_client_signed_elsewhere_says_nothing_here(self, parties: Parties, change: dict[str, Any]) -> None:
-        words = refusal(parties.record(signed=parties.state(**change)), parties.trust)
+        words = refusal(parties.record(signed=parties.state(**change)), parties.outsider)
         assert "data-owner of st-mary signed is about another item or session" in words
 
     @pytest.mark.parametrize(
@@ -180,21 +180,21 @@ class TestReplay:
         self, parties: Parties, other: ItemOfParties
     ) -> None:
         decoy = DecoyStatement(item=other, at=parties.now, messages=messages())
-        words = refusal(parties.record(decoy=decoy), parties.trust)
+        words = refusal(parties.record(decoy=decoy), parties.outsider)
         assert "crypto-provider of trust-centre signed is about another item" in words
 
     def test_parts_that_cannot_have_come_about_in_this_order_are_refused(self, parties: Parties) -> None:
         late = DecoyStatement(item=item(), at=parties.now + 4000, messages=messages())
-        assert "not signed in the order" in refusal(parties.record(decoy=late), parties.trust)
+        assert "not signed in the order" in refusal(parties.record(decoy=late), parties.outsider)
 
 
 class TestCertificates:
     @pytest.mark.parametrize("away", [-3600, 400 * 24 * 3600])
     def test_one_that_was_not_valid_when_it_signed_signs_nothing(self, parties: Parties, away: int) -> None:
         at = parties.now + away
-        words = refusal(parties.record(signed=parties.state(at=at)), parties.trust)
+        words = refusal(parties.record(signed=parties.state(at=at)), parties.outsider)
         assert "the certificate of the data-owner of st-mary was not valid on" in words
-        words = refusal(parties.record(at=at), parties.trust)
+        words = refusal(parties.record(at=at), parties.outsider)
         assert "the certificate of the model-owner of north-lab was not valid on" in words
 
     def test_one_that_was_revoked_later_has_signed_all_the_same(self, parties: Parties, tmp_path: Path) -> None:
@@ -207,7 +207,7 @@ class TestCertificates:
         authority = Authority.open(folder)
         certificate = PartyCertificate.read(locate_credentials(HOSPITAL, parties.folder / "st-mary").certificate)
         listed = RevocationList.read(authority.revoke([certificate], Reason.KEY_COMPROMISE), authority.certificate)
-        trust = Trust(authority=authority.certificate, revocations=listed)
+        trust = ThirdParty(authority=authority.certificate, revocations=listed)
         revoked = listed.revoked_at(certificate.serial)
         assert revoked is not None
         before = int(revoked.timestamp()) - 1
@@ -215,7 +215,7 @@ class TestCertificates:
         assert "had been revoked" in refusal(parties.record(signed=parties.state(at=before + 60)), trust)
 
     def test_without_a_list_it_says_that_nobody_looked(self, parties: Parties) -> None:
-        assert "Whether a certificate was revoked before" in judge(parties.record(), parties.trust).not_shown[-1]
+        assert "Whether a certificate was revoked before" in judge(parties.record(), parties.outsider).not_shown[-1]
 
 
 class TestFiles:
@@ -230,7 +230,7 @@ class TestFiles:
             ]  # the second turns capitals into small letters, and a line's end into an asterisk
             path.write_bytes(content[:place] + bytes([content[place] ^ flip]) + content[place + 1 :])
             with pytest.raises(EncryptedInferenceError):
-                judge(read_record(path), parties.trust)
+                judge(read_record(path), parties.outsider)
 
     @pytest.mark.parametrize(
         "content",

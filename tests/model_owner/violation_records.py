@@ -21,7 +21,7 @@ from contract.violation import (
     ViolationRecord,
     hash_messages,
 )
-from model_owner.verdict import Trust
+from model_owner.verdict import ThirdParty
 from tests.signed_requests import sign_request
 
 HOSPITAL = Party(role=Role.DATA_OWNER, organisation="st-mary")
@@ -74,8 +74,8 @@ class Parties:
     now: int
 
     @property
-    def trust(self) -> Trust:
-        return Trust(authority=read_certificate(self.folder / "authority" / "authority.pem"))
+    def outsider(self) -> ThirdParty:
+        return ThirdParty(authority=read_certificate(self.folder / "authority" / "authority.pem"))
 
     def sign(self, party: Party, statement: bytes, domain: Domain) -> Any:
         return self.signers[party].sign(statement, domain)

@@ -145,7 +145,7 @@ def read_audit_share(hello: Mapping[str, object], *, peer: str) -> float:
 def deal_audit(
     lowering: MaskedLowering, seeds: DealtSeeds, item: ItemName, *, decoy: bool | None, sign: SignDecoy | None
 ) -> bytes:
-    """D: what P1 is told of an item. Does the same work for both kinds, except for the signature.
+    """D: what P1 is told of an item. Does the same work for both kinds.
 
     `decoy`: None if no item of this model owner is one, and nothing has to be hidden.
     """
@@ -153,9 +153,9 @@ def deal_audit(
         return pack_audit(RealItem(second_mask=seeds.second_mask), answers=count_answers(lowering))
     stated = state_messages(lowering, seeds, item)
     answers = [message.sha256 for message in stated if message.sender is Sender.DATA_OWNER]
+    at, voucher = sign(stated) if sign is not None else (0, None)
     if not decoy:
         return pack_audit(RealItem(second_mask=seeds.second_mask), answers=len(answers))
-    at, voucher = sign(stated) if sign is not None else (0, None)
     audit = DecoyItem(data_owner=seeds.data_owner, answers=tuple(answers), at=at, voucher=voucher)
     return pack_audit(audit, answers=len(answers))
 

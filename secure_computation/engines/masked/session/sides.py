@@ -217,7 +217,7 @@ class DataOwnerItem:
     second_mask: Seed
     """As dealt, both: all of `prepared` but the output share follows from them (see `stock`)."""
     deal_tag: bytes = field(repr=False)
-    uploads: str
+    uploads: str = field(repr=False)
     """`hash_messages` of the hidden shares that were sent."""
     weights_version: str
     """Which masked weights it was prepared with."""
@@ -590,7 +590,7 @@ class PreparedModelOwner:
     item: ItemName
     seed: Seed
     deal_tag: bytes = field(repr=False)
-    uploads: str
+    uploads: str = field(repr=False)
     """`hash_messages` of the hidden shares that came."""
     model_seed: Seed
     """Of A: with the weights it gives the data owner's Delta."""

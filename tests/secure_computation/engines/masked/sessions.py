@@ -13,7 +13,7 @@ from contract.identity import Party, Role
 from secure_computation.channel.channel import Channel, Deadlines, Recorder
 from secure_computation.channel.memory import CRYPTO_PROVIDER, DATA_OWNER, MODEL_OWNER, MemoryStream, closed_on_failure
 from secure_computation.channel.stream import Piece
-from secure_computation.engines.interface import Audited, Label
+from secure_computation.engines.interface import Audited, Label, SignDecoy
 from secure_computation.engines.masked.session.in_process import InProcessParties
 from secure_computation.material import DealtSeeds, ItemName
 from secure_computation.session_statements import SessionSigning, SessionWitness
@@ -62,6 +62,7 @@ class Session:
     model_owner: Party = MODEL_OWNER
     signing: SessionSigning | None = None
     witness: SessionWitness | None = None
+    sign_decoy: SignDecoy | None = None
     change: Change = lambda _step, body: body
     change_hello: ChangeHello = lambda _step, fields: fields
     frames: dict[str, list[Frame]] = field(default_factory=lambda: {link: [] for link in LINKS})
@@ -95,7 +96,7 @@ class Session:
         def dealer() -> None:
             with closed_on_failure(d_p0, d_p1):
                 sides.dealer.deal(d_p0, to=Role.DATA_OWNER, item=item, seeds=seeds)
-                sides.dealer.deal(d_p1, to=Role.MODEL_OWNER, item=item, seeds=seeds)
+                sides.dealer.deal(d_p1, to=Role.MODEL_OWNER, item=item, seeds=seeds, sign=self.sign_decoy)
 
         def data_owner() -> None:
             with closed_on_failure(p0_p1, p0_d):

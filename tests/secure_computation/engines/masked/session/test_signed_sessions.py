@@ -1,8 +1,8 @@
 """The data owner signs what crossed, and gets no output before the model owner has that."""
 
-import dataclasses
+import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -10,103 +10,31 @@ from uuid import UUID
 import numpy as np
 import pytest
 
-from authority.enrolment import create_request, install_certificate, locate_credentials
-from authority.signing import create_authority
-from authority.vouching import Signer
 from contract.errors import PeerViolation
-from contract.identity import Party, Role
-from contract.model_card import OutputPolicy
-from contract.ticket import Engine, Purpose, TicketClaims
-from contract.violation import Message, hash_messages
-from secure_computation.channel.memory import CRYPTO_PROVIDER, DATA_OWNER, MODEL_OWNER
-from secure_computation.channel.tls import tls_context
-from secure_computation.channel.trust import Trust
-from secure_computation.engines.masked.lowering.lower import lower_masked
-from secure_computation.engines.masked.plan.fixed_point import round_weights
+from contract.identity import Role
+from contract.violation import Message, Sender, hash_messages
+from secure_computation.channel.memory import DATA_OWNER
 from secure_computation.engines.masked.session.stock import data_owner_bodies, restore_data_owner
-from secure_computation.session_statements import STEP, SessionSigning, SessionWitness, Signed
-from secure_computation.transcript import hash_body
+from secure_computation.session_statements import STEP, SessionSigning
 from secure_computation.wire import Frame, Kind, Phase
-from tests.secure_computation.engines.masked.parties import ITEM, Image, Model, parties_of
-from tests.secure_computation.engines.masked.sessions import Body, Session
-from tests.secure_computation.networks import random_weights, small_network
-from tests.signed_requests import sign_request
-
-NETWORK = small_network(16)
-WEIGHTS = random_weights(NETWORK)
-IMAGES: Image = np.random.default_rng(5).normal(size=(2, *NETWORK.input_shape)).astype(np.float32)
-OTHER = Party(role=Role.DATA_OWNER, organisation="elsewhere")
-NOW = datetime.now(UTC)
-CLAIMS = TicketClaims(
-    jti=UUID(int=1),
-    session=UUID(int=2),
-    purpose=Purpose.DIAGNOSE,
-    account="test",
-    model="small",
-    version="1.0.0",
-    plan_hash="0" * 64,
-    card_hash="0" * 64,
-    engine=Engine.MASKED,
-    data_owner=DATA_OWNER.organisation,
-    model_owner=MODEL_OWNER.organisation,
-    crypto_provider=CRYPTO_PROVIDER.organisation,
-    output_policy=OutputPolicy.LOGITS,
-    iat=int(NOW.timestamp()),
-    exp=int(NOW.timestamp()) + 600,
+from tests.secure_computation.engines.masked.identities import (
+    CLAIMS,
+    IMAGES,
+    MODEL,
+    OTHER,
+    Identities,
+    enrol_identities,
+    lowered,
 )
+from tests.secure_computation.engines.masked.parties import ITEM, parties_of
+from tests.secure_computation.engines.masked.sessions import Body, Session
 
-
-def lowered(*, label_only: bool = False) -> Model:
-    lowering = lower_masked(NETWORK, WEIGHTS, IMAGES, label_only=label_only)
-    return Model(NETWORK, lowering, round_weights(lowering, WEIGHTS), IMAGES)
-
-
-MODEL = lowered()
 LINKS = ("data_owner_from_model_owner", "model_owner_from_data_owner")
-
-
-class Witness(SessionWitness):
-    """Keeps what it was given."""
-
-    taken: list[Signed]
-
-    def receive(self, *arguments: Any) -> tuple[Signed, ...]:
-        found = super().receive(*arguments)
-        object.__setattr__(self, "taken", list(found))
-        return found
-
-
-@dataclasses.dataclass(frozen=True)
-class Identities:
-    trust: Trust
-    signers: Mapping[Party, Signer]
-
-    def session(
-        self, *, by: Party = DATA_OWNER, claims: TicketClaims = CLAIMS, model: Model = MODEL, **changes: Any
-    ) -> tuple[Session, Witness]:
-        """A session that P0 signs as `by`, for a ticket that says `claims`."""
-        witness = Witness(claims=CLAIMS, trust=self.trust)
-        signing = SessionSigning(claims=claims, signer=self.signers[by])
-        fields: dict[str, Any] = {"signing": signing} | changes
-        return Session(parties_of(model), IMAGES[0], witness=witness, **fields), witness
 
 
 @pytest.fixture(scope="module")
 def identities(tmp_path_factory: pytest.TempPathFactory) -> Identities:
-    folder = tmp_path_factory.mktemp("federation")
-    create_authority(folder / "authority")
-    found = {}
-    for party in (DATA_OWNER, OTHER, MODEL_OWNER):
-        own = folder / party.organisation
-        request = create_request(party, own)
-        (own / "signed.pem").write_bytes(sign_request(folder / "authority", request))
-        install_certificate(party, own, own / "signed.pem", authority=folder / "authority" / "authority.pem")
-        found[party] = locate_credentials(party, own)
-    files = dataclasses.replace(found[MODEL_OWNER], revocations=None)
-    return Identities(
-        trust=tls_context(files, server_side=True).trust(),
-        signers={party: Signer.of(files) for party, files in found.items()},
-    )
+    return enrol_identities(tmp_path_factory.mktemp("federation"))
 
 
 def refusal(session: Session) -> str:
@@ -119,31 +47,33 @@ def refusal(session: Session) -> str:
     return str(error)
 
 
-def online(frames: list[Frame], kind: Kind = Kind.BYTES) -> list[Frame]:
-    return [frame for frame in frames if frame.phase is Phase.ONLINE and frame.kind is kind]
+def online(session: Session) -> str:
+    """The hash of what crossed online, each opening before its answer; the masked image is not among it."""
+    openings, (image, *answers) = (
+        [one for one in session.frames[link] if one.phase is Phase.ONLINE and one.kind is Kind.BYTES] for link in LINKS
+    )
+    assert image.step == "masked image"
+    pairs = zip(openings, answers, strict=True)
+    return hash_messages(
+        one
+        for opening, answer in pairs
+        for one in (noted(Sender.MODEL_OWNER, opening), noted(Sender.DATA_OWNER, answer))
+    )
+
+
+def noted(sender: Sender, frame: Frame) -> Message:
+    return Message(sender=sender, step=frame.step, sha256=hashlib.sha256(frame.body).hexdigest())
 
 
 def test_both_parties_sign_and_check_the_same_messages(identities: Identities) -> None:
     session, witness = identities.session()
     session.run().honest()
-    (signed,) = witness.taken
-    got, sent = (
-        online(session.frames[link]) for link in ("data_owner_from_model_owner", "model_owner_from_data_owner")
-    )
-    assert sent[0].step == "masked image"  # which depends on the image, and of which no hash is kept
-    statement = signed.statement
-    assert statement.openings == hashed(got)
-    assert statement.answers == hashed(sent[1:])
-    offline = [
-        frame for frame in session.frames["model_owner_from_data_owner"] if frame.step.startswith("hidden share")
-    ]
-    assert statement.uploads == hashed(offline)
+    statement = witness.taken[ITEM].statement
+    assert statement.messages == online(session)
+    ahead = [one for one in session.frames[LINKS[1]] if one.step.startswith("hidden share")]
+    assert statement.uploads == hash_messages(noted(Sender.DATA_OWNER, one) for one in ahead)
     assert (statement.session, statement.ticket, statement.item.item) == (CLAIMS.session, CLAIMS.jti, ITEM)
     assert statement.item.deal_tag == session.prepared[Role.DATA_OWNER].deal_tag.hex()
-
-
-def hashed(frames: list[Frame]) -> str:
-    return hash_messages(Message(step=frame.step, sha256=hash_body(frame.body)) for frame in frames)
 
 
 def test_a_signature_takes_no_trip_and_less_than_2_kilobytes(identities: Identities) -> None:
@@ -163,11 +93,7 @@ def test_a_label_is_signed_for_as_logits_are(identities: Identities) -> None:
     session.run()
     assert session.errors == {}
     assert session.label is not None
-    got, sent = (
-        online(session.frames[link]) for link in ("data_owner_from_model_owner", "model_owner_from_data_owner")
-    )
-    assert witness.taken[0].statement.openings == hashed(got)
-    assert witness.taken[0].statement.answers == hashed(sent[1:])
+    assert set(witness.taken) == {ITEM}
 
 
 def altering(step: str) -> Callable[[str, Body], Body]:
