@@ -65,8 +65,6 @@ class Details(Strict):
     """With `entry`: the head of somebody else's log, or the last entry that retention removed."""
     item: Sha256 | None = None
     """Of a violation: the name of the item of material."""
-    step: Annotated[str, Field(pattern=r"^[ -~]{1,240}$")] | None = None
-    """Of a violation: the name of the message, which comes from the public plan."""
     record: Sha256 | None = None
     """Of a violation: the hash of its record's file."""
     torn_bytes: Annotated[int, Field(ge=0, le=MAX_LINE_BYTES)] | None = None

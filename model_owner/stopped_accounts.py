@@ -83,7 +83,6 @@ class StoppedAccounts:
             plan_hash=item.plan_hash,
             state=f"wrong-{record.found.value}",
             item=item.item,
-            step=record.step,
             record=record.hash(),
         )
         return path

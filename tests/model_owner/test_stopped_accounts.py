@@ -64,7 +64,7 @@ def test_the_record_and_the_log_keep_what_happened(parties: Parties, tmp_path: P
     assert read_record(path) == record
     stopped, lifted = read_log(tmp_path / "audit")
     assert (stopped.event, stopped.organisation, stopped.session) == ("account-stopped", "st-mary", record.session)
-    assert (stopped.state, stopped.step) == ("wrong-answer", "answer, relu1 (1)")
+    assert stopped.state == "wrong-answer"
     assert (stopped.item, stopped.record) == (record.item.item, record.hash())
     assert (lifted.event, lifted.organisation) == ("account-lifted", "st-mary")
 
