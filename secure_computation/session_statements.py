@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
 
@@ -45,6 +45,27 @@ class ItemMessages:
     """`hash_messages` of them: P0 keeps no more of a stocked item."""
     messages: tuple[Message, ...] = field(repr=False)
     """Online, in P0's order."""
+
+
+class _Item(Protocol):
+    """Either party's material of an item."""
+
+    @property
+    def item(self) -> str: ...
+    @property
+    def deal_tag(self) -> bytes: ...
+    @property
+    def uploads(self) -> str: ...
+
+
+class _Noted(Protocol):
+    def messages(self) -> tuple[Message, ...]: ...
+
+
+def sum_up(item: _Item, noted: _Noted | None) -> ItemMessages:
+    """What is signed of an item. `noted`: what crossed online; None if nothing did."""
+    messages = noted.messages() if noted is not None else ()
+    return ItemMessages(item=item.item, deal_tag=item.deal_tag, uploads=item.uploads, messages=messages)
 
 
 @dataclass(frozen=True, kw_only=True)

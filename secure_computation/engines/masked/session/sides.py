@@ -109,7 +109,7 @@ from secure_computation.protocols.heat_map import open_heat_map, share_heat_map
 from secure_computation.protocols.label import LabelAsP0, LabelAsP1
 from secure_computation.randomness import Seed
 from secure_computation.ring import reduce_to_ring, signed
-from secure_computation.session_statements import ItemMessages, SessionSigning, SessionWitness
+from secure_computation.session_statements import SessionSigning, SessionWitness, sum_up
 from secure_computation.transcript import Transcript, transcripts
 from secure_computation.wire import Phase
 
@@ -262,7 +262,7 @@ class MaskedDataOwner:
         line = ChannelLine(model_owner, sent := Transcript(Sender.DATA_OWNER))
 
         def send(move: Move, layout: BundleLayout, bundle: Bundle) -> None:
-            line.send(layout, bundle, step=upload_step(move))
+            line.send(layout, bundle, step=f"hidden share, {move}")
 
         prepared = DataOwnerOffline(self._lowering, deltas, seed=seed, item=item, send=send).prepare()
         return DataOwnerItem(
@@ -325,7 +325,7 @@ class MaskedDataOwner:
         with transcripts(Sender.DATA_OWNER, len(items), kept=signing is not None) as noted:
             labels = answer_openings([ChannelLine(channel, one) for one in noted], items, on_layer)
             if signing is not None:
-                signing.send(channel, [_describe(item, one) for item, one in zip(prepared, noted, strict=True)])
+                signing.send(channel, [sum_up(item, one) for item, one in zip(prepared, noted, strict=True)])
         channel.set_phase(Phase.OUTPUT)
         if labels:
             return tuple(_open_label(part, channel) for part in labels)
@@ -351,11 +351,6 @@ class MaskedDataOwner:
         other = receive_bundle(channel, shape.opened, step="heat map share")
         # reveal: the data owner, and nobody else, learns the truncated map, because the model's owner allows it.
         return open_heat_map(shape, other, mine) / step.value.scale
-
-
-def upload_step(move: Move) -> str:
-    """What P0 sends ahead for a move, as both parties call it."""
-    return f"hidden share, {move}"
 
 
 def _receive_output(channel: Channel, layout: BundleLayout, *, step: str) -> Bundle | None:
@@ -411,7 +406,7 @@ class MaskedModelOwner:
         line = ChannelLine(data_owner, came := Transcript(Sender.MODEL_OWNER))
 
         def from_data_owner(move: Move, layout: BundleLayout) -> Bundle:
-            return line.receive(layout, step=upload_step(move))
+            return line.receive(layout, step=f"hidden share, {move}")
 
         collected = ModelOwnerOffline(self._lowering, from_dealer=from_dealer, from_data_owner=from_data_owner)
         with dealer.held_back(_MOST_UNREAD):  # D deals faster than P0 prepares: an item would wait here whole
@@ -475,7 +470,7 @@ class MaskedModelOwner:
                 _multiply_labels(lines, labels)
             if witness is not None:
                 logs = [one if check is None else check.line for check, one in zip(checks, noted, strict=True)]
-                witness.receive(channel, [_describe(item, one) for item, one in zip(prepared, logs, strict=True)])
+                witness.receive(channel, [sum_up(item, one) for item, one in zip(prepared, logs, strict=True)])
         channel.set_phase(Phase.OUTPUT)
         for index, (walk, share) in enumerate(walked):
             if checks[index] is not None:
@@ -597,16 +592,6 @@ class PreparedModelOwner:
     audit: Audit = field(repr=False)
     """What D said of the item."""
     material: ModelOwnerItem = field(repr=False)
-
-
-def _describe(item: DataOwnerItem | PreparedModelOwner, noted: Transcript | DecoyLine | None) -> ItemMessages:
-    """What is signed of an item."""
-    return ItemMessages(
-        item=item.item,
-        deal_tag=item.deal_tag,
-        uploads=item.uploads,
-        messages=noted.messages() if noted is not None else (),
-    )
 
 
 def _shape_bias(step: LinearStep, weights: IntegerWeights) -> RingElements:
