@@ -18,14 +18,16 @@ from numpy.typing import NDArray
 
 from contract.errors import ModelFileError
 from contract.model_card import Arithmetic
+from secure_computation.engines.masked.lowering.bounds import WeightSums
 from secure_computation.engines.masked.lowering.calibration import calibrate
-from secure_computation.engines.masked.lowering.drafts import Precision
-from secure_computation.engines.masked.lowering.lower import lower_masked
+from secure_computation.engines.masked.lowering.drafts import Allotment, Precision
+from secure_computation.engines.masked.lowering.lower import draft_masked, lower_masked
+from secure_computation.engines.masked.lowering.trimming import Estimate, Trimming, predict_variance
 from secure_computation.engines.masked.plan.fixed_point import IntegerWeights, round_weights
 from secure_computation.engines.masked.plan.masked_lowering import MaskedLowering
 from secure_computation.engines.masked.plan.steps import DIGIT_LIMIT, LinearStep, ReluStep
 from secure_computation.engines.masked.session.costs import most_it_costs
-from secure_computation.network import Network
+from secure_computation.network import Convolution2d, FullyConnected, Network
 from secure_computation.private_weights import PrivateWeights
 
 USUAL_ERROR: Final = 0.03
@@ -47,6 +49,7 @@ _FINER_TRIALS: Final = 6
 _HELPLESS: Final = 2
 _MANY_BITS: Final = (2, 3)
 """Beyond the usual precision, for all layers alike: tried last."""
+_TRIMMINGS: Final = 2
 _SEED: Final = 15
 _TAIL: Final = 3.0
 """So many standard deviations of the error must be within the budget, too: there will be more images than these few."""
@@ -77,8 +80,7 @@ class ChosenPrecision:
     @property
     def cost(self) -> int:
         """Bytes of one image, as the plan declares them; one online counts for ONLINE_WEIGHT."""
-        declared = most_it_costs(self.lowering)
-        return declared.offline_bytes + ONLINE_WEIGHT * declared.online_bytes
+        return _weigh(self.lowering)
 
     def describe(self) -> str:
         """What was chosen and what it costs, in one line."""
@@ -93,6 +95,11 @@ class ChosenPrecision:
             f"{self.allowed:.2g}); an image costs {declared.offline_bytes / 1e6:,.1f} MB ahead and "
             f"{declared.online_bytes / 1e6:,.1f} MB online"
         )
+
+
+def _weigh(lowering: MaskedLowering) -> int:
+    declared = most_it_costs(lowering)
+    return declared.offline_bytes + ONLINE_WEIGHT * declared.online_bytes
 
 
 def _span(numbers: list[int]) -> str:
@@ -159,6 +166,9 @@ class _Search:
         self.largest_logit = float(np.abs(self._expected).max()) or 1.0
         self._allowed = logit_error or find_usual_budget(self.largest_logit)
         self._tried: dict[tuple[int, int], ChosenPrecision | ModelFileError] = {}
+        self._sums: WeightSums = {}
+        layers = (one.name for one in network.operations if isinstance(one, Convolution2d | FullyConnected))
+        self._largest_weights = {name: float(np.abs(weights[f"{name}.weight"]).max()) for name in layers}
         self._measured = 0
 
     def run(self) -> ChosenPrecision:
@@ -167,8 +177,36 @@ class _Search:
             found = [one for one in self._tried.values() if isinstance(one, ChosenPrecision)]
             within = [one for one in found if one.is_within]
             if within:
-                return min(within, key=lambda one: one.cost)
+                return self._trim(min(within, key=lambda one: one.cost))
         return self._find_least_error()
+
+    def _trim(self, chosen: ChosenPrecision) -> ChosenPrecision:
+        """A cheaper plan that uses what the budget leaves, if one is found that is within it too."""
+        assert chosen.precision.allotment is not None  # of a plan that was tried by its size
+        self._on_step("choosing each layer's bits: taking off those that matter least")
+        trimming = Trimming(self._network, chosen.precision.allotment, self._estimate)
+        unused = (self._allowed / max(chosen.error, self._allowed / 16)) ** 2
+        most = min((self._allowed / _TAIL) ** 2, trimming.predicted * unused)
+        for _ in range(_TRIMMINGS):
+            trimmed = self._measure(Precision(allotment=trimming.trim(most)))
+            if isinstance(trimmed, ChosenPrecision) and trimmed.is_within and trimmed.cost < chosen.cost:
+                return trimmed
+            most = math.sqrt(most * trimming.predicted)  # half of the bits
+        return chosen
+
+    def _estimate(self, allotment: Allotment) -> Estimate:
+        drafted = draft_masked(
+            self._network,
+            self._weights,
+            self._ranges,
+            precision=Precision(allotment=allotment),
+            arithmetic=self._arithmetic,
+            sums=self._sums,
+        )
+        return Estimate(
+            cost=_weigh(drafted.lowering),
+            variance=predict_variance(drafted.drafts, self._largest_weights, self._sensitivity, self._arithmetic),
+        )
 
     def _find_least_error(self) -> ChosenPrecision:
         """The plan of the smallest error that is found: the same whatever budget was missed, so that it can be named.

@@ -58,15 +58,5 @@ def allot(network: Network, sensitivity: Sensitivity, deviation: float, *, digit
 
 
 def _cut_sign(below: BelowZero, scale: float, part: float) -> int:
-    """The most bits that a comparison can leave out for a variance of `part`.
-
-    The j-th value below 0 passes with odds of 1 / 2 - j / 2^e, and the j-th above 0 is lost with the same odds. Sums of
-    these odds times j and times j^2, over all j on both sides, are (i^2 - 1) / 6 and i (i^2 - 1) / 12 for i = 2^(e-1).
-    One bit is never needed.
-    """
-    for bits in range(_MOST_SIGN_CUT_BITS, 1, -1):
-        i = 2 ** (bits - 1)
-        steady, varied = (i * i - 1) / 6 / scale**2, i * (i * i - 1) / 12 / scale**3
-        if below.steady * steady**2 + below.varied * varied <= part:
-            return bits
-    return 1
+    """The most bits that a comparison can leave out for a variance of `part`."""
+    return next((bits for bits in range(_MOST_SIGN_CUT_BITS, 1, -1) if below.variance(scale, bits) <= part), 1)

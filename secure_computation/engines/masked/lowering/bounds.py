@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Final, assert_never
+from typing import Final, TypeAlias, assert_never
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,17 +68,29 @@ class _Interval:
         return _Interval(self.low.clip(max=value), self.high.clip(min=value))
 
 
+WeightSums: TypeAlias = dict[tuple[str, float], tuple[Vector, Vector]]
+"""Of a layer's rounded weights, by its name and their scale: sums of positive and of negative ones over each kernel."""
+
+
 def audit(
-    drafts: list[Draft], weights: PrivateWeights, *, input_magnitude: float, arithmetic: Arithmetic
+    drafts: list[Draft],
+    weights: PrivateWeights,
+    *,
+    input_magnitude: float,
+    arithmetic: Arithmetic,
+    sums: WeightSums,
 ) -> dict[Draft, Bounds]:
-    """Bounds of every draft, whose scales must be set. `input_magnitude`: largest |real| that an image may hold."""
+    """Bounds of every draft, whose scales must be set. `input_magnitude`: largest |real| that an image may hold.
+
+    `sums`: those that are known; others are added.
+    """
     intervals: dict[Draft, _Interval] = {}
     bounds: dict[Draft, Bounds] = {}
     for draft in drafts:
         if draft.operation is Added.INPUT:
             interval = _bound_input(draft, input_magnitude)
         else:
-            interval = _propagate(draft, [intervals[source] for source in draft.inputs], weights, arithmetic)
+            interval = _propagate(draft, [intervals[source] for source in draft.inputs], weights, arithmetic, sums)
         interval = interval.clip(-_LARGEST, _LARGEST)
         intervals[draft] = interval
         calibrated = draft.range.magnitude * float(draft.known_scale()) + draft.rounding + 1
@@ -100,14 +112,14 @@ def _bound_input(draft: Draft, magnitude: float) -> _Interval:
 
 
 def _propagate(  # noqa: C901, PLR0911, PLR0912  (one case for each kind of step)
-    draft: Draft, sources: list[_Interval], weights: PrivateWeights, arithmetic: Arithmetic
+    draft: Draft, sources: list[_Interval], weights: PrivateWeights, arithmetic: Arithmetic, sums: WeightSums
 ) -> _Interval:
     first, scale = sources[0], float(draft.known_scale())
     match draft.operation:
         case Added.INPUT:
             raise AssertionError("the input reads nothing")
         case Convolution2d() | FullyConnected():
-            return _multiply_weights(draft, draft.operation, first, weights)
+            return _multiply_weights(draft, draft.operation, first, weights, sums)
         case Add() | Concat():
             scaled = [source * factor for source, factor in zip(sources, draft.factors, strict=True)]
             lows, highs = [one.low for one in scaled], [one.high for one in scaled]
@@ -162,16 +174,23 @@ def _activate(function: str, draft: Draft, source: _Interval) -> _Interval:
 
 
 def _multiply_weights(
-    draft: Draft, operation: Convolution2d | FullyConnected, source: _Interval, weights: PrivateWeights
+    draft: Draft,
+    operation: Convolution2d | FullyConnected,
+    source: _Interval,
+    weights: PrivateWeights,
+    sums: WeightSums,
 ) -> _Interval:
-    weight = diffuse(weights[f"{draft.name}.weight"], draft.weight_scale)
     if isinstance(operation, Convolution2d) and any(operation.padding):
         source = source.include(0)
     groups = operation.groups if isinstance(operation, Convolution2d) else 1
-    split = weight.reshape(groups, weight.shape[0] // groups, weight.shape[1], -1)
-    positive, negative = split.clip(min=0).sum(axis=3), split.clip(max=0).sum(axis=3)
+    key, outputs = (draft.name, draft.weight_scale), draft.shape[0]
+    if key not in sums:
+        weight = diffuse(weights[f"{draft.name}.weight"], draft.weight_scale)
+        split = weight.reshape(groups, outputs // groups, weight.shape[1], -1)
+        sums[key] = (split.clip(min=0).sum(axis=3), split.clip(max=0).sum(axis=3))
+    positive, negative = sums[key]
     low, high = source.low.reshape(groups, -1, 1), source.high.reshape(groups, -1, 1)
-    bias = np.zeros(weight.shape[0])
+    bias = np.zeros(outputs)
     if operation.bias:
         bias = np.rint(weights[f"{draft.name}.bias"].astype(np.float64) * float(draft.known_scale()))
     bias += draft.rounding

@@ -224,6 +224,7 @@ class Drafting:
         draft.shift = min(max(0, draft.shift), MAX_RING_BITS - 4)
         draft.scale = scale / (1 << draft.shift)
         if draft.shift:
+            draft.rounds = value
             self._round(draft, source, 1 << (draft.shift - 1))
 
     def _allotted_scale(self, source: Draft, value: str) -> Fraction:
@@ -384,7 +385,7 @@ class Drafting:
         draft = self._draft(name, Added.TRUNCATE, (source,), source.shape, operation.name)
         draft.range, draft.not_negative = source.range, source.not_negative
         draft.shift = min(ceil_log2(source.known_scale() / useful), MAX_RING_BITS - 4)
-        draft.scale = source.known_scale() / (1 << draft.shift)
+        draft.scale, draft.rounds = source.known_scale() / (1 << draft.shift), operation.name
         self._round(draft, source, 1 << (draft.shift - 1))
         return draft
 

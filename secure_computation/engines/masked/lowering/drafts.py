@@ -108,6 +108,8 @@ class Draft:
     shift: int = 0
     sign_cut_bits: int = 0
     """Of a ReLU, in dithered arithmetic: see `ReluStep`."""
+    rounds: str | None = None
+    """The value of the network of which this step cuts bits off."""
     rounding: int = 0
     narrow: bool = False
     """Of a max pool: its ring is small, and only a comparison may read it."""

@@ -6,7 +6,8 @@ audit        how large the integers of each step can get
 Rings        rings and chunk layouts
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import count
 from typing import Final
 
@@ -14,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from contract.model_card import Arithmetic
-from secure_computation.engines.masked.lowering.bounds import audit
+from secure_computation.engines.masked.lowering.bounds import WeightSums, audit
 from secure_computation.engines.masked.lowering.calibration import RealRange, calibrate
 from secure_computation.engines.masked.lowering.drafting import Drafting
-from secure_computation.engines.masked.lowering.drafts import Precision
+from secure_computation.engines.masked.lowering.drafts import Draft, Precision
 from secure_computation.engines.masked.lowering.rings import Rings
 from secure_computation.engines.masked.plan.layouts import best_chunks
 from secure_computation.engines.masked.plan.masked_lowering import MaskedLowering
@@ -58,16 +59,50 @@ def lower_masked(
         ModelFileError: a value needs more than 32 bits, or the calibration does not fit; the message names the layer.
     """
     ranges = calibrate(network, weights, calibration) if ranges is None else ranges
+    return draft_masked(
+        network,
+        weights,
+        ranges,
+        precision=precision,
+        arithmetic=arithmetic,
+        input_magnitude=input_magnitude,
+        label_only=label_only,
+    ).lowering
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drafted:
+    """A plan, and the drafts that it was made from."""
+
+    lowering: MaskedLowering
+    drafts: Sequence[Draft]
+
+
+def draft_masked(
+    network: Network,
+    weights: PrivateWeights,
+    ranges: Mapping[str, RealRange],
+    *,
+    precision: Precision,
+    arithmetic: Arithmetic,
+    input_magnitude: float | None = None,
+    label_only: bool = False,
+    sums: WeightSums | None = None,
+) -> Drafted:
+    """As `lower_masked`. `sums`: of weights, kept between plans of one model that share scales."""
     drafting = Drafting(network, weights, dict(ranges), precision, arithmetic)
     output = drafting.run()
     magnitude = input_magnitude or ranges[INPUT].magnitude * (1 << precision.headroom_bits)
-    bounds = audit(drafting.drafts, weights, input_magnitude=magnitude, arithmetic=arithmetic)
+    sums = {} if sums is None else sums
+    bounds = audit(drafting.drafts, weights, input_magnitude=magnitude, arithmetic=arithmetic, sums=sums)
     rings = Rings(drafting.drafts, output, bounds, precision, arithmetic, label_only=label_only)
-    steps = tuple(rings.make_step(draft) for draft in drafting.drafts)
-    if not label_only:
-        return MaskedLowering(steps=steps, output=output.name, arithmetic=arithmetic)
-    label = _make_label_step(steps[drafting.drafts.index(output)], {step.name for step in steps})
-    return MaskedLowering(steps=(*steps, label), output=label.name, arithmetic=arithmetic)
+    steps: tuple[Step, ...] = tuple(rings.make_step(draft) for draft in drafting.drafts)
+    name = output.name
+    if label_only:
+        label = _make_label_step(steps[drafting.drafts.index(output)], {step.name for step in steps})
+        steps, name = (*steps, label), label.name
+    lowering = MaskedLowering(steps=steps, output=name, arithmetic=arithmetic)
+    return Drafted(lowering=lowering, drafts=tuple(drafting.drafts))
 
 
 def _make_label_step(logits: Step, names: set[str]) -> LabelStep:

@@ -9,8 +9,6 @@ import math
 from fractions import Fraction
 from typing import Final
 
-import numpy as np
-
 from contract.errors import ModelFileError
 from secure_computation.engines.masked.lowering.drafts import LARGEST_FACTOR, Draft, Precision
 from secure_computation.engines.masked.plan.steps import MAX_RING_BITS, WEIGHT_LIMIT
@@ -84,7 +82,8 @@ class ProductScales:
         return min(floor_log2(fitting), floor_log2(self.largest_integer / (product.magnitude * unit)))
 
     def _largest_weight(self, product: Draft) -> Fraction:
-        return Fraction(float(np.abs(self._weights[f"{product.name}.weight"]).max())) or Fraction(1, 1024)
+        weight = self._weights[f"{product.name}.weight"]
+        return Fraction(float(max(weight.max(), -weight.min()))) or Fraction(1, 1024)
 
 
 def trace_scales(draft: Draft) -> tuple[dict[Draft, int], list[Fraction], list[Draft]]:

@@ -33,6 +33,17 @@ class BelowZero:
     varied: float = 0.0
     """Mean of the summed squares of slopes."""
 
+    def variance(self, scale: float, bits: int) -> float:
+        """Of a logit, if the comparison leaves out so many bits of a value that is cut to this scale.
+
+        The j-th value below 0 passes with odds of 1 / 2 - j / 2^bits, and the j-th above 0 is lost with the same odds.
+        Sums of these odds times j and times j^2, over all j on both sides, are (i^2 - 1) / 6 and i (i^2 - 1) / 12 for
+        i = 2^(bits-1). One bit is never needed.
+        """
+        i = 2 ** max(0, bits - 1)
+        steady, varied = (i * i - 1) / 6 / scale**2, i * (i * i - 1) / 12 / scale**3
+        return float(self.steady * steady**2 + self.varied * varied)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Sensitivity:
