@@ -40,7 +40,7 @@ from secure_computation.wire import Phase
 
 DEALING_PATH: Final = "/v2/dealing"
 KEPT_SIDES: Final = 8
-"""Plans whose masks of weights stay laid out: about 35 MB for a ResNet-18."""
+"""Plans whose masks of weights stay laid out: 94 MB for a ResNet-18."""
 KEPT_WEIGHTS: Final = 1 << 28
 """Weights of these plans, all together, unless one alone has more: some 1.5 GiB."""
 _DEFAULT_LIMITS: Final = PlanLimits()

@@ -246,12 +246,21 @@ def test_the_choice_follows_the_processor_and_is_in_the_log(
 
 
 @HAS_VNNI
-@pytest.mark.parametrize("product", [TiledProduct, WinogradProduct])
+@pytest.mark.parametrize("wrong", ["bytes", "whole", 2, 4])
 def test_a_kernel_that_is_wrong_on_this_machine_is_not_chosen(
-    monkeypatch: pytest.MonkeyPatch, product: type[TiledProduct | WinogradProduct]
+    monkeypatch: pytest.MonkeyPatch, wrong: str | int
 ) -> None:
-    exact: Any = product.multiply
-    monkeypatch.setattr(product, "multiply", lambda self, values: exact(self, values) ^ 1)
+    """Each loop that may serve is tried: products of bytes, of whole elements, and both sizes of filtered tiles."""
+    tiled, filtered = TiledProduct.multiply, WinogradProduct.multiply
+
+    def multiply_tiled(product: TiledProduct, values: NDArray[np.uint32]) -> NDArray[np.uint32]:
+        return tiled(product, values) ^ np.uint32(wrong == ("whole" if product.whole else "bytes"))
+
+    def multiply_filtered(product: WinogradProduct, values: NDArray[np.uint32]) -> NDArray[np.uint32]:
+        return filtered(product, values) ^ np.uint32(wrong == product.size)
+
+    monkeypatch.setattr(TiledProduct, "multiply", multiply_tiled)
+    monkeypatch.setattr(WinogradProduct, "multiply", multiply_filtered)
     assert choose_on_a_processor_with(monkeypatch, VNNI) == "plain"
 
 
