@@ -41,8 +41,9 @@ from secure_computation.wire import Phase
 DEALING_PATH: Final = "/v2/dealing"
 KEPT_SIDES: Final = 8
 """Plans whose masks of weights stay laid out: 94 MB for a ResNet-18."""
-KEPT_WEIGHTS: Final = 1 << 28
-"""Weights of these plans, all together, unless one alone has more: some 1.5 GiB."""
+KEPT_WEIGHTS: Final = 1 << 27
+"""Weights of these plans, all together, unless one alone has more: 0.5 GiB as they are, at most 2 GiB laid out, since
+a 3 x 3 layer may filter with 36 words for 9 weights (`kernels.winograd`)."""
 _DEFAULT_LIMITS: Final = PlanLimits()
 _LOG = logging.getLogger(__name__)
 
