@@ -48,7 +48,8 @@ class LayerTime(Strict):
     """Of its result."""
     has_round_trip: bool
     model_owner_seconds: float
-    """From the step's beginning to the next one's, by P1's clock: its own work and its wait for P0."""
+    """From the step's beginning to the next one's, by P1's clock: its own work and its wait for P0. What a layer of
+    comparisons takes of linear maps is computed as it is opened, and counts there."""
     data_owner_cpu_seconds: float
     """P0's processor time for its answer; 0 if it has no part."""
 
