@@ -196,12 +196,12 @@ class _ReplayLine:
 class DecoyLine:
     """P1's line of a decoy: sends strings in place of its openings, and notes what comes."""
 
-    def __init__(self, channel: Channel, *, seed: Seed, item: ItemName) -> None:
-        """`seed`: s1."""
+    def __init__(self, channel: Channel, *, seed: Seed, item: ItemName, noted: Transcript | None = None) -> None:
+        """`seed`: s1. `noted`: where what crosses is noted, as it is of a real item."""
         self.seed = seed
         self._channel = channel
         self._strings = _Strings(seed, item)
-        self._noted = Transcript(Sender.MODEL_OWNER)
+        self._noted = noted or Transcript(Sender.MODEL_OWNER)
 
     def messages(self) -> tuple[Message, ...]:
         """What crossed so far, in P0's order."""

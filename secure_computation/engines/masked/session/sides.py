@@ -450,27 +450,25 @@ class MaskedModelOwner:
         channel.set_phase(Phase.ONLINE)
         layout = input_layout(find_input(self._lowering))
         images = [self._unmask(item, receive_bundle(channel, layout, step="masked image")) for item in prepared]
-        checks = [self._check(item, channel) for item in prepared]
-        with (
-            transcripts(Sender.MODEL_OWNER, len(prepared), kept=witness is not None) as noted,
-            checked([check for check in checks if check is not None], peer=str(channel.peer), on_audits=on_audits),
-        ):
+        with transcripts(Sender.MODEL_OWNER, len(prepared), kept=witness is not None) as noted:
+            checks = [self._check(item, channel, one) for item, one in zip(prepared, noted, strict=True)]
             lines = [
                 ChannelLine(channel, one) if check is None else check.line
                 for check, one in zip(checks, noted, strict=True)
             ]
-            walked = in_turns(
-                [
-                    partial(self._walk, item, image, line, on_step)
-                    for item, image, line in zip(prepared, images, lines, strict=True)
-                ]
-            )
-            labels = [(*walk.label_to_open, share) for walk, share in walked if walk.label_to_open is not None]
-            if labels:
-                _multiply_labels(lines, labels)
-            if witness is not None:
-                logs = [one if check is None else check.line for check, one in zip(checks, noted, strict=True)]
-                witness.receive(channel, [sum_up(item, one) for item, one in zip(prepared, logs, strict=True)])
+            decoys = [check for check in checks if check is not None]
+            with checked(decoys, peer=str(channel.peer), on_audits=on_audits):
+                walked = in_turns(
+                    [
+                        partial(self._walk, item, image, line, on_step)
+                        for item, image, line in zip(prepared, images, lines, strict=True)
+                    ]
+                )
+                labels = [(*walk.label_to_open, share) for walk, share in walked if walk.label_to_open is not None]
+                if labels:
+                    _multiply_labels(lines, labels)
+                if witness is not None:
+                    witness.receive(channel, [sum_up(item, one) for item, one in zip(prepared, noted, strict=True)])
         channel.set_phase(Phase.OUTPUT)
         for index, (walk, share) in enumerate(walked):
             if checks[index] is not None:
@@ -488,7 +486,7 @@ class MaskedModelOwner:
         second_mask = draw_second_mask(step, item.audit.second_mask, item.item).reshape(-1)
         return Bundle(rings=(reduce_to_ring(image.rings[0].values + second_mask, step.value.ring_bits),))
 
-    def _check(self, item: "PreparedModelOwner", channel: Channel) -> DecoyCheck | None:
+    def _check(self, item: "PreparedModelOwner", channel: Channel, noted: Transcript | None) -> DecoyCheck | None:
         """What is needed to check the data owner, if the item is a decoy."""
         if not isinstance(item.audit, DecoyItem):
             return None
@@ -503,7 +501,7 @@ class MaskedModelOwner:
             lowering=self._lowering,
             item=item.item,
             decoy=item.audit,
-            line=DecoyLine(channel, seed=item.seed, item=item.item),
+            line=DecoyLine(channel, seed=item.seed, item=item.item, noted=noted),
             uploads=dict(item.material.prepared),
             prepare_deltas=prepare_deltas,
         )
