@@ -8,9 +8,10 @@ For each item D tosses a coin; what it says to P1 with the corrections has the s
     s0, the seed of rho_x      the same                               s1
                                uploads                         -->    keeps them
     real:  the seed of rho_x                                   -->
-    decoy: s0, and the hash of                                 -->    lacks rho_x
-    each right answer of P0
-    to strings drawn from s1
+    decoy: s0, and for each                                    -->    lacks rho_x
+    layer the hash of P0's
+    right answers to strings
+    drawn from s1
     online
                                x - rho - rho_x                 -->    real: adds rho_x. decoy: computes on as if it had
                                                                <--    real: openings. decoy: the strings from s1
@@ -31,12 +32,14 @@ computes that itself, after P0's last message.
 Source: Damgard, Orlandi and Simkin 2020 for covert security from correlated randomness; docs/protocol.md, "Decoys".
 """
 
+import hashlib
 import secrets
 import ssl
 import struct
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import groupby
 from typing import Any, Final, TypeAlias
 
 import numpy as np
@@ -96,8 +99,8 @@ class DecoyItem:
 
     data_owner: Seed
     """s0."""
-    answers: tuple[str, ...]
-    """SHA-256 of each right answer, in order."""
+    layers: tuple[str, ...]
+    """Of P0's right answers, a hash for each layer (`hash_layers`)."""
     at: int
     """When D signed, in seconds since 1970 (UTC)."""
     voucher: Voucher | None = field(repr=False)
@@ -150,14 +153,14 @@ def deal_audit(
     `decoy`: None if no item of this model owner is one, and nothing has to be hidden.
     """
     if decoy is None:
-        return pack_audit(RealItem(second_mask=seeds.second_mask), answers=count_answers(lowering))
+        return pack_audit(RealItem(second_mask=seeds.second_mask), layers=count_layers(lowering))
     stated = state_messages(lowering, seeds, item)
-    answers = [message.sha256 for message in stated if message.sender is Sender.DATA_OWNER]
+    layers = hash_layers(stated)
     at, voucher = sign(stated) if sign is not None else (0, None)
     if not decoy:
-        return pack_audit(RealItem(second_mask=seeds.second_mask), answers=len(answers))
-    audit = DecoyItem(data_owner=seeds.data_owner, answers=tuple(answers), at=at, voucher=voucher)
-    return pack_audit(audit, answers=len(answers))
+        return pack_audit(RealItem(second_mask=seeds.second_mask), layers=len(layers))
+    audit = DecoyItem(data_owner=seeds.data_owner, layers=layers, at=at, voucher=voucher)
+    return pack_audit(audit, layers=len(layers))
 
 
 def state_messages(lowering: MaskedLowering, seeds: DealtSeeds, item: ItemName) -> tuple[Message, ...]:
@@ -166,6 +169,15 @@ def state_messages(lowering: MaskedLowering, seeds: DealtSeeds, item: ItemName) 
     prepared = redraw_data_owner(lowering, seed=seeds.data_owner, item=item)
     answer_openings([line], [prepared], lambda _index, _total, _step: None)
     return tuple(line.messages)
+
+
+def hash_layers(messages: Iterable[Message]) -> tuple[str, ...]:
+    """D and P1: of the answers among an item's messages, one SHA-256 for all of a name, which belong to a layer."""
+    answers = (message for message in messages if message.sender is Sender.DATA_OWNER)
+    return tuple(
+        hashlib.sha256("".join(message.sha256 for message in of_layer).encode()).hexdigest()
+        for _, of_layer in groupby(answers, key=lambda message: message.step)
+    )
 
 
 class _ReplayLine:
@@ -282,16 +294,17 @@ class DecoyCheck:
         return tuple(came), tuple(right)
 
     def _list_stated(self, *, whole: bool) -> tuple[Message, ...]:
-        """The messages that came, each answer as D stated it."""
-        stated, answers = list(self.line.messages()), self.decoy.answers
-        given = [at for at, message in enumerate(stated) if message.sender is Sender.DATA_OWNER]
-        if len(given) > len(answers) or (whole and len(given) != len(answers)):
+        """The messages that came, as D stated them. Only if they are not, or not all of them came, D is replayed."""
+        came = self.line.messages()
+        if whole and hash_layers(came) == self.decoy.layers:
+            return came
+        stated = self.decoy.state(self.lowering, self.line.seed, self.item).messages
+        if hash_layers(stated) != self.decoy.layers:
             raise PeerViolation(
-                "the crypto provider stated another number of answers than there are; update all parties to one version"
+                "the crypto provider stated other answers for a decoy than follow from what it dealt; update all "
+                "parties to one version, or tell its operator"
             )
-        for at, sha256 in zip(given, answers, strict=False):
-            stated[at] = stated[at].model_copy(update={"sha256": sha256})
-        return tuple(stated)
+        return stated[: len(came)]
 
 
 @contextmanager
@@ -346,8 +359,8 @@ def _note(sender: Sender, step: str, body: NDArray[Any]) -> Message:
     return Message(sender=sender, step=step, sha256=hash_body(body))
 
 
-class _Answers(ModelOwnerOffline):
-    """Counts the answers that P0 gives in the online phase."""
+class _Layers(ModelOwnerOffline):
+    """Counts the names under which P0 sends answers in the online phase."""
 
     def __init__(self, lowering: MaskedLowering) -> None:
         super().__init__(lowering, from_dealer=_receive_nothing, from_data_owner=_receive_nothing)
@@ -358,7 +371,7 @@ class _Answers(ModelOwnerOffline):
         return super().multiply(shape, halves, move)
 
     def compare(self, shape: ComparedShape, half: RingElements, move: Move) -> RingElements:
-        self.count += len(shape.parts)
+        self.count += 1
         return super().compare(shape, half, move)
 
     def truncate(self, shape: DitheredTruncationShape, half: RingElements, move: Move) -> RingElements:
@@ -366,7 +379,7 @@ class _Answers(ModelOwnerOffline):
         return super().truncate(shape, half, move)
 
     def activate(self, shape: ActivationShape, half: RingElements, move: Move) -> RingElements:
-        self.count += 1 + len(shape.dealing.openings)
+        self.count += 2  # what CrypTen opens, and the answer
         return super().activate(shape, half, move)
 
     def label(self, shape: LabelShape, half: RingElements, move: Move, products: Move) -> RingElements:
@@ -379,24 +392,24 @@ def _receive_nothing(move: Move, layout: BundleLayout) -> Bundle:
     return Bundle()
 
 
-def count_answers(lowering: MaskedLowering) -> int:
-    """How many messages P0 sends online after the masked image. Public."""
-    answers = _Answers(lowering)
-    answers.collect()
-    return answers.count
+def count_layers(lowering: MaskedLowering) -> int:
+    """How many hashes `hash_layers` makes of a plan. Public."""
+    layers = _Layers(lowering)
+    layers.collect()
+    return layers.count
 
 
 # The message from D to P1
 
 
-def audit_bytes(answers: int) -> int:
-    """Length of what D tells P1 of an item of a plan with so many answers: the same for both kinds."""
-    return _HEAD.size + answers * _HASH_BYTES
+def audit_bytes(layers: int) -> int:
+    """Length of what D tells P1 of an item of a plan with so many layers: the same for both kinds."""
+    return _HEAD.size + layers * _HASH_BYTES
 
 
-def pack_audit(audit: Audit, *, answers: int) -> bytes:
+def pack_audit(audit: Audit, *, layers: int) -> bytes:
     """Write it, in the one length of both kinds; chance fills what is left."""
-    filling = secrets.token_bytes(audit_bytes(answers))
+    filling = secrets.token_bytes(audit_bytes(layers))
     if isinstance(audit, RealItem):
         head = _HEAD.pack(0, audit.second_mask.reveal_to_channel(), 0, 0, 0, filling, filling[_CERTIFICATE_ROOM:])
         return head + filling[len(head) :]
@@ -409,7 +422,7 @@ def pack_audit(audit: Audit, *, answers: int) -> bytes:
     seed = audit.data_owner.reveal_to_channel()
     lengths = (len(certificate), len(signature))
     head = _HEAD.pack(1, seed, audit.at, *lengths, certificate + filling, signature + filling[_CERTIFICATE_ROOM:])
-    return head + b"".join(bytes.fromhex(sha256) for sha256 in audit.answers)
+    return head + b"".join(bytes.fromhex(sha256) for sha256 in audit.layers)
 
 
 def parse_audit(data: bytes, *, source: str) -> Audit:
@@ -431,7 +444,7 @@ def parse_audit(data: bytes, *, source: str) -> Audit:
             raise PeerViolation(f"{source} did not sign a decoy as it has to; update it") from None
     return DecoyItem(
         data_owner=Seed(seed),
-        answers=tuple(hashes[at : at + _HASH_BYTES].hex() for at in range(0, len(hashes), _HASH_BYTES)),
+        layers=tuple(hashes[at : at + _HASH_BYTES].hex() for at in range(0, len(hashes), _HASH_BYTES)),
         at=at,
         voucher=voucher,
     )

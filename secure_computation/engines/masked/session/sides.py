@@ -64,7 +64,7 @@ from secure_computation.engines.masked.session.decoys import (
     DecoyLine,
     audit_bytes,
     checked,
-    count_answers,
+    count_layers,
     deal_audit,
     draw_second_mask,
     mask_twice,
@@ -411,7 +411,7 @@ class MaskedModelOwner:
         collected = ModelOwnerOffline(self._lowering, from_dealer=from_dealer, from_data_owner=from_data_owner)
         with dealer.held_back(_MOST_UNREAD):  # D deals faster than P0 prepares: an item would wait here whole
             material = collected.collect()
-        told = dealer.receive_bytes(audit_bytes(count_answers(self._lowering)), step=AUDIT_STEP)
+        told = dealer.receive_bytes(audit_bytes(count_layers(self._lowering)), step=AUDIT_STEP)
         return PreparedModelOwner(
             item=item,
             seed=seed,

@@ -21,7 +21,7 @@ from contract.errors import Refused
 from secure_computation.engines.masked.plan.masked_lowering import MaskedLowering
 from secure_computation.engines.masked.session.decoys import (
     audit_bytes,
-    count_answers,
+    count_layers,
     mask_twice,
     pack_audit,
     parse_audit,
@@ -104,7 +104,7 @@ def restore_data_owner(
 
 def model_owner_sizes(lowering: MaskedLowering) -> tuple[int, ...]:
     """Lengths in bytes of what P1 keeps."""
-    audit = audit_bytes(count_answers(lowering))
+    audit = audit_bytes(count_layers(lowering))
     messages = (layout.body_bytes for _, layout, _ in _messages(lowering))
     return (SEED_BYTES, TAG_BYTES, _HASH_BYTES, SEED_BYTES, audit, *messages)
 
@@ -115,7 +115,7 @@ def model_owner_bodies(lowering: MaskedLowering, prepared: PreparedModelOwner) -
     yield _body(prepared.deal_tag)
     yield _body(bytes.fromhex(prepared.uploads))
     yield _seed_body(prepared.model_seed)
-    yield _body(pack_audit(prepared.audit, answers=count_answers(lowering)))
+    yield _body(pack_audit(prepared.audit, layers=count_layers(lowering)))
     for move, layout, from_dealer in _messages(lowering):
         bundles = prepared.material.corrections if from_dealer else prepared.material.prepared
         yield layout.pack(bundles[move])

@@ -9,7 +9,7 @@ from secure_computation.deal_tag import TAG_STEP
 from secure_computation.engines.masked.plan.masked_lowering import MaskedLowering
 from secure_computation.engines.masked.plan.steps import ClipStep, MaxPoolStep, MultiplyStep, ReluStep, TruncateStep
 from secure_computation.engines.masked.session.costs import Cost, declared_costs, masked_weight_bytes, total_cost
-from secure_computation.engines.masked.session.decoys import AUDIT_STEP, audit_bytes, count_answers
+from secure_computation.engines.masked.session.decoys import AUDIT_STEP, audit_bytes, count_layers
 from secure_computation.network import Network
 from secure_computation.wire import HEADER_BYTES, TAG_BYTES, Frame, Kind
 from tests.secure_computation.engines.masked.parties import (
@@ -89,7 +89,7 @@ def test_totals_and_trips_on_the_channels(network: Network) -> None:
     assert result.online.one_way_trips == total.trips
     frames = result.online.frames_sent + result.online.frames_received
     assert result.online.bytes_sent + result.online.bytes_received == total.online_bytes + frames * HEADER_BYTES
-    of_every_item = 64 + TAG_BYTES + audit_bytes(count_answers(model.lowering))
+    of_every_item = 64 + TAG_BYTES + audit_bytes(count_layers(model.lowering))
     headers = result.dealt.frames_received * HEADER_BYTES
     assert result.dealt.bytes_received == total.dealer_to_model_owner + headers + of_every_item
 

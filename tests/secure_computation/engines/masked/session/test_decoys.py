@@ -21,7 +21,8 @@ from secure_computation.engines.masked.session import decoys
 from secure_computation.engines.masked.session.decoys import (
     DecoyItem,
     audit_bytes,
-    count_answers,
+    count_layers,
+    hash_layers,
     pack_audit,
     parse_audit,
     read_audit_share,
@@ -184,7 +185,7 @@ def test_the_messages_that_the_dealer_states_are_those_of_an_honest_session(mode
     ]
     answers = [message for message in stated if message.sender.value == "data-owner"]
     assert [message.step for message in answers] == [step for _, step in sent]
-    assert len(answers) == count_answers(model.lowering)
+    assert len(hash_layers(stated)) == count_layers(model.lowering)
 
 
 def test_a_batch_of_decoys_and_real_items() -> None:
@@ -253,11 +254,11 @@ def test_what_is_said_of_an_item_is_read_as_it_was_written_and_of_one_length() -
     (frame,) = [one for one in session.frames["model_owner_from_dealer"] if one.step == "audit"]
     decoy = parse_audit(frame.body, source="D")
     assert isinstance(decoy, DecoyItem)
-    again = parse_audit(pack_audit(decoy, answers=len(decoy.answers)), source="D")
+    again = parse_audit(pack_audit(decoy, layers=len(decoy.layers)), source="D")
     assert isinstance(again, DecoyItem)
-    assert (again.answers, again.at, again.voucher) == (decoy.answers, decoy.at, decoy.voucher)
+    assert (again.layers, again.at, again.voucher) == (decoy.layers, decoy.at, decoy.voucher)
     assert again.data_owner.reveal_to_stock() == session.seeds.data_owner.reveal_to_stock()
-    assert len(frame.body) == audit_bytes(len(decoy.answers)) < 2000
+    assert len(frame.body) == audit_bytes(len(decoy.layers)) < 2000
     assert session.seeds.data_owner.reveal_to_stock().hex() not in repr(decoy)
     with pytest.raises(PeerViolation, match="neither that it is real nor that it is a decoy"):
         parse_audit(b"\x02" + frame.body[1:], source="D")
