@@ -47,7 +47,7 @@ from numpy.typing import NDArray
 
 from contract.api import Voucher
 from contract.deviation import Deviation, DeviationError, StatedDecoy
-from contract.errors import EncryptedInferenceError, PeerViolation
+from contract.errors import ConfigurationError, EncryptedInferenceError, PeerViolation
 from contract.violation import MOST_AUDITED, Found, Message, Sender
 from secure_computation.channel.channel import Channel
 from secure_computation.engines.interface import OnAudits, SignDecoy
@@ -80,7 +80,7 @@ AUDIT_STEP: Final = "audit"
 """Of what D tells P1 of an item; and of P1's END in place of an output: the item was a decoy."""
 _COIN: Final = 1 << 53
 _HASH_BYTES: Final = 32
-_CERTIFICATE_ROOM: Final = 832
+_CERTIFICATE_ROOM: Final = 1280
 _SIGNATURE_ROOM: Final = 72
 _HEAD: Final = struct.Struct(f"<B{SEED_BYTES}sQHB{_CERTIFICATE_ROOM}s{_SIGNATURE_ROOM}s")
 
@@ -418,7 +418,10 @@ def pack_audit(audit: Audit, *, layers: int) -> bytes:
         certificate = ssl.PEM_cert_to_DER_cert(audit.voucher.certificate)
         signature = bytes.fromhex(audit.voucher.signature)
     if len(certificate) > _CERTIFICATE_ROOM or len(signature) > _SIGNATURE_ROOM:
-        raise ValueError("the certificate or the signature is too long for its place")
+        raise ConfigurationError(
+            f"the crypto provider's certificate has {len(certificate)} bytes, and {_CERTIFICATE_ROOM} have room beside a "
+            "decoy: enrol again with shorter names"
+        )
     seed = audit.data_owner.reveal_to_channel()
     lengths = (len(certificate), len(signature))
     head = _HEAD.pack(1, seed, audit.at, *lengths, certificate + filling, signature + filling[_CERTIFICATE_ROOM:])
