@@ -419,8 +419,8 @@ def pack_audit(audit: Audit, *, layers: int) -> bytes:
         signature = bytes.fromhex(audit.voucher.signature)
     if len(certificate) > _CERTIFICATE_ROOM or len(signature) > _SIGNATURE_ROOM:
         raise ConfigurationError(
-            f"the crypto provider's certificate has {len(certificate)} bytes, and {_CERTIFICATE_ROOM} have room beside a "
-            "decoy: enrol again with shorter names"
+            f"the crypto provider's certificate has {len(certificate)} bytes, and {_CERTIFICATE_ROOM} have room beside "
+            "a decoy: enrol again with shorter names"
         )
     seed = audit.data_owner.reveal_to_channel()
     lengths = (len(certificate), len(signature))

@@ -155,7 +155,10 @@ def test_a_wrong_product_on_the_way_to_a_label_is_found(monkeypatch: pytest.Monk
 
     def state(*arguments: Any) -> Any:
         stating.on = True
-        return states(*arguments)
+        try:
+            return states(*arguments)
+        finally:
+            del stating.on  # the data owner may have this thread next
 
     def answer(self: LabelAsP0, received: Bundle) -> Bundle:
         e, f = right(self, received).bits
