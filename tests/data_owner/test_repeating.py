@@ -1,17 +1,21 @@
 """Images whose items were decoys are evaluated again until each has its answer; a model owner cannot go on for ever."""
 
 from collections.abc import Sequence
+from io import StringIO
 from uuid import uuid4
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from contract.errors import PeerViolation
 from contract.identity import Role
 from data_owner.diagnosis import Bytes, LinkBytes, Seconds, Warned
+from data_owner.presentation import print_diagnosis
 from data_owner.repeating import MOST_SESSIONS, Image, SessionOutcome, evaluate_all
 from data_owner.wording import say_repeats
 from secure_computation.engines.interface import Audited, Reply
+from tests.data_owner.answering import card, diagnosis_of
 
 IMAGES: list[Image] = [np.full((1, 2, 2), index, np.float32) for index in range(4)]
 
@@ -77,6 +81,15 @@ def test_a_model_owner_that_says_so_without_end_is_not_believed() -> None:
     with pytest.raises(PeerViolation, match="said 40 times in a row that it only checked"):
         evaluate_all(IMAGES[:1], server, "lab")
     assert len(server.seen) == MOST_SESSIONS
+
+
+@pytest.mark.parametrize(("repeats", "lines"), [(0, 0), (2, 1)])
+def test_the_terminal_says_it_in_one_line_or_not_at_all(repeats: int, lines: int) -> None:
+    output = StringIO()
+    diagnosis = diagnosis_of(card(), (1.0, 0.0)).model_copy(update={"repeats": repeats})
+    print_diagnosis(Console(file=output, width=100), diagnosis, card())
+    assert output.getvalue().count("Checked and repeated") == lines
+    assert ("All figures are those of 3 sessions" in output.getvalue()) == bool(lines)
 
 
 def test_repeats_are_said_in_one_quiet_line() -> None:
