@@ -26,8 +26,8 @@ that does the same work. So whatever it changes, it changes without knowing whet
 hidden from P1 in both: it needs s0 and rho_x for it, and D gives one of them, never both.
 
 D's replay is P0's own code (`answering`), on a line that receives the strings and notes what is sent. It is done for a
-real item, too: else the time that D takes would tell. What P0 uploads depends on the masked weights, which D lacks: P1
-computes that itself, after P0's last message.
+real item, too, beside the corrections: else the time that D takes would tell. What P0 uploads depends on the masked
+weights, which D lacks: P1 computes that itself, after P0's last message.
 
 Source: Damgard, Orlandi and Simkin 2020 for covert security from correlated randomness; docs/protocol.md, "Decoys".
 """

@@ -38,6 +38,7 @@ If the plan has a heat map, P1 sends its share of that after its share of the lo
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, Protocol, TypeAlias
@@ -172,9 +173,11 @@ class MaskedDealer:
             send_bundle(channel, layout, bundle, step=f"correction, {move}")
 
         masks = self._prepared((organisation, version), model_seed)
-        DealerPass(self._lowering, masks, p0=seeds.data_owner, p1=seeds.model_owner, item=item, send=send).run()
         decoy = self._toss(share) if share else None
-        channel.send_bytes(deal_audit(self._lowering, seeds, item, decoy=decoy, sign=sign), step=AUDIT_STEP)
+        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="audit") as beside:  # P1 waits for both
+            audit = beside.submit(deal_audit, self._lowering, seeds, item, decoy=decoy, sign=sign)
+            DealerPass(self._lowering, masks, p0=seeds.data_owner, p1=seeds.model_owner, item=item, send=send).run()
+            channel.send_bytes(audit.result(), step=AUDIT_STEP)
 
     def _prepared(self, version: tuple[str, str], model_seed: Seed) -> PreparedMaps:
         """A, laid out; kept for the version served last, since laying out takes longer than dealing."""
