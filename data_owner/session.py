@@ -432,6 +432,8 @@ class Diagnoser:
 
     def _get_ready(self, entry: ModelEntry, plan: Plan, engine: Engine) -> None:
         """Begin what preparing needs no peer for, beside the session's first steps, which mostly wait for others."""
+        if engine not in entry.engines:
+            return  # the front end will refuse it, and say which there are
         side = self._make_side(entry.plan_hash, engine, plan)
         self._getting_ready = _begin(partial(side.get_ready, entry.model_owner.organisation))
 

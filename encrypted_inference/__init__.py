@@ -16,7 +16,7 @@ the very messages that they would send over a network, so the cost is counted, n
 >>> answer.logits.shape, bool(answer.error < 0.05)
 ((3,), True)
 >>> answer.cost
-<Cost: online 26.2 kB in 6 trips; offline 122.9 kB, of it material 110.9 kB and weights 778 B>
+<Cost: online 25.2 kB in 6 trips; offline 117.0 kB, of it material 109.4 kB and weights 822 B>
 
 `answer.plain` holds the logits of the model in clear, by onnxruntime; `answer.error` is the largest difference from
 them. Several images are run together:
