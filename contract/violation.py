@@ -27,7 +27,8 @@ MAX_RECORD_BYTES: Final = 8 << 20
 MAX_MESSAGES: Final = 16_384
 """Of one item: a network of a thousand layers has some 2,000."""
 
-LAST_MOMENT: Final = 1 << 40
+LAST_MOMENT: Final = 1 << 37
+"""In the year 6325: every moment before has a date."""
 
 Moment = Annotated[int, Field(ge=0, lt=LAST_MOMENT)]
 """Seconds since 1970 (UTC)."""

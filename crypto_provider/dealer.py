@@ -25,7 +25,7 @@ from typing import Final
 from bookkeeping.spending import Charge, SpendingBook
 from bookkeeping.used_tickets import TicketUse
 from contract.allowance import Allowance, Holder
-from contract.errors import ConfigurationError, MaterialSpent, PeerViolation, Refused
+from contract.errors import ConfigurationError, MaterialSpent, PeerViolation, Refused, TicketInvalid
 from contract.files import private_folder
 from contract.identity import Party, Role
 from contract.ticket import Purpose, TicketClaims
@@ -43,8 +43,8 @@ _ANY_PACE: Final = 1_000_000
 
 @dataclass
 class _Pending:
+    claims: TicketClaims
     seeds: DealtSeeds
-    expires: int
     served: set[Role] = field(default_factory=set)
 
 
@@ -62,7 +62,8 @@ class Dealer:
     def claim(self, claims: TicketClaims, peer: Party) -> dict[ItemName, DealtSeeds]:
         """Give the seeds of each item of a ticket's session, to deal `peer`'s halves from, in order.
 
-        Raises MaterialSpent the second time, BudgetSpent if the organisation of `peer` has had its number.
+        Raises MaterialSpent the second time, TicketInvalid if the parties show different tickets, BudgetSpent if the
+        organisation of `peer` has had its number.
         """
         if peer.role not in SERVED:
             raise PeerViolation(f"a {peer.role.value} is dealt nothing; only the data owner and the model owner are")
@@ -72,10 +73,15 @@ class Dealer:
             begins = items[0] not in self._pending
             if begins:
                 self._require_new(claims, wanted=len(items))
+            elif self._pending[items[0]].claims != claims:
+                raise TicketInvalid(
+                    "the other party of this session showed another ticket for it, and one session has one: tell the "
+                    "operator of the front end"
+                )
             # Durable before the first byte: a crash may waste an item, never repeat one.
             self._count(claims, peer)
             if begins:
-                self._pending |= {item: _Pending(seeds=DealtSeeds.fresh(), expires=claims.exp) for item in items}
+                self._pending |= {item: _Pending(claims=claims, seeds=DealtSeeds.fresh()) for item in items}
             return {item: self._serve(item, peer.role) for item in items}
 
     def _require_new(self, claims: TicketClaims, *, wanted: int) -> None:
@@ -99,7 +105,7 @@ class Dealer:
 
     def _forget_expired(self) -> None:
         now = time.time()
-        for item in [item for item, pending in self._pending.items() if pending.expires < now]:
+        for item in [item for item, pending in self._pending.items() if pending.claims.exp < now]:
             del self._pending[item]
 
 

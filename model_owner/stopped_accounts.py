@@ -111,7 +111,7 @@ class StoppedAccounts:
     def lift(self, data_owner: str) -> Path:
         """Serve a data owner again; the file that stopped it, which is gone. Raises CallerError if none did."""
         path = self._path(data_owner)
-        if not _STOP_FILE.fullmatch(path.name) or not path.exists():
+        if not _STOP_FILE.fullmatch(f"{data_owner}.json") or not path.exists():
             raise CallerError(
                 f"{data_owner[:64]!r} is not stopped here; `model-owner accounts list` names those that are"
             )

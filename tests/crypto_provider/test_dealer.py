@@ -8,7 +8,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from bookkeeping.spending import SpendingBook
-from contract.errors import BudgetSpent, MaterialSpent, PeerViolation, Refused
+from contract.errors import BudgetSpent, MaterialSpent, PeerViolation, Refused, TicketInvalid
 from contract.identity import Party, Role
 from contract.model_card import OutputPolicy
 from contract.ticket import Engine, Purpose, TicketClaims
@@ -82,6 +82,16 @@ def test_no_half_is_dealt_twice(dealer: Dealer, role: Role) -> None:
     claim(dealer, session, role)
     with pytest.raises(MaterialSpent, match="start a new session"):
         claim(dealer, session, role)
+
+
+@pytest.mark.parametrize("change", [{"engine": Engine.MASKED}, {"images": 2}, {"jti": uuid4()}], ids=str)
+def test_a_session_has_one_ticket_for_both_parties(dealer: Dealer, change: dict[str, object]) -> None:
+    """The front end signs what it likes: seeds of one engine's half are not dealt for another, and no half twice."""
+    session = claims()
+    claim(dealer, session, Role.DATA_OWNER)
+    with pytest.raises(TicketInvalid, match="showed another ticket"):
+        claim(dealer, session.model_copy(update=change), Role.MODEL_OWNER)
+    claim(dealer, session, Role.MODEL_OWNER)
 
 
 def test_nothing_is_dealt_after_both_halves(dealer: Dealer) -> None:

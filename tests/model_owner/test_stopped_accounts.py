@@ -99,7 +99,7 @@ def test_a_file_that_cannot_be_read_lets_nobody_in(parties: Parties, tmp_path: P
     own.require_served("st-mary", own="north-lab")
 
 
-@pytest.mark.parametrize("name", ["st-anne", "../audit/x", "", "x" * 500, "st-mary\n"])
+@pytest.mark.parametrize("name", ["st-anne", "../audit/x", "../stopped/st-mary", "", "x" * 500, "st-mary\n"])
 def test_who_is_not_stopped_cannot_be_lifted(parties: Parties, tmp_path: Path, name: str) -> None:
     own = accounts(tmp_path)
     own.stop(parties.record())

@@ -15,6 +15,7 @@ from authority.vouching import Domain
 from contract.errors import CallerError, EncryptedInferenceError, PeerViolation
 from contract.identity import Party
 from contract.violation import (
+    LAST_MOMENT,
     MAX_RECORD_BYTES,
     DecoyStatement,
     Found,
@@ -196,6 +197,10 @@ class TestCertificates:
         assert "the certificate of the data-owner of st-mary was not valid on" in words
         words = refusal(parties.record(at=at), parties.outsider)
         assert "the certificate of the model-owner of north-lab was not valid on" in words
+
+    def test_the_last_moment_that_a_record_can_name_has_a_date(self, parties: Parties) -> None:
+        last = LAST_MOMENT - 1
+        assert "was not valid on" in refusal(parties.record(signed=parties.state(at=last), at=last), parties.outsider)
 
     def test_one_that_was_revoked_later_has_signed_all_the_same(self, parties: Parties, tmp_path: Path) -> None:
         folder = tmp_path / "authority"

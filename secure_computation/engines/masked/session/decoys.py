@@ -48,7 +48,7 @@ from numpy.typing import NDArray
 from contract.api import Voucher
 from contract.deviation import Deviation, DeviationError, StatedDecoy
 from contract.errors import ConfigurationError, EncryptedInferenceError, PeerViolation
-from contract.violation import MOST_AUDITED, Found, Message, Sender
+from contract.violation import LAST_MOMENT, MOST_AUDITED, Found, Message, Sender
 from secure_computation.channel.channel import Channel
 from secure_computation.engines.interface import OnAudits, SignDecoy
 from secure_computation.engines.masked.plan.masked_lowering import MaskedLowering
@@ -197,7 +197,7 @@ class _ReplayLine:
         return string
 
     def exchange_tensor(self, own: NDArray[np.int64], /, *, step: str) -> NDArray[Any]:
-        string = self._strings.draw_tensor(own.size)
+        string = self._strings.draw_tensor(own)
         self.messages += [_note(Sender.DATA_OWNER, step, own), _note(Sender.MODEL_OWNER, step, string)]
         return string.reshape(own.shape)
 
@@ -234,7 +234,7 @@ class DecoyLine:
 
     def exchange_tensor(self, own: NDArray[np.int64], /, *, step: str) -> NDArray[Any]:
         """See Line."""
-        string = self._strings.draw_tensor(own.size)
+        string = self._strings.draw_tensor(own)
         other = self._channel.exchange_tensor(string.reshape(own.shape), step=step)
         self._noted.note_exchange(step, string, other)
         return other
@@ -350,9 +350,14 @@ class _Strings:
         )
         return Bundle(bits=cut_to_bits(bits), rings=rings)
 
-    def draw_tensor(self, size: int) -> NDArray[np.int64]:
-        """The next tensor, where CrypTen computes."""
-        return self._draws().open_stream("decoy tensor").int64((size,))
+    def draw_tensor(self, own: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The next tensor, where CrypTen computes: words, or bits if the party's `own` are bits.
+
+        CrypTen opens a sign as one bit in each word of 64, at both parties at once. All else that it opens lies under
+        uniform words, which are bits with odds of 2^-63 for each.
+        """
+        words = self._draws().open_stream("decoy tensor").int64((own.size,))
+        return words if np.bitwise_or.reduce(own, axis=None) & ~1 else words & 1
 
 
 def _note(sender: Sender, step: str, body: NDArray[Any]) -> Message:
@@ -433,7 +438,7 @@ def parse_audit(data: bytes, *, source: str) -> Audit:
     kind, seed, at, certificate_bytes, signature_bytes, certificate, signature = _HEAD.unpack(data[: _HEAD.size])
     if kind == 0:
         return RealItem(second_mask=Seed(seed))
-    if kind != 1 or at >= 1 << 40:
+    if kind != 1 or at >= LAST_MOMENT:
         raise PeerViolation(f"{source} said of an item neither that it is real nor that it is a decoy; update it")
     hashes = data[_HEAD.size :]
     voucher = None

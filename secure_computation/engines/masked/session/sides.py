@@ -8,7 +8,7 @@ model seed, s1, tag                                        -->
 s0, seed of rho_x,
 tag                 -->
                            tag; name of the Delta it keeps -->
-                                                           <--    tag; name of the version; Delta, if P0 lacks it
+                                                           <--    tag; name of this Delta, and it, if P0 lacks it
 corrections, by move; what
 the item is                                                -->
                            hidden shares, by move          -->
@@ -98,6 +98,7 @@ from secure_computation.engines.masked.session.weights import (
     held_small,
     linear_steps,
     mask_step,
+    name_deltas,
     prepare_maps,
     receive_deltas,
     send_deltas,
@@ -223,7 +224,7 @@ class DataOwnerItem:
     uploads: str = field(repr=False)
     """`hash_messages` of the hidden shares that were sent."""
     weights_version: str
-    """Which masked weights it was prepared with."""
+    """Which masked weights it was prepared with (`name_deltas`)."""
 
 
 class MaskedDataOwner:
@@ -428,10 +429,11 @@ class MaskedModelOwner:
     def _serve_deltas(self, channel: Channel, model_seed: Seed, tag: bytes) -> None:
         other = receive_deal_tag(channel)
         kept = channel.receive_hello(step="masked weights kept").get("weights")
-        channel.send_hello({"weights": self._version}, step="masked weights")
+        name = name_deltas(model_seed, self._version)
+        channel.send_hello({"weights": name}, step="masked weights")
         send_deal_tag(channel, tag)  # before it is compared: each party says by itself what is wrong
         require_same_deal(tag, other, channel)
-        if kept == self._version:
+        if kept == name:
             return
 
         def send(step: LinearStep, layout: BundleLayout, bundle: Bundle) -> None:

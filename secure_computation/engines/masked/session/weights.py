@@ -45,6 +45,15 @@ def derive_model_seed(dealer_key: Seed, *, model_owner: str, version_name: str, 
     return Seed(dealer_key.stream(item=item, step=0, label="model seed").uint8(32).tobytes())
 
 
+def name_deltas(model_seed: Seed, version_name: str) -> str:
+    """P1: what Delta is called at P0, which keeps it by that name. Public.
+
+    By the mask as well as by the weights: a dealer that has another key deals the corrections of another A, to which a
+    Delta that is kept does not belong.
+    """
+    return model_seed.stream(item=version_name, step=0, label="name of the masked weights").uint8(16).tobytes().hex()
+
+
 def draw_mask(model_seed: Seed, number: int, step: LinearStep) -> RingElements:
     """D and P1: A of one step."""
     draws = Draws(model_seed, item=_ITEM, step=number)

@@ -325,3 +325,20 @@ def test_a_batch_takes_turns_at_cryptens_layer(silu: Smooth) -> None:
         assert not isinstance(logits, Label)
         expected = silu.model.expected_logits(image, result.seeds[item], item)
         assert np.abs(logits - expected).max() < CRYPTEN_TOLERANCE
+
+
+def test_what_crypten_opens_tells_no_decoy_from_a_real_item(silu: Smooth) -> None:
+    """Some of its messages are words and some are bits, one in each word, and a data owner sees which."""
+
+    def list_used_bits(kind: bool) -> list[int]:
+        session = Session(parties_of(silu.model, toss=lambda _share: kind), silu.model.images[0]).run()
+        assert session.errors == {}
+        assert session.audited is kind
+        frames = [frame for frame in session.frames["data_owner_from_model_owner"] if frame.kind is Kind.TENSOR]
+        opened = [np.frombuffer(frame.body[len(tensor_prelude((1,), np.dtype(np.int64))) :], "<u8") for frame in frames]
+        assert all(values.size > 64 for values in opened)
+        return [int(np.bitwise_or.reduce(values)) for values in opened]
+
+    real = list_used_bits(False)
+    assert set(real) == {1, (1 << 64) - 1}
+    assert list_used_bits(True) == real
