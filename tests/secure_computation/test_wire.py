@@ -41,7 +41,7 @@ def sent(send: Any) -> str:
 
 
 def golden(kind: str, length: str, body: str) -> str:
-    magic, version, phase, reserved, sequence, depth = "454d4946", "01", "02", "00", "00000000", "01000000"
+    magic, version, phase, reserved, sequence, depth = "454d4946", "02", "02", "00", "00000000", "01000000"
     return magic + version + kind + phase + reserved + CONV1 + sequence + depth + length + body
 
 
