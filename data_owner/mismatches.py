@@ -73,7 +73,7 @@ class Mismatches:
                 continue
             mismatch = Mismatch(
                 date=datetime.now(tz=UTC),
-                session=outcome.session,
+                session=outcome.sessions[index],
                 entry=entry,
                 file_sha256=picture.file_sha256,
                 answer=answer,

@@ -47,6 +47,7 @@ def evaluate_all(images: Sequence[Image], evaluate: Callable[[Sequence[Image]], 
     """
     waiting = list(range(len(images)))
     answers: dict[int, Answer] = {}
+    answered_in: dict[int, UUID] = {}
     heat_maps: dict[int, NDArray[np.float64]] = {}
     sessions = list[SessionOutcome]()
     while waiting:
@@ -63,20 +64,24 @@ def evaluate_all(images: Sequence[Image], evaluate: Callable[[Sequence[Image]], 
             if not isinstance(reply, Audited)
         ]
         answers |= dict(answered)
+        answered_in |= dict.fromkeys(dict(answered), session.session)
         heat_maps |= dict(zip((index for index, _ in answered), session.heat_maps, strict=bool(session.heat_maps)))
         waiting = [index for index in waiting if index not in answers]
-    return _put_together(sessions, answers, heat_maps)
+    return _put_together(sessions, answers, heat_maps, answered_in)
 
 
 def _put_together(
-    sessions: Sequence[SessionOutcome], answers: dict[int, Answer], heat_maps: dict[int, NDArray[np.float64]]
+    sessions: Sequence[SessionOutcome],
+    answers: dict[int, Answer],
+    heat_maps: dict[int, NDArray[np.float64]],
+    answered_in: dict[int, UUID],
 ) -> Outcome:
     """As one session's; what several took is added up."""
     seconds, sent = sessions[0].seconds, sessions[0].bytes
     for session in sessions[1:]:
         seconds, sent = seconds + session.seconds, sent + session.bytes
     return Outcome(
-        session=sessions[-1].session,
+        sessions=tuple(answered_in[index] for index in sorted(answered_in)),
         answers=tuple(answers[index] for index in sorted(answers)),
         heat_maps=tuple(heat_maps[index] for index in sorted(heat_maps)),
         seconds=seconds,

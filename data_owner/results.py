@@ -23,10 +23,10 @@ from secure_computation.engines.interface import Answer, Label
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What a session brought: the answers in the order of its submissions, and what it took."""
+    """What a session, and those that repeat a part of it, brought: answers in the order of submissions, and costs."""
 
-    session: UUID
-    """By which front end and model owner know it."""
+    sessions: tuple[UUID, ...]
+    """In which each image got its answer, as front end and model owner know them."""
     answers: tuple[Answer, ...]
     heat_maps: tuple[NDArray[np.float64], ...] = field(repr=False)
     """(classes, rows, columns), of each image; empty if none are opened."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from io import StringIO
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import numpy as np
 import pytest
@@ -41,6 +41,7 @@ class Server:
     def __init__(self, *audited: set[int], maps: bool = False) -> None:
         self.audited, self.maps = list(audited), maps
         self.seen: list[list[int]] = []
+        self.sessions: list[UUID] = []
 
     def __call__(self, images: Sequence[Image]) -> SessionOutcome:
         numbers = [int(image[0, 0, 0]) for image in images]
@@ -49,7 +50,9 @@ class Server:
         replies: list[Reply] = [
             Audited() if number in audited else np.array([float(number)], np.float64) for number in numbers
         ]
-        return session(replies, maps=self.maps, stocked=len(self.seen) == 1)
+        brought = session(replies, maps=self.maps, stocked=len(self.seen) == 1)
+        self.sessions.append(brought.session)
+        return brought
 
 
 def test_only_what_was_audited_is_evaluated_again_and_answers_stand_in_their_order() -> None:
@@ -59,6 +62,8 @@ def test_only_what_was_audited_is_evaluated_again_and_answers_stand_in_their_ord
     assert [float(np.asarray(answer)[0]) for answer in outcome.answers] == [0, 1, 2, 3]
     assert [float(one[0]) for one in outcome.heat_maps] == [0, 10, 20, 30]
     assert outcome.repeats == 2
+    first, second, third = server.sessions
+    assert outcome.sessions == (second, first, third, first)  # by which what was wrong with one is looked up
 
 
 def test_what_the_sessions_took_is_added_up() -> None:
