@@ -83,6 +83,19 @@ class BundleLayout:
             offset += part.size
         return body
 
+    def clear_filling(self, body: NDArray[np.uint8]) -> None:
+        """Make a message of any bytes, in place: the bits behind the last element of an array are zero.
+
+        For a layout without words.
+        """
+        if self.word_types:
+            raise ValueError("a message with words is not made of any bytes")
+        end = 0
+        for width, size in zip((self.bit_arrays, *self.ring_bits), self._sizes, strict=True):
+            end += size
+            if used := width * self.count % 8:
+                body[end - 1] &= (1 << used) - 1
+
     def unpack(self, body: NDArray[np.uint8], *, peer: str, step: str) -> Bundle:
         """Read a message's body. Raises PeerViolation, naming peer and step, for one of another length or padding."""
         if body.size != self.body_bytes:

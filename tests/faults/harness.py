@@ -23,7 +23,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from bookkeeping.spending import SpendingBook
+from bookkeeping.spending import Counted, SpendingBook
 from bookkeeping.used_tickets import TicketUse, UsedTickets
 from contract.api import SessionView
 from contract.errors import EncryptedInferenceError
@@ -132,9 +132,10 @@ def watching() -> Iterator[Watch]:
         use(self, ticket)
         watch.consumed.append((self._path, ticket.name))
 
-    def watched_spend(self: SpendingBook, *arguments: Any, ticket: TicketUse) -> None:
-        spend(self, *arguments, ticket=ticket)
+    def watched_spend(self: SpendingBook, *arguments: Any, ticket: TicketUse) -> Counted:
+        counted = spend(self, *arguments, ticket=ticket)
         watch.consumed.append((self._path, ticket.name))
+        return counted
 
     def watched_take(self: StockFolder, binding: Binding, sizes: Any) -> list[Body] | None:
         bodies = take(self, binding, sizes)

@@ -14,7 +14,7 @@ from bookkeeping.audit_log import AuditLog, read_log
 from contract.deviation import Deviation, DeviationError
 from contract.errors import AccountStopped, PeerViolation
 from contract.identity import Role
-from contract.violation import Found, Message, ViolationRecord
+from contract.violation import Found, Message, Sender, ViolationRecord
 from model_owner.accusing import Accuser
 from model_owner.stopped_accounts import StoppedAccounts
 from model_owner.verdict import ThirdParty, judge
@@ -27,6 +27,7 @@ from secure_computation.engines.masked.session.sides import DataOwnerItem, Maske
 from secure_computation.protocols.bundle import Bundle, BundleLayout
 from secure_computation.ring import reduce_to_ring
 from secure_computation.session_statements import STEP, SessionWitness, Signed
+from secure_computation.transcript import hash_body
 from tests.secure_computation.engines.masked.identities import CLAIMS, MODEL, Identities, enrol_identities
 from tests.secure_computation.engines.masked.parties import ITEM, parties_of
 from tests.secure_computation.engines.masked.sessions import Session
@@ -173,7 +174,7 @@ class Framing(DecoyLine):
 
     def send(self, layout: BundleLayout, bundle: Bundle, *, step: str, answered: bool = True) -> None:
         del bundle
-        string = self._strings.draw(layout)
+        string = layout.unpack(self._strings.draw(layout), peer="p", step=step)
         rings = tuple(reduce_to_ring(ring.values + np.uint32(1), ring.bits) for ring in string.rings)
         body = layout.pack(dataclasses.replace(string, rings=rings))
         self._noted.note_sent(step, body, answered=answered)
@@ -206,10 +207,25 @@ class TestFraming:
         self, identities: Identities, bench: Bench, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """It takes the honest answers to other strings than the dealer's for wrong ones."""
-        monkeypatch.setattr(sides, "DecoyLine", Framing)
+        lines = list[Framing]()
+
+        def frame(*arguments: Any, **named: Any) -> Framing:
+            lines.append(Framing(*arguments, **named))
+            return lines[-1]
+
+        monkeypatch.setattr(sides, "DecoyLine", frame)
         session, witness = identities.session(parties=dealing(cheating=False))
-        found = caught(session)  # its own software believes it
-        record = bench.accuse(session, found, witness.taken[ITEM])
+        session.run()
+        words = str(session.errors[Role.MODEL_OWNER])  # of software that is not made for it: no word against the client
+        assert "the crypto provider drew other strings for a decoy than this party" in words
+        signed = witness.taken[ITEM]
+        uploads = tuple(
+            Message(sender=Sender.DATA_OWNER, step=frame.step, sha256=hash_body(np.frombuffer(frame.body, np.uint8)))
+            for frame in session.frames["model_owner_from_data_owner"]
+            if frame.step.startswith("hidden share")
+        )
+        claimed = dataclasses.replace(self.claimed(session, witness, lines[0].messages(), 1), uploads=uploads)
+        record = bench.accuse(session, claimed, signed)
         with pytest.raises(PeerViolation, match="is not the one that the crypto-provider of dealer stated"):
             judge(record, bench.outsider)
 

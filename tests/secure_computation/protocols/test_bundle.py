@@ -37,6 +37,17 @@ def test_round_trip_and_declared_length() -> None:
         np.testing.assert_array_equal(ring.values, received_ring.values)
 
 
+def test_any_bytes_without_filling_are_a_message() -> None:
+    layout = BundleLayout(count=COUNT, bit_arrays=3, ring_bits=(20, 7, 32))
+    body = np.full(layout.body_bytes, 0xFF, np.uint8)
+    layout.clear_filling(body)
+    received = layout.unpack(body, peer="p", step="s")
+    assert all(bits.values.all() for bits in received.bits)
+    assert [set(ring.values.tolist()) for ring in received.rings] == [{(1 << bits) - 1} for bits in layout.ring_bits]
+    with pytest.raises(ValueError, match="with words"):
+        LAYOUT.clear_filling(LAYOUT.pack(bundle()))
+
+
 @pytest.mark.parametrize("change", [-104, -1, 1, 1000])
 def test_another_length_names_peer_and_step(change: int) -> None:
     body = np.resize(LAYOUT.pack(bundle()), LAYOUT.body_bytes + change)

@@ -73,7 +73,6 @@ from secure_computation.protocols.draws import Draws, RingElements
 from secure_computation.protocols.label import LabelShape
 from secure_computation.protocols.product import Pair, ProductShape
 from secure_computation.randomness import SEED_BYTES, Seed
-from secure_computation.ring import cut_to_bits, cut_to_ring
 from secure_computation.transcript import Transcript, hash_body
 
 AUDIT_STEP: Final = "audit"
@@ -157,10 +156,9 @@ def deal_audit(
     stated = state_messages(lowering, seeds, item)
     layers = hash_layers(stated)
     at, voucher = sign(stated) if sign is not None else (0, None)
-    if not decoy:
-        return pack_audit(RealItem(second_mask=seeds.second_mask), layers=len(layers))
     audit = DecoyItem(data_owner=seeds.data_owner, layers=layers, at=at, voucher=voucher)
-    return pack_audit(audit, layers=len(layers))
+    packed = pack_audit(audit, layers=len(layers))  # also for nothing: what cannot be packed must not end decoys alone
+    return packed if decoy else pack_audit(RealItem(second_mask=seeds.second_mask), layers=len(layers))
 
 
 def state_messages(lowering: MaskedLowering, seeds: DealtSeeds, item: ItemName) -> tuple[Message, ...]:
@@ -193,8 +191,8 @@ class _ReplayLine:
 
     def receive(self, layout: BundleLayout, *, step: str) -> Bundle:
         string = self._strings.draw(layout)
-        self.messages.append(_note(Sender.MODEL_OWNER, step, layout.pack(string)))
-        return string
+        self.messages.append(_note(Sender.MODEL_OWNER, step, string))
+        return layout.unpack(string, peer="the model owner", step=step)
 
     def exchange_tensor(self, own: NDArray[np.int64], /, *, step: str) -> NDArray[Any]:
         string = self._strings.draw_tensor(own)
@@ -220,9 +218,9 @@ class DecoyLine:
         return self._noted.messages()
 
     def send(self, layout: BundleLayout, bundle: Bundle, *, step: str, answered: bool = True) -> None:
-        """See Line. Sends another bundle of this layout."""
+        """See Line. Sends another bundle of this layout, which takes about as long to draw as the right one to pack."""
         del bundle
-        body = layout.pack(self._strings.draw(layout))
+        body = self._strings.draw(layout)
         self._noted.note_sent(step, body, answered=answered)
         self._channel.send_bytes(body.data, step=step)
 
@@ -266,6 +264,8 @@ class DecoyCheck:
             )
             if position is None:
                 continue
+            if sent[position].sender is Sender.MODEL_OWNER:  # what P0 answered to another string may well be right
+                raise _disagreement("drew other strings for a decoy than this party")
             raise DeviationError(
                 f"the software of {peer} did not follow the protocol: what it sent in step '{sent[position].step}' is "
                 "not what follows from its material; this session was a check, and gives no answer",
@@ -300,11 +300,13 @@ class DecoyCheck:
             return came
         stated = self.decoy.state(self.lowering, self.line.seed, self.item).messages
         if hash_layers(stated) != self.decoy.layers:
-            raise PeerViolation(
-                "the crypto provider stated other answers for a decoy than follow from what it dealt; update all "
-                "parties to one version, or tell its operator"
-            )
+            raise _disagreement("stated other answers for a decoy than follow from what it dealt")
         return stated[: len(came)]
+
+
+def _disagreement(how: str) -> PeerViolation:
+    """D's and P1's: no word against P0."""
+    return PeerViolation(f"the crypto provider {how}; update all parties to one version, or tell its operator")
 
 
 @contextmanager
@@ -340,15 +342,11 @@ class _Strings:
         self._drawn += 1
         return Draws(self._seed, item=self._item, step=self._drawn - 1)
 
-    def draw(self, layout: BundleLayout) -> Bundle:
-        """The next message, of this layout, which has no words."""
-        draws, count = self._draws(), layout.count
-        bits = draws.bits("decoy bits", layout.bit_arrays * count).reshape(layout.bit_arrays, count)
-        rings = tuple(
-            cut_to_ring(draws.ring(f"decoy ring {number}", count, bits=width), width)
-            for number, width in enumerate(layout.ring_bits)
-        )
-        return Bundle(bits=cut_to_bits(bits), rings=rings)
+    def draw(self, layout: BundleLayout) -> NDArray[np.uint8]:
+        """The body of the next message, of this layout, which has no words."""
+        body = self._draws().open_stream("decoy").uint8(layout.body_bytes)
+        layout.clear_filling(body)
+        return body
 
     def draw_tensor(self, own: NDArray[np.int64]) -> NDArray[np.int64]:
         """The next tensor, where CrypTen computes: words, or bits if the party's `own` are bits.
