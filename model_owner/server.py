@@ -190,7 +190,8 @@ class InferenceHandler:
         if material is None:
             material, traffic = self._prepare(side, channel, ticket, claims)
             _tell_ready(channel, traffic)
-        witness = SessionWitness(claims=claims, trust=self.accuser.trust())
+        served = partial(self.oversight.require_served, claims)  # no longer, if another session was found meanwhile
+        witness = SessionWitness(claims=claims, trust=self.accuser.trust(), still_served=served)
         on_audits = partial(self.oversight.audited, claims, admitted.counted)
         try:
             side.run(material, data_owner=channel, on_audits=on_audits, witness=witness)

@@ -140,6 +140,8 @@ class SessionWitness:
     claims: TicketClaims
     trust: Trust
     """By whose clock P0's certificate is judged."""
+    still_served: Callable[[], None] = lambda: None
+    """Raises an error of the tree if this P0 is to get no output after all, whatever it signed."""
     taken: dict[str, Signed] = field(default_factory=dict, init=False)
     """What was signed, by the item's name."""
 
@@ -158,6 +160,7 @@ class SessionWitness:
             raise _refusal(channel.peer, "update it to the same version")
         for one, signature in zip(items, signatures, strict=True):
             self.taken[one.item] = self._check(channel.peer, _state(self.claims, one, at=at), certificate, signature)
+        self.still_served()
 
     def _check(self, peer: Party, statement: SessionStatement, certificate: Any, signature: Any) -> Signed:
         try:

@@ -9,13 +9,14 @@ import pytest
 from bookkeeping.audit_log import AuditLog, read_log
 from contract.errors import AccountStopped, CallerError, ConfigurationError, PeerReported
 from contract.ticket import Engine, Purpose
+from data_owner.progress import Progress
 from model_owner.command import app
 from model_owner.stopped_accounts import RECORDS, STOPPED, StoppedAccounts
 from model_owner.verdict import read_record
 from plumbing.command_line import run
 from secure_computation.admission import STOCKED_ITEM_STEP, present_ticket
 from secure_computation.wire import Phase
-from tests.end_to_end.federation import HOSPITAL, LABORATORY, Federation
+from tests.end_to_end.federation import HOSPITAL, LABORATORY, SILENT, Federation
 from tests.model_owner.test_oversight import refusal, written
 from tests.model_owner.violation_records import Parties, enrol_parties
 
@@ -131,6 +132,26 @@ def test_no_session_of_a_stopped_hospital_begins_and_after_lifting_one_does(
                 channel.receive_hello(step=STOCKED_ITEM_STEP)
     refusals = [entry for entry in read_log(folder / "audit") if entry.event == "ticket-refused"]
     assert {entry.state for entry in refusals} == {"account-stopped"}
+
+
+def test_a_session_that_runs_when_its_hospital_is_stopped_gets_no_answer(
+    federation: Federation, parties: Parties, chest: Path, tmp_path: Path
+) -> None:
+    """A hospital that opens many sessions at once gains nothing by those that are no decoys."""
+    folder = tmp_path / "p1"
+
+    def stop_it(index: int, _total: int, _name: str) -> None:
+        if index == 0:
+            accounts(folder).stop(parties.record())
+
+    with (
+        federation.model_owner(data_folder=folder) as url,
+        federation.diagnoser(model_owner_url=url) as (diagnoser, _),
+        pytest.raises(PeerReported) as caught,
+    ):
+        progress = Progress(stage=SILENT.stage, layer=stop_it)
+        diagnoser.diagnose(chest, diagnoser.choose_model(None), engine=Engine.MASKED, force=False, progress=progress)
+    assert caught.value.reported == "account-stopped"
 
 
 def command(*arguments: str | Path) -> int:
