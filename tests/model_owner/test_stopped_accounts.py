@@ -144,13 +144,11 @@ def test_a_session_that_runs_when_its_hospital_is_stopped_gets_no_answer(
         if index == 0:
             accounts(folder).stop(parties.record())
 
-    with (
-        federation.model_owner(data_folder=folder) as url,
-        federation.diagnoser(model_owner_url=url) as (diagnoser, _),
-        pytest.raises(PeerReported) as caught,
-    ):
-        progress = Progress(stage=SILENT.stage, layer=stop_it)
-        diagnoser.diagnose(chest, diagnoser.choose_model(None), engine=Engine.MASKED, force=False, progress=progress)
+    progress = Progress(stage=SILENT.stage, layer=stop_it)
+    with federation.model_owner(data_folder=folder) as url, federation.diagnoser(model_owner_url=url) as (owner, _):
+        entry = owner.choose_model(None)
+        with pytest.raises(PeerReported) as caught:
+            owner.diagnose(chest, entry, engine=Engine.MASKED, force=False, progress=progress)
     assert caught.value.reported == "account-stopped"
 
 
