@@ -19,8 +19,8 @@ def describe_privacy(mechanism: Mechanism, *, rounds: int, hospitals: int) -> tu
     )
     what = (
         f"privacy: in {_count(rounds, 'round')}, {noise} has {privacy.noise_multiplier:g} times the norm "
-        f"{privacy.clip:g} of a {privacy.unit}; each round draws {privacy.sampling_rate:g} of {privacy.patients} "
-        f"{privacy.unit}s"
+        f"{privacy.clip:g} of a {privacy.unit}; each round draws each of about {privacy.patients} "
+        f"{privacy.unit}s with probability {privacy.sampling_rate:g}"
     )
     how_much = (
         f"epsilon of one {privacy.unit}, at delta {privacy.delta:g}: {outsider} to the coordinator and whoever has the "

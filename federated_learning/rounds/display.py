@@ -14,7 +14,7 @@ from federated_learning.rounds.coordinator import Coordinator
 from federated_learning.run_records import RoundRecord, RoundTraffic
 
 WORDS = {
-    "SURVEY": "counting",
+    "SURVEY": "surveying",
     "TRAIN": "training",
     "EVALUATE": "evaluating",
     "SHARES": "sharing keys",

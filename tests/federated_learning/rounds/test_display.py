@@ -24,7 +24,7 @@ def shown(federation: LocalTraining, *, terminal: bool) -> str:
 
 def test_plain_lines_name_rounds_hospitals_and_time_left(tmp_path: Path) -> None:
     text = shown(LocalTraining(tmp_path, hospitals=3), terminal=False)
-    assert "round 0: counting: hospital-a, hospital-b, hospital-c" in text
+    assert "round 0: surveying: hospital-a, hospital-b, hospital-c" in text
     assert "round 1: training: hospital-a, hospital-b, hospital-c" in text
     assert "round 2 of 2: loss" in text
     assert "left: 0:00:00" in text
