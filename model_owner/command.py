@@ -343,7 +343,7 @@ def _print_line(console: "Console", text: str) -> None:
 
 
 def _print_layers(console: "Console", report: "CheckReport") -> None:
-    source = "seeded random images" if report.samples_are_random else "images"
+    source = ("seeded random image" if report.samples_are_random else "image") + "s" * (report.samples != 1)
     title = f"{report.name} {report.version}, value ranges over {report.samples} {source}"
     layers = _make_table("layer", "output", "weights >", "million products >", "smallest >", "largest >", title=title)
     for layer in report.layers:
