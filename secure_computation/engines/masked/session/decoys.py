@@ -47,8 +47,8 @@ from numpy.typing import NDArray
 
 from contract.api import Voucher
 from contract.deviation import Deviation, DeviationError, StatedDecoy
-from contract.errors import ConfigurationError, EncryptedInferenceError, PeerViolation
-from contract.violation import LAST_MOMENT, MOST_AUDITED, Found, Message, Sender
+from contract.errors import ConfigurationError, EncryptedInferenceError, PeerViolation, Refused
+from contract.violation import LAST_MOMENT, MAX_MESSAGES, MOST_AUDITED, Found, Message, Sender
 from secure_computation.channel.channel import Channel
 from secure_computation.engines.interface import OnAudits, SignDecoy
 from secure_computation.engines.masked.plan.masked_lowering import MaskedLowering
@@ -166,6 +166,11 @@ def state_messages(lowering: MaskedLowering, seeds: DealtSeeds, item: ItemName) 
     line = _ReplayLine(_Strings(seeds.model_owner, item))
     prepared = redraw_data_owner(lowering, seed=seeds.data_owner, item=item)
     answer_openings([line], [prepared], lambda _index, _total, _step: None)
+    if len(line.messages) > MAX_MESSAGES:
+        raise Refused(
+            f"a session of this model has {len(line.messages)} messages, and {MAX_MESSAGES} fit a record of them: its "
+            "owner sets audit_share to 0, or imports a model of fewer layers"
+        )
     return tuple(line.messages)
 
 

@@ -1,5 +1,6 @@
 """Decoys: an honest data owner is told that it was one, whatever a data owner changes is found, and nothing tells."""
 
+import ssl
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -9,8 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from contract.api import Voucher
 from contract.deviation import DeviationError
-from contract.errors import PeerDisconnected, PeerViolation
+from contract.errors import ConfigurationError, PeerDisconnected, PeerViolation, Refused
 from contract.identity import Role
 from contract.model_card import Arithmetic
 from contract.violation import Found
@@ -22,6 +24,7 @@ from secure_computation.engines.masked.session.decoys import (
     DecoyItem,
     audit_bytes,
     count_layers,
+    deal_audit,
     hash_layers,
     pack_audit,
     parse_audit,
@@ -30,7 +33,7 @@ from secure_computation.engines.masked.session.decoys import (
     toss_coin,
 )
 from secure_computation.engines.masked.session.in_process import run_batch_in_process
-from secure_computation.material import ItemName
+from secure_computation.material import DealtSeeds, ItemName
 from secure_computation.protocols.bundle import Bundle
 from secure_computation.protocols.label import LabelAsP0
 from secure_computation.ring import reduce_to_bits
@@ -265,3 +268,18 @@ def test_what_is_said_of_an_item_is_read_as_it_was_written_and_of_one_length() -
     assert session.seeds.data_owner.reveal_to_stock().hex() not in repr(decoy)
     with pytest.raises(PeerViolation, match="neither that it is real nor that it is a decoy"):
         parse_audit(b"\x02" + frame.body[1:], source="D")
+
+
+@pytest.mark.parametrize("decoy", [True, False])
+def test_a_dealer_that_cannot_sign_decoys_deals_neither_kind(decoy: bool) -> None:
+    """Whichever kind it is: if only decoys failed, every session that goes on would be a real one."""
+    voucher = Voucher(certificate=ssl.DER_cert_to_PEM_cert(bytes(1281)), signature="00" * 70)
+    model = MODELS["dithered"]()
+    with pytest.raises(ConfigurationError, match="have room beside a decoy"):
+        deal_audit(model.lowering, DealtSeeds.fresh(), ITEM, decoy=decoy, sign=lambda _stated: (0, voucher))
+
+
+def test_a_plan_of_more_messages_than_a_record_holds_is_refused_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoys, "MAX_MESSAGES", 3)
+    with pytest.raises(Refused, match="and 3 fit a record of them: its owner sets audit_share to 0"):
+        state_messages(MODELS["dithered"]().lowering, DealtSeeds.fresh(), ITEM)
