@@ -102,6 +102,7 @@ from secure_computation.engines.masked.session.weights import (
     prepare_maps,
     receive_deltas,
     send_deltas,
+    shape_bias,
 )
 from secure_computation.material import DealtSeeds, ItemName
 from secure_computation.protocols.bundle import Bundle, BundleLayout
@@ -395,7 +396,7 @@ class MaskedModelOwner:
         self._weights = held_small(weights)
         self._version = version
         self._maps = prepare_maps(lowering, lambda _, step: weights[step.weight_name], threads=threads)
-        self._biases = {step.name: _shape_bias(step, weights) for _, step in linear_steps(lowering)}
+        self._biases = {step.name: shape_bias(step, weights) for _, step in linear_steps(lowering)}
 
     def prepare(self, *, item: ItemName, dealer: Channel, data_owner: Channel) -> "PreparedModelOwner":
         """See ModelOwnerSide."""
@@ -595,8 +596,3 @@ class PreparedModelOwner:
     audit: Audit = field(repr=False)
     """What D said of the item."""
     material: ModelOwnerItem = field(repr=False)
-
-
-def _shape_bias(step: LinearStep, weights: IntegerWeights) -> RingElements:
-    bias: RingElements = weights[step.bias_name].astype(np.uint32)
-    return bias.reshape(-1, *([1] * (len(step.shape) - 1)))

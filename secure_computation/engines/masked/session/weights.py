@@ -99,6 +99,12 @@ def mask_step(tensors: IntegerWeights, model_seed: Seed, number: int, step: Line
     return mask_weights(weights, draw_mask(model_seed, number, step), bits=step.value.ring_bits)
 
 
+def shape_bias(step: LinearStep, tensors: IntegerWeights) -> RingElements:
+    """P1: the bias of one step, in the shape in which it is added."""
+    bias: RingElements = tensors[step.bias_name].astype(np.uint32)
+    return bias.reshape(-1, *([1] * (len(step.shape) - 1)))
+
+
 def held_small(tensors: IntegerWeights) -> IntegerWeights:
     """The same integers in as few bytes each as a tensor needs: P1 holds them for whoever lacks Delta."""
     return IntegerWeights({name: tensor.astype(_smallest_type(tensor)) for name, tensor in tensors.items()})
