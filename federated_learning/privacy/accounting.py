@@ -6,6 +6,7 @@ Gaussian on a fine grid is accounted for as the continuous one: with a deviation
 less than exp(-5000) (Kairouz, Liu and Steinke 2021, who also bound sums of several).
 """
 
+import sys
 from collections.abc import Sequence
 from functools import lru_cache
 from math import inf, sqrt
@@ -67,6 +68,17 @@ class Shares(Strict):
         return self.own
 
 
+def load_dp_accounting() -> None:
+    """Import it so that no stream is closed behind our back.
+
+    absl, on which it is built, notes what stderr is at its import, and closes that as soon as logging is set up once
+    more, if stderr is something else by then: as in a notebook, or where output is captured.
+    """
+    from absl import logging as absl_logging
+
+    absl_logging.get_absl_handler().python_handler.stream = sys.__stderr__
+
+
 def compute_epsilon(releases: Sequence[Releases], *, delta: float) -> float:
     """Epsilon of all these together, at `delta`. 0 for none."""
     return _compute(tuple(sorted(releases, key=lambda one: one.model_dump_json())), delta, _FINE)
@@ -74,6 +86,7 @@ def compute_epsilon(releases: Sequence[Releases], *, delta: float) -> float:
 
 @lru_cache(maxsize=256)
 def _compute(releases: tuple[Releases, ...], delta: float, interval: float) -> float:
+    load_dp_accounting()
     from dp_accounting import get_epsilon_gaussian
     from dp_accounting.pld import PLDAccountant
     from dp_accounting.rdp import RdpAccountant

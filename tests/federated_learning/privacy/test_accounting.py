@@ -1,12 +1,20 @@
 """Golden values, and other ways to the same figure: the formula of the Gaussian mechanism, its tails, Renyi."""
 
 import math
+import sys
 
 import pytest
 from scipy import stats
 
 from contract.errors import ConfigurationError
-from federated_learning.privacy.accounting import Releases, Shares, compute_epsilon, find_noise, write_epsilon
+from federated_learning.privacy.accounting import (
+    Releases,
+    Shares,
+    compute_epsilon,
+    find_noise,
+    load_dp_accounting,
+    write_epsilon,
+)
 
 DELTA = 1e-5
 
@@ -75,6 +83,7 @@ def test_one_round_with_drawn_patients_is_what_its_tails_say(noise: float, rate:
 
 
 def test_no_sharper_than_renyi_allows_and_not_much_looser() -> None:
+    load_dp_accounting()
     from dp_accounting import GaussianDpEvent, PoissonSampledDpEvent
     from dp_accounting.rdp import RdpAccountant
 
@@ -115,3 +124,15 @@ def test_epsilon_is_never_shown_smaller_than_it_is() -> None:
         "3.01",
         "without bound",
     ]
+
+
+def test_the_accountant_closes_nobody_s_output(capsys: pytest.CaptureFixture[str]) -> None:
+    """Here stderr is not the stream that it was when the accountant was imported."""
+    load_dp_accounting()
+    from absl import logging as absl_logging
+
+    handler = absl_logging.get_absl_handler()
+    assert handler.python_handler.stream is sys.__stderr__
+    handler.close()
+    assert sys.__stderr__ is not None
+    assert not sys.__stderr__.closed

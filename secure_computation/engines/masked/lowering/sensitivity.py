@@ -32,17 +32,20 @@ class BelowZero:
     """Mean over images and logits of the square of the summed slopes: errors of one sign add up."""
     varied: float = 0.0
     """Mean of the summed squares of slopes."""
+    single: float = 0.0
+    """Square of the steepest slope of one element, over all images and logits: an element that no calibration image has
+    near 0 may be there in another image."""
 
     def variance(self, scale: float, bits: int) -> float:
         """Of a logit, if the comparison leaves out so many bits of a value that is cut to this scale.
 
         The j-th value below 0 passes with odds of 1 / 2 - j / 2^bits, and the j-th above 0 is lost with the same odds.
         Sums of these odds times j and times j^2, over all j on both sides, are (i^2 - 1) / 6 and i (i^2 - 1) / 12 for
-        i = 2^(bits-1). One bit is never needed.
+        i = 2^(bits-1). One bit is never needed. Besides, one element, wherever it is, may be off by i.
         """
         i = 2 ** max(0, bits - 1)
         steady, varied = (i * i - 1) / 6 / scale**2, i * (i * i - 1) / 12 / scale**3
-        return float(self.steady * steady**2 + self.varied * varied)
+        return float(self.steady * steady**2 + self.varied * varied + self.single * (i * i - 1) / scale**2)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +87,8 @@ class _Sums:
         self.weights = {f"{one.name}.weight": 0.0 for one in network.operations if one.weight_shapes()}
         self.rectified = {one.name: one.inputs[0] for one in network.operations if isinstance(one, Relu | Clip)}
         self.steady, self.varied = dict.fromkeys(self.rectified, 0.0), dict.fromkeys(self.rectified, 0.0)
+        self.single = dict.fromkeys(self.rectified, 0.0)
+        self.logits_of_a_probe = network.classes if network.classes > _MOST_PROBES else 1
         self.count = 0
 
     def add(self, values: Mapping[str, torch.Tensor], slopes: Mapping[str, torch.Tensor]) -> None:
@@ -94,13 +99,15 @@ class _Sums:
             near = slopes[name][(values[source] < 0) & (values[source] > -width)]
             self.steady[name] += float(near.sum() / width) ** 2
             self.varied[name] += float(near.square().sum() / width)
+            steepest = self.logits_of_a_probe * float(slopes[name].square().max())
+            self.single[name] = max(self.single[name], steepest)
 
     def means(self) -> Sensitivity:
         return Sensitivity(
             values={name: total / self.count for name, total in self.values.items()},
             weights={name.removesuffix(".weight"): total / self.count for name, total in self.weights.items()},
             below_zero={
-                name: BelowZero(self.steady[name] / self.count, self.varied[name] / self.count)
+                name: BelowZero(self.steady[name] / self.count, self.varied[name] / self.count, self.single[name])
                 for name in self.rectified
             },
         )
