@@ -84,7 +84,7 @@ def test_no_half_is_dealt_twice(dealer: Dealer, role: Role) -> None:
         claim(dealer, session, role)
 
 
-@pytest.mark.parametrize("change", [{"engine": Engine.MASKED}, {"images": 2}, {"jti": uuid4()}], ids=str)
+@pytest.mark.parametrize("change", [{"engine": Engine.MASKED}, {"images": 2}, {"jti": UUID(int=7)}], ids=str)
 def test_a_session_has_one_ticket_for_both_parties(dealer: Dealer, change: dict[str, object]) -> None:
     """The front end signs what it likes: seeds of one engine's half are not dealt for another, and no half twice."""
     session = claims()

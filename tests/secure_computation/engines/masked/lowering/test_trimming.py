@@ -18,6 +18,7 @@ from secure_computation.engines.masked.plan import reference
 from secure_computation.engines.masked.plan.fixed_point import round_weights
 from secure_computation.float_reference import evaluate
 from secure_computation.network import INPUT, Network, Operation, Relu, Reshape
+from secure_computation.private_weights import PrivateWeights
 from tests.secure_computation.networks import classifier, convolution, random_weights
 
 SHAPES = {"large": (4, 8, 8), "small": (4, 4, 4)}
@@ -92,7 +93,7 @@ def test_a_logit_behind_a_relu_is_compared_in_nearly_all_its_bits() -> None:
     made = classifier((4, 1, 1), [Reshape(name="flat", inputs=(INPUT,), shape=(4,))])
     last = Relu(name="out", inputs=("fc",), shape=(3,))
     network = Network(input_shape=(4, 1, 1), operations=(*made.operations, last), output="out", classes=3)
-    weights = {"fc.weight": np.eye(3, 4, dtype=np.float32), "fc.bias": np.zeros(3, np.float32)}
+    weights = PrivateWeights(network, {"fc.weight": np.eye(3, 4, dtype=np.float32), "fc.bias": np.zeros(3, np.float32)})
     sensitivity = measure_sensitivity(network, weights, np.full((5, 4, 1, 1), 3.0, np.float32))
     assert sensitivity.below_zero["out"].varied == 0.0
     assert allot(network, sensitivity, 0.03, digits=2).sign_cuts["out"] == 1
