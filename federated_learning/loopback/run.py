@@ -22,7 +22,15 @@ from federated_learning.faults import explain_fault
 from federated_learning.flower.processes import Child, free_port, stop_all
 from federated_learning.flower.running import run_coordinator
 from federated_learning.loopback.arguments import ImageFolder
-from federated_learning.loopback.sites import TRAINING, VALIDATION, Site, divide_roles, draw_data, write_tables
+from federated_learning.loopback.sites import (
+    TRAINING,
+    VALIDATION,
+    Site,
+    count_patients,
+    divide_roles,
+    draw_data,
+    write_tables,
+)
 from federated_learning.privacy.accounting import Shares, compute_epsilon, find_noise, round_up, write_epsilon
 from federated_learning.privacy.mechanism import Mechanism
 from federated_learning.privacy.settings import Privacy, PrivacyAim, PrivacyLimits
@@ -158,7 +166,7 @@ class Loopback:
             at_most=settings.images_per_class,
         )
         self.participants = self._make_participants()
-        self.privacy = self._plan_privacy(source)
+        self.privacy = self._plan_privacy(count_patients(tables.values()), named=source.names_patients)
         for site in self.sites:
             self._write_settings(site, tables[site.name])
         self.coordinator_settings = _build(
@@ -193,19 +201,19 @@ class Loopback:
             "privacy": self.privacy,
         }
 
-    def _plan_privacy(self, source: DataSource) -> Privacy | None:
+    def _plan_privacy(self, patients: int, *, named: bool) -> Privacy | None:
         """The noise for the epsilon that was asked for. Here, somebody sees how many patients there are in all."""
         aim = self.settings.privacy
         if aim is None:
             return None
-        patients = len({example.patient for example in source.examples(*self.training_roles)})
-        agreed = aim.model_dump(exclude={"epsilon"}) | {"unit": "patient" if source.names_patients else "picture"}
+        agreed = aim.model_dump(exclude={"epsilon"}) | {"unit": "patient" if named else "picture"}
         rounds = len(plan_steps(self.settings.training, rate=aim.sampling_rate))
         shares = Shares(threshold=self._threshold(), each_alone=aim.each_alone)
         # Delta is looked at first: for one that is too large no noise needs to be found.
         _build(Privacy, **agreed, patients=patients, noise_multiplier=1.0)
         noise = find_noise(aim.epsilon, delta=aim.delta, sampling_rate=aim.sampling_rate, rounds=rounds)
-        return _build(Privacy, **agreed, patients=patients, noise_multiplier=round_up(noise / shares.outsider))
+        share = shares.insider if aim.each_alone else shares.outsider
+        return _build(Privacy, **agreed, patients=patients, noise_multiplier=round_up(noise / share))
 
     def describe_privacy(self) -> tuple[str, ...]:
         """What this run tells of a patient, to whom; nothing without noise."""

@@ -1,7 +1,7 @@
 """Data for hospitals on one machine: a table for each, out of one manifest, or drawn pictures if there is none."""
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from string import ascii_lowercase
 
@@ -67,6 +67,15 @@ def write_tables(
         ]
         tables[site.name] = _write_table(folder / f"{site.name}.csv", ("path", "label", "patient", "role"), rows)
     return tables
+
+
+def count_patients(tables: Iterable[Path]) -> int:
+    """Patients that hospitals train on, by their tables, altogether."""
+    total = 0
+    for table in tables:
+        with table.open(newline="", encoding="utf-8") as file:
+            total += len({row["patient"] for row in csv.DictReader(file) if row["role"] == TRAINING})
+    return total
 
 
 def _write_table(path: Path, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Path:

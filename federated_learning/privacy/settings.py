@@ -79,7 +79,7 @@ class PrivacyAim(Strict):
     model_config = ConfigDict(allow_inf_nan=False)
 
     epsilon: Annotated[float, Field(gt=0, le=1000)]
-    """Of one patient, to the coordinator and whoever has the model."""
+    """Of one patient, to the coordinator and whoever has the model; with `each_alone` to all other hospitals, too."""
     delta: Delta = 1e-5
     clip: Positive = 1.0
     sampling_rate: Annotated[float, Field(ge=1e-6, le=1)] = 1.0
