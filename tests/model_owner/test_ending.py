@@ -17,6 +17,7 @@ from model_owner.in_clear import ModelInClear
 from model_owner.onnx_import.compiling import compile_model
 from secure_computation.at_rest import StorageKey
 from secure_computation.float_reference import evaluate
+from tests.end_to_end.models import DITHER
 from tests.model_owner.graphs import build, card_for, floats, kinds, node
 
 KEY = StorageKey(bytes(range(32)))
@@ -124,7 +125,7 @@ def test_a_binary_model_is_imported_and_checked_as_two_logits(tmp_path: Path) ->
     assert report.labels_agree == report.samples
     assert report.fixed_point is not None
     assert report.fixed_point.max_abs_error is not None
-    assert report.fixed_point.max_abs_error < 0.03  # what an import keeps to
+    assert report.fixed_point.max_abs_error < DITHER
 
 
 def test_thresholds_after_the_sigmoid_are_refused_with_advice(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from secure_computation.at_rest import StorageKey
 from secure_computation.engines.choosing import offered_engines, output_of
 from secure_computation.engines.masked.plan.steps import LinearStep, SumPoolStep
 from secure_computation.plan import parse_plan
+from tests.end_to_end.models import DITHER
 from tests.model_owner.graphs import build, card_for, floats, node
 
 KEY = StorageKey(bytes(range(32)))
@@ -263,7 +264,7 @@ def test_check_reports_ranges_cost_and_gap(imported: Path) -> None:
     assert crypten.online_bytes > 10 * masked.online_bytes
     assert report.fixed_point is not None
     assert report.fixed_point.max_abs_error is not None
-    assert report.fixed_point.max_abs_error < 0.02
+    assert report.fixed_point.max_abs_error < DITHER
     assert (report.fixed_point.labels_agree, report.fixed_point.out_of_range) == (4, None)
 
 

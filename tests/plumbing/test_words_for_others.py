@@ -5,6 +5,7 @@ import re
 import pytest
 
 from contract import errors
+from contract.deviation import Deviation, DeviationError, StatedDecoy
 from contract.errors import (
     AuditLogBroken,
     ConfigurationError,
@@ -15,6 +16,7 @@ from contract.errors import (
     PeerUnreachable,
     TransportError,
 )
+from contract.violation import Found
 from plumbing.words_for_others import MAX_CHARACTERS, without_places, words_for_others
 
 OWN = "model-owner of north-lab"
@@ -40,14 +42,21 @@ def every_class(root: type[EncryptedInferenceError] = EncryptedInferenceError) -
     return [root, *below]
 
 
+def make_error(kind: type[EncryptedInferenceError], words: str, place: str) -> EncryptedInferenceError:
+    if kind is DeadlineExceeded:
+        peer = f"the dealer at {place}, through the proxy {place},"
+        return DeadlineExceeded(peer=peer, step="seed", waited_seconds=3)
+    if kind is DeviationError:
+        stated = StatedDecoy(messages=(), at=0, voucher=None)
+        found = {"item": "0" * 64, "found": Found.ANSWER, "position": 0, "expected": "", "uploads": (), "messages": ()}
+        return DeviationError(words, deviation=Deviation(**found, stated=stated))  # type: ignore[arg-type]
+    return kind(words)
+
+
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("kind", every_class())
 def test_no_error_of_any_class_tells_of_a_place(kind: type[EncryptedInferenceError], place: str) -> None:
-    made = (
-        DeadlineExceeded(peer=f"the dealer at {place}, through the proxy {place},", step="seed", waited_seconds=3)
-        if kind is DeadlineExceeded
-        else kind(f"the book {place} cannot be read (disk full); see '{place}', ({place}): {place}.")
-    )
+    made = make_error(kind, f"the book {place} cannot be read (disk full); see '{place}', ({place}): {place}.", place)
     assert SECRET.search(str(made))
     words = words_for_others(made, own=OWN)
     assert not SECRET.search(words)
