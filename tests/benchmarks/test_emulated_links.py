@@ -206,7 +206,8 @@ def test_predictions_agree_with_the_committed_measurements() -> None:
             row = rows.get((one.link.name, one.engine))
             if row is not None and row.online_bytes == pytest.approx(sent[one.engine], rel=0.01):
                 compared += 1
-                assert one.online_seconds == pytest.approx(row.online_seconds, rel=0.25)
+                # The masked engine computes and sends both ways at once, which a prediction leaves out.
+                assert 0.75 * row.online_seconds <= one.online_seconds <= 1.4 * row.online_seconds
                 # From stock nothing is sent, and what is left is the machine's: some hundredths of a second.
                 assert one.offline_seconds == pytest.approx(row.offline_seconds, rel=0.25, abs=0.1)
     assert compared >= 6
