@@ -115,21 +115,10 @@ class Mismatches:
     def _note_in_history(self, mismatch: Mismatch, answered: Diagnosis, words: str) -> None:
         """As far as the disk takes it."""
         from data_owner.ui.folders import locate_history
-        from data_owner.ui.history import History, Record, make_record_id
+        from data_owner.ui.history import History, Record
 
-        record = Record(
-            id=make_record_id(mismatch.date),
-            date=mismatch.date,
-            file_digest=mismatch.file_sha256,
-            model=answered.model.name,
-            version=answered.model.version,
-            engine=answered.engine,
-            answer=answered.diagnosis,
-            calibration=answered.calibration,
-            warnings=(Warned(code=CODE, text=words),),
-            seconds=answered.seconds.offline + answered.seconds.online,
-            bytes_sent=answered.bytes.data_owner_sent,
-        )
+        warnings = (Warned(code=CODE, text=words),)
+        record = Record.of(answered, date=mismatch.date, file_digest=mismatch.file_sha256, warnings=warnings)
         try:
             History(locate_history(self._data_folder)).add(record)
         except (OSError, ConfigurationError):

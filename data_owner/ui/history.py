@@ -18,7 +18,7 @@ from contract.files import INCOMING, create, private_folder, try_to_replace
 from contract.ticket import Engine
 from data_owner.answers import ModelAnswer
 from data_owner.calibration import Calibration
-from data_owner.diagnosis import Warned
+from data_owner.diagnosis import Diagnosis, Warned
 
 if TYPE_CHECKING:  # takes long to load, and the page is up before it
     from data_owner.ui.patient import Patient
@@ -46,6 +46,23 @@ class Record(Strict):
     """From submission to answer, as the session measured it."""
     bytes_sent: int
     """By this workstation."""
+
+    @staticmethod
+    def of(answered: Diagnosis, *, date: datetime, file_digest: str, warnings: tuple[Warned, ...]) -> "Record":
+        """An answer, under a new id."""
+        return Record(
+            id=make_record_id(date),
+            date=date,
+            file_digest=file_digest,
+            model=answered.model.name,
+            version=answered.model.version,
+            engine=answered.engine,
+            answer=answered.diagnosis,
+            calibration=answered.calibration,
+            warnings=warnings,
+            seconds=answered.seconds.offline + answered.seconds.online,
+            bytes_sent=answered.bytes.data_owner_sent,
+        )
 
     @model_validator(mode="before")
     @classmethod

@@ -21,7 +21,7 @@ from contract.ticket import STOCKED_ENGINES
 from data_owner.progress import Progress, Stage
 from data_owner.settings import DataOwnerSettings
 from data_owner.ui.entries import Entry, State
-from data_owner.ui.history import Record, make_record_id
+from data_owner.ui.history import Record
 from data_owner.ui.intake import read_waiting
 from data_owner.ui.timings import Run
 from data_owner.ui.watching import PeerWatch
@@ -310,20 +310,7 @@ class Runner:
         return Progress(stage=stage, layer=layer)
 
     def _keep_answer(self, entry: Entry, diagnosis: "Diagnosis") -> None:
-        now = datetime.now(tz=UTC)
-        record = Record(
-            id=make_record_id(now),
-            date=now,
-            file_digest=entry.digest,
-            model=diagnosis.model.name,
-            version=diagnosis.model.version,
-            engine=diagnosis.engine,
-            answer=diagnosis.diagnosis,
-            calibration=diagnosis.calibration,
-            warnings=diagnosis.warnings,
-            seconds=diagnosis.seconds.offline + diagnosis.seconds.online,
-            bytes_sent=diagnosis.bytes.data_owner_sent,
-        )
+        record = Record.of(diagnosis, date=datetime.now(tz=UTC), file_digest=entry.digest, warnings=diagnosis.warnings)
         kept = self._workplace.history.add(record)
         with self._workplace.changing():
             entry.answer, entry.record = record, record.id if kept else None

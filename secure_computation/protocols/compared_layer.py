@@ -40,10 +40,9 @@ from secure_computation.protocols.comparison import (
     compare_as_p1,
     deal_comparison,
     expand_for_p0,
-    expand_for_p1,
 )
 from secure_computation.protocols.draws import BitArray, Draws, RingElements, Words
-from secure_computation.protocols.opening import OPENING_MASK, OUTPUT_MASK, draw_mask, hide_share
+from secure_computation.protocols.opening import OUTPUT_MASK, draw_mask, hide_share
 from secure_computation.ring import cut_to_bits, cut_to_ring
 
 
@@ -335,14 +334,6 @@ class LayerAsP1:
         self._hidden_z0 = prepared.rings[0].values
         self._unopened = deque(zip(shape.parts, shape.shapes_of_parts, strict=True))
         self._opened: deque[_OpenedPart] = deque()
-
-    def expand(self) -> None:
-        """Draw ahead what `open` needs: some 5 bytes an element. For the time that P1 waits; may be left out."""
-        shape, count = self._shape, self._shape.count
-        self._draws.expand(OPENING_MASK, 4 * count)
-        for one in shape.comparisons:
-            expand_for_p1(one.chain, self._draws, count, name=one.name)
-            self._draws.expand(one.pad, (count + 7) // 8)
 
     def open(self, z1: RingElements) -> Bundle:
         """Online: mask and open z of the next part; P1's share of each comparison's outcome, hidden by its bits."""

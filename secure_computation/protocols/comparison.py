@@ -200,12 +200,6 @@ def expand_for_p0(chain: Chain, draws: BlockDraws, count: int, *, name: str) -> 
         draws.expand(_tau(name, index), count * chain.word_types[len(chain.chunks) + index].itemsize)
 
 
-def expand_for_p1(chain: Chain, draws: BlockDraws, count: int, *, name: str) -> None:
-    """P1: draw ahead what `compare_as_p1` will read of each stream."""
-    for index in range(len(chain.products)):
-        draws.expand(_hide(name, index), (count + 7) // 8)
-
-
 def _equal(name: str, chunk: int) -> str:
     return f"{name} equal {chunk}"
 

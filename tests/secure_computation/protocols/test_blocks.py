@@ -93,18 +93,17 @@ def test_a_layer_that_crosses_in_parts_is_the_layer(shape: ComparedShape, size: 
     p0, p1 = LayerAsP0(shape, one_page.draws(seeds.p0)), one_page.draws(seeds.p1)
     prepared = p0.prepare(z0)
     dealt = deal_layer(shape, p0=one_page.draws(seeds.p0), p1=one_page.draws(seeds.p1))
-    ahead = LayerAsP1(shape, p1, dealt, prepared)
-    ahead.expand()
+    in_parts = LayerAsP1(shape, p1, dealt, prepared)
     z1 = z.astype(np.uint32) - z0
-    openings = [ahead.open(z1[part]) for part in shape.parts]
-    ahead.release()
+    openings = [in_parts.open(z1[part]) for part in shape.parts]
+    in_parts.release()
     answers = [p0.answer(opening) for opening in openings]
     p0.release()
-    halves = [ahead.finish(answer) for answer in answers]
+    halves = [in_parts.finish(answer) for answer in answers]
     y = (p0.output_mask + np.concatenate(halves)) & np.uint32((1 << shape.output_bits) - 1)
     np.testing.assert_array_equal(y, usual.y)
     with pytest.raises(RuntimeError, match="a stream is used once"):
-        ahead.open(z1[shape.parts[0]])
+        in_parts.open(z1[shape.parts[0]])
     with pytest.raises(RuntimeError, match="a stream is used once"):
         p0.answer(openings[0])
 
